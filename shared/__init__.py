@@ -1,0 +1,1 @@
+"""What gateway and worker agree on. Imports neither side, and never torch."""

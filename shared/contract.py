@@ -1,0 +1,3 @@
+"""Names and constants that gateway and worker must agree on."""
+
+CONTRACT_VERSION = 1

@@ -1,0 +1,1 @@
+"""Data, recipe, training, evaluation. Imports worker.model and shared; nobody imports it but the command line."""

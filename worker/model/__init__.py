@@ -1,0 +1,1 @@
+"""The network, its front end and the directory format that carries both."""

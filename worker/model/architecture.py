@@ -1,0 +1,170 @@
+"""The residual CNN: stem, four stages of residual blocks, a pooled head; SE and a feature pyramid as options.
+
+There is one `forward`. Whoever wants to look inside passes a `tap`, which is shown each named activation as it
+passes; without one nothing is kept.
+"""
+
+from collections.abc import Callable
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+Tap = Callable[[str, Tensor], None]
+"""Called with (layer name, activation of shape (batch, channels, height, width)) in the order of computation."""
+
+
+class ArchitectureConfig(BaseModel):
+    """Everything needed to build the network but its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: int = Field(ge=2)
+    depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks a stage
+    widths: tuple[int, ...] = (64, 128, 256, 512)  # channels a stage
+    squeeze_excitation: bool = False
+    se_reduction: int = Field(16, ge=1)
+    feature_pyramid: bool = False
+    pyramid_width: int = Field(256, ge=1)
+    head: tuple[int, ...] = ()  # hidden widths between pooling and the last linear layer
+    dropout: tuple[float, ...] = (0.5,)  # one before each linear layer of the head
+
+    def model_post_init(self, _context: object) -> None:
+        if not self.depths or len(self.depths) != len(self.widths):
+            raise ValueError(f"{len(self.depths)} depths for {len(self.widths)} widths")
+        if len(self.dropout) != len(self.head) + 1:
+            raise ValueError(f"a head of {len(self.head) + 1} linear layers needs as many dropouts: {self.dropout}")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers whose maps can be looked at, in the order of computation."""
+        names = ["stem"]
+        for stage, depth in enumerate(self.depths, start=1):
+            names += [f"layer{stage}.block{block}" for block in range(1, depth + 1)]
+            names.append(f"layer{stage}")
+        return tuple(names)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return ("stem", *(f"layer{stage}" for stage in range(1, len(self.depths) + 1)))
+
+
+def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+class SqueezeExcitation(nn.Module):
+    """Channel gates from the clip's own channel means (Hu et al., 2018)."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 4)
+        self.down = nn.Linear(channels, hidden)
+        self.up = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = x.mean(dim=(2, 3))  # (batch, channels)
+        gates = torch.sigmoid(self.up(functional.relu(self.down(means))))
+        return x * gates[:, :, None, None]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions whose output is added to their input (He et al., 2015)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, se_reduction: int | None) -> None:
+        super().__init__()
+        self.conv1 = _conv_bn(inputs, outputs, 3, stride)
+        self.conv2 = _conv_bn(outputs, outputs, 3)
+        self.se = SqueezeExcitation(outputs, se_reduction) if se_reduction else nn.Identity()
+        same_shape = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same_shape else _conv_bn(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.se(self.conv2(functional.relu(self.conv1(x), inplace=True)))
+        return functional.relu(residual + self.shortcut(x), inplace=True)
+
+
+class FeaturePyramid(nn.Module):
+    """Top-down sum over the stages (Lin et al., 2017), each level pooled; the pooled levels are concatenated.
+
+    A coarse level is brought to its finer neighbour's exact size, since odd sizes do not double evenly.
+    """
+
+    def __init__(self, widths: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(w, width, 1) for w in widths)
+        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in widths)
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        top: Tensor | None = None
+        pooled: list[Tensor] = []
+        for level in reversed(range(len(stages))):
+            here = self.lateral[level](stages[level])  # (batch, width, height, frames)
+            if top is not None:
+                here = here + functional.interpolate(top, size=here.shape[2:], mode="nearest")
+            top = here
+            pooled.insert(0, self.smooth[level](here).mean(dim=(2, 3)))  # (batch, width)
+        return torch.cat(pooled, dim=1)  # (batch, levels × width)
+
+
+class ResidualCNN(nn.Module):
+    """(batch, 1, mels, frames) -> logits (batch, classes). Any number of frames; 32 or more are sensible."""
+
+    def __init__(self, config: ArchitectureConfig) -> None:
+        super().__init__()
+        self.config = config
+        first = config.widths[0]
+        self.stem = nn.Sequential(_conv_bn(1, first, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1))
+
+        reduction = config.se_reduction if config.squeeze_excitation else None
+        self.stages = nn.ModuleList()
+        inputs = first
+        for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
+            blocks = nn.ModuleList()
+            for block in range(depth):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(ResidualBlock(inputs, width, stride, reduction))
+                inputs = width
+            self.stages.append(blocks)
+
+        self.pyramid = FeaturePyramid(config.widths, config.pyramid_width) if config.feature_pyramid else None
+        pooled = config.pyramid_width * len(config.widths) if self.pyramid else config.widths[-1]
+
+        head: list[nn.Module] = []
+        for width, dropout in zip(config.head, config.dropout, strict=False):
+            head += [nn.Dropout(dropout), nn.Linear(pooled, width), nn.ReLU()]
+            pooled = width
+        head += [nn.Dropout(config.dropout[-1]), nn.Linear(pooled, config.classes)]
+        self.head = nn.Sequential(*head)
+
+    def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
+        see: Tap = tap or _ignore
+        x = self.stem(x)  # (batch, width, mels / 4, frames / 4)
+        see("stem", x)
+        levels: list[Tensor] = []
+        for number, blocks in enumerate(self.stages, start=1):
+            for index, block in enumerate(blocks, start=1):  # type: ignore[arg-type]
+                x = block(x)
+                see(f"layer{number}.block{index}", x)
+            see(f"layer{number}", x)
+            levels.append(x)
+        embedding = self.pyramid(levels) if self.pyramid else x.mean(dim=(2, 3))  # (batch, pooled)
+        see("embedding", embedding)
+        logits: Tensor = self.head(embedding)  # (batch, classes)
+        return logits
+
+    @property
+    def embedding_size(self) -> int:
+        return next(m for m in self.head if isinstance(m, nn.Linear)).in_features
+
+
+def _ignore(_name: str, _activation: Tensor) -> None:
+    pass
+
+
+def parameters(network: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in network.parameters())

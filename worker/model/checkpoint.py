@@ -1,0 +1,138 @@
+"""The model directory: `models/<name>/{config.json, model.safetensors, README.md}`.
+
+config.json holds everything needed to rebuild the network and its front end, and says what the network was trained on
+and how well it does. The weights are safetensors, so that loading never executes anything from a file: matrices in
+float16, vectors (biases, normalisation) in float32, since they cost nothing and a variance may not fit into float16.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from shared.contract import CONTRACT_VERSION
+from shared.schemas import Accuracy
+from worker.model.architecture import ArchitectureConfig, ResidualCNN
+from worker.model.frontend import FrontendConfig, LogMel
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class ModelConfig(BaseModel):
+    """config.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    contract_version: int = CONTRACT_VERSION
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    description: str = ""
+    architecture: ArchitectureConfig
+    frontend: FrontendConfig
+    classes: tuple[str, ...]
+    licence: str = ""
+    accuracy: tuple[Accuracy, ...] = ()
+    training: dict[str, Any] = Field(default_factory=dict)  # the resolved recipe and the data, as the trainer wrote it
+    weights_sha256: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelConfig":
+        if len(self.classes) != self.architecture.classes:
+            raise ValueError(f"{len(self.classes)} class names for {self.architecture.classes} outputs")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("a class is named twice")
+        if self.contract_version > CONTRACT_VERSION:
+            raise ValueError(f"written for contract {self.contract_version}; this Otoscope knows {CONTRACT_VERSION}")
+        return self
+
+
+class ModelError(Exception):
+    """A model directory that cannot be loaded; the message names the directory and the reason."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model: waveforms in, logits out, in evaluation mode."""
+
+    config: ModelConfig
+    frontend: LogMel
+    network: ResidualCNN
+
+
+class WaveformClassifier(nn.Module):
+    """Front end and network as one module: (batch, samples) -> logits (batch, classes)."""
+
+    def __init__(self, frontend: LogMel, network: nn.Module) -> None:
+        super().__init__()
+        self.frontend, self.network = frontend, network
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.frontend(waveform))
+        return logits
+
+
+def save_model(directory: Path, network: nn.Module, config: ModelConfig) -> ModelConfig:
+    """Write a model directory: weights first, the config that vouches for them by checksum last.
+
+    Each file appears under its name only when it is whole. Returns the config as written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: (tensor.half() if tensor.ndim > 1 else tensor.float()).contiguous().cpu()
+        for name, tensor in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    partial = directory / (WEIGHTS + ".partial")
+    save_file(weights, partial)
+    config = config.model_copy(update={"weights_sha256": _sha256(partial)})
+    os.replace(partial, directory / WEIGHTS)
+    write_config(directory, config)
+    return config
+
+
+def write_config(directory: Path, config: ModelConfig) -> None:
+    """Replace config.json in one step."""
+    partial = directory / (CONFIG + ".partial")
+    partial.write_text(config.model_dump_json(indent=2) + "\n")
+    os.replace(partial, directory / CONFIG)
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """Raises ModelError."""
+    try:
+        return ModelConfig.model_validate_json((directory / CONFIG).read_bytes())
+    except FileNotFoundError as error:
+        raise ModelError(f"{directory} has no {CONFIG}") from error
+    except ValidationError as error:
+        raise ModelError(f"{directory / CONFIG}: {error}") from error
+
+
+def load_model(directory: Path, device: torch.device | str = "cpu") -> Model:
+    """Rebuild a model in float32 on `device`, in evaluation mode. Raises ModelError."""
+    config = read_config(directory)
+    path = directory / WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{directory} has no {WEIGHTS}")
+    if config.weights_sha256 and _sha256(path) != config.weights_sha256:
+        raise ModelError(f"{path} is not the file that {CONFIG} was written for (checksum differs)")
+    network = ResidualCNN(config.architecture)
+    try:
+        weights = {name: tensor.float() for name, tensor in load_file(path).items()}
+        missing, unexpected = network.load_state_dict(weights, strict=False)
+    except Exception as error:  # safetensors and torch each have their own types
+        raise ModelError(f"{path}: {error}") from error
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise ModelError(f"{path} does not fit its config: missing {missing[:3]}, unexpected {unexpected[:3]}")
+    network.eval().requires_grad_(False)
+    return Model(config, LogMel(config.frontend).to(device), network.to(device))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
