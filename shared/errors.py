@@ -18,7 +18,6 @@
     │   ├── UnsupportedMediaType    unsupported_media_type
     │   ├── NotAcceptable           not_acceptable
     │   ├── PayloadTooLarge         payload_too_large
-    │   ├── Unauthorized            unauthorized
     │   ├── RouteNotFound           not_found
     │   ├── MethodNotAllowed        method_not_allowed
     │   ├── ModelNotFound           model_not_found
@@ -30,7 +29,6 @@
     │   └── RequestTimeout          request_timeout
     ├── Busy                        try again later
     │   ├── QueueFull               queue_full
-    │   ├── QuotaExceeded           quota_exceeded
     │   ├── NotReady                not_ready
     │   └── StoreUnavailable        store_unavailable
     └── JobFailure                  an accepted job that cannot succeed
@@ -131,10 +129,6 @@ class PayloadTooLarge(RequestError):
     code, title = "payload_too_large", "Upload too large"
 
 
-class Unauthorized(RequestError):
-    code, title = "unauthorized", "API key missing or wrong"
-
-
 class RouteNotFound(RequestError):
     code, title = "not_found", "Not found"
 
@@ -177,10 +171,6 @@ class Busy(OtoscopeError):
 
 class QueueFull(Busy):
     code, title = "queue_full", "Queue full"
-
-
-class QuotaExceeded(Busy):
-    code, title = "quota_exceeded", "Quota exceeded"
 
 
 class NotReady(Busy):

@@ -5,14 +5,16 @@ passes; without one nothing is kept.
 """
 
 from collections.abc import Callable
+from typing import Annotated, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 Tap = Callable[[str, Tensor], None]
-"""Called with (layer name, activation of shape (batch, channels, height, width)) in the order of computation."""
+"""Called with (layer name, activation of shape (batch, channels, height, width)) in the order of computation, and last
+with ("embedding", (batch, channels)). It looks and must not write."""
 
 
 class ArchitectureConfig(BaseModel):
@@ -21,14 +23,14 @@ class ArchitectureConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     classes: int = Field(ge=2)
-    depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks a stage
-    widths: tuple[int, ...] = (64, 128, 256, 512)  # channels a stage
+    depths: tuple[PositiveInt, ...] = (3, 4, 6, 3)  # blocks a stage
+    widths: tuple[PositiveInt, ...] = (64, 128, 256, 512)  # channels a stage
     squeeze_excitation: bool = False
-    se_reduction: int = Field(16, ge=1)
+    se_reduction: PositiveInt = 16
     feature_pyramid: bool = False
-    pyramid_width: int = Field(256, ge=1)
-    head: tuple[int, ...] = ()  # hidden widths between pooling and the last linear layer
-    dropout: tuple[float, ...] = (0.5,)  # one before each linear layer of the head
+    pyramid_width: PositiveInt = 256
+    head: tuple[PositiveInt, ...] = ()  # hidden widths between pooling and the last linear layer
+    dropout: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.5,)  # one before each linear layer of the head
 
     def model_post_init(self, _context: object) -> None:
         if not self.depths or len(self.depths) != len(self.widths):
@@ -146,15 +148,20 @@ class ResidualCNN(nn.Module):
         see("stem", x)
         levels: list[Tensor] = []
         for number, blocks in enumerate(self.stages, start=1):
-            for index, block in enumerate(blocks, start=1):  # type: ignore[arg-type]
+            for index, block in enumerate(cast(nn.ModuleList, blocks), start=1):
                 x = block(x)
                 see(f"layer{number}.block{index}", x)
             see(f"layer{number}", x)
             levels.append(x)
-        embedding = self.pyramid(levels) if self.pyramid else x.mean(dim=(2, 3))  # (batch, pooled)
+        embedding = self.pool(levels)
         see("embedding", embedding)
         logits: Tensor = self.head(embedding)  # (batch, classes)
         return logits
+
+    def pool(self, levels: list[Tensor]) -> Tensor:
+        """The activations of all stages, (batch, width, height, frames) each -> (batch, pooled)."""
+        pooled: Tensor = self.pyramid(levels) if self.pyramid else levels[-1].mean(dim=(2, 3))
+        return pooled
 
     @property
     def embedding_size(self) -> int:

@@ -106,8 +106,8 @@ def read_config(directory: Path) -> ModelConfig:
     """Raises ModelError."""
     try:
         return ModelConfig.model_validate_json((directory / CONFIG).read_bytes())
-    except FileNotFoundError as error:
-        raise ModelError(f"{directory} has no {CONFIG}") from error
+    except OSError as error:
+        raise ModelError(f"{directory} has no readable {CONFIG}") from error
     except ValidationError as error:
         raise ModelError(f"{directory / CONFIG}: {error}") from error
 
@@ -120,17 +120,17 @@ def load_model(directory: Path, device: torch.device | str = "cpu") -> Model:
         raise ModelError(f"{directory} has no {WEIGHTS}")
     if config.weights_sha256 and _sha256(path) != config.weights_sha256:
         raise ModelError(f"{path} is not the file that {CONFIG} was written for (checksum differs)")
-    network = ResidualCNN(config.architecture)
     try:
+        network, frontend = ResidualCNN(config.architecture), LogMel(config.frontend)
         weights = {name: tensor.float() for name, tensor in load_file(path).items()}
         missing, unexpected = network.load_state_dict(weights, strict=False)
     except Exception as error:  # safetensors and torch each have their own types
-        raise ModelError(f"{path}: {error}") from error
+        raise ModelError(f"{directory}: {error}") from error
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise ModelError(f"{path} does not fit its config: missing {missing[:3]}, unexpected {unexpected[:3]}")
     network.eval().requires_grad_(False)
-    return Model(config, LogMel(config.frontend).to(device), network.to(device))
+    return Model(config, frontend.to(device), network.to(device))
 
 
 def _sha256(path: Path) -> str:

@@ -3,6 +3,8 @@
 Each clip is treated alone: no statistic is taken over the batch, so what stands beside a clip never changes its answer.
 """
 
+import warnings
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
@@ -15,16 +17,16 @@ class FrontendConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sample_rate: int = Field(16_000, ge=4_000, le=192_000)
-    n_fft: int = Field(1_024, ge=64)
-    hop: int = Field(320, ge=1)
-    n_mels: int = Field(128, ge=8)
-    f_min: float = Field(0.0, ge=0)
+    sample_rate: int = Field(default=16_000, ge=4_000, le=192_000)
+    n_fft: int = Field(default=1_024, ge=64)
+    hop: int = Field(default=320, ge=1)
+    n_mels: int = Field(default=128, ge=8)
+    f_min: float = Field(default=0.0, ge=0)
     f_max: float = 8_000.0
     floor_db: float = -50.0  # mel power below this counts as silence; a full-scale sine is about +48 dB
     mean: float = 0.0  # of the training set's log-mels, in dB
-    std: float = Field(1.0, gt=0)
-    window_seconds: float = Field(5.0, gt=0)  # what the network sees at once
+    std: float = Field(default=1.0, gt=0)
+    window_seconds: float = Field(default=5.0, gt=0)  # what the network sees at once
 
     @model_validator(mode="after")
     def _consistent(self) -> "FrontendConfig":
@@ -34,6 +36,8 @@ class FrontendConfig(BaseModel):
             )
         if self.hop > self.n_fft:
             raise ValueError(f"hop {self.hop} skips samples between windows of {self.n_fft}")
+        if self.window_samples <= self.n_fft // 2:
+            raise ValueError(f"{self.window_seconds:g} s are too short for n_fft {self.n_fft} at {self.sample_rate} Hz")
         return self
 
     @property
@@ -53,22 +57,25 @@ class LogMel(nn.Module):
     """(batch, samples) in -1..1 at `config.sample_rate` -> (batch, 1, mels, frames), mean 0 and deviation 1 over the
     training set, so that a mask of zeros is a mask to the mean.
 
-    Raises ValueError when a mel filter is empty: such a row would be constant and the network would learn nothing there.
+    Raises ValueError when a mel filter is empty: such a row would be constant and the network would learn nothing from
+    it.
     """
 
     def __init__(self, config: FrontendConfig) -> None:
         super().__init__()
         self.config = config
         # Built from the config, never stored: a checkpoint carries the numbers, not the buffers.
-        bank: Tensor = torchaudio.functional.melscale_fbanks(
-            n_freqs=config.n_fft // 2 + 1,
-            f_min=config.f_min,
-            f_max=config.f_max,
-            n_mels=config.n_mels,
-            sample_rate=config.sample_rate,
-            mel_scale="htk",
-            norm=None,
-        )  # (n_fft / 2 + 1, mels)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torchaudio warns of empty filters; they are an error below
+            bank: Tensor = torchaudio.functional.melscale_fbanks(
+                n_freqs=config.n_fft // 2 + 1,
+                f_min=config.f_min,
+                f_max=config.f_max,
+                n_mels=config.n_mels,
+                sample_rate=config.sample_rate,
+                mel_scale="htk",
+                norm=None,
+            )  # (n_fft / 2 + 1, mels)
         empty = (bank.sum(dim=0) == 0).nonzero().flatten().tolist()
         if empty:
             raise ValueError(
@@ -81,7 +88,10 @@ class LogMel(nn.Module):
         self.register_buffer("bank", bank, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        decibels = self.decibels(waveform)  # (batch, 1, mels, frames)
+        return self.normalise(self.decibels(waveform))
+
+    def normalise(self, decibels: Tensor) -> Tensor:
+        """(batch, 1, mels, frames) in dB -> what the network takes."""
         return (decibels - self.config.mean) / self.config.std
 
     def decibels(self, waveform: Tensor) -> Tensor:

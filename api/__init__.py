@@ -1,0 +1,1 @@
+"""The gateway: HTTP in, HTTP out. Light: no torch, no native decoder, no training package."""

@@ -1,0 +1,36 @@
+"""`python -m api`: one gateway process, configured by `OTOSCOPE_*` variables."""
+
+import logging
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+
+from api.main import create_app
+from shared.settings import Settings
+
+
+def main() -> int:
+    """Exit status: 0 after a clean stop, 1 when the settings are unusable."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s  %(message)s")
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        print(f"otoscope gateway: {error}", file=sys.stderr)
+        return 1
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        limit_concurrency=settings.max_connections,
+        timeout_graceful_shutdown=5,  # an open event stream must not hold up a restart
+        timeout_keep_alive=30,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,204 @@
+"""One upload (multipart, JSON with base64, or a raw body) read under limits; nothing bad gets past here."""
+
+import asyncio
+import binascii
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+
+from api.errors import describe
+from shared.audio import AudioLimits, probe
+from shared.errors import (
+    AudioEmpty,
+    InvalidBase64,
+    InvalidRequest,
+    PayloadTooLarge,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
+from shared.schemas import AudioInfo, JobOptions
+from shared.settings import Settings
+
+_ENVELOPE = 64 * 1024  # bytes that options, part headers and boundaries may take beside the sound
+_RAW = ("audio/", "application/octet-stream")
+_FORMS = (
+    "Send multipart/form-data with the sound in the field 'file', JSON with base64 in 'audio_data',"
+    " or the file itself with an audio/* content type."
+)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A checked upload."""
+
+    body: bytes
+    audio: AudioInfo
+    options: JobOptions
+
+
+class _InMemory(MultiPartParser):
+    """Parts stay in memory: they are counted before they get here, and a disk is slower and can be full."""
+
+    spool_max_size = 2**40
+
+
+async def read_upload(request: Request, settings: Settings, fixed: JobOptions | None = None) -> Upload:
+    """Read, decode and probe the upload of a submission; with `fixed` its own options are not looked at.
+
+    Raises PayloadTooLarge as soon as the limit is passed, RequestTimeout, UnsupportedMediaType, InvalidRequest,
+    InvalidBase64, or an AudioError.
+    """
+    limit = settings.max_upload_bytes
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    given: dict[str, Any] = _query(request)
+    name: str | None = None
+    try:
+        async with asyncio.timeout(settings.upload_seconds):
+            if kind == "multipart/form-data":
+                body, name, fields = await _multipart(request, limit)
+            elif kind == "application/json":
+                text = await _collect(request, _base64_limit(limit))
+                body, fields = await asyncio.to_thread(_from_json, text, limit)
+            elif kind.startswith(_RAW):
+                body, fields = bytes(await _collect(request, limit)), {}
+            else:
+                raise UnsupportedMediaType(f"Content type {kind or '(none)'} is not accepted. {_FORMS}")
+    except TimeoutError as error:
+        raise RequestTimeout(f"The upload did not arrive within {settings.upload_seconds:g} s.") from error
+    except ClientDisconnect as error:
+        raise InvalidRequest("The connection was closed before the upload was complete.") from error
+    options = fixed or _options(given | fields)
+    audio = await asyncio.to_thread(describe_audio, body, name, settings.audio_limits)
+    return Upload(body, audio, options)
+
+
+def describe_audio(body: bytes, name: str | None, limits: AudioLimits) -> AudioInfo:
+    """Probe a file. Raises an AudioError."""
+    header = probe(body, limits)
+    return AudioInfo(
+        name=name,
+        bytes=len(body),
+        container=header.container,
+        codec=header.codec,
+        sample_rate=header.rate or None,
+        channels=header.channels or None,
+        duration=round(header.frames / header.rate, 6) if header.frames and header.rate else None,
+    )
+
+
+async def _chunks(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """The body's chunks, counted; a declared length over the limit is refused before the first byte."""
+    too_large = PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large
+    seen = 0
+    async for chunk in request.stream():
+        seen += len(chunk)
+        if seen > limit:
+            raise too_large
+        yield chunk
+
+
+async def _collect(request: Request, limit: int) -> bytearray:
+    body = bytearray()
+    async for chunk in _chunks(request, limit):
+        body += chunk
+    return body
+
+
+async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, dict[str, Any]]:
+    parser = _InMemory(
+        request.headers, _chunks(request, limit + _ENVELOPE), max_files=2, max_fields=32, max_part_size=_ENVELOPE
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise InvalidRequest(f"The multipart body cannot be read: {error.message}") from error
+    except (KeyError, ValueError, UnicodeError) as error:
+        raise InvalidRequest("The multipart body cannot be read.") from error
+    try:
+        files = [value for value in form.getlist("file") if isinstance(value, UploadFile)]
+        stray = [key for key, value in form.multi_items() if isinstance(value, UploadFile) and key != "file"]
+        if stray:
+            raise InvalidRequest(f"The sound belongs in the field 'file', not in {stray[0]!r}.")
+        if len(files) != 1:
+            raise InvalidRequest(f"One file is accepted in the field 'file'; {len(files)} were sent.")
+        body = await files[0].read()
+        if len(body) > limit:
+            raise PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
+        fields = _grouped([(key, value) for key, value in form.multi_items() if isinstance(value, str)])
+        return body, (files[0].filename or None), fields
+    finally:
+        await form.close()
+
+
+def _base64_limit(limit: int) -> int:
+    return 4 * (limit // 3 + 1) + _ENVELOPE
+
+
+def _from_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
+    try:
+        tree = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"The body is not JSON: {error}.") from error
+    text.clear()  # the encoded sound is held once from here on
+    if not isinstance(tree, dict):
+        raise InvalidRequest("The JSON body must be an object with the base64 sound in 'audio_data'.")
+    encoded = tree.pop("audio_data", None)
+    if not isinstance(encoded, str):
+        raise InvalidRequest("The JSON body has no base64 text in 'audio_data'.")
+    return decode_base64(encoded, limit), tree
+
+
+def decode_base64(encoded: str, limit: int) -> bytes:
+    """Strict base64; a data URL's prefix and line breaks are tolerated. Raises InvalidBase64 or PayloadTooLarge."""
+    if encoded.startswith("data:"):
+        encoded = encoded.partition(",")[2]
+    if any(space in encoded for space in "\r\n \t"):
+        encoded = "".join(encoded.split())
+    if len(encoded) // 4 * 3 > limit + 2:
+        raise PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
+    if not encoded:
+        raise AudioEmpty("The field 'audio_data' is empty.")
+    try:
+        body = binascii.a2b_base64(encoded.encode("ascii"), strict_mode=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise InvalidBase64(f"The field 'audio_data' is not base64: {error}.") from error
+    if len(body) > limit:
+        raise PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
+    return body
+
+
+def _query(request: Request) -> dict[str, Any]:
+    return _grouped(request.query_params.multi_items())
+
+
+def _grouped(pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """`include` may be repeated or hold commas; an empty value counts as not given."""
+    options: dict[str, Any] = {}
+    for key, value in pairs:
+        if key == "include":
+            options.setdefault(key, []).extend(part.strip() for part in value.split(",") if part.strip())
+        elif value:
+            options[key] = value
+    return options
+
+
+def _options(given: dict[str, Any]) -> JobOptions:
+    if isinstance(given.get("include"), str):
+        given["include"] = [part.strip() for part in given["include"].split(",") if part.strip()]
+    if isinstance(given.get("include"), list):
+        given["include"] = list(dict.fromkeys(map(str, given["include"])))
+    try:
+        return JobOptions.model_validate(given)
+    except ValidationError as error:
+        known = ", ".join(JobOptions.model_fields)
+        raise InvalidRequest(f"{describe(error.errors())} Options are {known}.") from error

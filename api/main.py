@@ -1,0 +1,72 @@
+"""The gateway's application: `create_app(settings)`. Nothing happens at import time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api import errors
+from api.gateway import Gateway
+from api.middleware import Measured
+from api.routes import evaluate, health, jobs, models
+from shared.connection import connect_async
+from shared.queue import make_celery
+from shared.schemas import Problem
+from shared.settings import Settings
+from shared.store import AsyncJobStore
+
+DESCRIPTION = """
+Submit a sound, get its name and a look inside the network that named it.
+
+Submit to `POST /v1/jobs`, then poll `GET /v1/jobs/{id}` (`?wait=10` holds the line), follow
+`GET /v1/jobs/{id}/events`, or send `Prefer: wait=10` with the submission. Errors are `application/problem+json`; their
+`code` is stable.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The gateway as an ASGI application."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        client = connect_async(settings)
+        celery = make_celery(settings)
+        gateway = Gateway(settings, AsyncJobStore(client, settings), celery)
+        app.state.gateway = gateway
+        background = [asyncio.create_task(gateway.changes.run()), asyncio.create_task(gateway.reap())]
+        try:
+            yield
+        finally:
+            for task in background:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            await client.aclose()
+            celery.close()
+
+    app = FastAPI(title="Otoscope", version="1", description=DESCRIPTION, lifespan=lifespan)
+    errors.install(app)
+    for room in (jobs, evaluate, models, health):
+        app.include_router(room.router)
+    app.add_middleware(Measured)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document plus the schemas of what is read or written by hand."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+        )
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for model in (Problem, *jobs.SCHEMAS, *evaluate.SCHEMAS):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[model.__name__] = schema
+        app.openapi_schema = document
+    return app.openapi_schema

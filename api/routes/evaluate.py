@@ -1,0 +1,82 @@
+"""/evaluate: the contract of the older systems, synchronous, so that clients written for them work unchanged."""
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api.errors import responses
+from api.gateway import Here
+from api.ingest import read_upload
+from api.render import JSON, array, dumps, predictions, readable
+from shared.contract import unpack_result
+from shared.errors import DeadlineExceeded, JobCancelled
+from shared.records import JobRecord
+from shared.schemas import EvaluateRequest, EvaluateResponse, JobOptions, Part
+
+router = APIRouter(tags=["evaluate"])
+
+_PARTS = (Part.MAPS, Part.SPECTROGRAM, Part.WAVEFORM)
+
+
+@router.post(
+    "/evaluate",
+    response_model=EvaluateResponse,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EvaluateRequest"}}},
+        }
+    },
+    responses=responses(
+        "audio_empty", "not_audio", "audio_corrupt", "invalid_base64", "invalid_request", "payload_too_large",
+        "queue_full", "not_ready", "store_unavailable", "deadline_exceeded", "inference_failed",
+    ),
+)  # fmt: skip
+async def evaluate(
+    request: Request,
+    gateway: Here,
+    spelling: Annotated[Literal["new", "old"], Query(description="`old` answers `input_spectogram` as well")] = "new",
+) -> Response:
+    """Base64 audio in, top-3 predictions, every feature map, spectrogram and waveform out."""
+    upload = await read_upload(request, gateway.settings, fixed=JobOptions(top_k=3, include=_PARTS))
+    submission = await gateway.submit(upload)
+    job = await gateway.wait(submission.id, gateway.settings.max_wait, until_final=True)
+    packed = await gateway.result(job)
+    if packed is None:
+        raise await _failure(gateway, job)
+    body = await asyncio.to_thread(_render, packed, spelling == "old")
+    return Response(body, media_type=JSON)
+
+
+async def _failure(gateway: Here, job: JobRecord) -> Exception:
+    if job.error is not None:
+        return job.error
+    if job.status == "cancelled":
+        return JobCancelled("The job was cancelled.")
+    await gateway.store.cancel(job.id)  # nobody will ask for it again
+    return DeadlineExceeded(f"No answer within {gateway.settings.max_wait:g} s; use /v1/jobs for what takes longer.")
+
+
+def _render(packed: bytes, old: bool) -> bytes:
+    result = unpack_result(packed)
+    if result.spectrogram is None or result.waveform is None:
+        raise ValueError("the worker left out a part that was asked for")
+    spectrogram = array(result.spectrogram)
+    tree: dict[str, Any] = {
+        "predictions": predictions(result.predictions),
+        "visualization": {layer: array(values) for layer, values in result.maps.items()},
+        "input_spectrogram": spectrogram,
+        "waveform": {
+            # Minimum and maximum of each stretch in turn: a line through them fills the envelope.
+            "values": readable(result.waveform.T.reshape(-1)),
+            "sample_rate": result.sample_rate,
+            "duration": result.duration,
+        },
+    }
+    if old:
+        tree["input_spectogram"] = spectrogram
+    return dumps(tree)
+
+
+SCHEMAS = (EvaluateRequest,)

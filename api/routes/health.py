@@ -1,0 +1,36 @@
+"""/health and /metrics."""
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from api.gateway import Here
+from api.render import JSON, dumps
+from shared.errors import StoreUnavailable
+from shared.schemas import Live, Ready
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health/live")
+async def live() -> Live:
+    """This process answers."""
+    return Live()
+
+
+@router.get(
+    "/health/ready", response_model=Ready, responses={503: {"model": Ready, "description": "Not ready; says why"}}
+)
+async def ready(gateway: Here) -> Response:
+    """Redis answers, and at least one worker has run a forward pass and is still there."""
+    said = await gateway.ready()
+    return Response(dumps(said), 200 if said["status"] == "ready" else 503, media_type=JSON)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(gateway: Here) -> Response:
+    """Prometheus; the worker has its own on its own port."""
+    try:
+        gateway.metrics.queue(await gateway.store.load())
+    except StoreUnavailable:
+        gateway.metrics.queue(None)
+    return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,103 @@
+"""Every setting of gateway and worker, read once at start from `OTOSCOPE_*` variables and never changed after.
+
+What a setting does under load is said beside it; unsafe combinations are refused at start, not discovered later.
+"""
+
+import os
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.audio import AudioLimits
+
+
+class Settings(BaseSettings):
+    """Both sides read the same variables; each uses its part."""
+
+    model_config = SettingsConfigDict(env_prefix="OTOSCOPE_", frozen=True, extra="ignore")
+
+    # --- both sides -------------------------------------------------------------------------------------------------
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """Where jobs, results and the queue live; `redis://`, `rediss://` or `unix:///path?db=0`."""
+    max_seconds: float = Field(600.0, gt=0)
+    """Longest sound, in seconds. Decoding costs memory and time in proportion: 10 minutes are 38 MB at 16 kHz."""
+    result_ttl: int = Field(3_600, ge=10)
+    """Seconds that a finished job can be read. Redis memory grows with it: about 250 KB for a job with all maps."""
+    tombstone_ttl: int = Field(86_400, ge=10)
+    """Seconds after that during which an expired job is told from one that never was (410 instead of 404)."""
+    job_deadline: float = Field(300.0, gt=0)
+    """Seconds after its submission at which an unfinished job is given up. Bounds the wait behind a long queue."""
+    default_model: str = "esc50"
+    """The model of a request that names none."""
+
+    # --- gateway ----------------------------------------------------------------------------------------------------
+    host: str = "127.0.0.1"
+    """Address the gateway listens on; compose sets 0.0.0.0."""
+    port: int = Field(8_000, ge=0, le=65_535)
+    max_upload_bytes: int = Field(32 * 2**20, ge=1_024)
+    """Largest sound file. Each upload in flight is held in memory once, in base64 briefly twice."""
+    upload_seconds: float = Field(60.0, gt=0)
+    """A body that takes longer to arrive is cut off; a slow sender holds a connection no longer than this."""
+    max_connections: int = Field(2_048, ge=1)
+    """Connections past this are answered 503 at once. An open event stream counts as one."""
+    queue_limit: int = Field(1_000, ge=1)
+    """Unfinished jobs past which submissions get 429. Bounds waiting time (limit / throughput) and Redis memory."""
+    redis_memory_share: float = Field(0.85, gt=0, le=1)
+    """Share of Redis' own memory limit past which submissions get 429: a full Redis takes the workers down with it."""
+    max_wait: float = Field(60.0, ge=0)
+    """Longest `Prefer: wait` or `?wait=`, in seconds; more is cut to this."""
+    keepalive_seconds: float = Field(15.0, gt=0)
+    """Silence after which an event stream sends a comment, so that proxies keep it open."""
+
+    # --- worker -----------------------------------------------------------------------------------------------------
+    models_dir: Path = Path("models")
+    models: str = ""
+    """Comma-separated names of the models to serve; empty serves every directory in `models_dir`."""
+    device: str = "auto"
+    """`auto` takes CUDA where there is one; else any torch device name."""
+    batch_size: int = Field(16, ge=1, le=1_024)
+    """Most windows a forward pass. Larger is faster a clip and slower for the first of them; memory grows with it."""
+    batch_window: float = Field(0.004, ge=0, le=1)
+    """Seconds a batch waits for company after its first window. Latency alone grows by this much."""
+    decode_processes: int = Field(default_factory=lambda: min(4, os.cpu_count() or 1), ge=1)
+    """Processes that turn files into waveforms: about one for each core that is not busy with the network."""
+    decode_seconds: float = Field(60.0, gt=0)
+    """A file that decodes longer than this is given up and its process ended."""
+    metrics_port: int = Field(9_100, ge=0, le=65_535)
+    """The worker's /metrics; 0 takes any free port."""
+    metrics_host: str = "127.0.0.1"
+    watchdog_seconds: float = Field(60.0, gt=0)
+    """A forward pass that hangs longer ends the worker process; its jobs go to the next one."""
+    max_attempts: int = Field(3, ge=1)
+    """Deliveries after which a job that keeps killing its worker is failed as `poison`."""
+    visibility_timeout: int = Field(20, ge=5)
+    """Seconds after which the jobs of a dead worker are delivered again."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> "Settings":
+        if urlsplit(self.redis_url).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError(f"OTOSCOPE_REDIS_URL must be redis://, rediss:// or unix://, not {self.redis_url!r}")
+        return self
+
+    @property
+    def audio_limits(self) -> AudioLimits:
+        return AudioLimits(max_seconds=self.max_seconds)
+
+    @property
+    def broker_url(self) -> str:
+        """The same server in kombu's spelling."""
+        parts = urlsplit(self.redis_url)
+        if parts.scheme != "unix":
+            return self.redis_url
+        return f"redis+socket://{quote(parts.path)}?virtual_host=0"
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.models.split(",") if name.strip())
+
+    @property
+    def worker_threads(self) -> int:
+        """Jobs held at a time: two batches, so that one fills while the other runs."""
+        return 2 * self.batch_size

@@ -1,0 +1,41 @@
+"""`python -m worker`: one worker process, configured by `OTOSCOPE_*` variables."""
+
+import logging
+import sys
+import warnings
+
+from celery.platforms import SecurityWarning
+from pydantic import ValidationError
+
+from shared.errors import OtoscopeError
+from shared.settings import Settings
+
+
+def main() -> int:
+    """Exit status: 0 after a clean stop, 1 when it could not start (the last line says why)."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s  %(message)s")
+    logging.getLogger("celery").setLevel(logging.WARNING)
+    # Celery warns root of pickled messages; only JSON is accepted here, and containers do not run as root.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        print(f"otoscope worker: {error}", file=sys.stderr)
+        return 1
+    from worker.app import Worker  # torch takes a second or two: not before the settings are known to be sound
+    from worker.model.checkpoint import ModelError
+
+    worker = Worker(settings)
+    try:
+        worker.start()
+        status = worker.run()
+    except (ModelError, OtoscopeError, OSError) as error:
+        print(f"otoscope worker: {error}", file=sys.stderr)
+        status = 1
+    finally:
+        worker.close()
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,154 @@
+"""The worker process: load, warm up, open the metrics port, take jobs, drain.
+
+Everything is built here before Celery's consumer starts, in plain order: Celery swallows errors in its start-up
+signals, and a worker without a model must not run.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Reject
+
+from shared.connection import connect
+from shared.contract import CLASSIFY
+from shared.errors import StoreUnavailable
+from shared.queue import make_celery
+from shared.records import Announcement
+from shared.settings import Settings
+from shared.store import JobStore
+from worker.batcher import Batcher
+from worker.classify import Classifier
+from worker.decoder import DecoderPool
+from worker.engine import Engine, Seen, Served, Window
+from worker.lease import Lease
+from worker.metrics import WorkerMetrics
+from worker.model.precision import pick_device
+from worker.registry import Registry
+
+log = logging.getLogger(__name__)
+
+ANNOUNCE_SECONDS = 2.0
+VOUCH_SECONDS = 10  # a worker that has been silent for so long does not count as ready
+HANGS = 70  # exit status of a worker whose device hung
+
+
+class Worker:
+    """The parts of a worker, wired together. `start` raises ModelError or OSError; `run` blocks until SIGTERM."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.id = f"{socket.gethostname()}-{os.getpid()}"
+        self._store = JobStore(connect(settings), settings)
+        self._engine = Engine(pick_device(settings.device))
+        self._metrics = WorkerMetrics(self._engine.device)
+        self._batcher: Batcher[Window, Seen] = Batcher(
+            self._engine.run, size=settings.batch_size, window=settings.batch_window, on_batch=self._metrics.batch
+        )
+        self._registry = Registry(settings.models_dir, settings.model_names, self._load)
+        self._stop = threading.Event()
+        self._closing: list[Callable[[], None]] = []
+
+    def start(self) -> None:
+        """Load every model, run each once, and only then say that this worker is there."""
+        settings = self._settings
+        self._closing.append(self._metrics.serve(settings.metrics_port, settings.metrics_host))
+        # First, so that the decode processes start up while the weights are read.
+        self._decoder = DecoderPool(settings.decode_processes, settings.decode_seconds, settings.max_seconds)
+        self._closing.append(self._decoder.close)
+        self._batcher.start()
+        self._registry.refresh()
+        self._registry.require()
+        self._classifier = Classifier(
+            self.id, self._store, self._registry, self._decoder, self._batcher, self._metrics, settings.batch_size
+        )
+        self._every(1.0, self._watch_device)
+        self._every(0.5, self._classifier.cancel_abandoned)
+        self._every(2.0, self._refresh_models)
+        self._announce()
+        self._every(ANNOUNCE_SECONDS, self._announce)
+
+    def run(self) -> int:
+        """Take jobs until SIGTERM or SIGINT, finish what is held, and return the exit status."""
+        app = make_celery(self._settings)
+        app.conf.update(worker_hijack_root_logger=False, otoscope_redis_url=self._settings.redis_url)
+        app.steps["consumer"].add(Lease)
+        self._register(app)
+        consumer = app.Worker(
+            hostname=f"otoscope@{self.id}",
+            pool_cls="threads",
+            concurrency=self._settings.worker_threads,
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            quiet=True,
+            loglevel="WARNING",
+        )
+        consumer.start()
+        return int(consumer.exitcode or 0)
+
+    def close(self) -> None:
+        """Stop vouching, end the threads and the decode processes."""
+        self._stop.set()
+        try:
+            self._store.retract(self.id)
+        except StoreUnavailable:
+            log.warning("the queue could not be told that this worker is gone; it will notice")
+        self._batcher.stop(drain=True, timeout=self._settings.watchdog_seconds)
+        for close in reversed(self._closing):
+            close()
+
+    def _register(self, app: Celery) -> None:
+        @app.task(name=CLASSIFY)  # type: ignore[untyped-decorator]
+        def classify(job_id: str) -> None:
+            try:
+                self._classifier.run(job_id)
+            except StoreUnavailable as error:
+                # Nothing has been stored, so nothing is lost: back to the queue.
+                time.sleep(1.0)
+                raise Reject(str(error), requeue=True) from error
+
+    def _load(self, directory: Any) -> Served:
+        """On the batcher's thread, which alone touches the device."""
+        sizes = (1, self._settings.batch_size)
+        served: Served = self._batcher.call(lambda: self._engine.load(directory, sizes)).result()
+        self._metrics.ready.labels(served.name).set(1)
+        return served
+
+    def _refresh_models(self) -> None:
+        dropped = self._registry.refresh()
+        for name in dropped:
+            self._metrics.ready.labels(name).set(0)
+        if dropped:
+            self._store.retract(self.id, sorted(dropped))
+            self._announce()
+
+    def _announce(self) -> None:
+        cards = self._registry.cards
+        said = Announcement(self.id, list(cards), len(self._classifier.held))
+        self._store.announce(said, cards, VOUCH_SECONDS)
+        self._metrics.decoder_deaths.set(self._decoder.deaths)
+
+    def _watch_device(self) -> None:
+        if self._batcher.busy_seconds > self._settings.watchdog_seconds:
+            log.critical("the device has not answered for %.0f s; this process ends", self._batcher.busy_seconds)
+            os._exit(HANGS)
+
+    def _every(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call it for ever, in a thread of its own, so that one that waits for Redis holds up no other."""
+
+        def loop() -> None:
+            while not self._stop.wait(seconds):
+                try:
+                    function()
+                except StoreUnavailable as error:
+                    log.warning("%s: %s", function.__name__, error)
+                except Exception:
+                    log.exception("%s failed", function.__name__)
+
+        threading.Thread(target=loop, name=function.__name__.strip("_"), daemon=True).start()

@@ -1,0 +1,256 @@
+"""One job, from its id to its stored answer: fetch, decode, cut into windows, batch, combine, store."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.audio import Decoded
+from shared.contract import Array, Result, WindowPrediction, pack_result
+from shared.errors import (
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    JobCancelled,
+    JobPoison,
+    OtoscopeError,
+    StoreUnavailable,
+)
+from shared.records import Refused, Work
+from shared.schemas import JobOptions, Part, Timings
+from shared.store import JobStore
+from worker.batcher import Batcher, Expired, Ticket
+from worker.decoder import DecoderPool
+from worker.engine import Seen, Served, Window
+from worker.metrics import WorkerMetrics
+from worker.registry import Registry
+
+log = logging.getLogger(__name__)
+
+WAVEFORM_BUCKETS = 1_000
+_OF_WINDOW = frozenset({Part.MAPS, Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM})
+
+
+@dataclass(eq=False)
+class Held:
+    """A job that this worker is working on. `cancel` may be called from any thread."""
+
+    id: str
+    deadline: float  # on time.monotonic's clock
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    tickets: list[Ticket[Window, Seen]] = field(default_factory=list)
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+        for ticket in list(self.tickets):
+            ticket.cancel()
+
+    @property
+    def seconds_left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def check(self) -> None:
+        """Raises JobCancelled or DeadlineExceeded."""
+        if self.cancelled.is_set():
+            raise JobCancelled("The job was cancelled.")
+        if self.seconds_left <= 0:
+            raise DeadlineExceeded("The job's deadline passed before it was finished.")
+
+
+class Classifier:
+    """What the Celery task calls, from many threads at once."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        store: JobStore,
+        registry: Registry,
+        decoder: DecoderPool,
+        batcher: Batcher[Window, Seen],
+        metrics: WorkerMetrics,
+        batch_size: int,
+    ) -> None:
+        self._worker_id, self._store, self._registry = worker_id, store, registry
+        self._decoder, self._batcher, self._metrics = decoder, batcher, metrics
+        self._batch_size = batch_size
+        self._held: dict[str, Held] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def held(self) -> list[Held]:
+        with self._lock:
+            return list(self._held.values())
+
+    def cancel_abandoned(self) -> None:
+        """Stop working on the jobs that nobody waits for any more. Raises StoreUnavailable."""
+        held = self.held
+        gone = self._store.cancelled([job.id for job in held])
+        for job in held:
+            if job.id in gone:
+                job.cancel()
+
+    def run(self, job_id: str) -> None:
+        """Do a delivered job to its end. Raises StoreUnavailable alone: then it is to be delivered again."""
+        work = self._store.start(job_id, self._worker_id)
+        if isinstance(work, Refused):
+            if work.reason == "poison":
+                error = JobPoison("The job was started several times and its worker died each time.")
+                if self._store.fail(job_id, error):
+                    self._metrics.finished("failed")
+            log.info("job %s not run: %s", job_id, work.reason)
+            return
+        timings = Timings()
+        try:
+            with self._hold(work) as held:
+                result = self._classify(work, held, timings)
+            began = time.monotonic()
+            stored = self._store.succeed(job_id, pack_result(result), timings)
+            self._metrics.stage("store", time.monotonic() - began)
+            self._metrics.finished("succeeded" if stored else "cancelled", result.duration)
+        except StoreUnavailable:
+            raise
+        except JobCancelled:
+            self._metrics.finished("cancelled")
+        except OtoscopeError as error:
+            self._fail(job_id, error, timings)
+        except Exception:
+            log.exception("job %s failed by a bug", job_id)
+            self._fail(job_id, InternalError("The worker failed on this job; its log says more."), timings)
+
+    def _fail(self, job_id: str, error: OtoscopeError, timings: Timings) -> None:
+        stored = self._store.fail(job_id, error, timings)
+        self._metrics.finished("failed" if stored else "cancelled")
+
+    @contextmanager
+    def _hold(self, work: Work) -> Iterator[Held]:
+        held = Held(work.id, time.monotonic() + work.seconds_left)
+        with self._lock:
+            self._held[work.id] = held
+            self._metrics.busy.set(len(self._held))
+        try:
+            yield held
+        finally:
+            with self._lock:
+                self._held.pop(work.id, None)
+                self._metrics.busy.set(len(self._held))
+
+    def _classify(self, work: Work, held: Held, timings: Timings) -> Result:
+        self._metrics.stage("queue", work.waited)
+        held.check()
+        served = self._registry.get(work.model)
+        frontend = served.model.config.frontend
+
+        began = time.monotonic()
+        decoded = self._decoder.decode(work.audio, frontend.sample_rate, timeout=held.seconds_left)
+        timings.decode = round(time.monotonic() - began, 6)
+        self._metrics.stage("decode", timings.decode)
+        held.check()
+
+        options, parts = work.options, frozenset(work.options.include)
+        clips = cut(decoded.waveform, frontend.window_samples)
+        if options.window is not None and options.window >= len(clips):
+            raise InvalidRequest(f"The sound has {len(clips)} windows, 0 to {len(clips) - 1}; window {options.window}"
+                                 " was asked for.")  # fmt: skip
+        of_window = parts & _OF_WINDOW
+        # One window is looked into at once; of many it has to be known first which one decides.
+        at_once = of_window if len(clips) == 1 else frozenset[Part]()
+        seen = self._see(served, [Window(clip, at_once) for _, clip in clips], held, timings)
+        probabilities = np.stack([one.probabilities for one in seen])  # (windows, classes)
+        mean = probabilities.mean(axis=0)
+        chosen = int(probabilities[:, mean.argmax()].argmax()) if options.window is None else options.window
+        looked = seen[chosen]
+        if of_window and not at_once:
+            (looked,) = self._see(served, [Window(clips[chosen][1], of_window)], held, timings)
+        self._metrics.stage("batch_wait", timings.batch or 0.0)
+        self._metrics.stage("forward", timings.forward or 0.0)
+        return _result(served, options, decoded, clips, probabilities, mean, chosen, looked)
+
+    def _see(self, served: Served, windows: list[Window], held: Held, timings: Timings) -> list[Seen]:
+        """Through the batcher, a batch at a time, so that a long sound lets short ones in between."""
+        answers: list[Seen] = []
+        for at in range(0, len(windows), self._batch_size):
+            held.check()
+            held.tickets = [
+                self._batcher.submit(window, key=served, deadline=held.deadline)
+                for window in windows[at : at + self._batch_size]
+            ]
+            held.check()  # a cancellation between the check above and the submission found no tickets
+            try:
+                answers += [ticket.result(timeout=held.seconds_left + 5) for ticket in held.tickets]
+            except CancelledError as error:
+                raise JobCancelled("The job was cancelled.") from error
+            except (Expired, TimeoutError) as error:
+                raise DeadlineExceeded("The job's deadline passed while it waited for the network.") from error
+            timings.batch = round((timings.batch or 0.0) + max(t.waited for t in held.tickets), 6)
+            ran = max(t.ended for t in held.tickets) - min(t.began for t in held.tickets)
+            timings.forward = round((timings.forward or 0.0) + ran, 6)
+        return answers
+
+
+def cut(waveform: NDArray[np.float32], size: int) -> list[tuple[int, NDArray[np.float32]]]:
+    """(first sample, window) of each window: zero-padded when the sound is shorter, half overlapping when longer.
+
+    A tail of less than a fiftieth of a window is left out: codecs add a few samples to a clip that was cut to measure,
+    and those are not worth a second window.
+    """
+    if len(waveform) <= size + size // 50:
+        padded = np.zeros(size, np.float32)
+        padded[: len(waveform)] = waveform[:size]
+        return [(0, padded)]
+    starts = [*range(0, len(waveform) - size, size // 2), len(waveform) - size]
+    return [(start, waveform[start : start + size]) for start in starts]
+
+
+def envelope(waveform: NDArray[np.float32], buckets: int = WAVEFORM_BUCKETS) -> Array:
+    """(2, buckets): minimum and maximum of each of that many equal stretches, so that no peak is lost."""
+    buckets = min(buckets, len(waveform))
+    edges = np.linspace(0, len(waveform), buckets, endpoint=False).astype(np.int64)
+    return np.stack([np.minimum.reduceat(waveform, edges), np.maximum.reduceat(waveform, edges)]).astype(np.float16)
+
+
+def _result(
+    served: Served,
+    options: JobOptions,
+    decoded: Decoded,
+    clips: list[tuple[int, NDArray[np.float32]]],
+    probabilities: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    chosen: int,
+    looked: Seen,
+) -> Result:
+    classes, rate, parts = served.model.config.classes, decoded.rate, options.include
+    size, end = len(clips[0][1]), len(decoded.waveform)
+
+    def seconds(sample: int) -> float:
+        return round(min(sample, end) / rate, 6)
+
+    def ranked(row: NDArray[np.float32]) -> list[tuple[str, float]]:
+        order = np.argsort(-row, kind="stable")[: options.top_k]
+        return [(classes[i], round(float(row[i]), 6)) for i in order]
+
+    return Result(
+        model=served.name,
+        predictions=ranked(mean),
+        duration=round(decoded.seconds, 6),
+        sample_rate=decoded.source_rate,
+        windows=[
+            WindowPrediction(
+                round(start / rate, 6), round(min(start + size, len(decoded.waveform)) / rate, 6), ranked(row)
+            )
+            for (start, _), row in zip(clips, probabilities, strict=True)
+        ],
+        combined="single window" if len(clips) == 1 else f"mean of the probabilities of {len(clips)} windows",
+        window=chosen,
+        spectrogram=looked.spectrogram,
+        maps=looked.maps,
+        embedding=looked.embedding,
+        cam=looked.cam,
+        waveform=envelope(decoded.waveform) if Part.WAVEFORM in parts else None,
+        parts=sorted(parts),
+    )

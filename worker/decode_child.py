@@ -1,0 +1,68 @@
+"""The decode process: reads requests from its parent's socket, decodes, answers. No torch, nothing of the parent's.
+
+Native decoders meet hostile files here and nowhere else. The process has limits on memory and on CPU time a file; when
+it dies, one job fails. Answers are a JSON header and raw float32, never a pickle: a process that a file has taken over
+must not be able to run code in its parent.
+"""
+
+import json
+import os
+import resource
+import sys
+import threading
+from multiprocessing.connection import Connection
+
+from shared.audio import AudioLimits, decode
+from shared.errors import AudioCorrupt, OtoscopeError
+
+
+def serve(connection: Connection, memory: int, cpu_seconds: float) -> None:
+    """Answer until the parent closes its end."""
+    # So that a file that needs more dies here by MemoryError rather than the host by swapping.
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        try:
+            request = json.loads(connection.recv_bytes())
+            data = connection.recv_bytes()
+        except (EOFError, ConnectionResetError):
+            return
+        _limit_cpu(cpu_seconds)
+        try:
+            decoded = decode(data, request["rate"], AudioLimits(max_seconds=request["max_seconds"]))
+        except OtoscopeError as error:
+            connection.send_bytes(json.dumps({"code": error.code, "detail": error.detail}).encode())
+            continue
+        except MemoryError:
+            detail = "Decoding this file needs more memory than is allowed."
+            connection.send_bytes(json.dumps({"code": AudioCorrupt.code, "detail": detail}).encode())
+            continue
+        about = {
+            "rate": decoded.rate,
+            "source_rate": decoded.source_rate,
+            "channels": decoded.channels,
+            "container": decoded.container,
+        }
+        connection.send_bytes(json.dumps(about).encode())
+        connection.send_bytes(decoded.waveform.data.cast("B"))
+
+
+def _limit_cpu(seconds: float) -> None:
+    """CPU time is counted over the life of the process: move the limit ahead of what is used."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    soft = int(usage.ru_utime + usage.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+
+
+def _end_with_parent(parent: int) -> None:
+    """A parent that is killed cannot tell its children: notice it from here, in the middle of a long file too."""
+    stop = threading.Event()
+    while os.getppid() == parent:
+        stop.wait(2.0)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    descriptor, memory, cpu_seconds, parent = sys.argv[1:]
+    threading.Thread(target=_end_with_parent, args=(int(parent),), daemon=True).start()
+    serve(Connection(int(descriptor)), int(memory), float(cpu_seconds))

@@ -1,0 +1,169 @@
+"""Windows of sound -> one batch on the device -> what the network saw, one answer a window.
+
+Runs on the batcher's thread alone. Nothing crosses from one clip to another: a batched answer is the answer of the
+clip alone, within the rounding of the arithmetic.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shared.contract import Array
+from shared.errors import InferenceFailed
+from shared.schemas import Layer, ModelCard, Part
+from worker.model.architecture import parameters
+from worker.model.checkpoint import Model, load_model
+from worker.model.precision import autocast
+from worker.model.taps import Tap
+
+
+@dataclass(frozen=True)
+class Window:
+    """One network window of sound."""
+
+    samples: NDArray[np.float32]  # (window samples,) at the model's rate
+    parts: frozenset[Part] = frozenset()
+
+
+@dataclass
+class Seen:
+    """What the network made of one window."""
+
+    probabilities: NDArray[np.float32]  # (classes,)
+    spectrogram: Array | None = None  # (mels, frames), dB
+    maps: dict[str, Array] = field(default_factory=dict)
+    embedding: Array | None = None
+    cam: Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A model on the device, ready to run; compared by identity, so that a new version never joins an old batch."""
+
+    model: Model
+    card: ModelCard
+
+    @property
+    def name(self) -> str:
+        return self.model.config.name
+
+
+class Engine:
+    """Loads models onto one device and runs batches of windows through them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def load(self, directory: Path, warm_up: Sequence[int] = (1,)) -> Served:
+        """Load a model directory and run batches of silence of the given sizes through it. Raises ModelError.
+
+        It is served under the name of its directory, so that a copy can be served beside the original.
+        """
+        model = load_model(directory, self.device)
+        model = replace(model, config=model.config.model_copy(update={"name": directory.name}))
+        model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layers = self._layers(model)
+        served = Served(model, _card(model, layers))
+        silence = np.zeros(model.config.frontend.window_samples, np.float32)
+        for size in warm_up:
+            for answer in self.run(served, [Window(silence)] * size):
+                if isinstance(answer, Exception):
+                    raise answer
+        return served
+
+    @torch.no_grad()
+    def run(self, served: Served, windows: Sequence[Window]) -> list[Seen | Exception]:
+        """One forward pass. A window whose logits are not finite gets InferenceFailed; its neighbours do not."""
+        model = served.model
+        rows = {part: [i for i, window in enumerate(windows) if part in window.parts] for part in Part}
+        stacked = torch.from_numpy(np.stack([window.samples for window in windows]))  # (batch, samples)
+        decibels = model.frontend.decibels(stacked.to(self.device, non_blocking=True))  # (batch, 1, mels, frames)
+        features = model.frontend.normalise(decibels).contiguous(memory_format=torch.channels_last)
+
+        looking = rows[Part.MAPS] or rows[Part.EMBEDDING] or rows[Part.CAM]
+        tap = (
+            Tap(model.network, maps=rows[Part.MAPS], embedding=rows[Part.EMBEDDING], cam=rows[Part.CAM])
+            if looking
+            else None
+        )
+        with autocast(self.device):
+            logits = model.network(features, tap).float()  # (batch, classes)
+
+        outputs: dict[tuple[str, ...], Tensor] = {("probabilities",): logits.softmax(dim=1)}
+        if rows[Part.SPECTROGRAM]:
+            outputs["spectrogram",] = decibels[rows[Part.SPECTROGRAM], 0]
+        if tap:
+            outputs |= {("maps", layer): values for layer, values in tap.maps.items()}
+            if tap.embedding is not None:
+                outputs["embedding",] = tap.embedding
+            if rows[Part.CAM]:
+                outputs["cam",] = tap.cam(logits[rows[Part.CAM]].argmax(dim=1))
+        host = _to_host(outputs)
+
+        answers: list[Seen | Exception] = []
+        for probabilities in host["probabilities",]:
+            if np.isfinite(probabilities).all():
+                answers.append(Seen(probabilities))
+            else:
+                answers.append(InferenceFailed(f"Model {served.name} gave numbers that are not finite for this sound."))
+        for (name, *layer), values in host.items():
+            if name == "probabilities":
+                continue
+            for row, value in zip(rows[Part(name)], values.astype(np.float16), strict=True):
+                seen = answers[row]
+                if isinstance(seen, Seen):
+                    if layer:
+                        seen.maps[layer[0]] = value
+                    else:
+                        setattr(seen, name, value)
+        return answers
+
+    @torch.no_grad()
+    def _layers(self, model: Model) -> list[Layer]:
+        """Shapes of all layers for one window, from a forward pass of silence."""
+        layers: list[Layer] = []
+
+        def see(name: str, activation: Tensor) -> None:
+            if activation.ndim == 4:
+                layers.append(Layer(name=name, shape=list(activation.shape[1:])))
+
+        silence = torch.zeros(1, model.config.frontend.window_samples, device=self.device)
+        with autocast(self.device):
+            model.network(model.frontend(silence), see)
+        return layers
+
+
+def _to_host(outputs: dict[tuple[str, ...], Tensor]) -> dict[tuple[str, ...], NDArray[np.float32]]:
+    """All outputs in one copy from the device, whatever their shapes."""
+    flat = torch.cat([values.reshape(-1) for values in outputs.values()]).cpu().numpy()
+    host: dict[tuple[str, ...], NDArray[np.float32]] = {}
+    at = 0
+    for key, values in outputs.items():
+        host[key] = flat[at : at + values.numel()].reshape(values.shape)
+        at += values.numel()
+    return host
+
+
+def _card(model: Model, layers: list[Layer]) -> ModelCard:
+    config = model.config
+    described: dict[str, Any] = config.architecture.model_dump(mode="json")
+    return ModelCard(
+        name=config.name,
+        description=config.description,
+        classes=list(config.classes),
+        sample_rate=config.frontend.sample_rate,
+        window_seconds=config.frontend.window_seconds,
+        architecture=described,
+        frontend=config.frontend.model_dump(mode="json"),
+        parameters=parameters(model.network),
+        layers=layers,
+        accuracy=list(config.accuracy),
+        licence=config.licence,
+        version=config.weights_sha256[:16],
+    )

@@ -1,0 +1,62 @@
+"""Keeps a job that is being worked on from being delivered a second time.
+
+kombu's Redis transport gives every delivered message back after `visibility_timeout`, finished or not. The timeout has
+to be short, so that the jobs of a killed worker return in seconds; a job that takes longer than it is therefore
+renewed here: the delivery tags that this worker holds are stamped anew every two seconds. Only tags that are still
+there are touched, so that a job which was given back for good is not claimed again.
+
+This leans on private names of kombu (`QoS._delivered`, `unacked_index_key`), which is why kombu is pinned and a test
+kills workers.
+"""
+
+import logging
+import threading
+import time
+from typing import Any
+
+import redis
+from celery import bootsteps
+
+log = logging.getLogger(__name__)
+
+RENEW_SECONDS = 2.0
+
+
+class Lease(bootsteps.StartStopStep):  # type: ignore[misc]
+    """A bootstep of the consumer: one thread with its own connection, from the consumer's start to its stop."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, consumer: Any) -> None:
+        """The consumer has subscribed; called again after every reconnection."""
+        self._stop = threading.Event()
+        client = redis.Redis.from_url(consumer.app.conf.otoscope_redis_url, socket_timeout=5)
+        self._thread = threading.Thread(
+            target=self._renew, args=(consumer.task_consumer.channel, client, self._stop), name="lease", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self, consumer: Any) -> None:
+        self._stop.set()
+
+    # After SIGTERM the consumer stops while its jobs still run: what is renewed then is what is left of them.
+    def terminate(self, consumer: Any) -> None:
+        self._stop.set()
+
+    @staticmethod
+    def _renew(channel: Any, client: redis.Redis, stop: threading.Event) -> None:
+        while not stop.wait(RENEW_SECONDS):
+            try:
+                held = list(channel.qos._delivered)
+                if held:
+                    now = time.time()  # kombu stamps with the worker's clock, so this must too
+                    client.zadd(channel.unacked_index_key, dict.fromkeys(held, now), xx=True)
+            except RuntimeError:
+                continue  # the dictionary changed while it was copied; two seconds later it will not
+            except redis.exceptions.RedisError as error:
+                log.warning("could not renew the leases of running jobs: %s", error)
