@@ -1,6 +1,7 @@
 """`python -m api`: one gateway process, configured by `OTOSCOPE_*` variables."""
 
 import logging
+import signal
 import sys
 
 import uvicorn
@@ -18,6 +19,9 @@ def main() -> int:
     except ValidationError as error:
         print(f"otoscope gateway: {error}", file=sys.stderr)
         return 1
+    # uvicorn drains on these and then raises them again; what is left to do for the second time is nothing.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     uvicorn.run(
         create_app(settings),
         host=settings.host,

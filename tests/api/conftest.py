@@ -1,0 +1,170 @@
+"""A real gateway on a real port and a real Redis; the worker is played by the test, through the store."""
+
+import io
+import socket
+import threading
+import time
+import wave
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+
+from api.main import create_app
+from shared.connection import connect
+from shared.contract import Result, WindowPrediction, pack_result
+from shared.errors import OtoscopeError
+from shared.records import Announcement, Work
+from shared.schemas import Accuracy, JobOptions, Layer, ModelCard, Timings
+from shared.settings import Settings
+from shared.store import JobStore
+
+
+def wav(seconds: float = 1.5, rate: int = 8_000, channels: int = 1) -> bytes:
+    """A 440 Hz tone as 16-bit PCM."""
+    tone = np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate)
+    samples = np.repeat((tone * 20_000).astype("<i2")[:, None], channels, axis=1)
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    return buffer.getvalue()
+
+
+LAYERS = ("stem", "layer1.block1", "layer1")
+
+
+class StandInWorker:
+    """Announces a model and finishes jobs with made-up results, step by step, as the test says."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client = connect(settings)
+        self.store = JobStore(self._client, settings)
+
+    def announce(self, *names: str) -> None:
+        names = names or ("tiny",)
+        self.store.announce(Announcement("w1", list(names), 0), {name: card(name) for name in names}, 30)
+
+    def start(self, job_id: str) -> Work:
+        work = self.store.start(job_id, "w1")
+        assert isinstance(work, Work), work
+        return work
+
+    def finish(self, job_id: str) -> Work:
+        work = self.start(job_id)
+        self.store.succeed(job_id, pack_result(made_up(work.options)), Timings(decode=0.01, batch=0.002, forward=0.03))
+        return work
+
+    def fail(self, job_id: str, error: OtoscopeError) -> None:
+        self.start(job_id)
+        self.store.fail(job_id, error)
+
+    def finish_soon(self, client: httpx.Client, stop: threading.Event) -> None:
+        """Finish whatever is waiting until told to stop: a worker in a thread."""
+        while not stop.wait(0.01):
+            for entry in self._client.zrange("otoscope:waiting", 0, -1):  # type: ignore[union-attr]
+                self.finish(entry.decode())  # type: ignore[union-attr]
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def card(name: str) -> ModelCard:
+    return ModelCard(
+        name=name,
+        description="a stand-in",
+        classes=["dog", "rain", "bell"],
+        sample_rate=16_000,
+        window_seconds=1.0,
+        architecture={"depths": [1]},
+        frontend={"n_mels": 8},
+        parameters=123,
+        layers=[Layer(name=layer, shape=[4, 4, 6]) for layer in LAYERS],
+        accuracy=[Accuracy(data="made up", protocol="none", correct=1, total=2)],
+        licence="CC0",
+        version="0",
+    )
+
+
+def made_up(options: JobOptions) -> Result:
+    """A result with the parts that were asked for; values are easy to recognise."""
+    parts = {part.value for part in options.include}
+    ranked = [("dog", 0.7), ("rain", 0.2), ("bell", 0.1)][: options.top_k]
+    grid = (np.arange(24, dtype=np.float16).reshape(4, 6) - 12) / 10
+    return Result(
+        model="tiny",
+        predictions=ranked,
+        duration=1.5,
+        sample_rate=44_100,
+        windows=[WindowPrediction(0.0, 1.0, ranked), WindowPrediction(0.5, 1.5, ranked)],
+        combined="mean of the probabilities of 2 windows",
+        window=1,
+        spectrogram=grid * 10 if "spectrogram" in parts else None,
+        maps={layer: grid for layer in LAYERS} if "maps" in parts else {},
+        embedding=np.array([0.5, np.float16(1 / 3)], np.float16) if "embedding" in parts else None,
+        cam=np.array([[0.0, 1.0]], np.float16) if "cam" in parts else None,
+        waveform=np.array([[-0.5, -0.25], [0.5, 0.75]], np.float16) if "waveform" in parts else None,
+        parts=sorted(parts),
+    )
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """A gateway in a thread; yields its base URL."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started:
+        assert time.monotonic() < deadline, "the gateway did not start"
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)
+    assert not thread.is_alive(), "the gateway did not stop"
+    listener.close()
+
+
+@pytest.fixture
+def start_gateway(settings: Settings) -> Iterator[Callable[..., httpx.Client]]:
+    """Start a gateway with some settings changed; a client for it."""
+    with ExitStack() as stack:
+
+        def start(**changed: object) -> httpx.Client:
+            url = stack.enter_context(serving(settings.model_copy(update=changed)))
+            return stack.enter_context(httpx.Client(base_url=url, timeout=20))
+
+        yield start
+
+
+@pytest.fixture
+def http(start_gateway: Callable[..., httpx.Client]) -> httpx.Client:
+    """A client of a gateway with the default settings."""
+    return start_gateway()
+
+
+@pytest.fixture
+def worker(settings: Settings) -> Iterator[StandInWorker]:
+    """A stand-in worker that has announced the model `tiny`."""
+    stand_in = StandInWorker(settings)
+    stand_in.announce()
+    yield stand_in
+    stand_in.close()
+
+
+@pytest.fixture
+def busy_worker(worker: StandInWorker, http: httpx.Client) -> Iterator[StandInWorker]:
+    """A stand-in worker that finishes what comes, in a thread."""
+    stop = threading.Event()
+    thread = threading.Thread(target=worker.finish_soon, args=(http, stop), daemon=True)
+    thread.start()
+    yield worker
+    stop.set()
+    thread.join()

@@ -1,0 +1,65 @@
+"""The older systems' contract."""
+
+import base64
+
+import httpx
+import pytest
+
+from shared.errors import AudioNotFinite
+from shared.schemas import EvaluateResponse
+from tests.api.conftest import StandInWorker, wav
+
+BODY = {"audio_data": base64.b64encode(wav()).decode()}
+
+
+def test_a_client_of_the_older_systems_works_unchanged(http: httpx.Client, busy_worker: StandInWorker) -> None:
+    """Base64 in; predictions, visualization, input_spectrogram and waveform out."""
+    answer = http.post("/evaluate", json=BODY)
+    assert answer.status_code == 200
+    said = EvaluateResponse.model_validate(answer.json())
+    assert [(p.class_, p.confidence) for p in said.predictions] == [("dog", 0.7), ("rain", 0.2), ("bell", 0.1)]
+    assert list(said.visualization) == ["stem", "layer1.block1", "layer1"]
+    for shown in said.visualization.values():
+        assert [len(shown.values), len(shown.values[0])] == shown.shape == [4, 6]
+    assert said.input_spectrogram is not None
+    assert said.input_spectrogram.shape == [4, 6]
+    assert said.waveform.values == [-0.5, 0.5, -0.25, 0.75]
+    assert (said.waveform.sample_rate, said.waveform.duration) == (44_100, 1.5)
+    assert "input_spectogram" not in answer.json()
+
+
+def test_older_spelling_on_request(http: httpx.Client, busy_worker: StandInWorker) -> None:
+    """`?spelling=old` answers the misspelt key as well."""
+    said = http.post("/evaluate", params={"spelling": "old"}, json=BODY).json()
+    assert said["input_spectogram"] == said["input_spectrogram"]
+
+
+def test_unknown_keys_are_ignored_as_they_were(http: httpx.Client, busy_worker: StandInWorker) -> None:
+    """Clients that send more than the contract asks are served."""
+    assert http.post("/evaluate", json={**BODY, "filename": "x.wav"}).status_code == 200
+
+
+@pytest.mark.parametrize(("body", "status"), [({}, 422), ({"audio_data": "%%%"}, 400), ({"audio_data": "AAAA"}, 415)])
+def test_bad_input_is_a_problem_not_a_500(
+    http: httpx.Client, worker: StandInWorker, body: dict[str, str], status: int
+) -> None:
+    """The older systems answered 500 to any bad file."""
+    answer = http.post("/evaluate", json=body)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_failure_in_the_worker_is_told_by_its_code(http: httpx.Client, worker: StandInWorker) -> None:
+    """A file that only fails while decoding answers with the status of its code."""
+    import threading
+
+    def fail() -> None:
+        while not (waiting := worker._client.zrange("otoscope:waiting", 0, -1)):
+            pass
+        worker.fail(waiting[0].decode(), AudioNotFinite("NaN in the samples"))  # type: ignore[index, union-attr]
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    answer = http.post("/evaluate", json=BODY)
+    thread.join()
+    assert (answer.status_code, answer.json()["code"]) == (422, "audio_not_finite")

@@ -1,0 +1,146 @@
+"""The event stream: every change once, in order, `result` last, resumable."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from shared.errors import InferenceFailed
+from tests.api.conftest import StandInWorker, wav
+
+Event = tuple[str, str, dict[str, object]]  # id, event, data
+
+
+def submit(http: httpx.Client) -> str:
+    return str(http.post("/v1/jobs", files={"file": wav()}).json()["id"])
+
+
+def read(http: httpx.Client, job_id: str, last: str | None = None, limit: int = 99) -> list[Event]:
+    """Events until the stream ends, or until `limit` of them."""
+    events: list[Event] = []
+    headers = {"Last-Event-ID": last} if last else {}
+    fields: dict[str, str] = {}
+    with http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            if line:
+                name, _, value = line.partition(":")
+                fields[name] = value.strip()
+                continue
+            if "event" in fields:
+                events.append((fields["id"], fields["event"], json.loads(fields["data"])))
+                if len(events) >= limit:
+                    break
+            fields = {}
+    return events
+
+
+def states(events: list[Event]) -> list[tuple[str, object]]:
+    return [(event, data["status"]) for _, event, data in events]
+
+
+WHOLE = [("status", "queued"), ("status", "running"), ("status", "succeeded"), ("result", "succeeded")]
+
+
+def test_stream_follows_a_job_to_its_result(http: httpx.Client, worker: StandInWorker) -> None:
+    """Opened before anything happened, the stream ends by itself with the result."""
+    job_id = submit(http)
+    timers = [threading.Timer(0.2, worker.start, [job_id]), threading.Timer(0.4, worker.finish, [job_id])]
+    for timer in timers:
+        timer.start()
+    events = read(http, job_id)
+    assert states(events)[0] == WHOLE[0]
+    assert states(events)[-2:] == WHOLE[-2:]
+    result = events[-1][2]["result"]
+    assert isinstance(result, dict)
+    assert result["predictions"][0]["class"] == "dog"
+
+
+def test_stream_opened_late_tells_everything(http: httpx.Client, worker: StandInWorker) -> None:
+    """A finished job's stream is read from its beginning."""
+    job_id = submit(http)
+    worker.finish(job_id)
+    assert states(read(http, job_id)) == WHOLE
+
+
+def test_last_event_id_resumes(http: httpx.Client, worker: StandInWorker) -> None:
+    """After a lost connection only what is new is told; after the last event the stream ends at once."""
+    job_id = submit(http)
+    worker.finish(job_id)
+    events = read(http, job_id)
+    for seen in range(4):
+        assert states(read(http, job_id, last=events[seen][0])) == WHOLE[seen + 1 :]
+
+
+def test_failed_and_cancelled_jobs_end_their_stream(http: httpx.Client, worker: StandInWorker) -> None:
+    """Every stream ends with `result`, whatever the end was."""
+    failed, cancelled = submit(http), submit(http)
+    worker.fail(failed, InferenceFailed("broken"))
+    http.delete(f"/v1/jobs/{cancelled}")
+    told = read(http, failed)[-1]
+    assert told[1] == "result"
+    error = told[2]["error"]
+    assert isinstance(error, dict)
+    assert error["code"] == "inference_failed"
+    assert states(read(http, cancelled))[-1] == ("result", "cancelled")
+
+
+def test_nothing_is_lost_between_reading_and_subscribing(http: httpx.Client, busy_worker: StandInWorker) -> None:
+    """Jobs that finish at any moment around the opening of their stream: the result arrives each time."""
+    for _ in range(60):
+        assert states(read(http, submit(http)))[-1] == WHOLE[-1]
+
+
+def test_silence_is_broken_by_comments(start_gateway: Callable[..., httpx.Client], worker: StandInWorker) -> None:
+    """A proxy sees a living connection."""
+    http = start_gateway(keepalive_seconds=0.1)
+    job_id = submit(http)
+    with http.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
+        for line in answer.iter_lines():
+            if line.startswith(":"):
+                break
+        else:
+            pytest.fail("no comment came")
+
+
+def test_bad_last_event_id_is_refused(http: httpx.Client, worker: StandInWorker) -> None:
+    """An id that is none of ours is told, not passed on to Redis."""
+    answer = http.get(f"/v1/jobs/{submit(http)}/events", headers={"Last-Event-ID": "latest"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+def test_open_stream_does_not_hold_up_the_shutdown(
+    start_gateway: Callable[..., httpx.Client], worker: StandInWorker
+) -> None:
+    """A gateway with a client on the line stops within its grace time (the fixture asserts that it does)."""
+    http = start_gateway()
+    job_id = submit(http)
+    opened = threading.Event()
+
+    def listen() -> None:
+        try:
+            with http.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
+                for _ in answer.iter_lines():
+                    opened.set()
+        except httpx.HTTPError:
+            pass
+
+    threading.Thread(target=listen, daemon=True).start()
+    assert opened.wait(10)
+
+
+def test_many_streams_of_one_job(http: httpx.Client, worker: StandInWorker) -> None:
+    """All of them get the end; nobody takes an event from another."""
+    job_id = submit(http)
+    ends: list[tuple[str, object]] = []
+    threads = [threading.Thread(target=lambda: ends.append(states(read(http, job_id))[-1])) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    worker.finish(job_id)
+    for thread in threads:
+        thread.join(20)
+    assert ends == [WHOLE[-1]] * 20

@@ -1,0 +1,241 @@
+"""Submitting, reading, waiting, cancelling."""
+
+import base64
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+import msgpack
+import numpy as np
+import pytest
+
+from shared.contract import unpack_result
+from shared.errors import InferenceFailed
+from shared.schemas import Job, ResultJSON
+from tests.api.conftest import StandInWorker, wav
+
+Start = Callable[..., httpx.Client]
+
+
+def submit(http: httpx.Client, **options: str) -> dict[str, object]:
+    answer = http.post("/v1/jobs", files={"file": ("tone.wav", wav())}, data=options)
+    assert answer.status_code == 202, answer.text
+    return answer.json()  # type: ignore[no-any-return]
+
+
+def test_submission_answers_202_with_the_job(http: httpx.Client, worker: StandInWorker) -> None:
+    """202, Location, Retry-After and the job itself, before any worker has touched it."""
+    answer = http.post("/v1/jobs", files={"file": ("tone.wav", wav())})
+    job = Job.model_validate(answer.json())
+    assert answer.status_code == 202
+    assert answer.headers["location"] == f"/v1/jobs/{job.id}"
+    assert answer.headers["retry-after"] == "1"
+    assert (job.status, job.model, job.queue_position) == ("queued", "tiny", 1)
+    assert job.audio.model_dump() == {
+        "name": "tone.wav", "bytes": len(wav()), "container": "WAV", "codec": "PCM 16 bit", "sample_rate": 8_000,
+        "channels": 1, "duration": 1.5,
+    }  # fmt: skip
+
+
+def test_three_forms_carry_the_same_bytes_and_options(http: httpx.Client, worker: StandInWorker) -> None:
+    """Form field, base64 in JSON and raw body are one submission in three spellings."""
+    encoded = base64.b64encode(wav()).decode()
+    answers = [
+        http.post("/v1/jobs", files={"file": ("a.wav", wav())}, data={"top_k": "2", "include": "cam,windows"}),
+        http.post("/v1/jobs", json={"audio_data": encoded, "top_k": 2, "include": ["cam", "windows"]}),
+        http.post(
+            "/v1/jobs", content=wav(), headers={"content-type": "audio/wav"},
+            params={"top_k": 2, "include": ["cam", "windows"]},
+        ),
+    ]  # fmt: skip
+    works = [worker.start(answer.json()["id"]) for answer in answers]
+    assert all(work.audio == wav() for work in works)
+    assert all(work.options == works[0].options for work in works)
+    assert works[0].options.top_k == 2
+
+
+@pytest.mark.parametrize("prefix", ["", "data:audio/wav;base64,"])
+def test_base64_may_hold_line_breaks_and_a_data_url_prefix(
+    http: httpx.Client, worker: StandInWorker, prefix: str
+) -> None:
+    """What browsers and MIME encoders produce is accepted."""
+    text = prefix + base64.encodebytes(wav()).decode()
+    answer = http.post("/v1/jobs", json={"audio_data": text})
+    assert worker.start(answer.json()["id"]).audio == wav()
+
+
+def test_poll_shows_every_state(http: httpx.Client, worker: StandInWorker) -> None:
+    """queued, running, succeeded with result and timings; the document fits its schema each time."""
+    job_id = str(submit(http)["id"])
+    assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
+    worker.start(job_id)
+    running = Job.model_validate(http.get(f"/v1/jobs/{job_id}").json())
+    assert (running.status, running.queue_position, running.result) == ("running", None, None)
+    worker.finish(job_id)
+    job = Job.model_validate(http.get(f"/v1/jobs/{job_id}").json())
+    assert job.status == "succeeded"
+    assert job.result is not None
+    assert [p.class_ for p in job.result.predictions] == ["dog", "rain", "bell"]
+    assert job.timings.total is not None
+    assert job.timings.forward == 0.03
+    assert job.links["result"] == f"/v1/jobs/{job_id}/result"
+
+
+def test_prefer_wait_answers_200_when_quick_enough(http: httpx.Client, busy_worker: StandInWorker) -> None:
+    """RFC 7240: the finished job in the answer to its submission."""
+    answer = http.post("/v1/jobs", files={"file": wav()}, headers={"Prefer": "respond-async, wait=10"})
+    assert answer.status_code == 200
+    assert answer.headers["preference-applied"] == "wait=10"
+    assert answer.json()["result"]["predictions"][0] == {"class": "dog", "confidence": 0.7}
+
+
+def test_prefer_wait_answers_202_when_time_is_up(http: httpx.Client, worker: StandInWorker) -> None:
+    """Nobody works on it: the caller gets the queued job after the time it named."""
+    began = time.monotonic()
+    answer = http.post("/v1/jobs", files={"file": wav()}, headers={"Prefer": "wait=0.3"})
+    assert answer.status_code == 202
+    assert time.monotonic() - began >= 0.3
+    assert answer.json()["status"] == "queued"
+
+
+def test_get_with_wait_returns_at_the_next_change(http: httpx.Client, worker: StandInWorker) -> None:
+    """The line is held until the job changes, not until it is finished and not until time is up."""
+    job_id = str(submit(http)["id"])
+    timer = threading.Timer(0.3, worker.start, [job_id])
+    timer.start()
+    answer = http.get(f"/v1/jobs/{job_id}", params={"wait": 15})
+    timer.join()
+    assert answer.json()["status"] == "running"
+
+
+def test_waiting_is_capped_by_the_server(start_gateway: Start, worker: StandInWorker) -> None:
+    """A caller cannot hold a line longer than the server's limit."""
+    http = start_gateway(max_wait=0.2)
+    job_id = str(submit(http)["id"])
+    began = time.monotonic()
+    assert http.get(f"/v1/jobs/{job_id}", params={"wait": 3_600}).json()["status"] == "queued"
+    assert time.monotonic() - began < 10
+
+
+def test_result_in_three_representations(http: httpx.Client, worker: StandInWorker) -> None:
+    """JSON, MessagePack and NPZ by Accept hold the same numbers."""
+    job_id = str(submit(http, include="maps,spectrogram,waveform,embedding,windows,cam")["id"])
+    worker.finish(job_id)
+    url = f"/v1/jobs/{job_id}/result"
+    plain = ResultJSON.model_validate(http.get(url).json())
+    packed = http.get(url, headers={"Accept": "application/msgpack"})
+    zipped = http.get(url, headers={"Accept": "application/x-npz;q=0.9, text/html;q=0.1"})
+    assert packed.headers["content-type"] == "application/msgpack"
+    assert msgpack.unpackb(packed.content)["predictions"][0]["class"] == "dog"
+    result = unpack_result(packed.content)
+    with np.load(__import__("io").BytesIO(zipped.content)) as arrays:
+        assert set(arrays.files) == {
+            "meta", "spectrogram", "embedding", "cam", "waveform", "maps/stem", "maps/layer1", "maps/layer1.block1",
+        }  # fmt: skip
+        np.testing.assert_array_equal(arrays["maps/stem"], result.maps["stem"])
+    assert plain.maps is not None
+    assert list(plain.maps) == ["stem", "layer1.block1", "layer1"]
+    np.testing.assert_allclose(plain.maps["stem"].values, result.maps["stem"], rtol=1e-3)
+    assert plain.spectrogram is not None
+    assert plain.spectrogram.shape == [4, 6]
+    assert plain.embedding is not None
+    assert plain.embedding.values == [0.5, 0.3333]
+    assert plain.waveform is not None
+    assert (plain.waveform.min, plain.waveform.max) == ([-0.5, -0.25], [0.5, 0.75])
+    assert plain.windows is not None
+    assert len(plain.windows) == 2
+    assert plain.cam is not None
+
+
+def test_only_what_was_asked_for_is_in_the_result(http: httpx.Client, worker: StandInWorker) -> None:
+    """Parts are on request: a plain job's result has none of them."""
+    job_id = str(submit(http)["id"])
+    worker.finish(job_id)
+    result = http.get(f"/v1/jobs/{job_id}/result").json()
+    assert not {"maps", "spectrogram", "waveform", "embedding", "windows", "cam"} & set(result)
+
+
+def test_result_before_the_end_is_a_409(http: httpx.Client, worker: StandInWorker) -> None:
+    """A job without a result says in which state it is."""
+    answer = http.get(f"/v1/jobs/{submit(http)['id']}/result")
+    assert (answer.status_code, answer.json()["code"]) == (409, "result_not_ready")
+    assert "queued" in answer.json()["detail"]
+
+
+def test_unacceptable_representation(http: httpx.Client, worker: StandInWorker) -> None:
+    """406 names what can be sent."""
+    job_id = str(submit(http)["id"])
+    worker.finish(job_id)
+    answer = http.get(f"/v1/jobs/{job_id}/result", headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.json()["code"]) == (406, "not_acceptable")
+    assert "application/x-npz" in answer.json()["detail"]
+
+
+def test_failed_job_tells_code_and_reason(http: httpx.Client, worker: StandInWorker) -> None:
+    """A job that failed in the worker is told with 200 and its error inside."""
+    job_id = str(submit(http)["id"])
+    worker.fail(job_id, InferenceFailed("numbers that are not finite"))
+    job = http.get(f"/v1/jobs/{job_id}").json()
+    assert job["status"] == "failed"
+    assert job["error"] == {
+        "code": "inference_failed", "title": "The model failed on this sound", "detail": "numbers that are not finite",
+    }  # fmt: skip
+
+
+def test_delete_cancels_then_forgets(http: httpx.Client, worker: StandInWorker) -> None:
+    """What waits is cancelled and can still be read; deleting it again forgets it."""
+    url = f"/v1/jobs/{submit(http)['id']}"
+    assert http.delete(url).status_code == 204
+    assert http.get(url).json()["status"] == "cancelled"
+    assert http.delete(url).status_code == 204
+    assert http.get(url).status_code == 404
+    assert http.delete(url).json()["code"] == "job_not_found"
+
+
+def test_expired_job_is_410_and_unknown_is_404(start_gateway: Start, worker: StandInWorker) -> None:
+    """An id that never was is told from one whose result has expired."""
+    http = start_gateway()
+    job_id = str(submit(http)["id"])
+    worker.finish(job_id)
+    worker._client.delete(f"otoscope:job:{job_id}")  # what its time to live does
+    for path in ("", "/result", "/events"):
+        assert http.get(f"/v1/jobs/{job_id}{path}").json()["code"] == "job_expired"
+        assert http.get(f"/v1/jobs/{'0' * 32}{path}").json()["code"] == "job_not_found"
+    assert http.delete(f"/v1/jobs/{job_id}").status_code == 410
+
+
+def test_idempotency_key_returns_the_first_job(http: httpx.Client, worker: StandInWorker) -> None:
+    """A repeat is the same job, another request under the same key is refused."""
+    headers = {"Idempotency-Key": "k1"}
+    first = http.post("/v1/jobs", files={"file": wav()}, headers=headers).json()["id"]
+    again = http.post("/v1/jobs", files={"file": wav()}, headers=headers).json()["id"]
+    other = http.post("/v1/jobs", files={"file": wav(0.5)}, headers=headers)
+    assert first == again
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
+
+
+def test_full_queue_is_429_with_retry_after(start_gateway: Start, worker: StandInWorker) -> None:
+    """Past the limit of unfinished jobs nothing is accepted; a finished one makes room."""
+    http = start_gateway(queue_limit=2)
+    ids = [str(submit(http)["id"]) for _ in range(2)]
+    answer = http.post("/v1/jobs", files={"file": wav()})
+    assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")
+    assert int(answer.headers["retry-after"]) >= 1
+    worker.finish(ids[0])
+    submit(http)
+
+
+def test_without_a_worker_the_model_is_unknown(http: httpx.Client) -> None:
+    """Before any worker has announced a model: 503, try again."""
+    answer = http.post("/v1/jobs", files={"file": wav()})
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+    assert "retry-after" in answer.headers
+
+
+def test_deadline_without_a_worker_fails_the_job(start_gateway: Start, worker: StandInWorker) -> None:
+    """No job stays queued for ever: the gateway gives up what nobody took in time."""
+    http = start_gateway(job_deadline=0.1)
+    job_id = str(submit(http)["id"])
+    job = http.get(f"/v1/jobs/{job_id}", params={"wait": 15}).json()
+    assert (job["status"], job["error"]["code"]) == ("failed", "deadline_exceeded")

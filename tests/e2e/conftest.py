@@ -1,0 +1,100 @@
+"""The real stack: Valkey, worker and gateway as processes of their own, with a tiny model and the shipped ones."""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import PYTHON, ROOT, start_server, write_tiny_model
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Stack:
+    """Addresses and processes of a running stack."""
+
+    url: str
+    worker_metrics: str
+    environment: dict[str, str]
+    processes: dict[str, subprocess.Popen[bytes]]
+    logs: Path
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60)
+
+    def start(self, name: str) -> None:
+        """`api` or `worker`, logging to a file of its own."""
+        with (self.logs / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [PYTHON, "-m", name], cwd=ROOT, env=self.environment, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def until_ready(self, seconds: float = 90) -> None:
+        deadline = time.monotonic() + seconds
+        with self.client() as http:
+            while time.monotonic() < deadline:
+                for name, process in self.processes.items():
+                    assert process.poll() is None, f"{name} ended:\n{(self.logs / f'{name}.log').read_text()}"
+                try:
+                    if http.get("/health/ready").status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.1)
+        raise AssertionError("the stack did not get ready:\n" + "".join(p.read_text() for p in self.logs.glob("*.log")))
+
+    def stop(self, name: str, with_signal: int = signal.SIGTERM, timeout: float = 30) -> int:
+        process = self.processes.pop(name)
+        process.send_signal(with_signal)
+        return process.wait(timeout)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """One stack for all end-to-end tests; none of them may leave it broken."""
+    with tempfile.TemporaryDirectory(prefix="oto") as name:
+        directory = Path(name)
+        models = directory / "models"
+        write_tiny_model(models / "tiny")
+        for shipped in (ROOT / "models").glob("*/config.json"):
+            (models / shipped.parent.name).symlink_to(shipped.parent)
+        server, redis_socket = start_server(directory, "--appendonly", "yes")
+        port, metrics_port = free_port(), free_port()
+        running = Stack(
+            url=f"http://127.0.0.1:{port}",
+            worker_metrics=f"http://127.0.0.1:{metrics_port}/metrics",
+            environment={
+                **os.environ,
+                "OTOSCOPE_REDIS_URL": f"unix://{redis_socket}",
+                "OTOSCOPE_PORT": str(port),
+                "OTOSCOPE_METRICS_PORT": str(metrics_port),
+                "OTOSCOPE_MODELS_DIR": str(models),
+                "OTOSCOPE_DEFAULT_MODEL": "tiny",
+                "OTOSCOPE_VISIBILITY_TIMEOUT": "5",
+            },
+            processes={},
+            logs=directory,
+        )
+        running.start("worker")
+        running.start("api")
+        try:
+            running.until_ready()
+            yield running
+        finally:
+            statuses = {name: running.stop(name) for name in list(running.processes)}
+            server.terminate()
+            server.wait()
+            assert statuses == {"worker": 0, "api": 0}, statuses

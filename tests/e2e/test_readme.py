@@ -1,0 +1,76 @@
+"""The README's own commands, run as they stand there against the real stack."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PYTHON, ROOT
+from tests.e2e.conftest import Stack
+from tests.sounds import chirp, encode
+
+pytestmark = pytest.mark.stack
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def reader(stack: Stack, tmp_path: Path) -> dict[str, str]:
+    """A folder with a `dog.ogg`, and the environment of somebody who has just typed `make up`."""
+    (tmp_path / "dog.ogg").write_bytes(encode(chirp(1.0, 16_000), 16_000, "OGG", "VORBIS"))
+    return {
+        **os.environ,
+        "PATH": f"{Path(PYTHON).parent}:{os.environ['PATH']}",
+        "OTOSCOPE_URL": stack.url,
+        "HERE": str(tmp_path),
+    }
+
+
+@pytest.mark.parametrize("block", blocks("sh"))
+def test_shell_block_runs(stack: Stack, reader: dict[str, str], block: str) -> None:
+    """Every `sh` block ends well, and no curl in it is answered with an error."""
+    script = block.replace("localhost:8000", stack.url.removeprefix("http://")).replace(
+        "curl ", "curl --fail-with-body "
+    )
+    if "$job" in script and "job=" not in script:
+        pytest.fail("a block uses a variable of another")
+    ran = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=reader["HERE"], env=reader, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, f"{script}\n{ran.stdout}\n{ran.stderr}"
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_block_runs(stack: Stack, reader: dict[str, str], block: str) -> None:
+    """Every Python block runs as a program of its own."""
+    ran = subprocess.run(
+        [PYTHON, "-c", block], cwd=reader["HERE"], env=reader, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_commands_that_install_or_train_exist() -> None:
+    """The blocks that are not run here name commands that are there: make's targets and otoscope's options."""
+    told = "\n".join(blocks("console"))
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", told):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for command in set(re.findall(r"otoscope (\w+)", told)):
+        ran = subprocess.run([PYTHON, "-m", "otoscope", command, "--help"], capture_output=True, text=True, check=True)
+        for option in re.findall(rf"otoscope {command}.*", told):
+            for flag in re.findall(r"--[a-z-]+", option):
+                assert flag in ran.stdout, (command, flag)
+
+
+def test_links_lead_somewhere() -> None:
+    """Every file that the README and docs link to is there."""
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"

@@ -1,0 +1,228 @@
+"""Real sound through real processes."""
+
+import asyncio
+import base64
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from shared.contract import unpack_result
+from shared.schemas import EvaluateResponse, Job
+from tests.e2e.conftest import Stack
+from tests.sounds import chirp, encode
+
+pytestmark = pytest.mark.stack
+
+PARTS = "maps,spectrogram,waveform,embedding,windows,cam"
+
+
+@pytest.fixture
+def http(stack: Stack) -> Iterator[httpx.Client]:
+    """A client of the stack's gateway."""
+    with stack.client() as client:
+        yield client
+
+
+def classify(http: httpx.Client, body: bytes, **options: str) -> Job:
+    answer = http.post("/v1/jobs", files={"file": ("s", body)}, data=options, headers={"Prefer": "wait=30"})
+    assert answer.status_code == 200, answer.text
+    return Job.model_validate(answer.json())
+
+
+def sound(seconds: float = 1.0, rate: int = 16_000) -> bytes:
+    return encode(chirp(seconds, rate), rate, "WAV", "PCM_16")
+
+
+def test_poll_wait_and_stream_agree(http: httpx.Client) -> None:
+    """One sound, three ways to the answer, one answer."""
+    waited = classify(http, sound())
+    polled = http.post("/v1/jobs", files={"file": sound()}).json()
+    while (state := http.get(polled["links"]["self"]).json())["status"] in ("queued", "running"):
+        pass
+    streamed = http.post("/v1/jobs", files={"file": sound()}).json()
+    events = http.get(streamed["links"]["events"]).text
+    assert re.findall(r"^event: (\w+)", events, re.MULTILINE) == ["status"] * 3 + ["result"]
+    last = json.loads(re.findall(r"^data: (.*)$", events, re.MULTILINE)[-1])
+    assert waited.result is not None
+    expected = waited.result.model_dump(by_alias=True, mode="json")["predictions"]
+    assert state["result"]["predictions"] == last["result"]["predictions"] == expected
+    assert len(expected) == 5
+
+
+def test_every_part_of_a_result_is_there(http: httpx.Client) -> None:
+    """Maps of every stage and block, spectrogram, embedding, class activation, waveform, windows."""
+    job = classify(http, sound(2.2), include=PARTS)
+    assert job.result is not None
+    packed = http.get(job.links["result"], headers={"Accept": "application/msgpack"})
+    result = unpack_result(packed.content)
+    assert list(result.maps) == ["stem", "layer1.block1", "layer1", "layer2.block1", "layer2"]
+    assert result.maps["stem"].shape == (8, 26)
+    assert result.spectrogram is not None
+    assert result.spectrogram.shape == (32, 101)
+    assert result.cam is not None
+    assert result.cam.shape == result.maps["layer2"].shape
+    assert 0 <= result.cam.min() <= result.cam.max() <= 1
+    assert result.embedding is not None
+    assert result.embedding.shape == (16,)
+    assert result.waveform is not None
+    assert result.waveform.shape == (2, 1_000)
+    assert [round(w.start, 2) for w in result.windows] == [0.0, 0.5, 1.0, 1.2]
+    mean = np.mean([dict(w.predictions)[result.predictions[0][0]] for w in result.windows])
+    assert result.predictions[0][1] == pytest.approx(mean, abs=1e-5)
+    assert job.timings.model_dump().keys() == {"queue", "decode", "batch", "forward", "total"}
+    assert None not in job.timings.model_dump().values()
+
+
+def test_window_can_be_chosen(http: httpx.Client) -> None:
+    """`window=N` picks what the arrays are of; one that does not exist fails the job and says how many there are."""
+    job = classify(http, sound(2.2), include="spectrogram", window="2")
+    assert job.result is not None
+    assert job.result.window == 2
+    answer = http.post("/v1/jobs", files={"file": sound(2.2)}, data={"window": "9"}, headers={"Prefer": "wait=30"})
+    assert answer.json()["error"]["code"] == "invalid_request"
+    assert "4 windows" in answer.json()["error"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [
+        ("WAV", "PCM_U8"), ("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "PCM_32"), ("WAV", "FLOAT"),
+        ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"),
+    ],
+)  # fmt: skip
+def test_every_format_is_heard_alike(http: httpx.Client, container: str, subtype: str) -> None:
+    """The same chirp in every accepted format gives the same name, within what the coding costs."""
+    rate = 48_000 if subtype == "OPUS" else 16_000
+    reference = classify(http, encode(chirp(1.0, rate), rate, "WAV", "FLOAT"))
+    job = classify(http, encode(chirp(1.0, rate), rate, container, subtype))
+    assert reference.result is not None
+    assert job.result is not None
+    expected = {p.class_: p.confidence for p in reference.result.predictions}
+    got = {p.class_: p.confidence for p in job.result.predictions}
+    assert got == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000, 96_000])
+def test_rate_and_channels_do_not_change_the_answer(http: httpx.Client, rate: int, channels: int) -> None:
+    """A sound below 3 kHz holds nothing that 8 kHz would lose: every rate hears the same."""
+    reference = classify(http, encode(chirp(1.0, 16_000, top=3_000), 16_000, "WAV", "FLOAT"))
+    wave = chirp(1.0, rate, top=3_000)
+    if channels == 2:
+        wave = np.stack([wave, wave], axis=1)
+    job = classify(http, encode(wave, rate, "WAV", "FLOAT"))
+    assert reference.result is not None
+    assert job.result is not None
+    expected = {p.class_: p.confidence for p in reference.result.predictions}
+    assert {p.class_: p.confidence for p in job.result.predictions} == pytest.approx(expected, abs=0.03)
+
+
+def test_evaluate_answers_a_client_of_the_older_systems(http: httpx.Client) -> None:
+    """Synchronous, with every map, spectrogram and waveform, as they had it."""
+    body = {"audio_data": base64.b64encode(sound()).decode()}
+    said = EvaluateResponse.model_validate(http.post("/evaluate?spelling=old", json=body).json())
+    assert len(said.predictions) == 3
+    assert list(said.visualization) == ["stem", "layer1.block1", "layer1", "layer2.block1", "layer2"]
+    assert said.input_spectogram is not None
+    assert said.input_spectogram.shape == [32, 101]
+    assert len(said.waveform.values) == 2_000
+
+
+@pytest.mark.parametrize(("bad", "code"), [("nan", "audio_not_finite"), ("cut FLAC", "audio_truncated")])
+def test_what_only_decoding_shows_fails_the_job_with_the_same_codes(http: httpx.Client, bad: str, code: str) -> None:
+    """A file whose header is fine: accepted, then failed by the decoder."""
+    if bad == "nan":
+        body = encode(np.full(16_000, np.nan, np.float32), 16_000, "WAV", "FLOAT")
+    else:
+        body = encode(chirp(3.0, 16_000), 16_000, "FLAC", "PCM_16")
+        body = body[: len(body) // 2]
+    answer = http.post("/v1/jobs", files={"file": body}, headers={"Prefer": "wait=30"})
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["status"], answer.json()["error"]["code"]) == ("failed", code)
+
+
+def test_bad_sound_in_a_crowd_fails_alone(http: httpx.Client) -> None:
+    """Forty at once, every fourth of them broken: the others get the answer they get alone."""
+    alone = classify(http, sound())
+    nan = encode(np.full(16_000, np.nan, np.float32), 16_000, "WAV", "FLOAT")
+
+    def send(number: int) -> dict[str, object]:
+        body = nan if number % 4 == 0 else sound()
+        answer = http.post("/v1/jobs", files={"file": body}, headers={"Prefer": "wait=60"})
+        return answer.json()  # type: ignore[no-any-return]
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = [Job.model_validate(tree) for tree in pool.map(send, range(40))]
+    assert alone.result is not None
+    expected = {p.class_: p.confidence for p in alone.result.predictions}
+    for number, job in enumerate(answers):
+        if number % 4 == 0:
+            assert job.error is not None
+            assert job.error.code == "audio_not_finite"
+        else:
+            assert job.result is not None, job
+            got = {p.class_: p.confidence for p in job.result.predictions}
+            assert got == pytest.approx(expected, abs=0.01)
+
+
+def test_ten_minutes_are_cut_and_combined(http: httpx.Client) -> None:
+    """The longest sound that is accepted: over a thousand windows of the tiny model, one answer."""
+    job = classify(http, encode(chirp(600, 8_000), 8_000, "FLAC", "PCM_16"))
+    assert job.result is not None, job.error
+    assert job.result.window_count == 1_199
+    assert job.result.combined == "mean of the probabilities of 1199 windows"
+
+
+def test_python_client_sync_and_async(stack: Stack, tmp_path: Path) -> None:
+    """`from otoscope import Client`: path, bytes and array; submit and wait; stream; arrays; errors by class."""
+    from otoscope import AsyncClient, Client
+    from shared.errors import NotAudio
+
+    path = tmp_path / "a.wav"
+    path.write_bytes(sound())
+    with Client(stack.url) as client:
+        by_path = client.classify(path)
+        by_array = client.classify(chirp(1.0, 16_000), rate=16_000)
+        assert by_path.result is not None
+        assert by_array.result is not None
+        assert by_path.result.predictions[0].class_ == by_array.result.predictions[0].class_
+        job = client.wait(client.submit(sound(), include=["maps"]).id)
+        assert client.result(job.id).maps["stem"].shape == (8, 26)
+        with pytest.raises(NotAudio):
+            client.classify(b"hello there, this is text")
+        assert "tiny" in [card.name for card in client.models().models]
+
+    async def ask() -> Job:
+        async with AsyncClient(stack.url) as client:
+            return await client.classify(path)
+
+    assert asyncio.run(ask()).result == by_path.result
+
+
+def test_worker_metrics_show_every_stage(stack: Stack, http: httpx.Client) -> None:
+    """Time in queue, decoding, waiting for a batch, forward pass and storing; batch sizes; models ready."""
+    classify(http, sound())
+    text = httpx.get(stack.worker_metrics).text
+    for stage in ("queue", "decode", "batch_wait", "forward", "store"):
+        match = re.search(rf'^otoscope_worker_stage_seconds_count{{stage="{stage}"}} (\S+)$', text, re.MULTILINE)
+        assert match, stage
+        assert float(match[1]) > 0, stage
+    assert re.search(r'^otoscope_worker_model_ready{model="tiny"} 1', text, re.MULTILINE)
+    assert re.search(r"^otoscope_worker_batch_size_count [1-9]", text, re.MULTILINE)
+
+
+def test_gateway_process_has_no_torch_and_stays_light(stack: Stack, http: httpx.Client) -> None:
+    """Below 150 MB resident, after all that was sent through it."""
+    classify(http, sound(), include=PARTS)
+    status = Path(f"/proc/{stack.processes['api'].pid}/status").read_text()
+    resident = int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
+    assert resident < 150, f"{resident:.0f} MB"
+    mapped = Path(f"/proc/{stack.processes['api'].pid}/maps").read_text()
+    assert "libtorch" not in mapped
+    assert "libsndfile" not in mapped

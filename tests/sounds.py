@@ -1,0 +1,196 @@
+"""Sounds and sound files for tests: synthesised, encoded in every accepted form, or put together by hand.
+
+Waveforms are (frames, channels) float32 within -1..1. Nothing here is random unless it takes a seed.
+"""
+
+import io
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+Wave = NDArray[np.float32]  # (frames, channels)
+
+
+# --- waveforms ------------------------------------------------------------------------------------------------------
+
+
+def tone(seconds: float = 1.0, rate: int = 44_100, channels: int = 1, hz: float = 440.0, level: float = 0.5) -> Wave:
+    """A sine, the same in every channel."""
+    time = np.arange(round(seconds * rate)) / rate
+    return spread(level * np.sin(2 * np.pi * hz * time), channels)
+
+
+def chirp(
+    seconds: float = 1.0,
+    rate: int = 44_100,
+    channels: int = 1,
+    low: float = 200.0,
+    high: float = 3_000.0,
+    level: float = 0.5,
+) -> Wave:
+    """A sine that rises from `low` to `high` Hz and fades in and out: no two moments are alike."""
+    time = np.arange(round(seconds * rate)) / rate
+    phase = 2 * np.pi * (low * time + (high - low) * time**2 / (2 * seconds))
+    return spread(level * np.sin(phase) * np.sin(np.pi * time / seconds) ** 0.5, channels)
+
+
+def noise(seconds: float = 1.0, rate: int = 44_100, channels: int = 1, level: float = 0.1, seed: int = 0) -> Wave:
+    """White noise, another in every channel."""
+    samples = np.random.default_rng(seed).standard_normal((round(seconds * rate), channels))
+    return np.clip(level * samples, -1, 1).astype(np.float32)
+
+
+def spread(samples: NDArray[np.floating], channels: int) -> Wave:
+    """The same samples in that many channels."""
+    return np.repeat(samples.astype(np.float32)[:, None], channels, axis=1)
+
+
+# --- files, encoded -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to store a sound, and how far from it the decoded sound may be: RMS error over RMS of the sound."""
+
+    container: str
+    subtype: str
+    tolerance: float
+    endian: str = "FILE"
+    channels: tuple[int, ...] = (1, 2, 8)
+    rates: tuple[int, ...] = (8_000, 16_000, 22_050, 44_100, 48_000, 96_000)  # Hz
+
+
+FORMS: dict[str, Form] = {
+    "WAV 8 bit": Form("WAV", "PCM_U8", 0.02),
+    "WAV 16 bit": Form("WAV", "PCM_16", 1e-4),
+    "WAV 24 bit": Form("WAV", "PCM_24", 1e-6),
+    "WAV 32 bit": Form("WAV", "PCM_32", 1e-6),
+    "WAV float": Form("WAV", "FLOAT", 1e-6),
+    "WAV double": Form("WAV", "DOUBLE", 1e-6),
+    "WAV A-law": Form("WAV", "ALAW", 0.03),
+    "WAV µ-law": Form("WAV", "ULAW", 0.03),
+    "WAVEX 16 bit": Form("WAVEX", "PCM_16", 1e-4),
+    "WAVEX float": Form("WAVEX", "FLOAT", 1e-6),
+    "RF64 24 bit": Form("RF64", "PCM_24", 1e-6),
+    "AIFF 8 bit": Form("AIFF", "PCM_S8", 0.02),
+    "AIFF 16 bit": Form("AIFF", "PCM_16", 1e-4),
+    "AIFF 24 bit": Form("AIFF", "PCM_24", 1e-6),
+    "AIFF 32 bit": Form("AIFF", "PCM_32", 1e-6),
+    "AIFF-C unsigned": Form("AIFF", "PCM_U8", 0.02),
+    "AIFF-C little-endian": Form("AIFF", "PCM_16", 1e-4, "LITTLE"),
+    "AIFF-C little-endian 24": Form("AIFF", "PCM_24", 1e-6, "LITTLE"),
+    "AIFF-C float": Form("AIFF", "FLOAT", 1e-6),
+    "AIFF-C double": Form("AIFF", "DOUBLE", 1e-6),
+    "AIFF-C A-law": Form("AIFF", "ALAW", 0.03),
+    "AIFF-C µ-law": Form("AIFF", "ULAW", 0.03),
+    "FLAC 8 bit": Form("FLAC", "PCM_S8", 0.02),
+    "FLAC 16 bit": Form("FLAC", "PCM_16", 1e-4),
+    "FLAC 24 bit": Form("FLAC", "PCM_24", 1e-6),
+    "Ogg Vorbis": Form("OGG", "VORBIS", 0.1),
+    "Ogg Opus": Form("OGG", "OPUS", 0.1, rates=(8_000, 12_000, 16_000, 24_000, 48_000)),
+    "MP3": Form("MP3", "MPEG_LAYER_III", 0.1, channels=(1, 2), rates=(8_000, 16_000, 22_050, 44_100, 48_000)),
+}
+
+
+def encode(
+    wave: Wave,
+    rate: int,
+    container: str = "WAV",
+    subtype: str = "PCM_16",
+    *,
+    endian: str = "FILE",
+    bitrate_mode: str | None = None,
+) -> bytes:
+    """The file that libsndfile makes of it; `bitrate_mode` is for MP3: CONSTANT, AVERAGE or VARIABLE."""
+    file = io.BytesIO()
+    level = None if bitrate_mode is None else 0.5
+    soundfile.write(
+        file, wave, rate, subtype, endian, container, compression_level=level, bitrate_mode=bitrate_mode
+    )  # fmt: skip
+    return file.getvalue()
+
+
+def encode_m4a(wave: Wave, rate: int, codec: str = "aac") -> bytes:
+    """An M4A file with AAC or ALAC ("alac"); needs the optional PyAV."""
+    import av
+
+    file = io.BytesIO()
+    layout = {1: "mono", 2: "stereo", 6: "5.1"}[wave.shape[1]]
+    with av.open(file, "w", format="ipod") as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T), format="fltp", layout=layout)
+        frame.sample_rate = rate
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    return file.getvalue()
+
+
+# --- files, by hand -------------------------------------------------------------------------------------------------
+
+
+def chunk(name: bytes, body: bytes, *, size: int | None = None, order: str = "<") -> bytes:
+    """A chunk of a WAV ("<") or AIFF (">") file, padded to an even size; `size` makes it lie."""
+    claimed = len(body) if size is None else size
+    return struct.pack(f"{order}4sI", name, claimed) + body + b"\0" * (len(body) & 1)
+
+
+def wav_format(rate: int = 16_000, channels: int = 1, *, tag: int = 1, bits: int = 16, block: int | None = None) -> bytes:
+    """A WAV format chunk."""
+    block = channels * bits // 8 if block is None else block
+    speed = min(rate * block, 0xFFFFFFFF)
+    return chunk(b"fmt ", struct.pack("<HHIIHH", tag, channels, rate, speed, block, bits))
+
+
+def riff(*chunks: bytes, magic: bytes = b"RIFF") -> bytes:
+    """A WAV file of these chunks."""
+    body = b"WAVE" + b"".join(chunks)
+    return magic + struct.pack("<I", min(len(body), 0xFFFFFFFF)) + body
+
+
+def flac_of_silence(seconds: float, rate: int, channels: int, *, claimed: int | None = None) -> bytes:
+    """FLAC at its smallest: about 30 bytes for 65,535 frames of 8 channels. `claimed` frames stand in the header."""
+    block = 65_535
+    frames = round(seconds * rate)
+    info = struct.pack(">HH6x", block, block)
+    info += (rate << 44 | (channels - 1) << 41 | 15 << 36 | (frames if claimed is None else claimed)).to_bytes(8, "big")
+    parts = [b"fLaC\x80\x00\x00\x22", info, bytes(16)]
+    for number in range(-(-frames // block)):
+        # Fixed blocks of a 16-bit size, rate from the header, 16 bits a sample; one constant subframe a channel.
+        count = min(block, frames - number * block)
+        head = b"\xff\xf8\x70" + bytes([(channels - 1) << 4 | 8]) + _utf8(number) + struct.pack(">H", count - 1)
+        head += bytes([_crc(head, 8, 0x07)])
+        body = head + b"\0\0\0" * channels
+        parts += [body, struct.pack(">H", _crc(body, 16, 0x8005))]
+    return b"".join(parts)
+
+
+def ogg_page(packet: bytes, *, position: int = 0, serial: int = 1, number: int = 0, flags: int = 2) -> bytes:
+    """An Ogg page that holds one packet of up to 65,025 bytes, with its checksum."""
+    table = b"\xff" * (len(packet) // 255) + bytes([len(packet) % 255])
+    head = struct.pack("<4sBBqIIIB", b"OggS", 0, flags, position, serial, number, 0, len(table))
+    page = head + table + packet
+    return page[:22] + struct.pack("<I", _crc(page, 32, 0x04C11DB7)) + page[26:]
+
+
+def id3(size: int = 300) -> bytes:
+    """An ID3v2 tag of that many bytes behind its header, which look like anything but sound."""
+    return b"ID3\x04\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + b"\0" * size
+
+
+def _utf8(number: int) -> bytes:
+    return chr(number).encode() if not 0xD800 <= number <= 0xDFFF else bytes(
+        [0xE0 | number >> 12, 0x80 | number >> 6 & 63, 0x80 | number & 63]
+    )  # fmt: skip
+
+
+def _crc(data: bytes, bits: int, polynomial: int) -> int:
+    """Plain CRC, most significant bit first, as FLAC and Ogg use it."""
+    value, top, mask = 0, 1 << (bits - 1), (1 << bits) - 1
+    for byte in data:
+        value ^= byte << (bits - 8)
+        for _ in range(8):
+            value = (value << 1 ^ polynomial) & mask if value & top else value << 1
+    return value
