@@ -5,7 +5,7 @@ What a setting does under load is said beside it; unsafe combinations are refuse
 
 import os
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -91,7 +91,7 @@ class Settings(BaseSettings):
         parts = urlsplit(self.redis_url)
         if parts.scheme != "unix":
             return self.redis_url
-        return f"redis+socket://{quote(parts.path)}?virtual_host=0"
+        return f"redis+socket://{quote(unquote(parts.path))}?virtual_host=0"
 
     @property
     def model_names(self) -> tuple[str, ...]:

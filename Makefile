@@ -1,0 +1,75 @@
+# `make up` starts everything on this machine, `make test` checks it. Neither needs root, Docker or a GPU.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.ONESHELL:
+.PHONY: help up test clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := $(shell sed -n 's/^ *"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+
+up: $(VENV)/.installed ## start server, worker and gateway, and stay up; OTOSCOPE_PORT=8000 moves the port
+	@exec $(BIN)/otoscope up
+
+test: $(VENV)/.installed-dev ## ruff, mypy and every test; ARGS='-k client' are pytest's
+	@unset "$${!OTOSCOPE_@}" # a stack of yours must not be what the tests talk to
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/pytest $(ARGS)
+
+clean: ## remove .venv and caches; the state in .otoscope stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+
+# A changed pyproject.toml installs again; an unchanged one costs nothing.
+$(VENV)/.installed: pyproject.toml | $(VENV)/.created
+	@installed=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null || true)
+	if [ "torch==$${installed%%+*}" = "$(TORCH)" ]; then
+	    echo "torch $$installed is there"
+	elif nvidia-smi -L >/dev/null 2>&1 || [ -e /proc/driver/nvidia/version ]; then
+	    echo "Installing torch for the NVIDIA GPU"
+	    $(PIP) install "$(TORCH)"
+	# Asked for once and briefly, so that a network that swallows what it does not like costs seconds.
+	elif $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(CPU_WHEELS)/torch/", timeout=5)' 2>/dev/null \
+	    && echo "Installing the CPU build of torch" \
+	    && $(PIP) install --extra-index-url $(CPU_WHEELS) "$(TORCH)+cpu"; then
+	    :
+	else
+	    echo "Installing torch as pip finds it"
+	    $(PIP) install "$(TORCH)"
+	fi
+	$(PIP) install --editable '.[worker,local,train]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) install --editable '.[worker,local,train,dev]'
+	@touch $@
+
+$(VENV)/.created:
+	@for python in $(PYTHON) python3.14 python3.13 python3.12 python3.11; do
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi
+	    python=
+	done
+	if [ -z "$$python" ]; then
+	    echo "Otoscope needs Python 3.11 or newer, and there is none here ($(PYTHON) is $$($(PYTHON) --version 2>&1 || true))." >&2
+	    echo "Install one, or name one: make up PYTHON=/path/to/python3" >&2
+	    exit 1
+	fi
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then
+	    version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	    echo "$$python cannot make virtual environments: its venv package is missing." >&2
+	    echo "On Debian and Ubuntu: sudo apt install python$$version-venv" >&2
+	    exit 1
+	fi
+	if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+	    "$$python" -m venv --clear $(VENV)
+	fi
+	touch $@

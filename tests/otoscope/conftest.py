@@ -1,0 +1,23 @@
+"""The fake service, and a command line that talks to it."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.otoscope.fake import FakeService
+
+
+@pytest.fixture
+def service() -> Iterator[FakeService]:
+    fake = FakeService()
+    yield fake
+    fake.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have a stack of their own."""
+    for name in list(os.environ):
+        if name.startswith("OTOSCOPE_"):
+            monkeypatch.delenv(name)

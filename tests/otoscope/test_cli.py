@@ -1,0 +1,185 @@
+"""The command line as a program: what it prints where, and its exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from typer.testing import CliRunner
+
+from otoscope.cli import app
+from otoscope.many import expand
+from tests.otoscope.fake import FakeService, job_document, problem, sse
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(service: FakeService, tmp_path: Path) -> Run:
+    """`run(*arguments)` in a directory of its own, with OTOSCOPE_URL at the fake service."""
+
+    def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        known = dict(os.environ, PYTHONPATH=os.getcwd(), OTOSCOPE_URL=service.url, COLUMNS="100") | environment
+        command = [sys.executable, "-m", "otoscope", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=known, capture_output=True, text=True, timeout=60)
+
+    return start
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> list[str]:
+    names = ["a.wav", "b.wav", "c [take 2].wav"]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    return names
+
+
+def test_table(run: Run, sounds: list[str]) -> None:
+    """Several files give one table in their order, and nothing on stderr where there is no terminal."""
+    done = run("classify", *sounds)
+    assert (done.returncode, done.stderr) == (0, "")
+    _, *lines = done.stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines] == sounds
+    assert all("dog" in line and "90%" in line and "cat 10%" in line for line in lines)
+
+
+def test_json_lines(run: Run, sounds: list[str], service: FakeService) -> None:
+    """--json prints one object a file, in order, and nothing else, however the answers come in."""
+    service.outcome = lambda seen, job_id: job_document(job_id, "succeeded")
+    done = run("classify", "--json", "--top-k", "2", "--include", "maps,cam", "--model", "tiny", *sounds)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["file"] for line in lines] == sounds
+    assert lines[0]["predictions"][0] == {"class": "dog", "confidence": 0.9}
+    assert service.seen[0].fields == {"model": "tiny", "top_k": "2", "include": "maps,cam"}
+
+
+def test_failed_files(run: Run, sounds: list[str], service: FakeService, tmp_path: Path) -> None:
+    """Every failure is one line that names its file; the others are classified all the same; the status is 1."""
+    (tmp_path / "folder").mkdir()
+    service.outcome = lambda seen, job_id: (
+        job_document(job_id, "failed", error={"code": "not_audio", "title": "t", "detail": "that is text"})
+        if seen.filename == "b.wav"
+        else job_document(job_id, "succeeded")
+    )
+    arguments = ("classify", *sounds, "none.wav", "x*.wav", "folder")
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert sorted(done.stderr.splitlines()) == [
+        "b.wav: that is text (not_audio)",
+        "folder: a directory; name its files, as in 'folder/*.wav'",
+        "none.wav: no such file",
+        "x*.wav: no file matches",
+    ]
+    done = run(*arguments, "--json")
+    assert done.returncode == 1
+    errors = {
+        line["file"]: line["error"]["code"] for line in map(json.loads, done.stdout.splitlines()) if "error" in line
+    }
+    unreadable = dict.fromkeys(["none.wav", "x*.wav", "folder"], "unreadable_file")
+    assert errors == {"b.wav": "not_audio", **unreadable}
+
+
+def test_quoted_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sounds: list[str]) -> None:
+    """A glob that the shell left alone is filled in; a name that merely looks like one is that file."""
+    monkeypatch.chdir(tmp_path)
+    assert expand(["?.wav"]) == ["a.wav", "b.wav"]
+    assert expand(["c [take 2].wav"]) == ["c [take 2].wav"]
+    assert expand(["none*"]) == ["none*"]
+
+
+def test_parallel_is_bounded(run: Run, tmp_path: Path, service: FakeService) -> None:
+    """Files are under way together, but never more than asked for."""
+    for number in range(12):
+        (tmp_path / f"{number}.wav").write_bytes(b"RIFF")
+    service.delay = 0.1
+    assert run("classify", "*.wav", "--parallel", "3").returncode == 0
+    assert service.most_active == 3
+
+
+def test_no_service(run: Run, sounds: list[str]) -> None:
+    """With nothing to ask, one line says how to start it, not one line a file and no traceback."""
+    done = run("classify", *sounds, "--url", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "otoscope up" in line
+
+
+def test_jobs(run: Run, service: FakeService, sounds: list[str]) -> None:
+    """show, wait, watch and cancel take the id that classify printed."""
+    job_id = json.loads(run("classify", "--json", sounds[0]).stdout)["id"]
+    assert "dog 90%" in run("jobs", "show", job_id).stdout
+    assert json.loads(run("jobs", "wait", job_id, "--json").stdout)["status"] == "succeeded"
+    service.streams.append(
+        ([sse("status", 1, job_document(job_id, "queued")), sse("result", 2, job_document(job_id, "succeeded"))], False)
+    )
+    watched = run("jobs", "watch", job_id)
+    assert (watched.returncode, watched.stdout.splitlines()[0]) == (0, "queued")
+    assert "dog 90%" in watched.stdout
+    assert run("jobs", "cancel", job_id).returncode == 0
+    missing = run("jobs", "show", "none")
+    assert (missing.returncode, missing.stderr) == (1, "otoscope: that is job_not_found\n")
+
+
+def test_failed_job_shows_in_the_status(run: Run, service: FakeService, sounds: list[str]) -> None:
+    """A script that waits for a job learns from the exit status that it failed."""
+    error = {"code": "poison", "title": "t", "detail": "it kept killing its worker"}
+    service.outcome = lambda _, job_id: job_document(job_id, "failed", error=error)
+    assert run("classify", sounds[0]).returncode == 1
+    done = run("jobs", "wait", "job0")
+    assert done.returncode == 1
+    assert "it kept killing its worker (poison)" in done.stdout
+
+
+def test_models(run: Run, service: FakeService) -> None:
+    """The table and --json say what is served and how good it is."""
+    table = run("models").stdout
+    assert "tiny (default)" in table
+    assert "75.0% on sounds" in table
+    assert json.loads(run("models", "--json").stdout)["default"] == "tiny"
+    service.first.append(problem(503, "store_unavailable", 3_600))
+    assert run("models").stderr == "otoscope: that is store_unavailable\n"
+
+
+def test_output_cut_short(run: Run, service: FakeService, sounds: list[str]) -> None:
+    """`otoscope ... | head` ends quietly."""
+    command = f"{sys.executable} -m otoscope classify --json {sounds[0]} {sounds[1]} | true"
+    environment = dict(os.environ, PYTHONPATH=os.getcwd(), OTOSCOPE_URL=service.url)
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+
+
+def test_start_is_light() -> None:
+    """Asking for help imports none of what only some commands need."""
+    heavy = ("torch", "celery", "fastapi", "httpx", "numpy", "redis", "pydantic")
+    code = f"import sys, otoscope.cli; sys.exit([m for m in {heavy} if m in sys.modules] or 0)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_lists_every_command(run: Run) -> None:
+    """The commands of training are there before their packages are imported."""
+    listed = run("--help").stdout
+    assert all(f"\n  {name} " in listed for name in ("up", "classify", "jobs", "models", "train", "evaluate"))
+
+
+def test_training_commands_are_imported_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train` has the options of its own module, which no other command imports; without its packages it says so."""
+    heard = []
+
+    def train(recipe: str, epochs: int = 60) -> None:
+        """Train a model."""
+        heard.append((recipe, epochs))
+
+    module = ModuleType("otoscope.train_cli")
+    monkeypatch.setattr(module, "train", train, raising=False)
+    monkeypatch.setitem(sys.modules, "otoscope.train_cli", module)
+    assert CliRunner().invoke(app, ["train", "esc50", "--epochs", "2"]).exit_code == 0
+    assert heard == [("esc50", 2)]
+    monkeypatch.setitem(sys.modules, "otoscope.train_cli", None)
+    missing = CliRunner().invoke(app, ["evaluate", "--model", "x"])
+    assert missing.exit_code == 1
+    assert "otoscope[worker,train]" in missing.stderr
