@@ -6,15 +6,14 @@ there is one way from a file to a waveform.
 """
 
 import importlib.util
-import io
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.containers import ACCEPTED, Header, read_header
+from shared.decoders import Block, open_blocks
 from shared.errors import (
     AudioChannels,
     AudioCorrupt,
@@ -29,7 +28,9 @@ from shared.errors import (
 
 Waveform = NDArray[np.float32]
 
-_BLOCK = 65_536  # frames decoded at a time: what bounds memory, whatever the file claims
+_PADDING = 0.5  # seconds over the limit that are let pass: codecs pad sounds that were cut to measure
+_ENOUGH = 0.5  # part of the announced samples that must come out of a lossy codec; players skip over damage too
+_LOUDEST = 2.0**32  # full scale is 1; integers stored as floats are far above it, and the network can still bear them
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class AudioLimits:
     max_rate: int = 192_000  # Hz
 
 
+@cache
 def aac_available() -> bool:
     """Whether M4A can be decoded: the optional PyAV is installed."""
     return importlib.util.find_spec("av") is not None
@@ -61,12 +63,17 @@ def probe(data: bytes, limits: AudioLimits | None = None) -> Header:
     limits = limits or AudioLimits()
     if not data:
         raise AudioEmpty(f"The upload is empty. Accepted: {accepted_formats()}.")
-    header = read_header(data)
+    header = read_header(data, accepted_formats())
     if header.container == "M4A":
         if not aac_available():
-            raise AudioUnsupported(f"M4A needs the optional PyAV package on this server. Accepted: {ACCEPTED}.")
-        return header
-    _check(header, limits)
+            raise AudioUnsupported(
+                "M4A is not accepted here: this server lacks the optional package PyAV (pip install 'otoscope[aac]')."
+                f" Accepted: {ACCEPTED}."
+            )
+        if header.frames is not None:  # its header is often vague about rate and channels; decoding tells
+            _check_length(header.frames, header.rate, limits)
+    else:
+        _check(header, limits)
     return header
 
 
@@ -89,7 +96,7 @@ def _check_length(frames: int, rate: int, limits: AudioLimits) -> None:
         raise AudioTooShort(
             f"The sound lasts {seconds * 1_000:.3g} ms; at least {limits.min_seconds * 1_000:g} ms are needed."
         )
-    if seconds > limits.max_seconds:
+    if seconds > limits.max_seconds + _PADDING:
         raise AudioTooLong(f"The sound lasts {seconds:,.1f} s; at most {limits.max_seconds:g} s are accepted.")
 
 
@@ -117,13 +124,10 @@ def decode(data: bytes, rate: int, limits: AudioLimits | None = None) -> Decoded
     import soxr
 
     limits = limits or AudioLimits()
-    header = probe(data, limits)
-    blocks: Iterator[Waveform]
-    if header.container == "M4A":
-        header, blocks = _open_aac(data, limits)
-    else:
-        header, blocks = _open_sndfile(data, header, limits)
-    budget = int(limits.max_seconds * header.rate)
+    claimed = probe(data, limits)
+    header, blocks = open_blocks(data, claimed)
+    _check(header, limits)
+    budget = int((limits.max_seconds + _PADDING) * header.rate)
     resampler = soxr.ResampleStream(header.rate, rate, 1, dtype="float32") if header.rate != rate else None
     parts: list[Waveform] = []
     frames = 0
@@ -131,75 +135,26 @@ def decode(data: bytes, rate: int, limits: AudioLimits | None = None) -> Decoded
         frames += len(block)
         if frames > budget:
             raise AudioTooLong(f"The sound lasts more than the {limits.max_seconds:g} s that are accepted.")
-        if not np.isfinite(block).all():
-            raise AudioNotFinite("The sound has samples that are NaN or infinite; all must be finite.")
-        parts.append(resampler.resample_chunk(block) if resampler else block)
+        mono = _mono(block)
+        parts.append(resampler.resample_chunk(mono) if resampler else mono)
     if resampler:
         parts.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+    if header.frames is not None:
+        needed = header.frames * (1 if header.container in ("WAV", "AIFF", "FLAC") else _ENOUGH)
+        if frames < needed:
+            raise AudioTruncated(
+                f"The {header.container} file announces {header.frames:,} samples a channel;"
+                f" only {frames:,} can be decoded."
+            )
     _check_length(frames, header.rate, limits)
-    if header.frames is not None and header.container in ("FLAC", "WAV", "AIFF") and frames < header.frames:
-        raise AudioTruncated(f"The header announces {header.frames:,} samples a channel; {frames:,} can be decoded.")
     return Decoded(np.concatenate(parts), rate, header.rate, header.channels, header.container)
 
 
-def _open_sndfile(data: bytes, header: Header, limits: AudioLimits) -> tuple[Header, Iterator[Waveform]]:
-    import soundfile
-
-    try:
-        file = soundfile.SoundFile(io.BytesIO(data))
-    except soundfile.LibsndfileError as error:
-        raise AudioCorrupt(f"The {header.container} file cannot be opened: {error.error_string}") from error
-    # What libsndfile will produce is what counts from here on.
-    seen = Header(header.container, header.codec, file.samplerate, file.channels, header.frames)
-    _check(seen, limits)
-
-    def blocks() -> Iterator[Waveform]:
-        with file:
-            while True:
-                try:
-                    block = file.read(_BLOCK, dtype="float32", always_2d=True)  # (frames, channels)
-                except soundfile.LibsndfileError as error:
-                    message = f"The {header.container} file cannot be decoded: {error.error_string}"
-                    raise AudioCorrupt(message) from error
-                if not len(block):
-                    return
-                yield _mono(block)
-
-    return seen, blocks()
-
-
-def _mono(block: NDArray[np.float32]) -> Waveform:
+def _mono(block: Block) -> Waveform:
+    """Raises AudioNotFinite or AudioCorrupt."""
+    peak = np.abs(block).max()  # NaN and infinity come through
+    if not np.isfinite(peak):
+        raise AudioNotFinite("The sound has samples that are NaN or infinite; all must be finite.")
+    if peak > _LOUDEST:
+        raise AudioCorrupt(f"The sound has samples as large as {peak:.3g}, where full scale is 1.")
     return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
-
-
-def _open_aac(data: bytes, limits: AudioLimits) -> tuple[Header, Iterator[Waveform]]:
-    import av
-
-    try:
-        # Only these two: no playlists, no network protocols, no other demuxer may be talked into opening anything.
-        container = av.open(io.BytesIO(data), format="mp4", options={"protocol_whitelist": ""})
-        stream = container.streams.audio[0]
-        codec: str = stream.codec_context.name
-    except (av.FFmpegError, IndexError, ValueError) as error:
-        raise AudioCorrupt(f"The M4A file cannot be opened: {error}") from error
-    if codec not in ("aac", "alac"):
-        raise AudioUnsupported(f"M4A with codec {codec} is not accepted; AAC and ALAC are.")
-    header = Header("M4A", codec.upper(), stream.rate or 0, stream.channels, None)
-    _check(header, limits)
-
-    def blocks() -> Iterator[Waveform]:
-        to_float = av.AudioResampler(format="fltp", layout=stream.layout, rate=header.rate)
-        try:
-            with container:
-                for frame in container.decode(stream):
-                    yield from _planes(to_float.resample(frame))
-                yield from _planes(to_float.resample(None))
-        except av.FFmpegError as error:
-            raise AudioCorrupt(f"The M4A file cannot be decoded: {error}") from error
-
-    return header, blocks()
-
-
-def _planes(frames: list[Any]) -> Iterator[Waveform]:
-    for frame in frames:
-        yield frame.to_ndarray().mean(axis=0, dtype=np.float32)  # (channels, frames) -> (frames,)

@@ -24,7 +24,6 @@
     │   ├── JobNotFound             job_not_found
     │   ├── JobExpired              job_expired
     │   ├── ResultNotReady          result_not_ready
-    │   ├── ResultPartMissing       result_part_missing
     │   ├── IdempotencyConflict     idempotency_conflict
     │   └── RequestTimeout          request_timeout
     ├── Busy                        try again later
@@ -151,10 +150,6 @@ class JobExpired(RequestError):
 
 class ResultNotReady(RequestError):
     code, title = "result_not_ready", "No result yet"
-
-
-class ResultPartMissing(RequestError):
-    code, title = "result_part_missing", "Not part of this result"
 
 
 class IdempotencyConflict(RequestError):

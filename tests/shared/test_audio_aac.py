@@ -1,0 +1,173 @@
+"""M4A through the optional PyAV: the same sound, the same refusals, and nothing but AAC and ALAC."""
+
+import io
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shared import audio
+from shared.audio import AudioLimits, accepted_formats, decode, probe
+from shared.errors import AudioEmpty, AudioError, AudioTooLong, AudioTruncated, AudioUnsupported, NotAudio
+from tests.sounds import Wave, chirp, difference, encode_m4a, tone
+
+RATE = 16_000
+PRIMING = 1_024  # samples that an AAC encoder puts first; PyAV writes no note of them
+
+
+def test_without_pyav_m4a_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says what to install, and M4A is not listed as accepted."""
+    monkeypatch.setattr(audio, "aac_available", lambda: False)
+    for reader in (probe, lambda data: decode(data, RATE)):
+        with pytest.raises(AudioUnsupported, match=r"otoscope\[aac\]"):
+            reader(M4A)
+    assert "M4A" not in accepted_formats()
+    with pytest.raises(NotAudio) as caught:
+        probe(b"hello")
+    assert "M4A" not in caught.value.detail
+
+
+def box(name: bytes, *inner: bytes) -> bytes:
+    body = b"".join(inner)
+    return struct.pack(">I4s", 8 + len(body), name) + body
+
+
+def m4a(duration: int = 2 * RATE, timescale: int = RATE, kind: bytes = b"mp4a", handler: bytes = b"soun") -> bytes:
+    """The boxes that say what the sound is, with no sound in them."""
+    entry = box(kind, bytes(16), struct.pack(">HHIHH", 1, 16, 0, RATE, 0))
+    media = box(
+        b"mdia",
+        box(b"mdhd", bytes(12), struct.pack(">III", timescale, duration, 0)),
+        box(b"hdlr", bytes(8), handler, bytes(12)),
+        box(b"minf", box(b"stbl", box(b"stsd", struct.pack(">II", 0, 1), entry))),
+    )
+    return box(b"ftyp", b"M4A ", bytes(4)) + box(b"moov", box(b"trak", media)) + box(b"mdat", bytes(100))
+
+
+M4A = m4a()
+
+
+@pytest.fixture
+def av() -> Any:
+    return pytest.importorskip("av", reason="M4A needs PyAV (the extra `aac`)", exc_type=ImportError)
+
+
+@pytest.fixture
+def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a server that has PyAV: what is refused by the header needs none."""
+    monkeypatch.setattr(audio, "aac_available", lambda: True)
+
+
+@pytest.mark.usefixtures("allowed")
+@pytest.mark.parametrize(
+    ("file", "kind", "words"),
+    [
+        (m4a(duration=11 * 60 * RATE), AudioTooLong, "660.0 s"),
+        (m4a(kind=b".mp3"), AudioUnsupported, "'.mp3'"),
+        (m4a(kind=b"enca"), AudioUnsupported, "'enca'"),
+        (m4a(handler=b"vide"), NotAudio, "no sound track"),
+        (m4a()[:-1], AudioTruncated, "'mdat'"),
+    ],
+)
+def test_refused_by_its_header(file: bytes, kind: type[AudioError], words: str) -> None:
+    """The gateway tells without PyAV what is wrong with an M4A file."""
+    with pytest.raises(kind) as caught:
+        probe(file)
+    assert words in caught.value.detail
+
+
+@pytest.mark.usefixtures("allowed")
+def test_header_of_m4a() -> None:
+    """Rate, channels and length stand in the sound track; files written as they are recorded leave the length out."""
+    header = probe(m4a())
+    assert (header.container, header.codec, header.rate, header.channels, header.frames) == (
+        "M4A", "AAC", RATE, 1, 2 * RATE,
+    )  # fmt: skip
+    assert probe(m4a(duration=0)).frames is None
+    assert probe(m4a(timescale=600, duration=1_200)).frames == 2 * RATE
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000, 96_000])
+def test_aac_and_alac_decode_to_the_same_sound(av: Any, rate: int, channels: int) -> None:
+    """ALAC to the last of its bits, AAC in what is heard; of six channels one is for bass alone."""
+    wave = chirp(1.0, rate, channels)
+    exact = decode(encode_m4a(wave, rate, "alac"), rate)
+    assert (exact.container, exact.source_rate, exact.channels, len(exact.waveform)) == ("M4A", rate, channels, rate)
+    assert difference(exact.waveform, wave[:, 0], rate) < 1e-6
+    lossy = decode(encode_m4a(wave, rate, "aac"), rate)
+    assert rate <= len(lossy.waveform) < rate + 4 * PRIMING
+    apart = difference(lossy.waveform[PRIMING:], wave[:, 0], rate, exact=False)
+    assert apart < (0.2 if channels == 6 else 0.15)
+
+
+def test_m4a_is_resampled_and_its_length_is_told(av: Any) -> None:
+    """As any other form."""
+    file = encode_m4a(tone(2.0, 44_100, 2), 44_100)
+    assert (probe(file).frames or 0) / 44_100 == pytest.approx(2.0, abs=0.1)
+    decoded = decode(file, RATE)
+    assert decoded.rate == RATE
+    assert decoded.seconds == pytest.approx(2.0, abs=0.1)
+
+
+def test_m4a_stops_at_the_budget(av: Any) -> None:
+    """A file that claims to be short is read no further than the limit."""
+    file = encode_m4a(tone(4.0, RATE), RATE)
+    at = file.index(b"mdhd") + 4 + 16
+    assert struct.unpack_from(">I", file, at)[0] >= 4 * RATE
+    lying = file[:at] + struct.pack(">I", RATE) + file[at + 4 :]
+    assert probe(lying).frames == RATE
+    with pytest.raises(AudioTooLong):
+        decode(lying, RATE, AudioLimits(max_seconds=2))
+
+
+def with_video(av: Any, wave: Wave) -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        video = container.add_stream("mpeg4", rate=10)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        sound = container.add_stream("aac", rate=RATE, layout="mono")
+        picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T), format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        for stream, one in ((video, picture), (video, None), (sound, frame), (sound, None)):
+            container.mux(stream.encode(one))
+    return file.getvalue()
+
+
+def test_only_sound_is_decoded(av: Any) -> None:
+    """A film's sound is heard, while no decoder is opened for its pictures."""
+    file = with_video(av, tone(1.0, RATE))
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    with av.logging.Capture() as log:
+        assert decode(file, RATE).seconds == pytest.approx(1.0, abs=0.2)
+    av.logging.set_level(before)
+    assert any("not on whitelist" in message for _, _, message in log)
+
+
+def test_mp3_in_mp4_is_refused(av: Any) -> None:
+    """`mp4a` covers more codecs than AAC; which one it is shows when the file is opened."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libmp3lame", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, RATE), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    with pytest.raises(AudioUnsupported, match="mp3"):
+        decode(file.getvalue(), RATE)
+
+
+def test_damaged_m4a_is_an_audio_error(av: Any) -> None:
+    """FFmpeg's errors and oddities come out as ours."""
+    with pytest.raises(AudioEmpty):
+        decode(m4a(), RATE)
+    file = bytearray(encode_m4a(tone(1.0, RATE), RATE))
+    start, size = file.index(b"mdat") + 4, 4_000
+    file[start : start + size] = np.random.default_rng(0).bytes(size)
+    try:
+        assert np.isfinite(decode(bytes(file), RATE).waveform).all()
+    except AudioError as error:
+        assert "M4A" in error.detail  # noqa: PT017 - either is right

@@ -1,0 +1,68 @@
+"""What decoding holds at its peak depends on the limits, not on what a file expands to."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.sounds import encode, flac_of_silence, spread
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its peak memory from /proc")
+
+# VmHWM, unlike the peak in getrusage, does not begin with that of the process that started this one.
+CHILD = """
+import sys
+from shared.audio import decode
+from shared.errors import AudioError
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
+
+data = sys.stdin.buffer.read()
+decode(WARM, 16_000)
+before = peak()
+try:
+    print(len(decode(data, 16_000).waveform) / 16_000, peak() - before)
+except AudioError as error:
+    print(error.code, peak() - before)
+"""
+
+MB = 2**20
+OUTPUT = 600 * 16_000 * 4  # bytes of ten minutes at 16 kHz
+
+
+def peak_of(file: bytes) -> tuple[str, int]:
+    """How decoding ended, and the bytes it held more than a small file needs."""
+    code = CHILD.replace("WARM", repr(flac_of_silence(1.0, 48_000, 2)))
+    answer = subprocess.run([sys.executable, "-c", code], input=file, capture_output=True, check=True)
+    end, held = answer.stdout.split()
+    return end.decode(), int(held)
+
+
+@pytest.mark.parametrize("claimed", [None, 0])
+def test_ten_hours_of_silence_in_a_megabyte(claimed: int | None) -> None:
+    """8 channels at 48 kHz would be 52 GB: refused by its header, or, when that hides it, at the budget."""
+    file = flac_of_silence(36_000, 48_000, 8, claimed=claimed)
+    assert len(file) < MB
+    end, held = peak_of(file)
+    assert end == "audio_too_long"
+    assert held < OUTPUT + 32 * MB
+
+
+def test_ten_minutes_of_eight_channels_within_the_limits() -> None:
+    """96 kHz is 1.8 GB as floats; the answer is 37 MB, held twice while it is joined."""
+    end, held = peak_of(flac_of_silence(600, 96_000, 8))
+    assert float(end) == 600
+    assert held < 2 * OUTPUT + 32 * MB
+
+
+def test_ten_minutes_of_wav_within_the_limits() -> None:
+    """Samples that lie in the file are read where they lie, not copied first."""
+    wave = spread(np.zeros(600 * 4_000, np.float32), 8)
+    file = encode(wave, 4_000, "WAV", "ULAW")
+    end, held = peak_of(file)
+    assert float(end) == 600
+    assert held < 2 * OUTPUT + 32 * MB

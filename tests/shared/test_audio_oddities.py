@@ -1,0 +1,171 @@
+"""Sound files that are unusual but right: they must be read, and read whole."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from shared.audio import AudioLimits, decode, probe
+from tests.sounds import Wave, aiff, chirp, chunk, difference, encode, id3, noise, riff, tone, wav_format
+
+RATE = 16_000
+WAVE = chirp(0.5, RATE)
+PCM = (WAVE[:, 0] * 32_767).astype("<i2").tobytes()
+MP3 = encode(chirp(2.0, RATE), RATE, "MP3", "MPEG_LAYER_III")
+MP3_BARE = MP3[MP3.index(b"\xff\xf3", 4) :]  # without its first frame, which holds the Xing tag and no sound
+
+
+def same(file: bytes, wave: Wave = WAVE, rate: int = RATE) -> None:
+    decoded = decode(file, rate)
+    assert probe(file).frames == len(decoded.waveform) == len(wave)
+    assert difference(decoded.waveform, wave[:, 0], rate) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        chunk(b"LIST", b"INFOISFT\x05\0\0\0tool\0\0"),
+        chunk(b"JUNK", bytes(1_001)),
+        chunk(b"bext", bytes(602)) + chunk(b"fact", struct.pack("<I", 8_000)),
+        chunk(b"id3 ", id3(77)),
+        chunk(b"odd ", b"x"),
+    ],
+)
+def test_wav_with_other_chunks_before_its_samples(before: bytes) -> None:
+    """Chunks that say nothing about the samples are stepped over, odd sizes with their padding."""
+    same(riff(before, wav_format(RATE), before, chunk(b"data", PCM), before))
+
+
+def test_wav_with_a_larger_format_chunk() -> None:
+    """Trailing bytes in the format chunk, as some recorders write them, do no harm."""
+    fmt = chunk(b"fmt ", wav_format(RATE)[8:] + struct.pack("<H", 0))
+    same(riff(fmt, chunk(b"data", PCM)))
+
+
+def test_wav_whose_outer_size_is_wrong() -> None:
+    """The size in the first eight bytes is often stale; the chunks count."""
+    file = riff(wav_format(RATE), chunk(b"data", PCM))
+    for size in (0, 36, 0xFFFFFFFF):
+        same(file[:4] + struct.pack("<I", size) + file[8:])
+
+
+def test_wav_with_half_a_sample_at_its_end() -> None:
+    """A data chunk that is not whole frames loses the rest of one frame, no more."""
+    same(riff(wav_format(RATE), chunk(b"data", PCM + b"\x01")))
+
+
+def test_rf64_takes_its_size_from_ds64() -> None:
+    """The 32-bit size of RF64 and BW64 is a placeholder."""
+    for magic in (b"RF64", b"BW64"):
+        ds64 = chunk(b"ds64", struct.pack("<QQQI", 0, len(PCM), len(WAVE), 0))
+        same(riff(ds64, wav_format(RATE), chunk(b"data", PCM, size=0xFFFFFFFF), magic=magic))
+
+
+def test_mono_aiff_with_an_odd_number_of_bytes() -> None:
+    """8-bit mono of odd length is followed by a padding byte that is no sample; chunks may follow that."""
+    wave = chirp(4_001 / RATE, RATE)
+    file = aiff((wave[:, 0] * 127).astype("i1").tobytes(), 4_001, bits=8)
+    assert len(file) % 2 == 0
+    for whole in (file, file + chunk(b"ANNO", b"note", order=">")):
+        decoded = decode(whole, RATE)
+        assert len(decoded.waveform) == 4_001
+        assert difference(decoded.waveform, wave[:, 0], RATE) < 0.03
+
+
+def test_aiff_with_other_chunks_and_an_offset() -> None:
+    """Samples may begin behind an offset, and depths that are not whole bytes fill them from the top."""
+    body = (WAVE[:, 0] * 32_767).astype(">i2").tobytes()
+    before = chunk(b"COMT", b"\0\0\0", order=">")
+    for bits in (16, 14):
+        same(aiff(body, len(WAVE), bits=bits, lead=6, before=before))
+
+
+def test_aiff_with_its_samples_before_its_description() -> None:
+    """The order of AIFF chunks is free."""
+    file = aiff((WAVE[:, 0] * 32_767).astype(">i2").tobytes(), len(WAVE))
+    same(file[:12] + file[38:] + file[12:38])
+
+
+def test_tags_around_mp3() -> None:
+    """ID3v2 before, ID3v1 or APE behind: the same samples, the same length."""
+    plain = decode(MP3, RATE).waveform
+    for file in (id3() + MP3, id3(20) + id3(0) + MP3, MP3 + b"TAG" + bytes(125), MP3 + b"APETAGEX" + bytes(500)):
+        assert probe(file).frames == len(plain)
+        np.testing.assert_array_equal(decode(file, RATE).waveform, plain)
+
+
+def test_id3_with_a_footer() -> None:
+    """The footer's ten bytes are not counted in the tag's size."""
+    tag = bytearray(id3(100) + b"3DI" + bytes(7))
+    tag[5] = 0x10
+    np.testing.assert_array_equal(decode(bytes(tag) + MP3, RATE).waveform, decode(MP3, RATE).waveform)
+
+
+def test_tag_before_flac() -> None:
+    """Some taggers put ID3 before FLAC; what follows the tag decides what the file is."""
+    same(id3() + encode(WAVE, RATE, "FLAC"))
+
+
+def test_variable_mp3_without_its_tag_is_read_whole() -> None:
+    """Streams and pipes leave no Xing tag behind; libsndfile alone would guess the length and stop early."""
+    loud = np.vstack([tone(6.0, 44_100, level=1e-4), noise(6.0, 44_100)])
+    file = encode(loud, 44_100, "MP3", "MPEG_LAYER_III")
+    assert file[21:25] == b"Xing"
+    bare = file[417:]  # its first frame, of 128 kbit/s, holds no sound
+    decoded = decode(bare, 44_100)
+    assert 0 <= len(decoded.waveform) - len(loud) < 3 * 1_152
+    assert probe(bare).frames == pytest.approx(len(decoded.waveform), abs=1_152)
+    assert decoded.waveform[-44_100:-4_410].std() == pytest.approx(0.1, rel=0.2)
+
+
+def test_mp3_cut_out_of_a_stream() -> None:
+    """Beginning in the middle of a frame costs that frame and the one that needs it."""
+    assert decode(MP3[1_000:], RATE).seconds == pytest.approx(decode(MP3, RATE).seconds, abs=0.4)
+
+
+def test_joined_mp3_files_are_read_to_the_end() -> None:
+    """The tag of the first file tells the length of the first file only."""
+    alone = decode(MP3, RATE).seconds
+    assert decode(MP3 + MP3, RATE).seconds == pytest.approx(2 * alone, abs=0.2)
+
+
+def pages(file: bytes) -> list[bytes]:
+    found, at = [], 0
+    while at < len(file):
+        size = 27 + file[at + 26] + sum(file[at + 27 : at + 27 + file[at + 26]])
+        found.append(file[at : at + size])
+        at += size
+    return found
+
+
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+def test_recording_of_a_running_ogg_stream(codec: str) -> None:
+    """Positions that do not begin at zero, but hours later, count from where they do begin."""
+    whole = pages(encode(noise(20.0, 48_000), 48_000, "OGG", codec))
+    middle = len(whole) // 2
+    file = b"".join(whole[:2] + whole[middle:])
+    decoded = decode(file, 48_000)
+    assert 8 < decoded.seconds < 12
+    assert (probe(file).frames or 0) / 48_000 == pytest.approx(decoded.seconds, abs=0.6)
+
+
+def test_damage_in_the_middle_of_ogg_costs_a_page() -> None:
+    """A lossy file with a broken page is played without it, as players do."""
+    file = bytearray(encode(noise(20.0, 48_000), 48_000, "OGG", "VORBIS"))
+    file[len(file) // 2] ^= 0xFF
+    assert 18 < decode(bytes(file), 48_000).seconds < 20
+
+
+def test_opus_rate_is_the_one_it_decodes_to() -> None:
+    """The length in seconds must not depend on which of Opus' rates the header asks for."""
+    file = encode(tone(2.0, 8_000), 8_000, "OGG", "OPUS")
+    header, decoded = probe(file), decode(file, RATE)
+    assert (header.rate, header.frames, decoded.source_rate) == (8_000, 16_000, 8_000)
+    assert decoded.seconds == pytest.approx(2.0)
+
+
+def test_length_limit_leaves_room_for_codec_padding() -> None:
+    """A sound of exactly the longest length is accepted in a codec that adds some samples to it."""
+    limits = AudioLimits(max_seconds=2.0)
+    assert decode(MP3, RATE, limits).seconds == 2.0
+    assert 2.0 < decode(MP3_BARE, RATE, limits).seconds < 2.2

@@ -1,0 +1,271 @@
+"""What must be refused: each by its class, with a message that says what was found, and most before any decoder."""
+
+import struct
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from shared import audio, decoders
+from shared.audio import AudioLimits, decode, probe
+from shared.errors import (
+    AudioChannels,
+    AudioCorrupt,
+    AudioEmpty,
+    AudioError,
+    AudioNotFinite,
+    AudioRate,
+    AudioTooLong,
+    AudioTooShort,
+    AudioTruncated,
+    AudioUnsupported,
+    NotAudio,
+)
+from tests.sounds import FORMS, aiff, chirp, chunk, encode, flac_of_silence, id3, ogg_page, riff, tone, wav_format
+
+Case = tuple[bytes, type[AudioError], str]
+
+RATE = 16_000
+PCM = bytes(2 * RATE)  # a second of 16-bit silence
+DATA = chunk(b"data", PCM)
+WAV = riff(wav_format(RATE), DATA)
+RANDOM = np.random.default_rng(1).bytes(200_000)
+SYNC = b"\xff\xfb\x90\x00"  # how an MP3 frame begins
+
+
+def wav(size: int | None = None, body: bytes = PCM, **fmt: int) -> bytes:
+    return riff(wav_format(**{"rate": RATE, **fmt}), chunk(b"data", body, size=size))
+
+
+def flac(packed: int) -> bytes:
+    return b"fLaC\x80\x00\x00\x22" + bytes(10) + packed.to_bytes(8, "big") + bytes(16) + RANDOM[:500]
+
+
+def mp4(*boxes: bytes) -> bytes:
+    return b"\0\0\0\x0cftypM4A " + b"".join(boxes)
+
+
+HEADERS: dict[str, Case] = {
+    "nothing": (b"", AudioEmpty, "empty"),
+    # Not sound at all
+    "text": (b"hello, world\n" * 9, NotAudio, "text"),
+    "text of one letter": (b"O", NotAudio, "text"),
+    "text beyond ASCII": (("Grüße, " * 30).encode(), NotAudio, "text"),
+    "JSON": (b' {"audio_data": ""}', NotAudio, "JSON"),
+    "HTML": (b"\r\n<!doctype html>", NotAudio, "HTML"),
+    "PNG": (b"\x89PNG\r\n\x1a\n" + bytes(64), NotAudio, "PNG image"),
+    "JPEG": (b"\xff\xd8\xff\xe0" + bytes(64), NotAudio, "JPEG image"),
+    "AVI": (b"RIFF\x10\0\0\0AVI " + bytes(64), NotAudio, "RIFF file that is not WAVE"),
+    "ZIP": (b"PK\x03\x04" + RANDOM, NotAudio, "ZIP"),
+    "random bytes": (b"\x01" + RANDOM, NotAudio, "unknown binary data (01 "),
+    "zeros": (bytes(1_000), NotAudio, "unknown binary data"),
+    "random bytes behind a sync": (SYNC + RANDOM, NotAudio, "unknown binary data"),
+    "a sync in random bytes": (b"\x01" + RANDOM[:999] + SYNC + RANDOM, NotAudio, "unknown binary data"),
+    "one MP3 frame": (SYNC + bytes(413), NotAudio, "unknown binary data"),
+    "PNG behind ID3": (id3() + b"\x89PNG" + RANDOM, NotAudio, "no MPEG layer III frames"),
+    "MP4 without sound": (mp4(b"\0\0\0\x10moov", b"\0\0\0\x08trak"), NotAudio, "no sound track"),
+    # Sound that is not accepted
+    "CAF": (b"caff\0\1\0\0" + RANDOM, AudioUnsupported, "CAF"),
+    "AU": (b".snd" + RANDOM, AudioUnsupported, "AU"),
+    "big-endian WAV": (b"RIFX" + RANDOM, AudioUnsupported, "RIFX"),
+    "WebM": (b"\x1aE\xdf\xa3" + RANDOM, AudioUnsupported, "WebM"),
+    "ADTS": (b"\xff\xf1" + RANDOM, AudioUnsupported, "ADTS"),
+    "MPEG layer II": (b"\xff\xfd" + RANDOM, AudioUnsupported, "layer II"),
+    "IMA ADPCM": (wav(tag=0x11, bits=4, block=256), AudioUnsupported, "IMA ADPCM"),
+    "Microsoft ADPCM": (wav(tag=2, bits=4, block=256), AudioUnsupported, "Microsoft ADPCM"),
+    "MP3 in WAV": (wav(tag=0x55, bits=0, block=1), AudioUnsupported, "MP3"),
+    "WAV codec nobody knows": (wav(tag=0x1234), AudioUnsupported, "0x1234"),
+    "WAV of 12 bits": (wav(bits=12, block=2), AudioUnsupported, "12 bits"),
+    "IMA ADPCM in AIFF": (aiff(PCM, RATE, kind=b"ima4\0\0"), AudioUnsupported, "ima4"),
+    "AIFF of 33 bits": (aiff(PCM, RATE, bits=33), AudioUnsupported, "33 bits"),
+    "AIFF of -8 bits": (aiff(PCM, RATE, bits=-8), AudioUnsupported, "-8 bits"),
+    "FLAC of 32 bits": (flac(RATE << 44 | 31 << 36 | RATE), AudioUnsupported, "32 bits"),
+    "Speex": (ogg_page(b"Speex   1.2" + bytes(70)), AudioUnsupported, "Speex"),
+    "FLAC in Ogg": (ogg_page(b"\x7fFLAC\x01\x00" + bytes(50)), AudioUnsupported, "FLAC"),
+    "Theora": (ogg_page(b"\x80theora" + bytes(50)), AudioUnsupported, "Theora"),
+    "Ogg with nothing known": (ogg_page(RANDOM[:50]), AudioUnsupported, "unknown codec"),
+    "Ogg where the page's table spells a codec": (
+        ogg_page(b"Speex")[:26] + b"\x13\x01vorbis" + bytes(12) + b"Speex   ", AudioUnsupported, "Speex",
+    ),
+    # Broken headers
+    "WAV cut in its header": (WAV[:30], AudioTruncated, "header"),
+    "WAV without samples": (riff(wav_format(RATE)), AudioTruncated, "before its samples"),
+    "WAV with samples first": (riff(DATA, wav_format(RATE)), AudioCorrupt, "before its format"),
+    "WAV with a short format": (riff(chunk(b"fmt ", bytes(14)), DATA), AudioCorrupt, "14 bytes"),
+    "WAV whose block is too small": (wav(block=1), AudioCorrupt, "block of 1 bytes"),
+    "WAV whose block is too large": (wav(channels=2, block=8), AudioCorrupt, "block of 8 bytes"),
+    "WAV that claims 4 GB": (wav(size=0xFFFFFFF0), AudioTruncated, "4,294,967,280 bytes"),
+    "WAV out of a pipe": (wav(size=0xFFFFFFFF), AudioTruncated, "write to a file instead"),
+    "WAV out of another pipe": (wav(size=0, body=RANDOM), AudioTruncated, "write to a file instead"),
+    "WAV whose samples are missing": (wav(body=b"", size=1_000), AudioTruncated, "holds 0"),
+    "RF64 without its size": (b"RF64" + wav(size=0xFFFFFFFF)[4:], AudioTruncated, "4,294,967,295"),
+    "RF64 of 2^60 bytes": (
+        riff(chunk(b"ds64", struct.pack("<QQQI", 0, 1 << 60, 0, 0)), wav(size=0xFFFFFFFF)[12:], magic=b"RF64"),
+        AudioTruncated, "1,152,921,504,606,846,976",
+    ),
+    "AIFF that claims more frames": (aiff(PCM, RATE + 1), AudioTruncated, "32,002"),
+    "AIFF without description": (b"FORM\0\0\0\0AIFF" + chunk(b"SSND", bytes(99), order=">"), AudioTruncated, "common"),
+    "FLAC that begins with a picture": (b"fLaC\x06" + bytes(99), AudioCorrupt, "stream information"),
+    "Ogg cut in a page": (encode(chirp(), 44_100, "OGG", "VORBIS")[:-1], AudioTruncated, "inside the page"),
+    "Ogg with something behind it": (encode(chirp(), 44_100, "OGG", "VORBIS") + b"x", AudioTruncated, "breaks off"),
+    "two Ogg files in one": (
+        encode(chirp(), 48_000, "OGG", "OPUS") + ogg_page(b"OpusHead", serial=7), AudioUnsupported, "one stream",
+    ),
+    "MP3 cut short": (encode(tone(2.0, RATE), RATE, "MP3", "MPEG_LAYER_III")[:-100], AudioTruncated, "frames"),
+    "ID3 alone": (id3(), AudioEmpty, "ID3"),
+    "ID3 cut short": (id3()[:-1], AudioTruncated, "ID3"),
+    "MP4 cut short": (mp4(b"\0\0\x10\0mdat"), AudioTruncated, "'mdat' announces 4,096"),
+    "MP4 without index": (mp4(b"\0\0\0\x08mdat"), AudioTruncated, "moov"),
+    "MP4 with a box of 3 bytes": (mp4(b"\0\0\0\x03free"), AudioCorrupt, "size of 3"),
+    # Out of bounds
+    "no channels": (wav(channels=0), AudioChannels, "0 channels; 1 to 8"),
+    "nine channels": (wav(channels=9), AudioChannels, "9 channels"),
+    "65,535 channels": (wav(channels=65_535, bits=8, block=65_535), AudioChannels, "65535 channels"),
+    "AIFF of -1 channels": (aiff(PCM, RATE, channels=-1), AudioChannels, "-1 channels"),
+    "AIFF of no channels": (aiff(PCM, RATE, channels=0), AudioChannels, "0 channels"),
+    "1 Hz": (wav(rate=1), AudioRate, "1 Hz; 4,000 to 192,000"),
+    "4 GHz": (wav(rate=4_000_000_000), AudioRate, "4,000,000,000 Hz"),
+    "AIFF of an endless rate": (aiff(PCM, RATE, rate=b"\x7f\xff" + b"\xff" * 8), AudioRate, "0 Hz"),
+    "AIFF of a negative rate": (aiff(PCM, RATE, rate=b"\xc0\x0c\xfa" + bytes(7)), AudioRate, "0 Hz"),
+    "FLAC of no rate": (flac(15 << 36 | RATE), AudioRate, "0 Hz"),
+    "no samples": (wav(body=b""), AudioEmpty, "no samples"),
+    "no samples, but a note": (wav(body=b"") + chunk(b"LIST", b"INFO"), AudioEmpty, "no samples"),
+    "one sample": (wav(body=b"\0\0"), AudioTooShort, "0.0625 ms; at least 50"),
+    "eleven minutes": (encode(tone(660, 4_000), 4_000), AudioTooLong, "660.0 s; at most 600"),
+    "FLAC of 2^36 frames": (flac(RATE << 44 | 15 << 36 | (1 << 36) - 1), AudioTooLong, "s; at most 600"),
+    "FLAC of ten hours of silence": (flac_of_silence(36_000, RATE, 8), AudioTooLong, "36,000.0 s"),
+    "Ogg that claims years": (
+        ogg_page(b"\x01vorbis" + struct.pack("<IBI", 0, 1, 44_100) + bytes(14))
+        + ogg_page(b"x", position=1 << 50, flags=0), AudioTooLong, "at most 600",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_refused_by_its_header(name: str) -> None:
+    """Told by `probe`, and by `decode` with the same words: no decoder is needed to know it."""
+    file, kind, words = HEADERS[name]
+    for reader in (probe, lambda data: decode(data, RATE)):
+        error = refusal(reader, file)
+        assert type(error) is kind, error
+        assert words in error.detail, error.detail
+        if kind is NotAudio:
+            assert "Accepted: WAV, FLAC, Ogg" in error.detail
+
+
+def refusal(reader: Callable[[bytes], object], file: bytes) -> AudioError:
+    with pytest.raises(AudioError) as caught:
+        reader(file)
+    return caught.value
+
+
+FLOAT = {"tag": 3, "bits": 32}
+
+
+def floats(*values: float) -> bytes:
+    """A second of silence as floats, in the middle of which are these."""
+    samples = np.zeros(RATE, "<f4")
+    samples[8_000 : 8_000 + len(values)] = values
+    return wav(body=samples.tobytes(), **FLOAT)
+
+
+def doubles(value: float) -> bytes:
+    return wav(body=np.full(RATE, value, "<f8").tobytes(), tag=3, bits=64)
+
+
+BODIES: dict[str, Case] = {
+    "NaN": (floats(np.nan), AudioNotFinite, "NaN"),
+    "infinity": (floats(np.inf), AudioNotFinite, "infinite"),
+    "minus infinity": (floats(-np.inf, 0.5), AudioNotFinite, "infinite"),
+    "a double beyond float": (doubles(1e300), AudioNotFinite, "infinite"),
+    "a signalling NaN": (wav(body=b"\x01\0\x80\x7f" * RATE, **FLOAT), AudioNotFinite, "NaN"),
+    "far too loud": (floats(1e30, -1e30), AudioCorrupt, "1e+30"),
+    "two channels whose mean overflows": (wav(body=np.full(RATE, 3e38, "<f4").tobytes(), channels=2, **FLOAT),
+                                          AudioCorrupt, "3e+38"),
+    "FLAC of ten hours that hides its length": (flac_of_silence(36_000, 4_000, 8, claimed=0), AudioTooLong, "600 s"),
+    "FLAC without frames": (flac_of_silence(0, RATE, 1, claimed=RATE), AudioTruncated, "16,000"),
+    "FLAC of no frames and no length": (flac_of_silence(0, RATE, 1), AudioEmpty, "no samples"),
+    "FLAC of random bytes": (flac(RATE << 44 | 15 << 36 | RATE), AudioError, ""),
+    "Ogg of one page": (encode(chirp(), 44_100, "OGG", "VORBIS")[:58], AudioEmpty, "no samples"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_refused_by_its_sound(name: str) -> None:
+    """What only decoding can tell has the same classes."""
+    file, kind, words = BODIES[name]
+    error = refusal(lambda data: decode(data, RATE), file)
+    assert isinstance(error, kind), repr(error)
+    assert words in error.detail, error.detail
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_truncated_file_of_every_form(name: str) -> None:
+    """Wherever a file is cut, it is refused, and nearly always called truncated."""
+    form = FORMS[name]
+    whole = encode(chirp(1.0, 48_000, 2), 48_000, form.container, form.subtype, endian=form.endian)
+    for part in (0.02, 0.2, 0.5, 0.9, 0.999):
+        error = refusal(lambda data: decode(data, RATE), whole[: int(len(whole) * part)])
+        assert type(error) is AudioTruncated or (form.container == "MP3" and part == 0.02), repr(error)
+
+
+def test_whatever_is_cut_from_a_header_is_refused() -> None:
+    """Every length of every header: never a success, never another exception."""
+    for form in FORMS.values():
+        whole = encode(tone(0.2, 48_000), 48_000, form.container, form.subtype, endian=form.endian)
+        for length in range(min(400, len(whole))):
+            refusal(probe if form.container != "FLAC" else lambda data: decode(data, RATE), whole[:length])
+
+
+def test_limits_are_the_callers() -> None:
+    """The bounds come from the settings, and messages name them."""
+    strict = AudioLimits(min_seconds=0.5, max_seconds=2, max_channels=1, min_rate=8_000, max_rate=16_000)
+    for file, words in (
+        (encode(tone(0.4, 8_000), 8_000), "at least 500 ms"),
+        (encode(tone(3.0, 8_000), 8_000), "at most 2 s"),
+        (encode(tone(1.0, 8_000, 2), 8_000), "1 to 1"),
+        (encode(tone(1.0, 44_100), 44_100), "8,000 to 16,000"),
+    ):
+        assert words in refusal(lambda data: probe(data, strict), file).detail
+
+
+HIDDEN = riff(wav_format(RATE, tag=0x11, bits=4, block=256), DATA)
+MP3 = encode(tone(1.0, RATE), RATE, "MP3", "MPEG_LAYER_III")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        HIDDEN,
+        id3() + HIDDEN,
+        id3() + HIDDEN[:64] + MP3,  # our reader finds frames; libsndfile alone would see a WAV behind the tag
+        id3() + b"caff\0\1\0\0" + MP3,
+        riff(wav_format(RATE), DATA, wav_format(RATE, tag=0x11, bits=4, block=256)),
+        aiff(PCM, RATE, kind=b"ima4\0\0"),
+        ogg_page(b"Speex   1.2" + bytes(70)),
+    ],
+)
+def test_no_other_codec_reaches_libsndfile(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However a file is dressed up, libsndfile sees FLAC, Ogg or MPEG frames from the first byte, or nothing."""
+    seen: list[bytes] = []
+
+    class Spy(decoders._Bytes):
+        def __init__(self, data: bytes) -> None:
+            seen.append(data)
+            super().__init__(data)
+
+    monkeypatch.setattr(decoders, "_Bytes", Spy)
+    try:
+        decode(file, RATE)
+    except AudioError as error:
+        assert isinstance(error, AudioUnsupported)  # noqa: PT017 - success is right too: of WAV the first format counts
+    assert all(data[:4] in (b"fLaC", b"OggS") or data[:2] in (b"\xff\xfb", b"\xff\xf3") for data in seen)
+
+
+def test_a_header_that_libsndfile_reads_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the two still disagree, nothing is decoded."""
+    file = encode(tone(1.0, RATE), RATE, "FLAC")
+    real = probe(file)
+    for other in ({"rate": 8_000}, {"channels": 2}, {"container": "MP3"}):
+        monkeypatch.setattr(audio, "probe", lambda *_, other=other: type(real)(**{**vars(real), **other}))
+        assert "disagree" in refusal(lambda data: decode(data, RATE), file).detail
