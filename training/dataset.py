@@ -1,21 +1,23 @@
-"""ESC-50 in its official layout: `meta/esc50.csv` and `audio/`, any format that `shared.audio` decodes."""
+"""Sounds to learn from: a folder in the layout of ESC-50 (`meta/esc50.csv` and `audio/`), in any format and at any rate
+that `shared.audio` decodes. Whatever is wrong with the folder raises DatasetError and names the file."""
 
 import csv
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from shared.audio import decode
+from shared.errors import AudioError
+from training.errors import DatasetError
 
-
-class DatasetError(Exception):
-    """A data folder that cannot be used; the message says what is missing."""
+_COLUMNS = ("filename", "fold", "target", "category", "src_file")
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,49 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a data set is called, whose it is, and on which terms: a model trained on it inherits them."""
+
+    name: str
+    licence: str = ""
+    credit: str = ""
+
+
+ESC50 = Origin(
+    "ESC-50",
+    "CC BY-NC 3.0 (non-commercial)",
+    'Karol J. Piczak, "ESC: Dataset for Environmental Sound Classification", 2015; clips from Freesound',
+)
+_ESC50_DIGEST = "240d47f71f13c6bc727b489431f4a3d9bcf30b3c40b416683ebcadf68d900166"  # of the official table; see _digest
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Clips and the names of their classes, in label order."""
 
     root: Path
     clips: tuple[Clip, ...]
     classes: tuple[str, ...]
+    origin: Origin
 
-    def fold(self, number: int) -> list[Clip]:
-        return [clip for clip in self.clips if clip.fold == number]
+    @property
+    def folds(self) -> tuple[int, ...]:
+        return tuple(sorted({clip.fold for clip in self.clips}))
 
-    def without(self, number: int) -> list[Clip]:
-        return [clip for clip in self.clips if clip.fold != number]
+    def split(self, test_fold: int) -> tuple[list[Clip], list[Clip]]:
+        """The clips to train on and the clips of `test_fold`. Raises DatasetError."""
+        if test_fold not in self.folds:
+            raise DatasetError(f"{self.root} has no fold {test_fold}; it has {', '.join(map(str, self.folds))}")
+        return (
+            [clip for clip in self.clips if clip.fold != test_fold],
+            [clip for clip in self.clips if clip.fold == test_fold],
+        )
+
+    def crossing(self, test_fold: int) -> list[Clip]:
+        """Clips of `test_fold` cut from a recording that also stands in another fold: not quite unseen."""
+        rest, test = self.split(test_fold)
+        sources = {clip.source for clip in rest}
+        return [clip for clip in test if clip.source in sources]
 
 
 def load_esc50(root: Path) -> Dataset:
@@ -46,29 +79,71 @@ def load_esc50(root: Path) -> Dataset:
     table = root / "meta" / "esc50.csv"
     if not table.is_file():
         raise DatasetError(f"{root} is not an ESC-50 folder: {table} is missing")
-    names: dict[int, str] = {}
     clips: list[Clip] = []
-    with table.open(newline="") as file:
-        for row in csv.DictReader(file):
-            label = int(row["target"])
-            names[label] = row["category"]
-            clips.append(Clip(root / "audio" / row["filename"], int(row["fold"]), label, row["src_file"]))
-    missing = [clip.path for clip in clips if not clip.path.is_file()]
-    if missing:
-        raise DatasetError(f"{len(missing)} of {len(clips)} clips are missing, {missing[0]} first")
+    names: dict[int, str] = {}
+    for line, row in _rows(table):
+        try:
+            fold, label, name = int(row["fold"]), int(row["target"]), row["category"]
+        except ValueError as error:
+            raise DatasetError(f"{table}, line {line}: fold and target must be whole numbers ({error})") from error
+        if names.setdefault(label, name) != name:
+            raise DatasetError(f"{table}, line {line}: target {label} is {name}, but {names[label]} further up")
+        clips.append(Clip(root / "audio" / row["filename"], fold, label, row["src_file"]))
+
     if sorted(names) != list(range(len(names))):
         raise DatasetError(f"{table}: the targets are not 0 to {len(names) - 1}")
-    return Dataset(root, tuple(clips), tuple(names[label] for label in range(len(names))))
+    if len(names) < 2 or len(set(names.values())) < len(names):
+        raise DatasetError(f"{table}: needs two classes or more, each with a name of its own")
+    paths = [clip.path for clip in clips]
+    if twice := [path.name for path, count in Counter(paths).items() if count > 1]:
+        raise DatasetError(f"{table} lists {twice[0]} twice")
+    if missing := [path for path in paths if not path.is_file()]:
+        raise DatasetError(f"{len(missing)} of {len(clips)} clips are missing, {missing[0]} first")
+
+    origin = ESC50 if _digest(clips) == _ESC50_DIGEST else Origin(root.resolve().name)
+    return Dataset(root, tuple(clips), tuple(names[label] for label in range(len(names))), origin)
+
+
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line numbers and rows of the table, every column of ours present and filled."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = [(reader.line_num, row) for row in reader]
+            columns = reader.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{table} cannot be read: {error}") from error
+    if lacking := [name for name in _COLUMNS if name not in columns]:
+        raise DatasetError(f"{table} has no column {', '.join(lacking)}")
+    if not rows:
+        raise DatasetError(f"{table} lists no clips")
+    for line, row in rows:
+        if empty := [name for name in _COLUMNS if not row[name]]:
+            raise DatasetError(f"{table}, line {line}: no {', '.join(empty)}")
+    return rows
+
+
+def _digest(clips: Sequence[Clip]) -> str:
+    """Tells the official table from any other, whatever format the sounds have been brought into."""
+    lines = sorted(f"{clip.path.stem} {clip.fold} {clip.label}" for clip in clips)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def load_waveforms(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Decode every clip, cut or zero-padded to `samples`: (clips, samples) float32 and labels (clips,) int64."""
+    """Decode every clip, cut or zero-padded to `samples`: (clips, samples) float32 and labels (clips,) int64.
+
+    Raises DatasetError, which names the file.
+    """
     waveforms = torch.zeros(len(clips), samples)
 
     def load(index: int) -> None:
-        wave = decode(clips[index].path.read_bytes(), rate).waveform[:samples]
-        waveforms[index, : len(wave)] = torch.from_numpy(np.ascontiguousarray(wave))
+        path = clips[index].path
+        try:
+            wave = decode(path.read_bytes(), rate).waveform[:samples]
+        except (AudioError, OSError) as error:
+            raise DatasetError(f"{path}: {error}") from error
+        waveforms[index, : len(wave)] = torch.from_numpy(wave)
 
     with ThreadPoolExecutor() as pool:
-        list(tqdm(pool.map(load, range(len(clips))), total=len(clips), desc="decode", unit="clip"))
+        list(tqdm(pool.map(load, range(len(clips))), total=len(clips), desc="decode", unit="clip", leave=False))
     return waveforms, torch.tensor([clip.label for clip in clips])

@@ -1,12 +1,14 @@
 """A recipe: every hyper-parameter of a training run, in one YAML file, checked before anything starts."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from training.errors import RecipeError
 from worker.model.architecture import ArchitectureConfig
-from worker.model.frontend import FrontendConfig
+from worker.model.frontend import FrontendConfig, LogMel
 
 BUNDLED = Path(__file__).parent / "recipes"
 
@@ -18,77 +20,142 @@ class Strict(BaseModel):
 class NetworkRecipe(Strict):
     """The architecture without its number of classes, which the data decides."""
 
-    depths: tuple[int, ...] = (3, 4, 6, 3)
-    widths: tuple[int, ...] = (64, 128, 256, 512)
+    depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks a stage
+    widths: tuple[int, ...] = (64, 128, 256, 512)  # channels a stage
     squeeze_excitation: bool = False
     feature_pyramid: bool = False
-    head: tuple[int, ...] = ()
-    dropout: tuple[float, ...] = (0.5,)
+    head: tuple[int, ...] = ()  # hidden widths between pooling and the last linear layer
+    dropout: tuple[float, ...] = (0.5,)  # one before each linear layer of the head
 
     def architecture(self, classes: int) -> ArchitectureConfig:
         return ArchitectureConfig(classes=classes, **self.model_dump())
+
+    @model_validator(mode="after")
+    def _buildable(self) -> "NetworkRecipe":
+        self.architecture(classes=2)
+        return self
 
 
 class AugmentRecipe(Strict):
     """Applied to waveforms, then to log-mels; every draw is made for each clip on its own."""
 
     roll: bool = True  # rotate the clip in time by any amount
-    speed: float = Field(1.2, ge=1)  # played up to this many times faster or slower, pitch and all; with `roll`
-    gain_db: float = Field(6.0, ge=0)  # uniform in ± this
-    mix_alpha: float = Field(0.4, ge=0)  # Beta(alpha, alpha) ratio of mixing two waveforms; 0 turns mixing off
-    frequency_masks: int = Field(2, ge=0)
-    frequency_mask_mels: int = Field(24, ge=0)  # widest
-    time_masks: int = Field(2, ge=0)
-    time_mask_frames: int = Field(40, ge=0)  # widest
+    speed: float = Field(default=1.2, ge=1)  # played up to this many times faster or slower, pitch and all; with `roll`
+    gain_db: float = Field(default=6.0, ge=0)  # uniform in ± this
+    mix_alpha: float = Field(default=0.4, ge=0)  # Beta(alpha, alpha) ratio of mixing two waveforms; 0: no mixing
+    frequency_masks: int = Field(default=2, ge=0)
+    frequency_mask_mels: int = Field(default=24, ge=0)  # widest
+    time_masks: int = Field(default=2, ge=0)
+    time_mask_frames: int = Field(default=40, ge=0)  # widest
+
+
+class Cycle(Strict):
+    """A rise of the learning rate to its peak and its fall to almost nothing."""
+
+    epochs: int = Field(ge=1)
+    max_lr: float = Field(gt=0)
 
 
 class OptimRecipe(Strict):
-    """AdamW under a one-cycle schedule."""
+    """AdamW under a one-cycle schedule, and the running average of weights that is saved."""
 
-    epochs: int = Field(60, ge=1)
-    batch: int = Field(32, ge=2)
-    max_lr: float = Field(1e-3, gt=0)
-    warmup: float = Field(0.1, gt=0, lt=1)  # share of the steps until max_lr
-    weight_decay: float = Field(0.02, ge=0)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    ema_decay: float = Field(0.995, ge=0, lt=1)  # average of weights, per step; it is what is saved
-    clip_norm: float = Field(5.0, gt=0)
+    epochs: int = Field(default=60, ge=1)
+    batch: int = Field(default=32, ge=2)
+    max_lr: float = Field(default=1e-3, gt=0)
+    warmup: float = Field(default=0.1, gt=0, lt=1)  # share of a cycle's steps until max_lr
+    restarts: tuple[Cycle, ...] = ()  # further cycles after the first, which takes `epochs`
+    weight_decay: float = Field(default=0.02, ge=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    ema_decay: float = Field(default=0.995, ge=0, lt=1)  # of the average, per step
+    clip_norm: float = Field(default=5.0, gt=0)
+
+    @property
+    def cycles(self) -> tuple[Cycle, ...]:
+        return (Cycle(epochs=self.epochs, max_lr=self.max_lr), *self.restarts)
+
+    @property
+    def total_epochs(self) -> int:
+        return sum(cycle.epochs for cycle in self.cycles)
 
 
 class Recipe(Strict):
     """One training run."""
 
-    name: str
-    seed: int = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")  # the model's name, too
+    seed: int = Field(default=1, ge=0)
     frontend: FrontendConfig = FrontendConfig()  # mean and std are measured on the training clips
     network: NetworkRecipe = NetworkRecipe()
     augment: AugmentRecipe = AugmentRecipe()
     optim: OptimRecipe = OptimRecipe()
 
-
-class RecipeError(Exception):
-    """A recipe that cannot be used; the message says where and why."""
+    @model_validator(mode="after")
+    def _frontend_works(self) -> "Recipe":
+        LogMel(self.frontend)  # refuses empty mel rows
+        return self
 
 
 def load_recipe(name_or_path: str, overrides: dict[str, str] | None = None) -> Recipe:
     """A bundled recipe by name or any YAML file by path, with `optim.epochs=3`-style overrides. Raises RecipeError."""
     path = Path(name_or_path)
-    if not path.suffix:
+    if path.suffix not in (".yaml", ".yml"):
         path = BUNDLED / f"{name_or_path}.yaml"
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as error:
         known = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.yaml")))
-        raise RecipeError(f"no recipe {path}; bundled ones: {known}") from error
-    except yaml.YAMLError as error:
+        raise RecipeError(f"no recipe {name_or_path}; bundled: {known}; or give the path of a .yaml file") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"{path}: {error}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys to values")
     for key, value in (overrides or {}).items():
-        *parents, leaf = key.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = yaml.safe_load(value)
+        _override(tree, key, value)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(f"{path}: {error}") from error
+        raise RecipeError(f"{path}: {'; '.join(map(_sentence, error.errors()))}") from error
+
+
+def _override(tree: dict[str, Any], key: str, value: str) -> None:
+    *parents, leaf = key.split(".")
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise RecipeError(f"{key}: {parent} is a value, not a group of keys")
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{key}={value}: not a YAML value") from error
+
+
+def _sentence(error: Any) -> str:
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe, every key written out: `load_recipe` of it gives the same recipe."""
+    tree = recipe.model_dump(mode="json")
+    return yaml.safe_dump(tree, sort_keys=False, width=110, default_flow_style=None, allow_unicode=True)
+
+
+def differences(recipe: Recipe, base: Recipe) -> dict[str, str]:
+    """The overrides that make `recipe` out of `base`."""
+    ours, theirs = _flat(recipe.model_dump(mode="json")), _flat(base.model_dump(mode="json"))
+    return {key: _scalar(value) for key, value in ours.items() if value != theirs[key]}
+
+
+def _scalar(value: object) -> str:
+    """As it is written after `--set key=`."""
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

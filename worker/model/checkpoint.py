@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from shared.contract import CONTRACT_VERSION
@@ -88,7 +88,7 @@ def save_model(directory: Path, network: nn.Module, config: ModelConfig) -> Mode
         if not name.endswith("num_batches_tracked")
     }
     partial = directory / (WEIGHTS + ".partial")
-    save_file(weights, partial)
+    partial.write_bytes(save(weights))  # `save_file` makes a file that nobody else may read
     config = config.model_copy(update={"weights_sha256": _sha256(partial)})
     os.replace(partial, directory / WEIGHTS)
     write_config(directory, config)

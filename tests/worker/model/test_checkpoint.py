@@ -1,0 +1,116 @@
+"""The model directory: round trip, and everything that must be refused."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import write_tiny_model
+from worker.model.architecture import ArchitectureConfig, ResidualCNN
+from worker.model.checkpoint import ModelConfig, ModelError, load_model, read_config, save_model
+from worker.model.frontend import FrontendConfig
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    write_tiny_model(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@torch.no_grad()
+def test_round_trip_gives_the_same_answers(tmp_path: Path) -> None:
+    """What comes back differs from what was saved by the rounding of float16 and nothing else."""
+    torch.manual_seed(0)
+    network = ResidualCNN(ArchitectureConfig(classes=3, depths=(1, 1), widths=(8, 16))).train()
+    x = torch.randn(4, 1, 32, 40)
+    network(x)  # moves the running statistics away from their start
+    network.eval()
+    config = ModelConfig(
+        name="m", architecture=network.config, frontend=FrontendConfig(mean=-16.5, std=22), classes=("a", "b", "c"),
+        training={"recipe": {"seed": 1}},
+    )  # fmt: skip
+    written = save_model(tmp_path / "m", network, config)
+    model = load_model(tmp_path / "m")
+    assert model.config == written == read_config(tmp_path / "m")
+    assert model.config.weights_sha256
+    assert not model.network.training
+    torch.testing.assert_close(model.network(x), network(x), rtol=5e-3, atol=5e-3)
+
+
+def test_files_can_be_read_by_others(directory: Path) -> None:
+    """A worker that runs as another user can load what a trainer wrote."""
+    for path in directory.iterdir():
+        assert path.stat().st_mode & 0o044, path.name
+
+
+def test_weights_of_another_config_are_refused(directory: Path, tmp_path: Path) -> None:
+    """A half-copied directory is noticed by the checksum."""
+    write_tiny_model(tmp_path / "other", seed=1)
+    (tmp_path / "other" / "model.safetensors").replace(directory / "model.safetensors")
+    with pytest.raises(ModelError, match="checksum"):
+        load_model(directory)
+
+
+def without_checksum(directory: Path, **changes: object) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "weights_sha256": "", **changes}))
+
+
+def test_cut_off_weights_are_refused(directory: Path) -> None:
+    """A file that ends early is an error, not a network of noise."""
+    without_checksum(directory)
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="incomplete"):
+        load_model(directory)
+
+
+def test_weights_that_do_not_fit_are_refused(directory: Path) -> None:
+    """Another architecture in the config than in the weights."""
+    without_checksum(directory, architecture={"classes": 5, "depths": [2, 1], "widths": [8, 16]})
+    with pytest.raises(ModelError, match="does not fit"):
+        load_model(directory)
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (open, ("exploded", "w"))
+
+
+def test_pickle_in_place_of_weights_is_never_executed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading runs nothing from a file."""
+    monkeypatch.chdir(directory)
+    without_checksum(directory)
+    (directory / "model.safetensors").write_bytes(pickle.dumps(_Bomb()))
+    with pytest.raises(ModelError):
+        load_model(directory)
+    assert not (directory / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": "red"}, "colour"),
+        ({"classes": ["a", "b"]}, "2 class names for 5 outputs"),
+        ({"classes": ["a", "b", "c", "d", "a"]}, "named twice"),
+        ({"contract_version": 99}, "contract 99"),
+        ({"name": "../../etc"}, "name"),
+    ],
+)
+def test_bad_config_is_refused(directory: Path, change: dict[str, object], message: str) -> None:
+    """Unknown keys, classes that do not fit, a later contract, a name that is a path."""
+    without_checksum(directory, **change)
+    with pytest.raises(ModelError, match=message):
+        read_config(directory)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    """An empty directory, and one without weights."""
+    with pytest.raises(ModelError, match=r"config\.json"):
+        load_model(tmp_path)
+    write_tiny_model(tmp_path / "tiny")
+    (tmp_path / "tiny" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="has no model"):
+        load_model(tmp_path / "tiny")

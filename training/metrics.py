@@ -1,0 +1,79 @@
+"""The figures of a report, from labels and probabilities alone: numpy in, numbers out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.int64]  # (clips,)
+
+_Z_95 = 1.959963984540054  # standard normal quantile of 97.5 %
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How one class fared. A figure whose denominator is zero is 0, as nothing was found."""
+
+    name: str
+    clips: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Clips of one class that were taken for another."""
+
+    truth: str
+    taken_for: str
+    clips: int
+
+
+def wilson(correct: int, total: int, z: float = _Z_95) -> tuple[float, float]:
+    """The interval that holds the true accuracy with 95 % confidence (Wilson, 1927); sound near 0 and 1, too."""
+    if not 0 <= correct <= total or total == 0:
+        raise ValueError(f"{correct} of {total} is no share")
+    share = correct / total
+    centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * ((share * (1 - share) + z**2 / (4 * total)) / total) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def top_k(truth: Labels, probabilities: NDArray[np.float32], k: int) -> int:
+    """Clips whose class is among the k most probable. A tie counts against the network."""
+    own = probabilities[np.arange(len(truth)), truth]  # (clips,)
+    rank = (probabilities >= own[:, None]).sum(axis=1)  # its own row entry is one of them
+    return int((rank <= k).sum())
+
+
+def confusion_matrix(truth: Labels, predicted: Labels, classes: int) -> NDArray[np.int64]:
+    """(classes, classes): row = what it was, column = what it was taken for."""
+    matrix = np.zeros((classes, classes), np.int64)
+    np.add.at(matrix, (truth, predicted), 1)
+    return matrix
+
+
+def class_scores(matrix: NDArray[np.int64], names: Sequence[str]) -> list[ClassScore]:
+    """Precision, recall and F1 of each class, in label order."""
+    scores = []
+    for label, name in enumerate(names):
+        hits, clips, claims = (int(n) for n in (matrix[label, label], matrix[label].sum(), matrix[:, label].sum()))
+        precision, recall = _share(hits, claims), _share(hits, clips)
+        scores.append(ClassScore(name, clips, precision, recall, _share(2 * hits, clips + claims)))
+    return scores
+
+
+def confusions(matrix: NDArray[np.int64], names: Sequence[str]) -> list[Confusion]:
+    """Every mistake that was made, the most frequent first, ties in label order."""
+    found = [
+        Confusion(names[row], names[column], int(matrix[row, column]))
+        for row, column in np.argwhere(matrix)
+        if row != column
+    ]
+    return sorted(found, key=lambda confusion: -confusion.clips)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

@@ -1,0 +1,116 @@
+"""Writes a measured figure into a model directory: `accuracy` in its config.json, and its README.md."""
+
+from pathlib import Path
+
+from shared.schemas import Accuracy
+from training.dataset import ESC50, Dataset
+from training.errors import EvaluationError, RecipeError
+from training.evaluate import Evaluation
+from training.recipe import Recipe, differences, load_recipe
+from training.report import Report, class_table, confusion_table, interval, percent
+from worker.model.checkpoint import ModelConfig, write_config
+
+SHOWN = 8  # rows of the tables
+
+
+def record(directory: Path, evaluation: Evaluation, report: Report) -> ModelConfig:
+    """Store the figure, replacing one of the same data and protocol. Returns the config as written.
+
+    Raises EvaluationError for a fold that the model was trained on: that is no accuracy to publish.
+    """
+    if evaluation.trained_on:
+        raise EvaluationError("a figure on clips that the model was trained on is not recorded")
+    measured = Accuracy(
+        data=f"{report.data}, fold {report.fold}",
+        protocol=f"trained on the other folds, {report.precision}",
+        correct=report.correct,
+        total=report.clips,
+    )
+    others = [
+        one for one in evaluation.config.accuracy if (one.data, one.protocol) != (measured.data, measured.protocol)
+    ]
+    config = evaluation.config.model_copy(update={"accuracy": (measured, *others)})
+    write_config(directory, config)
+    (directory / "README.md").write_text(readme(config, report, evaluation.dataset), encoding="utf-8")
+    return config
+
+
+def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
+    """The model's page: what it is, on what and how it was trained, how well it does, on which terms."""
+    recipe = Recipe.model_validate(config.training["recipe"])
+    front, network, origin = config.frontend, config.architecture, dataset.origin
+    stages = ", ".join(f"{depth} × {width}" for depth, width in zip(network.depths, network.widths, strict=True))
+    extras = ["squeeze-and-excitation"] * network.squeeze_excitation + ["feature pyramid"] * network.feature_pyramid
+    held = report.fold
+    others = ", ".join(str(fold) for fold in dataset.folds if fold != held)
+    epochs = " + ".join(str(cycle.epochs) for cycle in recipe.optim.cycles)
+    lines = [
+        f"# {config.name}",
+        "",
+        f"{config.description}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| network | residual CNN, blocks × channels {stages}{''.join(f', {extra}' for extra in extras)};"
+        f" {report.parameters:,} parameters |",
+        f"| input | {front.window_seconds:g} s at {front.sample_rate:,} Hz, log-mel: {front.n_mels} mels of"
+        f" {front.f_min:g}–{front.f_max:g} Hz, {front.n_fft}-point FFT, hop {front.hop};"
+        f" mean {front.mean:g} dB, deviation {front.std:g} dB over the training clips |",
+        f"| classes | {len(config.classes)} |",
+        f"| data | {origin.name}{': ' + origin.credit if origin.credit else ''} |",
+        f"| weights | safetensors, float16; SHA-256 `{config.weights_sha256[:16]}…` |",
+        f"| licence | {config.licence or 'see the data'} |",
+        "",
+        "## Accuracy",
+        "",
+        f"**{percent(report.accuracy)}** of {report.clips} clips of fold {held} ({report.correct} right; 95 % interval"
+        f" {interval(report.interval_95)}), top-5 {percent(report.top_5)}, mean F1 {report.macro_f1:.3f};"
+        f" measured in {report.precision} on {report.device}.",
+        "",
+        f"Protocol: trained on folds {others}; the weights are the running average after the last epoch, and no clip of"
+        f" fold {held} is decoded during training, so it chooses no epoch. One fold of five is no five-fold mean.",
+    ]
+    if origin == ESC50 and report.crossing_clips:
+        lines += [
+            "",
+            f"{report.crossing_clips} clips of fold {held} are cut from recordings that also stand in another fold,"
+            " under another label; the official folds are used as they are.",
+        ]
+    lines += _notes(config)
+    lines += ["", "Reproduce the figure, and the weights:", "", "```console"]
+    lines += [f"$ otoscope evaluate models/{config.name} --data ESC-50 --fold {held} --precision {report.precision}"]
+    lines += [f"$ otoscope train --data ESC-50 --fold {held} {_recipe_options(recipe)} --out runs/{config.name}", "```"]
+    lines += ["", "## What it confuses", "", *confusion_table(report, SHOWN)]
+    lines += ["", "## Where it is worst", "", *class_table(report, SHOWN)]
+    lines += [
+        "",
+        "## Training",
+        "",
+        f"{epochs} epochs of batches of {recipe.optim.batch}, AdamW, one-cycle to {recipe.optim.max_lr:g}, weight"
+        f" decay {recipe.optim.weight_decay:g}, label smoothing {recipe.optim.label_smoothing:g}, average of weights"
+        f" with decay {recipe.optim.ema_decay:g}, seed {recipe.seed}. Every value: [recipe.yaml](recipe.yaml).",
+    ]
+    if origin == ESC50:
+        lines += [
+            "",
+            "## Licence",
+            "",
+            f"Trained on {origin.name} ({origin.credit}), which is {origin.licence}. The weights are for non-commercial"
+            " use on the same terms.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _notes(config: ModelConfig) -> list[str]:
+    """What whoever trained it wants to be known, from the config."""
+    note = config.training.get("note")
+    return ["", str(note)] if note else []
+
+
+def _recipe_options(recipe: Recipe) -> str:
+    """How to name the recipe on the command line: a bundled one, and what differs from it."""
+    try:
+        changed = differences(recipe, load_recipe(recipe.name))
+    except RecipeError:
+        return "--recipe recipe.yaml"
+    return " ".join([f"--recipe {recipe.name}", *(f"--set {key}='{value}'" for key, value in changed.items())])
