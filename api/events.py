@@ -20,7 +20,7 @@ def resume_point(last_event_id: str | None) -> str:
     """The stream position after which to go on. Raises InvalidRequest for what is no event id of ours."""
     if not last_event_id:
         return FROM_START
-    if not re.fullmatch(r"\d{1,20}-\d{1,20}", last_event_id):
+    if not re.fullmatch(r"\d{1,19}-\d{1,19}", last_event_id):
         raise InvalidRequest("Last-Event-ID must be the id of an event of this stream.")
     return last_event_id
 

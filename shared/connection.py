@@ -34,8 +34,13 @@ def connect(settings: Settings) -> redis.Redis:
 
 
 def connect_async(settings: Settings) -> "redis.asyncio.Redis":
-    """The gateway's client: gives up soon, since somebody is waiting for an answer."""
+    """The gateway's client: gives up soon, since somebody is waiting for an answer.
+
+    Callers past the number of connections wait for one: a burst of requests is no reason to tell any that the queue
+    cannot be reached.
+    """
     retry = redis.asyncio.retry.Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=2)
-    return redis.asyncio.Redis.from_url(
-        settings.redis_url, retry=retry, socket_timeout=10, socket_connect_timeout=2, max_connections=256
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        settings.redis_url, retry=retry, socket_timeout=10, socket_connect_timeout=2, max_connections=64, timeout=5
     )
+    return redis.asyncio.Redis.from_pool(pool)

@@ -2,7 +2,13 @@
 
 Time is Redis' own, so that clocks of different hosts never have to agree. Every script publishes the job's id after
 it changed something, and writes the change to the job's event stream before that.
+
+Only SUBMIT is refused when Redis is at its memory limit: the others end jobs or bring them nearer to their end, which
+is what makes room again.
 """
+
+_REFUSED_WHEN_FULL = "#!lua"
+_RUNS_WHEN_FULL = "#!lua flags=allow-oom"
 
 # KEYS and ARGV begin alike in all of them: the job's own keys, then the lists.
 _HEAD = """
@@ -21,25 +27,26 @@ end
 """
 
 SUBMIT = (
-    _HEAD
+    _REFUSED_WHEN_FULL
+    + _HEAD
     + """
 local idem = KEYS[9]
-local body, record, deadline, ttl, gone_ttl, limit, lists_ttl, digest = unpack(ARGV, 2)
+local body, record, deadline, ttl, gone_ttl, limit, lists_ttl, digest, prefix = unpack(ARGV, 2)
 if idem ~= '' then
   local before = redis.call('HMGET', idem, 'job', 'digest')
-  if before[1] then
+  -- A job that was forgotten or has expired is no answer to a repeat.
+  if before[1] and redis.call('EXISTS', prefix .. before[1]) == 1 then
     if before[2] ~= digest then return {'conflict', before[1]} end
     return {'exists', before[1]}
   end
 end
 local depth = redis.call('ZCARD', open)
 if depth >= tonumber(limit) then return {'full', tostring(depth)} end
-ttl = math.ceil(tonumber(ttl))
 redis.call('SET', audio, body, 'EX', ttl)
 redis.call('HSET', job, unpack(cjson.decode(record)))
 redis.call('HSET', job, 'status', 'queued', 'created_at', stamp(), 'attempts', 0)
 redis.call('EXPIRE', job, ttl)
-redis.call('SET', gone, '1', 'EX', math.ceil(tonumber(gone_ttl)))
+redis.call('SET', gone, '1', 'EX', gone_ttl)
 redis.call('ZADD', waiting, now, id)
 redis.call('ZADD', open, now + deadline, id)
 redis.call('EXPIRE', waiting, lists_ttl)
@@ -56,12 +63,15 @@ return {'created', id}
 )
 
 START = (
-    _HEAD
+    _RUNS_WHEN_FULL
+    + _HEAD
     + """
 local worker, max_attempts = ARGV[2], tonumber(ARGV[3])
 local found = redis.call('HMGET', job, 'status', 'model', 'options', 'created_at')
 if not found[1] then return {'gone'} end
 if found[1] ~= 'queued' and found[1] ~= 'running' then return {'finished'} end
+local body = redis.call('GET', audio)
+if not body then return {'gone'} end
 local left = redis.call('ZSCORE', open, id)
 left = left and (left - now) or 0
 redis.call('ZREM', waiting, id)
@@ -69,7 +79,7 @@ if redis.call('HINCRBY', job, 'attempts', 1) > max_attempts then return {'poison
 redis.call('HSET', job, 'status', 'running', 'started_at', stamp(), 'worker', worker)
 tell('running')
 wake()
-return {'run', found[2], found[3], tostring(now - found[4]), tostring(left), redis.call('GET', audio)}
+return {'run', found[2], found[3], tostring(now - found[4]), tostring(left), body}
 """
 )
 
@@ -87,7 +97,8 @@ end
 """
 
 FINISH = (
-    _HEAD
+    _RUNS_WHEN_FULL
+    + _HEAD
     + _END
     + """
 local status, packed, failure, timings, ttl, gone_ttl = unpack(ARGV, 2)
@@ -109,7 +120,8 @@ return 'stored'
 )
 
 CANCEL = (
-    _HEAD
+    _RUNS_WHEN_FULL
+    + _HEAD
     + _END
     + """
 local ttl = ARGV[2]
@@ -128,7 +140,8 @@ return 'forgotten'
 
 # A submission whose message could not be sent: as if it had never been.
 WITHDRAW = (
-    _HEAD
+    _RUNS_WHEN_FULL
+    + _HEAD
     + """
 redis.call('DEL', job, audio, result, events, gone)
 redis.call('ZREM', waiting, id)

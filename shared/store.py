@@ -6,6 +6,7 @@ what waits and what is unfinished. All changes of state are the scripts of `shar
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -91,10 +92,12 @@ class AsyncJobStore:
         job_id = contract.new_job_id()
         described = options.model_dump_json()
         record = ["model", model, "options", described, "audio", audio.model_dump_json()]
-        ttl = settings.job_deadline + settings.result_ttl
+        ttl = math.ceil(settings.job_deadline) + settings.result_ttl
         digest = ""
         if idempotency:
-            digest = hashlib.sha256(body + model.encode() + described.encode()).hexdigest()
+            request = hashlib.sha256(json.dumps([model, described]).encode())
+            request.update(body)  # by itself: joining the two would copy the upload
+            digest = request.hexdigest()
         outcome, detail = await self._run(
             "SUBMIT",
             _keys(job_id, _idempotency_key(idempotency)),
@@ -106,8 +109,9 @@ class AsyncJobStore:
                 ttl,
                 ttl + settings.tombstone_ttl,
                 settings.queue_limit,
-                contract.LISTS_TTL,
+                max(contract.LISTS_TTL, ttl),
                 digest,
+                contract.job_key(""),
             ],
         )
         if outcome == b"full":
@@ -117,7 +121,8 @@ class AsyncJobStore:
             )
         if outcome == b"conflict":
             raise IdempotencyConflict("This Idempotency-Key was used with another request; use a new key.")
-        return Submission(detail.decode(), created=outcome == b"created")
+        # One that was sent twice, since its first answer was lost on the way, finds itself.
+        return Submission(detail.decode(), created=outcome == b"created" or detail.decode() == job_id)
 
     async def _retry_after(self) -> int:
         """Seconds: as long as the oldest waiting job has waited is about what a place takes to come free."""
@@ -248,8 +253,6 @@ class JobStore:
         if outcome != b"run":
             return Refused(outcome.decode())
         model, options, waited, left, body = rest
-        if body is None:
-            return Refused("gone")
         return Work(job_id, model.decode(), JobOptions.model_validate_json(options), float(waited), float(left), body)
 
     def succeed(self, job_id: str, packed: bytes, timings: Timings) -> bool:
@@ -291,15 +294,18 @@ class JobStore:
             pipe.expire(contract.MODELS, contract.LISTS_TTL)
             pipe.execute()
 
-    def retract(self, worker_id: str, models: list[str] | None = None) -> None:
-        """Stop vouching for this worker; `models` names models that are not served any more."""
+    def retract(self, worker_id: str) -> None:
+        """Stop vouching for this worker."""
         with translated():
             pipe = self._redis.pipeline()
             pipe.delete(contract.worker_key(worker_id))
             pipe.zrem(contract.WORKERS, worker_id)
-            if models:
-                pipe.hdel(contract.MODELS, *models)
             pipe.execute()
+
+    def withdraw_models(self, names: list[str]) -> None:
+        """List these models no more. Another worker that still serves one lists it again with its next announcement."""
+        with translated():
+            self._redis.hdel(contract.MODELS, *names)
 
 
 def _idempotency_key(token: str | None) -> str:

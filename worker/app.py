@@ -10,22 +10,23 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack
+from pathlib import Path
 
 from celery import Celery
 from celery.exceptions import Reject
 
 from shared.connection import connect
 from shared.contract import CLASSIFY
-from shared.errors import StoreUnavailable
+from shared.errors import OtoscopeError
 from shared.queue import make_celery
 from shared.records import Announcement
 from shared.settings import Settings
 from shared.store import JobStore
 from worker.batcher import Batcher
-from worker.classify import Classifier
+from worker.classify import UNFINISHED, Classifier
 from worker.decoder import DecoderPool
-from worker.engine import Engine, Seen, Served, Window
+from worker.engine import Engine, Seen, Served, Window, read_model
 from worker.lease import Lease
 from worker.metrics import WorkerMetrics
 from worker.model.precision import pick_device
@@ -44,7 +45,10 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.id = f"{socket.gethostname()}-{os.getpid()}"
-        self._store = JobStore(connect(settings), settings)
+        self._exit = ExitStack()
+        client = connect(settings)
+        self._exit.callback(client.close)
+        self._store = JobStore(client, settings)
         self._engine = Engine(pick_device(settings.device))
         self._metrics = WorkerMetrics(self._engine.device)
         self._batcher: Batcher[Window, Seen] = Batcher(
@@ -52,15 +56,18 @@ class Worker:
         )
         self._registry = Registry(settings.models_dir, settings.model_names, self._load)
         self._stop = threading.Event()
-        self._closing: list[Callable[[], None]] = []
+        self._announcing = threading.Lock()
+        self._announced = False
 
     def start(self) -> None:
         """Load every model, run each once, and only then say that this worker is there."""
         settings = self._settings
-        self._closing.append(self._metrics.serve(settings.metrics_port, settings.metrics_host))
+        self._exit.callback(self._metrics.serve(settings.metrics_port, settings.metrics_host))
         # First, so that the decode processes start up while the weights are read.
-        self._decoder = DecoderPool(settings.decode_processes, settings.decode_seconds, settings.max_seconds)
-        self._closing.append(self._decoder.close)
+        self._decoder = DecoderPool(
+            settings.decode_processes, settings.decode_seconds, settings.max_seconds, self._metrics.decoder_died
+        )
+        self._exit.callback(self._decoder.close)
         self._batcher.start()
         self._registry.refresh()
         self._registry.require()
@@ -95,44 +102,49 @@ class Worker:
     def close(self) -> None:
         """Stop vouching, end the threads and the decode processes."""
         self._stop.set()
-        try:
-            self._store.retract(self.id)
-        except StoreUnavailable:
-            log.warning("the queue could not be told that this worker is gone; it will notice")
+        with self._announcing:  # none that has begun may come after the retraction
+            if self._announced:
+                try:
+                    self._store.retract(self.id)
+                except OtoscopeError:
+                    log.warning("the queue could not be told that this worker is gone; it will notice")
         self._batcher.stop(drain=True, timeout=self._settings.watchdog_seconds)
-        for close in reversed(self._closing):
-            close()
+        self._exit.close()
 
     def _register(self, app: Celery) -> None:
         @app.task(name=CLASSIFY)  # type: ignore[untyped-decorator]
         def classify(job_id: str) -> None:
             try:
                 self._classifier.run(job_id)
-            except StoreUnavailable as error:
+            except UNFINISHED as error:
                 # Nothing has been stored, so nothing is lost: back to the queue.
                 time.sleep(1.0)
                 raise Reject(str(error), requeue=True) from error
 
-    def _load(self, directory: Any) -> Served:
-        """On the batcher's thread, which alone touches the device."""
-        sizes = (1, self._settings.batch_size)
-        served: Served = self._batcher.call(lambda: self._engine.load(directory, sizes)).result()
+    def _load(self, directory: Path) -> Served:
+        """Read in this thread, so that jobs go on meanwhile; then to the batcher's, which alone touches the device."""
+        model, sizes = read_model(directory), (1, self._settings.batch_size)
+        served: Served = self._batcher.call(lambda: self._engine.serve(model, sizes)).result()
         self._metrics.ready.labels(served.name).set(1)
         return served
 
     def _refresh_models(self) -> None:
+        before = self._registry.cards
         dropped = self._registry.refresh()
         for name in dropped:
             self._metrics.ready.labels(name).set(0)
         if dropped:
-            self._store.retract(self.id, sorted(dropped))
+            self._store.withdraw_models(sorted(dropped))
+        if self._registry.cards != before:
             self._announce()
 
     def _announce(self) -> None:
-        cards = self._registry.cards
-        said = Announcement(self.id, list(cards), len(self._classifier.held))
-        self._store.announce(said, cards, VOUCH_SECONDS)
-        self._metrics.decoder_deaths.set(self._decoder.deaths)
+        with self._announcing:
+            if self._stop.is_set():
+                return
+            cards = self._registry.cards
+            self._announced = True
+            self._store.announce(Announcement(self.id, list(cards), len(self._classifier.held)), cards, VOUCH_SECONDS)
 
     def _watch_device(self) -> None:
         if self._batcher.busy_seconds > self._settings.watchdog_seconds:
@@ -146,7 +158,7 @@ class Worker:
             while not self._stop.wait(seconds):
                 try:
                     function()
-                except StoreUnavailable as error:
+                except OtoscopeError as error:
                     log.warning("%s: %s", function.__name__, error)
                 except Exception:
                     log.exception("%s failed", function.__name__)

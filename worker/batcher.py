@@ -5,12 +5,16 @@ while one batch runs the next one gathers. Items of different keys never share a
 are run one by one, so that only the bad one fails.
 """
 
+import logging
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -91,20 +95,21 @@ class Batcher(Generic[Item, Answer]):
         return future
 
     def stop(self, *, drain: bool = True, timeout: float | None = None) -> None:
-        """End the thread: after everything submitted has run, or with `drain=False` after the batch in hand."""
+        """End the thread: after everything submitted has run, or with `drain=False` after what it has in hand.
+
+        What is left then fails with BatcherStopped.
+        """
         with self._changed:
             self._stopping = True
-            left = [] if drain else [ticket for queue in self._queues.values() for ticket in queue]
-            if not drain:
-                for queue in self._queues.values():
-                    queue.clear()  # `_gather` may be waiting beside one of them
-                self._queues.clear()
+            left = [] if drain else self._take_all()
             self._changed.notify()
-        for ticket in left:
-            if ticket.set_running_or_notify_cancel():
-                ticket.set_exception(BatcherStopped("the batcher was stopped"))
+        _fail(left)
         if self._thread.is_alive():
             self._thread.join(timeout)
+        if not self._thread.is_alive():  # nor will it come to anything any more, had it not been started
+            with self._changed:
+                left = self._take_all()
+            _fail(left)
 
     @property
     def busy_seconds(self) -> float:
@@ -121,37 +126,53 @@ class Batcher(Generic[Item, Answer]):
         if self._stopping:
             raise BatcherStopped("the batcher was stopped")
 
-    def _loop(self) -> None:
-        while True:
-            with self._changed:
-                while not self._queues and not self._calls and not self._stopping:
-                    self._changed.wait()
-                if self._calls:
-                    function, future = self._calls.popleft()
-                elif self._queues:
-                    function = None
-                    key, batch = self._gather()
-                else:
-                    return
-            self._busy_since = time.monotonic()
-            try:
-                if function is not None:
-                    _resolve(future, function)
-                elif batch:
-                    self._run_batch(key, batch)
-            finally:
-                self._busy_since = None
+    def _take_all(self) -> list[Future[Any]]:
+        """Everything that waits. Called with the lock held."""
+        left: list[Future[Any]] = [ticket for queue in self._queues.values() for ticket in queue]
+        left += [future for _, future in self._calls]
+        self._queues.clear()
+        self._calls.clear()
+        return left
 
-    def _gather(self) -> tuple[Hashable, list[Ticket[Item, Answer]]]:
-        """Wait for the window of the oldest item to close and take its batch. Called with the lock held."""
-        key = min(self._queues, key=lambda k: self._queues[k][0].submitted)
+    def _loop(self) -> None:
+        while self._step():
+            pass
+
+    def _step(self) -> bool:
+        """Do the next thing; False when there will be none. What it worked on is let go of on return."""
+        with self._changed:
+            while not self._calls:
+                if self._queues:
+                    key = min(self._queues, key=self._due)
+                    left = self._due(key) - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._changed.wait(left)
+                elif self._stopping:
+                    return False
+                else:
+                    self._changed.wait()
+            call = self._calls.popleft() if self._calls else None
+            batch = [] if call else self._take(key)
+        self._busy_since = time.monotonic()
+        try:
+            if call:
+                _resolve(*call)
+            elif batch:
+                self._run_batch(key, batch)
+        finally:
+            self._busy_since = None
+        return True
+
+    def _due(self, key: Hashable) -> float:
+        """When the batch of a key should leave. The oldest goes first, but a full one waits for no open window."""
         queue = self._queues[key]
-        closes = queue[0].submitted + self._window
-        while len(queue) < self._size and not self._stopping:
-            left = closes - time.monotonic()
-            if left <= 0:
-                break
-            self._changed.wait(left)
+        closed = self._stopping or len(queue) >= self._size
+        return queue[0].submitted + (0.0 if closed else self._window)
+
+    def _take(self, key: Hashable) -> list[Ticket[Item, Answer]]:
+        """The next batch of a key, without what was cancelled or came too late. Called with the lock held."""
+        queue = self._queues[key]
         batch: list[Ticket[Item, Answer]] = []
         now = time.monotonic()
         while queue and len(batch) < self._size:
@@ -163,37 +184,54 @@ class Batcher(Generic[Item, Answer]):
                 continue
             batch.append(ticket)
         if not queue:
-            self._queues.pop(key, None)
-        return key, batch
+            del self._queues[key]
+        return batch
 
     def _run_batch(self, key: Hashable, batch: list[Ticket[Item, Answer]]) -> None:
-        began = time.monotonic()
+        self._busy_since = began = time.monotonic()
         for ticket in batch:
             ticket.began = began
-        try:
-            answers = self._run(key, [ticket.item for ticket in batch])
-            if len(answers) != len(batch):
-                raise RuntimeError(f"run() gave {len(answers)} answers for {len(batch)} items; it must give one each")
-        except Exception as error:
+        answers = self._attempt(key, batch)
+        if isinstance(answers, Exception):
+            # A traceback keeps what its frames held: device memory too, which may be what was short.
+            traceback.clear_frames(answers.__traceback__)
             if len(batch) > 1:
                 for ticket in batch:
                     self._run_batch(key, [ticket])
                 return
-            answers = [error]
+            answers = [answers]
         ended = time.monotonic()
-        self._on_batch(len(batch), ended - began)
         for ticket, answer in zip(batch, answers, strict=True):
             ticket.ended = ended
             if isinstance(answer, Exception):
                 ticket.set_exception(answer)
             else:
                 ticket.set_result(answer)
+        try:
+            self._on_batch(len(batch), ended - began)
+        except Exception:  # without its thread nobody would get an answer any more
+            log.exception("on_batch failed")
+
+    def _attempt(self, key: Hashable, batch: list[Ticket[Item, Answer]]) -> Sequence[Answer | Exception] | Exception:
+        try:
+            answers = self._run(key, [ticket.item for ticket in batch])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"run() gave {len(answers)} answers for {len(batch)} items; it must give one each")
+            return answers
+        except Exception as error:
+            return error
 
 
-def _resolve(future: Future[Any], function: Callable[[], Any]) -> None:
+def _resolve(function: Callable[[], Any], future: Future[Any]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:
         future.set_result(function())
     except Exception as error:
         future.set_exception(error)
+
+
+def _fail(futures: list[Future[Any]]) -> None:
+    for future in futures:
+        if future.set_running_or_notify_cancel():
+            future.set_exception(BatcherStopped("the batcher was stopped"))

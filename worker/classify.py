@@ -25,8 +25,8 @@ from shared.errors import (
 from shared.records import Refused, Work
 from shared.schemas import JobOptions, Part, Timings
 from shared.store import JobStore
-from worker.batcher import Batcher, Expired, Ticket
-from worker.decoder import DecoderPool
+from worker.batcher import Batcher, BatcherStopped, Expired, Ticket
+from worker.decoder import DecoderPool, DecoderStopped
 from worker.engine import Seen, Served, Window
 from worker.metrics import WorkerMetrics
 from worker.registry import Registry
@@ -34,6 +34,9 @@ from worker.registry import Registry
 log = logging.getLogger(__name__)
 
 WAVEFORM_BUCKETS = 1_000
+UNFINISHED = (StoreUnavailable, BatcherStopped, DecoderStopped)
+"""What `Classifier.run` raises where nothing is wrong with the job: it is to be delivered again."""
+
 _OF_WINDOW = frozenset({Part.MAPS, Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM})
 
 
@@ -79,13 +82,13 @@ class Classifier:
         self._worker_id, self._store, self._registry = worker_id, store, registry
         self._decoder, self._batcher, self._metrics = decoder, batcher, metrics
         self._batch_size = batch_size
-        self._held: dict[str, Held] = {}
+        self._held: set[Held] = set()  # a job that was delivered twice is held twice
         self._lock = threading.Lock()
 
     @property
     def held(self) -> list[Held]:
         with self._lock:
-            return list(self._held.values())
+            return list(self._held)
 
     def cancel_abandoned(self) -> None:
         """Stop working on the jobs that nobody waits for any more. Raises StoreUnavailable."""
@@ -96,11 +99,11 @@ class Classifier:
                 job.cancel()
 
     def run(self, job_id: str) -> None:
-        """Do a delivered job to its end. Raises StoreUnavailable alone: then it is to be delivered again."""
+        """Do a delivered job to its end. Raises one of UNFINISHED alone."""
         work = self._store.start(job_id, self._worker_id)
         if isinstance(work, Refused):
             if work.reason == "poison":
-                error = JobPoison("The job was started several times and its worker died each time.")
+                error = JobPoison("The job was started several times and never finished; it seems to end its workers.")
                 if self._store.fail(job_id, error):
                     self._metrics.finished("failed")
             log.info("job %s not run: %s", job_id, work.reason)
@@ -113,7 +116,7 @@ class Classifier:
             stored = self._store.succeed(job_id, pack_result(result), timings)
             self._metrics.stage("store", time.monotonic() - began)
             self._metrics.finished("succeeded" if stored else "cancelled", result.duration)
-        except StoreUnavailable:
+        except UNFINISHED:
             raise
         except JobCancelled:
             self._metrics.finished("cancelled")
@@ -131,13 +134,13 @@ class Classifier:
     def _hold(self, work: Work) -> Iterator[Held]:
         held = Held(work.id, time.monotonic() + work.seconds_left)
         with self._lock:
-            self._held[work.id] = held
+            self._held.add(held)
             self._metrics.busy.set(len(self._held))
         try:
             yield held
         finally:
             with self._lock:
-                self._held.pop(work.id, None)
+                self._held.discard(held)
                 self._metrics.busy.set(len(self._held))
 
     def _classify(self, work: Work, held: Held, timings: Timings) -> Result:
@@ -158,14 +161,15 @@ class Classifier:
             raise InvalidRequest(f"The sound has {len(clips)} windows, 0 to {len(clips) - 1}; window {options.window}"
                                  " was asked for.")  # fmt: skip
         of_window = parts & _OF_WINDOW
-        # One window is looked into at once; of many it has to be known first which one decides.
-        at_once = of_window if len(clips) == 1 else frozenset[Part]()
-        seen = self._see(served, [Window(clip, at_once) for _, clip in clips], held, timings)
+        # Only where many windows have to be seen to know which one decides is one of them looked into afterwards.
+        known = 0 if len(clips) == 1 else options.window
+        windows = [Window(clip, of_window if at == known else frozenset()) for at, (_, clip) in enumerate(clips)]
+        seen = self._see(served, windows, held, timings)
         probabilities = np.stack([one.probabilities for one in seen])  # (windows, classes)
         mean = probabilities.mean(axis=0)
-        chosen = int(probabilities[:, mean.argmax()].argmax()) if options.window is None else options.window
+        chosen = int(probabilities[:, mean.argmax()].argmax()) if known is None else known
         looked = seen[chosen]
-        if of_window and not at_once:
+        if of_window and known is None:
             (looked,) = self._see(served, [Window(clips[chosen][1], of_window)], held, timings)
         self._metrics.stage("batch_wait", timings.batch or 0.0)
         self._metrics.stage("forward", timings.forward or 0.0)
@@ -180,13 +184,16 @@ class Classifier:
                 self._batcher.submit(window, key=served, deadline=held.deadline)
                 for window in windows[at : at + self._batch_size]
             ]
-            held.check()  # a cancellation between the check above and the submission found no tickets
             try:
-                answers += [ticket.result(timeout=held.seconds_left + 5) for ticket in held.tickets]
+                held.check()  # a cancellation between the check above and the submission found no tickets
+                answers += [ticket.result(timeout=max(held.seconds_left, 0) + 5) for ticket in held.tickets]
             except CancelledError as error:
                 raise JobCancelled("The job was cancelled.") from error
             except (Expired, TimeoutError) as error:
                 raise DeadlineExceeded("The job's deadline passed while it waited for the network.") from error
+            finally:
+                for ticket in held.tickets:  # nobody needs the rest of a job that has failed
+                    ticket.cancel()
             timings.batch = round((timings.batch or 0.0) + max(t.waited for t in held.tickets), 6)
             ran = max(t.ended for t in held.tickets) - min(t.began for t in held.tickets)
             timings.forward = round((timings.forward or 0.0) + ran, 6)
@@ -196,14 +203,16 @@ class Classifier:
 def cut(waveform: NDArray[np.float32], size: int) -> list[tuple[int, NDArray[np.float32]]]:
     """(first sample, window) of each window: zero-padded when the sound is shorter, half overlapping when longer.
 
-    A tail of less than a fiftieth of a window is left out: codecs add a few samples to a clip that was cut to measure,
-    and those are not worth a second window.
+    Codecs add a few samples to a clip that was cut to measure. Those are not worth a window: one that would begin less
+    than a fiftieth of a window before the last is left out, and what a single window cannot hold is cut off.
     """
-    if len(waveform) <= size + size // 50:
+    overhang = size // 50
+    if len(waveform) <= size + overhang:
         padded = np.zeros(size, np.float32)
         padded[: len(waveform)] = waveform[:size]
         return [(0, padded)]
-    starts = [*range(0, len(waveform) - size, size // 2), len(waveform) - size]
+    last = len(waveform) - size
+    starts = [*range(0, last - overhang, size // 2), last]
     return [(start, waveform[start : start + size]) for start in starts]
 
 
@@ -211,7 +220,9 @@ def envelope(waveform: NDArray[np.float32], buckets: int = WAVEFORM_BUCKETS) -> 
     """(2, buckets): minimum and maximum of each of that many equal stretches, so that no peak is lost."""
     buckets = min(buckets, len(waveform))
     edges = np.linspace(0, len(waveform), buckets, endpoint=False).astype(np.int64)
-    return np.stack([np.minimum.reduceat(waveform, edges), np.maximum.reduceat(waveform, edges)]).astype(np.float16)
+    extremes = np.stack([np.minimum.reduceat(waveform, edges), np.maximum.reduceat(waveform, edges)])
+    largest = np.finfo(np.float16).max  # samples of a float file may be anything
+    return extremes.clip(-largest, largest).astype(np.float16)
 
 
 def _result(
@@ -227,9 +238,6 @@ def _result(
     classes, rate, parts = served.model.config.classes, decoded.rate, options.include
     size, end = len(clips[0][1]), len(decoded.waveform)
 
-    def seconds(sample: int) -> float:
-        return round(min(sample, end) / rate, 6)
-
     def ranked(row: NDArray[np.float32]) -> list[tuple[str, float]]:
         order = np.argsort(-row, kind="stable")[: options.top_k]
         return [(classes[i], round(float(row[i]), 6)) for i in order]
@@ -240,9 +248,7 @@ def _result(
         duration=round(decoded.seconds, 6),
         sample_rate=decoded.source_rate,
         windows=[
-            WindowPrediction(
-                round(start / rate, 6), round(min(start + size, len(decoded.waveform)) / rate, 6), ranked(row)
-            )
+            WindowPrediction(round(start / rate, 6), round(min(start + size, end) / rate, 6), ranked(row))
             for (start, _), row in zip(clips, probabilities, strict=True)
         ],
         combined="single window" if len(clips) == 1 else f"mean of the probabilities of {len(clips)} windows",

@@ -8,43 +8,43 @@ must not be able to run code in its parent.
 import json
 import os
 import resource
+import socket
 import sys
 import threading
-from multiprocessing.connection import Connection
 
 from shared.audio import AudioLimits, decode
 from shared.errors import AudioCorrupt, OtoscopeError
+from worker.wire import Wire
 
 
-def serve(connection: Connection, memory: int, cpu_seconds: float) -> None:
+def serve(wire: Wire, memory: int, cpu_seconds: float) -> None:
     """Answer until the parent closes its end."""
     # So that a file that needs more dies here by MemoryError rather than the host by swapping.
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    while True:
-        try:
-            request = json.loads(connection.recv_bytes())
-            data = connection.recv_bytes()
-        except (EOFError, ConnectionResetError):
-            return
-        _limit_cpu(cpu_seconds)
-        try:
-            decoded = decode(data, request["rate"], AudioLimits(max_seconds=request["max_seconds"]))
-        except OtoscopeError as error:
-            connection.send_bytes(json.dumps({"code": error.code, "detail": error.detail}).encode())
-            continue
-        except MemoryError:
-            detail = "Decoding this file needs more memory than is allowed."
-            connection.send_bytes(json.dumps({"code": AudioCorrupt.code, "detail": detail}).encode())
-            continue
-        about = {
-            "rate": decoded.rate,
-            "source_rate": decoded.source_rate,
-            "channels": decoded.channels,
-            "container": decoded.container,
-        }
-        connection.send_bytes(json.dumps(about).encode())
-        connection.send_bytes(decoded.waveform.data.cast("B"))
+    try:
+        while True:
+            _serve_one(wire, memory, cpu_seconds)
+    except (EOFError, ConnectionError):
+        return
+
+
+def _serve_one(wire: Wire, memory: int, cpu_seconds: float) -> None:
+    """One file; nothing of it is kept when this returns."""
+    request = json.loads(wire.receive(memory))
+    data = bytes(wire.receive(memory))
+    _limit_cpu(cpu_seconds)
+    try:
+        decoded = decode(data, request["rate"], AudioLimits(max_seconds=request["max_seconds"]))
+    except OtoscopeError as error:
+        wire.send(json.dumps({"code": error.code, "detail": error.detail}).encode())
+    except MemoryError:
+        detail = "Decoding this file needs more memory than is allowed."
+        wire.send(json.dumps({"code": AudioCorrupt.code, "detail": detail}).encode())
+    else:
+        about = {"source_rate": decoded.source_rate, "channels": decoded.channels, "container": decoded.container}
+        wire.send(json.dumps(about).encode())
+        wire.send(decoded.waveform.data.cast("B"))
 
 
 def _limit_cpu(seconds: float) -> None:
@@ -65,4 +65,4 @@ def _end_with_parent(parent: int) -> None:
 if __name__ == "__main__":
     descriptor, memory, cpu_seconds, parent = sys.argv[1:]
     threading.Thread(target=_end_with_parent, args=(int(parent),), daemon=True).start()
-    serve(Connection(int(descriptor)), int(memory), float(cpu_seconds))
+    serve(Wire(socket.socket(fileno=int(descriptor))), int(memory), float(cpu_seconds))

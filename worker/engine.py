@@ -42,6 +42,15 @@ class Seen:
     cam: Array | None = None
 
 
+def read_model(directory: Path) -> Model:
+    """A model directory in main memory, under the name of the directory: a copy can be served beside the original.
+
+    May be called from any thread. Raises ModelError.
+    """
+    model = load_model(directory)
+    return replace(model, config=model.config.model_copy(update={"name": directory.name}))
+
+
 @dataclass(frozen=True, eq=False)
 class Served:
     """A model on the device, ready to run; compared by identity, so that a new version never joins an old batch."""
@@ -55,21 +64,19 @@ class Served:
 
 
 class Engine:
-    """Loads models onto one device and runs batches of windows through them."""
+    """Brings models to one device and runs batches of windows through them."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def load(self, directory: Path, warm_up: Sequence[int] = (1,)) -> Served:
-        """Load a model directory and run batches of silence of the given sizes through it. Raises ModelError.
+    def serve(self, model: Model, warm_up: Sequence[int] = (1,)) -> Served:
+        """Bring a model to the device and run batches of silence of the given sizes through it.
 
-        It is served under the name of its directory, so that a copy can be served beside the original.
+        Raises what a forward pass can raise.
         """
-        model = load_model(directory, self.device)
-        model = replace(model, config=model.config.model_copy(update={"name": directory.name}))
-        model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        layers = self._layers(model)
-        served = Served(model, _card(model, layers))
+        model.frontend.to(self.device)
+        model.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        served = Served(model, _card(model, self._layers(model)))
         silence = np.zeros(model.config.frontend.window_samples, np.float32)
         for size in warm_up:
             for answer in self.run(served, [Window(silence)] * size):
@@ -106,22 +113,23 @@ class Engine:
                 outputs["cam",] = tap.cam(logits[rows[Part.CAM]].argmax(dim=1))
         host = _to_host(outputs)
 
+        # What an answer keeps is copied: a view would keep the whole batch in memory for as long.
         answers: list[Seen | Exception] = []
         for probabilities in host["probabilities",]:
             if np.isfinite(probabilities).all():
-                answers.append(Seen(probabilities))
+                answers.append(Seen(probabilities.copy()))
             else:
                 answers.append(InferenceFailed(f"Model {served.name} gave numbers that are not finite for this sound."))
         for (name, *layer), values in host.items():
             if name == "probabilities":
                 continue
-            for row, value in zip(rows[Part(name)], values.astype(np.float16), strict=True):
+            for row, value in zip(rows[Part(name)], values, strict=True):
                 seen = answers[row]
                 if isinstance(seen, Seen):
                     if layer:
-                        seen.maps[layer[0]] = value
+                        seen.maps[layer[0]] = value.astype(np.float16)
                     else:
-                        setattr(seen, name, value)
+                        setattr(seen, name, value.astype(np.float16))
         return answers
 
     @torch.no_grad()

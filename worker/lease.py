@@ -33,7 +33,8 @@ class Lease(bootsteps.StartStopStep):  # type: ignore[misc]
         self._thread: threading.Thread | None = None
 
     def start(self, consumer: Any) -> None:
-        """The consumer has subscribed; called again after every reconnection."""
+        """The consumer has subscribed; called again after every reconnection, with another channel."""
+        self._stop.set()
         self._stop = threading.Event()
         client = redis.Redis.from_url(consumer.app.conf.otoscope_redis_url, socket_timeout=5)
         self._thread = threading.Thread(
@@ -42,21 +43,26 @@ class Lease(bootsteps.StartStopStep):  # type: ignore[misc]
         self._thread.start()
 
     def stop(self, consumer: Any) -> None:
+        """The consumer takes no more messages, but after SIGTERM its jobs still run: they are renewed to their end."""
+
+    def shutdown(self, consumer: Any) -> None:
+        """The last job is done and the channel is about to be closed."""
         self._stop.set()
 
-    # After SIGTERM the consumer stops while its jobs still run: what is renewed then is what is left of them.
-    def terminate(self, consumer: Any) -> None:
-        self._stop.set()
+    terminate = shutdown
 
     @staticmethod
     def _renew(channel: Any, client: redis.Redis, stop: threading.Event) -> None:
-        while not stop.wait(RENEW_SECONDS):
-            try:
-                held = list(channel.qos._delivered)
-                if held:
-                    now = time.time()  # kombu stamps with the worker's clock, so this must too
-                    client.zadd(channel.unacked_index_key, dict.fromkeys(held, now), xx=True)
-            except RuntimeError:
-                continue  # the dictionary changed while it was copied; two seconds later it will not
-            except redis.exceptions.RedisError as error:
-                log.warning("could not renew the leases of running jobs: %s", error)
+        with client:
+            while not stop.wait(RENEW_SECONDS):
+                try:
+                    held = list(channel.qos._delivered)
+                    if held:
+                        now = time.time()  # kombu stamps with the worker's clock, so this must too
+                        client.zadd(channel.unacked_index_key, dict.fromkeys(held, now), xx=True)
+                except RuntimeError:
+                    continue  # the dictionary changed while it was copied; two seconds later it will not
+                except redis.exceptions.RedisError as error:
+                    log.warning("could not renew the leases of running jobs: %s", error)
+                except Exception:
+                    log.exception("could not renew the leases of running jobs")

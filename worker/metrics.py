@@ -22,7 +22,7 @@ _SIZES = tuple(2**i for i in range(11))
 
 
 class WorkerMetrics:
-    """Three verbs for the code that does the work: `stage`, `batch` and `finished`."""
+    """One verb for each thing that the code which does the work has to tell."""
 
     def __init__(self, device: torch.device) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which no panel here reads
@@ -44,8 +44,8 @@ class WorkerMetrics:
         self.ready = Gauge(
             "otoscope_worker_model_ready", "1 once a model has run a forward pass", ["model"], registry=self.registry
         )
-        self.decoder_deaths = Gauge(
-            "otoscope_worker_decoder_deaths", "Decode processes that died since the start", registry=self.registry
+        self._decoder_deaths = Counter(
+            "otoscope_worker_decoder_deaths_total", "Decode processes that died or were late", registry=self.registry
         )
         self.busy = Gauge("otoscope_worker_jobs_held", "Jobs being worked on now", registry=self.registry)
         for stage in STAGES:
@@ -68,6 +68,9 @@ class WorkerMetrics:
     def finished(self, state: str, audio_seconds: float = 0.0) -> None:
         self._jobs.labels(state).inc()
         self._audio.inc(audio_seconds)
+
+    def decoder_died(self) -> None:
+        self._decoder_deaths.inc()
 
     def serve(self, port: int, host: str) -> Callable[[], None]:
         """Listen; returns what ends it. Raises OSError when the port is taken."""

@@ -106,9 +106,10 @@ def test_silence_is_broken_by_comments(start_gateway: Callable[..., httpx.Client
             pytest.fail("no comment came")
 
 
-def test_bad_last_event_id_is_refused(http: httpx.Client, worker: StandInWorker) -> None:
+@pytest.mark.parametrize("last", ["latest", "0", "9" * 20 + "-0", "0-" + "9" * 20])
+def test_bad_last_event_id_is_refused(http: httpx.Client, worker: StandInWorker, last: str) -> None:
     """An id that is none of ours is told, not passed on to Redis."""
-    answer = http.get(f"/v1/jobs/{submit(http)}/events", headers={"Last-Event-ID": "latest"})
+    answer = http.get(f"/v1/jobs/{submit(http)}/events", headers={"Last-Event-ID": last})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
 

@@ -1,0 +1,70 @@
+"""Both halves of the store on one database, the gateway's called as if it were synchronous."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import pytest
+import redis
+
+from shared.connection import connect, connect_async
+from shared.records import Work
+from shared.schemas import AudioInfo, JobOptions, Timings
+from shared.settings import Settings
+from shared.store import AsyncJobStore, JobStore
+
+Answer = TypeVar("Answer")
+
+AUDIO = AudioInfo(bytes=5, container="WAV", codec="PCM 16 bit", sample_rate=16_000, channels=1, duration=1.0)
+
+
+class Stores:
+    """`gateway` and `worker` are the halves, `run` runs a coroutine to its end, `raw` is Redis itself."""
+
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+        self.settings = settings
+        self._loop = stack.enter_context(asyncio.Runner())
+        client = connect_async(settings)
+        stack.callback(lambda: self.run(client.aclose()))
+        self.gateway = AsyncJobStore(client, settings)
+        worker = connect(settings)
+        stack.callback(worker.close)
+        self.worker = JobStore(worker, settings)
+        self.raw: redis.Redis = redis.Redis.from_url(settings.redis_url)
+        stack.callback(self.raw.close)
+
+    def run(self, coroutine: Coroutine[Any, Any, Answer]) -> Answer:
+        return self._loop.run(coroutine)
+
+    def submit(
+        self, body: bytes = b"sound", model: str = "tiny", options: JobOptions | None = None, token: str | None = None
+    ) -> str:
+        return self.run(self.gateway.submit(model, options or JobOptions(), AUDIO, body, token)).id
+
+    def start(self, job_id: str, worker: str = "w1") -> Work:
+        work = self.worker.start(job_id, worker)
+        assert isinstance(work, Work), work
+        return work
+
+    def succeed(self, job_id: str, packed: bytes = b"result") -> bool:
+        return self.worker.succeed(job_id, packed, Timings(decode=0.25))
+
+    def status(self, job_id: str) -> str:
+        return self.run(self.gateway.get(job_id)).status
+
+    def kinds(self, job_id: str, after: str = "0-0") -> list[str]:
+        return [event.kind for event in self.run(self.gateway.events(job_id, after))]
+
+
+@pytest.fixture
+def open_stores(settings: Settings) -> Iterator[Callable[..., Stores]]:
+    """Stores with some settings changed."""
+    with ExitStack() as stack:
+        yield lambda **changed: Stores(settings.model_copy(update=changed), stack)
+
+
+@pytest.fixture
+def stores(open_stores: Callable[..., Stores]) -> Stores:
+    """Stores with the default settings."""
+    return open_stores()

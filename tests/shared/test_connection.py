@@ -1,0 +1,213 @@
+"""The store when Redis is away, slow to come back, silent or crowded."""
+
+import asyncio
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from shared.connection import connect, connect_async
+from shared.contract import CHANGES
+from shared.errors import JobNotFound, OtoscopeError, StoreUnavailable
+from shared.records import Announcement, Refused
+from shared.schemas import JobOptions, ModelCard, Timings
+from shared.settings import Settings
+from shared.store import AsyncJobStore, JobStore
+from tests.conftest import start_server
+from tests.shared.conftest import AUDIO, Stores
+
+
+class OwnServer:
+    """A server that the test may kill and start again; it keeps what it was told."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.settings = Settings(redis_url=f"unix://{directory / 'redis.sock'}")
+        self.start()
+
+    def start(self) -> None:
+        self._process, _ = start_server(self._directory, "--appendonly", "yes", "--appendfsync", "always")
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def server() -> Iterator[OwnServer]:
+    with tempfile.TemporaryDirectory(prefix="oto") as name:
+        own = OwnServer(Path(name))
+        yield own
+        own.kill()
+
+
+def test_the_gateway_is_told_soon_that_redis_is_gone(server: OwnServer) -> None:
+    """Every call ends in StoreUnavailable with a time to come back, and ping is just False."""
+
+    async def use() -> None:
+        async with connect_async(server.settings) as client:
+            store = AsyncJobStore(client, server.settings)
+            assert await store.ping()
+            job_id = (await store.submit("tiny", JobOptions(), AUDIO, b"sound")).id
+            await store.load()
+            server.kill()
+            calls: list[Callable[[], object]] = [
+                lambda: store.submit("tiny", JobOptions(), AUDIO, b"sound"),
+                lambda: store.get(job_id),
+                lambda: store.result(job_id),
+                lambda: store.cancel(job_id),
+                lambda: store.withdraw(job_id, None),
+                lambda: store.events(job_id, "0-0"),
+                lambda: store.watch(lambda job: None),
+                store.load,
+                store.workers,
+                store.cards,
+                store.reap,
+            ]
+            for call in calls:
+                began = time.monotonic()
+                with pytest.raises(StoreUnavailable) as lost:
+                    await call()  # type: ignore[misc]
+                assert lost.value.retry_after == 2
+                assert time.monotonic() - began < 5
+            assert not await store.ping()
+
+    asyncio.run(use())
+
+
+def test_the_worker_is_told_that_redis_is_gone(server: OwnServer) -> None:
+    """Every call of the worker's half ends in StoreUnavailable once its patience is over."""
+    with redis.Redis.from_url(server.settings.redis_url) as impatient:
+        store = JobStore(impatient, server.settings)
+        server.kill()
+        calls: list[Callable[[], object]] = [
+            lambda: store.start("a", "w"),
+            lambda: store.succeed("a", b"", Timings()),
+            lambda: store.fail("a", JobNotFound("a")),
+            lambda: store.cancelled(["a"]),
+            lambda: store.announce(Announcement("w"), {}, 5),
+            lambda: store.retract("w"),
+        ]
+        for call in calls:
+            with pytest.raises(StoreUnavailable):
+                call()
+
+
+def test_the_worker_outlasts_a_restart_of_redis(server: OwnServer) -> None:
+    """A result that is stored while Redis restarts is stored when it is back."""
+
+    async def submit() -> str:
+        async with connect_async(server.settings) as client:
+            return (await AsyncJobStore(client, server.settings).submit("tiny", JobOptions(), AUDIO, b"sound")).id
+
+    job_id = asyncio.run(submit())
+    with connect(server.settings) as client:
+        store = JobStore(client, server.settings)
+        store.start(job_id, "w1")
+        server.kill()
+        back = threading.Timer(0.3, server.start)
+        back.start()
+        assert store.succeed(job_id, b"result", Timings())
+        back.join()
+        assert store.start(job_id, "w1") == Refused("finished")
+
+
+def test_a_watcher_survives_silence(settings: Settings) -> None:
+    """Hours without a change are no lost connection; the next change is still heard."""
+    heard: list[str | None] = []
+
+    async def use() -> None:
+        async with connect_async(settings) as client:
+            client.connection_pool.connection_kwargs["socket_timeout"] = 0.2
+            watching = asyncio.create_task(AsyncJobStore(client, settings).watch(heard.append))
+            while not heard:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.6)
+            await client.publish(CHANGES, "job")
+            while len(heard) < 2:
+                assert not watching.done(), watching.exception()
+                await asyncio.sleep(0.01)
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+    asyncio.run(asyncio.wait_for(use(), 20))
+    assert heard == [None, "job"]
+
+
+def test_a_watcher_hears_every_change(stores: Stores) -> None:
+    """First None, since some may have been missed, then the id of each job that changes."""
+    heard: list[str | None] = []
+
+    async def use() -> str:
+        watching = asyncio.create_task(stores.gateway.watch(heard.append))
+        while not heard:
+            await asyncio.sleep(0.01)
+        job_id = (await stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound")).id
+        await asyncio.to_thread(stores.start, job_id)
+        await asyncio.to_thread(stores.succeed, job_id)
+        await stores.gateway.cancel(job_id)
+        while len(heard) < 5:
+            await asyncio.sleep(0.01)
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+        return job_id
+
+    job_id = stores.run(asyncio.wait_for(use(), 20))
+    assert heard == [None] + [job_id] * 4
+
+
+def test_more_callers_than_connections_wait_their_turn(settings: Settings) -> None:
+    """A thousand readers at once are answered, not turned away."""
+
+    async def use() -> list[OtoscopeError]:
+        async with connect_async(settings) as client:
+            store = AsyncJobStore(client, settings)
+            answers = await asyncio.gather(*(store.get(f"{n:032x}") for n in range(1_000)), return_exceptions=True)
+            return [answer for answer in answers if isinstance(answer, OtoscopeError)]
+
+    answers = asyncio.run(use())
+    assert {type(answer) for answer in answers} == {JobNotFound}
+    assert len(answers) == 1_000
+
+
+def _card(name: str) -> ModelCard:
+    return ModelCard(
+        name=name, description="", classes=["dog"], sample_rate=16_000, window_seconds=1, architecture={}, frontend={},
+        parameters=1, layers=[], accuracy=[], licence="", version="1",
+    )  # fmt: skip
+
+
+def test_workers_count_as_long_as_they_vouch(stores: Stores) -> None:
+    """One that retracts or falls silent is not listed; the cards stay for those who come back."""
+    card = _card("tiny")
+    stores.worker.announce(Announcement("silent", ["tiny"], 3), {"tiny": card}, 1)
+    stores.worker.announce(Announcement("leaving", ["tiny"]), {"tiny": card}, 30)
+    stores.worker.announce(Announcement("staying", ["tiny"], 2), {"tiny": card}, 30)
+    assert {worker.id for worker in stores.run(stores.gateway.workers())} == {"silent", "leaving", "staying"}
+    stores.worker.retract("leaving")
+    time.sleep(2.1)  # vouching counts in whole seconds
+    assert stores.run(stores.gateway.workers()) == [Announcement("staying", ["tiny"], 2)]
+    stores.worker.retract("staying")
+    assert stores.run(stores.gateway.workers()) == []
+    assert stores.run(stores.gateway.cards()) == {"tiny": card}
+
+
+def test_a_model_that_is_not_served_any_more_is_not_listed(stores: Stores) -> None:
+    """Its card goes, the others stay, and so does the worker."""
+    stores.worker.announce(Announcement("w1", ["a", "b"]), {"a": _card("a"), "b": _card("b")}, 30)
+    stores.worker.withdraw_models(["a"])
+    assert set(stores.run(stores.gateway.cards())) == {"b"}
+    assert [worker.id for worker in stores.run(stores.gateway.workers())] == ["w1"]
+
+
+def test_announcements_expire(stores: Stores, redis_keys: Callable[[], set[bytes]]) -> None:
+    """Nothing that a worker says of itself stays for ever."""
+    stores.worker.announce(Announcement("w1", ["a"]), {"a": _card("a")}, 30)
+    assert all(stores.raw.ttl(key) > 0 for key in redis_keys())

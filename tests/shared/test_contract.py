@@ -1,0 +1,113 @@
+"""Names and the binary form of a result."""
+
+import msgpack
+import numpy as np
+import pytest
+
+from shared import contract
+from shared.contract import Array, Result, WindowPrediction, pack_result, unpack_result
+from shared.schemas import Part
+
+
+def full() -> Result:
+    """A result with every part, values that float16 holds exactly and some that it does not."""
+    rng = np.random.default_rng(1)
+
+    def array(*shape: int) -> Array:
+        return rng.normal(scale=20, size=shape).astype(np.float16)
+
+    ranked = [("dog", 0.75), ("rain", 0.25)]
+    return Result(
+        model="tiny",
+        predictions=ranked,
+        duration=1.25,
+        sample_rate=44_100,
+        windows=[WindowPrediction(0.0, 1.0, ranked), WindowPrediction(0.25, 1.25, ranked[::-1])],
+        combined="mean of the probabilities of 2 windows",
+        window=1,
+        spectrogram=array(32, 101),
+        maps={"stem": array(8, 26), "layer1.block1": array(8, 26)},
+        embedding=array(16),
+        cam=array(4, 13),
+        waveform=array(2, 1_000),
+        parts=sorted(Part),
+    )
+
+
+def test_a_result_comes_back_as_it_went() -> None:
+    """Bit for bit, in shape and in type, every field."""
+    before = full()
+    after = unpack_result(pack_result(before))
+    for name in ("model", "predictions", "duration", "sample_rate", "windows", "combined", "window", "parts"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert after.maps.keys() == before.maps.keys()
+    pairs = [(after.maps[layer], before.maps[layer]) for layer in before.maps]
+    pairs += [(getattr(after, name), getattr(before, name)) for name in ("spectrogram", "embedding", "cam", "waveform")]
+    for there, here in pairs:
+        assert there.dtype == np.float16
+        np.testing.assert_array_equal(there, here)
+
+
+def test_parts_that_were_not_asked_for_are_absent() -> None:
+    """None stays None, and no empty array takes its place."""
+    after = unpack_result(pack_result(Result("tiny", [("dog", 1.0)], 1.0, 8_000, [], "single window", 0)))
+    assert after.spectrogram is after.embedding is after.cam is after.waveform is None
+    assert after.maps == {}
+    assert after.parts == []
+
+
+def test_arrays_are_packed_row_by_row_whatever_their_memory() -> None:
+    """A transposed, strided or big-endian array is stored as the values it shows."""
+    values = np.arange(24, dtype=np.float16).reshape(4, 6)
+    for odd in (values.T, values[::2, ::-1], values.astype(">f2")):
+        result = full()
+        result.spectrogram = odd
+        back = unpack_result(pack_result(result)).spectrogram
+        assert back is not None
+        np.testing.assert_array_equal(back, odd)
+
+
+def test_the_binary_form_can_be_read_without_us() -> None:
+    """MessagePack with the documented names; an array is its shape and little-endian float16."""
+    result = full()
+    tree = msgpack.unpackb(pack_result(result))
+    assert tree["contract"] == contract.CONTRACT_VERSION
+    assert tree["predictions"][0] == {"class": "dog", "confidence": 0.75}
+    assert tree["windows"][1]["start"] == 0.25
+    assert tree["parts"] == ["cam", "embedding", "maps", "spectrogram", "waveform", "windows"]
+    cam = tree["cam"]
+    assert result.cam is not None
+    np.testing.assert_array_equal(np.frombuffer(cam["data"], "<f2").reshape(cam["shape"]), result.cam)
+
+
+def test_unpacking_copies_nothing_and_nobody_can_write() -> None:
+    """Arrays are views into the stored bytes."""
+    after = unpack_result(pack_result(full()))
+    assert after.spectrogram is not None
+    with pytest.raises(ValueError, match="read-only"):
+        after.spectrogram[0, 0] = 1
+
+
+def test_a_result_is_about_as_large_as_its_numbers() -> None:
+    """Two bytes a value: a map of 128 × 1500 is 384 kB, not the 2.4 MB of its JSON."""
+    result = full()
+    result.spectrogram = np.zeros((128, 1_500), np.float16)
+    assert len(pack_result(result)) < 128 * 1_500 * 2 + 10_000
+
+
+def test_no_two_keys_of_a_job_are_the_same() -> None:
+    """Each thing that is kept of a job has a place of its own, and no job can reach another's."""
+    makers = (
+        contract.job_key, contract.audio_key, contract.result_key, contract.events_key, contract.gone_key,
+        contract.idempotency_key, contract.worker_key,
+    )  # fmt: skip
+    fixed = {contract.WAITING, contract.OPEN, contract.WORKERS, contract.MODELS, contract.CHANGES, contract.QUEUE}
+    keys = [make(job) for make in makers for job in ("a", "b")]
+    assert len({*keys, *fixed}) == len(keys) + len(fixed)
+
+
+def test_job_ids_do_not_repeat() -> None:
+    """And are plain enough for a URL."""
+    made = {contract.new_job_id() for _ in range(1_000)}
+    assert len(made) == 1_000
+    assert all(len(job) == 32 and job.isalnum() for job in made)

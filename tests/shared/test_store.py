@@ -1,0 +1,276 @@
+"""The life of a job in Redis, from both ends."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from shared import contract
+from shared.errors import (
+    AudioCorrupt,
+    DeadlineExceeded,
+    JobExpired,
+    JobNotFound,
+)
+from shared.records import Refused, Work
+from shared.schemas import JobOptions, Part, Timings
+from tests.shared.conftest import AUDIO, Stores
+
+Open = Callable[..., Stores]
+Keys = Callable[[], set[bytes]]
+
+
+def test_a_job_goes_from_its_submission_to_its_result(stores: Stores) -> None:
+    """What was submitted reaches the worker, what the worker stores reaches the reader."""
+    options = JobOptions(top_k=3, include=(Part.MAPS, Part.CAM), window=2)
+    job_id = stores.submit(b"\0\xff sound", options=options)
+    queued = stores.run(stores.gateway.get(job_id))
+    assert (queued.status, queued.model, queued.options, queued.audio) == ("queued", "tiny", options, AUDIO)
+    assert (queued.position, queued.started_at, queued.final) == (1, None, False)
+
+    work = stores.start(job_id)
+    assert (work.id, work.model, work.options, work.audio) == (job_id, "tiny", options, b"\0\xff sound")
+    assert 0 <= work.waited < 60
+    assert stores.settings.job_deadline - 60 < work.seconds_left <= stores.settings.job_deadline
+    running = stores.run(stores.gateway.get(job_id))
+    assert (running.status, running.position) == ("running", None)
+    assert running.started_at is not None
+
+    assert stores.succeed(job_id, b"\x80packed\0")
+    done = stores.run(stores.gateway.get(job_id))
+    assert (done.status, done.final, done.error) == ("succeeded", True, None)
+    assert done.finished_at is not None
+    assert queued.created_at <= running.started_at <= done.finished_at
+    assert done.timings.decode == 0.25
+    assert done.timings.total is not None
+    assert done.timings.queue is not None
+    assert done.timings.total >= done.timings.queue >= 0
+    assert stores.run(stores.gateway.result(job_id)) == b"\x80packed\0"
+
+
+def test_an_upload_is_deleted_when_its_job_ends(stores: Stores) -> None:
+    """Ten megabytes of sound do not wait for the result to expire."""
+    finished, cancelled = stores.submit(), stores.submit()
+    stores.start(finished)
+    stores.succeed(finished)
+    stores.run(stores.gateway.cancel(cancelled))
+    assert not stores.raw.exists(contract.audio_key(finished), contract.audio_key(cancelled))
+
+
+def test_a_failure_comes_back_as_the_error_it_was(stores: Stores) -> None:
+    """Class, code and words of an error survive the way through Redis, timings too."""
+    job_id = stores.submit()
+    stores.start(job_id)
+    assert stores.worker.fail(job_id, AudioCorrupt("Byte 7 is “wrong”."), Timings(decode=1.5))
+    job = stores.run(stores.gateway.get(job_id))
+    assert job.status == "failed"
+    assert type(job.error) is AudioCorrupt
+    assert job.error.detail == "Byte 7 is “wrong”."
+    assert job.timings.decode == 1.5
+    assert stores.run(stores.gateway.result(job_id)) is None
+
+
+def test_an_expired_job_is_told_from_one_that_never_was(open_stores: Open) -> None:
+    """410 while the tombstone lasts, 404 after it and for what never existed."""
+    stores = open_stores(result_ttl=1, tombstone_ttl=1)
+    job_id = stores.submit()
+    stores.start(job_id)
+    stores.succeed(job_id)
+    time.sleep(1.1)
+    with pytest.raises(JobExpired, match=f"{job_id} has expired"):
+        stores.run(stores.gateway.get(job_id))
+    with pytest.raises(JobExpired):
+        stores.run(stores.gateway.cancel(job_id))
+    time.sleep(1.1)
+    with pytest.raises(JobNotFound):
+        stores.run(stores.gateway.get(job_id))
+    with pytest.raises(JobNotFound):
+        stores.run(stores.gateway.cancel("f" * 32))
+
+
+def test_a_finished_job_that_is_deleted_is_forgotten(stores: Stores, redis_keys: Keys) -> None:
+    """Nothing of it is left, not even that it was."""
+    job_id = stores.submit()
+    stores.start(job_id)
+    stores.succeed(job_id)
+    assert stores.run(stores.gateway.cancel(job_id)) == "forgotten"
+    assert redis_keys() == set()
+    with pytest.raises(JobNotFound):
+        stores.run(stores.gateway.get(job_id))
+
+
+def test_a_job_cancelled_while_it_waits_is_never_run(stores: Stores) -> None:
+    """Its message is refused when it is delivered."""
+    job_id = stores.submit()
+    assert stores.run(stores.gateway.cancel(job_id)) == "cancelled"
+    assert stores.status(job_id) == "cancelled"
+    assert stores.worker.start(job_id, "w1") == Refused("finished")
+    assert stores.status(job_id) == "cancelled"
+
+
+def test_a_job_cancelled_while_it_runs_stores_nothing(stores: Stores) -> None:
+    """The worker is told, and what it found all the same is dropped."""
+    job_id, other = stores.submit(), stores.submit()
+    stores.start(job_id)
+    stores.start(other)
+    stores.run(stores.gateway.cancel(job_id))
+    assert stores.worker.cancelled([job_id, other]) == {job_id}
+    assert not stores.succeed(job_id)
+    assert not stores.worker.fail(job_id, AudioCorrupt("late"))
+    job = stores.run(stores.gateway.get(job_id))
+    assert (job.status, job.error) == ("cancelled", None)
+    assert stores.run(stores.gateway.result(job_id)) is None
+
+
+def test_a_worker_that_holds_nothing_asks_nothing(stores: Stores) -> None:
+    """No jobs, no round trip, no answer."""
+    assert stores.worker.cancelled([]) == set()
+
+
+def test_a_job_delivered_twice_has_one_result(stores: Stores) -> None:
+    """Whoever finishes first is kept; the second is told so, and a third delivery is refused."""
+    job_id = stores.submit()
+    stores.start(job_id, "w1")
+    stores.start(job_id, "w2")
+    assert stores.succeed(job_id, b"first")
+    assert not stores.succeed(job_id, b"second")
+    assert stores.run(stores.gateway.result(job_id)) == b"first"
+    assert stores.worker.start(job_id, "w3") == Refused("finished")
+    assert stores.kinds(job_id) == ["queued", "running", "running", "succeeded", "result"]
+
+
+def test_workers_that_race_for_a_job_agree_on_its_end(stores: Stores) -> None:
+    """Many that start and finish it at once: all may work, one stores."""
+    job_id = stores.submit()
+    gate = threading.Barrier(3)
+
+    def work(name: str) -> bool:
+        gate.wait()
+        stores.start(job_id, name)
+        gate.wait()
+        return stores.succeed(job_id, name.encode())
+
+    names = ["w1", "w2", "w3"]
+    with ThreadPoolExecutor(3) as pool:
+        stored = [name for name, kept in zip(names, pool.map(work, names), strict=True) if kept]
+    assert len(stored) == 1
+    assert stores.run(stores.gateway.result(job_id)) == stored[0].encode()
+    assert stores.raw.hget(contract.job_key(job_id), "attempts") == b"3"
+
+
+def test_a_job_that_keeps_killing_its_worker_is_not_started_again(open_stores: Open) -> None:
+    """After `max_attempts` deliveries it is refused, and its failure can be stored."""
+    stores = open_stores(max_attempts=2)
+    job_id = stores.submit()
+    stores.start(job_id)
+    stores.start(job_id)
+    assert stores.worker.start(job_id, "w1") == Refused("poison")
+    assert stores.worker.start(job_id, "w1") == Refused("poison")
+    assert stores.worker.fail(job_id, AudioCorrupt("poison"))
+
+
+def test_a_job_whose_upload_is_gone_is_not_started(stores: Stores) -> None:
+    """It stays queued until its deadline instead of seeming to run."""
+    job_id = stores.submit()
+    stores.raw.delete(contract.audio_key(job_id))
+    assert stores.worker.start(job_id, "w1") == Refused("gone")
+    assert stores.worker.start("f" * 32, "w1") == Refused("gone")
+    assert stores.status(job_id) == "queued"
+
+
+def test_jobs_past_their_deadline_are_failed_whoever_holds_them(open_stores: Open) -> None:
+    """A queue without workers does not keep its jobs for ever; what has time left is left alone."""
+    stores, patient = open_stores(job_deadline=0.01), open_stores()
+    waits, runs, young = stores.submit(), stores.submit(), patient.submit()
+    stores.start(runs)
+    assert stores.run(stores.gateway.reap()) == 0, "the worker's own words come first"
+    time.sleep(2.1)
+    assert stores.run(stores.gateway.reap()) == 2
+    for job_id in (waits, runs):
+        job = stores.run(stores.gateway.get(job_id))
+        assert (job.status, type(job.error)) == ("failed", DeadlineExceeded)
+    assert stores.kinds(waits) == ["queued", "failed", "result"]
+    assert not stores.succeed(runs), "what comes after that is too late"
+    assert stores.status(young) == "queued"
+    assert stores.run(stores.gateway.reap()) == 0
+
+
+def test_a_job_that_expired_unfinished_does_not_block_the_queue(open_stores: Open) -> None:
+    """Where nobody reaped it in time its place is given back all the same."""
+    stores = open_stores(job_deadline=0.01)
+    stores.raw.delete(contract.job_key(stores.submit()))
+    time.sleep(2.1)
+    assert stores.run(stores.gateway.reap()) == 0
+    load = stores.run(stores.gateway.load())
+    assert (load.open, load.waiting) == (0, 0)
+
+
+def test_events_are_in_order_and_end_with_the_result(stores: Stores) -> None:
+    """Every change once, readable from any position without waiting."""
+    job_id = stores.submit()
+    stores.start(job_id)
+    stores.succeed(job_id)
+    events = stores.run(stores.gateway.events(job_id, "0-0"))
+    assert [event.kind for event in events] == ["queued", "running", "succeeded", "result"]
+    for at, event in enumerate(events):
+        assert stores.run(stores.gateway.events(job_id, event.id)) == events[at + 1 :]
+
+
+@pytest.mark.parametrize("how", ["failed", "cancelled"])
+def test_every_ending_is_told(stores: Stores, how: str) -> None:
+    """A reader of the stream learns of every end, and `result` comes last."""
+    job_id = stores.submit()
+    if how == "failed":
+        stores.worker.fail(job_id, AudioCorrupt("no"))
+    else:
+        stores.run(stores.gateway.cancel(job_id))
+    assert stores.kinds(job_id) == ["queued", how, "result"]
+
+
+def test_the_stream_of_a_job_started_for_ever_is_bounded(open_stores: Open) -> None:
+    """However often a job is delivered, its stream keeps its newest entries only."""
+    stores = open_stores(max_attempts=1_000)
+    job_id = stores.submit()
+    for _ in range(100):
+        stores.start(job_id)
+    stores.succeed(job_id)
+    kinds = stores.kinds(job_id)
+    assert len(kinds) <= 64
+    assert kinds[-2:] == ["succeeded", "result"]
+
+
+def test_positions_count_what_waits(stores: Stores) -> None:
+    """1 is next; starting or cancelling one moves the others up."""
+    jobs = [stores.submit() for _ in range(4)]
+
+    def positions() -> list[int | None]:
+        return [stores.run(stores.gateway.get(job)).position for job in jobs]
+
+    assert positions() == [1, 2, 3, 4]
+    stores.start(jobs[0])
+    stores.run(stores.gateway.cancel(jobs[2]))
+    assert positions() == [None, 1, None, 2]
+
+
+def test_the_load_tells_depth_and_age(stores: Stores) -> None:
+    """Unfinished, waiting, and how long the first has waited."""
+    assert stores.run(stores.gateway.load()).oldest == 0
+    jobs = [stores.submit() for _ in range(3)]
+    stores.start(jobs[0])
+    time.sleep(0.05)
+    load = stores.run(stores.gateway.load())
+    assert (load.open, load.waiting, load.memory_share) == (3, 2, 0)
+    assert 0.05 <= load.oldest < 60
+
+
+def test_work_tells_how_long_it_waited_and_how_long_it_has(open_stores: Open) -> None:
+    """Both on Redis' clock, whatever the worker's says."""
+    stores = open_stores(job_deadline=100)
+    job_id = stores.submit()
+    time.sleep(0.1)
+    work = stores.worker.start(job_id, "w1")
+    assert isinstance(work, Work)
+    assert 0.1 <= work.waited < 50
+    assert work.waited + work.seconds_left == pytest.approx(100, abs=0.001)

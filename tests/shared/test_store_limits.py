@@ -1,0 +1,160 @@
+"""What the store takes in and what it leaves behind: limits, repeated requests, lifetimes."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from shared import contract
+from shared.connection import connect_async
+from shared.errors import AudioCorrupt, IdempotencyConflict, QueueFull
+from shared.schemas import JobOptions
+from shared.store import AsyncJobStore
+from tests.shared.conftest import AUDIO, Stores
+
+Open = Callable[..., Stores]
+Keys = Callable[[], set[bytes]]
+
+
+def test_a_full_queue_refuses_at_once(open_stores: Open) -> None:
+    """Running jobs count too; the place of a finished one is free again."""
+    stores = open_stores(queue_limit=2)
+    first = stores.submit()
+    stores.start(first)
+    stores.submit()
+    with pytest.raises(QueueFull, match="2 jobs are unfinished, and 2 is the limit") as refused:
+        stores.submit()
+    assert refused.value.retry_after is not None
+    assert refused.value.retry_after >= 1
+    stores.succeed(first)
+    stores.submit()
+
+
+def test_a_refused_submission_leaves_nothing(open_stores: Open, redis_keys: Keys) -> None:
+    """429 costs no memory."""
+    stores = open_stores(queue_limit=1)
+    stores.submit()
+    before = redis_keys()
+    with pytest.raises(QueueFull):
+        stores.submit(token="again")
+    assert redis_keys() == before
+
+
+def test_uploads_are_refused_before_redis_is_full(stores: Stores) -> None:
+    """Past the share of the memory limit a submission gets 429 with a time to come back."""
+    used = stores.raw.info("memory")["used_memory"]
+    try:
+        stores.raw.config_set("maxmemory", int(used / 0.9))
+        with pytest.raises(QueueFull, match=r"memory is \d+% full") as refused:
+            stores.submit()
+        assert refused.value.retry_after == 5
+    finally:
+        stores.raw.config_set("maxmemory", 0)
+
+
+def test_jobs_still_end_when_redis_is_full(open_stores: Open) -> None:
+    """At the memory limit new uploads are refused, and everything that makes room goes on."""
+    stores = open_stores(redis_memory_share=1.0)
+    started, queued, cancelled, withdrawn = (stores.submit(bytes(10_000)) for _ in range(4))
+    stores.start(started)
+    stores.run(stores.gateway.load())  # has read the memory's share a moment ago, so that Redis itself must refuse
+    try:
+        stores.raw.config_set("maxmemory", 1)
+        with pytest.raises(QueueFull, match="full"):
+            stores.submit()
+        assert stores.succeed(started)
+        assert stores.run(stores.gateway.cancel(cancelled)) == "cancelled"
+        stores.run(stores.gateway.withdraw(withdrawn, None))
+        stores.start(queued)
+        assert stores.worker.fail(queued, AudioCorrupt("no"))
+    finally:
+        stores.raw.config_set("maxmemory", 0)
+    assert [stores.status(job) for job in (started, queued, cancelled)] == ["succeeded", "failed", "cancelled"]
+
+
+def test_a_repeated_request_gets_the_first_job(stores: Stores) -> None:
+    """The same key with the same sound, model and options is the same job, finished or not."""
+    first = stores.run(stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound", "key"))
+    again = stores.run(stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound", "key"))
+    assert (first.created, again.created) == (True, False)
+    stores.start(first.id)
+    stores.succeed(first.id)
+    assert first.id == again.id == stores.submit(token="key")
+    assert stores.submit() != first.id, "without a key every request is its own"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"body": b"noise"}, {"model": "tiny2"}, {"options": JobOptions(top_k=1)}],
+    ids=["sound", "model", "options"],
+)
+def test_a_key_used_for_another_request_conflicts(stores: Stores, other: dict[str, object]) -> None:
+    """A key stands for one request, not for whatever comes next."""
+    stores.submit(token="key")
+    with pytest.raises(IdempotencyConflict):
+        stores.submit(token="key", **other)  # type: ignore[arg-type]
+
+
+def test_a_key_is_free_again_when_its_job_is_forgotten(stores: Stores) -> None:
+    """A repeat is never answered with a job that does not exist."""
+    first = stores.submit(token="key")
+    stores.start(first)
+    stores.succeed(first)
+    stores.run(stores.gateway.cancel(first))
+    again = stores.submit(b"another sound", token="key")
+    assert again != first
+    assert stores.status(again) == "queued"
+
+
+def _end(stores: Stores, how: str, job_id: str) -> None:
+    """Bring a job to one of its ends."""
+    if how in ("running", "succeeded", "failed", "cancelled running"):
+        stores.start(job_id)
+    if how == "succeeded":
+        stores.succeed(job_id)
+    elif how == "failed":
+        stores.worker.fail(job_id, AudioCorrupt("no"))
+    elif how.startswith("cancelled"):
+        stores.run(stores.gateway.cancel(job_id))
+
+
+@pytest.mark.parametrize("how", ["queued", "running", "succeeded", "failed", "cancelled waiting", "cancelled running"])
+def test_no_key_is_without_an_end(stores: Stores, redis_keys: Keys, how: str) -> None:
+    """Whatever becomes of a job, all its keys expire by themselves; the tombstone lasts longest."""
+    job_id = stores.submit(token="key")
+    _end(stores, how, job_id)
+    lives = {key.decode(): stores.raw.ttl(key) for key in redis_keys()}
+    assert all(seconds > 0 for seconds in lives.values()), lives
+    own = {name: seconds for name, seconds in lives.items() if job_id in name}
+    assert max(own, key=lambda name: own[name]) == contract.gone_key(job_id)
+    kept = stores.settings.result_ttl
+    if how not in ("queued", "running"):
+        assert own.pop(contract.gone_key(job_id)) >= kept + stores.settings.tombstone_ttl - 1
+        assert all(kept - 2 <= seconds <= kept for seconds in own.values()), own
+
+
+def test_a_withdrawn_submission_was_never_there(stores: Stores, redis_keys: Keys) -> None:
+    """A job whose message could not be sent leaves nothing, and its key can be used again."""
+    job_id = stores.submit(token="key")
+    stores.run(stores.gateway.withdraw(job_id, "key"))
+    assert redis_keys() == set()
+    assert stores.run(stores.gateway.submit("tiny", JobOptions(), AUDIO, b"other", "key")).created
+
+
+def test_simultaneous_repeats_make_one_job(stores: Stores) -> None:
+    """Two gateways that get the same request at once agree on one job."""
+    gate = threading.Barrier(4)
+
+    async def submit() -> tuple[str, bool]:
+        async with connect_async(stores.settings) as client:
+            await client.ping()
+            gate.wait()
+            made = await AsyncJobStore(client, stores.settings).submit("tiny", JobOptions(), AUDIO, b"sound", "key")
+            return made.id, made.created
+
+    with ThreadPoolExecutor(4) as pool:
+        made = [future.result() for future in [pool.submit(asyncio.run, submit()) for _ in range(4)]]
+    assert len({job_id for job_id, _ in made}) == 1
+    assert sum(created for _, created in made) == 1

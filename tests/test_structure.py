@@ -1,0 +1,107 @@
+"""Who may import whom, and how long a file may be: the rules of the rooms, checked on their source."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PYTHON, ROOT
+
+ROOMS = ("api", "worker", "shared", "training", "otoscope")
+
+FORBIDDEN = {
+    "api": {"worker", "training", "otoscope", "torch", "torchaudio", "soundfile", "soxr", "av", "safetensors"},
+    "worker": {"api", "training", "otoscope", "fastapi", "uvicorn"},
+    "shared": {"api", "worker", "training", "otoscope", "torch", "torchaudio", "fastapi"},
+    "training": {"api", "otoscope"},
+    "otoscope": set(),
+}
+"""What no file of a room imports, wherever in the file."""
+
+
+def sources(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imports(path: Path, *, outermost: bool = False) -> Iterator[str]:
+    """The top-level package of every import of a file; `outermost` leaves out those inside functions."""
+    queue: list[ast.AST] = [ast.parse(path.read_text())]
+    while queue:
+        node = queue.pop()
+        if outermost and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+            yield (node.module or "").split(".")[0]
+        queue.extend(ast.iter_child_nodes(node))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_go_one_way(room: str) -> None:
+    """shared <- api; shared <- worker <- training; the gateway has nothing of torch or libsndfile."""
+    assert sources(room), f"there is no {room}/ any more: mend this test"
+    found = {
+        f"{path.relative_to(ROOT)} imports {package}"
+        for path in sources(room)
+        for package in imports(path)
+        if package in FORBIDDEN[room]
+    }
+    assert not found
+
+
+def test_training_is_imported_by_the_training_commands_alone() -> None:
+    """`otoscope` imports it only inside functions, nobody else at all, so that a server needs none of it."""
+    found = {
+        f"{path.relative_to(ROOT)}"
+        for room in ROOMS
+        if room != "training"
+        for path in sources(room)
+        if "training" in imports(path, outermost=room == "otoscope")
+    }
+    assert not found
+
+
+def test_the_batcher_is_of_the_standard_library_alone() -> None:
+    """It can be lifted out, and tested without anything of ours."""
+    assert set(imports(ROOT / "worker" / "batcher.py")) <= sys.stdlib_module_names
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level packages that a fresh process has loaded after a statement."""
+    code = f"{statement}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([PYTHON, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_the_gateway_is_light() -> None:
+    """A fresh process that imports and builds the gateway has loaded neither torch nor native decoders."""
+    loaded = loaded_by("import api.main\napi.main.create_app()")
+    assert not loaded & {"torch", "torchaudio", "soundfile", "soxr", "av", "safetensors", "worker", "training"}
+
+
+def test_the_decode_process_is_light() -> None:
+    """What meets hostile files has nothing of the network, of Redis or of Celery in it, nor takes long to start."""
+    loaded = loaded_by("import worker.decode_child")
+    assert not loaded & {"torch", "torchaudio", "redis", "celery", "kombu", "fastapi", "prometheus_client"}
+
+
+def test_nothing_happens_at_import_time() -> None:
+    """Importing a room reads no settings, opens no port and starts no thread."""
+    check = "import api.main, worker.app, shared.store, threading; assert threading.active_count() == 1"
+    nonsense = {"OTOSCOPE_REDIS_URL": "nonsense"}
+    done = subprocess.run([PYTHON, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=60, env=nonsense)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("room", [*ROOMS, "tests"])
+def test_no_file_is_two_ideas(room: str) -> None:
+    """A file that grows past 320 lines is split."""
+    long = {str(path.relative_to(ROOT)): lines for path in sources(room)
+            if (lines := len(path.read_text().splitlines())) > 320}  # fmt: skip
+    assert not long

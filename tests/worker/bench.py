@@ -1,0 +1,105 @@
+"""A worker without its queue: jobs are submitted and run by hand, on real parts."""
+
+import threading
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from shared.audio import decode
+from shared.contract import Result, unpack_result
+from shared.errors import OtoscopeError
+from shared.records import JobRecord
+from shared.schemas import JobOptions, Part
+from shared.settings import Settings
+from tests.shared.conftest import Stores
+from tests.sounds import chirp, encode
+from tests.worker.processes import until
+from worker.batcher import Batcher
+from worker.classify import Classifier, cut
+from worker.decoder import DecoderPool
+from worker.engine import Engine, Seen, Served, Window
+from worker.metrics import WorkerMetrics
+from worker.registry import Registry
+
+RATE = 16_000
+SHORT = encode(chirp(1.0, RATE), RATE, "WAV", "FLOAT")
+LONG = encode(chirp(2.2, RATE), RATE, "WAV", "FLOAT")  # four windows: at 0, 0.5, 1.0 and 1.2 s
+ALL = tuple(Part)
+
+
+class Bench:
+    """The device holds what reaches it unless `free` is set; `batches` is what it was given."""
+
+    def __init__(
+        self, settings: Settings, engine: Engine, registry: Registry, decoder: DecoderPool, stack: ExitStack
+    ) -> None:
+        self.stores = Stores(settings, stack)
+        self.engine, self.registry = engine, registry
+        self.metrics = WorkerMetrics(torch.device("cpu"))
+        self.batches: list[list[Window]] = []
+        self.free = threading.Event()
+        self.free.set()
+        self.entered = threading.Semaphore(0)
+        self.batcher: Batcher[Window, Seen] = Batcher(self._run, size=settings.batch_size, window=0)
+        self.batcher.start()
+        stack.callback(self.batcher.stop, drain=False, timeout=20)
+        stack.callback(self.free.set)
+        self.classifier = Classifier(
+            "w1", self.stores.worker, registry, decoder, self.batcher, self.metrics, settings.batch_size
+        )
+
+    def _run(self, served: Served, windows: list[Window]) -> list[Seen | Exception]:
+        self.batches.append(windows)
+        self.entered.release()
+        assert self.free.wait(20)
+        return self.engine.run(served, windows)
+
+    def submit(self, sound: bytes = SHORT, model: str = "tiny", **options: Any) -> str:
+        return self.stores.submit(sound, model, JobOptions(**options))
+
+    def job(self, job_id: str) -> JobRecord:
+        return self.stores.run(self.stores.gateway.get(job_id))
+
+    def result(self, sound: bytes = SHORT, **options: Any) -> Result:
+        """Run a job that must succeed."""
+        job_id = self.submit(sound, **options)
+        self.classifier.run(job_id)
+        assert self.job(job_id).status == "succeeded", self.job(job_id).error
+        packed = self.stores.run(self.stores.gateway.result(job_id))
+        assert packed is not None
+        return unpack_result(packed)
+
+    def failure(self, job_id: str) -> OtoscopeError:
+        """The error of a job that must have failed."""
+        job = self.job(job_id)
+        assert job.status == "failed"
+        assert job.error is not None
+        return job.error
+
+    def count(self, state: str) -> float:
+        return self.metrics.registry.get_sample_value("otoscope_worker_jobs_total", {"state": state}) or 0.0
+
+    def run_held(self, job_id: str) -> threading.Thread:
+        """Run a job in a thread, up to the device, which holds it."""
+        self.free.clear()
+        thread = threading.Thread(target=self.classifier.run, args=(job_id,))
+        thread.start()
+        assert self.entered.acquire(timeout=20)
+        return thread
+
+    def run_waiting(self, job_id: str, windows: int = 1) -> threading.Thread:
+        """Run a job in a thread until so many more windows wait for the device."""
+        expected = self.batcher.pending + windows
+        thread = threading.Thread(target=self.classifier.run, args=(job_id,))
+        thread.start()
+        until(lambda: self.batcher.pending == expected)
+        return thread
+
+
+def seen_alone(bench: Bench, sound: bytes) -> list[Seen]:
+    """What the network makes of each window of a sound, one at a time, with every part."""
+    served = bench.registry.get("tiny")
+    clips = cut(decode(sound, RATE).waveform, RATE)
+    answers = [bench.engine.run(served, [Window(clip, frozenset(Part))])[0] for _, clip in clips]
+    return [answer for answer in answers if isinstance(answer, Seen)]

@@ -1,0 +1,133 @@
+"""Parts of a worker for tests: a device for the batcher that does what it is told, and the real parts, wired."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from shared.settings import Settings
+from worker.batcher import Batcher
+
+if TYPE_CHECKING:  # the batcher's tests do without torch
+    from tests.worker.bench import Bench
+    from worker.decoder import DecoderPool
+    from worker.engine import Engine
+    from worker.registry import Registry
+
+SOON = 20.0  # seconds that are never used up unless something hangs
+NEVER = 1_000.0  # a window that only a full batch or a stop closes
+
+
+class Device:
+    """A `run` that records its batches and holds them until it is let go."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[Any, list[Any]]] = []
+        self.threads: set[int] = set()
+        self.entered = threading.Semaphore(0)
+        self.free = threading.Event()
+        self.free.set()
+
+    def __call__(self, key: Any, items: list[Any]) -> Sequence[Any]:
+        self.batches.append((key, list(items)))
+        self.threads.add(threading.get_ident())
+        self.entered.release()
+        assert self.free.wait(SOON)
+        return [self.answer(item) for item in items]
+
+    def answer(self, item: Any) -> Any:
+        if item == "poison":
+            raise ValueError("poison")
+        return ValueError("this one alone") if item == "bad" else f"<{item}>"
+
+    @property
+    def items(self) -> list[list[Any]]:
+        return [items for _, items in self.batches]
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    """Whatever a test leaves held is let go."""
+    held = Device()
+    yield held
+    held.free.set()
+
+
+Make = Callable[..., "Batcher[Any, Any]"]
+
+
+@pytest.fixture
+def make(device: Device) -> Iterator[Make]:
+    """Start a batcher in front of the device; it is stopped at the end."""
+    made: list[Batcher[Any, Any]] = []
+
+    def start(size: int = 4, window: float = 0.0, **more: Any) -> "Batcher[Any, Any]":
+        batcher: Batcher[Any, Any] = Batcher(device, size=size, window=window, **more)
+        batcher.start()
+        made.append(batcher)
+        return batcher
+
+    yield start
+    device.free.set()
+    for batcher in made:
+        batcher.stop(drain=False, timeout=SOON)
+
+
+def occupy(batcher: "Batcher[Any, Any]", device: Device) -> Any:
+    """Put one item on the device and keep it there, so that what follows has to gather."""
+    device.free.clear()
+    ticket = batcher.submit("first")
+    assert device.entered.acquire(timeout=SOON)
+    return ticket
+
+
+@pytest.fixture(scope="session")
+def engine() -> "Engine":
+    """On the CPU, with one thread: tensors this small are not worth two that wait for each other."""
+    import torch
+
+    from worker.engine import Engine
+
+    torch.set_num_threads(1)
+    return Engine(torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def registry(engine: "Engine", tiny_models: Path) -> "Registry":
+    """The tiny model, served."""
+    from worker.engine import read_model
+    from worker.registry import Registry
+
+    registry = Registry(tiny_models, (), lambda directory: engine.serve(read_model(directory)))
+    registry.refresh()
+    return registry
+
+
+@pytest.fixture(scope="session")
+def decoder() -> Iterator["DecoderPool"]:
+    """One decode process."""
+    from worker.decoder import DecoderPool
+
+    pool = DecoderPool(1, 30.0, 60.0)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def start_bench(
+    settings: Settings, engine: "Engine", registry: "Registry", decoder: "DecoderPool"
+) -> Iterator[Callable[..., "Bench"]]:
+    """Benches with some settings changed."""
+    from tests.worker.bench import Bench
+
+    with ExitStack() as stack:
+        yield lambda **changed: Bench(settings.model_copy(update=changed), engine, registry, decoder, stack)
+
+
+@pytest.fixture
+def bench(start_bench: Callable[..., "Bench"]) -> "Bench":
+    """A bench with the default settings."""
+    return start_bench()

@@ -1,0 +1,86 @@
+"""The parts of a worker, wired together, started and closed within this process."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from shared.settings import Settings
+from tests.conftest import PYTHON, ROOT
+from tests.shared.conftest import Stores
+from tests.worker.processes import gone, until
+from worker.app import HANGS, Worker
+from worker.model.checkpoint import ModelError
+
+
+@pytest.fixture
+def stores(settings: Settings) -> Iterator[Stores]:
+    """What a gateway sees."""
+    with ExitStack() as stack:
+        yield Stores(settings, stack)
+
+
+@pytest.fixture
+def small(settings: Settings, tiny_models: Path) -> Settings:
+    """Settings of a worker that costs little."""
+    return settings.model_copy(
+        update={"models_dir": tiny_models, "decode_processes": 1, "batch_size": 2, "device": "cpu"}
+    )
+
+
+def test_a_worker_vouches_for_itself_until_it_is_closed(small: Settings, stores: Stores) -> None:
+    """Not before it is ready, and never again afterwards, whatever its threads were about to say."""
+    worker = Worker(small)
+    assert stores.run(stores.gateway.workers()) == []
+    worker.start()
+    (said,) = stores.run(stores.gateway.workers())
+    assert (said.id, said.models, said.busy) == (worker.id, ["tiny"], 0)
+    assert list(stores.run(stores.gateway.cards())) == ["tiny"]
+    worker.close()
+    worker._announce()
+    assert stores.run(stores.gateway.workers()) == []
+
+
+def test_a_closed_worker_leaves_nothing(small: Settings) -> None:
+    """No decode process, no port, no thread that does anything."""
+    before = set(threading.enumerate())
+    worker = Worker(small)
+    worker.start()
+    pids = worker._decoder.pids
+    worker.close()
+    assert pids
+    assert all(gone(pid) for pid in pids)
+    # Those that call something every few seconds have to wake up once more.
+    until(lambda: set(threading.enumerate()) <= before)
+
+
+def test_a_worker_that_could_not_start_is_closed_at_once(settings: Settings, tmp_path: Path) -> None:
+    """It has vouched for nothing, so it does not wait for a queue that is not there either."""
+    worker = Worker(settings.model_copy(update={"models_dir": tmp_path, "redis_url": "unix:///nowhere"}))
+    with pytest.raises(ModelError):
+        worker.start()
+    began = time.monotonic()
+    worker.close()
+    assert time.monotonic() - began < 10
+    assert all(gone(pid) for pid in worker._decoder.pids)
+
+
+def test_a_device_that_hangs_ends_the_process(redis_url: str, tiny_models: Path) -> None:
+    """With a status of its own, so that the supervisor starts another and the queue gives its jobs away."""
+    source = (
+        "import time; from pathlib import Path; from shared.settings import Settings; from worker.app import Worker\n"
+        f"worker = Worker(Settings(redis_url={redis_url!r}, models_dir=Path({str(tiny_models)!r}), metrics_port=0,"
+        " watchdog_seconds=1.5, decode_processes=1, batch_size=1))\n"
+        "worker.start(); print(*worker._decoder.pids, flush=True)\n"
+        "worker._batcher.call(lambda: time.sleep(60)); time.sleep(60)"
+    )
+    process = subprocess.Popen([PYTHON, "-c", source], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == HANGS
+    pids = [int(pid) for pid in told.split()]
+    assert len(pids) == 1
+    until(lambda: all(gone(pid) for pid in pids))

@@ -1,0 +1,239 @@
+"""How batches form and what becomes of their items. Plain functions; where an event can be waited for, it is."""
+
+import gc
+import time
+import weakref
+from concurrent.futures import CancelledError
+
+import pytest
+
+from tests.worker.conftest import NEVER, SOON, Device, Make, occupy
+from worker.batcher import Batcher, Expired
+
+
+def test_each_item_gets_its_own_answer(make: Make) -> None:
+    """In the order of submission, in batches or not."""
+    batcher = make()
+    tickets = [batcher.submit(n) for n in range(10)]
+    assert [ticket.result(SOON) for ticket in tickets] == [f"<{n}>" for n in range(10)]
+
+
+def test_a_lone_item_leaves_when_its_window_closes(make: Make, device: Device) -> None:
+    """Nobody waits for company longer than the window, which opens with the first item."""
+    batcher = make(window=0.05)
+    ticket = batcher.submit("a")
+    assert ticket.result(SOON) == "<a>"
+    assert ticket.waited >= 0.05
+    assert device.items == [["a"]]
+
+
+def test_a_full_batch_leaves_at_once(make: Make, device: Device) -> None:
+    """The window is a limit, not a delay."""
+    batcher = make(size=3, window=NEVER)
+    tickets = [batcher.submit(item) for item in "abc"]
+    assert [ticket.result(SOON) for ticket in tickets] == ["<a>", "<b>", "<c>"]
+    assert device.items == [["a", "b", "c"]]
+
+
+def test_a_full_batch_does_not_wait_for_the_window_of_another_key(make: Make, device: Device) -> None:
+    """The device is not idle while there is a batch that nothing can be added to."""
+    batcher = make(size=2, window=NEVER)
+    alone = batcher.submit("a", key="one")
+    assert [ticket.result(SOON) for ticket in [batcher.submit(item, key="two") for item in "bc"]] == ["<b>", "<c>"]
+    assert not alone.done()
+    batcher.stop(timeout=SOON)
+    assert alone.result(0) == "<a>"
+
+
+def test_the_window_opens_at_the_first_item_not_while_idle(make: Make, device: Device) -> None:
+    """An item that comes after a long silence still gets company."""
+    batcher = make(size=2, window=NEVER)
+    time.sleep(0.02)
+    tickets = [batcher.submit("a"), batcher.submit("b")]
+    for ticket in tickets:
+        ticket.result(SOON)
+    assert device.items == [["a", "b"]]
+
+
+def test_the_next_batch_gathers_while_one_runs(make: Make, device: Device) -> None:
+    """What came meanwhile leaves together, not one by one."""
+    batcher = make(size=8)
+    occupy(batcher, device)
+    tickets = [batcher.submit(n) for n in range(6)]
+    assert batcher.pending == 6
+    device.free.set()
+    for ticket in tickets:
+        ticket.result(SOON)
+    assert device.items[1:] == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_no_batch_is_larger_than_the_size(make: Make, device: Device) -> None:
+    """A crowd is cut into full batches and a rest."""
+    batcher = make(size=4)
+    occupy(batcher, device)
+    tickets = [batcher.submit(n) for n in range(10)]
+    device.free.set()
+    for ticket in tickets:
+        ticket.result(SOON)
+    assert device.items[1:] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+def test_items_of_different_keys_never_mix(make: Make, device: Device) -> None:
+    """One batch, one key, and the key is told to `run`."""
+    batcher = make(size=4)
+    occupy(batcher, device)
+    tickets = [batcher.submit(n, key=n % 3) for n in range(12)]
+    device.free.set()
+    for ticket in tickets:
+        ticket.result(SOON)
+    assert device.batches[1:] == [(0, [0, 3, 6, 9]), (1, [1, 4, 7, 10]), (2, [2, 5, 8, 11])]
+
+
+def test_keys_take_turns_by_their_oldest_item(make: Make, device: Device) -> None:
+    """A busy key does not starve a quiet one: whose first item is oldest goes first."""
+    batcher = make(size=2)
+    occupy(batcher, device)
+    order = [("busy", 1), ("busy", 2), ("quiet", 3), ("busy", 4), ("busy", 5), ("third", 6)]
+    tickets = [batcher.submit(item, key=key) for key, item in order]
+    device.free.set()
+    for ticket in tickets:
+        ticket.result(SOON)
+    assert device.batches[1:] == [("busy", [1, 2]), ("quiet", [3]), ("busy", [4, 5]), ("third", [6])]
+
+
+def test_keys_are_compared_as_they_compare_themselves(make: Make, device: Device) -> None:
+    """Two objects that look alike but are not equal are two keys."""
+    batcher = make(size=2)
+    occupy(batcher, device)
+    one, two = object(), object()
+    tickets = [batcher.submit("a", key=one), batcher.submit("b", key=two)]
+    device.free.set()
+    for ticket in tickets:
+        ticket.result(SOON)
+    assert device.batches[1:] == [(one, ["a"]), (two, ["b"])]
+
+
+def test_an_item_past_its_deadline_is_never_run(make: Make, device: Device) -> None:
+    """It fails with Expired, and its neighbours run without it."""
+    batcher = make()
+    occupy(batcher, device)
+    late = batcher.submit("late", deadline=time.monotonic() - 1)
+    well = batcher.submit("well", deadline=time.monotonic() + NEVER)
+    device.free.set()
+    with pytest.raises(Expired):
+        late.result(SOON)
+    assert well.result(SOON) == "<well>"
+    assert device.items[1:] == [["well"]]
+
+
+def test_a_cancelled_item_is_never_run(make: Make, device: Device) -> None:
+    """Nor does it take a place in the batch."""
+    batcher = make(size=2)
+    occupy(batcher, device)
+    tickets = [batcher.submit(n) for n in range(4)]
+    assert tickets[1].cancel()
+    device.free.set()
+    assert tickets[3].result(SOON) == "<3>"
+    with pytest.raises(CancelledError):
+        tickets[1].result(SOON)
+    assert device.items[1:] == [[0, 2], [3]]
+
+
+def test_a_batch_of_cancelled_items_does_not_run(make: Make, device: Device) -> None:
+    """`run` is never called with nothing."""
+    batcher = make()
+    occupy(batcher, device)
+    assert batcher.submit("gone").cancel()
+    device.free.set()
+    assert batcher.submit("after").result(SOON) == "<after>"
+    assert device.items[1:] == [["after"]]
+
+
+def test_an_item_whose_batch_has_begun_cannot_be_cancelled(make: Make, device: Device) -> None:
+    """Its answer comes, and nothing is said to have been cancelled that was not."""
+    batcher = make()
+    ticket = occupy(batcher, device)
+    assert not ticket.cancel()
+    device.free.set()
+    assert ticket.result(SOON) == "<first>"
+
+
+def test_a_poison_item_fails_alone(make: Make, device: Device) -> None:
+    """A batch that raises is run item by item: only the bad one gets the error."""
+    batcher = make()
+    occupy(batcher, device)
+    tickets = [batcher.submit(item) for item in ("a", "poison", "c")]
+    device.free.set()
+    assert tickets[0].result(SOON) == "<a>"
+    with pytest.raises(ValueError, match="poison"):
+        tickets[1].result(SOON)
+    assert tickets[2].result(SOON) == "<c>"
+    assert device.items[1:] == [["a", "poison", "c"], ["a"], ["poison"], ["c"]]
+
+
+def test_an_answer_that_is_an_exception_fails_one_item(make: Make, device: Device) -> None:
+    """Without running anything twice."""
+    batcher = make()
+    occupy(batcher, device)
+    tickets = [batcher.submit(item) for item in ("a", "bad", "c")]
+    device.free.set()
+    assert (tickets[0].result(SOON), tickets[2].result(SOON)) == ("<a>", "<c>")
+    with pytest.raises(ValueError, match="this one alone"):
+        tickets[1].result(SOON)
+    assert device.items[1:] == [["a", "bad", "c"]]
+
+
+def test_the_wrong_number_of_answers_fails_instead_of_shifting() -> None:
+    """No item gets its neighbour's answer."""
+    batcher: Batcher[str, str] = Batcher(lambda key, items: ["one"] * 2, size=1, window=0)
+    batcher.start()
+    with pytest.raises(RuntimeError, match="2 answers for 1 items; it must give one each"):
+        batcher.submit("a").result(SOON)
+    batcher.stop(timeout=SOON)
+
+
+def test_a_failed_batch_holds_no_memory_while_it_is_tried_again() -> None:
+    """What `run` had allocated when it failed is free for the items alone."""
+
+    class Big:
+        """A tensor."""
+
+    alive: list[weakref.ref[Big]] = []
+    seen: list[int] = []
+
+    def run(key: None, items: list[str]) -> list[str]:
+        seen.append(sum(ref() is not None for ref in alive))
+        big = Big()
+        alive.append(weakref.ref(big))
+        raise MemoryError("too much")
+
+    gc.disable()
+    try:
+        batcher: Batcher[str, str] = Batcher(run, size=2, window=NEVER)
+        batcher.start()
+        tickets = [batcher.submit("a"), batcher.submit("b")]
+        for ticket in tickets:
+            with pytest.raises(MemoryError):
+                ticket.result(SOON)
+        batcher.stop(timeout=SOON)
+    finally:
+        gc.enable()
+    assert seen == [0, 0, 0]
+
+
+def test_an_idle_batcher_keeps_nothing_of_its_last_batch(make: Make, device: Device) -> None:
+    """A model that has been replaced is not held until the next sound comes."""
+
+    class Model:
+        """A key that can be watched."""
+
+    batcher, model = make(), Model()
+    gone = weakref.ref(model)
+    batcher.submit("a", key=model).result(SOON)
+    batcher.call(lambda kept=model: kept).result(SOON)  # type: ignore[misc]
+    device.batches.clear()
+    del model
+    deadline = time.monotonic() + SOON
+    while gone() is not None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert gone() is None

@@ -1,0 +1,108 @@
+"""One job from its id to its stored answer: real store, real decode process, real network."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from shared.contract import Result
+from shared.schemas import Part
+from tests.sounds import chirp, encode
+from tests.worker.bench import ALL, LONG, Bench, seen_alone
+from worker.engine import Seen
+
+
+def test_a_sound_gets_its_names(bench: Bench) -> None:
+    """Most confident first, as many as were asked for, with what the file was."""
+    result = bench.result(encode(chirp(0.7, 44_100, 2), 44_100, "FLAC", "PCM_16"), top_k=3)
+    assert result.model == "tiny"
+    assert len(result.predictions) == 3
+    assert [p for _, p in result.predictions] == sorted((p for _, p in result.predictions), reverse=True)
+    assert {name for name, _ in result.predictions} <= {"dog", "rain", "bell", "engine", "speech"}
+    assert result.duration == pytest.approx(0.7, abs=0.001)
+    assert result.sample_rate == 44_100
+    assert (result.combined, result.window) == ("single window", 0)
+    assert [(w.start, w.end) for w in result.windows] == [(0.0, result.duration)]
+    assert len(bench.result(top_k=1_000).predictions) == 5
+
+
+def test_stages_are_timed_and_counted(bench: Bench) -> None:
+    """In the job and in the metrics."""
+    job_id = bench.submit()
+    bench.classifier.run(job_id)
+    timings = bench.job(job_id).timings
+    for stage in (timings.queue, timings.decode, timings.batch, timings.forward, timings.total):
+        assert stage is not None
+        assert stage >= 0
+    assert bench.count("succeeded") == 1
+    for name in ("queue", "decode", "batch_wait", "forward", "store"):
+        labels = {"stage": name}
+        assert bench.metrics.registry.get_sample_value("otoscope_worker_stage_seconds_count", labels) == 1, name
+    assert bench.metrics.registry.get_sample_value("otoscope_worker_audio_seconds_total") == pytest.approx(1)
+    assert bench.classifier.held == []
+
+
+@pytest.mark.parametrize("parts", [(), *((part,) for part in Part), ALL], ids=lambda parts: "+".join(parts) or "none")
+def test_a_result_holds_what_was_asked_for(bench: Bench, parts: tuple[Part, ...]) -> None:
+    """And nothing else: a map that nobody wants costs memory for an hour."""
+    result = bench.result(LONG, include=parts)
+    for part in ("spectrogram", "embedding", "cam", "waveform"):
+        assert (getattr(result, part) is not None) == (Part(part) in parts), part
+    assert bool(result.maps) == (Part.MAPS in parts)
+    assert result.parts == sorted(parts)
+
+
+def test_windows_are_combined_as_the_mean_of_their_probabilities(bench: Bench) -> None:
+    """Each window is told by itself, and the answer is their mean."""
+    result = bench.result(LONG)
+    alone = np.stack([seen.probabilities for seen in seen_alone(bench, LONG)])
+    assert [(w.start, w.end) for w in result.windows] == [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.2, 2.2)]
+    classes = bench.registry.get("tiny").card.classes
+    for window, row in zip(result.windows, alone, strict=True):
+        assert dict(window.predictions) == pytest.approx(dict(zip(classes, map(float, row), strict=True)), abs=0.01)
+    mean = dict(zip(classes, map(float, alone.mean(axis=0)), strict=True))
+    assert dict(result.predictions) == pytest.approx(mean, abs=0.01)
+    assert result.combined == "mean of the probabilities of 4 windows"
+
+
+def test_pictures_are_of_the_window_that_decided(bench: Bench) -> None:
+    """The one that is surest of the answer; which it was is told."""
+    result = bench.result(LONG, include=ALL)
+    best = result.predictions[0][0]
+    sure = [dict(window.predictions)[best] for window in result.windows]
+    assert sure[result.window] == max(sure)
+    assert_parts_of(result, seen_alone(bench, LONG)[result.window])
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_pictures_can_be_of_any_window(bench: Bench, window: int) -> None:
+    """`window=N`; the names are still those of the whole sound, and no window is computed twice."""
+    result = bench.result(LONG, include=ALL, window=window)
+    assert result.window == window
+    assert_parts_of(result, seen_alone(bench, LONG)[window])
+    assert sum(map(len, bench.batches)) == 4
+    assert dict(result.predictions) == pytest.approx(dict(bench.result(LONG).predictions), abs=0.01)
+
+
+def assert_parts_of(result: Result, seen: Seen) -> None:
+    """The arrays are those of that window, within the rounding of a batch."""
+    for name in ("spectrogram", "embedding", "cam"):
+        np.testing.assert_allclose(
+            getattr(result, name).astype(np.float32), getattr(seen, name).astype(np.float32), atol=0.1, err_msg=name
+        )
+    assert result.maps.keys() == seen.maps.keys()
+    for layer, values in seen.maps.items():
+        np.testing.assert_allclose(result.maps[layer].astype(np.float32), values.astype(np.float32), atol=0.1)
+
+
+def test_a_long_sound_lets_short_ones_in_between(start_bench: Callable[..., Bench]) -> None:
+    """Its windows go through in batches, and others take their turn after each."""
+    bench = start_bench(batch_size=2)
+    long = bench.run_held(bench.submit(LONG))
+    short = bench.submit()
+    thread = bench.run_waiting(short)
+    bench.free.set()
+    long.join(20)
+    thread.join(20)
+    assert [len(batch) for batch in bench.batches] == [2, 1, 2]
+    assert bench.job(short).status == "succeeded"

@@ -1,0 +1,81 @@
+"""What a decode process has of its parent, how it ends with it, and how they talk."""
+
+import math
+import os
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PYTHON, ROOT
+from tests.sounds import chirp, encode
+from tests.worker.processes import gone, until
+from worker.decoder import DecoderPool
+from worker.wire import Wire
+
+
+def test_a_process_holds_nothing_of_its_parent() -> None:
+    """No torch, no settings with passwords in them, no sockets of the parent's but its own."""
+    with socket.socket() as secret, pytest.MonkeyPatch.context() as patch:
+        secret.bind(("127.0.0.1", 0))
+        patch.setenv("OTOSCOPE_REDIS_URL", "redis://:secret@host/0")
+        pool = DecoderPool(1, 30.0, 60.0)
+        pool.decode(encode(chirp(0.5, 22_050), 22_050, "WAV", "PCM_16"), 16_000)
+        process = Path(f"/proc/{pool.pids[0]}")
+        assert "torch" not in (process / "maps").read_text()
+        assert b"secret" not in (process / "environ").read_bytes()
+        inodes = [os.readlink(fd) for fd in (process / "fd").iterdir()]
+        assert sum(name.startswith("socket:") for name in inodes) == 1
+        pool.close()
+
+
+def test_processes_end_with_a_parent_that_is_killed() -> None:
+    """kill -9 of a worker leaves none of them behind."""
+    source = (
+        "import time; from worker.decoder import DecoderPool; pool = DecoderPool(2, 10, 10)\n"
+        "print(*pool.pids, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([PYTHON, "-c", source], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        assert not any(gone(pid) for pid in pids)
+        parent.kill()
+    until(lambda: all(gone(pid) for pid in pids))
+
+
+def test_a_process_ends_with_its_parent_in_the_middle_of_a_file() -> None:
+    """It looks by itself, since it does not listen to its socket then."""
+    ours, theirs = socket.socketpair()
+    parent_that_is_gone = "1"
+    with ours, theirs:
+        process = subprocess.Popen(
+            [PYTHON, "-m", "worker.decode_child", str(theirs.fileno()), str(2**31), "10", parent_that_is_gone],
+            cwd=ROOT, pass_fds=[theirs.fileno()],
+        )  # fmt: skip
+        assert process.wait(20) == 0
+
+
+def test_messages_have_deadlines_and_limits() -> None:
+    """A whole message is in time or it is not, and none is longer than is sensible."""
+    ours, theirs = (Wire(end) for end in socket.socketpair())
+    ours.send(b"x" * 100_000)
+    assert theirs.receive(100_000) == b"x" * 100_000
+    ours.send(memoryview(b""))
+    assert theirs.receive(0) == b""
+    with pytest.raises(TimeoutError):
+        theirs.receive(10, time.monotonic() + 0.01)
+    with pytest.raises(TimeoutError):
+        ours.send(bytes(10_000_000), time.monotonic() + 0.01)
+    with pytest.raises(ValueError, match="at most 10 are sensible"):
+        theirs.receive(10, math.inf)
+    waiting = threading.Timer(0.05, ours.close)
+    waiting.start()
+    with pytest.raises((EOFError, OSError)):
+        ours.receive(10)
+    waiting.join()
+    ours.close()
+    theirs.close()

@@ -1,0 +1,245 @@
+"""The models directory, as it changes while a worker runs. Real directories, read by the real loader."""
+
+import logging
+import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.errors import ModelNotFound
+from tests.conftest import write_tiny_model
+from worker.engine import Engine, Served, read_model
+from worker.model.checkpoint import CONFIG, WEIGHTS, ModelError
+from worker.registry import Registry
+
+torch.set_num_threads(1)  # tensors this small are not worth two threads that wait for each other
+ENGINE = Engine(torch.device("cpu"))
+
+
+def load(directory: Path) -> Served:
+    return ENGINE.serve(read_model(directory))
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A models directory with `a` in it."""
+    write_tiny_model(tmp_path / "models" / "a")
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def registry(models: Path) -> Registry:
+    """Everything in the directory, loaded once."""
+    registry = Registry(models, (), load)
+    assert registry.refresh() == set()
+    return registry
+
+
+def test_models_are_served_by_the_names_of_their_directories(registry: Registry) -> None:
+    """With the cards that the gateway shows."""
+    assert registry.get("a").name == "a"
+    assert list(registry.cards) == ["a"]
+    assert registry.cards["a"].classes[0] == "dog"
+
+
+def test_an_unknown_model_is_told_with_the_known_ones(registry: Registry, models: Path) -> None:
+    """A typing error is seen at once."""
+    write_tiny_model(models / "b")
+    registry.refresh()
+    with pytest.raises(ModelNotFound, match="no model 'c' here; served are: a, b"):
+        registry.get("c")
+
+
+def test_nothing_is_loaded_twice(models: Path) -> None:
+    """A refresh of what has not changed costs two looks a directory."""
+    loaded: list[str] = []
+
+    def counting(directory: Path) -> Served:
+        loaded.append(directory.name)
+        return load(directory)
+
+    registry = Registry(models, (), counting)
+    registry.refresh()
+    first = registry.get("a")
+    registry.refresh()
+    assert registry.get("a") is first
+    assert loaded == ["a"]
+
+
+def test_a_new_directory_is_picked_up(registry: Registry, models: Path) -> None:
+    """Beside the old ones, which stay the objects that they were."""
+    before = registry.get("a")
+    write_tiny_model(models / "b", seed=1)
+    assert registry.refresh() == set()
+    assert sorted(registry.cards) == ["a", "b"]
+    assert registry.get("a") is before
+
+
+def test_a_changed_model_replaces_its_older_version(registry: Registry, models: Path) -> None:
+    """New jobs get the new weights; who holds the old version keeps it whole."""
+    old = registry.get("a")
+    write_tiny_model(models / "a", seed=1)
+    registry.refresh()
+    assert registry.get("a") is not old
+    assert registry.cards["a"].version != old.card.version
+
+
+def test_a_directory_that_is_gone_is_dropped(registry: Registry, models: Path) -> None:
+    """And told, so that it is no longer announced."""
+    shutil.rmtree(models / "a")
+    assert registry.refresh() == {"a"}
+    with pytest.raises(ModelNotFound, match="served are: none"):
+        registry.get("a")
+    assert registry.refresh() == set()
+
+
+def test_a_model_that_comes_back_unchanged_is_served_again(registry: Registry, models: Path, tmp_path: Path) -> None:
+    """Moved away and back, with its old times on it."""
+    (models / "a").rename(tmp_path / "away")
+    registry.refresh()
+    (tmp_path / "away").rename(models / "a")
+    registry.refresh()
+    assert list(registry.cards) == ["a"]
+
+
+def test_a_broken_version_leaves_the_old_one_in_service(
+    registry: Registry, models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says what is wrong, once, and a repaired one is taken."""
+    old = registry.get("a")
+    config = (models / "a" / CONFIG).read_text()
+    (models / "a" / CONFIG).write_text("{")
+    for _ in range(3):
+        registry.refresh()
+    assert registry.get("a") is old
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 1
+    assert "cannot load model a" in errors[0]
+    assert "the version before it stays" in errors[0]
+    (models / "a" / CONFIG).write_text(config + " ")
+    registry.refresh()
+    assert registry.get("a") is not old
+
+
+@pytest.mark.parametrize("damage", ["weights cut off", "weights missing", "other weights", "nonsense in config"])
+def test_a_broken_directory_is_skipped(registry: Registry, models: Path, damage: str) -> None:
+    """The others are served all the same."""
+    write_tiny_model(models / "b")
+    weights, config = models / "b" / WEIGHTS, models / "b" / CONFIG
+    if damage == "weights cut off":
+        weights.write_bytes(weights.read_bytes()[:-10])
+    elif damage == "weights missing":
+        weights.unlink()
+    elif damage == "other weights":
+        write_tiny_model(models / "c", seed=7)
+        os.replace(models / "c" / WEIGHTS, weights)
+        shutil.rmtree(models / "c")
+    else:
+        config.write_text('{"name": 3}')
+    registry.refresh()
+    assert list(registry.cards) == ["a"]
+
+
+def test_a_directory_is_served_when_its_copy_is_complete(registry: Registry, models: Path, tmp_path: Path) -> None:
+    """`cp -r` brings the small config first: what cannot be loaded yet is tried again as the weights arrive."""
+    source, copy = tmp_path / "b", models / "b"
+    write_tiny_model(source)
+    whole = (source / WEIGHTS).read_bytes()
+    copy.mkdir()
+    shutil.copy2(source / CONFIG, copy / CONFIG)
+    registry.refresh()
+    for part in (len(whole) // 2, len(whole) - 1):
+        (copy / WEIGHTS).write_bytes(whole[:part])
+        registry.refresh()
+        assert list(registry.cards) == ["a"]
+    (copy / WEIGHTS).write_bytes(whole)
+    registry.refresh()
+    assert list(registry.cards) == ["a", "b"]
+
+
+def test_a_hidden_directory_is_no_model(registry: Registry, models: Path) -> None:
+    """Where a copy is put together before it is renamed, say."""
+    shutil.copytree(models / "a", models / ".b")
+    registry.refresh()
+    assert list(registry.cards) == ["a"]
+    (models / ".b").rename(models / "b")
+    registry.refresh()
+    assert list(registry.cards) == ["a", "b"]
+
+
+def test_only_named_models_are_served(models: Path) -> None:
+    """Where names are given, everything else in the directory is left alone."""
+    write_tiny_model(models / "b")
+    registry = Registry(models, ("b",), load)
+    registry.refresh()
+    assert list(registry.cards) == ["b"]
+    registry.require()
+
+
+def test_a_worker_does_not_start_without_the_models_that_were_named(models: Path) -> None:
+    """The reason names what is missing, and where it was looked for."""
+    registry = Registry(models, ("a", "b", "c"), load)
+    registry.refresh()
+    with pytest.raises(ModelError, match=f"cannot serve from {models}: b, c"):
+        registry.require()
+
+
+@pytest.mark.parametrize("directory", ["empty", "missing"])
+def test_a_worker_does_not_start_without_any_model(tmp_path: Path, directory: str) -> None:
+    """Nor where there is no directory at all."""
+    if directory == "empty":
+        (tmp_path / directory).mkdir()
+    registry = Registry(tmp_path / directory, (), load)
+    registry.refresh()
+    with pytest.raises(ModelError, match="no model at all"):
+        registry.require()
+
+
+def test_two_refreshes_at_once_load_once(models: Path) -> None:
+    """The second waits for the first, and finds nothing left to do."""
+    loaded: list[str] = []
+    both = threading.Barrier(2)
+
+    def slow(directory: Path) -> Served:
+        loaded.append(directory.name)
+        return load(directory)
+
+    registry = Registry(models, (), slow)
+
+    def refresh() -> set[str]:
+        both.wait()
+        return registry.refresh()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [future.result() for future in [pool.submit(refresh) for _ in range(2)]] == [set(), set()]
+    assert loaded == ["a"]
+
+
+def test_readers_see_whole_sets_while_models_come_and_go(models: Path) -> None:
+    """Jobs ask for models from many threads while the directory changes under them."""
+    one = load(models / "a")
+    registry = Registry(models, (), lambda directory: one)
+    registry.refresh()
+    stop = threading.Event()
+
+    def read() -> int:
+        rounds = 0
+        while not stop.wait(0.0005):
+            assert registry.get("a") is one
+            assert "a" in registry.cards
+            rounds += 1
+        return rounds
+
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read) for _ in range(3)]
+        for n in range(20):
+            shutil.copytree(models / "a", models / f"b{n}")
+            registry.refresh()
+            shutil.rmtree(models / f"b{n}")
+            registry.refresh()
+        stop.set()
+        assert all(reader.result() > 0 for reader in readers)

@@ -1,0 +1,91 @@
+"""How a sound is cut into windows, and drawn as an envelope."""
+
+import numpy as np
+import pytest
+
+from worker.classify import WAVEFORM_BUCKETS, cut, envelope
+
+SIZE = 100
+OVERHANG = 2  # a fiftieth
+
+
+def ramp(length: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """Samples that tell where they are from."""
+    return np.arange(1, length + 1, dtype=np.float32)
+
+
+def test_a_short_sound_is_padded_with_silence() -> None:
+    """One window, the sound at its beginning."""
+    ((start, window),) = cut(ramp(30), SIZE)
+    assert start == 0
+    np.testing.assert_array_equal(window, np.concatenate([ramp(30), np.zeros(70)]))
+    assert window.dtype == np.float32
+
+
+@pytest.mark.parametrize("length", [SIZE, SIZE + 1, SIZE + OVERHANG])
+def test_a_sound_of_one_window_is_one_window(length: int) -> None:
+    """The few samples that a codec adds are not worth a second one."""
+    ((start, window),) = cut(ramp(length), SIZE)
+    assert start == 0
+    np.testing.assert_array_equal(window, ramp(SIZE))
+
+
+@pytest.mark.parametrize(
+    ("length", "starts"),
+    [
+        (103, [0, 3]),
+        (150, [0, 50]),
+        (152, [0, 52]),
+        (153, [0, 50, 53]),
+        (200, [0, 50, 100]),
+        (202, [0, 50, 102]),
+        (300, [0, 50, 100, 150, 200]),
+    ],
+)
+def test_a_long_sound_is_cut_into_half_overlapping_windows(length: int, starts: list[int]) -> None:
+    """The last one ends with the sound; none begins within an overhang of it."""
+    assert [start for start, _ in cut(ramp(length), SIZE)] == starts
+
+
+def test_every_sample_of_a_long_sound_is_seen_and_in_its_place() -> None:
+    """Whatever the length: full windows, no gap, nothing left out, no two nearly the same."""
+    for length in range(SIZE + OVERHANG + 1, 6 * SIZE):
+        sound = ramp(length)
+        clips = cut(sound, SIZE)
+        starts = [start for start, _ in clips]
+        for start, window in clips:
+            assert len(window) == SIZE
+            assert window[0] == start + 1
+        assert starts[0] == 0
+        assert starts[-1] == length - SIZE
+        steps = np.diff(starts)
+        assert steps.min() > OVERHANG
+        assert steps.max() <= SIZE // 2 + OVERHANG
+
+
+def test_an_envelope_keeps_every_peak() -> None:
+    """One sample of ten minutes is seen, up or down, and nothing is drawn that was not there."""
+    sound = np.zeros(600 * 16_000, np.float32)
+    sound[1_234_567], sound[7_654_321] = 0.75, -0.5
+    low, high = envelope(sound)
+    assert low.shape == high.shape == (WAVEFORM_BUCKETS,)
+    assert (high.max(), low.min()) == (0.75, -0.5)
+    assert np.count_nonzero(high) == np.count_nonzero(low) == 1
+    assert int(high.argmax()) == 1_234_567 * WAVEFORM_BUCKETS // len(sound)
+
+
+@pytest.mark.parametrize("length", [1, 7, 999, 1_000, 1_001, 1_999, 12_345])
+def test_an_envelope_covers_the_whole_sound(length: int) -> None:
+    """Of a sound shorter than the picture every sample is drawn; of any, the first and the last."""
+    low, high = envelope(ramp(length))
+    assert len(low) == min(length, WAVEFORM_BUCKETS)
+    assert low[0] == 1
+    assert high[-1] == np.float16(length)
+    assert (low <= high).all()
+
+
+def test_an_envelope_is_finite_however_loud_the_sound() -> None:
+    """A float file may hold integers; no picture shows infinity."""
+    low, high = envelope(np.array([-1e9, 1e9], np.float32))
+    assert np.isfinite(low).all()
+    assert np.isfinite(high).all()

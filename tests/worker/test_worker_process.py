@@ -1,0 +1,246 @@
+"""`python -m worker` as a process: its start, its queue, its end by SIGTERM and by kill -9."""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from shared.contract import CLASSIFY, job_key, unpack_result
+from shared.queue import make_celery
+from shared.schemas import JobOptions
+from shared.settings import Settings
+from tests.conftest import PYTHON, ROOT, start_server, write_tiny_model
+from tests.shared.conftest import Stores
+from tests.sounds import chirp, encode
+from tests.worker.processes import children, gone, stop, until
+
+pytestmark = pytest.mark.stack
+
+SOUND = encode(chirp(1.0, 16_000), 16_000, "WAV", "PCM_16")
+VISIBILITY = 5  # seconds, the least that the settings take
+READY = 60.0  # seconds to start on a busy machine
+
+
+class House:
+    """A server of its own, a models directory, and workers that a test starts and ends."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self.directory = directory
+        self.models = directory / "models"
+        self.models.mkdir()
+        server, path = start_server(directory, "--appendonly", "yes")
+        stack.callback(server.wait)
+        stack.callback(server.kill)
+        self.settings = Settings(
+            redis_url=f"unix://{path}", models_dir=self.models, decode_processes=1, batch_size=2, metrics_port=0,
+            visibility_timeout=VISIBILITY,
+        )  # fmt: skip
+        self.stores = Stores(self.settings, stack)
+        self._celery = make_celery(self.settings)
+        stack.callback(self._celery.close)
+        self._workers: list[subprocess.Popen[bytes]] = []
+        stack.callback(self.end)
+
+    def worker(self, **changed: str) -> subprocess.Popen[bytes]:
+        """Start one; its log is `worker<n>.log`."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OTOSCOPE_")}
+        for name in ("redis_url", "models_dir", "decode_processes", "batch_size", "visibility_timeout", "metrics_port"):
+            environment[f"OTOSCOPE_{name.upper()}"] = str(getattr(self.settings, name))
+        environment |= {f"OTOSCOPE_{name.upper()}": value for name, value in changed.items()}
+        with (self.directory / f"worker{len(self._workers)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [PYTHON, "-m", "worker"], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
+                env=environment | {"OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+        self._workers.append(process)
+        return process
+
+    def ready_worker(self, **changed: str) -> subprocess.Popen[bytes]:
+        process = self.worker(**changed)
+        until(lambda: process.poll() is not None or self.vouched(process), READY)
+        assert process.poll() is None, self.log(process)
+        return process
+
+    def vouched(self, process: subprocess.Popen[bytes]) -> bool:
+        """Whether that worker says that it is there."""
+        return any(w.id.endswith(f"-{process.pid}") for w in self.stores.run(self.stores.gateway.workers()))
+
+    def log(self, process: subprocess.Popen[bytes]) -> str:
+        return (self.directory / f"worker{self._workers.index(process)}.log").read_text()
+
+    def submit(self, sound: bytes = SOUND, model: str = "tiny") -> str:
+        """As the gateway does it."""
+        job_id = self.stores.submit(sound, model, JobOptions())
+        self._celery.send_task(CLASSIFY, args=[job_id], task_id=job_id)
+        return job_id
+
+    def submit_held(self, worker: subprocess.Popen[bytes]) -> tuple[str, int]:
+        """A job that this worker, the only one, has taken and cannot finish, since its decode process is stopped."""
+        (decoder,) = children(worker.pid)
+        stop(decoder)
+        job_id = self.submit()
+        until(lambda: self.stores.status(job_id) == "running")
+        return job_id, decoder
+
+    def finished(self, job_id: str, seconds: float = 30.0) -> str:
+        until(lambda: self.stores.run(self.stores.gateway.get(job_id)).final, seconds)
+        return self.stores.status(job_id)
+
+    def field(self, job_id: str, name: str) -> str:
+        value = self.stores.raw.hget(job_key(job_id), name)
+        assert isinstance(value, bytes)
+        return value.decode()
+
+    def end(self) -> None:
+        """Kill what is left."""
+        for process in self._workers:
+            if process.poll() is None:
+                left = children(process.pid)
+                process.kill()
+                process.wait()
+                for pid in left:
+                    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    with tempfile.TemporaryDirectory(prefix="oto") as name, ExitStack() as stack:
+        yield House(Path(name), stack)
+
+
+@pytest.fixture
+def home(house: House) -> House:
+    """A house with the tiny model in it."""
+    write_tiny_model(house.models / "tiny")
+    return house
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({}, "no model at all"),
+        ({"batch_size": "0"}, "OTOSCOPE_BATCH_SIZE: Input should be greater"),
+        ({"redis_url": "http://somewhere"}, "must be redis://"),
+        ({"metrics_port": "taken"}, "in use"),
+    ],
+    ids=["no models", "bad setting", "bad url", "port taken"],
+)
+def test_a_worker_that_cannot_work_says_why_and_ends(house: House, changed: dict[str, str], reason: str) -> None:
+    """Status 1, the reason on the last line, no traceback, nothing vouched for."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        if "metrics_port" in changed:
+            changed = {"metrics_port": str(other.getsockname()[1])}
+        process = house.worker(**changed)
+        assert process.wait(READY) == 1
+    log = house.log(process)
+    assert log.splitlines()[-1].startswith("otoscope worker: ")
+    assert reason in log.splitlines()[-1]
+    assert "Traceback" not in log
+    assert not house.vouched(process)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _metrics(port: int) -> list[str]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines: list[str] = answer.read().decode().splitlines()
+        return lines
+
+
+METRICS = (
+    'otoscope_worker_jobs_total{state="succeeded"} 5.0',
+    'otoscope_worker_jobs_total{state="failed"} 0.0',
+    'otoscope_worker_stage_seconds_count{stage="store"} 5.0',
+    'otoscope_worker_model_ready{model="tiny"} 1.0',
+    "otoscope_worker_batch_size_sum 5.0",
+    "otoscope_worker_jobs_held 0.0",
+    "otoscope_worker_decoder_deaths_total 0.0",
+    "otoscope_worker_audio_seconds_total 5.0",
+)
+"""What Prometheus reads after five jobs, under documented names."""
+
+
+def test_a_worker_serves_and_follows_its_models_and_drains(home: House) -> None:
+    """The whole life of one: ready, jobs, metrics, a model that comes and goes, SIGTERM with a job in hand."""
+    with tempfile.TemporaryDirectory(prefix="oto") as elsewhere:
+        port = _free_port()
+        worker = home.ready_worker(metrics_port=str(port))
+        assert home.stores.run(home.stores.gateway.cards())["tiny"].sample_rate == 16_000
+
+        jobs = [home.submit() for _ in range(5)]
+        assert [home.finished(job_id) for job_id in jobs] == ["succeeded"] * 5
+        packed = home.stores.run(home.stores.gateway.result(jobs[0]))
+        assert packed is not None
+        assert len(unpack_result(packed).predictions) == 5
+
+        until(lambda: not set(METRICS) - set(_metrics(port)))  # a job is counted just after it is stored
+        assert not any("_created" in line for line in _metrics(port))
+
+        new = Path(elsewhere) / "new"
+        write_tiny_model(new, seed=1)
+        subprocess.run(["cp", "-r", new, home.models], check=True)
+        until(lambda: "new" in home.stores.run(home.stores.gateway.cards()), 15)
+        assert home.finished(home.submit(model="new")) == "succeeded"
+        (home.models / "new").rename(Path(elsewhere) / "gone")
+        until(lambda: "new" not in home.stores.run(home.stores.gateway.cards()), 15)
+        assert home.finished(home.submit(model="new")) == "failed"
+        assert home.vouched(worker)
+
+        (decoder,) = children(worker.pid)
+        job_id, _ = home.submit_held(worker)
+        worker.terminate()
+        time.sleep(0.5)
+        assert worker.poll() is None, "it waits for the job in hand"
+        os.kill(decoder, signal.SIGCONT)
+        assert worker.wait(20) == 0, home.log(worker)
+        assert home.stores.status(job_id) == "succeeded"
+        assert gone(decoder)
+        assert not home.vouched(worker)
+        assert "Traceback" not in home.log(worker)
+        assert home.stores.raw.exists("unacked", "otoscope") == 0, "no message is left"
+
+
+def test_the_jobs_of_a_killed_worker_are_finished_by_another(home: House) -> None:
+    """kill -9 costs a job some seconds, not its answer."""
+    victim = home.ready_worker()
+    job_id, decoder = home.submit_held(victim)
+    survivor = home.ready_worker()
+    victim.kill()
+    victim.wait()
+    os.kill(decoder, signal.SIGKILL)
+    assert home.finished(job_id, 6 * VISIBILITY) == "succeeded"
+    assert home.field(job_id, "worker").endswith(f"-{survivor.pid}")
+    assert home.field(job_id, "attempts") == "2"
+    until(lambda: not home.vouched(victim), 15)
+
+
+def test_a_job_longer_than_the_visibility_timeout_runs_once(home: House) -> None:
+    """Its lease is renewed as long as its worker lives, after SIGTERM too: nobody else is given it meanwhile."""
+    holder = home.ready_worker()
+    job_id, decoder = home.submit_held(holder)
+    other = home.ready_worker()
+    time.sleep(VISIBILITY + 2)
+    assert home.field(job_id, "attempts") == "1", "while it works"
+    holder.terminate()
+    time.sleep(VISIBILITY + 2)
+    assert home.field(job_id, "attempts") == "1", "while it drains"
+    os.kill(decoder, signal.SIGCONT)
+    assert home.finished(job_id) == "succeeded"
+    assert home.field(job_id, "worker").endswith(f"-{holder.pid}")
+    assert holder.wait(20) == 0
+    assert home.finished(home.submit()) == "succeeded"
+    assert other.poll() is None
