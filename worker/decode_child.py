@@ -62,7 +62,16 @@ def _end_with_parent(parent: int) -> None:
     os._exit(0)
 
 
+def _mute_native_code() -> None:
+    """mpg123 prints a line for each broken frame, and a file may hold thousands; Python's own words still come out."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
 if __name__ == "__main__":
+    _mute_native_code()
     descriptor, memory, cpu_seconds, parent = sys.argv[1:]
     threading.Thread(target=_end_with_parent, args=(int(parent),), daemon=True).start()
     serve(Wire(socket.socket(fileno=int(descriptor))), int(memory), float(cpu_seconds))

@@ -43,7 +43,7 @@ def test_fold_5_through_http_is_as_accurate_as_claimed(stack: Stack) -> None:
                 answer = http.post("/v1/jobs", files={"file": (name, ogg)}, data=options, headers=headers)
             else:
                 decoded = decode(ogg, 16_000)
-                wav = encode(decoded.waveform, 16_000, "WAV", "FLOAT")
+                wav = encode(decoded.waveform[:, None], 16_000, "WAV", "FLOAT")
                 if number % 3 == 1:
                     headers["Content-Type"] = "audio/wav"
                     answer = http.post("/v1/jobs", content=wav, params=options, headers=headers)

@@ -112,11 +112,8 @@ def test_every_format_is_heard_alike(http: httpx.Client, container: str, subtype
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000, 96_000])
 def test_rate_and_channels_do_not_change_the_answer(http: httpx.Client, rate: int, channels: int) -> None:
     """A sound below 3 kHz holds nothing that 8 kHz would lose: every rate hears the same."""
-    reference = classify(http, encode(chirp(1.0, 16_000, top=3_000), 16_000, "WAV", "FLOAT"))
-    wave = chirp(1.0, rate, top=3_000)
-    if channels == 2:
-        wave = np.stack([wave, wave], axis=1)
-    job = classify(http, encode(wave, rate, "WAV", "FLOAT"))
+    reference = classify(http, encode(chirp(1.0, 16_000), 16_000, "WAV", "FLOAT"))
+    job = classify(http, encode(chirp(1.0, rate, channels), rate, "WAV", "FLOAT"))
     assert reference.result is not None
     assert job.result is not None
     expected = {p.class_: p.confidence for p in reference.result.predictions}
@@ -138,7 +135,7 @@ def test_evaluate_answers_a_client_of_the_older_systems(http: httpx.Client) -> N
 def test_what_only_decoding_shows_fails_the_job_with_the_same_codes(http: httpx.Client, bad: str, code: str) -> None:
     """A file whose header is fine: accepted, then failed by the decoder."""
     if bad == "nan":
-        body = encode(np.full(16_000, np.nan, np.float32), 16_000, "WAV", "FLOAT")
+        body = encode(np.full((16_000, 1), np.nan, np.float32), 16_000, "WAV", "FLOAT")
     else:
         body = encode(chirp(3.0, 16_000), 16_000, "FLAC", "PCM_16")
         body = body[: len(body) // 2]
@@ -150,7 +147,7 @@ def test_what_only_decoding_shows_fails_the_job_with_the_same_codes(http: httpx.
 def test_bad_sound_in_a_crowd_fails_alone(http: httpx.Client) -> None:
     """Forty at once, every fourth of them broken: the others get the answer they get alone."""
     alone = classify(http, sound())
-    nan = encode(np.full(16_000, np.nan, np.float32), 16_000, "WAV", "FLOAT")
+    nan = encode(np.full((16_000, 1), np.nan, np.float32), 16_000, "WAV", "FLOAT")
 
     def send(number: int) -> dict[str, object]:
         body = nan if number % 4 == 0 else sound()
@@ -188,7 +185,7 @@ def test_python_client_sync_and_async(stack: Stack, tmp_path: Path) -> None:
     path.write_bytes(sound())
     with Client(stack.url) as client:
         by_path = client.classify(path)
-        by_array = client.classify(chirp(1.0, 16_000), rate=16_000)
+        by_array = client.classify(chirp(1.0, 16_000)[:, 0], rate=16_000)
         assert by_path.result is not None
         assert by_array.result is not None
         assert by_path.result.predictions[0].class_ == by_array.result.predictions[0].class_

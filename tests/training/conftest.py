@@ -27,7 +27,9 @@ def write_dataset(root: Path, *, folds: int = 3, takes: int = 4, rate: int = 8_0
                     frequency = {0: 300, 1: 2_500}.get(target, 0) * random.uniform(0.9, 1.1)
                     wave = 0.3 * np.sin(2 * np.pi * frequency * time) if target < 2 else random.normal(size=rate) * 0.1
                     filename = f"{fold}-{take}{target}-A-{target}.wav"
-                    (root / "audio" / filename).write_bytes(encode(wave.astype(np.float32), rate, "WAV", "PCM_16"))
+                    (root / "audio" / filename).write_bytes(
+                        encode(wave.astype(np.float32)[:, None], rate, "WAV", "PCM_16")
+                    )
                     table.writerow([filename, fold, target, name, False, f"{fold}{take}{target}", "A"])
     return root
 

@@ -7,13 +7,22 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from shared.audio import decode
-from shared.errors import AudioCorrupt, AudioTooLong, AudioTruncated, DeadlineExceeded, DecoderDied, NotAudio
+from shared.errors import (
+    AudioCorrupt,
+    AudioError,
+    AudioTooLong,
+    AudioTruncated,
+    DeadlineExceeded,
+    DecoderDied,
+    NotAudio,
+)
 from tests.sounds import chirp, encode
 from tests.worker.processes import gone, stop, until
 from worker import decoder
@@ -254,3 +263,13 @@ def test_a_closed_pool_leaves_no_process_and_no_thread_waiting(pools: Callable[.
     with pytest.raises(DecoderStopped):
         pool.decode(wav, RATE)
     assert all(gone(pid) for pid in (*pids, *pool.pids))
+
+
+def test_broken_frames_do_not_flood_the_log(capfd: pytest.CaptureFixture[str], pool: DecoderPool) -> None:
+    """mpg123 complains of each of them on the error output that the worker's log is read from."""
+    data = bytearray(encode(chirp(20.0, RATE), RATE, "MP3", "MPEG_LAYER_III"))
+    for at in range(3_000, len(data) - 3_000, 400):
+        data[at] ^= 0xFF
+    with suppress(AudioError):
+        pool.decode(bytes(data), RATE)
+    assert capfd.readouterr().err == ""
