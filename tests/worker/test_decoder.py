@@ -265,11 +265,13 @@ def test_a_closed_pool_leaves_no_process_and_no_thread_waiting(pools: Callable[.
     assert all(gone(pid) for pid in (*pids, *pool.pids))
 
 
-def test_broken_frames_do_not_flood_the_log(capfd: pytest.CaptureFixture[str], pool: DecoderPool) -> None:
+def test_broken_frames_do_not_flood_the_log(
+    capfd: pytest.CaptureFixture[str], pools: Callable[..., DecoderPool]
+) -> None:
     """mpg123 complains of each of them on the error output that the worker's log is read from."""
     data = bytearray(encode(chirp(20.0, RATE), RATE, "MP3", "MPEG_LAYER_III"))
     for at in range(3_000, len(data) - 3_000, 400):
         data[at] ^= 0xFF
     with suppress(AudioError):
-        pool.decode(bytes(data), RATE)
+        pools().decode(bytes(data), RATE)  # started here: its error output is the captured one
     assert capfd.readouterr().err == ""
