@@ -39,21 +39,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data") / "tiny")
 
 
+TINY = Recipe.model_validate(
+    {
+        "name": "tiny",
+        "frontend": {
+            "sample_rate": 8_000, "n_fft": 256, "hop": 80, "n_mels": 24, "f_max": 4_000, "window_seconds": 1,
+        },
+        "network": {"depths": [1, 1], "widths": [8, 16], "dropout": [0.1]},
+        "augment": {"frequency_mask_mels": 3, "time_mask_frames": 10},
+        "optim": {"epochs": 4, "batch": 8, "max_lr": 0.01, "ema_decay": 0.5},
+    }
+)  # fmt: skip
+
+
+def changed(recipe: Recipe, **optim: object) -> Recipe:
+    """The recipe with other values under `optim`."""
+    return recipe.model_copy(update={"optim": recipe.optim.model_copy(update=optim)})
+
+
 @pytest.fixture
 def recipe() -> Recipe:
-    return Recipe.model_validate(
-        {
-            "name": "tiny",
-            "frontend": {
-                "sample_rate": 8_000,
-                "n_fft": 256,
-                "hop": 80,
-                "n_mels": 24,
-                "f_max": 4_000,
-                "window_seconds": 1,
-            },
-            "network": {"depths": [1, 1], "widths": [8, 16], "dropout": [0.1]},
-            "augment": {"frequency_mask_mels": 3, "time_mask_frames": 10},
-            "optim": {"epochs": 4, "batch": 8, "max_lr": 0.01, "ema_decay": 0.5},
-        }
-    )
+    """Trains in a second."""
+    return TINY

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.training.conftest import TINY, changed
 from training import metrics
 from training.dataset import load_esc50
 from training.errors import EvaluationError
 from training.evaluate import evaluate
-from training.recipe import Recipe
 from training.record import record
 from training.report import write_report
 from training.train import train
@@ -21,23 +21,8 @@ from worker.model.checkpoint import read_config
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model trained for one epoch with fold 3 held out."""
-    recipe = Recipe.model_validate(
-        {
-            "name": "tiny",
-            "frontend": {
-                "sample_rate": 8_000,
-                "n_fft": 256,
-                "hop": 80,
-                "n_mels": 24,
-                "f_max": 4_000,
-                "window_seconds": 1,
-            },
-            "network": {"depths": [1, 1], "widths": [8, 16]},
-            "optim": {"epochs": 1, "batch": 8},
-        }
-    )
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    train(recipe, load_esc50(data), 3, out)
+    train(changed(TINY, epochs=1), load_esc50(data), 3, out)
     return out
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.conftest import changed
 from training.dataset import load_esc50
 from training.errors import RunError
 from training.evaluate import evaluate
@@ -16,10 +17,6 @@ from worker.model.checkpoint import load_model
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
     return load_file(directory / "model.safetensors")
-
-
-def changed(recipe: Recipe, **optim: object) -> Recipe:
-    return recipe.model_copy(update={"optim": recipe.optim.model_copy(update=optim)})
 
 
 def test_training_learns_what_can_be_learned(data: Path, recipe: Recipe, tmp_path: Path) -> None:
