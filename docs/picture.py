@@ -1,5 +1,6 @@
 """Draws docs/inside.png, the picture at the top of the README, from a running service's answer to one sound.
 
+    python docs/picture.py              the synthesised alarm clock of `otoscope up`
     python docs/picture.py dog.ogg
 
 Spectrogram, class activation laid over it, and the channel mean of every stage, all on one time axis.
@@ -14,12 +15,17 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from otoscope import Client
+from otoscope import Client, sample
 
 
-def main(path: str) -> None:
+def main(path: str | None) -> None:
+    """OTOSCOPE_URL says where the service is."""
+    include = ["maps", "spectrogram", "cam"]
     with Client() as client:
-        job = client.classify(Path(path), include=["maps", "spectrogram", "cam", "waveform"])
+        if path is None:
+            job = client.classify(sample.alarm_clock(), sample.RATE, include=include)
+        else:
+            job = client.classify(Path(path), include=include)
         seen = client.result(job.id)
         card = next(card for card in client.models().models if card.name == job.model)
     assert seen.spectrogram is not None
@@ -64,4 +70,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1] if len(sys.argv) > 1 else None)
