@@ -1,7 +1,8 @@
 """Which arithmetic the network runs in, decided once by the device.
 
 bf16 where the hardware multiplies it natively: half the memory traffic and two to three times the speed, at a
-difference in confidence of the order of 0.01. Elsewhere float32, since emulated bf16 is slower than that.
+difference in confidence of at most 0.01 over the 400 clips of ESC-50's fold 5, none of which changes its name.
+Elsewhere float32, since emulated bf16 is slower than that.
 """
 
 from contextlib import AbstractContextManager, nullcontext
