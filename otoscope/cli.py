@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from otoscope.client import Client
 
-_LAZY = {"train": "otoscope.train_cli", "evaluate": "otoscope.train_cli"}
+_LAZY = dict.fromkeys(("train", "evaluate", "lr-find", "overfit", "export", "fetch-esc50"), "otoscope.train_cli")
 
 
 class _Commands(TyperGroup):
@@ -30,7 +30,7 @@ class _Commands(TyperGroup):
         if cmd_name not in _LAZY:
             return super().get_command(ctx, cmd_name)
         try:
-            function: Callable[..., Any] = getattr(import_module(_LAZY[cmd_name]), cmd_name)
+            function: Callable[..., Any] = getattr(import_module(_LAZY[cmd_name]), cmd_name.replace("-", "_"))
         except ImportError as error:
             return _unavailable(cmd_name, error)
         holder = typer.Typer(add_completion=False)

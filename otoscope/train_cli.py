@@ -1,35 +1,189 @@
-"""`otoscope train` and `otoscope evaluate`. What needs torch is imported inside the commands."""
+"""The commands that train: `otoscope train`, `evaluate`, `lr-find`, `overfit`, `export`, `fetch-esc50`.
+
+What needs torch is imported inside the commands.
+"""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from training.dataset import Dataset
+    from training.predict import Precision
+    from training.recipe import Recipe
+
 Data = Annotated[
-    Path, typer.Option("--data", metavar="DIR", help="ESC-50 in its official layout, or any folder like it.")
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="A folder in the layout of ESC-50; without it ESC-50 is downloaded."),
 ]
-Fold = Annotated[int | None, typer.Option("--fold", min=1, metavar="N", help="The fold that is not trained on.")]
+Fold = Annotated[int, typer.Option("--fold", min=1, metavar="N", help="The fold that is not trained on.")]
+RecipeName = Annotated[str, typer.Option("--recipe", metavar="NAME", help="A bundled recipe, or a YAML file.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated.")
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Through torch.compile: a slow start, quicker steps.")]
 
 INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 def train(
-    data: Data,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the run is kept; becomes a model directory.")],
-    fold: Annotated[int, typer.Option(min=1, metavar="N", help="The fold that is kept out of training.")] = 5,
-    recipe: Annotated[
-        str, typer.Option(metavar="NAME", help="A bundled recipe, or the path of a YAML file.")
-    ] = "esc50",
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe.")
+    data: Data = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Becomes a model directory; runs/RECIPE-foldN by default.")
+    ] = None,
+    fold: Fold = 5,
+    recipe: RecipeName = "esc50-best",
+    changes: Changes = None,
+    teacher: Annotated[
+        list[Path] | None, typer.Option(metavar="MODEL", help="Learn from this model, too; may be repeated.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    compile: Compile = False,
 ) -> None:
-    """Train a network by a recipe; Ctrl-C is safe, --resume goes on."""
-    from training.dataset import load_esc50
-    from training.recipe import load_recipe
+    """Train a network by a recipe; Ctrl-C saves, --resume goes on."""
+    from training.memory import keep_freed_memory
     from training.train import train as run
+
+    keep_freed_memory()
+    chosen, dataset = _recipe(recipe, changes), _dataset(data)
+    out = out or Path("runs") / f"{chosen.name}-fold{fold}"
+    try:
+        run(chosen, dataset, fold, out, teachers=teacher or (), resume=resume, compile=compile)
+    except KeyboardInterrupt:
+        _interrupted(out)
+    print(f"{out} holds the model {chosen.name}. Measure it: otoscope evaluate {out}{_same(data)}")
+
+
+def evaluate(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="Model directories; several answer together.")
+    ],
+    data: Data = None,
+    fold: Annotated[int | None, typer.Option(min=1, metavar="N", help="The held-out fold by default.")] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Cross-validate --recipe in MODEL: N folds of it.")
+    ] = None,
+    recipe: RecipeName = "esc50-best",
+    changes: Changes = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the report goes; MODEL/evaluation by default.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="float32|bfloat16", help="Arithmetic; `service` is what a worker here would use.")
+    ] = "float32",
+    views: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Look at every clip N times, each time rotated further.")
+    ] = 1,
+    trained_fold: Annotated[
+        bool, typer.Option("--allow-training-fold", help="Measure a fold that the model was trained on.")
+    ] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the figure into the model's config and README.")
+    ] = False,
+    compile: Compile = False,
+) -> None:
+    """Measure a model on the fold that it has not seen, or a recipe on every fold in turn."""
+    from training.evaluate import evaluate as run
+    from training.record import record as write
+    from training.report import headline, interval, percent, write_report
+
+    dataset = _dataset(data)
+    if folds:
+        if len(models) > 1:
+            raise typer.BadParameter("takes one folder for its runs", param_hint="--folds")
+        return _cross_validate(models[0], dataset, folds, _recipe(recipe, changes), compile)
+    evaluation = run(
+        models, dataset, fold, precision=_precision(precision), views=views, allow_training_fold=trained_fold
+    )
+    where = out or models[0] / "evaluation"
+    report = write_report(evaluation, where)
+    print(headline(report))
+    print(f"95 % interval {interval(report.interval_95)}, top-5 {percent(report.top_5)}, {report.precision}")
+    print(f"calibration error {report.calibration_error:.3f}, forward passes an answer {report.forward_passes}")
+    print(f"Report, confusion matrix and labels: {where}")
+    if record:
+        write(models[0], evaluation, report)
+        print(f"Recorded in {models[0]}")
+
+
+def _cross_validate(out: Path, dataset: "Dataset", folds: int, recipe: "Recipe", compile: bool) -> None:
+    from training.crossval import as_markdown, cross_validate, headline
+    from training.memory import keep_freed_memory
+
+    keep_freed_memory()
+    chosen = dataset.folds[-folds:]  # the last ones first: ESC-50's fifth fold is the one that models are shipped for
+    try:
+        report = cross_validate(recipe, dataset, chosen[::-1], out, compile=compile)
+    except KeyboardInterrupt:
+        print(f"\nStopped and saved in {out}: the same command goes on from there.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    print(as_markdown(report).split("\n", 2)[2])
+    print(headline(report))
+    print(f"Reports, models and labels: {out}")
+
+
+def lr_find(
+    data: Data = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where lr_find.png goes.")] = Path("runs/lr-find"),
+    fold: Fold = 5,
+    recipe: RecipeName = "esc50-best",
+    changes: Changes = None,
+    steps: Annotated[int, typer.Option(min=20, metavar="N", help="Steps from 1e-6 to 1.")] = 100,
+) -> None:
+    """Find a learning rate: the loss over a rising rate, as a picture."""
+    from training.explore import find_learning_rate
+
+    found = find_learning_rate(_recipe(recipe, changes), _dataset(data), fold, out, steps)
+    print(f"The loss falls fastest at {found.steepest:.1e} and is lowest at {found.lowest:.1e}: {out}/lr_find.png")
+    print(f"Try it: otoscope train --recipe {recipe} --set optim.max_lr={found.steepest:.1e}{_same(data)}")
+
+
+def overfit(
+    data: Data = None,
+    fold: Fold = 5,
+    recipe: RecipeName = "esc50-best",
+    changes: Changes = None,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Give up after so many.")] = 200,
+) -> None:
+    """Check that the network learns one minibatch by heart."""
+    from training.explore import overfit as run
+
+    taken, loss = run(_recipe(recipe, changes), _dataset(data), fold, steps)
+    print(f"100 % of one minibatch after {taken} steps, loss {loss:.3f}: the network can learn")
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model directory.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="MODEL/model.onnx by default.")] = None,
+) -> None:
+    """Write a model as ONNX, front end included, and compare it with PyTorch."""
+    from training.export import export_onnx
+
+    check = export_onnx(model, out or model / "model.onnx")
+    print(f"{check.path}: {check.bytes / 2**20:.1f} MiB, opset {check.opset}, waveform in, probabilities out,")
+    print(f"any batch and length; at most {check.largest_difference:.1e} from PyTorch")
+
+
+def fetch_esc50(
+    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="~/.cache/otoscope by default.")] = None,
+) -> None:
+    """Download ESC-50 (about 600 MB, CC BY-NC) into the cache."""
+    from training.download import fetch_esc50 as fetch
+
+    print(fetch(cache))
+
+
+def _dataset(data: Path | None) -> "Dataset":
+    from training.dataset import load_esc50
+    from training.download import fetch_esc50 as fetch
+
+    return load_esc50(data or fetch())
+
+
+def _recipe(name: str, changes: list[str] | None) -> "Recipe":
+    from training.recipe import load_recipe
 
     overrides: dict[str, str] = {}
     for change in changes or []:
@@ -37,47 +191,24 @@ def train(
         if not equals:
             raise typer.BadParameter(f"{change!r} is not KEY=VALUE", param_hint="--set")
         overrides[key.strip()] = value
-    try:
-        config = run(load_recipe(recipe, overrides), load_esc50(data), fold, out, resume=resume)
-    except KeyboardInterrupt:
-        print(f"\nStopped. The last whole epoch is kept in {out}; --resume goes on from it.", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
-    print(f"{out} holds the model {config.name}. Measure it: otoscope evaluate {out} --data {data}")
+    return load_recipe(name, overrides)
 
 
-def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model directory.")],
-    data: Data,
-    fold: Fold = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the report goes; MODEL/evaluation by default.")
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(metavar="float32|bfloat16", help="Arithmetic; `service` is what a worker here would use.")
-    ] = "float32",
-    trained_fold: Annotated[
-        bool, typer.Option("--allow-training-fold", help="Measure a fold that the model was trained on.")
-    ] = False,
-    record: Annotated[
-        bool, typer.Option("--record", help="Write the figure into the model's config and README.")
-    ] = False,
-) -> None:
-    """Measure a model on the fold that it has not seen."""
-    from training.dataset import load_esc50
-    from training.evaluate import evaluate as run
-    from training.evaluate import service_precision
-    from training.record import record as write
-    from training.report import headline, interval, percent, write_report
+def _precision(name: str) -> "Precision":
+    from training.predict import service_precision
 
-    if precision not in ("float32", "bfloat16", "service"):
+    if name == "service":
+        return service_precision()
+    if name not in ("float32", "bfloat16"):
         raise typer.BadParameter("one of float32, bfloat16, service", param_hint="--precision")
-    chosen = service_precision() if precision == "service" else precision
-    evaluation = run(model, load_esc50(data), fold, precision=chosen, allow_training_fold=trained_fold)  # type: ignore[arg-type]
-    where = out or model / "evaluation"
-    report = write_report(evaluation, where)
-    print(headline(report))
-    print(f"95 % interval {interval(report.interval_95)}, top-5 {percent(report.top_5)}, {report.precision}")
-    print(f"Report, confusion matrix and labels: {where}")
-    if record:
-        write(model, evaluation, report)
-        print(f"Recorded in {model}")
+    return name  # type: ignore[return-value]
+
+
+def _same(data: Path | None) -> str:
+    """How to name the same data again."""
+    return f" --data {data}" if data else ""
+
+
+def _interrupted(out: Path) -> None:
+    print(f"\nStopped and saved in {out}: the same command with --resume goes on from there.", file=sys.stderr)
+    raise SystemExit(INTERRUPTED)

@@ -27,11 +27,13 @@ def sources(room: str) -> list[Path]:
 
 
 def imports(path: Path, *, outermost: bool = False) -> Iterator[str]:
-    """The top-level package of every import of a file; `outermost` leaves out those inside functions."""
+    """The top-level package of every import of a file; `outermost` leaves out those that importing it does not run."""
     queue: list[ast.AST] = [ast.parse(path.read_text())]
     while queue:
         node = queue.pop()
         if outermost and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if outermost and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)

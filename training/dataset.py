@@ -3,6 +3,7 @@ that `shared.audio` decodes. Whatever is wrong with the folder raises DatasetErr
 
 import csv
 import hashlib
+import random
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +103,29 @@ def load_esc50(root: Path) -> Dataset:
 
     origin = ESC50 if _digest(clips) == _ESC50_DIGEST else Origin(root.resolve().name)
     return Dataset(root, tuple(clips), tuple(names[label] for label in range(len(names))), origin)
+
+
+def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
+    """Part the clips into those to train on and, of every class, at least `share` to stop by.
+
+    Whole recordings move, never single clips of one. A class that comes from one recording alone stays in training.
+    """
+    if not share:
+        return list(clips), []
+    shuffled = random.Random(seed)
+    held: set[str] = set()
+    for label in sorted({clip.label for clip in clips}):
+        counts = Counter(clip.source for clip in clips if clip.label == label)
+        sources = sorted(counts)
+        shuffled.shuffle(sources)
+        wanted = share * counts.total() - sum(counts[source] for source in sources if source in held)
+        for source in sources[:-1]:
+            if wanted <= 0:
+                break
+            if source not in held:
+                held.add(source)
+                wanted -= counts[source]
+    return [clip for clip in clips if clip.source not in held], [clip for clip in clips if clip.source in held]
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:

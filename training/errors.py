@@ -4,7 +4,8 @@
     ├── DatasetError        a data folder, its table, or one of its sound files
     ├── RecipeError         a recipe or an override of one of its keys
     ├── RunError            the folder of a run: in the way, missing, another run's, or diverged
-    └── EvaluationError     a model that cannot be measured, or must not be measured like this
+    ├── EvaluationError     a model that cannot be measured, or must not be measured like this
+    └── ExportError         a model that cannot be written in another format, or comes out different there
 
 Imports nothing, so that the command line can tell these apart before torch is there.
 """
@@ -28,3 +29,7 @@ class RunError(TrainingError):
 
 class EvaluationError(TrainingError):
     """A model that cannot be evaluated, or a figure that would mislead."""
+
+
+class ExportError(TrainingError):
+    """A model that cannot be exported, or whose export answers differently."""

@@ -1,47 +1,75 @@
-"""Measures a model directory on one fold of an ESC-50 folder, through the decoder and front end that the service uses.
+"""Measures model directories on one fold of an ESC-50 folder, through the decoder and front end that the service uses.
 
-A fold that the model was trained on says nothing about unseen sound: it is refused unless asked for by name, and then
+A fold that a model was trained on says nothing about unseen sound: it is refused unless asked for by name, and then
 every report says so.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
+from torch import Tensor
 
 from training.dataset import Dataset, load_waveforms
 from training.errors import EvaluationError
 from training.metrics import Labels
+from training.predict import Precision, predict
 from worker.model.architecture import parameters
-from worker.model.checkpoint import ModelConfig, ModelError, load_model
-from worker.model.precision import native_bf16, pick_device
-
-Precision = Literal["float32", "bfloat16"]
+from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model
+from worker.model.precision import pick_device
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model said about every clip of a fold, and under which circumstances."""
+    """What one model, or several whose probabilities are averaged, said about every clip of a fold."""
 
-    config: ModelConfig
-    parameters: int
+    configs: tuple[ModelConfig, ...]
+    parameters: int  # of all of them
     dataset: Dataset
     fold: int
-    trained_on: bool  # whether the model has, or may have, seen these clips
+    trained_on: bool  # whether one of the models has, or may have, seen these clips
     precision: Precision
     device: str
+    views: int  # rotations of each clip, averaged
     truth: Labels
-    probabilities: NDArray[np.float32]  # (clips, classes)
+    logits: Tensor  # (models, views, clips, classes), before any temperature
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model, or the first of several."""
+        return self.configs[0]
+
+    @property
+    def name(self) -> str:
+        return " + ".join(config.name for config in self.configs)
+
+    @property
+    def forward_passes(self) -> int:
+        """What an answer costs."""
+        return len(self.configs) * self.views
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(clips, classes), calibrated."""
+        return self._mean([config.temperature for config in self.configs])
+
+    @property
+    def uncalibrated(self) -> NDArray[np.float32]:
+        """(clips, classes), as if every temperature were 1."""
+        return self._mean([1.0] * len(self.configs))
 
     @property
     def predicted(self) -> Labels:
         named: Labels = self.probabilities.argmax(axis=1)
         return named
+
+    def _mean(self, temperatures: list[float]) -> NDArray[np.float32]:
+        divisor = torch.tensor(temperatures)[:, None, None, None]
+        mean: NDArray[np.float32] = (self.logits / divisor).softmax(dim=-1).mean(dim=(0, 1)).numpy()
+        return mean
 
 
 def held_out_fold(config: ModelConfig) -> int | None:
@@ -50,72 +78,75 @@ def held_out_fold(config: ModelConfig) -> int | None:
     return fold if isinstance(fold, int) else None
 
 
-def service_precision() -> Precision:
-    """What a worker on this machine would compute in."""
-    return "bfloat16" if native_bf16(pick_device()) else "float32"
-
-
 def evaluate(
-    directory: Path,
+    directories: Path | Sequence[Path],
     dataset: Dataset,
     fold: int | None = None,
     *,
     precision: Precision = "float32",
     allow_training_fold: bool = False,
-    batch: int = 32,
+    views: int = 1,
 ) -> Evaluation:
-    """Run every clip of `fold` (the held-out one when None) through the model. Raises EvaluationError, DatasetError.
+    """Run every clip of `fold` (the held-out one when None) through the model or models.
 
     As in the service, a clip longer than the window is judged by its first window here, a shorter one is padded.
+    Raises EvaluationError and DatasetError.
     """
     device = pick_device()
+    models = [_load(path, device) for path in ([directories] if isinstance(directories, Path) else directories)]
+    fold = held_out_fold(models[0].config) if fold is None else fold
+    if fold is None:
+        raise EvaluationError(f"{models[0].config.name} does not say which fold was held out: name one")
+    strangers = [model.config for model in models if held_out_fold(model.config) != fold]
+    if strangers and not allow_training_fold:
+        raise EvaluationError(_seen(strangers[0], fold))
+    for model in models:
+        if dataset.classes != model.config.classes:
+            raise EvaluationError(_other_classes(model.config.classes, dataset))
+    _, clips = dataset.split(fold)
+
+    logits: list[Tensor] = []
+    loaded: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # rate, samples -> waveforms, labels
+    for model in models:
+        front = model.config.frontend
+        key = front.sample_rate, front.window_samples
+        if key not in loaded:
+            loaded[key] = load_waveforms(clips, *key)
+        waves, labels = loaded[key]
+        said = predict(model.frontend, model.network, waves, precision, views=views, title=model.config.name)
+        if broken := (~said.isfinite().all(dim=2).all(dim=0)).nonzero().flatten().tolist():
+            raise EvaluationError(f"{model.config.name} gives no finite numbers, first for {clips[broken[0]].path}")
+        logits.append(said)
+    return Evaluation(
+        configs=tuple(model.config for model in models),
+        parameters=sum(parameters(model.network) for model in models),
+        dataset=dataset,
+        fold=fold,
+        trained_on=bool(strangers),
+        precision=precision,
+        device=device.type,
+        views=views,
+        truth=labels.numpy(),
+        logits=torch.stack(logits),
+    )
+
+
+def _load(directory: Path, device: torch.device) -> Model:
     try:
         model = load_model(directory, device)
     except ModelError as error:
         raise EvaluationError(str(error)) from error
-    config = model.config
-    held_out = held_out_fold(config)
-    fold = held_out if fold is None else fold
-    if fold is None:
-        raise EvaluationError(f"{directory} does not say which fold was held out: name one")
-    trained_on = fold != held_out
-    if trained_on and not allow_training_fold:
-        kept = "does not say which fold was held out" if held_out is None else f"was trained on all but fold {held_out}"
-        raise EvaluationError(
-            f"{config.name} {kept}: fold {fold} would measure memory, not hearing"
-            " (allow the training fold explicitly to see the figure all the same)"
-        )
-    if dataset.classes != config.classes:
-        raise EvaluationError(_other_classes(config.classes, dataset))
-    _, clips = dataset.split(fold)
-
-    waves, labels = load_waveforms(clips, config.frontend.sample_rate, config.frontend.window_samples)
     model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    rows: list[NDArray[np.float32]] = []
-    with torch.inference_mode():
-        for start in tqdm(range(0, len(waves), batch), desc="evaluate", unit="batch", leave=False):
-            features = model.frontend(waves[start : start + batch].to(device))  # (batch, 1, mels, frames)
-            with _arithmetic(device, precision):
-                logits = model.network(features.contiguous(memory_format=torch.channels_last))  # (batch, classes)
-            rows.append(logits.float().softmax(dim=1).cpu().numpy())
-    probabilities = np.concatenate(rows)
-    if broken := np.flatnonzero(~np.isfinite(probabilities).all(axis=1)).tolist():
-        raise EvaluationError(f"{directory} gives numbers that are not finite, first for {clips[broken[0]].path}")
-    return Evaluation(
-        config=config,
-        parameters=parameters(model.network),
-        dataset=dataset,
-        fold=fold,
-        trained_on=trained_on,
-        precision=precision,
-        device=device.type,
-        truth=labels.numpy(),
-        probabilities=probabilities,
+    return model
+
+
+def _seen(config: ModelConfig, fold: int) -> str:
+    held_out = held_out_fold(config)
+    kept = "does not say which fold was held out" if held_out is None else f"was trained on all but fold {held_out}"
+    return (
+        f"{config.name} {kept}: fold {fold} would measure memory, not hearing"
+        " (allow the training fold explicitly to see the figure all the same)"
     )
-
-
-def _arithmetic(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 def _other_classes(known: tuple[str, ...], dataset: Dataset) -> str:

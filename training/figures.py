@@ -10,6 +10,18 @@ from numpy.typing import NDArray
 
 
 def save_confusion_matrix(path: Path, matrix: NDArray[np.int64], names: Sequence[str], title: str) -> None:
+    """A PNG of `draw_confusion_matrix`."""
+    draw_confusion_matrix(matrix, names, title).savefig(path, dpi=120)
+
+
+def confusion_picture(matrix: NDArray[np.int64], names: Sequence[str], title: str) -> NDArray[np.uint8]:
+    """The same as pixels (height, width, RGB)."""
+    canvas = FigureCanvasAgg(draw_confusion_matrix(matrix, names, title))
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+
+
+def draw_confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str], title: str) -> Figure:
     """Rows sum to one in colour and to clips in figures: a small class is as easy to read as a large one."""
     classes = len(names)
     side = max(5.0, 1.5 + 0.24 * classes)  # inches: labels of 7 points stay apart
@@ -26,4 +38,17 @@ def save_confusion_matrix(path: Path, matrix: NDArray[np.int64], names: Sequence
     for row, column in np.argwhere(matrix):
         ink = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=6, color=ink)
+    return figure
+
+
+def save_lr_curve(path: Path, rates: Sequence[float], losses: Sequence[float], chosen: float) -> None:
+    """Loss over learning rate, and where it falls fastest."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.semilogx(rates, losses)
+    axes.axvline(chosen, color="grey", linestyle="--", label=f"steepest: {chosen:.1e}")
+    axes.set(xlabel="learning rate", ylabel="loss (smoothed)", title="Learning rate finder")
+    axes.grid(alpha=0.3)
+    axes.legend()
     figure.savefig(path, dpi=120)

@@ -77,3 +77,22 @@ def confusions(matrix: NDArray[np.int64], names: Sequence[str]) -> list[Confusio
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
+
+
+def calibration_error(truth: Labels, probabilities: NDArray[np.float32], bins: int = 15) -> float:
+    """Expected calibration error (Naeini et al., 2015): how far confidence and accuracy lie apart, on average over
+    equal bins of confidence, 0 to 1."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == truth
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [
+        abs(float(confidence[place == index].mean() - right[place == index].mean())) * float((place == index).mean())
+        for index in np.unique(place)
+    ]
+    return sum(gaps)
+
+
+def log_loss(truth: Labels, probabilities: NDArray[np.float32]) -> float:
+    """Mean negative log likelihood, in nats."""
+    own = probabilities[np.arange(len(truth)), truth].astype(np.float64)
+    return float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean())

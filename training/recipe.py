@@ -1,7 +1,7 @@
 """A recipe: every hyper-parameter of a training run, in one YAML file, checked before anything starts."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,6 +20,8 @@ class Strict(BaseModel):
 class NetworkRecipe(Strict):
     """The architecture without its number of classes, which the data decides."""
 
+    stem: bool = True
+    block: Literal["residual", "plain"] = "residual"
     depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks a stage
     widths: tuple[int, ...] = (64, 128, 256, 512)  # channels a stage
     squeeze_excitation: bool = False
@@ -39,43 +41,54 @@ class NetworkRecipe(Strict):
 class AugmentRecipe(Strict):
     """Applied to waveforms, then to log-mels; every draw is made for each clip on its own."""
 
-    roll: bool = True  # rotate the clip in time by any amount
-    speed: float = Field(default=1.2, ge=1)  # played up to this many times faster or slower, pitch and all; with `roll`
-    gain_db: float = Field(default=6.0, ge=0)  # uniform in ± this
+    roll: bool = True  # start anywhere in the clip; its end is followed by its beginning
+    crop_seconds: float | None = Field(default=None, gt=0)  # cut this much around something audible; None: whole window
+    crop_until: float = Field(default=1.0, ge=0, le=1)  # share of the steps with cuts; after it, whole windows
+    speed: float = Field(default=1.2, ge=1)  # played up to this many times faster or slower, pitch and all
+    stretch: float = Field(default=1.0, ge=1)  # up to this many times longer or shorter, pitch kept
     mix_alpha: float = Field(default=0.4, ge=0)  # Beta(alpha, alpha) ratio of mixing two waveforms; 0: no mixing
+    mix_share: float = Field(default=1.0, ge=0, le=1)  # of the clips that are mixed
+    noise_db: float | None = Field(default=None, ge=0)  # white noise at least so far below the clip; None: no noise
+    gain_db: float = Field(default=6.0, ge=0)  # uniform in ± this
     frequency_masks: int = Field(default=2, ge=0)
     frequency_mask_mels: int = Field(default=24, ge=0)  # widest
     time_masks: int = Field(default=2, ge=0)
     time_mask_frames: int = Field(default=40, ge=0)  # widest
 
 
-class Cycle(Strict):
-    """A rise of the learning rate to its peak and its fall to almost nothing."""
-
-    epochs: int = Field(ge=1)
-    max_lr: float = Field(gt=0)
-
-
 class OptimRecipe(Strict):
-    """AdamW under a one-cycle schedule, and the running average of weights that is saved."""
+    """How the weights are found, and which of them are kept."""
 
     epochs: int = Field(default=60, ge=1)
-    batch: int = Field(default=32, ge=2)
+    batch: int = Field(default=32, ge=2)  # clips a forward pass
+    accumulate: int = Field(default=1, ge=1)  # forward passes a step, for batches that do not fit into memory
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["one_cycle", "cosine"] = "cosine"
     max_lr: float = Field(default=1e-3, gt=0)
-    warmup: float = Field(default=0.1, gt=0, lt=1)  # share of a cycle's steps until max_lr
-    restarts: tuple[Cycle, ...] = ()  # further cycles after the first, which takes `epochs`
+    warmup: float = Field(default=0.1, gt=0, lt=1)  # share of the steps until max_lr
+    final_lr: float = Field(default=1e-3, ge=0, le=1)  # of the last step, as a share of max_lr
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # AdamW's first beta; one_cycle moves it by 0.05 against the rate
     weight_decay: float = Field(default=0.02, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    ema_decay: float = Field(default=0.995, ge=0, lt=1)  # of the average, per step
     clip_norm: float = Field(default=5.0, gt=0)
+    average: Literal["ema", "swa", "none"] = "ema"  # which average of the weights is kept
+    ema_decay: float = Field(default=0.995, ge=0, lt=1)  # per step
+    swa_share: float = Field(default=0.25, gt=0, le=1)  # of the epochs, the last ones, whose ends are averaged
+    holdout: float = Field(default=0.0, ge=0, le=0.5)  # share of the training recordings kept out to stop by
+    patience: int = Field(default=0, ge=0)  # epochs without a better held-out loss until the end; 0: all epochs
 
-    @property
-    def cycles(self) -> tuple[Cycle, ...]:
-        return (Cycle(epochs=self.epochs, max_lr=self.max_lr), *self.restarts)
+    @model_validator(mode="after")
+    def _patience_has_something_to_look_at(self) -> "OptimRecipe":
+        if self.patience and not self.holdout:
+            raise ValueError("patience needs a holdout to look at: the fold under test is not there to stop by")
+        return self
 
-    @property
-    def total_epochs(self) -> int:
-        return sum(cycle.epochs for cycle in self.cycles)
+
+class DistillRecipe(Strict):
+    """Learning from other networks' answers besides the labels (Hinton et al., 2015)."""
+
+    weight: float = Field(default=0.0, ge=0, le=1)  # of the teachers' answer in the loss; 0: no teachers
+    temperature: float = Field(default=2.0, gt=0)  # softens both answers
 
 
 class Recipe(Strict):
@@ -87,10 +100,14 @@ class Recipe(Strict):
     network: NetworkRecipe = NetworkRecipe()
     augment: AugmentRecipe = AugmentRecipe()
     optim: OptimRecipe = OptimRecipe()
+    distill: DistillRecipe = DistillRecipe()
 
     @model_validator(mode="after")
     def _frontend_works(self) -> "Recipe":
         LogMel(self.frontend)  # refuses empty mel rows
+        crop = self.augment.crop_seconds
+        if crop and not self.frontend.n_fft / self.frontend.sample_rate < crop <= self.frontend.window_seconds:
+            raise ValueError(f"augment.crop_seconds: {crop:g} s do not fit between the FFT and the window")
         return self
 
 

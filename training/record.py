@@ -11,15 +11,22 @@ from training.report import Report, class_table, confusion_table, interval, perc
 from worker.model.checkpoint import ModelConfig, write_config
 
 SHOWN = 8  # rows of the tables
+_WORDS = {
+    "adamw": "AdamW", "sgd": "SGD with Nesterov momentum",
+    "one_cycle": "one-cycle", "cosine": "warm-up and cosine",
+    "ema": "running average of the weights", "swa": "average of the last epochs' weights", "none": "last weights",
+}  # fmt: skip
 
 
 def record(directory: Path, evaluation: Evaluation, report: Report) -> ModelConfig:
     """Store the figure, replacing one of the same data and protocol. Returns the config as written.
 
-    Raises EvaluationError for a fold that the model was trained on: that is no accuracy to publish.
+    Raises EvaluationError for what is no accuracy of this model: several models or views, or clips it was trained on.
     """
     if evaluation.trained_on:
         raise EvaluationError("a figure on clips that the model was trained on is not recorded")
+    if evaluation.forward_passes > 1:
+        raise EvaluationError("only the figure of one model that looks once is recorded in it: that is what is served")
     measured = Accuracy(
         data=f"{report.data}, fold {report.fold}",
         protocol=f"trained on the other folds, {report.precision}",
@@ -29,7 +36,7 @@ def record(directory: Path, evaluation: Evaluation, report: Report) -> ModelConf
     others = [
         one for one in evaluation.config.accuracy if (one.data, one.protocol) != (measured.data, measured.protocol)
     ]
-    config = evaluation.config.model_copy(update={"accuracy": (measured, *others)})
+    config = evaluation.config.model_copy(update={"name": directory.resolve().name, "accuracy": (measured, *others)})
     write_config(directory, config)
     (directory / "README.md").write_text(readme(config, report, evaluation.dataset), encoding="utf-8")
     return config
@@ -40,10 +47,11 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
     recipe = Recipe.model_validate(config.training["recipe"])
     front, network, origin = config.frontend, config.architecture, dataset.origin
     stages = ", ".join(f"{depth} × {width}" for depth, width in zip(network.depths, network.widths, strict=True))
+    kind = "residual CNN" if network.block == "residual" else "CNN"
     extras = ["squeeze-and-excitation"] * network.squeeze_excitation + ["feature pyramid"] * network.feature_pyramid
-    held = report.fold
+    optim, held = recipe.optim, report.fold
+    taught = f", taught by {len(config.training['teachers'])} network(s)" if "teachers" in config.training else ""
     others = ", ".join(str(fold) for fold in dataset.folds if fold != held)
-    epochs = " + ".join(str(cycle.epochs) for cycle in recipe.optim.cycles)
     lines = [
         f"# {config.name}",
         "",
@@ -51,7 +59,7 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| network | residual CNN, blocks × channels {stages}{''.join(f', {extra}' for extra in extras)};"
+        f"| network | {kind}, blocks × channels {stages}{''.join(f', {extra}' for extra in extras)};"
         f" {report.parameters:,} parameters |",
         f"| input | {front.window_seconds:g} s at {front.sample_rate:,} Hz, log-mel: {front.n_mels} mels of"
         f" {front.f_min:g}–{front.f_max:g} Hz, {front.n_fft}-point FFT, hop {front.hop};"
@@ -65,10 +73,11 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
         "",
         f"**{percent(report.accuracy)}** of {report.clips} clips of fold {held} ({report.correct} right; 95 % interval"
         f" {interval(report.interval_95)}), top-5 {percent(report.top_5)}, mean F1 {report.macro_f1:.3f};"
-        f" measured in {report.precision} on {report.device}.",
+        f" measured in {report.precision} on {report.device}. Expected calibration error {report.calibration_error:.3f}"
+        f" at temperature {config.temperature:g} ({report.calibration_error_uncalibrated:.3f} at 1).",
         "",
-        f"Protocol: trained on folds {others}; the weights are the running average after the last epoch, and no clip of"
-        f" fold {held} is decoded during training, so it chooses no epoch. One fold of five is no five-fold mean.",
+        f"Protocol: trained on folds {others}; the weights are those at the end of the schedule, and no clip of"
+        f" fold {held} is decoded during training, so it chooses nothing. One fold of five is no five-fold mean.",
     ]
     if origin == ESC50 and report.crossing_clips:
         lines += [
@@ -86,9 +95,10 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
         "",
         "## Training",
         "",
-        f"{epochs} epochs of batches of {recipe.optim.batch}, AdamW, one-cycle to {recipe.optim.max_lr:g}, weight"
-        f" decay {recipe.optim.weight_decay:g}, label smoothing {recipe.optim.label_smoothing:g}, average of weights"
-        f" with decay {recipe.optim.ema_decay:g}, seed {recipe.seed}. Every value: [recipe.yaml](recipe.yaml).",
+        f"{optim.epochs} epochs of batches of {optim.batch * optim.accumulate}, {_WORDS[optim.optimizer]},"
+        f" {_WORDS[optim.schedule]} to {optim.max_lr:g}, weight decay {optim.weight_decay:g}, label smoothing"
+        f" {optim.label_smoothing:g}, {_WORDS[optim.average]}, seed {recipe.seed}{taught}. Every value:"
+        " [recipe.yaml](recipe.yaml).",
     ]
     if origin == ESC50:
         lines += [

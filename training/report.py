@@ -7,9 +7,10 @@ from pydantic import BaseModel, ConfigDict
 
 from training import metrics
 from training.errors import EvaluationError
-from training.evaluate import Evaluation, Precision
+from training.evaluate import Evaluation
 from training.figures import save_confusion_matrix
 from training.metrics import ClassScore, Confusion
+from training.predict import Precision
 
 SHOWN = 10  # rows of the tables of worst classes and of confusions
 
@@ -20,8 +21,10 @@ class Report(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    weights_sha256: str
+    weights_sha256: tuple[str, ...]  # one a model
+    temperature: tuple[float, ...]
     parameters: int
+    forward_passes: int  # an answer: models × views
     data: str
     fold: int
     trained_on: bool  # the model has, or may have, seen these clips: no measure of unseen sound
@@ -34,6 +37,9 @@ class Report(BaseModel):
     interval_95: tuple[float, float]  # Wilson
     top_5: float
     macro_f1: float
+    log_loss: float  # nats
+    calibration_error: float  # expected, 15 bins
+    calibration_error_uncalibrated: float  # with every temperature at 1
     classes: tuple[ClassScore, ...]  # in label order
     confusions: tuple[Confusion, ...]  # most frequent first
 
@@ -45,14 +51,16 @@ class Report(BaseModel):
 def summarise(evaluation: Evaluation) -> Report:
     """All figures of an evaluation."""
     names = evaluation.config.classes
-    truth, clips = evaluation.truth, len(evaluation.truth)
+    truth, probabilities, clips = evaluation.truth, evaluation.probabilities, len(evaluation.truth)
     matrix = metrics.confusion_matrix(truth, evaluation.predicted, len(names))
     correct = int(matrix.trace())
     scores = metrics.class_scores(matrix, names)
     return Report(
-        model=evaluation.config.name,
-        weights_sha256=evaluation.config.weights_sha256,
+        model=evaluation.name,
+        weights_sha256=tuple(config.weights_sha256 for config in evaluation.configs),
+        temperature=tuple(config.temperature for config in evaluation.configs),
         parameters=evaluation.parameters,
+        forward_passes=evaluation.forward_passes,
         data=evaluation.dataset.origin.name,
         fold=evaluation.fold,
         trained_on=evaluation.trained_on,
@@ -63,8 +71,11 @@ def summarise(evaluation: Evaluation) -> Report:
         correct=correct,
         accuracy=correct / clips,
         interval_95=metrics.wilson(correct, clips),
-        top_5=metrics.top_k(truth, evaluation.probabilities, 5) / clips,
+        top_5=metrics.top_k(truth, probabilities, 5) / clips,
         macro_f1=sum(score.f1 for score in scores) / len(scores),
+        log_loss=metrics.log_loss(truth, probabilities),
+        calibration_error=metrics.calibration_error(truth, probabilities),
+        calibration_error_uncalibrated=metrics.calibration_error(truth, evaluation.uncalibrated),
         classes=tuple(scores),
         confusions=tuple(metrics.confusions(matrix, names)),
     )
@@ -109,10 +120,14 @@ def as_markdown(report: Report) -> str:
         f"| 95 % interval (Wilson) | {interval(report.interval_95)} |",
         f"| top-5 | {percent(report.top_5)} |",
         f"| mean F1 of the classes | {report.macro_f1:.3f} |",
+        f"| calibration error | {report.calibration_error:.3f} ({report.calibration_error_uncalibrated:.3f} without"
+        f" temperature; temperature {', '.join(f'{value:g}' for value in report.temperature)}) |",
+        f"| log loss | {report.log_loss:.3f} nats |",
+        f"| forward passes an answer | {report.forward_passes} |",
         f"| arithmetic | {report.precision} on {report.device} |",
         f"| parameters | {report.parameters:,} |",
         f"| clips cut from a recording that also stands in another fold | {report.crossing_clips} |",
-        f"| weights (SHA-256) | `{report.weights_sha256}` |",
+        f"| weights (SHA-256) | {', '.join(f'`{sha}`' for sha in report.weights_sha256)} |",
         "",
         "## Most frequent confusions",
         "",

@@ -1,196 +1,165 @@
 """Trains one network by a recipe: read `train` from top to bottom.
 
-The weights saved are the running average after the last epoch; no clip of the test fold is looked at before that, so
-the test fold can choose nothing. Every epoch seeds its own draws and the state is kept after each, which makes a
-resumed run equal to an unbroken one: bit for bit on a CPU with the same number of threads.
+No clip of the test fold is looked at before the weights are final, so the test fold can choose nothing. The state holds
+everything that the next step depends on, which makes a resumed run equal to an unbroken one: bit for bit on a CPU with
+the same number of threads.
 """
 
 import math
-import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from training.augment import augment_waveforms, mask_spectrograms
-from training.dataset import Dataset, load_waveforms
-from training.errors import DatasetError, RunError
-from training.recipe import OptimRecipe, Recipe, to_yaml
-from worker.model.architecture import ResidualCNN, parameters
-from worker.model.checkpoint import CONFIG, ModelConfig, read_config, save_model
-from worker.model.frontend import LogMel
-from worker.model.precision import autocast, pick_device
+from training.board import Board
+from training.calibrate import fit_temperature
+from training.dataset import Dataset, hold_out
+from training.errors import RunError
+from training.interrupt import Interrupt
+from training.metrics import confusion_matrix
+from training.optim import Average, make_optimizer, set_schedule
+from training.predict import predict, service_precision
+from training.prepare import compiled, load_sounds, prepare
+from training.recipe import Recipe, to_yaml
+from training.state import Progress, finished, forget_state, identify, open_run, save_state
+from training.teachers import distillation_loss, load_teachers
+from worker.model.architecture import parameters
+from worker.model.checkpoint import ModelConfig, read_config, save_model
+from worker.model.precision import autocast
 
-STATE, RECIPE = "train_state.pt", "recipe.yaml"
+RECIPE = "recipe.yaml"
+_SAVE_SECONDS = 30.0  # between two saves of the state: with epochs of a second, saving must not be what takes the time
 
 
-def train(recipe: Recipe, dataset: Dataset, test_fold: int, out: Path, *, resume: bool = False) -> ModelConfig:
+def train(
+    recipe: Recipe, dataset: Dataset, test_fold: int, out: Path, *,
+    teachers: Sequence[Path] = (), resume: bool = False, compile: bool = False,
+) -> ModelConfig:  # fmt: skip
     """Train on every fold but `test_fold` and write a model directory to `out`. Returns its config.
 
-    The state is kept in `out` after every epoch; `resume` goes on from it. Raises RunError and DatasetError.
+    SIGINT and SIGTERM save the state and raise KeyboardInterrupt; `resume` goes on from it. Raises RunError and
+    DatasetError.
     """
-    device, optim, rate = pick_device(), recipe.optim, recipe.frontend.sample_rate
-    clips, _ = dataset.split(test_fold)
-    steps = len(clips) // optim.batch  # an epoch; the few clips left over are others in every epoch
+    optim, rate = recipe.optim, recipe.frontend.sample_rate
+    clips, held_clips = hold_out(dataset.split(test_fold)[0], optim.holdout, recipe.seed)
+    steps = len(clips) // (optim.batch * optim.accumulate)  # an epoch; the clips left over are others in every epoch
     if not steps:
-        raise RunError(f"{len(clips)} training clips do not fill a batch of {optim.batch}: lower optim.batch")
-    identity = {
-        "recipe": recipe.model_dump(mode="json"),
-        "test_fold": test_fold,
-        "data": {"name": dataset.origin.name, "clips": len(clips), "classes": list(dataset.classes)},
-    }
-    state = _open_run(out, identity, resume)
-    if state and state["epoch"] == optim.total_epochs and (out / CONFIG).is_file():
-        return read_config(out)  # finished before
+        raise RunError(f"{len(clips)} training clips do not fill a step of {optim.batch * optim.accumulate}: lower it")
+    if (recipe.distill.weight > 0) != bool(teachers):
+        raise RunError("teachers and a distill.weight above 0 go together")
+    identity = identify(recipe, dataset, test_fold, len(clips), teachers)
+    if resume and finished(out, identity):
+        return read_config(out)
+    state = open_run(out, identity, resume)
     (out / RECIPE).write_text(to_yaml(recipe), encoding="utf-8")
 
-    waves, labels = load_waveforms(clips, rate, recipe.frontend.window_samples)
-    targets = functional.one_hot(labels, len(dataset.classes)).float()  # (clips, classes)
-    frontend_config = recipe.frontend.model_copy(update=_statistics(LogMel(recipe.frontend), waves))
-    frontend = LogMel(frontend_config).to(device)
-
-    torch.manual_seed(recipe.seed)
-    network = ResidualCNN(recipe.network.architecture(len(dataset.classes))).to(device)
-    # oneDNN's bfloat16 backward pass crashes the process on channels-last stems narrower than 16 (torch 2.13).
-    layout = torch.channels_last if recipe.network.widths[0] >= 16 else torch.contiguous_format
-    network.to(memory_format=layout)  # type: ignore[call-overload]
-    ema_step = get_ema_multi_avg_fn(optim.ema_decay)  # type: ignore[no-untyped-call]
-    average = AveragedModel(network, multi_avg_fn=ema_step, use_buffers=True)
-    adam = torch.optim.AdamW(_groups(network, optim.weight_decay), lr=optim.max_lr, betas=(0.9, 0.99), fused=True)
-
-    losses: list[float] = []  # mean of each epoch
+    ready = prepare(recipe, dataset, clips)
+    device, network = ready.device, ready.network
+    held = load_sounds(recipe, dataset, held_clips, device) if held_clips else None
+    taught_by = load_teachers(teachers, dataset, test_fold, rate, device) if teachers else None
+    forward = compiled(network) if compile else network
+    optimizer, average = make_optimizer(network, optim), Average(network, optim)
+    generator = Generator().manual_seed(recipe.seed)
+    progress = Progress()
     if state:
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
-        adam.load_state_dict(state["adam"])
-        losses = state["losses"]
+        optimizer.load_state_dict(state["optimizer"])
+        progress = Progress(**state["progress"]).to(device)
+        generator.set_state(state["generator"])
+        torch.set_rng_state(state["dropout"])
+
+    def keep() -> None:
+        save_state(out, {
+            "identity": identity, "progress": vars(progress),
+            "network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
+            "generator": generator.get_state(), "dropout": torch.get_rng_state(),
+        })  # fmt: skip
 
     tqdm.write(f"{parameters(network):,} parameters, {len(clips)} clips, {steps} steps an epoch, {device}")
-    epochs = tqdm(
-        range(len(losses) + 1, optim.total_epochs + 1),
-        initial=len(losses), total=optim.total_epochs, desc="train", unit="epoch",
-    )  # fmt: skip
-    for epoch in epochs:
-        generator = Generator().manual_seed(recipe.seed * 10_000 + epoch)
-        torch.manual_seed(recipe.seed * 10_000 + epoch)  # dropout
-        network.train()
-        order = torch.randperm(len(clips), generator=generator)
-        total = torch.zeros((), device=device)
-        for step in tqdm(range(steps), desc=f"epoch {epoch}", unit="step", leave=False):
-            rate_now = learning_rate((epoch - 1) * steps + step, steps, optim)
-            for group in adam.param_groups:
-                group["lr"] = rate_now
+    board = Board(out, optim.epochs, progress.step // steps)
+    total = optim.epochs * steps
+    saved = time.monotonic()
+    network.train()
+    with Interrupt() as interrupt, tqdm(total=total, initial=progress.step, unit="step", desc="train") as bar:
+        while progress.step < total and not progress.stopped:
+            epoch, place = divmod(progress.step, steps)
+            if place == 0:
+                progress.order = torch.randperm(len(clips), generator=generator)
+                progress.loss = torch.zeros((), device=device)
+                progress.right = torch.zeros((), device=device)
+            lr = set_schedule(optimizer, progress.step, total, optim)
+            crop = progress.step < recipe.augment.crop_until * total
 
-            rows = order[step * optim.batch : (step + 1) * optim.batch]
-            batch, target = augment_waveforms(waves[rows], targets[rows], rate, recipe.augment, generator)
-            features = mask_spectrograms(frontend(batch.to(device)), recipe.augment, generator)
-            with autocast(device):
-                logits = network(features.contiguous(memory_format=layout))  # (batch, classes)
-            loss = functional.cross_entropy(logits.float(), target.to(device), label_smoothing=optim.label_smoothing)
-
-            adam.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.zero_grad(set_to_none=True)
+            for part in range(optim.accumulate):
+                start = (place * optim.accumulate + part) * optim.batch
+                rows = progress.order[start : start + optim.batch]
+                waves, features, targets = ready.augmented(rows, recipe, generator, crop=crop)
+                with autocast(device):
+                    logits = forward(features).float()  # (batch, classes)
+                loss = functional.cross_entropy(logits, targets, label_smoothing=optim.label_smoothing)
+                if taught_by:
+                    answer = taught_by.answer(waves, recipe.distill.temperature)
+                    weight = recipe.distill.weight
+                    loss = (1 - weight) * loss + weight * distillation_loss(logits, answer, recipe.distill)
+                (loss / optim.accumulate).backward()  # type: ignore[no-untyped-call]
+                progress.loss += loss.detach() / (steps * optim.accumulate)
+                right = (logits.argmax(1) == targets.argmax(1)).float().mean()
+                progress.right += right / (steps * optim.accumulate)
             nn.utils.clip_grad_norm_(network.parameters(), optim.clip_norm)
-            adam.step()
-            average.update_parameters(network)
-            total += loss.detach()
+            optimizer.step()
+            average.after_step()
+            progress.step += 1
+            bar.update()
+            if place == 0 and board.wants_input(epoch + 1):
+                board.input(epoch + 1, features)
 
-        losses.append(total.item() / steps)
-        if not math.isfinite(losses[-1]):
-            raise RunError(f"the loss of epoch {epoch} is not finite: try a lower optim.max_lr in another folder")
-        epochs.set_postfix(loss=f"{losses[-1]:.3f}", lr=f"{rate_now:.1e}")
-        state = {
-            "identity": identity,
-            "epoch": epoch,
-            "losses": losses,
-            "network": network.state_dict(),
-            "average": average.state_dict(),
-            "adam": adam.state_dict(),
-        }
-        _save_state(out, state)
+            if place == steps - 1:
+                average.after_epoch(epoch + 1)
+                figures = {"loss": progress.loss.item(), "accuracy": progress.right.item(), "lr": lr}
+                if not math.isfinite(figures["loss"]):
+                    raise RunError(f"the loss of epoch {epoch + 1} is not finite: try a lower optim.max_lr elsewhere")
+                if held:
+                    figures |= progress.judge(ready, average, held, optim.patience)
+                board.epoch(epoch + 1, figures)
+                bar.set_postfix(epoch=f"{epoch + 1}/{optim.epochs}", **{k: f"{v:.3g}" for k, v in figures.items()})
+            if interrupt.asked or (place == steps - 1 and time.monotonic() - saved > _SAVE_SECONDS):
+                keep()
+                saved = time.monotonic()
+            if interrupt.asked:
+                board.close()
+                raise KeyboardInterrupt
 
+    final = average.module
+    if progress.best is not None:
+        final.load_state_dict(progress.best)
+    temperature = 1.0
+    if held:
+        logits = predict(ready.frontend, final, held.waves, service_precision())[0]
+        temperature = fit_temperature(logits, held.labels.cpu())
+        matrix = confusion_matrix(held.labels.cpu().numpy(), logits.argmax(1).numpy(), len(dataset.classes))
+        board.confusion(progress.step // steps, matrix, dataset.classes, "held-out part of the training folds")
+    board.close()
     config = ModelConfig(
         name=recipe.name,
         description=describe(dataset),
         architecture=network.config,
-        frontend=frontend_config,
+        frontend=ready.frontend.config,
         classes=dataset.classes,
+        temperature=temperature,
         licence=dataset.origin.licence,
         training=identity,
     )
-    return save_model(out, average.module, config)
+    config = save_model(out, final, config)
+    forget_state(out)
+    return config
 
 
 def describe(dataset: Dataset) -> str:
     """One line for the card of a model trained on these sounds."""
     return f"Residual CNN for {len(dataset.classes)} classes of sound, trained from scratch on {dataset.origin.name}"
-
-
-def learning_rate(step: int, steps: int, optim: OptimRecipe) -> float:
-    """At a step of a run with so many steps an epoch. Each cycle (Smith & Topin, 2018) rises linearly from a
-    twenty-fifth of its peak and falls as a cosine to a thousandth."""
-    for cycle in optim.cycles:
-        length = cycle.epochs * steps
-        if step < length:
-            break
-        step -= length
-    rise = max(1, round(length * optim.warmup))
-    if step < rise:
-        return cycle.max_lr * (0.04 + 0.96 * step / rise)
-    done = (step - rise) / max(1, length - rise)
-    return cycle.max_lr * (1e-3 + (1 - 1e-3) * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices alone: biases and normalisation are left free."""
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def _statistics(frontend: LogMel, waves: Tensor) -> dict[str, float]:
-    """Mean and deviation, in dB, over the training clips. Raises DatasetError when there is nothing to hear."""
-    total = square = 0.0
-    count = 0
-    for start in tqdm(range(0, len(waves), 100), desc="statistics", unit="batch", leave=False):
-        decibels = frontend.decibels(waves[start : start + 100]).double()  # (100, 1, mels, frames)
-        total += decibels.sum().item()
-        square += decibels.square().sum().item()
-        count += decibels.numel()
-    mean = total / count
-    deviation = math.sqrt(max(square / count - mean**2, 0.0))
-    if deviation < 1e-3:
-        raise DatasetError("the training clips are all silent")
-    return {"mean": round(mean, 4), "std": round(deviation, 4)}
-
-
-def _open_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """The state to go on from, or None for a new run in a folder that holds none. Raises RunError."""
-    path = out / STATE
-    if not resume:
-        if path.exists() or (out / CONFIG).exists():
-            raise RunError(f"{out} already holds a run: resume it or choose another folder")
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{out} cannot be created: {error}") from error
-        return None
-    if not path.is_file():
-        raise RunError(f"{out} holds no run to resume")
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
-        raise RunError(f"{path} cannot be read: {error}") from error
-    if state.get("identity") != identity:
-        raise RunError(f"{out} was started with another recipe, fold or data: give the same ones to resume it")
-    return state
-
-
-def _save_state(out: Path, state: dict[str, Any]) -> None:
-    partial = out / (STATE + ".partial")
-    torch.save(state, partial)
-    os.replace(partial, out / STATE)

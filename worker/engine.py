@@ -102,7 +102,7 @@ class Engine:
         with autocast(self.device):
             logits = model.network(features, tap).float()  # (batch, classes)
 
-        outputs: dict[tuple[str, ...], Tensor] = {("probabilities",): logits.softmax(dim=1)}
+        outputs: dict[tuple[str, ...], Tensor] = {("probabilities",): model.probabilities(logits)}
         if rows[Part.SPECTROGRAM]:
             outputs["spectrogram",] = decibels[rows[Part.SPECTROGRAM], 0]
         if tap:

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+import torch
 
 from tests.training.conftest import TINY, changed
 from training import metrics
+from training.calibrate import fit_temperature
+from training.crossval import cross_validate
 from training.dataset import load_esc50
-from training.errors import EvaluationError
-from training.evaluate import evaluate
+from training.errors import EvaluationError, RunError
+from training.evaluate import Evaluation, evaluate
+from training.explore import find_learning_rate, overfit
 from training.record import record
 from training.report import write_report
 from training.train import train
@@ -43,6 +46,9 @@ def test_figures_against_numbers_by_hand() -> None:
     assert (round(low, 4), round(high, 4)) == (0.7316, 0.8132)
     probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], np.float32)
     assert metrics.top_k(np.array([1, 0]), probabilities, 2) == 1
+    assert metrics.log_loss(np.array([0, 2]), probabilities) == pytest.approx(-(np.log(0.5) + np.log(0.7)) / 2)
+    # one right at 0.7, one wrong at 0.5: each in a bin of its own
+    assert metrics.calibration_error(np.array([1, 2]), probabilities) == pytest.approx((0.5 + 0.3) / 2)
 
 
 def test_report_is_whole(data: Path, run: Path, tmp_path: Path) -> None:
@@ -81,21 +87,65 @@ def test_recorded_figure_is_in_config_and_readme(data: Path, run: Path, tmp_path
     assert "otoscope evaluate models/tiny" in page
 
 
-def test_command_line(data: Path, run: Path, tmp_path: Path) -> None:
-    """`otoscope evaluate` and `train`: figures on stdout, one-line errors."""
-    import typer
+def test_temperature_is_found_and_used(data: Path, run: Path) -> None:
+    """Logits that were sharpened need the temperature they were sharpened by; probabilities follow the model's."""
+    torch.manual_seed(0)
+    logits = torch.randn(4_000, 5) * 2
+    labels = torch.distributions.Categorical(logits=logits).sample()
+    assert fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.1)
+    evaluation = evaluate(run, load_esc50(data))
+    hot = Evaluation(**{**vars(evaluation), "configs": (evaluation.config.model_copy(update={"temperature": 9.0}),)})
+    assert hot.probabilities.max() < evaluation.probabilities.max()
+    np.testing.assert_array_equal(hot.uncalibrated, evaluation.probabilities)
+    np.testing.assert_array_equal(hot.predicted, evaluation.predicted)
 
-    from otoscope import train_cli
 
-    app = typer.Typer()
-    app.command()(train_cli.evaluate)
-    app.command()(train_cli.train)
-    runner = CliRunner()
-    told = runner.invoke(app, ["evaluate", str(run), "--data", str(data), "--out", str(tmp_path / "e")])
-    assert told.exit_code == 0, told.output
-    assert "of 12" in told.output
-    refused = runner.invoke(app, ["train", "--data", str(tmp_path), "--out", str(tmp_path / "x")])
-    assert isinstance(refused.exception, Exception)
-    assert "is not an ESC-50 folder" in str(refused.exception)
-    wrong = runner.invoke(app, ["train", "--data", str(data), "--out", str(tmp_path / "x"), "--set", "optim.epochs"])
-    assert wrong.exit_code != 0
+def test_views_and_ensembles(data: Path, run: Path, tmp_path: Path) -> None:
+    """The first view is the clip itself; a model twice is the model; what is no single answer is not recorded."""
+    dataset = load_esc50(data)
+    one, turned, twice = evaluate(run, dataset), evaluate(run, dataset, views=3), evaluate([run, run], dataset)
+    torch.testing.assert_close(turned.logits[:, :1], one.logits)
+    assert turned.forward_passes == 3
+    assert not np.array_equal(turned.probabilities, one.probabilities)
+    np.testing.assert_allclose(twice.probabilities, one.probabilities, atol=1e-6)
+    assert twice.parameters == 2 * one.parameters
+    report = write_report(twice, tmp_path / "report")
+    assert report.forward_passes == 2
+    with pytest.raises(EvaluationError, match="looks once"):
+        record(run, twice, report)
+
+
+def test_cross_validation_goes_on_where_it_stopped(data: Path, tmp_path: Path) -> None:
+    """Every fold by a network that was trained without it; a second call trains nothing again; temperatures come from
+    the other folds."""
+    dataset, recipe = load_esc50(data), changed(TINY, epochs=6)
+    cross_validate(recipe, dataset, [3], tmp_path / "cv")
+    written = (tmp_path / "cv" / "fold3" / "model.safetensors").stat().st_mtime_ns
+    report = cross_validate(recipe, dataset, [3, 2, 1], tmp_path / "cv")
+    assert (tmp_path / "cv" / "fold3" / "model.safetensors").stat().st_mtime_ns == written
+    assert [one.fold for one in report.folds] == [3, 2, 1]
+    assert report.clips == 36
+    assert report.correct == sum(one.correct for one in report.folds)
+    shares = [one.correct / one.clips for one in report.folds]
+    assert report.mean == pytest.approx(np.mean(shares))
+    assert report.deviation == pytest.approx(np.std(shares, ddof=1))
+    assert [read_config(tmp_path / "cv" / f"fold{one.fold}").temperature for one in report.folds] == [
+        one.temperature for one in report.folds
+    ]
+    told = json.loads((tmp_path / "cv" / "folds.json").read_text())
+    assert told["correct"] == report.correct
+    predicted, truth = (np.load(tmp_path / "cv" / f"{name}_labels.npy") for name in ("pred", "true"))
+    assert int((predicted == truth).sum()) == report.correct
+
+
+def test_learning_rate_finder_and_overfitting_check(data: Path, tmp_path: Path) -> None:
+    """A picture with a sensible rate; one minibatch by heart, and an error when that does not happen."""
+    dataset = load_esc50(data)
+    found = find_learning_rate(TINY, dataset, 3, tmp_path / "lr")
+    assert found.rates[0] < found.steepest < found.lowest
+    assert 1e-4 < found.steepest < 0.5
+    assert (tmp_path / "lr" / "lr_find.png").read_bytes().startswith(b"\x89PNG")
+    steps, _ = overfit(TINY, dataset, 3)
+    assert steps > 1
+    with pytest.raises(RunError, match="something is broken"):
+        overfit(changed(TINY, max_lr=1e-9), dataset, 3, steps=3)

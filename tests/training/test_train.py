@@ -1,17 +1,24 @@
 """A run from a recipe to a model directory."""
 
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional
 
 from tests.training.conftest import changed
-from training.dataset import load_esc50
+from training.dataset import hold_out, load_esc50, load_waveforms
 from training.errors import RunError
 from training.evaluate import evaluate
-from training.recipe import Cycle, OptimRecipe, Recipe, load_recipe
-from training.train import STATE, learning_rate, train
+from training.optim import schedule
+from training.predict import predict, service_precision
+from training.recipe import DistillRecipe, OptimRecipe, Recipe, load_recipe
+from training.state import STATE
+from training.train import train
 from worker.model.checkpoint import load_model
 
 
@@ -30,32 +37,138 @@ def test_training_learns_what_can_be_learned(data: Path, recipe: Recipe, tmp_pat
     assert load_model(tmp_path / "run").config == config
 
 
-def test_resumed_run_equals_an_unbroken_one(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """Bit for bit on a CPU, across a restart of the schedule as well."""
-    dataset = load_esc50(data)
-    recipe = changed(recipe, epochs=2, restarts=(Cycle(epochs=2, max_lr=0.005),))
-    train(recipe, dataset, 3, tmp_path / "whole")
-
-    class Interrupted(Exception):
-        pass
-
+def interrupted_after(steps: int, patch: pytest.MonkeyPatch) -> None:
+    """Press Ctrl-C during that step of the next run."""
     import training.train as module
 
-    kept = module._save_state
+    kept, taken = module.set_schedule, 0
 
-    def interrupt(out: Path, state: dict[str, object]) -> None:
-        kept(out, state)
-        if state["epoch"] == 3:
-            raise Interrupted
+    def press(*arguments: Any) -> float:
+        nonlocal taken
+        taken += 1
+        if taken == steps:
+            signal.raise_signal(signal.SIGINT)
+        return kept(*arguments)
 
+    patch.setattr(module, "set_schedule", press)
+
+
+def counted_steps(patch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Asks how many optimizer steps have been taken since."""
+    taken = 0
+    kept = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW, *arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        return kept(self, *arguments)
+
+    patch.setattr(torch.optim.AdamW, "step", step)
+    return lambda: taken
+
+
+@pytest.mark.parametrize("steps", [2, 3, 10])  # in the middle of an epoch, at its end, in a later one
+@pytest.mark.parametrize("options", [{}, {"average": "swa", "optimizer": "sgd", "holdout": 0.25, "patience": 4}])
+def test_resumed_run_equals_an_unbroken_one(
+    data: Path, recipe: Recipe, tmp_path: Path, steps: int, options: dict[str, object]
+) -> None:
+    """Ctrl-C saves; resuming gives the same weights bit for bit on a CPU, wherever the run was broken off."""
+    dataset = load_esc50(data)
+    recipe = changed(recipe, epochs=6, **options)
+    train(recipe, dataset, 3, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_save_state", interrupt)
-        with pytest.raises(Interrupted):
+        interrupted_after(steps, patch)
+        with pytest.raises(KeyboardInterrupt):
             train(recipe, dataset, 3, tmp_path / "broken")
+    assert not (tmp_path / "broken" / "config.json").exists()
     train(recipe, dataset, 3, tmp_path / "broken", resume=True)
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "sgd", "max_lr": 0.05, "schedule": "one_cycle"},
+        {"batch": 4, "accumulate": 2},
+        {"average": "swa", "swa_share": 0.5},
+        {"average": "none", "schedule": "one_cycle"},
+        {"holdout": 0.25},
+    ],
+    ids=str,
+)
+def test_every_way_to_train_learns(data: Path, recipe: Recipe, tmp_path: Path, options: dict[str, object]) -> None:
+    """Optimizers, schedules, averages, accumulation, a held-out part."""
+    train(changed(recipe, epochs=12, **options), load_esc50(data), 3, tmp_path / "run")
+    evaluation = evaluate(tmp_path / "run", load_esc50(data))
+    assert (evaluation.predicted == evaluation.truth).mean() > 0.8
+
+
+def test_accumulated_step_is_the_step_of_the_whole_batch(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """As many optimizer steps as with the whole batch: the epoch is not longer for it."""
+    dataset = load_esc50(data)
+    steps: dict[str, int] = {}
+    for name, options in (("whole", {"batch": 8}), ("parts", {"batch": 4, "accumulate": 2})):
+        with pytest.MonkeyPatch.context() as patch:
+            count = counted_steps(patch)
+            train(changed(recipe, epochs=1, **options), dataset, 3, tmp_path / name)
+            steps[name] = count()
+    assert steps == {"whole": 3, "parts": 3}
+
+
+def read_events(run: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return events
+
+
+def scalars(run: Path, name: str) -> list[Any]:
+    return list(read_events(run).Scalars(name))
+
+
+def test_early_stopping_keeps_the_best_and_fits_a_temperature(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """A run that cannot get better ends after `patience` epochs, with the weights of its best one."""
+    optim = recipe.optim.model_copy(
+        update={"epochs": 60, "max_lr": 0.05, "holdout": 0.25, "patience": 2, "average": "none"}
+    )
+    config = train(recipe.model_copy(update={"optim": optim}), load_esc50(data), 3, tmp_path / "run")
+    losses = [event.value for event in scalars(tmp_path / "run", "held_loss")]
+    assert len(losses) == losses.index(min(losses)) + 1 + 2 < 60
+    model = load_model(tmp_path / "run")
+    held = hold_out(load_esc50(data).split(3)[0], 0.25, recipe.seed)[1]
+    waves, labels = load_waveforms(held, 8_000, 8_000)
+    logits = predict(model.frontend, model.network, waves, service_precision())[0]
+    assert functional.cross_entropy(logits, labels).item() == pytest.approx(min(losses), rel=0.02)
+    assert config.temperature != 1.0
+
+
+def test_student_learns_from_its_teachers(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Without a single true label in its loss; a teacher that heard the fold under test is refused."""
+    dataset = load_esc50(data)
+    train(changed(recipe, epochs=12), dataset, 3, tmp_path / "teacher")
+    taught = changed(recipe, epochs=12).model_copy(update={"distill": DistillRecipe(weight=1.0)})
+    config = train(taught, dataset, 3, tmp_path / "student", teachers=[tmp_path / "teacher"])
+    assert config.training["teachers"] == [load_model(tmp_path / "teacher").config.weights_sha256]
+    evaluation = evaluate(tmp_path / "student", dataset)
+    assert (evaluation.predicted == evaluation.truth).mean() > 0.8
+    with pytest.raises(RunError, match="would tell its answers"):
+        train(taught, dataset, 2, tmp_path / "cheat", teachers=[tmp_path / "teacher"])
+    with pytest.raises(RunError, match="go together"):
+        train(taught, dataset, 3, tmp_path / "alone")
+    with pytest.raises(RunError, match="teacher"):
+        train(taught, dataset, 3, tmp_path / "alone", teachers=[tmp_path / "nobody"])
+
+
+def test_tensorboard_shows_the_run(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Loss, accuracy and learning rate of every epoch, augmented input, the confusion of the held-out part."""
+    train(changed(recipe, epochs=2, holdout=0.25), load_esc50(data), 3, tmp_path / "run")
+    events = read_events(tmp_path / "run")
+    assert set(events.Tags()["scalars"]) == {"loss", "accuracy", "lr", "held_loss", "held_accuracy"}
+    assert [event.step for event in events.Scalars("loss")] == [1, 2]
+    assert set(events.Tags()["images"]) == {"input", "confusion"}
 
 
 def test_seed_decides_everything(data: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -80,9 +193,14 @@ def test_run_is_never_overwritten_or_mixed_up(data: Path, recipe: Recipe, tmp_pa
         train(recipe, dataset, 2, tmp_path / "run", resume=True)
     with pytest.raises(RunError, match="no run to resume"):
         train(recipe, dataset, 3, tmp_path / "nothing", resume=True)
-    (tmp_path / "run" / STATE).write_bytes(b"not a state")
+    assert not (tmp_path / "run" / STATE).exists()  # what is left is a model directory
+    kept = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    train(recipe, dataset, 3, tmp_path / "run", resume=True)  # finished: nothing to do
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == kept
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / STATE).write_bytes(b"not a state")
     with pytest.raises(RunError, match="cannot be read"):
-        train(recipe, dataset, 3, tmp_path / "run", resume=True)
+        train(recipe, dataset, 3, tmp_path / "bad", resume=True)
 
 
 def test_no_clip_of_the_test_fold_is_decoded(data: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -96,13 +214,16 @@ def test_no_clip_of_the_test_fold_is_decoded(data: Path, recipe: Recipe, tmp_pat
     train(changed(recipe, epochs=1), load_esc50(copy), 3, tmp_path / "run")
 
 
-def test_learning_rate_rises_and_falls_once_a_cycle() -> None:
-    """From a twenty-fifth to the peak to a thousandth, and again for every restart."""
-    optim = OptimRecipe(epochs=10, max_lr=1.0, warmup=0.2, restarts=(Cycle(epochs=5, max_lr=0.5),))
-    rates = [learning_rate(step, 10, optim) for step in range(150)]
-    assert rates[0] == pytest.approx(0.04)
-    assert max(rates) == rates[20] == pytest.approx(1.0)
-    assert rates[99] < 0.002
-    assert rates[100] == pytest.approx(0.02)
-    assert max(rates[100:]) == rates[110] == pytest.approx(0.5)
-    assert rates[149] < 0.002
+def test_schedules() -> None:
+    """Cosine rises in a straight line and falls to its share; one cycle moves the momentum the other way."""
+    cosine = OptimRecipe(max_lr=1.0, warmup=0.2, final_lr=0.01)
+    rates = [schedule(step, 100, cosine)[0] for step in range(100)]
+    assert rates[:2] == pytest.approx([0.05, 0.1])
+    assert max(rates) == rates[19] == rates[20] == pytest.approx(1.0)
+    assert rates[99] == pytest.approx(0.01)
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    cycle = OptimRecipe(schedule="one_cycle", max_lr=1.0, warmup=0.3, final_lr=0.0)
+    points = [schedule(step, 100, cycle) for step in range(100)]
+    assert points[0] == pytest.approx((0.04, 0.95))
+    assert points[30] == pytest.approx((1.0, 0.85))
+    assert points[99] == pytest.approx((0.0, 0.95))

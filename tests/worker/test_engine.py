@@ -1,5 +1,6 @@
 """One batch on the device: what each window gets, alone and among others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,18 @@ def test_probabilities_are_of_all_classes(engine: Engine, served: Served) -> Non
         assert seen.probabilities.dtype == np.float32
         assert (seen.probabilities > 0).all()
         assert seen.probabilities.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_confidence_is_calibrated_by_the_models_temperature(engine: Engine, tiny_models: Path) -> None:
+    """A hotter model is less sure of the same answer."""
+    model = read_model(tiny_models / "tiny")
+    hot = replace(model, config=model.config.model_copy(update={"temperature": 4.0}))
+    window = Window(sounds(1)[0])
+    (cool,), (warm,) = (see(engine, engine.serve(one), [window]) for one in (model, hot))
+    expected = cool.probabilities ** (1 / 4)
+    close(warm.probabilities, expected / expected.sum())
+    assert warm.probabilities.argmax() == cool.probabilities.argmax()
+    assert warm.probabilities.max() < cool.probabilities.max()
 
 
 def test_a_batch_gives_each_window_what_it_gets_alone(engine: Engine, served: Served) -> None:

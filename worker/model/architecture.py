@@ -1,11 +1,11 @@
-"""The residual CNN: stem, four stages of residual blocks, a pooled head; SE and a feature pyramid as options.
+"""The residual CNN: stem, stages of residual blocks, a pooled head; SE, a feature pyramid and plain blocks as options.
 
 There is one `forward`. Whoever wants to look inside passes a `tap`, which is shown each named activation as it
 passes; without one nothing is kept.
 """
 
 from collections.abc import Callable
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
@@ -23,6 +23,8 @@ class ArchitectureConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     classes: int = Field(ge=2)
+    stem: bool = True  # a 7×7 convolution and pooling in front, which leave a quarter of mels and frames
+    block: Literal["residual", "plain"] = "residual"
     depths: tuple[PositiveInt, ...] = (3, 4, 6, 3)  # blocks a stage
     widths: tuple[PositiveInt, ...] = (64, 128, 256, 512)  # channels a stage
     squeeze_excitation: bool = False
@@ -41,7 +43,7 @@ class ArchitectureConfig(BaseModel):
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers whose maps can be looked at, in the order of computation."""
-        names = ["stem"]
+        names = ["stem"] if self.stem else []
         for stage, depth in enumerate(self.depths, start=1):
             names += [f"layer{stage}.block{block}" for block in range(1, depth + 1)]
             names.append(f"layer{stage}")
@@ -49,7 +51,8 @@ class ArchitectureConfig(BaseModel):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        return ("stem", *(f"layer{stage}" for stage in range(1, len(self.depths) + 1)))
+        """The last layer of each stage, which is what a feature pyramid and the head pool."""
+        return tuple(f"layer{stage}" for stage in range(1, len(self.depths) + 1))
 
 
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -89,6 +92,18 @@ class ResidualBlock(nn.Module):
         return functional.relu(residual + self.shortcut(x), inplace=True)
 
 
+class PlainBlock(nn.Module):
+    """One 3×3 convolution; where a residual block would stride, the maximum of 2×2 is taken first."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv = _conv_bn(inputs, outputs, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.conv(self.pool(x)), inplace=True)
+
+
 class FeaturePyramid(nn.Module):
     """Top-down sum over the stages (Lin et al., 2017), each level pooled; the pooled levels are concatenated.
 
@@ -118,17 +133,19 @@ class ResidualCNN(nn.Module):
     def __init__(self, config: ArchitectureConfig) -> None:
         super().__init__()
         self.config = config
-        first = config.widths[0]
-        self.stem = nn.Sequential(_conv_bn(1, first, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1))
+        inputs = 1
+        self.stem: nn.Sequential | None = None
+        if config.stem:
+            inputs = config.widths[0]
+            pool = nn.MaxPool2d(3, stride=2, padding=1)
+            self.stem = nn.Sequential(_conv_bn(1, inputs, 7, 2), nn.ReLU(inplace=True), pool)
 
-        reduction = config.se_reduction if config.squeeze_excitation else None
         self.stages = nn.ModuleList()
-        inputs = first
         for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
             blocks = nn.ModuleList()
             for block in range(depth):
                 stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(ResidualBlock(inputs, width, stride, reduction))
+                blocks.append(_block(config, inputs, width, stride))
                 inputs = width
             self.stages.append(blocks)
 
@@ -144,8 +161,9 @@ class ResidualCNN(nn.Module):
 
     def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
         see: Tap = tap or _ignore
-        x = self.stem(x)  # (batch, width, mels / 4, frames / 4)
-        see("stem", x)
+        if self.stem is not None:
+            x = self.stem(x)  # (batch, width, mels / 4, frames / 4)
+            see("stem", x)
         levels: list[Tensor] = []
         for number, blocks in enumerate(self.stages, start=1):
             for index, block in enumerate(cast(nn.ModuleList, blocks), start=1):
@@ -166,6 +184,12 @@ class ResidualCNN(nn.Module):
     @property
     def embedding_size(self) -> int:
         return next(m for m in self.head if isinstance(m, nn.Linear)).in_features
+
+
+def _block(config: ArchitectureConfig, inputs: int, outputs: int, stride: int) -> nn.Module:
+    if config.block == "plain":
+        return PlainBlock(inputs, outputs, stride)
+    return ResidualBlock(inputs, outputs, stride, config.se_reduction if config.squeeze_excitation else None)
 
 
 def _ignore(_name: str, _activation: Tensor) -> None:

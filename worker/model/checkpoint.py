@@ -35,6 +35,7 @@ class ModelConfig(BaseModel):
     architecture: ArchitectureConfig
     frontend: FrontendConfig
     classes: tuple[str, ...]
+    temperature: float = Field(default=1.0, gt=0)  # logits are divided by it, so that confidence means accuracy
     licence: str = ""
     accuracy: tuple[Accuracy, ...] = ()
     training: dict[str, Any] = Field(default_factory=dict)  # the resolved recipe and the data, as the trainer wrote it
@@ -63,17 +64,9 @@ class Model:
     frontend: LogMel
     network: ResidualCNN
 
-
-class WaveformClassifier(nn.Module):
-    """Front end and network as one module: (batch, samples) -> logits (batch, classes)."""
-
-    def __init__(self, frontend: LogMel, network: nn.Module) -> None:
-        super().__init__()
-        self.frontend, self.network = frontend, network
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        logits: Tensor = self.network(self.frontend(waveform))
-        return logits
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (..., classes) -> calibrated probabilities (..., classes)."""
+        return (logits / self.config.temperature).softmax(dim=-1)
 
 
 def save_model(directory: Path, network: nn.Module, config: ModelConfig) -> ModelConfig:

@@ -13,7 +13,7 @@ class Tap:
         """The lists hold the rows of the batch that asked for each."""
         self._network = network
         self._map_rows, self._embedding_rows, self._cam_rows = maps, embedding, cam
-        self._stages = network.config.stages[1:] if cam else ()
+        self._stages = network.config.stages if cam else ()
         self.maps: dict[str, Tensor] = {}  # layer -> (rows, height, width)
         self.embedding: Tensor | None = None  # (rows, features)
         self._levels: list[Tensor] = []

@@ -8,6 +8,7 @@ import torch
 from tests.conftest import PYTHON, ROOT
 from worker.model.architecture import ArchitectureConfig, ResidualCNN, parameters
 from worker.model.frontend import FrontendConfig, LogMel
+from worker.model.taps import Tap
 
 
 def small(**options: object) -> ResidualCNN:
@@ -30,6 +31,19 @@ def test_layers_are_named_in_the_order_of_computation() -> None:
     assert network.config.layers == ("stem", "layer1.block1", "layer1.block2", "layer1", "layer2.block1", "layer2")
 
 
+def test_small_cnn_has_no_stem_and_can_be_looked_into() -> None:
+    """Three convolutions of plain blocks: every layer is named, halved by pooling, and Grad-CAM works on the last."""
+    network = small(stem=False, block="plain", depths=(1, 1, 1), widths=(4, 8, 16))
+    assert network.config.layers == ("layer1.block1", "layer1", "layer2.block1", "layer2", "layer3.block1", "layer3")
+    tap = Tap(network, maps=[0], embedding=[0], cam=[0])
+    with torch.no_grad():
+        logits = network(torch.randn(1, 1, 32, 40), tap)
+    assert [tuple(values.shape) for values in tap.maps.values()] == [
+        (1, 32, 40), (1, 32, 40), (1, 16, 20), (1, 16, 20), (1, 8, 10), (1, 8, 10),
+    ]  # fmt: skip
+    assert tap.cam(logits.argmax(dim=1)).shape == (1, 8, 10)
+
+
 @torch.no_grad()
 def test_looking_changes_nothing() -> None:
     """One forward for with and without a tap: the logits are equal to the last bit."""
@@ -41,7 +55,7 @@ def test_looking_changes_nothing() -> None:
 @pytest.mark.parametrize("size", [(128, 251), (128, 173), (96, 77), (33, 31)])
 @pytest.mark.parametrize("options", [{}, {"squeeze_excitation": True}, {"feature_pyramid": True},
                                      {"squeeze_excitation": True, "feature_pyramid": True, "head": (12,),
-                                      "dropout": (0.5, 0.3)}])  # fmt: skip
+                                      "dropout": (0.5, 0.3)}, {"stem": False, "block": "plain"}])  # fmt: skip
 def test_options_work_at_odd_sizes(options: dict[str, object], size: tuple[int, int]) -> None:
     """Squeeze-and-excitation and the pyramid, whose coarse levels do not double evenly."""
     network = small(**options)

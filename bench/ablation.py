@@ -1,0 +1,66 @@
+"""What each ingredient of a recipe is worth: the recipe, and the recipe without it, on the same folds.
+
+    .venv/bin/python bench/ablation.py --data ESC-50 --out runs/ablation [--recipe NAME] [--folds 2] [--epochs N]
+
+Every row is a cross-validation of `otoscope evaluate --folds`, kept in --out, and gone on with when the command is run
+again. Prints a Markdown table: the mean over the folds, the difference to the whole recipe on the same folds and the
+spread of that difference. A difference within its spread is no difference.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+from training.crossval import CrossReport, cross_validate
+from training.dataset import load_esc50
+from training.recipe import load_recipe
+
+ROWS: dict[str, dict[str, str]] = {
+    "the whole recipe": {},
+    "no mixing of waveforms": {"augment.mix_alpha": "0"},
+    "whole windows instead of cuts": {"augment.crop_seconds": "null"},
+    "no change of speed": {"augment.speed": "1"},
+    "no masks": {"augment.frequency_masks": "0", "augment.time_masks": "0"},
+    "no change of level": {"augment.gain_db": "0"},
+    "no label smoothing": {"optim.label_smoothing": "0"},
+    "last weights instead of their average": {"optim.average": "none"},
+    "with squeeze-and-excitation": {"network.squeeze_excitation": "true"},
+    "half the epochs": {},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--recipe", default="esc50-best")
+    parser.add_argument("--folds", type=int, default=2, help="the first ones: fold 5 is what shipped models are for")
+    parser.add_argument("--epochs", type=int, help="a shorter schedule than the recipe's")
+    parser.add_argument("--rows", type=int, nargs="*", help="numbers of rows, from 0; all by default")
+    options = parser.parse_args()
+    dataset = load_esc50(options.data)
+    epochs = options.epochs or load_recipe(options.recipe).optim.epochs
+    reports: dict[str, CrossReport] = {}
+    for number, (title, changes) in enumerate(ROWS.items()):
+        if options.rows is not None and number not in {0, *options.rows}:
+            continue
+        length = epochs // 2 if title == "half the epochs" else epochs
+        recipe = load_recipe(options.recipe, {**changes, "optim.epochs": str(length)})
+        folds = dataset.folds[: options.folds]
+        reports[title] = cross_validate(recipe, dataset, folds, options.out / f"row{number}")
+
+    whole = reports["the whole recipe"]
+    print(f"{whole.recipe}, {epochs} epochs, {len(whole.folds)} of {whole.of} folds of {whole.data}\n")
+    print("| | accuracy | difference | spread of the difference |\n|---|---:|---:|---:|")
+    for title, report in reports.items():
+        gaps = [
+            100 * (one.correct / one.clips - base.correct / base.clips)
+            for one, base in zip(report.folds, whole.folds, strict=True)
+        ]
+        spread = f"± {statistics.stdev(gaps):.1f}" if len(gaps) > 1 else "one fold"
+        change = "" if report is whole else f"{statistics.mean(gaps):+.1f}"
+        print(f"| {title} | {100 * report.mean:.1f} % | {change} | {'' if report is whole else spread} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The commands that train, as a person types them: figures on stdout, one-line errors, a way back."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from otoscope.cli import app
+from tests.conftest import PYTHON
+from tests.training.conftest import TINY, changed
+from training.recipe import to_yaml
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(to_yaml(changed(TINY, epochs=1)))
+    return str(path)
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_from_recipe_to_figure(
+    data: Path, recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`train` needs no --out, `evaluate` takes what it says, `--record` makes the figure part of the model."""
+    monkeypatch.chdir(tmp_path)
+    trained = run("train", "--data", data, "--fold", 2, "--recipe", recipe_file)
+    assert trained.exit_code == 0, trained.output
+    assert "runs/tiny-fold2 holds the model tiny" in trained.output
+    again = run("train", "--data", data, "--fold", 2, "--recipe", recipe_file)
+    assert again.exit_code != 0
+    assert "already holds a run" in str(again.exception)
+    told = run("evaluate", "runs/tiny-fold2", "--data", data, "--views", 2)
+    assert told.exit_code == 0, told.output
+    assert "fold 2" in told.output
+    assert "of 12" in told.output
+    both = run("evaluate", "runs/tiny-fold2", "runs/tiny-fold2", "--data", data)
+    assert "forward passes an answer 2" in both.output
+    recorded = run("evaluate", "runs/tiny-fold2", "--data", data, "--record")
+    assert recorded.exit_code == 0, recorded.output
+    assert "Recorded" in recorded.output
+    assert "otoscope evaluate" in Path("runs/tiny-fold2/README.md").read_text()
+
+
+def test_cross_validation(data: Path, recipe_file: str, tmp_path: Path) -> None:
+    """A row a fold, the mean and its deviation."""
+    told = run("evaluate", tmp_path / "cv", "--data", data, "--folds", 2, "--recipe", recipe_file)
+    assert told.exit_code == 0, told.output
+    assert "2 of 3 folds" in told.output
+    assert " ± " in told.output
+    assert (tmp_path / "cv" / "fold3" / "evaluation" / "confusion_matrix.png").is_file()
+    assert (tmp_path / "cv" / "fold2" / "model.safetensors").is_file()
+
+
+def test_checks_before_a_long_run(data: Path, recipe_file: str, tmp_path: Path) -> None:
+    """`lr-find` says where its picture is; `overfit` says after how many steps."""
+    found = run("lr-find", "--data", data, "--recipe", recipe_file, "--fold", 3, "--out", tmp_path / "lr")
+    assert found.exit_code == 0, found.output
+    assert "lr_find.png" in found.output
+    learned = run("overfit", "--data", data, "--recipe", recipe_file, "--fold", 3)
+    assert learned.exit_code == 0, learned.output
+    assert "100 % of one minibatch" in learned.output
+
+
+def test_bad_arguments_are_told(data: Path, recipe_file: str, tmp_path: Path) -> None:
+    """No folder, no fold, no such key, not KEY=VALUE, no such arithmetic."""
+    for arguments, message in (
+        (("train", "--data", tmp_path), "is not an ESC-50 folder"),
+        (("train", "--data", data, "--recipe", recipe_file, "--fold", 9), "no fold 9"),
+        (("train", "--data", data, "--recipe", recipe_file, "--set", "optim.speed=1"), "unknown key"),
+        (("train", "--data", data, "--recipe", recipe_file, "--set", "optim.epochs"), "is not KEY=VALUE"),
+        (("evaluate", tmp_path, "--data", data, "--precision", "int3"), "one of float32"),
+        (("evaluate", tmp_path, "--data", data), "config.json"),
+    ):
+        result = run(*arguments, *(("--out", tmp_path / "x") if arguments[0] == "train" else ()))
+        assert result.exit_code != 0
+        assert message in result.output + str(result.exception)
+
+
+def test_ctrl_c_saves(data: Path, recipe_file: str, tmp_path: Path) -> None:
+    """A real process and a real SIGINT: exit status 130 and the state saved, which another recipe cannot take over."""
+    command = [
+        PYTHON, "-m", "otoscope", "train", "--data", str(data), "--recipe", recipe_file, "--fold", "3",
+        "--out", str(tmp_path / "run"), "--set", "optim.epochs=4000",
+    ]  # fmt: skip
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "run").glob("tensorboard/*")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        started.send_signal(signal.SIGINT)
+        _, said = started.communicate(timeout=60)
+    finally:
+        started.kill()
+    assert started.returncode == 130, said
+    assert "--resume goes on" in said
+    assert (tmp_path / "run" / "train_state.pt").is_file()
+    other = subprocess.run(
+        [*command, "--set", "optim.epochs=3", "--resume"], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert other.returncode != 0
+    assert "another recipe" in other.stderr

@@ -1,0 +1,215 @@
+"""ONNX files: what every kind of network becomes, for any batch and length, and what is refused."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import training.export
+from tests.training.conftest import TINY
+from training.errors import ExportError
+from training.export import LOWEST_OPSET, TOLERANCE, export_onnx
+from worker.model.architecture import ArchitectureConfig, ResidualCNN, parameters
+from worker.model.checkpoint import ModelConfig, load_model, save_model
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+CLASSES = ("dog", "sea waves", "Möwe")
+
+
+def write_model(directory: Path, *, temperature: float = 1.0, **options: object) -> ModelConfig:
+    """A tiny network at random, whose answers are spread out enough to tell whether they are the same."""
+    torch.manual_seed(0)
+    architecture = ArchitectureConfig.model_validate(
+        {"classes": len(CLASSES), "depths": (2, 1), "widths": (8, 16), "pyramid_width": 8, **options}
+    )
+    network = ResidualCNN(architecture)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):  # fresh ones are the identity, which could hide a lost one
+            torch.nn.init.uniform_(layer.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(layer.running_var, 0.5, 2)
+    return save_model(
+        directory,
+        network,
+        ModelConfig(
+            name="tiny", architecture=architecture, frontend=TINY.frontend, classes=CLASSES, licence="CC BY-NC 3.0",
+            temperature=temperature,
+        ),
+    )  # fmt: skip
+
+
+def answer(path: Path, waves: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (probabilities,) = session.run(["probabilities"], {"waveform": waves.astype(np.float32)})
+    return probabilities
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model") / "tiny"
+    write_model(directory, temperature=0.5)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def exported(model: Path) -> Path:
+    return export_onnx(model, model.parent / "tiny.onnx").path
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"squeeze_excitation": True},
+        {"feature_pyramid": True},
+        {"squeeze_excitation": True, "feature_pyramid": True, "head": (12,), "dropout": (0.5, 0.3)},
+        {"block": "plain"},
+        {"block": "plain", "stem": False},
+    ],
+)
+def test_every_kind_of_network(options: dict[str, object], tmp_path: Path) -> None:
+    """What is written passes its own check, says what it is, and leaves nothing else behind."""
+    write_model(tmp_path / "tiny", **options)
+    check = export_onnx(tmp_path / "tiny", tmp_path / "out" / "tiny.onnx")
+    assert check.largest_difference < TOLERANCE / 100
+    assert check.bytes == check.path.stat().st_size
+    assert check.parameters == parameters(load_model(tmp_path / "tiny").network)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny.onnx"]
+    assert f"opset {check.opset}" in str(check)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.parametrize("samples", [8_000, 8_001, 3_333, 1_000, 20_000])
+def test_any_batch_and_length(model: Path, exported: Path, batch: int, samples: int) -> None:
+    """Sizes that the check itself does not try, odd ones among them; rows of probabilities that add up to one."""
+    waves = np.random.default_rng(1).normal(size=(batch, samples)).astype(np.float32) * 0.2
+    loaded = load_model(model)
+    with torch.inference_mode():
+        expected = loaded.probabilities(loaded.network(loaded.frontend(torch.from_numpy(waves))))
+    found = answer(exported, waves)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+
+
+def test_temperature_is_in_the_file(exported: Path, tmp_path: Path) -> None:
+    """Half the temperature doubles the distances between the logarithms of the probabilities."""
+    write_model(tmp_path / "tiny", temperature=1.0)
+    plain = export_onnx(tmp_path / "tiny", tmp_path / "tiny.onnx").path
+    waves = np.random.default_rng(2).normal(size=(1, 8_000)) * 0.2
+    np.testing.assert_allclose(
+        np.diff(np.log(answer(exported, waves))), 2 * np.diff(np.log(answer(plain, waves))), rtol=1e-3
+    )
+
+
+def test_metadata(model: Path, exported: Path) -> None:
+    """Who the model is stands in the file; where on somebody's disk its source lay does not."""
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    properties = session.get_modelmeta().custom_metadata_map
+    config = load_model(model).config
+    assert json.loads(properties.pop("classes")) == list(CLASSES)
+    assert properties == {
+        "name": "tiny",
+        "sample_rate": "8000",
+        "window_samples": "8000",
+        "licence": "CC BY-NC 3.0",
+        "weights_sha256": config.weights_sha256,
+    }
+    assert config.weights_sha256
+    content = exported.read_bytes()
+    assert b"stack_trace" not in content
+    assert b".py" not in content
+
+
+def test_opset_is_the_one_asked_for(model: Path, tmp_path: Path) -> None:
+    """The lowest there is, and what lies outside of the range."""
+    check = export_onnx(model, tmp_path / "tiny.onnx", opset=LOWEST_OPSET)
+    assert check.opset == LOWEST_OPSET
+    for impossible in (LOWEST_OPSET - 1, 1_000):
+        with pytest.raises(ExportError, match=f"opset {impossible} cannot be written: {LOWEST_OPSET} to"):
+            export_onnx(model, tmp_path / "other.onnx", opset=impossible)
+    assert not (tmp_path / "other.onnx").exists()
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
+def test_missing_package(name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the three is named, and how to get it."""
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ExportError, match=rf"needs {name}: pip install 'otoscope\[onnx\]'"):
+        export_onnx(model, tmp_path / "tiny.onnx")
+
+
+def test_no_such_model(tmp_path: Path) -> None:
+    """The message names the directory."""
+    with pytest.raises(ExportError, match=r"nowhere has no readable config\.json"):
+        export_onnx(tmp_path / "nowhere", tmp_path / "tiny.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("difference", [2 * TOLERANCE, float("nan")])
+def test_failed_check_leaves_no_file(
+    difference: float, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the partial file nor the real one; what stood there before stays."""
+    monkeypatch.setattr(training.export, "largest_difference", lambda *_: difference)
+    if difference > TOLERANCE:
+        (tmp_path / "tiny.onnx").write_bytes(b"before")
+    before = [path.read_bytes() for path in tmp_path.iterdir()]
+    with pytest.raises(ExportError, match=r"differs from PyTorch by .* 0\.001 is allowed"):
+        export_onnx(model, tmp_path / "tiny.onnx")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == before
+
+
+def test_check_sees_a_difference(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that computes something else, here another temperature, is found out by running it."""
+    export = training.export._export
+
+    def warmer(classifier: Any, config: ModelConfig, opset: int | None) -> Any:
+        other = load_model(model)
+        other = type(other)(other.config.model_copy(update={"temperature": 0.6}), other.frontend, other.network)
+        return export(training.export.Classifier(other).eval(), config, opset)
+
+    monkeypatch.setattr(training.export, "_export", warmer)
+    with pytest.raises(ExportError, match="differs from PyTorch by"):
+        export_onnx(model, tmp_path / "tiny.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_file_that_does_not_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the runtime itself refuses, here an input that has another name, is an ExportError too."""
+    export = training.export._export
+
+    def renamed(*arguments: Any) -> Any:
+        program = export(*arguments)
+        program.model.graph.inputs[0].name = "noise"
+        return program
+
+    monkeypatch.setattr(training.export, "_export", renamed)
+    with pytest.raises(ExportError, match="cannot be run beside PyTorch"):
+        export_onnx(model, tmp_path / "tiny.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_network_that_cannot_be_exported(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter's own failure, without its advice on how to debug it."""
+
+    def fixed(_self: Any, waveform: torch.Tensor) -> torch.Tensor:
+        return waveform[:, : 10 * len(waveform.sum(dim=1).tolist())] if waveform.sum().item() > 0 else waveform
+
+    monkeypatch.setattr(training.export.Classifier, "forward", fixed)
+    with pytest.raises(ExportError, match="tiny cannot be exported: ") as caught:
+        export_onnx(model, tmp_path / "tiny.onnx")
+    assert "Next steps" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_place(model: Path, tmp_path: Path) -> None:
+    """A file where the folder should be."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ExportError, match="cannot be written"):
+        export_onnx(model, tmp_path / "file" / "tiny.onnx")

@@ -1,0 +1,112 @@
+"""Two checks before a long run: which learning rate, and whether the network can learn at all."""
+
+import json
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from training.dataset import Dataset
+from training.errors import RunError
+from training.figures import save_lr_curve
+from training.optim import make_optimizer
+from training.prepare import prepare
+from training.recipe import Recipe
+from worker.model.precision import autocast
+
+_LOWEST, _HIGHEST = 1e-6, 1.0
+_SMOOTHING = 0.9  # of the loss curve, a step
+_DIVERGED = 4.0  # times the lowest loss: what follows is not worth computing
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """The curve of a learning rate finder (Smith, 2017)."""
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]  # smoothed
+    steepest: float  # where the loss falls fastest: a good `optim.max_lr`
+    lowest: float  # where it is lowest: already too high to train with
+
+
+def find_learning_rate(recipe: Recipe, dataset: Dataset, test_fold: int, out: Path, steps: int = 100) -> LearningRates:
+    """Train for `steps` while the learning rate rises from 1e-6 to 1; writes lr_find.png and lr_find.json to `out`.
+
+    Nothing is kept of the network. Raises RunError and DatasetError.
+    """
+    clips, _ = dataset.split(test_fold)
+    batch = min(recipe.optim.batch, len(clips))
+    ready = prepare(recipe, dataset, clips)
+    optimizer = make_optimizer(ready.network, recipe.optim)
+    generator = Generator().manual_seed(recipe.seed)
+    rates: list[float] = []
+    losses: list[float] = []
+    running = 0.0
+    for step in tqdm(range(steps), desc="lr-find", unit="step"):
+        rate = _LOWEST * (_HIGHEST / _LOWEST) ** (step / max(1, steps - 1))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        rows = torch.randperm(len(clips), generator=generator)[:batch]
+        _, features, targets = ready.augmented(rows, recipe, generator, crop=True)
+        with autocast(ready.device):
+            logits = ready.network(features).float()
+        loss = functional.cross_entropy(logits, targets, label_smoothing=recipe.optim.label_smoothing)
+        running = _SMOOTHING * running + (1 - _SMOOTHING) * loss.item()
+        smooth = running / (1 - _SMOOTHING ** (step + 1))
+        if not math.isfinite(smooth) or (losses and smooth > _DIVERGED * min(losses)):
+            break
+        rates.append(rate)
+        losses.append(smooth)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(ready.network.parameters(), recipe.optim.clip_norm)
+        optimizer.step()
+    if len(rates) < 10:
+        raise RunError("the loss diverged at once: the curve shows nothing")
+
+    lowest = losses.index(min(losses))
+    slopes = [losses[i + 1] - losses[i - 1] for i in range(1, max(2, lowest))]
+    steepest = rates[1 + slopes.index(min(slopes))]
+    found = LearningRates(tuple(rates), tuple(losses), steepest, rates[lowest])
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        save_lr_curve(out / "lr_find.png", rates, losses, steepest)
+        (out / "lr_find.json").write_text(json.dumps(vars(found)) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"the curve cannot be written to {out}: {error}") from error
+    return found
+
+
+def overfit(recipe: Recipe, dataset: Dataset, test_fold: int, steps: int = 200) -> tuple[int, float]:
+    """Learn one minibatch by heart, without augmentation: a network that cannot do that will learn nothing else.
+
+    Returns the number of steps that it took and the loss. Raises RunError when `steps` were not enough.
+    """
+    clips, _ = dataset.split(test_fold)
+    clips = random.Random(recipe.seed).sample(clips, min(recipe.optim.batch, len(clips)))
+    ready = prepare(recipe, dataset, clips)
+    optimizer = make_optimizer(ready.network, recipe.optim)
+    network, labels = ready.network, ready.sounds.labels.to(ready.device)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # what is dropped cannot be learned by heart
+    features = ready.frontend(ready.sounds.waves.to(ready.device)).contiguous(memory_format=ready.layout)
+    right = 0.0
+    with tqdm(range(1, steps + 1), desc="overfit", unit="step") as bar:
+        for step in bar:
+            with autocast(ready.device):
+                logits = network(features).float()  # (batch, classes)
+            loss = functional.cross_entropy(logits, labels)
+            right = (logits.argmax(1) == labels).float().mean().item()
+            bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right:.0%}")
+            if right == 1.0:
+                return step, loss.item()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    raise RunError(f"{steps} steps on one minibatch of {len(clips)} clips got {right:.0%} right: something is broken")

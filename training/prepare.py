@@ -1,0 +1,105 @@
+"""From a recipe and a data set to what a training step needs, on the device: sounds, front end, network.
+
+Everything that runs training steps starts here: `train`, the learning rate finder, the overfitting check.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from training.augment import audibility, augment_spectrograms, augment_waveforms
+from training.dataset import Clip, Dataset, load_waveforms
+from training.errors import DatasetError
+from training.recipe import Recipe
+from worker.model.architecture import ResidualCNN
+from worker.model.frontend import LogMel
+from worker.model.precision import pick_device
+
+_DEVICE_SHARE = 0.25  # of a GPU's free memory that the sounds may take; what is larger stays in main memory
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """Clips in memory: on the device where they fit, since then nothing is copied during training."""
+
+    waves: Tensor  # (clips, samples)
+    labels: Tensor  # (clips,)
+    targets: Tensor  # (clips, classes), one-hot
+    audible: Tensor  # (clips, blocks of 0.1 s), on the CPU
+
+    def __len__(self) -> int:
+        return len(self.waves)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Ready for the first step; the network has its initial weights."""
+
+    device: torch.device
+    sounds: Sounds
+    frontend: LogMel  # with mean and deviation of these sounds
+    network: ResidualCNN
+    layout: torch.memory_format  # what the network wants its input in
+
+    def augmented(self, rows: Tensor, recipe: Recipe, generator: Generator, *, crop: bool) -> tuple[Tensor, ...]:
+        """The clips of those rows as this step hears them, on the device: waveforms (batch, samples), log-mels
+        (batch, 1, mels, frames), class probabilities (batch, classes)."""
+        there = rows.to(self.sounds.waves.device)
+        waves, targets = augment_waveforms(
+            self.sounds.waves[there].to(self.device), self.sounds.audible[rows],
+            self.sounds.targets[there].to(self.device), self.frontend.config.sample_rate, recipe.augment, generator,
+            crop=crop,
+        )  # fmt: skip
+        features = augment_spectrograms(self.frontend(waves), recipe.augment, generator)
+        return waves, features.contiguous(memory_format=self.layout), targets
+
+
+def prepare(recipe: Recipe, dataset: Dataset, clips: list[Clip]) -> Prepared:
+    """Decode the clips, measure their log-mels, build the network from the recipe's seed. Raises DatasetError."""
+    device = pick_device()
+    sounds = load_sounds(recipe, dataset, clips, device)
+    statistics = _statistics(LogMel(recipe.frontend).to(device), sounds.waves)
+    frontend = LogMel(recipe.frontend.model_copy(update=statistics)).to(device)
+    torch.manual_seed(recipe.seed)
+    network = ResidualCNN(recipe.network.architecture(len(dataset.classes))).to(device)
+    # oneDNN's bfloat16 backward pass crashes the process on channels-last stems narrower than 16 (torch 2.13).
+    layout = torch.channels_last if recipe.network.widths[0] >= 16 else torch.contiguous_format
+    network.to(memory_format=layout)  # type: ignore[call-overload]
+    return Prepared(device, sounds, frontend, network, layout)
+
+
+def load_sounds(recipe: Recipe, dataset: Dataset, clips: list[Clip], device: torch.device) -> Sounds:
+    """Decode the clips at the recipe's rate, cut or padded to its window. Raises DatasetError."""
+    rate = recipe.frontend.sample_rate
+    waves, labels = load_waveforms(clips, rate, recipe.frontend.window_samples)
+    audible = torch.cat([audibility(part, rate) for part in torch.split(waves, 100)])
+    targets = functional.one_hot(labels, len(dataset.classes)).float()
+    if device.type == "cuda" and waves.nbytes < _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        waves, labels, targets = waves.to(device), labels.to(device), targets.to(device)
+    return Sounds(waves, labels, targets, audible)
+
+
+def _statistics(frontend: LogMel, waves: Tensor) -> dict[str, float]:
+    """Mean and deviation, in dB, over the training clips. Raises DatasetError when there is nothing to hear."""
+    total = square = 0.0
+    count = 0
+    for part in tqdm(torch.split(waves, 100), desc="statistics", unit="batch", leave=False):
+        decibels = frontend.decibels(part.to(frontend.window.device)).double()  # (100, 1, mels, frames)
+        total += decibels.sum().item()
+        square += decibels.square().sum().item()
+        count += decibels.numel()
+    mean = total / count
+    deviation = math.sqrt(max(square / count - mean**2, 0.0))
+    if deviation < 1e-3:
+        raise DatasetError("the training clips are all silent")
+    return {"mean": round(mean, 4), "std": round(deviation, 4)}
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    """The network as torch.compile makes it: slow to start, quicker a step where its compiler knows the device."""
+    optimised: nn.Module = torch.compile(network)  # type: ignore[assignment]
+    return optimised
