@@ -13,6 +13,7 @@ from pathlib import Path
 
 from training.crossval import CrossReport, cross_validate
 from training.dataset import load_esc50
+from training.memory import keep_freed_memory
 from training.recipe import load_recipe
 
 ROWS: dict[str, dict[str, str]] = {
@@ -37,7 +38,10 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=2, help="the first ones: fold 5 is what shipped models are for")
     parser.add_argument("--epochs", type=int, help="a shorter schedule than the recipe's")
     parser.add_argument("--rows", type=int, nargs="*", help="numbers of rows, from 0; all by default")
+    parser.add_argument("--set", dest="changes", nargs="*", default=[], metavar="KEY=VALUE", help="for every row")
     options = parser.parse_args()
+    keep_freed_memory()
+    everywhere = dict(change.split("=", 1) for change in options.changes)
     dataset = load_esc50(options.data)
     epochs = options.epochs or load_recipe(options.recipe).optim.epochs
     reports: dict[str, CrossReport] = {}
@@ -45,7 +49,7 @@ def main() -> None:
         if options.rows is not None and number not in {0, *options.rows}:
             continue
         length = epochs // 2 if title == "half the epochs" else epochs
-        recipe = load_recipe(options.recipe, {**changes, "optim.epochs": str(length)})
+        recipe = load_recipe(options.recipe, {**everywhere, **changes, "optim.epochs": str(length)})
         folds = dataset.folds[: options.folds]
         reports[title] = cross_validate(recipe, dataset, folds, options.out / f"row{number}")
 

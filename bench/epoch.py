@@ -13,6 +13,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from torch.nn import functional
 from training.augment import audibility
 from training.memory import keep_freed_memory
 from training.optim import Average, make_optimizer, set_schedule
-from training.prepare import Prepared, Sounds
+from training.prepare import Prepared, Sounds, compiled
 from training.recipe import Recipe, load_recipe
 from worker.model.architecture import ResidualCNN, parameters
 from worker.model.frontend import LogMel
@@ -35,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="esc50-best")
     parser.add_argument("--steps", type=int, default=10, help="in each of five rounds")
+    parser.add_argument("--compile", action="store_true", help="also the whole step through torch.compile")
     parser.add_argument("--out", type=Path, help="where the JSON goes, besides stdout")
     options = parser.parse_args()
     keep_freed_memory()
@@ -46,9 +48,9 @@ def main() -> None:
     batch = optim.batch
     _, lying, wanted = ready.augmented(torch.arange(batch), recipe, generator, crop=True)
 
-    def step(features: Tensor, targets: Tensor) -> None:
+    def step(features: Tensor, targets: Tensor, forward: nn.Module = network) -> None:
         with autocast(ready.device):
-            logits = network(features).float()
+            logits = forward(features).float()
         loss = functional.cross_entropy(logits, targets, label_smoothing=optim.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -58,28 +60,30 @@ def main() -> None:
     def bare() -> None:
         step(lying, wanted)
 
-    def whole() -> None:
+    def whole(forward: nn.Module = network) -> None:
         set_schedule(optimizer, 0, 100, optim)
         _, features, targets = ready.augmented(
             torch.randint(CLIPS, (batch,), generator=generator), recipe, generator, crop=True
         )
-        step(features, targets)
+        step(features, targets, forward)
         average.after_step()
 
-    for warm in (bare, whole):
-        warm()
-    times: dict[str, list[float]] = {"bare": [], "whole": []}
+    ways: dict[str, Callable[[], None]] = {"bare": bare, "whole": whole}
+    if options.compile:
+        ways["compiled"] = partial(whole, compiled(network))
+    for way in ways.values():
+        way()
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
-        times["bare"].append(_timed(bare, options.steps, ready.device) / batch)
-        times["whole"].append(_timed(whole, options.steps, ready.device) / batch)
+        for name, way in ways.items():
+            times[name].append(_timed(way, options.steps, ready.device) / batch)
     ratios = [whole / bare for bare, whole in zip(times["bare"], times["whole"], strict=True)]
     figures = {
         "recipe": recipe.name,
         "parameters": parameters(network),
         "batch": batch,
         "seconds_of_sound": recipe.augment.crop_seconds or recipe.frontend.window_seconds,
-        "bare_ms_a_clip": round(1000 * statistics.median(times["bare"]), 3),
-        "whole_ms_a_clip": round(1000 * statistics.median(times["whole"]), 3),
+        **{f"{name}_ms_a_clip": round(1000 * statistics.median(taken), 3) for name, taken in times.items()},
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(ratio, 3) for ratio in sorted(ratios)],
         "device": torch.cuda.get_device_name() if ready.device.type == "cuda" else platform.processor() or "cpu",
@@ -87,8 +91,8 @@ def main() -> None:
         "arithmetic": "bfloat16" if native_bf16(ready.device) else "float32",
         "torch": torch.__version__,
     }
-    print(f"{'bare':>8} {'whole':>8} {'ratio':>6}   ms a clip, {figures['recipe']}, {figures['device']}")
-    print(f"{figures['bare_ms_a_clip']:>8} {figures['whole_ms_a_clip']:>8} {figures['ratio']:>6}")
+    print(" ".join(f"{name:>9}" for name in ways), f"   ms a clip, {figures['recipe']}, {figures['device']}")
+    print(" ".join(f"{figures[f'{name}_ms_a_clip']:>9}" for name in ways), f"   whole / bare {figures['ratio']}")
     line = json.dumps(figures)
     print(line)
     if options.out:
