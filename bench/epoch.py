@@ -25,8 +25,9 @@ from training.memory import keep_freed_memory
 from training.optim import Average, make_optimizer, set_schedule
 from training.prepare import Prepared, Sounds, compiled
 from training.recipe import Recipe, load_recipe
-from worker.model.architecture import ResidualCNN, parameters
+from worker.model.architecture import ResidualCNN
 from worker.model.frontend import LogMel
+from worker.model.network import parameters
 from worker.model.precision import autocast, native_bf16, pick_device
 
 CLASSES, CLIPS, ROUNDS = 50, 256, 5

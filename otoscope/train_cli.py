@@ -39,6 +39,9 @@ def train(
     teacher: Annotated[
         list[Path] | None, typer.Option(metavar="MODEL", help="Learn from this model, too; may be repeated.")
     ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", metavar="MODEL", help="Go on from this model, with other classes.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     compile: Compile = False,
 ) -> None:
@@ -50,7 +53,7 @@ def train(
     chosen, dataset = _recipe(recipe, changes), _dataset(data)
     out = out or Path("runs") / f"{chosen.name}-fold{fold}"
     try:
-        run(chosen, dataset, fold, out, teachers=teacher or (), resume=resume, compile=compile)
+        run(chosen, dataset, fold, out, teachers=teacher or (), start_from=start, resume=resume, compile=compile)
     except KeyboardInterrupt:
         _interrupted(out)
     print(f"{out} holds the model {chosen.name}. Measure it: otoscope evaluate {out}{_same(data)}")

@@ -17,8 +17,8 @@ from training.dataset import Dataset, load_waveforms
 from training.errors import EvaluationError
 from training.metrics import Labels
 from training.predict import Precision, predict
-from worker.model.architecture import parameters
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model
+from worker.model.network import parameters
 from worker.model.precision import pick_device
 
 

@@ -42,7 +42,7 @@ def find_learning_rate(recipe: Recipe, dataset: Dataset, test_fold: int, out: Pa
     clips, _ = dataset.split(test_fold)
     batch = min(recipe.optim.batch, len(clips))
     ready = prepare(recipe, dataset, clips)
-    optimizer = make_optimizer(ready.network, recipe.optim)
+    optimizer = make_optimizer(ready.network, recipe.optim, recipe.start.lr_decay)
     generator = Generator().manual_seed(recipe.seed)
     rates: list[float] = []
     losses: list[float] = []
@@ -50,7 +50,7 @@ def find_learning_rate(recipe: Recipe, dataset: Dataset, test_fold: int, out: Pa
     for step in tqdm(range(steps), desc="lr-find", unit="step"):
         rate = _LOWEST * (_HIGHEST / _LOWEST) ** (step / max(1, steps - 1))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         rows = torch.randperm(len(clips), generator=generator)[:batch]
         _, features, targets = ready.augmented(rows, recipe, generator, crop=True)
         with autocast(ready.device):

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.errors import ExportError
-from worker.model.architecture import parameters
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model
+from worker.model.network import parameters
 
 TOLERANCE = 1e-3  # largest difference in probability from PyTorch in float32
 LOWEST_OPSET = 18  # what torch's exporter has operators for; it cannot convert a reflecting pad to anything older

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn, optim
 from torch.optim.swa_utils import AveragedModel
 
-from training.recipe import OptimRecipe
+from training.recipe import OptimRecipe, StartRecipe
+from worker.model.network import Network
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -15,23 +16,40 @@ _ONE_CYCLE_START = 0.04  # of max_lr
 _ONE_CYCLE_MOMENTUM = 0.05  # by which momentum moves against the learning rate
 
 
-def make_optimizer(network: nn.Module, recipe: OptimRecipe) -> optim.Optimizer:
-    """Weight decay on matrices alone: biases and normalisation are left free."""
-    groups = [
-        {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def make_optimizer(network: Network, recipe: OptimRecipe, lr_decay: float = 1.0) -> optim.Optimizer:
+    """Weight decay on matrices alone: biases and normalisation are left free. Each part of the network learns at
+    `lr_decay` of the rate of the part after it (Howard & Ruder, 2018)."""
+    groups: list[dict[str, Any]] = []
+    for depth, part in enumerate([network.head, *reversed(network.trunk())]):
+        matrices = [p for p in part.parameters() if p.ndim > 1]
+        vectors = [p for p in part.parameters() if p.ndim <= 1]
+        for members, decay in ((matrices, recipe.weight_decay), (vectors, 0.0)):
+            if members:
+                groups.append({"params": members, "weight_decay": decay, "share": lr_decay**depth})
     if recipe.optimizer == "sgd":
         nesterov = recipe.momentum > 0
         return optim.SGD(groups, lr=recipe.max_lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
     return optim.AdamW(groups, lr=recipe.max_lr, betas=(recipe.momentum, 0.99), fused=True)
 
 
+def thaw(network: Network, epoch: int, recipe: StartRecipe) -> int:
+    """Set which parts learn in an epoch (counted from 0); returns how many are frozen, normalisation and all."""
+    trunk = network.trunk()
+    frozen = 0
+    if recipe.head_epochs:
+        thawed = 0 if epoch < recipe.head_epochs else 1 + (epoch - recipe.head_epochs) // recipe.thaw_epochs
+        frozen = max(0, len(trunk) - thawed)
+    network.train()
+    for number, part in enumerate(trunk):
+        part.requires_grad_(number >= frozen).train(number >= frozen)
+    return frozen
+
+
 def set_schedule(optimizer: optim.Optimizer, step: int, steps: int, recipe: OptimRecipe) -> float:
-    """Set learning rate and momentum for one step of a run of so many; returns the learning rate."""
+    """Set learning rate and momentum for one step of a run of so many; returns the learning rate of the head."""
     rate, momentum = schedule(step, steps, recipe)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["share"]
         if recipe.optimizer == "sgd":
             group["momentum"] = momentum
         else:

@@ -13,10 +13,13 @@ from tqdm import tqdm
 
 from training.augment import audibility, augment_spectrograms, augment_waveforms
 from training.dataset import Clip, Dataset, load_waveforms
-from training.errors import DatasetError
-from training.recipe import Recipe
-from worker.model.architecture import ResidualCNN
+from training.errors import DatasetError, RunError
+from training.recipe import NetworkRecipe, Recipe
+from training.start import start_from_model, start_from_pictures
+from worker.model.checkpoint import Model, build_network
 from worker.model.frontend import LogMel
+from worker.model.network import Network
+from worker.model.picture import PictureNetwork
 from worker.model.precision import pick_device
 
 _DEVICE_SHARE = 0.25  # of a GPU's free memory that the sounds may take; what is larger stays in main memory
@@ -42,7 +45,7 @@ class Prepared:
     device: torch.device
     sounds: Sounds
     frontend: LogMel  # with mean and deviation of these sounds
-    network: ResidualCNN
+    network: Network
     layout: torch.memory_format  # what the network wants its input in
 
     def augmented(self, rows: Tensor, recipe: Recipe, generator: Generator, *, crop: bool) -> tuple[Tensor, ...]:
@@ -58,18 +61,31 @@ class Prepared:
         return waves, features.contiguous(memory_format=self.layout), targets
 
 
-def prepare(recipe: Recipe, dataset: Dataset, clips: list[Clip]) -> Prepared:
-    """Decode the clips, measure their log-mels, build the network from the recipe's seed. Raises DatasetError."""
+def prepare(recipe: Recipe, dataset: Dataset, clips: list[Clip], start_from: Model | None = None) -> Prepared:
+    """Decode the clips, measure their log-mels, build the network from the recipe's seed.
+
+    A network that starts from a model keeps that one's mean and deviation: it knows what they mean. Raises RunError and
+    DatasetError.
+    """
     device = pick_device()
     sounds = load_sounds(recipe, dataset, clips, device)
-    statistics = _statistics(LogMel(recipe.frontend).to(device), sounds.waves)
-    frontend = LogMel(recipe.frontend.model_copy(update=statistics)).to(device)
+    config = recipe.frontend
+    if not start_from:
+        config = config.model_copy(update=_statistics(LogMel(config).to(device), sounds.waves))
     torch.manual_seed(recipe.seed)
-    network = ResidualCNN(recipe.network.architecture(len(dataset.classes))).to(device)
+    try:
+        network = build_network(recipe.network.architecture(len(dataset.classes)))
+    except (ImportError, ValueError) as error:
+        raise RunError(str(error)) from error
+    if start_from:
+        start_from_model(network, start_from)
+    elif recipe.start.weights != "random" and isinstance(network, PictureNetwork):
+        tqdm.write(f"weights from {start_from_pictures(network, recipe.start.weights)}")
     # oneDNN's bfloat16 backward pass crashes the process on channels-last stems narrower than 16 (torch 2.13).
-    layout = torch.channels_last if recipe.network.widths[0] >= 16 else torch.contiguous_format
-    network.to(memory_format=layout)  # type: ignore[call-overload]
-    return Prepared(device, sounds, frontend, network, layout)
+    narrow = isinstance(recipe.network, NetworkRecipe) and recipe.network.widths[0] < 16
+    layout = torch.contiguous_format if narrow else torch.channels_last
+    network.to(device, memory_format=layout)  # type: ignore[call-overload]
+    return Prepared(device, sounds, LogMel(config).to(device), network, layout)
 
 
 def load_sounds(recipe: Recipe, dataset: Dataset, clips: list[Clip], device: torch.device) -> Sounds:
@@ -81,6 +97,12 @@ def load_sounds(recipe: Recipe, dataset: Dataset, clips: list[Clip], device: tor
     if device.type == "cuda" and waves.nbytes < _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
         waves, labels, targets = waves.to(device), labels.to(device), targets.to(device)
     return Sounds(waves, labels, targets, audible)
+
+
+def class_weights(labels: Tensor, classes: int) -> Tensor:
+    """(classes,): the rarer a class, the heavier, 1 on average over the clips."""
+    counts = torch.bincount(labels.cpu(), minlength=classes).clamp_min(1)
+    return len(labels) / (classes * counts)
 
 
 def _statistics(frontend: LogMel, waves: Tensor) -> dict[str, float]:

@@ -1,14 +1,16 @@
 """A recipe: every hyper-parameter of a training run, in one YAML file, checked before anything starts."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from training.errors import RecipeError
 from worker.model.architecture import ArchitectureConfig
+from worker.model.checkpoint import ModelConfig
 from worker.model.frontend import FrontendConfig, LogMel
+from worker.model.picture import PictureConfig
 
 BUNDLED = Path(__file__).parent / "recipes"
 
@@ -25,7 +27,9 @@ class NetworkRecipe(Strict):
     depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks a stage
     widths: tuple[int, ...] = (64, 128, 256, 512)  # channels a stage
     squeeze_excitation: bool = False
+    se_reduction: int = 16
     feature_pyramid: bool = False
+    pyramid_width: int = 256
     head: tuple[int, ...] = ()  # hidden widths between pooling and the last linear layer
     dropout: tuple[float, ...] = (0.5,)  # one before each linear layer of the head
 
@@ -36,6 +40,42 @@ class NetworkRecipe(Strict):
     def _buildable(self) -> "NetworkRecipe":
         self.architecture(classes=2)
         return self
+
+
+class PictureRecipe(Strict):
+    """A network of timm's that looks at log-mels as pictures; needs 'otoscope[pictures]'."""
+
+    backbone: str
+    head: tuple[int, ...] = ()
+    dropout: tuple[float, ...] = (0.2,)
+
+    def architecture(self, classes: int) -> PictureConfig:
+        return PictureConfig(classes=classes, **self.model_dump())
+
+    @model_validator(mode="after")
+    def _buildable(self) -> "PictureRecipe":
+        self.architecture(classes=2)
+        return self
+
+
+def _kind(network: Any) -> str:
+    keys = network if isinstance(network, dict) else type(network).model_fields
+    return "picture" if "backbone" in keys else "residual"
+
+
+_KINDS = ("residual", "picture")
+AnyNetwork = Annotated[
+    Annotated[NetworkRecipe, Tag("residual")] | Annotated[PictureRecipe, Tag("picture")], Discriminator(_kind)
+]
+
+
+class StartRecipe(Strict):
+    """Transfer learning: where the weights come from, and how fast the network thaws from its head down."""
+
+    weights: str = "random"  # imagenet, or the path of a file of the backbone's weights
+    head_epochs: int = Field(default=0, ge=0)  # in which only the head learns; 0: nothing is ever frozen
+    thaw_epochs: int = Field(default=1, ge=1)  # between one part of the trunk and the one before it
+    lr_decay: float = Field(default=1.0, gt=0, le=1)  # learning rate of a part as a share of that of the part after it
 
 
 class AugmentRecipe(Strict):
@@ -70,6 +110,7 @@ class OptimRecipe(Strict):
     momentum: float = Field(default=0.9, ge=0, lt=1)  # AdamW's first beta; one_cycle moves it by 0.05 against the rate
     weight_decay: float = Field(default=0.02, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    balance: bool = False  # weigh classes in the loss by how rare they are
     clip_norm: float = Field(default=5.0, gt=0)
     average: Literal["ema", "swa", "none"] = "ema"  # which average of the weights is kept
     ema_decay: float = Field(default=0.995, ge=0, lt=1)  # per step
@@ -97,7 +138,8 @@ class Recipe(Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")  # the model's name, too
     seed: int = Field(default=1, ge=0)
     frontend: FrontendConfig = FrontendConfig()  # mean and std are measured on the training clips
-    network: NetworkRecipe = NetworkRecipe()
+    network: AnyNetwork = NetworkRecipe()
+    start: StartRecipe = StartRecipe()
     augment: AugmentRecipe = AugmentRecipe()
     optim: OptimRecipe = OptimRecipe()
     distill: DistillRecipe = DistillRecipe()
@@ -105,10 +147,24 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _frontend_works(self) -> "Recipe":
         LogMel(self.frontend)  # refuses empty mel rows
+        if self.start.weights != "random" and isinstance(self.network, NetworkRecipe):
+            raise ValueError("start.weights: the residual CNN starts from a model of its own kind, given as --from")
         crop = self.augment.crop_seconds
         if crop and not self.frontend.n_fft / self.frontend.sample_rate < crop <= self.frontend.window_seconds:
             raise ValueError(f"augment.crop_seconds: {crop:g} s do not fit between the FFT and the window")
         return self
+
+
+def continued(recipe: Recipe, model: ModelConfig) -> Recipe:
+    """The recipe with the network and the front end of a model to start from; the window stays the recipe's."""
+    kind = PictureRecipe if isinstance(model.architecture, PictureConfig) else NetworkRecipe
+    window = recipe.frontend.window_seconds
+    return recipe.model_copy(
+        update={
+            "network": kind.model_validate(model.architecture.model_dump(exclude={"classes"})),
+            "frontend": model.frontend.model_copy(update={"window_seconds": window}),
+        }
+    )
 
 
 def load_recipe(name_or_path: str, overrides: dict[str, str] | None = None) -> Recipe:
@@ -147,7 +203,7 @@ def _override(tree: dict[str, Any], key: str, value: str) -> None:
 
 
 def _sentence(error: Any) -> str:
-    key = ".".join(map(str, error["loc"]))
+    key = ".".join(str(part) for part in error["loc"] if part not in _KINDS)
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}"
     message = error["msg"].removeprefix("Value error, ")

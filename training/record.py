@@ -8,7 +8,9 @@ from training.errors import EvaluationError, RecipeError
 from training.evaluate import Evaluation
 from training.recipe import Recipe, differences, load_recipe
 from training.report import Report, class_table, confusion_table, interval, percent
+from worker.model.architecture import ArchitectureConfig
 from worker.model.checkpoint import ModelConfig, write_config
+from worker.model.picture import PictureConfig
 
 SHOWN = 8  # rows of the tables
 _WORDS = {
@@ -46,9 +48,6 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
     """The model's page: what it is, on what and how it was trained, how well it does, on which terms."""
     recipe = Recipe.model_validate(config.training["recipe"])
     front, network, origin = config.frontend, config.architecture, dataset.origin
-    stages = ", ".join(f"{depth} × {width}" for depth, width in zip(network.depths, network.widths, strict=True))
-    kind = "residual CNN" if network.block == "residual" else "CNN"
-    extras = ["squeeze-and-excitation"] * network.squeeze_excitation + ["feature pyramid"] * network.feature_pyramid
     optim, held = recipe.optim, report.fold
     taught = f", taught by {len(config.training['teachers'])} network(s)" if "teachers" in config.training else ""
     others = ", ".join(str(fold) for fold in dataset.folds if fold != held)
@@ -59,8 +58,7 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| network | {kind}, blocks × channels {stages}{''.join(f', {extra}' for extra in extras)};"
-        f" {report.parameters:,} parameters |",
+        f"| network | {_network(network)}; {report.parameters:,} parameters |",
         f"| input | {front.window_seconds:g} s at {front.sample_rate:,} Hz, log-mel: {front.n_mels} mels of"
         f" {front.f_min:g}–{front.f_max:g} Hz, {front.n_fft}-point FFT, hop {front.hop};"
         f" mean {front.mean:g} dB, deviation {front.std:g} dB over the training clips |",
@@ -109,6 +107,15 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
             " use on the same terms.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _network(config: ArchitectureConfig | PictureConfig) -> str:
+    if isinstance(config, PictureConfig):
+        return f"{config.backbone} on log-mels as grey pictures"
+    stages = ", ".join(f"{depth} × {width}" for depth, width in zip(config.depths, config.widths, strict=True))
+    extras = [", squeeze-and-excitation"] * config.squeeze_excitation + [", feature pyramid"] * config.feature_pyramid
+    kind = "residual CNN" if config.block == "residual" else "CNN"
+    return f"{kind}, blocks × channels {stages}{''.join(extras)}"
 
 
 def _notes(config: ModelConfig) -> list[str]:

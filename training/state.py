@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,7 +17,7 @@ from training.optim import Average
 from training.predict import predict, service_precision
 from training.prepare import Prepared, Sounds
 from training.recipe import Recipe
-from worker.model.checkpoint import CONFIG, ModelError, read_config
+from worker.model.checkpoint import CONFIG, Model, ModelError, read_config
 
 STATE = "train_state.pt"
 _ANOTHER = "a run with another recipe, fold, data or teacher: give the same ones to resume it"
@@ -55,7 +56,7 @@ class Progress:
 
 
 def identify(
-    recipe: Recipe, dataset: Dataset, test_fold: int, clips: int, teachers: Sequence[Path]
+    recipe: Recipe, dataset: Dataset, test_fold: int, clips: int, teachers: Sequence[Path], start_from: Model | None
 ) -> dict[str, Any]:
     """What makes a run this run; it stays in the model's config. Raises RunError for a teacher that is not there."""
     identity: dict[str, Any] = {
@@ -68,6 +69,8 @@ def identify(
             identity["teachers"] = [read_config(directory).weights_sha256 for directory in teachers]
         except ModelError as error:
             raise RunError(f"teacher {error}") from error
+    if start_from:
+        identity["started_from"] = {"name": start_from.config.name, "weights": start_from.config.weights_sha256}
     return identity
 
 
@@ -79,9 +82,18 @@ def finished(out: Path, identity: dict[str, Any]) -> bool:
         training = read_config(out).training
     except ModelError as error:
         raise RunError(str(error)) from error
-    if any(training.get(key) != value for key, value in identity.items()):
+    if not _same(training, identity):
         raise RunError(f"{out} holds {_ANOTHER}")
     return True
+
+
+def _same(saved: dict[str, Any], identity: dict[str, Any]) -> bool:
+    """Whether that is the same run's; its recipe may have been written before a key of today's existed."""
+    try:
+        recipe = Recipe.model_validate(saved.get("recipe")).model_dump(mode="json")
+    except ValidationError:
+        return False
+    return all((recipe if key == "recipe" else saved.get(key)) == value for key, value in identity.items())
 
 
 def open_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any] | None:
@@ -101,7 +113,7 @@ def open_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         raise RunError(f"{path} cannot be read: {error}") from error
-    if state.get("identity") != identity:
+    if not _same(state.get("identity", {}), identity):
         raise RunError(f"{out} holds {_ANOTHER}")
     return state
 

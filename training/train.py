@@ -21,14 +21,15 @@ from training.dataset import Dataset, hold_out
 from training.errors import RunError
 from training.interrupt import Interrupt
 from training.metrics import confusion_matrix
-from training.optim import Average, make_optimizer, set_schedule
+from training.optim import Average, make_optimizer, set_schedule, thaw
 from training.predict import predict, service_precision
-from training.prepare import compiled, load_sounds, prepare
-from training.recipe import Recipe, to_yaml
+from training.prepare import class_weights, compiled, load_sounds, prepare
+from training.recipe import Recipe, continued, to_yaml
+from training.start import load_start
 from training.state import Progress, finished, forget_state, identify, open_run, save_state
 from training.teachers import distillation_loss, load_teachers
-from worker.model.architecture import parameters
 from worker.model.checkpoint import ModelConfig, read_config, save_model
+from worker.model.network import parameters
 from worker.model.precision import autocast
 
 RECIPE = "recipe.yaml"
@@ -37,13 +38,16 @@ _SAVE_SECONDS = 30.0  # between two saves of the state: with epochs of a second,
 
 def train(
     recipe: Recipe, dataset: Dataset, test_fold: int, out: Path, *,
-    teachers: Sequence[Path] = (), resume: bool = False, compile: bool = False,
+    teachers: Sequence[Path] = (), start_from: Path | None = None, resume: bool = False, compile: bool = False,
 ) -> ModelConfig:  # fmt: skip
     """Train on every fold but `test_fold` and write a model directory to `out`. Returns its config.
 
-    SIGINT and SIGTERM save the state and raise KeyboardInterrupt; `resume` goes on from it. Raises RunError and
+    `start_from` is a model to go on from, with classes of its own; the recipe is then `continued` from it. SIGINT and
+    SIGTERM save the state and raise KeyboardInterrupt; `resume` goes on from it. Raises RunError and
     DatasetError.
     """
+    model = load_start(start_from, dataset, test_fold) if start_from else None
+    recipe = continued(recipe, model.config) if model else recipe
     optim, rate = recipe.optim, recipe.frontend.sample_rate
     clips, held_clips = hold_out(dataset.split(test_fold)[0], optim.holdout, recipe.seed)
     steps = len(clips) // (optim.batch * optim.accumulate)  # an epoch; the clips left over are others in every epoch
@@ -51,18 +55,19 @@ def train(
         raise RunError(f"{len(clips)} training clips do not fill a step of {optim.batch * optim.accumulate}: lower it")
     if (recipe.distill.weight > 0) != bool(teachers):
         raise RunError("teachers and a distill.weight above 0 go together")
-    identity = identify(recipe, dataset, test_fold, len(clips), teachers)
+    identity = identify(recipe, dataset, test_fold, len(clips), teachers, model)
     if resume and finished(out, identity):
         return read_config(out)
     state = open_run(out, identity, resume)
     (out / RECIPE).write_text(to_yaml(recipe), encoding="utf-8")
 
-    ready = prepare(recipe, dataset, clips)
-    device, network = ready.device, ready.network
+    ready = prepare(recipe, dataset, clips, model)
+    device, sounds, network = ready.device, ready.sounds, ready.network
     held = load_sounds(recipe, dataset, held_clips, device) if held_clips else None
     taught_by = load_teachers(teachers, dataset, test_fold, rate, device) if teachers else None
     forward = compiled(network) if compile else network
-    optimizer, average = make_optimizer(network, optim), Average(network, optim)
+    weights = class_weights(sounds.labels, len(dataset.classes)).to(device) if optim.balance else None
+    optimizer, average = make_optimizer(network, optim, recipe.start.lr_decay), Average(network, optim)
     generator = Generator().manual_seed(recipe.seed)
     progress = Progress()
     if state:
@@ -84,11 +89,12 @@ def train(
     board = Board(out, optim.epochs, progress.step // steps)
     total = optim.epochs * steps
     saved = time.monotonic()
-    network.train()
+    thaw(network, progress.step // steps, recipe.start)
     with Interrupt() as interrupt, tqdm(total=total, initial=progress.step, unit="step", desc="train") as bar:
         while progress.step < total and not progress.stopped:
             epoch, place = divmod(progress.step, steps)
             if place == 0:
+                thaw(network, epoch, recipe.start)
                 progress.order = torch.randperm(len(clips), generator=generator)
                 progress.loss = torch.zeros((), device=device)
                 progress.right = torch.zeros((), device=device)
@@ -102,7 +108,7 @@ def train(
                 waves, features, targets = ready.augmented(rows, recipe, generator, crop=crop)
                 with autocast(device):
                     logits = forward(features).float()  # (batch, classes)
-                loss = functional.cross_entropy(logits, targets, label_smoothing=optim.label_smoothing)
+                loss = functional.cross_entropy(logits, targets, weights, label_smoothing=optim.label_smoothing)
                 if taught_by:
                     answer = taught_by.answer(waves, recipe.distill.temperature)
                     weight = recipe.distill.weight

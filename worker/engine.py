@@ -17,8 +17,8 @@ from torch import Tensor
 from shared.contract import Array
 from shared.errors import InferenceFailed
 from shared.schemas import Layer, ModelCard, Part
-from worker.model.architecture import parameters
 from worker.model.checkpoint import Model, load_model
+from worker.model.network import parameters
 from worker.model.precision import autocast
 from worker.model.taps import Tap
 

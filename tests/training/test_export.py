@@ -13,8 +13,9 @@ import training.export
 from tests.training.conftest import TINY
 from training.errors import ExportError
 from training.export import LOWEST_OPSET, TOLERANCE, export_onnx
-from worker.model.architecture import ArchitectureConfig, ResidualCNN, parameters
+from worker.model.architecture import ArchitectureConfig, ResidualCNN
 from worker.model.checkpoint import ModelConfig, load_model, save_model
+from worker.model.network import parameters
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -12,7 +12,7 @@ from training.augment import audibility, augment_spectrograms, augment_waveforms
 from training.dataset import ESC50, hold_out, load_esc50, load_waveforms
 from training.errors import DatasetError, RecipeError
 from training.recipe import BUNDLED, AugmentRecipe, differences, load_recipe
-from worker.model.architecture import ResidualCNN
+from worker.model.checkpoint import build_network
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -90,7 +90,7 @@ def test_every_bundled_recipe_builds_its_network(name: str) -> None:
     """Each of them is valid, named like its file, and gives a network that takes its own front end's output."""
     recipe = load_recipe(name)
     assert recipe.name == name
-    network = ResidualCNN(recipe.network.architecture(classes=3)).eval()
+    network = build_network(recipe.network.architecture(classes=3)).eval()
     features = torch.randn(2, 1, recipe.frontend.n_mels, recipe.frontend.window_frames)
     with torch.no_grad():
         assert network(features).shape == (2, 3)

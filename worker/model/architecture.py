@@ -1,10 +1,6 @@
-"""The residual CNN: stem, stages of residual blocks, a pooled head; SE, a feature pyramid and plain blocks as options.
+"""The residual CNN: stem, stages of residual blocks, a pooled head; squeeze-and-excitation, a feature pyramid and plain
+blocks as options of the same network."""
 
-There is one `forward`. Whoever wants to look inside passes a `tap`, which is shown each named activation as it
-passes; without one nothing is kept.
-"""
-
-from collections.abc import Callable
 from typing import Annotated, Literal, cast
 
 import torch
@@ -12,9 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-Tap = Callable[[str, Tensor], None]
-"""Called with (layer name, activation of shape (batch, channels, height, width)) in the order of computation, and last
-with ("embedding", (batch, channels)). It looks and must not write."""
+from worker.model.network import Network, Tap, ignore, make_head
 
 
 class ArchitectureConfig(BaseModel):
@@ -48,11 +42,6 @@ class ArchitectureConfig(BaseModel):
             names += [f"layer{stage}.block{block}" for block in range(1, depth + 1)]
             names.append(f"layer{stage}")
         return tuple(names)
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The last layer of each stage, which is what a feature pyramid and the head pool."""
-        return tuple(f"layer{stage}" for stage in range(1, len(self.depths) + 1))
 
 
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -127,8 +116,8 @@ class FeaturePyramid(nn.Module):
         return torch.cat(pooled, dim=1)  # (batch, levels × width)
 
 
-class ResidualCNN(nn.Module):
-    """(batch, 1, mels, frames) -> logits (batch, classes). Any number of frames; 32 or more are sensible."""
+class ResidualCNN(Network):
+    """Any number of frames; 32 or more are sensible."""
 
     def __init__(self, config: ArchitectureConfig) -> None:
         super().__init__()
@@ -152,15 +141,10 @@ class ResidualCNN(nn.Module):
         self.pyramid = FeaturePyramid(config.widths, config.pyramid_width) if config.feature_pyramid else None
         pooled = config.pyramid_width * len(config.widths) if self.pyramid else config.widths[-1]
 
-        head: list[nn.Module] = []
-        for width, dropout in zip(config.head, config.dropout, strict=False):
-            head += [nn.Dropout(dropout), nn.Linear(pooled, width), nn.ReLU()]
-            pooled = width
-        head += [nn.Dropout(config.dropout[-1]), nn.Linear(pooled, config.classes)]
-        self.head = nn.Sequential(*head)
+        self.head = make_head(pooled, config.head, config.dropout, config.classes)
 
     def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
-        see: Tap = tap or _ignore
+        see: Tap = tap or ignore
         if self.stem is not None:
             x = self.stem(x)  # (batch, width, mels / 4, frames / 4)
             see("stem", x)
@@ -177,25 +161,19 @@ class ResidualCNN(nn.Module):
         return logits
 
     def pool(self, levels: list[Tensor]) -> Tensor:
-        """The activations of all stages, (batch, width, height, frames) each -> (batch, pooled)."""
         pooled: Tensor = self.pyramid(levels) if self.pyramid else levels[-1].mean(dim=(2, 3))
         return pooled
 
     @property
-    def embedding_size(self) -> int:
-        return next(m for m in self.head if isinstance(m, nn.Linear)).in_features
+    def pooled_layers(self) -> tuple[str, ...]:
+        return tuple(f"layer{stage}" for stage in range(1, len(self.stages) + 1))
+
+    def trunk(self) -> list[nn.Module]:
+        parts = [self.stem, *self.stages, self.pyramid]
+        return [part for part in parts if part is not None]
 
 
 def _block(config: ArchitectureConfig, inputs: int, outputs: int, stride: int) -> nn.Module:
     if config.block == "plain":
         return PlainBlock(inputs, outputs, stride)
     return ResidualBlock(inputs, outputs, stride, config.se_reduction if config.squeeze_excitation else None)
-
-
-def _ignore(_name: str, _activation: Tensor) -> None:
-    pass
-
-
-def parameters(network: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for p in network.parameters())

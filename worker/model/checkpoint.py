@@ -20,6 +20,8 @@ from shared.contract import CONTRACT_VERSION
 from shared.schemas import Accuracy
 from worker.model.architecture import ArchitectureConfig, ResidualCNN
 from worker.model.frontend import FrontendConfig, LogMel
+from worker.model.network import Network
+from worker.model.picture import PictureConfig, PictureNetwork
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -32,7 +34,7 @@ class ModelConfig(BaseModel):
     contract_version: int = CONTRACT_VERSION
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     description: str = ""
-    architecture: ArchitectureConfig
+    architecture: ArchitectureConfig | PictureConfig
     frontend: FrontendConfig
     classes: tuple[str, ...]
     temperature: float = Field(default=1.0, gt=0)  # logits are divided by it, so that confidence means accuracy
@@ -62,11 +64,16 @@ class Model:
 
     config: ModelConfig
     frontend: LogMel
-    network: ResidualCNN
+    network: Network
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (..., classes) -> calibrated probabilities (..., classes)."""
         return (logits / self.config.temperature).softmax(dim=-1)
+
+
+def build_network(config: ArchitectureConfig | PictureConfig) -> Network:
+    """With initial weights. Raises ImportError for a package that is missing, ValueError for what it does not know."""
+    return PictureNetwork(config) if isinstance(config, PictureConfig) else ResidualCNN(config)
 
 
 def save_model(directory: Path, network: nn.Module, config: ModelConfig) -> ModelConfig:
@@ -114,7 +121,7 @@ def load_model(directory: Path, device: torch.device | str = "cpu") -> Model:
     if config.weights_sha256 and _sha256(path) != config.weights_sha256:
         raise ModelError(f"{path} is not the file that {CONFIG} was written for (checksum differs)")
     try:
-        network, frontend = ResidualCNN(config.architecture), LogMel(config.frontend)
+        network, frontend = build_network(config.architecture), LogMel(config.frontend)
         weights = {name: tensor.float() for name, tensor in load_file(path).items()}
         missing, unexpected = network.load_state_dict(weights, strict=False)
     except Exception as error:  # safetensors and torch each have their own types

@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor
 
-from worker.model.architecture import ResidualCNN
+from worker.model.network import Network
 
 
 class Tap:
-    """Passed to `ResidualCNN.forward`; keeps what was asked for, reduced at once, on the device."""
+    """Passed to `Network.forward`; keeps what was asked for, reduced at once, on the device."""
 
-    def __init__(self, network: ResidualCNN, *, maps: list[int], embedding: list[int], cam: list[int]) -> None:
+    def __init__(self, network: Network, *, maps: list[int], embedding: list[int], cam: list[int]) -> None:
         """The lists hold the rows of the batch that asked for each."""
         self._network = network
         self._map_rows, self._embedding_rows, self._cam_rows = maps, embedding, cam
-        self._stages = network.config.stages if cam else ()
+        self._stages = network.pooled_layers if cam else ()
         self.maps: dict[str, Tensor] = {}  # layer -> (rows, height, width)
         self.embedding: Tensor | None = None  # (rows, features)
         self._levels: list[Tensor] = []

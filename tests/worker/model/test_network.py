@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.conftest import PYTHON, ROOT
-from worker.model.architecture import ArchitectureConfig, ResidualCNN, parameters
+from worker.model.architecture import ArchitectureConfig, ResidualCNN
 from worker.model.frontend import FrontendConfig, LogMel
+from worker.model.network import parameters
 from worker.model.taps import Tap
 
 

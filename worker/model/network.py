@@ -1,0 +1,57 @@
+"""What every network can be asked for, whatever it is made of: an answer, a look inside, its parts from end to end."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+Tap = Callable[[str, Tensor], None]
+"""Called with (layer name, activation of shape (batch, channels, height, width)) in the order of computation, and last
+with ("embedding", (batch, channels)). It looks and must not write."""
+
+
+class Network(nn.Module):
+    """(batch, 1, mels, frames), normalised -> logits (batch, classes).
+
+    There is one `forward`: whoever wants to look inside passes a `tap`, which is shown each named activation as it
+    passes; without one nothing is kept.
+    """
+
+    head: nn.Sequential  # from the pooled activations to the logits
+
+    def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def pool(self, levels: list[Tensor]) -> Tensor:
+        """The activations of `pooled_layers`, (batch, width, height, frames) each -> (batch, pooled)."""
+        raise NotImplementedError
+
+    @property
+    def pooled_layers(self) -> tuple[str, ...]:
+        """Names of the layers that `pool` takes, in the order of computation."""
+        raise NotImplementedError
+
+    def trunk(self) -> list[nn.Module]:
+        """The parts before the head, from input to output: what transfer learning thaws from its end."""
+        raise NotImplementedError
+
+    @property
+    def embedding_size(self) -> int:
+        return next(m for m in self.head if isinstance(m, nn.Linear)).in_features
+
+
+def make_head(pooled: int, hidden: tuple[int, ...], dropout: tuple[float, ...], classes: int) -> nn.Sequential:
+    """Linear layers, each behind its own dropout."""
+    layers: list[nn.Module] = []
+    for width, share in zip(hidden, dropout, strict=False):
+        layers += [nn.Dropout(share), nn.Linear(pooled, width), nn.ReLU()]
+        pooled = width
+    return nn.Sequential(*layers, nn.Dropout(dropout[-1]), nn.Linear(pooled, classes))
+
+
+def ignore(_name: str, _activation: Tensor) -> None:
+    """The tap of somebody who does not look."""
+
+
+def parameters(network: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in network.parameters())
