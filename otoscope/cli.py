@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
     from otoscope.client import Client
 
-_LAZY = dict.fromkeys(("train", "evaluate", "lr-find", "overfit", "export", "fetch-esc50"), "otoscope.train_cli")
+_LAZY = dict.fromkeys(("train", "evaluate", "lr-find", "overfit", "export"), "otoscope.train_cli")
+_LAZY["data"] = "otoscope.data_cli"
 
 
 class _Commands(TyperGroup):
-    """Commands in the order of a first session; those of `_LAZY` are imported when they are asked for."""
+    """Commands in the order of a first session; those of `_LAZY`, functions or groups of their own, are imported when
+    they are asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *_LAZY]
@@ -30,11 +32,16 @@ class _Commands(TyperGroup):
         if cmd_name not in _LAZY:
             return super().get_command(ctx, cmd_name)
         try:
-            function: Callable[..., Any] = getattr(import_module(_LAZY[cmd_name]), cmd_name.replace("-", "_"))
+            module = import_module(_LAZY[cmd_name])
         except ImportError as error:
             return _unavailable(cmd_name, error)
+        found: Callable[..., Any] | typer.Typer = getattr(module, cmd_name.replace("-", "_"))
+        if isinstance(found, typer.Typer):
+            group = typer.main.get_command(found)
+            group.name = cmd_name
+            return group
         holder = typer.Typer(add_completion=False)
-        holder.command(cmd_name)(function)
+        holder.command(cmd_name)(found)
         return typer.main.get_command(holder)
 
 

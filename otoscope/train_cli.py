@@ -1,4 +1,4 @@
-"""The commands that train: `otoscope train`, `evaluate`, `lr-find`, `overfit`, `export`, `fetch-esc50`.
+"""The commands that train: `otoscope train`, `evaluate`, `lr-find`, `overfit`, `export`.
 
 What needs torch is imported inside the commands.
 """
@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from training.dataset import Dataset
+    from training.dataset import Dataset, Fold
     from training.predict import Precision
     from training.recipe import Recipe
+    from worker.model.checkpoint import ModelConfig
+    from worker.model.frontend import FrontendConfig
 
 Data = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="A folder in the layout of ESC-50; without it ESC-50 is downloaded."),
+    typer.Option("--data", metavar="DIR", help="A collection or a folder like ESC-50's; without it ESC-50 is fetched."),
 ]
-Fold = Annotated[int, typer.Option("--fold", min=1, metavar="N", help="The fold that is not trained on.")]
+FoldName = Annotated[
+    str | None, typer.Option("--fold", metavar="N", help="The fold that is not trained on; the last one by default.")
+]
 RecipeName = Annotated[str, typer.Option("--recipe", metavar="NAME", help="A bundled recipe, or a YAML file.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated.")
@@ -33,7 +37,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Becomes a model directory; runs/RECIPE-foldN by default.")
     ] = None,
-    fold: Fold = 5,
+    fold: FoldName = None,
     recipe: RecipeName = "esc50-best",
     changes: Changes = None,
     teacher: Annotated[
@@ -46,17 +50,32 @@ def train(
     compile: Compile = False,
 ) -> None:
     """Train a network by a recipe; Ctrl-C saves, --resume goes on."""
+    from training.evaluate import evaluate as evaluate_model
     from training.memory import keep_freed_memory
+    from training.recipe import continued
+    from training.report import fold_name, headline, write_report
+    from training.start import load_start
     from training.train import train as run
 
     keep_freed_memory()
-    chosen, dataset = _recipe(recipe, changes), _dataset(data)
-    out = out or Path("runs") / f"{chosen.name}-fold{fold}"
+    chosen = _recipe(recipe, changes)
+    model = load_start(start) if start else None
+    chosen = continued(chosen, model.config) if model else chosen
+    dataset = _dataset(data, chosen.frontend)
+    test_fold = _fold(fold, dataset)
+    out = out or Path("runs") / f"{chosen.name}-{fold_name(test_fold).replace(' ', '')}"
     try:
-        run(chosen, dataset, fold, out, teachers=teacher or (), start_from=start, resume=resume, compile=compile)
+        run(chosen, dataset, test_fold, out, teachers=teacher or (), start_from=model, resume=resume, compile=compile)
     except KeyboardInterrupt:
         _interrupted(out)
-    print(f"{out} holds the model {chosen.name}. Measure it: otoscope evaluate {out}{_same(data)}")
+    print(f"{out} holds the model {chosen.name}")
+    if test_fold != "test":
+        print(f"Measure it: otoscope evaluate {out}{_same(data)}")
+        return
+    for part in ("val", "test"):
+        if part in dataset.folds:
+            report = write_report(evaluate_model(out, dataset, part), out / f"evaluation-{part}")
+            print(f"{headline(report)}: {out}/evaluation-{part}")
 
 
 def evaluate(
@@ -64,7 +83,7 @@ def evaluate(
         list[Path], typer.Argument(metavar="MODEL...", help="Model directories; several answer together.")
     ],
     data: Data = None,
-    fold: Annotated[int | None, typer.Option(min=1, metavar="N", help="The held-out fold by default.")] = None,
+    fold: Annotated[str | None, typer.Option(metavar="N", help="The held-out fold by default.")] = None,
     folds: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Cross-validate --recipe in MODEL: N folds of it.")
     ] = None,
@@ -92,14 +111,16 @@ def evaluate(
     from training.record import record as write
     from training.report import headline, interval, percent, write_report
 
-    dataset = _dataset(data)
+    arithmetic = _precision(precision)
     if folds:
         if len(models) > 1:
             raise typer.BadParameter("takes one folder for its runs", param_hint="--folds")
-        return _cross_validate(models[0], dataset, folds, _recipe(recipe, changes), compile)
+        return _cross_validate(models[0], data, folds, _recipe(recipe, changes), compile)
+    dataset = _dataset(data, _config(models[0]).frontend)
     evaluation = run(
-        models, dataset, fold, precision=_precision(precision), views=views, allow_training_fold=trained_fold
-    )
+        models, dataset, _fold(fold, dataset) if fold else None,
+        precision=arithmetic, views=views, allow_training_fold=trained_fold,
+    )  # fmt: skip
     where = out or models[0] / "evaluation"
     report = write_report(evaluation, where)
     print(headline(report))
@@ -111,11 +132,14 @@ def evaluate(
         print(f"Recorded in {models[0]}")
 
 
-def _cross_validate(out: Path, dataset: "Dataset", folds: int, recipe: "Recipe", compile: bool) -> None:
+def _cross_validate(out: Path, data: Path | None, folds: int, recipe: "Recipe", compile: bool) -> None:
     from training.crossval import as_markdown, cross_validate, headline
     from training.memory import keep_freed_memory
 
     keep_freed_memory()
+    dataset = _dataset(data, recipe.frontend)
+    if dataset.default_fold == "test":
+        raise typer.BadParameter("a collection has one test part and no folds", param_hint="--folds")
     chosen = dataset.folds[-folds:]  # the last ones first: ESC-50's fifth fold is the one that models are shipped for
     try:
         report = cross_validate(recipe, dataset, chosen[::-1], out, compile=compile)
@@ -130,7 +154,7 @@ def _cross_validate(out: Path, dataset: "Dataset", folds: int, recipe: "Recipe",
 def lr_find(
     data: Data = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where lr_find.png goes.")] = Path("runs/lr-find"),
-    fold: Fold = 5,
+    fold: FoldName = None,
     recipe: RecipeName = "esc50-best",
     changes: Changes = None,
     steps: Annotated[int, typer.Option(min=20, metavar="N", help="Steps from 1e-6 to 1.")] = 100,
@@ -138,14 +162,16 @@ def lr_find(
     """Find a learning rate: the loss over a rising rate, as a picture."""
     from training.explore import find_learning_rate
 
-    found = find_learning_rate(_recipe(recipe, changes), _dataset(data), fold, out, steps)
+    chosen = _recipe(recipe, changes)
+    dataset = _dataset(data, chosen.frontend)
+    found = find_learning_rate(chosen, dataset, _fold(fold, dataset), out, steps)
     print(f"The loss falls fastest at {found.steepest:.1e} and is lowest at {found.lowest:.1e}: {out}/lr_find.png")
     print(f"Try it: otoscope train --recipe {recipe} --set optim.max_lr={found.steepest:.1e}{_same(data)}")
 
 
 def overfit(
     data: Data = None,
-    fold: Fold = 5,
+    fold: FoldName = None,
     recipe: RecipeName = "esc50-best",
     changes: Changes = None,
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="Give up after so many.")] = 200,
@@ -153,7 +179,9 @@ def overfit(
     """Check that the network learns one minibatch by heart."""
     from training.explore import overfit as run
 
-    taken, loss = run(_recipe(recipe, changes), _dataset(data), fold, steps)
+    chosen = _recipe(recipe, changes)
+    dataset = _dataset(data, chosen.frontend)
+    taken, loss = run(chosen, dataset, _fold(fold, dataset), steps)
     print(f"100 % of one minibatch after {taken} steps, loss {loss:.3f}: the network can learn")
 
 
@@ -169,20 +197,28 @@ def export(
     print(f"any batch and length; at most {check.largest_difference:.1e} from PyTorch")
 
 
-def fetch_esc50(
-    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="~/.cache/otoscope by default.")] = None,
-) -> None:
-    """Download ESC-50 (about 600 MB, CC BY-NC) into the cache."""
+def _dataset(data: Path | None, frontend: "FrontendConfig") -> "Dataset":
+    from training.collection.dataset import load_dataset
     from training.download import fetch_esc50 as fetch
 
-    print(fetch(cache))
+    return load_dataset(data or fetch(), frontend)
 
 
-def _dataset(data: Path | None) -> "Dataset":
-    from training.dataset import load_esc50
-    from training.download import fetch_esc50 as fetch
+def _fold(name: str | None, dataset: "Dataset") -> "Fold":
+    """What a person calls a fold; the data set's own choice when nothing is said."""
+    if name is None:
+        return dataset.default_fold
+    return int(name) if name.isdecimal() else name
 
-    return load_esc50(data or fetch())
+
+def _config(model: Path) -> "ModelConfig":
+    from training.errors import EvaluationError
+    from worker.model.checkpoint import ModelError, read_config
+
+    try:
+        return read_config(model)
+    except ModelError as error:
+        raise EvaluationError(str(error)) from error
 
 
 def _recipe(name: str, changes: list[str] | None) -> "Recipe":

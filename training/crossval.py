@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from training.calibrate import fit_temperature
-from training.dataset import Dataset
+from training.dataset import Dataset, Fold
 from training.errors import EvaluationError
 from training.evaluate import Evaluation, evaluate
 from training.metrics import calibration_error, wilson
@@ -24,7 +24,7 @@ from worker.model.checkpoint import CONFIG, write_config
 class FoldResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    fold: int
+    fold: Fold
     clips: int
     correct: int
     temperature: float  # fitted on the other folds, each heard by the network that was trained without it
@@ -48,7 +48,7 @@ class CrossReport(BaseModel):
 
 
 def cross_validate(
-    recipe: Recipe, dataset: Dataset, folds: Sequence[int], out: Path, *, compile: bool = False
+    recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], out: Path, *, compile: bool = False
 ) -> CrossReport:
     """Train and measure `folds` in `out/fold1`, `out/fold2`, ...; what is there already is gone on with, not repeated.
 

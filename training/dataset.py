@@ -1,5 +1,8 @@
-"""Sounds to learn from: a folder in the layout of ESC-50 (`meta/esc50.csv` and `audio/`), in any format and at any rate
-that `shared.audio` decodes. Whatever is wrong with the folder raises DatasetError and names the file."""
+"""Sounds to learn from, in folds; and the first kind of them, a folder in the layout of ESC-50 (`meta/esc50.csv` and
+`audio/`), in any format and at any rate that `shared.audio` decodes.
+
+Whatever is wrong with the folder raises DatasetError and names the file.
+"""
 
 import csv
 import hashlib
@@ -18,15 +21,19 @@ from shared.audio import decode
 from shared.errors import AudioError
 from training.errors import DatasetError
 
+Fold = int | str
+"""Which part of a data set a clip belongs to: a number, or, in a collection, `train`, `val` or `test`."""
+
 _COLUMNS = ("filename", "fold", "target", "category", "src_file")
 
 
 @dataclass(frozen=True)
 class Clip:
     path: Path
-    fold: int
+    fold: Fold
     label: int
     source: str  # the recording that the clip was cut from
+    row: int = -1  # in a collection's cache
 
 
 @dataclass(frozen=True)
@@ -56,10 +63,15 @@ class Dataset:
     origin: Origin
 
     @property
-    def folds(self) -> tuple[int, ...]:
-        return tuple(sorted({clip.fold for clip in self.clips}))
+    def folds(self) -> tuple[Fold, ...]:
+        return tuple(sorted({clip.fold for clip in self.clips}, key=str))
 
-    def split(self, test_fold: int) -> tuple[list[Clip], list[Clip]]:
+    @property
+    def default_fold(self) -> Fold:
+        """The one to test on when nobody says which: the last, which in ESC-50 is the hardest."""
+        return self.folds[-1]
+
+    def split(self, test_fold: Fold) -> tuple[list[Clip], list[Clip]]:
         """The clips to train on and the clips of `test_fold`. Raises DatasetError."""
         if test_fold not in self.folds:
             raise DatasetError(f"{self.root} has no fold {test_fold}; it has {', '.join(map(str, self.folds))}")
@@ -68,7 +80,19 @@ class Dataset:
             [clip for clip in self.clips if clip.fold == test_fold],
         )
 
-    def crossing(self, test_fold: int) -> list[Clip]:
+    def division(self, test_fold: Fold, share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
+        """The clips to learn from and those held out of them to stop by, none of them in `test_fold`."""
+        return hold_out(self.split(test_fold)[0], share, seed)
+
+    def tested_with(self, fold: Fold) -> tuple[Fold, ...]:
+        """Test folds whose models did not learn from the clips of `fold` either."""
+        return ()
+
+    def load(self, clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
+        """(clips, samples) float32 at `rate` Hz, cut or zero-padded, and labels (clips,). Raises DatasetError."""
+        return load_waveforms(clips, rate, samples)
+
+    def crossing(self, test_fold: Fold) -> list[Clip]:
         """Clips of `test_fold` cut from a recording that also stands in another fold: not quite unseen."""
         rest, test = self.split(test_fold)
         sources = {clip.source for clip in rest}
@@ -108,7 +132,8 @@ def load_esc50(root: Path) -> Dataset:
 def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
     """Part the clips into those to train on and, of every class, at least `share` to stop by.
 
-    Whole recordings move, never single clips of one. A class that comes from one recording alone stays in training.
+    Whole recordings move, never single clips of one. Where a class comes from one recording alone nothing is held out:
+    what was left of the others would say when to stop for them and not for it.
     """
     if not share:
         return list(clips), []
@@ -117,6 +142,8 @@ def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip]
     for label in sorted({clip.label for clip in clips}):
         counts = Counter(clip.source for clip in clips if clip.label == label)
         sources = sorted(counts)
+        if len(sources) < 2:
+            return list(clips), []
         shuffled.shuffle(sources)
         wanted = share * counts.total() - sum(counts[source] for source in sources if source in held)
         for source in sources[:-1]:

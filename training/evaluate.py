@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.dataset import Dataset, load_waveforms
+from training.dataset import Dataset, Fold
 from training.errors import EvaluationError
 from training.metrics import Labels
 from training.predict import Precision, predict
@@ -29,8 +29,9 @@ class Evaluation:
     configs: tuple[ModelConfig, ...]
     parameters: int  # of all of them
     dataset: Dataset
-    fold: int
+    fold: Fold
     trained_on: bool  # whether one of the models has, or may have, seen these clips
+    chosen_by: bool  # whether they said when to stop, or how confident to be: better than unseen, worse than the test
     precision: Precision
     device: str
     views: int  # rotations of each clip, averaged
@@ -72,16 +73,16 @@ class Evaluation:
         return mean
 
 
-def held_out_fold(config: ModelConfig) -> int | None:
+def held_out_fold(config: ModelConfig) -> Fold | None:
     """The fold that the model was not trained on; None where its config does not say."""
     fold = config.training.get("test_fold")
-    return fold if isinstance(fold, int) else None
+    return fold if isinstance(fold, int | str) else None
 
 
 def evaluate(
     directories: Path | Sequence[Path],
     dataset: Dataset,
-    fold: int | None = None,
+    fold: Fold | None = None,
     *,
     precision: Precision = "float32",
     allow_training_fold: bool = False,
@@ -97,7 +98,8 @@ def evaluate(
     fold = held_out_fold(models[0].config) if fold is None else fold
     if fold is None:
         raise EvaluationError(f"{models[0].config.name} does not say which fold was held out: name one")
-    strangers = [model.config for model in models if held_out_fold(model.config) != fold]
+    unseen = {fold, *dataset.tested_with(fold)}
+    strangers = [model.config for model in models if held_out_fold(model.config) not in unseen]
     if strangers and not allow_training_fold:
         raise EvaluationError(_seen(strangers[0], fold))
     for model in models:
@@ -111,7 +113,7 @@ def evaluate(
         front = model.config.frontend
         key = front.sample_rate, front.window_samples
         if key not in loaded:
-            loaded[key] = load_waveforms(clips, *key)
+            loaded[key] = dataset.load(clips, *key)
         waves, labels = loaded[key]
         said = predict(model.frontend, model.network, waves, precision, views=views, title=model.config.name)
         if broken := (~said.isfinite().all(dim=2).all(dim=0)).nonzero().flatten().tolist():
@@ -123,6 +125,7 @@ def evaluate(
         dataset=dataset,
         fold=fold,
         trained_on=bool(strangers),
+        chosen_by=any(held_out_fold(model.config) != fold for model in models),
         precision=precision,
         device=device.type,
         views=views,
@@ -140,7 +143,7 @@ def _load(directory: Path, device: torch.device) -> Model:
     return model
 
 
-def _seen(config: ModelConfig, fold: int) -> str:
+def _seen(config: ModelConfig, fold: Fold) -> str:
     held_out = held_out_fold(config)
     kept = "does not say which fold was held out" if held_out is None else f"was trained on all but fold {held_out}"
     return (

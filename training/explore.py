@@ -11,7 +11,7 @@ from torch import Generator, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from training.dataset import Dataset
+from training.dataset import Dataset, Fold
 from training.errors import RunError
 from training.figures import save_lr_curve
 from training.optim import make_optimizer
@@ -34,12 +34,12 @@ class LearningRates:
     lowest: float  # where it is lowest: already too high to train with
 
 
-def find_learning_rate(recipe: Recipe, dataset: Dataset, test_fold: int, out: Path, steps: int = 100) -> LearningRates:
+def find_learning_rate(recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, steps: int = 100) -> LearningRates:
     """Train for `steps` while the learning rate rises from 1e-6 to 1; writes lr_find.png and lr_find.json to `out`.
 
     Nothing is kept of the network. Raises RunError and DatasetError.
     """
-    clips, _ = dataset.split(test_fold)
+    clips, _ = dataset.division(test_fold, 0.0, recipe.seed)
     batch = min(recipe.optim.batch, len(clips))
     ready = prepare(recipe, dataset, clips)
     optimizer = make_optimizer(ready.network, recipe.optim, recipe.start.lr_decay)
@@ -82,12 +82,12 @@ def find_learning_rate(recipe: Recipe, dataset: Dataset, test_fold: int, out: Pa
     return found
 
 
-def overfit(recipe: Recipe, dataset: Dataset, test_fold: int, steps: int = 200) -> tuple[int, float]:
+def overfit(recipe: Recipe, dataset: Dataset, test_fold: Fold, steps: int = 200) -> tuple[int, float]:
     """Learn one minibatch by heart, without augmentation: a network that cannot do that will learn nothing else.
 
     Returns the number of steps that it took and the loss. Raises RunError when `steps` were not enough.
     """
-    clips, _ = dataset.split(test_fold)
+    clips, _ = dataset.division(test_fold, 0.0, recipe.seed)
     clips = random.Random(recipe.seed).sample(clips, min(recipe.optim.batch, len(clips)))
     ready = prepare(recipe, dataset, clips)
     optimizer = make_optimizer(ready.network, recipe.optim)

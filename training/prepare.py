@@ -12,7 +12,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from training.augment import audibility, augment_spectrograms, augment_waveforms
-from training.dataset import Clip, Dataset, load_waveforms
+from training.dataset import Clip, Dataset
 from training.errors import DatasetError, RunError
 from training.recipe import NetworkRecipe, Recipe
 from training.start import start_from_model, start_from_pictures
@@ -91,7 +91,7 @@ def prepare(recipe: Recipe, dataset: Dataset, clips: list[Clip], start_from: Mod
 def load_sounds(recipe: Recipe, dataset: Dataset, clips: list[Clip], device: torch.device) -> Sounds:
     """Decode the clips at the recipe's rate, cut or padded to its window. Raises DatasetError."""
     rate = recipe.frontend.sample_rate
-    waves, labels = load_waveforms(clips, rate, recipe.frontend.window_samples)
+    waves, labels = dataset.load(clips, rate, recipe.frontend.window_samples)
     audible = torch.cat([audibility(part, rate) for part in torch.split(waves, 100)])
     targets = functional.one_hot(labels, len(dataset.classes)).float()
     if device.type == "cuda" and waves.nbytes < _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from shared.schemas import Accuracy
-from training.dataset import ESC50, Dataset
+from training.dataset import ESC50, Dataset, Fold
 from training.errors import EvaluationError, RecipeError
 from training.evaluate import Evaluation
 from training.recipe import Recipe, differences, load_recipe
-from training.report import Report, class_table, confusion_table, interval, percent
+from training.report import Report, class_table, confusion_table, fold_name, interval, percent
 from worker.model.architecture import ArchitectureConfig
 from worker.model.checkpoint import ModelConfig, write_config
 from worker.model.picture import PictureConfig
@@ -30,7 +30,7 @@ def record(directory: Path, evaluation: Evaluation, report: Report) -> ModelConf
     if evaluation.forward_passes > 1:
         raise EvaluationError("only the figure of one model that looks once is recorded in it: that is what is served")
     measured = Accuracy(
-        data=f"{report.data}, fold {report.fold}",
+        data=f"{report.data}, {fold_name(report.fold)}",
         protocol=f"trained on the other folds, {report.precision}",
         correct=report.correct,
         total=report.clips,
@@ -49,8 +49,8 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
     recipe = Recipe.model_validate(config.training["recipe"])
     front, network, origin = config.frontend, config.architecture, dataset.origin
     optim, held = recipe.optim, report.fold
+    where = origin.name.replace(" ", "\\ ")
     taught = f", taught by {len(config.training['teachers'])} network(s)" if "teachers" in config.training else ""
-    others = ", ".join(str(fold) for fold in dataset.folds if fold != held)
     lines = [
         f"# {config.name}",
         "",
@@ -69,24 +69,25 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
         "",
         "## Accuracy",
         "",
-        f"**{percent(report.accuracy)}** of {report.clips} clips of fold {held} ({report.correct} right; 95 % interval"
-        f" {interval(report.interval_95)}), top-5 {percent(report.top_5)}, mean F1 {report.macro_f1:.3f};"
+        f"**{percent(report.accuracy)}** of {report.clips} clips of {fold_name(held)} ({report.correct} right; 95 %"
+        f" interval {interval(report.interval_95)}), top-5 {percent(report.top_5)}, mean F1 {report.macro_f1:.3f};"
         f" measured in {report.precision} on {report.device}. Expected calibration error {report.calibration_error:.3f}"
         f" at temperature {config.temperature:g} ({report.calibration_error_uncalibrated:.3f} at 1).",
         "",
-        f"Protocol: trained on folds {others}; the weights are those at the end of the schedule, and no clip of"
-        f" fold {held} is decoded during training, so it chooses nothing. One fold of five is no five-fold mean.",
+        f"Protocol: {_protocol(recipe, dataset, held)}",
     ]
     if origin == ESC50 and report.crossing_clips:
         lines += [
             "",
-            f"{report.crossing_clips} clips of fold {held} are cut from recordings that also stand in another fold,"
-            " under another label; the official folds are used as they are.",
+            f"{report.crossing_clips} clips of {fold_name(held)} are cut from recordings that also stand in another"
+            " fold, under another label; the official folds are used as they are.",
         ]
     lines += _notes(config)
     lines += ["", "Reproduce the figure, and the weights:", "", "```console"]
-    lines += [f"$ otoscope evaluate models/{config.name} --data ESC-50 --fold {held} --precision {report.precision}"]
-    lines += [f"$ otoscope train --data ESC-50 --fold {held} {_recipe_options(recipe)} --out runs/{config.name}", "```"]
+    lines += [f"$ otoscope evaluate models/{config.name} --data {where} --fold {held} --precision {report.precision}"]
+    teachers = "".join(f" --teacher models/{one['name']}" for one in config.training.get("teachers", ()))
+    options = f"{_recipe_options(recipe)}{teachers} --out runs/{config.name}"
+    lines += [f"$ otoscope train --data {where} --fold {held} {options}", "```"]
     lines += ["", "## What it confuses", "", *confusion_table(report, SHOWN)]
     lines += ["", "## Where it is worst", "", *class_table(report, SHOWN)]
     lines += [
@@ -107,6 +108,20 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
             " use on the same terms.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _protocol(recipe: Recipe, dataset: Dataset, held: Fold) -> str:
+    if held == "test":
+        return (
+            "trained on the train part; the val part said when to stop and how confident to be; no recording stands in"
+            " two parts, and no clip of the test part is looked at before this figure."
+        )
+    others = ", ".join(str(fold) for fold in dataset.folds if fold != held)
+    stopped = "chosen by a held-out part of them" if recipe.optim.patience else "those at the end of the schedule"
+    return (
+        f"trained on folds {others}; the weights are {stopped}, and no clip of fold {held} is looked at before this"
+        " figure, so it chooses nothing. One fold is no cross-validation."
+    )
 
 
 def _network(config: ArchitectureConfig | PictureConfig) -> str:

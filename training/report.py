@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from training import metrics
+from training.dataset import Fold
 from training.errors import EvaluationError
 from training.evaluate import Evaluation
 from training.figures import save_confusion_matrix
@@ -26,8 +27,9 @@ class Report(BaseModel):
     parameters: int
     forward_passes: int  # an answer: models × views
     data: str
-    fold: int
+    fold: Fold
     trained_on: bool  # the model has, or may have, seen these clips: no measure of unseen sound
+    chosen_by: bool  # the clips had a say in when training stopped or in the temperature: a little too good
     crossing_clips: int  # clips of the fold whose source recording also stands in another fold
     precision: Precision
     device: str
@@ -64,6 +66,7 @@ def summarise(evaluation: Evaluation) -> Report:
         data=evaluation.dataset.origin.name,
         fold=evaluation.fold,
         trained_on=evaluation.trained_on,
+        chosen_by=evaluation.chosen_by,
         crossing_clips=len(evaluation.dataset.crossing(evaluation.fold)),
         precision=evaluation.precision,
         device=evaluation.device,
@@ -104,15 +107,17 @@ def write_report(evaluation: Evaluation, out: Path) -> Report:
 def headline(report: Report) -> str:
     """`esc50 on ESC-50, fold 5: 77.5 % (310 of 400)`."""
     share = f"{percent(report.accuracy)} ({report.correct} of {report.clips})"
-    seen = " — TRAINED ON THIS FOLD" if report.trained_on else ""
-    return f"{report.model} on {report.data}, fold {report.fold}: {share}{seen}"
+    seen = " — TRAINED ON THESE" if report.trained_on else " — chosen by these" if report.chosen_by else ""
+    return f"{report.model} on {report.data}, {fold_name(report.fold)}: {share}{seen}"
 
 
 def as_markdown(report: Report) -> str:
     """report.md."""
     lines = [f"# {headline(report)}", ""]
     if report.trained_on:
-        lines += ["**The model was trained on this fold. This is no accuracy on unseen sound.**", ""]
+        lines += ["**The model was trained on these clips. This is no accuracy on unseen sound.**", ""]
+    elif report.chosen_by:
+        lines += ["The network was stopped by these clips, or its temperature fitted on them: a little too good.", ""]
     lines += [
         "| figure | value |",
         "|---|---|",
@@ -162,6 +167,10 @@ def confusion_table(report: Report, rows: int) -> list[str]:
         "|---|---|---:|",
         *(f"| {one.truth} | {one.taken_for} | {one.clips} |" for one in report.confusions[:rows]),
     ]
+
+
+def fold_name(fold: Fold) -> str:
+    return f"fold {fold}" if isinstance(fold, int) else f"{fold} part"
 
 
 def percent(share: float) -> str:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.dataset import Dataset
+from training.dataset import Dataset, Fold
 from training.errors import RunError
 from training.evaluate import held_out_fold
 from worker.model.checkpoint import Model, ModelError, load_model
@@ -33,17 +33,20 @@ def start_from_pictures(network: PictureNetwork, weights: str) -> str:
     return origin
 
 
-def load_start(directory: Path, dataset: Dataset, test_fold: int) -> Model:
-    """The model to go on from. Raises RunError for none, and for one that heard the clips to be tested on."""
+def load_start(directory: Path) -> Model:
+    """The model to go on from. Raises RunError for none."""
     try:
-        model = load_model(directory)
+        return load_model(directory)
     except ModelError as error:
         raise RunError(str(error)) from error
-    model.network.requires_grad_(True)
+
+
+def check_start(model: Model, dataset: Dataset, test_fold: Fold) -> None:
+    """Raises RunError for a model that heard the clips to be tested on."""
     trained_on = model.config.training.get("data", {}).get("name")
     if trained_on == dataset.origin.name and held_out_fold(model.config) != test_fold:
-        raise RunError(f"{directory} was not trained without fold {test_fold} of {trained_on}: it knows the answers")
-    return model
+        name = model.config.name
+        raise RunError(f"{name} was not trained without fold {test_fold} of {trained_on}: it knows the answers")
 
 
 def start_from_model(network: Network, model: Model) -> None:

@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
-from training.dataset import Dataset
+from training.dataset import Dataset, Fold
 from training.errors import RunError
 from training.optim import Average
 from training.predict import predict, service_precision
 from training.prepare import Prepared, Sounds
 from training.recipe import Recipe
-from worker.model.checkpoint import CONFIG, Model, ModelError, read_config
+from worker.model.checkpoint import CONFIG, Model, ModelConfig, ModelError, read_config
 
 STATE = "train_state.pt"
 _ANOTHER = "a run with another recipe, fold, data or teacher: give the same ones to resume it"
@@ -56,7 +56,7 @@ class Progress:
 
 
 def identify(
-    recipe: Recipe, dataset: Dataset, test_fold: int, clips: int, teachers: Sequence[Path], start_from: Model | None
+    recipe: Recipe, dataset: Dataset, test_fold: Fold, clips: int, teachers: Sequence[Path], start_from: Model | None
 ) -> dict[str, Any]:
     """What makes a run this run; it stays in the model's config. Raises RunError for a teacher that is not there."""
     identity: dict[str, Any] = {
@@ -66,12 +66,16 @@ def identify(
     }
     if teachers:
         try:
-            identity["teachers"] = [read_config(directory).weights_sha256 for directory in teachers]
+            identity["teachers"] = [_reference(read_config(directory)) for directory in teachers]
         except ModelError as error:
             raise RunError(f"teacher {error}") from error
     if start_from:
-        identity["started_from"] = {"name": start_from.config.name, "weights": start_from.config.weights_sha256}
+        identity["started_from"] = _reference(start_from.config)
     return identity
+
+
+def _reference(config: ModelConfig) -> dict[str, str]:
+    return {"name": config.name, "weights": config.weights_sha256}
 
 
 def finished(out: Path, identity: dict[str, Any]) -> bool:

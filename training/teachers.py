@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.dataset import Dataset
+from training.dataset import Dataset, Fold
 from training.errors import RunError
 from training.evaluate import held_out_fold
 from training.recipe import DistillRecipe
@@ -37,7 +37,7 @@ class Teachers:
 
 
 def load_teachers(
-    directories: Sequence[Path], dataset: Dataset, test_fold: int, rate: int, device: torch.device
+    directories: Sequence[Path], dataset: Dataset, test_fold: Fold, rate: int, device: torch.device
 ) -> Teachers:
     """Raises RunError for a teacher that heard the fold under test, whose classes are others, or at another rate."""
     models: list[Model] = []

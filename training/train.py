@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from training.board import Board
 from training.calibrate import fit_temperature
-from training.dataset import Dataset, hold_out
+from training.dataset import Dataset, Fold
 from training.errors import RunError
 from training.interrupt import Interrupt
 from training.metrics import confusion_matrix
@@ -25,10 +25,10 @@ from training.optim import Average, make_optimizer, set_schedule, thaw
 from training.predict import predict, service_precision
 from training.prepare import class_weights, compiled, load_sounds, prepare
 from training.recipe import Recipe, continued, to_yaml
-from training.start import load_start
+from training.start import check_start
 from training.state import Progress, finished, forget_state, identify, open_run, save_state
 from training.teachers import distillation_loss, load_teachers
-from worker.model.checkpoint import ModelConfig, read_config, save_model
+from worker.model.checkpoint import Model, ModelConfig, read_config, save_model
 from worker.model.network import parameters
 from worker.model.precision import autocast
 
@@ -37,8 +37,8 @@ _SAVE_SECONDS = 30.0  # between two saves of the state: with epochs of a second,
 
 
 def train(
-    recipe: Recipe, dataset: Dataset, test_fold: int, out: Path, *,
-    teachers: Sequence[Path] = (), start_from: Path | None = None, resume: bool = False, compile: bool = False,
+    recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, *,
+    teachers: Sequence[Path] = (), start_from: Model | None = None, resume: bool = False, compile: bool = False,
 ) -> ModelConfig:  # fmt: skip
     """Train on every fold but `test_fold` and write a model directory to `out`. Returns its config.
 
@@ -46,22 +46,23 @@ def train(
     SIGTERM save the state and raise KeyboardInterrupt; `resume` goes on from it. Raises RunError and
     DatasetError.
     """
-    model = load_start(start_from, dataset, test_fold) if start_from else None
-    recipe = continued(recipe, model.config) if model else recipe
+    if start_from:
+        check_start(start_from, dataset, test_fold)
+        recipe = continued(recipe, start_from.config)
     optim, rate = recipe.optim, recipe.frontend.sample_rate
-    clips, held_clips = hold_out(dataset.split(test_fold)[0], optim.holdout, recipe.seed)
+    clips, held_clips = dataset.division(test_fold, optim.holdout, recipe.seed)
     steps = len(clips) // (optim.batch * optim.accumulate)  # an epoch; the clips left over are others in every epoch
     if not steps:
         raise RunError(f"{len(clips)} training clips do not fill a step of {optim.batch * optim.accumulate}: lower it")
     if (recipe.distill.weight > 0) != bool(teachers):
         raise RunError("teachers and a distill.weight above 0 go together")
-    identity = identify(recipe, dataset, test_fold, len(clips), teachers, model)
+    identity = identify(recipe, dataset, test_fold, len(clips), teachers, start_from)
     if resume and finished(out, identity):
         return read_config(out)
     state = open_run(out, identity, resume)
     (out / RECIPE).write_text(to_yaml(recipe), encoding="utf-8")
 
-    ready = prepare(recipe, dataset, clips, model)
+    ready = prepare(recipe, dataset, clips, start_from)
     device, sounds, network = ready.device, ready.sounds, ready.network
     held = load_sounds(recipe, dataset, held_clips, device) if held_clips else None
     taught_by = load_teachers(teachers, dataset, test_fold, rate, device) if teachers else None

@@ -151,7 +151,8 @@ def test_student_learns_from_its_teachers(data: Path, recipe: Recipe, tmp_path: 
     train(changed(recipe, epochs=12), dataset, 3, tmp_path / "teacher")
     taught = changed(recipe, epochs=12).model_copy(update={"distill": DistillRecipe(weight=1.0)})
     config = train(taught, dataset, 3, tmp_path / "student", teachers=[tmp_path / "teacher"])
-    assert config.training["teachers"] == [load_model(tmp_path / "teacher").config.weights_sha256]
+    teacher = load_model(tmp_path / "teacher").config
+    assert config.training["teachers"] == [{"name": teacher.name, "weights": teacher.weights_sha256}]
     evaluation = evaluate(tmp_path / "student", dataset)
     assert (evaluation.predicted == evaluation.truth).mean() > 0.8
     with pytest.raises(RunError, match="would tell its answers"):

@@ -13,7 +13,7 @@ from training.evaluate import evaluate
 from training.optim import make_optimizer, set_schedule, thaw
 from training.prepare import class_weights, prepare
 from training.recipe import AugmentRecipe, OptimRecipe, PictureRecipe, Recipe, StartRecipe, continued
-from training.start import start_from_pictures
+from training.start import load_start, start_from_pictures
 from training.train import train
 from worker.model.architecture import ArchitectureConfig, ResidualCNN
 from worker.model.checkpoint import load_model, save_model
@@ -89,17 +89,17 @@ def test_going_on_from_a_model_with_other_classes(data: Path, tmp_path: Path) ->
     assert (ready.frontend.config.mean, ready.frontend.config.std) == (
         old.config.frontend.mean, old.config.frontend.std,
     )  # fmt: skip
-    config = train(changed(TINY, epochs=2), other, 3, tmp_path / "new", start_from=tmp_path / "old")
+    config = train(changed(TINY, epochs=2), other, 3, tmp_path / "new", start_from=load_start(tmp_path / "old"))
     assert config.training["started_from"]["weights"] == old.config.weights_sha256
     with pytest.raises(RunError, match="no readable"):
-        train(TINY, other, 3, tmp_path / "x", start_from=tmp_path / "nobody")
+        load_start(tmp_path / "nobody")
 
 
 def test_model_that_knows_the_answers_is_refused(data: Path, tmp_path: Path) -> None:
     """Trained on the fold that is to be tested on."""
     train(changed(TINY, epochs=1), load_esc50(data), 3, tmp_path / "old")
     with pytest.raises(RunError, match="knows the answers"):
-        train(TINY, load_esc50(data), 2, tmp_path / "new", start_from=tmp_path / "old")
+        train(TINY, load_esc50(data), 2, tmp_path / "new", start_from=load_start(tmp_path / "old"))
 
 
 @torch.no_grad()

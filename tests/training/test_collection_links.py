@@ -1,0 +1,300 @@
+"""Sounds from links, from a server on this machine: yt-dlp and gdown run as they are."""
+
+import hashlib
+import io
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shared.audio import probe
+from tests.sounds import chirp, encode
+from tests.training.recordings import sound
+from training.collection import links
+from training.collection.bring import import_csv
+from training.collection.drive import import_drive, is_drive_folder
+from training.collection.items import read_items
+from training.errors import DatasetError
+
+DRIVE = "https://drive.google.com"
+FOLDER = f"{DRIVE}/drive/folders/{'T' * 33}?usp=sharing"
+
+
+class Site:
+    """What the server has, and what it was asked for."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, tuple[str, bytes]] = {}  # path with query -> type and body
+        self.headers: dict[str, str] = {}  # sent with every body
+        self.cut: dict[str, int] = {}  # bytes of the body after which the connection ends
+        self.asked: list[str] = []
+        self.url = ""
+
+    def put(self, path: str, body: bytes, kind: str = "audio/wav") -> str:
+        self.pages[path] = kind, body
+        return self.url + path
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        self.asked.append(handler.path)
+        if handler.path not in self.pages:
+            handler.send_error(404)
+            return
+        kind, body = self.pages[handler.path]
+        handler.send_response(200)
+        handler.send_header("Content-Type", kind)
+        handler.send_header("Content-Length", str(len(body)))
+        for name, value in self.headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        if handler.command == "GET":
+            handler.wfile.write(body[: self.cut.get(handler.path)])
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    for name in ("NO_PROXY", "no_proxy"):  # a proxy in the environment would not find this machine
+        monkeypatch.setenv(name, "127.0.0.1")
+    served = Site()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            served.answer(self)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        served.url = f"http://127.0.0.1:{server.server_port}"
+        yield served
+        server.shutdown()
+        thread.join()
+
+
+def listed(folder: Path, *rows: tuple[str, str], name: str = "links.txt") -> Path:
+    path = folder / name
+    path.write_text("".join(f'"{link}",{label}\n' for link, label in rows))
+    return path
+
+
+def webm(seconds: float = 0.5) -> bytes:
+    """Opus as video sites send it."""
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="webm") as container:
+        stream: Any = container.add_stream("libopus", rate=48_000, layout="mono")
+        samples = np.ascontiguousarray(chirp(seconds, 48_000).T)
+        frame = av.AudioFrame.from_ndarray(samples, format="flt", layout="mono")
+        frame.sample_rate = 48_000
+        resampler = av.AudioResampler(format=stream.format.name, layout="mono", rate=48_000)
+        for part in resampler.resample(frame):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def test_links_to_files(site: Site, tmp_path: Path) -> None:
+    """Each is brought once, byte for byte, under its class; its source is the link; failures do not end it."""
+    dog, rain = sound(), sound()
+    first, second = site.put("/a/dog%20one.wav", dog), site.put("/rain.ogg?take=2", rain)
+    page = site.put("/login.wav", b"<html>Sign in</html>", "text/html")
+    torn = site.put("/torn.wav", sound())
+    site.cut["/torn.wav"] = 1_000
+    rows = [(f"{site.url}/gone.wav", "dog"), (first, "dog"), (page, "dog"), (torn, "dog"), (second, "rain"),
+            ("http://127.0.0.1:1/x.wav", "rain"), ("http://[/x.wav", "rain")]  # fmt: skip
+    brought = import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
+    items = {item.label: item for item in read_items(tmp_path / "sounds")}
+    assert brought.added == len(items) == 2
+    assert (tmp_path / "sounds" / items["dog"].file).read_bytes() == dog
+    assert items["dog"].file.startswith("audio/dog/dog one-")
+    assert items["rain"].file.endswith(".ogg")
+    assert (items["rain"].source, items["rain"].origin) == (second, second)
+    assert items["rain"].sha256 == hashlib.sha256(rain).hexdigest()
+    assert [why.split(": ", 2)[-1][:12] for why in brought.skipped[:1]] == ["HTTP 404 Not"]
+    assert "links.txt, line 1: " in brought.skipped[0]
+    assert len(brought.skipped) == 5
+
+    site.asked.clear()
+    again = import_csv(listed(tmp_path, *rows[1:2], *rows[4:5]), tmp_path / "sounds")
+    assert (again.added, again.known, site.asked) == (0, 2, [])
+
+
+def test_source_column_and_conflicts(site: Site, tmp_path: Path) -> None:
+    """A table's source wins over the link; one sound under two labels is an error here, too."""
+    link = site.put("/a.wav", sound())
+    other = site.put("/b.wav", site.pages["/a.wav"][1])
+    (tmp_path / "list.csv").write_text(f"url,label,source\n{link},dog,Rex\n")
+    import_csv(tmp_path / "list.csv", tmp_path / "sounds")
+    assert read_items(tmp_path / "sounds")[0].source == "Rex"
+    for rows in ([(link, "cat")], [(other, "cat")]):
+        with pytest.raises(DatasetError, match=r"two labels: .* as 'cat', .*a\.wav as 'dog'"):
+            import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
+
+
+def test_interrupted(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came before Ctrl-C is there, and is not fetched again."""
+    rows = [(site.put(f"/{at}.wav", sound()), "dog") for at in range(3)]
+    fetch, calls = links._from_file, []
+
+    def interrupt(client: Any, link: str) -> tuple[str, bytes]:
+        calls.append(link)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return fetch(client, link)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(links, "_from_file", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
+    brought = import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
+    assert (brought.added, brought.known) == (2, 1)
+    assert site.asked == ["/0.wav", "/1.wav", "/2.wav"]
+
+
+@pytest.mark.parametrize("path", ["/long.wav", "/long"])
+def test_too_large(path: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For files and for pages alike."""
+    monkeypatch.setattr(links, "LARGEST", 2_000)
+    link = site.put(path, sound(1.0))
+    with pytest.raises(DatasetError, match=r"no sound that can be used; first: .*larger than 2,000 bytes"):
+        import_csv(listed(tmp_path, (link, "dog")), tmp_path / "sounds")
+
+
+def test_through_yt_dlp(site: Site, tmp_path: Path) -> None:
+    """A link that does not end like a sound file: found by its type; a page without a sound is skipped and told."""
+    data = encode(chirp(0.5, 16_000), 16_000, "MP3", "MPEG_LAYER_III")
+    link = site.put("/listen?id=7", data, "audio/mpeg")
+    page = site.put("/article", b"<html><title>News</title></html>", "text/html")
+    rows = [(page, "dog"), (f"{site.url}/nothing", "dog"), (link, "dog")]
+    brought = import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
+    (item,) = read_items(tmp_path / "sounds")
+    assert (tmp_path / "sounds" / item.file).read_bytes() == data
+    assert (item.label, item.source, item.origin) == ("dog", link, link)
+    assert "Unsupported URL" in brought.skipped[0]
+    assert "404" in brought.skipped[1]
+    site.asked.clear()
+    assert import_csv(listed(tmp_path, rows[2]), tmp_path / "sounds").known == 1
+    assert site.asked == []
+
+
+def test_page_with_a_sound_in_it(site: Site, tmp_path: Path) -> None:
+    """Opus in WebM is put into Ogg, without ffmpeg."""
+    site.put("/clip.webm", webm(), "video/webm")
+    page = b'<html><title>Frogs</title><video src="/clip.webm" type="video/webm"></video></html>'
+    link = site.put("/watch?v=1", page, "text/html")
+    import_csv(listed(tmp_path, (link, "frog")), tmp_path / "sounds")
+    (item,) = read_items(tmp_path / "sounds")
+    header = probe((tmp_path / "sounds" / item.file).read_bytes())
+    assert (header.container, header.codec, header.rate) == ("Ogg", "Opus", 48_000)
+    assert item.file.endswith(".ogg")
+    assert item.source == link
+
+
+def test_container_that_cannot_be_taken_apart(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damaged; or PyAV is not there."""
+    broken = site.put("/broken", webm()[:100], "video/webm")
+    with pytest.raises(DatasetError, match=r"Matroska or WebM.*Taking its sound out fails"):
+        import_csv(listed(tmp_path, (broken, "frog")), tmp_path / "sounds")
+    monkeypatch.setattr(links, "aac_available", lambda: False)
+    with pytest.raises(DatasetError, match=r"by PyAV: pip install 'otoscope\[links\]'"):
+        import_csv(listed(tmp_path, (broken, "frog")), tmp_path / "sounds")
+
+
+def test_package_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before anything is fetched, and only if it is needed."""
+    monkeypatch.setitem(sys.modules, "yt_dlp", None)
+    monkeypatch.setitem(sys.modules, "gdown", None)
+    with pytest.raises(DatasetError, match=r"pip install 'otoscope\[links\]'"):
+        import_csv(listed(tmp_path, ("https://example.org/watch", "dog")), tmp_path / "sounds")
+    with pytest.raises(DatasetError, match=r"pip install 'otoscope\[links\]'"):
+        import_drive(FOLDER, tmp_path / "sounds")
+
+
+def test_names_of_drive_folders() -> None:
+    assert is_drive_folder(FOLDER)
+    assert is_drive_folder(f"{DRIVE}/drive/u/0/folders/abc-_1")
+    assert not is_drive_folder(f"{DRIVE}/file/d/abc/view")
+    assert not is_drive_folder("folders/abc")
+
+
+@pytest.fixture
+def drive(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """gdown as it is, but its requests to Google Drive arrive here."""
+    import requests
+
+    real = requests.Session.request
+
+    def here(session: requests.Session, method: str, url: str, **options: Any) -> requests.Response:
+        assert url.startswith((DRIVE, site.url))
+        return real(session, method, url.replace(DRIVE, site.url), **options)
+
+    monkeypatch.setattr(requests.Session, "request", here)
+    site.headers["Content-Disposition"] = 'attachment; filename="whatever"'
+    return site
+
+
+def identity(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:33]
+
+
+def put_folder(site: Site, name: str, tree: dict[str, Any], key: str = "T" * 33) -> None:
+    """A folder as Google shows it when it is embedded, and what lies below it."""
+    entries = []
+    for child, content in tree.items():
+        inner = identity(f"{name}/{child}")
+        if isinstance(content, dict):
+            put_folder(site, f"{name}/{child}", content, inner)
+            href = f"{DRIVE}/drive/folders/{inner}"
+        else:
+            href = f"{DRIVE}/file/d/{inner}/view?usp=drive_web"
+            if content:
+                site.put(f"/uc?id={inner}", content)
+        entries.append(f'<div class="flip-entry"><a href="{href}"><div>{child}</div></a></div>')
+    page = f"<html><head><title>{Path(name).name}</title></head><body>{''.join(entries)}</body></html>"
+    site.put(f"/embeddedfolderview?id={key}", page.encode(), "text/html; charset=utf-8")
+
+
+def test_drive_folder(drive: Site, tmp_path: Path) -> None:
+    """Sub-folders are the classes, at any depth; what fails is skipped; the next import fetches what is missing."""
+    tree: dict[str, Any] = {
+        "собака": {"rex 1.wav": sound(), "deep": {"rex-2.wav": sound()}, "lost.wav": b"", "notes.txt": b"no"},
+        "rain": {"roof-1.wav": sound(), "roof-2.wav": b"<html>"},
+        "loose.wav": sound(),
+    }
+    put_folder(drive, "mine", tree)
+    brought = import_drive(FOLDER, tmp_path / "sounds")
+    items = read_items(tmp_path / "sounds")
+    assert {(item.label, Path(item.file).name.rsplit("-", 1)[0]) for item in items} == {
+        ("собака", "rex 1"), ("собака", "rex-2"), ("rain", "roof-1"),
+    }  # fmt: skip
+    assert all(item.source == item.origin == f"{DRIVE}/uc?id={item.origin[-33:]}" for item in items)
+    assert brought.added == 3
+    told = " ".join(brought.skipped)
+    for reason in ("lost.wav: ", "notes.txt: not a sound", "loose.wav: lies in no", "Accepted: WAV"):
+        assert reason in told
+
+    drive.asked.clear()
+    tree["rain"] = {"roof-1.wav": tree["rain"]["roof-1.wav"], "roof-2.wav": sound()}
+    put_folder(drive, "mine", tree)
+    again = import_drive(FOLDER, tmp_path / "sounds", group=r"^(\w+)")
+    assert (again.added, again.known) == (1, 3)
+    assert len([path for path in drive.asked if path.startswith("/uc") and path in drive.pages]) == 1
+    assert {item.source for item in read_items(tmp_path / "sounds")} == {"rex", "roof"}
+
+
+def test_drive_folder_that_is_not_public(drive: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DatasetError, match=r"cannot be listed: .*status code 404.*Anyone with the link"):
+        import_drive(FOLDER, tmp_path / "sounds")
+    monkeypatch.setattr("training.collection.drive.LARGEST", 100)
+    put_folder(drive, "mine", {"dog": {"a.wav": sound()}})
+    with pytest.raises(DatasetError, match="larger than 100 bytes"):
+        import_drive(FOLDER, tmp_path / "sounds")

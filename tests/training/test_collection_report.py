@@ -1,0 +1,195 @@
+"""The overview of a collection, going back to the sounds alone, and all of it from the command line."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from matplotlib.image import imread
+from typer.testing import CliRunner, Result
+
+from otoscope.cli import app
+from tests.conftest import PYTHON, ROOT
+from tests.sounds import encode, tone
+from tests.training.conftest import TINY
+from tests.training.recordings import class_folders, record
+from training.collection.bring import import_folder
+from training.collection.items import read_items, write_items
+from training.collection.overview import report
+from training.collection.reset import reset
+from training.collection.split import write_split
+from training.errors import DatasetError
+from training.recipe import to_yaml
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    import_folder(class_folders(tmp_path / "mine", "dog", "rain", takes=4), tmp_path / "sounds")
+    return tmp_path / "sounds"
+
+
+def test_figures(root: Path, tmp_path: Path) -> None:
+    """Counts, minutes, durations, rates, clipping, silence, duplicates, what cannot be decoded, the split."""
+    mine = tmp_path / "mine"
+    half = np.concatenate([tone(1.0, 16_000), np.zeros((16_000, 1), np.float32)])
+    soundfile.write(mine / "rain" / "half.flac", half, 16_000)
+    (mine / "dog" / "loud.wav").write_bytes(encode(np.sign(tone(1.5, 8_000)).astype(np.float32), 8_000))
+    import_folder(mine, root)
+    (mine / "dog" / "dog0-0.wav").write_bytes(b"RIFF")
+    write_split(root, val=0.2, test=0.2, seed=5)
+    page = report(root, tmp_path / "out")
+    described = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (described["sounds"], described["imbalance"], described["split_seed"]) == (10, 1.0, 5)
+    assert described["minutes"] == pytest.approx((3 * 0.3 + 1.5 + 4 * 0.3 + 2.0) / 60)
+    dog, rain = described["classes"]["dog"], described["classes"]["rain"]
+    assert (dog["sounds"], dog["sources"], dog["share"], dog["rates"]) == (5, 5, 0.5, {"8000": 4})
+    assert (dog["shortest"], dog["median"], dog["longest"]) == pytest.approx((0.3, 0.3, 1.5))
+    assert dog["clipped"] == pytest.approx(1.5 / 2.4, abs=0.01)
+    assert rain["silent"] == pytest.approx(1.0 / 3.2, abs=0.01)
+    assert rain["clipped"] == dog["silent"] == 0
+    assert rain["rates"] == {"8000": 4, "16000": 1}
+    assert dog["parts"] == {"train": 3, "val": 1, "test": 1}
+    assert len(described["unusable"]) == 1
+    assert "dog0-0.wav: " in described["unusable"][0]
+    text = page.read_text()
+    assert page == tmp_path / "out" / "report.md"
+    assert "| dog | 5 | 50.0% | 5 |" in text
+    assert "Split with seed 5" in text
+    assert "The lowest rates differ" not in text
+    assert "Files that cannot be used: 1" in text
+
+
+def test_rates_that_give_a_class_away(root: Path, tmp_path: Path) -> None:
+    record(tmp_path / "mine" / "bird" / "b.wav", rate=16_000)
+    import_folder(tmp_path / "mine", root)
+    text = report(root, tmp_path / "out").read_text()
+    assert "The lowest rates differ between the classes (bird 16 kHz, dog 8 kHz, rain 8 kHz)" in text
+    assert "No split: " in text
+
+
+@pytest.mark.parametrize("classes", [3, 13])
+def test_picture(classes: int, tmp_path: Path) -> None:
+    """Something of every class, whatever its name is made of."""
+    names = ["dog_bark", "$x_1$ costs $", "птица"] + [f"c{number}" for number in range(classes - 3)]
+    import_folder(class_folders(tmp_path / "mine", *names, takes=2), tmp_path / "sounds")
+    report(tmp_path / "sounds", tmp_path / "out")
+    picture = imread(tmp_path / "out" / "overview.png")
+    assert picture.shape[:2] == ((570, 1_040) if classes == 3 else (570, 1_560))
+    assert picture[..., :3].std() > 0.1
+
+
+def test_letters_without_a_glyph(tmp_path: Path) -> None:
+    import_folder(class_folders(tmp_path / "mine", "雨", "犬|猫", takes=1), tmp_path / "sounds")
+    assert "| 犬&#124;猫 | 1 |" in report(tmp_path / "sounds", tmp_path / "out").read_text()
+
+
+def test_listed_twice_under_two_names(root: Path, tmp_path: Path) -> None:
+    """What an import would refuse, but a hand may write."""
+    items = read_items(root)
+    copy = record(tmp_path / "copy.wav")
+    copy.write_bytes(Path(items[0].file).read_bytes())
+    write_items(root, [*items, type(items[0])(str(copy), "rain", "x", "x", items[0].sha256)])
+    text = report(root, tmp_path / "out").read_text()
+    assert f"{copy} is the same sound as {items[0].file}" in text
+
+
+def test_nothing_to_report(root: Path, tmp_path: Path) -> None:
+    for path in (tmp_path / "mine").rglob("*.wav"):
+        path.write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"none of the 8 sounds can be used; first: .*The upload is empty"):
+        report(root, tmp_path / "out")
+
+
+def test_reset(tmp_path: Path) -> None:
+    """What can be made again goes; everything else stays; a folder that is no collection is not touched."""
+    root = tmp_path / "sounds"
+    import_folder(class_folders(tmp_path / "mine", "dog", "rain"), root, copy=True)
+    (root / "notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert reset(root) == []
+    write_split(root, val=0.25, test=0.25, seed=1)
+    report(root, root / "report")
+    (root / "cache").mkdir()
+    assert [path.name for path in reset(root)] == ["cache", "split", "report"]
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    (tmp_path / "mine" / "cache").mkdir()
+    with pytest.raises(DatasetError, match="is not a collection"):
+        reset(tmp_path / "mine")
+    assert (tmp_path / "mine" / "cache").is_dir()
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["data", *map(str, arguments)])
+
+
+def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a folder to windows, as a person types it; every command says what it did."""
+    monkeypatch.chdir(tmp_path)
+    src = class_folders(Path("mine"), "dog", "rain", takes=12)
+    (src / "dog" / "notes.txt").touch()
+    (src / "dog" / "twin.wav").write_bytes((src / "dog" / "dog0-0.wav").read_bytes())
+    told = run("import", "mine", "--to", "sounds", "--group", r"(\w+)-\d+|twin").output
+    assert "24 sounds added, 0 were there; sounds now has 24:\ndog 12, rain 12\n" in told
+    assert "Skipped: 2" in told
+    assert "notes.txt: not a sound by its name" in told
+    again = run("import", "mine", "--to", "sounds", "--group", r"^([a-z]+\d*)").output
+    assert "0 sounds added, 24 were there" in again
+    assert "Kept once: 1" in again
+
+    told = run("split", "sounds", "--val", "0.25", "--test", "0.25", "--seed", "3").output
+    assert [line.split() for line in told.splitlines()[1:4]] == [
+        ["dog", "6", "3", "3"], ["rain", "6", "3", "3"], ["sources", "4", "2", "2"],
+    ]  # fmt: skip
+    Path("tiny.yaml").write_text(to_yaml(TINY))
+    told = run("prepare", "sounds", "--recipe", "tiny.yaml").output
+    assert "24 pieces of 1 s at 8,000 Hz from 24 files: sounds/cache/" in told
+    assert "24 pieces whole" in run("prepare", "sounds", "--recipe", "tiny.yaml", "--whole").output
+    assert run("report", "sounds").stdout == "sounds/report/report.md\n"
+    assert Path("sounds/report/overview.png").is_file()
+    assert run("reset", "sounds").output == "Removed sounds/cache, sounds/split, sounds/report\n"
+    assert run("reset", "sounds").output == "There was nothing to remove\n"
+    assert not Path("sounds/split").exists()
+
+
+def test_one_class_is_told(tmp_path: Path) -> None:
+    src = class_folders(tmp_path / "mine", "dog")
+    assert "That is one class; training needs two or more." in run("import", src, "--to", tmp_path / "sounds").output
+    failed = run("split", tmp_path / "sounds")
+    assert isinstance(failed.exception, DatasetError)
+    assert "needs two classes or more; there is only 'dog'" in str(failed.exception)
+
+
+def test_what_src_is(tmp_path: Path) -> None:
+    """A table by its name; a link alone has no class; anything else is a folder."""
+    record(tmp_path / "a.wav")
+    (tmp_path / "list.CSV").write_text("file,label\na.wav,dog\n")
+    assert "1 sound added" in run("import", tmp_path / "list.CSV", "--to", tmp_path / "sounds").output
+    alone = run("import", "https://example.org/dog.wav", "--to", tmp_path / "sounds")
+    assert "a link needs a class" in alone.output
+    assert "is not a folder" in str(run("import", tmp_path / "nowhere", "--to", tmp_path / "sounds").exception)
+
+
+def test_errors_are_one_line(tmp_path: Path) -> None:
+    command = [PYTHON, "-m", "otoscope", "data", "split", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"otoscope: {tmp_path} is not a collection")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [(["--help"], "  data "), (["data", "--help"], "fetch-esc50"), (["data", "import", "--help"], "--group PATTERN")],
+)
+def test_help_is_light(arguments: list[str], shown: str) -> None:
+    """Shown without anything that takes long to import; ESC-50 is fetched from here."""
+    code = (
+        "import sys; from typer.testing import CliRunner; from otoscope.cli import app;"
+        f"told = CliRunner().invoke(app, {arguments!r}); print(told.output); assert not told.exit_code;"
+        "assert not {'numpy', 'torch', 'httpx', 'training'} & set(sys.modules)"
+    )
+    done = subprocess.run([PYTHON, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout

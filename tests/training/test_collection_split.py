@@ -1,0 +1,179 @@
+"""Splitting by source: nothing on two sides, every class everywhere, shares kept, the same seed the same split."""
+
+import csv
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.training.recordings import class_folders, record
+from training.collection.bring import import_folder
+from training.collection.items import Item, read_items
+from training.collection.split import PARTS, read_split, split, write_split
+from training.errors import DatasetError
+
+
+def items(*rows: tuple[str, str, int]) -> list[Item]:
+    """(label, source, how many sounds)."""
+    return [
+        Item(f"{label}-{source}-{take}", label, source, "", "")
+        for label, source, count in rows
+        for take in range(count)
+    ]
+
+
+def counts(sounds: list[Item], parts: dict[str, str], label: str) -> dict[str, int]:
+    found = Counter(parts[item.source] for item in sounds if item.label == label)
+    return {part: found[part] for part in PARTS}
+
+
+def test_single_recordings_keep_the_shares() -> None:
+    """Where every sound is its own source, each class is split to the nearest sound."""
+    sounds = items(*[("dog", f"d{at}", 1) for at in range(100)], *[("rain", f"r{at}", 1) for at in range(20)])
+    parts = split(sounds, val=0.15, test=0.15, seed=1)
+    assert counts(sounds, parts, "dog") == {"train": 70, "val": 15, "test": 15}
+    assert counts(sounds, parts, "rain") == {"train": 14, "val": 3, "test": 3}
+
+
+def test_seeded() -> None:
+    """The order of the rows does not matter, the seed does."""
+    sounds = items(*[("dog", f"d{at}", 1 + at % 3) for at in range(30)], *[("rain", f"r{at}", 2) for at in range(30)])
+    first = split(sounds, val=0.2, test=0.2, seed=1)
+    assert split(sounds, val=0.2, test=0.2, seed=1) == first
+    assert split(sounds[::-1], val=0.2, test=0.2, seed=1) == first
+    assert split(sounds, val=0.2, test=0.2, seed=2) != first
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_one_large_source(seed: int) -> None:
+    """It goes to the part that wants most, whenever its turn comes."""
+    sounds = items(("dog", "big", 10), ("dog", "a", 1), ("dog", "b", 1), ("rain", "x", 3), ("rain", "y", 3),
+                   ("rain", "z", 3))  # fmt: skip
+    parts = split(sounds, val=0.15, test=0.15, seed=seed)
+    assert parts["big"] == "train"
+    assert {parts["a"], parts["b"]} == {"val", "test"}
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_random_collections(seed: int) -> None:
+    """Of any number of classes, with sources of any size, some with several classes: every source once, every class in
+    every part, and shares no further off than the largest sources make them."""
+    draw = random.Random(seed)
+    rows: list[tuple[str, str, int]] = []
+    for label in range(draw.randint(2, 8)):
+        rows += [(f"c{label}", f"{label}.{at}", draw.randint(1, 12)) for at in range(draw.randint(3, 30))]
+    rows += [(f"c{draw.randrange(2)}", f"{draw.randrange(2)}.{at}", draw.randint(1, 5)) for at in range(4)]
+    sounds = items(*rows)
+    val, test = draw.choice([(0.15, 0.15), (0.1, 0.3), (0.2, 0.0), (0.0, 0.25)])
+    parts = split(sounds, val=val, test=test, seed=seed)
+    assert set(parts) == {item.source for item in sounds}
+    for label in {item.label for item in sounds}:
+        found = counts(sounds, parts, label)
+        total = sum(found.values())
+        sizes = Counter(item.source for item in sounds if item.label == label)
+        for part, share in (("train", 1 - val - test), ("val", val), ("test", test)):
+            assert bool(found[part]) == bool(share)
+            assert abs(found[part] - share * total) <= max(max(sizes.values()), total / len(sizes)) + 1
+
+
+def test_sources_with_several_classes_move_as_one() -> None:
+    """Speakers who each say every word: whole speakers are parted."""
+    sounds = items(*[(word, f"speaker {at}", 5) for word in ("yes", "no", "up") for at in range(10)])
+    parts = split(sounds, val=0.2, test=0.2, seed=3)
+    for word in ("yes", "no", "up"):
+        assert counts(sounds, parts, word) == {"train": 30, "val": 10, "test": 10}
+
+
+@pytest.mark.parametrize(
+    ("rows", "shares", "message"),
+    [
+        ([("dog", "a", 9), ("dog", "b", 9), ("rain", "x", 1)], (0.2, 0.2),
+         "too few recordings .*'dog' has 2, 'rain' has 1; 3 are needed of each class, one each for train, val, test"),
+        ([("dog", "a", 9), ("rain", "x", 1), ("rain", "y", 1)], (0.2, 0), "'dog' has 1; 2 are needed .*train, val$"),
+        ([("dog", "a", 1)], (0.2, 0.2), "two classes or more; there is only 'dog'"),
+        ([("dog", "a", 1)], (0.5, 0.5), "must leave something to train on"),
+        ([("dog", "a", 1)], (-0.1, 0.5), "must leave something"),
+        ([("dog", "a", 1), ("dog", "b", 1), ("rain", "b", 1), ("rain", "c", 1), ("ice", "a", 1), ("ice", "c", 1)],
+         (0.3, 0), "no split found in which class .* move as one"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_split(rows: list[tuple[str, str, int]], shares: tuple[float, float], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        split(items(*rows), val=shares[0], test=shares[1], seed=1)
+
+
+def test_fewer_files_than_parts(tmp_path: Path) -> None:
+    """Two recordings of a class cannot be in three parts; they can be in two."""
+    root = tmp_path / "sounds"
+    import_folder(class_folders(tmp_path / "mine", "dog", "rain", takes=2), root)
+    with pytest.raises(DatasetError, match=r"'dog' has 2, 'rain' has 2; 3 are needed .* --val 0 or --test 0"):
+        write_split(root, val=0.2, test=0.2, seed=1)
+    assert not (root / "split").exists()
+    write_split(root, val=0.5, test=0, seed=1)
+    assert sorted(read_split(root).values()) == ["train", "train", "val", "val"]
+
+
+def test_written_and_read(tmp_path: Path) -> None:
+    """Three tables that hold every sound once, and what is needed to make them again."""
+    root = tmp_path / "sounds"
+    import_folder(class_folders(tmp_path / "mine", "dog", "雨, 'heavy'", takes=8), root, group=r"^(.+)-")
+    record = write_split(root, val=0.25, test=0.25, seed=7)
+    parts = read_split(root)
+    assert parts == split(read_items(root), val=0.25, test=0.25, seed=7)
+    listed = []
+    for part in PARTS:
+        with (root / "split" / f"{part}.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                assert parts[row["source"]] == part
+                listed.append((row["file"], row["label"], row["source"]))
+    assert sorted(listed) == sorted((item.file, item.label, item.source) for item in read_items(root))
+    assert record.seed == 7
+    assert record.counts["dog"] == {"train": 4, "val": 2, "test": 2}
+    assert len(record.sources["train"]) == 4
+    assert not (root / "split.partial").exists()
+
+
+def test_stale_or_changed(tmp_path: Path) -> None:
+    """A split of other sounds is noticed, and one that somebody edited, and one that is not there."""
+    src, root = class_folders(tmp_path / "mine", "dog", "rain", takes=4), tmp_path / "sounds"
+    import_folder(src, root)
+    with pytest.raises(DatasetError, match="has no split; `otoscope data split"):
+        read_split(root)
+    write_split(root, val=0.25, test=0.25, seed=1)
+    val, test = root / "split" / "val.csv", root / "split" / "test.csv"
+    lines = val.read_text().splitlines()
+    test.write_text(test.read_text() + lines[1] + "\n")
+    with pytest.raises(DatasetError, match=r"test\.csv, line 4: .* stands in val\.csv, too"):
+        read_split(root)
+    val.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+    with pytest.raises(DatasetError, match=r"the tables are not those of split\.json"):
+        read_split(root)
+    (root / "split" / "split.json").write_text("{}")
+    with pytest.raises(DatasetError, match=r"split\.json cannot be read"):
+        read_split(root)
+    write_split(root, val=0.25, test=0.25, seed=1)
+    record_again = read_split(root)
+    assert len(record_again) == 8
+    record(src / "dog" / "new.wav")
+    import_folder(src, root)
+    with pytest.raises(DatasetError, match=r"of another items\.csv: sounds were added"):
+        read_split(root)
+
+
+def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old split stays."""
+    root = tmp_path / "sounds"
+    import_folder(class_folders(tmp_path / "mine", "dog", "rain"), root)
+    write_split(root, val=0.25, test=0.25, seed=1)
+    before = read_split(root)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(DatasetError, match="No space left"):
+            write_split(root, val=0.25, test=0.25, seed=2)
+    assert read_split(root) == before
+    assert not (root / "split.partial").exists()

@@ -1,0 +1,54 @@
+"""CSV tables: read with line numbers in every message, written whole or not at all."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from training.errors import DatasetError
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Line numbers and rows, every one of `columns` present and filled. Raises DatasetError."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader]
+            names = reader.fieldnames or ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from error
+    if lacking := [name for name in columns if name not in names]:
+        raise DatasetError(f"{path} has no column {', '.join(lacking)}")
+    for line, row in rows:
+        if None in row:
+            raise DatasetError(f"{path}, line {line}: more fields than columns")
+        if empty := [name for name in columns if not (row[name] or "").strip()]:
+            raise DatasetError(f"{path}, line {line}: no {', '.join(empty)}")
+    return rows
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Raises DatasetError, for instance on a full disk; what was there before then stays as it was."""
+    with whole(path) as file:
+        table = csv.writer(file)
+        table.writerow(columns)
+        table.writerows(rows)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[TextIO]:
+    """A text file that appears under its name only when all of it is on the disk. Raises DatasetError."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        try:
+            with partial.open("w", newline="", encoding="utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be written: {error}") from error
