@@ -14,8 +14,8 @@ _GRID = torch.logspace(-1.5, 1.5, 601, dtype=torch.float64)  # 0.03 to 32, in st
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The temperature that makes `labels` (clips,) most likely under `logits` (clips, classes).
 
-    The loss has one minimum, so the best of a fine grid is it, without an optimiser that might not converge. Where every
-    clip was named rightly there is nothing to fit by, and it is 1: the likelihood would grow without end.
+    The loss has one minimum, so the best of a fine grid is it, without an optimiser that might not converge. Where
+    every clip was named rightly there is nothing to fit by, and it is 1: the likelihood would grow without end.
     """
     if (logits.argmax(dim=1) == labels).all():
         return 1.0
