@@ -5,9 +5,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help up test clean
+.PHONY: help up test clean example-own-sounds example-cat-dog example-esc10-44k
 
 PYTHON ?= python3
+DATA ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -15,7 +16,7 @@ TORCH := $(shell sed -n 's/^ *"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
 up: $(VENV)/.installed ## start server, worker and gateway, and stay up; OTOSCOPE_PORT=8000 moves the port
 	@exec $(BIN)/otoscope up
@@ -25,6 +26,15 @@ test: $(VENV)/.installed-dev ## ruff, mypy and every test; ARGS='-k client' are 
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest $(ARGS)
+
+example-own-sounds example-cat-dog example-esc10-44k: $(VENV)/.installed
+example-own-sounds: ## drone, car or speech: from a folder to a served model; DATA=DIR holds the sounds
+	@$(BIN)/python examples/own_sounds.py "$(DATA)/drone-car-speech"
+example-cat-dog: ## cat or dog from 64 clips, from ImageNet and from other sounds
+	@$(BIN)/python -c 'import timm' 2>/dev/null || $(PIP) install --editable '.[pictures]'
+	$(BIN)/python examples/cat_dog.py "$(DATA)/esc50-16k"
+example-esc10-44k: ## ESC-10 at 44.1 kHz
+	@$(BIN)/python examples/esc10_44k.py "$(DATA)/esc10-44k"
 
 clean: ## remove .venv and caches; the state in .otoscope stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -22,6 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/own-sounds"))
+    parser.add_argument("--ears", type=Path, default=Path("models/esc50"), help="the network to go on from")
     options = parser.parse_args()
     started = time.monotonic()
     sounds, model = options.out / "sounds", options.out / "models" / "drone-car-speech"
@@ -31,7 +32,7 @@ def main() -> None:
     otoscope("data", "split", sounds, "--val", "0", "--test", "0.3")
     otoscope("data", "report", sounds)
     if not (model / "config.json").is_file():
-        otoscope("train", "--data", sounds, "--recipe", "small-cnn", "--out", model)
+        otoscope("train", "--data", sounds, "--recipe", "own-sounds", "--from", options.ears, "--out", model)
     otoscope("evaluate", model, "--data", sounds, "--out", model / "evaluation-test", "--record")
 
     with served(options.out / "models", options.out / "home") as url:

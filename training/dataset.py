@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -70,6 +70,14 @@ class Dataset:
     def default_fold(self) -> Fold:
         """The one to test on when nobody says which: the last, which in ESC-50 is the hardest."""
         return self.folds[-1]
+
+    def only(self, classes: Sequence[str], name: str) -> "Dataset":
+        """The clips of these classes, as a data set of its own on the same terms. Raises DatasetError."""
+        if strange := [label for label in classes if label not in self.classes]:
+            raise DatasetError(f"{self.root} has no class {strange[0]}")
+        labels = {self.classes.index(label): number for number, label in enumerate(classes)}
+        clips = tuple(replace(clip, label=labels[clip.label]) for clip in self.clips if clip.label in labels)
+        return Dataset(self.root, clips, tuple(classes), replace(self.origin, name=name))
 
     def split(self, test_fold: Fold) -> tuple[list[Clip], list[Clip]]:
         """The clips to train on and the clips of `test_fold`. Raises DatasetError."""
