@@ -1,0 +1,96 @@
+"""From a folder of recordings to a model, as a person types it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from otoscope.cli import app
+from tests.training.conftest import TINY, changed
+from tests.training.recordings import class_folders, record
+from training.collection.dataset import CollectionDataset, load_collection, load_dataset
+from training.dataset import load_esc50
+from training.errors import DatasetError
+from training.recipe import to_yaml
+from worker.model.checkpoint import load_model
+
+GROUP = r"^([a-z]+[0-9]+)-"
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, f"{result.output}{result.exception}"
+    return result
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection, split."""
+    folder = tmp_path_factory.mktemp("own")
+    for take in range(24):
+        record(folder / "mine" / "dog" / f"dog{take % 8}-{take}.wav", 1.0, hz=300 + 5 * take)
+        record(folder / "mine" / "rain" / f"rain{take % 8}-{take}.wav", 1.0, hz=2_500 + 20 * take)
+    run("data", "import", folder / "mine", "--to", folder / "sounds", "--group", GROUP)
+    run("data", "split", folder / "sounds", "--val", 0.2, "--test", 0.2)
+    return folder / "sounds"
+
+
+def test_parts_of_the_split_are_the_folds(sounds: Path) -> None:
+    """Learn from train, stop by val, be measured on test; no source in two of them."""
+    dataset = load_dataset(sounds, TINY.frontend)
+    assert isinstance(dataset, CollectionDataset)
+    train, held = dataset.division("test", 0.5, seed=1)
+    _, test = dataset.split("test")
+    sources = [{clip.source for clip in part} for part in (train, held, test)]
+    assert all(sources)
+    assert len(set.union(*sources)) == sum(map(len, sources))
+    waves, labels = dataset.load(test, 8_000, 8_000)
+    assert waves.shape == (len(test), 8_000)
+    assert 0.01 < waves.abs().max() <= 1.0
+    assert set(labels.tolist()) == {0, 1}
+    with pytest.raises(DatasetError, match="prepared at 8,000 Hz"):
+        dataset.load(test, 16_000, 8_000)
+    with pytest.raises(DatasetError, match="test part"):
+        dataset.division("val", 0.0, seed=1)
+
+
+def test_from_folder_to_model(sounds: Path, tmp_path: Path) -> None:
+    """One command trains and measures: on val, which had a say, and on test, which nobody chose by."""
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(to_yaml(changed(TINY, epochs=25, holdout=0.2, patience=20)))
+    told = run("train", "--data", sounds, "--recipe", recipe, "--out", tmp_path / "mine")
+    assert "val part" in told.output
+    assert "chosen by these" in told.output
+    report = json.loads((tmp_path / "mine" / "evaluation-test" / "report.json").read_text())
+    assert (report["fold"], report["trained_on"], report["chosen_by"]) == ("test", False, False)
+    assert report["accuracy"] > 0.8
+    for part in ("val", "test"):
+        folder = tmp_path / "mine" / f"evaluation-{part}"
+        truth, named = (np.load(folder / f"{name}_labels.npy") for name in ("true", "pred"))
+        assert len(truth) == len(named)
+        assert (folder / "confusion_matrix.png").is_file()
+    model = load_model(tmp_path / "mine")
+    assert model.config.classes == ("dog", "rain")
+    assert model.config.training["test_fold"] == "test"
+    run("evaluate", tmp_path / "mine", "--data", sounds, "--record")
+    assert "trained on the train part" in (tmp_path / "mine" / "README.md").read_text()
+
+
+def test_only_some_classes_of_a_set(data: Path) -> None:
+    """A data set of its own, with labels from 0, under a name of its own."""
+    some = load_esc50(data).only(["noise", "low"], "some")
+    assert some.classes == ("noise", "low")
+    assert some.origin.name == "some"
+    assert {(clip.label, clip.path.stem[-1]) for clip in some.clips} == {(0, "2"), (1, "0")}
+    with pytest.raises(DatasetError, match="no class cow"):
+        load_esc50(data).only(["cow"], "none")
+
+
+def test_collection_without_a_split(tmp_path: Path) -> None:
+    """Says which command makes one."""
+    class_folders(tmp_path / "mine", "dog", "rain")
+    run("data", "import", tmp_path / "mine", "--to", tmp_path / "sounds")
+    with pytest.raises(DatasetError, match="otoscope data split"):
+        load_collection(tmp_path / "sounds", TINY.frontend)
