@@ -31,7 +31,7 @@ def record(directory: Path, evaluation: Evaluation, report: Report) -> ModelConf
         raise EvaluationError("only the figure of one model that looks once is recorded in it: that is what is served")
     measured = Accuracy(
         data=f"{report.data}, {fold_name(report.fold)}",
-        protocol=f"trained on the other folds, {report.precision}",
+        protocol=f"trained on the other {'parts' if report.fold == 'test' else 'folds'}, {report.precision}",
         correct=report.correct,
         total=report.clips,
     )
@@ -84,10 +84,13 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
         ]
     lines += _notes(config)
     lines += ["", "Reproduce the figure, and the weights:", "", "```console"]
-    lines += [f"$ otoscope evaluate models/{config.name} --data {where} --fold {held} --precision {report.precision}"]
+    fold = "" if held == "test" else f" --fold {held}"
+    lines += [f"$ otoscope evaluate models/{config.name} --data {where}{fold} --precision {report.precision}"]
     teachers = "".join(f" --teacher models/{one['name']}" for one in config.training.get("teachers", ()))
-    options = f"{_recipe_options(recipe)}{teachers} --out runs/{config.name}"
-    lines += [f"$ otoscope train --data {where} --fold {held} {options}", "```"]
+    started = config.training.get("started_from")
+    start = f" --from models/{started['name']}" if started else ""
+    options = f"{_recipe_options(recipe)}{start}{teachers} --out runs/{config.name}"
+    lines += [f"$ otoscope train --data {where}{fold} {options}", "```"]
     lines += ["", "## What it confuses", "", *confusion_table(report, SHOWN)]
     lines += ["", "## Where it is worst", "", *class_table(report, SHOWN)]
     lines += [
@@ -112,9 +115,10 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
 
 def _protocol(recipe: Recipe, dataset: Dataset, held: Fold) -> str:
     if held == "test":
+        judged = "the val part said when to stop and how confident to be; " if "val" in dataset.folds else ""
         return (
-            "trained on the train part; the val part said when to stop and how confident to be; no recording stands in"
-            " two parts, and no clip of the test part is looked at before this figure."
+            f"trained on the train part; {judged}no recording stands in two parts, and no clip of the test part is"
+            " looked at before this figure."
         )
     others = ", ".join(str(fold) for fold in dataset.folds if fold != held)
     stopped = "chosen by a held-out part of them" if recipe.optim.patience else "those at the end of the schedule"

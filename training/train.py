@@ -24,7 +24,7 @@ from training.metrics import confusion_matrix
 from training.optim import Average, make_optimizer, set_schedule, thaw
 from training.predict import predict, service_precision
 from training.prepare import class_weights, compiled, load_sounds, prepare
-from training.recipe import Recipe, continued, to_yaml
+from training.recipe import PictureRecipe, Recipe, continued, to_yaml
 from training.start import check_start
 from training.state import Progress, finished, forget_state, identify, open_run, save_state
 from training.teachers import distillation_loss, load_teachers
@@ -154,12 +154,12 @@ def train(
     board.close()
     config = ModelConfig(
         name=recipe.name,
-        description=describe(dataset),
+        description=describe(recipe, dataset, start_from),
         architecture=network.config,
         frontend=ready.frontend.config,
         classes=dataset.classes,
         temperature=temperature,
-        licence=dataset.origin.licence,
+        licence=terms(dataset, start_from),
         training=identity,
     )
     config = save_model(out, final, config)
@@ -167,6 +167,22 @@ def train(
     return config
 
 
-def describe(dataset: Dataset) -> str:
+def describe(recipe: Recipe, dataset: Dataset, start_from: Model | None) -> str:
     """One line for the card of a model trained on these sounds."""
-    return f"Residual CNN for {len(dataset.classes)} classes of sound, trained from scratch on {dataset.origin.name}"
+    network = recipe.network
+    if isinstance(network, PictureRecipe):
+        kind = network.backbone
+    else:
+        kind = "Residual CNN" if network.block == "residual" else "CNN"
+    start = "from scratch"
+    if start_from:
+        start = f"from {start_from.config.name}"
+    elif recipe.start.weights != "random":
+        start = "from ImageNet" if recipe.start.weights == "imagenet" else "from weights of another network"
+    return f"{kind} for {len(dataset.classes)} classes of sound, trained {start} on {dataset.origin.name}"
+
+
+def terms(dataset: Dataset, start_from: Model | None) -> str:
+    """The licence of the sounds, and that of the weights that the network went on from: both bind."""
+    both = (dataset.origin.licence, start_from.config.licence if start_from else "")
+    return "; ".join(dict.fromkeys(filter(None, both)))

@@ -1,5 +1,6 @@
 """Starting from weights that know something already."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.training.conftest import TINY, changed, write_dataset
-from training.dataset import load_esc50
+from training.dataset import Dataset, load_esc50
 from training.errors import RunError
 from training.evaluate import evaluate
 from training.optim import make_optimizer, set_schedule, thaw
@@ -91,8 +92,22 @@ def test_going_on_from_a_model_with_other_classes(data: Path, tmp_path: Path) ->
     )  # fmt: skip
     config = train(changed(TINY, epochs=2), other, 3, tmp_path / "new", start_from=load_start(tmp_path / "old"))
     assert config.training["started_from"]["weights"] == old.config.weights_sha256
+    assert f"trained from {old.config.name} on" in config.description
     with pytest.raises(RunError, match="no readable"):
         load_start(tmp_path / "nobody")
+
+
+def test_terms_of_the_weights_that_were_started_from_bind(data: Path, tmp_path: Path) -> None:
+    """Weights that go on from non-commercial ones are not free of that by being trained on sounds of one's own."""
+    old = replace_licence(load_esc50(data), "CC BY-NC 3.0")
+    train(changed(TINY, epochs=1), old, 3, tmp_path / "old")
+    mine = replace_licence(load_esc50(write_dataset(tmp_path / "other", folds=3, takes=3)), "")
+    config = train(changed(TINY, epochs=1), mine, 3, tmp_path / "new", start_from=load_start(tmp_path / "old"))
+    assert config.licence == "CC BY-NC 3.0"
+
+
+def replace_licence(dataset: Dataset, licence: str) -> Dataset:
+    return replace(dataset, origin=replace(dataset.origin, licence=licence))
 
 
 def test_model_that_knows_the_answers_is_refused(data: Path, tmp_path: Path) -> None:
