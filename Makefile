@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help up test clean example-own-sounds example-cat-dog example-esc10-44k
+.PHONY: help up test browser clean example-own-sounds example-cat-dog example-esc10-44k
 
 PYTHON ?= python3
 DATA ?= ../shared/data
@@ -21,11 +21,22 @@ help: ## this list
 up: $(VENV)/.installed ## start server, worker and gateway, and stay up; OTOSCOPE_PORT=8000 moves the port
 	@exec $(BIN)/otoscope up
 
-test: $(VENV)/.installed-dev ## ruff, mypy and every test; ARGS='-k client' are pytest's
+test: $(VENV)/.installed-dev browser ## ruff, mypy and every test; ARGS='-k client' are pytest's
 	@unset "$${!OTOSCOPE_@}" # a stack of yours must not be what the tests talk to
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest $(ARGS)
+
+browser: $(VENV)/.installed-dev # what the tests of the page need
+	@for name in chromium chromium-browser google-chrome; do
+	    if command -v $$name >/dev/null; then exit 0; fi
+	done
+	echo "Installing Chromium for the tests of the page"
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	    (apt-get update -qq && apt-get install -y -qq chromium) >/dev/null
+	else
+	    $(BIN)/playwright install chromium
+	fi || echo "There is no Chromium: the tests of the page will be skipped"
 
 example-own-sounds example-cat-dog example-esc10-44k: $(VENV)/.installed
 example-own-sounds: ## drone, car or speech: from a folder to a served model; DATA=DIR holds the sounds

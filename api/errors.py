@@ -43,6 +43,7 @@ STATUS: dict[str, int] = {
     "job_not_found": 404,
     "job_expired": 410,
     "result_not_ready": 409,
+    "part_not_found": 404,
     "idempotency_conflict": 422,
     "request_timeout": 408,
     "queue_full": 429,

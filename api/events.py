@@ -1,4 +1,8 @@
-"""A job's changes as server-sent events: `status` at every change, `result` last, resumable by `Last-Event-ID`."""
+"""A job's changes as server-sent events: `status` at every change, `result` last, resumable by `Last-Event-ID`.
+
+A place in the queue that has changed is told by a `status` without an id: it is no change of state, and nobody has to
+be told it later.
+"""
 
 import asyncio
 import re
@@ -26,14 +30,16 @@ def resume_point(last_event_id: str | None) -> str:
 
 
 async def job_events(
-    store: AsyncJobStore, changes: Changes, job_id: str, after: str, keepalive: float
+    store: AsyncJobStore, changes: Changes, job_id: str, after: str, keepalive: float, *, include_result: bool = True
 ) -> AsyncIterator[ServerSentEvent]:
-    """Every event after `after`, in order, until the job is finished.
+    """Every event after `after`, in order, until the job is finished; the last has the result if it is to be included.
 
     The stream is read from a position of its own, never from "now", so nothing that happens between two reads is lost.
     A store that cannot be reached for a while is waited for.
     """
-    async with changes.watching(job_id) as changed:
+    told: int | None = None  # the last place in the queue
+    ended = False
+    async with changes.watching(job_id, place=True) as changed:
         while True:
             changed.clear()
             try:
@@ -48,7 +54,7 @@ async def job_events(
             for entry in entries:
                 after = entry.id
                 if entry.kind == "result":
-                    packed = await store.result(job_id)
+                    packed = await store.result(job_id) if include_result else None
                     text = await asyncio.to_thread(render_job, job, packed)
                     yield ServerSentEvent(text.decode(), event="result", id=entry.id)
                     return
@@ -58,8 +64,15 @@ async def job_events(
                     event="status",
                     id=entry.id,
                 )
-            if job.final and not entries:
-                return  # the client has seen the last event already
+            if not entries:
+                if job.final:
+                    if ended:
+                        return  # the client has seen the last event already
+                    ended = True  # or it came between the two readings
+                    continue
+                if job.position not in (None, told):
+                    yield ServerSentEvent(render_job(job).decode(), event="status")
+            told = job.position
             try:
                 async with asyncio.timeout(keepalive):
                     await changed.wait()

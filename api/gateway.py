@@ -12,7 +12,7 @@ from api.changes import Changes
 from api.ingest import Upload
 from api.metrics import GatewayMetrics
 from shared.contract import CLASSIFY
-from shared.errors import ModelNotFound, NotReady, OtoscopeError, StoreUnavailable
+from shared.errors import ModelNotFound, NotReady, OtoscopeError, ResultNotReady, StoreUnavailable
 from shared.records import JobRecord, Submission
 from shared.schemas import ModelCard
 from shared.settings import Settings
@@ -51,9 +51,14 @@ class Gateway:
         return card
 
     async def submit(self, upload: Upload, idempotency: str | None = None) -> Submission:
-        """Store the job, then send its message. Raises Busy errors, ModelNotFound or IdempotencyConflict."""
-        model = (await self.resolve(upload.options.model)).name
-        submission = await self.store.submit(model, upload.options, upload.audio, upload.body, idempotency)
+        """Store the job, then send its message.
+
+        Raises Busy errors, ModelNotFound, InvalidRequest for a layer that the model lacks, or IdempotencyConflict.
+        """
+        card = await self.resolve(upload.options.model)
+        if upload.options.layer is not None:
+            card.require_layer(upload.options.layer)
+        submission = await self.store.submit(card.name, upload.options, upload.audio, upload.body, idempotency)
         if submission.created:
             try:
                 await asyncio.to_thread(self._send, submission.id)
@@ -86,6 +91,15 @@ class Gateway:
     async def result(self, job: JobRecord) -> bytes | None:
         """The packed result of a job that has one."""
         return await self.store.result(job.id) if job.status == "succeeded" else None
+
+    async def finished(self, job_id: str) -> bytes:
+        """The packed result of a job by its id. Raises ResultNotReady, JobNotFound, JobExpired or StoreUnavailable."""
+        job = await self.store.get(job_id)
+        packed = await self.result(job)
+        if packed is None:
+            why = f": {job.error.detail}" if job.error else ""
+            raise ResultNotReady(f"The job is {job.status}{why}", retry_after=None if job.final else 1)
+        return packed
 
     async def reap(self) -> None:
         """For ever: fail what is past its deadline, so that no job stays unfinished when no worker is there."""

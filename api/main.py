@@ -8,10 +8,10 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import errors
+from api import errors, page
 from api.gateway import Gateway
 from api.middleware import Measured
-from api.routes import evaluate, health, jobs, models
+from api.routes import evaluate, health, jobs, limits, models, pictures
 from shared.connection import connect_async
 from shared.queue import make_celery
 from shared.schemas import Problem
@@ -37,7 +37,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         celery = make_celery(settings)
         gateway = Gateway(settings, AsyncJobStore(client, settings), celery)
         app.state.gateway = gateway
-        background = [asyncio.create_task(gateway.changes.run()), asyncio.create_task(gateway.reap())]
+        chores = (gateway.changes.run(), gateway.changes.follow_queue(), gateway.reap())
+        background = [asyncio.create_task(chore) for chore in chores]
         try:
             yield
         finally:
@@ -45,10 +46,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await client.aclose()
             celery.close()
 
-    app = FastAPI(title="Otoscope", version="1", description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Otoscope", version="1", description=DESCRIPTION, lifespan=lifespan,
+        docs_url=None, redoc_url=None, swagger_ui_oauth2_redirect_url=None,
+    )  # fmt: skip
     errors.install(app)
-    for room in (jobs, evaluate, models, health):
+    for room in (jobs, pictures, evaluate, models, limits, health):
         app.include_router(room.router)
+    page.install(app)
     app.add_middleware(Measured)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -68,12 +68,14 @@ def result_tree(result: Result) -> dict[str, Any]:
         tree["windows"] = [
             {"start": w.start, "end": w.end, "predictions": predictions(w.predictions)} for w in result.windows
         ]
-    for name in (Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM):
+    for name in (Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM, Part.FULL_SPECTROGRAM):
         values = getattr(result, name)
         if name in parts and values is not None:
             tree[name.value] = array(values)
     if Part.MAPS in parts:
         tree["maps"] = {layer: array(values) for layer, values in result.maps.items()}
+    if result.channels:
+        tree["channels"] = {name: array(values) for name, values in result.channels.items()}
     if result.waveform is not None:
         low, high = readable(result.waveform)
         tree["waveform"] = {
@@ -136,12 +138,14 @@ def _time(seconds: float | None) -> str | None:
 
 
 def _npz(result: Result) -> bytes:
-    """Arrays under their names, maps as `maps/<layer>`; the rest as JSON text under `meta`."""
+    """Arrays under their names, maps as `maps/<layer>`, channels likewise; the rest as JSON text under `meta`."""
     arrays: dict[str, Any] = {f"maps/{layer}": values for layer, values in result.maps.items()}
-    for name in (Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM, Part.WAVEFORM):
+    arrays |= {f"channels/{name}": values for name, values in result.channels.items()}
+    for name in (Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM, Part.WAVEFORM, Part.FULL_SPECTROGRAM):
         if getattr(result, name) is not None:
             arrays[name.value] = getattr(result, name)
-    meta = {key: value for key, value in result_tree(result).items() if key not in {*arrays, "maps", "waveform"}}
+    told = {*arrays, "maps", "channels", "waveform"}
+    meta = {key: value for key, value in result_tree(result).items() if key not in told}
     file = io.BytesIO()
     np.savez_compressed(file, meta=np.array(dumps(meta).decode()), **arrays)
     return file.getvalue()

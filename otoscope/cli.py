@@ -102,7 +102,10 @@ def classify(
     top_k: Annotated[int | None, typer.Option(min=1, metavar="N", help="How many names for each sound.")] = None,
     include: Annotated[
         str | None,
-        typer.Option(metavar="PART,...", help="With --json: maps, spectrogram, waveform, embedding, windows, cam."),
+        typer.Option(
+            metavar="PART,...",
+            help="With --json: maps, spectrogram, waveform, embedding, windows, cam, full_spectrogram.",
+        ),
     ] = None,
     url: Url = None,
     timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="For each file.")] = 120.0,

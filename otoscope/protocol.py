@@ -29,6 +29,7 @@ class Options(TypedDict, total=False):
     top_k: int | None
     include: str | Iterable[str]  # shared.schemas.Part names
     window: int | None  # which window the arrays are of
+    layer: str | None  # to look into: all of its channels
     timeout: float | None  # seconds for the whole call, waiting and trying again included
     idempotency_key: str | None  # repeats with the same key are one job, so a lost connection is tried again
 
@@ -188,7 +189,7 @@ def _exchange(step: Send | Open, deadline: float, outage: float = 0.0) -> Flow[h
 def _form(options: Options) -> dict[str, str]:
     include = options.get("include", ())
     parts = include if isinstance(include, str) else ",".join(include)
-    plain = {name: options.get(name) for name in ("model", "top_k", "window")}
+    plain = {name: options.get(name) for name in ("model", "top_k", "window", "layer")}
     fields = {name: str(value) for name, value in plain.items() if value is not None}
     return fields | ({"include": parts} if parts else {})
 

@@ -106,10 +106,12 @@ class Result:
     embedding: Array | None = None  # (features,)
     cam: Array | None = None  # (height, width) of the last stage, 0 to 1
     waveform: Array | None = None  # (2, buckets): minimum and maximum of each stretch of the whole sound
+    full_spectrogram: Array | None = None  # (mels, frames) of the whole sound, dB
+    channels: dict[str, Array] = field(default_factory=dict)  # layer, or part of a block -> (channels, height, width)
     parts: list[str] = field(default_factory=list)  # what was asked for beside the predictions
 
 
-_ARRAYS = ("spectrogram", "embedding", "cam", "waveform")
+_ARRAYS = ("spectrogram", "embedding", "cam", "waveform", "full_spectrogram")
 
 
 def pack_result(result: Result) -> bytes:
@@ -132,6 +134,7 @@ def pack_result(result: Result) -> bytes:
         ],
         "parts": result.parts,
         "maps": {layer: _pack_array(values) for layer, values in result.maps.items()},
+        "channels": {name: _pack_array(values) for name, values in result.channels.items()},
     }
     for name in _ARRAYS:
         values = getattr(result, name)
@@ -140,7 +143,7 @@ def pack_result(result: Result) -> bytes:
 
 
 def unpack_result(packed: bytes) -> Result:
-    """The reverse; arrays are read-only views into `packed`."""
+    """The reverse; arrays are read-only views into `packed`. What was stored before a field existed lacks it."""
     tree = msgpack.unpackb(packed)
     return Result(
         model=tree["model"],
@@ -154,7 +157,8 @@ def unpack_result(packed: bytes) -> Result:
         ],
         parts=tree["parts"],
         maps={layer: _unpack_array(values) for layer, values in tree["maps"].items()},
-        **{name: None if tree[name] is None else _unpack_array(tree[name]) for name in _ARRAYS},
+        channels={name: _unpack_array(values) for name, values in tree.get("channels", {}).items()},
+        **{name: None if tree.get(name) is None else _unpack_array(tree[name]) for name in _ARRAYS},
     )
 
 

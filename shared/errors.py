@@ -24,6 +24,7 @@
     │   ├── JobNotFound             job_not_found
     │   ├── JobExpired              job_expired
     │   ├── ResultNotReady          result_not_ready
+    │   ├── PartNotFound            part_not_found
     │   ├── IdempotencyConflict     idempotency_conflict
     │   └── RequestTimeout          request_timeout
     ├── Busy                        try again later
@@ -150,6 +151,10 @@ class JobExpired(RequestError):
 
 class ResultNotReady(RequestError):
     code, title = "result_not_ready", "No result yet"
+
+
+class PartNotFound(RequestError):
+    code, title = "part_not_found", "Not in this result"
 
 
 class IdempotencyConflict(RequestError):

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.errors import InvalidRequest
+
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
@@ -18,6 +20,7 @@ class Part(StrEnum):
     EMBEDDING = "embedding"
     WINDOWS = "windows"
     CAM = "cam"
+    FULL_SPECTROGRAM = "full_spectrogram"
 
 
 class Public(BaseModel):
@@ -30,7 +33,7 @@ class Prediction(Public):
 
 
 class ArrayJSON(Public):
-    """A matrix or vector as nested lists, row-major."""
+    """Numbers as nested lists, row-major."""
 
     shape: list[int]
     values: list[Any]
@@ -57,7 +60,7 @@ class ResultJSON(Public):
     duration: float = Field(description="seconds of sound")
     sample_rate: int = Field(description="Hz, of the uploaded file")
     combined: str = Field(description="how the windows became one answer")
-    window: int = Field(description="index of the window that maps, spectrogram, embedding and cam are of")
+    window: int = Field(description="index of the window that maps, spectrogram, embedding, cam and channels are of")
     window_count: int
     windows: list[Window] | None = None
     spectrogram: ArrayJSON | None = Field(None, description="log-mel, (mels, frames) in dB, lowest frequency first")
@@ -65,6 +68,14 @@ class ResultJSON(Public):
     embedding: ArrayJSON | None = None
     cam: ArrayJSON | None = Field(None, description="class activation of the last stage, 0 to 1")
     waveform: Waveform | None = None
+    full_spectrogram: ArrayJSON | None = Field(
+        None, description="log-mel of the whole sound, (mels, frames) in dB; frame k is centred k hops after the start"
+    )
+    channels: dict[str, ArrayJSON] | None = Field(
+        None,
+        description="all channels of the `layer` that was asked for, (channels, height, width), under its name; of a"
+        " residual block also what it adds, under `<layer>.residual`, and to what, under `<layer>.shortcut`",
+    )
 
 
 class AudioInfo(Public):
@@ -119,6 +130,9 @@ class JobOptions(Public):
     top_k: int = Field(5, ge=1, le=1_000, description="how many predictions")
     include: tuple[Part, ...] = Field((), description="what to return beside the predictions")
     window: int | None = Field(None, ge=0, description="which window the arrays are of; the deciding one when absent")
+    layer: str | None = Field(
+        None, description="a layer to look into: all of its channels, and of a residual block what it adds"
+    )
 
 
 class JobRequest(JobOptions):
@@ -160,9 +174,21 @@ class Accuracy(BaseModel):
     total: int
 
 
+LayerKind = Literal["stem", "residual", "plain", "stage"]
+
+
 class Layer(Public):
+    """Something to look at inside a network."""
+
     name: str
     shape: list[int] = Field(description="(channels, height, width) for one window")
+    kind: LayerKind = Field("stage", description="a stage is the same activation as the last block in it")
+    inputs: list[str] = Field([], description="the layers that feed it; none where the spectrogram does")
+    receptive_field: list[int] | None = Field(
+        None,
+        description="mels and frames of the spectrogram that one cell can see, beyond its edges too; null where not"
+        " known. What a squeeze-and-excitation gate sees, the whole, does not count",
+    )
 
 
 class ModelCard(Public):
@@ -181,10 +207,34 @@ class ModelCard(Public):
     licence: str
     version: str = Field(description="changes whenever the weights do")
 
+    def require_layer(self, name: str) -> None:
+        """Raises InvalidRequest, which names some that there are."""
+        names = [layer.name for layer in self.layers]
+        if name not in names:
+            names.sort(key=lambda known: known.count("."))  # stages before the blocks inside
+            known = ", ".join(names[:6]) + (" and so on" if len(names) > 6 else "")
+            raise InvalidRequest(f"Model {self.name} has no layer {name!r}; it has {known or 'none'}.")
+
 
 class ModelList(Public):
     default: str
     models: list[ModelCard]
+
+
+class Limits(Public):
+    """What is accepted, so that it can be told before anything is sent."""
+
+    max_upload_bytes: int
+    max_seconds: float
+    min_seconds: float
+    max_channels: int
+    min_rate: int = Field(description="Hz")
+    max_rate: int = Field(description="Hz")
+    formats: list[str] = Field(description="containers, in words")
+    extensions: list[str] = Field(description="of file names, for a file picker", examples=[[".wav", ".flac"]])
+    max_wait: float = Field(description="seconds that `wait` can hold a line at most")
+    result_ttl: int = Field(description="seconds that a finished job can be read")
+    queue_limit: int = Field(description="unfinished jobs past which none is taken")
 
 
 class Ready(Public):

@@ -24,7 +24,8 @@ class Settings(BaseSettings):
     max_seconds: float = Field(600.0, gt=0)
     """Longest sound, in seconds. Decoding costs memory and time in proportion: 10 minutes are 38 MB at 16 kHz."""
     result_ttl: int = Field(3_600, ge=10)
-    """Seconds that a finished job can be read. Redis memory grows with it: 100 KB a job with every part, 6 without."""
+    """Seconds that a finished job can be read. Redis memory grows with it: 100 KB a job with every part, 6 without, and
+    13 KB for each second of a `full_spectrogram`."""
     tombstone_ttl: int = Field(86_400, ge=10)
     """Seconds after that during which an expired job is told from one that never was (410 instead of 404)."""
     job_deadline: float = Field(300.0, gt=0)

@@ -146,6 +146,12 @@ class AsyncJobStore:
             raise JobNotFound(f"There is no job {job_id}.")
         return parse_record(job_id, stored, rank)
 
+    async def places(self) -> dict[str, int]:
+        """The place in the queue of every job that waits in it; 1 is next."""
+        with translated():
+            waiting = await self._redis.zrange(contract.WAITING, 0, -1)
+        return {job_id.decode(): place for place, job_id in enumerate(cast("list[bytes]", waiting), 1)}
+
     async def result(self, job_id: str) -> bytes | None:
         """The packed result, or None where there is none."""
         with translated():

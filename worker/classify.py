@@ -27,9 +27,10 @@ from shared.schemas import JobOptions, Part, Timings
 from shared.store import JobStore
 from worker.batcher import Batcher, BatcherStopped, Expired, Ticket
 from worker.decoder import DecoderPool, DecoderStopped
-from worker.engine import Seen, Served, Window
+from worker.engine import FrontEnd, Seen, Served, Window
 from worker.metrics import WorkerMetrics
 from worker.registry import Registry
+from worker.stretches import cut_stretches, join_stretches
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,9 @@ class Classifier:
         self._metrics.stage("queue", work.waited)
         held.check()
         served = self._registry.get(work.model)
-        frontend = served.model.config.frontend
+        frontend, options, parts = served.model.config.frontend, work.options, frozenset(work.options.include)
+        if options.layer is not None:
+            served.card.require_layer(options.layer)
 
         began = time.monotonic()
         decoded = self._decoder.decode(work.audio, frontend.sample_rate, timeout=held.seconds_left)
@@ -155,27 +158,42 @@ class Classifier:
         self._metrics.stage("decode", timings.decode)
         held.check()
 
-        options, parts = work.options, frozenset(work.options.include)
         clips = cut(decoded.waveform, frontend.window_samples)
         if options.window is not None and options.window >= len(clips):
             raise InvalidRequest(f"The sound has {len(clips)} windows, 0 to {len(clips) - 1}; window {options.window}"
                                  " was asked for.")  # fmt: skip
         of_window = parts & _OF_WINDOW
+        if Part.FULL_SPECTROGRAM in parts and len(clips) == 1:
+            of_window |= {Part.SPECTROGRAM}
+
+        def look(at: int) -> Window:
+            return Window(clips[at][1], of_window, options.layer)
+
         # Only where many windows have to be seen to know which one decides is one of them looked into afterwards.
         known = 0 if len(clips) == 1 else options.window
-        windows = [Window(clip, of_window if at == known else frozenset()) for at, (_, clip) in enumerate(clips)]
+        windows = [look(at) if at == known else Window(clip) for at, (_, clip) in enumerate(clips)]
         seen = self._see(served, windows, held, timings)
         probabilities = np.stack([one.probabilities for one in seen])  # (windows, classes)
         mean = probabilities.mean(axis=0)
         chosen = int(probabilities[:, mean.argmax()].argmax()) if known is None else known
         looked = seen[chosen]
-        if of_window and known is None:
-            (looked,) = self._see(served, [Window(clips[chosen][1], of_window)], held, timings)
+        if known is None and (of_window or options.layer is not None):
+            (looked,) = self._see(served, [look(chosen)], held, timings)
+        whole: Array | None = None
+        if Part.FULL_SPECTROGRAM in parts:
+            single = len(clips) == 1
+            whole = looked.spectrogram if single else self._listen(served, decoded.waveform, held, timings)
         self._metrics.stage("batch_wait", timings.batch or 0.0)
         self._metrics.stage("forward", timings.forward or 0.0)
-        return _result(served, options, decoded, clips, probabilities, mean, chosen, looked)
+        return _result(served, options, decoded, clips, probabilities, mean, chosen, looked, whole)
 
-    def _see(self, served: Served, windows: list[Window], held: Held, timings: Timings) -> list[Seen]:
+    def _listen(self, served: Served, waveform: NDArray[np.float32], held: Held, timings: Timings) -> Array:
+        """(mels, frames) of a whole sound that is longer than a window."""
+        stretches = cut_stretches(waveform, served.model.config.frontend)
+        heard = self._see(FrontEnd(served), [Window(stretch.samples) for stretch in stretches], held, timings)
+        return join_stretches(stretches, [one.spectrogram for one in heard if one.spectrogram is not None])
+
+    def _see(self, served: Served | FrontEnd, windows: list[Window], held: Held, timings: Timings) -> list[Seen]:
         """Through the batcher, a batch at a time, so that a long sound lets short ones in between."""
         answers: list[Seen] = []
         for at in range(0, len(windows), self._batch_size):
@@ -234,6 +252,7 @@ def _result(
     mean: NDArray[np.float32],
     chosen: int,
     looked: Seen,
+    whole: Array | None,
 ) -> Result:
     classes, rate, parts = served.model.config.classes, decoded.rate, options.include
     size, end = len(clips[0][1]), len(decoded.waveform)
@@ -253,10 +272,12 @@ def _result(
         ],
         combined="single window" if len(clips) == 1 else f"mean of the probabilities of {len(clips)} windows",
         window=chosen,
-        spectrogram=looked.spectrogram,
+        spectrogram=looked.spectrogram if Part.SPECTROGRAM in parts else None,
         maps=looked.maps,
         embedding=looked.embedding,
         cam=looked.cam,
         waveform=envelope(decoded.waveform) if Part.WAVEFORM in parts else None,
+        full_spectrogram=whole,
+        channels=looked.channels,
         parts=sorted(parts),
     )

@@ -4,6 +4,7 @@ Runs on the batcher's thread alone. Nothing crosses from one clip to another: a 
 clip alone, within the rounding of the arithmetic.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,17 +28,19 @@ from worker.model.taps import Tap
 class Window:
     """One network window of sound."""
 
-    samples: NDArray[np.float32]  # (window samples,) at the model's rate
+    samples: NDArray[np.float32]  # (window samples,) at the model's rate; under `FrontEnd` any length
     parts: frozenset[Part] = frozenset()
+    layer: str | None = None  # all of whose channels are wanted
 
 
 @dataclass
 class Seen:
     """What the network made of one window."""
 
-    probabilities: NDArray[np.float32]  # (classes,)
+    probabilities: NDArray[np.float32]  # (classes,); none under `FrontEnd`
     spectrogram: Array | None = None  # (mels, frames), dB
     maps: dict[str, Array] = field(default_factory=dict)
+    channels: dict[str, Array] = field(default_factory=dict)  # (channels, height, width) each
     embedding: Array | None = None
     cam: Array | None = None
 
@@ -63,6 +66,13 @@ class Served:
         return self.model.config.name
 
 
+@dataclass(frozen=True)
+class FrontEnd:
+    """The front end of a served model without its network: what runs under it is given its spectrogram alone."""
+
+    served: Served
+
+
 class Engine:
     """Brings models to one device and runs batches of windows through them."""
 
@@ -85,32 +95,37 @@ class Engine:
         return served
 
     @torch.no_grad()
-    def run(self, served: Served, windows: Sequence[Window]) -> list[Seen | Exception]:
+    def run(self, served: Served | FrontEnd, windows: Sequence[Window]) -> list[Seen | Exception]:
         """One forward pass. A window whose logits are not finite gets InferenceFailed; its neighbours do not."""
+        if isinstance(served, FrontEnd):
+            return self._spectrograms(served.served.model, windows)
         model = served.model
         rows = {part: [i for i, window in enumerate(windows) if part in window.parts] for part in Part}
+        layers: defaultdict[str, list[int]] = defaultdict(list)
+        for i, window in enumerate(windows):
+            if window.layer is not None:
+                layers[window.layer].append(i)
         stacked = torch.from_numpy(np.stack([window.samples for window in windows]))  # (batch, samples)
         decibels = model.frontend.decibels(stacked.to(self.device, non_blocking=True))  # (batch, 1, mels, frames)
         features = model.frontend.normalise(decibels).contiguous(memory_format=torch.channels_last)
 
-        looking = rows[Part.MAPS] or rows[Part.EMBEDDING] or rows[Part.CAM]
-        tap = (
-            Tap(model.network, maps=rows[Part.MAPS], embedding=rows[Part.EMBEDDING], cam=rows[Part.CAM])
-            if looking
-            else None
-        )
+        tap = None
+        maps, embedding, cam = rows[Part.MAPS], rows[Part.EMBEDDING], rows[Part.CAM]
+        if maps or embedding or cam or layers:
+            tap = Tap(model.network, maps=maps, embedding=embedding, cam=cam, channels=layers)
         with autocast(self.device):
-            logits = model.network(features, tap).float()  # (batch, classes)
+            logits = model.network(features, tap, tap.opened if tap else ()).float()  # (batch, classes)
 
         outputs: dict[tuple[str, ...], Tensor] = {("probabilities",): model.probabilities(logits)}
         if rows[Part.SPECTROGRAM]:
             outputs["spectrogram",] = decibels[rows[Part.SPECTROGRAM], 0]
         if tap:
             outputs |= {("maps", layer): values for layer, values in tap.maps.items()}
+            outputs |= {("channels", *names): values for names, values in tap.channels.items()}
             if tap.embedding is not None:
                 outputs["embedding",] = tap.embedding
-            if rows[Part.CAM]:
-                outputs["cam",] = tap.cam(logits[rows[Part.CAM]].argmax(dim=1))
+            if cam:
+                outputs["cam",] = tap.cam(logits[cam].argmax(dim=1))
         host = _to_host(outputs)
 
         # What an answer keeps is copied: a view would keep the whole batch in memory for as long.
@@ -120,26 +135,42 @@ class Engine:
                 answers.append(Seen(probabilities.copy()))
             else:
                 answers.append(InferenceFailed(f"Model {served.name} gave numbers that are not finite for this sound."))
-        for (name, *layer), values in host.items():
+        for (name, *names), values in host.items():
             if name == "probabilities":
                 continue
-            for row, value in zip(rows[Part(name)], values, strict=True):
+            asked = layers[names[0]] if name == "channels" else rows[Part(name)]
+            for row, value in zip(asked, values, strict=True):
                 seen = answers[row]
                 if isinstance(seen, Seen):
-                    if layer:
-                        seen.maps[layer[0]] = value.astype(np.float16)
+                    if names:
+                        getattr(seen, name)[names[-1]] = value.astype(np.float16)
                     else:
                         setattr(seen, name, value.astype(np.float16))
         return answers
 
+    def _spectrograms(self, model: Model, windows: Sequence[Window]) -> list[Seen | Exception]:
+        """Of any lengths, so one by one; in one copy all the same."""
+        outputs: dict[tuple[str, ...], Tensor] = {}
+        for number, window in enumerate(windows):
+            samples = torch.from_numpy(np.ascontiguousarray(window.samples))[None].to(self.device, non_blocking=True)
+            outputs[str(number),] = model.frontend.decibels(samples)[0, 0]  # (mels, frames)
+        nothing = np.zeros(0, np.float32)
+        return [Seen(nothing, spectrogram=values.astype(np.float16)) for values in _to_host(outputs).values()]
+
     @torch.no_grad()
     def _layers(self, model: Model) -> list[Layer]:
-        """Shapes of all layers for one window, from a forward pass of silence."""
+        """All layers, with their shapes for one window, from a forward pass of silence."""
         layers: list[Layer] = []
+        nodes = model.network.structure()
 
         def see(name: str, activation: Tensor) -> None:
-            if activation.ndim == 4:
-                layers.append(Layer(name=name, shape=list(activation.shape[1:])))
+            if activation.ndim != 4:
+                return
+            layer = Layer(name=name, shape=list(activation.shape[1:]), inputs=[last.name for last in layers[-1:]])
+            if node := nodes.get(name):
+                layer.kind, layer.inputs = node.kind, list(node.inputs)
+                layer.receptive_field = [node.receptive_field] * 2
+            layers.append(layer)
 
         silence = torch.zeros(1, model.config.frontend.window_samples, device=self.device)
         with autocast(self.device):

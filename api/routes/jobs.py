@@ -12,9 +12,9 @@ from api.events import job_events, resume_point
 from api.gateway import Gateway, Here
 from api.ingest import read_upload
 from api.render import JSON, REPRESENTATIONS, negotiate, render_job, render_result
-from shared.errors import InvalidRequest, ResultNotReady
+from shared.errors import InvalidRequest
 from shared.records import JobRecord
-from shared.schemas import Job, JobOptions, JobRequest, ResultJSON
+from shared.schemas import Job, JobOptions, JobRequest, Part, ResultJSON
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -31,8 +31,8 @@ Wait = Annotated[float, Query(ge=0, description="Seconds to hold the line for a 
 def _body() -> dict[str, Any]:
     """The three forms of a submission, for OpenAPI: the body is read by hand, under limits."""
     options = JobOptions.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
-    options["include"] = {"type": "string", "description": "comma-separated: maps, spectrogram, waveform, embedding, "
-                          "windows, cam", "examples": ["maps,spectrogram"]}  # fmt: skip
+    parts = f"comma-separated: {', '.join(Part)}"
+    options["include"] = {"type": "string", "description": parts, "examples": ["maps,spectrogram"]}
     form = {
         "type": "object",
         "required": ["file"],
@@ -78,7 +78,7 @@ async def submit(
 ) -> Response:
     """Submit one sound as a form field, as base64 in JSON, or as the body itself.
 
-    The options `model`, `top_k`, `include` and `window` may be form fields, JSON keys or query parameters.
+    The options `model`, `top_k`, `include`, `window` and `layer` may be form fields, JSON keys or query parameters.
     """
     wait = _preferred_wait(prefer)
     upload = await read_upload(request, gateway.settings)
@@ -113,12 +113,7 @@ async def read(gateway: Here, job_id: str, wait: Wait = 0.0) -> Response:
 async def result(gateway: Here, job_id: str, accept: Annotated[str | None, Header()] = None) -> Response:
     """The result alone, as JSON, MessagePack or NPZ by `Accept`."""
     kind = negotiate(accept)
-    job = await gateway.store.get(job_id)
-    packed = await gateway.result(job)
-    if packed is None:
-        why = f": {job.error.detail}" if job.error else ""
-        raise ResultNotReady(f"The job is {job.status}{why}", retry_after=None if job.final else 1)
-    body = await asyncio.to_thread(render_result, packed, kind)
+    body = await asyncio.to_thread(render_result, await gateway.finished(job_id), kind)
     return Response(body, media_type=kind, headers={"Vary": "Accept"})
 
 
@@ -127,24 +122,32 @@ async def result(gateway: Here, job_id: str, accept: Annotated[str | None, Heade
     response_class=EventSourceResponse,
     responses={
         200: {
-            "description": "`event: status` at every change, `event: result` last; the data of both is the job",
+            "description": "`event: status` at every change, without an id where only the place in the queue has"
+            " changed; `event: result` last; the data of both is the job",
             "content": {"text/event-stream": {"example": 'id: 1700000000000-0\nevent: status\ndata: {"id": "…"}\n\n'}},
         },
         **responses(*_MISSING, "invalid_request"),
     },
 )
 async def events(
-    gateway: Here, job_id: str, last_event_id: Annotated[str | None, Header()] = None
+    gateway: Here,
+    job_id: str,
+    include_result: Annotated[
+        bool, Query(description="`false`: the last event has the job without its result; `links.result` leads there")
+    ] = True,
+    last_event_id: Annotated[str | None, Header()] = None,
 ) -> EventSourceResponse:
     """The job's changes as server-sent events, from the beginning or after `Last-Event-ID`."""
     after = resume_point(last_event_id)
     await gateway.store.get(job_id)  # 404 and 410 before the stream begins
 
+    told = job_events(
+        gateway.store, gateway.changes, job_id, after, gateway.settings.keepalive_seconds, include_result=include_result
+    )
+
     async def counted() -> Any:
         with gateway.metrics.streams.track_inprogress():
-            async for event in job_events(
-                gateway.store, gateway.changes, job_id, after, gateway.settings.keepalive_seconds
-            ):
+            async for event in told:
                 yield event
 
     # Its own ping is kept out of the way: ours comes after silence only. A reader that takes nothing is cut off.

@@ -1,29 +1,35 @@
 """The event stream: every change once, in order, `result` last, resumable."""
 
+import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import httpx
 import pytest
 
+from api.changes import Changes
+from api.events import FROM_START, job_events
+from shared import records
 from shared.errors import InferenceFailed
+from shared.schemas import AudioInfo, JobOptions, Timings
+from shared.store import AsyncJobStore
 from tests.api.conftest import StandInWorker, wav
 
-Event = tuple[str, str, dict[str, object]]  # id, event, data
+Event = tuple[str, str, dict[str, object]]  # id or nothing, event, data
 
 
 def submit(http: httpx.Client) -> str:
     return str(http.post("/v1/jobs", files={"file": wav()}).json()["id"])
 
 
-def read(http: httpx.Client, job_id: str, last: str | None = None, limit: int = 99) -> list[Event]:
-    """Events until the stream ends, or until `limit` of them."""
-    events: list[Event] = []
+def follow(http: httpx.Client, job_id: str, last: str | None = None, **query: str) -> Iterator[Event]:
+    """Events as they come, until the stream ends."""
     headers = {"Last-Event-ID": last} if last else {}
     fields: dict[str, str] = {}
-    with http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer:
+    with http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers, params=query) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         for line in answer.iter_lines():
             if line:
@@ -31,11 +37,12 @@ def read(http: httpx.Client, job_id: str, last: str | None = None, limit: int = 
                 fields[name] = value.strip()
                 continue
             if "event" in fields:
-                events.append((fields["id"], fields["event"], json.loads(fields["data"])))
-                if len(events) >= limit:
-                    break
+                yield fields.get("id", ""), fields["event"], json.loads(fields["data"])
             fields = {}
-    return events
+
+
+def read(http: httpx.Client, job_id: str, last: str | None = None, **query: str) -> list[Event]:
+    return list(follow(http, job_id, last, **query))
 
 
 def states(events: list[Event]) -> list[tuple[str, object]]:
@@ -75,6 +82,45 @@ def test_last_event_id_resumes(http: httpx.Client, worker: StandInWorker) -> Non
         assert states(read(http, job_id, last=events[seen][0])) == WHOLE[seen + 1 :]
 
 
+@pytest.mark.parametrize("leave", ["finish", "cancel"])
+def test_the_place_in_the_queue_is_told_when_it_changes(http: httpx.Client, worker: StandInWorker, leave: str) -> None:
+    """Whoever waits behind a job that is finished or cancelled moves up, in a status without an id."""
+    first, second, third = (submit(http) for _ in range(3))
+    events = follow(http, third)
+    assert next(events)[2]["queue_position"] == 3
+    for ahead, place in ((first, 2), (second, 1)):
+        if leave == "finish":
+            worker.finish(ahead)
+        else:
+            http.delete(f"/v1/jobs/{ahead}")
+        number, event, job = next(events)
+        assert (number, event, job["status"], job["queue_position"]) == ("", "status", "queued", place)
+    worker.finish(third)
+    assert states(list(events)) == WHOLE[1:]
+
+
+def test_the_place_is_told_again_after_a_lost_connection(http: httpx.Client, worker: StandInWorker) -> None:
+    """What was missed meanwhile is not: the place as it is now comes first."""
+    first, second = submit(http), submit(http)
+    events = follow(http, second)
+    last = next(events)[0]
+    worker.finish(first)
+    again = follow(http, second, last)
+    assert next(again)[2]["queue_position"] == 1
+
+
+def test_the_result_can_be_left_out(http: httpx.Client, worker: StandInWorker) -> None:
+    """`include_result=false` ends with the job and a link to its result, so that it can be fetched in another form."""
+    job_id = submit(http)
+    worker.finish(job_id)
+    events = read(http, job_id, include_result="false")
+    assert states(events) == WHOLE
+    job = events[-1][2]
+    assert job["result"] is None
+    assert job["links"]["result"] == f"/v1/jobs/{job_id}/result"  # type: ignore[index]
+    assert http.get(f"/v1/jobs/{job_id}/events", params={"include_result": "maybe"}).status_code == 422
+
+
 def test_failed_and_cancelled_jobs_end_their_stream(http: httpx.Client, worker: StandInWorker) -> None:
     """Every stream ends with `result`, whatever the end was."""
     failed, cancelled = submit(http), submit(http)
@@ -92,6 +138,35 @@ def test_nothing_is_lost_between_reading_and_subscribing(http: httpx.Client, bus
     """Jobs that finish at any moment around the opening of their stream: the result arrives each time."""
     for _ in range(60):
         assert states(read(http, submit(http)))[-1] == WHOLE[-1]
+
+
+def test_an_end_between_two_readings_is_told() -> None:
+    """A job that ends after its events were read and before its record was: the events are read once more."""
+    job = records.JobRecord(
+        id="j", status="succeeded", model="tiny", options=JobOptions(),
+        audio=AudioInfo(bytes=1, container="WAV", codec="PCM 16 bit"),
+        created_at=0, started_at=1, finished_at=2, timings=Timings(), error=None, position=None,
+    )  # fmt: skip
+
+    class Store:
+        """Nothing new at the first reading, though the job has ended by then."""
+
+        readings = iter([[], [records.Event("1-0", "succeeded"), records.Event("2-0", "result")]])
+
+        async def events(self, job_id: str, after: str) -> list[records.Event]:
+            return next(self.readings)
+
+        async def get(self, job_id: str) -> records.JobRecord:
+            return job
+
+        async def result(self, job_id: str) -> None:
+            return None
+
+    async def told() -> list[Any]:
+        store = cast(AsyncJobStore, Store())
+        return [event.event async for event in job_events(store, Changes(store), "j", FROM_START, 1.0)]
+
+    assert asyncio.run(told()) == ["status", "result"]
 
 
 def test_silence_is_broken_by_comments(start_gateway: Callable[..., httpx.Client], worker: StandInWorker) -> None:

@@ -13,7 +13,7 @@ import pytest
 from shared.contract import unpack_result
 from shared.errors import InferenceFailed
 from shared.schemas import Job, ResultJSON
-from tests.api.conftest import StandInWorker, wav
+from tests.api.conftest import LAYERS, StandInWorker, wav
 
 Start = Callable[..., httpx.Client]
 
@@ -53,6 +53,18 @@ def test_three_forms_carry_the_same_bytes_and_options(http: httpx.Client, worker
     assert all(work.audio == wav() for work in works)
     assert all(work.options == works[0].options for work in works)
     assert works[0].options.top_k == 2
+
+
+def test_layer_must_be_one_of_the_model(
+    http: httpx.Client, worker: StandInWorker, redis_keys: Callable[[], set[bytes]]
+) -> None:
+    """One that there is reaches the worker; one that there is not is refused with some that there are."""
+    assert worker.start(str(submit(http, layer="layer1.block1")["id"])).options.layer == "layer1.block1"
+    before = redis_keys()
+    answer = http.post("/v1/jobs", files={"file": wav()}, data={"layer": "layer9", "model": "tiny"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert all(word in answer.json()["detail"] for word in ("'layer9'", "tiny", *LAYERS))
+    assert redis_keys() == before
 
 
 @pytest.mark.parametrize("prefix", ["", "data:audio/wav;base64,"])

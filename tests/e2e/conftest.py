@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,13 @@ class Stack:
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """One stack for all end-to-end tests; none of them may leave it broken."""
+    with running_stack(default_model="tiny") as running:
+        yield running
+
+
+@contextmanager
+def running_stack(default_model: str) -> Iterator[Stack]:
+    """Valkey, worker and gateway, ready; ended in order afterwards, which is checked."""
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         directory = Path(name)
         models = directory / "models"
@@ -82,7 +90,7 @@ def stack() -> Iterator[Stack]:
                 "OTOSCOPE_PORT": str(port),
                 "OTOSCOPE_METRICS_PORT": str(metrics_port),
                 "OTOSCOPE_MODELS_DIR": str(models),
-                "OTOSCOPE_DEFAULT_MODEL": "tiny",
+                "OTOSCOPE_DEFAULT_MODEL": default_model,
                 "OTOSCOPE_VISIBILITY_TIMEOUT": "5",
             },
             processes={},

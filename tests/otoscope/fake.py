@@ -158,7 +158,8 @@ class FakeService:
 RESULT_WITH_ARRAYS = Result(
     model="tiny", predictions=[("dog", 0.9)], duration=1.0, sample_rate=16_000, combined="single window", window=0,
     windows=[WindowPrediction(0.0, 1.0, [("dog", 0.9)])], parts=["embedding"],
-    embedding=np.arange(4, dtype=np.float16),
+    embedding=np.arange(4, dtype=np.float16), full_spectrogram=np.zeros((2, 3), np.float16),
+    channels={"layer1": np.zeros((4, 2, 1), np.float16)},
 )  # fmt: skip
 
 

@@ -52,11 +52,11 @@ def test_classify_returns_the_finished_job(ask: Ask, service: FakeService, tmp_p
     """A file goes up under its name with its options, and one request is enough when the answer is quick."""
     path = tmp_path / "dög.wav"
     path.write_bytes(b"RIFF")
-    job = ask("classify", path, model="tiny", top_k=2, include=["maps", "cam"], window=0)
+    job = ask("classify", path, model="tiny", top_k=2, include=["maps", "cam"], window=0, layer="layer1")
     assert job.result.predictions[0].class_ == "dog"
     (seen,) = service.seen
     assert (seen.filename, seen.file) == ("dög.wav", b"RIFF")
-    assert seen.fields == {"model": "tiny", "top_k": "2", "include": "maps,cam", "window": "0"}
+    assert seen.fields == {"model": "tiny", "top_k": "2", "include": "maps,cam", "window": "0", "layer": "layer1"}
     assert float(seen.headers["Prefer"].removeprefix("wait=")) > 4
 
 
@@ -194,6 +194,8 @@ def test_result_has_numpy_arrays(ask: Ask) -> None:
     """The binary form brings arrays without a detour through text."""
     result = ask("result", "job0")
     np.testing.assert_array_equal(result.embedding, np.arange(4, dtype=np.float16))
+    assert result.full_spectrogram.shape == (2, 3)
+    assert {name: values.shape for name, values in result.channels.items()} == {"layer1": (4, 2, 1)}
 
 
 def test_models_and_ready(ask: Ask, service: FakeService) -> None:

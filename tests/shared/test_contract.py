@@ -8,6 +8,8 @@ from shared import contract
 from shared.contract import Array, Result, WindowPrediction, pack_result, unpack_result
 from shared.schemas import Part
 
+ARRAYS = ("spectrogram", "embedding", "cam", "waveform", "full_spectrogram")
+
 
 def full() -> Result:
     """A result with every part, values that float16 holds exactly and some that it does not."""
@@ -30,6 +32,8 @@ def full() -> Result:
         embedding=array(16),
         cam=array(4, 13),
         waveform=array(2, 1_000),
+        full_spectrogram=array(32, 12),
+        channels={"layer1": array(4, 2, 6), "layer1.residual": array(4, 2, 6)},
         parts=sorted(Part),
     )
 
@@ -41,8 +45,10 @@ def test_a_result_comes_back_as_it_went() -> None:
     for name in ("model", "predictions", "duration", "sample_rate", "windows", "combined", "window", "parts"):
         assert getattr(after, name) == getattr(before, name), name
     assert after.maps.keys() == before.maps.keys()
+    assert after.channels.keys() == before.channels.keys()
     pairs = [(after.maps[layer], before.maps[layer]) for layer in before.maps]
-    pairs += [(getattr(after, name), getattr(before, name)) for name in ("spectrogram", "embedding", "cam", "waveform")]
+    pairs += [(after.channels[name], before.channels[name]) for name in before.channels]
+    pairs += [(getattr(after, name), getattr(before, name)) for name in ARRAYS]
     for there, here in pairs:
         assert there.dtype == np.float16
         np.testing.assert_array_equal(there, here)
@@ -51,9 +57,19 @@ def test_a_result_comes_back_as_it_went() -> None:
 def test_parts_that_were_not_asked_for_are_absent() -> None:
     """None stays None, and no empty array takes its place."""
     after = unpack_result(pack_result(Result("tiny", [("dog", 1.0)], 1.0, 8_000, [], "single window", 0)))
-    assert after.spectrogram is after.embedding is after.cam is after.waveform is None
-    assert after.maps == {}
+    assert [getattr(after, name) for name in ARRAYS] == [None] * len(ARRAYS)
+    assert after.maps == after.channels == {}
     assert after.parts == []
+
+
+def test_a_result_that_was_stored_before_a_field_existed_can_be_read() -> None:
+    """It has what it had, and nothing of what came later."""
+    tree = msgpack.unpackb(pack_result(full()))
+    del tree["full_spectrogram"], tree["channels"]
+    after = unpack_result(msgpack.packb(tree))
+    assert after.full_spectrogram is None
+    assert after.channels == {}
+    assert after.cam is not None
 
 
 def test_arrays_are_packed_row_by_row_whatever_their_memory() -> None:
@@ -74,7 +90,8 @@ def test_the_binary_form_can_be_read_without_us() -> None:
     assert tree["contract"] == contract.CONTRACT_VERSION
     assert tree["predictions"][0] == {"class": "dog", "confidence": 0.75}
     assert tree["windows"][1]["start"] == 0.25
-    assert tree["parts"] == ["cam", "embedding", "maps", "spectrogram", "waveform", "windows"]
+    assert tree["parts"] == ["cam", "embedding", "full_spectrogram", "maps", "spectrogram", "waveform", "windows"]
+    assert tree["channels"]["layer1.residual"]["shape"] == [4, 2, 6]
     cam = tree["cam"]
     assert result.cam is not None
     np.testing.assert_array_equal(np.frombuffer(cam["data"], "<f2").reshape(cam["shape"]), result.cam)

@@ -18,7 +18,7 @@ from tests.worker.processes import until
 from worker.batcher import Batcher
 from worker.classify import Classifier, cut
 from worker.decoder import DecoderPool
-from worker.engine import Engine, Seen, Served, Window
+from worker.engine import Engine, FrontEnd, Seen, Served, Window
 from worker.metrics import WorkerMetrics
 from worker.registry import Registry
 
@@ -29,7 +29,8 @@ ALL = tuple(Part)
 
 
 class Bench:
-    """The device holds what reaches it unless `free` is set; `batches` is what it was given."""
+    """The device holds what reaches it unless `free` is set; `batches` is what the network was given, `heard` what the
+    front end alone was."""
 
     def __init__(
         self, settings: Settings, engine: Engine, registry: Registry, decoder: DecoderPool, stack: ExitStack
@@ -38,6 +39,7 @@ class Bench:
         self.engine, self.registry = engine, registry
         self.metrics = WorkerMetrics(torch.device("cpu"))
         self.batches: list[list[Window]] = []
+        self.heard: list[list[Window]] = []
         self.free = threading.Event()
         self.free.set()
         self.entered = threading.Semaphore(0)
@@ -49,8 +51,8 @@ class Bench:
             "w1", self.stores.worker, registry, decoder, self.batcher, self.metrics, settings.batch_size
         )
 
-    def _run(self, served: Served, windows: list[Window]) -> list[Seen | Exception]:
-        self.batches.append(windows)
+    def _run(self, served: Served | FrontEnd, windows: list[Window]) -> list[Seen | Exception]:
+        (self.heard if isinstance(served, FrontEnd) else self.batches).append(windows)
         self.entered.release()
         assert self.free.wait(20)
         return self.engine.run(served, windows)

@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
+from shared.audio import decode
 from shared.contract import Result
 from shared.schemas import Part
 from tests.sounds import chirp, encode
-from tests.worker.bench import ALL, LONG, Bench, seen_alone
+from tests.worker.bench import ALL, LONG, RATE, Bench, seen_alone
 from worker.engine import Seen
 
 
@@ -46,9 +48,10 @@ def test_stages_are_timed_and_counted(bench: Bench) -> None:
 def test_a_result_holds_what_was_asked_for(bench: Bench, parts: tuple[Part, ...]) -> None:
     """And nothing else: a map that nobody wants costs memory for an hour."""
     result = bench.result(LONG, include=parts)
-    for part in ("spectrogram", "embedding", "cam", "waveform"):
+    for part in ("spectrogram", "embedding", "cam", "waveform", "full_spectrogram"):
         assert (getattr(result, part) is not None) == (Part(part) in parts), part
     assert bool(result.maps) == (Part.MAPS in parts)
+    assert result.channels == {}
     assert result.parts == sorted(parts)
 
 
@@ -82,6 +85,50 @@ def test_pictures_can_be_of_any_window(bench: Bench, window: int) -> None:
     assert_parts_of(result, seen_alone(bench, LONG)[window])
     assert sum(map(len, bench.batches)) == 4
     assert dict(result.predictions) == pytest.approx(dict(bench.result(LONG).predictions), abs=0.01)
+
+
+@pytest.mark.parametrize("seconds", [2.2, 30.0])
+def test_the_spectrogram_of_a_whole_sound_has_no_seam(bench: Bench, seconds: float) -> None:
+    """It is what the front end gives for the whole waveform at once, within float16; the network is not run for it."""
+    sound = encode(chirp(seconds, RATE), RATE, "WAV", "FLOAT")
+    result = bench.result(sound, include=[Part.FULL_SPECTROGRAM], window=0)
+    frontend = bench.registry.get("tiny").model.frontend
+    whole = frontend.decibels(torch.from_numpy(decode(sound, RATE).waveform)[None])[0, 0].numpy()
+    assert result.full_spectrogram is not None
+    assert result.full_spectrogram.shape == whole.shape
+    np.testing.assert_allclose(result.full_spectrogram, whole, atol=0.05)
+    assert result.spectrogram is None
+    assert sum(map(len, bench.batches)) == len(result.windows)
+
+
+def test_the_whole_spectrogram_of_a_short_sound_is_its_windows(bench: Bench) -> None:
+    """Silence behind its end included, nothing is computed twice, and one is not given for the other."""
+    sound = encode(chirp(0.7, RATE), RATE, "WAV", "FLOAT")
+    assert bench.result(sound, include=["full_spectrogram"]).spectrogram is None
+    result = bench.result(sound, include=["full_spectrogram", "spectrogram"])
+    assert result.spectrogram is not None
+    np.testing.assert_array_equal(result.full_spectrogram, result.spectrogram)
+    assert result.spectrogram.shape == (32, 101)
+    assert bench.heard == []
+
+
+def test_the_whole_spectrogram_of_a_long_sound_lets_others_in_between(start_bench: Callable[..., Bench]) -> None:
+    """It goes through the batcher as windows do, no more than a batch at a time."""
+    bench = start_bench(batch_size=2)
+    bench.result(encode(chirp(25.0, RATE), RATE, "WAV", "FLOAT"), include=[Part.FULL_SPECTROGRAM])
+    assert [len(batch) for batch in bench.heard] == [2, 1]
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_layer_can_be_looked_into(bench: Bench, window: int | None) -> None:
+    """All channels of it, in the window that decided or the one that was asked for; alone, without any part."""
+    result = bench.result(LONG, layer="layer1", window=window)
+    assert window in (None, result.window)
+    assert result.channels.keys() == {"layer1", "layer1.residual", "layer1.shortcut"}
+    mean = result.channels["layer1"].astype(np.float32).mean(axis=0)
+    np.testing.assert_allclose(mean, seen_alone(bench, LONG)[result.window].maps["layer1"], atol=0.1)
+    assert result.maps == {}
+    assert result.parts == []
 
 
 def assert_parts_of(result: Result, seen: Seen) -> None:

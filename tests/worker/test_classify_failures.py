@@ -29,6 +29,9 @@ from worker.engine import Seen, Served, Window
 
 FAILURES = [
     pytest.param({"sound": LONG, "window": 4}, InvalidRequest, "4 windows, 0 to 3; window 4", id="no such window"),
+    pytest.param(
+        {"layer": "layer9"}, InvalidRequest, "no layer 'layer9'; it has stem, layer1, layer2", id="no such layer"
+    ),
     pytest.param({"model": "other"}, ModelNotFound, "no model 'other'", id="no such model"),
     pytest.param({"sound": SHORT[:-400]}, AudioTruncated, "", id="bad sound"),
 ]

@@ -1,14 +1,16 @@
 """The residual CNN: stem, stages of residual blocks, a pooled head; squeeze-and-excitation, a feature pyramid and plain
 blocks as options of the same network."""
 
-from typing import Annotated, Literal, cast
+from collections.abc import Collection
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worker.model.network import Network, Tap, ignore, make_head
+from shared.schemas import LayerKind
+from worker.model.network import Network, Node, Tap, ignore, make_head, receptive_field
 
 
 class ArchitectureConfig(BaseModel):
@@ -66,7 +68,12 @@ class SqueezeExcitation(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions whose output is added to their input (He et al., 2015)."""
+    """Two 3×3 convolutions whose output is added to their input (He et al., 2015).
+
+    A tap is shown, under the block's `name`, what is added and to what.
+    """
+
+    kind: ClassVar[LayerKind] = "residual"
 
     def __init__(self, inputs: int, outputs: int, stride: int, se_reduction: int | None) -> None:
         super().__init__()
@@ -76,13 +83,23 @@ class ResidualBlock(nn.Module):
         same_shape = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same_shape else _conv_bn(inputs, outputs, 1, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tap: Tap | None = None, name: str = "") -> Tensor:
         residual = self.se(self.conv2(functional.relu(self.conv1(x), inplace=True)))
-        return functional.relu(residual + self.shortcut(x), inplace=True)
+        shortcut = self.shortcut(x)
+        if tap is not None:
+            tap(f"{name}.residual", residual)
+            tap(f"{name}.shortcut", shortcut)
+        return functional.relu(residual + shortcut, inplace=True)
+
+    @property
+    def path(self) -> list[tuple[int, int]]:
+        return [*_windows(self.conv1), *_windows(self.conv2)]
 
 
 class PlainBlock(nn.Module):
     """One 3×3 convolution; where a residual block would stride, the maximum of 2×2 is taken first."""
+
+    kind: ClassVar[LayerKind] = "plain"
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -91,6 +108,10 @@ class PlainBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu(self.conv(self.pool(x)), inplace=True)
+
+    @property
+    def path(self) -> list[tuple[int, int]]:
+        return [*_windows(self.pool), *_windows(self.conv)]
 
 
 class FeaturePyramid(nn.Module):
@@ -143,7 +164,7 @@ class ResidualCNN(Network):
 
         self.head = make_head(pooled, config.head, config.dropout, config.classes)
 
-    def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
+    def forward(self, x: Tensor, tap: Tap | None = None, opened: Collection[str] = ()) -> Tensor:
         see: Tap = tap or ignore
         if self.stem is not None:
             x = self.stem(x)  # (batch, width, mels / 4, frames / 4)
@@ -151,14 +172,32 @@ class ResidualCNN(Network):
         levels: list[Tensor] = []
         for number, blocks in enumerate(self.stages, start=1):
             for index, block in enumerate(cast(nn.ModuleList, blocks), start=1):
-                x = block(x)
-                see(f"layer{number}.block{index}", x)
+                name = f"layer{number}.block{index}"
+                x = block(x, see, name) if name in opened else block(x)
+                see(name, x)
             see(f"layer{number}", x)
             levels.append(x)
         embedding = self.pool(levels)
         see("embedding", embedding)
         logits: Tensor = self.head(embedding)  # (batch, classes)
         return logits
+
+    def structure(self) -> dict[str, Node]:
+        nodes: dict[str, Node] = {}
+        path: list[tuple[int, int]] = []
+        before: tuple[str, ...] = ()
+        if self.stem is not None:
+            path += _windows(self.stem)
+            nodes["stem"] = Node("stem", before, receptive_field(path))
+            before = ("stem",)
+        for number, blocks in enumerate(self.stages, start=1):
+            for index, block in enumerate(cast("list[ResidualBlock | PlainBlock]", blocks), start=1):
+                path += block.path
+                nodes[f"layer{number}.block{index}"] = Node(block.kind, before, receptive_field(path))
+                before = (f"layer{number}.block{index}",)
+            nodes[f"layer{number}"] = Node("stage", before, receptive_field(path))
+            before = (f"layer{number}",)
+        return nodes
 
     def pool(self, levels: list[Tensor]) -> Tensor:
         pooled: Tensor = self.pyramid(levels) if self.pyramid else levels[-1].mean(dim=(2, 3))
@@ -171,6 +210,16 @@ class ResidualCNN(Network):
     def trunk(self) -> list[nn.Module]:
         parts = [self.stem, *self.stages, self.pyramid]
         return [part for part in parts if part is not None]
+
+
+def _windows(module: nn.Module) -> list[tuple[int, int]]:
+    """(size, stride) of each window that slides over a module's input, first to last; they are square."""
+    sliding = [part for part in module.modules() if isinstance(part, (nn.Conv2d, nn.MaxPool2d))]
+    return [(_side(part.kernel_size), _side(part.stride)) for part in sliding]
+
+
+def _side(square: int | tuple[int, ...]) -> int:
+    return square if isinstance(square, int) else square[0]
 
 
 def _block(config: ArchitectureConfig, inputs: int, outputs: int, stride: int) -> nn.Module:

@@ -1,25 +1,44 @@
 """What every network can be asked for, whatever it is made of: an answer, a look inside, its parts from end to end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from shared.schemas import LayerKind
 
 Tap = Callable[[str, Tensor], None]
 """Called with (layer name, activation of shape (batch, channels, height, width)) in the order of computation, and last
 with ("embedding", (batch, channels)). It looks and must not write."""
+
+INSIDE = ("residual", "shortcut")
+"""What an opened block shows besides: `<block>.residual`, what it adds, and `<block>.shortcut`, to what."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A layer's place in the network."""
+
+    kind: LayerKind
+    inputs: tuple[str, ...]  # the layers that feed it; none where the spectrogram does
+    receptive_field: int  # mels, and as many frames, of the spectrogram that one cell can see
 
 
 class Network(nn.Module):
     """(batch, 1, mels, frames), normalised -> logits (batch, classes).
 
     There is one `forward`: whoever wants to look inside passes a `tap`, which is shown each named activation as it
-    passes; without one nothing is kept.
+    passes; without one nothing is kept. Of the blocks named in `opened` it is shown what INSIDE says as well.
     """
 
     head: nn.Sequential  # from the pooled activations to the logits
 
-    def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
+    def forward(self, x: Tensor, tap: Tap | None = None, opened: Collection[str] = ()) -> Tensor:
         raise NotImplementedError
+
+    def structure(self) -> dict[str, Node]:
+        """Layer name to its place, in the order of computation; empty where the network does not know its inside."""
+        return {}
 
     def pool(self, levels: list[Tensor]) -> Tensor:
         """The activations of `pooled_layers`, (batch, width, height, frames) each -> (batch, pooled)."""
@@ -46,6 +65,15 @@ def make_head(pooled: int, hidden: tuple[int, ...], dropout: tuple[float, ...], 
         layers += [nn.Dropout(share), nn.Linear(pooled, width), nn.ReLU()]
         pooled = width
     return nn.Sequential(*layers, nn.Dropout(dropout[-1]), nn.Linear(pooled, classes))
+
+
+def receptive_field(path: Iterable[tuple[int, int]]) -> int:
+    """How many neighbouring inputs one output can see through windows of (size, stride), first to last."""
+    seen, step = 1, 1  # the step is the distance between neighbouring outputs, counted in inputs
+    for size, stride in path:
+        seen += (size - 1) * step
+        step *= stride
+    return seen
 
 
 def ignore(_name: str, _activation: Tensor) -> None:

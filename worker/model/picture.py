@@ -4,6 +4,7 @@ The body is one of timm's (an optional package); pooling and head are ours, so t
 other network.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import torch
@@ -54,7 +55,7 @@ class PictureNetwork(Network):
         self.register_buffer("mean", torch.tensor(cfg["mean"])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(cfg["std"])[:, None, None], persistent=False)
 
-    def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
+    def forward(self, x: Tensor, tap: Tap | None = None, opened: Collection[str] = ()) -> Tensor:
         see: Tap = tap or ignore
         grey = (x / (2 * _SPAN) + 0.5).clamp(0, 1)  # (batch, 1, mels, frames), black to white
         picture = (grey - self.mean) / self.std  # (batch, 3, mels, frames)

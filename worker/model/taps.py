@@ -1,24 +1,55 @@
-"""Looks inside a forward pass: channel-mean maps, the embedding and the class activation of chosen rows of a batch."""
+"""Looks inside a forward pass: channel-mean maps, all channels of a layer, the embedding and the class activation of
+chosen rows of a batch."""
+
+from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from worker.model.network import Network
+from worker.model.network import INSIDE, Network
 
 
 class Tap:
-    """Passed to `Network.forward`; keeps what was asked for, reduced at once, on the device."""
+    """Passed to `Network.forward`, with `opened`; keeps what was asked for, reduced at once, on the device."""
 
-    def __init__(self, network: Network, *, maps: list[int], embedding: list[int], cam: list[int]) -> None:
-        """The lists hold the rows of the batch that asked for each."""
+    def __init__(
+        self,
+        network: Network,
+        *,
+        maps: list[int],
+        embedding: list[int],
+        cam: list[int],
+        channels: Mapping[str, list[int]] | None = None,
+    ) -> None:
+        """The lists hold the rows of the batch that asked for each; `channels` those of each layer."""
         self._network = network
         self._map_rows, self._embedding_rows, self._cam_rows = maps, embedding, cam
         self._stages = network.pooled_layers if cam else ()
         self.maps: dict[str, Tensor] = {}  # layer -> (rows, height, width)
+        self.channels: dict[tuple[str, str], Tensor] = {}  # layer, name -> (rows, channels, height, width)
         self.embedding: Tensor | None = None  # (rows, features)
         self._levels: list[Tensor] = []
+        self._wanted: defaultdict[str, list[tuple[str, str, list[int]]]] = defaultdict(list)
+        self.opened: set[str] = set()
+        for layer, rows in (channels or {}).items():
+            self._want(layer, rows)
+
+    def _want(self, layer: str, rows: list[int]) -> None:
+        self._wanted[layer].append((layer, layer, rows))
+        nodes = self._network.structure()
+        node = nodes.get(layer)
+        block = node.inputs[0] if node and node.kind == "stage" else layer
+        if block in nodes and nodes[block].kind == "residual":
+            self.opened.add(block)
+            for part in INSIDE:
+                self._wanted[f"{block}.{part}"].append((layer, f"{layer}.{part}", rows))
 
     def __call__(self, name: str, activation: Tensor) -> None:
+        for layer, shown, rows in self._wanted.get(name, ()):
+            self.channels[layer, shown] = activation[rows].float()
+        if name.rpartition(".")[2] in INSIDE:
+            return
         if name == "embedding":
             if self._embedding_rows:
                 self.embedding = activation[self._embedding_rows].float()

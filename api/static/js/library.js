@@ -1,0 +1,254 @@
+// The sounds on this page and what has become of each. Nothing here draws anything.
+
+import * as server from "./server.js";
+import { settings } from "./settings.js";
+
+const PARTS = "maps,full_spectrogram,waveform,windows,cam";
+const EVERY_CLASS = 1_000; // the whole distribution: confidence gap and entropy are of all classes
+const UPLOADS = 2; // at a time
+const FINAL = ["succeeded", "failed", "cancelled"];
+
+/**
+ * One sound. `phase` is one of
+ *   waiting (for its turn or for the server), uploading, queued, running,   then one of
+ *   succeeded, failed, cancelled, refused (never became a job), gone (the server has forgotten it).
+ */
+class Sound {
+  static #count = 0;
+
+  constructor({ file = null, name, job = null }) {
+    this.id = `sound-${(Sound.#count += 1)}`;
+    this.file = file; // File, or null for a result reopened by its link
+    this.name = name;
+    this.url = file ? URL.createObjectURL(file) : null; // for the player
+    this.phase = job ? job.status : "waiting";
+    this.job = job;
+    this.result = null; // see server.result
+    this.uploaded = 0; // share of the file
+    this.error = null; // {title, detail}
+    this.note = ""; // why it waits
+    this.connected = true;
+    this.looks = new Map(); // layer -> promise of {layer name: [Matrix]}
+    this.stop = () => {};
+  }
+
+  get ended() {
+    return [...FINAL, "refused", "gone"].includes(this.phase);
+  }
+}
+
+/** Dispatches `list` (sounds came or went), `change` (detail: a sound), `select` (detail: a sound or null). */
+class Library extends EventTarget {
+  sounds = [];
+  selected = null;
+  reachable = true;
+  #uploading = 0;
+
+  /** Add files and begin with them; the first is selected. */
+  add(files) {
+    const sounds = [...files].map((file) => new Sound({ file, name: file.name }));
+    this.sounds.unshift(...sounds);
+    this.dispatchEvent(new Event("list"));
+    if (sounds.length) this.select(sounds[0]);
+    this.#next();
+    return sounds;
+  }
+
+  /** Refuse a file without sending it. */
+  refuse(file, title, detail) {
+    const sound = new Sound({ file, name: file.name });
+    Object.assign(sound, { phase: "refused", error: { title, detail } });
+    this.sounds.unshift(sound);
+    this.dispatchEvent(new Event("list"));
+    if (!this.selected) this.select(sound);
+  }
+
+  /** Show a job that somebody has a link to. */
+  async reopen(id) {
+    const known = this.sounds.find((sound) => sound.job?.id === id);
+    if (known) return this.select(known);
+    const sound = new Sound({ name: "Result" });
+    this.sounds.unshift(sound);
+    this.dispatchEvent(new Event("list"));
+    this.select(sound);
+    try {
+      await this.#update(sound, await server.job(id));
+      if (!sound.ended) this.#follow(sound);
+    } catch (error) {
+      this.#failed(sound, error, () => this.#retryReopen(sound, id));
+    }
+  }
+
+  select(sound) {
+    this.selected = sound;
+    this.dispatchEvent(new CustomEvent("select", { detail: sound }));
+  }
+
+  /** Cancel what is under way. */
+  async cancel(sound) {
+    sound.stop();
+    const id = sound.job?.id;
+    this.#set(sound, { phase: "cancelled", note: "" });
+    this.#next();
+    if (id) await server.cancel(id).catch(() => {}); // it ends by its deadline if nobody can be told
+  }
+
+  /** Begin again with a sound that ended without a result, or with another model. */
+  again(sound) {
+    sound.stop();
+    sound.looks.clear();
+    this.#set(sound, { phase: "waiting", job: null, result: null, error: null, uploaded: 0, note: "", key: null });
+    this.#next();
+  }
+
+  remove(sound) {
+    sound.stop();
+    if (sound.job && !sound.ended) server.cancel(sound.job.id).catch(() => {});
+    if (sound.url) URL.revokeObjectURL(sound.url);
+    const at = this.sounds.indexOf(sound);
+    this.sounds.splice(at, 1);
+    this.dispatchEvent(new Event("list"));
+    if (this.selected === sound) this.select(this.sounds[Math.min(at, this.sounds.length - 1)] ?? null);
+    this.#next();
+  }
+
+  /** Give a reopened result its sound back, to listen to and to look further into. */
+  attach(sound, file) {
+    if (sound.url) URL.revokeObjectURL(sound.url);
+    this.#set(sound, { file, url: URL.createObjectURL(file) });
+  }
+
+  /**
+   * All channels of one layer, and of a residual block its `.residual` and `.shortcut`: Map of name -> [Matrix].
+   * The server keeps no sound, so it is sent once more; the answer is kept. Rejects with server.Refused or Unreachable, or with
+   * an Error where the page does not have the file.
+   */
+  look(sound, layer) {
+    if (!sound.looks.has(layer)) {
+      const look = this.#look(sound, layer);
+      sound.looks.set(layer, look);
+      look.catch(() => sound.looks.delete(layer));
+    }
+    return sound.looks.get(layer);
+  }
+
+  async #look(sound, layer) {
+    if (!sound.file) throw new Error("The server keeps no sound: choose the file again to look further.");
+    const options = { model: sound.result.model, top_k: 1, layer, window: sound.result.window };
+    let job = await server.submit(sound.file, options, crypto.randomUUID()).promise;
+    job = await new Promise((resolve, reject) =>
+      server.follow(job.id, {
+        onJob: (now) => FINAL.includes(now.status) && resolve(now),
+        onLost: () => {},
+        onBack: () => {},
+        onGone: reject,
+      }),
+    );
+    if (job.status !== "succeeded") throw new Error(job.error?.detail ?? `The look was ${job.status}.`);
+    const { channels } = await server.result(job.id);
+    server.cancel(job.id).catch(() => {}); // forgotten: the page has it
+    return channels;
+  }
+
+  #set(sound, changes) {
+    Object.assign(sound, changes);
+    this.dispatchEvent(new CustomEvent("change", { detail: sound }));
+  }
+
+  /** Begin with the next waiting sounds. */
+  #next() {
+    while (this.#uploading < UPLOADS) {
+      const sound = this.sounds.findLast((one) => one.phase === "waiting" && one.file && !one.note);
+      if (!sound) return;
+      this.#send(sound);
+    }
+  }
+
+  async #send(sound) {
+    this.#uploading += 1;
+    sound.key ??= crypto.randomUUID();
+    const options = { top_k: EVERY_CLASS, include: PARTS, ...(settings.get("model") ? { model: settings.get("model") } : {}) };
+    const upload = server.submit(sound.file, options, sound.key, (uploaded) => this.#set(sound, { uploaded }));
+    sound.stop = upload.abort;
+    this.#set(sound, { phase: "uploading", uploaded: 0 });
+    try {
+      await this.#update(sound, await upload.promise);
+      if (!sound.ended) this.#follow(sound);
+    } catch (error) {
+      if (error.name !== "AbortError") this.#failed(sound, error, () => this.#wake(sound));
+    } finally {
+      this.#uploading -= 1;
+      this.#next();
+    }
+  }
+
+  #follow(sound) {
+    sound.stop = server.follow(sound.job.id, {
+      onJob: (job) => this.#update(sound, job),
+      onLost: () => {
+        this.#set(sound, { connected: false });
+        this.#lost();
+      },
+      onBack: () => this.#set(sound, { connected: true }),
+      onGone: (error) => this.#set(sound, { phase: "gone", error }),
+    });
+  }
+
+  /** What the server says of the job; of one that has succeeded the result is fetched before it is said. */
+  async #update(sound, job) {
+    sound.connected = true;
+    if (job.status !== "succeeded") {
+      const error = job.error ?? null;
+      this.#set(sound, { job, phase: job.status, error, note: "", name: sound.file?.name ?? job.audio.name ?? sound.name });
+      return;
+    }
+    sound.job = job;
+    try {
+      const result = await server.result(job.id);
+      this.#set(sound, { result, phase: "succeeded", error: null, note: "", name: sound.file?.name ?? job.audio.name ?? "Result" });
+    } catch (error) {
+      this.#failed(sound, error, () => this.#update(sound, job));
+    }
+  }
+
+  /** A refusal that will pass is waited out, a server that is away is waited for; the rest is told. */
+  #failed(sound, error, retry) {
+    if (error instanceof server.Unreachable) {
+      this.#set(sound, { phase: "waiting", note: "The server does not answer. This goes on when it is back.", connected: false });
+      this.#lost();
+      this.addEventListener("reachable", () => sound.phase === "waiting" && retry(), { once: true });
+    } else if (error instanceof server.Refused && (error.status === 429 || error.status === 503)) {
+      const seconds = error.retryAfter ?? 5;
+      this.#set(sound, { phase: "waiting", note: `${error.title}. Trying again in ${seconds} s.` });
+      const timer = setTimeout(retry, seconds * 1_000);
+      sound.stop = () => clearTimeout(timer);
+    } else {
+      const phase = ["job_not_found", "job_expired"].includes(error.code) ? "gone" : "refused";
+      this.#set(sound, { phase, error: { title: error.title ?? "That did not work", detail: error.detail ?? error.message }, note: "" });
+    }
+  }
+
+  #wake(sound) {
+    this.#set(sound, { note: "", connected: true });
+    this.#next();
+  }
+
+  async #retryReopen(sound, id) {
+    this.sounds.splice(this.sounds.indexOf(sound), 1);
+    await this.reopen(id);
+  }
+
+  /** Nobody answers: say so, and ask until somebody does. Dispatches `reachable` or `unreachable`. */
+  async #lost() {
+    if (!this.reachable) return;
+    this.reachable = false;
+    this.dispatchEvent(new Event("unreachable"));
+    while (!this.reachable) {
+      await new Promise((resolve) => setTimeout(resolve, 2_000));
+      this.reachable = await server.alive().then(() => true, (error) => error instanceof server.Refused);
+    }
+    this.dispatchEvent(new Event("reachable"));
+  }
+}
+
+export const library = new Library();

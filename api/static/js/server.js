@@ -1,0 +1,149 @@
+// The HTTP interface, and nothing of the page. Field names are those of the server's schemas.
+
+import { decode } from "./msgpack.js";
+import { channels, floats, matrix } from "./matrix.js";
+
+/** What the server answered instead of what was asked for: `code`, `title`, `detail`, `status`, `retryAfter`. */
+export class Refused extends Error {
+  constructor(problem, status, retryAfter) {
+    super(problem.detail ?? problem.title);
+    Object.assign(this, { code: problem.code, title: problem.title, detail: problem.detail, status, retryAfter });
+  }
+}
+
+/** Nobody answered. */
+export class Unreachable extends Error {}
+
+async function ask(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, { ...options, cache: "no-store" });
+  } catch {
+    throw new Unreachable("The server does not answer.");
+  }
+  if (!response.ok) throw refusal(response.status, await response.text(), response.headers.get("Retry-After"));
+  return response;
+}
+
+function refusal(status, body, retryAfter) {
+  let problem;
+  try {
+    problem = JSON.parse(body);
+  } catch {
+    problem = { title: `The server answered ${status}`, detail: `The server answered ${status} without saying why.`, code: "" };
+  }
+  return new Refused(problem, status, Number(retryAfter) || null);
+}
+
+const json = async (path) => (await ask(path)).json();
+
+export const limits = () => json("/v1/limits");
+export const models = () => json("/v1/models");
+export const job = (id) => json(`/v1/jobs/${encodeURIComponent(id)}`);
+export const cancel = (id) => ask(`/v1/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
+export const alive = () => ask("/health/live");
+
+/**
+ * Send a file. `options` are the form fields beside it; `onProgress` gets the share that has left, 0 to 1.
+ * Returns {promise of the job, abort()}; the promise rejects with Refused, Unreachable or an AbortError.
+ */
+export function submit(file, options, key, onProgress = () => {}) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(options)) form.append(name, value);
+  form.append("file", file, file.name);
+  const request = new XMLHttpRequest(); // fetch tells nothing of an upload's progress
+  const promise = new Promise((resolve, reject) => {
+    request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    request.onload = () =>
+      request.status < 300
+        ? resolve(JSON.parse(request.responseText))
+        : reject(refusal(request.status, request.responseText, request.getResponseHeader("Retry-After")));
+    request.onerror = () => reject(new Unreachable("The server does not answer."));
+    request.onabort = () => reject(new DOMException("The upload was cancelled.", "AbortError"));
+    request.open("POST", "/v1/jobs");
+    request.setRequestHeader("Idempotency-Key", key); // asked again after a lost answer, it is the same job
+    request.send(form);
+  });
+  return { promise, abort: () => request.abort() };
+}
+
+/**
+ * Follow a job to its end. `onJob` gets every state, the last one final; `onLost` and `onBack` tell of the connection.
+ * The browser resumes after the last event that it saw. Returns a function that stops it.
+ */
+export function follow(id, { onJob, onLost, onBack, onGone }) {
+  const path = `/v1/jobs/${encodeURIComponent(id)}/events?include_result=false`;
+  let source = null;
+  let timer = null;
+  let lost = false;
+
+  function open() {
+    source = new EventSource(path);
+    source.onopen = () => {
+      if (lost) onBack();
+      lost = false;
+    };
+    source.addEventListener("status", (event) => onJob(JSON.parse(event.data)));
+    source.addEventListener("result", (event) => {
+      stop();
+      onJob(JSON.parse(event.data));
+    });
+    source.onerror = () => {
+      if (source.readyState === EventSource.CLOSED) check();
+      else lose();
+    };
+  }
+
+  function lose() {
+    if (!lost) onLost();
+    lost = true;
+  }
+
+  // The stream was refused or has ended: ask what became of the job, and go on from there.
+  async function check() {
+    source.close();
+    try {
+      const now = await job(id);
+      if (["succeeded", "failed", "cancelled"].includes(now.status)) return onJob(now);
+    } catch (error) {
+      if (error instanceof Refused && (error.status === 404 || error.status === 410)) return onGone(error);
+      lose();
+    }
+    timer = setTimeout(open, 2_000);
+  }
+
+  function stop() {
+    clearTimeout(timer);
+    source.close();
+  }
+
+  open();
+  return stop;
+}
+
+/** The result of a job, arrays as Matrix; `raw` is its JSON-ready rest. */
+export async function result(id) {
+  const path = `/v1/jobs/${encodeURIComponent(id)}/result`;
+  const response = await ask(path, { headers: { Accept: "application/msgpack" } });
+  return unpack(decode(await response.arrayBuffer()));
+}
+
+function unpack(tree) {
+  const mapped = (entries, read) => new Map(Object.entries(entries ?? {}).map(([name, packed]) => [name, read(packed)]));
+  const optional = (packed, read) => (packed ? read(packed) : null);
+  return {
+    model: tree.model,
+    predictions: tree.predictions,
+    duration: tree.duration,
+    sample_rate: tree.sample_rate,
+    combined: tree.combined,
+    window: tree.window,
+    windows: tree.windows,
+    spectrogram: optional(tree.full_spectrogram ?? tree.spectrogram, matrix), // Matrix, dB, of the whole sound
+    cam: optional(tree.cam, matrix), // Matrix, 0 to 1, of the window `window`
+    waveform: optional(tree.waveform, matrix), // Matrix of two rows: minimum and maximum of each stretch
+    embedding: optional(tree.embedding, floats),
+    maps: mapped(tree.maps, matrix), // layer -> Matrix, channel means of the window `window`
+    channels: mapped(tree.channels, channels), // layer -> [Matrix], where a layer was asked for
+  };
+}

@@ -1,0 +1,156 @@
+"""Synthesises the sounds that come with the page: api/static/sounds/*.flac.
+
+    python docs/sounds.py
+
+Nothing is recorded and nothing random is left to chance, so that anybody gets the same files. Each is made the way the
+thing makes its sound: a bell is a few partials that ring out, a clock is a click that excites a small box.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from otoscope import sample
+
+RATE = sample.RATE
+OUT = Path(__file__).parent.parent / "api" / "static" / "sounds"
+Sound = NDArray[np.float64]
+
+
+def seconds(length: float) -> Sound:
+    return np.arange(int(length * RATE)) / RATE
+
+
+def noise(length: float, seed: int) -> Sound:
+    return np.random.default_rng(seed).normal(size=int(length * RATE))
+
+
+def band(sound: Sound, low: float, high: float) -> Sound:
+    """Between two frequencies, Hz, with soft edges."""
+    spectrum = np.fft.rfft(sound)
+    frequency = np.fft.rfftfreq(len(sound), 1 / RATE)
+    gain = 1 / np.sqrt((1 + (low / np.maximum(frequency, 1e-3)) ** 4) * (1 + (frequency / high) ** 4))
+    return np.fft.irfft(spectrum * gain, len(sound))
+
+
+def resonator(sound: Sound, frequency: float, decay: float) -> Sound:
+    """What is excited and rings out: `decay` is the time in seconds to a thousandth."""
+    time = np.arange(len(sound)) / RATE
+    ringing = np.sin(2 * np.pi * frequency * time) * 0.001 ** (time / decay)
+    size = 2 * len(sound)
+    return np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(ringing, size), size)[: len(sound)]
+
+
+def placed(length: float, at: list[tuple[float, Sound]]) -> Sound:
+    """Sounds added at their times."""
+    out = np.zeros(int(length * RATE))
+    for time, sound in at:
+        start = int(time * RATE)
+        part = sound[: len(out) - start]
+        out[start : start + len(part)] += part
+    return out
+
+
+def church_bell() -> Sound:
+    """Hum, prime, tierce, quint, nominal and above, each with its own decay, struck every 1.7 s."""
+    time = seconds(5)
+    ratios = (0.5, 1, 1.19, 1.5, 2, 2.51, 3.01, 4.16)
+    weights = (0.5, 0.8, 0.9, 0.5, 1, 0.5, 0.4, 0.3)
+    decays = (4, 3, 2.2, 1.8, 1.6, 1, 0.8, 0.5)  # seconds
+    strike = np.zeros(len(time))
+    for ratio, weight, decay in zip(ratios, weights, decays, strict=True):
+        strike += weight * np.sin(2 * np.pi * 440 * ratio * time) * np.exp(-3 * time / decay)
+    clank = band(noise(0.05, 1), 2_000, 6_000) * np.exp(-seconds(0.05) / 0.008)
+    strike[: len(clank)] += 0.6 * clank
+    return placed(5, [(start, strike) for start in (0.1, 1.8, 3.5)])
+
+
+def clock_tick() -> Sound:
+    """Tick and tock: short clicks in a small wooden box, four a second."""
+    beats = []
+    for number in range(20):
+        click = band(noise(0.02, 7), 1_500, 7_000) * np.exp(-seconds(0.02) / 0.0015)
+        box = resonator(np.pad(click, (0, 600)), 2_900 if number % 2 else 3_400, 0.03)
+        beats.append((0.05 + number * 0.25, box * (1 if number % 2 else 0.8)))
+    return placed(5, beats)
+
+
+def siren() -> Sound:
+    """A horn swept up and down between 600 and 1,400 Hz, in the open."""
+    time = seconds(5)
+    sweep = 1_000 + 400 * np.sin(2 * np.pi * 0.35 * time - 1.2)
+    phase = 2 * np.pi * np.cumsum(sweep) / RATE
+    horn = sum(np.sin(k * phase) / k**1.3 for k in (1, 2, 3, 4, 5))
+    echo = np.convolve(horn, np.r_[1, np.zeros(int(0.11 * RATE)), 0.3, np.zeros(int(0.07 * RATE)), 0.2])[: len(time)]
+    return np.asarray(echo + 0.05 * noise(5, 3))
+
+
+def rain() -> Sound:
+    """A wide hiss, and drops that splash at random."""
+    dice = np.random.default_rng(11)
+    drops = []
+    for start in dice.uniform(0, 4.95, 900):
+        drop = resonator(np.pad([1.0], (0, 400)), float(dice.uniform(1_500, 6_500)), 0.012)
+        drops.append((float(start), drop * dice.exponential(0.5)))
+    return placed(5, drops) + 0.22 * band(noise(5, 12), 800, 7_500)
+
+
+def sea() -> Sound:
+    """Waves: a hiss that swells, breaks and runs out."""
+    time = seconds(5)
+    swell = 0.15 + sum(np.exp(-((time - at) ** 2) / width) for at, width in ((1.2, 0.5), (3.6, 0.7)))
+    return band(noise(5, 21), 150, 3_500) * swell + 0.3 * band(noise(5, 22), 2_000, 7_000) * swell**2
+
+
+def crickets() -> Sound:
+    """Two crickets: chirps of three pulses at 4.6 and 5.1 kHz."""
+    time = seconds(5)
+    out = 0.01 * noise(5, 31)
+    for pitch, rate, start in ((4_600, 2.6, 0.0), (5_100, 2.2, 0.2)):
+        beat = (time + start) * rate % 1.0
+        pulses = (np.sin(2 * np.pi * 30 * (time + start)) > -0.2) & (beat < 0.28)
+        soft = np.convolve(pulses.astype(float), np.hanning(80) / np.hanning(80).sum(), "same")
+        out += soft * np.sin(2 * np.pi * pitch * time)
+    return out
+
+
+def knocking() -> Sound:
+    """Knuckles on a wooden door, five knocks, twice."""
+    knock = band(noise(0.01, 51), 100, 3_000) * np.exp(-seconds(0.01) / 0.002)
+    struck = np.pad(knock, (0, 4_000))
+    door = resonator(struck, 180, 0.12) + 0.7 * resonator(struck, 390, 0.08) + 0.5 * resonator(struck, 860, 0.04)
+    return placed(5, [(base + 0.19 * n, door) for base in (0.2, 2.6) for n in range(5)])
+
+
+def day() -> Sound:
+    """Half a minute by the harbour: sea, bell, siren, clock, alarm clock and crickets, one after the other."""
+    parts = [sea(), church_bell(), siren(), clock_tick(), np.asarray(sample.alarm_clock(), np.float64), crickets()]
+    fade = np.minimum(1, np.minimum(seconds(5), seconds(5)[::-1]) / 0.2)
+    return np.concatenate([0.5 * fade * part / np.abs(part).max() for part in parts])
+
+
+SOUNDS = {
+    "alarm-clock": lambda: np.asarray(sample.alarm_clock(), np.float64),
+    "church-bell": church_bell,
+    "clock-tick": clock_tick,
+    "siren": siren,
+    "rain": rain,
+    "sea": sea,
+    "crickets": crickets,
+    "knocking": knocking,
+    "six-sounds": day,
+}
+
+
+def main() -> None:
+    OUT.mkdir(exist_ok=True)
+    for name, make in SOUNDS.items():
+        sound = make()
+        soundfile.write(OUT / f"{name}.flac", (0.6 * sound / np.abs(sound).max()).astype(np.float32), RATE, "PCM_16")
+        print(f"{name}.flac: {(OUT / f'{name}.flac').stat().st_size / 1_000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

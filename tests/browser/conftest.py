@@ -1,0 +1,117 @@
+"""A real browser in front of a real stack. Skipped, with the reason, where there is no browser."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+from tests.conftest import ROOT
+from tests.e2e.conftest import Stack, running_stack
+
+SOUNDS = ROOT / "api" / "static" / "sounds"
+SHOTS = ROOT / "runs" / "screenshots"  # looked at by people; never compared
+FLAGS = (
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--enable-unsafe-swiftshader",  # WebGL2 without a GPU
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+)
+WIDTHS = (1440, 900, 390)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """A stack of its own, with the shipped models: what these tests do to it is nobody else's business."""
+    with running_stack(default_model="esc50") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Chromium, with a microphone that hears the siren."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    microphone = tmp_path_factory.mktemp("microphone") / "siren.wav"
+    write_wav(SOUNDS / "siren.flac", microphone)
+    with sync_playwright() as playwright:
+        if path is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("needs Chromium: `apt install chromium` or `playwright install chromium`")
+        flags = [*FLAGS, f"--use-file-for-fake-audio-capture={microphone}"]
+        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        yield browser
+        browser.close()
+
+
+def write_wav(source: Path, target: Path) -> None:
+    import soundfile
+
+    samples, rate = soundfile.read(source)
+    soundfile.write(target, samples, rate, "PCM_16")
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(browser: Browser, stack: Stack) -> Iterator[Open]:
+    """Opens the page in a fresh profile: `open_page(width=390, path="/#job=…", **options of Playwright)`.
+
+    Whatever the page reports as an error fails the test, unless `page.expected_errors` has a part of it.
+    """
+    opened: list[tuple[Page, list[str]]] = []
+
+    def open_one(width: int = 1280, height: int = 900, path: str = "/", **options: object) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            base_url=stack.url,
+            permissions=["microphone", "clipboard-read", "clipboard-write"],
+            **options,  # type: ignore[arg-type]
+        )
+        page = context.new_page()
+        errors: list[str] = []
+        page.expected_errors = []  # type: ignore[attr-defined]
+
+        def heard(message: ConsoleMessage) -> None:
+            if message.type in ("error", "warning") and "GPU stall" not in message.text:
+                errors.append(f"{message.text} ({message.location.get('url', '')})")
+
+        page.on("console", heard)
+        page.on("pageerror", lambda error: errors.append(f"{error.name}: {error.message}\n{error.stack}"))
+        opened.append((page, errors))
+        page.goto(path)
+        return page
+
+    yield open_one
+    for page, errors in opened:
+        expected = page.expected_errors  # type: ignore[attr-defined]
+        page.context.close()
+        unexpected = [error for error in errors if not any(part in error for part in expected)]
+        assert not unexpected, unexpected
+
+
+@pytest.fixture
+def page(open_page: Open) -> Page:
+    """The page, 1280 wide, with nothing on it yet."""
+    return open_page()
+
+
+@pytest.fixture
+def classified(page: Page) -> Page:
+    """The page with the siren classified by `esc50`."""
+    classify(page, SOUNDS / "siren.flac")
+    return page
+
+
+def classify(page: Page, *sounds: Path) -> None:
+    """Give the page files, as a person would choose them, and wait for the answer to the first."""
+    page.get_by_label("Sound files").set_input_files([str(sound) for sound in sounds])
+    page.locator(".answer").wait_for(timeout=60_000)
+
+
+def shoot(page: Page, name: str) -> None:
+    """Keep a picture of the whole page for people to look at."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}-{page.viewport_size['width']}.png", full_page=True)  # type: ignore[index]

@@ -1,0 +1,188 @@
+"""Sounds on their way: every way in, and what is told until there is an answer."""
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import SOUNDS, Open, classify
+from tests.e2e.conftest import Stack
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+
+SIREN = SOUNDS / "siren.flac"
+BELL = SOUNDS / "church-bell.flac"
+
+
+def job_id(page: Page) -> str:
+    """Of the result on show."""
+    page.wait_for_url(re.compile("#job=[0-9a-f]{32}$"))
+    return page.url.rpartition("=")[2]
+
+
+@contextmanager
+def frozen_worker(stack: Stack) -> Iterator[None]:
+    """A worker that takes nothing more until the end of the block."""
+    worker = stack.processes["worker"]
+    worker.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        worker.send_signal(signal.SIGCONT)
+
+
+def test_chosen_file_is_named_as_the_service_names_it(page: Page, stack: Stack) -> None:
+    """What the page says is what the interface says of that job: nothing is invented or lost on the way."""
+    classify(page, SIREN)
+    job = httpx.get(f"{stack.url}/v1/jobs/{job_id(page)}").json()
+    first = job["result"]["predictions"][0]
+    expect(page.locator(".verdict strong")).to_have_text(first["class"])
+    expect(page.locator(".bars .number").first).to_have_text(f"{first['confidence']:.0%}".replace("%", " %"))
+    expect(page.locator(".title h1")).to_have_text("siren.flac")
+    facts = page.locator(".title .chips")
+    for fact in ("FLAC", "16 kHz", "mono", "5 s"):
+        expect(facts).to_contain_text(fact)
+    expect(page.locator(".bars li")).to_have_count(5)
+    page.get_by_role("button", name="Show all 50").click()
+    expect(page.locator(".bars li")).to_have_count(50)
+
+
+def test_dropped_files_become_a_list(page: Page) -> None:
+    """Files dropped anywhere are classified one by one, each with its own state."""
+    page.evaluate(
+        """async (names) => {
+            const transfer = new DataTransfer();
+            for (const name of names) {
+                const blob = await (await fetch(`/static/sounds/${name}`)).blob();
+                transfer.items.add(new File([blob], name));
+            }
+            for (const type of ["dragenter", "dragover", "drop"]) {
+                const options = { dataTransfer: transfer, bubbles: true, cancelable: true };
+                document.body.dispatchEvent(new DragEvent(type, options));
+            }
+        }""",
+        ["siren.flac", "church-bell.flac", "knocking.flac"],
+    )
+    states = page.locator(".sounds .state")
+    expect(states).to_have_count(3)
+    expect(page.locator('.sounds [data-phase="succeeded"]')).to_have_count(3, timeout=30_000)
+    assert sorted(text.partition(",")[0] for text in states.all_inner_texts()) == [
+        "church bells",
+        "door wood knock",
+        "siren",
+    ]
+
+
+def test_microphone_is_recorded_and_classified(page: Page) -> None:
+    """What the microphone hears is shown on a meter, becomes a file and is classified."""
+    page.get_by_role("button", name="Record").click()
+    meter = page.get_by_role("meter", name="Level")
+    expect(meter).not_to_have_attribute("aria-valuenow", "0.00", timeout=10_000)
+    expect(page.locator(".recording .number")).to_have_text(re.compile(r"0:0[3-9]\.\d"), timeout=20_000)
+    page.get_by_role("button", name="Stop").click()
+    page.locator(".answer").wait_for(timeout=30_000)
+    expect(page.locator(".title h1")).to_have_text(re.compile(r"^Recording \d\d-\d\d-\d\d\.wav$"))
+    expect(page.locator(".verdict strong")).to_have_text("siren")
+    expect(page.get_by_role("button", name="Record")).to_be_enabled()
+
+
+def test_discarded_recording_leaves_nothing(page: Page) -> None:
+    """A recording that is thrown away is not sent."""
+    page.get_by_role("button", name="Record").click()
+    page.get_by_role("button", name="Discard").click()
+    expect(page.get_by_role("button", name="Record")).to_be_visible()
+    expect(page.locator(".sounds li")).to_have_count(0)
+
+
+def test_microphone_that_is_not_allowed_is_said(open_page: Open) -> None:
+    """A refused microphone is an explanation, not a silence."""
+    page = open_page()
+    page.evaluate("navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotAllowedError'))")
+    page.get_by_role("button", name="Record").click()
+    expect(page.get_by_role("alert").filter(has_text="microphone was not allowed")).to_be_visible()
+    expect(page.get_by_role("button", name="Record")).to_be_enabled()
+
+
+@pytest.mark.parametrize("name", [sound.stem for sound in sorted(SOUNDS.glob("*.flac"))])
+def test_bundled_sound_is_offered_and_classified(page: Page, name: str) -> None:
+    """Every sound that comes with the page is offered and gets an answer."""
+    offered = page.evaluate("import('/static/js/samples.js').then(({ samples }) => samples)")
+    button = next(sample["name"] for sample in offered if sample["file"] == f"{name}.flac")
+    page.get_by_role("button", name=button, exact=True).click()
+    page.locator(".answer").wait_for(timeout=30_000)
+    assert sum(sample["file"].endswith(".flac") for sample in offered) == len(list(SOUNDS.glob("*.flac")))
+
+
+def test_limits_are_told_before_upload(page: Page, stack: Stack) -> None:
+    """The page states the server's own limits and sends nothing that is over them."""
+    limits = httpx.get(f"{stack.url}/v1/limits").json()
+    hint = page.locator(".drop .hint").last
+    expect(hint).to_contain_text(f"{limits['max_upload_bytes'] / 1e6:.1f} MB")
+    for known in limits["formats"]:
+        expect(hint).to_contain_text(known)
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method) if request.method == "POST" else None)
+    page.evaluate(
+        "(size) => { window.big = new File([new Uint8Array(size)], 'big.wav'); }", limits["max_upload_bytes"] + 1
+    )
+    page.evaluate(
+        """() => {
+            const transfer = new DataTransfer();
+            transfer.items.add(window.big);
+            transfer.items.add(new File([], "empty.wav"));
+            const options = { dataTransfer: transfer, bubbles: true, cancelable: true };
+            document.body.dispatchEvent(new DragEvent("drop", options));
+        }"""
+    )
+    expect(page.locator(".sounds .state")).to_have_text(["The file is empty", "The file is too large"])
+    assert not sent
+
+
+def test_position_in_the_queue_moves_and_cancel_works(page: Page, stack: Stack) -> None:
+    """The page says the position in the queue, follows it when somebody ahead leaves, and goes on to the answer."""
+    with frozen_worker(stack):
+        page.get_by_label("Sound files").set_input_files([str(SIREN)])
+        first = page.locator(".sounds li", has_text="siren.flac")
+        expect(first.locator(".state")).to_have_text(re.compile("^Queued|^Running"), timeout=20_000)
+        page.get_by_label("Sound files").set_input_files([str(BELL)])
+        page.get_by_label("Sound files").set_input_files([str(SOUNDS / "sea.flac")])
+        last = page.locator(".sounds li", has_text="sea.flac").locator(".state")
+        expect(last).to_have_text(re.compile(r"Queued, number \d"), timeout=20_000)
+        before = int(last.inner_text().rpartition(" ")[2])
+        bell = page.locator(".sounds li", has_text="church-bell.flac")
+        bell.get_by_role("button", name="Cancel").click()
+        expect(bell.locator(".state")).to_have_text("Cancelled")
+        expect(last).to_have_text(f"Queued, number {before - 1}", timeout=10_000)
+    expect(last).to_have_text(re.compile("^sea waves"), timeout=30_000)
+    expect(bell.locator(".state")).to_have_text("Cancelled")
+    bell.locator(".pick").click()
+    page.get_by_role("button", name="Try again").click()
+    expect(bell.locator(".state")).to_have_text(re.compile("^church bells"), timeout=30_000)
+
+
+def test_server_that_goes_away_is_said_and_waited_for(page: Page, stack: Stack) -> None:
+    """With the gateway gone the page says so, invents nothing, and finishes by itself when it is back."""
+    page.expected_errors += ["ERR_", "Failed to load resource", "net::"]  # type: ignore[attr-defined]
+    with frozen_worker(stack):
+        page.get_by_label("Sound files").set_input_files([str(SIREN)])
+        state = page.locator(".sounds .state").first
+        expect(state).to_have_text(re.compile("^Queued|^Running"), timeout=20_000)
+        stack.stop("api")
+    try:
+        banner = page.locator("#connection")
+        expect(banner).to_be_visible(timeout=20_000)
+        expect(banner).to_have_text(re.compile("does not answer"))
+        expect(state).to_have_text("Waiting for the server")
+        expect(page.locator(".answer")).to_have_count(0)
+        # What is added meanwhile waits as well.
+        page.get_by_label("Sound files").set_input_files([str(BELL)])
+        expect(page.locator('.sounds [data-phase="waiting"]')).to_have_count(1)
+    finally:
+        stack.start("api")
+        stack.until_ready()
+    expect(page.locator('.sounds [data-phase="succeeded"]')).to_have_count(2, timeout=40_000)
+    expect(banner).to_be_hidden()

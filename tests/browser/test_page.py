@@ -1,0 +1,149 @@
+"""Answers, links, comparison, errors. The large panels have tests of their own."""
+
+import json
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import SOUNDS, Open, classify, write_wav
+from tests.e2e.conftest import Stack
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+
+SIREN = SOUNDS / "siren.flac"
+BELL = SOUNDS / "church-bell.flac"
+
+
+def job_id(page: Page) -> str:
+    """Of the result on show."""
+    page.wait_for_url(re.compile("#job=[0-9a-f]{32}$"))
+    return page.url.rpartition("=")[2]
+
+
+def test_arrays_on_the_page_are_those_of_the_interface(classified: Page, stack: Stack) -> None:
+    """The page's own MessagePack and float16 readers give the numbers of the JSON form."""
+    job = job_id(classified)
+    read = classified.evaluate(
+        """async (job) => {
+            const { result } = await import("/static/js/server.js");
+            const got = await result(job);
+            const plain = ({ rows, columns, values }) => ({ shape: [rows, columns], values: [...values] });
+            return {
+                spectrogram: plain(got.spectrogram), cam: plain(got.cam), waveform: plain(got.waveform),
+                layer1: plain(got.maps.get("layer1")), layers: [...got.maps.keys()], windows: got.windows,
+            };
+        }""",
+        job,
+    )
+    told = httpx.get(f"{stack.url}/v1/jobs/{job}/result").json()
+    assert read["layers"] == list(told["maps"])
+    assert read["windows"] == told["windows"]
+    for name, array in (
+        ("spectrogram", told["full_spectrogram"]),
+        ("cam", told["cam"]),
+        ("layer1", told["maps"]["layer1"]),
+    ):
+        flat = [value for row in array["values"] for value in row]
+        assert read[name]["shape"] == array["shape"]
+        assert read[name]["values"] == pytest.approx(flat, rel=1e-3, abs=1e-6)
+    assert read["waveform"]["values"] == pytest.approx(
+        told["waveform"]["min"] + told["waveform"]["max"], rel=1e-3, abs=1e-6
+    )
+
+
+def test_link_reopens_the_result(classified: Page, open_page: Open) -> None:
+    """The address of a result shows it on another machine, without the sound, and says that."""
+    classified.get_by_role("button", name="Copy link").click()
+    link = classified.evaluate("navigator.clipboard.readText()")
+    assert link.endswith(f"#job={job_id(classified)}")
+    other = open_page(path=link)
+    expect(other.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
+    expect(other.locator(".title h1")).to_have_text("siren.flac")
+    expect(other.locator("#sound")).to_contain_text("keeps no sound")
+
+
+def test_link_to_a_forgotten_result_is_said(open_page: Open) -> None:
+    """A link whose result has expired or never was says so and offers the start."""
+    page = open_page(path=f"/#job={'0' * 32}")
+    page.expected_errors.append("404")  # type: ignore[attr-defined]
+    expect(page.get_by_role("heading", name="This result is gone")).to_be_visible(timeout=20_000)
+    page.get_by_role("button", name="Remove", exact=True).click()
+    expect(page.get_by_role("heading", name="What does it hear?")).to_be_visible()
+
+
+def test_answer_is_copied_and_saved(classified: Page, tmp_path: Path) -> None:
+    """JSON to copy has the predictions, JSON to save has the arrays as well."""
+    classified.get_by_role("button", name="Copy JSON").click()
+    copied = json.loads(classified.evaluate("navigator.clipboard.readText()"))
+    assert copied["result"]["predictions"][0]["class"] == "siren"
+    assert copied["id"] == job_id(classified)
+    with classified.expect_download() as download:
+        classified.get_by_role("button", name="Save everything").click()
+    assert download.value.suggested_filename == "siren.json"
+    saved = json.loads(Path(download.value.path()).read_text())
+    assert set(saved["maps"]) >= {"stem", "layer1", "layer4"}
+
+
+def test_another_model_is_chosen_and_asked(classified: Page) -> None:
+    """The model picker offers what is served; the same sound can be asked again."""
+    classified.get_by_label("Model").select_option("esc50-light")
+    classified.get_by_role("button", name="Classify again with esc50-light").click()
+    expect(classified.locator(".origin b")).to_have_text("esc50-light", timeout=30_000)
+    classified.reload()
+    expect(classified.get_by_label("Model")).to_have_value("esc50-light")
+
+
+def test_two_results_stand_side_by_side(page: Page) -> None:
+    """Two sounds are compared: answers, spectrograms and every stage, on shared scales."""
+    classify(page, SIREN, BELL)
+    expect(page.locator('.sounds [data-phase="succeeded"]')).to_have_count(2, timeout=30_000)
+    page.get_by_role("button", name="Compare").click()
+    sides = page.locator(".compare .side")
+    expect(sides).to_have_count(2)
+    assert sorted(side.locator(".class").first.inner_text() for side in sides.all()) == ["church bells", "siren"]
+    for canvas in sides.locator("canvas").all():
+        colours = canvas.evaluate(
+            "c => new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)).size"
+        )
+        assert colours > 8, "the picture is empty"
+    page.get_by_role("button", name="Close").click()
+    expect(sides).to_have_count(0)
+
+
+def test_file_that_is_no_sound_is_explained(page: Page, tmp_path: Path) -> None:
+    """A refused file says what was found, and can be tried again or removed."""
+    page.expected_errors.append("415")  # type: ignore[attr-defined]
+    text = tmp_path / "notes.wav"
+    text.write_text("this is not audio")
+    page.get_by_label("Sound files").set_input_files([str(text)])
+    alert = page.locator("#answer [role=alert]")
+    expect(alert).to_contain_text("WAV", timeout=20_000)
+    expect(alert.get_by_role("button", name="Try again")).to_be_visible()
+    alert.get_by_role("button", name="Remove").click()
+    expect(page.locator(".sounds li")).to_have_count(0)
+
+
+def test_file_name_is_text(page: Page, tmp_path: Path) -> None:
+    """A name made of HTML is shown as it is and does nothing."""
+    hostile = tmp_path / "<img src=x onerror=document.title='owned'>&amp;.wav"
+    write_wav(SIREN, hostile)
+    classify(page, hostile)
+    expect(page.locator(".title h1")).to_have_text(hostile.name)
+    assert page.locator("main img").count() == 0
+    assert "owned" not in page.title() or hostile.name in page.title()
+
+
+def test_nothing_is_fetched_from_elsewhere(open_page: Open, stack: Stack) -> None:
+    """The first view is small and comes from the service alone; no byte comes from another host, ever."""
+    page = open_page()
+    seen: list[str] = []
+    page.on("request", lambda request: seen.append(request.url))
+    page.reload(wait_until="networkidle")
+    sizes = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.encodedBodySize)")
+    assert sum(sizes) < 100_000
+    classify(page, SIREN)
+    strangers = [url for url in seen if not url.startswith((stack.url, "blob:"))]
+    assert not strangers

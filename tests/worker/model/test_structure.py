@@ -1,0 +1,106 @@
+"""What a network says of its layers, and what an opened block shows."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.worker.model.test_network import small
+from worker.model.architecture import ResidualCNN
+from worker.model.network import receptive_field
+from worker.model.taps import Tap
+
+KINDS = [
+    {},
+    {"stem": False},
+    {"depths": (1, 1, 1), "widths": (4, 8, 16)},
+    {"stem": False, "block": "plain", "depths": (1, 1, 1), "widths": (4, 8, 16)},
+    {"feature_pyramid": True},
+]
+
+
+def test_windows_that_slide_over_windows_see_further() -> None:
+    """Each adds its size less one, in steps of all strides before it."""
+    assert receptive_field([]) == 1
+    assert receptive_field([(3, 1), (3, 1)]) == 5
+    assert receptive_field([(7, 2), (3, 2), (3, 1)]) == 19
+    assert receptive_field([(2, 2), (2, 2)]) == 4
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+def test_the_receptive_field_is_what_gradients_reach(options: dict[str, object]) -> None:
+    """From one cell of each layer back to the spectrogram, in a network whose weights let everything through."""
+    network = small(**options).double()
+    for parameter in network.parameters():
+        parameter.data.abs_()
+    for name, node in network.structure().items():
+        reached = sum(influence(network, name, seed) for seed in range(4))
+        assert isinstance(reached, Tensor)
+        for side in (reached.sum(dim=1), reached.sum(dim=0)):
+            cells = side.nonzero().flatten()
+            assert int(cells[-1] - cells[0]) + 1 == node.receptive_field, name
+
+
+def influence(network: ResidualCNN, layer: str, seed: int) -> Tensor:
+    """(mels, frames): how much each input cell changes the cell in the middle of a layer."""
+    x = torch.rand(1, 1, 128, 144, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x.requires_grad_()
+    found: dict[str, Tensor] = {}
+    network(x, lambda name, activation: found.__setitem__(name, activation))
+    middle = found[layer][0, :, found[layer].shape[2] // 2, found[layer].shape[3] // 2].sum()
+    (slope,) = torch.autograd.grad(middle, x)
+    return slope[0, 0].abs()
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+def test_the_structure_is_of_the_layers_in_their_order(options: dict[str, object]) -> None:
+    """Each fed by one that came before it, the first by the spectrogram, a stage by its last block."""
+    network = small(**options)
+    nodes = network.structure()
+    assert tuple(nodes) == network.config.layers
+    assert [name for name, node in nodes.items() if not node.inputs] == [network.config.layers[0]]
+    before: set[str] = set()
+    for name, node in nodes.items():
+        assert set(node.inputs) <= before
+        before.add(name)
+        expected = "stem" if name == "stem" else network.config.block if "." in name else "stage"
+        assert node.kind == expected
+    assert nodes["layer1"].inputs == (f"layer1.block{network.config.depths[0]}",)
+    assert nodes["layer2.block1"].inputs == ("layer1",)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"squeeze_excitation": True}], ids=str)
+def test_an_opened_block_shows_what_it_adds(options: dict[str, object]) -> None:
+    """And to what: their sum, rectified, is the block; an identity shortcut is the block's input, untouched."""
+    network, x = small(**options), torch.randn(2, 1, 32, 40)
+    shown: dict[str, Tensor] = {}
+    opened = {"layer1.block2", "layer2.block1"}
+    logits = network(x, lambda name, activation: shown.__setitem__(name, activation.clone()), opened)
+    assert torch.equal(logits, network(x))
+    assert set(shown) - {"embedding", *network.config.layers} == {
+        f"{block}.{part}" for block in opened for part in ("residual", "shortcut")
+    }
+    for block in opened:
+        assert torch.equal((shown[f"{block}.residual"] + shown[f"{block}.shortcut"]).relu(), shown[block])
+    assert torch.equal(shown["layer1.block2.shortcut"], shown["layer1.block1"])
+    assert shown["layer1.block2.residual"].min() < 0
+
+
+@torch.no_grad()
+def test_a_tap_keeps_the_channels_of_the_rows_that_asked() -> None:
+    """Of several layers in one pass, under the names that were asked for; maps are of layers alone."""
+    network, x = small(), torch.randn(4, 1, 32, 40)
+    tap = Tap(network, maps=[0], embedding=[], cam=[], channels={"layer1": [3, 1], "layer1.block2": [0], "stem": [2]})
+    network(x, tap, tap.opened)
+    everything: dict[str, Tensor] = {}
+    network(x, lambda name, activation: everything.__setitem__(name, activation.clone()), tap.opened)
+    rows = {"layer1": [3, 1], "layer1.block2": [0], "stem": [2]}
+    assert {shown: layer for layer, shown in tap.channels} == {
+        "stem": "stem",
+        **{f"layer1{part}": "layer1" for part in ("", ".residual", ".shortcut")},
+        **{f"layer1.block2{part}": "layer1.block2" for part in ("", ".residual", ".shortcut")},
+    }
+    for (layer, shown), values in tap.channels.items():
+        source = shown.replace("layer1.block2", "layer1").replace("layer1", "layer1.block2")
+        torch.testing.assert_close(values, everything[source][rows[layer]])
+    assert tuple(tap.maps) == network.config.layers
