@@ -1,4 +1,4 @@
-"""Draws docs/inside.png, the picture at the top of the README, from a running service's answer to one sound.
+"""Draws docs/inside.png, a picture made from Python, from a running service's answer to one sound.
 
     python docs/picture.py              the synthesised alarm clock of `otoscope up`
     python docs/picture.py dog.ogg

@@ -1,5 +1,6 @@
 """A real browser in front of a real stack. Skipped, with the reason, where there is no browser."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,7 +109,13 @@ def classified(page: Page) -> Page:
 def classify(page: Page, *sounds: Path) -> None:
     """Give the page files, as a person would choose them, and wait for the answer to the first."""
     page.get_by_label("Sound files").set_input_files([str(sound) for sound in sounds])
-    page.locator(".answer").wait_for(timeout=60_000)
+    page.locator("#answer .answer").wait_for(timeout=60_000)
+
+
+def job_id(page: Page) -> str:
+    """Of the result on show."""
+    page.wait_for_url(re.compile("#job=[0-9a-f]{32}$"))
+    return page.url.rpartition("=")[2]
 
 
 def shoot(page: Page, name: str) -> None:

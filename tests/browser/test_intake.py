@@ -9,19 +9,13 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import SOUNDS, Open, classify
+from tests.browser.conftest import SOUNDS, Open, classify, job_id
 from tests.e2e.conftest import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
 SIREN = SOUNDS / "siren.flac"
 BELL = SOUNDS / "church-bell.flac"
-
-
-def job_id(page: Page) -> str:
-    """Of the result on show."""
-    page.wait_for_url(re.compile("#job=[0-9a-f]{32}$"))
-    return page.url.rpartition("=")[2]
 
 
 @contextmanager
@@ -79,32 +73,33 @@ def test_dropped_files_become_a_list(page: Page) -> None:
 
 def test_microphone_is_recorded_and_classified(page: Page) -> None:
     """What the microphone hears is shown on a meter, becomes a file and is classified."""
-    page.get_by_role("button", name="Record").click()
+    page.get_by_role("button", name="Record", exact=True).click()
     meter = page.get_by_role("meter", name="Level")
     expect(meter).not_to_have_attribute("aria-valuenow", "0.00", timeout=10_000)
     expect(page.locator(".recording .number")).to_have_text(re.compile(r"0:0[3-9]\.\d"), timeout=20_000)
     page.get_by_role("button", name="Stop").click()
-    page.locator(".answer").wait_for(timeout=30_000)
+    page.locator("#answer .answer").wait_for(timeout=30_000)
     expect(page.locator(".title h1")).to_have_text(re.compile(r"^Recording \d\d-\d\d-\d\d\.wav$"))
     expect(page.locator(".verdict strong")).to_have_text("siren")
-    expect(page.get_by_role("button", name="Record")).to_be_enabled()
+    expect(page.get_by_role("button", name="Record", exact=True)).to_be_enabled()
 
 
 def test_discarded_recording_leaves_nothing(page: Page) -> None:
     """A recording that is thrown away is not sent."""
-    page.get_by_role("button", name="Record").click()
+    page.get_by_role("button", name="Record", exact=True).click()
     page.get_by_role("button", name="Discard").click()
-    expect(page.get_by_role("button", name="Record")).to_be_visible()
+    expect(page.get_by_role("button", name="Record", exact=True)).to_be_visible()
     expect(page.locator(".sounds li")).to_have_count(0)
 
 
 def test_microphone_that_is_not_allowed_is_said(open_page: Open) -> None:
     """A refused microphone is an explanation, not a silence."""
     page = open_page()
-    page.evaluate("navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotAllowedError'))")
-    page.get_by_role("button", name="Record").click()
+    refusal = "() => Promise.reject(new DOMException('', 'NotAllowedError'))"
+    page.evaluate(f"() => {{ navigator.mediaDevices.getUserMedia = {refusal}; }}")
+    page.get_by_role("button", name="Record", exact=True).click()
     expect(page.get_by_role("alert").filter(has_text="microphone was not allowed")).to_be_visible()
-    expect(page.get_by_role("button", name="Record")).to_be_enabled()
+    expect(page.get_by_role("button", name="Record", exact=True)).to_be_enabled()
 
 
 @pytest.mark.parametrize("name", [sound.stem for sound in sorted(SOUNDS.glob("*.flac"))])
@@ -113,7 +108,7 @@ def test_bundled_sound_is_offered_and_classified(page: Page, name: str) -> None:
     offered = page.evaluate("import('/static/js/samples.js').then(({ samples }) => samples)")
     button = next(sample["name"] for sample in offered if sample["file"] == f"{name}.flac")
     page.get_by_role("button", name=button, exact=True).click()
-    page.locator(".answer").wait_for(timeout=30_000)
+    page.locator("#answer .answer").wait_for(timeout=30_000)
     assert sum(sample["file"].endswith(".flac") for sample in offered) == len(list(SOUNDS.glob("*.flac")))
 
 
@@ -149,11 +144,12 @@ def test_position_in_the_queue_moves_and_cancel_works(page: Page, stack: Stack) 
         first = page.locator(".sounds li", has_text="siren.flac")
         expect(first.locator(".state")).to_have_text(re.compile("^Queued|^Running"), timeout=20_000)
         page.get_by_label("Sound files").set_input_files([str(BELL)])
+        bell = page.locator(".sounds li", has_text="church-bell.flac")
+        expect(bell.locator(".state")).to_have_text(re.compile(r"Queued, number \d"), timeout=20_000)
         page.get_by_label("Sound files").set_input_files([str(SOUNDS / "sea.flac")])
         last = page.locator(".sounds li", has_text="sea.flac").locator(".state")
         expect(last).to_have_text(re.compile(r"Queued, number \d"), timeout=20_000)
         before = int(last.inner_text().rpartition(" ")[2])
-        bell = page.locator(".sounds li", has_text="church-bell.flac")
         bell.get_by_role("button", name="Cancel").click()
         expect(bell.locator(".state")).to_have_text("Cancelled")
         expect(last).to_have_text(f"Queued, number {before - 1}", timeout=10_000)
@@ -177,7 +173,7 @@ def test_server_that_goes_away_is_said_and_waited_for(page: Page, stack: Stack) 
         expect(banner).to_be_visible(timeout=20_000)
         expect(banner).to_have_text(re.compile("does not answer"))
         expect(state).to_have_text("Waiting for the server")
-        expect(page.locator(".answer")).to_have_count(0)
+        expect(page.locator("#answer .answer")).to_have_count(0)
         # What is added meanwhile waits as well.
         page.get_by_label("Sound files").set_input_files([str(BELL)])
         expect(page.locator('.sounds [data-phase="waiting"]')).to_have_count(1)

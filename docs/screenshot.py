@@ -1,0 +1,42 @@
+"""Takes docs/page.png, the picture of the page in the README, from a running service.
+
+    python docs/screenshot.py              the siren that comes with the page
+    python docs/screenshot.py dog.ogg
+
+Needs Playwright and Chromium (`make browser`). OTOSCOPE_URL says where the service is.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+URL = os.environ.get("OTOSCOPE_URL", "http://127.0.0.1:8000")
+SIREN = Path(__file__).parent.parent / "api" / "static" / "sounds" / "siren.flac"
+
+
+def main(sound: Path) -> None:
+    """The page with the sound classified, its activation laid over the spectrogram, and one block opened."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None),
+            args=["--no-sandbox", "--enable-unsafe-swiftshader"],
+        )
+        page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="dark")
+        page.goto(URL)
+        page.get_by_label("Sound files").set_input_files(str(sound))
+        page.locator("#answer .verdict").wait_for(timeout=60_000)
+        page.get_by_label("What spoke for it").check()
+        page.locator("#inside [data-id='layer2.block1']").click()
+        page.wait_for_load_state("networkidle")
+        page.mouse.move(0, 0)
+        page.evaluate("document.activeElement.blur()")
+        page.wait_for_timeout(1_000)  # until what is drawn a frame at a time has been drawn
+        page.screenshot(path=Path(__file__).with_name("page.png"), full_page=True)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else SIREN)
