@@ -121,7 +121,7 @@ def test_cells_are_read_and_show_what_they_hear(classified: Page, stack: Stack) 
     frame.hover(position={"x": box["width"] * 20.5 / 63, "y": box["height"] * 22.5 / 32})  # row 9, column 20
     result = httpx.get(f"{stack.url}/v1/jobs/{job_id(classified)}/result").json()
     value = result["maps"]["layer1.block1"]["values"][9][20]
-    expect(detail.locator(".reading")).to_have_text(f"{value:.4g} at 0:01.63, 609 Hz")
+    expect(detail.locator(".reading")).to_have_text(f"{value:.4g} at 0:01.63, 779 Hz")
     region = focus_region(classified)
     centre, cells = 20.5 * 251 / 63, 27  # of 251 frames and 128 mels
     assert region == pytest.approx(
@@ -189,14 +189,13 @@ def test_only_cursors_move_while_playing(classified: Page) -> None:
     """The playhead moves a line over every map, and no picture is painted again."""
     classified.set_viewport_size({"width": 1280, "height": 3000})  # all of it in sight
     opened(classified, "layer2.block1")
-    classified.wait_for_function(
-        """[...document.querySelectorAll(".inside .picture")].every(
-            (picture) => picture.querySelector(".empty:not([hidden])")
-                || picture.firstChild.width === Math.round(picture.clientWidth * devicePixelRatio))"""
-    )
     moved = classified.evaluate(
         """async () => {
             const { playhead } = await import("/static/js/playhead.js");
+            const ready = (picture) => picture.querySelector(".empty:not([hidden])")
+                || picture.firstChild.width === Math.round(picture.clientWidth * devicePixelRatio);
+            const all = [...document.querySelectorAll(".inside .picture")];
+            while (!all.every(ready)) await new Promise(requestAnimationFrame);
             let painted = 0;
             for (const name of ["drawImage", "putImageData", "clearRect", "fillRect"]) {
                 const own = CanvasRenderingContext2D.prototype[name];

@@ -210,7 +210,7 @@ function timings({ timings: measured }) {
   return h(
     "div",
     { class: "timings" },
-    h("h3", { text: `${span(total)} on the server` }),
+    h("h2", { text: `${span(total)} on the server` }),
     bar,
     h("ul", {}, parts.map(([stage, words]) =>
       h("li", { data: { stage } }, h("span", { text: words }), h("b", { class: "number", text: span(seconds[stage]) })))),

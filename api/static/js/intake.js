@@ -19,7 +19,7 @@ export function mountIntake(root) {
   const panel = h(
     "div",
     { class: "panel drop" },
-    h("div", { class: "lead" }, h("h2", { text: "What does it hear?" }),
+    h("div", { class: "lead" }, h("h1", { text: "What does it hear?" }),
       h("p", { class: "muted", text: "Drop a sound here, choose a file, or record one. It goes to this server and nowhere else." })),
     input,
     ways,
@@ -57,7 +57,7 @@ export function mountIntake(root) {
     say("");
     recordButton.disabled = true;
     const level = h("div", {});
-    const meter = h("div", { class: "level", role: "meter", "aria-label": "Level", "aria-valuemin": 0, "aria-valuemax": 1 }, level);
+    const meter = h("div", { class: "level", role: "meter", "aria-label": "Level", "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": "0.00" }, level);
     const time = h("span", { class: "number", text: "0:00.0" });
     let session = null;
     try {

@@ -1,4 +1,4 @@
-// The page: what is where, and who is told what. Panels that need a result are loaded when there is one to come.
+// The page: what is where, and who is told what. What only a result needs is fetched after the first paint.
 
 import { announce, h, icon } from "./dom.js";
 import { mountIntake } from "./intake.js";
@@ -9,15 +9,15 @@ import { settings } from "./settings.js";
 
 const element = (id) => document.getElementById(id);
 const cards = new Map(); // model name -> ModelCard
-let panels = null; // promise of the panels, once a sound is there
+let panels = null; // promise of the panels
 
 mountIntake(element("intake"));
 mountList(element("list"));
 theme(element("theme"));
 connection(element("connection"));
 models(element("model"));
-reopen();
 addEventListener("hashchange", reopen);
+addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(load)); // after the first paint
 
 library.addEventListener("list", () => {
   document.body.toggleAttribute("data-empty", library.sounds.length === 0);
@@ -33,11 +33,12 @@ library.addEventListener("change", ({ detail: sound }) => {
   remember();
   show();
 });
+reopen();
 
 /** Show the selected sound in every panel. */
 async function show() {
   if (!library.selected) return;
-  const loaded = await (panels ??= load());
+  const loaded = await load();
   const sound = library.selected;
   if (!sound) return;
   if (sound.result && !cards.has(sound.result.model)) await readModels().catch(() => {});
@@ -45,15 +46,23 @@ async function show() {
   for (const panel of loaded) panel.show(sound, card);
 }
 
-async function load() {
-  for (const name of ["result", "sound", "inside"]) {
-    document.head.append(h("link", { rel: "stylesheet", href: `/static/style/${name}.css` }));
-  }
+/** The panels, fetched once; while the server is away, asked for until they are there. */
+function load() {
+  panels ??= fetchPanels().catch(async () => {
+    await new Promise((resolve) => setTimeout(resolve, 2_000));
+    panels = null;
+    return load();
+  });
+  return panels;
+}
+
+async function fetchPanels() {
   const [answer, compare, sound, inside] = await Promise.all([
     import("./answer.js"),
     import("./compare.js"),
     import("./sound/panel.js"),
     import("./inside/panel.js"),
+    ...["result", "sound", "inside"].map(style),
   ]);
   return [
     answer.mountAnswer(element("answer"), { cards }),
@@ -61,6 +70,20 @@ async function load() {
     sound.mountSound(element("sound")),
     inside.mountInside(element("inside")),
   ];
+}
+
+function style(name) {
+  return new Promise((resolve, reject) => {
+    const href = `/static/style/${name}.css`;
+    if (document.querySelector(`link[href="${href}"]`)) return resolve();
+    const link = h("link", { rel: "stylesheet", href });
+    link.onload = resolve;
+    link.onerror = () => {
+      link.remove();
+      reject(new Error(`${name}.css cannot be had`));
+    };
+    document.head.append(link);
+  });
 }
 
 /** The address of the page is the address of the result on show. */

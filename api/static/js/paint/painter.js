@@ -6,7 +6,7 @@ import { webgl } from "./webgl.js";
 
 export { css, legend, NAMES, ready, tint } from "./colours.js";
 
-let card; // undefined until first needed
+let card; // undefined until first needed, null where there is none
 
 /**
  * Paint a Matrix over a whole canvas, whose width and height in device pixels are the caller's; row 0 is at the bottom.
@@ -16,7 +16,7 @@ let card; // undefined until first needed
  */
 export function paint(canvas, matrix, { colours, min, max, region = { left: 0, right: 1, bottom: 0, top: 1 }, smooth = false }) {
   if (!canvas.width || !canvas.height || !matrix.columns || !matrix.rows) return;
-  card ??= webgl();
+  if (card === undefined) card = webgl(); // null is an answer too
   const painter = card?.works ? card : plain;
   painter.paint(canvas, matrix, { colours, min, max, region, smooth });
 }

@@ -76,7 +76,9 @@ export function webgl({ slow = false } = {}) {
     failIfMajorPerformanceCaveat: !slow,
     powerPreference: "low-power",
   });
-  return gl && (slow || !PRETENDED.test(renderer(gl))) ? new WebGLPainter(canvas, gl) : null;
+  if (!gl || slow || !PRETENDED.test(renderer(gl))) return gl && new WebGLPainter(canvas, gl);
+  gl.getExtension("WEBGL_lose_context")?.loseContext(); // a page may have only so many
+  return null;
 }
 
 function renderer(gl) {

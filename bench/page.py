@@ -1,0 +1,101 @@
+"""How fast the page is in a real Chromium: first paint, frames while it plays, zooming in ten minutes of sound.
+
+    otoscope up
+    .venv/bin/python bench/page.py [--url http://127.0.0.1:8000]
+
+Needs Playwright and Chromium (`make browser`). Prints one line of JSON a measurement. Without a GPU, Chromium draws WebGL on
+the processor, which is the slowest case there is.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from playwright.sync_api import Page, sync_playwright
+
+SOUNDS = Path(__file__).parent.parent / "api" / "static" / "sounds"
+
+PAINT = """() => {
+    const [paint] = performance.getEntriesByName("first-contentful-paint");
+    const entries = ["navigation", "resource"].flatMap((type) => performance.getEntriesByType(type));
+    const early = entries.filter((entry) => entry.startTime < paint.startTime);
+    return {
+        first_paint_ms: Math.round(paint.startTime),
+        bytes_before: early.reduce((sum, entry) => sum + entry.encodedBodySize, 0),
+        bytes_in_all: entries.reduce((sum, entry) => sum + entry.encodedBodySize, 0),
+    };
+}"""
+
+# Frames of three seconds, while `each` is done once a frame.
+FRAMES = """async (each) => {
+    const step = new Function("frame", "viewport", "return " + each);
+    const { viewport } = await import("/static/js/viewport.js");
+    const times = [];
+    for (let frame = 0, until = performance.now() + 3000; performance.now() < until; frame += 1) {
+        step(frame, viewport);
+        times.push(await new Promise(requestAnimationFrame));
+    }
+    const gaps = times.slice(1).map((time, i) => time - times[i]).sort((a, b) => a - b);
+    return {
+        frames_a_second: Math.round(1000 * gaps.length / (times.at(-1) - times[0])),
+        median_ms: Math.round(10 * gaps[gaps.length >> 1]) / 10,
+        slowest_ms: Math.round(gaps.at(-1)),
+    };
+}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    options = parser.parse_args()
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        browser = playwright.chromium.launch(
+            executable_path=next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None),
+            args=["--no-sandbox", "--enable-unsafe-swiftshader", "--autoplay-policy=no-user-gesture-required"],
+        )
+        for _ in range(3):
+            page = browser.new_page(viewport={"width": 1440, "height": 900}, bypass_csp=True)
+            page.goto(options.url, wait_until="networkidle")
+            tell("first view", page.evaluate(PAINT))
+            page.close()
+
+        page = browser.new_page(viewport={"width": 1440, "height": 2400}, bypass_csp=True)
+        page.goto(options.url, wait_until="networkidle")
+        classify(page, SOUNDS / "siren.flac")
+        tell("at rest", page.evaluate(FRAMES, "0"))
+        page.get_by_role("button", name="Play").click()
+        maps = page.locator("#inside canvas").count()
+        tell(f"playing, {maps} maps on show", page.evaluate(FRAMES, "0"))
+        page.get_by_role("button", name="Pause").click()
+
+        long = Path(folder) / "ten-minutes.flac"
+        six, rate = soundfile.read(SOUNDS / "six-sounds.flac", dtype="float32")
+        soundfile.write(long, np.tile(six, 20), rate)
+        classify(page, long)
+        zoom = "viewport.zoom(frame % 120 < 60 ? 0.93 : 1 / 0.93, 300, 0.5)"
+        tell("ten minutes, zooming", page.evaluate(FRAMES, zoom))
+        page.evaluate("import('/static/js/viewport.js').then(({ viewport }) => viewport.show(0, 20, 0, 1))")
+        tell("ten minutes, panning", page.evaluate(FRAMES, "viewport.pan(0.5)"))
+        page.get_by_role("button", name="Play").click()
+        tell("ten minutes, playing", page.evaluate(FRAMES, "0"))
+        browser.close()
+
+
+def classify(page: Page, sound: Path) -> None:
+    page.get_by_label("Sound files").set_input_files(str(sound))
+    page.locator(".title h1", has_text=sound.name).wait_for(timeout=120_000)
+    page.locator("#answer .verdict").wait_for(timeout=120_000)
+    page.wait_for_timeout(2_000)  # pictures and peaks are made in the background
+
+
+def tell(what: str, figures: dict[str, Any]) -> None:
+    print(json.dumps({"measured": what, **figures}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

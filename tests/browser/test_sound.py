@@ -1,0 +1,300 @@
+"""The sound panel: player, waveform, spectrogram and timeline, in a real browser."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from playwright.sync_api import Locator, Page, Route, expect
+
+from tests.browser.conftest import SOUNDS, Open, classify, shoot
+
+LONG = SOUNDS / "six-sounds.flac"
+PAINTED = (
+    "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(part => part > 0)"
+)
+STATE = """async () => {
+  const { viewport } = await import("/static/js/viewport.js");
+  const { playhead } = await import("/static/js/playhead.js");
+  const { start, end, low, high, duration } = viewport;
+  return { start, end, low, high, duration, time: playhead.time };
+}"""
+UNTIL = "async (condition) => { const { playhead } = await import('/static/js/playhead.js'); return %s; }"
+
+
+def state(page: Page) -> Any:
+    """What is on show, and the time."""
+    return page.evaluate(STATE)
+
+
+def show(page: Page, start: float, end: float) -> None:
+    page.evaluate("async ([a, b]) => (await import('/static/js/viewport.js')).viewport.show(a, b)", [start, end])
+
+
+def position(page: Page, picture: str) -> Locator:
+    return page.get_by_role("slider", name=f"Position, {picture}")
+
+
+def drag(page: Page, over: Locator, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """From one place to another, as shares of an element from its top left."""
+    over.scroll_into_view_if_needed()
+    box = over.bounding_box()
+    assert box
+    (a, b), (c, d) = start, end
+    page.mouse.move(box["x"] + a * box["width"], box["y"] + b * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + c * box["width"], box["y"] + d * box["height"], steps=3)
+    page.mouse.up()
+
+
+def test_one_cursor_moves_over_every_picture(classified: Page) -> None:
+    """While it plays, the cursors of waveform, spectrogram and maps move together; a pause stops them."""
+    classified.get_by_role("button", name="Play").click()
+    classified.wait_for_function(UNTIL % "playhead.playing && playhead.time > 0.3")
+    places = "els => new Set(els.filter(el => el.style.visibility === 'visible').map(el => el.style.transform)).size"
+    assert classified.locator(".plot .cursor").evaluate_all(places) == 1
+    classified.get_by_role("button", name="Pause").click()
+    classified.wait_for_function(UNTIL % "!playhead.playing")
+    expect(classified.get_by_role("button", name="Play")).to_be_visible()
+
+
+def test_keys_play_and_seek(classified: Page) -> None:
+    """Arrows seek by a second and with shift by a tenth, Home and End go to the ends, space plays."""
+    wave = position(classified, "waveform")
+    wave.focus()
+    for key, time in (
+        ("ArrowRight", "1.00"),
+        ("Shift+ArrowRight", "1.10"),
+        ("ArrowLeft", "0.10"),
+        ("End", "5.00"),
+        ("Home", "0.00"),
+    ):
+        classified.keyboard.press(key)
+        expect(wave).to_have_attribute("aria-valuenow", time)
+    classified.keyboard.press("Space")
+    classified.wait_for_function(UNTIL % "playhead.playing")
+    classified.keyboard.press("Space")
+    classified.wait_for_function(UNTIL % "!playhead.playing")
+
+
+@pytest.mark.parametrize("picture", ["waveform", "spectrogram"])
+def test_a_click_seeks(classified: Page, picture: str) -> None:
+    """A click moves the player to the time under the pointer."""
+    over = position(classified, picture)
+    over.scroll_into_view_if_needed()
+    box = over.bounding_box()
+    assert box
+    over.click(position={"x": box["width"] / 2, "y": box["height"] / 2})
+    assert state(classified)["time"] == pytest.approx(2.5, abs=0.05)
+
+
+def test_a_drag_zooms_into_time_and_frequency_and_a_double_click_shows_all(classified: Page) -> None:
+    """A rectangle on the spectrogram becomes what is on show, of the waveform too."""
+    over = position(classified, "spectrogram")
+    drag(classified, over, (0.2, 0.25), (0.4, 0.75))
+    now = state(classified)
+    assert [now["start"], now["end"], now["low"], now["high"]] == pytest.approx([1, 2, 0.25, 0.75], abs=0.03)
+    expect(classified.get_by_role("scrollbar", name="Part of the sound on show")).to_have_attribute(
+        "aria-valuetext", "0:01.0 to 0:02.0 of 0:05.0"
+    )
+    shoot(classified, "sound-zoomed")
+    over.dblclick()
+    now = state(classified)
+    assert [now["start"], now["end"], now["low"], now["high"]] == [0, 5, 0, 1]
+
+
+def test_the_wheel_zooms_only_with_a_key(classified: Page) -> None:
+    """A plain wheel is left to the page; Ctrl zooms time at the pointer, Shift the frequencies; Alt and arrows pan."""
+    over = position(classified, "spectrogram")
+    over.hover()
+    classified.mouse.wheel(0, -100)
+    assert state(classified)["end"] == 5
+    over.hover()
+    classified.keyboard.down("Control")
+    classified.mouse.wheel(0, -200)
+    classified.keyboard.up("Control")
+    classified.wait_for_function("async () => (await import('/static/js/viewport.js')).viewport.end < 5")
+    now = state(classified)
+    assert now["start"] > 0
+    assert [now["low"], now["high"]] == [0, 1]
+    classified.keyboard.down("Shift")
+    classified.mouse.wheel(0, -200)
+    classified.keyboard.up("Shift")
+    classified.wait_for_function("async () => (await import('/static/js/viewport.js')).viewport.high < 1")
+    over.focus()
+    classified.keyboard.press("Alt+ArrowRight")
+    assert state(classified)["start"] > now["start"]
+
+
+def test_what_is_under_the_pointer_is_read(classified: Page) -> None:
+    """Hovering the spectrogram tells time, frequency and level."""
+    position(classified, "spectrogram").hover()
+    reading = classified.locator(".spectrogram .reading")
+    expect(reading).to_contain_text("2.5")
+    expect(reading).to_contain_text("Hz")
+    expect(reading).to_contain_text("dB")
+
+
+def test_a_loop_stays_within_what_is_on_show(classified: Page) -> None:
+    """Zoomed in, what is played again and again is the region on show."""
+    show(classified, 1.0, 1.4)
+    classified.get_by_role("button", name="Loop").click()
+    classified.get_by_role("button", name="Play").click()
+    classified.evaluate("""async () => {
+      const { playhead } = await import("/static/js/playhead.js");
+      window.turns = 0;
+      let last = 0;
+      playhead.addEventListener("move", () => {
+        if (playhead.time < last) window.turns += 1;
+        last = playhead.time;
+      });
+    }""")
+    classified.wait_for_function("() => window.turns >= 2")
+    assert 0.9 < state(classified)["time"] < 1.6
+    assert state(classified)["end"] == pytest.approx(1.4)
+
+
+def test_colours_and_range_are_remembered(classified: Page) -> None:
+    """What was chosen for the spectrogram is still chosen after the page was loaded again."""
+    before = classified.locator(".spectrogram canvas.picture").first.evaluate("canvas => canvas.toDataURL()")
+    classified.get_by_label("Colours of the spectrogram").select_option("grey")
+    classified.get_by_label("Range of the spectrogram").fill("50")
+    expect(classified.locator(".scale")).to_contain_text("−50 dB")
+    classified.wait_for_function(
+        "before => document.querySelector('.spectrogram canvas.picture').toDataURL() !== before", arg=before
+    )
+    classified.reload()
+    classified.locator("#answer .answer").wait_for()
+    expect(classified.get_by_label("Colours of the spectrogram")).to_have_value("grey")
+    expect(classified.get_by_label("Range of the spectrogram")).to_have_value("50")
+
+
+def test_what_spoke_for_the_answer_is_laid_over(classified: Page) -> None:
+    """The class activation is painted over the spectrogram when it is asked for, with words for what it is of."""
+    layer = classified.locator(".spectrogram canvas.picture").nth(1)
+    expect(layer).to_be_hidden()
+    classified.get_by_label("What spoke for it").check()
+    expect(layer).to_be_visible()
+    classified.wait_for_function(f"() => ({PAINTED})(document.querySelectorAll('.spectrogram canvas.picture')[1])")
+    expect(classified.locator(".reason")).to_contain_text("for ")
+    shoot(classified, "sound-cam")
+
+
+def test_the_spectrogram_is_saved(classified: Page, tmp_path: Path) -> None:
+    """A PNG under the sound's name, larger than the picture on the page."""
+    with classified.expect_download() as download:
+        classified.locator("#sound").get_by_role("button", name="PNG").click()
+    assert download.value.suggested_filename == "siren spectrogram.png"
+    saved = tmp_path / "saved.png"
+    download.value.save_as(saved)
+    assert saved.read_bytes().startswith(b"\x89PNG")
+    assert int.from_bytes(saved.read_bytes()[16:20], "big") > 1_900
+
+
+def test_a_reopened_result_asks_for_its_sound(classified: Page) -> None:
+    """The server keeps no sound: that is said, pictures are there all the same, and the file can be given again."""
+    classified.reload()
+    expect(classified.get_by_text("The server keeps no sound.")).to_be_visible()
+    expect(classified.get_by_role("button", name="Play")).to_be_disabled()
+    for picture in ("waveform", "spectrogram"):
+        classified.wait_for_function(f"() => ({PAINTED})(document.querySelector('.{picture} canvas.picture'))")
+    position(classified, "waveform").focus()
+    classified.keyboard.press("ArrowRight")
+    assert state(classified)["time"] == 1
+    classified.get_by_label("The file of this result").set_input_files(str(SOUNDS / "siren.flac"))
+    expect(classified.get_by_role("button", name="Play")).to_be_enabled()
+    expect(classified.get_by_text("The server keeps no sound.")).to_be_hidden()
+
+
+def test_a_format_that_the_browser_cannot_play_is_told(page: Page, tmp_path: Path) -> None:
+    """An AIFF file is classified and shown; that it cannot be heard here is said."""
+    samples, rate = soundfile.read(SOUNDS / "siren.flac")
+    soundfile.write(tmp_path / "siren.aiff", samples, rate, "PCM_16")
+    classify(page, tmp_path / "siren.aiff")
+    expect(page.get_by_text("This browser cannot play AIFF files.")).to_be_visible()
+    page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.waveform canvas.picture'))")
+
+
+def test_a_short_sound_is_shown_as_the_model_hears_it(page: Page, tmp_path: Path) -> None:
+    """The axis runs as long as the model's window; the player as long as the sound."""
+    samples, rate = soundfile.read(SOUNDS / "siren.flac")
+    soundfile.write(tmp_path / "short.wav", samples[: 2 * rate], rate, "PCM_16")
+    classify(page, tmp_path / "short.wav")
+    assert state(page)["duration"] == 5
+    expect(page.locator(".player .time")).to_have_text("0:00.0 / 0:02.0")
+
+
+def test_a_long_sound_has_a_timeline(page: Page) -> None:
+    """Every window has its class in words; a click and the Enter key move the player there."""
+    classify(page, LONG)
+    windows = page.get_by_role("listbox", name="Windows of the sound")
+    options = windows.get_by_role("option")
+    assert options.count() > 5
+    assert all(":" in label and "%" in label for label in options.evaluate_all("els => els.map(el => el.ariaLabel)"))
+    expect(windows.get_by_role("option", name="the maps are of this window")).to_have_count(1)
+    box = windows.bounding_box()
+    assert box
+    windows.locator("canvas").click(position={"x": 0.5 * box["width"], "y": 40})
+    assert 10 < state(page)["time"] < 15.1
+    expect(windows.locator('[aria-selected="true"]')).to_have_count(1)
+    windows.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(options.nth(1)).to_have_attribute("aria-selected", "true")
+    shoot(page, "sound-long")
+
+
+def test_a_file_is_heard_and_seen_before_its_result(page: Page) -> None:
+    """While the server is still busy, player and waveform are there and the spectrogram says what it waits for."""
+    held: list[Route] = []
+    page.route("**/v1/jobs", lambda route: held.append(route))
+    page.get_by_label("Sound files").set_input_files(str(SOUNDS / "siren.flac"))
+    expect(page.get_by_text("The spectrogram comes with the result.")).to_be_visible()
+    expect(page.get_by_role("button", name="Play")).to_be_enabled()
+    page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.waveform canvas.picture'))")
+    expect(page.locator("#sound").get_by_role("button", name="PNG")).to_be_disabled()
+    held[0].continue_()
+    page.locator("#answer .answer").wait_for()
+    page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.spectrogram canvas.picture'))")
+
+
+@pytest.mark.parametrize("width", [1440, 900, 390])
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_it_fits_every_screen(open_page: Open, width: int, theme: str) -> None:
+    """No sideways scrolling at any width; pictures are kept to be looked at."""
+    page = open_page(width=width, color_scheme=theme)
+    classify(page, LONG)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    shoot(page, f"sound-{theme}")
+
+
+def test_both_painters_paint_the_same(page: Page) -> None:
+    """A matrix looks the same with and without a graphics card, near and far, at its edges too."""
+    far = page.evaluate("""async () => {
+      const { webgl } = await import("/static/js/paint/webgl.js");
+      const plain = await import("/static/js/paint/plain.js");
+      const { ready } = await import("/static/js/paint/painter.js");
+      const { Matrix } = await import("/static/js/matrix.js");
+      await ready;
+      const card = webgl({ slow: true });
+      if (!card) return null;
+      const [rows, columns] = [24, 9001]; // more columns than a strip of the texture has
+      const matrix = new Matrix(rows, columns, Float32Array.from({ length: rows * columns }, (_, i) =>
+        Math.sin((i % columns) * 0.013) * 30 + Math.floor(i / columns)));
+      const seen = (painter, region, smooth) => {
+        const canvas = document.createElement("canvas");
+        [canvas.width, canvas.height] = [301, 97];
+        painter.paint(canvas, matrix, { colours: "viridis", min: -20, max: 40, region, smooth });
+        return canvas.getContext("2d", { willReadFrequently: true }).getImageData(0, 0, 301, 97).data;
+      };
+      return [[0, 1, 0, 1], [0.452, 0.459, 0.1, 0.8], [0.9, 1.05, -0.11, 0.7], [0.5, 0.503, 0.31, 0.52]].flatMap(
+        ([left, right, bottom, top]) => [true, false].map((smooth) => {
+          const region = { left, right, bottom, top };
+          const [a, b] = [seen(card, region, smooth), seen(plain, region, smooth)];
+          return a.filter((part, i) => Math.abs(part - b[i]) > 4).length / a.length;
+        }));
+    }""")
+    if far is None:
+        pytest.skip("needs WebGL2")
+    assert max(far) < 0.01
