@@ -3,8 +3,8 @@
     otoscope up
     .venv/bin/python bench/page.py [--url http://127.0.0.1:8000]
 
-Needs Playwright and Chromium (`make browser`). Prints one line of JSON a measurement. Without a GPU, Chromium draws WebGL on
-the processor, which is the slowest case there is.
+Needs Playwright and Chromium (`make browser`). Prints one line of JSON a measurement. Without a GPU, Chromium draws
+WebGL on the processor, which is the slowest case there is.
 """
 
 import argparse

@@ -177,6 +177,16 @@ class Accuracy(BaseModel):
 LayerKind = Literal["stem", "residual", "plain", "stage"]
 
 
+class ReceptiveField(Public):
+    """What one cell of a layer can see of the spectrogram: along mels as along frames, cell `i` sees `size` of them
+    from `start + i * stride` on, beyond the edges too. What a squeeze-and-excitation gate sees, the whole, does not
+    count."""
+
+    start: int
+    stride: int
+    size: int
+
+
 class Layer(Public):
     """Something to look at inside a network."""
 
@@ -184,11 +194,7 @@ class Layer(Public):
     shape: list[int] = Field(description="(channels, height, width) for one window")
     kind: LayerKind = Field("stage", description="a stage is the same activation as the last block in it")
     inputs: list[str] = Field([], description="the layers that feed it; none where the spectrogram does")
-    receptive_field: list[int] | None = Field(
-        None,
-        description="mels and frames of the spectrogram that one cell can see, beyond its edges too; null where not"
-        " known. What a squeeze-and-excitation gate sees, the whole, does not count",
-    )
+    receptive_field: ReceptiveField | None = Field(None, description="null where not known")
 
 
 class ModelCard(Public):

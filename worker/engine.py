@@ -169,7 +169,7 @@ class Engine:
             layer = Layer(name=name, shape=list(activation.shape[1:]), inputs=[last.name for last in layers[-1:]])
             if node := nodes.get(name):
                 layer.kind, layer.inputs = node.kind, list(node.inputs)
-                layer.receptive_field = [node.receptive_field] * 2
+                layer.receptive_field = node.receptive_field
             layers.append(layer)
 
         silence = torch.zeros(1, model.config.frontend.window_samples, device=self.device)

@@ -111,6 +111,10 @@ def test_layer_opens_below_the_overview_and_closes(classified: Page) -> None:
     expect(node(classified, "layer1.block2")).to_be_focused()
 
 
+def card(stack: Stack) -> Any:
+    return httpx.get(f"{stack.url}/v1/models/esc50").json()
+
+
 def test_cells_are_read_and_show_what_they_hear(classified: Page, stack: Stack) -> None:
     """A cell tells value, time and frequency, and the page points at its receptive field, clipped to the sound."""
     detail = opened(classified, "layer1.block1")
@@ -123,13 +127,14 @@ def test_cells_are_read_and_show_what_they_hear(classified: Page, stack: Stack) 
     value = result["maps"]["layer1.block1"]["values"][9][20]
     expect(detail.locator(".reading")).to_have_text(f"{value:.4g} at 0:01.63, 779 Hz")
     region = focus_region(classified)
-    centre, cells = 20.5 * 251 / 63, 27  # of 251 frames and 128 mels
+    field = next(layer["receptive_field"] for layer in card(stack)["layers"] if layer["name"] == "layer1.block1")
+    left, low = (field["start"] + at * field["stride"] for at in (20, 9))
     assert region == pytest.approx(
         {
-            "start": (centre - cells / 2) / 251 * 5,
-            "end": (centre + cells / 2) / 251 * 5,
-            "low": (9.5 * 4 - cells / 2) / 128,
-            "high": (9.5 * 4 + cells / 2) / 128,
+            "start": left / 251 * 5,
+            "end": (left + field["size"]) / 251 * 5,
+            "low": low / 128,
+            "high": (low + field["size"]) / 128,
         }
     )
     frame.focus()

@@ -10,9 +10,11 @@ from playwright.sync_api import Locator, Page, Route, expect
 from tests.browser.conftest import SOUNDS, Open, classify, shoot
 
 LONG = SOUNDS / "six-sounds.flac"
-PAINTED = (
-    "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(part => part > 0)"
-)
+PAINTED = """canvas => {
+  const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  return copy.getImageData(0, 0, canvas.width, canvas.height).data.some(part => part > 0);
+}"""
 STATE = """async () => {
   const { viewport } = await import("/static/js/viewport.js");
   const { playhead } = await import("/static/js/playhead.js");

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from shared.schemas import Part
+from shared.schemas import Part, ReceptiveField
 from tests.worker.test_engine import ALL, close, see, sounds
 from worker.engine import Engine, FrontEnd, Served, Window, read_model
 from worker.model.network import Network
@@ -23,11 +23,11 @@ def test_the_card_says_what_feeds_each_layer(served: Served) -> None:
     """With its kind and how much of the spectrogram one of its cells can see."""
     described = [(layer.name, layer.kind, layer.inputs, layer.receptive_field) for layer in served.card.layers]
     assert described == [
-        ("stem", "stem", [], [11, 11]),
-        ("layer1.block1", "residual", ["stem"], [27, 27]),
-        ("layer1", "stage", ["layer1.block1"], [27, 27]),
-        ("layer2.block1", "residual", ["layer1"], [51, 51]),
-        ("layer2", "stage", ["layer2.block1"], [51, 51]),
+        ("stem", "stem", [], ReceptiveField(start=-5, stride=4, size=11)),
+        ("layer1.block1", "residual", ["stem"], ReceptiveField(start=-13, stride=4, size=27)),
+        ("layer1", "stage", ["layer1.block1"], ReceptiveField(start=-13, stride=4, size=27)),
+        ("layer2.block1", "residual", ["layer1"], ReceptiveField(start=-25, stride=8, size=51)),
+        ("layer2", "stage", ["layer2.block1"], ReceptiveField(start=-25, stride=8, size=51)),
     ]
 
 

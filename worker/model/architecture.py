@@ -92,7 +92,7 @@ class ResidualBlock(nn.Module):
         return functional.relu(residual + shortcut, inplace=True)
 
     @property
-    def path(self) -> list[tuple[int, int]]:
+    def path(self) -> list[tuple[int, int, int]]:
         return [*_windows(self.conv1), *_windows(self.conv2)]
 
 
@@ -110,7 +110,7 @@ class PlainBlock(nn.Module):
         return functional.relu(self.conv(self.pool(x)), inplace=True)
 
     @property
-    def path(self) -> list[tuple[int, int]]:
+    def path(self) -> list[tuple[int, int, int]]:
         return [*_windows(self.pool), *_windows(self.conv)]
 
 
@@ -184,7 +184,7 @@ class ResidualCNN(Network):
 
     def structure(self) -> dict[str, Node]:
         nodes: dict[str, Node] = {}
-        path: list[tuple[int, int]] = []
+        path: list[tuple[int, int, int]] = []
         before: tuple[str, ...] = ()
         if self.stem is not None:
             path += _windows(self.stem)
@@ -212,14 +212,15 @@ class ResidualCNN(Network):
         return [part for part in parts if part is not None]
 
 
-def _windows(module: nn.Module) -> list[tuple[int, int]]:
-    """(size, stride) of each window that slides over a module's input, first to last; they are square."""
+def _windows(module: nn.Module) -> list[tuple[int, int, int]]:
+    """(size, stride, padding) of each window that slides over a module's input, first to last; they are square."""
     sliding = [part for part in module.modules() if isinstance(part, (nn.Conv2d, nn.MaxPool2d))]
-    return [(_side(part.kernel_size), _side(part.stride)) for part in sliding]
+    return [(_side(part.kernel_size), _side(part.stride), _side(part.padding)) for part in sliding]
 
 
-def _side(square: int | tuple[int, ...]) -> int:
-    return square if isinstance(square, int) else square[0]
+def _side(square: int | str | tuple[int, ...]) -> int:
+    """Of what torch lets be given as one number or as two."""
+    return int(square[0] if isinstance(square, tuple) else square)
 
 
 def _block(config: ArchitectureConfig, inputs: int, outputs: int, stride: int) -> nn.Module:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from shared.schemas import LayerKind
+from shared.schemas import LayerKind, ReceptiveField
 
 Tap = Callable[[str, Tensor], None]
 """Called with (layer name, activation of shape (batch, channels, height, width)) in the order of computation, and last
@@ -21,7 +21,7 @@ class Node:
 
     kind: LayerKind
     inputs: tuple[str, ...]  # the layers that feed it; none where the spectrogram does
-    receptive_field: int  # mels, and as many frames, of the spectrogram that one cell can see
+    receptive_field: ReceptiveField  # of the spectrogram
 
 
 class Network(nn.Module):
@@ -67,13 +67,14 @@ def make_head(pooled: int, hidden: tuple[int, ...], dropout: tuple[float, ...], 
     return nn.Sequential(*layers, nn.Dropout(dropout[-1]), nn.Linear(pooled, classes))
 
 
-def receptive_field(path: Iterable[tuple[int, int]]) -> int:
-    """How many neighbouring inputs one output can see through windows of (size, stride), first to last."""
-    seen, step = 1, 1  # the step is the distance between neighbouring outputs, counted in inputs
-    for size, stride in path:
+def receptive_field(path: Iterable[tuple[int, int, int]]) -> ReceptiveField:
+    """What one output can see through windows of (size, stride, padding), first to last."""
+    seen, step, start = 1, 1, 0  # the step is the distance between neighbouring outputs, counted in inputs
+    for size, stride, padding in path:
+        start -= padding * step
         seen += (size - 1) * step
         step *= stride
-    return seen
+    return ReceptiveField(start=start, stride=step, size=seen)
 
 
 def ignore(_name: str, _activation: Tensor) -> None:

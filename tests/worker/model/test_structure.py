@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shared.schemas import ReceptiveField
 from tests.worker.model.test_network import small
 from worker.model.architecture import ResidualCNN
 from worker.model.network import receptive_field
@@ -19,11 +20,11 @@ KINDS = [
 
 
 def test_windows_that_slide_over_windows_see_further() -> None:
-    """Each adds its size less one, in steps of all strides before it."""
-    assert receptive_field([]) == 1
-    assert receptive_field([(3, 1), (3, 1)]) == 5
-    assert receptive_field([(7, 2), (3, 2), (3, 1)]) == 19
-    assert receptive_field([(2, 2), (2, 2)]) == 4
+    """Each adds its size less one, and begins earlier by its padding, in steps of all strides before it."""
+    assert receptive_field([]) == ReceptiveField(start=0, stride=1, size=1)
+    assert receptive_field([(3, 1, 1), (3, 1, 1)]) == ReceptiveField(start=-2, stride=1, size=5)
+    assert receptive_field([(7, 2, 3), (3, 2, 1), (3, 1, 1)]) == ReceptiveField(start=-9, stride=4, size=19)
+    assert receptive_field([(2, 2, 0), (2, 2, 0)]) == ReceptiveField(start=0, stride=4, size=4)
 
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
@@ -33,22 +34,25 @@ def test_the_receptive_field_is_what_gradients_reach(options: dict[str, object])
     for parameter in network.parameters():
         parameter.data.abs_()
     for name, node in network.structure().items():
-        reached = sum(influence(network, name, seed) for seed in range(4))
+        looks = [influence(network, name, seed) for seed in range(4)]
+        (row, column), field = looks[0][0], node.receptive_field
+        reached = sum(look for _, look in looks)
         assert isinstance(reached, Tensor)
-        for side in (reached.sum(dim=1), reached.sum(dim=0)):
-            cells = side.nonzero().flatten()
-            assert int(cells[-1] - cells[0]) + 1 == node.receptive_field, name
+        for at, side in ((row, reached.sum(dim=1)), (column, reached.sum(dim=0))):
+            cells, first = side.nonzero().flatten(), field.start + at * field.stride
+            expected = range(max(first, 0), min(first + field.size, len(side)))
+            assert (int(cells[0]), int(cells[-1])) == (expected[0], expected[-1]), name
 
 
-def influence(network: ResidualCNN, layer: str, seed: int) -> Tensor:
-    """(mels, frames): how much each input cell changes the cell in the middle of a layer."""
+def influence(network: ResidualCNN, layer: str, seed: int) -> tuple[tuple[int, int], Tensor]:
+    """The place of the cell in the middle of a layer, and (mels, frames): how much each input cell changes it."""
     x = torch.rand(1, 1, 128, 144, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     x.requires_grad_()
     found: dict[str, Tensor] = {}
     network(x, lambda name, activation: found.__setitem__(name, activation))
-    middle = found[layer][0, :, found[layer].shape[2] // 2, found[layer].shape[3] // 2].sum()
-    (slope,) = torch.autograd.grad(middle, x)
-    return slope[0, 0].abs()
+    row, column = (size // 2 for size in found[layer].shape[2:])
+    (slope,) = torch.autograd.grad(found[layer][0, :, row, column].sum(), x)
+    return (row, column), slope[0, 0].abs()
 
 
 @pytest.mark.parametrize("options", KINDS, ids=str)

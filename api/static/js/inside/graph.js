@@ -14,7 +14,7 @@ export const SPOKE = "What spoke for ";
  * @property {number[]} shape     channels, rows, columns; empty where there is no map
  * @property {string[]} inputs    ids of what feeds it
  * @property {?string} shortcut   of a residual block: identity, or projection where the input's shape is another
- * @property {?number[]} field    mels and frames of the spectrogram that one cell can see
+ * @property {?object} field      what one cell can see of the spectrogram: {start, stride, size}
  * @property {?Matrix} matrix     what is shown of it: the mean over its channels
  */
 
@@ -27,7 +27,7 @@ export function network(card, result) {
   const add = (node) => nodes.set(node.id, { inputs: [], shape: [], shortcut: null, field: null, matrix: null, ...node });
   const axes = axesOf(card, result);
   const shape = [1, axes.mels, axes.frames];
-  add({ id: "input", kind: "input", title: "Spectrogram", shape, field: [1, 1], matrix: axes.input });
+  add({ id: "input", kind: "input", title: "Spectrogram", shape, field: { start: 0, stride: 1, size: 1 }, matrix: axes.input });
   const same = new Map(); // a stage that holds blocks is the same activation as the last of them
   for (const layer of card.layers) {
     if (layer.kind === "stage" && layer.inputs[0]?.startsWith(`${layer.name}.`)) {
@@ -113,9 +113,12 @@ function cut(matrix, from, count) {
 /** What a cell of a map can hear: seconds of the sound and shares of the frequency axis; null where it is not known. */
 export function heard({ field }, axes, matrix, row, column) {
   if (!field) return null;
-  const clip = (centre, size, whole) => [Math.max(centre - size / 2, 0) / whole, Math.min(centre + size / 2, whole) / whole];
-  const [low, high] = clip(((row + 0.5) * axes.mels) / matrix.rows, field[0], axes.mels);
-  const [left, right] = clip(((column + 0.5) * axes.frames) / matrix.columns, field[1], axes.frames);
+  const seen = (cell, whole) => {
+    const first = field.start + cell * field.stride;
+    return [Math.max(first, 0) / whole, Math.min(first + field.size, whole) / whole];
+  };
+  const [low, high] = seen(row, axes.mels);
+  const [left, right] = seen(column, axes.frames);
   return { start: axes.start + left * axes.seconds, end: axes.start + right * axes.seconds, low, high };
 }
 

@@ -58,9 +58,9 @@ export function projection(node, input) {
 /** What one cell can hear, in words; null where it is not known. */
 export function hearing({ field }, { mels, frames, seconds }) {
   if (!field) return null;
-  const [bands, columns] = field;
-  const time = columns >= frames ? "the whole window" : span((columns / frames) * seconds);
-  return `${time}, ${bands >= mels ? "all" : bands} of ${mels} bands`;
+  const { size } = field;
+  const time = size >= frames ? "the whole window" : span((size / frames) * seconds);
+  return `${time}, ${size >= mels ? "all" : size} of ${mels} bands`;
 }
 
 /** Name of a layer for people: layer1.block2 -> block 2 of layer1. */

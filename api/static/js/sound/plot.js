@@ -91,10 +91,15 @@ function pointers(overlay, box, tall, onHover) {
   let from = null; // {event, share, region, moved, panning}
   let pinch = null;
 
-  const selection = (share) => {
+  /** What was dragged over; a drag straight along one axis means that axis, and a finger is seldom straight. */
+  const selection = (event, share) => {
     const [a, b] = [from.share, share];
-    const band = tall ? [bandAt(Math.min(a.y, b.y)), bandAt(Math.max(a.y, b.y))] : [viewport.low, viewport.high];
-    return { start: viewport.timeAt(Math.min(a.x, b.x)), end: viewport.timeAt(Math.max(a.x, b.x)), low: band[0], high: band[1] };
+    const straight = event.pointerType === "touch" ? 40 : 12;
+    const flat = !tall || Math.abs(event.clientY - from.event.clientY) < straight;
+    const thin = Math.abs(event.clientX - from.event.clientX) < 12;
+    const [start, end] = thin ? [0, 1] : [Math.min(a.x, b.x), Math.max(a.x, b.x)];
+    const [low, high] = flat ? [0, 1] : [Math.min(a.y, b.y), Math.max(a.y, b.y)];
+    return { start: viewport.timeAt(start), end: viewport.timeAt(end), low: bandAt(low), high: bandAt(high) };
   };
   const forget = () => {
     from = null;
@@ -130,7 +135,7 @@ function pointers(overlay, box, tall, onHover) {
       viewport.show(start + across, end + across, low + up, high + up);
     } else {
       box.hidden = false;
-      cover(box, selection(share), tall);
+      cover(box, selection(event, share), tall);
     }
   });
   overlay.addEventListener("pointerup", (event) => {
@@ -138,11 +143,8 @@ function pointers(overlay, box, tall, onHover) {
       const share = shares(event, overlay);
       if (!from.moved) playhead.seek(viewport.timeAt(share.x));
       else if (!from.panning) {
-        const { start, end, low, high } = selection(share);
-        // A drag straight along one axis means that axis.
-        const flat = Math.abs(event.clientY - from.event.clientY) < 12;
-        const thin = Math.abs(event.clientX - from.event.clientX) < 12;
-        viewport.show(...(thin ? [viewport.start, viewport.end] : [start, end]), ...(flat ? [viewport.low, viewport.high] : [low, high]));
+        const { start, end, low, high } = selection(event, share);
+        viewport.show(start, end, low, high);
       }
     }
     lift(event);
