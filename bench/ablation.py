@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipe", default="esc50-best")
+    parser.add_argument("--recipe", default="esc50-first")
     parser.add_argument("--folds", type=int, default=2, help="the first ones: fold 5 is what shipped models are for")
     parser.add_argument("--epochs", type=int, help="a shorter schedule than the recipe's")
     parser.add_argument("--rows", type=int, nargs="*", help="train only these, from 0; without it, all, and print")

@@ -19,9 +19,9 @@ from training.memory import keep_freed_memory
 from training.recipe import Recipe, load_recipe
 from training.report import write_report
 from training.start import load_start
-from training.state import STATE
+from training.state import resumable
 from training.train import train
-from worker.model.checkpoint import CONFIG, Model
+from worker.model.checkpoint import Model
 
 CLASSES = ("cat", "dog")
 
@@ -42,7 +42,7 @@ def main() -> None:
     print(f"\nfrom ImageNet: {figures['imagenet']:.1%}\n", flush=True)
 
     ears = options.out / "ears"
-    learn(load_recipe("esc50-best", {"name": "ears", "optim.epochs": "60"}), others, 5, ears)
+    learn(load_recipe("esc50-first", {"name": "ears", "optim.epochs": "60"}), others, 5, ears)
     heard = evaluate(ears, others)
     figures["ears_on_48_classes"] = float((heard.predicted == heard.truth).mean())
     longer = {"frontend.window_seconds": "5", "optim.epochs": "40", "start.head_epochs": "40"}
@@ -65,8 +65,7 @@ def cross_validate(recipe: Recipe, dataset: Dataset, out: Path, start_from: Mode
 
 
 def learn(recipe: Recipe, dataset: Dataset, fold: Any, out: Path, start_from: Model | None = None) -> None:
-    begun = (out / STATE).is_file() or (out / CONFIG).is_file()
-    train(recipe, dataset, fold, out, start_from=start_from, resume=begun)
+    train(recipe, dataset, fold, out, start_from=start_from, resume=resumable(out))
 
 
 if __name__ == "__main__":

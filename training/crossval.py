@@ -16,9 +16,9 @@ from training.evaluate import Evaluation, evaluate
 from training.metrics import calibration_error, wilson
 from training.recipe import Recipe
 from training.report import interval, percent, write_report
-from training.state import STATE
+from training.state import resumable
 from training.train import train
-from worker.model.checkpoint import CONFIG, write_config
+from worker.model.checkpoint import write_config
 
 
 class FoldResult(BaseModel):
@@ -57,7 +57,7 @@ def cross_validate(
     evaluations: list[Evaluation] = []
     for fold in tqdm(folds, desc="folds", unit="fold"):
         directory = out / f"fold{fold}"
-        train(recipe, dataset, fold, directory, resume=_begun(directory), compile=compile)
+        train(recipe, dataset, fold, directory, resume=resumable(directory), compile=compile)
         evaluations.append(evaluate(directory, dataset, fold))
     if len(evaluations) > 1:
         evaluations = _calibrate(evaluations, [out / f"fold{fold}" for fold in folds])
@@ -73,10 +73,6 @@ def cross_validate(
     except OSError as error:
         raise EvaluationError(f"the report cannot be written to {out}: {error}") from error
     return report
-
-
-def _begun(directory: Path) -> bool:
-    return (directory / STATE).is_file() or (directory / CONFIG).is_file()
 
 
 def _calibrate(evaluations: list[Evaluation], directories: list[Path]) -> list[Evaluation]:

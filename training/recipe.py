@@ -129,6 +129,7 @@ class DistillRecipe(Strict):
     """Learning from other networks' answers besides the labels (Hinton et al., 2015)."""
 
     weight: float = Field(default=0.0, ge=0, le=1)  # of the teachers' answer in the loss; 0: no teachers
+    teacher: str | None = None  # a recipe whose network is trained first, on the same sounds, where none is given
     temperature: float = Field(default=2.0, gt=0)  # softens both answers
 
 

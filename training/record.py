@@ -86,7 +86,8 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
     lines += ["", "Reproduce the figure, and the weights:", "", "```console"]
     fold = "" if held == "test" else f" --fold {held}"
     lines += [f"$ otoscope evaluate models/{config.name} --data {where}{fold} --precision {report.precision}"]
-    teachers = "".join(f" --teacher models/{one['name']}" for one in config.training.get("teachers", ()))
+    given = () if recipe.distill.teacher else config.training.get("teachers", ())
+    teachers = "".join(f" --teacher models/{one['name']}" for one in given)
     started = config.training.get("started_from")
     start = f" --from models/{started['name']}" if started else ""
     options = f"{_recipe_options(recipe)}{start}{teachers} --out runs/{config.name}"

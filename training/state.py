@@ -78,6 +78,21 @@ def _reference(config: ModelConfig) -> dict[str, str]:
     return {"name": config.name, "weights": config.weights_sha256}
 
 
+def begun(out: Path) -> bool:
+    """Whether the folder holds a run, finished or not."""
+    return (out / STATE).is_file() or (out / CONFIG).is_file()
+
+
+def teacher_of(out: Path) -> Path:
+    """Where a run keeps the teacher that it trains for itself."""
+    return out / "teacher"
+
+
+def resumable(out: Path) -> bool:
+    """Whether there is something to go on with: the run, or so far its teacher alone."""
+    return begun(out) or begun(teacher_of(out))
+
+
 def finished(out: Path, identity: dict[str, Any]) -> bool:
     """Whether the folder holds the model that this run would make. Raises RunError for another run's model."""
     if not (out / CONFIG).is_file():

@@ -24,9 +24,19 @@ from training.metrics import confusion_matrix
 from training.optim import Average, make_optimizer, set_schedule, thaw
 from training.predict import predict, service_precision
 from training.prepare import class_weights, compiled, load_sounds, prepare
-from training.recipe import PictureRecipe, Recipe, continued, to_yaml
+from training.recipe import PictureRecipe, Recipe, continued, load_recipe, to_yaml
 from training.start import check_start
-from training.state import Progress, finished, forget_state, identify, open_run, save_state
+from training.state import (
+    Progress,
+    begun,
+    finished,
+    forget_state,
+    identify,
+    open_run,
+    resumable,
+    save_state,
+    teacher_of,
+)  # fmt: skip
 from training.teachers import distillation_loss, load_teachers
 from worker.model.checkpoint import Model, ModelConfig, read_config, save_model
 from worker.model.network import parameters
@@ -54,6 +64,9 @@ def train(
     steps = len(clips) // (optim.batch * optim.accumulate)  # an epoch; the clips left over are others in every epoch
     if not steps:
         raise RunError(f"{len(clips)} training clips do not fill a step of {optim.batch * optim.accumulate}: lower it")
+    if recipe.distill.weight > 0 and recipe.distill.teacher and not teachers:
+        teachers = (train_teacher(recipe.distill.teacher, dataset, test_fold, out, resume=resume, compile=compile),)
+        resume = resume and begun(out)
     if (recipe.distill.weight > 0) != bool(teachers):
         raise RunError("teachers and a distill.weight above 0 go together")
     identity = identify(recipe, dataset, test_fold, len(clips), teachers, start_from)
@@ -165,6 +178,18 @@ def train(
     config = save_model(out, final, config)
     forget_state(out)
     return config
+
+
+def train_teacher(
+    recipe: str, dataset: Dataset, test_fold: Fold, out: Path, *, resume: bool, compile: bool
+) -> Path:
+    """The teacher of the run in `out`, trained inside it before the student or there already. Returns its folder."""
+    if resume and not resumable(out):
+        raise RunError(f"{out} holds no run to resume")
+    folder = teacher_of(out)
+    tqdm.write(f"first the teacher, {recipe}, in {folder}")
+    train(load_recipe(recipe), dataset, test_fold, folder, resume=resume and begun(folder), compile=compile)
+    return folder
 
 
 def describe(recipe: Recipe, dataset: Dataset, start_from: Model | None) -> str:

@@ -16,8 +16,8 @@ from training.errors import RunError
 from training.evaluate import evaluate
 from training.optim import schedule
 from training.predict import predict, service_precision
-from training.recipe import DistillRecipe, OptimRecipe, Recipe, load_recipe
-from training.state import STATE
+from training.recipe import DistillRecipe, OptimRecipe, Recipe, load_recipe, to_yaml
+from training.state import STATE, resumable
 from training.train import train
 from worker.model.checkpoint import load_model
 
@@ -161,6 +161,30 @@ def test_student_learns_from_its_teachers(data: Path, recipe: Recipe, tmp_path: 
         train(taught, dataset, 3, tmp_path / "alone")
     with pytest.raises(RunError, match="teacher"):
         train(taught, dataset, 3, tmp_path / "alone", teachers=[tmp_path / "nobody"])
+
+
+def test_recipe_that_names_a_teacher_trains_it_first(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """One command: the teacher without the fold under test, then the student; stopped in either, it goes on."""
+    dataset = load_esc50(data)
+    first = tmp_path / "first.yaml"
+    first.write_text(to_yaml(changed(recipe, epochs=4)))
+    distill = DistillRecipe(weight=0.5, teacher=str(first))
+    taught = changed(recipe, epochs=4).model_copy(update={"distill": distill})
+    with pytest.raises(RunError, match="no run to resume"):
+        train(taught, dataset, 3, tmp_path / "run", resume=True)
+    config = train(taught, dataset, 3, tmp_path / "run")
+    teacher = load_model(tmp_path / "run" / "teacher").config
+    assert teacher.training["test_fold"] == 3
+    assert [one["weights"] for one in config.training["teachers"]] == [teacher.weights_sha256]
+
+    whole = (tmp_path / "run" / "model.safetensors").read_bytes()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "run" / name).unlink()
+    assert resumable(tmp_path / "run")
+    train(taught, dataset, 3, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == whole
+    with pytest.raises(RunError, match="already holds a run"):
+        train(taught, dataset, 3, tmp_path / "run")
 
 
 def test_tensorboard_shows_the_run(data: Path, recipe: Recipe, tmp_path: Path) -> None:

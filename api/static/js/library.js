@@ -112,10 +112,12 @@ class Library extends EventTarget {
     this.#next();
   }
 
-  /** Give a reopened result its sound back, to listen to and to look further into. */
+  /** Give a reopened result its sound back, to listen to and to look further into. Returns whether it is that sound. */
   attach(sound, file) {
+    if (file.size !== sound.job.audio.bytes) return false;
     if (sound.url) URL.revokeObjectURL(sound.url);
     this.#set(sound, { file, url: URL.createObjectURL(file) });
+    return true;
   }
 
   /**

@@ -40,7 +40,8 @@ export function css(colours, share) {
 export function legend(canvas, colours) {
   const context = canvas.getContext("2d");
   const { width, height } = canvas;
-  const gradient = height > width ? context.createLinearGradient(0, height, 0, 0) : context.createLinearGradient(0, 0, width, 0);
+  const ends = height > width ? [0, height, 0, 0] : [0, 0, width, 0];
+  const gradient = context.createLinearGradient(...ends);
   for (let i = 0; i <= 32; i += 1) gradient.addColorStop(i / 32, css(colours, i / 32));
   context.clearRect(0, 0, width, height);
   context.fillStyle = gradient;

@@ -6,6 +6,8 @@ import { webgl } from "./webgl.js";
 
 export { css, legend, NAMES, ready, tint } from "./colours.js";
 
+const WHOLE = { left: 0, right: 1, bottom: 0, top: 1 };
+
 let card; // undefined until first needed, null where there is none
 
 /**
@@ -14,7 +16,7 @@ let card; // undefined until first needed, null where there is none
  * `region`: the part to paint as shares of the matrix; what lies beyond the matrix is transparent.
  * `smooth`: interpolate between values where they are larger than a pixel. Where they are smaller, a pixel is their mean.
  */
-export function paint(canvas, matrix, { colours, min, max, region = { left: 0, right: 1, bottom: 0, top: 1 }, smooth = false }) {
+export function paint(canvas, matrix, { colours, min, max, region = WHOLE, smooth = false }) {
   if (!canvas.width || !canvas.height || !matrix.columns || !matrix.rows) return;
   if (card === undefined) card = webgl(); // null is an answer too
   const painter = card?.works ? card : plain;

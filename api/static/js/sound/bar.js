@@ -18,11 +18,13 @@ export function bar() {
     on: { input: () => settings.set("range", Number(range.value)) },
   });
   const [low, high] = [h("span", { class: "number" }), h("span", { class: "number", text: "0 dB" })];
-  const scale = h("canvas", { class: "legend", width: 240, height: 20, role: "img", "aria-label": "Colours from soft to loud" });
+  const strip = (width, label) => h("canvas", { class: "legend", width, height: 20, role: "img", "aria-label": label });
+  const scale = strip(240, "Colours from soft to loud");
   const toggle = h("input", { type: "checkbox", on: { change: () => settings.set("cam", toggle.checked) } });
-  const camScale = h("canvas", { class: "legend", width: 120, height: 20, role: "img", "aria-label": "Opacity from not at all to most" });
+  const camScale = strip(120, "Opacity from not at all to most");
   const camWords = h("span", { class: "reason muted" });
-  const camLegend = h("span", { class: "cam-legend muted" }, h("span", { text: "little" }), camScale, h("span", { text: "most" }));
+  const [little, most] = ["little", "most"].map((text) => h("span", { text }));
+  const camLegend = h("span", { class: "cam-legend muted" }, little, camScale, most);
   const element = h(
     "div",
     { class: "colouring" },

@@ -27,7 +27,7 @@ export function pen(canvas) {
 let known = null; // of the theme
 new MutationObserver(() => (known = null)).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 
-/** The page's colours by the names of their variables, as the theme has them now: {text, muted, line, accent, raised, bg}. */
+/** The page's colours by the names of their variables, as the theme has them now: see `names`. */
 export function inks() {
   if (known) return known;
   const style = getComputedStyle(document.documentElement);

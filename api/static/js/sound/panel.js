@@ -18,7 +18,9 @@ import { timeline } from "./timeline.js";
 import { waveform } from "./waveform.js";
 
 const HINT = {
-  mouse: "Click to move there, drag to zoom into a region, double-click to see all. Ctrl + wheel zooms time, Shift + wheel frequency; Shift + drag or Alt + arrows pan. Space plays, arrows seek.",
+  mouse:
+    "Click to move there, drag to zoom into a region, double-click to see all. Ctrl + wheel zooms time, " +
+    "Shift + wheel frequency; Shift + drag or Alt + arrows pan. Space plays, arrows seek.",
   touch: "Tap to move there, drag sideways to zoom into a region, use two fingers to zoom and pan, double-tap to see all.",
 };
 
@@ -88,7 +90,7 @@ export function mountSound(root) {
   new MutationObserver(everything).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   ready.then(everything);
 
-  /** The length of the time axis may have become known: everything is on show again if everything was, or nothing was. */
+  /** The length of the time axis may have become known: everything is on show again. */
   function settle(fresh = false) {
     const length = extent({ result: sound.result, card, duration: sounding.duration() });
     if (!fresh && Math.abs(length - viewport.duration) < 1e-6) return;
@@ -113,7 +115,8 @@ export function mountSound(root) {
 
   function show(next, nextCard) {
     const fresh = next !== sound;
-    if (!fresh && told && told.result === next.result && told.url === next.url && card === nextCard && told.phase === next.phase && told.note === next.note) {
+    const same = ["result", "url", "phase", "note"].every((key) => told?.[key] === next[key]);
+    if (!fresh && same && card === nextCard) {
       if (next.phase === "queued" || next.phase === "uploading") picture.say(waiting(next));
       return;
     }
@@ -128,7 +131,8 @@ export function mountSound(root) {
     sounding.load(sound, result?.duration ?? sound.job?.audio?.duration ?? 0);
     if (renewed) {
       spectrum = placed(result, card);
-      cam = result?.cam && card ? { matrix: result.cam, start: result.windows?.[result.window]?.start ?? 0, seconds: card.window_seconds } : null;
+      const start = result?.windows?.[result.window]?.start ?? 0;
+      cam = result?.cam && card ? { matrix: result.cam, start, seconds: card.window_seconds } : null;
       settle(fresh);
       windows.show(result);
       settingsBar.show(result, spectrum, cam);

@@ -32,7 +32,8 @@ export function savePicture(sound, card, spectrum, cam) {
   Object.assign(context, { fillStyle: text, font: `600 17px ${font}`, textBaseline: "alphabetic" });
   context.fillText(sound.name, LEFT, 26, WIDTH);
   Object.assign(context, { fillStyle: muted, font: `13px ${font}` });
-  context.fillText(`${className(first.class)}, ${percent(first.confidence, 1)} · model ${card.name} · log-mel spectrogram`, LEFT, 46, WIDTH);
+  const heard = `${className(first.class)}, ${percent(first.confidence, 1)}`;
+  context.fillText(`${heard} · model ${card.name} · log-mel spectrogram`, LEFT, 46, WIDTH);
 
   context.save();
   context.translate(0, TOP);
@@ -43,8 +44,9 @@ export function savePicture(sound, card, spectrum, cam) {
   timeAxis(context, timeTicks(viewport.start, viewport.end, WIDTH), WIDTH, ink, 12);
   context.restore();
 
-  scale(context, LEFT, settings.get("soundColours"), [`−${settings.get("range")} dB`, "0 dB, the loudest"], ink);
-  if (cam) scale(context, LEFT + 400, camTable(settings.get("soundColours")), ["", `what spoke for ${className(first.class)}`], ink);
+  const colours = settings.get("soundColours");
+  scale(context, LEFT, colours, [`−${settings.get("range")} dB`, "0 dB, the loudest"], ink);
+  if (cam) scale(context, LEFT + 400, camTable(colours), ["", `what spoke for ${className(first.class)}`], ink);
   downloadCanvas(page, `${sound.name.replace(/\.[^.]+$/, "")} spectrogram.png`);
 }
 

@@ -7,7 +7,11 @@ import { playhead } from "../playhead.js";
 import { settings } from "../settings.js";
 import { viewport } from "../viewport.js";
 
-const KINDS = { aif: "AIFF", aiff: "AIFF", caf: "CAF", au: "AU", w64: "Wave64", flac: "FLAC", ogg: "Ogg", opus: "Opus", mp3: "MP3", wav: "WAV" };
+// File name extension -> what people call it.
+const KINDS = {
+  aif: "AIFF", aiff: "AIFF", caf: "CAF", au: "AU", w64: "Wave64", flac: "FLAC", ogg: "Ogg", opus: "Opus", mp3: "MP3",
+  wav: "WAV", m4a: "M4A",
+};
 
 /** {element, load(sound, duration), toggle()}; `onLength()` is told when the file's length is known. */
 export function player(onLength) {
@@ -25,7 +29,8 @@ export function player(onLength) {
   });
   const words = h("span", {});
   const picker = h("input", {
-    type: "file", accept: "audio/*,.flac,.ogg,.opus,.aif,.aiff,.caf,.au,.w64", class: "visually-hidden", tabindex: "-1", "aria-label": "The file of this result",
+    type: "file", accept: ["audio/*", ...Object.keys(KINDS).map((kind) => `.${kind}`)].join(","),
+    class: "visually-hidden", tabindex: "-1", "aria-label": "The file of this result",
     on: { change: () => {
       if (picker.files[0]) library.attach(sound, picker.files[0]);
       picker.value = "";
@@ -98,7 +103,7 @@ export function player(onLength) {
     const [start, end] = bounds();
     const crossed = (edge) => last < edge && now >= edge;
     if (settings.get("loop") && crossed(end) && end < duration()) audio.currentTime = start;
-    else if (crossed(viewport.end) && viewport.end < viewport.duration) viewport.show(viewport.end, 2 * viewport.end - viewport.start);
+    else if (crossed(viewport.end) && viewport.end < viewport.duration) viewport.pan(viewport.end - viewport.start);
     last = now;
     report(audio.currentTime);
   }

@@ -162,7 +162,8 @@ function pointers(overlay, box, tall, onHover) {
 /** Where two fingers are: their middle and how far apart, as shares, with the region on show when they came down. */
 function gesture([a, b]) {
   const { start, end, low, high } = viewport;
-  return { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2, apart: Math.max(Math.hypot(a.x - b.x, a.y - b.y), 0.02), region: [start, end, low, high] };
+  const apart = Math.max(Math.hypot(a.x - b.x, a.y - b.y), 0.02);
+  return { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2, apart, region: [start, end, low, high] };
 }
 
 /** What was between the fingers when they came down stays between them. */

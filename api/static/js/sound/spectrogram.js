@@ -38,9 +38,8 @@ export function paintCam(canvas, { matrix, start, seconds }, region = viewport) 
 export function spectrogram(describe) {
   let shown = null; // {spectrum, card}
   const reading = h("output", { class: "reading number", "aria-live": "off" }); // what is under the pointer
-  const view = plot({
-    label: "Spectrogram", describe, name: "spectrogram", tall: true, onHover: (share) => (reading.textContent = read(share) ?? ""),
-  });
+  const onHover = (share) => (reading.textContent = read(share) ?? "");
+  const view = plot({ label: "Spectrogram", describe, name: "spectrogram", tall: true, onHover });
   const layer = canvas({ class: "picture", "aria-hidden": "true" });
   const heard = h("div", { class: "heard", hidden: true });
   const words = h("p", { class: "state" });

@@ -1,5 +1,5 @@
 // What every window of a long sound was heard as. A click or Enter moves the player there.
-// The picture is a canvas, so that hundreds of windows zoom without a new layout; beneath it lie the options for screen readers.
+// The picture is a canvas, so that hundreds of windows zoom without a new layout; beneath lie the options for screen readers.
 
 import { h } from "../dom.js";
 import { className, clock, percent } from "../format.js";
@@ -15,7 +15,8 @@ const ROOM = 40; // pixels that a label needs
 export function timeline() {
   const picture = canvas({ class: "picture", "aria-hidden": "true" });
   const options = h("div", { class: "options" });
-  const list = h("div", { class: "windows", role: "listbox", tabindex: "0", "aria-label": "Windows of the sound" }, options, picture);
+  const role = { role: "listbox", tabindex: "0", "aria-label": "Windows of the sound" };
+  const list = h("div", { class: "windows", ...role }, options, picture);
   const element = h("div", { class: "timeline", hidden: true }, list);
   let windows = []; // {name, confidence, words, hue, from, to, option}: from..to in seconds is the part that is drawn
   let mapped = -1; // the window that maps are of
@@ -33,7 +34,9 @@ export function timeline() {
       if (!hues.has(name)) hues.set(name, Math.round((hues.size * 137.508 + 210) % 360));
       const note = `${confidence < SURE ? ", not confident" : ""}${i === mapped ? "; the maps are of this window" : ""}`;
       const words = `${clock(window.start)} to ${clock(window.end)}: ${className(name)}, ${percent(confidence)}${note}`;
-      const option = h("div", { id: `window-${i}`, role: "option", "aria-selected": "false", "aria-label": words, on: { click: () => go(i) } });
+      const option = h("div", {
+        id: `window-${i}`, role: "option", "aria-selected": "false", "aria-label": words, on: { click: () => go(i) },
+      });
       option.style.width = `${(100 * (window.to - window.from)) / result.duration}%`;
       return { ...window, name, confidence, words, hue: hues.get(name), option };
     });
@@ -124,7 +127,8 @@ export function timeline() {
   list.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const at = Math.max(active < 0 ? current : active, 0);
-    const next = { ArrowLeft: at - 1, ArrowUp: at - 1, ArrowRight: at + 1, ArrowDown: at + 1, Home: 0, End: windows.length - 1 }[event.key];
+    const [before, after, end] = [at - 1, at + 1, windows.length - 1];
+    const next = { ArrowLeft: before, ArrowUp: before, ArrowRight: after, ArrowDown: after, Home: 0, End: end }[event.key];
     if (event.key === "Enter") go(at);
     else if (next !== undefined) choose(Math.min(Math.max(next, 0), windows.length - 1));
     else return;
