@@ -24,17 +24,19 @@ def main(sound: Path) -> None:
             executable_path=next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None),
             args=["--no-sandbox", "--enable-unsafe-swiftshader"],
         )
-        page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme="dark")
+        page = browser.new_page(viewport={"width": 1440, "height": 1800}, color_scheme="dark")
         page.goto(URL)
         page.get_by_label("Sound files").set_input_files(str(sound))
         page.locator("#answer .verdict").wait_for(timeout=60_000)
         page.get_by_label("What spoke for it").check()
         page.locator("#inside [data-id='layer2.block1']").click()
-        page.wait_for_load_state("networkidle")
-        page.mouse.move(0, 0)
+        page.get_by_role("button", name="Look at all 64 channels").click()
+        page.locator(".channel").first.wait_for()
         page.evaluate("document.activeElement.blur()")
+        page.mouse.move(0, 0)
+        page.mouse.wheel(0, -10_000)
         page.wait_for_timeout(1_000)  # until what is drawn a frame at a time has been drawn
-        page.screenshot(path=Path(__file__).with_name("page.png"), full_page=True)
+        page.screenshot(path=Path(__file__).with_name("page.png"))
         browser.close()
 
 

@@ -203,7 +203,11 @@ def test_a_reopened_result_asks_for_its_sound(classified: Page) -> None:
     position(classified, "waveform").focus()
     classified.keyboard.press("ArrowRight")
     assert state(classified)["time"] == 1
-    classified.get_by_label("The file of this result").set_input_files(str(SOUNDS / "siren.flac"))
+    chooser = classified.locator("#sound").get_by_label("The file of this result")
+    chooser.set_input_files(str(SOUNDS / "sea.flac"))
+    expect(classified.locator(".toast")).to_contain_text("That is another file")
+    expect(classified.get_by_role("button", name="Play")).to_be_disabled()
+    chooser.set_input_files(str(SOUNDS / "siren.flac"))
     expect(classified.get_by_role("button", name="Play")).to_be_enabled()
     expect(classified.get_by_text("The server keeps no sound.")).to_be_hidden()
 

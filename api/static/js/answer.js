@@ -1,46 +1,13 @@
 // What the sound was taken for, how sure that is, and where the time went; before that, how far it is.
 
-import { announce, button, download, h } from "./dom.js";
-import { bytes, className, hertz, percent, span } from "./format.js";
+import { button, download, h, toast } from "./dom.js";
+import { bars, certainty, level, origin, timings } from "./figures.js";
+import { bytes, className, hertz, span } from "./format.js";
 import { library } from "./library.js";
 import { state } from "./list.js";
 import { settings } from "./settings.js";
 
 const FEW = 5; // classes shown at first
-const LEVELS = [
-  { least: 0.7, name: "High" },
-  { least: 0.4, name: "Medium" },
-  { least: 0, name: "Low" },
-];
-const STAGES = [
-  ["queue", "waiting in the queue"],
-  ["decode", "decoding"],
-  ["batch", "waiting for a batch"],
-  ["forward", "network"],
-  ["rest", "storing and the rest"],
-];
-
-/** high, medium or low for a confidence. */
-export const level = (confidence) => LEVELS.find(({ least }) => confidence >= least).name;
-
-/** Bars of predictions; `least` bars, in the order of confidence. */
-export function bars(predictions) {
-  return h(
-    "ol",
-    { class: "bars" },
-    predictions.map(({ class: name, confidence }) => {
-      const bar = h("div", { class: "bar" });
-      bar.style.transform = `scaleX(${confidence})`;
-      return h(
-        "li",
-        { data: { level: level(confidence) } },
-        h("span", { class: "class", text: className(name) }),
-        h("div", { class: "track", "aria-hidden": "true" }, bar),
-        h("span", { class: "number", text: percent(confidence, confidence < 0.1 ? 1 : 0) }),
-      );
-    }),
-  );
-}
 
 export function mountAnswer(root, { cards }) {
   let shown = null; // what is drawn: the same is not drawn twice
@@ -67,14 +34,26 @@ export function mountAnswer(root, { cards }) {
     const steps = ["uploading", "queued", "running"];
     const at = steps.indexOf(sound.phase);
     const names = ["Upload", "Queue", "Network"];
-    const bar = h("progress", { max: 1, "aria-label": "Progress", ...(sound.phase === "uploading" ? { value: sound.uploaded } : {}) });
+    const bar = h("progress", {
+      max: 1,
+      "aria-label": "Progress",
+      ...(sound.phase === "uploading" ? { value: sound.uploaded } : {}),
+    });
     root.replaceChildren(
       h(
         "section",
         { class: "panel", "aria-label": "Progress" },
-        heading(sound, button("Cancel", "stop", () => library.cancel(sound))),
-        h("ol", { class: "steps" }, names.map((name, i) =>
-          h("li", { "aria-current": i === at ? "step" : null, class: i < at ? "done" : "", text: name }))),
+        heading(
+          sound,
+          button("Cancel", "stop", () => library.cancel(sound)),
+        ),
+        h(
+          "ol",
+          { class: "steps" },
+          names.map((name, i) =>
+            h("li", { "aria-current": i === at ? "step" : null, class: i < at ? "done" : "", text: name }),
+          ),
+        ),
         sound.phase === "waiting" ? null : bar,
         h("p", { class: "muted number", text: state(sound) }),
       ),
@@ -84,10 +63,11 @@ export function mountAnswer(root, { cards }) {
   function drawEnd(sound) {
     const { phase, error } = sound;
     const title = { cancelled: "Cancelled", gone: "This result is gone" }[phase] ?? error?.title ?? "That did not work";
-    const detail = {
-      cancelled: "Nothing of it is kept on the server.",
-      gone: "The server keeps a result for a while only. Choose the sound again to get a new one.",
-    }[phase] ?? error?.detail;
+    const detail =
+      {
+        cancelled: "Nothing of it is kept on the server.",
+        gone: "The server keeps a result for a while only. Choose the sound again to get a new one.",
+      }[phase] ?? error?.detail;
     root.replaceChildren(
       h(
         "section",
@@ -95,9 +75,12 @@ export function mountAnswer(root, { cards }) {
         heading(sound),
         h("h2", { text: title }),
         h("p", { text: detail ?? "" }),
-        h("div", { class: "acts" },
+        h(
+          "div",
+          { class: "acts" },
           sound.file ? button("Try again", "retry", () => library.again(sound), { class: "primary" }) : null,
-          button("Remove", "close", () => library.remove(sound))),
+          button("Remove", "close", () => library.remove(sound)),
+        ),
       ),
     );
   }
@@ -107,11 +90,16 @@ export function mountAnswer(root, { cards }) {
     const { predictions } = result;
     const [first] = predictions;
     const shownBars = every ? predictions : predictions.slice(0, FEW);
-    const toggle = button(every ? "Show fewer" : `Show all ${predictions.length}`, null, () => {
-      every = !every;
-      drawAnswer(sound, card);
-      root.querySelector(".toggle").focus();
-    }, { class: "quiet toggle", "aria-expanded": String(every) });
+    const toggle = button(
+      every ? "Show fewer" : `Show all ${predictions.length}`,
+      null,
+      () => {
+        every = !every;
+        drawAnswer(sound, card);
+        root.querySelector(".toggle").focus();
+      },
+      { class: "quiet toggle", "aria-expanded": String(every) },
+    );
     root.replaceChildren(
       h(
         "section",
@@ -128,9 +116,13 @@ export function mountAnswer(root, { cards }) {
           h(
             "div",
             {},
-            h("p", { class: "verdict", data: { level: level(first.confidence) } },
-              h("strong", { text: className(first.class) }), " ",
-              h("span", { class: "badge", text: `${level(first.confidence)} confidence` })),
+            h(
+              "p",
+              { class: "verdict", data: { level: level(first.confidence) } },
+              h("strong", { text: className(first.class) }),
+              " ",
+              h("span", { class: "badge", text: `${level(first.confidence)} confidence` }),
+            ),
             bars(shownBars),
             predictions.length > FEW ? toggle : null,
           ),
@@ -149,9 +141,11 @@ export function mountAnswer(root, { cards }) {
     const wanted = settings.get("model");
     if (!place) return;
     const other = wanted && sound.result?.model !== wanted && sound.file && cards.has(wanted);
-    place.replaceChildren(...(other
-      ? [button(`Classify again with ${wanted}`, "retry", () => library.again(sound), { class: "primary" })]
-      : []));
+    place.replaceChildren(
+      ...(other
+        ? [button(`Classify again with ${wanted}`, "retry", () => library.again(sound), { class: "primary" })]
+        : []),
+    );
   }
 
   return { show };
@@ -166,65 +160,24 @@ function heading(sound, ...tools) {
         bytes(audio.bytes),
         span(result?.duration ?? audio.duration ?? 0),
         audio.sample_rate || result ? hertz(audio.sample_rate ?? result.sample_rate) : null,
-        audio.channels ? { 1: "mono", 2: "stereo" }[audio.channels] ?? `${audio.channels} channels` : null,
+        audio.channels ? ({ 1: "mono", 2: "stereo" }[audio.channels] ?? `${audio.channels} channels`) : null,
       ]
     : [sound.file ? bytes(sound.file.size) : null];
   return h(
     "header",
     {},
-    h("div", { class: "title" }, h("h1", { text: sound.name }),
-      h("ul", { class: "chips" }, facts.filter(Boolean).map((fact) => h("li", { text: fact })))),
+    h(
+      "div",
+      { class: "title" },
+      h("h1", { text: sound.name }),
+      h(
+        "ul",
+        { class: "chips" },
+        facts.filter(Boolean).map((fact) => h("li", { text: fact })),
+      ),
+    ),
     h("div", { class: "tools" }, tools),
   );
-}
-
-/** How sure the network is, in two numbers and what they mean. */
-function certainty(predictions) {
-  const gap = predictions[0].confidence - (predictions[1]?.confidence ?? 0);
-  const bits = predictions.reduce((sum, { confidence: p }) => sum - (p > 0 ? p * Math.log2(p) : 0), 0);
-  const alike = 2 ** bits;
-  return h(
-    "dl",
-    { class: "facts" },
-    h("dt", { text: "Gap to the second" }),
-    h("dd", {}, h("b", { class: "number", text: percent(gap) }), h("span", { class: "muted", text:
-      gap > 0.5 ? " – no other class comes near" : gap > 0.15 ? " – ahead, but look at the second" : " – nearly a tie" })),
-    h("dt", { text: "Entropy" }),
-    h("dd", {}, h("b", { class: "number", text: `${bits.toFixed(2)} bits` }), h("span", { class: "muted", text:
-      ` of ${Math.log2(predictions.length).toFixed(2)} – as unsure as between ${alike < 1.05 ? "one class" : `${alike.toFixed(1)} classes`} alike` })),
-  );
-}
-
-/** The stages as one bar, and the numbers under it. */
-function timings({ timings: measured }) {
-  const total = measured.total ?? 0;
-  const known = STAGES.slice(0, -1).reduce((sum, [stage]) => sum + (measured[stage] ?? 0), 0);
-  const seconds = { ...measured, rest: Math.max(0, total - known) };
-  const parts = STAGES.filter(([stage]) => seconds[stage] > 0);
-  const bar = h("div", { class: "stages", "aria-hidden": "true" });
-  for (const [stage] of parts) {
-    const part = h("div", { data: { stage } });
-    part.style.flexGrow = seconds[stage] / total;
-    bar.append(part);
-  }
-  return h(
-    "div",
-    { class: "timings" },
-    h("h2", { text: `${span(total)} on the server` }),
-    bar,
-    h("ul", {}, parts.map(([stage, words]) =>
-      h("li", { data: { stage } }, h("span", { text: words }), h("b", { class: "number", text: span(seconds[stage]) })))),
-  );
-}
-
-/** Which model answered, and how good it was where it was measured. */
-function origin({ result, job }, card) {
-  const measured = card?.accuracy.at(-1);
-  const accuracy = measured
-    ? ` ${percent(measured.correct / measured.total, 1)} right on ${measured.data} (${measured.correct} of ${measured.total}).`
-    : "";
-  return h("p", { class: "muted origin" }, h("b", { text: result.model }), ` heard it, ${result.combined}.${accuracy}`,
-    job.finished_at ? ` ${new Date(job.finished_at).toLocaleString()}.` : "");
 }
 
 /** The answer without its arrays. */
@@ -234,7 +187,11 @@ function summary({ job, result }) {
   return {
     ...job,
     result: {
-      model, duration, sample_rate, combined, window,
+      model,
+      duration,
+      sample_rate,
+      combined,
+      window,
       predictions: few(predictions),
       windows: windows.map((one) => ({ ...one, predictions: few(one.predictions) })),
     },
@@ -260,12 +217,4 @@ async function save({ job, name }) {
   const response = await fetch(`/v1/jobs/${job.id}/result`).catch(() => null);
   if (response?.ok) download(await response.blob(), `${name.replace(/\.[^.]*$/, "")}.json`);
   else toast(response ? "The server has forgotten this result" : "The server does not answer");
-}
-
-function toast(text) {
-  announce(text);
-  document.querySelector(".toast")?.remove();
-  const note = h("p", { class: "toast", "aria-hidden": "true", text });
-  document.body.append(note);
-  setTimeout(() => note.remove(), 2_500);
 }

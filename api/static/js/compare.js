@@ -1,7 +1,7 @@
 // Two results side by side: answers, spectrograms, and what each stage made of them.
 
-import { bars } from "./answer.js";
 import { button, h } from "./dom.js";
+import { bars } from "./figures.js";
 import { className, percent } from "./format.js";
 import { library } from "./library.js";
 import { paint, ready } from "./paint/painter.js";
@@ -15,7 +15,10 @@ export function mountCompare(root) {
   let open = false;
   library.addEventListener("list", refresh);
   library.addEventListener("change", ({ detail }) => detail.ended && refresh());
-  settings.addEventListener("change", ({ detail }) => ["soundColours", "mapColours"].includes(detail) && open && refresh());
+  settings.addEventListener(
+    "change",
+    ({ detail }) => ["soundColours", "mapColours"].includes(detail) && open && refresh(),
+  );
 
   function show(sound) {
     if (left === sound && left.result === shownResult) return;
@@ -32,21 +35,41 @@ export function mountCompare(root) {
       return;
     }
     if (!others.includes(right)) right = others[0];
-    const toggle = button(open ? "Close" : "Compare", open ? "close" : "compare", () => {
-      open = !open;
-      refresh();
-      root.querySelector("button")?.focus();
-    }, { "aria-expanded": String(open) });
-    const pick = h("select", { "aria-label": "Compare with", on: { change: (event) => {
-      right = others[event.target.selectedIndex];
-      refresh();
-      root.querySelector("select")?.focus();
-    } } }, others.map((sound) => h("option", { text: `${sound.name} (${sound.result.model})`, selected: sound === right })));
+    const toggle = button(
+      open ? "Close" : "Compare",
+      open ? "close" : "compare",
+      () => {
+        open = !open;
+        refresh();
+        root.querySelector("button")?.focus();
+      },
+      { "aria-expanded": String(open) },
+    );
+    const pick = h(
+      "select",
+      {
+        "aria-label": "Compare with",
+        on: {
+          change: (event) => {
+            right = others[event.target.selectedIndex];
+            refresh();
+            root.querySelector("select")?.focus();
+          },
+        },
+      },
+      others.map((sound) => h("option", { text: `${sound.name} (${sound.result.model})`, selected: sound === right })),
+    );
     root.replaceChildren(
       h(
         "section",
         { class: "panel compare", "aria-label": "Compare two results" },
-        h("header", {}, h("h2", { text: open ? "Side by side with" : "Compare with" }), pick, h("div", { class: "tools" }, toggle)),
+        h(
+          "header",
+          {},
+          h("h2", { text: open ? "Side by side with" : "Compare with" }),
+          pick,
+          h("div", { class: "tools" }, toggle),
+        ),
         open ? h("div", { class: "sides" }, side(left), side(right)) : null,
         open ? verdict() : null,
       ),
@@ -63,9 +86,12 @@ export function mountCompare(root) {
       const gap = percent(Math.abs(one.confidence - other.confidence));
       return h("p", { class: "muted", text: `Both are heard as ${className(one.class)}, ${gap} apart in confidence.` });
     }
-    const crossed = (result, name) => (of(result, name) === undefined ? "not among its classes" : percent(of(result, name), 1));
-    return h("p", { class: "muted", text:
-      `${className(one.class)} gets ${crossed(b, one.class)} on the right; ${className(other.class)} gets ${crossed(a, other.class)} on the left.` });
+    const crossed = (result, name) =>
+      of(result, name) === undefined ? "not among its classes" : percent(of(result, name), 1);
+    return h("p", {
+      class: "muted",
+      text: `${className(one.class)} gets ${crossed(b, one.class)} on the right; ${className(other.class)} gets ${crossed(a, other.class)} on the left.`,
+    });
   }
 
   function side({ name, result }) {
@@ -83,7 +109,13 @@ export function mountCompare(root) {
 
   function figure(title, matrix, colours) {
     if (!matrix) return null;
-    const canvas = h("canvas", { width: 512, height: colours === "soundColours" ? 160 : 80, role: "img", "aria-label": title, data: { colours } });
+    const canvas = h("canvas", {
+      width: 512,
+      height: colours === "soundColours" ? 160 : 80,
+      role: "img",
+      "aria-label": title,
+      data: { colours },
+    });
     canvas.matrix = matrix;
     return h("figure", {}, h("figcaption", { text: title }), canvas);
   }
@@ -93,10 +125,15 @@ export function mountCompare(root) {
     const [ones, others] = [...root.querySelectorAll(".side")].map((one) => [...one.querySelectorAll("canvas")]);
     const scaleOf = (canvas) => {
       const label = canvas.getAttribute("aria-label");
-      const pair = [ones, others].map((list) => list.find((one) => one.getAttribute("aria-label") === label)).filter(Boolean);
+      const pair = [ones, others]
+        .map((list) => list.find((one) => one.getAttribute("aria-label") === label))
+        .filter(Boolean);
       const known = pair.map((one) => one.matrix.statistics);
       const max = Math.max(...known.map((one) => one.max));
-      const min = canvas.dataset.colours === "soundColours" ? max - settings.get("range") : Math.min(...known.map((one) => one.min));
+      const min =
+        canvas.dataset.colours === "soundColours"
+          ? max - settings.get("range")
+          : Math.min(...known.map((one) => one.min));
       return { min, max };
     };
     for (const canvas of [...ones, ...others]) {

@@ -16,7 +16,8 @@ function fill(element, props, children) {
   for (const [name, value] of Object.entries(props)) {
     if (value === undefined || value === null || value === false) continue;
     if (name === "text") element.textContent = value;
-    else if (name === "on") for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
+    else if (name === "on")
+      for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
     else if (name === "data") Object.assign(element.dataset, value);
     else element.setAttribute(name, value === true ? "" : value);
   }
@@ -54,4 +55,13 @@ export function download(blob, name) {
 /** What is drawn on a canvas as a PNG file. */
 export function downloadCanvas(canvas, name) {
   canvas.toBlob((blob) => download(blob, name), "image/png");
+}
+
+/** Say something to everybody for a moment. */
+export function toast(text) {
+  announce(text);
+  document.querySelector(".toast")?.remove();
+  const note = h("p", { class: "toast", "aria-hidden": "true", text });
+  document.body.append(note);
+  setTimeout(() => note.remove(), 2_500);
 }

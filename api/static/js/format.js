@@ -24,7 +24,8 @@ export function span(seconds) {
   return `${Math.floor(seconds / 60)} min${rest ? ` ${rest} s` : ""}`;
 }
 
-export const hertz = (value) => (value < 1_000 ? `${Math.round(value)} Hz` : `${Number((value / 1_000).toFixed(value < 10_000 ? 2 : 1))} kHz`);
+export const hertz = (value) =>
+  value < 1_000 ? `${Math.round(value)} Hz` : `${Number((value / 1_000).toFixed(value < 10_000 ? 2 : 1))} kHz`;
 
 /** A class name as people write it: crying_baby -> crying baby. */
 export const className = (name) => name.replaceAll("_", " ");

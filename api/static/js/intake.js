@@ -11,20 +11,44 @@ let limits = null;
 
 /** Fill the panel and listen for drops anywhere on the page. */
 export function mountIntake(root) {
-  const input = h("input", { type: "file", accept: "audio/*", multiple: true, hidden: true, "aria-label": "Sound files" });
+  const input = h("input", {
+    type: "file",
+    accept: "audio/*",
+    multiple: true,
+    hidden: true,
+    "aria-label": "Sound files",
+  });
   const hint = h("p", { class: "hint", text: "Reading what the server accepts…" });
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
   const recordButton = button("Record", "mic", () => startRecording());
-  const ways = h("div", { class: "ways" }, button("Choose files", "file", () => input.click(), { class: "primary" }), recordButton);
+  const ways = h(
+    "div",
+    { class: "ways" },
+    button("Choose files", "file", () => input.click(), { class: "primary" }),
+    recordButton,
+  );
   const panel = h(
     "div",
     { class: "panel drop" },
-    h("div", { class: "lead" }, h("h1", { text: "What does it hear?" }),
-      h("p", { class: "muted", text: "Drop a sound here, choose a file, or record one. It goes to this server and nowhere else." })),
+    h(
+      "div",
+      { class: "lead" },
+      h("h1", { text: "What does it hear?" }),
+      h("p", {
+        class: "muted",
+        text: "Drop a sound here, choose a file, or record one. It goes to this server and nowhere else.",
+      }),
+    ),
     input,
     ways,
-    h("div", { class: "samples" }, h("span", { class: "hint", text: "Or try:" }),
-      samples.map(({ name, file }) => h("button", { type: "button", text: name, on: { click: () => trySample(file) } }))),
+    h(
+      "div",
+      { class: "samples" },
+      h("span", { class: "hint", text: "Or try:" }),
+      samples.map(({ name, file }) =>
+        h("button", { type: "button", text: name, on: { click: () => trySample(file) } }),
+      ),
+    ),
     problem,
     hint,
   );
@@ -57,7 +81,18 @@ export function mountIntake(root) {
     say("");
     recordButton.disabled = true;
     const level = h("div", {});
-    const meter = h("div", { class: "level", role: "meter", "aria-label": "Level", "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": "0.00" }, level);
+    const meter = h(
+      "div",
+      {
+        class: "level",
+        role: "meter",
+        "aria-label": "Level",
+        "aria-valuemin": 0,
+        "aria-valuemax": 1,
+        "aria-valuenow": "0.00",
+      },
+      level,
+    );
     const time = h("span", { class: "number", text: "0:00.0" });
     let session = null;
     try {
@@ -109,7 +144,10 @@ export function mountIntake(root) {
 function objection(file) {
   if (file.size === 0) return ["The file is empty", `${file.name} has no bytes in it.`];
   if (limits && file.size > limits.max_upload_bytes) {
-    return ["The file is too large", `${file.name} is ${bytes(file.size)}; this server takes ${bytes(limits.max_upload_bytes)} at most.`];
+    return [
+      "The file is too large",
+      `${file.name} is ${bytes(file.size)}; this server takes ${bytes(limits.max_upload_bytes)} at most.`,
+    ];
   }
   return null;
 }

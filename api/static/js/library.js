@@ -169,7 +169,11 @@ class Library extends EventTarget {
   async #send(sound) {
     this.#uploading += 1;
     sound.key ??= crypto.randomUUID();
-    const options = { top_k: EVERY_CLASS, include: PARTS, ...(settings.get("model") ? { model: settings.get("model") } : {}) };
+    const options = {
+      top_k: EVERY_CLASS,
+      include: PARTS,
+      ...(settings.get("model") ? { model: settings.get("model") } : {}),
+    };
     const upload = server.submit(sound.file, options, sound.key, (uploaded) => this.#set(sound, { uploaded }));
     sound.stop = upload.abort;
     this.#set(sound, { phase: "uploading", uploaded: 0 });
@@ -201,13 +205,25 @@ class Library extends EventTarget {
     sound.connected = true;
     if (job.status !== "succeeded") {
       const error = job.error ?? null;
-      this.#set(sound, { job, phase: job.status, error, note: "", name: sound.file?.name ?? job.audio.name ?? sound.name });
+      this.#set(sound, {
+        job,
+        phase: job.status,
+        error,
+        note: "",
+        name: sound.file?.name ?? job.audio.name ?? sound.name,
+      });
       return;
     }
     sound.job = job;
     try {
       const result = await server.result(job.id);
-      this.#set(sound, { result, phase: "succeeded", error: null, note: "", name: sound.file?.name ?? job.audio.name ?? "Result" });
+      this.#set(sound, {
+        result,
+        phase: "succeeded",
+        error: null,
+        note: "",
+        name: sound.file?.name ?? job.audio.name ?? "Result",
+      });
     } catch (error) {
       this.#failed(sound, error, () => this.#update(sound, job));
     }
@@ -216,7 +232,11 @@ class Library extends EventTarget {
   /** A refusal that will pass is waited out, a server that is away is waited for; the rest is told. */
   #failed(sound, error, retry) {
     if (error instanceof server.Unreachable) {
-      this.#set(sound, { phase: "waiting", note: "The server does not answer. This goes on when it is back.", connected: false });
+      this.#set(sound, {
+        phase: "waiting",
+        note: "The server does not answer. This goes on when it is back.",
+        connected: false,
+      });
       this.#lost();
       this.addEventListener("reachable", () => sound.phase === "waiting" && retry(), { once: true });
     } else if (error instanceof server.Refused && (error.status === 429 || error.status === 503)) {
@@ -226,7 +246,11 @@ class Library extends EventTarget {
       sound.stop = () => clearTimeout(timer);
     } else {
       const phase = ["job_not_found", "job_expired"].includes(error.code) ? "gone" : "refused";
-      this.#set(sound, { phase, error: { title: error.title ?? "That did not work", detail: error.detail ?? error.message }, note: "" });
+      this.#set(sound, {
+        phase,
+        error: { title: error.title ?? "That did not work", detail: error.detail ?? error.message },
+        note: "",
+      });
     }
   }
 
@@ -247,7 +271,10 @@ class Library extends EventTarget {
     this.dispatchEvent(new Event("unreachable"));
     while (!this.reachable) {
       await new Promise((resolve) => setTimeout(resolve, 2_000));
-      this.reachable = await server.alive().then(() => true, (error) => error instanceof server.Refused);
+      this.reachable = await server.alive().then(
+        () => true,
+        (error) => error instanceof server.Refused,
+      );
     }
     this.dispatchEvent(new Event("reachable"));
   }

@@ -34,7 +34,12 @@ export function mountList(root) {
       cancel: button("Cancel", "stop", () => library.cancel(sound), { quiet: true, class: "quiet" }),
       remove: button("Remove from the list", "close", () => library.remove(sound), { quiet: true, class: "quiet" }),
     };
-    item.pick = h("button", { type: "button", class: "pick", on: { click: () => library.select(sound) } }, item.name, item.state);
+    item.pick = h(
+      "button",
+      { type: "button", class: "pick", on: { click: () => library.select(sound) } },
+      item.name,
+      item.state,
+    );
     item.root = h("li", {}, item.pick, h("div", { class: "acts" }, item.cancel, item.remove), item.progress);
     items.set(sound, item);
     return item;

@@ -102,7 +102,9 @@ function reopen() {
 function tell(sound) {
   const first = sound.result?.predictions[0];
   announce(
-    first ? `${sound.name}: ${first.class}, ${Math.round(100 * first.confidence)} percent` : `${sound.name}: ${sound.phase}`,
+    first
+      ? `${sound.name}: ${first.class}, ${Math.round(100 * first.confidence)} percent`
+      : `${sound.name}: ${sound.phase}`,
   );
 }
 
@@ -150,7 +152,9 @@ async function models(select) {
   }
   const wanted = cards.has(settings.get("model")) ? settings.get("model") : listed.default;
   select.replaceChildren(
-    ...listed.models.map(({ name, description }) => h("option", { value: name, text: name, title: description, selected: name === wanted })),
+    ...listed.models.map(({ name, description }) =>
+      h("option", { value: name, text: name, title: description, selected: name === wanted }),
+    ),
   );
   select.disabled = false;
   if (settings.get("model")) settings.set("model", wanted); // what was remembered may be served no more

@@ -5,7 +5,13 @@ for (let bits = 0; bits < 65_536; bits += 1) {
   const exponent = (bits >> 10) & 0x1f;
   const fraction = (bits & 0x3ff) / 1_024;
   const size =
-    exponent === 0 ? fraction * 2 ** -14 : exponent === 31 ? (fraction ? NaN : Infinity) : (1 + fraction) * 2 ** (exponent - 15);
+    exponent === 0
+      ? fraction * 2 ** -14
+      : exponent === 31
+        ? fraction
+          ? NaN
+          : Infinity
+        : (1 + fraction) * 2 ** (exponent - 15);
   halves[bits] = bits & 0x8000 ? -size : size;
 }
 
@@ -25,7 +31,10 @@ export class Matrix {
   /** {min, max, mean, sparsity}: sparsity is the share of values that are exactly zero. Computed once. */
   get statistics() {
     if (!this.known) {
-      let min = Infinity, max = -Infinity, sum = 0, zeros = 0;
+      let min = Infinity,
+        max = -Infinity,
+        sum = 0,
+        zeros = 0;
       for (const value of this.values) {
         if (value < min) min = value;
         if (value > max) max = value;

@@ -22,6 +22,7 @@ export function decode(buffer) {
     return Object.fromEntries(entries);
   };
   const long = (kind) => Number(read(kind, 8));
+  // prettier-ignore
   const wide = {
     0xc0: () => null, 0xc2: () => false, 0xc3: () => true,
     0xc4: () => bytes(read("Uint8", 1)), 0xc5: () => bytes(read("Uint16", 2)), 0xc6: () => bytes(read("Uint32", 4)),

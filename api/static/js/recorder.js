@@ -26,7 +26,11 @@ export async function record({ most, onLevel }) {
   const context = new AudioContext();
   await context.audioWorklet.addModule("/static/js/recorder-worklet.js");
   const source = context.createMediaStreamSource(stream);
-  const tap = new AudioWorkletNode(context, "recorder", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
+  const tap = new AudioWorkletNode(context, "recorder", {
+    numberOfOutputs: 0,
+    channelCount: 1,
+    channelCountMode: "explicit",
+  });
   const blocks = [];
   let length = 0;
   let end;
@@ -46,7 +50,10 @@ export async function record({ most, onLevel }) {
   tap.port.onmessage = ({ data: block }) => {
     blocks.push(block);
     length += block.length;
-    onLevel(block.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0), length / context.sampleRate);
+    onLevel(
+      block.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0),
+      length / context.sampleRate,
+    );
     if (length >= most * context.sampleRate) stop();
   };
   stream.getTracks()[0].addEventListener("ended", stop); // unplugged, or taken back

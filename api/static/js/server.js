@@ -30,7 +30,11 @@ function refusal(status, body, retryAfter) {
   try {
     problem = JSON.parse(body);
   } catch {
-    problem = { title: `The server answered ${status}`, detail: `The server answered ${status} without saying why.`, code: "" };
+    problem = {
+      title: `The server answered ${status}`,
+      detail: `The server answered ${status} without saying why.`,
+      code: "",
+    };
   }
   return new Refused(problem, status, Number(retryAfter) || null);
 }
@@ -129,7 +133,8 @@ export async function result(id) {
 }
 
 function unpack(tree) {
-  const mapped = (entries, read) => new Map(Object.entries(entries ?? {}).map(([name, packed]) => [name, read(packed)]));
+  const mapped = (entries, read) =>
+    new Map(Object.entries(entries ?? {}).map(([name, packed]) => [name, read(packed)]));
   const optional = (packed, read) => (packed ? read(packed) : null);
   return {
     model: tree.model,

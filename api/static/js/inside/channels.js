@@ -19,7 +19,11 @@ export function channelGrid(channels, picked, onPick) {
     h(
       "div",
       {
-        role: "option", class: "channel", tabindex: -1, data: { channel: i }, "aria-selected": String(i === picked),
+        role: "option",
+        class: "channel",
+        tabindex: -1,
+        data: { channel: i },
+        "aria-selected": String(i === picked),
         "aria-label": `Channel ${i}, mean ${value(mean)}, peak ${value(max)}, ${percent(sparsity)} zeros`,
         title: `Channel ${i}: mean ${value(mean)}, peak ${value(max)}, ${percent(sparsity)} zeros`,
       },
@@ -30,7 +34,12 @@ export function channelGrid(channels, picked, onPick) {
   const grid = h("div", { class: "grid", role: "listbox", "aria-label": `${channels.length} channels` });
   const choices = ORDERS.map(([key, text]) => h("option", { value: key, text, selected: key === order }));
   const select = h("select", { "aria-label": "Order of channels" }, choices);
-  const element = h("div", { class: "all" }, h("label", { class: "sort" }, h("span", { class: "muted", text: "Sorted" }), select), grid);
+  const element = h(
+    "div",
+    { class: "all" },
+    h("label", { class: "sort" }, h("span", { class: "muted", text: "Sorted" }), select),
+    grid,
+  );
   let now = picked;
 
   function sort() {
@@ -59,7 +68,14 @@ export function channelGrid(channels, picked, onPick) {
     const across = all.filter((one) => one.offsetTop === option.offsetTop).length;
     const first = all.findIndex((one) => one.offsetTop !== all[0].offsetTop);
     const columns = first < 0 ? across : first;
-    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - columns, ArrowDown: at + columns, Home: 0, End: all.length - 1 }[key];
+    const to = {
+      ArrowLeft: at - 1,
+      ArrowRight: at + 1,
+      ArrowUp: at - columns,
+      ArrowDown: at + columns,
+      Home: 0,
+      End: all.length - 1,
+    }[key];
     return to === undefined ? null : (all[to] ?? option);
   }
 

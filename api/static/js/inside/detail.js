@@ -1,5 +1,6 @@
 // One part of the network, opened: its map to read, its numbers, its channels, and what it does with its input.
 
+import { chooser } from "../chooser.js";
 import { announce, button, h } from "../dom.js";
 import { percent, value } from "../format.js";
 import { library } from "../library.js";
@@ -29,11 +30,14 @@ export function detail({ net, sound, id, onStep, onClose }) {
       "header",
       {},
       h("h3", { text: layer ? id : node.title }),
-      h("div", { class: "tools" },
+      h(
+        "div",
+        { class: "tools" },
         button("Previous layer", "back", () => onStep(-1), { quiet: true, class: "quiet", "data-step": "-1" }),
         button("Next layer", "back", () => onStep(1), { quiet: true, class: "quiet next", "data-step": "1" }),
         button("Save as PNG", "save", save, { quiet: true, class: "quiet" }),
-        button("Close", "close", onClose, { quiet: true, class: "quiet" })),
+        button("Close", "close", onClose, { quiet: true, class: "quiet" }),
+      ),
     ),
     h("p", { class: "what", text: sentence(node, net) }),
     h("div", { class: "look" }, maps, facts),
@@ -87,12 +91,16 @@ export function detail({ net, sound, id, onStep, onClose }) {
       problem ? h("p", { class: "problem", role: "alert", text: problem }) : null,
       ...(sound.file
         ? [
-            button(problem ? "Try again" : `Look at all ${count} channels`, problem ? "retry" : "layers", fetch, { class: "primary" }),
+            button(problem ? "Try again" : `Look at all ${count} channels`, problem ? "retry" : "layers", fetch, {
+              class: "primary",
+            }),
             h("p", { class: "muted", text: "The server keeps no sound, so yours is sent once more." }),
           ]
         : [
-            h("p", { text: "This page does not have the sound, and the server keeps none. Choose the same file again to look further." }),
-            chooser(sound),
+            h("p", {
+              text: "This page does not have the sound, and the server keeps none. Choose the same file again to look further.",
+            }),
+            chooser(() => sound),
           ]),
     );
   }
@@ -117,7 +125,9 @@ export function detail({ net, sound, id, onStep, onClose }) {
     all.replaceChildren(h("h4", { text: `All ${channels.length.toLocaleString("en")} channels` }), grid.element);
     if (within) grid.element.querySelector("[tabindex='0']").focus();
     block?.show(looked, null);
-    zeros.textContent = percent(channels.reduce((sum, { statistics }) => sum + statistics.sparsity / channels.length, 0));
+    zeros.textContent = percent(
+      channels.reduce((sum, { statistics }) => sum + statistics.sparsity / channels.length, 0),
+    );
     announce(`${channels.length} channels of ${name}`);
   }
 
@@ -149,11 +159,4 @@ export function detail({ net, sound, id, onStep, onClose }) {
       for (const view of [main, single, grid, block]) view?.close();
     },
   };
-}
-
-/** A button that gives a reopened result its sound back. */
-export function chooser(sound) {
-  const input = h("input", { type: "file", accept: "audio/*", class: "visually-hidden", tabindex: -1, "aria-hidden": "true" });
-  input.addEventListener("change", () => input.files[0] && library.attach(sound, input.files[0]));
-  return h("span", {}, input, button("Choose the file", "file", () => input.click()));
 }

@@ -24,10 +24,18 @@ export const SPOKE = "What spoke for ";
  */
 export function network(card, result) {
   const nodes = new Map();
-  const add = (node) => nodes.set(node.id, { inputs: [], shape: [], shortcut: null, field: null, matrix: null, ...node });
+  const add = (node) =>
+    nodes.set(node.id, { inputs: [], shape: [], shortcut: null, field: null, matrix: null, ...node });
   const axes = axesOf(card, result);
   const shape = [1, axes.mels, axes.frames];
-  add({ id: "input", kind: "input", title: "Spectrogram", shape, field: { start: 0, stride: 1, size: 1 }, matrix: axes.input });
+  add({
+    id: "input",
+    kind: "input",
+    title: "Spectrogram",
+    shape,
+    field: { start: 0, stride: 1, size: 1 },
+    matrix: axes.input,
+  });
   const same = new Map(); // a stage that holds blocks is the same activation as the last of them
   for (const layer of card.layers) {
     if (layer.kind === "stage" && layer.inputs[0]?.startsWith(`${layer.name}.`)) {
@@ -67,7 +75,8 @@ export const groupName = (group) => group[0].id.split(".")[0];
 function grouped(nodes) {
   const groups = [];
   for (const node of nodes) {
-    if (groups.length && node.id.includes(".") && groupName(groups.at(-1)) === groupName([node])) groups.at(-1).push(node);
+    if (groups.length && node.id.includes(".") && groupName(groups.at(-1)) === groupName([node]))
+      groups.at(-1).push(node);
     else groups.push([node]);
   }
   return groups;
@@ -89,7 +98,12 @@ function axesOf(card, result) {
   const start = result.windows?.[result.window]?.start ?? 0;
   const [bottom, top] = [mel(low), mel(high)];
   return {
-    mels, frames, start, seconds, low, high,
+    mels,
+    frames,
+    start,
+    seconds,
+    low,
+    high,
     input: cut(result.spectrogram, Math.round((start * card.sample_rate) / hop), frames),
     /** Share of the height -> Hz, and back. */
     hertz: (share) => 700 * (10 ** ((bottom + share * (top - bottom)) / 2595) - 1),
@@ -126,7 +140,8 @@ export function heard({ field }, axes, matrix, row, column) {
 export function mean(matrices) {
   const [{ rows, columns }] = matrices;
   const values = new Float32Array(rows * columns);
-  for (const { values: one } of matrices) for (let i = 0; i < values.length; i += 1) values[i] += one[i] / matrices.length;
+  for (const { values: one } of matrices)
+    for (let i = 0; i < values.length; i += 1) values[i] += one[i] / matrices.length;
   return new Matrix(rows, columns, values);
 }
 

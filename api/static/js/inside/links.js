@@ -27,7 +27,10 @@ export function drawLinks(svg, root, links, place) {
     return boxes.get(id);
   };
   const paths = links.map((link) => {
-    const path = s("path", { class: `link ${link.kind}`, d: course(box(link.from), box(link.to), link.kind, origin, rows) });
+    const path = s("path", {
+      class: `link ${link.kind}`,
+      d: course(box(link.from), box(link.to), link.kind, origin, rows),
+    });
     path.link = link;
     return path;
   });
@@ -37,7 +40,14 @@ export function drawLinks(svg, root, links, place) {
 
 function relative(rect, origin) {
   const [left, top] = [rect.left - origin.left, rect.top - origin.top];
-  return { left, top, right: left + rect.width, bottom: top + rect.height, x: left + rect.width / 2, y: top + rect.height / 2 };
+  return {
+    left,
+    top,
+    right: left + rect.width,
+    bottom: top + rect.height,
+    x: left + rect.width / 2,
+    y: top + rect.height / 2,
+  };
 }
 
 /** A line around what is in between, where that is more than a neighbour: beside the rows, or below the columns. */
@@ -60,7 +70,9 @@ function course(from, to, kind, page, rows) {
     const top = Math.min(from.top, to.top) - BULGE;
     return `M${from.x} ${from.top}C${from.x} ${top} ${to.x} ${top} ${to.x} ${to.top}`;
   }
-  const far = rows ? to.top - from.bottom > 2 * (from.bottom - from.top) : to.left - from.right > from.right - from.left;
+  const far = rows
+    ? to.top - from.bottom > 2 * (from.bottom - from.top)
+    : to.left - from.right > from.right - from.left;
   if (far && kind === "path") return around(from, to, page, rows);
   if (beside) {
     // A shortcut runs beside the path, a little above it.

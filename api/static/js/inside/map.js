@@ -15,7 +15,12 @@ const MOVES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 0], ArrowDo
 export function mapView(node, axes) {
   const picture = new Picture({ axes });
   const cell = h("div", { class: "cell", hidden: true });
-  const frame = h("div", { class: "frame", tabindex: 0, role: "application", "aria-roledescription": "map" }, picture.element, cell);
+  const frame = h(
+    "div",
+    { class: "frame", tabindex: 0, role: "application", "aria-roledescription": "map" },
+    picture.element,
+    cell,
+  );
   const name = h("b");
   const reading = h("output", { class: "reading number", "aria-live": "polite" });
   const scale = h("canvas", { width: 128, height: 8, "aria-hidden": "true" });
@@ -24,8 +29,13 @@ export function mapView(node, axes) {
     "figure",
     { class: "map" },
     h("figcaption", {}, name, h("span", { class: "scale number" }, least, scale, most)),
-    h("div", { class: "plot" }, h("div", { class: "pitch", "aria-hidden": "true" }, pitchTicks(axes).map(up)), frame,
-      h("div", { class: "time", "aria-hidden": "true" }, timeTicks(axes).map(along))),
+    h(
+      "div",
+      { class: "plot" },
+      h("div", { class: "pitch", "aria-hidden": "true" }, pitchTicks(axes).map(up)),
+      frame,
+      h("div", { class: "time", "aria-hidden": "true" }, timeTicks(axes).map(along)),
+    ),
     reading,
   );
   let at = null; // [row, column] that is read
@@ -39,7 +49,10 @@ export function mapView(node, axes) {
     least.textContent = value(look.min);
     most.textContent = value(look.max);
     const { rows, columns } = look.matrix;
-    frame.setAttribute("aria-label", `${text}, ${rows} rows of frequency, ${columns} columns of time. Arrow keys read it cell by cell.`);
+    frame.setAttribute(
+      "aria-label",
+      `${text}, ${rows} rows of frequency, ${columns} columns of time. Arrow keys read it cell by cell.`,
+    );
     read(null);
   }
 
@@ -79,7 +92,10 @@ export function mapView(node, axes) {
   frame.addEventListener("pointerdown", (event) => read(under(event)));
   frame.addEventListener("pointerleave", () => read(null));
   frame.addEventListener("blur", () => read(null));
-  frame.addEventListener("click", () => at && playhead.seek(axes.start + ((at[1] + 0.5) / picture.look.matrix.columns) * axes.seconds));
+  frame.addEventListener(
+    "click",
+    () => at && playhead.seek(axes.start + ((at[1] + 0.5) / picture.look.matrix.columns) * axes.seconds),
+  );
   frame.addEventListener("keydown", (event) => {
     const { rows, columns } = picture.look.matrix;
     const move = MOVES[event.key];

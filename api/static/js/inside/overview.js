@@ -41,7 +41,12 @@ export function overview(net, result, onOpen) {
     return h(
       "div",
       { class: "group", role: "group", "aria-label": name, data: { part: first.kind } },
-      h("p", { class: "name" }, h("b", { text: name }), shape ? h("span", { text: shape, title: "channels × rows × columns" }) : null),
+      h(
+        "p",
+        { class: "name" },
+        h("b", { text: name }),
+        shape ? h("span", { text: shape, title: "channels × rows × columns" }) : null,
+      ),
       h("div", { class: "members" }, members.map(member)),
     );
   }
@@ -60,7 +65,10 @@ export function overview(net, result, onOpen) {
     return h(
       "button",
       {
-        type: "button", class: "node", tabindex: -1, disabled: !node.matrix,
+        type: "button",
+        class: "node",
+        tabindex: -1,
+        disabled: !node.matrix,
         "aria-label": `${spoken(node)}, ${node.kind === "cam" ? "class activation" : size(node.shape)}`,
         "aria-expanded": node.matrix ? "false" : null,
       },
@@ -72,7 +80,11 @@ export function overview(net, result, onOpen) {
 
   function pool(node) {
     const pyramid = node.inputs.length > 1;
-    return h("div", { class: "node pool" }, h("span", { text: pyramid ? "pyramid and means" : "mean of each channel" }));
+    return h(
+      "div",
+      { class: "node pool" },
+      h("span", { text: pyramid ? "pyramid and means" : "mean of each channel" }),
+    );
   }
 
   function answer() {
@@ -82,7 +94,13 @@ export function overview(net, result, onOpen) {
       result.predictions.slice(0, CLASSES).map(({ class: name, confidence }) => {
         const bar = h("i", { "aria-hidden": "true" });
         bar.style.transform = `scaleX(${confidence})`;
-        return h("li", {}, h("span", { text: className(name) }), h("b", { class: "number", text: percent(confidence) }), bar);
+        return h(
+          "li",
+          {},
+          h("span", { text: className(name) }),
+          h("b", { class: "number", text: percent(confidence) }),
+          bar,
+        );
       }),
     );
   }
@@ -135,8 +153,10 @@ export function overview(net, result, onOpen) {
     if (!region) return;
     const share = (time) => `${(100 * (time - axes.start)) / axes.seconds}%`;
     Object.assign(ear.style, {
-      left: share(region.start), width: share(region.end - region.start + axes.start),
-      bottom: `${100 * region.low}%`, height: `${100 * (region.high - region.low)}%`,
+      left: share(region.start),
+      width: share(region.end - region.start + axes.start),
+      bottom: `${100 * region.low}%`,
+      height: `${100 * (region.high - region.low)}%`,
     });
   };
   focus.addEventListener("change", hear);

@@ -1,10 +1,11 @@
 // Inside the network: all of it at once, and below it whichever part was opened.
 
+import { chooser } from "../chooser.js";
 import { announce, button, h } from "../dom.js";
 import { library } from "../library.js";
 import { NAMES } from "../paint/painter.js";
 import { settings } from "../settings.js";
-import { chooser, detail } from "./detail.js";
+import { detail } from "./detail.js";
 import { network } from "./graph.js";
 import { overview } from "./overview.js";
 import { LOOK } from "./scale.js";
@@ -44,7 +45,13 @@ export function mountInside(root) {
       h(
         "section",
         { class: "panel inside", "aria-label": "Inside the network", on: { keydown: key } },
-        h("header", {}, h("h2", { text: "Inside the network" }), h("p", { class: "muted", text: summary(card) }), tools()),
+        h(
+          "header",
+          {},
+          h("h2", { text: "Inside the network" }),
+          h("p", { class: "muted", text: summary(card) }),
+          tools(),
+        ),
         missing ? h("div", { class: "missing" }, h("p", { text: lacking(missing, card) }), again(sound)) : null,
         all.element,
         place,
@@ -71,8 +78,12 @@ export function mountInside(root) {
 
   function say(text, ...more) {
     root.replaceChildren(
-      h("section", { class: "panel inside", "aria-label": "Inside the network" }, h("header", {}, h("h2", { text: "Inside the network" })),
-        h("div", { class: "missing" }, h("p", { text }), ...more)),
+      h(
+        "section",
+        { class: "panel inside", "aria-label": "Inside the network" },
+        h("header", {}, h("h2", { text: "Inside the network" })),
+        h("div", { class: "missing" }, h("p", { text }), ...more),
+      ),
     );
   }
 
@@ -154,16 +165,22 @@ const lacking = (missing, { layers }) =>
   `${missing} of ${layers.length} layers have no map in this result; the model may have changed since.`;
 
 function again(sound) {
-  return sound.file ? button("Classify again", "retry", () => library.again(sound)) : chooser(sound);
+  return sound.file ? button("Classify again", "retry", () => library.again(sound)) : chooser(() => sound);
 }
 
 function tools() {
-  const colours = h("select", { "aria-label": "Colours of the maps" }, NAMES.map((name) =>
-    h("option", { value: name, text: name, selected: name === settings.get("mapColours") })));
+  const colours = h(
+    "select",
+    { "aria-label": "Colours of the maps" },
+    NAMES.map((name) => h("option", { value: name, text: name, selected: name === settings.get("mapColours") })),
+  );
   colours.addEventListener("change", () => settings.set("mapColours", colours.value));
-  const scale = h("select", { "aria-label": "Colour scale of the maps" },
+  const scale = h(
+    "select",
+    { "aria-label": "Colour scale of the maps" },
     h("option", { value: "own", text: "own scale for each map" }),
-    h("option", { value: "shared", text: "one scale for all maps", selected: settings.get("sharedScale") }));
+    h("option", { value: "shared", text: "one scale for all maps", selected: settings.get("sharedScale") }),
+  );
   scale.addEventListener("change", () => settings.set("sharedScale", scale.value === "shared"));
   return h("div", { class: "tools" }, colours, scale);
 }

@@ -10,7 +10,8 @@ export const LOOK = ["mapColours", "sharedScale", "soundColours", "range"];
 export function look(node, { nodes }) {
   const { matrix, kind } = node;
   const { min, max } = matrix.statistics;
-  if (kind === "input") return { matrix, colours: settings.get("soundColours"), min: Math.max(min, max - settings.get("range")), max };
+  if (kind === "input")
+    return { matrix, colours: settings.get("soundColours"), min: Math.max(min, max - settings.get("range")), max };
   const colours = settings.get("mapColours");
   if (kind === "cam") return { matrix, colours, min: 0, max: 1, smooth: true };
   if (!settings.get("sharedScale")) return { matrix, colours, min, max };

@@ -13,26 +13,48 @@ export function shortcutView(node, net) {
   const input = net.nodes.get(node.inputs[0]);
   const identity = node.shortcut === "identity";
   const steps = {
-    input: step("Input", identity
-      ? "What the layer before has found."
-      : `What the layer before has found: the mean of its ${input.shape[0]} channels.`),
+    input: step(
+      "Input",
+      identity
+        ? "What the layer before has found."
+        : `What the layer before has found: the mean of its ${input.shape[0]} channels.`,
+    ),
     residual: step("Residual", "What two convolutions would add: amber raises a cell, blue lowers it."),
-    shortcut: step("Shortcut", identity
-      ? "The input again, unchanged."
-      : `The shapes differ, so this is a projection: a 1 × 1 convolution `
-        + `brings the input to ${projection(node, input)}.`),
+    shortcut: step(
+      "Shortcut",
+      identity
+        ? "The input again, unchanged."
+        : `The shapes differ, so this is a projection: a 1 × 1 convolution ` +
+            `brings the input to ${projection(node, input)}.`,
+    ),
     sum: step("Sum", "Both together, and what falls below zero is clipped to zero."),
   };
   const scale = h("canvas", { width: 160, height: 8, "aria-hidden": "true" });
   const [least, most] = [h("span"), h("span")];
-  const bar = h("p", { class: "scale number", hidden: true }, least, scale, most, h("span", { class: "muted", text: identity ? "the same for all four" : "the same for all but the input" }));
+  const bar = h(
+    "p",
+    { class: "scale number", hidden: true },
+    least,
+    scale,
+    most,
+    h("span", { class: "muted", text: identity ? "the same for all four" : "the same for all but the input" }),
+  );
   const note = h("p", { class: "muted" });
   const element = h(
     "section",
     { class: "shortcut", "aria-label": "What this block does" },
     h("h4", { text: "What this block does" }),
-    h("div", { class: "sum" }, steps.input.element, sign("→", "leads to"), steps.residual.element, sign("+", "plus"),
-      steps.shortcut.element, sign("=", "equals"), steps.sum.element),
+    h(
+      "div",
+      { class: "sum" },
+      steps.input.element,
+      sign("→", "leads to"),
+      steps.residual.element,
+      sign("+", "plus"),
+      steps.shortcut.element,
+      sign("=", "equals"),
+      steps.sum.element,
+    ),
     bar,
     note,
   );
@@ -71,13 +93,13 @@ export function shortcutView(node, net) {
     const share = strength(residual) / strength(shortcut);
     note.textContent = [
       `${channel === null ? "Means over all channels" : `Channel ${channel}`}.`,
-      Number.isFinite(share) 
-        ? `Over all channels, what is added is ${value(Number(share.toPrecision(2)))} times as strong as what it is added `
-          + "to (root mean square)."
+      Number.isFinite(share)
+        ? `Over all channels, what is added is ${value(Number(share.toPrecision(2)))} times as strong as what it is added ` +
+          "to (root mean square)."
         : "",
       channel === null
-        ? "Every channel is clipped before the mean is taken, so this sum can be brighter than its parts; "
-          + "a single channel adds up exactly."
+        ? "Every channel is clipped before the mean is taken, so this sum can be brighter than its parts; " +
+          "a single channel adds up exactly."
         : "",
     ].join(" ");
   }
@@ -85,7 +107,13 @@ export function shortcutView(node, net) {
   return { element, show, close: () => Object.values(steps).forEach(({ picture }) => picture.close()) };
 }
 
-const sign = (text, spoken) => h("span", { class: "sign" }, h("span", { "aria-hidden": "true", text }), h("span", { class: "visually-hidden", text: spoken }));
+const sign = (text, spoken) =>
+  h(
+    "span",
+    { class: "sign" },
+    h("span", { "aria-hidden": "true", text }),
+    h("span", { class: "visually-hidden", text: spoken }),
+  );
 
 /** Root mean square over all channels. */
 function strength(matrices) {

@@ -14,35 +14,46 @@ export function sentence(node, { nodes, card, axes, pooled }) {
   switch (node.kind) {
     case "input": {
       const step = span(card.frontend.hop / card.sample_rate);
-      return `The sound as the network gets it: how loud each of ${axes.mels} bands of pitch, `
-        + `${hertz(axes.low)} to ${hertz(axes.high)}, is every ${step}.`;
+      return (
+        `The sound as the network gets it: how loud each of ${axes.mels} bands of pitch, ` +
+        `${hertz(axes.low)} to ${hertz(axes.high)}, is every ${step}.`
+      );
     }
     case "stem":
-      return `A 7 × 7 convolution looks for ${node.shape[0]} simple patterns such as edges and onsets; `
-        + `the strongest of neighbouring cells are kept, at a quarter of the resolution.`;
+      return (
+        `A 7 × 7 convolution looks for ${node.shape[0]} simple patterns such as edges and onsets; ` +
+        `the strongest of neighbouring cells are kept, at a quarter of the resolution.`
+      );
     case "residual":
-      return `Two 3 × 3 convolutions${gate(card)} work out what to add to their input, which `
-        + `${node.shortcut === "identity" ? "takes the shortcut unchanged" : `the shortcut brings to ${projection(node, input)}`}.`;
+      return (
+        `Two 3 × 3 convolutions${gate(card)} work out what to add to their input, which ` +
+        `${node.shortcut === "identity" ? "takes the shortcut unchanged" : `the shortcut brings to ${projection(node, input)}`}.`
+      );
     case "plain":
-      return `${shrinks(node, input) ? "The strongest of each 2 × 2 cells is kept, then one" : "One"} 3 × 3 convolution `
-        + `combines ${count(input.shape[0], "channel")} into ${node.shape[0]} and clips them at zero. `
-        + `There is no shortcut.`;
+      return (
+        `${shrinks(node, input) ? "The strongest of each 2 × 2 cells is kept, then one" : "One"} 3 × 3 convolution ` +
+        `combines ${count(input.shape[0], "channel")} into ${node.shape[0]} and clips them at zero. ` +
+        `There is no shortcut.`
+      );
     case "stage":
       return `${backbone(card)}${size(node.shape)}, ${shrinks(node, input) ? "coarser than" : "as fine as"} what feeds it.`;
     case "cam":
-      return `The cells of ${node.inputs[0].split(".")[0]} that raised the score of ${node.title.slice(SPOKE.length)} (Grad-CAM): `
-        + `bright is where the sound spoke for it, dark is where it did not.`;
+      return (
+        `The cells of ${node.inputs[0].split(".")[0]} that raised the score of ${node.title.slice(SPOKE.length)} (Grad-CAM): ` +
+        `bright is where the sound spoke for it, dark is where it did not.`
+      );
     case "pool":
       return pooled.length > 1
-        ? `A feature pyramid passes the coarse stages down to the fine ones, and the mean of each of its channels is taken: `
-          + `${count(card.architecture.pyramid_width * pooled.length, "number")} are left.`
+        ? `A feature pyramid passes the coarse stages down to the fine ones, and the mean of each of its channels is taken: ` +
+            `${count(card.architecture.pyramid_width * pooled.length, "number")} are left.`
         : `The mean of each channel over time and pitch: ${count(nodes.get(pooled[0]).shape[0], "number")} are left.`;
     default:
       return `${head(card)} and a softmax turn them into a confidence for each of ${count(card.classes.length, "class", "classes")}.`;
   }
 }
 
-const gate = ({ architecture }) => (architecture.squeeze_excitation ? ", and a gate that weighs each channel by the whole clip," : "");
+const gate = ({ architecture }) =>
+  architecture.squeeze_excitation ? ", and a gate that weighs each channel by the whole clip," : "";
 const shrinks = ({ shape }, input) => input.shape[1] > shape[1];
 const backbone = ({ architecture }) => `A stage of ${architecture.backbone ?? "the network"}: `;
 

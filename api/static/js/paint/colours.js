@@ -33,7 +33,9 @@ export const tint = ([red, green, blue], most = 1) =>
 export function css(colours, share) {
   const at = 4 * Math.round(255 * Math.min(Math.max(share, 0), 1));
   const [red, green, blue, opacity] = table(colours).subarray(at, at + 4);
-  return opacity === 255 ? `rgb(${red}, ${green}, ${blue})` : `rgb(${red} ${green} ${blue} / ${(opacity / 255).toFixed(3)})`;
+  return opacity === 255
+    ? `rgb(${red}, ${green}, ${blue})`
+    : `rgb(${red} ${green} ${blue} / ${(opacity / 255).toFixed(3)})`;
 }
 
 /** Fill a canvas with the whole map: from left to right, or upwards where the canvas is higher than it is wide. */

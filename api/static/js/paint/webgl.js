@@ -94,7 +94,9 @@ class WebGLPainter {
   #uniforms = {};
   #textures = new WeakMap(); // Matrix -> {texture, starts, cells}
   #tables = new WeakMap(); // table -> texture
-  #dropped = new FinalizationRegistry(({ texture, context }) => context === this.#program && this.#gl.deleteTexture(texture));
+  #dropped = new FinalizationRegistry(
+    ({ texture, context }) => context === this.#program && this.#gl.deleteTexture(texture),
+  );
 
   constructor(canvas, gl) {
     this.#canvas = canvas;
@@ -150,7 +152,10 @@ class WebGLPainter {
   #begin() {
     const gl = this.#gl;
     const program = gl.createProgram();
-    for (const [kind, source] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
+    for (const [kind, source] of [
+      [gl.VERTEX_SHADER, VERTEX],
+      [gl.FRAGMENT_SHADER, FRAGMENT],
+    ]) {
       const shader = gl.createShader(kind);
       gl.shaderSource(shader, source);
       gl.compileShader(shader);
@@ -189,7 +194,7 @@ class WebGLPainter {
     gl.texStorage2D(gl.TEXTURE_2D, 1, gl.R8, Math.min(strip, starts.at(-1)), strips * rows);
     levels.forEach(({ columns, bytes }, level) => {
       gl.pixelStorei(gl.UNPACK_ROW_LENGTH, columns);
-      for (let done = 0; done < columns; ) {
+      for (let done = 0; done < columns;) {
         const place = starts[level] + done;
         const count = Math.min(columns - done, strip - (place % strip));
         const [x, y] = [place % strip, Math.floor(place / strip) * rows];

@@ -14,7 +14,11 @@ export function bar() {
     NAMES.map((name) => h("option", { value: name, text: name })),
   );
   const range = h("input", {
-    type: "range", min: "20", max: "100", step: "5", "aria-label": "Range of the spectrogram",
+    type: "range",
+    min: "20",
+    max: "100",
+    step: "5",
+    "aria-label": "Range of the spectrogram",
     on: { input: () => settings.set("range", Number(range.value)) },
   });
   const [low, high] = [h("span", { class: "number" }), h("span", { class: "number", text: "0 dB" })];
@@ -62,7 +66,8 @@ export function bar() {
       const first = result ? className(result.predictions[0].class) : "";
       toggle.parentElement.title = cam ? `Which part of the sound spoke for ${first} (Grad-CAM of the last stage)` : "";
       const window = result?.windows?.length > 1 ? result.windows[result.window] : null;
-      camWords.textContent = !cam ? "This result came without it."
+      camWords.textContent = !cam
+        ? "This result came without it."
         : `for ${first}${window ? `, in the window from ${clock(window.start)} to ${clock(window.end)}` : ""}`;
       draw();
     },

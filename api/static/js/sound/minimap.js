@@ -12,10 +12,23 @@ export function minimap(controls) {
   const picture = canvas({ class: "picture", "aria-hidden": "true" });
   const thumb = h("div", { class: "thumb" });
   const cursor = h("div", { class: "cursor" });
-  const strip = h("div", {
-    class: "strip", role: "scrollbar", tabindex: "0", "aria-label": "Part of the sound on show", "aria-controls": controls,
-    "aria-orientation": "horizontal", "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": "0",
-  }, picture, thumb, cursor);
+  const strip = h(
+    "div",
+    {
+      class: "strip",
+      role: "scrollbar",
+      tabindex: "0",
+      "aria-label": "Part of the sound on show",
+      "aria-controls": controls,
+      "aria-orientation": "horizontal",
+      "aria-valuemin": "0",
+      "aria-valuemax": "100",
+      "aria-valuenow": "0",
+    },
+    picture,
+    thumb,
+    cursor,
+  );
   const element = h("div", { class: "minimap" }, strip);
 
   let grip = null; // seconds from the pointer to the middle of the part on show
@@ -71,7 +84,9 @@ export function minimap(controls) {
       const { min, max } = peaks.read(0, viewport.duration, Math.round(width));
       context.fillStyle = inks().muted;
       const half = height / 2 / (peaks.peak || 1);
-      min.forEach((low, x) => max[x] >= low && context.fillRect(x, height / 2 - max[x] * half, 1, (max[x] - low) * half + 1));
+      min.forEach(
+        (low, x) => max[x] >= low && context.fillRect(x, height / 2 - max[x] * half, 1, (max[x] - low) * half + 1),
+      );
     },
   };
 }

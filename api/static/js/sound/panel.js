@@ -21,7 +21,8 @@ const HINT = {
   mouse:
     "Click to move there, drag to zoom into a region, double-click to see all. Ctrl + wheel zooms time, " +
     "Shift + wheel frequency; Shift + drag or Alt + arrows pan. Space plays, arrows seek.",
-  touch: "Tap to move there, drag sideways to zoom into a region, use two fingers to zoom and pan, double-tap to see all.",
+  touch:
+    "Tap to move there, drag sideways to zoom into a region, use two fingers to zoom and pan, double-tap to see all.",
 };
 
 export function mountSound(root) {
@@ -48,7 +49,8 @@ export function mountSound(root) {
   const wider = button("Zoom out", "zoom-out", () => viewport.zoom(2, middle()), { quiet: true, class: "quiet" });
   const all = button("Show all", "fit", () => viewport.reset(), { quiet: true, class: "quiet" });
   const save = button("PNG", "save", () => savePicture(sound, card, spectrum, settings.get("cam") ? cam : null), {
-    class: "quiet", title: "Save the spectrogram as a picture",
+    class: "quiet",
+    title: "Save the spectrogram as a picture",
   });
   const panel = h(
     "section",
@@ -85,7 +87,10 @@ export function mountSound(root) {
     redrawAll();
   };
   viewport.addEventListener("change", redraw);
-  settings.addEventListener("change", ({ detail }) => ["soundColours", "range", "cam"].includes(detail) && everything());
+  settings.addEventListener(
+    "change",
+    ({ detail }) => ["soundColours", "range", "cam"].includes(detail) && everything(),
+  );
   new ResizeObserver(everything).observe(panel);
   new MutationObserver(everything).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   ready.then(everything);

@@ -1,5 +1,6 @@
 // The player: the sound itself, and where in it we are. It drives the playhead, once a frame while it plays.
 
+import { chooser } from "../chooser.js";
 import { button, h, icon } from "../dom.js";
 import { clock } from "../format.js";
 import { library } from "../library.js";
@@ -9,8 +10,17 @@ import { viewport } from "../viewport.js";
 
 // File name extension -> what people call it.
 const KINDS = {
-  aif: "AIFF", aiff: "AIFF", caf: "CAF", au: "AU", w64: "Wave64", flac: "FLAC", ogg: "Ogg", opus: "Opus", mp3: "MP3",
-  wav: "WAV", m4a: "M4A",
+  aif: "AIFF",
+  aiff: "AIFF",
+  caf: "CAF",
+  au: "AU",
+  w64: "Wave64",
+  flac: "FLAC",
+  ogg: "Ogg",
+  opus: "Opus",
+  mp3: "MP3",
+  wav: "WAV",
+  m4a: "M4A",
 };
 
 /** {element, load(sound, duration), toggle()}; `onLength()` is told when the file's length is known. */
@@ -18,27 +28,38 @@ export function player(onLength) {
   const audio = h("audio", { preload: "auto" });
   const play = button("Play", "play", toggle, { quiet: true, class: "primary round" });
   const time = h("span", { class: "time number", text: "0:00.0 / 0:00.0" });
-  const loop = button("Loop", "loop", () => settings.set("loop", !settings.get("loop")), { quiet: true, class: "quiet" });
+  const loop = button("Loop", "loop", () => settings.set("loop", !settings.get("loop")), {
+    quiet: true,
+    class: "quiet",
+  });
   const mute = button("Mute", "volume", () => (audio.muted = !audio.muted), { quiet: true, class: "quiet" });
   const volume = h("input", {
-    type: "range", min: "0", max: "1", step: "0.05", "aria-label": "Volume", class: "volume",
-    on: { input: () => {
-      audio.muted = false;
-      settings.set("volume", Number(volume.value));
-    } },
+    type: "range",
+    min: "0",
+    max: "1",
+    step: "0.05",
+    "aria-label": "Volume",
+    class: "volume",
+    on: {
+      input: () => {
+        audio.muted = false;
+        settings.set("volume", Number(volume.value));
+      },
+    },
   });
   const words = h("span", {});
-  const picker = h("input", {
-    type: "file", accept: ["audio/*", ...Object.keys(KINDS).map((kind) => `.${kind}`)].join(","),
-    class: "visually-hidden", tabindex: "-1", "aria-label": "The file of this result",
-    on: { change: () => {
-      if (picker.files[0]) library.attach(sound, picker.files[0]);
-      picker.value = "";
-    } },
-  });
-  const choose = button("Choose the file", "file", () => picker.click());
-  const message = h("p", { class: "message muted", hidden: true }, words, choose, picker);
-  const element = h("div", { class: "player" }, play, loop, time, h("span", { class: "loudness" }, mute, volume), message, audio);
+  const choose = chooser(() => sound);
+  const message = h("p", { class: "message muted", hidden: true }, words, choose);
+  const element = h(
+    "div",
+    { class: "player" },
+    play,
+    loop,
+    time,
+    h("span", { class: "loudness" }, mute, volume),
+    message,
+    audio,
+  );
 
   let sound = null;
   let url = null;
@@ -82,7 +103,9 @@ export function player(onLength) {
   /** What is played: the region on show when it loops, else the whole. */
   function bounds() {
     const looped = settings.get("loop") && (viewport.start > 0 || viewport.end < viewport.duration);
-    return looped && viewport.start < duration() ? [viewport.start, Math.min(viewport.end, duration())] : [0, duration()];
+    return looped && viewport.start < duration()
+      ? [viewport.start, Math.min(viewport.end, duration())]
+      : [0, duration()];
   }
 
   let written = "";
@@ -135,8 +158,11 @@ export function player(onLength) {
       if (!url) return;
       const kind = KINDS[sound.name.split(".").at(-1).toLowerCase()];
       const broken = audio.error?.code === MediaError.MEDIA_ERR_DECODE;
-      tell(broken ? "The browser cannot decode this file any further. Everything else works."
-        : `This browser cannot play ${kind ? `${kind} files` : "this file"}. Everything else works.`);
+      tell(
+        broken
+          ? "The browser cannot decode this file any further. Everything else works."
+          : `This browser cannot play ${kind ? `${kind} files` : "this file"}. Everything else works.`,
+      );
       report(playhead.time);
     },
     volumechange: () => {

@@ -20,10 +20,21 @@ export function plot({ label, describe, tall, name, onHover = () => {} }) {
   const picture = canvas({ class: "picture", role: "img", "aria-label": label });
   const cursor = h("div", { class: "cursor" });
   const box = h("div", { class: "selection", hidden: true });
-  const overlay = h("div", {
-    class: "overlay", role: "slider", tabindex: "0", "aria-label": `Position, ${label.toLowerCase()}`,
-    "aria-describedby": describe, "aria-valuemin": "0", "aria-valuemax": "0", "aria-valuenow": "0",
-  }, box, cursor);
+  const overlay = h(
+    "div",
+    {
+      class: "overlay",
+      role: "slider",
+      tabindex: "0",
+      "aria-label": `Position, ${label.toLowerCase()}`,
+      "aria-describedby": describe,
+      "aria-valuemin": "0",
+      "aria-valuemax": "0",
+      "aria-valuenow": "0",
+    },
+    box,
+    cursor,
+  );
   const stage = h("div", { class: "stage" }, picture, overlay);
   const element = h("div", { class: `plot ${name}` }, gutter, stage, axis);
   pointers(overlay, box, tall, onHover);

@@ -23,13 +23,21 @@ export function levels(matrix) {
 /** Paint a spectrogram and, where `cam` is given, what spoke for the answer; each has a canvas, which may be one. */
 export function paintSound(canvas, spectrum, region = viewport) {
   const colours = settings.get("soundColours");
-  paint(canvas, spectrum.matrix, { colours, ...levels(spectrum.matrix), region: regionOf(spectrum, region), smooth: true });
+  paint(canvas, spectrum.matrix, {
+    colours,
+    ...levels(spectrum.matrix),
+    region: regionOf(spectrum, region),
+    smooth: true,
+  });
 }
 
 export function paintCam(canvas, { matrix, start, seconds }, region = viewport) {
   const share = (time) => (time - start) / seconds;
   paint(canvas, matrix, {
-    colours: camTable(settings.get("soundColours")), min: 0, max: 1, smooth: true,
+    colours: camTable(settings.get("soundColours")),
+    min: 0,
+    max: 1,
+    smooth: true,
     region: { left: share(region.start), right: share(region.end), bottom: region.low, top: region.high },
   });
 }

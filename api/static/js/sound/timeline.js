@@ -35,7 +35,11 @@ export function timeline() {
       const note = `${confidence < SURE ? ", not confident" : ""}${i === mapped ? "; the maps are of this window" : ""}`;
       const words = `${clock(window.start)} to ${clock(window.end)}: ${className(name)}, ${percent(confidence)}${note}`;
       const option = h("div", {
-        id: `window-${i}`, role: "option", "aria-selected": "false", "aria-label": words, on: { click: () => go(i) },
+        id: `window-${i}`,
+        role: "option",
+        "aria-selected": "false",
+        "aria-label": words,
+        on: { click: () => go(i) },
       });
       option.style.width = `${(100 * (window.to - window.from)) / result.duration}%`;
       return { ...window, name, confidence, words, hue: hues.get(name), option };
@@ -82,12 +86,13 @@ export function timeline() {
     Object.assign(context, { fillStyle: text, font: `12px ${font}`, textBaseline: "middle" });
     const width = picture.clientWidth;
     for (let first = 0, next; first < windows.length; first = next) {
-      for (next = first + 1; windows[next]?.name === windows[first].name; ) next += 1;
+      for (next = first + 1; windows[next]?.name === windows[first].name;) next += 1;
       const left = Math.max(place(windows[first].from), 0);
       const room = Math.min(place(windows[next - 1].to), width) - left - 6;
       if (room < ROOM) continue;
       let words = className(windows[first].name);
-      while (words.length > 1 && context.measureText(words).width > room) words = `${words.replace(/…$/, "").slice(0, -1)}…`;
+      while (words.length > 1 && context.measureText(words).width > room)
+        words = `${words.replace(/…$/, "").slice(0, -1)}…`;
       context.fillText(words, left + 4, LABELS / 2);
     }
   }
@@ -128,7 +133,9 @@ export function timeline() {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const at = Math.max(active < 0 ? current : active, 0);
     const [before, after, end] = [at - 1, at + 1, windows.length - 1];
-    const next = { ArrowLeft: before, ArrowUp: before, ArrowRight: after, ArrowDown: after, Home: 0, End: end }[event.key];
+    const next = { ArrowLeft: before, ArrowUp: before, ArrowRight: after, ArrowDown: after, Home: 0, End: end }[
+      event.key
+    ];
     if (event.key === "Enter") go(at);
     else if (next !== undefined) choose(Math.min(Math.max(next, 0), windows.length - 1));
     else return;

@@ -12,7 +12,11 @@ export function waveform(describe) {
   function draw(peaks, duration) {
     const peak = peaks?.peak || 1; // a silent sound has a scale too
     const most = value(Number(peak.toPrecision(2)));
-    const ticks = [{ place: 1, label: most }, { place: 0.5, label: "0" }, { place: 0, label: `−${most}` }];
+    const ticks = [
+      { place: 1, label: most },
+      { place: 0.5, label: "0" },
+      { place: 0, label: `−${most}` },
+    ];
     view.draw(() => (peaks ? ticks : []));
     if (!fit(view.picture)) return;
     paintWaveform(pen(view.picture), peaks, peak, duration);
