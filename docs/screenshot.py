@@ -24,7 +24,7 @@ def main(sound: Path) -> None:
             executable_path=next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None),
             args=["--no-sandbox", "--enable-unsafe-swiftshader"],
         )
-        page = browser.new_page(viewport={"width": 1440, "height": 1800}, color_scheme="dark")
+        page = browser.new_page(viewport={"width": 1440, "height": 2500}, color_scheme="dark")
         page.goto(URL)
         page.get_by_label("Sound files").set_input_files(str(sound))
         page.locator("#answer .verdict").wait_for(timeout=60_000)
