@@ -27,6 +27,8 @@ class Gateway:
         self._celery = celery
         self.changes = Changes(store)
         self.metrics = GatewayMetrics()
+        self.drawing = asyncio.Semaphore(2)
+        """Pictures drawn at once: one of ten minutes of sound takes 70 MB for a moment."""
         self._cards: tuple[float, dict[str, ModelCard]] = (0.0, {})
 
     async def models(self) -> dict[str, ModelCard]:

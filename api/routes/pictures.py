@@ -30,15 +30,16 @@ class Picture:
 
     async def answer(self, choose: Callable[[Result], Array]) -> Response:
         """The picture of what `choose` finds in the result, or 304 to a client that has it."""
-        packed = await self._gateway.finished(self._job_id)
         # A result never changes. Weak, since another release may pack the same picture into other bytes.
         asked = f"{self._request.url.path} {self._cmap} {self._width}"
         tag = f'W/"{hashlib.sha256(asked.encode()).hexdigest()[:32]}"'
         headers = {"ETag": tag, "Cache-Control": f"private, max-age={self._gateway.settings.result_ttl}, immutable"}
         known = [each.strip() for each in self._request.headers.get("if-none-match", "").split(",")]
-        if tag in known:
-            return Response(status_code=304, headers=headers)
-        png = await asyncio.to_thread(lambda: draw(choose(unpack_result(packed)), self._cmap, self._width))
+        async with self._gateway.drawing:
+            packed = await self._gateway.finished(self._job_id)
+            if tag in known:
+                return Response(status_code=304, headers=headers)
+            png = await asyncio.to_thread(lambda: draw(choose(unpack_result(packed)), self._cmap, self._width))
         return Response(png, headers=headers, media_type="image/png")
 
 

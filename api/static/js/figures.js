@@ -30,7 +30,7 @@ export function bars(predictions) {
       return h(
         "li",
         { data: { level: level(confidence) } },
-        h("span", { class: "class", text: className(name) }),
+        h("span", { class: "class", text: className(name), title: className(name) }),
         h("div", { class: "track", "aria-hidden": "true" }, bar),
         h("span", { class: "number", text: percent(confidence, confidence < 0.1 ? 1 : 0) }),
       );

@@ -161,7 +161,7 @@ async function readLimits(hint, input) {
     return;
   }
   hint.textContent =
-    `${limits.formats.join(", ")}; up to ${bytes(limits.max_upload_bytes)}, ${span(limits.max_seconds)} ` +
+    `Drop files anywhere: ${limits.formats.join(", ")}; up to ${bytes(limits.max_upload_bytes)}, ${span(limits.max_seconds)} ` +
     `and ${limits.max_channels} channels. The server forgets a result after ${span(limits.result_ttl)} and the sound at once.`;
   input.accept = ["audio/*", ...limits.extensions].join(",");
 }
