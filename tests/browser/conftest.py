@@ -24,16 +24,19 @@ FLAGS = (
 WIDTHS = (1440, 900, 390)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
     """A stack of its own, with the shipped models: what these tests do to it is nobody else's business."""
     with running_stack(default_model="esc50") as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Chromium, with a microphone that hears the siren."""
+    """Chromium, with a microphone that hears the siren.
+
+    It ends with this package: while it is there, no other test of the same thread could run an event loop.
+    """
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     microphone = tmp_path_factory.mktemp("microphone") / "siren.wav"
     write_wav(SOUNDS / "siren.flac", microphone)
