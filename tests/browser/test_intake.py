@@ -4,6 +4,7 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -158,6 +159,22 @@ def test_position_in_the_queue_moves_and_cancel_works(page: Page, stack: Stack) 
     bell.locator(".pick").click()
     page.get_by_role("button", name="Try again").click()
     expect(bell.locator(".state")).to_have_text(re.compile("^church bells"), timeout=30_000)
+
+
+def test_many_sounds_at_once_leave_the_page_usable(page: Page, stack: Stack, tmp_path: Path) -> None:
+    """More jobs are followed than a browser opens connections: each is told of, and others still get through."""
+    sounds = [tmp_path / f"sound-{number}.flac" for number in range(9)]
+    for sound in sounds:
+        sound.write_bytes(BELL.read_bytes())
+    states = page.locator(".sounds .state")
+    with frozen_worker(stack):
+        page.get_by_label("Sound files").set_input_files([str(sound) for sound in sounds])
+        expect(page.locator('.sounds [data-phase="queued"]')).to_have_count(9, timeout=30_000)
+        page.get_by_role("button", name="Cancel").first.click()
+        expect(page.locator('.sounds [data-phase="cancelled"]')).to_have_count(1)
+        assert page.evaluate("fetch('/health/live').then((answer) => answer.status)") == 200
+    expect(page.locator('.sounds [data-phase="succeeded"]')).to_have_count(8, timeout=40_000)
+    assert sum(text.startswith("church bells") for text in states.all_inner_texts()) == 8
 
 
 def test_server_that_goes_away_is_said_and_waited_for(page: Page, stack: Stack) -> None:

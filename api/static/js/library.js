@@ -1,5 +1,6 @@
 // The sounds on this page and what has become of each. Nothing here draws anything.
 
+import { follow } from "./follow.js";
 import * as server from "./server.js";
 import { settings } from "./settings.js";
 
@@ -139,7 +140,7 @@ class Library extends EventTarget {
     const options = { model: sound.result.model, top_k: 1, layer, window: sound.result.window };
     let job = await server.submit(sound.file, options, crypto.randomUUID()).promise;
     job = await new Promise((resolve, reject) =>
-      server.follow(job.id, {
+      follow(job.id, {
         onJob: (now) => FINAL.includes(now.status) && resolve(now),
         onLost: () => {},
         onBack: () => {},
@@ -189,7 +190,7 @@ class Library extends EventTarget {
   }
 
   #follow(sound) {
-    sound.stop = server.follow(sound.job.id, {
+    sound.stop = follow(sound.job.id, {
       onJob: (job) => this.#update(sound, job),
       onLost: () => {
         this.#set(sound, { connected: false });

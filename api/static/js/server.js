@@ -71,60 +71,6 @@ export function submit(file, options, key, onProgress = () => {}) {
   return { promise, abort: () => request.abort() };
 }
 
-/**
- * Follow a job to its end. `onJob` gets every state, the last one final; `onLost` and `onBack` tell of the connection.
- * The browser resumes after the last event that it saw. Returns a function that stops it.
- */
-export function follow(id, { onJob, onLost, onBack, onGone }) {
-  const path = `/v1/jobs/${encodeURIComponent(id)}/events?include_result=false`;
-  let source = null;
-  let timer = null;
-  let lost = false;
-
-  function open() {
-    source = new EventSource(path);
-    source.onopen = () => {
-      if (lost) onBack();
-      lost = false;
-    };
-    source.addEventListener("status", (event) => onJob(JSON.parse(event.data)));
-    source.addEventListener("result", (event) => {
-      stop();
-      onJob(JSON.parse(event.data));
-    });
-    source.onerror = () => {
-      if (source.readyState === EventSource.CLOSED) check();
-      else lose();
-    };
-  }
-
-  function lose() {
-    if (!lost) onLost();
-    lost = true;
-  }
-
-  // The stream was refused or has ended: ask what became of the job, and go on from there.
-  async function check() {
-    source.close();
-    try {
-      const now = await job(id);
-      if (["succeeded", "failed", "cancelled"].includes(now.status)) return onJob(now);
-    } catch (error) {
-      if (error instanceof Refused && (error.status === 404 || error.status === 410)) return onGone(error);
-      lose();
-    }
-    timer = setTimeout(open, 2_000);
-  }
-
-  function stop() {
-    clearTimeout(timer);
-    source.close();
-  }
-
-  open();
-  return stop;
-}
-
 /** The result of a job, arrays as Matrix; `raw` is its JSON-ready rest. */
 export async function result(id) {
   const path = `/v1/jobs/${encodeURIComponent(id)}/result`;
