@@ -1,6 +1,7 @@
 """What many tests need: a real Redis-compatible server, settings that point at it, a tiny model directory."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,10 @@ from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_SOUNDS = ROOT.parent / "shared" / "data"
+
+# A run that a shell put into the background ignores Ctrl-C, and what it starts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
