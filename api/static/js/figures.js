@@ -19,7 +19,7 @@ const STAGES = [
 /** high, medium or low for a confidence. */
 export const level = (confidence) => LEVELS.find(({ least }) => confidence >= least).name;
 
-/** Bars of predictions; `least` bars, in the order of confidence. */
+/** A bar for each prediction, in their order. */
 export function bars(predictions) {
   return h(
     "ol",

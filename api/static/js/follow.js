@@ -3,7 +3,8 @@
 import { job, Refused } from "./server.js";
 
 const STREAMS = 3; // a browser opens six connections to a host, and a stream keeps one
-const FINAL = ["succeeded", "failed", "cancelled"];
+/** Statuses after which nothing changes. */
+export const FINAL = ["succeeded", "failed", "cancelled"];
 let streams = 0;
 
 /**

@@ -1,13 +1,12 @@
 // The sounds on this page and what has become of each. Nothing here draws anything.
 
-import { follow } from "./follow.js";
+import { FINAL, follow } from "./follow.js";
 import * as server from "./server.js";
 import { settings } from "./settings.js";
 
 const PARTS = "maps,full_spectrogram,waveform,windows,cam";
 const EVERY_CLASS = 1_000; // the whole distribution: confidence gap and entropy are of all classes
 const UPLOADS = 2; // at a time
-const FINAL = ["succeeded", "failed", "cancelled"];
 
 /**
  * One sound. `phase` is one of
@@ -15,15 +14,12 @@ const FINAL = ["succeeded", "failed", "cancelled"];
  *   succeeded, failed, cancelled, refused (never became a job), gone (the server has forgotten it).
  */
 class Sound {
-  static #count = 0;
-
-  constructor({ file = null, name, job = null }) {
-    this.id = `sound-${(Sound.#count += 1)}`;
+  constructor({ file = null, name }) {
     this.file = file; // File, or null for a result reopened by its link
     this.name = name;
     this.url = file ? URL.createObjectURL(file) : null; // for the player
-    this.phase = job ? job.status : "waiting";
-    this.job = job;
+    this.phase = "waiting";
+    this.job = null;
     this.result = null; // see server.result
     this.uploaded = 0; // share of the file
     this.error = null; // {title, detail}
@@ -52,7 +48,6 @@ class Library extends EventTarget {
     this.dispatchEvent(new Event("list"));
     if (sounds.length) this.select(sounds[0]);
     this.#next();
-    return sounds;
   }
 
   /** Refuse a file without sending it. */
