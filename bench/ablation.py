@@ -13,7 +13,7 @@ from pathlib import Path
 
 from training.crossval import CrossReport, cross_validate
 from training.dataset import load_esc50
-from training.memory import keep_freed_memory
+from worker.memory import keep_freed_memory
 from training.recipe import load_recipe
 
 ROWS: dict[str, dict[str, str]] = {

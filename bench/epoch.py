@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from training.augment import audibility
-from training.memory import keep_freed_memory
+from worker.memory import keep_freed_memory
 from training.optim import Average, make_optimizer, set_schedule
 from training.prepare import Prepared, Sounds, compiled
 from training.recipe import Recipe, load_recipe

@@ -51,7 +51,9 @@ def main() -> None:
     print(json.dumps(report))
 
 
-def submissions(target: Target, sounds: list[bytes], include: str = "", accept: str = "application/json") -> list[bytes]:
+def submissions(
+    target: Target, sounds: list[bytes], include: str = "", accept: str = "application/json"
+) -> list[bytes]:
     """One request a sound, that waits for its answer."""
     path = "/v1/jobs" + (f"?include={include}" if include else "")
     headers = {"Content-Type": "audio/wav", "Prefer": "wait=60", "Accept": accept}

@@ -121,9 +121,7 @@ def _ticks(begin: float, rate: float, seconds: float) -> Iterator[float]:
     return (begin + number / rate for number in range(int(rate * seconds)))
 
 
-async def _once(
-    line: "_Line", request: bytes, since: float, measured: Measured, counts: Callable[[], bool]
-) -> None:
+async def _once(line: "_Line", request: bytes, since: float, measured: Measured, counts: Callable[[], bool]) -> None:
     try:
         status, size = await line.ask(request)
         outcome = str(status)

@@ -51,7 +51,7 @@ def train(
 ) -> None:
     """Train a network by a recipe; Ctrl-C saves, --resume goes on."""
     from training.evaluate import evaluate as evaluate_model
-    from training.memory import keep_freed_memory
+    from worker.memory import keep_freed_memory
     from training.recipe import continued
     from training.report import fold_name, headline, write_report
     from training.start import load_start
@@ -134,7 +134,7 @@ def evaluate(
 
 def _cross_validate(out: Path, data: Path | None, folds: int, recipe: "Recipe", compile: bool) -> None:
     from training.crossval import as_markdown, cross_validate, headline
-    from training.memory import keep_freed_memory
+    from worker.memory import keep_freed_memory
 
     keep_freed_memory()
     dataset = _dataset(data, recipe.frontend)

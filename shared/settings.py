@@ -4,13 +4,24 @@ What a setting does under load is said beside it; unsafe combinations are refuse
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.audio import AudioLimits
+
+
+def usable_cores() -> int:
+    """Cores that this process may keep busy: those it may run on, or fewer where its container is held to a quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()  # "max" where there is none
+        cores = min(cores, max(round(int(quota) / int(period)), 1))
+    return cores
 
 
 class Settings(BaseSettings):
@@ -58,11 +69,16 @@ class Settings(BaseSettings):
     """Comma-separated names of the models to serve; empty serves every directory in `models_dir`."""
     device: str = "auto"
     """`auto` takes CUDA where there is one; else any torch device name."""
-    batch_size: int = Field(16, ge=1, le=1_024)
-    """Most windows a forward pass. Larger is faster a clip and slower for the first of them; memory grows with it."""
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    """What runs the network. `auto` takes OpenVINO on a processor where it is installed, else PyTorch."""
+    int8: bool = False
+    """Run models that were quantised (`otoscope quantise`) in 8 bits, where OpenVINO runs them: up to twice as fast."""
+    batch_size: int | None = Field(None, ge=1, le=1_024)
+    """Most windows a forward pass; unset, 8 on a processor and 64 on a GPU. Larger is faster a clip and slower for the
+    first of them; memory grows with it."""
     batch_window: float = Field(0.004, ge=0, le=1)
     """Seconds a batch waits for company after its first window. Latency alone grows by this much."""
-    decode_processes: int = Field(default_factory=lambda: min(4, os.cpu_count() or 1), ge=1)
+    decode_processes: int = Field(default_factory=lambda: min(4, usable_cores()), ge=1)
     """Processes that turn files into waveforms: about one for each core that is not busy with the network."""
     decode_seconds: float = Field(60.0, gt=0)
     """A file that decodes longer than this is given up and its process ended."""
@@ -97,8 +113,3 @@ class Settings(BaseSettings):
     @property
     def model_names(self) -> tuple[str, ...]:
         return tuple(name.strip() for name in self.models.split(",") if name.strip())
-
-    @property
-    def worker_threads(self) -> int:
-        """Jobs held at a time: two batches, so that one fills while the other runs."""
-        return 2 * self.batch_size

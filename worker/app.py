@@ -21,13 +21,14 @@ from shared.contract import CLASSIFY
 from shared.errors import OtoscopeError
 from shared.queue import make_celery
 from shared.records import Announcement
-from shared.settings import Settings
+from shared.settings import Settings, usable_cores
 from shared.store import JobStore
 from worker.batcher import Batcher
 from worker.classify import UNFINISHED, Classifier
 from worker.decoder import DecoderPool
 from worker.engine import Engine, Seen, Served, Window, read_model
 from worker.lease import Lease
+from worker.memory import keep_freed_memory
 from worker.metrics import WorkerMetrics
 from worker.model.precision import pick_device
 from worker.registry import Registry
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 ANNOUNCE_SECONDS = 2.0
 VOUCH_SECONDS = 10  # a worker that has been silent for so long does not count as ready
+BATCH_ON_CPU, BATCH_ON_GPU = 8, 64  # where nothing else is set: what is as fast a clip as anything larger
 HANGS = 70  # exit status of a worker whose device hung
 
 
@@ -49,10 +51,17 @@ class Worker:
         client = connect(settings)
         self._exit.callback(client.close)
         self._store = JobStore(client, settings)
-        self._engine = Engine(pick_device(settings.device))
-        self._metrics = WorkerMetrics(self._engine.device)
+        keep_freed_memory()
+        device = pick_device(settings.device)
+        self._engine = Engine(device, settings.engine, int8=settings.int8, cores=usable_cores())
+        self._batch_size = settings.batch_size or (BATCH_ON_CPU if device.type == "cpu" else BATCH_ON_GPU)
+        self._metrics = WorkerMetrics(device)
         self._batcher: Batcher[Window, Seen] = Batcher(
-            self._engine.run, size=settings.batch_size, window=settings.batch_window, on_batch=self._metrics.batch
+            self._engine.run,
+            size=self._batch_size,
+            window=settings.batch_window,
+            lanes=self._engine.lanes,
+            on_batch=self._metrics.batch,
         )
         self._registry = Registry(settings.models_dir, settings.model_names, self._load)
         self._stop = threading.Event()
@@ -72,7 +81,7 @@ class Worker:
         self._registry.refresh()
         self._registry.require()
         self._classifier = Classifier(
-            self.id, self._store, self._registry, self._decoder, self._batcher, self._metrics, settings.batch_size
+            self.id, self._store, self._registry, self._decoder, self._batcher, self._metrics, self._batch_size
         )
         self._every(1.0, self._watch_device)
         self._every(0.5, self._classifier.cancel_abandoned)
@@ -89,7 +98,8 @@ class Worker:
         consumer = app.Worker(
             hostname=f"otoscope@{self.id}",
             pool_cls="threads",
-            concurrency=self._settings.worker_threads,
+            # Jobs held at a time: two batches a lane, so that one fills while the other runs.
+            concurrency=2 * self._batch_size * self._engine.lanes,
             without_gossip=True,
             without_mingle=True,
             without_heartbeat=True,
@@ -122,10 +132,11 @@ class Worker:
                 raise Reject(str(error), requeue=True) from error
 
     def _load(self, directory: Path) -> Served:
-        """Read in this thread, so that jobs go on meanwhile; then to the batcher's, which alone touches the device."""
-        model, sizes = read_model(directory), (1, self._settings.batch_size)
+        """Read in this thread, so that jobs go on meanwhile; then to a batcher's, since they alone touch the device."""
+        model, sizes = read_model(directory), (1, self._batch_size)
         served: Served = self._batcher.call(lambda: self._engine.serve(model, sizes)).result()
         self._metrics.ready.labels(served.name).set(1)
+        log.info("model %s runs on %s", served.name, served.backend.name)
         return served
 
     def _refresh_models(self) -> None:

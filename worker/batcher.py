@@ -1,7 +1,7 @@
-"""Micro-batching: many threads submit items, one thread runs them in batches. Standard library only.
+"""Micro-batching: many threads submit items, few threads run them in batches. Standard library only.
 
 A batch's window opens when its first item was submitted and closes when the batch is full or `window` seconds later;
-while one batch runs the next one gathers. Items of different keys never share a batch. If a batch raises, its items
+while batches run the next one gathers. Items of different keys never share a batch. If a batch raises, its items
 are run one by one, so that only the bad one fails.
 """
 
@@ -53,8 +53,8 @@ class Ticket(Future[Answer], Generic[Item, Answer]):
 class Batcher(Generic[Item, Answer]):
     """`run(key, items)` returns one answer an item, in order; an answer that is an exception fails that item alone.
 
-    `run` is only ever called from the batcher's own thread, as is whatever is given to `call`: one thread owns the
-    device.
+    `run` is only ever called from the batcher's own threads, as is whatever is given to `call`: they own the device.
+    There are `lanes` of them, each of which runs one batch at a time.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Batcher(Generic[Item, Answer]):
         *,
         size: int,
         window: float,
+        lanes: int = 1,
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._run, self._size, self._window, self._on_batch = run, size, window, on_batch
@@ -70,11 +71,12 @@ class Batcher(Generic[Item, Answer]):
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._stopping = False
-        self._busy_since: float | None = None
-        self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
+        self._busy_since: dict[int, float] = {}  # by thread
+        self._threads = [threading.Thread(target=self._loop, name=f"device-{n}", daemon=True) for n in range(lanes)]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, item: Item, *, key: Hashable = None, deadline: float | None = None) -> Ticket[Item, Answer]:
         """Queue an item. Raises BatcherStopped after `stop`."""
@@ -86,7 +88,7 @@ class Batcher(Generic[Item, Answer]):
         return ticket
 
     def call(self, function: Callable[[], Any]) -> Future[Any]:
-        """Run something else on the batcher's thread, between two batches."""
+        """Run something else on one of the batcher's threads, between two batches of it."""
         future: Future[Any] = Future()
         with self._changed:
             self._refuse_when_stopping()
@@ -95,27 +97,29 @@ class Batcher(Generic[Item, Answer]):
         return future
 
     def stop(self, *, drain: bool = True, timeout: float | None = None) -> None:
-        """End the thread: after everything submitted has run, or with `drain=False` after what it has in hand.
+        """End the threads: after everything submitted has run, or with `drain=False` after what they have in hand.
 
         What is left then fails with BatcherStopped.
         """
         with self._changed:
             self._stopping = True
             left = [] if drain else self._take_all()
-            self._changed.notify()
+            self._changed.notify_all()
         _fail(left)
-        if self._thread.is_alive():
-            self._thread.join(timeout)
-        if not self._thread.is_alive():  # nor will it come to anything any more, had it not been started
+        until = None if timeout is None else time.monotonic() + timeout
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(None if until is None else max(until - time.monotonic(), 0))
+        if not any(thread.is_alive() for thread in self._threads):  # or there never was one
             with self._changed:
                 left = self._take_all()
             _fail(left)
 
     @property
     def busy_seconds(self) -> float:
-        """How long the present batch or call has been running; 0 when idle."""
-        since = self._busy_since
-        return time.monotonic() - since if since is not None else 0.0
+        """How long the oldest of the present batches and calls has been running; 0 when idle."""
+        since = list(self._busy_since.values())
+        return time.monotonic() - min(since) if since else 0.0
 
     @property
     def pending(self) -> int:
@@ -154,14 +158,17 @@ class Batcher(Generic[Item, Answer]):
                     self._changed.wait()
             call = self._calls.popleft() if self._calls else None
             batch = [] if call else self._take(key)
-        self._busy_since = time.monotonic()
+            if self._queues or self._calls:  # a notification wakes one thread, which has its hands full now
+                self._changed.notify()
+        own = threading.get_ident()
+        self._busy_since[own] = time.monotonic()
         try:
             if call:
                 _resolve(*call)
             elif batch:
                 self._run_batch(key, batch)
         finally:
-            self._busy_since = None
+            del self._busy_since[own]
         return True
 
     def _due(self, key: Hashable) -> float:
@@ -188,7 +195,7 @@ class Batcher(Generic[Item, Answer]):
         return batch
 
     def _run_batch(self, key: Hashable, batch: list[Ticket[Item, Answer]]) -> None:
-        self._busy_since = began = time.monotonic()
+        began = self._busy_since[threading.get_ident()] = time.monotonic()
         for ticket in batch:
             ticket.began = began
         answers = self._attempt(key, batch)

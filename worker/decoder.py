@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from shared.audio import Decoded
+from shared.audio import AudioLimits, Decoded, decode, is_plain
 from shared.errors import BY_CODE, AudioError, DeadlineExceeded, DecoderDied
 from worker.wire import Wire
 
@@ -46,11 +46,13 @@ class DecoderPool:
             self._idle.put(self._spawn())
 
     def decode(self, data: bytes, rate: int, timeout: float | None = None) -> Decoded:
-        """As `shared.audio.decode`, whose errors it raises.
+        """As `shared.audio.decode`, whose errors it raises. What is plain is decoded here and now.
 
         Raises DecoderDied when the process died or took too long over the file, DeadlineExceeded when `timeout`
         seconds were over, the wait for a free process included, and DecoderStopped when the pool was closed.
         """
+        if is_plain(data, rate):  # handing it over would cost several times as much as decoding it
+            return decode(data, rate, AudioLimits(max_seconds=self._max_seconds))
         until = math.inf if timeout is None else time.monotonic() + timeout
         with self._borrow(until) as place:
             deadline = min(until, time.monotonic() + self._seconds)

@@ -1,14 +1,18 @@
 """Windows of sound -> one batch on the device -> what the network saw, one answer a window.
 
-Runs on the batcher's thread alone. Nothing crosses from one clip to another: a batched answer is the answer of the
-clip alone, within the rounding of the arithmetic.
+Runs on the batcher's threads alone: one for a GPU, on a processor one a core, since a core that has a batch to itself
+waits for no other. Nothing crosses from one clip to another: a batched answer is the answer of the clip alone, within
+the rounding of the arithmetic.
 """
 
+import logging
+import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,10 +22,14 @@ from torch import Tensor
 from shared.contract import Array
 from shared.errors import InferenceFailed
 from shared.schemas import Layer, ModelCard, Part
-from worker.model.checkpoint import Model, load_model
+from worker.backend import Backend, Rows, TorchBackend
+from worker.model.checkpoint import Model, ModelError, load_model
 from worker.model.network import parameters
 from worker.model.precision import autocast
-from worker.model.taps import Tap
+
+log = logging.getLogger(__name__)
+
+Choice = Literal["auto", "torch", "openvino"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class Served:
 
     model: Model
     card: ModelCard
+    backend: Backend
 
     @property
     def name(self) -> str:
@@ -76,17 +85,22 @@ class FrontEnd:
 class Engine:
     """Brings models to one device and runs batches of windows through them."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, choice: Choice = "auto", *, int8: bool = False, cores: int = 1) -> None:
+        """`cores` counts for a processor alone, and is how many threads may call `run` at a time."""
+        self.device, self._choice, self._int8 = device, choice, int8
+        self._on_cpu = device.type == "cpu"
+        self.lanes = cores if self._on_cpu else 1
+        self._running = 0
+        self._lock = threading.Lock()
 
     def serve(self, model: Model, warm_up: Sequence[int] = (1,)) -> Served:
         """Bring a model to the device and run batches of silence of the given sizes through it.
 
-        Raises what a forward pass can raise.
+        Raises what a forward pass can raise, and ModelError where the chosen backend is not to be had.
         """
         model.frontend.to(self.device)
-        model.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        served = Served(model, _card(model, self._layers(model)))
+        backend = self._backend(model)
+        served = Served(model, _card(model, self._layers(model)), backend)
         silence = np.zeros(model.config.frontend.window_samples, np.float32)
         for size in warm_up:
             for answer in self.run(served, [Window(silence)] * size):
@@ -94,11 +108,50 @@ class Engine:
                     raise answer
         return served
 
+    def _backend(self, model: Model) -> Backend:
+        """OpenVINO where it was asked for, or is there and the device is a processor; else PyTorch."""
+        if self._choice == "torch" or not self._on_cpu:
+            if self._choice == "openvino":
+                raise ModelError("OTOSCOPE_ENGINE=openvino is for processors; this worker has a GPU")
+            return TorchBackend(model, self.device)
+        from worker.openvino import OpenVINOBackend
+
+        try:
+            return OpenVINOBackend(model, self.lanes, int8=self._int8)
+        except ImportError as error:
+            if self._choice == "openvino":
+                raise ModelError(
+                    f"OTOSCOPE_ENGINE=openvino needs pip install 'otoscope[openvino]' ({error})"
+                ) from error
+        except Exception as error:
+            if self._choice == "openvino":
+                raise
+            log.warning("model %s is left to PyTorch: %s", model.config.name, error)
+        return TorchBackend(model, self.device)
+
+    @contextmanager
+    def _turn(self) -> Iterator[bool]:
+        """Whether this batch has the device to itself; the threads that PyTorch uses for it are set to match."""
+        with self._lock:
+            self._running += 1
+            alone = self._running == 1
+        if self._on_cpu:
+            torch.set_num_threads(self.lanes if alone else 1)
+        try:
+            yield alone
+        finally:
+            with self._lock:
+                self._running -= 1
+
     @torch.no_grad()
     def run(self, served: Served | FrontEnd, windows: Sequence[Window]) -> list[Seen | Exception]:
         """One forward pass. A window whose logits are not finite gets InferenceFailed; its neighbours do not."""
-        if isinstance(served, FrontEnd):
-            return self._spectrograms(served.served.model, windows)
+        with self._turn() as alone:
+            if isinstance(served, FrontEnd):
+                return self._spectrograms(served.served.model, windows)
+            return self._run(served, windows, alone)
+
+    def _run(self, served: Served, windows: Sequence[Window], alone: bool) -> list[Seen | Exception]:
         model = served.model
         rows = {part: [i for i, window in enumerate(windows) if part in window.parts] for part in Part}
         layers: defaultdict[str, list[int]] = defaultdict(list)
@@ -107,25 +160,12 @@ class Engine:
                 layers[window.layer].append(i)
         stacked = torch.from_numpy(np.stack([window.samples for window in windows]))  # (batch, samples)
         decibels = model.frontend.decibels(stacked.to(self.device, non_blocking=True))  # (batch, 1, mels, frames)
-        features = model.frontend.normalise(decibels).contiguous(memory_format=torch.channels_last)
+        asked = Rows(rows[Part.MAPS], rows[Part.EMBEDDING], rows[Part.CAM], layers)
+        logits, looks = served.backend(model.frontend.normalise(decibels), asked, alone=alone)
 
-        tap = None
-        maps, embedding, cam = rows[Part.MAPS], rows[Part.EMBEDDING], rows[Part.CAM]
-        if maps or embedding or cam or layers:
-            tap = Tap(model.network, maps=maps, embedding=embedding, cam=cam, channels=layers)
-        with autocast(self.device):
-            logits = model.network(features, tap, tap.opened if tap else ()).float()  # (batch, classes)
-
-        outputs: dict[tuple[str, ...], Tensor] = {("probabilities",): model.probabilities(logits)}
+        outputs: dict[tuple[str, ...], Tensor] = {("probabilities",): model.probabilities(logits), **looks}
         if rows[Part.SPECTROGRAM]:
             outputs["spectrogram",] = decibels[rows[Part.SPECTROGRAM], 0]
-        if tap:
-            outputs |= {("maps", layer): values for layer, values in tap.maps.items()}
-            outputs |= {("channels", *names): values for names, values in tap.channels.items()}
-            if tap.embedding is not None:
-                outputs["embedding",] = tap.embedding
-            if cam:
-                outputs["cam",] = tap.cam(logits[cam].argmax(dim=1))
         host = _to_host(outputs)
 
         # What an answer keeps is copied: a view would keep the whole batch in memory for as long.
@@ -138,8 +178,8 @@ class Engine:
         for (name, *names), values in host.items():
             if name == "probabilities":
                 continue
-            asked = layers[names[0]] if name == "channels" else rows[Part(name)]
-            for row, value in zip(asked, values, strict=True):
+            wanted = layers[names[0]] if name == "channels" else rows[Part(name)]
+            for row, value in zip(wanted, values, strict=True):
                 seen = answers[row]
                 if isinstance(seen, Seen):
                     if names:

@@ -43,13 +43,12 @@ class Bench:
         self.free = threading.Event()
         self.free.set()
         self.entered = threading.Semaphore(0)
-        self.batcher: Batcher[Window, Seen] = Batcher(self._run, size=settings.batch_size, window=0)
+        size = settings.batch_size or 4
+        self.batcher: Batcher[Window, Seen] = Batcher(self._run, size=size, window=0)
         self.batcher.start()
         stack.callback(self.batcher.stop, drain=False, timeout=20)
         stack.callback(self.free.set)
-        self.classifier = Classifier(
-            "w1", self.stores.worker, registry, decoder, self.batcher, self.metrics, settings.batch_size
-        )
+        self.classifier = Classifier("w1", self.stores.worker, registry, decoder, self.batcher, self.metrics, size)
 
     def _run(self, served: Served | FrontEnd, windows: list[Window]) -> list[Seen | Exception]:
         (self.heard if isinstance(served, FrontEnd) else self.batches).append(windows)

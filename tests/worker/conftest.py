@@ -92,7 +92,7 @@ def engine() -> "Engine":
     from worker.engine import Engine
 
     torch.set_num_threads(1)
-    return Engine(torch.device("cpu"))
+    return Engine(torch.device("cpu"), "torch")
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ def test_a_stop_without_drain_while_a_window_is_open(make: Make, device: Device)
     batcher.stop(drain=False, timeout=SOON)
     with pytest.raises(BatcherStopped):
         ticket.result(0)
-    assert not batcher._thread.is_alive()
+    assert not batcher._threads[0].is_alive()
     assert device.items == []
 
 

@@ -74,11 +74,11 @@ def test_numbers_that_are_not_finite_fail_one_job(bench: Bench, monkeypatch: pyt
 
 def test_a_file_that_kills_its_decoder_fails_one_job(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """With words that point at the file."""
-    stuck = DecoderPool(1, 0.2, 60.0)
+    stuck = DecoderPool(1, 1.0, 60.0)
     try:
         monkeypatch.setattr(bench.classifier, "_decoder", stuck)
         stop(stuck.pids[0])
-        job_id = bench.submit()
+        job_id = bench.submit(encode(chirp(1.0, RATE), RATE, "FLAC"))
         bench.classifier.run(job_id)
         assert type(bench.failure(job_id)) is DecoderDied
         bench.result()

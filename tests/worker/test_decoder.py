@@ -173,8 +173,21 @@ def test_a_file_that_takes_too_long_is_given_up(pools: Callable[..., DecoderPool
     (pid,) = pool.pids
     stop(pid)
     with pytest.raises(DecoderDied, match=r"took more than 0\.3 s"):
-        pool.decode(bytes(4_000_000), RATE)
+        pool.decode(encode(chirp(40.0, 48_000), 48_000), RATE)
     assert gone(pid)
+
+
+def test_what_is_plain_needs_no_process(pool: DecoderPool) -> None:
+    """Numbers at the right rate are read in place, with the same outcome; another rate or a codec is handed over."""
+    stop(pool.pids[0])
+    plain = encode(chirp(1.0, RATE), RATE)
+    np.testing.assert_array_equal(pool.decode(plain, RATE, timeout=5).waveform, decode(plain, RATE).waveform)
+    with pytest.raises(AudioTruncated):
+        pool.decode(plain[:-100], RATE, timeout=5)
+    for sound in (encode(chirp(1.0, 8_000), 8_000), encode(chirp(1.0, RATE), RATE, "FLAC")):
+        stop(pool.pids[0])  # the one before was given up
+        with pytest.raises(DeadlineExceeded):
+            pool.decode(sound, RATE, timeout=0.2)
 
 
 def test_a_deadline_that_passes_is_not_the_files_fault(pool: DecoderPool, wav: bytes) -> None:

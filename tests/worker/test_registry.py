@@ -17,7 +17,7 @@ from worker.model.checkpoint import CONFIG, WEIGHTS, ModelError
 from worker.registry import Registry
 
 torch.set_num_threads(1)  # tensors this small are not worth two threads that wait for each other
-ENGINE = Engine(torch.device("cpu"))
+ENGINE = Engine(torch.device("cpu"), "torch")
 
 
 def load(directory: Path) -> Served:

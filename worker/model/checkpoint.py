@@ -38,6 +38,7 @@ class ModelConfig(BaseModel):
     frontend: FrontendConfig
     classes: tuple[str, ...]
     temperature: float = Field(default=1.0, gt=0)  # logits are divided by it, so that confidence means accuracy
+    int8_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)  # see worker/model/quantised.py
     licence: str = ""
     accuracy: tuple[Accuracy, ...] = ()
     training: dict[str, Any] = Field(default_factory=dict)  # the resolved recipe and the data, as the trainer wrote it

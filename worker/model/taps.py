@@ -60,15 +60,21 @@ class Tap:
             self._levels.append(activation[self._cam_rows].float())
 
     def cam(self, classes: Tensor) -> Tensor:
-        """(rows, height, width), 0 to 1: where the last stage spoke for `classes` (rows,), each row by itself.
+        """`class_activation` of the rows that asked for it."""
+        return class_activation(self._network, self._levels, classes)
 
-        Grad-CAM (Selvaraju et al., 2017): the gradient of the class's logit, averaged over each channel, weighs the
-        channels of the last stage; what speaks against the class is cut off. Only pooling and head are run again.
-        """
-        last = self._levels[-1].detach().requires_grad_()
-        with torch.enable_grad():
-            logits = self._network.head(self._network.pool([*self._levels[:-1], last]))
-            (slope,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), last)
-        weighted = (slope.mean(dim=(2, 3), keepdim=True) * last.detach()).sum(dim=1).relu()
-        peak = weighted.amax(dim=(1, 2), keepdim=True)
-        return weighted / peak.clamp_min(torch.finfo(weighted.dtype).tiny)
+
+def class_activation(network: Network, levels: list[Tensor], classes: Tensor) -> Tensor:
+    """(rows, height, width), 0 to 1: where the last stage spoke for `classes` (rows,), each row by itself.
+
+    `levels` are the activations of `network.pooled_layers`, (rows, width, height, frames) each. Grad-CAM (Selvaraju et
+    al., 2017): the gradient of the class's logit, averaged over each channel, weighs the channels of the last stage;
+    what speaks against the class is cut off. Only pooling and head are run again.
+    """
+    last = levels[-1].detach().requires_grad_()
+    with torch.enable_grad():
+        logits = network.head(network.pool([*levels[:-1], last]))
+        (slope,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), last)
+    weighted = (slope.mean(dim=(2, 3), keepdim=True) * last.detach()).sum(dim=1).relu()
+    peak = weighted.amax(dim=(1, 2), keepdim=True)
+    return weighted / peak.clamp_min(torch.finfo(weighted.dtype).tiny)

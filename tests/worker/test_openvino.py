@@ -1,0 +1,138 @@
+"""The same network compiled: the same answers, within the rounding of the arithmetic, from any thread."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shared.schemas import Part
+from tests.worker.test_engine import close, see, sounds
+from worker.engine import Engine, Served, Window, read_model
+from worker.model.architecture import ArchitectureConfig, ResidualCNN
+from worker.model.checkpoint import Model, ModelError
+from worker.model.quantised import convolutions, quantised
+
+pytest.importorskip("openvino")
+
+CPU = torch.device("cpu")
+LOOKS = frozenset({Part.MAPS, Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM})
+KINDS = [
+    {"depths": (1, 1), "widths": (8, 16)},
+    {"squeeze_excitation": True, "depths": (1, 1), "widths": (16, 32)},
+    {"feature_pyramid": True, "pyramid_width": 8, "depths": (1, 1), "widths": (8, 16)},
+    {"stem": False, "block": "plain", "depths": (1, 1, 1), "widths": (8, 16, 16)},
+]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_models: Path) -> Model:
+    return read_model(tiny_models / "tiny")
+
+
+def of_kind(tiny: Model, **options: object) -> Model:
+    """The tiny model with another network."""
+    torch.manual_seed(0)
+    config = ArchitectureConfig.model_validate({"classes": 5, "dropout": (0.0,), **options})
+    network = ResidualCNN(config).eval().requires_grad_(False)
+    return replace(tiny, network=network, config=tiny.config.model_copy(update={"architecture": config}))
+
+
+def serve(model: Model, choice: str, **options: object) -> tuple[Engine, Served]:
+    engine = Engine(CPU, choice, cores=2, **options)  # type: ignore[arg-type]
+    return engine, engine.serve(model)
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+def test_answers_and_looks_are_pytorchs(tiny: Model, options: dict[str, object]) -> None:
+    """Of every kind of network, among rows that ask for nothing, for something and for everything."""
+    model = of_kind(tiny, **options)
+    asked = [frozenset(), LOOKS, {Part.MAPS}, {Part.CAM}, frozenset()]
+    windows = [Window(sound, frozenset(parts)) for sound, parts in zip(sounds(5), asked, strict=True)]
+    reference, answers = (see(*serve(model, choice), windows) for choice in ("torch", "openvino"))
+    for there, here, window in zip(reference, answers, windows, strict=True):
+        close(here.probabilities, there.probabilities)
+        assert list(here.maps) == list(there.maps)
+        for layer, values in there.maps.items():
+            close(here.maps[layer], values)
+        assert (here.cam is not None) == (Part.CAM in window.parts)
+        for name in ("embedding", "spectrogram"):
+            if getattr(there, name) is not None:
+                close(getattr(here, name), getattr(there, name))
+        if there.cam is not None and here.cam is not None:
+            assert np.abs(there.cam - here.cam).mean() < 0.05  # a ratio of small differences, so it is rounded most
+
+
+def test_all_channels_of_a_layer_can_be_asked_for(tiny: Model) -> None:
+    """That is PyTorch's work, beside rows that want none."""
+    windows = [Window(sounds(1)[0], frozenset({Part.MAPS}), "layer1"), Window(sounds(2)[1])]
+    reference, answers = (see(*serve(tiny, choice), windows) for choice in ("torch", "openvino"))
+    assert list(answers[0].channels) == list(reference[0].channels) != []
+    close(answers[0].channels["layer1"], reference[0].channels["layer1"])
+    assert not answers[1].channels
+
+
+def test_threads_do_not_disturb_each_other(tiny: Model) -> None:
+    """Each gets the answers to its own batch, alone on the machine or not."""
+    engine, served = serve(tiny, "openvino")
+    inputs = sounds(6)
+    expected = [see(engine, served, [Window(sound)])[0].probabilities for sound in inputs]
+
+    def work(turn: int) -> None:
+        for step in range(20):
+            at = (turn + step) % len(inputs)
+            batch = [Window(inputs[at], LOOKS if step % 3 == 0 else frozenset()), Window(inputs[0])]
+            first, second = see(engine, served, batch)
+            close(first.probabilities, expected[at])
+            close(second.probabilities, expected[0])
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(work, range(4)))
+
+
+def test_a_processor_takes_openvino_by_itself_where_it_is_installed(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And PyTorch where it is not, unless OpenVINO was asked for by name."""
+    assert serve(tiny, "auto")[1].backend.name.startswith("openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert serve(tiny, "auto")[1].backend.name.startswith("torch")
+    with pytest.raises(ModelError, match=r"pip install 'otoscope\[openvino\]'"):
+        serve(tiny, "openvino")
+
+
+def test_eight_bits_change_little(tiny: Model) -> None:
+    """Of a model that carries its ranges, and of no other."""
+    model = of_kind(tiny, depths=(2, 2), widths=(16, 32))
+    inputs = sounds(8)
+    (engine, plain), windows = serve(model, "openvino", int8=True), [Window(sound) for sound in inputs]
+    assert "int8" not in plain.backend.name
+    with torch.no_grad():
+        features = model.frontend(torch.from_numpy(np.stack(inputs)))
+    measured = {name: measure(model, name, features) for name, _ in convolutions(model.network)}
+    model = replace(model, config=model.config.model_copy(update={"int8_ranges": measured}))
+    eight, small = serve(model, "openvino", int8=True)
+    assert "int8" in small.backend.name
+    for exact, rounded in zip(see(engine, plain, windows), see(eight, small, windows), strict=True):
+        assert np.abs(exact.probabilities - rounded.probabilities).max() < 0.05
+    with torch.no_grad():
+        close(quantised(model.network, measured)(features), model.network(features), 0.05)
+
+
+def measure(model: Model, name: str, features: torch.Tensor) -> tuple[float, float]:
+    """The range of what a convolution is given."""
+    seen: list[torch.Tensor] = []
+    hook = model.network.get_submodule(name).register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        model.network(features)
+    hook.remove()
+    return float(seen[0].min()), float(seen[0].max())
+
+
+def test_ranges_of_another_network_are_refused(tiny: Model) -> None:
+    """They would round at the wrong places."""
+    with pytest.raises(ValueError, match="other convolutions"):
+        quantised(tiny.network, {"stages.7.conv1": (0.0, 1.0)})
