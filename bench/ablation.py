@@ -13,8 +13,8 @@ from pathlib import Path
 
 from training.crossval import CrossReport, cross_validate
 from training.dataset import load_esc50
-from worker.memory import keep_freed_memory
 from training.recipe import load_recipe
+from worker.memory import keep_freed_memory
 
 ROWS: dict[str, dict[str, str]] = {
     "the whole recipe": {},

@@ -21,10 +21,10 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from training.augment import audibility
-from worker.memory import keep_freed_memory
 from training.optim import Average, make_optimizer, set_schedule
 from training.prepare import Prepared, Sounds, compiled
 from training.recipe import Recipe, load_recipe
+from worker.memory import keep_freed_memory
 from worker.model.architecture import ResidualCNN
 from worker.model.frontend import LogMel
 from worker.model.network import parameters

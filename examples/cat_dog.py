@@ -15,12 +15,12 @@ from typing import Any
 
 from training.dataset import Dataset, load_esc50
 from training.evaluate import Evaluation, evaluate
-from worker.memory import keep_freed_memory
 from training.recipe import Recipe, load_recipe
 from training.report import write_report
 from training.start import load_start
 from training.state import resumable
 from training.train import train
+from worker.memory import keep_freed_memory
 from worker.model.checkpoint import Model
 
 CLASSES = ("cat", "dog")

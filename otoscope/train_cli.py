@@ -51,11 +51,11 @@ def train(
 ) -> None:
     """Train a network by a recipe; Ctrl-C saves, --resume goes on."""
     from training.evaluate import evaluate as evaluate_model
-    from worker.memory import keep_freed_memory
     from training.recipe import continued
     from training.report import fold_name, headline, write_report
     from training.start import load_start
     from training.train import train as run
+    from worker.memory import keep_freed_memory
 
     keep_freed_memory()
     chosen = _recipe(recipe, changes)
@@ -93,7 +93,7 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Where the report goes; MODEL/evaluation by default.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(metavar="float32|bfloat16", help="Arithmetic; `service` is what a worker here would use.")
+        str, typer.Option(metavar="float32|bfloat16|int8", help="`service` is what a worker here would use.")
     ] = "float32",
     views: Annotated[
         int, typer.Option(min=1, metavar="N", help="Look at every clip N times, each time rotated further.")
@@ -197,6 +197,19 @@ def export(
     print(f"any batch and length; at most {check.largest_difference:.1e} from PyTorch")
 
 
+def quantise(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Model directories.")], data: Data = None
+) -> None:
+    """Measure what a model needs to be run in 8 bits (OTOSCOPE_INT8=1), on clips that it was trained on."""
+    from training.quantise import quantise as run
+
+    dataset = _dataset(data, _config(models[0]).frontend)
+    for model in models:
+        config = run(model, dataset)
+        print(f"{model} has the ranges of {len(config.int8_ranges)} convolutions")
+    print(f"What that costs: otoscope evaluate {models[0]} --precision int8{_same(data)}")
+
+
 def _dataset(data: Path | None, frontend: "FrontendConfig") -> "Dataset":
     from training.collection.dataset import load_dataset
     from training.download import fetch_esc50 as fetch
@@ -238,8 +251,8 @@ def _precision(name: str) -> "Precision":
 
     if name == "service":
         return service_precision()
-    if name not in ("float32", "bfloat16"):
-        raise typer.BadParameter("one of float32, bfloat16, service", param_hint="--precision")
+    if name not in ("float32", "bfloat16", "int8"):
+        raise typer.BadParameter("one of float32, bfloat16, int8, service", param_hint="--precision")
     return name  # type: ignore[return-value]
 
 

@@ -18,8 +18,9 @@ from training.errors import EvaluationError
 from training.metrics import Labels
 from training.predict import Precision, predict
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model
-from worker.model.network import parameters
+from worker.model.network import Network, parameters
 from worker.model.precision import pick_device
+from worker.model.quantised import quantised
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def evaluate(
         if key not in loaded:
             loaded[key] = dataset.load(clips, *key)
         waves, labels = loaded[key]
-        said = predict(model.frontend, model.network, waves, precision, views=views, title=model.config.name)
+        network = _rounded(model) if precision == "int8" else model.network
+        said = predict(model.frontend, network, waves, precision, views=views, title=model.config.name)
         if broken := (~said.isfinite().all(dim=2).all(dim=0)).nonzero().flatten().tolist():
             raise EvaluationError(f"{model.config.name} gives no finite numbers, first for {clips[broken[0]].path}")
         logits.append(said)
@@ -141,6 +143,12 @@ def _load(directory: Path, device: torch.device) -> Model:
         raise EvaluationError(str(error)) from error
     model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
+
+
+def _rounded(model: Model) -> Network:
+    if not model.config.int8_ranges:
+        raise EvaluationError(f"{model.config.name} has no ranges for 8 bits: otoscope quantise measures them")
+    return quantised(model.network, model.config.int8_ranges)
 
 
 def _seen(config: ModelConfig, fold: Fold) -> str:

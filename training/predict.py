@@ -10,7 +10,8 @@ from tqdm import tqdm
 from worker.model.frontend import LogMel
 from worker.model.precision import native_bf16, pick_device
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "int8"]
+"""Of the network's arithmetic; `int8` is float32 between numbers that were rounded as 8 bits would hold them."""
 
 
 def service_precision() -> Precision:

@@ -82,7 +82,7 @@ class OpenVINOBackend:
         with torch.no_grad(), warnings.catch_warnings():
             # Deprecated in favour of torch.export, which takes seven times as long over the same.
             warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
             traced = torch.jit.trace(open_network, example, check_trace=False)  # type: ignore[no-untyped-call]
             # Freezing first halves the time of the conversion.
             graph = openvino.convert_model(torch.jit.freeze(traced.eval()), example_input=example)

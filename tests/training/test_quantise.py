@@ -1,0 +1,68 @@
+"""From a trained model to one that runs in 8 bits: what its convolutions are given, on clips that it was trained on."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from tests.training.conftest import TINY, changed
+from training.dataset import Clip, Dataset, load_esc50
+from training.errors import EvaluationError
+from training.evaluate import evaluate
+from training.quantise import quantise
+from training.train import train
+from worker.model.checkpoint import load_model, read_config
+from worker.model.quantised import convolutions
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With fold 3 held out."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    train(changed(TINY, epochs=4), load_esc50(data), 3, out)
+    return out
+
+
+@pytest.fixture
+def model(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "tiny"))
+
+
+def test_the_ranges_are_of_every_convolution_but_the_first(model: Path, data: Path) -> None:
+    """Which sees the spectrogram; weights and everything else in the config stay as they were."""
+    before, weights = read_config(model), (model / "model.safetensors").read_bytes()
+    config = quantise(model, load_esc50(data))
+    assert read_config(model) == config == before.model_copy(update={"int8_ranges": config.int8_ranges})
+    assert (model / "model.safetensors").read_bytes() == weights
+    network = load_model(model).network
+    assert set(config.int8_ranges) == {name for name, _ in convolutions(network)}
+    assert "stem.0.0" not in config.int8_ranges
+    assert all(low >= 0 < high for low, high in config.int8_ranges.values()), "a ReLU is before each"
+
+
+def test_the_held_out_fold_has_no_say(model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A range from it would be a choice by the clips that the model is measured on."""
+    asked: list[int | str] = []
+    load = Dataset.load
+
+    def seen(self: Dataset, clips: list[Clip], *rest: int) -> tuple[Tensor, Tensor]:
+        asked.extend(clip.fold for clip in clips)
+        return load(self, clips, *rest)
+
+    monkeypatch.setattr(Dataset, "load", seen)
+    quantise(model, load_esc50(data))
+    assert set(asked) == {1, 2}
+
+
+def test_what_eight_bits_cost_can_be_measured(model: Path, data: Path) -> None:
+    """Nearly nothing; before the ranges are there, the way to them is told."""
+    dataset = load_esc50(data)
+    with pytest.raises(EvaluationError, match="otoscope quantise"):
+        evaluate(model, dataset, precision="int8")
+    quantise(model, dataset)
+    exact, rounded = (evaluate(model, dataset, precision=p) for p in ("float32", "int8"))
+    assert rounded.precision == "int8"
+    difference = np.abs(exact.probabilities - rounded.probabilities).max()
+    assert 0 < difference < 0.05
