@@ -13,6 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^ *"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)
+NVIDIA := { nvidia-smi -L >/dev/null 2>&1 || [ -e /proc/driver/nvidia/version ]; }
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 help: ## this list
@@ -55,7 +56,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.created
 	@installed=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null || true)
 	if [ "torch==$${installed%%+*}" = "$(TORCH)" ]; then
 	    echo "torch $$installed is there"
-	elif nvidia-smi -L >/dev/null 2>&1 || [ -e /proc/driver/nvidia/version ]; then
+	elif $(NVIDIA); then
 	    echo "Installing torch for the NVIDIA GPU"
 	    $(PIP) install "$(TORCH)"
 	# Asked for once and briefly, so that a network that swallows what it does not like costs seconds.
@@ -68,6 +69,9 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.created
 	    $(PIP) install "$(TORCH)"
 	fi
 	$(PIP) install --editable '.[worker,local,train]'
+	if ! $(NVIDIA); then
+	    $(PIP) install --editable '.[openvino]' || echo "Without OpenVINO the network runs on PyTorch, which is slower here"
+	fi
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -1,0 +1,148 @@
+"""What the network can do here when nobody has to be served, and what the batcher in front of it leaves of that.
+
+    .venv/bin/python bench/engine.py [--model resnet-21m] [--engines torch openvino] [--int8] [--batches 1 8 32]
+
+`limit` decodes, takes the log-mel spectrogram and runs the network, so many clips at a time, in as many threads as the
+engine has lanes, in one process without HTTP or queue. `engine` hands the same clips to the batcher, as a worker's
+threads do. On a GPU also the bare forward pass and the copy of its input. Prints a table and one line of JSON.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from clips import MODEL, clips, encoded, model_directory
+from machine import describe
+
+from shared.audio import decode
+from shared.settings import usable_cores
+from training.quantise import measure_ranges
+from worker.batcher import Batcher
+from worker.engine import Engine, Seen, Served, Window, read_model
+from worker.memory import keep_freed_memory
+from worker.model.checkpoint import Model
+from worker.model.precision import pick_device
+
+WARM_UP = 1.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=MODEL, help=f"{MODEL}, or one of models/")
+    parser.add_argument("--engines", nargs="*", default=["auto"], help="auto, torch, openvino")
+    parser.add_argument("--int8", action="store_true", help="in 8 bits")
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32])
+    parser.add_argument("--seconds", type=float, default=10)
+    options = parser.parse_args()
+    keep_freed_memory()
+    report: dict[str, Any] = {"machine": describe(), "options": vars(options), "figures": []}
+    for choice in options.engines:
+        for figure in measure(options.model, choice, options.int8, options.batches, options.seconds):
+            report["figures"].append(figure)
+            name, what = f"{figure['engine']}, batch {figure['batch']}", figure["what"]
+            print(f"{name:32s} {what:8s} {figure['per_second']:8.1f} clips/s", file=sys.stderr)
+    print(json.dumps(report))
+
+
+def measure(name: str, choice: str, int8: bool, batches: list[int], seconds: float) -> list[dict[str, Any]]:
+    """Clips a second of one engine with one model."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = read_model(model_directory(name, Path(folder)) / name)
+    device = pick_device()
+    engine = Engine(device, choice, int8=int8, cores=usable_cores())  # type: ignore[arg-type]
+    served = engine.serve(with_ranges(model) if int8 else model, batches)
+    figures: list[dict[str, Any]] = []
+
+    def tell(what: str, batch: int, per_second: float) -> None:
+        told = {"engine": served.backend.name, "what": what, "batch": batch, "per_second": round(per_second, 1)}
+        figures.append(told)
+
+    for batch in batches:
+        tell("limit", batch, limit(engine, served, batch, seconds))
+        if device.type == "cuda":
+            for what, step in on_gpu(engine, served, batch).items():
+                tell(what, batch, rate(lambda step=step: (step(), torch.cuda.synchronize()), batch, seconds, 1))  # type: ignore[misc]
+    for batch in batches:
+        tell("engine", batch, batched(engine, served, batch, seconds))
+    return figures
+
+
+def with_ranges(model: Model) -> Model:
+    """With those of noise where it brings none: the arithmetic costs the same."""
+    if model.config.int8_ranges:
+        return model
+    ranges = measure_ranges(model, torch.from_numpy(clips(4)[0])[None])
+    config = model.config.model_copy(update={"int8_ranges": ranges})
+    return type(model)(config, model.frontend, model.network)
+
+
+def limit(engine: Engine, served: Served, batch: int, seconds: float) -> float:
+    """Files in, answers out. A single clip at a time has all cores to itself."""
+    sounds, wanted = itertools.cycle(encoded()), served.model.config.frontend.sample_rate
+    lock = threading.Lock()
+
+    def step() -> None:
+        with lock:
+            files = list(itertools.islice(sounds, batch))
+        engine.run(served, [Window(decode(file, wanted).waveform) for file in files])
+
+    return rate(step, batch, seconds, 1 if batch == 1 else engine.lanes)
+
+
+def batched(engine: Engine, served: Served, size: int, seconds: float) -> float:
+    """Waveforms in, answers out, from as many threads as a worker has."""
+    batcher: Batcher[Window, Seen] = Batcher(engine.run, size=size, window=0.0, lanes=engine.lanes)
+    batcher.start()
+    waves, wanted = itertools.cycle(clips()), served.model.config.frontend.window_samples
+    try:
+        return rate(
+            lambda: batcher.submit(Window(next(waves)[:wanted]), key=served).result(60),
+            1, seconds, 1 if size == 1 else 2 * size * engine.lanes,
+        )  # fmt: skip
+    finally:
+        batcher.stop()
+
+
+def on_gpu(engine: Engine, served: Served, batch: int) -> dict[str, Callable[[], object]]:
+    """The two things that a GPU cannot do without."""
+    from worker.backend import Rows
+
+    front = served.model.config.frontend
+    host = torch.zeros(batch, front.window_samples).pin_memory()
+    features = torch.zeros(batch, 1, front.n_mels, front.window_frames, device=engine.device)
+    with torch.no_grad():
+        return {
+            "forward": lambda: served.backend(features, Rows(), alone=True),
+            "copy": lambda: host.to(engine.device, non_blocking=True),
+        }
+
+
+def rate(step: Callable[[], object], clips_a_step: int, seconds: float, threads: int) -> float:
+    """Clips a second, all threads together, after a warm-up."""
+    done = [0] * threads
+    begin = time.perf_counter() + WARM_UP
+    end = begin + seconds
+
+    def work(number: int) -> None:
+        while (now := time.perf_counter()) < end:
+            step()
+            done[number] += clips_a_step * (begin <= now)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(done) / (time.perf_counter() - begin)
+
+
+if __name__ == "__main__":
+    main()
