@@ -23,6 +23,7 @@ from shared.queue import make_celery
 from shared.records import Announcement
 from shared.settings import Settings, usable_cores
 from shared.store import JobStore
+from worker import broker
 from worker.batcher import Batcher
 from worker.classify import UNFINISHED, Classifier
 from worker.decoder import DecoderPool
@@ -91,6 +92,7 @@ class Worker:
 
     def run(self) -> int:
         """Take jobs until SIGTERM or SIGINT, finish what is held, and return the exit status."""
+        broker.install()
         app = make_celery(self._settings)
         app.conf.update(worker_hijack_root_logger=False, otoscope_redis_url=self._settings.redis_url)
         app.steps["consumer"].add(Lease)
