@@ -109,7 +109,8 @@ def test_what_a_killed_worker_had_taken_comes_back(connection: Connection, clien
     dead = Inbox(connection)
     dead.drain()
     assert client.llen("taken") == 0
+    dead.channel.client.connection.disconnect()  # as its end would; it waits for the next message no more
     client.zadd("unacked_index", dict.fromkeys([m.delivery_tag for m in dead.messages], 1.0))
-    dead.channel.qos.restore_visible(num=100, interval=1)
+    connection.channel().qos.restore_visible(num=100, interval=1)
     assert client.llen("taken") == TAKEN
     assert client.hlen("unacked") == 0
