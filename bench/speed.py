@@ -1,0 +1,116 @@
+"""How much of what the machine can do reaches the callers: limits, engine and stack, measured in turns in one run.
+
+    .venv/bin/python bench/speed.py [--seconds 10] [--model resnet-21m] [--rounds 3]
+
+The yardstick is eager PyTorch in two processes of one thread, eight clips at a time, without HTTP or queue
+(bench/peers/limit.py). On a machine that others use too, only what was measured next to each other can be compared: so
+everything is measured in each of several rounds, and a ratio is the median of the rounds'. Prints Markdown tables, and
+one line of JSON at the end.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clips import MODEL, encoded, model_directory
+from engine import with_ranges
+from machine import describe
+from peers.limit import eager_limit
+from stack import stack, submissions
+
+from worker.model.checkpoint import load_model, write_config
+
+BENCH = Path(__file__).parent
+PARTS = "maps,spectrogram"
+LOADS = {  # name -> callers, parts, representation
+    "1 caller": (1, "", "application/json"),
+    "16 callers": (16, "", "application/json"),
+    "64 callers": (64, "", "application/json"),
+    "256 callers": (256, "", "application/json"),
+    "64 callers, maps and spectrogram as MessagePack": (64, PARTS, "application/msgpack"),
+    "64 callers, maps and spectrogram as JSON": (64, PARTS, "application/json"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=MODEL, help=f"{MODEL}, or one of models/")
+    parser.add_argument("--seconds", type=float, default=8, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    rounds: list[dict[str, dict[str, Any]]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        models = model_directory(options.model, Path(folder))
+        directory = models / options.model
+        if options.model == MODEL:
+            write_config(directory, with_ranges(load_model(directory)).config)
+        for number in range(options.rounds):
+            rounds.append(dict(one_round(models, directory, options)))
+            print(f"round {number + 1} of {options.rounds} done", file=sys.stderr)
+    print(table(rounds))
+    print(json.dumps({"machine": describe(), "options": vars(options), "rounds": rounds}))
+
+
+def one_round(models: Path, directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and figures of each measurement."""
+    yield "eager limit, batch 8", {"per_second": eager_limit(options.seconds, directory)}
+    yield "eager limit, batch 1", {"per_second": eager_limit(options.seconds, directory, batch=1)}
+    for int8 in (False, True):
+        for figure in engine(options, int8):
+            yield f"{figure['what']}: {figure['engine']}, batch {figure['batch']}", figure
+    for int8 in (False, True):
+        with stack(models, int8=str(int(int8))) as service:
+            for name, (callers, parts, kind) in LOADS.items():
+                requests = submissions(service.target, encoded(), parts, kind)
+                figure = service.load(requests, "callers", callers, options.seconds)
+                yield f"stack{', int8' * int8}: {name}", figure
+
+
+def engine(options: argparse.Namespace, int8: bool) -> list[dict[str, Any]]:
+    """bench/engine.py, in a process of its own, so that nothing of it stays in memory."""
+    command = [sys.executable, str(BENCH / "engine.py"), "--model", options.model, "--batches", "1", "8"]
+    command += ["--seconds", str(options.seconds), *(["--int8"] * int8)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    figures: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])["figures"]
+    return figures
+
+
+def table(rounds: list[dict[str, dict[str, Any]]]) -> str:
+    """Medians over the rounds, and of each round's ratio to its own eager limit."""
+    columns: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in rounds:
+        for name, figure in one.items():
+            limit = one["eager limit, batch 8"]["per_second"]
+            columns[name].append({**figure, "share": figure["per_second"] / limit})
+    lines = [
+        "| | clips a second | of the eager limit | p50 ms | p99 ms | CPU ms a job: gateway, worker, redis | MB |",
+        "|---|---:|---:|---:|---:|---|---|",
+    ]
+
+    def median(figures: list[dict[str, Any]], key: str) -> str:
+        return f"{statistics.median(figure[key] for figure in figures):.1f}" if key in figures[0] else ""
+
+    for name, figures in columns.items():
+        shares = sorted(figure["share"] for figure in figures)
+        spread = f" ({shares[0]:.2f}–{shares[-1]:.2f})" if len(shares) > 1 else ""
+        cost = memory = ""
+        if "cpu_ms_a_job" in figures[0]:
+            of = [figure["cpu_ms_a_job"] for figure in figures]
+            cost = ", ".join(median(of, process) for process in ("gateway", "worker", "redis"))
+            memory = ", ".join(f"{process} {held}" for process, held in figures[-1]["memory_mb"].items())
+        lines.append(
+            f"| {name} | {median(figures, 'per_second')} | {statistics.median(shares):.2f}{spread}"
+            f" | {median(figures, 'p50_ms')} | {median(figures, 'p99_ms')} | {cost} | {memory} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
