@@ -2,8 +2,8 @@
 
     .venv/bin/python bench/stack.py [--model resnet-21m] [--callers 1 16 64 256] [--rate 20] [--include maps,...]
 
-Starts a stack of its own on a free port, asks it with so many callers at a time and at a fixed rate, and ends it. Prints
-a table and one line of JSON: answers a second, latency, and what each process cost in CPU a job and in memory.
+Starts a stack of its own on a free port, asks it with so many callers at a time and at a fixed rate, and ends it.
+Prints a table and one line of JSON: answers a second, latency, and what each process cost in CPU a job and in memory.
 """
 
 import argparse
@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import redis
 from clips import MODEL, encoded, model_directory
 from machine import describe
 
 from otoscope.client import Client
+from otoscope.embedded import Home
 from otoscope.load import Measured, Target, closed_loop, open_loop, run
 from shared.errors import OtoscopeError
 
@@ -63,15 +65,16 @@ def submissions(
 class Stack:
     """A running service and its processes."""
 
-    def __init__(self, url: str, root: psutil.Process, started: float) -> None:
+    def __init__(self, url: str, root: psutil.Process, started: float, home: Path) -> None:
         self.target = Target.of(url)
         self._root = root
+        self._redis = redis.Redis(unix_socket_path=str(Home(home).socket))
         self._wait_until_ready(url, started)
         self.start_seconds = round(time.monotonic() - started, 1)
 
     def load(self, requests: list[bytes], kind: str, number: float, seconds: float) -> dict[str, Any]:
         """Ask with `number` callers, or at that rate."""
-        before, began = self.cpu(), time.monotonic()
+        before, asked, began = self.cpu(), self.traffic(), time.monotonic()
         warm_up = 2.0
         measured: Measured
         if kind == "callers":
@@ -81,7 +84,9 @@ class Stack:
         spent, lasted = self.cpu(), time.monotonic() - began
         jobs = max(measured.throughput * lasted, 1)
         cost = {name: round(1e3 * (spent[name] - before[name]) / jobs, 2) for name in spent}
-        return {kind: number, **measured.summary(), "cpu_ms_a_job": cost, "memory_mb": self.memory()}
+        told = {name: round((value - asked[name]) / jobs, 1) for name, value in self.traffic().items()}
+        figures = {"cpu_ms_a_job": cost, "redis_a_job": told, "memory_mb": self.memory()}
+        return {kind: number, **measured.summary(), **figures}
 
     def cpu(self) -> dict[str, float]:
         """Seconds of CPU so far by process, and of this one as `load`."""
@@ -93,6 +98,15 @@ class Stack:
                 times = process.cpu_times()
                 used[name] += times.user + times.system
         return used
+
+    def traffic(self) -> dict[str, float]:
+        """What Redis has been asked so far: commands, those inside of scripts as well, and KB over its sockets."""
+        stats: dict[str, int] = self._redis.info("stats")  # type: ignore[assignment]
+        return {
+            "commands": stats["total_commands_processed"],
+            "kb_in": stats["total_net_input_bytes"] / 1e3,
+            "kb_out": stats["total_net_output_bytes"] / 1e3,
+        }
 
     def memory(self) -> dict[str, int]:
         """Resident MB by process."""
@@ -138,7 +152,7 @@ def stack(models: Path, **settings: str) -> Iterator[Stack]:
         started = time.monotonic()
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
             try:
-                yield Stack(f"http://127.0.0.1:{port}", psutil.Process(process.pid), started)
+                yield Stack(f"http://127.0.0.1:{port}", psutil.Process(process.pid), started, Path(home))
             finally:
                 process.terminate()
                 process.wait(90)
@@ -150,6 +164,7 @@ def row(load: dict[str, Any]) -> str:
     return (
         f"{kind} {load[kind]:>6g}  {load['per_second']:>7.1f}/s  p50 {load['p50_ms']:>7.1f}  p95 {load['p95_ms']:>7.1f}"
         f"  p99 {load['p99_ms']:>7.1f} ms  errors {load['errors']}  CPU ms a job: {cost}  MB: {load['memory_mb']}"
+        f"  Redis a job: {load['redis_a_job']}"
     )
 
 
