@@ -38,13 +38,10 @@ async def job_events(
     A store that cannot be reached for a while is waited for.
     """
     told: int | None = None  # the last place in the queue
-    ended = False
-    async with changes.watching(job_id, place=True) as changed:
+    with changes.watching(job_id, place=True) as watch:
         while True:
-            changed.clear()
             try:
-                entries = await store.events(job_id, after)
-                job = await store.get(job_id)
+                entries, job = await store.follow(job_id, after, with_result=include_result)
             except (JobNotFound, JobExpired):
                 return
             except StoreUnavailable:
@@ -53,34 +50,25 @@ async def job_events(
                 continue
             for entry in entries:
                 after = entry.id
-                if entry.kind == "result":
-                    packed = await store.result(job_id) if include_result else None
-                    text = await asyncio.to_thread(render_job, job, packed)
-                    yield ServerSentEvent(text.decode(), event="result", id=entry.id)
-                    return
-                # Of a job that has moved on since, the event still tells what it was then.
-                yield ServerSentEvent(
-                    render_job(job if entry.kind == job.status else _as_of(job, entry.kind)).decode(),
-                    event="status",
-                    id=entry.id,
-                )
-            if not entries:
-                if job.final:
-                    if ended:
-                        return  # the client has seen the last event already
-                    ended = True  # or it came between the two readings
-                    continue
-                if job.position not in (None, told):
-                    yield ServerSentEvent(render_job(job).decode(), event="status")
+                # Of a job that has moved on since, a status still tells what it was then.
+                then = job if entry.kind == "result" else _as_of(job, entry.kind)
+                yield await _event(then, "result" if entry.kind == "result" else "status", entry.id)
+            if job.final:
+                return  # the stream of a finished job has nothing more to tell
+            if not entries and job.position not in (None, told):
+                yield await _event(job, "status")
             told = job.position
-            try:
-                async with asyncio.timeout(keepalive):
-                    await changed.wait()
-            except TimeoutError:
+            if not await watch.news(keepalive):
                 yield ServerSentEvent(comment="keep-alive")
 
 
+async def _event(job: JobRecord, name: str, entry: str | None = None) -> ServerSentEvent:
+    return ServerSentEvent(b"".join(await render_job(job)).decode(), event=name, id=entry)
+
+
 def _as_of(job: JobRecord, status: str) -> JobRecord:
-    """The job as it was at an earlier change."""
+    """The job as it was at an earlier change, without its result."""
+    if status == job.status:
+        return replace(job, packed=None)
     started = None if status == "queued" else job.started_at
-    return replace(job, status=status, started_at=started, finished_at=None, error=None, position=None)
+    return replace(job, status=status, started_at=started, finished_at=None, error=None, position=None, packed=None)

@@ -1,18 +1,16 @@
-"""What every route works with: the store, the sender of messages, the news of changes, the list of models."""
+"""What every route works with: the store, the news of changes, the list of models."""
 
 import asyncio
 import time
 from typing import Annotated, Any
 
-from celery import Celery
 from fastapi import Depends, Request
-from kombu.exceptions import OperationalError
 
-from api.changes import Changes
+from api.changes import Changes, Watch
 from api.ingest import Upload
 from api.metrics import GatewayMetrics
-from shared.contract import CLASSIFY
-from shared.errors import ModelNotFound, NotReady, OtoscopeError, ResultNotReady, StoreUnavailable
+from shared.contract import new_job_id
+from shared.errors import ModelNotFound, NotReady, OtoscopeError, ResultNotReady
 from shared.records import JobRecord, Submission
 from shared.schemas import ModelCard
 from shared.settings import Settings
@@ -22,9 +20,8 @@ from shared.store import AsyncJobStore
 class Gateway:
     """One for each process; built by `create_app`."""
 
-    def __init__(self, settings: Settings, store: AsyncJobStore, celery: Celery) -> None:
+    def __init__(self, settings: Settings, store: AsyncJobStore) -> None:
         self.settings, self.store = settings, store
-        self._celery = celery
         self.changes = Changes(store)
         self.metrics = GatewayMetrics()
         self.drawing = asyncio.Semaphore(2)
@@ -52,56 +49,48 @@ class Gateway:
             raise ModelNotFound(f"There is no model {name!r}; served are: {', '.join(cards)}.")
         return card
 
-    async def submit(self, upload: Upload, idempotency: str | None = None) -> Submission:
-        """Store the job, then send its message.
+    async def submit(self, upload: Upload, idempotency: str | None = None, job_id: str | None = None) -> Submission:
+        """Store the job and send its message.
 
         Raises Busy errors, ModelNotFound, InvalidRequest for a layer that the model lacks, or IdempotencyConflict.
         """
         card = await self.resolve(upload.options.model)
         if upload.options.layer is not None:
             card.require_layer(upload.options.layer)
-        submission = await self.store.submit(card.name, upload.options, upload.audio, upload.body, idempotency)
-        if submission.created:
-            try:
-                await asyncio.to_thread(self._send, submission.id)
-            except OperationalError as error:
-                await self.store.withdraw(submission.id, idempotency)
-                raise StoreUnavailable("The queue cannot be reached right now; try again.", retry_after=2) from error
+        submission = await self.store.submit(card.name, upload.options, upload.audio, upload.body, idempotency, job_id)
         self.metrics.submitted(len(upload.body), created=submission.created)
         return submission
 
-    def _send(self, job_id: str) -> None:
-        self._celery.send_task(CLASSIFY, args=[job_id], task_id=job_id)
+    async def submit_and_wait(self, upload: Upload, seconds: float, idempotency: str | None = None) -> JobRecord:
+        """The submitted job once it is finished, or when time is up. Raises what `submit` does."""
+        job_id = new_job_id()
+        with self.changes.watching(job_id, end_only=True) as watch:
+            job = (await self.submit(upload, idempotency, job_id)).job
+            if job.id == job_id:
+                return await self._follow(watch, job, seconds, until_final=True)
+        return await self.wait(job.id, seconds, until_final=True)  # an earlier one, with the same key
 
-    async def wait(self, job_id: str, seconds: float, *, until_final: bool, seen: str | None = None) -> JobRecord:
-        """The job once it is finished, or (`until_final=False`) has left the state `seen`, or when time is up."""
+    async def wait(self, job_id: str, seconds: float, *, until_final: bool) -> JobRecord:
+        """The job, with its result, once it is finished, or (`until_final=False`) has changed, or when time is up."""
+        with self.changes.watching(job_id, end_only=until_final) as watch:
+            job = await self.store.get(job_id, with_result=True)
+            return await self._follow(watch, job, seconds, until_final=until_final)
+
+    async def _follow(self, watch: Watch, job: JobRecord, seconds: float, *, until_final: bool) -> JobRecord:
+        seen = job.status
         deadline = time.monotonic() + min(seconds, self.settings.max_wait)
-        async with self.changes.watching(job_id) as changed:
-            while True:
-                changed.clear()
-                job = await self.store.get(job_id)
-                seen = seen or job.status
-                left = deadline - time.monotonic()
-                if job.final or left <= 0 or (not until_final and job.status != seen):
-                    return job
-                try:
-                    async with asyncio.timeout(left):
-                        await changed.wait()
-                except TimeoutError:
-                    return await self.store.get(job_id)
-
-    async def result(self, job: JobRecord) -> bytes | None:
-        """The packed result of a job that has one."""
-        return await self.store.result(job.id) if job.status == "succeeded" else None
+        while not job.final and (until_final or job.status == seen) and (left := deadline - time.monotonic()) > 0:
+            await watch.news(left)
+            job = await self.store.get(job.id, with_result=True)
+        return job
 
     async def finished(self, job_id: str) -> bytes:
         """The packed result of a job by its id. Raises ResultNotReady, JobNotFound, JobExpired or StoreUnavailable."""
-        job = await self.store.get(job_id)
-        packed = await self.result(job)
-        if packed is None:
+        job = await self.store.get(job_id, with_result=True)
+        if job.packed is None:
             why = f": {job.error.detail}" if job.error else ""
             raise ResultNotReady(f"The job is {job.status}{why}", retry_after=None if job.final else 1)
-        return packed
+        return job.packed
 
     async def reap(self) -> None:
         """For ever: fail what is past its deadline, so that no job stays unfinished when no worker is there."""

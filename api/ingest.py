@@ -2,9 +2,9 @@
 
 import asyncio
 import binascii
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request
@@ -27,11 +27,17 @@ from shared.schemas import AudioInfo, JobOptions
 from shared.settings import Settings
 
 _ENVELOPE = 64 * 1024  # bytes that options, part headers and boundaries may take beside the sound
+_MOST = 32  # options, and parts to include
+_SMALL = 256 * 1024  # bytes up to which an upload is worked on in a millisecond or two: a thread would cost more
+_TELLING = (b"RIFF", b"FORM", b"fLaC", b"OggS")
+"""How files begin that soon say what they are. Where MPEG frames are looked for, a hostile file takes its time."""
 _RAW = ("audio/", "application/octet-stream")
 _FORMS = (
     "Send multipart/form-data with the sound in the field 'file', JSON with base64 in 'audio_data',"
     " or the file itself with an audio/* content type."
 )
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -65,9 +71,9 @@ async def read_upload(request: Request, settings: Settings, fixed: JobOptions | 
                 body, name, fields = await _multipart(request, limit)
             elif kind == "application/json":
                 text = await _collect(request, _base64_limit(limit))
-                body, fields = await asyncio.to_thread(_from_json, text, limit)
+                body, fields = await _apart(len(text) > _SMALL, _from_json, text, limit)
             elif kind.startswith(_RAW):
-                body, fields = bytes(await _collect(request, limit)), {}
+                body, fields = b"".join([chunk async for chunk in _chunks(request, limit)]), {}
             else:
                 raise UnsupportedMediaType(f"Content type {kind or '(none)'} is not accepted. {_FORMS}")
     except TimeoutError as error:
@@ -75,8 +81,14 @@ async def read_upload(request: Request, settings: Settings, fixed: JobOptions | 
     except ClientDisconnect as error:
         raise InvalidRequest("The connection was closed before the upload was complete.") from error
     options = fixed or _options(given | fields)
-    audio = await asyncio.to_thread(describe_audio, body, name, settings.audio_limits)
+    slow = len(body) > _SMALL or not body.startswith(_TELLING)
+    audio = await _apart(slow, describe_audio, body, name, settings.audio_limits)
     return Upload(body, audio, options)
+
+
+async def _apart(slow: bool, work: Callable[..., Answer], *arguments: Any) -> Answer:
+    """What is slow in a thread, so that it holds up nobody; the rest at once, so that it costs no thread."""
+    return await asyncio.to_thread(work, *arguments) if slow else work(*arguments)
 
 
 def describe_audio(body: bytes, name: str | None, limits: AudioLimits) -> AudioInfo:
@@ -116,7 +128,7 @@ async def _collect(request: Request, limit: int) -> bytearray:
 
 async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, dict[str, Any]]:
     parser = _InMemory(
-        request.headers, _chunks(request, limit + _ENVELOPE), max_files=2, max_fields=32, max_part_size=_ENVELOPE
+        request.headers, _chunks(request, limit + _ENVELOPE), max_files=2, max_fields=_MOST, max_part_size=_ENVELOPE
     )
     try:
         form = await parser.parse()
@@ -193,10 +205,14 @@ def _grouped(pairs: list[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _options(given: dict[str, Any]) -> JobOptions:
-    if isinstance(given.get("include"), str):
-        given["include"] = [part.strip() for part in given["include"].split(",") if part.strip()]
-    if isinstance(given.get("include"), list):
-        given["include"] = list(dict.fromkeys(map(str, given["include"])))
+    include = given.get("include")
+    if isinstance(include, str):
+        include = given["include"] = [part.strip() for part in include.split(",") if part.strip()]
+    parts = include if isinstance(include, list) else []
+    if max(len(given), len(parts)) > _MOST:  # of which pydantic would describe each
+        raise InvalidRequest(f"More than {_MOST} options or parts are not accepted.")
+    if parts:
+        given["include"] = list(dict.fromkeys(map(str, parts)))
     try:
         return JobOptions.model_validate(given)
     except ValidationError as error:

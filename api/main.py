@@ -8,12 +8,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import errors, page
+from api import direct, errors, page
 from api.gateway import Gateway
 from api.middleware import Measured
 from api.routes import evaluate, health, jobs, limits, models, pictures
 from shared.connection import connect_async
-from shared.queue import make_celery
 from shared.schemas import Problem
 from shared.settings import Settings
 from shared.store import AsyncJobStore
@@ -34,8 +33,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         client = connect_async(settings)
-        celery = make_celery(settings)
-        gateway = Gateway(settings, AsyncJobStore(client, settings), celery)
+        gateway = Gateway(settings, AsyncJobStore(client, settings))
         app.state.gateway = gateway
         chores = (gateway.changes.run(), gateway.changes.follow_queue(), gateway.reap())
         background = [asyncio.create_task(chore) for chore in chores]
@@ -44,13 +42,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             await _end(background)
             await client.aclose()
-            celery.close()
 
     app = FastAPI(
         title="Otoscope", version="1", description=DESCRIPTION, lifespan=lifespan,
         docs_url=None, redoc_url=None, swagger_ui_oauth2_redirect_url=None,
     )  # fmt: skip
     errors.install(app)
+    direct.install(app, jobs.direct)
     for room in (jobs, pictures, evaluate, models, limits, health):
         app.include_router(room.router)
     page.install(app)

@@ -1,24 +1,32 @@
-"""A stored job or result as JSON, MessagePack or NPZ. Arrays go from float16 to text without passing through lists."""
+"""A stored job or result as JSON, MessagePack or NPZ. A body is a list of pieces: a large one is never joined."""
 
+import asyncio
 import io
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import msgpack
 import numpy as np
-import orjson
-from numpy.typing import NDArray
+from fastapi import Response
+from starlette.responses import StreamingResponse
 
+from api.decimals import PIECE, dumps
 from shared.contract import Array, Result, unpack_result
 from shared.errors import NotAcceptable
 from shared.records import JobRecord
 from shared.schemas import Part
 
 JSON, MSGPACK, NPZ = "application/json", "application/msgpack", "application/x-npz"
-REPRESENTATIONS = (JSON, MSGPACK, NPZ)
+OF_RESULT = (JSON, MSGPACK, NPZ)
+OF_JOB = (JSON, MSGPACK)
+
+_QUICK = 64 * 1024
+"""Bytes of a packed result that become JSON in about a millisecond, where a thread would cost more than it saves."""
 
 
-def negotiate(accept: str | None) -> str:
-    """Which representation an Accept header asks for; JSON where it leaves the choice. Raises NotAcceptable."""
+def negotiate(accept: str | None, offered: tuple[str, ...]) -> str:
+    """Which of the representations an Accept header asks for; JSON where it leaves the choice. Raises NotAcceptable."""
     if not accept:
         return JSON
     best, best_quality = "", 0.0
@@ -31,25 +39,64 @@ def negotiate(accept: str | None) -> str:
                     quality = float(parameter[2:])
                 except ValueError:
                     quality = 0.0
-        offered = JSON if kind in ("*/*", "application/*") else kind
-        if offered in REPRESENTATIONS and quality > best_quality:
-            best, best_quality = offered, quality
+        wanted = JSON if kind in ("*/*", "application/*") else kind
+        if wanted in offered and quality > best_quality:
+            best, best_quality = wanted, quality
     if not best:
-        raise NotAcceptable(f"None of {accept} can be sent; {', '.join(REPRESENTATIONS)} can.")
+        raise NotAcceptable(f"None of {accept} can be sent; {', '.join(offered)} can.")
     return best
 
 
-def render_result(packed: bytes, kind: str) -> bytes:
+def respond(body: list[bytes], kind: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A body of that kind as an answer."""
+    if len(body) == 1:
+        return Response(body[0], status, headers, kind)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in body:
+            yield piece
+
+    length = {"Content-Length": str(sum(map(len, body)))}
+    return StreamingResponse(pieces(), status, {**(headers or {}), **length}, kind)
+
+
+async def render_result(packed: bytes, kind: str) -> list[bytes]:
     """A packed result in that representation. MessagePack is the stored form itself."""
     if kind == MSGPACK:
-        return packed
-    result = unpack_result(packed)
-    return _npz(result) if kind == NPZ else dumps(result_tree(result))
+        return [packed]
+    if kind == NPZ:
+        return [await asyncio.to_thread(_npz, packed)]
+    return await write(packed, result_tree)
 
 
-def dumps(tree: Any) -> bytes:
-    """JSON of a tree whose leaves may be numpy arrays."""
-    return orjson.dumps(tree, option=orjson.OPT_SERIALIZE_NUMPY)
+async def render_job(job: JobRecord, kind: str = JSON) -> list[bytes]:
+    """A job in that representation, with its result where the record has it."""
+    if kind == MSGPACK:
+        return _spliced({**job_tree(job), "result": None}, job.packed)
+    if job.packed is None:
+        return dumps({**job_tree(job), "result": None})
+    return await write(job.packed, lambda result: {**job_tree(job), "result": result_tree(result)})
+
+
+async def write(packed: bytes, tree: Callable[[Result], dict[str, Any]]) -> list[bytes]:
+    """JSON of what `tree` makes of a packed result."""
+
+    def written() -> list[bytes]:
+        return dumps(tree(unpack_result(packed)))
+
+    return written() if len(packed) <= _QUICK else await asyncio.to_thread(written)
+
+
+def _spliced(tree: dict[str, Any], packed: bytes | None) -> list[bytes]:
+    """MessagePack of a job whose last value, the result, is taken as it is stored."""
+    packer = msgpack.Packer(autoreset=False)
+    packer.pack_map_header(len(tree))
+    for key, value in tree.items():
+        packer.pack(key)
+        if key != "result" or packed is None:
+            packer.pack(value)
+    pieces = [packer.bytes(), packed or b""]
+    return pieces if len(pieces[1]) > PIECE else [b"".join(pieces)]
 
 
 def result_tree(result: Result) -> dict[str, Any]:
@@ -77,7 +124,7 @@ def result_tree(result: Result) -> dict[str, Any]:
     if result.channels:
         tree["channels"] = {name: array(values) for name, values in result.channels.items()}
     if result.waveform is not None:
-        low, high = readable(result.waveform)
+        low, high = result.waveform
         tree["waveform"] = {
             "min": low,
             "max": high,
@@ -93,20 +140,11 @@ def predictions(pairs: list[tuple[str, float]]) -> list[dict[str, Any]]:
 
 def array(values: Array) -> dict[str, Any]:
     """`ArrayJSON` with a numpy leaf."""
-    return {"shape": list(values.shape), "values": readable(values)}
+    return {"shape": list(values.shape), "values": values}
 
 
-def readable(values: Array) -> NDArray[np.float32]:
-    """float16 as the shortest decimals that still tell its values apart: four significant digits."""
-    wide = values.astype(np.float32)
-    with np.errstate(divide="ignore"):
-        digits = 3 - np.floor(np.log10(np.abs(wide)))
-    scale = np.power(10.0, np.clip(np.where(np.isfinite(digits), digits, 0), -4, 8))
-    return np.ascontiguousarray(np.round(wide * scale) / scale, dtype=np.float32)
-
-
-def job_tree(job: JobRecord, packed: bytes | None = None) -> dict[str, Any]:
-    """`Job` as JSON-ready values; the result is included where it is given."""
+def job_tree(job: JobRecord) -> dict[str, Any]:
+    """`Job` as JSON-ready values, but for its result."""
     base = f"/v1/jobs/{job.id}"
     links = {"self": base, "events": f"{base}/events"}
     if job.status == "succeeded":
@@ -125,20 +163,16 @@ def job_tree(job: JobRecord, packed: bytes | None = None) -> dict[str, Any]:
         ),
         "audio": job.audio.model_dump(),
         "links": links,
-        "result": result_tree(unpack_result(packed)) if packed is not None else None,
     }
-
-
-def render_job(job: JobRecord, packed: bytes | None = None) -> bytes:
-    return dumps(job_tree(job, packed))
 
 
 def _time(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds") if seconds is not None else None
 
 
-def _npz(result: Result) -> bytes:
+def _npz(packed: bytes) -> bytes:
     """Arrays under their names, maps as `maps/<layer>`, channels likewise; the rest as JSON text under `meta`."""
+    result = unpack_result(packed)
     arrays: dict[str, Any] = {f"maps/{layer}": values for layer, values in result.maps.items()}
     arrays |= {f"channels/{name}": values for name, values in result.channels.items()}
     for name in (Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM, Part.WAVEFORM, Part.FULL_SPECTROGRAM):
@@ -147,5 +181,5 @@ def _npz(result: Result) -> bytes:
     told = {*arrays, "maps", "channels", "waveform"}
     meta = {key: value for key, value in result_tree(result).items() if key not in told}
     file = io.BytesIO()
-    np.savez_compressed(file, meta=np.array(dumps(meta).decode()), **arrays)
+    np.savez_compressed(file, meta=np.array(b"".join(dumps(meta)).decode()), **arrays)
     return file.getvalue()

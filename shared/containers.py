@@ -143,7 +143,7 @@ def _wav(data: bytes, start: int) -> Header:
     for name, at, size in _chunks(data, start, "<"):
         if name == b"ds64":
             long_size = unpack_from("<Q", data, at + 8)[0]
-        elif name == b"fmt ":
+        elif name == b"fmt " and fmt is None:
             fmt = _wav_format(data, at, size)
         elif name == b"data":
             if fmt is None:

@@ -1,19 +1,23 @@
-"""The Celery configuration that both ends of the queue must share.
+"""The queue between gateway and worker: the Celery configuration of the worker, and the messages of the gateway.
 
 The timeouts decide how soon the jobs of a killed worker come back: kombu's defaults take an hour. Results are ours
 (`shared.store`), so Celery keeps none.
 """
 
+from base64 import b64decode, b64encode
 from typing import Any
 
 from celery import Celery
+from kombu.connection import Connection
+from kombu.transport import virtual
+from kombu.utils.json import dumps
 
-from shared.contract import QUEUE
+from shared import contract
 from shared.settings import Settings
 
 
 def make_celery(settings: Settings) -> Celery:
-    """A Celery app without tasks: enough to send, and what the worker adds its task to."""
+    """A Celery app without tasks: enough to write a message, and what the worker adds its task to."""
     app = Celery("otoscope", broker=settings.broker_url, set_as_current=False)
     app.conf.update(**_config(settings))
     return app
@@ -21,7 +25,7 @@ def make_celery(settings: Settings) -> Celery:
 
 def _config(settings: Settings) -> dict[str, Any]:
     return {
-        "task_default_queue": QUEUE,
+        "task_default_queue": contract.QUEUE,
         "task_ignore_result": True,
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
@@ -43,7 +47,50 @@ def _config(settings: Settings) -> dict[str, Any]:
             "socket_keepalive": True,
             "health_check_interval": 10,
         },
-        # A gateway that cannot reach the broker says so at once; the caller tries again.
-        "task_publish_retry": True,
-        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0.05, "interval_max": 0.05},
     }
+
+
+class Messages:
+    """What `send_task` would put into the queue for a job, as text, so that a script can put it there with the job.
+
+    Celery and kombu write one message, at start; in a copy of it each job's id takes the place of the first one's. The
+    id is the delivery tag, too: that has to be unique among messages, and a job has one message.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._sample = contract.new_job_id()
+        message = _sent(app, self._sample)
+        message["properties"]["delivery_tag"] = self._sample
+        self._body = b64decode(message["body"]).decode()
+        message["body"] = self._body_mark = f"body of {self._sample}"
+        self._text: str = dumps(message)  # type: ignore[no-untyped-call]
+
+    def of(self, job_id: str) -> str:
+        """The message that has a worker do this job."""
+        body = b64encode(self._body.replace(self._sample, job_id).encode()).decode()
+        return self._text.replace(self._body_mark, body).replace(self._sample, job_id)
+
+
+class _Channel(virtual.Channel):
+    """Keeps what kombu would push to Redis."""
+
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+        self.connection.kept = message
+
+    def _new_queue(self, queue: str, **_: Any) -> None:
+        pass
+
+    def _size(self, queue: str) -> int:
+        return 0
+
+
+class _Transport(virtual.Transport):
+    Channel = _Channel
+    kept: dict[str, Any]
+
+
+def _sent(app: Celery, job_id: str) -> dict[str, Any]:
+    """The message of a job as kombu hands it to its transport."""
+    with Connection(transport=_Transport) as connection:  # type: ignore[no-untyped-call]
+        app.send_task(contract.CLASSIFY, args=[job_id], task_id=job_id, connection=connection)
+        return dict(connection.transport.kept)

@@ -7,6 +7,9 @@ from shared import contract
 from shared.errors import BY_CODE, OtoscopeError
 from shared.schemas import AudioInfo, JobOptions, Timings
 
+FIELDS = ("status", "model", "audio", "created_at", "started_at", "finished_at", "timings", "error")
+"""Of a job's hash, what a record is made of."""
+
 
 @dataclass(frozen=True)
 class JobRecord:
@@ -15,14 +18,14 @@ class JobRecord:
     id: str
     status: str
     model: str
-    options: JobOptions
     audio: AudioInfo
     created_at: float
-    started_at: float | None
-    finished_at: float | None
-    timings: Timings
-    error: OtoscopeError | None
-    position: int | None  # in the queue, 1 is next
+    started_at: float | None = None
+    finished_at: float | None = None
+    timings: Timings = field(default_factory=Timings)
+    error: OtoscopeError | None = None
+    position: int | None = None  # in the queue, 1 is next
+    packed: bytes | None = None  # the result of one that has succeeded, where it was asked for
 
     @property
     def final(self) -> bool:
@@ -33,8 +36,12 @@ class JobRecord:
 class Submission:
     """What came of a submission: `created` is False where the idempotency key had been used for the same request."""
 
-    id: str
+    job: JobRecord
     created: bool
+
+    @property
+    def id(self) -> str:
+        return self.job.id
 
 
 @dataclass(frozen=True)
@@ -79,33 +86,29 @@ class Announcement:
     busy: int = 0  # jobs it holds
 
 
-def parse_record(job_id: str, stored: dict[bytes, bytes], rank: int | None) -> JobRecord:
-    """The hash of a job and its rank among the waiting as a JobRecord."""
-    fields = {name.decode(): value.decode() for name, value in stored.items()}
-
-    def seconds(name: str) -> float | None:
-        return float(fields[name]) if name in fields else None
-
-    created, started, finished = seconds("created_at") or 0.0, seconds("started_at"), seconds("finished_at")
-    timings = Timings.model_validate_json(fields.get("timings", "{}"))
-    if started is not None:
+def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, packed: bytes | None = None) -> JobRecord:
+    """The FIELDS of a job and its rank among the waiting as a JobRecord."""
+    status, model, audio, *times, measured, failure = (value or b"" for value in stored)
+    created, started, finished = (float(time) if time else None for time in times)
+    timings = Timings.model_validate_json(measured or b"{}")
+    if created is not None and started is not None:
         timings.queue = round(started - created, 6)
-    if finished is not None:
+    if created is not None and finished is not None:
         timings.total = round(finished - created, 6)
     error: OtoscopeError | None = None
-    if "error" in fields:
-        told = json.loads(fields["error"])
+    if failure:
+        told = json.loads(failure)
         error = BY_CODE.get(told["code"], OtoscopeError)(told["detail"])
     return JobRecord(
         id=job_id,
-        status=fields["status"],
-        model=fields["model"],
-        options=JobOptions.model_validate_json(fields["options"]),
-        audio=AudioInfo.model_validate_json(fields["audio"]),
-        created_at=created,
+        status=status.decode(),
+        model=model.decode(),
+        audio=AudioInfo.model_validate_json(audio),
+        created_at=created or 0.0,
         started_at=started,
         finished_at=finished,
         timings=timings,
         error=error,
         position=rank + 1 if rank is not None else None,
+        packed=packed,
     )

@@ -1,16 +1,25 @@
-"""The changes of state of a job, each one atomic step inside Redis. Used by `shared.store` alone.
+"""The changes of state of a job, each one atomic step inside Redis, and how a job is read. For `shared.store` alone.
 
-Time is Redis' own, so that clocks of different hosts never have to agree. Every script publishes the job's id after
-it changed something, and writes the change to the job's event stream before that.
+Time is Redis' own, so that clocks of different hosts never have to agree. Every change of a job that somebody may
+follow is written to the job's event stream and then published: the job's id and what became of it.
 
 Only SUBMIT is refused when Redis is at its memory limit: the others end jobs or bring them nearer to their end, which
 is what makes room again.
 """
 
+import json
+from typing import Any
+
+from shared import contract
+from shared.errors import OtoscopeError
+from shared.records import FIELDS
+from shared.settings import Settings
+
 _REFUSED_WHEN_FULL = "#!lua"
 _RUNS_WHEN_FULL = "#!lua flags=allow-oom"
+_READS = "#!lua flags=no-writes"
 
-# KEYS and ARGV begin alike in all of them: the job's own keys, then the lists.
+# KEYS and ARGV begin alike in all that change something: the job's own keys, then the lists; the job's id.
 _HEAD = """
 local job, audio, result, events, gone = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local waiting, open, changes = KEYS[6], KEYS[7], KEYS[8]
@@ -21,17 +30,23 @@ local function stamp() return string.format('%.6f', now) end
 local function tell(kind)
   redis.call('XADD', events, 'MAXLEN', 64, '*', 'kind', kind)
 end
-local function wake()
-  redis.call('PUBLISH', changes, id)
+local function wake(status)
+  redis.call('PUBLISH', changes, id .. ' ' .. status)
 end
 """
 
+# Storing and sending are one step, so that no job is without its message, whatever becomes of the gateway. Where the
+# script comes a second time, since its first answer was lost, the job is there, perhaps finished, and left as it is.
+# Nothing is published, since nobody follows a job that was not there.
 SUBMIT = (
     _REFUSED_WHEN_FULL
     + _HEAD
     + """
-local idem = KEYS[9]
-local body, record, deadline, ttl, gone_ttl, limit, lists_ttl, digest, prefix = unpack(ARGV, 2)
+local queue, idem = KEYS[9], KEYS[10]
+local body, message, model, options, described, deadline, ttl, gone_ttl, limit, lists_ttl, digest, prefix =
+  unpack(ARGV, 2)
+local created = redis.call('HGET', job, 'created_at')
+if created then return {'created', id, created, redis.call('ZRANK', waiting, id)} end
 if idem ~= '' then
   local before = redis.call('HMGET', idem, 'job', 'digest')
   -- A job that was forgotten or has expired is no answer to a repeat.
@@ -42,24 +57,49 @@ if idem ~= '' then
 end
 local depth = redis.call('ZCARD', open)
 if depth >= tonumber(limit) then return {'full', tostring(depth)} end
+created = stamp()
 redis.call('SET', audio, body, 'EX', ttl)
-redis.call('HSET', job, unpack(cjson.decode(record)))
-redis.call('HSET', job, 'status', 'queued', 'created_at', stamp(), 'attempts', 0)
+redis.call('HSET', job, 'status', 'queued', 'model', model, 'options', options, 'audio', described,
+  'created_at', created, 'attempts', 0)
 redis.call('EXPIRE', job, ttl)
 redis.call('SET', gone, '1', 'EX', gone_ttl)
 redis.call('ZADD', waiting, now, id)
 redis.call('ZADD', open, now + deadline, id)
-redis.call('EXPIRE', waiting, lists_ttl)
-redis.call('EXPIRE', open, lists_ttl)
 if idem ~= '' then
   redis.call('HSET', idem, 'job', id, 'digest', digest)
   redis.call('EXPIRE', idem, ttl)
 end
 tell('queued')
 redis.call('EXPIRE', events, ttl)
-wake()
-return {'created', id}
+redis.call('LPUSH', queue, message)
+for _, list in ipairs({waiting, open, queue}) do redis.call('EXPIRE', list, lists_ttl) end
+return {'created', id, created, redis.call('ZRANK', waiting, id)}
 """
+)
+
+# A job as it is at one moment: its record, its place among the waiting, its result and what happened to it after an
+# event, the last two where they are asked for; a number, whether there ever was such a job, where it is not there. Of a
+# large result its size alone is told: it would be copied on its way through a script, while Redis does nothing else.
+READ = (
+    _READS
+    + """
+local job, result, events, gone, waiting = unpack(KEYS)
+local id, with_result, after = unpack(ARGV)
+local record = redis.call('HMGET', job, FIELDS)
+local status = record[1]
+if not status then return redis.call('EXISTS', gone) end
+local packed = false
+if with_result ~= '' and status == 'succeeded' then
+  packed = redis.call('STRLEN', result)
+  if packed <= 131072 then packed = redis.call('GET', result) end
+end
+return {
+  record,
+  status == 'queued' and redis.call('ZRANK', waiting, id),
+  packed,
+  after ~= '' and redis.call('XRANGE', events, '(' .. after, '+'),
+}
+""".replace("FIELDS", ", ".join(map(repr, FIELDS)))
 )
 
 START = (
@@ -78,7 +118,7 @@ redis.call('ZREM', waiting, id)
 if redis.call('HINCRBY', job, 'attempts', 1) > max_attempts then return {'poison'} end
 redis.call('HSET', job, 'status', 'running', 'started_at', stamp(), 'worker', worker)
 tell('running')
-wake()
+wake('running')
 return {'run', found[2], found[3], tostring(now - found[4]), tostring(left), body}
 """
 )
@@ -93,6 +133,7 @@ local function finish(status, seconds)
   tell(status)
   tell('result')
   redis.call('EXPIRE', events, seconds)
+  wake(status)
 end
 """
 
@@ -112,9 +153,8 @@ if before ~= 'queued' and before ~= 'running' then return 'finished' end
 if packed ~= '' then redis.call('SET', result, packed, 'EX', ttl) end
 if failure ~= '' then redis.call('HSET', job, 'error', failure) end
 if timings ~= '' then redis.call('HSET', job, 'timings', timings) end
-finish(status, ttl)
 redis.call('SET', gone, '1', 'EX', gone_ttl)
-wake()
+finish(status, ttl)
 return 'stored'
 """
 )
@@ -129,25 +169,34 @@ local before = redis.call('HGET', job, 'status')
 if not before then return 'gone' end
 if before == 'queued' or before == 'running' then
   finish('cancelled', ttl)
-  wake()
   return 'cancelled'
 end
 redis.call('DEL', job, audio, result, events, gone)
-wake()
+wake('forgotten')
 return 'forgotten'
 """
 )
 
-# A submission whose message could not be sent: as if it had never been.
-WITHDRAW = (
-    _RUNS_WHEN_FULL
-    + _HEAD
-    + """
-redis.call('DEL', job, audio, result, events, gone)
-redis.call('ZREM', waiting, id)
-redis.call('ZREM', open, id)
-if KEYS[9] ~= '' then redis.call('DEL', KEYS[9]) end
-wake()
-return 'withdrawn'
-"""
-)
+
+def keys(job_id: str, *more: str) -> list[str]:
+    """KEYS of what changes a job."""
+    own = (contract.job_key, contract.audio_key, contract.result_key, contract.events_key, contract.gone_key)
+    return [*(key(job_id) for key in own), contract.WAITING, contract.OPEN, contract.CHANGES, *more]
+
+
+def read_keys(job_id: str) -> list[str]:
+    """KEYS of READ."""
+    own = (contract.job_key, contract.result_key, contract.events_key, contract.gone_key)
+    return [*(key(job_id) for key in own), contract.WAITING]
+
+
+def finish_args(settings: Settings, job_id: str, status: str, **values: str | bytes) -> list[Any]:
+    """ARGV of FINISH; `values` are `packed`, `failure` and `timings`."""
+    ttl = settings.result_ttl
+    parts = [values.get(name, "") for name in ("packed", "failure", "timings")]
+    return [job_id, status, *parts, ttl, ttl + settings.tombstone_ttl]
+
+
+def failure(error: OtoscopeError) -> str:
+    """An error as FINISH stores it."""
+    return json.dumps({"code": error.code, "detail": error.detail})

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -104,11 +104,15 @@ class Settings(BaseSettings):
 
     @property
     def broker_url(self) -> str:
-        """The same server in kombu's spelling."""
+        """The same server and database in kombu's spelling."""
         parts = urlsplit(self.redis_url)
-        if parts.scheme != "unix":
+        options = dict(parse_qsl(parts.query))
+        database = options.pop("db", None)
+        if parts.scheme == "unix":
+            return f"redis+socket://{quote(unquote(parts.path))}?virtual_host={database or 0}"
+        if database is None:
             return self.redis_url
-        return f"redis+socket://{quote(unquote(parts.path))}?virtual_host=0"
+        return parts._replace(path=f"/{database}", query=urlencode(options)).geturl()
 
     @property
     def model_names(self) -> tuple[str, ...]:

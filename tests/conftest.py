@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from shared.contract import QUEUE
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,7 +116,8 @@ PYTHON = sys.executable
 
 @pytest.fixture
 def redis_keys(redis_socket: Path) -> Iterator[Callable[[], set[bytes]]]:
-    """All keys there are now, but for the one in which kombu remembers its queues."""
+    """All keys there are now, but for the queue, which keeps the messages of jobs that are gone until a worker sees
+    them, and what kombu remembers of it."""
     client = redis.Redis(unix_socket_path=str(redis_socket))
-    yield lambda: {key for key in client.scan_iter() if not key.startswith(b"_kombu")}
+    yield lambda: {key for key in client.scan_iter() if key != QUEUE.encode() and not key.startswith(b"_kombu")}
     client.close()

@@ -1,6 +1,5 @@
 """/evaluate: the contract of the older systems, synchronous, so that clients written for them work unchanged."""
 
-import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -8,8 +7,8 @@ from fastapi import APIRouter, Query, Request, Response
 from api.errors import responses
 from api.gateway import Here
 from api.ingest import read_upload
-from api.render import JSON, array, dumps, predictions, readable
-from shared.contract import unpack_result
+from api.render import JSON, array, predictions, respond, write
+from shared.contract import Result
 from shared.errors import DeadlineExceeded, JobCancelled
 from shared.records import JobRecord
 from shared.schemas import EvaluateRequest, EvaluateResponse, JobOptions, Part
@@ -40,13 +39,10 @@ async def evaluate(
 ) -> Response:
     """Base64 audio in, top-3 predictions, every feature map, spectrogram and waveform out."""
     upload = await read_upload(request, gateway.settings, fixed=JobOptions(top_k=3, include=_PARTS))
-    submission = await gateway.submit(upload)
-    job = await gateway.wait(submission.id, gateway.settings.max_wait, until_final=True)
-    packed = await gateway.result(job)
-    if packed is None:
+    job = await gateway.submit_and_wait(upload, gateway.settings.max_wait)
+    if job.packed is None:
         raise await _failure(gateway, job)
-    body = await asyncio.to_thread(_render, packed, spelling == "old")
-    return Response(body, media_type=JSON)
+    return respond(await write(job.packed, lambda result: _tree(result, spelling == "old")), JSON)
 
 
 async def _failure(gateway: Here, job: JobRecord) -> Exception:
@@ -58,8 +54,7 @@ async def _failure(gateway: Here, job: JobRecord) -> Exception:
     return DeadlineExceeded(f"No answer within {gateway.settings.max_wait:g} s; use /v1/jobs for what takes longer.")
 
 
-def _render(packed: bytes, old: bool) -> bytes:
-    result = unpack_result(packed)
+def _tree(result: Result, old: bool) -> dict[str, Any]:
     if result.spectrogram is None or result.waveform is None:
         raise ValueError("the worker left out a part that was asked for")
     spectrogram = array(result.spectrogram)
@@ -69,14 +64,14 @@ def _render(packed: bytes, old: bool) -> bytes:
         "input_spectrogram": spectrogram,
         "waveform": {
             # Minimum and maximum of each stretch in turn: a line through them fills the envelope.
-            "values": readable(result.waveform.T.reshape(-1)),
+            "values": result.waveform.T.reshape(-1),
             "sample_rate": result.sample_rate,
             "duration": result.duration,
         },
     }
     if old:
         tree["input_spectogram"] = spectrogram
-    return dumps(tree)
+    return tree
 
 
 SCHEMAS = (EvaluateRequest,)

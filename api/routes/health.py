@@ -3,8 +3,9 @@
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from api.decimals import dumps
 from api.gateway import Here
-from api.render import JSON, dumps
+from api.render import JSON, respond
 from shared.errors import StoreUnavailable
 from shared.schemas import Live, Ready
 
@@ -23,7 +24,7 @@ async def live() -> Live:
 async def ready(gateway: Here) -> Response:
     """Redis answers, and at least one worker has run a forward pass and is still there."""
     said = await gateway.ready()
-    return Response(dumps(said), 200 if said["status"] == "ready" else 503, media_type=JSON)
+    return respond(dumps(said), JSON, 200 if said["status"] == "ready" else 503)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

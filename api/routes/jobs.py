@@ -1,22 +1,25 @@
 """/v1/jobs: submit, read, follow, cancel."""
 
-import asyncio
 import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
+from starlette.datastructures import Headers
 
+from api.direct import parameter
 from api.errors import responses
 from api.events import job_events, resume_point
-from api.gateway import Gateway, Here
+from api.gateway import Here, current
 from api.ingest import read_upload
-from api.render import JSON, REPRESENTATIONS, negotiate, render_job, render_result
+from api.render import JSON, MSGPACK, OF_JOB, OF_RESULT, negotiate, render_job, render_result, respond
 from shared.errors import InvalidRequest
 from shared.records import JobRecord
 from shared.schemas import Job, JobOptions, JobRequest, Part, ResultJSON
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+direct = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+"""Of `api.direct`: what is asked for every job."""
 
 _AUDIO_ERRORS = (
     "audio_empty", "not_audio", "audio_unsupported", "audio_truncated", "audio_corrupt", "audio_too_short",
@@ -24,12 +27,12 @@ _AUDIO_ERRORS = (
 )  # fmt: skip
 _BUSY = ("queue_full", "not_ready", "store_unavailable")
 _MISSING = ("job_not_found", "job_expired", "store_unavailable")
+_LONGEST_KEY = 256
+_JOB = parameter("job_id", "path", "as the submission answered it", type="string")
 
-Wait = Annotated[float, Query(ge=0, description="Seconds to hold the line for a change; cut to the server's limit.")]
 
-
-def _body() -> dict[str, Any]:
-    """The three forms of a submission, for OpenAPI: the body is read by hand, under limits."""
+def _asked() -> dict[str, Any]:
+    """A submission, for OpenAPI: its parameters and its three forms; the body is read by hand, under limits."""
     options = JobOptions.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
     parts = f"comma-separated: {', '.join(Part)}"
     options["include"] = {"type": "string", "description": parts, "examples": ["maps,spectrogram"]}
@@ -41,6 +44,13 @@ def _body() -> dict[str, Any]:
     example = {"audio_data": "UklGRiQAAABXQVZFZm10IBAAAAABAAEA…", "top_k": 3, "include": ["spectrogram"]}
     binary = {"schema": {"type": "string", "format": "binary"}}
     return {
+        "parameters": [
+            parameter("prefer", "header", "`wait=10` (RFC 7240): answer 200 if done by then", type="string"),
+            parameter(
+                "idempotency-key", "header", "A repeat with the same key returns the first job", type="string",
+                maxLength=_LONGEST_KEY,
+            ),
+        ],
         "requestBody": {
             "required": True,
             "content": {
@@ -51,70 +61,87 @@ def _body() -> dict[str, Any]:
                 },
                 "audio/*": binary,
             },
-        }
-    }
+        },
+    }  # fmt: skip
 
 
-@router.post(
+_PACKED: dict[str, Any] = {"content": {MSGPACK: {"schema": {"type": "string", "format": "binary"}}}}
+
+
+@direct.post(
     "",
     status_code=202,
     response_model=Job,
-    openapi_extra=_body(),
+    openapi_extra=_asked(),
     responses={
-        200: {"model": Job, "description": "The finished job, where `Prefer: wait` was quick enough"},
+        200: {"model": Job, "description": "The finished job, where `Prefer: wait` was quick enough", **_PACKED},
+        202: _PACKED,
         **responses(
             *_AUDIO_ERRORS, "invalid_request", "invalid_base64", "unsupported_media_type", "payload_too_large",
-            "request_timeout", "model_not_found", "idempotency_conflict", *_BUSY,
+            "request_timeout", "model_not_found", "idempotency_conflict", "not_acceptable", *_BUSY,
         ),
     },
 )  # fmt: skip
-async def submit(
-    request: Request,
-    gateway: Here,
-    prefer: Annotated[str | None, Header(description="`wait=10` (RFC 7240): answer 200 if done by then")] = None,
-    idempotency_key: Annotated[
-        str | None, Header(max_length=256, description="A repeat with the same key returns the first job")
-    ] = None,
-) -> Response:
+async def submit(request: Request) -> Response:
     """Submit one sound as a form field, as base64 in JSON, or as the body itself.
 
     The options `model`, `top_k`, `include`, `window` and `layer` may be form fields, JSON keys or query parameters.
     """
-    wait = _preferred_wait(prefer)
+    gateway, asked = current(request), request.headers
+    kind, wait, key = negotiate(asked.get("accept"), OF_JOB), _preferred_wait(asked.get("prefer")), _key(asked)
     upload = await read_upload(request, gateway.settings)
-    submission = await gateway.submit(upload, idempotency_key)
-    headers = {"Location": f"/v1/jobs/{submission.id}"}
+    headers: dict[str, str] = {}
     if wait is None:
-        job = await gateway.store.get(submission.id)
+        job = (await gateway.submit(upload, key)).job
     else:
         headers["Preference-Applied"] = f"wait={wait:g}"
-        job = await gateway.wait(submission.id, wait, until_final=True)
+        job = await gateway.submit_and_wait(upload, wait, key)
+    headers["Location"] = f"/v1/jobs/{job.id}"
     if job.final and wait is not None:
-        return await _answer(gateway, job, 200, headers)
+        return await _answer(job, kind, 200, headers)
     headers["Retry-After"] = "1"
-    return await _answer(gateway, job, 202, headers)
+    return await _answer(job, kind, 202, headers)
 
 
-@router.get("/{job_id}", response_model=Job, responses=responses(*_MISSING, "invalid_request"))
-async def read(gateway: Here, job_id: str, wait: Wait = 0.0) -> Response:
+@direct.get(
+    "/{job_id}",
+    response_model=Job,
+    openapi_extra={
+        "parameters": [
+            _JOB,
+            parameter(
+                "wait", "query", "Seconds to hold the line for a change; cut to the server's limit.", type="number",
+                minimum=0, default=0.0,
+            ),
+        ]
+    },
+    responses={200: _PACKED, **responses(*_MISSING, "invalid_request", "not_acceptable")},
+)  # fmt: skip
+async def read(request: Request) -> Response:
     """The job as it is now, with its result once it has succeeded; `?wait=10` holds the line until it changes."""
-    job = await gateway.wait(job_id, wait, until_final=False) if wait else await gateway.store.get(job_id)
-    return await _answer(gateway, job, 200, {})
+    gateway, job_id = current(request), request.path_params["job_id"]
+    kind, wait = negotiate(request.headers.get("accept"), OF_JOB), _wait(request.query_params.get("wait"))
+    if wait:
+        job = await gateway.wait(job_id, wait, until_final=False)
+    else:
+        job = await gateway.store.get(job_id, with_result=True)
+    return await _answer(job, kind, 200, {})
 
 
-@router.get(
+@direct.get(
     "/{job_id}/result",
     response_model=ResultJSON,
+    openapi_extra={"parameters": [_JOB]},
     responses={
-        200: {"content": {kind: {} for kind in REPRESENTATIONS if kind != JSON}},
+        200: {"content": {kind: {} for kind in OF_RESULT if kind != JSON}},
         **responses(*_MISSING, "result_not_ready", "not_acceptable"),
     },
 )
-async def result(gateway: Here, job_id: str, accept: Annotated[str | None, Header()] = None) -> Response:
+async def result(request: Request) -> Response:
     """The result alone, as JSON, MessagePack or NPZ by `Accept`."""
-    kind = negotiate(accept)
-    body = await asyncio.to_thread(render_result, await gateway.finished(job_id), kind)
-    return Response(body, media_type=kind, headers={"Vary": "Accept"})
+    kind = negotiate(request.headers.get("accept"), OF_RESULT)
+    body = await render_result(await current(request).finished(request.path_params["job_id"]), kind)
+    return respond(body, kind, headers={"Vary": "Accept"})
 
 
 @router.get(
@@ -162,11 +189,26 @@ async def cancel(gateway: Here, job_id: str) -> Response:
     return Response(status_code=204)
 
 
-async def _answer(gateway: Gateway, job: JobRecord, status: int, headers: dict[str, str]) -> Response:
-    packed = await gateway.result(job)
-    # Without a result the document is a few hundred bytes: a thread would cost more than it saves.
-    body = render_job(job) if packed is None else await asyncio.to_thread(render_job, job, packed)
-    return Response(body, status, {"Cache-Control": "no-store", **headers}, JSON)
+async def _answer(job: JobRecord, kind: str, status: int, headers: dict[str, str]) -> Response:
+    body = await render_job(job, kind)
+    return respond(body, kind, status, {"Cache-Control": "no-store", "Vary": "Accept", **headers})
+
+
+def _key(headers: Headers) -> str | None:
+    key = headers.get("idempotency-key")
+    if key and len(key) > _LONGEST_KEY:
+        raise InvalidRequest(f"Idempotency-Key: {len(key)} characters; {_LONGEST_KEY} are accepted.")
+    return key
+
+
+def _wait(asked: str | None) -> float:
+    try:
+        seconds = float(asked or 0.0)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise InvalidRequest(f"wait: must be a number of seconds, not {asked!r}.")
+    return seconds
 
 
 def _preferred_wait(prefer: str | None) -> float | None:

@@ -1,21 +1,14 @@
 """The event stream: every change once, in order, `result` last, resumable."""
 
-import asyncio
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
 
 import httpx
 import pytest
 
-from api.changes import Changes
-from api.events import FROM_START, job_events
-from shared import records
 from shared.errors import InferenceFailed
-from shared.schemas import AudioInfo, JobOptions, Timings
-from shared.store import AsyncJobStore
 from tests.api.conftest import StandInWorker, wav
 
 Event = tuple[str, str, dict[str, object]]  # id or nothing, event, data
@@ -138,35 +131,6 @@ def test_nothing_is_lost_between_reading_and_subscribing(http: httpx.Client, bus
     """Jobs that finish at any moment around the opening of their stream: the result arrives each time."""
     for _ in range(60):
         assert states(read(http, submit(http)))[-1] == WHOLE[-1]
-
-
-def test_an_end_between_two_readings_is_told() -> None:
-    """A job that ends after its events were read and before its record was: the events are read once more."""
-    job = records.JobRecord(
-        id="j", status="succeeded", model="tiny", options=JobOptions(),
-        audio=AudioInfo(bytes=1, container="WAV", codec="PCM 16 bit"),
-        created_at=0, started_at=1, finished_at=2, timings=Timings(), error=None, position=None,
-    )  # fmt: skip
-
-    class Store:
-        """Nothing new at the first reading, though the job has ended by then."""
-
-        readings = iter([[], [records.Event("1-0", "succeeded"), records.Event("2-0", "result")]])
-
-        async def events(self, job_id: str, after: str) -> list[records.Event]:
-            return next(self.readings)
-
-        async def get(self, job_id: str) -> records.JobRecord:
-            return job
-
-        async def result(self, job_id: str) -> None:
-            return None
-
-    async def told() -> list[Any]:
-        store = cast(AsyncJobStore, Store())
-        return [event.event async for event in job_events(store, Changes(store), "j", FROM_START, 1.0)]
-
-    assert asyncio.run(told()) == ["status", "result"]
 
 
 def test_silence_is_broken_by_comments(start_gateway: Callable[..., httpx.Client], worker: StandInWorker) -> None:

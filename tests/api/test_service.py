@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from api.errors import STATUS
+from api.render import OF_JOB, OF_RESULT, negotiate
 from shared.errors import BY_CODE
 from shared.schemas import Limits, ModelList, Ready
 from shared.settings import Settings
@@ -106,7 +107,12 @@ def test_openapi_describes_forms_errors_and_schemas(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     submit = document["paths"]["/v1/jobs"]["post"]
     assert set(submit["requestBody"]["content"]) == {"multipart/form-data", "application/json", "audio/*"}
-    assert {"200", "202", "413", "415", "422", "429", "503"} <= set(submit["responses"])
+    assert {"200", "202", "406", "413", "415", "422", "429", "503"} <= set(submit["responses"])
+    read = document["paths"]["/v1/jobs/{job_id}"]["get"]
+    named = {(parameter["in"], parameter["name"]) for parameter in submit["parameters"] + read["parameters"]}
+    assert named == {("header", "prefer"), ("header", "idempotency-key"), ("path", "job_id"), ("query", "wait")}
+    for answer in (submit["responses"]["200"], submit["responses"]["202"], read["responses"]["200"]):
+        assert {"application/json", "application/msgpack"} <= set(answer["content"])
     schemas = document["components"]["schemas"]
     references = set(re.findall(r'"#/components/schemas/([^"]+)"', http.get("/openapi.json").text))
     assert references <= set(schemas), references - set(schemas)
@@ -150,6 +156,4 @@ def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
 @pytest.mark.parametrize("accept", [None, "*/*", "application/*", "text/html, */*;q=0.1"])
 def test_json_is_what_undecided_clients_get(accept: str | None) -> None:
     """Browsers and curl get JSON."""
-    from api.render import negotiate
-
-    assert negotiate(accept) == "application/json"
+    assert negotiate(accept, OF_RESULT) == negotiate(accept, OF_JOB) == "application/json"

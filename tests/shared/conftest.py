@@ -1,14 +1,16 @@
 """Both halves of the store on one database, the gateway's called as if it were synchronous."""
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 import redis
 
 from shared.connection import connect, connect_async
+from shared.contract import QUEUE
 from shared.records import Work
 from shared.schemas import AudioInfo, JobOptions, Timings
 from shared.settings import Settings
@@ -53,8 +55,14 @@ class Stores:
     def status(self, job_id: str) -> str:
         return self.run(self.gateway.get(job_id)).status
 
+    def messages(self) -> list[str]:
+        """The ids of the jobs whose messages wait in the queue, the next one first."""
+        waiting = cast("list[bytes]", self.raw.lrange(QUEUE, 0, -1))
+        return [json.loads(text)["headers"]["id"] for text in reversed(waiting)]
+
     def kinds(self, job_id: str, after: str = "0-0") -> list[str]:
-        return [event.kind for event in self.run(self.gateway.events(job_id, after))]
+        events, _ = self.run(self.gateway.follow(job_id, after))
+        return [event.kind for event in events]
 
 
 @pytest.fixture

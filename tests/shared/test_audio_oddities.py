@@ -42,6 +42,11 @@ def test_wav_with_a_larger_format_chunk() -> None:
     same(riff(fmt, chunk(b"data", PCM)))
 
 
+def test_wav_with_a_second_format_chunk() -> None:
+    """The first counts, and the others are not even read: ten thousand of them would take their time."""
+    same(riff(wav_format(RATE), wav_format(48_000), chunk(b"fmt ", b""), chunk(b"data", PCM)))
+
+
 def test_wav_whose_outer_size_is_wrong() -> None:
     """The size in the first eight bytes is often stale; the chunks count."""
     file = riff(wav_format(RATE), chunk(b"data", PCM))

@@ -61,9 +61,8 @@ def test_the_gateway_is_told_soon_that_redis_is_gone(server: OwnServer) -> None:
                 lambda: store.get(job_id),
                 lambda: store.result(job_id),
                 lambda: store.cancel(job_id),
-                lambda: store.withdraw(job_id, None),
-                lambda: store.events(job_id, "0-0"),
-                lambda: store.watch(lambda job: None),
+                lambda: store.follow(job_id, "0-0"),
+                lambda: store.watch(lambda job, status: None),
                 store.load,
                 store.workers,
                 store.cards,
@@ -119,16 +118,17 @@ def test_the_worker_outlasts_a_restart_of_redis(server: OwnServer) -> None:
 
 def test_a_watcher_survives_silence(settings: Settings) -> None:
     """Hours without a change are no lost connection; the next change is still heard."""
-    heard: list[str | None] = []
+    heard: list[tuple[str | None, str]] = []
 
     async def use() -> None:
         async with connect_async(settings) as client:
             client.connection_pool.connection_kwargs["socket_timeout"] = 0.2
-            watching = asyncio.create_task(AsyncJobStore(client, settings).watch(heard.append))
+            store = AsyncJobStore(client, settings)
+            watching = asyncio.create_task(store.watch(lambda *news: heard.append(news)))
             while not heard:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.6)
-            await client.publish(CHANGES, "job")
+            await client.publish(CHANGES, "job running")
             while len(heard) < 2:
                 assert not watching.done(), watching.exception()
                 await asyncio.sleep(0.01)
@@ -137,30 +137,55 @@ def test_a_watcher_survives_silence(settings: Settings) -> None:
                 await watching
 
     asyncio.run(asyncio.wait_for(use(), 20))
-    assert heard == [None, "job"]
+    assert heard == [(None, ""), ("job", "running")]
 
 
 def test_a_watcher_hears_every_change(stores: Stores) -> None:
-    """First None, since some may have been missed, then the id of each job that changes."""
-    heard: list[str | None] = []
+    """First None, since some may have been missed, then the id of each job that changes and what it has become."""
+    heard: list[tuple[str | None, str]] = []
 
-    async def use() -> str:
-        watching = asyncio.create_task(stores.gateway.watch(heard.append))
+    async def use() -> list[str]:
+        watching = asyncio.create_task(stores.gateway.watch(lambda *news: heard.append(news)))
         while not heard:
             await asyncio.sleep(0.01)
-        job_id = (await stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound")).id
-        await asyncio.to_thread(stores.start, job_id)
-        await asyncio.to_thread(stores.succeed, job_id)
-        await stores.gateway.cancel(job_id)
-        while len(heard) < 5:
+        job_ids = [(await stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound")).id for _ in range(3)]
+        for job_id in job_ids[:2]:
+            await asyncio.to_thread(stores.start, job_id)
+        await asyncio.to_thread(stores.succeed, job_ids[0])
+        await asyncio.to_thread(stores.worker.fail, job_ids[1], JobNotFound("no"))
+        for job_id in (job_ids[0], job_ids[2]):
+            await stores.gateway.cancel(job_id)
+        while len(heard) < 7:
             await asyncio.sleep(0.01)
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
-        return job_id
+        return job_ids
 
-    job_id = stores.run(asyncio.wait_for(use(), 20))
-    assert heard == [None] + [job_id] * 4
+    first, second, third = stores.run(asyncio.wait_for(use(), 20))
+    assert heard == [
+        (None, ""), (first, "running"), (second, "running"), (first, "succeeded"), (second, "failed"),
+        (first, "forgotten"), (third, "cancelled"),
+    ]  # fmt: skip
+
+
+def test_a_watcher_that_was_cut_off_is_told_to_look_again(stores: Stores) -> None:
+    """Whether its connection is renewed by redis-py or by us: what was published meanwhile was heard by nobody."""
+    heard: list[tuple[str | None, str]] = []
+
+    async def use() -> None:
+        watching = asyncio.create_task(stores.gateway.watch(lambda *news: heard.append(news)))
+        for times in range(1, 4):
+            while len(heard) < times:
+                assert not watching.done(), watching.exception()
+                await asyncio.sleep(0.01)
+            assert stores.raw.client_kill_filter(_type="pubsub") == 1
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+
+    stores.run(asyncio.wait_for(use(), 20))
+    assert heard == [(None, "")] * 3
 
 
 def test_more_callers_than_connections_wait_their_turn(settings: Settings) -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -27,7 +28,7 @@ def test_a_job_goes_from_its_submission_to_its_result(stores: Stores) -> None:
     options = JobOptions(top_k=3, include=(Part.MAPS, Part.CAM), window=2)
     job_id = stores.submit(b"\0\xff sound", options=options)
     queued = stores.run(stores.gateway.get(job_id))
-    assert (queued.status, queued.model, queued.options, queued.audio) == ("queued", "tiny", options, AUDIO)
+    assert (queued.status, queued.model, queued.audio) == ("queued", "tiny", AUDIO)
     assert (queued.position, queued.started_at, queued.final) == (1, None, False)
 
     work = stores.start(job_id)
@@ -47,7 +48,9 @@ def test_a_job_goes_from_its_submission_to_its_result(stores: Stores) -> None:
     assert done.timings.total is not None
     assert done.timings.queue is not None
     assert done.timings.total >= done.timings.queue >= 0
+    assert done.packed is None, "it was not asked for"
     assert stores.run(stores.gateway.result(job_id)) == b"\x80packed\0"
+    assert stores.run(stores.gateway.get(job_id, with_result=True)) == replace(done, packed=b"\x80packed\0")
 
 
 def test_an_upload_is_deleted_when_its_job_ends(stores: Stores) -> None:
@@ -212,10 +215,33 @@ def test_events_are_in_order_and_end_with_the_result(stores: Stores) -> None:
     job_id = stores.submit()
     stores.start(job_id)
     stores.succeed(job_id)
-    events = stores.run(stores.gateway.events(job_id, "0-0"))
+    events, job = stores.run(stores.gateway.follow(job_id, "0-0"))
     assert [event.kind for event in events] == ["queued", "running", "succeeded", "result"]
+    assert (job.status, job.packed) == ("succeeded", None)
     for at, event in enumerate(events):
-        assert stores.run(stores.gateway.events(job_id, event.id)) == events[at + 1 :]
+        later, job = stores.run(stores.gateway.follow(job_id, event.id, with_result=True))
+        assert (later, job.packed) == (events[at + 1 :], b"result")
+
+
+def test_events_and_record_are_of_one_moment(stores: Stores) -> None:
+    """Read while jobs end: whoever sees the end in the record sees all of the stream, and the result."""
+    jobs = [stores.submit() for _ in range(50)]
+
+    def work() -> None:
+        for job_id in jobs:
+            stores.start(job_id)
+            stores.succeed(job_id)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    for job_id in jobs:
+        status = "queued"
+        while status != "succeeded":
+            events, job = stores.run(stores.gateway.follow(job_id, "0-0", with_result=True))
+            status, kinds = job.status, ["queued", "running", "succeeded", "result"]
+            assert [event.kind for event in events] == (kinds if job.final else kinds[: kinds.index(status) + 1])
+            assert (job.packed == b"result") == job.final
+    thread.join()
 
 
 @pytest.mark.parametrize("how", ["failed", "cancelled"])

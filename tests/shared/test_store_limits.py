@@ -33,13 +33,14 @@ def test_a_full_queue_refuses_at_once(open_stores: Open) -> None:
 
 
 def test_a_refused_submission_leaves_nothing(open_stores: Open, redis_keys: Keys) -> None:
-    """429 costs no memory."""
+    """429 costs no memory, and no worker hears of it."""
     stores = open_stores(queue_limit=1)
-    stores.submit()
+    first = stores.submit()
     before = redis_keys()
     with pytest.raises(QueueFull):
         stores.submit(token="again")
     assert redis_keys() == before
+    assert stores.messages() == [first]
 
 
 def test_uploads_are_refused_before_redis_is_full(stores: Stores) -> None:
@@ -57,7 +58,7 @@ def test_uploads_are_refused_before_redis_is_full(stores: Stores) -> None:
 def test_jobs_still_end_when_redis_is_full(open_stores: Open) -> None:
     """At the memory limit new uploads are refused, and everything that makes room goes on."""
     stores = open_stores(redis_memory_share=1.0)
-    started, queued, cancelled, withdrawn = (stores.submit(bytes(10_000)) for _ in range(4))
+    started, queued, cancelled = (stores.submit(bytes(10_000)) for _ in range(3))
     stores.start(started)
     stores.run(stores.gateway.load())  # has read the memory's share a moment ago, so that Redis itself must refuse
     try:
@@ -66,7 +67,6 @@ def test_jobs_still_end_when_redis_is_full(open_stores: Open) -> None:
             stores.submit()
         assert stores.succeed(started)
         assert stores.run(stores.gateway.cancel(cancelled)) == "cancelled"
-        stores.run(stores.gateway.withdraw(withdrawn, None))
         stores.start(queued)
         assert stores.worker.fail(queued, AudioCorrupt("no"))
     finally:
@@ -125,7 +125,7 @@ def test_no_key_is_without_an_end(stores: Stores, redis_keys: Keys, how: str) ->
     """Whatever becomes of a job, all its keys expire by themselves; the tombstone lasts longest."""
     job_id = stores.submit(token="key")
     _end(stores, how, job_id)
-    lives = {key.decode(): stores.raw.ttl(key) for key in redis_keys()}
+    lives = {key.decode(): stores.raw.ttl(key) for key in redis_keys() | {contract.QUEUE.encode()}}
     assert all(seconds > 0 for seconds in lives.values()), lives
     own = {name: seconds for name, seconds in lives.items() if job_id in name}
     assert max(own, key=lambda name: own[name]) == contract.gone_key(job_id)
@@ -133,14 +133,6 @@ def test_no_key_is_without_an_end(stores: Stores, redis_keys: Keys, how: str) ->
     if how not in ("queued", "running"):
         assert own.pop(contract.gone_key(job_id)) >= kept + stores.settings.tombstone_ttl - 1
         assert all(kept - 2 <= seconds <= kept for seconds in own.values()), own
-
-
-def test_a_withdrawn_submission_was_never_there(stores: Stores, redis_keys: Keys) -> None:
-    """A job whose message could not be sent leaves nothing, and its key can be used again."""
-    job_id = stores.submit(token="key")
-    stores.run(stores.gateway.withdraw(job_id, "key"))
-    assert redis_keys() == set()
-    assert stores.run(stores.gateway.submit("tiny", JobOptions(), AUDIO, b"other", "key")).created
 
 
 def test_simultaneous_repeats_make_one_job(stores: Stores) -> None:

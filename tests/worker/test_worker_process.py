@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.contract import CLASSIFY, job_key, unpack_result
-from shared.queue import make_celery
+from shared.contract import job_key, unpack_result
 from shared.schemas import JobOptions
 from shared.settings import Settings
 from tests.conftest import PYTHON, ROOT, start_server, write_tiny_model
@@ -44,8 +43,6 @@ class House:
             visibility_timeout=VISIBILITY,
         )  # fmt: skip
         self.stores = Stores(self.settings, stack)
-        self._celery = make_celery(self.settings)
-        stack.callback(self._celery.close)
         self._workers: list[subprocess.Popen[bytes]] = []
         stack.callback(self.end)
 
@@ -78,9 +75,7 @@ class House:
 
     def submit(self, sound: bytes = SOUND, model: str = "tiny") -> str:
         """As the gateway does it."""
-        job_id = self.stores.submit(sound, model, JobOptions())
-        self._celery.send_task(CLASSIFY, args=[job_id], task_id=job_id)
-        return job_id
+        return self.stores.submit(sound, model, JobOptions())
 
     def submit_held(self, worker: subprocess.Popen[bytes]) -> tuple[str, int]:
         """A job that this worker, the only one, has taken and cannot finish, since its decode process is stopped."""
