@@ -1,10 +1,10 @@
 """What the gateway can do when the worker is not what limits it: jobs that are there are read again and again.
 
-    .venv/bin/python bench/gateway.py [--reads status result msgpack maps health] [--callers 16]
+    .venv/bin/python bench/gateway.py [--reads status maps ...] [--callers 16]
 
-Starts a stack of its own, has it classify some sounds, asks for them with so many callers at a time, and ends it. Prints
-a table and one line of JSON: answers a second, latency, the CPU of gateway and Redis for each, and how many answers a
-second one core of the gateway's own would therefore give. Ends with status 1 where an answer was not 200.
+Starts a stack of its own, has it classify some sounds, asks for them with so many callers at a time, and ends it.
+Prints a table and one line of JSON: answers a second, latency, the CPU of gateway and Redis for each, and how many
+answers a second one core of the gateway's own would therefore give. Ends with status 1 where an answer was not 200.
 """
 
 import argparse

@@ -1,0 +1,101 @@
+"""What every peer serves, so that only the serving differs: a sound file in, the five likeliest classes out.
+
+Written from public parts (soundfile, torchaudio, eager PyTorch) as whoever uses such a framework would, not from
+Otoscope's own engine; only the network and its arithmetic are the same. The environment says where the model lies and
+which port to listen on.
+"""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from worker.model.checkpoint import load_model, read_config
+from worker.model.precision import autocast
+from worker.model.torchaudio_compat import torchaudio
+
+PROCESSES = 2  # that hold the model, of one thread each
+BATCH = 8
+WAIT = 0.005  # seconds a batch waits to fill
+TIMEOUT = 60  # seconds that a request may take; the load generator gives up after as many
+TOP = 5
+HOST = "127.0.0.1"
+PORT, MODEL = "PEERS_PORT", "PEERS_MODEL"  # names of environment variables
+CPU = torch.device("cpu")
+
+Answer = dict[str, list[dict[str, Any]]]
+Samples = NDArray[np.float32]
+
+
+class NotASound(ValueError):
+    """Bytes that soundfile cannot read; each peer has its own way of answering 400."""
+
+
+def port() -> int:
+    return int(os.environ[PORT])
+
+
+def model_directory() -> Path:
+    return Path(os.environ[MODEL])
+
+
+class Decoder:
+    """A file's bytes -> what the model is given; needs the model's numbers, not its weights."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._config = read_config(directory or model_directory()).frontend
+
+    def __call__(self, sound: bytes) -> Samples:
+        """One channel at the model's rate, cut or filled up with silence to what the network sees. Raises NotASound."""
+        try:
+            samples, rate = soundfile.read(io.BytesIO(sound), dtype="float32", always_2d=True)
+        except soundfile.SoundFileError as error:
+            raise NotASound("not a sound file that can be read") from error
+        mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
+        if rate != self._config.sample_rate:
+            waveform = torch.from_numpy(mono)
+            mono = torchaudio.functional.resample(waveform, rate, self._config.sample_rate).numpy()
+        window = self._config.window_samples
+        return np.pad(mono[:window], (0, max(0, window - len(mono))))
+
+
+class Classifier:
+    """The model in one process."""
+
+    def __init__(self, directory: Path | None = None, threads: int = 1) -> None:
+        torch.set_num_threads(threads)
+        model = load_model(directory or model_directory())
+        self._model, self._config, self._classes = model, model.config.frontend, model.config.classes
+        self._network = model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._mel = torchaudio.transforms.MelSpectrogram(
+            sample_rate=self._config.sample_rate,
+            n_fft=self._config.n_fft,
+            hop_length=self._config.hop,
+            n_mels=self._config.n_mels,
+            f_min=self._config.f_min,
+            f_max=self._config.f_max,
+        )
+        silence = np.zeros(self._config.window_samples, np.float32)
+        for size in (1, BATCH):  # what is set up at the first call is not for the first caller to wait for
+            self([silence] * size)
+
+    @torch.inference_mode()
+    def __call__(self, clips: Sequence[Samples]) -> list[Answer]:
+        """One forward pass, one answer a clip."""
+        waveforms = torch.from_numpy(np.stack(clips))  # (batch, samples)
+        floor = 10.0 ** (self._config.floor_db / 10.0)
+        decibels = torchaudio.functional.amplitude_to_DB(self._mel(waveforms), 10.0, floor, 0.0)
+        features = ((decibels - self._config.mean) / self._config.std).unsqueeze(1)  # (batch, 1, mels, frames)
+        with autocast(CPU):
+            logits = self._network(features.contiguous(memory_format=torch.channels_last)).float()
+        best = self._model.probabilities(logits).topk(TOP)
+        return [
+            {"predictions": [{"class": self._classes[i], "confidence": p} for p, i in zip(*row, strict=True)]}
+            for row in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]

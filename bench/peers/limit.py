@@ -1,0 +1,71 @@
+"""What this machine can do with this network in eager PyTorch when nobody has to be served: the peers' yardstick."""
+
+import itertools
+import multiprocessing
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from statistics import mean
+
+from clips import encoded, large_model
+
+from peers.common import BATCH, PROCESSES, Classifier, Decoder
+
+WARM_UP = 1.0
+PATIENCE = 120.0  # seconds to start in
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What eager PyTorch does here, by the clock and by the CPU time that it takes."""
+
+    per_second: float
+    cpu_ms: float  # a clip; other people's work on the machine makes the rate smaller, and this hardly larger
+
+
+def eager_limit(seconds: float, model: Path | None = None, batch: int = BATCH) -> float:
+    """Clips a second, decoded and classified `batch` at a time by as many processes as each peer has, without HTTP.
+
+    `model` is a model directory; the large one of bench/clips.py where none is given. To be called from a script whose
+    main part is guarded, since processes are spawned. Raises RuntimeError where one of them fails.
+    """
+    return measure_limit(seconds, model, batch).per_second
+
+
+def measure_limit(seconds: float, model: Path | None = None, batch: int = BATCH) -> Limit:
+    """The same with its cost."""
+    context = multiprocessing.get_context("spawn")
+    together, found = context.Barrier(PROCESSES), context.SimpleQueue()
+    with ExitStack() as stack:
+        directory = model or large_model(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        arguments = (directory, batch, seconds, together, found)
+        processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(PROCESSES)]
+        for process in processes:
+            process.start()
+            stack.callback(process.kill)
+        for process in processes:
+            process.join(PATIENCE + WARM_UP + 2 * seconds)
+            if process.exitcode != 0:
+                raise RuntimeError("a process that measures the eager limit failed; see its words above")
+    limits: list[Limit] = [found.get() for _ in processes]
+    return Limit(sum(limit.per_second for limit in limits), mean(limit.cpu_ms for limit in limits))
+
+
+def _work(model: Path, batch: int, seconds: float, together: Barrier, found: "SimpleQueue[Limit]") -> None:
+    """One process: all begin at once, and its clock runs to the end of its last batch."""
+    decode, classify, sounds = Decoder(model), Classifier(model), itertools.cycle(encoded())
+
+    def count(seconds: float) -> Limit:
+        done, begin, spent = 0, time.perf_counter(), time.process_time()
+        while (passed := time.perf_counter() - begin) < seconds:
+            classify([decode(sound) for sound in itertools.islice(sounds, batch)])
+            done += batch
+        return Limit(done / passed, 1e3 * (time.process_time() - spent) / done)
+
+    together.wait(PATIENCE)
+    count(WARM_UP)
+    found.put(count(seconds))
