@@ -32,6 +32,7 @@ class Gateway:
         """Cards of the models that workers serve, read at most once a second. Raises StoreUnavailable."""
         read_at, cards = self._cards
         if not cards or time.monotonic() - read_at > 1.0:
+            self._cards = (time.monotonic(), cards)  # one reads them anew, whom the others need not follow
             cards = dict(sorted((await self.store.cards()).items()))
             self._cards = (time.monotonic(), cards)
         return cards

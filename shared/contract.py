@@ -16,7 +16,7 @@ CLASSIFY = "otoscope.classify"
 """The only task; its only argument is a job id."""
 
 CHANGES = "otoscope:changes"
-"""Channel on which the id of every job that changes is published: a wake-up call, never the news itself."""
+"""Channel on which every change of a job is published, `<id> <status>`: a wake-up call, which may be missed."""
 
 WAITING = "otoscope:waiting"
 """Sorted set of queued job ids by the time of their submission."""

@@ -19,6 +19,10 @@ _REFUSED_WHEN_FULL = "#!lua"
 _RUNS_WHEN_FULL = "#!lua flags=allow-oom"
 _READS = "#!lua flags=no-writes"
 
+_LARGE = 2**17
+"""Bytes of an upload or a result past which a script answers its size in its place, and it is fetched by itself: on its
+way through a script it would be copied, while Redis does nothing else."""
+
 # KEYS and ARGV begin alike in all that change something: the job's own keys, then the lists; the job's id.
 _HEAD = """
 local job, audio, result, events, gone = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -78,8 +82,7 @@ return {'created', id, created, redis.call('ZRANK', waiting, id)}
 )
 
 # A job as it is at one moment: its record, its place among the waiting, its result and what happened to it after an
-# event, the last two where they are asked for; a number, whether there ever was such a job, where it is not there. Of a
-# large result its size alone is told: it would be copied on its way through a script, while Redis does nothing else.
+# event, the last two where they are asked for; a number, whether there ever was such a job, where it is not there.
 READ = (
     _READS
     + """
@@ -91,7 +94,7 @@ if not status then return redis.call('EXISTS', gone) end
 local packed = false
 if with_result ~= '' and status == 'succeeded' then
   packed = redis.call('STRLEN', result)
-  if packed <= 131072 then packed = redis.call('GET', result) end
+  if packed <= LARGE then packed = redis.call('GET', result) end
 end
 return {
   record,
@@ -99,7 +102,7 @@ return {
   packed,
   after ~= '' and redis.call('XRANGE', events, '(' .. after, '+'),
 }
-""".replace("FIELDS", ", ".join(map(repr, FIELDS)))
+""".replace("FIELDS", ", ".join(map(repr, FIELDS))).replace("LARGE", str(_LARGE))
 )
 
 START = (
@@ -110,8 +113,9 @@ local worker, max_attempts = ARGV[2], tonumber(ARGV[3])
 local found = redis.call('HMGET', job, 'status', 'model', 'options', 'created_at')
 if not found[1] then return {'gone'} end
 if found[1] ~= 'queued' and found[1] ~= 'running' then return {'finished'} end
-local body = redis.call('GET', audio)
-if not body then return {'gone'} end
+local body = redis.call('STRLEN', audio)
+if body == 0 then return {'gone'} end
+if body <= LARGE then body = redis.call('GET', audio) end
 local left = redis.call('ZSCORE', open, id)
 left = left and (left - now) or 0
 redis.call('ZREM', waiting, id)
@@ -120,7 +124,7 @@ redis.call('HSET', job, 'status', 'running', 'started_at', stamp(), 'worker', wo
 tell('running')
 wake('running')
 return {'run', found[2], found[3], tostring(now - found[4]), tostring(left), body}
-"""
+""".replace("LARGE", str(_LARGE))
 )
 
 _END = """

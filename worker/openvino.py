@@ -35,7 +35,7 @@ class OpenVINOBackend:
         self._window = model.config.frontend
         eight = int8 and bool(model.config.int8_ranges)
         network = quantised(model.network, model.config.int8_ranges) if eight else model.network
-        self._shown, graph = self._convert(openvino, network)
+        self._shown, graph = self._convert(openvino, network, freeze=not eight)
         answer = openvino.Model([graph.get_results()[0]], graph.get_parameters())
         precision = "bf16" if native_bf16(_CPU) else "f32"
         self.name = f"openvino, {'int8' if eight else {'bf16': 'bfloat16', 'f32': 'float32'}[precision]}"
@@ -75,7 +75,14 @@ class OpenVINOBackend:
             looks["cam",] = class_activation(self._network, levels, logits[rows.cam].argmax(dim=1))
         return logits, looks
 
-    def _convert(self, openvino: Any, network: Network) -> tuple[list[tuple[str, ...]], Any]:
+    @property
+    def precisions(self) -> list[str]:
+        """What each convolution really takes, as the compiler decided: `bf16`, `f32`, `u8`, ..."""
+        told = [node.get_rt_info() for node in self._alone.compiled.get_runtime_model().get_ops()]
+        found = [{name: str(info[name].astype(str)) for name in ("layerType", "runtimePrecision")} for info in told]
+        return [node["runtimePrecision"] for node in found if node["layerType"] == "Convolution"]
+
+    def _convert(self, openvino: Any, network: Network, *, freeze: bool) -> tuple[list[tuple[str, ...]], Any]:
         """The graph for any batch size, and the keys of its outputs behind the logits."""
         open_network = _Open(network)
         example = torch.zeros(2, 1, self._window.n_mels, self._window.window_frames)
@@ -84,8 +91,9 @@ class OpenVINOBackend:
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
             traced = torch.jit.trace(open_network, example, check_trace=False)  # type: ignore[no-untyped-call]
-            # Freezing first halves the time of the conversion.
-            graph = openvino.convert_model(torch.jit.freeze(traced.eval()), example_input=example)
+            if freeze:  # which halves the time of the conversion, but works out what rounded weights come to
+                traced = torch.jit.freeze(traced.eval())
+            graph = openvino.convert_model(traced, example_input=example)
         graph.reshape({graph.inputs[0]: [-1, *example.shape[1:]]})
         return open_network.keys, graph
 
@@ -118,12 +126,12 @@ class _Requests:
     """A compiled network with one request a thread, since a request is for one batch at a time."""
 
     def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
+        self.compiled = compiled
         self._own = threading.local()
 
     def __call__(self, batch: np.ndarray[Any, Any]) -> list[Tensor]:
         """The outputs, which the thread's next batch overwrites."""
         if not hasattr(self._own, "request"):
-            self._own.request = self._compiled.create_infer_request()
+            self._own.request = self.compiled.create_infer_request()
         answers = self._own.request.infer([batch], share_inputs=True, share_outputs=True)
         return [torch.from_numpy(values) for values in answers.values()]

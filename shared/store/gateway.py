@@ -184,6 +184,7 @@ class AsyncJobStore:
         """Share of Redis' memory limit that is used, read at most once a second."""
         read_at, share = self._memory
         if time.monotonic() - read_at > 1.0:
+            self._memory = (time.monotonic(), share)  # one reads it anew, whom the others need not follow
             with translated():
                 info = await self._redis.info("memory")
             limit = info.get("maxmemory", 0)

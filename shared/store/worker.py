@@ -29,6 +29,11 @@ class JobStore:
         if outcome != b"run":
             return Refused(outcome.decode())
         model, options, waited, left, body = rest
+        if isinstance(body, int):  # the size of a large one
+            with translated():
+                body = self._redis.get(contract.audio_key(job_id))
+            if body is None:
+                return Refused("finished")  # just now, by somebody else
         return Work(job_id, model.decode(), JobOptions.model_validate_json(options), float(waited), float(left), body)
 
     def succeed(self, job_id: str, packed: bytes, timings: Timings) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from shared import contract
 from shared.connection import connect_async
 from shared.errors import AudioCorrupt, IdempotencyConflict, QueueFull
+from shared.records import Refused
 from shared.schemas import JobOptions
 from shared.store import AsyncJobStore
 from tests.shared.conftest import AUDIO, Stores
@@ -72,6 +73,23 @@ def test_jobs_still_end_when_redis_is_full(open_stores: Open) -> None:
     finally:
         stores.raw.config_set("maxmemory", 0)
     assert [stores.status(job) for job in (started, queued, cancelled)] == ["succeeded", "failed", "cancelled"]
+
+
+@pytest.mark.parametrize("size", [1, 2**17, 2**17 + 1, 10**6])
+def test_uploads_and_results_of_any_size_come_through(stores: Stores, size: int) -> None:
+    """Large ones take another way, and are the same at its end."""
+    body, packed = b"\xff" * size, b"\xfe" * size
+    job_id = stores.submit(body)
+    assert stores.start(job_id).audio == body
+    stores.succeed(job_id, packed)
+    assert stores.run(stores.gateway.get(job_id, with_result=True)).packed == packed
+
+
+def test_a_large_upload_may_vanish_while_it_is_fetched(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its job was cancelled just then, and is not run."""
+    job_id = stores.submit(bytes(10**6))
+    monkeypatch.setattr(stores.worker._redis, "get", lambda key: None)
+    assert stores.worker.start(job_id, "w1") == Refused("finished")
 
 
 def test_a_repeated_request_gets_the_first_job(stores: Stores) -> None:

@@ -15,6 +15,7 @@ from worker.engine import Engine, Served, Window, read_model
 from worker.model.architecture import ArchitectureConfig, ResidualCNN
 from worker.model.checkpoint import Model, ModelError
 from worker.model.quantised import convolutions, quantised
+from worker.openvino import OpenVINOBackend
 
 pytest.importorskip("openvino")
 
@@ -116,6 +117,8 @@ def test_eight_bits_change_little(tiny: Model) -> None:
     model = replace(model, config=model.config.model_copy(update={"int8_ranges": measured}))
     eight, small = serve(model, "openvino", int8=True)
     assert "int8" in small.backend.name
+    assert isinstance(small.backend, OpenVINOBackend)
+    assert small.backend.precisions.count("u8") >= len(measured) - 1, "else it only rounds, and gains nothing"
     for exact, rounded in zip(see(engine, plain, windows), see(eight, small, windows), strict=True):
         assert np.abs(exact.probabilities - rounded.probabilities).max() < 0.05
     with torch.no_grad():
