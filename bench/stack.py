@@ -93,7 +93,7 @@ class Stack:
         used = dict.fromkeys([*PROCESSES, "load"], 0.0)
         own = psutil.Process().cpu_times()
         used["load"] = own.user + own.system
-        for name, process in self._processes():
+        for name, process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
                 used[name] += times.user + times.system
@@ -111,12 +111,13 @@ class Stack:
     def memory(self) -> dict[str, int]:
         """Resident MB by process."""
         held = dict.fromkeys(PROCESSES, 0)
-        for name, process in self._processes():
+        for name, process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 held[name] += round(process.memory_info().rss / 2**20)
         return held
 
-    def _processes(self) -> Iterator[tuple[str, psutil.Process]]:
+    def processes(self) -> Iterator[tuple[str, psutil.Process]]:
+        """Each by the name of what it is part of."""
         for process in self._root.children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 line = " ".join(process.cmdline())

@@ -2,7 +2,7 @@
 
 Three things are done differently, none of which the other end can tell. What waits behind a message is taken along with
 it, up to TAKEN at a time, in one atomic step that also books it as delivered; kombu pops one at a time and books it in
-a second step, between which a worker that is killed loses it. Acknowledgements are collected for a few milliseconds:
+a second step, between which a worker that is killed loses it. Acknowledgements are collected for some milliseconds:
 one that is lost with its worker makes a finished job be delivered again, which START refuses. And one client serves
 all of that, where kombu makes a new one for every command.
 
@@ -14,11 +14,11 @@ from typing import Any
 
 from kombu.asynchronous import get_event_loop
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
 
 TAKEN = 8
 """Messages at a time: more would cost no less, and leave less for the next worker."""
-ACK_SECONDS = 0.005
+ACK_SECONDS = 0.02
 
 _TAKE = """
 local unacked, index = KEYS[1], KEYS[2]
@@ -56,10 +56,16 @@ class QoS(redis.QoS):
         self._done: list[str] = []
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        if delivery_tag not in self.booked:
-            super().append(message, delivery_tag)
-            return
-        self.booked.discard(delivery_tag)
+        if delivery_tag in self.booked:
+            self.booked.discard(delivery_tag)
+        else:  # the one that was waited for
+            info = message.delivery_info
+            booked = dumps([message._raw, info["exchange"], info["routing_key"]])
+            with self.channel.conn_or_acquire() as client:
+                pipe = client.pipeline(transaction=False)
+                pipe.zadd(self.unacked_index_key, {delivery_tag: time.time()})
+                pipe.hset(self.unacked_key, delivery_tag, booked)
+                pipe.execute()
         virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:

@@ -30,6 +30,7 @@ class AsyncJobStore:
         names = ("SUBMIT", "READ", "FINISH", "CANCEL")
         self._scripts = {name: client.register_script(getattr(scripts, name)) for name in names}
         self._memory: tuple[float, float] = (0.0, 0.0)  # (monotonic time of the reading, share)
+        self._cards: dict[bytes, ModelCard] = {}  # by their text, which is long and seldom another
 
     async def _run(self, name: str, keys: list[str], args: list[Any]) -> Any:
         with translated():
@@ -206,7 +207,9 @@ class AsyncJobStore:
         """Model cards by name, as last announced; they outlive a restart of the workers."""
         with translated():
             stored = await cast(Any, self._redis.hgetall(contract.MODELS))
-        return {name.decode(): ModelCard.model_validate_json(card) for name, card in stored.items()}
+        known = self._cards
+        self._cards = {text: known.get(text) or ModelCard.model_validate_json(text) for text in stored.values()}
+        return {name.decode(): self._cards[text] for name, text in stored.items()}
 
     async def reap(self) -> int:
         """Fail the jobs that are past their deadline, whoever should have finished them; returns how many."""
