@@ -8,13 +8,12 @@ a request was due, so that a service that stalls is not spared the requests that
 
 import asyncio
 import itertools
+import statistics
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
-
-import numpy as np
 
 
 @dataclass
@@ -35,9 +34,11 @@ class Measured:
     def errors(self) -> int:
         return self.outcomes.total() - len(self.latencies)
 
-    def percentile(self, share: float) -> float:
+    def percentile(self, share: int) -> float:
         """Seconds; nan where nothing came back."""
-        return float(np.percentile(self.latencies, share)) if self.latencies else float("nan")
+        if len(self.latencies) < 2:
+            return self.latencies[0] if self.latencies else float("nan")
+        return statistics.quantiles(self.latencies, n=100, method="inclusive")[share - 1]
 
     def summary(self) -> dict[str, float | int | dict[str, int]]:
         """What a report says of it; latencies in ms."""
