@@ -77,8 +77,8 @@ class Settings(BaseSettings):
     """Most windows a forward pass; unset, 8 on a processor and 64 on a GPU. Larger is faster a clip and slower for the
     first of them; memory grows with it."""
     batch_window: float = Field(0.0, ge=0, le=1)
-    """Seconds a batch waits for company after its first window. With 0 it leaves as soon as there is somebody to run it,
-    and what comes meanwhile is the next: fewer, fuller batches are not worth what each waits (docs/performance.md)."""
+    """Seconds a batch waits for company after its first window. With 0 it leaves as soon as there is somebody to run
+    it, and what comes meanwhile is the next: fuller batches are not worth what each waits (docs/performance.md)."""
     decode_processes: int = Field(default_factory=lambda: min(4, usable_cores()), ge=1)
     """Processes that turn files into waveforms: about one for each core that is not busy with the network."""
     decode_seconds: float = Field(60.0, gt=0)
