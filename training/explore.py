@@ -17,7 +17,7 @@ from training.figures import save_lr_curve
 from training.optim import make_optimizer
 from training.prepare import prepare
 from training.recipe import Recipe
-from worker.model.precision import training_autocast
+from worker.model.precision import autocast
 
 _LOWEST, _HIGHEST = 1e-6, 1.0
 _SMOOTHING = 0.9  # of the loss curve, a step
@@ -53,7 +53,7 @@ def find_learning_rate(recipe: Recipe, dataset: Dataset, test_fold: Fold, out: P
             group["lr"] = rate * group["share"]
         rows = torch.randperm(len(clips), generator=generator)[:batch]
         _, features, targets = ready.augmented(rows, recipe, generator, crop=True)
-        with training_autocast(ready.device, ready.network):
+        with autocast(ready.device):
             logits = ready.network(features).float()
         loss = functional.cross_entropy(logits, targets, label_smoothing=recipe.optim.label_smoothing)
         running = _SMOOTHING * running + (1 - _SMOOTHING) * loss.item()
@@ -99,7 +99,7 @@ def overfit(recipe: Recipe, dataset: Dataset, test_fold: Fold, steps: int = 200)
     right = 0.0
     with tqdm(range(1, steps + 1), desc="overfit", unit="step") as bar:
         for step in bar:
-            with training_autocast(ready.device, network):
+            with autocast(ready.device):
                 logits = network(features).float()  # (batch, classes)
             loss = functional.cross_entropy(logits, labels)
             right = (logits.argmax(1) == labels).float().mean().item()

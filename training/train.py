@@ -40,7 +40,7 @@ from training.state import (
 from training.teachers import distillation_loss, load_teachers
 from worker.model.checkpoint import Model, ModelConfig, read_config, save_model
 from worker.model.network import parameters
-from worker.model.precision import training_autocast
+from worker.model.precision import autocast
 
 RECIPE = "recipe.yaml"
 _SAVE_SECONDS = 30.0  # between two saves of the state: with epochs of a second, saving must not be what takes the time
@@ -120,7 +120,7 @@ def train(
                 start = (place * optim.accumulate + part) * optim.batch
                 rows = progress.order[start : start + optim.batch]
                 waves, features, targets = ready.augmented(rows, recipe, generator, crop=crop)
-                with training_autocast(device, network):
+                with autocast(device):
                     logits = forward(features).float()  # (batch, classes)
                 loss = functional.cross_entropy(logits, targets, weights, label_smoothing=optim.label_smoothing)
                 if taught_by:

@@ -8,7 +8,6 @@ Elsewhere float32, since emulated bf16 is slower than that.
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import nn
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -33,10 +32,3 @@ def autocast(device: torch.device) -> AbstractContextManager[None]:
     if native_bf16(device):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
-
-
-def training_autocast(device: torch.device, network: nn.Module) -> AbstractContextManager[None]:
-    """The same for training, where depthwise convolutions stay in float32 on a processor: backwards, in bfloat16, they
-    take almost three times as long (torch 2.13)."""
-    depthwise = any(isinstance(part, nn.Conv2d) and part.groups > 1 for part in network.modules())
-    return nullcontext() if depthwise and device.type == "cpu" else autocast(device)
