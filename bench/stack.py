@@ -26,7 +26,7 @@ from machine import describe
 
 from otoscope.client import Client
 from otoscope.embedded import Home
-from otoscope.load import Measured, Target, closed_loop, open_loop, run
+from otoscope.load import Target, measure
 from shared.errors import OtoscopeError
 
 PROCESSES = {"decoders": "worker.decode_child", "gateway": "-m api", "worker": "-m worker", "redis": "valkey-server"}
@@ -75,12 +75,8 @@ class Stack:
     def load(self, requests: list[bytes], kind: str, number: float, seconds: float) -> dict[str, Any]:
         """Ask with `number` callers, or at that rate."""
         before, asked, began = self.cpu(), self.traffic(), time.monotonic()
-        warm_up = 2.0
-        measured: Measured
-        if kind == "callers":
-            measured = run(closed_loop(self.target, requests, int(number), seconds, warm_up))
-        else:
-            measured = run(open_loop(self.target, requests, number, seconds))
+        asked_for: dict[str, Any] = {kind: number}
+        measured = measure(self.target, requests, **asked_for, seconds=seconds, warm_up=2.0)
         spent, lasted = self.cpu(), time.monotonic() - began
         jobs = max(measured.throughput * lasted, 1)
         cost = {name: round(1e3 * (spent[name] - before[name]) / jobs, 2) for name in spent}
@@ -140,7 +136,7 @@ class Stack:
 
 
 @contextmanager
-def stack(models: Path, **settings: str) -> Iterator[Stack]:
+def stack(models: Path, /, **settings: str) -> Iterator[Stack]:
     """A stack of its own that serves the models in that directory; `settings` are OTOSCOPE_ variables in lower case."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

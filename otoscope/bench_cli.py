@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from otoscope.load import Measured, Target, closed_loop, open_loop, run
+from otoscope.load import Target, measure
 
 DISTINCT = 16  # sounds, so that nothing is answered from memory
 
@@ -26,9 +26,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="How long for each.")] = 10.0,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="One of `otoscope models`.")] = None,
     include: Annotated[str | None, typer.Option(metavar="PART,...", help="As for classify.")] = None,
-    url: Annotated[
-        str | None, typer.Option("--url", envvar="OTOSCOPE_URL", metavar="URL", help="The service.")
-    ] = None,
+    url: Annotated[str | None, typer.Option("--url", envvar="OTOSCOPE_URL", metavar="URL", help="The service.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")] = False,
 ) -> None:
     """Load a running service and tell answers a second and latency. Its queue is shared with everybody else's jobs."""
@@ -42,28 +40,26 @@ def bench(
         client.classify(*_sound(0), model=model)
         target = Target.of(str(client.url))
     requests = _requests(target, files or (), model, include)
-    loads: list[tuple[str, float]] = [("callers", number) for number in callers or ([] if rate else [1, 16, 64])]
-    loads += [("a second", number) for number in rate or []]
+    loads: list[dict[str, Any]] = [{"callers": number} for number in callers or ([] if rate else [1, 16, 64])]
+    loads += [{"rate": number} for number in rate or []]
     console = Console(highlight=False)
     told: list[dict[str, Any]] = []
     table = Table("load", "answers a second", "p50 ms", "p95 ms", "p99 ms", "errors", box=None, pad_edge=False)
     for column in table.columns:
         column.justify = "right"
-    for kind, number in track(loads, "Measuring", console=Console(stderr=True), transient=True):
-        found = _measure(target, requests, kind, number, seconds).summary()
-        told.append({kind.replace(" ", "_"): number, **found})
+    for load in track(loads, "Measuring", console=Console(stderr=True), transient=True):
+        found = measure(target, requests, **load, seconds=seconds).summary()
+        told.append({**load, **found})
         quantiles = (f"{found[f'p{share}_ms']:g}" for share in (50, 95, 99))
-        table.add_row(f"{number:g} {kind}", f"{found['per_second']:g}", *quantiles, _errors(found))
+        table.add_row(_named(**load), f"{found['per_second']:g}", *quantiles, _errors(found))
     if as_json:
         print(json.dumps(told))
     else:
         console.print(table)
 
 
-def _measure(target: Target, requests: Sequence[bytes], kind: str, number: float, seconds: float) -> Measured:
-    if kind == "callers":
-        return run(closed_loop(target, requests, int(number), seconds))
-    return run(open_loop(target, requests, number, seconds))
+def _named(callers: int = 0, rate: float = 0.0) -> str:
+    return f"{rate:g} a second" if rate else f"{callers} caller{'s' * (callers > 1)}"
 
 
 def _requests(target: Target, files: Sequence[Path], model: str | None, include: str | None) -> list[bytes]:

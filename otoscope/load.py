@@ -189,6 +189,21 @@ async def _body(reader: asyncio.StreamReader, headers: bytes) -> int:
     return total
 
 
+def measure(
+    target: Target,
+    requests: Sequence[bytes],
+    *,
+    callers: int = 0,
+    rate: float = 0.0,
+    seconds: float,
+    warm_up: float = 1.0,
+) -> Measured:
+    """`closed_loop` of so many callers, or `open_loop` at that rate, from the outside of any event loop."""
+    if callers:
+        return run(closed_loop(target, requests, callers, seconds, warm_up))
+    return run(open_loop(target, requests, rate, seconds))
+
+
 def run(coroutine: Awaitable[Measured]) -> Measured:
     """On uvloop where it is installed: the cheaper the generator, the less it takes from what it measures."""
 

@@ -24,6 +24,9 @@ def usable_cores() -> int:
     return cores
 
 
+Engine = Literal["auto", "torch", "openvino"]
+
+
 class Settings(BaseSettings):
     """Both sides read the same variables; each uses its part."""
 
@@ -69,7 +72,7 @@ class Settings(BaseSettings):
     """Comma-separated names of the models to serve; empty serves every directory in `models_dir`."""
     device: str = "auto"
     """`auto` takes CUDA where there is one; else any torch device name."""
-    engine: Literal["auto", "torch", "openvino"] = "auto"
+    engine: Engine = "auto"
     """What runs the network. `auto` takes OpenVINO on a processor where it is installed, else PyTorch."""
     int8: bool = False
     """Run models that were quantised (`otoscope quantise`) in 8 bits, where OpenVINO runs them: up to twice as fast."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +22,13 @@ from torch import Tensor
 from shared.contract import Array
 from shared.errors import InferenceFailed
 from shared.schemas import Layer, ModelCard, Part
+from shared.settings import Engine as Choice
 from worker.backend import Backend, Rows, TorchBackend
 from worker.model.checkpoint import Model, ModelError, load_model
 from worker.model.network import parameters
 from worker.model.precision import autocast
 
 log = logging.getLogger(__name__)
-
-Choice = Literal["auto", "torch", "openvino"]
 
 
 @dataclass(frozen=True)
