@@ -13,6 +13,9 @@ from shared.settings import Settings
 
 _LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.BusyLoadingError, OSError)
 
+_UNABLE = ("MISCONF", "READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN")
+"""How a server begins that is there and cannot write: its disk is full, say, or it is a replica now."""
+
 
 @contextmanager
 def translated() -> Iterator[None]:
@@ -23,6 +26,10 @@ def translated() -> Iterator[None]:
         raise StoreUnavailable("The queue cannot be reached right now; try again.", retry_after=2) from error
     except redis.exceptions.OutOfMemoryError as error:
         raise QueueFull("The queue's memory is full; try again later.", retry_after=5) from error
+    except redis.exceptions.ResponseError as error:
+        if str(error).partition(" ")[0] not in _UNABLE:
+            raise
+        raise StoreUnavailable("The queue cannot store anything right now; try again.", retry_after=5) from error
 
 
 def connect(settings: Settings) -> redis.Redis:

@@ -12,6 +12,7 @@ CONTRACT_VERSION = 1
 """Raised when a record or a result changes so that the other side would misread it."""
 
 QUEUE = "otoscope"
+"""List of who is next: the names of callers whose turn it is, and messages that were given back."""
 CLASSIFY = "otoscope.classify"
 """The only task; its only argument is a job id."""
 
@@ -27,8 +28,13 @@ WORKERS = "otoscope:workers"
 MODELS = "otoscope:models"
 """Hash of model name to model card, as the workers last announced them."""
 
+TOTALS = "otoscope:totals"
+"""Hash of how many jobs were accepted, and how many ended in each way; counted in the step that does it."""
+COUNTED = ("accepted", "succeeded", "failed", "cancelled", "expired")
+"""The fields of TOTALS. What was accepted is one of the others in the end, and no more than one."""
+
 LISTS_TTL = 86_400
-"""Seconds that the four above outlive the last write to them; no key is without an end."""
+"""Seconds that the above outlive the last write to them; no key is without an end."""
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
@@ -62,6 +68,11 @@ def events_key(job_id: str) -> str:
 def gone_key(job_id: str) -> str:
     """Tombstone: there was such a job."""
     return f"otoscope:gone:{job_id}"
+
+
+def line_key(caller: str) -> str:
+    """List: the messages of one caller's jobs that no worker has taken yet."""
+    return f"otoscope:line:{caller}"
 
 
 def idempotency_key(digest: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import Celery
 from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
 from kombu.transport import virtual
 from kombu.utils.json import dumps
 
@@ -25,7 +26,10 @@ def make_celery(settings: Settings) -> Celery:
 
 def _config(settings: Settings) -> dict[str, Any]:
     return {
+        # Of the default exchange: a named one would be kept in Redis for ever.
+        "task_queues": [Queue(contract.QUEUE, Exchange(""), contract.QUEUE)],  # type: ignore[no-untyped-call]
         "task_default_queue": contract.QUEUE,
+        "task_default_exchange": "",
         "task_ignore_result": True,
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
@@ -39,6 +43,7 @@ def _config(settings: Settings) -> dict[str, Any]:
         "worker_enable_remote_control": False,
         "worker_send_task_events": False,
         "broker_transport_options": {
+            "priority_steps": [0],
             "visibility_timeout": settings.visibility_timeout,
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,

@@ -7,7 +7,7 @@ from shared import contract
 from shared.errors import BY_CODE, OtoscopeError
 from shared.schemas import AudioInfo, JobOptions, Timings
 
-FIELDS = ("status", "model", "audio", "created_at", "started_at", "finished_at", "timings", "error")
+FIELDS = ("status", "model", "audio", "created_at", "started_at", "finished_at", "timings", "error", "caller")
 """Of a job's hash, what a record is made of."""
 
 
@@ -26,6 +26,7 @@ class JobRecord:
     error: OtoscopeError | None = None
     position: int | None = None  # in the queue, 1 is next
     packed: bytes | None = None  # the result of one that has succeeded, where it was asked for
+    caller: str = ""  # who submitted it
 
     @property
     def final(self) -> bool:
@@ -58,7 +59,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Refused:
-    """A delivered job that must not run: `gone`, `finished` (cancelled, or delivered twice) or `poison`."""
+    """A delivered job that must not run: `gone`, `finished` (cancelled, or delivered twice), `poison`, or `suspect`."""
 
     reason: str
 
@@ -88,7 +89,7 @@ class Announcement:
 
 def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, packed: bytes | None = None) -> JobRecord:
     """The FIELDS of a job and its rank among the waiting as a JobRecord."""
-    status, model, audio, *times, measured, failure = (value or b"" for value in stored)
+    status, model, audio, *times, measured, failure, caller = (value or b"" for value in stored)
     created, started, finished = (float(time) if time else None for time in times)
     timings = Timings.model_validate_json(measured or b"{}")
     if created is not None and started is not None:
@@ -111,4 +112,5 @@ def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, pack
         error=error,
         position=rank + 1 if rank is not None else None,
         packed=packed,
+        caller=caller.decode(),
     )

@@ -11,8 +11,9 @@ import json
 from typing import Any
 
 from shared import contract
-from shared.errors import OtoscopeError
+from shared.errors import DeadlineExceeded, OtoscopeError
 from shared.records import FIELDS
+from shared.schemas import Timings
 from shared.settings import Settings
 
 _REFUSED_WHEN_FULL = "#!lua"
@@ -26,7 +27,7 @@ way through a script it would be copied, while Redis does nothing else."""
 # KEYS and ARGV begin alike in all that change something: the job's own keys, then the lists; the job's id.
 _HEAD = """
 local job, audio, result, events, gone = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local waiting, open, changes = KEYS[6], KEYS[7], KEYS[8]
+local waiting, open, changes, totals = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local id = ARGV[1]
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
@@ -42,13 +43,16 @@ end
 # Storing and sending are one step, so that no job is without its message, whatever becomes of the gateway. Where the
 # script comes a second time, since its first answer was lost, the job is there, perhaps finished, and left as it is.
 # Nothing is published, since nobody follows a job that was not there.
+#
+# Callers take turns (`worker.broker`): the message goes to the end of its caller's line, and a caller whose line was
+# empty to the end of the queue. A line has its share of the queue's places, so that one caller cannot take all of them.
 SUBMIT = (
     _REFUSED_WHEN_FULL
     + _HEAD
     + """
-local queue, idem = KEYS[9], KEYS[10]
-local body, message, model, options, described, deadline, ttl, gone_ttl, limit, lists_ttl, digest, prefix =
-  unpack(ARGV, 2)
+local queue, line, idem = KEYS[10], KEYS[11], KEYS[12]
+local body, message, caller, model, options, described, deadline, ttl, gone_ttl, limit, share, lists_ttl, digest,
+  prefix = unpack(ARGV, 2)
 local created = redis.call('HGET', job, 'created_at')
 if created then return {'created', id, created, redis.call('ZRANK', waiting, id)} end
 if idem ~= '' then
@@ -61,10 +65,12 @@ if idem ~= '' then
 end
 local depth = redis.call('ZCARD', open)
 if depth >= tonumber(limit) then return {'full', tostring(depth)} end
+local ahead = redis.call('LLEN', line)
+if ahead >= tonumber(share) then return {'share', tostring(ahead)} end
 created = stamp()
 redis.call('SET', audio, body, 'EX', ttl)
 redis.call('HSET', job, 'status', 'queued', 'model', model, 'options', options, 'audio', described,
-  'created_at', created, 'attempts', 0)
+  'created_at', created, 'caller', caller, 'attempts', 0)
 redis.call('EXPIRE', job, ttl)
 redis.call('SET', gone, '1', 'EX', gone_ttl)
 redis.call('ZADD', waiting, now, id)
@@ -75,8 +81,10 @@ if idem ~= '' then
 end
 tell('queued')
 redis.call('EXPIRE', events, ttl)
-redis.call('LPUSH', queue, message)
-for _, list in ipairs({waiting, open, queue}) do redis.call('EXPIRE', list, lists_ttl) end
+redis.call('LPUSH', line, message)
+if ahead == 0 then redis.call('LPUSH', queue, caller) end
+redis.call('HINCRBY', totals, 'accepted', 1)
+for _, list in ipairs({waiting, open, queue, line, totals}) do redis.call('EXPIRE', list, lists_ttl) end
 return {'created', id, created, redis.call('ZRANK', waiting, id)}
 """
 )
@@ -105,21 +113,26 @@ return {
 """.replace("FIELDS", ", ".join(map(repr, FIELDS))).replace("LARGE", str(_LARGE))
 )
 
+# A job that was in hand when its worker died is suspected of having done it. Suspects are run one at a time, and only
+# the one that runs is blamed for what happens then: who was there by chance finishes, and a killer is found.
 START = (
     _RUNS_WHEN_FULL
     + _HEAD
     + """
-local worker, max_attempts = ARGV[2], tonumber(ARGV[3])
-local found = redis.call('HMGET', job, 'status', 'model', 'options', 'created_at')
+local worker, solo, most_deaths = ARGV[2], ARGV[3] ~= '', tonumber(ARGV[4])
+local found = redis.call('HMGET', job, 'status', 'model', 'options', 'created_at', 'attempts')
 if not found[1] then return {'gone'} end
 if found[1] ~= 'queued' and found[1] ~= 'running' then return {'finished'} end
 local body = redis.call('STRLEN', audio)
 if body == 0 then return {'gone'} end
+local suspected = tonumber(found[5]) > 0
+if suspected and not solo then return {'suspect'} end
 if body <= LARGE then body = redis.call('GET', audio) end
 local left = redis.call('ZSCORE', open, id)
 left = left and (left - now) or 0
 redis.call('ZREM', waiting, id)
-if redis.call('HINCRBY', job, 'attempts', 1) > max_attempts then return {'poison'} end
+if suspected and redis.call('HINCRBY', job, 'deaths', 1) >= most_deaths then return {'poison'} end
+redis.call('HINCRBY', job, 'attempts', 1)
 redis.call('HSET', job, 'status', 'running', 'started_at', stamp(), 'worker', worker)
 tell('running')
 wake('running')
@@ -127,12 +140,34 @@ return {'run', found[2], found[3], tostring(now - found[4]), tostring(left), bod
 """.replace("LARGE", str(_LARGE))
 )
 
+# A worker that gives a job back has not been killed by it. Its place is the one it had.
+RELEASE = (
+    _RUNS_WHEN_FULL
+    + _HEAD
+    + """
+local found = redis.call('HMGET', job, 'status', 'worker', 'created_at', 'deaths')
+if found[1] ~= 'running' or found[2] ~= ARGV[2] then return 'kept' end
+redis.call('HSET', job, 'status', 'queued')
+redis.call('HDEL', job, 'started_at', 'worker')
+redis.call('HINCRBY', job, 'attempts', -1)
+if found[4] then redis.call('HINCRBY', job, 'deaths', -1) end
+redis.call('ZADD', waiting, found[3], id)
+tell('queued')
+wake('queued')
+return 'released'
+"""
+)
+
 _END = """
-local function finish(status, seconds)
+-- Both sets hold what is unfinished: whoever takes a job out of them counts it, which nobody else can do again.
+local function count(outcome)
+  redis.call('ZREM', waiting, id)
+  if redis.call('ZREM', open, id) == 1 then redis.call('HINCRBY', totals, outcome, 1) end
+end
+local function finish(status, outcome, seconds)
   redis.call('HSET', job, 'status', status, 'finished_at', stamp())
   redis.call('DEL', audio)
-  redis.call('ZREM', waiting, id)
-  redis.call('ZREM', open, id)
+  count(outcome)
   redis.call('EXPIRE', job, seconds)
   tell(status)
   tell('result')
@@ -146,11 +181,10 @@ FINISH = (
     + _HEAD
     + _END
     + """
-local status, packed, failure, timings, ttl, gone_ttl = unpack(ARGV, 2)
+local status, packed, failure, timings, outcome, ttl, gone_ttl = unpack(ARGV, 2)
 local before = redis.call('HGET', job, 'status')
 if not before then
-  redis.call('ZREM', waiting, id)
-  redis.call('ZREM', open, id)
+  count('expired')
   return 'gone'
 end
 if before ~= 'queued' and before ~= 'running' then return 'finished' end
@@ -158,8 +192,23 @@ if packed ~= '' then redis.call('SET', result, packed, 'EX', ttl) end
 if failure ~= '' then redis.call('HSET', job, 'error', failure) end
 if timings ~= '' then redis.call('HSET', job, 'timings', timings) end
 redis.call('SET', gone, '1', 'EX', gone_ttl)
-finish(status, ttl)
+finish(status, outcome, ttl)
 return 'stored'
+"""
+)
+
+# A worker that cannot say that it is there is taken for dead, at a memory limit as well.
+ANNOUNCE = (
+    _RUNS_WHEN_FULL
+    + """
+local vouch, workers, models = KEYS[1], KEYS[2], KEYS[3]
+local id, said, seconds, lists_ttl = unpack(ARGV, 1, 4)
+local now = redis.call('TIME')[1]
+redis.call('SET', vouch, said, 'EX', seconds)
+redis.call('ZADD', workers, now + seconds, id)
+redis.call('ZREMRANGEBYSCORE', workers, '-inf', now)
+if #ARGV > 4 then redis.call('HSET', models, unpack(ARGV, 5)) end
+for _, list in ipairs({workers, models}) do redis.call('EXPIRE', list, lists_ttl) end
 """
 )
 
@@ -172,7 +221,7 @@ local ttl = ARGV[2]
 local before = redis.call('HGET', job, 'status')
 if not before then return 'gone' end
 if before == 'queued' or before == 'running' then
-  finish('cancelled', ttl)
+  finish('cancelled', 'cancelled', ttl)
   return 'cancelled'
 end
 redis.call('DEL', job, audio, result, events, gone)
@@ -182,10 +231,13 @@ return 'forgotten'
 )
 
 
+_BOOKS = (contract.WAITING, contract.OPEN, contract.CHANGES, contract.TOTALS)
+
+
 def keys(job_id: str, *more: str) -> list[str]:
     """KEYS of what changes a job."""
     own = (contract.job_key, contract.audio_key, contract.result_key, contract.events_key, contract.gone_key)
-    return [*(key(job_id) for key in own), contract.WAITING, contract.OPEN, contract.CHANGES, *more]
+    return [*(key(job_id) for key in own), *_BOOKS, *more]
 
 
 def read_keys(job_id: str) -> list[str]:
@@ -194,13 +246,18 @@ def read_keys(job_id: str) -> list[str]:
     return [*(key(job_id) for key in own), contract.WAITING]
 
 
-def finish_args(settings: Settings, job_id: str, status: str, **values: str | bytes) -> list[Any]:
-    """ARGV of FINISH; `values` are `packed`, `failure` and `timings`."""
+def finish_args(
+    settings: Settings,
+    job_id: str,
+    status: str,
+    *,
+    packed: bytes = b"",
+    error: OtoscopeError | None = None,
+    timings: Timings | None = None,
+) -> list[Any]:
+    """ARGV of FINISH."""
     ttl = settings.result_ttl
-    parts = [values.get(name, "") for name in ("packed", "failure", "timings")]
-    return [job_id, status, *parts, ttl, ttl + settings.tombstone_ttl]
-
-
-def failure(error: OtoscopeError) -> str:
-    """An error as FINISH stores it."""
-    return json.dumps({"code": error.code, "detail": error.detail})
+    failure = json.dumps({"code": error.code, "detail": error.detail}) if error else ""
+    measured = timings.model_dump_json() if timings else ""
+    outcome = "expired" if isinstance(error, DeadlineExceeded) else status
+    return [job_id, status, packed, failure, measured, outcome, ttl, ttl + settings.tombstone_ttl]

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     """Connections past this are answered 503 at once. An open event stream counts as one."""
     queue_limit: int = Field(1_000, ge=1)
     """Unfinished jobs past which submissions get 429. Bounds waiting time (limit / throughput) and Redis memory."""
+    caller_share: float = Field(0.5, gt=0, le=1)
+    """Share of those places that the waiting jobs of one caller (a key, or an address) may take; what is left is for
+    the others, with whom it takes turns."""
     redis_memory_share: float = Field(0.85, gt=0, le=1)
     """Share of Redis' own memory limit past which submissions get 429: a full Redis takes the workers down with it."""
     max_wait: float = Field(60.0, ge=0)
@@ -92,8 +95,8 @@ class Settings(BaseSettings):
     watchdog_seconds: float = Field(60.0, gt=0)
     """A forward pass that hangs longer ends the worker process; its jobs go to the next one."""
     max_attempts: int = Field(3, ge=1)
-    """Deliveries after which a job that keeps killing its worker is failed as `poison`."""
-    visibility_timeout: int = Field(20, ge=5)
+    """Deaths of a worker, each with the job in hand, after which the job is failed as `poison`."""
+    visibility_timeout: int = Field(10, ge=5)
     """Seconds after which the jobs of a dead worker are delivered again."""
 
     @model_validator(mode="after")

@@ -7,12 +7,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 import redis
 
-from shared.contract import QUEUE
+from shared.contract import QUEUE, TOTALS, line_key
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,8 +117,9 @@ PYTHON = sys.executable
 
 @pytest.fixture
 def redis_keys(redis_socket: Path) -> Iterator[Callable[[], set[bytes]]]:
-    """All keys there are now, but for the queue, which keeps the messages of jobs that are gone until a worker sees
-    them, and what kombu remembers of it."""
+    """All keys there are now, but for the queue and its lines, which keep the messages of jobs that are gone until a
+    worker sees them, and the totals."""
     client = redis.Redis(unix_socket_path=str(redis_socket))
-    yield lambda: {key for key in client.scan_iter() if key != QUEUE.encode() and not key.startswith(b"_kombu")}
+    left_out = (f"{line_key('')}*".encode(), QUEUE.encode(), TOTALS.encode())
+    yield lambda: {key for key in client.scan_iter() if not any(fnmatchcase(key, pattern) for pattern in left_out)}
     client.close()

@@ -27,7 +27,7 @@ from worker import broker
 from worker.batcher import Batcher
 from worker.classify import UNFINISHED, Classifier
 from worker.decoder import DecoderPool
-from worker.engine import Engine, Seen, Served, Window, read_model
+from worker.engine import DeviceLost, Engine, FrontEnd, Seen, Served, Window, read_model
 from worker.lease import Lease
 from worker.memory import keep_freed_memory
 from worker.metrics import WorkerMetrics
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 ANNOUNCE_SECONDS = 2.0
 VOUCH_SECONDS = 10  # a worker that has been silent for so long does not count as ready
 BATCH_ON_CPU, BATCH_ON_GPU = 8, 64  # where nothing else is set: what is as fast a clip as anything larger
-HANGS = 70  # exit status of a worker whose device hung
+HANGS, SPOILED = 70, 71  # exit statuses of a worker whose device hung, or does not answer to it any more
 
 
 class Worker:
@@ -58,7 +58,7 @@ class Worker:
         self._batch_size = settings.batch_size or (BATCH_ON_CPU if device.type == "cpu" else BATCH_ON_GPU)
         self._metrics = WorkerMetrics(device)
         self._batcher: Batcher[Window, Seen] = Batcher(
-            self._engine.run,
+            self._on_device,
             size=self._batch_size,
             window=settings.batch_window,
             lanes=self._engine.lanes,
@@ -158,6 +158,13 @@ class Worker:
             cards = self._registry.cards
             self._announced = True
             self._store.announce(Announcement(self.id, list(cards), len(self._classifier.held)), cards, VOUCH_SECONDS)
+
+    def _on_device(self, served: Served | FrontEnd, windows: list[Window]) -> list[Seen | Exception]:
+        try:
+            return self._engine.run(served, windows)
+        except DeviceLost as error:
+            log.critical("the device is lost to this process, which ends: %s", error)
+            os._exit(SPOILED)  # what it holds is delivered to the next
 
     def _watch_device(self) -> None:
         if self._batcher.busy_seconds > self._settings.watchdog_seconds:

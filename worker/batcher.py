@@ -1,8 +1,8 @@
 """Micro-batching: many threads submit items, few threads run them in batches. Standard library only.
 
 A batch's window opens when its first item was submitted and closes when the batch is full or `window` seconds later;
-while batches run the next one gathers. Items of different keys never share a batch. If a batch raises, its items
-are run one by one, so that only the bad one fails.
+while batches run the next one gathers. Items of different keys never share a batch. If a batch raises, its halves are
+run by themselves, and theirs in turn: a bad item fails alone, and a batch that was too large for the device goes on.
 """
 
 import logging
@@ -203,8 +203,9 @@ class Batcher(Generic[Item, Answer]):
             # A traceback keeps what its frames held: device memory too, which may be what was short.
             traceback.clear_frames(answers.__traceback__)
             if len(batch) > 1:
-                for ticket in batch:
-                    self._run_batch(key, [ticket])
+                middle = len(batch) // 2
+                self._run_batch(key, batch[:middle])
+                self._run_batch(key, batch[middle:])
                 return
             answers = [answers]
         ended = time.monotonic()

@@ -1,33 +1,59 @@
-"""kombu's Redis transport with fewer round trips: of the CPU that a job cost the worker, its own took a third.
+"""kombu's Redis transport, changed where it loses messages or takes too many round trips.
 
-Three things are done differently, none of which the other end can tell. What waits behind a message is taken along with
-it, up to TAKEN at a time, in one atomic step that also books it as delivered; kombu pops one at a time and books it in
-a second step, between which a worker that is killed loses it. Acknowledgements are collected for some milliseconds:
-one that is lost with its worker makes a finished job be delivered again, which START refuses. And one client serves
-all of that, where kombu makes a new one for every command.
+kombu pops a message and books it as delivered in a second step; what is killed in between, or stopped while it waits,
+loses the message. Here a worker waits for the queue to have something without taking it (BLMOVE of its end to where it
+is), and one script then takes and books up to TAKEN messages. The books' times are Redis' own, so that the clocks of
+two workers need not agree. Acknowledgements are collected for some milliseconds: one that is lost with its worker makes
+a finished job be delivered again, which START refuses. And one client serves all of that, where kombu makes a new one
+for every command: of the CPU that a job cost the worker, the transport took a third.
+
+In the queue are callers whose turn it is, and messages that were given back. A caller gives its oldest message and goes
+to the end of the queue as long as it has more.
 
 This leans on private names of kombu, as worker/lease.py does: kombu is pinned, and tests kill workers.
 """
 
+import logging
 import time
+from queue import Empty
 from typing import Any
 
 from kombu.asynchronous import get_event_loop
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import loads
+from redis.exceptions import ResponseError
+
+from shared.contract import LISTS_TTL, line_key
+
+log = logging.getLogger(__name__)
 
 TAKEN = 8
 """Messages at a time: more would cost no less, and leave less for the next worker."""
 ACK_SECONDS = 0.02
+UNABLE_SECONDS = 0.5
+"""Pause where Redis answers that it cannot do it now: its disk is full, say."""
 
-_TAKE = """
-local unacked, index = KEYS[1], KEYS[2]
-local now, most = ARGV[1], tonumber(ARGV[2])
-local taken = {}
-for k = 3, #KEYS do
-  while #taken < most do
-    local raw = redis.call('RPOP', KEYS[k])
-    if not raw then break end
+_ANYWAY = "#!lua flags=allow-oom"  # what is taken makes room in the end
+_NOW = """
+local clock = redis.call('TIME')
+local now = clock[1] + clock[2] / 1000000
+"""
+
+_TAKE = f"""{_ANYWAY}
+local unacked, index, queue = KEYS[1], KEYS[2], KEYS[3]
+local most, lines, ttl = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+{_NOW}
+local taken = {{}}
+while #taken < most do
+  local raw = redis.call('RPOP', queue)
+  if not raw then break end
+  if raw:sub(1, 1) ~= '{{' then  -- no message but a caller
+    local line = lines .. raw
+    local caller = raw
+    raw = redis.call('RPOP', line)
+    if redis.call('EXISTS', line) == 1 then redis.call('LPUSH', queue, caller) end
+  end
+  if raw then
     local properties = cjson.decode(raw).properties
     local info = properties.delivery_info
     -- Built from the text itself: encoding it anew would make objects of its empty lists.
@@ -37,7 +63,32 @@ for k = 3, #KEYS do
     taken[#taken + 1] = raw
   end
 end
+for _, key in ipairs({{unacked, index, queue}}) do redis.call('EXPIRE', key, ttl) end
 return taken
+"""
+
+_RENEW = f"""{_ANYWAY}
+{_NOW}
+for _, tag in ipairs(ARGV) do redis.call('ZADD', KEYS[1], 'XX', now, tag) end
+"""
+
+# A message is given back with its caller's turn: it has waited for longer than whatever waits.
+_RESTORE = f"""{_ANYWAY}
+local unacked, index, queue = KEYS[1], KEYS[2], KEYS[3]
+{_NOW}
+local late = redis.call('ZRANGE', index, '-inf', now - ARGV[1], 'BYSCORE', 'LIMIT', 0, 100)
+for _, tag in ipairs(late) do
+  local booked = redis.call('HGET', unacked, tag)
+  redis.call('ZREM', index, tag)
+  redis.call('HDEL', unacked, tag)
+  if booked then
+    local exchange, key = unpack(cjson.decode(booked), 2)
+    local tail = ',' .. cjson.encode(exchange) .. ',' .. cjson.encode(key) .. ']'
+    redis.call('RPUSH', queue, booked:sub(2, -1 - #tail))
+    redis.call('EXPIRE', queue, ARGV[2])
+  end
+end
+return #late
 """
 
 
@@ -52,21 +103,10 @@ class QoS(redis.QoS):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.booked: set[str] = set()
         self._done: list[str] = []
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        if delivery_tag in self.booked:
-            self.booked.discard(delivery_tag)
-        else:  # the one that was waited for
-            info = message.delivery_info
-            booked = dumps([message._raw, info["exchange"], info["routing_key"]])
-            with self.channel.conn_or_acquire() as client:
-                pipe = client.pipeline(transaction=False)
-                pipe.zadd(self.unacked_index_key, {delivery_tag: time.time()})
-                pipe.hset(self.unacked_key, delivery_tag, booked)
-                pipe.execute()
-        virtual.QoS.append(self, message, delivery_tag)
+        virtual.QoS.append(self, message, delivery_tag)  # TAKE has booked it
 
     def ack(self, delivery_tag: str) -> None:
         virtual.QoS.ack(self, delivery_tag)
@@ -87,13 +127,24 @@ class QoS(redis.QoS):
                 pipe.hdel(self.unacked_key, *done)
                 pipe.execute()
 
+    def renew(self, client: Any) -> None:
+        """Stamp anew what is held, through a client of the caller's own."""
+        held = list(self._delivered)
+        if held:
+            client.register_script(_RENEW)(keys=[self.unacked_index_key], args=held)
+
+    def restore_visible(self, start: int = 0, num: int = 0, interval: int = 0) -> None:
+        """Give back what nobody has stamped for the visibility timeout."""
+        self.channel.restore_late(self.visibility_timeout)
+
 
 class Channel(redis.Channel):
     QoS = QoS
+    _in_poll: Any
+    _brpop_sent_at: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._kept: Any = None
-        self._take: Any = None
         super().__init__(*args, **kwargs)
 
     def _create_client(self, asynchronous: bool = False) -> Any:
@@ -102,24 +153,72 @@ class Channel(redis.Channel):
         if self._kept is None:
             self._kept = super()._create_client()
             self._take = self._kept.register_script(_TAKE)
+            self._restore_late = self._kept.register_script(_RESTORE)
         return self._kept
 
-    def _brpop_read(self, **options: Any) -> Any:
-        delivered = super()._brpop_read(**options)
-        room = self.qos.can_consume_max_estimate()
-        most = TAKEN - 1 if room is None else min(TAKEN - 1, room)
-        if most > 0:
-            self._take_along(most)
-        return delivered
+    def _queue(self) -> str:
+        (queue,) = self.active_queues
+        return str(queue)
 
-    def _take_along(self, most: int) -> None:
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = time.monotonic()
+        queue, patience = self._queue(), self.brpop_timeout if timeout is None else timeout
+        self._in_poll.send_command("BLMOVE", queue, queue, "RIGHT", "RIGHT", patience or 0)
+
+    def _brpop_read(self, **options: Any) -> bool:
+        connection = self.client.connection
+        try:
+            something = self.client.parse_response(connection, "BLMOVE", **options)
+        except ResponseError as error:
+            self._unable(error)
+            something = b""  # a full memory refuses to wait, but not to take
+        except self.connection_errors:
+            connection.disconnect()
+            raise
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+        if something is None or not self._deliver():
+            raise Empty
+        return True
+
+    def _deliver(self) -> bool:
+        """Take what there is room for; whether there was anything: another worker may have been quicker."""
+        room = self.qos.can_consume_max_estimate()
+        most = TAKEN if room is None else min(TAKEN, room)
+        client, queue = self._create_client(), self._queue()
+        try:
+            taken = self._take(
+                keys=[self.qos.unacked_key, self.qos.unacked_index_key, queue],
+                args=[most, line_key(""), LISTS_TTL],
+                client=client,
+            )
+        except ResponseError as error:
+            self._unable(error)
+            return False
+        for raw in taken:
+            self.connection._deliver(loads(raw.decode()), queue)
+        return bool(taken)
+
+    def restore_late(self, seconds: float) -> None:
+        """Give back what nobody has stamped for so long."""
+        if not self.active_queues:
+            return
         client = self._create_client()
-        lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in self.active_queues]
-        keys = [self.qos.unacked_key, self.qos.unacked_index_key, *lists]
-        for raw in self._take(keys=keys, args=[time.time(), most], client=client):
-            message = loads(raw.decode())
-            self.qos.booked.add(message["properties"]["delivery_tag"])
-            self.connection._deliver(message, message["properties"]["delivery_info"]["routing_key"])
+        keys = [self.unacked_key, self.unacked_index_key, self._queue()]
+        try:
+            late = self._restore_late(keys=keys, args=[seconds, LISTS_TTL], client=client)
+        except ResponseError as error:
+            self._unable(error)
+            return
+        if late:
+            log.warning("%d jobs of a worker that is gone, or was out of reach, are delivered again", late)
+
+    @staticmethod
+    def _unable(error: ResponseError) -> None:
+        log.warning("Redis cannot do what the queue needs: %s", error)
+        time.sleep(UNABLE_SECONDS)
 
     def close(self) -> None:
         if self._kept is not None and not self.closed:

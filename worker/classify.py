@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,7 +83,9 @@ class Classifier:
         self._worker_id, self._store, self._registry = worker_id, store, registry
         self._decoder, self._batcher, self._metrics = decoder, batcher, metrics
         self._batch_size = batch_size
-        self._held: set[Held] = set()  # a job that was delivered twice is held twice
+        self._in_hand: dict[str, threading.Event] = {}  # by job id, from its delivery to its end
+        self._suspects = threading.Lock()  # held by the one job that runs of those whose worker died
+        self._held: set[Held] = set()
         self._lock = threading.Lock()
 
     @property
@@ -101,10 +103,18 @@ class Classifier:
 
     def run(self, job_id: str) -> None:
         """Do a delivered job to its end. Raises one of UNFINISHED alone."""
-        work = self._store.start(job_id, self._worker_id)
+        with self._sole(job_id):
+            work = self._store.start(job_id, self._worker_id)
+            if work == Refused("suspect"):
+                with self._suspects:
+                    self._run(job_id, self._store.start(job_id, self._worker_id, solo=True))
+            else:
+                self._run(job_id, work)
+
+    def _run(self, job_id: str, work: Work | Refused) -> None:
         if isinstance(work, Refused):
             if work.reason == "poison":
-                error = JobPoison("The job was started several times and never finished; it seems to end its workers.")
+                error = JobPoison("Every worker that started the job died over it.")
                 if self._store.fail(job_id, error):
                     self._metrics.finished("failed")
             log.info("job %s not run: %s", job_id, work.reason)
@@ -118,6 +128,8 @@ class Classifier:
             self._metrics.stage("store", time.monotonic() - began)
             self._metrics.finished("succeeded" if stored else "cancelled", result.duration)
         except UNFINISHED:
+            with suppress(OtoscopeError):  # a store that is out of reach will see the lease end
+                self._store.release(job_id, self._worker_id)
             raise
         except JobCancelled:
             self._metrics.finished("cancelled")
@@ -130,6 +142,19 @@ class Classifier:
     def _fail(self, job_id: str, error: OtoscopeError, timings: Timings) -> None:
         stored = self._store.fail(job_id, error, timings)
         self._metrics.finished("failed" if stored else "cancelled")
+
+    @contextmanager
+    def _sole(self, job_id: str) -> Iterator[None]:
+        """After a lost connection jobs are delivered again that are still in hand here. Doing them twice is of no use,
+        and counting it as a death is wrong: the second delivery waits, and then finds what the first has stored."""
+        own = threading.Event()
+        while (first := self._in_hand.setdefault(job_id, own)) is not own:
+            first.wait()
+        try:
+            yield
+        finally:
+            del self._in_hand[job_id]
+            own.set()
 
     @contextmanager
     def _hold(self, work: Work) -> Iterator[Held]:

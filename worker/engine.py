@@ -31,6 +31,10 @@ from worker.model.precision import autocast
 log = logging.getLogger(__name__)
 
 
+class DeviceLost(Exception):
+    """The device answers nothing but errors to this process from now on: it has to be another process."""
+
+
 @dataclass(frozen=True)
 class Window:
     """One network window of sound."""
@@ -144,11 +148,23 @@ class Engine:
 
     @torch.no_grad()
     def run(self, served: Served | FrontEnd, windows: Sequence[Window]) -> list[Seen | Exception]:
-        """One forward pass. A window whose logits are not finite gets InferenceFailed; its neighbours do not."""
-        with self._turn() as alone:
-            if isinstance(served, FrontEnd):
-                return self._spectrograms(served.served.model, windows)
-            return self._run(served, windows, alone)
+        """One forward pass. A window whose logits are not finite gets InferenceFailed; its neighbours do not.
+
+        Raises DeviceLost, torch.OutOfMemoryError where fewer windows may fit, or what is wrong with the windows.
+        """
+        try:
+            with self._turn() as alone:
+                if isinstance(served, FrontEnd):
+                    return self._spectrograms(served.served.model, windows)
+                return self._run(served, windows, alone)
+        except torch.OutOfMemoryError:
+            log.warning("%d windows are too much for the device's memory", len(windows))
+            if not self._on_cpu:
+                torch.cuda.empty_cache()  # what lies there in pieces that are too small
+            raise
+        except torch.AcceleratorError as error:
+            # CUDA's errors that are no lack of memory (a bad address, a failed assertion, a lost card) stay.
+            raise DeviceLost(str(error).partition("\n")[0]) from error
 
     def _run(self, served: Served, windows: Sequence[Window], alone: bool) -> list[Seen | Exception]:
         model = served.model

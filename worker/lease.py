@@ -1,17 +1,13 @@
 """Keeps a job that is being worked on from being delivered a second time.
 
-kombu's Redis transport gives every delivered message back after `visibility_timeout`, finished or not. The timeout has
-to be short, so that the jobs of a killed worker return in seconds; a job that takes longer than it is therefore
-renewed here: the delivery tags that this worker holds are stamped anew every two seconds. Only tags that are still
-there are touched, so that a job which was given back for good is not claimed again.
-
-This leans on private names of kombu (`QoS._delivered`, `unacked_index_key`), which is why kombu is pinned and a test
-kills workers.
+Every delivered message is given back after `visibility_timeout`, finished or not. The timeout has to be short, so that
+the jobs of a killed worker return in seconds; a job that takes longer than it is therefore renewed here: what this
+worker holds is stamped anew every two seconds. Only messages that are still booked are touched, so that a job which was
+given back for good is not claimed again.
 """
 
 import logging
 import threading
-import time
 from typing import Any
 
 import redis
@@ -56,10 +52,7 @@ class Lease(bootsteps.StartStopStep):  # type: ignore[misc]
         with client:
             while not stop.wait(RENEW_SECONDS):
                 try:
-                    held = list(channel.qos._delivered)
-                    if held:
-                        now = time.time()  # kombu stamps with the worker's clock, so this must too
-                        client.zadd(channel.unacked_index_key, dict.fromkeys(held, now), xx=True)
+                    channel.qos.renew(client)
                 except RuntimeError:
                     continue  # the dictionary changed while it was copied; two seconds later it will not
                 except redis.exceptions.RedisError as error:

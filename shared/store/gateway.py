@@ -51,10 +51,13 @@ class AsyncJobStore:
         body: bytes,
         idempotency: str | None = None,
         job_id: str | None = None,
+        *,
+        caller: str = "",
     ) -> Submission:
         """Store a job and its upload and send its message; `job_id` is for who wants to follow it from the beginning.
 
-        Raises QueueFull or IdempotencyConflict.
+        Callers take turns, whoever has how much waiting. An Idempotency-Key is the caller's own. Raises QueueFull or
+        IdempotencyConflict.
         """
         settings = self._settings
         share = await self.memory_share()
@@ -69,15 +72,16 @@ class AsyncJobStore:
         ttl = math.ceil(settings.job_deadline) + settings.result_ttl
         token, digest = "", ""
         if idempotency:
-            token = contract.idempotency_key(hashlib.sha256(idempotency.encode()).hexdigest())
+            token = contract.idempotency_key(hashlib.sha256(f"{caller}\0{idempotency}".encode()).hexdigest())
             digest = await _digest(json.dumps([model, asked]).encode(), body)
         outcome, detail, *more = await self._run(
             "SUBMIT",
-            scripts.keys(job_id, contract.QUEUE, token),
+            scripts.keys(job_id, contract.QUEUE, contract.line_key(caller), token),
             [
                 job_id,
                 body,
                 self._messages.of(job_id),
+                caller,
                 model,
                 asked,
                 audio.model_dump_json(),
@@ -85,6 +89,7 @@ class AsyncJobStore:
                 ttl,
                 ttl + settings.tombstone_ttl,
                 settings.queue_limit,
+                math.ceil(settings.queue_limit * settings.caller_share),
                 max(contract.LISTS_TTL, ttl),
                 digest,
                 contract.job_key(""),
@@ -95,13 +100,19 @@ class AsyncJobStore:
                 f"{int(detail)} jobs are unfinished, and {settings.queue_limit} is the limit; try again later.",
                 retry_after=await self._retry_after(),
             )
+        if outcome == b"share":
+            raise QueueFull(
+                f"{int(detail)} of your jobs wait, and there is no room for more of one caller's; try again later.",
+                retry_after=await self._retry_after(),
+            )
         if outcome == b"conflict":
             raise IdempotencyConflict("This Idempotency-Key was used with another request; use a new key.")
         if outcome == b"exists":
             return Submission(await self.get(detail.decode(), with_result=True), created=False)
         created_at, rank = more
         place = None if rank is None else rank + 1
-        return Submission(JobRecord(job_id, "queued", model, audio, float(created_at), position=place), created=True)
+        job = JobRecord(job_id, "queued", model, audio, float(created_at), position=place, caller=caller)
+        return Submission(job, created=True)
 
     async def _retry_after(self) -> int:
         """Seconds: as long as the oldest waiting job has waited is about what a place takes to come free."""
@@ -181,6 +192,12 @@ class AsyncJobStore:
         oldest = seconds + micros / 1e6 - first[0][1] if first else 0.0
         return QueueLoad(opened, waiting, max(oldest, 0.0), await self.memory_share())
 
+    async def totals(self) -> dict[str, int]:
+        """How many jobs were accepted, and how many ended in each way: contract.COUNTED."""
+        with translated():
+            counts = await cast(Any, self._redis.hmget(contract.TOTALS, contract.COUNTED))
+        return {name: int(count or 0) for name, count in zip(contract.COUNTED, counts, strict=True)}
+
     async def memory_share(self) -> float:
         """Share of Redis' memory limit that is used, read at most once a second."""
         read_at, share = self._memory
@@ -224,7 +241,7 @@ class AsyncJobStore:
         reaped = 0
         for job_id in (entry.decode() for entry in late):
             error = DeadlineExceeded(f"The job was not finished within {self._settings.job_deadline:g} s.")
-            args = scripts.finish_args(self._settings, job_id, "failed", failure=scripts.failure(error))
+            args = scripts.finish_args(self._settings, job_id, "failed", error=error)
             reaped += await self._run("FINISH", scripts.keys(job_id), args) == b"stored"
         return reaped
 

@@ -20,11 +20,14 @@ class JobStore:
         self._redis, self._settings = client, settings
         self._start = client.register_script(scripts.START)
         self._finish = client.register_script(scripts.FINISH)
+        self._release = client.register_script(scripts.RELEASE)
+        self._announce = client.register_script(scripts.ANNOUNCE)
 
-    def start(self, job_id: str, worker: str) -> Work | Refused:
-        """Take a delivered job."""
+    def start(self, job_id: str, worker: str, *, solo: bool = False) -> Work | Refused:
+        """Take a delivered job. One that is refused as `suspect` is to be started `solo`, with no other suspect."""
         with translated():
-            reply = self._start(keys=scripts.keys(job_id), args=[job_id, worker, self._settings.max_attempts])
+            args = [job_id, worker, "solo" if solo else "", self._settings.max_attempts]
+            reply = self._start(keys=scripts.keys(job_id), args=args)
         outcome, *rest = cast("list[Any]", reply)
         if outcome != b"run":
             return Refused(outcome.decode())
@@ -36,19 +39,22 @@ class JobStore:
                 return Refused("finished")  # just now, by somebody else
         return Work(job_id, model.decode(), JobOptions.model_validate_json(options), float(waited), float(left), body)
 
+    def release(self, job_id: str, worker: str) -> None:
+        """Give back a job that was started and not finished, as if it had never been delivered."""
+        with translated():
+            self._release(keys=scripts.keys(job_id), args=[job_id, worker])
+
     def succeed(self, job_id: str, packed: bytes, timings: Timings) -> bool:
         """Store a result; False where the job was cancelled or finished by somebody else."""
-        return self._end(job_id, "succeeded", packed=packed, timings=timings.model_dump_json())
+        return self._end(scripts.finish_args(self._settings, job_id, "succeeded", packed=packed, timings=timings))
 
     def fail(self, job_id: str, error: OtoscopeError, timings: Timings | None = None) -> bool:
         """Store a failure; False where the job was cancelled or finished by somebody else."""
-        measured = timings.model_dump_json() if timings else ""
-        return self._end(job_id, "failed", failure=scripts.failure(error), timings=measured)
+        return self._end(scripts.finish_args(self._settings, job_id, "failed", error=error, timings=timings))
 
-    def _end(self, job_id: str, status: str, **values: str | bytes) -> bool:
+    def _end(self, args: list[Any]) -> bool:
         with translated():
-            args = scripts.finish_args(self._settings, job_id, status, **values)
-            return cast(bytes, self._finish(keys=scripts.keys(job_id), args=args)) == b"stored"
+            return cast(bytes, self._finish(keys=scripts.keys(args[0]), args=args)) == b"stored"
 
     def cancelled(self, job_ids: list[str]) -> set[str]:
         """Which of these nobody waits for any more: cancelled, finished elsewhere, or expired."""
@@ -62,17 +68,12 @@ class JobStore:
 
     def announce(self, said: Announcement, cards: dict[str, ModelCard], seconds: int) -> None:
         """Vouch for this worker, and for the models it serves, for that many seconds."""
+        told = [text for name, card in cards.items() for text in (name, card.model_dump_json())]
         with translated():
-            now, _ = self._redis.time()
-            pipe = self._redis.pipeline()
-            pipe.set(contract.worker_key(said.id), json.dumps(said.__dict__), ex=seconds)
-            pipe.zadd(contract.WORKERS, {said.id: now + seconds})
-            pipe.zremrangebyscore(contract.WORKERS, "-inf", now)
-            pipe.expire(contract.WORKERS, contract.LISTS_TTL)
-            for name, card in cards.items():
-                pipe.hset(contract.MODELS, name, card.model_dump_json())
-            pipe.expire(contract.MODELS, contract.LISTS_TTL)
-            pipe.execute()
+            self._announce(
+                keys=[contract.worker_key(said.id), contract.WORKERS, contract.MODELS],
+                args=[said.id, json.dumps(said.__dict__), seconds, contract.LISTS_TTL, *told],
+            )
 
     def retract(self, worker_id: str) -> None:
         """Stop vouching for this worker."""

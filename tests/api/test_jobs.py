@@ -229,7 +229,7 @@ def test_idempotency_key_returns_the_first_job(http: httpx.Client, worker: Stand
 
 def test_full_queue_is_429_with_retry_after(start_gateway: Start, worker: StandInWorker) -> None:
     """Past the limit of unfinished jobs nothing is accepted; a finished one makes room."""
-    http = start_gateway(queue_limit=2)
+    http = start_gateway(queue_limit=2, caller_share=1.0)
     ids = [str(submit(http)["id"]) for _ in range(2)]
     answer = http.post("/v1/jobs", files={"file": wav()})
     assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")

@@ -16,6 +16,7 @@ from shared.queue import Messages, make_celery
 from shared.schemas import JobOptions
 from shared.settings import Settings
 from tests.shared.conftest import AUDIO, Stores
+from worker.broker import Transport
 
 Send = Callable[[str], None]
 
@@ -102,7 +103,9 @@ def test_worker_and_gateway_use_the_same_database(settings: Settings, database: 
         stores = Stores(own, stack)
         job_id = stores.submit()
         app = stack.enter_context(contextlib.closing(make_celery(own)))
-        with app.connection_for_read() as connection, connection.SimpleQueue(QUEUE) as queue:
+        connection = stack.enter_context(app.connection_for_read())
+        connection.transport_cls = Transport
+        with connection.SimpleQueue(app.amqp.queues[QUEUE]) as queue:
             message = queue.get(timeout=5)
             message.ack()
     assert message.headers["id"] == job_id

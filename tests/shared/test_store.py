@@ -164,14 +164,69 @@ def test_workers_that_race_for_a_job_agree_on_its_end(stores: Stores) -> None:
 
 
 def test_a_job_that_keeps_killing_its_worker_is_not_started_again(open_stores: Open) -> None:
-    """After `max_attempts` deliveries it is refused, and its failure can be stored."""
-    stores = open_stores(max_attempts=2)
+    """It is suspected after the first death, refused after as many as are allowed, and its failure can be stored."""
+    stores = open_stores(max_attempts=3)
     job_id = stores.submit()
-    stores.start(job_id)
-    stores.start(job_id)
-    assert stores.worker.start(job_id, "w1") == Refused("poison")
-    assert stores.worker.start(job_id, "w1") == Refused("poison")
+    stores.start(job_id, "w1")
+    for worker in ("w2", "w3"):
+        assert stores.worker.start(job_id, worker) == Refused("suspect")
+        assert isinstance(stores.worker.start(job_id, worker, solo=True), Work)
+    assert stores.worker.start(job_id, "w4") == Refused("suspect")
+    assert stores.worker.start(job_id, "w4", solo=True) == Refused("poison")
     assert stores.worker.fail(job_id, AudioCorrupt("poison"))
+
+
+def test_who_was_there_by_chance_is_not_blamed(open_stores: Open) -> None:
+    """Deaths count for the one suspect that ran, however often the others were in hand."""
+    stores = open_stores(max_attempts=2)
+    killer, bystander = stores.submit(), stores.submit()
+    for job_id in (killer, bystander):
+        stores.start(job_id, "w1")
+    for _ in range(5):
+        assert stores.worker.start(bystander, "w2") == Refused("suspect"), "it waits for its turn among the suspects"
+    assert isinstance(stores.worker.start(killer, "w2", solo=True), Work)
+    assert stores.worker.start(killer, "w3", solo=True) == Refused("poison")
+    stores.start(bystander, "w3")
+    assert stores.succeed(bystander)
+
+
+def test_a_job_that_is_given_back_was_never_delivered(open_stores: Open) -> None:
+    """It waits in its old place, and however often that happens, nobody takes it for poison."""
+    stores = open_stores(max_attempts=1)
+    job_id, later = stores.submit(), stores.submit()
+    for worker in ("w1", "w2", "w3"):
+        stores.start(job_id, worker)
+        stores.worker.release(job_id, "another")
+        assert stores.status(job_id) == "running", "only who has it can give it back"
+        stores.worker.release(job_id, worker)
+        job = stores.run(stores.gateway.get(job_id))
+        assert (job.status, job.position, job.started_at) == ("queued", 1, None)
+    assert stores.run(stores.gateway.get(later)).position == 2
+    stores.start(job_id, "w4")
+    assert stores.succeed(job_id)
+    stores.worker.release(job_id, "w4")
+    assert stores.status(job_id) == "succeeded"
+
+
+def test_every_job_is_counted_once(open_stores: Open) -> None:
+    """What was accepted is what ended in the four ways, and what is unfinished."""
+    stores = open_stores(max_attempts=1)
+    done, failed, cancelled, late, gone, _ = (stores.submit() for _ in range(6))
+    stores.submit(token="a")
+    stores.submit(token="a")
+    for job_id in (done, failed):
+        stores.start(job_id)
+    for _ in range(2):
+        stores.succeed(done)
+        stores.worker.fail(failed, AudioCorrupt("no sound"))
+        stores.run(stores.gateway.cancel(cancelled))
+        stores.worker.fail(late, DeadlineExceeded("too late"))
+    stores.raw.delete(contract.job_key(gone))
+    for _ in range(2):
+        stores.worker.fail(gone, AudioCorrupt("too late to say"))
+    totals = stores.run(stores.gateway.totals())
+    assert totals == {"accepted": 7, "succeeded": 1, "failed": 1, "cancelled": 1, "expired": 2}
+    assert stores.run(stores.gateway.load()).open == 2
 
 
 def test_a_job_whose_upload_is_gone_is_not_started(stores: Stores) -> None:

@@ -21,7 +21,7 @@ Keys = Callable[[], set[bytes]]
 
 def test_a_full_queue_refuses_at_once(open_stores: Open) -> None:
     """Running jobs count too; the place of a finished one is free again."""
-    stores = open_stores(queue_limit=2)
+    stores = open_stores(queue_limit=2, caller_share=1.0)
     first = stores.submit()
     stores.start(first)
     stores.submit()
@@ -30,7 +30,22 @@ def test_a_full_queue_refuses_at_once(open_stores: Open) -> None:
     assert refused.value.retry_after is not None
     assert refused.value.retry_after >= 1
     stores.succeed(first)
-    stores.submit()
+    stores.submit(caller="net:other")
+
+
+def test_one_caller_cannot_fill_the_queue(open_stores: Open) -> None:
+    """Its waiting jobs take their share of the places; the others are for others."""
+    stores = open_stores(queue_limit=4)
+    first, _ = (stores.submit(caller="net:many") for _ in range(2))
+    with pytest.raises(QueueFull, match="2 of your jobs wait") as refused:
+        stores.submit(caller="net:many")
+    assert refused.value.retry_after is not None
+    for _ in range(2):
+        stores.submit(caller="net:few")
+    with pytest.raises(QueueFull, match="4 jobs are unfinished"):
+        stores.submit(caller="net:late")
+    assert stores.messages("net:many")[0] == first
+    assert stores.run(stores.gateway.get(first)).caller == "net:many"
 
 
 def test_a_refused_submission_leaves_nothing(open_stores: Open, redis_keys: Keys) -> None:
@@ -40,6 +55,9 @@ def test_a_refused_submission_leaves_nothing(open_stores: Open, redis_keys: Keys
     before = redis_keys()
     with pytest.raises(QueueFull):
         stores.submit(token="again")
+    with pytest.raises(QueueFull):
+        stores.submit(caller="net:other")
+    assert stores.messages("net:other") == []
     assert redis_keys() == before
     assert stores.messages() == [first]
 

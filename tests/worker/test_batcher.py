@@ -159,7 +159,7 @@ def test_an_item_whose_batch_has_begun_cannot_be_cancelled(make: Make, device: D
 
 
 def test_a_poison_item_fails_alone(make: Make, device: Device) -> None:
-    """A batch that raises is run item by item: only the bad one gets the error."""
+    """A batch that raises is run in halves: only the bad one gets the error."""
     batcher = make()
     occupy(batcher, device)
     tickets = [batcher.submit(item) for item in ("a", "poison", "c")]
@@ -168,7 +168,25 @@ def test_a_poison_item_fails_alone(make: Make, device: Device) -> None:
     with pytest.raises(ValueError, match="poison"):
         tickets[1].result(SOON)
     assert tickets[2].result(SOON) == "<c>"
-    assert device.items[1:] == [["a", "poison", "c"], ["a"], ["poison"], ["c"]]
+    assert device.items[1:] == [["a", "poison", "c"], ["a"], ["poison", "c"], ["poison"], ["c"]]
+
+
+def test_a_batch_too_large_for_the_device_goes_on_in_halves() -> None:
+    """Every item gets its answer, in batches as large as fit."""
+    sizes: list[int] = []
+
+    def run(key: None, items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        if len(items) > 2:
+            raise MemoryError
+        return items
+
+    batcher: Batcher[int, int] = Batcher(run, size=8, window=NEVER)
+    batcher.start()
+    tickets = [batcher.submit(n) for n in range(8)]
+    assert [ticket.result(SOON) for ticket in tickets] == list(range(8))
+    assert sizes == [8, 4, 2, 2, 4, 2, 2]
+    batcher.stop(timeout=SOON)
 
 
 def test_an_answer_that_is_an_exception_fails_one_item(make: Make, device: Device) -> None:

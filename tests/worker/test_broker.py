@@ -9,6 +9,7 @@ import pytest
 import redis
 from kombu import Connection, Consumer, Queue
 
+from shared.contract import line_key
 from worker.broker import TAKEN, Transport
 
 QUEUE = Queue("taken")
@@ -50,6 +51,11 @@ class Inbox:
                 self.connection.drain_events(timeout=0.3)
             except TimeoutError:
                 return
+
+    def hang_up(self) -> None:
+        """As its end would: it waits for the next message no more."""
+        self.channel.client.connection.disconnect()
+        self.connection.transport.cycle.discard(self.channel)
 
 
 def send(connection: Connection, *bodies: object) -> None:
@@ -104,13 +110,69 @@ def test_what_is_acknowledged_is_struck_off(connection: Connection, client: redi
 
 
 def test_what_a_killed_worker_had_taken_comes_back(connection: Connection, client: redis.Redis) -> None:
-    """All of it, once its books are older than the visibility timeout."""
-    send(connection, *range(TAKEN))
+    """All of it, as it was, once its books are older than the visibility timeout, and before what came later."""
+    sent = [{"n": n, "empty": []} for n in range(TAKEN)]
+    send(connection, *sent)
     dead = Inbox(connection)
     dead.drain()
-    assert client.llen("taken") == 0
-    dead.channel.client.connection.disconnect()  # as its end would; it waits for the next message no more
-    client.zadd("unacked_index", dict.fromkeys([m.delivery_tag for m in dead.messages], 1.0))
-    connection.channel().qos.restore_visible(num=100, interval=1)
-    assert client.llen("taken") == TAKEN
-    assert client.hlen("unacked") == 0
+    send(connection, "later")
+    assert client.llen("taken") == 1
+    dead.hang_up()
+    for message in dead.messages:
+        client.zincrby("unacked_index", -2 * dead.channel.visibility_timeout, message.delivery_tag)
+    heir = Inbox(connection)
+    heir.channel.qos.restore_visible()
+    assert (client.llen("taken"), client.hlen("unacked")) == (TAKEN + 1, 0)
+    heir.drain()
+    got = [message.payload for message in heir.messages]
+    assert sorted(got[:-1], key=lambda body: int(body["n"])) == sent
+    assert got[-1] == "later"
+
+
+def test_who_waits_holds_nothing(connection: Connection, client: redis.Redis) -> None:
+    """A worker that is killed or stopped while it waits for the queue takes no message with it."""
+    waiting = Inbox(connection)
+    waiting.drain()  # it has asked, and been told that there is nothing
+    poller = connection.transport.cycle
+    poller.on_poll_start()  # and asks again
+    assert waiting.channel._in_poll
+    send(connection, "one")
+    assert (client.llen("taken"), client.hlen("unacked")) == (1, 0), "it has been told, and not taken it"
+    waiting.hang_up()
+    other = Inbox(connection)
+    other.drain()
+    assert [message.payload for message in other.messages] == ["one"]
+
+
+def test_callers_take_turns(connection: Connection, client: redis.Redis) -> None:
+    """Each gets its own in order; one that has much waiting holds up nobody else."""
+    lines = {"net:many": [f"many {n}" for n in range(20)], "key:few": ["few 0", "few 1"], "net:one": ["one 0"]}
+    for caller, bodies in lines.items():
+        send(connection, *bodies)
+        while (raw := client.rpop("taken")) is not None:
+            client.lpush(line_key(caller), raw)
+    client.lpush("taken", *lines)
+    inbox = Inbox(connection)
+    inbox.drain()
+    got = [message.payload for message in inbox.messages]
+    assert got[:6] == ["many 0", "few 0", "one 0", "many 1", "few 1", "many 2"]
+    assert [body for body in got if body.startswith("many")] == lines["net:many"]
+    left = {key: client.ttl(key) for key in client.scan_iter()}
+    assert set(left) == {b"unacked", b"unacked_index"}
+    assert min(left.values()) > 0
+
+
+def test_nothing_stops_at_the_memory_limit(connection: Connection, client: redis.Redis) -> None:
+    """What waits is taken, and what is taken is struck off: that is what makes room."""
+    send(connection, *range(3))
+    inbox = Inbox(connection)
+    before = client.config_get("maxmemory")["maxmemory"]
+    client.config_set("maxmemory", 1)
+    try:
+        inbox.drain()
+        assert [message.payload for message in inbox.messages] == [0, 1, 2]
+        for message in inbox.messages:
+            message.ack()
+        assert client.hlen("unacked") == 0
+    finally:
+        client.config_set("maxmemory", before)

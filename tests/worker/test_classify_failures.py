@@ -200,18 +200,39 @@ def test_a_poisonous_job_is_failed_without_being_touched(start_bench: Callable[.
     assert bench.count("failed") == 1
 
 
-def test_a_job_delivered_twice_at_once_ends_once(bench: Bench) -> None:
-    """Both copies can be cancelled while they run; one result is kept."""
+def test_a_job_delivered_twice_at_once_runs_once(bench: Bench) -> None:
+    """The second delivery waits for the first and finds it done: it is no death that would count."""
     job_id = bench.submit()
     first = bench.run_held(job_id)
-    second = bench.run_waiting(job_id)
-    assert [held.id for held in bench.classifier.held] == [job_id] * 2
+    second = threading.Thread(target=bench.classifier.run, args=(job_id,))
+    second.start()
+    second.join(0.2)
+    assert second.is_alive()
+    assert [held.id for held in bench.classifier.held] == [job_id]
     bench.free.set()
     first.join(20)
     second.join(20)
     assert bench.job(job_id).status == "succeeded"
-    assert bench.stores.kinds(job_id) == ["queued", "running", "running", "succeeded", "result"]
+    assert bench.stores.kinds(job_id) == ["queued", "running", "succeeded", "result"]
     assert bench.classifier.held == []
+
+
+def test_suspects_run_one_at_a_time(bench: Bench) -> None:
+    """What was in hand when another worker died; whatever was not is held up by none of them."""
+    suspects, fresh = [bench.submit() for _ in range(3)], bench.submit()
+    for job_id in suspects:
+        bench.stores.start(job_id, "dead")
+    bench.free.clear()
+    threads = [threading.Thread(target=bench.classifier.run, args=(job_id,)) for job_id in suspects]
+    for thread in threads:
+        thread.start()
+    assert bench.entered.acquire(timeout=20)
+    held = bench.run_waiting(fresh)
+    assert len(bench.classifier.held) == 2, "one suspect, and the other"
+    bench.free.set()
+    for thread in (*threads, held):
+        thread.join(20)
+    assert {bench.job(job_id).status for job_id in (*suspects, fresh)} == {"succeeded"}
 
 
 def test_a_worker_that_stops_gives_its_jobs_back(bench: Bench) -> None:
@@ -220,5 +241,5 @@ def test_a_worker_that_stops_gives_its_jobs_back(bench: Bench) -> None:
     job_id = bench.submit()
     with pytest.raises(BatcherStopped):
         bench.classifier.run(job_id)
-    assert bench.job(job_id).status == "running"
+    assert bench.job(job_id).status == "queued"
     assert bench.classifier.held == []
