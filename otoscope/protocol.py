@@ -2,6 +2,7 @@
 
 import random
 import time
+import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypedDict
@@ -31,19 +32,18 @@ class Options(TypedDict, total=False):
     window: int | None  # which window the arrays are of
     layer: str | None  # to look into: all of its channels
     timeout: float | None  # seconds for the whole call, waiting and trying again included
-    idempotency_key: str | None  # repeats with the same key are one job, so a lost connection is tried again
+    idempotency_key: str | None  # submissions with the same key are one job; without, each call makes its own
 
 
 def submit(sound: Sound, rate: int | None, options: Options, timeout: float, hold: float | None = None) -> Flow[Job]:
     """POST /v1/jobs. With `hold` the finished job, if it finishes within so many seconds."""
     timeout = _chosen(options, timeout)
     deadline = time.monotonic() + timeout
-    key = options.get("idempotency_key")
     name, body = yield Load(sound, rate)
-    headers = {"Idempotency-Key": key} if key is not None else {}
+    # Under a key it is harmless to submit again what may have arrived.
+    headers = {"Idempotency-Key": options.get("idempotency_key") or uuid.uuid4().hex}
     call = Call("POST", "/v1/jobs", hold, headers=headers, data=_form(options), files={"file": (name, body)})
-    # Only under a key is it harmless to submit again what may have arrived.
-    response = yield from _exchange(Send(call), deadline, outage=OUTAGE if key is not None else 0.0)
+    response = yield from _exchange(Send(call), deadline)
     return read(Job, response)
 
 
@@ -74,7 +74,7 @@ def wait(job_id: str, timeout: float | None, known: Job | None = None) -> Flow[J
         asked = time.monotonic()
         hold = max(0.0, min(HOLD, deadline - asked))
         call = Send(Call("GET", _path(job_id), hold))
-        job = read(Job, (yield from _exchange(call, deadline, outage=OUTAGE if met else 0.0)))
+        job = read(Job, (yield from _exchange(call, deadline, met=met)))
         if job.status in FINAL:
             return job
         now = time.monotonic()
@@ -96,7 +96,12 @@ def stream(job_id: str, timeout: float | None) -> Flow[None]:
             headers["Last-Event-ID"] = last.id
         patience = min(SILENCE, max(0.01, deadline - time.monotonic()))
         opening = Open(Call("GET", f"{_path(job_id)}/events", patience=patience, headers=headers))
-        yield from _exchange(opening, deadline, outage=OUTAGE if met else 0.0)
+        try:
+            yield from _exchange(opening, deadline, met=met)
+        except ServiceUnreachable as error:
+            if met and time.monotonic() + patience >= deadline:
+                raise _unfinished(job_id) from error
+            raise
         met, news, parser = True, False, EventParser()
         lost: httpx.TransportError | None = None
         while True:
@@ -118,7 +123,7 @@ def stream(job_id: str, timeout: float | None) -> Flow[None]:
         if last is not None and last.job.status in FINAL and lost is None and not news:
             return  # there is no more to come
         if now >= deadline:
-            raise WaitTimeout(f"Job {job_id} is not finished; it goes on, and can be followed again.")
+            raise _unfinished(job_id)
         trouble_since = now if news or not trouble_since else trouble_since
         if now - trouble_since > OUTAGE:
             raise unreachable(lost) if lost else ServiceUnreachable(f"The events of job {job_id} keep breaking off.")
@@ -155,23 +160,26 @@ def ready(timeout: float) -> Flow[Ready]:
     return read(Ready, response)
 
 
-def _exchange(step: Send | Open, deadline: float, outage: float = 0.0) -> Flow[httpx.Response]:
+def _exchange(step: Send | Open, deadline: float, *, met: bool = False) -> Flow[httpx.Response]:
     """Carry a request through to its answer, or raise the error that it ended in.
 
-    "Come back later" (429, 503) is obeyed while the deadline allows; a connection that fails is tried again for
-    `outage` seconds.
+    "Come back later" (429, 503) is obeyed while the deadline allows. A connection that fails is tried again for OUTAGE
+    seconds where there is a service: it was met before, or has taken the connection.
     """
-    outage_ends = time.monotonic() + outage
+    lost_at: float | None = None
     while True:
         failure: OtoscopeError
         try:
             response: httpx.Response = yield step
         except httpx.TransportError as error:
-            failure, pause, limit = unreachable(error), 0.5, min(deadline, outage_ends)
+            met = met or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol)
+            lost_at = time.monotonic() if lost_at is None else lost_at
+            failure, pause, limit = unreachable(error), 0.5, min(deadline, lost_at + OUTAGE if met else 0.0)
             failure.__cause__ = error
         else:
             if response.is_success:
                 return response
+            lost_at = None
             failure = error_of(response)
             if response.status_code not in (429, 503):
                 raise failure
@@ -184,6 +192,10 @@ def _exchange(step: Send | Open, deadline: float, outage: float = 0.0) -> Flow[h
         if step.call.hold is not None:
             left = max(0.0, deadline - time.monotonic())
             step = replace(step, call=replace(step.call, hold=min(step.call.hold, left)))
+
+
+def _unfinished(job_id: str) -> WaitTimeout:
+    return WaitTimeout(f"Job {job_id} is not finished; it goes on, and can be followed again.")
 
 
 def _form(options: Options) -> dict[str, str]:

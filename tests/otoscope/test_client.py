@@ -148,15 +148,16 @@ def test_busy_longer_than_the_timeout(ask: Ask, service: FakeService) -> None:
     assert time.monotonic() - started < 1
 
 
-def test_lost_submission_is_repeated_only_under_a_key(ask: Ask, service: FakeService) -> None:
-    """Without an idempotency key a submission that may have arrived is never sent twice."""
+@pytest.mark.parametrize("key", [None, "k"])
+def test_lost_submission_is_repeated_under_one_key(ask: Ask, service: FakeService, key: str | None) -> None:
+    """What may have arrived is sent again as the same job; a service that is not there is told at once."""
     service.first.append(Canned(None))
-    with pytest.raises(ServiceUnreachable):
-        ask("classify", b"RIFF")
-    assert len(service.seen) == 1
-    service.first.append(Canned(None))
-    assert ask("classify", b"RIFF", idempotency_key="k").status == "succeeded"
-    assert {seen.headers["Idempotency-Key"] for seen in service.seen[1:]} == {"k"}
+    assert ask("classify", b"RIFF", idempotency_key=key).status == "succeeded"
+    first, again = (seen.headers["Idempotency-Key"] for seen in service.seen)
+    assert first == again == (key or first)
+    assert first
+    assert ask("classify", b"RIFF", idempotency_key=key).status == "succeeded"
+    assert (service.seen[2].headers["Idempotency-Key"] == first) == (key is not None)
 
 
 @pytest.mark.parametrize(

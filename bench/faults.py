@@ -1,0 +1,382 @@
+"""Whatever dies: is every accepted job answered, once, and do the books balance?
+
+    .venv/bin/python bench/faults.py [--model esc50] [--jobs 500] [--rounds 20] [--only worker gateway ...]
+
+Each fault is done to a service of its own with so many jobs in flight, some of them waited for and some followed by the
+Python client; afterwards every job that got a 202 is looked at, and the totals, the records and the keys in Redis are
+compared. Prints a line a fault and one line of JSON; exit status 1 if anything was lost, told twice or out of balance.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from clips import MODEL, encoded, model_directory
+from machine import describe
+from rig import Rig
+from tqdm import tqdm
+
+from otoscope.client import AsyncClient
+from shared.contract import COUNTED, FINAL, OPEN, TOTALS, events_key, job_key
+from shared.errors import OtoscopeError
+
+DEADLINE = 120  # seconds, of a job
+KEPT = {"queue_limit": "4000", "caller_share": "1", "job_deadline": str(DEADLINE), "result_ttl": "3600"}
+LISTENERS = 20  # jobs that are waited for, and as many that are followed
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs of one fault."""
+
+    fault: str
+    accepted: int = 0
+    refused: int = 0
+    ended: Counter[str] = field(default_factory=Counter)
+    recovered: float = 0.0  # seconds from the fault to the last answer
+    notes: dict[str, Any] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        notes = ", ".join(f"{name} {value}" for name, value in self.notes.items())
+        told = f"{self.fault:<14} accepted {self.accepted:>4}  {dict(self.ended)}  answered after {self.recovered:.1f} s"
+        return f"{told}  {notes}  {'; '.join(self.wrong) or 'nothing lost'}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="esc50", help=f"{MODEL}, or one of models/")
+    parser.add_argument("--jobs", type=int, default=500, help="in flight at each fault")
+    parser.add_argument("--rounds", type=int, default=20, help="of the three kinds of kill -9 and all of them at once")
+    parser.add_argument("--only", nargs="*", default=list(FAULTS), choices=list(FAULTS))
+    options = parser.parse_args()
+    kills = [name for name in KILLS if name in options.only]
+    plan = [kills[n % len(kills)] for n in range(options.rounds if kills else 0)]
+    plan += [name for name in options.only if name not in KILLS]
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory() as folder:
+        models = model_directory(options.model, Path(folder))
+        for number, name in enumerate(tqdm(plan, unit="fault")):
+            own = Path(folder) / f"rig {number}"
+            own.mkdir()
+            outcomes.append(try_fault(name, own, models, options.jobs))
+            tqdm.write(outcomes[-1].line(), sys.stderr)
+    report = {"machine": describe(), "options": vars(options), "faults": [vars(outcome) for outcome in outcomes]}
+    print(json.dumps(report))
+    raise SystemExit(any(outcome.wrong for outcome in outcomes))
+
+
+def try_fault(name: str, folder: Path, models: Path, jobs: int) -> Outcome:
+    """A service of its own, jobs in flight, the fault, and what came of it."""
+    fault, options = FAULTS[name]
+    outcome = Outcome(name)
+    try:
+        with prepared(options, folder) as data, Rig(folder, models, data=data, **options_of(options)) as rig:
+            rig.start()
+            with asyncio.Runner() as runner:
+                runner.run(Trial(rig, outcome, jobs).run(fault))
+    except (TimeoutError, subprocess.CalledProcessError, OSError) as error:
+        outcome.wrong.append(f"{type(error).__name__}: {error}")
+    return outcome
+
+
+def options_of(options: dict[str, Any]) -> dict[str, Any]:
+    return KEPT | {name: value for name, value in options.items() if name != "disk"}
+
+
+@contextmanager
+def prepared(options: dict[str, Any], folder: Path) -> Iterator[Path | None]:
+    """A small disk for the server, where the fault is that it fills up; needs the right to mount one."""
+    if "disk" not in options:
+        yield None
+        return
+    disk = folder / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={options['disk']}", "tmpfs", disk], check=True)
+    try:
+        yield disk / "data"
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+class Trial:
+    """Submits, listens, and looks at what is left."""
+
+    def __init__(self, rig: Rig, outcome: Outcome, jobs: int) -> None:
+        self.rig, self.outcome, self._jobs = rig, outcome, jobs
+        self._sounds = encoded("FLAC", 8)
+        self.accepted: dict[str, int] = {}  # job id -> which sound
+        self.broken = 0.0  # when
+
+    async def run(self, fault: "Fault") -> None:
+        async with httpx.AsyncClient(
+            base_url=self.rig.url, timeout=30, limits=httpx.Limits(max_connections=32)
+        ) as http:
+            self._http = http
+            await self._submit(8)
+            await self._finished(60)
+            expected = await self._answers()
+            early = self._jobs // 2
+            listeners: list[asyncio.Task[str]] = []
+            await self._submit(early)
+            async with AsyncClient(self.rig.url) as client:
+                for at, job_id in enumerate(list(self.accepted)[-2 * LISTENERS :]):
+                    listeners.append(asyncio.create_task(_wait(client, job_id) if at % 2 else _follow(client, job_id)))
+                rest = asyncio.create_task(self._submit(self._jobs - early))
+                await asyncio.sleep(0.3)
+                self.broken = time.monotonic()
+                await fault(self)
+                await rest
+                await self._finished(DEADLINE + 30)
+                self.outcome.recovered = round(time.monotonic() - self.broken, 1)
+                async with asyncio.timeout(90):
+                    heard = Counter(await asyncio.gather(*listeners))
+            self.outcome.notes["listeners"] = dict(heard)
+            if set(heard) - FINAL - {"clear error"}:
+                self._wrong(f"listeners ended with {dict(heard)}")
+            await self._look(expected)
+
+    def break_now(self) -> None:
+        """Recovery counts from here."""
+        self.broken = time.monotonic()
+
+    async def _submit(self, count: int) -> None:
+        """So many more accepted jobs, whatever has to be tried again for it; a key makes each of them one job."""
+
+        async def submit(number: int) -> None:
+            which = number % len(self._sounds)
+            headers = {"Content-Type": "audio/flac", "Idempotency-Key": f"{len(self.accepted)}-{number}-{time.time()}"}
+            for _ in range(600):
+                with suppress(httpx.HTTPError):
+                    answer = await self._http.post("/v1/jobs", content=self._sounds[which], headers=headers)
+                    if answer.status_code == 202:
+                        self.accepted[answer.json()["id"]] = which
+                        return
+                    if answer.status_code not in (429, 503):
+                        self._wrong(f"a submission was answered {answer.status_code}: {answer.text[:200]}")
+                        return
+                    self.outcome.refused += 1
+                await asyncio.sleep(0.2)
+            self._wrong("a submission was never accepted")
+
+        gate = asyncio.Semaphore(32)
+
+        async def one(number: int) -> None:
+            async with gate:
+                await submit(number)
+
+        await asyncio.gather(*(one(number) for number in range(count)))
+
+    async def _finished(self, seconds: float) -> None:
+        """Until nothing is unfinished, or time is up."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            with suppress(Exception):  # the server may be what has been broken
+                if not self.rig.redis.exists(OPEN):
+                    return
+            await asyncio.sleep(0.1)
+
+    async def _answers(self) -> dict[int, str]:
+        """The name of each sound."""
+        return {which: await self._name(job_id) for job_id, which in self.accepted.items()}
+
+    async def _name(self, job_id: str) -> str:
+        job = (await self._http.get(f"/v1/jobs/{job_id}")).json()
+        return str(job["result"]["predictions"][0]["class"]) if job.get("result") else ""
+
+    async def _look(self, expected: dict[int, str]) -> None:
+        """Every job, as its owner sees it and as it is stored; then the books."""
+        outcome, stored = self.outcome, self.rig.redis
+        outcome.accepted = len(self.accepted)
+        for job_id, which in self.accepted.items():
+            answer = await self._http.get(f"/v1/jobs/{job_id}")
+            if answer.status_code != 200:
+                self._wrong(f"{job_id} is {answer.status_code}")
+                continue
+            job = answer.json()
+            error = (job.get("error") or {}).get("code")
+            outcome.ended[f"failed: {error}" if error else job["status"]] += 1
+            if job["status"] not in FINAL:
+                self._wrong(f"{job_id} is still {job['status']}")
+            if job["status"] == "succeeded" and job["result"]["predictions"][0]["class"] != expected[which]:
+                self._wrong(f"{job_id} has another answer than its sound had before")
+            if job["status"] == "failed" and error != "deadline_exceeded":
+                self._wrong(f"{job_id} failed: {error}")
+            ends = [fields[b"kind"] for _, fields in stored.xrange(events_key(job_id)) if fields[b"kind"] == b"result"]
+            if len(ends) != 1:
+                self._wrong(f"{job_id} ended {len(ends)} times")
+        self._balance()
+
+    def _balance(self) -> None:
+        stored = self.rig.redis
+        totals = {name: int(stored.hget(TOTALS, name) or 0) for name in COUNTED}
+        ended = sum(totals.values()) - totals["accepted"]
+        records = Counter(stored.hget(key, "status").decode() for key in stored.scan_iter(job_key("*"), count=1000))
+        self.outcome.notes["totals"] = totals
+        if totals["accepted"] != ended or totals["accepted"] != sum(records.values()):
+            self._wrong(f"accepted {totals['accepted']}, ended {ended}, records {dict(records)}")
+        if totals["accepted"] < len(self.accepted):
+            self._wrong(f"{len(self.accepted)} were told 202, {totals['accepted']} were accepted")
+        if endless := [key.decode() for key in stored.scan_iter(count=1000) if stored.ttl(key) == -1]:
+            self._wrong(f"keys without an end: {endless[:5]}")
+        if stored.exists("unacked", "unacked_index", "otoscope"):
+            time.sleep(12)  # what has been delivered twice goes by itself
+            if left := [key for key in ("unacked", "unacked_index", "otoscope") if stored.exists(key)]:
+                self._wrong(f"messages are left in {left}")
+
+    def _wrong(self, what: str) -> None:
+        if len(self.outcome.wrong) < 5:
+            self.outcome.wrong.append(what)
+
+
+async def _wait(client: AsyncClient, job_id: str) -> str:
+    try:
+        return (await client.wait(job_id, timeout=DEADLINE + 30)).status
+    except OtoscopeError:
+        return "clear error"
+
+
+async def _follow(client: AsyncClient, job_id: str) -> str:
+    last = "nothing"
+    try:
+        async for event in client.stream(job_id, timeout=DEADLINE + 30):
+            last = event.job.status
+    except OtoscopeError:
+        return "clear error"
+    return last
+
+
+Fault = Callable[[Trial], Awaitable[None]]
+
+
+async def kill_worker(trial: Trial) -> None:
+    """In mid-batch; another one is started at once, and what the dead one held has to come back."""
+    rig = trial.rig
+    victim = f"-{rig.processes['worker 0'].pid}"
+    rig.kill("worker 0")
+    held = [tag.decode() for tag in rig.redis.hkeys("unacked")]
+    rig.begin("worker 0")
+    while any(_not_yet(rig, job_id, victim) for job_id in held) and time.monotonic() < trial.broken + DEADLINE:
+        await asyncio.sleep(0.1)
+    trial.outcome.notes |= {"held": len(held), "redelivered_after": round(time.monotonic() - trial.broken, 1)}
+
+
+def _not_yet(rig: Rig, job_id: str, victim: str) -> bool:
+    """Whether nobody has started the job since its worker died."""
+    status, worker = rig.redis.hmget(job_key(job_id), "status", "worker")
+    return status == b"queued" or (status == b"running" and (worker or b"").decode().endswith(victim))
+
+
+async def kill_gateway(trial: Trial) -> None:
+    trial.rig.kill("gateway")
+    await asyncio.sleep(0.5)
+    trial.rig.begin("gateway")
+
+
+async def kill_server(trial: Trial) -> None:
+    trial.rig.kill("server")
+    await asyncio.sleep(0.5)
+    trial.rig.begin("server")
+
+
+async def kill_all(trial: Trial) -> None:
+    """One after the other, each while the one before is still coming up."""
+    for name in ("worker 0", "gateway", "server"):
+        trial.rig.kill(name)
+        await asyncio.sleep(0.5)
+        trial.rig.begin(name)
+
+
+async def stop_worker(trial: Trial) -> None:
+    """SIGTERM under load: it finishes or hands back what it holds, and another goes on."""
+    rig = trial.rig
+    rig.signal("worker 0", signal.SIGTERM)
+    status = await asyncio.to_thread(rig.processes["worker 0"].wait, 60)
+    trial.outcome.notes["ended_after"] = round(time.monotonic() - trial.broken, 1)
+    running = sum(rig.redis.hget(key, "status") == b"running" for key in rig.redis.scan_iter(job_key("*"), count=1000))
+    if status or running:
+        trial.outcome.wrong.append(f"exit status {status}, {running} jobs left running")
+    rig.begin("worker 0")
+
+
+async def dead_wire(trial: Trial) -> None:
+    assert trial.rig.wire
+    with trial.rig.wire.dead():
+        await asyncio.sleep(10)
+
+
+async def cut_wire(trial: Trial) -> None:
+    assert trial.rig.wire
+    with trial.rig.wire.cut():
+        await asyncio.sleep(10)
+
+
+async def full_memory(trial: Trial) -> None:
+    """The limit falls below what is in use: nothing new is accepted, and what was accepted is finished."""
+    stored = trial.rig.redis
+    before = stored.config_get("maxmemory")["maxmemory"]
+    stored.config_set("maxmemory", max(stored.info("memory")["used_memory"] - 2**20, 2**20))
+    try:
+        await asyncio.sleep(10)
+    finally:
+        stored.config_set("maxmemory", before)
+    trial.outcome.notes["refused"] = trial.outcome.refused
+
+
+async def full_disk(trial: Trial) -> None:
+    """The server's disk is filled to the last byte for ten seconds; a server that ends over it is started again."""
+    rig = trial.rig
+    filler = rig.folder / "disk" / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**16))
+    until = time.monotonic() + 10
+    died = 0
+    while time.monotonic() < until:
+        await asyncio.sleep(0.5)
+        if rig.processes["server"].poll() is not None:
+            died += 1
+            with suppress(TimeoutError):
+                await asyncio.to_thread(rig.begin, "server")
+    filler.unlink()
+    if rig.processes["server"].poll() is not None:
+        rig.begin("server")
+    trial.outcome.notes |= {"server_ended": died, "refused": trial.outcome.refused}
+
+
+async def freeze_worker(trial: Trial) -> None:
+    """One of two stands still past the visibility timeout and wakes up to jobs that the other has finished."""
+    trial.rig.signal("worker 0", signal.SIGSTOP)
+    await asyncio.sleep(16)
+    trial.rig.signal("worker 0", signal.SIGCONT)
+    await asyncio.sleep(3)
+
+
+KILLS = ("worker", "gateway", "server", "all three")
+FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
+    "worker": (kill_worker, {}),
+    "gateway": (kill_gateway, {}),
+    "server": (kill_server, {}),
+    "all three": (kill_all, {}),
+    "SIGTERM": (stop_worker, {}),
+    "dead network": (dead_wire, {"wire": True}),
+    "cut network": (cut_wire, {"wire": True}),
+    "full memory": (full_memory, {}),
+    "full disk": (full_disk, {"disk": "64m"}),
+    "frozen worker": (freeze_worker, {"workers": 2}),
+}
+
+if __name__ == "__main__":
+    main()
