@@ -20,10 +20,12 @@ from tests.conftest import PYTHON, ROOT, start_server, write_tiny_model
 from tests.shared.conftest import Stores
 from tests.sounds import chirp, encode
 from tests.worker.processes import children, gone, stop, until
+from worker.app import SPOILED
 
 pytestmark = pytest.mark.stack
 
 SOUND = encode(chirp(1.0, 16_000), 16_000, "FLAC", "PCM_16")  # what is no plain WAV needs a decode process
+LOUD = encode(chirp(1.0, 16_000) * 1.99, 16_000, "WAV", "PCM_16")  # what tests.worker.faulty cannot bear
 VISIBILITY = 5  # seconds, the least that the settings take
 READY = 60.0  # seconds to start on a busy machine
 
@@ -46,22 +48,22 @@ class House:
         self._workers: list[subprocess.Popen[bytes]] = []
         stack.callback(self.end)
 
-    def worker(self, **changed: str) -> subprocess.Popen[bytes]:
-        """Start one; its log is `worker<n>.log`."""
+    def worker(self, module: str = "worker", **changed: str) -> subprocess.Popen[bytes]:
+        """Start one; its log is `worker<n>.log`. FAULT is passed on to tests.worker.faulty."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTOSCOPE_")}
         for name in ("redis_url", "models_dir", "decode_processes", "batch_size", "visibility_timeout", "metrics_port"):
             environment[f"OTOSCOPE_{name.upper()}"] = str(getattr(self.settings, name))
         environment |= {f"OTOSCOPE_{name.upper()}": value for name, value in changed.items()}
         with (self.directory / f"worker{len(self._workers)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [PYTHON, "-m", "worker"], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
+                [PYTHON, "-m", module], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
                 env=environment | {"OMP_NUM_THREADS": "1"},
             )  # fmt: skip
         self._workers.append(process)
         return process
 
-    def ready_worker(self, **changed: str) -> subprocess.Popen[bytes]:
-        process = self.worker(**changed)
+    def ready_worker(self, module: str = "worker", **changed: str) -> subprocess.Popen[bytes]:
+        process = self.worker(module, **changed)
         until(lambda: process.poll() is not None or self.vouched(process), READY)
         assert process.poll() is None, self.log(process)
         return process
@@ -239,3 +241,60 @@ def test_a_job_longer_than_the_visibility_timeout_runs_once(home: House) -> None
     assert holder.wait(20) == 0
     assert home.finished(home.submit()) == "succeeded"
     assert other.poll() is None
+
+
+@pytest.mark.parametrize(("fault", "status"), [("kill", -signal.SIGKILL), ("spoil", SPOILED)])
+def test_a_job_that_kills_three_workers_is_poison(
+    home: House, monkeypatch: pytest.MonkeyPatch, fault: str, status: int
+) -> None:
+    """Each of them is followed by another; whoever was in hand with the killer is answered."""
+    monkeypatch.setenv("FAULT", fault)
+    killer, *others = home.submit(LOUD), home.submit(), home.submit()
+    for death in range(3):
+        worker = home.worker("tests.worker.faulty")
+        assert worker.wait(READY) == status, home.log(worker)
+        assert home.stores.status(killer) == "running", f"death {death}"
+        assert "illegal memory access" in home.log(worker) or fault == "kill"
+    home.ready_worker("tests.worker.faulty")
+    assert home.finished(killer) == "failed"
+    error = home.stores.run(home.stores.gateway.get(killer)).error
+    assert error is not None
+    assert error.code == "poison"
+    assert [home.finished(job_id) for job_id in others] == ["succeeded"] * 2
+
+
+def test_a_batch_too_large_for_the_device_is_halved(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lack of memory costs time, no answer, and no process."""
+    monkeypatch.setenv("FAULT", "full")
+    worker = home.ready_worker("tests.worker.faulty", batch_size="8")
+    jobs = [home.submit() for _ in range(12)]
+    assert [home.finished(job_id) for job_id in jobs] == ["succeeded"] * 12
+    assert worker.poll() is None
+    assert "too much for the device's memory" in home.log(worker)
+
+
+def test_a_frozen_worker_wakes_to_what_another_has_finished(home: House) -> None:
+    """Stopped past the visibility timeout, with jobs in hand and waiting for more: each is done, and told once."""
+    frozen = home.ready_worker()
+    job_id, decoder = home.submit_held(frozen)
+    stop(frozen.pid)
+    later = home.submit()  # it must not vanish in the frozen one's connection
+    other = home.ready_worker()
+    assert home.finished(later) == "succeeded"
+    assert home.finished(job_id, 6 * VISIBILITY) == "succeeded"
+    assert home.field(job_id, "worker").endswith(f"-{other.pid}")
+    os.kill(decoder, signal.SIGCONT)
+    os.kill(frozen.pid, signal.SIGCONT)
+    time.sleep(2)
+    assert home.stores.kinds(job_id) == ["queued", "running", "running", "succeeded", "result"]
+    assert home.finished(home.submit()) == "succeeded"
+    assert frozen.poll() is None
+
+
+def test_what_was_cancelled_while_no_worker_was_there_is_not_run(home: House) -> None:
+    """Celery forgets what was revoked when its workers end; a cancelled job is remembered in its record."""
+    cancelled, kept = home.submit(), home.submit()
+    home.stores.run(home.stores.gateway.cancel(cancelled))
+    home.ready_worker()
+    assert home.finished(kept) == "succeeded"
+    assert home.stores.kinds(cancelled) == ["queued", "cancelled", "result"]
