@@ -51,7 +51,7 @@ class Outcome:
 
     def line(self) -> str:
         notes = ", ".join(f"{name} {value}" for name, value in self.notes.items())
-        told = f"{self.fault:<14} accepted {self.accepted:>4}  {dict(self.ended)}  answered after {self.recovered:.1f} s"
+        told = f"{self.fault:<14} accepted {self.accepted:>4}  {dict(self.ended)}  answered after {self.recovered} s"
         return f"{told}  {notes}  {'; '.join(self.wrong) or 'nothing lost'}"
 
 

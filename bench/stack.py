@@ -27,6 +27,7 @@ from machine import describe
 from otoscope.client import Client
 from otoscope.embedded import Home
 from otoscope.load import Target, measure
+from shared.contract import COUNTED, TOTALS, job_key
 from shared.errors import OtoscopeError
 
 PROCESSES = {"decoders": "worker.decode_child", "gateway": "-m api", "worker": "-m worker", "redis": "valkey-server"}
@@ -68,6 +69,7 @@ class Stack:
     def __init__(self, url: str, root: psutil.Process, started: float, home: Path) -> None:
         self.target = Target.of(url)
         self._root = root
+        self.url = url
         self._redis = redis.Redis(unix_socket_path=str(Home(home).socket))
         self._wait_until_ready(url, started)
         self.start_seconds = round(time.monotonic() - started, 1)
@@ -111,6 +113,30 @@ class Stack:
             with suppress(psutil.NoSuchProcess):
                 held[name] += round(process.memory_info().rss / 2**20)
         return held
+
+    def descriptors(self) -> dict[str, int]:
+        """Open files and connections by process."""
+        held = dict.fromkeys(PROCESSES, 0)
+        for name, process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                held[name] += process.num_fds()
+        return held
+
+    def totals(self) -> dict[str, int]:
+        """Jobs so far: accepted, and how they ended."""
+        return {name: int(self._redis.hget(TOTALS, name) or 0) for name in COUNTED}  # type: ignore[arg-type]
+
+    def durations(self, most: int = 10_000) -> list[float]:
+        """Seconds from submission to end of so many jobs that succeeded, whichever come first."""
+        taken: list[float] = []
+        for key in self._redis.scan_iter(job_key("*"), count=1_000):
+            status, *times = self._redis.hmget(key, "status", "created_at", "finished_at")  # type: ignore[misc]
+            if status == b"succeeded":
+                created, finished = map(float, times)
+                taken.append(finished - created)
+            if len(taken) == most:
+                break
+        return taken
 
     def processes(self) -> Iterator[tuple[str, psutil.Process]]:
         """Each by the name of what it is part of."""

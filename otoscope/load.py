@@ -58,11 +58,12 @@ class Target:
     port: int
     right: frozenset[int] = frozenset({200})
     timeout: float = 60.0
+    source: str | None = None  # address of this machine to ask from
 
     @classmethod
-    def of(cls, url: str, right: Sequence[int] = (200,)) -> "Target":
+    def of(cls, url: str, right: Sequence[int] = (200,), source: str | None = None) -> "Target":
         parts = urlsplit(url)
-        return cls(parts.hostname or "127.0.0.1", parts.port or 80, frozenset(right))
+        return cls(parts.hostname or "127.0.0.1", parts.port or 80, frozenset(right), source=source)
 
     def request(self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> bytes:
         """A request as it goes over the wire."""
@@ -156,7 +157,10 @@ class _Line:
         """Status and length of the answer's body. Raises OSError, EOFError, TimeoutError or ValueError."""
         async with asyncio.timeout(self.target.timeout):
             if self._streams is None:
-                self._streams = await asyncio.open_connection(self.target.host, self.target.port, limit=2**20)
+                source = (self.target.source, 0) if self.target.source else None
+                self._streams = await asyncio.open_connection(
+                    self.target.host, self.target.port, limit=2**20, local_addr=source
+                )
             reader, writer = self._streams
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")

@@ -1,0 +1,299 @@
+"""Load that lasts, load that is too much, and callers that misbehave.
+
+    .venv/bin/python bench/soak.py overload [--minutes 5] [--times 10]   far more than it can serve
+    .venv/bin/python bench/soak.py steady [--minutes 60] [--share 0.8]   what it can serve, for long
+    .venv/bin/python bench/soak.py streams [--count 1000]                event streams open at once
+    .venv/bin/python bench/soak.py fair [--waiting 400]                  one caller's backlog and another's one sound
+    .venv/bin/python bench/soak.py slow [--count 200]                    senders and readers that take their time
+
+Each starts a stack of its own with --model on loopback, shows a progress bar, and prints one line of JSON. Callers are
+told apart by their addresses, of which a machine has as many as it likes: 127.0.0.2, 127.0.0.3 and so on.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+from clips import MODEL, encoded, model_directory
+from machine import describe
+from stack import Stack, stack, submissions
+from tqdm import tqdm
+
+from otoscope.load import Measured, Target, measure
+
+Figures = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="esc50-light", help=f"{MODEL}, or one of models/")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    overload = kinds.add_parser("overload")
+    overload.add_argument("--minutes", type=float, default=5)
+    overload.add_argument("--times", type=float, default=10, help="of what it can serve")
+    steady = kinds.add_parser("steady")
+    steady.add_argument("--minutes", type=float, default=60)
+    steady.add_argument("--share", type=float, default=0.8, help="of what it can serve")
+    kinds.add_parser("streams").add_argument("--count", type=int, default=1_000)
+    kinds.add_parser("fair").add_argument("--waiting", type=int, default=400)
+    kinds.add_parser("slow").add_argument("--count", type=int, default=200)
+    options = parser.parse_args()
+    works: dict[str, Callable[[Stack, argparse.Namespace], Figures]] = {
+        "overload": too_much, "steady": for_long, "streams": many_streams, "fair": take_turns, "slow": slow_ones,
+    }  # fmt: skip
+    # Results are forgotten soon, so that what grows in Redis by design does not hide what should not.
+    settings = {"slow": {"upload_seconds": "5"}, "steady": {"result_ttl": "60", "tombstone_ttl": "60"}}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        stack(model_directory(options.model, Path(folder)), **settings.get(options.kind, {})) as service,
+    ):
+        figures = works[options.kind](service, options)
+    print(json.dumps({"machine": describe(), "options": vars(options), **figures}))
+
+
+def best(service: Stack, seconds: float = 20) -> Measured:
+    """What it can serve: 64 callers that wait for their answers."""
+    return measure(service.target, submissions(service.target, encoded("FLAC")), callers=64, seconds=seconds, warm_up=3)
+
+
+def too_much(service: Stack, options: argparse.Namespace) -> Figures:
+    """Requests at a fixed rate past all bearing; none waits for its answer."""
+    capacity = best(service)
+    target = Target.of(service.url, (202,))
+    headers = {"Content-Type": "audio/flac"}
+    requests = [target.request("POST", "/v1/jobs", headers, sound) for sound in encoded("FLAC")]
+    before, memory, began = service.totals(), [service.memory()], time.monotonic()
+    seconds = 60 * options.minutes
+    with Watching(service, seconds, memory):
+        asked = measure(target, requests, rate=options.times * capacity.throughput, seconds=seconds)
+    lasted, after = time.monotonic() - began, service.totals()
+    ended = time.monotonic()
+    one = Target.of(service.url, source="127.0.0.2")
+    while True:  # another caller, who has been waiting for none of it
+        back = measure(one, submissions(one, encoded("FLAC", 4)), callers=1, seconds=0.5, warm_up=0)
+        if back.errors == 0 and back.percentile(50) < 0.25:
+            break
+    recovered = time.monotonic() - ended
+    return {
+        "best_per_second": round(capacity.throughput, 1),
+        "served_per_second": round((after["succeeded"] - before["succeeded"]) / lasted, 1),
+        "share_of_best": round((after["succeeded"] - before["succeeded"]) / lasted / capacity.throughput, 3),
+        "asked_per_second": round(asked.outcomes.total() / lasted, 1),
+        "outcomes": dict(asked.outcomes),
+        "retry_after": dict(_retry_after(service)),
+        "seconds_from_submission_to_end": _waits(service),
+        "recovered_after": round(recovered, 1),
+        "memory_mb": {"before": memory[0], "most": _most(memory), "after": service.memory()},
+        "totals": service.totals(),
+    }
+
+
+def _retry_after(service: Stack) -> Counter[str]:
+    """What a refused caller is told, if there is anything to refuse now."""
+    told: Counter[str] = Counter()
+    for sound in encoded("FLAC", 8):
+        answer = httpx.post(f"{service.url}/v1/jobs", content=sound, headers={"Content-Type": "audio/flac"})
+        told[f"{answer.status_code} {answer.headers.get('Retry-After', '')}".strip()] += 1
+    return told
+
+
+def _waits(service: Stack) -> Figures:
+    """How long accepted jobs took, from their records."""
+    taken = service.durations()
+    return {f"p{share}": round(statistics.quantiles(taken, n=100)[share - 1], 2) for share in (50, 95, 99)}
+
+
+def for_long(service: Stack, options: argparse.Namespace) -> Figures:
+    """A part of what it can serve, for long."""
+    capacity = best(service)
+    memory: list[dict[str, int]] = []
+    descriptors: list[dict[str, int]] = []
+    seconds = 60 * options.minutes
+    requests = submissions(service.target, encoded("FLAC"))
+    with Watching(service, seconds, memory, descriptors):
+        rate = options.share * capacity.throughput
+        asked = measure(service.target, requests, rate=rate, seconds=seconds)
+    tenth = max(len(memory) // 10, 1)  # the first tenth is where caches fill
+    return {
+        "best_per_second": round(capacity.throughput, 1),
+        "load": asked.summary(),
+        "jobs": service.totals()["accepted"],
+        "memory_mb": {"after_a_tenth": memory[tenth], "half": memory[len(memory) // 2], "end": memory[-1]},
+        "descriptors": {"after_a_tenth": descriptors[tenth], "end": descriptors[-1]},
+    }
+
+
+def many_streams(service: Stack, options: argparse.Namespace) -> Figures:
+    """Opened while the worker stands still; each has to tell its job's end when it goes on."""
+    worker = next(process for name, process in service.processes() if name == "worker")
+    worker.suspend()
+    sounds = encoded("FLAC", 4)
+
+    async def follow(http: httpx.AsyncClient, n: int, bar: tqdm, ready: asyncio.Event) -> str:
+        headers = {"Content-Type": "audio/flac"}
+        job = (await http.post("/v1/jobs", content=sounds[n % len(sounds)], headers=headers)).json()
+        last = ""
+        async with http.stream("GET", job["links"]["events"] + "?include_result=false") as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("data:"):
+                    if not last:
+                        bar.update()
+                        if bar.n == options.count:
+                            ready.set()
+                    last = json.loads(line[5:])["status"]
+        return last
+
+    async def everybody() -> Figures:
+        limits, ready = httpx.Limits(max_connections=None), asyncio.Event()
+        async with httpx.AsyncClient(base_url=service.url, timeout=300, limits=limits) as http:
+            with tqdm(total=options.count, unit="stream", file=sys.stderr) as bar:
+                began = time.monotonic()
+                tasks = [asyncio.create_task(follow(http, n, bar, ready)) for n in range(options.count)]
+                await ready.wait()
+                opened, memory = time.monotonic() - began, service.memory()
+                began = time.monotonic()
+                health = (await http.get("/health/live")).elapsed.total_seconds()
+                worker.resume()
+                ends = Counter(await asyncio.gather(*tasks))
+        return {
+            "opened_after": round(opened, 1),
+            "ended_after": round(time.monotonic() - began, 1),
+            "ends": dict(ends),
+            "another_request_ms": round(1e3 * health, 1),
+            "memory_mb_while_open": memory,
+            "memory_mb_after": service.memory(),
+        }
+
+    try:
+        return asyncio.run(everybody())
+    finally:
+        worker.resume()
+
+
+def take_turns(service: Stack, options: argparse.Namespace) -> Figures:
+    """One caller keeps so many jobs waiting; another sends one sound at a time."""
+    few = Target.of(service.url, source="127.0.0.2")
+    one = submissions(few, encoded("FLAC", 4))
+    alone = measure(few, one, callers=1, seconds=5)
+    many = submissions(service.target, encoded("FLAC"))
+    loads: dict[str, Measured] = {}
+    crowd = threading.Thread(
+        target=lambda: loads.update(many=measure(service.target, many, callers=options.waiting, seconds=20))
+    )
+    crowd.start()
+    time.sleep(5)
+    loads["few"] = measure(few, one, callers=1, seconds=10)
+    crowd.join()
+    return {"alone": alone.summary(), "beside": loads["few"].summary(), "the crowd": loads["many"].summary()}
+
+
+def slow_ones(service: Stack, options: argparse.Namespace) -> Figures:
+    """Heads and bodies that never end, and answers that nobody reads, beside somebody who behaves."""
+    one = submissions(service.target, encoded("FLAC", 4))
+    alone = measure(service.target, one, callers=1, seconds=5)
+    host, port = service.target.host, service.target.port
+    large = httpx.post(
+        f"{service.url}/v1/jobs?include=maps,spectrogram,full_spectrogram",
+        content=encoded("FLAC", 1)[0], headers={"Content-Type": "audio/flac", "Prefer": "wait=30"},
+    ).json()["links"]["result"]  # fmt: skip
+    beginnings = {
+        "head": b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nX-A: ",
+        "body": b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nContent-Length: 100000\r\n\r\nRIFF",
+        "reader": f"GET {large} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 200,
+    }
+    lines: list[tuple[str, socket.socket]] = []
+    for kind, beginning in beginnings.items():
+        for _ in range(options.count):
+            line = socket.socket()
+            if kind == "reader":
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            line.connect((host, port))
+            line.setblocking(False)
+            line.send(beginning)
+            lines.append((kind, line))
+    beside, memory = measure(service.target, one, callers=1, seconds=5), service.memory()
+    cut: Counter[str] = Counter()
+    began = time.monotonic()
+    waiting = list(lines)
+    with tqdm(total=len(lines), unit="line", file=sys.stderr) as bar:
+        while waiting and time.monotonic() - began < 120:
+            time.sleep(1)
+            for kind, line in list(waiting):
+                if _is_cut(kind, line):
+                    waiting.remove((kind, line))
+                    cut[kind] += 1
+                    bar.update()
+    for _, line in lines:
+        line.close()
+    return {
+        "alone": alone.summary(),
+        "beside": beside.summary(),
+        "cut_off": dict(cut),
+        "all_after": round(time.monotonic() - began, 1),
+        "left": len(waiting),
+        "memory_mb_beside": memory,
+        "memory_mb_after": service.memory(),
+    }
+
+
+def _is_cut(kind: str, line: socket.socket) -> bool:
+    """Whether the other end has hung up. A trickle goes on; what came back is left unread where that is the point."""
+    try:
+        line.send(b"a")
+        if kind == "reader":
+            return False
+        while line.recv(2**16):
+            pass
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+class Watching:
+    """Shows how far it is, and notes memory and descriptors a hundred times on the way."""
+
+    def __init__(self, service: Stack, seconds: float, *notes: list[dict[str, int]]) -> None:
+        self._service, self._seconds, self._notes = service, seconds, notes
+        self._over = threading.Event()
+
+    def __enter__(self) -> None:
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        looks = (self._service.memory, self._service.descriptors)
+        steps = 100
+        with tqdm(total=steps, file=sys.stderr, bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}") as bar:
+            while not self._over.wait(self._seconds / steps):
+                for note, look in zip(self._notes, looks, strict=False):
+                    note.append(look())
+                if bar.n < steps:
+                    bar.update()
+                bar.set_postfix_str(f" {self._service.totals()} MB {self._service.memory()}")
+
+
+def _most(samples: list[dict[str, int]]) -> dict[str, int]:
+    return {name: max(sample[name] for sample in samples) for name in samples[0]}
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the stack is taken down
+    main()
