@@ -61,9 +61,8 @@ def tag(dice: Dice, file: bytearray, other: bytes) -> None:
     file[:0] = id3(int(dice.integers(100))) + other[: int(dice.integers(100))]
 
 
-OF_ANYTHING: tuple[Mutation, ...] = (
-    flip_a_bit, flip_a_bit_of_the_header, write_an_extreme, scramble, cut, lose, repeat,
-)  # fmt: skip
+IN_PLACE: tuple[Mutation, ...] = (flip_a_bit, flip_a_bit_of_the_header, write_an_extreme, scramble)
+OF_ANYTHING: tuple[Mutation, ...] = (*IN_PLACE, cut, lose, repeat)
 OF_SOUNDS: tuple[Mutation, ...] = (*OF_ANYTHING, flip_a_bit_of_the_header, write_an_extreme, splice, tag)
 
 
@@ -96,10 +95,11 @@ def sources() -> tuple[tuple[str, bytes], ...]:
 def damaged(seed: int, number: int) -> tuple[str, bytes]:
     """The form of a file and the file, damaged.
 
-    Every other one has its checksums set right afterwards: of FLAC and Ogg a decoder would look at nothing else.
+    Half of them keep their length, since what is shorter or longer than it says is refused before it is decoded; and
+    half have their checksums set right afterwards: of FLAC and Ogg a decoder would look at nothing else.
     """
     dice, files = np.random.default_rng((seed, number)), sources()
     name, whole = files[number % len(files)]
     _, other = files[int(dice.integers(len(files)))]
-    file = damage(dice, whole, other, OF_SOUNDS)
+    file = damage(dice, whole, other, OF_SOUNDS if dice.integers(2) else IN_PLACE)
     return name, checksummed(file) if dice.integers(2) else file
