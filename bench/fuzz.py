@@ -186,7 +186,7 @@ def through_http(
             answer = ask(address, data, PATIENCE)
         except TimeoutError:
             # Nobody can answer a head that never ends: bytes that were lost may have been its last.
-            end, finding = "waiting for the rest of the head", b"\r\n\r\n" in data
+            end, finding = "waiting for the rest of the head", b"\r\n\r\n" in data.lstrip()
         else:
             end, finding = _end(answer), answer.status >= 500 and answer.status not in (501, 503)
             if (place := answer.headers.get("location", "")).startswith("/v1/jobs/"):
