@@ -36,7 +36,7 @@ from worker.decoder import DecoderPool
 
 sys.path.append(str(Path(__file__).parent.parent))
 from tests.damage import damaged
-from tests.hostile import Answer, ask, hostile, request
+from tests.hostile import hostile, outcome, request
 
 RATE = 16_000
 DECODERS, CALLERS = 2, 12
@@ -182,17 +182,11 @@ def through_http(
     def one(numbered: tuple[int, tuple[str, bytes]]) -> tuple[str, str, float]:
         number, (kind, data) = numbered
         began = time.perf_counter()
-        try:
-            answer = ask(address, data, PATIENCE)
-        except TimeoutError:
-            # Nobody can answer a head that never ends: bytes that were lost may have been its last.
-            end, finding = "waiting for the rest of the head", b"\r\n\r\n" in data.lstrip()
-        else:
-            end, finding = _end(answer), answer.status >= 500 and answer.status not in (501, 503)
-            if (place := answer.headers.get("location", "")).startswith("/v1/jobs/"):
-                jobs.append(place.rpartition("/")[2])
-                senders[jobs[-1]] = data
-        if finding:
+        end, right, answer = outcome(address, data, PATIENCE)
+        if (place := answer.headers.get("location", "")).startswith("/v1/jobs/"):
+            jobs.append(place.rpartition("/")[2])
+            senders[jobs[-1]] = data
+        if not right:
             findings.add(end, f"{number}-{kind}.request", data)
         return kind, end, time.perf_counter() - began
 
@@ -213,13 +207,6 @@ def through_http(
         "peak_mb": {name: max(_peak_mb(pid) for pid in pids) for name, pids in after.items()},
         "same_processes": before == after,
     }
-
-
-def _end(answer: Answer) -> str:
-    code = ""
-    if answer.headers.get("content-type") == "application/problem+json" and answer.body:
-        code = json.loads(answer.body)["code"]
-    return f"{answer.status} {code}".strip() if answer.status else "closed without an answer"
 
 
 def _outcomes(service: Stack, senders: dict[str, bytes], findings: Findings) -> Iterator[str]:

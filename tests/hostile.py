@@ -67,6 +67,29 @@ def ask(address: Address, request: bytes, timeout: float = 20.0) -> Answer:
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
 
+def outcome(address: Address, request: bytes, timeout: float = 20.0) -> tuple[str, bool, Answer]:
+    """How it was answered, in words; whether that is as it should be; and the answer."""
+    try:
+        answer = ask(address, request, timeout)
+    except TimeoutError:
+        # Nobody can answer a head that never ends: bytes that were lost may have been its last.
+        return "no answer", b"\r\n\r\n" not in request.lstrip(), Answer(0, {}, b"")
+    if not answer.status:
+        return "closed without an answer", True, answer
+    is_problem = answer.headers.get("content-type") == "application/problem+json" and answer.body
+    code = json.loads(answer.body)["code"] if is_problem else ""
+    return f"{answer.status} {code}".strip(), answer.status < 500 or answer.status in (501, 503), answer
+
+
+def refused(answer: Answer, status: int, code: str) -> str:
+    """Check that it is a problem document of sensible size with that code; its words."""
+    assert answer.headers["content-type"] == "application/problem+json", answer
+    problem = json.loads(answer.body)
+    assert (answer.status, problem["code"]) == (status, code), problem
+    assert 10 < len(problem["detail"]) <= 1_000
+    return str(problem["detail"])
+
+
 def request(method: str, path: str, headers: Sequence[str] = (), body: bytes = b"") -> bytes:
     """A request whose length is right; a header may be anything."""
     length = [f"Content-Length: {len(body)}"] if body else []
