@@ -34,14 +34,12 @@ def bounded(seconds: float) -> type[HttpToolsProtocol]:
                 return
             if self._in_head and self._head > LARGEST_HEAD:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-            elif self._patience is None and (self.cycle is None or self.cycle.response_complete):
-                self._wait()  # line ends between two requests begin none, and yet they end uvicorn's own wait
+            elif self._patience is None and (self._in_head or self.cycle.response_complete):
+                self._wait()  # for the rest; and line ends between two requests have ended uvicorn's own wait
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
             self._head, self._in_head = 0, True
-            if self._patience is None:
-                self._wait()
 
         def on_headers_complete(self) -> None:
             self._in_head = False
