@@ -87,7 +87,7 @@ def sources() -> tuple[tuple[str, bytes], ...]:
         for codec in ("aac", "alac"):
             made += [
                 (f"M4A {codec.upper()}", encode_m4a(chirp(0.3, rate, channels), rate, codec))
-                for rate, channels in ((16_000, 1), (44_100, 2))
+                for rate, channels in ((16_000, 1), (44_100, 2 if codec == "alac" else 8))
             ]
     return tuple(made)
 

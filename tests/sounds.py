@@ -145,10 +145,12 @@ def encode_m4a(wave: Wave, rate: int, codec: str = "aac") -> bytes:
     import av
 
     file = io.BytesIO()
-    layout = {1: "mono", 2: "stereo", 6: "5.1"}[wave.shape[1]]
+    layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[wave.shape[1]]
     with av.open(file, "w", format="ipod") as container:
         stream: Any = container.add_stream(codec, rate=rate, layout=layout)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T), format="fltp", layout=layout)
+        frame = av.AudioFrame(format="fltp", layout=layout, samples=len(wave))
+        for plane, channel in zip(frame.planes, wave.T, strict=False):  # of eight channels there is a plane too many
+            plane.update(np.ascontiguousarray(channel))
         frame.sample_rate = rate
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
