@@ -6,7 +6,7 @@ from http import HTTPStatus
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 LARGEST_HEAD = 64 * 1024
-"""Bytes of address and headers; a few more are let pass when they come in one piece."""
+"""Bytes of address and headers; not counted are those that come in one piece with the first."""
 
 
 def bounded(seconds: float) -> type[HttpToolsProtocol]:
@@ -15,7 +15,7 @@ def bounded(seconds: float) -> type[HttpToolsProtocol]:
     class Bounded(HttpToolsProtocol):
         """While nothing is said between two requests, uvicorn's own timeout for idle connections counts."""
 
-        _head = 0  # bytes so far; nothing is counted once the head is there
+        _head = 0  # bytes since the piece in which it began
         _in_head = True
         _patience: TimerHandle | None = None
 
@@ -28,8 +28,8 @@ def bounded(seconds: float) -> type[HttpToolsProtocol]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            super().data_received(data)
             self._head += len(data)
+            super().data_received(data)
             if self.transport.is_closing():
                 return
             if self._in_head and self._head > LARGEST_HEAD:
