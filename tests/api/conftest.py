@@ -22,7 +22,7 @@ from api.main import create_app
 from shared.connection import connect
 from shared.contract import Result, WindowPrediction, line_key, pack_result
 from shared.errors import OtoscopeError
-from shared.records import Announcement, Work
+from shared.records import Announcement, Refused, Work
 from shared.schemas import Accuracy, JobOptions, Layer, ModelCard, Timings
 from shared.settings import Settings
 from shared.store import JobStore
@@ -60,12 +60,15 @@ class StandInWorker:
         names = names or ("tiny",)
         self.store.announce(Announcement("w1", list(names), 0), {name: card(name) for name in names}, seconds)
 
-    def start(self, job_id: str) -> Work:
+    def take(self, job_id: str) -> Work | Refused:
         for line in self._client.scan_iter(line_key("*")):
             for message in self._client.lrange(line, 0, -1):  # type: ignore[union-attr]
                 if job_id.encode() in message:
                     self._client.lrem(line, 1, message)
-        work = self.store.start(job_id, "w1", solo=True)  # some tests start a job more than once
+        return self.store.start(job_id, "w1", solo=True)  # some tests start a job more than once
+
+    def start(self, job_id: str) -> Work:
+        work = self.take(job_id)
         assert isinstance(work, Work), work
         return work
 
@@ -87,7 +90,10 @@ class StandInWorker:
         """Finish whatever is waiting until told to stop: a worker in a thread."""
         while not stop.wait(0.01):
             for entry in self._client.zrange("otoscope:waiting", 0, -1):  # type: ignore[union-attr]
-                self.finish(entry.decode())  # type: ignore[union-attr]
+                job_id = entry.decode()  # type: ignore[union-attr]
+                work = self.take(job_id)
+                if isinstance(work, Work):  # else it was cancelled meanwhile
+                    self.succeed(job_id, work.options)
 
     def close(self) -> None:
         self._client.close()
