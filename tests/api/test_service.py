@@ -119,6 +119,8 @@ def test_openapi_describes_forms_errors_and_schemas(http: httpx.Client) -> None:
     submit = document["paths"]["/v1/jobs"]["post"]
     assert set(submit["requestBody"]["content"]) == {"multipart/form-data", "application/json", "audio/*"}
     assert {"200", "202", "406", "413", "415", "422", "429", "503"} <= set(submit["responses"])
+    evaluate = document["paths"]["/evaluate"]["post"]  # which answers for the job as well
+    assert {"400", "404", "408", "409", "413", "415", "422", "429", "500", "503", "504"} <= set(evaluate["responses"])
     read = document["paths"]["/v1/jobs/{job_id}"]["get"]
     named = {(parameter["in"], parameter["name"]) for parameter in submit["parameters"] + read["parameters"]}
     assert named == {("header", "prefer"), ("header", "idempotency-key"), ("path", "job_id"), ("query", "wait")}
