@@ -22,6 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +46,8 @@ SETTINGS = {"decode_seconds": "20", "upload_seconds": "3", "max_wait": "10", "de
 BUGS = {"internal_error", "inference_failed", "poison", "decoder_died", "deadline_exceeded"}
 """How no job may end because of what was sent."""
 
+Named = tuple[str, bytes]  # the form of a sound or the kind of a request, and its bytes
+Requests = Callable[[list[str]], Iterable[Named]]  # of the jobs there are so far, which may be asked for
 Item, Found = TypeVar("Item"), TypeVar("Found")
 
 
@@ -73,16 +76,13 @@ def main() -> None:
     parser.add_argument("--replay", type=Path, nargs="*", default=[], help="findings to send again, instead")
     options = parser.parse_args()
     findings = Findings(options.keep)
-    sounds: Iterable[tuple[str, bytes]] = (damaged(options.seed, number) for number in range(options.files))
-    requests: Callable[[list[str]], Iterable[tuple[str, bytes]]] = lambda jobs: (  # noqa: E731
-        hostile(options.seed, number, jobs) for number in range(options.requests)
-    )
+    sounds: Iterable[Named] = (damaged(options.seed, number) for number in range(options.files))
+    requests: Requests = partial(made_up, options.seed, options.requests)
     if options.replay:
         kept = [(path.name, path.read_bytes()) for path in options.replay]
         sounds = [(name, data) for name, data in kept if not name.endswith(".request")]
-        again = [(name, data if name.endswith(".request") else _as_request(data)) for name, data in kept]
-        requests = lambda _: again  # noqa: E731
-        options.files, options.requests = len(list(sounds)), len(again)
+        requests = partial(again, kept)
+        options.files, options.requests = len(sounds), len(kept)
     report: dict[str, Any] = {"machine": describe(), "seed": options.seed}
     report["files"] = through_the_pool(sounds, options.files, findings)
     with tempfile.TemporaryDirectory() as folder:
@@ -95,8 +95,17 @@ def main() -> None:
     raise SystemExit(bool(findings.told))
 
 
-def _as_request(sound: bytes) -> bytes:
-    return request("POST", "/v1/jobs", ["Content-Type: audio/wav", "Prefer: wait=10"], sound)
+def made_up(seed: int, count: int, jobs: list[str]) -> Iterator[Named]:
+    for number in range(count):
+        yield hostile(seed, number, jobs)
+
+
+def again(kept: list[Named], _jobs: list[str]) -> Iterator[Named]:
+    """Requests as they were, and sounds in one."""
+    for name, data in kept:
+        if not name.endswith(".request"):
+            data = request("POST", "/v1/jobs", ["Content-Type: audio/wav", "Prefer: wait=10"], data)
+        yield name, data
 
 
 def side_by_side(
@@ -114,13 +123,13 @@ def side_by_side(
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def through_the_pool(sounds: Iterable[tuple[str, bytes]], total: int, findings: Findings) -> dict[str, Any]:
+def through_the_pool(sounds: Iterable[Named], total: int, findings: Findings) -> dict[str, Any]:
     """Decode each as the worker does."""
     deaths = threading.Semaphore(0)
     pool = DecoderPool(DECODERS, PATIENCE, 600.0, on_death=deaths.release)
     before = sorted(pool.pids)
 
-    def one(numbered: tuple[int, tuple[str, bytes]]) -> tuple[str, str, float]:
+    def one(numbered: tuple[int, Named]) -> tuple[str, str, float]:
         number, (form, data) = numbered
         began, finding = time.perf_counter(), ""
         try:
@@ -170,16 +179,14 @@ def _peak_mb(pid: int) -> int:
 # --- requests -------------------------------------------------------------------------------------------------------
 
 
-def through_http(
-    service: Stack, requests: Callable[[list[str]], Iterable[tuple[str, bytes]]], total: int, findings: Findings
-) -> dict[str, Any]:
+def through_http(service: Stack, requests: Requests, total: int, findings: Findings) -> dict[str, Any]:
     """Send each, and see every job to its end."""
     address = service.target.host, service.target.port
     jobs: list[str] = []
     senders: dict[str, bytes] = {}  # by job, what made it
     before = _pids(service)
 
-    def one(numbered: tuple[int, tuple[str, bytes]]) -> tuple[str, str, float]:
+    def one(numbered: tuple[int, Named]) -> tuple[str, str, float]:
         number, (kind, data) = numbered
         began = time.perf_counter()
         end, right, answer = outcome(address, data, PATIENCE)
