@@ -22,10 +22,11 @@ help: ## this list
 up: $(VENV)/.installed ## start server, worker and gateway, and stay up; OTOSCOPE_PORT=8000 moves the port
 	@exec $(BIN)/otoscope up
 
-test: $(VENV)/.installed-dev browser ## ruff, mypy and every test; ARGS='-k client' are pytest's
+test: $(VENV)/.installed-dev browser ## ruff, mypy, bandit and every test; ARGS='-k client' are pytest's
 	@unset "$${!OTOSCOPE_@}" # a stack of yours must not be what the tests talk to
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/bandit -q -c pyproject.toml -r api worker shared otoscope training
 	$(BIN)/pytest $(ARGS)
 
 browser: $(VENV)/.installed-dev # what the tests of the page need

@@ -7,6 +7,7 @@ import sys
 import uvicorn
 from pydantic import ValidationError
 
+from api.lines import bounded
 from api.main import create_app
 from shared.settings import Settings
 
@@ -32,6 +33,8 @@ def main() -> int:
         access_log=False,
         log_config=None,
         server_header=False,
+        http=bounded(settings.upload_seconds),
+        ws="none",
     )
     return 0
 

@@ -60,6 +60,8 @@ STATUS: dict[str, int] = {
 
 MEDIA_TYPE = "application/problem+json"
 
+_LONGEST = 1_000  # characters of a detail: it may repeat what was sent
+
 
 def problem(error: OtoscopeError, instance: str | None = None) -> dict[str, Any]:
     """The problem document of an error."""
@@ -67,7 +69,7 @@ def problem(error: OtoscopeError, instance: str | None = None) -> dict[str, Any]
         "type": f"urn:otoscope:error:{error.code}",
         "title": error.title,
         "status": STATUS[error.code],
-        "detail": error.detail,
+        "detail": error.detail if len(error.detail) <= _LONGEST else f"{error.detail[: _LONGEST - 1]}…",
         "code": error.code,
         "instance": instance,
     }
@@ -85,6 +87,8 @@ def respond(error: OtoscopeError, request: Request, headers: dict[str, str] | No
 
 def install(app: FastAPI) -> None:
     """Make every way in which a request can fail end in a problem document."""
+    # An address with a slash too many is one that is not there: a redirection would lead to whatever host was named.
+    app.router.redirect_slashes = False
 
     @app.exception_handler(OtoscopeError)
     async def known(request: Request, error: OtoscopeError) -> Response:

@@ -54,6 +54,11 @@ class _InMemory(MultiPartParser):
 
     spool_max_size = 2**40
 
+    def close(self) -> None:
+        """Close every file, that of a part without an end as well, which is in no form."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
 
 async def read_upload(request: Request, settings: Settings, fixed: JobOptions | None = None) -> Upload:
     """Read, decode and probe the upload of a submission; with `fixed` its own options are not looked at.
@@ -63,6 +68,9 @@ async def read_upload(request: Request, settings: Settings, fixed: JobOptions | 
     """
     limit = settings.max_upload_bytes
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":  # a few bytes could become any number of them
+        raise UnsupportedMediaType(f"Content-Encoding {encoding[:50]!r} is not accepted; send the sound as it is.")
     given: dict[str, Any] = _query(request)
     name: str | None = None
     try:
@@ -132,11 +140,6 @@ async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, d
     )
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise InvalidRequest(f"The multipart body cannot be read: {error.message}") from error
-    except (KeyError, ValueError, UnicodeError) as error:
-        raise InvalidRequest("The multipart body cannot be read.") from error
-    try:
         files = [value for value in form.getlist("file") if isinstance(value, UploadFile)]
         stray = [key for key, value in form.multi_items() if isinstance(value, UploadFile) and key != "file"]
         if stray:
@@ -148,8 +151,12 @@ async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, d
             raise PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
         fields = _grouped([(key, value) for key, value in form.multi_items() if isinstance(value, str)])
         return body, (files[0].filename or None), fields
+    except MultiPartException as error:
+        raise InvalidRequest(f"The multipart body cannot be read: {error.message}") from error
+    except (KeyError, ValueError, UnicodeError) as error:
+        raise InvalidRequest("The multipart body cannot be read.") from error
     finally:
-        await form.close()
+        parser.close()
 
 
 def _base64_limit(limit: int) -> int:
@@ -211,8 +218,10 @@ def _options(given: dict[str, Any]) -> JobOptions:
     parts = include if isinstance(include, list) else []
     if max(len(given), len(parts)) > _MOST:  # of which pydantic would describe each
         raise InvalidRequest(f"More than {_MOST} options or parts are not accepted.")
+    if not all(isinstance(part, str) for part in parts):  # pydantic would print them, however deep they go
+        raise InvalidRequest("include: the names of parts are text.")
     if parts:
-        given["include"] = list(dict.fromkeys(map(str, parts)))
+        given["include"] = list(dict.fromkeys(parts))
     try:
         return JobOptions.model_validate(given)
     except ValidationError as error:

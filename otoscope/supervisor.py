@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 _TETHER = Path(__file__).with_name("tether.py")
 
@@ -182,7 +183,7 @@ class Supervisor:
         program = child.program
         tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(int(program.farewell))]
         child.due, child.started, child.last_line = None, time.monotonic(), ""
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # nosec B603  # our own programs, no shell
             tether + program.argv,
             env=program.env,
             stdin=subprocess.DEVNULL,
@@ -192,7 +193,7 @@ class Supervisor:
             start_new_session=True,
         )
         child.process = process
-        child.reader = threading.Thread(target=self._listen, args=(child, process), daemon=True)
+        child.reader = threading.Thread(target=self._listen, args=(child, process.stdout), daemon=True)
         child.reader.start()
         threading.Thread(target=self._await, args=(child, process), daemon=True).start()
 
@@ -200,10 +201,9 @@ class Supervisor:
         process.wait()
         self._events.put(_Ended(child, process))
 
-    def _listen(self, child: _Child, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:
+    def _listen(self, child: _Child, output: IO[bytes]) -> None:
+        with output:
+            for line in output:
                 text = child.program.tidy(line.decode(errors="replace").rstrip())
                 if text:
                     child.last_line = text

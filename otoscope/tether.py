@@ -21,7 +21,7 @@ def main() -> None:
     if os.getppid() != int(parent):  # it died before the kernel was asked
         sys.exit(1)
     try:
-        os.execvp(command[0], command)
+        os.execvp(command[0], command)  # nosec B606  # our own program, no shell
     except OSError as error:
         sys.exit(f"{command[0]}: {error.strerror}")
 

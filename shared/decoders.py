@@ -164,9 +164,18 @@ def _open_av(data: bytes) -> tuple[Header, Iterator[Block]]:
     return header, blocks()
 
 
+_PLANAR: dict[str, type[np.float32 | np.int16 | np.int32]] = {"fltp": np.float32, "s16p": np.int16, "s32p": np.int32}
+
+
 def _planes(frame: Any) -> Block:
-    """Samples of a decoded frame, which is bounded by the codecs: 2,048 of AAC, 16,384 of ALAC."""
-    samples: NDArray[Any] = frame.to_ndarray()  # (channels, frames)
-    if samples.dtype.kind == "f":
-        return samples.T.astype(np.float32)
-    return samples.T.astype(np.float32) / np.float32(2 ** (8 * samples.itemsize - 1))
+    """Samples of a decoded frame, which is bounded by the codecs: 2,048 of AAC, 16,384 of ALAC.
+
+    PyAV's `to_ndarray` counts planes up to a null pointer. Behind the eighth FFmpeg has none, and reading on is fatal.
+    """
+    kind = _PLANAR.get(frame.format.name)
+    if kind is None:
+        raise AudioCorrupt(f"The M4A file has samples of an unknown kind, {frame.format.name}.")
+    planes = frame.planes[: frame.layout.nb_channels]
+    samples = np.stack([np.frombuffer(plane, kind, frame.samples) for plane in planes], axis=1)
+    whole = samples.astype(np.float32)
+    return whole if kind is np.float32 else whole / np.float32(2 ** (8 * samples.itemsize - 1))

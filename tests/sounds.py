@@ -4,6 +4,8 @@ Waveforms are (frames, channels) float32 within -1..1. Nothing here is random un
 """
 
 import io
+import itertools
+import re
 import struct
 from dataclasses import dataclass
 from functools import cache
@@ -143,10 +145,12 @@ def encode_m4a(wave: Wave, rate: int, codec: str = "aac") -> bytes:
     import av
 
     file = io.BytesIO()
-    layout = {1: "mono", 2: "stereo", 6: "5.1"}[wave.shape[1]]
+    layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[wave.shape[1]]
     with av.open(file, "w", format="ipod") as container:
         stream: Any = container.add_stream(codec, rate=rate, layout=layout)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T), format="fltp", layout=layout)
+        frame = av.AudioFrame(format="fltp", layout=layout, samples=len(wave))
+        for plane, channel in zip(frame.planes, wave.T, strict=False):  # of eight channels there is a plane too many
+            plane.update(np.ascontiguousarray(channel))
         frame.sample_rate = rate
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
@@ -220,7 +224,9 @@ def ogg_page(packet: bytes, *, position: int = 0, serial: int = 1, number: int =
 
 
 def checksummed(file: bytes) -> bytes:
-    """An Ogg file with the checksum of every page set right; anything else as it is."""
+    """An Ogg or FLAC file with the checksums of its pages or frames set right; anything else as it is."""
+    if file[:4] == b"fLaC":
+        return _flac_checksummed(file)
     at, parts = 0, []
     while file[at : at + 4] == b"OggS" and at + 27 <= len(file):
         size = 27 + file[at + 26] + sum(file[at + 27 : at + 27 + file[at + 26]])
@@ -228,6 +234,22 @@ def checksummed(file: bytes) -> bytes:
         parts.append(page[:22] + struct.pack("<I", _crc(page, 32, 0x04C11DB7)) + page[26:])
         at += size
     return b"".join(parts) + file[at:]
+
+
+def _flac_checksummed(file: bytes) -> bytes:
+    syncs = [match.start() for match in re.finditer(rb"\xff[\xf8\xf9].[^\xff]", file, re.DOTALL)]
+    # Samples can look like the beginning of a frame, but hardly with the rate and the size of the first.
+    starts = [at for at in syncs if all(file[at + n] & 15 == file[syncs[0] + n] & 15 for n in (2, 3))]
+    parts = [file[: starts[0]] if starts else file]
+    for start, end in itertools.pairwise([*starts, len(file)]):
+        frame = bytearray(file[start:end])
+        if len(frame) > 20:  # the longest header has 15 bytes and a checksum
+            block, rate, number = frame[2] >> 4, frame[2] & 15, f"{frame[4]:08b}".index("0") if frame[4] < 255 else 0
+            head = 4 + max(number, 1) + {6: 1, 7: 2}.get(block, 0) + {12: 1, 13: 2, 14: 2}.get(rate, 0)
+            frame[head] = _crc(frame[:head], 8, 0x07)
+            frame[-2:] = struct.pack(">H", _crc(frame[:-2], 16, 0x8005))
+        parts.append(bytes(frame))
+    return b"".join(parts)
 
 
 def id3(size: int = 300) -> bytes:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import time
 import zipfile
 import zlib
@@ -262,6 +263,8 @@ def _members(packed: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         path = PurePosixPath(info.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in info.filename:
             raise DatasetError(f"the archive holds a file that would leave its folder: {info.filename!r}")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise DatasetError(f"the archive holds a link: {info.filename!r}")
         if not (wanted := _WANTED.fullmatch(info.filename)):
             continue
         if wanted[1] in members:

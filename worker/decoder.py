@@ -139,7 +139,7 @@ class _Child:
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         self._wire = Wire(ours)
         with theirs:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # nosec B603  # our own program, no shell
                 [*_COMMAND, str(theirs.fileno()), str(_MEMORY), str(cpu_seconds), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

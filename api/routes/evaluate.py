@@ -29,7 +29,8 @@ _PARTS = (Part.MAPS, Part.SPECTROGRAM, Part.WAVEFORM)
     },
     responses=responses(
         "audio_empty", "not_audio", "audio_corrupt", "invalid_base64", "invalid_request", "payload_too_large",
-        "queue_full", "not_ready", "store_unavailable", "deadline_exceeded", "inference_failed",
+        "request_timeout", "model_not_found", "cancelled", "queue_full", "not_ready", "store_unavailable",
+        "decoder_died", "deadline_exceeded", "inference_failed",
     ),
 )  # fmt: skip
 async def evaluate(

@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 async def list_models(gateway: Here) -> ModelList:
     """Every model that workers serve, and which one is used when none is named."""
     cards = await gateway.models()
-    default = (await gateway.resolve(None)).name if cards else gateway.settings.default_model
+    default = next(iter(cards)) if len(cards) == 1 else gateway.settings.default_model
     return ModelList(default=default, models=list(cards.values()))
 
 

@@ -1,26 +1,33 @@
 """A real gateway on a real port and a real Redis; the worker is played by the test, through the store."""
 
 import io
+import os
 import socket
+import subprocess
+import tempfile
 import threading
 import time
 import wave
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 import uvicorn
 
+from api.lines import bounded
 from api.main import create_app
 from shared.connection import connect
 from shared.contract import Result, WindowPrediction, line_key, pack_result
 from shared.errors import OtoscopeError
-from shared.records import Announcement, Work
+from shared.records import Announcement, Refused, Work
 from shared.schemas import Accuracy, JobOptions, Layer, ModelCard, Timings
 from shared.settings import Settings
 from shared.store import JobStore
+from tests.conftest import PYTHON, ROOT, start_server
+from tests.hostile import Address, ask, request
 
 
 def wav(seconds: float = 1.5, rate: int = 8_000, channels: int = 1) -> bytes:
@@ -36,6 +43,9 @@ def wav(seconds: float = 1.5, rate: int = 8_000, channels: int = 1) -> bytes:
     return buffer.getvalue()
 
 
+UPLOAD_SECONDS = 2.0  # of the gateway process
+MOST_MEMORY = 400 * 2**10  # KB it may hold at its peak: some 80 with nothing to do, and an upload may be 32 MB
+
 LAYERS = ("stem", "layer1.block1", "layer1")
 
 
@@ -46,16 +56,19 @@ class StandInWorker:
         self._client = connect(settings)
         self.store = JobStore(self._client, settings)
 
-    def announce(self, *names: str) -> None:
+    def announce(self, *names: str, seconds: int = 30) -> None:
         names = names or ("tiny",)
-        self.store.announce(Announcement("w1", list(names), 0), {name: card(name) for name in names}, 30)
+        self.store.announce(Announcement("w1", list(names), 0), {name: card(name) for name in names}, seconds)
 
-    def start(self, job_id: str) -> Work:
+    def take(self, job_id: str) -> Work | Refused:
         for line in self._client.scan_iter(line_key("*")):
             for message in self._client.lrange(line, 0, -1):  # type: ignore[union-attr]
                 if job_id.encode() in message:
                     self._client.lrem(line, 1, message)
-        work = self.store.start(job_id, "w1", solo=True)  # some tests start a job more than once
+        return self.store.start(job_id, "w1", solo=True)  # some tests start a job more than once
+
+    def start(self, job_id: str) -> Work:
+        work = self.take(job_id)
         assert isinstance(work, Work), work
         return work
 
@@ -77,7 +90,10 @@ class StandInWorker:
         """Finish whatever is waiting until told to stop: a worker in a thread."""
         while not stop.wait(0.01):
             for entry in self._client.zrange("otoscope:waiting", 0, -1):  # type: ignore[union-attr]
-                self.finish(entry.decode())  # type: ignore[union-attr]
+                job_id = entry.decode()  # type: ignore[union-attr]
+                work = self.take(job_id)
+                if isinstance(work, Work):  # else it was cancelled meanwhile
+                    self.succeed(job_id, work.options)
 
     def close(self) -> None:
         self._client.close()
@@ -123,12 +139,48 @@ def made_up(options: JobOptions) -> Result:
     )
 
 
+@pytest.fixture(scope="session")
+def address() -> Iterator[Address]:
+    """Where a gateway listens that runs as it does in earnest: as a process, that must not end or grow."""
+    with tempfile.TemporaryDirectory(prefix="oto") as name, socket.socket() as probe:
+        server, path = start_server(Path(name), "--save", "")
+        probe.bind(("127.0.0.1", 0))
+        address = "127.0.0.1", int(probe.getsockname()[1])
+        probe.close()
+        own = {"REDIS_URL": f"unix://{path}", "PORT": str(address[1]), "UPLOAD_SECONDS": str(UPLOAD_SECONDS)}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OTOSCOPE_")}
+        environment |= {f"OTOSCOPE_{name}": value for name, value in own.items()}
+        gateway = subprocess.Popen([PYTHON, "-m", "api"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+        worker = StandInWorker(Settings(redis_url=f"unix://{path}"))
+        worker.announce(seconds=3_600)
+        deadline = time.monotonic() + 20
+        while True:
+            with suppress(OSError):
+                ask(address, request("GET", "/health/live"))
+                break
+            assert time.monotonic() < deadline, "the gateway did not start"
+            time.sleep(0.02)
+        yield address
+        assert gateway.poll() is None, "the gateway is gone"
+        status = Path(f"/proc/{gateway.pid}/status").read_text()
+        peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+        gateway.terminate()
+        gateway.wait(20)
+        worker.close()
+        server.kill()
+        server.wait()
+        assert peak < MOST_MEMORY
+
+
 @contextmanager
 def serving(settings: Settings) -> Iterator[str]:
     """A gateway in a thread; yields its base URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, timeout_graceful_shutdown=1))
+    config = uvicorn.Config(
+        create_app(settings), log_config=None, timeout_graceful_shutdown=1, http=bounded(settings.upload_seconds)
+    )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20

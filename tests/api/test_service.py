@@ -35,6 +35,17 @@ def test_default_model_among_several(start_gateway: Callable[..., httpx.Client],
         assert answer.json()["model"] == expected
 
 
+def test_models_are_listed_without_the_default(
+    start_gateway: Callable[..., httpx.Client], worker: StandInWorker
+) -> None:
+    """A default that nobody serves is a mistake of the settings: no reason to hide what there is."""
+    worker.announce("large", "small")
+    http = start_gateway(default_model="gone")
+    listed = ModelList.model_validate(http.get("/v1/models").raise_for_status().json())
+    assert (listed.default, [card.name for card in listed.models]) == ("gone", ["large", "small", "tiny"])
+    assert http.post("/v1/jobs", files={"file": wav()}).json()["code"] == "model_not_found"
+
+
 def test_ready_needs_a_worker(http: httpx.Client, settings: Settings) -> None:
     """Live at once, ready only once a worker has announced itself, and no longer after it left."""
     assert http.get("/health/live").json() == {"status": "live"}
@@ -108,6 +119,8 @@ def test_openapi_describes_forms_errors_and_schemas(http: httpx.Client) -> None:
     submit = document["paths"]["/v1/jobs"]["post"]
     assert set(submit["requestBody"]["content"]) == {"multipart/form-data", "application/json", "audio/*"}
     assert {"200", "202", "406", "413", "415", "422", "429", "503"} <= set(submit["responses"])
+    evaluate = document["paths"]["/evaluate"]["post"]  # which answers for the job as well
+    assert {"400", "404", "408", "409", "413", "415", "422", "429", "500", "503", "504"} <= set(evaluate["responses"])
     read = document["paths"]["/v1/jobs/{job_id}"]["get"]
     named = {(parameter["in"], parameter["name"]) for parameter in submit["parameters"] + read["parameters"]}
     assert named == {("header", "prefer"), ("header", "idempotency-key"), ("path", "job_id"), ("query", "wait")}

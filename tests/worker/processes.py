@@ -30,5 +30,6 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started and that are still there."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """The processes that a process has started, in whichever thread, and that are still there."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for thread in lists for child in thread.read_text().split()]

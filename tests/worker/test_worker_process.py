@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from shared.contract import job_key, unpack_result
+from shared.errors import DecoderDied
 from shared.schemas import JobOptions
 from shared.settings import Settings
 from tests.conftest import PYTHON, ROOT, start_server, write_tiny_model
 from tests.shared.conftest import Stores
-from tests.sounds import chirp, encode
+from tests.sounds import chirp, encode, flac_of_silence
 from tests.worker.processes import children, gone, stop, until
 from worker.app import SPOILED
 
@@ -209,6 +210,25 @@ def test_a_worker_serves_and_follows_its_models_and_drains(home: House) -> None:
         assert not home.vouched(worker)
         assert "Traceback" not in home.log(worker)
         assert home.stores.raw.exists("unacked", "otoscope") == 0, "no message is left"
+
+
+def test_a_file_that_kills_its_decode_process_costs_one_job(home: House) -> None:
+    """A real one: 30 KB of FLAC that take seconds to decode, where one is allowed. What decodes beside it is not
+    disturbed, nor is the process that holds the network; another decode process takes the place of the dead."""
+    bomb = flac_of_silence(600, 96_000, 8)
+    worker = home.ready_worker(decode_processes="2", decode_seconds="1")
+    before = set(children(worker.pid))
+    killer = home.submit(bomb)
+    beside = [home.submit() for _ in range(8)]
+    assert home.finished(killer) == "failed"
+    error = home.stores.run(home.stores.gateway.get(killer)).error
+    assert isinstance(error, DecoderDied), error
+    assert [home.finished(job_id) for job_id in beside] == ["succeeded"] * 8
+    assert home.finished(home.submit()) == "succeeded"
+    assert worker.poll() is None
+    assert home.vouched(worker)
+    after = set(children(worker.pid))
+    assert (len(after), len(after & before)) == (2, 1)
 
 
 def test_the_jobs_of_a_killed_worker_are_finished_by_another(home: House) -> None:

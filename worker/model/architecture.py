@@ -21,7 +21,7 @@ class ArchitectureConfig(BaseModel):
     classes: int = Field(ge=2)
     stem: bool = True  # a 7×7 convolution and pooling in front, which leave a quarter of mels and frames
     block: Literal["residual", "plain"] = "residual"
-    depths: tuple[PositiveInt, ...] = (3, 4, 6, 3)  # blocks a stage
+    depths: tuple[Annotated[int, Field(ge=1, le=200)], ...] = Field((3, 4, 6, 3), max_length=64)  # blocks a stage
     widths: tuple[PositiveInt, ...] = (64, 128, 256, 512)  # channels a stage
     squeeze_excitation: bool = False
     se_reduction: PositiveInt = 16

@@ -29,7 +29,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 class ModelConfig(BaseModel):
     """config.json."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     contract_version: int = CONTRACT_VERSION
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
@@ -122,16 +122,30 @@ def load_model(directory: Path, device: torch.device | str = "cpu") -> Model:
     if config.weights_sha256 and _sha256(path) != config.weights_sha256:
         raise ModelError(f"{path} is not the file that {CONFIG} was written for (checksum differs)")
     try:
-        network, frontend = build_network(config.architecture), LogMel(config.frontend)
         weights = {name: tensor.float() for name, tensor in load_file(path).items()}
-        missing, unexpected = network.load_state_dict(weights, strict=False)
+        with torch.device("meta"):  # takes no memory, whatever sizes the config asks for
+            wanted = build_network(config.architecture).state_dict()
+        _check_fit(path, {name: tensor.shape for name, tensor in wanted.items()}, weights)
+        network, frontend = build_network(config.architecture), LogMel(config.frontend)
+        network.load_state_dict(weights, strict=False)
+    except ModelError:
+        raise
     except Exception as error:  # safetensors and torch each have their own types
         raise ModelError(f"{directory}: {error}") from error
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if missing or unexpected:
-        raise ModelError(f"{path} does not fit its config: missing {missing[:3]}, unexpected {unexpected[:3]}")
     network.eval().requires_grad_(False)
     return Model(config, frontend.to(device), network.to(device))
+
+
+def _check_fit(path: Path, wanted: dict[str, torch.Size], weights: dict[str, Tensor]) -> None:
+    """Raises ModelError."""
+    needed = {name for name in wanted if not name.endswith("num_batches_tracked")}
+    missing, unexpected = sorted(needed - set(weights)), sorted(set(weights) - set(wanted))
+    other = [name for name in sorted(set(wanted) & set(weights)) if wanted[name] != weights[name].shape]
+    if missing or unexpected or other:
+        raise ModelError(
+            f"{path} does not fit its config: missing {missing[:3]}, unexpected {unexpected[:3]}, of other sizes"
+            f" {other[:3]}"
+        )
 
 
 def _sha256(path: Path) -> str:

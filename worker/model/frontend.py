@@ -15,18 +15,18 @@ from worker.model.torchaudio_compat import torchaudio
 class FrontendConfig(BaseModel):
     """Parameters of the log-mel front end. Frequencies in Hz, lengths in samples, levels in dB."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     sample_rate: int = Field(default=16_000, ge=4_000, le=192_000)
-    n_fft: int = Field(default=1_024, ge=64)
+    n_fft: int = Field(default=1_024, ge=64, le=2**16)
     hop: int = Field(default=320, ge=1)
-    n_mels: int = Field(default=128, ge=8)
+    n_mels: int = Field(default=128, ge=8, le=2**12)
     f_min: float = Field(default=0.0, ge=0)
     f_max: float = 8_000.0
     floor_db: float = -50.0  # mel power below this counts as silence; a full-scale sine is about +48 dB
     mean: float = 0.0  # of the training set's log-mels, in dB
     std: float = Field(default=1.0, gt=0)
-    window_seconds: float = Field(default=5.0, gt=0)  # what the network sees at once
+    window_seconds: float = Field(default=5.0, gt=0, le=600)  # what the network sees at once
 
     @model_validator(mode="after")
     def _consistent(self) -> "FrontendConfig":

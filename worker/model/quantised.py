@@ -27,13 +27,11 @@ def convolutions(network: Network) -> Iterator[tuple[str, nn.Conv2d]]:
 def quantised(network: Network, ranges: Ranges) -> Network:
     """A copy that rounds. Raises ValueError where the ranges are not those of its convolutions."""
     rounding = copy.deepcopy(network)
-    names = [name for name, _ in convolutions(rounding)]
-    if set(names) != set(ranges):
-        raise ValueError(f"the ranges are of other convolutions: {sorted(set(names) ^ set(ranges))[:3]} …")
-    for name in names:
+    found = dict(convolutions(rounding))
+    if set(found) != set(ranges):
+        raise ValueError(f"the ranges are of other convolutions: {sorted(set(found) ^ set(ranges))[:3]} …")
+    for name, convolution in found.items():
         owner, _, own = name.rpartition(".")
-        convolution = rounding.get_submodule(name)
-        assert isinstance(convolution, nn.Conv2d)
         setattr(rounding.get_submodule(owner), own, _Rounded(convolution, *ranges[name]))
     return rounding
 

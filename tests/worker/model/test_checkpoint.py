@@ -106,6 +106,31 @@ def test_bad_config_is_refused(directory: Path, change: dict[str, object], messa
         read_config(directory)
 
 
+HUGE: dict[str, dict[str, object]] = {
+    "channels": {"architecture": {"classes": 5, "depths": [1, 1], "widths": [200_000, 200_000]}},
+    "channels beyond numbers": {"architecture": {"classes": 5, "depths": [1, 1], "widths": [2**60, 2**60]}},
+    "blocks": {"architecture": {"classes": 5, "depths": [10**9, 1], "widths": [8, 16]}},
+    "stages": {"architecture": {"classes": 5, "depths": [1] * 5_000, "widths": [8] * 5_000}},
+    "a hidden layer": {"architecture": {"classes": 5, "depths": [1, 1], "widths": [8, 16], "head": [2**40],
+                                        "dropout": [0, 0]}},
+    "mels": {"frontend": {"n_mels": 2**40}},
+    "a transform": {"frontend": {"n_fft": 2**40, "window_seconds": 2**40}},
+    "a window": {"frontend": {"window_seconds": 1e300}},
+    "an endless window": {"frontend": {"window_seconds": float("inf")}},
+    "a mean that is none": {"frontend": {"mean": float("nan")}},
+    "an endless temperature": {"temperature": float("inf")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HUGE)
+@pytest.mark.timeout(20)
+def test_a_config_of_huge_numbers_costs_nothing(directory: Path, what: str) -> None:
+    """It is refused before anything is built that is larger than the file of weights is."""
+    without_checksum(directory, **HUGE[what])
+    with pytest.raises(ModelError, match=r"does not fit|Input should be|at most 64 items|overflow"):
+        load_model(directory)
+
+
 def test_missing_files_are_named(tmp_path: Path) -> None:
     """An empty directory, and one without weights."""
     with pytest.raises(ModelError, match=r"config\.json"):

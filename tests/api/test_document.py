@@ -1,0 +1,88 @@
+"""The OpenAPI document says what the gateway does: every operation of it is asked by schemathesis, again and again.
+
+The requests are made of the document, right ones and wrong ones, always the same; each answer must have a status, a
+content type and a shape that the document tells of, and none may be a server's error.
+"""
+
+import base64
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as rules
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from schemathesis import openapi
+from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from api.main import create_app
+from shared.errors import AudioCorrupt
+from shared.schemas import Part
+from shared.settings import Settings
+from tests.api.conftest import StandInWorker, wav
+
+RULES = rules(
+    max_examples=30, derandomize=True, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+REACHED = {
+    "POST /v1/jobs": {202, 422},
+    "POST /evaluate": {200, 400, 422},
+    "DELETE /v1/jobs/{job_id}": {204, 404},
+    "GET /v1/jobs/{job_id}/result": {200, 404, 409},
+}
+"""What the requests come to at the least, or they would not be worth much; 200 where nothing is said."""
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+openapi.media_type("audio/*", st.sampled_from([wav(), wav(0.2), b"", b"RIFF"]))
+openapi.format("binary", st.sampled_from([wav(), wav(0.2), b"", b"RIFF"]))
+DOCUMENT = openapi.from_dict(create_app(Settings()).openapi())
+OPERATIONS = {found.ok().label: found.ok() for found in DOCUMENT.get_all_operations()}
+
+
+@pytest.fixture
+def jobs(http: httpx.Client, worker: StandInWorker) -> list[str]:
+    """Ids of jobs that ended in every way there is, and of one that never was."""
+    everything = {"include": ",".join(Part), "layer": "layer1"}
+    ids = [http.post("/v1/jobs", files={"file": wav()}, data=more).json()["id"] for more in ({}, everything, {}, {})]
+    bare, full, failed, cancelled = ids
+    worker.finish(bare)
+    worker.finish(full)
+    worker.fail(failed, AudioCorrupt("it is broken"))
+    http.delete(f"/v1/jobs/{cancelled}").raise_for_status()
+    return [*ids, "never"]
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_answers_are_as_the_document_says(
+    label: str, start_gateway: Callable[..., httpx.Client], jobs: list[str], busy_worker: StandInWorker
+) -> None:
+    """For what the document allows and for what it does not."""
+    http, operation = start_gateway(max_wait=0.2), OPERATIONS[label]
+    statuses: set[int] = set()
+
+    def ask(case: Any, job_id: str | None) -> None:
+        if job_id is not None:  # else what is made up is left as it is
+            known = {"job_id": job_id, "layer": "layer1", "name": "tiny"}
+            case.path_parameters.update({name: known[name] for name in case.path_parameters})
+            if isinstance(case.body, dict) and "audio_data" in case.body:
+                case.body["audio_data"] = base64.b64encode(wav(0.2)).decode()
+        answer = case.call(base_url=str(http.base_url), timeout=20)
+        case.validate_response(answer, checks=CHECKS)
+        statuses.add(answer.status_code)
+
+    for mode in GenerationMode:
+        cases = operation.as_strategy(generation_mode=mode)
+        with suppress(Unsatisfiable):  # of some operations nothing can be asked that is wrong
+            RULES(given(case=cases, job_id=st.sampled_from([*jobs, None]))(ask))()
+    assert statuses >= REACHED.get(label, {200})

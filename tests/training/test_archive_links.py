@@ -1,0 +1,28 @@
+"""Archives with symbolic links in them; other names that lead out of a folder are in test_download.py."""
+
+import io
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from training.download import DatasetError, _unpack
+
+TOP = "ESC-50-master"
+
+
+@pytest.mark.parametrize("name", ["audio/1-0-A-0.wav", "meta/esc50.csv", "meta", "elsewhere"])
+@pytest.mark.parametrize("target", ["../../../evil", "/etc/passwd", "esc50.csv"])
+def test_an_archive_with_a_link_is_refused(name: str, target: str, tmp_path: Path) -> None:
+    """Wherever it lies and leads: nothing of it is unpacked."""
+    link = zipfile.ZipInfo(f"{TOP}/{name}")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(f"{TOP}/README.md", "sounds")
+        archive.writestr(link, target)
+    (tmp_path / "a.zip").write_bytes(packed.getvalue())
+    with pytest.raises(DatasetError, match=f"holds a link: '{TOP}/{name}'"):
+        _unpack(tmp_path / "a.zip", tmp_path / "unpacked")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
