@@ -8,7 +8,7 @@ from celery.platforms import SecurityWarning
 from pydantic import ValidationError
 
 from shared.errors import OtoscopeError
-from shared.settings import Settings
+from shared.settings import Settings, in_one_line
 
 
 def main() -> int:
@@ -20,7 +20,7 @@ def main() -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        print(f"otoscope worker: {_in_one_line(error)}", file=sys.stderr)
+        print(f"otoscope worker: {in_one_line(error)}", file=sys.stderr)
         return 1
     from worker.app import Worker  # torch takes a second or two: not before the settings are known to be sound
     from worker.model.checkpoint import ModelError
@@ -35,14 +35,6 @@ def main() -> int:
     finally:
         worker.close()
     return status
-
-
-def _in_one_line(error: ValidationError) -> str:
-    """What is wrong with which variable, without the values: one may be a password."""
-    return "; ".join(
-        ": ".join([*(f"OTOSCOPE_{str(name).upper()}" for name in found["loc"]), found["msg"]])
-        for found in error.errors(include_input=False, include_url=False)
-    )
 
 
 if __name__ == "__main__":
