@@ -16,12 +16,12 @@ from typing import Any
 
 from fastapi import Request
 from starlette.routing import Match
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Connection
 
 from api.errors import respond, responses
-from shared import keys
 from shared.errors import KeyRefused, KeyRequired, OtoscopeError, RateLimited
-from shared.keys import Key, KeysUnusable, read_keys, take_apart
+from shared.keys import Key, KeysUnusable, Scope, read_keys, take_apart
 from shared.records import JobRecord
 
 log = logging.getLogger(__name__)
@@ -35,17 +35,17 @@ OPEN = frozenset({"/", "/docs", "/openapi.json", "/health/live", "/health/ready"
 _READ_AGAIN = 1.0  # seconds between two looks at the keys file, and so until a revoked key is refused
 
 
-def needed(method: str, path: str) -> keys.Scope | None:
+def needed(method: str, path: str) -> Scope | None:
     """The scope that a request needs; None where it is open to all."""
     if path in OPEN or path.startswith("/static/"):
         return None
     if method == "POST" and path in ("/v1/jobs", "/evaluate"):
-        return "submit"
+        return Scope.SUBMIT
     if method == "DELETE" and path.startswith("/v1/jobs/"):
-        return "submit"
+        return Scope.SUBMIT
     if method in ("GET", "HEAD") and path.startswith("/v1/"):
-        return "read"
-    return "admin"
+        return Scope.READ
+    return Scope.ADMIN
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Caller:
     """Who asks: `key:<id>` where there are keys, else `net:<address>`."""
 
     name: str
-    scopes: frozenset[keys.Scope]
+    scopes: frozenset[Scope]
 
     def may_see(self, job: JobRecord) -> bool:
-        return "admin" in self.scopes or job.caller == self.name
+        return Scope.ADMIN in self.scopes or job.caller == self.name
 
 
 def caller_of(request: Request) -> Caller:
@@ -71,7 +71,7 @@ class Guard:
     def __init__(self, app: ASGIApp, ring: "KeyRing | None") -> None:
         self._app, self._ring = app, ring
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
                 caller = _anybody(scope) if self._ring is None else self._known(scope, self._ring)
@@ -81,7 +81,7 @@ class Guard:
                 return
         await self._app(scope, receive, send)
 
-    def _known(self, scope: Scope, ring: "KeyRing") -> Caller:
+    def _known(self, scope: Connection, ring: "KeyRing") -> Caller:
         """Raises KeyRequired, KeyRefused or RateLimited."""
         wanted = needed(scope["method"], scope["path"])
         if wanted is None:
@@ -93,8 +93,8 @@ class Guard:
         if key is None:
             raise KeyRequired("The key that was sent is not one of this service's; it may have been revoked.")
         # To who has a key, what is not there at all is not there, rather than refused.
-        if not key.scopes & {wanted, "admin"} and (wanted != "admin" or _exists(scope)):
-            raise KeyRefused(f"This needs a key with the scope {wanted!r}; yours has: {', '.join(sorted(key.scopes))}.")
+        if not key.scopes & {wanted, Scope.ADMIN} and (wanted is not Scope.ADMIN or _exists(scope)):
+            raise KeyRefused(f"This needs a key with the scope {wanted}; yours has {' and '.join(sorted(key.scopes))}.")
         if scope["method"] == "POST" and (seconds := ring.take(key)):
             raise RateLimited(
                 f"This key may submit {key.rate:g} sounds a minute; try again in {seconds} s.", retry_after=seconds
@@ -183,15 +183,15 @@ def _sent(request: Request) -> str | None:
     return text.strip() if kind.lower() == "bearer" else request.cookies.get(COOKIE)
 
 
-def _exists(scope: Scope) -> bool:
+def _exists(scope: Connection) -> bool:
     return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
 
 
-def _anybody(scope: Scope) -> Caller:
-    return Caller(_address(scope), frozenset(keys.SCOPES))
+def _anybody(scope: Connection) -> Caller:
+    return Caller(_address(scope), frozenset(Scope))
 
 
-def _address(scope: Scope) -> str:
+def _address(scope: Connection) -> str:
     """An IPv6 address is cut to its /64, which is what one subscriber has."""
     host = scope["client"][0] if scope.get("client") else "local"  # a Unix socket has no address
     if ":" in host:

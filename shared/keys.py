@@ -13,13 +13,20 @@ import secrets
 import tempfile
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-Scope = Literal["submit", "read", "admin"]
-SCOPES: tuple[Scope, ...] = ("submit", "read", "admin")
+
+class Scope(StrEnum):
+    """What a key is good for."""
+
+    SUBMIT = "submit"  # sounds, and cancelling them
+    READ = "read"  # what became of them, models, limits
+    ADMIN = "admin"  # everything, everybody's jobs, metrics
+
 
 _FORM = re.compile(r"oto_([0-9a-f]{8})_([0-9a-f]{64})", re.ASCII)
 

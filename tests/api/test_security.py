@@ -28,13 +28,13 @@ class Door:
     def __init__(self, start: Callable[..., httpx.Client], path: Path) -> None:
         self.path, self._keys = path, dict[str, Key]()
         self.secrets: dict[str, str] = {}
-        for name, scopes in (("one", ["submit", "read"]), ("two", ["submit", "read"]), ("reads", ["read"]),
+        for name, scopes in (("one", ["submit", "read"]), ("two", ["submit", "read"]), ("reads", [Scope.READ]),
                              ("submits", ["submit"]), ("admin", ["admin"])):  # fmt: skip
-            self.add(name, *scopes)  # type: ignore[arg-type]
+            self.add(name, *scopes)
         self.http = start(keys_file=path)
 
-    def add(self, name: str, *scopes: Scope, rate: float | None = None) -> None:
-        self._keys[name], self.secrets[name] = new_key(name, scopes, rate)
+    def add(self, name: str, *scopes: str, rate: float | None = None) -> None:
+        self._keys[name], self.secrets[name] = new_key(name, map(Scope, scopes), rate)
         write_keys(self.path, self._keys.values())
 
     def remove(self, name: str) -> None:
@@ -195,7 +195,7 @@ def test_a_rate_is_held_and_retry_after_is_true(
 def test_a_bucket_fills_as_it_says(tmp_path: Path) -> None:
     """Just before the seconds that were told are over there is no room, and then there is, for one."""
     now = 0.0
-    key, text = new_key("a", ["submit"], rate=12)
+    key, text = new_key("a", [Scope.SUBMIT], rate=12)
     write_keys(tmp_path / "keys", [key])
     ring = KeyRing(tmp_path / "keys", clock=lambda: now)
     assert ring.find(text) == key
@@ -211,7 +211,7 @@ def test_a_bucket_fills_as_it_says(tmp_path: Path) -> None:
 def test_keys_come_and_go_without_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A change is seen within a second; a file that broke leaves the keys as they were and is logged once."""
     now, path = 0.0, tmp_path / "keys"
-    (old, old_text), (new, new_text) = new_key("old", ["read"]), new_key("new", ["read"])
+    (old, old_text), (new, new_text) = new_key("old", [Scope.READ]), new_key("new", [Scope.READ])
     write_keys(path, [old])
     ring = KeyRing(path, clock=lambda: now)
     write_keys(path, [new])

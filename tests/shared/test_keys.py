@@ -6,18 +6,17 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from shared.keys import KeysUnusable, new_key, read_keys, take_apart, write_keys
+from shared.keys import KeysUnusable, Scope, new_key, read_keys, take_apart, write_keys
 from shared.settings import Settings, in_one_line
 
-LINE = (
-    '{"id": "12345678", "name": "a", "sha256": "' + "0" * 64 + '", "scopes": [%s], "created_at": "2026-01-01T00:00Z"}'
-)
+LINE = '{"id": "12345678", "name": "a", "sha256": "DIGEST", "scopes": [SCOPES], "created_at": "2026-01-01T00:00Z"}'
+LINE = LINE.replace("DIGEST", "0" * 64)
 
 
 def test_a_key_is_kept_without_its_secret(tmp_path: Path) -> None:
     """What is written can be read again and opens with the secret alone, which is not in the file; only we read it."""
     path = tmp_path / "new" / "keys"
-    key, text = new_key("phone", ["submit", "read"], rate=60)
+    key, text = new_key("phone", [Scope.SUBMIT, Scope.READ], rate=60)
     write_keys(path, [key])
     found = read_keys(path)[key.id]
     parts = take_apart(text)
@@ -33,7 +32,7 @@ def test_a_key_is_kept_without_its_secret(tmp_path: Path) -> None:
 
 def test_keys_are_random() -> None:
     """No two alike; 256 bits of secret."""
-    texts = {new_key("a", ["read"])[1] for _ in range(100)}
+    texts = {new_key("a", [Scope.READ])[1] for _ in range(100)}
     assert len(texts) == 100
     assert all(len(text.rpartition("_")[2]) == 64 for text in texts)
 
@@ -50,14 +49,14 @@ def test_what_is_no_key(text: str) -> None:
         ("no json", "line 2"),
         ('{"id": "12345678"}', "line 2: name"),
         ("GOOD", "twice"),
-        (LINE % '"root"', "line 2: scopes"),
-        (LINE % "", "line 2: scopes"),
+        (LINE.replace("SCOPES", '"root"'), "line 2: scopes"),
+        (LINE.replace("SCOPES", ""), "line 2: scopes"),
     ],
 )
 def test_a_broken_file_says_where(tmp_path: Path, line: str, why: str) -> None:
     """The line and what is wrong with it, never what stands there."""
     path = tmp_path / "keys"
-    write_keys(path, [new_key("a", ["read"])[0]])
+    write_keys(path, [new_key("a", [Scope.READ])[0]])
     good = path.read_text()
     path.write_text(good + (good if line == "GOOD" else line))
     with pytest.raises(KeysUnusable, match=why) as caught:
