@@ -1,6 +1,5 @@
 """`python -m api`: one gateway process, configured by `OTOSCOPE_*` variables."""
 
-import logging
 import signal
 import sys
 
@@ -8,15 +7,16 @@ import uvicorn
 from pydantic import ValidationError
 
 from api.main import create_app
+from shared import logs
 from shared.keys import KeysUnusable
 from shared.settings import Settings, in_one_line
 
 
 def main() -> int:
     """Exit status: 0 after a clean stop, 1 when the settings are unusable."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s  %(message)s")
     try:
         settings = Settings()
+        logs.configure(settings.log_format)
         app = create_app(settings)
     except ValidationError as error:
         print(f"otoscope gateway: {in_one_line(error)}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """What every route works with: the store, the news of changes, the list of models."""
 
 import asyncio
+import logging
 import time
 from typing import Annotated, Any
 
@@ -16,6 +17,8 @@ from shared.records import JobRecord, Submission
 from shared.schemas import ModelCard
 from shared.settings import Settings
 from shared.store import AsyncJobStore
+
+log = logging.getLogger(__name__)
 
 
 class Gateway:
@@ -67,6 +70,16 @@ class Gateway:
             card.name, upload.options, upload.audio, upload.body, idempotency, job_id, caller=caller.name
         )
         self.metrics.submitted(len(upload.body), created=submission.created)
+        log.info(
+            "accepted" if submission.created else "repeated",
+            extra={
+                "job": submission.id,
+                "caller": caller.name,
+                "model": submission.job.model,
+                "bytes": len(upload.body),
+                "format": upload.audio.container,
+            },
+        )
         return submission
 
     async def submit_and_wait(
@@ -92,6 +105,7 @@ class Gateway:
         await self.get(job_id, caller)
         if await self.store.cancel(job_id) == "cancelled":
             self.metrics.ended("cancelled")
+            log.info("cancelled", extra={"job": job_id, "caller": caller.name})
 
     async def wait(self, job_id: str, caller: Caller, seconds: float, *, until_final: bool) -> JobRecord:
         """The job, with its result, once it is finished, or (`until_final=False`) has changed, or when time is up."""

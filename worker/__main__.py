@@ -7,14 +7,13 @@ import warnings
 from celery.platforms import SecurityWarning
 from pydantic import ValidationError
 
+from shared import logs
 from shared.errors import OtoscopeError
 from shared.settings import Settings, in_one_line
 
 
 def main() -> int:
     """Exit status: 0 after a clean stop, 1 when it could not start (the last line says why)."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s  %(message)s")
-    logging.getLogger("celery").setLevel(logging.WARNING)
     # Celery warns root of pickled messages; only JSON is accepted here, and containers do not run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     try:
@@ -22,6 +21,8 @@ def main() -> int:
     except ValidationError as error:
         print(f"otoscope worker: {in_one_line(error)}", file=sys.stderr)
         return 1
+    logs.configure(settings.log_format)
+    logging.getLogger("celery").setLevel(logging.WARNING)
     from worker.app import Worker  # torch takes a second or two: not before the settings are known to be sound
     from worker.model.checkpoint import ModelError
 
