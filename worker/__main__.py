@@ -5,6 +5,7 @@ import sys
 import warnings
 
 from celery.platforms import SecurityWarning
+from celery.signals import setup_logging
 from pydantic import ValidationError
 
 from shared import logs
@@ -23,6 +24,7 @@ def main() -> int:
         return 1
     logs.configure(settings.log_format)
     logging.getLogger("celery").setLevel(logging.WARNING)
+    setup_logging.connect(_leave_logging_alone)
     from worker.app import Worker  # torch takes a second or two: not before the settings are known to be sound
     from worker.model.checkpoint import ModelError
 
@@ -36,6 +38,10 @@ def main() -> int:
     finally:
         worker.close()
     return status
+
+
+def _leave_logging_alone(**_: object) -> None:
+    """Where anybody listens to this signal, Celery does; otherwise it silences everything below its own level."""
 
 
 if __name__ == "__main__":
