@@ -36,6 +36,7 @@ def main() -> int:
         access_log=False,
         log_config=None,
         server_header=False,
+        ws="none",  # there are no WebSockets here, and the guard judges HTTP alone
         proxy_headers=bool(settings.proxies),  # uvicorn's own default believes whoever is on this machine
         forwarded_allow_ips=list(settings.proxies),
     )

@@ -13,8 +13,8 @@ from typing import Any
 
 from shared.settings import LogFormat
 
-_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-"""What every record has; the rest came with `extra`."""
+_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+"""What every record has, and what uvicorn's have for its own use; the rest came with `extra`."""
 
 
 def configure(how: LogFormat) -> None:

@@ -28,7 +28,7 @@ def logged(how: str, body: str) -> list[str]:
 def test_json_is_a_line_an_event() -> None:
     """Time, level, logger, message and what came with it; a traceback and a line break stay inside their line."""
     body = r"""
-log.info("accepted %d", 1, extra={"job": "a1", "timings": {"decode": 0.5}, "odd": {1}})
+log.info("accepted %d", 1, extra={"job": "a1", "timings": {"decode": 0.5}, "odd": {1}, "color_message": "x"})
 try:
     1 / 0
 except ZeroDivisionError:
