@@ -117,7 +117,7 @@ def install(app: FastAPI) -> None:
 
 def bug(request: Request, error: Exception) -> Response:
     """The answer to a request on which the gateway itself failed."""
-    log.error("bug in %s %s", request.method, request.url.path, exc_info=error)
+    log.error("bug in %s %r", request.method, request.url.path, exc_info=error)
     return respond(InternalError("The gateway failed on this request; its log says more."), request)
 
 

@@ -128,6 +128,8 @@ class Settings(BaseSettings):
             ) from None
         if parts.scheme not in ("redis", "rediss", "unix"):
             raise ValueError("OTOSCOPE_REDIS_URL must begin with redis://, rediss:// or unix://")
+        if {"username", "password"} & dict(parse_qsl(parts.query)).keys():  # kombu looks for it elsewhere
+            raise ValueError("OTOSCOPE_REDIS_URL has its password behind the ?; write redis://user:password@host")
         for proxy in self.proxies:
             try:
                 ip_network(proxy)

@@ -88,6 +88,7 @@ def test_no_file_is_no_open_door(tmp_path: Path, path: str) -> None:
         ({"redis_url": "http://:hunter2@host/0"}, "must begin with"),
         ({"redis_url": "redis://:hunt/er2@host:6379/0"}, "is no URL"),
         ({"redis_url": "redis://:hunter2@host:port/0"}, "is no URL"),
+        ({"redis_url": "redis://host:6379/0?password=hunter2"}, "behind the ?"),
         ({"trusted_proxies": "*"}, "TRUSTED_PROXIES"),
         ({"trusted_proxies": "10.0.0.1/8"}, "host bits"),
         ({"cors_origins": "*"}, "KEYS_FILE"),
