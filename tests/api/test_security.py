@@ -124,6 +124,16 @@ def test_a_scope_opens_what_it_says(door: Door, settings: Settings, name: str, a
             assert answer.json()["code"] == "key_refused"
 
 
+def test_an_id_is_no_key(door: Door) -> None:
+    """The id is no secret: with another key's secret, or with almost its own, it opens nothing."""
+    own, other = door.secrets["one"], door.secrets["two"]
+    almost = own[:-1] + ("0" if own[-1] != "0" else "1")
+    for text in (own[:13] + other[13:], almost, own[:13], own.upper(), f"{own} {own}"):
+        answer = door.ask(None, "GET", "/v1/models", headers={"Authorization": f"Bearer {text}"})
+        assert answer.status_code == 401, text
+    assert door.ask("one", "GET", "/v1/models").status_code == 200
+
+
 def test_what_is_not_there_is_not_there(door: Door) -> None:
     """Who has a key is told of a wrong address or method rather than of a scope."""
     assert door.ask("one", "GET", "/none").json()["code"] == "not_found"
