@@ -64,8 +64,6 @@ class Gateway:
         card = await self.resolve(upload.options.model)
         if upload.options.layer is not None:
             card.require_layer(upload.options.layer)
-        if idempotency is not None:
-            idempotency = f"{caller.name} {idempotency}"  # what another has chosen leads to no job of theirs
         submission = await self.store.submit(
             card.name, upload.options, upload.audio, upload.body, idempotency, job_id, caller=caller.name
         )
