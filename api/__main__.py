@@ -1,6 +1,5 @@
 """`python -m api`: one gateway process, configured by `OTOSCOPE_*` variables."""
 
-import logging
 import signal
 import sys
 
@@ -9,32 +8,39 @@ from pydantic import ValidationError
 
 from api.lines import bounded
 from api.main import create_app
-from shared.settings import Settings
+from shared import logs
+from shared.keys import KeysUnusable
+from shared.settings import Settings, in_one_line
 
 
 def main() -> int:
     """Exit status: 0 after a clean stop, 1 when the settings are unusable."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s  %(message)s")
     try:
         settings = Settings()
+        logs.configure(settings.log_format)
+        app = create_app(settings)
     except ValidationError as error:
+        print(f"otoscope gateway: {in_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeysUnusable as error:
         print(f"otoscope gateway: {error}", file=sys.stderr)
         return 1
     # uvicorn drains on these and then raises them again; what is left to do for the second time is nothing.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
-        limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=5,  # an open event stream must not hold up a restart
         timeout_keep_alive=30,
         access_log=False,
         log_config=None,
         server_header=False,
         http=bounded(settings.upload_seconds),
-        ws="none",
+        ws="none",  # there are no WebSockets here, and the guard judges HTTP alone
+        proxy_headers=bool(settings.proxies),  # uvicorn's own default believes whoever is on this machine
+        forwarded_allow_ips=list(settings.proxies),
     )
     return 0
 

@@ -13,6 +13,7 @@ from shared.errors import (
     BY_CODE,
     InternalError,
     InvalidRequest,
+    KeyRequired,
     MethodNotAllowed,
     OtoscopeError,
     PayloadTooLarge,
@@ -32,6 +33,8 @@ STATUS: dict[str, int] = {
     "audio_channels": 422,
     "audio_rate": 422,
     "audio_not_finite": 422,
+    "key_required": 401,
+    "key_refused": 403,
     "invalid_request": 422,
     "invalid_base64": 400,
     "unsupported_media_type": 415,
@@ -46,6 +49,8 @@ STATUS: dict[str, int] = {
     "part_not_found": 404,
     "idempotency_conflict": 422,
     "request_timeout": 408,
+    "rate_limited": 429,
+    "too_many_connections": 503,
     "queue_full": 429,
     "not_ready": 503,
     "store_unavailable": 503,
@@ -81,12 +86,14 @@ def respond(error: OtoscopeError, request: Request, headers: dict[str, str] | No
     headers = dict(headers or {})
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, KeyRequired):
+        headers["WWW-Authenticate"] = "Bearer"
     document = problem(error, str(request.url.path))
     return Response(orjson.dumps(document), STATUS[error.code], headers, MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
-    """Make every way in which a request can fail end in a problem document."""
+    """Make every way in which a request can fail end in a problem document; bugs are left to `api.middleware`."""
     # An address with a slash too many is one that is not there: a redirection would lead to whatever host was named.
     app.router.redirect_slashes = False
 
@@ -111,10 +118,11 @@ def install(app: FastAPI) -> None:
             log.warning("untranslated HTTP error %s: %s", error.status_code, error.detail)
         return respond(translated, request, dict(error.headers or {}))
 
-    @app.exception_handler(Exception)
-    async def bug(request: Request, error: Exception) -> Response:
-        log.error("bug in %s %s", request.method, request.url.path, exc_info=error)
-        return respond(InternalError("The gateway failed on this request; its log says more."), request)
+
+def bug(request: Request, error: Exception) -> Response:
+    """The answer to a request on which the gateway itself failed."""
+    log.error("bug in %s %r", request.method, request.url.path, exc_info=error)
+    return respond(InternalError("The gateway failed on this request; its log says more."), request)
 
 
 def describe(errors: Any) -> str:

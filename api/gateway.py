@@ -1,6 +1,7 @@
 """What every route works with: the store, the news of changes, the list of models."""
 
 import asyncio
+import logging
 import time
 from typing import Annotated, Any
 
@@ -9,12 +10,15 @@ from fastapi import Depends, Request
 from api.changes import Changes, Watch
 from api.ingest import Upload
 from api.metrics import GatewayMetrics
+from api.security import Caller, caller_of
 from shared.contract import new_job_id
-from shared.errors import ModelNotFound, NotReady, OtoscopeError, ResultNotReady
+from shared.errors import JobNotFound, ModelNotFound, NotReady, OtoscopeError, ResultNotReady
 from shared.records import JobRecord, Submission
 from shared.schemas import ModelCard
 from shared.settings import Settings
 from shared.store import AsyncJobStore
+
+log = logging.getLogger(__name__)
 
 
 class Gateway:
@@ -50,7 +54,9 @@ class Gateway:
             raise ModelNotFound(f"There is no model {name!r}; served are: {', '.join(cards)}.")
         return card
 
-    async def submit(self, upload: Upload, idempotency: str | None = None, job_id: str | None = None) -> Submission:
+    async def submit(
+        self, upload: Upload, caller: Caller, idempotency: str | None = None, job_id: str | None = None
+    ) -> Submission:
         """Store the job and send its message.
 
         Raises Busy errors, ModelNotFound, InvalidRequest for a layer that the model lacks, or IdempotencyConflict.
@@ -58,23 +64,51 @@ class Gateway:
         card = await self.resolve(upload.options.model)
         if upload.options.layer is not None:
             card.require_layer(upload.options.layer)
-        submission = await self.store.submit(card.name, upload.options, upload.audio, upload.body, idempotency, job_id)
+        submission = await self.store.submit(
+            card.name, upload.options, upload.audio, upload.body, idempotency, job_id, caller=caller.name
+        )
         self.metrics.submitted(len(upload.body), created=submission.created)
+        log.info(
+            "accepted" if submission.created else "repeated",
+            extra={
+                "job": submission.id,
+                "caller": caller.name,
+                "model": submission.job.model,
+                "bytes": len(upload.body),
+                "format": upload.audio.container,
+            },
+        )
         return submission
 
-    async def submit_and_wait(self, upload: Upload, seconds: float, idempotency: str | None = None) -> JobRecord:
+    async def submit_and_wait(
+        self, upload: Upload, caller: Caller, seconds: float, idempotency: str | None = None
+    ) -> JobRecord:
         """The submitted job once it is finished, or when time is up. Raises what `submit` does."""
         job_id = new_job_id()
         with self.changes.watching(job_id, end_only=True) as watch:
-            job = (await self.submit(upload, idempotency, job_id)).job
+            job = (await self.submit(upload, caller, idempotency, job_id)).job
             if job.id == job_id:
                 return await self._follow(watch, job, seconds, until_final=True)
-        return await self.wait(job.id, seconds, until_final=True)  # an earlier one, with the same key
+        return await self.wait(job.id, caller, seconds, until_final=True)  # an earlier one, with the same key
 
-    async def wait(self, job_id: str, seconds: float, *, until_final: bool) -> JobRecord:
+    async def get(self, job_id: str, caller: Caller, *, with_result: bool = False) -> JobRecord:
+        """A job of the caller's. Raises JobNotFound, JobExpired or StoreUnavailable."""
+        job = await self.store.get(job_id, with_result=with_result)
+        if not caller.may_see(job):
+            raise JobNotFound(f"There is no job {job_id}.")  # in the words for what never was
+        return job
+
+    async def cancel(self, job_id: str, caller: Caller) -> None:
+        """Cancel or forget a job of the caller's. Raises JobNotFound, JobExpired or StoreUnavailable."""
+        await self.get(job_id, caller)
+        if await self.store.cancel(job_id) == "cancelled":
+            self.metrics.ended("cancelled")
+            log.info("cancelled", extra={"job": job_id, "caller": caller.name})
+
+    async def wait(self, job_id: str, caller: Caller, seconds: float, *, until_final: bool) -> JobRecord:
         """The job, with its result, once it is finished, or (`until_final=False`) has changed, or when time is up."""
         with self.changes.watching(job_id, end_only=until_final) as watch:
-            job = await self.store.get(job_id, with_result=True)
+            job = await self.get(job_id, caller, with_result=True)
             return await self._follow(watch, job, seconds, until_final=until_final)
 
     async def _follow(self, watch: Watch, job: JobRecord, seconds: float, *, until_final: bool) -> JobRecord:
@@ -85,9 +119,9 @@ class Gateway:
             job = await self.store.get(job.id, with_result=True)
         return job
 
-    async def finished(self, job_id: str) -> bytes:
+    async def finished(self, job_id: str, caller: Caller) -> bytes:
         """The packed result of a job by its id. Raises ResultNotReady, JobNotFound, JobExpired or StoreUnavailable."""
-        job = await self.store.get(job_id, with_result=True)
+        job = await self.get(job_id, caller, with_result=True)
         if job.packed is None:
             why = f": {job.error.detail}" if job.error else ""
             raise ResultNotReady(f"The job is {job.status}{why}", retry_after=None if job.final else 1)
@@ -123,3 +157,6 @@ def current(request: Request) -> Gateway:
 
 Here = Annotated[Gateway, Depends(current)]
 """The gateway, as a route's parameter."""
+
+Asking = Annotated[Caller, Depends(caller_of)]
+"""Who asks, as a route's parameter."""

@@ -7,8 +7,9 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.middleware.cors import CORSMiddleware
 
-from api import direct, errors, page
+from api import direct, errors, page, security
 from api.gateway import Gateway
 from api.middleware import Measured
 from api.routes import evaluate, health, jobs, limits, models, pictures
@@ -27,8 +28,9 @@ Submit to `POST /v1/jobs`, then poll `GET /v1/jobs/{id}` (`?wait=10` holds the l
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The gateway as an ASGI application."""
+    """The gateway as an ASGI application. Raises KeysUnusable."""
     settings = settings or Settings()
+    ring = security.KeyRing(settings.keys_file) if settings.keys_file is not None else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -52,8 +54,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for room in (jobs, pictures, evaluate, models, limits, health):
         app.include_router(room.router)
     page.install(app)
-    app.add_middleware(Measured)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.add_middleware(security.Guard, ring=ring)
+    if settings.origins:  # around the guard: a refusal is told to a page, too, and the question beforehand has no key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Idempotency-Key", "Last-Event-ID", "Prefer"],
+            expose_headers=["Location", "Preference-Applied", "Retry-After"],
+        )
+    app.add_middleware(Measured, most=settings.max_connections, shared=bool(settings.origins))
+    app.openapi = lambda: _openapi(app, keys=ring is not None)  # type: ignore[method-assign]
     return app
 
 
@@ -65,7 +76,7 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
         await asyncio.wait(pending, timeout=0.2)
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
+def _openapi(app: FastAPI, *, keys: bool) -> dict[str, Any]:
     """FastAPI's document plus the schemas of what is read or written by hand."""
     if app.openapi_schema is None:
         document = get_openapi(
@@ -76,5 +87,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
+        security.describe(document, required=keys)
         app.openapi_schema = document
     return app.openapi_schema

@@ -12,10 +12,12 @@ from typing import ClassVar, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from shared.errors import BY_CODE, JobCancelled, OtoscopeError
+from shared.errors import BY_CODE, JobCancelled, KeyRequired, OtoscopeError
 from shared.schemas import Job, Problem
 
 M = TypeVar("M", bound=BaseModel)
+
+_KEYLESS = "This service asks for a key. Set OTOSCOPE_KEY to one that its operator made with `otoscope keys create`."
 
 
 class ServiceUnreachable(OtoscopeError):
@@ -41,7 +43,9 @@ def error_of(response: httpx.Response) -> OtoscopeError:
     except ValidationError:
         told = f"{response.url} answered {response.status_code} {response.reason_phrase}"
         return OtoscopeError(f"{told}, without saying why.", retry_after=retry_after)
-    return BY_CODE.get(problem.code, OtoscopeError)(problem.detail, retry_after=retry_after)
+    keyless = problem.code == KeyRequired.code and "authorization" not in response.request.headers
+    detail = _KEYLESS if keyless else problem.detail
+    return BY_CODE.get(problem.code, OtoscopeError)(detail, retry_after=retry_after)
 
 
 def unreachable(error: httpx.TransportError) -> ServiceUnreachable:

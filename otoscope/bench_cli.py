@@ -67,10 +67,11 @@ def _requests(target: Target, files: Sequence[Path], model: str | None, include:
     from urllib.parse import urlencode
 
     from otoscope.sound import wav
+    from otoscope.wire import key_header
 
     options = urlencode({name: value for name, value in (("model", model), ("include", include)) if value})
     path = "/v1/jobs" + (f"?{options}" if options else "")
-    headers = {"Content-Type": "application/octet-stream", "Prefer": "wait=60"}
+    headers = {"Content-Type": "application/octet-stream", "Prefer": "wait=60", **key_header()}
     sounds = [file.read_bytes() for file in files] or [wav(*_sound(seed)) for seed in range(DISTINCT)]
     return [target.request("POST", path, headers, sound) for sound in sounds]
 

@@ -28,20 +28,22 @@ T = TypeVar("T")
 class Client:
     """The service, blocking. May be shared between threads.
 
-    `timeout` is in seconds, for a whole call: connecting, being sent away by a full queue, and waiting. Every method
-    that fails raises an error of `shared.errors`, ServiceUnreachable or WaitTimeout.
+    `key` is for a service that asks for one; OTOSCOPE_KEY by default. `timeout` is in seconds, for a whole call:
+    connecting, being sent away by a full queue, and waiting. Every method that fails raises an error of
+    `shared.errors`, ServiceUnreachable or WaitTimeout.
     """
 
     def __init__(
         self,
         url: str | None = None,
         *,
+        key: str | None = None,
         timeout: float = 60.0,
         headers: dict[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url, self._timeout = service_url(url), timeout
-        self._http = httpx.Client(transport=transport, **http_settings(self.url, headers))
+        self._http = httpx.Client(transport=transport, **http_settings(self.url, key, headers))
 
     def classify(self, sound: Sound, rate: int | None = None, **options: Unpack[Options]) -> Job:
         """The succeeded job of a path, bytes, samples with their rate, or a (samples, rate) pair."""
@@ -152,12 +154,13 @@ class AsyncClient:
         self,
         url: str | None = None,
         *,
+        key: str | None = None,
         timeout: float = 60.0,
         headers: dict[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url, self._timeout = service_url(url), timeout
-        self._http = httpx.AsyncClient(transport=transport, **http_settings(self.url, headers))
+        self._http = httpx.AsyncClient(transport=transport, **http_settings(self.url, key, headers))
 
     async def classify(self, sound: Sound, rate: int | None = None, **options: Unpack[Options]) -> Job:
         return await self._run(protocol.classify(sound, rate, options, self._timeout))

@@ -24,7 +24,7 @@ from otoscope.embedded import Home
 from otoscope.supervisor import Program, StackFailed, Supervisor
 from otoscope.tables import predictions_table
 from shared.errors import OtoscopeError
-from shared.settings import Settings
+from shared.settings import Settings, in_one_line
 
 ROOT = Path(__file__).resolve().parent.parent  # what has the packages `api` and `worker`, and in a clone `models`
 
@@ -97,9 +97,7 @@ def _settings(redis_url: str | None) -> Settings:
     try:
         return Settings() if redis_url is None else Settings(redis_url=redis_url)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(["OTOSCOPE", *(str(part).upper() for part in first["loc"])])
-        raise StackFailed(f"{name}: {first['msg']}" if first["loc"] else str(first["msg"])) from error
+        raise StackFailed(in_one_line(error)) from error
 
 
 def _environment(settings: Settings, port: int, redis_url: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from otoscope.answers import ServiceUnreachable
 from otoscope.client import AsyncClient
 from otoscope.protocol import Options
 from otoscope.tables import classified_table
-from shared.errors import OtoscopeError
+from shared.errors import KeyRefused, KeyRequired, OtoscopeError
 from shared.schemas import Job
 
 Outcome = Job | Exception
@@ -35,7 +35,7 @@ def expand(names: Sequence[str]) -> list[str]:
 
 
 def classify_many(names: Sequence[str], url: str | None, options: Options, parallel: int, report: "Report") -> int:
-    """Returns how many failed. Raises ServiceUnreachable where there is nothing to ask."""
+    """Returns how many failed. Raises ServiceUnreachable, KeyRequired or KeyRefused where there is nothing to ask."""
     return asyncio.run(_classify_many(names, url, options, parallel, report))
 
 
@@ -51,8 +51,8 @@ async def _classify_many(
                 if problem := _unreadable(name):
                     raise OSError(problem)
                 return await client.classify(name, **options)
-            except ServiceUnreachable:
-                raise
+            except (ServiceUnreachable, KeyRequired, KeyRefused):
+                raise  # it would be the same for every file
             except (OtoscopeError, OSError) as error:
                 return error
             finally:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from shared.keys import Key, Scope
 from shared.schemas import Job, ModelList, Prediction
 
 
@@ -70,6 +71,18 @@ def job_table(job: Job) -> Table:
     for name, value in facts.items():
         if value:
             table.add_row(f"[dim]{name}[/dim]", escape(value))
+    return table
+
+
+def keys_table(keys: Iterable[Key]) -> Table:
+    """Who may use a gateway."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("id", "name", "scopes", "a minute", "made"):
+        table.add_column(column)
+    for key in keys:
+        scopes = ", ".join(scope for scope in Scope if scope in key.scopes)
+        rate = f"{key.rate:g}" if key.rate else "any"
+        table.add_row(key.id, escape(key.name), scopes, rate, f"{key.created_at:%Y-%m-%d %H:%M}")
     return table
 
 

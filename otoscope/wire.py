@@ -30,11 +30,19 @@ def _is_here(url: str) -> bool:
         return host == "localhost"
 
 
-def http_settings(url: str, headers: dict[str, str] | None) -> dict[str, Any]:
+def key_header(key: str | None = None) -> dict[str, str]:
+    """The header that carries a key: as given, else OTOSCOPE_KEY, else none. Raises InvalidRequest."""
+    key = (key or os.environ.get("OTOSCOPE_KEY") or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidRequest("The key has characters that no key has; OTOSCOPE_KEY is one line, as it was printed.")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def http_settings(url: str, key: str | None, headers: dict[str, str] | None) -> dict[str, Any]:
     """What an httpx client, blocking or not, is built with."""
     return {
         "base_url": url,
-        "headers": {"Accept": "application/json", **(headers or {})},
+        "headers": {"Accept": "application/json", **key_header(key), **(headers or {})},
         # A proxy of the environment is not meant for this machine.
         "trust_env": not _is_here(url),
         # Shorter than servers keep idle connections, so that none is closed just as it is used again.

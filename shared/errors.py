@@ -13,6 +13,8 @@
     │   ├── AudioRate               audio_rate
     │   └── AudioNotFinite          audio_not_finite
     ├── RequestError                the request around it
+    │   ├── KeyRequired             key_required
+    │   ├── KeyRefused              key_refused
     │   ├── InvalidRequest          invalid_request
     │   ├── InvalidBase64           invalid_base64
     │   ├── UnsupportedMediaType    unsupported_media_type
@@ -28,6 +30,8 @@
     │   ├── IdempotencyConflict     idempotency_conflict
     │   └── RequestTimeout          request_timeout
     ├── Busy                        try again later
+    │   ├── RateLimited             rate_limited
+    │   ├── TooManyConnections      too_many_connections
     │   ├── QueueFull               queue_full
     │   ├── NotReady                not_ready
     │   └── StoreUnavailable        store_unavailable
@@ -109,6 +113,14 @@ class RequestError(OtoscopeError):
     """The request cannot be served as asked."""
 
 
+class KeyRequired(RequestError):
+    code, title = "key_required", "This service asks for a key"
+
+
+class KeyRefused(RequestError):
+    code, title = "key_refused", "The key does not allow this"
+
+
 class InvalidRequest(RequestError):
     code, title = "invalid_request", "Invalid request"
 
@@ -167,6 +179,14 @@ class RequestTimeout(RequestError):
 
 class Busy(OtoscopeError):
     """Nothing is wrong with the request; try again after `retry_after` seconds."""
+
+
+class RateLimited(Busy):
+    code, title = "rate_limited", "Too many submissions"
+
+
+class TooManyConnections(Busy):
+    code, title = "too_many_connections", "Too many connections"
 
 
 class QueueFull(Busy):

@@ -5,11 +5,12 @@ What a setting does under load is said beside it; unsafe combinations are refuse
 
 import os
 from contextlib import suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.audio import AudioLimits
@@ -25,6 +26,12 @@ def usable_cores() -> int:
 
 
 Engine = Literal["auto", "torch", "openvino"]
+LogFormat = Literal["text", "json"]
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """What a comma-separated setting names."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 class Settings(BaseSettings):
@@ -46,6 +53,8 @@ class Settings(BaseSettings):
     """Seconds after its submission at which an unfinished job is given up. Bounds the wait behind a long queue."""
     default_model: str = "esc50"
     """The model of a request that names none."""
+    log_format: LogFormat = "text"
+    """`text` is for a person at a terminal; `json` is a line an event, and tells the way of every job by its id."""
 
     # --- gateway ----------------------------------------------------------------------------------------------------
     host: str = "127.0.0.1"
@@ -56,7 +65,15 @@ class Settings(BaseSettings):
     upload_seconds: float = Field(60.0, gt=0)
     """A body that takes longer to arrive is cut off; a slow sender holds a connection no longer than this."""
     max_connections: int = Field(2_048, ge=1)
-    """Connections past this are answered 503 at once. An open event stream counts as one."""
+    """Requests under way past which 503 is answered at once. An open event stream counts as one."""
+    keys_file: Path | None = None
+    """The keys that open the gateway, made by `otoscope keys`; read again when it changes. Unset, it is open to all."""
+    trusted_proxies: str = ""
+    """Comma-separated addresses and networks whose `X-Forwarded-For` and `-Proto` are believed; nobody's by default,
+    since anybody can write one."""
+    cors_origins: str = ""
+    """Comma-separated origins whose pages may call the API from a browser. `*` is any, and needs keys: where there are
+    none, what a visited page can reach is all that keeps it out of a private network's gateway."""
     queue_limit: int = Field(1_000, ge=1)
     """Unfinished jobs past which submissions get 429. Bounds waiting time (limit / throughput) and Redis memory."""
     caller_share: float = Field(0.5, gt=0, le=1)
@@ -101,8 +118,29 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _usable(self) -> "Settings":
-        if urlsplit(self.redis_url).scheme not in ("redis", "rediss", "unix"):
-            raise ValueError(f"OTOSCOPE_REDIS_URL must be redis://, rediss:// or unix://, not {self.redis_url!r}")
+        # Without the values: a URL may hold a password.
+        try:
+            parts = urlsplit(self.redis_url)
+            _ = parts.port
+        except ValueError:
+            raise ValueError(
+                "OTOSCOPE_REDIS_URL is no URL; in a password, / ? # and @ are written %2F %3F %23 and %40"
+            ) from None
+        if parts.scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("OTOSCOPE_REDIS_URL must begin with redis://, rediss:// or unix://")
+        if {"username", "password"} & dict(parse_qsl(parts.query)).keys():  # kombu looks for it elsewhere
+            raise ValueError("OTOSCOPE_REDIS_URL has its password behind the ?; write redis://user:password@host")
+        for proxy in self.proxies:
+            try:
+                ip_network(proxy)
+            except ValueError as error:
+                raise ValueError(f"OTOSCOPE_TRUSTED_PROXIES: {error}") from None
+        if "*" in self.origins and self.keys_file is None:
+            raise ValueError("OTOSCOPE_CORS_ORIGINS may be * only where OTOSCOPE_KEYS_FILE is set")
+        for origin in self.origins:
+            found = urlsplit(origin)
+            if origin != "*" and (found.scheme not in ("http", "https") or origin != f"{found.scheme}://{found.netloc}"):
+                raise ValueError(f"OTOSCOPE_CORS_ORIGINS: {origin!r} is no origin; one looks like https://example.org")
         return self
 
     @property
@@ -123,4 +161,20 @@ class Settings(BaseSettings):
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        return tuple(name.strip() for name in self.models.split(",") if name.strip())
+        return listed(self.models)
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        return listed(self.trusted_proxies)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        return listed(self.cors_origins)
+
+
+def in_one_line(error: ValidationError) -> str:
+    """What is wrong with which variable, without the values: one may be a password."""
+    return "; ".join(
+        ": ".join([*(f"OTOSCOPE_{str(name).upper()}" for name in found["loc"]), found["msg"]])
+        for found in error.errors(include_input=False, include_url=False)
+    )

@@ -5,23 +5,26 @@ import sys
 import warnings
 
 from celery.platforms import SecurityWarning
+from celery.signals import setup_logging
 from pydantic import ValidationError
 
+from shared import logs
 from shared.errors import OtoscopeError
-from shared.settings import Settings
+from shared.settings import Settings, in_one_line
 
 
 def main() -> int:
     """Exit status: 0 after a clean stop, 1 when it could not start (the last line says why)."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s  %(message)s")
-    logging.getLogger("celery").setLevel(logging.WARNING)
     # Celery warns root of pickled messages; only JSON is accepted here, and containers do not run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     try:
         settings = Settings()
     except ValidationError as error:
-        print(f"otoscope worker: {_in_one_line(error)}", file=sys.stderr)
+        print(f"otoscope worker: {in_one_line(error)}", file=sys.stderr)
         return 1
+    logs.configure(settings.log_format)
+    logging.getLogger("celery").setLevel(logging.WARNING)
+    setup_logging.connect(_leave_logging_alone)
     from worker.app import Worker  # torch takes a second or two: not before the settings are known to be sound
     from worker.model.checkpoint import ModelError
 
@@ -37,12 +40,8 @@ def main() -> int:
     return status
 
 
-def _in_one_line(error: ValidationError) -> str:
-    """What is wrong with which variable, without the values: one may be a password."""
-    return "; ".join(
-        ": ".join([*(f"OTOSCOPE_{str(name).upper()}" for name in found["loc"]), found["msg"]])
-        for found in error.errors(include_input=False, include_url=False)
-    )
+def _leave_logging_alone(**_: object) -> None:
+    """Where anybody listens to this signal, Celery does; otherwise it silences everything below its own level."""
 
 
 if __name__ == "__main__":

@@ -117,8 +117,9 @@ class Classifier:
                 error = JobPoison("Every worker that started the job died over it.")
                 if self._store.fail(job_id, error):
                     self._metrics.finished("failed")
-            log.info("job %s not run: %s", job_id, work.reason)
+            log.info("not run: %s", work.reason, extra={"job": job_id})
             return
+        log.info("started", extra={"job": job_id, "model": work.model, "waited": round(work.waited, 6)})
         timings = Timings()
         try:
             with self._hold(work) as held:
@@ -126,22 +127,27 @@ class Classifier:
             began = time.monotonic()
             stored = self._store.succeed(job_id, pack_result(result), timings)
             self._metrics.stage("store", time.monotonic() - began)
-            self._metrics.finished("succeeded" if stored else "cancelled", result.duration)
+            self._finished(job_id, "succeeded" if stored else "cancelled", timings, result.duration)
         except UNFINISHED:
             with suppress(OtoscopeError):  # a store that is out of reach will see the lease end
                 self._store.release(job_id, self._worker_id)
             raise
         except JobCancelled:
-            self._metrics.finished("cancelled")
+            self._finished(job_id, "cancelled", timings)
         except OtoscopeError as error:
             self._fail(job_id, error, timings)
         except Exception:
-            log.exception("job %s failed by a bug", job_id)
+            log.exception("failed by a bug", extra={"job": job_id})
             self._fail(job_id, InternalError("The worker failed on this job; its log says more."), timings)
 
     def _fail(self, job_id: str, error: OtoscopeError, timings: Timings) -> None:
         stored = self._store.fail(job_id, error, timings)
-        self._metrics.finished("failed" if stored else "cancelled")
+        self._finished(job_id, "failed" if stored else "cancelled", timings, code=error.code)
+
+    def _finished(self, job_id: str, status: str, timings: Timings, duration: float = 0.0, code: str = "") -> None:
+        self._metrics.finished(status, duration)
+        told = {"status": status, "timings": timings.model_dump(exclude_none=True)}
+        log.info("finished", extra={"job": job_id, **told, **({"code": code} if code else {})})
 
     @contextmanager
     def _sole(self, job_id: str) -> Iterator[None]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from api.errors import responses
-from api.gateway import Here
+from api.gateway import Asking, Here
 from api.ingest import read_upload
 from api.render import JSON, array, predictions, respond, write
 from shared.contract import Result
@@ -29,18 +29,19 @@ _PARTS = (Part.MAPS, Part.SPECTROGRAM, Part.WAVEFORM)
     },
     responses=responses(
         "audio_empty", "not_audio", "audio_corrupt", "invalid_base64", "invalid_request", "payload_too_large",
-        "request_timeout", "model_not_found", "cancelled", "queue_full", "not_ready", "store_unavailable",
+        "request_timeout", "model_not_found", "cancelled", "queue_full", "rate_limited", "not_ready", "store_unavailable",
         "decoder_died", "deadline_exceeded", "inference_failed",
     ),
 )  # fmt: skip
 async def evaluate(
     request: Request,
     gateway: Here,
+    caller: Asking,
     spelling: Annotated[Literal["new", "old"], Query(description="`old` answers `input_spectogram` as well")] = "new",
 ) -> Response:
     """Base64 audio in, top-3 predictions, every feature map, spectrogram and waveform out."""
     upload = await read_upload(request, gateway.settings, fixed=JobOptions(top_k=3, include=_PARTS))
-    job = await gateway.submit_and_wait(upload, gateway.settings.max_wait)
+    job = await gateway.submit_and_wait(upload, caller, gateway.settings.max_wait)
     if job.packed is None:
         raise await _failure(gateway, job)
     return respond(await write(job.packed, lambda result: _tree(result, spelling == "old")), JSON)

@@ -10,9 +10,10 @@ from starlette.datastructures import Headers
 from api.direct import parameter
 from api.errors import responses
 from api.events import job_events, resume_point
-from api.gateway import Here, current
+from api.gateway import Asking, Here, current
 from api.ingest import read_upload
 from api.render import JSON, MSGPACK, OF_JOB, OF_RESULT, negotiate, render_job, render_result, respond
+from api.security import caller_of
 from shared.errors import InvalidRequest
 from shared.records import JobRecord
 from shared.schemas import Job, JobOptions, JobRequest, Part, ResultJSON
@@ -25,7 +26,7 @@ _AUDIO_ERRORS = (
     "audio_empty", "not_audio", "audio_unsupported", "audio_truncated", "audio_corrupt", "audio_too_short",
     "audio_too_long", "audio_channels", "audio_rate",
 )  # fmt: skip
-_BUSY = ("queue_full", "not_ready", "store_unavailable")
+_BUSY = ("queue_full", "rate_limited", "not_ready", "store_unavailable")
 _MISSING = ("job_not_found", "job_expired", "store_unavailable")
 _LONGEST_KEY = 256
 _JOB = parameter("job_id", "path", "as the submission answered it", type="string")
@@ -87,15 +88,15 @@ async def submit(request: Request) -> Response:
 
     The options `model`, `top_k`, `include`, `window` and `layer` may be form fields, JSON keys or query parameters.
     """
-    gateway, asked = current(request), request.headers
+    gateway, caller, asked = current(request), caller_of(request), request.headers
     kind, wait, key = negotiate(asked.get("accept"), OF_JOB), _preferred_wait(asked.get("prefer")), _key(asked)
     upload = await read_upload(request, gateway.settings)
     headers: dict[str, str] = {}
     if wait is None:
-        job = (await gateway.submit(upload, key)).job
+        job = (await gateway.submit(upload, caller, key)).job
     else:
         headers["Preference-Applied"] = f"wait={wait:g}"
-        job = await gateway.submit_and_wait(upload, wait, key)
+        job = await gateway.submit_and_wait(upload, caller, wait, key)
     headers["Location"] = f"/v1/jobs/{job.id}"
     if job.final and wait is not None:
         return await _answer(job, kind, 200, headers)
@@ -119,12 +120,12 @@ async def submit(request: Request) -> Response:
 )  # fmt: skip
 async def read(request: Request) -> Response:
     """The job as it is now, with its result once it has succeeded; `?wait=10` holds the line until it changes."""
-    gateway, job_id = current(request), request.path_params["job_id"]
+    gateway, caller, job_id = current(request), caller_of(request), request.path_params["job_id"]
     kind, wait = negotiate(request.headers.get("accept"), OF_JOB), _wait(request.query_params.get("wait"))
     if wait:
-        job = await gateway.wait(job_id, wait, until_final=False)
+        job = await gateway.wait(job_id, caller, wait, until_final=False)
     else:
-        job = await gateway.store.get(job_id, with_result=True)
+        job = await gateway.get(job_id, caller, with_result=True)
     return await _answer(job, kind, 200, {})
 
 
@@ -140,7 +141,8 @@ async def read(request: Request) -> Response:
 async def result(request: Request) -> Response:
     """The result alone, as JSON, MessagePack or NPZ by `Accept`."""
     kind = negotiate(request.headers.get("accept"), OF_RESULT)
-    body = await render_result(await current(request).finished(request.path_params["job_id"]), kind)
+    packed = await current(request).finished(request.path_params["job_id"], caller_of(request))
+    body = await render_result(packed, kind)
     return respond(body, kind, headers={"Vary": "Accept"})
 
 
@@ -158,6 +160,7 @@ async def result(request: Request) -> Response:
 )
 async def events(
     gateway: Here,
+    caller: Asking,
     job_id: str,
     include_result: Annotated[
         bool, Query(description="`false`: the last event has the job without its result; `links.result` leads there")
@@ -166,7 +169,7 @@ async def events(
 ) -> EventSourceResponse:
     """The job's changes as server-sent events, from the beginning or after `Last-Event-ID`."""
     after = resume_point(last_event_id)
-    await gateway.store.get(job_id)  # 404 and 410 before the stream begins
+    await gateway.get(job_id, caller)  # 404 and 410 before the stream begins
 
     told = job_events(
         gateway.store, gateway.changes, job_id, after, gateway.settings.keepalive_seconds, include_result=include_result
@@ -182,10 +185,9 @@ async def events(
 
 
 @router.delete("/{job_id}", status_code=204, responses=responses(*_MISSING))
-async def cancel(gateway: Here, job_id: str) -> Response:
+async def cancel(gateway: Here, caller: Asking, job_id: str) -> Response:
     """Cancel what waits or runs; forget what has finished."""
-    if await gateway.store.cancel(job_id) == "cancelled":
-        gateway.metrics.ended("cancelled")
+    await gateway.cancel(job_id, caller)
     return Response(status_code=204)
 
 

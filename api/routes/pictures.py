@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api.errors import responses
-from api.gateway import Here
+from api.gateway import Asking, Here
 from api.pictures import ColourMap, draw
 from shared.contract import Array, Result, unpack_result
 from shared.errors import PartNotFound
@@ -22,11 +22,13 @@ class Picture:
         self,
         request: Request,
         gateway: Here,
+        caller: Asking,
         job_id: str,
         cmap: Annotated[ColourMap, Query(description="colours from the least value to the greatest")] = "magma",
         width: Annotated[int, Query(ge=16, le=4_096, description="pixels; the height follows")] = 1_024,
     ) -> None:
-        self._request, self._gateway, self._job_id, self._cmap, self._width = request, gateway, job_id, cmap, width
+        self._request, self._gateway, self._caller = request, gateway, caller
+        self._job_id, self._cmap, self._width = job_id, cmap, width
 
     async def answer(self, choose: Callable[[Result], Array]) -> Response:
         """The picture of what `choose` finds in the result, or 304 to a client that has it."""
@@ -36,7 +38,7 @@ class Picture:
         headers = {"ETag": tag, "Cache-Control": f"private, max-age={self._gateway.settings.result_ttl}, immutable"}
         known = [each.strip() for each in self._request.headers.get("if-none-match", "").split(",")]
         async with self._gateway.drawing:
-            packed = await self._gateway.finished(self._job_id)
+            packed = await self._gateway.finished(self._job_id, self._caller)
             if tag in known:
                 return Response(status_code=304, headers=headers)
             png = await asyncio.to_thread(lambda: draw(choose(unpack_result(packed)), self._cmap, self._width))

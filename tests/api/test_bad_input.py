@@ -240,3 +240,5 @@ def test_bug_is_a_500_problem_without_its_traceback(settings: object, monkeypatc
     answer = asyncio.run(ask())
     refused(answer, 500, "internal_error")
     assert "secret" not in json.dumps(answer.json())
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")

@@ -62,7 +62,7 @@ def test_commands_that_install_or_train_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"make (\w+)", told):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for command in sorted(set(re.findall(r"bin/otoscope ((?:data )?[a-z-]+)", told))):
+    for command in sorted(set(re.findall(r"bin/otoscope ((?:data |keys )?[a-z-]+)", told))):
         ran = subprocess.run(
             [PYTHON, "-m", "otoscope", *command.split(), "--help"], capture_output=True, text=True, check=True
         )

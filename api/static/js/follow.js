@@ -1,6 +1,6 @@
 // A job, followed to its end.
 
-import { job, Refused } from "./server.js";
+import { job, later, Refused } from "./server.js";
 
 const STREAMS = 3; // a browser opens six connections to a host, and a stream keeps one
 /** Statuses after which nothing changes. */
@@ -57,7 +57,8 @@ export function follow(id, { onJob, onLost, onBack, onGone }) {
       if (FINAL.includes(now.status)) return;
     } catch (error) {
       if (stopped) return;
-      if (error instanceof Refused && (error.status === 404 || error.status === 410)) return onGone(error);
+      if (error instanceof Refused && [403, 404, 410].includes(error.status)) return onGone(error);
+      if (error instanceof Refused && error.status === 401) return later(error, () => stopped || go());
       lose();
     }
     timer = setTimeout(go, pause);

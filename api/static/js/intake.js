@@ -155,9 +155,9 @@ function objection(file) {
 async function readLimits(hint, input) {
   try {
     limits = await server.limits();
-  } catch {
-    hint.textContent = "The server does not answer.";
-    setTimeout(readLimits, 3_000, hint, input);
+  } catch (error) {
+    hint.textContent = error.status === 401 ? error.title : "The server does not answer.";
+    server.later(error, () => readLimits(hint, input), 3_000);
     return;
   }
   hint.textContent =

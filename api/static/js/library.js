@@ -235,6 +235,9 @@ class Library extends EventTarget {
       });
       this.#lost();
       this.addEventListener("reachable", () => sound.phase === "waiting" && retry(), { once: true });
+    } else if (error instanceof server.Refused && error.status === 401) {
+      this.#set(sound, { phase: "waiting", note: "Waits for a key of this service" });
+      server.later(error, () => sound.phase === "waiting" && retry());
     } else if (error instanceof server.Refused && (error.status === 429 || error.status === 503)) {
       const seconds = error.retryAfter ?? 5;
       this.#set(sound, { phase: "waiting", note: `${error.title}. Trying again in ${seconds} s.` });

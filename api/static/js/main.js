@@ -3,6 +3,7 @@
 import { announce, h, icon } from "./dom.js";
 import { mountIntake } from "./intake.js";
 import { library } from "./library.js";
+import { mountKey } from "./key.js";
 import { mountList } from "./list.js";
 import * as server from "./server.js";
 import { settings } from "./settings.js";
@@ -11,6 +12,7 @@ const element = (id) => document.getElementById(id);
 const cards = new Map(); // model name -> ModelCard
 let panels = null; // promise of the panels
 
+mountKey(element("key"), element("forget"));
 mountIntake(element("intake"));
 mountList(element("list"));
 theme(element("theme"));
@@ -144,10 +146,11 @@ async function readModels() {
 
 /** The model picker: what is served, asked again while nothing is. */
 async function models(select) {
-  const listed = await readModels().catch(() => null);
-  if (!listed?.models.length) {
-    select.replaceChildren(h("option", { text: listed ? "no model is served yet" : "the server does not answer" }));
-    setTimeout(models, 3_000, select);
+  const listed = await readModels().catch((error) => ({ models: [], error }));
+  if (!listed.models.length) {
+    const why = listed.error?.status === 401 ? "a key is needed" : "the server does not answer";
+    select.replaceChildren(h("option", { text: listed.error ? why : "no model is served yet" }));
+    server.later(listed.error, () => models(select), 3_000);
     return;
   }
   const wanted = cards.has(settings.get("model")) ? settings.get("model") : listed.default;

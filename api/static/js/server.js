@@ -14,6 +14,15 @@ export class Refused extends Error {
 /** Nobody answered. */
 export class Unreachable extends Error {}
 
+/** Dispatches `asked` when the server wants a key, and `opened` when it was given one. */
+export const door = new EventTarget();
+
+/** Try again once that may help: where a key was missing when there is one, else after so many milliseconds. */
+export function later(error, retry, pause) {
+  if (error instanceof Refused && error.status === 401) door.addEventListener("opened", () => retry(), { once: true });
+  else setTimeout(retry, pause);
+}
+
 async function ask(path, options = {}) {
   let response;
   try {
@@ -26,6 +35,7 @@ async function ask(path, options = {}) {
 }
 
 function refusal(status, body, retryAfter) {
+  if (status === 401) door.dispatchEvent(new Event("asked"));
   let problem;
   try {
     problem = JSON.parse(body);

@@ -1,0 +1,144 @@
+"""What every answer carries, who else's pages may call, how many requests at a time, and whose address it is."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from api.security import _address
+from shared.keys import write_keys
+from shared.settings import Settings
+from tests.api.conftest import StandInWorker, wav
+from tests.api.test_service import sample
+from tests.conftest import PYTHON, ROOT
+
+ORIGIN = {"Origin": "https://a.example"}
+
+
+def test_every_answer_carries_the_headers(http: httpx.Client, worker: StandInWorker) -> None:
+    """Jobs, errors, metrics, streams: not guessed at, not framed, not embedded, no referrer; each header once."""
+    job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
+    worker.finish(job_id)
+    for path in (f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/events", "/v1/models", "/metrics", "/none", "/static/none"):
+        headers = http.get(path).headers
+        for name, value in (
+            ("x-content-type-options", "nosniff"),
+            ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+            ("referrer-policy", "no-referrer"),
+            ("cross-origin-resource-policy", "same-origin"),
+        ):
+            assert headers.get_list(name) == [value], (path, name)
+        assert "access-control-allow-origin" not in headers
+
+
+def test_no_origin_is_let_in_unasked(http: httpx.Client) -> None:
+    """A page of elsewhere may neither read an answer nor ask beforehand."""
+    assert "access-control-allow-origin" not in http.get("/v1/models", headers=ORIGIN).headers
+    assert http.options("/v1/jobs", headers=ORIGIN | {"Access-Control-Request-Method": "POST"}).status_code == 405
+
+
+def test_named_origins_are_let_in(start_gateway: Callable[..., httpx.Client], tmp_path: Path) -> None:
+    """Exactly those, without credentials, refusals and the question beforehand included, which needs no key."""
+    write_keys(tmp_path / "keys", [])
+    http = start_gateway(cors_origins="https://a.example", keys_file=tmp_path / "keys")
+    asked = http.options(
+        "/v1/jobs",
+        headers=ORIGIN
+        | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"},
+    )
+    assert asked.status_code == 200
+    refused = http.get("/v1/models", headers=ORIGIN)
+    assert refused.status_code == 401
+    for answer in (asked, refused):
+        assert answer.headers["access-control-allow-origin"] == "https://a.example"
+        assert "access-control-allow-credentials" not in answer.headers
+    assert refused.headers["cross-origin-resource-policy"] == "cross-origin"
+    other = http.get("/v1/models", headers={"Origin": "https://b.example"})
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_past_the_limit_requests_are_refused_and_counted(
+    start_gateway: Callable[..., httpx.Client], worker: StandInWorker
+) -> None:
+    """One stream holds the only place: 503 as a problem document, counted; idle connections take no place."""
+    http = start_gateway(max_connections=1)
+    job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
+    with (
+        closing(socket.create_connection((http.base_url.host, http.base_url.port or 80))),
+        http.stream("GET", f"/v1/jobs/{job_id}/events") as stream,
+    ):
+        chunks = stream.iter_bytes()
+        next(chunks)
+        refused = http.get("/v1/models")
+        assert (refused.status_code, refused.json()["code"]) == (503, "too_many_connections")
+        assert refused.headers["retry-after"] == "1"
+        assert refused.headers["x-content-type-options"] == "nosniff"
+        worker.finish(job_id)
+        list(chunks)
+    assert sample(http.get("/metrics").text, 'otoscope_api_errors_total{code="too_many_connections"}') == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("203.0.113.7", "net:203.0.113.7"),
+        ("2001:db8:1:2:3:4:5:6", "net:2001:db8:1:2::/64"),
+        ("::ffff:203.0.113.7", "net:203.0.113.7"),
+        (None, "net:local"),
+    ],
+)
+def test_addresses(host: str | None, name: str) -> None:
+    """An IPv6 subscriber has a /64, and is one caller however much of it they use."""
+    assert _address({"type": "http", "client": (host, 1) if host else None}) == name
+
+
+@contextmanager
+def gateway(settings: Settings, log: Path, **environment: str) -> Iterator[httpx.Client]:
+    """`python -m api` as a process of its own."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    known = {**os.environ, "OTOSCOPE_REDIS_URL": settings.redis_url, "OTOSCOPE_PORT": str(port), **environment}
+    with log.open("ab") as out:
+        process = subprocess.Popen([PYTHON, "-m", "api"], cwd=ROOT, env=known, stdout=out, stderr=out)
+    try:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", timeout=20, transport=httpx.HTTPTransport(retries=8)
+        ) as http:
+            http.get("/health/live")
+            yield http
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize(
+    ("trusted", "caller"),
+    [({}, "net:127.0.0.1"), ({"OTOSCOPE_TRUSTED_PROXIES": "127.0.0.0/8"}, "net:203.0.113.7"),
+     ({"OTOSCOPE_TRUSTED_PROXIES": "10.0.0.1"}, "net:127.0.0.1")],
+)  # fmt: skip
+def test_a_forwarded_address_is_believed_of_named_proxies_alone(
+    settings: Settings, worker: StandInWorker, tmp_path: Path, trusted: dict[str, str], caller: str
+) -> None:
+    """Anybody can write the header, this machine's own programs included; the last entry that is no proxy's counts."""
+    with gateway(settings, tmp_path / "log", **trusted) as http:
+        headers = {"X-Forwarded-For": "198.51.100.9, 203.0.113.7"}
+        job_id = http.post("/v1/jobs", files={"file": wav()}, headers=headers).json()["id"]
+        assert worker._client.hget(f"otoscope:job:{job_id}", "caller") == caller.encode()
+
+
+@pytest.mark.stack
+def test_a_gateway_says_what_is_wrong_with_its_keys(settings: Settings, tmp_path: Path) -> None:
+    """Exit status 1 and one line, as for any other setting."""
+    (tmp_path / "keys").write_text("nonsense")
+    environment = {**os.environ, "OTOSCOPE_REDIS_URL": settings.redis_url, "OTOSCOPE_KEYS_FILE": str(tmp_path / "keys")}
+    done = subprocess.run([PYTHON, "-m", "api"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "line 1" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

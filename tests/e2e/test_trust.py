@@ -1,0 +1,161 @@
+"""Real processes with keys and a password: the way of a job through both logs, and that no secret is anywhere."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+
+from shared.keys import Scope, new_key, write_keys
+from tests.api.conftest import wav
+from tests.conftest import start_server, write_tiny_model
+from tests.e2e.conftest import Stack, free_port
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+
+RIGHT, OTHER = "correct-horse-battery", "staple-of-the-attacker"  # passwords of Redis
+FOREIGN = f"oto_12345678_{'5ec4e7' * 10}0000"  # a key of another service, sent here by mistake
+
+
+@pytest.fixture
+def guarded() -> Iterator[tuple[Stack, str, str]]:
+    """Gateway and worker with a keys file, JSON logs, and a Redis that asks for a password; a key; its URL's rest."""
+    with tempfile.TemporaryDirectory(prefix="oto") as name:
+        directory, port, redis_port, metrics_port = Path(name), free_port(), free_port(), free_port()
+        write_tiny_model(directory / "models" / "tiny")
+        key, text = new_key("test", [Scope.SUBMIT, Scope.READ])
+        admin, admin_text = new_key("admin", [Scope.ADMIN])
+        write_keys(directory / "keys", [key, admin])
+        server, _ = start_server(directory, "--port", str(redis_port))
+        client = redis.Redis(port=redis_port)
+        client.config_set("requirepass", RIGHT)
+        client.close()
+        stack = Stack(
+            url=f"http://127.0.0.1:{port}",
+            worker_metrics=f"http://127.0.0.1:{metrics_port}/metrics",
+            environment={
+                **os.environ,
+                "OTOSCOPE_REDIS_URL": f"redis://:{RIGHT}@127.0.0.1:{redis_port}/0",
+                "OTOSCOPE_PORT": str(port),
+                "OTOSCOPE_METRICS_PORT": str(metrics_port),
+                "OTOSCOPE_MODELS_DIR": str(directory / "models"),
+                "OTOSCOPE_DEFAULT_MODEL": "tiny",
+                "OTOSCOPE_KEYS_FILE": str(directory / "keys"),
+                "OTOSCOPE_LOG_FORMAT": "json",
+            },
+            processes={},
+            logs=directory,
+        )
+        stack.start("worker")
+        stack.start("api")
+        try:
+            stack.until_ready()
+            yield stack, text, admin_text
+        finally:
+            for process in stack.processes.values():
+                process.kill()
+                process.wait()
+            server.terminate()
+            server.wait()
+
+
+def logs(stack: Stack) -> str:
+    return "".join(path.read_text() for path in stack.logs.glob("*.log") if path.name != "redis.log")
+
+
+def seen_from_outside(stack: Stack) -> str:
+    """What other users of the machine see of the processes."""
+    return "".join(Path(f"/proc/{process.pid}/cmdline").read_text() for process in stack.processes.values())
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_a_job_is_found_by_its_id_in_both_logs(guarded: tuple[Stack, str, str]) -> None:
+    """Accepted by the gateway, started and finished by the worker, each with what belongs to it; a failure's code."""
+    stack, key, _ = guarded
+    with stack.client() as http:
+        headers = bearer(key) | {"Prefer": "wait=30"}
+        job = http.post("/v1/jobs", files={"file": wav()}, headers=headers).json()
+        bad = http.post("/v1/jobs?window=9", files={"file": wav()}, headers=headers).json()
+    assert (job["status"], bad["status"]) == ("succeeded", "failed")
+    deadline = time.monotonic() + 10
+    while logs(stack).count('"finished"') < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    told = [json.loads(line) for line in logs(stack).splitlines()]
+    way = {line["message"]: line for line in told if line.get("job") == job["id"]}
+    assert list(sorted(way)) == ["accepted", "finished", "started"]
+    assert way["accepted"]["caller"] == f"key:{key.split('_')[1]}"
+    assert (way["accepted"]["model"], way["accepted"]["format"]) == ("tiny", "WAV")
+    assert way["accepted"]["bytes"] == len(wav())
+    assert way["started"]["logger"].startswith("worker.")
+    assert way["finished"]["status"] == "succeeded"
+    assert way["finished"]["timings"]["forward"] > 0
+    [failed] = [line for line in told if line.get("job") == bad["id"] and line["message"] == "finished"]
+    assert (failed["status"], failed["code"]) == ("failed", "invalid_request")
+
+
+def test_no_secret_is_told(guarded: tuple[Stack, str, str]) -> None:
+    """Keys that are refused, a password that Redis no longer takes: nothing of either in answers, metrics, logs or
+    what `ps` shows, with both sides in trouble."""
+    stack, key, admin = guarded
+    told: list[str] = []
+
+    def note(answer: httpx.Response) -> httpx.Response:
+        told.append(answer.text + str(answer.headers))
+        return answer
+
+    with stack.client() as http:
+        for headers in (bearer(FOREIGN), {"Cookie": f"otoscope_key={FOREIGN}"}, bearer(f"{key}x"), bearer("é" * 9)):
+            encoded = {name: value.encode() for name, value in headers.items()}
+            assert note(http.get("/v1/models", headers=encoded)).status_code == 401
+        assert note(http.get("/metrics", headers=bearer(key))).status_code == 403
+        assert note(http.post(f"/v1/jobs?model={FOREIGN[:9]}", files={"file": wav()}, headers=bearer(key)))
+        # The password changes under both: every connection is lost and none is made again.
+        client = redis.Redis.from_url(stack.environment["OTOSCOPE_REDIS_URL"])
+        client.config_set("requirepass", OTHER)
+        client.client_kill_filter(skipme=True)
+        client.close()
+        deadline = time.monotonic() + 30
+        while note(http.post("/v1/jobs", files={"file": wav()}, headers=bearer(key))).status_code != 503:
+            assert time.monotonic() < deadline
+        note(http.get("/health/ready"))
+        note(http.get("/metrics", headers=bearer(admin)))
+        while "Cannot connect" not in logs(stack):  # what Celery has to say of it
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        told.append(httpx.get(stack.worker_metrics).text)
+    outside = seen_from_outside(stack)
+    assert "worker" in outside
+    written = logs(stack)
+    assert "otoscope_api_errors_total" in "".join(told)
+    assert "WARNING" in written, "nothing went wrong, so this has shown nothing"
+    for where in (*told, written, outside):
+        for secret in (RIGHT, OTHER, FOREIGN, key, admin, key.split("_")[2], FOREIGN.split("_")[2]):
+            assert secret not in where, where
+
+
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_a_start_that_fails_tells_no_password(guarded: tuple[Stack, str, str], name: str) -> None:
+    """A wrong password from the first moment on, and a URL that cannot be read."""
+    stack, _, _ = guarded
+    stack.environment["OTOSCOPE_METRICS_PORT"] = "0"
+    stack.environment["OTOSCOPE_PORT"] = str(free_port())
+    url = stack.environment["OTOSCOPE_REDIS_URL"]
+    for broken in (url.replace(RIGHT, OTHER), url.replace(RIGHT, f"{OTHER}/x"), url.replace("redis:", "http:")):
+        stack.environment["OTOSCOPE_REDIS_URL"] = broken.replace(RIGHT, OTHER)
+        if name in stack.processes:
+            stack.stop(name, timeout=60)
+        stack.start(name)
+        deadline = time.monotonic() + 5
+        while stack.processes[name].poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if stack.processes[name].poll() is not None:
+            assert stack.processes.pop(name).returncode == 1
+        assert OTHER not in logs(stack)
