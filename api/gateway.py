@@ -12,13 +12,17 @@ from api.ingest import Upload
 from api.metrics import GatewayMetrics
 from api.security import Caller, caller_of
 from shared.contract import new_job_id
-from shared.errors import JobNotFound, ModelNotFound, NotReady, OtoscopeError, ResultNotReady
+from shared.errors import JobNotFound, ModelNotFound, NotReady, OtoscopeError, QueueFull, ResultNotReady
 from shared.records import JobRecord, Submission
 from shared.schemas import ModelCard
 from shared.settings import Settings
 from shared.store import AsyncJobStore
 
 log = logging.getLogger(__name__)
+
+REFUSED_SECONDS = 0.2
+"""How long a refusal stands: in that time a few places come free, which the next to ask will find."""
+MOST_REFUSED = 10_000
 
 
 class Gateway:
@@ -31,6 +35,7 @@ class Gateway:
         self.drawing = asyncio.Semaphore(2)
         """Pictures drawn at once: one of ten minutes of sound takes 70 MB for a moment."""
         self._cards: tuple[float, dict[str, ModelCard]] = (0.0, {})
+        self._refused: dict[str, tuple[float, QueueFull]] = {}  # by caller: until when, and why
 
     async def models(self) -> dict[str, ModelCard]:
         """Cards of the models that workers serve, read at most once a second. Raises StoreUnavailable."""
@@ -54,6 +59,12 @@ class Gateway:
             raise ModelNotFound(f"There is no model {name!r}; served are: {', '.join(cards)}.")
         return card
 
+    def check_room(self, caller: Caller) -> None:
+        """Raises the QueueFull that the caller was told a moment ago: for a sound that has no place, none is read."""
+        until, why = self._refused.get(caller.name, (0.0, None))
+        if why is not None and time.monotonic() < until:
+            raise QueueFull(why.detail, retry_after=why.retry_after)
+
     async def submit(
         self, upload: Upload, caller: Caller, idempotency: str | None = None, job_id: str | None = None
     ) -> Submission:
@@ -64,9 +75,15 @@ class Gateway:
         card = await self.resolve(upload.options.model)
         if upload.options.layer is not None:
             card.require_layer(upload.options.layer)
-        submission = await self.store.submit(
-            card.name, upload.options, upload.audio, upload.body, idempotency, job_id, caller=caller.name
-        )
+        try:
+            submission = await self.store.submit(
+                card.name, upload.options, upload.audio, upload.body, idempotency, job_id, caller=caller.name
+            )
+        except QueueFull as full:
+            if len(self._refused) >= MOST_REFUSED:
+                self._refused.clear()
+            self._refused[caller.name] = time.monotonic() + REFUSED_SECONDS, full
+            raise
         self.metrics.submitted(len(upload.body), created=submission.created)
         log.info(
             "accepted" if submission.created else "repeated",
@@ -102,7 +119,6 @@ class Gateway:
         """Cancel or forget a job of the caller's. Raises JobNotFound, JobExpired or StoreUnavailable."""
         await self.get(job_id, caller)
         if await self.store.cancel(job_id) == "cancelled":
-            self.metrics.ended("cancelled")
             log.info("cancelled", extra={"job": job_id, "caller": caller.name})
 
     async def wait(self, job_id: str, caller: Caller, seconds: float, *, until_final: bool) -> JobRecord:
@@ -132,8 +148,8 @@ class Gateway:
         while True:
             await asyncio.sleep(1.0)
             try:
-                if late := await self.store.reap():
-                    self.metrics.ended("expired", late)
+                for job_id in await self.store.reap():
+                    log.warning("not finished by its deadline", extra={"job": job_id})
             except OtoscopeError:
                 continue  # unreachable: the request that needs it will say so
 

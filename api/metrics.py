@@ -1,6 +1,10 @@
 """What the gateway tells Prometheus. Labels come from closed sets: route templates, methods, statuses, error codes."""
 
+from collections.abc import Iterator, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from shared.records import QueueLoad
 
@@ -8,8 +12,22 @@ _SECONDS = tuple(0.001 * 2**i for i in range(18))  # 1 ms to 131 s
 _BYTES = tuple(1024.0 * 4**i for i in range(9))  # 1 KiB to 64 MiB
 
 
+class _Jobs(Collector):
+    """Counters that are kept in Redis: no process that ends takes them with it."""
+
+    def __init__(self, totals: Mapping[str, int]) -> None:
+        self._totals = totals
+
+    def collect(self) -> Iterator[Metric]:
+        told = "Jobs of the whole service: accepted, and how they ended"
+        family = CounterMetricFamily("otoscope_jobs", told, labels=["outcome"])
+        for outcome, count in self._totals.items():
+            family.add_metric([outcome], count)
+        yield family
+
+
 class GatewayMetrics:
-    """`request`, `submitted` and `queue` are called by the rest of the gateway."""
+    """`request`, `submitted`, `totals` and `queue` are called by the rest of the gateway."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which no panel here reads
@@ -22,7 +40,11 @@ class GatewayMetrics:
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self._errors = Counter("otoscope_api_errors_total", "Errors told, by code", ["code"], registry=self.registry)
-        self._jobs = Counter("otoscope_api_jobs_total", "Jobs accepted or cancelled", ["event"], registry=self.registry)
+        self._repeated = Counter(
+            "otoscope_api_repeated_total", "Submissions answered with an earlier job", registry=self.registry
+        )
+        self._totals: dict[str, int] = {}
+        self.registry.register(_Jobs(self._totals))
         self._upload = Histogram(
             "otoscope_api_upload_bytes", "Size of accepted sounds", buckets=_BYTES, registry=self.registry
         )
@@ -36,8 +58,6 @@ class GatewayMetrics:
             "otoscope_queue_memory_ratio", "Share of Redis' memory limit in use", registry=self.registry
         )
         self._reachable = Gauge("otoscope_queue_reachable", "1 while Redis answers", registry=self.registry)
-        for event in ("accepted", "repeated", "cancelled", "expired"):
-            self._jobs.labels(event)
 
     def request(self, route: str, method: str, status: int, seconds: float, code: str | None) -> None:
         self._requests.labels(route, method, str(status)).inc()
@@ -46,13 +66,14 @@ class GatewayMetrics:
             self._errors.labels(code).inc()
 
     def submitted(self, size: int, *, created: bool) -> None:
-        self._jobs.labels("accepted" if created else "repeated").inc()
         if created:
             self._upload.observe(size)
+        else:
+            self._repeated.inc()
 
-    def ended(self, event: str, count: int = 1) -> None:
-        """`cancelled` by a caller or `expired` past the deadline, with no worker to say so."""
-        self._jobs.labels(event).inc(count)
+    def totals(self, counts: dict[str, int]) -> None:
+        """Jobs of the whole service since its queue began, whichever gateway accepted and whoever ended them."""
+        self._totals.update(counts)
 
     def queue(self, load: QueueLoad | None) -> None:
         """None while Redis does not answer: then the last known depth would be a lie, and is not told."""

@@ -63,7 +63,8 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(32 * 2**20, ge=1_024)
     """Largest sound file. Each upload in flight is held in memory once, in base64 briefly twice."""
     upload_seconds: float = Field(60.0, gt=0)
-    """A body that takes longer to arrive is cut off; a slow sender holds a connection no longer than this."""
+    """A request whose head or body takes longer to arrive is cut off, and so is a reader who takes next to nothing of
+    an answer for as long: neither holds a connection and its memory for ever."""
     max_connections: int = Field(2_048, ge=1)
     """Requests under way past which 503 is answered at once. An open event stream counts as one."""
     keys_file: Path | None = None

@@ -29,8 +29,8 @@ _PARTS = (Part.MAPS, Part.SPECTROGRAM, Part.WAVEFORM)
     },
     responses=responses(
         "audio_empty", "not_audio", "audio_corrupt", "invalid_base64", "invalid_request", "payload_too_large",
-        "request_timeout", "model_not_found", "cancelled", "queue_full", "rate_limited", "not_ready", "store_unavailable",
-        "decoder_died", "deadline_exceeded", "inference_failed",
+        "request_timeout", "model_not_found", "cancelled", "queue_full", "rate_limited", "not_ready",
+        "store_unavailable", "decoder_died", "deadline_exceeded", "inference_failed",
     ),
 )  # fmt: skip
 async def evaluate(
@@ -40,6 +40,7 @@ async def evaluate(
     spelling: Annotated[Literal["new", "old"], Query(description="`old` answers `input_spectogram` as well")] = "new",
 ) -> Response:
     """Base64 audio in, top-3 predictions, every feature map, spectrogram and waveform out."""
+    gateway.check_room(caller)
     upload = await read_upload(request, gateway.settings, fixed=JobOptions(top_k=3, include=_PARTS))
     job = await gateway.submit_and_wait(upload, caller, gateway.settings.max_wait)
     if job.packed is None:

@@ -31,6 +31,7 @@ async def ready(gateway: Here) -> Response:
 async def metrics(gateway: Here) -> Response:
     """Prometheus; the worker has its own on its own port."""
     try:
+        gateway.metrics.totals(await gateway.store.totals())
         gateway.metrics.queue(await gateway.store.load())
     except StoreUnavailable:
         gateway.metrics.queue(None)

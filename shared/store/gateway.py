@@ -228,8 +228,8 @@ class AsyncJobStore:
         self._cards = {text: known.get(text) or ModelCard.model_validate_json(text) for text in stored.values()}
         return {name.decode(): self._cards[text] for name, text in stored.items()}
 
-    async def reap(self) -> int:
-        """Fail the jobs that are past their deadline, whoever should have finished them; returns how many."""
+    async def reap(self) -> list[str]:
+        """Fail the jobs that are past their deadline, whoever should have finished them; returns which."""
         grace = 2.0  # the worker that holds such a job fails it with better words
         with translated():
             seconds, micros = await self._redis.time()
@@ -238,11 +238,12 @@ class AsyncJobStore:
                 "list[bytes]",
                 await self._redis.zrange(contract.OPEN, "-inf", before, byscore=True, offset=0, num=100),
             )
-        reaped = 0
+        reaped: list[str] = []
         for job_id in (entry.decode() for entry in late):
             error = DeadlineExceeded(f"The job was not finished within {self._settings.job_deadline:g} s.")
             args = scripts.finish_args(self._settings, job_id, "failed", error=error)
-            reaped += await self._run("FINISH", scripts.keys(job_id), args) == b"stored"
+            if await self._run("FINISH", scripts.keys(job_id), args) == b"stored":
+                reaped.append(job_id)
         return reaped
 
 

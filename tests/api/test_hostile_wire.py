@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from api.lines import LARGEST_HEAD
+from api.lines import LARGEST_HEAD, LEAST_READ
 from tests.api.conftest import UPLOAD_SECONDS, wav
 from tests.hostile import Address, ask, refused, request
 
@@ -87,6 +87,32 @@ def test_a_head_that_takes_its_time_is_cut_off(address: Address) -> None:
         slow.settimeout(10)
         assert b" 408 " in slow.recv(4_096)
     assert time.monotonic() - began < 3 * UPLOAD_SECONDS
+
+
+def test_who_never_reads_is_cut_off(address: Address) -> None:
+    """Answers that nobody takes are held no longer than an upload may take; who reads slowly gets all of it."""
+    many = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100
+    with socket.socket() as idle, socket.socket() as slow:
+        idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        for connection in (idle, slow):
+            connection.connect(address)
+            connection.settimeout(5)
+            connection.sendall(many)
+        began, taken = time.monotonic(), 0
+        while time.monotonic() - began < 3 * UPLOAD_SECONDS:
+            taken += len(slow.recv(2 * LEAST_READ))
+            time.sleep(0.1)
+        assert taken > 3 * LEAST_READ
+        slow.sendall(b"G")
+        with pytest.raises(ConnectionError):
+            trickle(idle, seconds=5)
+
+
+def trickle(connection: socket.socket, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        connection.sendall(b"G")
+        time.sleep(0.1)
 
 
 def test_a_connection_is_kept_for_several_requests(address: Address) -> None:

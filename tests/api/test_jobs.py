@@ -10,6 +10,7 @@ import msgpack
 import numpy as np
 import pytest
 
+from api.gateway import REFUSED_SECONDS
 from shared.contract import unpack_result
 from shared.errors import InferenceFailed
 from shared.schemas import Job, ResultJSON
@@ -235,6 +236,24 @@ def test_full_queue_is_429_with_retry_after(start_gateway: Start, worker: StandI
     assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")
     assert int(answer.headers["retry-after"]) >= 1
     worker.finish(ids[0])
+    time.sleep(REFUSED_SECONDS)  # for so long the refusal stands
+    submit(http)
+
+
+def test_who_was_just_refused_sends_no_sound(start_gateway: Start, worker: StandInWorker) -> None:
+    """For a fraction of a second the answer is the same and the body is not looked at; under a key it is."""
+    http = start_gateway(queue_limit=1, caller_share=1.0)
+    first = http.post("/v1/jobs", files={"file": wav()}, headers={"Idempotency-Key": "a"}).json()["id"]
+    refused = http.post("/v1/jobs", files={"file": wav()})
+    for path in ("/v1/jobs", "/evaluate"):
+        again = http.post(path, content=b"no sound")
+        assert (again.status_code, again.json()["detail"]) == (429, refused.json()["detail"])
+        assert again.headers["retry-after"] == refused.headers["retry-after"]
+    repeated = http.post("/v1/jobs", files={"file": wav()}, headers={"Idempotency-Key": "a"})
+    assert repeated.json()["id"] == first
+    worker.finish(first)
+    time.sleep(REFUSED_SECONDS)
+    assert http.post("/v1/jobs", content=b"no sound").status_code == 415
     submit(http)
 
 

@@ -106,7 +106,7 @@ def test_metrics_count_what_happened(http: httpx.Client, worker: StandInWorker) 
     assert sample(text, 'otoscope_api_requests_total{method="POST",route="/v1/jobs",status="415"}') == 1
     assert sample(text, 'otoscope_api_requests_total{method="GET",route="/v1/jobs/{job_id}",status="200"}') == 1
     assert sample(text, 'otoscope_api_errors_total{code="not_audio"}') == 1
-    assert sample(text, 'otoscope_api_jobs_total{event="accepted"}') == 1
+    assert sample(text, 'otoscope_jobs_total{outcome="accepted"}') == 1
     assert sample(text, "otoscope_queue_waiting_jobs") == 1
     assert sample(text, "otoscope_queue_open_jobs") == 1
     assert sample(text, "otoscope_queue_oldest_seconds") > 0

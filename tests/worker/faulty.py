@@ -1,7 +1,7 @@
 """`python -m tests.worker.faulty`: a worker whose device has a fault, told by FAULT, for sounds that are loud.
 
-`kill` ends the process as the kernel would, `spoil` answers like a CUDA context that is lost, `full` like a device whose
-memory holds one window at a time.
+`kill` ends the process as the kernel would, `spoil` answers like a CUDA context that is lost, `full` like a device that
+has room for one window at a time.
 """
 
 import os

@@ -1,0 +1,146 @@
+"""Jobs that are delivered more than once, kill their workers, are given back, or are never finished."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from shared import contract
+from shared.errors import AudioCorrupt, DeadlineExceeded
+from shared.records import Refused, Work
+from tests.shared.conftest import Stores
+
+Open = Callable[..., Stores]
+
+
+def test_a_job_delivered_twice_has_one_result(stores: Stores) -> None:
+    """Whoever finishes first is kept; the second is told so, and a third delivery is refused."""
+    job_id = stores.submit()
+    stores.start(job_id, "w1")
+    stores.start(job_id, "w2")
+    assert stores.succeed(job_id, b"first")
+    assert not stores.succeed(job_id, b"second")
+    assert stores.run(stores.gateway.result(job_id)) == b"first"
+    assert stores.worker.start(job_id, "w3") == Refused("finished")
+    assert stores.kinds(job_id) == ["queued", "running", "running", "succeeded", "result"]
+
+
+def test_workers_that_race_for_a_job_agree_on_its_end(stores: Stores) -> None:
+    """Many that start and finish it at once: all may work, one stores."""
+    job_id = stores.submit()
+    gate = threading.Barrier(3)
+
+    def work(name: str) -> bool:
+        gate.wait()
+        stores.start(job_id, name)
+        gate.wait()
+        return stores.succeed(job_id, name.encode())
+
+    names = ["w1", "w2", "w3"]
+    with ThreadPoolExecutor(3) as pool:
+        stored = [name for name, kept in zip(names, pool.map(work, names), strict=True) if kept]
+    assert len(stored) == 1
+    assert stores.run(stores.gateway.result(job_id)) == stored[0].encode()
+    assert stores.raw.hget(contract.job_key(job_id), "attempts") == b"3"
+
+
+def test_a_job_that_keeps_killing_its_worker_is_not_started_again(open_stores: Open) -> None:
+    """It is suspected after the first death, refused after as many as are allowed, and its failure can be stored."""
+    stores = open_stores(max_attempts=3)
+    job_id = stores.submit()
+    stores.start(job_id, "w1")
+    for worker in ("w2", "w3"):
+        assert stores.worker.start(job_id, worker) == Refused("suspect")
+        assert isinstance(stores.worker.start(job_id, worker, solo=True), Work)
+    assert stores.worker.start(job_id, "w4") == Refused("suspect")
+    assert stores.worker.start(job_id, "w4", solo=True) == Refused("poison")
+    assert stores.worker.fail(job_id, AudioCorrupt("poison"))
+
+
+def test_who_was_there_by_chance_is_not_blamed(open_stores: Open) -> None:
+    """Deaths count for the one suspect that ran, however often the others were in hand."""
+    stores = open_stores(max_attempts=2)
+    killer, bystander = stores.submit(), stores.submit()
+    for job_id in (killer, bystander):
+        stores.start(job_id, "w1")
+    for _ in range(5):
+        assert stores.worker.start(bystander, "w2") == Refused("suspect"), "it waits for its turn among the suspects"
+    assert isinstance(stores.worker.start(killer, "w2", solo=True), Work)
+    assert stores.worker.start(killer, "w3", solo=True) == Refused("poison")
+    stores.start(bystander, "w3")
+    assert stores.succeed(bystander)
+
+
+def test_a_job_that_is_given_back_was_never_delivered(open_stores: Open) -> None:
+    """It waits in its old place, and however often that happens, nobody takes it for poison."""
+    stores = open_stores(max_attempts=1)
+    job_id, later = stores.submit(), stores.submit()
+    for worker in ("w1", "w2", "w3"):
+        stores.start(job_id, worker)
+        stores.worker.release(job_id, "another")
+        assert stores.status(job_id) == "running", "only who has it can give it back"
+        stores.worker.release(job_id, worker)
+        job = stores.run(stores.gateway.get(job_id))
+        assert (job.status, job.position, job.started_at) == ("queued", 1, None)
+    assert stores.run(stores.gateway.get(later)).position == 2
+    stores.start(job_id, "w4")
+    assert stores.succeed(job_id)
+    stores.worker.release(job_id, "w4")
+    assert stores.status(job_id) == "succeeded"
+
+
+def test_every_job_is_counted_once(open_stores: Open) -> None:
+    """What was accepted is what ended in the four ways, and what is unfinished."""
+    stores = open_stores(max_attempts=1)
+    done, failed, cancelled, late, gone, _ = (stores.submit() for _ in range(6))
+    stores.submit(token="a")
+    stores.submit(token="a")
+    for job_id in (done, failed):
+        stores.start(job_id)
+    for _ in range(2):
+        stores.succeed(done)
+        stores.worker.fail(failed, AudioCorrupt("no sound"))
+        stores.run(stores.gateway.cancel(cancelled))
+        stores.worker.fail(late, DeadlineExceeded("too late"))
+    stores.raw.delete(contract.job_key(gone))
+    for _ in range(2):
+        stores.worker.fail(gone, AudioCorrupt("too late to say"))
+    totals = stores.run(stores.gateway.totals())
+    assert totals == {"accepted": 7, "succeeded": 1, "failed": 1, "cancelled": 1, "expired": 2}
+    assert stores.run(stores.gateway.load()).open == 2
+
+
+def test_a_job_whose_upload_is_gone_is_not_started(stores: Stores) -> None:
+    """It stays queued until its deadline instead of seeming to run."""
+    job_id = stores.submit()
+    stores.raw.delete(contract.audio_key(job_id))
+    assert stores.worker.start(job_id, "w1") == Refused("gone")
+    assert stores.worker.start("f" * 32, "w1") == Refused("gone")
+    assert stores.status(job_id) == "queued"
+
+
+def test_jobs_past_their_deadline_are_failed_whoever_holds_them(open_stores: Open) -> None:
+    """A queue without workers does not keep its jobs for ever; what has time left is left alone."""
+    stores, patient = open_stores(job_deadline=0.01), open_stores()
+    waits, runs, young = stores.submit(), stores.submit(), patient.submit()
+    stores.start(runs)
+    assert stores.run(stores.gateway.reap()) == [], "the worker's own words come first"
+    time.sleep(2.1)
+    assert set(stores.run(stores.gateway.reap())) == {waits, runs}
+    for job_id in (waits, runs):
+        job = stores.run(stores.gateway.get(job_id))
+        assert (job.status, type(job.error)) == ("failed", DeadlineExceeded)
+    assert stores.kinds(waits) == ["queued", "failed", "result"]
+    assert not stores.succeed(runs), "what comes after that is too late"
+    assert stores.status(young) == "queued"
+    assert stores.run(stores.gateway.reap()) == []
+
+
+def test_a_job_that_expired_unfinished_does_not_block_the_queue(open_stores: Open) -> None:
+    """Where nobody reaped it in time its place is given back all the same."""
+    stores = open_stores(job_deadline=0.01)
+    stores.raw.delete(contract.job_key(stores.submit()))
+    time.sleep(2.1)
+    assert stores.run(stores.gateway.reap()) == []
+    load = stores.run(stores.gateway.load())
+    assert (load.open, load.waiting) == (0, 0)
