@@ -153,6 +153,14 @@ class Gateway:
             except OtoscopeError:
                 continue  # unreachable: the request that needs it will say so
 
+    async def watch_loop(self) -> None:
+        """For ever: note how late the event loop is, which everybody who is served waits for."""
+        clock, pause = asyncio.get_running_loop().time, 0.05
+        while True:
+            due = clock() + pause
+            await asyncio.sleep(pause)
+            self.metrics.late(clock() - due)
+
     async def ready(self) -> dict[str, Any]:
         """`Ready` as a tree."""
         redis = await self.store.ping()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,10 +35,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Threads that render take turns at one interpreter: more of them are not faster, and keep the event loop waiting.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2, "work"))
         client = connect_async(settings)
         gateway = Gateway(settings, AsyncJobStore(client, settings))
         app.state.gateway = gateway
-        chores = (gateway.changes.run(), gateway.changes.follow_queue(), gateway.reap())
+        chores = (gateway.changes.run(), gateway.changes.follow_queue(), gateway.reap(), gateway.watch_loop())
         background = [asyncio.create_task(chore) for chore in chores]
         try:
             yield

@@ -40,6 +40,10 @@ class GatewayMetrics:
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self._errors = Counter("otoscope_api_errors_total", "Errors told, by code", ["code"], registry=self.registry)
+        self._late = Histogram(
+            "otoscope_api_loop_delay_seconds", "How late the event loop came to something that was due",
+            buckets=_SECONDS, registry=self.registry,
+        )  # fmt: skip
         self._repeated = Counter(
             "otoscope_api_repeated_total", "Submissions answered with an earlier job", registry=self.registry
         )
@@ -70,6 +74,9 @@ class GatewayMetrics:
             self._upload.observe(size)
         else:
             self._repeated.inc()
+
+    def late(self, seconds: float) -> None:
+        self._late.observe(max(seconds, 0.0))
 
     def totals(self, counts: dict[str, int]) -> None:
         """Jobs of the whole service since its queue began, whichever gateway accepted and whoever ended them."""

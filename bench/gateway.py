@@ -4,21 +4,29 @@
 
 Starts a stack of its own, has it classify some sounds, asks for them with so many callers at a time, and ends it.
 Prints a table and one line of JSON: answers a second, latency, the CPU of gateway and Redis for each, and how many
-answers a second one core of the gateway's own would therefore give. Ends with status 1 where an answer was not 200.
+answers a second one core of the gateway's own would therefore give; and how often its event loop was more than some
+milliseconds late, which everybody waits for. Ends with status 1 where an answer was not 200.
 """
 
 import argparse
+import io
 import json
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from clips import encoded, model_directory
+import httpx
+import numpy as np
+import soundfile
+from clips import RATE, clips, encoded, model_directory
 from machine import describe
+from prometheus_client.parser import text_string_to_metric_families
 from stack import Stack, stack
 
 from otoscope.client import Client
+from shared.schemas import Part
 
 PACKED = {"Accept": "application/msgpack"}
 READS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -26,10 +34,14 @@ READS: dict[str, tuple[str, str, dict[str, str]]] = {
     "msgpack": ("", "/v1/jobs/{}", PACKED),
     "maps": ("maps,spectrogram", "/v1/jobs/{}", {}),
     "maps-msgpack": ("maps,spectrogram", "/v1/jobs/{}", PACKED),
+    "long": ("full_spectrogram", "/v1/jobs/{}", {}),
     "result": ("", "/v1/jobs/{}/result", {}),
     "health": ("", "/health/live", {}),
 }
 """By name: what the jobs were asked for, the address that is read, and its headers."""
+
+
+LATE = (4, 8, 16, 32)  # ms, of the buckets that there are
 
 
 def main() -> None:
@@ -52,18 +64,43 @@ def measure(service: Stack, name: str, callers: int, seconds: float) -> dict[str
     """Read some jobs in turns, in one of the ways of READS."""
     include, path, headers = READS[name]
     requests = [service.target.request("GET", path.format(job_id), headers) for job_id in jobs(service, include)]
+    before = delays(service)
     load = service.load(requests, "callers", callers, seconds)
+    late = delays(service)
+    late.subtract(before)
+    share = {f"over_{ms}_ms": round(late[str(ms)] / late["looks"], 3) for ms in LATE}
     cost = {process: load["cpu_ms_a_job"][process] for process in ("gateway", "redis")}
     figures = ("per_second", "p50_ms", "p95_ms", "p99_ms", "answers", "errors", "outcomes")
     told = {figure: load[figure] for figure in figures if figure in load}
-    return {"read": name, **told, "cpu_ms": cost, "per_second_and_core": round(1e3 / cost["gateway"])}
+    told |= {"cpu_ms": cost, "per_second_and_core": round(1e3 / cost["gateway"]), "loop_late": share}
+    return {"read": name, **told}
+
+
+def delays(service: Stack) -> Counter[str]:
+    """How often the event loop was looked at so far, and how often it was later than each of LATE."""
+    told: Counter[str] = Counter()
+    for family in text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text):
+        for sample in family.samples:
+            if sample.name == "otoscope_api_loop_delay_seconds_count":
+                told["looks"] = int(sample.value)
+            if sample.name == "otoscope_api_loop_delay_seconds_bucket":
+                told[f"to {1e3 * float(sample.labels['le']):g}"] = int(sample.value)
+    return Counter({"looks": told["looks"], **{str(ms): told["looks"] - told[f"to {ms}"] for ms in LATE}})
 
 
 def jobs(service: Stack, include: str) -> list[str]:
     """The ids of some finished jobs."""
     with Client(f"http://{service.target.host}:{service.target.port}") as client:
         parts = include.split(",") if include else []
-        return [client.classify(sound, include=parts).id for sound in encoded("WAV", 16)]
+        sounds = [ten_minutes()] if Part.FULL_SPECTROGRAM in parts else encoded("WAV", 16)
+        return [client.classify(sound, include=parts).id for sound in sounds]
+
+
+def ten_minutes() -> bytes:
+    """Whose whole spectrogram is 25 MB of JSON."""
+    file = io.BytesIO()
+    soundfile.write(file, np.concatenate(clips(120)), RATE, format="FLAC")
+    return file.getvalue()
 
 
 def row(read: dict[str, Any]) -> str:
@@ -71,7 +108,7 @@ def row(read: dict[str, Any]) -> str:
     return (
         f"{read['read']:>12}  {read['per_second']:>7.1f}/s  p50 {read['p50_ms']:>6.1f}  p95 {read['p95_ms']:>6.1f}"
         f"  p99 {read['p99_ms']:>6.1f} ms  errors {read['errors']}  CPU ms: {cost}"
-        f"  on a core of its own {read['per_second_and_core']}/s"
+        f"  on a core of its own {read['per_second_and_core']}/s  loop late: {read['loop_late']}"
     )
 
 

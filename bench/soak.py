@@ -22,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,8 @@ def many_streams(service: Stack, options: argparse.Namespace) -> Figures:
     worker.suspend()
     sounds = encoded("FLAC", 4)
 
-    async def follow(http: httpx.AsyncClient, n: int, bar: tqdm, ready: asyncio.Event) -> str:
+    async def follow(callers: list[httpx.AsyncClient], n: int, bar: tqdm, ready: asyncio.Event) -> str:
+        http = callers[n % len(callers)]
         headers = {"Content-Type": "audio/flac"}
         job = (await http.post("/v1/jobs", content=sounds[n % len(sounds)], headers=headers)).json()
         last = ""
@@ -157,14 +159,19 @@ def many_streams(service: Stack, options: argparse.Namespace) -> Figures:
 
     async def everybody() -> Figures:
         limits, ready = httpx.Limits(max_connections=None), asyncio.Event()
-        async with httpx.AsyncClient(base_url=service.url, timeout=300, limits=limits) as http:
+        async with AsyncExitStack() as exit:
+            callers = []
+            for n in range(2, 12):  # one caller alone may not take so many places
+                wire = httpx.AsyncHTTPTransport(local_address=f"127.0.0.{n}", limits=limits)
+                caller = httpx.AsyncClient(base_url=service.url, timeout=300, transport=wire)
+                callers.append(await exit.enter_async_context(caller))
             with tqdm(total=options.count, unit="stream", file=sys.stderr) as bar:
                 began = time.monotonic()
-                tasks = [asyncio.create_task(follow(http, n, bar, ready)) for n in range(options.count)]
+                tasks = [asyncio.create_task(follow(callers, n, bar, ready)) for n in range(options.count)]
                 await ready.wait()
                 opened, memory = time.monotonic() - began, service.memory()
                 began = time.monotonic()
-                health = (await http.get("/health/live")).elapsed.total_seconds()
+                health = (await callers[0].get("/health/live")).elapsed.total_seconds()
                 worker.resume()
                 ends = Counter(await asyncio.gather(*tasks))
         return {
