@@ -25,8 +25,8 @@ def main() -> int:
     except KeysUnusable as error:
         print(f"otoscope gateway: {error}", file=sys.stderr)
         return 1
-    # A thread that renders lets go of the interpreter after so long where the event loop wants it; Python's own 5 ms are
-    # what everybody else would wait for at every turn.
+    # After so long a thread that renders lets the event loop have the interpreter; Python's own 5 ms are what everybody
+    # else would wait for at every turn.
     sys.setswitchinterval(0.0005)
     # uvicorn drains on these and then raises them again; what is left to do for the second time is nothing.
     for number in (signal.SIGTERM, signal.SIGINT):

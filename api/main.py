@@ -35,7 +35,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # Threads that render take turns at one interpreter: more of them are not faster, and keep the event loop waiting.
+        # Threads that render take turns at one interpreter: more are not faster, and keep the event loop waiting.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2, "work"))
         client = connect_async(settings)
         gateway = Gateway(settings, AsyncJobStore(client, settings))

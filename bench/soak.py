@@ -55,7 +55,11 @@ def main() -> None:
         "overload": too_much, "steady": for_long, "streams": many_streams, "fair": take_turns, "slow": slow_ones,
     }  # fmt: skip
     # Results are forgotten soon, so that what grows in Redis by design does not hide what should not.
-    settings = {"slow": {"upload_seconds": "5"}, "steady": {"result_ttl": "60", "tombstone_ttl": "60"}}
+    settings = {
+        "slow": {"upload_seconds": "5"},
+        "streams": {"queue_limit": "10000"},
+        "steady": {"result_ttl": "60", "tombstone_ttl": "60"},
+    }
     with (
         tempfile.TemporaryDirectory() as folder,
         stack(model_directory(options.model, Path(folder)), **settings.get(options.kind, {})) as service,
@@ -218,7 +222,7 @@ def slow_ones(service: Stack, options: argparse.Namespace) -> Figures:
     beginnings = {
         "head": b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nX-A: ",
         "body": b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nContent-Length: 100000\r\n\r\nRIFF",
-        "reader": f"GET {large} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 200,
+        "reader": f"GET {large} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 40,
     }
     lines: list[tuple[str, socket.socket]] = []
     for kind, beginning in beginnings.items():
@@ -230,7 +234,7 @@ def slow_ones(service: Stack, options: argparse.Namespace) -> Figures:
             line.setblocking(False)
             line.send(beginning)
             lines.append((kind, line))
-    beside, memory = measure(service.target, one, callers=1, seconds=5), service.memory()
+    beside, memory = measure(service.target, one, callers=1, seconds=10, warm_up=0), service.memory()
     cut: Counter[str] = Counter()
     began = time.monotonic()
     waiting = list(lines)
