@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -39,10 +39,12 @@ class Rig:
         workers: int = 1,
         wire: bool = False,
         data: Path | None = None,
+        cores: Sequence[int] = (),
         **settings: str,
     ) -> None:
-        """`settings` are OTOSCOPE_ variables in lower case; `data` is where the server keeps its file."""
-        self.folder, self._workers = folder, workers
+        """`settings` are OTOSCOPE_ variables in lower case; `data` is where the server keeps its file; worker N is held
+        to the Nth of `cores`."""
+        self.folder, self._workers, self._cores = folder, workers, cores
         self.port, self.server_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._home = Home(data or folder / "data")
@@ -95,6 +97,8 @@ class Rig:
                 stdout=log,
                 stderr=log,
             )
+        if name in self.workers[: len(self._cores)]:
+            os.sched_setaffinity(self.processes[name].pid, {self._cores[self.workers.index(name)]})
         if name == "server":
             self._wait(self.server_answers, "the server", 60)
 

@@ -97,6 +97,7 @@ def too_much(service: Stack, options: argparse.Namespace) -> Figures:
         "share_of_best": round((after["succeeded"] - before["succeeded"]) / lasted / capacity.throughput, 3),
         "asked_per_second": round(asked.outcomes.total() / lasted, 1),
         "outcomes": dict(asked.outcomes),
+        "errors_told": service.errors_told(),
         "retry_after": dict(_retry_after(service)),
         "seconds_from_submission_to_end": _waits(service),
         "recovered_after": round(recovered, 1),

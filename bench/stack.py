@@ -9,6 +9,7 @@ Prints a table and one line of JSON: answers a second, latency, and what each pr
 import argparse
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import redis
 from clips import MODEL, encoded, model_directory
@@ -125,6 +127,11 @@ class Stack:
     def totals(self) -> dict[str, int]:
         """Jobs so far: accepted, and how they ended."""
         return {name: int(self._redis.hget(TOTALS, name) or 0) for name in COUNTED}  # type: ignore[arg-type]
+
+    def errors_told(self) -> dict[str, int]:
+        """What the gateway refused so far, by code."""
+        told = httpx.get(f"{self.url}/metrics").text
+        return {code: int(float(count)) for code, count in re.findall(r'api_errors_total{code="(\w+)"} (\S+)', told)}
 
     def durations(self, most: int = 10_000) -> list[float]:
         """Seconds from submission to end of so many jobs that succeeded, whichever come first."""

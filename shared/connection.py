@@ -48,6 +48,6 @@ def connect_async(settings: Settings) -> "redis.asyncio.Redis":
     """
     retry = redis.asyncio.retry.Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=2)
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        settings.redis_url, retry=retry, socket_timeout=10, socket_connect_timeout=2, max_connections=64, timeout=5
+        settings.redis_url, retry=retry, socket_timeout=10, socket_connect_timeout=2, max_connections=64, timeout=30
     )
     return redis.asyncio.Redis.from_pool(pool)
