@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from shared.contract import CONTRACT_VERSION
 from shared.schemas import Accuracy
@@ -123,7 +124,7 @@ def load_model(directory: Path, device: torch.device | str = "cpu") -> Model:
         raise ModelError(f"{path} is not the file that {CONFIG} was written for (checksum differs)")
     try:
         weights = {name: tensor.float() for name, tensor in load_file(path).items()}
-        with torch.device("meta"):  # takes no memory, whatever sizes the config asks for
+        with torch.device("meta"), _Unfilled():  # takes no memory, whatever sizes the config asks for
             wanted = build_network(config.architecture).state_dict()
         _check_fit(path, {name: tensor.shape for name, tensor in wanted.items()}, weights)
         network, frontend = build_network(config.architecture), LogMel(config.frontend)
@@ -134,6 +135,18 @@ def load_model(directory: Path, device: torch.device | str = "cpu") -> Model:
         raise ModelError(f"{directory}: {error}") from error
     network.eval().requires_grad_(False)
     return Model(config, frontend.to(device), network.to(device))
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out random initial values: for tensors without memory torch would load its compiler to make none."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _check_fit(path: Path, wanted: dict[str, torch.Size], weights: dict[str, Tensor]) -> None:

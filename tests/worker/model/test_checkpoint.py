@@ -2,12 +2,14 @@
 
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import write_tiny_model
+from tests.conftest import ROOT, write_tiny_model
 from worker.model.architecture import ArchitectureConfig, ResidualCNN
 from worker.model.checkpoint import ModelConfig, ModelError, load_model, read_config, save_model
 from worker.model.frontend import FrontendConfig
@@ -139,3 +141,13 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "tiny" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="has no model"):
         load_model(tmp_path / "tiny")
+
+
+def test_reading_a_model_is_quick(tmp_path: Path) -> None:
+    """torch's compiler takes two seconds to load, which nothing here needs: a worker would start that much later."""
+    write_tiny_model(tmp_path / "tiny")
+    program = (
+        "import sys; from pathlib import Path; from worker.model.checkpoint import load_model;"
+        f"load_model(Path({str(tmp_path / 'tiny')!r})); assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

@@ -1,6 +1,6 @@
 """Where gateway and worker spend their time under load, as flame graphs: docs/profile-{gateway,worker}.svg.
 
-    .venv/bin/python bench/profile.py [--model esc50-light] [--callers 16] [--seconds 8]
+    .venv/bin/python bench/profiles.py [--model esc50-light] [--callers 16] [--seconds 8]
 
 Samples Python's stacks with py-spy, of threads that hold the interpreter: what waits, or computes outside of it, is not
 in the picture. The light network is the default, since with it queue and gateway are what is seen.
