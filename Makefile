@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help up test browser clean example-own-sounds example-cat-dog example-esc10-44k
+.PHONY: help up test audit browser clean example-own-sounds example-cat-dog example-esc10-44k
 
 PYTHON ?= python3
 DATA ?= ../shared/data
@@ -14,6 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^ *"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)
 NVIDIA := { nvidia-smi -L >/dev/null 2>&1 || [ -e /proc/driver/nvidia/version ]; }
+WEAKNESSES := https://api.osv.dev/v1/vulns/PYSEC-2018-28
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 help: ## this list
@@ -28,6 +29,13 @@ test: $(VENV)/.installed-dev browser ## ruff, mypy, bandit and every test; ARGS=
 	$(BIN)/mypy
 	$(BIN)/bandit -q -c pyproject.toml -r api worker shared otoscope training
 	$(BIN)/pytest $(ARGS)
+
+audit: $(VENV)/.installed-dev ## known weaknesses of the packages that are installed; asks osv.dev
+	@if $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(WEAKNESSES)", timeout=5)' 2>/dev/null; then
+	    $(BIN)/pip-audit --vulnerability-service osv --skip-editable --progress-spinner off
+	else
+	    echo "$(WEAKNESSES) cannot be reached: the packages were not audited"
+	fi
 
 browser: $(VENV)/.installed-dev # what the tests of the page need
 	@for name in chromium chromium-browser google-chrome; do
