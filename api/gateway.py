@@ -60,10 +60,17 @@ class Gateway:
         return card
 
     def check_room(self, caller: Caller) -> None:
-        """Raises the QueueFull that the caller was told a moment ago: for a sound that has no place, none is read."""
+        """Raises the QueueFull that the caller was told a moment ago: for a sound that has no place, none is read.
+
+        When that moment is over, one is let through to find out, and the others are told the same until it has.
+        """
         until, why = self._refused.get(caller.name, (0.0, None))
-        if why is not None and time.monotonic() < until:
+        late = time.monotonic() - until
+        if why is None or late > 1.0:
+            return
+        if late < 0:
             raise QueueFull(why.detail, retry_after=why.retry_after)
+        self._refused[caller.name] = time.monotonic() + REFUSED_SECONDS, why
 
     async def submit(
         self, upload: Upload, caller: Caller, idempotency: str | None = None, job_id: str | None = None
@@ -84,6 +91,7 @@ class Gateway:
                 self._refused.clear()
             self._refused[caller.name] = time.monotonic() + REFUSED_SECONDS, full
             raise
+        self._refused.pop(caller.name, None)
         self.metrics.submitted(len(upload.body), created=submission.created)
         log.info(
             "accepted" if submission.created else "repeated",

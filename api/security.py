@@ -1,4 +1,4 @@
-"""Who asks, and what they may: API keys, scopes, quotas. The one place where a request is let in.
+"""Who asks, and what they may: API keys, scopes, quotas. The one place where a request is let in, or sent away unread.
 
 A request is judged by its method and path before anything is routed, and what no rule here names needs a key with the
 scope `admin`: a new route that somebody forgets is closed, not open. Without a keys file everybody may everything.
@@ -76,6 +76,8 @@ class Guard:
             try:
                 caller = _anybody(scope) if self._ring is None else self._known(scope, self._ring)
                 scope.setdefault("state", {})["caller"] = caller
+                if scope["method"] == "POST" and not _has_token(scope):
+                    scope["app"].state.gateway.check_room(caller)
             except OtoscopeError as error:
                 await respond(error, Request(scope))(scope, receive, send)
                 return
@@ -185,6 +187,11 @@ def _sent(request: Request) -> str | None:
 
 def _exists(scope: Connection) -> bool:
     return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
+
+
+def _has_token(scope: Connection) -> bool:
+    """Under an Idempotency-Key there may be an answer already, for which there is always room."""
+    return any(name == b"idempotency-key" for name, _ in scope["headers"])
 
 
 def _anybody(scope: Connection) -> Caller:

@@ -128,15 +128,19 @@ class Trial:
             await self._submit(8)
             await self._finished(60)
             expected = await self._answers()
-            early = self._jobs // 2
             listeners: list[asyncio.Task[str]] = []
-            await self._submit(early)
+            for worker in self.rig.workers:  # so that all of the jobs are in flight at once
+                self.rig.signal(worker, signal.SIGSTOP)
+            await self._submit(self._jobs)
             async with AsyncClient(self.rig.url) as client:
                 for at, job_id in enumerate(list(self.accepted)[-2 * LISTENERS :]):
                     listeners.append(asyncio.create_task(_wait(client, job_id) if at % 2 else _follow(client, job_id)))
-                rest = asyncio.create_task(self._submit(self._jobs - early))
-                await asyncio.sleep(0.3)
+                for worker in self.rig.workers:
+                    self.rig.signal(worker, signal.SIGCONT)
+                await asyncio.sleep(0.5)  # into the middle of it
+                self.outcome.notes["in_flight"] = self.rig.redis.zcard(OPEN)
                 self.broken = time.monotonic()
+                rest = asyncio.create_task(self._submit(self._jobs // 10))
                 await fault(self)
                 await rest
                 await self._finished(DEADLINE + 30)
@@ -147,10 +151,6 @@ class Trial:
             if set(heard) - FINAL - {"clear error"}:
                 self._wrong(f"listeners ended with {dict(heard)}")
             await self._look(expected)
-
-    def break_now(self) -> None:
-        """Recovery counts from here."""
-        self.broken = time.monotonic()
 
     async def _submit(self, count: int) -> None:
         """So many more accepted jobs, whatever has to be tried again for it; a key makes each of them one job."""
@@ -379,4 +379,5 @@ FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is taken down
     main()

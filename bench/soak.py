@@ -79,11 +79,12 @@ def too_much(service: Stack, options: argparse.Namespace) -> Figures:
     target = Target.of(service.url, (202,))
     headers = {"Content-Type": "audio/flac"}
     requests = [target.request("POST", "/v1/jobs", headers, sound) for sound in encoded("FLAC")]
-    before, memory, began = service.totals(), [service.memory()], time.monotonic()
+    before, memory, used, began = service.totals(), [service.memory()], service.cpu(), time.monotonic()
     seconds = 60 * options.minutes
     with Watching(service, seconds, memory):
         asked = measure(target, requests, rate=options.times * capacity.throughput, seconds=seconds)
     lasted, after = time.monotonic() - began, service.totals()
+    busy = {name: round((spent - used[name]) / lasted, 2) for name, spent in service.cpu().items()}
     ended = time.monotonic()
     one = Target.of(service.url, source="127.0.0.2")
     while True:  # another caller, who has been waiting for none of it
@@ -95,6 +96,7 @@ def too_much(service: Stack, options: argparse.Namespace) -> Figures:
         "best_per_second": round(capacity.throughput, 1),
         "served_per_second": round((after["succeeded"] - before["succeeded"]) / lasted, 1),
         "share_of_best": round((after["succeeded"] - before["succeeded"]) / lasted / capacity.throughput, 3),
+        "cores_busy": busy,
         "asked_per_second": round(asked.outcomes.total() / lasted, 1),
         "outcomes": dict(asked.outcomes),
         "errors_told": service.errors_told(),

@@ -156,6 +156,8 @@ class _Line:
     async def ask(self, request: bytes) -> tuple[int, int]:
         """Status and length of the answer's body. Raises OSError, EOFError, TimeoutError or ValueError."""
         async with asyncio.timeout(self.target.timeout):
+            if self._streams and self._streams[0].at_eof():  # closed by the other end while nobody asked
+                self.hang_up()
             if self._streams is None:
                 source = (self.target.source, 0) if self.target.source else None
                 self._streams = await asyncio.open_connection(

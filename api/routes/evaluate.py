@@ -40,7 +40,6 @@ async def evaluate(
     spelling: Annotated[Literal["new", "old"], Query(description="`old` answers `input_spectogram` as well")] = "new",
 ) -> Response:
     """Base64 audio in, top-3 predictions, every feature map, spectrogram and waveform out."""
-    gateway.check_room(caller)
     upload = await read_upload(request, gateway.settings, fixed=JobOptions(top_k=3, include=_PARTS))
     job = await gateway.submit_and_wait(upload, caller, gateway.settings.max_wait)
     if job.packed is None:

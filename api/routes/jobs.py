@@ -90,8 +90,6 @@ async def submit(request: Request) -> Response:
     """
     gateway, caller, asked = current(request), caller_of(request), request.headers
     kind, wait, key = negotiate(asked.get("accept"), OF_JOB), _preferred_wait(asked.get("prefer")), _key(asked)
-    if key is None:  # under a key there may be an answer already
-        gateway.check_room(caller)
     upload = await read_upload(request, gateway.settings)
     headers: dict[str, str] = {}
     if wait is None:
