@@ -339,13 +339,13 @@ async def full_disk(trial: Trial) -> None:
     """The server's disk is filled to the last byte for ten seconds; a server that ends over it is started again."""
     rig = trial.rig
     filler = rig.folder / "disk" / "filler"
-    with suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(2**16))
     until = time.monotonic() + 10
     died = 0
     while time.monotonic() < until:
-        await asyncio.sleep(0.5)
+        with suppress(OSError), filler.open("ab", buffering=0) as file:  # again, since a rewritten file makes room
+            while file.write(bytes(2**14)):
+                pass
+        await asyncio.sleep(0.1)
         if rig.processes["server"].poll() is not None:
             died += 1
             with suppress(TimeoutError):
@@ -374,7 +374,7 @@ FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
     "dead network": (dead_wire, {"wire": True}),
     "cut network": (cut_wire, {"wire": True}),
     "full memory": (full_memory, {}),
-    "full disk": (full_disk, {"disk": "64m"}),
+    "full disk": (full_disk, {"disk": "256m"}),
     "frozen worker": (freeze_worker, {"workers": 2}),
 }
 

@@ -72,12 +72,14 @@ _RENEW = f"""{_ANYWAY}
 for _, tag in ipairs(ARGV) do redis.call('ZADD', KEYS[1], 'XX', now, tag) end
 """
 
-# A message is given back with its caller's turn: it has waited for longer than whatever waits.
+# Gives back the messages that are named, or else those that nobody has stamped for so long; to the front, since each
+# has waited for longer than whatever waits there.
 _RESTORE = f"""{_ANYWAY}
 local unacked, index, queue = KEYS[1], KEYS[2], KEYS[3]
 {_NOW}
-local late = redis.call('ZRANGE', index, '-inf', now - ARGV[1], 'BYSCORE', 'LIMIT', 0, 100)
-for _, tag in ipairs(late) do
+local tags = {{unpack(ARGV, 3)}}
+if #tags == 0 then tags = redis.call('ZRANGE', index, '-inf', now - ARGV[1], 'BYSCORE', 'LIMIT', 0, 100) end
+for _, tag in ipairs(tags) do
   local booked = redis.call('HGET', unacked, tag)
   redis.call('ZREM', index, tag)
   redis.call('HDEL', unacked, tag)
@@ -88,7 +90,7 @@ for _, tag in ipairs(late) do
     redis.call('EXPIRE', queue, ARGV[2])
   end
 end
-return #late
+return #tags
 """
 
 
@@ -118,24 +120,42 @@ class QoS(redis.QoS):
             loop.call_later(ACK_SECONDS, self.settle)
 
     def settle(self) -> None:
-        """Strike what was acknowledged from the books."""
+        """Strike what was acknowledged from the books, now or as soon as Redis can."""
         done, self._done = self._done, []
-        if done:
+        if not done:
+            return
+        try:
             with self.channel.conn_or_acquire() as client:
                 pipe = client.pipeline(transaction=False)
                 pipe.zrem(self.unacked_index_key, *done)
                 pipe.hdel(self.unacked_key, *done)
                 pipe.execute()
+        except ResponseError as error:
+            log.warning("Redis cannot strike off what was done: %s", error)
+            self._done = done + self._done
+            if loop := get_event_loop():
+                loop.call_later(UNABLE_SECONDS, self.settle)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        if not requeue:
+            self.ack(delivery_tag)
+            return
+        virtual.QoS.ack(self, delivery_tag)  # not held any more: where Redis cannot take it back now, its time runs out
+        self.restore_by_tag(delivery_tag)
+
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+        self.channel.restore(tag)
 
     def renew(self, client: Any) -> None:
         """Stamp anew what is held, through a client of the caller's own."""
-        held = list(self._delivered)
+        held = [tag for tag in list(self._delivered) if tag not in self._dirty]
         if held:
             client.register_script(_RENEW)(keys=[self.unacked_index_key], args=held)
 
     def restore_visible(self, start: int = 0, num: int = 0, interval: int = 0) -> None:
         """Give back what nobody has stamped for the visibility timeout."""
-        self.channel.restore_late(self.visibility_timeout)
+        if late := self.channel.restore():
+            log.warning("%d jobs of a worker that is gone, or was out of reach, are delivered again", late)
 
 
 class Channel(redis.Channel):
@@ -145,6 +165,7 @@ class Channel(redis.Channel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._kept: Any = None
+        self._consumed = ""
         super().__init__(*args, **kwargs)
 
     def _create_client(self, asynchronous: bool = False) -> Any:
@@ -153,12 +174,14 @@ class Channel(redis.Channel):
         if self._kept is None:
             self._kept = super()._create_client()
             self._take = self._kept.register_script(_TAKE)
-            self._restore_late = self._kept.register_script(_RESTORE)
+            self._restoring = self._kept.register_script(_RESTORE)
         return self._kept
 
     def _queue(self) -> str:
-        (queue,) = self.active_queues
-        return str(queue)
+        """The one that is consumed, or was until a moment ago."""
+        for queue in self.active_queues:
+            self._consumed = str(queue)
+        return self._consumed
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         self._in_poll = self.client.connection
@@ -201,19 +224,19 @@ class Channel(redis.Channel):
             self.connection._deliver(loads(raw.decode()), queue)
         return bool(taken)
 
-    def restore_late(self, seconds: float) -> None:
-        """Give back what nobody has stamped for so long."""
-        if not self.active_queues:
-            return
-        client = self._create_client()
-        keys = [self.unacked_key, self.unacked_index_key, self._queue()]
+    def restore(self, *tags: str) -> int:
+        """Give back messages; without naming any, those that nobody has stamped for the visibility timeout."""
+        if not (queue := self._queue()):
+            return 0
+        client, keys = self._create_client(), [self.unacked_key, self.unacked_index_key, queue]
         try:
-            late = self._restore_late(keys=keys, args=[seconds, LISTS_TTL], client=client)
+            return int(self._restoring(keys=keys, args=[self.visibility_timeout, LISTS_TTL, *tags], client=client))
         except ResponseError as error:
             self._unable(error)
-            return
-        if late:
-            log.warning("%d jobs of a worker that is gone, or was out of reach, are delivered again", late)
+            return 0
+
+    def _restore(self, message: Any, leftmost: bool = False) -> None:
+        self.restore(message.delivery_tag)
 
     @staticmethod
     def _unable(error: ResponseError) -> None:

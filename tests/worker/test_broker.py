@@ -176,3 +176,28 @@ def test_nothing_stops_at_the_memory_limit(connection: Connection, client: redis
         assert client.hlen("unacked") == 0
     finally:
         client.config_set("maxmemory", before)
+
+
+def test_a_server_that_cannot_write_keeps_nothing_in_hand(connection: Connection, client: redis.Redis) -> None:
+    """As with a full disk: what is done or given back meanwhile holds no place, and is settled when it can be."""
+    send(connection, *range(4))
+    inbox = Inbox(connection, prefetch=3)
+    inbox.drain()
+    done, back, kept = inbox.messages
+    client.replicaof("127.0.0.1", "1")  # a replica takes no writes
+    try:
+        done.ack()
+        back.reject(requeue=True)
+        inbox.drain()
+        assert inbox.channel.qos.can_consume_max_estimate() == 2
+        assert client.hlen("unacked") == 3
+    finally:
+        client.replicaof("NO", "ONE")
+    inbox.channel.qos.settle()
+    inbox.channel.qos.renew(client)
+    assert set(client.hkeys("unacked")) == {tag.encode() for tag in (back.delivery_tag, kept.delivery_tag)}
+    client.zincrby("unacked_index", -2 * inbox.channel.visibility_timeout, back.delivery_tag)
+    inbox.channel.qos.renew(client)
+    inbox.channel.qos.restore_visible()
+    inbox.drain()
+    assert [message.payload for message in inbox.messages] == [0, 1, 2, 1, 3]
