@@ -16,11 +16,12 @@ from tests.shared.conftest import Stores
 from tests.sounds import chirp, encode
 from tests.worker.processes import until
 from worker.batcher import Batcher
-from worker.classify import Classifier, cut
+from worker.classify import Classifier
 from worker.decoder import DecoderPool
 from worker.engine import Engine, FrontEnd, Seen, Served, Window
 from worker.metrics import WorkerMetrics
 from worker.registry import Registry
+from worker.windows import cut
 
 RATE = 16_000
 SHORT = encode(chirp(1.0, RATE), RATE, "WAV", "FLOAT")
