@@ -126,7 +126,7 @@ def home(house: House) -> House:
     [
         ({}, "no model at all"),
         ({"batch_size": "0"}, "OTOSCOPE_BATCH_SIZE: Input should be greater"),
-        ({"redis_url": "http://somewhere"}, "must be redis://"),
+        ({"redis_url": "http://somewhere"}, "must begin with redis://"),
         ({"metrics_port": "taken"}, "in use"),
     ],
     ids=["no models", "bad setting", "bad url", "port taken"],
