@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import psutil
 import redis
 from clips import MODEL, encoded, model_directory
 from machine import describe
+from rig import free_port
 
 from otoscope.client import Client
 from otoscope.embedded import Home
@@ -171,9 +171,7 @@ class Stack:
 @contextmanager
 def stack(models: Path, /, **settings: str) -> Iterator[Stack]:
     """A stack of its own that serves the models in that directory; `settings` are OTOSCOPE_ variables in lower case."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as home:
         own = {"home": home, "port": str(port), "models_dir": str(models), "metrics_port": "0", **settings}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTOSCOPE_")}

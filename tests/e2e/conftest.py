@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -10,17 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import httpx
 import pytest
 
-from tests.conftest import PYTHON, ROOT, start_server, write_tiny_model
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.conftest import PYTHON, ROOT, free_port, start_server, write_tiny_model
 
 
 @dataclass
@@ -32,6 +26,25 @@ class Stack:
     environment: dict[str, str]
     processes: dict[str, subprocess.Popen[bytes]]
     logs: Path
+
+    @classmethod
+    def on(cls, directory: Path, redis_url: str, **settings: str) -> Self:
+        """Not started yet; `models` and the logs are in `directory`, `settings` are variables in lower case."""
+        port, metrics_port = free_port(), free_port()
+        own = {
+            "redis_url": redis_url,
+            "port": str(port),
+            "metrics_port": str(metrics_port),
+            "models_dir": str(directory / "models"),
+            **settings,
+        }
+        return cls(
+            url=f"http://127.0.0.1:{port}",
+            worker_metrics=f"http://127.0.0.1:{metrics_port}/metrics",
+            environment={**os.environ, **{f"OTOSCOPE_{name.upper()}": value for name, value in own.items()}},
+            processes={},
+            logs=directory,
+        )
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60)
@@ -80,22 +93,7 @@ def running_stack(default_model: str) -> Iterator[Stack]:
         for shipped in (ROOT / "models").glob("*/config.json"):
             (models / shipped.parent.name).symlink_to(shipped.parent)
         server, redis_socket = start_server(directory, "--appendonly", "yes")
-        port, metrics_port = free_port(), free_port()
-        running = Stack(
-            url=f"http://127.0.0.1:{port}",
-            worker_metrics=f"http://127.0.0.1:{metrics_port}/metrics",
-            environment={
-                **os.environ,
-                "OTOSCOPE_REDIS_URL": f"unix://{redis_socket}",
-                "OTOSCOPE_PORT": str(port),
-                "OTOSCOPE_METRICS_PORT": str(metrics_port),
-                "OTOSCOPE_MODELS_DIR": str(models),
-                "OTOSCOPE_DEFAULT_MODEL": default_model,
-                "OTOSCOPE_VISIBILITY_TIMEOUT": "5",
-            },
-            processes={},
-            logs=directory,
-        )
+        running = Stack.on(directory, f"unix://{redis_socket}", default_model=default_model, visibility_timeout="5")
         running.start("worker")
         running.start("api")
         try:

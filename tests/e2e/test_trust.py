@@ -1,7 +1,6 @@
 """Real processes with keys and a password: the way of a job through both logs, and that no secret is anywhere."""
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ import redis
 
 from shared.keys import Scope, new_key, write_keys
 from tests.api.conftest import wav
-from tests.conftest import start_server, write_tiny_model
-from tests.e2e.conftest import Stack, free_port
+from tests.conftest import free_port, start_server, write_tiny_model
+from tests.e2e.conftest import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
@@ -26,7 +25,7 @@ FOREIGN = f"oto_12345678_{'5ec4e7' * 10}0000"  # a key of another service, sent 
 def guarded() -> Iterator[tuple[Stack, str, str]]:
     """Gateway and worker with a keys file, JSON logs, and a Redis that asks for a password; a key; its URL's rest."""
     with tempfile.TemporaryDirectory(prefix="oto") as name:
-        directory, port, redis_port, metrics_port = Path(name), free_port(), free_port(), free_port()
+        directory, redis_port = Path(name), free_port()
         write_tiny_model(directory / "models" / "tiny")
         key, text = new_key("test", [Scope.SUBMIT, Scope.READ])
         admin, admin_text = new_key("admin", [Scope.ADMIN])
@@ -35,21 +34,12 @@ def guarded() -> Iterator[tuple[Stack, str, str]]:
         client = redis.Redis(port=redis_port)
         client.config_set("requirepass", RIGHT)
         client.close()
-        stack = Stack(
-            url=f"http://127.0.0.1:{port}",
-            worker_metrics=f"http://127.0.0.1:{metrics_port}/metrics",
-            environment={
-                **os.environ,
-                "OTOSCOPE_REDIS_URL": f"redis://:{RIGHT}@127.0.0.1:{redis_port}/0",
-                "OTOSCOPE_PORT": str(port),
-                "OTOSCOPE_METRICS_PORT": str(metrics_port),
-                "OTOSCOPE_MODELS_DIR": str(directory / "models"),
-                "OTOSCOPE_DEFAULT_MODEL": "tiny",
-                "OTOSCOPE_KEYS_FILE": str(directory / "keys"),
-                "OTOSCOPE_LOG_FORMAT": "json",
-            },
-            processes={},
-            logs=directory,
+        stack = Stack.on(
+            directory,
+            f"redis://:{RIGHT}@127.0.0.1:{redis_port}/0",
+            default_model="tiny",
+            keys_file=str(directory / "keys"),
+            log_format="json",
         )
         stack.start("worker")
         stack.start("api")

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from otoscope import Client
-from tests.conftest import PYTHON, ROOT
-from tests.e2e.conftest import free_port
+from tests.conftest import PYTHON, ROOT, free_port
 
 pytestmark = pytest.mark.stack
 

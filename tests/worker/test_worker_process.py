@@ -17,7 +17,7 @@ from shared.contract import job_key, unpack_result
 from shared.errors import DecoderDied
 from shared.schemas import JobOptions
 from shared.settings import Settings
-from tests.conftest import PYTHON, ROOT, start_server, write_tiny_model
+from tests.conftest import PYTHON, ROOT, free_port, start_server, write_tiny_model
 from tests.shared.conftest import Stores
 from tests.sounds import chirp, encode, flac_of_silence
 from tests.worker.processes import children, gone, stop, until
@@ -147,12 +147,6 @@ def test_a_worker_that_cannot_work_says_why_and_ends(house: House, changed: dict
     assert not house.vouched(process)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _metrics(port: int) -> list[str]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         lines: list[str] = answer.read().decode().splitlines()
@@ -175,7 +169,7 @@ METRICS = (
 def test_a_worker_serves_and_follows_its_models_and_drains(home: House) -> None:
     """The whole life of one: ready, jobs, metrics, a model that comes and goes, SIGTERM with a job in hand."""
     with tempfile.TemporaryDirectory(prefix="oto") as elsewhere:
-        port = _free_port()
+        port = free_port()
         worker = home.ready_worker(metrics_port=str(port))
         assert home.stores.run(home.stores.gateway.cards())["tiny"].sample_rate == 16_000
 
