@@ -1,28 +1,28 @@
 """`python -m api`: one gateway process, configured by `OTOSCOPE_*` variables."""
 
+import logging
+import os
 import signal
 import sys
 
 import uvicorn
-from pydantic import ValidationError
 
 from api.lines import bounded
 from api.main import create_app
 from shared import logs
 from shared.keys import KeysUnusable
-from shared.settings import Settings, in_one_line
+from shared.settings import SettingsUnusable, load_settings, misspelt
 
 
 def main() -> int:
     """Exit status: 0 after a clean stop, 1 when the settings are unusable."""
     try:
-        settings = Settings()
+        settings = load_settings()
         logs.configure(settings.log_format)
+        for line in misspelt(os.environ):
+            logging.getLogger("api").warning(line)
         app = create_app(settings)
-    except ValidationError as error:
-        print(f"otoscope gateway: {in_one_line(error)}", file=sys.stderr)
-        return 1
-    except KeysUnusable as error:
+    except (SettingsUnusable, KeysUnusable) as error:
         print(f"otoscope gateway: {error}", file=sys.stderr)
         return 1
     # After so long a thread that renders lets the event loop have the interpreter; Python's own 5 ms are what everybody
