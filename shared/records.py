@@ -1,11 +1,16 @@
 """What `shared.store` hands out: a job as stored, a job to work on, an event, the state of the queue."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from shared import contract
 from shared.errors import BY_CODE, OtoscopeError
 from shared.schemas import AudioInfo, JobOptions, Timings
+
+M = TypeVar("M", bound=BaseModel)
 
 FIELDS = ("status", "model", "audio", "created_at", "started_at", "finished_at", "timings", "error", "caller")
 """Of a job's hash, what a record is made of."""
@@ -85,13 +90,25 @@ class Announcement:
     id: str
     models: list[str] = field(default_factory=list)
     busy: int = 0  # jobs it holds
+    contract: int = 1  # shared.contract.CONTRACT_VERSION, which the first ones did not tell
+
+
+def parse(kind: type[M], text: str | bytes) -> M:
+    """What the other side wrote. It may be newer: what is not known here is left out."""
+    return kind.model_validate_json(text, extra="ignore")
+
+
+def parse_announcement(text: str | bytes) -> Announcement:
+    """The same of what a worker says of itself."""
+    known = {own.name for own in fields(Announcement)}
+    return Announcement(**{name: value for name, value in json.loads(text).items() if name in known})
 
 
 def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, packed: bytes | None = None) -> JobRecord:
     """The FIELDS of a job and its rank among the waiting as a JobRecord."""
     status, model, audio, *times, measured, failure, caller = (value or b"" for value in stored)
     created, started, finished = (float(time) if time else None for time in times)
-    timings = Timings.model_validate_json(measured or b"{}")
+    timings = parse(Timings, measured or b"{}")
     if created is not None and started is not None:
         timings.queue = round(started - created, 6)
     if created is not None and finished is not None:
@@ -104,7 +121,7 @@ def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, pack
         id=job_id,
         status=status.decode(),
         model=model.decode(),
-        audio=AudioInfo.model_validate_json(audio),
+        audio=parse(AudioInfo, audio),
         created_at=created or 0.0,
         started_at=started,
         finished_at=finished,

@@ -17,8 +17,8 @@ from celery import Celery
 from celery.exceptions import Reject
 
 from shared.connection import connect
-from shared.contract import CLASSIFY
-from shared.errors import OtoscopeError
+from shared.contract import CLASSIFY, CONTRACT_VERSION
+from shared.errors import ContractMismatch, OtoscopeError
 from shared.queue import make_celery
 from shared.records import Announcement
 from shared.settings import Settings, usable_cores
@@ -129,6 +129,8 @@ class Worker:
             try:
                 self._classifier.run(job_id)
             except UNFINISHED as error:
+                if isinstance(error, ContractMismatch):
+                    log.warning("left to a newer worker: %s", error, extra={"job": job_id})
                 # Nothing has been stored, so nothing is lost: back to the queue.
                 time.sleep(1.0)
                 raise Reject(str(error), requeue=True) from error
@@ -157,7 +159,9 @@ class Worker:
                 return
             cards = self._registry.cards
             self._announced = True
-            self._store.announce(Announcement(self.id, list(cards), len(self._classifier.held)), cards, VOUCH_SECONDS)
+            self._store.announce(
+                Announcement(self.id, list(cards), len(self._classifier.held), CONTRACT_VERSION), cards, VOUCH_SECONDS
+            )
 
     def _on_device(self, served: Served | FrontEnd, windows: list[Window]) -> list[Seen | Exception]:
         try:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shared.audio import Decoded
 from shared.contract import Array, Result, WindowPrediction, pack_result
 from shared.errors import (
+    ContractMismatch,
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
@@ -35,7 +36,7 @@ from worker.windows import cut, envelope
 
 log = logging.getLogger(__name__)
 
-UNFINISHED = (StoreUnavailable, BatcherStopped, DecoderStopped)
+UNFINISHED = (StoreUnavailable, ContractMismatch, BatcherStopped, DecoderStopped)
 """What `Classifier.run` raises where nothing is wrong with the job: it is to be delivered again."""
 
 _OF_WINDOW = frozenset({Part.MAPS, Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM})
