@@ -8,7 +8,7 @@ from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
 from pydantic import ValidationError
 
-from shared import logs
+from shared import logs, tracing
 from shared.errors import OtoscopeError
 from shared.settings import Settings, in_one_line
 
@@ -19,10 +19,14 @@ def main() -> int:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     try:
         settings = Settings()
+        logs.configure(settings.log_format)
+        tracing.start(settings, "otoscope-worker")
     except ValidationError as error:
         print(f"otoscope worker: {in_one_line(error)}", file=sys.stderr)
         return 1
-    logs.configure(settings.log_format)
+    except tracing.TracingUnusable as error:
+        print(f"otoscope worker: {error}", file=sys.stderr)
+        return 1
     logging.getLogger("celery").setLevel(logging.WARNING)
     setup_logging.connect(_leave_logging_alone)
     from worker.app import Worker  # torch takes a second or two: not before the settings are known to be sound
@@ -37,6 +41,7 @@ def main() -> int:
         status = 1
     finally:
         worker.close()
+        tracing.stop()
     return status
 
 

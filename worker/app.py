@@ -23,7 +23,7 @@ from shared.queue import make_celery
 from shared.records import Announcement
 from shared.settings import Settings, usable_cores
 from shared.store import JobStore
-from worker import broker
+from worker import broker, traces
 from worker.batcher import Batcher
 from worker.classify import UNFINISHED, Classifier
 from worker.decoder import DecoderPool
@@ -161,7 +161,8 @@ class Worker:
 
     def _on_device(self, served: Served | FrontEnd, windows: list[Window]) -> list[Seen | Exception]:
         try:
-            return self._engine.run(served, windows)
+            with traces.of_batch(served, windows):
+                return self._engine.run(served, windows)
         except DeviceLost as error:
             log.critical("the device is lost to this process, which ends: %s", error)
             os._exit(SPOILED)  # what it holds is delivered to the next

@@ -30,14 +30,15 @@ class JobStore:
             reply = self._start(keys=scripts.keys(job_id), args=args)
         outcome, *rest = cast("list[Any]", reply)
         if outcome != b"run":
-            return Refused(outcome.decode())
-        model, options, waited, left, body = rest
+            return Refused(outcome.decode(), *(trace.decode() for trace in rest))
+        model, options, waited, left, body, attempt, trace = rest
         if isinstance(body, int):  # the size of a large one
             with translated():
                 body = self._redis.get(contract.audio_key(job_id))
             if body is None:
                 return Refused("finished")  # just now, by somebody else
-        return Work(job_id, model.decode(), JobOptions.model_validate_json(options), float(waited), float(left), body)
+        asked = JobOptions.model_validate_json(options)
+        return Work(job_id, model.decode(), asked, float(waited), float(left), body, attempt, trace.decode())
 
     def release(self, job_id: str, worker: str) -> None:
         """Give back a job that was started and not finished, as if it had never been delivered."""
