@@ -1,8 +1,7 @@
 """Traces, where OTOSCOPE_OTLP_ENDPOINT names a collector; where it does not, every function here does nothing.
 
 `with span("decode"):` is a stretch of work, a child of the stretch that it happens in; `note`, `failed` and `about`
-tell something of the present one. OpenTelemetry's SDK (`shared.spans`) is imported by `start`, and by nobody else: a
-process that is not to be traced has nothing of it in its memory.
+tell something of the present one. OpenTelemetry's SDK (`shared.spans`) is imported by `start`, and by nobody else.
 """
 
 from collections.abc import Mapping, Sequence
