@@ -1,5 +1,6 @@
 """Traces of a real stack, as a collector gets them: from the gateway through the queue to the batch."""
 
+import base64
 import json
 import signal
 import tempfile
@@ -170,14 +171,23 @@ def test_who_reads_later_links_to_the_job(traced: Traced) -> None:
     submitted = traced.job(job_id)["submit"]
     assert traced.http.get(f"/v1/jobs/{job_id}?wait=30").status_code == 200
     assert "event: result" in traced.http.get(f"/v1/jobs/{job_id}/events").text
+    again = traced.http.post("/evaluate", json={"audio_data": base64.b64encode(FLAC).decode()})
+    assert again.status_code == 200
+    for _ in range(2):
+        traced.submit(**{"Idempotency-Key": "k1"})
     traced.http.get("/health/ready")
     traced.http.get("/v1/models")
-    names = ["GET /v1/jobs/{job_id}", "GET /v1/jobs/{job_id}/events", "GET /v1/models"]
+    names = ["GET /v1/jobs/{job_id}", "GET /v1/jobs/{job_id}/events", "GET /v1/models", "POST /evaluate"]
     found = traced.collector.until(lambda spans: {s.name for s in spans} >= set(names))
     for name in names[:2]:
         (read,) = [span for span in found if span.name == name and submitted.at in span.links]
         assert read.trace != submitted.trace
         assert read.attributes["otoscope.job.id"] == job_id
+    (evaluated,) = [span for span in found if span.name == "POST /evaluate"]
+    assert "classify" in traced.job(evaluated.attributes["otoscope.job.id"])
+    (first, repeat) = [s for s in found if s.name == "submit"][-2:]
+    (request,) = [span for span in found if span.id == repeat.parent]
+    assert request.links == {first.at}, "a repeat leads to what it repeats"
     assert not [span for span in found if "health" in span.name or "health" in str(span.attributes)]
 
 
@@ -246,6 +256,23 @@ def test_a_collector_that_goes_away_costs_nothing(traced: Traced) -> None:
         assert log.count("does not take traces") == 1, log
         assert "Transient error" not in log
         assert "Traceback" not in log
+
+
+def test_what_is_left_is_sent_at_the_end(traced: Traced) -> None:
+    """SIGTERM to both with spans that would have been sent in a minute: they are sent, and both end as ever."""
+    stack = traced.stack
+    with Collector() as collector:
+        stack.environment |= {"OTOSCOPE_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
+        for name in ("worker", "api"):
+            stack.start(name)
+        stack.until_ready()
+        job_id = traced.submit(prefer="wait=30").json()["id"]
+        assert not collector.spans
+        assert [stack.stop(name) for name in ("api", "worker")] == [0, 0]
+        job = {span.name: span.trace for span in collector.spans if span.name in ("submit", "classify")}
+        assert job.keys() == {"submit", "classify"}
+        assert len(set(job.values())) == 1
+        assert _of(collector.spans, "classify", job_id)
 
 
 def test_an_untraced_job_has_no_such_field(stack: Stack) -> None:
