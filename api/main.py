@@ -43,6 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gateway = Gateway(settings, AsyncJobStore(client, settings))
         app.state.gateway = gateway
         chores = (gateway.changes.run(), gateway.changes.follow_queue(), gateway.reap(), gateway.watch_loop())
+        tracing.settled()
         background = [asyncio.create_task(chore) for chore in chores]
         try:
             yield

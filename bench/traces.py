@@ -1,8 +1,8 @@
-"""What traces cost: services without them, with them, and with them and a collector that is away, in one run.
+"""What traces cost: services without, with all, with a tenth of them, and with a collector that is away, in one run.
 
     .venv/bin/python bench/traces.py [--model esc50-light] [--callers 16] [--seconds 6] [--rounds 5]
 
-All three are up at the same time and are asked in turns, so that whatever else the machine does falls on each alike.
+All are up at the same time and are asked in turns, so that whatever else the machine does falls on each alike.
 The collector is a process of its own that takes and forgets. Prints one line of JSON: of each round, and as the median
 over them, answers a second and CPU a job in gateway and worker, as a ratio to the service without traces.
 """
@@ -10,6 +10,7 @@ over them, answers a second and CPU a job in gateway and worker, as a ratio to t
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -36,14 +37,16 @@ def main() -> None:
     port = free_port()
     collector = multiprocessing.get_context("spawn").Process(target=collect, args=(port,), daemon=True)
     collector.start()
-    endpoints = {"off": "", "on": f"http://127.0.0.1:{port}", "away": f"http://127.0.0.1:{free_port()}"}
+    endpoint, nobody = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{free_port()}"
+    kinds = {"off": ("", 1), "all": (endpoint, 1), "tenth": (endpoint, 0.1), "away": (nobody, 1)}
+    os.environ["OTEL_TRACES_SAMPLER"] = "parentbased_traceidratio"
     rounds: list[dict[str, dict[str, float]]] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as exits:
         models = model_directory(options.model, Path(folder))
-        services = {
-            name: exits.enter_context(stack(models, otlp_endpoint=endpoint, result_ttl="60"))
-            for name, endpoint in endpoints.items()
-        }
+        services: dict[str, Stack] = {}
+        for name, (where, share) in kinds.items():
+            os.environ["OTEL_TRACES_SAMPLER_ARG"] = str(share)
+            services[name] = exits.enter_context(stack(models, otlp_endpoint=where, result_ttl="60"))
         for _ in range(options.rounds):
             found = {name: asked(service, options) for name, service in services.items()}
             rounds.append(found)
@@ -54,7 +57,8 @@ def main() -> None:
             figure: round(statistics.median(found[name][figure] / found["off"][figure] for found in rounds), 3)
             for figure in FIGURES
         }
-        for name in ("on", "away")
+        for name in kinds
+        if name != "off"
     }
     print(json.dumps({"machine": describe(), "options": vars(options), "rounds": rounds, "ratios": ratios}))
 

@@ -108,8 +108,10 @@ class Spans:
     def about(self, job_id: str, trace: str) -> None:
         span = get_current_span()
         span.set_attribute(JOB, job_id)
+        if not trace or trace[3:35] == format_trace_id(span.get_span_context().trace_id):
+            return
         job = get_current_span(_context(trace)).get_span_context()
-        if job.is_valid and job.trace_id != span.get_span_context().trace_id:
+        if job.is_valid:
             span.add_link(job)
 
     def context(self) -> str:

@@ -4,6 +4,7 @@
 tell something of the present one. OpenTelemetry's SDK (`shared.spans`) is imported by `start`, and by nobody else.
 """
 
+import gc
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -65,6 +66,14 @@ def stop() -> None:
     if _spans is not None:
         ending, _spans = _spans, None
         ending.close(FLUSH_SECONDS)
+
+
+def settled() -> None:
+    """This process has loaded what it will keep. Spans that wait bring on full garbage collections, which hold up a
+    worker for 0.1 s each; from here on they leave out what is there already."""
+    if _spans is not None:
+        gc.collect()
+        gc.freeze()
 
 
 def on() -> bool:

@@ -59,10 +59,14 @@ class Collector:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def release(self) -> None:
+        """Answer without delay from now on, what waits as well."""
+        self._released.set()
+
     def close(self) -> None:
         """Not there any more: connections are refused, and those that were open are ended."""
         self.status = 0
-        self._released.set()
+        self.release()
         self._server.shutdown()
         self._server.server_close()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from celery import Celery
 from celery.exceptions import Reject
 
+from shared import tracing
 from shared.connection import connect
 from shared.contract import CLASSIFY
 from shared.errors import OtoscopeError
@@ -84,6 +85,7 @@ class Worker:
         self._classifier = Classifier(
             self.id, self._store, self._registry, self._decoder, self._batcher, self._metrics, self._batch_size
         )
+        tracing.settled()
         self._every(1.0, self._watch_device)
         self._every(0.5, self._classifier.cancel_abandoned)
         self._every(2.0, self._refresh_models)
