@@ -9,7 +9,7 @@ import uvicorn
 
 from api.lines import bounded
 from api.main import create_app
-from shared import logs
+from shared import logs, tracing
 from shared.keys import KeysUnusable
 from shared.settings import SettingsUnusable, load_settings, misspelt
 
@@ -21,8 +21,9 @@ def main() -> int:
         logs.configure(settings.log_format)
         for line in misspelt(os.environ):
             logging.getLogger("api").warning(line)
+        tracing.start(settings, "otoscope-gateway")
         app = create_app(settings)
-    except (SettingsUnusable, KeysUnusable) as error:
+    except (SettingsUnusable, KeysUnusable, tracing.TracingUnusable) as error:
         print(f"otoscope gateway: {error}", file=sys.stderr)
         return 1
     # After so long a thread that renders lets the event loop have the interpreter; Python's own 5 ms are what everybody
@@ -31,20 +32,23 @@ def main() -> int:
     # uvicorn drains on these and then raises them again; what is left to do for the second time is nothing.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        timeout_graceful_shutdown=5,  # an open event stream must not hold up a restart
-        timeout_keep_alive=30,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        http=bounded(settings.upload_seconds),
-        ws="none",  # there are no WebSockets here, and the guard judges HTTP alone
-        proxy_headers=bool(settings.proxies),  # uvicorn's own default believes whoever is on this machine
-        forwarded_allow_ips=list(settings.proxies),
-    )
+    try:
+        uvicorn.run(
+            app,
+            host=settings.host,
+            port=settings.port,
+            timeout_graceful_shutdown=5,  # an open event stream must not hold up a restart
+            timeout_keep_alive=30,
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            http=bounded(settings.upload_seconds),
+            ws="none",  # there are no WebSockets here, and the guard judges HTTP alone
+            proxy_headers=bool(settings.proxies),  # uvicorn's own default believes whoever is on this machine
+            forwarded_allow_ips=list(settings.proxies),
+        )
+    finally:
+        tracing.stop()
     return 0
 
 

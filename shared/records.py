@@ -12,7 +12,7 @@ from shared.schemas import AudioInfo, JobOptions, Timings
 
 M = TypeVar("M", bound=BaseModel)
 
-FIELDS = ("status", "model", "audio", "created_at", "started_at", "finished_at", "timings", "error", "caller")
+FIELDS = ("status", "model", "audio", "created_at", "started_at", "finished_at", "timings", "error", "caller", "trace")
 """Of a job's hash, what a record is made of."""
 
 
@@ -32,6 +32,7 @@ class JobRecord:
     position: int | None = None  # in the queue, 1 is next
     packed: bytes | None = None  # the result of one that has succeeded, where it was asked for
     caller: str = ""  # who submitted it
+    trace: str = ""  # of its submission, as shared.tracing.context tells it; empty where that was not traced
 
     @property
     def final(self) -> bool:
@@ -60,6 +61,8 @@ class Work:
     waited: float  # seconds in the queue
     seconds_left: float  # until the deadline
     audio: bytes
+    attempt: int = 1  # more than 1 where a worker died over it, or beside it
+    trace: str = ""  # of its submission
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Refused:
     """A delivered job that must not run: `gone`, `finished` (cancelled, or delivered twice), `poison`, or `suspect`."""
 
     reason: str
+    trace: str = field(default="", compare=False)  # of the submission of a `poison`
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def parse_announcement(text: str | bytes) -> Announcement:
 
 def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, packed: bytes | None = None) -> JobRecord:
     """The FIELDS of a job and its rank among the waiting as a JobRecord."""
-    status, model, audio, *times, measured, failure, caller = (value or b"" for value in stored)
+    status, model, audio, *times, measured, failure, caller, trace = (value or b"" for value in stored)
     created, started, finished = (float(time) if time else None for time in times)
     timings = parse(Timings, measured or b"{}")
     if created is not None and started is not None:
@@ -130,4 +134,5 @@ def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, pack
         position=rank + 1 if rank is not None else None,
         packed=packed,
         caller=caller.decode(),
+        trace=trace.decode(),
     )

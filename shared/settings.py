@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     """The model of a request that names none."""
     log_format: LogFormat = "text"
     """`text` is for a person at a terminal; `json` is a line an event, and tells the way of every job by its id."""
+    otlp_endpoint: str = ""
+    """Where traces go: the URL of an OpenTelemetry collector that speaks OTLP over HTTP, such as
+    `http://collector:4318`. Empty, nothing is traced. Needs the extra `tracing`; OpenTelemetry's own OTEL_* variables
+    say the rest. A traced job costs gateway and worker some CPU, a collector that is away costs nothing more."""
 
     # --- gateway ----------------------------------------------------------------------------------------------------
     host: str = "127.0.0.1"
@@ -150,6 +154,8 @@ class Settings(BaseSettings):
             raise ValueError("OTOSCOPE_REDIS_URL must begin with redis://, rediss:// or unix://")
         if {"username", "password"} & dict(parse_qsl(parts.query)).keys():  # kombu looks for it elsewhere
             raise ValueError("OTOSCOPE_REDIS_URL has its password behind the ?; write redis://user:password@host")
+        if self.otlp_endpoint and not _is_address(self.otlp_endpoint):
+            raise ValueError("OTOSCOPE_OTLP_ENDPOINT is no URL; one looks like http://collector:4318")
         for proxy in self.proxies:
             try:
                 anybody = ip_network(proxy).prefixlen == 0
@@ -205,6 +211,15 @@ class Settings(BaseSettings):
     @property
     def origins(self) -> tuple[str, ...]:
         return listed(self.cors_origins)
+
+
+def _is_address(url: str) -> bool:
+    """Whether something can be sent there over HTTP."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query
+    except ValueError:
+        return False
 
 
 class SettingsUnusable(ValueError):

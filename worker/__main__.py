@@ -8,7 +8,7 @@ import warnings
 from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
 
-from shared import logs
+from shared import logs, tracing
 from shared.errors import OtoscopeError
 from shared.settings import SettingsUnusable, load_settings, misspelt
 
@@ -19,12 +19,13 @@ def main() -> int:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     try:
         settings = load_settings()
-    except SettingsUnusable as error:
+        logs.configure(settings.log_format)
+        for line in misspelt(os.environ):
+            logging.getLogger("worker").warning(line)
+        tracing.start(settings, "otoscope-worker")
+    except (SettingsUnusable, tracing.TracingUnusable) as error:
         print(f"otoscope worker: {error}", file=sys.stderr)
         return 1
-    logs.configure(settings.log_format)
-    for line in misspelt(os.environ):
-        logging.getLogger("worker").warning(line)
     logging.getLogger("celery").setLevel(logging.WARNING)
     setup_logging.connect(_leave_logging_alone)
     from worker.app import Worker  # torch takes a second or two: not before the settings are known to be sound
@@ -39,6 +40,7 @@ def main() -> int:
         status = 1
     finally:
         worker.close()
+        tracing.stop()
     return status
 
 

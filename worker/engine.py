@@ -23,6 +23,7 @@ from shared.contract import Array
 from shared.errors import InferenceFailed
 from shared.schemas import Layer, ModelCard, Part
 from shared.settings import Engine as Choice
+from shared.tracing import Rider
 from worker.backend import Backend, Rows, TorchBackend
 from worker.model.checkpoint import Model, ModelError, load_model
 from worker.model.network import parameters
@@ -42,6 +43,7 @@ class Window:
     samples: NDArray[np.float32]  # (window samples,) at the model's rate; under `FrontEnd` any length
     parts: frozenset[Part] = frozenset()
     layer: str | None = None  # all of whose channels are wanted
+    rider: Rider | None = None  # the job that it is of, where that is traced
 
 
 @dataclass

@@ -62,8 +62,10 @@ class AsyncJobStore:
         job_id: str | None = None,
         *,
         caller: str = "",
+        trace: str = "",
     ) -> Submission:
         """Store a job and its upload and send its message; `job_id` is for who wants to follow it from the beginning.
+        `trace` is kept for the worker to go on from.
 
         Callers take turns, whoever has how much waiting. An Idempotency-Key is the caller's own. Raises QueueFull or
         IdempotencyConflict.
@@ -103,6 +105,7 @@ class AsyncJobStore:
                 digest,
                 contract.job_key(""),
                 contract.CONTRACT_VERSION,
+                trace,
             ],
         )
         if outcome == b"full":
@@ -121,7 +124,7 @@ class AsyncJobStore:
             return Submission(await self.get(detail.decode(), with_result=True), created=False)
         created_at, rank = more
         place = None if rank is None else rank + 1
-        job = JobRecord(job_id, "queued", model, audio, float(created_at), position=place, caller=caller)
+        job = JobRecord(job_id, "queued", model, audio, float(created_at), position=place, caller=caller, trace=trace)
         return Submission(job, created=True)
 
     async def _retry_after(self) -> int:

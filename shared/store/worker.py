@@ -34,10 +34,10 @@ class JobStore:
             reply = self._start(keys=scripts.keys(job_id), args=args)
         outcome, *rest = cast("list[Any]", reply)
         if outcome != b"run":
-            return Refused(outcome.decode())
-        model, described, waited, left, body, version = rest
+            return Refused(outcome.decode(), *(trace.decode() for trace in rest))
+        model, described, waited, left, body, attempt, trace, version = rest
         try:
-            if not contract.understood(int(version or 1)):
+            if not contract.understood(int(version)):
                 raise ContractMismatch(
                     f"It is of contract {version.decode()}; known here is {contract.CONTRACT_VERSION}."
                 )
@@ -52,7 +52,7 @@ class JobStore:
                 body = self._redis.get(contract.audio_key(job_id))
             if body is None:
                 return Refused("finished")  # just now, by somebody else
-        return Work(job_id, model.decode(), options, float(waited), float(left), body)
+        return Work(job_id, model.decode(), options, float(waited), float(left), body, attempt, trace.decode())
 
     def release(self, job_id: str, worker: str) -> None:
         """Give back a job that was started and not finished, as if it had never been delivered."""
