@@ -9,20 +9,21 @@ import uvicorn
 
 from api.lines import bounded
 from api.main import create_app
-from shared import logs
+from shared import demands, logs
 from shared.keys import KeysUnusable
 from shared.settings import SettingsUnusable, load_settings, misspelt
 
 
 def main() -> int:
-    """Exit status: 0 after a clean stop, 1 when the settings are unusable."""
+    """Exit status: 0 after a clean stop, 1 when the settings, or the Redis they name, are unusable."""
     try:
         settings = load_settings()
         logs.configure(settings.log_format)
         for line in misspelt(os.environ):
             logging.getLogger("api").warning(line)
+        demands.look(settings)
         app = create_app(settings)
-    except (SettingsUnusable, KeysUnusable) as error:
+    except (SettingsUnusable, demands.RedisUnusable, KeysUnusable) as error:
         print(f"otoscope gateway: {error}", file=sys.stderr)
         return 1
     # After so long a thread that renders lets the event loop have the interpreter; Python's own 5 ms are what everybody

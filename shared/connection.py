@@ -34,6 +34,7 @@ _ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIM
 """A server whose host lost power, or whose network drops what it is sent, says nothing: who waits for news of it finds
 out after about ten seconds. Only what this system knows of these is set."""
 
+_NOWHERE = "no sentinel can be reached that knows a living server called {}"
 _SENTINEL_PATIENCE = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
 """Seconds for each sentinel: there are others."""
 
@@ -74,8 +75,12 @@ def connections(
     options = {"connection_class": of or connection_class(address), **_own(address), **options}
     if not address.service:
         return redis.ConnectionPool(**options)
-    sentinels = _Sentinels(address.hosts, sentinel_kwargs=_of_sentinels(address, Retry(NoBackoff(), 0)))
-    return redis.sentinel.SentinelConnectionPool(address.service, sentinels, **options)
+    return redis.sentinel.SentinelConnectionPool(address.service, sentinels_of(address), **options)
+
+
+def sentinels_of(address: Address) -> redis.sentinel.Sentinel:
+    """Those who know which server it is at present; each is asked once, and briefly."""
+    return _Sentinels(address.hosts, sentinel_kwargs=_of_sentinels(address, Retry(NoBackoff(), 0)))
 
 
 def connection_class(address: Address) -> type[redis.connection.AbstractConnection]:
@@ -122,12 +127,15 @@ class _SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio
 
 class _Sentinels(redis.sentinel.Sentinel):
     """redis-py moves the sentinel that answered to the front of its list, in which threads that do so at once lose one
-    for another that is then there twice. Here each orders a copy."""
+    for another that is then there twice. Here each orders a copy. And its error is a page long."""
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
         own = copy.copy(self)
         own.sentinels = list(self.sentinels)
-        found: tuple[str, int] = redis.sentinel.Sentinel.discover_master(own, service_name)
+        try:
+            found: tuple[str, int] = redis.sentinel.Sentinel.discover_master(own, service_name)
+        except redis.sentinel.MasterNotFoundError:
+            raise redis.sentinel.MasterNotFoundError(_NOWHERE.format(service_name)) from None
         self.sentinels = own.sentinels
         return found
 
@@ -138,7 +146,10 @@ class _AsyncSentinels(redis.asyncio.sentinel.Sentinel):
     async def discover_master(self, service_name: str) -> tuple[str, int]:
         own = copy.copy(self)
         own.sentinels = list(self.sentinels)
-        found: tuple[str, int] = await redis.asyncio.sentinel.Sentinel.discover_master(own, service_name)
+        try:
+            found: tuple[str, int] = await redis.asyncio.sentinel.Sentinel.discover_master(own, service_name)
+        except redis.asyncio.sentinel.MasterNotFoundError:
+            raise redis.asyncio.sentinel.MasterNotFoundError(_NOWHERE.format(service_name)) from None
         self.sentinels = own.sentinels
         return found
 

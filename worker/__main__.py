@@ -8,7 +8,7 @@ import warnings
 from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
 
-from shared import logs
+from shared import demands, logs
 from shared.errors import OtoscopeError
 from shared.settings import SettingsUnusable, load_settings, misspelt
 
@@ -27,6 +27,11 @@ def main() -> int:
         logging.getLogger("worker").warning(line)
     logging.getLogger("celery").setLevel(logging.WARNING)
     setup_logging.connect(_leave_logging_alone)
+    try:
+        demands.look(settings)
+    except demands.RedisUnusable as error:
+        print(f"otoscope worker: OTOSCOPE_REDIS_URL: {error}", file=sys.stderr)
+        return 1
     from worker.app import Worker  # torch takes a second or two: not before the settings are known to be sound
     from worker.model.checkpoint import ModelError
 
