@@ -47,12 +47,11 @@ class Address:
 
     @property
     def told(self) -> str:
-        """For logs, and for kombu, which wants a URL: without user, password and options."""
+        """For logs, and for kombu, which wants a URL and warns of what it does not see: where, and nothing else."""
         if self.path:
             return f"redis+socket://{quote(self.path)}?virtual_host={self.db}"
         host, port = self.hosts[0]
-        scheme, host = "redis" if self.tls is None else "rediss", f"[{host}]" if ":" in host else host
-        return f"{scheme}://{host}:{port}/{self.db}"
+        return f"redis://{f'[{host}]' if ':' in host else host}:{port}/{self.db}"
 
 
 def parse(url: str) -> Address:

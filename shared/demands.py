@@ -35,7 +35,7 @@ def look(settings: Settings) -> None:
     except redis.exceptions.NoPermissionError as error:
         raise RedisUnusable(f"its list of what we may do is too short: {error}") from error
     except (redis.exceptions.RedisError, OSError) as error:
-        if why := _for_good(error, "Redis"):
+        if why := _for_good(error, "Redis", address.tls is not None):
             raise RedisUnusable(why) from error
         log.warning("Redis cannot be reached yet: %s", error)
         return
@@ -44,7 +44,9 @@ def look(settings: Settings) -> None:
     if int(str(found["redis_version"]).partition(".")[0]) < OLDEST:
         raise RedisUnusable(f"Redis {found['redis_version']} is too old; {OLDEST}.0 is the first that will do")
     if (policy := found.get("maxmemory_policy")) != "noeviction" and found.get("maxmemory"):
-        log.warning("Redis throws away jobs when its memory is full: its maxmemory-policy is %s, not noeviction", policy)
+        log.warning(
+            "Redis throws jobs away when its memory is full: its maxmemory-policy is %s, not noeviction", policy
+        )
 
 
 def _look_at_sentinels(address: Address) -> None:
@@ -57,18 +59,21 @@ def _look_at_sentinels(address: Address) -> None:
                     return
                 refused.append(f"the sentinels know no server that is called {address.service}")
             except (redis.exceptions.RedisError, OSError) as error:
-                refused += filter(None, [_for_good(error, "a sentinel")])
+                refused += filter(None, [_for_good(error, "a sentinel", address.tls is not None)])
     if refused:
         raise RedisUnusable(refused[0])
 
 
-def _for_good(error: BaseException, who: str) -> str:
+def _for_good(error: BaseException, who: str, encrypted: bool) -> str:
     """What is wrong where it will not go away; nothing where it may."""
     for one in _chain(error):
         if isinstance(one, ssl.SSLCertVerificationError):
             return f"the certificate of {who} is not accepted: {one.verify_message}"
         if isinstance(one, ssl.SSLError) and "ALERT" in str(one):
             return f"{who} refuses our certificate, or asks for one: {one.reason}"
+        if isinstance(one, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError) and encrypted:
+            # With TLS 1.3 a client is done before the server has seen its certificate: the alert may come too late.
+            return f"{who} hangs up on us, as one does that asks for a certificate, or for another (ssl_certfile)"
         if isinstance(one, redis.exceptions.AuthenticationError):
             return f"{who} refuses the user or password that it is told, or asks for one"
     return ""

@@ -115,7 +115,7 @@ def test_worker_and_gateway_use_the_same_database(settings: Settings, database: 
     ("url", "told"),
     [
         ("redis://me:secret@queue:6379/3", "redis://queue:6379/3"),
-        ("rediss://:secret@queue/1?db=3&ssl_check_hostname=false", "rediss://queue:6379/3"),
+        ("rediss://:secret@queue/1?db=3&ssl_check_hostname=false", "redis://queue:6379/3"),
         ("unix:///run/a%20b.sock?db=3", "redis+socket:///run/a%20b.sock?virtual_host=3"),
         ("sentinel://:secret@[::1],b:1/queue?db=3&sentinel_password=secret", "redis://[::1]:26379/3"),
     ],
