@@ -2,10 +2,10 @@
 
     sudo .venv/bin/python bench/machines.py [--model esc50-light] [--jobs 300] [--rounds 5] [--only cut delay failover]
 
-`cut` and `delay` have three workers in network namespaces of their own (root and iproute2; left out with a reason where
+`cut` and `delay` have workers in network namespaces of their own (root and iproute2; left out with a reason where
 there are none) behind one Redis with a password, encrypted where redis-server and openssl are installed. `cut`: the
-cable of one worker is pulled in mid-load for longer than the visibility timeout, and put back; every accepted job is
-looked at, the books are balanced, and each worker's share of the jobs is told. `delay`: what 20 ms to Redis and back
+cable of the first worker is pulled in mid-load for longer than the visibility timeout, and put back; every accepted job
+is looked at, the books are balanced, and each worker's share of the jobs is told. `delay`: what 20 ms to Redis and back
 cost. `failover` needs no root: `kill -9` of the server that is written to, three sentinels and two replicas; what the
 dead one had acknowledged and not passed on is lost, and counted.
 
@@ -37,7 +37,6 @@ from trial import Outcome, Trial
 from otoscope.load import Target, measure
 from shared.contract import OPEN, job_key
 
-WORKERS = 3
 FLOOD = 60  # jobs that are kept waiting
 DELAYS = (0.0, 0.01)  # seconds, one way
 
@@ -46,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="esc50-light", help=f"{MODEL}, or one of models/")
     parser.add_argument("--jobs", type=int, default=300, help="in flight when it happens")
+    parser.add_argument("--workers", type=int, default=3, help="each on a machine of its own")
     parser.add_argument("--rounds", type=int, default=5, help="of each cut and failover")
     parser.add_argument("--seconds", type=float, default=18, help="without a cable; half as long before and after")
     parser.add_argument("--visibility", type=int, default=10, help="seconds, shorter than those")
@@ -68,10 +68,11 @@ def main() -> None:
 
 
 def cut(folder: Path, models: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """One of three workers without its cable."""
+    """The first of the workers without its cable."""
     outcome = Outcome("cut")
     settings = {**KEPT, "visibility_timeout": str(options.visibility)}
-    with Network(WORKERS) as network, Machines(network, folder, models, workers=WORKERS, **settings) as rig:
+    count = options.workers
+    with Network(count) as network, Machines(network, folder, models, workers=count, **settings) as rig:
         outcome.notes["encrypted"] = rig.encrypted
         marks: list[float] = []
 
@@ -141,8 +142,8 @@ def delay(folder: Path, models: Path, options: argparse.Namespace) -> dict[str, 
         own = folder / f"{one_way}"
         own.mkdir()
         with (
-            Network(WORKERS) as network,
-            Machines(network, own, models, workers=WORKERS, delay=one_way, **KEPT) as rig,
+            Network(options.workers) as network,
+            Machines(network, own, models, workers=options.workers, delay=one_way, **KEPT) as rig,
         ):
             rig.start()
             target = Target.of(rig.url)

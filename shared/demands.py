@@ -33,7 +33,7 @@ def look(settings: Settings) -> None:
         with client(address, socket_timeout=5, socket_connect_timeout=5) as own:
             found = own.info()
     except redis.exceptions.NoPermissionError as error:
-        raise RedisUnusable(f"its list of what we may do is too short: {error}") from error
+        raise RedisUnusable(f"Redis does not let us do what we must: {error}") from error
     except (redis.exceptions.RedisError, OSError) as error:
         if why := _for_good(error, "Redis", address.tls is not None):
             raise RedisUnusable(why) from error
