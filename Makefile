@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help up test audit browser clean example-own-sounds example-cat-dog example-esc10-44k
+.PHONY: help up test audit browser encrypted clean example-own-sounds example-cat-dog example-esc10-44k
 
 PYTHON ?= python3
 DATA ?= ../shared/data
@@ -23,7 +23,7 @@ help: ## this list
 up: $(VENV)/.installed ## start server, worker and gateway, and stay up; OTOSCOPE_PORT=8000 moves the port
 	@exec $(BIN)/otoscope up
 
-test: $(VENV)/.installed-dev browser ## ruff, mypy, bandit and every test; ARGS='-k client' are pytest's
+test: $(VENV)/.installed-dev browser encrypted ## ruff, mypy, bandit and every test; ARGS='-k client' are pytest's
 	@unset "$${!OTOSCOPE_@}" # a stack of yours must not be what the tests talk to
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -47,6 +47,19 @@ browser: $(VENV)/.installed-dev # what the tests of the page need
 	else
 	    $(BIN)/playwright install chromium
 	fi || echo "There is no Chromium: the tests of the page will be skipped"
+
+encrypted: # what the tests of TLS need: the embedded server cannot encrypt
+	@if command -v redis-server >/dev/null && command -v openssl >/dev/null; then exit 0; fi
+	echo "Installing a Redis that encrypts, for the tests"
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	    policy=/usr/sbin/policy-rc.d # Debian asks this before it starts a service, which nobody wants here
+	    if [ ! -e "$$policy" ]; then
+	        trap 'rm -f "$$policy"' EXIT
+	        printf '#!/bin/sh\nexit 101\n' > "$$policy" && chmod +x "$$policy"
+	    fi
+	    (apt-get update -qq && apt-get install -y -qq redis-server openssl) >/dev/null
+	fi || true
+	command -v redis-server >/dev/null || echo "There is no redis-server: the tests of TLS will be skipped"
 
 example-own-sounds example-cat-dog example-esc10-44k: $(VENV)/.installed
 example-own-sounds: ## drone, car or speech: from a folder to a served model; DATA=DIR holds the sounds

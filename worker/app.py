@@ -96,7 +96,7 @@ class Worker:
         """Take jobs until SIGTERM or SIGINT, finish what is held, and return the exit status."""
         broker.install()
         app = make_celery(self._settings)
-        app.conf.update(worker_hijack_root_logger=False, otoscope_redis_url=self._settings.redis_url)
+        app.conf.update(worker_hijack_root_logger=False, otoscope_address=self._settings.address)
         app.steps["consumer"].add(Lease)
         self._register(app)
         consumer = app.Worker(
