@@ -10,6 +10,7 @@ import yaml
 
 from ops.dashboard import NEED_A_GPU, dashboard, filled, panels
 from ops.local import OPS
+from tests.conftest import ROOT
 from tests.ops.conftest import Watched
 
 PANELS = list(panels())
@@ -105,6 +106,18 @@ def test_every_metric_that_is_named_exists(watched: Watched) -> None:
     named = {name for text in expressions() for name in NAME.findall(text)}
     assert len(named) > 20
     assert {name for name in named - known if not GPU_METRICS.fullmatch(name)} == set()
+
+
+@pytest.mark.stack
+def test_the_documentation_names_every_metric_and_no_other(watched: Watched) -> None:
+    """Under `## Metrics` of docs/operations.md."""
+    families = {name for name in watched.prometheus.get("metadata") if name.startswith("otoscope_")}
+    assert len(families) > 20
+    text = (ROOT / "docs" / "operations.md").read_text()
+    (section,) = re.findall(r"^## Metrics\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    told = set(re.findall(r"`(otoscope_\w+)", section))
+    assert families - told == set()
+    assert {name for name in told - families if not GPU_METRICS.fullmatch(name)} == set()
 
 
 @pytest.mark.stack
