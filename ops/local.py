@@ -10,6 +10,7 @@ Needs the program `prometheus` (`make prometheus`, where Debian's package can be
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -119,6 +120,7 @@ def main() -> None:
         raise SystemExit("There is no `prometheus` here; `make prometheus` unpacks Debian's.")
     targets = {GATEWAY: options.gateway or ["127.0.0.1:8000"], WORKER: options.worker or ["127.0.0.1:9100"]}
     config = configuration(targets, credentials=options.key.resolve() if options.key else None)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: Prometheus is ended, too
     with tempfile.TemporaryDirectory(prefix="oto") as folder:
         try:
             with Prometheus.running(config, options.port, Path(folder)) as prometheus:

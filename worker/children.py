@@ -16,7 +16,7 @@ _USER, _SYSTEM = 11, 12  # of what follows the name in /proc/PID/stat
 class CpuOfChildren(Collector):
     """Seconds of those that live, from /proc, and of those that have ended, from the kernel's sum over them.
 
-    Without /proc those that live are left out until they end. Read only when it is asked for; 30 µs a process.
+    Without /proc those that live are left out until they end. Read only when it is asked for.
     """
 
     def __init__(self, name: str, told: str, pids: Callable[[], list[int]]) -> None:

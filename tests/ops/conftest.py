@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
 
 from ops.local import GATEWAY, WORKER, Prometheus, configuration, program
@@ -18,7 +19,7 @@ from tests.conftest import free_port, start_server, write_tiny_model
 from tests.e2e.conftest import Stack
 from tests.sounds import chirp, encode
 
-SECONDS_OF_LOAD = 12.0
+SECONDS_OF_LOAD, SECONDS_OF_NOISE = 9.0, 3.0
 
 
 @dataclass
@@ -50,8 +51,10 @@ def watched() -> Iterator[Watched]:
             stack.start("api")
             with Prometheus.running(config, free_port(), folder) as prometheus:
                 stack.until_ready()
-                with used(stack, text):
+                with used(stack, text) as other_sounds:
                     time.sleep(SECONDS_OF_LOAD)
+                    other_sounds.set()
+                    time.sleep(SECONDS_OF_NOISE)
                     busy = time.time()
                 time.sleep(2.5)  # until what came of it has been read
                 yield Watched(stack, prometheus, busy)
@@ -63,17 +66,24 @@ def watched() -> Iterator[Watched]:
 
 
 @contextmanager
-def used(stack: Stack, key: str) -> Iterator[None]:
-    """Two callers send sounds in two formats, and some that are no sound or cannot be answered."""
-    sounds = [encode(chirp(1.0, rate), rate, form, "PCM_16") for form, rate in (("WAV", 16_000), ("FLAC", 44_100))]
+def used(stack: Stack, key: str) -> Iterator[threading.Event]:
+    """Two callers send chirps in two formats, and some files that are no sound or cannot be answered.
+
+    After the event is set they send noise, which the tiny network takes for something else.
+    """
+    noise = np.random.default_rng(0).normal(scale=0.3, size=16_000).astype(np.float32)
+    sounds, others = (
+        [encode(wave, 16_000, form, "PCM_16") for form in ("WAV", "FLAC")]
+        for wave in (chirp(1.0, 16_000), noise[:, None])
+    )
     bad = ({"file": b"no sound"}, {"file": sounds[0], "window": (None, "9")})
     headers = {"Authorization": f"Bearer {key}", "Prefer": "wait=30"}
-    over = threading.Event()
+    over, other_sounds = threading.Event(), threading.Event()
 
     def call() -> None:
         with httpx.Client(base_url=stack.url, headers=headers, timeout=60) as http:
             while not over.wait(0.05):
-                for sound in sounds:
+                for sound in others if other_sounds.is_set() else sounds:
                     http.post("/v1/jobs", files={"file": sound}).raise_for_status()
                 for files in bad:
                     http.post("/v1/jobs", files=files)
@@ -82,7 +92,7 @@ def used(stack: Stack, key: str) -> Iterator[None]:
     for caller in callers:
         caller.start()
     try:
-        yield
+        yield other_sounds
     finally:
         over.set()
         for caller in callers:
