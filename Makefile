@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help up test audit browser encrypted clean example-own-sounds example-cat-dog example-esc10-44k
+.PHONY: help up test audit browser encrypted prometheus clean example-own-sounds example-cat-dog example-esc10-44k
 
 PYTHON ?= python3
 DATA ?= ../shared/data
@@ -23,7 +23,7 @@ help: ## this list
 up: $(VENV)/.installed ## start server, worker and gateway, and stay up; OTOSCOPE_PORT=8000 moves the port
 	@exec $(BIN)/otoscope up
 
-test: $(VENV)/.installed-dev browser encrypted ## ruff, mypy, bandit and every test; ARGS='-k client' are pytest's
+test: $(VENV)/.installed-dev browser encrypted prometheus ## ruff, mypy, bandit and every test; ARGS='-k client' are pytest's
 	@unset "$${!OTOSCOPE_@}" # a stack of yours must not be what the tests talk to
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -60,6 +60,20 @@ encrypted: # what the tests of TLS need: the embedded server cannot encrypt
 	    (apt-get update -qq && apt-get install -y -qq redis-server openssl) >/dev/null
 	fi || true
 	command -v redis-server >/dev/null || echo "There is no redis-server: the tests of TLS will be skipped"
+
+# Debian's package is unpacked and not installed: no service is started, and nobody has to be root.
+prometheus: $(VENV)/.installed-dev # what the tests of the rules and of the dashboard need: prometheus and promtool
+	@export PATH="$(abspath $(BIN)):$$PATH"
+	if command -v promtool >/dev/null && command -v prometheus >/dev/null; then exit 0; fi
+	echo "Fetching Prometheus for the tests of its rules"
+	folder=$$(mktemp -d)
+	trap 'rm -rf "$$folder"' EXIT
+	fetch() { (cd "$$folder" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb .) 2>/dev/null; }
+	if fetch || { [ "$$(id -u)" = 0 ] && apt-get update -qq 2>/dev/null && fetch; }; then
+	    cp "$$folder"/usr/bin/prom* $(BIN)/
+	else
+	    echo "There is no Prometheus: the tests that ask it will be skipped"
+	fi
 
 example-own-sounds example-cat-dog example-esc10-44k: $(VENV)/.installed
 example-own-sounds: ## drone, car or speech: from a folder to a served model; DATA=DIR holds the sounds

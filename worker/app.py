@@ -79,6 +79,7 @@ class Worker:
             settings.decode_processes, settings.decode_seconds, settings.max_seconds, self._metrics.decoder_died
         )
         self._exit.callback(self._decoder.close)
+        self._metrics.watch_decoders(lambda: self._decoder.pids)
         self._batcher.start()
         self._registry.refresh()
         self._registry.require()
@@ -141,7 +142,7 @@ class Worker:
         """Read in this thread, so that jobs go on meanwhile; then to a batcher's, since they alone touch the device."""
         model, sizes = read_model(directory), (1, self._batch_size)
         served: Served = self._batcher.call(lambda: self._engine.serve(model, sizes)).result()
-        self._metrics.ready.labels(served.name).set(1)
+        self._metrics.serves(served.name, model.config.classes)
         log.info("model %s runs on %s", served.name, served.backend.name)
         return served
 

@@ -109,6 +109,7 @@ class Classifier:
         with self._sole(job_id):
             work = self._store.start(job_id, self._worker_id)
             if work == Refused("suspect"):
+                self._metrics.delivered_again()
                 with self._suspects:
                     self._run(job_id, self._store.start(job_id, self._worker_id, solo=True))
             else:
@@ -123,12 +124,12 @@ class Classifier:
             if work.reason == "poison":
                 error = JobPoison("Every worker that started the job died over it.")
                 if self._store.fail(job_id, error):
-                    self._metrics.finished("failed")
+                    self._metrics.finished("failed", code=error.code)
                 traces.ended("failed", error.code)
             log.info("not run: %s", work.reason, extra={"job": job_id})
             return
         log.info("started", extra={"job": job_id, "model": work.model, "waited": round(work.waited, 6)})
-        timings = Timings()
+        timings, accepted = Timings(), time.monotonic() - work.waited
         try:
             with self._hold(work) as held:
                 result = self._classify(work, held, timings)
@@ -136,6 +137,8 @@ class Classifier:
             with tracing.span("store"):
                 stored = self._store.succeed(job_id, pack_result(result), timings)
             self._metrics.stage("store", time.monotonic() - began)
+            if stored:
+                self._metrics.answered(result.model, result.predictions[0], time.monotonic() - accepted)
             self._finished(job_id, "succeeded" if stored else "cancelled", timings, result.duration)
         except UNFINISHED:
             with suppress(OtoscopeError):  # a store that is out of reach will see the lease end
@@ -156,7 +159,7 @@ class Classifier:
         self._finished(job_id, "failed" if stored else "cancelled", timings, code=error.code)
 
     def _finished(self, job_id: str, status: str, timings: Timings, duration: float = 0.0, code: str = "") -> None:
-        self._metrics.finished(status, duration)
+        self._metrics.finished(status, duration, code if status == "failed" else "")
         traces.ended(status, code)
         told = {"status": status, "timings": timings.model_dump(exclude_none=True)}
         log.info("finished", extra={"job": job_id, **told, **({"code": code} if code else {})})

@@ -32,7 +32,7 @@ async def metrics(gateway: Here) -> Response:
     """Prometheus; the worker has its own on its own port."""
     try:
         gateway.metrics.totals(await gateway.store.totals())
-        gateway.metrics.queue(await gateway.store.load())
+        gateway.metrics.queue(await gateway.store.load(), len(await gateway.store.workers()))
     except StoreUnavailable:
         gateway.metrics.queue(None)
     return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)
