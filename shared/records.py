@@ -1,7 +1,7 @@
 """What `shared.store` hands out: a job as stored, a job to work on, an event, the state of the queue."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from shared import contract
 from shared.errors import BY_CODE, OtoscopeError
@@ -85,6 +85,10 @@ class Announcement:
     id: str
     models: list[str] = field(default_factory=list)
     busy: int = 0  # jobs it holds
+    metrics: str = ""  # address of its /metrics; empty where it is not known
+
+
+ANNOUNCED = frozenset(known.name for known in fields(Announcement))
 
 
 def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, packed: bytes | None = None) -> JobRecord:

@@ -157,7 +157,8 @@ class Worker:
                 return
             cards = self._registry.cards
             self._announced = True
-            self._store.announce(Announcement(self.id, list(cards), len(self._classifier.held)), cards, VOUCH_SECONDS)
+            said = Announcement(self.id, list(cards), len(self._classifier.held), self._metrics.url)
+            self._store.announce(said, cards, VOUCH_SECONDS)
 
     def _on_device(self, served: Served | FrontEnd, windows: list[Window]) -> list[Seen | Exception]:
         try:

@@ -15,6 +15,7 @@ from prometheus_client import (
 )
 
 from shared.contract import FINAL
+from worker.address import metrics_url
 
 STAGES = ("queue", "decode", "batch_wait", "forward", "store")
 _SECONDS = tuple(0.001 * 2**i for i in range(18))  # 1 ms to 131 s
@@ -25,6 +26,7 @@ class WorkerMetrics:
     """One verb for each thing that the code which does the work has to tell."""
 
     def __init__(self, device: torch.device) -> None:
+        self.url = ""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which no panel here reads
         self.registry = CollectorRegistry()
         self._stage = Histogram(
@@ -73,10 +75,11 @@ class WorkerMetrics:
         self._decoder_deaths.inc()
 
     def serve(self, port: int, host: str) -> Callable[[], None]:
-        """Listen; returns what ends it. Raises OSError when the port is taken."""
+        """Listen, at `url` from then on; returns what ends it. Raises OSError when the port is taken."""
         server: Any
         thread: threading.Thread
         server, thread = start_http_server(port, addr=host, registry=self.registry)
+        self.url = metrics_url(host, server.server_port)
 
         def close() -> None:
             server.shutdown()

@@ -14,7 +14,7 @@ from shared import contract, scripts
 from shared.connection import translated
 from shared.errors import DeadlineExceeded, IdempotencyConflict, JobExpired, JobNotFound, QueueFull, StoreUnavailable
 from shared.queue import Messages, make_celery
-from shared.records import Announcement, Event, JobRecord, QueueLoad, Submission, parse_record
+from shared.records import ANNOUNCED, Announcement, Event, JobRecord, QueueLoad, Submission, parse_record
 from shared.schemas import AudioInfo, JobOptions, ModelCard
 from shared.settings import Settings
 
@@ -218,7 +218,12 @@ class AsyncJobStore:
             if not ids:
                 return []
             said = await self._redis.mget([contract.worker_key(worker.decode()) for worker in ids])
-        return [Announcement(**json.loads(text)) for text in said if text]
+        # A worker of a later version may say more than this gateway knows.
+        return [
+            Announcement(**{name: value for name, value in json.loads(text).items() if name in ANNOUNCED})
+            for text in said
+            if text
+        ]
 
     async def cards(self) -> dict[str, ModelCard]:
         """Model cards by name, as last announced; they outlive a restart of the workers."""
