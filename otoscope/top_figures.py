@@ -168,7 +168,7 @@ def _figures(url: str, look: Look, change: Change | None, workers: list[tuple[Wo
         batch_size=_mean(changes, "otoscope_worker_batch_size"),
         workers=[_worker(worker, its) for worker, its in workers],
         classes=_classes(workers),
-        confidence_p50=quantile(together([its.buckets("otoscope_worker_confidence") for its in changes]), 0.5),
+        confidence_p50=quantile(together([its.buckets("otoscope_worker_confidence_ratio") for its in changes]), 0.5),
     )
     figures.state, figures.says = judge(figures)
     return figures
@@ -276,7 +276,7 @@ def _mean(changes: list[Change], name: str) -> float | None:
 
 
 def _classes(workers: list[tuple[WorkerLook, Change | None]]) -> dict[str, Counted]:
-    """The classes that were named, over all workers and models."""
+    """The classes that were named, over all workers and models; those that never were are left out."""
     found: dict[str, Counted] = {}
     for worker, change in workers:
         for name, counted in _counted(worker.scrape, change, "otoscope_worker_predictions_total", "class").items():
@@ -284,4 +284,4 @@ def _classes(workers: list[tuple[WorkerLook, Change | None]]) -> dict[str, Count
             sofar.total += counted.total
             if counted.per_second is not None:
                 sofar.per_second = (sofar.per_second or 0.0) + counted.per_second
-    return _most(found)
+    return _most({name: counted for name, counted in found.items() if counted.total})

@@ -2,8 +2,7 @@
 
 import socket
 from contextlib import suppress
-
-_EVERYWHERE = ("0.0.0.0", "::")  # nosec B104  # compared with, not bound
+from ipaddress import ip_address
 
 
 def metrics_url(host: str, port: int) -> str:
@@ -12,10 +11,15 @@ def metrics_url(host: str, port: int) -> str:
     One that listens everywhere is told by what this machine's own name stands for: in a container that is its address
     on the network that it shares with the others. Where it is none that others reach, set OTOSCOPE_METRICS_HOST.
     """
-    if host in _EVERYWHERE:
-        host = ""
-        with suppress(OSError):
-            host = str(socket.getaddrinfo(socket.gethostname(), port, type=socket.SOCK_STREAM)[0][4][0])
+    with suppress(ValueError):  # a name
+        if ip_address(host).is_unspecified:
+            host = _own_address()
     if not host:
         return ""
     return f"http://[{host}]:{port}/metrics" if ":" in host else f"http://{host}:{port}/metrics"
+
+
+def _own_address() -> str:
+    with suppress(OSError):
+        return str(socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)[0][4][0])
+    return ""

@@ -33,7 +33,7 @@ class Service:
         self.batch = Histogram("otoscope_worker_batch_size", "-", registry=self.worker)
         self.done = Counter("otoscope_worker_jobs", "-", ["state"], registry=self.worker)
         self.heard = Counter("otoscope_worker_predictions", "-", ["model", "class"], registry=self.worker)
-        self.sure = Histogram("otoscope_worker_confidence", "-", ["model"], buckets=(0.5, 1.0), registry=self.worker)
+        self.sure = Histogram("otoscope_worker_confidence_ratio", "-", ["model"], buckets=(0.5, 1.0), registry=self.worker)
         self.deaths = Counter("otoscope_worker_decoder_deaths", "-", registry=self.worker)
 
     def look(self, at: float, workers: int = 1) -> Look:
@@ -115,6 +115,7 @@ def test_what_is_told_of_workers_together_and_apart() -> None:
     service.heard.labels("tiny", "dog").inc(3)
     service.heard.labels("other", "dog").inc(1)
     service.heard.labels("tiny", "rain").inc(2)
+    service.heard.labels("tiny", "never heard")
     figures = history.add(service.look(2, workers=2))  # two who tell the same
     forward = figures.stages["forward"]
     assert forward.p50 is not None
