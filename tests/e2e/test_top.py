@@ -233,9 +233,11 @@ def test_live_in_a_terminal(service: Stack, key: str, colours: bool) -> None:
     """It takes the screen, draws it again and again, heeds the key, and leaves the terminal as it was."""
     with terminal(service.url, **({} if colours else {"NO_COLOR": "1"})) as opened:
         opened.until("well.*q ends.*well.*q ends")
-        assert termios.tcgetattr(opened.theirs) != opened.before, "keys are read one by one"
+        changed = termios.tcgetattr(opened.theirs)
+        assert not changed[3] & (termios.ICANON | termios.ECHO), "keys are read one by one, and not shown"
+        assert changed[6][termios.VSUSP] == b"\0", "Ctrl-Z would leave the screen as it is"
         assert ("\x1b[1;32m" in opened.seen) is colours, "green for well"
-        opened.press("x\x1b[A\x1a")  # what means nothing to it, an arrow and Ctrl-Z among it
+        opened.press("x\x1b[A")  # what means nothing to it, an arrow among it
         opened.until("well.*q ends")
         opened.press(key)
         assert opened.ended() == 0

@@ -33,7 +33,9 @@ class Service:
         self.batch = Histogram("otoscope_worker_batch_size", "-", registry=self.worker)
         self.done = Counter("otoscope_worker_jobs", "-", ["state"], registry=self.worker)
         self.heard = Counter("otoscope_worker_predictions", "-", ["model", "class"], registry=self.worker)
-        self.sure = Histogram("otoscope_worker_confidence_ratio", "-", ["model"], buckets=(0.5, 1.0), registry=self.worker)
+        self.sure = Histogram(
+            "otoscope_worker_confidence_ratio", "-", ["model"], buckets=(0.5, 1.0), registry=self.worker
+        )
         self.deaths = Counter("otoscope_worker_decoder_deaths", "-", registry=self.worker)
 
     def look(self, at: float, workers: int = 1) -> Look:
