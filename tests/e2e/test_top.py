@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from otoscope.top_figures import Figures, History
-from otoscope.top_look import Lookout
+from otoscope.top_look import Look, Lookout
 from shared.schemas import Job
 from tests.conftest import PYTHON, ROOT, free_port, start_server, write_tiny_model
 from tests.e2e.conftest import Stack
@@ -85,21 +85,27 @@ def work(stack: Stack) -> list[Job]:
     return jobs
 
 
-async def figures_of(stack: Stack) -> tuple[Figures, list[Job], float]:
-    """Figures of the time between two looks, the jobs of that time, and how long they took."""
+async def figures_of(stack: Stack) -> tuple[Figures, list[Job], float, float]:
+    """Figures of the time between two looks, the jobs of that time, how long they took, how many workers counted."""
     async with Lookout(stack.url) as lookout:
         history = History(lookout.url)
-        history.add(await lookout.look())
+        before = await lookout.look()
+        history.add(before)
         began = time.monotonic()
         jobs = await asyncio.to_thread(work, stack)
         took = time.monotonic() - began
         await asyncio.sleep(0.5)  # a worker counts a job when the caller has had its answer
-        return history.add(await lookout.look()), jobs, took
+        after = await lookout.look()
+        return history.add(after), jobs, took, done(after) - done(before)
+
+
+def done(look: Look) -> float:
+    return sum(worker.scrape.value("otoscope_worker_jobs_total") or 0.0 for worker in look.workers if worker.scrape)
 
 
 def test_figures_are_those_of_the_load(service: Stack) -> None:
     """Jobs and refusals to the last one, rates and quantiles within what a histogram can tell."""
-    figures, jobs, took = asyncio.run(figures_of(service))
+    figures, jobs, took, counted = asyncio.run(figures_of(service))
     assert figures.over_seconds is not None
     assert took < figures.over_seconds < took + 5
     assert (figures.state, figures.says, figures.ready_workers) == ("well", "", 2)
@@ -116,12 +122,14 @@ def test_figures_are_those_of_the_load(service: Stack) -> None:
 
     assert len(figures.workers) == 2
     assert all(worker.lost == "" and worker.models == ["tiny"] for worker in figures.workers)
-    assert sum(happened(worker.jobs_per_second) for worker in figures.workers) == pytest.approx(JOBS, rel=0.05)
+    assert counted == JOBS
+    # Each is looked at at a moment of its own, so that its seconds are not quite those of the gateway.
+    assert sum(happened(worker.jobs_per_second) for worker in figures.workers) == pytest.approx(JOBS, rel=0.25)
     assert 1 <= (figures.batch_size or 0) <= 8
 
     for stage in ("queue", "decode", "forward"):
         spread = figures.stages[stage]
-        assert happened(spread.per_second) == pytest.approx(JOBS, rel=0.05)
+        assert happened(spread.per_second) == pytest.approx(JOBS, rel=0.25)
         # Buckets double, so a quantile is right within a factor of two; what is below the first is anything there.
         times = [seconds for job in jobs if (seconds := getattr(job.timings, stage)) is not None]
         assert spread.p50 is not None

@@ -1,6 +1,7 @@
 """What runs in the pods of kubernetes/: with how little, with which settings, how it is asked and how it ends."""
 
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -211,18 +212,22 @@ def start_redis(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], 
     return start
 
 
+def until_it_answers(client: redis.Redis) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            client.ping()
+            return
+        except redis.exceptions.ConnectionError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
 def test_redis_runs_with_its_configuration(start_redis: Callable[[], int], tmp_path: Path) -> None:
     """It asks for the password, keeps everything in its file, refuses when it is full, and forgets nothing for room."""
     port = start_redis()
     client = redis.Redis(port=port, password="correct-horse")
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            client.ping()
-            break
-        except redis.exceptions.ConnectionError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    until_it_answers(client)
     with redis.Redis(port=port) as stranger, pytest.raises(redis.exceptions.AuthenticationError):
         stranger.ping()
     wanted = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory": str(2**30), "maxmemory-policy": "noeviction"}
@@ -230,6 +235,25 @@ def test_redis_runs_with_its_configuration(start_redis: Callable[[], int], tmp_p
     assert found == wanted
     assert list((tmp_path / "data").glob("appendonlydir/*.aof"))
     client.close()
+
+
+def test_readiness_probe_of_redis(cluster: Cluster, start_redis: Callable[[], int], tmp_path: Path) -> None:
+    """The command itself: yes with the password of the Secret, no with another, and no where nobody answers."""
+    if shutil.which("redis-cli") is None:
+        pytest.skip("needs redis-cli")
+    *shell, script = containers(cluster)["redis"]["readinessProbe"]["exec"]["command"]
+    port = start_redis()
+    with redis.Redis(port=port, password="correct-horse") as client:
+        until_it_answers(client)
+
+    def ask(at: int) -> bool:
+        here = script.replace("/run/secrets", str(tmp_path)).replace("redis-cli", f"redis-cli -p {at}")
+        return subprocess.run([*shell, here], capture_output=True, timeout=30).returncode == 0
+
+    assert ask(port)
+    assert not ask(free_port())
+    (tmp_path / "auth.conf").write_text("requirepass staple-of-the-attacker\n")
+    assert not ask(port)
 
 
 def test_redis_has_room_beside_its_data(cluster: Cluster) -> None:
