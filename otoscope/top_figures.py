@@ -52,6 +52,7 @@ class WorkerFigures:
     forward: Spread | None
     decoder_deaths: float | None
     gpu_memory_bytes: float | None
+    gpu_busy_ratio: float | None
     process: Process
 
 
@@ -211,6 +212,7 @@ def _worker(worker: WorkerLook, change: Change | None) -> WorkerFigures:
         forward=_spread([change], "otoscope_worker_batch_seconds") if change else None,
         decoder_deaths=_value(now, "otoscope_worker_decoder_deaths_total"),
         gpu_memory_bytes=_value(now, "otoscope_worker_gpu_memory_bytes"),
+        gpu_busy_ratio=_value(now, "otoscope_worker_gpu_busy_ratio"),
         process=_process(now, change),
     )
 

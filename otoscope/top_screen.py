@@ -201,7 +201,8 @@ def _worker(worker: WorkerFigures, most: int, *, gpu: bool) -> Iterable[Renderab
     yield _busy(worker.process)
     yield memory(worker.process.memory_bytes)
     if gpu:
-        yield memory(worker.gpu_memory_bytes)
+        busy = "" if worker.gpu_busy_ratio is None else f", {worker.gpu_busy_ratio:.0%}"
+        yield memory(worker.gpu_memory_bytes) + busy
     if worker.lost:
         yield Text(worker.lost, "yellow")
     elif worker.decoder_deaths:

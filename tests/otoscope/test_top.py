@@ -221,6 +221,23 @@ def test_the_screen_fits(width: int, height: int, workers: int) -> None:
         assert "12 deco" in text
 
 
+def test_a_worker_with_a_gpu_has_a_column_more() -> None:
+    """What its tensors hold, and how busy it is where that is told."""
+    registry, history = CollectorRegistry(), History("http://here")
+    Gauge("otoscope_worker_gpu_memory_bytes", "-", registry=registry).set(3 * 2**30)
+    Gauge("otoscope_worker_gpu_busy_ratio", "-", registry=registry).set(0.87)
+    scrape = parse(generate_latest(registry).decode(), 0.0)
+    workers = (
+        WorkerLook("with", "http://with", scrape),
+        WorkerLook("without", "http://without", lost="does not answer"),
+    )
+    lines = drawn(history.add(Look(0.0, None, "", READY, None, workers)), history, 80, 24)
+    (one,) = (line for line in lines if line.startswith("with "))
+    assert "3.0 GiB, 87%" in one
+    (other,) = (line for line in lines if line.startswith("without "))
+    assert "GiB" not in other
+
+
 def test_a_lost_gateway_is_drawn_as_lost() -> None:
     """With dashes for what is not known."""
     history = History("http://here")
