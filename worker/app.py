@@ -162,9 +162,9 @@ class Worker:
                 return
             cards = self._registry.cards
             self._announced = True
-            self._store.announce(
-                Announcement(self.id, list(cards), len(self._classifier.held), CONTRACT_VERSION), cards, VOUCH_SECONDS
-            )
+            busy = len(self._classifier.held)
+            said = Announcement(self.id, list(cards), busy, CONTRACT_VERSION, self._metrics.url)
+            self._store.announce(said, cards, VOUCH_SECONDS)
 
     def _on_device(self, served: Served | FrontEnd, windows: list[Window]) -> list[Seen | Exception]:
         try:

@@ -17,6 +17,7 @@ from prometheus_client import (
 from shared import vitals
 from shared.contract import FINAL
 from shared.errors import BY_CODE
+from worker.address import metrics_url
 from worker.children import CpuOfChildren
 from worker.gpu import tell_of_gpu
 
@@ -30,6 +31,7 @@ class WorkerMetrics:
     """One verb for each thing that the code which does the work has to tell."""
 
     def __init__(self, device: torch.device) -> None:
+        self.url = ""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which no panel here reads
         self.registry = CollectorRegistry()
         vitals.tell(self.registry)
@@ -120,10 +122,11 @@ class WorkerMetrics:
         self.registry.register(CpuOfChildren("otoscope_worker_decoder_cpu_seconds", "CPU of decode processes", pids))
 
     def serve(self, port: int, host: str) -> Callable[[], None]:
-        """Listen; returns what ends it. Raises OSError when the port is taken."""
+        """Listen, at `url` from then on; returns what ends it. Raises OSError when the port is taken."""
         server: Any
         thread: threading.Thread
         server, thread = start_http_server(port, addr=host, registry=self.registry)
+        self.url = metrics_url(host, server.server_port)
 
         def close() -> None:
             server.shutdown()

@@ -7,7 +7,7 @@ from api.decimals import dumps
 from api.gateway import Here
 from api.render import JSON, respond
 from shared.errors import StoreUnavailable
-from shared.schemas import Live, Ready
+from shared.schemas import Live, Ready, WorkerList, WorkerSaid
 
 router = APIRouter(tags=["health"])
 
@@ -25,6 +25,17 @@ async def ready(gateway: Here) -> Response:
     """Redis answers, and at least one worker has run a forward pass and is still there."""
     said = await gateway.ready()
     return respond(dumps(said), JSON, 200 if said["status"] == "ready" else 503)
+
+
+@router.get("/v1/workers")
+async def workers(gateway: Here) -> WorkerList:
+    """The workers that vouch for themselves now, and where each has its metrics."""
+    found = sorted(await gateway.store.workers(), key=lambda worker: worker.id)
+    return WorkerList(
+        workers=[
+            WorkerSaid(id=said.id, models=said.models, busy=said.busy, metrics=said.metrics or None) for said in found
+        ]
+    )
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
