@@ -30,7 +30,7 @@ def main() -> int:
     try:
         demands.look(settings)
     except demands.RedisUnusable as error:
-        print(f"otoscope worker: OTOSCOPE_REDIS_URL: {error}", file=sys.stderr)
+        print(f"otoscope worker: {error}", file=sys.stderr)
         return 1
     from worker.app import Worker  # torch takes a second or two: not before the settings are known to be sound
     from worker.model.checkpoint import ModelError
