@@ -66,9 +66,9 @@ class Rig:
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
-        self._exit.callback(self._end)
         if self.wire:
             self._exit.enter_context(self.wire)
+        self._exit.callback(self._end)  # first: who has lost the server takes long to end
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,6 +1,7 @@
 """Jobs in flight while something breaks, and what became of them."""
 
 import asyncio
+import re
 import signal
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from shared.contract import COUNTED, FINAL, OPEN, TOTALS, events_key, job_key
 from shared.errors import OtoscopeError
 
 DEADLINE = 120  # seconds, of a job
+_RAISED = re.compile(r"^[\w.]+(?:Error|Exception)\b.*", re.M)  # the last line of a traceback
 LISTENERS = 20  # jobs that are waited for, and as many that are followed
 
 
@@ -97,7 +99,8 @@ class Trial:
                         self.accepted[answer.json()["id"]] = which
                         return
                     if answer.status_code not in (429, 503):
-                        self._wrong(f"a submission was answered {answer.status_code}: {answer.text[:200]}")
+                        raised = _RAISED.findall(self.rig.log("gateway"))[-1:]
+                        self._wrong(f"a submission was answered {answer.status_code}: {answer.text[:200]} {raised}")
                         return
                     self.outcome.refused += 1
                 await asyncio.sleep(0.2)

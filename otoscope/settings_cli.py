@@ -139,4 +139,6 @@ def _code(text: str) -> str:
 def _shown(name: str, value: Any) -> str:
     """A value as a person may see it: an address may hold a password."""
     text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-    return re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", text) if name == "redis_url" else text
+    if name != "redis_url":
+        return text
+    return re.sub(r"(sentinel_password=)[^&]*", r"\1***", re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", text))

@@ -26,9 +26,10 @@ _UNABLE_TOO = (
     redis.exceptions.MasterDownError,
     redis.exceptions.ClusterDownError,
     redis.exceptions.NoPermissionError,
+    redis.exceptions.NoScriptError,
 )
-"""The same, where redis-py has a class for it and cuts off the beginning: it is a replica now, say, or its list of
-what we may do has grown shorter."""
+"""The same, where redis-py has a class for it and cuts off the beginning: it is a replica now, say, its list of what we
+may do has grown shorter, or it was replaced by another between loading a script and running it."""
 
 _ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
 """A server whose host lost power, or whose network drops what it is sent, says nothing: who waits for news of it finds

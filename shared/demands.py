@@ -21,7 +21,10 @@ OLDEST = 7
 
 
 class RedisUnusable(Exception):
-    """Not a matter of time. The message holds no password."""
+    """Not a matter of time. The message names the setting and holds no password."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"OTOSCOPE_REDIS_URL: {why}")
 
 
 def look(settings: Settings) -> None:

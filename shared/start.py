@@ -23,10 +23,8 @@ def begin(service: str) -> Settings:
         logs.configure(settings.log_format)
         for line in misspelt(os.environ):
             log.warning(line)
-        tracing.start(settings, service)
         demands.look(settings)
-    except demands.RedisUnusable as error:
-        raise CannotStart(f"OTOSCOPE_REDIS_URL: {error}") from error
-    except (SettingsUnusable, tracing.TracingUnusable) as error:
+        tracing.start(settings, service)
+    except (SettingsUnusable, demands.RedisUnusable, tracing.TracingUnusable) as error:
         raise CannotStart(str(error)) from error
     return settings

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from otoscope.settings_cli import _shown
 from shared.address import Address, AddressUnusable, parse
 from shared.settings import Settings, SettingsUnusable, load_settings
 
@@ -72,6 +73,8 @@ def test_a_file_that_is_no_certificate(tmp_path: Path) -> None:
 
 
 def test_an_address_shows_no_secret() -> None:
-    """Neither printed nor in what is logged of it."""
-    address = parse("sentinel://me:secret@a,b/queue?sentinel_password=secret")
+    """Neither printed nor in what is logged of it, nor in what `otoscope settings` shows."""
+    url = "sentinel://me:secret@a,b/queue?sentinel_password=secret&db=1"
+    address = parse(url)
     assert "secret" not in f"{address!r} {address.told}"
+    assert _shown("redis_url", url) == "sentinel://me:***@a,b/queue?sentinel_password=***&db=1"

@@ -15,6 +15,7 @@ from shared import demands
 from shared.connection import client, connect, connect_async
 from shared.demands import RedisUnusable, look
 from shared.errors import StoreUnavailable
+from shared.queue import make_celery
 from shared.records import Announcement
 from shared.schemas import JobOptions
 from shared.settings import Settings
@@ -22,6 +23,8 @@ from shared.store import AsyncJobStore, JobStore
 from tests.conftest import free_port, start_server
 from tests.shared.conftest import AUDIO
 from tests.tls import ESCAPED, PASSWORD, Authority, encrypted_server, needs_tls
+from tests.worker.processes import until
+from worker.broker import Transport
 
 
 @contextmanager
@@ -134,6 +137,34 @@ def test_sentinels_that_do_not_help(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+@needs_tls
+def test_encrypted_all_the_way_through_sentinels(tmp_path: Path) -> None:
+    """Gateway, worker and kombu find the server through a sentinel that encrypts as the server does."""
+    ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
+    with encrypted_server(tmp_path, ours) as port:
+        certificate, key = ours.sign("localhost")
+        own, config = free_port(), tmp_path / "sentinel.conf"
+        config.write_text(
+            f"port 0\ntls-port {own}\nbind 127.0.0.1\ndir {tmp_path}\ntls-replication yes\ntls-auth-clients no\n"
+            f"tls-cert-file {certificate}\ntls-key-file {key}\ntls-ca-cert-file {ours.ca}\n"
+            "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n"
+            f"sentinel monitor queue localhost {port} 1\nsentinel auth-pass queue {PASSWORD}\n"
+        )
+        with (tmp_path / "sentinel.log").open("wb") as log:
+            sentinel = subprocess.Popen(["redis-sentinel", str(config)], stdout=log)
+        try:
+            url = f"sentinels://:{ESCAPED}@localhost:{own}/queue?ssl_ca_certs={ours.ca}"
+            until(lambda: asyncio.run(_ping(url)))
+            look(Settings(redis_url=url))
+            with make_celery(Settings(redis_url=url)).connection_for_read() as connection:
+                connection.transport_cls = Transport
+                assert connection.channel().client.ping()
+            assert "self-signed certificate" in refused(url.replace(str(ours.ca), str(other.ca)))
+        finally:
+            sentinel.kill()
+            sentinel.wait()
 
 
 @pytest.mark.parametrize("change", [("REPLICAOF", "127.0.0.1", "1"), ("ACL", "SETUSER", "default", "-evalsha")])
