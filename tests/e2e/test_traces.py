@@ -261,6 +261,8 @@ def test_a_collector_that_goes_away_costs_nothing(traced: Traced) -> None:
 def test_what_is_left_is_sent_at_the_end(traced: Traced) -> None:
     """SIGTERM to both with spans that would have been sent in a minute: they are sent, and both end as ever."""
     stack = traced.stack
+    for name in list(stack.processes):
+        stack.stop(name)
     with Collector() as collector:
         stack.environment |= {"OTOSCOPE_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
         for name in ("worker", "api"):
