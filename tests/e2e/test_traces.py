@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import signal
 import tempfile
 import time
@@ -229,6 +230,7 @@ def test_a_job_that_comes_again_says_so(traced: Traced) -> None:
     while traced.http.get(f"/v1/jobs/{job_id}").json()["status"] != "running":
         time.sleep(0.05)
     traced.stack.stop("worker", signal.SIGKILL)
+    os.kill(decoder, signal.SIGKILL)  # stopped, it would not notice
     traced.stack.start("worker")
     traced.stack.until_ready()
     assert traced.http.get(f"/v1/jobs/{job_id}?wait=60").json()["status"] == "succeeded"
