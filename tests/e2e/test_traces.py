@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import signal
 import tempfile
 import time
@@ -229,6 +230,7 @@ def test_a_job_that_comes_again_says_so(traced: Traced) -> None:
     while traced.http.get(f"/v1/jobs/{job_id}").json()["status"] != "running":
         time.sleep(0.05)
     traced.stack.stop("worker", signal.SIGKILL)
+    os.kill(decoder, signal.SIGKILL)  # stopped, it would not notice
     traced.stack.start("worker")
     traced.stack.until_ready()
     assert traced.http.get(f"/v1/jobs/{job_id}?wait=60").json()["status"] == "succeeded"
@@ -261,6 +263,8 @@ def test_a_collector_that_goes_away_costs_nothing(traced: Traced) -> None:
 def test_what_is_left_is_sent_at_the_end(traced: Traced) -> None:
     """SIGTERM to both with spans that would have been sent in a minute: they are sent, and both end as ever."""
     stack = traced.stack
+    for name in list(stack.processes):
+        stack.stop(name)
     with Collector() as collector:
         stack.environment |= {"OTOSCOPE_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
         for name in ("worker", "api"):

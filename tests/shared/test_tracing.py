@@ -107,7 +107,12 @@ def test_the_operators_variables_count(collector: Collector, monkeypatch: pytest
 def test_a_trace_that_is_not_kept_is_not_kept_anywhere(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the caller, or the sampler here, decided travels with the job; a batch is kept where one of its jobs is."""
     kept = []
-    for sampler, parent in (("", CALLER), ("", CALLER[:-1] + "0"), ("always_off", None), ("traceidratio", None)):
+    for sampler, parent in (
+        ("parentbased_always_off", CALLER),
+        ("", CALLER[:-1] + "0"),
+        ("always_off", None),
+        ("traceidratio", None),
+    ):
         monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler or "parentbased_always_on")
         monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "1.0")
         with traced(collector.url), tracing.span("job", parent=parent):
