@@ -23,8 +23,8 @@ def begin(service: str) -> Settings:
         logs.configure(settings.log_format)
         for line in misspelt(os.environ):
             log.warning(line)
-        demands.look(settings)
         tracing.start(settings, service)
+        demands.look(settings)
     except (SettingsUnusable, demands.RedisUnusable, tracing.TracingUnusable) as error:
         raise CannotStart(str(error)) from error
     return settings

@@ -22,7 +22,7 @@ from tests.collector import Collector, Span
 from tests.conftest import start_server, write_tiny_model
 from tests.e2e.conftest import Stack
 from tests.sounds import chirp, encode
-from tests.worker.processes import children, stop
+from tests.worker.processes import children, stop, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 
@@ -224,7 +224,9 @@ def test_what_fails_is_marked_by_its_code(traced: Traced) -> None:
 
 def test_a_job_that_comes_again_says_so(traced: Traced) -> None:
     """The worker dies with a job in hand; the next one's span is in the same trace and tells of its second attempt."""
-    (decoder,) = children(traced.stack.processes["worker"].pid)
+    worker = traced.stack.processes["worker"]
+    until(lambda: len(children(worker.pid)) == 1)  # another may be on its way for one that has just died
+    (decoder,) = children(worker.pid)
     stop(decoder)
     job_id = traced.submit().json()["id"]
     while traced.http.get(f"/v1/jobs/{job_id}").json()["status"] != "running":
