@@ -37,7 +37,10 @@ def listed(text: str) -> tuple[str, ...]:
 class Settings(BaseSettings):
     """Both sides read the same variables; each uses its part."""
 
-    model_config = SettingsConfigDict(env_prefix="OTOSCOPE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="OTOSCOPE_", frozen=True, extra="ignore",
+        secrets_dir="/run/secrets" if os.path.isdir("/run/secrets") else None,
+    )  # fmt: skip
 
     # --- both sides -------------------------------------------------------------------------------------------------
     redis_url: str = "redis://127.0.0.1:6379/0"
