@@ -144,7 +144,7 @@ def test_ranges_of_another_network_are_refused(tiny: Model) -> None:
 
 
 def test_nobody_is_told(tiny_models: Path) -> None:
-    """What converts a network would send word of it elsewhere; a process of its own, since others may have loaded it."""
+    """What converts a network would send word of it elsewhere. In a process of its own: others may have loaded it."""
     code = f"""
 import sys, multiprocessing
 from pathlib import Path
