@@ -58,8 +58,8 @@ lock: $(VENV)/.created ## pin what the images install in requirements/; ARGS=--u
 	}
 	extra() { $(BIN)/python -c 'import sys, tomllib; \
 	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' "$$1"; }
-	pin pyproject.toml --output-file requirements/api.txt
-	pin pyproject.toml --extra worker --extra aac --constraint requirements/api.txt \
+	pin pyproject.toml --extra tracing --output-file requirements/api.txt
+	pin pyproject.toml --extra worker --extra aac --extra tracing --constraint requirements/api.txt \
 	    --override <(echo "$(TORCH) ; sys_platform == 'none'") --output-file requirements/worker.txt
 	echo "$(TORCH)" | pin - --constraint requirements/worker.txt --output-file requirements/torch.txt
 	extra openvino | pin - --constraint requirements/worker.txt --output-file requirements/openvino.txt

@@ -1,28 +1,29 @@
 """`python -m api`: one gateway process, configured by `OTOSCOPE_*` variables."""
 
+import logging
+import os
 import signal
 import sys
 
 import uvicorn
-from pydantic import ValidationError
 
 from api.lines import bounded
 from api.main import create_app
-from shared import logs
+from shared import logs, tracing
 from shared.keys import KeysUnusable
-from shared.settings import Settings, in_one_line
+from shared.settings import SettingsUnusable, load_settings, misspelt
 
 
 def main() -> int:
     """Exit status: 0 after a clean stop, 1 when the settings are unusable."""
     try:
-        settings = Settings()
+        settings = load_settings()
         logs.configure(settings.log_format)
+        for line in misspelt(os.environ):
+            logging.getLogger("api").warning(line)
+        tracing.start(settings, "otoscope-gateway")
         app = create_app(settings)
-    except ValidationError as error:
-        print(f"otoscope gateway: {in_one_line(error)}", file=sys.stderr)
-        return 1
-    except KeysUnusable as error:
+    except (SettingsUnusable, KeysUnusable, tracing.TracingUnusable) as error:
         print(f"otoscope gateway: {error}", file=sys.stderr)
         return 1
     # After so long a thread that renders lets the event loop have the interpreter; Python's own 5 ms are what everybody
@@ -31,20 +32,23 @@ def main() -> int:
     # uvicorn drains on these and then raises them again; what is left to do for the second time is nothing.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        timeout_graceful_shutdown=5,  # an open event stream must not hold up a restart
-        timeout_keep_alive=30,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        http=bounded(settings.upload_seconds),
-        ws="none",  # there are no WebSockets here, and the guard judges HTTP alone
-        proxy_headers=bool(settings.proxies),  # uvicorn's own default believes whoever is on this machine
-        forwarded_allow_ips=list(settings.proxies),
-    )
+    try:
+        uvicorn.run(
+            app,
+            host=settings.host,
+            port=settings.port,
+            timeout_graceful_shutdown=5,  # an open event stream must not hold up a restart
+            timeout_keep_alive=30,
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            http=bounded(settings.upload_seconds),
+            ws="none",  # there are no WebSockets here, and the guard judges HTTP alone
+            proxy_headers=bool(settings.proxies),  # uvicorn's own default believes whoever is on this machine
+            forwarded_allow_ips=list(settings.proxies),
+        )
+    finally:
+        tracing.stop()
     return 0
 
 

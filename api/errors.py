@@ -53,6 +53,7 @@ STATUS: dict[str, int] = {
     "too_many_connections": 503,
     "queue_full": 429,
     "not_ready": 503,
+    "contract_mismatch": 503,
     "store_unavailable": 503,
     # A job that was accepted and failed is told with 200 in the job itself; these are for synchronous calls.
     "decoder_died": 422,

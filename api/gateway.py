@@ -11,6 +11,7 @@ from api.changes import Changes, Watch
 from api.ingest import Upload
 from api.metrics import GatewayMetrics
 from api.security import Caller, caller_of
+from shared import tracing
 from shared.contract import new_job_id
 from shared.errors import JobNotFound, ModelNotFound, NotReady, OtoscopeError, QueueFull, ResultNotReady
 from shared.records import JobRecord, Submission
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 REFUSED_SECONDS = 0.2
 """How long a refusal stands: in that time a few places come free, which the next to ask will find."""
 MOST_REFUSED = 10_000
+
+_SENDING = {**tracing.QUEUED, "messaging.operation.type": "send", "messaging.operation.name": "submit"}
 
 
 class Gateway:
@@ -83,15 +86,19 @@ class Gateway:
         if upload.options.layer is not None:
             card.require_layer(upload.options.layer)
         try:
-            submission = await self.store.submit(
-                card.name, upload.options, upload.audio, upload.body, idempotency, job_id, caller=caller.name
-            )
+            with tracing.span("submit", "producer", noted=_SENDING):
+                submission = await self.store.submit(
+                    card.name, upload.options, upload.audio, upload.body, idempotency, job_id,
+                    caller=caller.name, trace=tracing.context(),
+                )  # fmt: skip
+                tracing.note({"messaging.message.id": submission.id, tracing.MODEL: submission.job.model})
         except QueueFull as full:
             if len(self._refused) >= MOST_REFUSED:
                 self._refused.clear()
             self._refused[caller.name] = time.monotonic() + REFUSED_SECONDS, full
             raise
         self._refused.pop(caller.name, None)
+        tracing.about(submission.id, submission.job.trace)
         self.metrics.submitted(len(upload.body), created=submission.created)
         log.info(
             "accepted" if submission.created else "repeated",
@@ -121,6 +128,7 @@ class Gateway:
         job = await self.store.get(job_id, with_result=with_result)
         if not caller.may_see(job):
             raise JobNotFound(f"There is no job {job_id}.")  # in the words for what never was
+        tracing.about(job_id, job.trace)
         return job
 
     async def cancel(self, job_id: str, caller: Caller) -> None:

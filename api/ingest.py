@@ -14,6 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from api.errors import describe
+from shared import tracing
 from shared.audio import AudioLimits, probe
 from shared.errors import (
     AudioEmpty,
@@ -91,6 +92,7 @@ async def read_upload(request: Request, settings: Settings, fixed: JobOptions | 
     options = fixed or _options(given | fields)
     slow = len(body) > _SMALL or not body.startswith(_TELLING)
     audio = await _apart(slow, describe_audio, body, name, settings.audio_limits)
+    tracing.note({tracing.BYTES: len(body), tracing.FORMAT: audio.container})
     return Upload(body, audio, options)
 
 

@@ -14,6 +14,8 @@ from api import direct, errors, page, security
 from api.gateway import Gateway
 from api.middleware import Measured
 from api.routes import evaluate, health, jobs, limits, models, pictures
+from api.traced import Traced
+from shared import tracing
 from shared.connection import connect_async
 from shared.schemas import Problem
 from shared.settings import Settings
@@ -41,6 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gateway = Gateway(settings, AsyncJobStore(client, settings))
         app.state.gateway = gateway
         chores = (gateway.changes.run(), gateway.changes.follow_queue(), gateway.reap(), gateway.watch_loop())
+        tracing.settled()
         background = [asyncio.create_task(chore) for chore in chores]
         try:
             yield
@@ -57,6 +60,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for room in (jobs, pictures, evaluate, models, limits, health):
         app.include_router(room.router)
     page.install(app)
+    if tracing.on():
+        app.add_middleware(Traced)
     app.add_middleware(security.Guard, ring=ring)
     if settings.origins:  # around the guard: a refusal is told to a page, too, and the question beforehand has no key
         app.add_middleware(

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from pydantic import ValidationError
 from rich.console import Console, Group, RenderableType
 from rich.status import Status
 from rich.text import Text
@@ -24,7 +23,7 @@ from otoscope.embedded import Home
 from otoscope.supervisor import Program, StackFailed, Supervisor
 from otoscope.tables import predictions_table
 from shared.errors import OtoscopeError
-from shared.settings import Settings, in_one_line
+from shared.settings import Settings, SettingsUnusable, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent  # what has the packages `api` and `worker`, and in a clone `models`
 
@@ -95,9 +94,9 @@ def claim_port(host: str, port: int) -> int:
 
 def _settings(redis_url: str | None) -> Settings:
     try:
-        return Settings() if redis_url is None else Settings(redis_url=redis_url)
-    except ValidationError as error:
-        raise StackFailed(in_one_line(error)) from error
+        return load_settings() if redis_url is None else load_settings(redis_url=redis_url)
+    except SettingsUnusable as error:
+        raise StackFailed(str(error)) from error
 
 
 def _environment(settings: Settings, port: int, redis_url: str) -> dict[str, str]:

@@ -103,3 +103,18 @@ def models_table(models: ModelList) -> Table:
             card.licence,
         )
     return table
+
+
+def settings_table(rows: Iterable[tuple[str, str, str, bool, str]]) -> Table:
+    """Part, variable, value, whether it was set here, and effect of each setting; parts apart, what was set in bold."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("setting", no_wrap=True)
+    table.add_column("here", overflow="fold", max_width=32)
+    table.add_column("what it does", style="dim")
+    last = None
+    for part, name, value, is_set, effect in rows:
+        if part != last:
+            table.add_row(f"[bold]{part}[/bold]" if last is None else f"\n[bold]{part}[/bold]")
+            last = part
+        table.add_row(name, f"[bold green]{escape(value)}[/bold green]" if is_set else escape(value), escape(effect))
+    return table

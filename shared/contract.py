@@ -8,8 +8,18 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.errors import ContractMismatch
+
 CONTRACT_VERSION = 1
-"""Raised when a record or a result changes so that the other side would misread it."""
+"""Raised when something that one side writes for the other comes to mean something else. A side reads what earlier
+versions wrote and what the next one writes, which therefore only adds: what a version took away or changed, the version
+before it did not rely on any more."""
+
+
+def understood(version: int) -> bool:
+    """Whether what that version wrote can be read here."""
+    return version <= CONTRACT_VERSION + 1
+
 
 QUEUE = "otoscope"
 """List of who is next: the names of callers whose turn it is, and messages that were given back."""
@@ -154,8 +164,11 @@ def pack_result(result: Result) -> bytes:
 
 
 def unpack_result(packed: bytes) -> Result:
-    """The reverse; arrays are read-only views into `packed`. What was stored before a field existed lacks it."""
+    """The reverse; arrays are read-only views into `packed`. What was stored before a field existed lacks it, and what
+    is not known here is left out. Raises ContractMismatch."""
     tree = msgpack.unpackb(packed)
+    if not understood(tree["contract"]):
+        raise ContractMismatch(f"This result is of contract {tree['contract']}, and {CONTRACT_VERSION} is known here.")
     return Result(
         model=tree["model"],
         predictions=_unpack_predictions(tree["predictions"]),

@@ -34,6 +34,7 @@
     │   ├── TooManyConnections      too_many_connections
     │   ├── QueueFull               queue_full
     │   ├── NotReady                not_ready
+    │   ├── ContractMismatch        contract_mismatch
     │   └── StoreUnavailable        store_unavailable
     └── JobFailure                  an accepted job that cannot succeed
         ├── DecoderDied             decoder_died
@@ -195,6 +196,12 @@ class QueueFull(Busy):
 
 class NotReady(Busy):
     code, title = "not_ready", "No worker is ready"
+
+
+class ContractMismatch(Busy):
+    """What a much newer or much older Otoscope wrote, while not all of a service has been replaced."""
+
+    code, title = "contract_mismatch", "Versions too far apart"
 
 
 class StoreUnavailable(Busy):

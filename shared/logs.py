@@ -1,7 +1,8 @@
 """What gateway and worker log, and how: words for a person at a terminal, or JSON lines for a machine.
 
 `log.info("accepted", extra={"job": job_id, "bytes": 3})` says what happened, and `extra` what with. Whatever concerns a
-job has its id under `job`, on both sides, so that a search for the id finds the whole way of the job.
+job has its id under `job`, on both sides, so that a search for the id finds the whole way of the job. Where traces are
+made, `trace` is the one that the line belongs to.
 """
 
 import json
@@ -11,6 +12,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
+from shared import tracing
 from shared.settings import LogFormat
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
@@ -49,6 +51,8 @@ class Lines(logging.Formatter):
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {"time": time, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
         line |= _extra(record)
+        if trace := tracing.trace_id():
+            line["trace"] = trace
         if record.exc_info and record.exc_info[0]:
             line["error"] = "".join(traceback.format_exception(*record.exc_info))
         return json.dumps(line, default=str, ensure_ascii=False)

@@ -1,13 +1,18 @@
 """What `shared.store` hands out: a job as stored, a job to work on, an event, the state of the queue."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from shared import contract
 from shared.errors import BY_CODE, OtoscopeError
 from shared.schemas import AudioInfo, JobOptions, Timings
 
-FIELDS = ("status", "model", "audio", "created_at", "started_at", "finished_at", "timings", "error", "caller")
+M = TypeVar("M", bound=BaseModel)
+
+FIELDS = ("status", "model", "audio", "created_at", "started_at", "finished_at", "timings", "error", "caller", "trace")
 """Of a job's hash, what a record is made of."""
 
 
@@ -27,6 +32,7 @@ class JobRecord:
     position: int | None = None  # in the queue, 1 is next
     packed: bytes | None = None  # the result of one that has succeeded, where it was asked for
     caller: str = ""  # who submitted it
+    trace: str = ""  # of its submission, as shared.tracing.context tells it; empty where that was not traced
 
     @property
     def final(self) -> bool:
@@ -55,6 +61,8 @@ class Work:
     waited: float  # seconds in the queue
     seconds_left: float  # until the deadline
     audio: bytes
+    attempt: int = 1  # more than 1 where a worker died over it, or beside it
+    trace: str = ""  # of its submission
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Refused:
     """A delivered job that must not run: `gone`, `finished` (cancelled, or delivered twice), `poison`, or `suspect`."""
 
     reason: str
+    trace: str = field(default="", compare=False)  # of the submission of a `poison`
 
 
 @dataclass(frozen=True)
@@ -85,13 +94,25 @@ class Announcement:
     id: str
     models: list[str] = field(default_factory=list)
     busy: int = 0  # jobs it holds
+    contract: int = 1  # shared.contract.CONTRACT_VERSION, which the first ones did not tell
+
+
+def parse(kind: type[M], text: str | bytes) -> M:
+    """What the other side wrote. It may be newer: what is not known here is left out."""
+    return kind.model_validate_json(text, extra="ignore")
+
+
+def parse_announcement(text: str | bytes) -> Announcement:
+    """The same of what a worker says of itself."""
+    known = {own.name for own in fields(Announcement)}
+    return Announcement(**{name: value for name, value in json.loads(text).items() if name in known})
 
 
 def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, packed: bytes | None = None) -> JobRecord:
     """The FIELDS of a job and its rank among the waiting as a JobRecord."""
-    status, model, audio, *times, measured, failure, caller = (value or b"" for value in stored)
+    status, model, audio, *times, measured, failure, caller, trace = (value or b"" for value in stored)
     created, started, finished = (float(time) if time else None for time in times)
-    timings = Timings.model_validate_json(measured or b"{}")
+    timings = parse(Timings, measured or b"{}")
     if created is not None and started is not None:
         timings.queue = round(started - created, 6)
     if created is not None and finished is not None:
@@ -104,7 +125,7 @@ def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, pack
         id=job_id,
         status=status.decode(),
         model=model.decode(),
-        audio=AudioInfo.model_validate_json(audio),
+        audio=parse(AudioInfo, audio),
         created_at=created or 0.0,
         started_at=started,
         finished_at=finished,
@@ -113,4 +134,5 @@ def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, pack
         position=rank + 1 if rank is not None else None,
         packed=packed,
         caller=caller.decode(),
+        trace=trace.decode(),
     )

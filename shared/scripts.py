@@ -52,7 +52,7 @@ SUBMIT = (
     + """
 local queue, line, idem = KEYS[10], KEYS[11], KEYS[12]
 local body, message, caller, model, options, described, deadline, ttl, gone_ttl, limit, share, lists_ttl, digest,
-  prefix = unpack(ARGV, 2)
+  prefix, version, trace = unpack(ARGV, 2)
 local created = redis.call('HGET', job, 'created_at')
 if created then return {'created', id, created, redis.call('ZRANK', waiting, id)} end
 if idem ~= '' then
@@ -70,7 +70,8 @@ if ahead >= tonumber(share) then return {'share', tostring(ahead)} end
 created = stamp()
 redis.call('SET', audio, body, 'EX', ttl)
 redis.call('HSET', job, 'status', 'queued', 'model', model, 'options', options, 'audio', described,
-  'created_at', created, 'caller', caller, 'attempts', 0)
+  'created_at', created, 'caller', caller, 'attempts', 0, 'contract', version)
+if trace ~= '' then redis.call('HSET', job, 'trace', trace) end
 redis.call('EXPIRE', job, ttl)
 redis.call('SET', gone, '1', 'EX', gone_ttl)
 redis.call('ZADD', waiting, now, id)
@@ -120,7 +121,7 @@ START = (
     + _HEAD
     + """
 local worker, solo, most_deaths = ARGV[2], ARGV[3] ~= '', tonumber(ARGV[4])
-local found = redis.call('HMGET', job, 'status', 'model', 'options', 'created_at', 'attempts')
+local found = redis.call('HMGET', job, 'status', 'model', 'options', 'created_at', 'attempts', 'trace', 'contract')
 if not found[1] then return {'gone'} end
 if found[1] ~= 'queued' and found[1] ~= 'running' then return {'finished'} end
 local body = redis.call('STRLEN', audio)
@@ -131,12 +132,15 @@ if body <= LARGE then body = redis.call('GET', audio) end
 local left = redis.call('ZSCORE', open, id)
 left = left and (left - now) or 0
 redis.call('ZREM', waiting, id)
-if suspected and redis.call('HINCRBY', job, 'deaths', 1) >= most_deaths then return {'poison'} end
+if suspected and redis.call('HINCRBY', job, 'deaths', 1) >= most_deaths then return {'poison', found[6] or ''} end
 redis.call('HINCRBY', job, 'attempts', 1)
 redis.call('HSET', job, 'status', 'running', 'started_at', stamp(), 'worker', worker)
 tell('running')
 wake('running')
-return {'run', found[2], found[3], tostring(now - found[4]), tostring(left), body}
+return {
+  'run', found[2], found[3], tostring(now - found[4]), tostring(left), body, found[5] + 1, found[6] or '',
+  found[7] or '1',
+}
 """.replace("LARGE", str(_LARGE))
 )
 

@@ -1,17 +1,20 @@
 """Every setting of gateway and worker, read once at start from `OTOSCOPE_*` variables and never changed after.
 
-What a setting does under load is said beside it; unsafe combinations are refused at start, not discovered later.
+What a setting does under load is said beside it, which is what `otoscope settings` and docs/settings.md show; unsafe
+and contradictory combinations are refused at start, not discovered later.
 """
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
+from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.audio import AudioLimits
 
@@ -24,6 +27,12 @@ def usable_cores() -> int:
         cores = min(cores, max(round(int(quota) / int(period)), 1))
     return cores
 
+
+SECRETS = Path("/run/secrets")
+"""Where Docker and Kubernetes put files that hold a secret: one named `otoscope_redis_url` is that setting."""
+
+ELSEWHERE = {"OTOSCOPE_HOME", "OTOSCOPE_URL", "OTOSCOPE_KEY", "OTOSCOPE_DEBUG"}
+"""Variables of the command line and the client, which no service reads."""
 
 Engine = Literal["auto", "torch", "openvino"]
 LogFormat = Literal["text", "json"]
@@ -38,9 +47,12 @@ class Settings(BaseSettings):
     """Both sides read the same variables; each uses its part."""
 
     model_config = SettingsConfigDict(
-        env_prefix="OTOSCOPE_", frozen=True, extra="ignore",
-        secrets_dir="/run/secrets" if os.path.isdir("/run/secrets") else None,
-    )  # fmt: skip
+        env_prefix="OTOSCOPE_",
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
+    )
 
     # --- both sides -------------------------------------------------------------------------------------------------
     redis_url: str = "redis://127.0.0.1:6379/0"
@@ -58,11 +70,16 @@ class Settings(BaseSettings):
     """The model of a request that names none."""
     log_format: LogFormat = "text"
     """`text` is for a person at a terminal; `json` is a line an event, and tells the way of every job by its id."""
+    otlp_endpoint: str = ""
+    """Where traces go: the URL of an OpenTelemetry collector that speaks OTLP over HTTP, such as
+    `http://collector:4318`. Empty, nothing is traced. Needs the extra `tracing`; OpenTelemetry's own OTEL_* variables
+    say the rest. A traced job costs gateway and worker some CPU, a collector that is away costs nothing more."""
 
     # --- gateway ----------------------------------------------------------------------------------------------------
     host: str = "127.0.0.1"
     """Address the gateway listens on; compose sets 0.0.0.0."""
     port: int = Field(8_000, ge=0, le=65_535)
+    """Port of the gateway; 0 takes any free one."""
     max_upload_bytes: int = Field(32 * 2**20, ge=1_024)
     """Largest sound file. Each upload in flight is held in memory once, in base64 briefly twice."""
     upload_seconds: float = Field(60.0, gt=0)
@@ -92,6 +109,7 @@ class Settings(BaseSettings):
 
     # --- worker -----------------------------------------------------------------------------------------------------
     models_dir: Path = Path("models")
+    """Directory of model directories. A new or changed one is served within seconds, without a restart."""
     models: str = ""
     """Comma-separated names of the models to serve; empty serves every directory in `models_dir`."""
     device: str = "auto"
@@ -113,6 +131,8 @@ class Settings(BaseSettings):
     metrics_port: int = Field(9_100, ge=0, le=65_535)
     """The worker's /metrics; 0 takes any free port."""
     metrics_host: str = "127.0.0.1"
+    """Address that /metrics of the worker listens on, which asks for no key; compose sets 0.0.0.0 on a network of its
+    own."""
     watchdog_seconds: float = Field(60.0, gt=0)
     """A forward pass that hangs longer ends the worker process; its jobs go to the next one."""
     max_attempts: int = Field(3, ge=1)
@@ -134,17 +154,34 @@ class Settings(BaseSettings):
             raise ValueError("OTOSCOPE_REDIS_URL must begin with redis://, rediss:// or unix://")
         if {"username", "password"} & dict(parse_qsl(parts.query)).keys():  # kombu looks for it elsewhere
             raise ValueError("OTOSCOPE_REDIS_URL has its password behind the ?; write redis://user:password@host")
+        if self.otlp_endpoint and not _is_address(self.otlp_endpoint):
+            raise ValueError("OTOSCOPE_OTLP_ENDPOINT is no URL; one looks like http://collector:4318")
         for proxy in self.proxies:
             try:
-                ip_network(proxy)
+                anybody = ip_network(proxy).prefixlen == 0
             except ValueError as error:
                 raise ValueError(f"OTOSCOPE_TRUSTED_PROXIES: {error}") from None
+            if anybody:
+                raise ValueError(f"OTOSCOPE_TRUSTED_PROXIES: {proxy} is everybody, and anybody can write an address")
         if "*" in self.origins and self.keys_file is None:
             raise ValueError("OTOSCOPE_CORS_ORIGINS may be * only where OTOSCOPE_KEYS_FILE is set")
         for origin in self.origins:
             found = urlsplit(origin)
-            if origin != "*" and (found.scheme not in ("http", "https") or origin != f"{found.scheme}://{found.netloc}"):
+            if origin != "*" and (
+                found.scheme not in ("http", "https") or origin != f"{found.scheme}://{found.netloc}"
+            ):
                 raise ValueError(f"OTOSCOPE_CORS_ORIGINS: {origin!r} is no origin; one looks like https://example.org")
+        if self.model_names and self.default_model not in self.model_names:
+            raise ValueError(
+                f"OTOSCOPE_DEFAULT_MODEL is {self.default_model}, which is not among OTOSCOPE_MODELS: requests that"
+                " name no model would all fail"
+            )
+        if self.int8 and self.engine == "torch":
+            raise ValueError("OTOSCOPE_INT8 needs OpenVINO, which OTOSCOPE_ENGINE=torch rules out")
+        if self.device.startswith("cuda") and (self.int8 or self.engine == "openvino"):
+            raise ValueError(
+                "OTOSCOPE_INT8 and OTOSCOPE_ENGINE=openvino are for processors, not for OTOSCOPE_DEVICE=cuda"
+            )
         return self
 
     @property
@@ -176,9 +213,40 @@ class Settings(BaseSettings):
         return listed(self.cors_origins)
 
 
-def in_one_line(error: ValidationError) -> str:
-    """What is wrong with which variable, without the values: one may be a password."""
-    return "; ".join(
-        ": ".join([*(f"OTOSCOPE_{str(name).upper()}" for name in found["loc"]), found["msg"]])
-        for found in error.errors(include_input=False, include_url=False)
-    )
+def _is_address(url: str) -> bool:
+    """Whether something can be sent there over HTTP."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query
+    except ValueError:
+        return False
+
+
+class SettingsUnusable(ValueError):
+    """Why a process cannot start with these settings, in one line and without their values: one may be a password."""
+
+
+def load_settings(**given: Any) -> Settings:
+    """The settings of this process; `given` ones win. Raises SettingsUnusable."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = (
+            ": ".join([*(f"OTOSCOPE_{str(name).upper()}" for name in found["loc"]), found["msg"]])
+            for found in error.errors(include_input=False, include_url=False)
+        )
+        raise SettingsUnusable("; ".join(lines)) from None
+    except SettingsError as error:  # a file in SECRETS that cannot be read, say
+        raise SettingsUnusable(f"{error}: {error.__cause__}") from None
+
+
+def misspelt(environment: Iterable[str]) -> list[str]:
+    """Variables with our prefix that nothing reads, each as a sentence; a typing error must not pass for a setting."""
+    prefix = "OTOSCOPE_"
+    known = {name.upper() for name in Settings.model_fields} | {name.removeprefix(prefix) for name in ELSEWHERE}
+    told = []
+    for name in sorted(variable.removeprefix(prefix) for variable in environment if variable.startswith(prefix)):
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            told.append(f"{prefix}{name} is no setting" + (f"; did you mean {prefix}{near[0]}?" if near else ""))
+    return told

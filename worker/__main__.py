@@ -1,16 +1,16 @@
 """`python -m worker`: one worker process, configured by `OTOSCOPE_*` variables."""
 
 import logging
+import os
 import sys
 import warnings
 
 from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
-from pydantic import ValidationError
 
-from shared import logs
+from shared import logs, tracing
 from shared.errors import OtoscopeError
-from shared.settings import Settings, in_one_line
+from shared.settings import SettingsUnusable, load_settings, misspelt
 
 
 def main() -> int:
@@ -18,11 +18,14 @@ def main() -> int:
     # Celery warns root of pickled messages; only JSON is accepted here, and containers do not run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     try:
-        settings = Settings()
-    except ValidationError as error:
-        print(f"otoscope worker: {in_one_line(error)}", file=sys.stderr)
+        settings = load_settings()
+        logs.configure(settings.log_format)
+        for line in misspelt(os.environ):
+            logging.getLogger("worker").warning(line)
+        tracing.start(settings, "otoscope-worker")
+    except (SettingsUnusable, tracing.TracingUnusable) as error:
+        print(f"otoscope worker: {error}", file=sys.stderr)
         return 1
-    logs.configure(settings.log_format)
     logging.getLogger("celery").setLevel(logging.WARNING)
     setup_logging.connect(_leave_logging_alone)
     from worker.app import Worker  # torch takes a second or two: not before the settings are known to be sound
@@ -37,6 +40,7 @@ def main() -> int:
         status = 1
     finally:
         worker.close()
+        tracing.stop()
     return status
 
 

@@ -16,14 +16,15 @@ from pathlib import Path
 from celery import Celery
 from celery.exceptions import Reject
 
+from shared import tracing
 from shared.connection import connect
-from shared.contract import CLASSIFY
-from shared.errors import OtoscopeError
+from shared.contract import CLASSIFY, CONTRACT_VERSION
+from shared.errors import ContractMismatch, OtoscopeError
 from shared.queue import make_celery
 from shared.records import Announcement
 from shared.settings import Settings, usable_cores
 from shared.store import JobStore
-from worker import broker
+from worker import broker, traces
 from worker.batcher import Batcher
 from worker.classify import UNFINISHED, Classifier
 from worker.decoder import DecoderPool
@@ -84,6 +85,7 @@ class Worker:
         self._classifier = Classifier(
             self.id, self._store, self._registry, self._decoder, self._batcher, self._metrics, self._batch_size
         )
+        tracing.settled()
         self._every(1.0, self._watch_device)
         self._every(0.5, self._classifier.cancel_abandoned)
         self._every(2.0, self._refresh_models)
@@ -129,6 +131,8 @@ class Worker:
             try:
                 self._classifier.run(job_id)
             except UNFINISHED as error:
+                if isinstance(error, ContractMismatch):
+                    log.warning("left to a newer worker: %s", error, extra={"job": job_id})
                 # Nothing has been stored, so nothing is lost: back to the queue.
                 time.sleep(1.0)
                 raise Reject(str(error), requeue=True) from error
@@ -157,11 +161,14 @@ class Worker:
                 return
             cards = self._registry.cards
             self._announced = True
-            self._store.announce(Announcement(self.id, list(cards), len(self._classifier.held)), cards, VOUCH_SECONDS)
+            self._store.announce(
+                Announcement(self.id, list(cards), len(self._classifier.held), CONTRACT_VERSION), cards, VOUCH_SECONDS
+            )
 
     def _on_device(self, served: Served | FrontEnd, windows: list[Window]) -> list[Seen | Exception]:
         try:
-            return self._engine.run(served, windows)
+            with traces.of_batch(served, windows):
+                return self._engine.run(served, windows)
         except DeviceLost as error:
             log.critical("the device is lost to this process, which ends: %s", error)
             os._exit(SPOILED)  # what it holds is delivered to the next

@@ -6,14 +6,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shared import tracing
 from shared.audio import Decoded
 from shared.contract import Array, Result, WindowPrediction, pack_result
 from shared.errors import (
+    ContractMismatch,
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
@@ -25,6 +27,7 @@ from shared.errors import (
 from shared.records import Refused, Work
 from shared.schemas import JobOptions, Part, Timings
 from shared.store import JobStore
+from worker import traces
 from worker.batcher import Batcher, BatcherStopped, Expired, Ticket
 from worker.decoder import DecoderPool, DecoderStopped
 from worker.engine import FrontEnd, Seen, Served, Window
@@ -35,7 +38,7 @@ from worker.windows import cut, envelope
 
 log = logging.getLogger(__name__)
 
-UNFINISHED = (StoreUnavailable, BatcherStopped, DecoderStopped)
+UNFINISHED = (StoreUnavailable, ContractMismatch, BatcherStopped, DecoderStopped)
 """What `Classifier.run` raises where nothing is wrong with the job: it is to be delivered again."""
 
 _OF_WINDOW = frozenset({Part.MAPS, Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM})
@@ -112,11 +115,16 @@ class Classifier:
                 self._run(job_id, work)
 
     def _run(self, job_id: str, work: Work | Refused) -> None:
+        with traces.of_job(job_id, work, self._worker_id):
+            self._do(job_id, work)
+
+    def _do(self, job_id: str, work: Work | Refused) -> None:
         if isinstance(work, Refused):
             if work.reason == "poison":
                 error = JobPoison("Every worker that started the job died over it.")
                 if self._store.fail(job_id, error):
                     self._metrics.finished("failed")
+                traces.ended("failed", error.code)
             log.info("not run: %s", work.reason, extra={"job": job_id})
             return
         log.info("started", extra={"job": job_id, "model": work.model, "waited": round(work.waited, 6)})
@@ -125,12 +133,14 @@ class Classifier:
             with self._hold(work) as held:
                 result = self._classify(work, held, timings)
             began = time.monotonic()
-            stored = self._store.succeed(job_id, pack_result(result), timings)
+            with tracing.span("store"):
+                stored = self._store.succeed(job_id, pack_result(result), timings)
             self._metrics.stage("store", time.monotonic() - began)
             self._finished(job_id, "succeeded" if stored else "cancelled", timings, result.duration)
         except UNFINISHED:
             with suppress(OtoscopeError):  # a store that is out of reach will see the lease end
                 self._store.release(job_id, self._worker_id)
+            traces.ended("given back")
             raise
         except JobCancelled:
             self._finished(job_id, "cancelled", timings)
@@ -141,11 +151,13 @@ class Classifier:
             self._fail(job_id, InternalError("The worker failed on this job; its log says more."), timings)
 
     def _fail(self, job_id: str, error: OtoscopeError, timings: Timings) -> None:
-        stored = self._store.fail(job_id, error, timings)
+        with tracing.span("store"):
+            stored = self._store.fail(job_id, error, timings)
         self._finished(job_id, "failed" if stored else "cancelled", timings, code=error.code)
 
     def _finished(self, job_id: str, status: str, timings: Timings, duration: float = 0.0, code: str = "") -> None:
         self._metrics.finished(status, duration)
+        traces.ended(status, code)
         told = {"status": status, "timings": timings.model_dump(exclude_none=True)}
         log.info("finished", extra={"job": job_id, **told, **({"code": code} if code else {})})
 
@@ -184,7 +196,8 @@ class Classifier:
             served.card.require_layer(options.layer)
 
         began = time.monotonic()
-        decoded = self._decoder.decode(work.audio, frontend.sample_rate, timeout=held.seconds_left)
+        with tracing.span("decode"):
+            decoded = self._decoder.decode(work.audio, frontend.sample_rate, timeout=held.seconds_left)
         timings.decode = round(time.monotonic() - began, 6)
         self._metrics.stage("decode", timings.decode)
         held.check()
@@ -227,6 +240,8 @@ class Classifier:
     def _see(self, served: Served | FrontEnd, windows: list[Window], held: Held, timings: Timings) -> list[Seen]:
         """Through the batcher, a batch at a time, so that a long sound lets short ones in between."""
         answers: list[Seen] = []
+        if rider := tracing.rider():
+            windows = [replace(window, rider=rider) for window in windows]
         for at in range(0, len(windows), self._batch_size):
             held.check()
             held.tickets = [
@@ -244,8 +259,10 @@ class Classifier:
                 for ticket in held.tickets:  # nobody needs the rest of a job that has failed
                     ticket.cancel()
             timings.batch = round((timings.batch or 0.0) + max(t.waited for t in held.tickets), 6)
-            ran = max(t.ended for t in held.tickets) - min(t.began for t in held.tickets)
-            timings.forward = round((timings.forward or 0.0) + ran, 6)
+            began, ended = min(t.began for t in held.tickets), max(t.ended for t in held.tickets)
+            timings.forward = round((timings.forward or 0.0) + ended - began, 6)
+            tracing.past("batch_wait", held.tickets[0].submitted, began)
+            tracing.past("forward", began, ended, rider)
         return answers
 
 

@@ -23,6 +23,7 @@ from shared.contract import Array
 from shared.errors import InferenceFailed
 from shared.schemas import Layer, ModelCard, Part
 from shared.settings import Engine as Choice
+from shared.tracing import Rider
 from worker.backend import Backend, Rows, TorchBackend
 from worker.model.checkpoint import Model, ModelError, load_model
 from worker.model.network import parameters
@@ -42,6 +43,7 @@ class Window:
     samples: NDArray[np.float32]  # (window samples,) at the model's rate; under `FrontEnd` any length
     parts: frozenset[Part] = frozenset()
     layer: str | None = None  # all of whose channels are wanted
+    rider: Rider | None = None  # the job that it is of, where that is traced
 
 
 @dataclass
@@ -116,16 +118,17 @@ class Engine:
         if self._choice == "torch" or not self._on_cpu:
             if self._choice == "openvino":
                 raise ModelError("OTOSCOPE_ENGINE=openvino is for processors; this worker has a GPU")
+            if self._int8:
+                raise ModelError("OTOSCOPE_INT8 needs OpenVINO, which is for processors; this worker has a GPU")
             return TorchBackend(model, self.device)
         from worker.openvino import OpenVINOBackend
 
         try:
             return OpenVINOBackend(model, self.lanes, int8=self._int8)
         except ImportError as error:
-            if self._choice == "openvino":
-                raise ModelError(
-                    f"OTOSCOPE_ENGINE=openvino needs pip install 'otoscope[openvino]' ({error})"
-                ) from error
+            if self._choice == "openvino" or self._int8:
+                asked = "ENGINE=openvino" if self._choice == "openvino" else "INT8"
+                raise ModelError(f"OTOSCOPE_{asked} needs pip install 'otoscope[openvino]' ({error})") from error
         except Exception as error:
             if self._choice == "openvino":
                 raise

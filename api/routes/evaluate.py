@@ -8,6 +8,7 @@ from api.errors import responses
 from api.gateway import Asking, Here
 from api.ingest import read_upload
 from api.render import JSON, array, predictions, respond, write
+from shared import tracing
 from shared.contract import Result
 from shared.errors import DeadlineExceeded, JobCancelled
 from shared.records import JobRecord
@@ -40,7 +41,8 @@ async def evaluate(
     spelling: Annotated[Literal["new", "old"], Query(description="`old` answers `input_spectogram` as well")] = "new",
 ) -> Response:
     """Base64 audio in, top-3 predictions, every feature map, spectrogram and waveform out."""
-    upload = await read_upload(request, gateway.settings, fixed=JobOptions(top_k=3, include=_PARTS))
+    with tracing.span("ingest"):
+        upload = await read_upload(request, gateway.settings, fixed=JobOptions(top_k=3, include=_PARTS))
     job = await gateway.submit_and_wait(upload, caller, gateway.settings.max_wait)
     if job.packed is None:
         raise await _failure(gateway, job)

@@ -14,6 +14,7 @@ from api.gateway import Asking, Here, current
 from api.ingest import read_upload
 from api.render import JSON, MSGPACK, OF_JOB, OF_RESULT, negotiate, render_job, render_result, respond
 from api.security import caller_of
+from shared import tracing
 from shared.errors import InvalidRequest
 from shared.records import JobRecord
 from shared.schemas import Job, JobOptions, JobRequest, Part, ResultJSON
@@ -90,7 +91,8 @@ async def submit(request: Request) -> Response:
     """
     gateway, caller, asked = current(request), caller_of(request), request.headers
     kind, wait, key = negotiate(asked.get("accept"), OF_JOB), _preferred_wait(asked.get("prefer")), _key(asked)
-    upload = await read_upload(request, gateway.settings)
+    with tracing.span("ingest"):
+        upload = await read_upload(request, gateway.settings)
     headers: dict[str, str] = {}
     if wait is None:
         job = (await gateway.submit(upload, caller, key)).job

@@ -14,7 +14,16 @@ from shared import contract, scripts
 from shared.connection import translated
 from shared.errors import DeadlineExceeded, IdempotencyConflict, JobExpired, JobNotFound, QueueFull, StoreUnavailable
 from shared.queue import Messages, make_celery
-from shared.records import Announcement, Event, JobRecord, QueueLoad, Submission, parse_record
+from shared.records import (
+    Announcement,
+    Event,
+    JobRecord,
+    QueueLoad,
+    Submission,
+    parse,
+    parse_announcement,
+    parse_record,
+)
 from shared.schemas import AudioInfo, JobOptions, ModelCard
 from shared.settings import Settings
 
@@ -53,8 +62,10 @@ class AsyncJobStore:
         job_id: str | None = None,
         *,
         caller: str = "",
+        trace: str = "",
     ) -> Submission:
         """Store a job and its upload and send its message; `job_id` is for who wants to follow it from the beginning.
+        `trace` is kept for the worker to go on from.
 
         Callers take turns, whoever has how much waiting. An Idempotency-Key is the caller's own. Raises QueueFull or
         IdempotencyConflict.
@@ -93,6 +104,8 @@ class AsyncJobStore:
                 max(contract.LISTS_TTL, ttl),
                 digest,
                 contract.job_key(""),
+                contract.CONTRACT_VERSION,
+                trace,
             ],
         )
         if outcome == b"full":
@@ -111,7 +124,7 @@ class AsyncJobStore:
             return Submission(await self.get(detail.decode(), with_result=True), created=False)
         created_at, rank = more
         place = None if rank is None else rank + 1
-        job = JobRecord(job_id, "queued", model, audio, float(created_at), position=place, caller=caller)
+        job = JobRecord(job_id, "queued", model, audio, float(created_at), position=place, caller=caller, trace=trace)
         return Submission(job, created=True)
 
     async def _retry_after(self) -> int:
@@ -211,21 +224,22 @@ class AsyncJobStore:
         return share
 
     async def workers(self) -> list[Announcement]:
-        """The workers that vouch for themselves now."""
+        """The workers that vouch for themselves now, and that can read what is written here."""
         with translated():
             seconds, _ = await self._redis.time()
             ids = cast("list[bytes]", await self._redis.zrange(contract.WORKERS, f"({seconds}", "+inf", byscore=True))
             if not ids:
                 return []
             said = await self._redis.mget([contract.worker_key(worker.decode()) for worker in ids])
-        return [Announcement(**json.loads(text)) for text in said if text]
+        workers = [parse_announcement(text) for text in said if text]
+        return [worker for worker in workers if abs(worker.contract - contract.CONTRACT_VERSION) <= 1]
 
     async def cards(self) -> dict[str, ModelCard]:
         """Model cards by name, as last announced; they outlive a restart of the workers."""
         with translated():
             stored = await cast(Any, self._redis.hgetall(contract.MODELS))
         known = self._cards
-        self._cards = {text: known.get(text) or ModelCard.model_validate_json(text) for text in stored.values()}
+        self._cards = {text: known.get(text) or parse(ModelCard, text) for text in stored.values()}
         return {name.decode(): self._cards[text] for name, text in stored.items()}
 
     async def reap(self) -> list[str]:

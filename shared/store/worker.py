@@ -4,11 +4,12 @@ import json
 from typing import Any, cast
 
 import redis
+from pydantic import ValidationError
 
 from shared import contract, scripts
 from shared.connection import translated
-from shared.errors import OtoscopeError
-from shared.records import Announcement, Refused, Work
+from shared.errors import ContractMismatch, OtoscopeError
+from shared.records import Announcement, Refused, Work, parse
 from shared.schemas import JobOptions, ModelCard, Timings
 from shared.settings import Settings
 
@@ -24,20 +25,34 @@ class JobStore:
         self._announce = client.register_script(scripts.ANNOUNCE)
 
     def start(self, job_id: str, worker: str, *, solo: bool = False) -> Work | Refused:
-        """Take a delivered job. One that is refused as `suspect` is to be started `solo`, with no other suspect."""
+        """Take a delivered job. One that is refused as `suspect` is to be started `solo`, with no other suspect.
+
+        Raises ContractMismatch for one that a newer gateway wrote, which is given back.
+        """
         with translated():
             args = [job_id, worker, "solo" if solo else "", self._settings.max_attempts]
             reply = self._start(keys=scripts.keys(job_id), args=args)
         outcome, *rest = cast("list[Any]", reply)
         if outcome != b"run":
-            return Refused(outcome.decode())
-        model, options, waited, left, body = rest
+            return Refused(outcome.decode(), *(trace.decode() for trace in rest))
+        model, described, waited, left, body, attempt, trace, version = rest
+        try:
+            if not contract.understood(int(version)):
+                raise ContractMismatch(
+                    f"It is of contract {version.decode()}; known here is {contract.CONTRACT_VERSION}."
+                )
+            options = parse(JobOptions, described)
+        except (ContractMismatch, ValidationError) as error:
+            self.release(job_id, worker)
+            if isinstance(error, ContractMismatch):
+                raise
+            raise ContractMismatch(f"It asks for what is not known here: {described.decode()}") from error
         if isinstance(body, int):  # the size of a large one
             with translated():
                 body = self._redis.get(contract.audio_key(job_id))
             if body is None:
                 return Refused("finished")  # just now, by somebody else
-        return Work(job_id, model.decode(), JobOptions.model_validate_json(options), float(waited), float(left), body)
+        return Work(job_id, model.decode(), options, float(waited), float(left), body, attempt, trace.decode())
 
     def release(self, job_id: str, worker: str) -> None:
         """Give back a job that was started and not finished, as if it had never been delivered."""

@@ -36,7 +36,11 @@ def asked_for(requirements: Iterable[str]) -> list[Requirement]:
 
 @pytest.mark.parametrize(
     ("locks", "extras"),
-    [(["api"], []), (["worker", "torch"], ["worker", "aac"]), (["worker", "torch", "openvino"], ["openvino"])],
+    [
+        (["api"], ["tracing"]),
+        (["worker", "torch"], ["worker", "aac", "tracing"]),
+        (["worker", "torch", "openvino"], ["openvino"]),
+    ],
 )
 def test_what_is_asked_for_is_pinned_as_asked(locks: list[str], extras: list[str]) -> None:
     installed = {name: version for lock in locks for name, version in pins(lock).items()}

@@ -31,8 +31,11 @@ def mounts(name: str) -> dict[str, tuple[str, str]]:
     """Where -> what and how."""
     found = {}
     for entry in SERVICES[name].get("volumes", ()):
-        what, where, how = re.fullmatch(r"(\$\{.*\}|[^:]+):([^:]+)(:ro)?", entry).groups()  # type: ignore[union-attr]
-        found[where] = (what, how or "")
+        if isinstance(entry, dict):
+            found[entry["target"]] = (entry["source"], ":ro" if entry["read_only"] else "")
+        else:
+            what, where, *how = entry.split(":")
+            found[where] = (what, f":{how[0]}" if how else "")
     return found
 
 

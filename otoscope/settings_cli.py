@@ -1,0 +1,142 @@
+"""`otoscope settings`: what gateway and worker would run with here, what each setting does, and the same as files."""
+
+import os
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from textwrap import wrap
+from typing import Annotated, Any
+
+import typer
+from pydantic.fields import FieldInfo
+
+from shared.settings import SECRETS, Settings, load_settings, misspelt
+
+_PARTS = {"redis_url": "Both sides", "host": "Gateway", "models_dir": "Worker"}
+"""What the settings from that one on belong to."""
+
+_COMMAND_LINE = {
+    "OTOSCOPE_HOME": "Where `otoscope up` keeps the queue; `.otoscope` in the working directory by default.",
+    "OTOSCOPE_URL": "The service that `otoscope` and `Client` ask.",
+    "OTOSCOPE_KEY": "The API key that they send.",
+    "OTOSCOPE_DEBUG": "1 shows where an error of the command line came from.",
+}
+
+
+class Form(StrEnum):
+    TABLE = "table"
+    MARKDOWN = "markdown"  # docs/settings.md
+    ENV = "env"  # .env.example
+
+
+def settings(
+    form: Annotated[Form, typer.Option("--form", help="A table of what is set here, or a file.")] = Form.TABLE,
+) -> None:
+    """What the services would run with here, and what each setting does.
+
+    Exit status 1 where they would not start.
+    """
+    if form is not Form.TABLE:
+        print(markdown() if form is Form.MARKDOWN else env_example(), end="")
+        return
+    from rich.console import Console
+
+    from otoscope.tables import settings_table
+
+    console = Console(highlight=False)
+    here = load_settings()
+    rows = [
+        (part, variable(name), _shown(name, getattr(here, name)), name in here.model_fields_set, effect(field))
+        for part, name, field in _every()
+    ]
+    console.print(settings_table(rows))
+    for line in misspelt(os.environ):
+        console.print(line, style="yellow")
+
+
+def variable(name: str) -> str:
+    return f"OTOSCOPE_{name.upper()}"
+
+
+def effect(field: FieldInfo) -> str:
+    """What a setting does, in one paragraph."""
+    return " ".join((field.description or "").split())
+
+
+def default(name: str, field: FieldInfo) -> str:
+    """As one would write it; nothing where there is none."""
+    if name == "decode_processes":
+        return "cores, at most 4"
+    value = field.default
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def markdown() -> str:
+    """docs/settings.md."""
+    lines = [
+        "# Settings",
+        "",
+        "Environment variables, read once at start; `otoscope settings` shows what they are on a machine. A file of",
+        f"the same name in lower case in `{SECRETS}` (`{SECRETS}/otoscope_redis_url`) does as well, for what should be",
+        "in no environment; a variable wins over a file. What contradicts itself is refused at start with the reason,",
+        "and a variable with this prefix that nothing reads is pointed out.",
+    ]
+    for part, fields in _by_part().items():
+        lines += ["", f"## {part}", "", "| variable | default | what it does |", "|---|---|---|"]
+        lines += [
+            f"| `{variable(name)}` | {_code(default(name, field))} | {effect(field).replace('|', chr(92) + '|')} |"
+            for name, field in fields
+        ]
+    lines += ["", "## Command line and client", "", "| variable | what it does |", "|---|---|"]
+    lines += [f"| `{name}` | {told} |" for name, told in _COMMAND_LINE.items()]
+    lines += ["", "<!-- otoscope settings --form markdown > docs/settings.md -->", ""]
+    return "\n".join(lines)
+
+
+def env_example() -> str:
+    """.env.example: every setting, commented out, at its default."""
+    lines = [
+        "# Every setting at its default. Copy to .env beside docker-compose.yml and take off the # where you differ."
+    ]
+    for part, fields in _by_part().items():
+        lines += ["", f"# ---- {part} ----"]
+        for name, field in fields:
+            lines += [
+                "",
+                *(f"# {line}" for line in wrap(effect(field), 110)),
+                f"#{variable(name)}={_plain(name, field)}",
+            ]
+    return "\n".join([*lines, ""])
+
+
+def _every() -> Iterator[tuple[str, str, FieldInfo]]:
+    """Part, name and field of every setting, in order."""
+    part = ""
+    for name, field in Settings.model_fields.items():
+        part = _PARTS.get(name, part)
+        yield part, name, field
+
+
+def _by_part() -> dict[str, list[tuple[str, FieldInfo]]]:
+    parts: dict[str, list[tuple[str, FieldInfo]]] = {}
+    for part, name, field in _every():
+        parts.setdefault(part, []).append((name, field))
+    return parts
+
+
+def _plain(name: str, field: FieldInfo) -> str:
+    return "" if field.default_factory else default(name, field)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text and " " not in text else text
+
+
+def _shown(name: str, value: Any) -> str:
+    """A value as a person may see it: an address may hold a password."""
+    text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", text) if name == "redis_url" else text

@@ -1,0 +1,42 @@
+"""A gateway or a worker of the next version: `python -m tests.e2e.neighbour api|worker`.
+
+The present one, that writes one contract higher and more than is known today, into everything the other side reads.
+"""
+
+import json
+import runpy
+import sys
+from typing import Any
+
+import msgpack
+from pydantic import BaseModel
+
+from shared import contract
+from shared.store import JobStore
+
+
+def main() -> None:
+    contract.CONTRACT_VERSION += 1
+    plain, pack, announce = BaseModel.model_dump_json, contract.pack_result, JobStore.announce
+
+    def written(self: BaseModel, **how: Any) -> str:
+        return json.dumps({**json.loads(plain(self, **how)), "added": {"deep": [1]}})
+
+    def packed(result: contract.Result) -> bytes:
+        tree = {**msgpack.unpackb(pack(result)), "contract": contract.CONTRACT_VERSION, "added": [1]}
+        return bytes(msgpack.packb(tree))
+
+    def announced(self: JobStore, said: Any, *rest: Any) -> None:
+        said.added = 1
+        said.contract = contract.CONTRACT_VERSION
+        announce(self, said, *rest)
+
+    BaseModel.model_dump_json = written  # type: ignore[assignment]
+    contract.pack_result = packed
+    JobStore.announce = announced  # type: ignore[method-assign]
+    name = sys.argv.pop(1)
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What is refused at start, what may come from a file, and that every setting is explained where people look."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from otoscope.settings_cli import env_example, markdown
+from shared.settings import Settings, SettingsUnusable, load_settings, misspelt
+from tests.conftest import PYTHON, ROOT
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ({"redis_url": "http://:hunter2@host/0"}, "must begin with"),
+        ({"redis_url": "redis://:hunt/er2@host:6379/0"}, "is no URL"),
+        ({"redis_url": "redis://:hunter2@host:port/0"}, "is no URL"),
+        ({"redis_url": "redis://host:6379/0?password=hunter2"}, "behind the ?"),
+        ({"trusted_proxies": "*"}, "TRUSTED_PROXIES"),
+        ({"trusted_proxies": "10.0.0.1/8"}, "host bits"),
+        ({"trusted_proxies": "::/0"}, "everybody"),
+        ({"cors_origins": "*"}, "KEYS_FILE"),
+        ({"cors_origins": "https://a.example/"}, "no origin"),
+        ({"cors_origins": "a.example"}, "no origin"),
+    ],
+)
+def test_unsafe_settings_are_refused_without_their_secrets(setting: dict[str, str], why: str) -> None:
+    """At start and in one line; a password in a URL is in neither form of the error."""
+    with pytest.raises(SettingsUnusable, match=re.escape(why)) as caught:
+        load_settings(**setting)
+    told = str(caught.value)
+    assert "\n" not in told
+    assert "hunt" not in told
+
+
+def test_settings_that_are_safe() -> None:
+    """Networks and addresses of proxies; exact origins; any origin where there are keys."""
+    assert Settings(trusted_proxies="10.0.0.0/8, ::1").proxies == ("10.0.0.0/8", "::1")
+    assert Settings(cors_origins="https://a.example, http://localhost:3000").origins[1] == "http://localhost:3000"
+    assert Settings(cors_origins="*", keys_file=Path("keys")).origins == ("*",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"models": "mine, yours"}, "OTOSCOPE_DEFAULT_MODEL is esc50"),
+        ({"int8": True, "engine": "torch"}, "OTOSCOPE_INT8 needs OpenVINO"),
+        ({"int8": True, "device": "cuda:1"}, "for processors"),
+        ({"engine": "openvino", "device": "cuda"}, "for processors"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, str | bool], why: str) -> None:
+    """Each would be found out by somebody's request otherwise, or by nobody."""
+    with pytest.raises(SettingsUnusable, match=why):
+        load_settings(**settings)
+
+
+def test_a_default_among_the_models_that_are_served() -> None:
+    """Which is what one changes with them."""
+    assert load_settings(models="mine, yours", default_model="yours").model_names == ("mine", "yours")
+
+
+def test_a_setting_may_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Docker and Kubernetes mount secrets; a variable wins, and the end of the line is not part of it."""
+    (tmp_path / "otoscope_redis_url").write_text("redis://:word@queue:6379/0\n")
+    (tmp_path / "of_others").write_text("?")
+    monkeypatch.delenv("OTOSCOPE_REDIS_URL", raising=False)
+    assert load_settings(_secrets_dir=tmp_path).redis_url == "redis://:word@queue:6379/0"
+    monkeypatch.setenv("OTOSCOPE_REDIS_URL", "redis://here:6379/0")
+    assert load_settings(_secrets_dir=tmp_path).redis_url == "redis://here:6379/0"
+
+
+@pytest.mark.parametrize(("program", "name"), [("api", "gateway"), ("worker", "worker")])
+def test_a_process_says_why_it_does_not_start(program: str, name: str) -> None:
+    """In one line, with status 1, and soon: before anything heavy is loaded."""
+    environment = {**os.environ, "OTOSCOPE_MODELS": "mine"}
+    ended = subprocess.run(
+        [PYTHON, "-m", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"otoscope {name}: ")
+    assert "OTOSCOPE_DEFAULT_MODEL" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_typing_error_is_no_setting() -> None:
+    """It is pointed out, with what was perhaps meant; what belongs to others or to the command line is left alone."""
+    told = misspelt(["OTOSCOPE_BATCHSIZE", "OTOSCOPE_BATCH_SIZE", "OTOSCOPE_URL", "HOME", "OTOSCOPE_ZZZ"])
+    assert told == ["OTOSCOPE_BATCHSIZE is no setting; did you mean OTOSCOPE_BATCH_SIZE?", "OTOSCOPE_ZZZ is no setting"]
+
+
+def test_every_setting_is_explained() -> None:
+    """By its effect, where people look for it, and as it is now."""
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+    assert (ROOT / "docs" / "settings.md").read_text() == markdown(), (
+        "otoscope settings --form markdown > docs/settings.md"
+    )
+    assert (ROOT / ".env.example").read_text() == env_example(), "otoscope settings --form env > .env.example"
+
+
+def test_the_command_shows_what_is_set_here_and_no_password(tmp_path: Path) -> None:
+    """And what it is set to, beside what it does."""
+    environment = {
+        **os.environ,
+        "OTOSCOPE_REDIS_URL": "rediss://oto:hunter2@queue:6380/1",
+        "OTOSCOPE_BATCH_SIZE": "12",
+        "OTOSCOPE_BATCHSIZE": "13",
+        "COLUMNS": "160",
+        "PYTHONPATH": str(ROOT),
+    }
+    ended = subprocess.run(
+        [PYTHON, "-m", "otoscope", "settings"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "rediss://oto:***@queue:6380/1" in ended.stdout
+    assert re.search(r"OTOSCOPE_BATCH_SIZE +12 ", ended.stdout)
+    assert "OTOSCOPE_BATCHSIZE is no setting" in ended.stdout
+    assert "hunter2" not in ended.stdout

@@ -1,0 +1,228 @@
+"""Traces by themselves: off and on, by OpenTelemetry's variables, and what a collector that misbehaves can do."""
+
+import logging
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from shared import tracing
+from shared.errors import NotAudio
+from shared.records import Refused
+from shared.schemas import JobOptions
+from shared.settings import Settings
+from tests.collector import Collector
+from tests.conftest import PYTHON, ROOT
+from tests.shared.conftest import AUDIO, Stores
+
+CALLER = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+@contextmanager
+def traced(url: str, service: str = "test") -> Iterator[None]:
+    tracing.start(Settings(otlp_endpoint=url), service)
+    try:
+        yield
+    finally:
+        tracing.stop()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+def test_off_nothing_is_imported() -> None:
+    """Both sides in a fresh process, built and ready to be started: no tracer, no exporter, nothing of ours.
+
+    FastAPI and redis-py import OpenTelemetry's interface, and redis-py its metrics where they are installed, of their
+    own accord and with no regard to any setting.
+    """
+    code = """
+import sys
+from shared import tracing
+from shared.settings import Settings
+tracing.start(Settings(), "test")
+import api.__main__, api.main, worker.__main__, worker.app
+api.main.create_app()
+worker.app.Worker(Settings(device="cpu"))
+with tracing.span("a"):
+    tracing.note({"b": 1})
+assert not tracing.on() and tracing.context() == tracing.trace_id() == "" and tracing.rider() is None
+print(*[name for name in sys.modules if name.startswith(("opentelemetry.sdk.trace", "opentelemetry.exporter",
+                                                         "opentelemetry.proto", "shared.spans", "shared.outbox"))])
+"""
+    done = subprocess.run([PYTHON, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("room", ["api", "worker"])
+def test_without_the_extra_the_process_says_what_to_install(room: str) -> None:
+    """It refuses to start, in one line."""
+    code = f"""
+import runpy, sys
+sys.modules["opentelemetry.sdk"] = None
+runpy.run_module({room!r}, run_name="__main__")
+"""
+    own = {"OTOSCOPE_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+    done = subprocess.run([PYTHON, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, env=own)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "OTOSCOPE_OTLP_ENDPOINT needs pip install 'otoscope[tracing]'" in line
+
+
+@pytest.mark.parametrize("url", ["collector:4318", "grpc://collector:4317", "http://", "http://[", "http://a:b@c:x/"])
+def test_an_endpoint_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="OTOSCOPE_OTLP_ENDPOINT is no URL"):
+        Settings(otlp_endpoint=url)
+
+
+def test_a_variable_that_cannot_be_used_is_refused(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than be read as something else."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "many")
+    with pytest.raises(tracing.TracingUnusable, match="OTEL_BSP_MAX_QUEUE_SIZE"):
+        tracing.start(Settings(otlp_endpoint=collector.url), "test")
+    assert not tracing.on()
+
+
+def test_the_operators_variables_count(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headers, resource and service name; an endpoint with a path of its own, or with the whole of it."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=ours")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "renamed")
+    for url in (collector.url, f"{collector.url}/", f"{collector.url}/v1/traces"):
+        with traced(url), tracing.span("one"):
+            pass
+    assert [span.service for span in collector.spans] == ["renamed"] * 3
+    assert {span.resource["deployment.environment.name"] for span in collector.spans} == {"test"}
+    assert {headers["x-tenant"] for headers in collector.headers} == {"ours"}
+
+
+def test_a_trace_that_is_not_kept_is_not_kept_anywhere(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the caller, or the sampler here, decided travels with the job; a batch is kept where one of its jobs is."""
+    kept = []
+    for sampler, parent in (("", CALLER), ("", CALLER[:-1] + "0"), ("always_off", None), ("traceidratio", None)):
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler or "parentbased_always_on")
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "1.0")
+        with traced(collector.url), tracing.span("job", parent=parent):
+            assert tracing.context().endswith(("-01", "-03")) == (tracing.rider() is not None)
+            kept.append(tracing.context().rpartition("-")[2] in ("01", "03"))
+            with tracing.batch([rider] if (rider := tracing.rider()) else [], {}):
+                pass
+    names = [span.name for span in collector.spans]
+    assert kept == [True, False, False, True]
+    assert names == ["batch", "job"] * 2
+
+
+@pytest.mark.parametrize(
+    "parent", ["", "nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", CALLER + "," + CALLER, "x" * 70_000]
+)
+def test_a_parent_that_is_none_begins_a_trace(collector: Collector, parent: str) -> None:
+    with traced(collector.url), tracing.span("one", parent=parent):
+        pass
+    assert not collector.spans[0].parent
+
+
+def test_a_callers_tracestate_is_bounded_and_logged_nowhere(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither what is too long nor what is broken goes on; nobody else's words get into our log."""
+    told = []
+    with traced(collector.url):
+        for state in ("a=1,b=2", "a=" + "x" * 250 + ",b=" + "x" * 250 + ",c=" + "x" * 250, "\x7f broken", "a=1,a=2"):
+            with tracing.span("one", parent=f"{CALLER} {state}"):
+                told.append(tracing.context().partition(" ")[2])
+    assert told == ["a=1,b=2", "", "", ""]
+    assert not caplog.records
+
+
+def test_an_error_is_told_by_its_code_alone(collector: Collector) -> None:
+    """Not by its words, nor by where it was raised: both may repeat what was sent."""
+    with traced(collector.url):
+        for error in (NotAudio("a secret"), ValueError("a secret")):
+            with pytest.raises(type(error)), tracing.span("one"):
+                raise error
+    assert [span.attributes["error.type"] for span in collector.spans] == ["not_audio", "ValueError"]
+    assert all(span.failed for span in collector.spans)
+    assert b"secret" not in collector.raw
+
+
+def test_the_record_of_a_job_takes_its_trace_along(stores: Stores) -> None:
+    """To the worker, as often as it is delivered, and to who fails it as poison; where there is none, there is none."""
+    plain = stores.submit()
+    job = stores.run(stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound", trace=CALLER)).job
+    assert job.trace == stores.run(stores.gateway.get(job.id)).trace == CALLER
+    assert stores.run(stores.gateway.get(plain)).trace == ""
+    assert [(work.trace, work.attempt) for work in map(stores.start, (plain, job.id, job.id, job.id))] == [
+        ("", 1), (CALLER, 1), (CALLER, 2), (CALLER, 3),
+    ]  # fmt: skip
+    poison = stores.worker.start(job.id, "w1", solo=True)
+    assert isinstance(poison, Refused)
+    assert (poison.reason, poison.trace) == ("poison", CALLER)
+    assert not stores.raw.hexists(f"otoscope:job:{plain}", "trace")
+
+
+def test_a_collector_in_trouble_is_told_once(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it refuses, spans are dropped and nobody waits; when it takes them again, that is said, and how many."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    collector.status = 400
+    with traced(collector.url):
+        _make_until(lambda: len(caplog.records) == 1)
+        for _ in range(5):
+            with tracing.span("lost"):
+                time.sleep(0.03)
+        assert len(caplog.records) == 1
+        assert (caplog.records[0].levelname, caplog.records[0].name) == ("WARNING", "shared.outbox")
+        collector.status = 200
+        _make_until(lambda: len(caplog.records) == 2)
+    assert "takes traces again" in caplog.records[1].message
+    assert len(caplog.records) == 2
+    assert collector.spans
+
+
+def test_what_has_no_place_is_dropped(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A collector that does not answer keeps so many spans waiting and no more; those it gets when it does."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "10")
+    collector.delay = 30.0
+    with traced(collector.url):
+        for _ in range(1_000):
+            with tracing.span("one"):
+                pass
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        collector.release()
+        collector.until(lambda spans: len(caplog.records) == 2)
+    assert 100 <= len(collector.spans) <= 120, "what waited, and what was on its way"
+    assert f"; {1_000 - len(collector.spans)} spans were dropped" in caplog.records[1].message
+
+
+def test_the_end_waits_no_longer_than_is_said(collector: Collector) -> None:
+    """And not for as long as the collector takes."""
+    collector.delay = 30.0
+    tracing.start(Settings(otlp_endpoint=collector.url), "test")
+    with tracing.span("one"):
+        pass
+    ending = threading.Thread(target=tracing.stop)
+    ending.start()
+    ending.join(tracing.FLUSH_SECONDS + 5)
+    assert not ending.is_alive()
+
+
+def _make_until(condition: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        with tracing.span("one"):
+            time.sleep(0.01)

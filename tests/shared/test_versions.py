@@ -1,0 +1,113 @@
+"""Gateways and workers of neighbouring versions on one Redis, which there are while a service is being replaced.
+
+`tests/e2e/test_neighbours.py` has the same with real processes.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from shared import contract
+from shared.contract import CONTRACT_VERSION, job_key, pack_result, understood, unpack_result, worker_key
+from shared.errors import AudioCorrupt, ContractMismatch
+from shared.records import Refused, Work
+from tests.shared.conftest import AUDIO, Stores
+from tests.shared.test_contract import full
+from tests.shared.written import CARD, OPTIONS, load, write
+
+KEPT = sorted(Path(__file__).parent.glob("contract_v*.json"))
+OPEN_END = 4e9
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_what_earlier_versions_wrote_can_be_read(stores: Stores, path: Path) -> None:
+    """Jobs in every state, results with every part, workers and cards, down to the message in the queue."""
+    kept = json.loads(path.read_text())
+    load(stores.raw, kept["redis"])
+    stores.raw.zadd(contract.WORKERS, {"w1": OPEN_END})
+    jobs = kept["jobs"]
+
+    done, events = stores.run(stores.gateway.follow(jobs["succeeded"], "0-0", with_result=True))[::-1]
+    assert (done.status, done.model, done.audio, done.caller) == ("succeeded", "tiny", AUDIO, "key:1")
+    assert [event.kind for event in events] == ["queued", "running", "succeeded", "result"]
+    assert done.packed is not None
+    assert pack_result(unpack_result(done.packed)) == pack_result(full())
+
+    failed = stores.run(stores.gateway.get(jobs["failed"]))
+    assert isinstance(failed.error, AudioCorrupt)
+    assert failed.error.detail == "the file ends in the middle"
+
+    (worker,) = stores.run(stores.gateway.workers())
+    assert (worker.id, worker.models, worker.busy) == ("w1", ["tiny"], 2)
+    assert stores.run(stores.gateway.cards()) == {"tiny": CARD}
+    assert stores.messages("key:1") == [jobs["succeeded"], jobs["failed"], jobs["queued"]]
+    work = stores.start(jobs["queued"])
+    assert (work.model, work.options, work.audio) == ("tiny", OPTIONS, b"sound")
+    assert stores.succeed(work.id)
+
+
+def test_this_version_has_kept_what_it_writes() -> None:
+    """`python -m tests.shared.written` is run once for each contract version, before it is released."""
+    assert f"contract_v{CONTRACT_VERSION}" in [path.stem for path in KEPT]
+
+
+def test_what_the_next_version_adds_is_left_out(stores: Stores) -> None:
+    """New fields in records, options, cards, results and announcements, which it may write and we need not know."""
+    jobs = write(stores)
+
+    def add(text: bytes) -> bytes:
+        return json.dumps({**json.loads(text), "added": {"deep": [1]}}).encode()
+
+    for job_id in jobs.values():
+        for field in ("audio", "options", "timings"):
+            if before := stores.raw.hget(job_key(job_id), field):
+                stores.raw.hset(job_key(job_id), field, add(before))
+        stores.raw.hset(job_key(job_id), mapping={"added": "1", "contract": CONTRACT_VERSION + 1})
+    stores.raw.hset(contract.MODELS, "tiny", add(stores.raw.hget(contract.MODELS, "tiny") or b""))
+    said = json.loads(stores.raw.get(worker_key("w1")) or b"")
+    stores.raw.set(worker_key("w1"), json.dumps({**said, "contract": CONTRACT_VERSION + 1, "added": 1}))
+    tree = msgpack.unpackb(stores.run(stores.gateway.result(jobs["succeeded"])) or b"")
+    later = msgpack.packb({**tree, "contract": CONTRACT_VERSION + 1, "added": [1]})
+
+    assert stores.run(stores.gateway.get(jobs["succeeded"])).status == "succeeded"
+    assert pack_result(unpack_result(later)) == pack_result(full())
+    assert stores.run(stores.gateway.cards()) == {"tiny": CARD}
+    assert [worker.id for worker in stores.run(stores.gateway.workers())] == ["w1"]
+    assert stores.start(jobs["queued"]).options == OPTIONS
+
+
+@pytest.mark.parametrize("change", ["contract", "options"])
+def test_a_job_that_only_newer_workers_understand_is_left_to_them(stores: Stores, change: str) -> None:
+    """It is neither failed nor done wrong: it goes back to its place, as if it had never been delivered."""
+    job_id = stores.submit()
+    far, unknown = str(CONTRACT_VERSION + 2), '{"include": ["smell"]}'
+    stores.raw.hset(job_key(job_id), change, far if change == "contract" else unknown)
+    with pytest.raises(ContractMismatch, match=far if change == "contract" else re.escape(unknown)):
+        stores.worker.start(job_id, "w1")
+    assert stores.status(job_id) == "queued"
+    assert stores.raw.hget(job_key(job_id), "attempts") == b"0"
+    assert stores.raw.zcard(contract.WAITING) == 1
+
+
+def test_a_job_of_the_first_gateways_has_no_version(stores: Stores) -> None:
+    """It was 1."""
+    job_id = stores.submit()
+    stores.raw.hdel(job_key(job_id), "contract")
+    assert not isinstance(stores.worker.start(job_id, "w1"), Refused)
+
+
+def test_versions_too_far_apart_are_told(stores: Stores) -> None:
+    """A worker that would give back what is submitted here does not count; a result from far ahead is not read."""
+    write(stores)
+    said = json.loads(stores.raw.get(worker_key("w1")) or b"")
+    for far in (CONTRACT_VERSION - 2, CONTRACT_VERSION + 2):
+        stores.raw.set(worker_key("w1"), json.dumps({**said, "contract": far}))
+        assert stores.run(stores.gateway.workers()) == []
+    tree = msgpack.unpackb(pack_result(full()))
+    with pytest.raises(ContractMismatch, match=str(CONTRACT_VERSION + 2)):
+        unpack_result(msgpack.packb({**tree, "contract": CONTRACT_VERSION + 2}))
+    assert understood(CONTRACT_VERSION + 1)
+    assert isinstance(stores.start(stores.submit()), Work)
