@@ -87,7 +87,7 @@ class Compose:
         self("up", "--detach", *self.services())
 
     def containers(self, service: str) -> list[str]:
-        return self("ps", "--quiet", service).decode().split()
+        return self("ps", "--all", "--quiet", service).decode().split()
 
     def inspect(self, service: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = [json.loads(docker("inspect", name))[0] for name in self.containers(service)]
