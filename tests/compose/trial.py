@@ -86,7 +86,8 @@ def main() -> int:
     sounds = sorted((ROOT / "api" / "static" / "sounds").glob("*.flac"))
     with Compose(command, left_out, OTOSCOPE_TAG="trial", **ports) as compose:
         trial = Trial(compose, Load(f"http://127.0.0.1:{ports['OTOSCOPE_PORT']}", sounds))
-        trial.note("with", " ".join([*command, *([f"without {', '.join(sorted(left_out))}"] if left_out else [])]))
+        trial.note("compose", compose("version", "--short").decode().strip())
+        trial.note("left out", ", ".join(sorted(left_out)) or "nothing")
         trial.step("build", partial(build, gpu=chosen.gpu_image))
         trial.step("up", steps.up)
         for step in STEPS:
