@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help up test audit browser lock clean example-own-sounds example-cat-dog example-esc10-44k
+.PHONY: help up test audit browser encrypted prometheus lock clean example-own-sounds example-cat-dog example-esc10-44k
 
 PYTHON ?= python3
 DATA ?= ../shared/data
@@ -23,7 +23,7 @@ help: ## this list
 up: $(VENV)/.installed ## start server, worker and gateway, and stay up; OTOSCOPE_PORT=8000 moves the port
 	@exec $(BIN)/otoscope up
 
-test: $(VENV)/.installed-dev browser ## ruff, mypy, bandit and every test; ARGS='-k client' are pytest's
+test: $(VENV)/.installed-dev browser encrypted prometheus ## ruff, mypy, bandit and every test; ARGS='-k client' are pytest's
 	@unset "$${!OTOSCOPE_@}" # a stack of yours must not be what the tests talk to
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -47,6 +47,33 @@ browser: $(VENV)/.installed-dev # what the tests of the page need
 	else
 	    $(BIN)/playwright install chromium
 	fi || echo "There is no Chromium: the tests of the page will be skipped"
+
+encrypted: # what the tests of TLS need: the embedded server cannot encrypt
+	@if command -v redis-server >/dev/null && command -v openssl >/dev/null; then exit 0; fi
+	echo "Installing a Redis that encrypts, for the tests"
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	    policy=/usr/sbin/policy-rc.d # Debian asks this before it starts a service, which nobody wants here
+	    if [ ! -e "$$policy" ]; then
+	        trap 'rm -f "$$policy"' EXIT
+	        printf '#!/bin/sh\nexit 101\n' > "$$policy" && chmod +x "$$policy"
+	    fi
+	    (apt-get update -qq && apt-get install -y -qq redis-server openssl) >/dev/null
+	fi || true
+	command -v redis-server >/dev/null || echo "There is no redis-server: the tests of TLS will be skipped"
+
+# Debian's package is unpacked and not installed: no service is started, and nobody has to be root.
+prometheus: $(VENV)/.installed-dev # what the tests of the rules and of the dashboard need: prometheus and promtool
+	@export PATH="$(abspath $(BIN)):$$PATH"
+	if command -v promtool >/dev/null && command -v prometheus >/dev/null; then exit 0; fi
+	echo "Fetching Prometheus for the tests of its rules"
+	folder=$$(mktemp -d)
+	trap 'rm -rf "$$folder"' EXIT
+	fetch() { (cd "$$folder" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb .) 2>/dev/null; }
+	if fetch || { [ "$$(id -u)" = 0 ] && apt-get update -qq 2>/dev/null && fetch; }; then
+	    cp "$$folder"/usr/bin/prom* $(BIN)/
+	else
+	    echo "There is no Prometheus: the tests that ask it will be skipped"
+	fi
 
 # Torch and what it brings are apart: the image for processors takes another build of it. What is pinned stays so until
 # ARGS=--upgrade.

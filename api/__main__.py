@@ -1,7 +1,5 @@
 """`python -m api`: one gateway process, configured by `OTOSCOPE_*` variables."""
 
-import logging
-import os
 import signal
 import sys
 
@@ -9,21 +7,17 @@ import uvicorn
 
 from api.lines import bounded
 from api.main import create_app
-from shared import logs, tracing
+from shared import tracing
 from shared.keys import KeysUnusable
-from shared.settings import SettingsUnusable, load_settings, misspelt
+from shared.start import CannotStart, begin
 
 
 def main() -> int:
-    """Exit status: 0 after a clean stop, 1 when the settings are unusable."""
+    """Exit status: 0 after a clean stop, 1 when the settings, or the Redis they name, are unusable."""
     try:
-        settings = load_settings()
-        logs.configure(settings.log_format)
-        for line in misspelt(os.environ):
-            logging.getLogger("api").warning(line)
-        tracing.start(settings, "otoscope-gateway")
+        settings = begin("otoscope-gateway")
         app = create_app(settings)
-    except (SettingsUnusable, KeysUnusable, tracing.TracingUnusable) as error:
+    except (CannotStart, KeysUnusable) as error:
         print(f"otoscope gateway: {error}", file=sys.stderr)
         return 1
     # After so long a thread that renders lets the event loop have the interpreter; Python's own 5 ms are what everybody

@@ -76,7 +76,7 @@ class Changes:
             try:
                 await self._store.watch(self._wake)
             except OtoscopeError as error:
-                log.warning("no news from the queue: %s", error)
+                log.warning("no news from the queue: %s (%s)", error, error.__cause__)
             await asyncio.sleep(0.5)
 
     async def follow_queue(self) -> None:

@@ -34,7 +34,7 @@ class Gateway:
     def __init__(self, settings: Settings, store: AsyncJobStore) -> None:
         self.settings, self.store = settings, store
         self.changes = Changes(store)
-        self.metrics = GatewayMetrics()
+        self.metrics = GatewayMetrics(settings.queue_limit)
         self.drawing = asyncio.Semaphore(2)
         """Pictures drawn at once: one of ten minutes of sound takes 70 MB for a moment."""
         self._cards: tuple[float, dict[str, ModelCard]] = (0.0, {})

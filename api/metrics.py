@@ -6,6 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shared import vitals
+from shared.errors import BY_CODE
 from shared.records import QueueLoad
 
 _SECONDS = tuple(0.001 * 2**i for i in range(18))  # 1 ms to 131 s
@@ -29,9 +31,11 @@ class _Jobs(Collector):
 class GatewayMetrics:
     """`request`, `submitted`, `totals` and `queue` are called by the rest of the gateway."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue_limit: int) -> None:
+        """`queue_limit` is the number of unfinished jobs past which submissions are refused."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which no panel here reads
         self.registry = CollectorRegistry()
+        vitals.tell(self.registry)
         self._requests = Counter(
             "otoscope_api_requests_total", "Requests", ["route", "method", "status"], registry=self.registry
         )
@@ -40,6 +44,8 @@ class GatewayMetrics:
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self._errors = Counter("otoscope_api_errors_total", "Errors told, by code", ["code"], registry=self.registry)
+        for code in BY_CODE:  # from the start: a rate does not see the first of a series that begins with it
+            self._errors.labels(code)
         self._late = Histogram(
             "otoscope_api_loop_delay_seconds", "How late the event loop came to something that was due",
             buckets=_SECONDS, registry=self.registry,
@@ -62,6 +68,13 @@ class GatewayMetrics:
             "otoscope_queue_memory_ratio", "Share of Redis' memory limit in use", registry=self.registry
         )
         self._reachable = Gauge("otoscope_queue_reachable", "1 while Redis answers", registry=self.registry)
+        self._workers = Gauge(
+            "otoscope_queue_ready_workers", "Workers that vouch for themselves now", registry=self.registry
+        )
+        limit = Gauge(
+            "otoscope_queue_limit_jobs", "Unfinished jobs past which submissions are refused", registry=self.registry
+        )
+        limit.set(queue_limit)
 
     def request(self, route: str, method: str, status: int, seconds: float, code: str | None) -> None:
         self._requests.labels(route, method, str(status)).inc()
@@ -82,7 +95,7 @@ class GatewayMetrics:
         """Jobs of the whole service since its queue began, whichever gateway accepted and whoever ended them."""
         self._totals.update(counts)
 
-    def queue(self, load: QueueLoad | None) -> None:
+    def queue(self, load: QueueLoad | None, workers: int = 0) -> None:
         """None while Redis does not answer: then the last known depth would be a lie, and is not told."""
         self._reachable.set(load is not None)
         nan = float("nan")
@@ -90,6 +103,7 @@ class GatewayMetrics:
         self._depth.set(load.waiting if load else nan)
         self._oldest.set(load.oldest if load else nan)
         self._memory.set(load.memory_share if load else nan)
+        self._workers.set(workers if load else nan)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

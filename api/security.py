@@ -43,7 +43,7 @@ def needed(method: str, path: str) -> Scope | None:
         return Scope.SUBMIT
     if method == "DELETE" and path.startswith("/v1/jobs/"):
         return Scope.SUBMIT
-    if method in ("GET", "HEAD") and path.startswith("/v1/"):
+    if method in ("GET", "HEAD") and path.startswith("/v1/") and path != "/v1/workers":  # which are the operator's
         return Scope.READ
     return Scope.ADMIN
 

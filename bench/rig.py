@@ -87,10 +87,9 @@ class Rig:
 
     def begin(self, name: str) -> None:
         """Start one of `server`, `gateway` and `worker N`; the server, until it answers."""
-        argv = {"gateway": [sys.executable, "-m", "api"], "server": self._server()}
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                argv.get(name, [sys.executable, "-m", "worker"]),
+                self.command(name),
                 env=self._environment,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -101,6 +100,12 @@ class Rig:
             os.sched_setaffinity(self.processes[name].pid, {self._cores[self.workers.index(name)]})
         if name == "server":
             self._wait(self.server_answers, "the server", 60)
+
+    def command(self, name: str) -> Sequence[str | Path]:
+        """What to run for that name."""
+        if name == "server":  # the later of two settings counts: what the embedded server has, and a port on loopback
+            return [*self._home.program().argv, "--port", str(self.server_port), "--bind", "127.0.0.1"]
+        return [sys.executable, "-m", "api" if name == "gateway" else "worker"]
 
     def kill(self, name: str) -> None:
         """kill -9."""
@@ -126,10 +131,6 @@ class Rig:
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
-    def _server(self) -> list[str]:
-        # The later of two settings counts: what the embedded server has, and a port on loopback.
-        return [*self._home.program().argv, "--port", str(self.server_port), "--bind", "127.0.0.1"]
-
     @staticmethod
     def _wait(condition: Callable[[], bool], what: str, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -154,11 +155,12 @@ class Rig:
 
 class Wire:
     """A TCP connection's way to the server, in a thread of its own, that can go dead (nothing comes through, nothing is
-    said, and all of it comes later) or be cut (what was connected is told so, and nobody can connect)."""
+    said, and all of it comes later) or be cut (what was connected is told so, and nobody can connect), and that may be
+    long: what goes in comes out `delay` seconds later."""
 
-    def __init__(self, to: int) -> None:
+    def __init__(self, to: int, host: str = "127.0.0.1", delay: float = 0) -> None:
         self.port = free_port()
-        self._to = to
+        self._to, self._host, self._delay = to, host, delay
         self._open = threading.Event()
         self._open.set()
         self._dead = False
@@ -198,7 +200,7 @@ class Wire:
 
     async def _run(self, listening: threading.Event) -> None:
         self._stop = asyncio.Event()
-        async with await asyncio.start_server(self._serve, "127.0.0.1", self.port):
+        async with await asyncio.start_server(self._serve, self._host, self.port):
             listening.set()
             await self._stop.wait()
 
@@ -220,6 +222,9 @@ class Wire:
             while chunk := await reader.read(2**16):
                 while self._dead:
                     await asyncio.sleep(0.05)
+                if self._delay:
+                    self._loop.call_later(self._delay, writer.write, chunk)
+                    continue
                 writer.write(chunk)
                 await writer.drain()
         except OSError:

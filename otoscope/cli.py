@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from otoscope.client import Client
 
 _LAZY = dict.fromkeys(("train", "evaluate", "lr-find", "overfit", "quantise", "export"), "otoscope.train_cli")
-_LAZY |= {name: f"otoscope.{name}_cli" for name in ("keys", "data", "bench", "settings")}
+_LAZY |= {name: f"otoscope.{name}_cli" for name in ("keys", "data", "bench", "top", "settings")}
 
 
 class _Commands(TyperGroup):

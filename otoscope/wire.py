@@ -22,7 +22,8 @@ def service_url(url: str | None = None) -> str:
     return str(parsed)
 
 
-def _is_here(url: str) -> bool:
+def is_here(url: str) -> bool:
+    """Whether an address is this machine's own."""
     host = httpx.URL(url).host
     try:
         return ip_address(host).is_loopback
@@ -44,7 +45,7 @@ def http_settings(url: str, key: str | None, headers: dict[str, str] | None) -> 
         "base_url": url,
         "headers": {"Accept": "application/json", **key_header(key), **(headers or {})},
         # A proxy of the environment is not meant for this machine.
-        "trust_env": not _is_here(url),
+        "trust_env": not is_here(url),
         # Shorter than servers keep idle connections, so that none is closed just as it is used again.
         "limits": httpx.Limits(max_connections=None, keepalive_expiry=4.0),
     }

@@ -19,7 +19,7 @@ from shared.settings import Settings
 
 def make_celery(settings: Settings) -> Celery:
     """A Celery app without tasks: enough to write a message, and what the worker adds its task to."""
-    app = Celery("otoscope", broker=settings.broker_url, set_as_current=False)
+    app = Celery("otoscope", broker=settings.address.told, set_as_current=False)
     app.conf.update(**_config(settings))
     return app
 
@@ -43,6 +43,7 @@ def _config(settings: Settings) -> dict[str, Any]:
         "worker_enable_remote_control": False,
         "worker_send_task_events": False,
         "broker_transport_options": {
+            "address": settings.address,  # `worker.broker` goes by it; the URL above is for what is logged
             "priority_steps": [0],
             "visibility_timeout": settings.visibility_timeout,
             "unacked_restore_interval": 1,

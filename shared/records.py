@@ -95,6 +95,7 @@ class Announcement:
     models: list[str] = field(default_factory=list)
     busy: int = 0  # jobs it holds
     contract: int = 1  # shared.contract.CONTRACT_VERSION, which the first ones did not tell
+    metrics: str = ""  # address of its /metrics; empty where it is not known
 
 
 def parse(kind: type[M], text: str | bytes) -> M:

@@ -250,6 +250,19 @@ class Ready(Public):
     models: list[str]
 
 
+class WorkerSaid(Public):
+    """What a worker says of itself every two seconds."""
+
+    id: str
+    models: list[str]
+    busy: int = Field(description="jobs it holds")
+    metrics: str | None = Field(description="address of its metrics as it knows it, which need not be one for you")
+
+
+class WorkerList(Public):
+    workers: list[WorkerSaid]
+
+
 class Live(Public):
     status: Literal["live"] = "live"
 

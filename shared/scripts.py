@@ -55,7 +55,7 @@ local body, message, caller, model, options, described, deadline, ttl, gone_ttl,
   prefix, version, trace = unpack(ARGV, 2)
 local created = redis.call('HGET', job, 'created_at')
 if created then return {'created', id, created, redis.call('ZRANK', waiting, id)} end
-if idem ~= '' then
+if idem then
   local before = redis.call('HMGET', idem, 'job', 'digest')
   -- A job that was forgotten or has expired is no answer to a repeat.
   if before[1] and redis.call('EXISTS', prefix .. before[1]) == 1 then
@@ -76,7 +76,7 @@ redis.call('EXPIRE', job, ttl)
 redis.call('SET', gone, '1', 'EX', gone_ttl)
 redis.call('ZADD', waiting, now, id)
 redis.call('ZADD', open, now + deadline, id)
-if idem ~= '' then
+if idem then
   redis.call('HSET', idem, 'job', id, 'digest', digest)
   redis.call('EXPIRE', idem, ttl)
 end

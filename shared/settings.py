@@ -11,11 +11,12 @@ from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from shared.address import Address, AddressUnusable, parse
 from shared.audio import AudioLimits
 
 
@@ -56,7 +57,8 @@ class Settings(BaseSettings):
 
     # --- both sides -------------------------------------------------------------------------------------------------
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """Where jobs, results and the queue live; `redis://`, `rediss://` or `unix:///path?db=0`."""
+    """Where jobs, results and the queue live: `redis://`, `rediss://` (encrypted), `sentinel://` (whichever of several
+    servers it is at present) or `unix://`; `shared.address` has the spellings."""
     max_seconds: float = Field(600.0, gt=0)
     """Longest sound, in seconds. Decoding costs memory and time in proportion: 10 minutes are 38 MB at 16 kHz."""
     result_ttl: int = Field(3_600, ge=10)
@@ -142,18 +144,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _usable(self) -> "Settings":
-        # Without the values: a URL may hold a password.
         try:
-            parts = urlsplit(self.redis_url)
-            _ = parts.port
-        except ValueError:
-            raise ValueError(
-                "OTOSCOPE_REDIS_URL is no URL; in a password, / ? # and @ are written %2F %3F %23 and %40"
-            ) from None
-        if parts.scheme not in ("redis", "rediss", "unix"):
-            raise ValueError("OTOSCOPE_REDIS_URL must begin with redis://, rediss:// or unix://")
-        if {"username", "password"} & dict(parse_qsl(parts.query)).keys():  # kombu looks for it elsewhere
-            raise ValueError("OTOSCOPE_REDIS_URL has its password behind the ?; write redis://user:password@host")
+            parse(self.redis_url)
+        except AddressUnusable as error:
+            raise ValueError(f"OTOSCOPE_REDIS_URL {error}") from None
         if self.otlp_endpoint and not _is_address(self.otlp_endpoint):
             raise ValueError("OTOSCOPE_OTLP_ENDPOINT is no URL; one looks like http://collector:4318")
         for proxy in self.proxies:
@@ -189,16 +183,9 @@ class Settings(BaseSettings):
         return AudioLimits(max_seconds=self.max_seconds)
 
     @property
-    def broker_url(self) -> str:
-        """The same server and database in kombu's spelling."""
-        parts = urlsplit(self.redis_url)
-        options = dict(parse_qsl(parts.query))
-        database = options.pop("db", None)
-        if parts.scheme == "unix":
-            return f"redis+socket://{quote(unquote(parts.path))}?virtual_host={database or 0}"
-        if database is None:
-            return self.redis_url
-        return parts._replace(path=f"/{database}", query=urlencode(options)).geturl()
+    def address(self) -> Address:
+        """Where Redis is, and how it is entered."""
+        return parse(self.redis_url)
 
     @property
     def model_names(self) -> tuple[str, ...]:

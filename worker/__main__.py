@@ -1,16 +1,15 @@
 """`python -m worker`: one worker process, configured by `OTOSCOPE_*` variables."""
 
 import logging
-import os
 import sys
 import warnings
 
 from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
 
-from shared import logs, tracing
+from shared import tracing
 from shared.errors import OtoscopeError
-from shared.settings import SettingsUnusable, load_settings, misspelt
+from shared.start import CannotStart, begin
 
 
 def main() -> int:
@@ -18,12 +17,8 @@ def main() -> int:
     # Celery warns root of pickled messages; only JSON is accepted here, and containers do not run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     try:
-        settings = load_settings()
-        logs.configure(settings.log_format)
-        for line in misspelt(os.environ):
-            logging.getLogger("worker").warning(line)
-        tracing.start(settings, "otoscope-worker")
-    except (SettingsUnusable, tracing.TracingUnusable) as error:
+        settings = begin("otoscope-worker")
+    except CannotStart as error:
         print(f"otoscope worker: {error}", file=sys.stderr)
         return 1
     logging.getLogger("celery").setLevel(logging.WARNING)

@@ -79,6 +79,7 @@ class Worker:
             settings.decode_processes, settings.decode_seconds, settings.max_seconds, self._metrics.decoder_died
         )
         self._exit.callback(self._decoder.close)
+        self._metrics.watch_decoders(lambda: self._decoder.pids)
         self._batcher.start()
         self._registry.refresh()
         self._registry.require()
@@ -96,7 +97,7 @@ class Worker:
         """Take jobs until SIGTERM or SIGINT, finish what is held, and return the exit status."""
         broker.install()
         app = make_celery(self._settings)
-        app.conf.update(worker_hijack_root_logger=False, otoscope_redis_url=self._settings.redis_url)
+        app.conf.update(worker_hijack_root_logger=False, otoscope_address=self._settings.address)
         app.steps["consumer"].add(Lease)
         self._register(app)
         consumer = app.Worker(
@@ -141,7 +142,7 @@ class Worker:
         """Read in this thread, so that jobs go on meanwhile; then to a batcher's, since they alone touch the device."""
         model, sizes = read_model(directory), (1, self._batch_size)
         served: Served = self._batcher.call(lambda: self._engine.serve(model, sizes)).result()
-        self._metrics.ready.labels(served.name).set(1)
+        self._metrics.serves(served.name, model.config.classes)
         log.info("model %s runs on %s", served.name, served.backend.name)
         return served
 
@@ -161,9 +162,9 @@ class Worker:
                 return
             cards = self._registry.cards
             self._announced = True
-            self._store.announce(
-                Announcement(self.id, list(cards), len(self._classifier.held), CONTRACT_VERSION), cards, VOUCH_SECONDS
-            )
+            busy = len(self._classifier.held)
+            said = Announcement(self.id, list(cards), busy, CONTRACT_VERSION, self._metrics.url)
+            self._store.announce(said, cards, VOUCH_SECONDS)
 
     def _on_device(self, served: Served | FrontEnd, windows: list[Window]) -> list[Seen | Exception]:
         try:

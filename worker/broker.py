@@ -23,6 +23,8 @@ from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from kombu.utils.json import loads
 from redis.exceptions import ResponseError
 
+from shared.address import Address
+from shared.connection import connection_class, connections
 from shared.contract import LISTS_TTL, line_key
 
 log = logging.getLogger(__name__)
@@ -160,8 +162,12 @@ class QoS(redis.QoS):
 
 class Channel(redis.Channel):
     QoS = QoS
+    from_transport_options: Any = (*redis.Channel.from_transport_options, "address")
+    address: Address
     _in_poll: Any
     _brpop_sent_at: Any
+    _async_sentinel_manager: Any
+    _sentinel_manager: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._kept: Any = None
@@ -176,6 +182,20 @@ class Channel(redis.Channel):
             self._take = self._kept.register_script(_TAKE)
             self._restoring = self._kept.register_script(_RESTORE)
         return self._kept
+
+    def _get_pool(self, asynchronous: bool = False) -> Any:
+        """Connections of `shared.connection`, so that one spelling of an address is enough, sentinels included."""
+        kind = connection_class(self.address)
+        pool = connections(
+            self.address,
+            _watched(kind, self) if asynchronous else kind,
+            socket_timeout=self.socket_timeout,
+            socket_connect_timeout=self.socket_connect_timeout,
+            health_check_interval=self.health_check_interval,
+        )
+        manager = "_async_sentinel_manager" if asynchronous else "_sentinel_manager"  # which kombu closes with the pool
+        setattr(self, manager, getattr(pool, "sentinel_manager", None))
+        return pool
 
     def _queue(self) -> str:
         """The one that is consumed, or was until a moment ago."""
@@ -247,6 +267,18 @@ class Channel(redis.Channel):
         if self._kept is not None and not self.closed:
             self.qos.settle()
         super().close()
+
+
+def _watched(kind: type[Any], channel: Channel) -> type[Any]:
+    """Connections that tell their channel when they are lost, so that it does not wait for what they would bring."""
+
+    class Watched(kind):  # type: ignore[misc]
+        def disconnect(self, *args: Any, **kwargs: Any) -> None:
+            super().disconnect(*args, **kwargs)
+            if channel._registered:
+                channel._on_connection_disconnect(self)
+
+    return Watched
 
 
 class Transport(redis.Transport):

@@ -3,10 +3,9 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +27,10 @@ from shared.records import Refused, Work
 from shared.schemas import JobOptions, Part, Timings
 from shared.store import JobStore
 from worker import traces
-from worker.batcher import Batcher, BatcherStopped, Expired, Ticket
+from worker.batcher import Batcher, BatcherStopped, Expired
 from worker.decoder import DecoderPool, DecoderStopped
 from worker.engine import FrontEnd, Seen, Served, Window
+from worker.hands import Hands, Held
 from worker.metrics import WorkerMetrics
 from worker.registry import Registry
 from worker.stretches import cut_stretches, join_stretches
@@ -42,32 +42,6 @@ UNFINISHED = (StoreUnavailable, ContractMismatch, BatcherStopped, DecoderStopped
 """What `Classifier.run` raises where nothing is wrong with the job: it is to be delivered again."""
 
 _OF_WINDOW = frozenset({Part.MAPS, Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM})
-
-
-@dataclass(eq=False)
-class Held:
-    """A job that this worker is working on. `cancel` may be called from any thread."""
-
-    id: str
-    deadline: float  # on time.monotonic's clock
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    tickets: list[Ticket[Window, Seen]] = field(default_factory=list)
-
-    def cancel(self) -> None:
-        self.cancelled.set()
-        for ticket in list(self.tickets):
-            ticket.cancel()
-
-    @property
-    def seconds_left(self) -> float:
-        return self.deadline - time.monotonic()
-
-    def check(self) -> None:
-        """Raises JobCancelled or DeadlineExceeded."""
-        if self.cancelled.is_set():
-            raise JobCancelled("The job was cancelled.")
-        if self.seconds_left <= 0:
-            raise DeadlineExceeded("The job's deadline passed before it was finished.")
 
 
 class Classifier:
@@ -86,15 +60,13 @@ class Classifier:
         self._worker_id, self._store, self._registry = worker_id, store, registry
         self._decoder, self._batcher, self._metrics = decoder, batcher, metrics
         self._batch_size = batch_size
-        self._in_hand: dict[str, threading.Event] = {}  # by job id, from its delivery to its end
+        self._hands = Hands(metrics.busy.set)
         self._suspects = threading.Lock()  # held by the one job that runs of those whose worker died
-        self._held: set[Held] = set()
-        self._lock = threading.Lock()
 
     @property
     def held(self) -> list[Held]:
-        with self._lock:
-            return list(self._held)
+        """The jobs that are being worked on now."""
+        return self._hands.held
 
     def cancel_abandoned(self) -> None:
         """Stop working on the jobs that nobody waits for any more. Raises StoreUnavailable."""
@@ -106,9 +78,10 @@ class Classifier:
 
     def run(self, job_id: str) -> None:
         """Do a delivered job to its end. Raises one of UNFINISHED alone."""
-        with self._sole(job_id):
+        with self._hands.sole(job_id):
             work = self._store.start(job_id, self._worker_id)
             if work == Refused("suspect"):
+                self._metrics.delivered_again()
                 with self._suspects:
                     self._run(job_id, self._store.start(job_id, self._worker_id, solo=True))
             else:
@@ -123,19 +96,21 @@ class Classifier:
             if work.reason == "poison":
                 error = JobPoison("Every worker that started the job died over it.")
                 if self._store.fail(job_id, error):
-                    self._metrics.finished("failed")
+                    self._metrics.finished("failed", code=error.code)
                 traces.ended("failed", error.code)
             log.info("not run: %s", work.reason, extra={"job": job_id})
             return
         log.info("started", extra={"job": job_id, "model": work.model, "waited": round(work.waited, 6)})
-        timings = Timings()
+        timings, accepted = Timings(), time.monotonic() - work.waited
         try:
-            with self._hold(work) as held:
+            with self._hands.hold(work) as held:
                 result = self._classify(work, held, timings)
             began = time.monotonic()
             with tracing.span("store"):
                 stored = self._store.succeed(job_id, pack_result(result), timings)
             self._metrics.stage("store", time.monotonic() - began)
+            if stored:
+                self._metrics.answered(result.model, result.predictions[0], time.monotonic() - accepted)
             self._finished(job_id, "succeeded" if stored else "cancelled", timings, result.duration)
         except UNFINISHED:
             with suppress(OtoscopeError):  # a store that is out of reach will see the lease end
@@ -156,36 +131,10 @@ class Classifier:
         self._finished(job_id, "failed" if stored else "cancelled", timings, code=error.code)
 
     def _finished(self, job_id: str, status: str, timings: Timings, duration: float = 0.0, code: str = "") -> None:
-        self._metrics.finished(status, duration)
+        self._metrics.finished(status, duration, code if status == "failed" else "")
         traces.ended(status, code)
         told = {"status": status, "timings": timings.model_dump(exclude_none=True)}
         log.info("finished", extra={"job": job_id, **told, **({"code": code} if code else {})})
-
-    @contextmanager
-    def _sole(self, job_id: str) -> Iterator[None]:
-        """After a lost connection jobs are delivered again that are still in hand here. Doing them twice is of no use,
-        and counting it as a death is wrong: the second delivery waits, and then finds what the first has stored."""
-        own = threading.Event()
-        while (first := self._in_hand.setdefault(job_id, own)) is not own:
-            first.wait()
-        try:
-            yield
-        finally:
-            del self._in_hand[job_id]
-            own.set()
-
-    @contextmanager
-    def _hold(self, work: Work) -> Iterator[Held]:
-        held = Held(work.id, time.monotonic() + work.seconds_left)
-        with self._lock:
-            self._held.add(held)
-            self._metrics.busy.set(len(self._held))
-        try:
-            yield held
-        finally:
-            with self._lock:
-                self._held.discard(held)
-                self._metrics.busy.set(len(self._held))
 
     def _classify(self, work: Work, held: Held, timings: Timings) -> Result:
         self._metrics.stage("queue", work.waited)

@@ -13,6 +13,8 @@ from typing import Any
 import redis
 from celery import bootsteps
 
+from shared.connection import client
+
 log = logging.getLogger(__name__)
 
 RENEW_SECONDS = 2.0
@@ -32,9 +34,9 @@ class Lease(bootsteps.StartStopStep):  # type: ignore[misc]
         """The consumer has subscribed; called again after every reconnection, with another channel."""
         self._stop.set()
         self._stop = threading.Event()
-        client = redis.Redis.from_url(consumer.app.conf.otoscope_redis_url, socket_timeout=5)
+        own = client(consumer.app.conf.otoscope_address, socket_timeout=5)
         self._thread = threading.Thread(
-            target=self._renew, args=(consumer.task_consumer.channel, client, self._stop), name="lease", daemon=True
+            target=self._renew, args=(consumer.task_consumer.channel, own, self._stop), name="lease", daemon=True
         )
         self._thread.start()
 
@@ -48,11 +50,11 @@ class Lease(bootsteps.StartStopStep):  # type: ignore[misc]
     terminate = shutdown
 
     @staticmethod
-    def _renew(channel: Any, client: redis.Redis, stop: threading.Event) -> None:
-        with client:
+    def _renew(channel: Any, own: redis.Redis, stop: threading.Event) -> None:
+        with own:
             while not stop.wait(RENEW_SECONDS):
                 try:
-                    channel.qos.renew(client)
+                    channel.qos.renew(own)
                 except RuntimeError:
                     continue  # the dictionary changed while it was copied; two seconds later it will not
                 except redis.exceptions.RedisError as error:

@@ -7,7 +7,7 @@ from api.decimals import dumps
 from api.gateway import Here
 from api.render import JSON, respond
 from shared.errors import StoreUnavailable
-from shared.schemas import Live, Ready
+from shared.schemas import Live, Ready, WorkerList, WorkerSaid
 
 router = APIRouter(tags=["health"])
 
@@ -27,12 +27,23 @@ async def ready(gateway: Here) -> Response:
     return respond(dumps(said), JSON, 200 if said["status"] == "ready" else 503)
 
 
+@router.get("/v1/workers")
+async def workers(gateway: Here) -> WorkerList:
+    """The workers that vouch for themselves now, and where each has its metrics."""
+    found = sorted(await gateway.store.workers(), key=lambda worker: worker.id)
+    return WorkerList(
+        workers=[
+            WorkerSaid(id=said.id, models=said.models, busy=said.busy, metrics=said.metrics or None) for said in found
+        ]
+    )
+
+
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(gateway: Here) -> Response:
     """Prometheus; the worker has its own on its own port."""
     try:
         gateway.metrics.totals(await gateway.store.totals())
-        gateway.metrics.queue(await gateway.store.load())
+        gateway.metrics.queue(await gateway.store.load(), len(await gateway.store.workers()))
     except StoreUnavailable:
         gateway.metrics.queue(None)
     return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -81,13 +81,14 @@ class AsyncJobStore:
         job_id = job_id or contract.new_job_id()
         asked = options.model_dump_json()
         ttl = math.ceil(settings.job_deadline) + settings.result_ttl
-        token, digest = "", ""
+        token: list[str] = []
+        digest = ""
         if idempotency:
-            token = contract.idempotency_key(hashlib.sha256(f"{caller}\0{idempotency}".encode()).hexdigest())
+            token.append(contract.idempotency_key(hashlib.sha256(f"{caller}\0{idempotency}".encode()).hexdigest()))
             digest = await _digest(json.dumps([model, asked]).encode(), body)
         outcome, detail, *more = await self._run(
             "SUBMIT",
-            scripts.keys(job_id, contract.QUEUE, contract.line_key(caller), token),
+            scripts.keys(job_id, contract.QUEUE, contract.line_key(caller), *token),
             [
                 job_id,
                 body,

@@ -110,6 +110,10 @@ def test_metrics_count_what_happened(http: httpx.Client, worker: StandInWorker) 
     assert sample(text, "otoscope_queue_waiting_jobs") == 1
     assert sample(text, "otoscope_queue_open_jobs") == 1
     assert sample(text, "otoscope_queue_oldest_seconds") > 0
+    assert sample(text, "otoscope_queue_ready_workers") == 1
+    assert sample(text, "otoscope_queue_limit_jobs") == Settings().queue_limit
+    assert sample(text, 'otoscope_api_errors_total{code="queue_full"}') == 0
+    assert sample(text, "process_start_time_seconds") > 0
     assert job_id not in text
 
 

@@ -9,6 +9,7 @@ import pytest
 import redis
 from kombu import Connection, Consumer, Queue
 
+from shared.address import parse
 from shared.contract import line_key
 from worker.broker import TAKEN, Transport
 
@@ -25,7 +26,8 @@ def client(redis_socket: Path) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def connection(redis_socket: Path) -> Iterator[Connection]:
-    with Connection(f"redis+socket://{redis_socket}", transport=Transport) as connection:
+    address = parse(f"unix://{redis_socket}")
+    with Connection(address.told, transport=Transport, transport_options={"address": address}) as connection:
         connection.transport_cls = Transport
         yield connection
 

@@ -1,0 +1,263 @@
+"""Draws docs/dashboard.png: what Grafana's dashboard shows of a service whose load, workers and sounds change.
+
+    python docs/dashboard.py              takes about six minutes and both of two cores
+
+Starts a service of its own and a Prometheus that reads it every three seconds, puts it under load, takes workers away,
+adds some, sends what is no sound, and changes the sounds. Then it asks that Prometheus what every panel of
+ops/grafana/dashboards/otoscope.json asks, and draws the answers where that file places them. Needs `prometheus` (`make
+prometheus`), Playwright and Chromium (`make browser`).
+"""
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import panels
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+sys.path.append(str(Path(__file__).parent.parent))
+from ops import dashboard
+from ops.local import GATEWAY, WORKER, Prometheus, configuration, program
+from otoscope.embedded import Home
+from tests.conftest import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+SOUNDS = ROOT / "api" / "static" / "sounds"
+BEFORE, AFTER = ("rain", "sea", "crickets", "clock-tick"), ("siren", "alarm-clock", "church-bell", "rain")
+STEP = 3.0  # seconds between two readings
+RATE = "12s"
+VARIABLES = {"window": "90s", "before": "3m"}
+PLACES = 120  # unfinished jobs that the queue takes: few, so that it fills
+
+
+class Service:
+    """Its server, gateway and workers, each of which can be started and killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._home = folder, Home(folder / "data")
+        self._home.directory.mkdir()
+        self.port, self.ports = free_port(), {"worker 1": free_port(), "worker 2": free_port()}
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        own = {
+            "redis_url": self._home.url,
+            "port": self.port,
+            "metrics_port": self.ports.get(name, 0),
+            "models": "esc50",
+            "default_model": "esc50",
+            "result_ttl": 60,
+            "job_deadline": 4,
+            "visibility_timeout": 5,
+            "queue_limit": PLACES,
+            "caller_share": 1,
+            "decode_processes": 1,
+        }
+        module = name.split()[0]
+        argv = self._home.program().argv if name == "server" else [sys.executable, "-m", module]
+        if name == "server":
+            argv = [*argv, "--maxmemory", "96mb"]
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("OTOSCOPE_")}
+        environment = {**kept, **{f"OTOSCOPE_{key.upper()}": str(value) for key, value in own.items()}}
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        while name == "server" and not self._home.answers():
+            time.sleep(0.05)
+
+    def end(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
+        process = self._processes.pop(name)
+        process.send_signal(how)
+        process.wait(30)
+
+    def until_ready(self, workers: int = 1) -> None:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/health/ready", timeout=10).json()["workers"] >= workers:
+                    return
+            time.sleep(0.2)
+        raise SystemExit("The service did not get ready.")
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        try:
+            for name in ("server", "worker 1", "api"):
+                self.start(name)
+            self.until_ready()
+            yield
+        finally:
+            for name in reversed(list(self._processes)):
+                self.end(name)
+
+
+class Callers:
+    """Threads that send sounds and wait for the answers; how many, and which sounds, may change at any time."""
+
+    def __init__(self, url: str) -> None:
+        self._http = httpx.Client(base_url=url, timeout=90, limits=httpx.Limits(max_connections=None))
+        self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.wanted, self.sounds, self.pause = 0, BEFORE, 0.2
+
+    def want(self, callers: int, pause: float) -> None:
+        """So many at a time, each of whom rests for `pause` seconds after an answer."""
+        self.wanted, self.pause = callers, pause
+        for number in range(len(self._threads), callers):
+            self._threads.append(threading.Thread(target=self._call, args=(number,)))
+            self._threads[-1].start()
+
+    def end(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        self._http.close()
+
+    def _call(self, number: int) -> None:
+        for turn in itertools.count():
+            if self._over.wait(self.pause):
+                return
+            if number >= self.wanted:
+                continue
+            body = (SOUNDS / f"{self.sounds[turn % len(self.sounds)]}.flac").read_bytes()
+            if (number + turn) % 40 == 7:
+                body = body[: len(body) // 2] if turn % 2 else b"this is no sound"
+            with suppress(httpx.TransportError):
+                asked = {"include": "spectrogram"} if turn % 5 == 0 else {}
+                answer = self._http.post("/v1/jobs", params=asked, files={"file": body}, headers={"Prefer": "wait=60"})
+                if answer.status_code == 429:
+                    self._over.wait(1.0)
+
+
+def story(service: Service, callers: Callers) -> None:
+    """What happens, in five to six minutes."""
+    began = time.monotonic()
+
+    def tell(what: str) -> None:
+        print(f"{time.monotonic() - began:4.0f} s  {what}", flush=True)
+
+    tell("three callers")
+    callers.want(3, 0.3)
+    time.sleep(60)
+    tell("more than one worker can serve")
+    callers.want(100, 0.05)
+    time.sleep(40)
+    tell("a second worker")
+    service.start("worker 2")
+    service.until_ready(2)
+    time.sleep(30)
+    tell("it is killed, with jobs in hand")
+    service.end("worker 2", signal.SIGKILL)
+    time.sleep(25)
+    tell("it comes back; fewer callers")
+    callers.want(12, 0.3)
+    service.start("worker 2")
+    service.until_ready(2)
+    time.sleep(30)
+    tell("other sounds")
+    callers.sounds = AFTER
+    time.sleep(80)
+    tell("the second worker goes in peace")
+    service.end("worker 2")
+    callers.want(3, 0.3)
+    time.sleep(30)
+
+
+def series_of(
+    prometheus: Prometheus, panel: dict[str, Any], instance: str, start: float, end: float
+) -> list[panels.Series]:
+    """What a panel's queries answer, as Grafana would ask them."""
+    units = {
+        override["matcher"]["options"]: {item["id"]: item["value"] for item in override["properties"]}
+        for override in panel["fieldConfig"]["overrides"]
+    }
+    found = []
+    for target in panel["targets"]:
+        asked = dashboard.filled(target["expr"], RATE, instance=instance, **VARIABLES)
+        if target["instant"]:
+            answers = [{**one, "values": [one["value"]]} for one in prometheus.query(asked, end)]
+        else:
+            answers = prometheus.get("query_range", query=asked, start=start, end=end, step=STEP)["result"]
+        for answer in answers:
+            name = target["legendFormat"]
+            for label, value in answer["metric"].items():
+                name = name.replace(f"{{{{{label}}}}}", value)
+            own = units.get(name, {})
+            points = [(float(moment), float(value)) for moment, value in answer["values"]]
+            unit = own.get("unit", panel["fieldConfig"]["defaults"]["unit"])
+            found.append(panels.Series(name, points, unit, own.get("custom.axisPlacement") == "right"))
+    return found
+
+
+def drawn(prometheus: Prometheus, workers: list[str], start: float, end: float) -> str:
+    """The dashboard as a page; the row that Grafana repeats for each worker is repeated."""
+    blocks: list[tuple[dict[str, Any], int, str]] = []
+    everything = list(dashboard.panels(rows=True))
+    first = next(number for number, panel in enumerate(everything) if panel.get("repeat"))
+    for panel in everything[:first]:
+        blocks.append((panel, panel["gridPos"]["y"], ".*"))
+    top = everything[first]["gridPos"]["y"]
+    high = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in everything) - top
+    for number, worker in enumerate(workers):
+        blocks += [(panel, panel["gridPos"]["y"] + number * high, worker) for panel in everything[first:]]
+    html = []
+    for panel, y, instance in blocks:
+        if panel["type"] == "row":
+            html.append(panels.row(panel["title"].replace("$instance", instance), y))
+        else:
+            html.append(panels.draw(panel, series_of(prometheus, panel, instance, start, end), y, start, end))
+    told = (
+        f"read every {STEP:g} s; rates over {RATE}; compared over {VARIABLES['window']}, {VARIABLES['before']} before"
+    )
+    return panels.page("Otoscope", told, html, top + high * len(workers))
+
+
+def picture(html: str, path: Path) -> None:
+    """In 128 colours, which is all that it has."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None),
+            args=["--no-sandbox"],
+        )
+        page = browser.new_page(viewport={"width": 24 * panels.COLUMN + panels.GAP, "height": 800})
+        page.set_content(html)
+        page.screenshot(path=path, full_page=True)
+        browser.close()
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def main() -> None:
+    if program("prometheus") is None:
+        raise SystemExit("There is no `prometheus` here; `make prometheus` unpacks Debian's.")
+    with tempfile.TemporaryDirectory(prefix="oto") as name:
+        folder = Path(name)
+        service = Service(folder)
+        workers = [f"127.0.0.1:{port}" for port in service.ports.values()]
+        config = configuration({GATEWAY: [f"127.0.0.1:{service.port}"], WORKER: workers}, STEP)
+        with service.running(), Prometheus.running(config, free_port(), folder) as prometheus:
+            callers, start = Callers(service.url), time.time()
+            try:
+                story(service, callers)
+            finally:
+                callers.end()
+            html = drawn(prometheus, workers, start, time.time())
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(html)
+    picture(html, Path(__file__).with_name("dashboard.png"))
+
+
+if __name__ == "__main__":
+    main()

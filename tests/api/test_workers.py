@@ -1,0 +1,63 @@
+"""/v1/workers: who works, and where each has its metrics."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import redis
+
+from otoscope.top_figures import History
+from otoscope.top_look import Look, Lookout
+from shared import contract
+from shared.keys import Scope, new_key, write_keys
+from shared.records import Announcement
+from tests.api.conftest import StandInWorker
+
+
+def test_workers_as_they_announce_themselves(http: httpx.Client, worker: StandInWorker) -> None:
+    """In the order of their ids; one that has not said where its metrics are has none."""
+    assert [said["id"] for said in http.get("/v1/workers").json()["workers"]] == ["w1"]
+    worker.store.announce(Announcement("w0", ["tiny"], 3, metrics="http://10.0.0.7:9100/metrics"), {}, 30)
+    assert http.get("/v1/workers").json() == {
+        "workers": [
+            {"id": "w0", "models": ["tiny"], "busy": 3, "metrics": "http://10.0.0.7:9100/metrics"},
+            {"id": "w1", "models": ["tiny"], "busy": 0, "metrics": None},
+        ]
+    }
+    worker.store.retract("w0")
+
+
+def test_workers_of_other_versions(http: httpx.Client, worker: StandInWorker, redis_url: str) -> None:
+    """One that says less than this gateway knows, and one that says more, are workers all the same."""
+    with redis.Redis.from_url(redis_url) as raw:
+        for said in ({"id": "w1", "models": []}, {"id": "w1", "models": [], "busy": 1, "colour": "blue"}):
+            raw.set(contract.worker_key("w1"), json.dumps(said))
+            assert [found["id"] for found in http.get("/v1/workers").json()["workers"]] == ["w1"]
+            assert http.get("/health/ready").json()["workers"] == 1
+
+
+def test_metrics_are_for_admin(
+    start_gateway: Callable[..., httpx.Client], worker: StandInWorker, tmp_path: Path
+) -> None:
+    """`otoscope top` with no key or another one says what is missing, and that the service is up all the same."""
+    path = tmp_path / "keys"
+    (reads, reading), (admin, all_of_it) = new_key("reads", [Scope.READ]), new_key("admin", [Scope.ADMIN])
+    write_keys(path, [reads, admin])
+    url = str(start_gateway(keys_file=path).base_url)
+    for key in (None, reading):
+        look = asyncio.run(_look(url, key))
+        assert (look.scrape, look.workers) == (None, ())
+        assert look.ready is not None
+        figures = History(url).add(look)
+        assert figures.state == "strained"
+        assert figures.says == "the gateway is up, but its metrics need a key with the scope admin: OTOSCOPE_KEY"
+    look = asyncio.run(_look(url, all_of_it))
+    assert look.scrape is not None
+    assert [one.name for one in look.workers] == ["w1"]
+
+
+async def _look(url: str, key: str | None) -> Look:
+    async with Lookout(url, key=key) as lookout:
+        return await lookout.look()

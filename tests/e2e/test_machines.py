@@ -1,0 +1,49 @@
+"""The short form of bench/machines.py: a server that is replaced, a worker on another machine whose cable is pulled."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+
+
+def run(*options: str) -> dict[str, Any]:
+    """The one result; nothing wrong in it."""
+    command = [sys.executable, "bench/machines.py", "--rounds", "1", "--model", "esc50-light", *options]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr[-3000:]
+    [result] = json.loads(run.stdout)["results"]
+    assert result["wrong"] == []
+    return dict(result)
+
+
+def test_a_server_that_dies_is_replaced() -> None:
+    """Two replicas, three sentinels: another is written to, no job is left behind, and the dead one comes back as a
+    replica. What it had acknowledged and passed on to nobody is gone with it, and no more than was just being sent."""
+    result = run("--only", "failover", "--jobs", "40")
+    assert result["accepted"] == sum(result["ended"].values()) == 8 + 40 + 4 + 40 + 1
+    assert result["ended"]["succeeded"] >= 8 + 40
+    assert result["notes"]["replicas_in_the_end"] == 2
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("unshare"),
+    reason="network namespaces need root, iproute2 and util-linux",
+)
+def test_a_cable_is_pulled() -> None:
+    """Two workers, one of which nobody can reach for longer than the visibility timeout: its jobs are done by the
+    other, once, and it takes jobs again."""
+    result = run("--only", "cut", "--workers", "2", "--jobs", "30", "--seconds", "7", "--visibility", "5")
+    if why := result.get("left_out"):
+        pytest.skip(why)
+    assert result["accepted"] == sum(result["ended"].values()) == result["ended"]["succeeded"]
+    shares = result["notes"]["shares"]
+    assert set(shares["before"]) == set(shares["after"]) == {"machine-0", "machine-1"}
+    assert shares["during"].get("machine-0", 0) < shares["during"]["machine-1"]

@@ -1,0 +1,128 @@
+"""A service over TLS, with the rights that docs/operations.md gives it and no other; and who is not let in."""
+
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.api.conftest import wav
+from tests.conftest import ROOT, write_tiny_model
+from tests.e2e.conftest import Stack
+from tests.tls import PASSWORD, Authority, encrypted_server, needs_tls
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(180), needs_tls]
+
+SECRET = "correct-horse"
+
+
+def rights() -> list[str]:
+    """The line of the documentation."""
+    [line] = re.findall(r"^user otoscope on >PASSWORD (.*)$", (ROOT / "docs/operations.md").read_text(), re.M)
+    return str(line).split()
+
+
+@pytest.fixture
+def walled() -> Iterator[tuple[Stack, redis.Redis, Authority]]:
+    """A stack that is not started, the server as its owner sees it, and who signed the server's certificate."""
+    with tempfile.TemporaryDirectory(prefix="oto") as name:
+        directory = Path(name)
+        write_tiny_model(directory / "models" / "tiny")
+        authority = Authority(directory, "ours")
+        mine, key = authority.sign("worker")
+        with encrypted_server(directory, authority, ask=True) as port:
+            tls = {"ssl_ca_certs": str(authority.ca), "ssl_certfile": str(mine), "ssl_keyfile": str(key)}
+            behind = "&".join(f"{option}={path}" for option, path in tls.items())
+            url = f"rediss://otoscope:{SECRET}@localhost:{port}/0?{behind}"
+            stack = Stack.on(directory, url, default_model="tiny", visibility_timeout="5")
+            with redis.Redis("localhost", port, password=PASSWORD, ssl=True, **tls) as owner:  # type: ignore[arg-type]
+                owner.execute_command("ACL", "SETUSER", "otoscope", "on", f">{SECRET}", *rights())
+                yield stack, owner, authority
+            for process in stack.processes.values():
+                process.kill()
+                process.wait()
+
+
+def test_a_service_needs_no_more_rights_than_the_documentation_gives(
+    walled: tuple[Stack, redis.Redis, Authority],
+) -> None:
+    """A job from end to end, repeated, followed, cancelled, delivered again after its worker died: nothing refused."""
+    stack, owner, _ = walled
+    stack.start("worker")
+    stack.start("api")
+    stack.until_ready()
+    raw = {"Content-Type": "audio/wav", "Idempotency-Key": "one"}
+    with stack.client() as http:
+        for _ in range(2):
+            job = http.post("/v1/jobs", content=wav(), headers=raw | {"Prefer": "wait=30"}).json()
+            assert job["status"] == "succeeded"
+        assert "event: result" in http.get(job["links"]["events"]).text
+        assert http.delete(job["links"]["self"]).status_code == 204
+        worker = stack.processes["worker"]
+        worker.send_signal(signal.SIGSTOP)
+        jobs = [http.post("/v1/jobs", files={"file": wav()}).json()["links"]["self"] for _ in range(3)]
+        worker.send_signal(signal.SIGCONT)
+        stack.stop("worker", signal.SIGKILL)
+        stack.start("worker")
+        assert http.delete(jobs.pop()).status_code == 204
+        for job in jobs:
+            while (status := http.get(job, params={"wait": 30}).json()["status"]) in ("queued", "running"):
+                pass
+            assert status == "succeeded"
+        assert http.get("/metrics").status_code == 200
+    assert {name: stack.stop(name) for name in list(stack.processes)} == {"worker": 0, "api": 0}
+    refused = {entry["object"] for entry in owner.acl_log()}
+    assert refused <= {"client", "client|setinfo", "client|maint_notifications"}, (
+        "by which the client introduces itself"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [("password", "refuses the user or password"), ("authority", "self-signed certificate")]
+)
+def test_who_is_not_let_in_says_so_and_ends(
+    walled: tuple[Stack, redis.Redis, Authority], wrong: str, said: str
+) -> None:
+    """Gateway and worker alike, with status 1, in one sentence, without the password."""
+    stack, _, authority = walled
+    url = stack.environment["OTOSCOPE_REDIS_URL"]
+    other = Authority(stack.logs, "other").ca
+    url = url.replace(SECRET, f"not-{SECRET}") if wrong == "password" else url.replace(str(authority.ca), str(other))
+    stack.environment["OTOSCOPE_REDIS_URL"] = url
+    for name in ("api", "worker"):
+        stack.start(name)
+    for name in ("api", "worker"):
+        assert stack.processes.pop(name).wait(30) == 1
+        log = (stack.logs / f"{name}.log").read_text()
+        assert "OTOSCOPE_REDIS_URL" in log.splitlines()[-1]
+        assert said in log.splitlines()[-1]
+        assert SECRET not in log
+
+
+def test_a_password_that_changes_under_a_service_is_told(walled: tuple[Stack, redis.Redis, Authority]) -> None:
+    """Not ready, 503, and the log says why; ready again with the old password."""
+    stack, owner, _ = walled
+    stack.start("worker")
+    stack.start("api")
+    stack.until_ready()
+    owner.execute_command("ACL", "SETUSER", "otoscope", "resetpass", ">another")
+    with stack.client() as http:
+        deadline = time.monotonic() + 30
+        owner.client_kill_filter(skipme=True)
+        while (answer := http.get("/health/ready")).status_code != 503 or "username" not in logs(stack):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert answer.json()["redis"] is False
+        assert http.post("/v1/jobs", files={"file": wav()}).json()["code"] == "store_unavailable"
+        assert SECRET not in logs(stack)
+        owner.execute_command("ACL", "SETUSER", "otoscope", f">{SECRET}")
+        stack.until_ready()
+        assert http.post("/v1/jobs", files={"file": wav()}, headers={"Prefer": "wait=30"}).json()["result"]
+
+
+def logs(stack: Stack) -> str:
+    return "".join((stack.logs / f"{name}.log").read_text() for name in stack.processes)

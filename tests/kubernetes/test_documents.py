@@ -1,0 +1,168 @@
+"""Every document of kubernetes/ is one that Kubernetes takes, and they agree with each other."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor
+
+from tests.kubernetes.conftest import KUBERNETES, NAME, Cluster
+
+SECRETS = {
+    secret["metadata"]["name"]: secret["stringData"].keys()
+    for secret in yaml.safe_load_all((KUBERNETES / "secrets.example.yaml").read_text())
+}
+ELSEWHERE = {"ScaledObject": ScaledObject, "PodMonitor": PodMonitor}
+"""Kinds that Kubernetes itself does not know."""
+
+OLDEST = "1.30"
+"""The first version that knows `preStop.sleep` without being asked to."""
+
+
+@pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
+def test_documents_are_valid(cluster: Cluster, version: str) -> None:
+    """By the schemas of Kubernetes, which refuse a field that they do not know."""
+    kinds = Counter(document["kind"] for document in cluster.documents)
+    assert kinds == {
+        "Namespace": 1, "ConfigMap": 2, "Deployment": 2, "StatefulSet": 1, "Service": 2, "PodDisruptionBudget": 2,
+        "NetworkPolicy": 5, "Ingress": 1, "PodMonitor": 2, "ScaledObject": 1,
+    }  # fmt: skip
+    for document in cluster.documents:
+        if document["kind"] not in ELSEWHERE:
+            kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_documents_of_others_are_valid(cluster: Cluster) -> None:
+    """By the models of KEDA and of the Prometheus operator; a field that they do not know would not come back."""
+    found = cluster.all(*ELSEWHERE)
+    assert len(found) == 3
+    for document in found:
+        model = ELSEWHERE[document["kind"]].model_validate(document)
+        assert model.model_dump(mode="json", by_alias=True, exclude_unset=True) == document
+
+
+def test_the_example_of_secrets_is_valid() -> None:
+    """And holds nothing that anybody might take for a secret."""
+    text = (KUBERNETES / "secrets.example.yaml").read_text()
+    for document in yaml.safe_load_all(text):
+        kubernetes_validate.validate(document, OLDEST, strict=True)
+        assert document["metadata"]["namespace"] == "otoscope"
+        assert all("REPLACE-ME" in value for value in document["stringData"].values())
+
+
+def test_everything_is_in_its_namespace(cluster: Cluster) -> None:
+    """Which is restricted."""
+    (namespace,) = cluster.all("Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert {document["metadata"].get("namespace") for document in cluster.documents} == {None, "otoscope"}
+    assert [document for document in cluster.documents if "namespace" not in document["metadata"]] == [namespace]
+
+
+def test_selectors_find_their_pods(cluster: Cluster) -> None:
+    """A selector that finds nothing does nothing, and says nothing of it."""
+    pods = {"gateway", "worker", "redis"}
+    assert {name for name, _ in cluster.pods()} == pods
+    for owner in cluster.all("Deployment", "StatefulSet", "PodDisruptionBudget", "PodMonitor"):
+        assert cluster.selected(owner["spec"]["selector"]) == {owner["metadata"]["name"]}
+    for service in cluster.all("Service"):
+        assert cluster.selected({"matchLabels": service["spec"]["selector"]}) == {service["metadata"]["name"]}
+    for policy in cluster.all("NetworkPolicy"):
+        found = cluster.selected(policy["spec"]["podSelector"])
+        expected = {"nothing-unless-named": pods, "to-redis": {"gateway", "worker"}}
+        name = policy["metadata"]["name"]
+        assert found == expected.get(name, {name})
+    for name, pod in cluster.pods():
+        for spread in pod["spec"].get("topologySpreadConstraints", []):
+            assert cluster.selected(spread["labelSelector"]) == {name}
+    (scaled,) = cluster.all("ScaledObject")
+    assert cluster.one("Deployment", scaled["spec"]["scaleTargetRef"]["name"])
+    assert "replicas" not in cluster.one("Deployment", "worker")["spec"], "applying it again would undo the scaling"
+
+
+def ports(pod: dict[str, Any]) -> dict[str, int]:
+    return {port["name"]: port["containerPort"] for part in pod["spec"]["containers"] for port in part["ports"]}
+
+
+def test_ports_are_those_that_are_listened_on(cluster: Cluster) -> None:
+    """Named once, in the pod, and meant by that name everywhere else."""
+    pods = dict(cluster.pods())
+    assert {name: ports(pod) for name, pod in pods.items()} == {
+        "gateway": {"http": 8000}, "worker": {"metrics": 9100}, "redis": {"redis": 6379},
+    }  # fmt: skip
+    for service in cluster.all("Service"):
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports(
+            pods[service["metadata"]["name"]]
+        ).keys()
+    for monitor in cluster.all("PodMonitor"):
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        assert endpoint["port"] in ports(pods[monitor["metadata"]["name"]])
+    for name, pod in pods.items():
+        for container in pod["spec"]["containers"]:
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                how = container.get(probe, {})
+                asked = how.get("httpGet") or how.get("tcpSocket") or {}
+                assert asked.get("port", next(iter(ports(pod)))) in ports(pod), (name, probe)
+    (ingress,) = cluster.all("Ingress")
+    (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
+    backend = cluster.one("Service", path["backend"]["service"]["name"])
+    assert path["backend"]["service"]["port"]["name"] in {port["name"] for port in backend["spec"]["ports"]}
+
+
+def test_what_pods_read_is_there(cluster: Cluster) -> None:
+    """ConfigMaps among the documents, Secrets in the example, with the keys that are asked for."""
+    maps = {document["metadata"]["name"]: document["data"].keys() for document in cluster.all("ConfigMap")}
+    asked: set[str] = set()
+    for _, pod in cluster.pods():
+        mounted = {mount["name"] for part in pod["spec"]["containers"] for mount in part["volumeMounts"]}
+        claimed = {"data"} if "redis" in pod["metadata"]["labels"][NAME] else set()
+        assert mounted == {volume["name"] for volume in pod["spec"]["volumes"]} | claimed
+        for volume in pod["spec"]["volumes"]:
+            if secret := volume.get("secret"):
+                asked.add(secret["secretName"])
+                assert {item["key"] for item in secret.get("items", [])} <= SECRETS[secret["secretName"]]
+            if config := volume.get("configMap"):
+                assert config["name"] in maps
+        for container in pod["spec"]["containers"]:
+            assert all(source["configMapRef"]["name"] in maps for source in container.get("envFrom", []))
+    for monitor in cluster.all("PodMonitor"):
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+            if key := endpoint.get("authorization", {}).get("credentials"):
+                asked.add(key["name"])
+                assert key["key"] in SECRETS[key["name"]]
+    assert asked == SECRETS.keys()
+
+
+def test_who_may_talk_to_whom(cluster: Cluster) -> None:
+    """Redis is for gateway and worker, a worker's metrics for Prometheus, the gateway for it and the way in."""
+    everything = cluster.one("NetworkPolicy", "nothing-unless-named")["spec"]
+    assert everything == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+    def sources(name: str) -> list[Any]:
+        (rule,) = cluster.one("NetworkPolicy", name)["spec"]["ingress"]
+        (port,) = rule["ports"]
+        assert port["port"] in ports(dict(cluster.pods())[name])
+        return [next(iter(source.values())) for source in rule["from"]]
+
+    def namespace(name: str) -> dict[str, Any]:
+        return {"matchLabels": {"kubernetes.io/metadata.name": name}}
+
+    (to_redis,) = sources("redis")
+    assert cluster.selected(to_redis) == {"gateway", "worker"}
+    assert sources("worker") == [namespace("monitoring")]
+    assert sources("gateway") == [namespace("nginx-ingress"), namespace("monitoring")]
+    redis, names = cluster.one("NetworkPolicy", "to-redis")["spec"]["egress"]
+    assert [port["port"] for port in redis["ports"]] == [ports(dict(cluster.pods())["redis"])["redis"]]
+    assert {port["port"] for port in names["ports"]} == {53}
+
+
+def test_redis_can_be_left_out(changed: Callable[[str, str, str], Cluster]) -> None:
+    """For a managed one: nothing of it is left, and the rest is as it was."""
+    cluster = changed("cpu", "  - ../../components/redis\n", "")
+    assert {name for name, _ in cluster.pods()} == {"gateway", "worker"}
+    assert not [document for document in cluster.documents if "redis" in document["metadata"]["name"].split("-")[:1]]
+    assert cluster.one("NetworkPolicy", "to-redis")
+    assert cluster.one("Service", "gateway")

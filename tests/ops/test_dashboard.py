@@ -1,0 +1,159 @@
+"""The dashboard: sound as a document, and each of its panels answered by a Prometheus that watches a real service."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from ops.dashboard import NEED_A_GPU, dashboard, filled, panels
+from ops.local import OPS
+from tests.conftest import ROOT
+from tests.ops.conftest import Watched
+
+PANELS = list(panels())
+RULES: list[dict[str, Any]] = yaml.safe_load((OPS / "rules.yml").read_text())["groups"]
+GPU_METRICS = re.compile(r"otoscope_worker_gpu_\w+")
+NAME = re.compile(r"\b(?:otoscope|process)_\w+|\botoscope:[\w:]+")
+
+
+def title(panel: dict[str, Any]) -> str:
+    return f"{panel['id']} {panel['title']}"
+
+
+def expressions() -> Iterator[str]:
+    """Of the dashboard and of the rules."""
+    for panel in PANELS:
+        yield from (target["expr"] for target in panel["targets"])
+    for group in RULES:
+        yield from (rule["expr"] for rule in group["rules"])
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=title)
+def test_a_panel_says_what_it_shows(panel: dict[str, Any]) -> None:
+    """A title, a unit, a description that helps whoever sees something odd, and queries of the one data source."""
+    assert panel["title"]
+    assert len(panel["description"]) > 40
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert panel["targets"]
+    source = {"type": "prometheus", "uid": "otoscope-prometheus"}
+    for target in panel["targets"]:
+        assert target["expr"]
+        assert target["legendFormat"]
+        assert target["datasource"] == source
+    assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+    first, *others = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert first["value"] is None
+    assert [step["value"] for step in others] == sorted(step["value"] for step in others)
+
+
+def test_the_data_source_is_provisioned_under_the_name_that_panels_use() -> None:
+    file = OPS / "grafana" / "provisioning" / "datasources" / "prometheus.yml"
+    (source,) = yaml.safe_load(file.read_text())["datasources"]
+    assert (source["uid"], source["type"]) == ("otoscope-prometheus", "prometheus")
+    told = yaml.safe_load((OPS / "prometheus.yml").read_text())["global"]["scrape_interval"]
+    assert source["jsonData"]["timeInterval"] == told
+
+
+def test_ids_differ_and_nothing_overlaps() -> None:
+    """On a grid of 24 columns; the panels of a row that is repeated come last, so that copies push nothing away."""
+    all_of_them = list(panels(rows=True))
+    assert len({panel["id"] for panel in all_of_them}) == len(all_of_them)
+    for panel in all_of_them:
+        place = panel["gridPos"]
+        assert place["x"] >= 0
+        assert place["x"] + place["w"] <= 24
+    for one, other in itertools.combinations(all_of_them, 2):
+        a, b = one["gridPos"], other["gridPos"]
+        beside = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
+        above = a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
+        assert beside or above, f"{title(one)} and {title(other)}"
+    places = [panel["gridPos"]["y"] for panel in all_of_them]
+    assert places == sorted(places)
+    (repeated,) = (panel for panel in all_of_them if panel.get("repeat"))
+    rows = [panel for panel in all_of_them if panel["type"] == "row"]
+    assert repeated is rows[-1]
+    assert repeated["repeat"] == "instance"
+
+
+def test_variables_are_those_that_are_used() -> None:
+    defined = {variable["name"] for variable in dashboard()["templating"]["list"]}
+    used = set(re.findall(r"\$([a-z_]\w*)", " ".join(expressions()))) - {"__rate_interval"}
+    assert used == defined
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("panel", PANELS, ids=title)
+def test_a_panel_has_data(watched: Watched, panel: dict[str, Any]) -> None:
+    """Each query answers with a number for a service that is used."""
+    for target in panel["targets"]:
+        asked = filled(target["expr"], "5s", instance=".*", window="6s", before="4s")
+        assert "$" not in asked.replace('"$1"', "")  # of label_replace
+        found = watched.prometheus.query(asked, watched.busy)
+        if panel["title"] in NEED_A_GPU:
+            continue  # but the query was understood
+        assert found, asked
+        assert any(series["value"][1] != "NaN" for series in found), asked
+
+
+@pytest.mark.stack
+def test_every_metric_that_is_named_exists(watched: Watched) -> None:
+    """A metric that is renamed leaves an empty panel, or an alert that never fires."""
+    known = set(watched.prometheus.get("label/__name__/values"))
+    known |= {rule["record"] for group in RULES for rule in group["rules"] if "record" in rule}
+    named = {name for text in expressions() for name in NAME.findall(text)}
+    assert len(named) > 20
+    assert {name for name in named - known if not GPU_METRICS.fullmatch(name)} == set()
+
+
+@pytest.mark.stack
+def test_the_documentation_names_every_metric_and_no_other(watched: Watched) -> None:
+    """Under `## Metrics` of docs/operations.md."""
+    families = {
+        name.removesuffix("_total") for name in watched.prometheus.get("metadata") if name.startswith("otoscope_")
+    }
+    assert len(families) > 20
+    text = (ROOT / "docs" / "operations.md").read_text()
+    (section,) = re.findall(r"^## Metrics\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    told = {name.removesuffix("_total") for name in re.findall(r"`(otoscope_\w+)", section)}
+    assert families - told == set()
+    assert {name for name in told - families if not GPU_METRICS.fullmatch(name)} == set()
+
+
+@pytest.mark.stack
+def test_the_rules_run_on_what_the_service_tells(watched: Watched) -> None:
+    """No rule fails, everybody answers, and in a service that is well no alert is pending but for a slow machine's."""
+    groups = watched.prometheus.get("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] == "err"} == {}
+    assert {target["health"] for target in watched.prometheus.get("targets")["activeTargets"]} == {"up"}
+    alerts = {alert["labels"]["alertname"] for alert in watched.prometheus.get("alerts")["alerts"]}
+    assert alerts <= {"OtoscopeEventLoopLate", "OtoscopeQueueOld"}
+
+
+@pytest.mark.stack
+def test_the_gateway_asks_prometheus_for_a_key(watched: Watched) -> None:
+    """What the fixture's Prometheus sends is not for nothing."""
+    with watched.stack.client() as http:
+        assert http.get("/metrics").status_code == 401
+
+
+@pytest.mark.stack
+def test_jobs_are_counted_alike_on_both_sides(watched: Watched) -> None:
+    """What the rules divide by each other is about the same jobs."""
+
+    def total(expression: str) -> float:
+        (series,) = watched.prometheus.query(expression)
+        return float(series["value"][1])
+
+    succeeded = total('otoscope_jobs_total{outcome="succeeded"}')
+    assert succeeded > 20
+    assert total('otoscope_worker_jobs_total{state="succeeded"}') == succeeded
+    assert total("sum(otoscope_worker_predictions_total)") == succeeded
+    assert total("otoscope_worker_job_seconds_count") == succeeded
+    failed = total('otoscope_jobs_total{outcome="failed"}')
+    assert failed > 1
+    assert total('otoscope_worker_failures_total{code="invalid_request"}') == failed
+    assert total("otoscope_queue_ready_workers") == 1

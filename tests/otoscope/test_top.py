@@ -1,0 +1,299 @@
+"""Figures and screen of `otoscope top`, out of scrapes that prometheus_client wrote."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import cache
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from rich.console import Console
+
+from otoscope.scrape import Scrape, parse
+from otoscope.top_figures import OVER, Figures, History
+from otoscope.top_look import Look, Lookout, WorkerLook
+from otoscope.top_screen import amount, curve, duration, memory, screen
+from shared.schemas import Ready
+
+READY = Ready(status="ready", redis=True, workers=2, models=["tiny"])
+
+
+class Service:
+    """Registries with the names that gateway and worker use."""
+
+    def __init__(self) -> None:
+        self.gateway, self.worker = CollectorRegistry(), CollectorRegistry()
+        self.jobs = Counter("otoscope_jobs", "-", ["outcome"], registry=self.gateway)
+        self.errors = Counter("otoscope_api_errors", "-", ["code"], registry=self.gateway)
+        self.oldest = Gauge("otoscope_queue_oldest_seconds", "-", registry=self.gateway)
+        self.stage = Histogram("otoscope_worker_stage_seconds", "-", ["stage"], registry=self.worker)
+        self.batch = Histogram("otoscope_worker_batch_size", "-", registry=self.worker)
+        self.done = Counter("otoscope_worker_jobs", "-", ["state"], registry=self.worker)
+        self.heard = Counter("otoscope_worker_predictions", "-", ["model", "class"], registry=self.worker)
+        self.sure = Histogram(
+            "otoscope_worker_confidence_ratio", "-", ["model"], buckets=(0.5, 1.0), registry=self.worker
+        )
+        self.deaths = Counter("otoscope_worker_decoder_deaths", "-", registry=self.worker)
+
+    def look(self, at: float, workers: int = 1) -> Look:
+        found = (WorkerLook(f"host-{n}", f"http://host:{n}", self._scrape(self.worker, at)) for n in range(workers))
+        return Look(at, self._scrape(self.gateway, at), "", READY, 100, tuple(found))
+
+    @staticmethod
+    def _scrape(registry: CollectorRegistry, at: float) -> Scrape:
+        return parse(generate_latest(registry).decode(), at)
+
+
+def test_rates_are_those_of_the_last_seconds() -> None:
+    """Of what happened since about ten seconds ago, whatever was before; nothing is claimed of a first look."""
+    service, history = Service(), History("http://here")
+    service.jobs.labels("accepted").inc(1_000)
+    first = history.add(service.look(0))
+    assert (first.jobs["accepted"].total, first.jobs["accepted"].per_second, first.over_seconds) == (1_000, None, None)
+    for at in range(1, 31):
+        service.jobs.labels("accepted").inc(40 if at <= 15 else 20)
+        figures = history.add(service.look(float(at)))
+        if at == 5:
+            assert figures.jobs["accepted"].per_second == pytest.approx(40)
+    assert figures.over_seconds == pytest.approx(OVER)
+    assert figures.jobs["accepted"].per_second == pytest.approx(20)
+    assert list(history.curves.accepted) == [None, *[40.0] * 15, *[20.0] * 15]
+
+
+def test_a_lost_gateway_has_no_past_when_it_is_back() -> None:
+    """What it counted meanwhile is no rate of now, and it is told as lost until then; workers go on."""
+    service, history = Service(), History("http://here")
+    service.jobs.labels("accepted").inc()
+    history.add(service.look(0))
+    assert history.add(service.look(2)).state == "well"
+    away = replace(service.look(4), scrape=None, ready=None, lost="does not answer")
+    service.done.labels("succeeded").inc(8)
+    figures = history.add(replace(away, workers=service.look(4).workers))
+    assert (figures.state, figures.says) == ("broken", "the gateway is lost: does not answer")
+    assert (figures.jobs, figures.over_seconds) == ({}, None)
+    assert figures.workers[0].jobs_per_second == pytest.approx(2)
+    service.jobs.labels("accepted").inc(5_000)
+    assert history.add(service.look(60)).jobs["accepted"].per_second is None
+    service.jobs.labels("accepted").inc(6)
+    figures = history.add(service.look(62))
+    assert (figures.state, figures.jobs["accepted"].per_second) == ("well", pytest.approx(3))
+
+
+def test_counts_that_redis_keeps_are_no_moments_work() -> None:
+    """A gateway that could not reach it first tells all that ever was at once."""
+    service, history = Service(), History("http://here")
+    history.add(service.look(0))
+    service.jobs.labels("accepted").inc(5_000)
+    assert history.add(service.look(2)).jobs["accepted"].per_second is None
+    assert history.curves.accepted[-1] is None
+
+
+def test_another_process_at_the_same_address() -> None:
+    """Seen by when it began, even where its counters have passed the old ones."""
+    history = History("http://here")
+    for at, began, done in ((0.0, 100, 10), (2.0, 200, 500)):
+        registry = CollectorRegistry()
+        Gauge("process_start_time_seconds", "-", registry=registry).set(began)
+        Counter("otoscope_worker_jobs", "-", registry=registry).inc(done)
+        scrape = parse(generate_latest(registry).decode(), at)
+        figures = history.add(Look(at, None, "", READY, None, (WorkerLook("w", "http://w", scrape),)))
+    assert figures.workers[0].jobs_per_second is None
+
+
+def test_what_is_told_of_workers_together_and_apart() -> None:
+    """Quantiles over all of them, classes added up, CPU and memory where they are told."""
+    service, history = Service(), History("http://here")
+    ProcessCollector(registry=service.worker)
+    history.add(service.look(0, workers=2))
+    for seconds in (0.02, 0.02, 0.02, 0.7):
+        service.stage.labels("forward").observe(seconds)
+        service.done.labels("succeeded").inc()
+        service.sure.labels("tiny").observe(0.9)
+    for windows in (1, 3):
+        service.batch.observe(windows)
+    service.heard.labels("tiny", "dog").inc(3)
+    service.heard.labels("other", "dog").inc(1)
+    service.heard.labels("tiny", "rain").inc(2)
+    service.heard.labels("tiny", "never heard")
+    figures = history.add(service.look(2, workers=2))  # two who tell the same
+    forward = figures.stages["forward"]
+    assert forward.p50 is not None
+    assert forward.p95 is not None
+    assert 0.01 <= forward.p50 <= 0.025
+    assert 0.5 <= forward.p95 <= 0.75
+    assert forward.per_second == pytest.approx(4)
+    assert figures.stages["decode"].p50 is None
+    assert (figures.batch_size, figures.workers[0].batch_size) == (2, 2)
+    assert {name: counted.total for name, counted in figures.classes.items()} == {"dog": 8, "rain": 4}
+    assert figures.classes["dog"].per_second == pytest.approx(4)
+    assert figures.confidence_p50 == pytest.approx(0.75)
+    assert (figures.workers[1].process.memory_bytes or 0) > 10 * 2**20
+    assert figures.workers[1].process.cores is not None
+    assert figures.gateway.cores is figures.gateway.memory_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("ready", "state", "says"),
+    [
+        ({}, "well", ""),
+        ({"workers": 0, "status": "not_ready"}, "broken", "no worker is ready"),
+        ({"redis": False, "workers": 0, "status": "not_ready"}, "broken", "Redis does not answer"),
+    ],
+)
+def test_verdict_on_what_is_ready(ready: dict[str, object], state: str, says: str) -> None:
+    """What stops everything comes first."""
+    look = replace(Service().look(0), ready=READY.model_copy(update=ready))
+    figures = History("http://here").add(look)
+    assert (figures.state, figures.says) == (state, says)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "oldest", "says"),
+    [
+        ("failed", None, 0, "0.5 jobs a second fail"),
+        ("expired", None, 0, "0.5 jobs a second fail"),
+        ("cancelled", None, 0, ""),
+        (None, "queue_full", 0, "the queue is full: sounds are sent away"),
+        (None, "not_audio", 0, ""),
+        (None, None, 95, "jobs wait 95 s for a worker"),
+    ],
+)
+def test_verdict_on_what_happens(outcome: str | None, code: str | None, oldest: float, says: str) -> None:
+    """What is the service's doing strains it; a caller's mistake or wish does not; and what is over is over."""
+    service, history = Service(), History("http://here")
+    for name in ("failed", "expired", "cancelled"):
+        service.jobs.labels(name).inc(7)
+    history.add(service.look(0))
+    if outcome:
+        service.jobs.labels(outcome).inc()
+    if code:
+        service.errors.labels(code).inc()
+    service.oldest.set(oldest)
+    figures = history.add(service.look(2))
+    assert (figures.state, figures.says) == ("strained" if says else "well", says)
+    service.oldest.set(0)
+    for at in (12, 14, 24):
+        figures = history.add(service.look(at))
+    assert figures.state == "well"
+
+
+@cache
+def busy(workers: int) -> tuple[Figures, History]:
+    service, history = Service(), History("http://gateway.example.org:8000")
+    for at in range(12):
+        service.jobs.labels("accepted").inc(1_234_567)
+        service.errors.labels("queue_full").inc(9)
+        service.errors.labels("a_code_that_is_long").inc(0.1)
+        service.heard.labels("tiny", "a class [red]with a name[/red] that goes on and on and on").inc()
+        service.stage.labels("forward").observe(at / 10)
+        service.deaths.inc()
+        look = service.look(at * 2.0, workers)
+        figures = history.add(look)
+    return figures, history
+
+
+def drawn(figures: Figures, history: History, width: int, height: int) -> list[str]:
+    console = Console(width=width, height=height, highlight=False, color_system=None)
+    with console.capture() as capture:
+        console.print(screen(figures, history.curves, width, height, "q ends"))
+    return capture.get().splitlines()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 50), (120, 30), (200, 60)])
+@pytest.mark.parametrize("workers", [0, 1, 4, 5, 30])
+def test_the_screen_fits(width: int, height: int, workers: int) -> None:
+    """No line is longer, none is broken in two, and none falls off the bottom; the workers left out are counted."""
+    lines = drawn(*busy(workers), width, height)
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= height
+    assert lines[-1].rstrip() == "q ends"
+    listed = [line for line in lines if line.startswith("host-")]
+    more = [line.split()[1] for line in lines if line.startswith("and ")]
+    assert len(listed) + sum(map(int, more)) == workers
+    assert len(listed) == workers or len(lines) == height
+    text = "\n".join(lines)
+    assert "[red]with" in text or width == 80 or not workers, "names are text and no markup"
+    assert "queue_full 4.5 (108)" in text
+    if workers:
+        assert "12 deco" in text
+
+
+def test_a_worker_with_a_gpu_has_a_column_more() -> None:
+    """What its tensors hold, and how busy it is where that is told."""
+    registry, history = CollectorRegistry(), History("http://here")
+    Gauge("otoscope_worker_gpu_memory_bytes", "-", registry=registry).set(3 * 2**30)
+    Gauge("otoscope_worker_gpu_busy_ratio", "-", registry=registry).set(0.87)
+    scrape = parse(generate_latest(registry).decode(), 0.0)
+    workers = (
+        WorkerLook("with", "http://with", scrape),
+        WorkerLook("without", "http://without", lost="does not answer"),
+    )
+    lines = drawn(history.add(Look(0.0, None, "", READY, None, workers)), history, 80, 24)
+    (one,) = (line for line in lines if line.startswith("with "))
+    assert "3.0 GiB, 87%" in one
+    (other,) = (line for line in lines if line.startswith("without "))
+    assert "GiB" not in other
+
+
+def test_a_lost_gateway_is_drawn_as_lost() -> None:
+    """With dashes for what is not known."""
+    history = History("http://here")
+    figures = history.add(Look(0.0, None, "no answer within 2 s"))
+    lines = drawn(figures, history, 80, 24)
+    assert lines[0].startswith("● broken  the gateway is lost: no answer within 2 s")
+    assert "workers ready: –" in lines[1]
+    json.dumps(asdict(figures), allow_nan=False)
+
+
+def test_words_for_figures() -> None:
+    """Three digits or so, with units."""
+    assert [amount(value) for value in (None, 0, 0.044, 1.26, 12, 99.96, 1234.5)] == [
+        "–", "0", "0.044", "1.3", "12", "100.0", "1,234",
+    ]  # fmt: skip
+    assert [duration(value) for value in (None, 0.0, 0.00123, 0.0467, 1.26, 130)] == [
+        "–", "0 ms", "1.2 ms", "47 ms", "1.3 s", "130 s",
+    ]  # fmt: skip
+    assert [memory(value) for value in (None, 95 * 2**20, 3 * 2**30)] == ["–", "95 MiB", "3.0 GiB"]
+    assert curve([None, 0, 4, 8], 6) == "   ▁▅█"
+    assert curve([0, 0], 2) == "▁▁"
+    assert curve([1, 2, 3], 0) == ""
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    """Some other service's address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_what_is_no_gateway(stranger: str) -> None:
+    """It is looked at, and told for what it is; so is a worker's address where nobody listens."""
+
+    async def look() -> Look:
+        async with Lookout(stranger, ("127.0.0.1:1",)) as lookout:
+            return await lookout.look()
+
+    found = asyncio.run(look())
+    assert found.lost.startswith("this is no text of metrics")
+    assert found.ready is None
+    (worker,) = found.workers
+    assert (worker.name, worker.url) == ("127.0.0.1:1", "http://127.0.0.1:1/metrics")
+    assert worker.lost.startswith("does not answer")
