@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help up test audit browser encrypted prometheus clean example-own-sounds example-cat-dog example-esc10-44k
+.PHONY: help up test audit browser encrypted prometheus lock clean example-own-sounds example-cat-dog example-esc10-44k
 
 PYTHON ?= python3
 DATA ?= ../shared/data
@@ -74,6 +74,22 @@ prometheus: $(VENV)/.installed-dev # what the tests of the rules and of the dash
 	else
 	    echo "There is no Prometheus: the tests that ask it will be skipped"
 	fi
+
+# Torch and what it brings are apart: the image for processors takes another build of it. What is pinned stays so until
+# ARGS=--upgrade.
+lock: $(VENV)/.created ## pin what the images install in requirements/; ARGS=--upgrade takes what is newest
+	@$(PIP) install --quiet 'uv>=0.9'
+	pin() {
+	    UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --generate-hashes --no-config \
+	        --python-version 3.11 --python-platform x86_64-manylinux_2_28 $(ARGS) "$$@"
+	}
+	extra() { $(BIN)/python -c 'import sys, tomllib; \
+	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' "$$1"; }
+	pin pyproject.toml --extra tracing --output-file requirements/api.txt
+	pin pyproject.toml --extra worker --extra aac --extra tracing --constraint requirements/api.txt \
+	    --override <(echo "$(TORCH) ; sys_platform == 'none'") --output-file requirements/worker.txt
+	echo "$(TORCH)" | pin - --constraint requirements/worker.txt --output-file requirements/torch.txt
+	extra openvino | pin - --constraint requirements/worker.txt --output-file requirements/openvino.txt
 
 example-own-sounds example-cat-dog example-esc10-44k: $(VENV)/.installed
 example-own-sounds: ## drone, car or speech: from a folder to a served model; DATA=DIR holds the sounds

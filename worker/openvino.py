@@ -5,6 +5,7 @@ A network is traced once, from its own `forward` with a tap that keeps what can 
 runs, this runs too; what is asked for rarely, all channels of a layer, is left to PyTorch.
 """
 
+import sys
 import threading
 import warnings
 from typing import Any
@@ -28,6 +29,9 @@ class OpenVINOBackend:
     for a network that it cannot take."""
 
     def __init__(self, model: Model, cores: int, *, int8: bool) -> None:
+        # Its converter would tell Google Analytics of each network, from processes that it forks off this one; without
+        # that package it uses a stand-in of its own which tells nobody.
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
         import openvino
 
         self._network = model.network

@@ -1,5 +1,6 @@
 """The same network compiled: the same answers, within the rounding of the arithmetic, from any thread."""
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from shared.schemas import Part
+from tests.conftest import ROOT
 from tests.worker.test_engine import close, see, sounds
 from worker.engine import Engine, Served, Window, read_model
 from worker.model.architecture import ArchitectureConfig, ResidualCNN
@@ -139,3 +141,20 @@ def test_ranges_of_another_network_are_refused(tiny: Model) -> None:
     """They would round at the wrong places."""
     with pytest.raises(ValueError, match="other convolutions"):
         quantised(tiny.network, {"stages.7.conv1": (0.0, 1.0)})
+
+
+def test_nobody_is_told(tiny_models: Path) -> None:
+    """What converts a network would send word of it elsewhere. In a process of its own: others may have loaded it."""
+    code = f"""
+import sys, multiprocessing
+from pathlib import Path
+import torch
+from worker.engine import Engine, read_model
+Engine(torch.device("cpu"), "openvino", cores=1).serve(read_model(Path({str(tiny_models / "tiny")!r})))
+assert "openvino.tools.ovc.convert_impl" in sys.modules, "mend this test: it is another module that converts"
+print(*sorted(name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module))
+print(*multiprocessing.active_children())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []

@@ -1,0 +1,88 @@
+"""Makes the secrets that compose's services share: `python -m compose.first_start` in the service `secrets`.
+
+Each service has a volume of its own, which it sees as /run/secrets, read-only, with what it needs and nothing else:
+
+    redis/password, redis/redis.conf        what Redis asks for
+    api/otoscope_redis_url, api/keys        the gateway's way to Redis; API keys, used where OTOSCOPE_KEYS_FILE says so
+    worker/otoscope_redis_url               the worker's
+    prometheus/prometheus_key               an API key with `admin`: the gateway's /metrics needs one
+    grafana/grafana_admin_password
+
+What is there stays, so that running it again changes nothing, and what is derived from something is made to agree
+with it. `python -m compose.first_start set redis` (or `grafana`) takes a password of your own from standard input.
+
+Files are readable for all within their volume: who may see them is decided by who has the volume, and each service
+runs as a user of its own. The keys alone are for their owner, who is the gateway's user: the gateway insists.
+"""
+
+import os
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+from shared.keys import Scope, new_key, read_keys, take_apart, write_keys
+
+MADE = Path("/made")
+PASSWORDS = {"redis": Path("redis/password"), "grafana": Path("grafana/grafana_admin_password")}
+
+
+def write(path: Path, text: str) -> None:
+    """In one step, so that nobody reads half of it."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    os.chmod(name, 0o444)
+    os.replace(name, path)
+
+
+def password(path: Path) -> str:
+    """The one that is there, or a new one of 256 random bits."""
+    if not path.exists():
+        write(path, secrets.token_urlsafe(32))
+    return path.read_text().strip()
+
+
+def make(made: Path) -> None:
+    """Everything that is missing. Raises OSError, and ValueError where a file of keys is there and broken."""
+    redis = password(made / PASSWORDS["redis"])
+    quoted = redis.replace("\\", "\\\\").replace('"', '\\"')
+    write(made / "redis" / "redis.conf", f'requirepass "{quoted}"\n')
+    for side in ("api", "worker"):
+        write(made / side / "otoscope_redis_url", f"redis://:{quote(redis, safe='')}@redis:6379/0")
+    password(made / PASSWORDS["grafana"])
+    key_for_prometheus(made / "api" / "keys", made / "prometheus" / "prometheus_key")
+
+
+def key_for_prometheus(keys: Path, text: Path) -> None:
+    """One that the file of keys knows."""
+    known = read_keys(keys) if keys.exists() else {}
+    parts = take_apart(text.read_text().strip()) if text.exists() else None
+    if parts is None or parts[0] not in known:
+        key, secret = new_key("prometheus", [Scope.ADMIN])
+        write_keys(keys, [*known.values(), key])
+        write(text, secret)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status: 0, or 1 with a line that says what is wrong."""
+    os.umask(0o077)
+    try:
+        if arguments:
+            command, name = arguments
+            if command != "set" or name not in PASSWORDS:
+                raise ValueError(f"usage: python -m compose.first_start [set {{{','.join(PASSWORDS)}}} < FILE]")
+            given = sys.stdin.read().strip()
+            if len(given.splitlines()) != 1 or not given.isprintable():
+                raise ValueError("a password is one line of text")
+            write(MADE / PASSWORDS[name], given)
+        make(MADE)
+    except (OSError, ValueError) as error:
+        print(f"secrets: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,202 @@
+"""What docker-compose.yml and the Dockerfiles promise, as read from the files; trial.py tries it for real."""
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shared.settings import Settings
+from tests.conftest import ROOT
+
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+PASSED_ON = {
+    name: {
+        entry.partition("=")[0].removeprefix("OTOSCOPE_").lower(): entry.partition("=")[2]
+        for entry in service.get("environment", ())
+        if entry.startswith("OTOSCOPE_")
+    }
+    for name, service in SERVICES.items()
+}
+every_service = pytest.mark.parametrize("name", SERVICES)
+
+
+def mounts(name: str) -> dict[str, tuple[str, str]]:
+    """Where -> what and how."""
+    found = {}
+    for entry in SERVICES[name].get("volumes", ()):
+        if isinstance(entry, dict):
+            found[entry["target"]] = (entry["source"], ":ro" if entry["read_only"] else "")
+        else:
+            what, where, *how = entry.split(":")
+            found[where] = (what, f":{how[0]}" if how else "")
+    return found
+
+
+@every_service
+def test_every_container_can_do_little(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert "privileged" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert re.fullmatch(r"[1-9]\d*:\d+", service["user"]), "root, or a name that an image may give to root"
+
+
+@every_service
+def test_every_container_is_limited(name: str) -> None:
+    service = SERVICES[name]
+    assert service["mem_limit"]
+    assert "cpus" in service
+    assert service["pids_limit"] > 0
+    assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+
+
+@every_service
+def test_every_container_comes_back_and_stops_in_order(name: str) -> None:
+    service = SERVICES[name]
+    assert service["restart"] == ("no" if name == "secrets" else "unless-stopped")
+    assert service["init"] is True
+    for needed, how in service.get("depends_on", {}).items():
+        assert how["condition"] == "service_healthy" or needed in ("secrets", "prometheus")
+
+
+def test_a_stop_leaves_the_time_to_finish() -> None:
+    """The gateway gives what is under way five seconds, a worker's watchdog gives up after a minute."""
+    assert int(SERVICES["api"]["stop_grace_period"].removesuffix("s")) > 5
+    watchdog = Settings.model_fields["watchdog_seconds"].default
+    assert int(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) > watchdog
+
+
+def test_only_the_gateway_and_the_boards_have_a_port_here_and_only_on_loopback() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert set(published) == {"api", "prometheus", "grafana"}
+    for ports in published.values():
+        assert all(re.match(r"127\.0\.0\.1:|\$\{OTOSCOPE_HOST:-127\.0\.0\.1\}:", port) for port in ports), ports
+    assert not [name for name, service in SERVICES.items() if service.get("network_mode") == "host"]
+
+
+def test_redis_is_reached_by_gateway_and_worker_alone() -> None:
+    assert SERVICES["redis"]["networks"] == ["queue"]
+    assert {name for name, service in SERVICES.items() if "queue" in service.get("networks", ())} == {
+        "api",
+        "worker",
+        "redis",
+    }
+    assert COMPOSE["networks"]["queue"] == {"internal": True}
+
+
+def test_redis_keeps_what_it_was_told() -> None:
+    command = " ".join(SERVICES["redis"]["command"].split())
+    assert "--appendonly yes" in command
+    assert re.search(r"--maxmemory \S+ --maxmemory-policy noeviction", command)
+    assert "requirepass" not in command, "everybody on the host can read it there"
+    assert mounts("redis")["/data"] == ("redis-data", "")
+
+
+def test_everybody_sees_their_own_secrets_and_cannot_write_them() -> None:
+    seen = {name: mounts(name)["/run/secrets"] for name in SERVICES if "/run/secrets" in mounts(name)}
+    assert seen == {name: (f"secrets-{name}", ":ro") for name in ("api", "worker", "redis", "prometheus", "grafana")}
+    assert {where: what for where, (what, _) in mounts("secrets").items()} == {
+        f"/made/{name}": f"secrets-{name}" for name in seen
+    }
+    assert SERVICES["secrets"]["network_mode"] == "none"
+
+
+@every_service
+def test_what_is_mounted_is_there(name: str) -> None:
+    for what, _ in mounts(name).values():
+        if what.startswith(("./", "${")):
+            path = ROOT / what.removeprefix("${OTOSCOPE_MODELS_DIR:-").removesuffix("}")
+            if path.is_relative_to(ROOT / "ops") and not (ROOT / "ops").is_dir():
+                pytest.skip("there is no ops/")
+            assert path.exists(), f"Docker would make a folder of it: {what}"
+        else:
+            assert what in COMPOSE["volumes"]
+
+
+@every_service
+def test_every_image_has_a_tag(name: str) -> None:
+    image = SERVICES[name].get("image", "otoscope-worker:of-the-extended-file")
+    tag = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", image).rpartition(":")[2]
+    assert tag
+    assert image.startswith("otoscope-") or tag != "latest"
+
+
+def test_every_setting_can_be_set() -> None:
+    """On the side that reads it; what is left out is the container's own business."""
+    inside = {"port", "metrics_port"}  # the one is published elsewhere, the other by nobody
+    missing = set(Settings.model_fields) - set(PASSED_ON["api"]) - set(PASSED_ON["worker"]) - inside
+    assert not missing, f"docker-compose.yml passes on neither {missing}"
+    assert not (set(PASSED_ON["api"]) | set(PASSED_ON["worker"])) - set(Settings.model_fields)
+
+
+def test_the_default_of_a_setting_is_said_in_one_place() -> None:
+    """`- NAME` without a value passes on what is set and nothing where nothing is."""
+    own = {
+        "host": "0.0.0.0",
+        "metrics_host": "0.0.0.0",
+        "models_dir": "/app/models",
+        "log_format": "${OTOSCOPE_LOG_FORMAT:-json}",
+    }
+    for side in ("api", "worker"):
+        assert {name: value for name, value in PASSED_ON[side].items() if value and own.get(name) != value} == {}
+
+
+@pytest.mark.parametrize(("profile", "torch"), [("gpu", "cuda"), ("cpu", "cpu")])
+def test_both_kinds_of_worker_are_built_from_one_file(profile: str, torch: str) -> None:
+    worker = yaml.safe_load((ROOT / "compose" / f"{profile}.yml").read_text())["services"]["worker"]
+    assert worker["build"] == {"context": "..", "dockerfile": "Dockerfile.worker", "args": {"TORCH": torch}}
+    assert worker["image"].endswith(f"-{profile}")
+    devices = worker.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+    assert [device["capabilities"] for device in devices] == ([["gpu"]] if profile == "gpu" else [])
+    assert SERVICES["worker"]["extends"] == {"file": "compose/${COMPOSE_PROFILES:-gpu}.yml", "service": "worker"}
+
+
+@pytest.mark.parametrize("side", ["api", "worker"])
+def test_an_image_is_what_it_says(side: str) -> None:
+    text = (ROOT / f"Dockerfile.{side}").read_text()
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"ARG VERSION={version}\n" in text
+    assert "\nUSER 10001:10001\n" in text
+    assert f'CMD ["python", "-m", "{side}"]' in text
+    assert "HEALTHCHECK" in text
+    assert re.search(r"^ARG PYTHON=python:\d+\.\d+-slim-\w+$", text, re.MULTILINE)
+    assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${PYTHON}"}
+    # Code last, so that a change of it installs nothing again.
+    assert text.index("requirements/") < text.index(f"COPY {side} ")
+
+
+@pytest.mark.parametrize("side", ["api", "worker"])
+def test_what_is_copied_is_not_kept_out(side: str) -> None:
+    """.dockerignore lets in what it names and nothing else."""
+    rules = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in rules
+    for source in re.findall(r"^COPY (?!--from)(\S+)", (ROOT / f"Dockerfile.{side}").read_text(), re.MULTILINE):
+        assert f"!{source.split('/')[0]}" in rules
+        assert (ROOT / source).exists()
+
+
+def test_compose_itself_reads_it(tmp_path: Path) -> None:
+    """Whichever generation of Compose is here."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        found = shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0
+        if found:
+            break
+    else:
+        pytest.skip("there is neither docker compose nor docker-compose")
+    (tmp_path / "env").touch()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OTOSCOPE_", "COMPOSE_"))}
+    for profile in ({}, {"COMPOSE_PROFILES": "cpu"}):
+        done = subprocess.run(
+            [*command, "--env-file", str(tmp_path / "env"), "config", "-q"],
+            cwd=ROOT, env=clean | profile, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
