@@ -15,9 +15,11 @@ from pathlib import Path
 
 from celery import Celery
 from celery.exceptions import Reject
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from shared import tracing
-from shared.connection import connect
+from shared.connection import client, connect
 from shared.contract import CLASSIFY, CONTRACT_VERSION
 from shared.errors import ContractMismatch, OtoscopeError
 from shared.queue import make_celery
@@ -50,9 +52,13 @@ class Worker:
         self._settings = settings
         self.id = f"{socket.gethostname()}-{os.getpid()}"
         self._exit = ExitStack()
-        client = connect(settings)
-        self._exit.callback(client.close)
-        self._store = JobStore(client, settings)
+        patient = connect(settings)
+        self._exit.callback(patient.close)
+        self._store = JobStore(patient, settings)
+        # Word of itself comes every two seconds anyway, and must not hold up its end where nobody can be told.
+        brief = client(settings.address, retry=Retry(NoBackoff(), 1), socket_timeout=5, socket_connect_timeout=2)
+        self._exit.callback(brief.close)
+        self._words = JobStore(brief, settings)
         keep_freed_memory()
         device = pick_device(settings.device)
         self._engine = Engine(device, settings.engine, int8=settings.int8, cores=usable_cores())
@@ -120,7 +126,7 @@ class Worker:
         with self._announcing:  # none that has begun may come after the retraction
             if self._announced:
                 try:
-                    self._store.retract(self.id)
+                    self._words.retract(self.id)
                 except OtoscopeError:
                     log.warning("the queue could not be told that this worker is gone; it will notice")
         self._batcher.stop(drain=True, timeout=self._settings.watchdog_seconds)
@@ -164,7 +170,7 @@ class Worker:
             self._announced = True
             busy = len(self._classifier.held)
             said = Announcement(self.id, list(cards), busy, CONTRACT_VERSION, self._metrics.url)
-            self._store.announce(said, cards, VOUCH_SECONDS)
+            self._words.announce(said, cards, VOUCH_SECONDS)
 
     def _on_device(self, served: Served | FrontEnd, windows: list[Window]) -> list[Seen | Exception]:
         try:
@@ -183,11 +189,15 @@ class Worker:
         """Call it for ever, in a thread of its own, so that one that waits for Redis holds up no other."""
 
         def loop() -> None:
+            told = ""
             while not self._stop.wait(seconds):
                 try:
                     function()
+                    told = ""
                 except OtoscopeError as error:
-                    log.warning("%s: %s", function.__name__, error)
+                    if str(error) != told:  # once, and not every two seconds for as long as it lasts
+                        log.warning("%s: %s", function.__name__, error)
+                    told = str(error)
                 except Exception:
                     log.exception("%s failed", function.__name__)
 

@@ -13,99 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from shared.contract import job_key, unpack_result
+from shared.contract import unpack_result
 from shared.errors import DecoderDied
-from shared.schemas import JobOptions
-from shared.settings import Settings
-from tests.conftest import PYTHON, ROOT, free_port, start_server, write_tiny_model
-from tests.shared.conftest import Stores
+from tests.conftest import free_port, write_tiny_model
 from tests.sounds import chirp, encode, flac_of_silence
+from tests.worker.house import READY, VISIBILITY, House
 from tests.worker.processes import children, gone, stop, until
 from worker.app import SPOILED
 
 pytestmark = pytest.mark.stack
 
-SOUND = encode(chirp(1.0, 16_000), 16_000, "FLAC", "PCM_16")  # what is no plain WAV needs a decode process
 LOUD = encode(chirp(1.0, 16_000) * 1.99, 16_000, "WAV", "PCM_16")  # what tests.worker.faulty cannot bear
-VISIBILITY = 5  # seconds, the least that the settings take
-READY = 60.0  # seconds to start on a busy machine
-
-
-class House:
-    """A server of its own, a models directory, and workers that a test starts and ends."""
-
-    def __init__(self, directory: Path, stack: ExitStack) -> None:
-        self.directory = directory
-        self.models = directory / "models"
-        self.models.mkdir()
-        server, path = start_server(directory, "--appendonly", "yes")
-        stack.callback(server.wait)
-        stack.callback(server.kill)
-        self.settings = Settings(
-            redis_url=f"unix://{path}", models_dir=self.models, decode_processes=1, batch_size=2, metrics_port=0,
-            visibility_timeout=VISIBILITY,
-        )  # fmt: skip
-        self.stores = Stores(self.settings, stack)
-        self._workers: list[subprocess.Popen[bytes]] = []
-        stack.callback(self.end)
-
-    def worker(self, module: str = "worker", **changed: str) -> subprocess.Popen[bytes]:
-        """Start one; its log is `worker<n>.log`. FAULT is passed on to tests.worker.faulty."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("OTOSCOPE_")}
-        for name in ("redis_url", "models_dir", "decode_processes", "batch_size", "visibility_timeout", "metrics_port"):
-            environment[f"OTOSCOPE_{name.upper()}"] = str(getattr(self.settings, name))
-        environment |= {f"OTOSCOPE_{name.upper()}": value for name, value in changed.items()}
-        with (self.directory / f"worker{len(self._workers)}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [PYTHON, "-m", module], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
-                env=environment | {"OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
-        self._workers.append(process)
-        return process
-
-    def ready_worker(self, module: str = "worker", **changed: str) -> subprocess.Popen[bytes]:
-        process = self.worker(module, **changed)
-        until(lambda: process.poll() is not None or self.vouched(process), READY)
-        assert process.poll() is None, self.log(process)
-        return process
-
-    def vouched(self, process: subprocess.Popen[bytes]) -> bool:
-        """Whether that worker says that it is there."""
-        return any(w.id.endswith(f"-{process.pid}") for w in self.stores.run(self.stores.gateway.workers()))
-
-    def log(self, process: subprocess.Popen[bytes]) -> str:
-        return (self.directory / f"worker{self._workers.index(process)}.log").read_text()
-
-    def submit(self, sound: bytes = SOUND, model: str = "tiny") -> str:
-        """As the gateway does it."""
-        return self.stores.submit(sound, model, JobOptions())
-
-    def submit_held(self, worker: subprocess.Popen[bytes]) -> tuple[str, int]:
-        """A job that this worker, the only one, has taken and cannot finish, since its decode process is stopped."""
-        (decoder,) = children(worker.pid)
-        stop(decoder)
-        job_id = self.submit()
-        until(lambda: self.stores.status(job_id) == "running")
-        return job_id, decoder
-
-    def finished(self, job_id: str, seconds: float = 30.0) -> str:
-        until(lambda: self.stores.run(self.stores.gateway.get(job_id)).final, seconds)
-        return self.stores.status(job_id)
-
-    def field(self, job_id: str, name: str) -> str:
-        value = self.stores.raw.hget(job_key(job_id), name)
-        assert isinstance(value, bytes)
-        return value.decode()
-
-    def end(self) -> None:
-        """Kill what is left."""
-        for process in self._workers:
-            if process.poll() is None:
-                left = children(process.pid)
-                process.kill()
-                process.wait()
-                for pid in left:
-                    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -312,3 +230,16 @@ def test_what_was_cancelled_while_no_worker_was_there_is_not_run(home: House) ->
     home.ready_worker()
     assert home.finished(kept) == "succeeded"
     assert home.stores.kinds(cancelled) == ["queued", "cancelled", "result"]
+
+
+def test_a_worker_whose_server_is_gone_ends_all_the_same(home: House) -> None:
+    """SIGTERM, with nobody there to be told: soon, since whoever stops it will not wait for ever."""
+    worker = home.ready_worker()
+    assert home.finished(home.submit()) == "succeeded"
+    home.server.kill()
+    home.server.wait()
+    began = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(60) == 0, home.log(worker)
+    assert time.monotonic() - began < 15
+    assert "Traceback" not in home.log(worker)
