@@ -4,23 +4,17 @@ import os
 import re
 from collections.abc import Iterator
 from enum import StrEnum
+from pathlib import Path
 from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
 from pydantic.fields import FieldInfo
 
-from shared.settings import SECRETS, Settings, load_settings, misspelt
+from shared.settings import COMMAND_LINE, COMPOSE, SECRETS, Settings, load_settings, misspelt
 
 _PARTS = {"redis_url": "Both sides", "host": "Gateway", "models_dir": "Worker"}
 """What the settings from that one on belong to."""
-
-_COMMAND_LINE = {
-    "OTOSCOPE_HOME": "Where `otoscope up` keeps the queue; `.otoscope` in the working directory by default.",
-    "OTOSCOPE_URL": "The service that `otoscope` and `Client` ask.",
-    "OTOSCOPE_KEY": "The API key that they send.",
-    "OTOSCOPE_DEBUG": "1 shows where an error of the command line came from.",
-}
 
 
 class Form(StrEnum):
@@ -63,7 +57,7 @@ def effect(field: FieldInfo) -> str:
     return " ".join((field.description or "").split())
 
 
-def default(name: str, field: FieldInfo) -> str:
+def written(name: str, field: FieldInfo) -> str:
     """As one would write it; nothing where there is none."""
     if name == "decode_processes":
         return "cores, at most 4"
@@ -88,11 +82,17 @@ def markdown() -> str:
     for part, fields in _by_part().items():
         lines += ["", f"## {part}", "", "| variable | default | what it does |", "|---|---|---|"]
         lines += [
-            f"| `{variable(name)}` | {_code(default(name, field))} | {effect(field).replace('|', chr(92) + '|')} |"
+            f"| `{variable(name)}` | {_code(written(name, field))} | {effect(field).replace('|', chr(92) + '|')} |"
             for name, field in fields
         ]
+    lines += ["", "## docker compose", ""]
+    lines += [
+        "`OTOSCOPE_HOST` and `OTOSCOPE_PORT` are where the host listens, `OTOSCOPE_MODELS_DIR` is a folder on the host."
+    ]
+    lines += ["", "| variable | default | what it does |", "|---|---|---|"]
+    lines += [f"| `{name}` | `{default}` | {told} |" for name, (default, told) in COMPOSE.items()]
     lines += ["", "## Command line and client", "", "| variable | what it does |", "|---|---|"]
-    lines += [f"| `{name}` | {told} |" for name, told in _COMMAND_LINE.items()]
+    lines += [f"| `{name}` | {told} |" for name, told in COMMAND_LINE.items()]
     lines += ["", "<!-- otoscope settings --form markdown > docs/settings.md -->", ""]
     return "\n".join(lines)
 
@@ -100,8 +100,11 @@ def markdown() -> str:
 def env_example() -> str:
     """.env.example: every setting, commented out, at its default."""
     lines = [
-        "# Every setting at its default. Copy to .env beside docker-compose.yml and take off the # where you differ."
+        "# Every setting at its default. Copy to .env beside docker-compose.yml and take off the # where you differ.",
+        *("", "# ---- docker compose ----", "", "# cpu: without a GPU.", "#COMPOSE_PROFILES=gpu"),
     ]
+    for name, (usual, told) in COMPOSE.items():
+        lines += ["", *(f"# {line}" for line in wrap(told, 110)), f"#{name}={usual}"]
     for part, fields in _by_part().items():
         lines += ["", f"# ---- {part} ----"]
         for name, field in fields:
@@ -129,7 +132,9 @@ def _by_part() -> dict[str, list[tuple[str, FieldInfo]]]:
 
 
 def _plain(name: str, field: FieldInfo) -> str:
-    return "" if field.default_factory else default(name, field)
+    if isinstance(field.default, Path):
+        return f"./{field.default}"  # to Compose a bare word is a volume
+    return "" if field.default_factory else written(name, field)
 
 
 def _code(text: str) -> str:

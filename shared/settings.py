@@ -32,8 +32,28 @@ def usable_cores() -> int:
 SECRETS = Path("/run/secrets")
 """Where Docker and Kubernetes put files that hold a secret: one named `otoscope_redis_url` is that setting."""
 
-ELSEWHERE = {"OTOSCOPE_HOME", "OTOSCOPE_URL", "OTOSCOPE_KEY", "OTOSCOPE_DEBUG"}
-"""Variables of the command line and the client, which no service reads."""
+COMMAND_LINE = {
+    "OTOSCOPE_HOME": "Where `otoscope up` keeps the queue; `.otoscope` in the working directory by default.",
+    "OTOSCOPE_URL": "The service that `otoscope` and `Client` ask.",
+    "OTOSCOPE_KEY": "The API key that they send.",
+    "OTOSCOPE_DEBUG": "1 shows where an error of the command line came from.",
+}
+"""Variables that no service reads, and what they do."""
+
+COMPOSE = {
+    "OTOSCOPE_TAG": ("latest", "Tag of the images that are built and started."),
+    "OTOSCOPE_WORKER_MEMORY": ("8g", "Memory that each worker may take."),
+    "OTOSCOPE_WORKER_CPUS": ("0", "Cores that each worker may take; 0 is all there are."),
+    "OTOSCOPE_REDIS_IMAGE": ("redis:7-alpine", "Redis or Valkey, 7 or newer."),
+    "OTOSCOPE_REDIS_MEMORY": ("1gb", "What Redis keeps at most; past 85 % of it submissions get 429."),
+    "OTOSCOPE_REDIS_CONTAINER_MEMORY": (
+        "2g", "What its container may take: twice as much, as Redis copies what changes while it rewrites its file.",
+    ),
+    "OTOSCOPE_PROMETHEUS_PORT": ("9090", "Port of Prometheus on 127.0.0.1."),
+    "OTOSCOPE_PROMETHEUS_RETENTION": ("30d", "How long its figures stay."),
+    "OTOSCOPE_GRAFANA_PORT": ("3000", "Port of Grafana on 127.0.0.1."),
+}  # fmt: skip
+"""Variables that docker-compose.yml alone reads: default and effect."""
 
 Engine = Literal["auto", "torch", "openvino"]
 LogFormat = Literal["text", "json"]
@@ -230,7 +250,9 @@ def load_settings(**given: Any) -> Settings:
 def misspelt(environment: Iterable[str]) -> list[str]:
     """Variables with our prefix that nothing reads, each as a sentence; a typing error must not pass for a setting."""
     prefix = "OTOSCOPE_"
-    known = {name.upper() for name in Settings.model_fields} | {name.removeprefix(prefix) for name in ELSEWHERE}
+    known = {name.upper() for name in Settings.model_fields} | {
+        name.removeprefix(prefix) for name in COMMAND_LINE | COMPOSE
+    }
     told = []
     for name in sorted(variable.removeprefix(prefix) for variable in environment if variable.startswith(prefix)):
         if name not in known:

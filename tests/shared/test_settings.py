@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from otoscope.settings_cli import env_example, markdown
-from shared.settings import Settings, SettingsUnusable, load_settings, misspelt
+from shared.settings import COMPOSE, Settings, SettingsUnusable, load_settings, misspelt
 from tests.conftest import PYTHON, ROOT
 
 
@@ -90,6 +90,17 @@ def test_a_typing_error_is_no_setting() -> None:
     """It is pointed out, with what was perhaps meant; what belongs to others or to the command line is left alone."""
     told = misspelt(["OTOSCOPE_BATCHSIZE", "OTOSCOPE_BATCH_SIZE", "OTOSCOPE_URL", "HOME", "OTOSCOPE_ZZZ"])
     assert told == ["OTOSCOPE_BATCHSIZE is no setting; did you mean OTOSCOPE_BATCH_SIZE?", "OTOSCOPE_ZZZ is no setting"]
+
+
+def test_what_only_compose_reads_is_known() -> None:
+    """Nothing that docker-compose.yml takes from .env is unexplained or out of use, and the defaults are the same."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    taken = dict(re.findall(r"\$\{(OTOSCOPE_\w+):-([^}]*)\}", text))
+    services = {f"OTOSCOPE_{name.upper()}" for name in Settings.model_fields}
+    assert {name: default for name, default in taken.items() if name not in services} == {
+        name: default for name, (default, _) in COMPOSE.items()
+    }
+    assert misspelt(taken) == []
 
 
 def test_every_setting_is_explained() -> None:
