@@ -225,18 +225,25 @@ def drawn(prometheus: Prometheus, workers: list[str], start: float, end: float) 
 
 
 def picture(html: str, path: Path) -> None:
-    """In 128 colours, which is all that it has."""
+    """In 128 colours, which is all that it has; the README has room for what is asked first, whether it is well and who
+    is hurt, which is a picture of its own."""
+    upper = path.with_stem(f"{path.stem}-top")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None),
             args=["--no-sandbox"],
         )
-        page = browser.new_page(viewport={"width": 24 * panels.COLUMN + panels.GAP, "height": 800})
+        width = 24 * panels.COLUMN + panels.GAP
+        page = browser.new_page(viewport={"width": width, "height": 800})
         page.set_content(html)
         page.screenshot(path=path, full_page=True)
+        below = page.get_by_text("What is the bottleneck").bounding_box()
+        assert below is not None
+        page.screenshot(path=upper, clip={"x": 0, "y": 0, "width": width, "height": below["y"]})
         browser.close()
-    with Image.open(path) as image:
-        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    for drawing in (path, upper):
+        with Image.open(drawing) as image:
+            image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(drawing, optimize=True)
 
 
 def main() -> None:
