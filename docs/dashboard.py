@@ -179,7 +179,7 @@ def series_of(
     prometheus: Prometheus, panel: dict[str, Any], instance: str, start: float, end: float
 ) -> list[panels.Series]:
     """What a panel's queries answer, as Grafana would ask them."""
-    units = {
+    named = {
         override["matcher"]["options"]: {item["id"]: item["value"] for item in override["properties"]}
         for override in panel["fieldConfig"]["overrides"]
     }
@@ -194,10 +194,11 @@ def series_of(
             name = target["legendFormat"]
             for label, value in answer["metric"].items():
                 name = name.replace(f"{{{{{label}}}}}", value)
-            own = units.get(name, {})
+            own = named.get(name, {})
             points = [(float(moment), float(value)) for moment, value in answer["values"]]
             unit = own.get("unit", panel["fieldConfig"]["defaults"]["unit"])
-            found.append(panels.Series(name, points, unit, own.get("custom.axisPlacement") == "right"))
+            right, colour = own.get("custom.axisPlacement") == "right", own.get("color", {}).get("fixedColor", "")
+            found.append(panels.Series(name, points, unit, right, colour))
     return found
 
 

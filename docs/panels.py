@@ -8,7 +8,14 @@ from html import escape
 from typing import Any
 
 COLOURS = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#b877d9", "#37872d", "#fade2a", "#5794f2", "#c4162a")
-NAMED = {"green": "#73bf69", "yellow": "#f2cc0c", "red": "#f2495c", "blue": "#5794f2"}
+NAMED = {
+    "green": "#73bf69",
+    "yellow": "#f2cc0c",
+    "red": "#f2495c",
+    "blue": "#5794f2",
+    "orange": "#ff780a",
+    "text": "#ccccdc",
+}
 COLUMN, UNIT, GAP = 62, 32, 8  # pixels of the grid
 MOST_LEGENDS = 8
 
@@ -45,6 +52,7 @@ class Series:
     points: list[tuple[float, float]]
     unit: str
     right: bool = False
+    colour: str = ""  # one of NAMED; by its place where there is none
 
     @property
     def last(self) -> float:
@@ -155,6 +163,10 @@ def _bars(panel: dict[str, Any], series: list[Series]) -> str:
     return drawn
 
 
+def _colour(series: list[Series], number: int) -> str:
+    return NAMED.get(series[number].colour, COLOURS[number % len(COLOURS)])
+
+
 def _lines(panel: dict[str, Any], series: list[Series], width: int, height: int, start: float, end: float) -> str:
     defaults = panel["fieldConfig"]["defaults"]
     stacked = defaults["custom"]["stacking"]["mode"] == "normal"
@@ -200,7 +212,7 @@ def _lines(panel: dict[str, Any], series: list[Series], width: int, height: int,
             drawn += f'<line x1={x0} x2={x1} y1={y0} y2={y0} stroke="{colour}" stroke-dasharray="6 5" opacity=".7" />'
     legend = ""
     for number in reversed(range(len(series))):
-        one, colour = series[number], COLOURS[number % len(COLOURS)]
+        one, colour = series[number], _colour(series, number)
         for piece in _pieces(heights[number]):
             line = " ".join(at(moment, value, one.right) for moment, value in piece)
             if stacked:
@@ -208,7 +220,7 @@ def _lines(panel: dict[str, Any], series: list[Series], width: int, height: int,
                 drawn += f'<polygon points="{line} {floor}" fill="{colour}" opacity=".45" />'
             drawn += f'<polyline points="{line}" fill=none stroke="{colour}" stroke-width=1.4 />'
     for number, one in enumerate(series[:MOST_LEGENDS]):
-        legend += f'<span><i style="background:{COLOURS[number % len(COLOURS)]}"></i>{escape(one.name)}</span> '
+        legend += f'<span><i style="background:{_colour(series, number)}"></i>{escape(one.name)}</span> '
     if len(series) > MOST_LEGENDS:
         legend += f"<span>and {len(series) - MOST_LEGENDS} more</span>"
     deep = 30 if several else 15
