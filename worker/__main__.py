@@ -1,6 +1,7 @@
 """`python -m worker`: one worker process, configured by `OTOSCOPE_*` variables."""
 
 import logging
+import signal
 import sys
 import warnings
 
@@ -26,6 +27,8 @@ def main() -> int:
     from worker.app import Worker  # torch takes a second or two: not before the settings are known to be sound
     from worker.model.checkpoint import ModelError
 
+    # Until Celery has handlers of its own: whoever stops a worker that starts sees an orderly end, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     worker = Worker(settings)
     try:
         worker.start()

@@ -243,3 +243,14 @@ def test_a_worker_whose_server_is_gone_ends_all_the_same(home: House) -> None:
     assert worker.wait(60) == 0, home.log(worker)
     assert time.monotonic() - began < 15
     assert "Traceback" not in home.log(worker)
+
+
+def test_a_worker_that_is_stopped_as_it_starts_says_goodbye(home: House) -> None:
+    """At any moment before it takes jobs, whoever stops it sees an orderly end and nobody counts on it any more."""
+    for pause in (0.0, 0.3):
+        worker = home.ready_worker()
+        time.sleep(pause)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 0, home.log(worker)
+        assert not home.vouched(worker)
+        assert "Traceback" not in home.log(worker)
