@@ -242,7 +242,6 @@ def test_a_worker_whose_server_is_gone_ends_all_the_same(home: House) -> None:
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(60) == 0, home.log(worker)
     assert time.monotonic() - began < 15
-    assert "Traceback" not in home.log(worker)
 
 
 def test_a_worker_that_is_stopped_as_it_starts_says_goodbye(home: House) -> None:
