@@ -257,8 +257,11 @@ def _rate(counted: dict[str, Counted], names: Iterable[str]) -> float | None:
 
 
 def _most(counted: dict[str, Counted]) -> dict[str, Counted]:
-    """What happens most now first, then what has happened most."""
-    order = sorted(counted.items(), key=lambda item: (-(item[1].per_second or 0.0), -item[1].total, item[0]))
+    """What has happened at all: what happens most now first, then what has happened most."""
+    order = sorted(
+        ((name, one) for name, one in counted.items() if one.total),
+        key=lambda item: (-(item[1].per_second or 0.0), -item[1].total, item[0]),
+    )
     return dict(order)
 
 
@@ -286,4 +289,4 @@ def _classes(workers: list[tuple[WorkerLook, Change | None]]) -> dict[str, Count
             sofar.total += counted.total
             if counted.per_second is not None:
                 sofar.per_second = (sofar.per_second or 0.0) + counted.per_second
-    return _most({name: counted for name, counted in found.items() if counted.total})
+    return _most(found)

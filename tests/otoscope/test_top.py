@@ -63,6 +63,14 @@ def test_rates_are_those_of_the_last_seconds() -> None:
     assert list(history.curves.accepted) == [None, *[40.0] * 15, *[20.0] * 15]
 
 
+def test_refusals_that_never_happened_are_not_told() -> None:
+    """The gateway counts each code from zero; the one line there is has room for those that matter."""
+    service = Service()
+    for code, count in (("audio_empty", 0), ("queue_full", 3), ("not_audio", 5)):
+        service.errors.labels(code).inc(count)
+    assert list(History("http://here").add(service.look(0)).refusals) == ["not_audio", "queue_full"]
+
+
 def test_a_lost_gateway_has_no_past_when_it_is_back() -> None:
     """What it counted meanwhile is no rate of now, and it is told as lost until then; workers go on."""
     service, history = Service(), History("http://here")
