@@ -67,7 +67,6 @@ def key_for_prometheus(keys: Path, text: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Exit status: 0, or 1 with a line that says what is wrong."""
-    os.umask(0o077)
     try:
         if arguments:
             command, name = arguments
@@ -85,4 +84,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    os.umask(0o077)
     raise SystemExit(main(sys.argv[1:]))

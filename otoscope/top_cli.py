@@ -1,21 +1,8 @@
 """`otoscope top`: what is going on in a service, live in a terminal or once as text or JSON."""
 
-import asyncio
-import json
-import signal
-from contextlib import suppress
-from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
-from otoscope.top_figures import Figures, History
-from otoscope.top_look import Lookout
-from otoscope.top_screen import NARROWEST, screen
 
 
 def top(
@@ -39,6 +26,12 @@ def top(
     as_json: Annotated[bool, typer.Option("--json", help="With --once: JSON on stdout, for programs.")] = False,
 ) -> None:
     """What is going on: queue, rates, latencies, workers. q ends it. Where there are keys it needs one with `admin`."""
+    import asyncio
+
+    from rich.console import Console
+
+    from otoscope.top_live import live, look_once
+
     console = Console(highlight=False)
     if as_json and not once:
         raise ValueError("--json is for --once")
@@ -46,57 +39,6 @@ def top(
         raise ValueError("this is no terminal to draw on: --once prints what there is and ends")
     workers = tuple(worker or ())
     if not once:
-        asyncio.run(_live(console, url, workers, interval))
-    elif asyncio.run(_once(console, url, workers, interval, as_json=as_json)).state == "broken":
+        asyncio.run(live(console, url, workers, interval))
+    elif asyncio.run(look_once(console, url, workers, interval, as_json=as_json)).state == "broken":
         raise SystemExit(1)
-
-
-async def _once(
-    console: Console, url: str | None, workers: tuple[str, ...], interval: float, *, as_json: bool
-) -> Figures:
-    async with Lookout(url, workers) as lookout:
-        history = History(lookout.url)
-        if not history.add(await lookout.look()).lost:
-            await asyncio.sleep(interval)
-        figures = history.add(await lookout.look())
-    if as_json:
-        print(json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **asdict(figures)}))
-    else:
-        console.print(screen(figures, history.curves, max(console.width, NARROWEST), 10**6))
-    return figures
-
-
-async def _live(console: Console, url: str | None, workers: tuple[str, ...], interval: float) -> None:
-    from otoscope.top_keys import pressed  # needs a Unix terminal
-
-    ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    figures: Figures | None = None
-    async with Lookout(url, workers) as lookout:
-        history = History(lookout.url)
-        with Live(Text(f"Looking at {lookout.url}"), console=console, screen=True, auto_refresh=False) as live:
-
-            def draw() -> None:
-                if figures is not None:
-                    footer = f"q ends · every {interval:g} s · {datetime.now():%H:%M:%S}"
-                    live.update(screen(figures, history.curves, console.width, console.height, footer), refresh=True)
-
-            def press(key: str) -> None:
-                if key in "qQ":
-                    ended.set()
-
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                loop.add_signal_handler(number, ended.set)
-            loop.add_signal_handler(signal.SIGWINCH, draw)
-            with pressed(press):
-                while not ended.is_set():
-                    looking = asyncio.ensure_future(lookout.look())
-                    await asyncio.wait(
-                        {looking, end := asyncio.ensure_future(ended.wait())}, return_when="FIRST_COMPLETED"
-                    )
-                    if not looking.done():
-                        looking.cancel()
-                        break
-                    figures = history.add(looking.result())
-                    draw()
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(end, interval)

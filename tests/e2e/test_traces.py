@@ -70,6 +70,7 @@ def traced() -> Iterator[Traced]:
             log_format="json",
             otlp_endpoint=collector.url,
             decode_processes="1",
+            batch_window="0.05",
             visibility_timeout=str(VISIBILITY),
         )
         stack.environment |= {"OTEL_BSP_SCHEDULE_DELAY": "100", "OTEL_EXPORTER_OTLP_TIMEOUT": "3"}

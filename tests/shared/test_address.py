@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from otoscope.settings_cli import _shown
+from otoscope.settings_text import shown
 from shared.address import Address, AddressUnusable, parse
 from shared.settings import Settings, SettingsUnusable, load_settings
 
@@ -77,4 +77,4 @@ def test_an_address_shows_no_secret() -> None:
     url = "sentinel://me:secret@a,b/queue?sentinel_password=secret&db=1"
     address = parse(url)
     assert "secret" not in f"{address!r} {address.told}"
-    assert _shown("redis_url", url) == "sentinel://me:***@a,b/queue?sentinel_password=***&db=1"
+    assert shown("redis_url", url) == "sentinel://me:***@a,b/queue?sentinel_password=***&db=1"

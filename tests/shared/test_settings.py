@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from otoscope.settings_cli import env_example, markdown
+from otoscope.settings_text import env_example, markdown
 from shared.settings import COMPOSE, Settings, SettingsUnusable, load_settings, misspelt
 from tests.conftest import PYTHON, ROOT
 
