@@ -125,10 +125,10 @@ def test_startup_probe_of_a_worker(cluster: Cluster) -> None:
     """The command itself, at the metrics of a worker: not while nothing listens or nothing is loaded, and then yes."""
     _, *arguments = containers(cluster)["worker"]["startupProbe"]["exec"]["command"]
     port = free_port()
-    command = [PYTHON, *(part.replace(":9100", f":{port}") for part in arguments)]
+    command = [PYTHON, *(str(port) if part == "9100" else part for part in arguments)]
 
     def ask() -> int:
-        return subprocess.run(command, capture_output=True, timeout=30).returncode
+        return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=30).returncode
 
     assert ask() == 1
     metrics = WorkerMetrics(torch.device("cpu"))
