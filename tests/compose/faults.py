@@ -58,7 +58,7 @@ def upgrade_redis(trial: Trial) -> None:
 
 
 def backup(trial: Trial) -> None:
-    """As docs/operations.md has it: what waits and what is done survive the loss of the volume."""
+    """As docs/deployment.md has it: what waits and what is done survive the loss of the volume."""
     compose, load = trial.compose, trial.load
     load.accepted.clear()
     asyncio.run(load.submit(20))

@@ -72,7 +72,14 @@ def test_commands_that_install_or_train_exist() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    """Every file that the README and docs link to is there."""
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+    """Every file that the README and the other documents link to is there, and every heading in it."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    headings = {
+        page: {re.sub(r"[^\w\- ]", "", told.lower()).replace(" ", "-") for told in re.findall(r"^#+ (.*)$", text, re.M)}
+        for page, text in ((page, page.read_text()) for page in pages)
+    }
+    for page in pages:
+        for link, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", page.read_text()):
+            there = (page.parent / link).resolve() if link else page
+            assert there.exists(), f"{page.name} links to {link}"
+            assert not heading or heading in headings.get(there, {heading}), f"{page.name} links to {link}#{heading}"

@@ -1,4 +1,4 @@
-"""A service over TLS, with the rights that docs/operations.md gives it and no other; and who is not let in."""
+"""A service over TLS, with the rights that docs/deployment.md gives it and no other; and who is not let in."""
 
 import re
 import signal
@@ -22,7 +22,7 @@ SECRET = "correct-horse"
 
 def rights() -> list[str]:
     """The line of the documentation."""
-    [line] = re.findall(r"^user otoscope on >PASSWORD (.*)$", (ROOT / "docs/operations.md").read_text(), re.M)
+    [line] = re.findall(r"^user otoscope on >PASSWORD (.*)$", (ROOT / "docs/deployment.md").read_text(), re.M)
     return str(line).split()
 
 
