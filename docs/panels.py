@@ -163,7 +163,7 @@ def _bars(panel: dict[str, Any], series: list[Series]) -> str:
     return drawn
 
 
-def _colour(series: list[Series], number: int) -> str:
+def _line_colour(series: list[Series], number: int) -> str:
     return NAMED.get(series[number].colour, COLOURS[number % len(COLOURS)])
 
 
@@ -212,7 +212,7 @@ def _lines(panel: dict[str, Any], series: list[Series], width: int, height: int,
             drawn += f'<line x1={x0} x2={x1} y1={y0} y2={y0} stroke="{colour}" stroke-dasharray="6 5" opacity=".7" />'
     legend = ""
     for number in reversed(range(len(series))):
-        one, colour = series[number], _colour(series, number)
+        one, colour = series[number], _line_colour(series, number)
         for piece in _pieces(heights[number]):
             line = " ".join(at(moment, value, one.right) for moment, value in piece)
             if stacked:
@@ -220,7 +220,7 @@ def _lines(panel: dict[str, Any], series: list[Series], width: int, height: int,
                 drawn += f'<polygon points="{line} {floor}" fill="{colour}" opacity=".45" />'
             drawn += f'<polyline points="{line}" fill=none stroke="{colour}" stroke-width=1.4 />'
     for number, one in enumerate(series[:MOST_LEGENDS]):
-        legend += f'<span><i style="background:{_colour(series, number)}"></i>{escape(one.name)}</span> '
+        legend += f'<span><i style="background:{_line_colour(series, number)}"></i>{escape(one.name)}</span> '
     if len(series) > MOST_LEGENDS:
         legend += f"<span>and {len(series) - MOST_LEGENDS} more</span>"
     deep = 30 if several else 15
