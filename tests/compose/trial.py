@@ -17,8 +17,9 @@ from functools import partial
 import yaml
 
 from tests.compose import faults, steps, walls
-from tests.compose.rig import PROJECT, ROOT, Compose, Load, compose_command, docker, free_port
+from tests.compose.rig import PROJECT, ROOT, Compose, Load, compose_command, docker
 from tests.compose.steps import Trial
+from tests.conftest import free_port
 
 STEPS: list[Callable[[Trial], None]] = [
     steps.answers, walls.walls, walls.secrets, steps.metrics, faults.kill_worker, faults.kill_api, faults.kill_redis,

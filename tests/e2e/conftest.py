@@ -70,6 +70,24 @@ class Stack:
                 time.sleep(0.1)
         raise AssertionError("the stack did not get ready:\n" + "".join(p.read_text() for p in self.logs.glob("*.log")))
 
+    @contextmanager
+    def up(self, server: "subprocess.Popen[bytes]") -> Iterator[Self]:
+        """Worker and gateway, ready; killed afterwards, with whatever else was started, and then their server."""
+        try:
+            self.start("worker")
+            self.start("api")
+            self.until_ready()
+            yield self
+        finally:
+            self.kill()
+            server.terminate()
+            server.wait()
+
+    def kill(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
     def stop(self, name: str, with_signal: int = signal.SIGTERM, timeout: float = 30) -> int:
         process = self.processes.pop(name)
         process.send_signal(with_signal)

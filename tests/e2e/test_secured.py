@@ -42,9 +42,7 @@ def walled() -> Iterator[tuple[Stack, redis.Redis, Authority]]:
             with redis.Redis("localhost", port, password=PASSWORD, ssl=True, **tls) as owner:  # type: ignore[arg-type]
                 owner.execute_command("ACL", "SETUSER", "otoscope", "on", f">{SECRET}", *rights())
                 yield stack, owner, authority
-            for process in stack.processes.values():
-                process.kill()
-                process.wait()
+            stack.kill()
 
 
 def test_a_service_needs_no_more_rights_than_the_documentation_gives(

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +25,7 @@ from shared.schemas import Job
 from tests.conftest import PYTHON, ROOT, free_port, start_server, write_tiny_model
 from tests.e2e.conftest import Stack
 from tests.sounds import chirp, encode
+from tests.worker.processes import until
 
 pytestmark = pytest.mark.stack
 
@@ -48,26 +49,10 @@ def service() -> Iterator[Stack]:
         )
         stack.start("worker")
         stack.processes["other worker"] = stack.processes.pop("worker")
-        stack.start("worker")
-        stack.start("api")
-        try:
-            stack.until_ready()
+        with stack.up(server):
             with stack.client() as http:
-                until(lambda: http.get("/health/ready").json()["workers"] == 2)
+                until(lambda: http.get("/health/ready").json()["workers"] == 2, 30)
             yield stack
-        finally:
-            for process in stack.processes.values():
-                process.kill()
-                process.wait()
-            server.terminate()
-            server.wait()
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def work(stack: Stack) -> list[Job]:

@@ -74,18 +74,9 @@ def traced() -> Iterator[Traced]:
             visibility_timeout=str(VISIBILITY),
         )
         stack.environment |= {"OTEL_BSP_SCHEDULE_DELAY": "100", "OTEL_EXPORTER_OTLP_TIMEOUT": "3"}
-        stack.start("worker")
-        stack.start("api")
-        try:
-            stack.until_ready()
-            with httpx.Client(base_url=stack.url, timeout=60, headers={"Authorization": f"Bearer {text}"}) as http:
-                yield Traced(stack, collector, text, http)
-        finally:
-            for process in stack.processes.values():
-                process.kill()
-                process.wait()
-            server.terminate()
-            server.wait()
+        headers = {"Authorization": f"Bearer {text}"}
+        with stack.up(server), httpx.Client(base_url=stack.url, timeout=60, headers=headers) as http:
+            yield Traced(stack, collector, text, http)
 
 
 def test_one_submission_is_one_trace_over_both_processes(traced: Traced) -> None:

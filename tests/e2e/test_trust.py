@@ -41,17 +41,8 @@ def guarded() -> Iterator[tuple[Stack, str, str]]:
             keys_file=str(directory / "keys"),
             log_format="json",
         )
-        stack.start("worker")
-        stack.start("api")
-        try:
-            stack.until_ready()
+        with stack.up(server):
             yield stack, text, admin_text
-        finally:
-            for process in stack.processes.values():
-                process.kill()
-                process.wait()
-            server.terminate()
-            server.wait()
 
 
 def logs(stack: Stack) -> str:
