@@ -37,16 +37,10 @@ class JobStore:
             return Refused(outcome.decode(), *(trace.decode() for trace in rest))
         model, described, waited, left, body, attempt, trace, version = rest
         try:
-            if not contract.understood(int(version)):
-                raise ContractMismatch(
-                    f"It is of contract {version.decode()}; known here is {contract.CONTRACT_VERSION}."
-                )
-            options = parse(JobOptions, described)
-        except (ContractMismatch, ValidationError) as error:
+            options = _options(described, int(version))
+        except ContractMismatch:
             self.release(job_id, worker)
-            if isinstance(error, ContractMismatch):
-                raise
-            raise ContractMismatch(f"It asks for what is not known here: {described.decode()}") from error
+            raise
         if isinstance(body, int):  # the size of a large one
             with translated():
                 body = self._redis.get(contract.audio_key(job_id))
@@ -102,3 +96,13 @@ class JobStore:
         """List these models no more. Another worker that still serves one lists it again with its next announcement."""
         with translated():
             self._redis.hdel(contract.MODELS, *names)
+
+
+def _options(described: bytes, version: int) -> JobOptions:
+    """What a gateway of that version wrote. Raises ContractMismatch where only a newer worker can read it."""
+    if not contract.understood(version):
+        raise ContractMismatch(f"It is of contract {version}; known here is {contract.CONTRACT_VERSION}.")
+    try:
+        return parse(JobOptions, described)
+    except ValidationError as error:
+        raise ContractMismatch(f"It asks for what is not known here: {described.decode()}") from error
