@@ -73,7 +73,7 @@ class Figures:
     open_jobs: float | None
     waiting_jobs: float | None
     oldest_seconds: float | None
-    queue_limit: int | None
+    queue_limit: float | None
     redis_memory_ratio: float | None
     jobs: dict[str, Counted]
     refusals: dict[str, Counted]
@@ -157,7 +157,7 @@ def _figures(url: str, look: Look, change: Change | None, workers: list[tuple[Wo
         open_jobs=_value(now, "otoscope_queue_open_jobs"),
         waiting_jobs=_value(now, "otoscope_queue_waiting_jobs"),
         oldest_seconds=_value(now, "otoscope_queue_oldest_seconds"),
-        queue_limit=look.queue_limit,
+        queue_limit=_value(now, "otoscope_queue_limit_jobs"),
         redis_memory_ratio=_value(now, "otoscope_queue_memory_ratio"),
         jobs={name: jobs[name] for name in OUTCOMES if name in jobs},
         refusals=_most(_counted(now, change, "otoscope_api_errors_total", "code")),

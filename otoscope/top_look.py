@@ -11,10 +11,11 @@ from typing import Self, TypeVar
 import httpx
 from pydantic import BaseModel
 
+from otoscope.answers import parse as parse_answer
 from otoscope.scrape import Scrape, parse
-from otoscope.wire import http_settings, is_here, service_url
-from shared.errors import InvalidRequest
-from shared.schemas import Limits, Ready, WorkerList, WorkerSaid
+from otoscope.wire import address, http_settings, is_here, service_url
+from shared.errors import OtoscopeError
+from shared.schemas import Ready, WorkerList, WorkerSaid
 
 SECONDS = 2.0  # that an answer may take; who takes longer is lost for this look
 
@@ -41,7 +42,6 @@ class Look:
     scrape: Scrape | None = None
     lost: str = ""
     ready: Ready | None = None
-    queue_limit: int | None = None
     workers: tuple[WorkerLook, ...] = field(default=())
 
 
@@ -53,23 +53,22 @@ class Lookout:
 
     def __init__(self, url: str | None = None, workers: tuple[str, ...] = (), *, key: str | None = None) -> None:
         self.url = service_url(url)
-        self._given = [WorkerLook(_place(address), address) for address in map(_metrics_address, workers)]
+        self._given = [WorkerLook(_place(url), url) for url in map(_metrics_address, workers)]
         self._known = list(self._given)
         self._gateway = httpx.AsyncClient(**http_settings(self.url, key, None))
         self._elsewhere = httpx.AsyncClient(trust_env=False)
 
     async def look(self) -> Look:
         """Everything at once, in twice SECONDS at most; never fails."""
-        (scrape, lost), ready, limits, listed = await asyncio.gather(
+        (scrape, lost), ready, listed = await asyncio.gather(
             _scraped(self._gateway, "/metrics"),
             self._said(Ready, "/health/ready"),
-            self._said(Limits, "/v1/limits"),
             self._said(WorkerList, "/v1/workers"),
         )
         if listed is not None and not self._given:  # else those known last: they may work on without a gateway
             self._known = [_announced(worker) for worker in listed.workers]
         workers = await asyncio.gather(*map(self._worker, self._known))
-        return Look(time.monotonic(), scrape, lost, ready, limits.queue_limit if limits else None, tuple(workers))
+        return Look(time.monotonic(), scrape, lost, ready, tuple(workers))
 
     async def aclose(self) -> None:
         await self._gateway.aclose()
@@ -84,8 +83,8 @@ class Lookout:
     async def _said(self, kind: type[Said], path: str) -> Said | None:
         try:
             async with asyncio.timeout(SECONDS):
-                return kind.model_validate_json((await self._gateway.get(path)).content)
-        except (httpx.HTTPError, TimeoutError, ValueError):  # a problem document, too: what is wrong /metrics tells
+                return parse_answer(kind, (await self._gateway.get(path)).content)
+        except (httpx.HTTPError, TimeoutError, OtoscopeError):  # a problem document, too: what is wrong /metrics tells
             return None
 
     async def _worker(self, worker: WorkerLook) -> WorkerLook:
@@ -130,12 +129,7 @@ def _out_of_reach(url: str | None, worker: str) -> str:
 
 def _metrics_address(text: str) -> str:
     """`host:9100` and `http://host:9100` are enough."""
-    try:
-        url = httpx.URL(text if "://" in text else f"http://{text}")
-    except httpx.InvalidURL as error:
-        raise InvalidRequest(f"{text!r} is not the address of a worker's metrics: {error}.") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise InvalidRequest(f"{text!r} is not the address of a worker's metrics, such as http://127.0.0.1:9100.")
+    url = address(text, "a worker's metrics", "http://127.0.0.1:9100")
     return str(url if url.path not in ("", "/") else url.copy_with(path="/metrics"))
 
 

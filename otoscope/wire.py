@@ -13,13 +13,18 @@ from shared.errors import InvalidRequest
 def service_url(url: str | None = None) -> str:
     """Where the service is: as given, else OTOSCOPE_URL, else this machine at OTOSCOPE_PORT or 8000."""
     text = url or os.environ.get("OTOSCOPE_URL") or f"http://127.0.0.1:{os.environ.get('OTOSCOPE_PORT') or 8000}"
+    return str(address(text, "a service", "http://127.0.0.1:8000"))
+
+
+def address(text: str, what: str, like: str) -> httpx.URL:
+    """The address of something, `http://` left out or not. Raises InvalidRequest, which says what one is `like`."""
     try:
         parsed = httpx.URL(text if "://" in text else f"http://{text}")
     except httpx.InvalidURL as error:
-        raise InvalidRequest(f"{text!r} is not the address of a service: {error}.") from error
+        raise InvalidRequest(f"{text!r} is not the address of {what}: {error}.") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise InvalidRequest(f"{text!r} is not the address of a service; one looks like http://127.0.0.1:8000.")
-    return str(parsed)
+        raise InvalidRequest(f"{text!r} is not the address of {what}; one looks like {like}.")
+    return parsed
 
 
 def is_here(url: str) -> bool:

@@ -8,6 +8,7 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from rich.console import Console
@@ -28,6 +29,7 @@ class Service:
         self.gateway, self.worker = CollectorRegistry(), CollectorRegistry()
         self.jobs = Counter("otoscope_jobs", "-", ["outcome"], registry=self.gateway)
         self.errors = Counter("otoscope_api_errors", "-", ["code"], registry=self.gateway)
+        Gauge("otoscope_queue_limit_jobs", "-", registry=self.gateway).set(100)
         self.oldest = Gauge("otoscope_queue_oldest_seconds", "-", registry=self.gateway)
         self.stage = Histogram("otoscope_worker_stage_seconds", "-", ["stage"], registry=self.worker)
         self.batch = Histogram("otoscope_worker_batch_size", "-", registry=self.worker)
@@ -40,7 +42,7 @@ class Service:
 
     def look(self, at: float, workers: int = 1) -> Look:
         found = (WorkerLook(f"host-{n}", f"http://host:{n}", self._scrape(self.worker, at)) for n in range(workers))
-        return Look(at, self._scrape(self.gateway, at), "", READY, 100, tuple(found))
+        return Look(at, self._scrape(self.gateway, at), "", READY, tuple(found))
 
     @staticmethod
     def _scrape(registry: CollectorRegistry, at: float) -> Scrape:
@@ -107,7 +109,7 @@ def test_another_process_at_the_same_address() -> None:
         Gauge("process_start_time_seconds", "-", registry=registry).set(began)
         Counter("otoscope_worker_jobs", "-", registry=registry).inc(done)
         scrape = parse(generate_latest(registry).decode(), at)
-        figures = history.add(Look(at, None, "", READY, None, (WorkerLook("w", "http://w", scrape),)))
+        figures = history.add(Look(at, None, "", READY, (WorkerLook("w", "http://w", scrape),)))
     assert figures.workers[0].jobs_per_second is None
 
 
@@ -239,7 +241,7 @@ def test_a_worker_with_a_gpu_has_a_column_more() -> None:
         WorkerLook("with", "http://with", scrape),
         WorkerLook("without", "http://without", lost="does not answer"),
     )
-    lines = drawn(history.add(Look(0.0, None, "", READY, None, workers)), history, 80, 24)
+    lines = drawn(history.add(Look(0.0, None, "", READY, workers)), history, 80, 24)
     (one,) = (line for line in lines if line.startswith("with "))
     assert "3.0 GiB, 87%" in one
     (other,) = (line for line in lines if line.startswith("without "))
@@ -305,3 +307,16 @@ def test_what_is_no_gateway(stranger: str) -> None:
     (worker,) = found.workers
     assert (worker.name, worker.url) == ("127.0.0.1:1", "http://127.0.0.1:1/metrics")
     assert worker.lost.startswith("does not answer")
+
+
+def test_a_newer_gateway_may_say_more() -> None:
+    """What is not known here is left out, and the rest is read."""
+    said = {"/health/ready": {**READY.model_dump(), "added": 1}, "/v1/workers": {"workers": [], "added": 1}}
+
+    async def look() -> Look:
+        async with Lookout("http://here") as lookout:
+            answer = httpx.MockTransport(lambda asked: httpx.Response(200, json=said.get(asked.url.path, {})))
+            lookout._gateway = httpx.AsyncClient(base_url="http://here", transport=answer)
+            return await lookout.look()
+
+    assert asyncio.run(look()).ready == READY
