@@ -26,6 +26,7 @@ up: $(VENV)/.installed ## start server, worker and gateway, and stay up; OTOSCOP
 test: $(VENV)/.installed-dev browser encrypted prometheus ## ruff, mypy, bandit and every test; ARGS='-k client' are pytest's
 	@unset "$${!OTOSCOPE_@}" # a stack of yours must not be what the tests talk to
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/bandit -q -c pyproject.toml -r api worker shared otoscope training
 	$(BIN)/pytest $(ARGS)

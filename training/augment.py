@@ -36,9 +36,7 @@ def augment_waveforms(
     return waves, targets
 
 
-def cut(
-    waves: Tensor, audible: Tensor, samples: int, rate: int, recipe: AugmentRecipe, generator: Generator
-) -> Tensor:
+def cut(waves: Tensor, audible: Tensor, samples: int, rate: int, recipe: AugmentRecipe, generator: Generator) -> Tensor:
     """`samples` of each clip from a random place, at a random speed, by linear interpolation; past the end of a clip
     comes its beginning.
 

@@ -180,9 +180,7 @@ def train(
     return config
 
 
-def train_teacher(
-    recipe: str, dataset: Dataset, test_fold: Fold, out: Path, *, resume: bool, compile: bool
-) -> Path:
+def train_teacher(recipe: str, dataset: Dataset, test_fold: Fold, out: Path, *, resume: bool, compile: bool) -> Path:
     """The teacher of the run in `out`, trained inside it before the student or there already. Returns its folder."""
     if resume and not resumable(out):
         raise RunError(f"{out} holds no run to resume")

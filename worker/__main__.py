@@ -7,6 +7,7 @@ import warnings
 
 from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
+from celery.worker import state
 
 from shared import tracing
 from shared.errors import OtoscopeError
@@ -24,11 +25,13 @@ def main() -> int:
         return 1
     logging.getLogger("celery").setLevel(logging.WARNING)
     setup_logging.connect(_leave_logging_alone)
+    # Until Celery has handlers of its own: whoever stops a worker that starts sees an orderly end, too. They set
+    # Celery's flag and raise nothing, since Python loses what is raised in the middle of an import or a callback.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop_soon)
     from worker.app import Worker  # torch takes a second or two: not before the settings are known to be sound
     from worker.model.checkpoint import ModelError
 
-    # Until Celery has handlers of its own: whoever stops a worker that starts sees an orderly end, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     worker = Worker(settings)
     try:
         worker.start()
@@ -40,6 +43,10 @@ def main() -> int:
         worker.close()
         tracing.stop()
     return status
+
+
+def _stop_soon(*_: object) -> None:
+    state.should_stop = 0
 
 
 def _leave_logging_alone(**_: object) -> None:

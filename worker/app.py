@@ -15,6 +15,7 @@ from pathlib import Path
 
 from celery import Celery
 from celery.exceptions import Reject
+from celery.worker.state import maybe_shutdown
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -145,7 +146,11 @@ class Worker:
                 raise Reject(str(error), requeue=True) from error
 
     def _load(self, directory: Path) -> Served:
-        """Read in this thread, so that jobs go on meanwhile; then to a batcher's, since they alone touch the device."""
+        """Read in this thread, so that jobs go on meanwhile; then to a batcher's, since they alone touch the device.
+
+        Before each, a worker that was told to stop ends: several may take longer than whoever stops it would wait.
+        """
+        maybe_shutdown()
         model, sizes = read_model(directory), (1, self._batch_size)
         served: Served = self._batcher.call(lambda: self._engine.serve(model, sizes)).result()
         self._metrics.serves(served.name, model.config.classes)

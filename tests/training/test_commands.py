@@ -25,9 +25,7 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_from_recipe_to_figure(
-    data: Path, recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_from_recipe_to_figure(data: Path, recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`train` needs no --out, `evaluate` takes what it says, `--record` makes the figure part of the model."""
     monkeypatch.chdir(tmp_path)
     trained = run("train", "--data", data, "--fold", 2, "--recipe", recipe_file)

@@ -157,9 +157,7 @@ def test_gone_on_with_by_the_next_call(site: Site, tmp_path: Path) -> None:
     assert site.asked == ["bytes=1000-", ""]
 
 
-@pytest.mark.parametrize(
-    ("beyond", "etag", "requests"), [(0, '"one"', 1), (1, '"one"', 2), (-1_000, '"zero"', 1)]
-)
+@pytest.mark.parametrize(("beyond", "etag", "requests"), [(0, '"one"', 1), (1, '"one"', 2), (-1_000, '"zero"', 1)])
 def test_partial_of_another_archive(beyond: int, etag: str, requests: int, site: Site, tmp_path: Path) -> None:
     """All of it is there already; more is there than there should be; the server has a newer one by now."""
     size = len(site.body) + beyond

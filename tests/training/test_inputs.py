@@ -182,9 +182,7 @@ def test_noise_keeps_its_distance() -> None:
     waves = torch.zeros(200, 8_000)
     waves[:, :800] = 1.0
     recipe = AugmentRecipe(roll=False, speed=1, gain_db=0, mix_alpha=0, noise_db=20)
-    noisy, _ = augment_waveforms(
-        waves, audibility(waves, 8_000), torch.eye(200), 8_000, recipe, seeded(), crop=False
-    )
+    noisy, _ = augment_waveforms(waves, audibility(waves, 8_000), torch.eye(200), 8_000, recipe, seeded(), crop=False)
     below = -10 * (noisy - waves).square().mean(dim=1).log10()
     assert below.min() > 19.5
     assert below.max() < 50.5

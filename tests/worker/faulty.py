@@ -1,17 +1,24 @@
-"""`python -m tests.worker.faulty`: a worker whose device has a fault, told by FAULT, for sounds that are loud.
+"""`python -m tests.worker.faulty`: a worker with a fault, told by FAULT.
 
-`kill` ends the process as the kernel would, `spoil` answers like a CUDA context that is lost, `full` like a device that
-has room for one window at a time.
+For sounds that are loud its device does not work: `kill` ends the process as the kernel would, `spoil` answers like a
+CUDA context that is lost, `full` like a device that has room for one window at a time. The others are told to stop as
+they start: `stop-import` in the middle of an import, `stop-model` while the first model is read.
 """
 
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from celery import Celery
 
+from shared.queue import make_celery
+from shared.settings import Settings
+from worker import app
 from worker.__main__ import main
-from worker.engine import Engine, Seen, Served, Window
+from worker.engine import Engine, Seen, Served, Window, read_model
+from worker.model.checkpoint import Model
 
 LOUD = 0.95
 run = Engine._run
@@ -29,6 +36,28 @@ def faulty(self: Engine, served: Served, windows: Sequence[Window], alone: bool)
     return run(self, served, windows, alone)
 
 
+class Stopping:
+    """Told to stop where Python makes another error of what a signal handler raises: while a class is made."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stopped(settings: Settings) -> Celery:
+    type("Imported", (), {"part": Stopping()})
+    return make_celery(settings)
+
+
+def reading(directory: Path) -> Model:
+    os.kill(os.getpid(), signal.SIGTERM)
+    return read_model(directory)
+
+
 if __name__ == "__main__":
     Engine._run = faulty  # type: ignore[method-assign]
+    match os.environ["FAULT"]:
+        case "stop-import":
+            app.make_celery = stopped
+        case "stop-model":
+            app.read_model = reading
     raise SystemExit(main())

@@ -1,6 +1,7 @@
 """`python -m worker` as a process: its start, its queue, its end by SIGTERM and by kill -9."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -253,3 +254,17 @@ def test_a_worker_that_is_stopped_as_it_starts_says_goodbye(home: House) -> None
         assert worker.wait(60) == 0, home.log(worker)
         assert not home.vouched(worker)
         assert "Traceback" not in home.log(worker)
+
+
+@pytest.mark.parametrize("fault", ["stop-import", "stop-model"])
+def test_a_worker_stops_between_the_steps_of_its_start(
+    home: House, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """And not in the middle of one, where Python would make another error of it or lose it; before the next model."""
+    shutil.copytree(home.models / "tiny", home.models / "tiny-too")
+    monkeypatch.setenv("FAULT", fault)
+    worker = home.worker("tests.worker.faulty")
+    assert worker.wait(60) == 0, home.log(worker)
+    assert "Traceback" not in home.log(worker)
+    assert home.log(worker).count("serving model") == (1 if fault == "stop-model" else 2)
+    assert not home.vouched(worker)

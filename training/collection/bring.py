@@ -100,9 +100,7 @@ def _files(folder: Path) -> Iterator[Path]:
         seen.add(real)
 
 
-def _take(
-    intake: Intake, path: Path, label: str, pattern: re.Pattern[str] | None, source: str, copy: bool
-) -> None:
+def _take(intake: Intake, path: Path, label: str, pattern: re.Pattern[str] | None, source: str, copy: bool) -> None:
     path = Path(os.path.abspath(path))
     shown = str(path).encode(errors="backslashreplace").decode()
     if shown != str(path):
