@@ -46,7 +46,8 @@ class PictureNetwork(Network):
         for module in self.backbone.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = _BN_MOMENTUM
-        self._tapped = tuple(info["module"] for info in self.backbone.feature_info)
+        if not hasattr(self.backbone, "forward_intermediates"):
+            raise ValueError(f"timm's {config.backbone} cannot be looked into")
         self.head = make_head(self.backbone.num_features, config.head, config.dropout, config.classes)
         cfg = self.backbone.pretrained_cfg
         self.mean: Tensor
@@ -59,35 +60,25 @@ class PictureNetwork(Network):
         see: Tap = tap or ignore
         grey = (x / (2 * _SPAN) + 0.5).clamp(0, 1)  # (batch, 1, mels, frames), black to white
         picture = (grey - self.mean) / self.std  # (batch, 3, mels, frames)
-        hooks = self._show(see) if tap else []
-        try:
-            last: Tensor = self.backbone.forward_features(picture)  # (batch, width, mels / 32, frames / 32)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        last: Tensor  # (batch, width, mels / 32, frames / 32)
+        if tap:  # given back and not caught by hooks, which would see what passes in other threads
+            last, features = self.backbone.forward_intermediates(picture)
+            for number, feature in enumerate(features, start=1):
+                see(f"layer{number}", feature)
+        else:
+            last = self.backbone.forward_features(picture)
         see(self.pooled_layers[0], last)
         embedding = self.pool([last])
         see("embedding", embedding)
         logits: Tensor = self.head(embedding)  # (batch, classes)
         return logits
 
-    def _show(self, see: Tap) -> list[Any]:
-        """Hooks that show the features of timm's own modules as they pass."""
-        hooks: list[Any] = []
-        for number, name in enumerate(self._tapped, start=1):
-
-            def show(_module: nn.Module, _inputs: object, output: Tensor, layer: str = f"layer{number}") -> None:
-                see(layer, output)
-
-            hooks.append(self.backbone.get_submodule(name).register_forward_hook(show))
-        return hooks
-
     def pool(self, levels: list[Tensor]) -> Tensor:
         return levels[-1].mean(dim=(2, 3))
 
     @property
     def pooled_layers(self) -> tuple[str, ...]:
-        return (f"layer{len(self._tapped) + 1}",)
+        return (f"layer{len(self.backbone.feature_info) + 1}",)
 
     def trunk(self) -> list[nn.Module]:
         """timm's modules in the order of their definition, which is that of computation; a row of stages is taken
