@@ -125,7 +125,7 @@ class Result:
     spectrogram: Array | None = None  # (mels, frames), dB
     maps: dict[str, Array] = field(default_factory=dict)  # layer -> (height, width), channel means
     embedding: Array | None = None  # (features,)
-    cam: Array | None = None  # (height, width) of the last stage, 0 to 1
+    cam: Array | None = None  # (height, width) of the last stage, for the first prediction, 0 to 1
     waveform: Array | None = None  # (2, buckets): minimum and maximum of each stretch of the whole sound
     full_spectrogram: Array | None = None  # (mels, frames) of the whole sound, dB
     channels: dict[str, Array] = field(default_factory=dict)  # layer, or part of a block -> (channels, height, width)

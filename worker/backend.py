@@ -24,11 +24,17 @@ class Rows:
 
     maps: list[int] = field(default_factory=list)
     embedding: list[int] = field(default_factory=list)
-    cam: list[int] = field(default_factory=list)
+    cam: Mapping[int, int | None] = field(default_factory=dict)  # row -> class, or what the row itself is taken for
     channels: Mapping[str, list[int]] = field(default_factory=dict)  # by layer
 
     def __bool__(self) -> bool:
         return bool(self.maps or self.embedding or self.cam or self.channels)
+
+    def spoken_for(self, logits: Tensor) -> Tensor:
+        """The class (rows,) of each class activation; `logits` are those of the whole batch."""
+        own = logits[list(self.cam)].argmax(dim=1)
+        asked = torch.tensor([-1 if of is None else of for of in self.cam.values()], device=logits.device)
+        return asked.where(asked >= 0, own)
 
 
 class Backend(Protocol):
@@ -55,7 +61,7 @@ class TorchBackend:
     def __call__(self, features: Tensor, rows: Rows, *, alone: bool) -> tuple[Tensor, Looks]:
         network, tap = self._network, None
         if rows:
-            tap = Tap(network, maps=rows.maps, embedding=rows.embedding, cam=rows.cam, channels=rows.channels)
+            tap = Tap(network, maps=rows.maps, embedding=rows.embedding, cam=list(rows.cam), channels=rows.channels)
         with autocast(self._device):
             features = features.contiguous(memory_format=torch.channels_last)
             logits = network(features, tap, tap.opened if tap else ()).float()  # (batch, classes)
@@ -66,5 +72,5 @@ class TorchBackend:
         if tap.embedding is not None:
             looks["embedding",] = tap.embedding
         if rows.cam:
-            looks["cam",] = tap.cam(logits[rows.cam].argmax(dim=1))
+            looks["cam",] = tap.cam(rows.spoken_for(logits))
         return logits, looks

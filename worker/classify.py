@@ -159,19 +159,21 @@ class Classifier:
         if Part.FULL_SPECTROGRAM in parts and len(clips) == 1:
             of_window |= {Part.SPECTROGRAM}
 
-        def look(at: int) -> Window:
-            return Window(clips[at][1], of_window, options.layer)
+        def look(at: int, cam_of: int | None = None) -> Window:
+            return Window(clips[at][1], of_window, options.layer, cam_of)
 
-        # Only where many windows have to be seen to know which one decides is one of them looked into afterwards.
-        known = 0 if len(clips) == 1 else options.window
+        # Only where many windows have to be seen to know which one decides, or what spoke for which name is wanted, is
+        # one of them looked into afterwards.
+        known = 0 if len(clips) == 1 else None if Part.CAM in parts else options.window
         windows = [look(at) if at == known else Window(clip) for at, (_, clip) in enumerate(clips)]
         seen = self._see(served, windows, held, timings)
         probabilities = np.stack([one.probabilities for one in seen])  # (windows, classes)
         mean = probabilities.mean(axis=0)
-        chosen = int(probabilities[:, mean.argmax()].argmax()) if known is None else known
+        first = int(mean.argmax())
+        chosen = int(probabilities[:, first].argmax()) if options.window is None else options.window
         looked = seen[chosen]
         if known is None and (of_window or options.layer is not None):
-            (looked,) = self._see(served, [look(chosen)], held, timings)
+            (looked,) = self._see(served, [look(chosen, first)], held, timings)
         whole: Array | None = None
         if Part.FULL_SPECTROGRAM in parts:
             single = len(clips) == 1

@@ -43,6 +43,7 @@ class Window:
     samples: NDArray[np.float32]  # (window samples,) at the model's rate; under `FrontEnd` any length
     parts: frozenset[Part] = frozenset()
     layer: str | None = None  # all of whose channels are wanted
+    cam_of: int | None = None  # class whose activation is wanted; the window's own first where it is not said
     rider: Rider | None = None  # the job that it is of, where that is traced
 
 
@@ -178,7 +179,8 @@ class Engine:
                 layers[window.layer].append(i)
         stacked = torch.from_numpy(np.stack([window.samples for window in windows]))  # (batch, samples)
         decibels = model.frontend.decibels(stacked.to(self.device, non_blocking=True))  # (batch, 1, mels, frames)
-        asked = Rows(rows[Part.MAPS], rows[Part.EMBEDDING], rows[Part.CAM], layers)
+        cam = {row: windows[row].cam_of for row in rows[Part.CAM]}
+        asked = Rows(rows[Part.MAPS], rows[Part.EMBEDDING], cam, layers)
         logits, looks = served.backend(model.frontend.normalise(decibels), asked, alone=alone)
 
         outputs: dict[tuple[str, ...], Tensor] = {("probabilities",): model.probabilities(logits), **looks}

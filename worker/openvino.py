@@ -75,8 +75,8 @@ class OpenVINOBackend:
         if rows.embedding:
             looks["embedding",] = seen["embedding",][rows.embedding]
         if rows.cam:
-            levels = [seen["level", layer][rows.cam] for layer in self._network.pooled_layers]
-            looks["cam",] = class_activation(self._network, levels, logits[rows.cam].argmax(dim=1))
+            levels = [seen["level", layer][list(rows.cam)] for layer in self._network.pooled_layers]
+            looks["cam",] = class_activation(self._network, levels, rows.spoken_for(logits))
         return logits, looks
 
     @property

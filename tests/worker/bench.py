@@ -99,9 +99,10 @@ class Bench:
         return thread
 
 
-def seen_alone(bench: Bench, sound: bytes) -> list[Seen]:
+def seen_alone(bench: Bench, sound: bytes, cam_of: str | None = None) -> list[Seen]:
     """What the network makes of each window of a sound, one at a time, with every part."""
     served = bench.registry.get("tiny")
+    of = None if cam_of is None else served.card.classes.index(cam_of)
     clips = cut(decode(sound, RATE).waveform, RATE)
-    answers = [bench.engine.run(served, [Window(clip, frozenset(Part))])[0] for _, clip in clips]
+    answers = [bench.engine.run(served, [Window(clip, frozenset(Part), cam_of=of)])[0] for _, clip in clips]
     return [answer for answer in answers if isinstance(answer, Seen)]

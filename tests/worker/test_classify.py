@@ -69,21 +69,26 @@ def test_windows_are_combined_as_the_mean_of_their_probabilities(bench: Bench) -
 
 
 def test_pictures_are_of_the_window_that_decided(bench: Bench) -> None:
-    """The one that is surest of the answer; which it was is told."""
+    """The one that is surest of the answer; which it was is told. What spoke is of the answer, too, and not of what that
+    window would be taken for alone."""
     result = bench.result(LONG, include=ALL)
     best = result.predictions[0][0]
+    (again,) = bench.batches[-1]
+    assert again.cam_of == bench.registry.get("tiny").card.classes.index(best)
     sure = [dict(window.predictions)[best] for window in result.windows]
     assert sure[result.window] == max(sure)
-    assert_parts_of(result, seen_alone(bench, LONG)[result.window])
+    assert_parts_of(result, seen_alone(bench, LONG, cam_of=best)[result.window])
 
 
 @pytest.mark.parametrize("window", [0, 3])
-def test_pictures_can_be_of_any_window(bench: Bench, window: int) -> None:
-    """`window=N`; the names are still those of the whole sound, and no window is computed twice."""
-    result = bench.result(LONG, include=ALL, window=window)
+@pytest.mark.parametrize("looks", [0, 1])
+def test_pictures_can_be_of_any_window(bench: Bench, window: int, looks: int) -> None:
+    """`window=N`; the names are still those of the whole sound, and no window is computed twice, but for what spoke for
+    the first of those names."""
+    result = bench.result(LONG, include=ALL if looks else set(ALL) - {Part.CAM}, window=window)
     assert result.window == window
-    assert_parts_of(result, seen_alone(bench, LONG)[window])
-    assert sum(map(len, bench.batches)) == 4
+    assert sum(map(len, bench.batches)) == 4 + looks
+    assert_parts_of(result, seen_alone(bench, LONG, cam_of=result.predictions[0][0])[window])
     assert dict(result.predictions) == pytest.approx(dict(bench.result(LONG).predictions), abs=0.01)
 
 
@@ -133,7 +138,7 @@ def test_a_layer_can_be_looked_into(bench: Bench, window: int | None) -> None:
 
 def assert_parts_of(result: Result, seen: Seen) -> None:
     """The arrays are those of that window, within the rounding of a batch."""
-    for name in ("spectrogram", "embedding", "cam"):
+    for name in {"spectrogram", "embedding", "cam"} & set(result.parts):
         np.testing.assert_allclose(
             getattr(result, name).astype(np.float32), getattr(seen, name).astype(np.float32), atol=0.1, err_msg=name
         )

@@ -157,6 +157,15 @@ def test_the_class_activation_is_a_picture_of_the_last_stage(engine: Engine, ser
     assert any(seen.cam is not None and seen.cam.max() == 1 for seen in answers)
 
 
+def test_the_class_activation_is_of_the_class_that_is_asked_for(engine: Engine, served: Served) -> None:
+    """Beside one that asks for none and gets that of its own first; all classes together tell more than one story."""
+    own, *asked = see(engine, served, [Window(sounds(1)[0], ALL, cam_of=of) for of in (None, *range(5))])
+    close(own.cam, asked[int(own.probabilities.argmax())].cam)
+    pictures = [seen.cam for seen in asked if seen.cam is not None]
+    assert len(pictures) == 5
+    assert not all(np.allclose(pictures[0], other, atol=0.1) for other in pictures)
+
+
 def test_numbers_that_are_not_finite_fail_one_window(engine: Engine, served: Served) -> None:
     """With an error that names the model; the neighbours get what they would have got alone."""
     good = sounds(2)
