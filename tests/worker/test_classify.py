@@ -69,8 +69,8 @@ def test_windows_are_combined_as_the_mean_of_their_probabilities(bench: Bench) -
 
 
 def test_pictures_are_of_the_window_that_decided(bench: Bench) -> None:
-    """The one that is surest of the answer; which it was is told. What spoke is of that answer, too, and not of what the
-    window would get alone."""
+    """The one that is surest of the answer; which it was is told. What spoke is of that answer, too, and not of what
+    the window would get alone."""
     result = bench.result(LONG, include=ALL)
     best = result.predictions[0][0]
     (again,) = bench.batches[-1]
