@@ -19,8 +19,9 @@ from shared.settings import Settings
 
 _LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.BusyLoadingError, OSError)
 
-_UNABLE = ("MISCONF", "NOREPLICAS", "UNBLOCKED")
-"""How a server begins that is there and cannot write: its disk is full, say, or it has lost its replicas."""
+_UNABLE = ("MISCONF", "NOREPLICAS", "UNBLOCKED", "BUSY")
+"""How a server begins that is there and cannot now: its disk is full, say, it has lost its replicas, or a script of
+somebody's does not end."""
 _UNABLE_TOO = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.MasterDownError,
@@ -50,7 +51,9 @@ def translated() -> Iterator[None]:
     except redis.exceptions.OutOfMemoryError as error:
         raise QueueFull("The queue's memory is full; try again later.", retry_after=5) from error
     except redis.exceptions.ResponseError as error:
-        if not isinstance(error, _UNABLE_TOO) and str(error).partition(" ")[0] not in _UNABLE:
+        # In a pipeline redis-py puts the command in front of what the server said.
+        said = str(error).rpartition("caused error: ")[2].lstrip("('\"")
+        if not isinstance(error, _UNABLE_TOO) and said.partition(" ")[0] not in _UNABLE:
             raise
         raise StoreUnavailable("The queue cannot store anything right now; try again.", retry_after=5) from error
 

@@ -37,6 +37,8 @@ WORKERS = "otoscope:workers"
 """Sorted set of worker ids by the time until which each vouches for itself."""
 MODELS = "otoscope:models"
 """Hash of model name to model card, as the workers last announced them."""
+MODELS_TOLD = "otoscope:models:told"
+"""Sorted set of the names in it by the time of that."""
 
 TOTALS = "otoscope:totals"
 """Hash of how many jobs were accepted, and how many ended in each way; counted in the step that does it."""

@@ -66,7 +66,9 @@ class ResultJSON(Public):
     spectrogram: ArrayJSON | None = Field(None, description="log-mel, (mels, frames) in dB, lowest frequency first")
     maps: dict[str, ArrayJSON] | None = Field(None, description="layer name to channel-mean map")
     embedding: ArrayJSON | None = None
-    cam: ArrayJSON | None = Field(None, description="class activation of the last stage for the first prediction, 0 to 1")
+    cam: ArrayJSON | None = Field(
+        None, description="class activation of the last stage for the first prediction, 0 to 1"
+    )
     waveform: Waveform | None = None
     full_spectrogram: ArrayJSON | None = Field(
         None, description="log-mel of the whole sound, (mels, frames) in dB; frame k is centred k hops after the start"

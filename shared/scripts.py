@@ -8,6 +8,7 @@ is what makes room again.
 """
 
 import json
+import math
 from typing import Any
 
 from shared import contract
@@ -66,7 +67,14 @@ end
 local depth = redis.call('ZCARD', open)
 if depth >= tonumber(limit) then return {'full', tostring(depth)} end
 local ahead = redis.call('LLEN', line)
-if ahead >= tonumber(share) then return {'share', tostring(ahead)} end
+while ahead >= tonumber(share) do
+  -- The message of a job that was cancelled or given up stays until its turn comes; it takes nobody's place.
+  local oldest = cjson.decode(redis.call('LINDEX', line, -1)).properties.delivery_tag
+  if redis.call('HGET', prefix .. oldest, 'status') == 'queued' then return {'share', tostring(ahead)} end
+  redis.call('RPOP', line)
+  ahead = ahead - 1
+  if ahead == 0 then redis.call('LREM', queue, 0, caller) end
+end
 created = stamp()
 redis.call('SET', audio, body, 'EX', ttl)
 redis.call('HSET', job, 'status', 'queued', 'model', model, 'options', options, 'audio', described,
@@ -115,31 +123,37 @@ return {
 )
 
 # A job that was in hand when its worker died is suspected of having done it. Suspects are run one at a time, and only
-# the one that runs is blamed for what happens then: who was there by chance finishes, and a killer is found.
+# the one that runs is blamed for what happens then: who was there by chance finishes, and a killer is found. A start
+# that comes again, since its first answer was lost, has the `ticket` of the first and is no death.
 START = (
     _RUNS_WHEN_FULL
     + _HEAD
     + """
-local worker, solo, most_deaths = ARGV[2], ARGV[3] ~= '', tonumber(ARGV[4])
-local found = redis.call('HMGET', job, 'status', 'model', 'options', 'created_at', 'attempts', 'trace', 'contract')
+local worker, solo, most_deaths, ticket = ARGV[2], ARGV[3] ~= '', tonumber(ARGV[4]), ARGV[5]
+local found = redis.call('HMGET', job, 'status', 'model', 'options', 'created_at', 'attempts', 'trace', 'contract',
+  'ticket')
 if not found[1] then return {'gone'} end
 if found[1] ~= 'queued' and found[1] ~= 'running' then return {'finished'} end
 local body = redis.call('STRLEN', audio)
 if body == 0 then return {'gone'} end
-local suspected = tonumber(found[5]) > 0
+local attempt, again = tonumber(found[5]) + 1, found[1] == 'running' and found[8] == ticket
+local suspected = attempt > 1 and not again
 if suspected and not solo then return {'suspect'} end
 if body <= LARGE then body = redis.call('GET', audio) end
 local left = redis.call('ZSCORE', open, id)
 left = left and (left - now) or 0
-redis.call('ZREM', waiting, id)
-if suspected and redis.call('HINCRBY', job, 'deaths', 1) >= most_deaths then return {'poison', found[6] or ''} end
-redis.call('HINCRBY', job, 'attempts', 1)
-redis.call('HSET', job, 'status', 'running', 'started_at', stamp(), 'worker', worker)
-tell('running')
-wake('running')
+if again then
+  attempt = attempt - 1
+else
+  redis.call('ZREM', waiting, id)
+  if suspected and redis.call('HINCRBY', job, 'deaths', 1) >= most_deaths then return {'poison', found[6] or ''} end
+  redis.call('HSET', job, 'status', 'running', 'started_at', stamp(), 'worker', worker, 'ticket', ticket,
+    'attempts', attempt)
+  tell('running')
+  wake('running')
+end
 return {
-  'run', found[2], found[3], tostring(now - found[4]), tostring(left), body, found[5] + 1, found[6] or '',
-  found[7] or '1',
+  'run', found[2], found[3], tostring(now - found[4]), tostring(left), body, attempt, found[6] or '', found[7] or '1',
 }
 """.replace("LARGE", str(_LARGE))
 )
@@ -149,13 +163,15 @@ RELEASE = (
     _RUNS_WHEN_FULL
     + _HEAD
     + """
+local worker, lists_ttl = unpack(ARGV, 2)
 local found = redis.call('HMGET', job, 'status', 'worker', 'created_at', 'deaths')
-if found[1] ~= 'running' or found[2] ~= ARGV[2] then return 'kept' end
+if found[1] ~= 'running' or found[2] ~= worker then return 'kept' end
 redis.call('HSET', job, 'status', 'queued')
 redis.call('HDEL', job, 'started_at', 'worker')
 redis.call('HINCRBY', job, 'attempts', -1)
 if found[4] then redis.call('HINCRBY', job, 'deaths', -1) end
 redis.call('ZADD', waiting, found[3], id)
+redis.call('EXPIRE', waiting, lists_ttl)
 tell('queued')
 wake('queued')
 return 'released'
@@ -205,14 +221,19 @@ return 'stored'
 ANNOUNCE = (
     _RUNS_WHEN_FULL
     + """
-local vouch, workers, models = KEYS[1], KEYS[2], KEYS[3]
+local vouch, workers, models, told = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, said, seconds, lists_ttl = unpack(ARGV, 1, 4)
 local now = redis.call('TIME')[1]
 redis.call('SET', vouch, said, 'EX', seconds)
 redis.call('ZADD', workers, now + seconds, id)
 redis.call('ZREMRANGEBYSCORE', workers, '-inf', now)
 if #ARGV > 4 then redis.call('HSET', models, unpack(ARGV, 5)) end
-for _, list in ipairs({workers, models}) do redis.call('EXPIRE', list, lists_ttl) end
+for at = 5, #ARGV, 2 do redis.call('ZADD', told, now, ARGV[at]) end
+for _, model in ipairs(redis.call('ZRANGE', told, '-inf', '(' .. now - lists_ttl, 'BYSCORE')) do
+  redis.call('HDEL', models, model)
+  redis.call('ZREM', told, model)
+end
+for _, list in ipairs({workers, models, told}) do redis.call('EXPIRE', list, lists_ttl) end
 """
 )
 
@@ -248,6 +269,16 @@ def read_keys(job_id: str) -> list[str]:
     """KEYS of READ."""
     own = (contract.job_key, contract.result_key, contract.events_key, contract.gone_key)
     return [*(key(job_id) for key in own), contract.WAITING]
+
+
+def lists_ttl(settings: Settings) -> int:
+    """Seconds that lists of jobs outlive the last write to them: as long as any job in them, too."""
+    return max(contract.LISTS_TTL, job_ttl(settings))
+
+
+def job_ttl(settings: Settings) -> int:
+    """Seconds that a job lasts which nobody finishes."""
+    return math.ceil(settings.job_deadline) + settings.result_ttl
 
 
 def finish_args(

@@ -3,12 +3,14 @@
 import asyncio
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
 from typing import Any, cast
 
 import redis.asyncio
+from pydantic import ValidationError
 
 from shared import contract, scripts
 from shared.connection import translated
@@ -27,7 +29,9 @@ from shared.records import (
 from shared.schemas import AudioInfo, JobOptions, ModelCard
 from shared.settings import Settings
 
-_LARGE = 256 * 1024  # bytes of an upload past which a digest is worth a thread
+log = logging.getLogger(__name__)
+
+_LONG = 256 * 1024  # bytes of an upload past which a digest is worth a thread
 
 
 class AsyncJobStore:
@@ -39,7 +43,7 @@ class AsyncJobStore:
         names = ("SUBMIT", "READ", "FINISH", "CANCEL")
         self._scripts = {name: client.register_script(getattr(scripts, name)) for name in names}
         self._memory: tuple[float, float] = (0.0, 0.0)  # (monotonic time of the reading, share)
-        self._cards: dict[bytes, ModelCard] = {}  # by their text, which is long and seldom another
+        self._cards: dict[bytes, ModelCard | None] = {}  # by their text, which is long and seldom another
 
     async def _run(self, name: str, keys: list[str], args: list[Any]) -> Any:
         with translated():
@@ -80,7 +84,7 @@ class AsyncJobStore:
             )
         job_id = job_id or contract.new_job_id()
         asked = options.model_dump_json()
-        ttl = math.ceil(settings.job_deadline) + settings.result_ttl
+        ttl = scripts.job_ttl(settings)
         token: list[str] = []
         digest = ""
         if idempotency:
@@ -102,7 +106,7 @@ class AsyncJobStore:
                 ttl + settings.tombstone_ttl,
                 settings.queue_limit,
                 math.ceil(settings.queue_limit * settings.caller_share),
-                max(contract.LISTS_TTL, ttl),
+                scripts.lists_ttl(settings),
                 digest,
                 contract.job_key(""),
                 contract.CONTRACT_VERSION,
@@ -236,12 +240,13 @@ class AsyncJobStore:
         return [worker for worker in workers if abs(worker.contract - contract.CONTRACT_VERSION) <= 1]
 
     async def cards(self) -> dict[str, ModelCard]:
-        """Model cards by name, as last announced; they outlive a restart of the workers."""
+        """Model cards by name, as last announced; they outlive a restart of the workers. What a newer worker may have
+        told in a way that is not known here is left out."""
         with translated():
             stored = await cast(Any, self._redis.hgetall(contract.MODELS))
         known = self._cards
-        self._cards = {text: known.get(text) or parse(ModelCard, text) for text in stored.values()}
-        return {name.decode(): self._cards[text] for name, text in stored.items()}
+        self._cards = {text: known[text] if text in known else _card(name, text) for name, text in stored.items()}
+        return {name.decode(): card for name, text in stored.items() if (card := self._cards[text])}
 
     async def reap(self) -> list[str]:
         """Fail the jobs that are past their deadline, whoever should have finished them; returns which."""
@@ -262,10 +267,18 @@ class AsyncJobStore:
         return reaped
 
 
+def _card(name: bytes, text: bytes) -> ModelCard | None:
+    try:
+        return parse(ModelCard, text)
+    except ValidationError as error:
+        log.warning("the card of model %s cannot be read here", name.decode(), extra={"why": str(error)})
+        return None
+
+
 async def _digest(described: bytes, body: bytes) -> str:
     def digest() -> str:
         request = hashlib.sha256(described)
         request.update(body)  # by itself: joining the two would copy the upload
         return request.hexdigest()
 
-    return digest() if len(body) <= _LARGE else await asyncio.to_thread(digest)
+    return digest() if len(body) <= _LONG else await asyncio.to_thread(digest)

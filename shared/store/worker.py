@@ -1,6 +1,7 @@
 """The worker's half of the store: start, finish, announce."""
 
 import json
+import secrets
 from typing import Any, cast
 
 import redis
@@ -30,7 +31,7 @@ class JobStore:
         Raises ContractMismatch for one that a newer gateway wrote, which is given back.
         """
         with translated():
-            args = [job_id, worker, "solo" if solo else "", self._settings.max_attempts]
+            args = [job_id, worker, "solo" if solo else "", self._settings.max_attempts, secrets.token_hex(8)]
             reply = self._start(keys=scripts.keys(job_id), args=args)
         outcome, *rest = cast("list[Any]", reply)
         if outcome != b"run":
@@ -51,7 +52,7 @@ class JobStore:
     def release(self, job_id: str, worker: str) -> None:
         """Give back a job that was started and not finished, as if it had never been delivered."""
         with translated():
-            self._release(keys=scripts.keys(job_id), args=[job_id, worker])
+            self._release(keys=scripts.keys(job_id), args=[job_id, worker, scripts.lists_ttl(self._settings)])
 
     def succeed(self, job_id: str, packed: bytes, timings: Timings) -> bool:
         """Store a result; False where the job was cancelled or finished by somebody else."""
@@ -80,7 +81,7 @@ class JobStore:
         told = [text for name, card in cards.items() for text in (name, card.model_dump_json())]
         with translated():
             self._announce(
-                keys=[contract.worker_key(said.id), contract.WORKERS, contract.MODELS],
+                keys=[contract.worker_key(said.id), contract.WORKERS, contract.MODELS, contract.MODELS_TOLD],
                 args=[said.id, json.dumps(said.__dict__), seconds, contract.LISTS_TTL, *told],
             )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import tempfile
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from shared import contract
 from shared.connection import connect, connect_async
 from shared.contract import CHANGES
 from shared.errors import JobNotFound, OtoscopeError, StoreUnavailable
@@ -95,6 +97,32 @@ def test_the_worker_is_told_that_redis_is_gone(server: OwnServer) -> None:
         for call in calls:
             with pytest.raises(StoreUnavailable):
                 call()
+
+
+def test_a_server_that_is_busy_is_one_that_cannot_now(server: OwnServer) -> None:
+    """With a script of somebody's that does not end: an answer that asks to come back, and no bug."""
+
+    async def look() -> None:
+        async with connect_async(server.settings) as client:
+            await AsyncJobStore(client, server.settings).load()
+
+    with redis.Redis.from_url(server.settings.redis_url) as other:
+        other.config_set("busy-reply-threshold", 50)
+
+        def hold_up() -> None:
+            with contextlib.suppress(redis.ResponseError):  # it is killed in the end
+                other.eval("while true do end", 0)
+
+        endless = threading.Thread(target=hold_up)
+        endless.start()
+        time.sleep(0.5)
+        try:
+            with pytest.raises(StoreUnavailable):
+                asyncio.run(look())
+        finally:
+            with redis.Redis.from_url(server.settings.redis_url) as killer:
+                killer.script_kill()
+            endless.join()
 
 
 def test_the_worker_outlasts_a_restart_of_redis(server: OwnServer) -> None:
@@ -230,6 +258,25 @@ def test_a_model_that_is_not_served_any_more_is_not_listed(stores: Stores) -> No
     stores.worker.withdraw_models(["a"])
     assert set(stores.run(stores.gateway.cards())) == {"b"}
     assert [worker.id for worker in stores.run(stores.gateway.workers())] == ["w1"]
+
+
+def test_a_card_lasts_a_day_after_its_last_word(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long other workers, of other models, go on announcing theirs."""
+    monkeypatch.setattr(contract, "LISTS_TTL", 2)
+    stores.worker.announce(Announcement("gone", ["a"]), {"a": _card("a")}, 1)
+    for _ in range(4):
+        stores.worker.announce(Announcement("here", ["b"]), {"b": _card("b")}, 1)
+        time.sleep(1)
+    assert set(stores.run(stores.gateway.cards())) == {"b"}
+
+
+def test_a_card_that_cannot_be_read_hides_no_other(stores: Stores, caplog: pytest.LogCaptureFixture) -> None:
+    """A newer worker may say what is not known here; it is told once."""
+    stores.worker.announce(Announcement("w1", ["a", "b"]), {"a": _card("a"), "b": _card("b")}, 30)
+    stores.raw.hset(contract.MODELS, "a", json.dumps({**_card("a").model_dump(), "classes": "from A to Z"}))
+    for _ in range(2):
+        assert set(stores.run(stores.gateway.cards())) == {"b"}
+    assert [record.message for record in caplog.records].count("the card of model a cannot be read here") == 1
 
 
 def test_announcements_expire(stores: Stores, redis_keys: Callable[[], set[bytes]]) -> None:

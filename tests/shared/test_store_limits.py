@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,6 +47,22 @@ def test_one_caller_cannot_fill_the_queue(open_stores: Open) -> None:
         stores.submit(caller="net:late")
     assert stores.messages("net:many")[0] == first
     assert stores.run(stores.gateway.get(first)).caller == "net:many"
+
+
+def test_what_does_not_wait_any_more_takes_no_share(open_stores: Open) -> None:
+    """Messages of jobs that were cancelled or given up stay in the line until a worker comes; their places do not."""
+    stores = open_stores(queue_limit=4, job_deadline=1)
+    cancelled = [stores.submit(caller="net:many") for _ in range(2)]
+    for job_id in cancelled:
+        stores.run(stores.gateway.cancel(job_id))
+    late = [stores.submit(caller="net:many") for _ in range(2)]
+    with pytest.raises(QueueFull):
+        stores.submit(caller="net:many")
+    time.sleep(3.1)
+    assert sorted(stores.run(stores.gateway.reap())) == sorted(late)
+    kept = [stores.submit(caller="net:many") for _ in range(2)]
+    assert stores.messages("net:many") == kept
+    assert stores.raw.lrange(contract.QUEUE, 0, -1) == [b"net:many"], "once, or it would have two turns"
 
 
 def test_a_refused_submission_leaves_nothing(open_stores: Open, redis_keys: Keys) -> None:
@@ -146,17 +163,21 @@ def test_a_key_is_free_again_when_its_job_is_forgotten(stores: Stores) -> None:
 
 def _end(stores: Stores, how: str, job_id: str) -> None:
     """Bring a job to one of its ends."""
-    if how in ("running", "succeeded", "failed", "cancelled running"):
+    if how in ("running", "succeeded", "failed", "cancelled running", "given back"):
         stores.start(job_id)
     if how == "succeeded":
         stores.succeed(job_id)
     elif how == "failed":
         stores.worker.fail(job_id, AudioCorrupt("no"))
+    elif how == "given back":
+        stores.worker.release(job_id, "w1")
     elif how.startswith("cancelled"):
         stores.run(stores.gateway.cancel(job_id))
 
 
-@pytest.mark.parametrize("how", ["queued", "running", "succeeded", "failed", "cancelled waiting", "cancelled running"])
+@pytest.mark.parametrize(
+    "how", ["queued", "running", "succeeded", "failed", "cancelled waiting", "cancelled running", "given back"]
+)
 def test_no_key_is_without_an_end(stores: Stores, redis_keys: Keys, how: str) -> None:
     """Whatever becomes of a job, all its keys expire by themselves; the tombstone lasts longest."""
     job_id = stores.submit(token="key")
@@ -166,7 +187,7 @@ def test_no_key_is_without_an_end(stores: Stores, redis_keys: Keys, how: str) ->
     own = {name: seconds for name, seconds in lives.items() if job_id in name}
     assert max(own, key=lambda name: own[name]) == contract.gone_key(job_id)
     kept = stores.settings.result_ttl
-    if how not in ("queued", "running"):
+    if how not in ("queued", "running", "given back"):
         assert own.pop(contract.gone_key(job_id)) >= kept + stores.settings.tombstone_ttl - 1
         assert all(kept - 2 <= seconds <= kept for seconds in own.values()), own
 

@@ -4,6 +4,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
 
 from shared import contract
 from shared.errors import AudioCorrupt, DeadlineExceeded
@@ -69,6 +72,30 @@ def test_who_was_there_by_chance_is_not_blamed(open_stores: Open) -> None:
     assert stores.worker.start(killer, "w3", solo=True) == Refused("poison")
     stores.start(bystander, "w3")
     assert stores.succeed(bystander)
+
+
+@pytest.mark.parametrize("deaths", [0, 1])
+def test_a_start_whose_answer_was_lost_is_no_death(
+    open_stores: Open, monkeypatch: pytest.MonkeyPatch, deaths: int
+) -> None:
+    """redis-py asks again when a connection breaks, of a script that may have run: that is one start all the same."""
+    stores = open_stores(max_attempts=2)
+    job_id = stores.submit()
+    for _ in range(deaths):
+        stores.start(job_id, "w1")
+    script = stores.worker._start
+
+    def broken(**request: Any) -> object:
+        for _ in range(5):
+            script(**request)
+        return script(**request)
+
+    monkeypatch.setattr(stores.worker, "_start", broken)
+    work = stores.worker.start(job_id, "w2", solo=bool(deaths))
+    assert isinstance(work, Work), work
+    assert work.attempt == deaths + 1
+    assert stores.kinds(job_id) == ["queued", *["running"] * (deaths + 1)]
+    assert stores.succeed(job_id)
 
 
 def test_a_job_that_is_given_back_was_never_delivered(open_stores: Open) -> None:
