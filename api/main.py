@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
 
-from api import direct, errors, page, security
+from api import chores, direct, errors, page, security
 from api.gateway import Gateway
 from api.middleware import Measured
 from api.routes import evaluate, health, jobs, limits, models, pictures
@@ -42,13 +42,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         client = connect_async(settings)
         gateway = Gateway(settings, AsyncJobStore(client, settings))
         app.state.gateway = gateway
-        chores = (gateway.changes.run(), gateway.changes.follow_queue(), gateway.reap(), gateway.watch_loop())
         tracing.settled()
-        background = [asyncio.create_task(chore) for chore in chores]
+        background = chores.begin(gateway.changes.run, gateway.changes.follow_queue, gateway.reap, gateway.watch_loop)
         try:
             yield
         finally:
-            await _end(background)
+            await chores.end(background)
             await client.aclose()
 
     app = FastAPI(
@@ -74,14 +73,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Measured, most=settings.max_connections, shared=bool(settings.origins))
     app.openapi = lambda: _openapi(app, keys=ring is not None)  # type: ignore[method-assign]
     return app
-
-
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel until it takes: redis-py swallows a cancellation that comes while it connects."""
-    while pending := {task for task in tasks if not task.done()}:
-        for task in pending:
-            task.cancel()
-        await asyncio.wait(pending, timeout=0.2)
 
 
 def _openapi(app: FastAPI, *, keys: bool) -> dict[str, Any]:
