@@ -102,14 +102,21 @@ class Engine:
     def serve(self, model: Model, warm_up: Sequence[int] = (1,)) -> Served:
         """Bring a model to the device and run batches of silence of the given sizes through it.
 
-        Raises what a forward pass can raise, and ModelError where the chosen backend is not to be had.
+        A size that is too much for the device's memory is left out: the batcher will halve such batches. Raises what a
+        forward pass can raise, and ModelError where the chosen backend is not to be had.
         """
         model.frontend.to(self.device)
         backend = self._backend(model)
         served = Served(model, _card(model, self._layers(model)), backend)
         silence = np.zeros(model.config.frontend.window_samples, np.float32)
-        for size in warm_up:
-            for answer in self.run(served, [Window(silence)] * size):
+        for size in sorted(warm_up):
+            try:
+                answers = self.run(served, [Window(silence)] * size)
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                break
+            for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
         return served
@@ -161,14 +168,15 @@ class Engine:
                 if isinstance(served, FrontEnd):
                     return self._spectrograms(served.served.model, windows)
                 return self._run(served, windows, alone)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
+            said = str(error).partition("\n")[0]
+            # What CUDA itself or a library of its cannot get is no OutOfMemoryError, as what PyTorch cannot get is.
+            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in said:
+                raise DeviceLost(said) from error  # a bad address, a failed assertion, a lost card: these stay
             log.warning("%d windows are too much for the device's memory", len(windows))
             if not self._on_cpu:
                 torch.cuda.empty_cache()  # what lies there in pieces that are too small
-            raise
-        except torch.AcceleratorError as error:
-            # CUDA's errors that are no lack of memory (a bad address, a failed assertion, a lost card) stay.
-            raise DeviceLost(str(error).partition("\n")[0]) from error
+            raise torch.OutOfMemoryError(said) from error
 
     def _run(self, served: Served, windows: Sequence[Window], alone: bool) -> list[Seen | Exception]:
         model = served.model

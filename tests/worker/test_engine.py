@@ -207,6 +207,32 @@ def test_a_model_that_gives_nonsense_is_not_served(engine: Engine, tmp_path: Pat
         engine.serve(model)
 
 
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    torch.AcceleratorError("CUDA error: out of memory\nand much more"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=["of PyTorch's", "of CUDA's"])
+def test_a_model_is_served_whose_full_batch_does_not_fit(
+    engine: Engine, tiny_models: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The warm-up shows it; a lack of memory is told as one whoever notices it, and takes no device away."""
+    run = Engine._run
+
+    def small(self: Engine, served: Served, windows: list[Window], alone: bool) -> list[Seen | Exception]:
+        if len(windows) > 2:
+            raise error
+        return run(self, served, windows, alone)
+
+    monkeypatch.setattr(Engine, "_run", small)
+    served = engine.serve(read_model(tiny_models / "tiny"), warm_up=(1, 4))
+    windows = [Window(clip) for clip in sounds(4)]
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.run(served, windows)
+    assert len(see(engine, served, windows[:2])) == 2
+
+
 def test_two_versions_of_a_model_never_share_a_batch(engine: Engine, tiny_models: Path) -> None:
     """Served models are told apart by identity, however alike they are."""
     models = [engine.serve(read_model(tiny_models / "tiny")) for _ in range(2)]

@@ -20,7 +20,8 @@ def pick_device(name: str = "auto") -> torch.device:
 def native_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 in hardware."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):  # which asks for the current one
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         has = torch.cpu.get_capabilities()
         return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
