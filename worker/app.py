@@ -15,7 +15,7 @@ from pathlib import Path
 
 from celery import Celery
 from celery.exceptions import Reject
-from celery.worker.state import maybe_shutdown
+from celery.worker import state
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 ANNOUNCE_SECONDS = 2.0
 VOUCH_SECONDS = 10  # a worker that has been silent for so long does not count as ready
 BATCH_ON_CPU, BATCH_ON_GPU = 8, 64  # where nothing else is set: what is as fast a clip as anything larger
+DRAIN_SECONDS = 45  # after SIGTERM, to finish in what is held; whoever sent it waits for at least a minute
 HANGS, SPOILED = 70, 71  # exit statuses of a worker whose device hung, or does not answer to it any more
 
 
@@ -76,6 +77,7 @@ class Worker:
         self._stop = threading.Event()
         self._announcing = threading.Lock()
         self._announced = False
+        self._draining = 0  # seconds since it was told to stop
 
     def start(self) -> None:
         """Load every model, run each once, and only then say that this worker is there."""
@@ -95,13 +97,14 @@ class Worker:
         )
         tracing.settled()
         self._every(1.0, self._watch_device)
+        self._every(1.0, self._watch_drain)
         self._every(0.5, self._classifier.cancel_abandoned)
         self._every(2.0, self._refresh_models)
         self._announce()
         self._every(ANNOUNCE_SECONDS, self._announce)
 
     def run(self) -> int:
-        """Take jobs until SIGTERM or SIGINT, finish what is held, and return the exit status."""
+        """Take jobs until SIGTERM or SIGINT, finish what is held or give it back, and return the exit status."""
         broker.install()
         app = make_celery(self._settings)
         app.conf.update(worker_hijack_root_logger=False, otoscope_address=self._settings.address)
@@ -150,7 +153,7 @@ class Worker:
 
         Before each, a worker that was told to stop ends: several may take longer than whoever stops it would wait.
         """
-        maybe_shutdown()
+        state.maybe_shutdown()
         model, sizes = read_model(directory), (1, self._batch_size)
         served: Served = self._batcher.call(lambda: self._engine.serve(model, sizes)).result()
         self._metrics.serves(served.name, model.config.classes)
@@ -189,6 +192,14 @@ class Worker:
         if self._batcher.busy_seconds > self._settings.watchdog_seconds:
             log.critical("the device has not answered for %.0f s; this process ends", self._batcher.busy_seconds)
             os._exit(HANGS)
+
+    def _watch_drain(self) -> None:
+        if state.should_stop is None:
+            return
+        self._draining += 1
+        if self._draining == DRAIN_SECONDS and self._classifier.held:
+            log.warning("%d jobs take longer than a stop should; they are given back", len(self._classifier.held))
+            self._batcher.stop(drain=False, timeout=0)
 
     def _every(self, seconds: float, function: Callable[[], None]) -> None:
         """Call it for ever, in a thread of its own, so that one that waits for Redis holds up no other."""

@@ -2,11 +2,13 @@
 
 For sounds that are loud its device does not work: `kill` ends the process as the kernel would, `spoil` answers like a
 CUDA context that is lost, `full` like a device that has room for one window at a time. The others are told to stop as
-they start: `stop-import` in the middle of an import, `stop-model` while the first model is read.
+they start: `stop-import` in the middle of an import, `stop-model` while the first model is read. `slow` takes half a
+second for each batch, and has two to finish in.
 """
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +33,8 @@ def faulty(self: Engine, served: Served, windows: Sequence[Window], alone: bool)
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "spoil":
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nand much more")
+    if fault == "slow":
+        time.sleep(0.5)
     if fault == "full" and len(windows) > 1 and any(window.samples.any() for window in windows):
         raise torch.OutOfMemoryError("CUDA out of memory")
     return run(self, served, windows, alone)
@@ -60,4 +64,6 @@ if __name__ == "__main__":
             app.make_celery = stopped
         case "stop-model":
             app.read_model = reading
+        case "slow":
+            app.DRAIN_SECONDS = 2
     raise SystemExit(main())

@@ -199,8 +199,8 @@ def test_a_job_that_kills_three_workers_is_poison(
 def test_a_batch_too_large_for_the_device_is_halved(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lack of memory costs time, no answer, and no process."""
     monkeypatch.setenv("FAULT", "full")
-    worker = home.ready_worker("tests.worker.faulty", batch_size="8")
-    jobs = [home.submit() for _ in range(12)]
+    jobs = [home.submit() for _ in range(12)]  # before there is a worker, which then fills its batches
+    worker = home.ready_worker("tests.worker.faulty", batch_size="8", batch_window="0.1")
     assert [home.finished(job_id) for job_id in jobs] == ["succeeded"] * 12
     assert worker.poll() is None
     assert "too much for the device's memory" in home.log(worker)
@@ -222,6 +222,21 @@ def test_a_frozen_worker_wakes_to_what_another_has_finished(home: House) -> None
     assert home.stores.kinds(job_id) == ["queued", "running", "running", "succeeded", "result"]
     assert home.finished(home.submit()) == "succeeded"
     assert frozen.poll() is None
+
+
+def test_a_worker_that_is_stopped_gives_back_what_takes_too_long(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stops it does not wait for ever, and a kill would make suspects of its jobs. The next finishes them."""
+    monkeypatch.setenv("FAULT", "slow")
+    worker = home.ready_worker("tests.worker.faulty")
+    job_id = home.submit(encode(chirp(30.0, 16_000), 16_000, "FLAC", "PCM_16"))  # 59 windows, two a batch
+    until(lambda: home.stores.status(job_id) == "running")
+    began = time.monotonic()
+    worker.terminate()
+    assert worker.wait(30) == 0, home.log(worker)
+    assert time.monotonic() - began < 10
+    assert (home.stores.status(job_id), home.field(job_id, "attempts")) == ("queued", "0")
+    home.ready_worker()
+    assert home.finished(job_id) == "succeeded"
 
 
 def test_what_was_cancelled_while_no_worker_was_there_is_not_run(home: House) -> None:
