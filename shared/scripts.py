@@ -3,12 +3,16 @@
 Time is Redis' own, so that clocks of different hosts never have to agree. Every change of a job that somebody may
 follow is written to the job's event stream and then published: the job's id and what became of it.
 
+A script runs again where its answer was lost. Where that would count for more than once, the request has a `ticket`,
+which the job keeps: with the same one it is the same start, and no death, the same cancellation, or the same end.
+
 Only SUBMIT is refused when Redis is at its memory limit: the others end jobs or bring them nearer to their end, which
 is what makes room again.
 """
 
 import json
 import math
+import secrets
 from typing import Any
 
 from shared import contract
@@ -123,8 +127,7 @@ return {
 )
 
 # A job that was in hand when its worker died is suspected of having done it. Suspects are run one at a time, and only
-# the one that runs is blamed for what happens then: who was there by chance finishes, and a killer is found. A start
-# that comes again, since its first answer was lost, has the `ticket` of the first and is no death.
+# the one that runs is blamed for what happens then: who was there by chance finishes, and a killer is found.
 START = (
     _RUNS_WHEN_FULL
     + _HEAD
@@ -184,8 +187,8 @@ local function count(outcome)
   redis.call('ZREM', waiting, id)
   if redis.call('ZREM', open, id) == 1 then redis.call('HINCRBY', totals, outcome, 1) end
 end
-local function finish(status, outcome, seconds)
-  redis.call('HSET', job, 'status', status, 'finished_at', stamp())
+local function finish(status, outcome, seconds, ticket)
+  redis.call('HSET', job, 'status', status, 'finished_at', stamp(), 'ticket', ticket)
   redis.call('DEL', audio)
   count(outcome)
   redis.call('EXPIRE', job, seconds)
@@ -201,18 +204,18 @@ FINISH = (
     + _HEAD
     + _END
     + """
-local status, packed, failure, timings, outcome, ttl, gone_ttl = unpack(ARGV, 2)
-local before = redis.call('HGET', job, 'status')
+local status, packed, failure, timings, outcome, ttl, gone_ttl, ticket = unpack(ARGV, 2)
+local before, its = unpack(redis.call('HMGET', job, 'status', 'ticket'))
 if not before then
   count('expired')
   return 'gone'
 end
-if before ~= 'queued' and before ~= 'running' then return 'finished' end
+if before ~= 'queued' and before ~= 'running' then return its == ticket and 'stored' or 'finished' end
 if packed ~= '' then redis.call('SET', result, packed, 'EX', ttl) end
 if failure ~= '' then redis.call('HSET', job, 'error', failure) end
 if timings ~= '' then redis.call('HSET', job, 'timings', timings) end
 redis.call('SET', gone, '1', 'EX', gone_ttl)
-finish(status, outcome, ttl)
+finish(status, outcome, ttl, ticket)
 return 'stored'
 """
 )
@@ -242,11 +245,12 @@ CANCEL = (
     + _HEAD
     + _END
     + """
-local ttl = ARGV[2]
-local before = redis.call('HGET', job, 'status')
+local ttl, ticket = unpack(ARGV, 2)
+local before, its = unpack(redis.call('HMGET', job, 'status', 'ticket'))
 if not before then return 'gone' end
+if before == 'cancelled' and its == ticket then return 'cancelled' end
 if before == 'queued' or before == 'running' then
-  finish('cancelled', 'cancelled', ttl)
+  finish('cancelled', 'cancelled', ttl, ticket)
   return 'cancelled'
 end
 redis.call('DEL', job, audio, result, events, gone)
@@ -269,6 +273,11 @@ def read_keys(job_id: str) -> list[str]:
     """KEYS of READ."""
     own = (contract.job_key, contract.result_key, contract.events_key, contract.gone_key)
     return [*(key(job_id) for key in own), contract.WAITING]
+
+
+def ticket() -> str:
+    """Of one request, however often it is sent."""
+    return secrets.token_hex(8)
 
 
 def lists_ttl(settings: Settings) -> int:
@@ -295,4 +304,4 @@ def finish_args(
     failure = json.dumps({"code": error.code, "detail": error.detail}) if error else ""
     measured = timings.model_dump_json() if timings else ""
     outcome = "expired" if isinstance(error, DeadlineExceeded) else status
-    return [job_id, status, packed, failure, measured, outcome, ttl, ttl + settings.tombstone_ttl]
+    return [job_id, status, packed, failure, measured, outcome, ttl, ttl + settings.tombstone_ttl, ticket()]

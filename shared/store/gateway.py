@@ -175,7 +175,8 @@ class AsyncJobStore:
 
     async def cancel(self, job_id: str) -> str:
         """`cancelled` what was unfinished, `forgotten` what was finished. Raises JobNotFound or JobExpired."""
-        outcome = (await self._run("CANCEL", scripts.keys(job_id), [job_id, self._settings.result_ttl])).decode()
+        args = [job_id, self._settings.result_ttl, scripts.ticket()]
+        outcome = (await self._run("CANCEL", scripts.keys(job_id), args)).decode()
         if outcome == "gone":
             await self.get(job_id)  # tells an expired job from one that never was
         return cast(str, outcome)

@@ -1,7 +1,6 @@
 """The worker's half of the store: start, finish, announce."""
 
 import json
-import secrets
 from typing import Any, cast
 
 import redis
@@ -31,7 +30,7 @@ class JobStore:
         Raises ContractMismatch for one that a newer gateway wrote, which is given back.
         """
         with translated():
-            args = [job_id, worker, "solo" if solo else "", self._settings.max_attempts, secrets.token_hex(8)]
+            args = [job_id, worker, "solo" if solo else "", self._settings.max_attempts, scripts.ticket()]
             reply = self._start(keys=scripts.keys(job_id), args=args)
         outcome, *rest = cast("list[Any]", reply)
         if outcome != b"run":

@@ -98,6 +98,33 @@ def test_a_start_whose_answer_was_lost_is_no_death(
     assert stores.succeed(job_id)
 
 
+def test_an_end_whose_answer_was_lost_is_stored(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And counts for what it was, where it is counted by who stored it; somebody else's end does not."""
+    job_id = stores.submit()
+    stores.start(job_id)
+    script = stores.worker._finish
+    monkeypatch.setattr(stores.worker, "_finish", lambda **request: (script(**request), script(**request))[1])
+    assert stores.succeed(job_id)
+    assert not stores.succeed(job_id)
+    assert stores.run(stores.gateway.totals())["succeeded"] == 1
+
+
+def test_a_cancellation_whose_answer_was_lost_does_not_forget(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked again, it is the same wish: only another one is for the job to be forgotten."""
+    job_id = stores.submit()
+    script = stores.gateway._scripts["CANCEL"]
+
+    async def broken(**request: Any) -> object:
+        await script(**request)
+        return await script(**request)
+
+    monkeypatch.setitem(stores.gateway._scripts, "CANCEL", broken)
+    assert stores.run(stores.gateway.cancel(job_id)) == "cancelled"
+    assert stores.status(job_id) == "cancelled"
+    monkeypatch.undo()
+    assert stores.run(stores.gateway.cancel(job_id)) == "forgotten"
+
+
 def test_a_job_that_is_given_back_was_never_delivered(open_stores: Open) -> None:
     """It waits in its old place, and however often that happens, nobody takes it for poison."""
     stores = open_stores(max_attempts=1)
