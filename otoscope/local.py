@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -167,7 +168,8 @@ def _greet(supervisor: Supervisor, console: Console, status: Status, url: str, s
         status.stop()
         console.print(Group("", shown or "", ""))
         console.print(f"Otoscope is up after {time.monotonic() - started:.1f} s:  {url}", soft_wrap=True)
-        console.print("`otoscope classify FILE...` asks it, Ctrl-C ends it.\n", soft_wrap=True)
+        command = "otoscope" if shutil.which("otoscope") else Path(sys.executable).with_name("otoscope")
+        console.print(f"`{command} classify FILE...` asks it, Ctrl-C ends it.\n", soft_wrap=True, markup=False)
     supervisor.settled = True
 
 
