@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help up test audit browser encrypted prometheus lock clean example-own-sounds example-cat-dog example-esc10-44k
+.PHONY: help up test audit browser encrypted prometheus rules lock clean example-own-sounds example-cat-dog example-esc10-44k
 
 PYTHON ?= python3
 DATA ?= ../shared/data
@@ -75,6 +75,11 @@ prometheus: $(VENV)/.installed-dev # what the tests of the rules and of the dash
 	else
 	    echo "There is no Prometheus: the tests that ask it will be skipped"
 	fi
+
+rules: # the copy of ops/rules.yml that kubernetes/ has, since kustomize takes nothing from elsewhere
+	@file=kubernetes/components/prometheus/rules.yaml
+	head=$$(sed '/^spec:/q' "$$file")
+	{ echo "$$head"; sed 's/^./  &/' ops/rules.yml; } > "$$file"
 
 # Torch and what it brings are apart: the image for processors takes another build of it. What is pinned stays so until
 # ARGS=--upgrade.

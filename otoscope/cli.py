@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from shared.extras import install
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -49,12 +51,12 @@ def _unavailable(name: str, error: ImportError) -> TyperCommand:
     """A command whose packages are not installed: listed all the same, and says what it needs."""
 
     def explain(**_: Any) -> NoReturn:
-        _fail(f"{name} needs more than the client: pip install 'otoscope[worker,train]' ({error})")
+        _fail(f"{name} needs more than the client: {install('worker', 'train')} ({error})")
 
     return TyperCommand(
         name,
         callback=explain,
-        help=f"Needs 'otoscope[worker,train]' ({error}).",
+        help=f"Needs the extras `worker` and `train` ({error}).",
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
 

@@ -8,12 +8,16 @@ a request was due, so that a service that stalls is not spared the requests that
 
 import asyncio
 import itertools
+import ssl
 import statistics
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+
+import httpx
+
+from otoscope.wire import address
 
 
 @dataclass
@@ -59,15 +63,25 @@ class Target:
     right: frozenset[int] = frozenset({200})
     timeout: float = 60.0
     source: str | None = None  # address of this machine to ask from
+    tls: ssl.SSLContext | None = None
+    prefix: str = ""  # what every path begins with
 
     @classmethod
     def of(cls, url: str, right: Sequence[int] = (200,), source: str | None = None) -> "Target":
-        parts = urlsplit(url)
-        return cls(parts.hostname or "127.0.0.1", parts.port or 80, frozenset(right), source=source)
+        """Raises InvalidRequest where nobody can be asked there."""
+        there = address(url, "a service", "http://127.0.0.1:8000")
+        # The context is the client's, which so trusts the same certificates.
+        tls, port = (httpx.create_ssl_context(), 443) if there.scheme == "https" else (None, 80)
+        host, prefix = there.raw_host.decode(), there.raw_path.decode().rstrip("/")
+        return cls(host, there.port or port, frozenset(right), source=source, tls=tls, prefix=prefix)
 
     def request(self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> bytes:
         """A request as it goes over the wire."""
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}:{self.port}", f"Content-Length: {len(body)}"]
+        lines = [
+            f"{method} {self.prefix}{path} HTTP/1.1",
+            f"Host: {self.host}:{self.port}",
+            f"Content-Length: {len(body)}",
+        ]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         return "\r\n".join([*lines, "", ""]).encode() + body
 
@@ -161,7 +175,7 @@ class _Line:
             if self._streams is None:
                 source = (self.target.source, 0) if self.target.source else None
                 self._streams = await asyncio.open_connection(
-                    self.target.host, self.target.port, limit=2**20, local_addr=source
+                    self.target.host, self.target.port, limit=2**20, local_addr=source, ssl=self.target.tls
                 )
             reader, writer = self._streams
             writer.write(request)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ from otoscope.embedded import Home
 from otoscope.supervisor import Program, StackFailed, Supervisor
 from otoscope.tables import predictions_table
 from shared.errors import OtoscopeError
+from shared.extras import install
 from shared.settings import Settings, SettingsUnusable, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent  # what has the packages `api` and `worker`, and in a clone `models`
@@ -53,7 +55,7 @@ def up(
     settings = _settings(redis_url)
     port = claim_port(settings.host, settings.port)
     if find_spec("torch") is None:
-        raise StackFailed("the worker is not installed: pip install 'otoscope[worker,local]'")
+        raise StackFailed(f"the worker is not installed: {install('worker', 'local')}")
     home = Home(Path(os.environ.get("OTOSCOPE_HOME") or ".otoscope")) if redis_url is None else None
     environment = _environment(settings, port, home.url if home else settings.redis_url)
     supervisor = Supervisor(say=lambda name, line: _print(console, name, line))
@@ -166,7 +168,8 @@ def _greet(supervisor: Supervisor, console: Console, status: Status, url: str, s
         status.stop()
         console.print(Group("", shown or "", ""))
         console.print(f"Otoscope is up after {time.monotonic() - started:.1f} s:  {url}", soft_wrap=True)
-        console.print("`otoscope classify FILE...` asks it, Ctrl-C ends it.\n", soft_wrap=True)
+        command = "otoscope" if shutil.which("otoscope") else Path(sys.executable).with_name("otoscope")
+        console.print(f"`{command} classify FILE...` asks it, Ctrl-C ends it.\n", soft_wrap=True, markup=False)
     supervisor.settled = True
 
 

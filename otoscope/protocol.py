@@ -20,6 +20,7 @@ from shared.schemas import Job, ModelList, Ready
 
 HOLD = 30.0  # seconds that a request waits for news before it is sent anew
 SILENCE = 60.0  # seconds without even a keep-alive after which an event stream counts as lost
+LATE = 2.0  # seconds that the answer may take which ends a request that was held up to the deadline
 OUTAGE = 60.0  # seconds that a service which has answered before may be away, as in a restart
 
 
@@ -163,12 +164,16 @@ def ready(timeout: float) -> Flow[Ready]:
 def _exchange(step: Send | Open, deadline: float, *, met: bool = False) -> Flow[httpx.Response]:
     """Carry a request through to its answer, or raise the error that it ended in.
 
-    "Come back later" (429, 503) is obeyed while the deadline allows. A connection that fails is tried again for OUTAGE
-    seconds where there is a service: it was met before, or has taken the connection.
+    Nothing is waited for past the deadline, but for LATE. Until then "come back later" (429, 503) is obeyed, and a
+    connection that fails is tried again for OUTAGE seconds where there is a service: it was met before, or has taken
+    the connection.
     """
     lost_at: float | None = None
     while True:
         failure: OtoscopeError
+        left, hold = max(0.01, deadline - time.monotonic()), step.call.hold
+        hold, beyond = (None, left) if hold is None else (min(hold, left), max(left - hold, LATE))
+        step = replace(step, call=replace(step.call, hold=hold, patience=min(step.call.patience, beyond)))
         try:
             response: httpx.Response = yield step
         except httpx.TransportError as error:
@@ -189,9 +194,6 @@ def _exchange(step: Send | Open, deadline: float, *, met: bool = False) -> Flow[
         if time.monotonic() + pause > limit:
             raise failure
         yield Pause(pause)
-        if step.call.hold is not None:
-            left = max(0.0, deadline - time.monotonic())
-            step = replace(step, call=replace(step.call, hold=min(step.call.hold, left)))
 
 
 def _unfinished(job_id: str) -> WaitTimeout:

@@ -60,7 +60,8 @@ def markdown() -> str:
         ]
     lines += ["", "## docker compose", ""]
     lines += [
-        "`OTOSCOPE_HOST` and `OTOSCOPE_PORT` are where the host listens, `OTOSCOPE_MODELS_DIR` is a folder on the host."
+        "`OTOSCOPE_HOST` and `OTOSCOPE_PORT` are where the host listens, `OTOSCOPE_MODELS_DIR` is a folder of its",
+        "own, `OTOSCOPE_REDIS_URL` is read where [compose/managed-redis.yml](deployment.md#a-redis-elsewhere) is.",
     ]
     lines += ["", "| variable | default | what it does |", "|---|---|---|"]
     lines += [f"| `{name}` | `{default}` | {told} |" for name, (default, told) in COMPOSE.items()]
@@ -75,6 +76,8 @@ def env_example() -> str:
     lines = [
         "# Every setting at its default. Copy to .env beside docker-compose.yml and take off the # where you differ.",
         *("", "# ---- docker compose ----", "", "# cpu: without a GPU.", "#COMPOSE_PROFILES=gpu"),
+        *("", "# docker-compose.yml:compose/managed-redis.yml has OTOSCOPE_REDIS_URL read, which else it is not."),
+        "#COMPOSE_FILE=docker-compose.yml",
     ]
     for name, (usual, told) in COMPOSE.items():
         lines += ["", *(f"# {line}" for line in wrap(told, 110)), f"#{name}={usual}"]

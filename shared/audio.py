@@ -68,7 +68,7 @@ def probe(data: bytes, limits: AudioLimits | None = None) -> Header:
     if header.container == "M4A":
         if not aac_available():
             raise AudioUnsupported(
-                "M4A is not accepted here: this server lacks the optional package PyAV (pip install 'otoscope[aac]')."
+                "M4A is not accepted here: this server lacks the optional package PyAV (docs/deployment.md#m4a)."
                 f" Accepted: {ACCEPTED}."
             )
         if header.frames is not None:  # its header is often vague about rate and channels; decoding tells

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from shared.extras import install
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def start(settings: Settings, service: str) -> None:
     try:
         from shared.spans import Spans
     except ImportError as error:
-        raise TracingUnusable(f"OTOSCOPE_OTLP_ENDPOINT needs pip install 'otoscope[tracing]' ({error})") from error
+        raise TracingUnusable(f"OTOSCOPE_OTLP_ENDPOINT needs {install('tracing')} ({error})") from error
     try:
         _spans = Spans(settings.otlp_endpoint, service)
     except (OSError, ValueError) as error:  # an OTEL_ variable

@@ -1,8 +1,10 @@
 """Who may import whom, and how long a file may be: the rules of the rooms, checked on their source."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +93,17 @@ def test_the_decode_process_is_light() -> None:
     """What meets hostile files has nothing of the network, of Redis or of Celery in it, nor takes long to start."""
     loaded = loaded_by("import worker.decode_child")
     assert not loaded & {"torch", "torchaudio", "redis", "celery", "kombu", "fastapi", "prometheus_client"}
+
+
+def test_extras_that_are_told_are_there() -> None:
+    """By the command that works: Otoscope is on no package index."""
+    texts = [path.read_text() for room in ROOMS for path in sources(room)]
+    texts += [path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]]
+    assert not [line for text in texts for line in re.findall(r".*pip install '?otoscope.*", text)]
+    calls = [call for text in texts for call in re.findall(r"\binstall\(([\"'].+?)\)|-e '\.\[(\w.*?)\]'", text)]
+    told = {name for call in calls for name in re.findall(r"\w+", "".join(call))}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"onnx", "tracing"} <= told <= extras.keys()
 
 
 def test_nothing_happens_at_import_time() -> None:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from shared.extras import install
 from training.errors import ExportError
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model
 from worker.model.network import parameters
@@ -128,7 +129,7 @@ def _packages() -> tuple[Any, Any]:
         try:
             found[name] = import_module(name)
         except ImportError as error:
-            raise ExportError(f"exporting needs {name}: pip install 'otoscope[onnx]' ({error})") from error
+            raise ExportError(f"exporting needs {name}: {install('onnx')} ({error})") from error
     return found["onnx"], found["onnxruntime"]
 
 

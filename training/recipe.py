@@ -43,7 +43,7 @@ class NetworkRecipe(Strict):
 
 
 class PictureRecipe(Strict):
-    """A network of timm's that looks at log-mels as pictures; needs 'otoscope[pictures]'."""
+    """A network of timm's that looks at log-mels as pictures; needs the extra `pictures`."""
 
     backbone: str
     head: tuple[int, ...] = ()

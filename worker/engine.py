@@ -21,6 +21,7 @@ from torch import Tensor
 
 from shared.contract import Array
 from shared.errors import InferenceFailed
+from shared.extras import install
 from shared.schemas import Layer, ModelCard, Part
 from shared.settings import Engine as Choice
 from shared.tracing import Rider
@@ -136,7 +137,7 @@ class Engine:
         except ImportError as error:
             if self._choice == "openvino" or self._int8:
                 asked = "ENGINE=openvino" if self._choice == "openvino" else "INT8"
-                raise ModelError(f"OTOSCOPE_{asked} needs pip install 'otoscope[openvino]' ({error})") from error
+                raise ModelError(f"OTOSCOPE_{asked} needs {install('openvino')} ({error})") from error
         except Exception as error:
             if self._choice == "openvino":
                 raise

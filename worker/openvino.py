@@ -1,6 +1,6 @@
 """Networks compiled by OpenVINO: on a processor a fifth to two times faster than PyTorch, at the same answers.
 
-An optional package (`pip install 'otoscope[openvino]'`), which a worker without a GPU uses by itself when it is there.
+An optional package (the extra `openvino`), which a worker without a GPU uses by itself when it is there.
 A network is traced once, from its own `forward` with a tap that keeps what can be asked for, so that whatever PyTorch
 runs, this runs too; what is asked for rarely, all channels of a layer, is left to PyTorch.
 """

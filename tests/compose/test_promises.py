@@ -131,7 +131,8 @@ def test_every_image_has_a_tag(name: str) -> None:
 def test_every_setting_can_be_set() -> None:
     """On the side that reads it; what is left out is the container's own business."""
     inside = {"port", "metrics_port"}  # the one is published elsewhere, the other by nobody
-    missing = set(Settings.model_fields) - set(PASSED_ON["api"]) - set(PASSED_ON["worker"]) - inside
+    elsewhere = {"redis_url"}  # with managed-redis.yml, which also lets the worker out
+    missing = set(Settings.model_fields) - set(PASSED_ON["api"]) - set(PASSED_ON["worker"]) - inside - elsewhere
     assert not missing, f"docker-compose.yml passes on neither {missing}"
     assert not (set(PASSED_ON["api"]) | set(PASSED_ON["worker"])) - set(Settings.model_fields)
 
@@ -182,8 +183,8 @@ def test_what_is_copied_is_not_kept_out(side: str) -> None:
         assert (ROOT / source).exists()
 
 
-def test_compose_itself_reads_it(tmp_path: Path) -> None:
-    """Whichever generation of Compose is here."""
+def composed(tmp_path: Path, **environment: str) -> dict[str, Any]:
+    """The services as Compose itself reads them, whichever generation of it is here."""
     for command in (["docker", "compose"], ["docker-compose"]):
         found = shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0
         if found:
@@ -192,9 +193,27 @@ def test_compose_itself_reads_it(tmp_path: Path) -> None:
         pytest.skip("there is neither docker compose nor docker-compose")
     (tmp_path / "env").touch()
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OTOSCOPE_", "COMPOSE_"))}
-    for profile in ({}, {"COMPOSE_PROFILES": "cpu"}):
-        done = subprocess.run(
-            [*command, "--env-file", str(tmp_path / "env"), "config", "-q"],
-            cwd=ROOT, env=clean | profile, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [*command, "--env-file", str(tmp_path / "env"), "config"],
+        cwd=ROOT, env=clean | environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    services: dict[str, Any] = yaml.safe_load(done.stdout)["services"]
+    return services
+
+
+@pytest.mark.parametrize("profile", ["gpu", "cpu"])
+def test_compose_itself_reads_it(tmp_path: Path, profile: str) -> None:
+    assert composed(tmp_path, COMPOSE_PROFILES=profile).keys() == SERVICES.keys()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_both_sides_use_the_same_redis(tmp_path: Path, elsewhere: bool) -> None:
+    """One elsewhere only where the worker can reach it: else jobs would be accepted that it never sees."""
+    url, own = "rediss://redis.example:6380/0", ["docker-compose.yml", "compose/managed-redis.yml"]
+    files = ":".join(own if elsewhere else own[:1])
+    services = composed(tmp_path, COMPOSE_FILE=files, OTOSCOPE_REDIS_URL=url)
+    told = [services[side]["environment"].get("OTOSCOPE_REDIS_URL") for side in ("api", "worker")]
+    assert told == [url if elsewhere else None] * 2
+    networks = set(services["worker"]["networks"])
+    assert networks == {"queue", "metrics", "front"} if elsewhere else {"queue", "metrics"}

@@ -1,5 +1,7 @@
 """Every document of kubernetes/ is one that Kubernetes takes, and they agree with each other."""
 
+import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -8,15 +10,16 @@ import kubernetes_validate
 import pytest
 import yaml
 from cloudcoil.models.keda.v1alpha1 import ScaledObject
-from cloudcoil.models.prometheus_operator.v1 import PodMonitor
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 
+from tests.conftest import ROOT
 from tests.kubernetes.conftest import KUBERNETES, NAME, Cluster
 
 SECRETS = {
     secret["metadata"]["name"]: secret["stringData"].keys()
     for secret in yaml.safe_load_all((KUBERNETES / "secrets.example.yaml").read_text())
 }
-ELSEWHERE = {"ScaledObject": ScaledObject, "PodMonitor": PodMonitor}
+ELSEWHERE = {"ScaledObject": ScaledObject, "PodMonitor": PodMonitor, "PrometheusRule": PrometheusRule}
 """Kinds that Kubernetes itself does not know."""
 
 OLDEST = "1.30"
@@ -29,7 +32,7 @@ def test_documents_are_valid(cluster: Cluster, version: str) -> None:
     kinds = Counter(document["kind"] for document in cluster.documents)
     assert kinds == {
         "Namespace": 1, "ConfigMap": 2, "Deployment": 2, "StatefulSet": 1, "Service": 2, "PodDisruptionBudget": 2,
-        "NetworkPolicy": 5, "Ingress": 1, "PodMonitor": 2, "ScaledObject": 1,
+        "NetworkPolicy": 5, "Ingress": 1, "PodMonitor": 2, "PrometheusRule": 1, "ScaledObject": 1,
     }  # fmt: skip
     for document in cluster.documents:
         if document["kind"] not in ELSEWHERE:
@@ -39,10 +42,21 @@ def test_documents_are_valid(cluster: Cluster, version: str) -> None:
 def test_documents_of_others_are_valid(cluster: Cluster) -> None:
     """By the models of KEDA and of the Prometheus operator; a field that they do not know would not come back."""
     found = cluster.all(*ELSEWHERE)
-    assert len(found) == 3
+    assert len(found) == 4
     for document in found:
         model = ELSEWHERE[document["kind"]].model_validate(document)
         assert model.model_dump(mode="json", by_alias=True, exclude_unset=True) == document
+
+
+def test_rules_are_those_of_every_prometheus(cluster: Cluster) -> None:
+    """And the job that they ask for is the one that the monitors make of a label."""
+    (rule,) = cluster.all("PrometheusRule")
+    rules = yaml.safe_load((ROOT / "ops" / "rules.yml").read_text())
+    built, asked = (re.sub(r"(\\n| )+", " ", json.dumps(spec, sort_keys=True)) for spec in (rule["spec"], rules))
+    assert built == asked, "make rules"  # but for the white space, which kustomize folds in its own way
+    pods = {pod["metadata"]["labels"][NAME] for _, pod in cluster.pods()}
+    assert set(re.findall(r'job="([^"]+)"', str(rule["spec"]))) <= pods
+    assert {monitor["spec"]["jobLabel"] for monitor in cluster.all("PodMonitor")} == {NAME}
 
 
 def test_the_example_of_secrets_is_valid() -> None:
@@ -133,6 +147,8 @@ def test_what_pods_read_is_there(cluster: Cluster) -> None:
             if key := endpoint.get("authorization", {}).get("credentials"):
                 asked.add(key["name"])
                 assert key["key"] in SECRETS[key["name"]]
+    for ingress in cluster.all("Ingress"):
+        asked |= {tls["secretName"] for tls in ingress["spec"]["tls"]}
     assert asked == SECRETS.keys()
 
 
@@ -166,3 +182,16 @@ def test_redis_can_be_left_out(changed: Callable[[str, str, str], Cluster]) -> N
     assert not [document for document in cluster.documents if "redis" in document["metadata"]["name"].split("-")[:1]]
     assert cluster.one("NetworkPolicy", "to-redis")
     assert cluster.one("Service", "gateway")
+
+
+def test_what_the_guide_says_can_be_done(cluster: Cluster, changed: Callable[[str, str, str], Cluster]) -> None:
+    """Its patch opens further ports, and it makes the Secrets that are asked for and the images that are run."""
+    guide = (ROOT / "docs" / "deployment.md").read_text()
+    (patch,) = re.findall(r"^```yaml\n(patches:\n.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    policy = changed("cpu", "patches:\n", patch).one("NetworkPolicy", "to-redis")
+    redis, names = policy["spec"]["egress"]
+    assert [port["port"] for port in redis["ports"]] == [6379, 6380, 26379, 4318]
+    assert {port["port"] for port in names["ports"]} == {53}
+    assert set(re.findall(r"create secret \w+ (\S+)", guide)) == SECRETS.keys()
+    images = {pod["spec"]["containers"][0]["image"] for name, pod in cluster.pods() if name != "redis"}
+    assert images <= set(re.findall(r"docker build .*-t (\S+)", guide))

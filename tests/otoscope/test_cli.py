@@ -182,4 +182,4 @@ def test_training_commands_are_imported_when_asked_for(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "otoscope.train_cli", None)
     missing = CliRunner().invoke(app, ["evaluate", "--model", "x"])
     assert missing.exit_code == 1
-    assert "otoscope[worker,train]" in missing.stderr
+    assert ".venv/bin/pip install -e '.[worker,train]'" in missing.stderr

@@ -1,11 +1,13 @@
 """Client and AsyncClient against a small service over real HTTP; every test that can runs with both."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,15 +29,15 @@ from tests.otoscope.fake import Canned, FakeService, answer, job_document, probl
 Ask = Callable[..., Any]
 
 
-def _sync(fake: FakeService, method: str, *args: Any, **options: Any) -> Any:
-    with Client(fake.url, timeout=5.0) as client:
+def _sync(fake: FakeService, method: str, *args: Any, seconds: float = 5.0, **options: Any) -> Any:
+    with Client(fake.url, timeout=seconds) as client:
         answer = getattr(client, method)(*args, **options)
         return list(answer) if method == "stream" else answer
 
 
-def _async(fake: FakeService, method: str, *args: Any, **options: Any) -> Any:
+def _async(fake: FakeService, method: str, *args: Any, seconds: float = 5.0, **options: Any) -> Any:
     async def ask() -> Any:
-        async with AsyncClient(fake.url, timeout=5.0) as client:
+        async with AsyncClient(fake.url, timeout=seconds) as client:
             answer = getattr(client, method)(*args, **options)
             return [event async for event in answer] if method == "stream" else await answer
 
@@ -189,6 +191,18 @@ def test_nothing_there_says_how_to_start() -> None:
     with Client("http://127.0.0.1:9") as client, pytest.raises(ServiceUnreachable):
         client.wait("job0")
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("ask", [_sync, _async], ids=["sync", "async"])
+@pytest.mark.parametrize(("call", "most"), [(("models",), 0.5), (("job", "job0"), 0.5), (("classify", b"RIFF"), 2.5)])
+def test_silence_is_waited_for_as_long_as_was_asked(ask: Ask, call: tuple[Any, ...], most: float) -> None:
+    """Something takes the connection and says nothing; a line that is held may be answered a moment late."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        there = SimpleNamespace(url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(ServiceUnreachable):
+            ask(there, *call, seconds=0.5)
+        assert time.monotonic() - started < most + 2
 
 
 def test_result_has_numpy_arrays(ask: Ask) -> None:

@@ -2,16 +2,20 @@
 
 import json
 import socketserver
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from otoscope.load import Measured, Target, closed_loop, open_loop, run
+from shared.errors import InvalidRequest
+from tests.tls import Authority, needs_tls
 
 ROOM = 10  # times what a wait should take, on a machine that is busy with other things
 
@@ -26,6 +30,7 @@ class Server(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"]
         self.delay = 0.0
+        self.lines: list[bytes] = []
         self.bodies: list[bytes] = []
         self.connections = 0
         self.lock = threading.Lock()
@@ -40,7 +45,8 @@ class Handler(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         self.server.connections += 1
-        while self.rfile.readline():
+        while line := self.rfile.readline():
+            self.server.lines.append(line)
             size = 0
             while (line := self.rfile.readline().strip().lower()) != b"":
                 if line.startswith(b"content-length:"):
@@ -106,6 +112,35 @@ def test_a_service_that_is_not_there_is_errors() -> None:
     assert found.throughput == 0
     assert 2 <= found.errors < 30
     assert str(found.percentile(50)) == "nan"
+
+
+@needs_tls
+def test_https_is_encrypted(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a certificate that is checked, to the port and below the path of the URL; else nothing is sent."""
+    authority = Authority(tmp_path, "ours")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.sign("localhost"))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = f"https://localhost:{server.server_address[1]}/sounds/"
+
+    def ask() -> Measured:
+        target = Target.of(url)
+        return run(closed_loop(target, [target.request("GET", "/v1/models")], callers=1, seconds=0.2, warm_up=0.0))
+
+    stranger = ask()
+    assert stranger.outcomes.keys() == {"SSLCertVerificationError"}
+    assert server.lines == []
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca))
+    known = ask()
+    assert known.outcomes.keys() == {"200"}
+    assert set(server.lines) == {b"GET /sounds/v1/models HTTP/1.1\r\n"}
+
+
+def test_where_a_url_leads() -> None:
+    """The port is that of the scheme where none is named; what speaks no HTTP is refused."""
+    assert [Target.of(url).port for url in ("http://a", "https://a", "https://a:8443")] == [80, 443, 8443]
+    with pytest.raises(InvalidRequest):
+        Target.of("ftp://a")
 
 
 def test_a_stall_is_not_forgiven_at_a_fixed_rate(server: Server, target: Target) -> None:

@@ -126,6 +126,15 @@ def test_up_to_a_first_answer_and_down_again(start: Callable[..., Stack]) -> Non
     assert sorted(path.name for path in stack.home.iterdir()) == ["appendonlydir", "lock"]
 
 
+def test_the_greeting_names_a_command_that_works(start: Callable[..., Stack]) -> None:
+    """In a terminal that nobody has told of the environment, too."""
+    stack = start(PATH=os.defpath)
+    stack.wait_up()
+    eventually(lambda: "asks it" in stack.log, 5.0)
+    (command,) = re.findall(r"`(.+) classify FILE", stack.log)
+    assert subprocess.run([command, "--help"], capture_output=True, env={"PATH": os.defpath}, cwd="/").returncode == 0
+
+
 def test_ctrl_c_ends_it_in_order_too(start: Callable[..., Stack]) -> None:
     """SIGINT is no crash: status 0 and the same order."""
     stack = start()

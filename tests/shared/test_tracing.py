@@ -74,7 +74,7 @@ runpy.run_module({room!r}, run_name="__main__")
     done = subprocess.run([PYTHON, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, env=own)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "OTOSCOPE_OTLP_ENDPOINT needs pip install 'otoscope[tracing]'" in line
+    assert "OTOSCOPE_OTLP_ENDPOINT needs .venv/bin/pip install -e '.[tracing]'" in line
 
 
 @pytest.mark.parametrize("url", ["collector:4318", "grpc://collector:4317", "http://", "http://[", "http://a:b@c:x/"])

@@ -205,7 +205,7 @@ def test_container_that_cannot_be_taken_apart(site: Site, tmp_path: Path, monkey
     with pytest.raises(DatasetError, match=r"Matroska or WebM.*Taking its sound out fails"):
         import_csv(listed(tmp_path, (broken, "frog")), tmp_path / "sounds")
     monkeypatch.setattr(links, "aac_available", lambda: False)
-    with pytest.raises(DatasetError, match=r"by PyAV: pip install 'otoscope\[links\]'"):
+    with pytest.raises(DatasetError, match=r"by PyAV: .venv/bin/pip install -e '.\[links\]'"):
         import_csv(listed(tmp_path, (broken, "frog")), tmp_path / "sounds")
 
 
@@ -213,9 +213,9 @@ def test_package_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Said before anything is fetched, and only if it is needed."""
     monkeypatch.setitem(sys.modules, "yt_dlp", None)
     monkeypatch.setitem(sys.modules, "gdown", None)
-    with pytest.raises(DatasetError, match=r"pip install 'otoscope\[links\]'"):
+    with pytest.raises(DatasetError, match=r"pip install -e '.\[links\]'"):
         import_csv(listed(tmp_path, ("https://example.org/watch", "dog")), tmp_path / "sounds")
-    with pytest.raises(DatasetError, match=r"pip install 'otoscope\[links\]'"):
+    with pytest.raises(DatasetError, match=r"pip install -e '.\[links\]'"):
         import_drive(FOLDER, tmp_path / "sounds")
 
 

@@ -141,7 +141,7 @@ def test_opset_is_the_one_asked_for(model: Path, tmp_path: Path) -> None:
 def test_missing_package(name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of the three is named, and how to get it."""
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ExportError, match=rf"needs {name}: pip install 'otoscope\[onnx\]'"):
+    with pytest.raises(ExportError, match=rf"needs {name}: .venv/bin/pip install -e '.\[onnx\]'"):
         export_onnx(model, tmp_path / "tiny.onnx")
 
 

@@ -103,7 +103,7 @@ def test_a_processor_takes_openvino_by_itself_where_it_is_installed(
     assert serve(tiny, "auto")[1].backend.name.startswith("openvino")
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert serve(tiny, "auto")[1].backend.name.startswith("torch")
-    with pytest.raises(ModelError, match=r"pip install 'otoscope\[openvino\]'"):
+    with pytest.raises(ModelError, match=r"pip install -e '.\[openvino\]'"):
         serve(tiny, "openvino")
 
 

@@ -16,11 +16,12 @@ import httpx
 
 from shared.audio import aac_available, probe
 from shared.errors import AudioError
+from shared.extras import install
 from training.collection.intake import LARGEST, unusable
 from training.collection.items import LIMITS
 from training.errors import DatasetError
 
-INSTALL = "pip install 'otoscope[links]'"
+INSTALL = install("links")
 
 _TIMEOUT = httpx.Timeout(60.0, connect=20.0)  # for one read, not for the whole
 _HOMES = {"opus": ".ogg", "vorbis": ".ogg", "mp3": ".mp3", "flac": ".flac", "aac": ".m4a", "alac": ".m4a"}

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from shared.extras import install
+
 _OPERATORS = ("nms", "qnms")
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
@@ -28,4 +30,4 @@ def import_timm() -> Any:
             importlib.import_module("torchvision")
         return importlib.import_module("timm")
     except ImportError as error:
-        raise ImportError(f"{error}: networks made for pictures need timm, pip install 'otoscope[pictures]'") from error
+        raise ImportError(f"{error}: networks made for pictures need timm, {install('pictures')}") from error
