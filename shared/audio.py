@@ -6,7 +6,7 @@ there is one way from a file to a waveform.
 """
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -43,17 +43,18 @@ class AudioLimits:
     max_channels: int = 8
     min_rate: int = 4_000  # Hz
     max_rate: int = 192_000  # Hz
+    aac: bool = field(default_factory=lambda: aac_available())  # M4A; who only looks at headers needs no PyAV itself
 
 
 @cache
 def aac_available() -> bool:
-    """Whether M4A can be decoded: the optional PyAV is installed."""
+    """Whether M4A can be decoded here: the optional PyAV is installed."""
     return importlib.util.find_spec("av") is not None
 
 
-def accepted_formats() -> str:
-    """The accepted formats in words, for messages and the OpenAPI page."""
-    return f"{ACCEPTED}, M4A" if aac_available() else ACCEPTED
+def accepted_formats(aac: bool | None = None) -> str:
+    """The accepted formats in words, for messages and the OpenAPI page; M4A where it can be decoded here, or `aac`."""
+    return f"{ACCEPTED}, M4A" if aac or (aac is None and aac_available()) else ACCEPTED
 
 
 def probe(data: bytes, limits: AudioLimits | None = None) -> Header:
@@ -63,10 +64,10 @@ def probe(data: bytes, limits: AudioLimits | None = None) -> Header:
     """
     limits = limits or AudioLimits()
     if not data:
-        raise AudioEmpty(f"The upload is empty. Accepted: {accepted_formats()}.")
-    header = read_header(data, accepted_formats())
+        raise AudioEmpty(f"The upload is empty. Accepted: {accepted_formats(limits.aac)}.")
+    header = read_header(data, accepted_formats(limits.aac))
     if header.container == "M4A":
-        if not aac_available():
+        if not limits.aac:
             raise AudioUnsupported(
                 "M4A is not accepted here: this server lacks the optional package PyAV (docs/deployment.md#m4a)."
                 f" Accepted: {ACCEPTED}."

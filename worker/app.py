@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from shared import tracing
+from shared.audio import aac_available
 from shared.connection import client, connect
 from shared.contract import CLASSIFY, CONTRACT_VERSION
 from shared.errors import ContractMismatch, OtoscopeError
@@ -177,7 +178,7 @@ class Worker:
             cards = self._registry.cards
             self._announced = True
             busy = len(self._classifier.held)
-            said = Announcement(self.id, list(cards), busy, CONTRACT_VERSION, self._metrics.url)
+            said = Announcement(self.id, list(cards), busy, CONTRACT_VERSION, self._metrics.url, aac_available())
             self._words.announce(said, cards, VOUCH_SECONDS)
 
     def _on_device(self, served: Served | FrontEnd, windows: list[Window]) -> list[Seen | Exception]:
