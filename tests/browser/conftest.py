@@ -20,6 +20,7 @@ FLAGS = (
     "--autoplay-policy=no-user-gesture-required",
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
+    "--host-resolver-rules=MAP otoscope.test 127.0.0.1",  # plain HTTP and not loopback: no secure page
 )
 WIDTHS = (1440, 900, 390)
 

@@ -46,6 +46,15 @@ def test_chosen_file_is_named_as_the_service_names_it(page: Page, stack: Stack) 
     expect(page.locator(".bars li")).to_have_count(50)
 
 
+def test_plain_http_is_enough(open_page: Open, stack: Stack) -> None:
+    """A page by plain HTTP from another machine, which the browser gives less to, classifies a sound all the same."""
+    page = open_page(path=stack.url.replace("127.0.0.1", "otoscope.test"))
+    page.expected_errors.append("Cross-Origin-Opener-Policy")  # type: ignore[attr-defined]
+    assert not page.evaluate("isSecureContext")
+    classify(page, SIREN)
+    expect(page.locator(".verdict strong")).to_have_text("siren")
+
+
 def test_dropped_files_become_a_list(page: Page) -> None:
     """Files dropped anywhere are classified one by one, each with its own state."""
     page.evaluate(

@@ -133,7 +133,7 @@ class Library extends EventTarget {
   async #look(sound, layer) {
     if (!sound.file) throw new Error("The server keeps no sound: choose the file again to look further.");
     const options = { model: sound.result.model, top_k: 1, layer, window: sound.result.window };
-    let job = await server.submit(sound.file, options, crypto.randomUUID()).promise;
+    let job = await server.submit(sound.file, options, server.newKey()).promise;
     job = await new Promise((resolve, reject) =>
       follow(job.id, {
         onJob: (now) => FINAL.includes(now.status) && resolve(now),
@@ -164,16 +164,16 @@ class Library extends EventTarget {
 
   async #send(sound) {
     this.#uploading += 1;
-    sound.key ??= crypto.randomUUID();
-    const options = {
-      top_k: EVERY_CLASS,
-      include: PARTS,
-      ...(settings.get("model") ? { model: settings.get("model") } : {}),
-    };
-    const upload = server.submit(sound.file, options, sound.key, (uploaded) => this.#set(sound, { uploaded }));
-    sound.stop = upload.abort;
-    this.#set(sound, { phase: "uploading", uploaded: 0 });
     try {
+      sound.key ??= server.newKey();
+      const options = {
+        top_k: EVERY_CLASS,
+        include: PARTS,
+        ...(settings.get("model") ? { model: settings.get("model") } : {}),
+      };
+      const upload = server.submit(sound.file, options, sound.key, (uploaded) => this.#set(sound, { uploaded }));
+      sound.stop = upload.abort;
+      this.#set(sound, { phase: "uploading", uploaded: 0 });
       await this.#update(sound, await upload.promise);
       if (!sound.ended) this.#follow(sound);
     } catch (error) {

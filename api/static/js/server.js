@@ -57,6 +57,12 @@ export const job = (id) => json(`/v1/jobs/${encodeURIComponent(id)}`);
 export const cancel = (id) => ask(`/v1/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
 export const alive = () => ask("/health/live");
 
+/** An Idempotency-Key that nobody else has. `crypto.randomUUID` would do, but by plain HTTP a browser has none. */
+export function newKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 /**
  * Send a file. `options` are the form fields beside it; `onProgress` gets the share that has left, 0 to 1.
  * Returns {promise of the job, abort()}; the promise rejects with Refused, Unreachable or an AbortError.
