@@ -208,3 +208,20 @@ def test_server_that_goes_away_is_said_and_waited_for(page: Page, stack: Stack) 
         stack.until_ready()
     expect(page.locator('.sounds [data-phase="succeeded"]')).to_have_count(2, timeout=40_000)
     expect(banner).to_be_hidden()
+
+
+def test_file_that_is_gone_from_disk_is_said(page: Page, tmp_path: Path) -> None:
+    """A file that the browser can no longer read is refused, once, and the server is not blamed for it."""
+    page.expected_errors += ["ERR_", "Failed to load resource"]  # type: ignore[attr-defined]
+    sound = tmp_path / "siren.flac"
+    sound.write_bytes(SIREN.read_bytes())
+    classify(page, sound)
+    sound.unlink()
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method) if request.method == "POST" else None)
+    page.get_by_label("Model").select_option("esc50-light")
+    page.get_by_role("button", name="Classify again with esc50-light").click()
+    expect(page.locator("#answer [role=alert]")).to_contain_text("cannot be read any more", timeout=10_000)
+    expect(page.locator(".sounds .state")).to_have_text("The file cannot be read any more")
+    expect(page.locator("#connection")).to_be_hidden()
+    assert len(sent) == 1

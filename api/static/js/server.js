@@ -14,6 +14,15 @@ export class Refused extends Error {
 /** Nobody answered. */
 export class Unreachable extends Error {}
 
+/** The browser was given a file and cannot read it. */
+export class Unreadable extends Error {
+  title = "The file cannot be read any more";
+
+  constructor({ name }) {
+    super(`${name} was changed, moved or deleted after it was chosen, or is a folder. Choose it again.`);
+  }
+}
+
 /** Dispatches `asked` when the server wants a key, and `opened` when it was given one. */
 export const door = new EventTarget();
 
@@ -65,7 +74,7 @@ export function newKey() {
 
 /**
  * Send a file. `options` are the form fields beside it; `onProgress` gets the share that has left, 0 to 1.
- * Returns {promise of the job, abort()}; the promise rejects with Refused, Unreachable or an AbortError.
+ * Returns {promise of the job, abort()}; the promise rejects with Refused, Unreachable, Unreadable or an AbortError.
  */
 export function submit(file, options, key, onProgress = () => {}) {
   const form = new FormData();
@@ -78,7 +87,10 @@ export function submit(file, options, key, onProgress = () => {}) {
       request.status < 300
         ? resolve(JSON.parse(request.responseText))
         : reject(refusal(request.status, request.responseText, request.getResponseHeader("Retry-After")));
-    request.onerror = () => reject(new Unreachable("The server does not answer."));
+    request.onerror = async () => {
+      const first = await file.slice(0, 1).arrayBuffer().catch(() => null); // the browser does not say which end failed
+      reject(first ? new Unreachable("The server does not answer.") : new Unreadable(file));
+    };
     request.onabort = () => reject(new DOMException("The upload was cancelled.", "AbortError"));
     request.open("POST", "/v1/jobs");
     request.setRequestHeader("Idempotency-Key", key); // asked again after a lost answer, it is the same job
