@@ -81,37 +81,6 @@ def test_dropped_files_become_a_list(page: Page) -> None:
     ]
 
 
-def test_microphone_is_recorded_and_classified(page: Page) -> None:
-    """What the microphone hears is shown on a meter, becomes a file and is classified."""
-    page.get_by_role("button", name="Record", exact=True).click()
-    meter = page.get_by_role("meter", name="Level")
-    expect(meter).not_to_have_attribute("aria-valuenow", "0.00", timeout=10_000)
-    expect(page.locator(".recording .number")).to_have_text(re.compile(r"0:0[3-9]\.\d"), timeout=20_000)
-    page.get_by_role("button", name="Stop").click()
-    page.locator("#answer .answer").wait_for(timeout=30_000)
-    expect(page.locator(".title h1")).to_have_text(re.compile(r"^Recording \d\d-\d\d-\d\d\.wav$"))
-    expect(page.locator(".verdict strong")).to_have_text("siren")
-    expect(page.get_by_role("button", name="Record", exact=True)).to_be_enabled()
-
-
-def test_discarded_recording_leaves_nothing(page: Page) -> None:
-    """A recording that is thrown away is not sent."""
-    page.get_by_role("button", name="Record", exact=True).click()
-    page.get_by_role("button", name="Discard").click()
-    expect(page.get_by_role("button", name="Record", exact=True)).to_be_visible()
-    expect(page.locator(".sounds li")).to_have_count(0)
-
-
-def test_microphone_that_is_not_allowed_is_said(open_page: Open) -> None:
-    """A refused microphone is an explanation, not a silence."""
-    page = open_page()
-    refusal = "() => Promise.reject(new DOMException('', 'NotAllowedError'))"
-    page.evaluate(f"() => {{ navigator.mediaDevices.getUserMedia = {refusal}; }}")
-    page.get_by_role("button", name="Record", exact=True).click()
-    expect(page.get_by_role("alert").filter(has_text="microphone was not allowed")).to_be_visible()
-    expect(page.get_by_role("button", name="Record", exact=True)).to_be_enabled()
-
-
 @pytest.mark.parametrize("name", [sound.stem for sound in sorted(SOUNDS.glob("*.flac"))])
 def test_bundled_sound_is_offered_and_classified(page: Page, name: str) -> None:
     """Every sound that comes with the page is offered and gets an answer."""

@@ -5,6 +5,7 @@ import { bars, certainty, level, origin, timings } from "./figures.js";
 import { bytes, className, hertz, span } from "./format.js";
 import { library } from "./library.js";
 import { state } from "./list.js";
+import { recordings } from "./recorder.js";
 import { settings } from "./settings.js";
 
 const FEW = 5; // classes shown at first
@@ -79,6 +80,9 @@ export function mountAnswer(root, { cards }) {
           "div",
           { class: "acts" },
           sound.file ? button("Try again", "retry", () => library.again(sound), { class: "primary" }) : null,
+          recordings.has(sound.file)
+            ? button("Save the recording", "save", () => download(sound.file, sound.file.name))
+            : null,
           button("Remove", "close", () => library.remove(sound)),
         ),
       ),
