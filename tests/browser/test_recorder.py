@@ -86,3 +86,19 @@ def test_refused_recording_can_be_saved(page: Page, stack: Stack) -> None:
     expect(page.locator("#answer h1")).to_have_text("siren.flac")
     expect(page.get_by_role("alert").filter(has_text="Too long.")).to_be_visible()
     expect(page.get_by_role("button", name="Save the recording")).to_have_count(0)
+
+
+def test_recording_that_cannot_begin_lets_go_of_the_microphone(page: Page) -> None:
+    """Where the part that records cannot be had the page says so, and the microphone is off again."""
+    page.evaluate(
+        """() => {
+            const media = navigator.mediaDevices;
+            const ask = media.getUserMedia.bind(media);
+            media.getUserMedia = async (wanted) => (window.stream = await ask(wanted));
+            AudioWorklet.prototype.addModule = () => Promise.reject(new DOMException("", "AbortError"));
+        }"""
+    )
+    page.get_by_role("button", name="Record", exact=True).click()
+    expect(page.get_by_role("alert").filter(has_text="recording cannot begin")).to_be_visible()
+    assert page.evaluate("window.stream.getTracks().map((track) => track.readyState)") == ["ended"]
+    expect(page.get_by_role("button", name="Record", exact=True)).to_be_enabled()

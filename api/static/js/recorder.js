@@ -30,7 +30,16 @@ export async function record({ seconds, bytes, onLevel }) {
     );
   }
   const context = new AudioContext();
-  await context.audioWorklet.addModule("/static/js/recorder-worklet.js");
+  function letGo() {
+    for (const track of stream.getTracks()) track.stop();
+    context.close();
+  }
+  try {
+    await context.audioWorklet.addModule("/static/js/recorder-worklet.js");
+  } catch {
+    letGo();
+    throw new Error("The recording cannot begin: the server does not send the part of this page that records.");
+  }
   const source = context.createMediaStreamSource(stream);
   const tap = new AudioWorkletNode(context, "recorder", {
     numberOfOutputs: 0,
@@ -46,8 +55,7 @@ export async function record({ seconds, bytes, onLevel }) {
   function close() {
     tap.port.onmessage = null;
     source.disconnect();
-    for (const track of stream.getTracks()) track.stop();
-    context.close();
+    letGo();
   }
   function stop() {
     close();
