@@ -37,13 +37,14 @@ library.addEventListener("change", ({ detail: sound }) => {
 });
 reopen();
 
-/** Show the selected sound in every panel. */
+/** Show the selected sound in every panel: the one that is selected once everything is there that takes time. */
 async function show() {
   if (!library.selected) return;
   const loaded = await load();
+  const wanted = library.selected?.result?.model;
+  if (wanted && !cards.has(wanted)) await readModels().catch(() => {});
   const sound = library.selected;
   if (!sound) return;
-  if (sound.result && !cards.has(sound.result.model)) await readModels().catch(() => {});
   const card = cards.get(sound.result?.model ?? sound.job?.model) ?? null;
   for (const panel of loaded) panel.show(sound, card);
 }
