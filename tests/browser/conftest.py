@@ -2,7 +2,9 @@
 
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,17 @@ def classified(page: Page) -> Page:
     """The page with the siren classified by `esc50`."""
     classify(page, SOUNDS / "siren.flac")
     return page
+
+
+@contextmanager
+def frozen_worker(stack: Stack) -> Iterator[None]:
+    """A worker that takes nothing more until the end of the block."""
+    worker = stack.processes["worker"]
+    worker.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        worker.send_signal(signal.SIGCONT)
 
 
 def classify(page: Page, *sounds: Path) -> None:

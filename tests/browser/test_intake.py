@@ -1,33 +1,19 @@
 """Sounds on their way: every way in, and what is told until there is an answer."""
 
 import re
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import SOUNDS, Open, classify, job_id
+from tests.browser.conftest import SOUNDS, Open, classify, frozen_worker, job_id
 from tests.e2e.conftest import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
 SIREN = SOUNDS / "siren.flac"
 BELL = SOUNDS / "church-bell.flac"
-
-
-@contextmanager
-def frozen_worker(stack: Stack) -> Iterator[None]:
-    """A worker that takes nothing more until the end of the block."""
-    worker = stack.processes["worker"]
-    worker.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        worker.send_signal(signal.SIGCONT)
 
 
 def test_chosen_file_is_named_as_the_service_names_it(page: Page, stack: Stack) -> None:
