@@ -89,9 +89,9 @@ function style(name) {
   });
 }
 
-/** The address of the page is the address of the result on show. */
+/** The address of the page is the address of the job on show, so that a reload goes on with it. */
 function remember() {
-  const id = library.selected?.phase === "succeeded" ? library.selected.job.id : null;
+  const id = library.selected?.job?.id ?? library.selected?.opened;
   const hash = id ? `#job=${id}` : "";
   if (location.hash !== hash) history.replaceState(null, "", hash || location.pathname);
   document.title = library.selected ? `${library.selected.name} – Otoscope` : "Otoscope";
