@@ -54,3 +54,14 @@ def test_cancelled_stays_cancelled(page: Page) -> None:
     held[0].fulfill(response=answer)
     page.wait_for_timeout(200)
     expect(state).to_have_text("Cancelled")
+
+
+def test_result_comes_once_and_packed(classified: Page, open_page: Open) -> None:
+    """A reopened result is fetched in one answer, as MessagePack; as JSON it would be three times as large."""
+    job = job_id(classified)
+    page = open_page()
+    answers: list[tuple[str, str]] = []
+    page.on("response", lambda one: answers.append((one.url, one.headers["content-type"])) if job in one.url else None)
+    page.goto(f"/#job={job}")
+    expect(page.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
+    assert [(url.rpartition("/v1/")[2], kind) for url, kind in answers] == [(f"jobs/{job}", "application/msgpack")]

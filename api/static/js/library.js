@@ -155,7 +155,7 @@ class Library extends EventTarget {
       }),
     );
     if (job.status !== "succeeded") throw new Error(job.error?.detail ?? `The look was ${job.status}.`);
-    const { channels } = await server.result(job.id);
+    const { channels } = job.result ?? (await server.result(job.id));
     server.cancel(job.id).catch(() => {}); // forgotten: the page has it
     return channels;
   }
@@ -226,8 +226,8 @@ class Library extends EventTarget {
     });
   }
 
-  /** What the server says of the job; of one that has succeeded the result is fetched before it is said. */
-  async #update(sound, job) {
+  /** What the server says of the job; of one that has succeeded the result is there, or fetched before it is said. */
+  async #update(sound, { result: sent, ...job }) {
     sound.connected = true;
     if (job.status !== "succeeded") {
       const error = job.error ?? null;
@@ -243,7 +243,7 @@ class Library extends EventTarget {
     sound.job = job;
     const { run } = sound;
     try {
-      const result = await server.result(job.id);
+      const result = sent ?? (await server.result(job.id));
       if (sound.run !== run) return;
       this.#set(sound, {
         result,

@@ -60,9 +60,14 @@ function refusal(status, body, retryAfter) {
 
 const json = async (path) => (await ask(path)).json();
 
+/** Where arrays may come: as JSON they would be three times as large. */
+async function packed(path) {
+  const response = await ask(path, { headers: { Accept: "application/msgpack" } });
+  return decode(await response.arrayBuffer());
+}
+
 export const limits = () => json("/v1/limits");
 export const models = () => json("/v1/models");
-export const job = (id) => json(`/v1/jobs/${encodeURIComponent(id)}`);
 export const cancel = (id) => ask(`/v1/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
 export const alive = () => ask("/health/live");
 
@@ -99,13 +104,16 @@ export function submit(file, options, key, onProgress = () => {}) {
   return { promise, abort: () => request.abort() };
 }
 
-/** The result of a job, arrays as Matrix; `raw` is its JSON-ready rest. */
-export async function result(id) {
-  const path = `/v1/jobs/${encodeURIComponent(id)}/result`;
-  const response = await ask(path, { headers: { Accept: "application/msgpack" } });
-  return unpack(decode(await response.arrayBuffer()));
+/** A job; one that has succeeded comes with its `result`. */
+export async function job(id) {
+  const { result, ...rest } = await packed(`/v1/jobs/${encodeURIComponent(id)}`);
+  return { ...rest, result: result && unpack(result) };
 }
 
+/** The result of a job alone. */
+export const result = async (id) => unpack(await packed(`/v1/jobs/${encodeURIComponent(id)}/result`));
+
+/** A result, its arrays as Matrix. */
 function unpack(tree) {
   const mapped = (entries, read) =>
     new Map(Object.entries(entries ?? {}).map(([name, packed]) => [name, read(packed)]));
