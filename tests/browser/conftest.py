@@ -2,7 +2,9 @@
 
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ FLAGS = (
     "--autoplay-policy=no-user-gesture-required",
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
+    "--host-resolver-rules=MAP otoscope.test 127.0.0.1",  # plain HTTP and not loopback: no secure page
 )
 WIDTHS = (1440, 900, 390)
 
@@ -107,6 +110,17 @@ def classified(page: Page) -> Page:
     """The page with the siren classified by `esc50`."""
     classify(page, SOUNDS / "siren.flac")
     return page
+
+
+@contextmanager
+def frozen_worker(stack: Stack) -> Iterator[None]:
+    """A worker that takes nothing more until the end of the block."""
+    worker = stack.processes["worker"]
+    worker.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        worker.send_signal(signal.SIGCONT)
 
 
 def classify(page: Page, *sounds: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import SOUNDS, WIDTHS, Open, classify, shoot
+from tests.browser.conftest import SOUNDS, WIDTHS, Open, classify, frozen_worker, shoot
+from tests.e2e.conftest import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
@@ -87,3 +88,38 @@ def test_reduced_motion_is_respected(open_page: Open) -> None:
     page.get_by_role("button", name="Record", exact=True).click()
     expect(page.locator(".recording .dot")).to_have_css("animation-name", "none")
     page.get_by_role("button", name="Discard").click()
+
+
+def test_progress_leaves_the_focus_and_the_pointer_alone(page: Page, stack: Stack) -> None:
+    """While the queue moves, Cancel stays the button that it was: it keeps the focus, and a press on it counts."""
+    files, names = page.get_by_label("Sound files"), ("siren", "church-bell", "sea")
+    with frozen_worker(stack):
+        for name in names:
+            files.set_input_files(str(SOUNDS / f"{name}.flac"))
+            expect(page.locator("#answer .number")).to_have_text(re.compile("^Queued|^Running"), timeout=20_000)
+        expect(page.locator("#answer .number")).to_have_text(re.compile(r"^Queued, number \d"))
+        before = page.locator("#answer .number").inner_text()
+        cancel = page.locator("#answer").get_by_role("button", name="Cancel")
+        cancel.focus()
+        cancel.hover()
+        page.mouse.down()
+        page.evaluate("import('/static/js/library.js').then(({ library }) => library.cancel(library.sounds[1]))")
+        expect(page.locator("#answer .number")).not_to_have_text(before, timeout=10_000)
+        expect(cancel).to_be_focused()
+        page.mouse.up()
+        expect(page.get_by_role("heading", name="Cancelled")).to_be_visible()
+        expect(page.locator("#result")).to_be_focused()
+
+
+def test_focus_stays_in_the_list(page: Page) -> None:
+    """Where the button that was pressed goes, the focus goes to what is next to it and not to the top of the page."""
+    page.expected_errors.append("RANGE_NOT_SATISFIABLE")  # type: ignore[attr-defined]
+    for name in ("one", "two", "three"):
+        empty = {"name": f"{name}.wav", "mimeType": "audio/wav", "buffer": b""}
+        page.get_by_label("Sound files").set_input_files(empty)
+    items = page.locator(".sounds li")
+    expect(items).to_have_count(3)
+    for at, next_one in ((1, "one.wav"), (1, "three.wav")):
+        items.nth(at).get_by_role("button", name="Remove from the list").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator(".pick", has_text=next_one)).to_be_focused()

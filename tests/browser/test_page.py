@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import SOUNDS, Open, classify, job_id, write_wav
 from tests.e2e.conftest import Stack
@@ -147,3 +147,22 @@ def test_nothing_is_fetched_from_elsewhere(open_page: Open, stack: Stack) -> Non
     classify(page, SIREN)
     strangers = [url for url in seen if not url.startswith((stack.url, "blob:"))]
     assert not strangers
+
+
+def test_every_panel_shows_the_sound_that_is_selected(page: Page) -> None:
+    """Another sound is chosen while the page still asks about the model of the first: its panels do not come late."""
+    page.expected_errors.append("RANGE_NOT_SATISFIABLE")  # type: ignore[attr-defined]
+    held: list[Route] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.reload()  # with no model known
+    page.get_by_label("Sound files").set_input_files({"name": "empty.wav", "mimeType": "audio/wav", "buffer": b""})
+    expect(page.locator("#answer h1")).to_have_text("empty.wav")
+    page.get_by_label("Sound files").set_input_files(str(SIREN))
+    expect(page.locator(".sounds .state").first).to_contain_text("siren", timeout=30_000)
+    page.locator(".pick", has_text="empty.wav").click()
+    for route in held:
+        route.continue_()
+    page.wait_for_function("import('/static/js/main.js').then(() => !document.getElementById('model').disabled)")
+    expect(page).to_have_title("empty.wav – Otoscope")
+    page.wait_for_timeout(200)
+    expect(page.locator("#answer h1")).to_have_text("empty.wav")

@@ -5,6 +5,7 @@ import { bars, certainty, level, origin, timings } from "./figures.js";
 import { bytes, className, hertz, span } from "./format.js";
 import { library } from "./library.js";
 import { state } from "./list.js";
+import { recordings } from "./recorder.js";
 import { settings } from "./settings.js";
 
 const FEW = 5; // classes shown at first
@@ -12,52 +13,70 @@ const FEW = 5; // classes shown at first
 export function mountAnswer(root, { cards }) {
   let shown = null; // what is drawn: the same is not drawn twice
   let every = false; // all classes
+  let progress = null; // {sound, element, update()}, while one is under way
 
   settings.watch("model", () => shown && root.firstChild && offerModel());
 
   function show(sound, card) {
     const now = [sound, sound.phase, sound.result, sound.file, card];
-    if (shown && sound.phase !== "uploading" && now.every((part, i) => part === shown[i]) && sound.ended) return;
+    if (sound.ended && now.every((part, i) => part === shown?.[i])) return;
     if (shown?.[0] !== sound) every = false;
+    const held = () => root.contains(document.activeElement);
+    const before = held();
     shown = now;
     draw(sound, card);
+    if (before && !held()) root.closest("[tabindex]").focus({ preventScroll: true }); // what had the focus is no more
   }
 
   function draw(sound, card) {
-    const { phase } = sound;
-    if (phase === "succeeded") drawAnswer(sound, card);
+    if (sound.ended) progress = null;
+    if (sound.phase === "succeeded") drawAnswer(sound, card);
     else if (sound.ended) drawEnd(sound);
     else drawProgress(sound);
   }
 
+  /** The panel stays what it is while a sound is under way: a button that is being pressed must not be another. */
   function drawProgress(sound) {
-    const steps = ["uploading", "queued", "running"];
-    const at = steps.indexOf(sound.phase);
-    const names = ["Upload", "Queue", "Network"];
-    const bar = h("progress", {
-      max: 1,
-      "aria-label": "Progress",
-      ...(sound.phase === "uploading" ? { value: sound.uploaded } : {}),
-    });
-    root.replaceChildren(
-      h(
-        "section",
-        { class: "panel", "aria-label": "Progress" },
-        heading(
-          sound,
-          button("Cancel", "stop", () => library.cancel(sound)),
-        ),
-        h(
-          "ol",
-          { class: "steps" },
-          names.map((name, i) =>
-            h("li", { "aria-current": i === at ? "step" : null, class: i < at ? "done" : "", text: name }),
-          ),
-        ),
-        sound.phase === "waiting" ? null : bar,
-        h("p", { class: "muted number", text: state(sound) }),
-      ),
+    if (progress?.sound !== sound) {
+      progress = buildProgress(sound);
+      root.replaceChildren(progress.element);
+    }
+    progress.update();
+  }
+
+  function buildProgress(sound) {
+    const phases = ["uploading", "queued", "running"];
+    const steps = ["Upload", "Queue", "Network"].map((text) => h("li", { text }));
+    const bar = h("progress", { max: 1, "aria-label": "Progress" });
+    const words = h("p", { class: "muted number" });
+    const header = heading(
+      sound,
+      button("Cancel", "stop", () => library.cancel(sound)),
     );
+    const element = h(
+      "section",
+      { class: "panel", "aria-label": "Progress" },
+      header,
+      h("ol", { class: "steps" }, steps),
+      bar,
+      words,
+    );
+    function update() {
+      const { phase, uploaded } = sound;
+      const at = phases.indexOf(phase);
+      const now = title(sound);
+      if (!now.isEqualNode(header.firstChild)) header.firstChild.replaceWith(now);
+      steps.forEach((step, i) => {
+        step.classList.toggle("done", i < at);
+        if (i === at) step.setAttribute("aria-current", "step");
+        else step.removeAttribute("aria-current");
+      });
+      bar.hidden = phase === "waiting";
+      if (phase === "uploading") bar.value = uploaded;
+      else bar.removeAttribute("value");
+      words.textContent = state(sound);
+    }
+    return { sound, element, update };
   }
 
   function drawEnd(sound) {
@@ -79,6 +98,9 @@ export function mountAnswer(root, { cards }) {
           "div",
           { class: "acts" },
           sound.file ? button("Try again", "retry", () => library.again(sound), { class: "primary" }) : null,
+          recordings.has(sound.file)
+            ? button("Save the recording", "save", () => download(sound.file, sound.file.name))
+            : null,
           button("Remove", "close", () => library.remove(sound)),
         ),
       ),
@@ -152,6 +174,10 @@ export function mountAnswer(root, { cards }) {
 }
 
 function heading(sound, ...tools) {
+  return h("header", {}, title(sound), h("div", { class: "tools" }, tools));
+}
+
+function title(sound) {
   const audio = sound.job?.audio;
   const { result } = sound;
   const facts = audio
@@ -164,19 +190,14 @@ function heading(sound, ...tools) {
       ]
     : [sound.file ? bytes(sound.file.size) : null];
   return h(
-    "header",
-    {},
+    "div",
+    { class: "title" },
+    h("h1", { text: sound.name }),
     h(
-      "div",
-      { class: "title" },
-      h("h1", { text: sound.name }),
-      h(
-        "ul",
-        { class: "chips" },
-        facts.filter(Boolean).map((fact) => h("li", { text: fact })),
-      ),
+      "ul",
+      { class: "chips" },
+      facts.filter(Boolean).map((fact) => h("li", { text: fact })),
     ),
-    h("div", { class: "tools" }, tools),
   );
 }
 

@@ -97,7 +97,8 @@ export function mountIntake(root) {
     let session = null;
     try {
       session = await record({
-        most: limits?.max_seconds ?? 600,
+        seconds: limits?.max_seconds ?? 600,
+        bytes: limits?.max_upload_bytes ?? 2 ** 25,
         onLevel: (peak, seconds) => {
           level.style.transform = `scaleX(${Math.min(1, peak)})`;
           meter.classList.toggle("loud", peak >= 0.98);

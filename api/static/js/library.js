@@ -14,8 +14,9 @@ const UPLOADS = 2; // at a time
  *   succeeded, failed, cancelled, refused (never became a job), gone (the server has forgotten it).
  */
 class Sound {
-  constructor({ file = null, name }) {
+  constructor({ file = null, name, opened = null }) {
     this.file = file; // File, or null for a result reopened by its link
+    this.opened = opened; // id of the job that the link named
     this.name = name;
     this.url = file ? URL.createObjectURL(file) : null; // for the player
     this.phase = "waiting";
@@ -26,7 +27,14 @@ class Sound {
     this.note = ""; // why it waits
     this.connected = true;
     this.looks = new Map(); // layer -> promise of {layer name: [Matrix]}
+    this.run = 0; // raised by halt(): what was asked before is for nobody
     this.stop = () => {};
+  }
+
+  /** Stop what is under way; what of it still comes is let go. */
+  halt() {
+    this.run += 1;
+    this.stop();
   }
 
   get ended() {
@@ -61,18 +69,13 @@ class Library extends EventTarget {
 
   /** Show a job that somebody has a link to. */
   async reopen(id) {
-    const known = this.sounds.find((sound) => sound.job?.id === id);
+    const known = this.sounds.find((sound) => (sound.job?.id ?? sound.opened) === id);
     if (known) return this.select(known);
-    const sound = new Sound({ name: "Result" });
+    const sound = new Sound({ name: "Result", opened: id });
     this.sounds.unshift(sound);
     this.dispatchEvent(new Event("list"));
     this.select(sound);
-    try {
-      await this.#update(sound, await server.job(id));
-      if (!sound.ended) this.#follow(sound);
-    } catch (error) {
-      this.#failed(sound, error, () => this.#retryReopen(sound, id));
-    }
+    await this.#open(sound);
   }
 
   select(sound) {
@@ -82,7 +85,7 @@ class Library extends EventTarget {
 
   /** Cancel what is under way. */
   async cancel(sound) {
-    sound.stop();
+    sound.halt();
     const id = sound.job?.id;
     this.#set(sound, { phase: "cancelled", note: "" });
     this.#next();
@@ -91,14 +94,23 @@ class Library extends EventTarget {
 
   /** Begin again with a sound that ended without a result, or with another model. */
   again(sound) {
-    sound.stop();
+    sound.halt();
     sound.looks.clear();
-    this.#set(sound, { phase: "waiting", job: null, result: null, error: null, uploaded: 0, note: "", key: null });
+    this.#set(sound, {
+      phase: "waiting",
+      opened: null,
+      job: null,
+      result: null,
+      error: null,
+      uploaded: 0,
+      note: "",
+      key: null,
+    });
     this.#next();
   }
 
   remove(sound) {
-    sound.stop();
+    sound.halt();
     if (sound.job && !sound.ended) server.cancel(sound.job.id).catch(() => {});
     if (sound.url) URL.revokeObjectURL(sound.url);
     const at = this.sounds.indexOf(sound);
@@ -133,7 +145,7 @@ class Library extends EventTarget {
   async #look(sound, layer) {
     if (!sound.file) throw new Error("The server keeps no sound: choose the file again to look further.");
     const options = { model: sound.result.model, top_k: 1, layer, window: sound.result.window };
-    let job = await server.submit(sound.file, options, crypto.randomUUID()).promise;
+    let job = await server.submit(sound.file, options, server.newKey()).promise;
     job = await new Promise((resolve, reject) =>
       follow(job.id, {
         onJob: (now) => FINAL.includes(now.status) && resolve(now),
@@ -143,7 +155,7 @@ class Library extends EventTarget {
       }),
     );
     if (job.status !== "succeeded") throw new Error(job.error?.detail ?? `The look was ${job.status}.`);
-    const { channels } = await server.result(job.id);
+    const { channels } = job.result ?? (await server.result(job.id));
     server.cancel(job.id).catch(() => {}); // forgotten: the page has it
     return channels;
   }
@@ -164,24 +176,42 @@ class Library extends EventTarget {
 
   async #send(sound) {
     this.#uploading += 1;
-    sound.key ??= crypto.randomUUID();
-    const options = {
-      top_k: EVERY_CLASS,
-      include: PARTS,
-      ...(settings.get("model") ? { model: settings.get("model") } : {}),
-    };
-    const upload = server.submit(sound.file, options, sound.key, (uploaded) => this.#set(sound, { uploaded }));
-    sound.stop = upload.abort;
-    this.#set(sound, { phase: "uploading", uploaded: 0 });
+    const { run } = sound;
     try {
-      await this.#update(sound, await upload.promise);
-      if (!sound.ended) this.#follow(sound);
+      sound.key ??= server.newKey();
+      const options = {
+        top_k: EVERY_CLASS,
+        include: PARTS,
+        ...(settings.get("model") ? { model: settings.get("model") } : {}),
+      };
+      const upload = server.submit(sound.file, options, sound.key, (uploaded) => this.#set(sound, { uploaded }));
+      sound.stop = upload.abort;
+      this.#set(sound, { phase: "uploading", uploaded: 0 });
+      const job = await upload.promise;
+      if (sound.run === run) this.#take(sound, job);
     } catch (error) {
-      if (error.name !== "AbortError") this.#failed(sound, error, () => this.#wake(sound));
+      if (sound.run === run) this.#failed(sound, error, () => this.#wake(sound));
     } finally {
       this.#uploading -= 1;
       this.#next();
     }
+  }
+
+  /** Ask for a job that is known by its id alone. */
+  async #open(sound) {
+    const { run } = sound;
+    try {
+      const job = await server.job(sound.opened);
+      if (sound.run === run) this.#take(sound, job);
+    } catch (error) {
+      if (sound.run === run) this.#failed(sound, error, () => this.#open(sound));
+    }
+  }
+
+  /** Go on with a job that the server has told of. */
+  #take(sound, job) {
+    this.#update(sound, job);
+    if (!FINAL.includes(job.status)) this.#follow(sound);
   }
 
   #follow(sound) {
@@ -196,8 +226,8 @@ class Library extends EventTarget {
     });
   }
 
-  /** What the server says of the job; of one that has succeeded the result is fetched before it is said. */
-  async #update(sound, job) {
+  /** What the server says of the job; of one that has succeeded the result is there, or fetched before it is said. */
+  async #update(sound, { result: sent, ...job }) {
     sound.connected = true;
     if (job.status !== "succeeded") {
       const error = job.error ?? null;
@@ -211,8 +241,10 @@ class Library extends EventTarget {
       return;
     }
     sound.job = job;
+    const { run } = sound;
     try {
-      const result = await server.result(job.id);
+      const result = sent ?? (await server.result(job.id));
+      if (sound.run !== run) return;
       this.#set(sound, {
         result,
         phase: "succeeded",
@@ -221,12 +253,14 @@ class Library extends EventTarget {
         name: sound.file?.name ?? job.audio.name ?? "Result",
       });
     } catch (error) {
-      this.#failed(sound, error, () => this.#update(sound, job));
+      if (sound.run === run) this.#failed(sound, error, () => this.#update(sound, job));
     }
   }
 
   /** A refusal that will pass is waited out, a server that is away is waited for; the rest is told. */
   #failed(sound, error, retry) {
+    const { run } = sound;
+    const again = () => sound.run === run && retry();
     if (error instanceof server.Unreachable) {
       this.#set(sound, {
         phase: "waiting",
@@ -234,15 +268,14 @@ class Library extends EventTarget {
         connected: false,
       });
       this.#lost();
-      this.addEventListener("reachable", () => sound.phase === "waiting" && retry(), { once: true });
+      this.addEventListener("reachable", again, { once: true });
     } else if (error instanceof server.Refused && error.status === 401) {
       this.#set(sound, { phase: "waiting", note: "Waits for a key of this service" });
-      server.later(error, () => sound.phase === "waiting" && retry());
+      server.later(error, again);
     } else if (error instanceof server.Refused && (error.status === 429 || error.status === 503)) {
       const seconds = error.retryAfter ?? 5;
       this.#set(sound, { phase: "waiting", note: `${error.title}. Trying again in ${seconds} s.` });
-      const timer = setTimeout(retry, seconds * 1_000);
-      sound.stop = () => clearTimeout(timer);
+      setTimeout(again, seconds * 1_000);
     } else {
       const phase = ["job_not_found", "job_expired"].includes(error.code) ? "gone" : "refused";
       this.#set(sound, {
@@ -256,11 +289,6 @@ class Library extends EventTarget {
   #wake(sound) {
     this.#set(sound, { note: "", connected: true });
     this.#next();
-  }
-
-  async #retryReopen(sound, id) {
-    this.sounds.splice(this.sounds.indexOf(sound), 1);
-    await this.reopen(id);
   }
 
   /** Nobody answers: say so, and ask until somebody does. Dispatches `reachable` or `unreachable`. */

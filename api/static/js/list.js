@@ -22,6 +22,8 @@ export function mountList(root) {
     item.progress.hidden = sound.ended || phase === "waiting";
     if (phase === "uploading") item.progress.value = uploaded;
     else item.progress.removeAttribute("value");
+    // Not to the button that comes in its place: who meant to cancel must not remove.
+    if (sound.ended && item.cancel === document.activeElement) item.pick.focus();
     item.cancel.hidden = sound.ended;
     item.remove.hidden = !sound.ended;
   };
@@ -46,8 +48,10 @@ export function mountList(root) {
   };
 
   library.addEventListener("list", () => {
+    let left = -1; // where the focus was, if it was in what goes
     for (const [sound, { root: gone }] of items) {
       if (library.sounds.includes(sound)) continue;
+      if (gone.contains(document.activeElement)) left = [...list.children].indexOf(gone);
       gone.remove();
       items.delete(sound);
     }
@@ -56,6 +60,7 @@ export function mountList(root) {
       if (list.children[at] !== item) list.insertBefore(item, list.children[at] ?? null);
       draw(sound);
     });
+    if (left >= 0) items.get(library.sounds[left] ?? library.sounds.at(-1))?.pick.focus();
   });
   library.addEventListener("change", ({ detail }) => items.has(detail) && draw(detail));
   library.addEventListener("select", () => library.sounds.forEach((sound) => items.has(sound) && draw(sound)));

@@ -37,13 +37,14 @@ library.addEventListener("change", ({ detail: sound }) => {
 });
 reopen();
 
-/** Show the selected sound in every panel. */
+/** Show the selected sound in every panel: the one that is selected once everything is there that takes time. */
 async function show() {
   if (!library.selected) return;
   const loaded = await load();
+  const wanted = library.selected?.result?.model;
+  if (wanted && !cards.has(wanted)) await readModels().catch(() => {});
   const sound = library.selected;
   if (!sound) return;
-  if (sound.result && !cards.has(sound.result.model)) await readModels().catch(() => {});
   const card = cards.get(sound.result?.model ?? sound.job?.model) ?? null;
   for (const panel of loaded) panel.show(sound, card);
 }
@@ -88,9 +89,9 @@ function style(name) {
   });
 }
 
-/** The address of the page is the address of the result on show. */
+/** The address of the page is the address of the job on show, so that a reload goes on with it. */
 function remember() {
-  const id = library.selected?.phase === "succeeded" ? library.selected.job.id : null;
+  const id = library.selected?.job?.id ?? library.selected?.opened;
   const hash = id ? `#job=${id}` : "";
   if (location.hash !== hash) history.replaceState(null, "", hash || location.pathname);
   document.title = library.selected ? `${library.selected.name} – Otoscope` : "Otoscope";

@@ -1,10 +1,16 @@
 // The microphone as a WAV file: uncompressed, since what a browser's own recorder writes differs from browser to browser.
 
+const HEADER = 44; // bytes of a WAV file before its samples
+
+/** Files that were recorded here, and are nowhere else. */
+export const recordings = new WeakSet();
+
 /**
- * Begin to record. `onLevel(peak, seconds)` is called while it runs; it stops by itself after `most` seconds.
+ * Begin to record. `onLevel(peak, seconds)` is called while it runs; it stops by itself after so many `seconds` of sound or
+ * before the file has more than so many `bytes`.
  * Returns {stop(), discard(), finished}: a promise of the File, or of null when it was discarded. Throws an Error that can be shown.
  */
-export async function record({ most, onLevel }) {
+export async function record({ seconds, bytes, onLevel }) {
   if (!navigator.mediaDevices?.getUserMedia) {
     throw new Error("The browser gives the microphone to secure pages only: open this page by https or on localhost.");
   }
@@ -24,13 +30,23 @@ export async function record({ most, onLevel }) {
     );
   }
   const context = new AudioContext();
-  await context.audioWorklet.addModule("/static/js/recorder-worklet.js");
+  function letGo() {
+    for (const track of stream.getTracks()) track.stop();
+    context.close();
+  }
+  try {
+    await context.audioWorklet.addModule("/static/js/recorder-worklet.js");
+  } catch {
+    letGo();
+    throw new Error("The recording cannot begin: the server does not send the part of this page that records.");
+  }
   const source = context.createMediaStreamSource(stream);
   const tap = new AudioWorkletNode(context, "recorder", {
     numberOfOutputs: 0,
     channelCount: 1,
     channelCountMode: "explicit",
   });
+  const most = Math.floor(Math.min(seconds * context.sampleRate, (bytes - HEADER) / 2)); // samples
   const blocks = [];
   let length = 0;
   let end;
@@ -39,22 +55,22 @@ export async function record({ most, onLevel }) {
   function close() {
     tap.port.onmessage = null;
     source.disconnect();
-    for (const track of stream.getTracks()) track.stop();
-    context.close();
+    letGo();
   }
   function stop() {
     close();
     if (length === 0) end.reject(new Error("Nothing was recorded."));
     else end.resolve(wav(blocks, length, context.sampleRate));
   }
-  tap.port.onmessage = ({ data: block }) => {
+  tap.port.onmessage = ({ data }) => {
+    const block = data.subarray(0, most - length);
     blocks.push(block);
     length += block.length;
     onLevel(
       block.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0),
       length / context.sampleRate,
     );
-    if (length >= most * context.sampleRate) stop();
+    if (length === most) stop();
   };
   stream.getTracks()[0].addEventListener("ended", stop); // unplugged, or taken back
   source.connect(tap);
@@ -70,10 +86,10 @@ export async function record({ most, onLevel }) {
 
 /** 16-bit mono WAV of Float32Array blocks. */
 function wav(blocks, length, rate) {
-  const header = new DataView(new ArrayBuffer(44));
+  const header = new DataView(new ArrayBuffer(HEADER));
   const name = (at, text) => [...text].forEach((letter, i) => header.setUint8(at + i, letter.charCodeAt(0)));
   name(0, "RIFF");
-  header.setUint32(4, 36 + 2 * length, true);
+  header.setUint32(4, HEADER - 8 + 2 * length, true);
   name(8, "WAVEfmt ");
   header.setUint32(16, 16, true);
   header.setUint16(20, 1, true); // PCM
@@ -90,5 +106,7 @@ function wav(blocks, length, rate) {
     for (const sample of block) samples[at++] = Math.max(-1, Math.min(1, sample)) * 32_767;
   }
   const now = new Date().toTimeString().slice(0, 8).replaceAll(":", "-");
-  return new File([header.buffer, samples.buffer], `Recording ${now}.wav`, { type: "audio/wav" });
+  const file = new File([header.buffer, samples.buffer], `Recording ${now}.wav`, { type: "audio/wav" });
+  recordings.add(file);
+  return file;
 }

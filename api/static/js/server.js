@@ -14,6 +14,15 @@ export class Refused extends Error {
 /** Nobody answered. */
 export class Unreachable extends Error {}
 
+/** The browser was given a file and cannot read it. */
+export class Unreadable extends Error {
+  title = "The file cannot be read any more";
+
+  constructor({ name }) {
+    super(`${name} was changed, moved or deleted after it was chosen, or is a folder. Choose it again.`);
+  }
+}
+
 /** Dispatches `asked` when the server wants a key, and `opened` when it was given one. */
 export const door = new EventTarget();
 
@@ -51,15 +60,26 @@ function refusal(status, body, retryAfter) {
 
 const json = async (path) => (await ask(path)).json();
 
+/** Where arrays may come: as JSON they would be three times as large. */
+async function packed(path) {
+  const response = await ask(path, { headers: { Accept: "application/msgpack" } });
+  return decode(await response.arrayBuffer());
+}
+
 export const limits = () => json("/v1/limits");
 export const models = () => json("/v1/models");
-export const job = (id) => json(`/v1/jobs/${encodeURIComponent(id)}`);
 export const cancel = (id) => ask(`/v1/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
 export const alive = () => ask("/health/live");
 
+/** An Idempotency-Key that nobody else has. `crypto.randomUUID` would do, but by plain HTTP a browser has none. */
+export function newKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 /**
  * Send a file. `options` are the form fields beside it; `onProgress` gets the share that has left, 0 to 1.
- * Returns {promise of the job, abort()}; the promise rejects with Refused, Unreachable or an AbortError.
+ * Returns {promise of the job, abort()}; the promise rejects with Refused, Unreachable, Unreadable or an AbortError.
  */
 export function submit(file, options, key, onProgress = () => {}) {
   const form = new FormData();
@@ -72,7 +92,10 @@ export function submit(file, options, key, onProgress = () => {}) {
       request.status < 300
         ? resolve(JSON.parse(request.responseText))
         : reject(refusal(request.status, request.responseText, request.getResponseHeader("Retry-After")));
-    request.onerror = () => reject(new Unreachable("The server does not answer."));
+    request.onerror = async () => {
+      const first = await file.slice(0, 1).arrayBuffer().catch(() => null); // the browser does not say which end failed
+      reject(first ? new Unreachable("The server does not answer.") : new Unreadable(file));
+    };
     request.onabort = () => reject(new DOMException("The upload was cancelled.", "AbortError"));
     request.open("POST", "/v1/jobs");
     request.setRequestHeader("Idempotency-Key", key); // asked again after a lost answer, it is the same job
@@ -81,13 +104,16 @@ export function submit(file, options, key, onProgress = () => {}) {
   return { promise, abort: () => request.abort() };
 }
 
-/** The result of a job, arrays as Matrix; `raw` is its JSON-ready rest. */
-export async function result(id) {
-  const path = `/v1/jobs/${encodeURIComponent(id)}/result`;
-  const response = await ask(path, { headers: { Accept: "application/msgpack" } });
-  return unpack(decode(await response.arrayBuffer()));
+/** A job; one that has succeeded comes with its `result`. */
+export async function job(id) {
+  const { result, ...rest } = await packed(`/v1/jobs/${encodeURIComponent(id)}`);
+  return { ...rest, result: result && unpack(result) };
 }
 
+/** The result of a job alone. */
+export const result = async (id) => unpack(await packed(`/v1/jobs/${encodeURIComponent(id)}/result`));
+
+/** A result, its arrays as Matrix. */
 function unpack(tree) {
   const mapped = (entries, read) =>
     new Map(Object.entries(entries ?? {}).map(([name, packed]) => [name, read(packed)]));

@@ -9,7 +9,7 @@ import { viewport } from "../viewport.js";
 import { bar } from "./bar.js";
 import { onceAFrame } from "./ink.js";
 import { minimap } from "./minimap.js";
-import { fromFile, fromWaveform } from "./peaks.js";
+import { decodable, fromFile, fromWaveform } from "./peaks.js";
 import { savePicture } from "./picture.js";
 import { player } from "./player.js";
 import { extent, placed } from "./scale.js";
@@ -17,6 +17,7 @@ import { spectrogram } from "./spectrogram.js";
 import { timeline } from "./timeline.js";
 import { waveform } from "./waveform.js";
 
+const CHANNELS = 8; // where the server has not said yet: the most that it takes
 const HINT = {
   mouse:
     "Click to move there, drag to zoom into a region, double-click to see all. Ctrl + wheel zooms time, " +
@@ -104,15 +105,16 @@ export function mountSound(root) {
     decode();
   }
 
-  /** The waveform of the file, where the browser can read it; until then, and else, that of the result. */
+  /** The waveform of the file, where the browser can read it and has room; until then, and else, that of the result. */
   async function decode() {
     const { file } = sound;
-    if (!file || decoded === file || !sounding.duration()) return;
+    const channels = sound.job?.audio.channels ?? CHANNELS;
+    if (!file || decoded === file || !sounding.duration() || !decodable(sounding.duration(), channels)) return;
     decoding?.abort();
     decoding = new AbortController();
     decoded = file;
     const { signal } = decoding;
-    const found = await fromFile(file, sounding.duration(), signal);
+    const found = await fromFile(file, signal);
     if (signal.aborted || !found) return;
     peaks = found;
     everything();

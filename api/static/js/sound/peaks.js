@@ -2,7 +2,7 @@
 // from about as many numbers as it has pixels.
 
 const STEP = 4; // stretches of one level that make one of the next
-const LONGEST = 600; // seconds: what is longer would take too much memory to decode here
+const MOST = 240; // seconds times channels that are decoded here: 42 MB
 const SLICE = 1 << 18; // samples between two breaths of the page
 const FINE = 4_000_000; // samples that are kept singly; longer sounds are kept in stretches
 const RATE = 44_100;
@@ -60,9 +60,18 @@ export function fromWaveform({ columns, values }, duration) {
   return new Peaks(values.subarray(0, columns), values.subarray(columns), duration / columns);
 }
 
-/** From a file, decoded by the browser beside the page's own work; null where it cannot or the sound is too long. */
-export async function fromFile(file, duration, signal) {
-  if (duration > LONGEST + 1) return null;
+/** Whether a sound takes little enough memory for `fromFile`. */
+export const decodable = (duration, channels) => duration * channels <= MOST;
+
+let last = Promise.resolve(); // a decode cannot be stopped: the next one waits for it, so that there is one in memory
+
+/** From a file, decoded by the browser beside the page's own work; null where it cannot or `signal` is aborted. */
+export function fromFile(file, signal) {
+  last = last.then(() => (signal.aborted ? null : read(file, signal)));
+  return last;
+}
+
+async function read(file, signal) {
   let audio;
   try {
     audio = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(await file.arrayBuffer());

@@ -1,0 +1,67 @@
+"""What becomes of a sound on the page: links, reloads, cancelling, what is fetched."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.browser.conftest import SOUNDS, Open, frozen_worker, job_id
+from tests.e2e.conftest import Stack
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+
+SIREN = SOUNDS / "siren.flac"
+
+
+def test_job_under_way_outlives_a_reload(page: Page, stack: Stack) -> None:
+    """The address has the job as soon as there is one: a page that is loaded anew goes on with it."""
+    with frozen_worker(stack):
+        page.get_by_label("Sound files").set_input_files(str(SIREN))
+        job = job_id(page)
+        page.reload()
+        expect(page.locator(".sounds .state")).to_have_text(re.compile("^Queued|^Running"))
+        assert job_id(page) == job
+    expect(page.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
+
+
+def test_link_stays_in_the_address_while_it_is_opened(open_page: Open, stack: Stack) -> None:
+    """A server that does not answer costs nobody the link; a result that was put away does not come back with it."""
+    page = open_page()
+    page.expected_errors += ["ERR_FAILED", "RANGE_NOT_SATISFIABLE"]  # type: ignore[attr-defined]
+    page.route("**/v1/jobs/*", lambda route: route.abort())
+    page.route("**/health/live", lambda route: route.abort())
+    page.get_by_label("Sound files").set_input_files({"name": "empty.wav", "mimeType": "audio/wav", "buffer": b""})
+    page.goto(f"/#job={'0' * 32}")
+    expect(page.locator("#connection")).to_be_visible()
+    assert job_id(page) == "0" * 32
+    page.evaluate("import('/static/js/library.js').then(({ library }) => library.remove(library.selected))")
+    page.unroute_all()
+    expect(page.locator("#connection")).to_be_hidden(timeout=10_000)
+    expect(page.locator(".sounds .name")).to_have_text(["empty.wav"])
+
+
+def test_cancelled_stays_cancelled(page: Page) -> None:
+    """A result that comes after its sound was cancelled changes nothing."""
+    held: list[Route] = []
+    page.route("**/v1/jobs/*/result", lambda route: held.append(route))
+    page.get_by_label("Sound files").set_input_files(str(SIREN))
+    while not held:
+        page.wait_for_timeout(50)
+    answer = held[0].fetch()
+    state = page.locator(".sounds .state")
+    page.get_by_role("button", name="Cancel").first.click()
+    expect(state).to_have_text("Cancelled")
+    held[0].fulfill(response=answer)
+    page.wait_for_timeout(200)
+    expect(state).to_have_text("Cancelled")
+
+
+def test_result_comes_once_and_packed(classified: Page, open_page: Open) -> None:
+    """A reopened result is fetched in one answer, as MessagePack; as JSON it would be three times as large."""
+    job = job_id(classified)
+    page = open_page()
+    answers: list[tuple[str, str]] = []
+    page.on("response", lambda one: answers.append((one.url, one.headers["content-type"])) if job in one.url else None)
+    page.goto(f"/#job={job}")
+    expect(page.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
+    assert [(url.rpartition("/v1/")[2], kind) for url, kind in answers] == [(f"jobs/{job}", "application/msgpack")]
