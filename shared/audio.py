@@ -34,6 +34,12 @@ _QUICK = 4 * 2**20  # bytes of uncompressed sound that are decoded in a few mill
 _LOUDEST = 2.0**32  # full scale is 1; integers stored as floats are far above it, and the network can still bear them
 
 
+@cache
+def aac_available() -> bool:
+    """Whether M4A can be decoded here: the optional PyAV is installed."""
+    return importlib.util.find_spec("av") is not None
+
+
 @dataclass(frozen=True)
 class AudioLimits:
     """What is accepted. The bounds on the rate keep resampling from inflating a small file."""
@@ -44,12 +50,6 @@ class AudioLimits:
     min_rate: int = 4_000  # Hz
     max_rate: int = 192_000  # Hz
     aac: bool = field(default_factory=lambda: aac_available())  # M4A; who only looks at headers needs no PyAV itself
-
-
-@cache
-def aac_available() -> bool:
-    """Whether M4A can be decoded here: the optional PyAV is installed."""
-    return importlib.util.find_spec("av") is not None
 
 
 def accepted_formats(aac: bool | None = None) -> str:

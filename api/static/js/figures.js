@@ -68,7 +68,7 @@ export function certainty(predictions) {
       h("b", { class: "number", text: `${bits.toFixed(2)} bits` }),
       h("span", {
         class: "muted",
-        text: ` of ${Math.log2(predictions.length).toFixed(2)} – as unsure as between ${alike < 1.05 ? "one class" : `${alike.toFixed(1)} classes`} alike`,
+        text: ` of ${Math.log2(predictions.length).toFixed(2)} – ${alike < 1.05 ? "as good as sure" : `as unsure as between ${alike.toFixed(1)} equal classes`}`,
       }),
     ),
   );
