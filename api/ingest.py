@@ -29,6 +29,8 @@ from shared.settings import Settings
 
 _ENVELOPE = 64 * 1024  # bytes that options, part headers and boundaries may take beside the sound
 _MOST = 32  # options, and parts to include
+_MARKS = 256  # of each that separates or opens something in JSON: base64 has none of them, text seldom many
+_BLANKS = b"\r\n \t"  # that base64 may be broken with
 _SMALL = 256 * 1024  # bytes up to which an upload is worked on in a millisecond or two: a thread would cost more
 _TELLING = (b"RIFF", b"FORM", b"fLaC", b"OggS")
 """How files begin that soon say what they are. Where MPEG frames are looked for, a hostile file takes its time."""
@@ -166,6 +168,8 @@ def _base64_limit(limit: int) -> int:
 
 
 def _from_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
+    if any(_more_than(_MARKS, mark, text) for mark in b",[{"):  # two bytes of a body can take a hundred once it is read
+        raise InvalidRequest("The JSON body has more in it than a sound and its options.")
     try:
         tree = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -179,18 +183,25 @@ def _from_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
     return decode_base64(encoded, limit), tree
 
 
+def _more_than(most: int, mark: int, text: bytearray) -> bool:
+    """Whether it is there so often; in a few milliseconds, however long the text."""
+    at = -1
+    return all((at := text.find(mark, at + 1)) >= 0 for _ in range(most + 1))
+
+
 def decode_base64(encoded: str, limit: int) -> bytes:
     """Strict base64; a data URL's prefix and line breaks are tolerated. Raises InvalidBase64 or PayloadTooLarge."""
     if encoded.startswith("data:"):
         encoded = encoded.partition(",")[2]
-    if any(space in encoded for space in "\r\n \t"):
-        encoded = "".join(encoded.split())
-    if len(encoded) // 4 * 3 > limit + 2:
-        raise PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
-    if not encoded:
-        raise AudioEmpty("The field 'audio_data' is empty.")
     try:
-        body = binascii.a2b_base64(encoded.encode("ascii"), strict_mode=True)
+        text = encoded.encode("ascii")
+        if any(blank in text for blank in _BLANKS):
+            text = text.translate(None, _BLANKS)
+        if len(text) // 4 * 3 > limit + 2:
+            raise PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
+        if not text:
+            raise AudioEmpty("The field 'audio_data' is empty.")
+        body = binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise InvalidBase64(f"The field 'audio_data' is not base64: {error}.") from error
     if len(body) > limit:
