@@ -13,7 +13,15 @@ from api.metrics import GatewayMetrics
 from api.security import Caller, caller_of
 from shared import tracing
 from shared.contract import new_job_id
-from shared.errors import JobNotFound, ModelNotFound, NotReady, OtoscopeError, QueueFull, ResultNotReady
+from shared.errors import (
+    JobNotFound,
+    ModelNotFound,
+    NotReady,
+    OtoscopeError,
+    QueueFull,
+    ResultNotReady,
+    StoreUnavailable,
+)
 from shared.records import JobRecord, Submission
 from shared.schemas import ModelCard
 from shared.settings import Settings
@@ -115,13 +123,19 @@ class Gateway:
     async def submit_and_wait(
         self, upload: Upload, caller: Caller, seconds: float, idempotency: str | None = None
     ) -> JobRecord:
-        """The submitted job once it is finished, or when time is up. Raises what `submit` does."""
+        """The submitted job once it is finished, or when time is up. Raises what `submit` does.
+
+        What has been accepted is told as it was then, should the store go away meanwhile: its id would be lost.
+        """
         job_id = new_job_id()
         with self.changes.watching(job_id, end_only=True) as watch:
             job = (await self.submit(upload, caller, idempotency, job_id)).job
-            if job.id == job_id:
-                return await self._follow(watch, job, seconds, until_final=True)
-        return await self.wait(job.id, caller, seconds, until_final=True)  # an earlier one, with the same key
+            try:
+                if job.id == job_id:
+                    return await self._follow(watch, job, seconds, until_final=True)
+                return await self.wait(job.id, caller, seconds, until_final=True)  # an earlier one, with the same key
+            except StoreUnavailable:
+                return job
 
     async def get(self, job_id: str, caller: Caller, *, with_result: bool = False) -> JobRecord:
         """A job of the caller's. Raises JobNotFound, JobExpired or StoreUnavailable."""

@@ -50,6 +50,7 @@ async def evaluate(
 
 
 async def _failure(gateway: Here, job: JobRecord) -> Exception:
+    """Why there is no result. Raises StoreUnavailable where that is why."""
     if job.error is not None:
         return job.error
     if job.status == "cancelled":

@@ -1,8 +1,11 @@
 """Models, health, metrics, OpenAPI, and a Redis that goes away."""
 
+import base64
 import re
 import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -168,6 +171,29 @@ def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
         worker.close()
         server.kill()
         server.wait()
+
+
+def test_what_was_accepted_is_told_though_redis_goes(settings: Settings) -> None:
+    """Redis goes away under somebody who waits: the job has its id; /evaluate, which has none to tell, says why."""
+    with tempfile.TemporaryDirectory(prefix="oto") as name:
+        server, socket = start_server(Path(name), "--save", "")
+        own = settings.model_copy(update={"redis_url": f"unix://{socket}", "max_wait": 1.0})
+        worker = StandInWorker(own)
+        worker.announce()
+        with serving(own) as url, httpx.Client(base_url=url, timeout=30) as http, ThreadPoolExecutor(2) as pool:
+            asked = [
+                pool.submit(http.post, "/v1/jobs", files={"file": wav()}, headers={"Prefer": "wait=1"}),
+                pool.submit(http.post, "/evaluate", json={"audio_data": base64.b64encode(wav()).decode()}),
+            ]
+            while worker._client.zcard("otoscope:waiting") != 2:
+                time.sleep(0.01)
+            server.kill()
+            server.wait()
+            accepted, evaluated = (answer.result() for answer in asked)
+        worker.close()
+    assert (accepted.status_code, accepted.json()["status"]) == (202, "queued")
+    assert accepted.headers["location"] == f"/v1/jobs/{accepted.json()['id']}"
+    assert (evaluated.status_code, evaluated.json()["code"]) == (503, "store_unavailable")
 
 
 @pytest.mark.parametrize("accept", [None, "*/*", "application/*", "text/html, */*;q=0.1"])
