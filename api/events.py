@@ -31,7 +31,7 @@ def resume_point(last_event_id: str | None) -> str:
 
 async def job_events(
     store: AsyncJobStore, changes: Changes, job_id: str, after: str, keepalive: float, *, include_result: bool = True
-) -> AsyncIterator[ServerSentEvent]:
+) -> AsyncIterator[ServerSentEvent | bytes]:
     """Every event after `after`, in order, until the job is finished; the last has the result if it is to be included.
 
     The stream is read from a position of its own, never from "now", so nothing that happens between two reads is lost.
@@ -52,18 +52,26 @@ async def job_events(
                 after = entry.id
                 # Of a job that has moved on since, a status still tells what it was then.
                 then = job if entry.kind == "result" else _as_of(job, entry.kind)
-                yield await _event(then, "result" if entry.kind == "result" else "status", entry.id)
+                for piece in await _event(then, "result" if entry.kind == "result" else "status", entry.id):
+                    yield piece
             if job.final:
                 return  # the stream of a finished job has nothing more to tell
             if not entries and job.position not in (None, told):
-                yield await _event(job, "status")
+                for piece in await _event(job, "status"):
+                    yield piece
             told = job.position
             if not await watch.news(keepalive):
                 yield ServerSentEvent(comment="keep-alive")
 
 
-async def _event(job: JobRecord, name: str, entry: str | None = None) -> ServerSentEvent:
-    return ServerSentEvent(b"".join(await render_job(job)).decode(), event=name, id=entry)
+async def _event(job: JobRecord, name: str, entry: str | None = None) -> list[bytes]:
+    """In the pieces in which the job comes: with a result they are tens of megabytes. JSON has no line ends of its own,
+    at which it would have to be parted."""
+    pieces = await render_job(job)
+    head = f"id: {entry}\r\n" if entry else ""
+    pieces[0] = f"{head}event: {name}\r\ndata: ".encode() + pieces[0]
+    pieces[-1] += b"\r\n\r\n"
+    return pieces
 
 
 def _as_of(job: JobRecord, status: str) -> JobRecord:
