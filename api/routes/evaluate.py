@@ -43,19 +43,21 @@ async def evaluate(
     """Base64 audio in, top-3 predictions, every feature map, spectrogram and waveform out."""
     with tracing.span("ingest"):
         upload = await read_upload(request, gateway.settings, fixed=JobOptions(top_k=3, include=_PARTS))
-    job = await gateway.submit_and_wait(upload, caller, gateway.settings.max_wait)
+    job = await gateway.submit_and_wait(request, upload, caller, gateway.settings.max_wait)
     if job.packed is None:
-        raise await _failure(gateway, job)
+        raise await _failure(request, gateway, job)
     return respond(await write(job.packed, lambda result: _tree(result, spelling == "old")), JSON)
 
 
-async def _failure(gateway: Here, job: JobRecord) -> Exception:
+async def _failure(request: Request, gateway: Here, job: JobRecord) -> Exception:
     """Why there is no result. Raises StoreUnavailable where that is why."""
     if job.error is not None:
         return job.error
     if job.status == "cancelled":
         return JobCancelled("The job was cancelled.")
     await gateway.store.cancel(job.id)  # nobody will ask for it again
+    if await request.is_disconnected():
+        return JobCancelled("The connection was closed before there was an answer.")
     return DeadlineExceeded(f"No answer within {gateway.settings.max_wait:g} s; use /v1/jobs for what takes longer.")
 
 

@@ -98,7 +98,7 @@ async def submit(request: Request) -> Response:
         job = (await gateway.submit(upload, caller, key)).job
     else:
         headers["Preference-Applied"] = f"wait={wait:g}"
-        job = await gateway.submit_and_wait(upload, caller, wait, key)
+        job = await gateway.submit_and_wait(request, upload, caller, wait, key)
     headers["Location"] = f"/v1/jobs/{job.id}"
     if job.final and wait is not None:
         return await _answer(job, kind, 200, headers)
@@ -125,7 +125,7 @@ async def read(request: Request) -> Response:
     gateway, caller, job_id = current(request), caller_of(request), request.path_params["job_id"]
     kind, wait = negotiate(request.headers.get("accept"), OF_JOB), _wait(request.query_params.get("wait"))
     if wait:
-        job = await gateway.wait(job_id, caller, wait, until_final=False)
+        job = await gateway.wait(request, job_id, caller, wait, until_final=False)
     else:
         job = await gateway.get(job_id, caller, with_result=True)
     return await _answer(job, kind, 200, {})
