@@ -1,18 +1,18 @@
 """/v1/jobs: submit, read, follow, cancel."""
 
-import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 from starlette.datastructures import Headers
 
+from api.asked import listed, negotiate, preferred_wait
 from api.direct import parameter
 from api.errors import responses
 from api.events import job_events, resume_point
 from api.gateway import Asking, Here, current
 from api.ingest import read_upload
-from api.render import JSON, MSGPACK, OF_JOB, OF_RESULT, negotiate, render_job, render_result, respond
+from api.render import JSON, MSGPACK, OF_JOB, OF_RESULT, render_job, render_result, respond
 from api.security import caller_of
 from shared import tracing
 from shared.errors import InvalidRequest
@@ -90,7 +90,8 @@ async def submit(request: Request) -> Response:
     The options `model`, `top_k`, `include`, `window` and `layer` may be form fields, JSON keys or query parameters.
     """
     gateway, caller, asked = current(request), caller_of(request), request.headers
-    kind, wait, key = negotiate(asked.get("accept"), OF_JOB), _preferred_wait(asked.get("prefer")), _key(asked)
+    kind, key = negotiate(listed(asked, "accept"), OF_JOB), _key(asked)
+    wait = preferred_wait(listed(asked, "prefer"), gateway.settings.max_wait)
     with tracing.span("ingest"):
         upload = await read_upload(request, gateway.settings)
     headers: dict[str, str] = {}
@@ -123,7 +124,7 @@ async def submit(request: Request) -> Response:
 async def read(request: Request) -> Response:
     """The job as it is now, with its result once it has succeeded; `?wait=10` holds the line until it changes."""
     gateway, caller, job_id = current(request), caller_of(request), request.path_params["job_id"]
-    kind, wait = negotiate(request.headers.get("accept"), OF_JOB), _wait(request.query_params.get("wait"))
+    kind, wait = negotiate(listed(request.headers, "accept"), OF_JOB), _wait(request.query_params.get("wait"))
     if wait:
         job = await gateway.wait(request, job_id, caller, wait, until_final=False)
     else:
@@ -142,7 +143,7 @@ async def read(request: Request) -> Response:
 )
 async def result(request: Request) -> Response:
     """The result alone, as JSON, MessagePack or NPZ by `Accept`."""
-    kind = negotiate(request.headers.get("accept"), OF_RESULT)
+    kind = negotiate(listed(request.headers, "accept"), OF_RESULT)
     packed = await current(request).finished(request.path_params["job_id"], caller_of(request))
     body = await render_result(packed, kind)
     return respond(body, kind, headers={"Vary": "Accept"})
@@ -213,18 +214,6 @@ def _wait(asked: str | None) -> float:
     if not seconds >= 0:
         raise InvalidRequest(f"wait: must be a number of seconds, not {asked!r}.")
     return seconds
-
-
-def _preferred_wait(prefer: str | None) -> float | None:
-    """Seconds of `Prefer: wait=N`; other preferences are ignored, as RFC 7240 wants."""
-    for preference in (prefer or "").split(","):
-        name, _, value = preference.strip().partition("=")
-        if name.strip().lower() == "wait":
-            number = value.partition(";")[0].strip().strip('"')
-            if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", number):
-                raise InvalidRequest(f"Prefer: wait must be a number of seconds, not {number!r}.")
-            return float(number)
-    return None
 
 
 # Named here so that OpenAPI lists the schema that `_body` refers to.

@@ -116,7 +116,6 @@ REQUESTS: dict[str, tuple[dict[str, object], int, str]] = {
         {"json": {"audio_data": base64.b64encode(wav()).decode(), "include": ["maps"] * 10_000}},
         422, "invalid_request",
     ),
-    "wait of words": ({"files": {"file": wav()}, "headers": {"Prefer": "wait=soon"}}, 422, "invalid_request"),
     "endless idempotency key": (
         {"files": {"file": wav()}, "headers": {"Idempotency-Key": "k" * 300}}, 422, "invalid_request",
     ),

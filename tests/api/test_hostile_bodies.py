@@ -99,10 +99,10 @@ def test_forms_that_are_no_submission_are_refused(address: Address, name: str) -
 
 
 HEADERS: dict[str, tuple[int, str]] = {
-    "Prefer: wait=1e9": (422, "invalid_request"),
-    "Prefer: wait=99999999": (422, "invalid_request"),
-    "Prefer: wait=\xff": (422, "invalid_request"),
-    "Prefer: wait=\xd9\xa1": (422, "invalid_request"),  # a digit of another script
+    "Prefer: wait=1e9": (202, ""),
+    "Prefer: wait=" + "9" * 4_000: (202, ""),
+    "Prefer: wait=\xff": (202, ""),
+    "Prefer: wait=\xd9\xa1": (202, ""),  # a digit of another script
     "Prefer: " + "respond-async," * 4_000: (202, ""),
     "Accept: " + "*/*;q=0.1," * 6_000: (202, ""),
     "Accept: application/json;q=nan": (406, "not_acceptable"),

@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from api.errors import STATUS
-from api.render import OF_JOB, OF_RESULT, negotiate
 from shared.errors import BY_CODE
 from shared.schemas import Limits, ModelList, Ready
 from shared.settings import Settings
@@ -194,9 +193,3 @@ def test_what_was_accepted_is_told_though_redis_goes(settings: Settings) -> None
     assert (accepted.status_code, accepted.json()["status"]) == (202, "queued")
     assert accepted.headers["location"] == f"/v1/jobs/{accepted.json()['id']}"
     assert (evaluated.status_code, evaluated.json()["code"]) == (503, "store_unavailable")
-
-
-@pytest.mark.parametrize("accept", [None, "*/*", "application/*", "text/html, */*;q=0.1"])
-def test_json_is_what_undecided_clients_get(accept: str | None) -> None:
-    """Browsers and curl get JSON."""
-    assert negotiate(accept, OF_RESULT) == negotiate(accept, OF_JOB) == "application/json"
