@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from api.methods import allowed
 from shared.errors import (
     BY_CODE,
     InternalError,
@@ -117,7 +118,10 @@ def install(app: FastAPI) -> None:
         if translated is None:
             translated = InvalidRequest(str(error.detail))
             log.warning("untranslated HTTP error %s: %s", error.status_code, error.detail)
-        return respond(translated, request, dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (there := allowed(request.scope)):
+            headers["Allow"] = ", ".join(there)  # of all routes; Starlette names the methods of the first
+        return respond(translated, request, headers)
 
 
 def bug(request: Request, error: Exception) -> Response:

@@ -6,9 +6,9 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
+from api.methods import METHODS
 from shared.errors import TooManyConnections
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"})
 _ALWAYS = ("/health/", "/metrics")
 """Neither counted nor refused: a gateway that has much to do must not pass for one that is dead, and be restarted."""
 
@@ -68,7 +68,7 @@ class Measured:
         finally:
             self._under_way -= counted
             route = scope.get("route")
-            method = scope["method"] if scope["method"] in _METHODS else "(other)"
+            method = scope["method"] if scope["method"] in METHODS else "(other)"
             scope["app"].state.gateway.metrics.request(
                 getattr(route, "path", "(none)"), method, status, time.monotonic() - began, code
             )

@@ -79,9 +79,9 @@ def install(app: FastAPI) -> None:
     for suffix, kind in TYPES.items():
         mimetypes.add_type(kind, suffix)
     files = Files(directory=STATIC, packages=[("fastapi_swagger", "resources")])
-    app.router.routes.append(Route("/", _zipped(Document(files, "index.html"))))
+    app.router.routes.append(Route("/", _zipped(Document(files, "index.html")), methods=["GET"]))
     explorer = Document(files, "docs.html", {"Content-Security-Policy": EXPLORER_POLICY})
-    app.router.routes.append(Route("/docs", _zipped(explorer)))
+    app.router.routes.append(Route("/docs", _zipped(explorer), methods=["GET"]))
     app.mount("/static", _zipped(files), name="static")
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import Request
-from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
 from api.errors import respond, responses
+from api.methods import exists
 from shared.errors import KeyRefused, KeyRequired, OtoscopeError, RateLimited
 from shared.keys import Key, KeysUnusable, Scope, read_keys, take_apart
 from shared.records import JobRecord
@@ -95,7 +95,7 @@ class Guard:
         if key is None:
             raise KeyRequired("The key that was sent is not one of this service's; it may have been revoked.")
         # To who has a key, what is not there at all is not there, rather than refused.
-        if not key.scopes & {wanted, Scope.ADMIN} and (wanted is not Scope.ADMIN or _exists(scope)):
+        if not key.scopes & {wanted, Scope.ADMIN} and (wanted is not Scope.ADMIN or exists(scope)):
             raise KeyRefused(f"This needs a key with the scope {wanted}; yours has {' and '.join(sorted(key.scopes))}.")
         if scope["method"] == "POST" and (seconds := ring.take(key)):
             raise RateLimited(
@@ -183,10 +183,6 @@ def _sent(request: Request) -> str | None:
     """The key of a request. An Authorization of another kind is for somebody on the way."""
     kind, _, text = request.headers.get("authorization", "").partition(" ")
     return text.strip() if kind.lower() == "bearer" else request.cookies.get(COOKIE)
-
-
-def _exists(scope: Connection) -> bool:
-    return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
 
 
 def _has_token(scope: Connection) -> bool:
