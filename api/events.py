@@ -15,6 +15,7 @@ from api.changes import Changes
 from api.render import render_job
 from shared.errors import InvalidRequest, JobExpired, JobNotFound, StoreUnavailable
 from shared.records import JobRecord
+from shared.schemas import Timings
 from shared.store import AsyncJobStore
 
 FROM_START = "0-0"
@@ -75,8 +76,9 @@ async def _event(job: JobRecord, name: str, entry: str | None = None) -> list[by
 
 
 def _as_of(job: JobRecord, status: str) -> JobRecord:
-    """The job as it was at an earlier change, without its result."""
+    """The job as it was at an earlier change, without its result, and without what was not known then."""
     if status == job.status:
         return replace(job, packed=None)
-    started = None if status == "queued" else job.started_at
-    return replace(job, status=status, started_at=started, finished_at=None, error=None, position=None, packed=None)
+    started, waited = (None, None) if status == "queued" else (job.started_at, job.timings.queue)
+    then = replace(job, status=status, started_at=started, timings=Timings(queue=waited))
+    return replace(then, finished_at=None, error=None, position=None, packed=None)

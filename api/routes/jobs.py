@@ -158,6 +158,7 @@ async def result(request: Request) -> Response:
             " changed; `event: result` last; the data of both is the job",
             "content": {"text/event-stream": {"example": 'id: 1700000000000-0\nevent: status\ndata: {"id": "…"}\n\n'}},
         },
+        204: {"description": "`Last-Event-ID` was the last one"},
         **responses(*_MISSING, "invalid_request"),
     },
 )
@@ -169,10 +170,12 @@ async def events(
         bool, Query(description="`false`: the last event has the job without its result; `links.result` leads there")
     ] = True,
     last_event_id: Annotated[str | None, Header()] = None,
-) -> EventSourceResponse:
+) -> Response:
     """The job's changes as server-sent events, from the beginning or after `Last-Event-ID`."""
     after = resume_point(last_event_id)
-    await gateway.get(job_id, caller)  # 404 and 410 before the stream begins
+    job = await gateway.get(job_id, caller)  # 404 and 410 before the stream begins
+    if job.final and not (await gateway.store.follow(job_id, after))[0]:
+        return Response(status_code=204)  # after an empty stream an EventSource would come again, for ever
 
     told = job_events(
         gateway.store, gateway.changes, job_id, after, gateway.settings.keepalive_seconds, include_result=include_result

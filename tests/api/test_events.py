@@ -78,12 +78,26 @@ def test_stream_opened_late_tells_everything(http: httpx.Client, worker: StandIn
 
 
 def test_last_event_id_resumes(http: httpx.Client, worker: StandInWorker) -> None:
-    """After a lost connection only what is new is told; after the last event the stream ends at once."""
+    """After a lost connection only what is new is told; after the last event an EventSource must not come again."""
     job_id = submit(http)
     worker.finish(job_id)
     events = read(http, job_id)
-    for seen in range(4):
+    for seen in range(3):
         assert states(read(http, job_id, last=events[seen][0])) == WHOLE[seen + 1 :]
+    answer = http.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": events[3][0]})
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+def test_what_is_told_late_is_told_as_it_was(http: httpx.Client, worker: StandInWorker) -> None:
+    """Nothing of what nobody knew then."""
+    job_id = submit(http)
+    worker.finish(job_id)
+    queued, running, succeeded, _ = (job for _, _, job in read(http, job_id))
+    known = [{name for name, value in told["timings"].items() if value is not None} for told in (queued, running)]  # type: ignore[attr-defined]
+    assert known == [set(), {"queue"}]
+    assert (queued["started_at"], running["finished_at"]) == (None, None)
+    assert running["started_at"] is not None
+    assert succeeded["timings"]["total"] > 0  # type: ignore[index]
 
 
 @pytest.mark.parametrize("leave", ["finish", "cancel"])
