@@ -1,4 +1,5 @@
-"""What the headers of a request ask for beside the thing itself: in which form, and how long they would wait for it."""
+"""What the headers of a request say beside what is asked for: in which form, how long who asks would wait, and what it
+has already."""
 
 import re
 
@@ -11,6 +12,12 @@ from shared.errors import NotAcceptable
 def listed(headers: Headers, name: str) -> str:
     """A header that is a list, whose lines are one (RFC 9110, 5.3)."""
     return ",".join(headers.getlist(name))
+
+
+def has_copy(headers: Headers, tag: str) -> bool:
+    """Whether If-None-Match names that entity tag, weak or not, or any."""
+    known = [each.strip().removeprefix("W/") for each in listed(headers, "if-none-match").split(",")]
+    return "*" in known or tag.removeprefix("W/") in known
 
 
 def negotiate(accept: str, offered: tuple[str, ...]) -> str:
