@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_network
 from pathlib import Path
@@ -197,7 +198,7 @@ def _anybody(scope: Connection) -> Caller:
 def _address(scope: Connection) -> str:
     """An IPv6 address is cut to its /64, which is what one subscriber has."""
     host = scope["client"][0] if scope.get("client") else "local"  # a Unix socket has no address
-    if ":" in host:
+    with suppress(ValueError):  # what a proxy passes on may be anything
         address = IPv6Address(host)
         host = str(address.ipv4_mapped or ip_network((address, 64), strict=False))
     return f"net:{host}"

@@ -95,10 +95,12 @@ def test_past_the_limit_requests_are_refused_and_counted(
         ("2001:db8:1:2:3:4:5:6", "net:2001:db8:1:2::/64"),
         ("::ffff:203.0.113.7", "net:203.0.113.7"),
         (None, "net:local"),
+        ("a:b", "net:a:b"),
+        ("unknown", "net:unknown"),
     ],
 )
 def test_addresses(host: str | None, name: str) -> None:
-    """An IPv6 subscriber has a /64, and is one caller however much of it they use."""
+    """An IPv6 subscriber has a /64, and is one caller however much of it they use; what is no address is a name."""
     assert _address({"type": "http", "client": (host, 1) if host else None}) == name
 
 
