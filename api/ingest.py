@@ -81,10 +81,10 @@ async def read_upload(request: Request, settings: Settings, fixed: JobOptions | 
             if kind == "multipart/form-data":
                 body, name, fields = await _multipart(request, limit)
             elif kind == "application/json":
-                text = await _collect(request, _base64_limit(limit))
+                text = await _collect(request, limit)
                 body, fields = await _apart(len(text) > _SMALL, _from_json, text, limit)
             elif kind.startswith(_RAW):
-                body, fields = b"".join([chunk async for chunk in _chunks(request, limit)]), {}
+                body, fields = b"".join([chunk async for chunk in _chunks(request, limit, limit)]), {}
             else:
                 raise UnsupportedMediaType(f"Content type {kind or '(none)'} is not accepted. {_FORMS}")
     except TimeoutError as error:
@@ -117,31 +117,35 @@ def describe_audio(body: bytes, name: str | None, limits: AudioLimits) -> AudioI
     )
 
 
-async def _chunks(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body's chunks, counted; a declared length over the limit is refused before the first byte."""
-    too_large = PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The sound is larger than the {limit:,} bytes that are accepted.")
+
+
+async def _chunks(request: Request, limit: int, most: int) -> AsyncGenerator[bytes, None]:
+    """The chunks of a body of at most so many bytes, in which a sound of `limit` has its place; a declared length over
+    that is refused before the first byte."""
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large
+    if declared.isdigit() and int(declared) > most:
+        raise _too_large(limit)
     seen = 0
     async for chunk in request.stream():
         seen += len(chunk)
-        if seen > limit:
-            raise too_large
+        if seen > most:
+            raise _too_large(limit)
         yield chunk
 
 
 async def _collect(request: Request, limit: int) -> bytearray:
+    """A body with the sound in base64."""
     body = bytearray()
-    async for chunk in _chunks(request, limit):
+    async for chunk in _chunks(request, limit, 4 * (limit // 3 + 1) + _ENVELOPE):
         body += chunk
     return body
 
 
 async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, dict[str, Any]]:
-    parser = _InMemory(
-        request.headers, _chunks(request, limit + _ENVELOPE), max_files=2, max_fields=_MOST, max_part_size=_ENVELOPE
-    )
+    chunks = _chunks(request, limit, limit + _ENVELOPE)
+    parser = _InMemory(request.headers, chunks, max_files=2, max_fields=_MOST, max_part_size=_ENVELOPE)
     try:
         form = await parser.parse()
         files = [value for value in form.getlist("file") if isinstance(value, UploadFile)]
@@ -152,7 +156,7 @@ async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, d
             raise InvalidRequest(f"One file is accepted in the field 'file'; {len(files)} were sent.")
         body = await files[0].read()
         if len(body) > limit:
-            raise PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
+            raise _too_large(limit)
         fields = _grouped([(key, value) for key, value in form.multi_items() if isinstance(value, str)])
         return body, (files[0].filename or None), fields
     except MultiPartException as error:
@@ -161,10 +165,6 @@ async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, d
         raise InvalidRequest("The multipart body cannot be read.") from error
     finally:
         parser.close()
-
-
-def _base64_limit(limit: int) -> int:
-    return 4 * (limit // 3 + 1) + _ENVELOPE
 
 
 def _from_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
@@ -198,14 +198,14 @@ def decode_base64(encoded: str, limit: int) -> bytes:
         if any(blank in text for blank in _BLANKS):
             text = text.translate(None, _BLANKS)
         if len(text) // 4 * 3 > limit + 2:
-            raise PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
+            raise _too_large(limit)
         if not text:
             raise AudioEmpty("The field 'audio_data' is empty.")
         body = binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise InvalidBase64(f"The field 'audio_data' is not base64: {error}.") from error
     if len(body) > limit:
-        raise PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
+        raise _too_large(limit)
     return body
 
 
