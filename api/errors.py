@@ -17,7 +17,6 @@ from shared.errors import (
     KeyRequired,
     MethodNotAllowed,
     OtoscopeError,
-    PayloadTooLarge,
     RouteNotFound,
 )
 
@@ -112,7 +111,6 @@ def install(app: FastAPI) -> None:
         by_status: dict[int, OtoscopeError] = {
             404: RouteNotFound(f"There is nothing at {request.url.path}."),
             405: MethodNotAllowed(f"{request.method} is not possible on {request.url.path}."),
-            413: PayloadTooLarge("The request body is larger than is accepted."),
         }
         translated = by_status.get(error.status_code)
         if translated is None:

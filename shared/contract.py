@@ -46,7 +46,6 @@ COUNTED = ("accepted", "succeeded", "failed", "cancelled", "expired")
 LISTS_TTL = 86_400
 """Seconds that the above outlive the last write to them; no key is without an end."""
 
-STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 
 
