@@ -137,6 +137,11 @@ def describe(errors: Any) -> str:
     return "; ".join(told) + "."
 
 
+def codes_of(*kinds: type[OtoscopeError]) -> list[str]:
+    """The codes of all errors of those kinds."""
+    return [code for code, kind in BY_CODE.items() if issubclass(kind, kinds)]
+
+
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entries of the errors that a route can answer with."""
     grouped: dict[int | str, dict[str, Any]] = {}

@@ -167,7 +167,8 @@ def unpack_result(packed: bytes) -> Result:
     is not known here is left out. Raises ContractMismatch."""
     tree = msgpack.unpackb(packed)
     if not understood(tree["contract"]):
-        raise ContractMismatch(f"This result is of contract {tree['contract']}, and {CONTRACT_VERSION} is known here.")
+        told = f"This result is of contract {tree['contract']}, and {CONTRACT_VERSION} is known here."
+        raise ContractMismatch(told, retry_after=5)  # another gateway may be newer
     return Result(
         model=tree["model"],
         predictions=_unpack_predictions(tree["predictions"]),

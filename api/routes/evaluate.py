@@ -4,13 +4,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.errors import responses
+from api.errors import codes_of, responses
 from api.gateway import Asking, Here
 from api.ingest import read_upload
 from api.render import JSON, array, predictions, respond, write
 from shared import tracing
 from shared.contract import Result
-from shared.errors import DeadlineExceeded, JobCancelled
+from shared.errors import AudioError, Busy, DeadlineExceeded, JobCancelled, JobFailure
 from shared.records import JobRecord
 from shared.schemas import EvaluateRequest, EvaluateResponse, JobOptions, Part
 
@@ -29,9 +29,8 @@ _PARTS = (Part.MAPS, Part.SPECTROGRAM, Part.WAVEFORM)
         }
     },
     responses=responses(
-        "audio_empty", "not_audio", "audio_corrupt", "invalid_base64", "invalid_request", "payload_too_large",
-        "request_timeout", "model_not_found", "cancelled", "queue_full", "rate_limited", "not_ready",
-        "store_unavailable", "decoder_died", "deadline_exceeded", "inference_failed",
+        "invalid_base64", "invalid_request", "unsupported_media_type", "payload_too_large", "request_timeout",
+        "model_not_found", *codes_of(AudioError, Busy, JobFailure),
     ),
 )  # fmt: skip
 async def evaluate(

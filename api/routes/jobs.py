@@ -219,5 +219,5 @@ def _wait(asked: str | None) -> float:
     return seconds
 
 
-# Named here so that OpenAPI lists the schema that `_body` refers to.
+# Named here so that OpenAPI lists the schema that `_asked` refers to.
 SCHEMAS = (JobRequest,)

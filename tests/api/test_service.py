@@ -9,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import msgpack
 import pytest
 
 from api.errors import STATUS
-from shared.errors import BY_CODE
-from shared.schemas import Limits, ModelList, Ready
+from shared.contract import CONTRACT_VERSION, pack_result, result_key
+from shared.errors import BY_CODE, AudioError, Busy, JobFailure
+from shared.schemas import JobOptions, Limits, ModelList, Ready
 from shared.settings import Settings
-from tests.api.conftest import StandInWorker, serving, wav
+from tests.api.conftest import StandInWorker, made_up, serving, wav
 from tests.conftest import start_server
 
 
@@ -125,8 +127,12 @@ def test_openapi_describes_forms_errors_and_schemas(http: httpx.Client) -> None:
     submit = document["paths"]["/v1/jobs"]["post"]
     assert set(submit["requestBody"]["content"]) == {"multipart/form-data", "application/json", "audio/*"}
     assert {"200", "202", "406", "413", "415", "422", "429", "503"} <= set(submit["responses"])
-    evaluate = document["paths"]["/evaluate"]["post"]  # which answers for the job as well
-    assert {"400", "404", "408", "409", "413", "415", "422", "429", "500", "503", "504"} <= set(evaluate["responses"])
+    # /evaluate answers for the sound, the queue and the job.
+    evaluate = document["paths"]["/evaluate"]["post"]["responses"]
+    problems = (answer["content"].get("application/problem+json", {}) for answer in evaluate.values())
+    told = {code for problem in problems for code in problem.get("examples", {})}
+    assert {code for code, kind in BY_CODE.items() if issubclass(kind, AudioError | Busy | JobFailure)} <= told
+    assert {"invalid_base64", "payload_too_large", "unsupported_media_type", "request_timeout"} <= told
     read = document["paths"]["/v1/jobs/{job_id}"]["get"]
     named = {(parameter["in"], parameter["name"]) for parameter in submit["parameters"] + read["parameters"]}
     assert named == {("header", "prefer"), ("header", "idempotency-key"), ("path", "job_id"), ("query", "wait")}
@@ -141,6 +147,17 @@ def test_openapi_describes_forms_errors_and_schemas(http: httpx.Client) -> None:
 def test_every_error_code_has_a_status() -> None:
     """A new error without a status would be a 500 in the error handler."""
     assert set(STATUS) == set(BY_CODE)
+
+
+def test_a_result_from_far_ahead_is_for_another_gateway(http: httpx.Client, worker: StandInWorker) -> None:
+    """503 and when to try again, as of everything that passes by itself."""
+    job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
+    worker.finish(job_id)
+    tree = msgpack.unpackb(pack_result(made_up(JobOptions())))
+    worker._client.set(result_key(job_id), msgpack.packb({**tree, "contract": CONTRACT_VERSION + 2}))
+    answer = http.get(f"/v1/jobs/{job_id}/result")
+    assert (answer.status_code, answer.json()["code"]) == (503, "contract_mismatch")
+    assert int(answer.headers["retry-after"]) > 0
 
 
 def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
