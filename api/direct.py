@@ -17,14 +17,16 @@ def install(app: FastAPI, router: APIRouter) -> None:
     """Serve a direct router; before any other, since the first route that fits is taken."""
     for route in router.routes:
         if isinstance(route, APIRoute):
-            app.router.routes.append(_Direct(route.path, route.endpoint, methods=route.methods))
+            app.router.routes.append(Counted(route.path, route.endpoint, methods=route.methods))
     app.include_router(router)
 
 
-class _Direct(Route):
+class Counted(Route):
+    """A route by whose path its requests are counted, as FastAPI's are."""
+
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, found = super().matches(scope)
-        return match, {**found, "route": self}  # by whose path the request is counted
+        return match, {**found, "route": self}
 
 
 def parameter(name: str, where: Literal["path", "query", "header"], description: str, **schema: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from api.methods import allowed
 from shared.errors import (
     BY_CODE,
     InternalError,
@@ -16,7 +17,6 @@ from shared.errors import (
     KeyRequired,
     MethodNotAllowed,
     OtoscopeError,
-    PayloadTooLarge,
     RouteNotFound,
 )
 
@@ -111,13 +111,15 @@ def install(app: FastAPI) -> None:
         by_status: dict[int, OtoscopeError] = {
             404: RouteNotFound(f"There is nothing at {request.url.path}."),
             405: MethodNotAllowed(f"{request.method} is not possible on {request.url.path}."),
-            413: PayloadTooLarge("The request body is larger than is accepted."),
         }
         translated = by_status.get(error.status_code)
         if translated is None:
             translated = InvalidRequest(str(error.detail))
             log.warning("untranslated HTTP error %s: %s", error.status_code, error.detail)
-        return respond(translated, request, dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (there := allowed(request.scope)):
+            headers["Allow"] = ", ".join(there)  # of all routes; Starlette names the methods of the first
+        return respond(translated, request, headers)
 
 
 def bug(request: Request, error: Exception) -> Response:
@@ -133,6 +135,11 @@ def describe(errors: Any) -> str:
         where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "header", "path"))
         told.append(f"{where or 'request'}: {error['msg']}")
     return "; ".join(told) + "."
+
+
+def codes_of(*kinds: type[OtoscopeError]) -> list[str]:
+    """The codes of all errors of those kinds."""
+    return [code for code, kind in BY_CODE.items() if issubclass(kind, kinds)]
 
 
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:

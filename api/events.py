@@ -15,6 +15,7 @@ from api.changes import Changes
 from api.render import render_job
 from shared.errors import InvalidRequest, JobExpired, JobNotFound, StoreUnavailable
 from shared.records import JobRecord
+from shared.schemas import Timings
 from shared.store import AsyncJobStore
 
 FROM_START = "0-0"
@@ -31,7 +32,7 @@ def resume_point(last_event_id: str | None) -> str:
 
 async def job_events(
     store: AsyncJobStore, changes: Changes, job_id: str, after: str, keepalive: float, *, include_result: bool = True
-) -> AsyncIterator[ServerSentEvent]:
+) -> AsyncIterator[ServerSentEvent | bytes]:
     """Every event after `after`, in order, until the job is finished; the last has the result if it is to be included.
 
     The stream is read from a position of its own, never from "now", so nothing that happens between two reads is lost.
@@ -52,23 +53,32 @@ async def job_events(
                 after = entry.id
                 # Of a job that has moved on since, a status still tells what it was then.
                 then = job if entry.kind == "result" else _as_of(job, entry.kind)
-                yield await _event(then, "result" if entry.kind == "result" else "status", entry.id)
+                for piece in await _event(then, "result" if entry.kind == "result" else "status", entry.id):
+                    yield piece
             if job.final:
                 return  # the stream of a finished job has nothing more to tell
             if not entries and job.position not in (None, told):
-                yield await _event(job, "status")
+                for piece in await _event(job, "status"):
+                    yield piece
             told = job.position
             if not await watch.news(keepalive):
                 yield ServerSentEvent(comment="keep-alive")
 
 
-async def _event(job: JobRecord, name: str, entry: str | None = None) -> ServerSentEvent:
-    return ServerSentEvent(b"".join(await render_job(job)).decode(), event=name, id=entry)
+async def _event(job: JobRecord, name: str, entry: str | None = None) -> list[bytes]:
+    """In the pieces in which the job comes: with a result they are tens of megabytes. JSON has no line ends of its own,
+    at which it would have to be parted."""
+    pieces = await render_job(job)
+    head = f"id: {entry}\r\n" if entry else ""
+    pieces[0] = f"{head}event: {name}\r\ndata: ".encode() + pieces[0]
+    pieces[-1] += b"\r\n\r\n"
+    return pieces
 
 
 def _as_of(job: JobRecord, status: str) -> JobRecord:
-    """The job as it was at an earlier change, without its result."""
+    """The job as it was at an earlier change, without its result, and without what was not known then."""
     if status == job.status:
         return replace(job, packed=None)
-    started = None if status == "queued" else job.started_at
-    return replace(job, status=status, started_at=started, finished_at=None, error=None, position=None, packed=None)
+    started, waited = (None, None) if status == "queued" else (job.started_at, job.timings.queue)
+    then = replace(job, status=status, started_at=started, timings=Timings(queue=waited))
+    return replace(then, finished_at=None, error=None, position=None, packed=None)

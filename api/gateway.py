@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -13,7 +15,15 @@ from api.metrics import GatewayMetrics
 from api.security import Caller, caller_of
 from shared import tracing
 from shared.contract import new_job_id
-from shared.errors import JobNotFound, ModelNotFound, NotReady, OtoscopeError, QueueFull, ResultNotReady
+from shared.errors import (
+    JobNotFound,
+    ModelNotFound,
+    NotReady,
+    OtoscopeError,
+    QueueFull,
+    ResultNotReady,
+    StoreUnavailable,
+)
 from shared.records import JobRecord, Submission
 from shared.schemas import ModelCard
 from shared.settings import Settings
@@ -113,15 +123,22 @@ class Gateway:
         return submission
 
     async def submit_and_wait(
-        self, upload: Upload, caller: Caller, seconds: float, idempotency: str | None = None
+        self, request: Request, upload: Upload, caller: Caller, seconds: float, idempotency: str | None = None
     ) -> JobRecord:
-        """The submitted job once it is finished, or when time is up. Raises what `submit` does."""
+        """The submitted job once it is finished, or when time is up or the client has gone. Raises what `submit` does.
+
+        What has been accepted is told as it was then, should the store go away meanwhile: its id would be lost.
+        """
         job_id = new_job_id()
         with self.changes.watching(job_id, end_only=True) as watch:
             job = (await self.submit(upload, caller, idempotency, job_id)).job
-            if job.id == job_id:
-                return await self._follow(watch, job, seconds, until_final=True)
-        return await self.wait(job.id, caller, seconds, until_final=True)  # an earlier one, with the same key
+            try:
+                if job.id == job_id:
+                    return await self._follow(request, watch, job, seconds, until_final=True)
+                # An earlier one, with the same key.
+                return await self.wait(request, job.id, caller, seconds, until_final=True)
+            except StoreUnavailable:
+                return job
 
     async def get(self, job_id: str, caller: Caller, *, with_result: bool = False) -> JobRecord:
         """A job of the caller's. Raises JobNotFound, JobExpired or StoreUnavailable."""
@@ -137,18 +154,26 @@ class Gateway:
         if await self.store.cancel(job_id) == "cancelled":
             log.info("cancelled", extra={"job": job_id, "caller": caller.name})
 
-    async def wait(self, job_id: str, caller: Caller, seconds: float, *, until_final: bool) -> JobRecord:
-        """The job, with its result, once it is finished, or (`until_final=False`) has changed, or when time is up."""
+    async def wait(
+        self, request: Request, job_id: str, caller: Caller, seconds: float, *, until_final: bool
+    ) -> JobRecord:
+        """The job, with its result, once it is finished, or (`until_final=False`) has changed, or when time is up or
+        the client has gone."""
         with self.changes.watching(job_id, end_only=until_final) as watch:
             job = await self.get(job_id, caller, with_result=True)
-            return await self._follow(watch, job, seconds, until_final=until_final)
+            return await self._follow(request, watch, job, seconds, until_final=until_final)
 
-    async def _follow(self, watch: Watch, job: JobRecord, seconds: float, *, until_final: bool) -> JobRecord:
+    async def _follow(
+        self, request: Request, watch: Watch, job: JobRecord, seconds: float, *, until_final: bool
+    ) -> JobRecord:
         seen = job.status
         deadline = time.monotonic() + min(seconds, self.settings.max_wait)
-        while not job.final and (until_final or job.status == seen) and (left := deadline - time.monotonic()) > 0:
-            await watch.news(left)
-            job = await self.store.get(job.id, with_result=True)
+        with _listening(request, watch) as gone:
+            while not (job.final or gone.done()) and (until_final or job.status == seen):
+                if (left := deadline - time.monotonic()) <= 0:
+                    break
+                await watch.news(left)
+                job = await self.store.get(job.id, with_result=True)
         return job
 
     async def finished(self, job_id: str, caller: Caller) -> bytes:
@@ -188,6 +213,22 @@ class Gateway:
             "workers": len(workers),
             "models": models,
         }
+
+
+@contextmanager
+def _listening(request: Request, watch: Watch) -> Iterator[asyncio.Task[None]]:
+    """A task that ends when the client goes, which is news to who watches."""
+
+    async def listen() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        watch.tell()
+
+    gone = asyncio.create_task(listen())
+    try:
+        yield gone
+    finally:
+        gone.cancel()
 
 
 def current(request: Request) -> Gateway:

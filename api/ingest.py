@@ -29,6 +29,8 @@ from shared.settings import Settings
 
 _ENVELOPE = 64 * 1024  # bytes that options, part headers and boundaries may take beside the sound
 _MOST = 32  # options, and parts to include
+_MARKS = 256  # of each that separates or opens something in JSON: base64 has none of them, text seldom many
+_BLANKS = b"\r\n \t"  # that base64 may be broken with
 _SMALL = 256 * 1024  # bytes up to which an upload is worked on in a millisecond or two: a thread would cost more
 _TELLING = (b"RIFF", b"FORM", b"fLaC", b"OggS")
 """How files begin that soon say what they are. Where MPEG frames are looked for, a hostile file takes its time."""
@@ -79,10 +81,10 @@ async def read_upload(request: Request, settings: Settings, fixed: JobOptions | 
             if kind == "multipart/form-data":
                 body, name, fields = await _multipart(request, limit)
             elif kind == "application/json":
-                text = await _collect(request, _base64_limit(limit))
+                text = await _collect(request, limit)
                 body, fields = await _apart(len(text) > _SMALL, _from_json, text, limit)
             elif kind.startswith(_RAW):
-                body, fields = b"".join([chunk async for chunk in _chunks(request, limit)]), {}
+                body, fields = b"".join([chunk async for chunk in _chunks(request, limit, limit)]), {}
             else:
                 raise UnsupportedMediaType(f"Content type {kind or '(none)'} is not accepted. {_FORMS}")
     except TimeoutError as error:
@@ -115,31 +117,35 @@ def describe_audio(body: bytes, name: str | None, limits: AudioLimits) -> AudioI
     )
 
 
-async def _chunks(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body's chunks, counted; a declared length over the limit is refused before the first byte."""
-    too_large = PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The sound is larger than the {limit:,} bytes that are accepted.")
+
+
+async def _chunks(request: Request, limit: int, most: int) -> AsyncGenerator[bytes, None]:
+    """The chunks of a body of at most so many bytes, in which a sound of `limit` has its place; a declared length over
+    that is refused before the first byte."""
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large
+    if declared.isdigit() and int(declared) > most:
+        raise _too_large(limit)
     seen = 0
     async for chunk in request.stream():
         seen += len(chunk)
-        if seen > limit:
-            raise too_large
+        if seen > most:
+            raise _too_large(limit)
         yield chunk
 
 
 async def _collect(request: Request, limit: int) -> bytearray:
+    """A body with the sound in base64."""
     body = bytearray()
-    async for chunk in _chunks(request, limit):
+    async for chunk in _chunks(request, limit, 4 * (limit // 3 + 1) + _ENVELOPE):
         body += chunk
     return body
 
 
 async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, dict[str, Any]]:
-    parser = _InMemory(
-        request.headers, _chunks(request, limit + _ENVELOPE), max_files=2, max_fields=_MOST, max_part_size=_ENVELOPE
-    )
+    chunks = _chunks(request, limit, limit + _ENVELOPE)
+    parser = _InMemory(request.headers, chunks, max_files=2, max_fields=_MOST, max_part_size=_ENVELOPE)
     try:
         form = await parser.parse()
         files = [value for value in form.getlist("file") if isinstance(value, UploadFile)]
@@ -150,7 +156,7 @@ async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, d
             raise InvalidRequest(f"One file is accepted in the field 'file'; {len(files)} were sent.")
         body = await files[0].read()
         if len(body) > limit:
-            raise PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
+            raise _too_large(limit)
         fields = _grouped([(key, value) for key, value in form.multi_items() if isinstance(value, str)])
         return body, (files[0].filename or None), fields
     except MultiPartException as error:
@@ -161,11 +167,9 @@ async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, d
         parser.close()
 
 
-def _base64_limit(limit: int) -> int:
-    return 4 * (limit // 3 + 1) + _ENVELOPE
-
-
 def _from_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
+    if any(_more_than(_MARKS, mark, text) for mark in b",[{"):  # two bytes of a body can take a hundred once it is read
+        raise InvalidRequest("The JSON body has more in it than a sound and its options.")
     try:
         tree = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -179,22 +183,29 @@ def _from_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
     return decode_base64(encoded, limit), tree
 
 
+def _more_than(most: int, mark: int, text: bytearray) -> bool:
+    """Whether it is there so often; in a few milliseconds, however long the text."""
+    at = -1
+    return all((at := text.find(mark, at + 1)) >= 0 for _ in range(most + 1))
+
+
 def decode_base64(encoded: str, limit: int) -> bytes:
     """Strict base64; a data URL's prefix and line breaks are tolerated. Raises InvalidBase64 or PayloadTooLarge."""
     if encoded.startswith("data:"):
         encoded = encoded.partition(",")[2]
-    if any(space in encoded for space in "\r\n \t"):
-        encoded = "".join(encoded.split())
-    if len(encoded) // 4 * 3 > limit + 2:
-        raise PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
-    if not encoded:
-        raise AudioEmpty("The field 'audio_data' is empty.")
     try:
-        body = binascii.a2b_base64(encoded.encode("ascii"), strict_mode=True)
+        text = encoded.encode("ascii")
+        if any(blank in text for blank in _BLANKS):
+            text = text.translate(None, _BLANKS)
+        if len(text) // 4 * 3 > limit + 2:
+            raise _too_large(limit)
+        if not text:
+            raise AudioEmpty("The field 'audio_data' is empty.")
+        body = binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise InvalidBase64(f"The field 'audio_data' is not base64: {error}.") from error
     if len(body) > limit:
-        raise PayloadTooLarge(f"The upload is larger than the {limit:,} bytes that are accepted.")
+        raise _too_large(limit)
     return body
 
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
 
-from api import chores, direct, errors, page, security
+from api import chores, direct, errors, methods, page, security
 from api.gateway import Gateway
 from api.middleware import Measured
 from api.routes import evaluate, health, jobs, limits, models, pictures
@@ -58,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     direct.install(app, jobs.direct)
     for room in (jobs, pictures, evaluate, models, limits, health):
         app.include_router(room.router)
+        methods.add_head(app, room.router)
     page.install(app)
     if tracing.on():
         app.add_middleware(Traced)

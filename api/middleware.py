@@ -6,9 +6,11 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
+from api.methods import METHODS
 from shared.errors import TooManyConnections
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"})
+_ALWAYS = ("/health/", "/metrics")
+"""Neither counted nor refused: a gateway that has much to do must not pass for one that is dead, and be restarted."""
 
 _Headers = tuple[tuple[bytes, bytes], ...]
 _EVERY: _Headers = ((b"x-content-type-options", b"nosniff"),)
@@ -21,7 +23,7 @@ _OF_API: _Headers = (
 
 
 class Measured:
-    """Counts every request under its route's template, whatever came of it; past `most` at a time, refuses.
+    """Measures every request under its route's template, whatever came of it; past `most` at a time, refuses.
 
     Plain ASGI rather than a function around the response: it must not stand between a stream and its client. Not
     uvicorn's own limit, which answers plain text that nobody counts, and counts idle connections as if they asked.
@@ -51,9 +53,10 @@ class Measured:
                 message["headers"] = [*headers, *(_EVERY if own else self._of_api)]
             await send(message)
 
-        self._under_way += 1
+        counted = not scope["path"].startswith(_ALWAYS)
+        self._under_way += counted
         try:
-            if self._under_way > self._most:
+            if counted and self._under_way > self._most:
                 error = TooManyConnections(f"{self._most} requests are under way; try again.", retry_after=1)
                 await errors.respond(error, Request(scope))(scope, receive, seen)
             else:
@@ -63,9 +66,9 @@ class Measured:
                 raise
             await errors.bug(Request(scope), error)(scope, receive, seen)
         finally:
-            self._under_way -= 1
+            self._under_way -= counted
             route = scope.get("route")
-            method = scope["method"] if scope["method"] in _METHODS else "(other)"
+            method = scope["method"] if scope["method"] in METHODS else "(other)"
             scope["app"].state.gateway.metrics.request(
                 getattr(route, "path", "(none)"), method, status, time.monotonic() - began, code
             )

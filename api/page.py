@@ -47,6 +47,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     # Asked for again each time and answered 304 while unchanged: a page never runs with half of an older one.
     "Cache-Control": "no-cache",
+    "Accept-Ranges": "none",
 }
 
 TYPES = {".js": "text/javascript", ".svg": "image/svg+xml", ".flac": "audio/flac", ".ogg": "audio/ogg"}
@@ -58,8 +59,20 @@ class Files(StaticFiles):
 
     def file_response(self, *arguments: Any, **options: Any) -> Response:
         response = super().file_response(*arguments, **options)
-        response.headers.update(HEADERS)
+        # Weak: compressed or not, it is the same file in other bytes.
+        response.headers.update(HEADERS | {"ETag": f"W/{response.headers['etag']}"})
         return response
+
+
+class Whole:
+    """Sends files whole, as everybody may: the largest are half a megabyte, and what is asked for badly is no error."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        await self._app({**scope, "headers": headers}, receive, send)
 
 
 class Document:
@@ -79,11 +92,11 @@ def install(app: FastAPI) -> None:
     for suffix, kind in TYPES.items():
         mimetypes.add_type(kind, suffix)
     files = Files(directory=STATIC, packages=[("fastapi_swagger", "resources")])
-    app.router.routes.append(Route("/", _zipped(Document(files, "index.html"))))
+    app.router.routes.append(Route("/", _zipped(Document(files, "index.html")), methods=["GET"]))
     explorer = Document(files, "docs.html", {"Content-Security-Policy": EXPLORER_POLICY})
-    app.router.routes.append(Route("/docs", _zipped(explorer)))
+    app.router.routes.append(Route("/docs", _zipped(explorer), methods=["GET"]))
     app.mount("/static", _zipped(files), name="static")
 
 
 def _zipped(app: ASGIApp) -> ASGIApp:
-    return GZipMiddleware(app, minimum_size=1_000, compresslevel=6)
+    return GZipMiddleware(Whole(app), minimum_size=1_000, compresslevel=6)

@@ -13,7 +13,6 @@ from starlette.responses import StreamingResponse
 
 from api.decimals import PIECE, dumps
 from shared.contract import Array, Result, unpack_result
-from shared.errors import NotAcceptable
 from shared.records import JobRecord
 from shared.schemas import Part
 
@@ -23,28 +22,6 @@ OF_JOB = (JSON, MSGPACK)
 
 _QUICK = 64 * 1024
 """Bytes of a packed result that become JSON in about a millisecond, where a thread would cost more than it saves."""
-
-
-def negotiate(accept: str | None, offered: tuple[str, ...]) -> str:
-    """Which of the representations an Accept header asks for; JSON where it leaves the choice. Raises NotAcceptable."""
-    if not accept:
-        return JSON
-    best, best_quality = "", 0.0
-    for clause in accept.split(","):
-        kind, *parameters = (part.strip().lower() for part in clause.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    quality = float(parameter[2:])
-                except ValueError:
-                    quality = 0.0
-        wanted = JSON if kind in ("*/*", "application/*") else kind
-        if wanted in offered and quality > best_quality:
-            best, best_quality = wanted, quality
-    if not best:
-        raise NotAcceptable(f"None of {accept} can be sent; {', '.join(offered)} can.")
-    return best
 
 
 def respond(body: list[bytes], kind: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -9,17 +9,18 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Any
 
 from fastapi import Request
-from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
 from api.errors import respond, responses
+from api.methods import exists
 from shared.errors import KeyRefused, KeyRequired, OtoscopeError, RateLimited
 from shared.keys import Key, KeysUnusable, Scope, read_keys, take_apart
 from shared.records import JobRecord
@@ -95,7 +96,7 @@ class Guard:
         if key is None:
             raise KeyRequired("The key that was sent is not one of this service's; it may have been revoked.")
         # To who has a key, what is not there at all is not there, rather than refused.
-        if not key.scopes & {wanted, Scope.ADMIN} and (wanted is not Scope.ADMIN or _exists(scope)):
+        if not key.scopes & {wanted, Scope.ADMIN} and (wanted is not Scope.ADMIN or exists(scope)):
             raise KeyRefused(f"This needs a key with the scope {wanted}; yours has {' and '.join(sorted(key.scopes))}.")
         if scope["method"] == "POST" and (seconds := ring.take(key)):
             raise RateLimited(
@@ -185,10 +186,6 @@ def _sent(request: Request) -> str | None:
     return text.strip() if kind.lower() == "bearer" else request.cookies.get(COOKIE)
 
 
-def _exists(scope: Connection) -> bool:
-    return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
-
-
 def _has_token(scope: Connection) -> bool:
     """Under an Idempotency-Key there may be an answer already, for which there is always room."""
     return any(name == b"idempotency-key" for name, _ in scope["headers"])
@@ -201,7 +198,7 @@ def _anybody(scope: Connection) -> Caller:
 def _address(scope: Connection) -> str:
     """An IPv6 address is cut to its /64, which is what one subscriber has."""
     host = scope["client"][0] if scope.get("client") else "local"  # a Unix socket has no address
-    if ":" in host:
+    with suppress(ValueError):  # what a proxy passes on may be anything
         address = IPv6Address(host)
         host = str(address.ipv4_mapped or ip_network((address, 64), strict=False))
     return f"net:{host}"

@@ -6,9 +6,9 @@ counted. Neither do the page's files, health and metrics, which are asked for ev
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.methods import METHODS
 from shared import tracing
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"})
 _LONGEST_PATH = 200  # characters: spans wait in memory
 
 
@@ -22,7 +22,7 @@ class Traced:
         if scope["type"] != "http" or not scope["path"].startswith(("/v1/", "/evaluate")):
             await self._app(scope, receive, send)
             return
-        method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+        method = scope["method"] if scope["method"] in METHODS else "_OTHER"
         path = scope["path"][:_LONGEST_PATH]
         noted = {"http.request.method": method, "url.scheme": scope["scheme"], "url.path": path}
         status = 500

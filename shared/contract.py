@@ -48,7 +48,6 @@ COUNTED = ("accepted", "succeeded", "failed", "cancelled", "expired")
 LISTS_TTL = 86_400
 """Seconds that the above outlive the last write to them; no key is without an end."""
 
-STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -170,7 +169,8 @@ def unpack_result(packed: bytes) -> Result:
     is not known here is left out. Raises ContractMismatch."""
     tree = msgpack.unpackb(packed)
     if not understood(tree["contract"]):
-        raise ContractMismatch(f"This result is of contract {tree['contract']}, and {CONTRACT_VERSION} is known here.")
+        told = f"This result is of contract {tree['contract']}, and {CONTRACT_VERSION} is known here."
+        raise ContractMismatch(told, retry_after=5)  # another gateway may be newer
     return Result(
         model=tree["model"],
         predictions=_unpack_predictions(tree["predictions"]),

@@ -124,8 +124,8 @@ class Settings(BaseSettings):
     the others, with whom it takes turns."""
     redis_memory_share: float = Field(0.85, gt=0, le=1)
     """Share of Redis' own memory limit past which submissions get 429: a full Redis takes the workers down with it."""
-    max_wait: float = Field(60.0, ge=0)
-    """Longest `Prefer: wait` or `?wait=`, in seconds; more is cut to this."""
+    max_wait: float = Field(60.0, gt=0)
+    """Longest `Prefer: wait` or `?wait=`, in seconds; more is cut to this. /evaluate waits as long."""
     keepalive_seconds: float = Field(15.0, gt=0)
     """Silence after which an event stream sends a comment, so that proxies keep it open."""
 

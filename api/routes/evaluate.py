@@ -4,13 +4,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.errors import responses
+from api.errors import codes_of, responses
 from api.gateway import Asking, Here
 from api.ingest import read_upload
 from api.render import JSON, array, predictions, respond, write
 from shared import tracing
 from shared.contract import Result
-from shared.errors import DeadlineExceeded, JobCancelled
+from shared.errors import AudioError, Busy, DeadlineExceeded, JobCancelled, JobFailure
 from shared.records import JobRecord
 from shared.schemas import EvaluateRequest, EvaluateResponse, JobOptions, Part
 
@@ -29,9 +29,8 @@ _PARTS = (Part.MAPS, Part.SPECTROGRAM, Part.WAVEFORM)
         }
     },
     responses=responses(
-        "audio_empty", "not_audio", "audio_corrupt", "invalid_base64", "invalid_request", "payload_too_large",
-        "request_timeout", "model_not_found", "cancelled", "queue_full", "rate_limited", "not_ready",
-        "store_unavailable", "decoder_died", "deadline_exceeded", "inference_failed",
+        "invalid_base64", "invalid_request", "unsupported_media_type", "payload_too_large", "request_timeout",
+        "model_not_found", *codes_of(AudioError, Busy, JobFailure),
     ),
 )  # fmt: skip
 async def evaluate(
@@ -43,18 +42,21 @@ async def evaluate(
     """Base64 audio in, top-3 predictions, every feature map, spectrogram and waveform out."""
     with tracing.span("ingest"):
         upload = await read_upload(request, gateway.settings, fixed=JobOptions(top_k=3, include=_PARTS))
-    job = await gateway.submit_and_wait(upload, caller, gateway.settings.max_wait)
+    job = await gateway.submit_and_wait(request, upload, caller, gateway.settings.max_wait)
     if job.packed is None:
-        raise await _failure(gateway, job)
+        raise await _failure(request, gateway, job)
     return respond(await write(job.packed, lambda result: _tree(result, spelling == "old")), JSON)
 
 
-async def _failure(gateway: Here, job: JobRecord) -> Exception:
+async def _failure(request: Request, gateway: Here, job: JobRecord) -> Exception:
+    """Why there is no result. Raises StoreUnavailable where that is why."""
     if job.error is not None:
         return job.error
     if job.status == "cancelled":
         return JobCancelled("The job was cancelled.")
     await gateway.store.cancel(job.id)  # nobody will ask for it again
+    if await request.is_disconnected():
+        return JobCancelled("The connection was closed before there was an answer.")
     return DeadlineExceeded(f"No answer within {gateway.settings.max_wait:g} s; use /v1/jobs for what takes longer.")
 
 

@@ -1,18 +1,18 @@
 """/v1/jobs: submit, read, follow, cancel."""
 
-import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 from starlette.datastructures import Headers
 
+from api.asked import listed, negotiate, preferred_wait
 from api.direct import parameter
 from api.errors import responses
 from api.events import job_events, resume_point
 from api.gateway import Asking, Here, current
 from api.ingest import read_upload
-from api.render import JSON, MSGPACK, OF_JOB, OF_RESULT, negotiate, render_job, render_result, respond
+from api.render import JSON, MSGPACK, OF_JOB, OF_RESULT, render_job, render_result, respond
 from api.security import caller_of
 from shared import tracing
 from shared.errors import InvalidRequest
@@ -90,7 +90,8 @@ async def submit(request: Request) -> Response:
     The options `model`, `top_k`, `include`, `window` and `layer` may be form fields, JSON keys or query parameters.
     """
     gateway, caller, asked = current(request), caller_of(request), request.headers
-    kind, wait, key = negotiate(asked.get("accept"), OF_JOB), _preferred_wait(asked.get("prefer")), _key(asked)
+    kind, key = negotiate(listed(asked, "accept"), OF_JOB), _key(asked)
+    wait = preferred_wait(listed(asked, "prefer"), gateway.settings.max_wait)
     with tracing.span("ingest"):
         upload = await read_upload(request, gateway.settings)
     headers: dict[str, str] = {}
@@ -98,7 +99,7 @@ async def submit(request: Request) -> Response:
         job = (await gateway.submit(upload, caller, key)).job
     else:
         headers["Preference-Applied"] = f"wait={wait:g}"
-        job = await gateway.submit_and_wait(upload, caller, wait, key)
+        job = await gateway.submit_and_wait(request, upload, caller, wait, key)
     headers["Location"] = f"/v1/jobs/{job.id}"
     if job.final and wait is not None:
         return await _answer(job, kind, 200, headers)
@@ -123,9 +124,9 @@ async def submit(request: Request) -> Response:
 async def read(request: Request) -> Response:
     """The job as it is now, with its result once it has succeeded; `?wait=10` holds the line until it changes."""
     gateway, caller, job_id = current(request), caller_of(request), request.path_params["job_id"]
-    kind, wait = negotiate(request.headers.get("accept"), OF_JOB), _wait(request.query_params.get("wait"))
+    kind, wait = negotiate(listed(request.headers, "accept"), OF_JOB), _wait(request.query_params.get("wait"))
     if wait:
-        job = await gateway.wait(job_id, caller, wait, until_final=False)
+        job = await gateway.wait(request, job_id, caller, wait, until_final=False)
     else:
         job = await gateway.get(job_id, caller, with_result=True)
     return await _answer(job, kind, 200, {})
@@ -142,7 +143,7 @@ async def read(request: Request) -> Response:
 )
 async def result(request: Request) -> Response:
     """The result alone, as JSON, MessagePack or NPZ by `Accept`."""
-    kind = negotiate(request.headers.get("accept"), OF_RESULT)
+    kind = negotiate(listed(request.headers, "accept"), OF_RESULT)
     packed = await current(request).finished(request.path_params["job_id"], caller_of(request))
     body = await render_result(packed, kind)
     return respond(body, kind, headers={"Vary": "Accept"})
@@ -157,6 +158,7 @@ async def result(request: Request) -> Response:
             " changed; `event: result` last; the data of both is the job",
             "content": {"text/event-stream": {"example": 'id: 1700000000000-0\nevent: status\ndata: {"id": "…"}\n\n'}},
         },
+        204: {"description": "`Last-Event-ID` was the last one"},
         **responses(*_MISSING, "invalid_request"),
     },
 )
@@ -168,10 +170,12 @@ async def events(
         bool, Query(description="`false`: the last event has the job without its result; `links.result` leads there")
     ] = True,
     last_event_id: Annotated[str | None, Header()] = None,
-) -> EventSourceResponse:
+) -> Response:
     """The job's changes as server-sent events, from the beginning or after `Last-Event-ID`."""
     after = resume_point(last_event_id)
-    await gateway.get(job_id, caller)  # 404 and 410 before the stream begins
+    job = await gateway.get(job_id, caller)  # 404 and 410 before the stream begins
+    if job.final and not (await gateway.store.follow(job_id, after))[0]:
+        return Response(status_code=204)  # after an empty stream an EventSource would come again, for ever
 
     told = job_events(
         gateway.store, gateway.changes, job_id, after, gateway.settings.keepalive_seconds, include_result=include_result
@@ -215,17 +219,5 @@ def _wait(asked: str | None) -> float:
     return seconds
 
 
-def _preferred_wait(prefer: str | None) -> float | None:
-    """Seconds of `Prefer: wait=N`; other preferences are ignored, as RFC 7240 wants."""
-    for preference in (prefer or "").split(","):
-        name, _, value = preference.strip().partition("=")
-        if name.strip().lower() == "wait":
-            number = value.partition(";")[0].strip().strip('"')
-            if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", number):
-                raise InvalidRequest(f"Prefer: wait must be a number of seconds, not {number!r}.")
-            return float(number)
-    return None
-
-
-# Named here so that OpenAPI lists the schema that `_body` refers to.
+# Named here so that OpenAPI lists the schema that `_asked` refers to.
 SCHEMAS = (JobRequest,)

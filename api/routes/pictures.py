@@ -2,11 +2,14 @@
 
 import asyncio
 import hashlib
+import math
+import time
 from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
+from api.asked import has_copy
 from api.errors import responses
 from api.gateway import Asking, Here
 from api.pictures import ColourMap, draw
@@ -35,12 +38,13 @@ class Picture:
         # A result never changes. Weak, since another release may pack the same picture into other bytes.
         asked = f"{self._request.url.path} {self._cmap} {self._width}"
         tag = f'W/"{hashlib.sha256(asked.encode()).hexdigest()[:32]}"'
-        headers = {"ETag": tag, "Cache-Control": f"private, max-age={self._gateway.settings.result_ttl}, immutable"}
-        known = [each.strip() for each in self._request.headers.get("if-none-match", "").split(",")]
+        job = await self._gateway.get(self._job_id, self._caller)
+        left = (job.finished_at or 0.0) + self._gateway.settings.result_ttl - time.time()
+        headers = {"ETag": tag, "Cache-Control": f"private, max-age={max(0, math.floor(left))}, immutable"}
+        if job.status == "succeeded" and has_copy(self._request.headers, tag):
+            return Response(status_code=304, headers=headers)
         async with self._gateway.drawing:
             packed = await self._gateway.finished(self._job_id, self._caller)
-            if tag in known:
-                return Response(status_code=304, headers=headers)
             png = await asyncio.to_thread(lambda: draw(choose(unpack_result(packed)), self._cmap, self._width))
         return Response(png, headers=headers, media_type="image/png")
 

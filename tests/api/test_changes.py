@@ -1,5 +1,6 @@
 """Waiting for a job: what it costs, and that a lost message costs nothing but time."""
 
+import base64
 import threading
 import time
 from collections.abc import Callable
@@ -116,3 +117,38 @@ def test_a_repeat_waits_for_the_first_job(
     ask(start_gateway(), answers, **asked).join()
     assert [(answer.status_code, answer.json()["id"]) for answer in answers] == [(200, job_id)] * 3
     assert all(answer.json()["result"] for answer in answers)
+
+
+@pytest.mark.parametrize("how", ["read", "submit"])
+def test_who_has_gone_is_not_waited_for(
+    start_gateway: Callable[..., httpx.Client], worker: StandInWorker, raw: redis.Redis, how: str
+) -> None:
+    """A held line that was closed is no request under way; its job goes on, since it can be asked for."""
+    http = start_gateway(max_connections=1)
+    asked = submission(wait=30)
+    if how == "read":
+        job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
+        asked = {"method": "GET", "url": f"/v1/jobs/{job_id}", "params": {"wait": 30}}
+    leave(http, asked)
+    while (answer := http.get("/v1/models")).status_code == 503:
+        time.sleep(0.02)
+    assert answer.status_code == 200
+    assert http.get(f"/v1/jobs/{waiting_job(raw)}").json()["status"] == "queued"
+
+
+def test_an_evaluation_nobody_waits_for_is_cancelled(
+    http: httpx.Client, worker: StandInWorker, raw: redis.Redis
+) -> None:
+    """Nobody knows its id, so nobody could ever have its answer."""
+    leave(http, {"method": "POST", "url": "/evaluate", "json": {"audio_data": base64.b64encode(wav()).decode()}})
+    while raw.hget(contract.TOTALS, "cancelled") != b"1":
+        time.sleep(0.02)
+    told = 'otoscope_api_requests_total{method="POST",route="/evaluate",status="409"} 1.0'
+    while told not in http.get("/metrics").text:  # no failure of ours
+        time.sleep(0.02)
+
+
+def leave(http: httpx.Client, asked: dict[str, object]) -> None:
+    """Send a request and close the connection while it is held."""
+    with httpx.Client(base_url=http.base_url) as client, pytest.raises(httpx.ReadTimeout):
+        client.request(**asked, timeout=httpx.Timeout(5, read=0.5))  # type: ignore[arg-type]

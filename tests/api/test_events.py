@@ -1,5 +1,6 @@
 """The event stream: every change once, in order, `result` last, resumable."""
 
+import asyncio
 import json
 import threading
 import time
@@ -7,9 +8,19 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
+from sse_starlette import ServerSentEvent
 
+from api.changes import Changes
+from api.decimals import PIECE
+from api.events import FROM_START, job_events
+from shared.connection import connect_async
+from shared.contract import pack_result
 from shared.errors import InferenceFailed
+from shared.schemas import Timings
+from shared.settings import Settings
+from shared.store import AsyncJobStore
 from tests.api.conftest import StandInWorker, wav
+from tests.api.test_decimals import long
 
 Event = tuple[str, str, dict[str, object]]  # id or nothing, event, data
 
@@ -67,12 +78,26 @@ def test_stream_opened_late_tells_everything(http: httpx.Client, worker: StandIn
 
 
 def test_last_event_id_resumes(http: httpx.Client, worker: StandInWorker) -> None:
-    """After a lost connection only what is new is told; after the last event the stream ends at once."""
+    """After a lost connection only what is new is told; after the last event an EventSource must not come again."""
     job_id = submit(http)
     worker.finish(job_id)
     events = read(http, job_id)
-    for seen in range(4):
+    for seen in range(3):
         assert states(read(http, job_id, last=events[seen][0])) == WHOLE[seen + 1 :]
+    answer = http.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": events[3][0]})
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+def test_what_is_told_late_is_told_as_it_was(http: httpx.Client, worker: StandInWorker) -> None:
+    """Nothing of what nobody knew then."""
+    job_id = submit(http)
+    worker.finish(job_id)
+    queued, running, succeeded, _ = (job for _, _, job in read(http, job_id))
+    known = [{name for name, value in told["timings"].items() if value is not None} for told in (queued, running)]  # type: ignore[attr-defined]
+    assert known == [set(), {"queue"}]
+    assert (queued["started_at"], running["finished_at"]) == (None, None)
+    assert running["started_at"] is not None
+    assert succeeded["timings"]["total"] > 0  # type: ignore[index]
 
 
 @pytest.mark.parametrize("leave", ["finish", "cancel"])
@@ -112,6 +137,28 @@ def test_the_result_can_be_left_out(http: httpx.Client, worker: StandInWorker) -
     assert job["result"] is None
     assert job["links"]["result"] == f"/v1/jobs/{job_id}/result"  # type: ignore[index]
     assert http.get(f"/v1/jobs/{job_id}/events", params={"include_result": "maybe"}).status_code == 422
+
+
+def test_a_large_result_comes_in_pieces(http: httpx.Client, worker: StandInWorker, settings: Settings) -> None:
+    """As everywhere else: joining and encoding tens of megabytes would hold up everybody."""
+    job_id = submit(http)
+    worker.start(job_id)
+    worker.store.succeed(job_id, pack_result(long()), Timings())
+
+    async def told() -> list[ServerSentEvent | bytes]:
+        client = connect_async(settings)
+        store = AsyncJobStore(client, settings)
+        try:
+            return [piece async for piece in job_events(store, Changes(store), job_id, FROM_START, 15.0)]
+        finally:
+            await client.aclose()
+
+    pieces = asyncio.run(told())
+    assert all(isinstance(piece, bytes) and len(piece) < 3 * PIECE for piece in pieces)
+    assert len(pieces) > 50
+    events = read(http, job_id)
+    assert states(events) == WHOLE
+    assert events[-1][2]["result"]["full_spectrogram"]["shape"] == [128, 30_001]  # type: ignore[index]
 
 
 def test_failed_and_cancelled_jobs_end_their_stream(http: httpx.Client, worker: StandInWorker) -> None:

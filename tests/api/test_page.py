@@ -146,6 +146,7 @@ def test_text_is_compressed_on_request(http: httpx.Client) -> None:
         assert packed.content == plain.content
         assert packed.num_bytes_downloaded < plain.num_bytes_downloaded
         assert "Accept-Encoding" in packed.headers["vary"]
+        assert packed.headers["etag"].startswith('W/"')  # a strong one would say that the bytes are the same
 
 
 def test_scripts_are_named_scripts(http: httpx.Client) -> None:

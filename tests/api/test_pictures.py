@@ -2,6 +2,10 @@
 
 import io
 import json
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -70,6 +74,46 @@ def test_a_picture_says_how_long_it_is_good_for(http: httpx.Client, worker: Stan
         assert other.status_code == 200
         tags.add(other.headers["etag"])
     assert len(tags) == 3
+
+
+def test_who_has_the_picture_is_told_so_without_drawing(
+    http: httpx.Client, worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By any spelling of its tag, and while as many are drawn as may be."""
+    url = f"{finished(http, worker)}/cam.png"
+    tag = http.get(url).headers["etag"]
+    done, drawing = threading.Event(), threading.Semaphore(0)
+
+    def draw_slowly(*_: object) -> bytes:
+        drawing.release()
+        done.wait(20)
+        return b""
+
+    monkeypatch.setattr("api.routes.pictures.draw", draw_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            pool.submit(http.get, url)
+            assert drawing.acquire(timeout=10)
+        try:
+            for known in (tag, tag.removeprefix("W/"), "*", f'"a" , {tag}'):
+                answer = http.get(url, headers={"If-None-Match": known}, timeout=5)
+                assert (answer.status_code, answer.headers["etag"]) == (304, tag)
+            answer = http.get(url, headers=[("If-None-Match", '"a"'), ("If-None-Match", tag)], timeout=5)
+            assert answer.status_code == 304
+        finally:
+            done.set()
+
+
+@pytest.mark.parametrize(("age", "left"), [(0, range(3_595, 3_601)), (3_000, range(595, 601)), (4_000, range(1))])
+def test_a_picture_is_kept_as_long_as_its_result(
+    http: httpx.Client, worker: StandInWorker, age: int, left: range
+) -> None:
+    """And not for as long again from whenever it is fetched."""
+    url = finished(http, worker)
+    worker._client.hset(f"otoscope:job:{url.rpartition('/')[2]}", "finished_at", str(time.time() - age))
+    told = re.fullmatch(r"private, max-age=(\d+), immutable", http.get(f"{url}/cam.png").headers["cache-control"])
+    assert told
+    assert int(told[1]) in left
 
 
 @pytest.mark.parametrize("look", [{"cmap": "jet"}, {"width": "15"}, {"width": "4097"}, {"width": "wide"}])

@@ -1,19 +1,23 @@
 """Models, health, metrics, OpenAPI, and a Redis that goes away."""
 
+import base64
 import re
 import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import msgpack
 import pytest
 
 from api.errors import STATUS
-from api.render import OF_JOB, OF_RESULT, negotiate
-from shared.errors import BY_CODE
-from shared.schemas import Limits, ModelList, Ready
+from shared.contract import CONTRACT_VERSION, pack_result, result_key
+from shared.errors import BY_CODE, AudioError, Busy, JobFailure
+from shared.schemas import JobOptions, Limits, ModelList, Ready
 from shared.settings import Settings
-from tests.api.conftest import StandInWorker, serving, wav
+from tests.api.conftest import StandInWorker, made_up, serving, wav
 from tests.conftest import start_server
 
 
@@ -123,8 +127,12 @@ def test_openapi_describes_forms_errors_and_schemas(http: httpx.Client) -> None:
     submit = document["paths"]["/v1/jobs"]["post"]
     assert set(submit["requestBody"]["content"]) == {"multipart/form-data", "application/json", "audio/*"}
     assert {"200", "202", "406", "413", "415", "422", "429", "503"} <= set(submit["responses"])
-    evaluate = document["paths"]["/evaluate"]["post"]  # which answers for the job as well
-    assert {"400", "404", "408", "409", "413", "415", "422", "429", "500", "503", "504"} <= set(evaluate["responses"])
+    # /evaluate answers for the sound, the queue and the job.
+    evaluate = document["paths"]["/evaluate"]["post"]["responses"]
+    problems = (answer["content"].get("application/problem+json", {}) for answer in evaluate.values())
+    told = {code for problem in problems for code in problem.get("examples", {})}
+    assert {code for code, kind in BY_CODE.items() if issubclass(kind, AudioError | Busy | JobFailure)} <= told
+    assert {"invalid_base64", "payload_too_large", "unsupported_media_type", "request_timeout"} <= told
     read = document["paths"]["/v1/jobs/{job_id}"]["get"]
     named = {(parameter["in"], parameter["name"]) for parameter in submit["parameters"] + read["parameters"]}
     assert named == {("header", "prefer"), ("header", "idempotency-key"), ("path", "job_id"), ("query", "wait")}
@@ -139,6 +147,17 @@ def test_openapi_describes_forms_errors_and_schemas(http: httpx.Client) -> None:
 def test_every_error_code_has_a_status() -> None:
     """A new error without a status would be a 500 in the error handler."""
     assert set(STATUS) == set(BY_CODE)
+
+
+def test_a_result_from_far_ahead_is_for_another_gateway(http: httpx.Client, worker: StandInWorker) -> None:
+    """503 and when to try again, as of everything that passes by itself."""
+    job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
+    worker.finish(job_id)
+    tree = msgpack.unpackb(pack_result(made_up(JobOptions())))
+    worker._client.set(result_key(job_id), msgpack.packb({**tree, "contract": CONTRACT_VERSION + 2}))
+    answer = http.get(f"/v1/jobs/{job_id}/result")
+    assert (answer.status_code, answer.json()["code"]) == (503, "contract_mismatch")
+    assert int(answer.headers["retry-after"]) > 0
 
 
 def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
@@ -170,7 +189,24 @@ def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
         server.wait()
 
 
-@pytest.mark.parametrize("accept", [None, "*/*", "application/*", "text/html, */*;q=0.1"])
-def test_json_is_what_undecided_clients_get(accept: str | None) -> None:
-    """Browsers and curl get JSON."""
-    assert negotiate(accept, OF_RESULT) == negotiate(accept, OF_JOB) == "application/json"
+def test_what_was_accepted_is_told_though_redis_goes(settings: Settings) -> None:
+    """Redis goes away under somebody who waits: the job has its id; /evaluate, which has none to tell, says why."""
+    with tempfile.TemporaryDirectory(prefix="oto") as name:
+        server, socket = start_server(Path(name), "--save", "")
+        own = settings.model_copy(update={"redis_url": f"unix://{socket}", "max_wait": 1.0})
+        worker = StandInWorker(own)
+        worker.announce()
+        with serving(own) as url, httpx.Client(base_url=url, timeout=30) as http, ThreadPoolExecutor(2) as pool:
+            asked = [
+                pool.submit(http.post, "/v1/jobs", files={"file": wav()}, headers={"Prefer": "wait=1"}),
+                pool.submit(http.post, "/evaluate", json={"audio_data": base64.b64encode(wav()).decode()}),
+            ]
+            while worker._client.zcard("otoscope:waiting") != 2:
+                time.sleep(0.01)
+            server.kill()
+            server.wait()
+            accepted, evaluated = (answer.result() for answer in asked)
+        worker.close()
+    assert (accepted.status_code, accepted.json()["status"]) == (202, "queued")
+    assert accepted.headers["location"] == f"/v1/jobs/{accepted.json()['id']}"
+    assert (evaluated.status_code, evaluated.json()["code"]) == (503, "store_unavailable")

@@ -23,6 +23,7 @@ from tests.conftest import PYTHON, ROOT
         ({"trusted_proxies": "10.0.0.1/8"}, "host bits"),
         ({"trusted_proxies": "::/0"}, "everybody"),
         ({"cors_origins": "*"}, "KEYS_FILE"),
+        ({"max_wait": 0}, "MAX_WAIT"),  # with which no /evaluate would ever be answered
         ({"cors_origins": "https://a.example/"}, "no origin"),
         ({"cors_origins": "a.example"}, "no origin"),
     ],

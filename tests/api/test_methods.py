@@ -1,0 +1,48 @@
+"""HEAD wherever there is GET, and what a refused method is told."""
+
+import httpx
+import pytest
+
+from tests.api.conftest import StandInWorker, wav
+from tests.api.test_service import sample
+
+EVENTS = "/v1/jobs/{job_id}/events"
+
+
+def test_head_is_get_without_its_body(http: httpx.Client, worker: StandInWorker) -> None:
+    """Everywhere but on a stream, which has no end; and it makes the description no longer."""
+    job = {"include": "spectrogram,full_spectrogram,cam,maps"}
+    known = {"job_id": http.post("/v1/jobs", files={"file": wav()}, data=job).json()["id"], "layer": "layer1"}
+    worker.finish(known["job_id"])
+    described = http.get("/openapi.json").json()["paths"]
+    assert not any("head" in operations for operations in described.values())
+    paths = [path for path, operations in described.items() if "get" in operations and path != EVENTS]
+    assert {"/health/live", "/metrics", "/v1/models/{name}", "/v1/jobs/{job_id}/maps/{layer}.png"} <= set(paths)
+    for path in (*paths, "/", "/docs", "/openapi.json", "/static/colormaps.json"):
+        address = path.format(**known, name="tiny")
+        told, read = http.head(address), http.get(address)
+        assert (told.status_code, told.content) == (read.status_code, b"") == (200, b""), path
+        assert told.headers["content-type"] == read.headers["content-type"]
+    counted = http.get("/metrics").text
+    assert sample(counted, 'otoscope_api_requests_total{method="HEAD",route="/v1/models/{name}",status="200"}') == 1
+    assert http.head("/v1/models/none").status_code == 404
+    assert http.head(f"/v1/jobs/{known['job_id']}/events").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "there"),
+    [
+        ("PUT", "/v1/jobs/x", "DELETE, GET, HEAD"),
+        ("GET", "/v1/jobs", "POST"),
+        ("HEAD", "/evaluate", "POST"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("DELETE", "/v1/jobs/x/events", "GET"),
+        ("PROPFIND", "/metrics", "GET, HEAD"),
+        ("POST", "/", "GET, HEAD"),
+        ("POST", "/static/colormaps.json", "GET, HEAD"),
+    ],
+)
+def test_a_refused_method_is_told_which_there_are(http: httpx.Client, method: str, path: str, there: str) -> None:
+    """All of them, whichever routes they belong to."""
+    answer = http.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, there)
