@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from training.dataset import Dataset
 from training.errors import EvaluationError
-from training.evaluate import held_out_fold
+from training.evaluate import divided_anew, held_out_fold
 from training.predict import predict
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model, write_config
 from worker.model.network import Network
@@ -34,6 +34,8 @@ def quantise(directory: Path, dataset: Dataset, clips: int = CLIPS) -> ModelConf
     fold = held_out_fold(model.config)
     if fold is None:
         raise EvaluationError(f"{model.config.name} does not say which fold was held out")
+    if divided_anew(model.config, dataset):
+        raise EvaluationError(f"{model.config.name} was trained before {dataset.origin.name} was split as it is now")
     training, _ = dataset.split(fold)
     chosen = training[:: max(len(training) // clips, 1)][:clips]
     front = model.config.frontend
