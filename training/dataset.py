@@ -144,26 +144,32 @@ def load_esc50(root: Path) -> Dataset:
 def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
     """Part the clips into those to train on and, of every class, at least `share` to stop by.
 
-    Whole recordings move, never single clips of one. Where a class comes from one recording alone nothing is held out:
-    what was left of the others would say when to stop for them and not for it.
+    Whole recordings move, never single clips of one, and the last one of a class stays. Where a class cannot be held
+    out so, as when it comes from one recording alone, nothing is: what was left of the others would say when to stop
+    for them and not for it.
     """
     if not share:
         return list(clips), []
     shuffled = random.Random(seed)
     held: set[str] = set()
-    for label in sorted({clip.label for clip in clips}):
-        counts = Counter(clip.source for clip in clips if clip.label == label)
-        sources = sorted(counts)
-        if len(sources) < 2:
-            return list(clips), []
+    counts: dict[int, Counter[str]] = {label: Counter() for label in sorted({clip.label for clip in clips})}
+    for clip in clips:
+        counts[clip.label][clip.source] += 1
+    left = Counter({label: len(own) for label, own in counts.items()})  # recordings to train on
+    for own in counts.values():
+        sources = sorted(own)
         shuffled.shuffle(sources)
-        wanted = share * counts.total() - sum(counts[source] for source in sources if source in held)
-        for source in sources[:-1]:
+        wanted = share * own.total() - sum(own[source] for source in sources if source in held)
+        for source in sources:
             if wanted <= 0:
                 break
-            if source not in held:
+            labels = [label for label in counts if source in counts[label]]
+            if source not in held and all(left[label] > 1 for label in labels):
                 held.add(source)
-                wanted -= counts[source]
+                left.subtract(labels)
+                wanted -= own[source]
+        if held.isdisjoint(own):
+            return list(clips), []
     return [clip for clip in clips if clip.source not in held], [clip for clip in clips if clip.source in held]
 
 

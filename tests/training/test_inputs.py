@@ -3,13 +3,14 @@
 import csv
 import shutil
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 
 from tests.conftest import REAL_SOUNDS
 from training.augment import audibility, augment_spectrograms, augment_waveforms, cut, levels, mix, stretch
-from training.dataset import ESC50, hold_out, load_esc50, load_waveforms
+from training.dataset import ESC50, Clip, hold_out, load_esc50, load_waveforms
 from training.errors import DatasetError, RecipeError
 from training.recipe import BUNDLED, AugmentRecipe, differences, load_recipe
 from worker.model.checkpoint import build_network
@@ -125,6 +126,22 @@ def test_held_out_part_shares_no_recording(data: Path) -> None:
     assert hold_out(clips, 0.25, seed=1)[1] == held
     assert hold_out(clips, 0.25, seed=2)[1] != held
     assert hold_out(clips, 0.0, seed=1) == (clips, [])
+
+
+def test_no_class_is_held_out_altogether() -> None:
+    """Random sets whose recordings hold several classes: every class stands on both sides, or nothing is held out."""
+    random, some = Random(0), 0
+    for seed in range(300):
+        sources = [(f"s{number}", random.sample(range(4), random.randint(1, 2))) for number in range(10)]
+        clips = [Clip(Path(source), 1, label, source) for source, labels in sources for label in labels]
+        rest, held = hold_out(clips, 0.3, seed)
+        assert len(rest) + len(held) == len(clips)
+        assert not {clip.source for clip in rest} & {clip.source for clip in held}
+        every = {clip.label for clip in clips}
+        assert {clip.label for clip in rest} == every
+        assert {clip.label for clip in held} in (every, set())
+        some += bool(held)
+    assert some > 200
 
 
 def test_mixing_keeps_energy_and_label_mass() -> None:
