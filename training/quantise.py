@@ -37,7 +37,8 @@ def quantise(directory: Path, dataset: Dataset, clips: int = CLIPS) -> ModelConf
     if divided_anew(model.config, dataset):
         raise EvaluationError(f"{model.config.name} was trained before {dataset.origin.name} was split as it is now")
     training, _ = dataset.split(fold)
-    chosen = training[:: max(len(training) // clips, 1)][:clips]
+    clips = min(clips, len(training))
+    chosen = [training[number * len(training) // clips] for number in range(clips)]
     front = model.config.frontend
     waves, _ = dataset.load(chosen, front.sample_rate, front.window_samples)
     config = model.config.model_copy(update={"int8_ranges": measure_ranges(model, waves)})
