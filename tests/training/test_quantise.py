@@ -15,7 +15,7 @@ from training.evaluate import evaluate
 from training.quantise import quantise
 from training.train import train
 from worker.model.checkpoint import load_model, read_config
-from worker.model.quantised import convolutions
+from worker.model.quantised import convolutions, quantised
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,13 @@ def test_clips_are_chosen_from_beginning_to_end(model: Path, data: Path, monkeyp
     places = [dataset.split(3)[0].index(clip) for clip in asked]
     gaps = {after - before for before, after in pairwise([*places, 24])}
     assert (len(places), places[0], gaps) == (10, 0, {2, 3})
+
+
+def test_ranges_are_applied_where_the_network_is(model: Path, data: Path) -> None:
+    """On `meta` here, for want of a GPU: nothing of the copy is made elsewhere."""
+    ranges = quantise(model, load_esc50(data)).int8_ranges
+    rounding = quantised(load_model(model).network.to("meta"), ranges)
+    assert {tensor.device.type for tensor in rounding.state_dict().values()} == {"meta"}
 
 
 def test_what_eight_bits_cost_can_be_measured(model: Path, data: Path) -> None:
