@@ -23,10 +23,16 @@ _WORDS = {
 def record(directory: Path, evaluation: Evaluation, report: Report) -> ModelConfig:
     """Store the figure, replacing one of the same data and protocol. Returns the config as written.
 
-    Raises EvaluationError for what is no accuracy of this model: several models or views, or clips it was trained on.
+    Raises EvaluationError for what is no accuracy of this model: several models or views, or clips that it was trained
+    on or chosen by.
     """
     if evaluation.trained_on:
         raise EvaluationError("a figure on clips that the model was trained on is not recorded")
+    if evaluation.chosen_by:
+        raise EvaluationError(
+            f"the clips of {fold_name(evaluation.fold)} had a say in when training stopped or in the temperature: only"
+            " a figure on clips that had none is recorded"
+        )
     if evaluation.forward_passes > 1:
         raise EvaluationError("only the figure of one model that looks once is recorded in it: that is what is served")
     measured = Accuracy(

@@ -19,6 +19,8 @@ from training.errors import DatasetError, EvaluationError, RunError
 from training.evaluate import evaluate
 from training.quantise import quantise
 from training.recipe import to_yaml
+from training.record import record as write_record
+from training.report import summarise
 from training.start import load_start
 from training.state import finished, identify
 from training.teachers import load_teachers
@@ -83,6 +85,9 @@ def test_from_folder_to_model(sounds: Path, tmp_path: Path) -> None:
     model = load_model(tmp_path / "mine")
     assert model.config.classes == ("dog", "rain")
     assert model.config.training["test_fold"] == "test"
+    chosen_by = evaluate(tmp_path / "mine", load_collection(sounds, TINY.frontend), "val")
+    with pytest.raises(EvaluationError, match="val part had a say"):
+        write_record(tmp_path / "mine", chosen_by, summarise(chosen_by))
     run("evaluate", tmp_path / "mine", "--data", sounds, "--record")
     assert "trained on the train part" in (tmp_path / "mine" / "README.md").read_text()
 
