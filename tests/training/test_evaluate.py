@@ -15,10 +15,11 @@ from training.dataset import load_esc50
 from training.errors import EvaluationError, RunError
 from training.evaluate import Evaluation, evaluate
 from training.explore import find_learning_rate, overfit
+from training.predict import Precision, predict
 from training.record import record
 from training.report import write_report
 from training.train import train
-from worker.model.checkpoint import read_config
+from worker.model.checkpoint import load_model, read_config
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,18 @@ def test_temperature_is_found_and_used(data: Path, run: Path) -> None:
     assert hot.probabilities.max() < evaluation.probabilities.max()
     np.testing.assert_array_equal(hot.uncalibrated, evaluation.probabilities)
     np.testing.assert_array_equal(hot.predicted, evaluation.predicted)
+
+
+@pytest.mark.parametrize(("precision", "within"), [("float32", "ieee"), ("bfloat16", "tf32")])
+def test_float32_is_float32_on_a_gpu(data: Path, run: Path, precision: Precision, within: str) -> None:
+    """There cuDNN would round what convolutions multiply to TF32; afterwards everything is as it was."""
+    asked: list[str] = []
+    model = load_model(run)
+    model.network.register_forward_pre_hook(lambda *_: asked.append(torch.backends.cudnn.conv.fp32_precision))
+    predict(model.frontend, model.network, torch.zeros(1, 8_000), precision)
+    assert asked == [within]
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_views_and_ensembles(data: Path, run: Path, tmp_path: Path) -> None:
