@@ -43,7 +43,7 @@ from worker.model.network import parameters
 from worker.model.precision import autocast
 
 RECIPE = "recipe.yaml"
-_SAVE_SECONDS = 30.0  # between two saves of the state: with epochs of a second, saving must not be what takes the time
+_SAVE_SECONDS = 30.0  # between two saves of the state: saving must not be what takes the time
 
 
 def train(
@@ -148,7 +148,7 @@ def train(
                     figures |= progress.judge(ready, average, held, optim.patience)
                 board.epoch(epoch + 1, figures)
                 bar.set_postfix(epoch=f"{epoch + 1}/{optim.epochs}", **{k: f"{v:.3g}" for k, v in figures.items()})
-            if interrupt.asked or (place == steps - 1 and time.monotonic() - saved > _SAVE_SECONDS):
+            if interrupt.asked or time.monotonic() - saved > _SAVE_SECONDS:
                 keep()
                 saved = time.monotonic()
             if interrupt.asked:
