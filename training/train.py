@@ -77,6 +77,7 @@ def train(
 
     ready = prepare(recipe, dataset, clips, start_from)
     device, sounds, network = ready.device, ready.sounds, ready.network
+    on_gpu = device.type == "cuda"
     held = load_sounds(recipe, dataset, held_clips, device) if held_clips else None
     taught_by = load_teachers(teachers, dataset, test_fold, rate, device) if teachers else None
     forward = compiled(network) if compile else network
@@ -91,12 +92,15 @@ def train(
         progress = Progress(**state["progress"]).to(device)
         generator.set_state(state["generator"])
         torch.set_rng_state(state["dropout"])
+        if on_gpu and "gpu_dropout" in state:
+            torch.cuda.set_rng_state(state["gpu_dropout"], device)
 
     def keep() -> None:
         save_state(out, {
             "identity": identity, "progress": vars(progress),
             "network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
             "generator": generator.get_state(), "dropout": torch.get_rng_state(),
+            **({"gpu_dropout": torch.cuda.get_rng_state(device)} if on_gpu else {}),
         })  # fmt: skip
 
     tqdm.write(f"{parameters(network):,} parameters, {len(clips)} clips, {steps} steps an epoch, {device}")
