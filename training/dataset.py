@@ -20,6 +20,7 @@ from tqdm import tqdm
 from shared.audio import decode
 from shared.errors import AudioError
 from training.errors import DatasetError
+from worker.windows import cut
 
 Fold = int | str
 """Which part of a data set a clip belongs to: a number, or, in a collection, `train`, `val` or `test`."""
@@ -97,8 +98,11 @@ class Dataset:
         return ()
 
     def load(self, clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
-        """(clips, samples) float32 at `rate` Hz, cut or zero-padded, and labels (clips,). Raises DatasetError."""
-        return load_waveforms(clips, rate, samples)
+        """The clips at `rate` Hz as windows (windows, samples), and which of the clips each is of (windows,).
+
+        Raises DatasetError.
+        """
+        return load_windows(clips, rate, samples)
 
     def digest(self, test_fold: Fold) -> str:
         """Of what a run that keeps `test_fold` out may learn from and stop by: which files, in which folds, as what."""
@@ -201,21 +205,25 @@ def _digest(root: Path, clips: Sequence[Clip]) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def load_waveforms(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Decode every clip, cut or zero-padded to `samples`: (clips, samples) float32 and labels (clips,) int64.
+def load_windows(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
+    """Decode every clip and cut it as the service does: windows (windows, samples) float32, and which of the clips each
+    is of (windows,). First come the first ones of all clips, then the others of those that are longer than a window.
 
     Raises DatasetError, which names the file.
     """
-    waveforms = torch.zeros(len(clips), samples)
+    first = torch.zeros(len(clips), samples)
+    others: list[list[Tensor]] = [[] for _ in clips]
 
     def load(index: int) -> None:
         path = clips[index].path
         try:
-            wave = decode(path.read_bytes(), rate).waveform[:samples]
+            wave = decode(path.read_bytes(), rate).waveform
         except (AudioError, OSError) as error:
             raise DatasetError(f"{path}: {error}") from error
-        waveforms[index, : len(wave)] = torch.from_numpy(wave)
+        first[index], *others[index] = (torch.from_numpy(window) for _, window in cut(wave, samples))
 
     with ThreadPoolExecutor() as pool:
         list(tqdm(pool.map(load, range(len(clips))), total=len(clips), desc="decode", unit="clip", leave=False))
-    return waveforms, torch.tensor([clip.label for clip in clips])
+    of = [*range(len(clips)), *(index for index, windows in enumerate(others) for _ in windows)]
+    more = [window for windows in others for window in windows]
+    return torch.cat([first, torch.stack(more)]) if more else first, torch.tensor(of)

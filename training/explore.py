@@ -40,8 +40,8 @@ def find_learning_rate(recipe: Recipe, dataset: Dataset, test_fold: Fold, out: P
     Nothing is kept of the network. Raises RunError and DatasetError.
     """
     clips, _ = dataset.division(test_fold, 0.0, recipe.seed)
-    batch = min(recipe.optim.batch, len(clips))
     ready = prepare(recipe, dataset, clips)
+    batch = min(recipe.optim.batch, len(ready.sounds))
     optimizer = make_optimizer(ready.network, recipe.optim, recipe.start.lr_decay)
     generator = Generator().manual_seed(recipe.seed)
     rates: list[float] = []
@@ -51,7 +51,7 @@ def find_learning_rate(recipe: Recipe, dataset: Dataset, test_fold: Fold, out: P
         rate = _LOWEST * (_HIGHEST / _LOWEST) ** (step / max(1, steps - 1))
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        rows = torch.randperm(len(clips), generator=generator)[:batch]
+        rows = torch.randperm(len(ready.sounds), generator=generator)[:batch]
         _, features, targets = ready.augmented(rows, recipe, generator, crop=True)
         with autocast(ready.device):
             logits = ready.network(features).float()
@@ -91,11 +91,12 @@ def overfit(recipe: Recipe, dataset: Dataset, test_fold: Fold, steps: int = 200)
     clips = random.Random(recipe.seed).sample(clips, min(recipe.optim.batch, len(clips)))
     ready = prepare(recipe, dataset, clips)
     optimizer = make_optimizer(ready.network, recipe.optim)
-    network, labels = ready.network, ready.sounds.labels.to(ready.device)
+    network = ready.network
+    waves, labels = (part[: len(clips)].to(ready.device) for part in (ready.sounds.waves, ready.sounds.labels))
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # what is dropped cannot be learned by heart
-    features = ready.frontend(ready.sounds.waves.to(ready.device)).contiguous(memory_format=ready.layout)
+    features = ready.frontend(waves).contiguous(memory_format=ready.layout)
     right = 0.0
     with tqdm(range(1, steps + 1), desc="overfit", unit="step") as bar:
         for step in bar:

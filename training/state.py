@@ -28,7 +28,7 @@ class Progress:
 
     def __init__(self, **state: Any) -> None:
         self.step = 0
-        self.order: Tensor = torch.empty(0, dtype=torch.int64)  # of the clips in this epoch
+        self.order: Tensor = torch.empty(0, dtype=torch.int64)  # of the windows in this epoch
         self.loss: Tensor = torch.zeros(())  # mean so far in this epoch
         self.right: Tensor = torch.zeros(())  # share named as the louder sound of the mix, so far
         self.best: dict[str, Tensor] | None = None  # weights at the lowest held-out loss, with patience

@@ -61,9 +61,6 @@ def train(
         recipe = continued(recipe, start_from.config)
     optim, rate = recipe.optim, recipe.frontend.sample_rate
     clips, held_clips = dataset.division(test_fold, optim.holdout, recipe.seed)
-    steps = len(clips) // (optim.batch * optim.accumulate)  # an epoch; the clips left over are others in every epoch
-    if not steps:
-        raise RunError(f"{len(clips)} training clips do not fill a step of {optim.batch * optim.accumulate}: lower it")
     if recipe.distill.weight > 0 and recipe.distill.teacher and not teachers:
         teachers = (train_teacher(recipe.distill.teacher, dataset, test_fold, out, resume=resume, compile=compile),)
         resume = resume and begun(out)
@@ -78,6 +75,9 @@ def train(
     ready = prepare(recipe, dataset, clips, start_from)
     device, sounds, network = ready.device, ready.sounds, ready.network
     on_gpu = device.type == "cuda"
+    steps = len(sounds) // (optim.batch * optim.accumulate)  # an epoch; what is left over is another in every epoch
+    if not steps:
+        raise RunError(f"{len(sounds)} training clips do not fill a step of {optim.batch * optim.accumulate}: lower it")
     held = load_sounds(recipe, dataset, held_clips, device) if held_clips else None
     taught_by = load_teachers(teachers, dataset, test_fold, rate, device) if teachers else None
     forward = compiled(network) if compile else network
@@ -113,7 +113,7 @@ def train(
             epoch, place = divmod(progress.step, steps)
             if place == 0:
                 thaw(network, epoch, recipe.start)
-                progress.order = torch.randperm(len(clips), generator=generator)
+                progress.order = torch.randperm(len(sounds), generator=generator)
                 progress.loss = torch.zeros((), device=device)
                 progress.right = torch.zeros((), device=device)
             lr = set_schedule(optimizer, progress.step, total, optim)

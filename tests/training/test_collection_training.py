@@ -57,10 +57,11 @@ def test_parts_of_the_split_are_the_folds(sounds: Path) -> None:
     sources = [{clip.source for clip in part} for part in (train, held, test)]
     assert all(sources)
     assert len(set.union(*sources)) == sum(map(len, sources))
-    waves, labels = dataset.load(test, 8_000, 8_000)
+    waves, of = dataset.load(test, 8_000, 8_000)
     assert waves.shape == (len(test), 8_000)
+    assert of.tolist() == list(range(len(test)))
     assert 0.01 < waves.abs().max() <= 1.0
-    assert set(labels.tolist()) == {0, 1}
+    assert {clip.label for clip in test} == {0, 1}
     with pytest.raises(DatasetError, match="prepared at 8,000 Hz"):
         dataset.load(test, 16_000, 8_000)
     with pytest.raises(DatasetError, match="test part"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from shared.audio import decode
 from tests.training.conftest import TINY, changed
 from training import metrics
 from training.calibrate import fit_temperature
@@ -20,6 +21,7 @@ from training.record import record
 from training.report import write_report
 from training.train import train
 from worker.model.checkpoint import load_model, read_config
+from worker.windows import cut
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,27 @@ def test_temperature_is_found_and_used(data: Path, run: Path) -> None:
     np.testing.assert_array_equal(hot.predicted, evaluation.predicted)
 
 
+def test_clip_longer_than_a_window_is_judged_by_all_of_it(data: Path, tmp_path: Path) -> None:
+    """By the mean of its windows' probabilities, as the service does; with other windows beside it, each by its own."""
+    dataset = load_esc50(data)
+    short = TINY.model_copy(update={"frontend": TINY.frontend.model_copy(update={"window_seconds": 0.4})})
+    train(changed(short, epochs=4), dataset, 3, tmp_path / "short")
+    train(changed(TINY, epochs=4), dataset, 3, tmp_path / "whole")
+    one, other, both = (
+        evaluate([tmp_path / name for name in names], dataset) for names in (["short"], ["whole"], ["short", "whole"])
+    )
+    assert len(one.truth) == len(one.predicted) == 12
+    model = load_model(tmp_path / "short")
+    for clip, said in zip(dataset.split(3)[1], one.probabilities, strict=True):
+        windows = [window for _, window in cut(decode(clip.path.read_bytes(), 8_000).waveform, 3_200)]
+        assert len(windows) == 4
+        logits = predict(model.frontend, model.network, torch.from_numpy(np.stack(windows)), "float32")[0]
+        np.testing.assert_allclose(logits.softmax(dim=1).mean(dim=0), said, atol=1e-5)
+    np.testing.assert_allclose(both.probabilities, (one.probabilities + other.probabilities) / 2, atol=1e-6)
+    cross = cross_validate(changed(short, epochs=1), dataset, [3, 2], tmp_path / "cv")
+    assert cross.clips == 24
+
+
 @pytest.mark.parametrize(("precision", "within"), [("float32", "ieee"), ("bfloat16", "tf32")])
 def test_float32_is_float32_on_a_gpu(data: Path, run: Path, precision: Precision, within: str) -> None:
     """There cuDNN would round what convolutions multiply to TF32; afterwards everything is as it was."""
@@ -117,7 +140,7 @@ def test_views_and_ensembles(data: Path, run: Path, tmp_path: Path) -> None:
     """The first view is the clip itself; a model twice is the model; what is no single answer is not recorded."""
     dataset = load_esc50(data)
     one, turned, twice = evaluate(run, dataset), evaluate(run, dataset, views=3), evaluate([run, run], dataset)
-    torch.testing.assert_close(turned.logits[:, :1], one.logits)
+    torch.testing.assert_close(turned.logits[0][:1], one.logits[0])
     assert turned.forward_passes == 3
     assert not np.array_equal(turned.probabilities, one.probabilities)
     np.testing.assert_allclose(twice.probabilities, one.probabilities, atol=1e-6)

@@ -5,15 +5,21 @@ import shutil
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 
+from shared.audio import decode
 from tests.conftest import REAL_SOUNDS
+from tests.sounds import encode, tone
+from tests.training.conftest import TINY, write_dataset
 from training.augment import audibility, augment_spectrograms, augment_waveforms, cut, levels, mix, stretch
-from training.dataset import ESC50, Clip, hold_out, load_esc50, load_waveforms
+from training.dataset import ESC50, Clip, hold_out, load_esc50, load_windows
 from training.errors import DatasetError, RecipeError
+from training.prepare import load_sounds
 from training.recipe import BUNDLED, AugmentRecipe, differences, load_recipe
 from worker.model.checkpoint import build_network
+from worker.windows import cut as windows_of
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -43,10 +49,11 @@ def test_dataset_is_read_with_its_folds_and_classes(data: Path) -> None:
     assert dataset.folds == (1, 2, 3)
     train, test = dataset.split(3)
     assert (len(train), len(test)) == (24, 12)
-    waves, labels = load_waveforms(test, 8_000, 12_000)
+    waves, of = load_windows(test, 8_000, 12_000)
     assert waves.shape == (12, 12_000)
     assert waves[:, 8_000:].abs().max() == 0
-    assert labels.tolist() == [0, 1, 2] * 4
+    assert of.tolist() == list(range(12))
+    assert [clip.label for clip in test] == [0, 1, 2] * 4
     with pytest.raises(DatasetError, match="no fold 9"):
         dataset.split(9)
 
@@ -75,7 +82,7 @@ def test_folder_that_is_none_and_sound_that_is_none(copy: Path, tmp_path: Path) 
     dataset = load_esc50(copy)
     dataset.clips[0].path.write_text("text")
     with pytest.raises(DatasetError, match=dataset.clips[0].path.name):
-        load_waveforms(dataset.clips[:1], 8_000, 8_000)
+        load_windows(dataset.clips[:1], 8_000, 8_000)
 
 
 @pytest.mark.data
@@ -126,6 +133,25 @@ def test_held_out_part_shares_no_recording(data: Path) -> None:
     assert hold_out(clips, 0.25, seed=1)[1] == held
     assert hold_out(clips, 0.25, seed=2)[1] != held
     assert hold_out(clips, 0.0, seed=1) == (clips, [])
+
+
+def test_what_is_longer_than_a_window_is_heard_to_its_end(tmp_path: Path) -> None:
+    """Cut as the service cuts, each window with its clip; what is silence in a longer clip is not learned from."""
+    data = write_dataset(tmp_path / "data")
+    dataset = load_esc50(data)
+    clips = dataset.split(3)[0][:3]
+    clips[1].path.write_bytes(encode(np.concatenate([np.zeros(16_000), tone(1.0, 8_000)[:, 0]])[:, None], 8_000))
+    waves, of = dataset.load(clips, 8_000, 4_000)
+    assert of.tolist() == [0, 1, 2] + [0] * 2 + [1] * 10 + [2] * 2
+    for index, clip in enumerate(clips):
+        windows = [window for _, window in windows_of(decode(clip.path.read_bytes(), 8_000).waveform, 4_000)]
+        np.testing.assert_array_equal(waves[of == index], np.stack(windows))
+
+    short = TINY.model_copy(update={"frontend": TINY.frontend.model_copy(update={"window_seconds": 0.5})})
+    sounds = load_sounds(short, dataset, clips, torch.device("cpu"))
+    assert sounds.labels.tolist() == [0, 2, 0, 0, 1, 1, 1, 1, 2, 2]
+    clips[1].path.write_bytes(encode(np.zeros((4_000, 1)), 8_000))
+    assert 1 in load_sounds(short, dataset, clips, torch.device("cpu")).labels
 
 
 def test_no_class_is_held_out_altogether() -> None:

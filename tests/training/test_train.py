@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from tests.training.conftest import changed
-from training.dataset import hold_out, load_esc50, load_waveforms
+from training.dataset import hold_out, load_esc50, load_windows
 from training.errors import RunError
 from training.evaluate import evaluate
 from training.optim import schedule
@@ -162,7 +162,8 @@ def test_early_stopping_keeps_the_best_and_fits_a_temperature(data: Path, recipe
     assert len(losses) == losses.index(min(losses)) + 1 + 2 < 60
     model = load_model(tmp_path / "run")
     held = hold_out(load_esc50(data).split(3)[0], 0.25, recipe.seed)[1]
-    waves, labels = load_waveforms(held, 8_000, 8_000)
+    waves, of = load_windows(held, 8_000, 8_000)
+    labels = torch.tensor([held[index].label for index in of])
     logits = predict(model.frontend, model.network, waves, service_precision())[0]
     assert functional.cross_entropy(logits, labels).item() == pytest.approx(min(losses), rel=0.02)
     assert config.temperature != 1.0
