@@ -121,14 +121,18 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
 
 
 def _protocol(recipe: Recipe, dataset: Dataset, held: Fold) -> str:
+    _, judges = dataset.division(held, recipe.optim.holdout, recipe.seed)
+    stops = bool(judges and recipe.optim.patience)
     if held == "test":
-        judged = "the val part said when to stop and how confident to be; " if "val" in dataset.folds else ""
+        part = "the val part" if "val" in dataset.folds else "a held-out part of it"
+        said = "when to stop and how confident to be" if stops else "how confident to be"
+        judged = f"{part} said {said}; " if judges else ""
         return (
             f"trained on the train part; {judged}no recording stands in two parts, and no clip of the test part is"
             " looked at before this figure."
         )
     others = ", ".join(str(fold) for fold in dataset.folds if fold != held)
-    stopped = "chosen by a held-out part of them" if recipe.optim.patience else "those at the end of the schedule"
+    stopped = "chosen by a held-out part of them" if stops else "those at the end of the schedule"
     return (
         f"trained on folds {others}; the weights are {stopped}, and no clip of fold {held} is looked at before this"
         " figure, so it chooses nothing. One fold is no cross-validation."

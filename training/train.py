@@ -61,6 +61,8 @@ def train(
         recipe = continued(recipe, start_from.config)
     optim, rate = recipe.optim, recipe.frontend.sample_rate
     clips, held_clips = dataset.division(test_fold, optim.holdout, recipe.seed)
+    if optim.patience and not (optim.holdout or held_clips):
+        raise RunError("optim.patience needs an optim.holdout to look at: the fold under test is not there to stop by")
     if recipe.distill.weight > 0 and recipe.distill.teacher and not teachers:
         teachers = (train_teacher(recipe.distill.teacher, dataset, test_fold, out, resume=resume, compile=compile),)
         resume = resume and begun(out)

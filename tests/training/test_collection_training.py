@@ -71,7 +71,7 @@ def test_parts_of_the_split_are_the_folds(sounds: Path) -> None:
 def test_from_folder_to_model(sounds: Path, tmp_path: Path) -> None:
     """One command trains and measures: on val, which had a say, and on test, which nobody chose by."""
     recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(to_yaml(changed(TINY, epochs=25, holdout=0.2, patience=20)))
+    recipe.write_text(to_yaml(changed(TINY, epochs=25, patience=20)))
     told = run("train", "--data", sounds, "--recipe", recipe, "--out", tmp_path / "mine")
     assert "val part" in told.output
     assert "chosen by these" in told.output
@@ -90,7 +90,18 @@ def test_from_folder_to_model(sounds: Path, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="val part had a say"):
         write_record(tmp_path / "mine", chosen_by, summarise(chosen_by))
     run("evaluate", tmp_path / "mine", "--data", sounds, "--record")
-    assert "trained on the train part" in (tmp_path / "mine" / "README.md").read_text()
+    page = (tmp_path / "mine" / "README.md").read_text()
+    assert "trained on the train part; the val part said when to stop and how confident to be; no recording" in page
+
+
+def test_what_the_val_part_is_for(sounds: Path, tmp_path: Path) -> None:
+    """To stop by, which needs no holdout; without patience to calibrate by alone, and the model's page says no more."""
+    dataset = load_collection(sounds, TINY.frontend)
+    for name, patience, said in (("a", 0, "how confident"), ("b", 1, "when to stop and how confident")):
+        train(changed(TINY, epochs=1, patience=patience), dataset, "test", tmp_path / name)
+        evaluation = evaluate(tmp_path / name, dataset)
+        write_record(tmp_path / name, evaluation, summarise(evaluation))
+        assert f"the val part said {said} to be; " in (tmp_path / name / "README.md").read_text()
 
 
 def test_what_was_learned_from_before_a_new_split_is_not_taken_for_unseen(sounds: Path, tmp_path: Path) -> None:

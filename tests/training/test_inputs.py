@@ -112,7 +112,6 @@ def test_bundled_recipe_and_overrides() -> None:
     for key, value, message in (
         ("optim.speed", "1", "unknown key optim.speed"),
         ("optim.epochs", "0", "optim.epochs"),
-        ("optim.patience", "3", "patience needs a holdout"),
         ("augment.crop_seconds", "7", "7 s do not fit"),
         ("name.x", "1", "is a value"),
         ("network.depths", "[1]", "depths for"),

@@ -169,6 +169,12 @@ def test_early_stopping_keeps_the_best_and_fits_a_temperature(data: Path, recipe
     assert config.temperature != 1.0
 
 
+def test_patience_needs_something_to_look_at(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Folds have no part of their own to stop by."""
+    with pytest.raises(RunError, match=r"patience needs an optim\.holdout"):
+        train(changed(recipe, patience=3), load_esc50(data), 3, tmp_path / "run")
+
+
 def test_student_learns_from_its_teachers(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     """Without a single true label in its loss; a teacher that heard the fold under test is refused."""
     dataset = load_esc50(data)
