@@ -57,6 +57,12 @@ def load_teachers(
     return Teachers(models, device)
 
 
+def check_teachers(recipe: DistillRecipe, teachers: Sequence[Path]) -> None:
+    """Raises RunError for teachers without a say, and for a say without teachers."""
+    if (recipe.weight > 0) != bool(teachers):
+        raise RunError("teachers and a distill.weight above 0 go together: --teacher, or --set distill.weight=0")
+
+
 def distillation_loss(logits: Tensor, answer: Tensor, recipe: DistillRecipe) -> Tensor:
     """How far the softened student is from its teachers, in nats, times the square of the temperature, which keeps the
     size of the gradient."""

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from torch import Generator, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from training.board import Board
@@ -20,10 +19,11 @@ from training.calibrate import fit_temperature
 from training.dataset import Dataset, Fold
 from training.errors import RunError
 from training.interrupt import Interrupt
+from training.loss import Loss
 from training.metrics import confusion_matrix
 from training.optim import Average, make_optimizer, set_schedule, thaw
 from training.predict import predict, service_precision
-from training.prepare import class_weights, compiled, load_sounds, prepare
+from training.prepare import compiled, load_sounds, prepare
 from training.recipe import PictureRecipe, Recipe, continued, load_recipe, to_yaml
 from training.start import check_start
 from training.state import (
@@ -37,7 +37,7 @@ from training.state import (
     save_state,
     teacher_of,
 )  # fmt: skip
-from training.teachers import distillation_loss, load_teachers
+from training.teachers import check_teachers, load_teachers
 from worker.model.checkpoint import Model, ModelConfig, read_config, save_model
 from worker.model.network import parameters
 from worker.model.precision import autocast
@@ -66,8 +66,7 @@ def train(
     if recipe.distill.weight > 0 and recipe.distill.teacher and not teachers:
         teachers = (train_teacher(recipe.distill.teacher, dataset, test_fold, out, resume=resume, compile=compile),)
         resume = resume and begun(out)
-    if (recipe.distill.weight > 0) != bool(teachers):
-        raise RunError("teachers and a distill.weight above 0 go together")
+    check_teachers(recipe.distill, teachers)
     identity = identify(recipe, dataset, test_fold, len(clips), teachers, start_from)
     if resume and finished(out, identity):
         return read_config(out)
@@ -83,7 +82,7 @@ def train(
     held = load_sounds(recipe, dataset, held_clips, device) if held_clips else None
     taught_by = load_teachers(teachers, dataset, test_fold, rate, device) if teachers else None
     forward = compiled(network) if compile else network
-    weights = class_weights(sounds.labels, len(dataset.classes)).to(device) if optim.balance else None
+    loss_of = Loss(recipe, ready, taught_by)
     optimizer, average = make_optimizer(network, optim, recipe.start.lr_decay), Average(network, optim)
     generator = Generator().manual_seed(recipe.seed)
     progress = Progress()
@@ -128,11 +127,7 @@ def train(
                 waves, features, targets = ready.augmented(rows, recipe, generator, crop=crop)
                 with autocast(device):
                     logits = forward(features).float()  # (batch, classes)
-                loss = functional.cross_entropy(logits, targets, weights, label_smoothing=optim.label_smoothing)
-                if taught_by:
-                    answer = taught_by.answer(waves, recipe.distill.temperature)
-                    weight = recipe.distill.weight
-                    loss = (1 - weight) * loss + weight * distillation_loss(logits, answer, recipe.distill)
+                loss = loss_of(logits, targets, waves)
                 (loss / optim.accumulate).backward()  # type: ignore[no-untyped-call]
                 progress.loss += loss.detach() / (steps * optim.accumulate)
                 right = (logits.argmax(1) == targets.argmax(1)).float().mean()

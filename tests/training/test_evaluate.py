@@ -1,6 +1,7 @@
 """Figures, reports, and the fold that must not be reported."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,19 @@ import torch
 
 from shared.audio import decode
 from tests.training.conftest import TINY, changed
+from tests.training.test_train import scalars
 from training import metrics
 from training.calibrate import fit_temperature
 from training.crossval import cross_validate
-from training.dataset import load_esc50
+from training.dataset import Origin, load_esc50
 from training.errors import EvaluationError, RunError
 from training.evaluate import Evaluation, evaluate
 from training.explore import find_learning_rate, overfit
 from training.predict import Precision, predict
+from training.recipe import DistillRecipe, StartRecipe
 from training.record import record
 from training.report import write_report
+from training.start import load_start
 from training.train import train
 from worker.model.checkpoint import load_model, read_config
 from worker.windows import cut
@@ -183,5 +187,26 @@ def test_learning_rate_finder_and_overfitting_check(data: Path, tmp_path: Path) 
     assert (tmp_path / "lr" / "lr_find.png").read_bytes().startswith(b"\x89PNG")
     steps, _ = overfit(TINY, dataset, 3)
     assert steps > 1
+    taught = TINY.model_copy(update={"distill": DistillRecipe(weight=0.5, teacher="esc50-first")})
+    with pytest.raises(RunError, match="go together"):
+        find_learning_rate(taught, dataset, 3, tmp_path / "lr")
     with pytest.raises(RunError, match="something is broken"):
         overfit(changed(TINY, max_lr=1e-9), dataset, 3, steps=3)
+
+
+def test_learning_rate_finder_begins_the_same_run(data: Path, run: Path, tmp_path: Path) -> None:
+    """With its start, what is frozen, teachers, weights of classes and accumulation: the same first loss."""
+    dataset, start = load_esc50(data), load_start(run)
+    plain = changed(TINY, epochs=1, batch=12, accumulate=2)
+    frozen = changed(plain, balance=True).model_copy(update={"start": StartRecipe(head_epochs=1)})
+    taught = plain.model_copy(update={"distill": DistillRecipe(weight=0.5)})
+    some = tuple(clip for clip in dataset.clips if clip.label or clip.fold != 1)
+    uneven = replace(dataset, clips=some, origin=Origin("others"))
+    for name, recipe, sounds, options in (
+        ("plain", plain, dataset, {}),
+        ("start", changed(frozen, batch=10), uneven, {"start_from": start}),
+        ("taught", taught, dataset, {"teachers": [run]}),
+    ):
+        train(recipe, sounds, 3, tmp_path / name, **options)
+        found = find_learning_rate(recipe, sounds, 3, tmp_path / name, 20, **options)
+        assert found.losses[0] == pytest.approx(scalars(tmp_path / name, "loss")[0].value, rel=1e-5)
