@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from training.dataset import Dataset, Fold
     from training.predict import Precision
     from training.recipe import Recipe
-    from worker.model.checkpoint import ModelConfig
+    from worker.model.checkpoint import Model, ModelConfig
     from worker.model.frontend import FrontendConfig
 
 Data = Annotated[
@@ -26,6 +26,12 @@ FoldName = Annotated[
 RecipeName = Annotated[str, typer.Option("--recipe", metavar="NAME", help="A bundled recipe, or a YAML file.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated.")
+]
+TeacherNames = Annotated[
+    list[Path] | None, typer.Option("--teacher", metavar="MODEL", help="Learn from this model, too; may be repeated.")
+]
+StartName = Annotated[
+    Path | None, typer.Option("--from", metavar="MODEL", help="Go on from this model, with other classes.")
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Through torch.compile: a slow start, quicker steps.")]
 
@@ -40,27 +46,19 @@ def train(
     fold: FoldName = None,
     recipe: RecipeName = "esc50-best",
     changes: Changes = None,
-    teacher: Annotated[
-        list[Path] | None, typer.Option(metavar="MODEL", help="Learn from this model, too; may be repeated.")
-    ] = None,
-    start: Annotated[
-        Path | None, typer.Option("--from", metavar="MODEL", help="Go on from this model, with other classes.")
-    ] = None,
+    teacher: TeacherNames = None,
+    start: StartName = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     compile: Compile = False,
 ) -> None:
     """Train a network by a recipe; Ctrl-C saves, --resume goes on."""
     from training.evaluate import evaluate as evaluate_model
-    from training.recipe import continued
     from training.report import fold_name, headline, write_report
-    from training.start import load_start
     from training.train import train as run
     from worker.memory import keep_freed_memory
 
     keep_freed_memory()
-    chosen = _recipe(recipe, changes)
-    model = load_start(start) if start else None
-    chosen = continued(chosen, model.config) if model else chosen
+    chosen, model = _recipe_and_start(recipe, changes, start)
     dataset = _dataset(data, chosen.frontend)
     test_fold = _fold(fold, dataset)
     out = out or Path("runs") / f"{chosen.name}-{fold_name(test_fold).replace(' ', '')}"
@@ -155,18 +153,23 @@ def lr_find(
     data: Data = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where lr_find.png goes.")] = Path("runs/lr-find"),
     fold: FoldName = None,
-    recipe: RecipeName = "esc50-best",
+    recipe: RecipeName = "esc50-first",
     changes: Changes = None,
+    teacher: TeacherNames = None,
+    start: StartName = None,
     steps: Annotated[int, typer.Option(min=20, metavar="N", help="Steps from 1e-6 to 1.")] = 100,
 ) -> None:
     """Find a learning rate: the loss over a rising rate, as a picture."""
     from training.explore import find_learning_rate
 
-    chosen = _recipe(recipe, changes)
+    chosen, model = _recipe_and_start(recipe, changes, start)
     dataset = _dataset(data, chosen.frontend)
-    found = find_learning_rate(chosen, dataset, _fold(fold, dataset), out, steps)
+    found = find_learning_rate(
+        chosen, dataset, _fold(fold, dataset), out, steps, teachers=teacher or (), start_from=model
+    )
     print(f"The loss falls fastest at {found.steepest:.1e} and is lowest at {found.lowest:.1e}: {out}/lr_find.png")
-    print(f"Try it: otoscope train --recipe {recipe} --set optim.max_lr={found.steepest:.1e}{_same(data)}")
+    same = (f" --from {start}" if start else "") + "".join(f" --teacher {one}" for one in teacher or ()) + _same(data)
+    print(f"Try it: otoscope train --recipe {recipe} --set optim.max_lr={found.steepest:.1e}{same}")
 
 
 def overfit(
@@ -244,6 +247,16 @@ def _recipe(name: str, changes: list[str] | None) -> "Recipe":
             raise typer.BadParameter(f"{change!r} is not KEY=VALUE", param_hint="--set")
         overrides[key.strip()] = value
     return load_recipe(name, overrides)
+
+
+def _recipe_and_start(name: str, changes: list[str] | None, start: Path | None) -> "tuple[Recipe, Model | None]":
+    """The recipe and the model to go on from, whose network and front end it then has."""
+    from training.recipe import continued
+    from training.start import load_start
+
+    recipe = _recipe(name, changes)
+    model = load_start(start) if start else None
+    return (continued(recipe, model.config) if model else recipe), model
 
 
 def _precision(name: str) -> "Precision":

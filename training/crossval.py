@@ -84,8 +84,8 @@ def _calibrate(evaluations: list[Evaluation], directories: list[Path]) -> list[E
     calibrated: list[Evaluation] = []
     for one, directory in zip(evaluations, directories, strict=True):
         others = [other for other in evaluations if other is not one]
-        logits = torch.cat([other.logits[0, 0] for other in others])
-        labels = torch.cat([torch.from_numpy(other.truth) for other in others])
+        logits = torch.cat([other.logits[0][0] for other in others])
+        labels = torch.cat([torch.from_numpy(other.truth)[other.windows[0]] for other in others])
         config = one.config.model_copy(update={"temperature": fit_temperature(logits, labels)})
         write_config(directory, config)
         calibrated.append(Evaluation(**{**vars(one), "configs": (config,)}))

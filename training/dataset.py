@@ -20,6 +20,7 @@ from tqdm import tqdm
 from shared.audio import decode
 from shared.errors import AudioError
 from training.errors import DatasetError
+from worker.windows import cut
 
 Fold = int | str
 """Which part of a data set a clip belongs to: a number, or, in a collection, `train`, `val` or `test`."""
@@ -50,7 +51,7 @@ ESC50 = Origin(
     "CC BY-NC 3.0 (non-commercial)",
     'Karol J. Piczak, "ESC: Dataset for Environmental Sound Classification", 2015; clips from Freesound',
 )
-_ESC50_DIGEST = "240d47f71f13c6bc727b489431f4a3d9bcf30b3c40b416683ebcadf68d900166"  # of the official table; see _digest
+_ESC50_DIGEST = "17e7efbf00fc0a57c3d1124810c251d860ff682fa5ae0de432483c7b16be0949"  # of the official table; see _digest
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,15 @@ class Dataset:
         return ()
 
     def load(self, clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
-        """(clips, samples) float32 at `rate` Hz, cut or zero-padded, and labels (clips,). Raises DatasetError."""
-        return load_waveforms(clips, rate, samples)
+        """The clips at `rate` Hz as windows (windows, samples), and which of the clips each is of (windows,).
+
+        Raises DatasetError.
+        """
+        return load_windows(clips, rate, samples)
+
+    def digest(self, test_fold: Fold) -> str:
+        """Of what a run that keeps `test_fold` out may learn from and stop by: which files, in which folds, as what."""
+        return _digest(self.root, self.split(test_fold)[0])
 
     def crossing(self, test_fold: Fold) -> list[Clip]:
         """Clips of `test_fold` cut from a recording that also stands in another fold: not quite unseen."""
@@ -133,33 +141,39 @@ def load_esc50(root: Path) -> Dataset:
     if missing := [path for path in paths if not path.is_file()]:
         raise DatasetError(f"{len(missing)} of {len(clips)} clips are missing, {missing[0]} first")
 
-    origin = ESC50 if _digest(clips) == _ESC50_DIGEST else Origin(root.resolve().name)
+    origin = ESC50 if _digest(root, clips) == _ESC50_DIGEST else Origin(root.resolve().name)
     return Dataset(root, tuple(clips), tuple(names[label] for label in range(len(names))), origin)
 
 
 def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
     """Part the clips into those to train on and, of every class, at least `share` to stop by.
 
-    Whole recordings move, never single clips of one. Where a class comes from one recording alone nothing is held out:
-    what was left of the others would say when to stop for them and not for it.
+    Whole recordings move, never single clips of one, and the last one of a class stays. Where a class cannot be held
+    out so, as when it comes from one recording alone, nothing is: what was left of the others would say when to stop
+    for them and not for it.
     """
     if not share:
         return list(clips), []
     shuffled = random.Random(seed)
     held: set[str] = set()
-    for label in sorted({clip.label for clip in clips}):
-        counts = Counter(clip.source for clip in clips if clip.label == label)
-        sources = sorted(counts)
-        if len(sources) < 2:
-            return list(clips), []
+    counts: dict[int, Counter[str]] = {label: Counter() for label in sorted({clip.label for clip in clips})}
+    for clip in clips:
+        counts[clip.label][clip.source] += 1
+    left = Counter({label: len(own) for label, own in counts.items()})  # recordings to train on
+    for own in counts.values():
+        sources = sorted(own)
         shuffled.shuffle(sources)
-        wanted = share * counts.total() - sum(counts[source] for source in sources if source in held)
-        for source in sources[:-1]:
+        wanted = share * own.total() - sum(own[source] for source in sources if source in held)
+        for source in sources:
             if wanted <= 0:
                 break
-            if source not in held:
+            labels = [label for label in counts if source in counts[label]]
+            if source not in held and all(left[label] > 1 for label in labels):
                 held.add(source)
-                wanted -= counts[source]
+                left.subtract(labels)
+                wanted -= own[source]
+        if held.isdisjoint(own):
+            return list(clips), []
     return [clip for clip in clips if clip.source not in held], [clip for clip in clips if clip.source in held]
 
 
@@ -182,27 +196,34 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     return rows
 
 
-def _digest(clips: Sequence[Clip]) -> str:
-    """Tells the official table from any other, whatever format the sounds have been brought into."""
-    lines = sorted(f"{clip.path.stem} {clip.fold} {clip.label}" for clip in clips)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def _digest(root: Path, clips: Sequence[Clip]) -> str:
+    """Tells a table from any other, wherever the folder lies and whatever format the sounds have been brought into."""
+    lines: set[str] = set()  # a file of a collection has several pieces, how many depends on the window
+    for clip in clips:
+        path = clip.path.relative_to(root) if clip.path.is_relative_to(root) else clip.path
+        lines.add(f"{path.with_suffix('')} {clip.fold} {clip.label}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def load_waveforms(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Decode every clip, cut or zero-padded to `samples`: (clips, samples) float32 and labels (clips,) int64.
+def load_windows(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
+    """Decode every clip and cut it as the service does: windows (windows, samples) float32, and which of the clips each
+    is of (windows,). First come the first ones of all clips, then the others of those that are longer than a window.
 
     Raises DatasetError, which names the file.
     """
-    waveforms = torch.zeros(len(clips), samples)
+    first = torch.zeros(len(clips), samples)
+    others: list[list[Tensor]] = [[] for _ in clips]
 
     def load(index: int) -> None:
         path = clips[index].path
         try:
-            wave = decode(path.read_bytes(), rate).waveform[:samples]
+            wave = decode(path.read_bytes(), rate).waveform
         except (AudioError, OSError) as error:
             raise DatasetError(f"{path}: {error}") from error
-        waveforms[index, : len(wave)] = torch.from_numpy(wave)
+        first[index], *others[index] = (torch.from_numpy(window) for _, window in cut(wave, samples))
 
     with ThreadPoolExecutor() as pool:
         list(tqdm(pool.map(load, range(len(clips))), total=len(clips), desc="decode", unit="clip", leave=False))
-    return waveforms, torch.tensor([clip.label for clip in clips])
+    of = [*range(len(clips)), *(index for index, windows in enumerate(others) for _ in windows)]
+    more = [window for windows in others for window in windows]
+    return torch.cat([first, torch.stack(more)]) if more else first, torch.tensor(of)

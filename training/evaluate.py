@@ -37,7 +37,8 @@ class Evaluation:
     device: str
     views: int  # rotations of each clip, averaged
     truth: Labels
-    logits: Tensor  # (models, views, clips, classes), before any temperature
+    logits: tuple[Tensor, ...]  # one a model, before any temperature: (views, windows, classes)
+    windows: tuple[Tensor, ...]  # one a model: which of the clips each window is of
 
     @property
     def config(self) -> ModelConfig:
@@ -69,8 +70,12 @@ class Evaluation:
         return named
 
     def _mean(self, temperatures: list[float]) -> NDArray[np.float32]:
-        divisor = torch.tensor(temperatures)[:, None, None, None]
-        mean: NDArray[np.float32] = (self.logits / divisor).softmax(dim=-1).mean(dim=(0, 1)).numpy()
+        answers: list[Tensor] = []
+        for logits, of, temperature in zip(self.logits, self.windows, temperatures, strict=True):
+            said = (logits / temperature).softmax(dim=-1).mean(dim=0)  # (windows, classes)
+            total = torch.zeros(len(self.truth), said.shape[1]).index_add(0, of, said)
+            answers.append(total / of.bincount()[:, None])
+        mean: NDArray[np.float32] = torch.stack(answers).mean(dim=0).numpy()
         return mean
 
 
@@ -78,6 +83,15 @@ def held_out_fold(config: ModelConfig) -> Fold | None:
     """The fold that the model was not trained on; None where its config does not say."""
     fold = config.training.get("test_fold")
     return fold if isinstance(fold, int | str) else None
+
+
+def divided_anew(config: ModelConfig, dataset: Dataset) -> bool:
+    """Whether the model learned from other clips of this data set than those that its fold leaves now: it was split
+    again, or grew. Models that were made before this was noted do not say."""
+    learned, fold = config.training.get("data", {}), held_out_fold(config)
+    if fold is None or learned.get("name") != dataset.origin.name or "digest" not in learned:
+        return False
+    return bool(learned["digest"] != dataset.digest(fold))
 
 
 def evaluate(
@@ -91,7 +105,8 @@ def evaluate(
 ) -> Evaluation:
     """Run every clip of `fold` (the held-out one when None) through the model or models.
 
-    As in the service, a clip longer than the window is judged by its first window here, a shorter one is padded.
+    As in the service, a clip longer than the window is judged by the mean over all of its windows, a shorter one is
+    padded.
     Raises EvaluationError and DatasetError.
     """
     device = pick_device()
@@ -100,27 +115,33 @@ def evaluate(
     if fold is None:
         raise EvaluationError(f"{models[0].config.name} does not say which fold was held out: name one")
     unseen = {fold, *dataset.tested_with(fold)}
-    strangers = [model.config for model in models if held_out_fold(model.config) not in unseen]
+    strangers = [
+        model.config
+        for model in models
+        if held_out_fold(model.config) not in unseen or divided_anew(model.config, dataset)
+    ]
     if strangers and not allow_training_fold:
-        raise EvaluationError(_seen(strangers[0], fold))
+        raise EvaluationError(_seen(strangers[0], dataset, fold))
     for model in models:
         if dataset.classes != model.config.classes:
             raise EvaluationError(_other_classes(model.config.classes, dataset))
     _, clips = dataset.split(fold)
 
     logits: list[Tensor] = []
-    loaded: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # rate, samples -> waveforms, labels
+    windows: list[Tensor] = []
+    loaded: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # rate, samples -> waveforms, which clip's
     for model in models:
         front = model.config.frontend
         key = front.sample_rate, front.window_samples
         if key not in loaded:
             loaded[key] = dataset.load(clips, *key)
-        waves, labels = loaded[key]
+        waves, of = loaded[key]
         network = _rounded(model) if precision == "int8" else model.network
         said = predict(model.frontend, network, waves, precision, views=views, title=model.config.name)
         if broken := (~said.isfinite().all(dim=2).all(dim=0)).nonzero().flatten().tolist():
-            raise EvaluationError(f"{model.config.name} gives no finite numbers, first for {clips[broken[0]].path}")
+            raise EvaluationError(f"{model.config.name} gives no finite numbers, first for {clips[of[broken[0]]].path}")
         logits.append(said)
+        windows.append(of)
     return Evaluation(
         configs=tuple(model.config for model in models),
         parameters=sum(parameters(model.network) for model in models),
@@ -131,8 +152,9 @@ def evaluate(
         precision=precision,
         device=device.type,
         views=views,
-        truth=labels.numpy(),
-        logits=torch.stack(logits),
+        truth=np.array([clip.label for clip in clips]),
+        logits=tuple(logits),
+        windows=tuple(windows),
     )
 
 
@@ -151,9 +173,14 @@ def _rounded(model: Model) -> Network:
     return quantised(model.network, model.config.int8_ranges)
 
 
-def _seen(config: ModelConfig, fold: Fold) -> str:
+def _seen(config: ModelConfig, dataset: Dataset, fold: Fold) -> str:
     held_out = held_out_fold(config)
-    kept = "does not say which fold was held out" if held_out is None else f"was trained on all but fold {held_out}"
+    if held_out is None:
+        kept = "does not say which fold was held out"
+    elif divided_anew(config, dataset):
+        kept = f"was trained before {dataset.origin.name} was split as it is now, maybe on some of these clips"
+    else:
+        kept = f"was trained on all but fold {held_out}"
     return (
         f"{config.name} {kept}: fold {fold} would measure memory, not hearing"
         " (allow the training fold explicitly to see the figure all the same)"

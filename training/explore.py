@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from tqdm import tqdm
 from training.dataset import Dataset, Fold
 from training.errors import RunError
 from training.figures import save_lr_curve
-from training.optim import make_optimizer
+from training.loss import Loss
+from training.optim import make_optimizer, thaw
 from training.prepare import prepare
-from training.recipe import Recipe
+from training.recipe import Recipe, continued
+from training.start import check_start
+from training.teachers import check_teachers, load_teachers
+from worker.model.checkpoint import Model
 from worker.model.precision import autocast
 
 _LOWEST, _HIGHEST = 1e-6, 1.0
@@ -34,37 +39,52 @@ class LearningRates:
     lowest: float  # where it is lowest: already too high to train with
 
 
-def find_learning_rate(recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, steps: int = 100) -> LearningRates:
-    """Train for `steps` while the learning rate rises from 1e-6 to 1; writes lr_find.png and lr_find.json to `out`.
+def find_learning_rate(
+    recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, steps: int = 100, *,
+    teachers: Sequence[Path] = (), start_from: Model | None = None,
+) -> LearningRates:  # fmt: skip
+    """Begin the run that `train` would begin with the same arguments, for `steps` in which the learning rate rises from
+    1e-6 to 1; writes lr_find.png and lr_find.json to `out`.
 
     Nothing is kept of the network. Raises RunError and DatasetError.
     """
-    clips, _ = dataset.division(test_fold, 0.0, recipe.seed)
-    batch = min(recipe.optim.batch, len(clips))
-    ready = prepare(recipe, dataset, clips)
-    optimizer = make_optimizer(ready.network, recipe.optim, recipe.start.lr_decay)
+    if start_from:
+        check_start(start_from, dataset, test_fold)
+        recipe = continued(recipe, start_from.config)
+    check_teachers(recipe.distill, teachers)
+    optim = recipe.optim
+    clips, _ = dataset.division(test_fold, optim.holdout, recipe.seed)
+    ready = prepare(recipe, dataset, clips, start_from)
+    rate = recipe.frontend.sample_rate
+    loss_of = Loss(recipe, ready, load_teachers(teachers, dataset, test_fold, rate, ready.device) if teachers else None)
+    thaw(ready.network, 0, recipe.start)
+    optimizer = make_optimizer(ready.network, optim, recipe.start.lr_decay)
     generator = Generator().manual_seed(recipe.seed)
     rates: list[float] = []
     losses: list[float] = []
     running = 0.0
     for step in tqdm(range(steps), desc="lr-find", unit="step"):
-        rate = _LOWEST * (_HIGHEST / _LOWEST) ** (step / max(1, steps - 1))
+        lr = _LOWEST * (_HIGHEST / _LOWEST) ** (step / max(1, steps - 1))
         for group in optimizer.param_groups:
-            group["lr"] = rate * group["share"]
-        rows = torch.randperm(len(clips), generator=generator)[:batch]
-        _, features, targets = ready.augmented(rows, recipe, generator, crop=True)
-        with autocast(ready.device):
-            logits = ready.network(features).float()
-        loss = functional.cross_entropy(logits, targets, label_smoothing=recipe.optim.label_smoothing)
-        running = _SMOOTHING * running + (1 - _SMOOTHING) * loss.item()
+            group["lr"] = lr * group["share"]
+        optimizer.zero_grad(set_to_none=True)
+        loss = 0.0
+        order = torch.randperm(len(ready.sounds), generator=generator)
+        parts = torch.split(order, optim.batch)[: optim.accumulate]
+        for rows in parts:
+            waves, features, targets = ready.augmented(rows, recipe, generator, crop=recipe.augment.crop_until > 0)
+            with autocast(ready.device):
+                logits = ready.network(features).float()  # (batch, classes)
+            share = loss_of(logits, targets, waves) / len(parts)
+            share.backward()  # type: ignore[no-untyped-call]
+            loss += share.item()
+        running = _SMOOTHING * running + (1 - _SMOOTHING) * loss
         smooth = running / (1 - _SMOOTHING ** (step + 1))
         if not math.isfinite(smooth) or (losses and smooth > _DIVERGED * min(losses)):
             break
-        rates.append(rate)
+        rates.append(lr)
         losses.append(smooth)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(ready.network.parameters(), recipe.optim.clip_norm)
+        nn.utils.clip_grad_norm_(ready.network.parameters(), optim.clip_norm)
         optimizer.step()
     if len(rates) < 10:
         raise RunError("the loss diverged at once: the curve shows nothing")
@@ -91,11 +111,12 @@ def overfit(recipe: Recipe, dataset: Dataset, test_fold: Fold, steps: int = 200)
     clips = random.Random(recipe.seed).sample(clips, min(recipe.optim.batch, len(clips)))
     ready = prepare(recipe, dataset, clips)
     optimizer = make_optimizer(ready.network, recipe.optim)
-    network, labels = ready.network, ready.sounds.labels.to(ready.device)
+    network = ready.network
+    waves, labels = (part[: len(clips)].to(ready.device) for part in (ready.sounds.waves, ready.sounds.labels))
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # what is dropped cannot be learned by heart
-    features = ready.frontend(ready.sounds.waves.to(ready.device)).contiguous(memory_format=ready.layout)
+    features = ready.frontend(waves).contiguous(memory_format=ready.layout)
     right = 0.0
     with tqdm(range(1, steps + 1), desc="overfit", unit="step") as bar:
         for step in bar:

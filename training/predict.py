@@ -1,6 +1,7 @@
 """Waveforms -> logits of a network in evaluation mode: for evaluation, for the held-out clips, for calibration."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -50,5 +51,15 @@ def predict(
     return torch.stack(looks)
 
 
-def _arithmetic(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+@contextmanager
+def _arithmetic(device: torch.device, precision: Precision) -> Iterator[None]:
+    if precision == "bfloat16":
+        with torch.autocast(device.type, torch.bfloat16):
+            yield
+        return
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # on a GPU they would round to TF32
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before

@@ -11,7 +11,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from training.augment import audibility, augment_spectrograms, augment_waveforms
+from training.augment import audibility, augment_spectrograms, augment_waveforms, levels
+from training.collection.pieces import SILENT_DB
 from training.dataset import Clip, Dataset
 from training.errors import DatasetError, RunError
 from training.recipe import NetworkRecipe, Recipe
@@ -27,12 +28,12 @@ _DEVICE_SHARE = 0.25  # of a GPU's free memory that the sounds may take; what is
 
 @dataclass(frozen=True)
 class Sounds:
-    """Clips in memory: on the device where they fit, since then nothing is copied during training."""
+    """Windows of clips in memory: on the device where they fit, since then nothing is copied during training."""
 
-    waves: Tensor  # (clips, samples)
-    labels: Tensor  # (clips,)
-    targets: Tensor  # (clips, classes), one-hot
-    audible: Tensor  # (clips, blocks of 0.1 s), on the CPU
+    waves: Tensor  # (windows, samples)
+    labels: Tensor  # (windows,)
+    targets: Tensor  # (windows, classes), one-hot
+    audible: Tensor  # (windows, blocks of 0.1 s), on the CPU
 
     def __len__(self) -> int:
         return len(self.waves)
@@ -49,7 +50,7 @@ class Prepared:
     layout: torch.memory_format  # what the network wants its input in
 
     def augmented(self, rows: Tensor, recipe: Recipe, generator: Generator, *, crop: bool) -> tuple[Tensor, ...]:
-        """The clips of those rows as this step hears them, on the device: waveforms (batch, samples), log-mels
+        """The windows of those rows as this step hears them, on the device: waveforms (batch, samples), log-mels
         (batch, 1, mels, frames), class probabilities (batch, classes)."""
         there = rows.to(self.sounds.waves.device)
         waves, targets = augment_waveforms(
@@ -91,7 +92,11 @@ def prepare(recipe: Recipe, dataset: Dataset, clips: list[Clip], start_from: Mod
 def load_sounds(recipe: Recipe, dataset: Dataset, clips: list[Clip], device: torch.device) -> Sounds:
     """Decode the clips at the recipe's rate, cut or padded to its window. Raises DatasetError."""
     rate = recipe.frontend.sample_rate
-    waves, labels = dataset.load(clips, rate, recipe.frontend.window_samples)
+    waves, of = dataset.load(clips, rate, recipe.frontend.window_samples)
+    if len(waves) > len(clips):
+        heard = _heard(waves, of, rate)
+        waves, of = waves[heard], of[heard]
+    labels = torch.tensor([clip.label for clip in clips])[of]
     audible = torch.cat([audibility(part, rate) for part in torch.split(waves, 100)])
     targets = functional.one_hot(labels, len(dataset.classes)).float()
     if device.type == "cuda" and waves.nbytes < _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
@@ -99,8 +104,15 @@ def load_sounds(recipe: Recipe, dataset: Dataset, clips: list[Clip], device: tor
     return Sounds(waves, labels, targets, audible)
 
 
+def _heard(waves: Tensor, of: Tensor, rate: int) -> Tensor:
+    """(windows,): whether there is something to hear, or in all of its clip is nothing louder."""
+    level = torch.cat([levels(part, rate) for part in torch.split(waves, 100)]).squeeze(1)
+    loudest = torch.full_like(level, -math.inf).scatter_reduce(0, of, level, "amax")  # by clip
+    return level >= loudest[of].clamp_max(SILENT_DB)
+
+
 def class_weights(labels: Tensor, classes: int) -> Tensor:
-    """(classes,): the rarer a class, the heavier, 1 on average over the clips."""
+    """(classes,): the rarer a class, the heavier, 1 on average over the labels."""
     counts = torch.bincount(labels.cpu(), minlength=classes).clamp_min(1)
     return len(labels) / (classes * counts)
 

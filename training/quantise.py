@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from training.dataset import Dataset
 from training.errors import EvaluationError
-from training.evaluate import held_out_fold
+from training.evaluate import divided_anew, held_out_fold
 from training.predict import predict
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model, write_config
 from worker.model.network import Network
@@ -34,8 +34,11 @@ def quantise(directory: Path, dataset: Dataset, clips: int = CLIPS) -> ModelConf
     fold = held_out_fold(model.config)
     if fold is None:
         raise EvaluationError(f"{model.config.name} does not say which fold was held out")
+    if divided_anew(model.config, dataset):
+        raise EvaluationError(f"{model.config.name} was trained before {dataset.origin.name} was split as it is now")
     training, _ = dataset.split(fold)
-    chosen = training[:: max(len(training) // clips, 1)][:clips]
+    clips = min(clips, len(training))
+    chosen = [training[number * len(training) // clips] for number in range(clips)]
     front = model.config.frontend
     waves, _ = dataset.load(chosen, front.sample_rate, front.window_samples)
     config = model.config.model_copy(update={"int8_ranges": measure_ranges(model, waves)})

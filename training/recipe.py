@@ -115,14 +115,8 @@ class OptimRecipe(Strict):
     average: Literal["ema", "swa", "none"] = "ema"  # which average of the weights is kept
     ema_decay: float = Field(default=0.995, ge=0, lt=1)  # per step
     swa_share: float = Field(default=0.25, gt=0, le=1)  # of the epochs, the last ones, whose ends are averaged
-    holdout: float = Field(default=0.0, ge=0, le=0.5)  # share of the training recordings kept out to stop by
+    holdout: float = Field(default=0.0, ge=0, le=0.5)  # share of the recordings to stop by; a val part comes before it
     patience: int = Field(default=0, ge=0)  # epochs without a better held-out loss until the end; 0: all epochs
-
-    @model_validator(mode="after")
-    def _patience_has_something_to_look_at(self) -> "OptimRecipe":
-        if self.patience and not self.holdout:
-            raise ValueError("patience needs a holdout to look at: the fold under test is not there to stop by")
-        return self
 
 
 class DistillRecipe(Strict):

@@ -23,10 +23,16 @@ _WORDS = {
 def record(directory: Path, evaluation: Evaluation, report: Report) -> ModelConfig:
     """Store the figure, replacing one of the same data and protocol. Returns the config as written.
 
-    Raises EvaluationError for what is no accuracy of this model: several models or views, or clips it was trained on.
+    Raises EvaluationError for what is no accuracy of this model: several models or views, or clips that it was trained
+    on or chosen by.
     """
     if evaluation.trained_on:
         raise EvaluationError("a figure on clips that the model was trained on is not recorded")
+    if evaluation.chosen_by:
+        raise EvaluationError(
+            f"the clips of {fold_name(evaluation.fold)} had a say in when training stopped or in the temperature: only"
+            " a figure on clips that had none is recorded"
+        )
     if evaluation.forward_passes > 1:
         raise EvaluationError("only the figure of one model that looks once is recorded in it: that is what is served")
     measured = Accuracy(
@@ -115,14 +121,18 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
 
 
 def _protocol(recipe: Recipe, dataset: Dataset, held: Fold) -> str:
+    _, judges = dataset.division(held, recipe.optim.holdout, recipe.seed)
+    stops = bool(judges and recipe.optim.patience)
     if held == "test":
-        judged = "the val part said when to stop and how confident to be; " if "val" in dataset.folds else ""
+        part = "the val part" if "val" in dataset.folds else "a held-out part of it"
+        said = "when to stop and how confident to be" if stops else "how confident to be"
+        judged = f"{part} said {said}; " if judges else ""
         return (
             f"trained on the train part; {judged}no recording stands in two parts, and no clip of the test part is"
             " looked at before this figure."
         )
     others = ", ".join(str(fold) for fold in dataset.folds if fold != held)
-    stopped = "chosen by a held-out part of them" if recipe.optim.patience else "those at the end of the schedule"
+    stopped = "chosen by a held-out part of them" if stops else "those at the end of the schedule"
     return (
         f"trained on folds {others}; the weights are {stopped}, and no clip of fold {held} is looked at before this"
         " figure, so it chooses nothing. One fold is no cross-validation."

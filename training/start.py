@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.dataset import Dataset, Fold
 from training.errors import RunError
-from training.evaluate import held_out_fold
+from training.evaluate import divided_anew, held_out_fold
 from worker.model.checkpoint import Model, ModelError, load_model
 from worker.model.network import Network
 from worker.model.picture import PictureNetwork
@@ -44,7 +44,9 @@ def load_start(directory: Path) -> Model:
 def check_start(model: Model, dataset: Dataset, test_fold: Fold) -> None:
     """Raises RunError for a model that heard the clips to be tested on."""
     trained_on = model.config.training.get("data", {}).get("name")
-    if trained_on == dataset.origin.name and held_out_fold(model.config) != test_fold:
+    if trained_on != dataset.origin.name:
+        return
+    if held_out_fold(model.config) != test_fold or divided_anew(model.config, dataset):
         name = model.config.name
         raise RunError(f"{name} was not trained without fold {test_fold} of {trained_on}: it knows the answers")
 

@@ -28,7 +28,7 @@ class Progress:
 
     def __init__(self, **state: Any) -> None:
         self.step = 0
-        self.order: Tensor = torch.empty(0, dtype=torch.int64)  # of the clips in this epoch
+        self.order: Tensor = torch.empty(0, dtype=torch.int64)  # of the windows in this epoch
         self.loss: Tensor = torch.zeros(())  # mean so far in this epoch
         self.right: Tensor = torch.zeros(())  # share named as the louder sound of the mix, so far
         self.best: dict[str, Tensor] | None = None  # weights at the lowest held-out loss, with patience
@@ -62,7 +62,12 @@ def identify(
     identity: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "test_fold": test_fold,
-        "data": {"name": dataset.origin.name, "clips": clips, "classes": list(dataset.classes)},
+        "data": {
+            "name": dataset.origin.name,
+            "clips": clips,
+            "classes": list(dataset.classes),
+            "digest": dataset.digest(test_fold),
+        },
     }
     if teachers:
         try:
@@ -107,12 +112,13 @@ def finished(out: Path, identity: dict[str, Any]) -> bool:
 
 
 def _same(saved: dict[str, Any], identity: dict[str, Any]) -> bool:
-    """Whether that is the same run's; its recipe may have been written before a key of today's existed."""
+    """Whether that is the same run's; it may have been written before a key of its recipe or of its data existed."""
     try:
         recipe = Recipe.model_validate(saved.get("recipe")).model_dump(mode="json")
     except ValidationError:
         return False
-    return all((recipe if key == "recipe" else saved.get(key)) == value for key, value in identity.items())
+    known = {**saved, "recipe": recipe, "data": {"digest": identity["data"]["digest"], **saved.get("data", {})}}
+    return all(known.get(key) == value for key, value in identity.items())
 
 
 def open_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any] | None:

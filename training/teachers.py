@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from training.dataset import Dataset, Fold
 from training.errors import RunError
-from training.evaluate import held_out_fold
+from training.evaluate import divided_anew, held_out_fold
 from training.recipe import DistillRecipe
 from worker.model.checkpoint import Model, ModelError, load_model
 from worker.model.precision import autocast
@@ -47,7 +47,7 @@ def load_teachers(
         except ModelError as error:
             raise RunError(f"teacher {error}") from error
         config = model.config
-        if held_out_fold(config) != test_fold:
+        if held_out_fold(config) != test_fold or divided_anew(config, dataset):
             raise RunError(f"teacher {directory} was not trained without fold {test_fold}: it would tell its answers")
         if config.classes != dataset.classes:
             raise RunError(f"teacher {directory} knows other classes, or in another order")
@@ -55,6 +55,12 @@ def load_teachers(
             raise RunError(f"teacher {directory} hears at {config.frontend.sample_rate} Hz, the recipe at {rate} Hz")
         models.append(model)
     return Teachers(models, device)
+
+
+def check_teachers(recipe: DistillRecipe, teachers: Sequence[Path]) -> None:
+    """Raises RunError for teachers without a say, and for a say without teachers."""
+    if (recipe.weight > 0) != bool(teachers):
+        raise RunError("teachers and a distill.weight above 0 go together: --teacher, or --set distill.weight=0")
 
 
 def distillation_loss(logits: Tensor, answer: Tensor, recipe: DistillRecipe) -> Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from torch import Generator, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from training.board import Board
@@ -20,10 +19,11 @@ from training.calibrate import fit_temperature
 from training.dataset import Dataset, Fold
 from training.errors import RunError
 from training.interrupt import Interrupt
+from training.loss import Loss
 from training.metrics import confusion_matrix
 from training.optim import Average, make_optimizer, set_schedule, thaw
 from training.predict import predict, service_precision
-from training.prepare import class_weights, compiled, load_sounds, prepare
+from training.prepare import compiled, load_sounds, prepare
 from training.recipe import PictureRecipe, Recipe, continued, load_recipe, to_yaml
 from training.start import check_start
 from training.state import (
@@ -37,13 +37,13 @@ from training.state import (
     save_state,
     teacher_of,
 )  # fmt: skip
-from training.teachers import distillation_loss, load_teachers
+from training.teachers import check_teachers, load_teachers
 from worker.model.checkpoint import Model, ModelConfig, read_config, save_model
 from worker.model.network import parameters
 from worker.model.precision import autocast
 
 RECIPE = "recipe.yaml"
-_SAVE_SECONDS = 30.0  # between two saves of the state: with epochs of a second, saving must not be what takes the time
+_SAVE_SECONDS = 30.0  # between two saves of the state: saving must not be what takes the time
 
 
 def train(
@@ -61,14 +61,12 @@ def train(
         recipe = continued(recipe, start_from.config)
     optim, rate = recipe.optim, recipe.frontend.sample_rate
     clips, held_clips = dataset.division(test_fold, optim.holdout, recipe.seed)
-    steps = len(clips) // (optim.batch * optim.accumulate)  # an epoch; the clips left over are others in every epoch
-    if not steps:
-        raise RunError(f"{len(clips)} training clips do not fill a step of {optim.batch * optim.accumulate}: lower it")
+    if optim.patience and not (optim.holdout or held_clips):
+        raise RunError("optim.patience needs an optim.holdout to look at: the fold under test is not there to stop by")
     if recipe.distill.weight > 0 and recipe.distill.teacher and not teachers:
         teachers = (train_teacher(recipe.distill.teacher, dataset, test_fold, out, resume=resume, compile=compile),)
         resume = resume and begun(out)
-    if (recipe.distill.weight > 0) != bool(teachers):
-        raise RunError("teachers and a distill.weight above 0 go together")
+    check_teachers(recipe.distill, teachers)
     identity = identify(recipe, dataset, test_fold, len(clips), teachers, start_from)
     if resume and finished(out, identity):
         return read_config(out)
@@ -77,10 +75,14 @@ def train(
 
     ready = prepare(recipe, dataset, clips, start_from)
     device, sounds, network = ready.device, ready.sounds, ready.network
+    on_gpu = device.type == "cuda"
+    steps = len(sounds) // (optim.batch * optim.accumulate)  # an epoch; what is left over is another in every epoch
+    if not steps:
+        raise RunError(f"{len(sounds)} training clips do not fill a step of {optim.batch * optim.accumulate}: lower it")
     held = load_sounds(recipe, dataset, held_clips, device) if held_clips else None
     taught_by = load_teachers(teachers, dataset, test_fold, rate, device) if teachers else None
     forward = compiled(network) if compile else network
-    weights = class_weights(sounds.labels, len(dataset.classes)).to(device) if optim.balance else None
+    loss_of = Loss(recipe, ready, taught_by)
     optimizer, average = make_optimizer(network, optim, recipe.start.lr_decay), Average(network, optim)
     generator = Generator().manual_seed(recipe.seed)
     progress = Progress()
@@ -91,12 +93,15 @@ def train(
         progress = Progress(**state["progress"]).to(device)
         generator.set_state(state["generator"])
         torch.set_rng_state(state["dropout"])
+        if on_gpu and "gpu_dropout" in state:
+            torch.cuda.set_rng_state(state["gpu_dropout"], device)
 
     def keep() -> None:
         save_state(out, {
             "identity": identity, "progress": vars(progress),
             "network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
             "generator": generator.get_state(), "dropout": torch.get_rng_state(),
+            **({"gpu_dropout": torch.cuda.get_rng_state(device)} if on_gpu else {}),
         })  # fmt: skip
 
     tqdm.write(f"{parameters(network):,} parameters, {len(clips)} clips, {steps} steps an epoch, {device}")
@@ -109,7 +114,7 @@ def train(
             epoch, place = divmod(progress.step, steps)
             if place == 0:
                 thaw(network, epoch, recipe.start)
-                progress.order = torch.randperm(len(clips), generator=generator)
+                progress.order = torch.randperm(len(sounds), generator=generator)
                 progress.loss = torch.zeros((), device=device)
                 progress.right = torch.zeros((), device=device)
             lr = set_schedule(optimizer, progress.step, total, optim)
@@ -122,11 +127,7 @@ def train(
                 waves, features, targets = ready.augmented(rows, recipe, generator, crop=crop)
                 with autocast(device):
                     logits = forward(features).float()  # (batch, classes)
-                loss = functional.cross_entropy(logits, targets, weights, label_smoothing=optim.label_smoothing)
-                if taught_by:
-                    answer = taught_by.answer(waves, recipe.distill.temperature)
-                    weight = recipe.distill.weight
-                    loss = (1 - weight) * loss + weight * distillation_loss(logits, answer, recipe.distill)
+                loss = loss_of(logits, targets, waves)
                 (loss / optim.accumulate).backward()  # type: ignore[no-untyped-call]
                 progress.loss += loss.detach() / (steps * optim.accumulate)
                 right = (logits.argmax(1) == targets.argmax(1)).float().mean()
@@ -148,7 +149,7 @@ def train(
                     figures |= progress.judge(ready, average, held, optim.patience)
                 board.epoch(epoch + 1, figures)
                 bar.set_postfix(epoch=f"{epoch + 1}/{optim.epochs}", **{k: f"{v:.3g}" for k, v in figures.items()})
-            if interrupt.asked or (place == steps - 1 and time.monotonic() - saved > _SAVE_SECONDS):
+            if interrupt.asked or time.monotonic() - saved > _SAVE_SECONDS:
                 keep()
                 saved = time.monotonic()
             if interrupt.asked:

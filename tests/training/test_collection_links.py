@@ -140,6 +140,18 @@ def test_source_column_and_conflicts(site: Site, tmp_path: Path) -> None:
             import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
 
 
+def test_sources_in_the_names_of_links(site: Site, tmp_path: Path) -> None:
+    """`--group` looks at a link's name as at a file's; the column wins; what has none is skipped and told."""
+    one, two = site.put("/a/anna%20b-1.wav?x=1", sound()), site.put("/b/anna%20b-2.wav", sound())
+    told, lost = site.put("/nobody.wav", sound()), site.put("/c/nobody.wav", sound())
+    rows = [f"{one},dog,", f"{two},dog,", f"{told},dog,Rex", f"{lost},dog,", "http://[/anna-1.wav,dog,"]
+    (tmp_path / "list.csv").write_text("\n".join(["url,label,source", *rows]))
+    brought = import_csv(tmp_path / "list.csv", tmp_path / "sounds", group="^([a-z ]+)-")
+    assert [item.source for item in read_items(tmp_path / "sounds")] == ["anna b", "anna b", "Rex"]
+    assert [why.split(": ", 1)[0] for why in brought.skipped] == ["list.csv, line 5", "list.csv, line 6"]
+    assert "--group finds no source" in brought.skipped[0]
+
+
 def test_interrupted(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What came before Ctrl-C is there, and is not fetched again."""
     rows = [(site.put(f"/{at}.wav", sound()), "dog") for at in range(3)]

@@ -1,20 +1,31 @@
 """From a folder of recordings to a model, as a person types it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from otoscope.cli import app
 from tests.training.conftest import TINY, changed
 from tests.training.recordings import class_folders, record
 from training.collection.dataset import CollectionDataset, load_collection, load_dataset
+from training.collection.split import write_split
 from training.dataset import load_esc50
-from training.errors import DatasetError
+from training.errors import DatasetError, EvaluationError, RunError
+from training.evaluate import evaluate
+from training.quantise import quantise
 from training.recipe import to_yaml
-from worker.model.checkpoint import load_model
+from training.record import record as write_record
+from training.report import summarise
+from training.start import load_start
+from training.state import finished, identify
+from training.teachers import load_teachers
+from training.train import train
+from worker.model.checkpoint import load_model, read_config, write_config
 
 GROUP = r"^([a-z]+[0-9]+)-"
 
@@ -46,10 +57,11 @@ def test_parts_of_the_split_are_the_folds(sounds: Path) -> None:
     sources = [{clip.source for clip in part} for part in (train, held, test)]
     assert all(sources)
     assert len(set.union(*sources)) == sum(map(len, sources))
-    waves, labels = dataset.load(test, 8_000, 8_000)
+    waves, of = dataset.load(test, 8_000, 8_000)
     assert waves.shape == (len(test), 8_000)
+    assert of.tolist() == list(range(len(test)))
     assert 0.01 < waves.abs().max() <= 1.0
-    assert set(labels.tolist()) == {0, 1}
+    assert {clip.label for clip in test} == {0, 1}
     with pytest.raises(DatasetError, match="prepared at 8,000 Hz"):
         dataset.load(test, 16_000, 8_000)
     with pytest.raises(DatasetError, match="test part"):
@@ -59,7 +71,7 @@ def test_parts_of_the_split_are_the_folds(sounds: Path) -> None:
 def test_from_folder_to_model(sounds: Path, tmp_path: Path) -> None:
     """One command trains and measures: on val, which had a say, and on test, which nobody chose by."""
     recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(to_yaml(changed(TINY, epochs=25, holdout=0.2, patience=20)))
+    recipe.write_text(to_yaml(changed(TINY, epochs=25, patience=20)))
     told = run("train", "--data", sounds, "--recipe", recipe, "--out", tmp_path / "mine")
     assert "val part" in told.output
     assert "chosen by these" in told.output
@@ -74,8 +86,58 @@ def test_from_folder_to_model(sounds: Path, tmp_path: Path) -> None:
     model = load_model(tmp_path / "mine")
     assert model.config.classes == ("dog", "rain")
     assert model.config.training["test_fold"] == "test"
+    chosen_by = evaluate(tmp_path / "mine", load_collection(sounds, TINY.frontend), "val")
+    with pytest.raises(EvaluationError, match="val part had a say"):
+        write_record(tmp_path / "mine", chosen_by, summarise(chosen_by))
     run("evaluate", tmp_path / "mine", "--data", sounds, "--record")
-    assert "trained on the train part" in (tmp_path / "mine" / "README.md").read_text()
+    page = (tmp_path / "mine" / "README.md").read_text()
+    assert "trained on the train part; the val part said when to stop and how confident to be; no recording" in page
+
+
+def test_what_the_val_part_is_for(sounds: Path, tmp_path: Path) -> None:
+    """To stop by, which needs no holdout; without patience to calibrate by alone, and the model's page says no more."""
+    dataset = load_collection(sounds, TINY.frontend)
+    for name, patience, said in (("a", 0, "how confident"), ("b", 1, "when to stop and how confident")):
+        train(changed(TINY, epochs=1, patience=patience), dataset, "test", tmp_path / name)
+        evaluation = evaluate(tmp_path / name, dataset)
+        write_record(tmp_path / name, evaluation, summarise(evaluation))
+        assert f"the val part said {said} to be; " in (tmp_path / name / "README.md").read_text()
+
+
+def test_what_was_learned_from_before_a_new_split_is_not_taken_for_unseen(sounds: Path, tmp_path: Path) -> None:
+    """The same folder under another split: neither measured, nor a start, a teacher or what a run goes on with."""
+    own = Path(shutil.copytree(sounds, tmp_path / "sounds"))
+    out, recipe = tmp_path / "mine", changed(TINY, epochs=1)
+    train(recipe, load_collection(own, TINY.frontend), "test", out)
+    write_split(own, val=0.3, test=0.3, seed=2)
+    after = load_collection(own, TINY.frontend)
+    for part in ("test", "val"):
+        with pytest.raises(EvaluationError, match="before sounds was split as it is now"):
+            evaluate(out, after, part)
+    assert evaluate(out, after, "test", allow_training_fold=True).trained_on
+    with pytest.raises(EvaluationError, match="before sounds was split"):
+        quantise(out, after)
+    with pytest.raises(RunError, match="knows the answers"):
+        train(recipe, after, "test", tmp_path / "other", start_from=load_start(out))
+    with pytest.raises(RunError, match="would tell its answers"):
+        load_teachers([out], after, "test", 8_000, torch.device("cpu"))
+    identity = identify(recipe, after, "test", len(after.division("test", 0.0, 1)[0]), (), None)
+    with pytest.raises(RunError, match="another recipe, fold, data"):
+        finished(out, identity)
+
+    config = read_config(out)
+    del config.training["data"]["digest"]
+    write_config(out, config)
+    assert not evaluate(out, after, "test").trained_on, "made before it was noted: nothing is known"
+
+
+def test_run_of_before_its_clips_were_noted(data: Path, tmp_path: Path) -> None:
+    """It is still the same run's."""
+    dataset, recipe = load_esc50(data), changed(TINY, epochs=1)
+    config = train(recipe, dataset, 3, tmp_path / "run")
+    del config.training["data"]["digest"]
+    write_config(tmp_path / "run", config)
+    assert finished(tmp_path / "run", identify(recipe, dataset, 3, 24, (), None))
 
 
 def test_only_some_classes_of_a_set(data: Path) -> None:

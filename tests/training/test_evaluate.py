@@ -1,24 +1,31 @@
 """Figures, reports, and the fold that must not be reported."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from shared.audio import decode
 from tests.training.conftest import TINY, changed
+from tests.training.test_train import scalars
 from training import metrics
 from training.calibrate import fit_temperature
 from training.crossval import cross_validate
-from training.dataset import load_esc50
+from training.dataset import Origin, load_esc50
 from training.errors import EvaluationError, RunError
 from training.evaluate import Evaluation, evaluate
 from training.explore import find_learning_rate, overfit
+from training.predict import Precision, predict
+from training.recipe import DistillRecipe, StartRecipe
 from training.record import record
 from training.report import write_report
+from training.start import load_start
 from training.train import train
-from worker.model.checkpoint import read_config
+from worker.model.checkpoint import load_model, read_config
+from worker.windows import cut
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +107,44 @@ def test_temperature_is_found_and_used(data: Path, run: Path) -> None:
     np.testing.assert_array_equal(hot.predicted, evaluation.predicted)
 
 
+def test_clip_longer_than_a_window_is_judged_by_all_of_it(data: Path, tmp_path: Path) -> None:
+    """By the mean of its windows' probabilities, as the service does; with other windows beside it, each by its own."""
+    dataset = load_esc50(data)
+    short = TINY.model_copy(update={"frontend": TINY.frontend.model_copy(update={"window_seconds": 0.4})})
+    train(changed(short, epochs=4), dataset, 3, tmp_path / "short")
+    train(changed(TINY, epochs=4), dataset, 3, tmp_path / "whole")
+    one, other, both = (
+        evaluate([tmp_path / name for name in names], dataset) for names in (["short"], ["whole"], ["short", "whole"])
+    )
+    assert len(one.truth) == len(one.predicted) == 12
+    model = load_model(tmp_path / "short")
+    for clip, said in zip(dataset.split(3)[1], one.probabilities, strict=True):
+        windows = [window for _, window in cut(decode(clip.path.read_bytes(), 8_000).waveform, 3_200)]
+        assert len(windows) == 4
+        logits = predict(model.frontend, model.network, torch.from_numpy(np.stack(windows)), "float32")[0]
+        np.testing.assert_allclose(logits.softmax(dim=1).mean(dim=0), said, atol=1e-5)
+    np.testing.assert_allclose(both.probabilities, (one.probabilities + other.probabilities) / 2, atol=1e-6)
+    cross = cross_validate(changed(short, epochs=1), dataset, [3, 2], tmp_path / "cv")
+    assert cross.clips == 24
+
+
+@pytest.mark.parametrize(("precision", "within"), [("float32", "ieee"), ("bfloat16", "tf32")])
+def test_float32_is_float32_on_a_gpu(data: Path, run: Path, precision: Precision, within: str) -> None:
+    """There cuDNN would round what convolutions multiply to TF32; afterwards everything is as it was."""
+    asked: list[str] = []
+    model = load_model(run)
+    model.network.register_forward_pre_hook(lambda *_: asked.append(torch.backends.cudnn.conv.fp32_precision))
+    predict(model.frontend, model.network, torch.zeros(1, 8_000), precision)
+    assert asked == [within]
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_views_and_ensembles(data: Path, run: Path, tmp_path: Path) -> None:
     """The first view is the clip itself; a model twice is the model; what is no single answer is not recorded."""
     dataset = load_esc50(data)
     one, turned, twice = evaluate(run, dataset), evaluate(run, dataset, views=3), evaluate([run, run], dataset)
-    torch.testing.assert_close(turned.logits[:, :1], one.logits)
+    torch.testing.assert_close(turned.logits[0][:1], one.logits[0])
     assert turned.forward_passes == 3
     assert not np.array_equal(turned.probabilities, one.probabilities)
     np.testing.assert_allclose(twice.probabilities, one.probabilities, atol=1e-6)
@@ -147,5 +187,26 @@ def test_learning_rate_finder_and_overfitting_check(data: Path, tmp_path: Path) 
     assert (tmp_path / "lr" / "lr_find.png").read_bytes().startswith(b"\x89PNG")
     steps, _ = overfit(TINY, dataset, 3)
     assert steps > 1
+    taught = TINY.model_copy(update={"distill": DistillRecipe(weight=0.5, teacher="esc50-first")})
+    with pytest.raises(RunError, match="go together"):
+        find_learning_rate(taught, dataset, 3, tmp_path / "lr")
     with pytest.raises(RunError, match="something is broken"):
         overfit(changed(TINY, max_lr=1e-9), dataset, 3, steps=3)
+
+
+def test_learning_rate_finder_begins_the_same_run(data: Path, run: Path, tmp_path: Path) -> None:
+    """With its start, what is frozen, teachers, weights of classes and accumulation: the same first loss."""
+    dataset, start = load_esc50(data), load_start(run)
+    plain = changed(TINY, epochs=1, batch=12, accumulate=2)
+    frozen = changed(plain, balance=True).model_copy(update={"start": StartRecipe(head_epochs=1)})
+    taught = plain.model_copy(update={"distill": DistillRecipe(weight=0.5)})
+    some = tuple(clip for clip in dataset.clips if clip.label or clip.fold != 1)
+    uneven = replace(dataset, clips=some, origin=Origin("others"))
+    for name, recipe, sounds, options in (
+        ("plain", plain, dataset, {}),
+        ("start", changed(frozen, batch=10), uneven, {"start_from": start}),
+        ("taught", taught, dataset, {"teachers": [run]}),
+    ):
+        train(recipe, sounds, 3, tmp_path / name, **options)
+        found = find_learning_rate(recipe, sounds, 3, tmp_path / name, 20, **options)
+        assert found.losses[0] == pytest.approx(scalars(tmp_path / name, "loss")[0].value, rel=1e-5)

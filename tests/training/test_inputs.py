@@ -3,16 +3,23 @@
 import csv
 import shutil
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
 import torch
 
+from shared.audio import decode
 from tests.conftest import REAL_SOUNDS
+from tests.sounds import encode, tone
+from tests.training.conftest import TINY, write_dataset
 from training.augment import audibility, augment_spectrograms, augment_waveforms, cut, levels, mix, stretch
-from training.dataset import ESC50, hold_out, load_esc50, load_waveforms
+from training.dataset import ESC50, Clip, hold_out, load_esc50, load_windows
 from training.errors import DatasetError, RecipeError
+from training.prepare import load_sounds
 from training.recipe import BUNDLED, AugmentRecipe, differences, load_recipe
 from worker.model.checkpoint import build_network
+from worker.windows import cut as windows_of
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -42,10 +49,11 @@ def test_dataset_is_read_with_its_folds_and_classes(data: Path) -> None:
     assert dataset.folds == (1, 2, 3)
     train, test = dataset.split(3)
     assert (len(train), len(test)) == (24, 12)
-    waves, labels = load_waveforms(test, 8_000, 12_000)
+    waves, of = load_windows(test, 8_000, 12_000)
     assert waves.shape == (12, 12_000)
     assert waves[:, 8_000:].abs().max() == 0
-    assert labels.tolist() == [0, 1, 2] * 4
+    assert of.tolist() == list(range(12))
+    assert [clip.label for clip in test] == [0, 1, 2] * 4
     with pytest.raises(DatasetError, match="no fold 9"):
         dataset.split(9)
 
@@ -74,7 +82,7 @@ def test_folder_that_is_none_and_sound_that_is_none(copy: Path, tmp_path: Path) 
     dataset = load_esc50(copy)
     dataset.clips[0].path.write_text("text")
     with pytest.raises(DatasetError, match=dataset.clips[0].path.name):
-        load_waveforms(dataset.clips[:1], 8_000, 8_000)
+        load_windows(dataset.clips[:1], 8_000, 8_000)
 
 
 @pytest.mark.data
@@ -104,7 +112,6 @@ def test_bundled_recipe_and_overrides() -> None:
     for key, value, message in (
         ("optim.speed", "1", "unknown key optim.speed"),
         ("optim.epochs", "0", "optim.epochs"),
-        ("optim.patience", "3", "patience needs a holdout"),
         ("augment.crop_seconds", "7", "7 s do not fit"),
         ("name.x", "1", "is a value"),
         ("network.depths", "[1]", "depths for"),
@@ -125,6 +132,41 @@ def test_held_out_part_shares_no_recording(data: Path) -> None:
     assert hold_out(clips, 0.25, seed=1)[1] == held
     assert hold_out(clips, 0.25, seed=2)[1] != held
     assert hold_out(clips, 0.0, seed=1) == (clips, [])
+
+
+def test_what_is_longer_than_a_window_is_heard_to_its_end(tmp_path: Path) -> None:
+    """Cut as the service cuts, each window with its clip; what is silence in a longer clip is not learned from."""
+    data = write_dataset(tmp_path / "data")
+    dataset = load_esc50(data)
+    clips = dataset.split(3)[0][:3]
+    clips[1].path.write_bytes(encode(np.concatenate([np.zeros(16_000), tone(1.0, 8_000)[:, 0]])[:, None], 8_000))
+    waves, of = dataset.load(clips, 8_000, 4_000)
+    assert of.tolist() == [0, 1, 2] + [0] * 2 + [1] * 10 + [2] * 2
+    for index, clip in enumerate(clips):
+        windows = [window for _, window in windows_of(decode(clip.path.read_bytes(), 8_000).waveform, 4_000)]
+        np.testing.assert_array_equal(waves[of == index], np.stack(windows))
+
+    short = TINY.model_copy(update={"frontend": TINY.frontend.model_copy(update={"window_seconds": 0.5})})
+    sounds = load_sounds(short, dataset, clips, torch.device("cpu"))
+    assert sounds.labels.tolist() == [0, 2, 0, 0, 1, 1, 1, 1, 2, 2]
+    clips[1].path.write_bytes(encode(np.zeros((4_000, 1)), 8_000))
+    assert 1 in load_sounds(short, dataset, clips, torch.device("cpu")).labels
+
+
+def test_no_class_is_held_out_altogether() -> None:
+    """Random sets whose recordings hold several classes: every class stands on both sides, or nothing is held out."""
+    random, some = Random(0), 0
+    for seed in range(300):
+        sources = [(f"s{number}", random.sample(range(4), random.randint(1, 2))) for number in range(10)]
+        clips = [Clip(Path(source), 1, label, source) for source, labels in sources for label in labels]
+        rest, held = hold_out(clips, 0.3, seed)
+        assert len(rest) + len(held) == len(clips)
+        assert not {clip.source for clip in rest} & {clip.source for clip in held}
+        every = {clip.label for clip in clips}
+        assert {clip.label for clip in rest} == every
+        assert {clip.label for clip in held} in (every, set())
+        some += bool(held)
+    assert some > 200
 
 
 def test_mixing_keeps_energy_and_label_mass() -> None:

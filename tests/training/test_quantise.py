@@ -1,6 +1,7 @@
 """From a trained model to one that runs in 8 bits: what its convolutions are given, on clips that it was trained on."""
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from training.evaluate import evaluate
 from training.quantise import quantise
 from training.train import train
 from worker.model.checkpoint import load_model, read_config
-from worker.model.quantised import convolutions
+from worker.model.quantised import convolutions, quantised
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +43,40 @@ def test_the_ranges_are_of_every_convolution_but_the_first(model: Path, data: Pa
     assert all(low >= 0 < high for low, high in config.int8_ranges.values()), "a ReLU is before each"
 
 
-def test_the_held_out_fold_has_no_say(model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A range from it would be a choice by the clips that the model is measured on."""
-    asked: list[int | str] = []
+def watched(patch: pytest.MonkeyPatch) -> list[Clip]:
+    """The clips that are decoded from now on."""
+    asked: list[Clip] = []
     load = Dataset.load
 
     def seen(self: Dataset, clips: list[Clip], *rest: int) -> tuple[Tensor, Tensor]:
-        asked.extend(clip.fold for clip in clips)
+        asked.extend(clips)
         return load(self, clips, *rest)
 
-    monkeypatch.setattr(Dataset, "load", seen)
+    patch.setattr(Dataset, "load", seen)
+    return asked
+
+
+def test_the_held_out_fold_has_no_say(model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A range from it would be a choice by the clips that the model is measured on."""
+    asked = watched(monkeypatch)
     quantise(model, load_esc50(data))
-    assert set(asked) == {1, 2}
+    assert {clip.fold for clip in asked} == {1, 2}
+
+
+def test_clips_are_chosen_from_beginning_to_end(model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As evenly as their number allows, so that no fold or class at the end is left out."""
+    dataset, asked = load_esc50(data), watched(monkeypatch)
+    quantise(model, dataset, clips=10)
+    places = [dataset.split(3)[0].index(clip) for clip in asked]
+    gaps = {after - before for before, after in pairwise([*places, 24])}
+    assert (len(places), places[0], gaps) == (10, 0, {2, 3})
+
+
+def test_ranges_are_applied_where_the_network_is(model: Path, data: Path) -> None:
+    """On `meta` here, for want of a GPU: nothing of the copy is made elsewhere."""
+    ranges = quantise(model, load_esc50(data)).int8_ranges
+    rounding = quantised(load_model(model).network.to("meta"), ranges)
+    assert {tensor.device.type for tensor in rounding.state_dict().values()} == {"meta"}
 
 
 def test_what_eight_bits_cost_can_be_measured(model: Path, data: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from tests.training.conftest import changed
-from training.dataset import hold_out, load_esc50, load_waveforms
+from training.dataset import hold_out, load_esc50, load_windows
 from training.errors import RunError
 from training.evaluate import evaluate
 from training.optim import schedule
@@ -37,20 +37,28 @@ def test_training_learns_what_can_be_learned(data: Path, recipe: Recipe, tmp_pat
     assert load_model(tmp_path / "run").config == config
 
 
-def interrupted_after(steps: int, patch: pytest.MonkeyPatch) -> None:
-    """Press Ctrl-C during that step of the next run."""
+def at_step(steps: int, patch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    """What happens during that step of the next run."""
     import training.train as module
 
     kept, taken = module.set_schedule, 0
 
-    def press(*arguments: Any) -> float:
+    def count(*arguments: Any) -> float:
         nonlocal taken
         taken += 1
         if taken == steps:
-            signal.raise_signal(signal.SIGINT)
+            happens()
         return kept(*arguments)
 
-    patch.setattr(module, "set_schedule", press)
+    patch.setattr(module, "set_schedule", count)
+
+
+def press_ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def die() -> None:
+    raise MemoryError
 
 
 def counted_steps(patch: pytest.MonkeyPatch) -> Callable[[], int]:
@@ -77,13 +85,28 @@ def test_resumed_run_equals_an_unbroken_one(
     recipe = changed(recipe, epochs=6, **options)
     train(recipe, dataset, 3, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        interrupted_after(steps, patch)
+        at_step(steps, patch, press_ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, dataset, 3, tmp_path / "broken")
     assert not (tmp_path / "broken" / "config.json").exists()
     train(recipe, dataset, 3, tmp_path / "broken", resume=True)
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_run_that_died_goes_on_from_its_last_half_minute(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """And not from its last whole epoch, which may be long ago; the weights are those of an unbroken run."""
+    dataset, recipe = load_esc50(data), changed(recipe, epochs=2)
+    train(recipe, dataset, 3, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.train._SAVE_SECONDS", 0.0)
+        at_step(3, patch, die)
+        with pytest.raises(MemoryError):
+            train(recipe, dataset, 3, tmp_path / "broken")
+    assert torch.load(tmp_path / "broken" / STATE, weights_only=True)["progress"]["step"] == 2
+    train(recipe, dataset, 3, tmp_path / "broken", resume=True)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
@@ -139,10 +162,17 @@ def test_early_stopping_keeps_the_best_and_fits_a_temperature(data: Path, recipe
     assert len(losses) == losses.index(min(losses)) + 1 + 2 < 60
     model = load_model(tmp_path / "run")
     held = hold_out(load_esc50(data).split(3)[0], 0.25, recipe.seed)[1]
-    waves, labels = load_waveforms(held, 8_000, 8_000)
+    waves, of = load_windows(held, 8_000, 8_000)
+    labels = torch.tensor([held[index].label for index in of])
     logits = predict(model.frontend, model.network, waves, service_precision())[0]
     assert functional.cross_entropy(logits, labels).item() == pytest.approx(min(losses), rel=0.02)
     assert config.temperature != 1.0
+
+
+def test_patience_needs_something_to_look_at(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Folds have no part of their own to stop by."""
+    with pytest.raises(RunError, match=r"patience needs an optim\.holdout"):
+        train(changed(recipe, patience=3), load_esc50(data), 3, tmp_path / "run")
 
 
 def test_student_learns_from_its_teachers(data: Path, recipe: Recipe, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_picture_network_can_be_looked_into(pictures: PictureNetwork) -> None:
     assert list(tap.maps) == [f"layer{number}" for number in range(1, 7)]
     assert tap.maps["layer1"].shape == (1, 32, 40)
     assert tap.embedding is not None
-    assert tap.embedding.shape == (1, pictures.embedding_size)
+    assert tap.embedding.shape == (1, 1_280)
     assert tap.cam(logits.argmax(dim=1)).shape == (2, 2, 3)
     assert not any(module._forward_hooks for module in pictures.modules())
 

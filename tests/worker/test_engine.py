@@ -136,7 +136,7 @@ def test_maps_are_the_channel_means_of_every_layer(engine: Engine, served: Serve
             lambda name, activation: expected.__setitem__(name, activation.float().clone()),
         )
     close(seen.embedding, expected.pop("embedding")[0])
-    assert list(seen.maps) == list(expected) == list(served.model.config.architecture.layers)
+    assert list(seen.maps) == list(expected) == list(served.model.network.structure())
     for layer, activation in expected.items():
         assert seen.maps[layer].dtype == np.float16
         close(seen.maps[layer], activation[0].mean(dim=0))

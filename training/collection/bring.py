@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from training.collection.intake import LARGEST, Brought, Intake, clean_label, opened, unusable
 from training.collection.items import AUDIO, CACHE, REPORT, SPLIT
-from training.collection.links import LinkFailed, fetcher, is_link
+from training.collection.links import LinkFailed, fetcher, is_link, name_of
 from training.errors import DatasetError
 
 
@@ -56,13 +56,15 @@ def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool 
         for line, file, label, source in tqdm(rows, desc="import", unit="sound", leave=False):
             if not is_link(file):
                 _take(intake, table.parent / file, label, pattern, source, copy)
-            elif not intake.has(label, source or file, file):
+            elif not (found := source or (source_of(name_of(file), pattern) if pattern else file)):
+                intake.skip(f"{table.name}, line {line}: {file}", "--group finds no source in its name")
+            elif not intake.has(label, found, file):
                 try:
                     name, data = fetch(file)
                 except LinkFailed as error:
                     intake.skip(f"{table.name}, line {line}: {file}", str(error))
                     continue
-                intake.take(data, label=label, source=source or file, origin=file, name=name)
+                intake.take(data, label=label, source=found, origin=file, name=name)
                 intake.save()
         return intake.finish(table)
 

@@ -61,15 +61,17 @@ def _no_links(link: str) -> tuple[str, bytes]:
     raise LinkFailed(f"{link} is no link")
 
 
-def _name(link: str) -> str:
-    return PurePosixPath(unquote(urlsplit(link).path)).name
+def name_of(link: str) -> str:
+    """The last part of its path."""
+    try:
+        path = urlsplit(link).path
+    except ValueError:  # not a link at all: fetching it will say so
+        path = link
+    return PurePosixPath(unquote(path)).name
 
 
 def _is_page(link: str) -> bool:
-    try:
-        return unusable(_name(link)) is not None
-    except ValueError:  # not a link at all: fetching it will say so
-        return False
+    return unusable(name_of(link)) is not None
 
 
 def _from_file(client: httpx.Client, link: str) -> tuple[str, bytes]:
@@ -85,7 +87,7 @@ def _from_file(client: httpx.Client, link: str) -> tuple[str, bytes]:
                     raise LinkFailed(f"larger than {LARGEST:,} bytes")
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         raise LinkFailed(str(error) or type(error).__name__) from error
-    return _name(link), bytes(data)
+    return name_of(link), bytes(data)
 
 
 def _need_yt_dlp() -> Any:

@@ -14,14 +14,13 @@ from tqdm import tqdm
 from shared.audio import decode, probe
 from shared.errors import AudioError
 from training.collection.items import LIMITS, Item, read_items
-from training.collection.pieces import loudness
+from training.collection.pieces import SILENT_DB, loudness
 from training.collection.pool import in_order
 from training.collection.spectrograms import save_spectrograms
 from training.collection.split import PARTS, Part, SplitRecord, read_record
 from training.collection.tables import whole
 from training.errors import DatasetError
 
-SILENT_DB = -60.0  # dBFS; 0.1 s with a lower RMS count as silence
 CLIPPED = 0.999  # of full scale; samples from here up count as clipped
 
 _SHOWN = 10  # sentences of a kind on the page

@@ -10,6 +10,7 @@ from shared.audio import Waveform
 
 Samples = NDArray[np.int16]
 
+SILENT_DB = -60.0  # dBFS; 0.1 s with a lower RMS count as silence
 FULL_SCALE = 32_768  # int16 samples over this are in -1..1
 
 _BLOCK = 0.1  # seconds over which loudness is measured

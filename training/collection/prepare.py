@@ -27,7 +27,7 @@ from tqdm import tqdm
 from shared.audio import decode
 from shared.errors import AudioError
 from training.collection.items import CACHE, LIMITS, Item, alone, read_items, table_digest
-from training.collection.pieces import Piece, Samples, cut, loudness, to_int16
+from training.collection.pieces import SILENT_DB, Piece, Samples, cut, loudness, to_int16
 from training.collection.pool import in_order
 from training.collection.tables import read_table, write_table
 from training.errors import DatasetError
@@ -69,7 +69,7 @@ class _Cut:
 
 
 def prepare(
-    root: Path, *, rate: int, window_seconds: float | None, overlap: float = 0.0, silence_db: float = -60.0
+    root: Path, *, rate: int, window_seconds: float | None, overlap: float = 0.0, silence_db: float = SILENT_DB
 ) -> Path:
     """The cache folder for these parameters, made unless it is there. Raises DatasetError.
 

@@ -36,15 +36,6 @@ class ArchitectureConfig(BaseModel):
         if len(self.dropout) != len(self.head) + 1:
             raise ValueError(f"a head of {len(self.head) + 1} linear layers needs as many dropouts: {self.dropout}")
 
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the layers whose maps can be looked at, in the order of computation."""
-        names = ["stem"] if self.stem else []
-        for stage, depth in enumerate(self.depths, start=1):
-            names += [f"layer{stage}.block{block}" for block in range(1, depth + 1)]
-            names.append(f"layer{stage}")
-        return tuple(names)
-
 
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)

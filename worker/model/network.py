@@ -53,10 +53,6 @@ class Network(nn.Module):
         """The parts before the head, from input to output: what transfer learning thaws from its end."""
         raise NotImplementedError
 
-    @property
-    def embedding_size(self) -> int:
-        return next(m for m in self.head if isinstance(m, nn.Linear)).in_features
-
 
 def make_head(pooled: int, hidden: tuple[int, ...], dropout: tuple[float, ...], classes: int) -> nn.Sequential:
     """Linear layers, each behind its own dropout."""
@@ -82,5 +78,5 @@ def ignore(_name: str, _activation: Tensor) -> None:
 
 
 def parameters(network: nn.Module) -> int:
-    """Number of trainable parameters."""
+    """Number of parameters, frozen ones too."""
     return sum(p.numel() for p in network.parameters())

@@ -48,7 +48,7 @@ class _Rounded(nn.Module):
         with torch.no_grad():
             weight = convolution.weight
             scales = weight.abs().amax(dim=(1, 2, 3)).clamp_min(1e-8) / 127  # (output channels,)
-            zero = torch.zeros(len(scales), dtype=torch.int32)
+            zero = torch.zeros_like(scales, dtype=torch.int32)
         self.scales: Tensor
         self.zero: Tensor
         self.register_buffer("scales", scales)
