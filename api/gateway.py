@@ -4,7 +4,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -14,6 +15,7 @@ from api.ingest import Upload
 from api.metrics import GatewayMetrics
 from api.security import Caller, caller_of
 from shared import tracing
+from shared.audio import AudioLimits
 from shared.contract import new_job_id
 from shared.errors import (
     JobNotFound,
@@ -48,6 +50,7 @@ class Gateway:
         self.drawing = asyncio.Semaphore(2)
         """Pictures drawn at once: one of ten minutes of sound takes 70 MB for a moment."""
         self._cards: tuple[float, dict[str, ModelCard]] = (0.0, {})
+        self._aac: tuple[float, bool] = (0.0, settings.audio_limits.aac)
         self._refused: dict[str, tuple[float, QueueFull]] = {}  # by caller: until when, and why
 
     async def models(self) -> dict[str, ModelCard]:
@@ -58,6 +61,18 @@ class Gateway:
             cards = dict(sorted((await self.store.cards()).items()))
             self._cards = (time.monotonic(), cards)
         return cards
+
+    async def audio_limits(self) -> AudioLimits:
+        """What a sound may be. M4A is for workers to decode, who say whether they can, read as often; without any, it
+        is as the last ones said."""
+        read_at, aac = self._aac
+        if time.monotonic() - read_at > 1.0:
+            self._aac = (time.monotonic(), aac)
+            with suppress(StoreUnavailable):  # which is no matter of what a sound may be
+                if workers := await self.store.workers():
+                    aac = any(worker.aac for worker in workers)
+            self._aac = (time.monotonic(), aac)
+        return replace(self.settings.audio_limits, aac=aac)
 
     async def resolve(self, name: str | None) -> ModelCard:
         """The card of a named model, or of the default. Raises ModelNotFound or NotReady."""

@@ -63,7 +63,9 @@ class _InMemory(MultiPartParser):
             file.close()
 
 
-async def read_upload(request: Request, settings: Settings, fixed: JobOptions | None = None) -> Upload:
+async def read_upload(
+    request: Request, settings: Settings, limits: AudioLimits, fixed: JobOptions | None = None
+) -> Upload:
     """Read, decode and probe the upload of a submission; with `fixed` its own options are not looked at.
 
     Raises PayloadTooLarge as soon as the limit is passed, RequestTimeout, UnsupportedMediaType, InvalidRequest,
@@ -93,7 +95,7 @@ async def read_upload(request: Request, settings: Settings, fixed: JobOptions | 
         raise InvalidRequest("The connection was closed before the upload was complete.") from error
     options = fixed or _options(given | fields)
     slow = len(body) > _SMALL or not body.startswith(_TELLING)
-    audio = await _apart(slow, describe_audio, body, name, settings.audio_limits)
+    audio = await _apart(slow, describe_audio, body, name, limits)
     tracing.note({tracing.BYTES: len(body), tracing.FORMAT: audio.container})
     return Upload(body, audio, options)
 

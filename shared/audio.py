@@ -69,7 +69,7 @@ def probe(data: bytes, limits: AudioLimits | None = None) -> Header:
     if header.container == "M4A":
         if not limits.aac:
             raise AudioUnsupported(
-                "M4A is not accepted here: this server lacks the optional package PyAV (docs/deployment.md#m4a)."
+                "M4A is not accepted here: what decodes lacks the optional package PyAV (docs/deployment.md#m4a)."
                 f" Accepted: {ACCEPTED}."
             )
         if header.frames is not None:  # its header is often vague about rate and channels; decoding tells

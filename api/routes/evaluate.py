@@ -41,7 +41,8 @@ async def evaluate(
 ) -> Response:
     """Base64 audio in, top-3 predictions, every feature map, spectrogram and waveform out."""
     with tracing.span("ingest"):
-        upload = await read_upload(request, gateway.settings, fixed=JobOptions(top_k=3, include=_PARTS))
+        limits = await gateway.audio_limits()
+        upload = await read_upload(request, gateway.settings, limits, fixed=JobOptions(top_k=3, include=_PARTS))
     job = await gateway.submit_and_wait(request, upload, caller, gateway.settings.max_wait)
     if job.packed is None:
         raise await _failure(request, gateway, job)

@@ -93,7 +93,7 @@ async def submit(request: Request) -> Response:
     kind, key = negotiate(listed(asked, "accept"), OF_JOB), _key(asked)
     wait = preferred_wait(listed(asked, "prefer"), gateway.settings.max_wait)
     with tracing.span("ingest"):
-        upload = await read_upload(request, gateway.settings)
+        upload = await read_upload(request, gateway.settings, await gateway.audio_limits())
     headers: dict[str, str] = {}
     if wait is None:
         job = (await gateway.submit(upload, caller, key)).job

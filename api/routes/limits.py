@@ -22,8 +22,8 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
 @router.get("")
 async def limits(gateway: Here) -> Limits:
     """Sizes, lengths, rates and formats that are accepted here, and how long answers are waited for and kept."""
-    settings, audio = gateway.settings, gateway.settings.audio_limits
-    formats = accepted_formats().split(", ")
+    settings, audio = gateway.settings, await gateway.audio_limits()
+    formats = accepted_formats(audio.aac).split(", ")
     return Limits(
         max_upload_bytes=settings.max_upload_bytes,
         max_seconds=audio.max_seconds,

@@ -15,10 +15,12 @@ import pytest
 from api.errors import STATUS
 from shared.contract import CONTRACT_VERSION, pack_result, result_key
 from shared.errors import BY_CODE, AudioError, Busy, JobFailure
+from shared.records import Announcement
 from shared.schemas import JobOptions, Limits, ModelList, Ready
 from shared.settings import Settings
 from tests.api.conftest import StandInWorker, made_up, serving, wav
 from tests.conftest import start_server
+from tests.shared.test_audio_aac import M4A
 
 
 def test_models_are_listed_with_the_default(http: httpx.Client, worker: StandInWorker) -> None:
@@ -83,11 +85,20 @@ def test_limits_are_those_of_this_server(start_gateway: Callable[..., httpx.Clie
 
 
 @pytest.mark.parametrize("aac", [True, False])
+@pytest.mark.parametrize("here", [True, False])
 def test_limits_name_formats_and_their_extensions(
-    http: httpx.Client, monkeypatch: pytest.MonkeyPatch, aac: bool
+    start_gateway: Callable[..., httpx.Client],
+    worker: StandInWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    aac: bool,
+    here: bool,
 ) -> None:
-    """M4A only where this server can decode it; every format has an extension for file pickers."""
-    monkeypatch.setattr("shared.audio.aac_available", lambda: aac)
+    """M4A where a worker can decode it, whatever the gateway has; every format has an extension for file pickers."""
+    monkeypatch.setattr("shared.audio.aac_available", lambda: here)
+    worker.store.announce(Announcement("w1", ["tiny"], aac=aac), {}, 30)
+    http = start_gateway()
+    sent = http.post("/v1/jobs", files={"file": M4A})
+    assert (sent.status_code, sent.json().get("code")) == ((202, None) if aac else (415, "audio_unsupported"))
     limits = http.get("/v1/limits").json()
     assert limits["formats"][:3] == ["WAV", "FLAC", "Ogg (Vorbis or Opus)"]
     assert ("M4A" in limits["formats"]) == (".m4a" in limits["extensions"]) == aac
