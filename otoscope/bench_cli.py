@@ -3,11 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otoscope.load import Target, measure
+if TYPE_CHECKING:
+    from otoscope.load import Target
 
 DISTINCT = 16  # sounds, so that nothing is answered from memory
 
@@ -35,6 +36,7 @@ def bench(
     from rich.table import Table
 
     from otoscope.client import Client
+    from otoscope.load import Target, measure
 
     with Client(url) as client:  # says what is wrong in words, where the load would only count errors
         client.classify(*_sound(0), model=model)
@@ -62,7 +64,7 @@ def _named(callers: int = 0, rate: float = 0.0) -> str:
     return f"{rate:g} a second" if rate else f"{callers} caller{'s' * (callers > 1)}"
 
 
-def _requests(target: Target, files: Sequence[Path], model: str | None, include: str | None) -> list[bytes]:
+def _requests(target: "Target", files: Sequence[Path], model: str | None, include: str | None) -> list[bytes]:
     """One a sound, that waits for its answer."""
     from urllib.parse import urlencode
 
