@@ -71,8 +71,7 @@ class Trial:
                     listeners.append(asyncio.create_task(_wait(client, job_id) if at % 2 else _follow(client, job_id)))
                 for worker in self.rig.workers:
                     self.rig.signal(worker, signal.SIGCONT)
-                await asyncio.sleep(0.5)  # into the middle of it
-                self.outcome.notes["in_flight"] = self.rig.redis.zcard(OPEN)
+                self.outcome.notes["in_flight"] = await self._under_way()
                 self.broken = time.monotonic()
                 rest = asyncio.create_task(self.submit(self._jobs // 10))
                 await fault(self)
@@ -113,6 +112,13 @@ class Trial:
                 await submit(number)
 
         await asyncio.gather(*(one(number) for number in range(count)))
+
+    async def _under_way(self) -> int:
+        """How many jobs are unfinished, as soon as some are finished: the fault comes in the middle of it."""
+        async with asyncio.timeout(60):
+            while (left := int(self.rig.redis.zcard(OPEN))) > 0.9 * self._jobs:
+                await asyncio.sleep(0.01)
+        return left
 
     async def _finished(self, seconds: float) -> None:
         """Until nothing is unfinished, or time is up."""

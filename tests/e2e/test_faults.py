@@ -22,5 +22,6 @@ def test_nothing_is_lost() -> None:
     assert [fault["fault"] for fault in faults] == kinds
     for fault in faults:
         assert fault["wrong"] == []
+        assert fault["notes"]["in_flight"] > 0
         assert fault["accepted"] == sum(fault["ended"].values()) == 8 + 60 + 6
     assert faults[0]["notes"]["redelivered_after"] < 30, "ten seconds, and what a busy machine adds"

@@ -11,8 +11,11 @@ import pytest
 
 from otoscope import Client
 from tests.conftest import PYTHON, ROOT, free_port
+from tests.sounds import chirp, encode
 
 pytestmark = pytest.mark.stack
+
+SOUND = encode(chirp(60.0, 16_000), 16_000, "FLAC", "PCM_16")
 
 
 def processes_of(home: Path) -> list[str]:
@@ -78,6 +81,27 @@ def test_up_answers_and_leaves_nothing_behind(tmp_path: Path, tiny_models: Path)
     finally:
         process.kill()
         process.wait()
+
+
+def test_what_was_accepted_is_there_after_a_restart(tmp_path: Path, tiny_models: Path) -> None:
+    """Stopped with sounds in hand and in the queue, and started again in the same home: every one has its answer."""
+    port, jobs = free_port(), []
+    for start in range(2):
+        process = started(tmp_path / "home", tiny_models, port)
+        try:
+            read_until(process, "Otoscope is up")
+            with Client(f"http://127.0.0.1:{port}") as client:
+                if start:
+                    assert {client.wait(job, timeout=60).status for job in jobs} == {"succeeded"}
+                else:
+                    jobs = [client.submit(SOUND).id for _ in range(30)]
+                    assert client.job(jobs[-1]).finished_at is None
+            process.send_signal(signal.SIGTERM)
+            rest, _ = process.communicate(timeout=90)
+            assert process.returncode == 0, rest
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_killed_up_takes_everything_with_it(tmp_path: Path, tiny_models: Path) -> None:
