@@ -38,6 +38,14 @@ LOADS = {  # name -> callers, parts, representation
     "64 callers, maps and spectrogram as JSON": (64, PARTS, "application/json"),
 }
 
+STACKS: dict[str, dict[str, str]] = {
+    "stack": {},
+    "stack, int8": {"int8": "1"},
+    "stack, eager PyTorch": {"engine": "torch"},
+}
+LIKE_PEERS = ("1 caller", "16 callers", "64 callers")
+"""With PyTorch, as the peers have it, the stack is measured under the loads of bench/peers.py."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,12 +73,13 @@ def one_round(models: Path, directory: Path, options: argparse.Namespace) -> Ite
     for int8 in (False, True):
         for figure in engine(options, int8):
             yield f"{figure['what']}: {figure['engine']}, batch {figure['batch']}", figure
-    for int8 in (False, True):
-        with stack(models, int8=str(int(int8))) as service:
+    for which, settings in STACKS.items():
+        with stack(models, **settings) as service:
             for name, (callers, parts, kind) in LOADS.items():
+                if "engine" in settings and name not in LIKE_PEERS:
+                    continue
                 requests = submissions(service.target, encoded(), parts, kind)
-                figure = service.load(requests, "callers", callers, options.seconds)
-                yield f"stack{', int8' * int8}: {name}", figure
+                yield f"{which}: {name}", service.load(requests, "callers", callers, options.seconds)
 
 
 def engine(options: argparse.Namespace, int8: bool) -> list[dict[str, Any]]:
