@@ -43,7 +43,6 @@ def wav(seconds: float = 1.5, rate: int = 8_000, channels: int = 1) -> bytes:
     return buffer.getvalue()
 
 
-UPLOAD_SECONDS = 2.0  # of the gateway process
 MOST_MEMORY = 400 * 2**10  # KB it may hold at its peak: some 80 with nothing to do, and an upload may be 32 MB
 
 LAYERS = ("stem", "layer1.block1", "layer1")
@@ -139,15 +138,15 @@ def made_up(options: JobOptions) -> Result:
     )
 
 
-@pytest.fixture(scope="session")
-def address() -> Iterator[Address]:
+@contextmanager
+def listening(upload_seconds: float) -> Iterator[Address]:
     """Where a gateway listens that runs as it does in earnest: as a process, that must not end or grow."""
     with tempfile.TemporaryDirectory(prefix="oto") as name, socket.socket() as probe:
         server, path = start_server(Path(name), "--save", "")
         probe.bind(("127.0.0.1", 0))
         address = "127.0.0.1", int(probe.getsockname()[1])
         probe.close()
-        own = {"REDIS_URL": f"unix://{path}", "PORT": str(address[1]), "UPLOAD_SECONDS": str(UPLOAD_SECONDS)}
+        own = {"REDIS_URL": f"unix://{path}", "PORT": str(address[1]), "UPLOAD_SECONDS": str(upload_seconds)}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTOSCOPE_")}
         environment |= {f"OTOSCOPE_{name}": value for name, value in own.items()}
         gateway = subprocess.Popen([PYTHON, "-m", "api"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)

@@ -2,16 +2,23 @@
 
 import base64
 import gzip
+from collections.abc import Iterator
 
 import pytest
 
-from tests.api.conftest import wav
+from tests.api.conftest import listening, wav
 from tests.hostile import FILE, Address, ask, multipart, refused, request
 
 WAV = wav()
 TEXT = base64.b64encode(WAV).decode()
 RAW, JSON = ["Content-Type: audio/wav"], ["Content-Type: application/json"]
 FORM = ["Content-Type: multipart/form-data; boundary=x"]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with listening(upload_seconds=30) as address:
+        yield address
 
 
 def sound_and(more: str) -> bytes:

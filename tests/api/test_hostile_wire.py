@@ -3,16 +3,24 @@
 import json
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 
 from api.lines import LARGEST_HEAD, LEAST_READ
-from tests.api.conftest import UPLOAD_SECONDS, wav
+from tests.api.conftest import listening, wav
 from tests.hostile import Address, ask, refused, request
 
+UPLOAD_SECONDS = 2.0  # which some tests wait for
 WAV = wav()
 RAW = ["Content-Type: audio/wav"]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with listening(UPLOAD_SECONDS) as address:
+        yield address
 
 
 def post(head: str, body: bytes = b"") -> bytes:

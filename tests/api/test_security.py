@@ -197,7 +197,7 @@ def test_a_rate_is_held_and_retry_after_is_true(
     assert [door.submit("slow").status_code for _ in range(4)] == [202, 202, 202, 429]
     refused = door.submit("slow")
     assert refused.json()["code"] == "rate_limited"
-    assert refused.headers["retry-after"] == "20"
+    assert 15 <= int(refused.headers["retry-after"]) <= 20
     assert door.ask("slow", "GET", "/v1/models").status_code == 200
     assert door.submit("one").status_code == 202
 

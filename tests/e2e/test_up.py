@@ -18,13 +18,13 @@ pytestmark = pytest.mark.stack
 SOUND = encode(chirp(60.0, 16_000), 16_000, "FLAC", "PCM_16")
 
 
-def processes_of(home: Path) -> list[str]:
-    """Command lines of everything that was started with that home in its environment."""
-    found = []
+def processes_of(home: Path) -> dict[int, str]:
+    """Everything that was started with that home in its environment: command lines by process."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if f"OTOSCOPE_HOME={home}".encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except (FileNotFoundError, PermissionError, ProcessLookupError):
             continue
     return found
@@ -64,19 +64,15 @@ def test_up_answers_and_leaves_nothing_behind(tmp_path: Path, tiny_models: Path)
         assert re.search(r"dog|rain|bell|engine|speech", said), said
         with Client(f"http://127.0.0.1:{port}") as client:
             assert client.ready().workers == 1
-            worker = next(
-                int(path.parent.name)
-                for path in Path("/proc").glob("[0-9]*/cmdline")
-                if b"\0-m\0worker\0" in path.read_bytes() + b"\0"
-                and f"OTOSCOPE_HOME={tmp_path}".encode() in (path.parent / "environ").read_bytes()
-            )
+            found = processes_of(tmp_path / "home")
+            worker = next(pid for pid, command in found.items() if " -m worker " in command)
             os.kill(worker, signal.SIGKILL)
             read_until(process, r"worker died \(killed by SIGKILL\).*again in")
             read_until(process, r"serving model tiny")
         process.send_signal(signal.SIGTERM)
         rest, _ = process.communicate(timeout=60)
         assert process.returncode == 0, rest
-        assert processes_of(tmp_path / "home") == []
+        assert processes_of(tmp_path / "home") == {}
         assert not list((tmp_path / "home").glob("*.sock"))
     finally:
         process.kill()

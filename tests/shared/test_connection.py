@@ -22,6 +22,7 @@ from shared.settings import Settings
 from shared.store import AsyncJobStore, JobStore
 from tests.conftest import start_server
 from tests.shared.conftest import AUDIO, Stores
+from tests.worker.processes import until
 
 
 class OwnServer:
@@ -102,6 +103,13 @@ def test_the_worker_is_told_that_redis_is_gone(server: OwnServer) -> None:
 def test_a_server_that_is_busy_is_one_that_cannot_now(server: OwnServer) -> None:
     """With a script of somebody's that does not end: an answer that asks to come back, and no bug."""
 
+    def busy() -> bool:
+        with redis.Redis.from_url(server.settings.redis_url) as asking:
+            try:
+                return not asking.ping()
+            except redis.ResponseError as error:
+                return str(error).startswith("BUSY")
+
     async def look() -> None:
         async with connect_async(server.settings) as client:
             await AsyncJobStore(client, server.settings).load()
@@ -115,8 +123,8 @@ def test_a_server_that_is_busy_is_one_that_cannot_now(server: OwnServer) -> None
 
         endless = threading.Thread(target=hold_up)
         endless.start()
-        time.sleep(0.5)
         try:
+            until(busy)
             with pytest.raises(StoreUnavailable):
                 asyncio.run(look())
         finally:
@@ -240,13 +248,12 @@ def _card(name: str) -> ModelCard:
 def test_workers_count_as_long_as_they_vouch(stores: Stores) -> None:
     """One that retracts or falls silent is not listed; the cards stay for those who come back."""
     card = _card("tiny")
-    stores.worker.announce(Announcement("silent", ["tiny"], 3), {"tiny": card}, 1)
+    stores.worker.announce(Announcement("silent", ["tiny"], 3), {"tiny": card}, 3)
     stores.worker.announce(Announcement("leaving", ["tiny"]), {"tiny": card}, 30)
     stores.worker.announce(Announcement("staying", ["tiny"], 2), {"tiny": card}, 30)
     assert {worker.id for worker in stores.run(stores.gateway.workers())} == {"silent", "leaving", "staying"}
     stores.worker.retract("leaving")
-    time.sleep(2.1)  # vouching counts in whole seconds
-    assert stores.run(stores.gateway.workers()) == [Announcement("staying", ["tiny"], 2)]
+    until(lambda: stores.run(stores.gateway.workers()) == [Announcement("staying", ["tiny"], 2)])
     stores.worker.retract("staying")
     assert stores.run(stores.gateway.workers()) == []
     assert stores.run(stores.gateway.cards()) == {"tiny": card}

@@ -16,6 +16,7 @@ from shared.errors import (
 from shared.records import Refused, Work
 from shared.schemas import JobOptions, Part, Timings
 from tests.shared.conftest import AUDIO, Stores
+from tests.worker.processes import until
 
 Open = Callable[..., Stores]
 Keys = Callable[[], set[bytes]]
@@ -75,16 +76,17 @@ def test_a_failure_comes_back_as_the_error_it_was(stores: Stores) -> None:
 
 def test_an_expired_job_is_told_from_one_that_never_was(open_stores: Open) -> None:
     """410 while the tombstone lasts, 404 after it and for what never existed."""
-    stores = open_stores(result_ttl=1, tombstone_ttl=1)
+    stores = open_stores(result_ttl=1, tombstone_ttl=60)
     job_id = stores.submit()
     stores.start(job_id)
     stores.succeed(job_id)
-    time.sleep(1.1)
+    until(lambda: not stores.raw.exists(contract.job_key(job_id)))
     with pytest.raises(JobExpired, match=f"{job_id} has expired"):
         stores.run(stores.gateway.get(job_id))
     with pytest.raises(JobExpired):
         stores.run(stores.gateway.cancel(job_id))
-    time.sleep(1.1)
+    assert 0 < stores.raw.ttl(contract.gone_key(job_id)) <= 61
+    stores.raw.delete(contract.gone_key(job_id))
     with pytest.raises(JobNotFound):
         stores.run(stores.gateway.get(job_id))
     with pytest.raises(JobNotFound):

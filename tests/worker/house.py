@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from shared.contract import job_key
@@ -93,4 +93,5 @@ class House:
                 process.kill()
                 process.wait()
                 for pid in left:
-                    os.kill(pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # they end with their worker
+                        os.kill(pid, signal.SIGKILL)

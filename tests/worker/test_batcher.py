@@ -272,7 +272,7 @@ def test_each_lane_runs_a_batch_of_its_own(make: Make, device: Device) -> None:
 
 def test_what_a_full_batch_leaves_behind_goes_to_the_idle_lane(make: Make, device: Device) -> None:
     """The thread that was told of the items has its hands full: it has to tell the other."""
-    batcher = make(size=3, window=0.01, lanes=2)
+    batcher = make(size=3, window=0.5, lanes=2)  # in which all four are surely submitted
     device.free.clear()
     for item in "abcd":
         batcher.submit(item)

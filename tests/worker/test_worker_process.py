@@ -126,10 +126,11 @@ def test_a_worker_serves_and_follows_its_models_and_drains(home: House) -> None:
 
 
 def test_a_file_that_kills_its_decode_process_costs_one_job(home: House) -> None:
-    """A real one: 30 KB of FLAC that take seconds to decode, where one is allowed. What decodes beside it is not
-    disturbed, nor is the process that holds the network; another decode process takes the place of the dead."""
-    bomb = flac_of_silence(600, 96_000, 8)
-    worker = home.ready_worker(decode_processes="2", decode_seconds="1")
+    """A real one: 120 KB of FLAC that take a dozen seconds to decode, where three are allowed, in which a decode
+    process starts on a busy machine too. What decodes beside it is not disturbed, nor is the process that holds the
+    network; another decode process takes the place of the dead."""
+    bomb = flac_of_silence(1_200, 192_000, 8)
+    worker = home.ready_worker(decode_processes="2", decode_seconds="3", max_seconds="1200")
     before = set(children(worker.pid))
     killer = home.submit(bomb)
     beside = [home.submit() for _ in range(8)]
