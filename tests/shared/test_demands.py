@@ -31,9 +31,11 @@ from worker.broker import Transport
 def server(*options: str) -> Iterator[Settings]:
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         process, socket = start_server(Path(name), *options)
-        yield Settings(redis_url=f"unix://{socket}")
-        process.kill()
-        process.wait()
+        try:
+            yield Settings(redis_url=f"unix://{socket}")
+        finally:
+            process.kill()
+            process.wait()
 
 
 def refused(url: str) -> str:
