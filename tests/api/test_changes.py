@@ -12,6 +12,7 @@ import redis
 from shared import contract
 from shared.settings import Settings
 from tests.api.conftest import StandInWorker, wav
+from tests.worker.processes import until
 
 
 @pytest.fixture
@@ -21,9 +22,8 @@ def raw(settings: Settings) -> redis.Redis:
 
 def waiting_job(raw: redis.Redis) -> str:
     """The id of the job that waits, once there is one."""
-    while not (waiting := raw.zrange(contract.WAITING, 0, -1)):
-        time.sleep(0.005)
-    return waiting[0].decode()  # type: ignore[index, union-attr, no-any-return]
+    until(lambda: bool(raw.zcard(contract.WAITING)))
+    return raw.zrange(contract.WAITING, 0, -1)[0].decode()  # type: ignore[index, union-attr, no-any-return]
 
 
 def ask(http: httpx.Client, answers: list[httpx.Response], **request: object) -> threading.Thread:
@@ -130,9 +130,7 @@ def test_who_has_gone_is_not_waited_for(
         job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
         asked = {"method": "GET", "url": f"/v1/jobs/{job_id}", "params": {"wait": 30}}
     leave(http, asked)
-    while (answer := http.get("/v1/models")).status_code == 503:
-        time.sleep(0.02)
-    assert answer.status_code == 200
+    until(lambda: http.get("/v1/models").status_code == 200)
     assert http.get(f"/v1/jobs/{waiting_job(raw)}").json()["status"] == "queued"
 
 
@@ -141,11 +139,9 @@ def test_an_evaluation_nobody_waits_for_is_cancelled(
 ) -> None:
     """Nobody knows its id, so nobody could ever have its answer."""
     leave(http, {"method": "POST", "url": "/evaluate", "json": {"audio_data": base64.b64encode(wav()).decode()}})
-    while raw.hget(contract.TOTALS, "cancelled") != b"1":
-        time.sleep(0.02)
+    until(lambda: raw.hget(contract.TOTALS, "cancelled") == b"1")
     told = 'otoscope_api_requests_total{method="POST",route="/evaluate",status="409"} 1.0'
-    while told not in http.get("/metrics").text:  # no failure of ours
-        time.sleep(0.02)
+    until(lambda: told in http.get("/metrics").text)  # no failure of ours
 
 
 def leave(http: httpx.Client, asked: dict[str, object]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from shared.errors import AudioNotFinite
 from shared.schemas import EvaluateResponse
 from tests.api.conftest import StandInWorker, wav
+from tests.worker.processes import until
 
 BODY = {"audio_data": base64.b64encode(wav()).decode()}
 
@@ -54,9 +55,9 @@ def test_failure_in_the_worker_is_told_by_its_code(http: httpx.Client, worker: S
     import threading
 
     def fail() -> None:
-        while not (waiting := worker._client.zrange("otoscope:waiting", 0, -1)):
-            pass
-        worker.fail(waiting[0].decode(), AudioNotFinite("NaN in the samples"))  # type: ignore[index, union-attr]
+        until(lambda: bool(worker._client.zcard("otoscope:waiting")))
+        (waiting,) = worker._client.zrange("otoscope:waiting", 0, -1)  # type: ignore[misc]
+        worker.fail(waiting.decode(), AudioNotFinite("NaN in the samples"))
 
     thread = threading.Thread(target=fail)
     thread.start()

@@ -3,7 +3,6 @@
 import base64
 import re
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from shared.settings import Settings
 from tests.api.conftest import StandInWorker, made_up, serving, wav
 from tests.conftest import start_server
 from tests.shared.test_audio_aac import M4A
+from tests.worker.processes import until
 
 
 def test_models_are_listed_with_the_default(http: httpx.Client, worker: StandInWorker) -> None:
@@ -175,49 +175,54 @@ def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
     """A queue that cannot be reached is said so at once; once it is back the same gateway serves on."""
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         server, socket = start_server(Path(name), "--appendonly", "yes")
-        own = settings.model_copy(update={"redis_url": f"unix://{socket}"})
-        worker = StandInWorker(own)
-        worker.announce()
-        with serving(own) as url, httpx.Client(base_url=url, timeout=30) as http:
-            job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
+        try:
+            own = settings.model_copy(update={"redis_url": f"unix://{socket}"})
+            worker = StandInWorker(own)
+            worker.announce()
+            with serving(own) as url, httpx.Client(base_url=url, timeout=30) as http:
+                job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
+                server.kill()
+                server.wait()
+                for method, path in (("GET", f"/v1/jobs/{job_id}"), ("DELETE", f"/v1/jobs/{job_id}")):
+                    answer = http.request(method, path)
+                    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+                    assert "retry-after" in answer.headers
+                answer = http.post("/v1/jobs", files={"file": wav()})
+                assert answer.json()["code"] == "store_unavailable"
+                assert http.get("/health/live").status_code == 200
+                assert http.get("/health/ready").json()["redis"] is False
+                assert "otoscope_queue_reachable 0.0" in http.get("/metrics").text
+                server, _ = start_server(Path(name), "--appendonly", "yes")
+                assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
+                worker.finish(job_id)
+                assert http.get(f"/v1/jobs/{job_id}", params={"wait": 5}).json()["status"] == "succeeded"
+            worker.close()
+        finally:
             server.kill()
             server.wait()
-            for method, path in (("GET", f"/v1/jobs/{job_id}"), ("DELETE", f"/v1/jobs/{job_id}")):
-                answer = http.request(method, path)
-                assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
-                assert "retry-after" in answer.headers
-            answer = http.post("/v1/jobs", files={"file": wav()})
-            assert answer.json()["code"] == "store_unavailable"
-            assert http.get("/health/live").status_code == 200
-            assert http.get("/health/ready").json()["redis"] is False
-            assert "otoscope_queue_reachable 0.0" in http.get("/metrics").text
-            server, _ = start_server(Path(name), "--appendonly", "yes")
-            assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
-            worker.finish(job_id)
-            assert http.get(f"/v1/jobs/{job_id}", params={"wait": 5}).json()["status"] == "succeeded"
-        worker.close()
-        server.kill()
-        server.wait()
 
 
 def test_what_was_accepted_is_told_though_redis_goes(settings: Settings) -> None:
     """Redis goes away under somebody who waits: the job has its id; /evaluate, which has none to tell, says why."""
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         server, socket = start_server(Path(name), "--save", "")
-        own = settings.model_copy(update={"redis_url": f"unix://{socket}", "max_wait": 1.0})
-        worker = StandInWorker(own)
-        worker.announce()
-        with serving(own) as url, httpx.Client(base_url=url, timeout=30) as http, ThreadPoolExecutor(2) as pool:
-            asked = [
-                pool.submit(http.post, "/v1/jobs", files={"file": wav()}, headers={"Prefer": "wait=1"}),
-                pool.submit(http.post, "/evaluate", json={"audio_data": base64.b64encode(wav()).decode()}),
-            ]
-            while worker._client.zcard("otoscope:waiting") != 2:
-                time.sleep(0.01)
+        try:
+            own = settings.model_copy(update={"redis_url": f"unix://{socket}", "max_wait": 5.0})
+            worker = StandInWorker(own)
+            worker.announce()
+            with serving(own) as url, httpx.Client(base_url=url, timeout=30) as http, ThreadPoolExecutor(2) as pool:
+                asked = [
+                    pool.submit(http.post, "/v1/jobs", files={"file": wav()}, headers={"Prefer": "wait=5"}),
+                    pool.submit(http.post, "/evaluate", json={"audio_data": base64.b64encode(wav()).decode()}),
+                ]
+                until(lambda: worker._client.zcard("otoscope:waiting") == 2)
+                server.kill()
+                server.wait()
+                accepted, evaluated = (answer.result() for answer in asked)
+            worker.close()
+        finally:
             server.kill()
             server.wait()
-            accepted, evaluated = (answer.result() for answer in asked)
-        worker.close()
     assert (accepted.status_code, accepted.json()["status"]) == (202, "queued")
     assert accepted.headers["location"] == f"/v1/jobs/{accepted.json()['id']}"
     assert (evaluated.status_code, evaluated.json()["code"]) == (503, "store_unavailable")

@@ -19,7 +19,7 @@ import yaml
 from tests.compose import faults, steps, walls
 from tests.compose.rig import PROJECT, ROOT, Compose, Load, compose_command, docker
 from tests.compose.steps import Trial
-from tests.conftest import free_port
+from tests.conftest import free_ports
 
 STEPS: list[Callable[[Trial], None]] = [
     steps.answers, walls.walls, walls.secrets, steps.metrics, faults.kill_worker, faults.kill_api, faults.kill_redis,
@@ -83,7 +83,8 @@ def main() -> int:
         print("there is no Docker engine here, or no Compose")
         return 77
     left_out = missing_images()
-    ports = {f"OTOSCOPE_{name}PORT": str(free_port()) for name in ("", "PROMETHEUS_", "GRAFANA_")}
+    names = ("", "PROMETHEUS_", "GRAFANA_")
+    ports = {f"OTOSCOPE_{name}PORT": str(port) for name, port in zip(names, free_ports(3), strict=True)}
     sounds = sorted((ROOT / "api" / "static" / "sounds").glob("*.flac"))
     with Compose(command, left_out, OTOSCOPE_TAG="trial", **ports) as compose:
         trial = Trial(compose, Load(f"http://127.0.0.1:{ports['OTOSCOPE_PORT']}", sounds))

@@ -1,20 +1,21 @@
 """The real stack: Valkey, worker and gateway as processes of their own, with a tiny model and the shipped ones."""
 
+import json
 import os
 import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import pytest
 
-from tests.conftest import PYTHON, ROOT, free_port, start_server, write_tiny_model
+from tests.conftest import PYTHON, ROOT, free_ports, start_server, write_tiny_model
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Stack:
     @classmethod
     def on(cls, directory: Path, redis_url: str, **settings: str) -> Self:
         """Not started yet; `models` and the logs are in `directory`, `settings` are variables in lower case."""
-        port, metrics_port = free_port(), free_port()
+        port, metrics_port = free_ports(2)
         own = {
             "redis_url": redis_url,
             "port": str(port),
@@ -88,13 +89,14 @@ class Stack:
             process.kill()
             process.wait()
 
-    def stop(self, name: str, with_signal: int = signal.SIGTERM, timeout: float = 30) -> int:
-        process = self.processes.pop(name)
-        process.send_signal(with_signal)
-        return process.wait(timeout)
+    def stop(self, name: str, with_signal: int = signal.SIGTERM, timeout: float = 60) -> int:
+        """Its exit status. One that takes longer (a worker may finish jobs for 45 s) is left to `kill`."""
+        self.processes[name].send_signal(with_signal)
+        self.processes[name].wait(timeout)
+        return self.processes.pop(name).returncode
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
     """One stack for all end-to-end tests; none of them may leave it broken."""
     with running_stack(default_model="tiny") as running:
@@ -118,7 +120,26 @@ def running_stack(default_model: str) -> Iterator[Stack]:
             running.until_ready()
             yield running
         finally:
-            statuses = {name: running.stop(name) for name in list(running.processes)}
-            server.terminate()
-            server.wait()
+            try:
+                statuses = {name: running.stop(name) for name in list(running.processes)}
+            finally:
+                running.kill()
+                server.terminate()
+                server.wait()
             assert statuses == {"worker": 0, "api": 0}, statuses
+
+
+def run_bench(*arguments: str, seconds: float) -> Any:
+    """What a program of bench/ reports. Where it takes longer it is asked to end, since it then takes down what it has
+    started."""
+    command = [PYTHON, *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:
+        try:
+            told, errors = bench.communicate(timeout=seconds)
+        finally:
+            bench.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                bench.wait(60)
+            bench.kill()
+    assert bench.returncode == 0, errors[-3000:]
+    return json.loads(told)

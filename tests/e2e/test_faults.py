@@ -1,24 +1,18 @@
 """The short form of bench/faults.py: processes killed and wires cut under load, and nothing lost."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 
-from tests.conftest import ROOT
+from tests.e2e.conftest import run_bench
 
 pytestmark = pytest.mark.stack
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(480)
 def test_nothing_is_lost() -> None:
     """Worker, gateway and server die in mid-work, and the network goes: every accepted job is answered, once."""
     kinds = ["worker", "gateway", "server", "cut network"]
-    command = [sys.executable, "bench/faults.py", "--jobs", "60", "--rounds", "3", "--model", "esc50-light"]
-    run = subprocess.run([*command, "--only", *kinds], cwd=ROOT, capture_output=True, text=True, timeout=390)
-    assert run.returncode == 0, run.stderr[-3000:]
-    faults = json.loads(run.stdout)["faults"]
+    command = ["bench/faults.py", "--jobs", "60", "--rounds", "3", "--model", "esc50-light", "--only", *kinds]
+    faults = run_bench(*command, seconds=390)["faults"]
     assert [fault["fault"] for fault in faults] == kinds
     for fault in faults:
         assert fault["wrong"] == []

@@ -1,23 +1,18 @@
 """The short form of bench/machines.py: a server that is replaced, a worker on another machine whose cable is pulled."""
 
-import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.e2e.conftest import run_bench
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(380)]
 
 
 def run(*options: str) -> dict[str, Any]:
     """The one result; nothing wrong in it."""
-    command = [sys.executable, "bench/machines.py", "--rounds", "1", "--model", "esc50-light", *options]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert run.returncode == 0, run.stderr[-3000:]
-    [result] = json.loads(run.stdout)["results"]
+    report = run_bench("bench/machines.py", "--rounds", "1", "--model", "esc50-light", *options, seconds=280)
+    [result] = report["results"]
     assert result["wrong"] == []
     return dict(result)
 

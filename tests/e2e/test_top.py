@@ -71,17 +71,19 @@ def work(stack: Stack) -> list[Job]:
 
 
 async def figures_of(stack: Stack) -> tuple[Figures, list[Job], float, float]:
-    """Figures of the time between two looks, the jobs of that time, how long they took, how many workers counted."""
+    """Figures of the time between two looks, the jobs of that time, its seconds, how many jobs workers counted."""
     async with Lookout(stack.url) as lookout:
         history = History(lookout.url)
         before = await lookout.look()
         history.add(before)
         began = time.monotonic()
         jobs = await asyncio.to_thread(work, stack)
-        took = time.monotonic() - began
-        await asyncio.sleep(0.5)  # a worker counts a job when the caller has had its answer
-        after = await lookout.look()
-        return history.add(after), jobs, took, done(after) - done(before)
+        deadline = time.monotonic() + 20
+        while True:  # a worker counts a job when the caller has had its answer
+            took, after = time.monotonic() - began, await lookout.look()
+            if done(after) - done(before) >= JOBS or time.monotonic() > deadline:
+                return history.add(after), jobs, took, done(after) - done(before)
+            await asyncio.sleep(0.1)
 
 
 def done(look: Look) -> float:

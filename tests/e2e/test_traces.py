@@ -207,8 +207,7 @@ def test_what_fails_is_marked_by_its_code(traced: Traced) -> None:
     stranger = "7" * 32
     answer = traced.submit(traceparent=f"00-{stranger}-{'7' * 16}-01", Authorization="Bearer oto_1_2")
     assert answer.status_code == 401
-    traced.submit(prefer="wait=30")
-    time.sleep(0.3)
+    traced.job(traced.submit(prefer="wait=30").json()["id"])  # what came after it has arrived
     assert stranger not in {span.trace for span in traced.collector.spans}
     for secret in (traced.key, traced.key.split("_")[2], "oto_1_2", "top_k", "window=77", "secret words"):
         assert secret.encode() not in traced.collector.raw

@@ -124,19 +124,20 @@ def test_no_secret_is_told(guarded: tuple[Stack, str, str]) -> None:
 
 @pytest.mark.parametrize("name", ["api", "worker"])
 def test_a_start_that_fails_tells_no_password(guarded: tuple[Stack, str, str], name: str) -> None:
-    """A wrong password from the first moment on, and a URL that cannot be read."""
+    """A wrong password from the first moment on, and URLs that cannot be read: it ends, and says why."""
     stack, _, _ = guarded
     stack.environment["OTOSCOPE_METRICS_PORT"] = "0"
     stack.environment["OTOSCOPE_PORT"] = str(free_port())
     url = stack.environment["OTOSCOPE_REDIS_URL"]
-    for broken in (url.replace(RIGHT, OTHER), url.replace(RIGHT, f"{OTHER}/x"), url.replace("redis:", "http:")):
-        stack.environment["OTOSCOPE_REDIS_URL"] = broken.replace(RIGHT, OTHER)
-        if name in stack.processes:
-            stack.stop(name, timeout=60)
+    stack.stop(name)
+    troubles = {
+        url.replace(RIGHT, OTHER): "refuses the user or password",
+        url.replace(RIGHT, f"{OTHER}/x"): "is no URL",
+        url.replace("redis:", "http:").replace(RIGHT, OTHER): "must begin with redis://",
+    }
+    for broken, trouble in troubles.items():
+        stack.environment["OTOSCOPE_REDIS_URL"] = broken
         stack.start(name)
-        deadline = time.monotonic() + 5
-        while stack.processes[name].poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        if stack.processes[name].poll() is not None:
-            assert stack.processes.pop(name).returncode == 1
+        assert stack.processes[name].wait(60) == 1
+        assert trouble in (stack.logs / f"{name}.log").read_text().splitlines()[-1]
         assert OTHER not in logs(stack)

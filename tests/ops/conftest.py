@@ -7,19 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import pytest
 
+from ops.dashboard import NEED_A_GPU, filled, panels
 from ops.local import GATEWAY, WORKER, Prometheus, configuration, program
 from shared.keys import Scope, new_key, write_keys
 from tests.conftest import free_port, start_server, write_tiny_model
 from tests.e2e.conftest import Stack
 from tests.sounds import chirp, encode
 
-SECONDS_OF_LOAD, SECONDS_OF_NOISE = 9.0, 3.0
+SECONDS_OF_LOAD, SECONDS_OF_NOISE = 9.0, 30.0  # of noise at most
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Watched:
     busy: float  # seconds since 1970 at which it was in full use; it is not any more
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def watched() -> Iterator[Watched]:
     """Read once a second with a key, as a gateway with keys asks for."""
     if program("prometheus") is None:
@@ -46,23 +48,27 @@ def watched() -> Iterator[Watched]:
         stack = Stack.on(folder, f"unix://{socket}", default_model="tiny", keys_file=str(folder / "keys"))
         targets = {GATEWAY: [urlsplit(stack.url).netloc], WORKER: [urlsplit(stack.worker_metrics).netloc]}
         config = configuration(targets, 1.0, folder / "key")
-        try:
-            stack.start("worker")
-            stack.start("api")
-            with Prometheus.running(config, free_port(), folder) as prometheus:
-                stack.until_ready()
-                with used(stack, text) as other_sounds:
-                    time.sleep(SECONDS_OF_LOAD)
-                    other_sounds.set()
-                    time.sleep(SECONDS_OF_NOISE)
-                    busy = time.time()
-                time.sleep(2.5)  # until what came of it has been read
-                yield Watched(stack, prometheus, busy)
-        finally:
-            for name in list(stack.processes):
-                stack.stop(name)
-            server.terminate()
-            server.wait()
+        with stack.up(server), Prometheus.running(config, free_port(), folder) as prometheus:
+            with used(stack, text) as other_sounds:
+                time.sleep(SECONDS_OF_LOAD)
+                other_sounds.set()
+                deadline = time.monotonic() + SECONDS_OF_NOISE
+                while not shown(prometheus, busy := time.time()) and time.monotonic() < deadline:
+                    time.sleep(0.2)
+            time.sleep(2.5)  # until what came of it has been read
+            yield Watched(stack, prometheus, busy)
+
+
+def asked(target: dict[str, Any]) -> str:
+    """A query of a panel, over the few seconds that there are."""
+    return filled(target["expr"], "5s", instance=".*", window="6s", before="4s")
+
+
+def shown(prometheus: Prometheus, at: float) -> bool:
+    """Whether every panel has something to show."""
+    targets = [target for panel in panels() if panel["title"] not in NEED_A_GPU for target in panel["targets"]]
+    found = [prometheus.query(asked(target), at) for target in targets]
+    return all(any(series["value"][1] != "NaN" for series in query) for query in found)
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def test_what_is_wrong_is_counted_by_what_it_was(server: Server, target: Target)
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
     ]
     server.delay = 0.01
-    found = run(closed_loop(target, [target.request("GET", "/")], callers=1, seconds=0.6, warm_up=0.0))
+    found = run(closed_loop(target, [target.request("GET", "/")], callers=1, seconds=1.0, warm_up=0.0))
     assert found.outcomes["429"] == 1
     assert found.outcomes["IncompleteReadError"] == 1
     assert found.outcomes["ValueError"] == 1
@@ -125,7 +125,7 @@ def test_https_is_encrypted(server: Server, tmp_path: Path, monkeypatch: pytest.
 
     def ask() -> Measured:
         target = Target.of(url)
-        return run(closed_loop(target, [target.request("GET", "/v1/models")], callers=1, seconds=0.2, warm_up=0.0))
+        return run(closed_loop(target, [target.request("GET", "/v1/models")], callers=1, seconds=1.0, warm_up=0.0))
 
     stranger = ask()
     assert stranger.outcomes.keys() == {"SSLCertVerificationError"}

@@ -20,7 +20,7 @@ from shared.records import Announcement
 from shared.schemas import JobOptions
 from shared.settings import Settings
 from shared.store import AsyncJobStore, JobStore
-from tests.conftest import free_port, start_server
+from tests.conftest import free_port, free_ports, start_server
 from tests.shared.conftest import AUDIO
 from tests.tls import ESCAPED, PASSWORD, Authority, encrypted_server, needs_tls
 from tests.worker.processes import until
@@ -31,9 +31,11 @@ from worker.broker import Transport
 def server(*options: str) -> Iterator[Settings]:
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         process, socket = start_server(Path(name), *options)
-        yield Settings(redis_url=f"unix://{socket}")
-        process.kill()
-        process.wait()
+        try:
+            yield Settings(redis_url=f"unix://{socket}")
+        finally:
+            process.kill()
+            process.wait()
 
 
 def refused(url: str) -> str:
@@ -88,7 +90,8 @@ def test_a_server_that_asks_for_a_certificate(tmp_path: Path) -> None:
 
 def test_a_cluster_is_refused() -> None:
     """It would spread keys that one script needs together."""
-    with server("--cluster-enabled", "yes", "--port", str(free_port()), "--cluster-port", str(free_port())) as settings:
+    port, between = map(str, free_ports(2))
+    with server("--cluster-enabled", "yes", "--port", port, "--cluster-port", between) as settings:
         assert "cluster" in refused(settings.redis_url)
 
 
