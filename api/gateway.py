@@ -26,6 +26,7 @@ from shared.errors import (
     ResultNotReady,
     StoreUnavailable,
 )
+from shared.recent import Recent
 from shared.records import JobRecord, Submission
 from shared.schemas import ModelCard
 from shared.settings import Settings
@@ -49,30 +50,27 @@ class Gateway:
         self.metrics = GatewayMetrics(settings.queue_limit)
         self.drawing = asyncio.Semaphore(2)
         """Pictures drawn at once: one of ten minutes of sound takes 70 MB for a moment."""
-        self._cards: tuple[float, dict[str, ModelCard]] = (0.0, {})
-        self._aac: tuple[float, bool] = (0.0, settings.audio_limits.aac)
+        self._cards: Recent[dict[str, ModelCard] | None] = Recent(self._read_cards, None)
+        self._aac = Recent(self._read_aac, settings.audio_limits.aac)
         self._refused: dict[str, tuple[float, QueueFull]] = {}  # by caller: until when, and why
 
     async def models(self) -> dict[str, ModelCard]:
         """Cards of the models that workers serve, read at most once a second. Raises StoreUnavailable."""
-        read_at, cards = self._cards
-        if not cards or time.monotonic() - read_at > 1.0:
-            self._cards = (time.monotonic(), cards)  # one reads them anew, whom the others need not follow
-            cards = dict(sorted((await self.store.cards()).items()))
-            self._cards = (time.monotonic(), cards)
-        return cards
+        return await self._cards.get() or {}
+
+    async def _read_cards(self) -> dict[str, ModelCard] | None:
+        return dict(sorted((await self.store.cards()).items())) or None
 
     async def audio_limits(self) -> AudioLimits:
         """What a sound may be. M4A is for workers to decode, who say whether they can, read as often; without any, it
         is as the last ones said."""
-        read_at, aac = self._aac
-        if time.monotonic() - read_at > 1.0:
-            self._aac = (time.monotonic(), aac)
-            with suppress(StoreUnavailable):  # which is no matter of what a sound may be
-                if workers := await self.store.workers():
-                    aac = any(worker.aac for worker in workers)
-            self._aac = (time.monotonic(), aac)
-        return replace(self.settings.audio_limits, aac=aac)
+        with suppress(StoreUnavailable):  # which is no matter of what a sound may be
+            await self._aac.get()
+        return replace(self.settings.audio_limits, aac=self._aac.value)
+
+    async def _read_aac(self) -> bool:
+        workers = await self.store.workers()
+        return any(worker.aac for worker in workers) if workers else self._aac.value
 
     async def resolve(self, name: str | None) -> ModelCard:
         """The card of a named model, or of the default. Raises ModelNotFound or NotReady."""

@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import math
-import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ from shared import contract, scripts
 from shared.connection import translated
 from shared.errors import DeadlineExceeded, IdempotencyConflict, JobExpired, JobNotFound, QueueFull, StoreUnavailable
 from shared.queue import Messages, make_celery
+from shared.recent import Recent
 from shared.records import (
     Announcement,
     Event,
@@ -42,7 +42,7 @@ class AsyncJobStore:
         self._messages = Messages(make_celery(settings))
         names = ("SUBMIT", "READ", "FINISH", "CANCEL")
         self._scripts = {name: client.register_script(getattr(scripts, name)) for name in names}
-        self._memory: tuple[float, float] = (0.0, 0.0)  # (monotonic time of the reading, share)
+        self._memory = Recent(self._read_memory, 0.0)
         self._cards: dict[bytes, ModelCard | None] = {}  # by their text, which is long and seldom another
 
     async def _run(self, name: str, keys: list[str], args: list[Any]) -> Any:
@@ -219,15 +219,13 @@ class AsyncJobStore:
 
     async def memory_share(self) -> float:
         """Share of Redis' memory limit that is used, read at most once a second."""
-        read_at, share = self._memory
-        if time.monotonic() - read_at > 1.0:
-            self._memory = (time.monotonic(), share)  # one reads it anew, whom the others need not follow
-            with translated():
-                info = await self._redis.info("memory")
-            limit = info.get("maxmemory", 0)
-            share = info["used_memory"] / limit if limit else 0.0
-            self._memory = (time.monotonic(), share)
-        return share
+        return await self._memory.get()
+
+    async def _read_memory(self) -> float:
+        with translated():
+            info = await self._redis.info("memory")
+        limit = info.get("maxmemory", 0)
+        return float(info["used_memory"] / limit) if limit else 0.0
 
     async def workers(self) -> list[Announcement]:
         """The workers that vouch for themselves now, and that can read what is written here."""
