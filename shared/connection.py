@@ -2,9 +2,9 @@
 
 import copy
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
@@ -115,10 +115,33 @@ def connect_async(settings: Settings) -> "redis.asyncio.Redis":
         once = redis.asyncio.retry.Retry(NoBackoff(), 0)
         sentinels = _AsyncSentinels(address.hosts, sentinel_kwargs=_of_sentinels(address, once))
         options["ssl"] = address.tls is not None
-        return redis.asyncio.Redis.from_pool(_SentinelPool(address.service, sentinels, **options))
+        return redis.asyncio.Redis.from_pool(_noticing(_SentinelPool(address.service, sentinels, **options)))
     tcp = redis.asyncio.Connection if address.tls is None else redis.asyncio.SSLConnection
     kind = redis.asyncio.UnixDomainSocketConnection if address.path else tcp
-    return redis.asyncio.Redis.from_pool(redis.asyncio.BlockingConnectionPool(connection_class=kind, **options))
+    pool = redis.asyncio.BlockingConnectionPool(connection_class=kind, **options)
+    return redis.asyncio.Redis.from_pool(_noticing(pool))
+
+
+AsyncPool = TypeVar("AsyncPool", bound="redis.asyncio.ConnectionPool")
+
+
+def _noticing(pool: AsyncPool) -> AsyncPool:
+    """With connections that notice when they have been reset."""
+    pool.connection_class = type("Noticing", (_Noticing, pool.connection_class), {})
+    return pool
+
+
+class _Noticing(redis.asyncio.connection.AbstractConnection):
+    """uvloop has a RuntimeError for who writes to a connection that was reset, where asyncio has an OSError; redis-py
+    takes only the latter for a lost connection, which it replaces."""
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            if "handler is closed" not in str(error):
+                raise
+            raise redis.exceptions.ConnectionError("The connection was reset.") from error
 
 
 class _SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
@@ -146,6 +169,11 @@ class _Sentinels(redis.sentinel.Sentinel):
 
 class _AsyncSentinels(redis.asyncio.sentinel.Sentinel):
     """The same for tasks."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for sentinel in self.sentinels:
+            _noticing(sentinel.connection_pool)
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
         own = copy.copy(self)

