@@ -2,15 +2,15 @@
 
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import redis
 
 from tests.conftest import free_port
+from tests.worker.processes import until
 
 PASSWORD, ESCAPED = "horse/staple?@#", "horse%2Fstaple%3F%40%23"
 
@@ -65,13 +65,14 @@ def encrypted_server(directory: Path, authority: Authority, *, ask: bool = False
     own = {"ssl_ca_certs": str(authority.ca), "ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
     try:
         with redis.Redis("localhost", port, password=PASSWORD, ssl=True, **own) as client:  # type: ignore[arg-type]
-            for _ in range(200):
-                try:
-                    client.ping()
-                    break
-                except redis.exceptions.ConnectionError:
-                    assert server.poll() is None, (directory / "redis.log").read_text()
-                    time.sleep(0.02)
+
+            def answers() -> bool:
+                assert server.poll() is None, (directory / "redis.log").read_text()
+                with suppress(redis.exceptions.ConnectionError):
+                    return bool(client.ping())
+                return False
+
+            until(answers)
         yield port
     finally:
         server.terminate()

@@ -24,7 +24,7 @@ from tests.conftest import free_ports
 STEPS: list[Callable[[Trial], None]] = [
     steps.answers, walls.walls, walls.secrets, steps.metrics, faults.kill_worker, faults.kill_api, faults.kill_redis,
     faults.scale, faults.roll_worker, faults.upgrade_redis, faults.backup, faults.stop, walls.keys, walls.password,
-    walls.model,
+    walls.elsewhere, walls.model,
 ]  # fmt: skip
 
 

@@ -1,13 +1,18 @@
 """Steps of trial.py: who may do what, and how an owner changes it."""
 
 import asyncio
+import json
 import shutil
 import time
 
 import httpx
 
+from shared import contract
 from tests.compose.rig import PROJECT, ROOT, docker
 from tests.compose.steps import Trial, targets
+from tests.conftest import free_port
+
+ASK_OURS = f'REDISCLI_AUTH="$(cat /run/secrets/password)" redis-cli hgetall {contract.TOTALS}'
 
 
 def walls(trial: Trial) -> None:
@@ -107,6 +112,43 @@ def password(trial: Trial) -> None:
     asyncio.run(load.submit(20))
     ended = asyncio.run(load.ends())
     trial.check(f"20 jobs ended {dict(ended)}", dict(ended) == {"succeeded": 20})
+
+
+def elsewhere(trial: Trial) -> None:
+    """A Redis beside the project, as docs/deployment.md has it: the jobs go there, and none into the project's own."""
+    compose, load = trial.compose, trial.load
+    host, port = gateway_of("front"), free_port()
+    own = ["--bind", host, "--port", str(port), "--requirepass", "not-ours"]
+    other = docker("run", "--detach", "--network", "host", "redis:7-alpine", "redis-server", *own).strip()
+    before = compose.run_in("redis", "sh", "-c", ASK_OURS)
+    compose.settings |= {
+        "COMPOSE_FILE": "docker-compose.yml:compose/managed-redis.yml",
+        "OTOSCOPE_REDIS_URL": f"redis://:not-ours@{host}:{port}/0",
+    }
+    try:
+        compose("up", "--detach", "--no-deps", "api", "worker")
+        load.ready()
+        load.accepted.clear()
+        asyncio.run(load.submit(20))
+        ended = asyncio.run(load.ends())
+        trial.check(f"20 jobs ended {dict(ended)}", dict(ended) == {"succeeded": 20})
+        there = ["redis-cli", "-h", host, "-p", str(port), "-a", "not-ours", "--no-auth-warning"]
+        count = docker("exec", other, *there, "hget", contract.TOTALS, "succeeded").strip()
+        trial.check(f"{count} of them there", count == "20")
+        trial.check("and none here", compose.run_in("redis", "sh", "-c", ASK_OURS) == before)
+    finally:
+        for name in ("COMPOSE_FILE", "OTOSCOPE_REDIS_URL"):
+            del compose.settings[name]
+        compose("up", "--detach", "--no-deps", "api", "worker")
+        docker("rm", "--force", "--volumes", other)
+    load.ready()
+    trial.balanced()
+
+
+def gateway_of(network: str) -> str:
+    """The address that this host has for the containers of that network."""
+    (found,) = json.loads(docker("network", "inspect", f"{PROJECT}_{network}"))
+    return str(found["IPAM"]["Config"][0]["Gateway"])
 
 
 def model(trial: Trial) -> None:
