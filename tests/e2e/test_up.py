@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from otoscope import Client
 from tests.conftest import PYTHON, ROOT, free_port
 from tests.sounds import chirp, encode
+from tests.worker.processes import until
 
 pytestmark = pytest.mark.stack
 
@@ -80,38 +82,33 @@ def test_up_answers_and_leaves_nothing_behind(tmp_path: Path, tiny_models: Path)
 
 
 def test_what_was_accepted_is_there_after_a_restart(tmp_path: Path, tiny_models: Path) -> None:
-    """Stopped with sounds in hand and in the queue, and started again in the same home: every one has its answer."""
-    port, jobs = free_port(), []
-    for start in range(2):
-        process = started(tmp_path / "home", tiny_models, port)
-        try:
-            read_until(process, "Otoscope is up")
-            with Client(f"http://127.0.0.1:{port}") as client:
-                if start:
-                    assert {client.wait(job, timeout=60).status for job in jobs} == {"succeeded"}
-                else:
-                    jobs = [client.submit(SOUND).id for _ in range(30)]
-                    assert client.job(jobs[-1]).finished_at is None
-            process.send_signal(signal.SIGTERM)
-            rest, _ = process.communicate(timeout=90)
-            assert process.returncode == 0, rest
-        finally:
-            process.kill()
-            process.wait()
-
-
-def test_killed_up_takes_everything_with_it(tmp_path: Path, tiny_models: Path) -> None:
-    """After kill -9 of the parent no server, worker, gateway or decode process runs on."""
-    process = started(tmp_path / "home", tiny_models, free_port())
+    """After kill -9 of the parent no server, worker, gateway or decode process runs on; and every sound that was in
+    hand or in the queue then has its answer once it is started again in the same home."""
+    home, port = tmp_path / "home", free_port()
+    process = started(home, tiny_models, port)
     try:
         read_until(process, "Otoscope is up")
-        assert len(processes_of(tmp_path / "home")) >= 4
+        assert len(processes_of(home)) >= 4
+        with Client(f"http://127.0.0.1:{port}") as client:
+            jobs = [client.submit(SOUND).id for _ in range(30)]
     finally:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
-    deadline = time.monotonic() + 20
-    while left := processes_of(tmp_path / "home"):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
+        end(process, home)
+    killed = datetime.now(UTC)
+    process = started(home, tiny_models, port)
+    try:
+        read_until(process, "Otoscope is up")
+        with Client(f"http://127.0.0.1:{port}") as client:
+            ends = [client.wait(job, timeout=60) for job in jobs]
+    finally:
+        end(process, home)
+    assert {job.status for job in ends} == {"succeeded"}
+    assert any(job.finished_at and job.finished_at > killed for job in ends), "nothing was left to do"
+
+
+def end(process: subprocess.Popen[str], home: Path) -> None:
+    """Kill it, and see that what it started ends by itself."""
+    process.kill()
+    process.wait()
+    if process.stdout:
+        process.stdout.close()
+    until(lambda: not processes_of(home))
