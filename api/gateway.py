@@ -51,7 +51,7 @@ class Gateway:
         self.drawing = asyncio.Semaphore(2)
         """Pictures drawn at once: one of ten minutes of sound takes 70 MB for a moment."""
         self._cards: Recent[dict[str, ModelCard] | None] = Recent(self._read_cards, None)
-        self._aac = Recent(self._read_aac, settings.audio_limits.aac)
+        self._aac: Recent[bool | None] = Recent(self._read_aac, None)
         self._refused: dict[str, tuple[float, QueueFull]] = {}  # by caller: until when, and why
 
     async def models(self) -> dict[str, ModelCard]:
@@ -62,15 +62,16 @@ class Gateway:
         return dict(sorted((await self.store.cards()).items())) or None
 
     async def audio_limits(self) -> AudioLimits:
-        """What a sound may be. M4A is for workers to decode, who say whether they can, read as often; without any, it
-        is as the last ones said."""
+        """What a sound may be. M4A is for workers to decode, who say whether they can, read as often; it may be one
+        until all of them have said no."""
         with suppress(StoreUnavailable):  # which is no matter of what a sound may be
             await self._aac.get()
-        return replace(self.settings.audio_limits, aac=self._aac.value)
+        return replace(self.settings.audio_limits, aac=self._aac.value is not False)
 
-    async def _read_aac(self) -> bool:
-        workers = await self.store.workers()
-        return any(worker.aac for worker in workers) if workers else self._aac.value
+    async def _read_aac(self) -> bool | None:
+        """Without any worker, it is as the last ones said; None before there was one."""
+        said = {worker.aac for worker in await self.store.workers()}
+        return said != {False} if said else self._aac.value
 
     async def resolve(self, name: str | None) -> ModelCard:
         """The card of a named model, or of the default. Raises ModelNotFound or NotReady."""
@@ -136,11 +137,19 @@ class Gateway:
         return submission
 
     async def submit_and_wait(
-        self, request: Request, upload: Upload, caller: Caller, seconds: float, idempotency: str | None = None
+        self,
+        request: Request,
+        upload: Upload,
+        caller: Caller,
+        seconds: float,
+        idempotency: str | None = None,
+        *,
+        only_end: bool = False,
     ) -> JobRecord:
         """The submitted job once it is finished, or when time is up or the client has gone. Raises what `submit` does.
 
-        What has been accepted is told as it was then, should the store go away meanwhile: its id would be lost.
+        What has been accepted is told as it was then, should the store go away meanwhile: its id would be lost. Who can
+        use its end alone (`only_end`) is told of the store.
         """
         job_id = new_job_id()
         with self.changes.watching(job_id, end_only=True) as watch:
@@ -151,6 +160,8 @@ class Gateway:
                 # An earlier one, with the same key.
                 return await self.wait(request, job.id, caller, seconds, until_final=True)
             except StoreUnavailable:
+                if only_end:
+                    raise
                 return job
 
     async def get(self, job_id: str, caller: Caller, *, with_result: bool = False) -> JobRecord:

@@ -96,7 +96,7 @@ class Announcement:
     busy: int = 0  # jobs it holds
     contract: int = 1  # shared.contract.CONTRACT_VERSION, which the first ones did not tell
     metrics: str = ""  # address of its /metrics; empty where it is not known
-    aac: bool = False  # whether it can decode M4A
+    aac: bool | None = None  # whether it can decode M4A, which the first ones did not tell
 
 
 def parse(kind: type[M], text: str | bytes) -> M:

@@ -43,7 +43,7 @@ async def evaluate(
     with tracing.span("ingest"):
         limits = await gateway.audio_limits()
         upload = await read_upload(request, gateway.settings, limits, fixed=JobOptions(top_k=3, include=_PARTS))
-    job = await gateway.submit_and_wait(request, upload, caller, gateway.settings.max_wait)
+    job = await gateway.submit_and_wait(request, upload, caller, gateway.settings.max_wait, only_end=True)
     if job.packed is None:
         raise await _failure(request, gateway, job)
     return respond(await write(job.packed, lambda result: _tree(result, spelling == "old")), JSON)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 from starlette.datastructures import Headers
 
-from api.asked import listed, negotiate, preferred_wait
+from api.asked import negotiate, preferred_wait
 from api.direct import parameter
 from api.errors import responses
 from api.events import job_events, resume_point
@@ -90,8 +90,8 @@ async def submit(request: Request) -> Response:
     The options `model`, `top_k`, `include`, `window` and `layer` may be form fields, JSON keys or query parameters.
     """
     gateway, caller, asked = current(request), caller_of(request), request.headers
-    kind, key = negotiate(listed(asked, "accept"), OF_JOB), _key(asked)
-    wait = preferred_wait(listed(asked, "prefer"), gateway.settings.max_wait)
+    kind, key = negotiate(asked, OF_JOB), _key(asked)
+    wait = preferred_wait(asked, gateway.settings.max_wait)
     with tracing.span("ingest"):
         upload = await read_upload(request, gateway.settings, await gateway.audio_limits())
     headers: dict[str, str] = {}
@@ -124,7 +124,7 @@ async def submit(request: Request) -> Response:
 async def read(request: Request) -> Response:
     """The job as it is now, with its result once it has succeeded; `?wait=10` holds the line until it changes."""
     gateway, caller, job_id = current(request), caller_of(request), request.path_params["job_id"]
-    kind, wait = negotiate(listed(request.headers, "accept"), OF_JOB), _wait(request.query_params.get("wait"))
+    kind, wait = negotiate(request.headers, OF_JOB), _wait(request.query_params.get("wait"))
     if wait:
         job = await gateway.wait(request, job_id, caller, wait, until_final=False)
     else:
@@ -143,7 +143,7 @@ async def read(request: Request) -> Response:
 )
 async def result(request: Request) -> Response:
     """The result alone, as JSON, MessagePack or NPZ by `Accept`."""
-    kind = negotiate(listed(request.headers, "accept"), OF_RESULT)
+    kind = negotiate(request.headers, OF_RESULT)
     packed = await current(request).finished(request.path_params["job_id"], caller_of(request))
     body = await render_result(packed, kind)
     return respond(body, kind, headers={"Vary": "Accept"})
@@ -186,8 +186,9 @@ async def events(
             async for event in told:
                 yield event
 
-    # Its own ping is kept out of the way: ours comes after silence only. A reader that takes nothing is cut off.
-    return EventSourceResponse(counted(), ping=3_600, send_timeout=30, headers={"Cache-Control": "no-store"})
+    # Without its own ping, which may come between two pieces of an event; ours comes after silence. A reader that takes
+    # nothing is cut off.
+    return EventSourceResponse(counted(), ping=0, send_timeout=30, headers={"Cache-Control": "no-store"})
 
 
 @router.delete("/{job_id}", status_code=204, responses=responses(*_MISSING))

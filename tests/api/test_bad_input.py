@@ -77,6 +77,18 @@ def refused(answer: httpx.Response, status: int, code: str) -> Problem:
     return problem
 
 
+def test_a_sound_in_broken_lines_may_be_as_large_as_any(
+    start_gateway: Callable[..., httpx.Client], worker: StandInWorker
+) -> None:
+    """What mail programs make of base64 takes a sixteenth more in JSON, and is not told that the sound is too large."""
+    sound = wav(125.0)
+    http = start_gateway(max_upload_bytes=len(sound))
+    lines = base64.encodebytes(sound).decode().replace("\n", "\r\n")
+    assert http.post("/v1/jobs", json={"audio_data": lines}).status_code == 202
+    longer = base64.encodebytes(sound + b"\0").decode()
+    refused(http.post("/v1/jobs", json={"audio_data": longer}), 413, "payload_too_large")
+
+
 REQUESTS: dict[str, tuple[dict[str, object], int, str]] = {
     "broken base64": ({"json": {"audio_data": "UklGR*=="}}, 400, "invalid_base64"),
     "base64 with one character too many": ({"json": {"audio_data": "UklGRA=A"}}, 400, "invalid_base64"),

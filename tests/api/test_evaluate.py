@@ -5,8 +5,10 @@ import base64
 import httpx
 import pytest
 
-from shared.errors import AudioNotFinite
+from shared.errors import AudioNotFinite, StoreUnavailable
+from shared.records import JobRecord
 from shared.schemas import EvaluateResponse
+from shared.store import AsyncJobStore
 from tests.api.conftest import StandInWorker, wav
 from tests.worker.processes import until
 
@@ -48,6 +50,22 @@ def test_bad_input_is_a_problem_not_a_500(
     answer = http.post("/evaluate", json=body)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_it_says_so_where_the_queue_cannot_be_read(
+    http: httpx.Client, busy_worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it for a moment: that is no time that is over."""
+    read, failing = AsyncJobStore.get, iter([True])
+
+    async def get(store: AsyncJobStore, job_id: str, *, with_result: bool = False) -> JobRecord:
+        if next(failing, False):
+            raise StoreUnavailable("The queue cannot be reached right now; try again.", retry_after=2)
+        return await read(store, job_id, with_result=with_result)
+
+    monkeypatch.setattr(AsyncJobStore, "get", get)
+    answer = http.post("/evaluate", json=BODY)
+    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
 
 
 def test_failure_in_the_worker_is_told_by_its_code(http: httpx.Client, worker: StandInWorker) -> None:

@@ -84,25 +84,51 @@ def test_limits_are_those_of_this_server(start_gateway: Callable[..., httpx.Clie
         assert http.post("/v1/jobs", files={"file": sound}).json()["code"] == code
 
 
-@pytest.mark.parametrize("aac", [True, False])
+@pytest.mark.parametrize("aac", [True, False, None])
 @pytest.mark.parametrize("here", [True, False])
 def test_limits_name_formats_and_their_extensions(
     start_gateway: Callable[..., httpx.Client],
     worker: StandInWorker,
     monkeypatch: pytest.MonkeyPatch,
-    aac: bool,
+    aac: bool | None,
     here: bool,
 ) -> None:
-    """M4A where a worker can decode it, whatever the gateway has; every format has an extension for file pickers."""
+    """M4A where a worker can decode it, or is too old to say, whatever the gateway has; every format has an extension
+    for file pickers."""
     monkeypatch.setattr("shared.audio.aac_available", lambda: here)
     worker.store.announce(Announcement("w1", ["tiny"], aac=aac), {}, 30)
     http = start_gateway()
     sent = http.post("/v1/jobs", files={"file": M4A})
-    assert (sent.status_code, sent.json().get("code")) == ((202, None) if aac else (415, "audio_unsupported"))
+    assert (sent.status_code, sent.json().get("code")) == ((415, "audio_unsupported") if aac is False else (202, None))
     limits = http.get("/v1/limits").json()
     assert limits["formats"][:3] == ["WAV", "FLAC", "Ogg (Vorbis or Opus)"]
-    assert ("M4A" in limits["formats"]) == (".m4a" in limits["extensions"]) == aac
+    assert ("M4A" in limits["formats"]) == (".m4a" in limits["extensions"]) == (aac is not False)
     assert {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff"} <= set(limits["extensions"])
+
+
+def test_m4a_is_refused_when_every_worker_has_said_no(
+    start_gateway: Callable[..., httpx.Client], worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by a gateway that has just begun, nor since a worker is away for a moment: a client does not come back."""
+    monkeypatch.setattr("shared.audio.aac_available", lambda: False)
+    monkeypatch.setattr("shared.recent.SECONDS", 0.0)
+    http = start_gateway()
+
+    def statuses(count: int = 1) -> set[int]:
+        with ThreadPoolExecutor(count) as pool:
+            sent = [pool.submit(http.post, "/v1/jobs", files={"file": M4A}) for _ in range(count)]
+        return {answer.result().status_code for answer in sent}
+
+    worker.announce()
+    worker.store.retract("w1")
+    assert statuses(8) == {202}, "there is a model, and a worker will come"
+    worker.store.announce(Announcement("w1", ["tiny"], aac=True), {}, 30)
+    worker.store.announce(Announcement("w2", ["tiny"], aac=False), {}, 30)
+    assert statuses() == {202}
+    worker.store.retract("w1")
+    assert statuses() == {415}
+    worker.store.retract("w2")
+    assert statuses() == {415}, "as the last one said"
 
 
 def sample(text: str, name: str) -> float:

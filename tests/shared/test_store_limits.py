@@ -62,7 +62,16 @@ def test_what_does_not_wait_any_more_takes_no_share(open_stores: Open) -> None:
     assert sorted(stores.run(stores.gateway.reap())) == sorted(late)
     kept = [stores.submit(caller="net:many") for _ in range(2)]
     assert stores.messages("net:many") == kept
-    assert stores.raw.lrange(contract.QUEUE, 0, -1) == [b"net:many"], "once, or it would have two turns"
+
+
+def test_a_line_that_was_emptied_has_one_turn(open_stores: Open) -> None:
+    """Who may have one job waiting and cancels it has lost no turn, and has no second one."""
+    stores = open_stores(queue_limit=4, caller_share=0.25)
+    for _ in range(3):
+        stores.run(stores.gateway.cancel(stores.submit(caller="net:one")))
+    kept = stores.submit(caller="net:one")
+    assert stores.messages("net:one") == [kept]
+    assert stores.raw.lrange(contract.QUEUE, 0, -1) == [b"net:one"]
 
 
 def test_a_refused_submission_leaves_nothing(open_stores: Open, redis_keys: Keys) -> None:
