@@ -217,6 +217,17 @@ def test_recipe_that_names_a_teacher_trains_it_first(data: Path, recipe: Recipe,
         train(taught, dataset, 3, tmp_path / "run")
 
 
+def test_teacher_is_not_trained_for_a_student_that_cannot_be(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """What a minute shows comes before what takes hours."""
+    first = tmp_path / "first.yaml"
+    first.write_text(to_yaml(changed(recipe, epochs=1)))
+    distill = DistillRecipe(weight=0.5, teacher=str(first))
+    taught = changed(recipe, batch=64).model_copy(update={"distill": distill})
+    with pytest.raises(RunError, match="24 training clips do not fill a step of 64"):
+        train(taught, load_esc50(data), 3, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_tensorboard_shows_the_run(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     """Loss, accuracy and learning rate of every epoch, augmented input, the confusion of the held-out part."""
     train(changed(recipe, epochs=2, holdout=0.25), load_esc50(data), 3, tmp_path / "run")
