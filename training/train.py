@@ -137,7 +137,7 @@ def train(
             average.after_step()
             progress.step += 1
             bar.update()
-            if place == 0 and board.wants_input(epoch + 1):
+            if board.wants_input(epoch + 1):
                 board.input(epoch + 1, features)
 
             if place == steps - 1:

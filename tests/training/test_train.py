@@ -96,7 +96,7 @@ def test_resumed_run_equals_an_unbroken_one(
 
 
 def test_run_that_died_goes_on_from_its_last_half_minute(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """And not from its last whole epoch, which may be long ago; the weights are those of an unbroken run."""
+    """And not from its last whole epoch, which may be long ago; weights and pictures are those of an unbroken run."""
     dataset, recipe = load_esc50(data), changed(recipe, epochs=2)
     train(recipe, dataset, 3, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
@@ -108,6 +108,7 @@ def test_run_that_died_goes_on_from_its_last_half_minute(data: Path, recipe: Rec
     train(recipe, dataset, 3, tmp_path / "broken", resume=True)
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert [event.step for event in read_events(tmp_path / "broken").Images("input")] == [1, 2]
 
 
 @pytest.mark.parametrize(
