@@ -91,6 +91,11 @@ def train(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         progress = Progress(**state["progress"]).to(device)
+        if (before := len(progress.order)) != len(sounds):
+            raise RunError(
+                f"{out} was begun with {before:,} windows of sound, and there are {len(sounds):,} now: the sounds are"
+                " others, or this version cuts them otherwise; begin anew in another folder"
+            )
         generator.set_state(state["generator"])
         torch.set_rng_state(state["dropout"])
         if on_gpu and "gpu_dropout" in state:

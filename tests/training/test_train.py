@@ -1,5 +1,6 @@
 """A run from a recipe to a model directory."""
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from tests.sounds import chirp, encode
 from tests.training.conftest import changed
 from training.dataset import hold_out, load_esc50, load_windows
 from training.errors import RunError
@@ -238,6 +240,20 @@ def test_tensorboard_shows_the_run(data: Path, recipe: Recipe, tmp_path: Path) -
     assert set(events.Tags()["images"]) == {"input", "confusion"}
 
 
+def test_run_is_not_resumed_with_other_windows(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """A run whose clips have grown since, all under their old names, is another: its epochs have other steps."""
+    copy = Path(shutil.copytree(data, tmp_path / "copy"))
+    dataset, recipe = load_esc50(copy), changed(recipe, epochs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(2, patch, press_ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, dataset, 3, tmp_path / "run")
+    for path in (copy / "audio").glob("1-*"):
+        path.write_bytes(encode(chirp(3.0, 8_000), 8_000, "WAV", "PCM_16"))
+    with pytest.raises(RunError, match="24 windows of sound, and there are 72 now"):
+        train(recipe, dataset, 3, tmp_path / "run", resume=True)
+
+
 def test_seed_decides_everything(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     """The same seed gives the same weights, another one others."""
     dataset = load_esc50(data)
@@ -272,10 +288,7 @@ def test_run_is_never_overwritten_or_mixed_up(data: Path, recipe: Recipe, tmp_pa
 
 def test_no_clip_of_the_test_fold_is_decoded(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     """Training goes through with the test fold's sounds broken: they are not looked at."""
-    import shutil
-
-    copy = tmp_path / "copy"
-    shutil.copytree(data, copy)
+    copy = Path(shutil.copytree(data, tmp_path / "copy"))
     for path in (copy / "audio").glob("3-*"):
         path.write_bytes(b"")
     train(changed(recipe, epochs=1), load_esc50(copy), 3, tmp_path / "run")
