@@ -3,6 +3,7 @@
 What needs torch is imported inside the commands.
 """
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -168,8 +169,13 @@ def lr_find(
         chosen, dataset, _fold(fold, dataset), out, steps, teachers=teacher or (), start_from=model
     )
     print(f"The loss falls fastest at {found.steepest:.1e} and is lowest at {found.lowest:.1e}: {out}/lr_find.png")
-    same = (f" --from {start}" if start else "") + "".join(f" --teacher {one}" for one in teacher or ()) + _same(data)
-    print(f"Try it: otoscope train --recipe {recipe} --set optim.max_lr={found.steepest:.1e}{same}")
+    others = [change for change in changes or () if change.partition("=")[0].strip() != "optim.max_lr"]
+    same = [
+        ("--recipe", recipe), *(("--set", change) for change in [*others, f"optim.max_lr={found.steepest:.1e}"]),
+        ("--fold", fold), ("--from", start), *(("--teacher", one) for one in teacher or ()), ("--data", data),
+    ]  # fmt: skip
+    given = [f"{name} {shlex.quote(str(value))}" for name, value in same if value]
+    print(f"Try it: otoscope train {' '.join(given)}")
 
 
 def overfit(

@@ -20,16 +20,19 @@ class Board:
     def __init__(self, out: Path, epochs: int, done: int) -> None:
         self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=done + 1)
         self._every = max(1, epochs // _PICTURES)
+        self._pictured = 0  # the last epoch with a picture
 
     def epoch(self, epoch: int, figures: dict[str, float]) -> None:
         for name, value in figures.items():
             self._writer.add_scalar(name, value, epoch)
 
     def wants_input(self, epoch: int) -> bool:
-        return epoch == 1 or epoch % self._every == 0
+        """At an epoch's first step, or the first one after a break in the middle of it."""
+        return epoch != self._pictured and (epoch == 1 or epoch % self._every == 0)
 
     def input(self, epoch: int, features: Tensor) -> None:
         """The first clips of an augmented batch (batch, 1, mels, frames), low frequencies at the bottom."""
+        self._pictured = epoch
         shown = features[:_CLIPS].detach().float().cpu().flip(2)
         grey = ((shown + 3) / 6).clamp(0, 1)  # three deviations to either side of the mean
         framed = torch.nn.functional.pad(grey, (0, 4, 0, 4), value=1.0)  # a line between neighbours

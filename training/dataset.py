@@ -8,7 +8,7 @@ import csv
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ class Clip:
     label: int
     source: str  # the recording that the clip was cut from
     row: int = -1  # in a collection's cache
+    sha256: str = ""  # in a collection, of the file's bytes
 
 
 @dataclass(frozen=True)
@@ -198,11 +199,15 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
 
 def _digest(root: Path, clips: Sequence[Clip]) -> str:
     """Tells a table from any other, wherever the folder lies and whatever format the sounds have been brought into."""
-    lines: set[str] = set()  # a file of a collection has several pieces, how many depends on the window
-    for clip in clips:
-        path = clip.path.relative_to(root) if clip.path.is_relative_to(root) else clip.path
-        lines.add(f"{path.with_suffix('')} {clip.fold} {clip.label}")
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    paths = [clip.path.relative_to(root) if clip.path.is_relative_to(root) else clip.path for clip in clips]
+    return digest_of(
+        f"{path.with_suffix('')} {clip.fold} {clip.label}" for path, clip in zip(paths, clips, strict=True)
+    )
+
+
+def digest_of(lines: Iterable[str]) -> str:
+    """Of all of them together, whatever their order and however often each of them comes."""
+    return hashlib.sha256("\n".join(sorted(set(lines))).encode()).hexdigest()
 
 
 def load_windows(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from training.loss import Loss
 from training.metrics import confusion_matrix
 from training.optim import Average, make_optimizer, set_schedule, thaw
 from training.predict import predict, service_precision
-from training.prepare import compiled, load_sounds, prepare
+from training.prepare import Sounds, compiled, load_sounds, prepare
 from training.recipe import PictureRecipe, Recipe, continued, load_recipe, to_yaml
 from training.start import check_start
 from training.state import (
@@ -64,6 +64,8 @@ def train(
     if optim.patience and not (optim.holdout or held_clips):
         raise RunError("optim.patience needs an optim.holdout to look at: the fold under test is not there to stop by")
     if recipe.distill.weight > 0 and recipe.distill.teacher and not teachers:
+        if len(clips) < optim.batch * optim.accumulate:  # else they do: each has a window, or more
+            steps_of_epoch(recipe, load_sounds(recipe, dataset, clips, torch.device("cpu")))
         teachers = (train_teacher(recipe.distill.teacher, dataset, test_fold, out, resume=resume, compile=compile),)
         resume = resume and begun(out)
     check_teachers(recipe.distill, teachers)
@@ -76,9 +78,7 @@ def train(
     ready = prepare(recipe, dataset, clips, start_from)
     device, sounds, network = ready.device, ready.sounds, ready.network
     on_gpu = device.type == "cuda"
-    steps = len(sounds) // (optim.batch * optim.accumulate)  # an epoch; what is left over is another in every epoch
-    if not steps:
-        raise RunError(f"{len(sounds)} training clips do not fill a step of {optim.batch * optim.accumulate}: lower it")
+    steps = steps_of_epoch(recipe, sounds)
     held = load_sounds(recipe, dataset, held_clips, device) if held_clips else None
     taught_by = load_teachers(teachers, dataset, test_fold, rate, device) if teachers else None
     forward = compiled(network) if compile else network
@@ -91,6 +91,11 @@ def train(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         progress = Progress(**state["progress"]).to(device)
+        if (before := len(progress.order)) != len(sounds):
+            raise RunError(
+                f"{out} was begun with {before:,} windows of sound, and there are {len(sounds):,} now: the sounds are"
+                " others, or this version cuts them otherwise; begin anew in another folder"
+            )
         generator.set_state(state["generator"])
         torch.set_rng_state(state["dropout"])
         if on_gpu and "gpu_dropout" in state:
@@ -137,7 +142,7 @@ def train(
             average.after_step()
             progress.step += 1
             bar.update()
-            if place == 0 and board.wants_input(epoch + 1):
+            if board.wants_input(epoch + 1):
                 board.input(epoch + 1, features)
 
             if place == steps - 1:
@@ -179,6 +184,14 @@ def train(
     config = save_model(out, final, config)
     forget_state(out)
     return config
+
+
+def steps_of_epoch(recipe: Recipe, sounds: Sounds) -> int:
+    """How many these sounds fill; what is left over is another in every epoch. Raises RunError where it is none."""
+    windows = recipe.optim.batch * recipe.optim.accumulate  # a step
+    if len(sounds) < windows:
+        raise RunError(f"{len(sounds)} training clips do not fill a step of {windows}: lower it")
+    return len(sounds) // windows
 
 
 def train_teacher(recipe: str, dataset: Dataset, test_fold: Fold, out: Path, *, resume: bool, compile: bool) -> Path:

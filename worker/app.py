@@ -201,6 +201,7 @@ class Worker:
         if self._draining == DRAIN_SECONDS and self._classifier.held:
             log.warning("%d jobs take longer than a stop should; they are given back", len(self._classifier.held))
             self._batcher.stop(drain=False, timeout=0)
+            self._decoder.close()
 
     def _every(self, seconds: float, function: Callable[[], None]) -> None:
         """Call it for ever, in a thread of its own, so that one that waits for Redis holds up no other."""

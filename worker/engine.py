@@ -7,6 +7,7 @@ the rounding of the arithmetic.
 
 import logging
 import threading
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -175,6 +176,7 @@ class Engine:
             if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in said:
                 raise DeviceLost(said) from error  # a bad address, a failed assertion, a lost card: these stay
             log.warning("%d windows are too much for the device's memory", len(windows))
+            traceback.clear_frames(error.__traceback__)  # they hold the batch, and what the network made of it so far
             if not self._on_cpu:
                 torch.cuda.empty_cache()  # what lies there in pieces that are too small
             raise torch.OutOfMemoryError(said) from error

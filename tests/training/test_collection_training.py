@@ -14,9 +14,9 @@ from tests.training.conftest import TINY, changed
 from tests.training.recordings import class_folders, record
 from training.collection.dataset import CollectionDataset, load_collection, load_dataset
 from training.collection.split import write_split
-from training.dataset import load_esc50
+from training.dataset import Clip, Dataset, Origin, load_esc50
 from training.errors import DatasetError, EvaluationError, RunError
-from training.evaluate import evaluate
+from training.evaluate import divided_anew, evaluate
 from training.quantise import quantise
 from training.recipe import to_yaml
 from training.record import record as write_record
@@ -108,7 +108,10 @@ def test_what_was_learned_from_before_a_new_split_is_not_taken_for_unseen(sounds
     """The same folder under another split: neither measured, nor a start, a teacher or what a run goes on with."""
     own = Path(shutil.copytree(sounds, tmp_path / "sounds"))
     out, recipe = tmp_path / "mine", changed(TINY, epochs=1)
-    train(recipe, load_collection(own, TINY.frontend), "test", out)
+    before = load_collection(own, TINY.frontend)
+    config = train(recipe, before, "test", out)
+    config.training["data"]["digest"] = Dataset.digest(before, "test")
+    assert not divided_anew(config, before), "noted by the names of its files, as it once was"
     write_split(own, val=0.3, test=0.3, seed=2)
     after = load_collection(own, TINY.frontend)
     for part in ("test", "val"):
@@ -129,6 +132,34 @@ def test_what_was_learned_from_before_a_new_split_is_not_taken_for_unseen(sounds
     del config.training["data"]["digest"]
     write_config(out, config)
     assert not evaluate(out, after, "test").trained_on, "made before it was noted: nothing is known"
+
+
+def test_recordings_that_moved_are_the_ones_that_were_learned_from(tmp_path: Path) -> None:
+    """Brought in from their new place and split as before, they leave a model's test part unseen."""
+    collection, there, here = tmp_path / "sounds", tmp_path / "there", tmp_path / "here"
+    class_folders(there, "dog", "rain", takes=8, speakers=8)
+
+    def learned_from(recordings: Path) -> str:
+        run("data", "import", recordings, "--to", collection, "--group", GROUP)
+        run("data", "split", collection)
+        return load_collection(collection, TINY.frontend).digest("test")
+
+    before = learned_from(there)
+    there.rename(here)
+    assert learned_from(here) == before
+
+
+def test_files_that_differ_in_their_endings_alone_are_two(tmp_path: Path) -> None:
+    """A split that has them change places is another."""
+    paths = tmp_path / "dog" / "1.wav", tmp_path / "dog" / "1.mp3"
+
+    def learned_from(*parts: str) -> str:
+        rows = enumerate(zip(paths, parts, strict=True))
+        clips = tuple(Clip(path, part, 0, path.name, row, f"{row:064}") for row, (path, part) in rows)
+        waves = np.zeros((2, 8), np.int16)
+        return CollectionDataset(tmp_path, clips, ("dog",), Origin("sounds"), 8_000, waves).digest("test")
+
+    assert learned_from("train", "test") != learned_from("test", "train")
 
 
 def test_run_of_before_its_clips_were_noted(data: Path, tmp_path: Path) -> None:

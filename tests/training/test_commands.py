@@ -1,5 +1,7 @@
 """The commands that train, as a person types them: figures on stdout, one-line errors, a way back."""
 
+import json
+import shlex
 import signal
 import subprocess
 import time
@@ -12,6 +14,7 @@ from otoscope.cli import app
 from tests.conftest import PYTHON
 from tests.training.conftest import TINY, changed
 from training.recipe import to_yaml
+from worker.model.checkpoint import read_config
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,27 @@ def test_checks_before_a_long_run(data: Path, recipe_file: str, tmp_path: Path) 
     learned = run("overfit", "--data", data, "--recipe", recipe_file, "--fold", 3)
     assert learned.exit_code == 0, learned.output
     assert "100 % of one minibatch" in learned.output
+
+
+def test_a_learning_rate_is_found_for_the_run_that_is_told_to_try_it(
+    data: Path, recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that is printed names the same fold and changes, but the rate, whatever a shell makes of spaces."""
+    apart = tmp_path / "of mine"
+    apart.symlink_to(data)
+    found = run(
+        "lr-find", "--data", apart, "--recipe", recipe_file, "--fold", 1, "--out", tmp_path / "lr",
+        "--set", "optim.epochs=2", "--set", "optim.max_lr=1", "--set", "network.widths=[4, 8]",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    (told,) = (line for line in found.output.splitlines() if line.startswith("Try it: "))
+    monkeypatch.chdir(tmp_path)
+    trained = run(*shlex.split(told)[3:])
+    assert trained.exit_code == 0, trained.output
+    made = read_config(Path("runs/tiny-fold1")).training["recipe"]
+    assert (made["optim"]["epochs"], made["network"]["widths"]) == (2, [4, 8])
+    steepest = json.loads((tmp_path / "lr" / "lr_find.json").read_text())["steepest"]
+    assert made["optim"]["max_lr"] == pytest.approx(steepest, rel=0.1)
 
 
 def test_bad_arguments_are_told(data: Path, recipe_file: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A run from a recipe to a model directory."""
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from tests.sounds import chirp, encode
 from tests.training.conftest import changed
 from training.dataset import hold_out, load_esc50, load_windows
 from training.errors import RunError
@@ -96,7 +98,7 @@ def test_resumed_run_equals_an_unbroken_one(
 
 
 def test_run_that_died_goes_on_from_its_last_half_minute(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """And not from its last whole epoch, which may be long ago; the weights are those of an unbroken run."""
+    """And not from its last whole epoch, which may be long ago; weights and pictures are those of an unbroken run."""
     dataset, recipe = load_esc50(data), changed(recipe, epochs=2)
     train(recipe, dataset, 3, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
@@ -108,6 +110,7 @@ def test_run_that_died_goes_on_from_its_last_half_minute(data: Path, recipe: Rec
     train(recipe, dataset, 3, tmp_path / "broken", resume=True)
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert [event.step for event in read_events(tmp_path / "broken").Images("input")] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +220,17 @@ def test_recipe_that_names_a_teacher_trains_it_first(data: Path, recipe: Recipe,
         train(taught, dataset, 3, tmp_path / "run")
 
 
+def test_teacher_is_not_trained_for_a_student_that_cannot_be(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """What a minute shows comes before what takes hours."""
+    first = tmp_path / "first.yaml"
+    first.write_text(to_yaml(changed(recipe, epochs=1)))
+    distill = DistillRecipe(weight=0.5, teacher=str(first))
+    taught = changed(recipe, batch=64).model_copy(update={"distill": distill})
+    with pytest.raises(RunError, match="24 training clips do not fill a step of 64"):
+        train(taught, load_esc50(data), 3, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_tensorboard_shows_the_run(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     """Loss, accuracy and learning rate of every epoch, augmented input, the confusion of the held-out part."""
     train(changed(recipe, epochs=2, holdout=0.25), load_esc50(data), 3, tmp_path / "run")
@@ -224,6 +238,20 @@ def test_tensorboard_shows_the_run(data: Path, recipe: Recipe, tmp_path: Path) -
     assert set(events.Tags()["scalars"]) == {"loss", "accuracy", "lr", "held_loss", "held_accuracy"}
     assert [event.step for event in events.Scalars("loss")] == [1, 2]
     assert set(events.Tags()["images"]) == {"input", "confusion"}
+
+
+def test_run_is_not_resumed_with_other_windows(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """A run whose clips have grown since, all under their old names, is another: its epochs have other steps."""
+    copy = Path(shutil.copytree(data, tmp_path / "copy"))
+    dataset, recipe = load_esc50(copy), changed(recipe, epochs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(2, patch, press_ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, dataset, 3, tmp_path / "run")
+    for path in (copy / "audio").glob("1-*"):
+        path.write_bytes(encode(chirp(3.0, 8_000), 8_000, "WAV", "PCM_16"))
+    with pytest.raises(RunError, match="24 windows of sound, and there are 72 now"):
+        train(recipe, dataset, 3, tmp_path / "run", resume=True)
 
 
 def test_seed_decides_everything(data: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -260,10 +288,7 @@ def test_run_is_never_overwritten_or_mixed_up(data: Path, recipe: Recipe, tmp_pa
 
 def test_no_clip_of_the_test_fold_is_decoded(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     """Training goes through with the test fold's sounds broken: they are not looked at."""
-    import shutil
-
-    copy = tmp_path / "copy"
-    shutil.copytree(data, copy)
+    copy = Path(shutil.copytree(data, tmp_path / "copy"))
     for path in (copy / "audio").glob("3-*"):
         path.write_bytes(b"")
     train(changed(recipe, epochs=1), load_esc50(copy), 3, tmp_path / "run")

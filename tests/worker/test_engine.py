@@ -1,5 +1,6 @@
 """One batch on the device: what each window gets, alone and among others."""
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from shared.errors import InferenceFailed
 from shared.schemas import Part
 from tests.conftest import write_tiny_model
+from worker.backend import TorchBackend
 from worker.batcher import Batcher
 from worker.engine import Engine, Seen, Served, Window, read_model
 from worker.model.precision import native_bf16
@@ -231,6 +233,21 @@ def test_a_model_is_served_whose_full_batch_does_not_fit(
     with pytest.raises(torch.OutOfMemoryError):
         engine.run(served, windows)
     assert len(see(engine, served, windows[:2])) == 2
+
+
+def test_what_a_failed_pass_held_is_let_go_of(engine: Engine, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its halves run, which need that memory: the error that is raised keeps none of it."""
+    held: list[weakref.ref[Tensor]] = []
+
+    def full(self: TorchBackend, features: Tensor, *_: object, **__: object) -> None:
+        activation = features.clone()
+        held.extend((weakref.ref(features), weakref.ref(activation)))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TorchBackend, "__call__", full)
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        engine.run(served, [Window(clip) for clip in sounds(2)])
+    assert [tensor() for tensor in held] == [None, None], raised.value
 
 
 def test_two_versions_of_a_model_never_share_a_batch(engine: Engine, tiny_models: Path) -> None:

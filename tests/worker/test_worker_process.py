@@ -226,18 +226,21 @@ def test_a_frozen_worker_wakes_to_what_another_has_finished(home: House) -> None
 
 
 def test_a_worker_that_is_stopped_gives_back_what_takes_too_long(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever stops it does not wait for ever, and a kill would make suspects of its jobs. The next finishes them."""
+    """Whether it is with the network, in a decode process or waits for one: whoever stops the worker does not wait for
+    ever, and a kill would make suspects of its jobs. The next finishes them."""
     monkeypatch.setenv("FAULT", "slow")
     worker = home.ready_worker("tests.worker.faulty")
-    job_id = home.submit(encode(chirp(30.0, 16_000), 16_000, "FLAC", "PCM_16"))  # 59 windows, two a batch
-    until(lambda: home.stores.status(job_id) == "running")
+    decoded, _ = home.submit_held(worker)
+    plain = encode(chirp(30.0, 16_000), 16_000, "WAV", "PCM_16")  # needs no decode process; 59 windows, two a batch
+    jobs = [decoded, home.submit(), home.submit(plain)]
+    until(lambda: all(home.stores.status(job_id) == "running" for job_id in jobs))
     began = time.monotonic()
     worker.terminate()
     assert worker.wait(30) == 0, home.log(worker)
     assert time.monotonic() - began < 10
-    assert (home.stores.status(job_id), home.field(job_id, "attempts")) == ("queued", "0")
+    assert [(home.stores.status(job_id), home.field(job_id, "attempts")) for job_id in jobs] == [("queued", "0")] * 3
     home.ready_worker()
-    assert home.finished(job_id) == "succeeded"
+    assert [home.finished(job_id) for job_id in jobs] == ["succeeded"] * 3
 
 
 def test_what_was_cancelled_while_no_worker_was_there_is_not_run(home: House) -> None:

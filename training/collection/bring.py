@@ -1,7 +1,8 @@
 """Brings sounds into a collection: from a folder whose sub-folders are the classes, or from a table.
 
 Files stay where they are and are referred to, unless they are to be copied. What cannot be used is skipped and told.
-A file's source is found in its name by a pattern with one group; without a pattern every file is its own source.
+A file's source is found in its name by a pattern with one group; without a pattern every file is its own source, as is
+every page that a sound is fetched from: `watch` is no name.
 """
 
 import csv
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from training.collection.intake import LARGEST, Brought, Intake, clean_label, opened, unusable
 from training.collection.items import AUDIO, CACHE, REPORT, SPLIT
-from training.collection.links import LinkFailed, fetcher, is_link, name_of
+from training.collection.links import LinkFailed, fetcher, is_link, is_page, name_of
 from training.errors import DatasetError
 
 
@@ -56,7 +57,7 @@ def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool 
         for line, file, label, source in tqdm(rows, desc="import", unit="sound", leave=False):
             if not is_link(file):
                 _take(intake, table.parent / file, label, pattern, source, copy)
-            elif not (found := source or (source_of(name_of(file), pattern) if pattern else file)):
+            elif not (found := source or _source_of_link(file, pattern)):
                 intake.skip(f"{table.name}, line {line}: {file}", "--group finds no source in its name")
             elif not intake.has(label, found, file):
                 try:
@@ -85,6 +86,10 @@ def source_pattern(group: str | None) -> re.Pattern[str] | None:
 def source_of(name: str, pattern: re.Pattern[str]) -> str | None:
     match = pattern.search(name)
     return (match[1] or "").strip() or None if match else None
+
+
+def _source_of_link(link: str, pattern: re.Pattern[str] | None) -> str | None:
+    return source_of(name_of(link), pattern) if pattern and not is_page(link) else link
 
 
 def _files(folder: Path) -> Iterator[Path]:

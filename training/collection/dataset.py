@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.collection.items import TABLE
+from training.collection.items import TABLE, read_items
 from training.collection.pieces import FULL_SCALE
 from training.collection.prepare import load_pieces, prepare
 from training.collection.split import read_split
-from training.dataset import Clip, Dataset, Fold, Origin, hold_out, load_esc50
+from training.dataset import Clip, Dataset, Fold, Origin, digest_of, hold_out, load_esc50
 from training.errors import DatasetError
 from worker.model.frontend import FrontendConfig
 
@@ -48,6 +48,11 @@ class CollectionDataset(Dataset):
             waves[index, : len(part)] = part / FULL_SCALE
         return waves, torch.arange(len(clips))
 
+    def digest(self, test_fold: Fold) -> str:
+        """By what the files hold: a collection refers to them wherever they lie."""
+        # A file has several pieces; how many depends on the window.
+        return digest_of(f"{clip.sha256} {clip.fold} {clip.label}" for clip in self.split(test_fold)[0])
+
     def _part(self, name: str) -> list[Clip]:
         return [clip for clip in self.clips if clip.fold == name]
 
@@ -58,8 +63,9 @@ def load_collection(root: Path, frontend: FrontendConfig) -> CollectionDataset:
     cache = prepare(root, rate=frontend.sample_rate, window_seconds=frontend.window_seconds)
     waves, pieces = load_pieces(cache)
     classes = tuple(sorted({piece.label for piece in pieces}))
+    sha256 = {item.file: item.sha256 for item in read_items(root)}
     clips = tuple(
-        Clip(root / piece.file, parts[piece.source], classes.index(piece.label), piece.source, row)
+        Clip(root / piece.file, parts[piece.source], classes.index(piece.label), piece.source, row, sha256[piece.file])
         for row, piece in enumerate(pieces)
     )
     dataset = CollectionDataset(root, clips, classes, Origin(root.resolve().name), frontend.sample_rate, waves)

@@ -43,7 +43,7 @@ def is_link(text: str) -> bool:
 def fetcher(files: Sequence[str]) -> Iterator[Fetch]:
     """What fetches the links among `files`. Raises DatasetError if some of them need a package that is not there."""
     links = [file for file in files if is_link(file)]
-    pages = any(map(_is_page, links))
+    pages = any(map(is_page, links))
     if not links:
         yield _no_links
         return
@@ -54,7 +54,7 @@ def fetcher(files: Sequence[str]) -> Iterator[Fetch]:
     except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:  # environment variables that do not fit
         raise DatasetError(f"nothing can be fetched: {error}") from error
     with client:
-        yield lambda link: _from_page(link) if _is_page(link) else _from_file(client, link)
+        yield lambda link: _from_page(link) if is_page(link) else _from_file(client, link)
 
 
 def _no_links(link: str) -> tuple[str, bytes]:
@@ -70,7 +70,8 @@ def name_of(link: str) -> str:
     return PurePosixPath(unquote(path)).name
 
 
-def _is_page(link: str) -> bool:
+def is_page(link: str) -> bool:
+    """Whether it does not end like a sound file."""
     return unusable(name_of(link)) is not None
 
 
