@@ -14,9 +14,9 @@ from tests.training.conftest import TINY, changed
 from tests.training.recordings import class_folders, record
 from training.collection.dataset import CollectionDataset, load_collection, load_dataset
 from training.collection.split import write_split
-from training.dataset import Clip, Dataset, Origin, load_esc50
+from training.dataset import Clip, Origin, load_esc50
 from training.errors import DatasetError, EvaluationError, RunError
-from training.evaluate import divided_anew, evaluate
+from training.evaluate import evaluate
 from training.quantise import quantise
 from training.recipe import to_yaml
 from training.record import record as write_record
@@ -108,10 +108,7 @@ def test_what_was_learned_from_before_a_new_split_is_not_taken_for_unseen(sounds
     """The same folder under another split: neither measured, nor a start, a teacher or what a run goes on with."""
     own = Path(shutil.copytree(sounds, tmp_path / "sounds"))
     out, recipe = tmp_path / "mine", changed(TINY, epochs=1)
-    before = load_collection(own, TINY.frontend)
-    config = train(recipe, before, "test", out)
-    config.training["data"]["digest"] = Dataset.digest(before, "test")
-    assert not divided_anew(config, before), "noted by the names of its files, as it once was"
+    train(recipe, load_collection(own, TINY.frontend), "test", out)
     write_split(own, val=0.3, test=0.3, seed=2)
     after = load_collection(own, TINY.frontend)
     for part in ("test", "val"):
