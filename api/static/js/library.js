@@ -128,38 +128,6 @@ class Library extends EventTarget {
     return true;
   }
 
-  /**
-   * All channels of one layer, and of a residual block its `.residual` and `.shortcut`: Map of name -> [Matrix].
-   * The server keeps no sound, so it is sent once more; the answer is kept. Rejects with server.Refused or Unreachable, or with
-   * an Error where the page does not have the file.
-   */
-  look(sound, layer) {
-    if (!sound.looks.has(layer)) {
-      const look = this.#look(sound, layer);
-      sound.looks.set(layer, look);
-      look.catch(() => sound.looks.delete(layer));
-    }
-    return sound.looks.get(layer);
-  }
-
-  async #look(sound, layer) {
-    if (!sound.file) throw new Error("The server keeps no sound: choose the file again to look further.");
-    const options = { model: sound.result.model, top_k: 1, layer, window: sound.result.window };
-    let job = await server.submit(sound.file, options, server.newKey()).promise;
-    job = await new Promise((resolve, reject) =>
-      follow(job.id, {
-        onJob: (now) => FINAL.includes(now.status) && resolve(now),
-        onLost: () => {},
-        onBack: () => {},
-        onGone: reject,
-      }),
-    );
-    if (job.status !== "succeeded") throw new Error(job.error?.detail ?? `The look was ${job.status}.`);
-    const { channels } = job.result ?? (await server.result(job.id));
-    server.cancel(job.id).catch(() => {}); // forgotten: the page has it
-    return channels;
-  }
-
   #set(sound, changes) {
     Object.assign(sound, changes);
     this.dispatchEvent(new CustomEvent("change", { detail: sound }));
