@@ -11,6 +11,7 @@ from tests.e2e.conftest import Stack
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
 
 SIREN = SOUNDS / "siren.flac"
+BELL = SOUNDS / "church-bell.flac"
 
 
 def test_job_under_way_outlives_a_reload(page: Page, stack: Stack) -> None:
@@ -81,3 +82,21 @@ def test_result_comes_once_and_packed(page: Page, open_page: Open) -> None:
     page.goto(f"/#job={job}")
     expect(page.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
     assert answers == [(f"jobs/{job}", "application/msgpack")]
+
+
+def test_result_that_breaks_off_is_fetched_again(page: Page) -> None:
+    """A connection that ends within an answer, or a proxy that has nobody behind it, is waited out."""
+    page.expected_errors.append("502")  # type: ignore[attr-defined]
+    page.evaluate(
+        """() => {
+            const real = fetch;
+            const broken = () => new ReadableStream({ pull: (body) => body.error(new TypeError("network error")) });
+            window.faults = [() => new Response(broken()), () => new Response("Bad Gateway", { status: 502 })];
+            window.fetch = (path, options) =>
+                path.endsWith("/result") && faults.length ? Promise.resolve(faults.pop()()) : real(path, options);
+        }"""
+    )
+    page.get_by_label("Sound files").set_input_files([str(SIREN), str(BELL)])
+    expect(page.locator("#connection")).to_be_visible(timeout=30_000)
+    expect(page.locator('.sounds [data-phase="succeeded"]')).to_have_count(2, timeout=30_000)
+    assert page.evaluate("faults.length") == 0
