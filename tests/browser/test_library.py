@@ -100,3 +100,20 @@ def test_result_that_breaks_off_is_fetched_again(page: Page) -> None:
     expect(page.locator("#connection")).to_be_visible(timeout=30_000)
     expect(page.locator('.sounds [data-phase="succeeded"]')).to_have_count(2, timeout=30_000)
     assert page.evaluate("faults.length") == 0
+
+
+def test_upload_that_is_tried_again_shows_its_progress(page: Page) -> None:
+    """What was cancelled while the server was away waits for it no longer when it is sent again."""
+    page.expected_errors.append("ERR_FAILED")  # type: ignore[attr-defined]
+    state, held = page.locator(".sounds .state"), list[Route]()
+    page.route("**/v1/jobs", lambda route: route.abort())
+    page.get_by_label("Sound files").set_input_files(str(SIREN))
+    expect(state).to_have_text("Waiting for the server")
+    page.get_by_role("button", name="Cancel").first.click()
+    page.unroute_all()
+    page.route("**/v1/jobs", lambda route: held.append(route))
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".sounds li")).to_have_attribute("data-phase", "uploading")
+    expect(state).to_have_text(re.compile("^Uploading|^Sent"))
+    held[0].continue_()
+    expect(page.locator(".verdict strong")).to_have_text("siren", timeout=30_000)

@@ -104,6 +104,7 @@ class Library extends EventTarget {
       error: null,
       uploaded: 0,
       note: "",
+      connected: true,
       key: null,
     });
     this.#next();
