@@ -130,7 +130,7 @@ export function mountAnswer(root, { cards }) {
           sound,
           button("Copy JSON", "copy", () => copy(JSON.stringify(summary(sound), null, 2), "The answer is copied")),
           button("Save everything", "save", () => save(sound), { title: "The whole result as JSON, arrays included" }),
-          button("Copy link", "link", () => copy(location.href, "The link is copied")),
+          button("Copy link", "link", () => copy(new URL(`#job=${job.id}`, location).href, "The link is copied")),
         ),
         h(
           "div",
