@@ -117,3 +117,20 @@ def test_upload_that_is_tried_again_shows_its_progress(page: Page) -> None:
     expect(state).to_have_text(re.compile("^Uploading|^Sent"))
     held[0].continue_()
     expect(page.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
+
+
+def test_sound_of_a_link_that_is_gone_is_a_new_sound(open_page: Open) -> None:
+    """A file chosen for a result that cannot be had is classified; none is asked for while the link is being opened."""
+    page = open_page()
+    page.expected_errors.append("404")  # type: ignore[attr-defined]
+    held: list[Route] = []
+    page.route(f"**/v1/jobs/{'0' * 32}", lambda route: held.append(route))
+    page.goto(f"/#job={'0' * 32}")
+    choose = page.get_by_role("button", name="Choose the file")
+    expect(page.locator("#sound .sound")).to_be_visible()
+    expect(choose).to_be_hidden()
+    held[0].continue_()
+    expect(page.get_by_role("heading", name="This result is gone")).to_be_visible(timeout=20_000)
+    expect(choose).to_be_visible()
+    page.get_by_label("The file of this result").set_input_files(str(SIREN))
+    expect(page.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
