@@ -80,15 +80,18 @@ export function newKey() {
 
 /**
  * Send a file. `options` are the form fields beside it; `onProgress` gets the share that has left, 0 to 1.
- * Returns {promise of the job, abort()}; the promise rejects with Refused, Unreachable, Unreadable or an AbortError.
+ * Returns {promise of the job, abort()}; the promise rejects with Refused, Unreachable, Unreadable or an AbortError. What has
+ * left as a whole becomes a job whoever listens, and abort() leaves it its answer: that names the job.
  */
 export function submit(file, options, key, onProgress = () => {}) {
   const form = new FormData();
   for (const [name, value] of Object.entries(options)) form.append(name, value);
   form.append("file", file, file.name);
   const request = new XMLHttpRequest(); // fetch tells nothing of an upload's progress
+  let sent = false;
   const promise = new Promise((resolve, reject) => {
     request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    request.upload.onload = () => (sent = true);
     request.onload = () =>
       request.status < 300
         ? resolve(JSON.parse(request.responseText))
@@ -102,7 +105,7 @@ export function submit(file, options, key, onProgress = () => {}) {
     request.setRequestHeader("Idempotency-Key", key); // asked again after a lost answer, it is the same job
     request.send(form);
   });
-  return { promise, abort: () => request.abort() };
+  return { promise, abort: () => sent || request.abort() };
 }
 
 /** A job; one that has succeeded comes with its `result`. */
