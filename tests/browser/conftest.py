@@ -4,7 +4,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -113,14 +113,19 @@ def classified(page: Page) -> Page:
 
 
 @contextmanager
-def frozen_worker(stack: Stack) -> Iterator[None]:
-    """A worker that takes nothing more until the end of the block."""
-    worker = stack.processes["worker"]
-    worker.send_signal(signal.SIGSTOP)
+def frozen(stack: Stack, name: str) -> Iterator[None]:
+    """`api` or `worker`, standing still until the end of the block."""
+    process = stack.processes[name]
+    process.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
-        worker.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGCONT)
+
+
+def frozen_worker(stack: Stack) -> AbstractContextManager[None]:
+    """A worker that takes nothing more until the end of the block."""
+    return frozen(stack, "worker")
 
 
 def classify(page: Page, *sounds: Path) -> None:

@@ -179,7 +179,8 @@ def test_residual_block_is_explained_with_its_own_maps(classified: Page) -> None
     added = classified.evaluate(
         """async () => {
             const { library } = await import("/static/js/library.js");
-            const looked = await library.look(library.selected, "layer1.block2");
+            const { lookInto } = await import("/static/js/inside/look.js");
+            const looked = await lookInto(library.selected, "layer1.block2");
             const channel = (part) => looked.get(`layer1.block2${part}`)[3].values;
             const [sum, residual, shortcut] = [channel(""), channel(".residual"), channel(".shortcut")];
             return Math.max(...sum.map((value, i) => Math.abs(value - Math.max(0, residual[i] + shortcut[i]))));

@@ -48,10 +48,16 @@ def test_arrays_on_the_page_are_those_of_the_interface(classified: Page, stack: 
 
 
 def test_link_reopens_the_result(classified: Page, open_page: Open) -> None:
-    """The address of a result shows it on another machine, without the sound, and says that."""
+    """The address of a result shows it on another machine, without the sound, and says that; the way to the result by
+    keyboard leaves that address, and what is copied is the result's."""
+    job = job_id(classified)
+    classified.get_by_role("link", name="Skip to the result").press("Enter")
+    expect(classified.locator("#result")).to_be_focused()
+    assert job_id(classified) == job
+    classified.evaluate("history.replaceState(null, '', '#elsewhere')")
     classified.get_by_role("button", name="Copy link").click()
     link = classified.evaluate("navigator.clipboard.readText()")
-    assert link.endswith(f"#job={job_id(classified)}")
+    assert link.endswith(f"/#job={job}")
     other = open_page(path=link)
     expect(other.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
     expect(other.locator(".title h1")).to_have_text("siren.flac")

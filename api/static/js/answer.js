@@ -19,7 +19,7 @@ export function mountAnswer(root, { cards }) {
 
   function show(sound, card) {
     const now = [sound, sound.phase, sound.result, sound.file, card];
-    if (sound.ended && now.every((part, i) => part === shown?.[i])) return;
+    if (sound.ended && now.every((part, i) => part === shown?.[i])) return retell(sound);
     if (shown?.[0] !== sound) every = false;
     const held = () => root.contains(document.activeElement);
     const before = held();
@@ -79,21 +79,22 @@ export function mountAnswer(root, { cards }) {
     return { sound, element, update };
   }
 
+  /** What has become of a cancelled sound is known a little later; its buttons stay what they are. */
+  function retell(sound) {
+    const words = root.querySelector(".why");
+    if (words && words.textContent !== why(sound)) words.textContent = why(sound);
+  }
+
   function drawEnd(sound) {
     const { phase, error } = sound;
     const title = { cancelled: "Cancelled", gone: "This result is gone" }[phase] ?? error?.title ?? "That did not work";
-    const detail =
-      {
-        cancelled: "Nothing of it is kept on the server.",
-        gone: "The server keeps a result for a while only. Choose the sound again to get a new one.",
-      }[phase] ?? error?.detail;
     root.replaceChildren(
       h(
         "section",
         { class: `panel ${phase === "cancelled" ? "" : "error"}`, role: phase === "cancelled" ? null : "alert" },
         heading(sound),
         h("h2", { text: title }),
-        h("p", { text: detail ?? "" }),
+        h("p", { class: "why", text: why(sound) }),
         h(
           "div",
           { class: "acts" },
@@ -130,7 +131,7 @@ export function mountAnswer(root, { cards }) {
           sound,
           button("Copy JSON", "copy", () => copy(JSON.stringify(summary(sound), null, 2), "The answer is copied")),
           button("Save everything", "save", () => save(sound), { title: "The whole result as JSON, arrays included" }),
-          button("Copy link", "link", () => copy(location.href, "The link is copied")),
+          button("Copy link", "link", () => copy(new URL(`#job=${job.id}`, location).href, "The link is copied")),
         ),
         h(
           "div",
@@ -171,6 +172,12 @@ export function mountAnswer(root, { cards }) {
   }
 
   return { show };
+}
+
+/** Why there is no answer. */
+function why({ phase, error }) {
+  if (phase === "gone") return "The server keeps a result for a while only. Choose the sound again to get a new one.";
+  return error?.detail ?? (phase === "cancelled" ? "Nothing of it is kept on the server." : "");
 }
 
 function heading(sound, ...tools) {

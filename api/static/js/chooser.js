@@ -16,7 +16,9 @@ export function chooser(current) {
   input.addEventListener("change", () => {
     const [file] = input.files;
     input.value = "";
-    if (!file || library.attach(current(), file)) return;
+    if (!file) return;
+    if (!current().job) return library.add([file]); // there is no result that it could be of
+    if (library.attach(current(), file)) return;
     toast(`That is another file: this result is of one with ${bytes(current().job.audio.bytes)}`);
   });
   return h(

@@ -29,7 +29,10 @@ export function follow(id, { onJob, onLost, onBack, onGone }) {
     streams += 1;
     source = new EventSource(path);
     source.onopen = found;
-    source.addEventListener("status", (event) => onJob(JSON.parse(event.data)));
+    source.addEventListener("status", (event) => {
+      const now = JSON.parse(event.data);
+      if (!FINAL.includes(now.status)) onJob(now); // an end is told again, as the `result`
+    });
     source.addEventListener("result", (event) => {
       stop();
       onJob(JSON.parse(event.data));

@@ -7,6 +7,7 @@ import { settings } from "./settings.js";
 const PARTS = "maps,full_spectrogram,waveform,windows,cam";
 const EVERY_CLASS = 1_000; // the whole distribution: confidence gap and entropy are of all classes
 const UPLOADS = 2; // at a time
+const AFRESH = { phase: "waiting", error: null, note: "", connected: true }; // what a sound begins with again
 
 /**
  * One sound. `phase` is one of
@@ -20,10 +21,11 @@ class Sound {
     this.name = name;
     this.url = file ? URL.createObjectURL(file) : null; // for the player
     this.phase = "waiting";
+    this.upload = null; // see server.submit
     this.job = null;
     this.result = null; // see server.result
     this.uploaded = 0; // share of the file
-    this.error = null; // {title, detail}
+    this.error = null; // {title, detail}; of one that was cancelled, why the server may still have something of it
     this.note = ""; // why it waits
     this.connected = true;
     this.looks = new Map(); // layer -> promise of {layer name: [Matrix]}
@@ -40,6 +42,20 @@ class Sound {
   get ended() {
     return [...FINAL, "refused", "gone"].includes(this.phase);
   }
+}
+
+/** Whether the server has nothing more of a sound, once it was told; of an upload sent whole its answer tells the job. */
+async function forgotten({ job, upload }) {
+  try {
+    job ??= await upload?.promise;
+  } catch (error) {
+    return !(error instanceof server.Unreachable); // stopped half way, or refused
+  }
+  if (!job) return true; // nothing was sent
+  return server.cancel(job.id).then(
+    () => true,
+    (error) => [404, 410].includes(error.status),
+  );
 }
 
 /** Dispatches `list` (sounds came or went), `change` (detail: a sound), `select` (detail: a sound or null). */
@@ -70,10 +86,13 @@ class Library extends EventTarget {
   /** Show a job that somebody has a link to. */
   async reopen(id) {
     const known = this.sounds.find((sound) => (sound.job?.id ?? sound.opened) === id);
-    if (known) return this.select(known);
-    const sound = new Sound({ name: "Result", opened: id });
-    this.sounds.unshift(sound);
-    this.dispatchEvent(new Event("list"));
+    if (known && (known.job || !known.ended)) return this.select(known);
+    const sound = known ?? new Sound({ name: "Result", opened: id });
+    if (known) this.#set(sound, AFRESH);
+    else {
+      this.sounds.unshift(sound);
+      this.dispatchEvent(new Event("list"));
+    }
     this.select(sound);
     await this.#open(sound);
   }
@@ -83,35 +102,30 @@ class Library extends EventTarget {
     this.dispatchEvent(new CustomEvent("select", { detail: sound }));
   }
 
-  /** Cancel what is under way. */
+  /** Cancel what is under way. A link that is still being opened is left alone: its result may be somebody else's. */
   async cancel(sound) {
     sound.halt();
-    const id = sound.job?.id;
-    this.#set(sound, { phase: "cancelled", note: "" });
+    const { run } = sound;
+    const end = (detail) => this.#set(sound, { phase: "cancelled", note: "", error: detail && { detail } });
+    const unopened = sound.opened && !sound.job;
+    end(unopened ? "It was not opened." : "The server is being told.");
     this.#next();
-    if (id) await server.cancel(id).catch(() => {}); // it ends by its deadline if nobody can be told
+    if (unopened) return;
+    const left = (await forgotten(sound)) ? null : "The server may still finish it; it forgets it by itself.";
+    if (sound.run === run) end(left);
   }
 
   /** Begin again with a sound that ended without a result, or with another model. */
   again(sound) {
     sound.halt();
     sound.looks.clear();
-    this.#set(sound, {
-      phase: "waiting",
-      opened: null,
-      job: null,
-      result: null,
-      error: null,
-      uploaded: 0,
-      note: "",
-      key: null,
-    });
+    this.#set(sound, { ...AFRESH, opened: null, upload: null, job: null, result: null, uploaded: 0, key: null });
     this.#next();
   }
 
   remove(sound) {
     sound.halt();
-    if (sound.job && !sound.ended) server.cancel(sound.job.id).catch(() => {});
+    if (!sound.ended) forgotten(sound);
     if (sound.url) URL.revokeObjectURL(sound.url);
     const at = this.sounds.indexOf(sound);
     this.sounds.splice(at, 1);
@@ -126,38 +140,6 @@ class Library extends EventTarget {
     if (sound.url) URL.revokeObjectURL(sound.url);
     this.#set(sound, { file, url: URL.createObjectURL(file) });
     return true;
-  }
-
-  /**
-   * All channels of one layer, and of a residual block its `.residual` and `.shortcut`: Map of name -> [Matrix].
-   * The server keeps no sound, so it is sent once more; the answer is kept. Rejects with server.Refused or Unreachable, or with
-   * an Error where the page does not have the file.
-   */
-  look(sound, layer) {
-    if (!sound.looks.has(layer)) {
-      const look = this.#look(sound, layer);
-      sound.looks.set(layer, look);
-      look.catch(() => sound.looks.delete(layer));
-    }
-    return sound.looks.get(layer);
-  }
-
-  async #look(sound, layer) {
-    if (!sound.file) throw new Error("The server keeps no sound: choose the file again to look further.");
-    const options = { model: sound.result.model, top_k: 1, layer, window: sound.result.window };
-    let job = await server.submit(sound.file, options, server.newKey()).promise;
-    job = await new Promise((resolve, reject) =>
-      follow(job.id, {
-        onJob: (now) => FINAL.includes(now.status) && resolve(now),
-        onLost: () => {},
-        onBack: () => {},
-        onGone: reject,
-      }),
-    );
-    if (job.status !== "succeeded") throw new Error(job.error?.detail ?? `The look was ${job.status}.`);
-    const { channels } = job.result ?? (await server.result(job.id));
-    server.cancel(job.id).catch(() => {}); // forgotten: the page has it
-    return channels;
   }
 
   #set(sound, changes) {
@@ -186,7 +168,7 @@ class Library extends EventTarget {
       };
       const upload = server.submit(sound.file, options, sound.key, (uploaded) => this.#set(sound, { uploaded }));
       sound.stop = upload.abort;
-      this.#set(sound, { phase: "uploading", uploaded: 0 });
+      this.#set(sound, { phase: "uploading", upload, uploaded: 0 });
       const job = await upload.promise;
       if (sound.run === run) this.#take(sound, job);
     } catch (error) {

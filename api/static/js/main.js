@@ -19,6 +19,10 @@ theme(element("theme"));
 connection(element("connection"));
 models(element("model"));
 addEventListener("hashchange", reopen);
+element("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address is the result's
+  element("result").focus();
+});
 addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(load)); // after the first paint
 
 library.addEventListener("list", () => {

@@ -3,6 +3,8 @@
 import { decode } from "./msgpack.js";
 import { channels, floats, matrix } from "./matrix.js";
 
+const AWAY = "The server does not answer.";
+
 /** What the server answered instead of what was asked for: `code`, `title`, `detail`, `status`, `retryAfter`. */
 export class Refused extends Error {
   constructor(problem, status, retryAfter) {
@@ -32,18 +34,22 @@ export function later(error, retry, pause) {
   else setTimeout(retry, pause);
 }
 
-async function ask(path, options = {}) {
+/** The whole answer, read `as` "json", "text" or "arrayBuffer"; half of one is none. Rejects with Refused or Unreachable. */
+async function ask(path, as, options = {}) {
   let response;
+  let body;
   try {
     response = await fetch(path, { ...options, cache: "no-store" });
+    body = await response[response.ok ? as : "text"]();
   } catch {
-    throw new Unreachable("The server does not answer.");
+    throw new Unreachable(AWAY);
   }
-  if (!response.ok) throw refusal(response.status, await response.text(), response.headers.get("Retry-After"));
-  return response;
+  if (!response.ok) throw refusal(response.status, body, response.headers.get("Retry-After"));
+  return body;
 }
 
 function refusal(status, body, retryAfter) {
+  if (status === 502 || status === 504) return new Unreachable(AWAY); // a proxy's, that has nobody behind it
   if (status === 401) door.dispatchEvent(new Event("asked"));
   let problem;
   try {
@@ -58,18 +64,13 @@ function refusal(status, body, retryAfter) {
   return new Refused(problem, status, Number(retryAfter) || null);
 }
 
-const json = async (path) => (await ask(path)).json();
-
 /** Where arrays may come: as JSON they would be three times as large. */
-async function packed(path) {
-  const response = await ask(path, { headers: { Accept: "application/msgpack" } });
-  return decode(await response.arrayBuffer());
-}
+const packed = async (path) => decode(await ask(path, "arrayBuffer", { headers: { Accept: "application/msgpack" } }));
 
-export const limits = () => json("/v1/limits");
-export const models = () => json("/v1/models");
-export const cancel = (id) => ask(`/v1/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
-export const alive = () => ask("/health/live");
+export const limits = () => ask("/v1/limits", "json");
+export const models = () => ask("/v1/models", "json");
+export const cancel = (id) => ask(`/v1/jobs/${encodeURIComponent(id)}`, "text", { method: "DELETE" });
+export const alive = () => ask("/health/live", "text");
 
 /** An Idempotency-Key that nobody else has. `crypto.randomUUID` would do, but by plain HTTP a browser has none. */
 export function newKey() {
@@ -79,29 +80,32 @@ export function newKey() {
 
 /**
  * Send a file. `options` are the form fields beside it; `onProgress` gets the share that has left, 0 to 1.
- * Returns {promise of the job, abort()}; the promise rejects with Refused, Unreachable, Unreadable or an AbortError.
+ * Returns {promise of the job, abort()}; the promise rejects with Refused, Unreachable, Unreadable or an AbortError. What has
+ * left as a whole becomes a job whoever listens, and abort() leaves it its answer: that names the job.
  */
 export function submit(file, options, key, onProgress = () => {}) {
   const form = new FormData();
   for (const [name, value] of Object.entries(options)) form.append(name, value);
   form.append("file", file, file.name);
   const request = new XMLHttpRequest(); // fetch tells nothing of an upload's progress
+  let sent = false;
   const promise = new Promise((resolve, reject) => {
     request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    request.upload.onload = () => (sent = true);
     request.onload = () =>
       request.status < 300
         ? resolve(JSON.parse(request.responseText))
         : reject(refusal(request.status, request.responseText, request.getResponseHeader("Retry-After")));
     request.onerror = async () => {
       const first = await file.slice(0, 1).arrayBuffer().catch(() => null); // the browser does not say which end failed
-      reject(first ? new Unreachable("The server does not answer.") : new Unreadable(file));
+      reject(first ? new Unreachable(AWAY) : new Unreadable(file));
     };
     request.onabort = () => reject(new DOMException("The upload was cancelled.", "AbortError"));
     request.open("POST", "/v1/jobs");
     request.setRequestHeader("Idempotency-Key", key); // asked again after a lost answer, it is the same job
     request.send(form);
   });
-  return { promise, abort: () => request.abort() };
+  return { promise, abort: () => sent || request.abort() };
 }
 
 /** A job; one that has succeeded comes with its `result`. */

@@ -3,8 +3,8 @@
 import { chooser } from "../chooser.js";
 import { announce, button, h } from "../dom.js";
 import { percent, value } from "../format.js";
-import { library } from "../library.js";
 import { channelGrid } from "./channels.js";
+import { lookInto } from "./look.js";
 import { mapView } from "./map.js";
 import { saveMap } from "./save.js";
 import { channelLook, look } from "./scale.js";
@@ -112,7 +112,7 @@ export function detail({ net, sound, id, onStep, onClose }) {
       h("p", { class: "muted", text: "The network is listening once more…", role: "status" }),
     );
     try {
-      looked = await library.look(sound, id);
+      looked = await lookInto(sound, id);
     } catch (error) {
       if (!closed) offer(error.detail ?? error.message);
       return;

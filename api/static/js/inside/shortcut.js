@@ -8,7 +8,7 @@ import { Picture } from "./picture.js";
 import { look as lookOf, signed } from "./scale.js";
 import { projection } from "./words.js";
 
-/** Returns {element, show(looked or null, channel or null), close()}; `looked` is what library.look gave. */
+/** Returns {element, show(looked or null, channel or null), close()}; `looked` is what lookInto gave. */
 export function shortcutView(node, net) {
   const input = net.nodes.get(node.inputs[0]);
   const identity = node.shortcut === "identity";

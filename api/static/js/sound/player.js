@@ -82,6 +82,7 @@ export function player(onLength) {
       report(at);
       if (url) audio.currentTime = at;
     } else if (duration() !== playhead.duration) report(silent ? playhead.time : audio.currentTime);
+    if (!url) message.hidden = !(sound.job || sound.ended); // a link that is still being opened has no file yet
   }
 
   function tell(text, missing = false) {
