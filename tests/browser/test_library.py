@@ -1,6 +1,8 @@
 """What becomes of a sound on the page: links, reloads, cancelling, what is fetched."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -27,18 +29,26 @@ def test_job_under_way_outlives_a_reload(page: Page, stack: Stack) -> None:
     expect(page.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
 
 
+@contextmanager
+def away(page: Page, *paths: str) -> Iterator[None]:
+    """Nobody answers at those paths. They stay routed: a request that is under way while a route goes may hang."""
+    gone = True
+    for path in paths:
+        page.route(path, lambda route: route.abort() if gone else route.continue_())
+    yield
+    gone = False
+
+
 def test_link_stays_in_the_address_while_it_is_opened(open_page: Open, stack: Stack) -> None:
     """A server that does not answer costs nobody the link; a result that was put away does not come back with it."""
     page = open_page()
     page.expected_errors += ["ERR_FAILED", "RANGE_NOT_SATISFIABLE"]  # type: ignore[attr-defined]
-    page.route("**/v1/jobs/*", lambda route: route.abort())
-    page.route("**/health/live", lambda route: route.abort())
-    page.get_by_label("Sound files").set_input_files({"name": "empty.wav", "mimeType": "audio/wav", "buffer": b""})
-    page.goto(f"/#job={'0' * 32}")
-    expect(page.locator("#connection")).to_be_visible()
-    assert job_id(page) == "0" * 32
-    page.evaluate("import('/static/js/library.js').then(({ library }) => library.remove(library.selected))")
-    page.unroute_all()
+    with away(page, "**/v1/jobs/*", "**/health/live"):
+        page.get_by_label("Sound files").set_input_files({"name": "empty.wav", "mimeType": "audio/wav", "buffer": b""})
+        page.goto(f"/#job={'0' * 32}")
+        expect(page.locator("#connection")).to_be_visible()
+        assert job_id(page) == "0" * 32
+        page.evaluate("import('/static/js/library.js').then(({ library }) => library.remove(library.selected))")
     expect(page.locator("#connection")).to_be_hidden(timeout=10_000)
     expect(page.locator(".sounds .name")).to_have_text(["empty.wav"])
 
@@ -149,11 +159,10 @@ def test_link_that_was_not_opened_can_be_opened_again(classified: Page, open_pag
     job = job_id(classified)
     page = open_page()
     page.expected_errors.append("ERR_FAILED")  # type: ignore[attr-defined]
-    page.route("**/v1/jobs/*", lambda route: route.abort())
-    page.goto(f"/#job={job}")
-    page.locator("#answer").get_by_role("button", name="Cancel").click()
-    expect(page.locator("#answer .why")).to_have_text("It was not opened.", timeout=20_000)
-    page.unroute_all()
+    with away(page, "**/v1/jobs/*"):
+        page.goto(f"/#job={job}")
+        page.locator("#answer").get_by_role("button", name="Cancel").click()
+        expect(page.locator("#answer .why")).to_have_text("It was not opened.", timeout=20_000)
     page.goto("/#")
     page.goto(f"/#job={job}")
     expect(page.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
@@ -181,11 +190,10 @@ def test_upload_that_is_tried_again_shows_its_progress(page: Page) -> None:
     """What was cancelled while the server was away waits for it no longer when it is sent again."""
     page.expected_errors.append("ERR_FAILED")  # type: ignore[attr-defined]
     state, held = page.locator(".sounds .state"), list[Route]()
-    page.route("**/v1/jobs", lambda route: route.abort())
-    page.get_by_label("Sound files").set_input_files(str(SIREN))
-    expect(state).to_have_text("Waiting for the server", timeout=20_000)
-    page.get_by_role("button", name="Cancel").first.click()
-    page.unroute_all()
+    with away(page, "**/v1/jobs"):
+        page.get_by_label("Sound files").set_input_files(str(SIREN))
+        expect(state).to_have_text("Waiting for the server", timeout=20_000)
+        page.get_by_role("button", name="Cancel").first.click()
     page.route("**/v1/jobs", lambda route: held.append(route))
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".sounds li")).to_have_attribute("data-phase", "uploading", timeout=20_000)
