@@ -5,11 +5,11 @@ import sys
 
 import uvicorn
 
-from api.lines import bounded
+from api.http.protocol import bounded
 from api.main import create_app
 from shared import tracing
-from shared.keys import KeysUnusable
-from shared.start import CannotStart, begin
+from shared.api_keys import KeysUnusable
+from shared.bootstrap import CannotStart, begin
 
 
 def main() -> int:

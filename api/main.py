@@ -10,16 +10,22 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
 
-from api import chores, direct, errors, methods, page, security
-from api.gateway import Gateway
-from api.middleware import Measured
-from api.routes import evaluate, health, jobs, limits, models, pictures
-from api.traced import Traced
+from api import background as chores
+from api import static_files as page
+from api.http import fast_routes as direct
+from api.http import head_routes as methods
+from api.http import problems as errors
+from api.middleware import auth as security
+from api.middleware.headers import Measured
+from api.middleware.tracing import Traced
+from api.routes import evaluate, health, jobs, limits, models
+from api.routes import images as pictures
+from api.service import Gateway
+from otoscope.types import Problem
 from shared import tracing
-from shared.connection import connect_async
-from shared.schemas import Problem
-from shared.settings import Settings
-from shared.store import AsyncJobStore
+from shared.config.settings import Settings
+from shared.jobs import AsyncJobStore
+from shared.redis_client.connection import connect_async
 
 DESCRIPTION = """
 Submit a sound, get its name and a look inside the network that named it.

@@ -6,9 +6,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from shared import vitals
-from shared.errors import BY_CODE
-from shared.records import QueueLoad
+from otoscope.errors import BY_CODE
+from shared import process_metrics as vitals
+from shared.jobs.records import QueueLoad
 
 _SECONDS = tuple(0.001 * 2**i for i in range(18))  # 1 ms to 131 s
 _BYTES = tuple(1024.0 * 4**i for i in range(9))  # 1 KiB to 64 MiB

@@ -11,10 +11,10 @@ import argparse
 import statistics
 from pathlib import Path
 
-from training.crossval import CrossReport, cross_validate
-from training.dataset import load_esc50
+from training.data.esc50 import load_esc50
+from training.eval.crossval import CrossReport, cross_validate
 from training.recipe import load_recipe
-from worker.memory import keep_freed_memory
+from worker.inference.malloc import keep_freed_memory
 
 ROWS: dict[str, dict[str, str]] = {
     "the whole recipe": {},

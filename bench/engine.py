@@ -22,12 +22,12 @@ import torch
 from clips import MODEL, clips, encoded, model_directory
 from machine import describe
 
-from shared.audio import decode
-from shared.settings import usable_cores
-from training.quantise import measure_ranges
-from worker.batcher import Batcher
-from worker.engine import Engine, Seen, Served, Window, read_model
-from worker.memory import keep_freed_memory
+from shared.audio.decode import decode
+from shared.config.settings import usable_cores
+from training.export.quantise import measure_ranges
+from worker.inference.batcher import Batcher
+from worker.inference.engine import Engine, Seen, Served, Window, read_model
+from worker.inference.malloc import keep_freed_memory
 from worker.model.checkpoint import Model
 from worker.model.precision import pick_device
 
@@ -113,7 +113,7 @@ def batched(engine: Engine, served: Served, size: int, seconds: float) -> float:
 
 def on_gpu(engine: Engine, served: Served, batch: int) -> dict[str, Callable[[], object]]:
     """The two things that a GPU cannot do without."""
-    from worker.backend import Rows
+    from worker.inference.backend import Rows
 
     front = served.model.config.frontend
     host = torch.zeros(batch, front.window_samples).pin_memory()

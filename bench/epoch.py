@@ -20,15 +20,15 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from training.augment import audibility
-from training.optim import Average, make_optimizer, set_schedule
-from training.prepare import Prepared, Sounds, compiled
+from training.fit.augment import audibility
+from training.fit.optim import Average, make_optimizer, set_schedule
+from training.fit.setup import Prepared, Sounds, compiled
 from training.recipe import Recipe, load_recipe
-from worker.memory import keep_freed_memory
-from worker.model.architecture import ResidualCNN
+from worker.inference.malloc import keep_freed_memory
+from worker.model.base import parameters
 from worker.model.frontend import LogMel
-from worker.model.network import parameters
 from worker.model.precision import autocast, native_bf16, pick_device
+from worker.model.resnet import ResidualCNN
 
 CLASSES, CLIPS, ROUNDS = 50, 256, 5
 

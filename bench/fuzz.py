@@ -32,12 +32,12 @@ from stack import Stack, stack
 from tqdm import tqdm
 
 from otoscope.client import Client
-from shared.errors import AudioError, DecoderDied, JobExpired, JobNotFound, OtoscopeError
-from worker.decoder import DecoderPool
+from otoscope.errors import AudioError, DecoderDied, JobExpired, JobNotFound, OtoscopeError
+from worker.decode.pool import DecoderPool
 
 sys.path.append(str(Path(__file__).parent.parent))
-from tests.damage import damaged
-from tests.hostile import hostile, outcome, request
+from tests.support.corrupt_audio import damaged
+from tests.support.hostile_requests import hostile, outcome, request
 
 RATE = 16_000
 DECODERS, CALLERS = 2, 12

@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from stack import Stack, stack
 
 from otoscope.client import Client
-from shared.schemas import Part
+from otoscope.types import Part
 
 PACKED = {"Accept": "application/msgpack"}
 READS: dict[str, tuple[str, str, dict[str, str]]] = {

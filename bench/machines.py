@@ -34,7 +34,7 @@ from sentinels import Guarded
 from stack import submissions
 from trial import Outcome, Trial
 
-from otoscope.load import Target, measure
+from otoscope.loadgen import Target, measure
 from shared.contract import OPEN, job_key
 
 FLOOD = 60  # jobs that are kept waiting

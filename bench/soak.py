@@ -32,7 +32,7 @@ from machine import describe
 from stack import Stack, stack, submissions
 from tqdm import tqdm
 
-from otoscope.load import Measured, Target, measure
+from otoscope.loadgen import Measured, Target, measure
 
 Figures = dict[str, Any]
 

@@ -20,7 +20,7 @@ from machine import describe
 from rig import Rig
 from stack import submissions
 
-from otoscope.load import Target, measure
+from otoscope.loadgen import Target, measure
 from shared.contract import job_key
 
 

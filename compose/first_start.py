@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
-from shared.keys import Scope, new_key, read_keys, take_apart, write_keys
+from shared.api_keys import Scope, new_key, read_keys, take_apart, write_keys
 
 MADE = Path("/made")
 PASSWORDS = {"redis": Path("redis/password"), "grafana": Path("grafana/grafana_admin_password")}

@@ -28,9 +28,9 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 sys.path.append(str(Path(__file__).parent.parent))
+from commands.stack.embedded_redis import Home
 from ops import dashboard
 from ops.local import GATEWAY, WORKER, Prometheus, configuration, program
-from otoscope.embedded import Home
 from tests.conftest import free_port
 
 ROOT = Path(__file__).resolve().parent.parent

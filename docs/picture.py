@@ -15,7 +15,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from otoscope import Client, sample
+from commands.stack import demo_sound as sample
+from otoscope import Client
 
 
 def main(path: str | None) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from otoscope import sample
+from commands.stack import demo_sound as sample
 
 RATE = sample.RATE
 OUT = Path(__file__).parent.parent / "api" / "static" / "sounds"

@@ -13,14 +13,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training.dataset import Dataset, load_esc50
-from training.evaluate import Evaluation, evaluate
+from training.data.esc50 import Dataset, load_esc50
+from training.eval.evaluate import Evaluation, evaluate
+from training.eval.report import write_report
+from training.fit.loop import train
+from training.fit.pretrained import load_start
+from training.fit.run_state import resumable
 from training.recipe import Recipe, load_recipe
-from training.report import write_report
-from training.start import load_start
-from training.state import resumable
-from training.train import train
-from worker.memory import keep_freed_memory
+from worker.inference.malloc import keep_freed_memory
 from worker.model.checkpoint import Model
 
 CLASSES = ("cat", "dog")

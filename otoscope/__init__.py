@@ -6,18 +6,18 @@ Names are imported when first used, so that the command line starts without http
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from otoscope.answers import ServiceUnreachable, WaitTimeout
     from otoscope.client import AsyncClient, Client
-    from otoscope.steps import JobEvent
+    from otoscope.responses import ServiceUnreachable, WaitTimeout
+    from otoscope.sansio import JobEvent
 
 __all__ = ["AsyncClient", "Client", "JobEvent", "ServiceUnreachable", "WaitTimeout"]
 
 _HOMES = {
     "AsyncClient": "otoscope.client",
     "Client": "otoscope.client",
-    "JobEvent": "otoscope.steps",
-    "ServiceUnreachable": "otoscope.answers",
-    "WaitTimeout": "otoscope.answers",
+    "JobEvent": "otoscope.sansio",
+    "ServiceUnreachable": "otoscope.responses",
+    "WaitTimeout": "otoscope.responses",
 }
 
 

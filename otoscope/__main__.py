@@ -1,6 +1,6 @@
 """`python -m otoscope` is `otoscope`."""
 
-from otoscope.cli import main
+from otoscope.cli.main import main
 
 if __name__ == "__main__":
     main()

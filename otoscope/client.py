@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`: the service from Python. Both carry out the flows of `otoscope.protocol`.
+"""`Client` and `AsyncClient`: the service from Python. Both carry out the flows of `otoscope.calls`.
 
 with Client() as client:
     job = client.classify("dog.ogg")
@@ -14,13 +14,13 @@ import anyio
 import anyio.to_thread
 import httpx
 
-from otoscope import protocol
-from otoscope.protocol import Options
-from otoscope.sound import Sound, load
-from otoscope.steps import Emit, Flow, JobEvent, Load, More, Open, Pause, Running, Send
-from otoscope.wire import http_settings, request_parts, service_url
-from shared.contract import Result
-from shared.schemas import Job, ModelList, Ready
+from otoscope import calls as protocol
+from otoscope.audio import Sound, load
+from otoscope.calls import Options
+from otoscope.connection import http_settings, request_parts, service_url
+from otoscope.results import Result
+from otoscope.sansio import Emit, Flow, JobEvent, Load, More, Open, Pause, Running, Send
+from otoscope.types import Job, ModelList, Ready
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class Client:
 
     `key` is for a service that asks for one; OTOSCOPE_KEY by default. `timeout` is in seconds, for a whole call:
     connecting, being sent away by a full queue, and waiting. Every method that fails raises an error of
-    `shared.errors`, ServiceUnreachable or WaitTimeout.
+    `otoscope.errors`, ServiceUnreachable or WaitTimeout.
     """
 
     def __init__(

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from bench.rig import free_port as free_port
-from bench.rig import free_ports as free_ports
+from bench.lib.rig import free_port as free_port
+from bench.lib.rig import free_ports as free_ports
+from shared.config.settings import Settings
 from shared.contract import QUEUE, TOTALS, line_key
-from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_SOUNDS = ROOT.parent / "shared" / "data"
@@ -95,9 +95,9 @@ def write_tiny_model(directory: Path, *, seed: int = 0, sample_rate: int = 16_00
     """The same seed gives the same weights."""
     import torch
 
-    from worker.model.architecture import ArchitectureConfig, ResidualCNN
     from worker.model.checkpoint import ModelConfig, save_model
     from worker.model.frontend import FrontendConfig
+    from worker.model.resnet import ArchitectureConfig, ResidualCNN
 
     torch.manual_seed(seed)
     network = ResidualCNN(ArchitectureConfig(classes=5, depths=(1, 1), widths=(8, 16), dropout=(0.0,)))

@@ -7,10 +7,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from training.errors import RecipeError
-from worker.model.architecture import ArchitectureConfig
 from worker.model.checkpoint import ModelConfig
 from worker.model.frontend import FrontendConfig, LogMel
-from worker.model.picture import PictureConfig
+from worker.model.resnet import ArchitectureConfig
+from worker.model.timm_backbone import PictureConfig
 
 BUNDLED = Path(__file__).parent / "recipes"
 

@@ -9,9 +9,9 @@ from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
 from celery.worker import state
 
+from otoscope.errors import OtoscopeError
 from shared import tracing
-from shared.errors import OtoscopeError
-from shared.start import CannotStart, begin
+from shared.bootstrap import CannotStart, begin
 
 
 def main() -> int:

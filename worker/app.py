@@ -19,25 +19,27 @@ from celery.worker import state
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from otoscope.errors import ContractMismatch, OtoscopeError
+from otoscope.results import CONTRACT_VERSION
 from shared import tracing
-from shared.audio import aac_available
-from shared.connection import client, connect
-from shared.contract import CLASSIFY, CONTRACT_VERSION
-from shared.errors import ContractMismatch, OtoscopeError
-from shared.queue import make_celery
-from shared.records import Announcement
-from shared.settings import Settings, usable_cores
-from shared.store import JobStore
-from worker import broker, traces
-from worker.batcher import Batcher
-from worker.classify import UNFINISHED, Classifier
-from worker.decoder import DecoderPool
-from worker.engine import DeviceLost, Engine, FrontEnd, Seen, Served, Window, read_model
-from worker.lease import Lease
-from worker.memory import keep_freed_memory
-from worker.metrics import WorkerMetrics
+from shared.audio.decode import aac_available
+from shared.config.settings import Settings, usable_cores
+from shared.contract import CLASSIFY
+from shared.jobs import JobStore
+from shared.jobs.queue import make_celery
+from shared.jobs.records import Announcement
+from shared.redis_client.connection import client, connect
+from worker.decode.pool import DecoderPool
+from worker.inference.batcher import Batcher
+from worker.inference.engine import DeviceLost, Engine, FrontEnd, Seen, Served, Window, read_model
+from worker.inference.malloc import keep_freed_memory
+from worker.inference.registry import Registry
 from worker.model.precision import pick_device
-from worker.registry import Registry
+from worker.pipeline.runner import UNFINISHED, Classifier
+from worker.queue import transport as broker
+from worker.queue.lease import Lease
+from worker.telemetry import tracing as traces
+from worker.telemetry.metrics import WorkerMetrics
 
 log = logging.getLogger(__name__)
 

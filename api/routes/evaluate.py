@@ -4,15 +4,15 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.errors import codes_of, responses
-from api.gateway import Asking, Here
-from api.ingest import read_upload
-from api.render import JSON, array, predictions, respond, write
+from api.http.problems import codes_of, responses
+from api.http.uploads import read_upload
+from api.rendering.results import JSON, array, predictions, respond, write
+from api.service import Asking, Here
+from otoscope.errors import AudioError, Busy, DeadlineExceeded, JobCancelled, JobFailure
+from otoscope.results import Result
+from otoscope.types import EvaluateRequest, EvaluateResponse, JobOptions, Part
 from shared import tracing
-from shared.contract import Result
-from shared.errors import AudioError, Busy, DeadlineExceeded, JobCancelled, JobFailure
-from shared.records import JobRecord
-from shared.schemas import EvaluateRequest, EvaluateResponse, JobOptions, Part
+from shared.jobs.records import JobRecord
 
 router = APIRouter(tags=["evaluate"])
 

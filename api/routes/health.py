@@ -3,11 +3,11 @@
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from api.decimals import dumps
-from api.gateway import Here
-from api.render import JSON, respond
-from shared.errors import StoreUnavailable
-from shared.schemas import Live, Ready, WorkerList, WorkerSaid
+from api.rendering.json_arrays import dumps
+from api.rendering.results import JSON, respond
+from api.service import Here
+from otoscope.errors import StoreUnavailable
+from otoscope.types import Live, Ready, WorkerList, WorkerSaid
 
 router = APIRouter(tags=["health"])
 

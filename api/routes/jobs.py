@@ -6,22 +6,22 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 from starlette.datastructures import Headers
 
-from api.asked import negotiate, preferred_wait
-from api.direct import parameter
-from api.errors import responses
-from api.events import job_events, resume_point
-from api.gateway import Asking, Here, current
-from api.ingest import read_upload
-from api.render import JSON, MSGPACK, OF_JOB, OF_RESULT, render_job, render_result, respond
-from api.security import caller_of
+from api.http.fast_routes import parameter
+from api.http.negotiation import negotiate, preferred_wait
+from api.http.problems import responses
+from api.http.sse import job_events, resume_point
+from api.http.uploads import read_upload
+from api.middleware.auth import caller_of
+from api.rendering.results import JSON, MSGPACK, OF_JOB, OF_RESULT, render_job, render_result, respond
+from api.service import Asking, Here, current
+from otoscope.errors import InvalidRequest
+from otoscope.types import Job, JobOptions, JobRequest, Part, ResultJSON
 from shared import tracing
-from shared.errors import InvalidRequest
-from shared.records import JobRecord
-from shared.schemas import Job, JobOptions, JobRequest, Part, ResultJSON
+from shared.jobs.records import JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 direct = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-"""Of `api.direct`: what is asked for every job."""
+"""Of `api.http.fast_routes`: what is asked for every job."""
 
 _AUDIO_ERRORS = (
     "audio_empty", "not_audio", "audio_unsupported", "audio_truncated", "audio_corrupt", "audio_too_short",

@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
-from api.gateway import Here
-from shared.audio import accepted_formats
-from shared.schemas import Limits
+from api.service import Here
+from otoscope.types import Limits
+from shared.audio.decode import accepted_formats
 
 router = APIRouter(prefix="/v1/limits", tags=["limits"])
 

@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
-from api.errors import responses
-from api.gateway import Here
-from shared.schemas import ModelCard, ModelList
+from api.http.problems import responses
+from api.service import Here
+from otoscope.types import ModelCard, ModelList
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

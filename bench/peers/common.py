@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from worker.model.checkpoint import load_model, read_config
+from worker.model.compat.torchaudio import torchaudio
 from worker.model.precision import autocast
-from worker.model.torchaudio_compat import torchaudio
 
 PROCESSES = 2  # that hold the model, of one thread each
 BATCH = 8

@@ -30,8 +30,8 @@ class Limit:
 def eager_limit(seconds: float, model: Path | None = None, batch: int = BATCH) -> float:
     """Clips a second, decoded and classified `batch` at a time by as many processes as each peer has, without HTTP.
 
-    `model` is a model directory; the large one of bench/clips.py where none is given. To be called from a script whose
-    main part is guarded, since processes are spawned. Raises RuntimeError where one of them fails.
+    `model` is a model directory; the default is the large one of bench/lib/clips.py. Processes are spawned, so the
+    calling script guards its main part. Raises RuntimeError where one of them fails.
     """
     return measure_limit(seconds, model, batch).per_second
 

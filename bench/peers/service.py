@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import httpx
 import psutil
 
-from otoscope.load import Measured, Target, closed_loop, run
+from otoscope.loadgen import Measured, Target, closed_loop, run
 from peers.common import HOST, MODEL, PORT, TIMEOUT
 from peers.surroundings import PYTHON
 
@@ -71,7 +71,7 @@ class Peer:
         return used
 
     def _memory(self) -> int:
-        """Resident MB of all its processes together, as bench/stack.py counts them."""
+        """Resident MB of all its processes together, as bench/lib/stack.py counts them."""
         total = 0
         for process in descendants() - self._before:
             with suppress(psutil.NoSuchProcess):

@@ -17,17 +17,19 @@ import numpy as np
 import pytest
 import uvicorn
 
-from api.lines import bounded
+from api.http.protocol import bounded
 from api.main import create_app
-from shared.connection import connect
-from shared.contract import Result, WindowPrediction, line_key, pack_result
-from shared.errors import OtoscopeError
-from shared.records import Announcement, Refused, Work
-from shared.schemas import Accuracy, JobOptions, Layer, ModelCard, Timings
-from shared.settings import Settings
-from shared.store import JobStore
+from otoscope.errors import OtoscopeError
+from otoscope.results import Result, WindowPrediction
+from otoscope.types import Accuracy, JobOptions, Layer, ModelCard, Timings
+from shared.config.settings import Settings
+from shared.contract import line_key
+from shared.jobs import JobStore
+from shared.jobs.records import Announcement, Refused, Work
+from shared.redis_client.connection import connect
+from shared.results import pack_result
 from tests.conftest import PYTHON, ROOT, start_server
-from tests.hostile import Address, ask, request
+from tests.support.hostile_requests import Address, ask, request
 
 
 def wav(seconds: float = 1.5, rate: int = 8_000, channels: int = 1) -> bytes:

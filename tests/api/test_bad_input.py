@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from shared.schemas import Problem
+from otoscope.types import Problem
 from tests.api.conftest import StandInWorker, wav
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
@@ -229,9 +229,9 @@ def test_every_route_answers_a_problem_for_what_it_cannot_do(http: httpx.Client)
 
 def test_bug_is_a_500_problem_without_its_traceback(settings: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody foresaw is told as `internal_error`; how it came about stays in the log."""
-    from api.gateway import Gateway
     from api.main import create_app
-    from shared.settings import Settings
+    from api.service import Gateway
+    from shared.config.settings import Settings
 
     assert isinstance(settings, Settings)
 

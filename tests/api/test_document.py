@@ -25,9 +25,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.main import create_app
-from shared.errors import AudioCorrupt
-from shared.schemas import Part
-from shared.settings import Settings
+from otoscope.errors import AudioCorrupt
+from otoscope.types import Part
+from shared.config.settings import Settings
 from tests.api.conftest import StandInWorker, wav
 
 RULES = rules(

@@ -5,12 +5,12 @@ import base64
 import httpx
 import pytest
 
-from shared.errors import AudioNotFinite, StoreUnavailable
-from shared.records import JobRecord
-from shared.schemas import EvaluateResponse
-from shared.store import AsyncJobStore
+from otoscope.errors import AudioNotFinite, StoreUnavailable
+from otoscope.types import EvaluateResponse
+from shared.jobs import AsyncJobStore
+from shared.jobs.records import JobRecord
 from tests.api.conftest import StandInWorker, wav
-from tests.worker.processes import until
+from tests.support.process_tree import until
 
 BODY = {"audio_data": base64.b64encode(wav()).decode()}
 

@@ -10,17 +10,17 @@ import httpx
 import pytest
 from sse_starlette import ServerSentEvent
 
-from api.changes import Changes
-from api.decimals import PIECE
-from api.events import FROM_START, job_events
-from shared.connection import connect_async
-from shared.contract import pack_result
-from shared.errors import InferenceFailed
-from shared.schemas import Timings
-from shared.settings import Settings
-from shared.store import AsyncJobStore
+from api.http.sse import FROM_START, job_events
+from api.notifications import Changes
+from api.rendering.json_arrays import PIECE
+from otoscope.errors import InferenceFailed
+from otoscope.types import Timings
+from shared.config.settings import Settings
+from shared.jobs import AsyncJobStore
+from shared.redis_client.connection import connect_async
+from shared.results import pack_result
 from tests.api.conftest import StandInWorker, wav
-from tests.api.test_decimals import long
+from tests.api.test_json_arrays import long
 
 Event = tuple[str, str, dict[str, object]]  # id or nothing, event, data
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.security import _address
-from shared.keys import write_keys
-from shared.settings import Settings
+from api.middleware.auth import _address
+from shared.api_keys import write_keys
+from shared.config.settings import Settings
 from tests.api.conftest import StandInWorker, wav
 from tests.api.test_service import sample
 from tests.conftest import PYTHON, ROOT

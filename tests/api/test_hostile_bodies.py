@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.api.conftest import listening, wav
-from tests.hostile import FILE, Address, ask, multipart, refused, request
+from tests.support.hostile_requests import FILE, Address, ask, multipart, refused, request
 
 WAV = wav()
 TEXT = base64.b64encode(WAV).decode()

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from tests.api.conftest import StandInWorker
-from tests.hostile import hostile, outcome
+from tests.support.hostile_requests import hostile, outcome
 
 COUNT = 900
 

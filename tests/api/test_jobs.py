@@ -10,10 +10,10 @@ import msgpack
 import numpy as np
 import pytest
 
-from api.gateway import REFUSED_SECONDS
-from shared.contract import unpack_result
-from shared.errors import InferenceFailed
-from shared.schemas import Job, ResultJSON
+from api.service import REFUSED_SECONDS
+from otoscope.errors import InferenceFailed
+from otoscope.results import unpack_result
+from otoscope.types import Job, ResultJSON
 from tests.api.conftest import LAYERS, StandInWorker, wav
 
 Start = Callable[..., httpx.Client]
@@ -245,7 +245,7 @@ def test_who_was_just_refused_sends_no_sound(
 ) -> None:
     """For a while the answer is the same and the body is not looked at; under a key it is, and what is accepted ends
     that while."""
-    monkeypatch.setattr("api.gateway.REFUSED_SECONDS", 30)
+    monkeypatch.setattr("api.service.REFUSED_SECONDS", 30)
     http = start_gateway(queue_limit=1, caller_share=1.0)
     first = http.post("/v1/jobs", files={"file": wav()}, headers={"Idempotency-Key": "a"}).json()["id"]
     refused = http.post("/v1/jobs", files={"file": wav()})

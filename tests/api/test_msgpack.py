@@ -6,9 +6,10 @@ import httpx
 import msgpack
 import pytest
 
-from api.decimals import PIECE
-from shared.contract import result_key, unpack_result
-from shared.errors import InferenceFailed
+from api.rendering.json_arrays import PIECE
+from otoscope.errors import InferenceFailed
+from otoscope.results import unpack_result
+from shared.contract import result_key
 from tests.api.conftest import StandInWorker, wav
 
 MSGPACK = {"Accept": "application/msgpack"}

@@ -11,16 +11,18 @@ import httpx
 import msgpack
 import pytest
 
-from api.errors import STATUS
-from shared.contract import CONTRACT_VERSION, pack_result, result_key
-from shared.errors import BY_CODE, AudioError, Busy, JobFailure
-from shared.records import Announcement
-from shared.schemas import JobOptions, Limits, ModelList, Ready
-from shared.settings import Settings
+from api.http.problems import STATUS
+from otoscope.errors import BY_CODE, AudioError, Busy, JobFailure
+from otoscope.results import CONTRACT_VERSION
+from otoscope.types import JobOptions, Limits, ModelList, Ready
+from shared.config.settings import Settings
+from shared.contract import result_key
+from shared.jobs.records import Announcement
+from shared.results import pack_result
 from tests.api.conftest import StandInWorker, made_up, serving, wav
 from tests.conftest import start_server
 from tests.shared.test_audio_aac import M4A
-from tests.worker.processes import until
+from tests.support.process_tree import until
 
 
 def test_models_are_listed_with_the_default(http: httpx.Client, worker: StandInWorker) -> None:
@@ -95,7 +97,7 @@ def test_limits_name_formats_and_their_extensions(
 ) -> None:
     """M4A where a worker can decode it, or is too old to say, whatever the gateway has; every format has an extension
     for file pickers."""
-    monkeypatch.setattr("shared.audio.aac_available", lambda: here)
+    monkeypatch.setattr("shared.audio.decode.aac_available", lambda: here)
     worker.store.announce(Announcement("w1", ["tiny"], aac=aac), {}, 30)
     http = start_gateway()
     sent = http.post("/v1/jobs", files={"file": M4A})
@@ -110,8 +112,8 @@ def test_m4a_is_refused_when_every_worker_has_said_no(
     start_gateway: Callable[..., httpx.Client], worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not by a gateway that has just begun, nor since a worker is away for a moment: a client does not come back."""
-    monkeypatch.setattr("shared.audio.aac_available", lambda: False)
-    monkeypatch.setattr("shared.recent.SECONDS", 0.0)
+    monkeypatch.setattr("shared.audio.decode.aac_available", lambda: False)
+    monkeypatch.setattr("shared.ttl_cache.SECONDS", 0.0)
     http = start_gateway()
 
     def statuses(count: int = 1) -> set[int]:

@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx
 import redis
 
-from otoscope.top_figures import History
-from otoscope.top_look import Look, Lookout
+from otoscope.top.collect import Look, Lookout
+from otoscope.top.stats import History
 from shared import contract
-from shared.keys import Scope, new_key, write_keys
-from shared.records import Announcement
+from shared.api_keys import Scope, new_key, write_keys
+from shared.jobs.records import Announcement
 from tests.api.conftest import StandInWorker
 
 

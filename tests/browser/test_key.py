@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from shared.keys import Scope, new_key, write_keys
+from shared.api_keys import Scope, new_key, write_keys
 from tests.browser.conftest import SOUNDS, Open, classify, shoot
 from tests.browser.test_access import problems
 from tests.e2e.conftest import Stack

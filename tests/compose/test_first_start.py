@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from compose import first_start
-from shared.keys import Scope, read_keys, take_apart, write_keys
-from shared.settings import Settings
+from shared.api_keys import Scope, read_keys, take_apart, write_keys
+from shared.config.settings import Settings
 from tests.conftest import free_port
 
 NASTY = r'a "quoted" \back/slash?#@%: é'

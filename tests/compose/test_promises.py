@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shared.settings import Settings
+from shared.config.settings import Settings
 from tests.conftest import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

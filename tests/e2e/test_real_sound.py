@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from shared.audio import decode
+from shared.audio.decode import decode
 from tests.conftest import REAL_SOUNDS, ROOT
 from tests.e2e.conftest import Stack
-from tests.sounds import encode
+from tests.support.sounds import encode
 
 pytestmark = [pytest.mark.stack, pytest.mark.data, pytest.mark.timeout(300)]
 

@@ -13,7 +13,7 @@ import redis
 from tests.api.conftest import wav
 from tests.conftest import ROOT, write_tiny_model
 from tests.e2e.conftest import Stack
-from tests.tls import PASSWORD, Authority, encrypted_server, needs_tls
+from tests.support.tls import PASSWORD, Authority, encrypted_server, needs_tls
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(180), needs_tls]
 

@@ -12,10 +12,10 @@ import httpx
 import numpy as np
 import pytest
 
-from shared.contract import unpack_result
-from shared.schemas import EvaluateResponse, Job
+from otoscope.results import unpack_result
+from otoscope.types import EvaluateResponse, Job
 from tests.e2e.conftest import Stack
-from tests.sounds import chirp, encode
+from tests.support.sounds import chirp, encode
 
 pytestmark = pytest.mark.stack
 
@@ -179,7 +179,7 @@ def test_ten_minutes_are_cut_and_combined(http: httpx.Client) -> None:
 def test_python_client_sync_and_async(stack: Stack, tmp_path: Path) -> None:
     """`from otoscope import Client`: path, bytes and array; submit and wait; stream; arrays; errors by class."""
     from otoscope import AsyncClient, Client
-    from shared.errors import NotAudio
+    from otoscope.errors import NotAudio
 
     path = tmp_path / "a.wav"
     path.write_bytes(sound())

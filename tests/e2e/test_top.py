@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from otoscope.top_figures import Figures, History
-from otoscope.top_look import Look, Lookout
-from shared.schemas import Job
+from otoscope.top.collect import Look, Lookout
+from otoscope.top.stats import Figures, History
+from otoscope.types import Job
 from tests.conftest import PYTHON, ROOT, free_port, start_server, write_tiny_model
 from tests.e2e.conftest import Stack
-from tests.sounds import chirp, encode
-from tests.worker.processes import until
+from tests.support.process_tree import until
+from tests.support.sounds import chirp, encode
 
 pytestmark = pytest.mark.stack
 

@@ -15,14 +15,14 @@ import httpx
 import pytest
 import redis
 
+from shared.api_keys import Scope, new_key, write_keys
 from shared.contract import job_key
-from shared.keys import Scope, new_key, write_keys
 from tests.api.conftest import wav
-from tests.collector import Collector, Span
 from tests.conftest import start_server, write_tiny_model
 from tests.e2e.conftest import Stack
-from tests.sounds import chirp, encode
-from tests.worker.processes import children, stop, until
+from tests.support.collector import Collector, Span
+from tests.support.process_tree import children, stop, until
+from tests.support.sounds import chirp, encode
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import redis
 
-from shared.keys import Scope, new_key, write_keys
+from shared.api_keys import Scope, new_key, write_keys
 from tests.api.conftest import wav
 from tests.conftest import free_port, start_server, write_tiny_model
 from tests.e2e.conftest import Stack

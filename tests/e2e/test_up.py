@@ -12,8 +12,8 @@ import pytest
 
 from otoscope import Client
 from tests.conftest import PYTHON, ROOT, free_port
-from tests.sounds import chirp, encode
-from tests.worker.processes import until
+from tests.support.process_tree import until
+from tests.support.sounds import chirp, encode
 
 pytestmark = pytest.mark.stack
 

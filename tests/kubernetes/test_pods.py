@@ -16,12 +16,12 @@ from pydantic import ValidationError
 
 from api.main import create_app
 from api.metrics import GatewayMetrics
-from api.security import needed
-from shared.records import QueueLoad
-from shared.settings import Settings
+from api.middleware.auth import needed
+from shared.config.settings import Settings
+from shared.jobs.records import QueueLoad
 from tests.conftest import PYTHON, ROOT, free_port
 from tests.kubernetes.conftest import KUBERNETES, Cluster
-from worker.metrics import WorkerMetrics
+from worker.telemetry.metrics import WorkerMetrics
 
 
 def containers(cluster: Cluster) -> dict[str, dict[str, Any]]:

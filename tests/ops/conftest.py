@@ -16,10 +16,10 @@ import pytest
 
 from ops.dashboard import NEED_A_GPU, filled, panels
 from ops.local import GATEWAY, WORKER, Prometheus, configuration, program
-from shared.keys import Scope, new_key, write_keys
+from shared.api_keys import Scope, new_key, write_keys
 from tests.conftest import free_port, start_server, write_tiny_model
 from tests.e2e.conftest import Stack
-from tests.sounds import chirp, encode
+from tests.support.sounds import chirp, encode
 
 SECONDS_OF_LOAD, SECONDS_OF_NOISE = 9.0, 30.0  # of noise at most
 

@@ -12,7 +12,7 @@ from ops.dashboard import NEED_A_GPU, dashboard, panels
 from ops.local import OPS
 from tests.conftest import ROOT
 from tests.ops.conftest import Watched, asked
-from tests.worker.processes import until
+from tests.support.process_tree import until
 
 PANELS = list(panels())
 RULES: list[dict[str, Any]] = yaml.safe_load((OPS / "rules.yml").read_text())["groups"]

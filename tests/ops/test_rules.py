@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ops.local import OPS, program
-from shared.errors import BY_CODE
+from otoscope.errors import BY_CODE
 from tests.conftest import ROOT
 
 TESTS = sorted(Path(__file__).parent.glob("*_test.yml"))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.otoscope.fake import FakeService
+from tests.support.fake_service import FakeService
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from types import ModuleType
 import pytest
 from typer.testing import CliRunner
 
-from otoscope.cli import app
-from otoscope.many import expand
-from tests.otoscope.fake import FakeService, job_document, problem, sse
+from otoscope.cli.batch import expand
+from otoscope.cli.main import app
+from tests.support.fake_service import FakeService, job_document, problem, sse
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -156,7 +156,7 @@ def test_output_cut_short(run: Run, service: FakeService, sounds: list[str]) -> 
 def test_start_is_light() -> None:
     """Asking for help imports none of what only some commands need."""
     heavy = ("torch", "celery", "fastapi", "httpx", "numpy", "redis", "pydantic")
-    code = f"import sys, otoscope.cli; sys.exit([m for m in {heavy} if m in sys.modules] or 0)"
+    code = f"import sys, otoscope.cli.main; sys.exit([m for m in {heavy} if m in sys.modules] or 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -174,12 +174,12 @@ def test_training_commands_are_imported_when_asked_for(monkeypatch: pytest.Monke
         """Train a model."""
         heard.append((recipe, epochs))
 
-    module = ModuleType("otoscope.train_cli")
+    module = ModuleType("commands.train")
     monkeypatch.setattr(module, "train", train, raising=False)
-    monkeypatch.setitem(sys.modules, "otoscope.train_cli", module)
+    monkeypatch.setitem(sys.modules, "commands.train", module)
     assert CliRunner().invoke(app, ["train", "esc50", "--epochs", "2"]).exit_code == 0
     assert heard == [("esc50", 2)]
-    monkeypatch.setitem(sys.modules, "otoscope.train_cli", None)
+    monkeypatch.setitem(sys.modules, "commands.train", None)
     missing = CliRunner().invoke(app, ["evaluate", "--model", "x"])
     assert missing.exit_code == 1
     assert ".venv/bin/pip install -e '.[worker,train]'" in missing.stderr

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from otoscope import AsyncClient, Client, ServiceUnreachable, WaitTimeout
-from otoscope.wire import service_url
-from shared.errors import (
+from otoscope.connection import service_url
+from otoscope.errors import (
     AudioRate,
     AudioTooLong,
     InvalidRequest,
@@ -24,7 +24,7 @@ from shared.errors import (
     OtoscopeError,
     QueueFull,
 )
-from tests.otoscope.fake import Canned, FakeService, answer, job_document, problem, sse
+from tests.support.fake_service import Canned, FakeService, answer, job_document, problem, sse
 
 Ask = Callable[..., Any]
 

@@ -8,11 +8,11 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from rich.console import Console
 
-from otoscope.scrape import Scrape, parse
-from otoscope.top_figures import OVER, Figures, History
-from otoscope.top_look import Look, WorkerLook
-from otoscope.top_screen import amount, curve, duration, memory, screen
-from shared.schemas import Ready
+from otoscope.top.collect import Look, WorkerLook
+from otoscope.top.prometheus import Scrape, parse
+from otoscope.top.screen import amount, curve, duration, memory, screen
+from otoscope.top.stats import OVER, Figures, History
+from otoscope.types import Ready
 
 READY = Ready(status="ready", redis=True, workers=2, models=["tiny"])
 

@@ -9,12 +9,12 @@ from typing import Any, TypeVar, cast
 import pytest
 import redis
 
-from shared.connection import connect, connect_async
+from otoscope.types import AudioInfo, JobOptions, Timings
+from shared.config.settings import Settings
 from shared.contract import line_key
-from shared.records import Refused, Work
-from shared.schemas import AudioInfo, JobOptions, Timings
-from shared.settings import Settings
-from shared.store import AsyncJobStore, JobStore
+from shared.jobs import AsyncJobStore, JobStore
+from shared.jobs.records import Refused, Work
+from shared.redis_client.connection import connect, connect_async
 
 Answer = TypeVar("Answer")
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared import audio
-from shared.audio import AudioLimits, accepted_formats, decode, probe
-from shared.errors import AudioEmpty, AudioError, AudioTooLong, AudioTruncated, AudioUnsupported, NotAudio
-from tests.sounds import Wave, chirp, difference, encode_m4a, tone
+from otoscope.errors import AudioEmpty, AudioError, AudioTooLong, AudioTruncated, AudioUnsupported, NotAudio
+from shared.audio import decode as audio
+from shared.audio.decode import AudioLimits, accepted_formats, decode, probe
+from tests.support.sounds import Wave, chirp, difference, encode_m4a, tone
 
 RATE = 16_000
 PRIMING = 1_024  # samples that an AAC encoder puts first; PyAV writes no note of them

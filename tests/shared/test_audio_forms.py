@@ -8,8 +8,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from shared.audio import decode, probe
-from tests.sounds import FORMS, chirp, difference, encode, noise, spread, tone
+from shared.audio.decode import decode, probe
+from tests.support.sounds import FORMS, chirp, difference, encode, noise, spread, tone
 
 
 @pytest.mark.parametrize(("name", "channels"), [(name, count) for name in FORMS for count in FORMS[name].channels])
@@ -72,7 +72,7 @@ def test_blocks_join_without_a_seam(name: str, channels: int, monkeypatch: pytes
     file = encode(chirp(8.0, 48_000, channels), 48_000, form.container, form.subtype)
     whole, _ = soundfile.read(io.BytesIO(file), dtype="float32", always_2d=True)
     for block in (1_000, 4_096, 65_536):
-        monkeypatch.setattr("shared.decoders._BLOCK", block)
+        monkeypatch.setattr("shared.audio.decoders._BLOCK", block)
         np.testing.assert_allclose(decode(file, 48_000).waveform, whole.mean(axis=1), atol=1e-6)
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.audio import AudioLimits, decode, probe
-from shared.errors import AudioError
-from tests.damage import damaged, sources
-from tests.sounds import checksummed
+from otoscope.errors import AudioError
+from shared.audio.decode import AudioLimits, decode, probe
+from tests.support.corrupt_audio import damaged, sources
+from tests.support.sounds import checksummed
 
 COUNT = 2_000
 LIMITS = AudioLimits(max_seconds=5)

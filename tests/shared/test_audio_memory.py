@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.sounds import encode, flac_of_silence, spread
+from tests.support.sounds import encode, flac_of_silence, spread
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its peak memory from /proc")
 
 # VmHWM, unlike the peak in getrusage, does not begin with that of the process that started this one.
 CHILD = """
 import sys
-from shared.audio import decode
-from shared.errors import AudioError
+from shared.audio.decode import decode
+from otoscope.errors import AudioError
 
 def peak():
     with open("/proc/self/status") as status:

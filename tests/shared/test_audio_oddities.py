@@ -5,8 +5,8 @@ import struct
 import numpy as np
 import pytest
 
-from shared.audio import AudioLimits, decode, probe
-from tests.sounds import Wave, aiff, chirp, chunk, difference, encode, id3, noise, riff, tone, wav_format
+from shared.audio.decode import AudioLimits, decode, probe
+from tests.support.sounds import Wave, aiff, chirp, chunk, difference, encode, id3, noise, riff, tone, wav_format
 
 RATE = 16_000
 WAVE = chirp(0.5, RATE)

@@ -6,9 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from shared import audio, decoders
-from shared.audio import AudioLimits, decode, probe
-from shared.errors import (
+from otoscope.errors import (
     AudioChannels,
     AudioCorrupt,
     AudioEmpty,
@@ -21,7 +19,22 @@ from shared.errors import (
     AudioUnsupported,
     NotAudio,
 )
-from tests.sounds import FORMS, aiff, chirp, chunk, encode, flac_of_silence, id3, ogg_page, riff, tone, wav_format
+from shared.audio import decode as audio
+from shared.audio import decoders
+from shared.audio.decode import AudioLimits, decode, probe
+from tests.support.sounds import (
+    FORMS,
+    aiff,
+    chirp,
+    chunk,
+    encode,
+    flac_of_silence,
+    id3,
+    ogg_page,
+    riff,
+    tone,
+    wav_format,
+)
 
 Case = tuple[bytes, type[AudioError], str]
 

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 import redis
 
+from otoscope.errors import JobNotFound, OtoscopeError, StoreUnavailable
+from otoscope.types import JobOptions, ModelCard, Timings
 from shared import contract
-from shared.connection import connect, connect_async
+from shared.config.settings import Settings
 from shared.contract import CHANGES
-from shared.errors import JobNotFound, OtoscopeError, StoreUnavailable
-from shared.records import Announcement, Refused
-from shared.schemas import JobOptions, ModelCard, Timings
-from shared.settings import Settings
-from shared.store import AsyncJobStore, JobStore
+from shared.jobs import AsyncJobStore, JobStore
+from shared.jobs.records import Announcement, Refused
+from shared.redis_client.connection import connect, connect_async
 from tests.conftest import start_server
 from tests.shared.conftest import AUDIO, Stores
-from tests.worker.processes import until
+from tests.support.process_tree import until
 
 
 class OwnServer:

@@ -14,12 +14,12 @@ import pytest
 import redis
 import uvloop
 
-from shared.connection import connect_async, translated
-from shared.errors import StoreUnavailable
-from shared.settings import Settings
+from otoscope.errors import StoreUnavailable
+from shared.config.settings import Settings
+from shared.redis_client.connection import connect_async, translated
 from tests.conftest import free_port
-from tests.tls import ESCAPED, Authority, encrypted_server, needs_tls
-from tests.worker.processes import until
+from tests.support.process_tree import until
+from tests.support.tls import ESCAPED, Authority, encrypted_server, needs_tls
 
 Target = tuple[str, int] | Path
 ABRUPT = struct.pack("ii", 1, 0)  # SO_LINGER of a socket that resets its connection when it is closed

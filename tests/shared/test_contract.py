@@ -4,9 +4,10 @@ import msgpack
 import numpy as np
 import pytest
 
+from otoscope.results import CONTRACT_VERSION, Array, Result, WindowPrediction, unpack_result
+from otoscope.types import Part
 from shared import contract
-from shared.contract import Array, Result, WindowPrediction, pack_result, unpack_result
-from shared.schemas import Part
+from shared.results import pack_result
 
 ARRAYS = ("spectrogram", "embedding", "cam", "waveform", "full_spectrogram")
 
@@ -87,7 +88,7 @@ def test_the_binary_form_can_be_read_without_us() -> None:
     """MessagePack with the documented names; an array is its shape and little-endian float16."""
     result = full()
     tree = msgpack.unpackb(pack_result(result))
-    assert tree["contract"] == contract.CONTRACT_VERSION
+    assert tree["contract"] == CONTRACT_VERSION
     assert tree["predictions"][0] == {"class": "dog", "confidence": 0.75}
     assert tree["windows"][1]["start"] == 0.25
     assert tree["parts"] == ["cam", "embedding", "full_spectrogram", "maps", "spectrogram", "waveform", "windows"]

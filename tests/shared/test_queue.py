@@ -11,12 +11,12 @@ from celery import Celery
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import Reject
 
+from otoscope.types import JobOptions
+from shared.config.settings import Settings
 from shared.contract import CLASSIFY, QUEUE
-from shared.queue import Messages, make_celery
-from shared.schemas import JobOptions
-from shared.settings import Settings
+from shared.jobs.queue import Messages, make_celery
 from tests.shared.conftest import AUDIO, Stores
-from worker.broker import Transport
+from worker.queue.transport import Transport
 
 Send = Callable[[str], None]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from otoscope.settings_text import env_example, markdown
-from shared.settings import COMPOSE, Settings, SettingsUnusable, load_settings, misspelt
+from commands.settings_text import env_example, markdown
+from shared.config.settings import COMPOSE, Settings, SettingsUnusable, load_settings, misspelt
 from tests.conftest import PYTHON, ROOT
 
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from shared import contract
-from shared.errors import (
+from otoscope.errors import (
     AudioCorrupt,
     JobExpired,
     JobNotFound,
 )
-from shared.records import Refused, Work
-from shared.schemas import JobOptions, Part, Timings
+from otoscope.types import JobOptions, Part, Timings
+from shared import contract
+from shared.jobs.records import Refused, Work
 from tests.shared.conftest import AUDIO, Stores
-from tests.worker.processes import until
+from tests.support.process_tree import until
 
 Open = Callable[..., Stores]
 Keys = Callable[[], set[bytes]]

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from otoscope.errors import AudioCorrupt, IdempotencyConflict, QueueFull
+from otoscope.types import JobOptions
 from shared import contract
-from shared.connection import connect_async
-from shared.errors import AudioCorrupt, IdempotencyConflict, QueueFull
-from shared.records import Refused
-from shared.schemas import JobOptions
-from shared.store import AsyncJobStore
+from shared.jobs import AsyncJobStore
+from shared.jobs.records import Refused
+from shared.redis_client.connection import connect_async
 from tests.shared.conftest import AUDIO, Stores
 
 Open = Callable[..., Stores]

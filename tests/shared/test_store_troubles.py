@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from otoscope.errors import AudioCorrupt, DeadlineExceeded
 from shared import contract
-from shared.errors import AudioCorrupt, DeadlineExceeded
-from shared.records import Refused, Work
+from shared.jobs.records import Refused, Work
 from tests.shared.conftest import Stores
 
 Open = Callable[..., Stores]

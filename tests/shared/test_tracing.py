@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from otoscope.errors import NotAudio
+from otoscope.types import JobOptions
 from shared import tracing
-from shared.errors import NotAudio
-from shared.records import Refused
-from shared.schemas import JobOptions
-from shared.settings import Settings
-from tests.collector import Collector
+from shared.config.settings import Settings
+from shared.jobs.records import Refused
 from tests.conftest import PYTHON, ROOT
 from tests.shared.conftest import AUDIO, Stores
+from tests.support.collector import Collector
 
 CALLER = f"00-{'a' * 32}-{'b' * 16}-01"
 
@@ -47,7 +47,7 @@ def test_off_nothing_is_imported() -> None:
     code = """
 import sys
 from shared import tracing
-from shared.settings import Settings
+from shared.config.settings import Settings
 tracing.start(Settings(), "test")
 import api.__main__, api.main, worker.__main__, worker.app
 api.main.create_app()
@@ -56,7 +56,8 @@ with tracing.span("a"):
     tracing.note({"b": 1})
 assert not tracing.on() and tracing.context() == tracing.trace_id() == "" and tracing.rider() is None
 print(*[name for name in sys.modules if name.startswith(("opentelemetry.sdk.trace", "opentelemetry.exporter",
-                                                         "opentelemetry.proto", "shared.spans", "shared.outbox"))])
+                                                         "opentelemetry.proto", "shared.tracing.otel",
+                                                         "shared.tracing.outbox"))])
 """
     done = subprocess.run([PYTHON, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
@@ -186,7 +187,7 @@ def test_a_collector_in_trouble_is_told_once(
             with tracing.span("lost"):
                 time.sleep(0.03)
         assert len(caplog.records) == 1
-        assert (caplog.records[0].levelname, caplog.records[0].name) == ("WARNING", "shared.outbox")
+        assert (caplog.records[0].levelname, caplog.records[0].name) == ("WARNING", "shared.tracing.outbox")
         collector.status = 200
         _make_until(lambda: len(caplog.records) == 2)
     assert "takes traces again" in caplog.records[1].message

@@ -1,6 +1,6 @@
 """Gateways and workers of neighbouring versions on one Redis, which there are while a service is being replaced.
 
-`tests/e2e/test_neighbours.py` has the same with real processes.
+`tests/e2e/test_rolling_upgrade.py` has the same with real processes.
 """
 
 import json
@@ -10,13 +10,15 @@ from pathlib import Path
 import msgpack
 import pytest
 
+from otoscope.errors import AudioCorrupt, ContractMismatch
+from otoscope.results import CONTRACT_VERSION, understood, unpack_result
 from shared import contract
-from shared.contract import CONTRACT_VERSION, job_key, pack_result, understood, unpack_result, worker_key
-from shared.errors import AudioCorrupt, ContractMismatch
-from shared.records import Refused, Work
+from shared.contract import job_key, worker_key
+from shared.jobs.records import Refused, Work
+from shared.results import pack_result
 from tests.shared.conftest import AUDIO, Stores
 from tests.shared.test_contract import full
-from tests.shared.written import CARD, OPTIONS, load, write
+from tests.support.contract_snapshot import CARD, OPTIONS, load, write
 
 KEPT = sorted(Path(__file__).parent.glob("contract_v*.json"))
 OPEN_END = 4e9
@@ -50,7 +52,7 @@ def test_what_earlier_versions_wrote_can_be_read(stores: Stores, path: Path) -> 
 
 
 def test_this_version_has_kept_what_it_writes() -> None:
-    """`python -m tests.shared.written` is run once for each contract version, before it is released."""
+    """`python -m tests.support.contract_snapshot` is run once for each contract version, before it is released."""
     assert f"contract_v{CONTRACT_VERSION}" in [path.stem for path in KEPT]
 
 

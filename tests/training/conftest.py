@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.sounds import encode
+from tests.support.sounds import encode
 from training.recipe import Recipe
 
 CLASSES = ("low", "high", "noise")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.download import DatasetError, _unpack
+from training.data.download import DatasetError, _unpack
 
 TOP = "ESC-50-master"
 

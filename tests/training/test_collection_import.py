@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REAL_SOUNDS
-from tests.training.recordings import class_folders, record
-from training.collection.bring import import_folder
-from training.collection.items import alone, read_items
-from training.collection.reset import reset
-from training.collection.split import read_split, write_split
+from tests.support.recordings import class_folders, record
+from training.data.custom.importers import import_folder
+from training.data.custom.manifest import alone, read_items
+from training.data.custom.reset import reset
+from training.data.custom.split import read_split, write_split
 from training.errors import DatasetError
 
 
@@ -106,7 +106,7 @@ def test_folders_that_cannot_be(tmp_path: Path) -> None:
 def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     src = class_folders(tmp_path / "mine", "dog", "rain", takes=1)
     record(src / "dog" / "long.wav", 2.0)
-    monkeypatch.setattr("training.collection.bring.LARGEST", 10_000)
+    monkeypatch.setattr("training.data.custom.importers.LARGEST", 10_000)
     assert "long.wav: larger than 10,000 bytes" in import_folder(src, tmp_path / "sounds").skipped[0]
 
 
@@ -210,7 +210,7 @@ def test_table_is_written_whole_or_not(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, os.strerror(28))
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.collection.tables.os.fsync", fail)
+        patch.setattr("training.data.custom.tables.os.fsync", fail)
         with pytest.raises(DatasetError, match=r"items\.csv cannot be written: .*No space left"):
             import_folder(src, root)
     assert (root / "items.csv").read_bytes() == before

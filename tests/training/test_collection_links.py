@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.audio import probe
-from tests.sounds import chirp, encode
-from tests.training.recordings import sound
-from training.collection import links
-from training.collection.bring import import_csv
-from training.collection.drive import import_drive, is_drive_folder
-from training.collection.items import read_items
+from shared.audio.decode import probe
+from tests.support.recordings import sound
+from tests.support.sounds import chirp, encode
+from training.data.custom import web as links
+from training.data.custom.drive import import_drive, is_drive_folder
+from training.data.custom.importers import import_csv
+from training.data.custom.manifest import read_items
 from training.errors import DatasetError
 
 DRIVE = "https://drive.google.com"
@@ -306,7 +306,7 @@ def test_drive_folder(drive: Site, tmp_path: Path) -> None:
 def test_drive_folder_that_is_not_public(drive: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DatasetError, match=r"cannot be listed: .*status code 404.*Anyone with the link"):
         import_drive(FOLDER, tmp_path / "sounds")
-    monkeypatch.setattr("training.collection.drive.LARGEST", 100)
+    monkeypatch.setattr("training.data.custom.drive.LARGEST", 100)
     put_folder(drive, "mine", {"dog": {"a.wav": sound()}})
     with pytest.raises(DatasetError, match="larger than 100 bytes"):
         import_drive(FOLDER, tmp_path / "sounds")

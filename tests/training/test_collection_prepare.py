@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.audio import decode
-from tests.sounds import encode, noise, tone
-from tests.training.recordings import class_folders, record
-from training.collection import prepare as module
-from training.collection.bring import import_folder
-from training.collection.pieces import FULL_SCALE, cut, loudness, to_int16
-from training.collection.prepare import load_pieces, prepare, read_prepared
+from shared.audio.decode import decode
+from tests.support.recordings import class_folders, record
+from tests.support.sounds import encode, noise, tone
+from training.data.custom import prepare as module
+from training.data.custom.importers import import_folder
+from training.data.custom.prepare import load_pieces, prepare, read_prepared
+from training.data.custom.segments import FULL_SCALE, cut, loudness, to_int16
 from training.errors import DatasetError
 
 RATE = 8_000

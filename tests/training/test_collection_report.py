@@ -10,16 +10,16 @@ import soundfile
 from matplotlib.image import imread
 from typer.testing import CliRunner, Result
 
-from otoscope.cli import app
+from otoscope.cli.main import app
 from tests.conftest import PYTHON, ROOT
-from tests.sounds import encode, tone
+from tests.support.recordings import class_folders, record
+from tests.support.sounds import encode, tone
 from tests.training.conftest import TINY
-from tests.training.recordings import class_folders, record
-from training.collection.bring import import_folder
-from training.collection.items import read_items, write_items
-from training.collection.overview import report
-from training.collection.reset import reset
-from training.collection.split import write_split
+from training.data.custom.importers import import_folder
+from training.data.custom.manifest import read_items, write_items
+from training.data.custom.report import report
+from training.data.custom.reset import reset
+from training.data.custom.split import write_split
 from training.errors import DatasetError
 from training.recipe import to_yaml
 
@@ -186,7 +186,7 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
 def test_help_is_light(arguments: list[str], shown: str) -> None:
     """Shown without anything that takes long to import; ESC-50 is fetched from here."""
     code = (
-        "import sys; from typer.testing import CliRunner; from otoscope.cli import app;"
+        "import sys; from typer.testing import CliRunner; from otoscope.cli.main import app;"
         f"told = CliRunner().invoke(app, {arguments!r}); print(told.output); assert not told.exit_code;"
         "assert not {'numpy', 'torch', 'httpx', 'training'} & set(sys.modules)"
     )

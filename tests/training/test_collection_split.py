@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.recordings import class_folders, record
-from training.collection.bring import import_folder
-from training.collection.items import Item, read_items
-from training.collection.split import PARTS, read_split, split, write_split
+from tests.support.recordings import class_folders, record
+from training.data.custom.importers import import_folder
+from training.data.custom.manifest import Item, read_items
+from training.data.custom.split import PARTS, read_split, split, write_split
 from training.errors import DatasetError
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.recordings import class_folders
-from training.collection.bring import import_csv, import_folder
-from training.collection.intake import clean_label
-from training.collection.items import read_items
+from tests.support.recordings import class_folders
+from training.data.custom.importers import import_csv, import_folder
+from training.data.custom.ingest import clean_label
+from training.data.custom.manifest import read_items
 from training.errors import DatasetError
 
 

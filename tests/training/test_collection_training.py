@@ -9,22 +9,22 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from otoscope.cli import app
+from otoscope.cli.main import app
+from tests.support.recordings import class_folders, record
 from tests.training.conftest import TINY, changed
-from tests.training.recordings import class_folders, record
-from training.collection.dataset import CollectionDataset, load_collection, load_dataset
-from training.collection.split import write_split
-from training.dataset import Clip, Origin, load_esc50
+from training.data.custom.dataset import CollectionDataset, load_collection, load_dataset
+from training.data.custom.split import write_split
+from training.data.esc50 import Clip, Origin, load_esc50
 from training.errors import DatasetError, EvaluationError, RunError
-from training.evaluate import evaluate
-from training.quantise import quantise
+from training.eval.evaluate import evaluate
+from training.eval.model_card import record as write_record
+from training.eval.report import summarise
+from training.export.quantise import quantise
+from training.fit.distillation import load_teachers
+from training.fit.loop import train
+from training.fit.pretrained import load_start
+from training.fit.run_state import finished, identify
 from training.recipe import to_yaml
-from training.record import record as write_record
-from training.report import summarise
-from training.start import load_start
-from training.state import finished, identify
-from training.teachers import load_teachers
-from training.train import train
 from worker.model.checkpoint import load_model, read_config, write_config
 
 GROUP = r"^([a-z]+[0-9]+)-"

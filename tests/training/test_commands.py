@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from otoscope.cli import app
+from otoscope.cli.main import app
 from tests.conftest import PYTHON
 from tests.training.conftest import TINY, changed
 from training.recipe import to_yaml

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-import training.download
+import training.data.download
 from tests.conftest import REAL_SOUNDS
-from training.dataset import load_esc50
-from training.download import check_esc50, default_cache, fetch_esc50
+from training.data.download import check_esc50, default_cache, fetch_esc50
+from training.data.esc50 import load_esc50
 from training.errors import DatasetError
 
 TOP = "ESC-50-master"
@@ -90,7 +90,7 @@ class Site:
 def site(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     for name in ("NO_PROXY", "no_proxy"):  # a proxy in the environment would not find this machine
         monkeypatch.setenv(name, "127.0.0.1")
-    monkeypatch.setattr(training.download, "BACKOFF", 0.0)
+    monkeypatch.setattr(training.data.download, "BACKOFF", 0.0)
     served = Site(pack(files))
 
     class Handler(BaseHTTPRequestHandler):
@@ -173,7 +173,7 @@ def test_always_cut_at_the_same_byte(site: Site, tmp_path: Path) -> None:
     site.cuts = [1_000] * 100
     with pytest.raises(DatasetError, match=r"cannot be fetched: .* are kept"):
         fetch_esc50(tmp_path, url=site.url, check=check)
-    assert len(site.asked) == 1 + training.download.ATTEMPTS
+    assert len(site.asked) == 1 + training.data.download.ATTEMPTS
 
 
 def test_busy_then_fine_and_not_found(site: Site, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_busy_then_fine_and_not_found(site: Site, tmp_path: Path) -> None:
 
 def test_nobody_there(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No server, or an address that is none."""
-    monkeypatch.setattr(training.download, "ATTEMPTS", 2)
+    monkeypatch.setattr(training.data.download, "ATTEMPTS", 2)
     with pytest.raises(DatasetError, match=r"cannot be fetched: .*refused"):
         fetch_esc50(tmp_path, url="http://127.0.0.1:1/master.zip", check=check)
     with pytest.raises(DatasetError, match=r"cannot be fetched: .*protocol"):
@@ -240,7 +240,7 @@ def test_unusable_archive(which: str, lengths: bool, site: Site, files: dict[str
 )
 def test_too_large(limit: str, message: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many bytes sent, too many unpacked, too many files."""
-    monkeypatch.setattr(training.download, limit, 20)
+    monkeypatch.setattr(training.data.download, limit, 20)
     with pytest.raises(DatasetError, match=message):
         fetch_esc50(tmp_path, url=site.url, check=check)
     assert left(tmp_path) == set()
@@ -262,7 +262,7 @@ def test_disk_full(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         raise OSError(28, os.strerror(28))
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.download.shutil, "copyfileobj", full)
+        patch.setattr(training.data.download.shutil, "copyfileobj", full)
         with pytest.raises(DatasetError, match=r"cannot be kept in .*No space left"):
             fetch_esc50(tmp_path, url=site.url, check=check)
     assert left(tmp_path) == {"ESC-50.zip", "ESC-50.zip.source"}

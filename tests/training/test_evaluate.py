@@ -8,24 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from shared.audio import decode
+from shared.audio.decode import decode
 from tests.training.conftest import TINY, changed
 from tests.training.test_train import scalars
-from training import metrics
-from training.calibrate import fit_temperature
-from training.crossval import cross_validate
-from training.dataset import Origin, load_esc50
+from training.data.esc50 import Origin, load_esc50
+from training.diagnostics import find_learning_rate, overfit
 from training.errors import EvaluationError, RunError
-from training.evaluate import Evaluation, evaluate
-from training.explore import find_learning_rate, overfit
-from training.predict import Precision, predict
+from training.eval import metrics
+from training.eval.calibrate import fit_temperature
+from training.eval.crossval import cross_validate
+from training.eval.evaluate import Evaluation, evaluate
+from training.eval.model_card import record
+from training.eval.predict import Precision, predict
+from training.eval.report import write_report
+from training.fit.loop import train
+from training.fit.pretrained import load_start
 from training.recipe import DistillRecipe, StartRecipe
-from training.record import record
-from training.report import write_report
-from training.start import load_start
-from training.train import train
 from worker.model.checkpoint import load_model, read_config
-from worker.windows import cut
+from worker.pipeline.windows import cut
 
 
 @pytest.fixture(scope="module")

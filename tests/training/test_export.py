@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-import training.export
+import training.export.onnx
 from tests.training.conftest import TINY
 from training.errors import ExportError
-from training.export import LOWEST_OPSET, TOLERANCE, export_onnx
-from worker.model.architecture import ArchitectureConfig, ResidualCNN
+from training.export.onnx import LOWEST_OPSET, TOLERANCE, export_onnx
+from worker.model.base import parameters
 from worker.model.checkpoint import ModelConfig, load_model, save_model
-from worker.model.network import parameters
+from worker.model.resnet import ArchitectureConfig, ResidualCNN
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -157,7 +157,7 @@ def test_failed_check_leaves_no_file(
     difference: float, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the partial file nor the real one; what stood there before stays."""
-    monkeypatch.setattr(training.export, "largest_difference", lambda *_: difference)
+    monkeypatch.setattr(training.export.onnx, "largest_difference", lambda *_: difference)
     if difference > TOLERANCE:
         (tmp_path / "tiny.onnx").write_bytes(b"before")
     before = [path.read_bytes() for path in tmp_path.iterdir()]
@@ -168,14 +168,14 @@ def test_failed_check_leaves_no_file(
 
 def test_check_sees_a_difference(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that computes something else, here another temperature, is found out by running it."""
-    export = training.export._export
+    export = training.export.onnx._export
 
     def warmer(classifier: Any, config: ModelConfig, opset: int | None) -> Any:
         other = load_model(model)
         other = type(other)(other.config.model_copy(update={"temperature": 0.6}), other.frontend, other.network)
-        return export(training.export.Classifier(other).eval(), config, opset)
+        return export(training.export.onnx.Classifier(other).eval(), config, opset)
 
-    monkeypatch.setattr(training.export, "_export", warmer)
+    monkeypatch.setattr(training.export.onnx, "_export", warmer)
     with pytest.raises(ExportError, match="differs from PyTorch by"):
         export_onnx(model, tmp_path / "tiny.onnx")
     assert not list(tmp_path.iterdir())
@@ -183,14 +183,14 @@ def test_check_sees_a_difference(model: Path, tmp_path: Path, monkeypatch: pytes
 
 def test_file_that_does_not_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the runtime itself refuses, here an input that has another name, is an ExportError too."""
-    export = training.export._export
+    export = training.export.onnx._export
 
     def renamed(*arguments: Any) -> Any:
         program = export(*arguments)
         program.model.graph.inputs[0].name = "noise"
         return program
 
-    monkeypatch.setattr(training.export, "_export", renamed)
+    monkeypatch.setattr(training.export.onnx, "_export", renamed)
     with pytest.raises(ExportError, match="cannot be run beside PyTorch"):
         export_onnx(model, tmp_path / "tiny.onnx")
     assert not list(tmp_path.iterdir())
@@ -202,7 +202,7 @@ def test_network_that_cannot_be_exported(model: Path, tmp_path: Path, monkeypatc
     def fixed(_self: Any, waveform: torch.Tensor) -> torch.Tensor:
         return waveform[:, : 10 * len(waveform.sum(dim=1).tolist())] if waveform.sum().item() > 0 else waveform
 
-    monkeypatch.setattr(training.export.Classifier, "forward", fixed)
+    monkeypatch.setattr(training.export.onnx.Classifier, "forward", fixed)
     with pytest.raises(ExportError, match="tiny cannot be exported: ") as caught:
         export_onnx(model, tmp_path / "tiny.onnx")
     assert "Next steps" not in str(caught.value)

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from shared.audio import decode
+from shared.audio.decode import decode
 from tests.conftest import REAL_SOUNDS
-from tests.sounds import encode, tone
+from tests.support.sounds import encode, tone
 from tests.training.conftest import TINY, write_dataset
-from training.augment import audibility, augment_spectrograms, augment_waveforms, cut, levels, mix, stretch
-from training.dataset import ESC50, Clip, hold_out, load_esc50, load_windows
+from training.data.esc50 import ESC50, Clip, hold_out, load_esc50, load_windows
 from training.errors import DatasetError, RecipeError
-from training.prepare import load_sounds
+from training.fit.augment import audibility, augment_spectrograms, augment_waveforms, cut, levels, mix, stretch
+from training.fit.setup import load_sounds
 from training.recipe import BUNDLED, AugmentRecipe, differences, load_recipe
 from worker.model.checkpoint import build_network
-from worker.windows import cut as windows_of
+from worker.pipeline.windows import cut as windows_of
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -9,13 +9,13 @@ import pytest
 from torch import Tensor
 
 from tests.training.conftest import TINY, changed
-from training.dataset import Clip, Dataset, load_esc50
+from training.data.esc50 import Clip, Dataset, load_esc50
 from training.errors import EvaluationError
-from training.evaluate import evaluate
-from training.quantise import quantise
-from training.train import train
+from training.eval.evaluate import evaluate
+from training.export.quantise import quantise
+from training.fit.loop import train
 from worker.model.checkpoint import load_model, read_config
-from worker.model.quantised import convolutions, quantised
+from worker.model.fake_quant import convolutions, quantised
 
 
 @pytest.fixture(scope="module")

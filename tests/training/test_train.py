@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from tests.sounds import chirp, encode
+from tests.support.sounds import chirp, encode
 from tests.training.conftest import changed
-from training.dataset import hold_out, load_esc50, load_windows
+from training.data.esc50 import hold_out, load_esc50, load_windows
 from training.errors import RunError
-from training.evaluate import evaluate
-from training.optim import schedule
-from training.predict import predict, service_precision
+from training.eval.evaluate import evaluate
+from training.eval.predict import predict, service_precision
+from training.fit.loop import train
+from training.fit.optim import schedule
+from training.fit.run_state import STATE, resumable
 from training.recipe import DistillRecipe, OptimRecipe, Recipe, load_recipe, to_yaml
-from training.state import STATE, resumable
-from training.train import train
 from worker.model.checkpoint import load_model
 
 
@@ -41,7 +41,7 @@ def test_training_learns_what_can_be_learned(data: Path, recipe: Recipe, tmp_pat
 
 def at_step(steps: int, patch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
     """What happens during that step of the next run."""
-    import training.train as module
+    import training.fit.loop as module
 
     kept, taken = module.set_schedule, 0
 
@@ -102,7 +102,7 @@ def test_run_that_died_goes_on_from_its_last_half_minute(data: Path, recipe: Rec
     dataset, recipe = load_esc50(data), changed(recipe, epochs=2)
     train(recipe, dataset, 3, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.train._SAVE_SECONDS", 0.0)
+        patch.setattr("training.fit.loop._SAVE_SECONDS", 0.0)
         at_step(3, patch, die)
         with pytest.raises(MemoryError):
             train(recipe, dataset, 3, tmp_path / "broken")

@@ -8,18 +8,18 @@ import torch
 from torch import nn
 
 from tests.training.conftest import TINY, changed, write_dataset
-from training.dataset import Dataset, load_esc50
+from training.data.esc50 import Dataset, load_esc50
 from training.errors import RunError
-from training.evaluate import evaluate
-from training.optim import make_optimizer, set_schedule, thaw
-from training.prepare import class_weights, prepare
+from training.eval.evaluate import evaluate
+from training.fit.loop import train
+from training.fit.optim import make_optimizer, set_schedule, thaw
+from training.fit.pretrained import load_start, start_from_pictures
+from training.fit.setup import class_weights, prepare
 from training.recipe import AugmentRecipe, OptimRecipe, PictureRecipe, Recipe, StartRecipe, continued
-from training.start import load_start, start_from_pictures
-from training.train import train
-from worker.model.architecture import ArchitectureConfig, ResidualCNN
+from worker.model.activations import Tap
 from worker.model.checkpoint import load_model, save_model
-from worker.model.picture import PictureConfig, PictureNetwork
-from worker.model.taps import Tap
+from worker.model.resnet import ArchitectureConfig, ResidualCNN
+from worker.model.timm_backbone import PictureConfig, PictureNetwork
 
 BACKBONE = "tf_efficientnet_lite0"
 

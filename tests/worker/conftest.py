@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shared.settings import Settings
-from worker.batcher import Batcher
+from shared.config.settings import Settings
+from worker.inference.batcher import Batcher
 
 if TYPE_CHECKING:  # the batcher's tests do without torch
-    from tests.worker.bench import Bench
-    from worker.decoder import DecoderPool
-    from worker.engine import Engine
-    from worker.registry import Registry
+    from tests.support.worker_harness import Bench
+    from worker.decode.pool import DecoderPool
+    from worker.inference.engine import Engine
+    from worker.inference.registry import Registry
 
 SOON = 20.0  # seconds that are never used up unless something hangs
 NEVER = 1_000.0  # a window that only a full batch or a stop closes
@@ -89,7 +89,7 @@ def engine() -> "Engine":
     """On the CPU, with one thread: tensors this small are not worth two that wait for each other."""
     import torch
 
-    from worker.engine import Engine
+    from worker.inference.engine import Engine
 
     torch.set_num_threads(1)
     return Engine(torch.device("cpu"), "torch")
@@ -98,8 +98,8 @@ def engine() -> "Engine":
 @pytest.fixture(scope="session")
 def registry(engine: "Engine", tiny_models: Path) -> "Registry":
     """The tiny model, served."""
-    from worker.engine import read_model
-    from worker.registry import Registry
+    from worker.inference.engine import read_model
+    from worker.inference.registry import Registry
 
     registry = Registry(tiny_models, (), lambda directory: engine.serve(read_model(directory)))
     registry.refresh()
@@ -109,7 +109,7 @@ def registry(engine: "Engine", tiny_models: Path) -> "Registry":
 @pytest.fixture(scope="session")
 def decoder() -> Iterator["DecoderPool"]:
     """One decode process."""
-    from worker.decoder import DecoderPool
+    from worker.decode.pool import DecoderPool
 
     pool = DecoderPool(1, 30.0, 60.0)
     yield pool
@@ -121,7 +121,7 @@ def start_bench(
     settings: Settings, engine: "Engine", registry: "Registry", decoder: "DecoderPool"
 ) -> Iterator[Callable[..., "Bench"]]:
     """Benches with some settings changed."""
-    from tests.worker.bench import Bench
+    from tests.support.worker_harness import Bench
 
     with ExitStack() as stack:
         yield lambda **changed: Bench(settings.model_copy(update=changed), engine, registry, decoder, stack)

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 
-from worker.address import metrics_url
-from worker.metrics import WorkerMetrics
+from worker.telemetry.address import metrics_url
+from worker.telemetry.metrics import WorkerMetrics
 
 
 def test_what_it_listens_on_is_its_address() -> None:

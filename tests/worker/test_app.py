@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import Settings
+from shared.config.settings import Settings
 from tests.conftest import PYTHON, ROOT
 from tests.shared.conftest import Stores
-from tests.worker.processes import gone, until
+from tests.support.process_tree import gone, until
 from worker.app import HANGS, Worker
 from worker.model.checkpoint import ModelError
 
@@ -72,7 +72,8 @@ def test_a_worker_that_could_not_start_is_closed_at_once(settings: Settings, tmp
 def test_a_device_that_hangs_ends_the_process(redis_url: str, tiny_models: Path) -> None:
     """With a status of its own, so that the supervisor starts another and the queue gives its jobs away."""
     source = (
-        "import time; from pathlib import Path; from shared.settings import Settings; from worker.app import Worker\n"
+        "import time; from pathlib import Path; from shared.config.settings import Settings; "
+        "from worker.app import Worker\n"
         f"worker = Worker(Settings(redis_url={redis_url!r}, models_dir=Path({str(tiny_models)!r}), metrics_port=0,"
         " watchdog_seconds=1.5, decode_processes=1, batch_size=1))\n"
         "worker.start(); print(*worker._decoder.pids, flush=True)\n"

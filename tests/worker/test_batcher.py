@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 import pytest
 
 from tests.worker.conftest import NEVER, SOON, Device, Make, occupy
-from worker.batcher import Batcher, Expired
+from worker.inference.batcher import Batcher, Expired
 
 
 def test_each_item_gets_its_own_answer(make: Make) -> None:

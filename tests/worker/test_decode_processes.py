@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PYTHON, ROOT
-from tests.sounds import chirp, encode
-from tests.worker.processes import gone, until
-from worker.decoder import DecoderPool
-from worker.wire import Wire
+from tests.support.process_tree import gone, until
+from tests.support.sounds import chirp, encode
+from worker.decode.framing import Wire
+from worker.decode.pool import DecoderPool
 
 
 def test_a_process_holds_nothing_of_its_parent() -> None:
@@ -35,7 +35,7 @@ def test_a_process_holds_nothing_of_its_parent() -> None:
 def test_processes_end_with_a_parent_that_is_killed() -> None:
     """kill -9 of a worker leaves none of them behind."""
     source = (
-        "import time; from worker.decoder import DecoderPool; pool = DecoderPool(2, 10, 10)\n"
+        "import time; from worker.decode.pool import DecoderPool; pool = DecoderPool(2, 10, 10)\n"
         "print(*pool.pids, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([PYTHON, "-c", source], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
@@ -53,7 +53,7 @@ def test_a_process_ends_with_its_parent_in_the_middle_of_a_file() -> None:
     parent_that_is_gone = "1"
     with ours, theirs:
         process = subprocess.Popen(
-            [PYTHON, "-m", "worker.decode_child", str(theirs.fileno()), str(2**31), "10", parent_that_is_gone],
+            [PYTHON, "-m", "worker.decode.child", str(theirs.fileno()), str(2**31), "10", parent_that_is_gone],
             cwd=ROOT, pass_fds=[theirs.fileno()],
         )  # fmt: skip
         assert process.wait(20) == 0

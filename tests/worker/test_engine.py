@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shared.errors import InferenceFailed
-from shared.schemas import Part
+from otoscope.errors import InferenceFailed
+from otoscope.types import Part
 from tests.conftest import write_tiny_model
-from worker.backend import TorchBackend
-from worker.batcher import Batcher
-from worker.engine import Engine, Seen, Served, Window, read_model
+from worker.inference.backend import TorchBackend
+from worker.inference.batcher import Batcher
+from worker.inference.engine import Engine, Seen, Served, Window, read_model
 from worker.model.precision import native_bf16
 
 # Batches of other sizes take other paths through the matrix multiplications, which round differently: in float32 by

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from shared.schemas import Part, ReceptiveField
+from otoscope.types import Part, ReceptiveField
 from tests.worker.test_engine import ALL, close, see, sounds
-from worker.engine import Engine, FrontEnd, Served, Window, read_model
-from worker.model.network import Network
+from worker.inference.engine import Engine, FrontEnd, Served, Window, read_model
+from worker.model.base import Network
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry, generate_latest
 
-from shared.contract import CONTRACT_VERSION
-from tests.sounds import chirp, encode
-from tests.worker.bench import LONG, Bench
-from worker.decoder import DecoderPool
-from worker.gpu import tell_of_gpu
+from otoscope.results import CONTRACT_VERSION
+from tests.support.sounds import chirp, encode
+from tests.support.worker_harness import LONG, Bench
+from worker.decode.pool import DecoderPool
+from worker.telemetry.gpu import tell_of_gpu
 
 
 def sample(bench: Bench, name: str, **labels: str) -> float | None:

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from shared.schemas import Part
+from otoscope.types import Part
 from tests.conftest import ROOT
 from tests.worker.test_engine import close, see, sounds
-from worker.engine import Engine, Served, Window, read_model
-from worker.model.architecture import ArchitectureConfig, ResidualCNN
+from worker.inference.engine import Engine, Served, Window, read_model
+from worker.inference.openvino import OpenVINOBackend
 from worker.model.checkpoint import Model, ModelError
-from worker.model.quantised import convolutions, quantised
-from worker.openvino import OpenVINOBackend
+from worker.model.fake_quant import convolutions, quantised
+from worker.model.resnet import ArchitectureConfig, ResidualCNN
 
 pytest.importorskip("openvino")
 
@@ -149,7 +149,7 @@ def test_nobody_is_told(tiny_models: Path) -> None:
 import sys, multiprocessing
 from pathlib import Path
 import torch
-from worker.engine import Engine, read_model
+from worker.inference.engine import Engine, read_model
 Engine(torch.device("cpu"), "openvino", cores=1).serve(read_model(Path({str(tiny_models / "tiny")!r})))
 assert "openvino.tools.ovc.convert_impl" in sys.modules, "mend this test: it is another module that converts"
 print(*sorted(name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module))

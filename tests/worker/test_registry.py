@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared.errors import ModelNotFound
+from otoscope.errors import ModelNotFound
 from tests.conftest import write_tiny_model
-from worker.engine import Engine, Served, read_model
+from worker.inference.engine import Engine, Served, read_model
+from worker.inference.registry import Registry
 from worker.model.checkpoint import CONFIG, WEIGHTS, ModelError
-from worker.registry import Registry
 
 torch.set_num_threads(1)  # tensors this small are not worth two threads that wait for each other
 ENGINE = Engine(torch.device("cpu"), "torch")

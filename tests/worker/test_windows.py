@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from worker.windows import WAVEFORM_BUCKETS, cut, envelope
+from worker.pipeline.windows import WAVEFORM_BUCKETS, cut, envelope
 
 SIZE = 100
 OVERHANG = 2  # a fiftieth

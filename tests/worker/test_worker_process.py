@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from shared.contract import unpack_result
-from shared.errors import DecoderDied
+from otoscope.errors import DecoderDied
+from otoscope.results import unpack_result
 from tests.conftest import free_port, write_tiny_model
-from tests.sounds import chirp, encode, flac_of_silence
-from tests.worker.house import READY, VISIBILITY, House
-from tests.worker.processes import children, gone, stop, until
+from tests.support.process_tree import children, gone, stop, until
+from tests.support.sounds import chirp, encode, flac_of_silence
+from tests.support.worker_processes import READY, VISIBILITY, House
 from worker.app import SPOILED
 
 pytestmark = pytest.mark.stack
 
-LOUD = encode(chirp(1.0, 16_000) * 1.99, 16_000, "WAV", "PCM_16")  # what tests.worker.faulty cannot bear
+LOUD = encode(chirp(1.0, 16_000) * 1.99, 16_000, "WAV", "PCM_16")  # what tests.support.faulty_worker cannot bear
 
 
 @pytest.fixture
@@ -185,11 +185,11 @@ def test_a_job_that_kills_three_workers_is_poison(
     monkeypatch.setenv("FAULT", fault)
     killer, *others = home.submit(LOUD), home.submit(), home.submit()
     for death in range(3):
-        worker = home.worker("tests.worker.faulty")
+        worker = home.worker("tests.support.faulty_worker")
         assert worker.wait(READY) == status, home.log(worker)
         assert home.stores.status(killer) == "running", f"death {death}"
         assert "illegal memory access" in home.log(worker) or fault == "kill"
-    home.ready_worker("tests.worker.faulty")
+    home.ready_worker("tests.support.faulty_worker")
     assert home.finished(killer) == "failed"
     error = home.stores.run(home.stores.gateway.get(killer)).error
     assert error is not None
@@ -201,7 +201,7 @@ def test_a_batch_too_large_for_the_device_is_halved(home: House, monkeypatch: py
     """A lack of memory costs time, no answer, and no process."""
     monkeypatch.setenv("FAULT", "full")
     jobs = [home.submit() for _ in range(12)]  # before there is a worker, which then fills its batches
-    worker = home.ready_worker("tests.worker.faulty", batch_size="8", batch_window="0.1")
+    worker = home.ready_worker("tests.support.faulty_worker", batch_size="8", batch_window="0.1")
     assert [home.finished(job_id) for job_id in jobs] == ["succeeded"] * 12
     assert worker.poll() is None
     assert "too much for the device's memory" in home.log(worker)
@@ -229,7 +229,7 @@ def test_a_worker_that_is_stopped_gives_back_what_takes_too_long(home: House, mo
     """Whether it is with the network, in a decode process or waits for one: whoever stops the worker does not wait for
     ever, and a kill would make suspects of its jobs. The next finishes them."""
     monkeypatch.setenv("FAULT", "slow")
-    worker = home.ready_worker("tests.worker.faulty")
+    worker = home.ready_worker("tests.support.faulty_worker")
     decoded, _ = home.submit_held(worker)
     plain = encode(chirp(30.0, 16_000), 16_000, "WAV", "PCM_16")  # needs no decode process; 59 windows, two a batch
     jobs = [decoded, home.submit(), home.submit(plain)]
@@ -282,7 +282,7 @@ def test_a_worker_stops_between_the_steps_of_its_start(
     """And not in the middle of one, where Python would make another error of it or lose it; before the next model."""
     shutil.copytree(home.models / "tiny", home.models / "tiny-too")
     monkeypatch.setenv("FAULT", fault)
-    worker = home.worker("tests.worker.faulty")
+    worker = home.worker("tests.support.faulty_worker")
     assert worker.wait(60) == 0, home.log(worker)
     assert "Traceback" not in home.log(worker)
     assert home.log(worker).count("serving model") == (1 if fault == "stop-model" else 2)

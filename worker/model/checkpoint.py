@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from shared.contract import CONTRACT_VERSION
-from shared.schemas import Accuracy
-from worker.model.architecture import ArchitectureConfig, ResidualCNN
+from otoscope.results import CONTRACT_VERSION
+from otoscope.types import Accuracy
+from worker.model.base import Network
 from worker.model.frontend import FrontendConfig, LogMel
-from worker.model.network import Network
-from worker.model.picture import PictureConfig, PictureNetwork
+from worker.model.resnet import ArchitectureConfig, ResidualCNN
+from worker.model.timm_backbone import PictureConfig, PictureNetwork
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -39,7 +39,7 @@ class ModelConfig(BaseModel):
     frontend: FrontendConfig
     classes: tuple[str, ...]
     temperature: float = Field(default=1.0, gt=0)  # logits are divided by it, so that confidence means accuracy
-    int8_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)  # see worker/model/quantised.py
+    int8_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)  # see worker/model/fake_quant.py
     licence: str = ""
     accuracy: tuple[Accuracy, ...] = ()
     training: dict[str, Any] = Field(default_factory=dict)  # the resolved recipe and the data, as the trainer wrote it

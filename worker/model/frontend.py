@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from worker.model.torchaudio_compat import torchaudio
+from worker.model.compat.torchaudio import torchaudio
 
 
 class FrontendConfig(BaseModel):

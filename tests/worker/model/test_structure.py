@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from shared.schemas import ReceptiveField
-from tests.worker.model.test_network import small
-from worker.model.architecture import ResidualCNN
-from worker.model.network import receptive_field
-from worker.model.taps import Tap
+from otoscope.types import ReceptiveField
+from tests.worker.model.test_base import small
+from worker.model.activations import Tap
+from worker.model.base import receptive_field
+from worker.model.resnet import ResidualCNN
 
 KINDS = [
     {},

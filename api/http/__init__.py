@@ -1,0 +1,1 @@
+"""HTTP itself: negotiation, uploads, problem documents, server-sent events."""

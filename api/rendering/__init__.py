@@ -1,0 +1,1 @@
+"""Results as JSON, MessagePack, NPZ and PNG."""

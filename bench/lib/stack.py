@@ -1,0 +1,200 @@
+"""The whole service under load: its own server, worker and gateway, asked over HTTP.
+
+    .venv/bin/python bench/lib/stack.py [--model resnet-21m] [--callers 1 16 64 256] [--rate 20] [--include maps,...]
+
+Starts a stack of its own on a free port, asks it with so many callers at a time and at a fixed rate, and ends it.
+Prints a table and one line of JSON: answers a second, latency, and what each process cost in CPU a job and in memory.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import redis
+from clips import MODEL, encoded, model_directory
+from machine import describe
+from rig import free_port
+
+from commands.stack.embedded_redis import Home
+from otoscope.client import Client
+from otoscope.errors import OtoscopeError
+from otoscope.loadgen import Target, measure
+from shared.contract import COUNTED, TOTALS, job_key
+
+PROCESSES = {"decoders": "worker.decode.child", "gateway": "-m api", "worker": "-m worker", "redis": "valkey-server"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=MODEL, help=f"{MODEL}, or one of models/")
+    parser.add_argument("--callers", type=int, nargs="*", default=[1, 16, 64, 256])
+    parser.add_argument("--rate", type=float, nargs="*", default=[], help="requests a second, whatever comes back")
+    parser.add_argument("--seconds", type=float, default=15)
+    parser.add_argument("--include", default="", help="parts to ask for beside the predictions")
+    parser.add_argument("--accept", default="application/json", help="or application/msgpack")
+    parser.add_argument("--format", default="WAV", help="WAV, FLAC, OGG or MP3")
+    options = parser.parse_args()
+    report: dict[str, Any] = {"machine": describe(), "options": vars(options)}
+    with tempfile.TemporaryDirectory() as folder, stack(model_directory(options.model, Path(folder))) as service:
+        requests = submissions(service.target, encoded(options.format), options.include, options.accept)
+        loads = [("callers", n) for n in options.callers] + [("rate", n) for n in options.rate]
+        report["loads"] = [service.load(requests, kind, n, options.seconds) for kind, n in loads]
+        report["start_seconds"] = service.start_seconds
+    for load in report["loads"]:
+        print(row(load), file=sys.stderr)
+    print(json.dumps(report))
+
+
+def submissions(
+    target: Target, sounds: list[bytes], include: str = "", accept: str = "application/json"
+) -> list[bytes]:
+    """One request a sound, that waits for its answer."""
+    path = "/v1/jobs" + (f"?include={include}" if include else "")
+    headers = {"Content-Type": "audio/wav", "Prefer": "wait=60", "Accept": accept}
+    return [target.request("POST", path, headers, sound) for sound in sounds]
+
+
+class Stack:
+    """A running service and its processes."""
+
+    def __init__(self, url: str, root: psutil.Process, started: float, home: Path) -> None:
+        self.target = Target.of(url)
+        self._root = root
+        self.url = url
+        self._redis = redis.Redis(unix_socket_path=str(Home(home).socket))
+        self._wait_until_ready(url, started)
+        self.start_seconds = round(time.monotonic() - started, 1)
+
+    def load(self, requests: list[bytes], kind: str, number: float, seconds: float) -> dict[str, Any]:
+        """Ask with `number` callers, or at that rate."""
+        before, asked, began = self.cpu(), self.traffic(), time.monotonic()
+        asked_for: dict[str, Any] = {kind: number}
+        measured = measure(self.target, requests, **asked_for, seconds=seconds, warm_up=2.0)
+        spent, lasted = self.cpu(), time.monotonic() - began
+        jobs = max(measured.throughput * lasted, 1)
+        cost = {name: round(1e3 * (spent[name] - before[name]) / jobs, 2) for name in spent}
+        told = {name: round((value - asked[name]) / jobs, 1) for name, value in self.traffic().items()}
+        figures = {"cpu_ms_a_job": cost, "redis_a_job": told, "memory_mb": self.memory()}
+        return {kind: number, **measured.summary(), **figures}
+
+    def cpu(self) -> dict[str, float]:
+        """Seconds of CPU so far by process, and of this one as `load`."""
+        used = dict.fromkeys([*PROCESSES, "load"], 0.0)
+        own = psutil.Process().cpu_times()
+        used["load"] = own.user + own.system
+        for name, process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                used[name] += times.user + times.system
+        return used
+
+    def traffic(self) -> dict[str, float]:
+        """What Redis has been asked so far: commands, those inside of scripts as well, and KB over its sockets."""
+        stats: dict[str, int] = self._redis.info("stats")  # type: ignore[assignment]
+        return {
+            "commands": stats["total_commands_processed"],
+            "kb_in": stats["total_net_input_bytes"] / 1e3,
+            "kb_out": stats["total_net_output_bytes"] / 1e3,
+        }
+
+    def memory(self) -> dict[str, int]:
+        """Resident MB by process."""
+        held = dict.fromkeys(PROCESSES, 0)
+        for name, process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                held[name] += round(process.memory_info().rss / 2**20)
+        return held
+
+    def descriptors(self) -> dict[str, int]:
+        """Open files and connections by process."""
+        held = dict.fromkeys(PROCESSES, 0)
+        for name, process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                held[name] += process.num_fds()
+        return held
+
+    def totals(self) -> dict[str, int]:
+        """Jobs so far: accepted, and how they ended."""
+        return {name: int(self._redis.hget(TOTALS, name) or 0) for name in COUNTED}  # type: ignore[arg-type]
+
+    def errors_told(self) -> dict[str, int]:
+        """What the gateway refused so far, by code."""
+        told = httpx.get(f"{self.url}/metrics").text
+        return {code: int(float(count)) for code, count in re.findall(r'api_errors_total{code="(\w+)"} (\S+)', told)}
+
+    def durations(self, most: int = 10_000) -> list[float]:
+        """Seconds from submission to end of so many jobs that succeeded, whichever come first."""
+        taken: list[float] = []
+        for key in self._redis.scan_iter(job_key("*"), count=1_000):
+            status, *times = self._redis.hmget(key, "status", "created_at", "finished_at")  # type: ignore[misc]
+            if status == b"succeeded":
+                created, finished = map(float, times)
+                taken.append(finished - created)
+            if len(taken) == most:
+                break
+        return taken
+
+    def processes(self) -> Iterator[tuple[str, psutil.Process]]:
+        """Each by the name of what it is part of."""
+        for process in self._root.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                line = " ".join(process.cmdline())
+                name = next((name for name, mark in PROCESSES.items() if mark in line), None)
+                # A child of `otoscope up` is tied to it by a small process that bears the same command.
+                if name and "pdeathsig" not in line:
+                    yield name, process
+
+    def _wait_until_ready(self, url: str, started: float) -> None:
+        with Client(url) as client:
+            while True:
+                with suppress(OtoscopeError):
+                    if client.ready().status == "ready":
+                        return
+                if not self._root.is_running() or self._root.status() == psutil.STATUS_ZOMBIE:
+                    raise SystemExit("the stack ended before it was ready; see its words above")
+                if time.monotonic() - started > 120:
+                    raise SystemExit("the stack was not ready after two minutes")
+                time.sleep(0.05)
+
+
+@contextmanager
+def stack(models: Path, /, **settings: str) -> Iterator[Stack]:
+    """A stack of its own that serves the models in that directory; `settings` are OTOSCOPE_ variables in lower case."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as home:
+        own = {"home": home, "port": str(port), "models_dir": str(models), "metrics_port": "0", **settings}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OTOSCOPE_")}
+        environment |= {f"OTOSCOPE_{name.upper()}": value for name, value in own.items()}
+        command = [sys.executable, "-m", "otoscope", "up"]
+        started = time.monotonic()
+        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+            try:
+                yield Stack(f"http://127.0.0.1:{port}", psutil.Process(process.pid), started, Path(home))
+            finally:
+                process.terminate()
+                process.wait(90)
+
+
+def row(load: dict[str, Any]) -> str:
+    kind = "callers" if "callers" in load else "rate"
+    cost = ", ".join(f"{name} {value}" for name, value in load["cpu_ms_a_job"].items())
+    return (
+        f"{kind} {load[kind]:>6g}  {load['per_second']:>7.1f}/s  p50 {load['p50_ms']:>7.1f}  p95 {load['p95_ms']:>7.1f}"
+        f"  p99 {load['p99_ms']:>7.1f} ms  errors {load['errors']}  CPU ms a job: {cost}  MB: {load['memory_mb']}"
+        f"  Redis a job: {load['redis_a_job']}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Jobs in flight while something breaks, and what became of them."""
+
+import asyncio
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from clips import encoded
+from rig import Rig
+
+from otoscope.client import AsyncClient
+from otoscope.errors import OtoscopeError
+from otoscope.types import FINAL
+from shared.contract import COUNTED, OPEN, TOTALS, events_key, job_key
+
+DEADLINE = 120  # seconds, of a job
+_RAISED = re.compile(r"^[\w.]+(?:Error|Exception)\b.*", re.M)  # the last line of a traceback
+LISTENERS = 20  # jobs that are waited for, and as many that are followed
+
+
+@dataclass
+class Outcome:
+    """What became of the jobs of one fault."""
+
+    fault: str
+    accepted: int = 0
+    refused: int = 0
+    ended: Counter[str] = field(default_factory=Counter)
+    recovered: float = 0.0  # seconds from the fault to the last answer
+    notes: dict[str, Any] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        notes = ", ".join(f"{name} {value}" for name, value in self.notes.items())
+        told = f"{self.fault:<14} accepted {self.accepted:>4}  {dict(self.ended)}  answered after {self.recovered} s"
+        return f"{told}  {notes}  {'; '.join(self.wrong) or 'nothing lost'}"
+
+
+Fault = Callable[["Trial"], Awaitable[None]]
+
+
+class Trial:
+    """Submits, listens, and looks at what is left. With `may_lose` a job that Redis has forgotten is counted, not held
+    against anybody."""
+
+    def __init__(self, rig: Rig, outcome: Outcome, jobs: int, *, may_lose: bool = False) -> None:
+        self.rig, self.outcome, self._jobs, self._may_lose = rig, outcome, jobs, may_lose
+        self._sounds = encoded("FLAC", 8)
+        self.accepted: dict[str, int] = {}  # job id -> which sound
+        self.broken = 0.0  # when
+
+    async def run(self, fault: Fault) -> None:
+        async with httpx.AsyncClient(
+            base_url=self.rig.url, timeout=30, limits=httpx.Limits(max_connections=32)
+        ) as http:
+            self._http = http
+            await self.submit(8)
+            await self._finished(60)
+            expected = await self._answers()
+            listeners: list[asyncio.Task[str]] = []
+            for worker in self.rig.workers:  # so that all of the jobs are in flight at once
+                self.rig.signal(worker, signal.SIGSTOP)
+            await self.submit(self._jobs)
+            async with AsyncClient(self.rig.url) as client:
+                for at, job_id in enumerate(list(self.accepted)[-2 * LISTENERS :]):
+                    listeners.append(asyncio.create_task(_wait(client, job_id) if at % 2 else _follow(client, job_id)))
+                for worker in self.rig.workers:
+                    self.rig.signal(worker, signal.SIGCONT)
+                self.outcome.notes["in_flight"] = await self._under_way()
+                self.broken = time.monotonic()
+                rest = asyncio.create_task(self.submit(self._jobs // 10))
+                await fault(self)
+                await rest
+                await self._finished(DEADLINE + 30)
+                self.outcome.recovered = round(time.monotonic() - self.broken, 1)
+                async with asyncio.timeout(90):
+                    heard = Counter(await asyncio.gather(*listeners))
+            self.outcome.notes["listeners"] = dict(heard)
+            if set(heard) - FINAL - {"clear error"}:
+                self._wrong(f"listeners ended with {dict(heard)}")
+            await self._look(expected)
+
+    async def submit(self, count: int) -> None:
+        """So many more accepted jobs, whatever has to be tried again for it; a key makes each of them one job."""
+
+        async def submit(number: int) -> None:
+            which = number % len(self._sounds)
+            headers = {"Content-Type": "audio/flac", "Idempotency-Key": f"{len(self.accepted)}-{number}-{time.time()}"}
+            for _ in range(600):
+                with suppress(httpx.HTTPError):
+                    answer = await self._http.post("/v1/jobs", content=self._sounds[which], headers=headers)
+                    if answer.status_code == 202:
+                        self.accepted[answer.json()["id"]] = which
+                        return
+                    if answer.status_code not in (429, 503):
+                        raised = _RAISED.findall(self.rig.log("gateway"))[-1:]
+                        self._wrong(f"a submission was answered {answer.status_code}: {answer.text[:200]} {raised}")
+                        return
+                    self.outcome.refused += 1
+                await asyncio.sleep(0.2)
+            self._wrong("a submission was never accepted")
+
+        gate = asyncio.Semaphore(32)
+
+        async def one(number: int) -> None:
+            async with gate:
+                await submit(number)
+
+        await asyncio.gather(*(one(number) for number in range(count)))
+
+    async def _under_way(self) -> int:
+        """How many jobs are unfinished, as soon as some are finished: the fault comes in the middle of it."""
+        async with asyncio.timeout(60):
+            while (left := int(self.rig.redis.zcard(OPEN))) > 0.9 * self._jobs:
+                await asyncio.sleep(0.01)
+        return left
+
+    async def _finished(self, seconds: float) -> None:
+        """Until nothing is unfinished, or time is up."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            with suppress(Exception):  # the server may be what has been broken
+                if not self.rig.redis.exists(OPEN):
+                    return
+            await asyncio.sleep(0.1)
+
+    async def _answers(self) -> dict[int, str]:
+        """The name of each sound."""
+        return {which: await self._name(job_id) for job_id, which in self.accepted.items()}
+
+    async def _name(self, job_id: str) -> str:
+        job = (await self._http.get(f"/v1/jobs/{job_id}")).json()
+        return str(job["result"]["predictions"][0]["class"]) if job.get("result") else ""
+
+    async def _look(self, expected: dict[int, str]) -> None:
+        """Every job, as its owner sees it and as it is stored; then the books."""
+        outcome, stored = self.outcome, self.rig.redis
+        outcome.accepted = len(self.accepted)
+        for job_id, which in self.accepted.items():
+            answer = await self._http.get(f"/v1/jobs/{job_id}")
+            if self._may_lose and answer.status_code == 404:
+                outcome.ended["lost"] += 1
+                continue
+            if answer.status_code != 200:
+                self._wrong(f"{job_id} is {answer.status_code}")
+                continue
+            job = answer.json()
+            error = (job.get("error") or {}).get("code")
+            outcome.ended[f"failed: {error}" if error else job["status"]] += 1
+            if job["status"] not in FINAL:
+                self._wrong(f"{job_id} is still {job['status']}")
+            if job["status"] == "succeeded" and job["result"]["predictions"][0]["class"] != expected[which]:
+                self._wrong(f"{job_id} has another answer than its sound had before")
+            if job["status"] == "failed" and error != "deadline_exceeded":
+                self._wrong(f"{job_id} failed: {error}")
+            ends = [fields[b"kind"] for _, fields in stored.xrange(events_key(job_id)) if fields[b"kind"] == b"result"]
+            if len(ends) != 1:
+                self._wrong(f"{job_id} ended {len(ends)} times")
+        self._balance()
+
+    def _balance(self) -> None:
+        stored = self.rig.redis
+        totals = {name: int(stored.hget(TOTALS, name) or 0) for name in COUNTED}
+        ended = sum(totals.values()) - totals["accepted"]
+        records = Counter(stored.hget(key, "status").decode() for key in stored.scan_iter(job_key("*"), count=1000))
+        self.outcome.notes["totals"] = totals
+        if totals["accepted"] != ended or totals["accepted"] != sum(records.values()):
+            self._wrong(f"accepted {totals['accepted']}, ended {ended}, records {dict(records)}")
+        if totals["accepted"] < len(self.accepted) - self.outcome.ended["lost"]:
+            self._wrong(f"{len(self.accepted)} were told 202, {totals['accepted']} were accepted")
+        if endless := [key.decode() for key in stored.scan_iter(count=1000) if stored.ttl(key) == -1]:
+            self._wrong(f"keys without an end: {endless[:5]}")
+        if stored.exists("unacked", "unacked_index", "otoscope"):
+            time.sleep(12)  # what has been delivered twice goes by itself
+            if left := [key for key in ("unacked", "unacked_index", "otoscope") if stored.exists(key)]:
+                self._wrong(f"messages are left in {left}")
+
+    def _wrong(self, what: str) -> None:
+        if len(self.outcome.wrong) < 5:
+            self.outcome.wrong.append(what)
+
+
+async def _wait(client: AsyncClient, job_id: str) -> str:
+    try:
+        return (await client.wait(job_id, timeout=DEADLINE + 30)).status
+    except OtoscopeError:
+        return "clear error"
+
+
+async def _follow(client: AsyncClient, job_id: str) -> str:
+    last = "nothing"
+    try:
+        async for event in client.stream(job_id, timeout=DEADLINE + 30):
+            last = event.job.status
+    except OtoscopeError:
+        return "clear error"
+    return last

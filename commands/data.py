@@ -1,0 +1,160 @@
+"""The commands on recordings of one's own: `otoscope data import`, `split`, `prepare`, `report`, `reset`, and
+`fetch-esc50`.
+
+What needs numpy or torch is imported inside the commands.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from training.data.custom.ingest import Brought
+
+data = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Recordings of one's own: bring them, part them, look at them.",
+)
+
+Collection = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder made by `otoscope data import`.")]
+
+_SHOWN = 10  # sentences of a kind
+
+
+@data.command("import")
+def bring(
+    src: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="A folder of class folders, a .csv or .txt of files or links with their labels, or the link of a"
+            " public Google Drive folder.",
+        ),
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="COLLECTION", help="Made if it is not there, else added to.")],
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the files instead of referring to them.")] = False,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="What in a file's name tells the recording or speaker: a regular expression with one group.",
+        ),
+    ] = None,
+) -> None:
+    """Bring sounds into a collection; again, to add what is new."""
+    from training.data.custom.drive import import_drive, is_drive_folder
+    from training.data.custom.importers import import_csv, import_folder
+
+    if is_drive_folder(src):
+        brought = import_drive(src, to, group=group)
+    elif "://" in src:
+        raise typer.BadParameter("a link needs a class: write both into a .csv, one line each", param_hint="SRC")
+    elif Path(src).suffix.lower() in (".csv", ".txt"):
+        brought = import_csv(Path(src), to, group=group, copy=copy)
+    else:
+        brought = import_folder(Path(src), to, group=group, copy=copy)
+    _tell(to, brought)
+
+
+@data.command()
+def split(
+    collection: Collection,
+    val: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="To choose a model by.")] = 0.15,
+    test: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="To measure it on.")] = 0.15,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same split.")] = 1,
+) -> None:
+    """Part a collection into train, val and test, no recording on two sides."""
+    from training.data.custom.split import PARTS, write_split
+
+    record = write_split(collection, val=val, test=test, seed=seed)
+    wide = max(len("class"), *map(len, record.counts))
+    print(f"{'class':{wide}}" + "".join(f"{part:>8}" for part in PARTS))
+    for label, counts in record.counts.items():
+        print(f"{label:{wide}}" + "".join(f"{counts[part]:>8}" for part in PARTS))
+    print(f"{'sources':{wide}}" + "".join(f"{len(record.sources[part]):>8}" for part in PARTS))
+    print(f"Split with seed {seed}: {collection / 'split'}")
+
+
+@data.command()
+def prepare(
+    collection: Collection,
+    recipe: Annotated[
+        str, typer.Option(metavar="NAME", help="Whose rate and window: a bundled recipe, or a YAML file.")
+    ] = "esc50-best",
+    whole: Annotated[bool, typer.Option("--whole", help="One piece a recording, however long.")] = False,
+    overlap: Annotated[float, typer.Option(min=0, max=0.99, metavar="SHARE", help="Of neighbouring windows.")] = 0.0,
+    silence_db: Annotated[float, typer.Option(metavar="DBFS", help="What is never louder is left out.")] = -60.0,
+) -> None:
+    """Decode a collection and cut it into windows, once."""
+    from training.data.custom.prepare import prepare as run
+    from training.data.custom.prepare import read_prepared
+    from training.recipe import load_recipe
+
+    frontend = load_recipe(recipe).frontend
+    cache = run(
+        collection, rate=frontend.sample_rate, window_seconds=None if whole else frontend.window_seconds,
+        overlap=overlap, silence_db=silence_db,
+    )  # fmt: skip
+    done = read_prepared(cache)
+    what = "whole" if whole else f"of {frontend.window_seconds:g} s"
+    print(f"{done.pieces:,} pieces {what} at {frontend.sample_rate:,} Hz from {done.files:,} files: {cache}")
+    if done.silent:
+        print(f"{done.silent:,} silent pieces left out")
+    _list("Skipped", done.skipped)
+
+
+@data.command()
+def report(
+    collection: Collection,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="COLLECTION/report by default.")] = None,
+) -> None:
+    """Describe a collection: figures, a page, a picture."""
+    from training.data.custom.report import report as write
+
+    print(write(collection, out or collection / "report"))
+
+
+@data.command()
+def reset(collection: Collection) -> None:
+    """Remove what was made from a collection; its sounds and their table stay."""
+    from training.data.custom.reset import reset as run
+
+    removed = run(collection)
+    print(f"Removed {', '.join(map(str, removed))}" if removed else "There was nothing to remove")
+
+
+@data.command("fetch-esc50")
+def fetch_esc50(
+    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="~/.cache/otoscope by default.")] = None,
+) -> None:
+    """Download ESC-50 (about 600 MB, CC BY-NC) into the cache."""
+    from training.data.download import fetch_esc50 as fetch
+
+    print(fetch(cache))
+
+
+def _tell(collection: Path, brought: "Brought") -> None:
+    from collections import Counter
+
+    from training.data.custom.manifest import read_items
+
+    counts = Counter(item.label for item in read_items(collection, missing_ok=True))
+    added = f"{brought.added:,} sound{'s' * (brought.added != 1)} added"
+    print(f"{added}, {brought.known:,} were there; {collection} now has {counts.total():,}:")
+    print(", ".join(f"{label} {count:,}" for label, count in sorted(counts.items())))
+    if len(counts) == 1:
+        print("That is one class; training needs two or more.")
+    _list("Kept once", brought.twice)
+    _list("Skipped", brought.skipped)
+
+
+def _list(title: str, sentences: list[str]) -> None:
+    if sentences:
+        print(f"{title}: {len(sentences):,}")
+    for sentence in sentences[:_SHOWN]:
+        print(f"  {sentence}")
+    if len(sentences) > _SHOWN:
+        print(f"  and {len(sentences) - _SHOWN:,} more")

@@ -1,0 +1,1 @@
+"""`otoscope up`: every process on one machine."""

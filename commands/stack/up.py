@@ -1,0 +1,184 @@
+"""`otoscope up`: server, worker and gateway as children of one process, from nothing to a first answer to the end."""
+
+import errno
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console, Group, RenderableType
+from rich.status import Status
+from rich.text import Text
+
+from commands.stack import demo_sound as sample
+from commands.stack.embedded_redis import Home
+from commands.stack.supervisor import Program, StackFailed, Supervisor
+from otoscope.cli.tables import predictions_table
+from otoscope.client import Client
+from otoscope.errors import OtoscopeError
+from shared.config.settings import Settings, SettingsUnusable, load_settings
+from shared.install_hints import install
+
+ROOT = Path(__file__).resolve().parents[2]  # what has the packages `api` and `worker`, and in a clone `models`
+
+SERVER_SECONDS = 120.0  # a long file takes its time to load
+WORKER_GRACE = 60.0  # seconds to finish what it holds
+GATEWAY_GRACE = 15.0  # open event streams are cut after 5
+
+_COLOURS = {"server": "magenta", "worker": "green", "gateway": "cyan", "otoscope": "bold"}
+_NAME_WIDTH = max(map(len, _COLOURS))
+_ANYWHERE = "0.0.0.0"  # nosec B104  # compared with, not bound
+
+
+def up(
+    redis_url: str | None = None,
+    *,
+    console: Console | None = None,
+    worker: Sequence[str] = ("-m", "worker"),
+    gateway: Sequence[str] = ("-m", "api"),
+) -> None:
+    """Run until SIGINT or SIGTERM. Raises StackFailed where the stack cannot be started.
+
+    `redis_url` names a running server to use instead of the embedded one. `worker` and `gateway` are what Python is
+    started with, for tests.
+    """
+    started = time.monotonic()
+    console = console or Console(highlight=False)
+    settings = _settings(redis_url)
+    port = claim_port(settings.host, settings.port)
+    if find_spec("torch") is None:
+        raise StackFailed(f"the worker is not installed: {install('worker', 'local')}")
+    home = Home(Path(os.environ.get("OTOSCOPE_HOME") or ".otoscope")) if redis_url is None else None
+    environment = _environment(settings, port, home.url if home else settings.redis_url)
+    supervisor = Supervisor(say=lambda name, line: _print(console, name, line))
+    url = f"http://{_reachable(settings.host)}:{port}"
+    python = [sys.executable, "-P"]  # the working directory must not shadow the packages
+    with home.occupied() if home else nullcontext(), _signals(supervisor), console.status("Starting") as status:
+        try:
+            if home is not None:
+                supervisor.start(home.program())
+                if not supervisor.wait_for(home.answers, "the server", SERVER_SECONDS):
+                    return
+            supervisor.start(Program("worker", [*python, *worker], environment, WORKER_GRACE))
+            supervisor.start(Program("gateway", [*python, *gateway], environment, GATEWAY_GRACE))
+            threading.Thread(target=_greet, args=(supervisor, console, status, url, started), daemon=True).start()
+            supervisor.run()
+        finally:
+            status.stop()
+            supervisor.stop()
+
+
+def claim_port(host: str, port: int) -> int:
+    """A port that can be listened on; 0 picks a free one. Raises StackFailed where it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()
+            return int(probe.getsockname()[1])
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise StackFailed(
+                    f"port {port} on {host} is taken, perhaps by another `otoscope up`; take another one with"
+                    f" OTOSCOPE_PORT={port + 1 if port < 65_535 else 8_000}"
+                ) from error
+            raise StackFailed(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+
+
+def _settings(redis_url: str | None) -> Settings:
+    try:
+        return load_settings() if redis_url is None else load_settings(redis_url=redis_url)
+    except SettingsUnusable as error:
+        raise StackFailed(str(error)) from error
+
+
+def _environment(settings: Settings, port: int, redis_url: str) -> dict[str, str]:
+    """What worker and gateway are configured with: this process' own settings, and what was decided here."""
+    environment = dict(
+        os.environ,
+        OTOSCOPE_REDIS_URL=redis_url,
+        OTOSCOPE_PORT=str(port),
+        PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        PYTHONUNBUFFERED="1",
+    )
+    if "OTOSCOPE_MODELS_DIR" not in environment and not settings.models_dir.is_dir():
+        environment["OTOSCOPE_MODELS_DIR"] = str(ROOT / "models")
+    if "OTOSCOPE_METRICS_PORT" not in environment:
+        try:
+            claim_port(settings.metrics_host, settings.metrics_port)
+        except StackFailed:  # not worth failing for when nobody asked for that port
+            environment["OTOSCOPE_METRICS_PORT"] = "0"
+    return environment
+
+
+def _reachable(host: str) -> str:
+    """An address to reach from here what listens on `host`."""
+    host = {_ANYWHERE: "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
+@contextmanager
+def _signals(supervisor: Supervisor) -> Iterator[None]:
+    """SIGINT, SIGTERM and a closed terminal ask for the orderly end; what was ignored (nohup) stays ignored."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        supervisor.request_stop()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN or number is signal.SIGTERM:
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print(console: Console, name: str, line: str) -> None:
+    text = Text.assemble((f"{name:<{_NAME_WIDTH}} | ", _COLOURS.get(name, "")), line)
+    with suppress(OSError):  # a terminal that is gone must not keep the stack from ending in order
+        console.print(text, soft_wrap=True)
+
+
+def _greet(supervisor: Supervisor, console: Console, status: Status, url: str, started: float) -> None:
+    """Wait until ready, have a sound classified, and show what came of it."""
+    with suppress(OSError), Client(url) as client:
+        while waiting := _waits_for(client):
+            status.update(f"Waiting for {waiting} ({time.monotonic() - started:.0f} s)")
+            time.sleep(0.1)
+        status.update("Classifying a first sound")
+        shown: RenderableType | None = None
+        try:
+            job = client.classify(sample.alarm_clock(), sample.RATE, top_k=3)
+            if job.result is not None:
+                heard = f"{sample.NAME} sounds to the model {job.model} like"
+                shown = Group(heard, predictions_table(job.result.predictions))
+        except OtoscopeError as error:
+            shown = Text(f"The first sound was not classified: {error}")
+        status.stop()
+        console.print(Group("", shown or "", ""))
+        console.print(f"Otoscope is up after {time.monotonic() - started:.1f} s:  {url}", soft_wrap=True)
+        command = "otoscope" if shutil.which("otoscope") else Path(sys.executable).with_name("otoscope")
+        console.print(f"`{command} classify FILE...` asks it, Ctrl-C ends it.\n", soft_wrap=True, markup=False)
+    supervisor.settled = True
+
+
+def _waits_for(client: Client) -> str:
+    """What is still missing; nothing once the service is ready."""
+    try:
+        ready = client.ready()
+    except OtoscopeError:
+        return "the gateway"
+    if not ready.redis:
+        return "the server"
+    return "" if ready.status == "ready" else "the worker to load its models"

@@ -1,0 +1,285 @@
+"""The commands that train: `otoscope train`, `evaluate`, `lr-find`, `overfit`, `export`.
+
+What needs torch is imported inside the commands.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from training.data.esc50 import Dataset, Fold
+    from training.eval.predict import Precision
+    from training.recipe import Recipe
+    from worker.model.checkpoint import Model, ModelConfig
+    from worker.model.frontend import FrontendConfig
+
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="A collection or a folder like ESC-50's; without it ESC-50 is fetched."),
+]
+FoldName = Annotated[
+    str | None, typer.Option("--fold", metavar="N", help="The fold that is not trained on; the last one by default.")
+]
+RecipeName = Annotated[str, typer.Option("--recipe", metavar="NAME", help="A bundled recipe, or a YAML file.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated.")
+]
+TeacherNames = Annotated[
+    list[Path] | None, typer.Option("--teacher", metavar="MODEL", help="Learn from this model, too; may be repeated.")
+]
+StartName = Annotated[
+    Path | None, typer.Option("--from", metavar="MODEL", help="Go on from this model, with other classes.")
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Through torch.compile: a slow start, quicker steps.")]
+
+INTERRUPTED = 130  # exit status after Ctrl-C
+
+
+def train(
+    data: Data = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Becomes a model directory; runs/RECIPE-foldN by default.")
+    ] = None,
+    fold: FoldName = None,
+    recipe: RecipeName = "esc50-best",
+    changes: Changes = None,
+    teacher: TeacherNames = None,
+    start: StartName = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    compile: Compile = False,
+) -> None:
+    """Train a network by a recipe; Ctrl-C saves, --resume goes on."""
+    from training.eval.evaluate import evaluate as evaluate_model
+    from training.eval.report import fold_name, headline, write_report
+    from training.fit.loop import train as run
+    from worker.inference.malloc import keep_freed_memory
+
+    keep_freed_memory()
+    chosen, model = _recipe_and_start(recipe, changes, start)
+    dataset = _dataset(data, chosen.frontend)
+    test_fold = _fold(fold, dataset)
+    out = out or Path("runs") / f"{chosen.name}-{fold_name(test_fold).replace(' ', '')}"
+    try:
+        run(chosen, dataset, test_fold, out, teachers=teacher or (), start_from=model, resume=resume, compile=compile)
+    except KeyboardInterrupt:
+        _interrupted(out)
+    print(f"{out} holds the model {chosen.name}")
+    if test_fold != "test":
+        print(f"Measure it: otoscope evaluate {out}{_same(data)}")
+        return
+    for part in ("val", "test"):
+        if part in dataset.folds:
+            report = write_report(evaluate_model(out, dataset, part), out / f"evaluation-{part}")
+            print(f"{headline(report)}: {out}/evaluation-{part}")
+
+
+def evaluate(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="Model directories; several answer together.")
+    ],
+    data: Data = None,
+    fold: Annotated[str | None, typer.Option(metavar="N", help="The held-out fold by default.")] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Cross-validate --recipe in MODEL: N folds of it.")
+    ] = None,
+    recipe: RecipeName = "esc50-best",
+    changes: Changes = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the report goes; MODEL/evaluation by default.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="float32|bfloat16|int8", help="`service` is what a worker here would use.")
+    ] = "float32",
+    views: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Look at every clip N times, each time rotated further.")
+    ] = 1,
+    trained_fold: Annotated[
+        bool, typer.Option("--allow-training-fold", help="Measure a fold that the model was trained on.")
+    ] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the figure into the model's config and README.")
+    ] = False,
+    compile: Compile = False,
+) -> None:
+    """Measure a model on the fold that it has not seen, or a recipe on every fold in turn."""
+    from training.eval.evaluate import evaluate as run
+    from training.eval.model_card import record as write
+    from training.eval.report import headline, interval, percent, write_report
+
+    arithmetic = _precision(precision)
+    if folds:
+        if len(models) > 1:
+            raise typer.BadParameter("takes one folder for its runs", param_hint="--folds")
+        return _cross_validate(models[0], data, folds, _recipe(recipe, changes), compile)
+    dataset = _dataset(data, _config(models[0]).frontend)
+    evaluation = run(
+        models, dataset, _fold(fold, dataset) if fold else None,
+        precision=arithmetic, views=views, allow_training_fold=trained_fold,
+    )  # fmt: skip
+    where = out or models[0] / "evaluation"
+    report = write_report(evaluation, where)
+    print(headline(report))
+    print(f"95 % interval {interval(report.interval_95)}, top-5 {percent(report.top_5)}, {report.precision}")
+    print(f"calibration error {report.calibration_error:.3f}, forward passes an answer {report.forward_passes}")
+    print(f"Report, confusion matrix and labels: {where}")
+    if record:
+        write(models[0], evaluation, report)
+        print(f"Recorded in {models[0]}")
+
+
+def _cross_validate(out: Path, data: Path | None, folds: int, recipe: "Recipe", compile: bool) -> None:
+    from training.eval.crossval import as_markdown, cross_validate, headline
+    from worker.inference.malloc import keep_freed_memory
+
+    keep_freed_memory()
+    dataset = _dataset(data, recipe.frontend)
+    if dataset.default_fold == "test":
+        raise typer.BadParameter("a collection has one test part and no folds", param_hint="--folds")
+    chosen = dataset.folds[-folds:]  # the last ones first: ESC-50's fifth fold is the one that models are shipped for
+    try:
+        report = cross_validate(recipe, dataset, chosen[::-1], out, compile=compile)
+    except KeyboardInterrupt:
+        print(f"\nStopped and saved in {out}: the same command goes on from there.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    print(as_markdown(report).split("\n", 2)[2])
+    print(headline(report))
+    print(f"Reports, models and labels: {out}")
+
+
+def lr_find(
+    data: Data = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where lr_find.png goes.")] = Path("runs/lr-find"),
+    fold: FoldName = None,
+    recipe: RecipeName = "esc50-first",
+    changes: Changes = None,
+    teacher: TeacherNames = None,
+    start: StartName = None,
+    steps: Annotated[int, typer.Option(min=20, metavar="N", help="Steps from 1e-6 to 1.")] = 100,
+) -> None:
+    """Find a learning rate: the loss over a rising rate, as a picture."""
+    from training.diagnostics import find_learning_rate
+
+    chosen, model = _recipe_and_start(recipe, changes, start)
+    dataset = _dataset(data, chosen.frontend)
+    found = find_learning_rate(
+        chosen, dataset, _fold(fold, dataset), out, steps, teachers=teacher or (), start_from=model
+    )
+    print(f"The loss falls fastest at {found.steepest:.1e} and is lowest at {found.lowest:.1e}: {out}/lr_find.png")
+    others = [change for change in changes or () if change.partition("=")[0].strip() != "optim.max_lr"]
+    same = [
+        ("--recipe", recipe), *(("--set", change) for change in [*others, f"optim.max_lr={found.steepest:.1e}"]),
+        ("--fold", fold), ("--from", start), *(("--teacher", one) for one in teacher or ()), ("--data", data),
+    ]  # fmt: skip
+    given = [f"{name} {shlex.quote(str(value))}" for name, value in same if value]
+    print(f"Try it: otoscope train {' '.join(given)}")
+
+
+def overfit(
+    data: Data = None,
+    fold: FoldName = None,
+    recipe: RecipeName = "esc50-best",
+    changes: Changes = None,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Give up after so many.")] = 200,
+) -> None:
+    """Check that the network learns one minibatch by heart."""
+    from training.diagnostics import overfit as run
+
+    chosen = _recipe(recipe, changes)
+    dataset = _dataset(data, chosen.frontend)
+    taken, loss = run(chosen, dataset, _fold(fold, dataset), steps)
+    print(f"100 % of one minibatch after {taken} steps, loss {loss:.3f}: the network can learn")
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model directory.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="MODEL/model.onnx by default.")] = None,
+) -> None:
+    """Write a model as ONNX, front end included, and compare it with PyTorch."""
+    from training.export.onnx import export_onnx
+
+    check = export_onnx(model, out or model / "model.onnx")
+    print(f"{check.path}: {check.bytes / 2**20:.1f} MiB, opset {check.opset}, waveform in, probabilities out,")
+    print(f"any batch and length; at most {check.largest_difference:.1e} from PyTorch")
+
+
+def quantise(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Model directories.")], data: Data = None
+) -> None:
+    """Measure what a model needs to be run in 8 bits (OTOSCOPE_INT8=1), on clips that it was trained on."""
+    from training.export.quantise import quantise as run
+
+    dataset = _dataset(data, _config(models[0]).frontend)
+    for model in models:
+        config = run(model, dataset)
+        print(f"{model} has the ranges of {len(config.int8_ranges)} convolutions")
+    print(f"What that costs: otoscope evaluate {models[0]} --precision int8{_same(data)}")
+
+
+def _dataset(data: Path | None, frontend: "FrontendConfig") -> "Dataset":
+    from training.data.custom.dataset import load_dataset
+    from training.data.download import fetch_esc50 as fetch
+
+    return load_dataset(data or fetch(), frontend)
+
+
+def _fold(name: str | None, dataset: "Dataset") -> "Fold":
+    """What a person calls a fold; the data set's own choice when nothing is said."""
+    if name is None:
+        return dataset.default_fold
+    return int(name) if name.isdecimal() else name
+
+
+def _config(model: Path) -> "ModelConfig":
+    from training.errors import EvaluationError
+    from worker.model.checkpoint import ModelError, read_config
+
+    try:
+        return read_config(model)
+    except ModelError as error:
+        raise EvaluationError(str(error)) from error
+
+
+def _recipe(name: str, changes: list[str] | None) -> "Recipe":
+    from training.recipe import load_recipe
+
+    overrides: dict[str, str] = {}
+    for change in changes or []:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{change!r} is not KEY=VALUE", param_hint="--set")
+        overrides[key.strip()] = value
+    return load_recipe(name, overrides)
+
+
+def _recipe_and_start(name: str, changes: list[str] | None, start: Path | None) -> "tuple[Recipe, Model | None]":
+    """The recipe and the model to go on from, whose network and front end it then has."""
+    from training.fit.pretrained import load_start
+    from training.recipe import continued
+
+    recipe = _recipe(name, changes)
+    model = load_start(start) if start else None
+    return (continued(recipe, model.config) if model else recipe), model
+
+
+def _precision(name: str) -> "Precision":
+    from training.eval.predict import service_precision
+
+    if name == "service":
+        return service_precision()
+    if name not in ("float32", "bfloat16", "int8"):
+        raise typer.BadParameter("one of float32, bfloat16, int8, service", param_hint="--precision")
+    return name  # type: ignore[return-value]
+
+
+def _same(data: Path | None) -> str:
+    """How to name the same data again."""
+    return f" --data {data}" if data else ""
+
+
+def _interrupted(out: Path) -> None:
+    print(f"\nStopped and saved in {out}: the same command with --resume goes on from there.", file=sys.stderr)
+    raise SystemExit(INTERRUPTED)

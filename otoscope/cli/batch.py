@@ -1,0 +1,143 @@
+"""`otoscope classify`: many files at a time, bounded, reported in the order in which they were named."""
+
+import asyncio
+import glob
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from otoscope.calls import Options
+from otoscope.cli.tables import classified_table
+from otoscope.client import AsyncClient
+from otoscope.errors import KeyRefused, KeyRequired, OtoscopeError
+from otoscope.responses import ServiceUnreachable
+from otoscope.types import Job
+
+Outcome = Job | Exception
+
+
+def expand(names: Sequence[str]) -> list[str]:
+    """Files, with globs that the shell has left alone filled in; what matches nothing stays, to fail by its name."""
+    found: list[str] = []
+    for name in names:
+        if glob.has_magic(name) and not os.path.exists(name):
+            found += sorted(glob.glob(name, recursive=True)) or [name]
+        else:
+            found.append(name)
+    return found
+
+
+def classify_many(names: Sequence[str], url: str | None, options: Options, parallel: int, report: "Report") -> int:
+    """Returns how many failed. Raises ServiceUnreachable, KeyRequired or KeyRefused where there is nothing to ask."""
+    return asyncio.run(_classify_many(names, url, options, parallel, report))
+
+
+async def _classify_many(
+    names: Sequence[str], url: str | None, options: Options, parallel: int, report: "Report"
+) -> int:
+    gate = asyncio.Semaphore(parallel)
+    failed = 0
+
+    async def one(client: AsyncClient, name: str) -> Outcome:
+        async with gate:
+            try:
+                if problem := _unreadable(name):
+                    raise OSError(problem)
+                return await client.classify(name, **options)
+            except (ServiceUnreachable, KeyRequired, KeyRefused):
+                raise  # it would be the same for every file
+            except (OtoscopeError, OSError) as error:
+                return error
+            finally:
+                report.advance()
+
+    async with AsyncClient(url) as client:
+        tasks = [asyncio.create_task(one(client, name)) for name in names]
+        try:
+            for name, task in zip(names, tasks, strict=True):
+                outcome = await task
+                failed += isinstance(outcome, Exception)
+                report.tell(name, outcome)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    return failed
+
+
+def _unreadable(name: str) -> str:
+    """Why a name is no file that can be sent, in words for a person."""
+    path = Path(name)
+    if path.is_dir():
+        return f"a directory; name its files, as in '{path}/*.wav'"
+    if not path.exists():
+        return "no file matches" if glob.has_magic(name) else "no such file"
+    return ""
+
+
+class Report:
+    """What is printed: JSON lines as soon as their turn comes, or a table at the end. Failures go to stderr."""
+
+    def __init__(self, as_json: bool, total: int) -> None:
+        self._as_json = as_json
+        self._rows: list[tuple[str, Outcome]] = []
+        self._errors = Console(stderr=True, highlight=False, markup=False)
+        self._progress = Progress(
+            TextColumn("listening"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._errors,
+            transient=True,
+            disable=total < 2 or not self._errors.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=total)
+
+    def advance(self) -> None:
+        self._progress.advance(self._task)
+
+    def tell(self, name: str, outcome: Outcome) -> None:
+        """The outcome of the next file."""
+        if isinstance(outcome, Exception):
+            self._errors.print(f"{name}: {_words(outcome)}", soft_wrap=True)
+        if self._as_json:
+            print(_line(name, outcome), flush=True)
+        else:
+            self._rows.append((name, outcome))
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        if any(isinstance(outcome, Job) for _, outcome in self._rows):
+            # A table for a program to read is not cut to a terminal that is not there.
+            width = None if sys.stdout.isatty() else 10_000
+            Console(highlight=False, width=width).print(classified_table(self._rows))
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OtoscopeError):
+        return f"{error.detail} ({error.code})"
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def _line(name: str, outcome: Outcome) -> str:
+    """One file as a line of JSON: its job's id and result, or its error."""
+    if isinstance(outcome, Exception):
+        code, detail = "unreadable_file", _words(outcome)
+        if isinstance(outcome, OtoscopeError):
+            code, detail = outcome.code, outcome.detail
+        return json.dumps({"file": name, "error": {"code": code, "detail": detail}})
+    found = outcome.result.model_dump(mode="json", by_alias=True, exclude_none=True) if outcome.result else {}
+    return json.dumps({"file": name, "id": outcome.id, **found})

@@ -1,0 +1,120 @@
+"""What the command line shows, as rich tables."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from otoscope.types import Job, ModelList, Prediction
+from shared.api_keys import Key, Scope
+
+
+def percent(confidence: float) -> str:
+    """Two digits: more would claim more than the network knows."""
+    return f"{confidence:.0%}" if confidence < 0.995 else "99+%"
+
+
+def predictions_table(predictions: Sequence[Prediction]) -> Table:
+    """One sound's classes with a bar each."""
+    table = Table(show_header=False, box=None, padding=(0, 1))
+    for prediction in predictions:
+        bar = "█" * max(1, round(prediction.confidence * 24))
+        table.add_row(escape(prediction.class_), percent(prediction.confidence), f"[green]{bar}[/green]")
+    return table
+
+
+def classified_table(rows: Iterable[tuple[str, Job | Exception]]) -> Table:
+    """Many sounds, one a line."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    table.add_column("sounds like", style="bold")
+    table.add_column("", justify="right")
+    table.add_column("or", style="dim")
+    for name, outcome in rows:
+        if isinstance(outcome, Exception) or outcome.result is None:
+            table.add_row(escape(name), "[red]failed[/red]", "", "")
+            continue
+        first, *others = outcome.result.predictions
+        rest = ", ".join(f"{other.class_} {percent(other.confidence)}" for other in others[:4])
+        table.add_row(escape(name), escape(first.class_), percent(first.confidence), escape(rest))
+    return table
+
+
+def job_table(job: Job) -> Table:
+    """What is known of a job, one fact a line."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    seconds = {name: value for name, value in job.timings.model_dump().items() if value is not None}
+    audio = ", ".join(
+        part
+        for part in (
+            job.audio.name or "",
+            f"{job.audio.container} {job.audio.codec}",
+            f"{job.audio.sample_rate:,} Hz" if job.audio.sample_rate else "",
+            f"{job.audio.duration:.2f} s" if job.audio.duration else "",
+            f"{job.audio.bytes:,} bytes",
+        )
+        if part
+    )
+    facts = {
+        "job": job.id,
+        "status": job.status + (f", number {job.queue_position} in the queue" if job.queue_position else ""),
+        "model": job.model,
+        "sound": audio,
+        "submitted": job.created_at.isoformat(timespec="seconds"),
+        "took": ", ".join(f"{name} {value * 1_000:.0f} ms" for name, value in seconds.items()),
+        "error": f"{job.error.detail} ({job.error.code})" if job.error else "",
+    }
+    if job.result is not None:
+        found = (f"{prediction.class_} {percent(prediction.confidence)}" for prediction in job.result.predictions)
+        facts["sounds like"] = ", ".join(found)
+        facts["windows"] = f"{job.result.window_count}, {job.result.combined}"
+    for name, value in facts.items():
+        if value:
+            table.add_row(f"[dim]{name}[/dim]", escape(value))
+    return table
+
+
+def keys_table(keys: Iterable[Key]) -> Table:
+    """Who may use a gateway."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("id", "name", "scopes", "a minute", "made"):
+        table.add_column(column)
+    for key in keys:
+        scopes = ", ".join(scope for scope in Scope if scope in key.scopes)
+        rate = f"{key.rate:g}" if key.rate else "any"
+        table.add_row(key.id, escape(key.name), scopes, rate, f"{key.created_at:%Y-%m-%d %H:%M}")
+    return table
+
+
+def models_table(models: ModelList) -> Table:
+    """The models that are served."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("model", "classes", "input", "window", "parameters", "accuracy", "licence"):
+        table.add_column(column)
+    for card in models.models:
+        measured = [f"{found.correct / found.total:.1%} on {found.data}" for found in card.accuracy if found.total]
+        table.add_row(
+            f"{card.name} (default)" if card.name == models.default else card.name,
+            str(len(card.classes)),
+            f"{card.sample_rate:,} Hz",
+            f"{card.window_seconds:g} s",
+            f"{card.parameters:,}",
+            "; ".join(measured) or "not measured",
+            card.licence,
+        )
+    return table
+
+
+def settings_table(rows: Iterable[tuple[str, str, str, bool, str]]) -> Table:
+    """Part, variable, value, whether it was set here, and effect of each setting; parts apart, what was set in bold."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("setting", no_wrap=True)
+    table.add_column("here", overflow="fold", max_width=32)
+    table.add_column("what it does", style="dim")
+    last = None
+    for part, name, value, is_set, effect in rows:
+        if part != last:
+            table.add_row(f"[bold]{part}[/bold]" if last is None else f"\n[bold]{part}[/bold]")
+            last = part
+        table.add_row(name, f"[bold green]{escape(value)}[/bold green]" if is_set else escape(value), escape(effect))
+    return table

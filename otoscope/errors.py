@@ -1,0 +1,245 @@
+"""Every error that a user of Otoscope can be told, as one tree.
+
+    OtoscopeError
+    ├── AudioError                  the sound itself; found by the gateway's probe or by the worker's decoder
+    │   ├── AudioEmpty              audio_empty
+    │   ├── NotAudio                not_audio
+    │   ├── AudioUnsupported        audio_unsupported
+    │   ├── AudioTruncated          audio_truncated
+    │   ├── AudioCorrupt            audio_corrupt
+    │   ├── AudioTooShort           audio_too_short
+    │   ├── AudioTooLong            audio_too_long
+    │   ├── AudioChannels           audio_channels
+    │   ├── AudioRate               audio_rate
+    │   └── AudioNotFinite          audio_not_finite
+    ├── RequestError                the request around it
+    │   ├── KeyRequired             key_required
+    │   ├── KeyRefused              key_refused
+    │   ├── InvalidRequest          invalid_request
+    │   ├── InvalidBase64           invalid_base64
+    │   ├── UnsupportedMediaType    unsupported_media_type
+    │   ├── NotAcceptable           not_acceptable
+    │   ├── PayloadTooLarge         payload_too_large
+    │   ├── RouteNotFound           not_found
+    │   ├── MethodNotAllowed        method_not_allowed
+    │   ├── ModelNotFound           model_not_found
+    │   ├── JobNotFound             job_not_found
+    │   ├── JobExpired              job_expired
+    │   ├── ResultNotReady          result_not_ready
+    │   ├── PartNotFound            part_not_found
+    │   ├── IdempotencyConflict     idempotency_conflict
+    │   └── RequestTimeout          request_timeout
+    ├── Busy                        try again later
+    │   ├── RateLimited             rate_limited
+    │   ├── TooManyConnections      too_many_connections
+    │   ├── QueueFull               queue_full
+    │   ├── NotReady                not_ready
+    │   ├── ContractMismatch        contract_mismatch
+    │   └── StoreUnavailable        store_unavailable
+    └── JobFailure                  an accepted job that cannot succeed
+        ├── DecoderDied             decoder_died
+        ├── InferenceFailed         inference_failed
+        ├── DeadlineExceeded        deadline_exceeded
+        ├── JobPoison               poison
+        ├── JobCancelled            cancelled
+        └── InternalError           internal_error
+
+The code is what programs match on and never changes; the message is for people and says what was found and what is
+accepted. `api.http.problems` maps codes to HTTP statuses.
+"""
+
+from typing import ClassVar
+
+
+class OtoscopeError(Exception):
+    """Base of all; `code` is stable, `title` is the short form, the message is the long one."""
+
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, *, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = retry_after  # seconds, where trying again makes sense
+
+    def __reduce__(self) -> "tuple[type[OtoscopeError], tuple[str], dict[str, int | None]]":
+        return type(self), (self.detail,), {"retry_after": self.retry_after}
+
+
+class AudioError(OtoscopeError):
+    """The sound cannot be used."""
+
+
+class AudioEmpty(AudioError):
+    code, title = "audio_empty", "No audio"
+
+
+class NotAudio(AudioError):
+    code, title = "not_audio", "Not a sound file"
+
+
+class AudioUnsupported(AudioError):
+    code, title = "audio_unsupported", "Unsupported audio format"
+
+
+class AudioTruncated(AudioError):
+    code, title = "audio_truncated", "Truncated audio"
+
+
+class AudioCorrupt(AudioError):
+    code, title = "audio_corrupt", "Corrupt audio"
+
+
+class AudioTooShort(AudioError):
+    code, title = "audio_too_short", "Audio too short"
+
+
+class AudioTooLong(AudioError):
+    code, title = "audio_too_long", "Audio too long"
+
+
+class AudioChannels(AudioError):
+    code, title = "audio_channels", "Unsupported channel count"
+
+
+class AudioRate(AudioError):
+    code, title = "audio_rate", "Unsupported sample rate"
+
+
+class AudioNotFinite(AudioError):
+    code, title = "audio_not_finite", "Audio has NaN or infinite samples"
+
+
+class RequestError(OtoscopeError):
+    """The request cannot be served as asked."""
+
+
+class KeyRequired(RequestError):
+    code, title = "key_required", "This service asks for a key"
+
+
+class KeyRefused(RequestError):
+    code, title = "key_refused", "The key does not allow this"
+
+
+class InvalidRequest(RequestError):
+    code, title = "invalid_request", "Invalid request"
+
+
+class InvalidBase64(RequestError):
+    code, title = "invalid_base64", "Invalid base64"
+
+
+class UnsupportedMediaType(RequestError):
+    code, title = "unsupported_media_type", "Unsupported media type"
+
+
+class NotAcceptable(RequestError):
+    code, title = "not_acceptable", "No acceptable representation"
+
+
+class PayloadTooLarge(RequestError):
+    code, title = "payload_too_large", "Upload too large"
+
+
+class RouteNotFound(RequestError):
+    code, title = "not_found", "Not found"
+
+
+class MethodNotAllowed(RequestError):
+    code, title = "method_not_allowed", "Method not allowed"
+
+
+class ModelNotFound(RequestError):
+    code, title = "model_not_found", "No such model"
+
+
+class JobNotFound(RequestError):
+    code, title = "job_not_found", "No such job"
+
+
+class JobExpired(RequestError):
+    code, title = "job_expired", "Job expired"
+
+
+class ResultNotReady(RequestError):
+    code, title = "result_not_ready", "No result yet"
+
+
+class PartNotFound(RequestError):
+    code, title = "part_not_found", "Not in this result"
+
+
+class IdempotencyConflict(RequestError):
+    code, title = "idempotency_conflict", "Idempotency key reused"
+
+
+class RequestTimeout(RequestError):
+    code, title = "request_timeout", "Upload too slow"
+
+
+class Busy(OtoscopeError):
+    """Nothing is wrong with the request; try again after `retry_after` seconds."""
+
+
+class RateLimited(Busy):
+    code, title = "rate_limited", "Too many submissions"
+
+
+class TooManyConnections(Busy):
+    code, title = "too_many_connections", "Too many connections"
+
+
+class QueueFull(Busy):
+    code, title = "queue_full", "Queue full"
+
+
+class NotReady(Busy):
+    code, title = "not_ready", "No worker is ready"
+
+
+class ContractMismatch(Busy):
+    """What a much newer or much older Otoscope wrote, while not all of a service has been replaced."""
+
+    code, title = "contract_mismatch", "Versions too far apart"
+
+
+class StoreUnavailable(Busy):
+    code, title = "store_unavailable", "Queue unreachable"
+
+
+class JobFailure(OtoscopeError):
+    """An accepted job ended without a result."""
+
+
+class DecoderDied(JobFailure):
+    code, title = "decoder_died", "The decoder died on this file"
+
+
+class InferenceFailed(JobFailure):
+    code, title = "inference_failed", "The model failed on this sound"
+
+
+class DeadlineExceeded(JobFailure):
+    code, title = "deadline_exceeded", "Deadline exceeded"
+
+
+class JobPoison(JobFailure):
+    code, title = "poison", "The job kept killing its worker"
+
+
+class JobCancelled(JobFailure):
+    code, title = "cancelled", "Cancelled"
+
+
+class InternalError(JobFailure):
+    code, title = "internal_error", "Internal error"
+
+
+def _leaves(root: type[OtoscopeError]) -> "list[type[OtoscopeError]]":
+    below = root.__subclasses__()
+    return [root] if not below else [leaf for child in below for leaf in _leaves(child)]
+
+
+BY_CODE: dict[str, type[OtoscopeError]] = {leaf.code: leaf for leaf in _leaves(OtoscopeError)}
+"""Code to class: how an error read back from a job record becomes an exception again."""

@@ -1,0 +1,1 @@
+"""`otoscope top`: the live screen."""

@@ -1,0 +1,181 @@
+"""From checked bytes to blocks of samples: uncompressed sound by numpy, the rest by libsndfile or PyAV.
+
+Each decoder gets only what `shared.audio.headers` has recognised. So that the two cannot disagree about what a file is,
+tags before a stream are cut off, and WAV and AIFF, in whose headers rare codecs can hide, never reach libsndfile at
+all. Blocks are of bounded size whatever the file claims. Used by `shared.audio.decode` alone; the native libraries are
+imported when they are first needed.
+"""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
+from shared.audio.headers import Header
+
+Block = NDArray[np.float32]  # (frames, channels); full scale is 1
+
+_BLOCK = 65_536  # frames decoded at a time: what bounds memory
+
+
+def open_blocks(data: bytes, header: Header) -> tuple[Header, Iterator[Block]]:
+    """What will really come out, and its samples block by block.
+
+    Opening and reading raise AudioUnsupported, AudioTruncated or AudioCorrupt.
+    """
+    if header.sample:
+        return header, _pcm(data, header)
+    if header.container == "M4A":
+        return _open_av(data)
+    return header, _open_sndfile(data, header)
+
+
+# --- uncompressed ---------------------------------------------------------------------------------------------------
+
+
+def _pcm(data: bytes, header: Header) -> Iterator[Block]:
+    frame = header.channels * header.sample_bytes
+    for first in range(0, header.frames or 0, _BLOCK):
+        count = min(_BLOCK, (header.frames or 0) - first)
+        raw = np.frombuffer(data, np.uint8, count * frame, header.offset + first * frame)
+        yield _to_float(raw, header.sample).reshape(-1, header.channels)
+
+
+def _to_float(raw: NDArray[np.uint8], sample: str) -> Block:
+    """Samples as `Header.sample` names them, one after the other, scaled to -1..1; floats are left as they are."""
+    if sample in _G711:
+        return _G711[sample][raw]
+    if sample == "u1":
+        return (raw.astype(np.float32) - np.float32(128)) / np.float32(128)
+    if sample[1] == "f":
+        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+            return raw.view(sample).astype(np.float32)
+    if sample[1:] == "i3":
+        padded = np.zeros((len(raw) // 3, 4), np.uint8)
+        padded[:, slice(1, 4) if sample[0] == "<" else slice(0, 3)] = raw.reshape(-1, 3)
+        raw, sample = padded.reshape(-1), f"{sample[0]}i4"
+    whole = raw.view(sample)
+    return whole.astype(np.float32) / np.float32(2 ** (8 * whole.itemsize - 1))
+
+
+def _alaw() -> Block:
+    code = np.arange(256) ^ 0x55
+    exponent, size = code >> 4 & 7, (code & 15) * 16 + 8
+    size = np.where(exponent > 0, size + 256 << np.maximum(exponent - 1, 0), size)
+    return (np.where(code & 128, size, -size) / 32_768).astype(np.float32)
+
+
+def _ulaw() -> Block:
+    code = np.arange(256) ^ 0xFF
+    size = ((code & 15) * 8 + 132 << (code >> 4 & 7)) - 132
+    return (np.where(code & 128, -size, size) / 32_768).astype(np.float32)
+
+
+_G711 = {"alaw": _alaw(), "ulaw": _ulaw()}
+
+
+# --- libsndfile: FLAC, Ogg, MP3 -------------------------------------------------------------------------------------
+
+# As libsndfile calls them: a second look, in case it has recognised something else than was recognised before.
+_CODECS = {"FLAC": ("PCM_S8", "PCM_16", "PCM_24"), "OGG": ("VORBIS", "OPUS"), "MP3": ("MPEG_LAYER_III",)}
+
+
+class _Bytes(io.BytesIO):
+    """A damaged file sends libsndfile to places before its beginning; Python would print a traceback for each."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
+
+
+def _open_sndfile(data: bytes, header: Header) -> Iterator[Block]:
+    import soundfile
+
+    class Forward(soundfile.SoundFile):  # type: ignore[misc]
+        """Never seeks: `read` would seek to where it is after every block, and libsndfile's Opus then goes wrong."""
+
+        def seekable(self) -> bool:
+            return False
+
+    source = _Bytes(header.lead + data[header.offset :])
+    try:
+        file = Forward(source)
+    except soundfile.SoundFileError as error:
+        raise AudioCorrupt(f"The {header.container} file cannot be opened: {_reason(error)}") from error
+    same = (file.format, file.samplerate, file.channels) == (header.container.upper(), header.rate, header.channels)
+    if not same or file.subtype not in _CODECS[file.format]:
+        file.close()
+        raise AudioCorrupt(f"The {header.container} file's header and its sound disagree about what it is.")
+
+    def blocks() -> Iterator[Block]:
+        with file:
+            while True:
+                try:
+                    block = file.read(_BLOCK, dtype="float32", always_2d=True)
+                except soundfile.SoundFileError as error:
+                    if header.container == "FLAC" and not source.read(1):  # it reads a few KB ahead
+                        raise AudioTruncated("The FLAC file is cut short, or damaged near its end.") from error
+                    raise AudioCorrupt(f"The {header.container} file cannot be decoded: {_reason(error)}") from error
+                if not len(block):
+                    return
+                yield block
+
+    return blocks()
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "error_string", error))
+
+
+# --- PyAV: M4A ------------------------------------------------------------------------------------------------------
+
+# Nothing may talk FFmpeg into another demuxer, into a decoder for a video track, or into opening anything by name.
+_ONLY = {"codec_whitelist": "aac,alac", "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2", "protocol_whitelist": ""}
+
+
+def _open_av(data: bytes) -> tuple[Header, Iterator[Block]]:
+    import av
+
+    try:
+        container = av.open(io.BytesIO(data), "r", format="mp4", options=_ONLY)
+        stream = container.streams.audio[0]
+        codec = stream.codec_context
+        name: str = codec.name
+        codec.thread_count = 1
+        header = Header("M4A", name.upper(), codec.sample_rate or 0, codec.channels, None)
+    except (av.FFmpegError, IndexError, AttributeError, ValueError) as error:
+        raise AudioCorrupt(f"The M4A file cannot be opened: {error}") from error
+    if name not in ("aac", "alac"):
+        container.close()
+        raise AudioUnsupported(f"M4A with codec {name} is not accepted; AAC and ALAC are.")
+
+    def blocks() -> Iterator[Block]:
+        try:
+            with container:
+                for frame in container.decode(stream):
+                    if (frame.sample_rate, frame.layout.nb_channels) != (header.rate, header.channels):
+                        raise AudioCorrupt("The M4A file changes its rate or its channels on the way.")
+                    yield _planes(frame)
+        except (av.FFmpegError, ValueError) as error:
+            raise AudioCorrupt(f"The M4A file cannot be decoded: {error}") from error
+
+    return header, blocks()
+
+
+_PLANAR: dict[str, type[np.float32 | np.int16 | np.int32]] = {"fltp": np.float32, "s16p": np.int16, "s32p": np.int32}
+
+
+def _planes(frame: Any) -> Block:
+    """Samples of a decoded frame, which is bounded by the codecs: 2,048 of AAC, 16,384 of ALAC.
+
+    PyAV's `to_ndarray` counts planes up to a null pointer. Behind the eighth FFmpeg has none, and reading on is fatal.
+    """
+    kind = _PLANAR.get(frame.format.name)
+    if kind is None:
+        raise AudioCorrupt(f"The M4A file has samples of an unknown kind, {frame.format.name}.")
+    planes = frame.planes[: frame.layout.nb_channels]
+    samples = np.stack([np.frombuffer(plane, kind, frame.samples) for plane in planes], axis=1)
+    whole = samples.astype(np.float32)
+    return whole if kind is np.float32 else whole / np.float32(2 ** (8 * samples.itemsize - 1))

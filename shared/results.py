@@ -1,0 +1,40 @@
+"""Results packed: what the worker stores and the gateway sends."""
+
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from otoscope.results import ARRAYS, CONTRACT_VERSION, Array, Result
+
+
+def pack_result(result: Result) -> bytes:
+    """The stored and public binary form."""
+    tree: dict[str, Any] = {
+        "contract": CONTRACT_VERSION,
+        "model": result.model,
+        "predictions": [{"class": name, "confidence": p} for name, p in result.predictions],
+        "duration": result.duration,
+        "sample_rate": result.sample_rate,
+        "combined": result.combined,
+        "window": result.window,
+        "windows": [
+            {
+                "start": w.start,
+                "end": w.end,
+                "predictions": [{"class": name, "confidence": p} for name, p in w.predictions],
+            }
+            for w in result.windows
+        ],
+        "parts": result.parts,
+        "maps": {layer: _pack_array(values) for layer, values in result.maps.items()},
+        "channels": {name: _pack_array(values) for name, values in result.channels.items()},
+    }
+    for name in ARRAYS:
+        values = getattr(result, name)
+        tree[name] = None if values is None else _pack_array(values)
+    return msgpack.packb(tree)  # type: ignore[no-any-return]
+
+
+def _pack_array(values: Array) -> dict[str, Any]:
+    return {"shape": list(values.shape), "data": np.ascontiguousarray(values, dtype="<f2").tobytes()}

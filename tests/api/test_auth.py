@@ -1,0 +1,274 @@
+"""API keys: where none is needed, what each scope opens, whose job it is, quotas, revocation."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.routing import Mount, Route
+
+from api.http.fast_routes import Counted
+from api.main import create_app
+from api.middleware.auth import OPEN, KeyRing, needed
+from shared.api_keys import Key, KeysUnusable, Scope, new_key, write_keys
+from shared.config.settings import Settings
+from tests.api.conftest import StandInWorker, wav
+from tests.api.test_service import sample
+
+ALL = "maps,spectrogram,full_spectrogram,cam"
+
+
+class Door:
+    """A gateway with a keys file, and clients with keys of its own."""
+
+    def __init__(self, start: Callable[..., httpx.Client], path: Path) -> None:
+        self.path, self._keys = path, dict[str, Key]()
+        self.secrets: dict[str, str] = {}
+        for name, scopes in (("one", ["submit", "read"]), ("two", ["submit", "read"]), ("reads", [Scope.READ]),
+                             ("submits", ["submit"]), ("admin", ["admin"])):  # fmt: skip
+            self.add(name, *scopes)
+        self.http = start(keys_file=path)
+
+    def add(self, name: str, *scopes: str, rate: float | None = None) -> None:
+        self._keys[name], self.secrets[name] = new_key(name, map(Scope, scopes), rate)
+        write_keys(self.path, self._keys.values())
+
+    def remove(self, name: str) -> None:
+        del self._keys[name]
+        write_keys(self.path, self._keys.values())
+
+    def id(self, name: str) -> str:
+        return self._keys[name].id
+
+    def ask(self, name: str | None, method: str, path: str, **options: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.secrets[name]}"} if name else {}
+        return self.http.request(method, path, headers=headers | options.pop("headers", {}), **options)
+
+    def submit(self, name: str | None, **options: Any) -> httpx.Response:
+        return self.ask(name, "POST", "/v1/jobs", files={"file": wav()}, data={"include": ALL}, **options)
+
+
+@pytest.fixture
+def door(start_gateway: Callable[..., httpx.Client], worker: StandInWorker, tmp_path: Path) -> Door:
+    return Door(start_gateway, tmp_path / "keys")
+
+
+def calls(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Method and path template of everything that the application answers."""
+    app = create_app(settings)
+    described = get_openapi(title="", version="", routes=app.routes)["paths"]
+    yield from ((method.upper(), path) for path, methods in described.items() for method in methods)
+    for route in app.routes:
+        if isinstance(route, Mount):
+            yield "GET", f"{route.path}/js/main.js"
+        elif isinstance(route, Route):
+            yield from ((method, route.path) for method in route.methods or ("GET", "POST"))
+
+
+def filled(path: str, job_id: str) -> str:
+    return path.replace("{job_id}", job_id).replace("{layer}", "stem").replace("{name}", "tiny")
+
+
+def test_every_route_needs_a_key_but_the_open_ones(door: Door, settings: Settings) -> None:
+    """A walk over all there is: 401 without a key and with a wrong one, or on the list of what is open."""
+    asked = set(calls(settings))
+    assert len(asked) > 20
+    assert {("POST", "/v1/jobs"), ("DELETE", "/v1/jobs/{job_id}"), ("GET", "/metrics")} <= asked
+    for method, template in sorted(asked):
+        path = filled(template, "0" * 32)
+        for headers in ({}, {"Authorization": f"Bearer oto_12345678_{'0' * 64}"}):
+            answer = door.http.request(method, path, headers=headers)
+            if path in OPEN or path.startswith("/static/"):
+                assert answer.status_code not in (401, 403), (method, path)
+                continue
+            assert answer.status_code == 401, (method, path)
+            assert answer.headers["www-authenticate"] == "Bearer"
+            if method != "HEAD":
+                assert answer.json()["code"] == "key_required"
+
+
+def test_hidden_routes_are_walked_too(settings: Settings) -> None:
+    """The walk leans on OpenAPI: a route that is left out of it, but for the ones called directly, would be missed."""
+    hidden = [
+        route.path
+        for route in create_app(settings).routes
+        for route in getattr(route, "original_router", route).__dict__.get("routes", [route])
+        if isinstance(route, APIRoute) and not route.include_in_schema
+    ]
+    assert not hidden
+    assert any(isinstance(route, Counted) for route in create_app(settings).routes)
+
+
+def test_a_route_that_nobody_thought_of_is_closed() -> None:
+    """What no rule names needs the scope admin."""
+    assert needed("GET", "/debug") == needed("PUT", "/v1/jobs") == needed("GET", "/v1") == "admin"
+    assert needed("GET", "/static") == needed("GET", "/docs/x") == needed("GET", "//") == "admin"
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [("reads", {"read"}), ("submits", {"submit"}), ("one", {"read", "submit"}), ("admin", {"read", "submit", "admin"})],
+)
+def test_a_scope_opens_what_it_says(door: Door, settings: Settings, name: str, allowed: set[str]) -> None:
+    """Every route, with every kind of key: 403 exactly where the scope is missing."""
+    for method, template in sorted(set(calls(settings))):
+        wanted = needed(method, template)
+        answer = door.ask(name, method, filled(template, "0" * 32))
+        refused = answer.status_code == 403
+        assert refused == (wanted is not None and wanted not in allowed), (method, template, answer.status_code)
+        if refused and method != "HEAD":
+            assert answer.json()["code"] == "key_refused"
+
+
+def test_an_id_is_no_key(door: Door) -> None:
+    """The id is no secret: with another key's secret, or with almost its own, it opens nothing."""
+    own, other = door.secrets["one"], door.secrets["two"]
+    almost = own[:-1] + ("0" if own[-1] != "0" else "1")
+    for text in (own[:13] + other[13:], almost, own[:13], own.upper(), f"{own} {own}"):
+        answer = door.ask(None, "GET", "/v1/models", headers={"Authorization": f"Bearer {text}"})
+        assert answer.status_code == 401, text
+    assert door.ask("one", "GET", "/v1/models").status_code == 200
+
+
+def test_what_is_not_there_is_not_there(door: Door) -> None:
+    """Who has a key is told of a wrong address or method rather than of a scope."""
+    assert door.ask("one", "GET", "/none").json()["code"] == "not_found"
+    assert door.ask("one", "PUT", "/v1/jobs").json()["code"] == "method_not_allowed"
+    assert door.ask(None, "GET", "/none").status_code == 401
+
+
+@pytest.mark.parametrize("finish", [True, False])
+def test_a_job_is_its_callers_own(door: Door, worker: StandInWorker, settings: Settings, finish: bool) -> None:
+    """To another key it is not there, in the words for a job that never was; to its own and to an admin it is."""
+    job_id = door.submit("one").json()["id"]
+    if finish:
+        worker.finish(job_id)
+    of_jobs = sorted(call for call in set(calls(settings)) if "{job_id}" in call[1] and call[0] != "DELETE")
+    assert len(of_jobs) > 6
+    for method, template in [*of_jobs, ("DELETE", "/v1/jobs/{job_id}")]:
+        answer = door.ask("two", method, filled(template, job_id))
+        assert answer.status_code == 404, (method, template)
+        if method != "HEAD":
+            never = door.ask("two", method, filled(template, "f" * 32)).json()
+            told = {key: text.replace(job_id, "f" * 32) if isinstance(text, str) else text
+                    for key, text in answer.json().items()}  # fmt: skip
+            assert told == never, (method, template)
+    for name in ("one", "admin"):
+        assert door.ask(name, "GET", f"/v1/jobs/{job_id}").json()["id"] == job_id
+        if finish:
+            assert all(door.ask(name, method, filled(path, job_id)).status_code == 200 for method, path in of_jobs)
+    assert door.ask("one", "DELETE", f"/v1/jobs/{job_id}").status_code == 204
+
+
+def test_the_record_names_the_caller(door: Door, http: httpx.Client, worker: StandInWorker) -> None:
+    """`key:<id>` where there are keys, the address where there are none."""
+    with_key, without = door.submit("one").json()["id"], http.post("/v1/jobs", files={"file": wav()}).json()["id"]
+    stored = [worker._client.hget(f"otoscope:job:{job_id}", "caller") for job_id in (with_key, without)]
+    assert stored == [f"key:{door.id('one')}".encode(), b"net:127.0.0.1"]
+
+
+def test_an_idempotency_key_is_its_callers_own(door: Door) -> None:
+    """The same words of another caller make a job of their own; of the same, the first one again."""
+    headers = {"Idempotency-Key": "again"}
+    first, other, repeat = (door.submit(name, headers=headers).json()["id"] for name in ("one", "two", "one"))
+    assert first == repeat != other
+
+
+def test_the_cookie_is_as_good_as_the_header(door: Door) -> None:
+    """For what cannot send a header; a header of another kind, of a proxy's own, is no key and hides none."""
+    cookie = {"Cookie": f"other=1; otoscope_key={door.secrets['one']}"}
+    assert door.ask(None, "GET", "/v1/models", headers=cookie).status_code == 200
+    assert door.ask(None, "GET", "/v1/models", headers=cookie | {"Authorization": "Basic eDp5"}).status_code == 200
+    assert door.ask(None, "GET", "/v1/models", headers={"Authorization": "Basic eDp5"}).status_code == 401
+    wrong = cookie | {"Authorization": f"Bearer oto_12345678_{'0' * 64}"}
+    assert door.ask(None, "GET", "/v1/models", headers=wrong).status_code == 401
+
+
+def test_a_rate_is_held_and_retry_after_is_true(
+    start_gateway: Callable[..., httpx.Client], worker: StandInWorker, door: Door
+) -> None:
+    """A minute's worth at once, then 429 for that key alone; reading goes on."""
+    door.add("slow", "submit", "read", rate=3)
+    door.http = start_gateway(keys_file=door.path)
+    assert [door.submit("slow").status_code for _ in range(4)] == [202, 202, 202, 429]
+    refused = door.submit("slow")
+    assert refused.json()["code"] == "rate_limited"
+    assert 15 <= int(refused.headers["retry-after"]) <= 20
+    assert door.ask("slow", "GET", "/v1/models").status_code == 200
+    assert door.submit("one").status_code == 202
+
+
+def test_a_bucket_fills_as_it_says(tmp_path: Path) -> None:
+    """Just before the seconds that were told are over there is no room, and then there is, for one."""
+    now = 0.0
+    key, text = new_key("a", [Scope.SUBMIT], rate=12)
+    write_keys(tmp_path / "keys", [key])
+    ring = KeyRing(tmp_path / "keys", clock=lambda: now)
+    assert ring.find(text) == key
+    assert [ring.take(key) for _ in range(13)] == [0] * 12 + [5]
+    now = 4.9
+    assert ring.take(key) == 1
+    now = 5.0
+    assert [ring.take(key), ring.take(key)] == [0, 5]
+    now = 10_000.0
+    assert [ring.take(key) for _ in range(13)] == [0] * 12 + [5], "no more than a minute's worth is saved up"
+
+
+def test_keys_come_and_go_without_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A change is seen within a second; a file that broke leaves the keys as they were and is logged once."""
+    now, path = 0.0, tmp_path / "keys"
+    (old, old_text), (new, new_text) = new_key("old", [Scope.READ]), new_key("new", [Scope.READ])
+    write_keys(path, [old])
+    ring = KeyRing(path, clock=lambda: now)
+    write_keys(path, [new])
+    assert ring.find(old_text)
+    now = 1.0
+    assert ring.find(old_text) is None
+    assert ring.find(new_text) == new
+    path.write_text("nonsense")
+    for _ in range(3):
+        now += 1.0
+        assert ring.find(new_text) == new
+    assert len([line for line in caplog.messages if "stay as they were" in line]) == 1
+    path.unlink()
+    now = 5.0
+    assert ring.find(new_text) == new
+    write_keys(path, [])
+    now = 6.0
+    assert ring.find(new_text) is None
+
+
+def test_a_gateway_without_its_keys_does_not_start(settings: Settings, tmp_path: Path) -> None:
+    """A file that is not there must not open the door."""
+    with pytest.raises(KeysUnusable, match="cannot be read"):
+        create_app(settings.model_copy(update={"keys_file": tmp_path / "none"}))
+
+
+def test_refusals_are_counted(door: Door, start_gateway: Callable[..., httpx.Client], tmp_path: Path) -> None:
+    """401, 403 and 429 each under their code; nothing of a key is in the metrics."""
+    door.add("slow", "submit", rate=1)
+    door.http = start_gateway(keys_file=door.path)
+    for _ in range(2):
+        door.submit("slow")
+        door.ask("reads", "GET", "/metrics")
+        door.ask(None, "GET", "/v1/models")
+    text = door.ask("admin", "GET", "/metrics").text
+    assert sample(text, 'otoscope_api_errors_total{code="key_required"}') == 2
+    assert sample(text, 'otoscope_api_errors_total{code="key_refused"}') == 2
+    assert sample(text, 'otoscope_api_errors_total{code="rate_limited"}') == 1
+    assert not re.search("|".join([*door.secrets.values(), *map(door.id, door.secrets)]), text)
+
+
+def test_openapi_declares_what_needs_a_key(door: Door, http: httpx.Client) -> None:
+    """Bearer and cookie; the scope of each call; optional where the service is open."""
+    document = door.http.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert document["components"]["securitySchemes"]["cookie"]["name"] == "otoscope_key"
+    assert document["paths"]["/v1/jobs"]["post"]["security"] == [{"key": ["submit"]}, {"cookie": ["submit"]}]
+    assert {"401", "403", "429"} <= set(document["paths"]["/v1/jobs"]["post"]["responses"])
+    assert "security" not in document["paths"]["/health/live"]["get"]
+    assert {} in http.get("/openapi.json").json()["paths"]["/metrics"]["get"]["security"]

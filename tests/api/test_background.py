@@ -1,0 +1,41 @@
+"""What goes on beside requests goes on whatever happens in it."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from shared.jobs import AsyncJobStore
+from tests.api.conftest import StandInWorker, wav
+from tests.support.process_tree import until
+
+
+@pytest.mark.parametrize("name", ["reap", "places", "watch"])
+def test_a_bug_in_a_chore_does_not_end_it(
+    start_gateway: Callable[..., httpx.Client],
+    worker: StandInWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+) -> None:
+    """It is logged once, and what the chore is for comes a little later."""
+    right, calls = getattr(AsyncJobStore, name), []
+
+    async def wrong(*args: object) -> object:
+        calls.append(args)
+        if len(calls) == 1:
+            raise ValueError("a bug")
+        return await right(*args)
+
+    monkeypatch.setattr(AsyncJobStore, name, wrong)
+    http = start_gateway(**({"job_deadline": 1} if name == "reap" else {}))
+    job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
+    if name == "reap":
+        until(lambda: http.get(f"/v1/jobs/{job_id}").json()["status"] == "failed", 15)
+    elif name == "watch":
+        until(lambda: len(calls) == 2, 15)
+    else:
+        with http.stream("GET", f"/v1/jobs/{job_id}/events"):
+            until(lambda: len(calls) > 1, 15)
+    (told,) = [record.exc_text or "" for record in caplog.records if "a bug ended" in record.message]
+    assert "ValueError: a bug" in told

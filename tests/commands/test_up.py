@@ -1,0 +1,296 @@
+"""`otoscope up` with a real embedded server and small stand-ins for worker and gateway."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+import redis
+
+from commands.stack.embedded_redis import Home, memory_limit
+from commands.stack.supervisor import StackFailed, Supervisor
+from commands.stack.up import claim_port
+from tests.commands.test_supervisor import alive, eventually
+
+pytestmark = pytest.mark.stack
+
+WORKER = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (print("drained"), sys.exit(0)))
+print("pid", os.getpid(), os.environ["OTOSCOPE_REDIS_URL"])
+while True:
+    time.sleep(1)
+"""
+
+GATEWAY = """
+import os, signal, sys, threading
+sys.path.insert(0, {root!r})
+from tests.support import fake_service as fake
+class Fixed(fake.ThreadingHTTPServer):
+    def __init__(self, address, handler):
+        super().__init__(("127.0.0.1", int(os.environ["OTOSCOPE_PORT"])), handler)
+fake.ThreadingHTTPServer = Fixed
+service = fake.FakeService()
+print("pid", os.getpid())
+done = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: done.set())
+done.wait()
+service.close()
+"""
+
+UP = """
+import sys
+from commands.stack.up import up
+from commands.stack.supervisor import StackFailed
+try:
+    up(sys.argv[1] if len(sys.argv) > 1 else None, worker=["-u", "worker.py"], gateway=["-u", "gateway.py"])
+except StackFailed as error:
+    sys.exit(f"otoscope: {error}")
+"""
+
+
+class Stack:
+    """`up` in a process of its own; `log` is what it has printed so far."""
+
+    def __init__(self, directory: Path, *arguments: str, worker: str = WORKER, **environment: str) -> None:
+        self.home = directory / "home"
+        self._log = directory / f"log{len(list(directory.glob('log*')))}"
+        (directory / "worker.py").write_text(worker)
+        (directory / "gateway.py").write_text(GATEWAY.format(root=os.getcwd()))
+        known = dict(os.environ, PYTHONPATH=os.getcwd(), OTOSCOPE_HOME=str(self.home), OTOSCOPE_PORT="0", COLUMNS="200")
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", UP, *arguments], cwd=directory, stdout=log, stderr=log, env=known | environment
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def pids(self, name: str) -> list[int]:
+        return [int(pid) for pid in re.findall(rf"^{name} +\| pid (\d+)", self.log, re.MULTILINE)]
+
+    def wait_up(self) -> None:
+        eventually(lambda: "Otoscope is up" in self.log or self.process.poll() is not None, 30.0)
+        assert "Otoscope is up" in self.log, self.log
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
+    stacks: list[Stack] = []
+
+    def begin(*arguments: str, **options: str) -> Stack:
+        stacks.append(Stack(tmp_path, *arguments, **options))
+        return stacks[-1]
+
+    yield begin
+    for stack in stacks:
+        if stack.process.poll() is None:
+            stack.end()
+
+
+def server_pids(home: Path) -> list[int]:
+    """The servers that work in a state directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            here = (process / "cwd").readlink() == home
+            if here and "valkey" in (process / "comm").read_text() and alive(int(process.name)):
+                found.append(int(process.name))
+    return found
+
+
+def test_up_to_a_first_answer_and_down_again(start: Callable[..., Stack]) -> None:
+    """It shows a first answer and the address, ends gateway, worker, server in that order, and leaves nothing."""
+    stack = start()
+    stack.wait_up()
+    assert re.search(r"dog +90%", stack.log)
+    assert re.search(r"is up after [\d.]+ s: +http://127\.0\.0\.1:\d+\n", stack.log)
+    pids = stack.pids("worker") + stack.pids("gateway") + server_pids(stack.home)
+    assert len(pids) == 3
+    assert stack.end() == 0
+    assert re.findall("ending the (.*)", stack.log) == ["gateway", "worker", "server"]
+    assert "worker   | drained" in stack.log
+    assert not any(map(alive, pids))
+    assert sorted(path.name for path in stack.home.iterdir()) == ["appendonlydir", "lock"]
+
+
+def test_the_greeting_names_a_command_that_works(start: Callable[..., Stack]) -> None:
+    """In a terminal that nobody has told of the environment, too."""
+    stack = start(PATH=os.defpath)
+    stack.wait_up()
+    eventually(lambda: "asks it" in stack.log, 5.0)
+    (command,) = re.findall(r"`(.+) classify FILE", stack.log)
+    assert subprocess.run([command, "--help"], capture_output=True, env={"PATH": os.defpath}, cwd="/").returncode == 0
+
+
+def test_ctrl_c_ends_it_in_order_too(start: Callable[..., Stack]) -> None:
+    """SIGINT is no crash: status 0 and the same order."""
+    stack = start()
+    stack.wait_up()
+    assert stack.end(signal.SIGINT) == 0
+    assert "Traceback" not in stack.log
+
+
+def _twice(stack: Stack, name: str) -> bool:
+    return len(stack.pids(name)) == 2
+
+
+def test_each_dead_child_comes_back(start: Callable[..., Stack]) -> None:
+    """A killed worker, gateway or server is started again, and the data is still there."""
+    stack = start()
+    stack.wait_up()
+    address = re.search(r"unix://(\S+)", stack.log)
+    assert address is not None
+    client = redis.Redis(unix_socket_path=address[1])
+    client.set("kept", "yes")
+    for name in ("worker", "gateway"):
+        os.kill(stack.pids(name)[0], signal.SIGKILL)
+        eventually(partial(_twice, stack, name))
+    (server,) = server_pids(stack.home)
+    os.kill(server, signal.SIGKILL)
+    eventually(lambda: server_pids(stack.home) not in ([], [server]))
+    eventually(lambda: Path(address[1]).exists())
+    assert client.get("kept") == b"yes"
+    client.close()
+    assert stack.log.count("died (killed by SIGKILL)") == 3
+
+
+def test_kill_9_leaves_nothing(start: Callable[..., Stack]) -> None:
+    """When `up` itself is killed all its children go, and the next `up` in the folder starts as usual."""
+    stack = start()
+    stack.wait_up()
+    pids = stack.pids("worker") + stack.pids("gateway") + server_pids(stack.home)
+    stack.end(signal.SIGKILL)
+    eventually(lambda: not any(map(alive, pids)))
+    again = start()
+    again.wait_up()
+
+
+def test_two_in_one_folder(start: Callable[..., Stack]) -> None:
+    """The second `up` in a folder says who is there, and does the first no harm."""
+    first = start()
+    first.wait_up()
+    second = start()
+    assert second.process.wait(30) == 1
+    assert f"(process {first.process.pid})" in second.log
+    assert "OTOSCOPE_HOME" in second.log
+    assert len(server_pids(first.home)) == 1
+
+
+def test_taken_port_is_told_before_anything_starts(start: Callable[..., Stack]) -> None:
+    """The message names the port and what to do; no server was started and no state written."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        stack = start(OTOSCOPE_PORT=str(port))
+        assert stack.process.wait(30) == 1
+        assert f"port {port} on 127.0.0.1 is taken" in stack.log
+        assert "OTOSCOPE_PORT=" in stack.log
+        assert not stack.home.exists()
+
+
+def test_bad_setting_is_one_line(start: Callable[..., Stack]) -> None:
+    """An unusable setting is named by its variable."""
+    stack = start(OTOSCOPE_BATCH_SIZE="many")
+    assert stack.process.wait(30) == 1
+    assert stack.log.startswith("otoscope: OTOSCOPE_BATCH_SIZE: ")
+    assert len(stack.log.splitlines()) == 1
+
+
+def test_a_server_of_ones_own(start: Callable[..., Stack], redis_url: str) -> None:
+    """--redis-url starts no embedded server and keeps no state."""
+    stack = start(redis_url)
+    stack.wait_up()
+    assert f"pid {stack.pids('worker')[0]} {redis_url}" in stack.log
+    assert stack.end() == 0
+    assert not stack.home.exists()
+
+
+def _serve(home: Home, supervisor: Supervisor) -> redis.Redis:
+    supervisor.start(home.program())
+    assert supervisor.wait_for(home.answers, "the server", 20.0)
+    return redis.Redis(unix_socket_path=str(home.socket))
+
+
+def test_the_server_keeps_its_data(tmp_path: Path) -> None:
+    """What was accepted is there after a restart, and what is full refuses instead of forgetting."""
+    home = Home(tmp_path / "home")
+    for expected in (None, b"1"):
+        supervisor = Supervisor(lambda *_: None)
+        with home.occupied():
+            client = _serve(home, supervisor)
+            assert client.get("job") == expected
+            client.set("job", 1)
+            limits = client.config_get("maxmemory*")
+            client.close()
+            supervisor.stop()
+    assert limits["maxmemory-policy"] == "noeviction"
+    assert int(str(limits["maxmemory"])) == memory_limit() >= 2**28
+    assert not home.socket.exists()
+
+
+def test_an_old_server_is_ended_first(tmp_path: Path) -> None:
+    """A server that outlived its parent gives way; two never write the same file."""
+    home = Home(tmp_path / "home")
+    home.directory.mkdir()
+    orphan = subprocess.Popen(home.program().argv, cwd=home.directory, stdout=subprocess.DEVNULL)
+    eventually(home.answers)
+    with home.occupied():
+        assert orphan.wait(10) == 0
+        assert not home.socket.exists()
+
+
+def test_a_stale_socket_is_removed(tmp_path: Path) -> None:
+    """The socket of a server that is no more does not keep a new one from starting."""
+    home = Home(tmp_path / "home")
+    home.directory.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(home.socket))
+    with home.occupied():
+        assert not home.socket.exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 120, "with space", "ünï"])
+def test_odd_folders_get_a_short_socket(tmp_path: Path, name: str) -> None:
+    """A path that is too long or too odd for a socket's address works all the same, and is left clean."""
+    home = Home(tmp_path / name)
+    assert len(os.fsencode(home.socket)) < 100
+    assert home.socket.parent != home.directory
+    assert home.socket == Home(tmp_path / name).socket
+    supervisor = Supervisor(lambda *_: None)
+    with home.occupied():
+        client = _serve(home, supervisor)
+        client.set("job", 1)
+        client.close()
+        supervisor.stop()
+    assert (home.directory / "appendonlydir").is_dir()
+    assert not home.socket.exists()
+
+
+def test_claim_port() -> None:
+    """0 picks a free port; one in use is refused; the check itself does not keep it."""
+    port = claim_port("127.0.0.1", 0)
+    assert claim_port("127.0.0.1", port) == port
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(StackFailed):
+        claim_port("127.0.0.1", port)
+    with pytest.raises(StackFailed, match=r"cannot listen on 192\.0\.2\.1"):
+        claim_port("192.0.2.1", 8_000)
+
+
+def test_worker_dying_at_the_start(start: Callable[..., Stack]) -> None:
+    """A worker that cannot load its models ends the stack with its own words."""
+    stack = start(worker="import sys; print('no models in models/'); sys.exit(1)")
+    assert stack.process.wait(30) == 1
+    assert stack.log.splitlines()[-1].endswith("it said: no models in models/")
+    assert server_pids(stack.home) == []

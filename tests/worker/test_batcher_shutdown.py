@@ -1,0 +1,258 @@
+"""How a batcher ends, what else runs on its thread, and many threads at once."""
+
+import random
+import threading
+import time
+from collections import Counter
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.worker.conftest import NEVER, SOON, Device, Make, occupy
+from worker.inference.batcher import Batcher, BatcherStopped, Expired
+
+
+def test_a_drained_batcher_has_run_everything(make: Make, device: Device) -> None:
+    """Nothing that was submitted before `stop` is lost, and nothing waits for its window any more."""
+    batcher = make(size=4, window=NEVER)
+    tickets = [batcher.submit(n, key=n % 2) for n in range(5)]
+    batcher.stop(drain=True, timeout=SOON)
+    assert [ticket.result(0) for ticket in tickets] == [f"<{n}>" for n in range(5)]
+
+
+def test_what_gathers_behind_a_running_batch_is_drained(make: Make, device: Device) -> None:
+    """A stop in the middle of a batch still runs the next one."""
+    batcher = make()
+    first = occupy(batcher, device)
+    tickets = [batcher.submit(n) for n in range(6)]
+    stopping = threading.Thread(target=lambda: batcher.stop(timeout=SOON))
+    stopping.start()
+    device.free.set()
+    stopping.join(SOON)
+    assert first.result(0) == "<first>"
+    assert [ticket.result(0) for ticket in tickets] == [f"<{n}>" for n in range(6)]
+
+
+def test_a_stop_without_drain_ends_what_waits(make: Make, device: Device) -> None:
+    """The batch in hand finishes; the rest, calls too, fails at once instead of hanging."""
+    batcher = make()
+    first = occupy(batcher, device)
+    waiting = [batcher.submit(n, key=n) for n in range(3)]
+    call = batcher.call(lambda: "never")
+    stopping = threading.Thread(target=lambda: batcher.stop(drain=False, timeout=SOON))
+    stopping.start()
+    for future in (*waiting, call):
+        with pytest.raises(BatcherStopped):
+            future.result(SOON)
+    device.free.set()
+    stopping.join(SOON)
+    assert first.result(0) == "<first>"
+    assert device.items == [["first"]]
+
+
+def test_a_stop_without_drain_while_a_window_is_open(make: Make, device: Device) -> None:
+    """The thread that waits beside the batch finds it gone, and ends."""
+    batcher = make(window=NEVER)
+    ticket = batcher.submit("a")
+    batcher.stop(drain=False, timeout=SOON)
+    with pytest.raises(BatcherStopped):
+        ticket.result(0)
+    assert not batcher._threads[0].is_alive()
+    assert device.items == []
+
+
+def test_a_stopped_batcher_takes_nothing(make: Make) -> None:
+    """Submitting to it says so instead of waiting for ever; stopping it again is nothing."""
+    batcher = make()
+    batcher.stop(timeout=SOON)
+    batcher.stop(timeout=SOON)
+    with pytest.raises(BatcherStopped):
+        batcher.submit("a")
+    with pytest.raises(BatcherStopped):
+        batcher.call(lambda: None)
+
+
+def test_a_batcher_that_was_never_started_leaves_nobody_waiting(device: Device) -> None:
+    """A worker that fails at its start can still be closed."""
+    batcher: Batcher[Any, Any] = Batcher(device, size=1, window=0)
+    ticket = batcher.submit("a")
+    batcher.stop(timeout=SOON)
+    with pytest.raises(BatcherStopped):
+        ticket.result(0)
+
+
+def test_calls_run_on_the_thread_of_the_batches(make: Make, device: Device) -> None:
+    """One thread owns the device, whatever it is asked to do."""
+    batcher = make()
+    batcher.submit("a").result(SOON)
+    assert {batcher.call(threading.get_ident).result(SOON)} == device.threads
+    assert threading.get_ident() not in device.threads
+
+
+def test_a_call_waits_for_no_window(make: Make, device: Device) -> None:
+    """Loading a model begins at once, beside a batch that is still gathering."""
+    batcher = make(window=NEVER)
+    ticket = batcher.submit("a")
+    assert batcher.call(lambda: "loaded").result(SOON) == "loaded"
+    assert not ticket.done()
+
+
+def test_a_call_that_fails_tells_its_caller(make: Make) -> None:
+    """And the thread goes on."""
+    batcher = make()
+    with pytest.raises(ZeroDivisionError):
+        batcher.call(lambda: 1 // 0).result(SOON)
+    assert batcher.submit("a").result(SOON) == "<a>"
+
+
+def test_a_cancelled_call_does_not_run(make: Make, device: Device) -> None:
+    """As an item, it can be taken back while it waits."""
+    batcher, ran = make(), threading.Event()
+    occupy(batcher, device)
+    call = batcher.call(ran.set)
+    assert call.cancel()
+    device.free.set()
+    batcher.submit("a").result(SOON)
+    assert not ran.is_set()
+
+
+def test_busy_seconds_grow_while_the_device_hangs(make: Make, device: Device) -> None:
+    """What the watchdog looks at: zero when idle, growing while one batch or call runs."""
+    batcher = make()
+    assert batcher.busy_seconds == 0
+    ticket = occupy(batcher, device)
+    before = batcher.busy_seconds
+    time.sleep(0.02)
+    assert batcher.busy_seconds >= before + 0.02
+    device.free.set()
+    ticket.result(SOON)
+    deadline = time.monotonic() + SOON
+    while batcher.busy_seconds > 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_halves_count_as_busy_by_themselves() -> None:
+    """A batch that failed does not add up to a hang."""
+    failed_at = 0.0
+    began: list[float] = []
+
+    def run(key: None, items: list[int]) -> list[int]:
+        nonlocal failed_at
+        began.append(time.monotonic() - batcher.busy_seconds)
+        if len(items) > 1:
+            failed_at = time.monotonic()
+            time.sleep(0.02)
+            raise ValueError
+        return items
+
+    batcher: Batcher[int, int] = Batcher(run, size=2, window=NEVER)
+    batcher.start()
+    for ticket in [batcher.submit(n) for n in range(2)]:
+        ticket.result(SOON)
+    batcher.stop(timeout=SOON)
+    assert began[0] <= failed_at
+    assert all(failed_at + 0.01 < alone for alone in began[1:])
+    assert len(began) == 3
+
+
+def test_batches_are_reported_with_their_size(make: Make, device: Device) -> None:
+    """What the metrics see; a report that fails does not end the thread."""
+    told: list[int] = []
+    reported = threading.Semaphore(0)
+
+    def on_batch(size: int, seconds: float) -> None:
+        told.append(size)
+        reported.release()
+        raise RuntimeError("the metrics are broken")
+
+    batcher = make(on_batch=on_batch)
+    occupy(batcher, device)
+    tickets = [batcher.submit(n) for n in range(3)]
+    device.free.set()
+    for ticket in tickets:
+        ticket.result(SOON)
+    assert batcher.submit("a").result(SOON) == "<a>"
+    for _ in range(3):
+        assert reported.acquire(timeout=SOON)
+    assert told == [1, 3, 1]
+
+
+def test_tickets_tell_how_long_they_waited_and_ran(make: Make, device: Device) -> None:
+    """Two times that add up to the whole."""
+    batcher = make()
+    occupy(batcher, device)
+    ticket = batcher.submit("a")
+    time.sleep(0.02)
+    device.free.set()
+    ticket.result(SOON)
+    assert ticket.waited >= 0.02
+    assert ticket.ran >= 0
+    assert ticket.waited + ticket.ran == pytest.approx(ticket.ended - ticket.submitted)
+
+
+def test_many_threads_each_get_their_own_answers() -> None:
+    """Thousands of items from a crowd, some cancelled, some late, some bad: nothing is lost, mixed up or run twice."""
+    runs: Counter[int] = Counter()
+    sizes: list[int] = []
+
+    def run(key: int, items: list[int]) -> list[int | Exception]:
+        assert all(item % 3 == key for item in items)
+        runs.update(items)
+        sizes.append(len(items))
+        return [ValueError(str(item)) if item % 50 == 7 else -item for item in items]
+
+    batcher: Batcher[int, int] = Batcher(run, size=16, window=0.001)
+    batcher.start()
+    threads, each = 16, 250
+
+    def hammer(thread: int) -> Counter[str]:
+        random.seed(thread)
+        ends: Counter[str] = Counter()
+        for item in range(thread * each, (thread + 1) * each):
+            late = random.random() < 0.05
+            ticket = batcher.submit(item, key=item % 3, deadline=time.monotonic() - 1 if late else None)
+            if random.random() < 0.1:
+                ticket.cancel()
+            try:
+                assert ticket.result(SOON) == -item
+                ends["answer"] += 1
+            except CancelledError:
+                ends["cancelled"] += 1
+                assert runs[item] == 0
+            except Expired:
+                ends["expired"] += 1
+                assert runs[item] == 0
+            except ValueError as error:
+                ends["bad"] += str(error) == str(item)
+        return ends
+
+    with ThreadPoolExecutor(threads) as pool:
+        ends = sum(pool.map(hammer, range(threads)), Counter())
+    batcher.stop(timeout=SOON)
+    assert sum(ends.values()) == threads * each
+    assert sum(runs.values()) == len(runs) == ends["answer"] + ends["bad"]
+    assert min(ends["answer"], ends["cancelled"], ends["expired"], ends["bad"]) > 0
+    assert max(sizes) <= 16
+
+
+def test_threads_that_submit_while_it_stops_are_all_answered() -> None:
+    """Whatever was taken in is run, whatever was not is refused: nobody hangs."""
+    for round_ in range(20):
+        batcher: Batcher[int, int] = Batcher(lambda key, items: items, size=4, window=0.001)
+        batcher.start()
+
+        def submit(batcher: Batcher[int, int] = batcher) -> bool:
+            try:
+                for n in range(1_000):
+                    assert batcher.submit(n).result(SOON) == n
+            except BatcherStopped:
+                return True
+            return False
+
+        with ThreadPoolExecutor(4) as pool:
+            ended = [pool.submit(submit) for _ in range(4)]
+            time.sleep(0.002 * (round_ % 3))
+            batcher.stop(drain=round_ % 2 == 0, timeout=SOON)
+            assert [future.result(SOON) for future in ended] == [True] * 4

@@ -1,0 +1,47 @@
+"""The spectrogram of a whole sound, put together from stretches."""
+
+import numpy as np
+import pytest
+import torch
+
+from worker.model.frontend import FrontendConfig, LogMel
+from worker.pipeline.chunks import cut_stretches, join_stretches
+
+FRONT_ENDS = [
+    FrontendConfig(),
+    FrontendConfig(n_fft=512, hop=160, n_mels=32, window_seconds=1.0),
+    FrontendConfig(n_fft=640, hop=640, n_mels=32),  # no overlap
+    FrontendConfig(n_fft=1_023, hop=100, n_mels=32),  # no middle
+]
+
+
+def noise(samples: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """Different in every frame."""
+    return np.random.default_rng(samples).standard_normal(samples).astype(np.float32)
+
+
+@pytest.mark.parametrize("config", FRONT_ENDS, ids=lambda config: f"{config.n_fft}-{config.hop}")
+@pytest.mark.parametrize("frames", [1, 7, 50])
+def test_stretches_together_are_the_whole(config: FrontendConfig, frames: int) -> None:
+    """Whatever the length, where the cuts fall and however short the last one: no padding of a cut is seen."""
+    frontend = LogMel(config)
+    shortest = config.n_fft // 2 + 1
+    for samples in (shortest, 50 * config.hop - 1, 50 * config.hop, 50 * config.hop + 1, 57 * config.hop + 33):
+        sound = noise(max(samples, shortest))
+        stretches = cut_stretches(sound, config, frames)
+        heard = [frontend.decibels(torch.from_numpy(one.samples)[None])[0, 0].numpy() for one in stretches]
+        whole = frontend.decibels(torch.from_numpy(sound)[None])[0, 0].numpy()
+        joined = join_stretches(stretches, [values.astype(np.float16) for values in heard])
+        assert joined.dtype == np.float16
+        assert joined.shape == whole.shape
+        np.testing.assert_allclose(joined, whole, atol=0.03)
+
+
+def test_ten_minutes_are_cut_into_small_stretches() -> None:
+    """Of a bounded length, and the sound is not copied for them."""
+    config = FrontendConfig()
+    sound = np.zeros(600 * config.sample_rate, np.float32)
+    stretches = cut_stretches(sound, config)
+    assert max(len(stretch.samples) for stretch in stretches) < 30 * config.sample_rate
+    assert all(stretch.samples.base is sound for stretch in stretches)
+    assert sum(stretch.kept.stop - stretch.kept.start for stretch in stretches) == config.frames(len(sound))

@@ -1,0 +1,160 @@
+"""Brings sounds into a collection: from a folder whose sub-folders are the classes, or from a table.
+
+Files stay where they are and are referred to, unless they are to be copied. What cannot be used is skipped and told.
+A file's source is found in its name by a pattern with one group; without a pattern every file is its own source, as is
+every page that a sound is fetched from: `watch` is no name.
+"""
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from training.data.custom.ingest import LARGEST, Brought, Intake, clean_label, opened, unusable
+from training.data.custom.manifest import AUDIO, CACHE, REPORT, SPLIT
+from training.data.custom.web import LinkFailed, fetcher, is_link, is_page, name_of
+from training.errors import DatasetError
+
+
+def import_folder(src: Path, root: Path, *, group: str | None = None, copy: bool = False) -> Brought:
+    """Take the class folders of `src`, each with all that lies below it, into the collection. Raises DatasetError."""
+    pattern = source_pattern(group)
+    if not src.is_dir():
+        raise DatasetError(f"{src} is not a folder")
+    own = {AUDIO, CACHE, SPLIT, REPORT} if src.resolve() == root.resolve() else set()
+    try:
+        inside = sorted(path for path in src.iterdir() if not path.name.startswith(".") and path.name not in own)
+        folders = [path for path in inside if path.is_dir()]
+        found = [(folder, path) for folder in folders for path in _files(folder)]
+    except OSError as error:
+        raise DatasetError(f"{src} cannot be read: {error}") from error
+    if not folders:
+        raise DatasetError(f"{src} has no sub-folders: each class of sounds needs one, named after the class")
+    with opened(root) as intake:
+        for path in inside:
+            if path.is_file() and not unusable(path.name):
+                intake.skip(path, "lies in no class folder")
+        for empty in sorted(set(folders) - {folder for folder, _ in found}):
+            intake.skip(empty, "a class folder without sounds")
+        for folder, path in tqdm(found, desc="import", unit="file", leave=False):
+            _take(intake, path, folder.name, pattern, "", copy)
+        return intake.finish(src)
+
+
+def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool = False) -> Brought:
+    """Take what a table lists: the columns file (a path or a link) and label, and source where it is known.
+
+    Without a first line that names them, the columns are these, in this order. Lines that begin with # are comments.
+    What was downloaded is listed at once, so that an interrupted import goes on where it stopped. Raises DatasetError.
+    """
+    pattern = source_pattern(group)
+    rows = _rows(table)
+    with fetcher([file for _, file, _, _ in rows]) as fetch, opened(root) as intake:
+        for line, file, label, source in tqdm(rows, desc="import", unit="sound", leave=False):
+            if not is_link(file):
+                _take(intake, table.parent / file, label, pattern, source, copy)
+            elif not (found := source or _source_of_link(file, pattern)):
+                intake.skip(f"{table.name}, line {line}: {file}", "--group finds no source in its name")
+            elif not intake.has(label, found, file):
+                try:
+                    name, data = fetch(file)
+                except LinkFailed as error:
+                    intake.skip(f"{table.name}, line {line}: {file}", str(error))
+                    continue
+                intake.take(data, label=label, source=found, origin=file, name=name)
+                intake.save()
+        return intake.finish(table)
+
+
+def source_pattern(group: str | None) -> re.Pattern[str] | None:
+    """Raises DatasetError."""
+    if group is None:
+        return None
+    try:
+        pattern = re.compile(group)
+    except re.error as error:
+        raise DatasetError(f"--group {group}: not a regular expression ({error})") from error
+    if pattern.groups != 1:
+        raise DatasetError(f"--group {group}: needs one group in parentheses, the source; has {pattern.groups}")
+    return pattern
+
+
+def source_of(name: str, pattern: re.Pattern[str]) -> str | None:
+    match = pattern.search(name)
+    return (match[1] or "").strip() or None if match else None
+
+
+def _source_of_link(link: str, pattern: re.Pattern[str] | None) -> str | None:
+    return source_of(name_of(link), pattern) if pattern and not is_page(link) else link
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """What lies below, at any depth, hidden files and folders aside."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    seen: set[str] = set()  # a link may lead to a folder that contains it
+    for name, below, files in os.walk(folder, onerror=fail, followlinks=True):
+        real = os.path.realpath(name)
+        below[:] = sorted(inner for inner in below if not inner.startswith(".")) if real not in seen else []
+        if real not in seen:
+            yield from (Path(name, file) for file in sorted(files) if not file.startswith("."))
+        seen.add(real)
+
+
+def _take(intake: Intake, path: Path, label: str, pattern: re.Pattern[str] | None, source: str, copy: bool) -> None:
+    path = Path(os.path.abspath(path))
+    shown = str(path).encode(errors="backslashreplace").decode()
+    if shown != str(path):
+        return intake.skip(shown, "its name is not valid UTF-8")
+    if reason := unusable(path.name):
+        return intake.skip(shown, reason)
+    found = source or (source_of(path.name, pattern) if pattern else shown)
+    if not found:
+        return intake.skip(shown, "--group finds no source in its name")
+    try:
+        if path.stat().st_size > LARGEST:
+            return intake.skip(shown, f"larger than {LARGEST:,} bytes")
+        data = path.read_bytes()
+    except OSError as error:
+        return intake.skip(shown, error.strerror or str(error))
+    intake.take(data, label=label, source=found, origin=shown, name=path.name, path=None if copy else path)
+
+
+def _rows(table: Path) -> list[tuple[int, str, str, str]]:
+    """Line, file, label, source (empty if not told). Raises DatasetError."""
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{table} cannot be read: {error}") from error
+    first = next((line for line in text.split("\n") if line.strip() and not line.startswith("#")), "")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+    columns: dict[str, int] | None = None
+    rows: list[tuple[int, str, str, str]] = []
+    try:
+        for fields in reader:
+            cells = [field.strip() for field in fields]
+            if not any(cells) or cells[0].startswith("#"):
+                continue
+            if columns is None:
+                names = ["file" if cell.lower() in ("url", "link") else cell.lower() for cell in cells]
+                columns = {name: at for at, name in enumerate(names)} if "label" in names else {}
+                if columns and "file" not in columns:
+                    raise DatasetError(f"{table} has no column file")
+                if columns:
+                    continue
+                columns = {"file": 0, "label": 1, "source": 2}
+            values = {name: cells[at] if at < len(cells) else "" for name, at in columns.items()}
+            if empty := [name for name in ("file", "label") if not values[name]]:
+                raise DatasetError(f"{table}, line {reader.line_num}: no {', '.join(empty)}")
+            rows.append((reader.line_num, values["file"], clean_label(values["label"]), values.get("source", "")))
+    except csv.Error as error:
+        raise DatasetError(f"{table}, line {reader.line_num}: {error}") from error
+    if not rows:
+        raise DatasetError(f"{table} lists no sounds")
+    return rows

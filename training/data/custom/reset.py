@@ -1,0 +1,26 @@
+"""Back to the sounds and their table."""
+
+import shutil
+from pathlib import Path
+
+from training.data.custom.manifest import CACHE, REPORT, SPLIT, alone, read_items
+from training.errors import DatasetError
+
+
+def reset(root: Path) -> list[Path]:
+    """Remove what can be made again from a collection, `cache/`, `split/` and `report/`, and nothing else.
+
+    Returns what was removed. Raises DatasetError, also for a folder that is not a collection.
+    """
+    read_items(root, missing_ok=True)
+    removed: list[Path] = []
+    with alone(root):
+        for name in (CACHE, SPLIT, REPORT):
+            folder = root / name
+            if folder.is_dir():
+                try:
+                    shutil.rmtree(folder)
+                except OSError as error:
+                    raise DatasetError(f"{folder} cannot be removed: {error}") from error
+                removed.append(folder)
+    return removed

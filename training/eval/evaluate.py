@@ -1,0 +1,194 @@
+"""Measures model directories on one fold of an ESC-50 folder, through the decoder and front end that the service uses.
+
+A fold that a model was trained on says nothing about unseen sound: it is refused unless asked for by name, and then
+every report says so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.data.esc50 import Dataset, Fold
+from training.errors import EvaluationError
+from training.eval.metrics import Labels
+from training.eval.predict import Precision, predict
+from worker.model.base import Network, parameters
+from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model
+from worker.model.fake_quant import quantised
+from worker.model.precision import pick_device
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one model, or several whose probabilities are averaged, said about every clip of a fold."""
+
+    configs: tuple[ModelConfig, ...]
+    parameters: int  # of all of them
+    dataset: Dataset
+    fold: Fold
+    trained_on: bool  # whether one of the models has, or may have, seen these clips
+    chosen_by: bool  # whether they said when to stop, or how confident to be: better than unseen, worse than the test
+    precision: Precision
+    device: str
+    views: int  # rotations of each clip, averaged
+    truth: Labels
+    logits: tuple[Tensor, ...]  # one a model, before any temperature: (views, windows, classes)
+    windows: tuple[Tensor, ...]  # one a model: which of the clips each window is of
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model, or the first of several."""
+        return self.configs[0]
+
+    @property
+    def name(self) -> str:
+        return " + ".join(config.name for config in self.configs)
+
+    @property
+    def forward_passes(self) -> int:
+        """What an answer costs."""
+        return len(self.configs) * self.views
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(clips, classes), calibrated."""
+        return self._mean([config.temperature for config in self.configs])
+
+    @property
+    def uncalibrated(self) -> NDArray[np.float32]:
+        """(clips, classes), as if every temperature were 1."""
+        return self._mean([1.0] * len(self.configs))
+
+    @property
+    def predicted(self) -> Labels:
+        named: Labels = self.probabilities.argmax(axis=1)
+        return named
+
+    def _mean(self, temperatures: list[float]) -> NDArray[np.float32]:
+        answers: list[Tensor] = []
+        for logits, of, temperature in zip(self.logits, self.windows, temperatures, strict=True):
+            said = (logits / temperature).softmax(dim=-1).mean(dim=0)  # (windows, classes)
+            total = torch.zeros(len(self.truth), said.shape[1]).index_add(0, of, said)
+            answers.append(total / of.bincount()[:, None])
+        mean: NDArray[np.float32] = torch.stack(answers).mean(dim=0).numpy()
+        return mean
+
+
+def held_out_fold(config: ModelConfig) -> Fold | None:
+    """The fold that the model was not trained on; None where its config does not say."""
+    fold = config.training.get("test_fold")
+    return fold if isinstance(fold, int | str) else None
+
+
+def divided_anew(config: ModelConfig, dataset: Dataset) -> bool:
+    """Whether the model learned from other clips of this data set than those that its fold leaves now: it was split
+    again, or grew. Models that were made before this was noted do not say."""
+    learned, fold = config.training.get("data", {}), held_out_fold(config)
+    if fold is None or learned.get("name") != dataset.origin.name or "digest" not in learned:
+        return False
+    return bool(learned["digest"] != dataset.digest(fold))
+
+
+def evaluate(
+    directories: Path | Sequence[Path],
+    dataset: Dataset,
+    fold: Fold | None = None,
+    *,
+    precision: Precision = "float32",
+    allow_training_fold: bool = False,
+    views: int = 1,
+) -> Evaluation:
+    """Run every clip of `fold` (the held-out one when None) through the model or models.
+
+    As in the service, a clip longer than the window is judged by the mean over all of its windows, a shorter one is
+    padded.
+    Raises EvaluationError and DatasetError.
+    """
+    device = pick_device()
+    models = [_load(path, device) for path in ([directories] if isinstance(directories, Path) else directories)]
+    fold = held_out_fold(models[0].config) if fold is None else fold
+    if fold is None:
+        raise EvaluationError(f"{models[0].config.name} does not say which fold was held out: name one")
+    unseen = {fold, *dataset.tested_with(fold)}
+    strangers = [
+        model.config
+        for model in models
+        if held_out_fold(model.config) not in unseen or divided_anew(model.config, dataset)
+    ]
+    if strangers and not allow_training_fold:
+        raise EvaluationError(_seen(strangers[0], dataset, fold))
+    for model in models:
+        if dataset.classes != model.config.classes:
+            raise EvaluationError(_other_classes(model.config.classes, dataset))
+    _, clips = dataset.split(fold)
+
+    logits: list[Tensor] = []
+    windows: list[Tensor] = []
+    loaded: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # rate, samples -> waveforms, which clip's
+    for model in models:
+        front = model.config.frontend
+        key = front.sample_rate, front.window_samples
+        if key not in loaded:
+            loaded[key] = dataset.load(clips, *key)
+        waves, of = loaded[key]
+        network = _rounded(model) if precision == "int8" else model.network
+        said = predict(model.frontend, network, waves, precision, views=views, title=model.config.name)
+        if broken := (~said.isfinite().all(dim=2).all(dim=0)).nonzero().flatten().tolist():
+            raise EvaluationError(f"{model.config.name} gives no finite numbers, first for {clips[of[broken[0]]].path}")
+        logits.append(said)
+        windows.append(of)
+    return Evaluation(
+        configs=tuple(model.config for model in models),
+        parameters=sum(parameters(model.network) for model in models),
+        dataset=dataset,
+        fold=fold,
+        trained_on=bool(strangers),
+        chosen_by=any(held_out_fold(model.config) != fold for model in models),
+        precision=precision,
+        device=device.type,
+        views=views,
+        truth=np.array([clip.label for clip in clips]),
+        logits=tuple(logits),
+        windows=tuple(windows),
+    )
+
+
+def _load(directory: Path, device: torch.device) -> Model:
+    try:
+        model = load_model(directory, device)
+    except ModelError as error:
+        raise EvaluationError(str(error)) from error
+    model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def _rounded(model: Model) -> Network:
+    if not model.config.int8_ranges:
+        raise EvaluationError(f"{model.config.name} has no ranges for 8 bits: otoscope quantise measures them")
+    return quantised(model.network, model.config.int8_ranges)
+
+
+def _seen(config: ModelConfig, dataset: Dataset, fold: Fold) -> str:
+    held_out = held_out_fold(config)
+    if held_out is None:
+        kept = "does not say which fold was held out"
+    elif divided_anew(config, dataset):
+        kept = f"was trained before {dataset.origin.name} was split as it is now, maybe on some of these clips"
+    else:
+        kept = f"was trained on all but fold {held_out}"
+    return (
+        f"{config.name} {kept}: fold {fold} would measure memory, not hearing"
+        " (allow the training fold explicitly to see the figure all the same)"
+    )
+
+
+def _other_classes(known: tuple[str, ...], dataset: Dataset) -> str:
+    strange = [name for name in dataset.classes if name not in known]
+    if strange:
+        return f"{dataset.root} has {len(strange)} classes that the model does not know, {strange[0]} first"
+    return f"{dataset.root} has {len(dataset.classes)} classes, or them in another order; the model has {len(known)}"

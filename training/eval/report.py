@@ -1,0 +1,181 @@
+"""An evaluation as figures that a program reads (report.json), a page that a person reads (report.md) and a picture."""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from training.data.esc50 import Fold
+from training.errors import EvaluationError
+from training.eval import metrics
+from training.eval.evaluate import Evaluation
+from training.eval.metrics import ClassScore, Confusion
+from training.eval.plots import save_confusion_matrix
+from training.eval.predict import Precision
+
+SHOWN = 10  # rows of the tables of worst classes and of confusions
+
+
+class Report(BaseModel):
+    """report.json. Shares are 0 to 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    weights_sha256: tuple[str, ...]  # one a model
+    temperature: tuple[float, ...]
+    parameters: int
+    forward_passes: int  # an answer: models × views
+    data: str
+    fold: Fold
+    trained_on: bool  # the model has, or may have, seen these clips: no measure of unseen sound
+    chosen_by: bool  # the clips had a say in when training stopped or in the temperature: a little too good
+    crossing_clips: int  # clips of the fold whose source recording also stands in another fold
+    precision: Precision
+    device: str
+    clips: int
+    correct: int
+    accuracy: float
+    interval_95: tuple[float, float]  # Wilson
+    top_5: float
+    macro_f1: float
+    log_loss: float  # nats
+    calibration_error: float  # expected, 15 bins
+    calibration_error_uncalibrated: float  # with every temperature at 1
+    classes: tuple[ClassScore, ...]  # in label order
+    confusions: tuple[Confusion, ...]  # most frequent first
+
+    @property
+    def worst_classes(self) -> list[ClassScore]:
+        return sorted(self.classes, key=lambda score: score.f1)
+
+
+def summarise(evaluation: Evaluation) -> Report:
+    """All figures of an evaluation."""
+    names = evaluation.config.classes
+    truth, probabilities, clips = evaluation.truth, evaluation.probabilities, len(evaluation.truth)
+    matrix = metrics.confusion_matrix(truth, evaluation.predicted, len(names))
+    correct = int(matrix.trace())
+    scores = metrics.class_scores(matrix, names)
+    return Report(
+        model=evaluation.name,
+        weights_sha256=tuple(config.weights_sha256 for config in evaluation.configs),
+        temperature=tuple(config.temperature for config in evaluation.configs),
+        parameters=evaluation.parameters,
+        forward_passes=evaluation.forward_passes,
+        data=evaluation.dataset.origin.name,
+        fold=evaluation.fold,
+        trained_on=evaluation.trained_on,
+        chosen_by=evaluation.chosen_by,
+        crossing_clips=len(evaluation.dataset.crossing(evaluation.fold)),
+        precision=evaluation.precision,
+        device=evaluation.device,
+        clips=clips,
+        correct=correct,
+        accuracy=correct / clips,
+        interval_95=metrics.wilson(correct, clips),
+        top_5=metrics.top_k(truth, probabilities, 5) / clips,
+        macro_f1=sum(score.f1 for score in scores) / len(scores),
+        log_loss=metrics.log_loss(truth, probabilities),
+        calibration_error=metrics.calibration_error(truth, probabilities),
+        calibration_error_uncalibrated=metrics.calibration_error(truth, evaluation.uncalibrated),
+        classes=tuple(scores),
+        confusions=tuple(metrics.confusions(matrix, names)),
+    )
+
+
+def write_report(evaluation: Evaluation, out: Path) -> Report:
+    """Write report.json, report.md, confusion_matrix.png, true_labels.npy and pred_labels.npy to `out`.
+
+    Raises EvaluationError when the folder cannot be written.
+    """
+    report = summarise(evaluation)
+    names = evaluation.config.classes
+    matrix = metrics.confusion_matrix(evaluation.truth, evaluation.predicted, len(names))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (out / "report.md").write_text(as_markdown(report), encoding="utf-8")
+        np.save(out / "true_labels.npy", evaluation.truth)
+        np.save(out / "pred_labels.npy", evaluation.predicted)
+        save_confusion_matrix(out / "confusion_matrix.png", matrix, names, headline(report))
+    except OSError as error:
+        raise EvaluationError(f"the report cannot be written to {out}: {error}") from error
+    return report
+
+
+def headline(report: Report) -> str:
+    """`esc50 on ESC-50, fold 5: 77.5 % (310 of 400)`."""
+    share = f"{percent(report.accuracy)} ({report.correct} of {report.clips})"
+    seen = " — TRAINED ON THESE" if report.trained_on else " — chosen by these" if report.chosen_by else ""
+    return f"{report.model} on {report.data}, {fold_name(report.fold)}: {share}{seen}"
+
+
+def as_markdown(report: Report) -> str:
+    """report.md."""
+    lines = [f"# {headline(report)}", ""]
+    if report.trained_on:
+        lines += ["**The model was trained on these clips. This is no accuracy on unseen sound.**", ""]
+    elif report.chosen_by:
+        lines += ["The network was stopped by these clips, or its temperature fitted on them: a little too good.", ""]
+    lines += [
+        "| figure | value |",
+        "|---|---|",
+        f"| accuracy | {percent(report.accuracy)} |",
+        f"| 95 % interval (Wilson) | {interval(report.interval_95)} |",
+        f"| top-5 | {percent(report.top_5)} |",
+        f"| mean F1 of the classes | {report.macro_f1:.3f} |",
+        f"| calibration error | {report.calibration_error:.3f} ({report.calibration_error_uncalibrated:.3f} without"
+        f" temperature; temperature {', '.join(f'{value:g}' for value in report.temperature)}) |",
+        f"| log loss | {report.log_loss:.3f} nats |",
+        f"| forward passes an answer | {report.forward_passes} |",
+        f"| arithmetic | {report.precision} on {report.device} |",
+        f"| parameters | {report.parameters:,} |",
+        f"| clips cut from a recording that also stands in another fold | {report.crossing_clips} |",
+        f"| weights (SHA-256) | {', '.join(f'`{sha}`' for sha in report.weights_sha256)} |",
+        "",
+        "## Most frequent confusions",
+        "",
+        *confusion_table(report, SHOWN),
+        "",
+        "## Every class, worst first",
+        "",
+        *class_table(report, len(report.classes)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def class_table(report: Report, rows: int) -> list[str]:
+    """The classes with the lowest F1, as lines of Markdown."""
+    return [
+        "| class | clips | precision | recall | F1 |",
+        "|---|---:|---:|---:|---:|",
+        *(
+            f"| {score.name} | {score.clips} | {score.precision:.3f} | {score.recall:.3f} | {score.f1:.3f} |"
+            for score in report.worst_classes[:rows]
+        ),
+    ]
+
+
+def confusion_table(report: Report, rows: int) -> list[str]:
+    """The most frequent confusions, as lines of Markdown."""
+    if not report.confusions:
+        return ["None: every clip was named correctly."]
+    return [
+        "| was | taken for | clips |",
+        "|---|---|---:|",
+        *(f"| {one.truth} | {one.taken_for} | {one.clips} |" for one in report.confusions[:rows]),
+    ]
+
+
+def fold_name(fold: Fold) -> str:
+    return f"fold {fold}" if isinstance(fold, int) else f"{fold} part"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    return f"{100 * bounds[0]:.1f}–{percent(bounds[1])}"

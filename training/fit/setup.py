@@ -1,0 +1,139 @@
+"""From a recipe and a data set to what a training step needs, on the device: sounds, front end, network.
+
+Everything that runs training steps starts here: `train`, the learning rate finder, the overfitting check.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from training.data.custom.segments import SILENT_DB
+from training.data.esc50 import Clip, Dataset
+from training.errors import DatasetError, RunError
+from training.fit.augment import audibility, augment_spectrograms, augment_waveforms, levels
+from training.fit.pretrained import start_from_model, start_from_pictures
+from training.recipe import NetworkRecipe, Recipe
+from worker.model.base import Network
+from worker.model.checkpoint import Model, build_network
+from worker.model.frontend import LogMel
+from worker.model.precision import pick_device
+from worker.model.timm_backbone import PictureNetwork
+
+_DEVICE_SHARE = 0.25  # of a GPU's free memory that the sounds may take; what is larger stays in main memory
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """Windows of clips in memory: on the device where they fit, since then nothing is copied during training."""
+
+    waves: Tensor  # (windows, samples)
+    labels: Tensor  # (windows,)
+    targets: Tensor  # (windows, classes), one-hot
+    audible: Tensor  # (windows, blocks of 0.1 s), on the CPU
+
+    def __len__(self) -> int:
+        return len(self.waves)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Ready for the first step; the network has its initial weights."""
+
+    device: torch.device
+    sounds: Sounds
+    frontend: LogMel  # with mean and deviation of these sounds
+    network: Network
+    layout: torch.memory_format  # what the network wants its input in
+
+    def augmented(self, rows: Tensor, recipe: Recipe, generator: Generator, *, crop: bool) -> tuple[Tensor, ...]:
+        """The windows of those rows as this step hears them, on the device: waveforms (batch, samples), log-mels
+        (batch, 1, mels, frames), class probabilities (batch, classes)."""
+        there = rows.to(self.sounds.waves.device)
+        waves, targets = augment_waveforms(
+            self.sounds.waves[there].to(self.device), self.sounds.audible[rows],
+            self.sounds.targets[there].to(self.device), self.frontend.config.sample_rate, recipe.augment, generator,
+            crop=crop,
+        )  # fmt: skip
+        features = augment_spectrograms(self.frontend(waves), recipe.augment, generator)
+        return waves, features.contiguous(memory_format=self.layout), targets
+
+
+def prepare(recipe: Recipe, dataset: Dataset, clips: list[Clip], start_from: Model | None = None) -> Prepared:
+    """Decode the clips, measure their log-mels, build the network from the recipe's seed.
+
+    A network that starts from a model keeps that one's mean and deviation: it knows what they mean. Raises RunError and
+    DatasetError.
+    """
+    device = pick_device()
+    sounds = load_sounds(recipe, dataset, clips, device)
+    config = recipe.frontend
+    if not start_from:
+        config = config.model_copy(update=_statistics(LogMel(config).to(device), sounds.waves))
+    torch.manual_seed(recipe.seed)
+    try:
+        network = build_network(recipe.network.architecture(len(dataset.classes)))
+    except (ImportError, ValueError) as error:
+        raise RunError(str(error)) from error
+    if start_from:
+        start_from_model(network, start_from)
+    elif recipe.start.weights != "random" and isinstance(network, PictureNetwork):
+        tqdm.write(f"weights from {start_from_pictures(network, recipe.start.weights)}")
+    # oneDNN's bfloat16 backward pass crashes the process on channels-last stems narrower than 16 (torch 2.13).
+    narrow = isinstance(recipe.network, NetworkRecipe) and recipe.network.widths[0] < 16
+    layout = torch.contiguous_format if narrow else torch.channels_last
+    network.to(device, memory_format=layout)  # type: ignore[call-overload]
+    return Prepared(device, sounds, LogMel(config).to(device), network, layout)
+
+
+def load_sounds(recipe: Recipe, dataset: Dataset, clips: list[Clip], device: torch.device) -> Sounds:
+    """Decode the clips at the recipe's rate, cut or padded to its window. Raises DatasetError."""
+    rate = recipe.frontend.sample_rate
+    waves, of = dataset.load(clips, rate, recipe.frontend.window_samples)
+    if len(waves) > len(clips):
+        heard = _heard(waves, of, rate)
+        waves, of = waves[heard], of[heard]
+    labels = torch.tensor([clip.label for clip in clips])[of]
+    audible = torch.cat([audibility(part, rate) for part in torch.split(waves, 100)])
+    targets = functional.one_hot(labels, len(dataset.classes)).float()
+    if device.type == "cuda" and waves.nbytes < _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        waves, labels, targets = waves.to(device), labels.to(device), targets.to(device)
+    return Sounds(waves, labels, targets, audible)
+
+
+def _heard(waves: Tensor, of: Tensor, rate: int) -> Tensor:
+    """(windows,): whether there is something to hear, or in all of its clip is nothing louder."""
+    level = torch.cat([levels(part, rate) for part in torch.split(waves, 100)]).squeeze(1)
+    loudest = torch.full_like(level, -math.inf).scatter_reduce(0, of, level, "amax")  # by clip
+    return level >= loudest[of].clamp_max(SILENT_DB)
+
+
+def class_weights(labels: Tensor, classes: int) -> Tensor:
+    """(classes,): the rarer a class, the heavier, 1 on average over the labels."""
+    counts = torch.bincount(labels.cpu(), minlength=classes).clamp_min(1)
+    return len(labels) / (classes * counts)
+
+
+def _statistics(frontend: LogMel, waves: Tensor) -> dict[str, float]:
+    """Mean and deviation, in dB, over the training clips. Raises DatasetError when there is nothing to hear."""
+    total = square = 0.0
+    count = 0
+    for part in tqdm(torch.split(waves, 100), desc="statistics", unit="batch", leave=False):
+        decibels = frontend.decibels(part.to(frontend.window.device)).double()  # (100, 1, mels, frames)
+        total += decibels.sum().item()
+        square += decibels.square().sum().item()
+        count += decibels.numel()
+    mean = total / count
+    deviation = math.sqrt(max(square / count - mean**2, 0.0))
+    if deviation < 1e-3:
+        raise DatasetError("the training clips are all silent")
+    return {"mean": round(mean, 4), "std": round(deviation, 4)}
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    """The network as torch.compile makes it: slow to start, quicker a step where its compiler knows the device."""
+    optimised: nn.Module = torch.compile(network)  # type: ignore[assignment]
+    return optimised

@@ -1,0 +1,1 @@
+"""Batches, engines and the registry of models."""

@@ -1,0 +1,1 @@
+"""Workarounds for other packages."""

@@ -1,0 +1,220 @@
+"""The residual CNN: stem, stages of residual blocks, a pooled head; squeeze-and-excitation, a feature pyramid and plain
+blocks as options of the same network."""
+
+from collections.abc import Collection
+from typing import Annotated, ClassVar, Literal, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from otoscope.types import LayerKind
+from worker.model.base import Network, Node, Tap, ignore, make_head, receptive_field
+
+
+class ArchitectureConfig(BaseModel):
+    """Everything needed to build the network but its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: int = Field(ge=2)
+    stem: bool = True  # a 7×7 convolution and pooling in front, which leave a quarter of mels and frames
+    block: Literal["residual", "plain"] = "residual"
+    depths: tuple[Annotated[int, Field(ge=1, le=200)], ...] = Field((3, 4, 6, 3), max_length=64)  # blocks a stage
+    widths: tuple[PositiveInt, ...] = (64, 128, 256, 512)  # channels a stage
+    squeeze_excitation: bool = False
+    se_reduction: PositiveInt = 16
+    feature_pyramid: bool = False
+    pyramid_width: PositiveInt = 256
+    head: tuple[PositiveInt, ...] = ()  # hidden widths between pooling and the last linear layer
+    dropout: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.5,)  # one before each linear layer of the head
+
+    def model_post_init(self, _context: object) -> None:
+        if not self.depths or len(self.depths) != len(self.widths):
+            raise ValueError(f"{len(self.depths)} depths for {len(self.widths)} widths")
+        if len(self.dropout) != len(self.head) + 1:
+            raise ValueError(f"a head of {len(self.head) + 1} linear layers needs as many dropouts: {self.dropout}")
+
+
+def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+class SqueezeExcitation(nn.Module):
+    """Channel gates from the clip's own channel means (Hu et al., 2018)."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 4)
+        self.down = nn.Linear(channels, hidden)
+        self.up = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = x.mean(dim=(2, 3))  # (batch, channels)
+        gates = torch.sigmoid(self.up(functional.relu(self.down(means))))
+        return x * gates[:, :, None, None]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions whose output is added to their input (He et al., 2015).
+
+    A tap is shown, under the block's `name`, what is added and to what.
+    """
+
+    kind: ClassVar[LayerKind] = "residual"
+
+    def __init__(self, inputs: int, outputs: int, stride: int, se_reduction: int | None) -> None:
+        super().__init__()
+        self.conv1 = _conv_bn(inputs, outputs, 3, stride)
+        self.conv2 = _conv_bn(outputs, outputs, 3)
+        self.se = SqueezeExcitation(outputs, se_reduction) if se_reduction else nn.Identity()
+        same_shape = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same_shape else _conv_bn(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor, tap: Tap | None = None, name: str = "") -> Tensor:
+        residual = self.se(self.conv2(functional.relu(self.conv1(x), inplace=True)))
+        shortcut = self.shortcut(x)
+        if tap is not None:
+            tap(f"{name}.residual", residual)
+            tap(f"{name}.shortcut", shortcut)
+        return functional.relu(residual + shortcut, inplace=True)
+
+    @property
+    def path(self) -> list[tuple[int, int, int]]:
+        return [*_windows(self.conv1), *_windows(self.conv2)]
+
+
+class PlainBlock(nn.Module):
+    """One 3×3 convolution; where a residual block would stride, the maximum of 2×2 is taken first."""
+
+    kind: ClassVar[LayerKind] = "plain"
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv = _conv_bn(inputs, outputs, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.conv(self.pool(x)), inplace=True)
+
+    @property
+    def path(self) -> list[tuple[int, int, int]]:
+        return [*_windows(self.pool), *_windows(self.conv)]
+
+
+class FeaturePyramid(nn.Module):
+    """Top-down sum over the stages (Lin et al., 2017), each level pooled; the pooled levels are concatenated.
+
+    A coarse level is brought to its finer neighbour's exact size, since odd sizes do not double evenly.
+    """
+
+    def __init__(self, widths: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(w, width, 1) for w in widths)
+        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in widths)
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        top: Tensor | None = None
+        pooled: list[Tensor] = []
+        for level in reversed(range(len(stages))):
+            here = self.lateral[level](stages[level])  # (batch, width, height, frames)
+            if top is not None:
+                here = here + functional.interpolate(top, size=here.shape[2:], mode="nearest")
+            top = here
+            pooled.insert(0, self.smooth[level](here).mean(dim=(2, 3)))  # (batch, width)
+        return torch.cat(pooled, dim=1)  # (batch, levels × width)
+
+
+class ResidualCNN(Network):
+    """Any number of frames; 32 or more are sensible."""
+
+    def __init__(self, config: ArchitectureConfig) -> None:
+        super().__init__()
+        self.config = config
+        inputs = 1
+        self.stem: nn.Sequential | None = None
+        if config.stem:
+            inputs = config.widths[0]
+            pool = nn.MaxPool2d(3, stride=2, padding=1)
+            self.stem = nn.Sequential(_conv_bn(1, inputs, 7, 2), nn.ReLU(inplace=True), pool)
+
+        self.stages = nn.ModuleList()
+        for stage, (depth, width) in enumerate(zip(config.depths, config.widths, strict=True)):
+            blocks = nn.ModuleList()
+            for block in range(depth):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(_block(config, inputs, width, stride))
+                inputs = width
+            self.stages.append(blocks)
+
+        self.pyramid = FeaturePyramid(config.widths, config.pyramid_width) if config.feature_pyramid else None
+        pooled = config.pyramid_width * len(config.widths) if self.pyramid else config.widths[-1]
+
+        self.head = make_head(pooled, config.head, config.dropout, config.classes)
+
+    def forward(self, x: Tensor, tap: Tap | None = None, opened: Collection[str] = ()) -> Tensor:
+        see: Tap = tap or ignore
+        if self.stem is not None:
+            x = self.stem(x)  # (batch, width, mels / 4, frames / 4)
+            see("stem", x)
+        levels: list[Tensor] = []
+        for number, blocks in enumerate(self.stages, start=1):
+            for index, block in enumerate(cast(nn.ModuleList, blocks), start=1):
+                name = f"layer{number}.block{index}"
+                x = block(x, see, name) if name in opened else block(x)
+                see(name, x)
+            see(f"layer{number}", x)
+            levels.append(x)
+        embedding = self.pool(levels)
+        see("embedding", embedding)
+        logits: Tensor = self.head(embedding)  # (batch, classes)
+        return logits
+
+    def structure(self) -> dict[str, Node]:
+        nodes: dict[str, Node] = {}
+        path: list[tuple[int, int, int]] = []
+        before: tuple[str, ...] = ()
+        if self.stem is not None:
+            path += _windows(self.stem)
+            nodes["stem"] = Node("stem", before, receptive_field(path))
+            before = ("stem",)
+        for number, blocks in enumerate(self.stages, start=1):
+            for index, block in enumerate(cast("list[ResidualBlock | PlainBlock]", blocks), start=1):
+                path += block.path
+                nodes[f"layer{number}.block{index}"] = Node(block.kind, before, receptive_field(path))
+                before = (f"layer{number}.block{index}",)
+            nodes[f"layer{number}"] = Node("stage", before, receptive_field(path))
+            before = (f"layer{number}",)
+        return nodes
+
+    def pool(self, levels: list[Tensor]) -> Tensor:
+        pooled: Tensor = self.pyramid(levels) if self.pyramid else levels[-1].mean(dim=(2, 3))
+        return pooled
+
+    @property
+    def pooled_layers(self) -> tuple[str, ...]:
+        return tuple(f"layer{stage}" for stage in range(1, len(self.stages) + 1))
+
+    def trunk(self) -> list[nn.Module]:
+        parts = [self.stem, *self.stages, self.pyramid]
+        return [part for part in parts if part is not None]
+
+
+def _windows(module: nn.Module) -> list[tuple[int, int, int]]:
+    """(size, stride, padding) of each window that slides over a module's input, first to last; they are square."""
+    sliding = [part for part in module.modules() if isinstance(part, (nn.Conv2d, nn.MaxPool2d))]
+    return [(_side(part.kernel_size), _side(part.stride), _side(part.padding)) for part in sliding]
+
+
+def _side(square: int | str | tuple[int, ...]) -> int:
+    """Of what torch lets be given as one number or as two."""
+    return int(square[0] if isinstance(square, tuple) else square)
+
+
+def _block(config: ArchitectureConfig, inputs: int, outputs: int, stride: int) -> nn.Module:
+    if config.block == "plain":
+        return PlainBlock(inputs, outputs, stride)
+    return ResidualBlock(inputs, outputs, stride, config.se_reduction if config.squeeze_excitation else None)
