@@ -1,10 +1,11 @@
-"""What the network can do here when nobody has to be served, and what the batcher in front of it leaves of that.
+"""Upper bound of the inference throughput on this machine, and how much of it the batcher keeps.
 
     .venv/bin/python bench/engine.py [--model resnet-21m] [--engines torch openvino] [--int8] [--batches 1 8 32]
 
-`limit` decodes, takes the log-mel spectrogram and runs the network, so many clips at a time, in as many threads as the
-engine has lanes, in one process without HTTP or queue. `engine` hands the same clips to the batcher, as a worker's
-threads do. On a GPU also the bare forward pass and the copy of its input. Prints a table and one line of JSON.
+`limit` decodes, computes the log-mel spectrogram and runs the network, so many clips at a time, in as many threads as
+the engine has device threads, in one process without HTTP or queue. `engine` submits the same clips to the batcher, as
+the threads of a worker do. On a GPU, the bare forward pass and the copy of its input are measured too. Prints a table
+and one line of JSON.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from shared.audio.decode import decode
 from shared.config.settings import usable_cores
 from training.export.quantise import measure_ranges
 from worker.inference.batcher import Batcher
-from worker.inference.engine import Engine, Seen, Served, Window, read_model
+from worker.inference.engine import Engine, LoadedModel, Window, WindowOutput, read_model
 from worker.inference.malloc import keep_freed_memory
 from worker.model.checkpoint import Model
 from worker.model.precision import pick_device
@@ -84,7 +85,7 @@ def with_ranges(model: Model) -> Model:
     return type(model)(config, model.frontend, model.network)
 
 
-def limit(engine: Engine, served: Served, batch: int, seconds: float) -> float:
+def limit(engine: Engine, served: LoadedModel, batch: int, seconds: float) -> float:
     """Files in, answers out. A single clip at a time has all cores to itself."""
     sounds, wanted = itertools.cycle(encoded()), served.model.config.frontend.sample_rate
     lock = threading.Lock()
@@ -94,33 +95,35 @@ def limit(engine: Engine, served: Served, batch: int, seconds: float) -> float:
             files = list(itertools.islice(sounds, batch))
         engine.run(served, [Window(decode(file, wanted).waveform) for file in files])
 
-    return rate(step, batch, seconds, 1 if batch == 1 else engine.lanes)
+    return rate(step, batch, seconds, 1 if batch == 1 else engine.device_threads)
 
 
-def batched(engine: Engine, served: Served, size: int, seconds: float) -> float:
+def batched(engine: Engine, served: LoadedModel, size: int, seconds: float) -> float:
     """Waveforms in, answers out, from as many threads as a worker has."""
-    batcher: Batcher[Window, Seen] = Batcher(engine.run, size=size, window=0.0, lanes=engine.lanes)
+    batcher: Batcher[Window, WindowOutput] = Batcher(
+        engine.run, size=size, window=0.0, device_threads=engine.device_threads
+    )
     batcher.start()
     waves, wanted = itertools.cycle(clips()), served.model.config.frontend.window_samples
     try:
         return rate(
             lambda: batcher.submit(Window(next(waves)[:wanted]), key=served).result(60),
-            1, seconds, 1 if size == 1 else 2 * size * engine.lanes,
+            1, seconds, 1 if size == 1 else 2 * size * engine.device_threads,
         )  # fmt: skip
     finally:
         batcher.stop()
 
 
-def on_gpu(engine: Engine, served: Served, batch: int) -> dict[str, Callable[[], object]]:
+def on_gpu(engine: Engine, served: LoadedModel, batch: int) -> dict[str, Callable[[], object]]:
     """The two things that a GPU cannot do without."""
-    from worker.inference.backend import Rows
+    from worker.inference.backend import OutputRequest
 
     front = served.model.config.frontend
     host = torch.zeros(batch, front.window_samples).pin_memory()
     features = torch.zeros(batch, 1, front.n_mels, front.window_frames, device=engine.device)
     with torch.no_grad():
         return {
-            "forward": lambda: served.backend(features, Rows(), alone=True),
+            "forward": lambda: served.backend(features, OutputRequest(), alone=True),
             "copy": lambda: host.to(engine.device, non_blocking=True),
         }
 

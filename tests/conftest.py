@@ -97,10 +97,10 @@ def write_tiny_model(directory: Path, *, seed: int = 0, sample_rate: int = 16_00
 
     from worker.model.checkpoint import ModelConfig, save_model
     from worker.model.frontend import FrontendConfig
-    from worker.model.resnet import ArchitectureConfig, ResidualCNN
+    from worker.model.resnet import ResidualCNN, ResNetConfig
 
     torch.manual_seed(seed)
-    network = ResidualCNN(ArchitectureConfig(classes=5, depths=(1, 1), widths=(8, 16), dropout=(0.0,)))
+    network = ResidualCNN(ResNetConfig(classes=5, depths=(1, 1), widths=(8, 16), dropout=(0.0,)))
     frontend = FrontendConfig(
         sample_rate=sample_rate, n_fft=512, hop=160, n_mels=32, f_max=sample_rate / 2, mean=-16, std=22,
         window_seconds=1.0,

@@ -17,7 +17,7 @@ from training.errors import RunError
 from training.eval.plots import save_lr_curve
 from training.fit.distillation import check_teachers, load_teachers
 from training.fit.loss import Loss
-from training.fit.optim import make_optimizer, thaw
+from training.fit.optim import make_optimizer, unfreeze
 from training.fit.pretrained import check_start
 from training.fit.setup import prepare
 from training.recipe import Recipe, continued
@@ -57,7 +57,7 @@ def find_learning_rate(
     ready = prepare(recipe, dataset, clips, start_from)
     rate = recipe.frontend.sample_rate
     loss_of = Loss(recipe, ready, load_teachers(teachers, dataset, test_fold, rate, ready.device) if teachers else None)
-    thaw(ready.network, 0, recipe.start)
+    unfreeze(ready.network, 0, recipe.start)
     optimizer = make_optimizer(ready.network, optim, recipe.start.lr_decay)
     generator = Generator().manual_seed(recipe.seed)
     rates: list[float] = []

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from training.errors import RecipeError
 from worker.model.checkpoint import ModelConfig
 from worker.model.frontend import FrontendConfig, LogMel
-from worker.model.resnet import ArchitectureConfig
-from worker.model.timm_backbone import PictureConfig
+from worker.model.resnet import ResNetConfig
+from worker.model.timm_backbone import TimmConfig
 
 BUNDLED = Path(__file__).parent / "recipes"
 
@@ -33,8 +33,8 @@ class NetworkRecipe(Strict):
     head: tuple[int, ...] = ()  # hidden widths between pooling and the last linear layer
     dropout: tuple[float, ...] = (0.5,)  # one before each linear layer of the head
 
-    def architecture(self, classes: int) -> ArchitectureConfig:
-        return ArchitectureConfig(classes=classes, **self.model_dump())
+    def architecture(self, classes: int) -> ResNetConfig:
+        return ResNetConfig(classes=classes, **self.model_dump())
 
     @model_validator(mode="after")
     def _buildable(self) -> "NetworkRecipe":
@@ -49,8 +49,8 @@ class PictureRecipe(Strict):
     head: tuple[int, ...] = ()
     dropout: tuple[float, ...] = (0.2,)
 
-    def architecture(self, classes: int) -> PictureConfig:
-        return PictureConfig(classes=classes, **self.model_dump())
+    def architecture(self, classes: int) -> TimmConfig:
+        return TimmConfig(classes=classes, **self.model_dump())
 
     @model_validator(mode="after")
     def _buildable(self) -> "PictureRecipe":
@@ -152,7 +152,7 @@ class Recipe(Strict):
 
 def continued(recipe: Recipe, model: ModelConfig) -> Recipe:
     """The recipe with the network and the front end of a model to start from; the window stays the recipe's."""
-    kind = PictureRecipe if isinstance(model.architecture, PictureConfig) else NetworkRecipe
+    kind = PictureRecipe if isinstance(model.architecture, TimmConfig) else NetworkRecipe
     window = recipe.frontend.window_seconds
     return recipe.model_copy(
         update={

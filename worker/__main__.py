@@ -11,7 +11,7 @@ from celery.worker import state
 
 from otoscope.errors import OtoscopeError
 from shared import tracing
-from shared.bootstrap import CannotStart, begin
+from shared.bootstrap import StartupError, initialize
 
 
 def main() -> int:
@@ -19,8 +19,8 @@ def main() -> int:
     # Celery warns root of pickled messages; only JSON is accepted here, and containers do not run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     try:
-        settings = begin("otoscope-worker")
-    except CannotStart as error:
+        settings = initialize("otoscope-worker")
+    except StartupError as error:
         print(f"otoscope worker: {error}", file=sys.stderr)
         return 1
     logging.getLogger("celery").setLevel(logging.WARNING)

@@ -28,10 +28,10 @@ from shared.contract import CLASSIFY
 from shared.jobs import JobStore
 from shared.jobs.queue import make_celery
 from shared.jobs.records import Announcement
-from shared.redis_client.connection import client, connect
+from shared.redis_client.connection import new_client, connect
 from worker.decode.pool import DecoderPool
 from worker.inference.batcher import Batcher
-from worker.inference.engine import DeviceLost, Engine, FrontEnd, Seen, Served, Window, read_model
+from worker.inference.engine import DeviceLost, Engine, LoadedModel, SpectrogramOnly, Window, WindowOutput, read_model
 from worker.inference.malloc import keep_freed_memory
 from worker.inference.registry import Registry
 from worker.model.precision import pick_device
@@ -61,7 +61,7 @@ class Worker:
         self._exit.callback(patient.close)
         self._store = JobStore(patient, settings)
         # Word of itself comes every two seconds anyway, and must not hold up its end where nobody can be told.
-        brief = client(settings.address, retry=Retry(NoBackoff(), 1), socket_timeout=5, socket_connect_timeout=2)
+        brief = new_client(settings.redis, retry=Retry(NoBackoff(), 1), socket_timeout=5, socket_connect_timeout=2)
         self._exit.callback(brief.close)
         self._words = JobStore(brief, settings)
         keep_freed_memory()
@@ -69,11 +69,11 @@ class Worker:
         self._engine = Engine(device, settings.engine, int8=settings.int8, cores=usable_cores())
         self._batch_size = settings.batch_size or (BATCH_ON_CPU if device.type == "cpu" else BATCH_ON_GPU)
         self._metrics = WorkerMetrics(device)
-        self._batcher: Batcher[Window, Seen] = Batcher(
+        self._batcher: Batcher[Window, WindowOutput] = Batcher(
             self._on_device,
             size=self._batch_size,
             window=settings.batch_window,
-            lanes=self._engine.lanes,
+            device_threads=self._engine.device_threads,
             on_batch=self._metrics.batch,
         )
         self._registry = Registry(settings.models_dir, settings.model_names, self._load)
@@ -98,7 +98,7 @@ class Worker:
         self._classifier = Classifier(
             self.id, self._store, self._registry, self._decoder, self._batcher, self._metrics, self._batch_size
         )
-        tracing.settled()
+        tracing.freeze_gc()
         self._every(1.0, self._watch_device)
         self._every(1.0, self._watch_drain)
         self._every(0.5, self._classifier.cancel_abandoned)
@@ -117,7 +117,7 @@ class Worker:
             hostname=f"otoscope@{self.id}",
             pool_cls="threads",
             # Jobs held at a time: two batches a lane, so that one fills while the other runs.
-            concurrency=2 * self._batch_size * self._engine.lanes,
+            concurrency=2 * self._batch_size * self._engine.device_threads,
             without_gossip=True,
             without_mingle=True,
             without_heartbeat=True,
@@ -151,14 +151,14 @@ class Worker:
                 time.sleep(1.0)
                 raise Reject(str(error), requeue=True) from error
 
-    def _load(self, directory: Path) -> Served:
+    def _load(self, directory: Path) -> LoadedModel:
         """Read in this thread, so that jobs go on meanwhile; then to a batcher's, since they alone touch the device.
 
         Before each, a worker that was told to stop ends: several may take longer than whoever stops it would wait.
         """
         state.maybe_shutdown()
         model, sizes = read_model(directory), (1, self._batch_size)
-        served: Served = self._batcher.call(lambda: self._engine.serve(model, sizes)).result()
+        served: LoadedModel = self._batcher.call(lambda: self._engine.serve(model, sizes)).result()
         self._metrics.serves(served.name, model.config.classes)
         log.info("model %s runs on %s", served.name, served.backend.name)
         return served
@@ -183,7 +183,9 @@ class Worker:
             said = Announcement(self.id, list(cards), busy, CONTRACT_VERSION, self._metrics.url, aac_available())
             self._words.announce(said, cards, VOUCH_SECONDS)
 
-    def _on_device(self, served: Served | FrontEnd, windows: list[Window]) -> list[Seen | Exception]:
+    def _on_device(
+        self, served: LoadedModel | SpectrogramOnly, windows: list[Window]
+    ) -> list[WindowOutput | Exception]:
         try:
             with traces.of_batch(served, windows):
                 return self._engine.run(served, windows)

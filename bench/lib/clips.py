@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from worker.model.checkpoint import ModelConfig, save_model
 from worker.model.frontend import FrontendConfig
-from worker.model.resnet import ArchitectureConfig, ResidualCNN
+from worker.model.resnet import ResidualCNN, ResNetConfig
 
 RATE, SECONDS = 16_000, 5.0
 SHIPPED = Path(__file__).parents[2] / "models"
@@ -44,7 +44,7 @@ def encoded(kind: str = "WAV", count: int = 32) -> list[bytes]:
 def large_model(directory: Path) -> Path:
     """The 21.3M-parameter network with random weights, which cost the same as trained ones, as a model directory."""
     torch.manual_seed(0)
-    config = ArchitectureConfig(classes=50)
+    config = ResNetConfig(classes=50)
     names = tuple(f"class {number}" for number in range(config.classes))
     save_model(
         directory / MODEL,

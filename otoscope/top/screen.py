@@ -205,7 +205,7 @@ def _worker(worker: WorkerFigures, most: int, *, gpu: bool) -> Iterable[Renderab
         yield memory(worker.gpu_memory_bytes) + busy
     if worker.lost:
         yield Text(worker.lost, "yellow")
-    elif worker.decoder_deaths:
-        yield Text(f"{amount(worker.decoder_deaths)} decoders died", "yellow")
+    elif worker.decoder_crashes:
+        yield Text(f"{amount(worker.decoder_crashes)} decoders died", "yellow")
     else:
         yield Text(", ".join(worker.models), "dim")

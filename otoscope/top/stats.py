@@ -50,7 +50,7 @@ class WorkerFigures:
     jobs_per_second: float | None
     batch_size: float | None  # windows in a forward pass, on average
     forward: Spread | None
-    decoder_deaths: float | None
+    decoder_crashes: float | None
     gpu_memory_bytes: float | None
     gpu_busy_ratio: float | None
     process: Process
@@ -199,7 +199,7 @@ def judge(figures: Figures) -> tuple[State, str]:
 def _worker(worker: WorkerLook, change: Change | None) -> WorkerFigures:
     now = worker.scrape
     ready = now.by("otoscope_worker_model_ready", "model") if now else {}
-    held = _value(now, "otoscope_worker_jobs_held")
+    held = _value(now, "otoscope_worker_jobs_in_progress")
     done = change.increase("otoscope_worker_jobs_total") if change else None
     return WorkerFigures(
         name=worker.name,
@@ -210,7 +210,7 @@ def _worker(worker: WorkerLook, change: Change | None) -> WorkerFigures:
         jobs_per_second=done / change.seconds if change and done is not None else None,
         batch_size=change.mean("otoscope_worker_batch_size") if change else None,
         forward=_spread([change], "otoscope_worker_batch_seconds") if change else None,
-        decoder_deaths=_value(now, "otoscope_worker_decoder_deaths_total"),
+        decoder_crashes=_value(now, "otoscope_worker_decoder_crashes_total"),
         gpu_memory_bytes=_value(now, "otoscope_worker_gpu_memory_bytes"),
         gpu_busy_ratio=_value(now, "otoscope_worker_gpu_busy_ratio"),
         process=_process(now, change),

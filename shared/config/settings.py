@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.audio.decode import AudioLimits
-from shared.config.redis_url import Address, AddressUnusable, parse
+from shared.config.redis_url import RedisURL, RedisURLError, parse_redis_url
 
 
 def usable_cores() -> int:
@@ -32,7 +32,7 @@ def usable_cores() -> int:
 SECRETS = Path("/run/secrets")
 """Where Docker and Kubernetes put files that hold a secret: one named `otoscope_redis_url` is that setting."""
 
-COMMAND_LINE = {
+CLI_VARIABLES = {
     "OTOSCOPE_HOME": "Where `otoscope up` keeps the queue; `.otoscope` in the working directory by default.",
     "OTOSCOPE_URL": "The service that `otoscope` and `Client` ask.",
     "OTOSCOPE_KEY": "The API key that they send.",
@@ -40,7 +40,7 @@ COMMAND_LINE = {
 }
 """Variables that no service reads, and what they do."""
 
-COMPOSE = {
+COMPOSE_VARIABLES = {
     "OTOSCOPE_TAG": ("latest", "Tag of the images that are built and started."),
     "OTOSCOPE_WORKER_MEMORY": ("8g", "Memory that each worker may take."),
     "OTOSCOPE_WORKER_CPUS": ("0", "Cores that each worker may take; 0 is all there are."),
@@ -55,11 +55,11 @@ COMPOSE = {
 }  # fmt: skip
 """Variables that docker-compose.yml alone reads: default and effect."""
 
-Engine = Literal["auto", "torch", "openvino"]
+BackendName = Literal["auto", "torch", "openvino"]
 LogFormat = Literal["text", "json"]
 
 
-def listed(text: str) -> tuple[str, ...]:
+def split_list(text: str) -> tuple[str, ...]:
     """What a comma-separated setting names."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -99,7 +99,7 @@ class Settings(BaseSettings):
 
     # --- gateway ----------------------------------------------------------------------------------------------------
     host: str = "127.0.0.1"
-    """Address the gateway listens on; compose sets 0.0.0.0."""
+    """RedisURL the gateway listens on; compose sets 0.0.0.0."""
     port: int = Field(8_000, ge=0, le=65_535)
     """Port of the gateway; 0 takes any free one."""
     max_upload_bytes: int = Field(32 * 2**20, ge=1_024)
@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     """Comma-separated names of the models to serve; empty serves every directory in `models_dir`."""
     device: str = "auto"
     """`auto` takes CUDA where there is one; else any torch device name."""
-    engine: Engine = "auto"
+    engine: BackendName = "auto"
     """What runs the network. `auto` takes OpenVINO on a processor where it is installed, else PyTorch."""
     int8: bool = False
     """Run models that were quantised (`otoscope quantise`) in 8 bits, where OpenVINO runs them: up to twice as fast."""
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     metrics_port: int = Field(9_100, ge=0, le=65_535)
     """The worker's /metrics; 0 takes any free port."""
     metrics_host: str = "127.0.0.1"
-    """Address that /metrics of the worker listens on, which asks for no key; compose sets 0.0.0.0 on a network of its
+    """RedisURL that /metrics of the worker listens on, which asks for no key; compose sets 0.0.0.0 on a network of its
     own."""
     watchdog_seconds: float = Field(60.0, gt=0)
     """A forward pass that hangs longer ends the worker process; its jobs go to the next one."""
@@ -165,8 +165,8 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _usable(self) -> "Settings":
         try:
-            parse(self.redis_url)
-        except AddressUnusable as error:
+            parse_redis_url(self.redis_url)
+        except RedisURLError as error:
             raise ValueError(f"OTOSCOPE_REDIS_URL {error}") from None
         if self.otlp_endpoint and not _is_address(self.otlp_endpoint):
             raise ValueError("OTOSCOPE_OTLP_ENDPOINT is no URL; one looks like http://collector:4318")
@@ -203,21 +203,21 @@ class Settings(BaseSettings):
         return AudioLimits(max_seconds=self.max_seconds)
 
     @property
-    def address(self) -> Address:
+    def address(self) -> RedisURL:
         """Where Redis is, and how it is entered."""
-        return parse(self.redis_url)
+        return parse_redis_url(self.redis_url)
 
     @property
     def model_names(self) -> tuple[str, ...]:
-        return listed(self.models)
+        return split_list(self.models)
 
     @property
     def proxies(self) -> tuple[str, ...]:
-        return listed(self.trusted_proxies)
+        return split_list(self.trusted_proxies)
 
     @property
     def origins(self) -> tuple[str, ...]:
-        return listed(self.cors_origins)
+        return split_list(self.cors_origins)
 
 
 def _is_address(url: str) -> bool:
@@ -229,12 +229,12 @@ def _is_address(url: str) -> bool:
         return False
 
 
-class SettingsUnusable(ValueError):
+class ConfigurationError(ValueError):
     """Why a process cannot start with these settings, in one line and without their values: one may be a password."""
 
 
 def load_settings(**given: Any) -> Settings:
-    """The settings of this process; `given` ones win. Raises SettingsUnusable."""
+    """The settings of this process; `given` ones win. Raises ConfigurationError."""
     try:
         return Settings(**given)
     except ValidationError as error:
@@ -242,16 +242,16 @@ def load_settings(**given: Any) -> Settings:
             ": ".join([*(f"OTOSCOPE_{str(name).upper()}" for name in found["loc"]), found["msg"]])
             for found in error.errors(include_input=False, include_url=False)
         )
-        raise SettingsUnusable("; ".join(lines)) from None
+        raise ConfigurationError("; ".join(lines)) from None
     except SettingsError as error:  # a file in SECRETS that cannot be read, say
-        raise SettingsUnusable(f"{error}: {error.__cause__}") from None
+        raise ConfigurationError(f"{error}: {error.__cause__}") from None
 
 
-def misspelt(environment: Iterable[str]) -> list[str]:
+def unknown_variables(environment: Iterable[str]) -> list[str]:
     """Variables with our prefix that nothing reads, each as a sentence; a typing error must not pass for a setting."""
     prefix = "OTOSCOPE_"
     known = {name.upper() for name in Settings.model_fields} | {
-        name.removeprefix(prefix) for name in COMMAND_LINE | COMPOSE
+        name.removeprefix(prefix) for name in CLI_VARIABLES | COMPOSE_VARIABLES
     }
     told = []
     for name in sorted(variable.removeprefix(prefix) for variable in environment if variable.startswith(prefix)):

@@ -28,5 +28,6 @@ def test_both_sides_are_well(stack: Stack) -> None:
 def test_what_is_not_well_is_told(stack: Stack) -> None:
     assert not healthy(free_port(), "/health/live")
     assert not healthy(urlsplit(stack.url).port, "/nothing-here")
-    assert not healthy(urlsplit(stack.worker_metrics).port, "/metrics", "otoscope_worker_jobs_held"), "it holds none"
+    metrics_port = urlsplit(stack.worker_metrics).port
+    assert not healthy(metrics_port, "/metrics", "otoscope_worker_jobs_in_progress"), "it holds none"
     assert not healthy(urlsplit(stack.worker_metrics).port, "/metrics", "otoscope_worker_model"), "half of a name"

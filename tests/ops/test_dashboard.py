@@ -153,7 +153,8 @@ def test_jobs_are_counted_alike_on_both_sides(watched: Watched) -> None:
         (series,) = watched.prometheus.query(expression)
         return float(series["value"][1])
 
-    by_gateway, by_worker = 'otoscope_jobs_total{outcome="succeeded"}', 'otoscope_worker_jobs_total{state="succeeded"}'
+    by_gateway = 'otoscope_jobs_total{outcome="succeeded"}'
+    by_worker = 'otoscope_worker_jobs_total{outcome="succeeded"}'
     until(lambda: total(by_gateway) == total(by_worker), 30)  # each is read at a moment of its own
     succeeded = total(by_gateway)
     assert succeeded > 20

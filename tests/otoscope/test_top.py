@@ -33,7 +33,7 @@ class Service:
         self.sure = Histogram(
             "otoscope_worker_confidence_ratio", "-", ["model"], buckets=(0.5, 1.0), registry=self.worker
         )
-        self.deaths = Counter("otoscope_worker_decoder_deaths", "-", registry=self.worker)
+        self.deaths = Counter("otoscope_worker_decoder_crashes", "-", registry=self.worker)
 
     def look(self, at: float, workers: int = 1) -> Look:
         found = (WorkerLook(f"host-{n}", f"http://host:{n}", self._scrape(self.worker, at)) for n in range(workers))

@@ -19,14 +19,14 @@ from shared.config.settings import Settings
 from shared.jobs.queue import make_celery
 from worker import app
 from worker.__main__ import main
-from worker.inference.engine import Engine, Seen, Served, Window, read_model
+from worker.inference.engine import Engine, LoadedModel, Window, WindowOutput, read_model
 from worker.model.checkpoint import Model
 
 LOUD = 0.95
 run = Engine._run
 
 
-def faulty(self: Engine, served: Served, windows: Sequence[Window], alone: bool) -> list[Seen | Exception]:
+def faulty(self: Engine, served: LoadedModel, windows: Sequence[Window], alone: bool) -> list[WindowOutput | Exception]:
     fault = os.environ["FAULT"]
     if any(window.samples.max() > LOUD for window in windows):
         if fault == "kill":

@@ -17,10 +17,10 @@ from tests.support.process_tree import until
 from tests.support.sounds import chirp, encode
 from worker.decode.pool import DecoderPool
 from worker.inference.batcher import Batcher
-from worker.inference.engine import Engine, FrontEnd, Seen, Served, Window
+from worker.inference.engine import Engine, LoadedModel, SpectrogramOnly, Window, WindowOutput
 from worker.inference.registry import Registry
 from worker.pipeline.runner import Classifier
-from worker.pipeline.windows import cut
+from worker.pipeline.windows import split_windows
 from worker.telemetry.metrics import WorkerMetrics
 
 RATE = 16_000
@@ -45,14 +45,14 @@ class Bench:
         self.free.set()
         self.entered = threading.Semaphore(0)
         size = settings.batch_size or 4
-        self.batcher: Batcher[Window, Seen] = Batcher(self._run, size=size, window=0)
+        self.batcher: Batcher[Window, WindowOutput] = Batcher(self._run, size=size, window=0)
         self.batcher.start()
         stack.callback(self.batcher.stop, drain=False, timeout=20)
         stack.callback(self.free.set)
         self.classifier = Classifier("w1", self.stores.worker, registry, decoder, self.batcher, self.metrics, size)
 
-    def _run(self, served: Served | FrontEnd, windows: list[Window]) -> list[Seen | Exception]:
-        (self.heard if isinstance(served, FrontEnd) else self.batches).append(windows)
+    def _run(self, served: LoadedModel | SpectrogramOnly, windows: list[Window]) -> list[WindowOutput | Exception]:
+        (self.heard if isinstance(served, SpectrogramOnly) else self.batches).append(windows)
         self.entered.release()
         assert self.free.wait(20)
         return self.engine.run(served, windows)
@@ -80,7 +80,7 @@ class Bench:
         return job.error
 
     def count(self, state: str) -> float:
-        return self.metrics.registry.get_sample_value("otoscope_worker_jobs_total", {"state": state}) or 0.0
+        return self.metrics.registry.get_sample_value("otoscope_worker_jobs_total", {"outcome": state}) or 0.0
 
     def run_held(self, job_id: str) -> threading.Thread:
         """Run a job in a thread, up to the device, which holds it."""
@@ -99,10 +99,10 @@ class Bench:
         return thread
 
 
-def seen_alone(bench: Bench, sound: bytes, cam_of: str | None = None) -> list[Seen]:
+def seen_alone(bench: Bench, sound: bytes, cam_of: str | None = None) -> list[WindowOutput]:
     """What the network makes of each window of a sound, one at a time, with every part."""
     served = bench.registry.get("tiny")
     of = None if cam_of is None else served.card.classes.index(cam_of)
-    clips = cut(decode(sound, RATE).waveform, RATE)
+    clips = split_windows(decode(sound, RATE).waveform, RATE)
     answers = [bench.engine.run(served, [Window(clip, frozenset(Part), cam_of=of)])[0] for _, clip in clips]
-    return [answer for answer in answers if isinstance(answer, Seen)]
+    return [answer for answer in answers if isinstance(answer, WindowOutput)]

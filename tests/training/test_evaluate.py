@@ -25,7 +25,7 @@ from training.fit.loop import train
 from training.fit.pretrained import load_start
 from training.recipe import DistillRecipe, StartRecipe
 from worker.model.checkpoint import load_model, read_config
-from worker.pipeline.windows import cut
+from worker.pipeline.windows import split_windows
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_clip_longer_than_a_window_is_judged_by_all_of_it(data: Path, tmp_path: 
     assert len(one.truth) == len(one.predicted) == 12
     model = load_model(tmp_path / "short")
     for clip, said in zip(dataset.split(3)[1], one.probabilities, strict=True):
-        windows = [window for _, window in cut(decode(clip.path.read_bytes(), 8_000).waveform, 3_200)]
+        windows = [window for _, window in split_windows(decode(clip.path.read_bytes(), 8_000).waveform, 3_200)]
         assert len(windows) == 4
         logits = predict(model.frontend, model.network, torch.from_numpy(np.stack(windows)), "float32")[0]
         np.testing.assert_allclose(logits.softmax(dim=1).mean(dim=0), said, atol=1e-5)

@@ -15,7 +15,7 @@ from training.errors import ExportError
 from training.export.onnx import LOWEST_OPSET, TOLERANCE, export_onnx
 from worker.model.base import parameters
 from worker.model.checkpoint import ModelConfig, load_model, save_model
-from worker.model.resnet import ArchitectureConfig, ResidualCNN
+from worker.model.resnet import ResidualCNN, ResNetConfig
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -27,7 +27,7 @@ CLASSES = ("dog", "sea waves", "Möwe")
 def write_model(directory: Path, *, temperature: float = 1.0, **options: object) -> ModelConfig:
     """A tiny network at random, whose answers are spread out enough to tell whether they are the same."""
     torch.manual_seed(0)
-    architecture = ArchitectureConfig.model_validate(
+    architecture = ResNetConfig.model_validate(
         {"classes": len(CLASSES), "depths": (2, 1), "widths": (8, 16), "pyramid_width": 8, **options}
     )
     network = ResidualCNN(architecture)

@@ -19,7 +19,7 @@ from training.fit.augment import audibility, augment_spectrograms, augment_wavef
 from training.fit.setup import load_sounds
 from training.recipe import BUNDLED, AugmentRecipe, differences, load_recipe
 from worker.model.checkpoint import build_network
-from worker.pipeline.windows import cut as windows_of
+from worker.pipeline.windows import split_windows
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -143,7 +143,7 @@ def test_what_is_longer_than_a_window_is_heard_to_its_end(tmp_path: Path) -> Non
     waves, of = dataset.load(clips, 8_000, 4_000)
     assert of.tolist() == [0, 1, 2] + [0] * 2 + [1] * 10 + [2] * 2
     for index, clip in enumerate(clips):
-        windows = [window for _, window in windows_of(decode(clip.path.read_bytes(), 8_000).waveform, 4_000)]
+        windows = [window for _, window in split_windows(decode(clip.path.read_bytes(), 8_000).waveform, 4_000)]
         np.testing.assert_array_equal(waves[of == index], np.stack(windows))
 
     short = TINY.model_copy(update={"frontend": TINY.frontend.model_copy(update={"window_seconds": 0.5})})

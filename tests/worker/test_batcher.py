@@ -259,7 +259,7 @@ def test_an_idle_batcher_keeps_nothing_of_its_last_batch(make: Make, device: Dev
 
 def test_each_lane_runs_a_batch_of_its_own(make: Make, device: Device) -> None:
     """Two at a time, each in its own thread; the third waits for one of them."""
-    batcher = make(size=1, lanes=2)
+    batcher = make(size=1, device_threads=2)
     device.free.clear()
     tickets = [batcher.submit(item) for item in "abc"]
     assert all(device.entered.acquire(timeout=SOON) for _ in range(2))
@@ -272,7 +272,7 @@ def test_each_lane_runs_a_batch_of_its_own(make: Make, device: Device) -> None:
 
 def test_what_a_full_batch_leaves_behind_goes_to_the_idle_lane(make: Make, device: Device) -> None:
     """The thread that was told of the items has its hands full: it has to tell the other."""
-    batcher = make(size=3, window=0.5, lanes=2)  # in which all four are surely submitted
+    batcher = make(size=3, window=0.5, device_threads=2)  # in which all four are surely submitted
     device.free.clear()
     for item in "abcd":
         batcher.submit(item)
@@ -282,7 +282,7 @@ def test_what_a_full_batch_leaves_behind_goes_to_the_idle_lane(make: Make, devic
 
 def test_the_oldest_of_the_present_batches_counts_for_the_watchdog(make: Make, device: Device) -> None:
     """One lane that hangs is not hidden by another that works."""
-    batcher = make(size=1, lanes=2)
+    batcher = make(size=1, device_threads=2)
     assert batcher.busy_seconds == 0
     device.free.clear()
     batcher.submit("a")

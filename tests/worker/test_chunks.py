@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from worker.model.frontend import FrontendConfig, LogMel
-from worker.pipeline.chunks import cut_stretches, join_stretches
+from worker.pipeline.chunks import join_chunks, split_chunks
 
 FRONT_ENDS = [
     FrontendConfig(),
@@ -28,10 +28,10 @@ def test_stretches_together_are_the_whole(config: FrontendConfig, frames: int) -
     shortest = config.n_fft // 2 + 1
     for samples in (shortest, 50 * config.hop - 1, 50 * config.hop, 50 * config.hop + 1, 57 * config.hop + 33):
         sound = noise(max(samples, shortest))
-        stretches = cut_stretches(sound, config, frames)
+        stretches = split_chunks(sound, config, frames)
         heard = [frontend.decibels(torch.from_numpy(one.samples)[None])[0, 0].numpy() for one in stretches]
         whole = frontend.decibels(torch.from_numpy(sound)[None])[0, 0].numpy()
-        joined = join_stretches(stretches, [values.astype(np.float16) for values in heard])
+        joined = join_chunks(stretches, [values.astype(np.float16) for values in heard])
         assert joined.dtype == np.float16
         assert joined.shape == whole.shape
         np.testing.assert_allclose(joined, whole, atol=0.03)
@@ -41,7 +41,7 @@ def test_ten_minutes_are_cut_into_small_stretches() -> None:
     """Of a bounded length, and the sound is not copied for them."""
     config = FrontendConfig()
     sound = np.zeros(600 * config.sample_rate, np.float32)
-    stretches = cut_stretches(sound, config)
+    stretches = split_chunks(sound, config)
     assert max(len(stretch.samples) for stretch in stretches) < 30 * config.sample_rate
     assert all(stretch.samples.base is sound for stretch in stretches)
     assert sum(stretch.kept.stop - stretch.kept.start for stretch in stretches) == config.frames(len(sound))

@@ -26,7 +26,7 @@ from shared.audio.decode import decode
 from tests.support.process_tree import gone, stop, until
 from tests.support.sounds import chirp, encode
 from worker.decode import pool as decoder
-from worker.decode.framing import Wire
+from worker.decode.framing import FramedSocket
 from worker.decode.pool import DecoderPool, DecoderStopped
 
 RATE = 16_000
@@ -61,13 +61,13 @@ def pool(pools: Callable[..., DecoderPool]) -> DecoderPool:
 @pytest.fixture
 def handed_over(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set when a process has been sent its file and its answer is awaited."""
-    event, receive = threading.Event(), Wire.receive
+    event, receive = threading.Event(), FramedSocket.receive
 
-    def watched(wire: Wire, limit: int, deadline: float = math.inf) -> bytearray:
+    def watched(wire: FramedSocket, limit: int, deadline: float = math.inf) -> bytearray:
         event.set()
         return receive(wire, limit, deadline)
 
-    monkeypatch.setattr(Wire, "receive", watched)
+    monkeypatch.setattr(FramedSocket, "receive", watched)
     return event
 
 
@@ -154,8 +154,8 @@ def test_no_answer_of_a_process_can_do_harm(
 ) -> None:
     """A process that a file has taken over, or broken, fails its job and is replaced; nothing it says is trusted."""
     source = (
-        "import os, signal, socket, sys; from worker.decode.framing import Wire; sys.stderr.close()\n"
-        "wire = Wire(socket.socket(fileno=int(sys.argv[1]))); wire.receive(2**30); wire.receive(2**30)\n"
+        "import os, signal, socket, sys; from worker.decode.framing import FramedSocket; sys.stderr.close()\n"
+        "wire = FramedSocket(socket.socket(fileno=int(sys.argv[1]))); wire.receive(2**30); wire.receive(2**30)\n"
         f"{CRASHES[crash]}\n"
         "wire.receive(8)"
     )

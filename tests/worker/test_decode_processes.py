@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import PYTHON, ROOT
 from tests.support.process_tree import gone, until
 from tests.support.sounds import chirp, encode
-from worker.decode.framing import Wire
+from worker.decode.framing import FramedSocket
 from worker.decode.pool import DecoderPool
 
 
@@ -61,7 +61,7 @@ def test_a_process_ends_with_its_parent_in_the_middle_of_a_file() -> None:
 
 def test_messages_have_deadlines_and_limits() -> None:
     """A whole message is in time or it is not, and none is longer than is sensible."""
-    ours, theirs = (Wire(end) for end in socket.socketpair())
+    ours, theirs = (FramedSocket(end) for end in socket.socketpair())
     ours.send(b"x" * 100_000)
     assert theirs.receive(100_000) == b"x" * 100_000
     ours.send(memoryview(b""))

@@ -15,7 +15,7 @@ from otoscope.types import Part
 from tests.conftest import write_tiny_model
 from worker.inference.backend import TorchBackend
 from worker.inference.batcher import Batcher
-from worker.inference.engine import Engine, Seen, Served, Window, read_model
+from worker.inference.engine import Engine, LoadedModel, Window, WindowOutput, read_model
 from worker.model.precision import native_bf16
 
 # Batches of other sizes take other paths through the matrix multiplications, which round differently: in float32 by
@@ -27,7 +27,7 @@ ALL = frozenset(Part)
 
 
 @pytest.fixture(scope="module")
-def served(engine: Engine, tiny_models: Path) -> Served:
+def served(engine: Engine, tiny_models: Path) -> LoadedModel:
     """The tiny model, ready to run."""
     return engine.serve(read_model(tiny_models / "tiny"), warm_up=(1, 4))
 
@@ -42,11 +42,11 @@ def sounds(count: int, samples: int = 16_000) -> list[NDArray[np.float32]]:
     ]
 
 
-def see(engine: Engine, served: Served, windows: list[Window]) -> list[Seen]:
+def see(engine: Engine, served: LoadedModel, windows: list[Window]) -> list[WindowOutput]:
     """Run them; all must succeed."""
     answers = engine.run(served, windows)
-    assert all(isinstance(answer, Seen) for answer in answers), answers
-    return [answer for answer in answers if isinstance(answer, Seen)]
+    assert all(isinstance(answer, WindowOutput) for answer in answers), answers
+    return [answer for answer in answers if isinstance(answer, WindowOutput)]
 
 
 def close(a: object, b: object, tolerance: float = TOLERANCE) -> None:
@@ -56,7 +56,7 @@ def close(a: object, b: object, tolerance: float = TOLERANCE) -> None:
     np.testing.assert_allclose(there, here, atol=tolerance * max(1.0, float(np.abs(here).max())))
 
 
-def test_probabilities_are_of_all_classes(engine: Engine, served: Served) -> None:
+def test_probabilities_are_of_all_classes(engine: Engine, served: LoadedModel) -> None:
     """One a class, positive, adding up to one."""
     for seen in see(engine, served, [Window(sound) for sound in sounds(3)]):
         assert seen.probabilities.shape == (5,)
@@ -77,7 +77,7 @@ def test_confidence_is_calibrated_by_the_models_temperature(engine: Engine, tiny
     assert warm.probabilities.max() < cool.probabilities.max()
 
 
-def test_a_batch_gives_each_window_what_it_gets_alone(engine: Engine, served: Served) -> None:
+def test_a_batch_gives_each_window_what_it_gets_alone(engine: Engine, served: LoadedModel) -> None:
     """Every part, within the rounding of the arithmetic: what stands beside a clip never changes its answer."""
     loud = np.full(16_000, 1.0, np.float32)
     windows = [Window(sound, ALL) for sound in [*sounds(5), loud, np.zeros(16_000, np.float32)]]
@@ -92,7 +92,7 @@ def test_a_batch_gives_each_window_what_it_gets_alone(engine: Engine, served: Se
             close(together.maps[layer], alone.maps[layer])
 
 
-def test_parts_are_made_for_the_windows_that_asked(engine: Engine, served: Served) -> None:
+def test_parts_are_made_for_the_windows_that_asked(engine: Engine, served: LoadedModel) -> None:
     """And each gets its own, in whatever mixture."""
     wanted = [
         frozenset[Part](), frozenset({Part.MAPS}), frozenset({Part.CAM, Part.SPECTROGRAM}), frozenset({Part.EMBEDDING}),
@@ -116,7 +116,7 @@ def test_parts_are_made_for_the_windows_that_asked(engine: Engine, served: Serve
             close(values, alone.maps[layer])
 
 
-def test_the_spectrogram_is_the_front_ends(engine: Engine, served: Served) -> None:
+def test_the_spectrogram_is_the_front_ends(engine: Engine, served: LoadedModel) -> None:
     """In dB, not normalised, lowest frequency first."""
     (clip,) = sounds(1)
     (seen,) = see(engine, served, [Window(clip, frozenset({Part.SPECTROGRAM}))])
@@ -127,7 +127,7 @@ def test_the_spectrogram_is_the_front_ends(engine: Engine, served: Served) -> No
     assert seen.spectrogram.mean(axis=1).argmax() < 8, "a low tone is at the bottom"
 
 
-def test_maps_are_the_channel_means_of_every_layer(engine: Engine, served: Served) -> None:
+def test_maps_are_the_channel_means_of_every_layer(engine: Engine, served: LoadedModel) -> None:
     """What a plain forward pass shows to a tap, averaged over the channels; shapes as the card says."""
     (clip,) = sounds(1)
     (seen,) = see(engine, served, [Window(clip, frozenset({Part.MAPS, Part.EMBEDDING}))])
@@ -147,7 +147,7 @@ def test_maps_are_the_channel_means_of_every_layer(engine: Engine, served: Serve
     }
 
 
-def test_the_class_activation_is_a_picture_of_the_last_stage(engine: Engine, served: Served) -> None:
+def test_the_class_activation_is_a_picture_of_the_last_stage(engine: Engine, served: LoadedModel) -> None:
     """0 to 1, of its height and width, with a peak of one where anything spoke for the class."""
     answers = see(engine, served, [Window(clip, ALL) for clip in sounds(6)])
     for seen in answers:
@@ -159,7 +159,7 @@ def test_the_class_activation_is_a_picture_of_the_last_stage(engine: Engine, ser
     assert any(seen.cam is not None and seen.cam.max() == 1 for seen in answers)
 
 
-def test_the_class_activation_is_of_the_class_that_is_asked_for(engine: Engine, served: Served) -> None:
+def test_the_class_activation_is_of_the_class_that_is_asked_for(engine: Engine, served: LoadedModel) -> None:
     """Beside one that asks for none and gets that of its own first; all classes together tell more than one story."""
     own, *asked = see(engine, served, [Window(sounds(1)[0], ALL, cam_of=of) for of in (None, *range(5))])
     close(own.cam, asked[int(own.probabilities.argmax())].cam)
@@ -168,7 +168,7 @@ def test_the_class_activation_is_of_the_class_that_is_asked_for(engine: Engine, 
     assert not all(np.allclose(pictures[0], other, atol=0.1) for other in pictures)
 
 
-def test_numbers_that_are_not_finite_fail_one_window(engine: Engine, served: Served) -> None:
+def test_numbers_that_are_not_finite_fail_one_window(engine: Engine, served: LoadedModel) -> None:
     """With an error that names the model; the neighbours get what they would have got alone."""
     good = sounds(2)
     bad = np.full(16_000, np.nan, np.float32)
@@ -177,12 +177,12 @@ def test_numbers_that_are_not_finite_fail_one_window(engine: Engine, served: Ser
     assert "tiny" in answers[1].detail
     for answer, clip in ((answers[0], good[0]), (answers[2], good[1])):
         (alone,) = see(engine, served, [Window(clip, ALL)])
-        assert isinstance(answer, Seen)
+        assert isinstance(answer, WindowOutput)
         close(answer.probabilities, alone.probabilities)
         close(answer.cam, alone.cam, 5 * TOLERANCE)
 
 
-def test_an_answer_keeps_nothing_of_its_neighbours(engine: Engine, served: Served) -> None:
+def test_an_answer_keeps_nothing_of_its_neighbours(engine: Engine, served: LoadedModel) -> None:
     """Arrays own their memory: a small answer does not hold the maps of the whole batch."""
     answers = see(engine, served, [Window(clip, ALL) for clip in sounds(4)])
     for seen in answers:
@@ -222,7 +222,7 @@ def test_a_model_is_served_whose_full_batch_does_not_fit(
     """The warm-up shows it; a lack of memory is told as one whoever notices it, and takes no device away."""
     run = Engine._run
 
-    def small(self: Engine, served: Served, windows: list[Window], alone: bool) -> list[Seen | Exception]:
+    def small(self: Engine, served: LoadedModel, windows: list[Window], alone: bool) -> list[WindowOutput | Exception]:
         if len(windows) > 2:
             raise error
         return run(self, served, windows, alone)
@@ -235,7 +235,9 @@ def test_a_model_is_served_whose_full_batch_does_not_fit(
     assert len(see(engine, served, windows[:2])) == 2
 
 
-def test_what_a_failed_pass_held_is_let_go_of(engine: Engine, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_failed_pass_held_is_let_go_of(
+    engine: Engine, served: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before its halves run, which need that memory: the error that is raised keeps none of it."""
     held: list[weakref.ref[Tensor]] = []
 
@@ -251,27 +253,27 @@ def test_what_a_failed_pass_held_is_let_go_of(engine: Engine, served: Served, mo
 
 
 def test_two_versions_of_a_model_never_share_a_batch(engine: Engine, tiny_models: Path) -> None:
-    """Served models are told apart by identity, however alike they are."""
+    """LoadedModel models are told apart by identity, however alike they are."""
     models = [engine.serve(read_model(tiny_models / "tiny")) for _ in range(2)]
     assert models[0] != models[1]
-    batches: list[tuple[Served, int]] = []
+    batches: list[tuple[LoadedModel, int]] = []
 
-    def run(served: Served, windows: list[Window]) -> list[Seen | Exception]:
+    def run(served: LoadedModel, windows: list[Window]) -> list[WindowOutput | Exception]:
         batches.append((served, len(windows)))
         return engine.run(served, windows)
 
-    batcher: Batcher[Window, Seen] = Batcher(run, size=4, window=1_000)
+    batcher: Batcher[Window, WindowOutput] = Batcher(run, size=4, window=1_000)
     tickets = [batcher.submit(Window(clip), key=models[n % 2]) for n, clip in enumerate(sounds(4))]
     batcher.start()
     batcher.stop(timeout=20)
-    assert all(isinstance(ticket.result(0), Seen) for ticket in tickets)
+    assert all(isinstance(ticket.result(0), WindowOutput) for ticket in tickets)
     assert sorted(size for _, size in batches) == [2, 2]
     assert {id(served) for served, _ in batches} == {id(model) for model in models}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_gpu_agrees_with_the_cpu(engine: Engine, served: Served, tiny_models: Path) -> None:
+def test_the_gpu_agrees_with_the_cpu(engine: Engine, served: LoadedModel, tiny_models: Path) -> None:
     """Within what bfloat16 leaves: every part, in one batch."""
     device = Engine(torch.device("cuda"))
     there = device.serve(read_model(tiny_models / "tiny"))

@@ -9,17 +9,17 @@ from torch import nn
 
 from otoscope.types import Part, ReceptiveField
 from tests.worker.test_engine import ALL, close, see, sounds
-from worker.inference.engine import Engine, FrontEnd, Served, Window, read_model
+from worker.inference.engine import Engine, LoadedModel, SpectrogramOnly, Window, read_model
 from worker.model.base import Network
 
 
 @pytest.fixture(scope="module")
-def served(engine: Engine, tiny_models: Path) -> Served:
+def served(engine: Engine, tiny_models: Path) -> LoadedModel:
     """The tiny model, ready to run."""
     return engine.serve(read_model(tiny_models / "tiny"))
 
 
-def test_the_card_says_what_feeds_each_layer(served: Served) -> None:
+def test_the_card_says_what_feeds_each_layer(served: LoadedModel) -> None:
     """With its kind and how much of the spectrogram one of its cells can see."""
     described = [(layer.name, layer.kind, layer.inputs, layer.receptive_field) for layer in served.card.layers]
     assert described == [
@@ -46,7 +46,7 @@ def test_a_network_that_does_not_know_its_inside_is_a_row_of_stages(
 
 
 @pytest.mark.parametrize("layer", ["layer2", "layer2.block1"])
-def test_a_residual_layer_is_what_it_adds_and_to_what(engine: Engine, served: Served, layer: str) -> None:
+def test_a_residual_layer_is_what_it_adds_and_to_what(engine: Engine, served: LoadedModel, layer: str) -> None:
     """All of its channels, whose mean is its map; a stage is its last block under the stage's name."""
     (seen,) = see(engine, served, [Window(sounds(1)[0], frozenset({Part.MAPS}), layer)])
     assert seen.channels.keys() == {layer, f"{layer}.residual", f"{layer}.shortcut"}
@@ -58,7 +58,7 @@ def test_a_residual_layer_is_what_it_adds_and_to_what(engine: Engine, served: Se
     assert seen.maps.keys() == {known.name for known in served.card.layers}
 
 
-def test_rows_of_a_batch_may_ask_for_different_layers(engine: Engine, served: Served) -> None:
+def test_rows_of_a_batch_may_ask_for_different_layers(engine: Engine, served: LoadedModel) -> None:
     """Each gets its own, and what it would get alone; who asked for none gets none."""
     layers = ["stem", None, "layer1", "layer2.block1", "layer1", None, "layer1.block1"]
     windows = [
@@ -74,7 +74,9 @@ def test_rows_of_a_batch_may_ask_for_different_layers(engine: Engine, served: Se
             assert values.base is None, "it would keep the whole batch in memory"
 
 
-def test_the_front_end_alone_runs_no_network(engine: Engine, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_front_end_alone_runs_no_network(
+    engine: Engine, served: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sounds of any lengths in one batch, each with the spectrogram that it has by itself."""
 
     def run(*_: object) -> nn.Module:
@@ -82,7 +84,7 @@ def test_the_front_end_alone_runs_no_network(engine: Engine, served: Served, mon
 
     monkeypatch.setattr(served.model.network, "forward", run)
     clips = [sound[:length] for sound, length in zip(sounds(3, 40_000), (300, 16_000, 40_000), strict=True)]
-    answers = engine.run(FrontEnd(served), [Window(clip) for clip in clips])
+    answers = engine.run(SpectrogramOnly(served), [Window(clip) for clip in clips])
     for answer, clip in zip(answers, clips, strict=True):
         expected = served.model.frontend.decibels(torch.from_numpy(clip)[None])[0, 0]
         assert not isinstance(answer, Exception)
@@ -91,15 +93,15 @@ def test_the_front_end_alone_runs_no_network(engine: Engine, served: Served, mon
         assert answer.spectrogram.base is None
 
 
-def test_front_ends_of_one_model_are_one_key(served: Served, engine: Engine, tiny_models: Path) -> None:
+def test_front_ends_of_one_model_are_one_key(served: LoadedModel, engine: Engine, tiny_models: Path) -> None:
     """So that stretches of several sounds share a batch, but never with those of another version."""
-    assert {FrontEnd(served): 1}[FrontEnd(served)] == 1
-    assert FrontEnd(served) != FrontEnd(engine.serve(read_model(tiny_models / "tiny")))
+    assert {SpectrogramOnly(served): 1}[SpectrogramOnly(served)] == 1
+    assert SpectrogramOnly(served) != SpectrogramOnly(engine.serve(read_model(tiny_models / "tiny")))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_gpu_shows_the_same_channels(engine: Engine, served: Served, tiny_models: Path) -> None:
+def test_the_gpu_shows_the_same_channels(engine: Engine, served: LoadedModel, tiny_models: Path) -> None:
     """Within what bfloat16 leaves: every layer in one batch, what a block adds, and the front end alone."""
     device = Engine(torch.device("cuda"))
     there = device.serve(read_model(tiny_models / "tiny"))
@@ -109,7 +111,7 @@ def test_the_gpu_shows_the_same_channels(engine: Engine, served: Served, tiny_mo
         assert gpu.channels.keys() == cpu.channels.keys()
         for name, values in cpu.channels.items():
             close(gpu.channels[name], values, 0.03)
-    heard, here = (one.run(FrontEnd(model), windows[:2]) for one, model in ((device, there), (engine, served)))
+    heard, here = (one.run(SpectrogramOnly(model), windows[:2]) for one, model in ((device, there), (engine, served)))
     for one, other in zip(heard, here, strict=True):
         assert not isinstance(one, Exception)
         assert not isinstance(other, Exception)

@@ -10,7 +10,7 @@ from otoscope.results import CONTRACT_VERSION
 from tests.support.sounds import chirp, encode
 from tests.support.worker_harness import LONG, Bench
 from worker.decode.pool import DecoderPool
-from worker.telemetry.gpu import tell_of_gpu
+from worker.telemetry.gpu import register_gpu_metrics
 
 
 def sample(bench: Bench, name: str, **labels: str) -> float | None:
@@ -91,7 +91,7 @@ def test_a_process_tells_of_itself(bench: Bench) -> None:
 def test_a_lost_gpu_does_not_take_the_other_metrics_with_it() -> None:
     """Reading from a device that is not there raises; what is told then is NaN."""
     registry = CollectorRegistry()
-    tell_of_gpu(torch.device("cuda:63"), registry)
+    register_gpu_metrics(torch.device("cuda:63"), registry)
     text = generate_latest(registry).decode()
     assert "otoscope_worker_gpu_memory_total_bytes NaN" in text
     assert "otoscope_worker_gpu_busy_ratio" not in text
@@ -101,7 +101,7 @@ def test_a_lost_gpu_does_not_take_the_other_metrics_with_it() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_tells_its_memory() -> None:
     registry = CollectorRegistry()
-    tell_of_gpu(torch.device("cuda"), registry)
+    register_gpu_metrics(torch.device("cuda"), registry)
     held = torch.zeros(2**20, device="cuda")
     assert (registry.get_sample_value("otoscope_worker_gpu_memory_bytes") or 0) >= held.nbytes
     free = registry.get_sample_value("otoscope_worker_gpu_memory_free_bytes") or 0

@@ -13,11 +13,11 @@ import torch
 from otoscope.types import Part
 from tests.conftest import ROOT
 from tests.worker.test_engine import close, see, sounds
-from worker.inference.engine import Engine, Served, Window, read_model
+from worker.inference.engine import Engine, LoadedModel, Window, read_model
 from worker.inference.openvino import OpenVINOBackend
 from worker.model.checkpoint import Model, ModelError
 from worker.model.fake_quant import convolutions, quantised
-from worker.model.resnet import ArchitectureConfig, ResidualCNN
+from worker.model.resnet import ResidualCNN, ResNetConfig
 
 pytest.importorskip("openvino")
 
@@ -39,12 +39,12 @@ def tiny(tiny_models: Path) -> Model:
 def of_kind(tiny: Model, **options: object) -> Model:
     """The tiny model with another network."""
     torch.manual_seed(0)
-    config = ArchitectureConfig.model_validate({"classes": 5, "dropout": (0.0,), **options})
+    config = ResNetConfig.model_validate({"classes": 5, "dropout": (0.0,), **options})
     network = ResidualCNN(config).eval().requires_grad_(False)
     return replace(tiny, network=network, config=tiny.config.model_copy(update={"architecture": config}))
 
 
-def serve(model: Model, choice: str, **options: object) -> tuple[Engine, Served]:
+def serve(model: Model, choice: str, **options: object) -> tuple[Engine, LoadedModel]:
     engine = Engine(CPU, choice, cores=2, **options)  # type: ignore[arg-type]
     return engine, engine.serve(model)
 

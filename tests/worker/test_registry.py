@@ -12,7 +12,7 @@ import torch
 
 from otoscope.errors import ModelNotFound
 from tests.conftest import write_tiny_model
-from worker.inference.engine import Engine, Served, read_model
+from worker.inference.engine import Engine, LoadedModel, read_model
 from worker.inference.registry import Registry
 from worker.model.checkpoint import CONFIG, WEIGHTS, ModelError
 
@@ -20,7 +20,7 @@ torch.set_num_threads(1)  # tensors this small are not worth two threads that wa
 ENGINE = Engine(torch.device("cpu"), "torch")
 
 
-def load(directory: Path) -> Served:
+def load(directory: Path) -> LoadedModel:
     return ENGINE.serve(read_model(directory))
 
 
@@ -58,7 +58,7 @@ def test_nothing_is_loaded_twice(models: Path) -> None:
     """A refresh of what has not changed costs two looks a directory."""
     loaded: list[str] = []
 
-    def counting(directory: Path) -> Served:
+    def counting(directory: Path) -> LoadedModel:
         loaded.append(directory.name)
         return load(directory)
 
@@ -204,7 +204,7 @@ def test_two_refreshes_at_once_load_once(models: Path) -> None:
     loaded: list[str] = []
     both = threading.Barrier(2)
 
-    def slow(directory: Path) -> Served:
+    def slow(directory: Path) -> LoadedModel:
         loaded.append(directory.name)
         return load(directory)
 

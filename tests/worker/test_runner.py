@@ -11,7 +11,7 @@ from otoscope.types import Part
 from shared.audio.decode import decode
 from tests.support.sounds import chirp, encode
 from tests.support.worker_harness import ALL, LONG, RATE, Bench, seen_alone
-from worker.inference.engine import Seen
+from worker.inference.engine import WindowOutput
 
 
 def test_a_sound_gets_its_names(bench: Bench) -> None:
@@ -136,7 +136,7 @@ def test_a_layer_can_be_looked_into(bench: Bench, window: int | None) -> None:
     assert result.parts == []
 
 
-def assert_parts_of(result: Result, seen: Seen) -> None:
+def assert_parts_of(result: Result, seen: WindowOutput) -> None:
     """The arrays are those of that window, within the rounding of a batch."""
     for name in {"spectrogram", "embedding", "cam"} & set(result.parts):
         np.testing.assert_allclose(

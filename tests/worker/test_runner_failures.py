@@ -25,7 +25,7 @@ from tests.support.sounds import chirp, encode
 from tests.support.worker_harness import ALL, LONG, RATE, SHORT, Bench
 from worker.decode.pool import DecoderPool
 from worker.inference.batcher import BatcherStopped
-from worker.inference.engine import Seen, Served, Window
+from worker.inference.engine import LoadedModel, Window, WindowOutput
 
 FAILURES = [
     pytest.param({"sound": LONG, "window": 4}, InvalidRequest, "4 windows, 0 to 3; window 4", id="no such window"),
@@ -56,7 +56,7 @@ def test_numbers_that_are_not_finite_fail_one_job(bench: Bench, monkeypatch: pyt
     """A sound that the network cannot bear does not take its neighbours in the batch with it."""
     run = bench.engine.run
 
-    def trips_over_loud_sounds(served: Served, windows: list[Window]) -> list[Seen | Exception]:
+    def trips_over_loud_sounds(served: LoadedModel, windows: list[Window]) -> list[WindowOutput | Exception]:
         return run(served, [Window(w.samples * (np.nan if w.samples.max() > 0.9 else 1), w.parts) for w in windows])
 
     monkeypatch.setattr(bench.engine, "run", trips_over_loud_sounds)
@@ -91,7 +91,7 @@ def test_a_bug_fails_one_job_and_is_logged(
 ) -> None:
     """The caller is told no internals, the log has the traceback."""
 
-    def broken(served: Served, windows: list[Window]) -> list[Seen | Exception]:
+    def broken(served: LoadedModel, windows: list[Window]) -> list[WindowOutput | Exception]:
         raise ZeroDivisionError("secret")
 
     job_id = bench.submit()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from worker.pipeline.windows import WAVEFORM_BUCKETS, cut, envelope
+from worker.pipeline.windows import WAVEFORM_BUCKETS, envelope, split_windows
 
 SIZE = 100
 OVERHANG = 2  # a fiftieth
@@ -16,7 +16,7 @@ def ramp(length: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
 
 def test_a_short_sound_is_padded_with_silence() -> None:
     """One window, the sound at its beginning."""
-    ((start, window),) = cut(ramp(30), SIZE)
+    ((start, window),) = split_windows(ramp(30), SIZE)
     assert start == 0
     np.testing.assert_array_equal(window, np.concatenate([ramp(30), np.zeros(70)]))
     assert window.dtype == np.float32
@@ -25,7 +25,7 @@ def test_a_short_sound_is_padded_with_silence() -> None:
 @pytest.mark.parametrize("length", [SIZE, SIZE + 1, SIZE + OVERHANG])
 def test_a_sound_of_one_window_is_one_window(length: int) -> None:
     """The few samples that a codec adds are not worth a second one."""
-    ((start, window),) = cut(ramp(length), SIZE)
+    ((start, window),) = split_windows(ramp(length), SIZE)
     assert start == 0
     np.testing.assert_array_equal(window, ramp(SIZE))
 
@@ -44,14 +44,14 @@ def test_a_sound_of_one_window_is_one_window(length: int) -> None:
 )
 def test_a_long_sound_is_cut_into_half_overlapping_windows(length: int, starts: list[int]) -> None:
     """The last one ends with the sound; none begins within an overhang of it."""
-    assert [start for start, _ in cut(ramp(length), SIZE)] == starts
+    assert [start for start, _ in split_windows(ramp(length), SIZE)] == starts
 
 
 def test_every_sample_of_a_long_sound_is_seen_and_in_its_place() -> None:
     """Whatever the length: full windows, no gap, nothing left out, no two nearly the same."""
     for length in range(SIZE + OVERHANG + 1, 6 * SIZE):
         sound = ramp(length)
-        clips = cut(sound, SIZE)
+        clips = split_windows(sound, SIZE)
         starts = [start for start, _ in clips]
         for start, window in clips:
             assert len(window) == SIZE

@@ -73,13 +73,13 @@ def _metrics(port: int) -> list[str]:
 
 
 METRICS = (
-    'otoscope_worker_jobs_total{state="succeeded"} 5.0',
-    'otoscope_worker_jobs_total{state="failed"} 0.0',
+    'otoscope_worker_jobs_total{outcome="succeeded"} 5.0',
+    'otoscope_worker_jobs_total{outcome="failed"} 0.0',
     'otoscope_worker_stage_seconds_count{stage="store"} 5.0',
     'otoscope_worker_model_ready{model="tiny"} 1.0',
     "otoscope_worker_batch_size_sum 5.0",
-    "otoscope_worker_jobs_held 0.0",
-    "otoscope_worker_decoder_deaths_total 0.0",
+    "otoscope_worker_jobs_in_progress 0.0",
+    "otoscope_worker_decoder_crashes_total 0.0",
     "otoscope_worker_audio_seconds_total 5.0",
 )
 """What Prometheus reads after five jobs, under documented names."""

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from otoscope.errors import AudioError
 from shared.audio.decode import decode
 from training.errors import DatasetError
-from worker.pipeline.windows import cut
+from worker.pipeline.windows import split_windows
 
 Fold = int | str
 """Which part of a data set a clip belongs to: a number, or, in a collection, `train`, `val` or `test`."""
@@ -225,7 +225,7 @@ def load_windows(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor
             wave = decode(path.read_bytes(), rate).waveform
         except (AudioError, OSError) as error:
             raise DatasetError(f"{path}: {error}") from error
-        first[index], *others[index] = (torch.from_numpy(window) for _, window in cut(wave, samples))
+        first[index], *others[index] = (torch.from_numpy(window) for _, window in split_windows(wave, samples))
 
     with ThreadPoolExecutor() as pool:
         list(tqdm(pool.map(load, range(len(clips))), total=len(clips), desc="decode", unit="clip", leave=False))

@@ -9,8 +9,8 @@ from training.eval.evaluate import Evaluation
 from training.eval.report import Report, class_table, confusion_table, fold_name, interval, percent
 from training.recipe import Recipe, differences, load_recipe
 from worker.model.checkpoint import ModelConfig, write_config
-from worker.model.resnet import ArchitectureConfig
-from worker.model.timm_backbone import PictureConfig
+from worker.model.resnet import ResNetConfig
+from worker.model.timm_backbone import TimmConfig
 
 SHOWN = 8  # rows of the tables
 _WORDS = {
@@ -139,8 +139,8 @@ def _protocol(recipe: Recipe, dataset: Dataset, held: Fold) -> str:
     )
 
 
-def _network(config: ArchitectureConfig | PictureConfig) -> str:
-    if isinstance(config, PictureConfig):
+def _network(config: ResNetConfig | TimmConfig) -> str:
+    if isinstance(config, TimmConfig):
         return f"{config.backbone} on log-mels as grey pictures"
     stages = ", ".join(f"{depth} × {width}" for depth, width in zip(config.depths, config.widths, strict=True))
     extras = [", squeeze-and-excitation"] * config.squeeze_excitation + [", feature pyramid"] * config.feature_pyramid

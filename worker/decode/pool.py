@@ -17,7 +17,7 @@ import numpy as np
 
 from otoscope.errors import BY_CODE, AudioError, DeadlineExceeded, DecoderDied
 from shared.audio.decode import AudioLimits, Decoded, decode, is_plain
-from worker.decode.framing import Wire
+from worker.decode.framing import FramedSocket
 
 _MEMORY = 2 * 2**30  # bytes of address space a process; ten minutes at 192 kHz need about 1 GiB with their libraries
 _HEADER = 2**16  # bytes of JSON that an answer may begin with
@@ -137,7 +137,7 @@ class _Child:
         # Files from anywhere are parsed in there: it need not know the queue's address and password.
         environment = {name: value for name, value in os.environ.items() if name in _KEPT or "OTOSCOPE_" not in name}
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        self._wire = Wire(ours)
+        self._wire = FramedSocket(ours)
         with theirs:
             self.process = subprocess.Popen(  # nosec B603  # our own program, no shell
                 [*_COMMAND, str(theirs.fileno()), str(_MEMORY), str(cpu_seconds), str(os.getpid())],

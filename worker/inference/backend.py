@@ -7,19 +7,19 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from worker.model.activations import Tap
+from worker.model.activations import ActivationRecorder
 from worker.model.base import Network
 from worker.model.checkpoint import Model
 from worker.model.precision import autocast, native_bf16
 
-Looks = dict[tuple[str, ...], Tensor]
+Activations = dict[tuple[str, ...], Tensor]
 """What was seen inside, float32, one row for each that asked: ("maps", layer) -> (rows, height, width),
 ("channels", layer, name) -> (rows, channels, height, width), ("embedding",) -> (rows, features), ("cam",) -> (rows,
 height, width)."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class OutputRequest:
     """The rows of a batch that ask for a look inside, by what they ask for."""
 
     maps: list[int] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Rows:
     def __bool__(self) -> bool:
         return bool(self.maps or self.embedding or self.cam or self.channels)
 
-    def spoken_for(self, logits: Tensor) -> Tensor:
+    def cam_classes(self, logits: Tensor) -> Tensor:
         """The class (rows,) of each class activation; `logits` are those of the whole batch."""
         own = logits[list(self.cam)].argmax(dim=1)
         asked = torch.tensor([-1 if of is None else of for of in self.cam.values()], device=logits.device)
@@ -42,7 +42,7 @@ class Backend(Protocol):
 
     name: str  # and its arithmetic
 
-    def __call__(self, features: Tensor, rows: Rows, *, alone: bool) -> tuple[Tensor, Looks]:
+    def __call__(self, features: Tensor, rows: OutputRequest, *, alone: bool) -> tuple[Tensor, Activations]:
         """(batch, 1, mels, frames), normalised -> logits (batch, classes) in float32, and what `rows` asked for.
 
         `alone` says that nothing else runs on the device now, so that all of it may be used.
@@ -58,19 +58,21 @@ class TorchBackend:
         self._network: Network = model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name = f"torch, {'bfloat16' if native_bf16(device) else 'float32'}"
 
-    def __call__(self, features: Tensor, rows: Rows, *, alone: bool) -> tuple[Tensor, Looks]:
+    def __call__(self, features: Tensor, rows: OutputRequest, *, alone: bool) -> tuple[Tensor, Activations]:
         network, tap = self._network, None
         if rows:
-            tap = Tap(network, maps=rows.maps, embedding=rows.embedding, cam=list(rows.cam), channels=rows.channels)
+            tap = ActivationRecorder(
+                network, maps=rows.maps, embedding=rows.embedding, cam=list(rows.cam), channels=rows.channels
+            )
         with autocast(self._device):
             features = features.contiguous(memory_format=torch.channels_last)
-            logits = network(features, tap, tap.opened if tap else ()).float()  # (batch, classes)
+            logits = network(features, tap, tap.expanded_blocks if tap else ()).float()  # (batch, classes)
         if tap is None:
             return logits, {}
-        looks: Looks = {("maps", layer): values for layer, values in tap.maps.items()}
+        looks: Activations = {("maps", layer): values for layer, values in tap.maps.items()}
         looks |= {("channels", *names): values for names, values in tap.channels.items()}
         if tap.embedding is not None:
             looks["embedding",] = tap.embedding
         if rows.cam:
-            looks["cam",] = tap.cam(rows.spoken_for(logits))
+            looks["cam",] = tap.cam(rows.cam_classes(logits))
         return logits, looks

@@ -28,7 +28,7 @@ class Expired(Exception):
     """The item's deadline passed while it waited."""
 
 
-class Ticket(Future[Answer], Generic[Item, Answer]):
+class ItemFuture(Future[Answer], Generic[Item, Answer]):
     """The future of one submitted item; `cancel()` takes it out as long as its batch has not begun."""
 
     def __init__(self, item: Item, deadline: float | None) -> None:
@@ -54,7 +54,7 @@ class Batcher(Generic[Item, Answer]):
     """`run(key, items)` returns one answer an item, in order; an answer that is an exception fails that item alone.
 
     `run` is only ever called from the batcher's own threads, as is whatever is given to `call`: they own the device.
-    There are `lanes` of them, each of which runs one batch at a time.
+    There are `device_threads` of them, each of which runs one batch at a time.
     """
 
     def __init__(
@@ -63,24 +63,26 @@ class Batcher(Generic[Item, Answer]):
         *,
         size: int,
         window: float,
-        lanes: int = 1,
+        device_threads: int = 1,
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self._run, self._size, self._window, self._on_batch = run, size, window, on_batch
-        self._queues: dict[Hashable, deque[Ticket[Item, Answer]]] = {}
+        self._queues: dict[Hashable, deque[ItemFuture[Item, Answer]]] = {}
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._busy_since: dict[int, float] = {}  # by thread
-        self._threads = [threading.Thread(target=self._loop, name=f"device-{n}", daemon=True) for n in range(lanes)]
+        self._threads = [
+            threading.Thread(target=self._loop, name=f"device-{n}", daemon=True) for n in range(device_threads)
+        ]
 
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, item: Item, *, key: Hashable = None, deadline: float | None = None) -> Ticket[Item, Answer]:
+    def submit(self, item: Item, *, key: Hashable = None, deadline: float | None = None) -> ItemFuture[Item, Answer]:
         """Queue an item. Raises BatcherStopped after `stop`."""
-        ticket: Ticket[Item, Answer] = Ticket(item, deadline)
+        ticket: ItemFuture[Item, Answer] = ItemFuture(item, deadline)
         with self._changed:
             self._refuse_when_stopping()
             self._queues.setdefault(key, deque()).append(ticket)
@@ -177,10 +179,10 @@ class Batcher(Generic[Item, Answer]):
         closed = self._stopping or len(queue) >= self._size
         return queue[0].submitted + (0.0 if closed else self._window)
 
-    def _take(self, key: Hashable) -> list[Ticket[Item, Answer]]:
+    def _take(self, key: Hashable) -> list[ItemFuture[Item, Answer]]:
         """The next batch of a key, without what was cancelled or came too late. Called with the lock held."""
         queue = self._queues[key]
-        batch: list[Ticket[Item, Answer]] = []
+        batch: list[ItemFuture[Item, Answer]] = []
         now = time.monotonic()
         while queue and len(batch) < self._size:
             ticket = queue.popleft()
@@ -194,7 +196,7 @@ class Batcher(Generic[Item, Answer]):
             del self._queues[key]
         return batch
 
-    def _run_batch(self, key: Hashable, batch: list[Ticket[Item, Answer]]) -> None:
+    def _run_batch(self, key: Hashable, batch: list[ItemFuture[Item, Answer]]) -> None:
         began = self._busy_since[threading.get_ident()] = time.monotonic()
         for ticket in batch:
             ticket.began = began
@@ -220,7 +222,9 @@ class Batcher(Generic[Item, Answer]):
         except Exception:  # without its thread nobody would get an answer any more
             log.exception("on_batch failed")
 
-    def _attempt(self, key: Hashable, batch: list[Ticket[Item, Answer]]) -> Sequence[Answer | Exception] | Exception:
+    def _attempt(
+        self, key: Hashable, batch: list[ItemFuture[Item, Answer]]
+    ) -> Sequence[Answer | Exception] | Exception:
         try:
             answers = self._run(key, [ticket.item for ticket in batch])
             if len(answers) != len(batch):

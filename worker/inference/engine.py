@@ -23,10 +23,10 @@ from torch import Tensor
 from otoscope.errors import InferenceFailed
 from otoscope.results import Array
 from otoscope.types import Layer, ModelCard, Part
-from shared.config.settings import Engine as Choice
-from shared.install_hints import install
-from shared.tracing import Rider
-from worker.inference.backend import Backend, Rows, TorchBackend
+from shared.config.settings import BackendName
+from shared.install_hints import install_command
+from shared.tracing import TraceLink
+from worker.inference.backend import Backend, OutputRequest, TorchBackend
 from worker.model.base import parameters
 from worker.model.checkpoint import Model, ModelError, load_model
 from worker.model.precision import autocast
@@ -42,18 +42,18 @@ class DeviceLost(Exception):
 class Window:
     """One network window of sound."""
 
-    samples: NDArray[np.float32]  # (window samples,) at the model's rate; under `FrontEnd` any length
+    samples: NDArray[np.float32]  # (window samples,) at the model's rate; under `SpectrogramOnly` any length
     parts: frozenset[Part] = frozenset()
     layer: str | None = None  # all of whose channels are wanted
     cam_of: int | None = None  # class whose activation is wanted; the window's own first where it is not said
-    rider: Rider | None = None  # the job that it is of, where that is traced
+    trace_link: TraceLink | None = None  # the job that it is of, where that is traced
 
 
 @dataclass
-class Seen:
+class WindowOutput:
     """What the network made of one window."""
 
-    probabilities: NDArray[np.float32]  # (classes,); none under `FrontEnd`
+    probabilities: NDArray[np.float32]  # (classes,); none under `SpectrogramOnly`
     spectrogram: Array | None = None  # (mels, frames), dB
     maps: dict[str, Array] = field(default_factory=dict)
     channels: dict[str, Array] = field(default_factory=dict)  # (channels, height, width) each
@@ -71,7 +71,7 @@ def read_model(directory: Path) -> Model:
 
 
 @dataclass(frozen=True, eq=False)
-class Served:
+class LoadedModel:
     """A model on the device, ready to run; compared by identity, so that a new version never joins an old batch."""
 
     model: Model
@@ -84,24 +84,26 @@ class Served:
 
 
 @dataclass(frozen=True)
-class FrontEnd:
+class SpectrogramOnly:
     """The front end of a served model without its network: what runs under it is given its spectrogram alone."""
 
-    served: Served
+    served: LoadedModel
 
 
 class Engine:
     """Brings models to one device and runs batches of windows through them."""
 
-    def __init__(self, device: torch.device, choice: Choice = "auto", *, int8: bool = False, cores: int = 1) -> None:
+    def __init__(
+        self, device: torch.device, choice: BackendName = "auto", *, int8: bool = False, cores: int = 1
+    ) -> None:
         """`cores` counts for a processor alone, and is how many threads may call `run` at a time."""
         self.device, self._choice, self._int8 = device, choice, int8
         self._on_cpu = device.type == "cpu"
-        self.lanes = cores if self._on_cpu else 1
+        self.device_threads = cores if self._on_cpu else 1
         self._running = 0
         self._lock = threading.Lock()
 
-    def serve(self, model: Model, warm_up: Sequence[int] = (1,)) -> Served:
+    def serve(self, model: Model, warm_up: Sequence[int] = (1,)) -> LoadedModel:
         """Bring a model to the device and run batches of silence of the given sizes through it.
 
         A size that is too much for the device's memory is left out: the batcher will halve such batches. Raises what a
@@ -109,7 +111,7 @@ class Engine:
         """
         model.frontend.to(self.device)
         backend = self._backend(model)
-        served = Served(model, _card(model, self._layers(model)), backend)
+        served = LoadedModel(model, _card(model, self._layers(model)), backend)
         silence = np.zeros(model.config.frontend.window_samples, np.float32)
         for size in sorted(warm_up):
             try:
@@ -134,11 +136,11 @@ class Engine:
         from worker.inference.openvino import OpenVINOBackend
 
         try:
-            return OpenVINOBackend(model, self.lanes, int8=self._int8)
+            return OpenVINOBackend(model, self.device_threads, int8=self._int8)
         except ImportError as error:
             if self._choice == "openvino" or self._int8:
                 asked = "ENGINE=openvino" if self._choice == "openvino" else "INT8"
-                raise ModelError(f"OTOSCOPE_{asked} needs {install('openvino')} ({error})") from error
+                raise ModelError(f"OTOSCOPE_{asked} needs {install_command('openvino')} ({error})") from error
         except Exception as error:
             if self._choice == "openvino":
                 raise
@@ -152,7 +154,7 @@ class Engine:
             self._running += 1
             alone = self._running == 1
         if self._on_cpu:
-            torch.set_num_threads(self.lanes if alone else 1)
+            torch.set_num_threads(self.device_threads if alone else 1)
         try:
             yield alone
         finally:
@@ -160,14 +162,14 @@ class Engine:
                 self._running -= 1
 
     @torch.no_grad()
-    def run(self, served: Served | FrontEnd, windows: Sequence[Window]) -> list[Seen | Exception]:
+    def run(self, served: LoadedModel | SpectrogramOnly, windows: Sequence[Window]) -> list[WindowOutput | Exception]:
         """One forward pass. A window whose logits are not finite gets InferenceFailed; its neighbours do not.
 
         Raises DeviceLost, torch.OutOfMemoryError where fewer windows may fit, or what is wrong with the windows.
         """
         try:
             with self._turn() as alone:
-                if isinstance(served, FrontEnd):
+                if isinstance(served, SpectrogramOnly):
                     return self._spectrograms(served.served.model, windows)
                 return self._run(served, windows, alone)
         except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
@@ -181,7 +183,7 @@ class Engine:
                 torch.cuda.empty_cache()  # what lies there in pieces that are too small
             raise torch.OutOfMemoryError(said) from error
 
-    def _run(self, served: Served, windows: Sequence[Window], alone: bool) -> list[Seen | Exception]:
+    def _run(self, served: LoadedModel, windows: Sequence[Window], alone: bool) -> list[WindowOutput | Exception]:
         model = served.model
         rows = {part: [i for i, window in enumerate(windows) if part in window.parts] for part in Part}
         layers: defaultdict[str, list[int]] = defaultdict(list)
@@ -191,7 +193,7 @@ class Engine:
         stacked = torch.from_numpy(np.stack([window.samples for window in windows]))  # (batch, samples)
         decibels = model.frontend.decibels(stacked.to(self.device, non_blocking=True))  # (batch, 1, mels, frames)
         cam = {row: windows[row].cam_of for row in rows[Part.CAM]}
-        asked = Rows(rows[Part.MAPS], rows[Part.EMBEDDING], cam, layers)
+        asked = OutputRequest(rows[Part.MAPS], rows[Part.EMBEDDING], cam, layers)
         logits, looks = served.backend(model.frontend.normalise(decibels), asked, alone=alone)
 
         outputs: dict[tuple[str, ...], Tensor] = {("probabilities",): model.probabilities(logits), **looks}
@@ -200,10 +202,10 @@ class Engine:
         host = _to_host(outputs)
 
         # What an answer keeps is copied: a view would keep the whole batch in memory for as long.
-        answers: list[Seen | Exception] = []
+        answers: list[WindowOutput | Exception] = []
         for probabilities in host["probabilities",]:
             if np.isfinite(probabilities).all():
-                answers.append(Seen(probabilities.copy()))
+                answers.append(WindowOutput(probabilities.copy()))
             else:
                 answers.append(InferenceFailed(f"Model {served.name} gave numbers that are not finite for this sound."))
         for (name, *names), values in host.items():
@@ -212,21 +214,21 @@ class Engine:
             wanted = layers[names[0]] if name == "channels" else rows[Part(name)]
             for row, value in zip(wanted, values, strict=True):
                 seen = answers[row]
-                if isinstance(seen, Seen):
+                if isinstance(seen, WindowOutput):
                     if names:
                         getattr(seen, name)[names[-1]] = value.astype(np.float16)
                     else:
                         setattr(seen, name, value.astype(np.float16))
         return answers
 
-    def _spectrograms(self, model: Model, windows: Sequence[Window]) -> list[Seen | Exception]:
+    def _spectrograms(self, model: Model, windows: Sequence[Window]) -> list[WindowOutput | Exception]:
         """Of any lengths, so one by one; in one copy all the same."""
         outputs: dict[tuple[str, ...], Tensor] = {}
         for number, window in enumerate(windows):
             samples = torch.from_numpy(np.ascontiguousarray(window.samples))[None].to(self.device, non_blocking=True)
             outputs[str(number),] = model.frontend.decibels(samples)[0, 0]  # (mels, frames)
         nothing = np.zeros(0, np.float32)
-        return [Seen(nothing, spectrogram=values.astype(np.float16)) for values in _to_host(outputs).values()]
+        return [WindowOutput(nothing, spectrogram=values.astype(np.float16)) for values in _to_host(outputs).values()]
 
     @torch.no_grad()
     def _layers(self, model: Model) -> list[Layer]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worker.inference.backend import Looks, Rows, TorchBackend
+from worker.inference.backend import Activations, OutputRequest, TorchBackend
 from worker.model.activations import class_activation
 from worker.model.base import Network
 from worker.model.checkpoint import Model
@@ -60,7 +60,7 @@ class OpenVINOBackend:
         self._among = _Requests(compiled(answer, cores)) if cores > 1 else self._alone
         self._looking = _Requests(compiled(graph, cores))
 
-    def __call__(self, features: Tensor, rows: Rows, *, alone: bool) -> tuple[Tensor, Looks]:
+    def __call__(self, features: Tensor, rows: OutputRequest, *, alone: bool) -> tuple[Tensor, Activations]:
         if rows.channels:
             return self._torch(features, rows, alone=alone)
         batch = features.numpy()
@@ -69,14 +69,14 @@ class OpenVINOBackend:
             return logits, {}
         logits, *shown = self._looking(batch)
         seen = dict(zip(self._shown, shown, strict=True))
-        looks: Looks = {}
+        looks: Activations = {}
         if rows.maps:
             looks |= {key: values[rows.maps] for key, values in seen.items() if key[0] == "maps"}
         if rows.embedding:
             looks["embedding",] = seen["embedding",][rows.embedding]
         if rows.cam:
             levels = [seen["level", layer][list(rows.cam)] for layer in self._network.pooled_layers]
-            looks["cam",] = class_activation(self._network, levels, rows.spoken_for(logits))
+            looks["cam",] = class_activation(self._network, levels, rows.cam_classes(logits))
         return logits, looks
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from otoscope.errors import ModelNotFound
 from otoscope.types import ModelCard
-from worker.inference.engine import Served
+from worker.inference.engine import LoadedModel
 from worker.model.checkpoint import CONFIG, WEIGHTS, ModelError
 
 log = logging.getLogger(__name__)
@@ -18,9 +18,9 @@ _Stamp = tuple[int, ...]  # modification time in ns and size of both files; a co
 class Registry:
     """`load` is called with a model directory and returns the model ready to run, or raises."""
 
-    def __init__(self, directory: Path, names: tuple[str, ...], load: Callable[[Path], Served]) -> None:
+    def __init__(self, directory: Path, names: tuple[str, ...], load: Callable[[Path], LoadedModel]) -> None:
         self._directory, self._names, self._load = directory, names, load
-        self._served: dict[str, Served] = {}  # replaced, never changed: it is read from other threads
+        self._served: dict[str, LoadedModel] = {}  # replaced, never changed: it is read from other threads
         self._stamps: dict[str, _Stamp] = {}  # of what was loaded, or tried, last
         self._refreshing = threading.Lock()
 
@@ -55,7 +55,7 @@ class Registry:
             what = ", ".join(missing) or "no model at all"
             raise ModelError(f"cannot serve from {self._directory.resolve()}: {what} (the log above says why)")
 
-    def get(self, name: str) -> Served:
+    def get(self, name: str) -> LoadedModel:
         """Raises ModelNotFound."""
         models = self._served
         if name not in models:

@@ -10,8 +10,8 @@ from torch import Tensor
 from worker.model.base import INSIDE, Network
 
 
-class Tap:
-    """Passed to `Network.forward`, with `opened`; keeps what was asked for, reduced at once, on the device."""
+class ActivationRecorder:
+    """Passed to `Network.forward`, with `expanded_blocks`; keeps what was asked for, reduced at once, on the device."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Tap:
         self.embedding: Tensor | None = None  # (rows, features)
         self._levels: list[Tensor] = []
         self._wanted: defaultdict[str, list[tuple[str, str, list[int]]]] = defaultdict(list)
-        self.opened: set[str] = set()
+        self.expanded_blocks: set[str] = set()
         for layer, rows in (channels or {}).items():
             self._want(layer, rows)
 
@@ -41,7 +41,7 @@ class Tap:
         node = nodes.get(layer)
         block = node.inputs[0] if node and node.kind == "stage" else layer
         if block in nodes and nodes[block].kind == "residual":
-            self.opened.add(block)
+            self.expanded_blocks.add(block)
             for part in INSIDE:
                 self._wanted[f"{block}.{part}"].append((layer, f"{layer}.{part}", rows))
 

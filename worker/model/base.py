@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from otoscope.types import LayerKind, ReceptiveField
 
-Tap = Callable[[str, Tensor], None]
+ActivationHook = Callable[[str, Tensor], None]
 """Called with (layer name, activation of shape (batch, channels, height, width)) in the order of computation, and last
 with ("embedding", (batch, channels)). It looks and must not write."""
 
 INSIDE = ("residual", "shortcut")
-"""What an opened block shows besides: `<block>.residual`, what it adds, and `<block>.shortcut`, to what."""
+"""What an expanded_blocks block shows besides: `<block>.residual`, what it adds, and `<block>.shortcut`, to what."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Network(nn.Module):
     """(batch, 1, mels, frames), normalised -> logits (batch, classes).
 
     There is one `forward`: whoever wants to look inside passes a `tap`, which is shown each named activation as it
-    passes; without one nothing is kept. Of the blocks named in `opened` it is shown what INSIDE says as well.
+    passes; without one nothing is kept. Of the blocks named in `expanded_blocks` it is shown what INSIDE says as well.
     """
 
     head: nn.Sequential  # from the pooled activations to the logits
 
-    def forward(self, x: Tensor, tap: Tap | None = None, opened: Collection[str] = ()) -> Tensor:
+    def forward(self, x: Tensor, tap: ActivationHook | None = None, expanded_blocks: Collection[str] = ()) -> Tensor:
         raise NotImplementedError
 
     def structure(self) -> dict[str, Node]:

@@ -21,8 +21,8 @@ from otoscope.results import CONTRACT_VERSION
 from otoscope.types import Accuracy
 from worker.model.base import Network
 from worker.model.frontend import FrontendConfig, LogMel
-from worker.model.resnet import ArchitectureConfig, ResidualCNN
-from worker.model.timm_backbone import PictureConfig, PictureNetwork
+from worker.model.resnet import ResidualCNN, ResNetConfig
+from worker.model.timm_backbone import TimmConfig, TimmNetwork
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -35,7 +35,7 @@ class ModelConfig(BaseModel):
     contract_version: int = CONTRACT_VERSION
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     description: str = ""
-    architecture: ArchitectureConfig | PictureConfig
+    architecture: ResNetConfig | TimmConfig
     frontend: FrontendConfig
     classes: tuple[str, ...]
     temperature: float = Field(default=1.0, gt=0)  # logits are divided by it, so that confidence means accuracy
@@ -73,9 +73,9 @@ class Model:
         return (logits / self.config.temperature).softmax(dim=-1)
 
 
-def build_network(config: ArchitectureConfig | PictureConfig) -> Network:
+def build_network(config: ResNetConfig | TimmConfig) -> Network:
     """With initial weights. Raises ImportError for a package that is missing, ValueError for what it does not know."""
-    return PictureNetwork(config) if isinstance(config, PictureConfig) else ResidualCNN(config)
+    return TimmNetwork(config) if isinstance(config, TimmConfig) else ResidualCNN(config)
 
 
 def save_model(directory: Path, network: nn.Module, config: ModelConfig) -> ModelConfig:

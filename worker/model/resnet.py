@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from otoscope.types import LayerKind
-from worker.model.base import Network, Node, Tap, ignore, make_head, receptive_field
+from worker.model.base import ActivationHook, Network, Node, ignore, make_head, receptive_field
 
 
-class ArchitectureConfig(BaseModel):
+class ResNetConfig(BaseModel):
     """Everything needed to build the network but its weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,7 +74,7 @@ class ResidualBlock(nn.Module):
         same_shape = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same_shape else _conv_bn(inputs, outputs, 1, stride)
 
-    def forward(self, x: Tensor, tap: Tap | None = None, name: str = "") -> Tensor:
+    def forward(self, x: Tensor, tap: ActivationHook | None = None, name: str = "") -> Tensor:
         residual = self.se(self.conv2(functional.relu(self.conv1(x), inplace=True)))
         shortcut = self.shortcut(x)
         if tap is not None:
@@ -131,7 +131,7 @@ class FeaturePyramid(nn.Module):
 class ResidualCNN(Network):
     """Any number of frames; 32 or more are sensible."""
 
-    def __init__(self, config: ArchitectureConfig) -> None:
+    def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
         inputs = 1
@@ -155,8 +155,8 @@ class ResidualCNN(Network):
 
         self.head = make_head(pooled, config.head, config.dropout, config.classes)
 
-    def forward(self, x: Tensor, tap: Tap | None = None, opened: Collection[str] = ()) -> Tensor:
-        see: Tap = tap or ignore
+    def forward(self, x: Tensor, tap: ActivationHook | None = None, expanded_blocks: Collection[str] = ()) -> Tensor:
+        see: ActivationHook = tap or ignore
         if self.stem is not None:
             x = self.stem(x)  # (batch, width, mels / 4, frames / 4)
             see("stem", x)
@@ -164,7 +164,7 @@ class ResidualCNN(Network):
         for number, blocks in enumerate(self.stages, start=1):
             for index, block in enumerate(cast(nn.ModuleList, blocks), start=1):
                 name = f"layer{number}.block{index}"
-                x = block(x, see, name) if name in opened else block(x)
+                x = block(x, see, name) if name in expanded_blocks else block(x)
                 see(name, x)
             see(f"layer{number}", x)
             levels.append(x)
@@ -214,7 +214,7 @@ def _side(square: int | str | tuple[int, ...]) -> int:
     return int(square[0] if isinstance(square, tuple) else square)
 
 
-def _block(config: ArchitectureConfig, inputs: int, outputs: int, stride: int) -> nn.Module:
+def _block(config: ResNetConfig, inputs: int, outputs: int, stride: int) -> nn.Module:
     if config.block == "plain":
         return PlainBlock(inputs, outputs, stride)
     return ResidualBlock(inputs, outputs, stride, config.se_reduction if config.squeeze_excitation else None)

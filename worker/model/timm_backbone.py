@@ -11,14 +11,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
-from worker.model.base import Network, Tap, ignore, make_head
+from worker.model.base import ActivationHook, Network, ignore, make_head
 from worker.model.compat.timm import import_timm
 
 _BN_MOMENTUM = 0.1  # TensorFlow's networks come with 0.01, which a small set never gets through
 _SPAN = 3.0  # deviations of the log-mel to either side of its mean that become black and white
 
 
-class PictureConfig(BaseModel):
+class TimmConfig(BaseModel):
     """Everything needed to build the network but its weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,10 +33,10 @@ class PictureConfig(BaseModel):
             raise ValueError(f"a head of {len(self.head) + 1} linear layers needs as many dropouts: {self.dropout}")
 
 
-class PictureNetwork(Network):
+class TimmNetwork(Network):
     """Layers are those that timm names as features, `layer1` and so on, and last what its head would see."""
 
-    def __init__(self, config: PictureConfig) -> None:
+    def __init__(self, config: TimmConfig) -> None:
         super().__init__()
         self.config = config
         timm = import_timm()
@@ -56,8 +56,8 @@ class PictureNetwork(Network):
         self.register_buffer("mean", torch.tensor(cfg["mean"])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(cfg["std"])[:, None, None], persistent=False)
 
-    def forward(self, x: Tensor, tap: Tap | None = None, opened: Collection[str] = ()) -> Tensor:
-        see: Tap = tap or ignore
+    def forward(self, x: Tensor, tap: ActivationHook | None = None, expanded_blocks: Collection[str] = ()) -> Tensor:
+        see: ActivationHook = tap or ignore
         grey = (x / (2 * _SPAN) + 0.5).clamp(0, 1)  # (batch, 1, mels, frames), black to white
         picture = (grey - self.mean) / self.std  # (batch, 3, mels, frames)
         last: Tensor  # (batch, width, mels / 32, frames / 32)

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 
 from otoscope.errors import DeadlineExceeded, JobCancelled
 from shared.jobs.records import Work
-from worker.inference.batcher import Ticket
-from worker.inference.engine import Seen, Window
+from worker.inference.batcher import ItemFuture
+from worker.inference.engine import Window, WindowOutput
 
 
 @dataclass(eq=False)
-class Held:
+class InFlightJob:
     """A job that this worker is working on. `cancel` may be called from any thread."""
 
     id: str
     deadline: float  # on time.monotonic's clock
     cancelled: threading.Event = field(default_factory=threading.Event)
-    tickets: list[Ticket[Window, Seen]] = field(default_factory=list)
+    tickets: list[ItemFuture[Window, WindowOutput]] = field(default_factory=list)
 
     def cancel(self) -> None:
         self.cancelled.set()
@@ -38,17 +38,17 @@ class Held:
             raise DeadlineExceeded("The job's deadline passed before it was finished.")
 
 
-class Hands:
+class InFlightJobs:
     """Called from many threads at once. `tell` is told how many jobs are held whenever that changes."""
 
     def __init__(self, tell: Callable[[float], None]) -> None:
         self._tell = tell
         self._delivered: dict[str, threading.Event] = {}  # by job id, from its delivery to its end
-        self._held: set[Held] = set()
+        self._held: set[InFlightJob] = set()
         self._lock = threading.Lock()
 
     @property
-    def held(self) -> list[Held]:
+    def held(self) -> list[InFlightJob]:
         with self._lock:
             return list(self._held)
 
@@ -66,9 +66,9 @@ class Hands:
             own.set()
 
     @contextmanager
-    def hold(self, work: Work) -> Iterator[Held]:
+    def hold(self, work: Work) -> Iterator[InFlightJob]:
         """A started job, for as long as it is worked on."""
-        held = Held(work.id, time.monotonic() + work.seconds_left)
+        held = InFlightJob(work.id, time.monotonic() + work.seconds_left)
         with self._lock:
             self._held.add(held)
             self._tell(len(self._held))

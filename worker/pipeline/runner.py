@@ -29,11 +29,11 @@ from shared.jobs.records import Refused, Work
 from shared.results import pack_result
 from worker.decode.pool import DecoderPool, DecoderStopped
 from worker.inference.batcher import Batcher, BatcherStopped, Expired
-from worker.inference.engine import FrontEnd, Seen, Served, Window
+from worker.inference.engine import LoadedModel, SpectrogramOnly, Window, WindowOutput
 from worker.inference.registry import Registry
-from worker.pipeline.chunks import cut_stretches, join_stretches
-from worker.pipeline.inflight import Hands, Held
-from worker.pipeline.windows import cut, envelope
+from worker.pipeline.chunks import join_chunks, split_chunks
+from worker.pipeline.inflight import InFlightJob, InFlightJobs
+from worker.pipeline.windows import envelope, split_windows
 from worker.telemetry import tracing as traces
 from worker.telemetry.metrics import WorkerMetrics
 
@@ -54,18 +54,18 @@ class Classifier:
         store: JobStore,
         registry: Registry,
         decoder: DecoderPool,
-        batcher: Batcher[Window, Seen],
+        batcher: Batcher[Window, WindowOutput],
         metrics: WorkerMetrics,
         batch_size: int,
     ) -> None:
         self._worker_id, self._store, self._registry = worker_id, store, registry
         self._decoder, self._batcher, self._metrics = decoder, batcher, metrics
         self._batch_size = batch_size
-        self._hands = Hands(metrics.busy.set)
+        self._hands = InFlightJobs(metrics.busy.set)
         self._suspects = threading.Lock()  # held by the one job that runs of those whose worker died
 
     @property
-    def held(self) -> list[Held]:
+    def held(self) -> list[InFlightJob]:
         """The jobs that are being worked on now."""
         return self._hands.held
 
@@ -137,7 +137,7 @@ class Classifier:
         told = {"status": status, "timings": timings.model_dump(exclude_none=True)}
         log.info("finished", extra={"job": job_id, **told, **({"code": code} if code else {})})
 
-    def _classify(self, work: Work, held: Held, timings: Timings) -> Result:
+    def _classify(self, work: Work, held: InFlightJob, timings: Timings) -> Result:
         self._metrics.stage("queue", work.waited)
         held.check()
         served = self._registry.get(work.model)
@@ -152,7 +152,7 @@ class Classifier:
         self._metrics.stage("decode", timings.decode)
         held.check()
 
-        clips = cut(decoded.waveform, frontend.window_samples)
+        clips = split_windows(decoded.waveform, frontend.window_samples)
         if options.window is not None and options.window >= len(clips):
             raise InvalidRequest(f"The sound has {len(clips)} windows, 0 to {len(clips) - 1}; window {options.window}"
                                  " was asked for.")  # fmt: skip
@@ -183,17 +183,19 @@ class Classifier:
         self._metrics.stage("forward", timings.forward or 0.0)
         return _result(served, options, decoded, clips, probabilities, mean, chosen, looked, whole)
 
-    def _listen(self, served: Served, waveform: NDArray[np.float32], held: Held, timings: Timings) -> Array:
+    def _listen(self, served: LoadedModel, waveform: NDArray[np.float32], held: InFlightJob, timings: Timings) -> Array:
         """(mels, frames) of a whole sound that is longer than a window."""
-        stretches = cut_stretches(waveform, served.model.config.frontend)
-        heard = self._see(FrontEnd(served), [Window(stretch.samples) for stretch in stretches], held, timings)
-        return join_stretches(stretches, [one.spectrogram for one in heard if one.spectrogram is not None])
+        stretches = split_chunks(waveform, served.model.config.frontend)
+        heard = self._see(SpectrogramOnly(served), [Window(stretch.samples) for stretch in stretches], held, timings)
+        return join_chunks(stretches, [one.spectrogram for one in heard if one.spectrogram is not None])
 
-    def _see(self, served: Served | FrontEnd, windows: list[Window], held: Held, timings: Timings) -> list[Seen]:
+    def _see(
+        self, served: LoadedModel | SpectrogramOnly, windows: list[Window], held: InFlightJob, timings: Timings
+    ) -> list[WindowOutput]:
         """Through the batcher, a batch at a time, so that a long sound lets short ones in between."""
-        answers: list[Seen] = []
-        if rider := tracing.rider():
-            windows = [replace(window, rider=rider) for window in windows]
+        answers: list[WindowOutput] = []
+        if trace_link := tracing.current_link():
+            windows = [replace(window, trace_link=trace_link) for window in windows]
         for at in range(0, len(windows), self._batch_size):
             held.check()
             held.tickets = [
@@ -213,20 +215,20 @@ class Classifier:
             timings.batch = round((timings.batch or 0.0) + max(t.waited for t in held.tickets), 6)
             began, ended = min(t.began for t in held.tickets), max(t.ended for t in held.tickets)
             timings.forward = round((timings.forward or 0.0) + ended - began, 6)
-            tracing.past("batch_wait", held.tickets[0].submitted, began)
-            tracing.past("forward", began, ended, rider)
+            tracing.record_span("batch_wait", held.tickets[0].submitted, began)
+            tracing.record_span("forward", began, ended, trace_link)
         return answers
 
 
 def _result(
-    served: Served,
+    served: LoadedModel,
     options: JobOptions,
     decoded: Decoded,
     clips: list[tuple[int, NDArray[np.float32]]],
     probabilities: NDArray[np.float32],
     mean: NDArray[np.float32],
     chosen: int,
-    looked: Seen,
+    looked: WindowOutput,
     whole: Array | None,
 ) -> Result:
     classes, rate, parts = served.model.config.classes, decoded.rate, options.include

@@ -8,7 +8,7 @@ from otoscope.results import Array
 WAVEFORM_BUCKETS = 1_000
 
 
-def cut(waveform: NDArray[np.float32], size: int) -> list[tuple[int, NDArray[np.float32]]]:
+def split_windows(waveform: NDArray[np.float32], size: int) -> list[tuple[int, NDArray[np.float32]]]:
     """(first sample, window) of each window: zero-padded when the sound is shorter, half overlapping when longer.
 
     Codecs add a few samples to a clip that was cut to measure. Those are not worth a window: one that would begin less

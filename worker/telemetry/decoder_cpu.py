@@ -13,7 +13,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")  # a second
 _USER, _SYSTEM = 11, 12  # of what follows the name in /proc/PID/stat
 
 
-class CpuOfChildren(Collector):
+class ChildCpuCollector(Collector):
     """Seconds of those that live, from /proc, and of those that have ended, from the kernel's sum over them.
 
     Without /proc those that live are left out until they end. Read only when it is asked for.

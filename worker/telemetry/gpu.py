@@ -6,7 +6,7 @@ import torch
 from prometheus_client import CollectorRegistry, Gauge
 
 
-def tell_of_gpu(device: torch.device, registry: CollectorRegistry) -> None:
+def register_gpu_metrics(device: torch.device, registry: CollectorRegistry) -> None:
     """Add the gauges of a CUDA device. A device that is lost tells NaN: the other metrics are wanted most then."""
 
     def gauge(name: str, told: str, read: Callable[[], float]) -> None:

@@ -16,10 +16,10 @@ from prometheus_client import (
 
 from otoscope.errors import BY_CODE
 from otoscope.types import FINAL
-from shared import process_metrics as vitals
+from shared import process_metrics
 from worker.telemetry.address import metrics_url
-from worker.telemetry.decoder_cpu import CpuOfChildren
-from worker.telemetry.gpu import tell_of_gpu
+from worker.telemetry.decoder_cpu import ChildCpuCollector
+from worker.telemetry.gpu import register_gpu_metrics
 
 STAGES = ("queue", "decode", "batch_wait", "forward", "store")
 _SECONDS = tuple(0.001 * 2**i for i in range(18))  # 1 ms to 131 s
@@ -34,7 +34,7 @@ class WorkerMetrics:
         self.url = ""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which no panel here reads
         self.registry = CollectorRegistry()
-        vitals.tell(self.registry)
+        process_metrics.register(self.registry)
         self._stage = Histogram(
             "otoscope_worker_stage_seconds", "Time a job spent at each stage", ["stage"],
             buckets=_SECONDS, registry=self.registry,
@@ -46,7 +46,7 @@ class WorkerMetrics:
             "otoscope_worker_batch_seconds", "Duration of a forward pass", buckets=_SECONDS, registry=self.registry
         )
         self._jobs = Counter(
-            "otoscope_worker_jobs_total", "Jobs by how they ended here", ["state"], registry=self.registry
+            "otoscope_worker_jobs_total", "Jobs by how they ended here", ["outcome"], registry=self.registry
         )
         self._job = Histogram(
             "otoscope_worker_job_seconds", "Time from a job's acceptance to its stored result",
@@ -71,9 +71,9 @@ class WorkerMetrics:
             "otoscope_worker_model_ready", "1 once a model has run a forward pass", ["model"], registry=self.registry
         )
         self._decoder_deaths = Counter(
-            "otoscope_worker_decoder_deaths_total", "Decode processes that died or were late", registry=self.registry
+            "otoscope_worker_decoder_crashes_total", "Decode processes that died or were late", registry=self.registry
         )
-        self.busy = Gauge("otoscope_worker_jobs_held", "Jobs being worked on now", registry=self.registry)
+        self.busy = Gauge("otoscope_worker_jobs_in_progress", "Jobs being worked on now", registry=self.registry)
         for stage in STAGES:
             self._stage.labels(stage)
         for state in sorted(FINAL):
@@ -81,7 +81,7 @@ class WorkerMetrics:
         for code in BY_CODE:
             self._failures.labels(code)
         if device.type == "cuda":
-            tell_of_gpu(device, self.registry)
+            register_gpu_metrics(device, self.registry)
 
     def stage(self, name: str, seconds: float) -> None:
         self._stage.labels(name).observe(seconds)
@@ -119,7 +119,9 @@ class WorkerMetrics:
 
     def watch_decoders(self, pids: Callable[[], list[int]]) -> None:
         """`pids` tells the decode processes that live now; their CPU time is read whenever somebody asks."""
-        self.registry.register(CpuOfChildren("otoscope_worker_decoder_cpu_seconds", "CPU of decode processes", pids))
+        self.registry.register(
+            ChildCpuCollector("otoscope_worker_decoder_cpu_seconds", "CPU of decode processes", pids)
+        )
 
     def serve(self, port: int, host: str) -> Callable[[], None]:
         """Listen, at `url` from then on; returns what ends it. Raises OSError when the port is taken."""

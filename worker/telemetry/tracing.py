@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from shared import tracing
 from shared.jobs.records import Refused, Work
-from worker.inference.engine import FrontEnd, Served, Window
+from worker.inference.engine import LoadedModel, SpectrogramOnly, Window
 
-_CONSUMING: tracing.Noted = {
-    **tracing.QUEUED,
+_CONSUMING: tracing.Attributes = {
+    **tracing.MESSAGING,
     "messaging.operation.type": "process",
     "messaging.operation.name": "classify",
 }
@@ -20,7 +20,7 @@ _CONSUMING: tracing.Noted = {
 
 def of_job(job_id: str, work: Work | Refused, worker_id: str) -> AbstractContextManager[None]:
     """Around a started job. One that is not to be run is told only where that fails it."""
-    if not tracing.on() or (isinstance(work, Refused) and work.reason != "poison"):
+    if not tracing.enabled() or (isinstance(work, Refused) and work.reason != "poison"):
         return nullcontext()
     return _of_job(job_id, work, worker_id)
 
@@ -30,27 +30,27 @@ def _of_job(job_id: str, work: Work | Refused, worker_id: str) -> Iterator[None]
     job: dict[str, str | int] = {tracing.JOB: job_id}
     if isinstance(work, Work):
         job[tracing.ATTEMPT] = work.attempt
-        with tracing.span("queue", noted=job, parent=work.trace, began_ago=work.waited):
+        with tracing.span("queue", attributes=job, parent=work.trace, began_ago=work.waited):
             pass
         job[tracing.MODEL] = work.model
-    noted = {**_CONSUMING, **job, "messaging.message.id": job_id, tracing.WORKER: worker_id}
-    with tracing.span("classify", "consumer", noted=noted, parent=work.trace):
+    attributes = {**_CONSUMING, **job, "messaging.message.id": job_id, tracing.WORKER: worker_id}
+    with tracing.span("classify", "consumer", attributes=attributes, parent=work.trace):
         yield
 
 
 def ended(outcome: str, code: str = "") -> None:
     """How the present job ended here."""
-    tracing.note({tracing.OUTCOME: outcome})
+    tracing.set_attributes({tracing.OUTCOME: outcome})
     if code:
-        tracing.failed(code)
+        tracing.set_error(code)
 
 
-def of_batch(served: Served | FrontEnd, windows: Sequence[Window]) -> AbstractContextManager[None]:
+def of_batch(served: LoadedModel | SpectrogramOnly, windows: Sequence[Window]) -> AbstractContextManager[None]:
     """Around a forward pass."""
-    riders = list({id(window.rider): window.rider for window in windows if window.rider is not None}.values())
-    if not riders:
+    links = list({id(window.trace_link): window.trace_link for window in windows if window.trace_link is not None}.values())
+    if not links:
         return nullcontext()
-    front_end = isinstance(served, FrontEnd)
-    model = served.served.name if isinstance(served, FrontEnd) else served.name
-    noted: tracing.Noted = {tracing.MODEL: model, tracing.BATCH_SIZE: len(windows), tracing.FRONT_END: front_end}
-    return tracing.batch(riders, noted)
+    front_end = isinstance(served, SpectrogramOnly)
+    model = served.served.name if isinstance(served, SpectrogramOnly) else served.name
+    attributes: tracing.Attributes = {tracing.MODEL: model, tracing.BATCH_SIZE: len(windows), tracing.FRONT_END: front_end}
+    return tracing.batch_span(links, attributes)

@@ -6,21 +6,21 @@ import pytest
 import torch
 
 from tests.conftest import PYTHON, ROOT
-from worker.model.activations import Tap
+from worker.model.activations import ActivationRecorder
 from worker.model.base import parameters
 from worker.model.frontend import FrontendConfig, LogMel
-from worker.model.resnet import ArchitectureConfig, ResidualCNN
+from worker.model.resnet import ResidualCNN, ResNetConfig
 
 
 def small(**options: object) -> ResidualCNN:
     torch.manual_seed(0)
-    config = ArchitectureConfig(classes=5, depths=(2, 1), widths=(8, 16), dropout=(0.5,)).model_copy(update=options)
-    return ResidualCNN(ArchitectureConfig.model_validate(config.model_dump())).eval()
+    config = ResNetConfig(classes=5, depths=(2, 1), widths=(8, 16), dropout=(0.5,)).model_copy(update=options)
+    return ResidualCNN(ResNetConfig.model_validate(config.model_dump())).eval()
 
 
 def test_parameter_count_is_that_of_the_older_systems() -> None:
     """3, 4, 6, 3 blocks at 64 to 512 channels and 50 classes: 21,304,050."""
-    assert parameters(ResidualCNN(ArchitectureConfig(classes=50))) == 21_304_050
+    assert parameters(ResidualCNN(ResNetConfig(classes=50))) == 21_304_050
 
 
 def test_layers_are_named_in_the_order_of_computation() -> None:
@@ -35,7 +35,7 @@ def test_layers_are_named_in_the_order_of_computation() -> None:
 def test_small_cnn_has_no_stem_and_can_be_looked_into() -> None:
     """Three convolutions of plain blocks: every layer is named, halved by pooling, and Grad-CAM works on the last."""
     network = small(stem=False, block="plain", depths=(1, 1, 1), widths=(4, 8, 16))
-    tap = Tap(network, maps=[0], embedding=[0], cam=[0])
+    tap = ActivationRecorder(network, maps=[0], embedding=[0], cam=[0])
     with torch.no_grad():
         logits = network(torch.randn(1, 1, 32, 40), tap)
     assert list(tap.maps) == ["layer1.block1", "layer1", "layer2.block1", "layer2", "layer3.block1", "layer3"]

@@ -12,7 +12,7 @@ import torch
 from tests.conftest import ROOT, write_tiny_model
 from worker.model.checkpoint import ModelConfig, ModelError, load_model, read_config, save_model
 from worker.model.frontend import FrontendConfig
-from worker.model.resnet import ArchitectureConfig, ResidualCNN
+from worker.model.resnet import ResidualCNN, ResNetConfig
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def directory(tmp_path: Path) -> Path:
 def test_round_trip_gives_the_same_answers(tmp_path: Path) -> None:
     """What comes back differs from what was saved by the rounding of float16 and nothing else."""
     torch.manual_seed(0)
-    network = ResidualCNN(ArchitectureConfig(classes=3, depths=(1, 1), widths=(8, 16))).train()
+    network = ResidualCNN(ResNetConfig(classes=3, depths=(1, 1), widths=(8, 16))).train()
     x = torch.randn(4, 1, 32, 40)
     network(x)  # moves the running statistics away from their start
     network.eval()

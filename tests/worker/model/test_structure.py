@@ -1,4 +1,4 @@
-"""What a network says of its layers, and what an opened block shows."""
+"""What a network says of its layers, and what an expanded_blocks block shows."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from otoscope.types import ReceptiveField
 from tests.worker.model.test_base import small
-from worker.model.activations import Tap
+from worker.model.activations import ActivationRecorder
 from worker.model.base import receptive_field
 from worker.model.resnet import ResidualCNN
 
@@ -80,13 +80,13 @@ def test_an_opened_block_shows_what_it_adds(options: dict[str, object]) -> None:
     """And to what: their sum, rectified, is the block; an identity shortcut is the block's input, untouched."""
     network, x = small(**options), torch.randn(2, 1, 32, 40)
     shown: dict[str, Tensor] = {}
-    opened = {"layer1.block2", "layer2.block1"}
-    logits = network(x, lambda name, activation: shown.__setitem__(name, activation.clone()), opened)
+    expanded_blocks = {"layer1.block2", "layer2.block1"}
+    logits = network(x, lambda name, activation: shown.__setitem__(name, activation.clone()), expanded_blocks)
     assert torch.equal(logits, network(x))
     assert set(shown) - {"embedding", *network.structure()} == {
-        f"{block}.{part}" for block in opened for part in ("residual", "shortcut")
+        f"{block}.{part}" for block in expanded_blocks for part in ("residual", "shortcut")
     }
-    for block in opened:
+    for block in expanded_blocks:
         assert torch.equal((shown[f"{block}.residual"] + shown[f"{block}.shortcut"]).relu(), shown[block])
     assert torch.equal(shown["layer1.block2.shortcut"], shown["layer1.block1"])
     assert shown["layer1.block2.residual"].min() < 0
@@ -96,10 +96,12 @@ def test_an_opened_block_shows_what_it_adds(options: dict[str, object]) -> None:
 def test_a_tap_keeps_the_channels_of_the_rows_that_asked() -> None:
     """Of several layers in one pass, under the names that were asked for; maps are of layers alone."""
     network, x = small(), torch.randn(4, 1, 32, 40)
-    tap = Tap(network, maps=[0], embedding=[], cam=[], channels={"layer1": [3, 1], "layer1.block2": [0], "stem": [2]})
-    network(x, tap, tap.opened)
+    tap = ActivationRecorder(
+        network, maps=[0], embedding=[], cam=[], channels={"layer1": [3, 1], "layer1.block2": [0], "stem": [2]}
+    )
+    network(x, tap, tap.expanded_blocks)
     everything: dict[str, Tensor] = {}
-    network(x, lambda name, activation: everything.__setitem__(name, activation.clone()), tap.opened)
+    network(x, lambda name, activation: everything.__setitem__(name, activation.clone()), tap.expanded_blocks)
     rows = {"layer1": [3, 1], "layer1.block2": [0], "stem": [2]}
     assert {shown: layer for layer, shown in tap.channels} == {
         "stem": "stem",

@@ -6,38 +6,40 @@ from threading import Barrier
 import pytest
 import torch
 
-from worker.model.activations import Tap
-from worker.model.timm_backbone import PictureConfig, PictureNetwork
+from worker.model.activations import ActivationRecorder
+from worker.model.timm_backbone import TimmConfig, TimmNetwork
 
 
 @pytest.fixture(scope="module")
-def pictures() -> PictureNetwork:
+def pictures() -> TimmNetwork:
     torch.manual_seed(0)
-    return PictureNetwork(PictureConfig(classes=3, backbone="tf_efficientnet_lite0")).eval()
+    return TimmNetwork(TimmConfig(classes=3, backbone="tf_efficientnet_lite0")).eval()
 
 
-def look(pictures: PictureNetwork, x: torch.Tensor, tap: Tap | None) -> None:
+def look(pictures: TimmNetwork, x: torch.Tensor, tap: ActivationRecorder | None) -> None:
     with torch.no_grad():
         pictures(x, tap)
 
 
 @pytest.mark.parametrize("other_looks", [True, False])
-def test_threads_see_their_own_sounds(pictures: PictureNetwork, other_looks: bool) -> None:
+def test_threads_see_their_own_sounds(pictures: TimmNetwork, other_looks: bool) -> None:
     """A worker runs a batch on each core at a time: nothing of one may be shown in the other."""
     mine, others = torch.randn(2, 1, 64, 80), torch.randn(5, 1, 64, 80)
-    alone = Tap(pictures, maps=[0, 1], embedding=[], cam=[])
+    alone = ActivationRecorder(pictures, maps=[0, 1], embedding=[], cam=[])
     look(pictures, mine, alone)
     together = Barrier(2)
 
     def disturb() -> None:
         for _ in range(20):
             together.wait(30)
-            look(pictures, others, Tap(pictures, maps=[0], embedding=[], cam=[]) if other_looks else None)
+            look(
+                pictures, others, ActivationRecorder(pictures, maps=[0], embedding=[], cam=[]) if other_looks else None
+            )
 
     with ThreadPoolExecutor(1) as pool:
         disturbing = pool.submit(disturb)
         for _ in range(20):
-            tap = Tap(pictures, maps=[0, 1], embedding=[], cam=[])
+            tap = ActivationRecorder(pictures, maps=[0, 1], embedding=[], cam=[])
             together.wait(30)
             look(pictures, mine, tap)
             assert list(tap.maps) == list(alone.maps)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from shared.install_hints import install
+from shared.install_hints import install_command
 
 _OPERATORS = ("nms", "qnms")
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -30,4 +30,4 @@ def import_timm() -> Any:
             importlib.import_module("torchvision")
         return importlib.import_module("timm")
     except ImportError as error:
-        raise ImportError(f"{error}: networks made for pictures need timm, {install('pictures')}") from error
+        raise ImportError(f"{error}: networks made for pictures need timm, {install_command('pictures')}") from error
