@@ -8,12 +8,12 @@ because anything smoother would show values that nobody computed.
 import io
 import json
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from api.static_files import STATIC
 from otoscope.results import Array
 
 ColourMap = Literal["magma", "viridis", "cividis", "grey"]
@@ -27,7 +27,7 @@ def palettes() -> dict[str, bytes]:
 
     magma, viridis and cividis are matplotlib's, dedicated to the public domain (CC0); grey is linear in CIE lightness.
     """
-    tables = json.loads((Path(__file__).with_name("static") / "colormaps.json").read_text())
+    tables = json.loads((STATIC / "colormaps.json").read_text())
     return {name: bytes.fromhex(table) for name, table in tables.items()}
 
 
