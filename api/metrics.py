@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from otoscope.errors import BY_CODE
-from shared import process_metrics as vitals
+from shared import process_metrics
 from shared.jobs.records import QueueLoad
 
 _SECONDS = tuple(0.001 * 2**i for i in range(18))  # 1 ms to 131 s
@@ -35,7 +35,7 @@ class GatewayMetrics:
         """`queue_limit` is the number of unfinished jobs past which submissions are refused."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which no panel here reads
         self.registry = CollectorRegistry()
-        vitals.tell(self.registry)
+        process_metrics.register(self.registry)
         self._requests = Counter(
             "otoscope_api_requests_total", "Requests", ["route", "method", "status"], registry=self.registry
         )
@@ -51,7 +51,7 @@ class GatewayMetrics:
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self._repeated = Counter(
-            "otoscope_api_repeated_total", "Submissions answered with an earlier job", registry=self.registry
+            "otoscope_api_idempotent_replays_total", "Submissions answered with an earlier job", registry=self.registry
         )
         self._totals: dict[str, int] = {}
         self.registry.register(_Jobs(self._totals))
@@ -59,15 +59,15 @@ class GatewayMetrics:
             "otoscope_api_upload_bytes", "Size of accepted sounds", buckets=_BYTES, registry=self.registry
         )
         self.streams = Gauge("otoscope_api_event_streams", "Event streams open now", registry=self.registry)
-        self._open = Gauge("otoscope_queue_open_jobs", "Unfinished jobs", registry=self.registry)
+        self._open = Gauge("otoscope_jobs_unfinished", "Unfinished jobs", registry=self.registry)
         self._depth = Gauge("otoscope_queue_waiting_jobs", "Jobs that no worker has taken yet", registry=self.registry)
         self._oldest = Gauge(
             "otoscope_queue_oldest_seconds", "How long the oldest waiting job has waited", registry=self.registry
         )
         self._memory = Gauge(
-            "otoscope_queue_memory_ratio", "Share of Redis' memory limit in use", registry=self.registry
+            "otoscope_redis_memory_ratio", "Share of Redis' memory limit in use", registry=self.registry
         )
-        self._reachable = Gauge("otoscope_queue_reachable", "1 while Redis answers", registry=self.registry)
+        self._reachable = Gauge("otoscope_redis_up", "1 while Redis answers", registry=self.registry)
         self._workers = Gauge(
             "otoscope_queue_ready_workers", "Workers that vouch for themselves now", registry=self.registry
         )

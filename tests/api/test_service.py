@@ -113,7 +113,7 @@ def test_m4a_is_refused_when_every_worker_has_said_no(
 ) -> None:
     """Not by a gateway that has just begun, nor since a worker is away for a moment: a client does not come back."""
     monkeypatch.setattr("shared.audio.decode.aac_available", lambda: False)
-    monkeypatch.setattr("shared.ttl_cache.SECONDS", 0.0)
+    monkeypatch.setattr("shared.ttl_cache.TTL_SECONDS", 0.0)
     http = start_gateway()
 
     def statuses(count: int = 1) -> set[int]:
@@ -151,7 +151,7 @@ def test_metrics_count_what_happened(http: httpx.Client, worker: StandInWorker) 
     assert sample(text, 'otoscope_api_errors_total{code="not_audio"}') == 1
     assert sample(text, 'otoscope_jobs_total{outcome="accepted"}') == 1
     assert sample(text, "otoscope_queue_waiting_jobs") == 1
-    assert sample(text, "otoscope_queue_open_jobs") == 1
+    assert sample(text, "otoscope_jobs_unfinished") == 1
     assert sample(text, "otoscope_queue_oldest_seconds") > 0
     assert sample(text, "otoscope_queue_ready_workers") == 1
     assert sample(text, "otoscope_queue_limit_jobs") == Settings().queue_limit
@@ -219,7 +219,7 @@ def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
                 assert answer.json()["code"] == "store_unavailable"
                 assert http.get("/health/live").status_code == 200
                 assert http.get("/health/ready").json()["redis"] is False
-                assert "otoscope_queue_reachable 0.0" in http.get("/metrics").text
+                assert "otoscope_redis_up 0.0" in http.get("/metrics").text
                 server, _ = start_server(Path(name), "--appendonly", "yes")
                 assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
                 worker.finish(job_id)
