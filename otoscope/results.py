@@ -1,7 +1,14 @@
-"""The result of a job: predictions and arrays, and the binary form in which it is stored and sent."""
+"""The result of a job: predictions and arrays, and the binary form in which it is stored and sent.
 
-from dataclasses import dataclass, field
-from typing import Any
+Everything that a caller can add to a result with `include=` is declared once, as a field of `Result`: the name is the
+field's, the rest is its `PartInfo`. From these fields follow the enum `Part`, the packed form, the JSON and NPZ
+representations, the OpenAPI schema, the image routes and the table in docs/api.md. A new part is one new field here,
+and the code of the worker that computes it.
+"""
+
+from dataclasses import dataclass, field, fields
+from enum import EnumType, StrEnum
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgpack
 import numpy as np
@@ -10,22 +17,52 @@ from numpy.typing import NDArray
 from otoscope.errors import ContractMismatch
 
 CONTRACT_VERSION = 1
-"""Raised when something that one side writes for the other comes to mean something else. A side reads what earlier
-versions wrote and what the next one writes, which therefore only adds: what a version took away or changed, the version
-before it did not rely on any more."""
+"""Version of the data that gateway and worker exchange. It is raised when the meaning of a field changes. Each side
+reads every earlier version and the next one, so a version may only add fields: one that a version removes or changes
+must already be unused by the version before it."""
 
 
 def understood(version: int) -> bool:
-    """Whether what that version wrote can be read here."""
+    """Whether data of that contract version can be read here."""
     return version <= CONTRACT_VERSION + 1
 
 
 Array = NDArray[np.float16]
 
 
+@dataclass(frozen=True)
+class PartInfo:
+    """How a part of a result is described, stored and served."""
+
+    description: str
+    axes: tuple[str, ...] = ()  # names of the dimensions, outermost first; empty for what is not an array
+    unit: str = ""
+    of: Literal["window", "sound"] = "sound"  # of the window `Result.window`, or of the whole sound
+    per_layer: bool = False  # a dictionary from layer name to array, instead of one array
+    image: bool = False  # served as /v1/jobs/{id}/<name>.png, or <name>/{layer}.png: (rows, columns), time in columns
+
+    @property
+    def summary(self) -> str:
+        """The description with axes and unit, as in `log-mel spectrogram, (mels, frames) in dB`."""
+        axes = f"({', '.join(self.axes)})" if self.axes else ""
+        return ", ".join(filter(None, [self.description, " in ".join(filter(None, [axes, self.unit]))]))
+
+
+def _part(
+    description: str,
+    *axes: str,
+    unit: str = "",
+    of: Literal["window", "sound"] = "sound",
+    per_layer: bool = False,
+    image: bool = False,
+) -> dict[str, PartInfo]:
+    """The metadata of a field that is a part."""
+    return {"part": PartInfo(description, axes, unit, of, per_layer, image)}
+
+
 @dataclass
 class WindowPrediction:
-    """What one window of a sound was taken for."""
+    """The predictions of one window of a sound."""
 
     start: float  # seconds
     end: float
@@ -34,7 +71,7 @@ class WindowPrediction:
 
 @dataclass
 class Result:
-    """What the worker found. Arrays are float16 and present only where they were asked for.
+    """The result of classifying one sound. Arrays are float16 and present only where they were requested.
 
     Packed it is a MessagePack map with these field names; an array is a map of `shape` and `data`, the little-endian
     float16 values in row-major order.
@@ -44,29 +81,90 @@ class Result:
     predictions: list[tuple[str, float]]
     duration: float  # seconds of sound
     sample_rate: int  # Hz, of the uploaded file
-    windows: list[WindowPrediction]
-    combined: str  # how the windows became one answer
-    window: int  # index of the window that the arrays below are of
-    spectrogram: Array | None = None  # (mels, frames), dB
-    maps: dict[str, Array] = field(default_factory=dict)  # layer -> (height, width), channel means
-    embedding: Array | None = None  # (features,)
-    cam: Array | None = None  # (height, width) of the last stage, for the first prediction, 0 to 1
-    waveform: Array | None = None  # (2, buckets): minimum and maximum of each stretch of the whole sound
-    full_spectrogram: Array | None = None  # (mels, frames) of the whole sound, dB
-    channels: dict[str, Array] = field(default_factory=dict)  # layer, or part of a block -> (channels, height, width)
-    parts: list[str] = field(default_factory=list)  # what was asked for beside the predictions
+    windows: list[WindowPrediction] = field(  # always packed; in JSON only on request
+        metadata=_part("predictions of each window, with its start and end in seconds")
+    )
+    combined: str  # how the predictions of the windows were combined
+    window: int  # index of the window that the arrays of one window are of
+    spectrogram: Array | None = field(
+        default=None,
+        metadata=_part(
+            "log-mel spectrogram, lowest frequency first", "mels", "frames", unit="dB", of="window", image=True
+        ),
+    )
+    maps: dict[str, Array] = field(
+        default_factory=dict,
+        metadata=_part(
+            "mean over the channels of each layer", "height", "width", of="window", per_layer=True, image=True
+        ),
+    )
+    embedding: Array | None = field(
+        default=None, metadata=_part("input of the classifier layer", "features", of="window")
+    )
+    cam: Array | None = field(
+        default=None,
+        metadata=_part(
+            "class activation map (CAM) of the last stage for the first prediction, 0 to 1", "height", "width",
+            of="window", image=True,
+        ),
+    )  # fmt: skip
+    waveform: Array | None = field(
+        default=None,
+        metadata=_part("envelope: minimum and maximum of each of 1,000 equal stretches", "bounds", "stretches"),
+    )
+    full_spectrogram: Array | None = field(
+        default=None,
+        metadata=_part(
+            "log-mel spectrogram of the whole sound; frame k is centred k hops after the start", "mels", "frames",
+            unit="dB", image=True,
+        ),
+    )  # fmt: skip
+    channels: dict[str, Array] = field(default_factory=dict)
+    """Layer, or branch of a residual block -> (channels, height, width); requested by `layer=`, so not a part."""
+    parts: list[str] = field(default_factory=list)  # what was requested beside the predictions
 
 
-ARRAYS = ("spectrogram", "embedding", "cam", "waveform", "full_spectrogram")
+PARTS: dict[str, PartInfo] = {each.name: each.metadata["part"] for each in fields(Result) if "part" in each.metadata}
+"""The parts by name, in the order of the fields."""
+
+ARRAYS = tuple(name for name, info in PARTS.items() if info.axes and not info.per_layer)
+"""The parts that are one array each."""
+
+ARRAYS_PER_LAYER = (*(name for name, info in PARTS.items() if info.per_layer), "channels")
+"""The fields that are a dictionary of arrays each."""
+
+
+class _PartType(EnumType):
+    if TYPE_CHECKING:
+
+        def __getattr__(cls, name: str) -> "Part":
+            """The members follow from the fields of `Result`, which type checkers cannot see."""
+
+
+class Part(StrEnum, metaclass=_PartType):
+    """What a result can hold beside the predictions: the values of `include=`."""
+
+    vars().update({name.upper(): name for name in PARTS})
+
+    @property
+    def info(self) -> PartInfo:
+        return PARTS[self.value]
 
 
 def unpack_result(packed: bytes) -> Result:
-    """The reverse; arrays are read-only views into `packed`. What was stored before a field existed lacks it, and what
-    is not known here is left out. Raises ContractMismatch."""
+    """A packed result; arrays are read-only views into `packed`.
+
+    A field that did not exist when the result was stored is absent, and unknown fields are ignored. Raises
+    ContractMismatch.
+    """
     tree = msgpack.unpackb(packed)
     if not understood(tree["contract"]):
-        told = f"This result is of contract {tree['contract']}, and {CONTRACT_VERSION} is known here."
-        raise ContractMismatch(told, retry_after=5)  # another gateway may be newer
+        detail = f"This result has contract version {tree['contract']}; this program reads {CONTRACT_VERSION}."
+        raise ContractMismatch(detail, retry_after=5)  # another gateway may be newer
+    arrays: dict[str, Any] = {
+        **{name: None if tree.get(name) is None else _unpack_array(tree[name]) for name in ARRAYS},
+        **{name: _unpack_arrays(tree.get(name) or {}) for name in ARRAYS_PER_LAYER},
+    }
     return Result(
         model=tree["model"],
         predictions=_unpack_predictions(tree["predictions"]),
@@ -78,14 +176,16 @@ def unpack_result(packed: bytes) -> Result:
             WindowPrediction(w["start"], w["end"], _unpack_predictions(w["predictions"])) for w in tree["windows"]
         ],
         parts=tree["parts"],
-        maps={layer: _unpack_array(values) for layer, values in tree["maps"].items()},
-        channels={name: _unpack_array(values) for name, values in tree.get("channels", {}).items()},
-        **{name: None if tree.get(name) is None else _unpack_array(tree[name]) for name in ARRAYS},
+        **arrays,
     )
 
 
 def _unpack_predictions(tree: list[dict[str, Any]]) -> list[tuple[str, float]]:
     return [(p["class"], p["confidence"]) for p in tree]
+
+
+def _unpack_arrays(trees: dict[str, Any]) -> dict[str, Array]:
+    return {layer: _unpack_array(tree) for layer, tree in trees.items()}
 
 
 def _unpack_array(tree: dict[str, Any]) -> Array:

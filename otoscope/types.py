@@ -1,29 +1,18 @@
 """The public JSON. Field names stand here once; the page, the client and the tests take them from here."""
 
 from datetime import datetime
-from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from otoscope.errors import InvalidRequest
+from otoscope.results import PARTS
+from otoscope.results import Part as Part
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
 """A job in one of these never changes again."""
-
-
-class Part(StrEnum):
-    """What a result can hold beside the predictions."""
-
-    MAPS = "maps"
-    SPECTROGRAM = "spectrogram"
-    WAVEFORM = "waveform"
-    EMBEDDING = "embedding"
-    WINDOWS = "windows"
-    CAM = "cam"
-    FULL_SPECTROGRAM = "full_spectrogram"
 
 
 class Public(BaseModel):
@@ -57,30 +46,50 @@ class Waveform(Public):
     duration: float = Field(description="seconds")
 
 
-class ResultJSON(Public):
+class _ResultFields(Public):
+    """The fields of a result that have a JSON form of their own."""
+
     model: str
     predictions: list[Prediction] = Field(description="most confident first")
     duration: float = Field(description="seconds of sound")
     sample_rate: int = Field(description="Hz, of the uploaded file")
-    combined: str = Field(description="how the windows became one answer")
-    window: int = Field(description="index of the window that maps, spectrogram, embedding, cam and channels are of")
+    combined: str = Field(description="how the predictions of the windows were combined")
+    window: int = Field(description="index of the window that the arrays of one window are of")
     window_count: int
-    windows: list[Window] | None = None
-    spectrogram: ArrayJSON | None = Field(None, description="log-mel, (mels, frames) in dB, lowest frequency first")
-    maps: dict[str, ArrayJSON] | None = Field(None, description="layer name to channel-mean map")
-    embedding: ArrayJSON | None = None
-    cam: ArrayJSON | None = Field(
-        None, description="class activation of the last stage for the first prediction, 0 to 1"
-    )
-    waveform: Waveform | None = None
-    full_spectrogram: ArrayJSON | None = Field(
-        None, description="log-mel of the whole sound, (mels, frames) in dB; frame k is centred k hops after the start"
-    )
+    windows: list[Window] | None = Field(None, description=PARTS["windows"].summary)
+    maps: dict[str, ArrayJSON] | None = Field(None, description=f"by layer: {PARTS['maps'].summary}")
+    waveform: Waveform | None = Field(None, description=PARTS["waveform"].description)
     channels: dict[str, ArrayJSON] | None = Field(
         None,
-        description="all channels of the `layer` that was asked for, (channels, height, width), under its name; of a"
-        " residual block also what it adds, under `<layer>.residual`, and to what, under `<layer>.shortcut`",
+        description="all channels of the requested `layer`, (channels, height, width), under its name; of a residual"
+        " block also the output of its convolutions, under `<layer>.residual`, and the shortcut that is added to it,"
+        " under `<layer>.shortcut`",
     )
+
+
+if TYPE_CHECKING:
+
+    class _ResultArrays(_ResultFields):
+        def __getattr__(self, name: str) -> ArrayJSON | None:
+            """A part that is one array; the fields are added below, one for each part."""
+
+else:
+    _ResultArrays = create_model(
+        "_ResultArrays",
+        __base__=_ResultFields,
+        **{
+            name: (
+                dict[str, ArrayJSON] | None if info.per_layer else ArrayJSON | None,
+                Field(None, description=info.summary),
+            )
+            for name, info in PARTS.items()
+            if name not in _ResultFields.model_fields
+        },
+    )
+
+
+class ResultJSON(_ResultArrays):
+    """The JSON form of `otoscope.results.Result`; parts that were not requested are absent."""
 
 
 class AudioInfo(Public):

@@ -5,7 +5,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from otoscope.results import ARRAYS, CONTRACT_VERSION, Array, Result
+from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, CONTRACT_VERSION, Array, Result
 
 
 def pack_result(result: Result) -> bytes:
@@ -27,9 +27,9 @@ def pack_result(result: Result) -> bytes:
             for w in result.windows
         ],
         "parts": result.parts,
-        "maps": {layer: _pack_array(values) for layer, values in result.maps.items()},
-        "channels": {name: _pack_array(values) for name, values in result.channels.items()},
     }
+    for name in ARRAYS_PER_LAYER:
+        tree[name] = {layer: _pack_array(values) for layer, values in getattr(result, name).items()}
     for name in ARRAYS:
         values = getattr(result, name)
         tree[name] = None if values is None else _pack_array(values)
