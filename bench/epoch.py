@@ -21,14 +21,16 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from training.fit.augment import audibility
-from training.fit.optim import Average, make_optimizer, set_schedule
+from training.fit.averaging import Average
+from training.fit.optim import make_optimizer
+from training.fit.schedule import set_schedule
 from training.fit.setup import Prepared, Sounds, compiled
 from training.recipe import Recipe, load_recipe
 from worker.inference.malloc import keep_freed_memory
+from worker.model.architectures.resnet import ResidualCNN
 from worker.model.base import parameters
 from worker.model.frontend import LogMel
 from worker.model.precision import autocast, native_bf16, pick_device
-from worker.model.resnet import ResidualCNN
 
 CLASSES, CLIPS, ROUNDS = 50, 256, 5
 
@@ -108,7 +110,7 @@ def _synthetic(recipe: Recipe) -> Prepared:
     audible = audibility(waves, front.sample_rate)
     targets = functional.one_hot(labels, CLASSES).float()
     sounds = Sounds(waves.to(device), labels.to(device), targets.to(device), audible)
-    network = ResidualCNN(recipe.network.architecture(CLASSES)).to(device, memory_format=torch.channels_last)
+    network = ResidualCNN(recipe.network.with_classes(CLASSES)).to(device, memory_format=torch.channels_last)
     return Prepared(device, sounds, LogMel(front).to(device), network, torch.channels_last)
 
 

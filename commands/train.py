@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from training.data.esc50 import Dataset, Fold
+    from training.data.base import Dataset, Fold
     from training.eval.predict import Precision
     from training.recipe import Recipe
     from worker.model.checkpoint import Model, ModelConfig

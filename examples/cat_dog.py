@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training.data.esc50 import Dataset, load_esc50
+from training.data.base import Dataset
+from training.data.esc50 import load_esc50
 from training.eval.evaluate import Evaluation, evaluate
 from training.eval.report import write_report
 from training.fit.loop import train

@@ -12,7 +12,7 @@ from torch import Generator, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from training.data.esc50 import Dataset, Fold
+from training.data.base import Dataset, Fold
 from training.errors import RunError
 from training.eval.plots import save_lr_curve
 from training.fit.distillation import check_teachers, load_teachers

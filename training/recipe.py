@@ -1,16 +1,28 @@
 """A recipe: every hyper-parameter of a training run, in one YAML file, checked before anything starts."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
 
 from training.errors import RecipeError
+from worker.model import architectures
+from worker.model.architectures.resnet import ResNetConfig
+from worker.model.architectures.timm_backbone import TimmConfig
+from worker.model.base import ArchitectureConfig
 from worker.model.checkpoint import ModelConfig
 from worker.model.frontend import FrontendConfig, LogMel
-from worker.model.resnet import ResNetConfig
-from worker.model.timm_backbone import TimmConfig
 
 BUNDLED = Path(__file__).parent / "recipes"
 
@@ -19,54 +31,16 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class NetworkRecipe(Strict):
-    """The architecture without its number of classes, which the data decides."""
-
-    stem: bool = True
-    block: Literal["residual", "plain"] = "residual"
-    depths: tuple[int, ...] = (3, 4, 6, 3)  # blocks a stage
-    widths: tuple[int, ...] = (64, 128, 256, 512)  # channels a stage
-    squeeze_excitation: bool = False
-    se_reduction: int = 16
-    feature_pyramid: bool = False
-    pyramid_width: int = 256
-    head: tuple[int, ...] = ()  # hidden widths between pooling and the last linear layer
-    dropout: tuple[float, ...] = (0.5,)  # one before each linear layer of the head
-
-    def architecture(self, classes: int) -> ResNetConfig:
-        return ResNetConfig(classes=classes, **self.model_dump())
-
-    @model_validator(mode="after")
-    def _buildable(self) -> "NetworkRecipe":
-        self.architecture(classes=2)
-        return self
+_ANY_CLASSES = 2  # a recipe does not set the number of classes: the data set does
 
 
-class PictureRecipe(Strict):
-    """A network of timm's that looks at log-mels as pictures; needs the extra `pictures`."""
-
-    backbone: str
-    head: tuple[int, ...] = ()
-    dropout: tuple[float, ...] = (0.2,)
-
-    def architecture(self, classes: int) -> TimmConfig:
-        return TimmConfig(classes=classes, **self.model_dump())
-
-    @model_validator(mode="after")
-    def _buildable(self) -> "PictureRecipe":
-        self.architecture(classes=2)
-        return self
-
-
-def _kind(network: Any) -> str:
-    keys = network if isinstance(network, dict) else type(network).model_fields
-    return "picture" if "backbone" in keys else "residual"
-
-
-_KINDS = ("residual", "picture")
-AnyNetwork = Annotated[
-    Annotated[NetworkRecipe, Tag("residual")] | Annotated[PictureRecipe, Tag("picture")], Discriminator(_kind)
-]
+def _parse_network(value: object) -> ArchitectureConfig:
+    """The section `network`: the config of one architecture, named by `type`, without its number of classes."""
+    if isinstance(value, Mapping):
+        if "classes" in value:
+            raise ValueError("the number of classes comes from the data set; leave it out")
+        value = {**value, "classes": _ANY_CLASSES}
+    return architectures.parse(value)
 
 
 class StartRecipe(Strict):
@@ -133,16 +107,20 @@ class Recipe(Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")  # the model's name, too
     seed: int = Field(default=1, ge=0)
     frontend: FrontendConfig = FrontendConfig()  # mean and std are measured on the training clips
-    network: AnyNetwork = NetworkRecipe()
+    network: Annotated[ArchitectureConfig, BeforeValidator(_parse_network)] = ResNetConfig(classes=_ANY_CLASSES)
     start: StartRecipe = StartRecipe()
     augment: AugmentRecipe = AugmentRecipe()
     optim: OptimRecipe = OptimRecipe()
     distill: DistillRecipe = DistillRecipe()
 
+    @field_serializer("network")
+    def _network_without_classes(self, network: ArchitectureConfig, info: SerializationInfo) -> dict[str, Any]:
+        return network.model_dump(mode=info.mode, exclude={"classes"})
+
     @model_validator(mode="after")
     def _frontend_works(self) -> "Recipe":
         LogMel(self.frontend)  # refuses empty mel rows
-        if self.start.weights != "random" and isinstance(self.network, NetworkRecipe):
+        if self.start.weights != "random" and not isinstance(self.network, TimmConfig):
             raise ValueError("start.weights: the residual CNN starts from a model of its own kind, given as --from")
         crop = self.augment.crop_seconds
         if crop and not self.frontend.n_fft / self.frontend.sample_rate < crop <= self.frontend.window_seconds:
@@ -152,11 +130,10 @@ class Recipe(Strict):
 
 def continued(recipe: Recipe, model: ModelConfig) -> Recipe:
     """The recipe with the network and the front end of a model to start from; the window stays the recipe's."""
-    kind = PictureRecipe if isinstance(model.architecture, TimmConfig) else NetworkRecipe
     window = recipe.frontend.window_seconds
     return recipe.model_copy(
         update={
-            "network": kind.model_validate(model.architecture.model_dump(exclude={"classes"})),
+            "network": model.architecture.with_classes(_ANY_CLASSES),
             "frontend": model.frontend.model_copy(update={"window_seconds": window}),
         }
     )
@@ -198,7 +175,7 @@ def _override(tree: dict[str, Any], key: str, value: str) -> None:
 
 
 def _sentence(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"] if part not in _KINDS)
+    key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}"
     message = error["msg"].removeprefix("Value error, ")

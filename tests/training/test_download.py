@@ -300,7 +300,7 @@ def test_default_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_cache() == Path.home() / ".cache" / "otoscope"
 
 
-@pytest.mark.data
+@pytest.mark.usefixtures("real_sounds")
 def test_official_table_passes(tmp_path: Path) -> None:
     """The real data set is accepted, and not with one clip emptied."""
     real = REAL_SOUNDS / "esc50-16k"

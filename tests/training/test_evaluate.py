@@ -11,7 +11,8 @@ import torch
 from shared.audio.decode import decode
 from tests.training.conftest import TINY, changed
 from tests.training.test_train import scalars
-from training.data.esc50 import Origin, load_esc50
+from training.data.base import Origin
+from training.data.esc50 import load_esc50
 from training.diagnostics import find_learning_rate, overfit
 from training.errors import EvaluationError, RunError
 from training.eval import metrics

@@ -13,9 +13,9 @@ import training.export.onnx
 from tests.training.conftest import TINY
 from training.errors import ExportError
 from training.export.onnx import LOWEST_OPSET, TOLERANCE, export_onnx
+from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 from worker.model.base import parameters
 from worker.model.checkpoint import ModelConfig, load_model, save_model
-from worker.model.resnet import ResidualCNN, ResNetConfig
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -9,7 +9,8 @@ import pytest
 from torch import Tensor
 
 from tests.training.conftest import TINY, changed
-from training.data.esc50 import Clip, Dataset, load_esc50
+from training.data.base import Clip, Dataset
+from training.data.esc50 import load_esc50
 from training.errors import EvaluationError
 from training.eval.evaluate import evaluate
 from training.export.quantise import quantise

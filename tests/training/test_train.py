@@ -13,13 +13,14 @@ from torch.nn import functional
 
 from tests.support.sounds import chirp, encode
 from tests.training.conftest import changed
-from training.data.esc50 import hold_out, load_esc50, load_windows
+from training.data.base import hold_out, load_windows
+from training.data.esc50 import load_esc50
 from training.errors import RunError
 from training.eval.evaluate import evaluate
 from training.eval.predict import predict, service_precision
 from training.fit.loop import train
-from training.fit.optim import schedule
 from training.fit.run_state import STATE, resumable
+from training.fit.schedule import schedule
 from training.recipe import DistillRecipe, OptimRecipe, Recipe, load_recipe, to_yaml
 from worker.model.checkpoint import load_model
 

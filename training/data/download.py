@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import httpx
+import httpx2
 from tqdm import tqdm
 
 from training.data.esc50 import ESC50, load_esc50
@@ -34,7 +34,7 @@ LARGEST_ARCHIVE = 2 << 30  # bytes; the real one has 0.6 GiB
 LARGEST_FOLDER = 4 << 30  # bytes unpacked; the real one has 0.8 GiB
 MOST_FILES = 10_000
 
-_TIMEOUT = httpx.Timeout(60.0, connect=20.0)  # for one read, not for the whole
+_TIMEOUT = httpx2.Timeout(60.0, connect=20.0)  # for one read, not for the whole
 _WANTED = re.compile(r"[^/]+/(meta/esc50\.csv|audio/[^/]+\.wav|LICENSE|README\.md)")
 
 
@@ -165,17 +165,17 @@ def _download(archive: _Archive) -> None:
     """Bring the archive, in as many attempts as it takes while each brings something. Raises DatasetError."""
     most, failures = archive.have, 0
     try:
-        client = httpx.Client(follow_redirects=True, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"})
-    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:  # environment variables that do not fit
+        client = httpx2.Client(follow_redirects=True, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"})
+    except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:  # environment variables that do not fit
         raise DatasetError(f"{archive.url} cannot be fetched: {error}") from error
     with client, tqdm(desc="ESC-50", unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
         while True:
             try:
                 _attempt(client, archive, bar)
                 break
-            except (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL) as error:
+            except (httpx2.UnsupportedProtocol, httpx2.TooManyRedirects, httpx2.InvalidURL) as error:
                 raise DatasetError(f"{archive.url} cannot be fetched: {error}") from error
-            except (httpx.TransportError, _Interrupted) as error:
+            except (httpx2.TransportError, _Interrupted) as error:
                 # Counted from the most that there ever was: a server that always cuts at the same byte is given up.
                 failures = 0 if archive.have > most else failures + 1
                 most = max(most, archive.have)
@@ -188,7 +188,7 @@ def _download(archive: _Archive) -> None:
     os.replace(archive.partial, archive.path)
 
 
-def _attempt(client: httpx.Client, archive: _Archive, bar: tqdm) -> None:
+def _attempt(client: httpx2.Client, archive: _Archive, bar: tqdm) -> None:
     """One request for what is missing."""
     have = archive.have
     headers = {"Range": f"bytes={have}-"} if have else {}

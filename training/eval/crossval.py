@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
-from training.data.esc50 import Dataset, Fold
+from training.data.base import Dataset, Fold
 from training.errors import EvaluationError
 from training.eval.calibrate import fit_temperature
 from training.eval.evaluate import Evaluation, evaluate

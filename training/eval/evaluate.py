@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.esc50 import Dataset, Fold
+from training.data.base import Dataset, Fold
 from training.errors import EvaluationError
 from training.eval.metrics import Labels
 from training.eval.predict import Precision, predict

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from otoscope.types import Accuracy
-from training.data.esc50 import ESC50, Dataset, Fold
+from training.data.base import Dataset, Fold
+from training.data.esc50 import ESC50
 from training.errors import EvaluationError, RecipeError
 from training.eval.evaluate import Evaluation
 from training.eval.report import Report, class_table, confusion_table, fold_name, interval, percent
 from training.recipe import Recipe, differences, load_recipe
 from worker.model.checkpoint import ModelConfig, write_config
-from worker.model.resnet import ResNetConfig
-from worker.model.timm_backbone import TimmConfig
 
 SHOWN = 8  # rows of the tables
 _WORDS = {
@@ -64,7 +63,7 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| network | {_network(network)}; {report.parameters:,} parameters |",
+        f"| network | {network.summary}; {report.parameters:,} parameters |",
         f"| input | {front.window_seconds:g} s at {front.sample_rate:,} Hz, log-mel: {front.n_mels} mels of"
         f" {front.f_min:g}–{front.f_max:g} Hz, {front.n_fft}-point FFT, hop {front.hop};"
         f" mean {front.mean:g} dB, deviation {front.std:g} dB over the training clips |",
@@ -137,15 +136,6 @@ def _protocol(recipe: Recipe, dataset: Dataset, held: Fold) -> str:
         f"trained on folds {others}; the weights are {stopped}, and no clip of fold {held} is looked at before this"
         " figure, so it chooses nothing. One fold is no cross-validation."
     )
-
-
-def _network(config: ResNetConfig | TimmConfig) -> str:
-    if isinstance(config, TimmConfig):
-        return f"{config.backbone} on log-mels as grey pictures"
-    stages = ", ".join(f"{depth} × {width}" for depth, width in zip(config.depths, config.widths, strict=True))
-    extras = [", squeeze-and-excitation"] * config.squeeze_excitation + [", feature pyramid"] * config.feature_pyramid
-    kind = "residual CNN" if config.block == "residual" else "CNN"
-    return f"{kind}, blocks × channels {stages}{''.join(extras)}"
 
 
 def _notes(config: ModelConfig) -> list[str]:

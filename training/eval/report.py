@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from training.data.esc50 import Fold
+from training.data.base import Fold
 from training.errors import EvaluationError
 from training.eval import metrics
 from training.eval.evaluate import Evaluation

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shared.install_hints import install
+from shared.install_hints import install_command
 from training.errors import ExportError
 from worker.model.base import parameters
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model
@@ -129,7 +129,7 @@ def _packages() -> tuple[Any, Any]:
         try:
             found[name] = import_module(name)
         except ImportError as error:
-            raise ExportError(f"exporting needs {name}: {install('onnx')} ({error})") from error
+            raise ExportError(f"exporting needs {name}: {install_command('onnx')} ({error})") from error
     return found["onnx"], found["onnxruntime"]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from training.data.esc50 import Dataset
+from training.data.base import Dataset
 from training.errors import EvaluationError
 from training.eval.evaluate import divided_anew, held_out_fold
 from training.eval.predict import predict

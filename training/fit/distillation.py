@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.data.esc50 import Dataset, Fold
+from training.data.base import Dataset, Fold
 from training.errors import RunError
 from training.eval.evaluate import divided_anew, held_out_fold
 from training.recipe import DistillRecipe

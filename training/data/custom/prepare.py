@@ -16,10 +16,8 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
@@ -27,6 +25,7 @@ from tqdm import tqdm
 from otoscope.errors import AudioError
 from shared.audio.decode import decode
 from training.data.custom.manifest import CACHE, LIMITS, Item, alone, read_items, table_digest
+from training.data.custom.npy_file import finish, write_header, write_padded
 from training.data.custom.parallel import in_order
 from training.data.custom.segments import SILENT_DB, Piece, Samples, cut, loudness, to_int16
 from training.data.custom.tables import read_table, write_table
@@ -153,7 +152,7 @@ def _write(root: Path, items: list[Item], parameters: Parameters, folder: Path) 
     # How long the longest is turns out last; until then, whole files are written one after the other, without zeros.
     with (folder / ("ragged" if whole else _WAVES)).open("w+b") as file:
         if not whole:
-            _header(file, 0, width)
+            write_header(file, 0, width)
         for done in tqdm(_decoded(root, items, parameters), total=len(items), desc="decode", unit="file", leave=False):
             silent += done.silent
             if done.pieces:
@@ -170,9 +169,9 @@ def _write(root: Path, items: list[Item], parameters: Parameters, folder: Path) 
             raise DatasetError(f"no sound of {', '.join(map(repr, lost))} can be used; first: {first[lost[0]]}")
         if whole:
             file.seek(0)
-            _pad(file, folder / _WAVES, [round(piece.seconds * parameters.rate) for piece in pieces])
+            write_padded(file, folder / _WAVES, [round(piece.seconds * parameters.rate) for piece in pieces])
         else:
-            _finish(file, len(pieces), width)
+            finish(file, len(pieces), width)
     (folder / "ragged").unlink(missing_ok=True)
     write_table(folder / _PIECES, _COLUMNS, map(astuple, pieces))
     return Prepared(parameters=parameters, files=files, pieces=len(pieces), silent=silent, skipped=skipped)
@@ -200,26 +199,3 @@ def _decoded(root: Path, items: list[Item], parameters: Parameters) -> Iterator[
         return _Cut(item, pieces, silent)
 
     return in_order(work, items)
-
-
-def _header(file: BinaryIO, rows: int, width: int) -> None:
-    """numpy leaves room in it for any number of rows, so that it can be written again in the same place."""
-    npy.write_array_header_1_0(file, {"descr": "<i2", "fortran_order": False, "shape": (rows, width)})
-
-
-def _pad(ragged: BinaryIO, target: Path, lengths: list[int]) -> None:
-    width = max(lengths)
-    with target.open("wb") as file:
-        _header(file, len(lengths), width)
-        for length in lengths:
-            file.write(ragged.read(2 * length))
-            file.seek(2 * (width - length), os.SEEK_CUR)
-        _finish(file, len(lengths), width)
-
-
-def _finish(file: BinaryIO, rows: int, width: int) -> None:
-    file.truncate()  # up to here, should the last row end in zeros
-    file.seek(0)
-    _header(file, rows, width)
-    file.flush()
-    os.fsync(file.fileno())

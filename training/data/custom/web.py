@@ -12,18 +12,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import httpx
+import httpx2
 
 from otoscope.errors import AudioError
 from shared.audio.decode import aac_available, probe
-from shared.install_hints import install
+from shared.install_hints import install_command
 from training.data.custom.ingest import LARGEST, unusable
 from training.data.custom.manifest import LIMITS
 from training.errors import DatasetError
 
-INSTALL = install("links")
+INSTALL = install_command("links")
 
-_TIMEOUT = httpx.Timeout(60.0, connect=20.0)  # for one read, not for the whole
+_TIMEOUT = httpx2.Timeout(60.0, connect=20.0)  # for one read, not for the whole
 _HOMES = {"opus": ".ogg", "vorbis": ".ogg", "mp3": ".mp3", "flac": ".flac", "aac": ".m4a", "alac": ".m4a"}
 
 
@@ -50,8 +50,8 @@ def fetcher(files: Sequence[str]) -> Iterator[Fetch]:
     if pages:
         _need_yt_dlp()
     try:
-        client = httpx.Client(follow_redirects=True, timeout=_TIMEOUT)
-    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:  # environment variables that do not fit
+        client = httpx2.Client(follow_redirects=True, timeout=_TIMEOUT)
+    except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:  # environment variables that do not fit
         raise DatasetError(f"nothing can be fetched: {error}") from error
     with client:
         yield lambda link: _from_page(link) if is_page(link) else _from_file(client, link)
@@ -75,7 +75,7 @@ def is_page(link: str) -> bool:
     return unusable(name_of(link)) is not None
 
 
-def _from_file(client: httpx.Client, link: str) -> tuple[str, bytes]:
+def _from_file(client: httpx2.Client, link: str) -> tuple[str, bytes]:
     """Raises LinkFailed."""
     try:
         with client.stream("GET", link) as response:
@@ -86,7 +86,7 @@ def _from_file(client: httpx.Client, link: str) -> tuple[str, bytes]:
                 data += chunk
                 if len(data) > LARGEST:
                     raise LinkFailed(f"larger than {LARGEST:,} bytes")
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
         raise LinkFailed(str(error) or type(error).__name__) from error
     return name_of(link), bytes(data)
 

@@ -223,7 +223,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
         import_folder(src, root)
 
 
-@pytest.mark.data
+@pytest.mark.usefixtures("real_sounds")
 def test_real_recordings_by_speaker(tmp_path: Path) -> None:
     """Sources from the names: a car's second field, a drone's or speaker's first; none of them on two sides."""
     brought = import_folder(REAL_SOUNDS / "drone-car-speech", tmp_path, group=r"^(?:\d-)?(\w+?)-")

@@ -12,9 +12,10 @@ from typer.testing import CliRunner, Result
 from otoscope.cli.main import app
 from tests.support.recordings import class_folders, record
 from tests.training.conftest import TINY, changed
+from training.data.base import Clip, Origin
 from training.data.custom.dataset import CollectionDataset, load_collection, load_dataset
 from training.data.custom.split import write_split
-from training.data.esc50 import Clip, Origin, load_esc50
+from training.data.esc50 import load_esc50
 from training.errors import DatasetError, EvaluationError, RunError
 from training.eval.evaluate import evaluate
 from training.eval.model_card import record as write_record

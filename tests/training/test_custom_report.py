@@ -188,7 +188,7 @@ def test_help_is_light(arguments: list[str], shown: str) -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from otoscope.cli.main import app;"
         f"told = CliRunner().invoke(app, {arguments!r}); print(told.output); assert not told.exit_code;"
-        "assert not {'numpy', 'torch', 'httpx', 'training'} & set(sys.modules)"
+        "assert not {'numpy', 'torch', 'httpx2', 'training'} & set(sys.modules)"
     )
     done = subprocess.run([PYTHON, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

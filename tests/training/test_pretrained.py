@@ -8,18 +8,20 @@ import torch
 from torch import nn
 
 from tests.training.conftest import TINY, changed, write_dataset
-from training.data.esc50 import Dataset, load_esc50
+from training.data.base import Dataset
+from training.data.esc50 import load_esc50
 from training.errors import RunError
 from training.eval.evaluate import evaluate
 from training.fit.loop import train
-from training.fit.optim import make_optimizer, set_schedule, unfreeze
+from training.fit.optim import make_optimizer, unfreeze
 from training.fit.pretrained import load_start, start_from_pictures
+from training.fit.schedule import set_schedule
 from training.fit.setup import class_weights, prepare
-from training.recipe import AugmentRecipe, OptimRecipe, PictureRecipe, Recipe, StartRecipe, continued
+from training.recipe import AugmentRecipe, OptimRecipe, Recipe, StartRecipe, continued
 from worker.model.activations import ActivationRecorder
+from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
+from worker.model.architectures.timm_backbone import TimmConfig, TimmNetwork
 from worker.model.checkpoint import load_model, save_model
-from worker.model.resnet import ResidualCNN, ResNetConfig
-from worker.model.timm_backbone import TimmConfig, TimmNetwork
 
 BACKBONE = "tf_efficientnet_lite0"
 
@@ -27,7 +29,7 @@ BACKBONE = "tf_efficientnet_lite0"
 def picture_recipe(recipe: Recipe, **start: object) -> Recipe:
     return recipe.model_copy(
         update={
-            "network": PictureRecipe(backbone=BACKBONE),
+            "network": TimmConfig(classes=2, backbone=BACKBONE),
             "start": StartRecipe.model_validate(start),
             "frontend": recipe.frontend.model_copy(update={"n_fft": 512, "n_mels": 64}),
             "augment": AugmentRecipe(mix_alpha=0, frequency_masks=0, time_masks=0),

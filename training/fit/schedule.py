@@ -1,0 +1,47 @@
+"""Learning-rate and momentum schedules: warm-up with cosine decay, and one-cycle."""
+
+import math
+
+from torch import optim
+
+from training.recipe import OptimRecipe
+
+_ONE_CYCLE_START = 0.04  # of max_lr
+_ONE_CYCLE_MOMENTUM = 0.05  # by which momentum moves against the learning rate
+
+
+def set_schedule(optimizer: optim.Optimizer, step: int, steps: int, recipe: OptimRecipe) -> float:
+    """Set learning rate and momentum for one step of a run of so many; returns the learning rate of the head."""
+    rate, momentum = schedule(step, steps, recipe)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
+        if recipe.optimizer == "sgd":
+            group["momentum"] = momentum
+        else:
+            group["betas"] = (momentum, group["betas"][1])
+    return rate
+
+
+def schedule(step: int, steps: int, recipe: OptimRecipe) -> tuple[float, float]:
+    """Learning rate and momentum at a step.
+
+    `cosine` rises in a straight line and falls as a cosine. `one_cycle` (Smith & Topin, 2018) starts at a twenty-fifth,
+    rises and falls as cosines, and moves the momentum the other way.
+    """
+    rise = max(1, round(steps * recipe.warmup))
+    last = recipe.final_lr
+    if recipe.schedule == "cosine":
+        share = (step + 1) / rise if step < rise else _cosine(1.0, last, (step - rise) / max(1, steps - 1 - rise))
+        return recipe.max_lr * share, recipe.momentum
+    if step < rise:
+        height = _cosine(0.0, 1.0, step / rise)
+        share = _ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * height
+    else:
+        height = _cosine(1.0, 0.0, (step - rise) / max(1, steps - 1 - rise))
+        share = last + (1 - last) * height
+    momentum = recipe.momentum + _ONE_CYCLE_MOMENTUM * (1 - 2 * height)
+    return recipe.max_lr * share, min(max(momentum, 0.0), 0.99)
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
