@@ -1,4 +1,4 @@
-"""What many tests need: a real Redis-compatible server, settings that point at it, a tiny model directory."""
+"""Fixtures of all tests: a real Redis-compatible server, settings that point at it, a tiny model directory."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import redis
 from bench.lib.rig import free_port as free_port
 from bench.lib.rig import free_ports as free_ports
 from shared.config.settings import Settings
-from shared.contract import QUEUE, TOTALS, line_key
+from shared.contract import QUEUE, TOTALS, queue_key
+from tests.support import markers
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_SOUNDS = ROOT.parent / "shared" / "data"
@@ -26,13 +27,44 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_process_guard = markers.ProcessGuard()
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need real sounds say so when they are skipped."""
-    if REAL_SOUNDS.is_dir():
-        return
+    """Set the markers of each test from its fixtures and calls, and the group of tests that one process runs."""
     for item in items:
-        if "data" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason=f"needs the real sounds of {REAL_SOUNDS}"))
+        markers.mark(item)
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    """Tests of one group run in one process, one after another: those that share a fixture of their package, such as a
+    running stack, or else those of one file."""
+    assert isinstance(item, pytest.Function)
+    definitions = item._fixtureinfo.name2fixturedefs.items()
+    shared = sorted(
+        f"{each.baseid}::{name}" for name, fixtures in definitions for each in fixtures if each.scope == "package"
+    )
+    return shared[0] if shared else item.nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A unit test cannot start a process."""
+    if markers.is_slow(item):
+        return (yield)
+    with _process_guard.closed(item.nodeid):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
+    """A fixture of the whole run may start one."""
+    if fixturedef.scope != "session":
+        return (yield)
+    with _process_guard.opened():
+        return (yield)
 
 
 def start_server(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], Path]:
@@ -84,6 +116,23 @@ def settings(redis_url: str) -> Settings:
 
 
 @pytest.fixture(scope="session")
+def real_sounds() -> Path:
+    """The folder of real recordings, which are not part of the repository. Skips the test where it is missing."""
+    if not REAL_SOUNDS.is_dir():
+        pytest.skip(f"needs the real sounds of {REAL_SOUNDS}")
+    return REAL_SOUNDS
+
+
+@pytest.fixture(scope="session")
+def cuda() -> None:
+    """Skips the test where there is no CUDA device."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models directory with one small untrained network, `tiny`: five classes, 1 s windows at 16 kHz."""
     directory = tmp_path_factory.mktemp("models")
@@ -97,7 +146,7 @@ def write_tiny_model(directory: Path, *, seed: int = 0, sample_rate: int = 16_00
 
     from worker.model.checkpoint import ModelConfig, save_model
     from worker.model.frontend import FrontendConfig
-    from worker.model.resnet import ResidualCNN, ResNetConfig
+    from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 
     torch.manual_seed(seed)
     network = ResidualCNN(ResNetConfig(classes=5, depths=(1, 1), widths=(8, 16), dropout=(0.0,)))
@@ -123,6 +172,6 @@ def redis_keys(redis_socket: Path) -> Iterator[Callable[[], set[bytes]]]:
     """All keys there are now, but for the queue and its lines, which keep the messages of jobs that are gone until a
     worker sees them, and the totals."""
     client = redis.Redis(unix_socket_path=str(redis_socket))
-    left_out = (f"{line_key('')}*".encode(), QUEUE.encode(), TOTALS.encode())
+    left_out = (f"{queue_key('')}*".encode(), QUEUE.encode(), TOTALS.encode())
     yield lambda: {key for key in client.scan_iter() if not any(fnmatchcase(key, pattern) for pattern in left_out)}
     client.close()

@@ -11,9 +11,9 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
+from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 from worker.model.checkpoint import ModelConfig, save_model
 from worker.model.frontend import FrontendConfig
-from worker.model.resnet import ResidualCNN, ResNetConfig
 
 RATE, SECONDS = 16_000, 5.0
 SHIPPED = Path(__file__).parents[2] / "models"

@@ -17,7 +17,7 @@ from worker.inference.engine import Engine, LoadedModel, Window, read_model
 from worker.inference.openvino import OpenVINOBackend
 from worker.model.checkpoint import Model, ModelError
 from worker.model.fake_quant import convolutions, quantised
-from worker.model.resnet import ResidualCNN, ResNetConfig
+from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 
 pytest.importorskip("openvino")
 

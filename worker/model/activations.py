@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from worker.model.base import INSIDE, Network
+from worker.model.base import BLOCK_PARTS, Network
 
 
 class ActivationRecorder:
@@ -42,13 +42,13 @@ class ActivationRecorder:
         block = node.inputs[0] if node and node.kind == "stage" else layer
         if block in nodes and nodes[block].kind == "residual":
             self.expanded_blocks.add(block)
-            for part in INSIDE:
+            for part in BLOCK_PARTS:
                 self._wanted[f"{block}.{part}"].append((layer, f"{layer}.{part}", rows))
 
     def __call__(self, name: str, activation: Tensor) -> None:
         for layer, shown, rows in self._wanted.get(name, ()):
             self.channels[layer, shown] = activation[rows].float()
-        if name.rpartition(".")[2] in INSIDE:
+        if name.rpartition(".")[2] in BLOCK_PARTS:
             return
         if name == "embedding":
             if self._embedding_rows:

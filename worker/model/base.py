@@ -1,18 +1,51 @@
-"""What every network can be asked for, whatever it is made of: an answer, a look inside, its parts from end to end."""
+"""What every network offers, whatever its architecture: logits, activations for a hook, the structure of its layers."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import Annotated, Self
 
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
 from otoscope.types import LayerKind, ReceptiveField
 
 ActivationHook = Callable[[str, Tensor], None]
 """Called with (layer name, activation of shape (batch, channels, height, width)) in the order of computation, and last
-with ("embedding", (batch, channels)). It looks and must not write."""
+with ("embedding", (batch, channels)). It must not modify the activation."""
 
-INSIDE = ("residual", "shortcut")
-"""What an expanded_blocks block shows besides: `<block>.residual`, what it adds, and `<block>.shortcut`, to what."""
+BLOCK_PARTS = ("residual", "shortcut")
+"""Extra activations of an expanded block: `<block>.residual`, which is added, and `<block>.shortcut`, to which it is
+added."""
+
+
+class ArchitectureConfig(BaseModel):
+    """Everything needed to build a network except its weights. Each architecture has a subclass that fixes `type`;
+    `worker.model.architectures` finds it by that name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: str
+    classes: int = Field(ge=2)
+    head: tuple[PositiveInt, ...] = ()  # hidden widths between pooling and the last linear layer
+    dropout: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.5,)  # one before each linear layer of the head
+
+    def model_post_init(self, _context: object) -> None:
+        if len(self.dropout) != len(self.head) + 1:
+            raise ValueError(f"a head of {len(self.head) + 1} linear layers needs as many dropouts: {self.dropout}")
+
+    def with_classes(self, classes: int) -> Self:
+        """The same network for another number of classes. Raises ValueError for fewer than two."""
+        return self.model_validate({**self.model_dump(), "classes": classes})
+
+    @property
+    def title(self) -> str:
+        """The name of the architecture, for the description of a model."""
+        return self.type
+
+    @property
+    def summary(self) -> str:
+        """The architecture and its size in one line, for the README of a model."""
+        return self.title
 
 
 @dataclass(frozen=True)
@@ -20,24 +53,24 @@ class Node:
     """A layer's place in the network."""
 
     kind: LayerKind
-    inputs: tuple[str, ...]  # the layers that feed it; none where the spectrogram does
-    receptive_field: ReceptiveField  # of the spectrogram
+    inputs: tuple[str, ...]  # the layers that feed it; empty if the spectrogram does
+    receptive_field: ReceptiveField  # in cells of the spectrogram
 
 
 class Network(nn.Module):
     """(batch, 1, mels, frames), normalised -> logits (batch, classes).
 
-    There is one `forward`: whoever wants to look inside passes a `tap`, which is shown each named activation as it
-    passes; without one nothing is kept. Of the blocks named in `expanded_blocks` it is shown what INSIDE says as well.
+    There is one `forward`, with and without a `hook`, which is called with each named activation; without a hook no
+    activation is kept. For each block named in `expanded_blocks` the hook also gets its BLOCK_PARTS.
     """
 
     head: nn.Sequential  # from the pooled activations to the logits
 
-    def forward(self, x: Tensor, tap: ActivationHook | None = None, expanded_blocks: Collection[str] = ()) -> Tensor:
+    def forward(self, x: Tensor, hook: ActivationHook | None = None, expanded_blocks: Collection[str] = ()) -> Tensor:
         raise NotImplementedError
 
     def structure(self) -> dict[str, Node]:
-        """Layer name to its place, in the order of computation; empty where the network does not know its inside."""
+        """Layer name to its place, in the order of computation; empty if the network does not describe its layers."""
         return {}
 
     def pool(self, levels: list[Tensor]) -> Tensor:
@@ -50,33 +83,33 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def trunk(self) -> list[nn.Module]:
-        """The parts before the head, from input to output: what transfer learning thaws from its end."""
+        """The parts before the head, from input to output: gradual unfreezing starts at the end of this list."""
         raise NotImplementedError
 
 
-def make_head(pooled: int, hidden: tuple[int, ...], dropout: tuple[float, ...], classes: int) -> nn.Sequential:
-    """Linear layers, each behind its own dropout."""
+def make_head(pooled: int, config: ArchitectureConfig) -> nn.Sequential:
+    """(batch, pooled) -> logits (batch, classes): linear layers, each after its own dropout."""
     layers: list[nn.Module] = []
-    for width, share in zip(hidden, dropout, strict=False):
-        layers += [nn.Dropout(share), nn.Linear(pooled, width), nn.ReLU()]
+    for width, probability in zip(config.head, config.dropout, strict=False):
+        layers += [nn.Dropout(probability), nn.Linear(pooled, width), nn.ReLU()]
         pooled = width
-    return nn.Sequential(*layers, nn.Dropout(dropout[-1]), nn.Linear(pooled, classes))
+    return nn.Sequential(*layers, nn.Dropout(config.dropout[-1]), nn.Linear(pooled, config.classes))
 
 
 def receptive_field(path: Iterable[tuple[int, int, int]]) -> ReceptiveField:
-    """What one output can see through windows of (size, stride, padding), first to last."""
-    seen, step, start = 1, 1, 0  # the step is the distance between neighbouring outputs, counted in inputs
-    for size, stride, padding in path:
+    """The inputs that one output depends on, through sliding windows of (size, stride, padding), first to last."""
+    size, step, start = 1, 1, 0  # step: distance between neighbouring outputs, in inputs
+    for kernel, stride, padding in path:
         start -= padding * step
-        seen += (size - 1) * step
+        size += (kernel - 1) * step
         step *= stride
-    return ReceptiveField(start=start, stride=step, size=seen)
+    return ReceptiveField(start=start, stride=step, size=size)
 
 
-def ignore(_name: str, _activation: Tensor) -> None:
-    """The tap of somebody who does not look."""
+def no_hook(_name: str, _activation: Tensor) -> None:
+    """An activation hook that does nothing."""
 
 
 def parameters(network: nn.Module) -> int:
-    """Number of parameters, frozen ones too."""
+    """Number of parameters, including frozen ones."""
     return sum(p.numel() for p in network.parameters())

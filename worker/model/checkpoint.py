@@ -9,20 +9,20 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from otoscope.results import CONTRACT_VERSION
 from otoscope.types import Accuracy
-from worker.model.base import Network
+from worker.model import architectures
+from worker.model.architectures import build_network
+from worker.model.base import ArchitectureConfig, Network
 from worker.model.frontend import FrontendConfig, LogMel
-from worker.model.resnet import ResidualCNN, ResNetConfig
-from worker.model.timm_backbone import TimmConfig, TimmNetwork
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -35,7 +35,7 @@ class ModelConfig(BaseModel):
     contract_version: int = CONTRACT_VERSION
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     description: str = ""
-    architecture: ResNetConfig | TimmConfig
+    architecture: Annotated[SerializeAsAny[ArchitectureConfig], BeforeValidator(architectures.parse)]
     frontend: FrontendConfig
     classes: tuple[str, ...]
     temperature: float = Field(default=1.0, gt=0)  # logits are divided by it, so that confidence means accuracy
@@ -71,11 +71,6 @@ class Model:
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (..., classes) -> calibrated probabilities (..., classes)."""
         return (logits / self.config.temperature).softmax(dim=-1)
-
-
-def build_network(config: ResNetConfig | TimmConfig) -> Network:
-    """With initial weights. Raises ImportError for a package that is missing, ValueError for what it does not know."""
-    return TimmNetwork(config) if isinstance(config, TimmConfig) else ResidualCNN(config)
 
 
 def save_model(directory: Path, network: nn.Module, config: ModelConfig) -> ModelConfig:

@@ -7,9 +7,9 @@ import torch
 
 from tests.conftest import PYTHON, ROOT
 from worker.model.activations import ActivationRecorder
+from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 from worker.model.base import parameters
 from worker.model.frontend import FrontendConfig, LogMel
-from worker.model.resnet import ResidualCNN, ResNetConfig
 
 
 def small(**options: object) -> ResidualCNN:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.conftest import ROOT, write_tiny_model
+from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 from worker.model.checkpoint import ModelConfig, ModelError, load_model, read_config, save_model
 from worker.model.frontend import FrontendConfig
-from worker.model.resnet import ResidualCNN, ResNetConfig
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from torch import Tensor
 from otoscope.types import ReceptiveField
 from tests.worker.model.test_base import small
 from worker.model.activations import ActivationRecorder
+from worker.model.architectures.resnet import ResidualCNN
 from worker.model.base import receptive_field
-from worker.model.resnet import ResidualCNN
 
 KINDS = [
     {},

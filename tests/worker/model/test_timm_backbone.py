@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from worker.model.activations import ActivationRecorder
-from worker.model.timm_backbone import TimmConfig, TimmNetwork
+from worker.model.architectures.timm_backbone import TimmConfig, TimmNetwork
 
 
 @pytest.fixture(scope="module")

@@ -1,40 +1,55 @@
-"""The residual CNN: stem, stages of residual blocks, a pooled head; squeeze-and-excitation, a feature pyramid and plain
-blocks as options of the same network."""
+"""The residual CNN (`type: resnet`): stem, stages of residual blocks, a pooled head. Squeeze-and-excitation, a feature
+pyramid and plain blocks are options of the same network."""
 
 from collections.abc import Collection
 from typing import Annotated, ClassVar, Literal, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from otoscope.types import LayerKind
-from worker.model.base import ActivationHook, Network, Node, ignore, make_head, receptive_field
+from worker.model.architectures import register
+from worker.model.base import (
+    ActivationHook,
+    ArchitectureConfig,
+    Network,
+    Node,
+    make_head,
+    no_hook,
+    receptive_field,
+)
 
 
-class ResNetConfig(BaseModel):
-    """Everything needed to build the network but its weights."""
+class ResNetConfig(ArchitectureConfig):
+    """Everything needed to build the network except its weights."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    classes: int = Field(ge=2)
-    stem: bool = True  # a 7×7 convolution and pooling in front, which leave a quarter of mels and frames
+    type: Literal["resnet"] = "resnet"
+    stem: bool = True  # a 7×7 convolution and pooling first, which leave a quarter of mels and of frames
     block: Literal["residual", "plain"] = "residual"
-    depths: tuple[Annotated[int, Field(ge=1, le=200)], ...] = Field((3, 4, 6, 3), max_length=64)  # blocks a stage
-    widths: tuple[PositiveInt, ...] = (64, 128, 256, 512)  # channels a stage
+    depths: tuple[Annotated[int, Field(ge=1, le=200)], ...] = Field((3, 4, 6, 3), max_length=64)  # blocks per stage
+    widths: tuple[PositiveInt, ...] = (64, 128, 256, 512)  # channels per stage
     squeeze_excitation: bool = False
     se_reduction: PositiveInt = 16
     feature_pyramid: bool = False
     pyramid_width: PositiveInt = 256
-    head: tuple[PositiveInt, ...] = ()  # hidden widths between pooling and the last linear layer
-    dropout: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.5,)  # one before each linear layer of the head
 
     def model_post_init(self, _context: object) -> None:
         if not self.depths or len(self.depths) != len(self.widths):
             raise ValueError(f"{len(self.depths)} depths for {len(self.widths)} widths")
-        if len(self.dropout) != len(self.head) + 1:
-            raise ValueError(f"a head of {len(self.head) + 1} linear layers needs as many dropouts: {self.dropout}")
+        super().model_post_init(_context)
+
+    @property
+    def title(self) -> str:
+        return "Residual CNN" if self.block == "residual" else "CNN"
+
+    @property
+    def summary(self) -> str:
+        kind = "residual CNN" if self.block == "residual" else "CNN"
+        stages = ", ".join(f"{depth} × {width}" for depth, width in zip(self.depths, self.widths, strict=True))
+        extras = [", squeeze-and-excitation"] * self.squeeze_excitation + [", feature pyramid"] * self.feature_pyramid
+        return f"{kind}, blocks × channels {stages}{''.join(extras)}"
 
 
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -44,7 +59,7 @@ def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequ
 
 
 class SqueezeExcitation(nn.Module):
-    """Channel gates from the clip's own channel means (Hu et al., 2018)."""
+    """Channel gates computed from the clip's own channel means (Hu et al., 2018, arXiv:1709.01507)."""
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
@@ -59,9 +74,9 @@ class SqueezeExcitation(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions whose output is added to their input (He et al., 2015).
+    """Two 3×3 convolutions whose output is added to their input (He et al., 2015, arXiv:1512.03385).
 
-    A tap is shown, under the block's `name`, what is added and to what.
+    A hook gets the two terms of the sum as `<name>.residual` and `<name>.shortcut`.
     """
 
     kind: ClassVar[LayerKind] = "residual"
@@ -74,12 +89,12 @@ class ResidualBlock(nn.Module):
         same_shape = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same_shape else _conv_bn(inputs, outputs, 1, stride)
 
-    def forward(self, x: Tensor, tap: ActivationHook | None = None, name: str = "") -> Tensor:
+    def forward(self, x: Tensor, hook: ActivationHook | None = None, name: str = "") -> Tensor:
         residual = self.se(self.conv2(functional.relu(self.conv1(x), inplace=True)))
         shortcut = self.shortcut(x)
-        if tap is not None:
-            tap(f"{name}.residual", residual)
-            tap(f"{name}.shortcut", shortcut)
+        if hook is not None:
+            hook(f"{name}.residual", residual)
+            hook(f"{name}.shortcut", shortcut)
         return functional.relu(residual + shortcut, inplace=True)
 
     @property
@@ -88,7 +103,7 @@ class ResidualBlock(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """One 3×3 convolution; where a residual block would stride, the maximum of 2×2 is taken first."""
+    """One 3×3 convolution; where a residual block would have a stride of 2, max pooling of 2×2 comes first."""
 
     kind: ClassVar[LayerKind] = "plain"
 
@@ -106,9 +121,9 @@ class PlainBlock(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """Top-down sum over the stages (Lin et al., 2017), each level pooled; the pooled levels are concatenated.
+    """Top-down sum over the stages (Lin et al., 2017, arXiv:1612.03144); the pooled levels are concatenated.
 
-    A coarse level is brought to its finer neighbour's exact size, since odd sizes do not double evenly.
+    A coarse level is resized to the exact size of the next finer one, since odd sizes are not half of each other.
     """
 
     def __init__(self, widths: tuple[int, ...], width: int) -> None:
@@ -117,6 +132,7 @@ class FeaturePyramid(nn.Module):
         self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in widths)
 
     def forward(self, stages: list[Tensor]) -> Tensor:
+        """(batch, width, height, frames) of each stage -> (batch, levels × width)."""
         top: Tensor | None = None
         pooled: list[Tensor] = []
         for level in reversed(range(len(stages))):
@@ -128,8 +144,9 @@ class FeaturePyramid(nn.Module):
         return torch.cat(pooled, dim=1)  # (batch, levels × width)
 
 
+@register(ResNetConfig)
 class ResidualCNN(Network):
-    """Any number of frames; 32 or more are sensible."""
+    """Takes any number of frames; use 32 or more."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -153,23 +170,23 @@ class ResidualCNN(Network):
         self.pyramid = FeaturePyramid(config.widths, config.pyramid_width) if config.feature_pyramid else None
         pooled = config.pyramid_width * len(config.widths) if self.pyramid else config.widths[-1]
 
-        self.head = make_head(pooled, config.head, config.dropout, config.classes)
+        self.head = make_head(pooled, config)
 
-    def forward(self, x: Tensor, tap: ActivationHook | None = None, expanded_blocks: Collection[str] = ()) -> Tensor:
-        see: ActivationHook = tap or ignore
+    def forward(self, x: Tensor, hook: ActivationHook | None = None, expanded_blocks: Collection[str] = ()) -> Tensor:
+        report: ActivationHook = hook or no_hook
         if self.stem is not None:
             x = self.stem(x)  # (batch, width, mels / 4, frames / 4)
-            see("stem", x)
+            report("stem", x)
         levels: list[Tensor] = []
         for number, blocks in enumerate(self.stages, start=1):
             for index, block in enumerate(cast(nn.ModuleList, blocks), start=1):
                 name = f"layer{number}.block{index}"
-                x = block(x, see, name) if name in expanded_blocks else block(x)
-                see(name, x)
-            see(f"layer{number}", x)
+                x = block(x, report, name) if name in expanded_blocks else block(x)
+                report(name, x)
+            report(f"layer{number}", x)
             levels.append(x)
         embedding = self.pool(levels)
-        see("embedding", embedding)
+        report("embedding", embedding)
         logits: Tensor = self.head(embedding)  # (batch, classes)
         return logits
 
@@ -204,13 +221,13 @@ class ResidualCNN(Network):
 
 
 def _windows(module: nn.Module) -> list[tuple[int, int, int]]:
-    """(size, stride, padding) of each window that slides over a module's input, first to last; they are square."""
+    """(size, stride, padding) of each square kernel that slides over a module's input, first to last."""
     sliding = [part for part in module.modules() if isinstance(part, (nn.Conv2d, nn.MaxPool2d))]
     return [(_side(part.kernel_size), _side(part.stride), _side(part.padding)) for part in sliding]
 
 
 def _side(square: int | str | tuple[int, ...]) -> int:
-    """Of what torch lets be given as one number or as two."""
+    """One side of a square: torch accepts one number or a pair."""
     return int(square[0] if isinstance(square, tuple) else square)
 
 
