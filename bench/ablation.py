@@ -12,7 +12,7 @@ import statistics
 from pathlib import Path
 
 from training.data.esc50 import load_esc50
-from training.eval.crossval import CrossReport, cross_validate
+from training.eval.crossval import CrossValidationReport, cross_validate
 from training.recipe import load_recipe
 from worker.inference.malloc import keep_freed_memory
 
@@ -44,7 +44,7 @@ def main() -> None:
     everywhere = dict(change.split("=", 1) for change in options.changes)
     dataset = load_esc50(options.data)
     epochs = options.epochs or load_recipe(options.recipe).optim.epochs
-    reports: dict[str, CrossReport] = {}
+    reports: dict[str, CrossValidationReport] = {}
     for number, (title, changes) in enumerate(ROWS.items()):
         if options.rows is not None and number not in options.rows:
             continue

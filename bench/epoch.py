@@ -20,11 +20,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from training.fit.augment import audibility
-from training.fit.averaging import Average
+from training.fit.augment import block_audibility
+from training.fit.averaging import WeightAverage
 from training.fit.optim import make_optimizer
 from training.fit.schedule import set_schedule
-from training.fit.setup import Prepared, Sounds, compiled
+from training.fit.setup import LabelledWindows, TrainingSetup, compile_network
 from training.recipe import Recipe, load_recipe
 from worker.inference.malloc import keep_freed_memory
 from worker.model.architectures.resnet import ResidualCNN
@@ -44,15 +44,15 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     recipe = load_recipe(options.recipe)
-    ready = _synthetic(recipe)
-    network, optim = ready.network.train(), recipe.optim
-    optimizer, average = make_optimizer(network, optim), Average(network, optim)
+    setup = _synthetic(recipe)
+    network, optim = setup.network.train(), recipe.optim
+    optimizer, average = make_optimizer(network, optim), WeightAverage(network, optim)
     generator = Generator().manual_seed(0)
     batch = optim.batch
-    _, lying, wanted = ready.augmented(torch.arange(batch), recipe, generator, crop=True)
+    _, lying, wanted = setup.augmented_batch(torch.arange(batch), recipe, generator, crop=True)
 
     def step(features: Tensor, targets: Tensor, forward: nn.Module = network) -> None:
-        with autocast(ready.device):
+        with autocast(setup.device):
             logits = forward(features).float()
         loss = functional.cross_entropy(logits, targets, label_smoothing=optim.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
@@ -65,7 +65,7 @@ def main() -> None:
 
     def whole(forward: nn.Module = network) -> None:
         set_schedule(optimizer, 0, 100, optim)
-        _, features, targets = ready.augmented(
+        _, features, targets = setup.augmented_batch(
             torch.randint(CLIPS, (batch,), generator=generator), recipe, generator, crop=True
         )
         step(features, targets, forward)
@@ -73,13 +73,13 @@ def main() -> None:
 
     ways: dict[str, Callable[[], None]] = {"bare": bare, "whole": whole}
     if options.compile:
-        ways["compiled"] = partial(whole, compiled(network))
+        ways["compiled"] = partial(whole, compile_network(network))
     for way in ways.values():
         way()
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, way in ways.items():
-            times[name].append(_timed(way, options.steps, ready.device) / batch)
+            times[name].append(_timed(way, options.steps, setup.device) / batch)
     ratios = [whole / bare for bare, whole in zip(times["bare"], times["whole"], strict=True)]
     figures = {
         "recipe": recipe.name,
@@ -89,9 +89,9 @@ def main() -> None:
         **{f"{name}_ms_a_clip": round(1000 * statistics.median(taken), 3) for name, taken in times.items()},
         "ratio": round(statistics.median(ratios), 3),
         "ratios": [round(ratio, 3) for ratio in sorted(ratios)],
-        "device": torch.cuda.get_device_name() if ready.device.type == "cuda" else platform.processor() or "cpu",
+        "device": torch.cuda.get_device_name() if setup.device.type == "cuda" else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
-        "arithmetic": "bfloat16" if native_bf16(ready.device) else "float32",
+        "arithmetic": "bfloat16" if native_bf16(setup.device) else "float32",
         "torch": torch.__version__,
     }
     print(" ".join(f"{name:>9}" for name in ways), f"   ms a clip, {figures['recipe']}, {figures['device']}")
@@ -102,16 +102,16 @@ def main() -> None:
         options.out.write_text(line + "\n", encoding="utf-8")
 
 
-def _synthetic(recipe: Recipe) -> Prepared:
+def _synthetic(recipe: Recipe) -> TrainingSetup:
     device = pick_device()
     front = recipe.frontend
     waves = torch.randn(CLIPS, front.window_samples) * 0.1
     labels = torch.randint(CLASSES, (CLIPS,))
-    audible = audibility(waves, front.sample_rate)
+    audible = block_audibility(waves, front.sample_rate)
     targets = functional.one_hot(labels, CLASSES).float()
-    sounds = Sounds(waves.to(device), labels.to(device), targets.to(device), audible)
+    windows = LabelledWindows(waves.to(device), labels.to(device), targets.to(device), audible)
     network = ResidualCNN(recipe.network.with_classes(CLASSES)).to(device, memory_format=torch.channels_last)
-    return Prepared(device, sounds, LogMel(front).to(device), network, torch.channels_last)
+    return TrainingSetup(device, windows, LogMel(front).to(device), network, torch.channels_last)
 
 
 def _timed(step: Callable[[], None], steps: int, device: torch.device) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from training.data.custom.ingest import Brought
+    from training.data.custom.ingest import ImportResult
 
 data = typer.Typer(
     no_args_is_help=True,
@@ -49,14 +49,14 @@ def bring(
     from training.data.custom.importers import import_csv, import_folder
 
     if is_drive_folder(src):
-        brought = import_drive(src, to, group=group)
+        result = import_drive(src, to, group=group)
     elif "://" in src:
         raise typer.BadParameter("a link needs a class: write both into a .csv, one line each", param_hint="SRC")
     elif Path(src).suffix.lower() in (".csv", ".txt"):
-        brought = import_csv(Path(src), to, group=group, copy=copy)
+        result = import_csv(Path(src), to, group=group, copy=copy)
     else:
-        brought = import_folder(Path(src), to, group=group, copy=copy)
-    _tell(to, brought)
+        result = import_folder(Path(src), to, group=group, copy=copy)
+    _tell(to, result)
 
 
 @data.command()
@@ -67,14 +67,14 @@ def split(
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same split.")] = 1,
 ) -> None:
     """Part a collection into train, val and test, no recording on two sides."""
-    from training.data.custom.split import PARTS, write_split
+    from training.data.custom.split import SUBSETS, write_split
 
     record = write_split(collection, val=val, test=test, seed=seed)
     wide = max(len("class"), *map(len, record.counts))
-    print(f"{'class':{wide}}" + "".join(f"{part:>8}" for part in PARTS))
+    print(f"{'class':{wide}}" + "".join(f"{part:>8}" for part in SUBSETS))
     for label, counts in record.counts.items():
-        print(f"{label:{wide}}" + "".join(f"{counts[part]:>8}" for part in PARTS))
-    print(f"{'sources':{wide}}" + "".join(f"{len(record.sources[part]):>8}" for part in PARTS))
+        print(f"{label:{wide}}" + "".join(f"{counts[part]:>8}" for part in SUBSETS))
+    print(f"{'sources':{wide}}" + "".join(f"{len(record.sources[part]):>8}" for part in SUBSETS))
     print(f"Split with seed {seed}: {collection / 'split'}")
 
 
@@ -89,18 +89,17 @@ def prepare(
     silence_db: Annotated[float, typer.Option(metavar="DBFS", help="What is never louder is left out.")] = -60.0,
 ) -> None:
     """Decode a collection and cut it into windows, once."""
-    from training.data.custom.prepare import prepare as run
-    from training.data.custom.prepare import read_prepared
+    from training.data.custom.prepare import prepare_segments, read_cache_info
     from training.recipe import load_recipe
 
     frontend = load_recipe(recipe).frontend
-    cache = run(
+    cache = prepare_segments(
         collection, rate=frontend.sample_rate, window_seconds=None if whole else frontend.window_seconds,
         overlap=overlap, silence_db=silence_db,
     )  # fmt: skip
-    done = read_prepared(cache)
+    done = read_cache_info(cache)
     what = "whole" if whole else f"of {frontend.window_seconds:g} s"
-    print(f"{done.pieces:,} pieces {what} at {frontend.sample_rate:,} Hz from {done.files:,} files: {cache}")
+    print(f"{done.segments:,} pieces {what} at {frontend.sample_rate:,} Hz from {done.files:,} files: {cache}")
     if done.silent:
         print(f"{done.silent:,} silent pieces left out")
     _list("Skipped", done.skipped)
@@ -112,9 +111,9 @@ def report(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="COLLECTION/report by default.")] = None,
 ) -> None:
     """Describe a collection: figures, a page, a picture."""
-    from training.data.custom.report import report as write
+    from training.data.custom.report import write_dataset_report
 
-    print(write(collection, out or collection / "report"))
+    print(write_dataset_report(collection, out or collection / "report"))
 
 
 @data.command()
@@ -136,19 +135,19 @@ def fetch_esc50(
     print(fetch(cache))
 
 
-def _tell(collection: Path, brought: "Brought") -> None:
+def _tell(collection: Path, result: "ImportResult") -> None:
     from collections import Counter
 
-    from training.data.custom.manifest import read_items
+    from training.data.custom.manifest import read_manifest
 
-    counts = Counter(item.label for item in read_items(collection, missing_ok=True))
-    added = f"{brought.added:,} sound{'s' * (brought.added != 1)} added"
-    print(f"{added}, {brought.known:,} were there; {collection} now has {counts.total():,}:")
+    counts = Counter(item.label for item in read_manifest(collection, missing_ok=True))
+    added = f"{result.added:,} sound{'s' * (result.added != 1)} added"
+    print(f"{added}, {result.unchanged:,} were there; {collection} now has {counts.total():,}:")
     print(", ".join(f"{label} {count:,}" for label, count in sorted(counts.items())))
     if len(counts) == 1:
         print("That is one class; training needs two or more.")
-    _list("Kept once", brought.twice)
-    _list("Skipped", brought.skipped)
+    _list("Kept once", result.duplicates)
+    _list("Skipped", result.skipped)
 
 
 def _list(title: str, sentences: list[str]) -> None:

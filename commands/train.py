@@ -64,7 +64,7 @@ def train(
     test_fold = _fold(fold, dataset)
     out = out or Path("runs") / f"{chosen.name}-{fold_name(test_fold).replace(' ', '')}"
     try:
-        run(chosen, dataset, test_fold, out, teachers=teacher or (), start_from=model, resume=resume, compile=compile)
+        run(chosen, dataset, test_fold, out, teachers=teacher or (), pretrained=model, resume=resume, compile=compile)
     except KeyboardInterrupt:
         _interrupted(out)
     print(f"{out} holds the model {chosen.name}")
@@ -107,7 +107,7 @@ def evaluate(
 ) -> None:
     """Measure a model on the fold that it has not seen, or a recipe on every fold in turn."""
     from training.eval.evaluate import evaluate as run
-    from training.eval.model_card import record as write
+    from training.eval.model_card import record_accuracy
     from training.eval.report import headline, interval, percent, write_report
 
     arithmetic = _precision(precision)
@@ -127,7 +127,7 @@ def evaluate(
     print(f"calibration error {report.calibration_error:.3f}, forward passes an answer {report.forward_passes}")
     print(f"Report, confusion matrix and labels: {where}")
     if record:
-        write(models[0], evaluation, report)
+        record_accuracy(models[0], evaluation, report)
         print(f"Recorded in {models[0]}")
 
 
@@ -166,7 +166,7 @@ def lr_find(
     chosen, model = _recipe_and_start(recipe, changes, start)
     dataset = _dataset(data, chosen.frontend)
     found = find_learning_rate(
-        chosen, dataset, _fold(fold, dataset), out, steps, teachers=teacher or (), start_from=model
+        chosen, dataset, _fold(fold, dataset), out, steps, teachers=teacher or (), pretrained=model
     )
     print(f"The loss falls fastest at {found.steepest:.1e} and is lowest at {found.lowest:.1e}: {out}/lr_find.png")
     others = [change for change in changes or () if change.partition("=")[0].strip() != "optim.max_lr"]
@@ -186,11 +186,11 @@ def overfit(
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="Give up after so many.")] = 200,
 ) -> None:
     """Check that the network learns one minibatch by heart."""
-    from training.diagnostics import overfit as run
+    from training.diagnostics import overfit_one_batch
 
     chosen = _recipe(recipe, changes)
     dataset = _dataset(data, chosen.frontend)
-    taken, loss = run(chosen, dataset, _fold(fold, dataset), steps)
+    taken, loss = overfit_one_batch(chosen, dataset, _fold(fold, dataset), steps)
     print(f"100 % of one minibatch after {taken} steps, loss {loss:.3f}: the network can learn")
 
 
@@ -203,7 +203,7 @@ def export(
 
     check = export_onnx(model, out or model / "model.onnx")
     print(f"{check.path}: {check.bytes / 2**20:.1f} MiB, opset {check.opset}, waveform in, probabilities out,")
-    print(f"any batch and length; at most {check.largest_difference:.1e} from PyTorch")
+    print(f"any batch and length; at most {check.max_difference:.1e} from PyTorch")
 
 
 def quantise(
@@ -257,12 +257,12 @@ def _recipe(name: str, changes: list[str] | None) -> "Recipe":
 
 def _recipe_and_start(name: str, changes: list[str] | None, start: Path | None) -> "tuple[Recipe, Model | None]":
     """The recipe and the model to go on from, whose network and front end it then has."""
-    from training.fit.pretrained import load_start
-    from training.recipe import continued
+    from training.fit.pretrained import load_pretrained
+    from training.recipe import for_fine_tuning
 
     recipe = _recipe(name, changes)
-    model = load_start(start) if start else None
-    return (continued(recipe, model.config) if model else recipe), model
+    model = load_pretrained(start) if start else None
+    return (for_fine_tuning(recipe, model.config) if model else recipe), model
 
 
 def _precision(name: str) -> "Precision":

@@ -18,7 +18,7 @@ from training.data.esc50 import load_esc50
 from training.eval.evaluate import Evaluation, evaluate
 from training.eval.report import write_report
 from training.fit.loop import train
-from training.fit.pretrained import load_start
+from training.fit.pretrained import load_pretrained
 from training.fit.run_state import resumable
 from training.recipe import Recipe, load_recipe
 from worker.inference.malloc import keep_freed_memory
@@ -35,8 +35,10 @@ def main() -> None:
     keep_freed_memory()
     started = time.monotonic()
     esc50 = load_esc50(options.data)
-    animals = esc50.only(CLASSES, "ESC-50, cats and dogs")
-    others = esc50.only([name for name in esc50.classes if name not in CLASSES], "ESC-50 without cats and dogs")
+    animals = esc50.select_classes(CLASSES, "ESC-50, cats and dogs")
+    others = esc50.select_classes(
+        [name for name in esc50.classes if name not in CLASSES], "ESC-50 without cats and dogs"
+    )
 
     figures: dict[str, Any] = {"example": "cat-dog"}
     figures["imagenet"] = cross_validate(load_recipe("pictures"), animals, options.out / "imagenet")
@@ -48,25 +50,25 @@ def main() -> None:
     figures["ears_on_48_classes"] = float((heard.predicted == heard.truth).mean())
     longer = {"frontend.window_seconds": "5", "optim.epochs": "40", "start.head_epochs": "40"}
     recipe = load_recipe("own-sounds", longer)
-    figures["test_accuracy"] = cross_validate(recipe, animals, options.out / "sounds", load_start(ears))
+    figures["test_accuracy"] = cross_validate(recipe, animals, options.out / "sounds", load_pretrained(ears))
     print(f"\nfrom other sounds: {figures['test_accuracy']:.1%}\n", flush=True)
     figures |= {"clips": len(animals.clips), "folds": 5, "seconds": round(time.monotonic() - started)}
     print(json.dumps(figures))
 
 
-def cross_validate(recipe: Recipe, dataset: Dataset, out: Path, start_from: Model | None = None) -> float:
+def cross_validate(recipe: Recipe, dataset: Dataset, out: Path, pretrained: Model | None = None) -> float:
     """Share of all clips that were named rightly, each by the network that was trained without its fold."""
     evaluations: list[Evaluation] = []
     for fold in dataset.folds:
-        learn(recipe, dataset, fold, out / f"fold{fold}", start_from)
+        learn(recipe, dataset, fold, out / f"fold{fold}", pretrained)
         evaluations.append(evaluate(out / f"fold{fold}", dataset))
         write_report(evaluations[-1], out / f"fold{fold}" / "evaluation")
     right = sum(int((one.predicted == one.truth).sum()) for one in evaluations)
     return right / sum(len(one.truth) for one in evaluations)
 
 
-def learn(recipe: Recipe, dataset: Dataset, fold: Any, out: Path, start_from: Model | None = None) -> None:
-    train(recipe, dataset, fold, out, start_from=start_from, resume=resumable(out))
+def learn(recipe: Recipe, dataset: Dataset, fold: Any, out: Path, pretrained: Model | None = None) -> None:
+    train(recipe, dataset, fold, out, pretrained=pretrained, resume=resumable(out))
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from training.data.base import Dataset, Fold
 from training.errors import RunError
 from training.eval.plots import save_lr_curve
 from training.fit.distillation import check_teachers, load_teachers
-from training.fit.loss import Loss
+from training.fit.loss import TrainingLoss
 from training.fit.optim import make_optimizer, unfreeze
-from training.fit.pretrained import check_start
-from training.fit.setup import prepare
-from training.recipe import Recipe, continued
+from training.fit.pretrained import check_pretrained
+from training.fit.setup import set_up_training
+from training.recipe import Recipe, for_fine_tuning
 from worker.model.checkpoint import Model
 from worker.model.precision import autocast
 
@@ -30,7 +30,7 @@ _DIVERGED = 4.0  # times the lowest loss: what follows is not worth computing
 
 
 @dataclass(frozen=True)
-class LearningRates:
+class LearningRateCurve:
     """The curve of a learning rate finder (Smith, 2017)."""
 
     rates: tuple[float, ...]
@@ -41,24 +41,26 @@ class LearningRates:
 
 def find_learning_rate(
     recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, steps: int = 100, *,
-    teachers: Sequence[Path] = (), start_from: Model | None = None,
-) -> LearningRates:  # fmt: skip
+    teachers: Sequence[Path] = (), pretrained: Model | None = None,
+) -> LearningRateCurve:  # fmt: skip
     """Begin the run that `train` would begin with the same arguments, for `steps` in which the learning rate rises from
     1e-6 to 1; writes lr_find.png and lr_find.json to `out`.
 
     Nothing is kept of the network. Raises RunError and DatasetError.
     """
-    if start_from:
-        check_start(start_from, dataset, test_fold)
-        recipe = continued(recipe, start_from.config)
+    if pretrained:
+        check_pretrained(pretrained, dataset, test_fold)
+        recipe = for_fine_tuning(recipe, pretrained.config)
     check_teachers(recipe.distill, teachers)
     optim = recipe.optim
-    clips, _ = dataset.division(test_fold, optim.holdout, recipe.seed)
-    ready = prepare(recipe, dataset, clips, start_from)
+    clips, _ = dataset.train_validation_split(test_fold, optim.holdout, recipe.seed)
+    setup = set_up_training(recipe, dataset, clips, pretrained)
     rate = recipe.frontend.sample_rate
-    loss_of = Loss(recipe, ready, load_teachers(teachers, dataset, test_fold, rate, ready.device) if teachers else None)
-    unfreeze(ready.network, 0, recipe.start)
-    optimizer = make_optimizer(ready.network, optim, recipe.start.lr_decay)
+    loss_of = TrainingLoss(
+        recipe, setup, load_teachers(teachers, dataset, test_fold, rate, setup.device) if teachers else None
+    )
+    unfreeze(setup.network, 0, recipe.start)
+    optimizer = make_optimizer(setup.network, optim, recipe.start.lr_decay)
     generator = Generator().manual_seed(recipe.seed)
     rates: list[float] = []
     losses: list[float] = []
@@ -69,12 +71,14 @@ def find_learning_rate(
             group["lr"] = lr * group["share"]
         optimizer.zero_grad(set_to_none=True)
         loss = 0.0
-        order = torch.randperm(len(ready.sounds), generator=generator)
+        order = torch.randperm(len(setup.windows), generator=generator)
         parts = torch.split(order, optim.batch)[: optim.accumulate]
         for rows in parts:
-            waves, features, targets = ready.augmented(rows, recipe, generator, crop=recipe.augment.crop_until > 0)
-            with autocast(ready.device):
-                logits = ready.network(features).float()  # (batch, classes)
+            waves, features, targets = setup.augmented_batch(
+                rows, recipe, generator, crop=recipe.augment.crop_until > 0
+            )
+            with autocast(setup.device):
+                logits = setup.network(features).float()  # (batch, classes)
             share = loss_of(logits, targets, waves) / len(parts)
             share.backward()  # type: ignore[no-untyped-call]
             loss += share.item()
@@ -84,7 +88,7 @@ def find_learning_rate(
             break
         rates.append(lr)
         losses.append(smooth)
-        nn.utils.clip_grad_norm_(ready.network.parameters(), optim.clip_norm)
+        nn.utils.clip_grad_norm_(setup.network.parameters(), optim.clip_norm)
         optimizer.step()
     if len(rates) < 10:
         raise RunError("the loss diverged at once: the curve shows nothing")
@@ -92,7 +96,7 @@ def find_learning_rate(
     lowest = losses.index(min(losses))
     slopes = [losses[i + 1] - losses[i - 1] for i in range(1, max(2, lowest))]
     steepest = rates[1 + slopes.index(min(slopes))]
-    found = LearningRates(tuple(rates), tuple(losses), steepest, rates[lowest])
+    found = LearningRateCurve(tuple(rates), tuple(losses), steepest, rates[lowest])
     try:
         out.mkdir(parents=True, exist_ok=True)
         save_lr_curve(out / "lr_find.png", rates, losses, steepest)
@@ -102,25 +106,25 @@ def find_learning_rate(
     return found
 
 
-def overfit(recipe: Recipe, dataset: Dataset, test_fold: Fold, steps: int = 200) -> tuple[int, float]:
+def overfit_one_batch(recipe: Recipe, dataset: Dataset, test_fold: Fold, steps: int = 200) -> tuple[int, float]:
     """Learn one minibatch by heart, without augmentation: a network that cannot do that will learn nothing else.
 
     Returns the number of steps that it took and the loss. Raises RunError when `steps` were not enough.
     """
-    clips, _ = dataset.division(test_fold, 0.0, recipe.seed)
+    clips, _ = dataset.train_validation_split(test_fold, 0.0, recipe.seed)
     clips = random.Random(recipe.seed).sample(clips, min(recipe.optim.batch, len(clips)))
-    ready = prepare(recipe, dataset, clips)
-    optimizer = make_optimizer(ready.network, recipe.optim)
-    network = ready.network
-    waves, labels = (part[: len(clips)].to(ready.device) for part in (ready.sounds.waves, ready.sounds.labels))
+    setup = set_up_training(recipe, dataset, clips)
+    optimizer = make_optimizer(setup.network, recipe.optim)
+    network = setup.network
+    waves, labels = (part[: len(clips)].to(setup.device) for part in (setup.windows.waves, setup.windows.labels))
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # what is dropped cannot be learned by heart
-    features = ready.frontend(waves).contiguous(memory_format=ready.layout)
+    features = setup.frontend(waves).contiguous(memory_format=setup.layout)
     right = 0.0
     with tqdm(range(1, steps + 1), desc="overfit", unit="step") as bar:
         for step in bar:
-            with autocast(ready.device):
+            with autocast(setup.device):
                 logits = network(features).float()  # (batch, classes)
             loss = functional.cross_entropy(logits, labels)
             right = (logits.argmax(1) == labels).float().mean().item()

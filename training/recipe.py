@@ -27,7 +27,7 @@ from worker.model.frontend import FrontendConfig, LogMel
 BUNDLED = Path(__file__).parent / "recipes"
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -43,7 +43,7 @@ def _parse_network(value: object) -> ArchitectureConfig:
     return architectures.parse(value)
 
 
-class StartRecipe(Strict):
+class TransferRecipe(StrictModel):
     """Transfer learning: where the weights come from, and how fast the network thaws from its head down."""
 
     weights: str = "random"  # imagenet, or the path of a file of the backbone's weights
@@ -52,7 +52,7 @@ class StartRecipe(Strict):
     lr_decay: float = Field(default=1.0, gt=0, le=1)  # learning rate of a part as a share of that of the part after it
 
 
-class AugmentRecipe(Strict):
+class AugmentRecipe(StrictModel):
     """Applied to waveforms, then to log-mels; every draw is made for each clip on its own."""
 
     roll: bool = True  # start anywhere in the clip; its end is followed by its beginning
@@ -70,7 +70,7 @@ class AugmentRecipe(Strict):
     time_mask_frames: int = Field(default=40, ge=0)  # widest
 
 
-class OptimRecipe(Strict):
+class OptimRecipe(StrictModel):
     """How the weights are found, and which of them are kept."""
 
     epochs: int = Field(default=60, ge=1)
@@ -93,7 +93,7 @@ class OptimRecipe(Strict):
     patience: int = Field(default=0, ge=0)  # epochs without a better held-out loss until the end; 0: all epochs
 
 
-class DistillRecipe(Strict):
+class DistillRecipe(StrictModel):
     """Learning from other networks' answers besides the labels (Hinton et al., 2015)."""
 
     weight: float = Field(default=0.0, ge=0, le=1)  # of the teachers' answer in the loss; 0: no teachers
@@ -101,14 +101,14 @@ class DistillRecipe(Strict):
     temperature: float = Field(default=2.0, gt=0)  # softens both answers
 
 
-class Recipe(Strict):
+class Recipe(StrictModel):
     """One training run."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")  # the model's name, too
     seed: int = Field(default=1, ge=0)
     frontend: FrontendConfig = FrontendConfig()  # mean and std are measured on the training clips
     network: Annotated[ArchitectureConfig, BeforeValidator(_parse_network)] = ResNetConfig(classes=_ANY_CLASSES)
-    start: StartRecipe = StartRecipe()
+    start: TransferRecipe = TransferRecipe()
     augment: AugmentRecipe = AugmentRecipe()
     optim: OptimRecipe = OptimRecipe()
     distill: DistillRecipe = DistillRecipe()
@@ -118,7 +118,7 @@ class Recipe(Strict):
         return network.model_dump(mode=info.mode, exclude={"classes"})
 
     @model_validator(mode="after")
-    def _frontend_works(self) -> "Recipe":
+    def _check_consistency(self) -> "Recipe":
         LogMel(self.frontend)  # refuses empty mel rows
         if self.start.weights != "random" and not isinstance(self.network, TimmConfig):
             raise ValueError("start.weights: the residual CNN starts from a model of its own kind, given as --from")
@@ -128,7 +128,7 @@ class Recipe(Strict):
         return self
 
 
-def continued(recipe: Recipe, model: ModelConfig) -> Recipe:
+def for_fine_tuning(recipe: Recipe, model: ModelConfig) -> Recipe:
     """The recipe with the network and the front end of a model to start from; the window stays the recipe's."""
     window = recipe.frontend.window_seconds
     return recipe.model_copy(
@@ -158,7 +158,7 @@ def load_recipe(name_or_path: str, overrides: dict[str, str] | None = None) -> R
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(f"{path}: {'; '.join(map(_sentence, error.errors()))}") from error
+        raise RecipeError(f"{path}: {'; '.join(map(_error_text, error.errors()))}") from error
 
 
 def _override(tree: dict[str, Any], key: str, value: str) -> None:
@@ -174,7 +174,7 @@ def _override(tree: dict[str, Any], key: str, value: str) -> None:
         raise RecipeError(f"{key}={value}: not a YAML value") from error
 
 
-def _sentence(error: Any) -> str:
+def _error_text(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}"
@@ -190,7 +190,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 def differences(recipe: Recipe, base: Recipe) -> dict[str, str]:
     """The overrides that make `recipe` out of `base`."""
-    ours, theirs = _flat(recipe.model_dump(mode="json")), _flat(base.model_dump(mode="json"))
+    ours, theirs = _flatten(recipe.model_dump(mode="json")), _flatten(base.model_dump(mode="json"))
     return {key: _scalar(value) for key, value in ours.items() if value != theirs[key]}
 
 
@@ -199,8 +199,8 @@ def _scalar(value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

@@ -5,23 +5,25 @@ from pathlib import Path
 
 from tests.support.sounds import encode, tone
 
-_pitches = count(200)
+_frequencies = count(200)
 
 
-def record(path: Path, seconds: float = 0.3, *, hz: float | None = None, rate: int = 8_000, level: float = 0.5) -> Path:
+def write_recording(
+    path: Path, seconds: float = 0.3, *, hz: float | None = None, rate: int = 8_000, level: float = 0.5
+) -> Path:
     """A WAV file at that place; without `hz` another one at every call."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(sound(seconds, hz=hz, rate=rate, level=level))
+    path.write_bytes(wav_bytes(seconds, hz=hz, rate=rate, level=level))
     return path
 
 
-def sound(seconds: float = 0.3, *, hz: float | None = None, rate: int = 8_000, level: float = 0.5) -> bytes:
-    return encode(tone(seconds, rate, hz=hz or next(_pitches), level=level), rate)
+def wav_bytes(seconds: float = 0.3, *, hz: float | None = None, rate: int = 8_000, level: float = 0.5) -> bytes:
+    return encode(tone(seconds, rate, hz=hz or next(_frequencies), level=level), rate)
 
 
-def class_folders(root: Path, *labels: str, takes: int = 4, speakers: int = 4) -> Path:
+def write_class_folders(root: Path, *labels: str, takes: int = 4, speakers: int = 4) -> Path:
     """`takes` recordings of each class, called after their speaker: s0-0.wav, s1-1.wav, ..."""
     for label in labels:
         for take in range(takes):
-            record(root / label / f"{label}{take % speakers}-{take}.wav")
+            write_recording(root / label / f"{label}{take % speakers}-{take}.wav")
     return root

@@ -7,25 +7,25 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REAL_SOUNDS
-from tests.support.recordings import class_folders, record
+from tests.support.recordings import write_class_folders, write_recording
 from training.data.custom.importers import import_folder
-from training.data.custom.manifest import alone, read_items
+from training.data.custom.manifest import lock_dataset, read_manifest
 from training.data.custom.reset import reset
 from training.data.custom.split import read_split, write_split
 from training.errors import DatasetError
 
 
 def rows(root: Path) -> set[tuple[str, str]]:
-    return {(Path(item.origin).name, item.label) for item in read_items(root)}
+    return {(Path(item.origin).name, item.label) for item in read_manifest(root)}
 
 
 def test_folder_is_referred_to(tmp_path: Path) -> None:
     """Every class folder at any depth; nothing is copied; each file is its own source."""
-    src = class_folders(tmp_path / "mine", "dog", "rain", takes=2)
-    record(src / "dog" / "2024" / "may" / "deep.WAV")
-    brought = import_folder(src, tmp_path / "sounds")
-    items = read_items(tmp_path / "sounds")
-    assert (brought.added, brought.known, brought.twice, brought.skipped) == (5, 0, [], [])
+    src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=2)
+    write_recording(src / "dog" / "2024" / "may" / "deep.WAV")
+    result = import_folder(src, tmp_path / "sounds")
+    items = read_manifest(tmp_path / "sounds")
+    assert (result.added, result.unchanged, result.duplicates, result.skipped) == (5, 0, [], [])
     assert rows(tmp_path / "sounds") >= {("deep.WAV", "dog"), ("rain1-1.wav", "rain")}
     assert all(Path(item.file).is_absolute() and item.file == item.origin == item.source for item in items)
     assert {path.name for path in (tmp_path / "sounds").iterdir()} == {"items.csv", ".lock"}
@@ -33,10 +33,10 @@ def test_folder_is_referred_to(tmp_path: Path) -> None:
 
 def test_folder_is_copied(tmp_path: Path) -> None:
     """The copies outlive the originals, and stand in the table by their place in the collection."""
-    src = class_folders(tmp_path / "mine", "dog", "rain", takes=2)
+    src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=2)
     import_folder(src, tmp_path / "sounds", copy=True)
     shutil.rmtree(src)
-    items = read_items(tmp_path / "sounds")
+    items = read_manifest(tmp_path / "sounds")
     assert len(items) == 4
     assert all(item.file.startswith(f"audio/{item.label}/{item.label}") for item in items)
 
@@ -46,43 +46,43 @@ def test_names(tmp_path: Path) -> None:
     src, root = tmp_path / "mine", tmp_path / "my sounds"
     labels = ['say "hi", dog', "雨", "птица", "cafe\u0301", "a\nb"]
     for label in labels:
-        record(src / label / f"it's {label} 1.wav")
+        write_recording(src / label / f"it's {label} 1.wav")
     for copy in (False, True):
         import_folder(src, root, copy=copy)
-        found = {item.label for item in read_items(root)}
+        found = {item.label for item in read_manifest(root)}
         assert found == {*labels[:3], "caf\u00e9", "a\nb"}
         reset(root)
         shutil.rmtree(root)
 
 
 def test_name_that_is_not_utf8(tmp_path: Path) -> None:
-    src = class_folders(tmp_path / "mine", "dog", "rain")
+    src = write_class_folders(tmp_path / "mine", "dog", "rain")
     (src / "dog" / "dog0-0.wav").rename(src / "dog" / os.fsdecode(b"\xff.wav"))
     assert "not valid UTF-8" in import_folder(src, tmp_path / "sounds").skipped[0]
 
 
 def test_what_is_no_sound_is_skipped(tmp_path: Path) -> None:
     """By its name, by its content, unreadable, hidden, beside the class folders; an empty class folder is told."""
-    src = class_folders(tmp_path / "mine", "dog", "rain", takes=1)
+    src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=1)
     (src / "dog" / "notes.txt").write_text("two dogs")
     (src / "dog" / "page.wav").write_text("<html>")
     (src / "dog" / "empty.wav").touch()
-    (src / "dog" / "short.wav").write_bytes(record(tmp_path / "whole.wav").read_bytes()[:100])
+    (src / "dog" / "short.wav").write_bytes(write_recording(tmp_path / "whole.wav").read_bytes()[:100])
     (src / "dog" / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
     (src / "dog" / ".hidden.wav").write_text("")
     (src / "dog" / ".cache").mkdir()
     (src / "dog" / ".cache" / "x.wav").touch()
     (src / "bird").mkdir()
     (src / "dog" / "again").symlink_to(src / "dog")
-    record(src / "loose.wav")
-    brought = import_folder(src, tmp_path / "sounds")
-    assert brought.added == 2
-    told = {Path(line.split(": ")[0]).name: line.split(": ", 1)[1] for line in brought.skipped}
-    assert set(told) == {"notes.txt", "page.wav", "empty.wav", "short.wav", "gone.wav", "bird", "loose.wav"}
-    assert "not a sound by its name" in told["notes.txt"]
-    assert "Accepted: WAV" in told["page.wav"]
-    assert "No such file" in told["gone.wav"]
-    assert told["bird"] == "a class folder without sounds"
+    write_recording(src / "loose.wav")
+    result = import_folder(src, tmp_path / "sounds")
+    assert result.added == 2
+    reasons = {Path(line.split(": ")[0]).name: line.split(": ", 1)[1] for line in result.skipped}
+    assert set(reasons) == {"notes.txt", "page.wav", "empty.wav", "short.wav", "gone.wav", "bird", "loose.wav"}
+    assert "not a sound by its name" in reasons["notes.txt"]
+    assert "Accepted: WAV" in reasons["page.wav"]
+    assert "No such file" in reasons["gone.wav"]
+    assert reasons["bird"] == "a class folder without sounds"
 
 
 def test_folders_that_cannot_be(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_folders_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="nowhere is not a folder"):
         import_folder(tmp_path / "nowhere", root)
     (tmp_path / "flat").mkdir()
-    record(tmp_path / "flat" / "a.wav")
+    write_recording(tmp_path / "flat" / "a.wav")
     with pytest.raises(DatasetError, match="has no sub-folders: each class"):
         import_folder(tmp_path / "flat", root)
     (tmp_path / "bad" / "dog").mkdir(parents=True)
@@ -100,65 +100,65 @@ def test_folders_that_cannot_be(tmp_path: Path) -> None:
         import_folder(tmp_path / "bad", root)
     (tmp_path / "mine" / "cache").mkdir(parents=True)
     with pytest.raises(DatasetError, match="cache is in the way"):
-        import_folder(class_folders(tmp_path / "mine", "dog"), tmp_path / "mine")
+        import_folder(write_class_folders(tmp_path / "mine", "dog"), tmp_path / "mine")
 
 
 def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    src = class_folders(tmp_path / "mine", "dog", "rain", takes=1)
-    record(src / "dog" / "long.wav", 2.0)
-    monkeypatch.setattr("training.data.custom.importers.LARGEST", 10_000)
+    src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=1)
+    write_recording(src / "dog" / "long.wav", 2.0)
+    monkeypatch.setattr("training.data.custom.importers.MAX_FILE_BYTES", 10_000)
     assert "long.wav: larger than 10,000 bytes" in import_folder(src, tmp_path / "sounds").skipped[0]
 
 
 def test_collection_around_the_classes(tmp_path: Path) -> None:
     """The class folders may lie in the collection itself: then its table can move with them."""
-    root = class_folders(tmp_path / "sounds", "dog", "rain", takes=3)
+    root = write_class_folders(tmp_path / "sounds", "dog", "rain", takes=3)
     import_folder(root, root)
     write_split(root, val=0.3, test=0.3, seed=1)
-    record(root / "dog" / "new.wav")
-    brought = import_folder(root, root)
-    assert (brought.added, brought.known, brought.skipped) == (1, 6, [])
+    write_recording(root / "dog" / "new.wav")
+    result = import_folder(root, root)
+    assert (result.added, result.unchanged, result.skipped) == (1, 6, [])
     root.rename(tmp_path / "elsewhere")
-    assert {item.file for item in read_items(tmp_path / "elsewhere")} >= {"dog/new.wav", "rain/rain0-0.wav"}
+    assert {item.file for item in read_manifest(tmp_path / "elsewhere")} >= {"dog/new.wav", "rain/rain0-0.wav"}
 
 
 def test_again(tmp_path: Path) -> None:
     """A second import adds what is new, keeps what is there, and follows what was moved, changed or grouped."""
-    src, root = class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
+    src, root = write_class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
     import_folder(src, root)
-    before = read_items(root)
-    record(src / "dog" / "new.wav")
-    brought = import_folder(src, root)
-    assert (brought.added, brought.known) == (1, 8)
-    assert read_items(root)[:8] == before
+    before = read_manifest(root)
+    write_recording(src / "dog" / "new.wav")
+    result = import_folder(src, root)
+    assert (result.added, result.unchanged) == (1, 8)
+    assert read_manifest(root)[:8] == before
 
     (src / "dog" / "new.wav").rename(src / "dog" / "renamed.wav")
-    record(src / "rain" / "rain0-0.wav", 0.5)
-    brought = import_folder(src, root)
-    assert (brought.added, brought.known) == (2, 7)
-    assert len(read_items(root)) == 9
+    write_recording(src / "rain" / "rain0-0.wav", 0.5)
+    result = import_folder(src, root)
+    assert (result.added, result.unchanged) == (2, 7)
+    assert len(read_manifest(root)) == 9
     assert ("renamed.wav", "dog") in rows(root)
 
     import_folder(src, root, group="([a-z]+)")
-    assert {item.source for item in read_items(root)} == {"dog", "rain", "renamed"}
+    assert {item.source for item in read_manifest(root)} == {"dog", "rain", "renamed"}
 
 
 def test_moved_to_another_class(tmp_path: Path) -> None:
-    src, root = class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
+    src, root = write_class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
     import_folder(src, root)
     (src / "dog" / "dog0-0.wav").rename(src / "rain" / "dog0-0.wav")
     import_folder(src, root)
-    assert len(read_items(root)) == 8
+    assert len(read_manifest(root)) == 8
     assert ("dog0-0.wav", "rain") in rows(root)
 
 
 def test_same_sound_twice(tmp_path: Path) -> None:
     """Under one label: kept once and told. Under two, at once or later: an error that names both, nothing changes."""
-    src, root = class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
+    src, root = write_class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
     shutil.copy(src / "dog" / "dog0-0.wav", src / "dog" / "twin.wav")
-    brought = import_folder(src, root)
-    assert brought.added == 8
-    assert brought.twice == [f"{src / 'dog' / 'twin.wav'} is the same sound as {src / 'dog' / 'dog0-0.wav'}"]
+    result = import_folder(src, root)
+    assert result.added == 8
+    assert result.duplicates == [f"{src / 'dog' / 'twin.wav'} is the same sound as {src / 'dog' / 'dog0-0.wav'}"]
 
     before = (root / "items.csv").read_bytes()
     shutil.copy(src / "dog" / "dog1-1.wav", src / "rain" / "zzz.wav")
@@ -170,11 +170,11 @@ def test_same_sound_twice(tmp_path: Path) -> None:
 
 def test_group(tmp_path: Path) -> None:
     """The source is what the pattern's group finds; a name without it is skipped; a pattern must have one group."""
-    src, root = class_folders(tmp_path / "mine", "dog", takes=6, speakers=3), tmp_path / "sounds"
-    record(src / "rain" / "roof.wav")
-    brought = import_folder(src, root, group=r"^(\w+)-")
-    assert {item.source for item in read_items(root)} == {"dog0", "dog1", "dog2"}
-    assert "roof.wav: --group finds no source" in brought.skipped[-1]
+    src, root = write_class_folders(tmp_path / "mine", "dog", takes=6, speakers=3), tmp_path / "sounds"
+    write_recording(src / "rain" / "roof.wav")
+    result = import_folder(src, root, group=r"^(\w+)-")
+    assert {item.source for item in read_manifest(root)} == {"dog0", "dog1", "dog2"}
+    assert "roof.wav: --group finds no source" in result.skipped[-1]
     for pattern, message in (("(", "not a regular expression"), ("x", "needs one group"), ("(a)(b)", "has 2")):
         with pytest.raises(DatasetError, match=message):
             import_folder(src, root, group=pattern)
@@ -182,7 +182,7 @@ def test_group(tmp_path: Path) -> None:
 
 def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While copying: told, nothing half-written stays, and the next import goes on."""
-    src, root = class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
+    src, root = write_class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
     real, written = Path.write_bytes, []
 
     def full(path: Path, data: bytes) -> int:
@@ -201,10 +201,10 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_table_is_written_whole_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    src, root = class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
+    src, root = write_class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
     import_folder(src, root)
     before = (root / "items.csv").read_bytes()
-    record(src / "dog" / "new.wav")
+    write_recording(src / "dog" / "new.wav")
 
     def fail(_: int) -> None:
         raise OSError(28, os.strerror(28))
@@ -218,17 +218,17 @@ def test_table_is_written_whole_or_not(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
-    src, root = class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
-    with alone(root), pytest.raises(DatasetError, match="another process is changing"):
+    src, root = write_class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
+    with lock_dataset(root), pytest.raises(DatasetError, match="another process is changing"):
         import_folder(src, root)
 
 
 @pytest.mark.usefixtures("real_sounds")
 def test_real_recordings_by_speaker(tmp_path: Path) -> None:
     """Sources from the names: a car's second field, a drone's or speaker's first; none of them on two sides."""
-    brought = import_folder(REAL_SOUNDS / "drone-car-speech", tmp_path, group=r"^(?:\d-)?(\w+?)-")
-    assert (brought.added, brought.twice, brought.skipped) == (260, [], [])
-    items = read_items(tmp_path)
+    result = import_folder(REAL_SOUNDS / "drone-car-speech", tmp_path, group=r"^(?:\d-)?(\w+?)-")
+    assert (result.added, result.duplicates, result.skipped) == (260, [], [])
+    items = read_manifest(tmp_path)
     sources = {label: {item.source for item in items if item.label == label} for label in ("car", "drone", "speech")}
     assert sources["drone"] == {"bebop", "membo"}
     assert sources["speech"] == {"george", "jackson", "lucas", "nicolas", "theo", "yweweler"}
@@ -236,11 +236,11 @@ def test_real_recordings_by_speaker(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="'drone' has 2; 3 are needed"):
         write_split(tmp_path, val=0.2, test=0.2, seed=1)
     write_split(tmp_path, val=0.3, test=0, seed=1)
-    parts = read_split(tmp_path)
+    subsets = read_split(tmp_path)
     sides = {
-        part: {(item.label, Path(item.file).name.split("-")[item.label == "car"]) for item in items
-               if parts[item.source] == part}
-        for part in ("train", "val")
+        subset: {(item.label, Path(item.file).name.split("-")[item.label == "car"]) for item in items
+               if subsets[item.source] == subset}
+        for subset in ("train", "val")
     }  # fmt: skip
     assert not sides["train"] & sides["val"]
     assert {label for label, _ in sides["val"]} == {"car", "drone", "speech"}

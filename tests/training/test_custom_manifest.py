@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.recordings import class_folders
+from tests.support.recordings import write_class_folders
 from training.data.custom.importers import import_csv, import_folder
-from training.data.custom.ingest import clean_label
-from training.data.custom.manifest import read_items
+from training.data.custom.ingest import normalise_label
+from training.data.custom.manifest import read_manifest
 from training.errors import DatasetError
 
 
 @pytest.mark.parametrize("copy", [False, True])
 def test_table(copy: bool, tmp_path: Path) -> None:
     """Paths from the table's folder on; a source column wins over the pattern; other columns do not matter."""
-    src = class_folders(tmp_path / "mine", "dog", "rain", takes=2)
+    src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=2)
     (src / "list.csv").write_text(
         "label,take,file,source\n"
         "dog,1,dog/dog0-0.wav,Rex\n"
@@ -24,11 +24,11 @@ def test_table(copy: bool, tmp_path: Path) -> None:
         "dog,4,dog/nowhere.wav,Rex\n",
         encoding="utf-8-sig",
     )
-    brought = import_csv(src / "list.csv", tmp_path / "sounds", group=r"(\w+)-", copy=copy)
-    found = {(item.label, item.source, Path(item.file).is_absolute()) for item in read_items(tmp_path / "sounds")}
+    result = import_csv(src / "list.csv", tmp_path / "sounds", group=r"(\w+)-", copy=copy)
+    found = {(item.label, item.source, Path(item.file).is_absolute()) for item in read_manifest(tmp_path / "sounds")}
     assert found == {("dog", "Rex", not copy), ("dog", "dog1", not copy), ("rain, heavy", "rain0", not copy)}
-    assert "nowhere.wav: No such file" in brought.skipped[0]
-    assert import_csv(src / "list.csv", tmp_path / "sounds", group=r"(\w+)-", copy=copy).known == 3
+    assert "nowhere.wav: No such file" in result.skipped[0]
+    assert import_csv(src / "list.csv", tmp_path / "sounds", group=r"(\w+)-", copy=copy).unchanged == 3
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,10 @@ def test_table(copy: bool, tmp_path: Path) -> None:
 )
 def test_table_as_people_write_it(text: str, tmp_path: Path) -> None:
     """Without a first line, with comments, with semicolons or tabs."""
-    src = class_folders(tmp_path / "mine", "dog", "rain", takes=1)
+    src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=1)
     (src / "list.txt").write_bytes(text.encode())
     import_csv(src / "list.txt", tmp_path / "sounds")
-    found = {(Path(item.origin).name, item.label) for item in read_items(tmp_path / "sounds")}
+    found = {(Path(item.origin).name, item.label) for item in read_manifest(tmp_path / "sounds")}
     assert found == {("dog0-0.wav", "dog"), ("rain0-0.wav", "rain")}
 
 
@@ -72,7 +72,7 @@ def test_table_that_cannot_be(text: bytes | None, message: str, tmp_path: Path) 
 def test_items_table_is_checked(tmp_path: Path) -> None:
     """Every message names the table and the line."""
     root = tmp_path / "sounds"
-    import_folder(class_folders(tmp_path / "mine", "dog", "rain", takes=2), root, copy=True)
+    import_folder(write_class_folders(tmp_path / "mine", "dog", "rain", takes=2), root, copy=True)
     table = root / "items.csv"
     good = list(csv.reader(table.read_text().splitlines()))
 
@@ -80,7 +80,7 @@ def test_items_table_is_checked(tmp_path: Path) -> None:
         with table.open("w", newline="") as file:
             csv.writer(file).writerows(rows)
         with pytest.raises(DatasetError, match=message):
-            read_items(root)
+            read_manifest(root)
 
     check([row[:3] for row in good], "has no column origin, sha256")
     check([*good[:2], [good[2][0], " ", *good[2][2:]]], "line 3: no label")
@@ -90,16 +90,16 @@ def test_items_table_is_checked(tmp_path: Path) -> None:
     check(good[:1], "lists no sounds")
     table.unlink()
     with pytest.raises(DatasetError, match="is not a collection"):
-        read_items(root)
+        read_manifest(root)
 
 
 def test_labels_that_are_no_folder_names(tmp_path: Path) -> None:
     """Nothing is ever written outside of `audio/`."""
-    src = class_folders(tmp_path / "mine", "dog", takes=4)
+    src = write_class_folders(tmp_path / "mine", "dog", takes=4)
     labels = ["../../evil", "a/b", "..", "x" * 300]
     lines = (f"dog/dog{at}-{at}.wav,{label}" for at, label in enumerate(labels))
     (src / "list.csv").write_text("\n".join(lines))
     import_csv(src / "list.csv", tmp_path / "sounds", copy=True)
-    assert {item.label for item in read_items(tmp_path / "sounds")} == set(labels)
+    assert {item.label for item in read_manifest(tmp_path / "sounds")} == set(labels)
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "sounds"}
-    assert clean_label(" a ") == "a"
+    assert normalise_label(" a ") == "a"

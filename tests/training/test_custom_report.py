@@ -12,12 +12,12 @@ from typer.testing import CliRunner, Result
 
 from otoscope.cli.main import app
 from tests.conftest import PYTHON, ROOT
-from tests.support.recordings import class_folders, record
+from tests.support.recordings import write_class_folders, write_recording
 from tests.support.sounds import encode, tone
 from tests.training.conftest import TINY
 from training.data.custom.importers import import_folder
-from training.data.custom.manifest import read_items, write_items
-from training.data.custom.report import report
+from training.data.custom.manifest import read_manifest, write_manifest
+from training.data.custom.report import write_dataset_report
 from training.data.custom.reset import reset
 from training.data.custom.split import write_split
 from training.errors import DatasetError
@@ -26,7 +26,7 @@ from training.recipe import to_yaml
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    import_folder(class_folders(tmp_path / "mine", "dog", "rain", takes=4), tmp_path / "sounds")
+    import_folder(write_class_folders(tmp_path / "mine", "dog", "rain", takes=4), tmp_path / "sounds")
     return tmp_path / "sounds"
 
 
@@ -39,11 +39,11 @@ def test_figures(root: Path, tmp_path: Path) -> None:
     import_folder(mine, root)
     (mine / "dog" / "dog0-0.wav").write_bytes(b"RIFF")
     write_split(root, val=0.2, test=0.2, seed=5)
-    page = report(root, tmp_path / "out")
-    described = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert (described["sounds"], described["imbalance"], described["split_seed"]) == (10, 1.0, 5)
-    assert described["minutes"] == pytest.approx((3 * 0.3 + 1.5 + 4 * 0.3 + 2.0) / 60)
-    dog, rain = described["classes"]["dog"], described["classes"]["rain"]
+    page = write_dataset_report(root, tmp_path / "out")
+    report_json = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report_json["sounds"], report_json["imbalance"], report_json["split_seed"]) == (10, 1.0, 5)
+    assert report_json["minutes"] == pytest.approx((3 * 0.3 + 1.5 + 4 * 0.3 + 2.0) / 60)
+    dog, rain = report_json["classes"]["dog"], report_json["classes"]["rain"]
     assert (dog["sounds"], dog["sources"], dog["share"], dog["rates"]) == (5, 5, 0.5, {"8000": 4})
     assert (dog["shortest"], dog["median"], dog["longest"]) == pytest.approx((0.3, 0.3, 1.5))
     assert dog["clipped"] == pytest.approx(1.5 / 2.4, abs=0.01)
@@ -51,8 +51,8 @@ def test_figures(root: Path, tmp_path: Path) -> None:
     assert rain["clipped"] == dog["silent"] == 0
     assert rain["rates"] == {"8000": 4, "16000": 1}
     assert dog["parts"] == {"train": 3, "val": 1, "test": 1}
-    assert len(described["unusable"]) == 1
-    assert "dog0-0.wav: " in described["unusable"][0]
+    assert len(report_json["unusable"]) == 1
+    assert "dog0-0.wav: " in report_json["unusable"][0]
     text = page.read_text()
     assert page == tmp_path / "out" / "report.md"
     assert "| dog | 5 | 50.0% | 5 |" in text
@@ -62,9 +62,9 @@ def test_figures(root: Path, tmp_path: Path) -> None:
 
 
 def test_rates_that_give_a_class_away(root: Path, tmp_path: Path) -> None:
-    record(tmp_path / "mine" / "bird" / "b.wav", rate=16_000)
+    write_recording(tmp_path / "mine" / "bird" / "b.wav", rate=16_000)
     import_folder(tmp_path / "mine", root)
-    text = report(root, tmp_path / "out").read_text()
+    text = write_dataset_report(root, tmp_path / "out").read_text()
     assert "The lowest rates differ between the classes (bird 16 kHz, dog 8 kHz, rain 8 kHz)" in text
     assert "No split: " in text
 
@@ -73,25 +73,25 @@ def test_rates_that_give_a_class_away(root: Path, tmp_path: Path) -> None:
 def test_picture(classes: int, tmp_path: Path) -> None:
     """Something of every class, whatever its name is made of."""
     names = ["dog_bark", "$x_1$ costs $", "птица"] + [f"c{number}" for number in range(classes - 3)]
-    import_folder(class_folders(tmp_path / "mine", *names, takes=2), tmp_path / "sounds")
-    report(tmp_path / "sounds", tmp_path / "out")
+    import_folder(write_class_folders(tmp_path / "mine", *names, takes=2), tmp_path / "sounds")
+    write_dataset_report(tmp_path / "sounds", tmp_path / "out")
     picture = imread(tmp_path / "out" / "overview.png")
     assert picture.shape[:2] == ((570, 1_040) if classes == 3 else (570, 1_560))
     assert picture[..., :3].std() > 0.1
 
 
 def test_letters_without_a_glyph(tmp_path: Path) -> None:
-    import_folder(class_folders(tmp_path / "mine", "雨", "犬|猫", takes=1), tmp_path / "sounds")
-    assert "| 犬&#124;猫 | 1 |" in report(tmp_path / "sounds", tmp_path / "out").read_text()
+    import_folder(write_class_folders(tmp_path / "mine", "雨", "犬|猫", takes=1), tmp_path / "sounds")
+    assert "| 犬&#124;猫 | 1 |" in write_dataset_report(tmp_path / "sounds", tmp_path / "out").read_text()
 
 
 def test_listed_twice_under_two_names(root: Path, tmp_path: Path) -> None:
     """What an import would refuse, but a hand may write."""
-    items = read_items(root)
-    copy = record(tmp_path / "copy.wav")
+    items = read_manifest(root)
+    copy = write_recording(tmp_path / "copy.wav")
     copy.write_bytes(Path(items[0].file).read_bytes())
-    write_items(root, [*items, type(items[0])(str(copy), "rain", "x", "x", items[0].sha256)])
-    text = report(root, tmp_path / "out").read_text()
+    write_manifest(root, [*items, type(items[0])(str(copy), "rain", "x", "x", items[0].sha256)])
+    text = write_dataset_report(root, tmp_path / "out").read_text()
     assert f"{copy} is the same sound as {items[0].file}" in text
 
 
@@ -99,18 +99,18 @@ def test_nothing_to_report(root: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "mine").rglob("*.wav"):
         path.write_bytes(b"")
     with pytest.raises(DatasetError, match=r"none of the 8 sounds can be used; first: .*The upload is empty"):
-        report(root, tmp_path / "out")
+        write_dataset_report(root, tmp_path / "out")
 
 
 def test_reset(tmp_path: Path) -> None:
     """What can be made again goes; everything else stays; a folder that is no collection is not touched."""
     root = tmp_path / "sounds"
-    import_folder(class_folders(tmp_path / "mine", "dog", "rain"), root, copy=True)
+    import_folder(write_class_folders(tmp_path / "mine", "dog", "rain"), root, copy=True)
     (root / "notes.txt").write_text("mine")
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     assert reset(root) == []
     write_split(root, val=0.25, test=0.25, seed=1)
-    report(root, root / "report")
+    write_dataset_report(root, root / "report")
     (root / "cache").mkdir()
     assert [path.name for path in reset(root)] == ["cache", "split", "report"]
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
@@ -127,24 +127,24 @@ def run(*arguments: str | Path) -> Result:
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a folder to windows, as a person types it; every command says what it did."""
     monkeypatch.chdir(tmp_path)
-    src = class_folders(Path("mine"), "dog", "rain", takes=12)
+    src = write_class_folders(Path("mine"), "dog", "rain", takes=12)
     (src / "dog" / "notes.txt").touch()
     (src / "dog" / "twin.wav").write_bytes((src / "dog" / "dog0-0.wav").read_bytes())
-    told = run("import", "mine", "--to", "sounds", "--group", r"(\w+)-\d+|twin").output
-    assert "24 sounds added, 0 were there; sounds now has 24:\ndog 12, rain 12\n" in told
-    assert "Skipped: 2" in told
-    assert "notes.txt: not a sound by its name" in told
+    output = run("import", "mine", "--to", "sounds", "--group", r"(\w+)-\d+|twin").output
+    assert "24 sounds added, 0 were there; sounds now has 24:\ndog 12, rain 12\n" in output
+    assert "Skipped: 2" in output
+    assert "notes.txt: not a sound by its name" in output
     again = run("import", "mine", "--to", "sounds", "--group", r"^([a-z]+\d*)").output
     assert "0 sounds added, 24 were there" in again
     assert "Kept once: 1" in again
 
-    told = run("split", "sounds", "--val", "0.25", "--test", "0.25", "--seed", "3").output
-    assert [line.split() for line in told.splitlines()[1:4]] == [
+    output = run("split", "sounds", "--val", "0.25", "--test", "0.25", "--seed", "3").output
+    assert [line.split() for line in output.splitlines()[1:4]] == [
         ["dog", "6", "3", "3"], ["rain", "6", "3", "3"], ["sources", "4", "2", "2"],
     ]  # fmt: skip
     Path("tiny.yaml").write_text(to_yaml(TINY))
-    told = run("prepare", "sounds", "--recipe", "tiny.yaml").output
-    assert "24 pieces of 1 s at 8,000 Hz from 24 files: sounds/cache/" in told
+    output = run("prepare", "sounds", "--recipe", "tiny.yaml").output
+    assert "24 pieces of 1 s at 8,000 Hz from 24 files: sounds/cache/" in output
     assert "24 pieces whole" in run("prepare", "sounds", "--recipe", "tiny.yaml", "--whole").output
     assert run("report", "sounds").stdout == "sounds/report/report.md\n"
     assert Path("sounds/report/overview.png").is_file()
@@ -154,7 +154,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_class_is_told(tmp_path: Path) -> None:
-    src = class_folders(tmp_path / "mine", "dog")
+    src = write_class_folders(tmp_path / "mine", "dog")
     assert "That is one class; training needs two or more." in run("import", src, "--to", tmp_path / "sounds").output
     failed = run("split", tmp_path / "sounds")
     assert isinstance(failed.exception, DatasetError)
@@ -163,11 +163,11 @@ def test_one_class_is_told(tmp_path: Path) -> None:
 
 def test_what_src_is(tmp_path: Path) -> None:
     """A table by its name; a link alone has no class; anything else is a folder."""
-    record(tmp_path / "a.wav")
+    write_recording(tmp_path / "a.wav")
     (tmp_path / "list.CSV").write_text("file,label\na.wav,dog\n")
     assert "1 sound added" in run("import", tmp_path / "list.CSV", "--to", tmp_path / "sounds").output
-    alone = run("import", "https://example.org/dog.wav", "--to", tmp_path / "sounds")
-    assert "a link needs a class" in alone.output
+    single = run("import", "https://example.org/dog.wav", "--to", tmp_path / "sounds")
+    assert "a link needs a class" in single.output
     assert "is not a folder" in str(run("import", tmp_path / "nowhere", "--to", tmp_path / "sounds").exception)
 
 

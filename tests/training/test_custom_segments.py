@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from shared.audio.decode import decode
-from tests.support.recordings import class_folders, record
+from tests.support.recordings import write_class_folders, write_recording
 from tests.support.sounds import encode, noise, tone
-from training.data.custom import prepare as module
+from training.data.custom import prepare_segments as module
 from training.data.custom.importers import import_folder
-from training.data.custom.prepare import load_pieces, prepare, read_prepared
-from training.data.custom.segments import FULL_SCALE, cut, loudness, to_int16
+from training.data.custom.prepare import load_segments, prepare_segments, read_cache_info
+from training.data.custom.segments import FULL_SCALE, rms_dbfs, segment_slices, to_int16
 from training.errors import DatasetError
 
 RATE = 8_000
@@ -24,7 +24,7 @@ RATE = 8_000
 def root(tmp_path: Path) -> Path:
     """Dogs of 0.3 s, 1 s and 2.5 s, rain of 1.2 s, each another tone."""
     for name, seconds in (("dog/a", 0.3), ("dog/b", 1.0), ("dog/c", 2.5), ("rain/d", 1.2)):
-        record(tmp_path / "mine" / f"{name}.wav", seconds)
+        write_recording(tmp_path / "mine" / f"{name}.wav", seconds)
     import_folder(tmp_path / "mine", tmp_path / "sounds")
     return tmp_path / "sounds"
 
@@ -46,14 +46,14 @@ def root(tmp_path: Path) -> Path:
 )
 def test_cut(samples: int, overlap: float, found: list[tuple[int, int]]) -> None:
     """Windows of 10: the first always, the rest of a sound from half a window up."""
-    assert [(part.start, part.stop) for part in cut(samples, 10, overlap)] == found
+    assert [(part.start, part.stop) for part in segment_slices(samples, 10, overlap)] == found
 
 
 def test_loudness_and_scale() -> None:
     """dBFS as stated; what fits into int16 comes back, what is above full scale is turned down and not cut off."""
     wave = tone(1.0, RATE, level=1.0)[:, 0]
-    assert loudness(wave, RATE) == pytest.approx(np.full(10, -3.01), abs=0.01)
-    assert loudness(np.zeros(900, np.float32), RATE) == pytest.approx([-100, -100])
+    assert rms_dbfs(wave, RATE) == pytest.approx(np.full(10, -3.01), abs=0.01)
+    assert rms_dbfs(np.zeros(900, np.float32), RATE) == pytest.approx([-100, -100])
     assert np.abs(to_int16(wave * 0.9) / FULL_SCALE - wave * 0.9).max() < 2 / FULL_SCALE
     assert np.abs(to_int16(wave * 3.0) / FULL_SCALE - wave).max() < 2 / FULL_SCALE
     assert to_int16(np.float32([-1, 1])).tolist() == [-32_768, 32_767]
@@ -61,73 +61,77 @@ def test_loudness_and_scale() -> None:
 
 def test_windows(root: Path) -> None:
     """Each row holds what its file has at that place, and zeros behind it."""
-    cache = prepare(root, rate=RATE, window_seconds=1.0)
-    waves, pieces = load_pieces(cache)
-    assert isinstance(waves, np.memmap)
-    assert (waves.shape, waves.dtype) == ((6, RATE), np.int16)
-    assert [(Path(piece.file).stem, piece.start_seconds, piece.seconds) for piece in pieces] == [
+    cache = prepare_segments(root, rate=RATE, window_seconds=1.0)
+    waveforms, segments = load_segments(cache)
+    assert isinstance(waveforms, np.memmap)
+    assert (waveforms.shape, waveforms.dtype) == ((6, RATE), np.int16)
+    assert [(Path(segment.file).stem, segment.start_seconds, segment.seconds) for segment in segments] == [
         ("a", 0, 0.3), ("b", 0, 1), ("c", 0, 1), ("c", 1, 1), ("c", 2, 0.5), ("d", 0, 1),
     ]  # fmt: skip
-    assert [piece.label for piece in pieces] == ["dog"] * 5 + ["rain"]
-    assert all(piece.source == piece.file for piece in pieces)
-    for wave, piece in zip(waves, pieces, strict=True):
-        whole = decode(Path(piece.file).read_bytes(), RATE).waveform
-        start, length = round(piece.start_seconds * RATE), round(piece.seconds * RATE)
+    assert [segment.label for segment in segments] == ["dog"] * 5 + ["rain"]
+    assert all(segment.source == segment.file for segment in segments)
+    for wave, segment in zip(waveforms, segments, strict=True):
+        whole = decode(Path(segment.file).read_bytes(), RATE).waveform
+        start, length = round(segment.start_seconds * RATE), round(segment.seconds * RATE)
         assert np.abs(wave[:length] / FULL_SCALE - whole[start : start + length]).max() < 1e-4
         assert not wave[length:].any()
-    done = read_prepared(cache)
-    assert (done.files, done.pieces, done.silent, done.skipped) == (4, 6, 0, [])
+    info = read_cache_info(cache)
+    assert (info.files, info.segments, info.silent, info.skipped) == (4, 6, 0, [])
     assert {path.name for path in cache.iterdir()} == {"waves.npy", "pieces.csv", "prepared.json"}
 
 
 def test_whole_files(root: Path) -> None:
     """One row a file, as long as the longest; the true length is in the table."""
-    waves, pieces = load_pieces(cache := prepare(root, rate=RATE, window_seconds=None))
-    assert waves.shape == (4, 20_000)
-    assert [piece.seconds for piece in pieces] == [0.3, 1.0, 2.5, 1.2]
-    for wave, piece in zip(waves, pieces, strict=True):
-        whole = decode(Path(piece.file).read_bytes(), RATE).waveform
+    waveforms, segments = load_segments(cache := prepare_segments(root, rate=RATE, window_seconds=None))
+    assert waveforms.shape == (4, 20_000)
+    assert [segment.seconds for segment in segments] == [0.3, 1.0, 2.5, 1.2]
+    for wave, segment in zip(waveforms, segments, strict=True):
+        whole = decode(Path(segment.file).read_bytes(), RATE).waveform
         assert np.abs(wave[: len(whole)] / FULL_SCALE - whole).max() < 1e-4
         assert not wave[len(whole) :].any()
     assert {path.name for path in cache.iterdir()} == {"waves.npy", "pieces.csv", "prepared.json"}
 
 
 def test_overlap_and_rate(root: Path) -> None:
-    waves, pieces = load_pieces(prepare(root, rate=16_000, window_seconds=1.0, overlap=0.5))
-    assert waves.shape[1] == 16_000
-    assert [piece.start_seconds for piece in pieces if piece.file.endswith("c.wav")] == [0, 0.5, 1, 1.5]
+    waveforms, segments = load_segments(prepare_segments(root, rate=16_000, window_seconds=1.0, overlap=0.5))
+    assert waveforms.shape[1] == 16_000
+    assert [segment.start_seconds for segment in segments if segment.file.endswith("c.wav")] == [0, 0.5, 1, 1.5]
 
 
 def test_silence(tmp_path: Path) -> None:
     """A piece never louder than -60 dBFS is left out; 0.1 s of sound in it keep it; the level can be changed."""
-    src = class_folders(tmp_path / "mine", "dog", "rain", takes=1)
+    src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=1)
     quiet = np.concatenate([tone(1, RATE), noise(1, RATE, level=1e-5), noise(0.9, RATE, level=1e-5), tone(0.1, RATE)])
     (src / "dog" / "gap.wav").write_bytes(encode(quiet, RATE))
     (src / "dog" / "nothing.wav").write_bytes(encode(quiet[8_000:12_000], RATE))
     import_folder(src, tmp_path / "sounds")
-    cache = prepare(tmp_path / "sounds", rate=RATE, window_seconds=1.0)
-    starts = [piece.start_seconds for piece in load_pieces(cache)[1] if piece.file.endswith("gap.wav")]
+    cache = prepare_segments(tmp_path / "sounds", rate=RATE, window_seconds=1.0)
+    starts = [segment.start_seconds for segment in load_segments(cache)[1] if segment.file.endswith("gap.wav")]
     assert starts == [0, 2]
-    done = read_prepared(cache)
-    assert done.silent == 2
-    assert [line.rsplit("/", 1)[1] for line in done.skipped] == ["nothing.wav: silent"]
-    everything = prepare(tmp_path / "sounds", rate=RATE, window_seconds=1.0, silence_db=-200)
-    assert read_prepared(everything).pieces == done.pieces + 2
+    info = read_cache_info(cache)
+    assert info.silent == 2
+    assert [line.rsplit("/", 1)[1] for line in info.skipped] == ["nothing.wav: silent"]
+    everything = prepare_segments(tmp_path / "sounds", rate=RATE, window_seconds=1.0, silence_db=-200)
+    assert read_cache_info(everything).segments == info.segments + 2
 
 
 def test_taken_as_it_is_until_something_changes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other parameters, a touched file and another table each make another cache; the same ones decode nothing."""
-    cache = prepare(root, rate=RATE, window_seconds=1.0)
+    cache = prepare_segments(root, rate=RATE, window_seconds=1.0)
     with monkeypatch.context() as patch:
         patch.setattr(module, "decode", None)
-        assert prepare(root, rate=RATE, window_seconds=1.0) == cache
-    others = {cache, prepare(root, rate=RATE, window_seconds=2.0), prepare(root, rate=RATE, window_seconds=None)}
-    record(root.parent / "mine" / "dog" / "b.wav", 1.0)
-    others.add(changed := prepare(root, rate=RATE, window_seconds=1.0))
-    assert (load_pieces(changed)[0][1] != load_pieces(cache)[0][1]).any()
-    record(root.parent / "mine" / "dog" / "new.wav", 1.0)
+        assert prepare_segments(root, rate=RATE, window_seconds=1.0) == cache
+    others = {
+        cache,
+        prepare_segments(root, rate=RATE, window_seconds=2.0),
+        prepare_segments(root, rate=RATE, window_seconds=None),
+    }
+    write_recording(root.parent / "mine" / "dog" / "b.wav", 1.0)
+    others.add(changed := prepare_segments(root, rate=RATE, window_seconds=1.0))
+    assert (load_segments(changed)[0][1] != load_segments(cache)[0][1]).any()
+    write_recording(root.parent / "mine" / "dog" / "new.wav", 1.0)
     import_folder(root.parent / "mine", root)
-    others.add(prepare(root, rate=RATE, window_seconds=1.0))
+    others.add(prepare_segments(root, rate=RATE, window_seconds=1.0))
     assert len(others) == 5
 
 
@@ -162,60 +166,60 @@ def test_interrupted_or_disk_full(
         patch.setattr(module, "to_int16", lambda wave: Disk(real(wave)))
         expected = DatasetError if isinstance(error, OSError) else KeyboardInterrupt
         with pytest.raises(expected, match="No space left" if isinstance(error, OSError) else None):
-            prepare(root, rate=RATE, window_seconds=window)
+            prepare_segments(root, rate=RATE, window_seconds=window)
     assert list((root / "cache").iterdir()) == []
-    assert len(load_pieces(prepare(root, rate=RATE, window_seconds=window))[1]) == (6 if window else 4)
+    assert len(load_segments(prepare_segments(root, rate=RATE, window_seconds=window))[1]) == (6 if window else 4)
 
 
 def test_killed(root: Path) -> None:
     """What a killed process left is not taken for whole, and goes."""
-    cache = prepare(root, rate=RATE, window_seconds=1.0)
-    left = cache.with_name(cache.name + ".partial")
-    cache.rename(left)
-    (left / "waves.npy").write_bytes(b"half")
-    assert prepare(root, rate=RATE, window_seconds=1.0) == cache
-    assert len(load_pieces(cache)[0]) == 6
-    assert not left.exists()
+    cache = prepare_segments(root, rate=RATE, window_seconds=1.0)
+    leftover = cache.with_name(cache.name + ".partial")
+    cache.rename(leftover)
+    (leftover / "waves.npy").write_bytes(b"half")
+    assert prepare_segments(root, rate=RATE, window_seconds=1.0) == cache
+    assert len(load_segments(cache)[0]) == 6
+    assert not leftover.exists()
 
 
 def test_cache_that_was_damaged(root: Path) -> None:
     """Somebody else's doing: told, with what to do about it."""
-    cache = prepare(root, rate=RATE, window_seconds=1.0)
-    waves = cache / "waves.npy"
-    waves.write_bytes(waves.read_bytes()[:-10_000])
+    cache = prepare_segments(root, rate=RATE, window_seconds=1.0)
+    waveforms = cache / "waves.npy"
+    waveforms.write_bytes(waveforms.read_bytes()[:-10_000])
     with pytest.raises(DatasetError, match=r"waves\.npy cannot be read: .*remove .* to have it made again"):
-        load_pieces(cache)
-    np.save(waves, np.zeros((2, RATE), np.int16))
+        load_segments(cache)
+    np.save(waveforms, np.zeros((2, RATE), np.int16))
     with pytest.raises(DatasetError, match="2 waveforms, 6 rows"):
-        load_pieces(cache)
+        load_segments(cache)
     (cache / "prepared.json").unlink()
     with pytest.raises(DatasetError, match=r"prepared\.json cannot be read"):
-        read_prepared(cache)
+        read_cache_info(cache)
     shutil.rmtree(cache)
     with pytest.raises(DatasetError, match=r"pieces\.csv cannot be read"):
-        load_pieces(cache)
+        load_segments(cache)
 
 
 def test_files_that_fail(root: Path) -> None:
     """Reported and skipped, unless a class loses all of its sounds by it."""
     mine = root.parent / "mine"
     (mine / "dog" / "b.wav").write_bytes(b"RIFF")
-    done = read_prepared(prepare(root, rate=RATE, window_seconds=1.0))
-    assert (done.files, len(done.skipped)) == (3, 1)
-    assert "b.wav: " in done.skipped[0]
+    info = read_cache_info(prepare_segments(root, rate=RATE, window_seconds=1.0))
+    assert (info.files, len(info.skipped)) == (3, 1)
+    assert "b.wav: " in info.skipped[0]
     (mine / "rain" / "d.wav").write_bytes(b"RIFF")
     with pytest.raises(DatasetError, match=r"no sound of 'rain' can be used; first: .*d\.wav: .*not WAVE"):
-        prepare(root, rate=RATE, window_seconds=1.0)
+        prepare_segments(root, rate=RATE, window_seconds=1.0)
     for path in mine.rglob("*.wav"):
         path.write_bytes(b"")
     with pytest.raises(DatasetError, match="no sound of 'dog', 'rain' can be used"):
-        prepare(root, rate=RATE, window_seconds=None)
+        prepare_segments(root, rate=RATE, window_seconds=None)
     (mine / "rain" / "d.wav").unlink()
     with pytest.raises(DatasetError, match=r"line 5: .*d\.wav is not there"):
-        prepare(root, rate=RATE, window_seconds=1.0)
+        prepare_segments(root, rate=RATE, window_seconds=1.0)
 
 
 @pytest.mark.parametrize(("window", "overlap", "message"), [(0.0, 0, "has no samples"), (1.0, 1.0, "overlap by 1")])
 def test_parameters_that_cannot_be(window: float, overlap: float, message: str, root: Path) -> None:
     with pytest.raises(DatasetError, match=message):
-        prepare(root, rate=RATE, window_seconds=window, overlap=overlap)
+        prepare_segments(root, rate=RATE, window_seconds=window, overlap=overlap)

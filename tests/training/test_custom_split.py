@@ -7,42 +7,42 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.recordings import class_folders, record
+from tests.support.recordings import record, write_class_folders
 from training.data.custom.importers import import_folder
-from training.data.custom.manifest import Item, read_items
-from training.data.custom.split import PARTS, read_split, split, write_split
+from training.data.custom.manifest import ManifestEntry, read_manifest
+from training.data.custom.split import SUBSETS, read_split, split_by_source, write_split
 from training.errors import DatasetError
 
 
-def items(*rows: tuple[str, str, int]) -> list[Item]:
+def items(*rows: tuple[str, str, int]) -> list[ManifestEntry]:
     """(label, source, how many sounds)."""
     return [
-        Item(f"{label}-{source}-{take}", label, source, "", "")
+        ManifestEntry(f"{label}-{source}-{take}", label, source, "", "")
         for label, source, count in rows
         for take in range(count)
     ]
 
 
-def counts(sounds: list[Item], parts: dict[str, str], label: str) -> dict[str, int]:
-    found = Counter(parts[item.source] for item in sounds if item.label == label)
-    return {part: found[part] for part in PARTS}
+def counts(sounds: list[ManifestEntry], subsets: dict[str, str], label: str) -> dict[str, int]:
+    found = Counter(subsets[item.source] for item in sounds if item.label == label)
+    return {subset: found[subset] for subset in SUBSETS}
 
 
 def test_single_recordings_keep_the_shares() -> None:
     """Where every sound is its own source, each class is split to the nearest sound."""
     sounds = items(*[("dog", f"d{at}", 1) for at in range(100)], *[("rain", f"r{at}", 1) for at in range(20)])
-    parts = split(sounds, val=0.15, test=0.15, seed=1)
-    assert counts(sounds, parts, "dog") == {"train": 70, "val": 15, "test": 15}
-    assert counts(sounds, parts, "rain") == {"train": 14, "val": 3, "test": 3}
+    subsets = split_by_source(sounds, val=0.15, test=0.15, seed=1)
+    assert counts(sounds, subsets, "dog") == {"train": 70, "val": 15, "test": 15}
+    assert counts(sounds, subsets, "rain") == {"train": 14, "val": 3, "test": 3}
 
 
 def test_seeded() -> None:
     """The order of the rows does not matter, the seed does."""
     sounds = items(*[("dog", f"d{at}", 1 + at % 3) for at in range(30)], *[("rain", f"r{at}", 2) for at in range(30)])
-    first = split(sounds, val=0.2, test=0.2, seed=1)
-    assert split(sounds, val=0.2, test=0.2, seed=1) == first
-    assert split(sounds[::-1], val=0.2, test=0.2, seed=1) == first
-    assert split(sounds, val=0.2, test=0.2, seed=2) != first
+    first = split_by_source(sounds, val=0.2, test=0.2, seed=1)
+    assert split_by_source(sounds, val=0.2, test=0.2, seed=1) == first
+    assert split_by_source(sounds[::-1], val=0.2, test=0.2, seed=1) == first
+    assert split_by_source(sounds, val=0.2, test=0.2, seed=2) != first
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -50,9 +50,9 @@ def test_one_large_source(seed: int) -> None:
     """It goes to the part that wants most, whenever its turn comes."""
     sounds = items(("dog", "big", 10), ("dog", "a", 1), ("dog", "b", 1), ("rain", "x", 3), ("rain", "y", 3),
                    ("rain", "z", 3))  # fmt: skip
-    parts = split(sounds, val=0.15, test=0.15, seed=seed)
-    assert parts["big"] == "train"
-    assert {parts["a"], parts["b"]} == {"val", "test"}
+    subsets = split_by_source(sounds, val=0.15, test=0.15, seed=seed)
+    assert subsets["big"] == "train"
+    assert {subsets["a"], subsets["b"]} == {"val", "test"}
 
 
 @pytest.mark.parametrize("seed", range(150))
@@ -66,23 +66,23 @@ def test_random_collections(seed: int) -> None:
     rows += [(f"c{draw.randrange(2)}", f"{draw.randrange(2)}.{at}", draw.randint(1, 5)) for at in range(4)]
     sounds = items(*rows)
     val, test = draw.choice([(0.15, 0.15), (0.1, 0.3), (0.2, 0.0), (0.0, 0.25)])
-    parts = split(sounds, val=val, test=test, seed=seed)
-    assert set(parts) == {item.source for item in sounds}
+    subsets = split_by_source(sounds, val=val, test=test, seed=seed)
+    assert set(subsets) == {item.source for item in sounds}
     for label in {item.label for item in sounds}:
-        found = counts(sounds, parts, label)
+        found = counts(sounds, subsets, label)
         total = sum(found.values())
         sizes = Counter(item.source for item in sounds if item.label == label)
-        for part, share in (("train", 1 - val - test), ("val", val), ("test", test)):
-            assert bool(found[part]) == bool(share)
-            assert abs(found[part] - share * total) <= max(max(sizes.values()), total / len(sizes)) + 1
+        for subset, share in (("train", 1 - val - test), ("val", val), ("test", test)):
+            assert bool(found[subset]) == bool(share)
+            assert abs(found[subset] - share * total) <= max(max(sizes.values()), total / len(sizes)) + 1
 
 
 def test_sources_with_several_classes_move_as_one() -> None:
     """Speakers who each say every word: whole speakers are parted."""
     sounds = items(*[(word, f"speaker {at}", 5) for word in ("yes", "no", "up") for at in range(10)])
-    parts = split(sounds, val=0.2, test=0.2, seed=3)
+    subsets = split_by_source(sounds, val=0.2, test=0.2, seed=3)
     for word in ("yes", "no", "up"):
-        assert counts(sounds, parts, word) == {"train": 30, "val": 10, "test": 10}
+        assert counts(sounds, subsets, word) == {"train": 30, "val": 10, "test": 10}
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_sources_with_several_classes_move_as_one() -> None:
 )  # fmt: skip
 def test_what_cannot_be_split(rows: list[tuple[str, str, int]], shares: tuple[float, float], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
-        split(items(*rows), val=shares[0], test=shares[1], seed=1)
+        split_by_source(items(*rows), val=shares[0], test=shares[1], seed=1)
 
 
 def test_fewer_files_than_parts(tmp_path: Path) -> None:
     """Two recordings of a class cannot be in three parts; they can be in two."""
     root = tmp_path / "sounds"
-    import_folder(class_folders(tmp_path / "mine", "dog", "rain", takes=2), root)
+    import_folder(write_class_folders(tmp_path / "mine", "dog", "rain", takes=2), root)
     with pytest.raises(DatasetError, match=r"'dog' has 2, 'rain' has 2; 3 are needed .* --val 0 or --test 0"):
         write_split(root, val=0.2, test=0.2, seed=1)
     assert not (root / "split").exists()
@@ -117,17 +117,17 @@ def test_fewer_files_than_parts(tmp_path: Path) -> None:
 def test_written_and_read(tmp_path: Path) -> None:
     """Three tables that hold every sound once, and what is needed to make them again."""
     root = tmp_path / "sounds"
-    import_folder(class_folders(tmp_path / "mine", "dog", "雨, 'heavy'", takes=8), root, group=r"^(.+)-")
+    import_folder(write_class_folders(tmp_path / "mine", "dog", "雨, 'heavy'", takes=8), root, group=r"^(.+)-")
     record = write_split(root, val=0.25, test=0.25, seed=7)
-    parts = read_split(root)
-    assert parts == split(read_items(root), val=0.25, test=0.25, seed=7)
+    subsets = read_split(root)
+    assert subsets == split_by_source(read_manifest(root), val=0.25, test=0.25, seed=7)
     listed = []
-    for part in PARTS:
-        with (root / "split" / f"{part}.csv").open(newline="") as file:
+    for subset in SUBSETS:
+        with (root / "split" / f"{subset}.csv").open(newline="") as file:
             for row in csv.DictReader(file):
-                assert parts[row["source"]] == part
+                assert subsets[row["source"]] == subset
                 listed.append((row["file"], row["label"], row["source"]))
-    assert sorted(listed) == sorted((item.file, item.label, item.source) for item in read_items(root))
+    assert sorted(listed) == sorted((item.file, item.label, item.source) for item in read_manifest(root))
     assert record.seed == 7
     assert record.counts["dog"] == {"train": 4, "val": 2, "test": 2}
     assert len(record.sources["train"]) == 4
@@ -136,7 +136,7 @@ def test_written_and_read(tmp_path: Path) -> None:
 
 def test_stale_or_changed(tmp_path: Path) -> None:
     """A split of other sounds is noticed, and one that somebody edited, and one that is not there."""
-    src, root = class_folders(tmp_path / "mine", "dog", "rain", takes=4), tmp_path / "sounds"
+    src, root = write_class_folders(tmp_path / "mine", "dog", "rain", takes=4), tmp_path / "sounds"
     import_folder(src, root)
     with pytest.raises(DatasetError, match="has no split; `otoscope data split"):
         read_split(root)
@@ -164,7 +164,7 @@ def test_stale_or_changed(tmp_path: Path) -> None:
 def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old split stays."""
     root = tmp_path / "sounds"
-    import_folder(class_folders(tmp_path / "mine", "dog", "rain"), root)
+    import_folder(write_class_folders(tmp_path / "mine", "dog", "rain"), root)
     write_split(root, val=0.25, test=0.25, seed=1)
     before = read_split(root)
 

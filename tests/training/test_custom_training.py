@@ -10,21 +10,21 @@ import torch
 from typer.testing import CliRunner, Result
 
 from otoscope.cli.main import app
-from tests.support.recordings import class_folders, record
+from tests.support.recordings import write_class_folders, write_recording
 from tests.training.conftest import TINY, changed
-from training.data.base import Clip, Origin
-from training.data.custom.dataset import CollectionDataset, load_collection, load_dataset
+from training.data.base import Clip, DatasetInfo
+from training.data.custom.dataset import CustomDataset, load_custom_dataset, load_dataset
 from training.data.custom.split import write_split
 from training.data.esc50 import load_esc50
 from training.errors import DatasetError, EvaluationError, RunError
 from training.eval.evaluate import evaluate
-from training.eval.model_card import record as write_record
+from training.eval.model_card import write_recording as record_accuracy
 from training.eval.report import summarise
 from training.export.quantise import quantise
 from training.fit.distillation import load_teachers
 from training.fit.loop import train
-from training.fit.pretrained import load_start
-from training.fit.run_state import finished, identify
+from training.fit.pretrained import load_pretrained
+from training.fit.run_state import finished, run_identity
 from training.recipe import to_yaml
 from worker.model.checkpoint import load_model, read_config, write_config
 
@@ -42,8 +42,8 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A collection, split."""
     folder = tmp_path_factory.mktemp("own")
     for take in range(24):
-        record(folder / "mine" / "dog" / f"dog{take % 8}-{take}.wav", 1.0, hz=300 + 5 * take)
-        record(folder / "mine" / "rain" / f"rain{take % 8}-{take}.wav", 1.0, hz=2_500 + 20 * take)
+        write_recording(folder / "mine" / "dog" / f"dog{take % 8}-{take}.wav", 1.0, hz=300 + 5 * take)
+        write_recording(folder / "mine" / "rain" / f"rain{take % 8}-{take}.wav", 1.0, hz=2_500 + 20 * take)
     run("data", "import", folder / "mine", "--to", folder / "sounds", "--group", GROUP)
     run("data", "split", folder / "sounds", "--val", 0.2, "--test", 0.2)
     return folder / "sounds"
@@ -52,8 +52,8 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_parts_of_the_split_are_the_folds(sounds: Path) -> None:
     """Learn from train, stop by val, be measured on test; no source in two of them."""
     dataset = load_dataset(sounds, TINY.frontend)
-    assert isinstance(dataset, CollectionDataset)
-    train, held = dataset.division("test", 0.5, seed=1)
+    assert isinstance(dataset, CustomDataset)
+    train, held = dataset.train_validation_split("test", 0.5, seed=1)
     _, test = dataset.split("test")
     sources = [{clip.source for clip in part} for part in (train, held, test)]
     assert all(sources)
@@ -66,30 +66,30 @@ def test_parts_of_the_split_are_the_folds(sounds: Path) -> None:
     with pytest.raises(DatasetError, match="prepared at 8,000 Hz"):
         dataset.load(test, 16_000, 8_000)
     with pytest.raises(DatasetError, match="test part"):
-        dataset.division("val", 0.0, seed=1)
+        dataset.train_validation_split("val", 0.0, seed=1)
 
 
 def test_from_folder_to_model(sounds: Path, tmp_path: Path) -> None:
     """One command trains and measures: on val, which had a say, and on test, which nobody chose by."""
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(to_yaml(changed(TINY, epochs=25, patience=20)))
-    told = run("train", "--data", sounds, "--recipe", recipe, "--out", tmp_path / "mine")
-    assert "val part" in told.output
-    assert "chosen by these" in told.output
+    result = run("train", "--data", sounds, "--recipe", recipe, "--out", tmp_path / "mine")
+    assert "val part" in result.output
+    assert "chosen by these" in result.output
     report = json.loads((tmp_path / "mine" / "evaluation-test" / "report.json").read_text())
     assert (report["fold"], report["trained_on"], report["chosen_by"]) == ("test", False, False)
     assert report["accuracy"] > 0.8
     for part in ("val", "test"):
         folder = tmp_path / "mine" / f"evaluation-{part}"
-        truth, named = (np.load(folder / f"{name}_labels.npy") for name in ("true", "pred"))
-        assert len(truth) == len(named)
+        truth, predicted = (np.load(folder / f"{name}_labels.npy") for name in ("true", "pred"))
+        assert len(truth) == len(predicted)
         assert (folder / "confusion_matrix.png").is_file()
     model = load_model(tmp_path / "mine")
     assert model.config.classes == ("dog", "rain")
     assert model.config.training["test_fold"] == "test"
-    chosen_by = evaluate(tmp_path / "mine", load_collection(sounds, TINY.frontend), "val")
+    chosen_by = evaluate(tmp_path / "mine", load_custom_dataset(sounds, TINY.frontend), "val")
     with pytest.raises(EvaluationError, match="val part had a say"):
-        write_record(tmp_path / "mine", chosen_by, summarise(chosen_by))
+        record_accuracy(tmp_path / "mine", chosen_by, summarise(chosen_by))
     run("evaluate", tmp_path / "mine", "--data", sounds, "--record")
     page = (tmp_path / "mine" / "README.md").read_text()
     assert "trained on the train part; the val part said when to stop and how confident to be; no recording" in page
@@ -97,11 +97,11 @@ def test_from_folder_to_model(sounds: Path, tmp_path: Path) -> None:
 
 def test_what_the_val_part_is_for(sounds: Path, tmp_path: Path) -> None:
     """To stop by, which needs no holdout; without patience to calibrate by alone, and the model's page says no more."""
-    dataset = load_collection(sounds, TINY.frontend)
+    dataset = load_custom_dataset(sounds, TINY.frontend)
     for name, patience, said in (("a", 0, "how confident"), ("b", 1, "when to stop and how confident")):
         train(changed(TINY, epochs=1, patience=patience), dataset, "test", tmp_path / name)
         evaluation = evaluate(tmp_path / name, dataset)
-        write_record(tmp_path / name, evaluation, summarise(evaluation))
+        record_accuracy(tmp_path / name, evaluation, summarise(evaluation))
         assert f"the val part said {said} to be; " in (tmp_path / name / "README.md").read_text()
 
 
@@ -109,9 +109,9 @@ def test_what_was_learned_from_before_a_new_split_is_not_taken_for_unseen(sounds
     """The same folder under another split: neither measured, nor a start, a teacher or what a run goes on with."""
     own = Path(shutil.copytree(sounds, tmp_path / "sounds"))
     out, recipe = tmp_path / "mine", changed(TINY, epochs=1)
-    train(recipe, load_collection(own, TINY.frontend), "test", out)
+    train(recipe, load_custom_dataset(own, TINY.frontend), "test", out)
     write_split(own, val=0.3, test=0.3, seed=2)
-    after = load_collection(own, TINY.frontend)
+    after = load_custom_dataset(own, TINY.frontend)
     for part in ("test", "val"):
         with pytest.raises(EvaluationError, match="before sounds was split as it is now"):
             evaluate(out, after, part)
@@ -119,10 +119,10 @@ def test_what_was_learned_from_before_a_new_split_is_not_taken_for_unseen(sounds
     with pytest.raises(EvaluationError, match="before sounds was split"):
         quantise(out, after)
     with pytest.raises(RunError, match="knows the answers"):
-        train(recipe, after, "test", tmp_path / "other", start_from=load_start(out))
+        train(recipe, after, "test", tmp_path / "other", pretrained=load_pretrained(out))
     with pytest.raises(RunError, match="would tell its answers"):
         load_teachers([out], after, "test", 8_000, torch.device("cpu"))
-    identity = identify(recipe, after, "test", len(after.division("test", 0.0, 1)[0]), (), None)
+    identity = run_identity(recipe, after, "test", len(after.train_validation_split("test", 0.0, 1)[0]), (), None)
     with pytest.raises(RunError, match="another recipe, fold, data"):
         finished(out, identity)
 
@@ -135,12 +135,12 @@ def test_what_was_learned_from_before_a_new_split_is_not_taken_for_unseen(sounds
 def test_recordings_that_moved_are_the_ones_that_were_learned_from(tmp_path: Path) -> None:
     """Brought in from their new place and split as before, they leave a model's test part unseen."""
     collection, there, here = tmp_path / "sounds", tmp_path / "there", tmp_path / "here"
-    class_folders(there, "dog", "rain", takes=8, speakers=8)
+    write_class_folders(there, "dog", "rain", takes=8, speakers=8)
 
     def learned_from(recordings: Path) -> str:
         run("data", "import", recordings, "--to", collection, "--group", GROUP)
         run("data", "split", collection)
-        return load_collection(collection, TINY.frontend).digest("test")
+        return load_custom_dataset(collection, TINY.frontend).digest("test")
 
     before = learned_from(there)
     there.rename(here)
@@ -155,7 +155,7 @@ def test_files_that_differ_in_their_endings_alone_are_two(tmp_path: Path) -> Non
         rows = enumerate(zip(paths, parts, strict=True))
         clips = tuple(Clip(path, part, 0, path.name, row, f"{row:064}") for row, (path, part) in rows)
         waves = np.zeros((2, 8), np.int16)
-        return CollectionDataset(tmp_path, clips, ("dog",), Origin("sounds"), 8_000, waves).digest("test")
+        return CustomDataset(tmp_path, clips, ("dog",), DatasetInfo("sounds"), 8_000, waves).digest("test")
 
     assert learned_from("train", "test") != learned_from("test", "train")
 
@@ -166,22 +166,22 @@ def test_run_of_before_its_clips_were_noted(data: Path, tmp_path: Path) -> None:
     config = train(recipe, dataset, 3, tmp_path / "run")
     del config.training["data"]["digest"]
     write_config(tmp_path / "run", config)
-    assert finished(tmp_path / "run", identify(recipe, dataset, 3, 24, (), None))
+    assert finished(tmp_path / "run", run_identity(recipe, dataset, 3, 24, (), None))
 
 
 def test_only_some_classes_of_a_set(data: Path) -> None:
     """A data set of its own, with labels from 0, under a name of its own."""
-    some = load_esc50(data).only(["noise", "low"], "some")
+    some = load_esc50(data).select_classes(["noise", "low"], "some")
     assert some.classes == ("noise", "low")
-    assert some.origin.name == "some"
+    assert some.info.name == "some"
     assert {(clip.label, clip.path.stem[-1]) for clip in some.clips} == {(0, "2"), (1, "0")}
     with pytest.raises(DatasetError, match="no class cow"):
-        load_esc50(data).only(["cow"], "none")
+        load_esc50(data).select_classes(["cow"], "none")
 
 
 def test_collection_without_a_split(tmp_path: Path) -> None:
     """Says which command makes one."""
-    class_folders(tmp_path / "mine", "dog", "rain")
+    write_class_folders(tmp_path / "mine", "dog", "rain")
     run("data", "import", tmp_path / "mine", "--to", tmp_path / "sounds")
     with pytest.raises(DatasetError, match="otoscope data split"):
-        load_collection(tmp_path / "sounds", TINY.frontend)
+        load_custom_dataset(tmp_path / "sounds", TINY.frontend)

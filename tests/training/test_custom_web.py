@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from shared.audio.decode import probe
-from tests.support.recordings import sound
+from tests.support.recordings import wav_bytes
 from tests.support.sounds import chirp, encode
-from training.data.custom import web as links
+from training.data.custom import web as web
 from training.data.custom.drive import import_drive, is_drive_folder
 from training.data.custom.importers import import_csv
-from training.data.custom.manifest import read_items
+from training.data.custom.manifest import read_manifest
 from training.errors import DatasetError
 
 DRIVE = "https://drive.google.com"
@@ -32,7 +32,7 @@ class Site:
         self.pages: dict[str, tuple[str, bytes]] = {}  # path with query -> type and body
         self.headers: dict[str, str] = {}  # sent with every body
         self.cut: dict[str, int] = {}  # bytes of the body after which the connection ends
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.url = ""
 
     def put(self, path: str, body: bytes, kind: str = "audio/wav") -> str:
@@ -40,7 +40,7 @@ class Site:
         return self.url + path
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        self.asked.append(handler.path)
+        self.requested.append(handler.path)
         if handler.path not in self.pages:
             handler.send_error(404)
             return
@@ -104,37 +104,37 @@ def webm(seconds: float = 0.5) -> bytes:
 
 def test_links_to_files(site: Site, tmp_path: Path) -> None:
     """Each is brought once, byte for byte, under its class; its source is the link; failures do not end it."""
-    dog, rain = sound(), sound()
+    dog, rain = wav_bytes(), wav_bytes()
     first, second = site.put("/a/dog%20one.wav", dog), site.put("/rain.ogg?take=2", rain)
     page = site.put("/login.wav", b"<html>Sign in</html>", "text/html")
-    torn = site.put("/torn.wav", sound())
+    torn = site.put("/torn.wav", wav_bytes())
     site.cut["/torn.wav"] = 1_000
     rows = [(f"{site.url}/gone.wav", "dog"), (first, "dog"), (page, "dog"), (torn, "dog"), (second, "rain"),
             ("http://127.0.0.1:1/x.wav", "rain"), ("http://[/x.wav", "rain")]  # fmt: skip
-    brought = import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
-    items = {item.label: item for item in read_items(tmp_path / "sounds")}
-    assert brought.added == len(items) == 2
+    result = import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
+    items = {item.label: item for item in read_manifest(tmp_path / "sounds")}
+    assert result.added == len(items) == 2
     assert (tmp_path / "sounds" / items["dog"].file).read_bytes() == dog
     assert items["dog"].file.startswith("audio/dog/dog one-")
     assert items["rain"].file.endswith(".ogg")
     assert (items["rain"].source, items["rain"].origin) == (second, second)
     assert items["rain"].sha256 == hashlib.sha256(rain).hexdigest()
-    assert [why.split(": ", 2)[-1][:12] for why in brought.skipped[:1]] == ["HTTP 404 Not"]
-    assert "links.txt, line 1: " in brought.skipped[0]
-    assert len(brought.skipped) == 5
+    assert [why.split(": ", 2)[-1][:12] for why in result.skipped[:1]] == ["HTTP 404 Not"]
+    assert "links.txt, line 1: " in result.skipped[0]
+    assert len(result.skipped) == 5
 
-    site.asked.clear()
+    site.requested.clear()
     again = import_csv(listed(tmp_path, *rows[1:2], *rows[4:5]), tmp_path / "sounds")
-    assert (again.added, again.known, site.asked) == (0, 2, [])
+    assert (again.added, again.unchanged, site.requested) == (0, 2, [])
 
 
 def test_source_column_and_conflicts(site: Site, tmp_path: Path) -> None:
     """A table's source wins over the link; one sound under two labels is an error here, too."""
-    link = site.put("/a.wav", sound())
+    link = site.put("/a.wav", wav_bytes())
     other = site.put("/b.wav", site.pages["/a.wav"][1])
     (tmp_path / "list.csv").write_text(f"url,label,source\n{link},dog,Rex\n")
     import_csv(tmp_path / "list.csv", tmp_path / "sounds")
-    assert read_items(tmp_path / "sounds")[0].source == "Rex"
+    assert read_manifest(tmp_path / "sounds")[0].source == "Rex"
     for rows in ([(link, "cat")], [(other, "cat")]):
         with pytest.raises(DatasetError, match=r"two labels: .* as 'cat', .*a\.wav as 'dog'"):
             import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
@@ -142,20 +142,20 @@ def test_source_column_and_conflicts(site: Site, tmp_path: Path) -> None:
 
 def test_sources_in_the_names_of_links(site: Site, tmp_path: Path) -> None:
     """`--group` looks at a link's name as at a file's; the column wins; what has none is skipped and told."""
-    one, two = site.put("/a/anna%20b-1.wav?x=1", sound()), site.put("/b/anna%20b-2.wav", sound())
-    told, lost = site.put("/nobody.wav", sound()), site.put("/c/nobody.wav", sound())
-    rows = [f"{one},dog,", f"{two},dog,", f"{told},dog,Rex", f"{lost},dog,", "http://[/anna-1.wav,dog,"]
+    one, two = site.put("/a/anna%20b-1.wav?x=1", wav_bytes()), site.put("/b/anna%20b-2.wav", wav_bytes())
+    given, unmatched = site.put("/nobody.wav", wav_bytes()), site.put("/c/nobody.wav", wav_bytes())
+    rows = [f"{one},dog,", f"{two},dog,", f"{given},dog,Rex", f"{unmatched},dog,", "http://[/anna-1.wav,dog,"]
     (tmp_path / "list.csv").write_text("\n".join(["url,label,source", *rows]))
-    brought = import_csv(tmp_path / "list.csv", tmp_path / "sounds", group="^([a-z ]+)-")
-    assert [item.source for item in read_items(tmp_path / "sounds")] == ["anna b", "anna b", "Rex"]
-    assert [why.split(": ", 1)[0] for why in brought.skipped] == ["list.csv, line 5", "list.csv, line 6"]
-    assert "--group finds no source" in brought.skipped[0]
+    result = import_csv(tmp_path / "list.csv", tmp_path / "sounds", group="^([a-z ]+)-")
+    assert [item.source for item in read_manifest(tmp_path / "sounds")] == ["anna b", "anna b", "Rex"]
+    assert [why.split(": ", 1)[0] for why in result.skipped] == ["list.csv, line 5", "list.csv, line 6"]
+    assert "--group finds no source" in result.skipped[0]
 
 
 def test_interrupted(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What came before Ctrl-C is there, and is not fetched again."""
-    rows = [(site.put(f"/{at}.wav", sound()), "dog") for at in range(3)]
-    fetch, calls = links._from_file, []
+    rows = [(site.put(f"/{at}.wav", wav_bytes()), "dog") for at in range(3)]
+    fetch, calls = web._download_file, []
 
     def interrupt(client: Any, link: str) -> tuple[str, bytes]:
         calls.append(link)
@@ -164,19 +164,19 @@ def test_interrupted(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return fetch(client, link)
 
     with monkeypatch.context() as patch:
-        patch.setattr(links, "_from_file", interrupt)
+        patch.setattr(web, "_download_file", interrupt)
         with pytest.raises(KeyboardInterrupt):
             import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
-    brought = import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
-    assert (brought.added, brought.known) == (2, 1)
-    assert site.asked == ["/0.wav", "/1.wav", "/2.wav"]
+    result = import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
+    assert (result.added, result.unchanged) == (2, 1)
+    assert site.requested == ["/0.wav", "/1.wav", "/2.wav"]
 
 
 @pytest.mark.parametrize("path", ["/long.wav", "/long"])
 def test_too_large(path: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For files and for pages alike."""
-    monkeypatch.setattr(links, "LARGEST", 2_000)
-    link = site.put(path, sound(1.0))
+    monkeypatch.setattr(web, "MAX_FILE_BYTES", 2_000)
+    link = site.put(path, wav_bytes(1.0))
     with pytest.raises(DatasetError, match=r"no sound that can be used; first: .*larger than 2,000 bytes"):
         import_csv(listed(tmp_path, (link, "dog")), tmp_path / "sounds")
 
@@ -187,15 +187,15 @@ def test_through_yt_dlp(site: Site, tmp_path: Path) -> None:
     link = site.put("/listen?id=7", data, "audio/mpeg")
     page = site.put("/article", b"<html><title>News</title></html>", "text/html")
     rows = [(page, "dog"), (f"{site.url}/nothing", "dog"), (link, "dog")]
-    brought = import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
-    (item,) = read_items(tmp_path / "sounds")
+    result = import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
+    (item,) = read_manifest(tmp_path / "sounds")
     assert (tmp_path / "sounds" / item.file).read_bytes() == data
     assert (item.label, item.source, item.origin) == ("dog", link, link)
-    assert "Unsupported URL" in brought.skipped[0]
-    assert "404" in brought.skipped[1]
-    site.asked.clear()
-    assert import_csv(listed(tmp_path, rows[2]), tmp_path / "sounds").known == 1
-    assert site.asked == []
+    assert "Unsupported URL" in result.skipped[0]
+    assert "404" in result.skipped[1]
+    site.requested.clear()
+    assert import_csv(listed(tmp_path, rows[2]), tmp_path / "sounds").unchanged == 1
+    assert site.requested == []
 
 
 def test_page_with_a_sound_in_it(site: Site, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_page_with_a_sound_in_it(site: Site, tmp_path: Path) -> None:
     page = b'<html><title>Frogs</title><video src="/clip.webm" type="video/webm"></video></html>'
     link = site.put("/watch?v=1", page, "text/html")
     import_csv(listed(tmp_path, (link, "frog")), tmp_path / "sounds", group="^([a-z]+)")
-    (item,) = read_items(tmp_path / "sounds")
+    (item,) = read_manifest(tmp_path / "sounds")
     header = probe((tmp_path / "sounds" / item.file).read_bytes())
     assert (header.container, header.codec, header.rate) == ("Ogg", "Opus", 48_000)
     assert item.file.endswith(".ogg")
@@ -216,7 +216,7 @@ def test_container_that_cannot_be_taken_apart(site: Site, tmp_path: Path, monkey
     broken = site.put("/broken", webm()[:100], "video/webm")
     with pytest.raises(DatasetError, match=r"Matroska or WebM.*Taking its sound out fails"):
         import_csv(listed(tmp_path, (broken, "frog")), tmp_path / "sounds")
-    monkeypatch.setattr(links, "aac_available", lambda: False)
+    monkeypatch.setattr(web, "aac_available", lambda: False)
     with pytest.raises(DatasetError, match=r"by PyAV: .venv/bin/pip install -e '.\[links\]'"):
         import_csv(listed(tmp_path, (broken, "frog")), tmp_path / "sounds")
 
@@ -278,35 +278,35 @@ def put_folder(site: Site, name: str, tree: dict[str, Any], key: str = "T" * 33)
 def test_drive_folder(drive: Site, tmp_path: Path) -> None:
     """Sub-folders are the classes, at any depth; what fails is skipped; the next import fetches what is missing."""
     tree: dict[str, Any] = {
-        "собака": {"rex 1.wav": sound(), "deep": {"rex-2.wav": sound()}, "lost.wav": b"", "notes.txt": b"no"},
-        "rain": {"roof-1.wav": sound(), "roof-2.wav": b"<html>"},
-        "loose.wav": sound(),
+        "собака": {"rex 1.wav": wav_bytes(), "deep": {"rex-2.wav": wav_bytes()}, "lost.wav": b"", "notes.txt": b"no"},
+        "rain": {"roof-1.wav": wav_bytes(), "roof-2.wav": b"<html>"},
+        "loose.wav": wav_bytes(),
     }
     put_folder(drive, "mine", tree)
-    brought = import_drive(FOLDER, tmp_path / "sounds")
-    items = read_items(tmp_path / "sounds")
+    result = import_drive(FOLDER, tmp_path / "sounds")
+    items = read_manifest(tmp_path / "sounds")
     assert {(item.label, Path(item.file).name.rsplit("-", 1)[0]) for item in items} == {
         ("собака", "rex 1"), ("собака", "rex-2"), ("rain", "roof-1"),
     }  # fmt: skip
     assert all(item.source == item.origin == f"{DRIVE}/uc?id={item.origin[-33:]}" for item in items)
-    assert brought.added == 3
-    told = " ".join(brought.skipped)
+    assert result.added == 3
+    given = " ".join(result.skipped)
     for reason in ("lost.wav: ", "notes.txt: not a sound", "loose.wav: lies in no", "Accepted: WAV"):
-        assert reason in told
+        assert reason in given
 
-    drive.asked.clear()
-    tree["rain"] = {"roof-1.wav": tree["rain"]["roof-1.wav"], "roof-2.wav": sound()}
+    drive.requested.clear()
+    tree["rain"] = {"roof-1.wav": tree["rain"]["roof-1.wav"], "roof-2.wav": wav_bytes()}
     put_folder(drive, "mine", tree)
     again = import_drive(FOLDER, tmp_path / "sounds", group=r"^(\w+)")
-    assert (again.added, again.known) == (1, 3)
-    assert len([path for path in drive.asked if path.startswith("/uc") and path in drive.pages]) == 1
-    assert {item.source for item in read_items(tmp_path / "sounds")} == {"rex", "roof"}
+    assert (again.added, again.unchanged) == (1, 3)
+    assert len([path for path in drive.requested if path.startswith("/uc") and path in drive.pages]) == 1
+    assert {item.source for item in read_manifest(tmp_path / "sounds")} == {"rex", "roof"}
 
 
 def test_drive_folder_that_is_not_public(drive: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DatasetError, match=r"cannot be listed: .*status code 404.*Anyone with the link"):
         import_drive(FOLDER, tmp_path / "sounds")
-    monkeypatch.setattr("training.data.custom.drive.LARGEST", 100)
-    put_folder(drive, "mine", {"dog": {"a.wav": sound()}})
+    monkeypatch.setattr("training.data.custom.drive.MAX_FILE_BYTES", 100)
+    put_folder(drive, "mine", {"dog": {"a.wav": wav_bytes()}})
     with pytest.raises(DatasetError, match="larger than 100 bytes"):
         import_drive(FOLDER, tmp_path / "sounds")

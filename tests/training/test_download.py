@@ -58,13 +58,13 @@ class Site:
         self.statuses: list[int] = []  # answered first, one each
         self.cuts: list[int] = []  # bytes of the body after which the connection is closed, one each
         self.patience = 1_000  # requests until it is busy for good
-        self.asked: list[str] = []  # the Range of each request
+        self.requested_ranges: list[str] = []  # the Range of each request
         self.url = ""
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         wanted = handler.headers.get("Range", "")
-        self.asked.append(wanted)
-        if len(self.asked) > self.patience:
+        self.requested_ranges.append(wanted)
+        if len(self.requested_ranges) > self.patience:
             self.statuses.append(503)
         if self.statuses:
             handler.send_error(self.statuses.pop(0))
@@ -90,7 +90,7 @@ class Site:
 def site(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     for name in ("NO_PROXY", "no_proxy"):  # a proxy in the environment would not find this machine
         monkeypatch.setenv(name, "127.0.0.1")
-    monkeypatch.setattr(training.data.download, "BACKOFF", 0.0)
+    monkeypatch.setattr(training.data.download, "BACKOFF_SECONDS", 0.0)
     served = Site(pack(files))
 
     class Handler(BaseHTTPRequestHandler):
@@ -109,7 +109,7 @@ def site(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[S
         thread.join()
 
 
-def left(cache: Path) -> set[str]:
+def cached_files(cache: Path) -> set[str]:
     """What lies in the cache, the lock aside."""
     return {path.name for path in cache.iterdir()} - {"ESC-50.lock"}
 
@@ -127,10 +127,10 @@ def test_fetched_once(lengths: bool, site: Site, data: Path, tmp_path: Path) -> 
     expected = {str(path.relative_to(data)): path.read_bytes() for path in data.rglob("*") if path.is_file()}
     assert found == expected | {"LICENSE": b"text", "README.md": b"text"}
     assert len(load_esc50(folder).clips) == 36
-    assert left(tmp_path / "cache") == {"ESC-50"}
+    assert cached_files(tmp_path / "cache") == {"ESC-50"}
 
     assert fetch_esc50(tmp_path / "cache", url=site.url, check=check) == folder
-    assert site.asked == [""]
+    assert site.requested_ranges == [""]
 
 
 @pytest.mark.parametrize("etag", ['"one"', 'W/"weak"', ""])
@@ -139,7 +139,7 @@ def test_broken_off_and_gone_on_with(ranges: bool, etag: str, site: Site, tmp_pa
     """Each attempt asks for what is missing; a server without ranges sends everything again."""
     site.ranges, site.etag, site.cuts = ranges, etag, [1_000, 2_000]
     check(fetch_esc50(tmp_path, url=site.url, check=check))
-    assert site.asked == ["", "bytes=1000-", "bytes=3000-" if ranges else "bytes=2000-"]
+    assert site.requested_ranges == ["", "bytes=1000-", "bytes=3000-" if ranges else "bytes=2000-"]
 
 
 def test_gone_on_with_by_the_next_call(site: Site, tmp_path: Path) -> None:
@@ -147,14 +147,14 @@ def test_gone_on_with_by_the_next_call(site: Site, tmp_path: Path) -> None:
     site.cuts, site.patience = [1_000], 1
     with pytest.raises(DatasetError, match=r"HTTP 503 .*; the 1,000 bytes that came are kept"):
         fetch_esc50(tmp_path, url=site.url, check=check)
-    assert left(tmp_path) == {"ESC-50.zip.partial", "ESC-50.zip.source"}
+    assert cached_files(tmp_path) == {"ESC-50.zip.partial", "ESC-50.zip.source"}
 
-    site.patience, site.asked = 1_000, []
+    site.patience, site.requested_ranges = 1_000, []
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(tmp_path, elsewhere)
     check(fetch_esc50(tmp_path, url=site.url, check=check))
     check(fetch_esc50(elsewhere, url=site.url + "?other", check=check))
-    assert site.asked == ["bytes=1000-", ""]
+    assert site.requested_ranges == ["bytes=1000-", ""]
 
 
 @pytest.mark.parametrize(("beyond", "etag", "requests"), [(0, '"one"', 1), (1, '"one"', 2), (-1_000, '"zero"', 1)])
@@ -164,7 +164,7 @@ def test_partial_of_another_archive(beyond: int, etag: str, requests: int, site:
     (tmp_path / "ESC-50.zip.partial").write_bytes(b"x" * size if beyond else site.body)
     (tmp_path / "ESC-50.zip.source").write_text(f"{site.url}\n{etag}\n")
     check(fetch_esc50(tmp_path, url=site.url, check=check))
-    assert site.asked == [f"bytes={size}-", ""][:requests]
+    assert site.requested_ranges == [f"bytes={size}-", ""][:requests]
 
 
 def test_always_cut_at_the_same_byte(site: Site, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_always_cut_at_the_same_byte(site: Site, tmp_path: Path) -> None:
     site.cuts = [1_000] * 100
     with pytest.raises(DatasetError, match=r"cannot be fetched: .* are kept"):
         fetch_esc50(tmp_path, url=site.url, check=check)
-    assert len(site.asked) == 1 + training.data.download.ATTEMPTS
+    assert len(site.requested_ranges) == 1 + training.data.download.MAX_ATTEMPTS
 
 
 def test_busy_then_fine_and_not_found(site: Site, tmp_path: Path) -> None:
@@ -181,26 +181,26 @@ def test_busy_then_fine_and_not_found(site: Site, tmp_path: Path) -> None:
     site.statuses = [503, 429, 404]
     with pytest.raises(DatasetError, match=rf"{re.escape(site.url)} cannot be fetched: HTTP 404 Not Found"):
         fetch_esc50(tmp_path, url=site.url, check=check)
-    assert (len(site.asked), left(tmp_path)) == (3, set())
+    assert (len(site.requested_ranges), cached_files(tmp_path)) == (3, set())
     site.statuses = [503, 502]
     check(fetch_esc50(tmp_path, url=site.url, check=check))
 
 
 def test_nobody_there(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No server, or an address that is none."""
-    monkeypatch.setattr(training.data.download, "ATTEMPTS", 2)
+    monkeypatch.setattr(training.data.download, "MAX_ATTEMPTS", 2)
     with pytest.raises(DatasetError, match=r"cannot be fetched: .*refused"):
         fetch_esc50(tmp_path, url="http://127.0.0.1:1/master.zip", check=check)
     with pytest.raises(DatasetError, match=r"cannot be fetched: .*protocol"):
         fetch_esc50(tmp_path, url="ftp://127.0.0.1/master.zip", check=check)
-    assert left(tmp_path) == set()
+    assert cached_files(tmp_path) == set()
 
 
 def test_wrong_table(site: Site, tmp_path: Path) -> None:
     """A whole and readable data set that is not ESC-50 is not kept as ESC-50."""
     with pytest.raises(DatasetError, match="not the official table"):
         fetch_esc50(tmp_path, url=site.url)
-    assert left(tmp_path) == set()
+    assert cached_files(tmp_path) == set()
 
 
 UNUSABLE: dict[str, tuple[Callable[[dict[str, bytes]], bytes], str]] = {
@@ -230,20 +230,24 @@ def test_unusable_archive(which: str, lengths: bool, site: Site, files: dict[str
     site.body, site.lengths = make(files), lengths
     with pytest.raises(DatasetError, match=message):
         fetch_esc50(tmp_path / "cache", url=site.url, check=check)
-    assert left(tmp_path / "cache") == set()
+    assert cached_files(tmp_path / "cache") == set()
     assert not list(tmp_path.rglob("*evil*"))
 
 
 @pytest.mark.parametrize(
     ("limit", "message"),
-    [("LARGEST_ARCHIVE", "sends more than 20 bytes"), ("LARGEST_FOLDER", "at most 20"), ("MOST_FILES", "at most 20")],
+    [
+        ("MAX_ARCHIVE_BYTES", "sends more than 20 bytes"),
+        ("MAX_UNPACKED_BYTES", "at most 20"),
+        ("MAX_FILES", "at most 20"),
+    ],
 )
 def test_too_large(limit: str, message: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many bytes sent, too many unpacked, too many files."""
     monkeypatch.setattr(training.data.download, limit, 20)
     with pytest.raises(DatasetError, match=message):
         fetch_esc50(tmp_path, url=site.url, check=check)
-    assert left(tmp_path) == set()
+    assert cached_files(tmp_path) == set()
 
 
 def test_pinned_archive(site: Site, tmp_path: Path) -> None:
@@ -251,7 +255,7 @@ def test_pinned_archive(site: Site, tmp_path: Path) -> None:
     right = hashlib.sha256(site.body).hexdigest()
     with pytest.raises(DatasetError, match=f"its SHA-256 is {right}, not {'0' * 64}"):
         fetch_esc50(tmp_path, url=site.url, sha256="0" * 64, check=check)
-    assert left(tmp_path) == set()
+    assert cached_files(tmp_path) == set()
     check(fetch_esc50(tmp_path, url=site.url, sha256=right.upper(), check=check))
 
 
@@ -265,10 +269,10 @@ def test_disk_full(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         patch.setattr(training.data.download.shutil, "copyfileobj", full)
         with pytest.raises(DatasetError, match=r"cannot be kept in .*No space left"):
             fetch_esc50(tmp_path, url=site.url, check=check)
-    assert left(tmp_path) == {"ESC-50.zip", "ESC-50.zip.source"}
+    assert cached_files(tmp_path) == {"ESC-50.zip", "ESC-50.zip.source"}
     check(fetch_esc50(tmp_path, url=site.url, check=check))
-    assert site.asked == [""]
-    assert left(tmp_path) == {"ESC-50"}
+    assert site.requested_ranges == [""]
+    assert cached_files(tmp_path) == {"ESC-50"}
 
 
 def test_folder_that_is_not_whole(site: Site, tmp_path: Path) -> None:
@@ -277,7 +281,7 @@ def test_folder_that_is_not_whole(site: Site, tmp_path: Path) -> None:
     next((folder / "audio").iterdir()).unlink()
     with pytest.raises(DatasetError, match=f"1 of 36 clips are missing.*; remove {folder} to have it fetched again"):
         fetch_esc50(tmp_path, url=site.url, check=check)
-    assert site.asked == [""]
+    assert site.requested_ranges == [""]
 
 
 def test_two_at_once(site: Site, tmp_path: Path) -> None:
@@ -289,7 +293,7 @@ def test_two_at_once(site: Site, tmp_path: Path) -> None:
             fetch_esc50(tmp_path, url=site.url, check=check)
     assert (tmp_path / "ESC-50.partial").is_dir()
     check(fetch_esc50(tmp_path, url=site.url, check=check))
-    assert left(tmp_path) == {"ESC-50"}
+    assert cached_files(tmp_path) == {"ESC-50"}
 
 
 def test_default_cache(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from tests.training.conftest import TINY, write_dataset
 from training.data.base import Clip, hold_out, load_windows
 from training.data.esc50 import ESC50, load_esc50
 from training.errors import DatasetError
-from training.fit.setup import load_sounds
+from training.fit.setup import load_labelled_windows
 from worker.pipeline.windows import split_windows
 
 
@@ -84,7 +84,7 @@ def test_the_real_esc50_is_recognised() -> None:
     """2,000 clips, 50 classes, five folds, its licence; and the clips whose recording crosses the folds."""
     dataset = load_esc50(REAL_SOUNDS / "esc50-16k")
     assert (len(dataset.clips), len(dataset.classes), dataset.folds) == (2_000, 50, (1, 2, 3, 4, 5))
-    assert dataset.origin == ESC50
+    assert dataset.info == ESC50
 
 
 def test_held_out_part_shares_no_recording(data: Path) -> None:
@@ -112,10 +112,10 @@ def test_what_is_longer_than_a_window_is_heard_to_its_end(tmp_path: Path) -> Non
         np.testing.assert_array_equal(waves[of == index], np.stack(windows))
 
     short = TINY.model_copy(update={"frontend": TINY.frontend.model_copy(update={"window_seconds": 0.5})})
-    sounds = load_sounds(short, dataset, clips, torch.device("cpu"))
+    sounds = load_labelled_windows(short, dataset, clips, torch.device("cpu"))
     assert sounds.labels.tolist() == [0, 2, 0, 0, 1, 1, 1, 1, 2, 2]
     clips[1].path.write_bytes(encode(np.zeros((4_000, 1)), 8_000))
-    assert 1 in load_sounds(short, dataset, clips, torch.device("cpu")).labels
+    assert 1 in load_labelled_windows(short, dataset, clips, torch.device("cpu")).labels
 
 
 def test_no_class_is_held_out_altogether() -> None:

@@ -11,20 +11,20 @@ import torch
 from shared.audio.decode import decode
 from tests.training.conftest import TINY, changed
 from tests.training.test_train import scalars
-from training.data.base import Origin
+from training.data.base import DatasetInfo
 from training.data.esc50 import load_esc50
-from training.diagnostics import find_learning_rate, overfit
+from training.diagnostics import find_learning_rate, overfit_one_batch
 from training.errors import EvaluationError, RunError
 from training.eval import metrics
 from training.eval.calibrate import fit_temperature
 from training.eval.crossval import cross_validate
 from training.eval.evaluate import Evaluation, evaluate
-from training.eval.model_card import record
+from training.eval.model_card import record_accuracy
 from training.eval.predict import Precision, predict
 from training.eval.report import write_report
 from training.fit.loop import train
-from training.fit.pretrained import load_start
-from training.recipe import DistillRecipe, StartRecipe
+from training.fit.pretrained import load_pretrained
+from training.recipe import DistillRecipe, TransferRecipe
 from worker.model.checkpoint import load_model, read_config
 from worker.pipeline.windows import split_windows
 
@@ -50,10 +50,10 @@ def test_figures_against_numbers_by_hand() -> None:
     assert [(c.truth, c.taken_for, c.clips) for c in metrics.confusions(matrix, ["a", "b", "c"])] == [
         ("a", "b", 1), ("c", "a", 1),
     ]  # fmt: skip
-    low, high = metrics.wilson(310, 400)
+    low, high = metrics.wilson_interval(310, 400)
     assert (round(low, 4), round(high, 4)) == (0.7316, 0.8132)
     probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], np.float32)
-    assert metrics.top_k(np.array([1, 0]), probabilities, 2) == 1
+    assert metrics.top_k_correct(np.array([1, 0]), probabilities, 2) == 1
     assert metrics.log_loss(np.array([0, 2]), probabilities) == pytest.approx(-(np.log(0.5) + np.log(0.7)) / 2)
     # one right at 0.7, one wrong at 0.5: each in a bin of its own
     assert metrics.calibration_error(np.array([1, 2]), probabilities) == pytest.approx((0.5 + 0.3) / 2)
@@ -63,10 +63,10 @@ def test_report_is_whole(data: Path, run: Path, tmp_path: Path) -> None:
     """JSON, Markdown, picture and labels agree with each other."""
     evaluation = evaluate(run, load_esc50(data))
     report = write_report(evaluation, tmp_path / "report")
-    told = json.loads((tmp_path / "report" / "report.json").read_text())
+    report_json = json.loads((tmp_path / "report" / "report.json").read_text())
     truth, predicted = (np.load(tmp_path / "report" / f"{name}_labels.npy") for name in ("true", "pred"))
-    assert told["correct"] == report.correct == int((truth == predicted).sum())
-    assert told["clips"] == len(truth) == 12
+    assert report_json["correct"] == report.correct == int((truth == predicted).sum())
+    assert report_json["clips"] == len(truth) == 12
     assert (tmp_path / "report" / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
     assert f"{report.correct} of 12" in (tmp_path / "report" / "report.md").read_text()
 
@@ -79,7 +79,7 @@ def test_training_fold_is_refused_unless_asked_for(data: Path, run: Path) -> Non
     evaluation = evaluate(run, dataset, 1, allow_training_fold=True)
     assert evaluation.trained_on
     with pytest.raises(EvaluationError, match="not recorded"):
-        record(run, evaluation, write_report(evaluation, run / "e"))
+        record_accuracy(run, evaluation, write_report(evaluation, run / "e"))
 
 
 def test_recorded_figure_is_in_config_and_readme(data: Path, run: Path, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_recorded_figure_is_in_config_and_readme(data: Path, run: Path, tmp_path
     evaluation = evaluate(run, load_esc50(data))
     report = write_report(evaluation, tmp_path / "report")
     for _ in range(2):
-        config = record(run, evaluation, report)
+        config = record_accuracy(run, evaluation, report)
     assert read_config(run) == config
     assert [(a.correct, a.total) for a in config.accuracy] == [(report.correct, 12)]
     page = (run / "README.md").read_text()
@@ -132,11 +132,11 @@ def test_clip_longer_than_a_window_is_judged_by_all_of_it(data: Path, tmp_path: 
 @pytest.mark.parametrize(("precision", "within"), [("float32", "ieee"), ("bfloat16", "tf32")])
 def test_float32_is_float32_on_a_gpu(data: Path, run: Path, precision: Precision, within: str) -> None:
     """There cuDNN would round what convolutions multiply to TF32; afterwards everything is as it was."""
-    asked: list[str] = []
+    precisions: list[str] = []
     model = load_model(run)
-    model.network.register_forward_pre_hook(lambda *_: asked.append(torch.backends.cudnn.conv.fp32_precision))
+    model.network.register_forward_pre_hook(lambda *_: precisions.append(torch.backends.cudnn.conv.fp32_precision))
     predict(model.frontend, model.network, torch.zeros(1, 8_000), precision)
-    assert asked == [within]
+    assert precisions == [within]
     assert torch.backends.cudnn.conv.fp32_precision == "tf32"
     assert torch.backends.cudnn.allow_tf32
 
@@ -144,16 +144,16 @@ def test_float32_is_float32_on_a_gpu(data: Path, run: Path, precision: Precision
 def test_views_and_ensembles(data: Path, run: Path, tmp_path: Path) -> None:
     """The first view is the clip itself; a model twice is the model; what is no single answer is not recorded."""
     dataset = load_esc50(data)
-    one, turned, twice = evaluate(run, dataset), evaluate(run, dataset, views=3), evaluate([run, run], dataset)
-    torch.testing.assert_close(turned.logits[0][:1], one.logits[0])
-    assert turned.forward_passes == 3
-    assert not np.array_equal(turned.probabilities, one.probabilities)
+    one, rotated, twice = evaluate(run, dataset), evaluate(run, dataset, views=3), evaluate([run, run], dataset)
+    torch.testing.assert_close(rotated.logits[0][:1], one.logits[0])
+    assert rotated.forward_passes == 3
+    assert not np.array_equal(rotated.probabilities, one.probabilities)
     np.testing.assert_allclose(twice.probabilities, one.probabilities, atol=1e-6)
     assert twice.parameters == 2 * one.parameters
     report = write_report(twice, tmp_path / "report")
     assert report.forward_passes == 2
     with pytest.raises(EvaluationError, match="looks once"):
-        record(run, twice, report)
+        record_accuracy(run, twice, report)
 
 
 def test_cross_validation_goes_on_where_it_stopped(data: Path, tmp_path: Path) -> None:
@@ -173,8 +173,8 @@ def test_cross_validation_goes_on_where_it_stopped(data: Path, tmp_path: Path) -
     assert [read_config(tmp_path / "cv" / f"fold{one.fold}").temperature for one in report.folds] == [
         one.temperature for one in report.folds
     ]
-    told = json.loads((tmp_path / "cv" / "folds.json").read_text())
-    assert told["correct"] == report.correct
+    report_json = json.loads((tmp_path / "cv" / "folds.json").read_text())
+    assert report_json["correct"] == report.correct
     predicted, truth = (np.load(tmp_path / "cv" / f"{name}_labels.npy") for name in ("pred", "true"))
     assert int((predicted == truth).sum()) == report.correct
 
@@ -186,26 +186,26 @@ def test_learning_rate_finder_and_overfitting_check(data: Path, tmp_path: Path) 
     assert found.rates[0] < found.steepest < found.lowest
     assert 1e-4 < found.steepest < 0.5
     assert (tmp_path / "lr" / "lr_find.png").read_bytes().startswith(b"\x89PNG")
-    steps, _ = overfit(TINY, dataset, 3)
+    steps, _ = overfit_one_batch(TINY, dataset, 3)
     assert steps > 1
     taught = TINY.model_copy(update={"distill": DistillRecipe(weight=0.5, teacher="esc50-first")})
     with pytest.raises(RunError, match="go together"):
         find_learning_rate(taught, dataset, 3, tmp_path / "lr")
     with pytest.raises(RunError, match="something is broken"):
-        overfit(changed(TINY, max_lr=1e-9), dataset, 3, steps=3)
+        overfit_one_batch(changed(TINY, max_lr=1e-9), dataset, 3, steps=3)
 
 
 def test_learning_rate_finder_begins_the_same_run(data: Path, run: Path, tmp_path: Path) -> None:
     """With its start, what is frozen, teachers, weights of classes and accumulation: the same first loss."""
-    dataset, start = load_esc50(data), load_start(run)
+    dataset, start = load_esc50(data), load_pretrained(run)
     plain = changed(TINY, epochs=1, batch=12, accumulate=2)
-    frozen = changed(plain, balance=True).model_copy(update={"start": StartRecipe(head_epochs=1)})
+    frozen = changed(plain, balance=True).model_copy(update={"start": TransferRecipe(head_epochs=1)})
     taught = plain.model_copy(update={"distill": DistillRecipe(weight=0.5)})
     some = tuple(clip for clip in dataset.clips if clip.label or clip.fold != 1)
-    uneven = replace(dataset, clips=some, origin=Origin("others"))
+    uneven = replace(dataset, clips=some, info=DatasetInfo("others"))
     for name, recipe, sounds, options in (
         ("plain", plain, dataset, {}),
-        ("start", changed(frozen, batch=10), uneven, {"start_from": start}),
+        ("start", changed(frozen, batch=10), uneven, {"pretrained": start}),
         ("taught", taught, dataset, {"teachers": [run]}),
     ):
         train(recipe, sounds, 3, tmp_path / name, **options)

@@ -12,7 +12,7 @@ import torch
 import training.export.onnx
 from tests.training.conftest import TINY
 from training.errors import ExportError
-from training.export.onnx import LOWEST_OPSET, TOLERANCE, export_onnx
+from training.export.onnx import MIN_OPSET, TOLERANCE, export_onnx
 from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 from worker.model.base import parameters
 from worker.model.checkpoint import ModelConfig, load_model, save_model
@@ -78,7 +78,7 @@ def test_every_kind_of_network(options: dict[str, object], tmp_path: Path) -> No
     """What is written passes its own check, says what it is, and leaves nothing else behind."""
     write_model(tmp_path / "tiny", **options)
     check = export_onnx(tmp_path / "tiny", tmp_path / "out" / "tiny.onnx")
-    assert check.largest_difference < TOLERANCE / 100
+    assert check.max_difference < TOLERANCE / 100
     assert check.bytes == check.path.stat().st_size
     assert check.parameters == parameters(load_model(tmp_path / "tiny").network)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny.onnx"]
@@ -129,10 +129,10 @@ def test_metadata(model: Path, exported: Path) -> None:
 
 def test_opset_is_the_one_asked_for(model: Path, tmp_path: Path) -> None:
     """The lowest there is, and what lies outside of the range."""
-    check = export_onnx(model, tmp_path / "tiny.onnx", opset=LOWEST_OPSET)
-    assert check.opset == LOWEST_OPSET
-    for impossible in (LOWEST_OPSET - 1, 1_000):
-        with pytest.raises(ExportError, match=f"opset {impossible} cannot be written: {LOWEST_OPSET} to"):
+    check = export_onnx(model, tmp_path / "tiny.onnx", opset=MIN_OPSET)
+    assert check.opset == MIN_OPSET
+    for impossible in (MIN_OPSET - 1, 1_000):
+        with pytest.raises(ExportError, match=f"opset {impossible} cannot be written: {MIN_OPSET} to"):
             export_onnx(model, tmp_path / "other.onnx", opset=impossible)
     assert not (tmp_path / "other.onnx").exists()
 
@@ -157,7 +157,7 @@ def test_failed_check_leaves_no_file(
     difference: float, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the partial file nor the real one; what stood there before stays."""
-    monkeypatch.setattr(training.export.onnx, "largest_difference", lambda *_: difference)
+    monkeypatch.setattr(training.export.onnx, "max_difference", lambda *_: difference)
     if difference > TOLERANCE:
         (tmp_path / "tiny.onnx").write_bytes(b"before")
     before = [path.read_bytes() for path in tmp_path.iterdir()]

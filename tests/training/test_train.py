@@ -19,7 +19,7 @@ from training.errors import RunError
 from training.eval.evaluate import evaluate
 from training.eval.predict import predict, service_precision
 from training.fit.loop import train
-from training.fit.run_state import STATE, resumable
+from training.fit.run_state import CHECKPOINT, resumable
 from training.fit.schedule import schedule
 from training.recipe import DistillRecipe, OptimRecipe, Recipe, load_recipe, to_yaml
 from worker.model.checkpoint import load_model
@@ -107,7 +107,7 @@ def test_run_that_died_goes_on_from_its_last_half_minute(data: Path, recipe: Rec
         at_step(3, patch, die)
         with pytest.raises(MemoryError):
             train(recipe, dataset, 3, tmp_path / "broken")
-    assert torch.load(tmp_path / "broken" / STATE, weights_only=True)["progress"]["step"] == 2
+    assert torch.load(tmp_path / "broken" / CHECKPOINT, weights_only=True)["progress"]["step"] == 2
     train(recipe, dataset, 3, tmp_path / "broken", resume=True)
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -227,7 +227,7 @@ def test_teacher_is_not_trained_for_a_student_that_cannot_be(data: Path, recipe:
     first.write_text(to_yaml(changed(recipe, epochs=1)))
     distill = DistillRecipe(weight=0.5, teacher=str(first))
     taught = changed(recipe, batch=64).model_copy(update={"distill": distill})
-    with pytest.raises(RunError, match="24 training clips do not fill a step of 64"):
+    with pytest.raises(RunError, match="24 training clips do not fill one step of 64"):
         train(taught, load_esc50(data), 3, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -277,12 +277,12 @@ def test_run_is_never_overwritten_or_mixed_up(data: Path, recipe: Recipe, tmp_pa
         train(recipe, dataset, 2, tmp_path / "run", resume=True)
     with pytest.raises(RunError, match="no run to resume"):
         train(recipe, dataset, 3, tmp_path / "nothing", resume=True)
-    assert not (tmp_path / "run" / STATE).exists()  # what is left is a model directory
+    assert not (tmp_path / "run" / CHECKPOINT).exists()  # what is left is a model directory
     kept = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
     train(recipe, dataset, 3, tmp_path / "run", resume=True)  # finished: nothing to do
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == kept
     (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / STATE).write_bytes(b"not a state")
+    (tmp_path / "bad" / CHECKPOINT).write_bytes(b"not a state")
     with pytest.raises(RunError, match="cannot be read"):
         train(recipe, dataset, 3, tmp_path / "bad", resume=True)
 

@@ -27,12 +27,12 @@ class Clip:
     fold: Fold
     label: int
     source: str  # the recording that the clip was cut from
-    row: int = -1  # in a collection's cache
+    segment: int = -1  # in a collection's cache
     sha256: str = ""  # in a collection, of the file's bytes
 
 
 @dataclass(frozen=True)
-class Origin:
+class DatasetInfo:
     """What a data set is called, whose it is, and on which terms: a model trained on it inherits them."""
 
     name: str
@@ -47,7 +47,7 @@ class Dataset:
     root: Path
     clips: tuple[Clip, ...]
     classes: tuple[str, ...]
-    origin: Origin
+    info: DatasetInfo
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -58,13 +58,13 @@ class Dataset:
         """The one to test on when nobody says which: the last, which in ESC-50 is the hardest."""
         return self.folds[-1]
 
-    def only(self, classes: Sequence[str], name: str) -> "Dataset":
+    def select_classes(self, classes: Sequence[str], name: str) -> "Dataset":
         """The clips of these classes, as a data set of its own on the same terms. Raises DatasetError."""
-        if strange := [label for label in classes if label not in self.classes]:
-            raise DatasetError(f"{self.root} has no class {strange[0]}")
+        if unknown := [label for label in classes if label not in self.classes]:
+            raise DatasetError(f"{self.root} has no class {unknown[0]}")
         labels = {self.classes.index(label): number for number, label in enumerate(classes)}
         clips = tuple(replace(clip, label=labels[clip.label]) for clip in self.clips if clip.label in labels)
-        return Dataset(self.root, clips, tuple(classes), replace(self.origin, name=name))
+        return Dataset(self.root, clips, tuple(classes), replace(self.info, name=name))
 
     def split(self, test_fold: Fold) -> tuple[list[Clip], list[Clip]]:
         """The clips to train on and the clips of `test_fold`. Raises DatasetError."""
@@ -75,11 +75,11 @@ class Dataset:
             [clip for clip in self.clips if clip.fold == test_fold],
         )
 
-    def division(self, test_fold: Fold, share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
+    def train_validation_split(self, test_fold: Fold, share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
         """The clips to learn from and those held out of them to stop by, none of them in `test_fold`."""
         return hold_out(self.split(test_fold)[0], share, seed)
 
-    def tested_with(self, fold: Fold) -> tuple[Fold, ...]:
+    def compatible_test_folds(self, fold: Fold) -> tuple[Fold, ...]:
         """Test folds whose models did not learn from the clips of `fold` either."""
         return ()
 
@@ -94,7 +94,7 @@ class Dataset:
         """Of what a run that keeps `test_fold` out may learn from and stop by: which files, in which folds, as what."""
         return clips_digest(self.root, self.split(test_fold)[0])
 
-    def crossing(self, test_fold: Fold) -> list[Clip]:
+    def crossing_clips(self, test_fold: Fold) -> list[Clip]:
         """Clips of `test_fold` cut from a recording that also stands in another fold: not quite unseen."""
         rest, test = self.split(test_fold)
         sources = {clip.source for clip in rest}
@@ -136,12 +136,12 @@ def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip]
 def clips_digest(root: Path, clips: Sequence[Clip]) -> str:
     """Tells a table from any other, wherever the folder lies and whatever format the sounds have been brought into."""
     paths = [clip.path.relative_to(root) if clip.path.is_relative_to(root) else clip.path for clip in clips]
-    return digest_of(
+    return digest_lines(
         f"{path.with_suffix('')} {clip.fold} {clip.label}" for path, clip in zip(paths, clips, strict=True)
     )
 
 
-def digest_of(lines: Iterable[str]) -> str:
+def digest_lines(lines: Iterable[str]) -> str:
     """Of all of them together, whatever their order and however often each of them comes."""
     return hashlib.sha256("\n".join(sorted(set(lines))).encode()).hexdigest()
 

@@ -28,14 +28,14 @@ from training.errors import DatasetError
 
 ESC50_URL = "https://github.com/karolpiczak/ESC-50/archive/refs/heads/master.zip"
 
-ATTEMPTS = 5  # in a row that bring nothing new
-BACKOFF = 1.0  # seconds after the first of them, doubled after each
-LARGEST_ARCHIVE = 2 << 30  # bytes; the real one has 0.6 GiB
-LARGEST_FOLDER = 4 << 30  # bytes unpacked; the real one has 0.8 GiB
-MOST_FILES = 10_000
+MAX_ATTEMPTS = 5  # in a row that bring nothing new
+BACKOFF_SECONDS = 1.0  # seconds after the first of them, doubled after each
+MAX_ARCHIVE_BYTES = 2 << 30  # bytes; the real one has 0.6 GiB
+MAX_UNPACKED_BYTES = 4 << 30  # bytes unpacked; the real one has 0.8 GiB
+MAX_FILES = 10_000
 
 _TIMEOUT = httpx2.Timeout(60.0, connect=20.0)  # for one read, not for the whole
-_WANTED = re.compile(r"[^/]+/(meta/esc50\.csv|audio/[^/]+\.wav|LICENSE|README\.md)")
+_REQUIRED_FILES = re.compile(r"[^/]+/(meta/esc50\.csv|audio/[^/]+\.wav|LICENSE|README\.md)")
 
 
 def fetch_esc50(
@@ -50,24 +50,24 @@ def fetch_esc50(
     cache, check = cache or default_cache(), check or check_esc50
     folder, unpacked, archive = cache / "ESC-50", cache / "ESC-50.partial", _Archive(cache / "ESC-50.zip", url)
     try:
-        if _there(folder, check):
+        if _already_fetched(folder, check):
             return folder
-        with _alone(cache):
-            if _there(folder, check):  # by somebody else, in between
+        with _lock_cache(cache):
+            if _already_fetched(folder, check):  # by somebody else, in between
                 return folder
-            if not archive.whole:
+            if not archive.complete:
                 _download(archive)
             try:
-                _verify(archive, sha256)
+                _verify_checksum(archive, sha256)
                 _unpack(archive.path, unpacked)
                 check(unpacked)
                 os.replace(unpacked, folder)
             except DatasetError as error:
-                archive.forget()  # another attempt with the same bytes would end the same way
+                archive.delete()  # another attempt with the same bytes would end the same way
                 raise DatasetError(f"what {url} sent cannot be used: {error}") from error
             finally:
                 shutil.rmtree(unpacked, ignore_errors=True)
-            archive.forget()
+            archive.delete()
     except OSError as error:  # a full disk, a folder that must not be written
         raise DatasetError(f"ESC-50 cannot be kept in {cache}: {error}") from error
     return folder
@@ -82,7 +82,7 @@ def default_cache() -> Path:
 def check_esc50(root: Path) -> None:
     """Raises DatasetError unless `root` holds the official table and every one of its 2,000 clips."""
     dataset = load_esc50(root)
-    if dataset.origin != ESC50:
+    if dataset.info != ESC50:
         raise DatasetError(f"{root / 'meta' / 'esc50.csv'} is not the official table of ESC-50")
     if empty := [clip.path for clip in dataset.clips if not clip.path.stat().st_size]:
         raise DatasetError(f"{empty[0]} is empty")  # what a power failure may make of a file just written
@@ -104,41 +104,41 @@ class _Archive:
         return self.path.with_name(self.path.name + ".source")
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether an earlier call brought all of it, and then could not unpack it."""
-        return self.path.is_file() and self._known()[0] == self.url
+        return self.path.is_file() and self._read_source()[0] == self.url
 
     @property
-    def have(self) -> int:
+    def received(self) -> int:
         """Bytes to go on from; none of what came from another address."""
-        return self.partial.stat().st_size if self.partial.is_file() and self._known()[0] == self.url else 0
+        return self.partial.stat().st_size if self.partial.is_file() and self._read_source()[0] == self.url else 0
 
     @property
     def etag(self) -> str:
         """Of what the partial file is the beginning of; empty if the server did not say so in a form to rely on."""
-        return self._known()[1]
+        return self._read_source()[1]
 
-    def begin(self, etag: str) -> None:
+    def restart(self, etag: str) -> None:
         """Start from nothing."""
-        self.forget()
+        self.delete()
         self._source.write_text(f"{self.url}\n{'' if etag.startswith('W/') else etag}\n", encoding="utf-8")
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         for path in (self.path, self.partial, self._source):
             path.unlink(missing_ok=True)
 
-    def _known(self) -> tuple[str, str]:
+    def _read_source(self) -> tuple[str, str]:
         if not self._source.is_file():
             return "", ""
         lines = self._source.read_text(encoding="utf-8", errors="replace").splitlines()
         return (lines[0], lines[1]) if len(lines) == 2 else ("", "")
 
 
-class _Interrupted(Exception):
+class _RetryableError(Exception):
     """This attempt failed; the next may not."""
 
 
-def _there(folder: Path, check: Callable[[Path], None]) -> bool:
+def _already_fetched(folder: Path, check: Callable[[Path], None]) -> bool:
     """Whether the folder has been fetched. One that is not whole is not of our making, and is not overwritten."""
     if not folder.exists():
         return False
@@ -150,7 +150,7 @@ def _there(folder: Path, check: Callable[[Path], None]) -> bool:
 
 
 @contextmanager
-def _alone(cache: Path) -> Iterator[None]:
+def _lock_cache(cache: Path) -> Iterator[None]:
     """Hold the cache against a second download; the kernel lets go of it however this process ends."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "ESC-50.lock").open("a") as lock:
@@ -163,7 +163,7 @@ def _alone(cache: Path) -> Iterator[None]:
 
 def _download(archive: _Archive) -> None:
     """Bring the archive, in as many attempts as it takes while each brings something. Raises DatasetError."""
-    most, failures = archive.have, 0
+    furthest, failures = archive.received, 0
     try:
         client = httpx2.Client(follow_redirects=True, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"})
     except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:  # environment variables that do not fit
@@ -171,58 +171,64 @@ def _download(archive: _Archive) -> None:
     with client, tqdm(desc="ESC-50", unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
         while True:
             try:
-                _attempt(client, archive, bar)
+                _request_missing(client, archive, bar)
                 break
             except (httpx2.UnsupportedProtocol, httpx2.TooManyRedirects, httpx2.InvalidURL) as error:
                 raise DatasetError(f"{archive.url} cannot be fetched: {error}") from error
-            except (httpx2.TransportError, _Interrupted) as error:
+            except (httpx2.TransportError, _RetryableError) as error:
                 # Counted from the most that there ever was: a server that always cuts at the same byte is given up.
-                failures = 0 if archive.have > most else failures + 1
-                most = max(most, archive.have)
+                failures = 0 if archive.received > furthest else failures + 1
+                furthest = max(furthest, archive.received)
                 reason = str(error) or type(error).__name__
-                if failures >= ATTEMPTS:
-                    kept = f"; the {archive.have:,} bytes that came are kept for the next time" if archive.have else ""
+                if failures >= MAX_ATTEMPTS:
+                    kept = (
+                        f"; the {archive.received:,} bytes that came are kept for the next time"
+                        if archive.received
+                        else ""
+                    )
                     raise DatasetError(f"{archive.url} cannot be fetched: {reason}{kept}") from error
                 bar.set_postfix_str(reason)
-                time.sleep(BACKOFF * 2 ** max(failures - 1, 0))
+                time.sleep(BACKOFF_SECONDS * 2 ** max(failures - 1, 0))
     os.replace(archive.partial, archive.path)
 
 
-def _attempt(client: httpx2.Client, archive: _Archive, bar: tqdm) -> None:
+def _request_missing(client: httpx2.Client, archive: _Archive, bar: tqdm) -> None:
     """One request for what is missing."""
-    have = archive.have
-    headers = {"Range": f"bytes={have}-"} if have else {}
-    if have and archive.etag:
+    received = archive.received
+    headers = {"Range": f"bytes={received}-"} if received else {}
+    if received and archive.etag:
         headers["If-Range"] = archive.etag  # all of it again, should it have changed
     with client.stream("GET", archive.url, headers=headers) as response:
-        status, extent = response.status_code, response.headers.get("Content-Range", "")
-        if status == 416 and extent == f"bytes */{have}":
+        status, content_range = response.status_code, response.headers.get("Content-Range", "")
+        if status == 416 and content_range == f"bytes */{received}":
             return  # there was nothing missing but the end of the connection
-        if status == 416 or (status == 206 and not extent.startswith(f"bytes {have}-")):
-            archive.forget()
-            raise _Interrupted(f"{have:,} bytes were there, but the server continues with {extent or 'nothing'}")
+        if status == 416 or (status == 206 and not content_range.startswith(f"bytes {received}-")):
+            archive.delete()
+            raise _RetryableError(
+                f"{received:,} bytes were there, but the server continues with {content_range or 'nothing'}"
+            )
         if status == 429 or status >= 500:
-            raise _Interrupted(f"HTTP {status} {response.reason_phrase}".strip())
+            raise _RetryableError(f"HTTP {status} {response.reason_phrase}".strip())
         if status not in (200, 206):
             raise DatasetError(f"{archive.url} cannot be fetched: HTTP {status} {response.reason_phrase}".strip())
         if status == 200:
-            have = 0
-            archive.begin(response.headers.get("ETag", ""))
+            received = 0
+            archive.restart(response.headers.get("ETag", ""))
         length = response.headers.get("Content-Length")
-        bar.total = have + int(length) if length else None  # GitHub says no length
-        bar.n = have
+        bar.total = received + int(length) if length else None  # GitHub says no length
+        bar.n = received
         bar.set_postfix_str("")
         with archive.partial.open("ab") as file:
             for chunk in response.iter_raw():
-                have += len(chunk)
-                if have > LARGEST_ARCHIVE:
-                    archive.forget()
-                    raise DatasetError(f"{archive.url} sends more than {LARGEST_ARCHIVE:,} bytes: that is not ESC-50")
+                received += len(chunk)
+                if received > MAX_ARCHIVE_BYTES:
+                    archive.delete()
+                    raise DatasetError(f"{archive.url} sends more than {MAX_ARCHIVE_BYTES:,} bytes: that is not ESC-50")
                 file.write(chunk)
                 bar.update(len(chunk))
 
 
-def _verify(archive: _Archive, sha256: str | None) -> None:
+def _verify_checksum(archive: _Archive, sha256: str | None) -> None:
     if sha256 is None:
         return
     with archive.path.open("rb") as file:
@@ -256,8 +262,8 @@ def _unpack(archive: Path, folder: Path) -> None:
 def _members(packed: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """Path below the folder to be -> member. One bad name condemns the archive, wanted or not."""
     infos = packed.infolist()
-    if len(infos) > MOST_FILES:
-        raise DatasetError(f"the archive holds {len(infos):,} files; at most {MOST_FILES:,} are unpacked")
+    if len(infos) > MAX_FILES:
+        raise DatasetError(f"the archive holds {len(infos):,} files; at most {MAX_FILES:,} are unpacked")
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         path = PurePosixPath(info.filename)
@@ -265,7 +271,7 @@ def _members(packed: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             raise DatasetError(f"the archive holds a file that would leave its folder: {info.filename!r}")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise DatasetError(f"the archive holds a link: {info.filename!r}")
-        if not (wanted := _WANTED.fullmatch(info.filename)):
+        if not (wanted := _REQUIRED_FILES.fullmatch(info.filename)):
             continue
         if wanted[1] in members:
             raise DatasetError(f"the archive holds {wanted[1]} twice")
@@ -273,6 +279,6 @@ def _members(packed: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             raise DatasetError(f"{info.filename} is encrypted or compressed in an unusual way")
         members[wanted[1]] = info
     size = sum(info.file_size for info in members.values())
-    if size > LARGEST_FOLDER:
-        raise DatasetError(f"the archive would unpack to {size:,} bytes; at most {LARGEST_FOLDER:,} are unpacked")
+    if size > MAX_UNPACKED_BYTES:
+        raise DatasetError(f"the archive would unpack to {size:,} bytes; at most {MAX_UNPACKED_BYTES:,} are unpacked")
     return members

@@ -4,13 +4,13 @@ import csv
 from collections import Counter
 from pathlib import Path
 
-from training.data.base import Clip, Dataset, Origin, clips_digest
+from training.data.base import Clip, Dataset, DatasetInfo, clips_digest
 from training.errors import DatasetError
 
 _COLUMNS = ("filename", "fold", "target", "category", "src_file")
 
 
-ESC50 = Origin(
+ESC50 = DatasetInfo(
     "ESC-50",
     "CC BY-NC 3.0 (non-commercial)",
     'Karol J. Piczak, "ESC: Dataset for Environmental Sound Classification", 2015; clips from Freesound',
@@ -44,8 +44,8 @@ def load_esc50(root: Path) -> Dataset:
     if missing := [path for path in paths if not path.is_file()]:
         raise DatasetError(f"{len(missing)} of {len(clips)} clips are missing, {missing[0]} first")
 
-    origin = ESC50 if clips_digest(root, clips) == _ESC50_DIGEST else Origin(root.resolve().name)
-    return Dataset(root, tuple(clips), tuple(names[label] for label in range(len(names))), origin)
+    info = ESC50 if clips_digest(root, clips) == _ESC50_DIGEST else DatasetInfo(root.resolve().name)
+    return Dataset(root, tuple(clips), tuple(names[label] for label in range(len(names))), info)
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:

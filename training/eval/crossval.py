@@ -13,7 +13,7 @@ from training.data.base import Dataset, Fold
 from training.errors import EvaluationError
 from training.eval.calibrate import fit_temperature
 from training.eval.evaluate import Evaluation, evaluate
-from training.eval.metrics import calibration_error, wilson
+from training.eval.metrics import calibration_error, wilson_interval
 from training.eval.report import interval, percent, write_report
 from training.fit.loop import train
 from training.fit.run_state import resumable
@@ -30,7 +30,7 @@ class FoldResult(BaseModel):
     temperature: float  # fitted on the other folds, each heard by the network that was trained without it
 
 
-class CrossReport(BaseModel):
+class CrossValidationReport(BaseModel):
     """folds.json. Shares are 0 to 1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,7 +49,7 @@ class CrossReport(BaseModel):
 
 def cross_validate(
     recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], out: Path, *, compile: bool = False
-) -> CrossReport:
+) -> CrossValidationReport:
     """Train and measure `folds` in `out/fold1`, `out/fold2`, ...; what is there already is gone on with, not repeated.
 
     Writes a report for each fold, and folds.json, folds.md and the labels of all of them. Raises TrainingError.
@@ -92,7 +92,7 @@ def _calibrate(evaluations: list[Evaluation], directories: list[Path]) -> list[E
     return calibrated
 
 
-def summarise(recipe: Recipe, dataset: Dataset, evaluations: Sequence[Evaluation]) -> CrossReport:
+def summarise(recipe: Recipe, dataset: Dataset, evaluations: Sequence[Evaluation]) -> CrossValidationReport:
     results = tuple(
         FoldResult(
             fold=one.fold,
@@ -106,21 +106,21 @@ def summarise(recipe: Recipe, dataset: Dataset, evaluations: Sequence[Evaluation
     correct, clips = sum(result.correct for result in results), sum(result.clips for result in results)
     truth = np.concatenate([one.truth for one in evaluations])
     probabilities = np.concatenate([one.probabilities for one in evaluations])
-    return CrossReport(
+    return CrossValidationReport(
         recipe=recipe.name,
-        data=dataset.origin.name,
+        data=dataset.info.name,
         folds=results,
         of=len(dataset.folds),
         mean=statistics.mean(shares),
         deviation=statistics.stdev(shares) if len(shares) > 1 else None,
         correct=correct,
         clips=clips,
-        interval_95=wilson(correct, clips),
+        interval_95=wilson_interval(correct, clips),
         calibration_error=calibration_error(truth, probabilities),
     )
 
 
-def headline(report: CrossReport) -> str:
+def headline(report: CrossValidationReport) -> str:
     """`esc50-best on ESC-50, 5 of 5 folds: 85.1 % ± 1.9 (1702 of 2000)`."""
     spread = f" ± {100 * report.deviation:.1f}" if report.deviation is not None else ""
     counted = f"{len(report.folds)} of {report.of} folds"
@@ -128,7 +128,7 @@ def headline(report: CrossReport) -> str:
     return f"{report.recipe} on {report.data}, {counted}: {percent(report.mean)}{spread} ({right})"
 
 
-def as_markdown(report: CrossReport) -> str:
+def as_markdown(report: CrossValidationReport) -> str:
     """folds.md."""
     lines = [
         f"# {headline(report)}",
@@ -137,7 +137,7 @@ def as_markdown(report: CrossReport) -> str:
         "|---|---:|---:|---:|---:|",
         *(
             f"| {one.fold} | {percent(one.correct / one.clips)} | {one.correct} of {one.clips}"
-            f" | {interval(wilson(one.correct, one.clips))} | {one.temperature:g} |"
+            f" | {interval(wilson_interval(one.correct, one.clips))} | {one.temperature:g} |"
             for one in report.folds
         ),
         f"| all | {percent(report.correct / report.clips)} | {report.correct} of {report.clips}"

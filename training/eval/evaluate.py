@@ -71,10 +71,10 @@ class Evaluation:
 
     def _mean(self, temperatures: list[float]) -> NDArray[np.float32]:
         answers: list[Tensor] = []
-        for logits, of, temperature in zip(self.logits, self.windows, temperatures, strict=True):
-            said = (logits / temperature).softmax(dim=-1).mean(dim=0)  # (windows, classes)
-            total = torch.zeros(len(self.truth), said.shape[1]).index_add(0, of, said)
-            answers.append(total / of.bincount()[:, None])
+        for logits, clip_index, temperature in zip(self.logits, self.windows, temperatures, strict=True):
+            output = (logits / temperature).softmax(dim=-1).mean(dim=0)  # (windows, classes)
+            total = torch.zeros(len(self.truth), output.shape[1]).index_add(0, clip_index, output)
+            answers.append(total / clip_index.bincount()[:, None])
         mean: NDArray[np.float32] = torch.stack(answers).mean(dim=0).numpy()
         return mean
 
@@ -85,11 +85,11 @@ def held_out_fold(config: ModelConfig) -> Fold | None:
     return fold if isinstance(fold, int | str) else None
 
 
-def divided_anew(config: ModelConfig, dataset: Dataset) -> bool:
+def split_changed(config: ModelConfig, dataset: Dataset) -> bool:
     """Whether the model learned from other clips of this data set than those that its fold leaves now: it was split
     again, or grew. Models that were made before this was noted do not say."""
     learned, fold = config.training.get("data", {}), held_out_fold(config)
-    if fold is None or learned.get("name") != dataset.origin.name or "digest" not in learned:
+    if fold is None or learned.get("name") != dataset.info.name or "digest" not in learned:
         return False
     return bool(learned["digest"] != dataset.digest(fold))
 
@@ -114,17 +114,17 @@ def evaluate(
     fold = held_out_fold(models[0].config) if fold is None else fold
     if fold is None:
         raise EvaluationError(f"{models[0].config.name} does not say which fold was held out: name one")
-    unseen = {fold, *dataset.tested_with(fold)}
-    strangers = [
+    unseen = {fold, *dataset.compatible_test_folds(fold)}
+    leaked = [
         model.config
         for model in models
-        if held_out_fold(model.config) not in unseen or divided_anew(model.config, dataset)
+        if held_out_fold(model.config) not in unseen or split_changed(model.config, dataset)
     ]
-    if strangers and not allow_training_fold:
-        raise EvaluationError(_seen(strangers[0], dataset, fold))
+    if leaked and not allow_training_fold:
+        raise EvaluationError(_leakage_message(leaked[0], dataset, fold))
     for model in models:
         if dataset.classes != model.config.classes:
-            raise EvaluationError(_other_classes(model.config.classes, dataset))
+            raise EvaluationError(_class_mismatch(model.config.classes, dataset))
     _, clips = dataset.split(fold)
 
     logits: list[Tensor] = []
@@ -135,19 +135,21 @@ def evaluate(
         key = front.sample_rate, front.window_samples
         if key not in loaded:
             loaded[key] = dataset.load(clips, *key)
-        waves, of = loaded[key]
-        network = _rounded(model) if precision == "int8" else model.network
-        said = predict(model.frontend, network, waves, precision, views=views, title=model.config.name)
-        if broken := (~said.isfinite().all(dim=2).all(dim=0)).nonzero().flatten().tolist():
-            raise EvaluationError(f"{model.config.name} gives no finite numbers, first for {clips[of[broken[0]]].path}")
-        logits.append(said)
-        windows.append(of)
+        waves, clip_index = loaded[key]
+        network = _quantised_network(model) if precision == "int8" else model.network
+        output = predict(model.frontend, network, waves, precision, views=views, title=model.config.name)
+        if broken := (~output.isfinite().all(dim=2).all(dim=0)).nonzero().flatten().tolist():
+            raise EvaluationError(
+                f"{model.config.name} gives no finite numbers, first for {clips[clip_index[broken[0]]].path}"
+            )
+        logits.append(output)
+        windows.append(clip_index)
     return Evaluation(
         configs=tuple(model.config for model in models),
         parameters=sum(parameters(model.network) for model in models),
         dataset=dataset,
         fold=fold,
-        trained_on=bool(strangers),
+        trained_on=bool(leaked),
         chosen_by=any(held_out_fold(model.config) != fold for model in models),
         precision=precision,
         device=device.type,
@@ -167,18 +169,18 @@ def _load(directory: Path, device: torch.device) -> Model:
     return model
 
 
-def _rounded(model: Model) -> Network:
+def _quantised_network(model: Model) -> Network:
     if not model.config.int8_ranges:
         raise EvaluationError(f"{model.config.name} has no ranges for 8 bits: otoscope quantise measures them")
     return quantised(model.network, model.config.int8_ranges)
 
 
-def _seen(config: ModelConfig, dataset: Dataset, fold: Fold) -> str:
+def _leakage_message(config: ModelConfig, dataset: Dataset, fold: Fold) -> str:
     held_out = held_out_fold(config)
     if held_out is None:
         kept = "does not say which fold was held out"
-    elif divided_anew(config, dataset):
-        kept = f"was trained before {dataset.origin.name} was split as it is now, maybe on some of these clips"
+    elif split_changed(config, dataset):
+        kept = f"was trained before {dataset.info.name} was split as it is now, maybe on some of these clips"
     else:
         kept = f"was trained on all but fold {held_out}"
     return (
@@ -187,8 +189,8 @@ def _seen(config: ModelConfig, dataset: Dataset, fold: Fold) -> str:
     )
 
 
-def _other_classes(known: tuple[str, ...], dataset: Dataset) -> str:
-    strange = [name for name in dataset.classes if name not in known]
-    if strange:
-        return f"{dataset.root} has {len(strange)} classes that the model does not know, {strange[0]} first"
+def _class_mismatch(known: tuple[str, ...], dataset: Dataset) -> str:
+    unknown = [name for name in dataset.classes if name not in known]
+    if unknown:
+        return f"{dataset.root} has {len(unknown)} classes that the model does not know, {unknown[0]} first"
     return f"{dataset.root} has {len(dataset.classes)} classes, or them in another order; the model has {len(known)}"

@@ -31,7 +31,7 @@ class Confusion:
     clips: int
 
 
-def wilson(correct: int, total: int, z: float = _Z_95) -> tuple[float, float]:
+def wilson_interval(correct: int, total: int, z: float = _Z_95) -> tuple[float, float]:
     """The interval that holds the true accuracy with 95 % confidence (Wilson, 1927); sound near 0 and 1, too."""
     if not 0 <= correct <= total or total == 0:
         raise ValueError(f"{correct} of {total} is no share")
@@ -41,7 +41,7 @@ def wilson(correct: int, total: int, z: float = _Z_95) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def top_k(truth: Labels, probabilities: NDArray[np.float32], k: int) -> int:
+def top_k_correct(truth: Labels, probabilities: NDArray[np.float32], k: int) -> int:
     """Clips whose class is among the k most probable. A tie counts against the network."""
     own = probabilities[np.arange(len(truth)), truth]  # (clips,)
     rank = (probabilities >= own[:, None]).sum(axis=1)  # its own row entry is one of them
@@ -60,8 +60,8 @@ def class_scores(matrix: NDArray[np.int64], names: Sequence[str]) -> list[ClassS
     scores = []
     for label, name in enumerate(names):
         hits, clips, claims = (int(n) for n in (matrix[label, label], matrix[label].sum(), matrix[:, label].sum()))
-        precision, recall = _share(hits, claims), _share(hits, clips)
-        scores.append(ClassScore(name, clips, precision, recall, _share(2 * hits, clips + claims)))
+        precision, recall = _ratio(hits, claims), _ratio(hits, clips)
+        scores.append(ClassScore(name, clips, precision, recall, _ratio(2 * hits, clips + claims)))
     return scores
 
 
@@ -75,7 +75,7 @@ def confusions(matrix: NDArray[np.int64], names: Sequence[str]) -> list[Confusio
     return sorted(found, key=lambda confusion: -confusion.clips)
 
 
-def _share(part: int, whole: int) -> float:
+def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 

@@ -7,19 +7,19 @@ from training.data.base import Dataset, Fold
 from training.data.esc50 import ESC50
 from training.errors import EvaluationError, RecipeError
 from training.eval.evaluate import Evaluation
-from training.eval.report import Report, class_table, confusion_table, fold_name, interval, percent
+from training.eval.report import EvaluationReport, class_table, confusion_table, fold_name, interval, percent
 from training.recipe import Recipe, differences, load_recipe
 from worker.model.checkpoint import ModelConfig, write_config
 
-SHOWN = 8  # rows of the tables
-_WORDS = {
+MAX_ROWS = 8  # rows of the tables
+_DISPLAY_NAMES = {
     "adamw": "AdamW", "sgd": "SGD with Nesterov momentum",
     "one_cycle": "one-cycle", "cosine": "warm-up and cosine",
     "ema": "running average of the weights", "swa": "average of the last epochs' weights", "none": "last weights",
 }  # fmt: skip
 
 
-def record(directory: Path, evaluation: Evaluation, report: Report) -> ModelConfig:
+def record_accuracy(directory: Path, evaluation: Evaluation, report: EvaluationReport) -> ModelConfig:
     """Store the figure, replacing one of the same data and protocol. Returns the config as written.
 
     Raises EvaluationError for what is no accuracy of this model: several models or views, or clips that it was trained
@@ -45,16 +45,16 @@ def record(directory: Path, evaluation: Evaluation, report: Report) -> ModelConf
     ]
     config = evaluation.config.model_copy(update={"name": directory.resolve().name, "accuracy": (measured, *others)})
     write_config(directory, config)
-    (directory / "README.md").write_text(readme(config, report, evaluation.dataset), encoding="utf-8")
+    (directory / "README.md").write_text(render_model_card(config, report, evaluation.dataset), encoding="utf-8")
     return config
 
 
-def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
+def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Dataset) -> str:
     """The model's page: what it is, on what and how it was trained, how well it does, on which terms."""
     recipe = Recipe.model_validate(config.training["recipe"])
-    front, network, origin = config.frontend, config.architecture, dataset.origin
+    front, network, info = config.frontend, config.architecture, dataset.info
     optim, held = recipe.optim, report.fold
-    where = origin.name.replace(" ", "\\ ")
+    where = info.name.replace(" ", "\\ ")
     taught = f", taught by {len(config.training['teachers'])} network(s)" if "teachers" in config.training else ""
     lines = [
         f"# {config.name}",
@@ -68,7 +68,7 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
         f" {front.f_min:g}–{front.f_max:g} Hz, {front.n_fft}-point FFT, hop {front.hop};"
         f" mean {front.mean:g} dB, deviation {front.std:g} dB over the training clips |",
         f"| classes | {len(config.classes)} |",
-        f"| data | {origin.name}{': ' + origin.credit if origin.credit else ''} |",
+        f"| data | {info.name}{': ' + info.credit if info.credit else ''} |",
         f"| weights | safetensors, float16; SHA-256 `{config.weights_sha256[:16]}…` |",
         f"| licence | {config.licence or 'see the data'} |",
         "",
@@ -81,7 +81,7 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
         "",
         f"Protocol: {_protocol(recipe, dataset, held)}",
     ]
-    if origin == ESC50 and report.crossing_clips:
+    if info == ESC50 and report.crossing_clips:
         lines += [
             "",
             f"{report.crossing_clips} clips of {fold_name(held)} are cut from recordings that also stand in another"
@@ -97,30 +97,30 @@ def readme(config: ModelConfig, report: Report, dataset: Dataset) -> str:
     start = f" --from models/{started['name']}" if started else ""
     options = f"{_recipe_options(recipe)}{start}{teachers} --out runs/{config.name}"
     lines += [f"$ otoscope train --data {where}{fold} {options}", "```"]
-    lines += ["", "## What it confuses", "", *confusion_table(report, SHOWN)]
-    lines += ["", "## Where it is worst", "", *class_table(report, SHOWN)]
+    lines += ["", "## What it confuses", "", *confusion_table(report, MAX_ROWS)]
+    lines += ["", "## Where it is worst", "", *class_table(report, MAX_ROWS)]
     lines += [
         "",
         "## Training",
         "",
-        f"{optim.epochs} epochs of batches of {optim.batch * optim.accumulate}, {_WORDS[optim.optimizer]},"
-        f" {_WORDS[optim.schedule]} to {optim.max_lr:g}, weight decay {optim.weight_decay:g}, label smoothing"
-        f" {optim.label_smoothing:g}, {_WORDS[optim.average]}, seed {recipe.seed}{taught}. Every value:"
+        f"{optim.epochs} epochs of batches of {optim.batch * optim.accumulate}, {_DISPLAY_NAMES[optim.optimizer]},"
+        f" {_DISPLAY_NAMES[optim.schedule]} to {optim.max_lr:g}, weight decay {optim.weight_decay:g}, label smoothing"
+        f" {optim.label_smoothing:g}, {_DISPLAY_NAMES[optim.average]}, seed {recipe.seed}{taught}. Every value:"
         " [recipe.yaml](recipe.yaml).",
     ]
-    if origin == ESC50:
+    if info == ESC50:
         lines += [
             "",
             "## Licence",
             "",
-            f"Trained on {origin.name} ({origin.credit}), which is {origin.licence}. The weights are for non-commercial"
+            f"Trained on {info.name} ({info.credit}), which is {info.licence}. The weights are for non-commercial"
             " use on the same terms.",
         ]
     return "\n".join(lines) + "\n"
 
 
 def _protocol(recipe: Recipe, dataset: Dataset, held: Fold) -> str:
-    _, judges = dataset.division(held, recipe.optim.holdout, recipe.seed)
+    _, judges = dataset.train_validation_split(held, recipe.optim.holdout, recipe.seed)
     stops = bool(judges and recipe.optim.patience)
     if held == "test":
         part = "the val part" if "val" in dataset.folds else "a held-out part of it"

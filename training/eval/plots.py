@@ -14,7 +14,7 @@ def save_confusion_matrix(path: Path, matrix: NDArray[np.int64], names: Sequence
     draw_confusion_matrix(matrix, names, title).savefig(path, dpi=120)
 
 
-def confusion_picture(matrix: NDArray[np.int64], names: Sequence[str], title: str) -> NDArray[np.uint8]:
+def confusion_image(matrix: NDArray[np.int64], names: Sequence[str], title: str) -> NDArray[np.uint8]:
     """The same as pixels (height, width, RGB)."""
     canvas = FigureCanvasAgg(draw_confusion_matrix(matrix, names, title))
     canvas.draw()  # type: ignore[no-untyped-call]

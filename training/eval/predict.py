@@ -33,7 +33,7 @@ def predict(
     device = frontend.window.device
     training = network.training
     network.eval()
-    looks: list[Tensor] = []
+    views_logits: list[Tensor] = []
     starts = range(0, len(waves), batch)
     with tqdm(total=views * len(starts), desc=title, unit="batch", leave=False) as bar:
         for view in range(views):
@@ -42,17 +42,17 @@ def predict(
             for start in starts:
                 part = waves[start : start + batch].to(device)
                 features = frontend(part.roll(shift, dims=1) if shift else part)  # (batch, 1, mels, frames)
-                with _arithmetic(device, precision):
+                with _precision_context(device, precision):
                     logits = network(features.contiguous(memory_format=torch.channels_last))  # (batch, classes)
                 rows.append(logits.float().cpu())
                 bar.update()
-            looks.append(torch.cat(rows))
+            views_logits.append(torch.cat(rows))
     network.train(training)
-    return torch.stack(looks)
+    return torch.stack(views_logits)
 
 
 @contextmanager
-def _arithmetic(device: torch.device, precision: Precision) -> Iterator[None]:
+def _precision_context(device: torch.device, precision: Precision) -> Iterator[None]:
     if precision == "bfloat16":
         with torch.autocast(device.type, torch.bfloat16):
             yield

@@ -13,10 +13,10 @@ from training.eval.metrics import ClassScore, Confusion
 from training.eval.plots import save_confusion_matrix
 from training.eval.predict import Precision
 
-SHOWN = 10  # rows of the tables of worst classes and of confusions
+MAX_ROWS = 10  # rows of the tables of worst classes and of confusions
 
 
-class Report(BaseModel):
+class EvaluationReport(BaseModel):
     """report.json. Shares are 0 to 1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,31 +50,31 @@ class Report(BaseModel):
         return sorted(self.classes, key=lambda score: score.f1)
 
 
-def summarise(evaluation: Evaluation) -> Report:
+def summarise(evaluation: Evaluation) -> EvaluationReport:
     """All figures of an evaluation."""
     names = evaluation.config.classes
     truth, probabilities, clips = evaluation.truth, evaluation.probabilities, len(evaluation.truth)
     matrix = metrics.confusion_matrix(truth, evaluation.predicted, len(names))
     correct = int(matrix.trace())
     scores = metrics.class_scores(matrix, names)
-    return Report(
+    return EvaluationReport(
         model=evaluation.name,
         weights_sha256=tuple(config.weights_sha256 for config in evaluation.configs),
         temperature=tuple(config.temperature for config in evaluation.configs),
         parameters=evaluation.parameters,
         forward_passes=evaluation.forward_passes,
-        data=evaluation.dataset.origin.name,
+        data=evaluation.dataset.info.name,
         fold=evaluation.fold,
         trained_on=evaluation.trained_on,
         chosen_by=evaluation.chosen_by,
-        crossing_clips=len(evaluation.dataset.crossing(evaluation.fold)),
+        crossing_clips=len(evaluation.dataset.crossing_clips(evaluation.fold)),
         precision=evaluation.precision,
         device=evaluation.device,
         clips=clips,
         correct=correct,
         accuracy=correct / clips,
-        interval_95=metrics.wilson(correct, clips),
-        top_5=metrics.top_k(truth, probabilities, 5) / clips,
+        interval_95=metrics.wilson_interval(correct, clips),
+        top_5=metrics.top_k_correct(truth, probabilities, 5) / clips,
         macro_f1=sum(score.f1 for score in scores) / len(scores),
         log_loss=metrics.log_loss(truth, probabilities),
         calibration_error=metrics.calibration_error(truth, probabilities),
@@ -84,7 +84,7 @@ def summarise(evaluation: Evaluation) -> Report:
     )
 
 
-def write_report(evaluation: Evaluation, out: Path) -> Report:
+def write_report(evaluation: Evaluation, out: Path) -> EvaluationReport:
     """Write report.json, report.md, confusion_matrix.png, true_labels.npy and pred_labels.npy to `out`.
 
     Raises EvaluationError when the folder cannot be written.
@@ -104,14 +104,14 @@ def write_report(evaluation: Evaluation, out: Path) -> Report:
     return report
 
 
-def headline(report: Report) -> str:
+def headline(report: EvaluationReport) -> str:
     """`esc50 on ESC-50, fold 5: 77.5 % (310 of 400)`."""
     share = f"{percent(report.accuracy)} ({report.correct} of {report.clips})"
     seen = " — TRAINED ON THESE" if report.trained_on else " — chosen by these" if report.chosen_by else ""
     return f"{report.model} on {report.data}, {fold_name(report.fold)}: {share}{seen}"
 
 
-def as_markdown(report: Report) -> str:
+def as_markdown(report: EvaluationReport) -> str:
     """report.md."""
     lines = [f"# {headline(report)}", ""]
     if report.trained_on:
@@ -136,7 +136,7 @@ def as_markdown(report: Report) -> str:
         "",
         "## Most frequent confusions",
         "",
-        *confusion_table(report, SHOWN),
+        *confusion_table(report, MAX_ROWS),
         "",
         "## Every class, worst first",
         "",
@@ -146,7 +146,7 @@ def as_markdown(report: Report) -> str:
     return "\n".join(lines)
 
 
-def class_table(report: Report, rows: int) -> list[str]:
+def class_table(report: EvaluationReport, rows: int) -> list[str]:
     """The classes with the lowest F1, as lines of Markdown."""
     return [
         "| class | clips | precision | recall | F1 |",
@@ -158,7 +158,7 @@ def class_table(report: Report, rows: int) -> list[str]:
     ]
 
 
-def confusion_table(report: Report, rows: int) -> list[str]:
+def confusion_table(report: EvaluationReport, rows: int) -> list[str]:
     """The most frequent confusions, as lines of Markdown."""
     if not report.confusions:
         return ["None: every clip was named correctly."]

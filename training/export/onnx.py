@@ -26,24 +26,24 @@ from worker.model.base import parameters
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model
 
 TOLERANCE = 1e-3  # largest difference in probability from PyTorch in float32
-LOWEST_OPSET = 18  # what torch's exporter has operators for; it cannot convert a reflecting pad to anything older
-INPUT, OUTPUT = "waveform", "probabilities"
+MIN_OPSET = 18  # what torch's exporter has operators for; it cannot convert a reflecting pad to anything older
+INPUT_NAME, OUTPUT_NAME = "waveform", "probabilities"
 
 
 @dataclass(frozen=True)
-class ExportCheck:
+class ExportResult:
     """What was written, and how far it is from PyTorch."""
 
     path: Path
     opset: int
     bytes: int
     parameters: int
-    largest_difference: float  # in probability
+    max_difference: float  # in probability
 
     def __str__(self) -> str:
         return (
             f"{self.path}: opset {self.opset}, {self.bytes / 1e6:.1f} MB, {self.parameters:,} parameters, within"
-            f" {self.largest_difference:.1g} of PyTorch"
+            f" {self.max_difference:.1g} of PyTorch"
         )
 
 
@@ -59,15 +59,15 @@ class Classifier(nn.Module):
         return self._model.probabilities(self.network(self.frontend(waveform)))
 
 
-def export_onnx(directory: Path, out: Path, *, opset: int | None = None) -> ExportCheck:
+def export_onnx(directory: Path, out: Path, *, opset: int | None = None) -> ExportResult:
     """Write the model of `directory` to `out`, for any batch and any length; without `opset`, the exporter's default.
 
     Raises ExportError, and then nothing has been written.
     """
     onnx, runtime = _packages()
     newest = onnx.defs.onnx_opset_version()
-    if opset is not None and not LOWEST_OPSET <= opset <= newest:
-        raise ExportError(f"opset {opset} cannot be written: {LOWEST_OPSET} to {newest} can, with this onnx")
+    if opset is not None and not MIN_OPSET <= opset <= newest:
+        raise ExportError(f"opset {opset} cannot be written: {MIN_OPSET} to {newest} can, with this onnx")
     try:
         model = load_model(directory)
     except ModelError as error:
@@ -78,13 +78,13 @@ def export_onnx(directory: Path, out: Path, *, opset: int | None = None) -> Expo
     written = program.model.opset_imports[""]
     if opset not in (None, written):
         raise ExportError(f"the exporter could not bring the model to opset {opset}; without one it writes {written}")
-    _describe(program.model, model.config)
+    _set_metadata(program.model, model.config)
 
     partial = out.with_name(out.name + ".partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         program.save(partial, external_data=False)
-        difference = largest_difference(classifier, model.config, partial, runtime)
+        difference = max_difference(classifier, model.config, partial, runtime)
         if not difference <= TOLERANCE:  # so that NaN fails too
             raise ExportError(
                 f"the exported model differs from PyTorch by {difference:.2g} in probability; {TOLERANCE:g} is allowed"
@@ -96,30 +96,32 @@ def export_onnx(directory: Path, out: Path, *, opset: int | None = None) -> Expo
     finally:
         with suppress(OSError):
             partial.unlink()
-    return ExportCheck(out, written, size, parameters(model.network), difference)
+    return ExportResult(out, written, size, parameters(model.network), difference)
 
 
-def largest_difference(classifier: Classifier, config: ModelConfig, path: Path, runtime: Any) -> float:
+def max_difference(classifier: Classifier, config: ModelConfig, path: Path, runtime: Any) -> float:
     """Between ONNX Runtime and PyTorch, both in float32 on the CPU, over batches and lengths. Raises ExportError."""
     window = config.frontend.window_samples
     shortest = config.frontend.n_fft // 2 + 1  # a centred window reflects half of itself at either end
     try:
         session = runtime.InferenceSession(path, _options(runtime), providers=["CPUExecutionProvider"])
-        worst = 0.0
+        max_error = 0.0
         for samples in (window, max(window // 2, shortest), window + window // 2):
-            waves = _test_sounds(samples, config.frontend.sample_rate)
+            waves = _test_waveforms(samples, config.frontend.sample_rate)
             for part in (waves, *np.split(waves[:2], 2)):  # a batch of three, the noise alone, the tone alone
-                (theirs,) = session.run([OUTPUT], {INPUT: part})
+                (actual,) = session.run([OUTPUT_NAME], {INPUT_NAME: part})
                 with torch.inference_mode():
-                    ours = classifier(torch.from_numpy(part)).numpy()
-                if theirs.shape != ours.shape:
-                    raise ExportError(f"the exported model answers {theirs.shape} to {part.shape}, not {ours.shape}")
-                worst = float(np.maximum(worst, np.abs(theirs - ours).max()))  # np.maximum lets NaN through
+                    expected = classifier(torch.from_numpy(part)).numpy()
+                if actual.shape != expected.shape:
+                    raise ExportError(
+                        f"the exported model answers {actual.shape} to {part.shape}, not {expected.shape}"
+                    )
+                max_error = float(np.maximum(max_error, np.abs(actual - expected).max()))  # np.maximum lets NaN through
     except ExportError:
         raise
     except Exception as error:  # each of the runtime's failures has a type of its own
         raise ExportError(f"the exported model cannot be run beside PyTorch: {error}") from error
-    return worst
+    return max_error
 
 
 def _packages() -> tuple[Any, Any]:
@@ -137,15 +139,15 @@ def _export(classifier: Classifier, config: ModelConfig, opset: int | None) -> A
     """torch.onnx.ONNXProgram, in memory. Raises ExportError."""
     example = torch.zeros(2, config.frontend.window_samples)  # two, since torch takes a batch of one for a constant
     try:
-        with _quiet():
+        with _suppress_exporter_noise():
             program = torch.onnx.export(
                 classifier,
                 (example,),
                 dynamo=True,
                 opset_version=opset,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes={INPUT: {0: "batch", 1: "samples"}},
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes={INPUT_NAME: {0: "batch", 1: "samples"}},
                 verbose=False,
             )
     except Exception as error:  # torch and onnxscript each have their own types
@@ -155,7 +157,7 @@ def _export(classifier: Classifier, config: ModelConfig, opset: int | None) -> A
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _suppress_exporter_noise() -> Iterator[None]:
     """Keeps back what the exporter says on every run and nobody here can act on."""
     registry = logging.getLogger("torch.onnx._internal.exporter._registration")
 
@@ -172,7 +174,7 @@ def _quiet() -> Iterator[None]:
         registry.removeFilter(keep)
 
 
-def _describe(program: Any, config: ModelConfig) -> None:
+def _set_metadata(program: Any, config: ModelConfig) -> None:
     """Metadata properties for the runtime, instead of torch's notes on where in which source file a node comes from."""
     for graph in program.graphs():
         graph.metadata_props.clear()
@@ -197,7 +199,7 @@ def _options(runtime: Any) -> Any:
     return options
 
 
-def _test_sounds(samples: int, rate: int) -> NDArray[np.float32]:
+def _test_waveforms(samples: int, rate: int) -> NDArray[np.float32]:
     """(3, samples): noise, a tone, and noise near the floor of the log-mel."""
     noise = np.random.default_rng(0).normal(size=(2, samples))
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(samples) / rate)

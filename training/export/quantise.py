@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from training.data.base import Dataset
 from training.errors import EvaluationError
-from training.eval.evaluate import divided_anew, held_out_fold
+from training.eval.evaluate import held_out_fold, split_changed
 from training.eval.predict import predict
 from worker.model.base import Network
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model, write_config
 from worker.model.fake_quant import convolutions
 from worker.model.precision import pick_device
 
-CLIPS = 512  # more change the ranges by less than they matter
+CALIBRATION_CLIPS = 512  # more change the ranges by less than they matter
 
 
-def quantise(directory: Path, dataset: Dataset, clips: int = CLIPS) -> ModelConfig:
+def quantise(directory: Path, dataset: Dataset, clips: int = CALIBRATION_CLIPS) -> ModelConfig:
     """Measure on clips spread over the training folds, and write the ranges into the model's config.
 
     Raises EvaluationError and DatasetError.
@@ -34,8 +34,8 @@ def quantise(directory: Path, dataset: Dataset, clips: int = CLIPS) -> ModelConf
     fold = held_out_fold(model.config)
     if fold is None:
         raise EvaluationError(f"{model.config.name} does not say which fold was held out")
-    if divided_anew(model.config, dataset):
-        raise EvaluationError(f"{model.config.name} was trained before {dataset.origin.name} was split as it is now")
+    if split_changed(model.config, dataset):
+        raise EvaluationError(f"{model.config.name} was trained before {dataset.info.name} was split as it is now")
     training, _ = dataset.split(fold)
     clips = min(clips, len(training))
     chosen = [training[number * len(training) // clips] for number in range(clips)]
@@ -49,20 +49,20 @@ def quantise(directory: Path, dataset: Dataset, clips: int = CLIPS) -> ModelConf
 def measure_ranges(model: Model, waves: Tensor) -> dict[str, tuple[float, float]]:
     """Waveforms (clips, samples) -> lowest and highest input of each convolution that is worth 8 bits."""
     ranges: dict[str, tuple[float, float]] = {}
-    with _watched(model.network, ranges):
+    with _record_ranges(model.network, ranges):
         predict(model.frontend, model.network, waves, "float32", title="ranges")
     return {name: (round(low, 6), round(high, 6)) for name, (low, high) in ranges.items()}
 
 
 @contextmanager
-def _watched(network: Network, ranges: dict[str, tuple[float, float]]) -> Iterator[None]:
+def _record_ranges(network: Network, ranges: dict[str, tuple[float, float]]) -> Iterator[None]:
     with ExitStack() as hooks:
         for name, convolution in convolutions(network):
 
-            def look(_module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            def record(_module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
                 low, high = (float(value) for value in torch.aminmax(inputs[0]))
                 before = ranges.get(name, (low, high))
                 ranges[name] = min(before[0], low), max(before[1], high)
 
-            hooks.callback(convolution.register_forward_pre_hook(look).remove)
+            hooks.callback(convolution.register_forward_pre_hook(record).remove)
         yield

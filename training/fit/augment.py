@@ -13,7 +13,7 @@ from torch.nn import functional
 from training.recipe import AugmentRecipe
 
 _LEVEL_SECONDS = 0.1  # over which loudness is measured
-_AUDIBLE_DB = 40.0  # below the loudest moment of a clip nothing is looked for
+_AUDIBLE_RANGE_DB = 40.0  # below the loudest moment of a clip nothing is looked for
 _NOISE_RANGE_DB = 30.0  # from the loudest noise to the faintest
 _FRACTION = 32  # bits of a position that stand behind the point
 
@@ -26,17 +26,19 @@ def augment_waveforms(
     covered with noise, changed in level. `audible` is `audibility(waves)`; without `crop` the length stays."""
     samples = round(recipe.crop_seconds * rate) if crop and recipe.crop_seconds else waves.shape[1]
     if recipe.roll or recipe.speed > 1 or samples < waves.shape[1]:
-        waves = cut(waves, audible, samples, rate, recipe, generator)
+        waves = random_crop(waves, audible, samples, rate, recipe, generator)
     if recipe.mix_alpha and recipe.mix_share:
-        waves, targets = mix(waves, targets, rate, recipe, generator)
+        waves, targets = mix_pairs(waves, targets, rate, recipe, generator)
     if recipe.noise_db is not None:
-        waves = cover(waves, rate, recipe.noise_db, generator)
+        waves = add_noise(waves, rate, recipe.noise_db, generator)
     if recipe.gain_db:
-        waves = waves * 10 ** (_draw(waves, generator, -recipe.gain_db, recipe.gain_db) / 20)
+        waves = waves * 10 ** (_uniform(waves, generator, -recipe.gain_db, recipe.gain_db) / 20)
     return waves, targets
 
 
-def cut(waves: Tensor, audible: Tensor, samples: int, rate: int, recipe: AugmentRecipe, generator: Generator) -> Tensor:
+def random_crop(
+    waves: Tensor, audible: Tensor, samples: int, rate: int, recipe: AugmentRecipe, generator: Generator
+) -> Tensor:
     """`samples` of each clip from a random place, at a random speed, by linear interpolation; past the end of a clip
     comes its beginning.
 
@@ -49,34 +51,34 @@ def cut(waves: Tensor, audible: Tensor, samples: int, rate: int, recipe: Augment
     starts = torch.zeros(batch, 1, dtype=torch.float64)
     if samples < length:
         block = torch.multinomial(audible, 1, generator=generator)  # (batch, 1)
-        moment = (block + torch.rand(batch, 1, generator=generator, dtype=torch.float64)) * _block(rate)
+        moment = (block + torch.rand(batch, 1, generator=generator, dtype=torch.float64)) * _block_samples(rate)
         starts = moment - (0.1 + 0.8 * places) * samples * speeds  # not at the very edge
     elif recipe.roll:
         starts = places * length
     # Positions in fixed point: exact on every device, and three times as fast on a CPU as in float64.
-    first, stride = (_fixed(values).to(waves.device) for values in (starts % length, speeds))
+    first, stride = (_fixed_point(values).to(waves.device) for values in (starts % length, speeds))
     position = torch.arange(samples, device=waves.device) * stride + first  # (batch, samples)
     index = position >> _FRACTION
     weight = (position & ((1 << _FRACTION) - 1)).float() * 2.0**-_FRACTION
-    around = math.ceil((samples * recipe.speed + 2) / length)  # times past the end
-    endless = waves.repeat(1, 1 + around)[:, : length + math.ceil(samples * recipe.speed) + 2]
+    wraps = math.ceil((samples * recipe.speed + 2) / length)  # times past the end
+    endless = waves.repeat(1, 1 + wraps)[:, : length + math.ceil(samples * recipe.speed) + 2]
     return endless.gather(1, index).lerp(endless.gather(1, index + 1), weight)
 
 
-def _fixed(values: Tensor) -> Tensor:
+def _fixed_point(values: Tensor) -> Tensor:
     return (values * 2.0**_FRACTION).round().long()
 
 
-def audibility(waves: Tensor, rate: int) -> Tensor:
+def block_audibility(waves: Tensor, rate: int) -> Tensor:
     """(batch, blocks of 0.1 s) on the CPU: how far each block stands above what is taken for silence, in dB."""
-    block = _block(rate)
+    block = _block_samples(rate)
     power = functional.avg_pool1d(waves.unsqueeze(1).square(), block, block, ceil_mode=True).squeeze(1)
     decibels = 10 * torch.log10(power.clamp_min(1e-10))
-    above = (decibels - decibels.amax(dim=1, keepdim=True) + _AUDIBLE_DB).clamp_min(0)
+    above = (decibels - decibels.amax(dim=1, keepdim=True) + _AUDIBLE_RANGE_DB).clamp_min(0)
     return above.cpu()
 
 
-def mix(
+def mix_pairs(
     waves: Tensor, targets: Tensor, rate: int, recipe: AugmentRecipe, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """Mix each clip with another so that the ratio is one of loudness, not of amplitude, and the energy is kept
@@ -87,27 +89,27 @@ def mix(
     gammas = torch._standard_gamma(torch.full((2, batch, 1), recipe.mix_alpha), generator=generator)
     ratio = (gammas[0] / gammas.sum(0)).clamp(1e-3, 1 - 1e-3)
     ratio = torch.maximum(ratio, 1 - ratio)  # the clip itself stays the louder one
-    alone = torch.rand(batch, 1, generator=generator) >= recipe.mix_share
-    ratio = ratio.masked_fill(alone, 1.0).to(waves.device)
-    level = levels(waves, rate)
+    unmixed = torch.rand(batch, 1, generator=generator) >= recipe.mix_share
+    ratio = ratio.masked_fill(unmixed, 1.0).to(waves.device)
+    level = peak_levels(waves, rate)
     # Capped: between digital silence and full scale the exact factor overflows float32.
-    quieter = 10 ** ((level - level[other]).clamp(-100, 100) / 20)
-    amplitude = 1 / (1 + quieter * (1 - ratio) / ratio)
+    gain_ratio = 10 ** ((level - level[other]).clamp(-100, 100) / 20)
+    amplitude = 1 / (1 + gain_ratio * (1 - ratio) / ratio)
     mixed = (amplitude * waves + (1 - amplitude) * waves[other]) / (amplitude**2 + (1 - amplitude) ** 2).sqrt()
     return mixed, ratio * targets + (1 - ratio) * targets[other]
 
 
-def cover(waves: Tensor, rate: int, least_db: float, generator: Generator) -> Tensor:
+def add_noise(waves: Tensor, rate: int, min_db: float, generator: Generator) -> Tensor:
     """White noise, `least_db` to 30 dB more below the level of each clip's loudest 0.1 s."""
     seed = int(torch.randint(2**62, (), generator=generator))
     noise = torch.randn(waves.shape, device=waves.device, generator=Generator(waves.device).manual_seed(seed))
-    below = _draw(waves, generator, least_db, least_db + _NOISE_RANGE_DB)
-    return waves + noise * 10 ** ((levels(waves, rate) - below) / 20)
+    snr_db = _uniform(waves, generator, min_db, min_db + _NOISE_RANGE_DB)
+    return waves + noise * 10 ** ((peak_levels(waves, rate) - snr_db) / 20)
 
 
-def levels(waves: Tensor, rate: int) -> Tensor:
+def peak_levels(waves: Tensor, rate: int) -> Tensor:
     """(batch, 1): level in dB of the loudest 0.1 s of each clip."""
-    window = min(_block(rate), waves.shape[1])
+    window = min(_block_samples(rate), waves.shape[1])
     power = functional.avg_pool1d(waves.unsqueeze(1).square(), window, max(1, window // 2)).squeeze(1)
     return 10 * torch.log10(power.amax(dim=1, keepdim=True).clamp_min(1e-10))
 
@@ -115,16 +117,16 @@ def levels(waves: Tensor, rate: int) -> Tensor:
 def augment_spectrograms(spectrograms: Tensor, recipe: AugmentRecipe, generator: Generator) -> Tensor:
     """(batch, 1, mels, frames) with mean 0: stretched in time, then masked."""
     if recipe.stretch > 1:
-        spectrograms = stretch(spectrograms, recipe.stretch, generator)
-    return mask(spectrograms, recipe, generator)
+        spectrograms = time_stretch(spectrograms, recipe.stretch, generator)
+    return spec_augment(spectrograms, recipe, generator)
 
 
-def stretch(spectrograms: Tensor, most: float, generator: Generator) -> Tensor:
+def time_stretch(spectrograms: Tensor, max_factor: float, generator: Generator) -> Tensor:
     """Each clip up to `most` times longer or shorter at the same pitch, from a random frame on, the end followed by the
     beginning; linear interpolation between frames, which is all that is left of a phase vocoder without phases."""
     batch, _, mels, frames = spectrograms.shape
-    rates = most ** _draw(spectrograms, generator, -1, 1)
-    starts = _draw(spectrograms, generator, 0, frames)
+    rates = max_factor ** _uniform(spectrograms, generator, -1, 1)
+    starts = _uniform(spectrograms, generator, 0, frames)
     position = torch.arange(frames, device=spectrograms.device) * rates + starts  # (batch, frames)
     before = position.floor()
     weight = (position - before)[:, None, None]
@@ -136,7 +138,7 @@ def stretch(spectrograms: Tensor, most: float, generator: Generator) -> Tensor:
     return at(index) * (1 - weight) + at((index + 1) % frames) * weight
 
 
-def mask(spectrograms: Tensor, recipe: AugmentRecipe, generator: Generator) -> Tensor:
+def spec_augment(spectrograms: Tensor, recipe: AugmentRecipe, generator: Generator) -> Tensor:
     """SpecAugment (Park et al., 2019): a masked band is set to the mean, which is 0."""
     for axis, masks, widest in (
         (2, recipe.frequency_masks, recipe.frequency_mask_mels),
@@ -145,19 +147,19 @@ def mask(spectrograms: Tensor, recipe: AugmentRecipe, generator: Generator) -> T
         size = spectrograms.shape[axis]
         position = torch.arange(size, device=spectrograms.device)
         for _ in range(masks):
-            width = _draw(spectrograms, generator, 0, min(widest, size))
-            start = _draw(spectrograms, generator, 0, 1) * (size - width)
-            hit = (position >= start) & (position < start + width)  # (batch, size)
+            width = _uniform(spectrograms, generator, 0, min(widest, size))
+            start = _uniform(spectrograms, generator, 0, 1) * (size - width)
+            masked = (position >= start) & (position < start + width)  # (batch, size)
             shape = [len(spectrograms), 1, 1, 1]
             shape[axis] = size
-            spectrograms = spectrograms.masked_fill(hit.view(shape), 0.0)
+            spectrograms = spectrograms.masked_fill(masked.view(shape), 0.0)
     return spectrograms
 
 
-def _draw(like: Tensor, generator: Generator, low: float, high: float) -> Tensor:
+def _uniform(like: Tensor, generator: Generator, low: float, high: float) -> Tensor:
     """(batch, 1), uniform, on the device of `like`."""
     return (torch.rand(len(like), 1, generator=generator) * (high - low) + low).to(like.device)
 
 
-def _block(rate: int) -> int:
+def _block_samples(rate: int) -> int:
     return max(1, round(_LEVEL_SECONDS * rate))

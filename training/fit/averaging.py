@@ -11,22 +11,22 @@ from training.recipe import OptimRecipe
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-class Average:
+class WeightAverage:
     """The running average of the weights by the recipe, which is what is measured and saved."""
 
     def __init__(self, network: nn.Module, recipe: OptimRecipe) -> None:
         self._network, self._recipe = network, recipe
-        self._averaged = AveragedModel(network, multi_avg_fn=self._move, use_buffers=True)
+        self._averaged = AveragedModel(network, multi_avg_fn=self._update, use_buffers=True)
 
     @torch.no_grad()
-    def _move(self, averages: Tensors, values: Tensors, count: Tensor | int) -> None:
+    def _update(self, averages: Tensors, values: Tensors, count: Tensor | int) -> None:
         """By 1 / n at first, which is the plain mean; as EMA never by less than its decay leaves. An EMA that starts
         from the initial weights would carry them along for thousands of steps."""
-        share = 1.0 / (int(count) + 1)
+        weight = 1.0 / (int(count) + 1)
         if self._recipe.average == "ema":
-            share = max(share, 1.0 - self._recipe.ema_decay)
+            weight = max(weight, 1.0 - self._recipe.ema_decay)
         if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, values, share)
+            torch._foreach_lerp_(averages, values, weight)
         else:  # the number of batches seen
             torch._foreach_copy_(averages, values)
 

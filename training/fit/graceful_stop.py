@@ -6,20 +6,20 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
-class Interrupt:
+class GracefulStop:
     """Within the block, SIGINT and SIGTERM set `asked`; a second one ends at once, in the usual way.
 
     Outside the main thread, where signals cannot be caught, it does nothing.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[signal.Signals, Any] = {}
+        self.requested = False
+        self._previous_handlers: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "Interrupt":
+    def __enter__(self) -> "GracefulStop":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
+                self._previous_handlers[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(
@@ -27,10 +27,10 @@ class Interrupt:
     ) -> None:
         self._restore()
 
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        self.asked = True
+    def _request(self, _number: int, _frame: FrameType | None) -> None:
+        self.requested = True
         self._restore()
 
     def _restore(self) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
+        while self._previous_handlers:
+            signal.signal(*self._previous_handlers.popitem())

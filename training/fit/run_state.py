@@ -14,56 +14,60 @@ from torch.nn import functional
 from training.data.base import Dataset, Fold
 from training.errors import RunError
 from training.eval.predict import predict, service_precision
-from training.fit.averaging import Average
-from training.fit.setup import Prepared, Sounds
+from training.fit.averaging import WeightAverage
+from training.fit.setup import LabelledWindows, TrainingSetup
 from training.recipe import Recipe
 from worker.model.checkpoint import CONFIG, Model, ModelConfig, ModelError, read_config
 
-STATE = "train_state.pt"
-_ANOTHER = "a run with another recipe, fold, data or teacher: give the same ones to resume it"
+CHECKPOINT = "train_state.pt"
+_OTHER_RUN = "a run with another recipe, fold, data or teacher: give the same ones to resume it"
 
 
 class Progress:
     """How far a run is: everything that the next step depends on, besides weights and generators."""
 
-    def __init__(self, **state: Any) -> None:
+    def __init__(self, **checkpoint: Any) -> None:
         self.step = 0
         self.order: Tensor = torch.empty(0, dtype=torch.int64)  # of the windows in this epoch
         self.loss: Tensor = torch.zeros(())  # mean so far in this epoch
-        self.right: Tensor = torch.zeros(())  # share named as the louder sound of the mix, so far
-        self.best: dict[str, Tensor] | None = None  # weights at the lowest held-out loss, with patience
+        self.accuracy: Tensor = torch.zeros(())  # share named as the louder sound of the mix, so far
+        self.best_weights: dict[str, Tensor] | None = None  # weights at the lowest held-out loss, with patience
         self.best_loss = math.inf
-        self.waited = 0  # epochs since then
+        self.epochs_without_improvement = 0  # epochs since then
         self.stopped = False
-        vars(self).update(state)
+        vars(self).update(checkpoint)
 
     def to(self, device: torch.device) -> "Progress":
-        self.loss, self.right = self.loss.to(device), self.right.to(device)
+        self.loss, self.accuracy = self.loss.to(device), self.accuracy.to(device)
         return self
 
-    def judge(self, ready: Prepared, average: Average, held: Sounds, patience: int) -> dict[str, float]:
+    def validate(
+        self, setup: TrainingSetup, average: WeightAverage, held_out: LabelledWindows, patience: int
+    ) -> dict[str, float]:
         """Measure the average on the held-out clips at the end of an epoch; with patience, remember the best."""
-        logits = predict(ready.frontend, average.module, held.waves, service_precision(), title="held out")[0]
-        labels = held.labels.cpu()
+        logits = predict(setup.frontend, average.module, held_out.waves, service_precision(), title="held out")[0]
+        labels = held_out.labels.cpu()
         loss = functional.cross_entropy(logits, labels).item()
         if patience:
-            self.waited += 1
+            self.epochs_without_improvement += 1
             if loss < self.best_loss:
-                self.best_loss, self.waited = loss, 0
-                self.best = {name: tensor.detach().clone() for name, tensor in average.module.state_dict().items()}
-            self.stopped = self.waited >= patience
+                self.best_loss, self.epochs_without_improvement = loss, 0
+                self.best_weights = {
+                    name: tensor.detach().clone() for name, tensor in average.module.state_dict().items()
+                }
+            self.stopped = self.epochs_without_improvement >= patience
         return {"held_loss": loss, "held_accuracy": (logits.argmax(1) == labels).float().mean().item()}
 
 
-def identify(
-    recipe: Recipe, dataset: Dataset, test_fold: Fold, clips: int, teachers: Sequence[Path], start_from: Model | None
+def run_identity(
+    recipe: Recipe, dataset: Dataset, test_fold: Fold, clips: int, teachers: Sequence[Path], pretrained: Model | None
 ) -> dict[str, Any]:
     """What makes a run this run; it stays in the model's config. Raises RunError for a teacher that is not there."""
     identity: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "test_fold": test_fold,
         "data": {
-            "name": dataset.origin.name,
+            "name": dataset.info.name,
             "clips": clips,
             "classes": list(dataset.classes),
             "digest": dataset.digest(test_fold),
@@ -71,34 +75,34 @@ def identify(
     }
     if teachers:
         try:
-            identity["teachers"] = [_reference(read_config(directory)) for directory in teachers]
+            identity["teachers"] = [_model_reference(read_config(directory)) for directory in teachers]
         except ModelError as error:
             raise RunError(f"teacher {error}") from error
-    if start_from:
-        identity["started_from"] = _reference(start_from.config)
+    if pretrained:
+        identity["started_from"] = _model_reference(pretrained.config)
     return identity
 
 
-def _reference(config: ModelConfig) -> dict[str, str]:
+def _model_reference(config: ModelConfig) -> dict[str, str]:
     return {"name": config.name, "weights": config.weights_sha256}
 
 
-def begun(out: Path) -> bool:
+def has_run(out: Path) -> bool:
     """Whether the folder holds a run, finished or not."""
-    return (out / STATE).is_file() or (out / CONFIG).is_file()
+    return (out / CHECKPOINT).is_file() or (out / CONFIG).is_file()
 
 
-def teacher_of(out: Path) -> Path:
+def teacher_directory(out: Path) -> Path:
     """Where a run keeps the teacher that it trains for itself."""
     return out / "teacher"
 
 
 def resumable(out: Path) -> bool:
     """Whether there is something to go on with: the run, or so far its teacher alone."""
-    return begun(out) or begun(teacher_of(out))
+    return has_run(out) or has_run(teacher_directory(out))
 
 
-def finished(out: Path, identity: dict[str, Any]) -> bool:
+def is_finished(out: Path, identity: dict[str, Any]) -> bool:
     """Whether the folder holds the model that this run would make. Raises RunError for another run's model."""
     if not (out / CONFIG).is_file():
         return False
@@ -106,12 +110,12 @@ def finished(out: Path, identity: dict[str, Any]) -> bool:
         training = read_config(out).training
     except ModelError as error:
         raise RunError(str(error)) from error
-    if not _same(training, identity):
-        raise RunError(f"{out} holds {_ANOTHER}")
+    if not _is_same_run(training, identity):
+        raise RunError(f"{out} holds {_OTHER_RUN}")
     return True
 
 
-def _same(saved: dict[str, Any], identity: dict[str, Any]) -> bool:
+def _is_same_run(saved: dict[str, Any], identity: dict[str, Any]) -> bool:
     """Whether that is the same run's; it may have been written before a key of its recipe or of its data existed."""
     try:
         recipe = Recipe.model_validate(saved.get("recipe")).model_dump(mode="json")
@@ -123,7 +127,7 @@ def _same(saved: dict[str, Any], identity: dict[str, Any]) -> bool:
 
 def open_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any] | None:
     """The state to go on from, or None for a new run in a folder that holds none. Raises RunError."""
-    path = out / STATE
+    path = out / CHECKPOINT
     if not resume:
         if path.exists() or (out / CONFIG).exists():
             raise RunError(f"{out} already holds a run: resume it or choose another folder")
@@ -135,20 +139,20 @@ def open_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any
     if not path.is_file():
         raise RunError(f"{out} holds no run to resume")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         raise RunError(f"{path} cannot be read: {error}") from error
-    if not _same(state.get("identity", {}), identity):
-        raise RunError(f"{out} holds {_ANOTHER}")
-    return state
+    if not _is_same_run(checkpoint.get("identity", {}), identity):
+        raise RunError(f"{out} holds {_OTHER_RUN}")
+    return checkpoint
 
 
-def save_state(out: Path, state: dict[str, Any]) -> None:
-    partial = out / (STATE + ".partial")
-    torch.save(state, partial)
-    os.replace(partial, out / STATE)
+def save_checkpoint(out: Path, checkpoint: dict[str, Any]) -> None:
+    partial = out / (CHECKPOINT + ".partial")
+    torch.save(checkpoint, partial)
+    os.replace(partial, out / CHECKPOINT)
 
 
-def forget_state(out: Path) -> None:
+def delete_checkpoint(out: Path) -> None:
     """What is left is a model directory."""
-    (out / STATE).unlink(missing_ok=True)
+    (out / CHECKPOINT).unlink(missing_ok=True)

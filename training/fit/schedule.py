@@ -28,16 +28,20 @@ def schedule(step: int, steps: int, recipe: OptimRecipe) -> tuple[float, float]:
     `cosine` rises in a straight line and falls as a cosine. `one_cycle` (Smith & Topin, 2018) starts at a twenty-fifth,
     rises and falls as cosines, and moves the momentum the other way.
     """
-    rise = max(1, round(steps * recipe.warmup))
+    warmup_steps = max(1, round(steps * recipe.warmup))
     last = recipe.final_lr
     if recipe.schedule == "cosine":
-        share = (step + 1) / rise if step < rise else _cosine(1.0, last, (step - rise) / max(1, steps - 1 - rise))
+        share = (
+            (step + 1) / warmup_steps
+            if step < warmup_steps
+            else _cosine(1.0, last, (step - warmup_steps) / max(1, steps - 1 - warmup_steps))
+        )
         return recipe.max_lr * share, recipe.momentum
-    if step < rise:
-        height = _cosine(0.0, 1.0, step / rise)
+    if step < warmup_steps:
+        height = _cosine(0.0, 1.0, step / warmup_steps)
         share = _ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * height
     else:
-        height = _cosine(1.0, 0.0, (step - rise) / max(1, steps - 1 - rise))
+        height = _cosine(1.0, 0.0, (step - warmup_steps) / max(1, steps - 1 - warmup_steps))
         share = last + (1 - last) * height
     momentum = recipe.momentum + _ONE_CYCLE_MOMENTUM * (1 - 2 * height)
     return recipe.max_lr * share, min(max(momentum, 0.0), 0.99)

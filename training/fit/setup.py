@@ -12,10 +12,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from training.data.base import Clip, Dataset
-from training.data.custom.segments import SILENT_DB
+from training.data.custom.segments import SILENCE_DBFS
 from training.errors import DatasetError, RunError
-from training.fit.augment import audibility, augment_spectrograms, augment_waveforms, levels
-from training.fit.pretrained import start_from_model, start_from_pictures
+from training.fit.augment import augment_spectrograms, augment_waveforms, block_audibility, peak_levels
+from training.fit.pretrained import load_backbone_weights, load_trunk_weights
 from training.recipe import Recipe
 from worker.model.architectures import build_network
 from worker.model.architectures.resnet import ResNetConfig
@@ -25,11 +25,11 @@ from worker.model.checkpoint import Model
 from worker.model.frontend import LogMel
 from worker.model.precision import pick_device
 
-_DEVICE_SHARE = 0.25  # of a GPU's free memory that the sounds may take; what is larger stays in main memory
+_GPU_MEMORY_SHARE = 0.25  # of a GPU's free memory that the sounds may take; what is larger stays in main memory
 
 
 @dataclass(frozen=True)
-class Sounds:
+class LabelledWindows:
     """Windows of clips in memory: on the device where they fit, since then nothing is copied during training."""
 
     waves: Tensor  # (windows, samples)
@@ -42,75 +42,77 @@ class Sounds:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainingSetup:
     """Ready for the first step; the network has its initial weights."""
 
     device: torch.device
-    sounds: Sounds
+    windows: LabelledWindows
     frontend: LogMel  # with mean and deviation of these sounds
     network: Network
     layout: torch.memory_format  # what the network wants its input in
 
-    def augmented(self, rows: Tensor, recipe: Recipe, generator: Generator, *, crop: bool) -> tuple[Tensor, ...]:
+    def augmented_batch(self, rows: Tensor, recipe: Recipe, generator: Generator, *, crop: bool) -> tuple[Tensor, ...]:
         """The windows of those rows as this step hears them, on the device: waveforms (batch, samples), log-mels
         (batch, 1, mels, frames), class probabilities (batch, classes)."""
-        there = rows.to(self.sounds.waves.device)
+        device_rows = rows.to(self.windows.waves.device)
         waves, targets = augment_waveforms(
-            self.sounds.waves[there].to(self.device), self.sounds.audible[rows],
-            self.sounds.targets[there].to(self.device), self.frontend.config.sample_rate, recipe.augment, generator,
-            crop=crop,
+            self.windows.waves[device_rows].to(self.device), self.windows.audible[rows],
+            self.windows.targets[device_rows].to(self.device), self.frontend.config.sample_rate, recipe.augment,
+            generator, crop=crop,
         )  # fmt: skip
         features = augment_spectrograms(self.frontend(waves), recipe.augment, generator)
         return waves, features.contiguous(memory_format=self.layout), targets
 
 
-def prepare(recipe: Recipe, dataset: Dataset, clips: list[Clip], start_from: Model | None = None) -> Prepared:
+def set_up_training(
+    recipe: Recipe, dataset: Dataset, clips: list[Clip], pretrained: Model | None = None
+) -> TrainingSetup:
     """Decode the clips, measure their log-mels, build the network from the recipe's seed.
 
     A network that starts from a model keeps that one's mean and deviation: it knows what they mean. Raises RunError and
     DatasetError.
     """
     device = pick_device()
-    sounds = load_sounds(recipe, dataset, clips, device)
+    windows = load_labelled_windows(recipe, dataset, clips, device)
     config = recipe.frontend
-    if not start_from:
-        config = config.model_copy(update=_statistics(LogMel(config).to(device), sounds.waves))
+    if not pretrained:
+        config = config.model_copy(update=_normalisation_statistics(LogMel(config).to(device), windows.waves))
     torch.manual_seed(recipe.seed)
     try:
         network = build_network(recipe.network.with_classes(len(dataset.classes)))
     except (ImportError, ValueError) as error:
         raise RunError(str(error)) from error
-    if start_from:
-        start_from_model(network, start_from)
+    if pretrained:
+        load_trunk_weights(network, pretrained)
     elif recipe.start.weights != "random" and isinstance(network, TimmNetwork):
-        tqdm.write(f"weights from {start_from_pictures(network, recipe.start.weights)}")
+        tqdm.write(f"weights from {load_backbone_weights(network, recipe.start.weights)}")
     # oneDNN's bfloat16 backward pass crashes the process on channels-last stems narrower than 16 (torch 2.13).
     narrow = isinstance(recipe.network, ResNetConfig) and recipe.network.widths[0] < 16
     layout = torch.contiguous_format if narrow else torch.channels_last
     network.to(device, memory_format=layout)  # type: ignore[call-overload]
-    return Prepared(device, sounds, LogMel(config).to(device), network, layout)
+    return TrainingSetup(device, windows, LogMel(config).to(device), network, layout)
 
 
-def load_sounds(recipe: Recipe, dataset: Dataset, clips: list[Clip], device: torch.device) -> Sounds:
+def load_labelled_windows(recipe: Recipe, dataset: Dataset, clips: list[Clip], device: torch.device) -> LabelledWindows:
     """Decode the clips at the recipe's rate, cut or padded to its window. Raises DatasetError."""
     rate = recipe.frontend.sample_rate
     waves, of = dataset.load(clips, rate, recipe.frontend.window_samples)
     if len(waves) > len(clips):
-        heard = _heard(waves, of, rate)
-        waves, of = waves[heard], of[heard]
+        audible_windows = _audible_windows(waves, of, rate)
+        waves, of = waves[audible_windows], of[audible_windows]
     labels = torch.tensor([clip.label for clip in clips])[of]
-    audible = torch.cat([audibility(part, rate) for part in torch.split(waves, 100)])
+    audible = torch.cat([block_audibility(part, rate) for part in torch.split(waves, 100)])
     targets = functional.one_hot(labels, len(dataset.classes)).float()
-    if device.type == "cuda" and waves.nbytes < _DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and waves.nbytes < _GPU_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
         waves, labels, targets = waves.to(device), labels.to(device), targets.to(device)
-    return Sounds(waves, labels, targets, audible)
+    return LabelledWindows(waves, labels, targets, audible)
 
 
-def _heard(waves: Tensor, of: Tensor, rate: int) -> Tensor:
+def _audible_windows(waves: Tensor, of: Tensor, rate: int) -> Tensor:
     """(windows,): whether there is something to hear, or in all of its clip is nothing louder."""
-    level = torch.cat([levels(part, rate) for part in torch.split(waves, 100)]).squeeze(1)
+    level = torch.cat([peak_levels(part, rate) for part in torch.split(waves, 100)]).squeeze(1)
     loudest = torch.full_like(level, -math.inf).scatter_reduce(0, of, level, "amax")  # by clip
-    return level >= loudest[of].clamp_max(SILENT_DB)
+    return level >= loudest[of].clamp_max(SILENCE_DBFS)
 
 
 def class_weights(labels: Tensor, classes: int) -> Tensor:
@@ -119,7 +121,7 @@ def class_weights(labels: Tensor, classes: int) -> Tensor:
     return len(labels) / (classes * counts)
 
 
-def _statistics(frontend: LogMel, waves: Tensor) -> dict[str, float]:
+def _normalisation_statistics(frontend: LogMel, waves: Tensor) -> dict[str, float]:
     """Mean and deviation, in dB, over the training clips. Raises DatasetError when there is nothing to hear."""
     total = square = 0.0
     count = 0
@@ -135,7 +137,7 @@ def _statistics(frontend: LogMel, waves: Tensor) -> dict[str, float]:
     return {"mean": round(mean, 4), "std": round(deviation, 4)}
 
 
-def compiled(network: nn.Module) -> nn.Module:
+def compile_network(network: nn.Module) -> nn.Module:
     """The network as torch.compile makes it: slow to start, quicker a step where its compiler knows the device."""
     optimised: nn.Module = torch.compile(network)  # type: ignore[assignment]
     return optimised

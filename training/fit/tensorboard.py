@@ -8,38 +8,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from training.eval.plots import confusion_picture
+from training.eval.plots import confusion_image
 
-_PICTURES = 10  # epochs of a run that show their augmented input
-_CLIPS = 8  # of a batch in a picture
+_LOGGED_INPUTS = 10  # epochs of a run that show their augmented input
+_CLIPS_SHOWN = 8  # of a batch in a picture
 
 
-class Board:
+class TensorBoardLogger:
     """Writes events beside the weights; a resumed run goes on where the state was saved."""
 
     def __init__(self, out: Path, epochs: int, done: int) -> None:
         self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=done + 1)
-        self._every = max(1, epochs // _PICTURES)
-        self._pictured = 0  # the last epoch with a picture
+        self._interval = max(1, epochs // _LOGGED_INPUTS)
+        self._last_logged = 0  # the last epoch with a picture
 
     def epoch(self, epoch: int, figures: dict[str, float]) -> None:
         for name, value in figures.items():
             self._writer.add_scalar(name, value, epoch)
 
-    def wants_input(self, epoch: int) -> bool:
+    def should_log_input(self, epoch: int) -> bool:
         """At an epoch's first step, or the first one after a break in the middle of it."""
-        return epoch != self._pictured and (epoch == 1 or epoch % self._every == 0)
+        return epoch != self._last_logged and (epoch == 1 or epoch % self._interval == 0)
 
     def input(self, epoch: int, features: Tensor) -> None:
         """The first clips of an augmented batch (batch, 1, mels, frames), low frequencies at the bottom."""
-        self._pictured = epoch
-        shown = features[:_CLIPS].detach().float().cpu().flip(2)
+        self._last_logged = epoch
+        shown = features[:_CLIPS_SHOWN].detach().float().cpu().flip(2)
         grey = ((shown + 3) / 6).clamp(0, 1)  # three deviations to either side of the mean
         framed = torch.nn.functional.pad(grey, (0, 4, 0, 4), value=1.0)  # a line between neighbours
         self._writer.add_image("input", torch.cat(list(framed), dim=1), epoch)
 
     def confusion(self, epoch: int, matrix: NDArray[np.int64], names: tuple[str, ...], title: str) -> None:
-        picture = confusion_picture(matrix, names, title)
+        picture = confusion_image(matrix, names, title)
         self._writer.add_image("confusion", picture, epoch, dataformats="HWC")
 
     def close(self) -> None:

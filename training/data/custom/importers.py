@@ -14,38 +14,45 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from training.data.custom.ingest import LARGEST, Brought, Intake, clean_label, opened, unusable
-from training.data.custom.manifest import AUDIO, CACHE, REPORT, SPLIT
-from training.data.custom.web import LinkFailed, fetcher, is_link, is_page, name_of
+from training.data.custom.ingest import (
+    MAX_FILE_BYTES,
+    DatasetWriter,
+    ImportResult,
+    normalise_label,
+    open_for_import,
+    rejection_reason,
+)
+from training.data.custom.manifest import AUDIO_DIR, CACHE_DIR, REPORT_DIR, SPLIT_DIR
+from training.data.custom.web import DownloadFailed, fetcher, file_name, is_link, is_page
 from training.errors import DatasetError
 
 
-def import_folder(src: Path, root: Path, *, group: str | None = None, copy: bool = False) -> Brought:
+def import_folder(src: Path, root: Path, *, group: str | None = None, copy: bool = False) -> ImportResult:
     """Take the class folders of `src`, each with all that lies below it, into the collection. Raises DatasetError."""
     pattern = source_pattern(group)
     if not src.is_dir():
         raise DatasetError(f"{src} is not a folder")
-    own = {AUDIO, CACHE, SPLIT, REPORT} if src.resolve() == root.resolve() else set()
+    own = {AUDIO_DIR, CACHE_DIR, SPLIT_DIR, REPORT_DIR} if src.resolve() == root.resolve() else set()
     try:
         inside = sorted(path for path in src.iterdir() if not path.name.startswith(".") and path.name not in own)
         folders = [path for path in inside if path.is_dir()]
-        found = [(folder, path) for folder in folders for path in _files(folder)]
+        found = [(folder, path) for folder in folders for path in _walk_files(folder)]
     except OSError as error:
         raise DatasetError(f"{src} cannot be read: {error}") from error
     if not folders:
         raise DatasetError(f"{src} has no sub-folders: each class of sounds needs one, named after the class")
-    with opened(root) as intake:
+    with open_for_import(root) as writer:
         for path in inside:
-            if path.is_file() and not unusable(path.name):
-                intake.skip(path, "lies in no class folder")
+            if path.is_file() and not rejection_reason(path.name):
+                writer.skip(path, "lies in no class folder")
         for empty in sorted(set(folders) - {folder for folder, _ in found}):
-            intake.skip(empty, "a class folder without sounds")
+            writer.skip(empty, "a class folder without sounds")
         for folder, path in tqdm(found, desc="import", unit="file", leave=False):
-            _take(intake, path, folder.name, pattern, "", copy)
-        return intake.finish(src)
+            _import_file(writer, path, folder.name, pattern, "", copy)
+        return writer.finish(src)
 
 
-def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool = False) -> Brought:
+def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool = False) -> ImportResult:
     """Take what a table lists: the columns file (a path or a link) and label, and source where it is known.
 
     Without a first line that names them, the columns are these, in this order. Lines that begin with # are comments.
@@ -53,21 +60,21 @@ def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool 
     """
     pattern = source_pattern(group)
     rows = _rows(table)
-    with fetcher([file for _, file, _, _ in rows]) as fetch, opened(root) as intake:
+    with fetcher([file for _, file, _, _ in rows]) as fetch, open_for_import(root) as writer:
         for line, file, label, source in tqdm(rows, desc="import", unit="sound", leave=False):
             if not is_link(file):
-                _take(intake, table.parent / file, label, pattern, source, copy)
-            elif not (found := source or _source_of_link(file, pattern)):
-                intake.skip(f"{table.name}, line {line}: {file}", "--group finds no source in its name")
-            elif not intake.has(label, found, file):
+                _import_file(writer, table.parent / file, label, pattern, source, copy)
+            elif not (found := source or _find_link_source(file, pattern)):
+                writer.skip(f"{table.name}, line {line}: {file}", "--group finds no source in its name")
+            elif not writer.already_imported(label, found, file):
                 try:
                     name, data = fetch(file)
-                except LinkFailed as error:
-                    intake.skip(f"{table.name}, line {line}: {file}", str(error))
+                except DownloadFailed as error:
+                    writer.skip(f"{table.name}, line {line}: {file}", str(error))
                     continue
-                intake.take(data, label=label, source=found, origin=file, name=name)
-                intake.save()
-        return intake.finish(table)
+                writer.add(data, label=label, source=found, origin=file, name=name)
+                writer.save()
+        return writer.finish(table)
 
 
 def source_pattern(group: str | None) -> re.Pattern[str] | None:
@@ -83,16 +90,16 @@ def source_pattern(group: str | None) -> re.Pattern[str] | None:
     return pattern
 
 
-def source_of(name: str, pattern: re.Pattern[str]) -> str | None:
+def find_source(name: str, pattern: re.Pattern[str]) -> str | None:
     match = pattern.search(name)
     return (match[1] or "").strip() or None if match else None
 
 
-def _source_of_link(link: str, pattern: re.Pattern[str] | None) -> str | None:
-    return source_of(name_of(link), pattern) if pattern and not is_page(link) else link
+def _find_link_source(link: str, pattern: re.Pattern[str] | None) -> str | None:
+    return find_source(file_name(link), pattern) if pattern and not is_page(link) else link
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _walk_files(folder: Path) -> Iterator[Path]:
     """What lies below, at any depth, hidden files and folders aside."""
 
     def fail(error: OSError) -> None:
@@ -107,23 +114,25 @@ def _files(folder: Path) -> Iterator[Path]:
         seen.add(real)
 
 
-def _take(intake: Intake, path: Path, label: str, pattern: re.Pattern[str] | None, source: str, copy: bool) -> None:
+def _import_file(
+    writer: DatasetWriter, path: Path, label: str, pattern: re.Pattern[str] | None, source: str, copy: bool
+) -> None:
     path = Path(os.path.abspath(path))
     shown = str(path).encode(errors="backslashreplace").decode()
     if shown != str(path):
-        return intake.skip(shown, "its name is not valid UTF-8")
-    if reason := unusable(path.name):
-        return intake.skip(shown, reason)
-    found = source or (source_of(path.name, pattern) if pattern else shown)
+        return writer.skip(shown, "its name is not valid UTF-8")
+    if reason := rejection_reason(path.name):
+        return writer.skip(shown, reason)
+    found = source or (find_source(path.name, pattern) if pattern else shown)
     if not found:
-        return intake.skip(shown, "--group finds no source in its name")
+        return writer.skip(shown, "--group finds no source in its name")
     try:
-        if path.stat().st_size > LARGEST:
-            return intake.skip(shown, f"larger than {LARGEST:,} bytes")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            return writer.skip(shown, f"larger than {MAX_FILE_BYTES:,} bytes")
         data = path.read_bytes()
     except OSError as error:
-        return intake.skip(shown, error.strerror or str(error))
-    intake.take(data, label=label, source=found, origin=shown, name=path.name, path=None if copy else path)
+        return writer.skip(shown, error.strerror or str(error))
+    writer.add(data, label=label, source=found, origin=shown, name=path.name, path=None if copy else path)
 
 
 def _rows(table: Path) -> list[tuple[int, str, str, str]]:
@@ -152,7 +161,7 @@ def _rows(table: Path) -> list[tuple[int, str, str, str]]:
             values = {name: cells[at] if at < len(cells) else "" for name, at in columns.items()}
             if empty := [name for name in ("file", "label") if not values[name]]:
                 raise DatasetError(f"{table}, line {reader.line_num}: no {', '.join(empty)}")
-            rows.append((reader.line_num, values["file"], clean_label(values["label"]), values.get("source", "")))
+            rows.append((reader.line_num, values["file"], normalise_label(values["label"]), values.get("source", "")))
     except csv.Error as error:
         raise DatasetError(f"{table}, line {reader.line_num}: {error}") from error
     if not rows:

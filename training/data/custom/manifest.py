@@ -20,14 +20,15 @@ from shared.audio.decode import AudioLimits
 from training.data.custom.tables import read_table, write_table
 from training.errors import DatasetError
 
-TABLE = "items.csv"
-AUDIO, CACHE, SPLIT, REPORT = "audio", "cache", "split", "report"  # folders that a collection keeps for itself
+MANIFEST = "items.csv"
+# Folders that a custom dataset reserves for itself.
+AUDIO_DIR, CACHE_DIR, SPLIT_DIR, REPORT_DIR = "audio", "cache", "split", "report"
 
-LIMITS = AudioLimits(max_seconds=3_600.0)  # an hour: a trainer waits where a service must not
+IMPORT_LIMITS = AudioLimits(max_seconds=3_600.0)  # an hour: a trainer waits where a service must not
 
 
 @dataclass(frozen=True)
-class Item:
+class ManifestEntry:
     """One row of `items.csv`; the folder joined with `file` is the sound's path, wherever that lies."""
 
     file: str
@@ -37,46 +38,46 @@ class Item:
     sha256: str
 
 
-COLUMNS = tuple(field.name for field in fields(Item))
+COLUMNS = tuple(field.name for field in fields(ManifestEntry))
 
 
-def read_items(root: Path, *, missing_ok: bool = False) -> list[Item]:
+def read_manifest(root: Path, *, missing_ok: bool = False) -> list[ManifestEntry]:
     """The sounds of the collection in the table's order; all are there unless `missing_ok`. Raises DatasetError."""
-    table = root / TABLE
+    table = root / MANIFEST
     if not table.is_file():
         raise DatasetError(f"{root} is not a collection: {table} is missing; `otoscope data import` makes one")
-    items: list[Item] = []
+    entries: list[ManifestEntry] = []
     lines: dict[str, int] = {}
     for line, row in read_table(table, COLUMNS):
-        item = Item(**{name: row[name] for name in COLUMNS})
-        if (first := lines.setdefault(item.file, line)) != line:
-            raise DatasetError(f"{table}, line {line}: {item.file} stands in line {first}, too")
-        if not missing_ok and not (root / item.file).is_file():
+        entry = ManifestEntry(**{name: row[name] for name in COLUMNS})
+        if (first := lines.setdefault(entry.file, line)) != line:
+            raise DatasetError(f"{table}, line {line}: {entry.file} stands in line {first}, too")
+        if not missing_ok and not (root / entry.file).is_file():
             raise DatasetError(
-                f"{table}, line {line}: {root / item.file} is not there;"
+                f"{table}, line {line}: {root / entry.file} is not there;"
                 " put it back, import it from where it is now, or take the line out"
             )
-        items.append(item)
-    if not items and not missing_ok:
+        entries.append(entry)
+    if not entries and not missing_ok:
         raise DatasetError(f"{table} lists no sounds")
-    return items
+    return entries
 
 
-def write_items(root: Path, items: Iterable[Item]) -> None:
+def write_manifest(root: Path, entries: Iterable[ManifestEntry]) -> None:
     """Raises DatasetError."""
-    write_table(root / TABLE, COLUMNS, map(astuple, items))
+    write_table(root / MANIFEST, COLUMNS, map(astuple, entries))
 
 
-def table_digest(root: Path) -> str:
+def manifest_digest(root: Path) -> str:
     """SHA-256 of `items.csv`: what was made from another table is stale. Raises DatasetError."""
     try:
-        return hashlib.sha256((root / TABLE).read_bytes()).hexdigest()
+        return hashlib.sha256((root / MANIFEST).read_bytes()).hexdigest()
     except OSError as error:
-        raise DatasetError(f"{root / TABLE} cannot be read: {error}") from error
+        raise DatasetError(f"{root / MANIFEST} cannot be read: {error}") from error
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
+def lock_dataset(root: Path) -> Iterator[None]:
     """Hold the collection against a second change; the kernel lets go of it however this process ends."""
     try:
         root.mkdir(parents=True, exist_ok=True)

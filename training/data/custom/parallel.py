@@ -10,7 +10,7 @@ Work = TypeVar("Work")
 Answer = TypeVar("Answer")
 
 
-def in_order(function: Callable[[Work], Answer], works: Iterable[Work]) -> Iterator[Answer]:
+def map_ordered(function: Callable[[Work], Answer], works: Iterable[Work]) -> Iterator[Answer]:
     """Threads are enough: decoding and resampling let go of the interpreter."""
     threads = min(os.cpu_count() or 1, 16)
     pool = ThreadPoolExecutor(threads)

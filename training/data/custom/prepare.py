@@ -24,19 +24,26 @@ from tqdm import tqdm
 
 from otoscope.errors import AudioError
 from shared.audio.decode import decode
-from training.data.custom.manifest import CACHE, LIMITS, Item, alone, read_items, table_digest
+from training.data.custom.manifest import (
+    CACHE_DIR,
+    IMPORT_LIMITS,
+    ManifestEntry,
+    lock_dataset,
+    manifest_digest,
+    read_manifest,
+)
 from training.data.custom.npy_file import finish, write_header, write_padded
-from training.data.custom.parallel import in_order
-from training.data.custom.segments import SILENT_DB, Piece, Samples, cut, loudness, to_int16
+from training.data.custom.parallel import map_ordered
+from training.data.custom.segments import SILENCE_DBFS, Int16Samples, Segment, rms_dbfs, segment_slices, to_int16
 from training.data.custom.tables import read_table, write_table
 from training.errors import DatasetError
 
-_WAVES, _PIECES, _PREPARED = "waves.npy", "pieces.csv", "prepared.json"
-_COLUMNS = tuple(field.name for field in fields(Piece))
-_FORM = 1  # changes when the same parameters come to mean something else
+_WAVEFORMS, _SEGMENTS, _INFO = "waves.npy", "pieces.csv", "prepared.json"
+_COLUMNS = tuple(field.name for field in fields(Segment))
+_FORMAT = 1  # changes when the same parameters come to mean something else
 
 
-class Parameters(BaseModel):
+class CacheParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rate: int  # Hz
@@ -45,30 +52,30 @@ class Parameters(BaseModel):
     silence_db: float
 
 
-class Prepared(BaseModel):
+class CacheInfo(BaseModel):
     """prepared.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    parameters: Parameters
+    parameters: CacheParameters
     files: int  # with at least one piece
-    pieces: int
+    segments: int
     silent: int  # pieces left out since nothing is to be heard in them
     skipped: list[str]  # files without a piece, and why
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _DecodedFile:
     """What became of one file."""
 
-    item: Item
-    pieces: list[tuple[Piece, Samples]]
+    entry: ManifestEntry
+    segments: list[tuple[Segment, Int16Samples]]
     silent: int = 0
     error: str = ""
 
 
-def prepare(
-    root: Path, *, rate: int, window_seconds: float | None, overlap: float = 0.0, silence_db: float = SILENT_DB
+def prepare_segments(
+    root: Path, *, rate: int, window_seconds: float | None, overlap: float = 0.0, silence_db: float = SILENCE_DBFS
 ) -> Path:
     """The cache folder for these parameters, made unless it is there. Raises DatasetError.
 
@@ -79,123 +86,129 @@ def prepare(
         raise DatasetError(f"a window of {window_seconds:g} s has no samples at {rate:,} Hz")
     if not 0 <= overlap < 1:
         raise DatasetError(f"windows cannot overlap by {overlap:g}: 0 to less than 1")
-    parameters = Parameters(rate=rate, window_seconds=window_seconds, overlap=overlap, silence_db=silence_db)
-    folder = root / CACHE / _key(root, read_items(root), parameters)
+    parameters = CacheParameters(rate=rate, window_seconds=window_seconds, overlap=overlap, silence_db=silence_db)
+    folder = root / CACHE_DIR / _cache_key(root, read_manifest(root), parameters)
     if folder.is_dir():
         return folder
-    with alone(root):
-        items = read_items(root)
-        folder = root / CACHE / _key(root, items, parameters)
+    with lock_dataset(root):
+        entries = read_manifest(root)
+        folder = root / CACHE_DIR / _cache_key(root, entries, parameters)
         if not folder.is_dir():
             try:
-                _fill(root, items, parameters, folder)
+                _build(root, entries, parameters, folder)
             except OSError as error:
                 raise DatasetError(f"{folder} cannot be written: {error}") from error
     return folder
 
 
-def load_pieces(cache: Path) -> tuple[NDArray[np.int16], list[Piece]]:
+def load_segments(cache: Path) -> tuple[NDArray[np.int16], list[Segment]]:
     """The memory map and what each of its rows is. Raises DatasetError."""
-    rows = read_table(cache / _PIECES, _COLUMNS)
-    pieces = [
-        Piece(row["file"], float(row["start_seconds"]), float(row["seconds"]), row["label"], row["source"])
+    rows = read_table(cache / _SEGMENTS, _COLUMNS)
+    segments = [
+        Segment(row["file"], float(row["start_seconds"]), float(row["seconds"]), row["label"], row["source"])
         for _, row in rows
     ]
     try:
-        waves = np.load(cache / _WAVES, mmap_mode="r")
+        waveforms = np.load(cache / _WAVEFORMS, mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{cache / _WAVES} cannot be read: {error}; remove {cache} to have it made again") from error
-    if len(waves) != len(pieces):
-        raise DatasetError(f"{cache}: {len(waves)} waveforms, {len(pieces)} rows; remove it to have it made again")
-    return waves, pieces
+        raise DatasetError(
+            f"{cache / _WAVEFORMS} cannot be read: {error}; remove {cache} to have it made again"
+        ) from error
+    if len(waveforms) != len(segments):
+        raise DatasetError(
+            f"{cache}: {len(waveforms)} waveforms, {len(segments)} rows; remove it to have it made again"
+        )
+    return waveforms, segments
 
 
-def read_prepared(cache: Path) -> Prepared:
+def read_cache_info(cache: Path) -> CacheInfo:
     """How the cache was made. Raises DatasetError."""
     try:
-        return Prepared.model_validate_json((cache / _PREPARED).read_bytes())
+        return CacheInfo.model_validate_json((cache / _INFO).read_bytes())
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{cache / _PREPARED} cannot be read: {error}") from error
+        raise DatasetError(f"{cache / _INFO} cannot be read: {error}") from error
 
 
-def _key(root: Path, items: list[Item], parameters: Parameters) -> str:
-    digest = hashlib.sha256(f"{_FORM} {parameters.model_dump_json()} {table_digest(root)}\n".encode())
-    for item in items:
+def _cache_key(root: Path, entries: list[ManifestEntry], parameters: CacheParameters) -> str:
+    digest = hashlib.sha256(f"{_FORMAT} {parameters.model_dump_json()} {manifest_digest(root)}\n".encode())
+    for entry in entries:
         try:
-            state = (root / item.file).stat()
+            stat = (root / entry.file).stat()
         except OSError as error:
-            raise DatasetError(f"{root / item.file} cannot be read: {error}") from error
-        digest.update(f"{state.st_size} {state.st_mtime_ns}\n".encode())
+            raise DatasetError(f"{root / entry.file} cannot be read: {error}") from error
+        digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _fill(root: Path, items: list[Item], parameters: Parameters, folder: Path) -> None:
-    for left in folder.parent.glob("*.partial"):  # by those who did not come to their end; nobody else is here now
-        shutil.rmtree(left, ignore_errors=True)
+def _build(root: Path, entries: list[ManifestEntry], parameters: CacheParameters, folder: Path) -> None:
+    for leftover in folder.parent.glob("*.partial"):  # by those who did not come to their end; nobody else is here now
+        shutil.rmtree(leftover, ignore_errors=True)
     partial = folder.with_name(folder.name + ".partial")
     try:
         partial.mkdir(parents=True)
-        prepared = _write(root, items, parameters, partial)
-        (partial / _PREPARED).write_text(prepared.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        info = _write_segments(root, entries, parameters, partial)
+        (partial / _INFO).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write(root: Path, items: list[Item], parameters: Parameters, folder: Path) -> Prepared:
-    pieces: list[Piece] = []
+def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheParameters, folder: Path) -> CacheInfo:
+    segments: list[Segment] = []
     files = silent = 0
     skipped: list[str] = []
     first: dict[str, str] = {}  # of those, by label
-    whole = parameters.window_seconds is None
+    whole_files = parameters.window_seconds is None
     width = 0 if parameters.window_seconds is None else round(parameters.window_seconds * parameters.rate)
     # How long the longest is turns out last; until then, whole files are written one after the other, without zeros.
-    with (folder / ("ragged" if whole else _WAVES)).open("w+b") as file:
-        if not whole:
+    with (folder / ("ragged" if whole_files else _WAVEFORMS)).open("w+b") as file:
+        if not whole_files:
             write_header(file, 0, width)
-        for done in tqdm(_decoded(root, items, parameters), total=len(items), desc="decode", unit="file", leave=False):
-            silent += done.silent
-            if done.pieces:
+        for decoded in tqdm(
+            _decode_all(root, entries, parameters), total=len(entries), desc="decode", unit="file", leave=False
+        ):
+            silent += decoded.silent
+            if decoded.segments:
                 files += 1
             else:
-                skipped.append(f"{root / done.item.file}: {done.error or 'silent'}")
-                first.setdefault(done.item.label, skipped[-1])
-            for piece, samples in done.pieces:
-                pieces.append(piece)
+                skipped.append(f"{root / decoded.entry.file}: {decoded.error or 'silent'}")
+                first.setdefault(decoded.entry.label, skipped[-1])
+            for segment, samples in decoded.segments:
+                segments.append(segment)
                 file.write(samples.tobytes())
-                if not whole:
+                if not whole_files:
                     file.seek(2 * (width - len(samples)), os.SEEK_CUR)  # what is never written reads as zeros
-        if lost := sorted({item.label for item in items} - {piece.label for piece in pieces}):
+        if lost := sorted({entry.label for entry in entries} - {segment.label for segment in segments}):
             raise DatasetError(f"no sound of {', '.join(map(repr, lost))} can be used; first: {first[lost[0]]}")
-        if whole:
+        if whole_files:
             file.seek(0)
-            write_padded(file, folder / _WAVES, [round(piece.seconds * parameters.rate) for piece in pieces])
+            write_padded(file, folder / _WAVEFORMS, [round(segment.seconds * parameters.rate) for segment in segments])
         else:
-            finish(file, len(pieces), width)
+            finish(file, len(segments), width)
     (folder / "ragged").unlink(missing_ok=True)
-    write_table(folder / _PIECES, _COLUMNS, map(astuple, pieces))
-    return Prepared(parameters=parameters, files=files, pieces=len(pieces), silent=silent, skipped=skipped)
+    write_table(folder / _SEGMENTS, _COLUMNS, map(astuple, segments))
+    return CacheInfo(parameters=parameters, files=files, segments=len(segments), silent=silent, skipped=skipped)
 
 
-def _decoded(root: Path, items: list[Item], parameters: Parameters) -> Iterator[_Cut]:
+def _decode_all(root: Path, entries: list[ManifestEntry], parameters: CacheParameters) -> Iterator[_DecodedFile]:
     rate = parameters.rate
 
-    def work(item: Item) -> _Cut:
+    def decode_entry(entry: ManifestEntry) -> _DecodedFile:
         try:
-            wave = decode((root / item.file).read_bytes(), rate, LIMITS).waveform
+            wave = decode((root / entry.file).read_bytes(), rate, IMPORT_LIMITS).waveform
         except (AudioError, OSError) as error:
-            return _Cut(item, [], error=str(error))
+            return _DecodedFile(entry, [], error=str(error))
         samples = to_int16(wave)
         window = len(wave) if parameters.window_seconds is None else round(parameters.window_seconds * rate)
-        pieces: list[tuple[Piece, Samples]] = []
+        segments: list[tuple[Segment, Int16Samples]] = []
         silent = 0
-        for part in cut(len(wave), window, parameters.overlap):
-            if loudness(wave[part], rate).max() < parameters.silence_db:
+        for span in segment_slices(len(wave), window, parameters.overlap):
+            if rms_dbfs(wave[span], rate).max() < parameters.silence_db:
                 silent += 1
                 continue
-            length = part.stop - part.start
-            piece = Piece(item.file, part.start / rate, length / rate, item.label, item.source)
-            pieces.append((piece, samples[part]))
-        return _Cut(item, pieces, silent)
+            length = span.stop - span.start
+            segment = Segment(entry.file, span.start / rate, length / rate, entry.label, entry.source)
+            segments.append((segment, samples[span]))
+        return _DecodedFile(entry, segments, silent)
 
-    return in_order(work, items)
+    return map_ordered(decode_entry, entries)

@@ -13,17 +13,17 @@ from tqdm import tqdm
 
 from otoscope.errors import AudioError
 from shared.audio.decode import decode, probe
-from training.data.custom.manifest import LIMITS, Item, read_items
-from training.data.custom.parallel import in_order
-from training.data.custom.segments import SILENT_DB, loudness
+from training.data.custom.manifest import IMPORT_LIMITS, ManifestEntry, read_manifest
+from training.data.custom.parallel import map_ordered
+from training.data.custom.segments import SILENCE_DBFS, rms_dbfs
 from training.data.custom.spectrograms import save_spectrograms
-from training.data.custom.split import PARTS, Part, SplitRecord, read_record
-from training.data.custom.tables import whole
+from training.data.custom.split import SUBSETS, SplitInfo, Subset, read_split_info
+from training.data.custom.tables import atomic_text_file
 from training.errors import DatasetError
 
-CLIPPED = 0.999  # of full scale; samples from here up count as clipped
+CLIPPING_LEVEL = 0.999  # of full scale; samples from here up count as clipped
 
-_SHOWN = 10  # sentences of a kind on the page
+_MAX_LISTED = 10  # sentences of a kind on the page
 
 
 class ClassReport(BaseModel):
@@ -41,10 +41,10 @@ class ClassReport(BaseModel):
     rates: dict[int, int]  # Hz -> sounds
     clipped: float  # share of samples at full scale
     silent: float  # share of the time
-    parts: dict[Part, int]  # sounds in each part of the split; empty without one
+    parts: dict[Subset, int]  # sounds in each part of the split; empty without one
 
 
-class CollectionReport(BaseModel):
+class DatasetReport(BaseModel):
     """report.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,8 +60,8 @@ class CollectionReport(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Heard:
-    item: Item
+class _AudioStats:
+    entry: ManifestEntry
     seconds: float = 0.0
     rate: int = 0
     clipped: float = 0.0
@@ -69,142 +69,148 @@ class _Heard:
     error: str = ""
 
 
-def report(root: Path, out: Path) -> Path:
+def write_dataset_report(root: Path, out: Path) -> Path:
     """Write the three files into `out`; returns the page. Raises DatasetError."""
-    items = read_items(root)
-    heard = list(tqdm(in_order(lambda item: _hear(root, item), items), total=len(items), desc="listen", unit="file",
-                      leave=False))  # fmt: skip
-    good = [one for one in heard if not one.error]
-    if not good:
-        first = heard[0]
-        raise DatasetError(f"none of the {len(items)} sounds can be used; first: {first.item.file}: {first.error}")
-    described = _describe(root, items, heard, good)
+    entries = read_manifest(root)
+    results = map_ordered(lambda entry: _measure(root, entry), entries)
+    measured = list(tqdm(results, total=len(entries), desc="measure", unit="file", leave=False))
+    decodable = [stats for stats in measured if not stats.error]
+    if not decodable:
+        first = measured[0]
+        raise DatasetError(f"none of the {len(entries)} sounds can be used; first: {first.entry.file}: {first.error}")
+    summary = _summarise(root, entries, measured, decodable)
     page = out / "report.md"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with whole(out / "report.json") as file:
-            file.write(described.model_dump_json(indent=2) + "\n")
-        with whole(page) as file:
-            file.write(_page(root, described))
-        usable: dict[str, list[Path]] = {label: [] for label in described.classes}
-        for one in good:
-            usable[one.item.label].append(root / one.item.file)
+        with atomic_text_file(out / "report.json") as file:
+            file.write(summary.model_dump_json(indent=2) + "\n")
+        with atomic_text_file(page) as file:
+            file.write(_markdown(root, summary))
+        usable: dict[str, list[Path]] = {label: [] for label in summary.classes}
+        for stats in decodable:
+            usable[stats.entry.label].append(root / stats.entry.file)
         save_spectrograms(out / "overview.png", usable)
     except OSError as error:
         raise DatasetError(f"{out} cannot be written: {error}") from error
     return page
 
 
-def _hear(root: Path, item: Item) -> _Heard:
+def _measure(root: Path, entry: ManifestEntry) -> _AudioStats:
     """At the file's own rate; what several channels have at full scale together counts as clipped."""
     try:
-        data = (root / item.file).read_bytes()
-        sound = decode(data, probe(data, LIMITS).rate or 44_100, LIMITS)  # some M4A tell their rate only when decoded
+        data = (root / entry.file).read_bytes()
+        rate = probe(data, IMPORT_LIMITS).rate or 44_100  # the rate of some M4A files is known only after decoding
+        sound = decode(data, rate, IMPORT_LIMITS)
     except (AudioError, OSError) as error:
-        return _Heard(item, error=str(error))
-    return _Heard(
-        item,
+        return _AudioStats(entry, error=str(error))
+    return _AudioStats(
+        entry,
         sound.seconds,
         sound.source_rate,
-        float(np.mean(np.abs(sound.waveform) >= CLIPPED)),
-        float(np.mean(loudness(sound.waveform, sound.rate) < SILENT_DB)),
+        float(np.mean(np.abs(sound.waveform) >= CLIPPING_LEVEL)),
+        float(np.mean(rms_dbfs(sound.waveform, sound.rate) < SILENCE_DBFS)),
     )
 
 
-def _describe(root: Path, items: Sequence[Item], heard: Sequence[_Heard], good: Sequence[_Heard]) -> CollectionReport:
-    record, note = _split_of(root)
+def _summarise(
+    root: Path, entries: Sequence[ManifestEntry], measured: Sequence[_AudioStats], decodable: Sequence[_AudioStats]
+) -> DatasetReport:
+    split, note = _read_split_or_note(root)
     classes: dict[str, ClassReport] = {}
-    for label, count in sorted(Counter(item.label for item in items).items()):
-        ours = [one for one in good if one.item.label == label]
-        seconds = [one.seconds for one in ours] or [0.0]
+    for label, count in sorted(Counter(entry.label for entry in entries).items()):
+        ours = [stats for stats in decodable if stats.entry.label == label]
+        seconds = [stats.seconds for stats in ours] or [0.0]
         total = sum(seconds) or 1.0
         classes[label] = ClassReport(
             sounds=count,
-            share=count / len(items),
-            sources=len({item.source for item in items if item.label == label}),
+            share=count / len(entries),
+            sources=len({entry.source for entry in entries if entry.label == label}),
             minutes=sum(seconds) / 60,
             shortest=min(seconds),
             median=median(seconds),
             longest=max(seconds),
-            rates=dict(sorted(Counter(one.rate for one in ours).items())),
-            clipped=sum(one.clipped * one.seconds for one in ours) / total,
-            silent=sum(one.silent * one.seconds for one in ours) / total,
-            parts=record.counts[label] if record else {},
+            rates=dict(sorted(Counter(stats.rate for stats in ours).items())),
+            clipped=sum(stats.clipped * stats.seconds for stats in ours) / total,
+            silent=sum(stats.silent * stats.seconds for stats in ours) / total,
+            parts=split.counts[label] if split else {},
         )
-    first: dict[str, Item] = {}
+    first: dict[str, ManifestEntry] = {}
     duplicates = [
-        f"{item.file} is the same sound as {first[item.sha256].file}"
-        for item in items
-        if first.setdefault(item.sha256, item) is not item
+        f"{entry.file} is the same sound as {first[entry.sha256].file}"
+        for entry in entries
+        if first.setdefault(entry.sha256, entry) is not entry
     ]
-    counts = [one.sounds for one in classes.values()]
-    return CollectionReport(
-        sounds=len(items),
-        minutes=sum(one.minutes for one in classes.values()),
+    counts = [stats.sounds for stats in classes.values()]
+    return DatasetReport(
+        sounds=len(entries),
+        minutes=sum(stats.minutes for stats in classes.values()),
         imbalance=max(counts) / min(counts),
         classes=classes,
-        split_seed=record.seed if record else None,
+        split_seed=split.seed if split else None,
         split_note=note,
         duplicates=duplicates,
-        unusable=[f"{one.item.file}: {one.error}" for one in heard if one.error],
+        unusable=[f"{stats.entry.file}: {stats.error}" for stats in measured if stats.error],
     )
 
 
-def _split_of(root: Path) -> tuple[SplitRecord | None, str]:
+def _read_split_or_note(root: Path) -> tuple[SplitInfo | None, str]:
     try:
-        return read_record(root), ""
+        return read_split_info(root), ""
     except DatasetError as error:
         return None, str(error)
 
 
-def _page(root: Path, described: CollectionReport) -> str:
-    classes = described.classes
+def _markdown(root: Path, summary: DatasetReport) -> str:
+    classes = summary.classes
     lines = [
         f"# {root.resolve().name}",
         "",
-        f"{described.sounds:,} sounds, {described.minutes:,.1f} minutes, {len(classes)} classes; the largest class has"
-        f" {described.imbalance:.3g} times as many sounds as the smallest.",
+        f"{summary.sounds:,} sounds, {summary.minutes:,.1f} minutes, {len(classes)} classes; the largest class has"
+        f" {summary.imbalance:.3g} times as many sounds as the smallest.",
         "",
         "| class | sounds | share | sources | minutes | shortest, median, longest | rates | clipped | silent |"
-        + "".join(f" {part} |" for part in PARTS if described.split_seed is not None),
-        "|---|---:|---:|---:|---:|---:|---|---:|---:|" + "---:|" * (3 if described.split_seed is not None else 0),
+        + "".join(f" {subset} |" for subset in SUBSETS if summary.split_seed is not None),
+        "|---|---:|---:|---:|---:|---:|---|---:|---:|" + "---:|" * (3 if summary.split_seed is not None else 0),
     ]
-    for label, one in classes.items():
-        rates = ", ".join(f"{rate / 1_000:g} kHz" for rate in one.rates)
-        parts = "".join(f" {one.parts[part]} |" for part in PARTS if one.parts)
+    for label, stats in classes.items():
+        rates = ", ".join(f"{rate / 1_000:g} kHz" for rate in stats.rates)
+        parts = "".join(f" {stats.parts[subset]} |" for subset in SUBSETS if stats.parts)
         lines.append(
-            f"| {label.replace('|', '&#124;')} | {one.sounds:,} | {one.share:.1%} | {one.sources:,} |"
-            f" {one.minutes:,.1f} | {one.shortest:.1f} s, {one.median:.1f} s, {one.longest:.1f} s | {rates} |"
-            f" {one.clipped:.2%} | {one.silent:.1%} |{parts}"
+            f"| {label.replace('|', '&#124;')} | {stats.sounds:,} | {stats.share:.1%} | {stats.sources:,} |"
+            f" {stats.minutes:,.1f} | {stats.shortest:.1f} s, {stats.median:.1f} s, {stats.longest:.1f} s | {rates} |"
+            f" {stats.clipped:.2%} | {stats.silent:.1%} |{parts}"
         )
     lines += [
         "",
-        f"Clipped: samples from {CLIPPED:.1%} of full scale up. Silent: time in which 0.1 s stay below {SILENT_DB:g}"
-        f" dBFS (RMS); {fmean(one.silent for one in classes.values()):.1%} in the mean over the classes.",
+        f"Clipped: samples at {CLIPPING_LEVEL:.1%} of full scale or above. Silent: blocks of 0.1 s with an RMS level below"
+        f" {SILENCE_DBFS:g} dBFS; {fmean(stats.silent for stats in classes.values()):.1%} on average over the classes.",
         "",
-        f"Split with seed {described.split_seed}: no source stands in two parts."
-        if described.split_seed is not None
-        else f"No split: {described.split_note}.",
-        *_rates(classes),
-        *_list("The same sound again", described.duplicates),
-        *_list("Files that cannot be used", described.unusable),
+        f"Split with seed {summary.split_seed}: no source stands in two parts."
+        if summary.split_seed is not None
+        else f"No split: {summary.split_note}.",
+        *_rate_warning(classes),
+        *_bullets("The same sound again", summary.duplicates),
+        *_bullets("Files that cannot be used", summary.unusable),
         "",
         "![Log-mel spectrograms of every class](overview.png)",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _rates(classes: Mapping[str, ClassReport]) -> list[str]:
+def _rate_warning(classes: Mapping[str, ClassReport]) -> list[str]:
     """A class recorded at a rate of its own is told by what is missing above it, and not by what it sounds like."""
-    lowest = {label: min(one.rates) for label, one in classes.items() if one.rates}
+    lowest = {label: min(stats.rates) for label, stats in classes.items() if stats.rates}
     if len({*lowest.values()}) < 2:
         return []
-    told = ", ".join(f"{label} {rate / 1_000:g} kHz" for label, rate in lowest.items())
-    return ["", f"The lowest rates differ between the classes ({told}): a network may go by that instead of the sound."]
+    listed = ", ".join(f"{label} {rate / 1_000:g} kHz" for label, rate in lowest.items())
+    return [
+        "",
+        f"The lowest rates differ between the classes ({listed}): a network may go by that instead of the sound.",
+    ]
 
 
-def _list(title: str, sentences: Sequence[str]) -> list[str]:
+def _bullets(title: str, sentences: Sequence[str]) -> list[str]:
     if not sentences:
         return []
-    more = [f"- and {len(sentences) - _SHOWN} more: report.json has all"] if len(sentences) > _SHOWN else []
-    return ["", f"{title}: {len(sentences)}", "", *(f"- {sentence}" for sentence in sentences[:_SHOWN]), *more]
+    more = [f"- and {len(sentences) - _MAX_LISTED} more: report.json has all"] if len(sentences) > _MAX_LISTED else []
+    return ["", f"{title}: {len(sentences)}", "", *(f"- {sentence}" for sentence in sentences[:_MAX_LISTED]), *more]

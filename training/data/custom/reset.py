@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from training.data.custom.manifest import CACHE, REPORT, SPLIT, alone, read_items
+from training.data.custom.manifest import CACHE_DIR, REPORT_DIR, SPLIT_DIR, lock_dataset, read_manifest
 from training.errors import DatasetError
 
 
@@ -12,10 +12,10 @@ def reset(root: Path) -> list[Path]:
 
     Returns what was removed. Raises DatasetError, also for a folder that is not a collection.
     """
-    read_items(root, missing_ok=True)
+    read_manifest(root, missing_ok=True)
     removed: list[Path] = []
-    with alone(root):
-        for name in (CACHE, SPLIT, REPORT):
+    with lock_dataset(root):
+        for name in (CACHE_DIR, SPLIT_DIR, REPORT_DIR):
             folder = root / name
             if folder.is_dir():
                 try:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from otoscope.errors import AudioError
 from shared.audio.decode import decode
-from training.data.custom.manifest import LIMITS
+from training.data.custom.manifest import IMPORT_LIMITS
 from worker.model.frontend import FrontendConfig, LogMel
 
 _FRONTEND = FrontendConfig()  # 16 kHz, 128 mels
@@ -53,7 +53,7 @@ def save_spectrograms(path: Path, sounds: Mapping[str, Sequence[Path]]) -> None:
 def _mels(front: LogMel, path: Path) -> torch.Tensor | None:
     """(mels, frames) in dB; None for a file that has become unusable meanwhile."""
     try:
-        wave = decode(path.read_bytes(), _FRONTEND.sample_rate, LIMITS).waveform
+        wave = decode(path.read_bytes(), _FRONTEND.sample_rate, IMPORT_LIMITS).waveform
     except (AudioError, OSError):
         return None
     wave = wave[: round(_SECONDS * _FRONTEND.sample_rate)]

@@ -19,8 +19,8 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, 
             names = reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
-    if lacking := [name for name in columns if name not in names]:
-        raise DatasetError(f"{path} has no column {', '.join(lacking)}")
+    if missing := [name for name in columns if name not in names]:
+        raise DatasetError(f"{path} has no column {', '.join(missing)}")
     for line, row in rows:
         if None in row:
             raise DatasetError(f"{path}, line {line}: more fields than columns")
@@ -31,14 +31,14 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Raises DatasetError, for instance on a full disk; what was there before then stays as it was."""
-    with whole(path) as file:
+    with atomic_text_file(path) as file:
         table = csv.writer(file)
         table.writerow(columns)
         table.writerows(rows)
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[TextIO]:
+def atomic_text_file(path: Path) -> Iterator[TextIO]:
     """A text file that appears under its name only when all of it is on the disk. Raises DatasetError."""
     partial = path.with_name(path.name + ".partial")
     try:

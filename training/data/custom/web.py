@@ -17,17 +17,17 @@ import httpx2
 from otoscope.errors import AudioError
 from shared.audio.decode import aac_available, probe
 from shared.install_hints import install_command
-from training.data.custom.ingest import LARGEST, unusable
-from training.data.custom.manifest import LIMITS
+from training.data.custom.ingest import MAX_FILE_BYTES, rejection_reason
+from training.data.custom.manifest import IMPORT_LIMITS
 from training.errors import DatasetError
 
 INSTALL = install_command("links")
 
 _TIMEOUT = httpx2.Timeout(60.0, connect=20.0)  # for one read, not for the whole
-_HOMES = {"opus": ".ogg", "vorbis": ".ogg", "mp3": ".mp3", "flac": ".flac", "aac": ".m4a", "alac": ".m4a"}
+_SUFFIX_FOR_CODEC = {"opus": ".ogg", "vorbis": ".ogg", "mp3": ".mp3", "flac": ".flac", "aac": ".m4a", "alac": ".m4a"}
 
 
-class LinkFailed(Exception):
+class DownloadFailed(Exception):
     """Nothing usable came from this link; the message says why."""
 
 
@@ -45,23 +45,23 @@ def fetcher(files: Sequence[str]) -> Iterator[Fetch]:
     links = [file for file in files if is_link(file)]
     pages = any(map(is_page, links))
     if not links:
-        yield _no_links
+        yield _fetch_nothing
         return
     if pages:
-        _need_yt_dlp()
+        _import_yt_dlp()
     try:
         client = httpx2.Client(follow_redirects=True, timeout=_TIMEOUT)
     except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:  # environment variables that do not fit
         raise DatasetError(f"nothing can be fetched: {error}") from error
     with client:
-        yield lambda link: _from_page(link) if is_page(link) else _from_file(client, link)
+        yield lambda link: _download_page(link) if is_page(link) else _download_file(client, link)
 
 
-def _no_links(link: str) -> tuple[str, bytes]:
-    raise LinkFailed(f"{link} is no link")
+def _fetch_nothing(link: str) -> tuple[str, bytes]:
+    raise DownloadFailed(f"{link} is no link")
 
 
-def name_of(link: str) -> str:
+def file_name(link: str) -> str:
     """The last part of its path."""
     try:
         path = urlsplit(link).path
@@ -72,26 +72,26 @@ def name_of(link: str) -> str:
 
 def is_page(link: str) -> bool:
     """Whether it does not end like a sound file."""
-    return unusable(name_of(link)) is not None
+    return rejection_reason(file_name(link)) is not None
 
 
-def _from_file(client: httpx2.Client, link: str) -> tuple[str, bytes]:
+def _download_file(client: httpx2.Client, link: str) -> tuple[str, bytes]:
     """Raises LinkFailed."""
     try:
         with client.stream("GET", link) as response:
             if response.status_code != 200:
-                raise LinkFailed(f"HTTP {response.status_code} {response.reason_phrase}".strip())
+                raise DownloadFailed(f"HTTP {response.status_code} {response.reason_phrase}".strip())
             data = bytearray()
             for chunk in response.iter_bytes():
                 data += chunk
-                if len(data) > LARGEST:
-                    raise LinkFailed(f"larger than {LARGEST:,} bytes")
+                if len(data) > MAX_FILE_BYTES:
+                    raise DownloadFailed(f"larger than {MAX_FILE_BYTES:,} bytes")
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
-        raise LinkFailed(str(error) or type(error).__name__) from error
-    return name_of(link), bytes(data)
+        raise DownloadFailed(str(error) or type(error).__name__) from error
+    return file_name(link), bytes(data)
 
 
-def _need_yt_dlp() -> Any:
+def _import_yt_dlp() -> Any:
     """Raises DatasetError."""
     try:
         import yt_dlp
@@ -100,7 +100,7 @@ def _need_yt_dlp() -> Any:
     return yt_dlp
 
 
-class _Quiet:
+class _SilentLogger:
     """yt-dlp's log. What matters comes as an exception."""
 
     def debug(self, message: str) -> None: ...
@@ -108,14 +108,14 @@ class _Quiet:
     def error(self, message: str) -> None: ...
 
 
-def _stop_if_large(progress: dict[str, Any]) -> None:
-    if (progress.get("downloaded_bytes") or 0) > LARGEST or (progress.get("total_bytes") or 0) > LARGEST:
-        raise LinkFailed(f"larger than {LARGEST:,} bytes")
+def _enforce_size_limit(progress: dict[str, Any]) -> None:
+    if (progress.get("downloaded_bytes") or 0) > MAX_FILE_BYTES or (progress.get("total_bytes") or 0) > MAX_FILE_BYTES:
+        raise DownloadFailed(f"larger than {MAX_FILE_BYTES:,} bytes")
 
 
-def _from_page(link: str) -> tuple[str, bytes]:
+def _download_page(link: str) -> tuple[str, bytes]:
     """Raises LinkFailed."""
-    yt_dlp = _need_yt_dlp()
+    yt_dlp = _import_yt_dlp()
     with tempfile.TemporaryDirectory(prefix="otoscope-") as folder:
         options = {
             "format": "bestaudio/best",
@@ -123,60 +123,60 @@ def _from_page(link: str) -> tuple[str, bytes]:
             "noplaylist": True,
             "fixup": "never",  # wants ffmpeg, and decoders do not mind
             "js_runtimes": {"deno": {}, "node": {}},  # which YouTube needs
-            "logger": _Quiet(),
+            "logger": _SilentLogger(),
             "noprogress": True,
             "cachedir": False,
             "socket_timeout": 60,
-            "progress_hooks": [_stop_if_large],
+            "progress_hooks": [_enforce_size_limit],
         }
         try:
             with yt_dlp.YoutubeDL(options) as downloader:
-                about = downloader.extract_info(link, download=False)
-                if "entries" in about:
-                    raise LinkFailed("a list of sounds; give each a line of its own")
-                if about.get("is_live"):
-                    raise LinkFailed("a live stream, which has no end")
-                if (about.get("duration") or 0) > LIMITS.max_seconds:
-                    raise LinkFailed(f"lasts more than {LIMITS.max_seconds:g} s")
-                downloader.process_ie_result(about, download=True)
+                info = downloader.extract_info(link, download=False)
+                if "entries" in info:
+                    raise DownloadFailed("a list of sounds; give each a line of its own")
+                if info.get("is_live"):
+                    raise DownloadFailed("a live stream, which has no end")
+                if (info.get("duration") or 0) > IMPORT_LIMITS.max_seconds:
+                    raise DownloadFailed(f"lasts more than {IMPORT_LIMITS.max_seconds:g} s")
+                downloader.process_ie_result(info, download=True)
         except (yt_dlp.utils.YoutubeDLError, OSError, ValueError) as error:
-            raise LinkFailed(str(error).removeprefix("ERROR: ")) from error
-        came = sorted(Path(folder).iterdir())
-        if len(came) != 1:
-            raise LinkFailed("nothing came")
-        sound = _decodable(came[0])
-        return f"{about.get('id') or 'sound'}{sound.suffix}", sound.read_bytes()
+            raise DownloadFailed(str(error).removeprefix("ERROR: ")) from error
+        downloaded = sorted(Path(folder).iterdir())
+        if len(downloaded) != 1:
+            raise DownloadFailed("nothing came")
+        sound = _remux_if_needed(downloaded[0])
+        return f"{info.get('id') or 'sound'}{sound.suffix}", sound.read_bytes()
 
 
-def _decodable(path: Path) -> Path:
+def _remux_if_needed(path: Path) -> Path:
     """The file itself or, if it is of a kind that is not decoded here, its sound in another container beside it.
 
     Raises LinkFailed.
     """
     try:
-        probe(path.read_bytes(), LIMITS)
+        probe(path.read_bytes(), IMPORT_LIMITS)
         return path
     except AudioError as error:
         if not aac_available():
-            raise LinkFailed(f"{error} What it is in can be taken apart by PyAV: {INSTALL}") from error
+            raise DownloadFailed(f"{error} What it is in can be taken apart by PyAV: {INSTALL}") from error
         refused = error
     import av
 
     try:
-        with av.open(str(path)) as whole:
-            if not whole.streams.audio:
-                raise LinkFailed(str(refused))
-            sound = whole.streams.audio[0]
+        with av.open(str(path)) as source:
+            if not source.streams.audio:
+                raise DownloadFailed(str(refused))
+            sound = source.streams.audio[0]
             codec = sound.codec_context.codec.canonical_name
-            if codec not in _HOMES:
-                raise LinkFailed(f"{refused} It holds {codec}.")
-            target = path.with_name(f"sound-alone{_HOMES[codec]}")
-            with av.open(str(target), "w", format="ipod" if target.suffix == ".m4a" else None) as alone:
-                copy = alone.add_stream_from_template(sound)
-                for packet in whole.demux(sound):
+            if codec not in _SUFFIX_FOR_CODEC:
+                raise DownloadFailed(f"{refused} It holds {codec}.")
+            target = path.with_name(f"sound-alone{_SUFFIX_FOR_CODEC[codec]}")
+            with av.open(str(target), "w", format="ipod" if target.suffix == ".m4a" else None) as target_file:
+                copy = target_file.add_stream_from_template(sound)
+                for packet in source.demux(sound):
                     if packet.dts is not None:  # the last one is empty
                         packet.stream = copy
-                        alone.mux(packet)
+                        target_file.mux(packet)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise LinkFailed(f"{refused} Taking its sound out fails: {error}") from error
+        raise DownloadFailed(f"{refused} Taking its sound out fails: {error}") from error
     return target
