@@ -1,1 +1,1 @@
-"""The gateway: HTTP in, HTTP out. Light: no torch, no native decoder, no training package."""
+"""The gateway: the HTTP API and the page. It imports no torch, no native decoder and nothing of training."""

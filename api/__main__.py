@@ -5,25 +5,25 @@ import sys
 
 import uvicorn
 
-from api.http.protocol import bounded
+from api.http.protocol import bounded_protocol
 from api.main import create_app
 from shared import tracing
-from shared.api_keys import KeysUnusable
-from shared.bootstrap import CannotStart, begin
+from shared.api_keys import KeyFileError
+from shared.bootstrap import StartupError, initialize
 
 
 def main() -> int:
-    """Exit status: 0 after a clean stop, 1 when the settings, or the Redis they name, are unusable."""
+    """Exit status: 0 after a clean stop, 1 when the settings, or the Redis that they name, are unusable."""
     try:
-        settings = begin("otoscope-gateway")
+        settings = initialize("otoscope-gateway")
         app = create_app(settings)
-    except (CannotStart, KeysUnusable) as error:
+    except (StartupError, KeyFileError) as error:
         print(f"otoscope gateway: {error}", file=sys.stderr)
         return 1
-    # After so long a thread that renders lets the event loop have the interpreter; Python's own 5 ms are what everybody
-    # else would wait for at every turn.
+    # How long a rendering thread may hold the interpreter lock before the event loop gets it: with Python's default of
+    # 5 ms every other request would wait that long at each switch.
     sys.setswitchinterval(0.0005)
-    # uvicorn drains on these and then raises them again; what is left to do for the second time is nothing.
+    # uvicorn drains on these signals and then raises them again; by then nothing is left to do.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     try:
@@ -31,18 +31,18 @@ def main() -> int:
             app,
             host=settings.host,
             port=settings.port,
-            timeout_graceful_shutdown=5,  # an open event stream must not hold up a restart
+            timeout_graceful_shutdown=5,  # an open event stream must not delay a restart
             timeout_keep_alive=30,
             access_log=False,
             log_config=None,
             server_header=False,
-            http=bounded(settings.upload_seconds),
-            ws="none",  # there are no WebSockets here, and the guard judges HTTP alone
-            proxy_headers=bool(settings.proxies),  # uvicorn's own default believes whoever is on this machine
+            http=bounded_protocol(settings.upload_seconds),
+            ws="none",  # no route uses WebSockets, and the authentication middleware checks HTTP requests only
+            proxy_headers=bool(settings.proxies),  # uvicorn's own default trusts every process on this machine
             forwarded_allow_ips=list(settings.proxies),
         )
     finally:
-        tracing.stop()
+        tracing.shutdown()
     return 0
 
 

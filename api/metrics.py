@@ -1,4 +1,4 @@
-"""What the gateway tells Prometheus. Labels come from closed sets: route templates, methods, statuses, error codes."""
+"""Prometheus metrics of the gateway. Labels come from closed sets: route templates, methods, statuses, error codes."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,96 +14,99 @@ _SECONDS = tuple(0.001 * 2**i for i in range(18))  # 1 ms to 131 s
 _BYTES = tuple(1024.0 * 4**i for i in range(9))  # 1 KiB to 64 MiB
 
 
-class _Jobs(Collector):
-    """Counters that are kept in Redis: no process that ends takes them with it."""
+class _JobCounters(Collector):
+    """Counters that are kept in Redis, so that they survive the processes that count."""
 
     def __init__(self, totals: Mapping[str, int]) -> None:
         self._totals = totals
 
     def collect(self) -> Iterator[Metric]:
-        told = "Jobs of the whole service: accepted, and how they ended"
-        family = CounterMetricFamily("otoscope_jobs", told, labels=["outcome"])
+        documentation = "Jobs of the whole service: accepted, and by final outcome"
+        family = CounterMetricFamily("otoscope_jobs", documentation, labels=["outcome"])
         for outcome, count in self._totals.items():
             family.add_metric([outcome], count)
         yield family
 
 
 class GatewayMetrics:
-    """`request`, `submitted`, `totals` and `queue` are called by the rest of the gateway."""
+    """The metrics of one gateway process; `render` is the exposition."""
 
     def __init__(self, queue_limit: int) -> None:
-        """`queue_limit` is the number of unfinished jobs past which submissions are refused."""
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which no panel here reads
+        """`queue_limit` is the number of unfinished jobs beyond which submissions are refused."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, used by no panel
         self.registry = CollectorRegistry()
         process_metrics.register(self.registry)
         self._requests = Counter(
             "otoscope_api_requests_total", "Requests", ["route", "method", "status"], registry=self.registry
         )
         self._latency = Histogram(
-            "otoscope_api_request_seconds", "Time to the end of the answer", ["route", "method"],
+            "otoscope_api_request_seconds", "Time to the end of the response", ["route", "method"],
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
-        self._errors = Counter("otoscope_api_errors_total", "Errors told, by code", ["code"], registry=self.registry)
-        for code in BY_CODE:  # from the start: a rate does not see the first of a series that begins with it
+        self._errors = Counter("otoscope_api_errors_total", "Error responses by code", ["code"], registry=self.registry)
+        for code in BY_CODE:  # from the start: rate() does not count the first increment of a new series
             self._errors.labels(code)
-        self._late = Histogram(
-            "otoscope_api_loop_delay_seconds", "How late the event loop came to something that was due",
+        self._loop_delay = Histogram(
+            "otoscope_api_loop_delay_seconds", "Delay of the event loop in running a callback that was due",
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
-        self._repeated = Counter(
-            "otoscope_api_idempotent_replays_total", "Submissions answered with an earlier job", registry=self.registry
-        )
+        self._replays = Counter(
+            "otoscope_api_idempotent_replays_total", "Submissions answered with an earlier job",
+            registry=self.registry,
+        )  # fmt: skip
         self._totals: dict[str, int] = {}
-        self.registry.register(_Jobs(self._totals))
+        self.registry.register(_JobCounters(self._totals))
         self._upload = Histogram(
             "otoscope_api_upload_bytes", "Size of accepted sounds", buckets=_BYTES, registry=self.registry
         )
-        self.streams = Gauge("otoscope_api_event_streams", "Event streams open now", registry=self.registry)
-        self._open = Gauge("otoscope_jobs_unfinished", "Unfinished jobs", registry=self.registry)
-        self._depth = Gauge("otoscope_queue_waiting_jobs", "Jobs that no worker has taken yet", registry=self.registry)
+        self.streams = Gauge("otoscope_api_event_streams", "Open event streams", registry=self.registry)
+        self._unfinished = Gauge("otoscope_jobs_unfinished", "Unfinished jobs", registry=self.registry)
+        self._queued = Gauge("otoscope_queue_waiting_jobs", "Jobs that no worker has claimed", registry=self.registry)
         self._oldest = Gauge(
-            "otoscope_queue_oldest_seconds", "How long the oldest waiting job has waited", registry=self.registry
+            "otoscope_queue_oldest_seconds", "Time since the submission of the oldest waiting job",
+            registry=self.registry,
+        )  # fmt: skip
+        self._redis_memory = Gauge(
+            "otoscope_redis_memory_ratio", "Memory used by Redis, relative to its limit", registry=self.registry
         )
-        self._memory = Gauge(
-            "otoscope_redis_memory_ratio", "Share of Redis' memory limit in use", registry=self.registry
-        )
-        self._reachable = Gauge("otoscope_redis_up", "1 while Redis answers", registry=self.registry)
-        self._workers = Gauge(
-            "otoscope_queue_ready_workers", "Workers that vouch for themselves now", registry=self.registry
-        )
+        self._redis_up = Gauge("otoscope_redis_up", "1 while Redis answers", registry=self.registry)
+        self._workers = Gauge("otoscope_queue_ready_workers", "Workers that send heartbeats", registry=self.registry)
         limit = Gauge(
-            "otoscope_queue_limit_jobs", "Unfinished jobs past which submissions are refused", registry=self.registry
+            "otoscope_queue_limit_jobs", "Unfinished jobs beyond which submissions are refused", registry=self.registry
         )
         limit.set(queue_limit)
 
-    def request(self, route: str, method: str, status: int, seconds: float, code: str | None) -> None:
+    def observe_request(self, route: str, method: str, status: int, seconds: float, code: str) -> None:
+        """A finished request; `code` is empty where it was no error."""
         self._requests.labels(route, method, str(status)).inc()
         self._latency.labels(route, method).observe(seconds)
         if code:
             self._errors.labels(code).inc()
 
-    def submitted(self, size: int, *, created: bool) -> None:
+    def observe_submission(self, size: int, *, created: bool) -> None:
+        """An accepted sound of `size` bytes, or (`created=False`) a replay of an earlier submission."""
         if created:
             self._upload.observe(size)
         else:
-            self._repeated.inc()
+            self._replays.inc()
 
-    def late(self, seconds: float) -> None:
-        self._late.observe(max(seconds, 0.0))
+    def observe_loop_delay(self, seconds: float) -> None:
+        self._loop_delay.observe(max(seconds, 0.0))
 
-    def totals(self, counts: dict[str, int]) -> None:
-        """Jobs of the whole service since its queue began, whichever gateway accepted and whoever ended them."""
+    def set_job_totals(self, counts: Mapping[str, int]) -> None:
+        """Jobs by outcome since Redis has counted, over all gateways and workers."""
         self._totals.update(counts)
 
-    def queue(self, load: QueueLoad | None, workers: int = 0) -> None:
-        """None while Redis does not answer: then the last known depth would be a lie, and is not told."""
-        self._reachable.set(load is not None)
+    def set_queue_load(self, load: QueueLoad | None, workers: int = 0) -> None:
+        """`load` is None while Redis does not answer: the last known values would be wrong, and become NaN."""
+        self._redis_up.set(load is not None)
         nan = float("nan")
-        self._open.set(load.open if load else nan)
-        self._depth.set(load.waiting if load else nan)
+        self._unfinished.set(load.unfinished if load else nan)
+        self._queued.set(load.queued if load else nan)
         self._oldest.set(load.oldest if load else nan)
-        self._memory.set(load.memory_share if load else nan)
+        self._redis_memory.set(load.memory_share if load else nan)
         self._workers.set(workers if load else nan)
 
     def render(self) -> bytes:
+        """The Prometheus text format."""
         return generate_latest(self.registry)

@@ -1,8 +1,8 @@
-"""One subscription a gateway that wakes whoever waits for a job, instead of one connection for each of them.
+"""Notifications of job changes: one Redis subscription per gateway, fanned out to every request that waits for a job.
 
-The message on the channel says which job has become what, so that who waits for the end need not look before. It is a
-hint and no more: what happened is in the job's record and stream, which are read after it and when time is up, so a
-lost message loses nothing but time.
+A message on the channel names the job and its new status, so that a request that waits for the end need not read the
+job before. It is a hint only: the truth is in the job's record and stream, which are read after each notification and
+after every timeout. A lost message therefore costs time and nothing else.
 """
 
 import asyncio
@@ -16,21 +16,23 @@ from shared.jobs import AsyncJobStore
 log = logging.getLogger(__name__)
 
 _UNFINISHED = ("queued", "running")
+_RECONNECT_SECONDS = 0.5
+_POLL_SECONDS = 1.0
 
 
-class Watch:
-    """Somebody who waits for news of a job; what was told since the last `news` is not lost."""
+class Subscription:
+    """Wakes one waiter; a notification that arrives between two calls of `wait` is kept."""
 
-    def __init__(self, *, end_only: bool = False) -> None:
-        self._event, self._end_only = asyncio.Event(), end_only
+    def __init__(self, *, final_only: bool = False) -> None:
+        self._event, self._final_only = asyncio.Event(), final_only
 
-    def tell(self, status: str = "") -> None:
-        """The job has that status now; without one, it may have any."""
-        if not (self._end_only and status in _UNFINISHED):
+    def notify(self, status: str = "") -> None:
+        """The job has that status now; any status where it is empty."""
+        if not (self._final_only and status in _UNFINISHED):
             self._event.set()
 
-    async def news(self, seconds: float) -> bool:
-        """Whether there was any before time was up; look again, either way."""
+    async def wait(self, seconds: float) -> bool:
+        """Whether a notification came before the timeout. Read the job again in either case."""
         try:
             async with asyncio.timeout(seconds):
                 await self._event.wait()
@@ -40,65 +42,68 @@ class Watch:
         return True
 
 
-Watchers = dict[str, set[Watch]]
+Subscribers = dict[str, set[Subscription]]  # by job id
 
 
-class Changes:
-    """`run` and `follow_queue` are the sources; `watching` registers somebody for the news of one job."""
+class Notifications:
+    """`run` and `poll_queue_positions` are background tasks; `subscribe` is for requests."""
 
     def __init__(self, store: AsyncJobStore) -> None:
         self._store = store
-        self._watchers: Watchers = {}
-        self._queuing: Watchers = {}
+        self._subscribers: Subscribers = {}
+        self._position_subscribers: Subscribers = {}
 
     @contextmanager
-    def watching(self, job_id: str, *, end_only: bool = False, place: bool = False) -> Iterator[Watch]:
-        """Register first, then read: what changes in between is told.
+    def subscribe(
+        self, job_id: str, *, final_only: bool = False, queue_position: bool = False
+    ) -> Iterator[Subscription]:
+        """Subscribe to a job, then read it: a change in between is notified.
 
-        With `end_only` nothing is told but the end; with `place` also that the job has moved in the queue, within about
-        a second.
+        `final_only` leaves out every change before the end. `queue_position` adds changes of the job's position in the
+        queue, within about a second.
         """
-        watch = Watch(end_only=end_only)
-        books = (self._watchers, self._queuing) if place else (self._watchers,)
-        for book in books:
-            book.setdefault(job_id, set()).add(watch)
+        subscription = Subscription(final_only=final_only)
+        registries = (self._subscribers, self._position_subscribers) if queue_position else (self._subscribers,)
+        for registry in registries:
+            registry.setdefault(job_id, set()).add(subscription)
         try:
-            yield watch
+            yield subscription
         finally:
-            for book in books:
-                book[job_id].discard(watch)
-                if not book[job_id]:
-                    del book[job_id]
+            for registry in registries:
+                registry[job_id].discard(subscription)
+                if not registry[job_id]:
+                    del registry[job_id]
 
     async def run(self) -> None:
-        """For ever; after a lost connection everybody looks again."""
+        """Background task: receive messages; after each reconnection all subscribers are notified."""
         while True:
             try:
-                await self._store.watch(self._wake)
+                await self._store.subscribe(self._dispatch)
             except OtoscopeError as error:
-                log.warning("no news from the queue: %s (%s)", error, error.__cause__)
-            await asyncio.sleep(0.5)
+                log.warning("lost the subscription to job changes: %s (%s)", error, error.__cause__)
+            await asyncio.sleep(_RECONNECT_SECONDS)
 
-    async def follow_queue(self) -> None:
-        """For ever: read the queue once a second for everybody who wants to know a place in it."""
+    async def poll_queue_positions(self) -> None:
+        """Background task: read the queue once a second for all subscribers of positions."""
         before: dict[str, int] = {}
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(_POLL_SECONDS)
             try:
-                places = await self._store.places() if self._queuing else {}
+                positions = await self._store.positions() if self._position_subscribers else {}
             except OtoscopeError:
-                continue  # `run` says so
-            for job_id, watches in self._queuing.items():
-                if places.get(job_id) != before.get(job_id):
-                    for watch in watches:
-                        watch.tell()
-            before = places
+                continue  # `run` logs it
+            for job_id, subscriptions in self._position_subscribers.items():
+                if positions.get(job_id) != before.get(job_id):
+                    for subscription in subscriptions:
+                        subscription.notify()
+            before = positions
 
-    def _wake(self, job_id: str | None, status: str) -> None:
+    def _dispatch(self, job_id: str | None, status: str) -> None:
+        """Notify the subscribers of a job, or all of them where `job_id` is None."""
         if job_id is None:
-            for watches in self._watchers.values():
-                for watch in watches:
-                    watch.tell()
+            for subscriptions in self._subscribers.values():
+                for subscription in subscriptions:
+                    subscription.notify()
             return
-        for watch in self._watchers.get(job_id, ()):
-            watch.tell(status)
+        for subscription in self._subscribers.get(job_id, ()):
+            subscription.notify(status)

@@ -1,6 +1,6 @@
-"""The page at `/`, its files at `/static` and the API's explorer at `/docs`: plain files, no build step.
+"""The page at `/`, its files at `/static` and the API explorer at `/docs`: plain files, no build step.
 
-Nothing is loaded from elsewhere: the explorer's scripts are Swagger UI's own, out of the package fastapi-swagger.
+Nothing is loaded from other hosts: the scripts of the explorer are Swagger UI's, from the package fastapi-swagger.
 """
 
 import mimetypes
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 STATIC = Path(__file__).with_name("static")
 
-_RULES = {
+_DIRECTIVES = {
     "default-src": "'none'",
     "script-src": "'self'",
     "style-src": "'self'",
@@ -30,13 +30,13 @@ _RULES = {
 }
 
 
-def _policy(rules: dict[str, str]) -> str:
-    return "; ".join(f"{name} {allowed}" for name, allowed in (_RULES | rules).items())
+def _policy(directives: dict[str, str]) -> str:
+    return "; ".join(f"{name} {sources}" for name, sources in (_DIRECTIVES | directives).items())
 
 
-# The browser itself refuses to read text as HTML, such as the name of a file.
+# With Trusted Types the browser refuses to parse any string as HTML, such as the name of a file.
 POLICY = _policy({"require-trusted-types-for": "'script'", "trusted-types": "'none'"})
-# Swagger UI draws its icons from data URLs, and builds HTML of the document's descriptions.
+# Swagger UI has its icons as data URLs, and makes HTML from the descriptions in the document.
 EXPLORER_POLICY = _policy({"img-src": "'self' data: blob:"})
 
 HEADERS = {
@@ -45,27 +45,27 @@ HEADERS = {
     "Permissions-Policy": "microphone=(self)",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Asked for again each time and answered 304 while unchanged: a page never runs with half of an older one.
+    # Revalidated on every request, 304 while unchanged: a page never runs with some files of an older version.
     "Cache-Control": "no-cache",
     "Accept-Ranges": "none",
 }
 
 TYPES = {".js": "text/javascript", ".svg": "image/svg+xml", ".flac": "audio/flac", ".ogg": "audio/ogg"}
-"""What machines disagree about, or do not know; a browser that may not guess runs no script under another name."""
+"""Media types that systems map differently or not at all; with `nosniff` a browser runs no script of another type."""
 
 
-class Files(StaticFiles):
-    """Files with the page's headers."""
+class PageFiles(StaticFiles):
+    """Static files with the headers of the page."""
 
     def file_response(self, *arguments: Any, **options: Any) -> Response:
         response = super().file_response(*arguments, **options)
-        # Weak: compressed or not, it is the same file in other bytes.
+        # Weak: the compressed and the plain response are the same file in different bytes.
         response.headers.update(HEADERS | {"ETag": f"W/{response.headers['etag']}"})
         return response
 
 
-class Whole:
-    """Sends files whole, as everybody may: the largest are half a megabyte, and what is asked for badly is no error."""
+class StripRange:
+    """Ignores `Range`, as a server may (RFC 9110, section 14.2): the largest file has half a megabyte."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -75,10 +75,10 @@ class Whole:
         await self._app({**scope, "headers": headers}, receive, send)
 
 
-class Document:
-    """One of the files under an address of its own."""
+class SingleFile:
+    """One of the files at a path of its own."""
 
-    def __init__(self, files: Files, name: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, files: PageFiles, name: str, headers: dict[str, str] | None = None) -> None:
         self._files, self._name, self._headers = files, name, headers or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,15 +88,15 @@ class Document:
 
 
 def install(app: FastAPI) -> None:
-    """Serve page and explorer."""
-    for suffix, kind in TYPES.items():
-        mimetypes.add_type(kind, suffix)
-    files = Files(directory=STATIC, packages=[("fastapi_swagger", "resources")])
-    app.router.routes.append(Route("/", _zipped(Document(files, "index.html")), methods=["GET"]))
-    explorer = Document(files, "docs.html", {"Content-Security-Policy": EXPLORER_POLICY})
-    app.router.routes.append(Route("/docs", _zipped(explorer), methods=["GET"]))
-    app.mount("/static", _zipped(files), name="static")
+    """Serve the page and the explorer."""
+    for suffix, media_type in TYPES.items():
+        mimetypes.add_type(media_type, suffix)
+    files = PageFiles(directory=STATIC, packages=[("fastapi_swagger", "resources")])
+    app.router.routes.append(Route("/", _compressed(SingleFile(files, "index.html")), methods=["GET"]))
+    explorer = SingleFile(files, "docs.html", {"Content-Security-Policy": EXPLORER_POLICY})
+    app.router.routes.append(Route("/docs", _compressed(explorer), methods=["GET"]))
+    app.mount("/static", _compressed(files), name="static")
 
 
-def _zipped(app: ASGIApp) -> ASGIApp:
-    return GZipMiddleware(Whole(app), minimum_size=1_000, compresslevel=6)
+def _compressed(app: ASGIApp) -> ASGIApp:
+    return GZipMiddleware(StripRange(app), minimum_size=1_000, compresslevel=6)

@@ -1,1 +1,1 @@
-"""HTTP itself: negotiation, uploads, problem documents, server-sent events."""
+"""HTTP itself: content negotiation, uploads, problem documents, server-sent events, limits of the protocol."""

@@ -1,5 +1,4 @@
-"""What the headers of a request say beside what is asked for: in which form, how long who asks would wait, and what it
-has already."""
+"""Content negotiation and preferences: `Accept` and `If-None-Match` (RFC 9110), `Prefer` (RFC 7240)."""
 
 import re
 
@@ -8,53 +7,55 @@ from starlette.datastructures import Headers
 from api.rendering.results import JSON
 from otoscope.errors import NotAcceptable
 
-MOST = 32
-"""Elements of a list that are read: nobody means more, and each takes its time."""
+MAX_ELEMENTS = 32
+"""Elements of a list header that are read: no client needs more, and each one costs time."""
 
 
-def listed(headers: Headers, name: str) -> list[str]:
-    """A header that is a list, whose lines are one (RFC 9110, 5.3)."""
-    elements = ",".join(headers.getlist(name)).split(",", MOST)[:MOST]
+def parse_list_header(headers: Headers, name: str) -> list[str]:
+    """The elements of a list header; several lines of it are one list (RFC 9110, section 5.3)."""
+    elements = ",".join(headers.getlist(name)).split(",", MAX_ELEMENTS)[:MAX_ELEMENTS]
     return [element.strip() for element in elements if element.strip()]
 
 
-def has_copy(headers: Headers, tag: str) -> bool:
-    """Whether If-None-Match names that entity tag, weak or not."""
-    known = [each.removeprefix("W/") for each in listed(headers, "if-none-match")]
-    return tag.removeprefix("W/") in known
+def etag_matches(headers: Headers, etag: str) -> bool:
+    """Whether If-None-Match lists that entity tag, by weak comparison (RFC 9110, section 8.8.3.2)."""
+    known = [each.removeprefix("W/") for each in parse_list_header(headers, "if-none-match")]
+    return etag.removeprefix("W/") in known
 
 
 def negotiate(headers: Headers, offered: tuple[str, ...]) -> str:
-    """Which of the representations the Accept header asks for: of those it likes best the one it names first, and JSON
-    where it leaves the choice. Raises NotAcceptable."""
-    accept = listed(headers, "accept")
+    """The media type to send: the one with the highest q-value in `Accept`, of several the one that is listed first.
+
+    JSON where the header is absent or leaves the choice. Raises NotAcceptable.
+    """
+    accept = parse_list_header(headers, "accept")
     if not accept:
         return JSON
-    ranges: dict[str, tuple[float, int]] = {}  # of each its quality, and how early it is named
-    for place, clause in enumerate(accept):
-        kind, *parameters = (part.strip().lower() for part in clause.split(";"))
-        ranges.setdefault(kind, (_quality(parameters), -place))
+    ranges: dict[str, tuple[float, int]] = {}  # media range -> q-value, and minus its position
+    for position, clause in enumerate(accept):
+        media_range, *parameters = (part.strip().lower() for part in clause.split(";"))
+        ranges.setdefault(media_range, (_q_value(parameters), -position))
 
-    def liked(kind: str) -> tuple[float, int]:
-        """As the narrowest range says that it is in."""
-        return next((ranges[range] for range in (kind, "application/*", "*/*") if range in ranges), (0.0, 0))
+    def preference(media_type: str) -> tuple[float, int]:
+        """That of the most specific range that matches."""
+        return next((ranges[each] for each in (media_type, "application/*", "*/*") if each in ranges), (0.0, 0))
 
-    best = max(offered, key=liked)
-    if not liked(best)[0]:
-        raise NotAcceptable(f"None of {', '.join(accept)} can be sent; {', '.join(offered)} can.")
+    best = max(offered, key=preference)
+    if not preference(best)[0]:
+        raise NotAcceptable(f"None of {', '.join(accept)} is available; available are {', '.join(offered)}.")
     return best
 
 
-def _quality(parameters: list[str]) -> float:
-    given = next((text[2:] for text in parameters if text.startswith("q=")), "1")
-    return float(given) if re.fullmatch(r"0(\.[0-9]*)?|1(\.0*)?", given) else 0.0
+def _q_value(parameters: list[str]) -> float:
+    text = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+    return float(text) if re.fullmatch(r"0(\.[0-9]*)?|1(\.0*)?", text) else 0.0
 
 
-def preferred_wait(headers: Headers, most: float) -> float | None:
-    """Seconds of `Prefer: wait=N`, cut to what is possible; what cannot be honoured is ignored, as RFC 7240 wants."""
-    for preference in listed(headers, "prefer"):
+def preferred_wait(headers: Headers, max_wait: float) -> float | None:
+    """Seconds of `Prefer: wait=N`, at most `max_wait`; a preference that cannot be honoured is ignored (RFC 7240)."""
+    for preference in parse_list_header(headers, "prefer"):
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "wait":
             number = value.strip().strip('"')
-            return min(float(number), most) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number) else None
+            return min(float(number), max_wait) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", number) else None
     return None

@@ -1,4 +1,4 @@
-"""Error code -> HTTP status, and every error as `application/problem+json` (RFC 9457), in this one place."""
+"""Problem documents: the HTTP status of each error code, and every error as `application/problem+json` (RFC 9457)."""
 
 import logging
 from http import HTTPStatus
@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api.http.head_routes import allowed
+from api.http.head_routes import allowed_methods
 from otoscope.errors import (
     BY_CODE,
     InternalError,
@@ -55,7 +55,7 @@ STATUS: dict[str, int] = {
     "not_ready": 503,
     "contract_mismatch": 503,
     "store_unavailable": 503,
-    # A job that was accepted and failed is told with 200 in the job itself; these are for synchronous calls.
+    # A job that was accepted and failed is answered with 200 and its error inside; these are for synchronous calls.
     "decoder_died": 422,
     "inference_failed": 500,
     "deadline_exceeded": 504,
@@ -66,7 +66,7 @@ STATUS: dict[str, int] = {
 
 MEDIA_TYPE = "application/problem+json"
 
-_LONGEST = 1_000  # characters of a detail: it may repeat what was sent
+_MAX_DETAIL = 1_000  # characters: a detail may repeat what was sent
 
 
 def problem(error: OtoscopeError, instance: str | None = None) -> dict[str, Any]:
@@ -75,14 +75,14 @@ def problem(error: OtoscopeError, instance: str | None = None) -> dict[str, Any]
         "type": f"urn:otoscope:error:{error.code}",
         "title": error.title,
         "status": STATUS[error.code],
-        "detail": error.detail if len(error.detail) <= _LONGEST else f"{error.detail[: _LONGEST - 1]}…",
+        "detail": error.detail if len(error.detail) <= _MAX_DETAIL else f"{error.detail[: _MAX_DETAIL - 1]}…",
         "code": error.code,
         "instance": instance,
     }
 
 
-def respond(error: OtoscopeError, request: Request, headers: dict[str, str] | None = None) -> Response:
-    """An error as the answer to a request."""
+def problem_response(error: OtoscopeError, request: Request, headers: dict[str, str] | None = None) -> Response:
+    """The response to a request that failed with that error; `error_code` in the request's state is set to its code."""
     request.state.error_code = error.code
     headers = dict(headers or {})
     if error.retry_after is not None:
@@ -94,56 +94,56 @@ def respond(error: OtoscopeError, request: Request, headers: dict[str, str] | No
 
 
 def install(app: FastAPI) -> None:
-    """Answer every failure with a problem document; bugs are left to `api.middleware`."""
-    # An address with a slash too many is one that is not there: a redirection would lead to whatever host was named.
+    """Answer every error with a problem document. Unexpected exceptions are left to `api.middleware.errors`."""
+    # A path with a trailing slash is answered with 404: a redirect would lead to whatever host the request names.
     app.router.redirect_slashes = False
 
     @app.exception_handler(OtoscopeError)
-    async def known(request: Request, error: OtoscopeError) -> Response:
-        return respond(error, request)
+    async def otoscope_error(request: Request, error: OtoscopeError) -> Response:
+        return problem_response(error, request)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return respond(InvalidRequest(describe(error.errors())), request)
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        return problem_response(InvalidRequest(describe_validation_errors(error.errors())), request)
 
     @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
+    async def http_error(request: Request, error: HTTPException) -> Response:
         by_status: dict[int, OtoscopeError] = {
-            404: RouteNotFound(f"There is nothing at {request.url.path}."),
-            405: MethodNotAllowed(f"{request.method} is not possible on {request.url.path}."),
+            404: RouteNotFound(f"The path {request.url.path} does not exist."),
+            405: MethodNotAllowed(f"The method {request.method} is not allowed on {request.url.path}."),
         }
-        translated = by_status.get(error.status_code)
-        if translated is None:
-            translated = InvalidRequest(str(error.detail))
-            log.warning("untranslated HTTP error %s: %s", error.status_code, error.detail)
+        mapped = by_status.get(error.status_code)
+        if mapped is None:
+            mapped = InvalidRequest(str(error.detail))
+            log.warning("unmapped HTTP error %s: %s", error.status_code, error.detail)
         headers = dict(error.headers or {})
-        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (there := allowed(request.scope)):
-            headers["Allow"] = ", ".join(there)  # of all routes; Starlette names the methods of the first
-        return respond(translated, request, headers)
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := allowed_methods(request.scope)):
+            headers["Allow"] = ", ".join(methods)  # of all routes; Starlette lists the methods of the first alone
+        return problem_response(mapped, request, headers)
 
 
-def bug(request: Request, error: Exception) -> Response:
-    """The answer to a request on which the gateway itself failed."""
-    log.error("bug in %s %r", request.method, request.url.path, exc_info=error)
-    return respond(InternalError("The gateway failed on this request; its log says more."), request)
+def internal_error_response(request: Request, error: Exception) -> Response:
+    """500 for an unexpected exception, which is logged; the response does not contain its text."""
+    log.error("unexpected exception in %s %r", request.method, request.url.path, exc_info=error)
+    return problem_response(InternalError("The gateway failed on this request; see its log."), request)
 
 
-def describe(errors: Any) -> str:
-    """Pydantic's findings as one sentence a person can act on."""
-    told = []
+def describe_validation_errors(errors: Any) -> str:
+    """Pydantic's errors as one sentence: for each the field and what is wrong with it."""
+    messages = []
     for error in errors:
         where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "header", "path"))
-        told.append(f"{where or 'request'}: {error['msg']}")
-    return "; ".join(told) + "."
+        messages.append(f"{where or 'request'}: {error['msg']}")
+    return "; ".join(messages) + "."
 
 
 def codes_of(*kinds: type[OtoscopeError]) -> list[str]:
-    """The codes of all errors of those kinds."""
+    """The codes of all subclasses of those errors."""
     return [code for code, kind in BY_CODE.items() if issubclass(kind, kinds)]
 
 
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI entries of the errors that a route can answer with."""
+    """The OpenAPI `responses` of a route that can answer with these error codes."""
     grouped: dict[int | str, dict[str, Any]] = {}
     for code in codes:
         entry = grouped.setdefault(

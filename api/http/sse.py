@@ -1,7 +1,7 @@
-"""A job's changes as server-sent events: `status` at every change, `result` last, resumable by `Last-Event-ID`.
+"""The events of a job as server-sent events: `status` at every change, `result` last, resumable by `Last-Event-ID`.
 
-A place in the queue that has changed is told by a `status` without an id: it is no change of state, and nobody has to
-be told it later.
+A changed position in the queue is sent as a `status` without an id: it is no change of state and is not replayed.
+Format: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from sse_starlette import ServerSentEvent
 
-from api.notifications import Changes
+from api.notifications import Notifications
 from api.rendering.results import render_job
 from otoscope.errors import InvalidRequest, JobExpired, JobNotFound, StoreUnavailable
 from otoscope.types import Timings
@@ -22,52 +22,60 @@ FROM_START = "0-0"
 
 
 def resume_point(last_event_id: str | None) -> str:
-    """The stream position after which to go on. Raises InvalidRequest for what is no event id of ours."""
+    """The position in the stream after which to resume. Raises InvalidRequest for what is not an event id."""
     if not last_event_id:
         return FROM_START
     if not re.fullmatch(r"\d{1,19}-\d{1,19}", last_event_id):
-        raise InvalidRequest("Last-Event-ID must be the id of an event of this stream.")
+        raise InvalidRequest("Last-Event-ID must be the id of an event of this stream, such as 1700000000000-0.")
     return last_event_id
 
 
 async def job_events(
-    store: AsyncJobStore, changes: Changes, job_id: str, after: str, keepalive: float, *, include_result: bool = True
+    store: AsyncJobStore,
+    notifications: Notifications,
+    job_id: str,
+    after: str,
+    keepalive: float,
+    *,
+    include_result: bool = True,
 ) -> AsyncIterator[ServerSentEvent | bytes]:
-    """Every event after `after`, in order, until the job is finished; the last has the result if it is to be included.
+    """Every event after `after`, in order, until the job is finished; the last has the result if `include_result`.
 
-    The stream is read from a position of its own, never from "now", so nothing that happens between two reads is lost.
-    A store that cannot be reached for a while is waited for.
+    The stream is read from a given position, never from "now", so that nothing between two reads is lost. While Redis
+    is unreachable the stream stays open. After `keepalive` seconds without an event a comment is sent.
     """
-    told: int | None = None  # the last place in the queue
-    with changes.watching(job_id, place=True) as watch:
+    sent_position: int | None = None  # in the queue
+    with notifications.subscribe(job_id, queue_position=True) as subscription:
         while True:
             try:
-                entries, job = await store.follow(job_id, after, with_result=include_result)
+                entries, job = await store.events_since(job_id, after, with_result=include_result)
             except (JobNotFound, JobExpired):
                 return
             except StoreUnavailable:
-                yield ServerSentEvent(comment="the queue cannot be reached; waiting")
+                yield ServerSentEvent(comment="Redis is unreachable; waiting")
                 await asyncio.sleep(1.0)
                 continue
             for entry in entries:
                 after = entry.id
-                # Of a job that has moved on since, a status still tells what it was then.
-                then = job if entry.kind == "result" else _as_of(job, entry.kind)
-                for piece in await _event(then, "result" if entry.kind == "result" else "status", entry.id):
+                # A status event shows the job as it was then, also where the job has changed since.
+                snapshot = job if entry.kind == "result" else _as_of(job, entry.kind)
+                for piece in await _event(snapshot, "result" if entry.kind == "result" else "status", entry.id):
                     yield piece
             if job.final:
-                return  # the stream of a finished job has nothing more to tell
-            if not entries and job.position not in (None, told):
+                return  # no event follows the end of a job
+            if not entries and job.position not in (None, sent_position):
                 for piece in await _event(job, "status"):
                     yield piece
-            told = job.position
-            if not await watch.news(keepalive):
+            sent_position = job.position
+            if not await subscription.wait(keepalive):
                 yield ServerSentEvent(comment="keep-alive")
 
 
 async def _event(job: JobRecord, name: str, entry: str | None = None) -> list[bytes]:
-    """In the pieces in which the job comes: with a result they are tens of megabytes. JSON has no line ends of its own,
-    at which it would have to be parted."""
+    """One event, in the pieces of the rendered job: with a result it can have tens of megabytes.
+
+    The JSON holds no line ends, so that it is a single `data` line.
+    """
     pieces = await render_job(job)
     head = f"id: {entry}\r\n" if entry else ""
     pieces[0] = f"{head}event: {name}\r\ndata: ".encode() + pieces[0]
@@ -76,9 +84,9 @@ async def _event(job: JobRecord, name: str, entry: str | None = None) -> list[by
 
 
 def _as_of(job: JobRecord, status: str) -> JobRecord:
-    """The job as it was at an earlier change, without its result, and without what was not known then."""
+    """The job as it was at an earlier status: without its result, and without what was not known at that time."""
     if status == job.status:
         return replace(job, packed=None)
-    started, waited = (None, None) if status == "queued" else (job.started_at, job.timings.queue)
-    then = replace(job, status=status, started_at=started, timings=Timings(queue=waited))
-    return replace(then, finished_at=None, error=None, position=None, packed=None)
+    started, queue_seconds = (None, None) if status == "queued" else (job.started_at, job.timings.queue)
+    snapshot = replace(job, status=status, started_at=started, timings=Timings(queue=queue_seconds))
+    return replace(snapshot, finished_at=None, error=None, position=None, packed=None)

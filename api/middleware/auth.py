@@ -1,11 +1,10 @@
-"""Who asks, and what they may: API keys, scopes, quotas. The one place where a request is let in, or sent away unread.
+"""Authentication and authorization: API keys, scopes, and the rate limit of a key; where every request is admitted.
 
-A request is judged by its method and path before anything is routed, and what no rule here names needs a key with the
-scope `admin`: a new route that somebody forgets is closed, not open. Without a keys file everybody may everything.
+A request is checked by method and path before it is routed, and its body is not read before that. A path that no rule
+names needs the scope `admin`: a new route without a rule is closed. Without a keys file every caller may do everything.
 """
 
 import logging
-import math
 import os
 import time
 from collections.abc import Callable
@@ -19,39 +18,40 @@ from fastapi import Request
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
-from api.http.head_routes import exists
-from api.http.problems import respond, responses
+from api.http.head_routes import route_exists
+from api.http.problems import problem_response, responses
+from api.middleware.rate_limit import RateLimiter
 from otoscope.errors import KeyRefused, KeyRequired, OtoscopeError, RateLimited
-from shared.api_keys import Key, KeysUnusable, Scope, read_keys, take_apart
+from shared.api_keys import Key, KeyFileError, Scope, read_keys, split_key
 from shared.jobs.records import JobRecord
 
 log = logging.getLogger(__name__)
 
 COOKIE = "otoscope_key"
-"""Where the page keeps its key: neither an EventSource nor an image can send a header."""
+"""Where the page keeps its key: an EventSource and an <img> cannot send a header."""
 
-OPEN = frozenset({"/", "/docs", "/openapi.json", "/health/live", "/health/ready"})
-"""What asks for no key, and the files below /static: nothing in them is anybody's."""
+OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health/live", "/health/ready"})
+"""Open to all, as is everything below /static: none of it belongs to a caller."""
 
-_READ_AGAIN = 1.0  # seconds between two looks at the keys file, and so until a revoked key is refused
+_RELOAD_SECONDS = 1.0  # between two checks of the keys file, and so until a revoked key is refused
 
 
-def needed(method: str, path: str) -> Scope | None:
+def required_scope(method: str, path: str) -> Scope | None:
     """The scope that a request needs; None where it is open to all."""
-    if path in OPEN or path.startswith("/static/"):
+    if path in OPEN_PATHS or path.startswith("/static/"):
         return None
     if method == "POST" and path in ("/v1/jobs", "/evaluate"):
         return Scope.SUBMIT
     if method == "DELETE" and path.startswith("/v1/jobs/"):
         return Scope.SUBMIT
-    if method in ("GET", "HEAD") and path.startswith("/v1/") and path != "/v1/workers":  # which are the operator's
+    if method in ("GET", "HEAD") and path.startswith("/v1/") and path != "/v1/workers":  # workers: operators only
         return Scope.READ
     return Scope.ADMIN
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: `key:<id>` where there are keys, else `net:<address>`."""
+    """Who sent a request: `key:<id>` where the service has keys, else `net:<address>`."""
 
     name: str
     scopes: frozenset[Scope]
@@ -60,153 +60,137 @@ class Caller:
         return Scope.ADMIN in self.scopes or job.caller == self.name
 
 
-def caller_of(request: Request) -> Caller:
-    """The caller that `Guard` found."""
+def get_caller(request: Request) -> Caller:
+    """The caller that `AuthMiddleware` identified."""
     caller: Caller = request.state.caller
     return caller
 
 
-class Guard:
-    """Lets a request through to where its key may go, and says who asks."""
+class AuthMiddleware:
+    """Admits or refuses a request, and puts its `Caller` into the request's state. `keys` is None without a keys file.
 
-    def __init__(self, app: ASGIApp, ring: "KeyRing | None") -> None:
-        self._app, self._ring = app, ring
+    Refuses early, before the body is read, also a caller whose last submission met a full queue.
+    """
+
+    def __init__(self, app: ASGIApp, keys: "KeyRing | None") -> None:
+        self._app, self._keys, self._limiter = app, keys, RateLimiter()
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                caller = _anybody(scope) if self._ring is None else self._known(scope, self._ring)
+                caller = _anonymous(scope) if self._keys is None else self._authorize(scope, self._keys)
                 scope.setdefault("state", {})["caller"] = caller
-                if scope["method"] == "POST" and not _has_token(scope):
-                    scope["app"].state.gateway.check_room(caller)
+                if scope["method"] == "POST" and not _has_idempotency_key(scope):
+                    scope["app"].state.gateway.check_recent_rejection(caller)
             except OtoscopeError as error:
-                await respond(error, Request(scope))(scope, receive, send)
+                await problem_response(error, Request(scope))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _known(self, scope: Connection, ring: "KeyRing") -> Caller:
+    def _authorize(self, scope: Connection, keys: "KeyRing") -> Caller:
         """Raises KeyRequired, KeyRefused or RateLimited."""
-        wanted = needed(scope["method"], scope["path"])
-        if wanted is None:
-            return Caller(_address(scope), frozenset())
-        sent = _sent(Request(scope))
-        if sent is None:
-            raise KeyRequired("Send a key of this service as 'Authorization: Bearer KEY'.")
-        key = ring.find(sent)
+        required = required_scope(scope["method"], scope["path"])
+        if required is None:
+            return Caller(_network_caller(scope), frozenset())
+        text = _key_text(Request(scope))
+        if text is None:
+            raise KeyRequired("Send an API key as 'Authorization: Bearer KEY'.")
+        key = keys.find(text)
         if key is None:
-            raise KeyRequired("The key that was sent is not one of this service's; it may have been revoked.")
-        # To who has a key, what is not there at all is not there, rather than refused.
-        if not key.scopes & {wanted, Scope.ADMIN} and (wanted is not Scope.ADMIN or exists(scope)):
-            raise KeyRefused(f"This needs a key with the scope {wanted}; yours has {' and '.join(sorted(key.scopes))}.")
-        if scope["method"] == "POST" and (seconds := ring.take(key)):
+            raise KeyRequired("The API key is not valid here; it may have been revoked.")
+        # A route that does not exist is answered with 404 or 405 to callers with a key, not with 403.
+        if not key.scopes & {required, Scope.ADMIN} and (required is not Scope.ADMIN or route_exists(scope)):
+            raise KeyRefused(
+                f"This request needs a key with the scope {required}; yours has {' and '.join(sorted(key.scopes))}."
+            )
+        if scope["method"] == "POST" and (seconds := self._limiter.acquire(key)):
             raise RateLimited(
-                f"This key may submit {key.rate:g} sounds a minute; try again in {seconds} s.", retry_after=seconds
+                f"This key may submit {key.rate_per_minute:g} sounds per minute; try again in {seconds} s.",
+                retry_after=seconds,
             )
         return Caller(f"key:{key.id}", key.scopes)
 
 
 class KeyRing:
-    """The keys of a file, read again when it has changed, and what each has left of its rate.
+    """The keys of a file, which is read again when it has changed.
 
-    Raises KeysUnusable at first; later a file that cannot be used leaves the keys as they were.
+    Raises KeyFileError at first; when the file becomes unusable later, the keys stay as they were.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock = path, clock
-        self._stamp, self._looked = _stamp(path), clock()
+        self._fingerprint, self._checked_at = _fingerprint(path), clock()
         self._keys = read_keys(path)
-        self._buckets: dict[str, _Bucket] = {}
 
     def find(self, text: str) -> Key | None:
-        """The key of that text, if it is one of ours."""
-        self._refresh()
-        parts = take_apart(text)
+        """The key with that text; None where the id is unknown or the secret is wrong."""
+        self._reload()
+        parts = split_key(text)
         key = self._keys.get(parts[0]) if parts else None
-        return key if parts and key and key.opens_with(parts[1]) else None
+        return key if parts and key and key.verify(parts[1]) else None
 
-    def take(self, key: Key) -> int:
-        """Count a submission; otherwise the seconds until there is room for one."""
-        if key.rate is None:
-            return 0
-        bucket = self._buckets.get(key.id)
-        if bucket is None or bucket.rate != key.rate:
-            bucket = self._buckets[key.id] = _Bucket(key.rate, self._clock())
-        return math.ceil(bucket.take(self._clock()))
-
-    def _refresh(self) -> None:
-        if self._clock() - self._looked < _READ_AGAIN:
+    def _reload(self) -> None:
+        if self._clock() - self._checked_at < _RELOAD_SECONDS:
             return
-        self._looked, stamp = self._clock(), _stamp(self._path)
-        if stamp == self._stamp:
+        self._checked_at, fingerprint = self._clock(), _fingerprint(self._path)
+        if fingerprint == self._fingerprint:
             return
-        self._stamp = stamp
+        self._fingerprint = fingerprint
         try:
             self._keys = read_keys(self._path)
             log.info("read %d keys from %s", len(self._keys), self._path)
-        except KeysUnusable as error:
+        except KeyFileError as error:
             log.error("%s; the keys stay as they were", error)
 
 
-class _Bucket:
-    """A minute's worth of submissions at once, then as they drip in."""
-
-    def __init__(self, rate: float, now: float) -> None:
-        self.rate = rate
-        self._most = max(rate, 1.0)
-        self._left, self._at = self._most, now
-
-    def take(self, now: float) -> float:
-        """0 where one was left, else the seconds until one is."""
-        a_second = self.rate / 60
-        self._left, self._at = min(self._most, self._left + (now - self._at) * a_second), now
-        if self._left < 1:
-            return (1 - self._left) / a_second
-        self._left -= 1
-        return 0.0
-
-
-def describe(document: dict[str, Any], *, required: bool) -> None:
-    """Write into an OpenAPI document what needs a key."""
+def add_security(document: dict[str, Any], *, required: bool) -> None:
+    """Add the security schemes, and what each operation requires, to an OpenAPI document."""
     document.setdefault("components", {})["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer", "description": "a key made by `otoscope keys create`"},
-        "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "the same, as the page sends it"},
+        "cookie": {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": COOKIE,
+            "description": "the same key, as the page sends it",
+        },
     }
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            scope = needed(method.upper(), path)
+            scope = required_scope(method.upper(), path)
             if scope is not None:
                 operation["security"] = [{"key": [scope]}, {"cookie": [scope]}, *([] if required else [{}])]
-                told = responses("key_required", "key_refused")
-                operation["responses"] |= {str(status): entry for status, entry in told.items()}
+                refusals = responses("key_required", "key_refused")
+                operation["responses"] |= {str(status): entry for status, entry in refusals.items()}
 
 
-def _sent(request: Request) -> str | None:
-    """The key of a request. An Authorization of another kind is for somebody on the way."""
-    kind, _, text = request.headers.get("authorization", "").partition(" ")
-    return text.strip() if kind.lower() == "bearer" else request.cookies.get(COOKIE)
+def _key_text(request: Request) -> str | None:
+    """The key in header or cookie. Another authentication scheme may be for a proxy, and is ignored."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else request.cookies.get(COOKIE)
 
 
-def _has_token(scope: Connection) -> bool:
-    """Under an Idempotency-Key there may be an answer already, for which there is always room."""
+def _has_idempotency_key(scope: Connection) -> bool:
+    """Such a request may be answered with an earlier job, also while the queue is full."""
     return any(name == b"idempotency-key" for name, _ in scope["headers"])
 
 
-def _anybody(scope: Connection) -> Caller:
-    return Caller(_address(scope), frozenset(Scope))
+def _anonymous(scope: Connection) -> Caller:
+    return Caller(_network_caller(scope), frozenset(Scope))
 
 
-def _address(scope: Connection) -> str:
-    """An IPv6 address is cut to its /64, which is what one subscriber has."""
+def _network_caller(scope: Connection) -> str:
+    """The name of a caller by address. An IPv6 address is cut to its /64, the prefix of one subscriber."""
     host = scope["client"][0] if scope.get("client") else "local"  # a Unix socket has no address
-    with suppress(ValueError):  # what a proxy passes on may be anything
+    with suppress(ValueError):  # a proxy may forward any text
         address = IPv6Address(host)
         host = str(address.ipv4_mapped or ip_network((address, 64), strict=False))
     return f"net:{host}"
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _fingerprint(path: Path) -> tuple[int, int, int] | None:
+    """What changes when the file does; None where it cannot be read."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino

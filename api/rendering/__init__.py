@@ -1,1 +1,1 @@
-"""Results as JSON, MessagePack, NPZ and PNG."""
+"""Jobs and results as JSON, MessagePack and NPZ, and arrays as PNG."""

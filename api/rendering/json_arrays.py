@@ -1,4 +1,4 @@
-"""JSON of trees with float16 arrays in them: quick, in pieces, and without holding up other threads for long."""
+"""JSON of trees that hold float16 arrays: fast, in pieces, and without holding the interpreter lock for long."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -10,57 +10,60 @@ from numpy.typing import NDArray
 
 from otoscope.results import Array
 
-PIECE = 256 * 1024
-"""Bytes of a piece, at least: joining tens of megabytes would take tens of milliseconds, in which nothing else runs."""
+PIECE_BYTES = 256 * 1024
+"""Minimum size of a piece. To join tens of megabytes would block the event loop for tens of milliseconds."""
 
-_BLOCK = 16_384  # values that are written at a time, in less than a millisecond
-_GAP = orjson.Fragment(b"\0")  # JSON holds no such byte: in strings it is escaped
+_BLOCK = 16_384  # values that are serialized at a time, in less than a millisecond
+_PLACEHOLDER = orjson.Fragment(b"\0")  # a byte that JSON never contains: in strings it is escaped
 
 
 def dumps(tree: Any) -> list[bytes]:
-    """JSON of a tree whose leaves may be float16 arrays: the pieces of one text, in order."""
+    """JSON of a tree whose leaves may be float16 arrays: consecutive pieces of one text.
+
+    Numbers have the fewest digits from which the float16 can be read back; NaN and infinities are null.
+    """
     arrays: list[Array] = []
 
-    def leave_out(values: Array) -> orjson.Fragment:
+    def replace_array(values: Array) -> orjson.Fragment:
         arrays.append(values)
-        return _GAP
+        return _PLACEHOLDER
 
-    first, *others = orjson.dumps(tree, default=leave_out).split(b"\0")
+    first, *others = orjson.dumps(tree, default=replace_array).split(b"\0")
     texts = (text for values, after in zip(arrays, others, strict=True) for text in (*_lists(values), after))
-    pieces, held, size = [], [first], len(first)
+    pieces, pending, size = [], [first], len(first)
     for text in texts:
-        held.append(text)
+        pending.append(text)
         size += len(text)
-        if size >= PIECE:
-            pieces.append(b"".join(held))
-            held, size = [], 0
-    return [*pieces, b"".join(held)]
+        if size >= PIECE_BYTES:
+            pieces.append(b"".join(pending))
+            pending, size = [], 0
+    return [*pieces, b"".join(pending)]
 
 
 def _lists(values: Array) -> Iterator[bytes]:
-    """An array as nested lists, some rows at a time."""
+    """An array as nested lists, a block of rows at a time."""
     rows = max(1, _BLOCK * len(values) // max(values.size, 1))
     yield b"["
     for at in range(0, len(values), rows):
-        numbers = _decimals().take(values[at : at + rows].view("<u2"))
+        numbers = _shortest_decimals().take(values[at : at + rows].view("<u2"))
         text = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)
         yield (b"," if at else b"") + text[1:-1]
     yield b"]"
 
 
 @cache
-def _decimals() -> NDArray[np.float32]:
-    """What each float16 is written as, by its 16 bits: the fewest digits from which it can be read back.
+def _shortest_decimals() -> NDArray[np.float32]:
+    """(65536,): for each float16, by its 16 bits, the float32 with the fewest digits that rounds to it.
 
-    A table, since there are so few of them: to compute the digits took longer than to write them.
+    A table, since there are so few of them: to compute the digits took longer than to serialize them.
     """
-    halves = np.arange(2**15, dtype="<u2").view("<f2")  # those without a sign
+    halves = np.arange(2**15, dtype="<u2").view("<f2")  # the non-negative ones
     best = wide = halves.astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # zeros, and patterns that are no numbers
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # zeros, infinities and NaN
         exponents = np.floor(np.log10(wide))
         for digits in (5, 4, 3, 2, 1):
             scale = 10.0 ** (digits - 1 - exponents)
             rounded = np.round(wide * scale) / scale
             best = np.where(rounded.astype("<f2") == halves, rounded, best)
-        written: NDArray[np.float32] = best.astype(np.float32)
-    return np.concatenate([written, -written])
+        decimals: NDArray[np.float32] = best.astype(np.float32)
+    return np.concatenate([decimals, -decimals])

@@ -1,8 +1,8 @@
-"""A matrix as a PNG: time runs right, low frequency is at the bottom, the least value is dark and the greatest light.
+"""A matrix as a PNG: time runs right, the first row is at the bottom, the minimum is dark and the maximum is light.
 
-A cell becomes a square, unless the picture would then be higher than wide or lower than an eighth of its width. Where
-there are more cells than pixels a pixel shows the mean of its cells; where there are fewer a cell is a plain rectangle,
-because anything smoother would show values that nobody computed.
+Cells are square, unless the image would then be higher than wide or lower than an eighth of its width. Where there are
+more cells than pixels, a pixel shows the mean of its cells; where there are fewer, a cell is a plain rectangle, because
+interpolation would show values that were never computed.
 """
 
 import io
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from api.static_files import STATIC
 from otoscope.results import Array
 
-ColourMap = Literal["magma", "viridis", "cividis", "grey"]
+Colormap = Literal["magma", "viridis", "cividis", "grey"]
 
-_FLATTEST = 8  # width over height
+_MAX_ASPECT = 8  # width over height
 
 
 @cache
-def palettes() -> dict[str, bytes]:
-    """256 RGB triples for each colour map; one table for these pictures and for the page.
+def colormaps() -> dict[str, bytes]:
+    """256 RGB triples for each colormap, from the file that the page uses too.
 
     magma, viridis and cividis are matplotlib's, dedicated to the public domain (CC0); grey is linear in CIE lightness.
     """
@@ -31,25 +31,25 @@ def palettes() -> dict[str, bytes]:
     return {name: bytes.fromhex(table) for name, table in tables.items()}
 
 
-def size(rows: int, columns: int, width: int) -> tuple[int, int]:
-    """Width and height in pixels of the picture of a matrix."""
-    return width, round(width * min(max(rows / columns, 1 / _FLATTEST), 1))
+def image_size(rows: int, columns: int, width: int) -> tuple[int, int]:
+    """(width, height) in pixels of the image of a matrix."""
+    return width, round(width * min(max(rows / columns, 1 / _MAX_ASPECT), 1))
 
 
-def draw(values: Array, colours: ColourMap, width: int) -> bytes:
-    """The PNG of a (rows, columns) matrix, its own least to its own greatest value, `width` pixels wide."""
-    from PIL import Image  # a gateway that is asked for no picture starts without it
+def render_png(values: Array, colormap: Colormap, width: int) -> bytes:
+    """The PNG of a (rows, columns) matrix, scaled from its own minimum to its own maximum, `width` pixels wide."""
+    from PIL import Image  # a gateway without requests for images starts without it
 
-    steps = Image.fromarray(_steps(values[::-1]))
-    # BOX is the mean on the way down and the nearest cell on the way up.
-    image = steps.resize(size(steps.height, steps.width, width), Image.Resampling.BOX)
-    image.putpalette(palettes()[colours])
+    cells = Image.fromarray(_quantize(values[::-1]))
+    # BOX is the mean where the image is reduced, and the nearest cell where it is enlarged.
+    image = cells.resize(image_size(cells.height, cells.width, width), Image.Resampling.BOX)
+    image.putpalette(colormaps()[colormap])
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
 
 
-def _steps(values: Array) -> NDArray[np.uint8]:
+def _quantize(values: Array) -> NDArray[np.uint8]:
     """0 for the least finite value to 255 for the greatest. In place: ten minutes of sound are eight million values."""
     grid = values.astype(np.float32)
     finite = np.isfinite(grid)

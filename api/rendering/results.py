@@ -1,4 +1,4 @@
-"""A stored job or result as JSON, MessagePack or NPZ. A body is a list of pieces: a large one is never joined."""
+"""Jobs and results as JSON, MessagePack and NPZ. A body is a list of pieces, so that a large one is never joined."""
 
 import asyncio
 import io
@@ -11,61 +11,62 @@ import numpy as np
 from fastapi import Response
 from starlette.responses import StreamingResponse
 
-from api.rendering.json_arrays import PIECE, dumps
-from otoscope.results import Array, Result, unpack_result
-from otoscope.types import Part
+from api.rendering.json_arrays import PIECE_BYTES, dumps
+from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, Array, Part, Result, unpack_result
 from shared.jobs.records import JobRecord
 
 JSON, MSGPACK, NPZ = "application/json", "application/msgpack", "application/x-npz"
-OF_RESULT = (JSON, MSGPACK, NPZ)
-OF_JOB = (JSON, MSGPACK)
+RESULT_TYPES = (JSON, MSGPACK, NPZ)
+JOB_TYPES = (JSON, MSGPACK)
 
-_QUICK = 64 * 1024
-"""Bytes of a packed result that become JSON in about a millisecond, where a thread would cost more than it saves."""
+_SMALL_BYTES = 64 * 1024
+"""A packed result up to this size is rendered as JSON in about a millisecond; a thread would cost more than that."""
 
 
-def respond(body: list[bytes], kind: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A body of that kind as an answer."""
+def body_response(
+    body: list[bytes], media_type: str, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """A response with that body; streamed where it has several pieces."""
     if len(body) == 1:
-        return Response(body[0], status, headers, kind)
+        return Response(body[0], status, headers, media_type)
 
     async def pieces() -> AsyncIterator[bytes]:
         for piece in body:
             yield piece
 
     length = {"Content-Length": str(sum(map(len, body)))}
-    return StreamingResponse(pieces(), status, {**(headers or {}), **length}, kind)
+    return StreamingResponse(pieces(), status, {**(headers or {}), **length}, media_type)
 
 
-async def render_result(packed: bytes, kind: str) -> list[bytes]:
-    """A packed result in that representation. MessagePack is the stored form itself."""
-    if kind == MSGPACK:
+async def render_result(packed: bytes, media_type: str) -> list[bytes]:
+    """A packed result as one of RESULT_TYPES. MessagePack is the stored form itself."""
+    if media_type == MSGPACK:
         return [packed]
-    if kind == NPZ:
+    if media_type == NPZ:
         return [await asyncio.to_thread(_npz, packed)]
-    return await write(packed, result_tree)
+    return await render_json(packed, result_json)
 
 
-async def render_job(job: JobRecord, kind: str = JSON) -> list[bytes]:
-    """A job in that representation, with its result where the record has it."""
-    if kind == MSGPACK:
-        return _spliced({**job_tree(job), "result": None}, job.packed)
+async def render_job(job: JobRecord, media_type: str = JSON) -> list[bytes]:
+    """A job as one of JOB_TYPES, with its result where the record has it."""
+    if media_type == MSGPACK:
+        return _msgpack_job({**job_json(job), "result": None}, job.packed)
     if job.packed is None:
-        return dumps({**job_tree(job), "result": None})
-    return await write(job.packed, lambda result: {**job_tree(job), "result": result_tree(result)})
+        return dumps({**job_json(job), "result": None})
+    return await render_json(job.packed, lambda result: {**job_json(job), "result": result_json(result)})
 
 
-async def write(packed: bytes, tree: Callable[[Result], dict[str, Any]]) -> list[bytes]:
-    """JSON of what `tree` makes of a packed result."""
+async def render_json(packed: bytes, to_tree: Callable[[Result], dict[str, Any]]) -> list[bytes]:
+    """JSON of what `to_tree` returns for a packed result; a large one is rendered in a thread."""
 
-    def written() -> list[bytes]:
-        return dumps(tree(unpack_result(packed)))
+    def render() -> list[bytes]:
+        return dumps(to_tree(unpack_result(packed)))
 
-    return written() if len(packed) <= _QUICK else await asyncio.to_thread(written)
+    return render() if len(packed) <= _SMALL_BYTES else await asyncio.to_thread(render)
 
 
-def _spliced(tree: dict[str, Any], packed: bytes | None) -> list[bytes]:
-    """MessagePack of a job whose last value, the result, is taken as it is stored."""
+def _msgpack_job(tree: dict[str, Any], packed: bytes | None) -> list[bytes]:
+    """MessagePack of a job; the value of `result`, its last key, is the packed result as it is stored."""
     packer = msgpack.Packer(autoreset=False)
     packer.pack_map_header(len(tree))
     for key, value in tree.items():
@@ -73,55 +74,51 @@ def _spliced(tree: dict[str, Any], packed: bytes | None) -> list[bytes]:
         if key != "result" or packed is None:
             packer.pack(value)
     pieces = [packer.bytes(), packed or b""]
-    return pieces if len(pieces[1]) > PIECE else [b"".join(pieces)]
+    return pieces if len(pieces[1]) > PIECE_BYTES else [b"".join(pieces)]
 
 
-def result_tree(result: Result) -> dict[str, Any]:
-    """`ResultJSON` with numpy arrays for leaves; parts that were not asked for are left out."""
-    parts = set(result.parts)
+def result_json(result: Result) -> dict[str, Any]:
+    """`ResultJSON` with numpy arrays as leaves; parts that were not requested are absent."""
     tree: dict[str, Any] = {
         "model": result.model,
-        "predictions": predictions(result.predictions),
+        "predictions": predictions_json(result.predictions),
         "duration": result.duration,
         "sample_rate": result.sample_rate,
         "combined": result.combined,
         "window": result.window,
         "window_count": len(result.windows),
     }
-    if Part.WINDOWS in parts:
-        tree["windows"] = [
-            {"start": w.start, "end": w.end, "predictions": predictions(w.predictions)} for w in result.windows
-        ]
-    for name in (Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM, Part.FULL_SPECTROGRAM):
-        values = getattr(result, name)
-        if name in parts and values is not None:
-            tree[name.value] = array(values)
-    if Part.MAPS in parts:
-        tree["maps"] = {layer: array(values) for layer, values in result.maps.items()}
+    for part in Part:
+        if part in result.parts and (value := getattr(result, part)) is not None:
+            tree[part.value] = _part_json(result, part, value)
     if result.channels:
-        tree["channels"] = {name: array(values) for name, values in result.channels.items()}
-    if result.waveform is not None:
-        low, high = result.waveform
-        tree["waveform"] = {
-            "min": low,
-            "max": high,
-            "sample_rate": result.sample_rate,
-            "duration": result.duration,
-        }
+        tree["channels"] = {name: array_json(values) for name, values in result.channels.items()}
     return tree
 
 
-def predictions(pairs: list[tuple[str, float]]) -> list[dict[str, Any]]:
-    return [{"class": name, "confidence": confidence} for name, confidence in pairs]
+def _part_json(result: Result, part: Part, value: Any) -> Any:
+    if part is Part.WINDOWS:
+        return [{"start": w.start, "end": w.end, "predictions": predictions_json(w.predictions)} for w in value]
+    if part is Part.WAVEFORM:
+        low, high = value
+        return {"min": low, "max": high, "sample_rate": result.sample_rate, "duration": result.duration}
+    if part.info.per_layer:
+        return {layer: array_json(values) for layer, values in value.items()}
+    return array_json(value)
 
 
-def array(values: Array) -> dict[str, Any]:
-    """`ArrayJSON` with a numpy leaf."""
+def predictions_json(predictions: list[tuple[str, float]]) -> list[dict[str, Any]]:
+    """A list of `Prediction`."""
+    return [{"class": name, "confidence": confidence} for name, confidence in predictions]
+
+
+def array_json(values: Array) -> dict[str, Any]:
+    """`ArrayJSON` with a numpy array as leaf."""
     return {"shape": list(values.shape), "values": values}
 
 
-def job_tree(job: JobRecord) -> dict[str, Any]:
-    """`Job` as JSON-ready values, but for its result."""
+def job_json(job: JobRecord) -> dict[str, Any]:
+    """`Job` without its result, as a tree that can be serialized."""
     base = f"/v1/jobs/{job.id}"
     links = {"self": base, "events": f"{base}/events"}
     if job.status == "succeeded":
@@ -130,9 +127,9 @@ def job_tree(job: JobRecord) -> dict[str, Any]:
         "id": job.id,
         "status": job.status,
         "model": job.model,
-        "created_at": _time(job.created_at),
-        "started_at": _time(job.started_at),
-        "finished_at": _time(job.finished_at),
+        "created_at": _timestamp(job.created_at),
+        "started_at": _timestamp(job.started_at),
+        "finished_at": _timestamp(job.finished_at),
         "queue_position": job.position,
         "timings": job.timings.model_dump(),
         "error": (
@@ -143,20 +140,18 @@ def job_tree(job: JobRecord) -> dict[str, Any]:
     }
 
 
-def _time(seconds: float | None) -> str | None:
+def _timestamp(seconds: float | None) -> str | None:
+    """RFC 3339 with microseconds, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds") if seconds is not None else None
 
 
 def _npz(packed: bytes) -> bytes:
-    """Arrays under their names, maps as `maps/<layer>`, channels likewise; the rest as JSON text under `meta`."""
+    """Arrays under their names, those by layer as `maps/<layer>`; everything else as JSON text under `meta`."""
     result = unpack_result(packed)
-    arrays: dict[str, Any] = {f"maps/{layer}": values for layer, values in result.maps.items()}
-    arrays |= {f"channels/{name}": values for name, values in result.channels.items()}
-    for name in (Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM, Part.WAVEFORM, Part.FULL_SPECTROGRAM):
-        if getattr(result, name) is not None:
-            arrays[name.value] = getattr(result, name)
-    told = {*arrays, "maps", "channels", "waveform"}
-    meta = {key: value for key, value in result_tree(result).items() if key not in told}
+    arrays: dict[str, Any] = {name: getattr(result, name) for name in ARRAYS if getattr(result, name) is not None}
+    for name in ARRAYS_PER_LAYER:
+        arrays |= {f"{name}/{layer}": values for layer, values in getattr(result, name).items()}
+    meta = {key: value for key, value in result_json(result).items() if key not in (*ARRAYS, *ARRAYS_PER_LAYER)}
     file = io.BytesIO()
     np.savez_compressed(file, meta=np.array(b"".join(dumps(meta)).decode()), **arrays)
     return file.getvalue()

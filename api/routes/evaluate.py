@@ -1,13 +1,14 @@
-"""/evaluate: the contract of the older systems, synchronous, so that clients written for them work unchanged."""
+"""/evaluate: the synchronous API of earlier systems, so that clients that were written for them work unchanged."""
 
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
+from api.dependencies import CallerDep, GatewayDep
 from api.http.problems import codes_of, responses
 from api.http.uploads import read_upload
-from api.rendering.results import JSON, array, predictions, respond, write
-from api.service import Asking, Here
+from api.rendering.results import JSON, array_json, body_response, predictions_json, render_json
+from api.service import Gateway
 from otoscope.errors import AudioError, Busy, DeadlineExceeded, JobCancelled, JobFailure
 from otoscope.results import Result
 from otoscope.types import EvaluateRequest, EvaluateResponse, JobOptions, Part
@@ -35,48 +36,52 @@ _PARTS = (Part.MAPS, Part.SPECTROGRAM, Part.WAVEFORM)
 )  # fmt: skip
 async def evaluate(
     request: Request,
-    gateway: Here,
-    caller: Asking,
-    spelling: Annotated[Literal["new", "old"], Query(description="`old` answers `input_spectogram` as well")] = "new",
+    gateway: GatewayDep,
+    caller: CallerDep,
+    spelling: Annotated[Literal["new", "old"], Query(description="`old` adds the misspelt `input_spectogram`")] = "new",
 ) -> Response:
     """Base64 audio in, top-3 predictions, every feature map, spectrogram and waveform out."""
     with tracing.span("ingest"):
-        limits = await gateway.audio_limits()
+        limits = await gateway.catalogue.audio_limits()
         upload = await read_upload(request, gateway.settings, limits, fixed=JobOptions(top_k=3, include=_PARTS))
-    job = await gateway.submit_and_wait(request, upload, caller, gateway.settings.max_wait, only_end=True)
+    job = await gateway.submit_and_wait(request, upload, caller, gateway.settings.max_wait, final_only=True)
     if job.packed is None:
         raise await _failure(request, gateway, job)
-    return respond(await write(job.packed, lambda result: _tree(result, spelling == "old")), JSON)
+    body = await render_json(job.packed, lambda result: _response_json(result, old_spelling=spelling == "old"))
+    return body_response(body, JSON)
 
 
-async def _failure(request: Request, gateway: Here, job: JobRecord) -> Exception:
-    """Why there is no result. Raises StoreUnavailable where that is why."""
+async def _failure(request: Request, gateway: Gateway, job: JobRecord) -> Exception:
+    """The error of a job without a result. Raises StoreUnavailable."""
     if job.error is not None:
         return job.error
     if job.status == "cancelled":
         return JobCancelled("The job was cancelled.")
-    await gateway.store.cancel(job.id)  # nobody will ask for it again
+    await gateway.store.cancel(job.id)  # no client knows its id
     if await request.is_disconnected():
-        return JobCancelled("The connection was closed before there was an answer.")
-    return DeadlineExceeded(f"No answer within {gateway.settings.max_wait:g} s; use /v1/jobs for what takes longer.")
+        return JobCancelled("The connection was closed before the job was finished.")
+    return DeadlineExceeded(
+        f"The job did not finish within {gateway.settings.max_wait:g} s; use /v1/jobs for longer ones."
+    )
 
 
-def _tree(result: Result, old: bool) -> dict[str, Any]:
+def _response_json(result: Result, *, old_spelling: bool) -> dict[str, Any]:
+    """`EvaluateResponse` with numpy arrays as leaves."""
     if result.spectrogram is None or result.waveform is None:
-        raise ValueError("the worker left out a part that was asked for")
-    spectrogram = array(result.spectrogram)
+        raise ValueError("the worker omitted a part that was requested")
+    spectrogram = array_json(result.spectrogram)
     tree: dict[str, Any] = {
-        "predictions": predictions(result.predictions),
-        "visualization": {layer: array(values) for layer, values in result.maps.items()},
+        "predictions": predictions_json(result.predictions),
+        "visualization": {layer: array_json(values) for layer, values in result.maps.items()},
         "input_spectrogram": spectrogram,
         "waveform": {
-            # Minimum and maximum of each stretch in turn: a line through them fills the envelope.
+            # Minimum and maximum of each stretch in turn: a line through them draws the envelope.
             "values": result.waveform.T.reshape(-1),
             "sample_rate": result.sample_rate,
             "duration": result.duration,
         },
     }
-    if old:
+    if old_spelling:
         tree["input_spectogram"] = spectrogram
     return tree
 

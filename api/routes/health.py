@@ -1,49 +1,51 @@
-"""/health and /metrics."""
+"""/health, /metrics and /v1/workers, for operators and their probes."""
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from api.rendering.json_arrays import dumps
-from api.rendering.results import JSON, respond
-from api.service import Here
+from api.dependencies import GatewayDep
+from api.rendering.results import JSON
 from otoscope.errors import StoreUnavailable
-from otoscope.types import Live, Ready, WorkerList, WorkerSaid
+from otoscope.types import Live, Ready, WorkerInfo, WorkerList
 
 router = APIRouter(tags=["health"])
 
 
 @router.get("/health/live")
 async def live() -> Live:
-    """This process answers."""
+    """Liveness: this process answers."""
     return Live()
 
 
 @router.get(
-    "/health/ready", response_model=Ready, responses={503: {"model": Ready, "description": "Not ready; says why"}}
+    "/health/ready",
+    response_model=Ready,
+    responses={503: {"model": Ready, "description": "Not ready, with the reason"}},
 )
-async def ready(gateway: Here) -> Response:
-    """Redis answers, and at least one worker has run a forward pass and is still there."""
-    said = await gateway.ready()
-    return respond(dumps(said), JSON, 200 if said["status"] == "ready" else 503)
+async def ready(gateway: GatewayDep) -> Response:
+    """Readiness: Redis answers, and at least one worker has run a forward pass and sends heartbeats."""
+    readiness = await gateway.readiness()
+    return Response(readiness.model_dump_json(), 200 if readiness.status == "ready" else 503, media_type=JSON)
 
 
 @router.get("/v1/workers")
-async def workers(gateway: Here) -> WorkerList:
-    """The workers that vouch for themselves now, and where each has its metrics."""
-    found = sorted(await gateway.store.workers(), key=lambda worker: worker.id)
+async def workers(gateway: GatewayDep) -> WorkerList:
+    """The workers that send heartbeats, and the address of the metrics of each."""
+    heartbeats = sorted(await gateway.store.workers(), key=lambda worker: worker.id)
     return WorkerList(
         workers=[
-            WorkerSaid(id=said.id, models=said.models, busy=said.busy, metrics=said.metrics or None) for said in found
+            WorkerInfo(id=each.id, models=each.models, busy=each.busy, metrics=each.metrics or None)
+            for each in heartbeats
         ]
     )
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(gateway: Here) -> Response:
-    """Prometheus; the worker has its own on its own port."""
+async def metrics(gateway: GatewayDep) -> Response:
+    """Prometheus metrics of this gateway and of the queue; a worker serves its own on its own port."""
     try:
-        gateway.metrics.totals(await gateway.store.totals())
-        gateway.metrics.queue(await gateway.store.load(), len(await gateway.store.workers()))
+        gateway.metrics.set_job_totals(await gateway.store.totals())
+        gateway.metrics.set_queue_load(await gateway.store.load(), len(await gateway.store.workers()))
     except StoreUnavailable:
-        gateway.metrics.queue(None)
+        gateway.metrics.set_queue_load(None)
     return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)

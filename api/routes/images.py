@@ -1,4 +1,4 @@
-"""/v1/jobs/{id}/*.png: the arrays of a finished job as pictures."""
+"""/v1/jobs/{id}/*.png: arrays of a finished job as images, one route for each part whose `PartInfo` has `image`."""
 
 import asyncio
 import hashlib
@@ -9,55 +9,20 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from api.http.negotiation import has_copy
+from api.dependencies import CallerDep, GatewayDep
+from api.http.negotiation import etag_matches
 from api.http.problems import responses
-from api.rendering.png import ColourMap, draw
-from api.service import Asking, Here
+from api.rendering.png import Colormap, render_png
 from otoscope.errors import PartNotFound
-from otoscope.results import Array, Result, unpack_result
-from otoscope.types import Part
-
-
-class Picture:
-    """What each of these routes is asked for: whose picture, and how it is to look."""
-
-    def __init__(
-        self,
-        request: Request,
-        gateway: Here,
-        caller: Asking,
-        job_id: str,
-        cmap: Annotated[ColourMap, Query(description="colours from the least value to the greatest")] = "magma",
-        width: Annotated[int, Query(ge=16, le=4_096, description="pixels; the height follows")] = 1_024,
-    ) -> None:
-        self._request, self._gateway, self._caller = request, gateway, caller
-        self._job_id, self._cmap, self._width = job_id, cmap, width
-
-    async def answer(self, choose: Callable[[Result], Array]) -> Response:
-        """The picture of what `choose` finds in the result, or 304 to a client that has it."""
-        # A result never changes. Weak, since another release may pack the same picture into other bytes.
-        asked = f"{self._request.url.path} {self._cmap} {self._width}"
-        tag = f'W/"{hashlib.sha256(asked.encode()).hexdigest()[:32]}"'
-        job = await self._gateway.get(self._job_id, self._caller)
-        left = (job.finished_at or 0.0) + self._gateway.settings.result_ttl - time.time()
-        headers = {"ETag": tag, "Cache-Control": f"private, max-age={max(0, math.floor(left))}, immutable"}
-        if job.status == "succeeded" and has_copy(self._request.headers, tag):
-            return Response(status_code=304, headers=headers)
-        async with self._gateway.drawing:
-            packed = await self._gateway.finished(self._job_id, self._caller)
-            png = await asyncio.to_thread(lambda: draw(choose(unpack_result(packed)), self._cmap, self._width))
-        return Response(png, headers=headers, media_type="image/png")
-
-
-Asked = Annotated[Picture, Depends()]
+from otoscope.results import Array, Part, Result, unpack_result
 
 router = APIRouter(
     prefix="/v1/jobs/{job_id}",
-    tags=["pictures"],
+    tags=["images"],
     default_response_class=Response,
     responses={
         200: {"content": {"image/png": {}}},
-        304: {"description": "The picture is the one that `If-None-Match` names"},
+        304: {"description": "The image has the entity tag in `If-None-Match`"},
         **responses(
             "job_not_found", "job_expired", "part_not_found", "result_not_ready", "invalid_request", "store_unavailable"
         ),
@@ -65,48 +30,75 @@ router = APIRouter(
 )
 
 
-@router.get("/spectrogram.png")
-async def spectrogram(picture: Asked) -> Response:
-    """The log-mel spectrogram of the deciding window, from its own floor to its peak."""
-    return await picture.answer(_part(Part.SPECTROGRAM))
+class ImageRequest:
+    """The parameters that these routes share."""
+
+    def __init__(
+        self,
+        request: Request,
+        gateway: GatewayDep,
+        caller: CallerDep,
+        job_id: str,
+        cmap: Annotated[Colormap, Query(description="colours from the minimum to the maximum of the matrix")] = "magma",
+        width: Annotated[int, Query(ge=16, le=4_096, description="pixels; the height follows")] = 1_024,
+    ) -> None:
+        self._request, self._gateway, self._caller = request, gateway, caller
+        self._job_id, self._cmap, self._width = job_id, cmap, width
+
+    async def respond(self, select: Callable[[Result], Array]) -> Response:
+        """The image of the matrix that `select` takes from the result, or 304 to a client that has it."""
+        # A result never changes. The tag is weak, since another release may encode the same image differently.
+        key = f"{self._request.url.path} {self._cmap} {self._width}"
+        etag = f'W/"{hashlib.sha256(key.encode()).hexdigest()[:32]}"'
+        job = await self._gateway.get(self._job_id, self._caller)
+        seconds_left = (job.finished_at or 0.0) + self._gateway.settings.result_ttl - time.time()
+        max_age = max(0, math.floor(seconds_left))
+        headers = {"ETag": etag, "Cache-Control": f"private, max-age={max_age}, immutable"}
+        if job.status == "succeeded" and etag_matches(self._request.headers, etag):
+            return Response(status_code=304, headers=headers)
+        async with self._gateway.image_slots:
+            packed = await self._gateway.packed_result(self._job_id, self._caller)
+            png = await asyncio.to_thread(lambda: render_png(select(unpack_result(packed)), self._cmap, self._width))
+        return Response(png, headers=headers, media_type="image/png")
 
 
-@router.get("/full_spectrogram.png")
-async def full_spectrogram(picture: Asked) -> Response:
-    """The log-mel spectrogram of the whole sound."""
-    return await picture.answer(_part(Part.FULL_SPECTROGRAM))
+ImageDep = Annotated[ImageRequest, Depends()]
 
 
-@router.get("/cam.png")
-async def cam(picture: Asked) -> Response:
-    """Which part of the window spoke for the answer."""
-    return await picture.answer(_part(Part.CAM))
+def _add_route(part: Part) -> None:
+    async def image(request: ImageDep) -> Response:
+        return await request.respond(lambda result: _array(result, part))
+
+    async def image_of_layer(request: ImageDep, layer: str) -> Response:
+        return await request.respond(lambda result: _array_of_layer(result, part, layer))
+
+    path, endpoint = (f"/{part}/{{layer}}.png", image_of_layer) if part.info.per_layer else (f"/{part}.png", image)
+    router.add_api_route(
+        path, endpoint, methods=["GET"], name=part.value, description=f"The part as a PNG: {part.info.summary}."
+    )
 
 
-@router.get("/maps/{layer}.png")
-async def feature_map(picture: Asked, layer: str) -> Response:
-    """What a layer made of the window: the mean of its channels."""
-
-    def choose(result: Result) -> Array:
-        if not result.maps:
-            raise _missing(result, Part.MAPS)
-        if layer not in result.maps:
-            raise PartNotFound(f"There is no map of a layer {layer!r}; there are {', '.join(result.maps)}.")
-        return result.maps[layer]
-
-    return await picture.answer(choose)
+def _array(result: Result, part: Part) -> Array:
+    values: Array | None = getattr(result, part)
+    if values is None:
+        raise _part_not_found(result, part)
+    return values
 
 
-def _part(part: Part) -> Callable[[Result], Array]:
-    def choose(result: Result) -> Array:
-        values: Array | None = getattr(result, part)
-        if values is None:
-            raise _missing(result, part)
-        return values
+def _array_of_layer(result: Result, part: Part, layer: str) -> Array:
+    arrays: dict[str, Array] = getattr(result, part)
+    if not arrays:
+        raise _part_not_found(result, part)
+    if layer not in arrays:
+        raise PartNotFound(f"The result has no {part} of a layer {layer!r}; the layers are {', '.join(arrays)}.")
+    return arrays[layer]
 
-    return choose
+
+def _part_not_found(result: Result, part: Part) -> PartNotFound:
+    parts = ", ".join(sorted(result.parts)) or "the predictions alone"
+    return PartNotFound(f"The result has no {part}; submit the sound with include={part} to get it. It has {parts}.")
 
 
-def _missing(result: Result, part: Part) -> PartNotFound:
-    there = ", ".join(sorted(result.parts)) or "the predictions alone"
-    return PartNotFound(f"The result has no {part}: include={part} asks for it with the sound. It has {there}.")
+for _part in Part:
+    if _part.info.image:
+        _add_route(_part)

@@ -6,22 +6,22 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 from starlette.datastructures import Headers
 
+from api.dependencies import CallerDep, GatewayDep, get_gateway
 from api.http.fast_routes import parameter
 from api.http.negotiation import negotiate, preferred_wait
 from api.http.problems import responses
 from api.http.sse import job_events, resume_point
 from api.http.uploads import read_upload
-from api.middleware.auth import caller_of
-from api.rendering.results import JSON, MSGPACK, OF_JOB, OF_RESULT, render_job, render_result, respond
-from api.service import Asking, Here, current
+from api.middleware.auth import get_caller
+from api.rendering.results import JOB_TYPES, JSON, MSGPACK, RESULT_TYPES, body_response, render_job, render_result
 from otoscope.errors import InvalidRequest
 from otoscope.types import Job, JobOptions, JobRequest, Part, ResultJSON
 from shared import tracing
 from shared.jobs.records import JobRecord
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-direct = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-"""Of `api.http.fast_routes`: what is asked for every job."""
+fast_router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+"""For `api.http.fast_routes`: the requests that every job makes."""
 
 _AUDIO_ERRORS = (
     "audio_empty", "not_audio", "audio_unsupported", "audio_truncated", "audio_corrupt", "audio_too_short",
@@ -29,12 +29,12 @@ _AUDIO_ERRORS = (
 )  # fmt: skip
 _BUSY = ("queue_full", "rate_limited", "not_ready", "store_unavailable")
 _MISSING = ("job_not_found", "job_expired", "store_unavailable")
-_LONGEST_KEY = 256
-_JOB = parameter("job_id", "path", "as the submission answered it", type="string")
+_MAX_KEY_LENGTH = 256
+_JOB = parameter("job_id", "path", "the id in the response to the submission", type="string")
 
 
-def _asked() -> dict[str, Any]:
-    """A submission, for OpenAPI: its parameters and its three forms; the body is read by hand, under limits."""
+def _submission_openapi() -> dict[str, Any]:
+    """The OpenAPI operation of a submission: parameters and three forms of the body, which is parsed by hand."""
     options = JobOptions.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
     parts = f"comma-separated: {', '.join(Part)}"
     options["include"] = {"type": "string", "description": parts, "examples": ["maps,spectrogram"]}
@@ -47,10 +47,10 @@ def _asked() -> dict[str, Any]:
     binary = {"schema": {"type": "string", "format": "binary"}}
     return {
         "parameters": [
-            parameter("prefer", "header", "`wait=10` (RFC 7240): answer 200 if done by then", type="string"),
+            parameter("prefer", "header", "`wait=10` (RFC 7240): 200 if it is finished by then", type="string"),
             parameter(
-                "idempotency-key", "header", "A repeat with the same key returns the first job", type="string",
-                maxLength=_LONGEST_KEY,
+                "idempotency-key", "header", "a repeated request with the same key returns the first job",
+                type="string", maxLength=_MAX_KEY_LENGTH,
             ),
         ],
         "requestBody": {
@@ -67,17 +67,17 @@ def _asked() -> dict[str, Any]:
     }  # fmt: skip
 
 
-_PACKED: dict[str, Any] = {"content": {MSGPACK: {"schema": {"type": "string", "format": "binary"}}}}
+_MSGPACK_RESPONSE: dict[str, Any] = {"content": {MSGPACK: {"schema": {"type": "string", "format": "binary"}}}}
 
 
-@direct.post(
+@fast_router.post(
     "",
     status_code=202,
     response_model=Job,
-    openapi_extra=_asked(),
+    openapi_extra=_submission_openapi(),
     responses={
-        200: {"model": Job, "description": "The finished job, where `Prefer: wait` was quick enough", **_PACKED},
-        202: _PACKED,
+        200: {"model": Job, "description": "The finished job, within the time of `Prefer: wait`", **_MSGPACK_RESPONSE},
+        202: _MSGPACK_RESPONSE,
         **responses(
             *_AUDIO_ERRORS, "invalid_request", "invalid_base64", "unsupported_media_type", "payload_too_large",
             "request_timeout", "model_not_found", "idempotency_conflict", "not_acceptable", *_BUSY,
@@ -89,11 +89,11 @@ async def submit(request: Request) -> Response:
 
     The options `model`, `top_k`, `include`, `window` and `layer` may be form fields, JSON keys or query parameters.
     """
-    gateway, caller, asked = current(request), caller_of(request), request.headers
-    kind, key = negotiate(asked, OF_JOB), _key(asked)
-    wait = preferred_wait(asked, gateway.settings.max_wait)
+    gateway, caller = get_gateway(request), get_caller(request)
+    media_type, key = negotiate(request.headers, JOB_TYPES), _idempotency_key(request.headers)
+    wait = preferred_wait(request.headers, gateway.settings.max_wait)
     with tracing.span("ingest"):
-        upload = await read_upload(request, gateway.settings, await gateway.audio_limits())
+        upload = await read_upload(request, gateway.settings, await gateway.catalogue.audio_limits())
     headers: dict[str, str] = {}
     if wait is None:
         job = (await gateway.submit(upload, caller, key)).job
@@ -102,51 +102,51 @@ async def submit(request: Request) -> Response:
         job = await gateway.submit_and_wait(request, upload, caller, wait, key)
     headers["Location"] = f"/v1/jobs/{job.id}"
     if job.final and wait is not None:
-        return await _answer(job, kind, 200, headers)
+        return await _job_response(job, media_type, 200, headers)
     headers["Retry-After"] = "1"
-    return await _answer(job, kind, 202, headers)
+    return await _job_response(job, media_type, 202, headers)
 
 
-@direct.get(
+@fast_router.get(
     "/{job_id}",
     response_model=Job,
     openapi_extra={
         "parameters": [
             _JOB,
             parameter(
-                "wait", "query", "Seconds to hold the line for a change; cut to the server's limit.", type="number",
-                minimum=0, default=0.0,
+                "wait", "query", "long poll: seconds to wait for a change of the status, at most the server's limit",
+                type="number", minimum=0, default=0.0,
             ),
         ]
     },
-    responses={200: _PACKED, **responses(*_MISSING, "invalid_request", "not_acceptable")},
+    responses={200: _MSGPACK_RESPONSE, **responses(*_MISSING, "invalid_request", "not_acceptable")},
 )  # fmt: skip
 async def read(request: Request) -> Response:
-    """The job as it is now, with its result once it has succeeded; `?wait=10` holds the line until it changes."""
-    gateway, caller, job_id = current(request), caller_of(request), request.path_params["job_id"]
-    kind, wait = negotiate(request.headers, OF_JOB), _wait(request.query_params.get("wait"))
+    """The job as it is now, with its result once it has succeeded; with `?wait=10` after its status has changed."""
+    gateway, caller, job_id = get_gateway(request), get_caller(request), request.path_params["job_id"]
+    media_type, wait = negotiate(request.headers, JOB_TYPES), _wait_seconds(request.query_params.get("wait"))
     if wait:
         job = await gateway.wait(request, job_id, caller, wait, until_final=False)
     else:
         job = await gateway.get(job_id, caller, with_result=True)
-    return await _answer(job, kind, 200, {})
+    return await _job_response(job, media_type, 200, {})
 
 
-@direct.get(
+@fast_router.get(
     "/{job_id}/result",
     response_model=ResultJSON,
     openapi_extra={"parameters": [_JOB]},
     responses={
-        200: {"content": {kind: {} for kind in OF_RESULT if kind != JSON}},
+        200: {"content": {media_type: {} for media_type in RESULT_TYPES if media_type != JSON}},
         **responses(*_MISSING, "result_not_ready", "not_acceptable"),
     },
 )
 async def result(request: Request) -> Response:
     """The result alone, as JSON, MessagePack or NPZ by `Accept`."""
-    kind = negotiate(request.headers, OF_RESULT)
-    packed = await current(request).finished(request.path_params["job_id"], caller_of(request))
-    body = await render_result(packed, kind)
-    return respond(body, kind, headers={"Vary": "Accept"})
+    media_type = negotiate(request.headers, RESULT_TYPES)
+    packed = await get_gateway(request).packed_result(request.path_params["job_id"], get_caller(request))
+    body = await render_result(packed, media_type)
+    return body_response(body, media_type, headers={"Vary": "Accept"})
 
 
 @router.get(
@@ -154,71 +154,78 @@ async def result(request: Request) -> Response:
     response_class=EventSourceResponse,
     responses={
         200: {
-            "description": "`event: status` at every change, without an id where only the place in the queue has"
-            " changed; `event: result` last; the data of both is the job",
+            "description": "`event: status` at every change, without an id where only the position in the queue"
+            " has changed; `event: result` last; the data of both is the job",
             "content": {"text/event-stream": {"example": 'id: 1700000000000-0\nevent: status\ndata: {"id": "…"}\n\n'}},
         },
-        204: {"description": "`Last-Event-ID` was the last one"},
+        204: {"description": "`Last-Event-ID` is the last event"},
         **responses(*_MISSING, "invalid_request"),
     },
 )
 async def events(
-    gateway: Here,
-    caller: Asking,
+    gateway: GatewayDep,
+    caller: CallerDep,
     job_id: str,
     include_result: Annotated[
-        bool, Query(description="`false`: the last event has the job without its result; `links.result` leads there")
+        bool, Query(description="`false`: the last event has the job without its result; fetch it from `links.result`")
     ] = True,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The job's changes as server-sent events, from the beginning or after `Last-Event-ID`."""
     after = resume_point(last_event_id)
     job = await gateway.get(job_id, caller)  # 404 and 410 before the stream begins
-    if job.final and not (await gateway.store.follow(job_id, after))[0]:
-        return Response(status_code=204)  # after an empty stream an EventSource would come again, for ever
+    if job.final and not (await gateway.store.events_since(job_id, after))[0]:
+        return Response(status_code=204)  # after an empty stream an EventSource would reconnect again and again
 
-    told = job_events(
-        gateway.store, gateway.changes, job_id, after, gateway.settings.keepalive_seconds, include_result=include_result
+    stream = job_events(
+        gateway.store,
+        gateway.notifications,
+        job_id,
+        after,
+        gateway.settings.keepalive_seconds,
+        include_result=include_result,
     )
 
     async def counted() -> Any:
         with gateway.metrics.streams.track_inprogress():
-            async for event in told:
+            async for event in stream:
                 yield event
 
-    # Without its own ping, which may come between two pieces of an event; ours comes after silence. A reader that takes
-    # nothing is cut off.
+    # Without the ping of sse-starlette, which could come between two pieces of an event; `job_events` sends comments.
+    # A client that reads nothing for `send_timeout` seconds is disconnected.
     return EventSourceResponse(counted(), ping=0, send_timeout=30, headers={"Cache-Control": "no-store"})
 
 
 @router.delete("/{job_id}", status_code=204, responses=responses(*_MISSING))
-async def cancel(gateway: Here, caller: Asking, job_id: str) -> Response:
-    """Cancel what waits or runs; forget what has finished."""
+async def cancel(gateway: GatewayDep, caller: CallerDep, job_id: str) -> Response:
+    """Cancel an unfinished job; delete a finished one."""
     await gateway.cancel(job_id, caller)
     return Response(status_code=204)
 
 
-async def _answer(job: JobRecord, kind: str, status: int, headers: dict[str, str]) -> Response:
-    body = await render_job(job, kind)
-    return respond(body, kind, status, {"Cache-Control": "no-store", "Vary": "Accept", **headers})
+async def _job_response(job: JobRecord, media_type: str, status: int, headers: dict[str, str]) -> Response:
+    body = await render_job(job, media_type)
+    return body_response(body, media_type, status, {"Cache-Control": "no-store", "Vary": "Accept", **headers})
 
 
-def _key(headers: Headers) -> str | None:
+def _idempotency_key(headers: Headers) -> str | None:
+    """Raises InvalidRequest."""
     key = headers.get("idempotency-key")
-    if key and len(key) > _LONGEST_KEY:
-        raise InvalidRequest(f"Idempotency-Key: {len(key)} characters; {_LONGEST_KEY} are accepted.")
+    if key and len(key) > _MAX_KEY_LENGTH:
+        raise InvalidRequest(f"Idempotency-Key: {len(key)} characters; at most {_MAX_KEY_LENGTH} are accepted.")
     return key
 
 
-def _wait(asked: str | None) -> float:
+def _wait_seconds(text: str | None) -> float:
+    """Raises InvalidRequest."""
     try:
-        seconds = float(asked or 0.0)
+        seconds = float(text or 0.0)
     except ValueError:
         seconds = -1.0
     if not seconds >= 0:
-        raise InvalidRequest(f"wait: must be a number of seconds, not {asked!r}.")
+        raise InvalidRequest(f"wait: must be a number of seconds, not {text!r}.")
     return seconds
 
 
-# Named here so that OpenAPI lists the schema that `_asked` refers to.
+# For OpenAPI: the schemas that `_submission_openapi` refers to.
 SCHEMAS = (JobRequest,)

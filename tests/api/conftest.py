@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import uvicorn
 
-from api.http.protocol import bounded
+from api.http.protocol import bounded_protocol
 from api.main import create_app
 from otoscope.errors import OtoscopeError
 from otoscope.results import Result, WindowPrediction
 from otoscope.types import Accuracy, JobOptions, Layer, ModelCard, Timings
 from shared.config.settings import Settings
-from shared.contract import line_key
+from shared.contract import queue_key
 from shared.jobs import JobStore
-from shared.jobs.records import Announcement, Refused, Work
+from shared.jobs.records import ClaimedJob, SkippedJob, WorkerHeartbeat
 from shared.redis_client.connection import connect
 from shared.results import pack_result
 from tests.conftest import PYTHON, ROOT, start_server
@@ -59,21 +59,21 @@ class StandInWorker:
 
     def announce(self, *names: str, seconds: int = 30) -> None:
         names = names or ("tiny",)
-        self.store.announce(Announcement("w1", list(names), 0), {name: card(name) for name in names}, seconds)
+        self.store.heartbeat(WorkerHeartbeat("w1", list(names), 0), {name: card(name) for name in names}, seconds)
 
-    def take(self, job_id: str) -> Work | Refused:
-        for line in self._client.scan_iter(line_key("*")):
+    def take(self, job_id: str) -> ClaimedJob | SkippedJob:
+        for line in self._client.scan_iter(queue_key("*")):
             for message in self._client.lrange(line, 0, -1):  # type: ignore[union-attr]
                 if job_id.encode() in message:
                     self._client.lrem(line, 1, message)
-        return self.store.start(job_id, "w1", solo=True)  # some tests start a job more than once
+        return self.store.claim(job_id, "w1", isolated=True)  # some tests start a job more than once
 
-    def start(self, job_id: str) -> Work:
+    def start(self, job_id: str) -> ClaimedJob:
         work = self.take(job_id)
-        assert isinstance(work, Work), work
+        assert isinstance(work, ClaimedJob), work
         return work
 
-    def finish(self, job_id: str) -> Work:
+    def finish(self, job_id: str) -> ClaimedJob:
         work = self.start(job_id)
         self.succeed(job_id, work.options)
         return work
@@ -87,13 +87,13 @@ class StandInWorker:
         self.start(job_id)
         self.store.fail(job_id, error)
 
-    def finish_soon(self, client: httpx.Client, stop: threading.Event) -> None:
+    def finish_soon(self, client: httpx2.Client, stop: threading.Event) -> None:
         """Finish whatever is waiting until told to stop: a worker in a thread."""
         while not stop.wait(0.01):
-            for entry in self._client.zrange("otoscope:waiting", 0, -1):  # type: ignore[union-attr]
+            for entry in self._client.zrange("otoscope:queued", 0, -1):  # type: ignore[union-attr]
                 job_id = entry.decode()  # type: ignore[union-attr]
                 work = self.take(job_id)
-                if isinstance(work, Work):  # else it was cancelled meanwhile
+                if isinstance(work, ClaimedJob):  # else it was cancelled meanwhile
                     self.succeed(job_id, work.options)
 
     def close(self) -> None:
@@ -179,7 +179,10 @@ def serving(settings: Settings) -> Iterator[str]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        create_app(settings), log_config=None, timeout_graceful_shutdown=1, http=bounded(settings.upload_seconds)
+        create_app(settings),
+        log_config=None,
+        timeout_graceful_shutdown=1,
+        http=bounded_protocol(settings.upload_seconds),
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -198,19 +201,19 @@ def serving(settings: Settings) -> Iterator[str]:
 
 
 @pytest.fixture
-def start_gateway(settings: Settings) -> Iterator[Callable[..., httpx.Client]]:
+def start_gateway(settings: Settings) -> Iterator[Callable[..., httpx2.Client]]:
     """Start a gateway with some settings changed; a client for it."""
     with ExitStack() as stack:
 
-        def start(**changed: object) -> httpx.Client:
+        def start(**changed: object) -> httpx2.Client:
             url = stack.enter_context(serving(settings.model_copy(update=changed)))
-            return stack.enter_context(httpx.Client(base_url=url, timeout=20))
+            return stack.enter_context(httpx2.Client(base_url=url, timeout=20))
 
         yield start
 
 
 @pytest.fixture
-def http(start_gateway: Callable[..., httpx.Client]) -> httpx.Client:
+def http(start_gateway: Callable[..., httpx2.Client]) -> httpx2.Client:
     """A client of a gateway with the default settings."""
     return start_gateway()
 
@@ -225,7 +228,7 @@ def worker(settings: Settings) -> Iterator[StandInWorker]:
 
 
 @pytest.fixture
-def busy_worker(worker: StandInWorker, http: httpx.Client) -> Iterator[StandInWorker]:
+def busy_worker(worker: StandInWorker, http: httpx2.Client) -> Iterator[StandInWorker]:
     """A stand-in worker that finishes what comes, in a thread."""
     stop = threading.Event()
     thread = threading.Thread(target=worker.finish_soon, args=(http, stop), daemon=True)

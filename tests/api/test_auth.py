@@ -5,16 +5,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.routing import Mount, Route
 
-from api.http.fast_routes import Counted
+from api.http.fast_routes import LabelledRoute
 from api.main import create_app
-from api.middleware.auth import OPEN, KeyRing, needed
-from shared.api_keys import Key, KeysUnusable, Scope, new_key, write_keys
+from api.middleware.auth import OPEN_PATHS, KeyRing, required_scope
+from api.middleware.rate_limit import RateLimiter
+from shared.api_keys import Key, KeyFileError, Scope, new_key, write_keys
 from shared.config.settings import Settings
 from tests.api.conftest import StandInWorker, wav
 from tests.api.test_service import sample
@@ -25,7 +26,7 @@ ALL = "maps,spectrogram,full_spectrogram,cam"
 class Door:
     """A gateway with a keys file, and clients with keys of its own."""
 
-    def __init__(self, start: Callable[..., httpx.Client], path: Path) -> None:
+    def __init__(self, start: Callable[..., httpx2.Client], path: Path) -> None:
         self.path, self._keys = path, dict[str, Key]()
         self.secrets: dict[str, str] = {}
         for name, scopes in (("one", ["submit", "read"]), ("two", ["submit", "read"]), ("reads", [Scope.READ]),
@@ -44,16 +45,16 @@ class Door:
     def id(self, name: str) -> str:
         return self._keys[name].id
 
-    def ask(self, name: str | None, method: str, path: str, **options: Any) -> httpx.Response:
+    def ask(self, name: str | None, method: str, path: str, **options: Any) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {self.secrets[name]}"} if name else {}
         return self.http.request(method, path, headers=headers | options.pop("headers", {}), **options)
 
-    def submit(self, name: str | None, **options: Any) -> httpx.Response:
+    def submit(self, name: str | None, **options: Any) -> httpx2.Response:
         return self.ask(name, "POST", "/v1/jobs", files={"file": wav()}, data={"include": ALL}, **options)
 
 
 @pytest.fixture
-def door(start_gateway: Callable[..., httpx.Client], worker: StandInWorker, tmp_path: Path) -> Door:
+def door(start_gateway: Callable[..., httpx2.Client], worker: StandInWorker, tmp_path: Path) -> Door:
     return Door(start_gateway, tmp_path / "keys")
 
 
@@ -82,7 +83,7 @@ def test_every_route_needs_a_key_but_the_open_ones(door: Door, settings: Setting
         path = filled(template, "0" * 32)
         for headers in ({}, {"Authorization": f"Bearer oto_12345678_{'0' * 64}"}):
             answer = door.http.request(method, path, headers=headers)
-            if path in OPEN or path.startswith("/static/"):
+            if path in OPEN_PATHS or path.startswith("/static/"):
                 assert answer.status_code not in (401, 403), (method, path)
                 continue
             assert answer.status_code == 401, (method, path)
@@ -100,13 +101,16 @@ def test_hidden_routes_are_walked_too(settings: Settings) -> None:
         if isinstance(route, APIRoute) and not route.include_in_schema
     ]
     assert not hidden
-    assert any(isinstance(route, Counted) for route in create_app(settings).routes)
+    assert any(isinstance(route, LabelledRoute) for route in create_app(settings).routes)
 
 
-def test_a_route_that_nobody_thought_of_is_closed() -> None:
-    """What no rule names needs the scope admin."""
-    assert needed("GET", "/debug") == needed("PUT", "/v1/jobs") == needed("GET", "/v1") == "admin"
-    assert needed("GET", "/static") == needed("GET", "/docs/x") == needed("GET", "//") == "admin"
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/debug"), ("PUT", "/v1/jobs"), ("GET", "/v1"), ("GET", "/static"), ("GET", "/docs/x"), ("GET", "//")],
+)
+def test_a_route_without_a_rule_is_closed(method: str, path: str) -> None:
+    """It needs the scope admin."""
+    assert required_scope(method, path) == "admin"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +120,7 @@ def test_a_route_that_nobody_thought_of_is_closed() -> None:
 def test_a_scope_opens_what_it_says(door: Door, settings: Settings, name: str, allowed: set[str]) -> None:
     """Every route, with every kind of key: 403 exactly where the scope is missing."""
     for method, template in sorted(set(calls(settings))):
-        wanted = needed(method, template)
+        wanted = required_scope(method, template)
         answer = door.ask(name, method, filled(template, "0" * 32))
         refused = answer.status_code == 403
         assert refused == (wanted is not None and wanted not in allowed), (method, template, answer.status_code)
@@ -164,7 +168,7 @@ def test_a_job_is_its_callers_own(door: Door, worker: StandInWorker, settings: S
     assert door.ask("one", "DELETE", f"/v1/jobs/{job_id}").status_code == 204
 
 
-def test_the_record_names_the_caller(door: Door, http: httpx.Client, worker: StandInWorker) -> None:
+def test_the_record_names_the_caller(door: Door, http: httpx2.Client, worker: StandInWorker) -> None:
     """`key:<id>` where there are keys, the address where there are none."""
     with_key, without = door.submit("one").json()["id"], http.post("/v1/jobs", files={"file": wav()}).json()["id"]
     stored = [worker._client.hget(f"otoscope:job:{job_id}", "caller") for job_id in (with_key, without)]
@@ -189,10 +193,10 @@ def test_the_cookie_is_as_good_as_the_header(door: Door) -> None:
 
 
 def test_a_rate_is_held_and_retry_after_is_true(
-    start_gateway: Callable[..., httpx.Client], worker: StandInWorker, door: Door
+    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker, door: Door
 ) -> None:
     """A minute's worth at once, then 429 for that key alone; reading goes on."""
-    door.add("slow", "submit", "read", rate=3)
+    door.add("slow", "submit", "read", rate_per_minute=3)
     door.http = start_gateway(keys_file=door.path)
     assert [door.submit("slow").status_code for _ in range(4)] == [202, 202, 202, 429]
     refused = door.submit("slow")
@@ -202,20 +206,20 @@ def test_a_rate_is_held_and_retry_after_is_true(
     assert door.submit("one").status_code == 202
 
 
-def test_a_bucket_fills_as_it_says(tmp_path: Path) -> None:
-    """Just before the seconds that were told are over there is no room, and then there is, for one."""
+def test_the_token_bucket_refills_at_its_rate(tmp_path: Path) -> None:
+    """Just before the returned seconds are over there is no token, and then there is one."""
     now = 0.0
-    key, text = new_key("a", [Scope.SUBMIT], rate=12)
+    key, text = new_key("a", [Scope.SUBMIT], rate_per_minute=12)
     write_keys(tmp_path / "keys", [key])
-    ring = KeyRing(tmp_path / "keys", clock=lambda: now)
-    assert ring.find(text) == key
-    assert [ring.take(key) for _ in range(13)] == [0] * 12 + [5]
+    assert KeyRing(tmp_path / "keys", clock=lambda: now).find(text) == key
+    limiter = RateLimiter(clock=lambda: now)
+    assert [limiter.acquire(key) for _ in range(13)] == [0] * 12 + [5]
     now = 4.9
-    assert ring.take(key) == 1
+    assert limiter.acquire(key) == 1
     now = 5.0
-    assert [ring.take(key), ring.take(key)] == [0, 5]
+    assert [limiter.acquire(key), limiter.acquire(key)] == [0, 5]
     now = 10_000.0
-    assert [ring.take(key) for _ in range(13)] == [0] * 12 + [5], "no more than a minute's worth is saved up"
+    assert [limiter.acquire(key) for _ in range(13)] == [0] * 12 + [5], "a bucket holds the tokens of one minute"
 
 
 def test_keys_come_and_go_without_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -244,13 +248,13 @@ def test_keys_come_and_go_without_a_restart(tmp_path: Path, caplog: pytest.LogCa
 
 def test_a_gateway_without_its_keys_does_not_start(settings: Settings, tmp_path: Path) -> None:
     """A file that is not there must not open the door."""
-    with pytest.raises(KeysUnusable, match="cannot be read"):
+    with pytest.raises(KeyFileError, match="cannot be read"):
         create_app(settings.model_copy(update={"keys_file": tmp_path / "none"}))
 
 
-def test_refusals_are_counted(door: Door, start_gateway: Callable[..., httpx.Client], tmp_path: Path) -> None:
+def test_refusals_are_counted(door: Door, start_gateway: Callable[..., httpx2.Client], tmp_path: Path) -> None:
     """401, 403 and 429 each under their code; nothing of a key is in the metrics."""
-    door.add("slow", "submit", rate=1)
+    door.add("slow", "submit", rate_per_minute=1)
     door.http = start_gateway(keys_file=door.path)
     for _ in range(2):
         door.submit("slow")
@@ -263,7 +267,7 @@ def test_refusals_are_counted(door: Door, start_gateway: Callable[..., httpx.Cli
     assert not re.search("|".join([*door.secrets.values(), *map(door.id, door.secrets)]), text)
 
 
-def test_openapi_declares_what_needs_a_key(door: Door, http: httpx.Client) -> None:
+def test_openapi_declares_what_needs_a_key(door: Door, http: httpx2.Client) -> None:
     """Bearer and cookie; the scope of each call; optional where the service is open."""
     document = door.http.get("/openapi.json").json()
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"

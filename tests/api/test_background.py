@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 
 from shared.jobs import AsyncJobStore
@@ -10,9 +10,9 @@ from tests.api.conftest import StandInWorker, wav
 from tests.support.process_tree import until
 
 
-@pytest.mark.parametrize("name", ["reap", "places", "watch"])
+@pytest.mark.parametrize("name", ["expire_overdue", "positions", "subscribe"])
 def test_a_bug_in_a_chore_does_not_end_it(
-    start_gateway: Callable[..., httpx.Client],
+    start_gateway: Callable[..., httpx2.Client],
     worker: StandInWorker,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -28,14 +28,14 @@ def test_a_bug_in_a_chore_does_not_end_it(
         return await right(*args)
 
     monkeypatch.setattr(AsyncJobStore, name, wrong)
-    http = start_gateway(**({"job_deadline": 1} if name == "reap" else {}))
+    http = start_gateway(**({"job_deadline": 1} if name == "expire_overdue" else {}))
     job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
-    if name == "reap":
+    if name == "expire_overdue":
         until(lambda: http.get(f"/v1/jobs/{job_id}").json()["status"] == "failed", 15)
-    elif name == "watch":
+    elif name == "subscribe":
         until(lambda: len(calls) == 2, 15)
     else:
         with http.stream("GET", f"/v1/jobs/{job_id}/events"):
             until(lambda: len(calls) > 1, 15)
-    (told,) = [record.exc_text or "" for record in caplog.records if "a bug ended" in record.message]
+    (told,) = [record.exc_text or "" for record in caplog.records if "a bug ended a background task" in record.message]
     assert "ValueError: a bug" in told

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -53,7 +53,7 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("form", ["raw", "multipart", "base64"])
 def test_bad_sound_is_refused_at_once(
-    http: httpx.Client, worker: StandInWorker, redis_keys: Callable[[], set[bytes]], name: str, form: str
+    http: httpx2.Client, worker: StandInWorker, redis_keys: Callable[[], set[bytes]], name: str, form: str
 ) -> None:
     """Whichever way it comes: the same code, and nothing in Redis."""
     body, status, code = BODIES[name]
@@ -68,7 +68,7 @@ def test_bad_sound_is_refused_at_once(
     assert redis_keys() == before
 
 
-def refused(answer: httpx.Response, status: int, code: str) -> Problem:
+def refused(answer: httpx2.Response, status: int, code: str) -> Problem:
     assert answer.headers["content-type"] == "application/problem+json", answer.text
     problem = Problem.model_validate(answer.json())
     assert (answer.status_code, problem.code) == (status, code), problem.detail
@@ -78,7 +78,7 @@ def refused(answer: httpx.Response, status: int, code: str) -> Problem:
 
 
 def test_a_sound_in_broken_lines_may_be_as_large_as_any(
-    start_gateway: Callable[..., httpx.Client], worker: StandInWorker
+    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker
 ) -> None:
     """What mail programs make of base64 takes a sixteenth more in JSON, and is not told that the sound is too large."""
     sound = wav(125.0)
@@ -136,7 +136,7 @@ REQUESTS: dict[str, tuple[dict[str, object], int, str]] = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_bad_request_is_refused_at_once(
-    http: httpx.Client, worker: StandInWorker, redis_keys: Callable[[], set[bytes]], name: str
+    http: httpx2.Client, worker: StandInWorker, redis_keys: Callable[[], set[bytes]], name: str
 ) -> None:
     """The request around the sound: a stable code, and nothing in Redis."""
     arguments, status, code = REQUESTS[name]
@@ -145,7 +145,7 @@ def test_bad_request_is_refused_at_once(
     assert redis_keys() == before
 
 
-def test_message_says_what_was_found_and_what_is_accepted(http: httpx.Client, worker: StandInWorker) -> None:
+def test_message_says_what_was_found_and_what_is_accepted(http: httpx2.Client, worker: StandInWorker) -> None:
     """An image is called an image, and the accepted formats are named."""
     answer = http.post("/v1/jobs", files={"file": ("cat.wav", PNG)})
     detail = refused(answer, 415, "not_audio").detail
@@ -153,7 +153,7 @@ def test_message_says_what_was_found_and_what_is_accepted(http: httpx.Client, wo
     assert "FLAC" in detail
 
 
-def test_not_finite_samples_are_left_to_the_decoder(http: httpx.Client, worker: StandInWorker) -> None:
+def test_not_finite_samples_are_left_to_the_decoder(http: httpx2.Client, worker: StandInWorker) -> None:
     """NaN can only be seen by decoding: accepted here, failed with the same code by the worker (tests/e2e)."""
     samples = np.full(8_000, np.nan, "<f4").tobytes()
     fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 1, 8_000, 32_000, 4, 32)
@@ -164,7 +164,7 @@ def test_not_finite_samples_are_left_to_the_decoder(http: httpx.Client, worker: 
 
 @pytest.mark.parametrize("form", ["raw", "multipart", "base64"])
 def test_upload_over_the_limit_is_413(
-    start_gateway: Callable[..., httpx.Client], worker: StandInWorker, form: str
+    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker, form: str
 ) -> None:
     """Each form is measured by the sound it carries, not by its wrapping."""
     http = start_gateway(max_upload_bytes=50_000)
@@ -182,20 +182,20 @@ def test_upload_over_the_limit_is_413(
             assert "50,000 bytes" in refused(answer, 413, "payload_too_large").detail
 
 
-def raw_request(http: httpx.Client, head: str) -> socket.socket:
+def raw_request(http: httpx2.Client, head: str) -> socket.socket:
     connection = socket.create_connection((urlsplit(str(http.base_url)).hostname, http.base_url.port), timeout=20)
     connection.sendall(f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\n{head}\r\n\r\n".encode())
     return connection
 
 
-def test_declared_length_over_the_limit_is_refused_before_the_body(http: httpx.Client, worker: StandInWorker) -> None:
+def test_declared_length_over_the_limit_is_refused_before_the_body(http: httpx2.Client, worker: StandInWorker) -> None:
     """A gigabyte that is announced is not waited for."""
     with raw_request(http, "Content-Length: 1000000000") as connection:
         assert b" 413 " in connection.recv(65_536)
 
 
 def test_chunked_body_is_cut_off_at_the_limit(
-    start_gateway: Callable[..., httpx.Client], worker: StandInWorker
+    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker
 ) -> None:
     """A body without a length is counted as it comes."""
     http = start_gateway(max_upload_bytes=50_000)
@@ -206,7 +206,7 @@ def test_chunked_body_is_cut_off_at_the_limit(
         assert b" 413 " in connection.recv(65_536)
 
 
-def test_slow_body_is_cut_off(start_gateway: Callable[..., httpx.Client], worker: StandInWorker) -> None:
+def test_slow_body_is_cut_off(start_gateway: Callable[..., httpx2.Client], worker: StandInWorker) -> None:
     """A sender that never finishes gets 408 when its time is up."""
     http = start_gateway(upload_seconds=0.3)
     with raw_request(http, "Content-Length: 1000") as connection:
@@ -218,7 +218,7 @@ def test_slow_body_is_cut_off(start_gateway: Callable[..., httpx.Client], worker
         assert b"request_timeout" in answer
 
 
-def test_every_route_answers_a_problem_for_what_it_cannot_do(http: httpx.Client) -> None:
+def test_every_route_answers_a_problem_for_what_it_cannot_do(http: httpx2.Client) -> None:
     """404 and 405 are problem documents too."""
     refused(http.get("/nothing/here"), 404, "not_found")
     refused(http.put("/v1/jobs"), 405, "method_not_allowed")
@@ -238,14 +238,14 @@ def test_bug_is_a_500_problem_without_its_traceback(settings: object, monkeypatc
     async def broken(self: Gateway) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(Gateway, "ready", broken)
+    monkeypatch.setattr(Gateway, "readiness", broken)
 
-    async def ask() -> httpx.Response:
+    async def ask() -> httpx2.Response:
         app = create_app(settings)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://x") as http,
+            httpx2.AsyncClient(transport=transport, base_url="http://x") as http,
         ):
             return await http.get("/health/ready")
 

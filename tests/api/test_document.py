@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as rules
@@ -51,7 +51,7 @@ OPERATIONS = {found.ok().label: found.ok() for found in DOCUMENT.get_all_operati
 
 
 @pytest.fixture
-def jobs(http: httpx.Client, worker: StandInWorker) -> list[str]:
+def jobs(http: httpx2.Client, worker: StandInWorker) -> list[str]:
     """Ids of jobs that ended in every way there is, and of one that never was."""
     everything = {"include": ",".join(Part), "layer": "layer1"}
     ids = [http.post("/v1/jobs", files={"file": wav()}, data=more).json()["id"] for more in ({}, everything, {}, {})]
@@ -65,7 +65,7 @@ def jobs(http: httpx.Client, worker: StandInWorker) -> list[str]:
 
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_answers_are_as_the_document_says(
-    label: str, start_gateway: Callable[..., httpx.Client], jobs: list[str], busy_worker: StandInWorker
+    label: str, start_gateway: Callable[..., httpx2.Client], jobs: list[str], busy_worker: StandInWorker
 ) -> None:
     """For what the document allows and for what it does not."""
     http, operation = start_gateway(max_wait=15.0), OPERATIONS[label]

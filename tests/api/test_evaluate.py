@@ -2,7 +2,7 @@
 
 import base64
 
-import httpx
+import httpx2
 import pytest
 
 from otoscope.errors import AudioNotFinite, StoreUnavailable
@@ -15,7 +15,7 @@ from tests.support.process_tree import until
 BODY = {"audio_data": base64.b64encode(wav()).decode()}
 
 
-def test_a_client_of_the_older_systems_works_unchanged(http: httpx.Client, busy_worker: StandInWorker) -> None:
+def test_a_client_of_the_older_systems_works_unchanged(http: httpx2.Client, busy_worker: StandInWorker) -> None:
     """Base64 in; predictions, visualization, input_spectrogram and waveform out."""
     answer = http.post("/evaluate", json=BODY)
     assert answer.status_code == 200
@@ -31,20 +31,20 @@ def test_a_client_of_the_older_systems_works_unchanged(http: httpx.Client, busy_
     assert "input_spectogram" not in answer.json()
 
 
-def test_older_spelling_on_request(http: httpx.Client, busy_worker: StandInWorker) -> None:
+def test_older_spelling_on_request(http: httpx2.Client, busy_worker: StandInWorker) -> None:
     """`?spelling=old` answers the misspelt key as well."""
     said = http.post("/evaluate", params={"spelling": "old"}, json=BODY).json()
     assert said["input_spectogram"] == said["input_spectrogram"]
 
 
-def test_unknown_keys_are_ignored_as_they_were(http: httpx.Client, busy_worker: StandInWorker) -> None:
+def test_unknown_keys_are_ignored_as_they_were(http: httpx2.Client, busy_worker: StandInWorker) -> None:
     """Clients that send more than the contract asks are served."""
     assert http.post("/evaluate", json={**BODY, "filename": "x.wav"}).status_code == 200
 
 
 @pytest.mark.parametrize(("body", "status"), [({}, 422), ({"audio_data": "%%%"}, 400), ({"audio_data": "AAAA"}, 415)])
 def test_bad_input_is_a_problem_not_a_500(
-    http: httpx.Client, worker: StandInWorker, body: dict[str, str], status: int
+    http: httpx2.Client, worker: StandInWorker, body: dict[str, str], status: int
 ) -> None:
     """The older systems answered 500 to any bad file."""
     answer = http.post("/evaluate", json=body)
@@ -53,7 +53,7 @@ def test_bad_input_is_a_problem_not_a_500(
 
 
 def test_it_says_so_where_the_queue_cannot_be_read(
-    http: httpx.Client, busy_worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
+    http: httpx2.Client, busy_worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Be it for a moment: that is no time that is over."""
     read, failing = AsyncJobStore.get, iter([True])
@@ -68,13 +68,13 @@ def test_it_says_so_where_the_queue_cannot_be_read(
     assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
 
 
-def test_failure_in_the_worker_is_told_by_its_code(http: httpx.Client, worker: StandInWorker) -> None:
+def test_failure_in_the_worker_is_told_by_its_code(http: httpx2.Client, worker: StandInWorker) -> None:
     """A file that only fails while decoding answers with the status of its code."""
     import threading
 
     def fail() -> None:
-        until(lambda: bool(worker._client.zcard("otoscope:waiting")))
-        (waiting,) = worker._client.zrange("otoscope:waiting", 0, -1)  # type: ignore[misc]
+        until(lambda: bool(worker._client.zcard("otoscope:queued")))
+        (waiting,) = worker._client.zrange("otoscope:queued", 0, -1)  # type: ignore[misc]
         worker.fail(waiting.decode(), AudioNotFinite("NaN in the samples"))
 
     thread = threading.Thread(target=fail)

@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import httpx
+import httpx2
 import pytest
 from sse_starlette import ServerSentEvent
 
 from api.http.sse import FROM_START, job_events
-from api.notifications import Changes
-from api.rendering.json_arrays import PIECE
+from api.notifications import Notifications
+from api.rendering.json_arrays import PIECE_BYTES
 from otoscope.errors import InferenceFailed
 from otoscope.types import Timings
 from shared.config.settings import Settings
@@ -25,11 +25,11 @@ from tests.api.test_json_arrays import long
 Event = tuple[str, str, dict[str, object]]  # id or nothing, event, data
 
 
-def submit(http: httpx.Client) -> str:
+def submit(http: httpx2.Client) -> str:
     return str(http.post("/v1/jobs", files={"file": wav()}).json()["id"])
 
 
-def follow(http: httpx.Client, job_id: str, last: str | None = None, **query: str) -> Iterator[Event]:
+def follow(http: httpx2.Client, job_id: str, last: str | None = None, **query: str) -> Iterator[Event]:
     """Events as they come, until the stream ends."""
     headers = {"Last-Event-ID": last} if last else {}
     fields: dict[str, str] = {}
@@ -45,7 +45,7 @@ def follow(http: httpx.Client, job_id: str, last: str | None = None, **query: st
             fields = {}
 
 
-def read(http: httpx.Client, job_id: str, last: str | None = None, **query: str) -> list[Event]:
+def read(http: httpx2.Client, job_id: str, last: str | None = None, **query: str) -> list[Event]:
     return list(follow(http, job_id, last, **query))
 
 
@@ -56,7 +56,7 @@ def states(events: list[Event]) -> list[tuple[str, object]]:
 WHOLE = [("status", "queued"), ("status", "running"), ("status", "succeeded"), ("result", "succeeded")]
 
 
-def test_stream_follows_a_job_to_its_result(http: httpx.Client, worker: StandInWorker) -> None:
+def test_stream_follows_a_job_to_its_result(http: httpx2.Client, worker: StandInWorker) -> None:
     """Opened before anything happened, the stream ends by itself with the result."""
     job_id = submit(http)
     timers = [threading.Timer(0.2, worker.start, [job_id]), threading.Timer(0.4, worker.finish, [job_id])]
@@ -70,14 +70,14 @@ def test_stream_follows_a_job_to_its_result(http: httpx.Client, worker: StandInW
     assert result["predictions"][0]["class"] == "dog"
 
 
-def test_stream_opened_late_tells_everything(http: httpx.Client, worker: StandInWorker) -> None:
+def test_stream_opened_late_tells_everything(http: httpx2.Client, worker: StandInWorker) -> None:
     """A finished job's stream is read from its beginning."""
     job_id = submit(http)
     worker.finish(job_id)
     assert states(read(http, job_id)) == WHOLE
 
 
-def test_last_event_id_resumes(http: httpx.Client, worker: StandInWorker) -> None:
+def test_last_event_id_resumes(http: httpx2.Client, worker: StandInWorker) -> None:
     """After a lost connection only what is new is told; after the last event an EventSource must not come again."""
     job_id = submit(http)
     worker.finish(job_id)
@@ -88,7 +88,7 @@ def test_last_event_id_resumes(http: httpx.Client, worker: StandInWorker) -> Non
     assert (answer.status_code, answer.content) == (204, b"")
 
 
-def test_what_is_told_late_is_told_as_it_was(http: httpx.Client, worker: StandInWorker) -> None:
+def test_what_is_told_late_is_told_as_it_was(http: httpx2.Client, worker: StandInWorker) -> None:
     """Nothing of what nobody knew then."""
     job_id = submit(http)
     worker.finish(job_id)
@@ -101,7 +101,7 @@ def test_what_is_told_late_is_told_as_it_was(http: httpx.Client, worker: StandIn
 
 
 @pytest.mark.parametrize("leave", ["finish", "cancel"])
-def test_the_place_in_the_queue_is_told_when_it_changes(http: httpx.Client, worker: StandInWorker, leave: str) -> None:
+def test_the_place_in_the_queue_is_told_when_it_changes(http: httpx2.Client, worker: StandInWorker, leave: str) -> None:
     """Whoever waits behind a job that is finished or cancelled moves up, in a status without an id."""
     first, second, third = (submit(http) for _ in range(3))
     events = follow(http, third)
@@ -117,7 +117,7 @@ def test_the_place_in_the_queue_is_told_when_it_changes(http: httpx.Client, work
     assert states(list(events)) == WHOLE[1:]
 
 
-def test_the_place_is_told_again_after_a_lost_connection(http: httpx.Client, worker: StandInWorker) -> None:
+def test_the_place_is_told_again_after_a_lost_connection(http: httpx2.Client, worker: StandInWorker) -> None:
     """What was missed meanwhile is not: the place as it is now comes first."""
     first, second = submit(http), submit(http)
     events = follow(http, second)
@@ -127,7 +127,7 @@ def test_the_place_is_told_again_after_a_lost_connection(http: httpx.Client, wor
     assert next(again)[2]["queue_position"] == 1
 
 
-def test_the_result_can_be_left_out(http: httpx.Client, worker: StandInWorker) -> None:
+def test_the_result_can_be_left_out(http: httpx2.Client, worker: StandInWorker) -> None:
     """`include_result=false` ends with the job and a link to its result, so that it can be fetched in another form."""
     job_id = submit(http)
     worker.finish(job_id)
@@ -139,7 +139,7 @@ def test_the_result_can_be_left_out(http: httpx.Client, worker: StandInWorker) -
     assert http.get(f"/v1/jobs/{job_id}/events", params={"include_result": "maybe"}).status_code == 422
 
 
-def test_a_large_result_comes_in_pieces(http: httpx.Client, worker: StandInWorker, settings: Settings) -> None:
+def test_a_large_result_comes_in_pieces(http: httpx2.Client, worker: StandInWorker, settings: Settings) -> None:
     """As everywhere else: joining and encoding tens of megabytes would hold up everybody."""
     job_id = submit(http)
     worker.start(job_id)
@@ -149,19 +149,19 @@ def test_a_large_result_comes_in_pieces(http: httpx.Client, worker: StandInWorke
         client = connect_async(settings)
         store = AsyncJobStore(client, settings)
         try:
-            return [piece async for piece in job_events(store, Changes(store), job_id, FROM_START, 15.0)]
+            return [piece async for piece in job_events(store, Notifications(store), job_id, FROM_START, 15.0)]
         finally:
             await client.aclose()
 
     pieces = asyncio.run(told())
-    assert all(isinstance(piece, bytes) and len(piece) < 3 * PIECE for piece in pieces)
+    assert all(isinstance(piece, bytes) and len(piece) < 3 * PIECE_BYTES for piece in pieces)
     assert len(pieces) > 50
     events = read(http, job_id)
     assert states(events) == WHOLE
     assert events[-1][2]["result"]["full_spectrogram"]["shape"] == [128, 30_001]  # type: ignore[index]
 
 
-def test_failed_and_cancelled_jobs_end_their_stream(http: httpx.Client, worker: StandInWorker) -> None:
+def test_failed_and_cancelled_jobs_end_their_stream(http: httpx2.Client, worker: StandInWorker) -> None:
     """Every stream ends with `result`, whatever the end was."""
     failed, cancelled = submit(http), submit(http)
     worker.fail(failed, InferenceFailed("broken"))
@@ -174,13 +174,13 @@ def test_failed_and_cancelled_jobs_end_their_stream(http: httpx.Client, worker: 
     assert states(read(http, cancelled))[-1] == ("result", "cancelled")
 
 
-def test_nothing_is_lost_between_reading_and_subscribing(http: httpx.Client, busy_worker: StandInWorker) -> None:
+def test_nothing_is_lost_between_reading_and_subscribing(http: httpx2.Client, busy_worker: StandInWorker) -> None:
     """Jobs that finish at any moment around the opening of their stream: the result arrives each time."""
     for _ in range(60):
         assert states(read(http, submit(http)))[-1] == WHOLE[-1]
 
 
-def test_silence_is_broken_by_comments(start_gateway: Callable[..., httpx.Client], worker: StandInWorker) -> None:
+def test_silence_is_broken_by_comments(start_gateway: Callable[..., httpx2.Client], worker: StandInWorker) -> None:
     """A proxy sees a living connection."""
     http = start_gateway(keepalive_seconds=0.1)
     job_id = submit(http)
@@ -193,14 +193,14 @@ def test_silence_is_broken_by_comments(start_gateway: Callable[..., httpx.Client
 
 
 @pytest.mark.parametrize("last", ["latest", "0", "9" * 20 + "-0", "0-" + "9" * 20])
-def test_bad_last_event_id_is_refused(http: httpx.Client, worker: StandInWorker, last: str) -> None:
+def test_bad_last_event_id_is_refused(http: httpx2.Client, worker: StandInWorker, last: str) -> None:
     """An id that is none of ours is told, not passed on to Redis."""
     answer = http.get(f"/v1/jobs/{submit(http)}/events", headers={"Last-Event-ID": last})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
 
 def test_open_stream_does_not_hold_up_the_shutdown(
-    start_gateway: Callable[..., httpx.Client], worker: StandInWorker
+    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker
 ) -> None:
     """A gateway with a client on the line stops within its grace time (the fixture asserts that it does)."""
     http = start_gateway()
@@ -212,14 +212,14 @@ def test_open_stream_does_not_hold_up_the_shutdown(
             with http.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
                 for _ in answer.iter_lines():
                     opened.set()
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             pass
 
     threading.Thread(target=listen, daemon=True).start()
     assert opened.wait(10)
 
 
-def test_many_streams_of_one_job(http: httpx.Client, worker: StandInWorker) -> None:
+def test_many_streams_of_one_job(http: httpx2.Client, worker: StandInWorker) -> None:
     """All of them get the end; nobody takes an event from another."""
     job_id = submit(http)
     ends: list[tuple[str, object]] = []

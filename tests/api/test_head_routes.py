@@ -1,6 +1,6 @@
 """HEAD wherever there is GET, and what a refused method is told."""
 
-import httpx
+import httpx2
 import pytest
 
 from tests.api.conftest import StandInWorker, wav
@@ -9,7 +9,7 @@ from tests.api.test_service import sample
 EVENTS = "/v1/jobs/{job_id}/events"
 
 
-def test_head_is_get_without_its_body(http: httpx.Client, worker: StandInWorker) -> None:
+def test_head_is_get_without_its_body(http: httpx2.Client, worker: StandInWorker) -> None:
     """Everywhere but on a stream, which has no end; and it makes the description no longer."""
     job = {"include": "spectrogram,full_spectrogram,cam,maps"}
     known = {"job_id": http.post("/v1/jobs", files={"file": wav()}, data=job).json()["id"], "layer": "layer1"}
@@ -42,7 +42,7 @@ def test_head_is_get_without_its_body(http: httpx.Client, worker: StandInWorker)
         ("POST", "/static/colormaps.json", "GET, HEAD"),
     ],
 )
-def test_a_refused_method_is_told_which_there_are(http: httpx.Client, method: str, path: str, there: str) -> None:
+def test_a_refused_method_is_told_which_there_are(http: httpx2.Client, method: str, path: str, there: str) -> None:
     """All of them, whichever routes they belong to."""
     answer = http.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, there)

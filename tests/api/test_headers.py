@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
-from api.middleware.auth import _address
+from api.middleware.auth import _network_caller
 from shared.api_keys import write_keys
 from shared.config.settings import Settings
 from tests.api.conftest import StandInWorker, wav
@@ -20,7 +20,7 @@ from tests.conftest import PYTHON, ROOT
 ORIGIN = {"Origin": "https://a.example"}
 
 
-def test_every_answer_carries_the_headers(http: httpx.Client, worker: StandInWorker) -> None:
+def test_every_answer_carries_the_headers(http: httpx2.Client, worker: StandInWorker) -> None:
     """Jobs, errors, metrics, streams: not guessed at, not framed, not embedded, no referrer; each header once."""
     job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
     worker.finish(job_id)
@@ -36,13 +36,13 @@ def test_every_answer_carries_the_headers(http: httpx.Client, worker: StandInWor
         assert "access-control-allow-origin" not in headers
 
 
-def test_no_origin_is_let_in_unasked(http: httpx.Client) -> None:
+def test_no_origin_is_let_in_unasked(http: httpx2.Client) -> None:
     """A page of elsewhere may neither read an answer nor ask beforehand."""
     assert "access-control-allow-origin" not in http.get("/v1/models", headers=ORIGIN).headers
     assert http.options("/v1/jobs", headers=ORIGIN | {"Access-Control-Request-Method": "POST"}).status_code == 405
 
 
-def test_named_origins_are_let_in(start_gateway: Callable[..., httpx.Client], tmp_path: Path) -> None:
+def test_named_origins_are_let_in(start_gateway: Callable[..., httpx2.Client], tmp_path: Path) -> None:
     """Exactly those, without credentials, refusals and the question beforehand included, which needs no key."""
     write_keys(tmp_path / "keys", [])
     http = start_gateway(cors_origins="https://a.example", keys_file=tmp_path / "keys")
@@ -63,7 +63,7 @@ def test_named_origins_are_let_in(start_gateway: Callable[..., httpx.Client], tm
 
 
 def test_past_the_limit_requests_are_refused_and_counted(
-    start_gateway: Callable[..., httpx.Client], worker: StandInWorker
+    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker
 ) -> None:
     """One stream holds the only place: 503 as a problem document, counted; idle connections take no place.
 
@@ -101,11 +101,11 @@ def test_past_the_limit_requests_are_refused_and_counted(
 )
 def test_addresses(host: str | None, name: str) -> None:
     """An IPv6 subscriber has a /64, and is one caller however much of it they use; what is no address is a name."""
-    assert _address({"type": "http", "client": (host, 1) if host else None}) == name
+    assert _network_caller({"type": "http", "client": (host, 1) if host else None}) == name
 
 
 @contextmanager
-def gateway(settings: Settings, log: Path, **environment: str) -> Iterator[httpx.Client]:
+def gateway(settings: Settings, log: Path, **environment: str) -> Iterator[httpx2.Client]:
     """`python -m api` as a process of its own."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
@@ -114,8 +114,8 @@ def gateway(settings: Settings, log: Path, **environment: str) -> Iterator[httpx
     with log.open("ab") as out:
         process = subprocess.Popen([PYTHON, "-m", "api"], cwd=ROOT, env=known, stdout=out, stderr=out)
     try:
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", timeout=20, transport=httpx.HTTPTransport(retries=8)
+        with httpx2.Client(
+            base_url=f"http://127.0.0.1:{port}", timeout=20, transport=httpx2.HTTPTransport(retries=8)
         ) as http:
             http.get("/health/live")
             yield http
@@ -124,7 +124,6 @@ def gateway(settings: Settings, log: Path, **environment: str) -> Iterator[httpx
         assert process.wait(20) == 0
 
 
-@pytest.mark.stack
 @pytest.mark.parametrize(
     ("trusted", "caller"),
     [({}, "net:127.0.0.1"), ({"OTOSCOPE_TRUSTED_PROXIES": "127.0.0.0/8"}, "net:203.0.113.7"),
@@ -140,7 +139,6 @@ def test_a_forwarded_address_is_believed_of_named_proxies_alone(
         assert worker._client.hget(f"otoscope:job:{job_id}", "caller") == caller.encode()
 
 
-@pytest.mark.stack
 def test_a_gateway_says_what_is_wrong_with_its_keys(settings: Settings, tmp_path: Path) -> None:
     """Exit status 1 and one line, as for any other setting."""
     (tmp_path / "keys").write_text("nonsense")

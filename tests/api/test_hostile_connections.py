@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from api.http.protocol import LARGEST_HEAD, LEAST_READ
+from api.http.protocol import MAX_HEAD_BYTES, MIN_READ_BYTES
 from tests.api.conftest import listening, wav
 from tests.support.hostile_requests import Address, ask, refused, request
 
@@ -108,9 +108,9 @@ def test_who_never_reads_is_cut_off(address: Address) -> None:
             connection.sendall(many)
         began, taken = time.monotonic(), 0
         while time.monotonic() - began < 3 * UPLOAD_SECONDS:
-            taken += len(slow.recv(2 * LEAST_READ))
+            taken += len(slow.recv(2 * MIN_READ_BYTES))
             time.sleep(0.1)
-        assert taken > 3 * LEAST_READ
+        assert taken > 3 * MIN_READ_BYTES
         slow.sendall(b"G")
         with pytest.raises(ConnectionError):
             trickle(idle, seconds=5)
@@ -125,7 +125,7 @@ def trickle(connection: socket.socket, seconds: float) -> None:
 
 def test_a_connection_is_kept_for_several_requests(address: Address) -> None:
     """The limits are a head's, not a connection's: heads that are larger together are all answered."""
-    head = f"GET /health/live HTTP/1.1\r\nHost: x\r\nX-A: {'a' * (LARGEST_HEAD // 2)}\r\n\r\n".encode()
+    head = f"GET /health/live HTTP/1.1\r\nHost: x\r\nX-A: {'a' * (MAX_HEAD_BYTES // 2)}\r\n\r\n".encode()
     with socket.create_connection(address, timeout=10) as connection:
         for _ in range(5):
             connection.sendall(b"\r\n" + head)

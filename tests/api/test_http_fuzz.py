@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import httpx2
 
 from tests.api.conftest import StandInWorker
 from tests.support.hostile_requests import hostile, outcome
@@ -15,7 +15,7 @@ from tests.support.hostile_requests import hostile, outcome
 COUNT = 900
 
 
-def test_hostile_requests(start_gateway: Callable[..., httpx.Client], busy_worker: StandInWorker) -> None:
+def test_hostile_requests(start_gateway: Callable[..., httpx2.Client], busy_worker: StandInWorker) -> None:
     """Damaged sounds, odd options, damaged heads and forms, reads of jobs that are and are not there."""
     http = start_gateway(max_wait=8, upload_seconds=0.5)
     address = http.base_url.host, http.base_url.port or 80

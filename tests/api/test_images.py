@@ -7,20 +7,20 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from api import static_files as page
-from api.rendering.png import draw, palettes, size
+from api.rendering.png import colormaps, image_size, render_png
+from api.static_files import STATIC
 from tests.api.conftest import LAYERS, StandInWorker, wav
 
 PARTS = "spectrogram,full_spectrogram,maps,cam"
 
 
-def finished(http: httpx.Client, worker: StandInWorker, include: str = PARTS) -> str:
+def finished(http: httpx2.Client, worker: StandInWorker, include: str = PARTS) -> str:
     """The address of a job that has those parts."""
     job_id = http.post("/v1/jobs", files={"file": wav()}, data={"include": include}).json()["id"]
     worker.finish(job_id)
@@ -38,7 +38,7 @@ def pixels(png: bytes) -> NDArray[np.uint8]:
     ("name", "height"),
     [("spectrogram", 400), ("full_spectrogram", 133), ("cam", 300), *((f"maps/{layer}", 400) for layer in LAYERS)],
 )
-def test_every_array_has_a_picture(http: httpx.Client, worker: StandInWorker, name: str, height: int) -> None:
+def test_every_array_has_a_picture(http: httpx2.Client, worker: StandInWorker, name: str, height: int) -> None:
     """A PNG of the width that was asked for, its cells square."""
     answer = http.get(f"{finished(http, worker)}/{name}.png", params={"width": 600})
     assert answer.status_code == 200, answer.text
@@ -47,21 +47,21 @@ def test_every_array_has_a_picture(http: httpx.Client, worker: StandInWorker, na
 
 
 @pytest.mark.parametrize("colours", ["magma", "viridis", "cividis", "grey"])
-def test_low_left_is_the_first_value(http: httpx.Client, worker: StandInWorker, colours: str) -> None:
+def test_low_left_is_the_first_value(http: httpx2.Client, worker: StandInWorker, colours: str) -> None:
     """Time runs right and low frequency is at the bottom; the least and greatest value have the ends of the map."""
     answer = http.get(f"{finished(http, worker)}/spectrogram.png", params={"cmap": colours, "width": 60})
-    table = json.loads((page.STATIC / "colormaps.json").read_text())[colours]
+    table = json.loads((STATIC / "colormaps.json").read_text())[colours]
     drawn = pixels(answer.content)
     assert drawn[-1, 0].tobytes().hex() == table[:6]
     assert drawn[0, -1].tobytes().hex() == table[-6:]
     # The made-up values rise along each row, and from row to row.
-    rank = {bytes(palettes()[colours][3 * i : 3 * i + 3]): i for i in range(256)}
+    rank = {bytes(colormaps()[colours][3 * i : 3 * i + 3]): i for i in range(256)}
     steps = [rank[drawn[-5 - 10 * row, 5 + 10 * column].tobytes()] for row in range(4) for column in range(6)]
     assert steps == sorted(steps)
     assert len(set(steps)) == 24
 
 
-def test_a_picture_says_how_long_it_is_good_for(http: httpx.Client, worker: StandInWorker) -> None:
+def test_a_picture_says_how_long_it_is_good_for(http: httpx2.Client, worker: StandInWorker) -> None:
     """A browser keeps it, asks again with its tag and is told that nothing has changed; each look has its own tag."""
     url = f"{finished(http, worker)}/cam.png"
     answer = http.get(url)
@@ -77,7 +77,7 @@ def test_a_picture_says_how_long_it_is_good_for(http: httpx.Client, worker: Stan
 
 
 def test_who_has_the_picture_is_told_so_without_drawing(
-    http: httpx.Client, worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
+    http: httpx2.Client, worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By any spelling of its tag, and while as many are drawn as may be."""
     url = f"{finished(http, worker)}/cam.png"
@@ -89,7 +89,7 @@ def test_who_has_the_picture_is_told_so_without_drawing(
         done.wait(20)
         return b""
 
-    monkeypatch.setattr("api.routes.images.draw", draw_slowly)
+    monkeypatch.setattr("api.routes.images.render_png", draw_slowly)
     with ThreadPoolExecutor(2) as pool:
         for _ in range(2):
             pool.submit(http.get, url)
@@ -106,7 +106,7 @@ def test_who_has_the_picture_is_told_so_without_drawing(
 
 @pytest.mark.parametrize(("age", "left"), [(0, range(3_595, 3_601)), (3_000, range(595, 601)), (4_000, range(1))])
 def test_a_picture_is_kept_as_long_as_its_result(
-    http: httpx.Client, worker: StandInWorker, age: int, left: range
+    http: httpx2.Client, worker: StandInWorker, age: int, left: range
 ) -> None:
     """And not for as long again from whenever it is fetched."""
     url = finished(http, worker)
@@ -117,7 +117,7 @@ def test_a_picture_is_kept_as_long_as_its_result(
 
 
 @pytest.mark.parametrize("look", [{"cmap": "jet"}, {"width": "15"}, {"width": "4097"}, {"width": "wide"}])
-def test_impossible_looks_are_refused(http: httpx.Client, worker: StandInWorker, look: dict[str, str]) -> None:
+def test_impossible_looks_are_refused(http: httpx2.Client, worker: StandInWorker, look: dict[str, str]) -> None:
     """An unknown colour map, or a width out of bounds, is named in the problem."""
     answer = http.get(f"{finished(http, worker)}/cam.png", params=look)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
@@ -132,7 +132,7 @@ def test_impossible_looks_are_refused(http: httpx.Client, worker: StandInWorker,
         ("maps/layer9", ["'layer9'", *LAYERS]),
     ],
 )
-def test_what_the_result_lacks_is_a_404(http: httpx.Client, worker: StandInWorker, name: str, said: list[str]) -> None:
+def test_what_the_result_lacks_is_a_404(http: httpx2.Client, worker: StandInWorker, name: str, said: list[str]) -> None:
     """It says how to ask for a part, or what layers there are; and is not kept by a browser."""
     answer = http.get(f"{finished(http, worker, 'maps,cam')}/{name}.png")
     assert (answer.status_code, answer.json()["code"]) == (404, "part_not_found")
@@ -140,7 +140,7 @@ def test_what_the_result_lacks_is_a_404(http: httpx.Client, worker: StandInWorke
     assert "etag" not in answer.headers
 
 
-def test_a_job_without_maps_says_how_to_get_them(http: httpx.Client, worker: StandInWorker) -> None:
+def test_a_job_without_maps_says_how_to_get_them(http: httpx2.Client, worker: StandInWorker) -> None:
     """Rather than that there is no such layer."""
     answer = http.get(f"{finished(http, worker, '')}/maps/stem.png")
     assert answer.json()["code"] == "part_not_found"
@@ -148,7 +148,7 @@ def test_a_job_without_maps_says_how_to_get_them(http: httpx.Client, worker: Sta
     assert "the predictions alone" in answer.json()["detail"]
 
 
-def test_no_picture_before_the_end(http: httpx.Client, worker: StandInWorker) -> None:
+def test_no_picture_before_the_end(http: httpx2.Client, worker: StandInWorker) -> None:
     """As for the result: 409 while it is not there, 404 where there is no such job."""
     url = finished(http, worker)
     tag = http.get(f"{url}/cam.png").headers["etag"]
@@ -164,26 +164,26 @@ def test_no_picture_before_the_end(http: httpx.Client, worker: StandInWorker) ->
 )
 def test_cells_are_square_within_reason(rows: int, columns: int, expected: tuple[int, int]) -> None:
     """Ten minutes are not a line, and a map of few columns is no tower."""
-    assert size(rows, columns, 1_000) == expected
+    assert image_size(rows, columns, 1_000) == expected
 
 
 def test_pixels_are_means_of_many_cells_and_cells_are_plain() -> None:
     """Nothing between two colours is invented on the way up; no cell is skipped on the way down."""
     coarse = np.array([[0, 1]], np.float16)
-    assert set(np.unique(pixels(draw(coarse, "grey", 64)))) == {0, 255}
+    assert set(np.unique(pixels(render_png(coarse, "grey", 64)))) == {0, 255}
     fine = np.tile(np.array([0, 1], np.float16), (8, 512))
-    assert np.ptp(pixels(draw(fine, "grey", 64))) == 0
+    assert np.ptp(pixels(render_png(fine, "grey", 64))) == 0
 
 
 @pytest.mark.parametrize("values", [[3.0, 3.0], [np.nan, np.inf], [-np.inf, np.nan]])
 def test_values_without_a_range_are_drawn_all_the_same(values: list[float]) -> None:
     """Silence and overflow give a plain picture, not an error."""
-    assert np.ptp(pixels(draw(np.array([values], np.float16), "grey", 16))) == 0
+    assert np.ptp(pixels(render_png(np.array([values], np.float16), "grey", 16))) == 0
 
 
 def test_overflow_is_drawn_as_the_greatest_value() -> None:
     """One infinite cell does not take the colours from all the others."""
-    drawn = pixels(draw(np.array([[0, 1, 2, np.inf]], np.float16), "grey", 16))[0, ::4, 0]
+    drawn = pixels(render_png(np.array([[0, 1, 2, np.inf]], np.float16), "grey", 16))[0, ::4, 0]
     assert list(drawn) == sorted(drawn)
     assert (drawn[0], drawn[-1]) == (0, 255)
     assert 0 < drawn[1] < 255
@@ -191,13 +191,13 @@ def test_overflow_is_drawn_as_the_greatest_value() -> None:
 
 def test_grey_is_even_in_lightness() -> None:
     """Equal steps of value are equal steps of CIE lightness, black to white."""
-    level = np.frombuffer(palettes()["grey"], np.uint8).reshape(256, 3)[:, 0] / 255
+    level = np.frombuffer(colormaps()["grey"], np.uint8).reshape(256, 3)[:, 0] / 255
     luminance = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
     lightness = np.where(luminance > 216 / 24389, 116 * np.cbrt(luminance) - 16, luminance * 24389 / 27)
     np.testing.assert_allclose(lightness, np.linspace(0, 100, 256), atol=0.4)
 
 
-def test_the_openapi_page_lists_the_pictures(http: httpx.Client) -> None:
+def test_the_openapi_page_lists_the_pictures(http: httpx2.Client) -> None:
     """With their type and both parameters."""
     paths = http.get("/openapi.json").json()["paths"]
     described = paths["/v1/jobs/{job_id}/maps/{layer}.png"]["get"]

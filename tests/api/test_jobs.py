@@ -5,27 +5,27 @@ import threading
 import time
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import msgpack
 import numpy as np
 import pytest
 
-from api.service import REFUSED_SECONDS
+from api.rejections import TTL_SECONDS as REJECTION_SECONDS
 from otoscope.errors import InferenceFailed
 from otoscope.results import unpack_result
 from otoscope.types import Job, ResultJSON
 from tests.api.conftest import LAYERS, StandInWorker, wav
 
-Start = Callable[..., httpx.Client]
+Start = Callable[..., httpx2.Client]
 
 
-def submit(http: httpx.Client, **options: str) -> dict[str, object]:
+def submit(http: httpx2.Client, **options: str) -> dict[str, object]:
     answer = http.post("/v1/jobs", files={"file": ("tone.wav", wav())}, data=options)
     assert answer.status_code == 202, answer.text
     return answer.json()  # type: ignore[no-any-return]
 
 
-def test_submission_answers_202_with_the_job(http: httpx.Client, worker: StandInWorker) -> None:
+def test_submission_answers_202_with_the_job(http: httpx2.Client, worker: StandInWorker) -> None:
     """202, Location, Retry-After and the job itself, before any worker has touched it."""
     answer = http.post("/v1/jobs", files={"file": ("tone.wav", wav())})
     job = Job.model_validate(answer.json())
@@ -39,7 +39,7 @@ def test_submission_answers_202_with_the_job(http: httpx.Client, worker: StandIn
     }  # fmt: skip
 
 
-def test_three_forms_carry_the_same_bytes_and_options(http: httpx.Client, worker: StandInWorker) -> None:
+def test_three_forms_carry_the_same_bytes_and_options(http: httpx2.Client, worker: StandInWorker) -> None:
     """Form field, base64 in JSON and raw body are one submission in three spellings."""
     encoded = base64.b64encode(wav()).decode()
     answers = [
@@ -57,7 +57,7 @@ def test_three_forms_carry_the_same_bytes_and_options(http: httpx.Client, worker
 
 
 def test_layer_must_be_one_of_the_model(
-    http: httpx.Client, worker: StandInWorker, redis_keys: Callable[[], set[bytes]]
+    http: httpx2.Client, worker: StandInWorker, redis_keys: Callable[[], set[bytes]]
 ) -> None:
     """One that there is reaches the worker; one that there is not is refused with some that there are."""
     assert worker.start(str(submit(http, layer="layer1.block1")["id"])).options.layer == "layer1.block1"
@@ -70,7 +70,7 @@ def test_layer_must_be_one_of_the_model(
 
 @pytest.mark.parametrize("prefix", ["", "data:audio/wav;base64,"])
 def test_base64_may_hold_line_breaks_and_a_data_url_prefix(
-    http: httpx.Client, worker: StandInWorker, prefix: str
+    http: httpx2.Client, worker: StandInWorker, prefix: str
 ) -> None:
     """What browsers and MIME encoders produce is accepted."""
     text = prefix + base64.encodebytes(wav()).decode()
@@ -78,7 +78,7 @@ def test_base64_may_hold_line_breaks_and_a_data_url_prefix(
     assert worker.start(answer.json()["id"]).audio == wav()
 
 
-def test_poll_shows_every_state(http: httpx.Client, worker: StandInWorker) -> None:
+def test_poll_shows_every_state(http: httpx2.Client, worker: StandInWorker) -> None:
     """queued, running, succeeded with result and timings; the document fits its schema each time."""
     job_id = str(submit(http)["id"])
     assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
@@ -95,7 +95,7 @@ def test_poll_shows_every_state(http: httpx.Client, worker: StandInWorker) -> No
     assert job.links["result"] == f"/v1/jobs/{job_id}/result"
 
 
-def test_prefer_wait_answers_200_when_quick_enough(http: httpx.Client, busy_worker: StandInWorker) -> None:
+def test_prefer_wait_answers_200_when_quick_enough(http: httpx2.Client, busy_worker: StandInWorker) -> None:
     """RFC 7240: the finished job in the answer to its submission."""
     answer = http.post("/v1/jobs", files={"file": wav()}, headers={"Prefer": "respond-async, wait=10"})
     assert answer.status_code == 200
@@ -103,7 +103,7 @@ def test_prefer_wait_answers_200_when_quick_enough(http: httpx.Client, busy_work
     assert answer.json()["result"]["predictions"][0] == {"class": "dog", "confidence": 0.7}
 
 
-def test_prefer_wait_answers_202_when_time_is_up(http: httpx.Client, worker: StandInWorker) -> None:
+def test_prefer_wait_answers_202_when_time_is_up(http: httpx2.Client, worker: StandInWorker) -> None:
     """Nobody works on it: the caller gets the queued job after the time it named."""
     began = time.monotonic()
     answer = http.post("/v1/jobs", files={"file": wav()}, headers={"Prefer": "wait=0.3"})
@@ -112,7 +112,7 @@ def test_prefer_wait_answers_202_when_time_is_up(http: httpx.Client, worker: Sta
     assert answer.json()["status"] == "queued"
 
 
-def test_get_with_wait_returns_at_the_next_change(http: httpx.Client, worker: StandInWorker) -> None:
+def test_get_with_wait_returns_at_the_next_change(http: httpx2.Client, worker: StandInWorker) -> None:
     """The line is held until the job changes, not until it is finished and not until time is up."""
     job_id = str(submit(http)["id"])
     timer = threading.Timer(0.3, worker.start, [job_id])
@@ -131,7 +131,7 @@ def test_waiting_is_capped_by_the_server(start_gateway: Start, worker: StandInWo
     assert time.monotonic() - began < 10
 
 
-def test_result_in_three_representations(http: httpx.Client, worker: StandInWorker) -> None:
+def test_result_in_three_representations(http: httpx2.Client, worker: StandInWorker) -> None:
     """JSON, MessagePack and NPZ by Accept hold the same numbers."""
     job_id = str(submit(http, include="maps,spectrogram,waveform,embedding,windows,cam")["id"])
     worker.finish(job_id)
@@ -161,7 +161,7 @@ def test_result_in_three_representations(http: httpx.Client, worker: StandInWork
     assert plain.cam is not None
 
 
-def test_only_what_was_asked_for_is_in_the_result(http: httpx.Client, worker: StandInWorker) -> None:
+def test_only_what_was_asked_for_is_in_the_result(http: httpx2.Client, worker: StandInWorker) -> None:
     """Parts are on request: a plain job's result has none of them."""
     job_id = str(submit(http)["id"])
     worker.finish(job_id)
@@ -169,14 +169,14 @@ def test_only_what_was_asked_for_is_in_the_result(http: httpx.Client, worker: St
     assert not {"maps", "spectrogram", "waveform", "embedding", "windows", "cam"} & set(result)
 
 
-def test_result_before_the_end_is_a_409(http: httpx.Client, worker: StandInWorker) -> None:
+def test_result_before_the_end_is_a_409(http: httpx2.Client, worker: StandInWorker) -> None:
     """A job without a result says in which state it is."""
     answer = http.get(f"/v1/jobs/{submit(http)['id']}/result")
     assert (answer.status_code, answer.json()["code"]) == (409, "result_not_ready")
     assert "queued" in answer.json()["detail"]
 
 
-def test_unacceptable_representation(http: httpx.Client, worker: StandInWorker) -> None:
+def test_unacceptable_representation(http: httpx2.Client, worker: StandInWorker) -> None:
     """406 names what can be sent."""
     job_id = str(submit(http)["id"])
     worker.finish(job_id)
@@ -185,7 +185,7 @@ def test_unacceptable_representation(http: httpx.Client, worker: StandInWorker) 
     assert "application/x-npz" in answer.json()["detail"]
 
 
-def test_failed_job_tells_code_and_reason(http: httpx.Client, worker: StandInWorker) -> None:
+def test_failed_job_tells_code_and_reason(http: httpx2.Client, worker: StandInWorker) -> None:
     """A job that failed in the worker is told with 200 and its error inside."""
     job_id = str(submit(http)["id"])
     worker.fail(job_id, InferenceFailed("numbers that are not finite"))
@@ -196,7 +196,7 @@ def test_failed_job_tells_code_and_reason(http: httpx.Client, worker: StandInWor
     }  # fmt: skip
 
 
-def test_delete_cancels_then_forgets(http: httpx.Client, worker: StandInWorker) -> None:
+def test_delete_cancels_then_forgets(http: httpx2.Client, worker: StandInWorker) -> None:
     """What waits is cancelled and can still be read; deleting it again forgets it."""
     url = f"/v1/jobs/{submit(http)['id']}"
     assert http.delete(url).status_code == 204
@@ -218,7 +218,7 @@ def test_expired_job_is_410_and_unknown_is_404(start_gateway: Start, worker: Sta
     assert http.delete(f"/v1/jobs/{job_id}").status_code == 410
 
 
-def test_idempotency_key_returns_the_first_job(http: httpx.Client, worker: StandInWorker) -> None:
+def test_idempotency_key_returns_the_first_job(http: httpx2.Client, worker: StandInWorker) -> None:
     """A repeat is the same job, another request under the same key is refused."""
     headers = {"Idempotency-Key": "k1"}
     first = http.post("/v1/jobs", files={"file": wav()}, headers=headers).json()["id"]
@@ -236,7 +236,7 @@ def test_full_queue_is_429_with_retry_after(start_gateway: Start, worker: StandI
     assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")
     assert int(answer.headers["retry-after"]) >= 1
     worker.finish(ids[0])
-    time.sleep(REFUSED_SECONDS)  # for so long the refusal stands
+    time.sleep(REJECTION_SECONDS)  # for so long the refusal stands
     submit(http)
 
 
@@ -245,7 +245,7 @@ def test_who_was_just_refused_sends_no_sound(
 ) -> None:
     """For a while the answer is the same and the body is not looked at; under a key it is, and what is accepted ends
     that while."""
-    monkeypatch.setattr("api.service.REFUSED_SECONDS", 30)
+    monkeypatch.setattr("api.rejections.TTL_SECONDS", 30)
     http = start_gateway(queue_limit=1, caller_share=1.0)
     first = http.post("/v1/jobs", files={"file": wav()}, headers={"Idempotency-Key": "a"}).json()["id"]
     refused = http.post("/v1/jobs", files={"file": wav()})
@@ -260,7 +260,7 @@ def test_who_was_just_refused_sends_no_sound(
     submit(http)
 
 
-def test_without_a_worker_the_model_is_unknown(http: httpx.Client) -> None:
+def test_without_a_worker_the_model_is_unknown(http: httpx2.Client) -> None:
     """Before any worker has announced a model: 503, try again."""
     answer = http.post("/v1/jobs", files={"file": wav()})
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")

@@ -7,7 +7,7 @@ import numpy as np
 import orjson
 import pytest
 
-from api.rendering.json_arrays import PIECE, dumps
+from api.rendering.json_arrays import PIECE_BYTES, dumps
 from api.rendering.results import JSON, render_result
 from otoscope.results import Array, Result
 from shared.results import pack_result
@@ -64,6 +64,6 @@ def test_large_results_come_in_pieces() -> None:
     """So that nobody has to join or send tens of megabytes at once."""
     pieces = asyncio.run(render_result(pack_result(long()), JSON))
     assert len(pieces) > 50
-    assert max(map(len, pieces)) < 3 * PIECE
+    assert max(map(len, pieces)) < 3 * PIECE_BYTES
     told = json.loads(b"".join(pieces))["full_spectrogram"]
     assert (told["shape"], len(told["values"]), len(told["values"][0])) == ([128, 30_001], 128, 30_001)

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import msgpack
 import pytest
 
-from api.rendering.json_arrays import PIECE
+from api.rendering.json_arrays import PIECE_BYTES
 from otoscope.errors import InferenceFailed
 from otoscope.results import unpack_result
 from shared.contract import result_key
@@ -21,7 +21,7 @@ def stored(worker: StandInWorker, job_id: str) -> bytes:
     return packed
 
 
-def test_the_answer_to_a_submission(http: httpx.Client, busy_worker: StandInWorker) -> None:
+def test_the_answer_to_a_submission(http: httpx2.Client, busy_worker: StandInWorker) -> None:
     """With `Prefer: wait`: everything in one exchange, and not one array unpacked on the way."""
     answer = http.post(
         "/v1/jobs",
@@ -40,7 +40,7 @@ def test_the_answer_to_a_submission(http: httpx.Client, busy_worker: StandInWork
     assert job == plain
 
 
-def test_jobs_in_every_state(http: httpx.Client, worker: StandInWorker) -> None:
+def test_jobs_in_every_state(http: httpx2.Client, worker: StandInWorker) -> None:
     """Waiting, running, failed and finished ones are read as well, without a result where there is none."""
     queued = http.post("/v1/jobs", files={"file": wav()}, headers=MSGPACK)
     assert queued.status_code == 202
@@ -59,16 +59,16 @@ def test_jobs_in_every_state(http: httpx.Client, worker: StandInWorker) -> None:
         assert answer.headers["vary"] == "Accept"
 
 
-def test_a_large_result_is_sent_whole(http: httpx.Client, worker: StandInWorker) -> None:
+def test_a_large_result_is_sent_whole(http: httpx2.Client, worker: StandInWorker) -> None:
     """However many pieces it takes."""
     job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
     worker.finish(job_id)
-    large = msgpack.packb({**msgpack.unpackb(stored(worker, job_id)), "more": bytes(3 * PIECE)})
+    large = msgpack.packb({**msgpack.unpackb(stored(worker, job_id)), "more": bytes(3 * PIECE_BYTES)})
     worker._client.set(result_key(job_id), large)
     answer = http.get(f"/v1/jobs/{job_id}", headers=MSGPACK)
     assert int(answer.headers["content-length"]) == len(answer.content)
     assert answer.content.endswith(large)
-    assert len(msgpack.unpackb(answer.content)["result"]["more"]) == 3 * PIECE
+    assert len(msgpack.unpackb(answer.content)["result"]["more"]) == 3 * PIECE_BYTES
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_large_result_is_sent_whole(http: httpx.Client, worker: StandInWorker)
         ("*/*", "application/json"),
     ],
 )
-def test_which_is_sent_says_accept(http: httpx.Client, worker: StandInWorker, accept: str, kind: str) -> None:
+def test_which_is_sent_says_accept(http: httpx2.Client, worker: StandInWorker, accept: str, kind: str) -> None:
     """The best of what there is; JSON where the choice is left."""
     answer = http.post("/v1/jobs", files={"file": wav()}, headers={"Accept": accept})
     assert answer.headers["content-type"] == kind
@@ -90,7 +90,7 @@ def test_which_is_sent_says_accept(http: httpx.Client, worker: StandInWorker, ac
 
 @pytest.mark.parametrize("accept", ["application/x-npz", "text/html", "application/json;q=0"])
 def test_what_cannot_be_sent_is_said_before_anything_is_stored(
-    http: httpx.Client, worker: StandInWorker, redis_keys: Callable[[], set[bytes]], accept: str
+    http: httpx2.Client, worker: StandInWorker, redis_keys: Callable[[], set[bytes]], accept: str
 ) -> None:
     """406 with what there is; an NPZ holds arrays, which a job may not have."""
     job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
@@ -101,5 +101,5 @@ def test_what_cannot_be_sent_is_said_before_anything_is_stored(
     ):
         problem = answer.json()
         assert (answer.status_code, problem["code"]) == (406, "not_acceptable")
-        assert problem["detail"].endswith("application/json, application/msgpack can.")
+        assert problem["detail"].endswith("available are application/json, application/msgpack.")
     assert redis_keys() == before

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 from starlette.datastructures import Headers
 
 from api.http.negotiation import negotiate, preferred_wait
-from api.rendering.results import JSON, MSGPACK, NPZ, OF_JOB, OF_RESULT
+from api.rendering.results import JOB_TYPES, JSON, MSGPACK, NPZ, RESULT_TYPES
 from otoscope.errors import NotAcceptable
 from tests.api.conftest import StandInWorker, wav
 
@@ -17,7 +17,11 @@ from tests.api.conftest import StandInWorker, wav
 )
 def test_json_is_what_undecided_clients_get(accept: str) -> None:
     """Browsers and curl get JSON."""
-    assert negotiate(Headers({"accept": accept}), OF_RESULT) == negotiate(Headers({"accept": accept}), OF_JOB) == JSON
+    assert (
+        negotiate(Headers({"accept": accept}), RESULT_TYPES)
+        == negotiate(Headers({"accept": accept}), JOB_TYPES)
+        == JSON
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,22 +38,22 @@ def test_json_is_what_undecided_clients_get(accept: str) -> None:
 )
 def test_the_narrowest_range_counts(accept: str, kind: str) -> None:
     """Wherever it stands; of equals the one that is named first is taken."""
-    assert negotiate(Headers({"accept": accept}), OF_RESULT) == kind
+    assert negotiate(Headers({"accept": accept}), RESULT_TYPES) == kind
 
 
 @pytest.mark.parametrize("accept", ["text/html", "*/*;q=0", "application/json;q=2", "*/*, application/*;q=0"])
 def test_what_is_not_wanted_is_not_sent(accept: str) -> None:
     """The refusal names what there is."""
     with pytest.raises(NotAcceptable, match="application/x-npz"):
-        negotiate(Headers({"accept": accept}), OF_RESULT)
+        negotiate(Headers({"accept": accept}), RESULT_TYPES)
 
 
 def test_of_a_long_list_the_beginning_counts() -> None:
     """64 KB of commas are a list, too, and took a tenth of a second of everybody's."""
     few, many = ["text/html"] * 31 + [NPZ], ["text/html"] * 32 + [NPZ]
-    assert negotiate(Headers({"accept": ", ".join(few)}), OF_RESULT) == NPZ
+    assert negotiate(Headers({"accept": ", ".join(few)}), RESULT_TYPES) == NPZ
     with pytest.raises(NotAcceptable):
-        negotiate(Headers({"accept": ", ".join(many)}), OF_RESULT)
+        negotiate(Headers({"accept": ", ".join(many)}), RESULT_TYPES)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +77,7 @@ def test_what_cannot_be_honoured_is_ignored(prefer: str, seconds: float | None) 
     assert preferred_wait(Headers({"prefer": prefer}), 60.0) == seconds
 
 
-def test_lines_of_a_header_are_one_list(http: httpx.Client, worker: StandInWorker) -> None:
+def test_lines_of_a_header_are_one_list(http: httpx2.Client, worker: StandInWorker) -> None:
     """Whatever a proxy has made of them."""
     headers = [("Accept", "text/html"), ("Accept", MSGPACK), ("Prefer", "respond-async"), ("Prefer", "wait=0.01")]
     answer = http.post("/v1/jobs", files={"file": wav()}, headers=headers)
@@ -82,7 +86,7 @@ def test_lines_of_a_header_are_one_list(http: httpx.Client, worker: StandInWorke
 
 
 def test_the_preference_that_is_told_is_the_one_that_was_applied(
-    start_gateway: Callable[..., httpx.Client], worker: StandInWorker
+    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker
 ) -> None:
     """Not the one that was sent; and none where it was ignored."""
     http = start_gateway(max_wait=0.1)

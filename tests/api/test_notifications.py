@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 import redis
 
@@ -22,11 +22,11 @@ def raw(settings: Settings) -> redis.Redis:
 
 def waiting_job(raw: redis.Redis) -> str:
     """The id of the job that waits, once there is one."""
-    until(lambda: bool(raw.zcard(contract.WAITING)))
-    return raw.zrange(contract.WAITING, 0, -1)[0].decode()  # type: ignore[index, union-attr, no-any-return]
+    until(lambda: bool(raw.zcard(contract.QUEUED)))
+    return raw.zrange(contract.QUEUED, 0, -1)[0].decode()  # type: ignore[index, union-attr, no-any-return]
 
 
-def ask(http: httpx.Client, answers: list[httpx.Response], **request: object) -> threading.Thread:
+def ask(http: httpx2.Client, answers: list[httpx2.Response], **request: object) -> threading.Thread:
     """Send a request in a thread."""
     thread = threading.Thread(target=lambda: answers.append(http.request(**request)))  # type: ignore[arg-type]
     thread.start()
@@ -37,7 +37,7 @@ def submission(wait: float) -> dict[str, object]:
     return {"method": "POST", "url": "/v1/jobs", "files": {"file": wav()}, "headers": {"Prefer": f"wait={wait}"}}
 
 
-def test_a_job_that_is_waited_for_is_read_once(http: httpx.Client, worker: StandInWorker, raw: redis.Redis) -> None:
+def test_a_job_that_is_waited_for_is_read_once(http: httpx2.Client, worker: StandInWorker, raw: redis.Redis) -> None:
     """Stored and sent in one step, and read at its end, not when it starts."""
 
     def scripts() -> int:
@@ -45,7 +45,7 @@ def test_a_job_that_is_waited_for_is_read_once(http: httpx.Client, worker: Stand
 
     for _ in range(2):  # the first time the scripts are loaded
         raw.config_resetstat()
-        answers: list[httpx.Response] = []
+        answers: list[httpx2.Response] = []
         thread = ask(http, answers, **submission(wait=20))
         job_id = waiting_job(raw)
         worker.start(job_id)
@@ -59,9 +59,9 @@ def test_a_job_that_is_waited_for_is_read_once(http: httpx.Client, worker: Stand
 
 
 @pytest.mark.parametrize("how", ["finish", "cancel"])
-def test_every_end_is_the_end_of_waiting(http: httpx.Client, worker: StandInWorker, raw: redis.Redis, how: str) -> None:
-    """Whoever brings it about."""
-    answers: list[httpx.Response] = []
+def test_every_end_ends_the_wait(http: httpx2.Client, worker: StandInWorker, raw: redis.Redis, how: str) -> None:
+    """Whether a worker finishes the job or the caller cancels it."""
+    answers: list[httpx2.Response] = []
     thread = ask(http, answers, **submission(wait=20))
     job_id = waiting_job(raw)
     if how == "finish":
@@ -74,10 +74,10 @@ def test_every_end_is_the_end_of_waiting(http: httpx.Client, worker: StandInWork
     assert answers[0].json()["status"] == {"finish": "succeeded", "cancel": "cancelled"}[how]
 
 
-def test_news_that_was_lost_is_looked_for(http: httpx.Client, worker: StandInWorker, raw: redis.Redis) -> None:
+def test_news_that_was_lost_is_looked_for(http: httpx2.Client, worker: StandInWorker, raw: redis.Redis) -> None:
     """The job ends while the gateway has lost its subscription: who waits is answered as soon as it has one again."""
     http.get("/v1/models")
-    answers: list[httpx.Response] = []
+    answers: list[httpx2.Response] = []
     thread = ask(http, answers, **submission(wait=20))
     job_id = waiting_job(raw)
     worker.start(job_id)
@@ -90,11 +90,11 @@ def test_news_that_was_lost_is_looked_for(http: httpx.Client, worker: StandInWor
 
 
 def test_news_that_never_comes_loses_nothing_but_time(
-    http: httpx.Client, worker: StandInWorker, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    http: httpx2.Client, worker: StandInWorker, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When time is up the job is read, whatever was heard of it."""
-    monkeypatch.setattr("api.notifications.Watch.tell", lambda self, status="": None)
-    answers: list[httpx.Response] = []
+    monkeypatch.setattr("api.notifications.Subscription.notify", lambda self, status="": None)
+    answers: list[httpx2.Response] = []
     thread = ask(http, answers, **submission(wait=1))
     worker.finish(waiting_job(raw))
     thread.join()
@@ -102,10 +102,10 @@ def test_news_that_never_comes_loses_nothing_but_time(
 
 
 def test_a_repeat_waits_for_the_first_job(
-    start_gateway: Callable[..., httpx.Client], worker: StandInWorker, raw: redis.Redis
+    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker, raw: redis.Redis
 ) -> None:
     """With the same key and another connection, before and after its end."""
-    answers: list[httpx.Response] = []
+    answers: list[httpx2.Response] = []
     asked = submission(wait=20)
     asked["headers"] = {"Prefer": "wait=20", "Idempotency-Key": "k"}
     threads = [ask(start_gateway(), answers, **asked) for _ in range(2)]
@@ -121,7 +121,7 @@ def test_a_repeat_waits_for_the_first_job(
 
 @pytest.mark.parametrize("how", ["read", "submit"])
 def test_who_has_gone_is_not_waited_for(
-    start_gateway: Callable[..., httpx.Client], worker: StandInWorker, raw: redis.Redis, how: str
+    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker, raw: redis.Redis, how: str
 ) -> None:
     """A held line that was closed is no request under way; its job goes on, since it can be asked for."""
     http = start_gateway(max_connections=1)
@@ -135,7 +135,7 @@ def test_who_has_gone_is_not_waited_for(
 
 
 def test_an_evaluation_nobody_waits_for_is_cancelled(
-    http: httpx.Client, worker: StandInWorker, raw: redis.Redis
+    http: httpx2.Client, worker: StandInWorker, raw: redis.Redis
 ) -> None:
     """Nobody knows its id, so nobody could ever have its answer."""
     leave(http, {"method": "POST", "url": "/evaluate", "json": {"audio_data": base64.b64encode(wav()).decode()}})
@@ -144,7 +144,7 @@ def test_an_evaluation_nobody_waits_for_is_cancelled(
     until(lambda: told in http.get("/metrics").text)  # no failure of ours
 
 
-def leave(http: httpx.Client, asked: dict[str, object]) -> None:
+def leave(http: httpx2.Client, asked: dict[str, object]) -> None:
     """Send a request and close the connection while it is held."""
-    with httpx.Client(base_url=http.base_url) as client, pytest.raises(httpx.ReadTimeout):
-        client.request(**asked, timeout=httpx.Timeout(5, read=0.5))  # type: ignore[arg-type]
+    with httpx2.Client(base_url=http.base_url) as client, pytest.raises(httpx2.ReadTimeout):
+        client.request(**asked, timeout=httpx2.Timeout(5, read=0.5))  # type: ignore[arg-type]

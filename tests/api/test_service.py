@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import msgpack
 import pytest
 
@@ -17,7 +17,7 @@ from otoscope.results import CONTRACT_VERSION
 from otoscope.types import JobOptions, Limits, ModelList, Ready
 from shared.config.settings import Settings
 from shared.contract import result_key
-from shared.jobs.records import Announcement
+from shared.jobs.records import WorkerHeartbeat
 from shared.results import pack_result
 from tests.api.conftest import StandInWorker, made_up, serving, wav
 from tests.conftest import start_server
@@ -25,7 +25,7 @@ from tests.shared.test_audio_aac import M4A
 from tests.support.process_tree import until
 
 
-def test_models_are_listed_with_the_default(http: httpx.Client, worker: StandInWorker) -> None:
+def test_models_are_listed_with_the_default(http: httpx2.Client, worker: StandInWorker) -> None:
     """What workers announced, with classes, rate, layers, accuracy and licence."""
     listed = ModelList.model_validate(http.get("/v1/models").json())
     assert listed.default == "tiny"
@@ -34,7 +34,7 @@ def test_models_are_listed_with_the_default(http: httpx.Client, worker: StandInW
     assert http.get("/v1/models/nope").json()["code"] == "model_not_found"
 
 
-def test_default_model_among_several(start_gateway: Callable[..., httpx.Client], worker: StandInWorker) -> None:
+def test_default_model_among_several(start_gateway: Callable[..., httpx2.Client], worker: StandInWorker) -> None:
     """A request that names none gets the configured default; each job says which model it is for."""
     worker.announce("large", "small")
     http = start_gateway(default_model="small")
@@ -44,7 +44,7 @@ def test_default_model_among_several(start_gateway: Callable[..., httpx.Client],
 
 
 def test_models_are_listed_without_the_default(
-    start_gateway: Callable[..., httpx.Client], worker: StandInWorker
+    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker
 ) -> None:
     """A default that nobody serves is a mistake of the settings: no reason to hide what there is."""
     worker.announce("large", "small")
@@ -54,7 +54,7 @@ def test_models_are_listed_without_the_default(
     assert http.post("/v1/jobs", files={"file": wav()}).json()["code"] == "model_not_found"
 
 
-def test_ready_needs_a_worker(http: httpx.Client, settings: Settings) -> None:
+def test_ready_needs_a_worker(http: httpx2.Client, settings: Settings) -> None:
     """Live at once, ready only once a worker has announced itself, and no longer after it left."""
     assert http.get("/health/live").json() == {"status": "live"}
     answer = http.get("/health/ready")
@@ -63,12 +63,12 @@ def test_ready_needs_a_worker(http: httpx.Client, settings: Settings) -> None:
     worker = StandInWorker(settings)
     worker.announce()
     assert http.get("/health/ready").json() == {"status": "ready", "redis": True, "workers": 1, "models": ["tiny"]}
-    worker.store.retract("w1")
+    worker.store.deregister("w1")
     assert http.get("/health/ready").status_code == 503
     worker.close()
 
 
-def test_limits_are_those_of_this_server(start_gateway: Callable[..., httpx.Client], worker: StandInWorker) -> None:
+def test_limits_are_those_of_this_server(start_gateway: Callable[..., httpx2.Client], worker: StandInWorker) -> None:
     """What the settings say, and what a submission is then held to."""
     http = start_gateway(max_upload_bytes=8_000, max_seconds=0.2, max_wait=7.0, result_ttl=60, queue_limit=3)
     limits = Limits.model_validate(http.get("/v1/limits").json())
@@ -89,7 +89,7 @@ def test_limits_are_those_of_this_server(start_gateway: Callable[..., httpx.Clie
 @pytest.mark.parametrize("aac", [True, False, None])
 @pytest.mark.parametrize("here", [True, False])
 def test_limits_name_formats_and_their_extensions(
-    start_gateway: Callable[..., httpx.Client],
+    start_gateway: Callable[..., httpx2.Client],
     worker: StandInWorker,
     monkeypatch: pytest.MonkeyPatch,
     aac: bool | None,
@@ -97,8 +97,8 @@ def test_limits_name_formats_and_their_extensions(
 ) -> None:
     """M4A where a worker can decode it, or is too old to say, whatever the gateway has; every format has an extension
     for file pickers."""
-    monkeypatch.setattr("shared.audio.decode.aac_available", lambda: here)
-    worker.store.announce(Announcement("w1", ["tiny"], aac=aac), {}, 30)
+    monkeypatch.setattr("shared.audio.formats.is_installed", lambda module: here)
+    worker.store.heartbeat(WorkerHeartbeat("w1", ["tiny"], aac=aac), {}, 30)
     http = start_gateway()
     sent = http.post("/v1/jobs", files={"file": M4A})
     assert (sent.status_code, sent.json().get("code")) == ((415, "audio_unsupported") if aac is False else (202, None))
@@ -109,10 +109,10 @@ def test_limits_name_formats_and_their_extensions(
 
 
 def test_m4a_is_refused_when_every_worker_has_said_no(
-    start_gateway: Callable[..., httpx.Client], worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
+    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not by a gateway that has just begun, nor since a worker is away for a moment: a client does not come back."""
-    monkeypatch.setattr("shared.audio.decode.aac_available", lambda: False)
+    monkeypatch.setattr("shared.audio.formats.is_installed", lambda module: False)
     monkeypatch.setattr("shared.ttl_cache.TTL_SECONDS", 0.0)
     http = start_gateway()
 
@@ -122,14 +122,14 @@ def test_m4a_is_refused_when_every_worker_has_said_no(
         return {answer.result().status_code for answer in sent}
 
     worker.announce()
-    worker.store.retract("w1")
+    worker.store.deregister("w1")
     assert statuses(8) == {202}, "there is a model, and a worker will come"
-    worker.store.announce(Announcement("w1", ["tiny"], aac=True), {}, 30)
-    worker.store.announce(Announcement("w2", ["tiny"], aac=False), {}, 30)
+    worker.store.heartbeat(WorkerHeartbeat("w1", ["tiny"], aac=True), {}, 30)
+    worker.store.heartbeat(WorkerHeartbeat("w2", ["tiny"], aac=False), {}, 30)
     assert statuses() == {202}
-    worker.store.retract("w1")
+    worker.store.deregister("w1")
     assert statuses() == {415}
-    worker.store.retract("w2")
+    worker.store.deregister("w2")
     assert statuses() == {415}, "as the last one said"
 
 
@@ -139,7 +139,7 @@ def sample(text: str, name: str) -> float:
     return float(match[1])
 
 
-def test_metrics_count_what_happened(http: httpx.Client, worker: StandInWorker) -> None:
+def test_metrics_count_what_happened(http: httpx2.Client, worker: StandInWorker) -> None:
     """Requests by route template and status, errors by code, queue depth."""
     job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
     http.post("/v1/jobs", files={"file": b"text"})
@@ -160,7 +160,7 @@ def test_metrics_count_what_happened(http: httpx.Client, worker: StandInWorker) 
     assert job_id not in text
 
 
-def test_openapi_describes_forms_errors_and_schemas(http: httpx.Client) -> None:
+def test_openapi_describes_forms_errors_and_schemas(http: httpx2.Client) -> None:
     """The document names all three forms of a submission, and every reference in it resolves."""
     document = http.get("/openapi.json").json()
     submit = document["paths"]["/v1/jobs"]["post"]
@@ -188,7 +188,7 @@ def test_every_error_code_has_a_status() -> None:
     assert set(STATUS) == set(BY_CODE)
 
 
-def test_a_result_from_far_ahead_is_for_another_gateway(http: httpx.Client, worker: StandInWorker) -> None:
+def test_a_result_from_far_ahead_is_for_another_gateway(http: httpx2.Client, worker: StandInWorker) -> None:
     """503 and when to try again, as of everything that passes by itself."""
     job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
     worker.finish(job_id)
@@ -207,7 +207,7 @@ def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
             own = settings.model_copy(update={"redis_url": f"unix://{socket}"})
             worker = StandInWorker(own)
             worker.announce()
-            with serving(own) as url, httpx.Client(base_url=url, timeout=30) as http:
+            with serving(own) as url, httpx2.Client(base_url=url, timeout=30) as http:
                 job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
                 server.kill()
                 server.wait()
@@ -238,12 +238,12 @@ def test_what_was_accepted_is_told_though_redis_goes(settings: Settings) -> None
             own = settings.model_copy(update={"redis_url": f"unix://{socket}", "max_wait": 5.0})
             worker = StandInWorker(own)
             worker.announce()
-            with serving(own) as url, httpx.Client(base_url=url, timeout=30) as http, ThreadPoolExecutor(2) as pool:
+            with serving(own) as url, httpx2.Client(base_url=url, timeout=30) as http, ThreadPoolExecutor(2) as pool:
                 asked = [
                     pool.submit(http.post, "/v1/jobs", files={"file": wav()}, headers={"Prefer": "wait=5"}),
                     pool.submit(http.post, "/evaluate", json={"audio_data": base64.b64encode(wav()).decode()}),
                 ]
-                until(lambda: worker._client.zcard("otoscope:waiting") == 2)
+                until(lambda: worker._client.zcard("otoscope:queued") == 2)
                 server.kill()
                 server.wait()
                 accepted, evaluated = (answer.result() for answer in asked)

@@ -6,7 +6,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 
 from api.static_files import EXPLORER_POLICY, POLICY, STATIC
@@ -21,7 +21,7 @@ def files(suffix: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_pages_are_html(http: httpx.Client, path: str) -> None:
+def test_pages_are_html(http: httpx2.Client, path: str) -> None:
     """Both are there, in UTF-8, on the first request."""
     answer = http.get(path)
     assert answer.status_code == 200
@@ -31,15 +31,15 @@ def test_pages_are_html(http: httpx.Client, path: str) -> None:
     assert http.post(path).json()["code"] == "method_not_allowed"
 
 
-def test_everything_that_pages_name_is_there(http: httpx.Client) -> None:
+def test_everything_that_pages_name_is_there(http: httpx2.Client) -> None:
     """Scripts, styles and icons come from this gateway, and none is missing."""
     for path in PAGES:
         for link in re.findall(r'<(?:script|link|img)\b[^>]*?\b(?:src|href)="([^"]+)"', http.get(path).text):
             assert not urlsplit(link).netloc, f"{path} loads {link} from elsewhere"
-            assert http.get(httpx.URL(http.base_url).join(path).join(link)).status_code == 200, f"{path} names {link}"
+            assert http.get(httpx2.URL(http.base_url).join(path).join(link)).status_code == 200, f"{path} names {link}"
 
 
-def test_pages_have_no_script_or_style_of_their_own(http: httpx.Client) -> None:
+def test_pages_have_no_script_or_style_of_their_own(http: httpx2.Client) -> None:
     """The policy would not run them; a page that has some is broken."""
     for path in PAGES:
         text = http.get(path).text
@@ -59,7 +59,7 @@ def test_the_policy_lets_nothing_in(policy: str) -> None:
     assert "frame-ancestors 'none'" in policy
 
 
-def test_every_file_carries_the_headers(http: httpx.Client) -> None:
+def test_every_file_carries_the_headers(http: httpx2.Client) -> None:
     """Policy, nosniff and no referrer, on what is there, and also where the answer is that nothing has changed."""
     for path in (*PAGES, *files()):
         first = http.get(path)
@@ -73,7 +73,7 @@ def test_every_file_carries_the_headers(http: httpx.Client) -> None:
             assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-def test_what_is_not_there_is_a_problem_document(http: httpx.Client) -> None:
+def test_what_is_not_there_is_a_problem_document(http: httpx2.Client) -> None:
     """A file that does not exist, the directory itself, and another method; none may be guessed to be a script."""
     for method, path, code in (
         ("GET", "/static/none.js", "not_found"),
@@ -110,7 +110,7 @@ def test_what_is_not_there_is_a_problem_document(http: httpx.Client) -> None:
         "/docs/../main.py",
     ],
 )
-def test_no_path_leads_out_of_the_directory(http: httpx.Client, path: str) -> None:
+def test_no_path_leads_out_of_the_directory(http: httpx2.Client, path: str) -> None:
     """Dots, slashes, backslashes and zero bytes, encoded once or twice, as a client that tidies nothing sends them."""
     assert SOUGHT in (STATIC.parent / "main.py").read_text()
     status, body = raw(http, path)
@@ -119,7 +119,7 @@ def test_no_path_leads_out_of_the_directory(http: httpx.Client, path: str) -> No
     assert "root:" not in body
 
 
-def raw(client: httpx.Client, path: str) -> tuple[int, str]:
+def raw(client: httpx2.Client, path: str) -> tuple[int, str]:
     """Status and body of a GET of exactly that path."""
     connection = HTTPConnection(client.base_url.host, client.base_url.port or 80, timeout=20)
     try:
@@ -136,7 +136,7 @@ def test_links_out_of_the_directory_are_not_followed() -> None:
     assert not [path for path in STATIC.rglob("*") if path.is_symlink()]
 
 
-def test_text_is_compressed_on_request(http: httpx.Client) -> None:
+def test_text_is_compressed_on_request(http: httpx2.Client) -> None:
     """Pages, scripts, styles and tables; who cannot read that gets them plain, and caches keep both apart."""
     for path in ("/", "/static/colormaps.json", "/static/swagger-ui.css"):
         packed = http.get(path, headers={"Accept-Encoding": "gzip"})
@@ -149,7 +149,7 @@ def test_text_is_compressed_on_request(http: httpx.Client) -> None:
         assert packed.headers["etag"].startswith('W/"')  # a strong one would say that the bytes are the same
 
 
-def test_scripts_are_named_scripts(http: httpx.Client) -> None:
+def test_scripts_are_named_scripts(http: httpx2.Client) -> None:
     """A browser that may not guess runs no module of another type, whatever this machine thinks of `.js`."""
     for path in (*files(".js"), "/static/swagger-ui-bundle.js"):
         assert http.get(path).headers["content-type"].startswith("text/javascript"), path
@@ -166,7 +166,7 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
             assert not loads, path
 
 
-def test_colour_tables_are_whole(http: httpx.Client) -> None:
+def test_colour_tables_are_whole(http: httpx2.Client) -> None:
     """Four maps of 256 colours, each as hexadecimal digits."""
     tables = json.loads(http.get("/static/colormaps.json").text)
     assert list(tables) == ["magma", "viridis", "cividis", "grey"]

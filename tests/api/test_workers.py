@@ -5,31 +5,31 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import redis
 
-from otoscope.top.collect import Look, Lookout
+from otoscope.top.collect import Collector, Snapshot
 from otoscope.top.stats import History
 from shared import contract
 from shared.api_keys import Scope, new_key, write_keys
-from shared.jobs.records import Announcement
+from shared.jobs.records import WorkerHeartbeat
 from tests.api.conftest import StandInWorker
 
 
-def test_workers_as_they_announce_themselves(http: httpx.Client, worker: StandInWorker) -> None:
+def test_workers_as_they_announce_themselves(http: httpx2.Client, worker: StandInWorker) -> None:
     """In the order of their ids; one that has not said where its metrics are has none."""
     assert [said["id"] for said in http.get("/v1/workers").json()["workers"]] == ["w1"]
-    worker.store.announce(Announcement("w0", ["tiny"], 3, metrics="http://10.0.0.7:9100/metrics"), {}, 30)
+    worker.store.heartbeat(WorkerHeartbeat("w0", ["tiny"], 3, metrics="http://10.0.0.7:9100/metrics"), {}, 30)
     assert http.get("/v1/workers").json() == {
         "workers": [
             {"id": "w0", "models": ["tiny"], "busy": 3, "metrics": "http://10.0.0.7:9100/metrics"},
             {"id": "w1", "models": ["tiny"], "busy": 0, "metrics": None},
         ]
     }
-    worker.store.retract("w0")
+    worker.store.deregister("w0")
 
 
-def test_workers_of_other_versions(http: httpx.Client, worker: StandInWorker, redis_url: str) -> None:
+def test_workers_of_other_versions(http: httpx2.Client, worker: StandInWorker, redis_url: str) -> None:
     """One that says less than this gateway knows, and one that says more, are workers all the same."""
     with redis.Redis.from_url(redis_url) as raw:
         for said in ({"id": "w1", "models": []}, {"id": "w1", "models": [], "busy": 1, "colour": "blue"}):
@@ -39,7 +39,7 @@ def test_workers_of_other_versions(http: httpx.Client, worker: StandInWorker, re
 
 
 def test_metrics_are_for_admin(
-    start_gateway: Callable[..., httpx.Client], worker: StandInWorker, tmp_path: Path
+    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker, tmp_path: Path
 ) -> None:
     """`otoscope top` with no key or another one says what is missing, and that the service is up all the same."""
     path = tmp_path / "keys"
@@ -47,17 +47,17 @@ def test_metrics_are_for_admin(
     write_keys(path, [reads, admin])
     url = str(start_gateway(keys_file=path).base_url)
     for key in (None, reading):
-        look = asyncio.run(_look(url, key))
-        assert (look.scrape, look.workers) == (None, ())
-        assert look.ready is not None
-        figures = History(url).add(look)
+        snapshot = asyncio.run(_snapshot(url, key))
+        assert (snapshot.scrape, snapshot.workers) == (None, ())
+        assert snapshot.ready is not None
+        figures = History(url).add(snapshot)
         assert figures.state == "strained"
         assert figures.says == "the gateway is up, but its metrics need a key with the scope admin: OTOSCOPE_KEY"
-    look = asyncio.run(_look(url, all_of_it))
-    assert look.scrape is not None
-    assert [one.name for one in look.workers] == ["w1"]
+    snapshot = asyncio.run(_snapshot(url, all_of_it))
+    assert snapshot.scrape is not None
+    assert [one.name for one in snapshot.workers] == ["w1"]
 
 
-async def _look(url: str, key: str | None) -> Look:
-    async with Lookout(url, key=key) as lookout:
-        return await lookout.look()
+async def _snapshot(url: str, key: str | None) -> Snapshot:
+    async with Collector(url, key=key) as collector:
+        return await collector.collect()

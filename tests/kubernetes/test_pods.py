@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from api.main import create_app
 from api.metrics import GatewayMetrics
-from api.middleware.auth import needed
+from api.middleware.auth import required_scope
 from shared.config.settings import Settings
 from shared.jobs.records import QueueLoad
 from tests.conftest import PYTHON, ROOT, free_port
@@ -118,7 +118,7 @@ def test_gateway_is_asked_what_it_answers(cluster: Cluster) -> None:
     served = create_app(Settings()).openapi()["paths"]
     for path in paths.values():
         assert path in served
-        assert needed("GET", path) is None
+        assert required_scope("GET", path) is None
 
 
 def test_startup_probe_of_a_worker(cluster: Cluster) -> None:
@@ -171,7 +171,7 @@ TRIGGER = {"serverAddress", "query", "threshold", "activationThreshold", "ignore
 def test_scaling_asks_for_what_is_measured(cluster: Cluster) -> None:
     """Metrics of the gateway that there are, of this namespace; a Prometheus that knows nothing is no empty queue."""
     metrics = GatewayMetrics(1)
-    metrics.queue(QueueLoad(3, 2, 1.0, 0.1))
+    metrics.set_queue_load(QueueLoad(3, 2, 1.0, 0.1))
     told = metrics.render().decode()
     (scaled,) = cluster.all("ScaledObject")
     spec = scaled["spec"]

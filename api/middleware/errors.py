@@ -1,0 +1,35 @@
+"""Unexpected exceptions become a problem document with status 500."""
+
+from fastapi import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.http.problems import internal_error_response
+
+
+class InternalErrorMiddleware:
+    """Answers with `internal_error` where the application raised before it began to respond.
+
+    Not Starlette's ServerErrorMiddleware, which is outside of every other one: its response would have no security
+    headers and no metrics.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def note_start(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_start)
+        except Exception as error:
+            if started:
+                raise
+            await internal_error_response(Request(scope), error)(scope, receive, send)
