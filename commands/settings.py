@@ -27,10 +27,10 @@ def settings(
         return
     from rich.console import Console
 
-    from otoscope.cli.tables import settings_table
-    from shared.config.settings import misspelt
+    from commands.tables import settings_table
+    from shared.config.settings import unknown_variables
 
     console = Console(highlight=False)
     console.print(settings_table(here()))
-    for line in misspelt(os.environ):
+    for line in unknown_variables(os.environ):
         console.print(line, style="yellow")

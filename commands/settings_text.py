@@ -8,14 +8,14 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from shared.config.settings import COMMAND_LINE, COMPOSE, SECRETS, Settings, load_settings
+from shared.config.settings import CLI_VARIABLES, COMPOSE_VARIABLES, SECRETS, Settings, load_settings
 
 _PARTS = {"redis_url": "Both sides", "host": "Gateway", "models_dir": "Worker"}
 """What the settings from that one on belong to."""
 
 
 def here() -> Iterator[tuple[str, str, str, bool, str]]:
-    """Part, variable, value, whether it is set here, and effect of each. Raises SettingsUnusable."""
+    """Part, variable, value, whether it is set here, and effect of each. Raises ConfigurationError."""
     found = load_settings()
     for part, name, field in _every():
         yield part, variable(name), shown(name, getattr(found, name)), name in found.model_fields_set, effect(field)
@@ -64,9 +64,9 @@ def markdown() -> str:
         "own, `OTOSCOPE_REDIS_URL` is read where [compose/managed-redis.yml](deployment.md#a-redis-elsewhere) is.",
     ]
     lines += ["", "| variable | default | what it does |", "|---|---|---|"]
-    lines += [f"| `{name}` | `{default}` | {told} |" for name, (default, told) in COMPOSE.items()]
+    lines += [f"| `{name}` | `{default}` | {told} |" for name, (default, told) in COMPOSE_VARIABLES.items()]
     lines += ["", "## Command line and client", "", "| variable | what it does |", "|---|---|"]
-    lines += [f"| `{name}` | {told} |" for name, told in COMMAND_LINE.items()]
+    lines += [f"| `{name}` | {told} |" for name, told in CLI_VARIABLES.items()]
     lines += ["", "<!-- otoscope settings --form markdown > docs/settings.md -->", ""]
     return "\n".join(lines)
 
@@ -79,7 +79,7 @@ def env_example() -> str:
         *("", "# docker-compose.yml:compose/managed-redis.yml has OTOSCOPE_REDIS_URL read, which else it is not."),
         "#COMPOSE_FILE=docker-compose.yml",
     ]
-    for name, (usual, told) in COMPOSE.items():
+    for name, (usual, told) in COMPOSE_VARIABLES.items():
         lines += ["", *(f"# {line}" for line in wrap(told, 110)), f"#{name}={usual}"]
     for part, fields in _by_part().items():
         lines += ["", f"# ---- {part} ----"]

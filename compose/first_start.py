@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
-from shared.api_keys import Scope, new_key, read_keys, take_apart, write_keys
+from shared.api_keys import Scope, new_key, read_keys, split_key, write_keys
 
 MADE = Path("/made")
 PASSWORDS = {"redis": Path("redis/password"), "grafana": Path("grafana/grafana_admin_password")}
@@ -58,7 +58,7 @@ def make(made: Path) -> None:
 def key_for_prometheus(keys: Path, text: Path) -> None:
     """One that the file of keys knows."""
     known = read_keys(keys) if keys.exists() else {}
-    parts = take_apart(text.read_text().strip()) if text.exists() else None
+    parts = split_key(text.read_text().strip()) if text.exists() else None
     if parts is None or parts[0] not in known:
         key, secret = new_key("prometheus", [Scope.ADMIN])
         write_keys(keys, [*known.values(), key])

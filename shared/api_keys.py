@@ -1,8 +1,8 @@
-"""API keys: what one looks like, and the file that says which are good. For the gateway and `otoscope keys`.
+"""API keys: their format, and the file of valid keys. Used by the gateway and by `otoscope keys`.
 
-The file is JSON lines, one key a line, so that a person can strike one out with an editor and a program can add one:
+The file is JSON lines, one key per line, so that a person can delete a key with an editor and a program can append one:
 
-    {"id": "1f0c…", "name": "phone", "sha256": "9b7e…", "scopes": ["submit", "read"], "rate": 60, "created_at": "…"}
+    {"id": "1f0c…", "name": "phone", "sha256": "9b7e…", "scopes": ["submit", "read"], "rate_per_minute": 60, …}
 """
 
 import hashlib
@@ -21,65 +21,68 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class Scope(StrEnum):
-    """What a key is good for."""
+    """What a key permits."""
 
-    SUBMIT = "submit"  # sounds, and cancelling them
-    READ = "read"  # what became of them, models, limits
-    ADMIN = "admin"  # everything, everybody's jobs, metrics
-
-
-_FORM = re.compile(r"oto_([0-9a-f]{8})_([0-9a-f]{64})", re.ASCII)
+    SUBMIT = "submit"  # submit and cancel jobs
+    READ = "read"  # read jobs and results, models, limits
+    ADMIN = "admin"  # everything: jobs of every caller, metrics
 
 
-class KeysUnusable(ValueError):
-    """The file of keys cannot be used; the message says why and has nothing of its contents."""
+_FORMAT = re.compile(r"oto_([0-9a-f]{8})_([0-9a-f]{64})", re.ASCII)
+
+
+class KeyFileError(ValueError):
+    """The keys file cannot be used. The message gives the reason and quotes nothing of the file's contents."""
 
 
 class Key(BaseModel):
-    """What is kept of a key: everything but its secret."""
+    """A key as it is stored: everything but its secret."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(pattern="^[0-9a-f]{8}$")
     name: str
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    """Of the secret. A password would need a slow hash against guessing; nobody guesses 256 random bits, and a fast one
-    is what every request can afford."""
+    """Digest of the secret. A password would need a slow hash; 256 random bits cannot be guessed, and a fast hash is
+    cheap enough for every request."""
     scopes: Annotated[frozenset[Scope], Field(min_length=1)]
-    rate: float | None = Field(None, gt=0)
-    """Submissions a minute; None is as many as the queue takes."""
+    rate_per_minute: float | None = Field(None, gt=0)
+    """Rate limit of submissions; None is unlimited."""
     created_at: datetime
 
-    def opens_with(self, secret: str) -> bool:
-        """Whether this is its secret, in a time that tells nothing of how nearly."""
+    def verify(self, secret: str) -> bool:
+        """Whether this is the key's secret, compared in constant time."""
         return hmac.compare_digest(self.sha256, _digest(secret))
 
 
-def new_key(name: str, scopes: Iterable[Scope], rate: float | None = None) -> tuple[Key, str]:
-    """A key to keep and, for its owner alone, its text."""
+def new_key(name: str, scopes: Iterable[Scope], rate_per_minute: float | None = None) -> tuple[Key, str]:
+    """(key to store, text of the key, which its owner alone gets)."""
     key_id, secret = secrets.token_hex(4), secrets.token_hex(32)
     created = datetime.now(UTC).replace(microsecond=0)
-    key = Key(id=key_id, name=name, sha256=_digest(secret), scopes=frozenset(scopes), rate=rate, created_at=created)
+    key = Key(
+        id=key_id, name=name, sha256=_digest(secret), scopes=frozenset(scopes), rate_per_minute=rate_per_minute,
+        created_at=created,
+    )  # fmt: skip
     return key, f"oto_{key_id}_{secret}"
 
 
-def take_apart(text: str) -> tuple[str, str] | None:
-    """The id and the secret of a key's text; None where it is no key."""
-    found = _FORM.fullmatch(text)
+def split_key(text: str) -> tuple[str, str] | None:
+    """(id, secret) of a key's text; None for text of any other format."""
+    found = _FORMAT.fullmatch(text)
     return (found[1], found[2]) if found else None
 
 
 def read_keys(path: Path) -> dict[str, Key]:
-    """The keys of a file by id. Raises KeysUnusable."""
+    """The keys of a file by id. Raises KeyFileError."""
     try:
-        # Whoever may write there may let anybody in. Reading it gives names, and hashes that nobody can turn around.
+        # Whoever can write the file can add keys. Reading it gives names, and hashes that cannot be inverted.
         if path.stat().st_mode & 0o022:
-            raise KeysUnusable(f"the keys file {path} may be written by others; chmod 600 it")
+            raise KeyFileError(f"the keys file {path} is writable by other users; run chmod 600 on it")
         lines = path.read_text().splitlines()
     except OSError as error:
-        raise KeysUnusable(f"the keys file {path} cannot be read: {error.strerror}") from error
+        raise KeyFileError(f"the keys file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise KeysUnusable(f"the keys file {path} is not text") from error
+        raise KeyFileError(f"the keys file {path} is not text") from error
     keys: dict[str, Key] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -89,15 +92,15 @@ def read_keys(path: Path) -> dict[str, Key]:
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
-            raise KeysUnusable(f"the keys file {path}, line {number}: {where or 'key'}: {first['msg']}") from None
+            raise KeyFileError(f"the keys file {path}, line {number}: {where or 'key'}: {first['msg']}") from None
         if key.id in keys:
-            raise KeysUnusable(f"the keys file {path}, line {number}: the id {key.id} is there twice")
+            raise KeyFileError(f"the keys file {path}, line {number}: the id {key.id} occurs twice")
         keys[key.id] = key
     return keys
 
 
 def write_keys(path: Path, keys: Iterable[Key]) -> None:
-    """Replace the file in one step, so that a gateway never reads half of it; for its owner's eyes alone."""
+    """Replace the file atomically, so that a gateway never reads half of it; only its owner can read it (mode 0600)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # with mode 0600
     try:

@@ -1,32 +1,31 @@
-"""The beginning of a process, the same on both sides: settings, logs, traces, and a look at Redis."""
+"""The start of a process, the same for gateway and worker: settings, logging, tracing, and the preflight of Redis."""
 
 import logging
 import os
 
-from shared import log_config as logs
-from shared import tracing
-from shared.config.settings import Settings, SettingsUnusable, load_settings, misspelt
-from shared.redis_client import preflight as demands
+from shared import log_config, tracing
+from shared.config.settings import ConfigurationError, Settings, load_settings, unknown_variables
+from shared.redis_client import preflight
 
 log = logging.getLogger(__name__)
 
 
-class CannotStart(Exception):
-    """Why, in one line."""
+class StartupError(Exception):
+    """Why the process cannot start, in one line."""
 
 
-def begin(service: str) -> Settings:
-    """The settings of this process, which logs and traces as they say from here on, under that service name.
+def initialize(service: str) -> Settings:
+    """Read the settings, and configure logging and tracing of this process, under that service name.
 
-    Raises CannotStart for what no waiting will mend.
+    Raises StartupError for a fault that waiting does not cure.
     """
     try:
         settings = load_settings()
-        logs.configure(settings.log_format)
-        for line in misspelt(os.environ):
+        log_config.configure(settings.log_format)
+        for line in unknown_variables(os.environ):
             log.warning(line)
-        tracing.start(settings, service)
-        demands.look(settings)
-    except (SettingsUnusable, demands.RedisUnusable, tracing.TracingUnusable) as error:
-        raise CannotStart(str(error)) from error
+        tracing.configure(settings, service)
+        preflight.check(settings)
+    except (ConfigurationError, preflight.PreflightError, tracing.TracingSetupError) as error:
+        raise StartupError(str(error)) from error
     return settings

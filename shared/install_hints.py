@@ -1,6 +1,6 @@
-"""How an optional part is installed. Otoscope is on no package index, so that pip is given its folder."""
+"""How to install an optional dependency, for error messages. Otoscope is on no package index: pip gets its folder."""
 
 
-def install(*extras: str) -> str:
-    """The command, for people."""
+def install_command(*extras: str) -> str:
+    """The command that installs those extras of the application."""
     return f".venv/bin/pip install -e '.[{','.join(extras)}]' in Otoscope's folder"

@@ -1,8 +1,8 @@
-"""What gateway and worker log, and how: words for a person at a terminal, or JSON lines for a machine.
+"""Logging of gateway and worker: text for a terminal, or JSON lines for a log collector.
 
-`log.info("accepted", extra={"job": job_id, "bytes": 3})` says what happened, and `extra` what with. Whatever concerns a
-job has its id under `job`, on both sides, so that a search for the id finds the whole way of the job. Where traces are
-made, `trace` is the one that the line belongs to.
+`log.info("accepted", extra={"job": job_id, "bytes": 3})`: the message is an event, `extra` its fields. An event that
+concerns a job has the job's id as `job` in both processes, so that a search for the id finds everything about it. Where
+tracing is enabled, `trace` is the id of the current trace.
 """
 
 import json
@@ -15,37 +15,38 @@ from typing import Any
 from shared import tracing
 from shared.config.settings import LogFormat
 
-_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
-"""What every record has, and what uvicorn's have for its own use; the rest came with `extra`."""
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+"""Attributes that every record has, and those that uvicorn adds for itself; all others came with `extra`."""
 
 
-def configure(how: LogFormat) -> None:
-    """Log to stderr from now on. For the start of a process."""
+def configure(log_format: LogFormat) -> None:
+    """Log to stderr in that format. Call once, at start."""
     handler = logging.StreamHandler(sys.stderr)
-    if how == "json":
-        handler.setFormatter(Lines())
+    if log_format == "json":
+        handler.setFormatter(JSONFormatter())
         logging.captureWarnings(True)
     else:
-        handler.setFormatter(Words("%(asctime)s %(levelname)-7s %(name)s  %(message)s"))
-        handler.addFilter(_not_of_every_job)
+        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s"))
+        handler.addFilter(_drop_job_info)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
-def _not_of_every_job(record: logging.LogRecord) -> bool:
-    """Nobody reads three lines for each of a hundred jobs a second; a terminal gets what needs somebody."""
+def _drop_job_info(record: logging.LogRecord) -> bool:
+    """Three lines for each of a hundred jobs a second are unreadable: a terminal gets only a job's warnings and
+    errors."""
     return record.levelno > logging.INFO or "job" not in vars(record)
 
 
-class Words(logging.Formatter):
-    """A line as it was said, and what with."""
+class TextFormatter(logging.Formatter):
+    """The message, followed by the fields of `extra` as `name=value`."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        told = " ".join(f"{name}={value}" for name, value in _extra(record).items())
-        return f"{super().formatMessage(record)}{'  ' if told else ''}{told}"
+        fields = " ".join(f"{name}={value}" for name, value in _extra(record).items())
+        return f"{super().formatMessage(record)}{'  ' if fields else ''}{fields}"
 
 
-class Lines(logging.Formatter):
-    """An event as one line of JSON: `time`, `level`, `logger`, `message`, what came with `extra`, and `error`."""
+class JSONFormatter(logging.Formatter):
+    """One line of JSON per event: `time`, `level`, `logger`, `message`, the fields of `extra`, `trace` and `error`."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -59,4 +60,4 @@ class Lines(logging.Formatter):
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _OWN}
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}

@@ -1,4 +1,4 @@
-"""What every process of ours tells Prometheus of itself: what it costs, how long it has run, which code it is."""
+"""Prometheus metrics that every process has: its CPU time and memory, its start time, and its version."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -7,18 +7,19 @@ from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from otoscope.results import CONTRACT_VERSION
 
 
-def tell(registry: CollectorRegistry) -> None:
-    """Add `process_*` (CPU seconds, bytes of memory, descriptors, time of the start) and `otoscope_build_info`.
+def register(registry: CollectorRegistry) -> None:
+    """Add `process_*` (CPU seconds, bytes of memory, file descriptors, start time) and `otoscope_build_info`.
 
-    The former are read from /proc when they are asked for, and are not there on systems that have none.
+    `process_*` is read from /proc at each scrape and is missing on systems without it.
     """
     ProcessCollector(registry=registry)
-    build = Gauge("otoscope_build_info", "1, and which code this is", ["version", "contract"], registry=registry)
-    build.labels(installed(), str(CONTRACT_VERSION)).set(1)
+    build = Gauge("otoscope_build_info", "1, labelled with the running version", ["version", "contract"],
+                  registry=registry)  # fmt: skip
+    build.labels(installed_version(), str(CONTRACT_VERSION)).set(1)
 
 
-def installed() -> str:
-    """The version of the installed package; `unknown` where its source runs without having been installed."""
+def installed_version() -> str:
+    """The version of the installed package; `unknown` where the source runs without being installed."""
     try:
         return version("otoscope")
     except PackageNotFoundError:

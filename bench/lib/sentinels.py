@@ -10,8 +10,8 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from rig import Rig, free_ports
 
-from shared.config.redis_url import parse
-from shared.redis_client.connection import client, sentinels_of
+from shared.config.redis_url import parse_redis_url
+from shared.redis_client.connection import new_client, sentinel_manager
 
 PASSWORD, OTHER = "only-here", "only-there"  # of the servers, and of the sentinels
 SERVICE = "queue"
@@ -31,9 +31,9 @@ class Guarded(Rig):
         places = ",".join(f"127.0.0.1:{port}" for port in self._sentinel_ports)
         url = f"sentinel://:{PASSWORD}@{places}/{SERVICE}?sentinel_password={OTHER}"
         self._environment["OTOSCOPE_REDIS_URL"] = url
-        self._address = parse(url)
+        self._address = parse_redis_url(url)
         self.redis.close()
-        self.redis = client(parse(f"redis://:{PASSWORD}@127.0.0.1:{self.server_port}"))
+        self.redis = new_client(parse_redis_url(f"redis://:{PASSWORD}@127.0.0.1:{self.server_port}"))
 
     def start(self) -> None:
         self.begin("server")
@@ -44,7 +44,7 @@ class Guarded(Rig):
             self.begin(f"sentinel {number}")
         self.redis.close()
         patience = {"retry": Retry(ConstantBackoff(0.2), 100), "retry_on_error": [redis.exceptions.RedisError]}
-        self.redis = client(self._address, socket_timeout=5, **patience)
+        self.redis = new_client(self._address, socket_timeout=5, **patience)
         self._wait(self._known, "the sentinels", 60)
         for name in (*self.workers, "gateway"):
             self.begin(name)
@@ -67,7 +67,7 @@ class Guarded(Rig):
 
     def primary(self) -> int:
         """The port of the server that is written to, as the sentinels say."""
-        with sentinels_of(self._address) as sentinels:
+        with sentinel_manager(self._address) as sentinels:
             return int(sentinels.discover_master(SERVICE)[1])
 
     def name_of(self, port: int) -> str:
@@ -100,7 +100,7 @@ class Guarded(Rig):
 
     def _known(self) -> bool:
         """Whether all sentinels know of each other and of the replicas, without which none can be promoted."""
-        with sentinels_of(self._address) as sentinels, suppress(redis.exceptions.ConnectionError):
+        with sentinel_manager(self._address) as sentinels, suppress(redis.exceptions.ConnectionError):
             states = [sentinel.sentinel_masters().get(SERVICE, {}) for sentinel in sentinels.sentinels]
             seen = [(state.get("num-other-sentinels"), state.get("num-slaves")) for state in states]
             return seen == [(COUNT - 1, COUNT - 1)] * COUNT

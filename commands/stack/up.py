@@ -18,14 +18,14 @@ from rich.console import Console, Group, RenderableType
 from rich.status import Status
 from rich.text import Text
 
-from commands.stack import demo_sound as sample
 from commands.stack.embedded_redis import Home
 from commands.stack.supervisor import Program, StackFailed, Supervisor
+from otoscope import demo_sound
 from otoscope.cli.tables import predictions_table
 from otoscope.client import Client
 from otoscope.errors import OtoscopeError
-from shared.config.settings import Settings, SettingsUnusable, load_settings
-from shared.install_hints import install
+from shared.config.settings import ConfigurationError, Settings, load_settings
+from shared.install_hints import install_command
 
 ROOT = Path(__file__).resolve().parents[2]  # what has the packages `api` and `worker`, and in a clone `models`
 
@@ -55,7 +55,7 @@ def up(
     settings = _settings(redis_url)
     port = claim_port(settings.host, settings.port)
     if find_spec("torch") is None:
-        raise StackFailed(f"the worker is not installed: {install('worker', 'local')}")
+        raise StackFailed(f"the worker is not installed: {install_command('worker', 'local')}")
     home = Home(Path(os.environ.get("OTOSCOPE_HOME") or ".otoscope")) if redis_url is None else None
     environment = _environment(settings, port, home.url if home else settings.redis_url)
     supervisor = Supervisor(say=lambda name, line: _print(console, name, line))
@@ -97,7 +97,7 @@ def claim_port(host: str, port: int) -> int:
 def _settings(redis_url: str | None) -> Settings:
     try:
         return load_settings() if redis_url is None else load_settings(redis_url=redis_url)
-    except SettingsUnusable as error:
+    except ConfigurationError as error:
         raise StackFailed(str(error)) from error
 
 
@@ -159,9 +159,9 @@ def _greet(supervisor: Supervisor, console: Console, status: Status, url: str, s
         status.update("Classifying a first sound")
         shown: RenderableType | None = None
         try:
-            job = client.classify(sample.alarm_clock(), sample.RATE, top_k=3)
+            job = client.classify(demo_sound.alarm_clock(), demo_sound.RATE, top_k=3)
             if job.result is not None:
-                heard = f"{sample.NAME} sounds to the model {job.model} like"
+                heard = f"{demo_sound.NAME} sounds to the model {job.model} like"
                 shown = Group(heard, predictions_table(job.result.predictions))
         except OtoscopeError as error:
             shown = Text(f"The first sound was not classified: {error}")

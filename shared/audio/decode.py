@@ -1,13 +1,11 @@
 """`probe()` and `decode()`: sound files in memory, under limits.
 
-`probe` is what the gateway calls: it reads headers only and needs no native code. `decode` turns the bytes into mono
-float32 at the rate a model asks for; it runs in the worker's expendable decode processes and in the trainer, so that
-there is one way from a file to a waveform.
+The gateway calls `probe`: it reads headers only and needs no native code. `decode` turns a file into mono float32 at
+the rate that a model requires. It runs in the worker's decode processes, which a hostile file may crash, and in the
+trainer, so that there is a single implementation from file to waveform.
 """
 
-import importlib.util
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,58 +22,36 @@ from otoscope.errors import (
     AudioUnsupported,
 )
 from shared.audio.decoders import Block, open_blocks
-from shared.audio.headers import ACCEPTED, Header, read_header
+from shared.audio.formats import BY_NAME, Decoder, describe_formats, identify, read_header
+from shared.audio.headers import Header
+from shared.audio.limits import AudioLimits
 
 Waveform = NDArray[np.float32]
 
-_PADDING = 0.5  # seconds over the limit that are let pass: codecs pad sounds that were cut to measure
-_ENOUGH = 0.5  # part of the announced samples that must come out of a lossy codec; players skip over damage too
-_QUICK = 4 * 2**20  # bytes of uncompressed sound that are decoded in a few milliseconds
-_LOUDEST = 2.0**32  # full scale is 1; integers stored as floats are far above it, and the network can still bear them
-
-
-@cache
-def aac_available() -> bool:
-    """Whether M4A can be decoded here: the optional PyAV is installed."""
-    return importlib.util.find_spec("av") is not None
-
-
-@dataclass(frozen=True)
-class AudioLimits:
-    """What is accepted. The bounds on the rate keep resampling from inflating a small file."""
-
-    min_seconds: float = 0.05
-    max_seconds: float = 600.0
-    max_channels: int = 8
-    min_rate: int = 4_000  # Hz
-    max_rate: int = 192_000  # Hz
-    aac: bool = field(default_factory=lambda: aac_available())  # M4A; who only looks at headers needs no PyAV itself
-
-
-def accepted_formats(aac: bool | None = None) -> str:
-    """The accepted formats in words, for messages and the OpenAPI page; M4A where it can be decoded here, or `aac`."""
-    return f"{ACCEPTED}, M4A" if aac or (aac is None and aac_available()) else ACCEPTED
+_TOLERANCE = 0.5  # seconds above the limit that are accepted: codecs pad sounds that were cut to its length
+_MIN_DECODED = 0.5  # share of the announced samples that a lossy codec must yield; players skip damaged parts, too
+_MAX_PLAIN = 4 * 2**20  # bytes of uncompressed sound that are decoded in a few milliseconds
+_MAX_PEAK = (
+    2.0**32
+)  # full scale is 1; integers stored as floats are far above it, and the network still copes with them
 
 
 def probe(data: bytes, limits: AudioLimits | None = None) -> Header:
-    """Check a file by its header and return what it says of itself.
-
-    Raises an AudioError that says what was found and what is accepted.
-    """
+    """Check a file by its header, and return the header. Raises an AudioError: what was found and what is accepted."""
     limits = limits or AudioLimits()
+    accepted = describe_formats(limits.formats)
     if not data:
-        raise AudioEmpty(f"The upload is empty. Accepted: {accepted_formats(limits.aac)}.")
-    header = read_header(data, accepted_formats(limits.aac))
-    if header.container == "M4A":
-        if not limits.aac:
-            raise AudioUnsupported(
-                "M4A is not accepted here: what decodes lacks the optional package PyAV (docs/deployment.md#m4a)."
-                f" Accepted: {ACCEPTED}."
-            )
-        if header.frames is not None:  # its header is often vague about rate and channels; decoding tells
-            _check_length(header.frames, header.rate, limits)
-    else:
+        raise AudioEmpty(f"The upload is empty. Accepted: {accepted}.")
+    header = read_header(data, accepted)
+    found = BY_NAME[header.container]
+    if header.container not in limits.formats:
+        missing = found.package
+        why = f"the decoder lacks the optional package {missing.name} ({missing.docs})" if missing else "it is disabled"
+        raise AudioUnsupported(f"{header.container} is not accepted here: {why}. Accepted: {accepted}.")
+    if not found.vague_header:
         _check(header, limits)
+    elif header.frames is not None:
+        _check_length(header.frames, header.rate, limits)
     return header
 
 
@@ -98,17 +74,17 @@ def _check_length(frames: int, rate: int, limits: AudioLimits) -> None:
         raise AudioTooShort(
             f"The sound lasts {seconds * 1_000:.3g} ms; at least {limits.min_seconds * 1_000:g} ms are needed."
         )
-    if seconds > limits.max_seconds + _PADDING:
+    if seconds > limits.max_seconds + _TOLERANCE:
         raise AudioTooLong(f"The sound lasts {seconds:,.1f} s; at most {limits.max_seconds:g} s are accepted.")
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded file: mono samples in -1..1 at `rate`, and what the file was."""
+    """A decoded file: mono samples at `rate`, full scale -1..1, and properties of the file."""
 
     waveform: Waveform  # (samples,)
-    rate: int  # Hz, as asked for
-    source_rate: int  # Hz, as in the file
+    rate: int  # Hz, that of the waveform
+    source_rate: int  # Hz, that of the file
     channels: int
     container: str
 
@@ -120,8 +96,8 @@ class Decoded:
 def decode(data: bytes, rate: int, limits: AudioLimits | None = None) -> Decoded:
     """Decode to mono (mean of the channels) at `rate` Hz with soxr's high-quality filter.
 
-    Reads block by block and stops at the sample budget, so that memory depends on the limits and not on the file.
-    Raises an AudioError.
+    Reads block by block and stops at the limit, so that memory depends on the limits and not on the file. Raises an
+    AudioError.
     """
     import soxr
 
@@ -129,7 +105,7 @@ def decode(data: bytes, rate: int, limits: AudioLimits | None = None) -> Decoded
     claimed = probe(data, limits)
     header, blocks = open_blocks(data, claimed)
     _check(header, limits)
-    budget = int((limits.max_seconds + _PADDING) * header.rate)
+    budget = int((limits.max_seconds + _TOLERANCE) * header.rate)
     resampler = soxr.ResampleStream(header.rate, rate, 1, dtype="float32") if header.rate != rate else None
     parts: list[Waveform] = []
     frames = 0
@@ -142,7 +118,7 @@ def decode(data: bytes, rate: int, limits: AudioLimits | None = None) -> Decoded
     if resampler:
         parts.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
     if header.frames is not None:
-        needed = header.frames * (1 if header.container in ("WAV", "AIFF", "FLAC") else _ENOUGH)
+        needed = header.frames * (1 if BY_NAME[header.container].exact_length else _MIN_DECODED)
         if frames < needed:
             raise AudioTruncated(
                 f"The {header.container} file announces {header.frames:,} samples a channel;"
@@ -153,12 +129,16 @@ def decode(data: bytes, rate: int, limits: AudioLimits | None = None) -> Decoded
 
 
 def is_plain(data: bytes, rate: int) -> bool:
-    """Whether `decode` would only turn numbers into floats: no native code meets the file, and it is over in no time.
+    """Whether `decode` would only convert samples to float: uncompressed, at this rate, and short enough to be quick.
 
-    Raises an AudioError.
+    Then no native code parses the file, and decoding it in place is cheaper than sending it to a decode process. Only a
+    file that has the magic bytes of an uncompressed format is parsed: reading an MP3's header means to walk all of its
+    frames, under the interpreter lock. Raises an AudioError for a broken file of an uncompressed format.
     """
-    header = read_header(data, accepted_formats())
-    return bool(header.sample) and header.rate == rate and len(data) <= _QUICK
+    if len(data) > _MAX_PLAIN:
+        return False
+    found, _ = identify(data, only=Decoder.PCM)
+    return found is not None and read_header(data).rate == rate
 
 
 def _mono(block: Block) -> Waveform:
@@ -166,6 +146,6 @@ def _mono(block: Block) -> Waveform:
     peak = np.abs(block).max()  # NaN and infinity come through
     if not np.isfinite(peak):
         raise AudioNotFinite("The sound has samples that are NaN or infinite; all must be finite.")
-    if peak > _LOUDEST:
+    if peak > _MAX_PEAK:
         raise AudioCorrupt(f"The sound has samples as large as {peak:.3g}, where full scale is 1.")
     return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)

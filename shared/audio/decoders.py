@@ -1,9 +1,10 @@
-"""From checked bytes to blocks of samples: uncompressed sound by numpy, the rest by libsndfile or PyAV.
+"""The decoders, from checked bytes to blocks of samples: numpy for uncompressed sound, libsndfile and PyAV for the
+rest.
 
-Each decoder gets only what `shared.audio.headers` has recognised. So that the two cannot disagree about what a file is,
-tags before a stream are cut off, and WAV and AIFF, in whose headers rare codecs can hide, never reach libsndfile at
-all. Blocks are of bounded size whatever the file claims. Used by `shared.audio.decode` alone; the native libraries are
-imported when they are first needed.
+Each gets only what a header reader (`shared.audio.formats`) has accepted. So that decoder and reader cannot disagree
+about what a file is, tags before a stream are removed, and WAV and AIFF, whose headers can name rare codecs, never
+reach libsndfile. Blocks are of bounded size whatever the file claims. Used by `shared.audio.decode` alone; the native
+libraries are imported at the first use.
 """
 
 import io
@@ -14,23 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
+from shared.audio.formats import BY_NAME, Decoder
 from shared.audio.headers import Header
 
 Block = NDArray[np.float32]  # (frames, channels); full scale is 1
 
-_BLOCK = 65_536  # frames decoded at a time: what bounds memory
+_BLOCK = 65_536  # frames per block; bounds memory
 
 
 def open_blocks(data: bytes, header: Header) -> tuple[Header, Iterator[Block]]:
-    """What will really come out, and its samples block by block.
+    """(header as the decoder found it, samples block by block).
 
-    Opening and reading raise AudioUnsupported, AudioTruncated or AudioCorrupt.
+    Opening and iterating raise AudioUnsupported, AudioTruncated or AudioCorrupt.
     """
-    if header.sample:
-        return header, _pcm(data, header)
-    if header.container == "M4A":
-        return _open_av(data)
-    return header, _open_sndfile(data, header)
+    match BY_NAME[header.container].decoder:
+        case Decoder.PCM:
+            return header, _pcm(data, header)
+        case Decoder.PYAV:
+            return _open_av(data)
+        case Decoder.SNDFILE:
+            return header, _open_sndfile(data, header)
 
 
 # --- uncompressed ---------------------------------------------------------------------------------------------------
@@ -41,17 +45,18 @@ def _pcm(data: bytes, header: Header) -> Iterator[Block]:
     for first in range(0, header.frames or 0, _BLOCK):
         count = min(_BLOCK, (header.frames or 0) - first)
         raw = np.frombuffer(data, np.uint8, count * frame, header.offset + first * frame)
-        yield _to_float(raw, header.sample).reshape(-1, header.channels)
+        yield _to_float(raw, header.sample_format).reshape(-1, header.channels)
 
 
-def _to_float(raw: NDArray[np.uint8], sample: str) -> Block:
-    """Samples as `Header.sample` names them, one after the other, scaled to -1..1; floats are left as they are."""
+def _to_float(raw: NDArray[np.uint8], sample_format: str) -> Block:
+    """(samples,) of a `Header.sample_format`, scaled to -1..1; floats are left as they are."""
+    sample = sample_format
     if sample in _G711:
         return _G711[sample][raw]
     if sample == "u1":
         return (raw.astype(np.float32) - np.float32(128)) / np.float32(128)
     if sample[1] == "f":
-        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        with np.errstate(over="ignore", invalid="ignore"):  # out of float32's range becomes infinite: refused
             return raw.view(sample).astype(np.float32)
     if sample[1:] == "i3":
         padded = np.zeros((len(raw) // 3, 4), np.uint8)
@@ -79,12 +84,12 @@ _G711 = {"alaw": _alaw(), "ulaw": _ulaw()}
 
 # --- libsndfile: FLAC, Ogg, MP3 -------------------------------------------------------------------------------------
 
-# As libsndfile calls them: a second look, in case it has recognised something else than was recognised before.
-_CODECS = {"FLAC": ("PCM_S8", "PCM_16", "PCM_24"), "OGG": ("VORBIS", "OPUS"), "MP3": ("MPEG_LAYER_III",)}
+# libsndfile's subtypes by its formats: a second check, in case it recognises something else than the header reader.
+_SUBTYPES = {"FLAC": ("PCM_S8", "PCM_16", "PCM_24"), "OGG": ("VORBIS", "OPUS"), "MP3": ("MPEG_LAYER_III",)}
 
 
 class _Bytes(io.BytesIO):
-    """A damaged file sends libsndfile to places before its beginning; Python would print a traceback for each."""
+    """Clamps seeks to positions before the beginning, which damaged files cause: each would print a traceback."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
@@ -94,18 +99,21 @@ def _open_sndfile(data: bytes, header: Header) -> Iterator[Block]:
     import soundfile
 
     class Forward(soundfile.SoundFile):  # type: ignore[misc]
-        """Never seeks: `read` would seek to where it is after every block, and libsndfile's Opus then goes wrong."""
+        """Not seekable. Else soundfile seeks to the current position after every block, which garbles Opus
+
+        (https://github.com/libsndfile/libsndfile/issues/794, https://github.com/bastibe/python-soundfile/pull/330).
+        """
 
         def seekable(self) -> bool:
             return False
 
-    source = _Bytes(header.lead + data[header.offset :])
+    source = _Bytes(header.prefix + data[header.offset :])
     try:
         file = Forward(source)
     except soundfile.SoundFileError as error:
         raise AudioCorrupt(f"The {header.container} file cannot be opened: {_reason(error)}") from error
     same = (file.format, file.samplerate, file.channels) == (header.container.upper(), header.rate, header.channels)
-    if not same or file.subtype not in _CODECS[file.format]:
+    if not same or file.subtype not in _SUBTYPES[file.format]:
         file.close()
         raise AudioCorrupt(f"The {header.container} file's header and its sound disagree about what it is.")
 
@@ -131,15 +139,15 @@ def _reason(error: Exception) -> str:
 
 # --- PyAV: M4A ------------------------------------------------------------------------------------------------------
 
-# Nothing may talk FFmpeg into another demuxer, into a decoder for a video track, or into opening anything by name.
-_ONLY = {"codec_whitelist": "aac,alac", "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2", "protocol_whitelist": ""}
+# No file can make FFmpeg use another demuxer, decode a video track, or open a file or URL by its name.
+_ALLOWED = {"codec_whitelist": "aac,alac", "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2", "protocol_whitelist": ""}
 
 
 def _open_av(data: bytes) -> tuple[Header, Iterator[Block]]:
     import av
 
     try:
-        container = av.open(io.BytesIO(data), "r", format="mp4", options=_ONLY)
+        container = av.open(io.BytesIO(data), "r", format="mp4", options=_ALLOWED)
         stream = container.streams.audio[0]
         codec = stream.codec_context
         name: str = codec.name
@@ -156,7 +164,7 @@ def _open_av(data: bytes) -> tuple[Header, Iterator[Block]]:
             with container:
                 for frame in container.decode(stream):
                     if (frame.sample_rate, frame.layout.nb_channels) != (header.rate, header.channels):
-                        raise AudioCorrupt("The M4A file changes its rate or its channels on the way.")
+                        raise AudioCorrupt("The M4A file changes its rate or its channels in mid-stream.")
                     yield _planes(frame)
         except (av.FFmpegError, ValueError) as error:
             raise AudioCorrupt(f"The M4A file cannot be decoded: {error}") from error
@@ -168,13 +176,14 @@ _PLANAR: dict[str, type[np.float32 | np.int16 | np.int32]] = {"fltp": np.float32
 
 
 def _planes(frame: Any) -> Block:
-    """Samples of a decoded frame, which is bounded by the codecs: 2,048 of AAC, 16,384 of ALAC.
+    """(samples, channels) of a decoded frame; the codecs bound it: at most 2,048 samples of AAC, 16,384 of ALAC.
 
-    PyAV's `to_ndarray` counts planes up to a null pointer. Behind the eighth FFmpeg has none, and reading on is fatal.
+    PyAV's `to_ndarray` (18.1) counts planes up to a null pointer. FFmpeg's array of pointers has eight entries
+    (AV_NUM_DATA_POINTERS) and no null behind them: for a frame with eight channels it reads out of bounds and crashes.
     """
     kind = _PLANAR.get(frame.format.name)
     if kind is None:
-        raise AudioCorrupt(f"The M4A file has samples of an unknown kind, {frame.format.name}.")
+        raise AudioCorrupt(f"The M4A file has samples of an unknown format, {frame.format.name}.")
     planes = frame.planes[: frame.layout.nb_channels]
     samples = np.stack([np.frombuffer(plane, kind, frame.samples) for plane in planes], axis=1)
     whole = samples.astype(np.float32)

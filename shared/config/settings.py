@@ -1,7 +1,7 @@
-"""Every setting of gateway and worker, read once at start from `OTOSCOPE_*` variables and never changed after.
+"""Every setting of gateway and worker, read once at start from `OTOSCOPE_*` variables.
 
-What a setting does under load is said beside it, which is what `otoscope settings` and docs/settings.md show; unsafe
-and contradictory combinations are refused at start, not discovered later.
+The docstring of a setting describes its effect under load; `otoscope settings` and docs/settings.md show it. Unsafe and
+contradictory combinations are refused at start.
 """
 
 import os
@@ -16,56 +16,56 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from shared.audio.decode import AudioLimits
+from shared.audio.limits import AudioLimits
 from shared.config.redis_url import RedisURL, RedisURLError, parse_redis_url
 
 
 def usable_cores() -> int:
-    """Cores that this process may keep busy: those it may run on, or fewer where its container is held to a quota."""
+    """Cores that this process may use: its CPU affinity, or fewer where its cgroup has a CPU quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()  # "max" where there is none
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()  # quota is "max" where there is none
         cores = min(cores, max(round(int(quota) / int(period)), 1))
     return cores
 
 
 SECRETS = Path("/run/secrets")
-"""Where Docker and Kubernetes put files that hold a secret: one named `otoscope_redis_url` is that setting."""
+"""Where Docker and Kubernetes mount secrets as files: the content of `otoscope_redis_url` is that setting."""
 
 CLI_VARIABLES = {
-    "OTOSCOPE_HOME": "Where `otoscope up` keeps the queue; `.otoscope` in the working directory by default.",
-    "OTOSCOPE_URL": "The service that `otoscope` and `Client` ask.",
+    "OTOSCOPE_HOME": "Directory where `otoscope up` keeps the queue; `.otoscope` in the working directory by default.",
+    "OTOSCOPE_URL": "URL of the service that `otoscope` and `Client` use.",
     "OTOSCOPE_KEY": "The API key that they send.",
-    "OTOSCOPE_DEBUG": "1 shows where an error of the command line came from.",
+    "OTOSCOPE_DEBUG": "1 shows the traceback of an error of the command line.",
 }
-"""Variables that no service reads, and what they do."""
+"""Variables that no service reads: name to effect."""
 
 COMPOSE_VARIABLES = {
     "OTOSCOPE_TAG": ("latest", "Tag of the images that are built and started."),
-    "OTOSCOPE_WORKER_MEMORY": ("8g", "Memory that each worker may take."),
-    "OTOSCOPE_WORKER_CPUS": ("0", "Cores that each worker may take; 0 is all there are."),
+    "OTOSCOPE_WORKER_MEMORY": ("8g", "Memory limit of each worker."),
+    "OTOSCOPE_WORKER_CPUS": ("0", "CPU limit of each worker, in cores; 0 is no limit."),
     "OTOSCOPE_REDIS_IMAGE": ("redis:7-alpine", "Redis or Valkey, 7 or newer."),
-    "OTOSCOPE_REDIS_MEMORY": ("1gb", "What Redis keeps at most; past 85 % of it submissions get 429."),
+    "OTOSCOPE_REDIS_MEMORY": ("1gb", "Memory limit of Redis; above 85 % of it submissions get 429."),
     "OTOSCOPE_REDIS_CONTAINER_MEMORY": (
-        "2g", "What its container may take: twice as much, as Redis copies what changes while it rewrites its file.",
+        "2g", "Memory limit of its container: twice as much, as Redis copies changed pages while it rewrites its file.",
     ),
     "OTOSCOPE_PROMETHEUS_PORT": ("9090", "Port of Prometheus on 127.0.0.1."),
-    "OTOSCOPE_PROMETHEUS_RETENTION": ("30d", "How long its figures stay."),
+    "OTOSCOPE_PROMETHEUS_RETENTION": ("30d", "How long it keeps samples."),
     "OTOSCOPE_GRAFANA_PORT": ("3000", "Port of Grafana on 127.0.0.1."),
 }  # fmt: skip
-"""Variables that docker-compose.yml alone reads: default and effect."""
+"""Variables that only docker-compose.yml reads: name to default and effect."""
 
 BackendName = Literal["auto", "torch", "openvino"]
 LogFormat = Literal["text", "json"]
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """What a comma-separated setting names."""
+    """The items of a comma-separated setting."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 class Settings(BaseSettings):
-    """Both sides read the same variables; each uses its part."""
+    """Gateway and worker read the same variables; each uses its part."""
 
     model_config = SettingsConfigDict(
         env_prefix="OTOSCOPE_",
@@ -75,126 +75,138 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    # --- both sides -------------------------------------------------------------------------------------------------
+    # --- gateway and worker -----------------------------------------------------------------------------------------
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """Where jobs, results and the queue live: `redis://`, `rediss://` (encrypted), `sentinel://` (whichever of several
-    servers it is at present) or `unix://`; `shared.config.redis_url` has the spellings."""
+    """Redis with the jobs, results and the queue: `redis://`, `rediss://` (TLS), `sentinel://` (the current one of
+    several servers) or `unix://`; `shared/config/redis_url.py` describes each form."""
     max_seconds: float = Field(600.0, gt=0)
-    """Longest sound, in seconds. Decoding costs memory and time in proportion: 10 minutes are 38 MB at 16 kHz."""
+    """Longest accepted sound, in seconds. Decoding takes memory and time in proportion: 10 minutes are 38 MB at 16
+    kHz."""
     result_ttl: int = Field(3_600, ge=10)
-    """Seconds that a finished job can be read. Redis memory grows with it: 100 KB a job with every part, 6 without, and
-    13 KB for each second of a `full_spectrogram`."""
+    """Seconds for which a finished job is kept. Redis memory grows with it: 100 KB per job with every part, 6 KB
+    without, and 13 KB for each second of a `full_spectrogram`."""
     tombstone_ttl: int = Field(86_400, ge=10)
-    """Seconds after that during which an expired job is told from one that never was (410 instead of 404)."""
+    """Seconds after `result_ttl` during which an expired job is answered with 410 (it existed) instead of 404."""
     job_deadline: float = Field(300.0, gt=0)
-    """Seconds after its submission at which an unfinished job is given up. Bounds the wait behind a long queue."""
+    """Seconds after its submission at which an unfinished job fails with `deadline_exceeded`. Bounds the wait in a long
+    queue."""
     default_model: str = "esc50"
-    """The model of a request that names none."""
+    """Model of a request that names none."""
     log_format: LogFormat = "text"
-    """`text` is for a person at a terminal; `json` is a line an event, and tells the way of every job by its id."""
+    """`text` is for a terminal; `json` is one line per event, with the job id, and includes the routine events of each
+    job."""
     otlp_endpoint: str = ""
-    """Where traces go: the URL of an OpenTelemetry collector that speaks OTLP over HTTP, such as
-    `http://collector:4318`. Empty, nothing is traced. Needs the extra `tracing`; OpenTelemetry's own OTEL_* variables
-    say the rest. A traced job costs gateway and worker some CPU, a collector that is away costs nothing more."""
+    """URL of the OpenTelemetry collector (OTLP over HTTP) that traces are sent to, such as `http://collector:4318`;
+    empty disables tracing. Needs the extra `tracing`; OpenTelemetry's own OTEL_* variables configure the rest. A traced
+    job costs gateway and worker some CPU; a collector that is down costs nothing more."""
 
     # --- gateway ----------------------------------------------------------------------------------------------------
     host: str = "127.0.0.1"
-    """RedisURL the gateway listens on; compose sets 0.0.0.0."""
+    """Address that the gateway listens on; compose sets 0.0.0.0."""
     port: int = Field(8_000, ge=0, le=65_535)
-    """Port of the gateway; 0 takes any free one."""
+    """Port of the gateway; 0 picks a free one."""
     max_upload_bytes: int = Field(32 * 2**20, ge=1_024)
-    """Largest sound file. Each upload in flight is held in memory once, in base64 briefly twice."""
+    """Largest accepted sound file, in bytes. Each upload in progress is held in memory once, in base64 briefly
+    twice."""
     upload_seconds: float = Field(60.0, gt=0)
-    """A request whose head or body takes longer to arrive is cut off, and so is a reader who takes next to nothing of
-    an answer for as long: neither holds a connection and its memory for ever."""
+    """Seconds after which a request whose head or body has not arrived is disconnected, and so is a client that has
+    read almost nothing of its response for that long: neither can hold a connection and its memory indefinitely."""
     max_connections: int = Field(2_048, ge=1)
-    """Requests under way past which 503 is answered at once. An open event stream counts as one."""
+    """Concurrent requests above which further ones get 503 at once. An open event stream counts as one."""
     keys_file: Path | None = None
-    """The keys that open the gateway, made by `otoscope keys`; read again when it changes. Unset, it is open to all."""
+    """File with the accepted API keys, made by `otoscope keys`; read again when it changes. Unset, no key is
+    required."""
     trusted_proxies: str = ""
-    """Comma-separated addresses and networks whose `X-Forwarded-For` and `-Proto` are believed; nobody's by default,
-    since anybody can write one."""
+    """Comma-separated addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted;
+    none by default, since any client can send these headers."""
     cors_origins: str = ""
-    """Comma-separated origins whose pages may call the API from a browser. `*` is any, and needs keys: where there are
-    none, what a visited page can reach is all that keeps it out of a private network's gateway."""
+    """Comma-separated origins whose pages may call the API from a browser (CORS). `*` is any origin and requires API
+    keys: without keys any page that somebody on the network visits could use the gateway."""
     queue_limit: int = Field(1_000, ge=1)
-    """Unfinished jobs past which submissions get 429. Bounds waiting time (limit / throughput) and Redis memory."""
+    """Unfinished jobs above which submissions get 429. Bounds the waiting time (limit / throughput) and Redis
+    memory."""
     caller_share: float = Field(0.5, gt=0, le=1)
-    """Share of those places that the waiting jobs of one caller (a key, or an address) may take; what is left is for
-    the others, with whom it takes turns."""
+    """Share of `queue_limit` that the queued jobs of one caller (an API key, or an address) may take. Callers are
+    served in turn, so that the rest of the queue stays available to the others."""
     redis_memory_share: float = Field(0.85, gt=0, le=1)
-    """Share of Redis' own memory limit past which submissions get 429: a full Redis takes the workers down with it."""
+    """Share of Redis' own memory limit above which submissions get 429: with a full Redis workers cannot store
+    results."""
     max_wait: float = Field(60.0, gt=0)
-    """Longest `Prefer: wait` or `?wait=`, in seconds; more is cut to this. /evaluate waits as long."""
+    """Longest `Prefer: wait` or `?wait=`, in seconds; a larger value is reduced to it. /evaluate waits as long."""
     keepalive_seconds: float = Field(15.0, gt=0)
-    """Silence after which an event stream sends a comment, so that proxies keep it open."""
+    """Seconds without an event after which an event stream sends a comment, so that proxies keep it open."""
 
     # --- worker -----------------------------------------------------------------------------------------------------
     models_dir: Path = Path("models")
-    """Directory of model directories. A new or changed one is served within seconds, without a restart."""
+    """Directory of model directories. A new or changed model is served within seconds, without a restart."""
     models: str = ""
     """Comma-separated names of the models to serve; empty serves every directory in `models_dir`."""
     device: str = "auto"
-    """`auto` takes CUDA where there is one; else any torch device name."""
+    """`auto` is CUDA where it is available, else the CPU; or any torch device name."""
     engine: BackendName = "auto"
-    """What runs the network. `auto` takes OpenVINO on a processor where it is installed, else PyTorch."""
+    """Inference backend. `auto` is OpenVINO on a CPU where it is installed, else PyTorch."""
     int8: bool = False
-    """Run models that were quantised (`otoscope quantise`) in 8 bits, where OpenVINO runs them: up to twice as fast."""
+    """Run quantised models (`otoscope quantise`) with 8-bit integers where OpenVINO runs them: up to twice as fast."""
     batch_size: int | None = Field(None, ge=1, le=1_024)
-    """Most windows a forward pass; unset, 8 on a processor and 64 on a GPU. Larger is faster a clip and slower for the
-    first of them; memory grows with it."""
+    """Windows per forward pass at most; unset, 8 on a CPU and 64 on a GPU. A larger batch raises throughput, the
+    latency of its first window, and memory."""
     batch_window: float = Field(0.0, ge=0, le=1)
-    """Seconds a batch waits for company after its first window. With 0 it leaves as soon as there is somebody to run
-    it, and what comes meanwhile is the next: fuller batches are not worth what each waits (docs/performance.md)."""
+    """Seconds that a batch waits for more windows after its first one. With 0 it runs as soon as the device is free,
+    and windows that arrive meanwhile form the next batch: fuller batches gain less than the wait costs
+    (docs/performance.md)."""
     decode_processes: int = Field(default_factory=lambda: min(4, usable_cores()), ge=1)
-    """Processes that turn files into waveforms: about one for each core that is not busy with the network."""
+    """Processes that decode files: about one for each core that the network leaves free."""
     decode_seconds: float = Field(60.0, gt=0)
-    """A file that decodes longer than this is given up and its process ended."""
+    """Seconds after which decoding a file is aborted: its process is killed and its job fails."""
     metrics_port: int = Field(9_100, ge=0, le=65_535)
-    """The worker's /metrics; 0 takes any free port."""
+    """Port of the worker's /metrics; 0 picks a free one."""
     metrics_host: str = "127.0.0.1"
-    """RedisURL that /metrics of the worker listens on, which asks for no key; compose sets 0.0.0.0 on a network of its
+    """Address that the worker's /metrics listens on; it requires no key. Compose sets 0.0.0.0 on a network of its
     own."""
     watchdog_seconds: float = Field(60.0, gt=0)
-    """A forward pass that hangs longer ends the worker process; its jobs go to the next one."""
+    """Seconds after which a forward pass counts as hung: the worker process exits, and its jobs are requeued."""
     max_attempts: int = Field(3, ge=1)
-    """Deaths of a worker, each with the job in hand, after which the job is failed as `poison`."""
+    """Crashes of a worker while it processes a job after which the job fails as `poison`."""
     visibility_timeout: int = Field(10, ge=5)
-    """Seconds after which the jobs of a dead worker are delivered again."""
+    """Seconds after which the jobs of a crashed worker are delivered again."""
 
     @model_validator(mode="after")
-    def _usable(self) -> "Settings":
+    def _check_combinations(self) -> "Settings":
         try:
             parse_redis_url(self.redis_url)
         except RedisURLError as error:
             raise ValueError(f"OTOSCOPE_REDIS_URL {error}") from None
-        if self.otlp_endpoint and not _is_address(self.otlp_endpoint):
-            raise ValueError("OTOSCOPE_OTLP_ENDPOINT is no URL; one looks like http://collector:4318")
+        if self.otlp_endpoint and not _is_http_url(self.otlp_endpoint):
+            raise ValueError("OTOSCOPE_OTLP_ENDPOINT is not a URL; an example is http://collector:4318")
         for proxy in self.proxies:
             try:
-                anybody = ip_network(proxy).prefixlen == 0
+                every_address = ip_network(proxy).prefixlen == 0
             except ValueError as error:
                 raise ValueError(f"OTOSCOPE_TRUSTED_PROXIES: {error}") from None
-            if anybody:
-                raise ValueError(f"OTOSCOPE_TRUSTED_PROXIES: {proxy} is everybody, and anybody can write an address")
+            if every_address:
+                raise ValueError(
+                    f"OTOSCOPE_TRUSTED_PROXIES: {proxy} contains every address, and any client can forge the header"
+                )
         if "*" in self.origins and self.keys_file is None:
-            raise ValueError("OTOSCOPE_CORS_ORIGINS may be * only where OTOSCOPE_KEYS_FILE is set")
+            raise ValueError("OTOSCOPE_CORS_ORIGINS=* requires OTOSCOPE_KEYS_FILE")
         for origin in self.origins:
             found = urlsplit(origin)
             if origin != "*" and (
                 found.scheme not in ("http", "https") or origin != f"{found.scheme}://{found.netloc}"
             ):
-                raise ValueError(f"OTOSCOPE_CORS_ORIGINS: {origin!r} is no origin; one looks like https://example.org")
+                raise ValueError(
+                    f"OTOSCOPE_CORS_ORIGINS: {origin!r} is not an origin; an example is https://example.org"
+                )
         if self.model_names and self.default_model not in self.model_names:
             raise ValueError(
-                f"OTOSCOPE_DEFAULT_MODEL is {self.default_model}, which is not among OTOSCOPE_MODELS: requests that"
-                " name no model would all fail"
+                f"OTOSCOPE_DEFAULT_MODEL is {self.default_model}, which OTOSCOPE_MODELS does not contain: every request"
+                " without a model would fail"
             )
         if self.int8 and self.engine == "torch":
-            raise ValueError("OTOSCOPE_INT8 needs OpenVINO, which OTOSCOPE_ENGINE=torch rules out")
+            raise ValueError("OTOSCOPE_INT8 needs OpenVINO, which OTOSCOPE_ENGINE=torch excludes")
         if self.device.startswith("cuda") and (self.int8 or self.engine == "openvino"):
             raise ValueError(
-                "OTOSCOPE_INT8 and OTOSCOPE_ENGINE=openvino are for processors, not for OTOSCOPE_DEVICE=cuda"
+                "OTOSCOPE_INT8 and OTOSCOPE_ENGINE=openvino run on CPUs only, not with OTOSCOPE_DEVICE=cuda"
             )
         return self
 
@@ -203,8 +215,8 @@ class Settings(BaseSettings):
         return AudioLimits(max_seconds=self.max_seconds)
 
     @property
-    def address(self) -> RedisURL:
-        """Where Redis is, and how it is entered."""
+    def redis(self) -> RedisURL:
+        """`redis_url` parsed."""
         return parse_redis_url(self.redis_url)
 
     @property
@@ -220,8 +232,7 @@ class Settings(BaseSettings):
         return split_list(self.cors_origins)
 
 
-def _is_address(url: str) -> bool:
-    """Whether something can be sent there over HTTP."""
+def _is_http_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not parts.query
@@ -230,11 +241,11 @@ def _is_address(url: str) -> bool:
 
 
 class ConfigurationError(ValueError):
-    """Why a process cannot start with these settings, in one line and without their values: one may be a password."""
+    """The settings cannot be used. The message is one line without their values, of which one may be a password."""
 
 
 def load_settings(**given: Any) -> Settings:
-    """The settings of this process; `given` ones win. Raises ConfigurationError."""
+    """The settings of this process; `given` ones override the environment. Raises ConfigurationError."""
     try:
         return Settings(**given)
     except ValidationError as error:
@@ -243,19 +254,20 @@ def load_settings(**given: Any) -> Settings:
             for found in error.errors(include_input=False, include_url=False)
         )
         raise ConfigurationError("; ".join(lines)) from None
-    except SettingsError as error:  # a file in SECRETS that cannot be read, say
+    except SettingsError as error:  # such as a file in SECRETS that cannot be read
         raise ConfigurationError(f"{error}: {error.__cause__}") from None
 
 
 def unknown_variables(environment: Iterable[str]) -> list[str]:
-    """Variables with our prefix that nothing reads, each as a sentence; a typing error must not pass for a setting."""
+    """A sentence for each OTOSCOPE_ variable that nothing reads: a misspelt setting would be ignored silently."""
     prefix = "OTOSCOPE_"
     known = {name.upper() for name in Settings.model_fields} | {
         name.removeprefix(prefix) for name in CLI_VARIABLES | COMPOSE_VARIABLES
     }
-    told = []
+    sentences = []
     for name in sorted(variable.removeprefix(prefix) for variable in environment if variable.startswith(prefix)):
         if name not in known:
             near = get_close_matches(name, known, 1)
-            told.append(f"{prefix}{name} is no setting" + (f"; did you mean {prefix}{near[0]}?" if near else ""))
-    return told
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            sentences.append(f"{prefix}{name} is not a setting{hint}")
+    return sentences

@@ -1,4 +1,4 @@
-"""Connections to Redis, and its errors as ours."""
+"""Connections to Redis for gateway and worker, and redis-py's exceptions mapped to ours."""
 
 import copy
 import socket
@@ -14,36 +14,36 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
 from otoscope.errors import QueueFull, StoreUnavailable
-from shared.config.redis_url import Address
+from shared.config.redis_url import RedisURL
 from shared.config.settings import Settings
 
 _LOST = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.BusyLoadingError, OSError)
 
-_UNABLE = ("MISCONF", "NOREPLICAS", "UNBLOCKED", "BUSY")
-"""How a server begins that is there and cannot now: its disk is full, say, it has lost its replicas, or a script of
-somebody's does not end."""
-_UNABLE_TOO = (
+_TEMPORARY_CODES = ("MISCONF", "NOREPLICAS", "UNBLOCKED", "BUSY")
+"""Error codes of a server that is reachable and cannot serve for the moment: its disk is full, it has lost its
+replicas, or another client's script does not end."""
+_TEMPORARY_ERRORS = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.MasterDownError,
     redis.exceptions.ClusterDownError,
     redis.exceptions.NoPermissionError,
     redis.exceptions.NoScriptError,
 )
-"""The same, where redis-py has a class for it and cuts off the beginning: it is a replica now, say, its list of what we
-may do has grown shorter, or it was replaced by another between loading a script and running it."""
+"""The same, where redis-py has an exception class and strips the code: the server has become a replica, its ACL permits
+us less than before, or a failover came between SCRIPT LOAD and EVALSHA."""
 
-_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
-"""A server whose host lost power, or whose network drops what it is sent, says nothing: who waits for news of it finds
-out after about ten seconds. Only what this system knows of these is set."""
+_KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}  # s, s, probes, ms
+"""A server whose host lost power, or whose network drops packets, sends nothing, not even a reset. With these a blocked
+reader gets an error after about ten seconds. Options that this system lacks are left out."""
 
-_NOWHERE = "no sentinel can be reached that knows a living server called {}"
-_SENTINEL_PATIENCE = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
-"""Seconds for each sentinel: there are others."""
+_NO_MASTER = "no reachable sentinel knows a living server called {}"
+_SENTINEL_TIMEOUTS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+"""Seconds for each sentinel: the next one may answer."""
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Redis' own errors as ours."""
+def map_redis_errors() -> Iterator[None]:
+    """Raises StoreUnavailable or QueueFull in place of redis-py's exceptions for a server that cannot serve."""
     try:
         yield
     except _LOST as error:
@@ -51,89 +51,89 @@ def translated() -> Iterator[None]:
     except redis.exceptions.OutOfMemoryError as error:
         raise QueueFull("The queue's memory is full; try again later.", retry_after=5) from error
     except redis.exceptions.ResponseError as error:
-        # In a pipeline redis-py puts the command in front of what the server said.
-        said = str(error).rpartition("caused error: ")[2].lstrip("('\"")
-        if not isinstance(error, _UNABLE_TOO) and said.partition(" ")[0] not in _UNABLE:
+        # For a pipeline redis-py prefixes the server's message with the command.
+        message = str(error).rpartition("caused error: ")[2].lstrip("('\"")
+        if not isinstance(error, _TEMPORARY_ERRORS) and message.partition(" ")[0] not in _TEMPORARY_CODES:
             raise
         raise StoreUnavailable("The queue cannot store anything right now; try again.", retry_after=5) from error
 
 
 def connect(settings: Settings) -> redis.Redis:
-    """The worker's client: waits out a lost server for about half a minute before it gives up."""
+    """The worker's client: retries for about half a minute while the server is away."""
     retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=30)
-    patience = {"retry": retry, "retry_on_error": list(_LOST), "socket_timeout": 30, "socket_connect_timeout": 5}
-    return client(settings.address, **patience, health_check_interval=10)
+    options = {"retry": retry, "retry_on_error": list(_LOST), "socket_timeout": 30, "socket_connect_timeout": 5}
+    return new_client(settings.redis, **options, health_check_interval=10)
 
 
-def client(address: Address, **options: Any) -> redis.Redis:
-    """A client that does not wait for others, with those options of redis-py's connections."""
-    return redis.Redis.from_pool(connections(address, **options))
+def new_client(url: RedisURL, **options: Any) -> redis.Redis:
+    """A client whose callers never wait for a free connection; `options` are those of redis-py's connections."""
+    return redis.Redis.from_pool(connection_pool(url, **options))
 
 
-def connections(
-    address: Address, of: type[redis.connection.AbstractConnection] | None = None, **options: Any
+def connection_pool(
+    url: RedisURL, of: type[redis.connection.AbstractConnection] | None = None, **options: Any
 ) -> redis.ConnectionPool:
-    """A pool of connections to the server; `of` is a subclass of `connection_class(address)`."""
-    if address.path:
-        options.pop("socket_connect_timeout", None)  # redis-py's connections through a socket know no such thing
-    options = {"connection_class": of or connection_class(address), **_own(address), **options}
-    if not address.service:
+    """A pool of connections to the server; `of` is a subclass of `connection_class(url)`."""
+    if url.path:
+        options.pop("socket_connect_timeout", None)  # redis-py's Unix socket connections do not accept it
+    options = {"connection_class": of or connection_class(url), **_server_options(url), **options}
+    if not url.service:
         return redis.ConnectionPool(**options)
-    return redis.sentinel.SentinelConnectionPool(address.service, sentinels_of(address), **options)
+    return redis.sentinel.SentinelConnectionPool(url.service, sentinel_manager(url), **options)
 
 
-def sentinels_of(address: Address) -> redis.sentinel.Sentinel:
-    """Those who know which server it is at present; each is asked once, and briefly."""
-    return _Sentinels(address.hosts, sentinel_kwargs=_of_sentinels(address, Retry(NoBackoff(), 0)))
+def sentinel_manager(url: RedisURL) -> redis.sentinel.Sentinel:
+    """The sentinels, which know the current server; each is tried once, with a short timeout."""
+    return _Sentinels(url.hosts, sentinel_kwargs=_sentinel_options(url, Retry(NoBackoff(), 0)))
 
 
-def connection_class(address: Address) -> type[redis.connection.AbstractConnection]:
-    """What reaches that address."""
-    if address.path:
+def connection_class(url: RedisURL) -> type[redis.connection.AbstractConnection]:
+    """redis-py's class of connections for that URL."""
+    if url.path:
         return redis.UnixDomainSocketConnection
-    if address.service:
+    if url.service:
         managed = redis.sentinel.SentinelManagedConnection
-        return managed if address.tls is None else redis.sentinel.SentinelManagedSSLConnection
-    return redis.Connection if address.tls is None else redis.SSLConnection
+        return managed if url.tls is None else redis.sentinel.SentinelManagedSSLConnection
+    return redis.Connection if url.tls is None else redis.SSLConnection
 
 
 def connect_async(settings: Settings) -> "redis.asyncio.Redis":
-    """The gateway's client: gives up soon, since somebody is waiting for an answer.
+    """The gateway's client: gives up within seconds, since an HTTP caller is waiting.
 
-    Callers past the number of connections wait for one: a burst of requests is no reason to tell any that the queue
-    cannot be reached.
+    When all 64 connections are in use a caller waits for one: a burst of requests must not end in "the queue cannot be
+    reached".
     """
-    address = settings.address
-    options = _own(address) | {
+    url = settings.redis
+    options = _server_options(url) | {
         "retry": redis.asyncio.retry.Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=2),
         "socket_timeout": 10,
         "socket_connect_timeout": 2,
         "max_connections": 64,
         "timeout": 30,
     }
-    if address.service:
+    if url.service:
         once = redis.asyncio.retry.Retry(NoBackoff(), 0)
-        sentinels = _AsyncSentinels(address.hosts, sentinel_kwargs=_of_sentinels(address, once))
-        options["ssl"] = address.tls is not None
-        return redis.asyncio.Redis.from_pool(_noticing(_SentinelPool(address.service, sentinels, **options)))
-    tcp = redis.asyncio.Connection if address.tls is None else redis.asyncio.SSLConnection
-    kind = redis.asyncio.UnixDomainSocketConnection if address.path else tcp
+        sentinels = _AsyncSentinels(url.hosts, sentinel_kwargs=_sentinel_options(url, once))
+        options["ssl"] = url.tls is not None
+        return redis.asyncio.Redis.from_pool(_detecting_resets(_SentinelPool(url.service, sentinels, **options)))
+    tcp = redis.asyncio.Connection if url.tls is None else redis.asyncio.SSLConnection
+    kind = redis.asyncio.UnixDomainSocketConnection if url.path else tcp
     pool = redis.asyncio.BlockingConnectionPool(connection_class=kind, **options)
-    return redis.asyncio.Redis.from_pool(_noticing(pool))
+    return redis.asyncio.Redis.from_pool(_detecting_resets(pool))
 
 
 AsyncPool = TypeVar("AsyncPool", bound="redis.asyncio.ConnectionPool")
 
 
-def _noticing(pool: AsyncPool) -> AsyncPool:
-    """With connections that notice when they have been reset."""
-    pool.connection_class = type("Noticing", (_Noticing, pool.connection_class), {})
+def _detecting_resets(pool: AsyncPool) -> AsyncPool:
+    """The same pool with connections that report a reset as redis-py's ConnectionError."""
+    pool.connection_class = type("ResetDetecting", (_ResetDetecting, pool.connection_class), {})
     return pool
 
 
-class _Noticing(redis.asyncio.connection.AbstractConnection):
-    """uvloop has a RuntimeError for who writes to a connection that was reset, where asyncio has an OSError; redis-py
-    takes only the latter for a lost connection, which it replaces."""
+class _ResetDetecting(redis.asyncio.connection.AbstractConnection):
+    """Writing to a connection that was reset raises RuntimeError under uvloop, where asyncio raises an OSError
+    (https://github.com/MagicStack/uvloop/issues/506). redis-py replaces a connection after an OSError only."""
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         try:
@@ -145,7 +145,7 @@ class _Noticing(redis.asyncio.connection.AbstractConnection):
 
 
 class _SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
-    """Both: asks the sentinels for each new connection, and has callers wait for one."""
+    """Looks the server up at the sentinels for each new connection, and makes callers wait for a free one."""
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -153,27 +153,32 @@ class _SentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio
 
 
 class _Sentinels(redis.sentinel.Sentinel):
-    """redis-py moves the sentinel that answered to the front of its list, in which threads that do so at once lose one
-    for another that is then there twice. Here each orders a copy. And its error is a page long."""
+    """A Sentinel whose `discover_master` is safe to call from several threads, with a short error message.
+
+    redis-py swaps the sentinel that answered with the first one of the shared list while it iterates over that list:
+    of two threads that do so at once, one can lose a sentinel and store another one twice, for good
+    (https://github.com/redis/redis-py/pull/4331 discusses the same of a later version). Here each call works on a copy
+    of the list and replaces the list at its end.
+    """
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
         own = copy.copy(self)
         own.sentinels = list(self.sentinels)
         try:
             found: tuple[str, int] = redis.sentinel.Sentinel.discover_master(own, service_name)
-        except redis.sentinel.MasterNotFoundError:
-            raise redis.sentinel.MasterNotFoundError(_NOWHERE.format(service_name)) from None
+        except redis.sentinel.MasterNotFoundError:  # its message quotes every sentinel with all its options
+            raise redis.sentinel.MasterNotFoundError(_NO_MASTER.format(service_name)) from None
         self.sentinels = own.sentinels
         return found
 
 
 class _AsyncSentinels(redis.asyncio.sentinel.Sentinel):
-    """The same for tasks."""
+    """The same for tasks, of which several look the server up at once, too."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         for sentinel in self.sentinels:
-            _noticing(sentinel.connection_pool)
+            _detecting_resets(sentinel.connection_pool)
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
         own = copy.copy(self)
@@ -181,25 +186,25 @@ class _AsyncSentinels(redis.asyncio.sentinel.Sentinel):
         try:
             found: tuple[str, int] = await redis.asyncio.sentinel.Sentinel.discover_master(own, service_name)
         except redis.asyncio.sentinel.MasterNotFoundError:
-            raise redis.asyncio.sentinel.MasterNotFoundError(_NOWHERE.format(service_name)) from None
+            raise redis.asyncio.sentinel.MasterNotFoundError(_NO_MASTER.format(service_name)) from None
         self.sentinels = own.sentinels
         return found
 
 
-def _own(address: Address) -> dict[str, Any]:
-    """Options of a connection to the server."""
-    if address.path:
-        return {"path": address.path, "db": address.db, **address.entry}
-    place = {} if address.service else {"host": address.hosts[0][0], "port": address.hosts[0][1]}
-    return {**place, "db": address.db, **address.entry, **_lasting(), **(address.tls or {})}
+def _server_options(url: RedisURL) -> dict[str, Any]:
+    """redis-py's options of a connection to the server."""
+    if url.path:
+        return {"path": url.path, "db": url.db, **url.credentials}
+    host = {} if url.service else {"host": url.hosts[0][0], "port": url.hosts[0][1]}
+    return {**host, "db": url.db, **url.credentials, **_keepalive(), **(url.tls or {})}
 
 
-def _of_sentinels(address: Address, once: Any) -> dict[str, Any]:
-    """Options of a client of one sentinel."""
-    encrypted = {} if address.tls is None else {"ssl": True, **address.tls}
-    return {**address.sentinel_entry, **encrypted, **_SENTINEL_PATIENCE, **_lasting(), "retry": once}
+def _sentinel_options(url: RedisURL, retry: Any) -> dict[str, Any]:
+    """redis-py's options of a client of one sentinel."""
+    tls = {} if url.tls is None else {"ssl": True, **url.tls}
+    return {**url.sentinel_credentials, **tls, **_SENTINEL_TIMEOUTS, **_keepalive(), "retry": retry}
 
 
-def _lasting() -> dict[str, Any]:
-    options = {getattr(socket, name): value for name, value in _ALIVE.items() if hasattr(socket, name)}
+def _keepalive() -> dict[str, Any]:
+    options = {getattr(socket, name): value for name, value in _KEEPALIVE.items() if hasattr(socket, name)}
     return {"socket_keepalive": True, "socket_keepalive_options": options}

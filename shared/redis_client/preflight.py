@@ -1,7 +1,7 @@
-"""What Otoscope asks of Redis, looked at once when a process starts: what no waiting will mend is said at once.
+"""The preflight check of Redis at the start of a process: a fault that waiting does not cure ends the process at once.
 
-A Redis that is not there yet is waited for as ever. A wrong password, a certificate that was signed by somebody else, a
-cluster: those end the process, with one sentence that says what to change.
+A Redis that cannot be reached is waited for. A wrong password, a certificate of an unknown CA or a cluster end the
+process, with one sentence that names what to change.
 """
 
 import logging
@@ -10,75 +10,75 @@ from collections.abc import Iterator
 
 import redis
 
-from shared.config.redis_url import Address
+from shared.config.redis_url import RedisURL
 from shared.config.settings import Settings
-from shared.redis_client.connection import client, sentinels_of
+from shared.redis_client.connection import new_client, sentinel_manager
 
 log = logging.getLogger(__name__)
 
-OLDEST = 7
-"""Major version of Redis; every Valkey answers with a later one than that."""
+MINIMUM_VERSION = 7
+"""Major version of Redis; every Valkey reports a later one."""
 
 
-class RedisUnusable(Exception):
-    """Not a matter of time. The message names the setting and holds no password."""
+class PreflightError(Exception):
+    """A permanent fault. The message names the setting and contains no password."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"OTOSCOPE_REDIS_URL: {why}")
 
 
-def look(settings: Settings) -> None:
-    """Raises RedisUnusable; logs what is only unwise, and that Redis cannot be reached, within some ten seconds."""
-    address = settings.address
+def check(settings: Settings) -> None:
+    """Raises PreflightError. Logs a warning for an unsafe configuration, or where Redis cannot be reached within 10
+    s."""
+    url = settings.redis
     try:
-        if address.service:
-            _look_at_sentinels(address)
-        with client(address, socket_timeout=5, socket_connect_timeout=5) as own:
-            found = own.info()
+        if url.service:
+            _check_sentinels(url)
+        with new_client(url, socket_timeout=5, socket_connect_timeout=5) as client:
+            found = client.info()
     except redis.exceptions.NoPermissionError as error:
-        raise RedisUnusable(f"Redis does not let us do what we must: {error}") from error
+        raise PreflightError(f"Redis denies a command that is needed: {error}") from error
     except (redis.exceptions.RedisError, OSError) as error:
-        if why := _for_good(error, "Redis", address.tls is not None):
-            raise RedisUnusable(why) from error
+        if why := _permanent_fault(error, "Redis", url.tls is not None):
+            raise PreflightError(why) from error
         log.warning("Redis cannot be reached yet: %s", error)
         return
     if found.get("cluster_enabled"):
-        raise RedisUnusable("Redis runs as a cluster, which spreads keys that belong together; use a single server")
-    if int(str(found["redis_version"]).partition(".")[0]) < OLDEST:
-        raise RedisUnusable(f"Redis {found['redis_version']} is too old; {OLDEST}.0 is the first that will do")
+        raise PreflightError("Redis runs in cluster mode, which keeps related keys on different nodes; use one server")
+    if int(str(found["redis_version"]).partition(".")[0]) < MINIMUM_VERSION:
+        raise PreflightError(f"Redis {found['redis_version']} is too old; {MINIMUM_VERSION}.0 or newer is needed")
     if (policy := found.get("maxmemory_policy")) != "noeviction" and found.get("maxmemory"):
-        log.warning(
-            "Redis throws jobs away when its memory is full: its maxmemory-policy is %s, not noeviction", policy
-        )
+        log.warning("Redis evicts jobs when its memory is full: its maxmemory-policy is %s, not noeviction", policy)
 
 
-def _look_at_sentinels(address: Address) -> None:
-    """Raises RedisUnusable where all that can be reached refuse us or do not know the server."""
-    refused: list[str] = []
-    for sentinel in sentinels_of(address).sentinels:
+def _check_sentinels(url: RedisURL) -> None:
+    """Raises PreflightError where every reachable sentinel rejects us or does not monitor the server."""
+    faults: list[str] = []
+    for sentinel in sentinel_manager(url).sentinels:
         with sentinel:
             try:
-                if address.service in sentinel.sentinel_masters():
+                if url.service in sentinel.sentinel_masters():
                     return
-                refused.append(f"the sentinels know no server that is called {address.service}")
+                faults.append(f"the sentinels monitor no server called {url.service}")
             except (redis.exceptions.RedisError, OSError) as error:
-                refused += filter(None, [_for_good(error, "a sentinel", address.tls is not None)])
-    if refused:
-        raise RedisUnusable(refused[0])
+                faults += filter(None, [_permanent_fault(error, "a sentinel", url.tls is not None)])
+    if faults:
+        raise PreflightError(faults[0])
 
 
-def _for_good(error: BaseException, who: str, encrypted: bool) -> str:
-    """What is wrong where it will not go away; nothing where it may."""
+def _permanent_fault(error: BaseException, server: str, encrypted: bool) -> str:
+    """What is wrong, where waiting does not cure it; empty where it may."""
     for one in _chain(error):
         if isinstance(one, ssl.SSLCertVerificationError):
-            return f"the certificate of {who} is not accepted: {one.verify_message}"
+            return f"the certificate of {server} is not accepted: {one.verify_message}"
         if isinstance(one, ssl.SSLError) and "ALERT" in str(one):
-            return f"{who} refuses our certificate, or asks for one: {one.reason}"
+            return f"{server} rejects our certificate, or requires one: {one.reason}"
         if isinstance(one, ssl.SSLEOFError | ConnectionResetError | BrokenPipeError) and encrypted:
-            # With TLS 1.3 a client is done before the server has seen its certificate: the alert may come too late.
-            return f"{who} hangs up on us, as one does that asks for a certificate, or for another (ssl_certfile)"
+            # With TLS 1.3 (RFC 8446) the client's handshake is over before the server has checked its certificate: the
+            # connection may be closed before the alert is read.
+            return f"{server} closes the connection: it may require a certificate, or a different one (ssl_certfile)"
         if isinstance(one, redis.exceptions.AuthenticationError):
-            return f"{who} refuses the user or password that it is told, or asks for one"
+            return f"{server} rejects the user or password, or requires one"
     return ""
 
 

@@ -1,147 +1,194 @@
-"""Traces, where OTOSCOPE_OTLP_ENDPOINT names a collector; where it does not, every function here does nothing.
+"""Tracing: the API that gateway and worker call. Without OTOSCOPE_OTLP_ENDPOINT every function here does nothing.
 
-`with span("decode"):` is a stretch of work, a child of the stretch that it happens in; `note`, `failed` and `about`
-tell something of the present one. OpenTelemetry's SDK (`shared.tracing.otel`) is imported by
-`start`, and by nobody else.
+`with span("decode"):` makes a span, a child of the current one; `set_attributes`, `set_error` and `link_job` change the
+current one. OpenTelemetry's SDK (`shared.tracing.otel`) is imported by `configure` alone, and only where an endpoint is
+set: a process without tracing does not load it.
 """
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from shared.config.settings import Settings
-from shared.install_hints import install
+from shared.install_hints import install_command
+from shared.tracing.types import (
+    ATTEMPT,
+    BATCH_JOBS,
+    BATCH_SIZE,
+    BYTES,
+    CODE,
+    FORMAT,
+    FRONT_END,
+    JOB,
+    MESSAGING,
+    MODEL,
+    OUTCOME,
+    WORKER,
+    Attributes,
+    SpanKind,
+    TraceLink,
+)
 
 if TYPE_CHECKING:
-    from shared.tracing.otel import Spans
+    from shared.tracing.otel import OtelTracer
 
-Kind = Literal["internal", "server", "producer", "consumer"]
-Noted = Mapping[str, str | int | float | bool]
+__all__ = [
+    "ATTEMPT",
+    "BATCH_JOBS",
+    "BATCH_SIZE",
+    "BYTES",
+    "CODE",
+    "FORMAT",
+    "FRONT_END",
+    "JOB",
+    "MESSAGING",
+    "MODEL",
+    "OUTCOME",
+    "WORKER",
+    "Attributes",
+    "SpanKind",
+    "TraceLink",
+    "TracingSetupError",
+    "batch_span",
+    "configure",
+    "context",
+    "current_link",
+    "enabled",
+    "freeze_gc",
+    "link_job",
+    "record_span",
+    "set_attributes",
+    "set_error",
+    "shutdown",
+    "span",
+    "trace_id",
+    "update_name",
+]
 
 FLUSH_SECONDS = 2.0
-"""Most that the end of a process waits for the collector."""
+"""Longest time that the end of a process waits for the collector."""
 
-JOB, MODEL = "otoscope.job.id", "otoscope.model"
-OUTCOME, ATTEMPT, WORKER = "otoscope.job.outcome", "otoscope.job.attempt", "otoscope.worker"
-BYTES, FORMAT = "otoscope.audio.bytes", "otoscope.audio.format"
-CODE = "otoscope.error.code"
-BATCH_SIZE, BATCH_JOBS, FRONT_END = "otoscope.batch.size", "otoscope.batch.jobs", "otoscope.batch.front_end"
-
-QUEUED: Noted = {"messaging.system": "redis", "messaging.destination.name": "otoscope"}
-
-_spans: "Spans | None" = None
-_NOTHING: AbstractContextManager[None] = nullcontext()
+_tracer: "OtelTracer | None" = None
+_NO_SPAN: AbstractContextManager[None] = nullcontext()
 
 
-class TracingUnusable(Exception):
-    """The settings ask for traces, and there is nothing to make them with."""
+class TracingSetupError(Exception):
+    """Tracing is configured and cannot be set up: a package is missing, or an OTEL_ variable is not usable."""
 
 
-@dataclass(eq=False)
-class Rider:
-    """A job on its way through batches: each batch links to the job, and the job to each batch."""
+def configure(settings: Settings, service: str) -> None:
+    """Trace this process under that service name where the settings name a collector. Call once, at start.
 
-    job: Any  # OpenTelemetry's context of the job's span
-    batches: list[Any] = field(default_factory=list)
-
-
-def start(settings: Settings, service: str) -> None:
-    """Trace this process under that service name, if the settings say so. For its start. Raises TracingUnusable."""
-    global _spans
+    Raises TracingSetupError.
+    """
+    global _tracer
     if not settings.otlp_endpoint:
         return
     try:
-        from shared.tracing.otel import Spans
+        from shared.tracing.otel import OtelTracer
     except ImportError as error:
-        raise TracingUnusable(f"OTOSCOPE_OTLP_ENDPOINT needs {install('tracing')} ({error})") from error
+        raise TracingSetupError(f"OTOSCOPE_OTLP_ENDPOINT needs {install_command('tracing')} ({error})") from error
     try:
-        _spans = Spans(settings.otlp_endpoint, service)
+        _tracer = OtelTracer(settings.otlp_endpoint, service)
     except (OSError, ValueError) as error:  # an OTEL_ variable
-        raise TracingUnusable(f"traces cannot be sent as the OTEL_ variables say: {error}") from error
+        raise TracingSetupError(
+            f"tracing cannot be set up with the OTEL_ variables of this process: {error}"
+        ) from error
 
 
-def stop() -> None:
-    """Send what is left, within FLUSH_SECONDS; nothing is traced afterwards."""
-    global _spans
-    if _spans is not None:
-        ending, _spans = _spans, None
-        ending.close(FLUSH_SECONDS)
+def shutdown() -> None:
+    """Send the spans that are waiting, within FLUSH_SECONDS; nothing is traced afterwards."""
+    global _tracer
+    if _tracer is not None:
+        closing, _tracer = _tracer, None
+        closing.shutdown(FLUSH_SECONDS)
 
 
-def settled() -> None:
-    """This process has loaded what it will keep. Spans that wait bring on full garbage collections, which hold up a
-    worker for 0.1 s each; from here on they leave out what is there already."""
-    if _spans is not None:
+def freeze_gc() -> None:
+    """Exclude all objects that exist now from garbage collection (`gc.freeze`). Call once everything is loaded.
+
+    Spans that wait for the collector cause full garbage collections, each of which stops a worker for 0.1 s; afterwards
+    these skip the models and libraries that stay loaded anyway.
+    """
+    if _tracer is not None:
         gc.collect()
         gc.freeze()
 
 
-def on() -> bool:
-    return _spans is not None
+def enabled() -> bool:
+    """Whether this process is traced."""
+    return _tracer is not None
 
 
 def span(
     name: str,
-    kind: Kind = "internal",
+    kind: SpanKind = "internal",
     *,
-    noted: Noted | None = None,
+    attributes: Attributes | None = None,
     parent: str | None = None,
     began_ago: float = 0.0,
 ) -> AbstractContextManager[None]:
-    """A stretch of work, from `began_ago` seconds before now to the end of the `with`.
+    """A span from `began_ago` seconds before now to the end of the `with`, and the current one within it.
 
-    It belongs to the present stretch, or to `parent`, as `context` told it (by another process, perhaps); to none where
-    that is empty. What is raised out of it marks it as failed, by the error's code and not by its words.
+    Its parent is the current span, or `parent` where that is given: a context in the form that `context` returns,
+    perhaps from another process. With an empty or malformed `parent` it begins a trace. An exception that leaves the
+    `with` marks it as failed, with the error's code and without its message.
     """
-    return _NOTHING if _spans is None else _spans.span(name, kind, noted or {}, parent, began_ago)
+    return _NO_SPAN if _tracer is None else _tracer.span(name, kind, attributes or {}, parent, began_ago)
 
 
-def past(name: str, began: float, ended: float, rider: Rider | None = None) -> None:
-    """A stretch that is over, on time.monotonic's clock; it links to the batches of the rider."""
-    if _spans is not None:
-        _spans.past(name, began, ended, rider.batches if rider else ())
+def record_span(name: str, began: float, ended: float, link: TraceLink | None = None) -> None:
+    """Record a span that is over; times are of time.monotonic. It links to the batches of `link`."""
+    if _tracer is not None:
+        _tracer.record_span(name, began, ended, link.batches if link else ())
 
 
-def batch(riders: Sequence[Rider], noted: Noted) -> AbstractContextManager[None]:
-    """A forward pass for those jobs: a trace of its own, made where at least one of the jobs is traced."""
-    return _NOTHING if _spans is None or not riders else _spans.batch(riders, noted)
+def batch_span(links: Sequence[TraceLink], attributes: Attributes) -> AbstractContextManager[None]:
+    """A span around a forward pass for those jobs: a trace of its own, made where at least one of them is traced."""
+    return _NO_SPAN if _tracer is None or not links else _tracer.batch_span(links, attributes)
 
 
-def rider() -> Rider | None:
-    """The present job, to be taken along into batches; None where it is not traced."""
-    return None if _spans is None else _spans.rider()
+def current_link() -> TraceLink | None:
+    """A link to the current span's job, for the batches that it will be part of; None where it is not traced."""
+    return None if _tracer is None else _tracer.current_link()
 
 
-def rename(name: str) -> None:
-    """The present stretch, once it is known what it is."""
-    if _spans is not None:
-        _spans.rename(name)
+def update_name(name: str) -> None:
+    """Rename the current span."""
+    if _tracer is not None:
+        _tracer.update_name(name)
 
 
-def note(noted: Noted) -> None:
-    if _spans is not None:
-        _spans.note(noted)
+def set_attributes(attributes: Attributes) -> None:
+    """Set attributes of the current span."""
+    if _tracer is not None:
+        _tracer.set_attributes(attributes)
 
 
-def failed(code: str) -> None:
-    """The present stretch ended in that error."""
-    if _spans is not None:
-        _spans.failed(code)
+def set_error(code: str) -> None:
+    """Mark the current span as failed with that error code."""
+    if _tracer is not None:
+        _tracer.set_error(code)
 
 
-def about(job_id: str, trace: str) -> None:
-    """The present stretch concerns a job that was submitted in that context, which it links to if it is another's."""
-    if _spans is not None:
-        _spans.about(job_id, trace)
+def link_job(job_id: str, trace: str) -> None:
+    """Set the job id of the current span, and link it to the span of the job's submission where that is another trace.
+
+    `trace` is the context of the submission, as `context` returned it then.
+    """
+    if _tracer is not None:
+        _tracer.link_job(job_id, trace)
 
 
 def context() -> str:
-    """Where we are, for another process to go on from: W3C's `traceparent`, and after a space its `tracestate`."""
-    return "" if _spans is None else _spans.context()
+    """The current context, for another process to continue: W3C's `traceparent`, a space, and its `tracestate`.
+
+    Empty outside of a trace. See https://www.w3.org/TR/trace-context/.
+    """
+    return "" if _tracer is None else _tracer.context()
 
 
 def trace_id() -> str:
-    """32 hexadecimal digits; empty outside of any trace."""
-    return "" if _spans is None else _spans.trace_id()
+    """The id of the current trace, 32 hexadecimal digits; empty outside of a trace."""
+    return "" if _tracer is None else _tracer.trace_id()

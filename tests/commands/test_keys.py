@@ -15,7 +15,7 @@ from otoscope import AsyncClient, Client
 from otoscope.cli.bench import _requests
 from otoscope.errors import InvalidRequest, KeyRefused, KeyRequired
 from otoscope.loadgen import Target
-from shared.api_keys import read_keys, take_apart
+from shared.api_keys import read_keys, split_key
 from tests.support.fake_service import FakeService, problem
 
 KEY = f"oto_12345678_{'5ec4e7' * 10}0000"
@@ -41,7 +41,7 @@ def test_keys_are_made_listed_and_revoked(run: Run, tmp_path: Path) -> None:
     made = run("keys", "create", "phone", "--scope", "submit", "--scope", "read", "--rate", "60")
     text = made.stdout.strip()
     assert (made.returncode, made.stderr) == (0, "")
-    parts = take_apart(text)
+    parts = split_key(text)
     assert parts is not None
     key_id, secret = parts
     run("keys", "create", "me", "--scope", "admin")
@@ -51,7 +51,7 @@ def test_keys_are_made_listed_and_revoked(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "keys"
     assert secret not in listed + path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert read_keys(path)[key_id].opens_with(secret)
+    assert read_keys(path)[key_id].verify(secret)
     assert run("keys", "revoke", key_id).returncode == 0
     assert [key.name for key in read_keys(path).values()] == ["me"]
     again = run("keys", "revoke", key_id)

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from compose import first_start
-from shared.api_keys import Scope, read_keys, take_apart, write_keys
+from shared.api_keys import Scope, read_keys, split_key, write_keys
 from shared.config.settings import Settings
 from tests.conftest import free_port
 
@@ -50,10 +50,10 @@ def test_passwords_are_long_and_each_another(made: Path) -> None:
 
 def test_prometheus_key_opens_everything(made: Path) -> None:
     first_start.main([])
-    parts = take_apart(contents(made)["prometheus/prometheus_key"])
+    parts = split_key(contents(made)["prometheus/prometheus_key"])
     assert parts is not None
     key = read_keys(made / "api" / "keys")[parts[0]]
-    assert key.opens_with(parts[1])
+    assert key.verify(parts[1])
     assert key.scopes == {Scope.ADMIN}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.api_keys import KeysUnusable, Scope, new_key, read_keys, take_apart, write_keys
+from shared.api_keys import KeyFileError, Scope, new_key, read_keys, split_key, write_keys
 from shared.config.settings import Settings
 
 LINE = '{"id": "12345678", "name": "a", "sha256": "DIGEST", "scopes": [SCOPES], "created_at": "2026-01-01T00:00Z"}'
@@ -15,15 +15,15 @@ LINE = LINE.replace("DIGEST", "0" * 64)
 def test_a_key_is_kept_without_its_secret(tmp_path: Path) -> None:
     """What is written can be read again and opens with the secret alone, which is not in the file; only we read it."""
     path = tmp_path / "new" / "keys"
-    key, text = new_key("phone", [Scope.SUBMIT, Scope.READ], rate=60)
+    key, text = new_key("phone", [Scope.SUBMIT, Scope.READ], rate_per_minute=60)
     write_keys(path, [key])
     found = read_keys(path)[key.id]
-    parts = take_apart(text)
+    parts = split_key(text)
     assert found == key
     assert parts is not None
     assert parts[0] == key.id
-    assert found.opens_with(parts[1])
-    assert not found.opens_with(parts[1][:-1] + ("0" if parts[1][-1] != "0" else "1"))
+    assert found.verify(parts[1])
+    assert not found.verify(parts[1][:-1] + ("0" if parts[1][-1] != "0" else "1"))
     assert parts[1] not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [entry.name for entry in path.parent.iterdir()] == ["keys"], "nothing is left beside it"
@@ -39,7 +39,7 @@ def test_keys_are_random() -> None:
 @pytest.mark.parametrize("text", ["", "oto_", f"oto_12345678_{'0' * 63}", f"OTO_12345678_{'0' * 64}", "oto_é_0"])
 def test_what_is_no_key(text: str) -> None:
     """Anything but our own form, at once."""
-    assert take_apart(text) is None
+    assert split_key(text) is None
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_broken_file_says_where(tmp_path: Path, line: str, why: str) -> None:
     write_keys(path, [new_key("a", [Scope.READ])[0]])
     good = path.read_text()
     path.write_text(good + (good if line == "GOOD" else line))
-    with pytest.raises(KeysUnusable, match=why) as caught:
+    with pytest.raises(KeyFileError, match=why) as caught:
         read_keys(path)
     assert "0" * 64 not in str(caught.value)
 
@@ -68,7 +68,7 @@ def test_a_file_that_others_may_write_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     write_keys(path, [])
     path.chmod(0o620)
-    with pytest.raises(KeysUnusable, match="written by others"):
+    with pytest.raises(KeyFileError, match="writable by other users"):
         read_keys(path)
 
 
@@ -77,5 +77,5 @@ def test_no_file_is_no_open_door(tmp_path: Path, path: str) -> None:
     """An empty variable and a file that is not there are errors, not a service without keys."""
     settings = Settings.model_validate({"keys_file": tmp_path / path})
     assert settings.keys_file is not None
-    with pytest.raises(KeysUnusable, match="cannot be read"):
+    with pytest.raises(KeyFileError, match="cannot be read"):
         read_keys(settings.keys_file)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from otoscope.errors import AudioEmpty, AudioError, AudioTooLong, AudioTruncated, AudioUnsupported, NotAudio
-from shared.audio import decode as audio
-from shared.audio.decode import AudioLimits, accepted_formats, decode, probe
+from shared.audio import formats
+from shared.audio.decode import decode, probe
+from shared.audio.formats import describe_formats
+from shared.audio.limits import AudioLimits
 from tests.support.sounds import Wave, chirp, difference, encode_m4a, tone
 
 RATE = 16_000
@@ -18,11 +20,11 @@ PRIMING = 1_024  # samples that an AAC encoder puts first; PyAV writes no note o
 
 def test_without_pyav_m4a_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says what is missing, and M4A is not listed as accepted."""
-    monkeypatch.setattr(audio, "aac_available", lambda: False)
+    monkeypatch.setattr(formats, "is_installed", lambda module: False)
     for reader in (probe, lambda data: decode(data, RATE)):
         with pytest.raises(AudioUnsupported, match="lacks the optional package PyAV"):
             reader(M4A)
-    assert "M4A" not in accepted_formats()
+    assert "M4A" not in describe_formats()
     with pytest.raises(NotAudio) as caught:
         probe(b"hello")
     assert "M4A" not in caught.value.detail
@@ -56,7 +58,7 @@ def av() -> Any:
 @pytest.fixture
 def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a server that has PyAV: what is refused by the header needs none."""
-    monkeypatch.setattr(audio, "aac_available", lambda: True)
+    monkeypatch.setattr(formats, "is_installed", lambda module: True)
 
 
 @pytest.mark.usefixtures("allowed")

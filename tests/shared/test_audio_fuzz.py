@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from otoscope.errors import AudioError
-from shared.audio.decode import AudioLimits, decode, probe
+from shared.audio.decode import decode, probe
+from shared.audio.limits import AudioLimits
 from tests.support.corrupt_audio import damaged, sources
 from tests.support.sounds import checksummed
 

@@ -5,7 +5,8 @@ import struct
 import numpy as np
 import pytest
 
-from shared.audio.decode import AudioLimits, decode, probe
+from shared.audio.decode import decode, probe
+from shared.audio.limits import AudioLimits
 from tests.support.sounds import Wave, aiff, chirp, chunk, difference, encode, id3, noise, riff, tone, wav_format
 
 RATE = 16_000

@@ -21,7 +21,8 @@ from otoscope.errors import (
 )
 from shared.audio import decode as audio
 from shared.audio import decoders
-from shared.audio.decode import AudioLimits, decode, probe
+from shared.audio.decode import decode, probe
+from shared.audio.limits import AudioLimits
 from tests.support.sounds import (
     FORMS,
     aiff,
@@ -75,7 +76,7 @@ HEADERS: dict[str, Case] = {
     "random bytes behind a sync": (SYNC + RANDOM, NotAudio, "unknown binary data"),
     "a sync in random bytes": (b"\x01" + RANDOM[:999] + SYNC + RANDOM, NotAudio, "unknown binary data"),
     "one MP3 frame": (SYNC + bytes(413), NotAudio, "unknown binary data"),
-    "PNG behind ID3": (id3() + b"\x89PNG" + RANDOM, NotAudio, "no MPEG layer III frames"),
+    "PNG behind ID3": (id3() + b"\x89PNG" + RANDOM, NotAudio, "no consecutive MPEG layer III frames"),
     "MP4 without sound": (mp4(b"\0\0\0\x10moov", b"\0\0\0\x08trak"), NotAudio, "no sound track"),
     # Sound that is not accepted
     "CAF": (b"caff\0\1\0\0" + RANDOM, AudioUnsupported, "CAF"),
@@ -110,7 +111,7 @@ HEADERS: dict[str, Case] = {
     "WAV that claims 4 GB": (wav(size=0xFFFFFFF0), AudioTruncated, "4,294,967,280 bytes"),
     "WAV out of a pipe": (wav(size=0xFFFFFFFF), AudioTruncated, "write to a file instead"),
     "WAV out of another pipe": (wav(size=0, body=RANDOM), AudioTruncated, "write to a file instead"),
-    "WAV whose samples are missing": (wav(body=b"", size=1_000), AudioTruncated, "holds 0"),
+    "WAV whose samples are missing": (wav(body=b"", size=1_000), AudioTruncated, "has 0"),
     "RF64 without its size": (b"RF64" + wav(size=0xFFFFFFFF)[4:], AudioTruncated, "4,294,967,295"),
     "RF64 of 2^60 bytes": (
         riff(chunk(b"ds64", struct.pack("<QQQI", 0, 1 << 60, 0, 0)), wav(size=0xFFFFFFFF)[12:], magic=b"RF64"),

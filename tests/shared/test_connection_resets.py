@@ -16,7 +16,7 @@ import uvloop
 
 from otoscope.errors import StoreUnavailable
 from shared.config.settings import Settings
-from shared.redis_client.connection import connect_async, translated
+from shared.redis_client.connection import connect_async, map_redis_errors
 from tests.conftest import free_port
 from tests.support.process_tree import until
 from tests.support.tls import ESCAPED, Authority, encrypted_server, needs_tls
@@ -87,7 +87,7 @@ def _survives(loop: Loop, settings: Settings, *relays: Relay) -> None:
             assert await client.pipeline().incr("n").incr("n").execute() == [2, 3]
             for relay in relays:
                 await relay.close()
-            with pytest.raises(StoreUnavailable), translated():
+            with pytest.raises(StoreUnavailable), map_redis_errors():
                 await client.get("n")
 
     with asyncio.Runner(loop_factory=loop) as runner:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from otoscope.errors import AudioCorrupt, AudioEmpty, AudioError, NotAudio
-from shared.audio.bitstreams import find_mp3, scan_mp3
-from shared.audio.headers import read_header
+from shared.audio.formats import read_header
+from shared.audio.mp3 import find_frames, read_mp3_header
 from tests.support.sounds import FORMS, aiff, chunk, encode, id3, ogg_page, riff, tone, wav_format
 
 CODECS = {
@@ -39,7 +39,7 @@ def test_header_names_container_and_codec(name: str) -> None:
 def test_reader_needs_no_native_code() -> None:
     """The gateway reads headers with the standard library alone."""
     code = (
-        "import sys, shared.audio.headers; print([m for m in ('numpy', 'soundfile', 'soxr', 'av') if m in sys.modules])"
+        "import sys, shared.audio.formats; print([m for m in ('numpy', 'soundfile', 'soxr', 'av') if m in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
@@ -67,9 +67,9 @@ def test_rates_that_aiff_writes_as_floats() -> None:
 def test_mp3_frames_are_told_from_accidents() -> None:
     """One frame header is found every 16 KB of random bytes, three that follow one another never."""
     random = np.random.default_rng(3).bytes(2_000_000)
-    assert all(find_mp3(random, start) is None for start in range(0, len(random), 4_096))
+    assert all(find_frames(random, start) is None for start in range(0, len(random), 4_096))
     with pytest.raises(NotAudio):
-        scan_mp3(random, 0)
+        read_mp3_header(random, 0)
 
 
 SMALLEST = b"\xff\xf3\x14\xc4".ljust(24, b"\0")  # an MP3 frame of 8 kbit/s at 24 kHz

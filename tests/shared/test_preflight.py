@@ -15,15 +15,15 @@ from otoscope.errors import StoreUnavailable
 from otoscope.types import JobOptions
 from shared.config.settings import Settings
 from shared.jobs import AsyncJobStore, JobStore
-from shared.jobs.queue import make_celery
-from shared.jobs.records import Announcement
-from shared.redis_client import preflight as demands
-from shared.redis_client.connection import client, connect, connect_async
-from shared.redis_client.preflight import RedisUnusable, look
+from shared.jobs.records import WorkerHeartbeat
+from shared.redis_client import preflight
+from shared.redis_client.connection import connect, connect_async, new_client
+from shared.redis_client.preflight import PreflightError, check
 from tests.conftest import free_port, free_ports, start_server
 from tests.shared.conftest import AUDIO
 from tests.support.process_tree import until
 from tests.support.tls import ESCAPED, PASSWORD, Authority, encrypted_server, needs_tls
+from worker.queue.celery_app import make_celery
 from worker.queue.transport import Transport
 
 
@@ -40,8 +40,8 @@ def server(*options: str) -> Iterator[Settings]:
 
 def refused(url: str) -> str:
     """Why; in a sentence without the password."""
-    with pytest.raises(RedisUnusable) as why:
-        look(Settings(redis_url=url))
+    with pytest.raises(PreflightError) as why:
+        check(Settings(redis_url=url))
     assert PASSWORD not in str(why.value)
     assert ESCAPED not in str(why.value)
     return str(why.value)
@@ -53,19 +53,19 @@ def test_certificates_and_passwords(tmp_path: Path) -> None:
     ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
     with encrypted_server(tmp_path, ours) as port:
         good = f"rediss://:{ESCAPED}@localhost:{port}/1?ssl_ca_certs={ours.ca}"
-        look(Settings(redis_url=good))
+        check(Settings(redis_url=good))
         assert asyncio.run(_ping(good))
         with connect(Settings(redis_url=good)) as worker:
             assert worker.ping()
         assert "self-signed certificate" in refused(good.replace(str(ours.ca), str(other.ca)))
         assert "self-signed certificate" in refused(good.partition("?")[0])
         assert "not valid for '127.0.0.1'" in refused(good.replace("localhost", "127.0.0.1"))
-        look(Settings(redis_url=good.replace("localhost", "127.0.0.1") + "&ssl_check_hostname=false"))
+        check(Settings(redis_url=good.replace("localhost", "127.0.0.1") + "&ssl_check_hostname=false"))
         assert "user or password" in refused(good.replace(ESCAPED, "wrong"))
         assert "user or password" in refused(good.replace(f":{ESCAPED}@", ""))
         for url in (good.replace(str(ours.ca), str(other.ca)), good.replace("localhost", "127.0.0.1")):
             assert not asyncio.run(_ping(url)), "the gateway checks no less than the look at the start"
-            with client(Settings(redis_url=url).address) as worker, pytest.raises(redis.exceptions.ConnectionError):
+            with new_client(Settings(redis_url=url).redis) as worker, pytest.raises(redis.exceptions.ConnectionError):
                 worker.ping()
 
 
@@ -82,7 +82,7 @@ def test_a_server_that_asks_for_a_certificate(tmp_path: Path) -> None:
     with encrypted_server(tmp_path, ours, ask=True) as port:
         bare = f"rediss://:{ESCAPED}@localhost:{port}/0?ssl_ca_certs={ours.ca}"
         mine, theirs = ("&ssl_certfile={}&ssl_keyfile={}".format(*by.sign("worker")) for by in (ours, other))
-        look(Settings(redis_url=bare + mine))
+        check(Settings(redis_url=bare + mine))
         assert asyncio.run(_ping(bare + mine))
         assert "certificate" in refused(bare)
         assert "certificate" in refused(bare + theirs)
@@ -97,18 +97,18 @@ def test_a_cluster_is_refused() -> None:
 
 def test_an_old_redis_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """By what it says of itself."""
-    monkeypatch.setattr(demands, "OLDEST", 99)
+    monkeypatch.setattr(preflight, "MINIMUM_VERSION", 99)
     assert "too old" in refused(settings.redis_url)
 
 
 def test_one_that_throws_jobs_away_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
     """Every key has an end, so the policies of caches, and of managed services, would drop any of them."""
     with server("--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru") as settings:
-        look(settings)
+        check(settings)
     assert "volatile-lru, not noeviction" in caplog.text
     caplog.clear()
     with server("--maxmemory", "100mb") as settings:
-        look(settings)
+        check(settings)
     assert not caplog.records
 
 
@@ -117,7 +117,7 @@ def test_one_that_is_not_there_yet_is_waited_for(caplog: pytest.LogCaptureFixtur
     for url in (f"redis://localhost:{free_port()}", f"sentinel://localhost:{free_port()}/queue"):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            look(Settings(redis_url=url))
+            check(Settings(redis_url=url))
         assert "cannot be reached yet" in caplog.text
 
 
@@ -136,7 +136,7 @@ def test_sentinels_that_do_not_help(tmp_path: Path) -> None:
             own.ping()
         url = f"sentinel://localhost:{free_port()},localhost:{port}/queue"
         assert "user or password" in refused(url)
-        assert "no server that is called queue" in refused(f"{url}?sentinel_password={ESCAPED}")
+        assert "no server called queue" in refused(f"{url}?sentinel_password={ESCAPED}")
     finally:
         process.kill()
         process.wait()
@@ -156,11 +156,11 @@ def test_encrypted_all_the_way_through_sentinels(tmp_path: Path) -> None:
             f"sentinel monitor queue localhost {port} 1\nsentinel auth-pass queue {PASSWORD}\n"
         )
         with (tmp_path / "sentinel.log").open("wb") as log:
-            sentinel = subprocess.Popen(["redis-sentinel", str(config)], stdout=log)
+            sentinel = subprocess.Popen(["redis-server", str(config), "--sentinel"], stdout=log)
         try:
             url = f"sentinels://:{ESCAPED}@localhost:{own}/queue?ssl_ca_certs={ours.ca}"
             until(lambda: asyncio.run(_ping(url)))
-            look(Settings(redis_url=url))
+            check(Settings(redis_url=url))
             with make_celery(Settings(redis_url=url)).connection_for_read() as connection:
                 connection.transport_cls = Transport
                 assert connection.channel().client.ping()
@@ -177,7 +177,7 @@ def test_a_server_that_will_not_have_it_any_more_is_no_bug(change: tuple[str, ..
         with redis.Redis.from_url(settings.redis_url) as own:
             own.execute_command(*change)
             with pytest.raises(StoreUnavailable):
-                JobStore(own, settings).announce(Announcement("w"), {}, 5)
+                JobStore(own, settings).heartbeat(WorkerHeartbeat("w"), {}, 5)
 
         async def submit() -> None:
             async with connect_async(settings) as own:

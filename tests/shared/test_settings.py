@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from commands.settings_text import env_example, markdown
-from shared.config.settings import COMPOSE, Settings, SettingsUnusable, load_settings, misspelt
+from shared.config.settings import COMPOSE_VARIABLES, ConfigurationError, Settings, load_settings, unknown_variables
 from tests.conftest import PYTHON, ROOT
 
 
@@ -16,21 +16,21 @@ from tests.conftest import PYTHON, ROOT
     ("setting", "why"),
     [
         ({"redis_url": "http://:hunter2@host/0"}, "must begin with"),
-        ({"redis_url": "redis://:hunt/er2@host:6379/0"}, "is no URL"),
-        ({"redis_url": "redis://:hunter2@host:port/0"}, "is no URL"),
+        ({"redis_url": "redis://:hunt/er2@host:6379/0"}, "is not a valid URL"),
+        ({"redis_url": "redis://:hunter2@host:port/0"}, "is not a valid URL"),
         ({"redis_url": "redis://host:6379/0?password=hunter2"}, "behind the ?"),
         ({"trusted_proxies": "*"}, "TRUSTED_PROXIES"),
         ({"trusted_proxies": "10.0.0.1/8"}, "host bits"),
-        ({"trusted_proxies": "::/0"}, "everybody"),
+        ({"trusted_proxies": "::/0"}, "every address"),
         ({"cors_origins": "*"}, "KEYS_FILE"),
         ({"max_wait": 0}, "MAX_WAIT"),  # with which no /evaluate would ever be answered
-        ({"cors_origins": "https://a.example/"}, "no origin"),
-        ({"cors_origins": "a.example"}, "no origin"),
+        ({"cors_origins": "https://a.example/"}, "not an origin"),
+        ({"cors_origins": "a.example"}, "not an origin"),
     ],
 )
 def test_unsafe_settings_are_refused_without_their_secrets(setting: dict[str, str], why: str) -> None:
     """At start and in one line; a password in a URL is in neither form of the error."""
-    with pytest.raises(SettingsUnusable, match=re.escape(why)) as caught:
+    with pytest.raises(ConfigurationError, match=re.escape(why)) as caught:
         load_settings(**setting)
     told = str(caught.value)
     assert "\n" not in told
@@ -49,13 +49,13 @@ def test_settings_that_are_safe() -> None:
     [
         ({"models": "mine, yours"}, "OTOSCOPE_DEFAULT_MODEL is esc50"),
         ({"int8": True, "engine": "torch"}, "OTOSCOPE_INT8 needs OpenVINO"),
-        ({"int8": True, "device": "cuda:1"}, "for processors"),
-        ({"engine": "openvino", "device": "cuda"}, "for processors"),
+        ({"int8": True, "device": "cuda:1"}, "CPUs only"),
+        ({"engine": "openvino", "device": "cuda"}, "CPUs only"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, str | bool], why: str) -> None:
     """Each would be found out by somebody's request otherwise, or by nobody."""
-    with pytest.raises(SettingsUnusable, match=why):
+    with pytest.raises(ConfigurationError, match=why):
         load_settings(**settings)
 
 
@@ -89,8 +89,8 @@ def test_a_process_says_why_it_does_not_start(program: str, name: str) -> None:
 
 def test_a_typing_error_is_no_setting() -> None:
     """It is pointed out, with what was perhaps meant; what belongs to others or to the command line is left alone."""
-    told = misspelt(["OTOSCOPE_BATCHSIZE", "OTOSCOPE_BATCH_SIZE", "OTOSCOPE_URL", "HOME", "OTOSCOPE_ZZZ"])
-    assert told == ["OTOSCOPE_BATCHSIZE is no setting; did you mean OTOSCOPE_BATCH_SIZE?", "OTOSCOPE_ZZZ is no setting"]
+    told = unknown_variables(["OTOSCOPE_BATCHSIZE", "OTOSCOPE_BATCH_SIZE", "OTOSCOPE_URL", "HOME", "OTOSCOPE_ZZZ"])
+    assert told == ["OTOSCOPE_BATCHSIZE is not a setting; did you mean OTOSCOPE_BATCH_SIZE?", "OTOSCOPE_ZZZ is not a setting"]
 
 
 def test_what_only_compose_reads_is_known() -> None:
@@ -99,9 +99,9 @@ def test_what_only_compose_reads_is_known() -> None:
     taken = dict(re.findall(r"\$\{(OTOSCOPE_\w+):-([^}]*)\}", text))
     services = {f"OTOSCOPE_{name.upper()}" for name in Settings.model_fields}
     assert {name: default for name, default in taken.items() if name not in services} == {
-        name: default for name, (default, _) in COMPOSE.items()
+        name: default for name, (default, _) in COMPOSE_VARIABLES.items()
     }
-    assert misspelt(taken) == []
+    assert unknown_variables(taken) == []
 
 
 def test_every_setting_is_explained() -> None:
@@ -135,5 +135,5 @@ def test_the_command_shows_what_is_set_here_and_no_password(tmp_path: Path) -> N
     assert ended.returncode == 0, ended.stderr
     assert "rediss://oto:***@queue:6380/1" in ended.stdout
     assert re.search(r"OTOSCOPE_BATCH_SIZE +12 ", ended.stdout)
-    assert "OTOSCOPE_BATCHSIZE is no setting" in ended.stdout
+    assert "OTOSCOPE_BATCHSIZE is not a setting" in ended.stdout
     assert "hunter2" not in ended.stdout

@@ -15,7 +15,7 @@ from otoscope.errors import NotAudio
 from otoscope.types import JobOptions
 from shared import tracing
 from shared.config.settings import Settings
-from shared.jobs.records import Refused
+from shared.jobs.records import SkippedJob
 from tests.conftest import PYTHON, ROOT
 from tests.shared.conftest import AUDIO, Stores
 from tests.support.collector import Collector
@@ -25,11 +25,11 @@ CALLER = f"00-{'a' * 32}-{'b' * 16}-01"
 
 @contextmanager
 def traced(url: str, service: str = "test") -> Iterator[None]:
-    tracing.start(Settings(otlp_endpoint=url), service)
+    tracing.configure(Settings(otlp_endpoint=url), service)
     try:
         yield
     finally:
-        tracing.stop()
+        tracing.shutdown()
 
 
 @pytest.fixture
@@ -48,16 +48,16 @@ def test_off_nothing_is_imported() -> None:
 import sys
 from shared import tracing
 from shared.config.settings import Settings
-tracing.start(Settings(), "test")
+tracing.configure(Settings(), "test")
 import api.__main__, api.main, worker.__main__, worker.app
 api.main.create_app()
 worker.app.Worker(Settings(device="cpu"))
 with tracing.span("a"):
-    tracing.note({"b": 1})
-assert not tracing.on() and tracing.context() == tracing.trace_id() == "" and tracing.rider() is None
+    tracing.set_attributes({"b": 1})
+assert not tracing.enabled() and tracing.context() == tracing.trace_id() == "" and tracing.current_link() is None
 print(*[name for name in sys.modules if name.startswith(("opentelemetry.sdk.trace", "opentelemetry.exporter",
                                                          "opentelemetry.proto", "shared.tracing.otel",
-                                                         "shared.tracing.outbox"))])
+                                                         "shared.tracing.span_processor"))])
 """
     done = subprocess.run([PYTHON, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
@@ -80,16 +80,16 @@ runpy.run_module({room!r}, run_name="__main__")
 
 @pytest.mark.parametrize("url", ["collector:4318", "grpc://collector:4317", "http://", "http://[", "http://a:b@c:x/"])
 def test_an_endpoint_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ValidationError, match="OTOSCOPE_OTLP_ENDPOINT is no URL"):
+    with pytest.raises(ValidationError, match="OTOSCOPE_OTLP_ENDPOINT is not a URL"):
         Settings(otlp_endpoint=url)
 
 
 def test_a_variable_that_cannot_be_used_is_refused(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rather than be read as something else."""
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "many")
-    with pytest.raises(tracing.TracingUnusable, match="OTEL_BSP_MAX_QUEUE_SIZE"):
-        tracing.start(Settings(otlp_endpoint=collector.url), "test")
-    assert not tracing.on()
+    with pytest.raises(tracing.TracingSetupError, match="OTEL_BSP_MAX_QUEUE_SIZE"):
+        tracing.configure(Settings(otlp_endpoint=collector.url), "test")
+    assert not tracing.enabled()
 
 
 def test_the_operators_variables_count(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,9 +117,9 @@ def test_a_trace_that_is_not_kept_is_not_kept_anywhere(collector: Collector, mon
         monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler or "parentbased_always_on")
         monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "1.0")
         with traced(collector.url), tracing.span("job", parent=parent):
-            assert tracing.context().endswith(("-01", "-03")) == (tracing.rider() is not None)
+            assert tracing.context().endswith(("-01", "-03")) == (tracing.current_link() is not None)
             kept.append(tracing.context().rpartition("-")[2] in ("01", "03"))
-            with tracing.batch([rider] if (rider := tracing.rider()) else [], {}):
+            with tracing.batch_span([link] if (link := tracing.current_link()) else [], {}):
                 pass
     names = [span.name for span in collector.spans]
     assert kept == [True, False, False, True]
@@ -168,8 +168,8 @@ def test_the_record_of_a_job_takes_its_trace_along(stores: Stores) -> None:
     assert [(work.trace, work.attempt) for work in map(stores.start, (plain, job.id, job.id, job.id))] == [
         ("", 1), (CALLER, 1), (CALLER, 2), (CALLER, 3),
     ]  # fmt: skip
-    poison = stores.worker.start(job.id, "w1", solo=True)
-    assert isinstance(poison, Refused)
+    poison = stores.worker.claim(job.id, "w1", isolated=True)
+    assert isinstance(poison, SkippedJob)
     assert (poison.reason, poison.trace) == ("poison", CALLER)
     assert not stores.raw.hexists(f"otoscope:job:{plain}", "trace")
 
@@ -187,10 +187,10 @@ def test_a_collector_in_trouble_is_told_once(
             with tracing.span("lost"):
                 time.sleep(0.03)
         assert len(caplog.records) == 1
-        assert (caplog.records[0].levelname, caplog.records[0].name) == ("WARNING", "shared.tracing.outbox")
+        assert (caplog.records[0].levelname, caplog.records[0].name) == ("WARNING", "shared.tracing.span_processor")
         collector.status = 200
         _make_until(lambda: len(caplog.records) == 2)
-    assert "takes traces again" in caplog.records[1].message
+    assert "accepts spans again" in caplog.records[1].message
     assert len(caplog.records) == 2
     assert collector.spans
 
@@ -217,10 +217,10 @@ def test_what_has_no_place_is_dropped(
 def test_the_end_waits_no_longer_than_is_said(collector: Collector) -> None:
     """And not for as long as the collector takes."""
     collector.delay = 30.0
-    tracing.start(Settings(otlp_endpoint=collector.url), "test")
+    tracing.configure(Settings(otlp_endpoint=collector.url), "test")
     with tracing.span("one"):
         pass
-    ending = threading.Thread(target=tracing.stop)
+    ending = threading.Thread(target=tracing.shutdown)
     ending.start()
     ending.join(tracing.FLUSH_SECONDS + 5)
     assert not ending.is_alive()

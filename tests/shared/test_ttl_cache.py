@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from shared import ttl_cache as recent
-from shared.ttl_cache import Recent
+from shared import ttl_cache
+from shared.ttl_cache import TTLCache
 
 
 class Source:
@@ -28,7 +28,7 @@ def test_everybody_waits_for_the_first_answer() -> None:
 
     async def use() -> None:
         source = Source(1)
-        asked = Recent(source.read, None)
+        asked = TTLCache(source.read, None)
         all_of_them = [asyncio.create_task(asked.get()) for _ in range(3)]
         await asyncio.sleep(0)
         assert not any(one.done() for one in all_of_them)
@@ -44,7 +44,7 @@ def test_one_reads_anew_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, fa
 
     async def use() -> None:
         source = Source(2)
-        asked = Recent(source.read, 1)
+        asked = TTLCache(source.read, 1)
         reader = asyncio.create_task(asked.get())
         await asyncio.sleep(0)
         assert [await asked.get() for _ in range(3)] == [1, 1, 1]
@@ -54,7 +54,7 @@ def test_one_reads_anew_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, fa
         assert isinstance(first, OSError) if fails else first == 2
         assert await asked.get() == (1 if fails else 2)
         assert source.readers == 1
-        monkeypatch.setattr(recent, "SECONDS", 0.0)
+        monkeypatch.setattr(ttl_cache, "TTL_SECONDS", 0.0)
         source.fails = False
         assert await asked.get() == 2
 

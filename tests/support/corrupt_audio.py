@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from shared.audio.decode import aac_available
+from shared.audio.formats import is_available
 from tests.support.sounds import FORMS, checksummed, chirp, encode, encode_m4a, id3, noise
 
 Dice = np.random.Generator
@@ -83,7 +83,7 @@ def sources() -> tuple[tuple[str, bytes], ...]:
         for rate, channels in ((16_000, 1), (form.rates[0], 2)):
             wave = 0.5 * chirp(0.3, rate, channels) + noise(0.3, rate, channels)
             made.append((name, encode(wave, rate, form.container, form.subtype, endian=form.endian)))
-    if aac_available():
+    if is_available("M4A"):
         for codec in ("aac", "alac"):
             made += [
                 (f"M4A {codec.upper()}", encode_m4a(chirp(0.3, rate, channels), rate, codec))
