@@ -1,1 +1,15 @@
-"""Commands that need the application."""
+"""The commands of `otoscope` that need the application. pyproject.toml declares them as entry points."""
+
+COMMANDS = {
+    "up": "commands.up:up",
+    "train": "commands.train:train",
+    "evaluate": "commands.train:evaluate",
+    "lr-find": "commands.train:lr_find",
+    "overfit": "commands.train:overfit",
+    "quantise": "commands.train:quantise",
+    "export": "commands.train:export",
+    "data": "commands.data:data",
+    "keys": "commands.keys:keys",
+    "settings": "commands.settings:settings",
+}
+"""Command to module and attribute: the same as in pyproject.toml, for a source tree that is not installed."""

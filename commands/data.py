@@ -19,7 +19,7 @@ data = typer.Typer(
     help="Recordings of one's own: bring them, part them, look at them.",
 )
 
-Collection = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder made by `otoscope data import`.")]
+DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder made by `otoscope data import`.")]
 
 _SHOWN = 10  # sentences of a kind
 
@@ -34,7 +34,7 @@ def bring(
             " public Google Drive folder.",
         ),
     ],
-    to: Annotated[Path, typer.Option("--to", metavar="COLLECTION", help="Made if it is not there, else added to.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DATASET", help="Made if it is not there, else added to.")],
     copy: Annotated[bool, typer.Option("--copy", help="Copy the files instead of referring to them.")] = False,
     group: Annotated[
         str | None,
@@ -61,67 +61,67 @@ def bring(
 
 @data.command()
 def split(
-    collection: Collection,
+    dataset: DatasetFolder,
     val: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="To choose a model by.")] = 0.15,
     test: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="To measure it on.")] = 0.15,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same split.")] = 1,
 ) -> None:
-    """Part a collection into train, val and test, no recording on two sides."""
+    """Split a data set into train, val and test, with every recording in one of them only."""
     from training.data.custom.split import SUBSETS, write_split
 
-    record = write_split(collection, val=val, test=test, seed=seed)
+    record = write_split(dataset, val=val, test=test, seed=seed)
     wide = max(len("class"), *map(len, record.counts))
     print(f"{'class':{wide}}" + "".join(f"{part:>8}" for part in SUBSETS))
     for label, counts in record.counts.items():
         print(f"{label:{wide}}" + "".join(f"{counts[part]:>8}" for part in SUBSETS))
     print(f"{'sources':{wide}}" + "".join(f"{len(record.sources[part]):>8}" for part in SUBSETS))
-    print(f"Split with seed {seed}: {collection / 'split'}")
+    print(f"Split with seed {seed}: {dataset / 'split'}")
 
 
 @data.command()
 def prepare(
-    collection: Collection,
+    dataset: DatasetFolder,
     recipe: Annotated[
         str, typer.Option(metavar="NAME", help="Whose rate and window: a bundled recipe, or a YAML file.")
     ] = "esc50-best",
-    whole: Annotated[bool, typer.Option("--whole", help="One piece a recording, however long.")] = False,
+    whole: Annotated[bool, typer.Option("--whole", help="One segment per recording, however long.")] = False,
     overlap: Annotated[float, typer.Option(min=0, max=0.99, metavar="SHARE", help="Of neighbouring windows.")] = 0.0,
     silence_db: Annotated[float, typer.Option(metavar="DBFS", help="What is never louder is left out.")] = -60.0,
 ) -> None:
-    """Decode a collection and cut it into windows, once."""
+    """Decode a data set and cut it into segments, once."""
     from training.data.custom.prepare import prepare_segments, read_cache_info
     from training.recipe import load_recipe
 
     frontend = load_recipe(recipe).frontend
     cache = prepare_segments(
-        collection, rate=frontend.sample_rate, window_seconds=None if whole else frontend.window_seconds,
+        dataset, rate=frontend.sample_rate, window_seconds=None if whole else frontend.window_seconds,
         overlap=overlap, silence_db=silence_db,
     )  # fmt: skip
     done = read_cache_info(cache)
     what = "whole" if whole else f"of {frontend.window_seconds:g} s"
-    print(f"{done.segments:,} pieces {what} at {frontend.sample_rate:,} Hz from {done.files:,} files: {cache}")
+    print(f"{done.segments:,} segments {what} at {frontend.sample_rate:,} Hz from {done.files:,} files: {cache}")
     if done.silent:
-        print(f"{done.silent:,} silent pieces left out")
+        print(f"{done.silent:,} silent segments left out")
     _list("Skipped", done.skipped)
 
 
 @data.command()
 def report(
-    collection: Collection,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="COLLECTION/report by default.")] = None,
+    dataset: DatasetFolder,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="DATASET/report by default.")] = None,
 ) -> None:
-    """Describe a collection: figures, a page, a picture."""
+    """Report statistics of a data set: JSON, a page, spectrograms."""
     from training.data.custom.report import write_dataset_report
 
-    print(write_dataset_report(collection, out or collection / "report"))
+    print(write_dataset_report(dataset, out or dataset / "report"))
 
 
 @data.command()
-def reset(collection: Collection) -> None:
+def reset(dataset: DatasetFolder) -> None:
     """Remove what was made from a collection; its sounds and their table stay."""
     from training.data.custom.reset import reset as run
 
-    removed = run(collection)
+    removed = run(dataset)
     print(f"Removed {', '.join(map(str, removed))}" if removed else "There was nothing to remove")
 
 
@@ -135,14 +135,14 @@ def fetch_esc50(
     print(fetch(cache))
 
 
-def _tell(collection: Path, result: "ImportResult") -> None:
+def _tell(dataset: Path, result: "ImportResult") -> None:
     from collections import Counter
 
     from training.data.custom.manifest import read_manifest
 
-    counts = Counter(item.label for item in read_manifest(collection, missing_ok=True))
+    counts = Counter(item.label for item in read_manifest(dataset, missing_ok=True))
     added = f"{result.added:,} sound{'s' * (result.added != 1)} added"
-    print(f"{added}, {result.unchanged:,} were there; {collection} now has {counts.total():,}:")
+    print(f"{added}, {result.unchanged:,} were there; {dataset} now has {counts.total():,}:")
     print(", ".join(f"{label} {count:,}" for label, count in sorted(counts.items())))
     if len(counts) == 1:
         print("That is one class; training needs two or more.")

@@ -42,7 +42,7 @@ def show(file: File) -> None:
     """The keys there are, without their secrets."""
     from rich.console import Console
 
-    from otoscope.cli.tables import keys_table
+    from commands.tables import keys_table
 
     Console(highlight=False).print(keys_table(read_keys(file).values()))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Data = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="A collection or a folder like ESC-50's; without it ESC-50 is fetched."),
+    typer.Option("--data", metavar="DIR", help="A custom data set or a folder in the layout of ESC-50; by default ESC-50 is downloaded."),
 ]
 FoldName = Annotated[
     str | None, typer.Option("--fold", metavar="N", help="The fold that is not trained on; the last one by default.")
@@ -138,7 +138,7 @@ def _cross_validate(out: Path, data: Path | None, folds: int, recipe: "Recipe", 
     keep_freed_memory()
     dataset = _dataset(data, recipe.frontend)
     if dataset.default_fold == "test":
-        raise typer.BadParameter("a collection has one test part and no folds", param_hint="--folds")
+        raise typer.BadParameter("a custom data set has one test set and no folds", param_hint="--folds")
     chosen = dataset.folds[-folds:]  # the last ones first: ESC-50's fifth fold is the one that models are shipped for
     try:
         report = cross_validate(recipe, dataset, chosen[::-1], out, compile=compile)

@@ -1,6 +1,7 @@
-"""What a person types or imports: `otoscope ...`, and `from otoscope import Client`.
+"""The Python client of an Otoscope service: `from otoscope import Client`; the command line is `otoscope ...`.
 
-Names are imported when first used, so that the command line starts without httpx and numpy.
+Names are imported on first use, so that the command line starts without httpx2 and numpy, and so that the service can
+take its public types and errors from here without loading an HTTP client.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncClient", "Client", "JobEvent", "ServiceUnreachable", "WaitTimeout"]
 
-_HOMES = {
+_MODULES = {
     "AsyncClient": "otoscope.client",
     "Client": "otoscope.client",
     "JobEvent": "otoscope.sansio",
@@ -22,8 +23,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'otoscope' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

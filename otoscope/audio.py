@@ -1,4 +1,4 @@
-"""Whatever a caller has for a sound -> the bytes of a sound file. Needs numpy only: the client is a light install."""
+"""Audio input of any supported kind -> the bytes of an audio file. Needs numpy only, since the client is small."""
 
 import os
 import struct
@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Sound = str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[Any] | tuple[NDArray[Any], int]
-"""A path, the bytes of a sound file, samples (with `rate=`), or a pair of samples and rate."""
+AudioInput = str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[Any] | tuple[NDArray[Any], int]
+"""A path, the bytes of an audio file, samples (with `rate=`), or a pair of samples and rate."""
 
 MAX_CHANNELS = 8  # what the service accepts; decides which axis of a matrix is the channels
 
 _IEEE_FLOAT = 3  # WAVE format tag
 
 
-def load(sound: Sound, rate: int | None = None) -> tuple[str, bytes]:
-    """A file name to go by, and the bytes to send. Raises OSError, TypeError or ValueError."""
+def load(sound: AudioInput, rate: int | None = None) -> tuple[str, bytes]:
+    """A file name for the upload, and its bytes. Raises OSError, TypeError or ValueError."""
     if isinstance(sound, (str, os.PathLike)):
         path = Path(sound)
         return path.name, path.read_bytes()
@@ -33,9 +33,10 @@ def load(sound: Sound, rate: int | None = None) -> tuple[str, bytes]:
 
 
 def wav(samples: NDArray[Any], rate: int) -> bytes:
-    """A 32-bit float WAV file of samples in -1..1 (integers are scaled from their full range).
+    """A 32-bit float WAV file of samples in -1..1; integers are scaled from the full range of their type.
 
-    A matrix is (frames, channels), as soundfile reads it; (channels, frames) is understood where it cannot be that.
+    `samples` has the shape (frames,) or (frames, channels), as soundfile reads it; (channels, frames) is accepted
+    where the second axis is too long to be channels. `rate` is in Hz. Raises TypeError or ValueError.
     """
     if samples.ndim not in (1, 2):
         raise ValueError(f"samples must be a vector or a matrix; these have {samples.ndim} axes")
@@ -60,7 +61,7 @@ def _as_float(samples: NDArray[Any]) -> NDArray[np.float32]:
         return samples.astype(np.float32)
     if kind == "i":
         return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
-    if kind == "u":  # unsigned samples rest at the middle of their range, as in 8-bit WAV
+    if kind == "u":  # silence in unsigned samples is the middle of their range, as in 8-bit WAV
         middle = (int(np.iinfo(samples.dtype).max) + 1) / 2
         return ((samples - middle) / middle).astype(np.float32)
     raise TypeError(f"samples must be real numbers, not {samples.dtype}")

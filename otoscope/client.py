@@ -12,24 +12,24 @@ from typing import Any, Self, TypeVar, Unpack
 
 import anyio
 import anyio.to_thread
-import httpx
+import httpx2
 
-from otoscope import calls as protocol
-from otoscope.audio import Sound, load
+from otoscope import calls
+from otoscope.audio import AudioInput, load
 from otoscope.calls import Options
-from otoscope.connection import http_settings, request_parts, service_url
+from otoscope.connection import client_settings, request_arguments, service_url
 from otoscope.results import Result
-from otoscope.sansio import Emit, Flow, JobEvent, Load, More, Open, Pause, Running, Send
+from otoscope.sansio import EmitEvent, Flow, FlowRunner, JobEvent, LoadAudio, OpenStream, ReadChunk, SendRequest, Sleep
 from otoscope.types import Job, ModelList, Ready
 
 T = TypeVar("T")
 
 
 class Client:
-    """The service, blocking. May be shared between threads.
+    """A blocking client. May be shared between threads.
 
-    `key` is for a service that asks for one; OTOSCOPE_KEY by default. `timeout` is in seconds, for a whole call:
-    connecting, being sent away by a full queue, and waiting. Every method that fails raises an error of
+    `key` is for a service that requires one; OTOSCOPE_KEY by default. `timeout` is in seconds, for a whole call:
+    connecting, retries while the queue is full, and waiting. Every method that fails raises an error of
     `otoscope.errors`, ServiceUnreachable or WaitTimeout.
     """
 
@@ -40,56 +40,56 @@ class Client:
         key: str | None = None,
         timeout: float = 60.0,
         headers: dict[str, str] | None = None,
-        transport: httpx.BaseTransport | None = None,
+        transport: httpx2.BaseTransport | None = None,
     ) -> None:
         self.url, self._timeout = service_url(url), timeout
-        self._http = httpx.Client(transport=transport, **http_settings(self.url, key, headers))
+        self._http = httpx2.Client(transport=transport, **client_settings(self.url, key, headers))
 
-    def classify(self, sound: Sound, rate: int | None = None, **options: Unpack[Options]) -> Job:
+    def classify(self, sound: AudioInput, rate: int | None = None, **options: Unpack[Options]) -> Job:
         """The succeeded job of a path, bytes, samples with their rate, or a (samples, rate) pair."""
-        return self._run(protocol.classify(sound, rate, options, self._timeout))
+        return self._run(calls.classify(sound, rate, options, self._timeout))
 
-    def submit(self, sound: Sound, rate: int | None = None, **options: Unpack[Options]) -> Job:
+    def submit(self, sound: AudioInput, rate: int | None = None, **options: Unpack[Options]) -> Job:
         """The job as accepted, without waiting for it."""
-        return self._run(protocol.submit(sound, rate, options, self._timeout))
+        return self._run(calls.submit(sound, rate, options, self._timeout))
 
     def job(self, job_id: str) -> Job:
-        """The job as it is now."""
-        return self._run(protocol.get_job(job_id, self._timeout))
+        """The current state of a job."""
+        return self._run(calls.get_job(job_id, self._timeout))
 
     def wait(self, job_id: str, timeout: float | None = None) -> Job:
-        """The job once it is finished, failed ones too. Without a timeout as long as it takes."""
-        return self._run(protocol.wait(job_id, timeout))
+        """The job once it is in a final state, failed ones too. No timeout by default."""
+        return self._run(calls.wait(job_id, timeout))
 
     def stream(self, job_id: str, timeout: float | None = None) -> Iterator[JobEvent]:
-        """Its changes from the first on, each once, `result` last; lost connections are taken up again."""
-        running = Running(protocol.stream(job_id, timeout))
-        line = _Line()
+        """The job's events from the first on, each once, `result` last; reconnects when the connection breaks."""
+        runner = FlowRunner(calls.stream(job_id, timeout))
+        stream = _Stream()
         try:
-            while running.step is not None:
-                if isinstance(running.step, Emit):
-                    yield running.step.event
-                    running.reply(None)
+            while runner.step is not None:
+                if isinstance(runner.step, EmitEvent):
+                    yield runner.step.event
+                    runner.send(None)
                 else:
-                    self._carry_out(running, line)
+                    self._carry_out(runner, stream)
         finally:
-            line.close()
+            stream.close()
 
     def result(self, job_id: str) -> Result:
         """The result with its arrays as numpy float16."""
-        return self._run(protocol.result(job_id, self._timeout))
+        return self._run(calls.result(job_id, self._timeout))
 
     def cancel(self, job_id: str) -> None:
-        """Cancel what waits or runs; forget what has finished."""
-        self._run(protocol.cancel(job_id, self._timeout))
+        """Cancel a queued or running job; delete a finished one."""
+        self._run(calls.cancel(job_id, self._timeout))
 
     def models(self) -> ModelList:
-        """What is served, and the default."""
-        return self._run(protocol.models(self._timeout))
+        """The served models, and the default one."""
+        return self._run(calls.models(self._timeout))
 
     def ready(self) -> Ready:
-        """Whether the service would answer now."""
-        return self._run(protocol.ready(self._timeout))
+        """Whether the service can take jobs now."""
+        return self._run(calls.ready(self._timeout))
 
     def close(self) -> None:
         self._http.close()
@@ -101,45 +101,45 @@ class Client:
         self.close()
 
     def _run(self, flow: Flow[T]) -> T:
-        running = Running(flow)
-        while running.step is not None:
-            self._carry_out(running, _Line())
-        return running.value
+        runner = FlowRunner(flow)
+        while runner.step is not None:
+            self._carry_out(runner, _Stream())
+        return runner.value
 
-    def _carry_out(self, running: Running[Any], line: "_Line") -> None:
+    def _carry_out(self, runner: FlowRunner[Any], stream: "_Stream") -> None:
         try:
-            match running.step:
-                case Send(call):
-                    reply: Any = self._http.send(self._http.build_request(**request_parts(call)))
-                case Open(call):
-                    line.close()
-                    reply = self._http.send(self._http.build_request(**request_parts(call)), stream=True)
-                    line.open(reply)
+            match runner.step:
+                case SendRequest(request):
+                    reply: Any = self._http.send(self._http.build_request(**request_arguments(request)))
+                case OpenStream(request):
+                    stream.close()
+                    reply = self._http.send(self._http.build_request(**request_arguments(request)), stream=True)
+                    stream.open(reply)
                     if not reply.is_success:
                         reply.read()
-                case More():
-                    reply = next(line.chunks, b"")
-                case Pause(seconds):
+                case ReadChunk():
+                    reply = next(stream.chunks, b"")
+                case Sleep(seconds):
                     reply = None
                     time.sleep(seconds)
-                case Load(sound, rate):
+                case LoadAudio(sound, rate):
                     reply = load(sound, rate)
                 case step:
                     raise AssertionError(step)
-        except httpx.TransportError as error:
-            running.fail(error)
+        except httpx2.TransportError as error:
+            runner.throw(error)
         else:
-            running.reply(reply)
+            runner.send(reply)
 
 
-class _Line:
-    """The connection that an event stream is read from."""
+class _Stream:
+    """The open response of an event stream."""
 
     def __init__(self) -> None:
-        self._response: httpx.Response | None = None
+        self._response: httpx2.Response | None = None
         self.chunks: Iterator[bytes]
 
-    def open(self, response: httpx.Response) -> None:
+    def open(self, response: httpx2.Response) -> None:
         self._response, self.chunks = response, response.iter_bytes()
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ class _Line:
 
 
 class AsyncClient:
-    """The service, awaitable, on asyncio or trio. As `Client` in everything else."""
+    """`Client` for asyncio and trio: the same methods, awaitable."""
 
     def __init__(
         self,
@@ -157,47 +157,47 @@ class AsyncClient:
         key: str | None = None,
         timeout: float = 60.0,
         headers: dict[str, str] | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self.url, self._timeout = service_url(url), timeout
-        self._http = httpx.AsyncClient(transport=transport, **http_settings(self.url, key, headers))
+        self._http = httpx2.AsyncClient(transport=transport, **client_settings(self.url, key, headers))
 
-    async def classify(self, sound: Sound, rate: int | None = None, **options: Unpack[Options]) -> Job:
-        return await self._run(protocol.classify(sound, rate, options, self._timeout))
+    async def classify(self, sound: AudioInput, rate: int | None = None, **options: Unpack[Options]) -> Job:
+        return await self._run(calls.classify(sound, rate, options, self._timeout))
 
-    async def submit(self, sound: Sound, rate: int | None = None, **options: Unpack[Options]) -> Job:
-        return await self._run(protocol.submit(sound, rate, options, self._timeout))
+    async def submit(self, sound: AudioInput, rate: int | None = None, **options: Unpack[Options]) -> Job:
+        return await self._run(calls.submit(sound, rate, options, self._timeout))
 
     async def job(self, job_id: str) -> Job:
-        return await self._run(protocol.get_job(job_id, self._timeout))
+        return await self._run(calls.get_job(job_id, self._timeout))
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
-        return await self._run(protocol.wait(job_id, timeout))
+        return await self._run(calls.wait(job_id, timeout))
 
     async def stream(self, job_id: str, timeout: float | None = None) -> AsyncIterator[JobEvent]:
-        running = Running(protocol.stream(job_id, timeout))
-        line = _AsyncLine()
+        runner = FlowRunner(calls.stream(job_id, timeout))
+        stream = _AsyncStream()
         try:
-            while running.step is not None:
-                if isinstance(running.step, Emit):
-                    yield running.step.event
-                    running.reply(None)
+            while runner.step is not None:
+                if isinstance(runner.step, EmitEvent):
+                    yield runner.step.event
+                    runner.send(None)
                 else:
-                    await self._carry_out(running, line)
+                    await self._carry_out(runner, stream)
         finally:
-            await line.close()
+            await stream.close()
 
     async def result(self, job_id: str) -> Result:
-        return await self._run(protocol.result(job_id, self._timeout))
+        return await self._run(calls.result(job_id, self._timeout))
 
     async def cancel(self, job_id: str) -> None:
-        await self._run(protocol.cancel(job_id, self._timeout))
+        await self._run(calls.cancel(job_id, self._timeout))
 
     async def models(self) -> ModelList:
-        return await self._run(protocol.models(self._timeout))
+        return await self._run(calls.models(self._timeout))
 
     async def ready(self) -> Ready:
-        return await self._run(protocol.ready(self._timeout))
+        return await self._run(calls.ready(self._timeout))
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -209,43 +209,43 @@ class AsyncClient:
         await self.close()
 
     async def _run(self, flow: Flow[T]) -> T:
-        running = Running(flow)
-        while running.step is not None:
-            await self._carry_out(running, _AsyncLine())
-        return running.value
+        runner = FlowRunner(flow)
+        while runner.step is not None:
+            await self._carry_out(runner, _AsyncStream())
+        return runner.value
 
-    async def _carry_out(self, running: Running[Any], line: "_AsyncLine") -> None:
+    async def _carry_out(self, runner: FlowRunner[Any], stream: "_AsyncStream") -> None:
         try:
-            match running.step:
-                case Send(call):
-                    reply: Any = await self._http.send(self._http.build_request(**request_parts(call)))
-                case Open(call):
-                    await line.close()
-                    reply = await self._http.send(self._http.build_request(**request_parts(call)), stream=True)
-                    line.open(reply)
+            match runner.step:
+                case SendRequest(request):
+                    reply: Any = await self._http.send(self._http.build_request(**request_arguments(request)))
+                case OpenStream(request):
+                    await stream.close()
+                    reply = await self._http.send(self._http.build_request(**request_arguments(request)), stream=True)
+                    stream.open(reply)
                     if not reply.is_success:
                         await reply.aread()
-                case More():
-                    reply = await anext(line.chunks, b"")
-                case Pause(seconds):
+                case ReadChunk():
+                    reply = await anext(stream.chunks, b"")
+                case Sleep(seconds):
                     reply = None
                     await anyio.sleep(seconds)
-                case Load(sound, rate):
+                case LoadAudio(sound, rate):
                     reply = await anyio.to_thread.run_sync(load, sound, rate)
                 case step:
                     raise AssertionError(step)
-        except httpx.TransportError as error:
-            running.fail(error)
+        except httpx2.TransportError as error:
+            runner.throw(error)
         else:
-            running.reply(reply)
+            runner.send(reply)
 
 
-class _AsyncLine:
+class _AsyncStream:
     def __init__(self) -> None:
-        self._response: httpx.Response | None = None
+        self._response: httpx2.Response | None = None
         self.chunks: AsyncIterator[bytes]
 
-    def open(self, response: httpx.Response) -> None:
+    def open(self, response: httpx2.Response) -> None:
         self._response, self.chunks = response, response.aiter_bytes()
 
     async def close(self) -> None:

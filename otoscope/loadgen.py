@@ -1,9 +1,10 @@
-"""A load generator that costs next to nothing, since it shares the machine with what it measures.
+"""A load generator with little overhead of its own, since it shares the machine with the service that it measures.
 
-Requests are put into bytes beforehand and sent over connections that stay open; of an answer only its status and its
-length are looked at. Closed loop: so many callers, each of whom waits for an answer before it asks again, which finds
-the most that a service can do. Open loop: requests leave at a fixed rate whatever comes back, and time counts from when
-a request was due, so that a service that stalls is not spared the requests that it kept from being sent.
+Requests are serialized beforehand and sent over persistent connections; of a response only the status and the length
+are read. Closed loop: a number of callers, each of which waits for its response before it sends the next request; this
+measures the maximum throughput. Open loop: requests are sent at a fixed rate regardless of the responses, and latency
+counts from the time at which a request was due, so that a service that stalls is also charged for the requests that the
+stall delayed (no coordinated omission).
 """
 
 import asyncio
@@ -15,23 +16,23 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import httpx
+import httpx2
 
-from otoscope.connection import address
+from otoscope.connection import parse_url
 
 
 @dataclass
-class Measured:
-    """What came back, counted from the end of the warm-up."""
+class LoadResult:
+    """The responses, counted from the end of the warm-up."""
 
     seconds: float = 0.0
-    latencies: list[float] = field(default_factory=list)  # seconds, of the answers that were right
-    outcomes: Counter[str] = field(default_factory=Counter)  # by status, or by the name of what went wrong
+    latencies: list[float] = field(default_factory=list)  # seconds, of the successful responses
+    outcomes: Counter[str] = field(default_factory=Counter)  # by status, or by the name of the exception
     bytes: int = 0
 
     @property
     def throughput(self) -> float:
-        """Right answers a second."""
+        """Successful responses a second."""
         return len(self.latencies) / self.seconds if self.seconds else 0.0
 
     @property
@@ -39,44 +40,44 @@ class Measured:
         return self.outcomes.total() - len(self.latencies)
 
     def percentile(self, share: int) -> float:
-        """Seconds; nan where nothing came back."""
+        """Seconds; nan without any successful response."""
         if len(self.latencies) < 2:
             return self.latencies[0] if self.latencies else float("nan")
         return statistics.quantiles(self.latencies, n=100, method="inclusive")[share - 1]
 
     def summary(self) -> dict[str, float | int | dict[str, int]]:
-        """What a report says of it; latencies in ms."""
-        told: dict[str, float | int | dict[str, int]] = {"per_second": round(self.throughput, 1)}
-        told |= {f"p{share}_ms": round(1e3 * self.percentile(share), 1) for share in (50, 95, 99)}
-        told |= {"answers": len(self.latencies), "errors": self.errors}
+        """The figures of a report; latencies in ms."""
+        figures: dict[str, float | int | dict[str, int]] = {"per_second": round(self.throughput, 1)}
+        figures |= {f"p{share}_ms": round(1e3 * self.percentile(share), 1) for share in (50, 95, 99)}
+        figures |= {"answers": len(self.latencies), "errors": self.errors}
         if self.errors:
-            told["outcomes"] = dict(self.outcomes)
-        return told
+            figures["outcomes"] = dict(self.outcomes)
+        return figures
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go; right answers are those with one of the statuses `right`."""
+    """Where requests are sent; a response with one of the `success` statuses is a success."""
 
     host: str
     port: int
-    right: frozenset[int] = frozenset({200})
+    success: frozenset[int] = frozenset({200})
     timeout: float = 60.0
-    source: str | None = None  # address of this machine to ask from
+    source: str | None = None  # local address to connect from
     tls: ssl.SSLContext | None = None
-    prefix: str = ""  # what every path begins with
+    prefix: str = ""  # path of the service's URL
 
     @classmethod
-    def of(cls, url: str, right: Sequence[int] = (200,), source: str | None = None) -> "Target":
-        """Raises InvalidRequest where nobody can be asked there."""
-        there = address(url, "a service", "http://127.0.0.1:8000")
-        # The context is the client's, which so trusts the same certificates.
-        tls, port = (httpx.create_ssl_context(), 443) if there.scheme == "https" else (None, 80)
-        host, prefix = there.raw_host.decode(), there.raw_path.decode().rstrip("/")
-        return cls(host, there.port or port, frozenset(right), source=source, tls=tls, prefix=prefix)
+    def of(cls, url: str, success: Sequence[int] = (200,), source: str | None = None) -> "Target":
+        """Raises InvalidRequest if the URL is not one of a service."""
+        parsed = parse_url(url, "a service", "http://127.0.0.1:8000")
+        # The same context as the client's, so that both trust the same certificates.
+        tls, port = (httpx2.create_ssl_context(), 443) if parsed.scheme == "https" else (None, 80)
+        host, prefix = parsed.raw_host.decode(), parsed.raw_path.decode().rstrip("/")
+        return cls(host, parsed.port or port, frozenset(success), source=source, tls=tls, prefix=prefix)
 
     def request(self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> bytes:
-        """A request as it goes over the wire."""
+        """A serialized HTTP/1.1 request."""
         lines = [
             f"{method} {self.prefix}{path} HTTP/1.1",
             f"Host: {self.host}:{self.port}",
@@ -88,90 +89,92 @@ class Target:
 
 async def closed_loop(
     target: Target, requests: Sequence[bytes], callers: int, seconds: float, warm_up: float = 1.0
-) -> Measured:
-    """`callers` at a time for that long, after a warm-up that does not count."""
-    measured, turn = Measured(), itertools.cycle(requests)
+) -> LoadResult:
+    """`callers` concurrent callers for `seconds`, after a warm-up that is not counted."""
+    result, turn = LoadResult(), itertools.cycle(requests)
     begin = time.perf_counter() + warm_up
     end = begin + seconds
 
     async def call() -> None:
-        async with _Line(target) as line:
+        async with _Connection(target) as connection:
             while (sent := time.perf_counter()) < end:
-                await _once(line, next(turn), sent, measured, counts=lambda: begin <= time.perf_counter() < end)
+                await _send_one(connection, next(turn), sent, result, counts=lambda: begin <= time.perf_counter() < end)
 
     await asyncio.gather(*(call() for _ in range(callers)))
-    measured.seconds = seconds
-    return measured
+    result.seconds = seconds
+    return result
 
 
 async def open_loop(
-    target: Target, requests: Sequence[bytes], rate: float, seconds: float, most: int = 1_000
-) -> Measured:
-    """`rate` requests a second; one that finds all of `most` connections taken counts as `unsent`."""
-    measured, turn = Measured(), itertools.cycle(requests)
-    idle: list[_Line] = []
-    under_way: set[asyncio.Task[None]] = set()
+    target: Target, requests: Sequence[bytes], rate: float, seconds: float, max_connections: int = 1_000
+) -> LoadResult:
+    """`rate` requests a second; one that is due while `max_connections` are in use counts as `unsent`."""
+    result, turn = LoadResult(), itertools.cycle(requests)
+    idle: list[_Connection] = []
+    in_flight: set[asyncio.Task[None]] = set()
 
     async def call(due: float) -> None:
-        line = idle.pop() if idle else _Line(target)
-        await _once(line, next(turn), due, measured, counts=lambda: True)
-        idle.append(line)
+        connection = idle.pop() if idle else _Connection(target)
+        await _send_one(connection, next(turn), due, result, counts=lambda: True)
+        idle.append(connection)
 
     begin = time.perf_counter()
     for due in _ticks(begin, rate, seconds):
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        if len(under_way) >= most:
-            measured.outcomes["unsent"] += 1
+        if len(in_flight) >= max_connections:
+            result.outcomes["unsent"] += 1
             continue
         task = asyncio.create_task(call(due))
-        under_way.add(task)
-        task.add_done_callback(under_way.discard)
-    await asyncio.gather(*under_way)
-    measured.seconds = time.perf_counter() - begin
-    for line in idle:
-        line.hang_up()
-    return measured
+        in_flight.add(task)
+        task.add_done_callback(in_flight.discard)
+    await asyncio.gather(*in_flight)
+    result.seconds = time.perf_counter() - begin
+    for connection in idle:
+        connection.close()
+    return result
 
 
 def _ticks(begin: float, rate: float, seconds: float) -> Iterator[float]:
     return (begin + number / rate for number in range(int(rate * seconds)))
 
 
-async def _once(line: "_Line", request: bytes, since: float, measured: Measured, counts: Callable[[], bool]) -> None:
+async def _send_one(
+    connection: "_Connection", request: bytes, since: float, result: LoadResult, counts: Callable[[], bool]
+) -> None:
     try:
-        status, size = await line.ask(request)
+        status, size = await connection.exchange(request)
         outcome = str(status)
     except (OSError, EOFError, TimeoutError, ValueError) as error:
-        line.hang_up()
+        connection.close()
         status, size, outcome = 0, 0, type(error).__name__
     if not counts():
         return
-    measured.outcomes[outcome] += 1
-    measured.bytes += size
-    if status in line.target.right:
-        measured.latencies.append(time.perf_counter() - since)
+    result.outcomes[outcome] += 1
+    result.bytes += size
+    if status in connection.target.success:
+        result.latencies.append(time.perf_counter() - since)
     elif status == 0:
-        await asyncio.sleep(0.05)  # a service that is not there is not asked a million times a second
+        await asyncio.sleep(0.05)  # do not retry an absent service a million times a second
 
 
-class _Line:
-    """One connection, opened when it is needed and kept."""
+class _Connection:
+    """One persistent connection, opened on first use."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def __aenter__(self) -> "_Line":
+    async def __aenter__(self) -> "_Connection":
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.hang_up()
+        self.close()
 
-    async def ask(self, request: bytes) -> tuple[int, int]:
-        """Status and length of the answer's body. Raises OSError, EOFError, TimeoutError or ValueError."""
+    async def exchange(self, request: bytes) -> tuple[int, int]:
+        """Status and length of the response body. Raises OSError, EOFError, TimeoutError or ValueError."""
         async with asyncio.timeout(self.target.timeout):
-            if self._streams and self._streams[0].at_eof():  # closed by the other end while nobody asked
-                self.hang_up()
+            if self._streams and self._streams[0].at_eof():  # closed by the server while idle
+                self.close()
             if self._streams is None:
                 source = (self.target.source, 0) if self.target.source else None
                 self._streams = await asyncio.open_connection(
@@ -183,17 +186,17 @@ class _Line:
             status, headers = int(head[9:12]), head.lower()
             size = await _body(reader, headers)
             if b"connection: close" in headers:
-                self.hang_up()
+                self.close()
             return status, size
 
-    def hang_up(self) -> None:
+    def close(self) -> None:
         if self._streams:
             self._streams[1].close()
             self._streams = None
 
 
 async def _body(reader: asyncio.StreamReader, headers: bytes) -> int:
-    """Read to the end of the body and say how long it was."""
+    """Read to the end of the body; returns its length in bytes."""
     _, found, rest = headers.partition(b"content-length:")
     if found:
         size = int(rest.partition(b"\r\n")[0])
@@ -217,17 +220,17 @@ def measure(
     rate: float = 0.0,
     seconds: float,
     warm_up: float = 1.0,
-) -> Measured:
-    """`closed_loop` of so many callers, or `open_loop` at that rate, from the outside of any event loop."""
+) -> LoadResult:
+    """`closed_loop` with `callers`, or `open_loop` at `rate`; not for use inside an event loop."""
     if callers:
         return run(closed_loop(target, requests, callers, seconds, warm_up))
     return run(open_loop(target, requests, rate, seconds))
 
 
-def run(coroutine: Awaitable[Measured]) -> Measured:
-    """On uvloop where it is installed: the cheaper the generator, the less it takes from what it measures."""
+def run(coroutine: Awaitable[LoadResult]) -> LoadResult:
+    """On uvloop where installed: the cheaper the generator, the less it takes from the service that it measures."""
 
-    async def main() -> Measured:
+    async def main() -> LoadResult:
         return await coroutine
 
     try:

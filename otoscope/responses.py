@@ -1,15 +1,15 @@
-"""Answers read: bodies as the models of `otoscope.types`, problem documents as the errors of `otoscope.errors`.
+"""Responses parsed: bodies to the models of `otoscope.types`, problem documents to the errors of `otoscope.errors`.
 
 Two errors are the client's own:
 
     OtoscopeError
-    ├── ServiceUnreachable          unreachable; nothing answers, or the connection broke
+    ├── ServiceUnreachable          unreachable; no answer, or the connection broke
     └── WaitTimeout                 wait_timeout; also a TimeoutError
 """
 
 from typing import ClassVar, TypeVar
 
-import httpx
+import httpx2
 from pydantic import BaseModel, ValidationError
 
 from otoscope.errors import BY_CODE, JobCancelled, KeyRequired, OtoscopeError
@@ -17,72 +17,75 @@ from otoscope.types import Job, Problem
 
 M = TypeVar("M", bound=BaseModel)
 
-_KEYLESS = "This service asks for a key. Set OTOSCOPE_KEY to one that its operator made with `otoscope keys create`."
+_KEY_MISSING = (
+    "This service requires a key. Set OTOSCOPE_KEY to one that its operator created with `otoscope keys create`."
+)
 
 
 class ServiceUnreachable(OtoscopeError):
-    """Nothing answers, or the connection broke."""
+    """No answer, or the connection broke."""
 
     code: ClassVar[str] = "unreachable"
     title: ClassVar[str] = "Service unreachable"
 
 
 class WaitTimeout(OtoscopeError, TimeoutError):
-    """The caller's timeout is over; the job goes on."""
+    """The caller's timeout expired; the job continues."""
 
     code: ClassVar[str] = "wait_timeout"
-    title: ClassVar[str] = "Waited too long"
+    title: ClassVar[str] = "Wait timed out"
 
 
-def error_of(response: httpx.Response) -> OtoscopeError:
-    """The exception that a problem document stands for."""
-    wanted = response.headers.get("retry-after", "")
-    retry_after = int(wanted) if wanted.isdigit() else None
+def error_from_response(response: httpx2.Response) -> OtoscopeError:
+    """The exception of a problem document (RFC 9457)."""
+    header = response.headers.get("retry-after", "")
+    retry_after = int(header) if header.isdigit() else None
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
-        told = f"{response.url} answered {response.status_code} {response.reason_phrase}"
-        return OtoscopeError(f"{told}, without saying why.", retry_after=retry_after)
-    keyless = problem.code == KeyRequired.code and "authorization" not in response.request.headers
-    detail = _KEYLESS if keyless else problem.detail
+        status = f"{response.url} answered {response.status_code} {response.reason_phrase}"
+        return OtoscopeError(f"{status} without a problem document.", retry_after=retry_after)
+    sent_no_key = problem.code == KeyRequired.code and "authorization" not in response.request.headers
+    detail = _KEY_MISSING if sent_no_key else problem.detail
     return BY_CODE.get(problem.code, OtoscopeError)(detail, retry_after=retry_after)
 
 
-def unreachable(error: httpx.TransportError) -> ServiceUnreachable:
-    """The same in words that say what to do."""
+def unreachable_error(error: httpx2.TransportError) -> ServiceUnreachable:
+    """The same failure with a message that names the remedy."""
     where = error.request.url.copy_with(raw_path=b"/")
-    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+    if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
         return ServiceUnreachable(
-            f"No Otoscope answers at {where} ({error or 'no connection'})."
-            " Start one with `otoscope up`, or set OTOSCOPE_URL to where one runs."
+            f"There is no Otoscope service at {where} ({error or 'no connection'})."
+            " Start one with `otoscope up`, or set OTOSCOPE_URL to the address of a running one."
         )
-    if isinstance(error, httpx.TimeoutException):
-        return ServiceUnreachable(f"{where} took the request but did not answer in time.")
+    if isinstance(error, httpx2.TimeoutException):
+        return ServiceUnreachable(f"{where} accepted the connection but did not answer in time.")
     return ServiceUnreachable(f"The connection to {where} broke: {error or type(error).__name__}.")
 
 
-def read(kind: type[M], response: httpx.Response) -> M:
-    """The body of an answer."""
-    return parse(kind, response.content)
+def parse_response(kind: type[M], response: httpx2.Response) -> M:
+    """The body of a response as one of the public models."""
+    return parse_model(kind, response.content)
 
 
-def parse(kind: type[M], text: str | bytes) -> M:
-    """JSON as one of the public models."""
+def parse_model(kind: type[M], text: str | bytes) -> M:
+    """JSON as one of the public models. Raises OtoscopeError."""
     try:
-        return kind.model_validate_json(text, extra="ignore")  # a newer service may say more
+        return kind.model_validate_json(text, extra="ignore")  # a newer service may send more fields
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        told = f"The answer is not a {kind.__name__} ({where}: {first['msg']}); is this Otoscope?"
-        raise OtoscopeError(told) from error
+        raise OtoscopeError(
+            f"The answer is not a {kind.__name__} ({where}: {first['msg']}); is this Otoscope?"
+        ) from error
 
 
-def failure_of(job: Job) -> OtoscopeError | None:
-    """The error with which a job ended, as an exception."""
+def job_error(job: Job) -> OtoscopeError | None:
+    """The error of a failed or cancelled job as an exception; None for any other job."""
     if job.status == "cancelled":
         return JobCancelled(f"Job {job.id} was cancelled.")
     if job.status != "failed":
         return None
     if job.error is None:
-        return OtoscopeError(f"Job {job.id} failed and does not say why.")
+        return OtoscopeError(f"Job {job.id} failed without an error document.")
     return BY_CODE.get(job.error.code, OtoscopeError)(job.error.detail)

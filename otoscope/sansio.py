@@ -1,22 +1,22 @@
-"""What a call can ask of its driver, and a call under way.
+"""The steps of an API call without I/O, and the state of a running call.
 
-A call is a generator, a `Flow`: it yields steps, is given what came of each, and returns the answer. It knows nothing
-of blocking or awaiting; `otoscope.client` has the two loops that carry steps out.
+A call is a generator, a `Flow`: it yields steps, is sent the reply to each, and returns the answer. It neither blocks
+nor awaits (https://sans-io.readthedocs.io); the two clients in `otoscope.client` carry the steps out.
 """
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
-import httpx
+import httpx2
 
-from otoscope.audio import Sound
+from otoscope.audio import AudioInput
 from otoscope.types import Job
 
 
 @dataclass(frozen=True)
 class JobEvent:
-    """A change of a job: `status` at every change, `result` at the end; `job` is the job as it was then."""
+    """A change of a job: `status` at every change, `result` at the end; `job` is the job at that time."""
 
     id: str
     kind: Literal["status", "result"]
@@ -24,83 +24,83 @@ class JobEvent:
 
 
 @dataclass(frozen=True)
-class Call:
-    """A request, but for the address of the service."""
+class Request:
+    """An HTTP request without the address of the service."""
 
     method: str
     path: str
-    hold: float | None = None  # seconds that the service may wait for news before it answers
-    patience: float = 15.0  # seconds that each wait for bytes may take beyond that
+    wait: float | None = None  # seconds that the service may hold the request (long poll)
+    read_timeout: float = 15.0  # seconds beyond `wait` that each read from the connection may take
     headers: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] | None = None
     files: dict[str, tuple[str, bytes]] | None = None
 
 
 @dataclass(frozen=True)
-class Send:
-    """Reply: the answer, read. Raises httpx.TransportError."""
+class SendRequest:
+    """Reply: the response with its body. Raises httpx2.TransportError."""
 
-    call: Call
-
-
-@dataclass(frozen=True)
-class Open:
-    """Reply: the answer, its body still to come where it is a success. Raises httpx.TransportError."""
-
-    call: Call
+    request: Request
 
 
 @dataclass(frozen=True)
-class More:
-    """Reply: the next bytes of what was opened last; none at its end. Raises httpx.TransportError."""
+class OpenStream:
+    """Reply: the response; the body of a success is still to be read. Raises httpx2.TransportError."""
+
+    request: Request
 
 
 @dataclass(frozen=True)
-class Pause:
+class ReadChunk:
+    """Reply: the next bytes of the stream that was opened last, empty at its end. Raises httpx2.TransportError."""
+
+
+@dataclass(frozen=True)
+class Sleep:
     seconds: float
 
 
 @dataclass(frozen=True)
-class Load:
-    """Reply: name and bytes of the sound, read or written off the event loop."""
+class LoadAudio:
+    """Reply: file name and bytes of the upload, read or encoded off the event loop."""
 
-    sound: Sound
+    sound: AudioInput
     rate: int | None
 
 
 @dataclass(frozen=True)
-class Emit:
-    """Hand an event to the caller."""
+class EmitEvent:
+    """Yield an event to the caller."""
 
     event: JobEvent
 
 
-Step = Send | Open | More | Pause | Load | Emit
+Step = SendRequest | OpenStream | ReadChunk | Sleep | LoadAudio | EmitEvent
 T = TypeVar("T")
 Flow = Generator[Step, Any, T]
 
 
-class Running(Generic[T]):
-    """A flow under way: `step` is what to do next, None at the end, when `value` is the answer.
+class FlowRunner(Generic[T]):
+    """A running flow: `step` is the next step, None at the end, when `value` is the answer.
 
-    What the flow raises comes out of the method that moved it on.
+    What the flow raises comes out of the method that advanced it.
     """
 
     def __init__(self, flow: Flow[T]) -> None:
         self.step: Step | None = None
         self.value: T
         self._flow = flow
-        self.reply(None)
+        self.send(None)
 
-    def reply(self, value: Any) -> None:
-        """Tell what came of the step."""
+    def send(self, reply: Any) -> None:
+        """Advance with the reply to the step."""
         try:
-            self.step = self._flow.send(value)
+            self.step = self._flow.send(reply)
         except StopIteration as end:
             self.step, self.value = None, end.value
 
-    def fail(self, error: httpx.TransportError) -> None:
-        """Tell that the connection failed; the flow may know what to do."""
+    def throw(self, error: httpx2.TransportError) -> None:
+        """Advance with the failure of the step; the flow may retry."""
         try:
             self.step = self._flow.throw(error)
         except StopIteration as end:

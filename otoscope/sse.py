@@ -1,4 +1,8 @@
-"""Server-sent events out of a stream of bytes, however it is cut."""
+"""A parser of server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) in any chunks.
+
+It is our own, with a regular expression for line ends, because the parsers of libraries (httpx2's included) loop over
+each character in Python, and the `data` of a result event is one line of up to several megabytes.
+"""
 
 import codecs
 import re
@@ -8,7 +12,7 @@ _LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")  # a carriage return at the very end
 
 
 @dataclass(frozen=True)
-class Message:
+class ServerSentEvent:
     """One event: its id, its type and its data."""
 
     id: str
@@ -16,17 +20,17 @@ class Message:
     data: str
 
 
-class EventParser:
-    """Feed it what arrives; it returns the events that became complete."""
+class SSEParser:
+    """Feed it chunks of the stream; it returns the events that they complete."""
 
     def __init__(self) -> None:
-        self.retry: float | None = None  # seconds that the server wants between connections
+        self.retry: float | None = None  # reconnection time in seconds, as set by the server
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
         self._rest: list[str] = []  # pieces of an unfinished line: one line may be megabytes
         self._id = self._event = ""
         self._data: list[str] = []
 
-    def feed(self, chunk: bytes) -> list[Message]:
+    def feed(self, chunk: bytes) -> list[ServerSentEvent]:
         text = self._decoder.decode(chunk)
         ended_in_return = bool(self._rest) and self._rest[-1].endswith("\r")
         self._rest.append(text)
@@ -34,13 +38,13 @@ class EventParser:
             return []
         *lines, rest = _LINE_END.split("".join(self._rest))
         self._rest = [rest]
-        messages = []
+        events = []
         for line in lines:
             if line:
                 self._field(line)
-            elif message := self._dispatch():
-                messages.append(message)
-        return messages
+            elif event := self._dispatch():
+                events.append(event)
+        return events
 
     def _field(self, line: str) -> None:
         name, _, value = line.partition(":")
@@ -54,7 +58,7 @@ class EventParser:
         elif name == "retry" and value.isdigit():
             self.retry = int(value) / 1_000
 
-    def _dispatch(self) -> Message | None:
+    def _dispatch(self) -> ServerSentEvent | None:
         data, event = self._data, self._event
         self._data, self._event = [], ""
-        return Message(self._id, event or "message", "\n".join(data)) if data else None
+        return ServerSentEvent(self._id, event or "message", "\n".join(data)) if data else None

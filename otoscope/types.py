@@ -264,7 +264,7 @@ class Ready(Public):
     models: list[str]
 
 
-class WorkerSaid(Public):
+class WorkerInfo(Public):
     """What a worker says of itself every two seconds."""
 
     id: str
@@ -274,7 +274,7 @@ class WorkerSaid(Public):
 
 
 class WorkerList(Public):
-    workers: list[WorkerSaid]
+    workers: list[WorkerInfo]
 
 
 class Live(Public):

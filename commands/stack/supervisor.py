@@ -1,7 +1,8 @@
-"""Child processes kept alive in the order in which they were started, and ended in the reverse order.
+"""A supervisor: starts child processes in order, restarts those that exit, and stops them in reverse order.
 
-One thread, the main one, starts and ends children (the kernel ties a child's life to the thread that started it); it
-sleeps on a queue into which the others and the signal handlers put what happened.
+The main thread alone starts and stops children, since the kernel delivers the parent-death signal when the thread that
+started the child exits (prctl(2), PR_SET_PDEATHSIG). It blocks on a queue of events from the other threads and from the
+signal handlers.
 """
 
 import os
@@ -19,36 +20,36 @@ from typing import IO
 
 _PDEATHSIG = Path(__file__).with_name("pdeathsig.py")
 
-Say = Callable[[str, str], None]
-"""Prints a line: who says it, and what."""
+Log = Callable[[str, str], None]
+"""Prints a line: the name of the program, and the text."""
 
 
 class StackFailed(Exception):
-    """The stack cannot be started; the message says why."""
+    """The stack cannot be started; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is run, and how it wants to be ended."""
+    """A program to run, and how to stop it."""
 
     name: str
     argv: list[str]
     env: dict[str, str]
     grace: float  # seconds between SIGTERM and SIGKILL
-    farewell: signal.Signals = signal.SIGKILL  # what it gets when this process is killed
-    tidy: Callable[[str], str | None] = str  # its log lines made readable; None drops one
+    parent_death_signal: signal.Signals = signal.SIGKILL  # sent by the kernel when this process is killed
+    format_line: Callable[[str], str | None] = str  # its log lines made readable; None drops the line
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long a dead child stays dead, in seconds."""
+    """Exponential backoff of restarts, in seconds."""
 
     first: float = 0.5
     longest: float = 30.0
-    steady: float = 60.0  # after so long a life the count begins anew
+    reset_after: float = 60.0  # uptime after which the count of exits starts again
 
-    def delay(self, deaths: int) -> float:
-        return min(self.first * 2.0 ** (deaths - 1), self.longest)
+    def delay(self, exits: int) -> float:
+        return min(self.first * 2.0 ** (exits - 1), self.longest)
 
 
 @dataclass
@@ -56,43 +57,43 @@ class _Child:
     program: Program
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
-    deaths: int = 0
-    due: float | None = None  # when it is started again
+    exits: int = 0
+    due: float | None = None  # time of the restart
     last_line: str = ""
     reader: threading.Thread | None = None
 
 
 @dataclass(frozen=True)
-class _Ended:
+class _Exited:
     child: _Child
     process: subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
-class _Told:
-    """To stop."""
+class _StopRequested:
+    """From a signal handler or another thread."""
 
     at: float
 
 
 @dataclass
 class Supervisor:
-    """`start` in order, `run` until told to stop, then always `stop`."""
+    """`start` programs in order, `run` until a stop is requested, then always `stop`."""
 
-    say: Say
+    log: Log
     backoff: Backoff = field(default_factory=Backoff)
-    settled: bool = False
-    """Until the stack has worked once, a child that ends of its own ends everything: it said why, and would again."""
+    started: bool = False
+    """Until the stack has worked once, a child that exits stops everything: a restart would fail in the same way."""
 
     def __post_init__(self) -> None:
         self._children: list[_Child] = []
-        self._events: queue.SimpleQueue[_Ended | _Told] = queue.SimpleQueue()
-        self._told: float | None = None  # when it was told to stop
-        self._hurry = False
+        self._events: queue.SimpleQueue[_Exited | _StopRequested] = queue.SimpleQueue()
+        self._stop_at: float | None = None  # time of the first stop request
+        self._kill_now = False
 
     def request_stop(self) -> None:
-        """From any thread or signal handler."""
-        self._events.put(_Told(time.monotonic()))
+        """May be called from any thread or signal handler."""
+        self._events.put(_StopRequested(time.monotonic()))
 
     def start(self, program: Program) -> None:
         child = _Child(program)
@@ -100,20 +101,20 @@ class Supervisor:
         self._spawn(child)
 
     def wait_for(self, condition: Callable[[], bool], what: str, seconds: float) -> bool:
-        """Until the condition holds; False where it was told to stop first. Raises StackFailed."""
+        """Wait until the condition holds; False if a stop was requested first. Raises StackFailed."""
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
                 raise StackFailed(f"{what} did not answer within {seconds:g} s")
             with suppress(queue.Empty):
                 self._handle(self._events.get(timeout=0.02))
-            if self._told is not None:
+            if self._stop_at is not None:
                 return False
         return True
 
     def run(self) -> None:
-        """Start again what dies, until told to stop. Raises StackFailed where something dies at the start."""
-        while self._told is None:
+        """Restart children that exit, until a stop is requested. Raises StackFailed if one exits before `started`."""
+        while self._stop_at is None:
             due = min((child.due for child in self._children if child.due is not None), default=None)
             try:
                 timeout = None if due is None else max(0.0, due - time.monotonic())
@@ -124,64 +125,71 @@ class Supervisor:
                         self._spawn(child)
 
     def stop(self) -> None:
-        """End every child, the last one started first, each within its grace. A second request to stop kills."""
+        """Stop every child, the last one started first, each within its grace. A second stop request kills."""
         for child in reversed(self._children):
             process, child.due = child.process, None
             if process is None:
                 continue
             if process.poll() is None:
-                self.say("otoscope", f"ending the {child.program.name}")
+                self.log("otoscope", f"stopping the {child.program.name}")
                 with suppress(ProcessLookupError):
                     process.send_signal(signal.SIGTERM)
-                self._wait_end(process, child.program)
-            _sweep(process)
+                self._wait_exit(process, child.program)
+            _kill_group(process)
             if child.reader is not None:
-                child.reader.join(timeout=1.0)  # its last words
+                child.reader.join(timeout=1.0)  # its last lines
         self._children.clear()
 
-    def _wait_end(self, process: subprocess.Popen[bytes], program: Program) -> None:
+    def _wait_exit(self, process: subprocess.Popen[bytes], program: Program) -> None:
         deadline = time.monotonic() + program.grace
         while process.poll() is None:
             left = deadline - time.monotonic()
-            if left <= 0 or self._hurry:
-                why = f"has not ended within {program.grace:g} s" if left <= 0 else "is not waited for"
-                self.say("otoscope", f"the {program.name} {why}: killed")
+            if left <= 0 or self._kill_now:
+                why = f"has not exited within {program.grace:g} s" if left <= 0 else "is stopped at once"
+                self.log("otoscope", f"the {program.name} {why}: killed")
                 process.kill()
                 process.wait()
                 return
             with suppress(queue.Empty):
                 event = self._events.get(timeout=left)
-                if isinstance(event, _Told):
-                    self._note(event)
+                if isinstance(event, _StopRequested):
+                    self._stop_requested(event)
 
-    def _note(self, told: _Told) -> None:
-        if self._told is None:
-            self._told = told.at
-        elif told.at - self._told > 1.0:  # one wish may come twice: from the terminal and through `make`
-            self._hurry = True
+    def _stop_requested(self, request: _StopRequested) -> None:
+        if self._stop_at is None:
+            self._stop_at = request.at
+        elif request.at - self._stop_at > 1.0:  # one Ctrl-C may arrive twice: from the terminal and through `make`
+            self._kill_now = True
 
-    def _handle(self, event: _Ended | _Told) -> None:
-        if isinstance(event, _Told):
-            self._note(event)
+    def _handle(self, event: _Exited | _StopRequested) -> None:
+        if isinstance(event, _StopRequested):
+            self._stop_requested(event)
             return
         child = event.child
-        _sweep(event.process)
+        _kill_group(event.process)
         child.process = None
         if child.reader is not None:
             child.reader.join(timeout=1.0)
-        how = _how_it_ended(event.process.returncode)
-        if not self.settled:
-            words = f"; it said: {child.last_line}" if child.last_line else ""
-            raise StackFailed(f"the {child.program.name} ended at the start ({how}){words}")
-        lived = time.monotonic() - child.started
-        child.deaths = 1 if lived > self.backoff.steady else child.deaths + 1
-        delay = self.backoff.delay(child.deaths)
+        how = _exit_reason(event.process.returncode)
+        if not self.started:
+            output = f"; its last output: {child.last_line}" if child.last_line else ""
+            raise StackFailed(f"the {child.program.name} exited during startup ({how}){output}")
+        uptime = time.monotonic() - child.started
+        child.exits = 1 if uptime > self.backoff.reset_after else child.exits + 1
+        delay = self.backoff.delay(child.exits)
         child.due = time.monotonic() + delay
-        self.say("otoscope", f"the {child.program.name} died ({how}) after {lived:.0f} s; again in {delay:g} s")
+        self.log("otoscope", f"the {child.program.name} exited ({how}) after {uptime:.0f} s; restart in {delay:g} s")
 
     def _spawn(self, child: _Child) -> None:
         program = child.program
-        pdeathsig = [sys.executable, "-I", "-S", str(_PDEATHSIG), str(os.getpid()), str(int(program.farewell))]
+        pdeathsig = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(_PDEATHSIG),
+            str(os.getpid()),
+            str(int(program.parent_death_signal)),
+        ]
         child.due, child.started, child.last_line = None, time.monotonic(), ""
         process = subprocess.Popen(  # nosec B603  # our own programs, no shell
             pdeathsig + program.argv,
@@ -189,7 +197,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            # Ctrl-C in a terminal reaches this process alone, which then ends the others in order.
+            # Ctrl-C in a terminal reaches this process only, which then stops the others in order.
             start_new_session=True,
         )
         child.process = process
@@ -199,24 +207,24 @@ class Supervisor:
 
     def _await(self, child: _Child, process: subprocess.Popen[bytes]) -> None:
         process.wait()
-        self._events.put(_Ended(child, process))
+        self._events.put(_Exited(child, process))
 
     def _listen(self, child: _Child, output: IO[bytes]) -> None:
         with output:
             for line in output:
-                text = child.program.tidy(line.decode(errors="replace").rstrip())
+                text = child.program.format_line(line.decode(errors="replace").rstrip())
                 if text:
                     child.last_line = text
-                    self.say(child.program.name, text)
+                    self.log(child.program.name, text)
 
 
-def _sweep(process: subprocess.Popen[bytes]) -> None:
-    """Kill what an ended child has left behind in its group."""
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill the remaining processes of an exited child's process group."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _how_it_ended(status: int) -> str:
+def _exit_reason(status: int) -> str:
     if status >= 0:
         return f"exit status {status}"
     with suppress(ValueError):

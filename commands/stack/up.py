@@ -1,4 +1,4 @@
-"""`otoscope up`: server, worker and gateway as children of one process, from nothing to a first answer to the end."""
+"""`otoscope up`: server, worker and gateway as children of one process, from start to a first result to shutdown."""
 
 import errno
 import os
@@ -27,15 +27,15 @@ from otoscope.errors import OtoscopeError
 from shared.config.settings import ConfigurationError, Settings, load_settings
 from shared.install_hints import install_command
 
-ROOT = Path(__file__).resolve().parents[2]  # what has the packages `api` and `worker`, and in a clone `models`
+ROOT = Path(__file__).resolve().parents[2]  # the folder of the packages `api` and `worker`, and of `models` in a clone
 
-SERVER_SECONDS = 120.0  # a long file takes its time to load
-WORKER_GRACE = 60.0  # seconds to finish what it holds
-GATEWAY_GRACE = 15.0  # open event streams are cut after 5
+SERVER_TIMEOUT = 120.0  # seconds; loading a long append-only file takes a while
+WORKER_GRACE = 60.0  # seconds to finish the jobs in flight
+GATEWAY_GRACE = 15.0  # seconds; open event streams are closed after 5
 
 _COLOURS = {"server": "magenta", "worker": "green", "gateway": "cyan", "otoscope": "bold"}
 _NAME_WIDTH = max(map(len, _COLOURS))
-_ANYWHERE = "0.0.0.0"  # nosec B104  # compared with, not bound
+_ANY_ADDRESS = "0.0.0.0"  # nosec B104  # compared with, not bound
 
 
 def up(
@@ -45,12 +45,12 @@ def up(
     worker: Sequence[str] = ("-m", "worker"),
     gateway: Sequence[str] = ("-m", "api"),
 ) -> None:
-    """Run until SIGINT or SIGTERM. Raises StackFailed where the stack cannot be started.
+    """Run until SIGINT or SIGTERM. Raises StackFailed if the stack cannot be started.
 
-    `redis_url` names a running server to use instead of the embedded one. `worker` and `gateway` are what Python is
-    started with, for tests.
+    `redis_url` is a running server to use instead of the embedded one. `worker` and `gateway` are the arguments of
+    Python for the two processes; tests replace them.
     """
-    started = time.monotonic()
+    began = time.monotonic()
     console = console or Console(highlight=False)
     settings = _settings(redis_url)
     port = claim_port(settings.host, settings.port)
@@ -58,18 +58,18 @@ def up(
         raise StackFailed(f"the worker is not installed: {install_command('worker', 'local')}")
     home = Home(Path(os.environ.get("OTOSCOPE_HOME") or ".otoscope")) if redis_url is None else None
     environment = _environment(settings, port, home.url if home else settings.redis_url)
-    supervisor = Supervisor(say=lambda name, line: _print(console, name, line))
+    supervisor = Supervisor(log=lambda name, line: _print(console, name, line))
     url = f"http://{_reachable(settings.host)}:{port}"
     python = [sys.executable, "-P"]  # the working directory must not shadow the packages
-    with home.occupied() if home else nullcontext(), _signals(supervisor), console.status("Starting") as status:
+    with home.locked() if home else nullcontext(), _signals(supervisor), console.status("Starting") as status:
         try:
             if home is not None:
                 supervisor.start(home.program())
-                if not supervisor.wait_for(home.answers, "the server", SERVER_SECONDS):
+                if not supervisor.wait_for(home.answers, "the server", SERVER_TIMEOUT):
                     return
             supervisor.start(Program("worker", [*python, *worker], environment, WORKER_GRACE))
             supervisor.start(Program("gateway", [*python, *gateway], environment, GATEWAY_GRACE))
-            threading.Thread(target=_greet, args=(supervisor, console, status, url, started), daemon=True).start()
+            threading.Thread(target=_run_demo, args=(supervisor, console, status, url, began), daemon=True).start()
             supervisor.run()
         finally:
             status.stop()
@@ -77,7 +77,7 @@ def up(
 
 
 def claim_port(host: str, port: int) -> int:
-    """A port that can be listened on; 0 picks a free one. Raises StackFailed where it is taken."""
+    """A port to listen on; 0 picks a free one. Raises StackFailed if it is in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -88,7 +88,7 @@ def claim_port(host: str, port: int) -> int:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise StackFailed(
-                    f"port {port} on {host} is taken, perhaps by another `otoscope up`; take another one with"
+                    f"port {port} on {host} is in use, perhaps by another `otoscope up`; choose another one with"
                     f" OTOSCOPE_PORT={port + 1 if port < 65_535 else 8_000}"
                 ) from error
             raise StackFailed(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
@@ -102,7 +102,7 @@ def _settings(redis_url: str | None) -> Settings:
 
 
 def _environment(settings: Settings, port: int, redis_url: str) -> dict[str, str]:
-    """What worker and gateway are configured with: this process' own settings, and what was decided here."""
+    """The environment of worker and gateway: that of this process, and the settings that were decided here."""
     environment = dict(
         os.environ,
         OTOSCOPE_REDIS_URL=redis_url,
@@ -115,27 +115,32 @@ def _environment(settings: Settings, port: int, redis_url: str) -> dict[str, str
     if "OTOSCOPE_METRICS_PORT" not in environment:
         try:
             claim_port(settings.metrics_host, settings.metrics_port)
-        except StackFailed:  # not worth failing for when nobody asked for that port
+        except StackFailed:  # not worth a failure, since the port was not set explicitly
             environment["OTOSCOPE_METRICS_PORT"] = "0"
     return environment
 
 
 def _reachable(host: str) -> str:
-    """An address to reach from here what listens on `host`."""
-    host = {_ANYWHERE: "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    """The address under which a server that listens on `host` is reached from this machine."""
+    host = {_ANY_ADDRESS: "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
 
 
 @contextmanager
 def _signals(supervisor: Supervisor) -> Iterator[None]:
-    """SIGINT, SIGTERM and a closed terminal ask for the orderly end; what was ignored (nohup) stays ignored."""
+    """SIGINT, SIGTERM and SIGHUP (a closed terminal) request the orderly shutdown.
+
+    A shell without job control starts background jobs with SIGINT ignored (POSIX shell, 2.11), which is inherited and
+    would leave a stack that was started with `&` in a script without its usual end: SIGINT is handled all the same.
+    SIGHUP stays ignored under nohup, whose purpose that is.
+    """
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         supervisor.request_stop()
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
-        if handler is not signal.SIG_IGN or number is signal.SIGTERM:
+        if handler is not signal.SIG_IGN or number is not signal.SIGHUP:
             signal.signal(number, handle)
     try:
         yield
@@ -146,35 +151,37 @@ def _signals(supervisor: Supervisor) -> Iterator[None]:
 
 def _print(console: Console, name: str, line: str) -> None:
     text = Text.assemble((f"{name:<{_NAME_WIDTH}} | ", _COLOURS.get(name, "")), line)
-    with suppress(OSError):  # a terminal that is gone must not keep the stack from ending in order
+    with suppress(OSError):  # a closed terminal must not prevent the orderly shutdown
         console.print(text, soft_wrap=True)
 
 
-def _greet(supervisor: Supervisor, console: Console, status: Status, url: str, started: float) -> None:
-    """Wait until ready, have a sound classified, and show what came of it."""
+def _run_demo(supervisor: Supervisor, console: Console, status: Status, url: str, began: float) -> None:
+    """Wait until the service is ready, classify the demo sound, and print the result."""
     with suppress(OSError), Client(url) as client:
-        while waiting := _waits_for(client):
-            status.update(f"Waiting for {waiting} ({time.monotonic() - started:.0f} s)")
+        while waiting := _pending(client):
+            status.update(f"Waiting for {waiting} ({time.monotonic() - began:.0f} s)")
             time.sleep(0.1)
         status.update("Classifying a first sound")
         shown: RenderableType | None = None
         try:
             job = client.classify(demo_sound.alarm_clock(), demo_sound.RATE, top_k=3)
             if job.result is not None:
-                heard = f"{demo_sound.NAME} sounds to the model {job.model} like"
-                shown = Group(heard, predictions_table(job.result.predictions))
+                headline = f"The model {job.model} classifies {demo_sound.NAME.lower()} as"
+                shown = Group(headline, predictions_table(job.result.predictions))
         except OtoscopeError as error:
             shown = Text(f"The first sound was not classified: {error}")
         status.stop()
         console.print(Group("", shown or "", ""))
-        console.print(f"Otoscope is up after {time.monotonic() - started:.1f} s:  {url}", soft_wrap=True)
+        console.print(f"Otoscope is up after {time.monotonic() - began:.1f} s:  {url}", soft_wrap=True)
         command = "otoscope" if shutil.which("otoscope") else Path(sys.executable).with_name("otoscope")
-        console.print(f"`{command} classify FILE...` asks it, Ctrl-C ends it.\n", soft_wrap=True, markup=False)
-    supervisor.settled = True
+        console.print(
+            f"`{command} classify FILE...` classifies sounds, Ctrl-C stops it.\n", soft_wrap=True, markup=False
+        )
+    supervisor.started = True
 
 
-def _waits_for(client: Client) -> str:
-    """What is still missing; nothing once the service is ready."""
+def _pending(client: Client) -> str:
+    """What the service is still waiting for; empty once it is ready."""
     try:
         ready = client.ready()
     except OtoscopeError:

@@ -1,4 +1,4 @@
-"""`otoscope classify`: many files at a time, bounded, reported in the order in which they were named."""
+"""`otoscope classify`: several files concurrently, bounded, reported in the order of the command line."""
 
 import asyncio
 import glob
@@ -23,8 +23,8 @@ from otoscope.types import Job
 Outcome = Job | Exception
 
 
-def expand(names: Sequence[str]) -> list[str]:
-    """Files, with globs that the shell has left alone filled in; what matches nothing stays, to fail by its name."""
+def expand_globs(names: Sequence[str]) -> list[str]:
+    """File names, with globs expanded that the shell did not; a glob without a match stays, and fails later."""
     found: list[str] = []
     for name in names:
         if glob.has_magic(name) and not os.path.exists(name):
@@ -35,18 +35,18 @@ def expand(names: Sequence[str]) -> list[str]:
 
 
 def classify_many(names: Sequence[str], url: str | None, options: Options, parallel: int, report: "Report") -> int:
-    """Returns how many failed. Raises ServiceUnreachable, KeyRequired or KeyRefused where there is nothing to ask."""
+    """The number of failed files. Raises ServiceUnreachable, KeyRequired or KeyRefused, which affect all files."""
     return asyncio.run(_classify_many(names, url, options, parallel, report))
 
 
 async def _classify_many(
     names: Sequence[str], url: str | None, options: Options, parallel: int, report: "Report"
 ) -> int:
-    gate = asyncio.Semaphore(parallel)
+    slots = asyncio.Semaphore(parallel)
     failed = 0
 
     async def one(client: AsyncClient, name: str) -> Outcome:
-        async with gate:
+        async with slots:
             try:
                 if problem := _unreadable(name):
                     raise OSError(problem)
@@ -64,7 +64,7 @@ async def _classify_many(
             for name, task in zip(names, tasks, strict=True):
                 outcome = await task
                 failed += isinstance(outcome, Exception)
-                report.tell(name, outcome)
+                report.add(name, outcome)
         finally:
             for task in tasks:
                 task.cancel()
@@ -73,7 +73,7 @@ async def _classify_many(
 
 
 def _unreadable(name: str) -> str:
-    """Why a name is no file that can be sent, in words for a person."""
+    """Why a name cannot be read as a file, as a message for people; empty if it can."""
     path = Path(name)
     if path.is_dir():
         return f"a directory; name its files, as in '{path}/*.wav'"
@@ -83,14 +83,14 @@ def _unreadable(name: str) -> str:
 
 
 class Report:
-    """What is printed: JSON lines as soon as their turn comes, or a table at the end. Failures go to stderr."""
+    """The output: JSON lines in order as results arrive, or a table at the end. Failures go to stderr."""
 
     def __init__(self, as_json: bool, total: int) -> None:
         self._as_json = as_json
         self._rows: list[tuple[str, Outcome]] = []
         self._errors = Console(stderr=True, highlight=False, markup=False)
         self._progress = Progress(
-            TextColumn("listening"),
+            TextColumn("classifying"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -103,12 +103,12 @@ class Report:
     def advance(self) -> None:
         self._progress.advance(self._task)
 
-    def tell(self, name: str, outcome: Outcome) -> None:
-        """The outcome of the next file."""
+    def add(self, name: str, outcome: Outcome) -> None:
+        """Report the outcome of the next file."""
         if isinstance(outcome, Exception):
-            self._errors.print(f"{name}: {_words(outcome)}", soft_wrap=True)
+            self._errors.print(f"{name}: {_message(outcome)}", soft_wrap=True)
         if self._as_json:
-            print(_line(name, outcome), flush=True)
+            print(_json_line(name, outcome), flush=True)
         else:
             self._rows.append((name, outcome))
 
@@ -121,23 +121,23 @@ class Report:
     ) -> None:
         self._progress.stop()
         if any(isinstance(outcome, Job) for _, outcome in self._rows):
-            # A table for a program to read is not cut to a terminal that is not there.
+            # A table that goes to a pipe is not cut to the width of a terminal.
             width = None if sys.stdout.isatty() else 10_000
             Console(highlight=False, width=width).print(classified_table(self._rows))
 
 
-def _words(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, OtoscopeError):
         return f"{error.detail} ({error.code})"
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-def _line(name: str, outcome: Outcome) -> str:
-    """One file as a line of JSON: its job's id and result, or its error."""
+def _json_line(name: str, outcome: Outcome) -> str:
+    """One file as a line of JSON: the id and result of its job, or its error."""
     if isinstance(outcome, Exception):
-        code, detail = "unreadable_file", _words(outcome)
+        code, detail = "unreadable_file", _message(outcome)
         if isinstance(outcome, OtoscopeError):
             code, detail = outcome.code, outcome.detail
         return json.dumps({"file": name, "error": {"code": code, "detail": detail}})
-    found = outcome.result.model_dump(mode="json", by_alias=True, exclude_none=True) if outcome.result else {}
-    return json.dumps({"file": name, "id": outcome.id, **found})
+    result = outcome.result.model_dump(mode="json", by_alias=True, exclude_none=True) if outcome.result else {}
+    return json.dumps({"file": name, "id": outcome.id, **result})

@@ -1,4 +1,4 @@
-"""`otoscope bench`: what a running service does on its machine, and how long it lets one wait."""
+"""`otoscope bench`: throughput and latency of a running service."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from otoscope.loadgen import Target
 
-DISTINCT = 16  # sounds, so that nothing is answered from memory
+DISTINCT = 16  # sounds, so that no cache can answer
 
 
 def bench(
@@ -19,18 +19,18 @@ def bench(
     ] = None,
     callers: Annotated[
         list[int] | None,
-        typer.Option(min=1, metavar="N", help="Callers at a time, each waiting for its answer; 1, 16, 64 by default."),
+        typer.Option(min=1, metavar="N", help="Concurrent callers (closed loop); 1, 16, 64 by default."),
     ] = None,
     rate: Annotated[
-        list[float] | None, typer.Option(min=0.1, metavar="N", help="Or so many requests a second, come what may.")
+        list[float] | None, typer.Option(min=0.1, metavar="N", help="Requests a second at a fixed rate (open loop).")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="How long for each.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Duration of each load.")] = 10.0,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="One of `otoscope models`.")] = None,
     include: Annotated[str | None, typer.Option(metavar="PART,...", help="As for classify.")] = None,
     url: Annotated[str | None, typer.Option("--url", envvar="OTOSCOPE_URL", metavar="URL", help="The service.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")] = False,
 ) -> None:
-    """Load a running service and tell answers a second and latency. Its queue is shared with everybody else's jobs."""
+    """Measure throughput and latency of a running service. The load shares its queue with the jobs of other callers."""
     from rich.console import Console
     from rich.progress import track
     from rich.table import Table
@@ -38,54 +38,54 @@ def bench(
     from otoscope.client import Client
     from otoscope.loadgen import Target, measure
 
-    with Client(url) as client:  # says what is wrong in words, where the load would only count errors
+    with Client(url) as client:  # fails with a message where the load would only count errors
         client.classify(*_sound(0), model=model)
         target = Target.of(str(client.url))
     requests = _requests(target, files or (), model, include)
     loads: list[dict[str, Any]] = [{"callers": number} for number in callers or ([] if rate else [1, 16, 64])]
     loads += [{"rate": number} for number in rate or []]
     console = Console(highlight=False)
-    told: list[dict[str, Any]] = []
+    reports: list[dict[str, Any]] = []
     table = Table("load", "answers a second", "p50 ms", "p95 ms", "p99 ms", "errors", box=None, pad_edge=False)
     for column in table.columns:
         column.justify = "right"
     for load in track(loads, "Measuring", console=Console(stderr=True), transient=True):
         found = measure(target, requests, **load, seconds=seconds).summary()
-        told.append({**load, **found})
+        reports.append({**load, **found})
         quantiles = (f"{found[f'p{share}_ms']:g}" for share in (50, 95, 99))
-        table.add_row(_named(**load), f"{found['per_second']:g}", *quantiles, _errors(found))
+        table.add_row(_title(**load), f"{found['per_second']:g}", *quantiles, _errors(found))
     if as_json:
-        print(json.dumps(told))
+        print(json.dumps(reports))
     else:
         console.print(table)
 
 
-def _named(callers: int = 0, rate: float = 0.0) -> str:
+def _title(callers: int = 0, rate: float = 0.0) -> str:
     return f"{rate:g} a second" if rate else f"{callers} caller{'s' * (callers > 1)}"
 
 
 def _requests(target: "Target", files: Sequence[Path], model: str | None, include: str | None) -> list[bytes]:
-    """One a sound, that waits for its answer."""
+    """One request for each sound; each waits for the result."""
     from urllib.parse import urlencode
 
     from otoscope.audio import wav
-    from otoscope.connection import key_header
+    from otoscope.connection import auth_header
 
     options = urlencode({name: value for name, value in (("model", model), ("include", include)) if value})
     path = "/v1/jobs" + (f"?{options}" if options else "")
-    headers = {"Content-Type": "application/octet-stream", "Prefer": "wait=60", **key_header()}
+    headers = {"Content-Type": "application/octet-stream", "Prefer": "wait=60", **auth_header()}
     sounds = [file.read_bytes() for file in files] or [wav(*_sound(seed)) for seed in range(DISTINCT)]
     return [target.request("POST", path, headers, sound) for sound in sounds]
 
 
 def _sound(seed: int) -> tuple[Any, int]:
-    """Five seconds, different for each seed."""
+    """Five seconds of samples and their rate in Hz, different for each seed."""
     import numpy as np
 
-    from commands.stack import demo_sound as sample
+    from otoscope import demo_sound
 
-    noise = np.random.default_rng(seed).normal(scale=0.01, size=5 * sample.RATE)
-    return (sample.alarm_clock() + noise).clip(-1, 1).astype(np.float32), sample.RATE
+    noise = np.random.default_rng(seed).normal(scale=0.01, size=5 * demo_sound.RATE)
+    return (demo_sound.alarm_clock() + noise).clip(-1, 1).astype(np.float32), demo_sound.RATE
 
 
 def _errors(found: dict[str, Any]) -> str:

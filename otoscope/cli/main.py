@@ -1,68 +1,113 @@
 """`otoscope ...`: the command line.
 
-Starts fast: what needs httpx, numpy, torch or the service's packages is imported by the command that needs it.
+It starts fast: httpx2, numpy and pydantic are imported by the commands that need them. The commands that need the
+service itself (`up`, `train`, `keys`, ...) belong to the application, another distribution, and are found through its
+entry points in the group `otoscope.commands`. Where it is not installed they are listed all the same, and their error
+names what to install.
 """
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-
-from shared.install_hints import install
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from otoscope.client import Client
 
-_LAZY = dict.fromkeys(("train", "evaluate", "lr-find", "overfit", "quantise", "export"), "commands.train")
-_LAZY |= {
-    "keys": "commands.keys",
-    "data": "commands.data",
-    "bench": "otoscope.cli.bench",
-    "top": "otoscope.top.cli",
-    "settings": "commands.settings",
+GROUP = "otoscope.commands"
+"""The group of entry points. A value is a function, or a `typer.Typer` with commands of its own."""
+
+_APPLICATION = {
+    "up": "worker,local",
+    **dict.fromkeys(("train", "evaluate", "lr-find", "overfit", "quantise", "data"), "worker,train"),
+    "export": "worker,onnx",
+    "keys": "",
+    "settings": "",
 }
+"""The application's commands, and the extras of the application that each needs."""
+
+_LAZY = {"bench": "otoscope.cli.bench", "top": "otoscope.top.cli"}
+"""Commands of the client whose modules are imported when they run."""
+
+_ORDER = ("up", "classify", "jobs", "models", "train", "evaluate", "lr-find", "overfit", "quantise", "export", "keys")
+"""The order of `otoscope --help`, that of a first session; other commands follow."""
+
+
+_EXTRA: dict[str, EntryPoint] = {}
+
+
+@cache
+def _installed() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)} | _EXTRA
 
 
 class _Commands(TyperGroup):
-    """Commands in the order of a first session; those of `_LAZY`, functions or groups of their own, are imported when
-    they are asked for."""
+    """The client's commands, and those that entry points add."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *_LAZY]
+        names = dict.fromkeys([*super().list_commands(ctx), *_APPLICATION, *_LAZY, *_installed()])
+        return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in _LAZY:
-            return super().get_command(ctx, cmd_name)
+        if found := super().get_command(ctx, cmd_name):
+            return found
+        if cmd_name in _LAZY:
+            return _command(cmd_name, getattr(import_module(_LAZY[cmd_name]), cmd_name))
+        entry = _installed().get(cmd_name)
         try:
-            module = import_module(_LAZY[cmd_name])
+            if entry is not None:
+                return _command(cmd_name, entry.load())
         except ImportError as error:
-            return _unavailable(cmd_name, error)
-        found: Callable[..., Any] | typer.Typer = getattr(module, cmd_name.replace("-", "_"))
-        if isinstance(found, typer.Typer):
-            group = typer.main.get_command(found)
-            group.name = cmd_name
-            return group
-        holder = typer.Typer(add_completion=False)
-        holder.command(cmd_name)(found)
-        return typer.main.get_command(holder)
+            return _unavailable(cmd_name, f" ({error})")
+        return _unavailable(cmd_name) if cmd_name in _APPLICATION else None
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:  # most imports of the application are inside its commands
+            if ctx.invoked_subcommand in _APPLICATION:
+                _fail(_needs(ctx.invoked_subcommand, f" ({error})"))
+            raise
 
 
-def _unavailable(name: str, error: ImportError) -> TyperCommand:
-    """A command whose packages are not installed: listed all the same, and says what it needs."""
+def _command(name: str, target: Callable[..., Any] | typer.Typer) -> Any:
+    if isinstance(target, typer.Typer):
+        group = typer.main.get_command(target)
+        group.name = name
+        return group
+    holder = typer.Typer(add_completion=False)
+    holder.command(name)(target)
+    return typer.main.get_command(holder)
 
-    def explain(**_: Any) -> NoReturn:
-        _fail(f"{name} needs more than the client: {install('worker', 'train')} ({error})")
+
+def _needs(name: str, why: str = "") -> str:
+    """What to install for a command. The application is on no package index, so pip is given its folder."""
+    extras = _APPLICATION.get(name, "")
+    application = f"'.[{extras}]'" if extras else "."
+    return (
+        f"`otoscope {name}` needs the service, not just the client:"
+        f" .venv/bin/pip install -e ./otoscope -e {application} in Otoscope's source folder{why}"
+    )
+
+
+def _unavailable(name: str, why: str = "") -> TyperCommand:
+    """A command whose packages are not installed; it fails with what to install."""
+
+    def fail(**_: Any) -> NoReturn:
+        _fail(_needs(name, why))
 
     return TyperCommand(
         name,
-        callback=explain,
-        help=f"Needs the extras `worker` and `train` ({error}).",
+        callback=fail,
+        help="Needs the service, which is not installed here.",
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
 
@@ -72,9 +117,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Environmental sound classification that can be looked into.",
+    help="Environmental sound classification with a view into the network.",
 )
-jobs = typer.Typer(no_args_is_help=True, help="Look at jobs, wait for them, cancel them.")
+jobs = typer.Typer(no_args_is_help=True, help="Show jobs, wait for them, cancel them.")
 
 Url = Annotated[
     str | None,
@@ -85,29 +130,12 @@ JobId = Annotated[str, typer.Argument(metavar="ID")]
 
 
 @app.command()
-def up(
-    redis_url: Annotated[
-        str | None,
-        typer.Option(envvar="OTOSCOPE_REDIS_URL", metavar="URL", help="A running Redis instead of the embedded one."),
-    ] = None,
-) -> None:
-    """Start everything here and stay up: server, worker, gateway. OTOSCOPE_PORT moves it."""
-    from commands.stack.supervisor import StackFailed
-    from commands.stack.up import up as run
-
-    try:
-        run(redis_url)
-    except StackFailed as error:
-        _fail(str(error))
-
-
-@app.command()
 def classify(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE...", help="Sound files and globs such as 'sounds/*.ogg'.")
     ],
     model: Annotated[str | None, typer.Option(metavar="NAME", help="One of `otoscope models`.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, metavar="N", help="How many names for each sound.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of classes for each sound.")] = None,
     include: Annotated[
         str | None,
         typer.Option(
@@ -117,15 +145,15 @@ def classify(
     ] = None,
     url: Url = None,
     timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="For each file.")] = 120.0,
-    parallel: Annotated[int, typer.Option(min=1, metavar="N", help="Files under way at a time.")] = 8,
+    parallel: Annotated[int, typer.Option(min=1, metavar="N", help="Number of files in flight.")] = 8,
     as_json: AsJson = False,
 ) -> None:
-    """Name sounds. Exits with 1 if any file failed."""
+    """Classify sounds. Exits with 1 if any file failed."""
     from otoscope.calls import Options
-    from otoscope.cli.batch import Report, classify_many, expand
+    from otoscope.cli.batch import Report, classify_many, expand_globs
 
     options = Options(model=model, top_k=top_k, include=include or (), timeout=timeout)
-    report = Report(as_json, total=len(names := expand(files)))
+    report = Report(as_json, total=len(names := expand_globs(files)))
     with report:
         failed = classify_many(names, url, options, parallel, report)
     if failed:
@@ -134,7 +162,7 @@ def classify(
 
 @jobs.command()
 def show(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
-    """A job as it is now."""
+    """Show the current state of a job."""
     with _client(url) as client:
         _show(client.job(job_id), as_json)
 
@@ -147,24 +175,24 @@ def wait(
     as_json: AsJson = False,
 ) -> None:
     """Wait until a job is finished. Exits with 1 if it failed."""
-    from otoscope.responses import failure_of
+    from otoscope.responses import job_error
 
     with _client(url) as client:
         job = client.wait(job_id, timeout)
     _show(job, as_json)
-    if failure_of(job):
+    if job_error(job):
         raise SystemExit(1)
 
 
 @jobs.command()
 def watch(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
-    """Follow a job to its end. Exits with 1 if it failed."""
-    from otoscope.responses import failure_of
+    """Follow the events of a job to its end. Exits with 1 if it failed."""
+    from otoscope.responses import job_error
 
     failed = False
     with _client(url) as client:
         for event in client.stream(job_id):
-            failed = failure_of(event.job) is not None
+            failed = job_error(event.job) is not None
             if as_json:
                 line = event.job.model_dump_json(by_alias=True, exclude_none=True)
                 print(f'{{"event":"{event.kind}","job":{line}}}', flush=True)
@@ -179,7 +207,7 @@ def watch(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
 
 @jobs.command()
 def cancel(job_id: JobId, url: Url = None) -> None:
-    """Cancel what waits or runs; forget what is finished."""
+    """Cancel a queued or running job; delete a finished one."""
     with _client(url) as client:
         client.cancel(job_id)
 
@@ -189,7 +217,7 @@ app.add_typer(jobs, name="jobs")
 
 @app.command()
 def models(url: Url = None, as_json: AsJson = False) -> None:
-    """What is served."""
+    """List the served models."""
     from otoscope.cli.tables import models_table
 
     with _client(url) as client:
@@ -226,14 +254,18 @@ def _fail(message: str) -> NoReturn:
     raise SystemExit(1)
 
 
-def main() -> None:
-    """The console script. An error is one line on stderr; OTOSCOPE_DEBUG=1 shows where it came from."""
+def main(application: Iterable[EntryPoint] = ()) -> None:
+    """The console script. An error is one line on stderr; OTOSCOPE_DEBUG=1 shows its traceback.
+
+    `application` adds commands that no installed distribution declares, as in a source tree.
+    """
+    _EXTRA.update({entry.name: entry for entry in application})
     try:
         app()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except BrokenPipeError:
-        # Whoever read our output has had enough; Python would complain again while it shuts down.
+        # The reader of our output has closed it; Python would raise again at shutdown while flushing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except Exception as error:

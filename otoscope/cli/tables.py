@@ -1,4 +1,4 @@
-"""What the command line shows, as rich tables."""
+"""The tables of the command line."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,16 +6,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from otoscope.types import Job, ModelList, Prediction
-from shared.api_keys import Key, Scope
 
 
 def percent(confidence: float) -> str:
-    """Two digits: more would claim more than the network knows."""
+    """Two digits, since more would suggest a precision that the network does not have."""
     return f"{confidence:.0%}" if confidence < 0.995 else "99+%"
 
 
 def predictions_table(predictions: Sequence[Prediction]) -> Table:
-    """One sound's classes with a bar each."""
+    """The classes of one sound, each with a bar."""
     table = Table(show_header=False, box=None, padding=(0, 1))
     for prediction in predictions:
         bar = "█" * max(1, round(prediction.confidence * 24))
@@ -24,7 +23,7 @@ def predictions_table(predictions: Sequence[Prediction]) -> Table:
 
 
 def classified_table(rows: Iterable[tuple[str, Job | Exception]]) -> Table:
-    """Many sounds, one a line."""
+    """Several sounds, one a line."""
     table = Table(box=None, pad_edge=False)
     table.add_column("file", overflow="fold")
     table.add_column("sounds like", style="bold")
@@ -41,7 +40,7 @@ def classified_table(rows: Iterable[tuple[str, Job | Exception]]) -> Table:
 
 
 def job_table(job: Job) -> Table:
-    """What is known of a job, one fact a line."""
+    """A job, one field a line."""
     table = Table(box=None, show_header=False, pad_edge=False)
     seconds = {name: value for name, value in job.timings.model_dump().items() if value is not None}
     audio = ", ".join(
@@ -74,20 +73,8 @@ def job_table(job: Job) -> Table:
     return table
 
 
-def keys_table(keys: Iterable[Key]) -> Table:
-    """Who may use a gateway."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("id", "name", "scopes", "a minute", "made"):
-        table.add_column(column)
-    for key in keys:
-        scopes = ", ".join(scope for scope in Scope if scope in key.scopes)
-        rate = f"{key.rate:g}" if key.rate else "any"
-        table.add_row(key.id, escape(key.name), scopes, rate, f"{key.created_at:%Y-%m-%d %H:%M}")
-    return table
-
-
 def models_table(models: ModelList) -> Table:
-    """The models that are served."""
+    """The served models."""
     table = Table(box=None, pad_edge=False)
     for column in ("model", "classes", "input", "window", "parameters", "accuracy", "licence"):
         table.add_column(column)
@@ -102,19 +89,4 @@ def models_table(models: ModelList) -> Table:
             "; ".join(measured) or "not measured",
             card.licence,
         )
-    return table
-
-
-def settings_table(rows: Iterable[tuple[str, str, str, bool, str]]) -> Table:
-    """Part, variable, value, whether it was set here, and effect of each setting; parts apart, what was set in bold."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("setting", no_wrap=True)
-    table.add_column("here", overflow="fold", max_width=32)
-    table.add_column("what it does", style="dim")
-    last = None
-    for part, name, value, is_set, effect in rows:
-        if part != last:
-            table.add_row(f"[bold]{part}[/bold]" if last is None else f"\n[bold]{part}[/bold]")
-            last = part
-        table.add_row(name, f"[bold green]{escape(value)}[/bold green]" if is_set else escape(value), escape(effect))
     return table

@@ -1,4 +1,4 @@
-"""`otoscope top`: what is going on in a service, live in a terminal or once as text or JSON."""
+"""`otoscope top`: the state of a service, live in a terminal or once as text or JSON."""
 
 from typing import Annotated
 
@@ -16,29 +16,29 @@ def top(
         list[str] | None,
         typer.Option(
             metavar="URL",
-            help="A worker's metrics, once for each, instead of those of the workers that the service names.",
+            help="Address of a worker's metrics, once for each worker; by default those that the service lists.",
         ),
     ] = None,
-    interval: Annotated[float, typer.Option(min=0.2, metavar="SECONDS", help="Between two looks.")] = 2.0,
+    interval: Annotated[float, typer.Option(min=0.2, metavar="SECONDS", help="Between two updates.")] = 2.0,
     once: Annotated[
-        bool, typer.Option("--once", help="Look twice, print what happened between, and end; with 1 if it is broken.")
+        bool, typer.Option("--once", help="Print one report over INTERVAL and exit; with 1 if the service is broken.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --once: JSON on stdout, for programs.")] = False,
 ) -> None:
-    """What is going on: queue, rates, latencies, workers. q ends it. Where there are keys it needs one with `admin`."""
+    """Live queue, rates, latencies and workers; q quits. A service with keys requires one with the scope admin."""
     import asyncio
 
     from rich.console import Console
 
-    from otoscope.top.live import live, look_once
+    from otoscope.top.live import live, print_once
 
     console = Console(highlight=False)
     if as_json and not once:
-        raise ValueError("--json is for --once")
+        raise ValueError("--json needs --once")
     if not once and (not console.is_terminal or console.is_dumb_terminal):
-        raise ValueError("this is no terminal to draw on: --once prints what there is and ends")
+        raise ValueError("the output is not a terminal; --once prints one report and exits")
     workers = tuple(worker or ())
     if not once:
         asyncio.run(live(console, url, workers, interval))
-    elif asyncio.run(look_once(console, url, workers, interval, as_json=as_json)).state == "broken":
+    elif asyncio.run(print_once(console, url, workers, interval, as_json=as_json)).state == "broken":
         raise SystemExit(1)

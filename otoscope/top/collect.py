@@ -1,4 +1,4 @@
-"""One look of `otoscope top`: what the gateway and every worker say of themselves at a moment."""
+"""Snapshots for `otoscope top`: the metrics and the state of the gateway and of every worker at one moment."""
 
 import asyncio
 import time
@@ -8,71 +8,71 @@ from socket import gethostname
 from types import TracebackType
 from typing import Self, TypeVar
 
-import httpx
+import httpx2
 from pydantic import BaseModel
 
-from otoscope.connection import address, http_settings, is_here, service_url
+from otoscope.connection import client_settings, is_loopback, parse_url, service_url
 from otoscope.errors import OtoscopeError
-from otoscope.responses import parse as parse_answer
-from otoscope.top.prometheus import Scrape, parse
-from otoscope.types import Ready, WorkerList, WorkerSaid
+from otoscope.responses import parse_model
+from otoscope.top.prometheus import Scrape, parse_metrics
+from otoscope.types import Ready, WorkerInfo, WorkerList
 
-SECONDS = 2.0  # that an answer may take; who takes longer is lost for this look
+TIMEOUT = 2.0  # seconds; a process that takes longer has no scrape in this snapshot
 
-Said = TypeVar("Said", bound=BaseModel)
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class WorkerLook:
-    """A worker by its id, or by the address of its metrics where that was given."""
+class WorkerSnapshot:
+    """A worker, named by its id, or by the address of its metrics if that was given."""
 
     name: str
     url: str = ""
     scrape: Scrape | None = None
-    lost: str = ""  # why there is no scrape
-    models: tuple[str, ...] = ()  # as the gateway knows them
-    held: int | None = None
+    error: str = ""  # why there is no scrape
+    models: tuple[str, ...] = ()  # as the gateway lists them
+    jobs: int | None = None  # in progress, as the gateway lists them
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was read of it all; `lost` says why there is no scrape of the gateway."""
+class Snapshot:
+    """Everything that was read at one time; `error` is why there is no scrape of the gateway."""
 
-    at: float  # seconds on a clock that never goes back
+    at: float  # seconds of a monotonic clock
     scrape: Scrape | None = None
-    lost: str = ""
+    error: str = ""
     ready: Ready | None = None
-    workers: tuple[WorkerLook, ...] = field(default=())
+    workers: tuple[WorkerSnapshot, ...] = field(default=())
 
 
-class Lookout:
-    """Reads a gateway and the workers that it names, or instead of those the ones whose metrics are at `workers`.
+class Collector:
+    """Reads a gateway and the workers that it lists, or those whose metrics are at the URLs `workers` instead.
 
-    The key goes to the gateway alone. Raises InvalidRequest for what is no address.
+    The key is sent to the gateway only. Raises InvalidRequest for an invalid address.
     """
 
     def __init__(self, url: str | None = None, workers: tuple[str, ...] = (), *, key: str | None = None) -> None:
         self.url = service_url(url)
-        self._given = [WorkerLook(_place(url), url) for url in map(_metrics_address, workers)]
+        self._given = [WorkerSnapshot(_host(url), url) for url in map(_metrics_url, workers)]
         self._known = list(self._given)
-        self._gateway = httpx.AsyncClient(**http_settings(self.url, key, None))
-        self._elsewhere = httpx.AsyncClient(trust_env=False)
+        self._gateway_http = httpx2.AsyncClient(**client_settings(self.url, key, None))
+        self._workers_http = httpx2.AsyncClient(trust_env=False)
 
-    async def look(self) -> Look:
-        """Everything at once, in twice SECONDS at most; never fails."""
-        (scrape, lost), ready, listed = await asyncio.gather(
-            _scraped(self._gateway, "/metrics"),
-            self._said(Ready, "/health/ready"),
-            self._said(WorkerList, "/v1/workers"),
+    async def collect(self) -> Snapshot:
+        """Read everything concurrently, within twice TIMEOUT; never fails."""
+        (scrape, error), ready, listed = await asyncio.gather(
+            _scrape(self._gateway_http, "/metrics"),
+            self._get(Ready, "/health/ready"),
+            self._get(WorkerList, "/v1/workers"),
         )
-        if listed is not None and not self._given:  # else those known last: they may work on without a gateway
-            self._known = [_announced(worker) for worker in listed.workers]
+        if listed is not None and not self._given:  # else the last known ones: workers go on without a gateway
+            self._known = [_listed(worker) for worker in listed.workers]
         workers = await asyncio.gather(*map(self._worker, self._known))
-        return Look(time.monotonic(), scrape, lost, ready, tuple(workers))
+        return Snapshot(time.monotonic(), scrape, error, ready, tuple(workers))
 
     async def aclose(self) -> None:
-        await self._gateway.aclose()
-        await self._elsewhere.aclose()
+        await self._gateway_http.aclose()
+        await self._workers_http.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,58 +80,62 @@ class Lookout:
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         await self.aclose()
 
-    async def _said(self, kind: type[Said], path: str) -> Said | None:
+    async def _get(self, kind: type[M], path: str) -> M | None:
         try:
-            async with asyncio.timeout(SECONDS):
-                return parse_answer(kind, (await self._gateway.get(path)).content)
-        except (httpx.HTTPError, TimeoutError, OtoscopeError):  # a problem document, too: what is wrong /metrics tells
+            async with asyncio.timeout(TIMEOUT):
+                return parse_model(kind, (await self._gateway_http.get(path)).content)
+        except (
+            httpx2.HTTPError,
+            TimeoutError,
+            OtoscopeError,
+        ):  # the scrape has the reason
             return None
 
-    async def _worker(self, worker: WorkerLook) -> WorkerLook:
-        if worker.lost:
+    async def _worker(self, worker: WorkerSnapshot) -> WorkerSnapshot:
+        if worker.error:
             return worker
-        scrape, lost = await _scraped(self._elsewhere, worker.url)
-        return replace(worker, scrape=scrape, lost=lost)
+        scrape, error = await _scrape(self._workers_http, worker.url)
+        return replace(worker, scrape=scrape, error=error)
 
 
-async def _scraped(client: httpx.AsyncClient, url: str) -> tuple[Scrape | None, str]:
-    """The scrape, or why there is none."""
+async def _scrape(client: httpx2.AsyncClient, url: str) -> tuple[Scrape | None, str]:
+    """The scrape, and why there is none."""
     try:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(TIMEOUT):
             answer = await client.get(url, headers={"Accept": "text/plain"})
         if answer.status_code in (401, 403):
-            return None, "its metrics need a key with the scope admin: OTOSCOPE_KEY"
+            return None, "its metrics require a key with the scope admin: OTOSCOPE_KEY"
         if not answer.is_success:
-            return None, f"its metrics answer with status {answer.status_code}"
-        return parse(answer.text, time.monotonic()), ""
-    except (TimeoutError, httpx.TimeoutException):
-        return None, f"no answer within {SECONDS:g} s"
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return None, f"its metrics have status {answer.status_code}"
+        return parse_metrics(answer.text, time.monotonic()), ""
+    except (TimeoutError, httpx2.TimeoutException):
+        return None, f"no answer within {TIMEOUT:g} s"
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         return None, f"does not answer ({str(error) or type(error).__name__})"
     except ValueError as error:
         return None, str(error)
 
 
-def _announced(worker: WorkerSaid) -> WorkerLook:
-    lost = _out_of_reach(worker.metrics, worker.id)
-    return WorkerLook(worker.id, worker.metrics or "", lost=lost, models=tuple(worker.models), held=worker.busy)
+def _listed(worker: WorkerInfo) -> WorkerSnapshot:
+    error = _unreachable(worker.metrics, worker.id)
+    return WorkerSnapshot(worker.id, worker.metrics or "", error=error, models=tuple(worker.models), jobs=worker.busy)
 
 
-def _out_of_reach(url: str | None, worker: str) -> str:
-    """Why a worker's metrics cannot be read from here, as far as its address tells."""
+def _unreachable(url: str | None, worker: str) -> str:
+    """Why a worker's metrics cannot be read from here, as far as the address shows; empty if they may be."""
     if not url:
-        return "has not said where its metrics are"
-    with suppress(httpx.InvalidURL):
-        if is_here(url) and worker.rpartition("-")[0] != gethostname():
-            return "keeps its metrics to its own machine: OTOSCOPE_METRICS_HOST"
+        return "has not published the address of its metrics"
+    with suppress(httpx2.InvalidURL):
+        if is_loopback(url) and worker.rpartition("-")[0] != gethostname():
+            return "serves its metrics on its own machine only: OTOSCOPE_METRICS_HOST"
     return ""
 
 
-def _metrics_address(text: str) -> str:
-    """`host:9100` and `http://host:9100` are enough."""
-    url = address(text, "a worker's metrics", "http://127.0.0.1:9100")
+def _metrics_url(text: str) -> str:
+    """The URL of metrics; `host:9100` and `http://host:9100` are accepted."""
+    url = parse_url(text, "a worker's metrics", "http://127.0.0.1:9100")
     return str(url if url.path not in ("", "/") else url.copy_with(path="/metrics"))
 
 
-def _place(url: str) -> str:
-    return httpx.URL(url).netloc.decode()
+def _host(url: str) -> str:
+    return httpx2.URL(url).netloc.decode()

@@ -1,4 +1,4 @@
-"""Keys of a terminal as they are pressed, and the terminal as it was afterwards."""
+"""Single key presses of a terminal, whose mode is restored afterwards."""
 
 import asyncio
 import os
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def pressed(handle: Callable[[str], None]) -> Iterator[None]:
-    """Call `handle` with each key, in the running event loop; nothing where stdin is no terminal."""
+def key_presses(handle: Callable[[str], None]) -> Iterator[None]:
+    """Call `handle` with each key, in the running event loop; does nothing if stdin is not a terminal."""
     if not sys.stdin.isatty():
         yield
         return
@@ -25,7 +25,8 @@ def pressed(handle: Callable[[str], None]) -> Iterator[None]:
 
     tty.setcbreak(stdin)
     changed = termios.tcgetattr(stdin)
-    changed[6][termios.VSUSP] = bytes([os.fpathconf(stdin, "PC_VDISABLE")])  # Ctrl-Z would leave the screen as it is
+    # Ctrl-Z would leave the screen in cbreak mode.
+    changed[6][termios.VSUSP] = bytes([os.fpathconf(stdin, "PC_VDISABLE")])
     termios.tcsetattr(stdin, termios.TCSADRAIN, changed)
     loop.add_reader(stdin, read)
     try:

@@ -1,6 +1,6 @@
-"""What a /metrics said, and what happened between two looks at the same one. Pure; `otoscope top` reads with it.
+"""Scrapes of /metrics, and the difference of two scrapes of the same process. Pure functions, used by `otoscope top`.
 
-Counters that begin anew with their process are taken for what they are: as much as they say has happened since.
+A counter that was reset by a restart counts from zero, as in PromQL's `increase`.
 """
 
 import math
@@ -12,48 +12,48 @@ from prometheus_client.parser import text_string_to_metric_families
 
 Labels = frozenset[tuple[str, str]]
 Buckets = dict[float, float]
-"""What was observed up to each bound, the last of them infinity."""
+"""Upper bound to cumulative count; the last bound is infinity."""
 
 
 @dataclass(frozen=True)
 class Scrape:
-    """The samples of one answer, by their name and labels."""
+    """The samples of one scrape by name and labels."""
 
-    at: float  # seconds on a clock that never goes back
+    at: float  # seconds of a monotonic clock
     samples: Mapping[str, Mapping[Labels, float]]
 
     def matching(self, name: str, **labels: str) -> Iterator[tuple[Labels, float]]:
-        """Those that have at least these labels; nan, which stands for "not known", is left out."""
+        """The samples with at least these labels; nan, which stands for "not known", is left out."""
         wanted = labels.items()
         for found, value in self.samples.get(name, {}).items():
             if wanted <= found and not math.isnan(value):
                 yield found, value
 
     def value(self, name: str, **labels: str) -> float | None:
-        """Their sum; None where there is none."""
+        """The sum of the matching samples; None if there are none."""
         values = [value for _, value in self.matching(name, **labels)]
         return sum(values) if values else None
 
     def by(self, name: str, label: str) -> dict[str, float]:
         """Sums by the values of a label."""
-        return _by(self.matching(name), label)
+        return _sum_by(self.matching(name), label)
 
 
-def parse(text: str, at: float) -> Scrape:
-    """Raises ValueError for what no Prometheus would read."""
+def parse_metrics(text: str, at: float) -> Scrape:
+    """The text exposition format of Prometheus as a scrape. Raises ValueError."""
     samples: dict[str, dict[Labels, float]] = defaultdict(dict)
     try:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 samples[sample.name][frozenset(sample.labels.items())] = float(sample.value)
     except (ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"this is no text of metrics: {error}") from error
+        raise ValueError(f"this is not the Prometheus text format: {error}") from error
     return Scrape(at, dict(samples))
 
 
 @dataclass(frozen=True)
-class Change:
-    """Two looks at the same process, or at two of the same address."""
+class ScrapeDelta:
+    """Two scrapes of the same process, or of two processes at the same address."""
 
     before: Scrape
     now: Scrape
@@ -63,43 +63,43 @@ class Change:
         return max(self.now.at - self.before.at, 1e-9)
 
     def increase(self, name: str, **labels: str) -> float | None:
-        """How much counters have grown together; None where there are none."""
-        grown = [value for _, value in self._grown(name, **labels)]
-        return sum(grown) if grown else None
+        """The total increase of the matching counters; None if there are none."""
+        increases = [value for _, value in self._increases(name, **labels)]
+        return sum(increases) if increases else None
 
     def increases(self, name: str, label: str) -> dict[str, float]:
-        """The same by the values of a label."""
-        return _by(self._grown(name), label)
+        """Increases by the values of a label."""
+        return _sum_by(self._increases(name), label)
 
     def buckets(self, name: str, **labels: str) -> Buckets:
-        """What a histogram, or several together, has observed meanwhile."""
+        """The observations of a histogram between the scrapes, summed over series matching series."""
         found: Buckets = defaultdict(float)
-        fresh = self._fresh(name)
-        for its, value in self.now.matching(f"{name}_bucket", **labels):
-            rest = frozenset(pair for pair in its if pair[0] != "le")
-            old = 0.0 if rest in fresh else self.before.samples.get(f"{name}_bucket", {}).get(its, 0.0)
-            found[float(dict(its)["le"])] += value - old
+        restarted = self._restarted(name)
+        for series, value in self.now.matching(f"{name}_bucket", **labels):
+            rest = frozenset(pair for pair in series if pair[0] != "le")
+            old = 0.0 if rest in restarted else self.before.samples.get(f"{name}_bucket", {}).get(series, 0.0)
+            found[float(dict(series)["le"])] += value - old
         return dict(sorted(found.items()))
 
     def mean(self, name: str, **labels: str) -> float | None:
-        """Of what a histogram has observed meanwhile; None where that is nothing."""
+        """The mean of a histogram's observations between the scrapes; None if there were none."""
         count, total = self.increase(f"{name}_count", **labels), self.increase(f"{name}_sum", **labels)
         return total / count if count and total is not None else None
 
-    def _fresh(self, name: str) -> set[Labels]:
-        """The histograms that have begun anew: a bucket of theirs may have passed its old count already."""
+    def _restarted(self, name: str) -> set[Labels]:
+        """Histograms that were reset: one of their buckets may have passed series old count already."""
         before = self.before.samples.get(f"{name}_count", {})
-        return {its for its, value in self.now.matching(f"{name}_count") if value < before.get(its, 0.0)}
+        return {series for series, value in self.now.matching(f"{name}_count") if value < before.get(series, 0.0)}
 
-    def _grown(self, name: str, **labels: str) -> Iterator[tuple[Labels, float]]:
+    def _increases(self, name: str, **labels: str) -> Iterator[tuple[Labels, float]]:
         before = self.before.samples.get(name, {})
-        for its, value in self.now.matching(name, **labels):
-            old = before.get(its, 0.0)  # a series that was not there has begun since: clients leave out what is 0
-            yield its, value if value < old or math.isnan(old) else value - old
+        for series, value in self.now.matching(name, **labels):
+            old = before.get(series, 0.0)  # a new series counts from zero: clients omit series that are 0
+            yield series, value if value < old or math.isnan(old) else value - old
 
 
-def together(all_buckets: list[Buckets]) -> Buckets:
-    """Histograms of several processes as one; their bounds are the same."""
+def merge_buckets(all_buckets: list[Buckets]) -> Buckets:
+    """The histograms of several processes as one; their bounds are the same."""
     found: Buckets = defaultdict(float)
     for buckets in all_buckets:
         for bound, count in buckets.items():
@@ -108,9 +108,9 @@ def together(all_buckets: list[Buckets]) -> Buckets:
 
 
 def quantile(buckets: Buckets, share: float) -> float | None:
-    """The value below which that share of the observations lies, as if they lay evenly within each bucket.
+    """The quantile of the observations, interpolated linearly within a bucket as by PromQL's `histogram_quantile`.
 
-    None where nothing was observed; of what lies beyond the last bound all that is known is that bound.
+    None without observations; in the last bucket, which is unbounded, the last finite bound.
     """
     count = max(buckets.values(), default=0.0)
     if count <= 0:
@@ -125,7 +125,7 @@ def quantile(buckets: Buckets, share: float) -> float | None:
     return low
 
 
-def _by(samples: Iterator[tuple[Labels, float]], label: str) -> dict[str, float]:
+def _sum_by(samples: Iterator[tuple[Labels, float]], label: str) -> dict[str, float]:
     found: dict[str, float] = defaultdict(float)
     for labels, value in samples:
         found[dict(labels).get(label, "")] += value

@@ -1,6 +1,6 @@
-"""The screen of `otoscope top`: figures as text that fills a terminal, from 80 by 24 on. Asks nobody anything.
+"""The screen of `otoscope top`: figures as text that fits a terminal of 80 by 24 or larger. Does no I/O.
 
-A colour never tells what the words beside it do not: green is well, yellow wants a look, red is broken.
+Colour repeats what the text beside it states: green is well, yellow is degraded, red is broken.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,17 +9,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from otoscope.top.stats import UNUSUAL_WAIT, Curves, Figures, Process, WorkerFigures
+from otoscope.top.stats import LONG_WAIT, Curves, Figures, Process, WorkerFigures
 
 _COLOURS = {"well": "green", "strained": "yellow", "broken": "red"}
 _BARS = "▁▂▃▄▅▆▇█"
-_FIXED = 20  # lines that are there whatever happens
-NARROWEST = 80
+_FIXED_LINES = 20  # everything except workers
+MIN_WIDTH = 80  # columns
 
 
 def screen(figures: Figures, curves: Curves, width: int, height: int, footer: str = "") -> Group:
-    """Everything, as tall as the terminal; workers and classes that find no room are counted."""
-    room = max(height - _FIXED, 1)
+    """The whole screen, no taller than the terminal; workers that do not fit are counted."""
+    room = max(height - _FIXED_LINES, 1)
     return Group(
         _head(figures, width),
         _columns(width, _jobs(figures, curves, width // 2 - 2), _queue(figures, curves, width // 2 - 2)),
@@ -32,8 +32,8 @@ def screen(figures: Figures, curves: Curves, width: int, height: int, footer: st
     )
 
 
-def curve(values: Sequence[float | None], width: int) -> str:
-    """The newest values, a character each, the highest of them full height; a gap where one is not known."""
+def sparkline(values: Sequence[float | None], width: int) -> str:
+    """The newest values, one character each, the highest at full height; a space is an unknown value."""
     shown = list(values)[-width:] if width > 0 else []
     top = max((value for value in shown if value), default=0.0)
     return "".join(
@@ -42,7 +42,7 @@ def curve(values: Sequence[float | None], width: int) -> str:
 
 
 def amount(value: float | None, unit: str = "") -> str:
-    """Three digits or so; a dash for what is not known."""
+    """About three digits; a dash is an unknown value."""
     if value is None:
         return "–"
     text = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
@@ -86,10 +86,10 @@ def _cut(text: str, width: int, style: str = "") -> Text:
 
 
 def _process(process: Process) -> str:
-    return f"{_busy(process)} CPU, {memory(process.memory_bytes)}"
+    return f"{_cpu(process)} CPU, {memory(process.memory_bytes)}"
 
 
-def _busy(process: Process) -> str:
+def _cpu(process: Process) -> str:
     """100 % is one core."""
     return "–" if process.cores is None else f"{process.cores:.0%}"
 
@@ -111,14 +111,14 @@ def _block(title: str, *columns: str) -> Table:
 
 
 def _jobs(figures: Figures, curves: Curves, width: int) -> Table:
-    """Jobs by what became of them."""
-    table = _block("jobs", "a second", "so far", "")
+    """Jobs by outcome."""
+    table = _block("jobs", "a second", "total", "")
     moved = {"accepted": curves.accepted, "succeeded": curves.succeeded}
     for name in ("accepted", "succeeded", "failed", "cancelled", "expired"):
         counted = figures.jobs.get(name)
         rate = counted.per_second if counted else None
         bad = "red" if rate and name in ("failed", "expired") else ""
-        line = curve(moved[name], width - 30) if name in moved else ""
+        line = sparkline(moved[name], width - 30) if name in moved else ""
         table.add_row(
             Text(name, bad), Text(amount(rate), bad), amount(counted.total if counted else None), Text(line, "cyan")
         )
@@ -133,25 +133,25 @@ def _queue(figures: Figures, curves: Curves, width: int) -> Table:
     oldest = figures.oldest_seconds
     ratio = figures.redis_memory_ratio
     late = figures.loop_delay.p95
-    table.add_row("waiting", amount(figures.waiting_jobs), Text(curve(curves.waiting, width - 26), "cyan"))
-    style = "yellow" if oldest and oldest > UNUSUAL_WAIT else ""
-    table.add_row("oldest", Text(duration(oldest), style), Text(curve(curves.oldest, width - 26), "cyan"))
+    table.add_row("waiting", amount(figures.waiting_jobs), Text(sparkline(curves.waiting, width - 26), "cyan"))
+    style = "yellow" if oldest and oldest > LONG_WAIT else ""
+    table.add_row("oldest", Text(duration(oldest), style), Text(sparkline(curves.oldest, width - 26), "cyan"))
     table.add_row("unfinished", Text(unfinished, "yellow" if full else ""), "")
     share = "–" if ratio is None else f"{ratio:.0%} full"
     table.add_row("Redis", Text(share, "red" if ratio and ratio > 0.85 else ""), "")
-    table.add_row("loop late p95", duration(late), "")
+    table.add_row("loop delay p95", duration(late), "")
     return table
 
 
 def _refusals(figures: Figures, width: int) -> Text:
-    """Codes with their rates; those of the past alone are dim."""
+    """Refused requests by error code, with rates; codes without a current rate are dim."""
     line = Text("refused/s ", no_wrap=True)
     line.stylize("bold")
     for code, counted in figures.refusals.items():
         text = f" {code} {amount(counted.per_second)} ({amount(counted.total)})"
         line.append(text, "yellow" if counted.per_second else "dim")
     if not figures.refusals:
-        line.append(" –" if figures.lost else " none so far", "dim")
+        line.append(" –" if figures.lost else " none", "dim")
     line.truncate(width, overflow="ellipsis")
     return line
 
@@ -164,8 +164,8 @@ def _stages(figures: Figures) -> Table:
 
 
 def _classes(figures: Figures) -> Table:
-    """What was heard, the commonest first."""
-    table = _block("heard", "a second", "so far")
+    """Predicted classes, the most frequent first."""
+    table = _block("class", "a second", "total")
     known = figures.confidence_p50 is not None
     for name, counted in list(figures.classes.items())[: 5 if known else 6]:
         table.add_row(Text(name), amount(counted.per_second), amount(counted.total))
@@ -190,15 +190,13 @@ def _workers(figures: Figures, room: int, width: int) -> Table:
 
 
 def _worker(worker: WorkerFigures, most: int, *, gpu: bool) -> Iterable[RenderableType]:
-    name = (
-        worker.name if len(worker.name) <= most else f"…{worker.name[1 - most :]}"
-    )  # its end tells it from the others
+    name = worker.name if len(worker.name) <= most else f"…{worker.name[1 - most :]}"  # names differ at their end
     yield Text(name, "yellow" if worker.lost else "")
     yield amount(worker.held)
     yield amount(worker.jobs_per_second)
     yield amount(worker.batch_size)
     yield duration(worker.forward.p95 if worker.forward else None)
-    yield _busy(worker.process)
+    yield _cpu(worker.process)
     yield memory(worker.process.memory_bytes)
     if gpu:
         busy = "" if worker.gpu_busy_ratio is None else f", {worker.gpu_busy_ratio:.0%}"
@@ -206,6 +204,6 @@ def _worker(worker: WorkerFigures, most: int, *, gpu: bool) -> Iterable[Renderab
     if worker.lost:
         yield Text(worker.lost, "yellow")
     elif worker.decoder_crashes:
-        yield Text(f"{amount(worker.decoder_crashes)} decoders died", "yellow")
+        yield Text(f"{amount(worker.decoder_crashes)} decoder crashes", "yellow")
     else:
         yield Text(", ".join(worker.models), "dim")

@@ -1,4 +1,4 @@
-"""What `otoscope top` shows, out of looks: figures over the last seconds, and how they have moved. Draws nothing."""
+"""The figures of `otoscope top`, from snapshots: rates and quantiles over the last seconds, and their history."""
 
 import statistics
 from collections import defaultdict, deque
@@ -6,28 +6,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from otoscope.top.collect import Look, WorkerLook
-from otoscope.top.prometheus import Buckets, Change, Scrape, quantile, together
+from otoscope.top.collect import Snapshot, WorkerSnapshot
+from otoscope.top.prometheus import Buckets, Scrape, ScrapeDelta, merge_buckets, quantile
 
-OVER = 10.0  # seconds that rates and quantiles look back on, or one look where those are further apart
-LONGEST = 600  # looks that are remembered for the small curves
+INTERVAL = 10.0  # seconds that rates and quantiles cover, or the time between two snapshots if that is longer
+MAX_POINTS = 600  # snapshots that the sparklines keep
 
 STAGES = ("queue", "decode", "batch_wait", "forward", "store")
 OUTCOMES = ("accepted", "succeeded", "failed", "cancelled", "expired")
-UNUSUAL_WAIT = 30.0  # seconds: by then callers who wait for the answer begin to give up
+LONG_WAIT = 30.0  # seconds: callers that wait for the response begin to time out by then
 
 State = Literal["well", "strained", "broken"]
+Workers = list[tuple[WorkerSnapshot, ScrapeDelta | None]]
 
 
 @dataclass
-class Counted:
+class CounterRate:
     total: int
-    per_second: float | None = None  # None until there are two looks
+    per_second: float | None = None  # None until there are two snapshots
 
 
 @dataclass
-class Spread:
-    """Seconds; None where nothing was observed."""
+class LatencySummary:
+    """Quantiles in seconds and the rate of observations; None without observations."""
 
     p50: float | None
     p95: float | None
@@ -36,7 +37,7 @@ class Spread:
 
 @dataclass
 class Process:
-    cores: float | None = None  # kept busy
+    cores: float | None = None  # CPU seconds a second
     memory_bytes: float | None = None
 
 
@@ -49,7 +50,7 @@ class WorkerFigures:
     held: float | None
     jobs_per_second: float | None
     batch_size: float | None  # windows in a forward pass, on average
-    forward: Spread | None
+    forward: LatencySummary | None
     decoder_crashes: float | None
     gpu_memory_bytes: float | None
     gpu_busy_ratio: float | None
@@ -58,7 +59,7 @@ class WorkerFigures:
 
 @dataclass
 class Figures:
-    """As `--json` prints it. None is what is not known."""
+    """The report, as `--json` prints it. None is an unknown value."""
 
     url: str
     state: State
@@ -75,80 +76,82 @@ class Figures:
     oldest_seconds: float | None
     queue_limit: float | None
     redis_memory_ratio: float | None
-    jobs: dict[str, Counted]
-    refusals: dict[str, Counted]
-    submissions: Spread  # from a request's first byte to the end of its answer, waiting included
-    loop_delay: Spread
+    jobs: dict[str, CounterRate]
+    refusals: dict[str, CounterRate]
+    submissions: LatencySummary  # from a request's first byte to the end of delta answer, waiting included
+    loop_delay: LatencySummary
     event_streams: float | None
     gateway: Process
-    stages: dict[str, Spread]
+    stages: dict[str, LatencySummary]
     batch_size: float | None
     workers: list[WorkerFigures]
-    classes: dict[str, Counted]
+    classes: dict[str, CounterRate]
     confidence_p50: float | None
 
 
 @dataclass
 class Curves:
-    """One value a look, the newest last; None where it could not be known."""
+    """Values for sparklines: one for each snapshot, the newest last; None is an unknown value."""
 
-    accepted: deque[float | None] = field(default_factory=lambda: deque(maxlen=LONGEST))
-    succeeded: deque[float | None] = field(default_factory=lambda: deque(maxlen=LONGEST))
-    waiting: deque[float | None] = field(default_factory=lambda: deque(maxlen=LONGEST))
-    oldest: deque[float | None] = field(default_factory=lambda: deque(maxlen=LONGEST))
+    accepted: deque[float | None] = field(default_factory=lambda: deque(maxlen=MAX_POINTS))
+    succeeded: deque[float | None] = field(default_factory=lambda: deque(maxlen=MAX_POINTS))
+    waiting: deque[float | None] = field(default_factory=lambda: deque(maxlen=MAX_POINTS))
+    oldest: deque[float | None] = field(default_factory=lambda: deque(maxlen=MAX_POINTS))
 
 
 class History:
-    """Looks as they come; figures of the newest."""
+    """The recent snapshots of a service, from which the figures of the newest are computed."""
 
     def __init__(self, url: str) -> None:
         self.curves = Curves()
         self._url = url
-        self._seen: dict[str, deque[Scrape]] = defaultdict(deque)
+        self._scrapes: dict[str, deque[Scrape]] = defaultdict(deque)
 
-    def add(self, look: Look) -> Figures:
-        """The figures with this look as the newest; it goes into the curves, too."""
-        change = self._change("", look.scrape)
-        latest = Change(self._seen[""][-2], look.scrape) if change and look.scrape else None
-        workers = [(worker, self._change(f"{worker.name} {worker.url}", worker.scrape)) for worker in look.workers]
-        for gone in self._seen.keys() - {"", *(f"{worker.name} {worker.url}" for worker in look.workers)}:
-            del self._seen[gone]
-        figures = _figures(self._url, look, change, workers)
-        jobs = _jobs(look.scrape, latest)
+    def add(self, snapshot: Snapshot) -> Figures:
+        """Add the newest snapshot and return its figures."""
+        delta = self._delta("", snapshot.scrape)
+        latest = ScrapeDelta(self._scrapes[""][-2], snapshot.scrape) if delta and snapshot.scrape else None
+        workers = [(worker, self._delta(f"{worker.name} {worker.url}", worker.scrape)) for worker in snapshot.workers]
+        for removed in self._scrapes.keys() - {"", *(f"{worker.name} {worker.url}" for worker in snapshot.workers)}:
+            del self._scrapes[removed]
+        figures = _figures(self._url, snapshot, delta, workers)
+        jobs = _jobs(snapshot.scrape, latest)
         self.curves.accepted.append(_rate(jobs, ["accepted"]))
         self.curves.succeeded.append(_rate(jobs, ["succeeded"]))
         self.curves.waiting.append(figures.waiting_jobs)
         self.curves.oldest.append(figures.oldest_seconds)
         return figures
 
-    def _change(self, source: str, scrape: Scrape | None) -> Change | None:
-        """From the look of OVER seconds ago to this one; what came back has no past."""
-        seen = self._seen[source]
+    def _delta(self, source: str, scrape: Scrape | None) -> ScrapeDelta | None:
+        """From the scrape of INTERVAL seconds ago to this one. A process that was away starts over."""
+        scrapes = self._scrapes[source]
         if scrape is None:
-            seen.clear()
+            scrapes.clear()
             return None
-        if seen and _began(seen[-1]) != _began(scrape):  # another process at the same address
-            seen.clear()
-        seen.append(scrape)
-        while len(seen) > 2 and scrape.at - seen[1].at >= OVER:
-            seen.popleft()
-        return Change(seen[0], scrape) if len(seen) > 1 else None
+        if scrapes and _start_time(scrapes[-1]) != _start_time(scrape):  # another process at the same address
+            scrapes.clear()
+        scrapes.append(scrape)
+        while len(scrapes) > 2 and scrape.at - scrapes[1].at >= INTERVAL:
+            scrapes.popleft()
+        return ScrapeDelta(scrapes[0], scrape) if len(scrapes) > 1 else None
 
 
-def _began(scrape: Scrape) -> float | None:
+def _start_time(scrape: Scrape) -> float | None:
     return scrape.value("process_start_time_seconds")
 
 
-def _figures(url: str, look: Look, change: Change | None, workers: list[tuple[WorkerLook, Change | None]]) -> Figures:
-    now, ready = look.scrape, look.ready
-    changes = [found for _, found in workers if found]
-    jobs = _jobs(now, change)
+def _figures(
+    url: str, snapshot: Snapshot, delta: ScrapeDelta | None, workers: list[tuple[WorkerSnapshot, ScrapeDelta | None]]
+) -> Figures:
+    now, ready = snapshot.scrape, snapshot.ready
+    deltas = [found for _, found in workers if found]
+    jobs = _jobs(now, delta)
     figures = Figures(
         url=url,
         state="well",
         says="",
-        over_seconds=change.seconds if change else None,
-        lost=look.lost,
+        over_seconds=delta.seconds if delta else None,
+        lost=snapshot.error,
         ready=ready.status == "ready" if ready else None,
         redis=ready.redis if ready else None,
         ready_workers=ready.workers if ready else None,
@@ -160,25 +163,27 @@ def _figures(url: str, look: Look, change: Change | None, workers: list[tuple[Wo
         queue_limit=_value(now, "otoscope_queue_limit_jobs"),
         redis_memory_ratio=_value(now, "otoscope_redis_memory_ratio"),
         jobs={name: jobs[name] for name in OUTCOMES if name in jobs},
-        refusals=_most(_counted(now, change, "otoscope_api_errors_total", "code")),
-        submissions=_spread([change] if change else [], "otoscope_api_request_seconds", method="POST"),
-        loop_delay=_spread([change] if change else [], "otoscope_api_loop_delay_seconds"),
+        refusals=_sorted(_rates(now, delta, "otoscope_api_errors_total", "code")),
+        submissions=_latency([delta] if delta else [], "otoscope_api_request_seconds", method="POST"),
+        loop_delay=_latency([delta] if delta else [], "otoscope_api_loop_delay_seconds"),
         event_streams=_value(now, "otoscope_api_event_streams"),
-        gateway=_process(now, change),
-        stages={stage: _spread(changes, "otoscope_worker_stage_seconds", stage=stage) for stage in STAGES},
-        batch_size=_mean(changes, "otoscope_worker_batch_size"),
-        workers=[_worker(worker, its) for worker, its in workers],
+        gateway=_process(now, delta),
+        stages={stage: _latency(deltas, "otoscope_worker_stage_seconds", stage=stage) for stage in STAGES},
+        batch_size=_mean(deltas, "otoscope_worker_batch_size"),
+        workers=[_worker(worker, delta) for worker, delta in workers],
         classes=_classes(workers),
-        confidence_p50=quantile(together([its.buckets("otoscope_worker_confidence_ratio") for its in changes]), 0.5),
+        confidence_p50=quantile(
+            merge_buckets([delta.buckets("otoscope_worker_confidence_ratio") for delta in deltas]), 0.5
+        ),
     )
     figures.state, figures.says = judge(figures)
     return figures
 
 
 def judge(figures: Figures) -> tuple[State, str]:
-    """Whether it is well, and the first thing that is not."""
+    """The state, and the most severe problem."""
     if figures.lost and figures.ready is None:
-        return "broken", f"the gateway is lost: {figures.lost}"
+        return "broken", f"the gateway cannot be reached: {figures.lost}"
     if figures.redis is False:
         return "broken", "Redis does not answer"
     if figures.ready_workers == 0:
@@ -186,34 +191,34 @@ def judge(figures: Figures) -> tuple[State, str]:
     if figures.lost:
         return "strained", f"the gateway is up, but {figures.lost}"
     if _rate(figures.refusals, ["queue_full"]):
-        return "strained", "the queue is full: sounds are sent away"
+        return "strained", "the queue is full: submissions are refused"
     if failing := _rate(figures.jobs, ["failed", "expired"]):
         return "strained", f"{failing:.2g} jobs a second fail"
-    if figures.oldest_seconds and figures.oldest_seconds > UNUSUAL_WAIT:
+    if figures.oldest_seconds and figures.oldest_seconds > LONG_WAIT:
         return "strained", f"jobs wait {figures.oldest_seconds:.0f} s for a worker"
     if lost := [worker for worker in figures.workers if worker.lost]:
         return "well", f"the metrics of {len(lost)} of {len(figures.workers)} workers cannot be read from here"
     return "well", ""
 
 
-def _worker(worker: WorkerLook, change: Change | None) -> WorkerFigures:
+def _worker(worker: WorkerSnapshot, delta: ScrapeDelta | None) -> WorkerFigures:
     now = worker.scrape
     ready = now.by("otoscope_worker_model_ready", "model") if now else {}
     held = _value(now, "otoscope_worker_jobs_in_progress")
-    done = change.increase("otoscope_worker_jobs_total") if change else None
+    done = delta.increase("otoscope_worker_jobs_total") if delta else None
     return WorkerFigures(
         name=worker.name,
         metrics=worker.url,
-        lost=worker.lost,
+        lost=worker.error,
         models=sorted(name for name, value in ready.items() if value) or list(worker.models),
-        held=worker.held if held is None else held,
-        jobs_per_second=done / change.seconds if change and done is not None else None,
-        batch_size=change.mean("otoscope_worker_batch_size") if change else None,
-        forward=_spread([change], "otoscope_worker_batch_seconds") if change else None,
+        held=worker.jobs if held is None else held,
+        jobs_per_second=done / delta.seconds if delta and done is not None else None,
+        batch_size=delta.mean("otoscope_worker_batch_size") if delta else None,
+        forward=_latency([delta], "otoscope_worker_batch_seconds") if delta else None,
         decoder_crashes=_value(now, "otoscope_worker_decoder_crashes_total"),
         gpu_memory_bytes=_value(now, "otoscope_worker_gpu_memory_bytes"),
         gpu_busy_ratio=_value(now, "otoscope_worker_gpu_busy_ratio"),
-        process=_process(now, change),
+        process=_process(now, delta),
     )
 
 
@@ -225,39 +230,39 @@ def _version(scrape: Scrape | None) -> str | None:
     return next(iter(scrape.by("otoscope_build_info", "version")), None) if scrape else None
 
 
-def _process(now: Scrape | None, change: Change | None) -> Process:
-    busy = change.increase("process_cpu_seconds_total") if change else None
+def _process(now: Scrape | None, delta: ScrapeDelta | None) -> Process:
+    busy = delta.increase("process_cpu_seconds_total") if delta else None
     return Process(
-        cores=busy / change.seconds if change and busy is not None else None,
+        cores=busy / delta.seconds if delta and busy is not None else None,
         memory_bytes=_value(now, "process_resident_memory_bytes"),
     )
 
 
-def _counted(now: Scrape | None, change: Change | None, name: str, label: str) -> dict[str, Counted]:
+def _rates(now: Scrape | None, delta: ScrapeDelta | None, name: str, label: str) -> dict[str, CounterRate]:
     """Totals and rates by a label."""
     if now is None:
         return {}
-    grown = change.increases(name, label) if change else {}
+    increases = delta.increases(name, label) if delta else {}
     return {
-        value: Counted(round(total), grown.get(value, 0.0) / change.seconds if change else None)
+        value: CounterRate(round(total), increases.get(value, 0.0) / delta.seconds if delta else None)
         for value, total in now.by(name, label).items()
     }
 
 
-def _jobs(now: Scrape | None, change: Change | None) -> dict[str, Counted]:
-    """These counts are kept in Redis, and a gateway tells them once that answers: then they are no moment's work."""
+def _jobs(now: Scrape | None, delta: ScrapeDelta | None) -> dict[str, CounterRate]:
+    """These counters are kept in Redis. They appear once Redis answers, and then their totals are not an increase."""
     name = "otoscope_jobs_total"
-    return _counted(now, change if change and name in change.before.samples else None, name, "outcome")
+    return _rates(now, delta if delta and name in delta.before.samples else None, name, "outcome")
 
 
-def _rate(counted: dict[str, Counted], names: Iterable[str]) -> float | None:
+def _rate(counted: dict[str, CounterRate], names: Iterable[str]) -> float | None:
     rates = [counted[name].per_second for name in names if name in counted]
     known = [rate for rate in rates if rate is not None]
     return sum(known) if len(known) == len(rates) else None
 
 
-def _most(counted: dict[str, Counted]) -> dict[str, Counted]:
-    """What has happened at all: what happens most now first, then what has happened most."""
+def _sorted(counted: dict[str, CounterRate]) -> dict[str, CounterRate]:
+    """Counters above zero, by current rate and then by total, descending."""
     order = sorted(
         ((name, one) for name, one in counted.items() if one.total),
         key=lambda item: (-(item[1].per_second or 0.0), -item[1].total, item[0]),
@@ -265,28 +270,28 @@ def _most(counted: dict[str, Counted]) -> dict[str, Counted]:
     return dict(order)
 
 
-def _spread(changes: list[Change], name: str, **labels: str) -> Spread:
-    """Of the observations of several processes together."""
-    buckets: Buckets = together([change.buckets(name, **labels) for change in changes])
-    counts = [(change.increase(f"{name}_count", **labels), change.seconds) for change in changes]
+def _latency(deltas: list[ScrapeDelta], name: str, **labels: str) -> LatencySummary:
+    """Over the observations of several processes."""
+    buckets: Buckets = merge_buckets([delta.buckets(name, **labels) for delta in deltas])
+    counts = [(delta.increase(f"{name}_count", **labels), delta.seconds) for delta in deltas]
     rates = [count / seconds for count, seconds in counts if count is not None]
-    return Spread(quantile(buckets, 0.5), quantile(buckets, 0.95), sum(rates) if rates else None)
+    return LatencySummary(quantile(buckets, 0.5), quantile(buckets, 0.95), sum(rates) if rates else None)
 
 
-def _mean(changes: list[Change], name: str) -> float | None:
+def _mean(deltas: list[ScrapeDelta], name: str) -> float | None:
     """Over the forward passes of all workers."""
-    counts = [change.increase(f"{name}_count") or 0.0 for change in changes]
-    means = [change.mean(name) or 0.0 for change in changes]
+    counts = [delta.increase(f"{name}_count") or 0.0 for delta in deltas]
+    means = [delta.mean(name) or 0.0 for delta in deltas]
     return statistics.fmean(means, weights=counts) if sum(counts) else None
 
 
-def _classes(workers: list[tuple[WorkerLook, Change | None]]) -> dict[str, Counted]:
-    """The classes that were named, over all workers and models; those that never were are left out."""
-    found: dict[str, Counted] = {}
-    for worker, change in workers:
-        for name, counted in _counted(worker.scrape, change, "otoscope_worker_predictions_total", "class").items():
-            sofar = found.setdefault(name, Counted(0))
-            sofar.total += counted.total
+def _classes(workers: Workers) -> dict[str, CounterRate]:
+    """Predicted classes over all workers and models; classes without a prediction are left out."""
+    found: dict[str, CounterRate] = {}
+    for worker, delta in workers:
+        for name, counted in _rates(worker.scrape, delta, "otoscope_worker_predictions_total", "class").items():
+            total = found.setdefault(name, CounterRate(0))
+            total.total += counted.total
             if counted.per_second is not None:
-                sofar.per_second = (sofar.per_second or 0.0) + counted.per_second
-    return _most(found)
+                total.per_second = (total.per_second or 0.0) + counted.per_second
+    return _sorted(found)

@@ -1,4 +1,4 @@
-"""Children are kept alive, end in order, and never outlive their parent."""
+"""Children are restarted, stopped in order, and never outlive their parent."""
 
 import os
 import signal
@@ -15,8 +15,6 @@ import pytest
 
 from commands.stack.supervisor import Backoff, Program, StackFailed, Supervisor
 
-pytestmark = pytest.mark.stack
-
 Lines = list[tuple[str, str]]
 
 
@@ -24,12 +22,12 @@ def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Fail unless the condition comes true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that is dead and not yet reaped does not."""
+    """Whether a process runs; a zombie does not."""
     with suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
@@ -54,14 +52,14 @@ def lines() -> Lines:
 
 @pytest.fixture
 def supervisor(lines: Lines) -> Iterator[Supervisor]:
-    """It is run by the test's own thread; whatever is left is ended."""
-    made = Supervisor(lambda name, line: lines.append((name, line)), Backoff(first=0.1, longest=0.4, steady=60.0))
+    """Run by the test's thread; remaining children are stopped."""
+    made = Supervisor(lambda name, line: lines.append((name, line)), Backoff(first=0.1, longest=0.4, reset_after=60.0))
     yield made
     made.stop()
 
 
 def after(supervisor: Supervisor, lines: Lines, reached: Callable[[], object]) -> threading.Thread:
-    """Ask for the end once something is reached."""
+    """Request the stop once a condition holds."""
 
     def wait() -> None:
         eventually(reached)
@@ -72,38 +70,40 @@ def after(supervisor: Supervisor, lines: Lines, reached: Callable[[], object]) -
     return thread
 
 
-def test_a_dying_child_is_started_again_with_backoff(supervisor: Supervisor, lines: Lines) -> None:
-    """Each death waits twice as long as the one before, up to a limit, and the log says why and when."""
-    supervisor.settled = True
+def test_a_child_that_exits_is_restarted_with_backoff(supervisor: Supervisor, lines: Lines) -> None:
+    """Each restart waits twice as long as the one before, up to a limit; the log has the reason and the time."""
+    supervisor.started = True
     supervisor.start(program("worker", "import os; print('started'); os.kill(os.getpid(), 9)"))
     thread = after(supervisor, lines, lambda: lines.count(("worker", "started")) >= 5)
     supervisor.run()
     thread.join()
-    said = [line for name, line in lines if name == "otoscope"]
-    assert [line.rpartition("again in ")[2] for line in said[:4]] == ["0.1 s", "0.2 s", "0.4 s", "0.4 s"]
-    assert said[0].startswith("the worker died (killed by SIGKILL)")
+    logged = [line for name, line in lines if name == "otoscope"]
+    assert [line.rpartition("restart in ")[2] for line in logged[:4]] == ["0.1 s", "0.2 s", "0.4 s", "0.4 s"]
+    assert logged[0].startswith("the worker exited (killed by SIGKILL)")
 
 
-def test_an_end_at_the_start_ends_everything(supervisor: Supervisor, lines: Lines) -> None:
-    """What cannot start says why once, instead of failing for ever."""
+def test_an_exit_during_startup_stops_everything(supervisor: Supervisor, lines: Lines) -> None:
+    """A program that cannot start is reported once, instead of being restarted without end."""
     supervisor.start(program("server", POLITE))
     eventually(lambda: lines)
     supervisor.start(program("worker", "import sys; print('no models'); sys.exit(3)"))
-    with pytest.raises(StackFailed, match=r"worker ended at the start \(exit status 3\); it said: no models"):
+    with pytest.raises(
+        StackFailed, match=r"worker exited during startup \(exit status 3\); its last output: no models"
+    ):
         supervisor.run()
     supervisor.stop()
     assert ("server", "drained") in lines
 
 
-def test_a_program_that_is_not_there(supervisor: Supervisor) -> None:
-    """A missing program is told by its name."""
+def test_a_missing_program(supervisor: Supervisor) -> None:
+    """It is named in the error."""
     supervisor.start(Program("server", ["/no/such/program"], {}, 1.0))
     with pytest.raises(StackFailed, match="/no/such/program: No such file"):
         supervisor.run()
 
 
-def test_the_end_is_in_order(supervisor: Supervisor, lines: Lines) -> None:
-    """The last one started ends first, each one drained before the next is told."""
+def test_children_are_stopped_in_order(supervisor: Supervisor, lines: Lines) -> None:
+    """The last one started first, each one drained before the next is signalled."""
     for name in ("server", "worker", "gateway"):
         supervisor.start(program(name, POLITE))
     thread = after(supervisor, lines, lambda: sum(line == "here" for _, line in lines) == 3)
@@ -111,14 +111,14 @@ def test_the_end_is_in_order(supervisor: Supervisor, lines: Lines) -> None:
     thread.join()
     supervisor.stop()
     assert [entry for entry in lines if entry[1] != "here"] == [
-        ("otoscope", "ending the gateway"), ("gateway", "drained"),
-        ("otoscope", "ending the worker"), ("worker", "drained"),
-        ("otoscope", "ending the server"), ("server", "drained"),
+        ("otoscope", "stopping the gateway"), ("gateway", "drained"),
+        ("otoscope", "stopping the worker"), ("worker", "drained"),
+        ("otoscope", "stopping the server"), ("server", "drained"),
     ]  # fmt: skip
 
 
-def test_what_does_not_end_is_killed_with_its_children(supervisor: Supervisor, lines: Lines) -> None:
-    """A child that ignores SIGTERM is killed when its grace is over, and so is what it started."""
+def test_a_child_that_does_not_exit_is_killed_with_its_children(supervisor: Supervisor, lines: Lines) -> None:
+    """A child that ignores SIGTERM is killed after its grace period, and so are its own children."""
     code = """
         import signal, subprocess, sys, time
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -135,13 +135,13 @@ def test_what_does_not_end_is_killed_with_its_children(supervisor: Supervisor, l
 
 
 def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
-    """kill -9 on the parent leaves no child behind: the kernel ends them."""
+    """kill -9 on the parent leaves no child behind: the kernel kills them."""
     if sys.platform != "linux":
-        pytest.skip("only Linux can tie a child's life to its parent's")
+        pytest.skip("only Linux has a parent-death signal")
     script = f"""
         import os, sys
         from commands.stack.supervisor import Program, Supervisor
-        supervisor = Supervisor(lambda name, line: print(line, flush=True), settled=True)
+        supervisor = Supervisor(lambda name, line: print(line, flush=True), started=True)
         code = "import os, signal, time; signal.signal(15, signal.SIG_IGN); print(os.getpid()); time.sleep(60)"
         for name in ("worker", "gateway"):
             supervisor.start(Program(name, [{sys.executable!r}, "-u", "-c", code], dict(os.environ), 1.0))

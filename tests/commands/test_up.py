@@ -1,4 +1,4 @@
-"""`otoscope up` with a real embedded server and small stand-ins for worker and gateway."""
+"""`otoscope up` with a real embedded server and small substitutes for worker and gateway."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +18,6 @@ from commands.stack.embedded_redis import Home, memory_limit
 from commands.stack.supervisor import StackFailed, Supervisor
 from commands.stack.up import claim_port
 from tests.commands.test_supervisor import alive, eventually
-
-pytestmark = pytest.mark.stack
 
 WORKER = """
 import os, signal, sys, time
@@ -57,7 +55,7 @@ except StackFailed as error:
 
 
 class Stack:
-    """`up` in a process of its own; `log` is what it has printed so far."""
+    """`up` in a process of its own; `log` is its output so far."""
 
     def __init__(self, directory: Path, *arguments: str, worker: str = WORKER, **environment: str) -> None:
         self.home = directory / "home"
@@ -100,8 +98,18 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
             stack.end()
 
 
+@contextmanager
+def ignored(number: signal.Signals) -> Iterator[None]:
+    """Processes that are started meanwhile inherit the signal as ignored."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 def server_pids(home: Path) -> list[int]:
-    """The servers that work in a state directory."""
+    """The processes of servers in a state directory."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -111,8 +119,8 @@ def server_pids(home: Path) -> list[int]:
     return found
 
 
-def test_up_to_a_first_answer_and_down_again(start: Callable[..., Stack]) -> None:
-    """It shows a first answer and the address, ends gateway, worker, server in that order, and leaves nothing."""
+def test_start_first_result_and_shutdown(start: Callable[..., Stack]) -> None:
+    """It prints a first result and the address, stops gateway, worker, server in that order, and leaves no process."""
     stack = start()
     stack.wait_up()
     assert re.search(r"dog +90%", stack.log)
@@ -120,35 +128,61 @@ def test_up_to_a_first_answer_and_down_again(start: Callable[..., Stack]) -> Non
     pids = stack.pids("worker") + stack.pids("gateway") + server_pids(stack.home)
     assert len(pids) == 3
     assert stack.end() == 0
-    assert re.findall("ending the (.*)", stack.log) == ["gateway", "worker", "server"]
+    assert re.findall("stopping the (.*)", stack.log) == ["gateway", "worker", "server"]
     assert "worker   | drained" in stack.log
     assert not any(map(alive, pids))
     assert sorted(path.name for path in stack.home.iterdir()) == ["appendonlydir", "lock"]
 
 
-def test_the_greeting_names_a_command_that_works(start: Callable[..., Stack]) -> None:
-    """In a terminal that nobody has told of the environment, too."""
+def test_the_printed_command_works(start: Callable[..., Stack]) -> None:
+    """Also in a terminal without the virtual environment on its PATH."""
     stack = start(PATH=os.defpath)
     stack.wait_up()
-    eventually(lambda: "asks it" in stack.log, 5.0)
+    eventually(lambda: "classifies sounds" in stack.log, 5.0)
     (command,) = re.findall(r"`(.+) classify FILE", stack.log)
     assert subprocess.run([command, "--help"], capture_output=True, env={"PATH": os.defpath}, cwd="/").returncode == 0
 
 
-def test_ctrl_c_ends_it_in_order_too(start: Callable[..., Stack]) -> None:
-    """SIGINT is no crash: status 0 and the same order."""
+def test_ctrl_c_stops_it_in_order(start: Callable[..., Stack]) -> None:
+    """SIGINT is an orderly shutdown: status 0, no traceback."""
     stack = start()
     stack.wait_up()
     assert stack.end(signal.SIGINT) == 0
     assert "Traceback" not in stack.log
 
 
+def test_sigint_stops_a_background_stack(tmp_path: Path) -> None:
+    """A script starts `otoscope up &` with SIGINT ignored (POSIX shell, 2.11); SIGINT must end the stack anyway."""
+    with ignored(signal.SIGINT):
+        stack = Stack(tmp_path)
+    try:
+        stack.wait_up()
+        assert stack.end(signal.SIGINT) == 0
+        assert re.findall("stopping the (.*)", stack.log) == ["gateway", "worker", "server"]
+    finally:
+        if stack.process.poll() is None:
+            stack.end()
+
+
+def test_a_closed_terminal_is_ignored_under_nohup(tmp_path: Path) -> None:
+    """nohup ignores SIGHUP so that the stack outlives its terminal."""
+    with ignored(signal.SIGHUP):
+        stack = Stack(tmp_path)
+    try:
+        stack.wait_up()
+        stack.process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            stack.process.wait(1.0)
+    finally:
+        assert stack.end() == 0
+
+
 def _twice(stack: Stack, name: str) -> bool:
     return len(stack.pids(name)) == 2
 
 
-def test_each_dead_child_comes_back(start: Callable[..., Stack]) -> None:
-    """A killed worker, gateway or server is started again, and the data is still there."""
+def test_each_killed_child_is_restarted(start: Callable[..., Stack]) -> None:
+    """A killed worker, gateway or server is restarted, and the data is still there."""
     stack = start()
     stack.wait_up()
     address = re.search(r"unix://(\S+)", stack.log)
@@ -164,11 +198,11 @@ def test_each_dead_child_comes_back(start: Callable[..., Stack]) -> None:
     eventually(lambda: Path(address[1]).exists())
     assert client.get("kept") == b"yes"
     client.close()
-    assert stack.log.count("died (killed by SIGKILL)") == 3
+    assert stack.log.count("exited (killed by SIGKILL)") == 3
 
 
 def test_kill_9_leaves_nothing(start: Callable[..., Stack]) -> None:
-    """When `up` itself is killed all its children go, and the next `up` in the folder starts as usual."""
+    """When `up` itself is killed all its children end, and the next `up` in the folder starts as usual."""
     stack = start()
     stack.wait_up()
     pids = stack.pids("worker") + stack.pids("gateway") + server_pids(stack.home)
@@ -179,7 +213,7 @@ def test_kill_9_leaves_nothing(start: Callable[..., Stack]) -> None:
 
 
 def test_two_in_one_folder(start: Callable[..., Stack]) -> None:
-    """The second `up` in a folder says who is there, and does the first no harm."""
+    """The second `up` in a folder names the first one's process, and does not affect it."""
     first = start()
     first.wait_up()
     second = start()
@@ -189,26 +223,26 @@ def test_two_in_one_folder(start: Callable[..., Stack]) -> None:
     assert len(server_pids(first.home)) == 1
 
 
-def test_taken_port_is_told_before_anything_starts(start: Callable[..., Stack]) -> None:
-    """The message names the port and what to do; no server was started and no state written."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_reported_before_anything_starts(start: Callable[..., Stack]) -> None:
+    """The message names the port and the setting; no server was started and no state written."""
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
         stack = start(OTOSCOPE_PORT=str(port))
         assert stack.process.wait(30) == 1
-        assert f"port {port} on 127.0.0.1 is taken" in stack.log
+        assert f"port {port} on 127.0.0.1 is in use" in stack.log
         assert "OTOSCOPE_PORT=" in stack.log
         assert not stack.home.exists()
 
 
 def test_bad_setting_is_one_line(start: Callable[..., Stack]) -> None:
-    """An unusable setting is named by its variable."""
+    """An invalid setting is named by its variable."""
     stack = start(OTOSCOPE_BATCH_SIZE="many")
     assert stack.process.wait(30) == 1
     assert stack.log.startswith("otoscope: OTOSCOPE_BATCH_SIZE: ")
     assert len(stack.log.splitlines()) == 1
 
 
-def test_a_server_of_ones_own(start: Callable[..., Stack], redis_url: str) -> None:
+def test_an_external_server(start: Callable[..., Stack], redis_url: str) -> None:
     """--redis-url starts no embedded server and keeps no state."""
     stack = start(redis_url)
     stack.wait_up()
@@ -224,11 +258,11 @@ def _serve(home: Home, supervisor: Supervisor) -> redis.Redis:
 
 
 def test_the_server_keeps_its_data(tmp_path: Path) -> None:
-    """What was accepted is there after a restart, and what is full refuses instead of forgetting."""
+    """Data survives a restart, and a full server refuses writes instead of evicting."""
     home = Home(tmp_path / "home")
     for expected in (None, b"1"):
         supervisor = Supervisor(lambda *_: None)
-        with home.occupied():
+        with home.locked():
             client = _serve(home, supervisor)
             assert client.get("job") == expected
             client.set("job", 1)
@@ -240,36 +274,36 @@ def test_the_server_keeps_its_data(tmp_path: Path) -> None:
     assert not home.socket.exists()
 
 
-def test_an_old_server_is_ended_first(tmp_path: Path) -> None:
-    """A server that outlived its parent gives way; two never write the same file."""
+def test_an_orphaned_server_is_stopped_first(tmp_path: Path) -> None:
+    """A server that outlived its parent is stopped; two never write the same file."""
     home = Home(tmp_path / "home")
     home.directory.mkdir()
     orphan = subprocess.Popen(home.program().argv, cwd=home.directory, stdout=subprocess.DEVNULL)
     eventually(home.answers)
-    with home.occupied():
+    with home.locked():
         assert orphan.wait(10) == 0
         assert not home.socket.exists()
 
 
 def test_a_stale_socket_is_removed(tmp_path: Path) -> None:
-    """The socket of a server that is no more does not keep a new one from starting."""
+    """The socket of a server that is gone does not prevent a new one from starting."""
     home = Home(tmp_path / "home")
     home.directory.mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(home.socket))
-    with home.occupied():
+    with home.locked():
         assert not home.socket.exists()
 
 
 @pytest.mark.parametrize("name", ["x" * 120, "with space", "ünï"])
-def test_odd_folders_get_a_short_socket(tmp_path: Path, name: str) -> None:
-    """A path that is too long or too odd for a socket's address works all the same, and is left clean."""
+def test_unusual_folders_get_a_short_socket_path(tmp_path: Path, name: str) -> None:
+    """A path that is too long or unusual for a socket address works too, and is cleaned up."""
     home = Home(tmp_path / name)
     assert len(os.fsencode(home.socket)) < 100
     assert home.socket.parent != home.directory
     assert home.socket == Home(tmp_path / name).socket
     supervisor = Supervisor(lambda *_: None)
-    with home.occupied():
+    with home.locked():
         client = _serve(home, supervisor)
         client.set("job", 1)
         client.close()
@@ -279,7 +313,7 @@ def test_odd_folders_get_a_short_socket(tmp_path: Path, name: str) -> None:
 
 
 def test_claim_port() -> None:
-    """0 picks a free port; one in use is refused; the check itself does not keep it."""
+    """0 picks a free port; one in use is refused; the check itself does not occupy it."""
     port = claim_port("127.0.0.1", 0)
     assert claim_port("127.0.0.1", port) == port
     with socket.create_server(("127.0.0.1", port)), pytest.raises(StackFailed):
@@ -288,9 +322,9 @@ def test_claim_port() -> None:
         claim_port("192.0.2.1", 8_000)
 
 
-def test_worker_dying_at_the_start(start: Callable[..., Stack]) -> None:
-    """A worker that cannot load its models ends the stack with its own words."""
+def test_a_worker_that_exits_during_startup(start: Callable[..., Stack]) -> None:
+    """A worker that cannot load its models stops the stack; its message is the reason."""
     stack = start(worker="import sys; print('no models in models/'); sys.exit(1)")
     assert stack.process.wait(30) == 1
-    assert stack.log.splitlines()[-1].endswith("it said: no models in models/")
+    assert stack.log.splitlines()[-1].endswith("its last output: no models in models/")
     assert server_pids(stack.home) == []

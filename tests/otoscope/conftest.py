@@ -16,8 +16,8 @@ def service() -> Iterator[FakeService]:
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have a stack of their own."""
+def no_settings_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment may have settings of another stack."""
     for name in list(os.environ):
         if name.startswith("OTOSCOPE_"):
             monkeypatch.delenv(name)

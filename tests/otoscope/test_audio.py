@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from commands.stack import demo_sound as sample
+from otoscope import demo_sound
 from otoscope.audio import load, wav
 from shared.audio.decode import decode, probe
 
@@ -72,7 +72,7 @@ def test_paths_and_bytes_go_as_they_are(tmp_path: Path) -> None:
 
 def test_the_sample_sound_is_always_the_same() -> None:
     """The first sound of `otoscope up` is five clean seconds, the same on every machine."""
-    sound = sample.alarm_clock()
-    assert len(sound) == 5 * sample.RATE
+    sound = demo_sound.alarm_clock()
+    assert len(sound) == 5 * demo_sound.RATE
     assert 0.1 < np.abs(sound).max() < 1.0
-    np.testing.assert_array_equal(sound, sample.alarm_clock())
+    np.testing.assert_array_equal(sound, demo_sound.alarm_clock())

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from typer.testing import CliRunner
 
-from otoscope.cli.batch import expand
+from otoscope.cli.batch import expand_globs
 from otoscope.cli.main import app
 from tests.support.fake_service import FakeService, job_document, problem, sse
 
@@ -86,9 +86,9 @@ def test_failed_files(run: Run, sounds: list[str], service: FakeService, tmp_pat
 def test_quoted_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sounds: list[str]) -> None:
     """A glob that the shell left alone is filled in; a name that merely looks like one is that file."""
     monkeypatch.chdir(tmp_path)
-    assert expand(["?.wav"]) == ["a.wav", "b.wav"]
-    assert expand(["c [take 2].wav"]) == ["c [take 2].wav"]
-    assert expand(["none*"]) == ["none*"]
+    assert expand_globs(["?.wav"]) == ["a.wav", "b.wav"]
+    assert expand_globs(["c [take 2].wav"]) == ["c [take 2].wav"]
+    assert expand_globs(["none*"]) == ["none*"]
 
 
 def test_parallel_is_bounded(run: Run, tmp_path: Path, service: FakeService) -> None:
@@ -154,32 +154,58 @@ def test_output_cut_short(run: Run, service: FakeService, sounds: list[str]) -> 
 
 
 def test_start_is_light() -> None:
-    """Asking for help imports none of what only some commands need."""
-    heavy = ("torch", "celery", "fastapi", "httpx", "numpy", "redis", "pydantic")
+    """`--help` imports nothing that only some commands need."""
+    heavy = ("torch", "celery", "fastapi", "httpx2", "numpy", "redis", "pydantic")
     code = f"import sys, otoscope.cli.main; sys.exit([m for m in {heavy} if m in sys.modules] or 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_help_lists_every_command(run: Run) -> None:
-    """The commands of training are there before their packages are imported."""
+    """Commands of the application are listed without importing their packages."""
     listed = run("--help").stdout
     assert all(f"\n  {name} " in listed for name in ("up", "classify", "jobs", "models", "train", "evaluate"))
 
 
-def test_training_commands_are_imported_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`train` has the options of its own module, which no other command imports; without its packages it says so."""
-    heard = []
+def test_commands_of_the_application_are_found_through_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train` has the options of its own module, which no other command imports; a failed import names the extras."""
+    calls = []
 
     def train(recipe: str, epochs: int = 60) -> None:
         """Train a model."""
-        heard.append((recipe, epochs))
+        calls.append((recipe, epochs))
 
     module = ModuleType("commands.train")
     monkeypatch.setattr(module, "train", train, raising=False)
     monkeypatch.setitem(sys.modules, "commands.train", module)
     assert CliRunner().invoke(app, ["train", "esc50", "--epochs", "2"]).exit_code == 0
-    assert heard == [("esc50", 2)]
+    assert calls == [("esc50", 2)]
     monkeypatch.setitem(sys.modules, "commands.train", None)
     missing = CliRunner().invoke(app, ["evaluate", "--model", "x"])
     assert missing.exit_code == 1
-    assert ".venv/bin/pip install -e '.[worker,train]'" in missing.stderr
+    assert ".venv/bin/pip install -e ./otoscope -e '.[worker,train]'" in missing.stderr
+
+
+def test_a_package_that_a_command_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most imports of the application are inside its commands: they fail when the command runs."""
+
+    def export() -> None:
+        raise ModuleNotFoundError("No module named 'onnx'")
+
+    module = ModuleType("commands.train")
+    monkeypatch.setattr(module, "export", export, raising=False)
+    monkeypatch.setitem(sys.modules, "commands.train", module)
+    failed = CliRunner().invoke(app, ["export"])
+    assert failed.exit_code == 1
+    assert "-e '.[worker,onnx]'" in failed.stderr
+    assert "No module named 'onnx'" in failed.stderr
+
+
+def test_commands_that_are_not_installed_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client alone lists the application's commands; running one fails with what to install."""
+    monkeypatch.setattr("otoscope.cli.main._installed", dict)
+    listed = CliRunner().invoke(app, ["--help"]).stdout
+    assert all(f"\n  {name} " in listed for name in ("up", "classify", "train", "keys", "settings", "top"))
+    failed = CliRunner().invoke(app, ["train", "--recipe", "esc50-best"])
+    assert (failed.exit_code, failed.stderr.count("\n")) == (1, 1)
+    assert "`otoscope train` needs the service" in failed.stderr
+    assert CliRunner().invoke(app, ["nonsense"]).exit_code == 2

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from otoscope.errors import InvalidRequest
-from otoscope.loadgen import Measured, Target, closed_loop, open_loop, run
+from otoscope.loadgen import LoadResult, Target, closed_loop, open_loop, run
 from tests.support.tls import Authority, needs_tls
 
 ROOM = 10  # times what a wait should take, on a machine that is busy with other things
@@ -123,7 +123,7 @@ def test_https_is_encrypted(server: Server, tmp_path: Path, monkeypatch: pytest.
     server.socket = context.wrap_socket(server.socket, server_side=True)
     url = f"https://localhost:{server.server_address[1]}/sounds/"
 
-    def ask() -> Measured:
+    def ask() -> LoadResult:
         target = Target.of(url)
         return run(closed_loop(target, [target.request("GET", "/v1/models")], callers=1, seconds=1.0, warm_up=0.0))
 
@@ -146,7 +146,7 @@ def test_where_a_url_leads() -> None:
 def test_a_stall_is_not_forgiven_at_a_fixed_rate(server: Server, target: Target) -> None:
     """Time counts from when a request was due; one for which no connection is left counts as unsent."""
     server.delay = 0.3
-    found = run(open_loop(target, [target.request("GET", "/")], rate=20, seconds=0.5, most=2))
+    found = run(open_loop(target, [target.request("GET", "/")], rate=20, seconds=0.5, max_connections=2))
     assert found.outcomes["200"] == len(found.latencies) >= 2
     assert found.outcomes["unsent"] == 10 - len(found.latencies)
     assert min(found.latencies) >= 0.29
@@ -154,7 +154,7 @@ def test_a_stall_is_not_forgiven_at_a_fixed_rate(server: Server, target: Target)
 
 def test_a_summary_is_in_milliseconds() -> None:
     """As a report tells it."""
-    told = Measured(2.0, [0.01] * 99 + [0.5], Counter({"200": 100})).summary()
+    told = LoadResult(2.0, [0.01] * 99 + [0.5], Counter({"200": 100})).summary()
     assert told == {"per_second": 50.0, "p50_ms": 10.0, "p95_ms": 10.0, "p99_ms": 14.9, "answers": 100, "errors": 0}
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from otoscope.top.prometheus import Change, Scrape, parse, quantile, together
+from otoscope.top.prometheus import Scrape, ScrapeDelta, merge_buckets, parse_metrics, quantile
 
 BOUNDS = (0.1, 0.2, 0.4, 0.8)
 
@@ -20,7 +20,7 @@ class Process:
         self.depth = Gauge("depth", "Depth", registry=self.registry)
 
     def scrape(self, at: float) -> Scrape:
-        return parse(generate_latest(self.registry).decode(), at)
+        return parse_metrics(generate_latest(self.registry).decode(), at)
 
 
 def test_values_are_read_by_name_and_labels() -> None:
@@ -41,8 +41,8 @@ def test_values_are_read_by_name_and_labels() -> None:
 @pytest.mark.parametrize("text", ["<html><body>no</body></html>", "jobs_total{outcome= 3", "jobs_total three"])
 def test_what_is_no_text_of_metrics(text: str) -> None:
     """Another service at that address is told as what it is."""
-    with pytest.raises(ValueError, match="no text of metrics"):
-        parse(text, 0)
+    with pytest.raises(ValueError, match="not the Prometheus text format"):
+        parse_metrics(text, 0)
 
 
 def test_increases_between_two_looks() -> None:
@@ -52,7 +52,7 @@ def test_increases_between_two_looks() -> None:
     before = process.scrape(10)
     process.jobs.labels("done").inc(3)
     process.jobs.labels("failed").inc()
-    change = Change(before, process.scrape(12.5))
+    change = ScrapeDelta(before, process.scrape(12.5))
     assert change.seconds == 2.5
     assert change.increases("jobs_total", "outcome") == {"done": 3, "failed": 1}
     assert change.increase("jobs_total") == 4
@@ -70,7 +70,7 @@ def test_a_process_that_began_anew() -> None:
     # In the bucket up to 0.8 there are as many as before, in the first there were none: neither is to be believed.
     for value in (0.05, 0.05, 0.5):
         new.seconds.labels("forward").observe(value)
-    change = Change(before, new.scrape(2))
+    change = ScrapeDelta(before, new.scrape(2))
     assert change.increase("jobs_total") == 7
     assert change.buckets("seconds") == {0.1: 2, 0.2: 2, 0.4: 2, 0.8: 3, math.inf: 3}
 
@@ -82,7 +82,7 @@ def test_a_histogram_that_passed_its_old_buckets() -> None:
         old.seconds.labels("forward").observe(value)
     for value in (0.05, 0.05, 0.05):
         new.seconds.labels("forward").observe(value)
-    change = Change(old.scrape(0), new.scrape(2))
+    change = ScrapeDelta(old.scrape(0), new.scrape(2))
     assert change.buckets("seconds", stage="forward")[0.1] == 3
 
 
@@ -91,10 +91,10 @@ def test_mean_of_what_was_observed_meanwhile() -> None:
     process = Process()
     process.seconds.labels("forward").observe(100)
     before = process.scrape(0)
-    assert Change(before, process.scrape(1)).mean("seconds") is None
+    assert ScrapeDelta(before, process.scrape(1)).mean("seconds") is None
     process.seconds.labels("forward").observe(0.1)
     process.seconds.labels("forward").observe(0.3)
-    assert Change(before, process.scrape(1)).mean("seconds") == pytest.approx(0.2)
+    assert ScrapeDelta(before, process.scrape(1)).mean("seconds") == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_quantiles(observed: list[float], share: float, expected: float | None) 
     before = process.scrape(0)
     for value in observed:
         process.seconds.labels("forward").observe(value)
-    found = quantile(Change(before, process.scrape(1)).buckets("seconds"), share)
+    found = quantile(ScrapeDelta(before, process.scrape(1)).buckets("seconds"), share)
     assert found == (None if expected is None else pytest.approx(expected))
 
 
@@ -126,11 +126,11 @@ def test_quantiles_of_several_processes() -> None:
         before = process.scrape(0)
         for _ in range(10):
             process.seconds.labels("forward").observe(value)
-        buckets.append(Change(before, process.scrape(1)).buckets("seconds"))
-    both = together(buckets)
+        buckets.append(ScrapeDelta(before, process.scrape(1)).buckets("seconds"))
+    both = merge_buckets(buckets)
     assert both == {0.1: 10, 0.2: 10, 0.4: 10, 0.8: 20, math.inf: 20}
     assert quantile(both, 0.5) == pytest.approx(0.1)
-    assert quantile(together([]), 0.5) is None
+    assert quantile(merge_buckets([]), 0.5) is None
 
 
 @pytest.mark.parametrize("share", [0.5, 0.95])
@@ -141,5 +141,5 @@ def test_quantiles_lie_within_a_bucket_of_the_truth(share: float) -> None:
     before = process.scrape(0)
     for value in values:
         process.seconds.labels("forward").observe(value)
-    found = quantile(Change(before, process.scrape(1)).buckets("seconds"), share)
+    found = quantile(ScrapeDelta(before, process.scrape(1)).buckets("seconds"), share)
     assert found == pytest.approx(values[int(share * len(values))], abs=0.01)

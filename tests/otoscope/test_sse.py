@@ -2,7 +2,7 @@
 
 import pytest
 
-from otoscope.sse import EventParser, Message
+from otoscope.sse import ServerSentEvent, SSEParser
 
 STREAM = (
     b"\xef\xbb\xbf: a comment\n\n"
@@ -12,13 +12,17 @@ STREAM = (
     b"unknown: field\ndata\n\n"
     b"data: unfinished"
 )  # fmt: skip
-EXPECTED = [Message("1", "status", '{"a":\n1}'), Message("2", "message", "käse"), Message("2", "message", "")]
+EXPECTED = [
+    ServerSentEvent("1", "status", '{"a":\n1}'),
+    ServerSentEvent("2", "message", "käse"),
+    ServerSentEvent("2", "message", ""),
+]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, len(STREAM)])
 def test_any_cut_gives_the_same_events(size: int) -> None:
     """Line ends, characters and events may be split anywhere; all three line ends are known."""
-    parser = EventParser()
+    parser = SSEParser()
     events = []
     for start in range(0, len(STREAM), size):
         events += parser.feed(STREAM[start : start + size])
@@ -28,7 +32,7 @@ def test_any_cut_gives_the_same_events(size: int) -> None:
 
 def test_a_long_line_is_joined_once() -> None:
     """A result of megabytes in one line arrives in small pieces without being scanned again for each."""
-    parser = EventParser()
+    parser = SSEParser()
     for _ in range(2_000):
         assert parser.feed(b"data: " + b"x" * 4_000) == []
     (event,) = parser.feed(b"\n\n")

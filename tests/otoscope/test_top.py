@@ -8,10 +8,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from rich.console import Console
 
-from otoscope.top.collect import Look, WorkerLook
-from otoscope.top.prometheus import Scrape, parse
-from otoscope.top.screen import amount, curve, duration, memory, screen
-from otoscope.top.stats import OVER, Figures, History
+from otoscope.top.collect import Snapshot, WorkerSnapshot
+from otoscope.top.prometheus import Scrape, parse_metrics
+from otoscope.top.screen import amount, duration, memory, screen, sparkline
+from otoscope.top.stats import INTERVAL, Figures, History
 from otoscope.types import Ready
 
 READY = Ready(status="ready", redis=True, workers=2, models=["tiny"])
@@ -35,27 +35,27 @@ class Service:
         )
         self.deaths = Counter("otoscope_worker_decoder_crashes", "-", registry=self.worker)
 
-    def look(self, at: float, workers: int = 1) -> Look:
-        found = (WorkerLook(f"host-{n}", f"http://host:{n}", self._scrape(self.worker, at)) for n in range(workers))
-        return Look(at, self._scrape(self.gateway, at), "", READY, tuple(found))
+    def snapshot(self, at: float, workers: int = 1) -> Snapshot:
+        found = (WorkerSnapshot(f"host-{n}", f"http://host:{n}", self._scrape(self.worker, at)) for n in range(workers))
+        return Snapshot(at, self._scrape(self.gateway, at), "", READY, tuple(found))
 
     @staticmethod
     def _scrape(registry: CollectorRegistry, at: float) -> Scrape:
-        return parse(generate_latest(registry).decode(), at)
+        return parse_metrics(generate_latest(registry).decode(), at)
 
 
 def test_rates_are_those_of_the_last_seconds() -> None:
-    """Of what happened since about ten seconds ago, whatever was before; nothing is claimed of a first look."""
+    """Of what happened since about ten seconds ago, whatever was before; nothing is claimed of a first snapshot."""
     service, history = Service(), History("http://here")
     service.jobs.labels("accepted").inc(1_000)
-    first = history.add(service.look(0))
+    first = history.add(service.snapshot(0))
     assert (first.jobs["accepted"].total, first.jobs["accepted"].per_second, first.over_seconds) == (1_000, None, None)
     for at in range(1, 31):
         service.jobs.labels("accepted").inc(40 if at <= 15 else 20)
-        figures = history.add(service.look(float(at)))
+        figures = history.add(service.snapshot(float(at)))
         if at == 5:
             assert figures.jobs["accepted"].per_second == pytest.approx(40)
-    assert figures.over_seconds == pytest.approx(OVER)
+    assert figures.over_seconds == pytest.approx(INTERVAL)
     assert figures.jobs["accepted"].per_second == pytest.approx(20)
     assert list(history.curves.accepted) == [None, *[40.0] * 15, *[20.0] * 15]
 
@@ -65,34 +65,34 @@ def test_refusals_that_never_happened_are_not_told() -> None:
     service = Service()
     for code, count in (("audio_empty", 0), ("queue_full", 3), ("not_audio", 5)):
         service.errors.labels(code).inc(count)
-    assert list(History("http://here").add(service.look(0)).refusals) == ["not_audio", "queue_full"]
+    assert list(History("http://here").add(service.snapshot(0)).refusals) == ["not_audio", "queue_full"]
 
 
 def test_a_lost_gateway_has_no_past_when_it_is_back() -> None:
     """What it counted meanwhile is no rate of now, and it is told as lost until then; workers go on."""
     service, history = Service(), History("http://here")
     service.jobs.labels("accepted").inc()
-    history.add(service.look(0))
-    assert history.add(service.look(2)).state == "well"
-    away = replace(service.look(4), scrape=None, ready=None, lost="does not answer")
+    history.add(service.snapshot(0))
+    assert history.add(service.snapshot(2)).state == "well"
+    away = replace(service.snapshot(4), scrape=None, ready=None, error="does not answer")
     service.done.labels("succeeded").inc(8)
-    figures = history.add(replace(away, workers=service.look(4).workers))
-    assert (figures.state, figures.says) == ("broken", "the gateway is lost: does not answer")
+    figures = history.add(replace(away, workers=service.snapshot(4).workers))
+    assert (figures.state, figures.says) == ("broken", "the gateway cannot be reached: does not answer")
     assert (figures.jobs, figures.over_seconds) == ({}, None)
     assert figures.workers[0].jobs_per_second == pytest.approx(2)
     service.jobs.labels("accepted").inc(5_000)
-    assert history.add(service.look(60)).jobs["accepted"].per_second is None
+    assert history.add(service.snapshot(60)).jobs["accepted"].per_second is None
     service.jobs.labels("accepted").inc(6)
-    figures = history.add(service.look(62))
+    figures = history.add(service.snapshot(62))
     assert (figures.state, figures.jobs["accepted"].per_second) == ("well", pytest.approx(3))
 
 
 def test_counts_that_redis_keeps_are_no_moments_work() -> None:
     """A gateway that could not reach it first tells all that ever was at once."""
     service, history = Service(), History("http://here")
-    history.add(service.look(0))
+    history.add(service.snapshot(0))
     service.jobs.labels("accepted").inc(5_000)
-    assert history.add(service.look(2)).jobs["accepted"].per_second is None
+    assert history.add(service.snapshot(2)).jobs["accepted"].per_second is None
     assert history.curves.accepted[-1] is None
 
 
@@ -103,8 +103,8 @@ def test_another_process_at_the_same_address() -> None:
         registry = CollectorRegistry()
         Gauge("process_start_time_seconds", "-", registry=registry).set(began)
         Counter("otoscope_worker_jobs", "-", registry=registry).inc(done)
-        scrape = parse(generate_latest(registry).decode(), at)
-        figures = history.add(Look(at, None, "", READY, (WorkerLook("w", "http://w", scrape),)))
+        scrape = parse_metrics(generate_latest(registry).decode(), at)
+        figures = history.add(Snapshot(at, None, "", READY, (WorkerSnapshot("w", "http://w", scrape),)))
     assert figures.workers[0].jobs_per_second is None
 
 
@@ -112,7 +112,7 @@ def test_what_is_told_of_workers_together_and_apart() -> None:
     """Quantiles over all of them, classes added up, CPU and memory where they are told."""
     service, history = Service(), History("http://here")
     ProcessCollector(registry=service.worker)
-    history.add(service.look(0, workers=2))
+    history.add(service.snapshot(0, workers=2))
     for seconds in (0.02, 0.02, 0.02, 0.7):
         service.stage.labels("forward").observe(seconds)
         service.done.labels("succeeded").inc()
@@ -123,7 +123,7 @@ def test_what_is_told_of_workers_together_and_apart() -> None:
     service.heard.labels("other", "dog").inc(1)
     service.heard.labels("tiny", "rain").inc(2)
     service.heard.labels("tiny", "never heard")
-    figures = history.add(service.look(2, workers=2))  # two who tell the same
+    figures = history.add(service.snapshot(2, workers=2))  # two who tell the same
     forward = figures.stages["forward"]
     assert forward.p50 is not None
     assert forward.p95 is not None
@@ -150,8 +150,8 @@ def test_what_is_told_of_workers_together_and_apart() -> None:
 )
 def test_verdict_on_what_is_ready(ready: dict[str, object], state: str, says: str) -> None:
     """What stops everything comes first."""
-    look = replace(Service().look(0), ready=READY.model_copy(update=ready))
-    figures = History("http://here").add(look)
+    snapshot = replace(Service().snapshot(0), ready=READY.model_copy(update=ready))
+    figures = History("http://here").add(snapshot)
     assert (figures.state, figures.says) == (state, says)
 
 
@@ -161,7 +161,7 @@ def test_verdict_on_what_is_ready(ready: dict[str, object], state: str, says: st
         ("failed", None, 0, "0.5 jobs a second fail"),
         ("expired", None, 0, "0.5 jobs a second fail"),
         ("cancelled", None, 0, ""),
-        (None, "queue_full", 0, "the queue is full: sounds are sent away"),
+        (None, "queue_full", 0, "the queue is full: submissions are refused"),
         (None, "not_audio", 0, ""),
         (None, None, 95, "jobs wait 95 s for a worker"),
     ],
@@ -171,17 +171,17 @@ def test_verdict_on_what_happens(outcome: str | None, code: str | None, oldest: 
     service, history = Service(), History("http://here")
     for name in ("failed", "expired", "cancelled"):
         service.jobs.labels(name).inc(7)
-    history.add(service.look(0))
+    history.add(service.snapshot(0))
     if outcome:
         service.jobs.labels(outcome).inc()
     if code:
         service.errors.labels(code).inc()
     service.oldest.set(oldest)
-    figures = history.add(service.look(2))
+    figures = history.add(service.snapshot(2))
     assert (figures.state, figures.says) == ("strained" if says else "well", says)
     service.oldest.set(0)
     for at in (12, 14, 24):
-        figures = history.add(service.look(at))
+        figures = history.add(service.snapshot(at))
     assert figures.state == "well"
 
 
@@ -195,8 +195,8 @@ def busy(workers: int) -> tuple[Figures, History]:
         service.heard.labels("tiny", "a class [red]with a name[/red] that goes on and on and on").inc()
         service.stage.labels("forward").observe(at / 10)
         service.deaths.inc()
-        look = service.look(at * 2.0, workers)
-        figures = history.add(look)
+        snapshot = service.snapshot(at * 2.0, workers)
+        figures = history.add(snapshot)
     return figures, history
 
 
@@ -231,12 +231,12 @@ def test_a_worker_with_a_gpu_has_a_column_more() -> None:
     registry, history = CollectorRegistry(), History("http://here")
     Gauge("otoscope_worker_gpu_memory_bytes", "-", registry=registry).set(3 * 2**30)
     Gauge("otoscope_worker_gpu_busy_ratio", "-", registry=registry).set(0.87)
-    scrape = parse(generate_latest(registry).decode(), 0.0)
+    scrape = parse_metrics(generate_latest(registry).decode(), 0.0)
     workers = (
-        WorkerLook("with", "http://with", scrape),
-        WorkerLook("without", "http://without", lost="does not answer"),
+        WorkerSnapshot("with", "http://with", scrape),
+        WorkerSnapshot("without", "http://without", error="does not answer"),
     )
-    lines = drawn(history.add(Look(0.0, None, "", READY, workers)), history, 80, 24)
+    lines = drawn(history.add(Snapshot(0.0, None, "", READY, workers)), history, 80, 24)
     (one,) = (line for line in lines if line.startswith("with "))
     assert "3.0 GiB, 87%" in one
     (other,) = (line for line in lines if line.startswith("without "))
@@ -246,9 +246,9 @@ def test_a_worker_with_a_gpu_has_a_column_more() -> None:
 def test_a_lost_gateway_is_drawn_as_lost() -> None:
     """With dashes for what is not known."""
     history = History("http://here")
-    figures = history.add(Look(0.0, None, "no answer within 2 s"))
+    figures = history.add(Snapshot(0.0, None, "no answer within 2 s"))
     lines = drawn(figures, history, 80, 24)
-    assert lines[0].startswith("● broken  the gateway is lost: no answer within 2 s")
+    assert lines[0].startswith("● broken  the gateway cannot be reached: no answer within 2 s")
     assert "workers ready: –" in lines[1]
     json.dumps(asdict(figures), allow_nan=False)
 
@@ -262,6 +262,6 @@ def test_words_for_figures() -> None:
         "–", "0 ms", "1.2 ms", "47 ms", "1.3 s", "130 s",
     ]  # fmt: skip
     assert [memory(value) for value in (None, 95 * 2**20, 3 * 2**30)] == ["–", "95 MiB", "3.0 GiB"]
-    assert curve([None, 0, 4, 8], 6) == "   ▁▅█"
-    assert curve([0, 0], 2) == "▁▁"
-    assert curve([1, 2, 3], 0) == ""
+    assert sparkline([None, 0, 4, 8], 6) == "   ▁▅█"
+    assert sparkline([0, 0], 2) == "▁▁"
+    assert sparkline([1, 2, 3], 0) == ""

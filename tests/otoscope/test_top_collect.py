@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
-import httpx
+import httpx2
 import pytest
 
-from otoscope.top.collect import Look, Lookout
+from otoscope.top.collect import Collector, Snapshot
 from otoscope.types import Ready
 
 READY = Ready(status="ready", redis=True, workers=2, models=["tiny"])
@@ -39,26 +39,26 @@ def stranger() -> Iterator[str]:
 def test_what_is_no_gateway(stranger: str) -> None:
     """It is looked at, and told for what it is; so is a worker's address where nobody listens."""
 
-    async def look() -> Look:
-        async with Lookout(stranger, ("127.0.0.1:1",)) as lookout:
-            return await lookout.look()
+    async def collect() -> Snapshot:
+        async with Collector(stranger, ("127.0.0.1:1",)) as collector:
+            return await collector.collect()
 
-    found = asyncio.run(look())
-    assert found.lost.startswith("this is no text of metrics")
+    found = asyncio.run(collect())
+    assert found.error.startswith("this is not the Prometheus text format")
     assert found.ready is None
     (worker,) = found.workers
     assert (worker.name, worker.url) == ("127.0.0.1:1", "http://127.0.0.1:1/metrics")
-    assert worker.lost.startswith("does not answer")
+    assert worker.error.startswith("does not answer")
 
 
 def test_a_newer_gateway_may_say_more() -> None:
     """What is not known here is left out, and the rest is read."""
     said = {"/health/ready": {**READY.model_dump(), "added": 1}, "/v1/workers": {"workers": [], "added": 1}}
 
-    async def look() -> Look:
-        async with Lookout("http://here") as lookout:
-            answer = httpx.MockTransport(lambda asked: httpx.Response(200, json=said.get(asked.url.path, {})))
-            lookout._gateway = httpx.AsyncClient(base_url="http://here", transport=answer)
-            return await lookout.look()
+    async def collect() -> Snapshot:
+        async with Collector("http://here") as collector:
+            answer = httpx2.MockTransport(lambda asked: httpx2.Response(200, json=said.get(asked.url.path, {})))
+            collector._gateway_http = httpx2.AsyncClient(base_url="http://here", transport=answer)
+            return await collector.collect()
 
-    assert asyncio.run(look()).ready == READY
+    assert asyncio.run(collect()).ready == READY

@@ -1,4 +1,4 @@
-"""A sound to try the service with, made here so that none has to be shipped."""
+"""A synthesised sound to try a service with, so that no recording has to be shipped."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ NAME = "A synthesised alarm clock"
 
 
 def alarm_clock(seconds: float = 5.0) -> NDArray[np.float32]:
-    """A digital alarm clock: four short beeps, a rest, and again. The same samples every time."""
+    """A digital alarm clock: four short beeps, a pause, and again. Shape (samples,); the same samples every time."""
     time = np.arange(int(seconds * RATE)) / RATE  # (samples,), seconds
     tone = sum(np.sin(2 * np.pi * 2_048 * partial * time) / partial**2 for partial in (1, 3))
     beat = time % 1.0  # a group of beeps each second

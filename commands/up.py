@@ -1,0 +1,17 @@
+"""`otoscope up`: server, worker and gateway on this machine."""
+
+from typing import Annotated
+
+import typer
+
+
+def up(
+    redis_url: Annotated[
+        str | None,
+        typer.Option(envvar="OTOSCOPE_REDIS_URL", metavar="URL", help="A running Redis instead of the embedded one."),
+    ] = None,
+) -> None:
+    """Start everything on this machine and stay up: server, worker, gateway. OTOSCOPE_PORT sets the port."""
+    from commands.stack.up import up as run
+
+    run(redis_url)
