@@ -203,7 +203,7 @@ def busy(workers: int) -> tuple[Figures, History]:
 def drawn(figures: Figures, history: History, width: int, height: int) -> list[str]:
     console = Console(width=width, height=height, highlight=False, color_system=None)
     with console.capture() as capture:
-        console.print(screen(figures, history.curves, width, height, "q ends"))
+        console.print(screen(figures, history.curves, width, height, "q quits"))
     return capture.get().splitlines()
 
 
@@ -214,7 +214,7 @@ def test_the_screen_fits(width: int, height: int, workers: int) -> None:
     lines = drawn(*busy(workers), width, height)
     assert max(map(len, lines)) <= width
     assert len(lines) <= height
-    assert lines[-1].rstrip() == "q ends"
+    assert lines[-1].rstrip() == "q quits"
     listed = [line for line in lines if line.startswith("host-")]
     more = [line.split()[1] for line in lines if line.startswith("and ")]
     assert len(listed) + sum(map(int, more)) == workers
