@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Data = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="A custom data set or a folder in the layout of ESC-50; by default ESC-50 is downloaded."),
+    typer.Option("--data", metavar="DIR", help="A custom data set, or a folder like ESC-50; default: download ESC-50."),
 ]
 FoldName = Annotated[
     str | None, typer.Option("--fold", metavar="N", help="The fold that is not trained on; the last one by default.")

@@ -1,1 +1,2 @@
-"""Data, recipe, training, evaluation. Imports worker.model and shared; nobody imports it but the command line."""
+"""Data sets, recipes, training, evaluation and export. Imports `worker.model`, `worker.pipeline.windows` and `shared`;
+only the command line imports this package."""

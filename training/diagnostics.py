@@ -1,4 +1,4 @@
-"""Two checks before a long run: which learning rate, and whether the network can learn at all."""
+"""Two checks before a long run: a learning-rate range test, and overfitting a single batch."""
 
 import json
 import math
@@ -25,28 +25,28 @@ from worker.model.checkpoint import Model
 from worker.model.precision import autocast
 
 _LOWEST, _HIGHEST = 1e-6, 1.0
-_SMOOTHING = 0.9  # of the loss curve, a step
-_DIVERGED = 4.0  # times the lowest loss: what follows is not worth computing
+_SMOOTHING = 0.9  # exponential smoothing factor of the loss curve, per step
+_DIVERGED = 4.0  # the test stops when the loss exceeds this multiple of the lowest loss
 
 
 @dataclass(frozen=True)
 class LearningRateCurve:
-    """The curve of a learning rate finder (Smith, 2017)."""
+    """The result of a learning-rate range test (Smith, arXiv:1506.01186)."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]  # smoothed
-    steepest: float  # where the loss falls fastest: a good `optim.max_lr`
-    lowest: float  # where it is lowest: already too high to train with
+    steepest: float  # learning rate at the steepest descent of the loss: a good `optim.max_lr`
+    lowest: float  # learning rate at the lowest loss: already too high for training
 
 
 def find_learning_rate(
     recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, steps: int = 100, *,
     teachers: Sequence[Path] = (), pretrained: Model | None = None,
 ) -> LearningRateCurve:  # fmt: skip
-    """Begin the run that `train` would begin with the same arguments, for `steps` in which the learning rate rises from
-    1e-6 to 1; writes lr_find.png and lr_find.json to `out`.
+    """Run `steps` optimizer steps while the learning rate rises geometrically from 1e-6 to 1.
 
-    Nothing is kept of the network. Raises RunError and DatasetError.
+    The run is set up exactly as `train` sets it up with the same arguments. Writes lr_find.png and lr_find.json to
+    `out`; the network is discarded. Raises RunError and DatasetError.
     """
     if pretrained:
         check_pretrained(pretrained, dataset, test_fold)
@@ -68,7 +68,7 @@ def find_learning_rate(
     for step in tqdm(range(steps), desc="lr-find", unit="step"):
         lr = _LOWEST * (_HIGHEST / _LOWEST) ** (step / max(1, steps - 1))
         for group in optimizer.param_groups:
-            group["lr"] = lr * group["share"]
+            group["lr"] = lr * group["lr_scale"]
         optimizer.zero_grad(set_to_none=True)
         loss = 0.0
         order = torch.randperm(len(setup.windows), generator=generator)
@@ -79,9 +79,9 @@ def find_learning_rate(
             )
             with autocast(setup.device):
                 logits = setup.network(features).float()  # (batch, classes)
-            share = loss_of(logits, targets, waves) / len(parts)
-            share.backward()  # type: ignore[no-untyped-call]
-            loss += share.item()
+            batch_loss = loss_of(logits, targets, waves) / len(parts)
+            batch_loss.backward()  # type: ignore[no-untyped-call]
+            loss += batch_loss.item()
         running = _SMOOTHING * running + (1 - _SMOOTHING) * loss
         smooth = running / (1 - _SMOOTHING ** (step + 1))
         if not math.isfinite(smooth) or (losses and smooth > _DIVERGED * min(losses)):
@@ -91,7 +91,9 @@ def find_learning_rate(
         nn.utils.clip_grad_norm_(setup.network.parameters(), optim.clip_norm)
         optimizer.step()
     if len(rates) < 10:
-        raise RunError("the loss diverged at once: the curve shows nothing")
+        raise RunError(
+            "the loss diverged within the first 10 steps: the curve is too short to read a learning rate from it"
+        )
 
     lowest = losses.index(min(losses))
     slopes = [losses[i + 1] - losses[i - 1] for i in range(1, max(2, lowest))]
@@ -102,14 +104,15 @@ def find_learning_rate(
         save_lr_curve(out / "lr_find.png", rates, losses, steepest)
         (out / "lr_find.json").write_text(json.dumps(vars(found)) + "\n", encoding="utf-8")
     except OSError as error:
-        raise RunError(f"the curve cannot be written to {out}: {error}") from error
+        raise RunError(f"cannot write the learning-rate curve to {out}: {error}") from error
     return found
 
 
 def overfit_one_batch(recipe: Recipe, dataset: Dataset, test_fold: Fold, steps: int = 200) -> tuple[int, float]:
-    """Learn one minibatch by heart, without augmentation: a network that cannot do that will learn nothing else.
+    """Train on a single batch without augmentation until all of it is classified correctly.
 
-    Returns the number of steps that it took and the loss. Raises RunError when `steps` were not enough.
+    A network that cannot fit one batch has a bug or too little capacity. Returns the number of steps and the final
+    loss. Raises RunError if `steps` steps are not enough.
     """
     clips, _ = dataset.train_validation_split(test_fold, 0.0, recipe.seed)
     clips = random.Random(recipe.seed).sample(clips, min(recipe.optim.batch, len(clips)))
@@ -119,19 +122,22 @@ def overfit_one_batch(recipe: Recipe, dataset: Dataset, test_fold: Fold, steps: 
     waves, labels = (part[: len(clips)].to(setup.device) for part in (setup.windows.waves, setup.windows.labels))
     for module in network.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # what is dropped cannot be learned by heart
+            module.p = 0.0  # dropout prevents an exact fit
     features = setup.frontend(waves).contiguous(memory_format=setup.layout)
-    right = 0.0
+    accuracy = 0.0
     with tqdm(range(1, steps + 1), desc="overfit", unit="step") as bar:
         for step in bar:
             with autocast(setup.device):
                 logits = network(features).float()  # (batch, classes)
             loss = functional.cross_entropy(logits, labels)
-            right = (logits.argmax(1) == labels).float().mean().item()
-            bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right:.0%}")
-            if right == 1.0:
+            accuracy = (logits.argmax(1) == labels).float().mean().item()
+            bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy:.0%}")
+            if accuracy == 1.0:
                 return step, loss.item()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    raise RunError(f"{steps} steps on one minibatch of {len(clips)} clips got {right:.0%} right: something is broken")
+    raise RunError(
+        f"after {steps} steps, only {accuracy:.0%} of one batch of {len(clips)} clips is classified correctly: the"
+        " network or the recipe is broken"
+    )

@@ -1,35 +1,35 @@
-"""Everything that can be wrong with what a trainer was given. The message says what, and where to look.
+"""The errors of training, evaluation and export. Each message states what was found and which file or key it concerns.
 
     TrainingError
     ├── DatasetError        a data folder, its table, or one of its sound files
     ├── RecipeError         a recipe or an override of one of its keys
-    ├── RunError            the folder of a run: in the way, missing, another run's, or diverged
-    ├── EvaluationError     a model that cannot be measured, or must not be measured like this
-    └── ExportError         a model that cannot be written in another format, or comes out different there
+    ├── RunError            a run folder: occupied, missing, of another run, or a run that diverged
+    ├── EvaluationError     a model that cannot be evaluated, or whose evaluation would be misleading
+    └── ExportError         a model that cannot be exported, or whose export gives other results
 
-Imports nothing, so that the command line can tell these apart before torch is there.
+Imports nothing, so that the command line can catch these errors before torch is imported.
 """
 
 
 class TrainingError(Exception):
-    """Base of all; the command line prints the message and exits non-zero."""
+    """Base class. The command line prints the message and exits with a non-zero status."""
 
 
 class DatasetError(TrainingError):
-    """A data folder that cannot be used."""
+    """The data folder cannot be used."""
 
 
 class RecipeError(TrainingError):
-    """A recipe that cannot be used."""
+    """The recipe cannot be used."""
 
 
 class RunError(TrainingError):
-    """A run that cannot be started, resumed or gone on with."""
+    """The run cannot be started, resumed or continued."""
 
 
 class EvaluationError(TrainingError):
-    """A model that cannot be evaluated, or a figure that would mislead."""
+    """The model cannot be evaluated, or the figure would be misleading."""
 
 
 class ExportError(TrainingError):
-    """A model that cannot be exported, or whose export answers differently."""
+    """The model cannot be exported, or the exported model gives other results."""

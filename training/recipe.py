@@ -1,4 +1,4 @@
-"""A recipe: every hyper-parameter of a training run, in one YAML file, checked before anything starts."""
+"""A recipe: all hyper-parameters of a training run in one YAML file, validated before the run starts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,11 +31,11 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-_ANY_CLASSES = 2  # a recipe does not set the number of classes: the data set does
+_ANY_CLASSES = 2  # a placeholder: the number of classes comes from the data set, not from the recipe
 
 
 def _parse_network(value: object) -> ArchitectureConfig:
-    """The section `network`: the config of one architecture, named by `type`, without its number of classes."""
+    """Parse the section `network`: the config of one architecture, named by `type`, without the number of classes."""
     if isinstance(value, Mapping):
         if "classes" in value:
             raise ValueError("the number of classes comes from the data set; leave it out")
@@ -44,69 +44,72 @@ def _parse_network(value: object) -> ArchitectureConfig:
 
 
 class TransferRecipe(StrictModel):
-    """Transfer learning: where the weights come from, and how fast the network thaws from its head down."""
+    """Transfer learning: the source of the initial weights, and gradual unfreezing from the head down (ULMFiT,
+    arXiv:1801.06146)."""
 
-    weights: str = "random"  # imagenet, or the path of a file of the backbone's weights
-    head_epochs: int = Field(default=0, ge=0)  # in which only the head learns; 0: nothing is ever frozen
-    thaw_epochs: int = Field(default=1, ge=1)  # between one part of the trunk and the one before it
-    lr_decay: float = Field(default=1.0, gt=0, le=1)  # learning rate of a part as a share of that of the part after it
+    weights: str = "random"  # random, imagenet, or the path of a file with backbone weights
+    head_epochs: int = Field(default=0, ge=0)  # epochs that train the head alone; 0: nothing is frozen
+    thaw_epochs: int = Field(default=1, ge=1)  # epochs between unfreezing one stage of the trunk and the stage below it
+    lr_decay: float = Field(default=1.0, gt=0, le=1)  # learning rate of a stage relative to the stage above it
 
 
 class AugmentRecipe(StrictModel):
-    """Applied to waveforms, then to log-mels; every draw is made for each clip on its own."""
+    """Data augmentation of waveforms, then of log-mels. All random values are drawn independently for each clip."""
 
-    roll: bool = True  # start anywhere in the clip; its end is followed by its beginning
-    crop_seconds: float | None = Field(default=None, gt=0)  # cut this much around something audible; None: whole window
-    crop_until: float = Field(default=1.0, ge=0, le=1)  # share of the steps with cuts; after it, whole windows
-    speed: float = Field(default=1.2, ge=1)  # played up to this many times faster or slower, pitch and all
-    stretch: float = Field(default=1.0, ge=1)  # up to this many times longer or shorter, pitch kept
-    mix_alpha: float = Field(default=0.4, ge=0)  # Beta(alpha, alpha) ratio of mixing two waveforms; 0: no mixing
-    mix_share: float = Field(default=1.0, ge=0, le=1)  # of the clips that are mixed
-    noise_db: float | None = Field(default=None, ge=0)  # white noise at least so far below the clip; None: no noise
-    gain_db: float = Field(default=6.0, ge=0)  # uniform in ± this
+    roll: bool = True  # circular shift in time by a random amount
+    crop_seconds: float | None = Field(default=None, gt=0)  # random crop with an audible moment; None: whole window
+    crop_until: float = Field(default=1.0, ge=0, le=1)  # fraction of the steps that use crops; whole windows afterwards
+    speed: float = Field(default=1.2, ge=1)  # speed perturbation up to this factor, faster or slower; changes the pitch
+    stretch: float = Field(default=1.0, ge=1)  # time stretching up to this factor; keeps the pitch
+    mix_alpha: float = Field(default=0.4, ge=0)  # ratio of mixing two waveforms, from Beta(alpha, alpha); 0: off
+    mix_share: float = Field(default=1.0, ge=0, le=1)  # fraction of the clips that are mixed
+    noise_db: float | None = Field(default=None, ge=0)  # lowest signal-to-noise ratio of added white noise; None: off
+    gain_db: float = Field(default=6.0, ge=0)  # random gain, uniform in ± this
     frequency_masks: int = Field(default=2, ge=0)
-    frequency_mask_mels: int = Field(default=24, ge=0)  # widest
+    frequency_mask_mels: int = Field(default=24, ge=0)  # maximum width
     time_masks: int = Field(default=2, ge=0)
-    time_mask_frames: int = Field(default=40, ge=0)  # widest
+    time_mask_frames: int = Field(default=40, ge=0)  # maximum width
 
 
 class OptimRecipe(StrictModel):
-    """How the weights are found, and which of them are kept."""
+    """Optimizer, schedule, regularisation, and which weights are kept."""
 
     epochs: int = Field(default=60, ge=1)
-    batch: int = Field(default=32, ge=2)  # clips a forward pass
-    accumulate: int = Field(default=1, ge=1)  # forward passes a step, for batches that do not fit into memory
+    batch: int = Field(default=32, ge=2)  # windows per forward pass
+    accumulate: int = Field(default=1, ge=1)  # gradient accumulation: forward passes per optimizer step
     optimizer: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["one_cycle", "cosine"] = "cosine"
     max_lr: float = Field(default=1e-3, gt=0)
-    warmup: float = Field(default=0.1, gt=0, lt=1)  # share of the steps until max_lr
-    final_lr: float = Field(default=1e-3, ge=0, le=1)  # of the last step, as a share of max_lr
-    momentum: float = Field(default=0.9, ge=0, lt=1)  # AdamW's first beta; one_cycle moves it by 0.05 against the rate
+    warmup: float = Field(default=0.1, gt=0, lt=1)  # fraction of the steps until max_lr is reached
+    final_lr: float = Field(default=1e-3, ge=0, le=1)  # learning rate of the last step, relative to max_lr
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # beta1 of AdamW; one_cycle varies it by 0.05 against the rate
     weight_decay: float = Field(default=0.02, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    balance: bool = False  # weigh classes in the loss by how rare they are
+    balance: bool = False  # weight classes in the loss by inverse frequency
     clip_norm: float = Field(default=5.0, gt=0)
-    average: Literal["ema", "swa", "none"] = "ema"  # which average of the weights is kept
+    average: Literal["ema", "swa", "none"] = "ema"  # which average of the weights is saved
     ema_decay: float = Field(default=0.995, ge=0, lt=1)  # per step
-    swa_share: float = Field(default=0.25, gt=0, le=1)  # of the epochs, the last ones, whose ends are averaged
-    holdout: float = Field(default=0.0, ge=0, le=0.5)  # share of the recordings to stop by; a val part comes before it
-    patience: int = Field(default=0, ge=0)  # epochs without a better held-out loss until the end; 0: all epochs
+    swa_share: float = Field(default=0.25, gt=0, le=1)  # fraction of the epochs, the last ones, that SWA averages
+    holdout: float = Field(
+        default=0.0, ge=0, le=0.5
+    )  # fraction of recordings for validation, unless there is a val set
+    patience: int = Field(default=0, ge=0)  # early stopping: epochs without a lower validation loss; 0: off
 
 
 class DistillRecipe(StrictModel):
-    """Learning from other networks' answers besides the labels (Hinton et al., 2015)."""
+    """Knowledge distillation from one or more teachers (Hinton et al., arXiv:1503.02531)."""
 
-    weight: float = Field(default=0.0, ge=0, le=1)  # of the teachers' answer in the loss; 0: no teachers
-    teacher: str | None = None  # a recipe whose network is trained first, on the same sounds, where none is given
-    temperature: float = Field(default=2.0, gt=0)  # softens both answers
+    weight: float = Field(default=0.0, ge=0, le=1)  # weight of the distillation loss; 0: no teachers
+    teacher: str | None = None  # recipe of a teacher that is trained first if no --teacher is given
+    temperature: float = Field(default=2.0, gt=0)  # softmax temperature of student and teacher
 
 
 class Recipe(StrictModel):
-    """One training run."""
+    """All hyper-parameters of one training run."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")  # the model's name, too
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")  # also the name of the model
     seed: int = Field(default=1, ge=0)
-    frontend: FrontendConfig = FrontendConfig()  # mean and std are measured on the training clips
+    frontend: FrontendConfig = FrontendConfig()  # mean and std are computed from the training clips
     network: Annotated[ArchitectureConfig, BeforeValidator(_parse_network)] = ResNetConfig(classes=_ANY_CLASSES)
     start: TransferRecipe = TransferRecipe()
     augment: AugmentRecipe = AugmentRecipe()
@@ -119,17 +122,21 @@ class Recipe(StrictModel):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> "Recipe":
-        LogMel(self.frontend)  # refuses empty mel rows
+        LogMel(self.frontend)  # raises ValueError for mel filters without any FFT bin
         if self.start.weights != "random" and not isinstance(self.network, TimmConfig):
-            raise ValueError("start.weights: the residual CNN starts from a model of its own kind, given as --from")
+            raise ValueError(
+                "start.weights: only timm backbones load ImageNet or backbone weights; give a pretrained model of this"
+                " architecture with --from"
+            )
         crop = self.augment.crop_seconds
         if crop and not self.frontend.n_fft / self.frontend.sample_rate < crop <= self.frontend.window_seconds:
-            raise ValueError(f"augment.crop_seconds: {crop:g} s do not fit between the FFT and the window")
+            raise ValueError(f"augment.crop_seconds: {crop:g} s is not between the FFT length and the window length")
         return self
 
 
 def for_fine_tuning(recipe: Recipe, model: ModelConfig) -> Recipe:
-    """The recipe with the network and the front end of a model to start from; the window stays the recipe's."""
+    """Return the recipe with the architecture and the front end of a pretrained model; the window length stays that of
+    the recipe."""
     window = recipe.frontend.window_seconds
     return recipe.model_copy(
         update={
@@ -140,7 +147,10 @@ def for_fine_tuning(recipe: Recipe, model: ModelConfig) -> Recipe:
 
 
 def load_recipe(name_or_path: str, overrides: dict[str, str] | None = None) -> Recipe:
-    """A bundled recipe by name or any YAML file by path, with `optim.epochs=3`-style overrides. Raises RecipeError."""
+    """Load a bundled recipe by name, or any YAML file by path, with overrides such as `{"optim.epochs": "3"}`.
+
+    Raises RecipeError.
+    """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = BUNDLED / f"{name_or_path}.yaml"
@@ -152,7 +162,7 @@ def load_recipe(name_or_path: str, overrides: dict[str, str] | None = None) -> R
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"{path}: {error}") from error
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys to values")
+        raise RecipeError(f"{path}: a recipe must be a mapping of keys to values")
     for key, value in (overrides or {}).items():
         _override(tree, key, value)
     try:
@@ -183,19 +193,19 @@ def _error_text(error: Any) -> str:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """The resolved recipe, every key written out: `load_recipe` of it gives the same recipe."""
+    """Serialise the recipe with every key written out; `load_recipe` restores an equal recipe from it."""
     tree = recipe.model_dump(mode="json")
     return yaml.safe_dump(tree, sort_keys=False, width=110, default_flow_style=None, allow_unicode=True)
 
 
 def differences(recipe: Recipe, base: Recipe) -> dict[str, str]:
-    """The overrides that make `recipe` out of `base`."""
+    """The overrides that turn `base` into `recipe`: key to YAML value, as for `--set`."""
     ours, theirs = _flatten(recipe.model_dump(mode="json")), _flatten(base.model_dump(mode="json"))
     return {key: _scalar(value) for key, value in ours.items() if value != theirs[key]}
 
 
 def _scalar(value: object) -> str:
-    """As it is written after `--set key=`."""
+    """Format a value as it is written after `--set key=`."""
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
 
 

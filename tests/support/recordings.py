@@ -1,4 +1,5 @@
-"""Small recordings for tests of collections: tones, each of a pitch of its own, so that no two files are alike."""
+"""Small recordings for tests of custom data sets: tones with distinct frequencies, so that no two files are
+identical."""
 
 from itertools import count
 from pathlib import Path
@@ -11,7 +12,7 @@ _frequencies = count(200)
 def write_recording(
     path: Path, seconds: float = 0.3, *, hz: float | None = None, rate: int = 8_000, level: float = 0.5
 ) -> Path:
-    """A WAV file at that place; without `hz` another one at every call."""
+    """Write a WAV file with a tone; `hz` defaults to another frequency on every call."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(wav_bytes(seconds, hz=hz, rate=rate, level=level))
     return path

@@ -1,4 +1,4 @@
-"""A tiny data set in the layout of ESC-50, and a recipe that trains on it in a second."""
+"""A tiny data set in the layout of ESC-50, and a recipe that trains on it within a second."""
 
 import csv
 from pathlib import Path
@@ -13,7 +13,7 @@ CLASSES = ("low", "high", "noise")
 
 
 def write_dataset(root: Path, *, folds: int = 3, takes: int = 4, rate: int = 8_000) -> Path:
-    """One second each: a low tone, a high tone, noise; the fold is part of the recording's number."""
+    """Clips of one second: a low tone, a high tone, noise; the recording number starts with the fold."""
     random = np.random.default_rng(0)
     (root / "meta").mkdir(parents=True)
     (root / "audio").mkdir()
@@ -53,11 +53,11 @@ TINY = Recipe.model_validate(
 
 
 def changed(recipe: Recipe, **optim: object) -> Recipe:
-    """The recipe with other values under `optim`."""
+    """The recipe with other values in its section `optim`."""
     return recipe.model_copy(update={"optim": recipe.optim.model_copy(update=optim)})
 
 
 @pytest.fixture
 def recipe() -> Recipe:
-    """Trains in a second."""
+    """A recipe that trains within a second."""
     return TINY

@@ -1,4 +1,4 @@
-"""Data folders, recipes and augmentation."""
+"""Augmentation of waveforms and spectrograms."""
 
 import torch
 
@@ -19,7 +19,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def test_mixing_keeps_energy_and_label_mass() -> None:
-    """The ratio is one of loudness: a loud and a quiet clip mixed evenly are heard evenly, and the level stays."""
+    """The ratio refers to loudness: clips of different level, mixed evenly, contribute evenly, and the level is
+    preserved."""
     waves = torch.randn(64, 16_000) * torch.logspace(-2, 0, 64)[:, None]
     targets = torch.eye(64)
     mixed, labels = mix_pairs(waves, targets, 16_000, AugmentRecipe(), seeded())
@@ -34,7 +35,7 @@ def test_mixing_keeps_energy_and_label_mass() -> None:
 
 
 def test_silence_can_be_mixed() -> None:
-    """A silent clip beside a loud one gives finite sound and labels."""
+    """A silent clip mixed with a loud one gives finite samples and labels."""
     waves = torch.stack([torch.zeros(8_000), torch.ones(8_000)])
     for seed in range(20):
         mixed, labels = mix_pairs(waves, torch.eye(2), 8_000, AugmentRecipe(), seeded(seed))
@@ -42,20 +43,20 @@ def test_silence_can_be_mixed() -> None:
         assert labels.isfinite().all()
 
 
-def test_cut_holds_something_audible() -> None:
-    """Half a second out of five, of a clip that is silent but for 0.2 s: the sound is in every cut."""
+def test_crop_contains_an_audible_moment() -> None:
+    """Crops of 0.5 s from clips of 5 s with 0.2 s of sound: every crop contains the sound."""
     waves = torch.zeros(64, 40_000)
     waves[:, 30_000:31_600] = 0.5
     recipe = AugmentRecipe(speed=1.25)
-    pieces = random_crop(waves, block_audibility(waves, 8_000), 4_000, 8_000, recipe, seeded())
-    assert pieces.shape == (64, 4_000)
-    assert (pieces.abs().amax(dim=1) > 0.4).all()
-    where = pieces.abs().argmax(dim=1)
-    assert where.unique().numel() > 30  # anywhere in the cut
+    crops = random_crop(waves, block_audibility(waves, 8_000), 4_000, 8_000, recipe, seeded())
+    assert crops.shape == (64, 4_000)
+    assert (crops.abs().amax(dim=1) > 0.4).all()
+    where = crops.abs().argmax(dim=1)
+    assert where.unique().numel() > 30  # at varying positions
 
 
 def test_speed_changes_pitch_and_stretch_does_not() -> None:
-    """A tone played faster is higher; a stretched log-mel keeps every row's mean."""
+    """Speed perturbation shifts a tone in frequency; time stretching preserves the mean of every mel row."""
     tone = torch.sin(2 * torch.pi * 500 * torch.arange(8_000) / 8_000).repeat(32, 1)
     recipe = AugmentRecipe(speed=1.5)
     played = random_crop(tone, block_audibility(tone, 8_000), 8_000, 8_000, recipe, seeded())
@@ -68,8 +69,8 @@ def test_speed_changes_pitch_and_stretch_does_not() -> None:
     assert not torch.equal(time_stretch(moving, 1.5, seeded()), moving)
 
 
-def test_noise_keeps_its_distance() -> None:
-    """White noise at least `noise_db` below the clip's loudest tenth of a second, and at most 30 dB more."""
+def test_noise_level() -> None:
+    """White noise at least `noise_db` below the loudest 0.1 s of the clip, and at most 30 dB lower than that."""
     waves = torch.zeros(200, 8_000)
     waves[:, :800] = 1.0
     recipe = AugmentRecipe(roll=False, speed=1, gain_db=0, mix_alpha=0, noise_db=20)
@@ -82,8 +83,8 @@ def test_noise_keeps_its_distance() -> None:
     assert below.std() > 5
 
 
-def test_every_draw_is_a_clips_own_and_seeded() -> None:
-    """The same generator gives the same batch; equal clips become different ones."""
+def test_random_values_are_per_clip_and_seeded() -> None:
+    """The same generator state gives the same batch; identical clips are augmented differently."""
     waves, targets = torch.randn(1, 8_000).repeat(8, 1), torch.eye(8)
     recipe = AugmentRecipe(mix_alpha=0)
     audible = block_audibility(waves, 8_000)
@@ -94,8 +95,8 @@ def test_every_draw_is_a_clips_own_and_seeded() -> None:
     assert len({tuple(row.tolist()) for row in first[:, :50]}) == 8
 
 
-def test_turned_off_augmentation_changes_nothing() -> None:
-    """Zeros in the recipe mean what they say."""
+def test_disabled_augmentation_changes_nothing() -> None:
+    """Zeros in the recipe switch augmentation off."""
     off = AugmentRecipe(
         roll=False, speed=1, gain_db=0, mix_alpha=0, frequency_masks=0, time_masks=0
     )  # fmt: skip
@@ -107,8 +108,8 @@ def test_turned_off_augmentation_changes_nothing() -> None:
     assert torch.equal(augment_spectrograms(features, off, seeded()), features)
 
 
-def test_masks_are_set_to_the_mean_and_no_wider_than_said() -> None:
-    """Zero after normalisation is the training mean, not silence and not loudness."""
+def test_masks_are_zero_and_within_their_maximum_width() -> None:
+    """0 is the mean of normalised spectrograms: neither silence nor full level."""
     recipe = AugmentRecipe(frequency_masks=1, frequency_mask_mels=6, time_masks=1, time_mask_frames=9)
     features = torch.full((200, 1, 24, 50), 7.0)
     masked = augment_spectrograms(features, recipe, seeded())
@@ -117,4 +118,4 @@ def test_masks_are_set_to_the_mean_and_no_wider_than_said() -> None:
     columns = (masked == 0).all(dim=2).sum(dim=2)
     assert rows.max() <= 7
     assert columns.max() <= 10
-    assert rows.unique().numel() > 3  # each clip its own
+    assert rows.unique().numel() > 3  # varies between clips

@@ -1,4 +1,4 @@
-"""The commands that train, as a person types them: figures on stdout, one-line errors, a way back."""
+"""The training commands on the command line: results on stdout, errors in one line, resuming."""
 
 import json
 import shlex
@@ -28,8 +28,8 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_from_recipe_to_figure(data: Path, recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`train` needs no --out, `evaluate` takes what it says, `--record` makes the figure part of the model."""
+def test_train_and_evaluate(data: Path, recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train` needs no --out, `evaluate` accepts its output, `--record` stores the accuracy in the model."""
     monkeypatch.chdir(tmp_path)
     trained = run("train", "--data", data, "--fold", 2, "--recipe", recipe_file)
     assert trained.exit_code == 0, trained.output
@@ -50,7 +50,7 @@ def test_from_recipe_to_figure(data: Path, recipe_file: str, tmp_path: Path, mon
 
 
 def test_cross_validation(data: Path, recipe_file: str, tmp_path: Path) -> None:
-    """A row a fold, the mean and its deviation."""
+    """One row per fold, mean and standard deviation."""
     told = run("evaluate", tmp_path / "cv", "--data", data, "--folds", 2, "--recipe", recipe_file)
     assert told.exit_code == 0, told.output
     assert "2 of 3 folds" in told.output
@@ -60,7 +60,7 @@ def test_cross_validation(data: Path, recipe_file: str, tmp_path: Path) -> None:
 
 
 def test_checks_before_a_long_run(data: Path, recipe_file: str, tmp_path: Path) -> None:
-    """`lr-find` says where its picture is; `overfit` says after how many steps."""
+    """`lr-find` prints the path of its plot; `overfit` prints the number of steps."""
     found = run("lr-find", "--data", data, "--recipe", recipe_file, "--fold", 3, "--out", tmp_path / "lr")
     assert found.exit_code == 0, found.output
     assert "lr_find.png" in found.output
@@ -69,10 +69,10 @@ def test_checks_before_a_long_run(data: Path, recipe_file: str, tmp_path: Path) 
     assert "100 % of one minibatch" in learned.output
 
 
-def test_a_learning_rate_is_found_for_the_run_that_is_told_to_try_it(
+def test_lr_find_prints_the_matching_train_command(
     data: Path, recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command that is printed names the same fold and changes, but the rate, whatever a shell makes of spaces."""
+    """The printed command has the same fold and overrides, plus the learning rate, and quotes spaces for the shell."""
     apart = tmp_path / "of mine"
     apart.symlink_to(data)
     found = run(
@@ -90,8 +90,8 @@ def test_a_learning_rate_is_found_for_the_run_that_is_told_to_try_it(
     assert made["optim"]["max_lr"] == pytest.approx(steepest, rel=0.1)
 
 
-def test_bad_arguments_are_told(data: Path, recipe_file: str, tmp_path: Path) -> None:
-    """No folder, no fold, no such key, not KEY=VALUE, no such arithmetic."""
+def test_invalid_arguments(data: Path, recipe_file: str, tmp_path: Path) -> None:
+    """No such folder, fold or key; not KEY=VALUE; no such precision."""
     for arguments, message in (
         (("train", "--data", tmp_path), "is not an ESC-50 folder"),
         (("train", "--data", data, "--recipe", recipe_file, "--fold", 9), "no fold 9"),
@@ -106,7 +106,7 @@ def test_bad_arguments_are_told(data: Path, recipe_file: str, tmp_path: Path) ->
 
 
 def test_ctrl_c_saves(data: Path, recipe_file: str, tmp_path: Path) -> None:
-    """A real process and a real SIGINT: exit status 130 and the state saved, which another recipe cannot take over."""
+    """A real process and SIGINT: exit status 130 and a saved checkpoint, which another recipe cannot resume."""
     command = [
         PYTHON, "-m", "otoscope", "train", "--data", str(data), "--recipe", recipe_file, "--fold", "3",
         "--out", str(tmp_path / "run"), "--set", "optim.epochs=4000",

@@ -1,4 +1,4 @@
-"""Bringing recordings into a collection from folders, again and again, with everything that people's folders hold."""
+"""Importing recordings from folders, repeatedly, with everything that real folders contain."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ def rows(root: Path) -> set[tuple[str, str]]:
     return {(Path(item.origin).name, item.label) for item in read_manifest(root)}
 
 
-def test_folder_is_referred_to(tmp_path: Path) -> None:
+def test_files_are_referenced(tmp_path: Path) -> None:
     """Every class folder at any depth; nothing is copied; each file is its own source."""
     src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=2)
     write_recording(src / "dog" / "2024" / "may" / "deep.WAV")
@@ -31,8 +31,8 @@ def test_folder_is_referred_to(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "sounds").iterdir()} == {"items.csv", ".lock"}
 
 
-def test_folder_is_copied(tmp_path: Path) -> None:
-    """The copies outlive the originals, and stand in the table by their place in the collection."""
+def test_files_are_copied(tmp_path: Path) -> None:
+    """The copies do not depend on the originals; their paths in the manifest are relative to the data set."""
     src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=2)
     import_folder(src, tmp_path / "sounds", copy=True)
     shutil.rmtree(src)
@@ -42,7 +42,7 @@ def test_folder_is_copied(tmp_path: Path) -> None:
 
 
 def test_names(tmp_path: Path) -> None:
-    """Spaces, quotes, commas, line breaks, non-Latin letters and accents in two pieces, in folders and files."""
+    """Spaces, quotes, commas, line breaks, non-Latin letters and decomposed accents, in folders and files."""
     src, root = tmp_path / "mine", tmp_path / "my sounds"
     labels = ['say "hi", dog', "雨", "птица", "cafe\u0301", "a\nb"]
     for label in labels:
@@ -61,8 +61,8 @@ def test_name_that_is_not_utf8(tmp_path: Path) -> None:
     assert "not valid UTF-8" in import_folder(src, tmp_path / "sounds").skipped[0]
 
 
-def test_what_is_no_sound_is_skipped(tmp_path: Path) -> None:
-    """By its name, by its content, unreadable, hidden, beside the class folders; an empty class folder is told."""
+def test_unusable_files_are_skipped(tmp_path: Path) -> None:
+    """By name, by content, unreadable, hidden, outside the class folders; an empty class folder is reported."""
     src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=1)
     (src / "dog" / "notes.txt").write_text("two dogs")
     (src / "dog" / "page.wav").write_text("<html>")
@@ -79,24 +79,24 @@ def test_what_is_no_sound_is_skipped(tmp_path: Path) -> None:
     assert result.added == 2
     reasons = {Path(line.split(": ")[0]).name: line.split(": ", 1)[1] for line in result.skipped}
     assert set(reasons) == {"notes.txt", "page.wav", "empty.wav", "short.wav", "gone.wav", "bird", "loose.wav"}
-    assert "not a sound by its name" in reasons["notes.txt"]
+    assert "the file name has no audio extension" in reasons["notes.txt"]
     assert "Accepted: WAV" in reasons["page.wav"]
     assert "No such file" in reasons["gone.wav"]
     assert reasons["bird"] == "a class folder without sounds"
 
 
-def test_folders_that_cannot_be(tmp_path: Path) -> None:
-    """Not there, without class folders, with nothing to hear; a collection's own folders in the way."""
+def test_invalid_folders(tmp_path: Path) -> None:
+    """Missing, without class folders, without usable sounds; names that the data set reserves."""
     root = tmp_path / "sounds"
     with pytest.raises(DatasetError, match="nowhere is not a folder"):
         import_folder(tmp_path / "nowhere", root)
     (tmp_path / "flat").mkdir()
     write_recording(tmp_path / "flat" / "a.wav")
-    with pytest.raises(DatasetError, match="has no sub-folders: each class"):
+    with pytest.raises(DatasetError, match="has no sub-folders; each class"):
         import_folder(tmp_path / "flat", root)
     (tmp_path / "bad" / "dog").mkdir(parents=True)
     (tmp_path / "bad" / "dog" / "x.wav").touch()
-    with pytest.raises(DatasetError, match=r"no sound that can be used; first: .*x\.wav: The upload is empty"):
+    with pytest.raises(DatasetError, match=r"no usable sound; first: .*x\.wav: The upload is empty"):
         import_folder(tmp_path / "bad", root)
     (tmp_path / "mine" / "cache").mkdir(parents=True)
     with pytest.raises(DatasetError, match="cache is in the way"):
@@ -110,8 +110,8 @@ def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "long.wav: larger than 10,000 bytes" in import_folder(src, tmp_path / "sounds").skipped[0]
 
 
-def test_collection_around_the_classes(tmp_path: Path) -> None:
-    """The class folders may lie in the collection itself: then its table can move with them."""
+def test_data_set_that_contains_the_class_folders(tmp_path: Path) -> None:
+    """The class folders may be inside the data set: the whole folder can then be moved."""
     root = write_class_folders(tmp_path / "sounds", "dog", "rain", takes=3)
     import_folder(root, root)
     write_split(root, val=0.3, test=0.3, seed=1)
@@ -122,8 +122,8 @@ def test_collection_around_the_classes(tmp_path: Path) -> None:
     assert {item.file for item in read_manifest(tmp_path / "elsewhere")} >= {"dog/new.wav", "rain/rain0-0.wav"}
 
 
-def test_again(tmp_path: Path) -> None:
-    """A second import adds what is new, keeps what is there, and follows what was moved, changed or grouped."""
+def test_repeated_import(tmp_path: Path) -> None:
+    """A second import adds new files, keeps existing ones, and follows moves, changes and new sources."""
     src, root = write_class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
     import_folder(src, root)
     before = read_manifest(root)
@@ -152,8 +152,8 @@ def test_moved_to_another_class(tmp_path: Path) -> None:
     assert ("dog0-0.wav", "rain") in rows(root)
 
 
-def test_same_sound_twice(tmp_path: Path) -> None:
-    """Under one label: kept once and told. Under two, at once or later: an error that names both, nothing changes."""
+def test_duplicates(tmp_path: Path) -> None:
+    """Under one label: stored once and reported. Under two labels: an error that names both, and nothing changes."""
     src, root = write_class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
     shutil.copy(src / "dog" / "dog0-0.wav", src / "dog" / "twin.wav")
     result = import_folder(src, root)
@@ -162,26 +162,26 @@ def test_same_sound_twice(tmp_path: Path) -> None:
 
     before = (root / "items.csv").read_bytes()
     shutil.copy(src / "dog" / "dog1-1.wav", src / "rain" / "zzz.wav")
-    for collection in (root, tmp_path / "other"):
+    for dataset in (root, tmp_path / "other"):
         with pytest.raises(DatasetError, match=r"two labels: .*zzz\.wav as 'rain', .*dog1-1\.wav as 'dog'"):
-            import_folder(src, collection)
+            import_folder(src, dataset)
     assert (root / "items.csv").read_bytes() == before
 
 
 def test_group(tmp_path: Path) -> None:
-    """The source is what the pattern's group finds; a name without it is skipped; a pattern must have one group."""
+    """The source is the group of the pattern; names that do not match are skipped; the pattern must have one group."""
     src, root = write_class_folders(tmp_path / "mine", "dog", takes=6, speakers=3), tmp_path / "sounds"
     write_recording(src / "rain" / "roof.wav")
     result = import_folder(src, root, group=r"^(\w+)-")
     assert {item.source for item in read_manifest(root)} == {"dog0", "dog1", "dog2"}
-    assert "roof.wav: --group finds no source" in result.skipped[-1]
-    for pattern, message in (("(", "not a regular expression"), ("x", "needs one group"), ("(a)(b)", "has 2")):
+    assert "roof.wav: --group does not match" in result.skipped[-1]
+    for pattern, message in (("(", "not a regular expression"), ("x", "needs exactly one group"), ("(a)(b)", "has 2")):
         with pytest.raises(DatasetError, match=message):
             import_folder(src, root, group=pattern)
 
 
 def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While copying: told, nothing half-written stays, and the next import goes on."""
+    """While copying: an error, no partial files, and the next import continues."""
     src, root = write_class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
     real, written = Path.write_bytes, []
 
@@ -200,7 +200,7 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert import_folder(src, root, copy=True).added == 8
 
 
-def test_table_is_written_whole_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manifest_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     src, root = write_class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
     import_folder(src, root)
     before = (root / "items.csv").read_bytes()
@@ -217,7 +217,7 @@ def test_table_is_written_whole_or_not(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(root.glob("*.partial"))
 
 
-def test_one_at_a_time(tmp_path: Path) -> None:
+def test_concurrent_change(tmp_path: Path) -> None:
     src, root = write_class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
     with lock_dataset(root), pytest.raises(DatasetError, match="another process is changing"):
         import_folder(src, root)
@@ -225,7 +225,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("real_sounds")
 def test_real_recordings_by_speaker(tmp_path: Path) -> None:
-    """Sources from the names: a car's second field, a drone's or speaker's first; none of them on two sides."""
+    """Sources from file names: the second field for cars, the first for drones and speakers; none in two subsets."""
     result = import_folder(REAL_SOUNDS / "drone-car-speech", tmp_path, group=r"^(?:\d-)?(\w+?)-")
     assert (result.added, result.duplicates, result.skipped) == (260, [], [])
     items = read_manifest(tmp_path)
@@ -233,14 +233,14 @@ def test_real_recordings_by_speaker(tmp_path: Path) -> None:
     assert sources["drone"] == {"bebop", "membo"}
     assert sources["speech"] == {"george", "jackson", "lucas", "nicolas", "theo", "yweweler"}
     assert len(sources["car"]) == 71
-    with pytest.raises(DatasetError, match="'drone' has 2; 3 are needed"):
+    with pytest.raises(DatasetError, match="'drone' has 2; each class needs 3"):
         write_split(tmp_path, val=0.2, test=0.2, seed=1)
     write_split(tmp_path, val=0.3, test=0, seed=1)
     subsets = read_split(tmp_path)
-    sides = {
+    sources_of = {
         subset: {(item.label, Path(item.file).name.split("-")[item.label == "car"]) for item in items
                if subsets[item.source] == subset}
         for subset in ("train", "val")
     }  # fmt: skip
-    assert not sides["train"] & sides["val"]
-    assert {label for label, _ in sides["val"]} == {"car", "drone", "speech"}
+    assert not sources_of["train"] & sources_of["val"]
+    assert {label for label, _ in sources_of["val"]} == {"car", "drone", "speech"}

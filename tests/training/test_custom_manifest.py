@@ -1,4 +1,4 @@
-"""Bringing recordings into a collection by a table, and the table that the collection itself is."""
+"""Importing from a CSV table, and the validation of the manifest."""
 
 import csv
 from pathlib import Path
@@ -14,7 +14,7 @@ from training.errors import DatasetError
 
 @pytest.mark.parametrize("copy", [False, True])
 def test_table(copy: bool, tmp_path: Path) -> None:
-    """Paths from the table's folder on; a source column wins over the pattern; other columns do not matter."""
+    """Paths are relative to the folder of the table; a source column takes precedence; other columns are ignored."""
     src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=2)
     (src / "list.csv").write_text(
         "label,take,file,source\n"
@@ -39,8 +39,8 @@ def test_table(copy: bool, tmp_path: Path) -> None:
         "URL\tLabel\ndog/dog0-0.wav\tdog\nrain/rain0-0.wav\train\n",
     ],
 )
-def test_table_as_people_write_it(text: str, tmp_path: Path) -> None:
-    """Without a first line, with comments, with semicolons or tabs."""
+def test_table_dialects(text: str, tmp_path: Path) -> None:
+    """Without a header, with comments, with semicolons or tabs."""
     src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=1)
     (src / "list.txt").write_bytes(text.encode())
     import_csv(src / "list.txt", tmp_path / "sounds")
@@ -61,7 +61,7 @@ def test_table_as_people_write_it(text: str, tmp_path: Path) -> None:
         (None, "cannot be read"),
     ],
 )
-def test_table_that_cannot_be(text: bytes | None, message: str, tmp_path: Path) -> None:
+def test_invalid_table(text: bytes | None, message: str, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "list.csv").write_bytes(text)
     with pytest.raises(DatasetError, match=message):
@@ -69,7 +69,7 @@ def test_table_that_cannot_be(text: bytes | None, message: str, tmp_path: Path) 
     assert not (tmp_path / "sounds").exists()
 
 
-def test_items_table_is_checked(tmp_path: Path) -> None:
+def test_manifest_is_validated(tmp_path: Path) -> None:
     """Every message names the table and the line."""
     root = tmp_path / "sounds"
     import_folder(write_class_folders(tmp_path / "mine", "dog", "rain", takes=2), root, copy=True)
@@ -84,17 +84,17 @@ def test_items_table_is_checked(tmp_path: Path) -> None:
 
     check([row[:3] for row in good], "has no column origin, sha256")
     check([*good[:2], [good[2][0], " ", *good[2][2:]]], "line 3: no label")
-    check([*good[:2], good[1]], "line 3: .* stands in line 2, too")
-    check([*good[:2], ["audio/gone.wav", *good[2][1:]]], r"line 3: .*gone\.wav is not there; put it back")
+    check([*good[:2], good[1]], "line 3: .* is also in line 2")
+    check([*good[:2], ["audio/gone.wav", *good[2][1:]]], r"line 3: .*gone\.wav does not exist; restore it")
     check([*good, ["a", "b", "c", "d", "e", "f"]], "line 6: more fields")
     check(good[:1], "lists no sounds")
     table.unlink()
-    with pytest.raises(DatasetError, match="is not a collection"):
+    with pytest.raises(DatasetError, match="is not a custom data set"):
         read_manifest(root)
 
 
-def test_labels_that_are_no_folder_names(tmp_path: Path) -> None:
-    """Nothing is ever written outside of `audio/`."""
+def test_labels_that_are_not_valid_folder_names(tmp_path: Path) -> None:
+    """Nothing is written outside of `audio/`."""
     src = write_class_folders(tmp_path / "mine", "dog", takes=4)
     labels = ["../../evil", "a/b", "..", "x" * 300]
     lines = (f"dog/dog{at}-{at}.wav,{label}" for at, label in enumerate(labels))

@@ -1,4 +1,4 @@
-"""The overview of a collection, going back to the sounds alone, and all of it from the command line."""
+"""The report on a custom data set, the reset, and all `data` commands on the command line."""
 
 import json
 import subprocess
@@ -30,8 +30,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "sounds"
 
 
-def test_figures(root: Path, tmp_path: Path) -> None:
-    """Counts, minutes, durations, rates, clipping, silence, duplicates, what cannot be decoded, the split."""
+def test_statistics(root: Path, tmp_path: Path) -> None:
+    """Counts, minutes, durations, sample rates, clipping, silence, duplicates, undecodable files, the split."""
     mine = tmp_path / "mine"
     half = np.concatenate([tone(1.0, 16_000), np.zeros((16_000, 1), np.float32)])
     soundfile.write(mine / "rain" / "half.flac", half, 16_000)
@@ -57,21 +57,21 @@ def test_figures(root: Path, tmp_path: Path) -> None:
     assert page == tmp_path / "out" / "report.md"
     assert "| dog | 5 | 50.0% | 5 |" in text
     assert "Split with seed 5" in text
-    assert "The lowest rates differ" not in text
-    assert "Files that cannot be used: 1" in text
+    assert "The lowest sample rates differ" not in text
+    assert "Unusable files: 1" in text
 
 
-def test_rates_that_give_a_class_away(root: Path, tmp_path: Path) -> None:
+def test_sample_rates_that_identify_a_class(root: Path, tmp_path: Path) -> None:
     write_recording(tmp_path / "mine" / "bird" / "b.wav", rate=16_000)
     import_folder(tmp_path / "mine", root)
     text = write_dataset_report(root, tmp_path / "out").read_text()
-    assert "The lowest rates differ between the classes (bird 16 kHz, dog 8 kHz, rain 8 kHz)" in text
+    assert "The lowest sample rates differ between the classes (bird 16 kHz, dog 8 kHz, rain 8 kHz)" in text
     assert "No split: " in text
 
 
 @pytest.mark.parametrize("classes", [3, 13])
-def test_picture(classes: int, tmp_path: Path) -> None:
-    """Something of every class, whatever its name is made of."""
+def test_spectrograms(classes: int, tmp_path: Path) -> None:
+    """Spectrograms of every class, for any class name."""
     names = ["dog_bark", "$x_1$ costs $", "птица"] + [f"c{number}" for number in range(classes - 3)]
     import_folder(write_class_folders(tmp_path / "mine", *names, takes=2), tmp_path / "sounds")
     write_dataset_report(tmp_path / "sounds", tmp_path / "out")
@@ -80,13 +80,13 @@ def test_picture(classes: int, tmp_path: Path) -> None:
     assert picture[..., :3].std() > 0.1
 
 
-def test_letters_without_a_glyph(tmp_path: Path) -> None:
+def test_characters_without_a_glyph(tmp_path: Path) -> None:
     import_folder(write_class_folders(tmp_path / "mine", "雨", "犬|猫", takes=1), tmp_path / "sounds")
     assert "| 犬&#124;猫 | 1 |" in write_dataset_report(tmp_path / "sounds", tmp_path / "out").read_text()
 
 
-def test_listed_twice_under_two_names(root: Path, tmp_path: Path) -> None:
-    """What an import would refuse, but a hand may write."""
+def test_duplicate_in_the_manifest(root: Path, tmp_path: Path) -> None:
+    """An import rejects it, but a manual edit may create it."""
     items = read_manifest(root)
     copy = write_recording(tmp_path / "copy.wav")
     copy.write_bytes(Path(items[0].file).read_bytes())
@@ -98,12 +98,12 @@ def test_listed_twice_under_two_names(root: Path, tmp_path: Path) -> None:
 def test_nothing_to_report(root: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "mine").rglob("*.wav"):
         path.write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"none of the 8 sounds can be used; first: .*The upload is empty"):
+    with pytest.raises(DatasetError, match=r"none of the 8 sounds is usable; first: .*The upload is empty"):
         write_dataset_report(root, tmp_path / "out")
 
 
 def test_reset(tmp_path: Path) -> None:
-    """What can be made again goes; everything else stays; a folder that is no collection is not touched."""
+    """Generated folders are removed; everything else stays; a folder that is not a custom data set is not touched."""
     root = tmp_path / "sounds"
     import_folder(write_class_folders(tmp_path / "mine", "dog", "rain"), root, copy=True)
     (root / "notes.txt").write_text("mine")
@@ -115,7 +115,7 @@ def test_reset(tmp_path: Path) -> None:
     assert [path.name for path in reset(root)] == ["cache", "split", "report"]
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     (tmp_path / "mine" / "cache").mkdir()
-    with pytest.raises(DatasetError, match="is not a collection"):
+    with pytest.raises(DatasetError, match="is not a custom data set"):
         reset(tmp_path / "mine")
     assert (tmp_path / "mine" / "cache").is_dir()
 
@@ -125,7 +125,7 @@ def run(*arguments: str | Path) -> Result:
 
 
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a folder to windows, as a person types it; every command says what it did."""
+    """From a folder to segments on the command line; every command reports its result."""
     monkeypatch.chdir(tmp_path)
     src = write_class_folders(Path("mine"), "dog", "rain", takes=12)
     (src / "dog" / "notes.txt").touch()
@@ -133,7 +133,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = run("import", "mine", "--to", "sounds", "--group", r"(\w+)-\d+|twin").output
     assert "24 sounds added, 0 were there; sounds now has 24:\ndog 12, rain 12\n" in output
     assert "Skipped: 2" in output
-    assert "notes.txt: not a sound by its name" in output
+    assert "notes.txt: the file name has no audio extension" in output
     again = run("import", "mine", "--to", "sounds", "--group", r"^([a-z]+\d*)").output
     assert "0 sounds added, 24 were there" in again
     assert "Kept once: 1" in again
@@ -144,8 +144,8 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
     Path("tiny.yaml").write_text(to_yaml(TINY))
     output = run("prepare", "sounds", "--recipe", "tiny.yaml").output
-    assert "24 pieces of 1 s at 8,000 Hz from 24 files: sounds/cache/" in output
-    assert "24 pieces whole" in run("prepare", "sounds", "--recipe", "tiny.yaml", "--whole").output
+    assert "24 segments of 1 s at 8,000 Hz from 24 files: sounds/cache/" in output
+    assert "24 segments whole" in run("prepare", "sounds", "--recipe", "tiny.yaml", "--whole").output
     assert run("report", "sounds").stdout == "sounds/report/report.md\n"
     assert Path("sounds/report/overview.png").is_file()
     assert run("reset", "sounds").output == "Removed sounds/cache, sounds/split, sounds/report\n"
@@ -153,16 +153,16 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Path("sounds/split").exists()
 
 
-def test_one_class_is_told(tmp_path: Path) -> None:
+def test_single_class_is_reported(tmp_path: Path) -> None:
     src = write_class_folders(tmp_path / "mine", "dog")
     assert "That is one class; training needs two or more." in run("import", src, "--to", tmp_path / "sounds").output
     failed = run("split", tmp_path / "sounds")
     assert isinstance(failed.exception, DatasetError)
-    assert "needs two classes or more; there is only 'dog'" in str(failed.exception)
+    assert "two or more classes are needed; there is only 'dog'" in str(failed.exception)
 
 
-def test_what_src_is(tmp_path: Path) -> None:
-    """A table by its name; a link alone has no class; anything else is a folder."""
+def test_source_argument(tmp_path: Path) -> None:
+    """A table by its extension; a link alone has no class; anything else is a folder."""
     write_recording(tmp_path / "a.wav")
     (tmp_path / "list.CSV").write_text("file,label\na.wav,dog\n")
     assert "1 sound added" in run("import", tmp_path / "list.CSV", "--to", tmp_path / "sounds").output
@@ -175,7 +175,7 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
     command = [PYTHON, "-m", "otoscope", "data", "split", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"otoscope: {tmp_path} is not a collection")
+    assert done.stderr.startswith(f"otoscope: {tmp_path} is not a custom data set")
     assert done.stderr.count("\n") == 1
 
 
@@ -184,10 +184,10 @@ def test_errors_are_one_line(tmp_path: Path) -> None:
     [(["--help"], "  data "), (["data", "--help"], "fetch-esc50"), (["data", "import", "--help"], "--group PATTERN")],
 )
 def test_help_is_light(arguments: list[str], shown: str) -> None:
-    """Shown without anything that takes long to import; ESC-50 is fetched from here."""
+    """The help needs no slow imports."""
     code = (
         "import sys; from typer.testing import CliRunner; from otoscope.cli.main import app;"
-        f"told = CliRunner().invoke(app, {arguments!r}); print(told.output); assert not told.exit_code;"
+        f"result = CliRunner().invoke(app, {arguments!r}); print(result.output); assert not result.exit_code;"
         "assert not {'numpy', 'torch', 'httpx2', 'training'} & set(sys.modules)"
     )
     done = subprocess.run([PYTHON, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -1,5 +1,4 @@
-"""From recordings to windows on the disk: what they hold, when they are made anew, and that nothing half-made is
-taken."""
+"""The segment cache: its content, when it is rebuilt, and that a partial cache is never used."""
 
 import os
 import shutil
@@ -11,7 +10,7 @@ import pytest
 from shared.audio.decode import decode
 from tests.support.recordings import write_class_folders, write_recording
 from tests.support.sounds import encode, noise, tone
-from training.data.custom import prepare_segments as module
+from training.data.custom import prepare as module
 from training.data.custom.importers import import_folder
 from training.data.custom.prepare import load_segments, prepare_segments, read_cache_info
 from training.data.custom.segments import FULL_SCALE, rms_dbfs, segment_slices, to_int16
@@ -22,7 +21,7 @@ RATE = 8_000
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Dogs of 0.3 s, 1 s and 2.5 s, rain of 1.2 s, each another tone."""
+    """Dogs of 0.3 s, 1 s and 2.5 s, and rain of 1.2 s, with distinct tones."""
     for name, seconds in (("dog/a", 0.3), ("dog/b", 1.0), ("dog/c", 2.5), ("rain/d", 1.2)):
         write_recording(tmp_path / "mine" / f"{name}.wav", seconds)
     import_folder(tmp_path / "mine", tmp_path / "sounds")
@@ -44,13 +43,13 @@ def root(tmp_path: Path) -> Path:
         (9, 0.5, [(0, 9)]),
     ],
 )
-def test_cut(samples: int, overlap: float, found: list[tuple[int, int]]) -> None:
-    """Windows of 10: the first always, the rest of a sound from half a window up."""
+def test_segment_slices(samples: int, overlap: float, found: list[tuple[int, int]]) -> None:
+    """Windows of 10 samples: the first one always, and the rest of a sound from half a window on."""
     assert [(part.start, part.stop) for part in segment_slices(samples, 10, overlap)] == found
 
 
-def test_loudness_and_scale() -> None:
-    """dBFS as stated; what fits into int16 comes back, what is above full scale is turned down and not cut off."""
+def test_level_and_quantisation() -> None:
+    """dBFS as documented; int16 values round-trip; sounds above full scale are attenuated rather than clipped."""
     wave = tone(1.0, RATE, level=1.0)[:, 0]
     assert rms_dbfs(wave, RATE) == pytest.approx(np.full(10, -3.01), abs=0.01)
     assert rms_dbfs(np.zeros(900, np.float32), RATE) == pytest.approx([-100, -100])
@@ -60,7 +59,7 @@ def test_loudness_and_scale() -> None:
 
 
 def test_windows(root: Path) -> None:
-    """Each row holds what its file has at that place, and zeros behind it."""
+    """Each row holds the samples of its file at that position, zero-padded."""
     cache = prepare_segments(root, rate=RATE, window_seconds=1.0)
     waveforms, segments = load_segments(cache)
     assert isinstance(waveforms, np.memmap)
@@ -77,11 +76,11 @@ def test_windows(root: Path) -> None:
         assert not wave[length:].any()
     info = read_cache_info(cache)
     assert (info.files, info.segments, info.silent, info.skipped) == (4, 6, 0, [])
-    assert {path.name for path in cache.iterdir()} == {"waves.npy", "pieces.csv", "prepared.json"}
+    assert {path.name for path in cache.iterdir()} == {"waveforms.npy", "segments.csv", "cache.json"}
 
 
 def test_whole_files(root: Path) -> None:
-    """One row a file, as long as the longest; the true length is in the table."""
+    """One row per file, as long as the longest; the table holds the true length."""
     waveforms, segments = load_segments(cache := prepare_segments(root, rate=RATE, window_seconds=None))
     assert waveforms.shape == (4, 20_000)
     assert [segment.seconds for segment in segments] == [0.3, 1.0, 2.5, 1.2]
@@ -89,7 +88,7 @@ def test_whole_files(root: Path) -> None:
         whole = decode(Path(segment.file).read_bytes(), RATE).waveform
         assert np.abs(wave[: len(whole)] / FULL_SCALE - whole).max() < 1e-4
         assert not wave[len(whole) :].any()
-    assert {path.name for path in cache.iterdir()} == {"waves.npy", "pieces.csv", "prepared.json"}
+    assert {path.name for path in cache.iterdir()} == {"waveforms.npy", "segments.csv", "cache.json"}
 
 
 def test_overlap_and_rate(root: Path) -> None:
@@ -99,7 +98,8 @@ def test_overlap_and_rate(root: Path) -> None:
 
 
 def test_silence(tmp_path: Path) -> None:
-    """A piece never louder than -60 dBFS is left out; 0.1 s of sound in it keep it; the level can be changed."""
+    """Segments below -60 dBFS throughout are left out; 0.1 s of sound suffices to keep one; the threshold is
+    configurable."""
     src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=1)
     quiet = np.concatenate([tone(1, RATE), noise(1, RATE, level=1e-5), noise(0.9, RATE, level=1e-5), tone(0.1, RATE)])
     (src / "dog" / "gap.wav").write_bytes(encode(quiet, RATE))
@@ -115,8 +115,8 @@ def test_silence(tmp_path: Path) -> None:
     assert read_cache_info(everything).segments == info.segments + 2
 
 
-def test_taken_as_it_is_until_something_changes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other parameters, a touched file and another table each make another cache; the same ones decode nothing."""
+def test_cache_is_reused_until_something_changes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other parameters, a modified file or another manifest give another cache; the same ones decode nothing."""
     cache = prepare_segments(root, rate=RATE, window_seconds=1.0)
     with monkeypatch.context() as patch:
         patch.setattr(module, "decode", None)
@@ -140,12 +140,12 @@ def test_taken_as_it_is_until_something_changes(root: Path, monkeypatch: pytest.
 def test_interrupted_or_disk_full(
     error: BaseException, window: float | None, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is left of it, and the next call makes all of it."""
+    """No partial cache remains, and the next call builds it completely."""
     written: list[object] = []
     real = module.to_int16
 
     class Disk:
-        """Samples that can be written twice, and then no more."""
+        """Samples that can be written twice and then raise the error."""
 
         def __init__(self, samples: np.ndarray) -> None:
             self.samples = samples
@@ -172,54 +172,54 @@ def test_interrupted_or_disk_full(
 
 
 def test_killed(root: Path) -> None:
-    """What a killed process left is not taken for whole, and goes."""
+    """The partial cache of a killed process is not used, and is removed."""
     cache = prepare_segments(root, rate=RATE, window_seconds=1.0)
     leftover = cache.with_name(cache.name + ".partial")
     cache.rename(leftover)
-    (leftover / "waves.npy").write_bytes(b"half")
+    (leftover / "waveforms.npy").write_bytes(b"half")
     assert prepare_segments(root, rate=RATE, window_seconds=1.0) == cache
     assert len(load_segments(cache)[0]) == 6
     assert not leftover.exists()
 
 
-def test_cache_that_was_damaged(root: Path) -> None:
-    """Somebody else's doing: told, with what to do about it."""
+def test_damaged_cache(root: Path) -> None:
+    """Damage from outside: the message says how to repair it."""
     cache = prepare_segments(root, rate=RATE, window_seconds=1.0)
-    waveforms = cache / "waves.npy"
+    waveforms = cache / "waveforms.npy"
     waveforms.write_bytes(waveforms.read_bytes()[:-10_000])
-    with pytest.raises(DatasetError, match=r"waves\.npy cannot be read: .*remove .* to have it made again"):
+    with pytest.raises(DatasetError, match=r"waveforms\.npy cannot be read: .*remove .* to build it again"):
         load_segments(cache)
     np.save(waveforms, np.zeros((2, RATE), np.int16))
-    with pytest.raises(DatasetError, match="2 waveforms, 6 rows"):
+    with pytest.raises(DatasetError, match="2 waveforms, but 6 rows"):
         load_segments(cache)
-    (cache / "prepared.json").unlink()
-    with pytest.raises(DatasetError, match=r"prepared\.json cannot be read"):
+    (cache / "cache.json").unlink()
+    with pytest.raises(DatasetError, match=r"cache\.json cannot be read"):
         read_cache_info(cache)
     shutil.rmtree(cache)
-    with pytest.raises(DatasetError, match=r"pieces\.csv cannot be read"):
+    with pytest.raises(DatasetError, match=r"segments\.csv cannot be read"):
         load_segments(cache)
 
 
-def test_files_that_fail(root: Path) -> None:
-    """Reported and skipped, unless a class loses all of its sounds by it."""
+def test_undecodable_files(root: Path) -> None:
+    """Reported and skipped, unless a class would lose all of its sounds."""
     mine = root.parent / "mine"
     (mine / "dog" / "b.wav").write_bytes(b"RIFF")
     info = read_cache_info(prepare_segments(root, rate=RATE, window_seconds=1.0))
     assert (info.files, len(info.skipped)) == (3, 1)
     assert "b.wav: " in info.skipped[0]
     (mine / "rain" / "d.wav").write_bytes(b"RIFF")
-    with pytest.raises(DatasetError, match=r"no sound of 'rain' can be used; first: .*d\.wav: .*not WAVE"):
+    with pytest.raises(DatasetError, match=r"no usable sound of class 'rain'; first: .*d\.wav: .*not WAVE"):
         prepare_segments(root, rate=RATE, window_seconds=1.0)
     for path in mine.rglob("*.wav"):
         path.write_bytes(b"")
-    with pytest.raises(DatasetError, match="no sound of 'dog', 'rain' can be used"):
+    with pytest.raises(DatasetError, match="no usable sound of class 'dog', 'rain'"):
         prepare_segments(root, rate=RATE, window_seconds=None)
     (mine / "rain" / "d.wav").unlink()
-    with pytest.raises(DatasetError, match=r"line 5: .*d\.wav is not there"):
+    with pytest.raises(DatasetError, match=r"line 5: .*d\.wav does not exist"):
         prepare_segments(root, rate=RATE, window_seconds=1.0)
 
 
 @pytest.mark.parametrize(("window", "overlap", "message"), [(0.0, 0, "has no samples"), (1.0, 1.0, "overlap by 1")])
-def test_parameters_that_cannot_be(window: float, overlap: float, message: str, root: Path) -> None:
+def test_invalid_parameters(window: float, overlap: float, message: str, root: Path) -> None:
     with pytest.raises(DatasetError, match=message):
         prepare_segments(root, rate=RATE, window_seconds=window, overlap=overlap)

@@ -1,4 +1,4 @@
-"""Splitting by source: nothing on two sides, every class everywhere, shares kept, the same seed the same split."""
+"""Splitting by source: no source in two subsets, every class in every subset, shares, reproducibility."""
 
 import csv
 import random
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.recordings import record, write_class_folders
+from tests.support.recordings import write_class_folders, write_recording
 from training.data.custom.importers import import_folder
 from training.data.custom.manifest import ManifestEntry, read_manifest
 from training.data.custom.split import SUBSETS, read_split, split_by_source, write_split
@@ -15,7 +15,7 @@ from training.errors import DatasetError
 
 
 def items(*rows: tuple[str, str, int]) -> list[ManifestEntry]:
-    """(label, source, how many sounds)."""
+    """Entries from (label, source, number of sounds)."""
     return [
         ManifestEntry(f"{label}-{source}-{take}", label, source, "", "")
         for label, source, count in rows
@@ -29,7 +29,7 @@ def counts(sounds: list[ManifestEntry], subsets: dict[str, str], label: str) -> 
 
 
 def test_single_recordings_keep_the_shares() -> None:
-    """Where every sound is its own source, each class is split to the nearest sound."""
+    """If every sound is its own source, each class is split to the nearest sound."""
     sounds = items(*[("dog", f"d{at}", 1) for at in range(100)], *[("rain", f"r{at}", 1) for at in range(20)])
     subsets = split_by_source(sounds, val=0.15, test=0.15, seed=1)
     assert counts(sounds, subsets, "dog") == {"train": 70, "val": 15, "test": 15}
@@ -37,7 +37,7 @@ def test_single_recordings_keep_the_shares() -> None:
 
 
 def test_seeded() -> None:
-    """The order of the rows does not matter, the seed does."""
+    """The split depends on the seed, but not on the order of the rows."""
     sounds = items(*[("dog", f"d{at}", 1 + at % 3) for at in range(30)], *[("rain", f"r{at}", 2) for at in range(30)])
     first = split_by_source(sounds, val=0.2, test=0.2, seed=1)
     assert split_by_source(sounds, val=0.2, test=0.2, seed=1) == first
@@ -47,7 +47,7 @@ def test_seeded() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_one_large_source(seed: int) -> None:
-    """It goes to the part that wants most, whenever its turn comes."""
+    """It is assigned to the largest subset, whatever its position in the order."""
     sounds = items(("dog", "big", 10), ("dog", "a", 1), ("dog", "b", 1), ("rain", "x", 3), ("rain", "y", 3),
                    ("rain", "z", 3))  # fmt: skip
     subsets = split_by_source(sounds, val=0.15, test=0.15, seed=seed)
@@ -56,9 +56,9 @@ def test_one_large_source(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(150))
-def test_random_collections(seed: int) -> None:
-    """Of any number of classes, with sources of any size, some with several classes: every source once, every class in
-    every part, and shares no further off than the largest sources make them."""
+def test_random_data_sets(seed: int) -> None:
+    """Any number of classes, sources of any size, some with several classes: every source is assigned once, every class
+    is in every subset, and shares deviate by the size of the largest source at most."""
     draw = random.Random(seed)
     rows: list[tuple[str, str, int]] = []
     for label in range(draw.randint(2, 8)):
@@ -78,7 +78,7 @@ def test_random_collections(seed: int) -> None:
 
 
 def test_sources_with_several_classes_move_as_one() -> None:
-    """Speakers who each say every word: whole speakers are parted."""
+    """Speakers who each say every word: whole speakers are assigned."""
     sounds = items(*[(word, f"speaker {at}", 5) for word in ("yes", "no", "up") for at in range(10)])
     subsets = split_by_source(sounds, val=0.2, test=0.2, seed=3)
     for word in ("yes", "no", "up"):
@@ -89,25 +89,25 @@ def test_sources_with_several_classes_move_as_one() -> None:
     ("rows", "shares", "message"),
     [
         ([("dog", "a", 9), ("dog", "b", 9), ("rain", "x", 1)], (0.2, 0.2),
-         "too few recordings .*'dog' has 2, 'rain' has 1; 3 are needed of each class, one each for train, val, test"),
-        ([("dog", "a", 9), ("rain", "x", 1), ("rain", "y", 1)], (0.2, 0), "'dog' has 1; 2 are needed .*train, val$"),
-        ([("dog", "a", 1)], (0.2, 0.2), "two classes or more; there is only 'dog'"),
-        ([("dog", "a", 1)], (0.5, 0.5), "must leave something to train on"),
-        ([("dog", "a", 1)], (-0.1, 0.5), "must leave something"),
+         "too few recordings .*'dog' has 2, 'rain' has 1; each class needs 3, one each for train, val, test"),
+        ([("dog", "a", 9), ("rain", "x", 1), ("rain", "y", 1)], (0.2, 0), "dog' has 1; .* needs 2.*train, val$"),
+        ([("dog", "a", 1)], (0.2, 0.2), "two or more classes are needed; there is only 'dog'"),
+        ([("dog", "a", 1)], (0.5, 0.5), "must leave a share for training"),
+        ([("dog", "a", 1)], (-0.1, 0.5), "must leave a share"),
         ([("dog", "a", 1), ("dog", "b", 1), ("rain", "b", 1), ("rain", "c", 1), ("ice", "a", 1), ("ice", "c", 1)],
-         (0.3, 0), "no split found in which class .* move as one"),
+         (0.3, 0), "no split found in which class .* are not separated"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_split(rows: list[tuple[str, str, int]], shares: tuple[float, float], message: str) -> None:
+def test_impossible_splits(rows: list[tuple[str, str, int]], shares: tuple[float, float], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         split_by_source(items(*rows), val=shares[0], test=shares[1], seed=1)
 
 
-def test_fewer_files_than_parts(tmp_path: Path) -> None:
-    """Two recordings of a class cannot be in three parts; they can be in two."""
+def test_fewer_files_than_subsets(tmp_path: Path) -> None:
+    """Two recordings of a class cannot be in three subsets; they can be in two."""
     root = tmp_path / "sounds"
     import_folder(write_class_folders(tmp_path / "mine", "dog", "rain", takes=2), root)
-    with pytest.raises(DatasetError, match=r"'dog' has 2, 'rain' has 2; 3 are needed .* --val 0 or --test 0"):
+    with pytest.raises(DatasetError, match=r"'dog' has 2, 'rain' has 2; each class needs 3.* --val 0 or --test 0"):
         write_split(root, val=0.2, test=0.2, seed=1)
     assert not (root / "split").exists()
     write_split(root, val=0.5, test=0, seed=1)
@@ -115,10 +115,10 @@ def test_fewer_files_than_parts(tmp_path: Path) -> None:
 
 
 def test_written_and_read(tmp_path: Path) -> None:
-    """Three tables that hold every sound once, and what is needed to make them again."""
+    """Three tables that hold every sound once, and everything that reproduces them."""
     root = tmp_path / "sounds"
     import_folder(write_class_folders(tmp_path / "mine", "dog", "雨, 'heavy'", takes=8), root, group=r"^(.+)-")
-    record = write_split(root, val=0.25, test=0.25, seed=7)
+    info = write_split(root, val=0.25, test=0.25, seed=7)
     subsets = read_split(root)
     assert subsets == split_by_source(read_manifest(root), val=0.25, test=0.25, seed=7)
     listed = []
@@ -128,14 +128,14 @@ def test_written_and_read(tmp_path: Path) -> None:
                 assert subsets[row["source"]] == subset
                 listed.append((row["file"], row["label"], row["source"]))
     assert sorted(listed) == sorted((item.file, item.label, item.source) for item in read_manifest(root))
-    assert record.seed == 7
-    assert record.counts["dog"] == {"train": 4, "val": 2, "test": 2}
-    assert len(record.sources["train"]) == 4
+    assert info.seed == 7
+    assert info.counts["dog"] == {"train": 4, "val": 2, "test": 2}
+    assert len(info.sources["train"]) == 4
     assert not (root / "split.partial").exists()
 
 
 def test_stale_or_changed(tmp_path: Path) -> None:
-    """A split of other sounds is noticed, and one that somebody edited, and one that is not there."""
+    """A split of another manifest, an edited split and a missing split are detected."""
     src, root = write_class_folders(tmp_path / "mine", "dog", "rain", takes=4), tmp_path / "sounds"
     import_folder(src, root)
     with pytest.raises(DatasetError, match="has no split; `otoscope data split"):
@@ -144,25 +144,25 @@ def test_stale_or_changed(tmp_path: Path) -> None:
     val, test = root / "split" / "val.csv", root / "split" / "test.csv"
     lines = val.read_text().splitlines()
     test.write_text(test.read_text() + lines[1] + "\n")
-    with pytest.raises(DatasetError, match=r"test\.csv, line 4: .* stands in val\.csv, too"):
+    with pytest.raises(DatasetError, match=r"test\.csv, line 4: .* is also in val\.csv"):
         read_split(root)
     val.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
-    with pytest.raises(DatasetError, match=r"the tables are not those of split\.json"):
+    with pytest.raises(DatasetError, match=r"the tables do not match split\.json"):
         read_split(root)
     (root / "split" / "split.json").write_text("{}")
     with pytest.raises(DatasetError, match=r"split\.json cannot be read"):
         read_split(root)
     write_split(root, val=0.25, test=0.25, seed=1)
-    record_again = read_split(root)
-    assert len(record_again) == 8
-    record(src / "dog" / "new.wav")
+    after = read_split(root)
+    assert len(after) == 8
+    write_recording(src / "dog" / "new.wav")
     import_folder(src, root)
-    with pytest.raises(DatasetError, match=r"of another items\.csv: sounds were added"):
+    with pytest.raises(DatasetError, match=r"another version of items\.csv: sounds were added"):
         read_split(root)
 
 
 def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old split stays."""
+    """The old split is kept."""
     root = tmp_path / "sounds"
     import_folder(write_class_folders(tmp_path / "mine", "dog", "rain"), root)
     write_split(root, val=0.25, test=0.25, seed=1)

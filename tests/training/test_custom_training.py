@@ -1,4 +1,4 @@
-"""From a folder of recordings to a model, as a person types it."""
+"""From a folder of recordings to a model, on the command line."""
 
 import json
 import shutil
@@ -18,15 +18,17 @@ from training.data.custom.split import write_split
 from training.data.esc50 import load_esc50
 from training.errors import DatasetError, EvaluationError, RunError
 from training.eval.evaluate import evaluate
-from training.eval.model_card import write_recording as record_accuracy
+from training.eval.model_card import record_accuracy
 from training.eval.report import summarise
 from training.export.quantise import quantise
 from training.fit.distillation import load_teachers
 from training.fit.loop import train
 from training.fit.pretrained import load_pretrained
-from training.fit.run_state import finished, run_identity
+from training.fit.run_state import is_finished, run_identity
 from training.recipe import to_yaml
 from worker.model.checkpoint import load_model, read_config, write_config
+
+pytestmark = pytest.mark.training  # the commands that train run through the command line
 
 GROUP = r"^([a-z]+[0-9]+)-"
 
@@ -39,7 +41,7 @@ def run(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A collection, split."""
+    """A split data set."""
     folder = tmp_path_factory.mktemp("own")
     for take in range(24):
         write_recording(folder / "mine" / "dog" / f"dog{take % 8}-{take}.wav", 1.0, hz=300 + 5 * take)
@@ -49,8 +51,8 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "sounds"
 
 
-def test_parts_of_the_split_are_the_folds(sounds: Path) -> None:
-    """Learn from train, stop by val, be measured on test; no source in two of them."""
+def test_subsets_are_the_folds(sounds: Path) -> None:
+    """Train on train, stop early on val, evaluate on test; no source in two of them."""
     dataset = load_dataset(sounds, TINY.frontend)
     assert isinstance(dataset, CustomDataset)
     train, held = dataset.train_validation_split("test", 0.5, seed=1)
@@ -65,17 +67,17 @@ def test_parts_of_the_split_are_the_folds(sounds: Path) -> None:
     assert {clip.label for clip in test} == {0, 1}
     with pytest.raises(DatasetError, match="prepared at 8,000 Hz"):
         dataset.load(test, 16_000, 8_000)
-    with pytest.raises(DatasetError, match="test part"):
+    with pytest.raises(DatasetError, match="one test set"):
         dataset.train_validation_split("val", 0.0, seed=1)
 
 
 def test_from_folder_to_model(sounds: Path, tmp_path: Path) -> None:
-    """One command trains and measures: on val, which had a say, and on test, which nobody chose by."""
+    """One command trains and evaluates: on val, which was used for early stopping, and on test, which was not used."""
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(to_yaml(changed(TINY, epochs=25, patience=20)))
     result = run("train", "--data", sounds, "--recipe", recipe, "--out", tmp_path / "mine")
-    assert "val part" in result.output
-    assert "chosen by these" in result.output
+    assert "val set" in result.output
+    assert "validation clips" in result.output
     report = json.loads((tmp_path / "mine" / "evaluation-test" / "report.json").read_text())
     assert (report["fold"], report["trained_on"], report["chosen_by"]) == ("test", False, False)
     assert report["accuracy"] > 0.8
@@ -88,99 +90,99 @@ def test_from_folder_to_model(sounds: Path, tmp_path: Path) -> None:
     assert model.config.classes == ("dog", "rain")
     assert model.config.training["test_fold"] == "test"
     chosen_by = evaluate(tmp_path / "mine", load_custom_dataset(sounds, TINY.frontend), "val")
-    with pytest.raises(EvaluationError, match="val part had a say"):
+    with pytest.raises(EvaluationError, match="val set was used for early stopping or calibration"):
         record_accuracy(tmp_path / "mine", chosen_by, summarise(chosen_by))
     run("evaluate", tmp_path / "mine", "--data", sounds, "--record")
     page = (tmp_path / "mine" / "README.md").read_text()
-    assert "trained on the train part; the val part said when to stop and how confident to be; no recording" in page
+    assert "trained on the train set; the val set is used for early stopping and calibration; no recording" in page
 
 
-def test_what_the_val_part_is_for(sounds: Path, tmp_path: Path) -> None:
-    """To stop by, which needs no holdout; without patience to calibrate by alone, and the model's page says no more."""
+def test_use_of_the_val_set(sounds: Path, tmp_path: Path) -> None:
+    """Early stopping, which then needs no hold-out; without patience calibration only, as the model card states."""
     dataset = load_custom_dataset(sounds, TINY.frontend)
-    for name, patience, said in (("a", 0, "how confident"), ("b", 1, "when to stop and how confident")):
+    for name, patience, use in (("a", 0, "calibration"), ("b", 1, "early stopping and calibration")):
         train(changed(TINY, epochs=1, patience=patience), dataset, "test", tmp_path / name)
         evaluation = evaluate(tmp_path / name, dataset)
         record_accuracy(tmp_path / name, evaluation, summarise(evaluation))
-        assert f"the val part said {said} to be; " in (tmp_path / name / "README.md").read_text()
+        assert f"the val set is used for {use}; " in (tmp_path / name / "README.md").read_text()
 
 
-def test_what_was_learned_from_before_a_new_split_is_not_taken_for_unseen(sounds: Path, tmp_path: Path) -> None:
-    """The same folder under another split: neither measured, nor a start, a teacher or what a run goes on with."""
+def test_model_of_an_older_split_is_rejected(sounds: Path, tmp_path: Path) -> None:
+    """After a new split it is neither evaluated, nor fine-tuned, nor used as a teacher, nor resumed."""
     own = Path(shutil.copytree(sounds, tmp_path / "sounds"))
     out, recipe = tmp_path / "mine", changed(TINY, epochs=1)
     train(recipe, load_custom_dataset(own, TINY.frontend), "test", out)
     write_split(own, val=0.3, test=0.3, seed=2)
     after = load_custom_dataset(own, TINY.frontend)
     for part in ("test", "val"):
-        with pytest.raises(EvaluationError, match="before sounds was split as it is now"):
+        with pytest.raises(EvaluationError, match="with another split of sounds"):
             evaluate(out, after, part)
     assert evaluate(out, after, "test", allow_training_fold=True).trained_on
-    with pytest.raises(EvaluationError, match="before sounds was split"):
+    with pytest.raises(EvaluationError, match="with another split of sounds"):
         quantise(out, after)
-    with pytest.raises(RunError, match="knows the answers"):
+    with pytest.raises(RunError, match="has seen the test clips"):
         train(recipe, after, "test", tmp_path / "other", pretrained=load_pretrained(out))
-    with pytest.raises(RunError, match="would tell its answers"):
+    with pytest.raises(RunError, match="would leak the test labels"):
         load_teachers([out], after, "test", 8_000, torch.device("cpu"))
     identity = run_identity(recipe, after, "test", len(after.train_validation_split("test", 0.0, 1)[0]), (), None)
     with pytest.raises(RunError, match="another recipe, fold, data"):
-        finished(out, identity)
+        is_finished(out, identity)
 
     config = read_config(out)
     del config.training["data"]["digest"]
     write_config(out, config)
-    assert not evaluate(out, after, "test").trained_on, "made before it was noted: nothing is known"
+    assert not evaluate(out, after, "test").trained_on, "without a digest of its training clips nothing is known"
 
 
-def test_recordings_that_moved_are_the_ones_that_were_learned_from(tmp_path: Path) -> None:
-    """Brought in from their new place and split as before, they leave a model's test part unseen."""
-    collection, there, here = tmp_path / "sounds", tmp_path / "there", tmp_path / "here"
+def test_moved_recordings_keep_the_digest(tmp_path: Path) -> None:
+    """After an import from the new place and the same split, the test set is still unseen."""
+    dataset, there, here = tmp_path / "sounds", tmp_path / "there", tmp_path / "here"
     write_class_folders(there, "dog", "rain", takes=8, speakers=8)
 
-    def learned_from(recordings: Path) -> str:
-        run("data", "import", recordings, "--to", collection, "--group", GROUP)
-        run("data", "split", collection)
-        return load_custom_dataset(collection, TINY.frontend).digest("test")
+    def digest_of(recordings: Path) -> str:
+        run("data", "import", recordings, "--to", dataset, "--group", GROUP)
+        run("data", "split", dataset)
+        return load_custom_dataset(dataset, TINY.frontend).digest("test")
 
-    before = learned_from(there)
+    before = digest_of(there)
     there.rename(here)
-    assert learned_from(here) == before
+    assert digest_of(here) == before
 
 
-def test_files_that_differ_in_their_endings_alone_are_two(tmp_path: Path) -> None:
-    """A split that has them change places is another."""
+def test_files_that_differ_in_their_extension_only(tmp_path: Path) -> None:
+    """Swapping them between subsets changes the digest."""
     paths = tmp_path / "dog" / "1.wav", tmp_path / "dog" / "1.mp3"
 
-    def learned_from(*parts: str) -> str:
+    def digest_of(*parts: str) -> str:
         rows = enumerate(zip(paths, parts, strict=True))
         clips = tuple(Clip(path, part, 0, path.name, row, f"{row:064}") for row, (path, part) in rows)
         waves = np.zeros((2, 8), np.int16)
         return CustomDataset(tmp_path, clips, ("dog",), DatasetInfo("sounds"), 8_000, waves).digest("test")
 
-    assert learned_from("train", "test") != learned_from("test", "train")
+    assert digest_of("train", "test") != digest_of("test", "train")
 
 
-def test_run_of_before_its_clips_were_noted(data: Path, tmp_path: Path) -> None:
-    """It is still the same run's."""
+def test_run_without_a_digest(data: Path, tmp_path: Path) -> None:
+    """A run stored before digests existed is still recognised."""
     dataset, recipe = load_esc50(data), changed(TINY, epochs=1)
     config = train(recipe, dataset, 3, tmp_path / "run")
     del config.training["data"]["digest"]
     write_config(tmp_path / "run", config)
-    assert finished(tmp_path / "run", run_identity(recipe, dataset, 3, 24, (), None))
+    assert is_finished(tmp_path / "run", run_identity(recipe, dataset, 3, 24, (), None))
 
 
-def test_only_some_classes_of_a_set(data: Path) -> None:
-    """A data set of its own, with labels from 0, under a name of its own."""
+def test_select_classes(data: Path) -> None:
+    """A data set with its own name and labels from 0."""
     some = load_esc50(data).select_classes(["noise", "low"], "some")
     assert some.classes == ("noise", "low")
     assert some.info.name == "some"
     assert {(clip.label, clip.path.stem[-1]) for clip in some.clips} == {(0, "2"), (1, "0")}
-    with pytest.raises(DatasetError, match="no class cow"):
+    with pytest.raises(DatasetError, match="no class 'cow'"):
         load_esc50(data).select_classes(["cow"], "none")
 
 
-def test_collection_without_a_split(tmp_path: Path) -> None:
-    """Says which command makes one."""
+def test_data_set_without_a_split(tmp_path: Path) -> None:
+    """The message names the command that creates one."""
     write_class_folders(tmp_path / "mine", "dog", "rain")
     run("data", "import", tmp_path / "mine", "--to", tmp_path / "sounds")
     with pytest.raises(DatasetError, match="otoscope data split"):

@@ -1,4 +1,4 @@
-"""Sounds from links, from a server on this machine: yt-dlp and gdown run as they are."""
+"""Importing links from a local server, with the real yt-dlp and gdown."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ import pytest
 from shared.audio.decode import probe
 from tests.support.recordings import wav_bytes
 from tests.support.sounds import chirp, encode
-from training.data.custom import web as web
+from training.data.custom import web
 from training.data.custom.drive import import_drive, is_drive_folder
 from training.data.custom.importers import import_csv
 from training.data.custom.manifest import read_manifest
@@ -26,12 +26,12 @@ FOLDER = f"{DRIVE}/drive/folders/{'T' * 33}?usp=sharing"
 
 
 class Site:
-    """What the server has, and what it was asked for."""
+    """The pages of the server, and the requests it received."""
 
     def __init__(self) -> None:
-        self.pages: dict[str, tuple[str, bytes]] = {}  # path with query -> type and body
-        self.headers: dict[str, str] = {}  # sent with every body
-        self.cut: dict[str, int] = {}  # bytes of the body after which the connection ends
+        self.pages: dict[str, tuple[str, bytes]] = {}  # path with query -> content type and body
+        self.headers: dict[str, str] = {}  # sent with every response
+        self.cut: dict[str, int] = {}  # bytes of the body after which the connection is closed
         self.requested: list[str] = []
         self.url = ""
 
@@ -57,7 +57,7 @@ class Site:
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    for name in ("NO_PROXY", "no_proxy"):  # a proxy in the environment would not find this machine
+    for name in ("NO_PROXY", "no_proxy"):  # a proxy from the environment could not reach the local server
         monkeypatch.setenv(name, "127.0.0.1")
     served = Site()
 
@@ -79,14 +79,14 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         thread.join()
 
 
-def listed(folder: Path, *rows: tuple[str, str], name: str = "links.txt") -> Path:
+def write_list(folder: Path, *rows: tuple[str, str], name: str = "links.txt") -> Path:
     path = folder / name
     path.write_text("".join(f'"{link}",{label}\n' for link, label in rows))
     return path
 
 
 def webm(seconds: float = 0.5) -> bytes:
-    """Opus as video sites send it."""
+    """Opus in WebM, as video sites send it."""
     import av
 
     file = io.BytesIO()
@@ -103,7 +103,8 @@ def webm(seconds: float = 0.5) -> bytes:
 
 
 def test_links_to_files(site: Site, tmp_path: Path) -> None:
-    """Each is brought once, byte for byte, under its class; its source is the link; failures do not end it."""
+    """Each link is downloaded once, unchanged, into its class; its source is the link; failures do not abort the
+    import."""
     dog, rain = wav_bytes(), wav_bytes()
     first, second = site.put("/a/dog%20one.wav", dog), site.put("/rain.ogg?take=2", rain)
     page = site.put("/login.wav", b"<html>Sign in</html>", "text/html")
@@ -111,7 +112,7 @@ def test_links_to_files(site: Site, tmp_path: Path) -> None:
     site.cut["/torn.wav"] = 1_000
     rows = [(f"{site.url}/gone.wav", "dog"), (first, "dog"), (page, "dog"), (torn, "dog"), (second, "rain"),
             ("http://127.0.0.1:1/x.wav", "rain"), ("http://[/x.wav", "rain")]  # fmt: skip
-    result = import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
+    result = import_csv(write_list(tmp_path, *rows), tmp_path / "sounds")
     items = {item.label: item for item in read_manifest(tmp_path / "sounds")}
     assert result.added == len(items) == 2
     assert (tmp_path / "sounds" / items["dog"].file).read_bytes() == dog
@@ -124,12 +125,12 @@ def test_links_to_files(site: Site, tmp_path: Path) -> None:
     assert len(result.skipped) == 5
 
     site.requested.clear()
-    again = import_csv(listed(tmp_path, *rows[1:2], *rows[4:5]), tmp_path / "sounds")
+    again = import_csv(write_list(tmp_path, *rows[1:2], *rows[4:5]), tmp_path / "sounds")
     assert (again.added, again.unchanged, site.requested) == (0, 2, [])
 
 
 def test_source_column_and_conflicts(site: Site, tmp_path: Path) -> None:
-    """A table's source wins over the link; one sound under two labels is an error here, too."""
+    """A source column takes precedence over the link; one sound under two labels is an error."""
     link = site.put("/a.wav", wav_bytes())
     other = site.put("/b.wav", site.pages["/a.wav"][1])
     (tmp_path / "list.csv").write_text(f"url,label,source\n{link},dog,Rex\n")
@@ -137,11 +138,12 @@ def test_source_column_and_conflicts(site: Site, tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "sounds")[0].source == "Rex"
     for rows in ([(link, "cat")], [(other, "cat")]):
         with pytest.raises(DatasetError, match=r"two labels: .* as 'cat', .*a\.wav as 'dog'"):
-            import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
+            import_csv(write_list(tmp_path, *rows), tmp_path / "sounds")
 
 
-def test_sources_in_the_names_of_links(site: Site, tmp_path: Path) -> None:
-    """`--group` looks at a link's name as at a file's; the column wins; what has none is skipped and told."""
+def test_group_pattern_on_links(site: Site, tmp_path: Path) -> None:
+    """`--group` applies to the file name of a link; the source column takes precedence; links that do not match are
+    skipped."""
     one, two = site.put("/a/anna%20b-1.wav?x=1", wav_bytes()), site.put("/b/anna%20b-2.wav", wav_bytes())
     given, unmatched = site.put("/nobody.wav", wav_bytes()), site.put("/c/nobody.wav", wav_bytes())
     rows = [f"{one},dog,", f"{two},dog,", f"{given},dog,Rex", f"{unmatched},dog,", "http://[/anna-1.wav,dog,"]
@@ -149,11 +151,11 @@ def test_sources_in_the_names_of_links(site: Site, tmp_path: Path) -> None:
     result = import_csv(tmp_path / "list.csv", tmp_path / "sounds", group="^([a-z ]+)-")
     assert [item.source for item in read_manifest(tmp_path / "sounds")] == ["anna b", "anna b", "Rex"]
     assert [why.split(": ", 1)[0] for why in result.skipped] == ["list.csv, line 5", "list.csv, line 6"]
-    assert "--group finds no source" in result.skipped[0]
+    assert "--group does not match" in result.skipped[0]
 
 
 def test_interrupted(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What came before Ctrl-C is there, and is not fetched again."""
+    """Downloads before Ctrl-C are kept and not downloaded again."""
     rows = [(site.put(f"/{at}.wav", wav_bytes()), "dog") for at in range(3)]
     fetch, calls = web._download_file, []
 
@@ -166,44 +168,44 @@ def test_interrupted(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(web, "_download_file", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
-    result = import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
+            import_csv(write_list(tmp_path, *rows), tmp_path / "sounds")
+    result = import_csv(write_list(tmp_path, *rows), tmp_path / "sounds")
     assert (result.added, result.unchanged) == (2, 1)
     assert site.requested == ["/0.wav", "/1.wav", "/2.wav"]
 
 
 @pytest.mark.parametrize("path", ["/long.wav", "/long"])
 def test_too_large(path: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For files and for pages alike."""
+    """For files and pages."""
     monkeypatch.setattr(web, "MAX_FILE_BYTES", 2_000)
     link = site.put(path, wav_bytes(1.0))
-    with pytest.raises(DatasetError, match=r"no sound that can be used; first: .*larger than 2,000 bytes"):
-        import_csv(listed(tmp_path, (link, "dog")), tmp_path / "sounds")
+    with pytest.raises(DatasetError, match=r"no usable sound; first: .*larger than 2,000 bytes"):
+        import_csv(write_list(tmp_path, (link, "dog")), tmp_path / "sounds")
 
 
 def test_through_yt_dlp(site: Site, tmp_path: Path) -> None:
-    """A link that does not end like a sound file: found by its type; a page without a sound is skipped and told."""
+    """A link without audio extension: recognised by its content type; a page without audio is skipped and reported."""
     data = encode(chirp(0.5, 16_000), 16_000, "MP3", "MPEG_LAYER_III")
     link = site.put("/listen?id=7", data, "audio/mpeg")
     page = site.put("/article", b"<html><title>News</title></html>", "text/html")
     rows = [(page, "dog"), (f"{site.url}/nothing", "dog"), (link, "dog")]
-    result = import_csv(listed(tmp_path, *rows), tmp_path / "sounds")
+    result = import_csv(write_list(tmp_path, *rows), tmp_path / "sounds")
     (item,) = read_manifest(tmp_path / "sounds")
     assert (tmp_path / "sounds" / item.file).read_bytes() == data
     assert (item.label, item.source, item.origin) == ("dog", link, link)
     assert "Unsupported URL" in result.skipped[0]
     assert "404" in result.skipped[1]
     site.requested.clear()
-    assert import_csv(listed(tmp_path, rows[2]), tmp_path / "sounds").unchanged == 1
+    assert import_csv(write_list(tmp_path, rows[2]), tmp_path / "sounds").unchanged == 1
     assert site.requested == []
 
 
-def test_page_with_a_sound_in_it(site: Site, tmp_path: Path) -> None:
-    """Opus in WebM is put into Ogg, without ffmpeg. Pages are alike in their names: each is a recording of its own."""
+def test_page_with_audio(site: Site, tmp_path: Path) -> None:
+    """Opus in WebM is remuxed to Ogg, without ffmpeg. Pages have similar names: each one is its own source."""
     site.put("/clip.webm", webm(), "video/webm")
     page = b'<html><title>Frogs</title><video src="/clip.webm" type="video/webm"></video></html>'
     link = site.put("/watch?v=1", page, "text/html")
-    import_csv(listed(tmp_path, (link, "frog")), tmp_path / "sounds", group="^([a-z]+)")
+    import_csv(write_list(tmp_path, (link, "frog")), tmp_path / "sounds", group="^([a-z]+)")
     (item,) = read_manifest(tmp_path / "sounds")
     header = probe((tmp_path / "sounds" / item.file).read_bytes())
     assert (header.container, header.codec, header.rate) == ("Ogg", "Opus", 48_000)
@@ -211,27 +213,27 @@ def test_page_with_a_sound_in_it(site: Site, tmp_path: Path) -> None:
     assert item.source == link
 
 
-def test_container_that_cannot_be_taken_apart(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damaged; or PyAV is not there."""
+def test_container_that_cannot_be_remuxed(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged file, and a missing PyAV."""
     broken = site.put("/broken", webm()[:100], "video/webm")
-    with pytest.raises(DatasetError, match=r"Matroska or WebM.*Taking its sound out fails"):
-        import_csv(listed(tmp_path, (broken, "frog")), tmp_path / "sounds")
-    monkeypatch.setattr(web, "aac_available", lambda: False)
-    with pytest.raises(DatasetError, match=r"by PyAV: .venv/bin/pip install -e '.\[links\]'"):
-        import_csv(listed(tmp_path, (broken, "frog")), tmp_path / "sounds")
+    with pytest.raises(DatasetError, match=r"Matroska or WebM.*Extracting its audio failed"):
+        import_csv(write_list(tmp_path, (broken, "frog")), tmp_path / "sounds")
+    monkeypatch.setattr(web, "is_available", lambda name: False)
+    with pytest.raises(DatasetError, match=r"PyAV can extract its audio: .venv/bin/pip install -e '.\[links\]'"):
+        import_csv(write_list(tmp_path, (broken, "frog")), tmp_path / "sounds")
 
 
-def test_package_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Said before anything is fetched, and only if it is needed."""
+def test_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reported before any download, and only if the package is needed."""
     monkeypatch.setitem(sys.modules, "yt_dlp", None)
     monkeypatch.setitem(sys.modules, "gdown", None)
     with pytest.raises(DatasetError, match=r"pip install -e '.\[links\]'"):
-        import_csv(listed(tmp_path, ("https://example.org/watch", "dog")), tmp_path / "sounds")
+        import_csv(write_list(tmp_path, ("https://example.org/watch", "dog")), tmp_path / "sounds")
     with pytest.raises(DatasetError, match=r"pip install -e '.\[links\]'"):
         import_drive(FOLDER, tmp_path / "sounds")
 
 
-def test_names_of_drive_folders() -> None:
+def test_drive_folder_links() -> None:
     assert is_drive_folder(FOLDER)
     assert is_drive_folder(f"{DRIVE}/drive/u/0/folders/abc-_1")
     assert not is_drive_folder(f"{DRIVE}/file/d/abc/view")
@@ -240,7 +242,7 @@ def test_names_of_drive_folders() -> None:
 
 @pytest.fixture
 def drive(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """gdown as it is, but its requests to Google Drive arrive here."""
+    """The real gdown, with its requests to Google Drive redirected to the local server."""
     import requests
 
     real = requests.Session.request
@@ -259,7 +261,7 @@ def identity(name: str) -> str:
 
 
 def put_folder(site: Site, name: str, tree: dict[str, Any], key: str = "T" * 33) -> None:
-    """A folder as Google shows it when it is embedded, and what lies below it."""
+    """The page of an embedded Google Drive folder, and everything below it."""
     entries = []
     for child, content in tree.items():
         inner = identity(f"{name}/{child}")
@@ -276,7 +278,7 @@ def put_folder(site: Site, name: str, tree: dict[str, Any], key: str = "T" * 33)
 
 
 def test_drive_folder(drive: Site, tmp_path: Path) -> None:
-    """Sub-folders are the classes, at any depth; what fails is skipped; the next import fetches what is missing."""
+    """Sub-folders at any depth are classes; failures are skipped; the next import downloads missing files only."""
     tree: dict[str, Any] = {
         "собака": {"rex 1.wav": wav_bytes(), "deep": {"rex-2.wav": wav_bytes()}, "lost.wav": b"", "notes.txt": b"no"},
         "rain": {"roof-1.wav": wav_bytes(), "roof-2.wav": b"<html>"},
@@ -291,7 +293,12 @@ def test_drive_folder(drive: Site, tmp_path: Path) -> None:
     assert all(item.source == item.origin == f"{DRIVE}/uc?id={item.origin[-33:]}" for item in items)
     assert result.added == 3
     given = " ".join(result.skipped)
-    for reason in ("lost.wav: ", "notes.txt: not a sound", "loose.wav: lies in no", "Accepted: WAV"):
+    for reason in (
+        "lost.wav: ",
+        "notes.txt: the file name has no audio extension",
+        "loose.wav: is not in a",
+        "Accepted: WAV",
+    ):
         assert reason in given
 
     drive.requested.clear()

@@ -1,4 +1,4 @@
-"""Fetching ESC-50, from a server on this machine that breaks off, is busy, or sends what it should not."""
+"""Downloading ESC-50 from a local server that closes connections, is overloaded, or sends invalid data."""
 
 import fcntl
 import hashlib
@@ -24,7 +24,7 @@ TOP = "ESC-50-master"
 
 
 def check(root: Path) -> None:
-    """What a small archive can satisfy: the table and its clips are there."""
+    """A check that a small archive passes: the table and its clips are present."""
     load_esc50(root)
 
 
@@ -38,7 +38,7 @@ def pack(files: dict[str, bytes]) -> bytes:
 
 @pytest.fixture(scope="module")
 def files(data: Path) -> dict[str, bytes]:
-    """What GitHub packs: the data set, and things that nobody needs for training."""
+    """An archive like GitHub's: the data set, and files that training does not need."""
     content = {f"{TOP}/": b""}
     for path in sorted(data.rglob("*")):
         if path.is_file():
@@ -48,23 +48,23 @@ def files(data: Path) -> dict[str, bytes]:
 
 
 class Site:
-    """What the server serves, how it misbehaves, and what it was asked for."""
+    """The response of the server, its faults, and the requests it received."""
 
     def __init__(self, body: bytes) -> None:
         self.body = body
         self.etag = '"one"'
-        self.ranges = True  # understands Range
-        self.lengths = True  # says Content-Length
-        self.statuses: list[int] = []  # answered first, one each
-        self.cuts: list[int] = []  # bytes of the body after which the connection is closed, one each
-        self.patience = 1_000  # requests until it is busy for good
-        self.requested_ranges: list[str] = []  # the Range of each request
+        self.ranges = True  # supports Range requests
+        self.lengths = True  # sends Content-Length
+        self.statuses: list[int] = []  # error statuses sent first, one per request
+        self.cuts: list[int] = []  # bytes after which the connection is closed, one per request
+        self.available_requests = 1_000  # requests before it returns 503 permanently
+        self.requested_ranges: list[str] = []  # Range header of each request
         self.url = ""
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         wanted = handler.headers.get("Range", "")
         self.requested_ranges.append(wanted)
-        if len(self.requested_ranges) > self.patience:
+        if len(self.requested_ranges) > self.available_requests:
             self.statuses.append(503)
         if self.statuses:
             handler.send_error(self.statuses.pop(0))
@@ -88,7 +88,7 @@ class Site:
 
 @pytest.fixture
 def site(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    for name in ("NO_PROXY", "no_proxy"):  # a proxy in the environment would not find this machine
+    for name in ("NO_PROXY", "no_proxy"):  # a proxy from the environment could not reach the local server
         monkeypatch.setenv(name, "127.0.0.1")
     monkeypatch.setattr(training.data.download, "BACKOFF_SECONDS", 0.0)
     served = Site(pack(files))
@@ -110,15 +110,15 @@ def site(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[S
 
 
 def cached_files(cache: Path) -> set[str]:
-    """What lies in the cache, the lock aside."""
+    """The files in the cache, without the lock."""
     return {path.name for path in cache.iterdir()} - {"ESC-50.lock"}
 
 
 @pytest.mark.parametrize("lengths", [True, False])
 def test_fetched_once(lengths: bool, site: Site, data: Path, tmp_path: Path) -> None:
-    """Every clip and the table, byte for byte, and nothing that was not wanted; the second call asks nobody.
+    """Every clip and the table are identical; other files are not unpacked; the second call sends no request.
 
-    With and without a Content-Length: GitHub does not say how much it will send.
+    With and without Content-Length: GitHub sends none.
     """
     site.lengths = lengths
     folder = fetch_esc50(tmp_path / "cache", url=site.url, check=check)
@@ -135,21 +135,21 @@ def test_fetched_once(lengths: bool, site: Site, data: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("etag", ['"one"', 'W/"weak"', ""])
 @pytest.mark.parametrize("ranges", [True, False])
-def test_broken_off_and_gone_on_with(ranges: bool, etag: str, site: Site, tmp_path: Path) -> None:
-    """Each attempt asks for what is missing; a server without ranges sends everything again."""
+def test_interrupted_download_is_resumed(ranges: bool, etag: str, site: Site, tmp_path: Path) -> None:
+    """Each attempt requests the missing bytes; a server without Range support sends everything again."""
     site.ranges, site.etag, site.cuts = ranges, etag, [1_000, 2_000]
     check(fetch_esc50(tmp_path, url=site.url, check=check))
     assert site.requested_ranges == ["", "bytes=1000-", "bytes=3000-" if ranges else "bytes=2000-"]
 
 
-def test_gone_on_with_by_the_next_call(site: Site, tmp_path: Path) -> None:
-    """What came before everything failed is kept, for the same address only."""
-    site.cuts, site.patience = [1_000], 1
-    with pytest.raises(DatasetError, match=r"HTTP 503 .*; the 1,000 bytes that came are kept"):
+def test_next_call_resumes_the_download(site: Site, tmp_path: Path) -> None:
+    """Bytes received before the failure are kept, but are used for the same URL only."""
+    site.cuts, site.available_requests = [1_000], 1
+    with pytest.raises(DatasetError, match=r"HTTP 503 .*; the 1,000 bytes received so far are kept"):
         fetch_esc50(tmp_path, url=site.url, check=check)
     assert cached_files(tmp_path) == {"ESC-50.zip.partial", "ESC-50.zip.source"}
 
-    site.patience, site.requested_ranges = 1_000, []
+    site.available_requests, site.requested_ranges = 1_000, []
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(tmp_path, elsewhere)
     check(fetch_esc50(tmp_path, url=site.url, check=check))
@@ -159,7 +159,7 @@ def test_gone_on_with_by_the_next_call(site: Site, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("beyond", "etag", "requests"), [(0, '"one"', 1), (1, '"one"', 2), (-1_000, '"zero"', 1)])
 def test_partial_of_another_archive(beyond: int, etag: str, requests: int, site: Site, tmp_path: Path) -> None:
-    """All of it is there already; more is there than there should be; the server has a newer one by now."""
+    """The partial file is complete; it is too long; the archive on the server has changed."""
     size = len(site.body) + beyond
     (tmp_path / "ESC-50.zip.partial").write_bytes(b"x" * size if beyond else site.body)
     (tmp_path / "ESC-50.zip.source").write_text(f"{site.url}\n{etag}\n")
@@ -167,8 +167,8 @@ def test_partial_of_another_archive(beyond: int, etag: str, requests: int, site:
     assert site.requested_ranges == [f"bytes={size}-", ""][:requests]
 
 
-def test_always_cut_at_the_same_byte(site: Site, tmp_path: Path) -> None:
-    """Is given up, although every attempt brings something."""
+def test_connection_always_closed_at_the_same_byte(site: Site, tmp_path: Path) -> None:
+    """The download fails eventually, although every attempt receives some bytes."""
     site.ranges = False
     site.cuts = [1_000] * 100
     with pytest.raises(DatasetError, match=r"cannot be fetched: .* are kept"):
@@ -176,8 +176,8 @@ def test_always_cut_at_the_same_byte(site: Site, tmp_path: Path) -> None:
     assert len(site.requested_ranges) == 1 + training.data.download.MAX_ATTEMPTS
 
 
-def test_busy_then_fine_and_not_found(site: Site, tmp_path: Path) -> None:
-    """Neither a 503 nor a 429 is the last word; a 404 is, and the message says where."""
+def test_retryable_and_final_statuses(site: Site, tmp_path: Path) -> None:
+    """503, 502 and 429 are retried; 404 is final, and the message contains the URL."""
     site.statuses = [503, 429, 404]
     with pytest.raises(DatasetError, match=rf"{re.escape(site.url)} cannot be fetched: HTTP 404 Not Found"):
         fetch_esc50(tmp_path, url=site.url, check=check)
@@ -186,8 +186,8 @@ def test_busy_then_fine_and_not_found(site: Site, tmp_path: Path) -> None:
     check(fetch_esc50(tmp_path, url=site.url, check=check))
 
 
-def test_nobody_there(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No server, or an address that is none."""
+def test_unreachable_server(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connection refused, or an unsupported URL."""
     monkeypatch.setattr(training.data.download, "MAX_ATTEMPTS", 2)
     with pytest.raises(DatasetError, match=r"cannot be fetched: .*refused"):
         fetch_esc50(tmp_path, url="http://127.0.0.1:1/master.zip", check=check)
@@ -197,23 +197,23 @@ def test_nobody_there(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_wrong_table(site: Site, tmp_path: Path) -> None:
-    """A whole and readable data set that is not ESC-50 is not kept as ESC-50."""
+    """A complete and readable data set that is not ESC-50 is not cached as ESC-50."""
     with pytest.raises(DatasetError, match="not the official table"):
         fetch_esc50(tmp_path, url=site.url)
     assert cached_files(tmp_path) == set()
 
 
 UNUSABLE: dict[str, tuple[Callable[[dict[str, bytes]], bytes], str]] = {
-    "above": (lambda files: pack({**files, "../evil.wav": b"evil"}), "would leave its folder"),
-    "up and out": (lambda files: pack({**files, f"{TOP}/audio/../../../evil.wav": b"evil"}), "would leave its folder"),
-    "absolute": (lambda files: pack({**files, "/tmp/evil.wav": b"evil"}), "would leave its folder"),
-    "backslashes": (lambda files: pack({**files, f"{TOP}/audio\\..\\evil.wav": b"evil"}), "would leave its folder"),
+    "above": (lambda files: pack({**files, "../evil.wav": b"evil"}), "path outside its folder"),
+    "up and out": (lambda files: pack({**files, f"{TOP}/audio/../../../evil.wav": b"evil"}), "path outside its folder"),
+    "absolute": (lambda files: pack({**files, "/tmp/evil.wav": b"evil"}), "path outside its folder"),
+    "backslashes": (lambda files: pack({**files, f"{TOP}/audio\\..\\evil.wav": b"evil"}), "path outside its folder"),
     "two upper folders": (lambda files: pack({**files, "Other/README.md": b"other"}), r"README\.md twice"),
     "a clip less": (lambda files: pack({k: v for k, v in files.items() if "1-00-A-0" not in k}), "1 of 36 clips are"),
-    "cut off": (lambda files: pack(files)[:-1_000], "cut off or damaged"),
-    "one byte changed": (lambda files: flipped(pack(files)), "cut off or damaged"),
-    "a hotel's page": (lambda _: b"<html>Welcome</html>", "not a zip archive"),
-    "nothing": (lambda _: b"", "not a zip archive"),
+    "cut off": (lambda files: pack(files)[:-1_000], "truncated or damaged"),
+    "one byte changed": (lambda files: flipped(pack(files)), "truncated or damaged"),
+    "a login page": (lambda _: b"<html>Welcome</html>", "not a zip archive"),
+    "empty": (lambda _: b"", "not a zip archive"),
 }
 
 
@@ -225,7 +225,7 @@ def flipped(archive: bytes) -> bytes:
 @pytest.mark.parametrize("lengths", [True, False])
 @pytest.mark.parametrize("which", UNUSABLE)
 def test_unusable_archive(which: str, lengths: bool, site: Site, files: dict[str, bytes], tmp_path: Path) -> None:
-    """Is refused as a whole; nothing of it stays, neither in the cache nor outside of it."""
+    """The archive is rejected as a whole; nothing remains in the cache or outside of it."""
     make, message = UNUSABLE[which]
     site.body, site.lengths = make(files), lengths
     with pytest.raises(DatasetError, match=message):
@@ -238,12 +238,12 @@ def test_unusable_archive(which: str, lengths: bool, site: Site, files: dict[str
     ("limit", "message"),
     [
         ("MAX_ARCHIVE_BYTES", "sends more than 20 bytes"),
-        ("MAX_UNPACKED_BYTES", "at most 20"),
-        ("MAX_FILES", "at most 20"),
+        ("MAX_UNPACKED_BYTES", "the limit is 20"),
+        ("MAX_FILES", "the limit is 20"),
     ],
 )
 def test_too_large(limit: str, message: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too many bytes sent, too many unpacked, too many files."""
+    """Too many bytes received, too many bytes unpacked, too many files."""
     monkeypatch.setattr(training.data.download, limit, 20)
     with pytest.raises(DatasetError, match=message):
         fetch_esc50(tmp_path, url=site.url, check=check)
@@ -251,7 +251,7 @@ def test_too_large(limit: str, message: str, site: Site, tmp_path: Path, monkeyp
 
 
 def test_pinned_archive(site: Site, tmp_path: Path) -> None:
-    """By its SHA-256, in either case of letters."""
+    """By its SHA-256, in lower or upper case."""
     right = hashlib.sha256(site.body).hexdigest()
     with pytest.raises(DatasetError, match=f"its SHA-256 is {right}, not {'0' * 64}"):
         fetch_esc50(tmp_path, url=site.url, sha256="0" * 64, check=check)
@@ -260,14 +260,14 @@ def test_pinned_archive(site: Site, tmp_path: Path) -> None:
 
 
 def test_disk_full(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While unpacking: nothing of it stays, but the archive does and is not fetched again."""
+    """While unpacking: the partial folder is removed, but the archive is kept and not downloaded again."""
 
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
 
     with monkeypatch.context() as patch:
         patch.setattr(training.data.download.shutil, "copyfileobj", full)
-        with pytest.raises(DatasetError, match=r"cannot be kept in .*No space left"):
+        with pytest.raises(DatasetError, match=r"cannot be stored in .*No space left"):
             fetch_esc50(tmp_path, url=site.url, check=check)
     assert cached_files(tmp_path) == {"ESC-50.zip", "ESC-50.zip.source"}
     check(fetch_esc50(tmp_path, url=site.url, check=check))
@@ -275,21 +275,21 @@ def test_disk_full(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert cached_files(tmp_path) == {"ESC-50"}
 
 
-def test_folder_that_is_not_whole(site: Site, tmp_path: Path) -> None:
-    """Somebody removed a clip: it is said, and nothing is overwritten."""
+def test_incomplete_folder(site: Site, tmp_path: Path) -> None:
+    """A clip was removed from outside: an error is raised, and nothing is overwritten."""
     folder = fetch_esc50(tmp_path, url=site.url, check=check)
     next((folder / "audio").iterdir()).unlink()
-    with pytest.raises(DatasetError, match=f"1 of 36 clips are missing.*; remove {folder} to have it fetched again"):
+    with pytest.raises(DatasetError, match=f"1 of 36 clips are missing.*; remove {folder} to fetch it again"):
         fetch_esc50(tmp_path, url=site.url, check=check)
     assert site.requested_ranges == [""]
 
 
-def test_two_at_once(site: Site, tmp_path: Path) -> None:
-    """The second is told to wait, and does not touch what the first unpacks."""
+def test_concurrent_download(site: Site, tmp_path: Path) -> None:
+    """The second download fails and does not touch the files of the first."""
     (tmp_path / "ESC-50.partial").mkdir()
     with (tmp_path / "ESC-50.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DatasetError, match="another process is fetching"):
+        with pytest.raises(DatasetError, match="another process is downloading"):
             fetch_esc50(tmp_path, url=site.url, check=check)
     assert (tmp_path / "ESC-50.partial").is_dir()
     check(fetch_esc50(tmp_path, url=site.url, check=check))
@@ -297,7 +297,7 @@ def test_two_at_once(site: Site, tmp_path: Path) -> None:
 
 
 def test_default_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the desktop's standard says; a relative path there is to be ignored."""
+    """XDG Base Directory Specification: a relative path is ignored."""
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert default_cache() == Path("/somewhere/otoscope")
     monkeypatch.setenv("XDG_CACHE_HOME", "somewhere")
@@ -306,7 +306,7 @@ def test_default_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("real_sounds")
 def test_official_table_passes(tmp_path: Path) -> None:
-    """The real data set is accepted, and not with one clip emptied."""
+    """The real data set is accepted; it is rejected if a clip is empty."""
     real = REAL_SOUNDS / "esc50-16k"
     check_esc50(real)
     shutil.copytree(real / "meta", tmp_path / "meta")

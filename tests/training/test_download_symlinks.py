@@ -1,4 +1,4 @@
-"""Archives with symbolic links in them; other names that lead out of a folder are in test_download.py."""
+"""Archives with symbolic links; other paths that leave the folder are in test_download.py."""
 
 import io
 import stat
@@ -14,8 +14,8 @@ TOP = "ESC-50-master"
 
 @pytest.mark.parametrize("name", ["audio/1-0-A-0.wav", "meta/esc50.csv", "meta", "elsewhere"])
 @pytest.mark.parametrize("target", ["../../../evil", "/etc/passwd", "esc50.csv"])
-def test_an_archive_with_a_link_is_refused(name: str, target: str, tmp_path: Path) -> None:
-    """Wherever it lies and leads: nothing of it is unpacked."""
+def test_archive_with_a_symlink_is_rejected(name: str, target: str, tmp_path: Path) -> None:
+    """Wherever the link is and points to: nothing is unpacked."""
     link = zipfile.ZipInfo(f"{TOP}/{name}")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     packed = io.BytesIO()
@@ -23,6 +23,6 @@ def test_an_archive_with_a_link_is_refused(name: str, target: str, tmp_path: Pat
         archive.writestr(f"{TOP}/README.md", "sounds")
         archive.writestr(link, target)
     (tmp_path / "a.zip").write_bytes(packed.getvalue())
-    with pytest.raises(DatasetError, match=f"holds a link: '{TOP}/{name}'"):
+    with pytest.raises(DatasetError, match=f"contains a symbolic link: '{TOP}/{name}'"):
         _unpack(tmp_path / "a.zip", tmp_path / "unpacked")
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]

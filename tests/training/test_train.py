@@ -1,4 +1,4 @@
-"""A run from a recipe to a model directory."""
+"""The training loop: from a recipe to a model directory."""
 
 import shutil
 import signal
@@ -29,8 +29,8 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
     return load_file(directory / "model.safetensors")
 
 
-def test_training_learns_what_can_be_learned(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """Tones and noise are told apart on a fold that was never seen; the recipe is saved beside the weights."""
+def test_training_learns(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Tones and noise are classified correctly on an unseen fold; the recipe is saved beside the weights."""
     config = train(changed(recipe, epochs=12), load_esc50(data), 3, tmp_path / "run")
     evaluation = evaluate(tmp_path / "run", load_esc50(data))
     assert evaluation.fold == 3
@@ -40,8 +40,8 @@ def test_training_learns_what_can_be_learned(data: Path, recipe: Recipe, tmp_pat
     assert load_model(tmp_path / "run").config == config
 
 
-def at_step(steps: int, patch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
-    """What happens during that step of the next run."""
+def at_step(steps: int, patch: pytest.MonkeyPatch, callback: Callable[[], None]) -> None:
+    """Call a function during the given step of the next run."""
     import training.fit.loop as module
 
     kept, taken = module.set_schedule, 0
@@ -50,22 +50,22 @@ def at_step(steps: int, patch: pytest.MonkeyPatch, happens: Callable[[], None]) 
         nonlocal taken
         taken += 1
         if taken == steps:
-            happens()
+            callback()
         return kept(*arguments)
 
     patch.setattr(module, "set_schedule", count)
 
 
-def press_ctrl_c() -> None:
+def send_sigint() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def die() -> None:
+def crash() -> None:
     raise MemoryError
 
 
 def counted_steps(patch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Asks how many optimizer steps have been taken since."""
+    """Returns a function that returns the number of optimizer steps since."""
     taken = 0
     kept = torch.optim.AdamW.step
 
@@ -80,38 +80,39 @@ def counted_steps(patch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 @pytest.mark.parametrize("steps", [2, 3, 10])  # in the middle of an epoch, at its end, in a later one
 @pytest.mark.parametrize("options", [{}, {"average": "swa", "optimizer": "sgd", "holdout": 0.25, "patience": 4}])
-def test_resumed_run_equals_an_unbroken_one(
+def test_resumed_run_equals_an_uninterrupted_one(
     data: Path, recipe: Recipe, tmp_path: Path, steps: int, options: dict[str, object]
 ) -> None:
-    """Ctrl-C saves; resuming gives the same weights bit for bit on a CPU, wherever the run was broken off."""
+    """Ctrl-C saves; the resumed run gives identical weights on a CPU, wherever it was interrupted."""
     dataset = load_esc50(data)
     recipe = changed(recipe, epochs=6, **options)
     train(recipe, dataset, 3, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        at_step(steps, patch, press_ctrl_c)
+        at_step(steps, patch, send_sigint)
         with pytest.raises(KeyboardInterrupt):
-            train(recipe, dataset, 3, tmp_path / "broken")
-    assert not (tmp_path / "broken" / "config.json").exists()
-    train(recipe, dataset, 3, tmp_path / "broken", resume=True)
-    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+            train(recipe, dataset, 3, tmp_path / "interrupted")
+    assert not (tmp_path / "interrupted" / "config.json").exists()
+    train(recipe, dataset, 3, tmp_path / "interrupted", resume=True)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "interrupted")
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_run_that_died_goes_on_from_its_last_half_minute(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """And not from its last whole epoch, which may be long ago; weights and pictures are those of an unbroken run."""
+def test_crashed_run_resumes_from_its_last_checkpoint(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Not from the last complete epoch, which may be long ago; weights and logged images equal those of an
+    uninterrupted run."""
     dataset, recipe = load_esc50(data), changed(recipe, epochs=2)
     train(recipe, dataset, 3, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.fit.loop._SAVE_SECONDS", 0.0)
-        at_step(3, patch, die)
+        at_step(3, patch, crash)
         with pytest.raises(MemoryError):
-            train(recipe, dataset, 3, tmp_path / "broken")
-    assert torch.load(tmp_path / "broken" / CHECKPOINT, weights_only=True)["progress"]["step"] == 2
-    train(recipe, dataset, 3, tmp_path / "broken", resume=True)
-    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+            train(recipe, dataset, 3, tmp_path / "interrupted")
+    assert torch.load(tmp_path / "interrupted" / CHECKPOINT, weights_only=True)["progress"]["step"] == 2
+    train(recipe, dataset, 3, tmp_path / "interrupted", resume=True)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "interrupted")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert [event.step for event in read_events(tmp_path / "broken").Images("input")] == [1, 2]
+    assert [event.step for event in read_events(tmp_path / "interrupted").Images("input")] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -125,15 +126,15 @@ def test_run_that_died_goes_on_from_its_last_half_minute(data: Path, recipe: Rec
     ],
     ids=str,
 )
-def test_every_way_to_train_learns(data: Path, recipe: Recipe, tmp_path: Path, options: dict[str, object]) -> None:
-    """Optimizers, schedules, averages, accumulation, a held-out part."""
+def test_training_options_learn(data: Path, recipe: Recipe, tmp_path: Path, options: dict[str, object]) -> None:
+    """Optimizers, schedules, weight averages, gradient accumulation, hold-out."""
     train(changed(recipe, epochs=12, **options), load_esc50(data), 3, tmp_path / "run")
     evaluation = evaluate(tmp_path / "run", load_esc50(data))
     assert (evaluation.predicted == evaluation.truth).mean() > 0.8
 
 
-def test_accumulated_step_is_the_step_of_the_whole_batch(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """As many optimizer steps as with the whole batch: the epoch is not longer for it."""
+def test_gradient_accumulation(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """An epoch has as many optimizer steps as with the whole batch."""
     dataset = load_esc50(data)
     steps: dict[str, int] = {}
     for name, options in (("whole", {"batch": 8}), ("parts", {"batch": 4, "accumulate": 2})):
@@ -157,7 +158,7 @@ def scalars(run: Path, name: str) -> list[Any]:
 
 
 def test_early_stopping_keeps_the_best_and_fits_a_temperature(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """A run that cannot get better ends after `patience` epochs, with the weights of its best one."""
+    """A run that does not improve ends after `patience` epochs, with the weights of its best epoch."""
     optim = recipe.optim.model_copy(
         update={"epochs": 60, "max_lr": 0.05, "holdout": 0.25, "patience": 2, "average": "none"}
     )
@@ -173,14 +174,14 @@ def test_early_stopping_keeps_the_best_and_fits_a_temperature(data: Path, recipe
     assert config.temperature != 1.0
 
 
-def test_patience_needs_something_to_look_at(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """Folds have no part of their own to stop by."""
-    with pytest.raises(RunError, match=r"patience needs an optim\.holdout"):
+def test_patience_needs_a_validation_set(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Folds have no validation set of their own."""
+    with pytest.raises(RunError, match=r"patience needs a validation set: set optim\.holdout"):
         train(changed(recipe, patience=3), load_esc50(data), 3, tmp_path / "run")
 
 
-def test_student_learns_from_its_teachers(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """Without a single true label in its loss; a teacher that heard the fold under test is refused."""
+def test_distillation(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """A student learns without any true label in its loss; a teacher trained on the test fold is rejected."""
     dataset = load_esc50(data)
     train(changed(recipe, epochs=12), dataset, 3, tmp_path / "teacher")
     taught = changed(recipe, epochs=12).model_copy(update={"distill": DistillRecipe(weight=1.0)})
@@ -189,16 +190,16 @@ def test_student_learns_from_its_teachers(data: Path, recipe: Recipe, tmp_path: 
     assert config.training["teachers"] == [{"name": teacher.name, "weights": teacher.weights_sha256}]
     evaluation = evaluate(tmp_path / "student", dataset)
     assert (evaluation.predicted == evaluation.truth).mean() > 0.8
-    with pytest.raises(RunError, match="would tell its answers"):
+    with pytest.raises(RunError, match="would leak the test labels"):
         train(taught, dataset, 2, tmp_path / "cheat", teachers=[tmp_path / "teacher"])
-    with pytest.raises(RunError, match="go together"):
+    with pytest.raises(RunError, match=r"require a distill\.weight above 0"):
         train(taught, dataset, 3, tmp_path / "alone")
     with pytest.raises(RunError, match="teacher"):
-        train(taught, dataset, 3, tmp_path / "alone", teachers=[tmp_path / "nobody"])
+        train(taught, dataset, 3, tmp_path / "alone", teachers=[tmp_path / "missing"])
 
 
-def test_recipe_that_names_a_teacher_trains_it_first(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """One command: the teacher without the fold under test, then the student; stopped in either, it goes on."""
+def test_teacher_in_the_recipe_is_trained_first(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """One command trains the teacher without the test fold, then the student; both can be resumed."""
     dataset = load_esc50(data)
     first = tmp_path / "first.yaml"
     first.write_text(to_yaml(changed(recipe, epochs=4)))
@@ -221,8 +222,8 @@ def test_recipe_that_names_a_teacher_trains_it_first(data: Path, recipe: Recipe,
         train(taught, dataset, 3, tmp_path / "run")
 
 
-def test_teacher_is_not_trained_for_a_student_that_cannot_be(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """What a minute shows comes before what takes hours."""
+def test_student_is_validated_before_its_teacher_is_trained(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """An error that takes a minute to detect is raised before hours of training."""
     first = tmp_path / "first.yaml"
     first.write_text(to_yaml(changed(recipe, epochs=1)))
     distill = DistillRecipe(weight=0.5, teacher=str(first))
@@ -233,7 +234,7 @@ def test_teacher_is_not_trained_for_a_student_that_cannot_be(data: Path, recipe:
 
 
 def test_tensorboard_shows_the_run(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """Loss, accuracy and learning rate of every epoch, augmented input, the confusion of the held-out part."""
+    """Loss, accuracy and learning rate of every epoch, augmented input, the confusion matrix of the validation set."""
     train(changed(recipe, epochs=2, holdout=0.25), load_esc50(data), 3, tmp_path / "run")
     events = read_events(tmp_path / "run")
     assert set(events.Tags()["scalars"]) == {"loss", "accuracy", "lr", "held_loss", "held_accuracy"}
@@ -241,12 +242,12 @@ def test_tensorboard_shows_the_run(data: Path, recipe: Recipe, tmp_path: Path) -
     assert set(events.Tags()["images"]) == {"input", "confusion"}
 
 
-def test_run_is_not_resumed_with_other_windows(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """A run whose clips have grown since, all under their old names, is another: its epochs have other steps."""
+def test_run_is_not_resumed_with_changed_files(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Clips that have become longer under the same names: the steps per epoch differ."""
     copy = Path(shutil.copytree(data, tmp_path / "copy"))
     dataset, recipe = load_esc50(copy), changed(recipe, epochs=2)
     with pytest.MonkeyPatch.context() as patch:
-        at_step(2, patch, press_ctrl_c)
+        at_step(2, patch, send_sigint)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, dataset, 3, tmp_path / "run")
     for path in (copy / "audio").glob("1-*"):
@@ -255,8 +256,8 @@ def test_run_is_not_resumed_with_other_windows(data: Path, recipe: Recipe, tmp_p
         train(recipe, dataset, 3, tmp_path / "run", resume=True)
 
 
-def test_seed_decides_everything(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """The same seed gives the same weights, another one others."""
+def test_seed_determines_the_weights(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """The same seed gives the same weights, another seed gives others."""
     dataset = load_esc50(data)
     recipe = changed(recipe, epochs=1)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -266,8 +267,8 @@ def test_seed_decides_everything(data: Path, recipe: Recipe, tmp_path: Path) -> 
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_run_is_never_overwritten_or_mixed_up(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """A folder that holds a run is refused; so is resuming with another recipe, fold, or where there is none."""
+def test_run_is_never_overwritten(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """A folder that holds a run is rejected; so is resuming with another recipe or fold, or without a run."""
     dataset = load_esc50(data)
     recipe = changed(recipe, epochs=1)
     train(recipe, dataset, 3, tmp_path / "run")
@@ -277,7 +278,7 @@ def test_run_is_never_overwritten_or_mixed_up(data: Path, recipe: Recipe, tmp_pa
         train(recipe, dataset, 2, tmp_path / "run", resume=True)
     with pytest.raises(RunError, match="no run to resume"):
         train(recipe, dataset, 3, tmp_path / "nothing", resume=True)
-    assert not (tmp_path / "run" / CHECKPOINT).exists()  # what is left is a model directory
+    assert not (tmp_path / "run" / CHECKPOINT).exists()  # only the model directory remains
     kept = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
     train(recipe, dataset, 3, tmp_path / "run", resume=True)  # finished: nothing to do
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == kept
@@ -288,7 +289,7 @@ def test_run_is_never_overwritten_or_mixed_up(data: Path, recipe: Recipe, tmp_pa
 
 
 def test_no_clip_of_the_test_fold_is_decoded(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """Training goes through with the test fold's sounds broken: they are not looked at."""
+    """Training succeeds although all files of the test fold are damaged."""
     copy = Path(shutil.copytree(data, tmp_path / "copy"))
     for path in (copy / "audio").glob("3-*"):
         path.write_bytes(b"")
@@ -296,7 +297,7 @@ def test_no_clip_of_the_test_fold_is_decoded(data: Path, recipe: Recipe, tmp_pat
 
 
 def test_schedules() -> None:
-    """Cosine rises in a straight line and falls to its share; one cycle moves the momentum the other way."""
+    """Cosine: linear warm-up, then decay to its final value; one-cycle: momentum in the opposite direction."""
     cosine = OptimRecipe(max_lr=1.0, warmup=0.2, final_lr=0.01)
     rates = [schedule(step, 100, cosine)[0] for step in range(100)]
     assert rates[:2] == pytest.approx([0.05, 0.1])

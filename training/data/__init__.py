@@ -1,1 +1,1 @@
-"""Datasets."""
+"""Data sets: ESC-50, folders in its layout, and custom data sets."""

@@ -1,4 +1,4 @@
-"""Labelled clips in folds, common to ESC-50 and custom datasets: splitting, hold-out and decoding."""
+"""Labelled clips in folds, common to ESC-50 and custom data sets: splitting, hold-out and decoding."""
 
 import hashlib
 import random
@@ -18,7 +18,7 @@ from training.errors import DatasetError
 from worker.pipeline.windows import split_windows
 
 Fold = int | str
-"""Which part of a data set a clip belongs to: a number, or, in a collection, `train`, `val` or `test`."""
+"""The fold of a clip: a number, or `train`, `val` or `test` in a custom data set."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Clip:
     path: Path
     fold: Fold
     label: int
-    source: str  # the recording that the clip was cut from
-    segment: int = -1  # in a collection's cache
-    sha256: str = ""  # in a collection, of the file's bytes
+    source: str  # the recording from which the clip was cut
+    segment: int = -1  # row in the segment cache; custom data sets only
+    sha256: str = ""  # SHA-256 of the file; custom data sets only
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a data set is called, whose it is, and on which terms: a model trained on it inherits them."""
+    """Name, licence and attribution of a data set. A model trained on it is bound by the same licence."""
 
     name: str
     licence: str = ""
@@ -55,19 +55,19 @@ class Dataset:
 
     @property
     def default_fold(self) -> Fold:
-        """The one to test on when nobody says which: the last, which in ESC-50 is the hardest."""
+        """The test fold when none is specified: the last one, which is the hardest in ESC-50."""
         return self.folds[-1]
 
     def select_classes(self, classes: Sequence[str], name: str) -> "Dataset":
-        """The clips of these classes, as a data set of its own on the same terms. Raises DatasetError."""
+        """The clips of the given classes as a data set of its own, under the same licence. Raises DatasetError."""
         if unknown := [label for label in classes if label not in self.classes]:
-            raise DatasetError(f"{self.root} has no class {unknown[0]}")
+            raise DatasetError(f"{self.root} has no class {unknown[0]!r}")
         labels = {self.classes.index(label): number for number, label in enumerate(classes)}
         clips = tuple(replace(clip, label=labels[clip.label]) for clip in self.clips if clip.label in labels)
         return Dataset(self.root, clips, tuple(classes), replace(self.info, name=name))
 
     def split(self, test_fold: Fold) -> tuple[list[Clip], list[Clip]]:
-        """The clips to train on and the clips of `test_fold`. Raises DatasetError."""
+        """Split into training clips and the clips of `test_fold`. Raises DatasetError."""
         if test_fold not in self.folds:
             raise DatasetError(f"{self.root} has no fold {test_fold}; it has {', '.join(map(str, self.folds))}")
         return (
@@ -76,37 +76,38 @@ class Dataset:
         )
 
     def train_validation_split(self, test_fold: Fold, share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
-        """The clips to learn from and those held out of them to stop by, none of them in `test_fold`."""
+        """Split the clips outside `test_fold` into training and validation clips. Raises DatasetError."""
         return hold_out(self.split(test_fold)[0], share, seed)
 
     def compatible_test_folds(self, fold: Fold) -> tuple[Fold, ...]:
-        """Test folds whose models did not learn from the clips of `fold` either."""
+        """Other test folds whose models have not been trained on the clips of `fold` either."""
         return ()
 
     def load(self, clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
-        """The clips at `rate` Hz as windows (windows, samples), and which of the clips each is of (windows,).
+        """Decode the clips at `rate` Hz.
 
-        Raises DatasetError.
+        Returns the windows (windows, samples) as float32, and the index of the clip to which each window belongs
+        (windows,). Raises DatasetError.
         """
         return load_windows(clips, rate, samples)
 
     def digest(self, test_fold: Fold) -> str:
-        """Of what a run that keeps `test_fold` out may learn from and stop by: which files, in which folds, as what."""
+        """SHA-256 of everything on which a run with this test fold depends: files, folds and labels of the others."""
         return clips_digest(self.root, self.split(test_fold)[0])
 
     def crossing_clips(self, test_fold: Fold) -> list[Clip]:
-        """Clips of `test_fold` cut from a recording that also stands in another fold: not quite unseen."""
+        """Clips of `test_fold` whose source recording also occurs in another fold: a leak between training and test."""
         rest, test = self.split(test_fold)
         sources = {clip.source for clip in rest}
         return [clip for clip in test if clip.source in sources]
 
 
 def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
-    """Part the clips into those to train on and, of every class, at least `share` to stop by.
+    """Hold out at least `share` of the clips of every class for validation. Returns training and validation clips.
 
-    Whole recordings move, never single clips of one, and the last one of a class stays. Where a class cannot be held
-    out so, as when it comes from one recording alone, nothing is: what was left of the others would say when to stop
-    for them and not for it.
+    Whole recordings are moved, never single clips of one recording, and every class keeps at least one recording for
+    training. If this is impossible for one class, for example because all of its clips come from one recording, nothing
+    is held out: a validation set without that class would decide early stopping for the other classes only.
     """
     if not share:
         return list(clips), []
@@ -115,7 +116,7 @@ def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip]
     counts: dict[int, Counter[str]] = {label: Counter() for label in sorted({clip.label for clip in clips})}
     for clip in clips:
         counts[clip.label][clip.source] += 1
-    left = Counter({label: len(own) for label, own in counts.items()})  # recordings to train on
+    left = Counter({label: len(own) for label, own in counts.items()})  # recordings left for training, by label
     for own in counts.values():
         sources = sorted(own)
         shuffled.shuffle(sources)
@@ -134,7 +135,7 @@ def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip]
 
 
 def clips_digest(root: Path, clips: Sequence[Clip]) -> str:
-    """Tells a table from any other, wherever the folder lies and whatever format the sounds have been brought into."""
+    """Identifies a table of clips, independent of the location of the folder and of the audio format of the files."""
     paths = [clip.path.relative_to(root) if clip.path.is_relative_to(root) else clip.path for clip in clips]
     return digest_lines(
         f"{path.with_suffix('')} {clip.fold} {clip.label}" for path, clip in zip(paths, clips, strict=True)
@@ -142,15 +143,16 @@ def clips_digest(root: Path, clips: Sequence[Clip]) -> str:
 
 
 def digest_lines(lines: Iterable[str]) -> str:
-    """Of all of them together, whatever their order and however often each of them comes."""
+    """SHA-256 of a set of lines, independent of their order and of duplicates."""
     return hashlib.sha256("\n".join(sorted(set(lines))).encode()).hexdigest()
 
 
 def load_windows(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Decode every clip and cut it as the service does: windows (windows, samples) float32, and which of the clips each
-    is of (windows,). First come the first ones of all clips, then the others of those that are longer than a window.
+    """Decode all clips in parallel and cut them into windows exactly as the service does.
 
-    Raises DatasetError, which names the file.
+    Returns the windows (windows, samples) as float32, and the index of the clip to which each window belongs
+    (windows,). The first windows of all clips come first, in the order of the clips; the other windows of longer clips
+    follow. Raises DatasetError, which names the file.
     """
     first = torch.zeros(len(clips), samples)
     others: list[list[Tensor]] = [[] for _ in clips]

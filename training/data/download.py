@@ -1,8 +1,8 @@
-"""Fetches ESC-50 from where its author publishes it, into a cache folder that is filled once.
+"""Downloads ESC-50 from its author's repository into a cache folder, once.
 
-A download that breaks off is gone on with. The folder appears under its name only when the archive was unpacked whole
-and the table in it is the official one. GitHub packs the archive anew on request and promises no equal bytes, so that
-it is known by its content and not by a checksum. Whatever fails raises DatasetError.
+An interrupted download is resumed. The data set folder gets its final name only after the archive has been unpacked
+completely and its table has been verified. GitHub generates the archive on request and does not guarantee identical
+bytes, so the content is verified instead of a checksum of the archive. Every failure raises DatasetError.
 """
 
 import errno
@@ -28,13 +28,13 @@ from training.errors import DatasetError
 
 ESC50_URL = "https://github.com/karolpiczak/ESC-50/archive/refs/heads/master.zip"
 
-MAX_ATTEMPTS = 5  # in a row that bring nothing new
-BACKOFF_SECONDS = 1.0  # seconds after the first of them, doubled after each
-MAX_ARCHIVE_BYTES = 2 << 30  # bytes; the real one has 0.6 GiB
-MAX_UNPACKED_BYTES = 4 << 30  # bytes unpacked; the real one has 0.8 GiB
+MAX_ATTEMPTS = 5  # consecutive attempts without any new bytes
+BACKOFF_SECONDS = 1.0  # seconds before the first retry; doubled after each
+MAX_ARCHIVE_BYTES = 2 << 30  # bytes; the archive of ESC-50 has 0.6 GiB
+MAX_UNPACKED_BYTES = 4 << 30  # bytes unpacked; ESC-50 has 0.8 GiB
 MAX_FILES = 10_000
 
-_TIMEOUT = httpx2.Timeout(60.0, connect=20.0)  # for one read, not for the whole
+_TIMEOUT = httpx2.Timeout(60.0, connect=20.0)  # seconds per read, not for the whole transfer
 _REQUIRED_FILES = re.compile(r"[^/]+/(meta/esc50\.csv|audio/[^/]+\.wav|LICENSE|README\.md)")
 
 
@@ -42,10 +42,11 @@ def fetch_esc50(
     cache: Path | None = None, *, url: str = ESC50_URL, sha256: str | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> Path:  # fmt: skip
-    """The folder of ESC-50 for `load_esc50`, from `cache` or, the first time, from `url`. Raises DatasetError.
+    """Return the ESC-50 folder for `load_esc50`; download it from `url` if it is not in `cache` yet. Raises
+    DatasetError.
 
-    `cache` is `default_cache()` unless given. `sha256` pins the archive, for a `url` whose archive stays the same.
-    `check` raises DatasetError for a folder that is not what was wanted; unless given it is `check_esc50`.
+    `cache` defaults to `default_cache()`. `sha256` pins the archive, for a `url` whose archive never changes. `check`
+    raises DatasetError for a folder with unexpected content; it defaults to `check_esc50`.
     """
     cache, check = cache or default_cache(), check or check_esc50
     folder, unpacked, archive = cache / "ESC-50", cache / "ESC-50.partial", _Archive(cache / "ESC-50.zip", url)
@@ -53,7 +54,7 @@ def fetch_esc50(
         if _already_fetched(folder, check):
             return folder
         with _lock_cache(cache):
-            if _already_fetched(folder, check):  # by somebody else, in between
+            if _already_fetched(folder, check):  # fetched by another process while this one waited
                 return folder
             if not archive.complete:
                 _download(archive)
@@ -63,34 +64,35 @@ def fetch_esc50(
                 check(unpacked)
                 os.replace(unpacked, folder)
             except DatasetError as error:
-                archive.delete()  # another attempt with the same bytes would end the same way
-                raise DatasetError(f"what {url} sent cannot be used: {error}") from error
+                archive.delete()  # retrying with the same bytes would fail again
+                raise DatasetError(f"the archive from {url} cannot be used: {error}") from error
             finally:
                 shutil.rmtree(unpacked, ignore_errors=True)
             archive.delete()
-    except OSError as error:  # a full disk, a folder that must not be written
-        raise DatasetError(f"ESC-50 cannot be kept in {cache}: {error}") from error
+    except OSError as error:  # full disk, no write permission
+        raise DatasetError(f"ESC-50 cannot be stored in {cache}: {error}") from error
     return folder
 
 
 def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/otoscope` or `~/.cache/otoscope`."""
+    """`$XDG_CACHE_HOME/otoscope` or `~/.cache/otoscope` (XDG Base Directory Specification)."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "otoscope"
 
 
 def check_esc50(root: Path) -> None:
-    """Raises DatasetError unless `root` holds the official table and every one of its 2,000 clips."""
+    """Raise DatasetError unless `root` holds the official table and all of its 2,000 clips."""
     dataset = load_esc50(root)
     if dataset.info != ESC50:
         raise DatasetError(f"{root / 'meta' / 'esc50.csv'} is not the official table of ESC-50")
     if empty := [clip.path for clip in dataset.clips if not clip.path.stat().st_size]:
-        raise DatasetError(f"{empty[0]} is empty")  # what a power failure may make of a file just written
+        raise DatasetError(f"{empty[0]} is empty")  # a power failure can leave an empty file
 
 
 @dataclass(frozen=True)
 class _Archive:
-    """The archive in the cache: `.partial` until it is whole, and beside it where it comes from."""
+    """The archive in the cache, named `.partial` until it is complete, with a `.source` file that stores its URL and
+    ETag."""
 
     path: Path
     url: str
@@ -105,21 +107,21 @@ class _Archive:
 
     @property
     def complete(self) -> bool:
-        """Whether an earlier call brought all of it, and then could not unpack it."""
+        """Whether an earlier call downloaded the whole archive and then failed to unpack it."""
         return self.path.is_file() and self._read_source()[0] == self.url
 
     @property
     def received(self) -> int:
-        """Bytes to go on from; none of what came from another address."""
+        """Bytes from which the download can resume; 0 if the partial file came from another URL."""
         return self.partial.stat().st_size if self.partial.is_file() and self._read_source()[0] == self.url else 0
 
     @property
     def etag(self) -> str:
-        """Of what the partial file is the beginning of; empty if the server did not say so in a form to rely on."""
+        """Strong ETag of the partial file; empty if the server sent none or a weak one (RFC 9110, section 13.1.5)."""
         return self._read_source()[1]
 
     def restart(self, etag: str) -> None:
-        """Start from nothing."""
+        """Discard everything and start a new download."""
         self.delete()
         self._source.write_text(f"{self.url}\n{'' if etag.startswith('W/') else etag}\n", encoding="utf-8")
 
@@ -135,38 +137,38 @@ class _Archive:
 
 
 class _RetryableError(Exception):
-    """This attempt failed; the next may not."""
+    """This attempt failed; a later one may succeed."""
 
 
 def _already_fetched(folder: Path, check: Callable[[Path], None]) -> bool:
-    """Whether the folder has been fetched. One that is not whole is not of our making, and is not overwritten."""
+    """Whether the data set is in the cache. An incomplete folder was changed from outside and is never overwritten."""
     if not folder.exists():
         return False
     try:
         check(folder)
     except DatasetError as error:
-        raise DatasetError(f"{error}; remove {folder} to have it fetched again") from error
+        raise DatasetError(f"{error}; remove {folder} to fetch it again") from error
     return True
 
 
 @contextmanager
 def _lock_cache(cache: Path) -> Iterator[None]:
-    """Hold the cache against a second download; the kernel lets go of it however this process ends."""
+    """Lock the cache against a concurrent download. The kernel releases the lock when the process ends."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "ESC-50.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DatasetError(f"another process is fetching ESC-50 into {cache}; wait for it") from error
+            raise DatasetError(f"another process is downloading ESC-50 into {cache}; wait for it to finish") from error
         yield
 
 
 def _download(archive: _Archive) -> None:
-    """Bring the archive, in as many attempts as it takes while each brings something. Raises DatasetError."""
+    """Download the archive; retry as long as attempts make progress. Raises DatasetError."""
     furthest, failures = archive.received, 0
     try:
         client = httpx2.Client(follow_redirects=True, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"})
-    except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:  # environment variables that do not fit
+    except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:  # invalid proxy settings in the environment
         raise DatasetError(f"{archive.url} cannot be fetched: {error}") from error
     with client, tqdm(desc="ESC-50", unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
         while True:
@@ -176,13 +178,14 @@ def _download(archive: _Archive) -> None:
             except (httpx2.UnsupportedProtocol, httpx2.TooManyRedirects, httpx2.InvalidURL) as error:
                 raise DatasetError(f"{archive.url} cannot be fetched: {error}") from error
             except (httpx2.TransportError, _RetryableError) as error:
-                # Counted from the most that there ever was: a server that always cuts at the same byte is given up.
+                # Progress is measured against the furthest position so far: a server that always cuts the connection at
+                # the same byte counts as a failure.
                 failures = 0 if archive.received > furthest else failures + 1
                 furthest = max(furthest, archive.received)
                 reason = str(error) or type(error).__name__
                 if failures >= MAX_ATTEMPTS:
                     kept = (
-                        f"; the {archive.received:,} bytes that came are kept for the next time"
+                        f"; the {archive.received:,} bytes received so far are kept for the next attempt"
                         if archive.received
                         else ""
                     )
@@ -193,19 +196,19 @@ def _download(archive: _Archive) -> None:
 
 
 def _request_missing(client: httpx2.Client, archive: _Archive, bar: tqdm) -> None:
-    """One request for what is missing."""
+    """Request the missing bytes (RFC 9110, section 14)."""
     received = archive.received
     headers = {"Range": f"bytes={received}-"} if received else {}
     if received and archive.etag:
-        headers["If-Range"] = archive.etag  # all of it again, should it have changed
+        headers["If-Range"] = archive.etag  # the server sends the whole file if it has changed
     with client.stream("GET", archive.url, headers=headers) as response:
         status, content_range = response.status_code, response.headers.get("Content-Range", "")
         if status == 416 and content_range == f"bytes */{received}":
-            return  # there was nothing missing but the end of the connection
+            return  # the file was complete; only the end of the response was missing
         if status == 416 or (status == 206 and not content_range.startswith(f"bytes {received}-")):
             archive.delete()
             raise _RetryableError(
-                f"{received:,} bytes were there, but the server continues with {content_range or 'nothing'}"
+                f"{received:,} bytes are here, but the server continues with {content_range or 'no Content-Range'}"
             )
         if status == 429 or status >= 500:
             raise _RetryableError(f"HTTP {status} {response.reason_phrase}".strip())
@@ -215,7 +218,7 @@ def _request_missing(client: httpx2.Client, archive: _Archive, bar: tqdm) -> Non
             received = 0
             archive.restart(response.headers.get("ETag", ""))
         length = response.headers.get("Content-Length")
-        bar.total = received + int(length) if length else None  # GitHub says no length
+        bar.total = received + int(length) if length else None  # GitHub sends no Content-Length
         bar.n = received
         bar.set_postfix_str("")
         with archive.partial.open("ab") as file:
@@ -223,7 +226,7 @@ def _request_missing(client: httpx2.Client, archive: _Archive, bar: tqdm) -> Non
                 received += len(chunk)
                 if received > MAX_ARCHIVE_BYTES:
                     archive.delete()
-                    raise DatasetError(f"{archive.url} sends more than {MAX_ARCHIVE_BYTES:,} bytes: that is not ESC-50")
+                    raise DatasetError(f"{archive.url} sends more than {MAX_ARCHIVE_BYTES:,} bytes: this is not ESC-50")
                 file.write(chunk)
                 bar.update(len(chunk))
 
@@ -238,7 +241,7 @@ def _verify_checksum(archive: _Archive, sha256: str | None) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack what is wanted of the archive, without its uppermost folder. Raises DatasetError."""
+    """Unpack the required files of the archive without its top-level folder. Raises DatasetError."""
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with zipfile.ZipFile(archive) as packed:
@@ -246,39 +249,39 @@ def _unpack(archive: Path, folder: Path) -> None:
             for name, info in tqdm(members.items(), desc="unpack", unit="file", leave=False):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                # Reading ends at the size that was declared, and fails if the checksum is another.
+                # Reading stops at the declared size and fails if the CRC does not match.
                 with packed.open(info) as source, target.open("xb") as file:
                     shutil.copyfileobj(source, file)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that one is a position that cannot be
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: invalid seek, archive is damaged
             raise
         with archive.open("rb") as file:
             begins_as_zip = file.read(4) == b"PK\x03\x04"
         if begins_as_zip:
-            raise DatasetError(f"the archive is cut off or damaged ({error})") from error
+            raise DatasetError(f"the archive is truncated or damaged ({error})") from error
         raise DatasetError("it is not a zip archive") from error
 
 
 def _members(packed: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Path below the folder to be -> member. One bad name condemns the archive, wanted or not."""
+    """Map target path to archive member. One unsafe name rejects the archive, whether that file is required or not."""
     infos = packed.infolist()
     if len(infos) > MAX_FILES:
-        raise DatasetError(f"the archive holds {len(infos):,} files; at most {MAX_FILES:,} are unpacked")
+        raise DatasetError(f"the archive contains {len(infos):,} files; the limit is {MAX_FILES:,}")
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         path = PurePosixPath(info.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in info.filename:
-            raise DatasetError(f"the archive holds a file that would leave its folder: {info.filename!r}")
+            raise DatasetError(f"the archive contains a path outside its folder: {info.filename!r}")
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise DatasetError(f"the archive holds a link: {info.filename!r}")
+            raise DatasetError(f"the archive contains a symbolic link: {info.filename!r}")
         if not (wanted := _REQUIRED_FILES.fullmatch(info.filename)):
             continue
         if wanted[1] in members:
-            raise DatasetError(f"the archive holds {wanted[1]} twice")
+            raise DatasetError(f"the archive contains {wanted[1]} twice")
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DatasetError(f"{info.filename} is encrypted or compressed in an unusual way")
         members[wanted[1]] = info
     size = sum(info.file_size for info in members.values())
     if size > MAX_UNPACKED_BYTES:
-        raise DatasetError(f"the archive would unpack to {size:,} bytes; at most {MAX_UNPACKED_BYTES:,} are unpacked")
+        raise DatasetError(f"the archive would unpack to {size:,} bytes; the limit is {MAX_UNPACKED_BYTES:,}")
     return members

@@ -1,4 +1,8 @@
-"""ESC-50 and folders in the same layout: `meta/esc50.csv` and `audio/`."""
+"""ESC-50 and other folders in its layout: `meta/esc50.csv` and `audio/`, in any format and at any sample rate that
+`shared.audio` decodes.
+
+Every error is a DatasetError that names the file.
+"""
 
 import csv
 from collections import Counter
@@ -15,11 +19,11 @@ ESC50 = DatasetInfo(
     "CC BY-NC 3.0 (non-commercial)",
     'Karol J. Piczak, "ESC: Dataset for Environmental Sound Classification", 2015; clips from Freesound',
 )
-_ESC50_DIGEST = "17e7efbf00fc0a57c3d1124810c251d860ff682fa5ae0de432483c7b16be0949"  # of the official table; see _digest
+_ESC50_DIGEST = "17e7efbf00fc0a57c3d1124810c251d860ff682fa5ae0de432483c7b16be0949"  # clips_digest of ESC-50
 
 
 def load_esc50(root: Path) -> Dataset:
-    """Read the table of an ESC-50 folder. Raises DatasetError."""
+    """Read the table of a folder in the layout of ESC-50. Raises DatasetError."""
     table = root / "meta" / "esc50.csv"
     if not table.is_file():
         raise DatasetError(f"{root} is not an ESC-50 folder: {table} is missing")
@@ -31,7 +35,9 @@ def load_esc50(root: Path) -> Dataset:
         except ValueError as error:
             raise DatasetError(f"{table}, line {line}: fold and target must be whole numbers ({error})") from error
         if names.setdefault(label, name) != name:
-            raise DatasetError(f"{table}, line {line}: target {label} is {name}, but {names[label]} further up")
+            raise DatasetError(
+                f"{table}, line {line}: target {label} is {name}, but it is {names[label]} in an earlier line"
+            )
         clips.append(Clip(root / "audio" / row["filename"], fold, label, row["src_file"]))
 
     if sorted(names) != list(range(len(names))):
@@ -49,7 +55,7 @@ def load_esc50(root: Path) -> Dataset:
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and rows of the table, every column of ours present and filled."""
+    """Read the table: line numbers and rows. All required columns are present and filled."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)

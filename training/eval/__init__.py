@@ -1,1 +1,1 @@
-"""Evaluation and reports."""
+"""Evaluation: metrics, calibration, cross-validation, reports and model cards."""

@@ -1,4 +1,4 @@
-"""The whole cross-validation: one network a fold, each measured on the fold that it never saw."""
+"""Cross-validation: one network per fold, trained on the other folds and evaluated on its own."""
 
 import statistics
 from collections.abc import Sequence
@@ -27,32 +27,33 @@ class FoldResult(BaseModel):
     fold: Fold
     clips: int
     correct: int
-    temperature: float  # fitted on the other folds, each heard by the network that was trained without it
+    temperature: float  # fitted on the other folds, each predicted by the network that was trained without it
 
 
 class CrossValidationReport(BaseModel):
-    """folds.json. Shares are 0 to 1."""
+    """Content of folds.json. Shares are from 0 to 1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: str
     data: str
     folds: tuple[FoldResult, ...]
-    of: int  # folds of the data: fewer measured is no cross-validation yet
-    mean: float  # of the folds' accuracies
-    deviation: float | None  # sample standard deviation; None of a single fold
+    of: int  # number of folds of the data set; complete if all of them are in `folds`
+    mean: float  # mean accuracy of the folds
+    deviation: float | None  # sample standard deviation; None for a single fold
     correct: int
     clips: int
-    interval_95: tuple[float, float]  # Wilson, of all clips measured
+    interval_95: tuple[float, float]  # Wilson interval over all clips
     calibration_error: float
 
 
 def cross_validate(
     recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], out: Path, *, compile: bool = False
 ) -> CrossValidationReport:
-    """Train and measure `folds` in `out/fold1`, `out/fold2`, ...; what is there already is gone on with, not repeated.
+    """Train and evaluate `folds` in `out/fold1`, `out/fold2`, ...; finished folds are kept, interrupted ones resumed.
 
-    Writes a report for each fold, and folds.json, folds.md and the labels of all of them. Raises TrainingError.
+    Writes a report for each fold, and folds.json, folds.md, true_labels.npy and pred_labels.npy for all. Raises
+    TrainingError.
     """
     evaluations: list[Evaluation] = []
     for fold in tqdm(folds, desc="folds", unit="fold"):
@@ -71,15 +72,15 @@ def cross_validate(
         np.save(out / "true_labels.npy", np.concatenate([one.truth for one in evaluations]))
         np.save(out / "pred_labels.npy", np.concatenate([one.predicted for one in evaluations]))
     except OSError as error:
-        raise EvaluationError(f"the report cannot be written to {out}: {error}") from error
+        raise EvaluationError(f"cannot write the report to {out}: {error}") from error
     return report
 
 
 def _calibrate(evaluations: list[Evaluation], directories: list[Path]) -> list[Evaluation]:
-    """Give each model the temperature that suits the other folds, and store it in its directory.
+    """Fit the temperature of each model on the other folds, and store it in the config of the model.
 
-    Each of those folds is judged by the network that was trained without it, so no label of a model's own fold takes
-    part in its temperature.
+    Each of the other folds is predicted by the network that was trained without it, so no label of a model's own test
+    fold influences its temperature.
     """
     calibrated: list[Evaluation] = []
     for one, directory in zip(evaluations, directories, strict=True):
@@ -93,6 +94,7 @@ def _calibrate(evaluations: list[Evaluation], directories: list[Path]) -> list[E
 
 
 def summarise(recipe: Recipe, dataset: Dataset, evaluations: Sequence[Evaluation]) -> CrossValidationReport:
+    """Combine the evaluations of the folds."""
     results = tuple(
         FoldResult(
             fold=one.fold,
@@ -129,11 +131,11 @@ def headline(report: CrossValidationReport) -> str:
 
 
 def as_markdown(report: CrossValidationReport) -> str:
-    """folds.md."""
+    """Content of folds.md."""
     lines = [
         f"# {headline(report)}",
         "",
-        "| fold | accuracy | right | 95 % interval (Wilson) | temperature |",
+        "| fold | accuracy | correct | 95 % interval (Wilson) | temperature |",
         "|---|---:|---:|---:|---:|",
         *(
             f"| {one.fold} | {percent(one.correct / one.clips)} | {one.correct} of {one.clips}"
@@ -143,8 +145,8 @@ def as_markdown(report: CrossValidationReport) -> str:
         f"| all | {percent(report.correct / report.clips)} | {report.correct} of {report.clips}"
         f" | {interval(report.interval_95)} | |",
         "",
-        "Each fold is heard by a network that was trained on the others; the spread is the standard deviation of the"
-        f" folds' accuracies. Expected calibration error {report.calibration_error:.3f}.",
+        "Each fold is predicted by a network that was trained on the others; ± is the standard deviation over the"
+        f" folds. Expected calibration error {report.calibration_error:.3f}.",
         "",
     ]
     return "\n".join(lines)

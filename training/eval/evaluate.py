@@ -1,7 +1,7 @@
-"""Measures model directories on one fold of an ESC-50 folder, through the decoder and front end that the service uses.
+"""Evaluates model directories on one fold of a data set, with the decoder and the front end of the service.
 
-A fold that a model was trained on says nothing about unseen sound: it is refused unless asked for by name, and then
-every report says so.
+The accuracy on a fold that a model was trained on says nothing about unseen sounds. Such an evaluation is refused
+unless it is explicitly allowed, and every report of it carries a warning.
 """
 
 from collections.abc import Sequence
@@ -25,24 +25,24 @@ from worker.model.precision import pick_device
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one model, or several whose probabilities are averaged, said about every clip of a fold."""
+    """The predictions of one model, or of an ensemble whose probabilities are averaged, for all clips of a fold."""
 
     configs: tuple[ModelConfig, ...]
-    parameters: int  # of all of them
+    parameters: int  # total of all models
     dataset: Dataset
     fold: Fold
-    trained_on: bool  # whether one of the models has, or may have, seen these clips
-    chosen_by: bool  # whether they said when to stop, or how confident to be: better than unseen, worse than the test
+    trained_on: bool  # whether these clips are, or may be, in the training data of one of the models
+    chosen_by: bool  # whether early stopping or calibration used these clips: slightly optimistic
     precision: Precision
     device: str
-    views: int  # rotations of each clip, averaged
+    views: int  # test-time augmentation: circular shifts of each clip, averaged
     truth: Labels
-    logits: tuple[Tensor, ...]  # one a model, before any temperature: (views, windows, classes)
-    windows: tuple[Tensor, ...]  # one a model: which of the clips each window is of
+    logits: tuple[Tensor, ...]  # per model, before temperature scaling: (views, windows, classes)
+    windows: tuple[Tensor, ...]  # per model: index of the clip to which each window belongs (windows,)
 
     @property
     def config(self) -> ModelConfig:
-        """The model, or the first of several."""
+        """The model, or the first one of an ensemble."""
         return self.configs[0]
 
     @property
@@ -51,17 +51,17 @@ class Evaluation:
 
     @property
     def forward_passes(self) -> int:
-        """What an answer costs."""
+        """Forward passes per prediction: models × views."""
         return len(self.configs) * self.views
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
-        """(clips, classes), calibrated."""
+        """Calibrated probabilities (clips, classes)."""
         return self._mean([config.temperature for config in self.configs])
 
     @property
     def uncalibrated(self) -> NDArray[np.float32]:
-        """(clips, classes), as if every temperature were 1."""
+        """Probabilities (clips, classes) with all temperatures at 1."""
         return self._mean([1.0] * len(self.configs))
 
     @property
@@ -80,14 +80,16 @@ class Evaluation:
 
 
 def held_out_fold(config: ModelConfig) -> Fold | None:
-    """The fold that the model was not trained on; None where its config does not say."""
+    """The fold on which the model was not trained; None if its config does not state one."""
     fold = config.training.get("test_fold")
     return fold if isinstance(fold, int | str) else None
 
 
 def split_changed(config: ModelConfig, dataset: Dataset) -> bool:
-    """Whether the model learned from other clips of this data set than those that its fold leaves now: it was split
-    again, or grew. Models that were made before this was noted do not say."""
+    """Whether the training clips of this model differ from the current ones: the data set was split again, or grew.
+
+    False for configs written before the digest of the training clips was stored.
+    """
     learned, fold = config.training.get("data", {}), held_out_fold(config)
     if fold is None or learned.get("name") != dataset.info.name or "digest" not in learned:
         return False
@@ -103,17 +105,17 @@ def evaluate(
     allow_training_fold: bool = False,
     views: int = 1,
 ) -> Evaluation:
-    """Run every clip of `fold` (the held-out one when None) through the model or models.
+    """Predict every clip of `fold` (the held-out fold by default) with the model, or with several models as an
+    ensemble.
 
-    As in the service, a clip longer than the window is judged by the mean over all of its windows, a shorter one is
-    padded.
-    Raises EvaluationError and DatasetError.
+    As in the service, the prediction for a clip longer than the window is the mean over all of its windows; a shorter
+    clip is zero-padded. Raises EvaluationError and DatasetError.
     """
     device = pick_device()
     models = [_load(path, device) for path in ([directories] if isinstance(directories, Path) else directories)]
     fold = held_out_fold(models[0].config) if fold is None else fold
     if fold is None:
-        raise EvaluationError(f"{models[0].config.name} does not say which fold was held out: name one")
+        raise EvaluationError(f"{models[0].config.name} does not state which fold was held out: specify one")
     unseen = {fold, *dataset.compatible_test_folds(fold)}
     leaked = [
         model.config
@@ -129,7 +131,7 @@ def evaluate(
 
     logits: list[Tensor] = []
     windows: list[Tensor] = []
-    loaded: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # rate, samples -> waveforms, which clip's
+    loaded: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # (rate, samples) -> windows, clip index
     for model in models:
         front = model.config.frontend
         key = front.sample_rate, front.window_samples
@@ -140,7 +142,7 @@ def evaluate(
         output = predict(model.frontend, network, waves, precision, views=views, title=model.config.name)
         if broken := (~output.isfinite().all(dim=2).all(dim=0)).nonzero().flatten().tolist():
             raise EvaluationError(
-                f"{model.config.name} gives no finite numbers, first for {clips[clip_index[broken[0]]].path}"
+                f"{model.config.name} gives NaN or infinity, first for {clips[clip_index[broken[0]]].path}"
             )
         logits.append(output)
         windows.append(clip_index)
@@ -171,26 +173,26 @@ def _load(directory: Path, device: torch.device) -> Model:
 
 def _quantised_network(model: Model) -> Network:
     if not model.config.int8_ranges:
-        raise EvaluationError(f"{model.config.name} has no ranges for 8 bits: otoscope quantise measures them")
+        raise EvaluationError(f"{model.config.name} has no activation ranges for int8: otoscope quantise measures them")
     return quantised(model.network, model.config.int8_ranges)
 
 
 def _leakage_message(config: ModelConfig, dataset: Dataset, fold: Fold) -> str:
     held_out = held_out_fold(config)
     if held_out is None:
-        kept = "does not say which fold was held out"
+        reason = "does not state which fold was held out"
     elif split_changed(config, dataset):
-        kept = f"was trained before {dataset.info.name} was split as it is now, maybe on some of these clips"
+        reason = f"was trained with another split of {dataset.info.name}, possibly on some of these clips"
     else:
-        kept = f"was trained on all but fold {held_out}"
+        reason = f"was trained on all folds but {held_out}"
     return (
-        f"{config.name} {kept}: fold {fold} would measure memory, not hearing"
-        " (allow the training fold explicitly to see the figure all the same)"
+        f"{config.name} {reason}: fold {fold} would measure memorisation rather than generalisation"
+        " (--allow-training-fold evaluates it nevertheless)"
     )
 
 
 def _class_mismatch(known: tuple[str, ...], dataset: Dataset) -> str:
     unknown = [name for name in dataset.classes if name not in known]
     if unknown:
-        return f"{dataset.root} has {len(unknown)} classes that the model does not know, {unknown[0]} first"
-    return f"{dataset.root} has {len(dataset.classes)} classes, or them in another order; the model has {len(known)}"
+        return f"{dataset.root} has {len(unknown)} classes that the model does not have, first {unknown[0]!r}"
+    return f"{dataset.root} has {len(dataset.classes)} classes, or another order of them; the model has {len(known)}"

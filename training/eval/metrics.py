@@ -1,4 +1,4 @@
-"""The figures of a report, from labels and probabilities alone: numpy in, numbers out."""
+"""Classification metrics from labels and probabilities; NumPy only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _Z_95 = 1.959963984540054  # standard normal quantile of 97.5 %
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How one class fared. A figure whose denominator is zero is 0, as nothing was found."""
+    """Scores of one class. A score whose denominator is zero is 0."""
 
     name: str
     clips: int
@@ -24,7 +24,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Clips of one class that were taken for another."""
+    """Number of clips of one class that were predicted as another."""
 
     truth: str
     taken_for: str
@@ -32,9 +32,9 @@ class Confusion:
 
 
 def wilson_interval(correct: int, total: int, z: float = _Z_95) -> tuple[float, float]:
-    """The interval that holds the true accuracy with 95 % confidence (Wilson, 1927); sound near 0 and 1, too."""
+    """Wilson score interval for an accuracy (Wilson, 1927), 95 % by default; also valid near 0 and 1."""
     if not 0 <= correct <= total or total == 0:
-        raise ValueError(f"{correct} of {total} is no share")
+        raise ValueError(f"{correct} of {total} is not a proportion")
     share = correct / total
     centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z / (1 + z**2 / total) * ((share * (1 - share) + z**2 / (4 * total)) / total) ** 0.5
@@ -42,14 +42,14 @@ def wilson_interval(correct: int, total: int, z: float = _Z_95) -> tuple[float, 
 
 
 def top_k_correct(truth: Labels, probabilities: NDArray[np.float32], k: int) -> int:
-    """Clips whose class is among the k most probable. A tie counts against the network."""
+    """Number of clips whose class is among the k most probable ones. Ties count as errors."""
     own = probabilities[np.arange(len(truth)), truth]  # (clips,)
-    rank = (probabilities >= own[:, None]).sum(axis=1)  # its own row entry is one of them
+    rank = (probabilities >= own[:, None]).sum(axis=1)  # includes the class itself
     return int((rank <= k).sum())
 
 
 def confusion_matrix(truth: Labels, predicted: Labels, classes: int) -> NDArray[np.int64]:
-    """(classes, classes): row = what it was, column = what it was taken for."""
+    """Confusion matrix (classes, classes): rows are true classes, columns are predicted classes."""
     matrix = np.zeros((classes, classes), np.int64)
     np.add.at(matrix, (truth, predicted), 1)
     return matrix
@@ -66,7 +66,7 @@ def class_scores(matrix: NDArray[np.int64], names: Sequence[str]) -> list[ClassS
 
 
 def confusions(matrix: NDArray[np.int64], names: Sequence[str]) -> list[Confusion]:
-    """Every mistake that was made, the most frequent first, ties in label order."""
+    """All confusions, the most frequent first, ties in label order."""
     found = [
         Confusion(names[row], names[column], int(matrix[row, column]))
         for row, column in np.argwhere(matrix)
@@ -80,8 +80,8 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def calibration_error(truth: Labels, probabilities: NDArray[np.float32], bins: int = 15) -> float:
-    """Expected calibration error (Naeini et al., 2015): how far confidence and accuracy lie apart, on average over
-    equal bins of confidence, 0 to 1."""
+    """Expected calibration error (Naeini et al., 2015), 0 to 1: the mean gap between confidence and accuracy over bins
+    of equal width."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == truth
     place = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -93,6 +93,6 @@ def calibration_error(truth: Labels, probabilities: NDArray[np.float32], bins: i
 
 
 def log_loss(truth: Labels, probabilities: NDArray[np.float32]) -> float:
-    """Mean negative log likelihood, in nats."""
+    """Mean negative log-likelihood, in nats."""
     own = probabilities[np.arange(len(truth)), truth].astype(np.float64)
     return float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean())

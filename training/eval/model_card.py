@@ -1,4 +1,4 @@
-"""Writes a measured figure into a model directory: `accuracy` in its config.json, and its README.md."""
+"""Records a measured accuracy in a model directory: `accuracy` in config.json, and the model card README.md."""
 
 from pathlib import Path
 
@@ -11,32 +11,34 @@ from training.eval.report import EvaluationReport, class_table, confusion_table,
 from training.recipe import Recipe, differences, load_recipe
 from worker.model.checkpoint import ModelConfig, write_config
 
-MAX_ROWS = 8  # rows of the tables
+MAX_ROWS = 8  # rows per table
 _DISPLAY_NAMES = {
     "adamw": "AdamW", "sgd": "SGD with Nesterov momentum",
     "one_cycle": "one-cycle", "cosine": "warm-up and cosine",
-    "ema": "running average of the weights", "swa": "average of the last epochs' weights", "none": "last weights",
+    "ema": "exponential moving average of the weights", "swa": "stochastic weight averaging",
+    "none": "weights of the last step",
 }  # fmt: skip
 
 
 def record_accuracy(directory: Path, evaluation: Evaluation, report: EvaluationReport) -> ModelConfig:
-    """Store the figure, replacing one of the same data and protocol. Returns the config as written.
+    """Store the accuracy in config.json, replacing one of the same data and protocol, and write README.md. Returns the
+    new config.
 
-    Raises EvaluationError for what is no accuracy of this model: several models or views, or clips that it was trained
-    on or chosen by.
+    Raises EvaluationError for a figure that is not the accuracy of this model on unseen clips: an ensemble, several
+    views, or clips used for training, early stopping or calibration.
     """
     if evaluation.trained_on:
-        raise EvaluationError("a figure on clips that the model was trained on is not recorded")
+        raise EvaluationError("an accuracy on training clips is not recorded")
     if evaluation.chosen_by:
         raise EvaluationError(
-            f"the clips of {fold_name(evaluation.fold)} had a say in when training stopped or in the temperature: only"
-            " a figure on clips that had none is recorded"
+            f"the {fold_name(evaluation.fold)} was used for early stopping or calibration: only an accuracy on other"
+            " clips is recorded"
         )
     if evaluation.forward_passes > 1:
-        raise EvaluationError("only the figure of one model that looks once is recorded in it: that is what is served")
+        raise EvaluationError("only the accuracy of one model with one view is recorded, as in the service")
     measured = Accuracy(
         data=f"{report.data}, {fold_name(report.fold)}",
-        protocol=f"trained on the other {'parts' if report.fold == 'test' else 'folds'}, {report.precision}",
+        protocol=f"trained on the other {'subsets' if report.fold == 'test' else 'folds'}, {report.precision}",
         correct=report.correct,
         total=report.clips,
     )
@@ -50,12 +52,12 @@ def record_accuracy(directory: Path, evaluation: Evaluation, report: EvaluationR
 
 
 def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Dataset) -> str:
-    """The model's page: what it is, on what and how it was trained, how well it does, on which terms."""
+    """The model card: architecture, data and training, accuracy, and licence."""
     recipe = Recipe.model_validate(config.training["recipe"])
     front, network, info = config.frontend, config.architecture, dataset.info
     optim, held = recipe.optim, report.fold
     where = info.name.replace(" ", "\\ ")
-    taught = f", taught by {len(config.training['teachers'])} network(s)" if "teachers" in config.training else ""
+    taught = f", distilled from {len(config.training['teachers'])} teacher(s)" if "teachers" in config.training else ""
     lines = [
         f"# {config.name}",
         "",
@@ -66,7 +68,7 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
         f"| network | {network.summary}; {report.parameters:,} parameters |",
         f"| input | {front.window_seconds:g} s at {front.sample_rate:,} Hz, log-mel: {front.n_mels} mels of"
         f" {front.f_min:g}–{front.f_max:g} Hz, {front.n_fft}-point FFT, hop {front.hop};"
-        f" mean {front.mean:g} dB, deviation {front.std:g} dB over the training clips |",
+        f" mean {front.mean:g} dB, standard deviation {front.std:g} dB over the training clips |",
         f"| classes | {len(config.classes)} |",
         f"| data | {info.name}{': ' + info.credit if info.credit else ''} |",
         f"| weights | safetensors, float16; SHA-256 `{config.weights_sha256[:16]}…` |",
@@ -74,7 +76,7 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
         "",
         "## Accuracy",
         "",
-        f"**{percent(report.accuracy)}** of {report.clips} clips of {fold_name(held)} ({report.correct} right; 95 %"
+        f"**{percent(report.accuracy)}** of {report.clips} clips of {fold_name(held)} ({report.correct} correct; 95 %"
         f" interval {interval(report.interval_95)}), top-5 {percent(report.top_5)}, mean F1 {report.macro_f1:.3f};"
         f" measured in {report.precision} on {report.device}. Expected calibration error {report.calibration_error:.3f}"
         f" at temperature {config.temperature:g} ({report.calibration_error_uncalibrated:.3f} at 1).",
@@ -84,11 +86,11 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
     if info == ESC50 and report.crossing_clips:
         lines += [
             "",
-            f"{report.crossing_clips} clips of {fold_name(held)} are cut from recordings that also stand in another"
-            " fold, under another label; the official folds are used as they are.",
+            f"{report.crossing_clips} clips of {fold_name(held)} are cut from recordings that also occur in another"
+            " fold, under another label; the official folds are used unchanged.",
         ]
     lines += _notes(config)
-    lines += ["", "Reproduce the figure, and the weights:", "", "```console"]
+    lines += ["", "To reproduce the accuracy and the weights:", "", "```console"]
     fold = "" if held == "test" else f" --fold {held}"
     lines += [f"$ otoscope evaluate models/{config.name} --data {where}{fold} --precision {report.precision}"]
     given = () if recipe.distill.teacher else config.training.get("teachers", ())
@@ -97,8 +99,8 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
     start = f" --from models/{started['name']}" if started else ""
     options = f"{_recipe_options(recipe)}{start}{teachers} --out runs/{config.name}"
     lines += [f"$ otoscope train --data {where}{fold} {options}", "```"]
-    lines += ["", "## What it confuses", "", *confusion_table(report, MAX_ROWS)]
-    lines += ["", "## Where it is worst", "", *class_table(report, MAX_ROWS)]
+    lines += ["", "## Most frequent confusions", "", *confusion_table(report, MAX_ROWS)]
+    lines += ["", "## Classes with the lowest F1", "", *class_table(report, MAX_ROWS)]
     lines += [
         "",
         "## Training",
@@ -120,32 +122,32 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
 
 
 def _protocol(recipe: Recipe, dataset: Dataset, held: Fold) -> str:
-    _, judges = dataset.train_validation_split(held, recipe.optim.holdout, recipe.seed)
-    stops = bool(judges and recipe.optim.patience)
+    _, validation_clips = dataset.train_validation_split(held, recipe.optim.holdout, recipe.seed)
+    stops = bool(validation_clips and recipe.optim.patience)
     if held == "test":
-        part = "the val part" if "val" in dataset.folds else "a held-out part of it"
-        said = "when to stop and how confident to be" if stops else "how confident to be"
-        judged = f"{part} said {said}; " if judges else ""
+        part = "the val set" if "val" in dataset.folds else "a held-out part of it"
+        purpose = "early stopping and calibration" if stops else "calibration"
+        validation = f"{part} is used for {purpose}; " if validation_clips else ""
         return (
-            f"trained on the train part; {judged}no recording stands in two parts, and no clip of the test part is"
-            " looked at before this figure."
+            f"trained on the train set; {validation}no recording is in two subsets, and no clip of the test set is"
+            " used before this evaluation."
         )
     others = ", ".join(str(fold) for fold in dataset.folds if fold != held)
-    stopped = "chosen by a held-out part of them" if stops else "those at the end of the schedule"
+    stopped = "chosen on a held-out part of them" if stops else "those at the end of the schedule"
     return (
-        f"trained on folds {others}; the weights are {stopped}, and no clip of fold {held} is looked at before this"
-        " figure, so it chooses nothing. One fold is no cross-validation."
+        f"trained on folds {others}; the weights are {stopped}, and no clip of fold {held} is used before"
+        " this evaluation, so it influences no choice. One fold is not a cross-validation."
     )
 
 
 def _notes(config: ModelConfig) -> list[str]:
-    """What whoever trained it wants to be known, from the config."""
+    """Free text from the config of the model."""
     note = config.training.get("note")
     return ["", str(note)] if note else []
 
 
 def _recipe_options(recipe: Recipe) -> str:
-    """How to name the recipe on the command line: a bundled one, and what differs from it."""
+    """The command-line options that select the recipe: a bundled recipe and its overrides."""
     try:
         changed = differences(recipe, load_recipe(recipe.name))
     except RecipeError:

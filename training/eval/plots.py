@@ -1,4 +1,4 @@
-"""Pictures for reports, drawn without a display and without matplotlib's global state."""
+"""Figures for reports, drawn without a display and without the global state of matplotlib."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +10,22 @@ from numpy.typing import NDArray
 
 
 def save_confusion_matrix(path: Path, matrix: NDArray[np.int64], names: Sequence[str], title: str) -> None:
-    """A PNG of `draw_confusion_matrix`."""
+    """Save `draw_confusion_matrix` as a PNG."""
     draw_confusion_matrix(matrix, names, title).savefig(path, dpi=120)
 
 
 def confusion_image(matrix: NDArray[np.int64], names: Sequence[str], title: str) -> NDArray[np.uint8]:
-    """The same as pixels (height, width, RGB)."""
+    """`draw_confusion_matrix` as an image (height, width, RGB)."""
     canvas = FigureCanvasAgg(draw_confusion_matrix(matrix, names, title))
     canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
 
 
 def draw_confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str], title: str) -> Figure:
-    """Rows sum to one in colour and to clips in figures: a small class is as easy to read as a large one."""
+    """A confusion matrix (classes, classes): colours are normalised by row, numbers are clips; small classes stay
+    legible."""
     classes = len(names)
-    side = max(5.0, 1.5 + 0.24 * classes)  # inches: labels of 7 points stay apart
+    side = max(5.0, 1.5 + 0.24 * classes)  # inches; labels of 7 points do not overlap
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -34,7 +35,7 @@ def draw_confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str], title
     words = [name.replace("_", " ") for name in names]
     axes.set_xticks(range(classes), words, rotation=90, fontsize=7)
     axes.set_yticks(range(classes), words, fontsize=7)
-    axes.set(xlabel="taken for", ylabel="was", title=title)
+    axes.set(xlabel="predicted", ylabel="true class", title=title)
     for row, column in np.argwhere(matrix):
         ink = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=6, color=ink)
@@ -42,7 +43,7 @@ def draw_confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str], title
 
 
 def save_lr_curve(path: Path, rates: Sequence[float], losses: Sequence[float], chosen: float) -> None:
-    """Loss over learning rate, and where it falls fastest."""
+    """Save a plot of the loss over the learning rate, with its steepest descent."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""Waveforms -> logits of a network in evaluation mode: for evaluation, for the held-out clips, for calibration."""
+"""Waveforms -> logits in evaluation mode, common to evaluation, validation and calibration."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +12,11 @@ from worker.model.frontend import LogMel
 from worker.model.precision import native_bf16, pick_device
 
 Precision = Literal["float32", "bfloat16", "int8"]
-"""Of the network's arithmetic; `int8` is float32 between numbers that were rounded as 8 bits would hold them."""
+"""Arithmetic of the network; `int8` simulates 8 bits by fake quantisation in float32."""
 
 
 def service_precision() -> Precision:
-    """What a worker on this machine would compute in."""
+    """The precision that a worker on this machine uses."""
     return "bfloat16" if native_bf16(pick_device()) else "float32"
 
 
@@ -25,10 +25,10 @@ def predict(
     frontend: LogMel, network: nn.Module, waves: Tensor, precision: Precision, *, views: int = 1, batch: int = 32,
     title: str = "predict",
 ) -> Tensor:  # fmt: skip
-    """Waveforms (clips, samples) -> logits (views, clips, classes) in float32, on the CPU.
+    """Waveforms (clips, samples) -> logits (views, clips, classes) as float32 on the CPU.
 
-    View k is the clip rotated in time by k / views of its length: several looks at the same sound, the first of which
-    is the sound as it is. Each costs a forward pass.
+    Test-time augmentation: view k is the clip shifted circularly by k / `views` of its length, and view 0 is the clip
+    itself. Each view costs a forward pass.
     """
     device = frontend.window.device
     training = network.training
@@ -57,7 +57,7 @@ def _precision_context(device: torch.device, precision: Precision) -> Iterator[N
         with torch.autocast(device.type, torch.bfloat16):
             yield
         return
-    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # on a GPU they would round to TF32
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # otherwise TF32 on GPUs
     before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
     try:
         yield

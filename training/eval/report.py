@@ -1,4 +1,4 @@
-"""An evaluation as figures that a program reads (report.json), a page that a person reads (report.md) and a picture."""
+"""The report of an evaluation: report.json for programs, report.md for people, a confusion matrix, and the labels."""
 
 from pathlib import Path
 
@@ -13,24 +13,24 @@ from training.eval.metrics import ClassScore, Confusion
 from training.eval.plots import save_confusion_matrix
 from training.eval.predict import Precision
 
-MAX_ROWS = 10  # rows of the tables of worst classes and of confusions
+MAX_ROWS = 10  # rows of the table of confusions
 
 
 class EvaluationReport(BaseModel):
-    """report.json. Shares are 0 to 1."""
+    """Content of report.json. Shares are from 0 to 1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    weights_sha256: tuple[str, ...]  # one a model
+    weights_sha256: tuple[str, ...]  # one per model
     temperature: tuple[float, ...]
     parameters: int
-    forward_passes: int  # an answer: models × views
+    forward_passes: int  # per prediction: models × views
     data: str
     fold: Fold
-    trained_on: bool  # the model has, or may have, seen these clips: no measure of unseen sound
-    chosen_by: bool  # the clips had a say in when training stopped or in the temperature: a little too good
-    crossing_clips: int  # clips of the fold whose source recording also stands in another fold
+    trained_on: bool  # the clips are, or may be, training data: not a measure of generalisation
+    chosen_by: bool  # the clips were used for early stopping or calibration: slightly optimistic
+    crossing_clips: int  # clips of the fold whose source recording also occurs in another fold
     precision: Precision
     device: str
     clips: int
@@ -51,7 +51,7 @@ class EvaluationReport(BaseModel):
 
 
 def summarise(evaluation: Evaluation) -> EvaluationReport:
-    """All figures of an evaluation."""
+    """Compute all metrics of an evaluation."""
     names = evaluation.config.classes
     truth, probabilities, clips = evaluation.truth, evaluation.probabilities, len(evaluation.truth)
     matrix = metrics.confusion_matrix(truth, evaluation.predicted, len(names))
@@ -87,7 +87,7 @@ def summarise(evaluation: Evaluation) -> EvaluationReport:
 def write_report(evaluation: Evaluation, out: Path) -> EvaluationReport:
     """Write report.json, report.md, confusion_matrix.png, true_labels.npy and pred_labels.npy to `out`.
 
-    Raises EvaluationError when the folder cannot be written.
+    Raises EvaluationError if the folder cannot be written.
     """
     report = summarise(evaluation)
     names = evaluation.config.classes
@@ -100,26 +100,26 @@ def write_report(evaluation: Evaluation, out: Path) -> EvaluationReport:
         np.save(out / "pred_labels.npy", evaluation.predicted)
         save_confusion_matrix(out / "confusion_matrix.png", matrix, names, headline(report))
     except OSError as error:
-        raise EvaluationError(f"the report cannot be written to {out}: {error}") from error
+        raise EvaluationError(f"cannot write the report to {out}: {error}") from error
     return report
 
 
 def headline(report: EvaluationReport) -> str:
     """`esc50 on ESC-50, fold 5: 77.5 % (310 of 400)`."""
     share = f"{percent(report.accuracy)} ({report.correct} of {report.clips})"
-    seen = " — TRAINED ON THESE" if report.trained_on else " — chosen by these" if report.chosen_by else ""
+    seen = " — TRAINING CLIPS" if report.trained_on else " — validation clips" if report.chosen_by else ""
     return f"{report.model} on {report.data}, {fold_name(report.fold)}: {share}{seen}"
 
 
 def as_markdown(report: EvaluationReport) -> str:
-    """report.md."""
+    """Content of report.md."""
     lines = [f"# {headline(report)}", ""]
     if report.trained_on:
-        lines += ["**The model was trained on these clips. This is no accuracy on unseen sound.**", ""]
+        lines += ["**The model was trained on these clips. This is not its accuracy on unseen sounds.**", ""]
     elif report.chosen_by:
-        lines += ["The network was stopped by these clips, or its temperature fitted on them: a little too good.", ""]
+        lines += ["These clips were used for early stopping or calibration: the accuracy is slightly optimistic.", ""]
     lines += [
-        "| figure | value |",
+        "| metric | value |",
         "|---|---|",
         f"| accuracy | {percent(report.accuracy)} |",
         f"| 95 % interval (Wilson) | {interval(report.interval_95)} |",
@@ -128,17 +128,17 @@ def as_markdown(report: EvaluationReport) -> str:
         f"| calibration error | {report.calibration_error:.3f} ({report.calibration_error_uncalibrated:.3f} without"
         f" temperature; temperature {', '.join(f'{value:g}' for value in report.temperature)}) |",
         f"| log loss | {report.log_loss:.3f} nats |",
-        f"| forward passes an answer | {report.forward_passes} |",
-        f"| arithmetic | {report.precision} on {report.device} |",
+        f"| forward passes per prediction | {report.forward_passes} |",
+        f"| precision of the arithmetic | {report.precision} on {report.device} |",
         f"| parameters | {report.parameters:,} |",
-        f"| clips cut from a recording that also stands in another fold | {report.crossing_clips} |",
+        f"| clips whose source recording also occurs in another fold | {report.crossing_clips} |",
         f"| weights (SHA-256) | {', '.join(f'`{sha}`' for sha in report.weights_sha256)} |",
         "",
         "## Most frequent confusions",
         "",
         *confusion_table(report, MAX_ROWS),
         "",
-        "## Every class, worst first",
+        "## All classes, lowest F1 first",
         "",
         *class_table(report, len(report.classes)),
         "",
@@ -147,7 +147,7 @@ def as_markdown(report: EvaluationReport) -> str:
 
 
 def class_table(report: EvaluationReport, rows: int) -> list[str]:
-    """The classes with the lowest F1, as lines of Markdown."""
+    """The classes with the lowest F1 as lines of a Markdown table."""
     return [
         "| class | clips | precision | recall | F1 |",
         "|---|---:|---:|---:|---:|",
@@ -159,18 +159,18 @@ def class_table(report: EvaluationReport, rows: int) -> list[str]:
 
 
 def confusion_table(report: EvaluationReport, rows: int) -> list[str]:
-    """The most frequent confusions, as lines of Markdown."""
+    """The most frequent confusions as lines of a Markdown table."""
     if not report.confusions:
-        return ["None: every clip was named correctly."]
+        return ["None: every clip was classified correctly."]
     return [
-        "| was | taken for | clips |",
+        "| true class | predicted | clips |",
         "|---|---|---:|",
         *(f"| {one.truth} | {one.taken_for} | {one.clips} |" for one in report.confusions[:rows]),
     ]
 
 
 def fold_name(fold: Fold) -> str:
-    return f"fold {fold}" if isinstance(fold, int) else f"{fold} part"
+    return f"fold {fold}" if isinstance(fold, int) else f"{fold} set"
 
 
 def percent(share: float) -> str:

@@ -1,1 +1,1 @@
-"""ONNX and 8-bit export."""
+"""Export to ONNX, and calibration for 8-bit inference."""

@@ -1,7 +1,7 @@
-"""Writes a model as one ONNX file, waveform in and probabilities out, for runtimes that know nothing of Otoscope.
+"""Exports a model as one ONNX file, from waveform to probabilities, for runtimes that know nothing of this project.
 
-The front end goes into the file: ONNX has had an STFT of its own since opset 17, so whoever runs it needs no log-mel
-that agrees with ours. What was written is run beside PyTorch and compared before it gets its name.
+The front end is part of the file: ONNX has an STFT operator since opset 17, so no other log-mel implementation has to
+match ours. The exported file is compared with PyTorch before it gets its final name.
 """
 
 import json
@@ -25,14 +25,14 @@ from training.errors import ExportError
 from worker.model.base import parameters
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model
 
-TOLERANCE = 1e-3  # largest difference in probability from PyTorch in float32
-MIN_OPSET = 18  # what torch's exporter has operators for; it cannot convert a reflecting pad to anything older
+TOLERANCE = 1e-3  # maximum absolute difference in probability from PyTorch in float32
+MIN_OPSET = 18  # the lowest opset that torch.onnx supports here; reflection padding cannot be converted to an older one
 INPUT_NAME, OUTPUT_NAME = "waveform", "probabilities"
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written, and how far it is from PyTorch."""
+    """The exported file, and its maximum difference from PyTorch."""
 
     path: Path
     opset: int
@@ -48,7 +48,7 @@ class ExportResult:
 
 
 class Classifier(nn.Module):
-    """(batch, samples) -> calibrated probabilities (batch, classes): front end, network and softmax as one module."""
+    """Front end, network and softmax as one module: (batch, samples) -> calibrated probabilities (batch, classes)."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -60,14 +60,15 @@ class Classifier(nn.Module):
 
 
 def export_onnx(directory: Path, out: Path, *, opset: int | None = None) -> ExportResult:
-    """Write the model of `directory` to `out`, for any batch and any length; without `opset`, the exporter's default.
+    """Export the model in `directory` to `out`, for any batch size and length; `opset` defaults to that of the
+    exporter.
 
-    Raises ExportError, and then nothing has been written.
+    Raises ExportError, and then `out` is unchanged.
     """
     onnx, runtime = _packages()
     newest = onnx.defs.onnx_opset_version()
     if opset is not None and not MIN_OPSET <= opset <= newest:
-        raise ExportError(f"opset {opset} cannot be written: {MIN_OPSET} to {newest} can, with this onnx")
+        raise ExportError(f"opset {opset} is not supported; this version of onnx accepts {MIN_OPSET} to {newest}")
     try:
         model = load_model(directory)
     except ModelError as error:
@@ -77,7 +78,7 @@ def export_onnx(directory: Path, out: Path, *, opset: int | None = None) -> Expo
     program = _export(classifier, model.config, opset)
     written = program.model.opset_imports[""]
     if opset not in (None, written):
-        raise ExportError(f"the exporter could not bring the model to opset {opset}; without one it writes {written}")
+        raise ExportError(f"the exporter could not convert the model to opset {opset}; its default is {written}")
     _set_metadata(program.model, model.config)
 
     partial = out.with_name(out.name + ".partial")
@@ -85,9 +86,10 @@ def export_onnx(directory: Path, out: Path, *, opset: int | None = None) -> Expo
         out.parent.mkdir(parents=True, exist_ok=True)
         program.save(partial, external_data=False)
         difference = max_difference(classifier, model.config, partial, runtime)
-        if not difference <= TOLERANCE:  # so that NaN fails too
+        if not difference <= TOLERANCE:  # so that NaN fails, too
             raise ExportError(
-                f"the exported model differs from PyTorch by {difference:.2g} in probability; {TOLERANCE:g} is allowed"
+                f"the exported model differs from PyTorch by {difference:.2g} in probability; at most"
+                f" {TOLERANCE:g} is allowed"
             )
         size = partial.stat().st_size
         os.replace(partial, out)
@@ -100,32 +102,36 @@ def export_onnx(directory: Path, out: Path, *, opset: int | None = None) -> Expo
 
 
 def max_difference(classifier: Classifier, config: ModelConfig, path: Path, runtime: Any) -> float:
-    """Between ONNX Runtime and PyTorch, both in float32 on the CPU, over batches and lengths. Raises ExportError."""
+    """Maximum absolute difference between ONNX Runtime and PyTorch, in float32 on the CPU, over batch sizes and
+    lengths.
+
+    Raises ExportError.
+    """
     window = config.frontend.window_samples
-    shortest = config.frontend.n_fft // 2 + 1  # a centred window reflects half of itself at either end
+    shortest = config.frontend.n_fft // 2 + 1  # reflection padding by half an FFT window at either end
     try:
         session = runtime.InferenceSession(path, _options(runtime), providers=["CPUExecutionProvider"])
         max_error = 0.0
         for samples in (window, max(window // 2, shortest), window + window // 2):
             waves = _test_waveforms(samples, config.frontend.sample_rate)
-            for part in (waves, *np.split(waves[:2], 2)):  # a batch of three, the noise alone, the tone alone
+            for part in (waves, *np.split(waves[:2], 2)):  # batch of three, noise, tone
                 (actual,) = session.run([OUTPUT_NAME], {INPUT_NAME: part})
                 with torch.inference_mode():
                     expected = classifier(torch.from_numpy(part)).numpy()
                 if actual.shape != expected.shape:
                     raise ExportError(
-                        f"the exported model answers {actual.shape} to {part.shape}, not {expected.shape}"
+                        f"the exported model returns shape {actual.shape} for {part.shape}, not {expected.shape}"
                     )
-                max_error = float(np.maximum(max_error, np.abs(actual - expected).max()))  # np.maximum lets NaN through
+                max_error = float(np.maximum(max_error, np.abs(actual - expected).max()))  # np.maximum propagates NaN
     except ExportError:
         raise
-    except Exception as error:  # each of the runtime's failures has a type of its own
-        raise ExportError(f"the exported model cannot be run beside PyTorch: {error}") from error
+    except Exception as error:  # the runtime has many exception types
+        raise ExportError(f"the exported model cannot be run: {error}") from error
     return max_error
 
 
 def _packages() -> tuple[Any, Any]:
-    """onnx and onnxruntime; torch finds onnxscript by itself, but would report it missing in its own words."""
+    """Import onnx and onnxruntime; onnxscript is only needed by torch, whose own message for it would be unclear."""
     found = {}
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
@@ -136,8 +142,8 @@ def _packages() -> tuple[Any, Any]:
 
 
 def _export(classifier: Classifier, config: ModelConfig, opset: int | None) -> Any:
-    """torch.onnx.ONNXProgram, in memory. Raises ExportError."""
-    example = torch.zeros(2, config.frontend.window_samples)  # two, since torch takes a batch of one for a constant
+    """Returns a torch.onnx.ONNXProgram in memory. Raises ExportError."""
+    example = torch.zeros(2, config.frontend.window_samples)  # torch treats a batch size of one as a constant
     try:
         with _suppress_exporter_noise():
             program = torch.onnx.export(
@@ -150,15 +156,15 @@ def _export(classifier: Classifier, config: ModelConfig, opset: int | None) -> A
                 dynamic_shapes={INPUT_NAME: {0: "batch", 1: "samples"}},
                 verbose=False,
             )
-    except Exception as error:  # torch and onnxscript each have their own types
-        cause = error.__cause__ or error  # the exporter wraps it in advice on how to debug the exporter
+    except Exception as error:  # torch and onnxscript have many exception types
+        cause = error.__cause__ or error  # the exporter wraps the cause in advice on debugging the exporter
         raise ExportError(f"{config.name} cannot be exported: {type(cause).__name__}: {cause}") from error
     return program
 
 
 @contextmanager
 def _suppress_exporter_noise() -> Iterator[None]:
-    """Keeps back what the exporter says on every run and nobody here can act on."""
+    """Suppress two messages of the exporter that appear in every run and require no action."""
     registry = logging.getLogger("torch.onnx._internal.exporter._registration")
 
     def keep(record: logging.LogRecord) -> bool:
@@ -167,7 +173,7 @@ def _suppress_exporter_noise() -> Iterator[None]:
     registry.addFilter(keep)
     try:
         with warnings.catch_warnings():
-            # torch 2.13 warns of its own use of LeafSpec, in the middle of copying a graph.
+            # torch 2.13 warns about its own use of LeafSpec while it copies a graph.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             yield
     finally:
@@ -175,7 +181,7 @@ def _suppress_exporter_noise() -> Iterator[None]:
 
 
 def _set_metadata(program: Any, config: ModelConfig) -> None:
-    """Metadata properties for the runtime, instead of torch's notes on where in which source file a node comes from."""
+    """Write metadata properties for the runtime, and remove torch's stack traces, which contain source paths."""
     for graph in program.graphs():
         graph.metadata_props.clear()
         for node in graph:
@@ -186,7 +192,7 @@ def _set_metadata(program: Any, config: ModelConfig) -> None:
             "name": config.name,
             "classes": json.dumps(config.classes, ensure_ascii=False),
             "sample_rate": str(config.frontend.sample_rate),
-            "window_samples": str(config.frontend.window_samples),  # what the network was trained on
+            "window_samples": str(config.frontend.window_samples),  # window length in training
             "licence": config.licence,
             "weights_sha256": config.weights_sha256,
         }
@@ -195,12 +201,12 @@ def _set_metadata(program: Any, config: ModelConfig) -> None:
 
 def _options(runtime: Any) -> Any:
     options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors only, which are raised as well
+    options.log_severity_level = 3  # errors only; they are also raised
     return options
 
 
 def _test_waveforms(samples: int, rate: int) -> NDArray[np.float32]:
-    """(3, samples): noise, a tone, and noise near the floor of the log-mel."""
+    """Test input (3, samples): noise, a tone, and noise close to the floor of the log-mel."""
     noise = np.random.default_rng(0).normal(size=(2, samples))
     tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(samples) / rate)
     return np.stack([0.1 * noise[0], tone, 1e-3 * noise[1]]).astype(np.float32)

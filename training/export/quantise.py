@@ -1,6 +1,6 @@
-"""Measures what a model's convolutions are given, so that it can be run in whole numbers of 8 bits.
+"""Measures the input ranges of the convolutions of a model: the calibration for 8-bit inference.
 
-What 256 levels have to span is taken from clips that the model was trained on: those it is measured on have no say.
+The ranges are measured on training clips: test clips must not influence the model.
 """
 
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model, 
 from worker.model.fake_quant import convolutions
 from worker.model.precision import pick_device
 
-CALIBRATION_CLIPS = 512  # more change the ranges by less than they matter
+CALIBRATION_CLIPS = 512  # more clips change the ranges by a negligible amount
 
 
 def quantise(directory: Path, dataset: Dataset, clips: int = CALIBRATION_CLIPS) -> ModelConfig:
-    """Measure on clips spread over the training folds, and write the ranges into the model's config.
+    """Measure the ranges on clips spread evenly over the training folds, and write them to the config of the model.
 
     Raises EvaluationError and DatasetError.
     """
@@ -33,9 +33,9 @@ def quantise(directory: Path, dataset: Dataset, clips: int = CALIBRATION_CLIPS) 
         raise EvaluationError(str(error)) from error
     fold = held_out_fold(model.config)
     if fold is None:
-        raise EvaluationError(f"{model.config.name} does not say which fold was held out")
+        raise EvaluationError(f"{model.config.name} does not state which fold was held out")
     if split_changed(model.config, dataset):
-        raise EvaluationError(f"{model.config.name} was trained before {dataset.info.name} was split as it is now")
+        raise EvaluationError(f"{model.config.name} was trained with another split of {dataset.info.name}")
     training, _ = dataset.split(fold)
     clips = min(clips, len(training))
     chosen = [training[number * len(training) // clips] for number in range(clips)]
@@ -47,7 +47,7 @@ def quantise(directory: Path, dataset: Dataset, clips: int = CALIBRATION_CLIPS) 
 
 
 def measure_ranges(model: Model, waves: Tensor) -> dict[str, tuple[float, float]]:
-    """Waveforms (clips, samples) -> lowest and highest input of each convolution that is worth 8 bits."""
+    """Waveforms (clips, samples) -> minimum and maximum input of each convolution that is quantised."""
     ranges: dict[str, tuple[float, float]] = {}
     with _record_ranges(model.network, ranges):
         predict(model.frontend, model.network, waves, "float32", title="ranges")

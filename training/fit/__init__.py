@@ -1,1 +1,1 @@
-"""The training loop and its parts."""
+"""The training loop: set-up, augmentation, loss, optimizer, schedule, weight averaging, checkpoints."""

@@ -1,4 +1,4 @@
-"""Averages of the weights over the course of training: EMA and SWA."""
+"""Averages of the weights over the course of training: EMA, and SWA (stochastic weight averaging, arXiv:1803.05407)."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class WeightAverage:
-    """The running average of the weights by the recipe, which is what is measured and saved."""
+    """The average of the weights that the recipe selects; it is what is evaluated and saved."""
 
     def __init__(self, network: nn.Module, recipe: OptimRecipe) -> None:
         self._network, self._recipe = network, recipe
@@ -20,19 +20,22 @@ class WeightAverage:
 
     @torch.no_grad()
     def _update(self, averages: Tensors, values: Tensors, count: Tensor | int) -> None:
-        """By 1 / n at first, which is the plain mean; as EMA never by less than its decay leaves. An EMA that starts
-        from the initial weights would carry them along for thousands of steps."""
+        """Move the averages towards the current values with weight 1 / n, the plain mean; for EMA at least by 1 -
+        decay.
+
+        An EMA that starts from the initial weights would retain a share of them for thousands of steps.
+        """
         weight = 1.0 / (int(count) + 1)
         if self._recipe.average == "ema":
             weight = max(weight, 1.0 - self._recipe.ema_decay)
         if averages[0].is_floating_point():
             torch._foreach_lerp_(averages, values, weight)
-        else:  # the number of batches seen
+        else:  # integer buffers: the batch counter of batch normalisation
             torch._foreach_copy_(averages, values)
 
     @property
     def module(self) -> nn.Module:
-        """The network to use. Before anything has been averaged, the network as it is."""
+        """The network with averaged weights; before the first update, the network itself."""
         started = self._recipe.average != "none" and int(self._averaged.n_averaged) > 0
         return self._averaged.module if started else self._network
 

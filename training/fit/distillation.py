@@ -1,4 +1,8 @@
-"""Networks to learn from besides the labels: each hears what the student hears, before the student's masks."""
+"""Knowledge distillation: the student learns from the probabilities of trained teachers besides the labels.
+
+Teachers receive the same augmented waveforms as the student, but not its spectrogram masks. A teacher with the
+architecture of the student makes it a born-again network (arXiv:1805.04770).
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +20,7 @@ from worker.model.precision import autocast
 
 
 class TeacherEnsemble:
-    """One or more trained models whose mean probabilities are the answer to learn."""
+    """One or more trained models whose probabilities are averaged."""
 
     def __init__(self, models: Sequence[Model], device: torch.device) -> None:
         self._device = device
@@ -26,7 +30,7 @@ class TeacherEnsemble:
 
     @torch.no_grad()
     def soft_targets(self, waves: Tensor, temperature: float) -> Tensor:
-        """Waveforms (batch, samples) -> probabilities (batch, classes), softened."""
+        """Waveforms (batch, samples) -> mean probabilities (batch, classes) at the given softmax temperature."""
         probabilities: list[Tensor] = []
         for model in self._models:
             features = model.frontend(waves).contiguous(memory_format=torch.channels_last)
@@ -39,7 +43,10 @@ class TeacherEnsemble:
 def load_teachers(
     directories: Sequence[Path], dataset: Dataset, test_fold: Fold, rate: int, device: torch.device
 ) -> TeacherEnsemble:
-    """Raises RunError for a teacher that heard the fold under test, whose classes are others, or at another rate."""
+    """Load the teachers.
+
+    Raises RunError for a teacher that was trained on the test fold, or that has other classes or another sample rate.
+    """
     models: list[Model] = []
     for directory in directories:
         try:
@@ -48,23 +55,31 @@ def load_teachers(
             raise RunError(f"teacher {error}") from error
         config = model.config
         if held_out_fold(config) != test_fold or split_changed(config, dataset):
-            raise RunError(f"teacher {directory} was not trained without fold {test_fold}: it would tell its answers")
+            raise RunError(
+                f"teacher {directory} was not trained without fold {test_fold}: it would leak the test labels"
+            )
         if config.classes != dataset.classes:
-            raise RunError(f"teacher {directory} knows other classes, or in another order")
+            raise RunError(f"teacher {directory} has other classes, or another order of classes")
         if config.frontend.sample_rate != rate:
-            raise RunError(f"teacher {directory} hears at {config.frontend.sample_rate} Hz, the recipe at {rate} Hz")
+            raise RunError(
+                f"teacher {directory} expects {config.frontend.sample_rate} Hz, but the recipe has {rate} Hz"
+            )
         models.append(model)
     return TeacherEnsemble(models, device)
 
 
 def check_teachers(recipe: DistillRecipe, teachers: Sequence[Path]) -> None:
-    """Raises RunError for teachers without a say, and for a say without teachers."""
+    """Raise RunError unless teachers are given exactly if the weight of the distillation loss is above 0."""
     if (recipe.weight > 0) != bool(teachers):
-        raise RunError("teachers and a distill.weight above 0 go together: --teacher, or --set distill.weight=0")
+        raise RunError(
+            "teachers require a distill.weight above 0 and vice versa: give --teacher, or --set distill.weight=0"
+        )
 
 
 def distillation_loss(logits: Tensor, soft_targets: Tensor, recipe: DistillRecipe) -> Tensor:
-    """How far the softened student is from its teachers, in nats, times the square of the temperature, which keeps the
-    size of the gradient."""
+    """KL divergence of the student from the soft targets (batch, classes), in nats, times the squared temperature.
+
+    The factor keeps the gradient independent of the temperature (Hinton et al., arXiv:1503.02531).
+    """
     student = functional.log_softmax(logits / recipe.temperature, dim=1)
     return functional.kl_div(student, soft_targets, reduction="batchmean") * recipe.temperature**2

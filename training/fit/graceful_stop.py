@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps instead of in the middle of one."""
+"""Stops the training loop on SIGINT and SIGTERM between two steps rather than in the middle of one."""
 
 import signal
 import threading
@@ -7,9 +7,9 @@ from typing import Any
 
 
 class GracefulStop:
-    """Within the block, SIGINT and SIGTERM set `asked`; a second one ends at once, in the usual way.
+    """Context manager: SIGINT and SIGTERM set `requested`; a second signal has its usual effect.
 
-    Outside the main thread, where signals cannot be caught, it does nothing.
+    Outside the main thread signals cannot be handled, and it does nothing.
     """
 
     def __init__(self) -> None:

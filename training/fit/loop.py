@@ -1,8 +1,8 @@
-"""Trains one network by a recipe: read `train` from top to bottom.
+"""The training loop: `train` is written to be read from top to bottom.
 
-No clip of the test fold is looked at before the weights are final, so the test fold can choose nothing. The state holds
-everything that the next step depends on, which makes a resumed run equal to an unbroken one: bit for bit on a CPU with
-the same number of threads.
+No clip of the test fold is decoded before the weights are final, so the test fold cannot influence any choice. The
+checkpoint holds everything on which the next step depends. A resumed run therefore equals an uninterrupted one; bit for
+bit on a CPU with the same number of threads.
 """
 
 import math
@@ -45,18 +45,18 @@ from worker.model.checkpoint import Model, ModelConfig, read_config, save_model
 from worker.model.precision import autocast
 
 RECIPE = "recipe.yaml"
-_SAVE_SECONDS = 30.0  # between two saves of the state: saving must not be what takes the time
+_SAVE_SECONDS = 30.0  # between two checkpoints, so that saving takes a negligible share of the time
 
 
 def train(
     recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, *,
     teachers: Sequence[Path] = (), pretrained: Model | None = None, resume: bool = False, compile: bool = False,
 ) -> ModelConfig:  # fmt: skip
-    """Train on every fold but `test_fold` and write a model directory to `out`. Returns its config.
+    """Train on all folds but `test_fold`, write a model directory to `out`, and return its config.
 
-    `start_from` is a model to go on from, with classes of its own; the recipe is then `continued` from it. SIGINT and
-    SIGTERM save the state and raise KeyboardInterrupt; `resume` goes on from it. Raises RunError and
-    DatasetError.
+    `teachers` are model directories for distillation. `pretrained` is a model to fine-tune, with its own classes; its
+    architecture and front end replace those of the recipe. SIGINT and SIGTERM save a checkpoint and raise
+    KeyboardInterrupt; `resume` continues from it. Raises RunError and DatasetError.
     """
     if pretrained:
         check_pretrained(pretrained, dataset, test_fold)
@@ -64,9 +64,11 @@ def train(
     optim, rate = recipe.optim, recipe.frontend.sample_rate
     clips, held_out_clips = dataset.train_validation_split(test_fold, optim.holdout, recipe.seed)
     if optim.patience and not (optim.holdout or held_out_clips):
-        raise RunError("optim.patience needs an optim.holdout to look at: the fold under test is not there to stop by")
+        raise RunError(
+            "optim.patience needs a validation set: set optim.holdout; the test fold is not used for early stopping"
+        )
     if recipe.distill.weight > 0 and recipe.distill.teacher and not teachers:
-        if len(clips) < optim.batch * optim.accumulate:  # else they do: each has a window, or more
+        if len(clips) < optim.batch * optim.accumulate:  # otherwise the clips suffice: each has at least one window
             steps_per_epoch(recipe, load_labelled_windows(recipe, dataset, clips, torch.device("cpu")))
         teachers = (train_teacher(recipe.distill.teacher, dataset, test_fold, out, resume=resume, compile=compile),)
         resume = resume and has_run(out)
@@ -95,8 +97,8 @@ def train(
         progress = Progress(**checkpoint["progress"]).to(device)
         if (before := len(progress.order)) != len(windows):
             raise RunError(
-                f"{out} was begun with {before:,} windows of sound, and there are {len(windows):,} now: the sounds are"
-                " others, or this version cuts them otherwise; begin anew in another folder"
+                f"{out} was started with {before:,} windows of sound, and there are {len(windows):,} now: the sounds"
+                " have changed, or this version cuts them differently; start a new run in another folder"
             )
         generator.set_state(checkpoint["generator"])
         torch.set_rng_state(checkpoint["dropout"])
@@ -111,7 +113,7 @@ def train(
             **({"gpu_dropout": torch.cuda.get_rng_state(device)} if on_gpu else {}),
         })  # fmt: skip
 
-    tqdm.write(f"{parameters(network):,} parameters, {len(clips)} clips, {steps} steps an epoch, {device}")
+    tqdm.write(f"{parameters(network):,} parameters, {len(clips)} clips, {steps} steps per epoch, {device}")
     tensorboard = TensorBoardLogger(out, optim.epochs, progress.step // steps)
     total = optim.epochs * steps
     last_saved = time.monotonic()
@@ -145,16 +147,18 @@ def train(
             progress.step += 1
             bar.update()
             if tensorboard.should_log_input(epoch + 1):
-                tensorboard.input(epoch + 1, features)
+                tensorboard.log_input(epoch + 1, features)
 
             if step_in_epoch == steps - 1:
                 average.after_epoch(epoch + 1)
                 metrics = {"loss": progress.loss.item(), "accuracy": progress.accuracy.item(), "lr": lr}
                 if not math.isfinite(metrics["loss"]):
-                    raise RunError(f"the loss of epoch {epoch + 1} is not finite: try a lower optim.max_lr elsewhere")
+                    raise RunError(
+                        f"the loss of epoch {epoch + 1} is not finite: start a new run with a lower optim.max_lr"
+                    )
                 if held_out:
                     metrics |= progress.validate(setup, average, held_out, optim.patience)
-                tensorboard.epoch(epoch + 1, metrics)
+                tensorboard.log_epoch(epoch + 1, metrics)
                 bar.set_postfix(epoch=f"{epoch + 1}/{optim.epochs}", **{k: f"{v:.3g}" for k, v in metrics.items()})
             if graceful_stop.requested or time.monotonic() - last_saved > _SAVE_SECONDS:
                 save()
@@ -171,7 +175,9 @@ def train(
         logits = predict(setup.frontend, final, held_out.waves, service_precision())[0]
         temperature = fit_temperature(logits, held_out.labels.cpu())
         matrix = confusion_matrix(held_out.labels.cpu().numpy(), logits.argmax(1).numpy(), len(dataset.classes))
-        tensorboard.confusion(progress.step // steps, matrix, dataset.classes, "held-out part of the training folds")
+        tensorboard.log_confusion(
+            progress.step // steps, matrix, dataset.classes, "held-out part of the training folds"
+        )
     tensorboard.close()
     config = ModelConfig(
         name=recipe.name,
@@ -189,7 +195,10 @@ def train(
 
 
 def steps_per_epoch(recipe: Recipe, windows: LabelledWindows) -> int:
-    """How many these sounds fill; what is left over is another in every epoch. Raises RunError where it is none."""
+    """Optimizer steps per epoch; a remainder of windows is dropped, a different one in every epoch.
+
+    Raises RunError if there are not enough windows for one step.
+    """
     per_step = recipe.optim.batch * recipe.optim.accumulate  # windows
     if len(windows) < per_step:
         raise RunError(
@@ -199,17 +208,20 @@ def steps_per_epoch(recipe: Recipe, windows: LabelledWindows) -> int:
 
 
 def train_teacher(recipe: str, dataset: Dataset, test_fold: Fold, out: Path, *, resume: bool, compile: bool) -> Path:
-    """The teacher of the run in `out`, trained inside it before the student or there already. Returns its folder."""
+    """Train the teacher of the run in `out`, in a sub-folder, before the student; returns that folder.
+
+    A finished teacher is not trained again.
+    """
     if resume and not resumable(out):
         raise RunError(f"{out} holds no run to resume")
     folder = teacher_directory(out)
-    tqdm.write(f"first the teacher, {recipe}, in {folder}")
+    tqdm.write(f"training the teacher first: {recipe}, in {folder}")
     train(load_recipe(recipe), dataset, test_fold, folder, resume=resume and has_run(folder), compile=compile)
     return folder
 
 
 def model_description(recipe: Recipe, dataset: Dataset, pretrained: Model | None) -> str:
-    """One line for the card of a model trained on these sounds."""
+    """One line for the model card."""
     start = "from scratch"
     if pretrained:
         start = f"from {pretrained.config.name}"
@@ -220,6 +232,6 @@ def model_description(recipe: Recipe, dataset: Dataset, pretrained: Model | None
 
 
 def combined_licence(dataset: Dataset, pretrained: Model | None) -> str:
-    """The licence of the sounds, and that of the weights that the network went on from: both bind."""
+    """The licence of the data and that of the pretrained weights: both apply."""
     both = (dataset.info.licence, pretrained.config.licence if pretrained else "")
     return "; ".join(dict.fromkeys(filter(None, both)))

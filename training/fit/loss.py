@@ -1,4 +1,4 @@
-"""What a training step makes smaller, for everybody who takes such steps."""
+"""The training loss, common to the training loop and the learning-rate range test."""
 
 from torch import Tensor
 from torch.nn import functional
@@ -9,7 +9,8 @@ from training.recipe import Recipe
 
 
 class TrainingLoss:
-    """How far answers are from the labels and, where there are teachers, from theirs."""
+    """Cross-entropy with label smoothing (arXiv:1512.00567) and class weights, plus the distillation loss if there are
+    teachers."""
 
     def __init__(self, recipe: Recipe, setup: TrainingSetup, teacher_ensemble: TeacherEnsemble | None) -> None:
         self._optim, self._distill, self._teacher_ensemble = recipe.optim, recipe.distill, teacher_ensemble
@@ -19,7 +20,8 @@ class TrainingLoss:
             self._weights = class_weights(windows.labels, windows.targets.shape[1]).to(setup.device)
 
     def __call__(self, logits: Tensor, targets: Tensor, waves: Tensor) -> Tensor:
-        """Of one batch: logits and class probabilities (batch, classes), and the waveforms that teachers hear."""
+        """The mean loss of a batch: logits and target probabilities (batch, classes), and waveforms (batch, samples)
+        for teachers."""
         loss = functional.cross_entropy(logits, targets, self._weights, label_smoothing=self._optim.label_smoothing)
         if not self._teacher_ensemble:
             return loss

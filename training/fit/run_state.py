@@ -1,4 +1,4 @@
-"""A run's folder and the state in it: everything that the next step depends on."""
+"""The folder of a run: its identity, its checkpoint, and whether it can be resumed."""
 
 import math
 import os
@@ -20,20 +20,20 @@ from training.recipe import Recipe
 from worker.model.checkpoint import CONFIG, Model, ModelConfig, ModelError, read_config
 
 CHECKPOINT = "train_state.pt"
-_OTHER_RUN = "a run with another recipe, fold, data or teacher: give the same ones to resume it"
+_OTHER_RUN = "a run with another recipe, fold, data or teacher; a run is resumed with the same ones only"
 
 
 class Progress:
-    """How far a run is: everything that the next step depends on, besides weights and generators."""
+    """The position of a run: everything on which the next step depends, besides weights and random generators."""
 
     def __init__(self, **checkpoint: Any) -> None:
         self.step = 0
-        self.order: Tensor = torch.empty(0, dtype=torch.int64)  # of the windows in this epoch
-        self.loss: Tensor = torch.zeros(())  # mean so far in this epoch
-        self.accuracy: Tensor = torch.zeros(())  # share named as the louder sound of the mix, so far
-        self.best_weights: dict[str, Tensor] | None = None  # weights at the lowest held-out loss, with patience
+        self.order: Tensor = torch.empty(0, dtype=torch.int64)  # order of the windows in this epoch (windows,)
+        self.loss: Tensor = torch.zeros(())  # mean of this epoch so far
+        self.accuracy: Tensor = torch.zeros(())  # share of windows classified as the louder sound of their mix, so far
+        self.best_weights: dict[str, Tensor] | None = None  # weights at the lowest validation loss, for early stopping
         self.best_loss = math.inf
-        self.epochs_without_improvement = 0  # epochs since then
+        self.epochs_without_improvement = 0
         self.stopped = False
         vars(self).update(checkpoint)
 
@@ -44,7 +44,8 @@ class Progress:
     def validate(
         self, setup: TrainingSetup, average: WeightAverage, held_out: LabelledWindows, patience: int
     ) -> dict[str, float]:
-        """Measure the average on the held-out clips at the end of an epoch; with patience, remember the best."""
+        """Evaluate the averaged weights on the validation windows after an epoch; with `patience`, keep the best
+        weights."""
         logits = predict(setup.frontend, average.module, held_out.waves, service_precision(), title="held out")[0]
         labels = held_out.labels.cpu()
         loss = functional.cross_entropy(logits, labels).item()
@@ -62,7 +63,7 @@ class Progress:
 def run_identity(
     recipe: Recipe, dataset: Dataset, test_fold: Fold, clips: int, teachers: Sequence[Path], pretrained: Model | None
 ) -> dict[str, Any]:
-    """What makes a run this run; it stays in the model's config. Raises RunError for a teacher that is not there."""
+    """What identifies a run; it is stored in the config of the model. Raises RunError for a missing teacher."""
     identity: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "test_fold": test_fold,
@@ -93,17 +94,17 @@ def has_run(out: Path) -> bool:
 
 
 def teacher_directory(out: Path) -> Path:
-    """Where a run keeps the teacher that it trains for itself."""
+    """The folder of the teacher that a run trains itself."""
     return out / "teacher"
 
 
 def resumable(out: Path) -> bool:
-    """Whether there is something to go on with: the run, or so far its teacher alone."""
+    """Whether the folder holds a run to resume; possibly only that of its teacher so far."""
     return has_run(out) or has_run(teacher_directory(out))
 
 
 def is_finished(out: Path, identity: dict[str, Any]) -> bool:
-    """Whether the folder holds the model that this run would make. Raises RunError for another run's model."""
+    """Whether the folder holds the finished model of this run. Raises RunError for the model of another run."""
     if not (out / CONFIG).is_file():
         return False
     try:
@@ -116,7 +117,7 @@ def is_finished(out: Path, identity: dict[str, Any]) -> bool:
 
 
 def _is_same_run(saved: dict[str, Any], identity: dict[str, Any]) -> bool:
-    """Whether that is the same run's; it may have been written before a key of its recipe or of its data existed."""
+    """Whether a stored identity is that of this run; keys that did not exist when it was stored get their defaults."""
     try:
         recipe = Recipe.model_validate(saved.get("recipe")).model_dump(mode="json")
     except ValidationError:
@@ -126,11 +127,11 @@ def _is_same_run(saved: dict[str, Any], identity: dict[str, Any]) -> bool:
 
 
 def open_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """The state to go on from, or None for a new run in a folder that holds none. Raises RunError."""
+    """The checkpoint to resume from, or None for a new run in an empty folder. Raises RunError."""
     path = out / CHECKPOINT
     if not resume:
         if path.exists() or (out / CONFIG).exists():
-            raise RunError(f"{out} already holds a run: resume it or choose another folder")
+            raise RunError(f"{out} already holds a run: resume it, or choose another folder")
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -140,7 +141,7 @@ def open_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any
         raise RunError(f"{out} holds no run to resume")
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
+    except Exception as error:  # torch.load raises many types for damaged files
         raise RunError(f"{path} cannot be read: {error}") from error
     if not _is_same_run(checkpoint.get("identity", {}), identity):
         raise RunError(f"{out} holds {_OTHER_RUN}")
@@ -148,11 +149,12 @@ def open_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any
 
 
 def save_checkpoint(out: Path, checkpoint: dict[str, Any]) -> None:
+    """Write the checkpoint atomically."""
     partial = out / (CHECKPOINT + ".partial")
     torch.save(checkpoint, partial)
     os.replace(partial, out / CHECKPOINT)
 
 
 def delete_checkpoint(out: Path) -> None:
-    """What is left is a model directory."""
+    """Delete the checkpoint of a finished run: the folder is then a model directory."""
     (out / CHECKPOINT).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Learning-rate and momentum schedules: warm-up with cosine decay, and one-cycle."""
+"""Learning-rate and momentum schedules: linear warm-up with cosine decay, and one-cycle."""
 
 import math
 
@@ -6,15 +6,15 @@ from torch import optim
 
 from training.recipe import OptimRecipe
 
-_ONE_CYCLE_START = 0.04  # of max_lr
-_ONE_CYCLE_MOMENTUM = 0.05  # by which momentum moves against the learning rate
+_ONE_CYCLE_START = 0.04  # initial learning rate, relative to max_lr
+_ONE_CYCLE_MOMENTUM = 0.05  # amplitude of the momentum around its mean
 
 
 def set_schedule(optimizer: optim.Optimizer, step: int, steps: int, recipe: OptimRecipe) -> float:
-    """Set learning rate and momentum for one step of a run of so many; returns the learning rate of the head."""
+    """Set learning rate and momentum for a step of a run of `steps` steps; returns the learning rate of the head."""
     rate, momentum = schedule(step, steps, recipe)
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["share"]
+        group["lr"] = rate * group["lr_scale"]
         if recipe.optimizer == "sgd":
             group["momentum"] = momentum
         else:
@@ -25,8 +25,9 @@ def set_schedule(optimizer: optim.Optimizer, step: int, steps: int, recipe: Opti
 def schedule(step: int, steps: int, recipe: OptimRecipe) -> tuple[float, float]:
     """Learning rate and momentum at a step.
 
-    `cosine` rises in a straight line and falls as a cosine. `one_cycle` (Smith & Topin, 2018) starts at a twenty-fifth,
-    rises and falls as cosines, and moves the momentum the other way.
+    `cosine`: linear warm-up, then cosine decay (SGDR without restarts, arXiv:1608.03983). `one_cycle` (Smith & Topin,
+    arXiv:1708.07120): starts at 1/25 of the maximum, rises and falls as cosines, with momentum in the opposite
+    direction.
     """
     warmup_steps = max(1, round(steps * recipe.warmup))
     last = recipe.final_lr

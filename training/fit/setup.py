@@ -1,6 +1,6 @@
-"""From a recipe and a data set to what a training step needs, on the device: sounds, front end, network.
+"""From a recipe and a data set to everything that a training step needs, on the device: windows, front end, network.
 
-Everything that runs training steps starts here: `train`, the learning rate finder, the overfitting check.
+The common start of the training loop, the learning-rate range test and the overfitting check.
 """
 
 import math
@@ -25,12 +25,12 @@ from worker.model.checkpoint import Model
 from worker.model.frontend import LogMel
 from worker.model.precision import pick_device
 
-_GPU_MEMORY_SHARE = 0.25  # of a GPU's free memory that the sounds may take; what is larger stays in main memory
+_GPU_MEMORY_SHARE = 0.25  # fraction of the free GPU memory that the windows may occupy; larger data stay in main memory
 
 
 @dataclass(frozen=True)
 class LabelledWindows:
-    """Windows of clips in memory: on the device where they fit, since then nothing is copied during training."""
+    """Windows of clips in memory; on the GPU if they fit, which avoids copies during training."""
 
     waves: Tensor  # (windows, samples)
     labels: Tensor  # (windows,)
@@ -43,17 +43,19 @@ class LabelledWindows:
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """Ready for the first step; the network has its initial weights."""
+    """Everything for the first step; the network has its initial weights."""
 
     device: torch.device
     windows: LabelledWindows
-    frontend: LogMel  # with mean and deviation of these sounds
+    frontend: LogMel  # normalised with mean and standard deviation of the training windows
     network: Network
-    layout: torch.memory_format  # what the network wants its input in
+    layout: torch.memory_format  # memory format of the input
 
     def augmented_batch(self, rows: Tensor, recipe: Recipe, generator: Generator, *, crop: bool) -> tuple[Tensor, ...]:
-        """The windows of those rows as this step hears them, on the device: waveforms (batch, samples), log-mels
-        (batch, 1, mels, frames), class probabilities (batch, classes)."""
+        """The given windows after augmentation, on the device.
+
+        Returns waveforms (batch, samples), log-mels (batch, 1, mels, frames) and class probabilities (batch, classes).
+        """
         device_rows = rows.to(self.windows.waves.device)
         waves, targets = augment_waveforms(
             self.windows.waves[device_rows].to(self.device), self.windows.audible[rows],
@@ -67,9 +69,9 @@ class TrainingSetup:
 def set_up_training(
     recipe: Recipe, dataset: Dataset, clips: list[Clip], pretrained: Model | None = None
 ) -> TrainingSetup:
-    """Decode the clips, measure their log-mels, build the network from the recipe's seed.
+    """Decode the clips, compute the normalisation of their log-mels, and initialise the network from the seed.
 
-    A network that starts from a model keeps that one's mean and deviation: it knows what they mean. Raises RunError and
+    A pretrained model keeps its own mean and standard deviation, on which its weights depend. Raises RunError and
     DatasetError.
     """
     device = pick_device()
@@ -94,13 +96,13 @@ def set_up_training(
 
 
 def load_labelled_windows(recipe: Recipe, dataset: Dataset, clips: list[Clip], device: torch.device) -> LabelledWindows:
-    """Decode the clips at the recipe's rate, cut or padded to its window. Raises DatasetError."""
+    """Decode the clips at the sample rate of the recipe, cut or padded to its window length. Raises DatasetError."""
     rate = recipe.frontend.sample_rate
-    waves, of = dataset.load(clips, rate, recipe.frontend.window_samples)
+    waves, clip_index = dataset.load(clips, rate, recipe.frontend.window_samples)
     if len(waves) > len(clips):
-        audible_windows = _audible_windows(waves, of, rate)
-        waves, of = waves[audible_windows], of[audible_windows]
-    labels = torch.tensor([clip.label for clip in clips])[of]
+        audible_windows = _audible_windows(waves, clip_index, rate)
+        waves, clip_index = waves[audible_windows], clip_index[audible_windows]
+    labels = torch.tensor([clip.label for clip in clips])[clip_index]
     audible = torch.cat([block_audibility(part, rate) for part in torch.split(waves, 100)])
     targets = functional.one_hot(labels, len(dataset.classes)).float()
     if device.type == "cuda" and waves.nbytes < _GPU_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
@@ -108,21 +110,23 @@ def load_labelled_windows(recipe: Recipe, dataset: Dataset, clips: list[Clip], d
     return LabelledWindows(waves, labels, targets, audible)
 
 
-def _audible_windows(waves: Tensor, of: Tensor, rate: int) -> Tensor:
-    """(windows,): whether there is something to hear, or in all of its clip is nothing louder."""
+def _audible_windows(waves: Tensor, clip_index: Tensor, rate: int) -> Tensor:
+    """Boolean mask (windows,): windows above the silence threshold, or the loudest ones of a clip that is silent
+    throughout."""
     level = torch.cat([peak_levels(part, rate) for part in torch.split(waves, 100)]).squeeze(1)
-    loudest = torch.full_like(level, -math.inf).scatter_reduce(0, of, level, "amax")  # by clip
-    return level >= loudest[of].clamp_max(SILENCE_DBFS)
+    loudest = torch.full_like(level, -math.inf).scatter_reduce(0, clip_index, level, "amax")  # per clip
+    return level >= loudest[clip_index].clamp_max(SILENCE_DBFS)
 
 
 def class_weights(labels: Tensor, classes: int) -> Tensor:
-    """(classes,): the rarer a class, the heavier, 1 on average over the labels."""
+    """Inverse class frequencies (classes,), 1 on average over the labels."""
     counts = torch.bincount(labels.cpu(), minlength=classes).clamp_min(1)
     return len(labels) / (classes * counts)
 
 
 def _normalisation_statistics(frontend: LogMel, waves: Tensor) -> dict[str, float]:
-    """Mean and deviation, in dB, over the training clips. Raises DatasetError when there is nothing to hear."""
+    """Mean and standard deviation of the log-mels, in dB, over the training windows. Raises DatasetError if all are
+    silent."""
     total = square = 0.0
     count = 0
     for part in tqdm(torch.split(waves, 100), desc="statistics", unit="batch", leave=False):
@@ -131,13 +135,13 @@ def _normalisation_statistics(frontend: LogMel, waves: Tensor) -> dict[str, floa
         square += decibels.square().sum().item()
         count += decibels.numel()
     mean = total / count
-    deviation = math.sqrt(max(square / count - mean**2, 0.0))
-    if deviation < 1e-3:
+    std = math.sqrt(max(square / count - mean**2, 0.0))
+    if std < 1e-3:
         raise DatasetError("the training clips are all silent")
-    return {"mean": round(mean, 4), "std": round(deviation, 4)}
+    return {"mean": round(mean, 4), "std": round(std, 4)}
 
 
 def compile_network(network: nn.Module) -> nn.Module:
-    """The network as torch.compile makes it: slow to start, quicker a step where its compiler knows the device."""
+    """The network compiled by torch.compile: a slow first step, then faster steps on supported devices."""
     optimised: nn.Module = torch.compile(network)  # type: ignore[assignment]
     return optimised

@@ -1,11 +1,12 @@
-"""A person's own recordings, from wherever they are to windows of waveform that a trainer can load.
+"""Custom data sets: from recordings in folders, tables, web pages or Google Drive to labelled windows for training.
 
-items      the table of a collection: which sounds, of which class, from which recording
-intake     takes sounds into it: what is no sound, what came before, the same sound twice
-bring      from a folder of class folders, or from a table of files and links
-links      from the web; `drive` from a Google Drive folder
-split      train, val and test, no recording on both sides
-prepare    decoded and cut once, kept as a memory map; `pieces` has the rules of cutting
-overview   what is in it, as figures, a page and a picture
-reset      back to the sounds and their table
+manifest    the table of a data set, items.csv: which sounds, of which class, from which recording
+ingest      adds sounds to a data set: rejects what is no sound, detects duplicates and known sounds
+importers   from a folder of class folders, or from a table of files and links
+web         downloads links; `drive` downloads a Google Drive folder
+split       train, val and test, with every recording in one subset only
+segments    cuts sounds into windows; `prepare` caches them as a memory map
+dataset     a custom data set as `training.data.base.Dataset`
+report      statistics, as JSON, a Markdown page and spectrograms
+reset       removes everything that can be generated again
 """

@@ -1,4 +1,4 @@
-"""A collection as a trainer's data set: `train` to learn from, `val` to stop by, `test` to be measured on."""
+"""A custom data set for the training loop: folds `train`, `val` (early stopping, calibration) and `test`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ from worker.model.frontend import FrontendConfig
 
 @dataclass(frozen=True)
 class CustomDataset(Dataset):
-    """Its clips are the pieces of a cache, cut for one rate and one window."""
+    """A data set whose clips are the cached segments for one sample rate and one window length."""
 
-    rate: int
-    waveforms: NDArray[np.int16]  # (pieces, samples), a memory map
+    rate: int  # Hz
+    waveforms: NDArray[np.int16]  # (segments, samples), a memory map
 
     @property
     def default_fold(self) -> Fold:
         return "test"
 
     def train_validation_split(self, test_fold: Fold, share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
-        """What is held out is the split's val part; only without one the recipe's share of the train part."""
+        """Training and validation clips. A val set has priority; without one, `share` of the train set is held out."""
         if test_fold != "test":
-            raise DatasetError(f"{self.root} is tested on its test part; there is nothing else to keep out of training")
+            raise DatasetError(f"{self.root} has one test set and no other folds; the test fold must be 'test'")
         train, val = self._clips_of("train"), self._clips_of("val")
         return (train, val) if val else hold_out(train, share, seed)
 
@@ -42,16 +42,16 @@ class CustomDataset(Dataset):
 
     def load(self, clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
         if rate != self.rate:
-            raise DatasetError(f"{self.root} was prepared at {self.rate:,} Hz and is wanted at {rate:,} Hz")
+            raise DatasetError(f"{self.root} was prepared at {self.rate:,} Hz, but {rate:,} Hz are requested")
         waveforms = torch.zeros(len(clips), samples)
         for index, clip in enumerate(clips):
-            subset = torch.from_numpy(self.waveforms[clip.segment, :samples].astype(np.float32))
-            waveforms[index, : len(subset)] = subset / FULL_SCALE
+            segment = torch.from_numpy(self.waveforms[clip.segment, :samples].astype(np.float32))
+            waveforms[index, : len(segment)] = segment / FULL_SCALE
         return waveforms, torch.arange(len(clips))
 
     def digest(self, test_fold: Fold) -> str:
-        """By what the files hold: a collection refers to them wherever they lie."""
-        # A file has several pieces; how many depends on the window.
+        """As in the base class, but by the content of the files: they may be moved."""
+        # digest_lines ignores duplicates: the number of segments of a file depends on the window length.
         return digest_lines(f"{clip.sha256} {clip.fold} {clip.label}" for clip in self.split(test_fold)[0])
 
     def _clips_of(self, name: str) -> list[Clip]:
@@ -59,7 +59,10 @@ class CustomDataset(Dataset):
 
 
 def load_custom_dataset(root: Path, frontend: FrontendConfig) -> CustomDataset:
-    """Prepared for that front end's rate and window, which takes a while the first time. Raises DatasetError."""
+    """Load the data set for the sample rate and window length of `frontend`; decodes all files the first time.
+
+    Raises DatasetError.
+    """
     subsets = read_split(root)
     cache = prepare_segments(root, rate=frontend.sample_rate, window_seconds=frontend.window_seconds)
     waveforms, segments = load_segments(cache)
@@ -80,10 +83,10 @@ def load_custom_dataset(root: Path, frontend: FrontendConfig) -> CustomDataset:
     for subset in ("train", "test"):
         present = {clip.label for clip in dataset._clips_of(subset)}
         if missing := [name for label, name in enumerate(classes) if label not in present]:
-            raise DatasetError(f"{root}: nothing is to be heard of {missing[0]!r} in the {subset} part; split again")
+            raise DatasetError(f"{root}: the {subset} set has no audible sound of class {missing[0]!r}; split again")
     return dataset
 
 
 def load_dataset(root: Path, frontend: FrontendConfig) -> Dataset:
-    """A collection or a folder in the layout of ESC-50, whichever it is. Raises DatasetError."""
+    """Load a custom data set or a folder in the layout of ESC-50, whichever `root` is. Raises DatasetError."""
     return load_custom_dataset(root, frontend) if (root / MANIFEST).is_file() else load_esc50(root)

@@ -1,4 +1,4 @@
-"""Sounds from a public Google Drive folder, whose sub-folders are the classes, through gdown."""
+"""Imports a public Google Drive folder whose sub-folders are the classes, through gdown."""
 
 import re
 import tempfile
@@ -13,7 +13,7 @@ from training.data.custom.web import INSTALL, DownloadFailed
 from training.errors import DatasetError
 
 _FOLDER = re.compile(r"https://drive\.google\.com/(drive/)?(u/\d+/)?(mobile/)?(folders/|embeddedfolderview\?id=)[-\w]+")
-_TIMEOUT = 60.0  # seconds between bytes
+_TIMEOUT = 60.0  # seconds without any byte
 
 
 def is_drive_folder(text: str) -> bool:
@@ -21,7 +21,7 @@ def is_drive_folder(text: str) -> bool:
 
 
 def import_drive(link: str, root: Path, *, group: str | None = None) -> ImportResult:
-    """Download the class folders into the collection; what is there already is not downloaded again.
+    """Download the class folders into the data set; files from an earlier import are not downloaded again.
 
     Raises DatasetError.
     """
@@ -41,10 +41,10 @@ def import_drive(link: str, root: Path, *, group: str | None = None) -> ImportRe
             path = PurePosixPath(file.path)
             origin = f"https://drive.google.com/uc?id={file.id}"
             source = find_source(path.name, pattern) if pattern else origin
-            if reason := "lies in no class folder" if len(path.parts) < 2 else rejection_reason(path.name):
+            if reason := "is not in a class folder" if len(path.parts) < 2 else rejection_reason(path.name):
                 writer.skip(path, reason)
             elif not source:
-                writer.skip(path, "--group finds no source in its name")
+                writer.skip(path, "--group does not match its name")
             elif not writer.already_imported(path.parts[0], source, origin):
                 try:
                     data = _download(gdown, origin)

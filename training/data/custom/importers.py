@@ -1,8 +1,9 @@
-"""Brings sounds into a collection: from a folder whose sub-folders are the classes, or from a table.
+"""Imports sounds into a custom data set, from a folder whose sub-folders are the classes, or from a CSV table.
 
-Files stay where they are and are referred to, unless they are to be copied. What cannot be used is skipped and told.
-A file's source is found in its name by a pattern with one group; without a pattern every file is its own source, as is
-every page that a sound is fetched from: `watch` is no name.
+Files are referenced in place unless `copy` is set. Unusable files are skipped and reported. The source of a sound, that
+is the recording or the speaker, is found in its file name by a regular expression with one group. Without a pattern
+every file is its own source. A link to a web page is always its own source, since the last part of its path (`watch`)
+does not name a recording.
 """
 
 import csv
@@ -28,7 +29,7 @@ from training.errors import DatasetError
 
 
 def import_folder(src: Path, root: Path, *, group: str | None = None, copy: bool = False) -> ImportResult:
-    """Take the class folders of `src`, each with all that lies below it, into the collection. Raises DatasetError."""
+    """Import the class folders of `src`, each with everything below it. Raises DatasetError."""
     pattern = source_pattern(group)
     if not src.is_dir():
         raise DatasetError(f"{src} is not a folder")
@@ -40,11 +41,11 @@ def import_folder(src: Path, root: Path, *, group: str | None = None, copy: bool
     except OSError as error:
         raise DatasetError(f"{src} cannot be read: {error}") from error
     if not folders:
-        raise DatasetError(f"{src} has no sub-folders: each class of sounds needs one, named after the class")
+        raise DatasetError(f"{src} has no sub-folders; each class needs one, named after the class")
     with open_for_import(root) as writer:
         for path in inside:
             if path.is_file() and not rejection_reason(path.name):
-                writer.skip(path, "lies in no class folder")
+                writer.skip(path, "is not in a class folder")
         for empty in sorted(set(folders) - {folder for folder, _ in found}):
             writer.skip(empty, "a class folder without sounds")
         for folder, path in tqdm(found, desc="import", unit="file", leave=False):
@@ -53,10 +54,11 @@ def import_folder(src: Path, root: Path, *, group: str | None = None, copy: bool
 
 
 def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool = False) -> ImportResult:
-    """Take what a table lists: the columns file (a path or a link) and label, and source where it is known.
+    """Import the files and links listed in a CSV table with the columns file (a path or a link), label and, optionally,
+    source.
 
-    Without a first line that names them, the columns are these, in this order. Lines that begin with # are comments.
-    What was downloaded is listed at once, so that an interrupted import goes on where it stopped. Raises DatasetError.
+    Without a header line, the columns are expected in this order. Lines that start with # are comments. Every download
+    is saved to the manifest at once, so that an interrupted import can be continued. Raises DatasetError.
     """
     pattern = source_pattern(group)
     rows = _rows(table)
@@ -65,7 +67,7 @@ def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool 
             if not is_link(file):
                 _import_file(writer, table.parent / file, label, pattern, source, copy)
             elif not (found := source or _find_link_source(file, pattern)):
-                writer.skip(f"{table.name}, line {line}: {file}", "--group finds no source in its name")
+                writer.skip(f"{table.name}, line {line}: {file}", "--group does not match its name")
             elif not writer.already_imported(label, found, file):
                 try:
                     name, data = fetch(file)
@@ -78,7 +80,7 @@ def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool 
 
 
 def source_pattern(group: str | None) -> re.Pattern[str] | None:
-    """Raises DatasetError."""
+    """Compile the pattern of --group. Raises DatasetError."""
     if group is None:
         return None
     try:
@@ -86,11 +88,12 @@ def source_pattern(group: str | None) -> re.Pattern[str] | None:
     except re.error as error:
         raise DatasetError(f"--group {group}: not a regular expression ({error})") from error
     if pattern.groups != 1:
-        raise DatasetError(f"--group {group}: needs one group in parentheses, the source; has {pattern.groups}")
+        raise DatasetError(f"--group {group}: needs exactly one group in parentheses, the source; has {pattern.groups}")
     return pattern
 
 
 def find_source(name: str, pattern: re.Pattern[str]) -> str | None:
+    """The source in a file name; None if the pattern does not match or its group is empty."""
     match = pattern.search(name)
     return (match[1] or "").strip() or None if match else None
 
@@ -100,12 +103,12 @@ def _find_link_source(link: str, pattern: re.Pattern[str] | None) -> str | None:
 
 
 def _walk_files(folder: Path) -> Iterator[Path]:
-    """What lies below, at any depth, hidden files and folders aside."""
+    """All files below a folder at any depth, without hidden files and folders."""
 
     def fail(error: OSError) -> None:
         raise error
 
-    seen: set[str] = set()  # a link may lead to a folder that contains it
+    seen: set[str] = set()  # protects from cycles of symbolic links
     for name, below, files in os.walk(folder, onerror=fail, followlinks=True):
         real = os.path.realpath(name)
         below[:] = sorted(inner for inner in below if not inner.startswith(".")) if real not in seen else []
@@ -125,7 +128,7 @@ def _import_file(
         return writer.skip(shown, reason)
     found = source or (find_source(path.name, pattern) if pattern else shown)
     if not found:
-        return writer.skip(shown, "--group finds no source in its name")
+        return writer.skip(shown, "--group does not match its name")
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             return writer.skip(shown, f"larger than {MAX_FILE_BYTES:,} bytes")
@@ -136,7 +139,7 @@ def _import_file(
 
 
 def _rows(table: Path) -> list[tuple[int, str, str, str]]:
-    """Line, file, label, source (empty if not told). Raises DatasetError."""
+    """Line number, file, label and source (empty if absent) of every row. Raises DatasetError."""
     try:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
-"""Takes sounds into a collection, whichever way they come.
+"""Adds sounds to a custom data set, for all importers.
 
-The same bytes are kept once under one label, and are an error under two. What is there stays; a sound that was moved
-or changed replaces its old row; a source that is now given otherwise replaces the old one.
+Identical bytes are stored once per label, and are an error under two labels. Existing entries are kept, except that a
+moved or changed file replaces its old entry, and a new source replaces the old source.
 """
 
 import hashlib
@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from otoscope.errors import AudioError
-from shared.audio.decode import accepted_formats, probe
+from shared.audio.decode import probe
+from shared.audio.formats import FORMATS, describe_formats
 from training.data.custom.manifest import (
     AUDIO_DIR,
     CACHE_DIR,
@@ -29,22 +30,22 @@ from training.data.custom.manifest import (
 )
 from training.errors import DatasetError
 
-AUDIO_SUFFIXES = {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".m4a"}
-MAX_FILE_BYTES = 1 << 30  # bytes of one file; an hour of stereo at 48 kHz and 24 bits is just below it
+AUDIO_SUFFIXES = {extension for each in FORMATS for extension in each.extensions}
+MAX_FILE_BYTES = 1 << 30  # bytes per file; one hour of stereo at 48 kHz and 24 bits is just below it
 
 
 @dataclass
 class ImportResult:
-    """What an import did."""
+    """The outcome of an import."""
 
     added: int = 0
-    unchanged: int = 0  # from an earlier import
-    duplicates: list[str] = field(default_factory=list)  # the same sound again, as sentences
-    skipped: list[str] = field(default_factory=list)  # and why, as sentences
+    unchanged: int = 0  # already imported by an earlier call
+    duplicates: list[str] = field(default_factory=list)  # messages about sounds that are in the data set already
+    skipped: list[str] = field(default_factory=list)  # messages about skipped files, with the reason
 
 
 class DatasetWriter:
-    """A collection that is being added to; nothing is listed until `save`."""
+    """Adds sounds to a data set; the manifest is written by `save` only."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -52,14 +53,18 @@ class DatasetWriter:
         entries = read_manifest(root, missing_ok=True)
         self._entries = {entry.file: entry for entry in entries}
 
-        # What has been lost is forgotten as soon as the same sound turns up elsewhere, or under another label.
+        # An entry whose file is missing is dropped as soon as the same sound is added from another place or under
+        # another label.
         present = [entry for entry in entries if (root / entry.file).is_file()]
         self._by_origin = {entry.origin: entry for entry in present}
         self._by_digest = {entry.sha256: entry for entry in present}
         self._lost = {entry.sha256: entry for entry in entries if entry.sha256 not in self._by_digest}
 
     def already_imported(self, label: str, source: str, origin: str) -> bool:
-        """Whether the sound came from there before, so that it need not be fetched again. Raises DatasetError."""
+        """Whether a sound of this origin is in the data set, so that it need not be downloaded again.
+
+        Updates its source. Raises DatasetError if it is there under another label.
+        """
         if (entry := self._by_origin.get(origin)) is None:
             return False
         self._update_existing(entry, label, source, origin)
@@ -68,9 +73,10 @@ class DatasetWriter:
     def add(
         self, data: bytes, *, label: str, source: str, origin: str, name: str = "", path: Path | None = None
     ) -> None:
-        """A sound that stays where it is, at `path`, or that is to be kept here, called after `name`.
+        """Add a sound that stays at `path`, or, without `path`, one that is copied into the data set with a name based
+        on `name`.
 
-        Raises DatasetError when it is there under another label, or cannot be kept.
+        Raises DatasetError if the sound is there under another label, or if it cannot be written.
         """
         label = normalise_label(label)
         try:
@@ -92,14 +98,14 @@ class DatasetWriter:
         self.result.skipped.append(f"{what}: {why}")
 
     def save(self) -> None:
-        """List what was taken so far. Raises DatasetError."""
+        """Write the manifest. Raises DatasetError."""
         write_manifest(self.root, self._entries.values())
 
     def finish(self, src: object) -> ImportResult:
-        """Save, unless there is nothing at all. Raises DatasetError."""
+        """Save and return the result. Raises DatasetError if the data set is empty."""
         if not self._entries:
             first = f"; first: {self.result.skipped[0]}" if self.result.skipped else ""
-            raise DatasetError(f"{src} has no sound that can be used{first}")
+            raise DatasetError(f"{src} has no usable sound{first}")
         self.save()
         return self.result
 
@@ -107,7 +113,7 @@ class DatasetWriter:
         label = normalise_label(label)
         if entry.label != label:
             raise DatasetError(
-                f"the same sound under two labels: {origin} as {label!r}, {entry.origin} as {entry.label!r};"
+                f"the same sound has two labels: {origin} as {label!r}, {entry.origin} as {entry.label!r};"
                 f" keep one of them, or correct {self.root / MANIFEST}"
             )
         if entry.origin != origin:
@@ -124,7 +130,7 @@ class DatasetWriter:
         self._entries[entry.file] = self._by_origin[entry.origin] = self._by_digest[entry.sha256] = entry
 
     def _store(self, data: bytes, digest: str, label: str, name: str) -> str:
-        """Keep the bytes below `audio/`. The digest in the name makes it one file however often it is brought."""
+        """Copy the bytes below `audio/`. The digest in the file name makes repeated imports idempotent."""
         folder = self.root / AUDIO_DIR / _safe_name(label)
         target = folder / f"{_safe_name(PurePath(name).stem)}-{digest[:8]}{PurePath(name).suffix.lower()}"
         partial = target.with_suffix(".partial")
@@ -143,34 +149,34 @@ class DatasetWriter:
 
 @contextmanager
 def open_for_import(root: Path) -> Iterator[DatasetWriter]:
-    """The collection, made if there is none, held against other changes. Raises DatasetError."""
+    """Open the data set for writing, create it if necessary, and lock it. Raises DatasetError."""
     if not (root / MANIFEST).is_file():
         for name in (AUDIO_DIR, CACHE_DIR, SPLIT_DIR, REPORT_DIR):
             if (root / name).exists():
-                raise DatasetError(f"{root / name} is in the way: a collection keeps a folder of that name")
+                raise DatasetError(f"{root / name} is in the way: a custom data set reserves a folder of that name")
     with lock_dataset(root):
         if not (root / MANIFEST).is_file():
-            write_manifest(root, ())  # from now on it is a collection, wherever this is interrupted
+            write_manifest(root, ())  # marks the folder as a data set, even if the import is interrupted
         yield DatasetWriter(root)
 
 
 def normalise_label(label: str) -> str:
-    """Without blanks around it, and with accents composed: some file systems take them apart."""
+    """Strip white space and compose accents (Unicode NFC): some file systems store them decomposed."""
     return unicodedata.normalize("NFC", label.strip())
 
 
 def rejection_reason(name: str) -> str | None:
-    """Why a file of that name is not even opened; None if it may be a sound."""
+    """Why a file with this name is not opened at all; None if it may be a sound."""
     if PurePath(name).suffix.lower() not in AUDIO_SUFFIXES:
-        return f"not a sound by its name; accepted: {accepted_formats()}"
+        return f"the file name has no audio extension; accepted: {describe_formats()}"
     return None
 
 
 def _manifest_path(root: Path, path: Path) -> str:
-    here, present = Path(os.path.abspath(root)), Path(os.path.abspath(path))  # links in them are left as they are
+    here, present = Path(os.path.abspath(root)), Path(os.path.abspath(path))  # symbolic links are not resolved
     return str(present.relative_to(here) if present.is_relative_to(here) else present)
 
 
 def _safe_name(name: str) -> str:
-    """Fit for one part of a path; 60 characters stay below the 255 bytes that file systems take."""
+    """A valid file name: 60 characters stay below the limit of 255 bytes of common file systems."""
     return re.sub(r"[\x00-\x1f/\\]", "_", name)[:60].strip(". ") or "_"

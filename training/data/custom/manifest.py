@@ -1,12 +1,12 @@
-"""A collection: a folder with `items.csv`, one row a sound, and in `audio/` the sounds that were copied or downloaded.
+"""The manifest of a custom data set, `items.csv`: one row per sound.
 
-    file     the sound: relative to the folder when it lies inside it, else absolute
-    label    its class
-    source   the original recording, or the speaker: no source may stand on both sides of a split
-    origin   where it was brought from: a path or a link
-    sha256   of its bytes
+    file     path of the sound: relative to the data set folder if inside it, else absolute
+    label    class
+    source   the original recording, or the speaker; a split never separates the sounds of one source
+    origin   path or link from which the sound was imported
+    sha256   of the bytes of the file
 
-Beside them lies what can be made again: `cache/`, `split/` and `report/`.
+`audio/` holds sounds that were copied or downloaded. `cache/`, `split/` and `report/` can be generated again.
 """
 
 import fcntl
@@ -16,20 +16,20 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from shared.audio.decode import AudioLimits
+from shared.audio.limits import AudioLimits
 from training.data.custom.tables import read_table, write_table
 from training.errors import DatasetError
 
 MANIFEST = "items.csv"
-# Folders that a custom dataset reserves for itself.
+# Folders reserved inside a custom data set.
 AUDIO_DIR, CACHE_DIR, SPLIT_DIR, REPORT_DIR = "audio", "cache", "split", "report"
 
-IMPORT_LIMITS = AudioLimits(max_seconds=3_600.0)  # an hour: a trainer waits where a service must not
+IMPORT_LIMITS = AudioLimits(max_seconds=3_600.0)  # longer than the service accepts: no caller waits
 
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """One row of `items.csv`; the folder joined with `file` is the sound's path, wherever that lies."""
+    """One row of `items.csv`. The path of the sound is the data set folder joined with `file`."""
 
     file: str
     label: str
@@ -42,20 +42,20 @@ COLUMNS = tuple(field.name for field in fields(ManifestEntry))
 
 
 def read_manifest(root: Path, *, missing_ok: bool = False) -> list[ManifestEntry]:
-    """The sounds of the collection in the table's order; all are there unless `missing_ok`. Raises DatasetError."""
+    """The entries in the order of the table. All files must exist unless `missing_ok`. Raises DatasetError."""
     table = root / MANIFEST
     if not table.is_file():
-        raise DatasetError(f"{root} is not a collection: {table} is missing; `otoscope data import` makes one")
+        raise DatasetError(f"{root} is not a custom data set: {table} is missing; `otoscope data import` creates one")
     entries: list[ManifestEntry] = []
     lines: dict[str, int] = {}
     for line, row in read_table(table, COLUMNS):
         entry = ManifestEntry(**{name: row[name] for name in COLUMNS})
         if (first := lines.setdefault(entry.file, line)) != line:
-            raise DatasetError(f"{table}, line {line}: {entry.file} stands in line {first}, too")
+            raise DatasetError(f"{table}, line {line}: {entry.file} is also in line {first}")
         if not missing_ok and not (root / entry.file).is_file():
             raise DatasetError(
-                f"{table}, line {line}: {root / entry.file} is not there;"
-                " put it back, import it from where it is now, or take the line out"
+                f"{table}, line {line}: {root / entry.file} does not exist;"
+                " restore it, import it from its new place, or remove the line"
             )
         entries.append(entry)
     if not entries and not missing_ok:
@@ -64,12 +64,12 @@ def read_manifest(root: Path, *, missing_ok: bool = False) -> list[ManifestEntry
 
 
 def write_manifest(root: Path, entries: Iterable[ManifestEntry]) -> None:
-    """Raises DatasetError."""
+    """Replace the manifest atomically. Raises DatasetError."""
     write_table(root / MANIFEST, COLUMNS, map(astuple, entries))
 
 
 def manifest_digest(root: Path) -> str:
-    """SHA-256 of `items.csv`: what was made from another table is stale. Raises DatasetError."""
+    """SHA-256 of `items.csv`; derived files of another manifest are stale. Raises DatasetError."""
     try:
         return hashlib.sha256((root / MANIFEST).read_bytes()).hexdigest()
     except OSError as error:
@@ -78,7 +78,7 @@ def manifest_digest(root: Path) -> str:
 
 @contextmanager
 def lock_dataset(root: Path) -> Iterator[None]:
-    """Hold the collection against a second change; the kernel lets go of it however this process ends."""
+    """Lock the data set against concurrent changes. The kernel releases the lock when the process ends."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = (root / ".lock").open("a")
@@ -88,5 +88,5 @@ def lock_dataset(root: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DatasetError(f"another process is changing {root}; wait for it") from error
+            raise DatasetError(f"another process is changing {root}; wait for it to finish") from error
         yield

@@ -8,11 +8,12 @@ from numpy.lib import format as npy
 
 
 def write_header(file: BinaryIO, rows: int, width: int) -> None:
-    """numpy leaves room in it for any number of rows, so that it can be written again in the same place."""
+    """Write a header for `rows` rows. NumPy pads headers so that one can be overwritten with another number of rows."""
     npy.write_array_header_1_0(file, {"descr": "<i2", "fortran_order": False, "shape": (rows, width)})
 
 
 def write_padded(ragged: BinaryIO, target: Path, lengths: list[int]) -> None:
+    """Copy rows of the given lengths (samples) from `ragged` to `target`, zero-padded to the longest."""
     width = max(lengths)
     with target.open("wb") as file:
         write_header(file, len(lengths), width)
@@ -23,7 +24,8 @@ def write_padded(ragged: BinaryIO, target: Path, lengths: list[int]) -> None:
 
 
 def finish(file: BinaryIO, rows: int, width: int) -> None:
-    file.truncate()  # up to here, should the last row end in zeros
+    """Cut or extend the file to the current position, write the final header and flush to disk."""
+    file.truncate()  # the last row may end in a gap
     file.seek(0)
     write_header(file, rows, width)
     file.flush()

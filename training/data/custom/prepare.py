@@ -1,13 +1,13 @@
-"""Decodes a collection once, into a memory map that a trainer reads at any place.
+"""The segment cache of a custom data set: all sounds decoded once and cut into segments, in a memory map.
 
-What is kept are waveforms and not log-mels: those are a matrix product away, and augmentation happens on waveforms.
+Waveforms are cached rather than log-mels: augmentation works on waveforms, and a log-mel is cheap to compute.
 
-    cache/<key>/waves.npy        int16 (pieces, samples), full scale 32,768, zeros behind what is shorter
-    cache/<key>/pieces.csv       one row a piece: file, start_seconds, seconds, label, source
-    cache/<key>/prepared.json    how it was made, and what was left out
+    cache/<key>/waveforms.npy    int16 (segments, samples), full scale 32,768, zero-padded at the end
+    cache/<key>/segments.csv     one row per segment: file, start_seconds, seconds, label, source
+    cache/<key>/cache.json       parameters, counts and skipped files
 
-The key is a digest of the parameters, of items.csv, and of size and time of every file: what is stale is never found.
-The folder has its name only when it is whole.
+The key is a digest of the parameters, of items.csv, and of the size and modification time of every file: a stale cache
+is never used. A cache folder gets its final name only when it is complete.
 """
 
 import hashlib
@@ -38,35 +38,35 @@ from training.data.custom.segments import SILENCE_DBFS, Int16Samples, Segment, r
 from training.data.custom.tables import read_table, write_table
 from training.errors import DatasetError
 
-_WAVEFORMS, _SEGMENTS, _INFO = "waves.npy", "pieces.csv", "prepared.json"
+_WAVEFORMS, _SEGMENTS, _INFO = "waveforms.npy", "segments.csv", "cache.json"
 _COLUMNS = tuple(field.name for field in fields(Segment))
-_FORMAT = 1  # changes when the same parameters come to mean something else
+_FORMAT = 2  # to be increased whenever the content for the same parameters changes
 
 
 class CacheParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rate: int  # Hz
-    window_seconds: float | None  # None: one piece a file, whole
+    window_seconds: float | None  # None: one segment per file, uncut
     overlap: float
     silence_db: float
 
 
 class CacheInfo(BaseModel):
-    """prepared.json."""
+    """Content of cache.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     parameters: CacheParameters
-    files: int  # with at least one piece
+    files: int  # with at least one segment
     segments: int
-    silent: int  # pieces left out since nothing is to be heard in them
-    skipped: list[str]  # files without a piece, and why
+    silent: int  # segments left out because they are silent
+    skipped: list[str]  # files without a segment, with the reason
 
 
 @dataclass(frozen=True)
 class _DecodedFile:
-    """What became of one file."""
+    """The segments of one file, or the error."""
 
     entry: ManifestEntry
     segments: list[tuple[Segment, Int16Samples]]
@@ -77,15 +77,16 @@ class _DecodedFile:
 def prepare_segments(
     root: Path, *, rate: int, window_seconds: float | None, overlap: float = 0.0, silence_db: float = SILENCE_DBFS
 ) -> Path:
-    """The cache folder for these parameters, made unless it is there. Raises DatasetError.
+    """Return the cache folder for these parameters; build it if necessary. Raises DatasetError.
 
-    `overlap` is the share of a window that its neighbour has, too. A piece in which no 0.1 s is as loud as `silence_db`
-    dBFS (RMS) is left out. A file that cannot be decoded is left out, too, unless nothing would be left of its class.
+    `window_seconds` is the length of a segment; None keeps every file whole. `overlap` is the fraction of a window
+    shared with the next one. Segments in which no block of 0.1 s reaches `silence_db` (dBFS, RMS) are left out. Files
+    that cannot be decoded are left out, unless a class would lose all of its sounds.
     """
     if window_seconds is not None and round(window_seconds * rate) < 1:
         raise DatasetError(f"a window of {window_seconds:g} s has no samples at {rate:,} Hz")
     if not 0 <= overlap < 1:
-        raise DatasetError(f"windows cannot overlap by {overlap:g}: 0 to less than 1")
+        raise DatasetError(f"windows cannot overlap by {overlap:g}; accepted: 0 to less than 1")
     parameters = CacheParameters(rate=rate, window_seconds=window_seconds, overlap=overlap, silence_db=silence_db)
     folder = root / CACHE_DIR / _cache_key(root, read_manifest(root), parameters)
     if folder.is_dir():
@@ -102,7 +103,7 @@ def prepare_segments(
 
 
 def load_segments(cache: Path) -> tuple[NDArray[np.int16], list[Segment]]:
-    """The memory map and what each of its rows is. Raises DatasetError."""
+    """The waveforms (segments, samples) as a memory map, and the description of each row. Raises DatasetError."""
     rows = read_table(cache / _SEGMENTS, _COLUMNS)
     segments = [
         Segment(row["file"], float(row["start_seconds"]), float(row["seconds"]), row["label"], row["source"])
@@ -111,18 +112,16 @@ def load_segments(cache: Path) -> tuple[NDArray[np.int16], list[Segment]]:
     try:
         waveforms = np.load(cache / _WAVEFORMS, mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"{cache / _WAVEFORMS} cannot be read: {error}; remove {cache} to have it made again"
-        ) from error
+        raise DatasetError(f"{cache / _WAVEFORMS} cannot be read: {error}; remove {cache} to build it again") from error
     if len(waveforms) != len(segments):
         raise DatasetError(
-            f"{cache}: {len(waveforms)} waveforms, {len(segments)} rows; remove it to have it made again"
+            f"{cache}: {len(waveforms)} waveforms, but {len(segments)} rows; remove it to build it again"
         )
     return waveforms, segments
 
 
 def read_cache_info(cache: Path) -> CacheInfo:
-    """How the cache was made. Raises DatasetError."""
+    """Read cache.json. Raises DatasetError."""
     try:
         return CacheInfo.model_validate_json((cache / _INFO).read_bytes())
     except (OSError, ValueError) as error:
@@ -141,7 +140,7 @@ def _cache_key(root: Path, entries: list[ManifestEntry], parameters: CacheParame
 
 
 def _build(root: Path, entries: list[ManifestEntry], parameters: CacheParameters, folder: Path) -> None:
-    for leftover in folder.parent.glob("*.partial"):  # by those who did not come to their end; nobody else is here now
+    for leftover in folder.parent.glob("*.partial"):  # from interrupted processes; the lock excludes running ones
         shutil.rmtree(leftover, ignore_errors=True)
     partial = folder.with_name(folder.name + ".partial")
     try:
@@ -157,10 +156,11 @@ def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheP
     segments: list[Segment] = []
     files = silent = 0
     skipped: list[str] = []
-    first: dict[str, str] = {}  # of those, by label
+    first: dict[str, str] = {}  # first message by label
     whole_files = parameters.window_seconds is None
     width = 0 if parameters.window_seconds is None else round(parameters.window_seconds * parameters.rate)
-    # How long the longest is turns out last; until then, whole files are written one after the other, without zeros.
+    # The length of the longest file is known only at the end; until then, whole files are written back to back, without
+    # padding.
     with (folder / ("ragged" if whole_files else _WAVEFORMS)).open("w+b") as file:
         if not whole_files:
             write_header(file, 0, width)
@@ -177,9 +177,9 @@ def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheP
                 segments.append(segment)
                 file.write(samples.tobytes())
                 if not whole_files:
-                    file.seek(2 * (width - len(samples)), os.SEEK_CUR)  # what is never written reads as zeros
+                    file.seek(2 * (width - len(samples)), os.SEEK_CUR)  # a gap in the file reads as zeros
         if lost := sorted({entry.label for entry in entries} - {segment.label for segment in segments}):
-            raise DatasetError(f"no sound of {', '.join(map(repr, lost))} can be used; first: {first[lost[0]]}")
+            raise DatasetError(f"no usable sound of class {', '.join(map(repr, lost))}; first: {first[lost[0]]}")
         if whole_files:
             file.seek(0)
             write_padded(file, folder / _WAVEFORMS, [round(segment.seconds * parameters.rate) for segment in segments])

@@ -1,5 +1,4 @@
-"""What is in a collection, before anything is trained on it: as figures for programs (report.json), as a page
-(report.md) and as a picture (overview.png)."""
+"""Statistics of a custom data set before training: report.json for programs, report.md and overview.png for people."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,13 +20,13 @@ from training.data.custom.split import SUBSETS, SplitInfo, Subset, read_split_in
 from training.data.custom.tables import atomic_text_file
 from training.errors import DatasetError
 
-CLIPPING_LEVEL = 0.999  # of full scale; samples from here up count as clipped
+CLIPPING_LEVEL = 0.999  # of full scale; samples at or above this level count as clipped
 
-_MAX_LISTED = 10  # sentences of a kind on the page
+_MAX_LISTED = 10  # messages of one kind on the page
 
 
 class ClassReport(BaseModel):
-    """Durations in seconds, shares from 0 to 1."""
+    """Statistics of one class. Durations are in seconds, shares from 0 to 1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,24 +37,24 @@ class ClassReport(BaseModel):
     shortest: float
     median: float
     longest: float
-    rates: dict[int, int]  # Hz -> sounds
-    clipped: float  # share of samples at full scale
-    silent: float  # share of the time
-    parts: dict[Subset, int]  # sounds in each part of the split; empty without one
+    rates: dict[int, int]  # sample rate in Hz -> number of sounds
+    clipped: float  # share of the samples at full scale
+    silent: float  # share of the duration
+    parts: dict[Subset, int]  # sounds in each subset of the split; empty if there is no split
 
 
 class DatasetReport(BaseModel):
-    """report.json."""
+    """Content of report.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sounds: int
     minutes: float
-    imbalance: float  # the largest class over the smallest, in sounds
+    imbalance: float  # number of sounds in the largest class over that in the smallest
     classes: dict[str, ClassReport]
     split_seed: int | None
-    split_note: str  # why there is none; empty if there is one
-    duplicates: list[str]  # the same sound again
+    split_note: str  # why there is no split; empty if there is one
+    duplicates: list[str]  # messages about duplicates
     unusable: list[str]  # files that cannot be decoded
 
 
@@ -70,14 +69,14 @@ class _AudioStats:
 
 
 def write_dataset_report(root: Path, out: Path) -> Path:
-    """Write the three files into `out`; returns the page. Raises DatasetError."""
+    """Write the three files into `out`; returns the path of report.md. Raises DatasetError."""
     entries = read_manifest(root)
     results = map_ordered(lambda entry: _measure(root, entry), entries)
     measured = list(tqdm(results, total=len(entries), desc="measure", unit="file", leave=False))
     decodable = [stats for stats in measured if not stats.error]
     if not decodable:
         first = measured[0]
-        raise DatasetError(f"none of the {len(entries)} sounds can be used; first: {first.entry.file}: {first.error}")
+        raise DatasetError(f"none of the {len(entries)} sounds is usable; first: {first.entry.file}: {first.error}")
     summary = _summarise(root, entries, measured, decodable)
     page = out / "report.md"
     try:
@@ -96,7 +95,7 @@ def write_dataset_report(root: Path, out: Path) -> Path:
 
 
 def _measure(root: Path, entry: ManifestEntry) -> _AudioStats:
-    """At the file's own rate; what several channels have at full scale together counts as clipped."""
+    """Measure a file at its own sample rate, after downmixing to mono."""
     try:
         data = (root / entry.file).read_bytes()
         rate = probe(data, IMPORT_LIMITS).rate or 44_100  # the rate of some M4A files is known only after decoding
@@ -118,8 +117,8 @@ def _summarise(
     split, note = _read_split_or_note(root)
     classes: dict[str, ClassReport] = {}
     for label, count in sorted(Counter(entry.label for entry in entries).items()):
-        ours = [stats for stats in decodable if stats.entry.label == label]
-        seconds = [stats.seconds for stats in ours] or [0.0]
+        of_class = [stats for stats in decodable if stats.entry.label == label]
+        seconds = [stats.seconds for stats in of_class] or [0.0]
         total = sum(seconds) or 1.0
         classes[label] = ClassReport(
             sounds=count,
@@ -129,9 +128,9 @@ def _summarise(
             shortest=min(seconds),
             median=median(seconds),
             longest=max(seconds),
-            rates=dict(sorted(Counter(stats.rate for stats in ours).items())),
-            clipped=sum(stats.clipped * stats.seconds for stats in ours) / total,
-            silent=sum(stats.silent * stats.seconds for stats in ours) / total,
+            rates=dict(sorted(Counter(stats.rate for stats in of_class).items())),
+            clipped=sum(stats.clipped * stats.seconds for stats in of_class) / total,
+            silent=sum(stats.silent * stats.seconds for stats in of_class) / total,
             parts=split.counts[label] if split else {},
         )
     first: dict[str, ManifestEntry] = {}
@@ -182,15 +181,15 @@ def _markdown(root: Path, summary: DatasetReport) -> str:
         )
     lines += [
         "",
-        f"Clipped: samples at {CLIPPING_LEVEL:.1%} of full scale or above. Silent: blocks of 0.1 s with an RMS level below"
+        f"Clipped: samples at {CLIPPING_LEVEL:.1%} of full scale or above. Silent: blocks of 0.1 s with RMS below"
         f" {SILENCE_DBFS:g} dBFS; {fmean(stats.silent for stats in classes.values()):.1%} on average over the classes.",
         "",
-        f"Split with seed {summary.split_seed}: no source stands in two parts."
+        f"Split with seed {summary.split_seed}: no source is in two subsets."
         if summary.split_seed is not None
         else f"No split: {summary.split_note}.",
         *_rate_warning(classes),
-        *_bullets("The same sound again", summary.duplicates),
-        *_bullets("Files that cannot be used", summary.unusable),
+        *_bullets("Duplicates", summary.duplicates),
+        *_bullets("Unusable files", summary.unusable),
         "",
         "![Log-mel spectrograms of every class](overview.png)",
     ]
@@ -198,19 +197,20 @@ def _markdown(root: Path, summary: DatasetReport) -> str:
 
 
 def _rate_warning(classes: Mapping[str, ClassReport]) -> list[str]:
-    """A class recorded at a rate of its own is told by what is missing above it, and not by what it sounds like."""
+    """Warn if the sample rates differ between classes: the missing high frequencies then identify a class."""
     lowest = {label: min(stats.rates) for label, stats in classes.items() if stats.rates}
     if len({*lowest.values()}) < 2:
         return []
     listed = ", ".join(f"{label} {rate / 1_000:g} kHz" for label, rate in lowest.items())
     return [
         "",
-        f"The lowest rates differ between the classes ({listed}): a network may go by that instead of the sound.",
+        f"The lowest sample rates differ between the classes ({listed}): a network may learn the"
+        " bandwidth instead of the sound.",
     ]
 
 
 def _bullets(title: str, sentences: Sequence[str]) -> list[str]:
     if not sentences:
         return []
-    more = [f"- and {len(sentences) - _MAX_LISTED} more: report.json has all"] if len(sentences) > _MAX_LISTED else []
+    more = [f"- and {len(sentences) - _MAX_LISTED} more, listed in report.json"] if len(sentences) > _MAX_LISTED else []
     return ["", f"{title}: {len(sentences)}", "", *(f"- {sentence}" for sentence in sentences[:_MAX_LISTED]), *more]

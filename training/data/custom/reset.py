@@ -1,4 +1,4 @@
-"""Back to the sounds and their table."""
+"""Removes everything from a custom data set that can be generated again."""
 
 import shutil
 from pathlib import Path
@@ -8,9 +8,9 @@ from training.errors import DatasetError
 
 
 def reset(root: Path) -> list[Path]:
-    """Remove what can be made again from a collection, `cache/`, `split/` and `report/`, and nothing else.
+    """Remove `cache/`, `split/` and `report/` of a custom data set, and nothing else.
 
-    Returns what was removed. Raises DatasetError, also for a folder that is not a collection.
+    Returns the removed folders. Raises DatasetError, also for a folder that is not a custom data set.
     """
     read_manifest(root, missing_ok=True)
     removed: list[Path] = []

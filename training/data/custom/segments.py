@@ -1,4 +1,4 @@
-"""How a decoded sound becomes pieces of one length, and which of them are silence."""
+"""Cuts decoded sounds into segments of one length, and measures which of them are silent."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from shared.audio.decode import Waveform
 
 Int16Samples = NDArray[np.int16]
 
-SILENCE_DBFS = -60.0  # dBFS; 0.1 s with a lower RMS count as silence
-FULL_SCALE = 32_768  # int16 samples over this are in -1..1
+SILENCE_DBFS = -60.0  # blocks of 0.1 s with a lower RMS level are silent
+FULL_SCALE = 32_768  # divisor that maps int16 samples to -1..1
 
-_BLOCK_SECONDS = 0.1  # seconds over which loudness is measured
-_MIN_POWER = 1e-10  # power that counts as none
+_BLOCK_SECONDS = 0.1  # block length of the level measurement
+_MIN_POWER = 1e-10  # lower bound that avoids log10(0)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A row of `waves.npy`: `seconds` from `start_seconds` of a file on, and zeros behind them."""
+    """A row of `waveforms.npy`: `seconds` of a file from `start_seconds` on, zero-padded."""
 
     file: str  # as in items.csv
     start_seconds: float
@@ -29,13 +29,13 @@ class Segment:
 
 
 def segment_slices(samples: int, window: int, overlap: float = 0.0) -> Iterator[slice]:
-    """Windows of that many samples; the last may be shorter.
+    """Slices of `window` samples with the given overlap (0 to less than 1); the last one may be shorter.
 
-    The first is always there, however short the sound. What lies behind the last whole window is kept when it is at
-    least half a window of something that no other window has.
+    The first slice always exists, however short the sound is. The rest behind the last whole window is kept if it has
+    at least half a window of new samples.
     """
     step = max(round(window * (1 - overlap)), 1)
-    last_start = max(samples - window, 0) // step * step  # where the last whole window begins, or the only one
+    last_start = max(samples - window, 0) // step * step  # start of the last whole window, or of the only one
     for start in range(0, last_start + 1, step):
         yield slice(start, min(start + window, samples))
     if 2 * (samples - last_start - window) >= window:
@@ -43,7 +43,8 @@ def segment_slices(samples: int, window: int, overlap: float = 0.0) -> Iterator[
 
 
 def rms_dbfs(waveform: Waveform, rate: int) -> NDArray[np.float64]:
-    """RMS of each 0.1 s in dBFS, where a square wave of full scale has 0 and a sine -3."""
+    """RMS level of each block of 0.1 s (blocks,), in dB relative to a full-scale square wave; a sine of full scale has
+    -3 dB."""
     block = max(round(_BLOCK_SECONDS * rate), 1)
     whole = len(waveform) // block * block
     parts = [waveform[:whole].reshape(-1, block)] if whole else []
@@ -54,7 +55,7 @@ def rms_dbfs(waveform: Waveform, rate: int) -> NDArray[np.float64]:
 
 
 def to_int16(waveform: Waveform) -> Int16Samples:
-    """A sound above full scale is turned down to it as a whole, since cutting off its peaks would distort it."""
+    """Quantise a waveform to int16. A sound above full scale is attenuated as a whole: clipping would distort it."""
     peak = max(float(np.abs(waveform).max(initial=0.0)), 1.0)
     scaled = np.rint(waveform * np.float32(FULL_SCALE / peak))
     samples: Int16Samples = np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)

@@ -1,4 +1,4 @@
-"""A picture of what the classes of a collection sound like: log-mels as the network is shown them."""
+"""Draws log-mel spectrograms of every class of a custom data set, as the network receives them."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from training.data.custom.manifest import IMPORT_LIMITS
 from worker.model.frontend import FrontendConfig, LogMel
 
 _FRONTEND = FrontendConfig()  # 16 kHz, 128 mels
-_SECONDS = 5.0  # of each sound, at most
-_FEW = 12  # classes of which several sounds are shown, a row each; of more of them one sound is shown
+_SECONDS = 5.0  # shown of each sound
+_FEW = 12  # up to this many classes, several sounds of each are shown in a row; beyond it, one sound each
 
 
 def save_spectrograms(path: Path, sounds: Mapping[str, Sequence[Path]]) -> None:
-    """A PNG with sounds of every class, taken evenly from its files."""
+    """Save a PNG with sounds of every class, chosen evenly from its files."""
     few = len(sounds) <= _FEW
     columns = 4 if few else 6
     cells: list[tuple[str, Path | None]] = []
@@ -42,16 +42,16 @@ def save_spectrograms(path: Path, sounds: Mapping[str, Sequence[Path]]) -> None:
             mels.numpy(), origin="lower", aspect="auto", cmap="magma", vmin=_FRONTEND.floor_db, vmax=45,
             extent=(0, end, 0, _FRONTEND.n_mels),
         )  # fmt: skip
-        # A dollar sign would begin a formula.
+        # Matplotlib would read a dollar sign as the start of a formula.
         axes.set_title(f"{label.replace('_', ' ').replace('$', chr(92) + '$')[:40]}, {end:.1f} s", fontsize=7, pad=2)
     figure.suptitle("Log-mel spectrograms, 0 to 8 kHz upwards", fontsize=9)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # letters that the font lacks become boxes
+        warnings.filterwarnings("ignore", "Glyph")  # characters missing from the font are drawn as boxes
         figure.savefig(path, dpi=100, format="png")
 
 
 def _mels(front: LogMel, path: Path) -> torch.Tensor | None:
-    """(mels, frames) in dB; None for a file that has become unusable meanwhile."""
+    """Log-mel (mels, frames) in dB; None if the file has become unreadable in the meantime."""
     try:
         wave = decode(path.read_bytes(), _FRONTEND.sample_rate, IMPORT_LIMITS).waveform
     except (AudioError, OSError):

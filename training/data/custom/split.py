@@ -1,7 +1,8 @@
-"""Parts a collection into train, val and test, so that no recording and no speaker stands on two sides.
+"""Splits a custom data set into train, val and test by source: a grouped, stratified split.
 
-Whole sources move, never single sounds of one, and a source with sounds of several classes moves as one. Within that,
-every class comes as close to the shares as its sources allow, and has at least one source in every part.
+Whole sources (recordings, speakers) are assigned, never single sounds of one. A source with sounds of several classes
+is assigned as a whole. Within these constraints the shares of every class are as close as possible to the requested
+ones, and every class has at least one source in every subset.
 
     split/train.csv, val.csv, test.csv    file (as in items.csv), label, source
     split/split.json                      seed, shares, counts, sources, and the digest of the items.csv it belongs to
@@ -33,12 +34,12 @@ SUBSETS: tuple[Subset, ...] = get_args(Subset)
 
 _COLUMNS = ("file", "label", "source")
 _INFO = "split.json"
-_MISSING_COST = 1e3  # what a class costs that a part lacks: more than distances from the shares can
-_MAX_ATTEMPTS = 20  # in different orders, where recordings of several classes are in each other's way
+_MISSING_COST = 1e3  # cost of a class without any source in a subset; exceeds any sum of squared distances
+_MAX_ATTEMPTS = 20  # with different orders; sources with several classes can block each other
 
 
 class SplitInfo(BaseModel):
-    """split.json."""
+    """Content of split.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,12 +51,13 @@ class SplitInfo(BaseModel):
 
 
 def split_by_source(entries: Sequence[ManifestEntry], *, val: float, test: float, seed: int) -> dict[str, Subset]:
-    """The part of every source. Raises DatasetError when a class has too few of them.
+    """Assign every source to a subset. Raises DatasetError if a class has too few sources.
 
-    The same sounds and seed give the same split, whatever their order. A share of zero is a part that is not wanted.
+    The result depends on the sounds and the seed only, not on the order of the entries. A share of zero omits that
+    subset.
     """
     if min(val, test) < 0 or val + test >= 1:
-        raise DatasetError(f"shares of {val:g} for val and {test:g} for test must leave something to train on")
+        raise DatasetError(f"shares of {val:g} for val and {test:g} for test must leave a share for training")
     shares = {subset: share for subset, share in _shares(val, test).items() if share}
     groups: dict[str, Counter[str]] = defaultdict(Counter)  # source -> sounds by label
     for entry in entries:
@@ -69,17 +71,18 @@ def split_by_source(entries: Sequence[ManifestEntry], *, val: float, test: float
         if not missing:
             return subsets
     raise DatasetError(
-        f"no split found in which class {missing[0][0]!r} stands in each of {', '.join(shares)}: its recordings hold"
-        " other classes, too, and move as one; bring more recordings of it"
+        f"no split found in which class {missing[0][0]!r} is in each of {', '.join(shares)}: its recordings contain"
+        " other classes, too, and are not separated; add more recordings of it"
     )
 
 
 def _assign(
     order: Sequence[str], groups: Mapping[str, Counter[str]], shares: Mapping[Subset, float]
 ) -> tuple[dict[str, Subset], list[tuple[str, Subset]]]:
-    """Each source to the part that lacks it most; then what no part may lack; then whatever is better off elsewhere.
+    """Greedy assignment: each source to the subset that lacks it most, then sources for missing classes, then local
+    search.
 
-    Returns the parts and what is still absent from where.
+    Returns the assignment and the (class, subset) pairs that are still missing.
     """
     balance = _Balance(groups, shares)
     for source in order:
@@ -91,7 +94,7 @@ def _assign(
             return balance.subsets, missing
         balance.move(source, subset)
     moved = True
-    while moved:  # the cost falls with every move, so that this comes to an end
+    while moved:  # every move lowers the cost, so the loop terminates
         moved = False
         for source in order:
             best = min(shares, key=lambda subset: balance.change(source, subset))
@@ -102,7 +105,7 @@ def _assign(
 
 
 def write_split(root: Path, *, val: float, test: float, seed: int) -> SplitInfo:
-    """Split the collection and write it down, instead of an older split. Raises DatasetError."""
+    """Split the data set and replace any older split on disk. Raises DatasetError."""
     with lock_dataset(root):
         entries, digest = read_manifest(root), manifest_digest(root)
         subsets = split_by_source(entries, val=val, test=test, seed=seed)
@@ -134,21 +137,21 @@ def write_split(root: Path, *, val: float, test: float, seed: int) -> SplitInfo:
 
 
 def read_split(root: Path) -> dict[str, Subset]:
-    """The part of every source. Raises DatasetError when there is no split, it is of other sounds, or was changed."""
+    """The subset of every source. Raises DatasetError if there is no split, if it is stale, or if it was edited."""
     info = read_split_info(root)
     subsets: dict[str, Subset] = {}
     for subset in SUBSETS:
         table = root / SPLIT_DIR / f"{subset}.csv"
         for line, row in read_table(table, _COLUMNS):
             if (other := subsets.setdefault(row["source"], subset)) != subset:
-                raise DatasetError(f"{table}, line {line}: {row['source']} stands in {other}.csv, too")
+                raise DatasetError(f"{table}, line {line}: {row['source']} is also in {other}.csv")
     if subsets != {source: subset for subset in SUBSETS for source in info.sources[subset]}:
-        raise DatasetError(f"{root / SPLIT_DIR}: the tables are not those of {_INFO}; {_hint(root)}")
+        raise DatasetError(f"{root / SPLIT_DIR}: the tables do not match {_INFO}; {_hint(root)}")
     return subsets
 
 
 def read_split_info(root: Path) -> SplitInfo:
-    """split.json. Raises DatasetError when there is none, or it is of other sounds."""
+    """Read split.json. Raises DatasetError if there is none, or if the manifest has changed since."""
     path = root / SPLIT_DIR / _INFO
     if not path.is_file():
         raise DatasetError(f"{root} has no split; {_hint(root)}")
@@ -157,12 +160,14 @@ def read_split_info(root: Path) -> SplitInfo:
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path} cannot be read: {error}; {_hint(root)}") from error
     if info.items_sha256 != manifest_digest(root):
-        raise DatasetError(f"{path} is of another {MANIFEST}: sounds were added or changed since; {_hint(root)}")
+        raise DatasetError(
+            f"{path} belongs to another version of {MANIFEST}: sounds were added or changed since; {_hint(root)}"
+        )
     return info
 
 
 def _hint(root: Path) -> str:
-    return f"`otoscope data split {root}` makes one"
+    return f"`otoscope data split {root}` creates one"
 
 
 def _shares(val: float, test: float) -> dict[Subset, float]:
@@ -172,21 +177,20 @@ def _shares(val: float, test: float) -> dict[Subset, float]:
 def _check_enough(groups: Mapping[str, Counter[str]], shares: Mapping[Subset, float]) -> None:
     sources = Counter(label for labels in groups.values() for label in labels)
     if len(sources) < 2:
-        raise DatasetError(f"needs two classes or more; there is only {', '.join(map(repr, sources)) or 'none'}")
+        raise DatasetError(f"two or more classes are needed; there is only {', '.join(map(repr, sources)) or 'none'}")
     too_few = {label: count for label, count in sorted(sources.items()) if count < len(shares)}
     if too_few:
         listed = ", ".join(f"{label!r} has {count}" for label, count in too_few.items())
         wanted = ", ".join(shares)
-        without = "; a part is left out with --val 0 or --test 0" if len(shares) > 2 else ""
+        without = "; --val 0 or --test 0 omits a subset" if len(shares) > 2 else ""
         raise DatasetError(
-            f"too few recordings (sources): {listed}; {len(shares)} are needed of each class,"
-            f" one each for {wanted}{without}"
+            f"too few recordings (sources): {listed}; each class needs {len(shares)}, one each for {wanted}{without}"
         )
 
 
 class _Balance:
-    """Which source stands where, and what that costs: over classes and parts, the squared distance between share held
-    and share wanted, and far more for each class that a part lacks."""
+    """An assignment of sources to subsets, and its cost: the sum over classes and subsets of the squared distance
+    between actual and requested share, plus a large penalty for every class that is missing in a subset."""
 
     def __init__(self, groups: Mapping[str, Counter[str]], shares: Mapping[Subset, float]) -> None:
         self.subsets: dict[str, Subset] = {}
@@ -198,7 +202,7 @@ class _Balance:
         self._sources: Counter[tuple[str, Subset]] = Counter()
 
     def move(self, source: str, target: Subset) -> None:
-        """Into a part, from where it stands, if it stands anywhere."""
+        """Assign a source to a subset, or move it there."""
         current = self.subsets.get(source)
         self.subsets[source] = target
         for label, count in self._groups[source].items():
@@ -209,14 +213,14 @@ class _Balance:
             self._sources[label, target] += 1
 
     def distance(self, source: str, target: Subset) -> float:
-        """What a source that stands nowhere yet would add to the distances there."""
+        """The change of the squared distances when an unassigned source is assigned to `target`."""
         return sum(
             self._squared(label, target, count) - self._squared(label, target, 0)
             for label, count in self._groups[source].items()
         )
 
     def change(self, source: str, target: Subset) -> float:
-        """What moving it would add to the cost."""
+        """The change of the cost when a source is moved to `target`."""
         current = self.subsets[source]
         if current == target:
             return 0.0

@@ -1,4 +1,4 @@
-"""CSV tables: read with line numbers in every message, written whole or not at all."""
+"""CSV tables: line numbers in all error messages, atomic writes."""
 
 import csv
 import os
@@ -11,7 +11,7 @@ from training.errors import DatasetError
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and rows, every one of `columns` present and filled. Raises DatasetError."""
+    """Line numbers and rows; all of `columns` are present and filled. Raises DatasetError."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
@@ -30,7 +30,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, 
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Raises DatasetError, for instance on a full disk; what was there before then stays as it was."""
+    """Write a table atomically: after an error, such as a full disk, the old file is unchanged. Raises DatasetError."""
     with atomic_text_file(path) as file:
         table = csv.writer(file)
         table.writerow(columns)
@@ -39,7 +39,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 @contextmanager
 def atomic_text_file(path: Path) -> Iterator[TextIO]:
-    """A text file that appears under its name only when all of it is on the disk. Raises DatasetError."""
+    """A text file that gets its final name only after all of it has been flushed to disk. Raises DatasetError."""
     partial = path.with_name(path.name + ".partial")
     try:
         try:

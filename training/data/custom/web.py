@@ -1,8 +1,8 @@
-"""Sounds from the web. A link that ends like a sound file is downloaded as it is; any other, to a page with a video or
-a sound in it, goes through yt-dlp, which brings the best sound without the picture.
+"""Downloads sounds from the web. A link whose path has an audio extension is downloaded as it is; any other link is a
+page with audio or video, from which yt-dlp downloads the best audio stream.
 
-What comes in a container that nobody here decodes (WebM, MP4 with a picture) is put into one that can be decoded,
-without encoding it again and without ffmpeg.
+Audio in a container that `shared.audio` does not decode (WebM, MP4 with video) is remuxed into a container that it does
+decode, without re-encoding and without ffmpeg.
 """
 
 import tempfile
@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 
 from otoscope.errors import AudioError
-from shared.audio.decode import aac_available, probe
+from shared.audio.decode import probe
+from shared.audio.formats import FORMATS, Decoder, is_available
 from shared.install_hints import install_command
 from training.data.custom.ingest import MAX_FILE_BYTES, rejection_reason
 from training.data.custom.manifest import IMPORT_LIMITS
@@ -23,16 +24,18 @@ from training.errors import DatasetError
 
 INSTALL = install_command("links")
 
-_TIMEOUT = httpx2.Timeout(60.0, connect=20.0)  # for one read, not for the whole
-_SUFFIX_FOR_CODEC = {"opus": ".ogg", "vorbis": ".ogg", "mp3": ".mp3", "flac": ".flac", "aac": ".m4a", "alac": ".m4a"}
+_TIMEOUT = httpx2.Timeout(60.0, connect=20.0)  # seconds per read, not for the whole transfer
+_SUFFIX_FOR_CODEC = {
+    codec.lower(): each.extensions[0] for each in FORMATS if each.decoder is not Decoder.PCM for codec in each.codecs
+}
 
 
 class DownloadFailed(Exception):
-    """Nothing usable came from this link; the message says why."""
+    """The link gave no usable sound; the message states why."""
 
 
 Fetch = Callable[[str], tuple[str, bytes]]
-"""Link -> a name for the sound, and its bytes. Raises LinkFailed."""
+"""Maps a link to a file name and the bytes of the file. Raises DownloadFailed."""
 
 
 def is_link(text: str) -> bool:
@@ -41,7 +44,7 @@ def is_link(text: str) -> bool:
 
 @contextmanager
 def fetcher(files: Sequence[str]) -> Iterator[Fetch]:
-    """What fetches the links among `files`. Raises DatasetError if some of them need a package that is not there."""
+    """A function that downloads the links among `files`. Raises DatasetError if a required package is missing."""
     links = [file for file in files if is_link(file)]
     pages = any(map(is_page, links))
     if not links:
@@ -51,32 +54,32 @@ def fetcher(files: Sequence[str]) -> Iterator[Fetch]:
         _import_yt_dlp()
     try:
         client = httpx2.Client(follow_redirects=True, timeout=_TIMEOUT)
-    except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:  # environment variables that do not fit
-        raise DatasetError(f"nothing can be fetched: {error}") from error
+    except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:  # invalid proxy settings in the environment
+        raise DatasetError(f"downloads are not possible: {error}") from error
     with client:
         yield lambda link: _download_page(link) if is_page(link) else _download_file(client, link)
 
 
 def _fetch_nothing(link: str) -> tuple[str, bytes]:
-    raise DownloadFailed(f"{link} is no link")
+    raise DownloadFailed(f"{link} is not a link")
 
 
 def file_name(link: str) -> str:
-    """The last part of its path."""
+    """The last part of the path of a link."""
     try:
         path = urlsplit(link).path
-    except ValueError:  # not a link at all: fetching it will say so
+    except ValueError:  # not a valid URL: the download reports it
         path = link
     return PurePosixPath(unquote(path)).name
 
 
 def is_page(link: str) -> bool:
-    """Whether it does not end like a sound file."""
+    """Whether the link has no audio extension."""
     return rejection_reason(file_name(link)) is not None
 
 
 def _download_file(client: httpx2.Client, link: str) -> tuple[str, bytes]:
-    """Raises LinkFailed."""
+    """Raises DownloadFailed."""
     try:
         with client.stream("GET", link) as response:
             if response.status_code != 200:
@@ -101,7 +104,7 @@ def _import_yt_dlp() -> Any:
 
 
 class _SilentLogger:
-    """yt-dlp's log. What matters comes as an exception."""
+    """Discards the log messages of yt-dlp; errors arrive as exceptions."""
 
     def debug(self, message: str) -> None: ...
     def warning(self, message: str) -> None: ...
@@ -114,15 +117,15 @@ def _enforce_size_limit(progress: dict[str, Any]) -> None:
 
 
 def _download_page(link: str) -> tuple[str, bytes]:
-    """Raises LinkFailed."""
+    """Raises DownloadFailed."""
     yt_dlp = _import_yt_dlp()
     with tempfile.TemporaryDirectory(prefix="otoscope-") as folder:
         options = {
             "format": "bestaudio/best",
             "outtmpl": {"default": f"{folder}/sound.%(ext)s"},
             "noplaylist": True,
-            "fixup": "never",  # wants ffmpeg, and decoders do not mind
-            "js_runtimes": {"deno": {}, "node": {}},  # which YouTube needs
+            "fixup": "never",  # needs ffmpeg, and decoders accept the files as they are
+            "js_runtimes": {"deno": {}, "node": {}},  # required for YouTube
             "logger": _SilentLogger(),
             "noprogress": True,
             "cachedir": False,
@@ -133,9 +136,9 @@ def _download_page(link: str) -> tuple[str, bytes]:
             with yt_dlp.YoutubeDL(options) as downloader:
                 info = downloader.extract_info(link, download=False)
                 if "entries" in info:
-                    raise DownloadFailed("a list of sounds; give each a line of its own")
+                    raise DownloadFailed("a playlist; list each sound in a row of its own")
                 if info.get("is_live"):
-                    raise DownloadFailed("a live stream, which has no end")
+                    raise DownloadFailed("a live stream")
                 if (info.get("duration") or 0) > IMPORT_LIMITS.max_seconds:
                     raise DownloadFailed(f"lasts more than {IMPORT_LIMITS.max_seconds:g} s")
                 downloader.process_ie_result(info, download=True)
@@ -143,22 +146,22 @@ def _download_page(link: str) -> tuple[str, bytes]:
             raise DownloadFailed(str(error).removeprefix("ERROR: ")) from error
         downloaded = sorted(Path(folder).iterdir())
         if len(downloaded) != 1:
-            raise DownloadFailed("nothing came")
+            raise DownloadFailed("nothing was downloaded")
         sound = _remux_if_needed(downloaded[0])
         return f"{info.get('id') or 'sound'}{sound.suffix}", sound.read_bytes()
 
 
 def _remux_if_needed(path: Path) -> Path:
-    """The file itself or, if it is of a kind that is not decoded here, its sound in another container beside it.
+    """The file itself, or, if it cannot be decoded here, its audio stream in another container beside it.
 
-    Raises LinkFailed.
+    Raises DownloadFailed.
     """
     try:
         probe(path.read_bytes(), IMPORT_LIMITS)
         return path
     except AudioError as error:
-        if not aac_available():
-            raise DownloadFailed(f"{error} What it is in can be taken apart by PyAV: {INSTALL}") from error
+        if not is_available("M4A"):
+            raise DownloadFailed(f"{error} PyAV can extract its audio: {INSTALL}") from error
         refused = error
     import av
 
@@ -169,14 +172,14 @@ def _remux_if_needed(path: Path) -> Path:
             sound = source.streams.audio[0]
             codec = sound.codec_context.codec.canonical_name
             if codec not in _SUFFIX_FOR_CODEC:
-                raise DownloadFailed(f"{refused} It holds {codec}.")
-            target = path.with_name(f"sound-alone{_SUFFIX_FOR_CODEC[codec]}")
+                raise DownloadFailed(f"{refused} Its codec is {codec}.")
+            target = path.with_name(f"audio-only{_SUFFIX_FOR_CODEC[codec]}")
             with av.open(str(target), "w", format="ipod" if target.suffix == ".m4a" else None) as target_file:
                 copy = target_file.add_stream_from_template(sound)
                 for packet in source.demux(sound):
-                    if packet.dts is not None:  # the last one is empty
+                    if packet.dts is not None:  # the flush packet at the end has none
                         packet.stream = copy
                         target_file.mux(packet)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise DownloadFailed(f"{refused} Taking its sound out fails: {error}") from error
+        raise DownloadFailed(f"{refused} Extracting its audio failed: {error}") from error
     return target
