@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help up test audit browser encrypted prometheus rules lock clean example-own-sounds example-cat-dog example-esc10-44k
+.PHONY: help up test audit page-types browser encrypted prometheus rules lock clean example-own-sounds example-cat-dog example-esc10-44k
 
 PYTHON ?= python3
 DATA ?= ../shared/data
@@ -23,7 +23,7 @@ help: ## this list
 up: $(VENV)/.installed ## start server, worker and gateway, and stay up; OTOSCOPE_PORT=8000 moves the port
 	@exec $(BIN)/otoscope up
 
-test: $(VENV)/.installed-dev browser encrypted prometheus ## ruff, mypy, bandit and every test; ARGS='-k client' are pytest's
+test: $(VENV)/.installed-dev page-types browser encrypted prometheus ## ruff, mypy, bandit and every test; ARGS='-k client' are pytest's
 	@unset "$${!OTOSCOPE_@}" # a stack of yours must not be what the tests talk to
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -37,6 +37,19 @@ audit: $(VENV)/.installed-dev ## known weaknesses of the packages that are insta
 	else
 	    echo "$(WEAKNESSES) cannot be reached: the packages were not audited"
 	fi
+
+page-types: ## the type check of the page: TypeScript over the JSDoc types in api/static; needs Node.js
+	@if ! command -v npm >/dev/null; then
+	    echo "Node.js is not installed: the types of the page are not checked"
+	    exit 0
+	fi
+	if [ ! package-lock.json -ot node_modules/.package-lock.json ]; then
+	    if ! npm ci --silent --no-audit --no-fund; then
+	        echo "TypeScript could not be installed: the types of the page are not checked" >&2
+	        [ -z "$${CI:-}" ] && exit 0 || exit 1
+	    fi
+	fi
+	node_modules/.bin/tsc --project tsconfig.json
 
 browser: $(VENV)/.installed-dev # what the tests of the page need
 	@for name in chromium chromium-browser google-chrome; do

@@ -70,13 +70,13 @@ def main() -> None:
         tell("at rest", page.evaluate(FRAMES, "0"))
         page.get_by_role("button", name="Loop").click()
         page.get_by_role("button", name="Play").click()
-        maps = page.locator("#inside canvas").count()
+        maps = page.locator("#network canvas").count()
         tell(f"playing, {maps} maps on show", page.evaluate(FRAMES, "0"))
-        page.locator("#inside [data-id='layer2.block1']").click()
-        page.get_by_role("button", name="Look at all 64 channels").click()
+        page.locator("#network [data-id='layer2.block1']").click()
+        page.get_by_role("button", name="Show all 64 channels").click()
         page.locator(".channel").first.wait_for()
         page.wait_for_timeout(2_000)
-        maps = page.locator("#inside canvas").count()
+        maps = page.locator("#network canvas").count()
         tell(f"playing, {maps} maps on show", page.evaluate(FRAMES, "0"))
         page.get_by_role("button", name="Pause").click()
 
@@ -96,7 +96,7 @@ def main() -> None:
 def classify(page: Page, sound: Path) -> None:
     page.get_by_label("Sound files").set_input_files(str(sound))
     page.locator(".title h1", has_text=sound.name).wait_for(timeout=120_000)
-    page.locator("#answer .verdict").wait_for(timeout=120_000)
+    page.locator("#prediction .top-class").wait_for(timeout=120_000)
     page.wait_for_timeout(2_000)  # pictures and peaks are made in the background
 
 

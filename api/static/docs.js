@@ -1,2 +1,2 @@
-// The API's explorer: Swagger UI over this gateway's own OpenAPI document.
+// The API explorer: Swagger UI over the gateway's OpenAPI document.
 SwaggerUIBundle({ url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null });

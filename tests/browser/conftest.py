@@ -1,4 +1,4 @@
-"""A real browser in front of a real stack. Skipped, with the reason, where there is no browser."""
+"""A real browser with a real stack. Skipped, with the reason, where there is no browser."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from tests.e2e.conftest import Stack, running_stack
 
 SOUNDS = ROOT / "api" / "static" / "sounds"
-SHOTS = ROOT / "runs" / "screenshots"  # looked at by people; never compared
+SHOTS = ROOT / "runs" / "screenshots"  # for people to look at; never compared
 FLAGS = (
     "--no-sandbox",
     "--disable-background-networking",
@@ -22,23 +22,23 @@ FLAGS = (
     "--autoplay-policy=no-user-gesture-required",
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
-    "--host-resolver-rules=MAP otoscope.test 127.0.0.1",  # plain HTTP and not loopback: no secure page
+    "--host-resolver-rules=MAP otoscope.test 127.0.0.1",  # plain HTTP and not loopback: not a secure context
 )
 WIDTHS = (1440, 900, 390)
 
 
 @pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
-    """A stack of its own, with the shipped models: what these tests do to it is nobody else's business."""
+    """A separate stack with the shipped models: these tests stop and restart its processes."""
     with running_stack(default_model="esc50") as running:
         yield running
 
 
 @pytest.fixture(scope="package")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Chromium, with a microphone that hears the siren.
+    """Chromium, with a fake microphone that plays the siren.
 
-    It ends with this package: while it is there, no other test of the same thread could run an event loop.
+    It is closed with this package: while it runs, no other test in the same thread could run an event loop.
     """
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     microphone = tmp_path_factory.mktemp("microphone") / "siren.wav"
@@ -66,7 +66,7 @@ Open = Callable[..., Page]
 def open_page(browser: Browser, stack: Stack) -> Iterator[Open]:
     """Opens the page in a fresh profile: `open_page(width=390, path="/#job=…", **options of Playwright)`.
 
-    Whatever the page reports as an error fails the test, unless `page.expected_errors` has a part of it.
+    Every error or warning in the console fails the test, unless an entry of `page.expected_errors` is a part of it.
     """
     opened: list[tuple[Page, list[str]]] = []
 
@@ -81,11 +81,11 @@ def open_page(browser: Browser, stack: Stack) -> Iterator[Open]:
         errors: list[str] = []
         page.expected_errors = []  # type: ignore[attr-defined]
 
-        def heard(message: ConsoleMessage) -> None:
+        def on_console(message: ConsoleMessage) -> None:
             if message.type in ("error", "warning") and "GPU stall" not in message.text:
                 errors.append(f"{message.text} ({message.location.get('url', '')})")
 
-        page.on("console", heard)
+        page.on("console", on_console)
         page.on("pageerror", lambda error: errors.append(f"{error.name}: {error.message}\n{error.stack}"))
         opened.append((page, errors))
         page.goto(path)
@@ -101,7 +101,7 @@ def open_page(browser: Browser, stack: Stack) -> Iterator[Open]:
 
 @pytest.fixture
 def page(open_page: Open) -> Page:
-    """The page, 1280 wide, with nothing on it yet."""
+    """The page, 1280 px wide, without a sound."""
     return open_page()
 
 
@@ -114,7 +114,7 @@ def classified(page: Page) -> Page:
 
 @contextmanager
 def frozen(stack: Stack, name: str) -> Iterator[None]:
-    """`api` or `worker`, standing still until the end of the block."""
+    """`api` or `worker`, stopped (SIGSTOP) until the end of the block."""
     process = stack.processes[name]
     process.send_signal(signal.SIGSTOP)
     try:
@@ -124,23 +124,23 @@ def frozen(stack: Stack, name: str) -> Iterator[None]:
 
 
 def frozen_worker(stack: Stack) -> AbstractContextManager[None]:
-    """A worker that takes nothing more until the end of the block."""
+    """The worker, stopped (SIGSTOP) until the end of the block."""
     return frozen(stack, "worker")
 
 
 def classify(page: Page, *sounds: Path) -> None:
-    """Give the page files, as a person would choose them, and wait for the answer to the first."""
+    """Choose files in the page's file dialog, and wait for the prediction of the first."""
     page.get_by_label("Sound files").set_input_files([str(sound) for sound in sounds])
-    page.locator("#answer .answer").wait_for(timeout=60_000)
+    page.locator("#prediction .prediction").wait_for(timeout=60_000)
 
 
 def job_id(page: Page) -> str:
-    """Of the result on show."""
+    """The id of the job that the page shows."""
     page.wait_for_url(re.compile("#job=[0-9a-f]{32}$"))
     return page.url.rpartition("=")[2]
 
 
 def shoot(page: Page, name: str) -> None:
-    """Keep a picture of the whole page for people to look at."""
+    """Save a screenshot of the whole page for people to look at."""
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"{name}-{page.viewport_size['width']}.png", full_page=True)  # type: ignore[index]

@@ -1,37 +1,37 @@
-"""What becomes of a sound on the page: links, reloads, cancelling, what is fetched."""
+"""The life of a sound on the page: links, reloads, cancelling, and which requests it makes."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx
+import httpx2
 import pytest
 from playwright.sync_api import Page, Response, Route, expect
 
 from tests.browser.conftest import SOUNDS, Open, classify, frozen, frozen_worker, job_id
 from tests.e2e.conftest import Stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 SIREN = SOUNDS / "siren.flac"
 BELL = SOUNDS / "church-bell.flac"
-KEPT = "The server may still finish it; it forgets it by itself."
+KEPT = "The server could not be reached: it may still finish this job, and it deletes the result later."
 
 
-def test_job_under_way_outlives_a_reload(page: Page, stack: Stack) -> None:
-    """The address has the job as soon as there is one: a page that is loaded anew goes on with it."""
+def test_unfinished_job_survives_a_reload(page: Page, stack: Stack) -> None:
+    """The address names the job from its submission on: after a reload the page continues with it."""
     with frozen_worker(stack):
         page.get_by_label("Sound files").set_input_files(str(SIREN))
         job = job_id(page)
         page.reload()
         expect(page.locator(".sounds .state")).to_have_text(re.compile("^Queued|^Running"))
         assert job_id(page) == job
-    expect(page.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
+    expect(page.locator(".top-class strong")).to_have_text("siren", timeout=30_000)
 
 
 @contextmanager
-def away(page: Page, *paths: str) -> Iterator[None]:
-    """Nobody answers at those paths. They stay routed: a request that is under way while a route goes may hang."""
+def unreachable(page: Page, *paths: str) -> Iterator[None]:
+    """Requests to those paths fail. They stay routed: a request that is under way while a route is removed may hang."""
     gone = True
     for path in paths:
         page.route(path, lambda route: route.abort() if gone else route.continue_())
@@ -40,10 +40,10 @@ def away(page: Page, *paths: str) -> Iterator[None]:
 
 
 def test_link_stays_in_the_address_while_it_is_opened(open_page: Open, stack: Stack) -> None:
-    """A server that does not answer costs nobody the link; a result that was put away does not come back with it."""
+    """An unreachable server does not lose the link; a removed result does not come back with the server."""
     page = open_page()
     page.expected_errors += ["ERR_FAILED", "RANGE_NOT_SATISFIABLE"]  # type: ignore[attr-defined]
-    with away(page, "**/v1/jobs/*", "**/health/live"):
+    with unreachable(page, "**/v1/jobs/*", "**/health/live"):
         page.get_by_label("Sound files").set_input_files({"name": "empty.wav", "mimeType": "audio/wav", "buffer": b""})
         page.goto(f"/#job={'0' * 32}")
         expect(page.locator("#connection")).to_be_visible()
@@ -54,50 +54,49 @@ def test_link_stays_in_the_address_while_it_is_opened(open_page: Open, stack: St
 
 
 def test_cancelled_stays_cancelled(page: Page) -> None:
-    """A result that comes after its sound was cancelled changes nothing."""
+    """A result that arrives after its sound was cancelled changes nothing."""
     held: list[Route] = []
     page.route("**/v1/jobs/*/result", lambda route: held.append(route))
     page.get_by_label("Sound files").set_input_files(str(SIREN))
     while not held:
         page.wait_for_timeout(50)
-    answer = held[0].fetch()
+    response = held[0].fetch()
     state = page.locator(".sounds .state")
     page.get_by_role("button", name="Cancel").first.click()
     expect(state).to_have_text("Cancelled")
-    held[0].fulfill(response=answer)
+    held[0].fulfill(response=response)
     page.wait_for_timeout(200)
     expect(state).to_have_text("Cancelled")
 
 
 def test_result_comes_once_and_packed(page: Page, open_page: Open) -> None:
-    """A result is fetched in one answer, a fresh and a reopened one, as MessagePack; as JSON it would be three times as
-    large."""
-    answers: list[tuple[str, str]] = []
+    """A new or reopened result is fetched in one response, as MessagePack; as JSON it would be three times as large."""
+    responses: list[tuple[str, str]] = []
 
-    def heard(answer: Response) -> None:
-        if re.search("/v1/jobs/[0-9a-f]+(/result)?$", answer.url):
-            answers.append((answer.url.rpartition("/v1/")[2], answer.headers["content-type"]))
+    def on_response(response: Response) -> None:
+        if re.search("/v1/jobs/[0-9a-f]+(/result)?$", response.url):
+            responses.append((response.url.rpartition("/v1/")[2], response.headers["content-type"]))
 
-    page.on("response", heard)
+    page.on("response", on_response)
     ended: list[str] = []
-    for end in ("requestfinished", "requestfailed"):  # whichever of the two ends lets a stream go
+    for end in ("requestfinished", "requestfailed"):  # a stream ends with either
         page.on(end, lambda request: ended.append(request.url) if "/events" in request.url else None)  # type: ignore[call-overload]
     classify(page, SIREN)
     while not ended:
         page.wait_for_timeout(50)
-    page.evaluate("fetch('/health/live')")  # behind whatever else is asked for
+    page.evaluate("fetch('/health/live')")  # after every request that was made before it
     job = job_id(page)
-    assert answers == [(f"jobs/{job}/result", "application/msgpack")]
-    answers.clear()
+    assert responses == [(f"jobs/{job}/result", "application/msgpack")]
+    responses.clear()
     page = open_page()
-    page.on("response", heard)
+    page.on("response", on_response)
     page.goto(f"/#job={job}")
-    expect(page.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
-    assert answers == [(f"jobs/{job}", "application/msgpack")]
+    expect(page.locator(".top-class strong")).to_have_text("siren", timeout=30_000)
+    assert responses == [(f"jobs/{job}", "application/msgpack")]
 
 
-def test_result_that_breaks_off_is_fetched_again(page: Page) -> None:
-    """A connection that ends within an answer, or a proxy that has nobody behind it, is waited out."""
+def test_interrupted_result_is_fetched_again(page: Page) -> None:
+    """The page retries after a response that breaks off, and after a proxy error without a backend (502)."""
     page.expected_errors.append("502")  # type: ignore[attr-defined]
     page.evaluate(
         """() => {
@@ -114,63 +113,66 @@ def test_result_that_breaks_off_is_fetched_again(page: Page) -> None:
     assert page.evaluate("faults.length") == 0
 
 
-def test_cancelled_job_is_said_to_be_forgotten_when_it_is(page: Page, stack: Stack) -> None:
-    """The server has to have said so; where it cannot be told, the page says what may become of the job."""
+def test_cancelling_is_reported_when_the_server_confirms_it(page: Page, stack: Stack) -> None:
+    """Only after the server's response; where it cannot be reached, the page explains what may happen to the job."""
     page.expected_errors.append("ERR_FAILED")  # type: ignore[attr-defined]
-    end, cancel = page.locator("#answer .why"), page.locator("#answer").get_by_role("button", name="Cancel")
+    reason, cancel = (
+        page.locator("#prediction .reason"),
+        page.locator("#prediction").get_by_role("button", name="Cancel"),
+    )
     held: list[Route] = []
     with frozen_worker(stack):
         page.get_by_label("Sound files").set_input_files(str(SIREN))
         job = job_id(page)
         page.route(f"**/v1/jobs/{job}", lambda route: held.append(route))
         cancel.click()
-        expect(end).to_have_text("The server is being told.", timeout=20_000)
+        expect(reason).to_have_text("Cancelling on the server…", timeout=20_000)
         retry = page.get_by_role("button", name="Try again")
         retry.focus()
         held[0].abort()
-        expect(end).to_have_text(KEPT, timeout=20_000)
+        expect(reason).to_have_text(KEPT, timeout=20_000)
         expect(retry).to_be_focused()
         retry.click()
         assert job_id(page) != job
         cancel.click()
-        expect(end).to_have_text("Nothing of it is kept on the server.", timeout=20_000)
+        expect(reason).to_have_text("The server keeps nothing of it.", timeout=20_000)
 
 
-def test_upload_that_is_cancelled_before_its_answer_becomes_no_job(page: Page, stack: Stack) -> None:
-    """All of it has been sent, so the server makes a job of it; the page waits for its id to cancel that."""
-    made: list[Response] = []
-    page.on("response", lambda answer: made.append(answer) if answer.url.endswith("/v1/jobs") else None)
-    end = page.locator("#answer .why")
-    page.locator("#sound .sound").wait_for(state="attached")  # the last thing that the page itself needs of the server
+def test_upload_cancelled_before_its_response_leaves_no_job(page: Page, stack: Stack) -> None:
+    """The file was sent whole, so the server creates a job; the page waits for its id and cancels it."""
+    responses: list[Response] = []
+    page.on("response", lambda response: responses.append(response) if response.url.endswith("/v1/jobs") else None)
+    reason = page.locator("#prediction .reason")
+    page.locator("#sound .sound").wait_for(state="attached")  # the last files that the page loads
     page.wait_for_load_state("networkidle")
     with frozen_worker(stack):
         with frozen(stack, "api"):
             page.get_by_label("Sound files").set_input_files(str(SIREN))
-            expect(page.locator(".sounds .state")).to_have_text("Sent", timeout=20_000)
-            page.locator("#answer").get_by_role("button", name="Cancel").click()
-            expect(end).to_have_text("The server is being told.", timeout=20_000)
-        expect(end).to_have_text("Nothing of it is kept on the server.", timeout=20_000)
-        [answer] = made
-        assert httpx.get(f"{stack.url}/v1/jobs/{answer.json()['id']}").json()["status"] == "cancelled"
+            expect(page.locator(".sounds .state")).to_have_text("Uploaded", timeout=20_000)
+            page.locator("#prediction").get_by_role("button", name="Cancel").click()
+            expect(reason).to_have_text("Cancelling on the server…", timeout=20_000)
+        expect(reason).to_have_text("The server keeps nothing of it.", timeout=20_000)
+        [response] = responses
+        assert httpx2.get(f"{stack.url}/v1/jobs/{response.json()['id']}").json()["status"] == "cancelled"
 
 
 def test_link_that_was_not_opened_can_be_opened_again(classified: Page, open_page: Open) -> None:
-    """Giving up on a link leaves its result alone, and the link opens when it is followed again."""
+    """Cancelling a link does not cancel its job, and the link opens when it is followed again."""
     job = job_id(classified)
     page = open_page()
     page.expected_errors.append("ERR_FAILED")  # type: ignore[attr-defined]
-    with away(page, "**/v1/jobs/*"):
+    with unreachable(page, "**/v1/jobs/*"):
         page.goto(f"/#job={job}")
-        page.locator("#answer").get_by_role("button", name="Cancel").click()
-        expect(page.locator("#answer .why")).to_have_text("It was not opened.", timeout=20_000)
+        page.locator("#prediction").get_by_role("button", name="Cancel").click()
+        expect(page.locator("#prediction .reason")).to_have_text("The link was not opened.", timeout=20_000)
     page.goto("/#")
     page.goto(f"/#job={job}")
-    expect(page.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
+    expect(page.locator(".top-class strong")).to_have_text("siren", timeout=30_000)
     expect(page.locator(".sounds li")).to_have_count(1)
 
 
-def test_sound_of_a_link_that_is_gone_is_a_new_sound(open_page: Open) -> None:
-    """A file chosen for a result that cannot be had is classified; none is asked for while the link is being opened."""
+def test_file_for_an_expired_link_is_a_new_sound(open_page: Open) -> None:
+    """A file chosen for a result that no longer exists is classified; no file is requested while the link is opened."""
     page = open_page()
     page.expected_errors.append("404")  # type: ignore[attr-defined]
     held: list[Route] = []
@@ -180,23 +182,23 @@ def test_sound_of_a_link_that_is_gone_is_a_new_sound(open_page: Open) -> None:
     expect(page.locator("#sound .sound")).to_be_visible(timeout=20_000)
     expect(choose).to_be_hidden()
     held[0].continue_()
-    expect(page.get_by_role("heading", name="This result is gone")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name="This result no longer exists")).to_be_visible(timeout=20_000)
     expect(choose).to_be_visible()
     page.get_by_label("The file of this result").set_input_files(str(SIREN))
-    expect(page.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
+    expect(page.locator(".top-class strong")).to_have_text("siren", timeout=30_000)
 
 
-def test_upload_that_is_tried_again_shows_its_progress(page: Page) -> None:
-    """What was cancelled while the server was away waits for it no longer when it is sent again."""
+def test_retried_upload_shows_its_progress(page: Page) -> None:
+    """A sound that was cancelled while the server was unreachable does not wait for it when it is submitted again."""
     page.expected_errors.append("ERR_FAILED")  # type: ignore[attr-defined]
     state, held = page.locator(".sounds .state"), list[Route]()
-    with away(page, "**/v1/jobs"):
+    with unreachable(page, "**/v1/jobs"):
         page.get_by_label("Sound files").set_input_files(str(SIREN))
         expect(state).to_have_text("Waiting for the server", timeout=20_000)
         page.get_by_role("button", name="Cancel").first.click()
     page.route("**/v1/jobs", lambda route: held.append(route))
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".sounds li")).to_have_attribute("data-phase", "uploading", timeout=20_000)
-    expect(state).to_have_text(re.compile("^Uploading|^Sent"))
+    expect(state).to_have_text(re.compile("^Uploading|^Uploaded"))
     held[0].continue_()
-    expect(page.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
+    expect(page.locator(".top-class strong")).to_have_text("siren", timeout=30_000)

@@ -1,28 +1,28 @@
-"""Answers, links, comparison, errors. The large panels have tests of their own."""
+"""Predictions, links, comparison, errors. The large panels have test modules of their own."""
 
 import json
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import SOUNDS, Open, classify, job_id, write_wav
 from tests.e2e.conftest import Stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 SIREN = SOUNDS / "siren.flac"
 BELL = SOUNDS / "church-bell.flac"
 
 
-def test_arrays_on_the_page_are_those_of_the_interface(classified: Page, stack: Stack) -> None:
+def test_arrays_on_the_page_are_those_of_the_api(classified: Page, stack: Stack) -> None:
     """The page's own MessagePack and float16 readers give the numbers of the JSON form."""
     job = job_id(classified)
     read = classified.evaluate(
         """async (job) => {
-            const { result } = await import("/static/js/server.js");
-            const got = await result(job);
+            const { getResult } = await import("/static/js/api.js");
+            const got = await getResult(job);
             const plain = ({ rows, columns, values }) => ({ shape: [rows, columns], values: [...values] });
             return {
                 spectrogram: plain(got.spectrogram), cam: plain(got.cam), waveform: plain(got.waveform),
@@ -31,25 +31,25 @@ def test_arrays_on_the_page_are_those_of_the_interface(classified: Page, stack: 
         }""",
         job,
     )
-    told = httpx.get(f"{stack.url}/v1/jobs/{job}/result").json()
-    assert read["layers"] == list(told["maps"])
-    assert read["windows"] == told["windows"]
+    expected = httpx2.get(f"{stack.url}/v1/jobs/{job}/result").json()
+    assert read["layers"] == list(expected["maps"])
+    assert read["windows"] == expected["windows"]
     for name, array in (
-        ("spectrogram", told["full_spectrogram"]),
-        ("cam", told["cam"]),
-        ("layer1", told["maps"]["layer1"]),
+        ("spectrogram", expected["full_spectrogram"]),
+        ("cam", expected["cam"]),
+        ("layer1", expected["maps"]["layer1"]),
     ):
         flat = [value for row in array["values"] for value in row]
         assert read[name]["shape"] == array["shape"]
         assert read[name]["values"] == pytest.approx(flat, rel=1e-3, abs=1e-6)
     assert read["waveform"]["values"] == pytest.approx(
-        told["waveform"]["min"] + told["waveform"]["max"], rel=1e-3, abs=1e-6
+        expected["waveform"]["min"] + expected["waveform"]["max"], rel=1e-3, abs=1e-6
     )
 
 
 def test_link_reopens_the_result(classified: Page, open_page: Open) -> None:
-    """The address of a result shows it on another machine, without the sound, and says that; the way to the result by
-    keyboard leaves that address, and what is copied is the result's."""
+    """The address of a result shows it on another machine, without the sound, and explains that; the skip link keeps
+    that address, and the copied link is the result's."""
     job = job_id(classified)
     classified.get_by_role("link", name="Skip to the result").press("Enter")
     expect(classified.locator("#result")).to_be_focused()
@@ -59,22 +59,22 @@ def test_link_reopens_the_result(classified: Page, open_page: Open) -> None:
     link = classified.evaluate("navigator.clipboard.readText()")
     assert link.endswith(f"/#job={job}")
     other = open_page(path=link)
-    expect(other.locator(".verdict strong")).to_have_text("siren", timeout=30_000)
+    expect(other.locator(".top-class strong")).to_have_text("siren", timeout=30_000)
     expect(other.locator(".title h1")).to_have_text("siren.flac")
-    expect(other.locator("#sound")).to_contain_text("keeps no sound")
+    expect(other.locator("#sound")).to_contain_text("does not keep sounds")
 
 
-def test_link_to_a_forgotten_result_is_said(open_page: Open) -> None:
-    """A link whose result has expired or never was says so and offers the start."""
+def test_link_to_an_expired_result_is_explained(open_page: Open) -> None:
+    """A link whose result has expired or never existed is explained; removing it returns to the start."""
     page = open_page(path=f"/#job={'0' * 32}")
     page.expected_errors.append("404")  # type: ignore[attr-defined]
-    expect(page.get_by_role("heading", name="This result is gone")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name="This result no longer exists")).to_be_visible(timeout=20_000)
     page.get_by_role("button", name="Remove", exact=True).click()
-    expect(page.get_by_role("heading", name="What does it hear?")).to_be_visible()
+    expect(page.get_by_role("heading", name="Classify a sound")).to_be_visible()
 
 
-def test_answer_is_copied_and_saved(classified: Page, tmp_path: Path) -> None:
-    """JSON to copy has the predictions, JSON to save has the arrays as well."""
+def test_result_is_copied_and_saved(classified: Page, tmp_path: Path) -> None:
+    """The copied JSON has the predictions, the saved JSON has the arrays as well."""
     classified.get_by_role("button", name="Copy JSON").click()
     copied = json.loads(classified.evaluate("navigator.clipboard.readText()"))
     assert copied["result"]["predictions"][0]["class"] == "siren"
@@ -86,17 +86,17 @@ def test_answer_is_copied_and_saved(classified: Page, tmp_path: Path) -> None:
     assert set(saved["maps"]) >= {"stem", "layer1", "layer4"}
 
 
-def test_another_model_is_chosen_and_asked(classified: Page) -> None:
-    """The model picker offers what is served; the same sound can be asked again."""
+def test_another_model_is_chosen(classified: Page) -> None:
+    """The model picker offers the served models; the same sound can be classified again."""
     classified.get_by_label("Model").select_option("esc50-light")
     classified.get_by_role("button", name="Classify again with esc50-light").click()
-    expect(classified.locator(".origin b")).to_have_text("esc50-light", timeout=30_000)
+    expect(classified.locator(".provenance b")).to_have_text("esc50-light", timeout=30_000)
     classified.reload()
     expect(classified.get_by_label("Model")).to_have_value("esc50-light")
 
 
-def test_two_results_stand_side_by_side(page: Page) -> None:
-    """Two sounds are compared: answers, spectrograms and every stage, on shared scales."""
+def test_two_results_are_compared(page: Page) -> None:
+    """Two results side by side: predictions, spectrograms and every stage, on shared colour scales."""
     classify(page, SIREN, BELL)
     expect(page.locator('.sounds [data-phase="succeeded"]')).to_have_count(2, timeout=30_000)
     page.get_by_role("button", name="Compare").click()
@@ -107,18 +107,18 @@ def test_two_results_stand_side_by_side(page: Page) -> None:
         colours = canvas.evaluate(
             "c => new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)).size"
         )
-        assert colours > 8, "the picture is empty"
+        assert colours > 8, "the canvas is empty"
     page.get_by_role("button", name="Close").click()
     expect(sides).to_have_count(0)
 
 
 def test_file_that_is_no_sound_is_explained(page: Page, tmp_path: Path) -> None:
-    """A refused file says what was found, and can be tried again or removed."""
+    """The error of a refused file says what was found; the file can be retried or removed."""
     page.expected_errors.append("415")  # type: ignore[attr-defined]
     text = tmp_path / "notes.wav"
     text.write_text("this is not audio")
     page.get_by_label("Sound files").set_input_files([str(text)])
-    alert = page.locator("#answer [role=alert]")
+    alert = page.locator("#prediction [role=alert]")
     expect(alert).to_contain_text("WAV", timeout=20_000)
     expect(alert.get_by_role("button", name="Try again")).to_be_visible()
     alert.get_by_role("button", name="Remove").click()
@@ -126,7 +126,7 @@ def test_file_that_is_no_sound_is_explained(page: Page, tmp_path: Path) -> None:
 
 
 def test_file_name_is_text(page: Page, tmp_path: Path) -> None:
-    """A name made of HTML is shown as it is and does nothing."""
+    """A file name made of HTML is shown as text and does nothing."""
     hostile = tmp_path / "<img src=x onerror=document.title='owned'>&amp;.wav"
     write_wav(SIREN, hostile)
     classify(page, hostile)
@@ -135,8 +135,8 @@ def test_file_name_is_text(page: Page, tmp_path: Path) -> None:
     assert "owned" not in page.title() or hostile.name in page.title()
 
 
-def test_nothing_is_fetched_from_elsewhere(open_page: Open, stack: Stack) -> None:
-    """The first view is small and comes from the service alone; no byte comes from another host, ever."""
+def test_nothing_is_loaded_from_other_hosts(open_page: Open, stack: Stack) -> None:
+    """The first view is small, and no request goes to another host."""
     page = open_page()
     seen: list[str] = []
     page.on("request", lambda request: seen.append(request.url))
@@ -151,24 +151,24 @@ def test_nothing_is_fetched_from_elsewhere(open_page: Open, stack: Stack) -> Non
     )
     assert 0 < before_paint < 100_000
     classify(page, SIREN)
-    strangers = [url for url in seen if not url.startswith((stack.url, "blob:"))]
-    assert not strangers
+    others = [url for url in seen if not url.startswith((stack.url, "blob:"))]
+    assert not others
 
 
 def test_every_panel_shows_the_sound_that_is_selected(page: Page) -> None:
-    """Another sound is chosen while the page still asks about the model of the first: its panels do not come late."""
+    """Another sound is selected while the page still loads the model of the first: the panels show the selected one."""
     page.expected_errors.append("RANGE_NOT_SATISFIABLE")  # type: ignore[attr-defined]
     held: list[Route] = []
     page.route("**/v1/models", lambda route: held.append(route))
-    page.reload()  # with no model known
+    page.reload()  # without a loaded model
     page.get_by_label("Sound files").set_input_files({"name": "empty.wav", "mimeType": "audio/wav", "buffer": b""})
-    expect(page.locator("#answer h1")).to_have_text("empty.wav")
+    expect(page.locator("#prediction h1")).to_have_text("empty.wav")
     page.get_by_label("Sound files").set_input_files(str(SIREN))
     expect(page.locator(".sounds .state").first).to_contain_text("siren", timeout=30_000)
-    page.locator(".pick", has_text="empty.wav").click()
+    page.locator(".select", has_text="empty.wav").click()
     for route in held:
         route.continue_()
     page.wait_for_function("import('/static/js/main.js').then(() => !document.getElementById('model').disabled)")
     expect(page).to_have_title("empty.wav – Otoscope")
     page.wait_for_timeout(200)
-    expect(page.locator("#answer h1")).to_have_text("empty.wav")
+    expect(page.locator("#prediction h1")).to_have_text("empty.wav")

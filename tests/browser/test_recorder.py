@@ -1,50 +1,50 @@
-"""The microphone: recorded, thrown away, refused, kept within what the server takes."""
+"""The microphone: recording, discarding, refusal, and the server's limits."""
 
 import json
 import re
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Open, job_id
 from tests.e2e.conftest import Stack
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 
 def limit(page: Page, stack: Stack, **changed: float) -> None:
-    """Open the page anew with other limits told than the server has."""
-    told = httpx.get(f"{stack.url}/v1/limits").json() | changed
-    page.route("**/v1/limits", lambda route: route.fulfill(json=told))
+    """Reload the page with other limits than the server's."""
+    limits = httpx2.get(f"{stack.url}/v1/limits").json() | changed
+    page.route("**/v1/limits", lambda route: route.fulfill(json=limits))
     page.reload()
     expect(page.locator(".drop .hint").last).to_contain_text("Drop files anywhere")
 
 
 def test_microphone_is_recorded_and_classified(page: Page) -> None:
-    """What the microphone hears is shown on a meter, becomes a file and is classified."""
+    """The level of the microphone is shown on a meter; the recording becomes a file and is classified."""
     page.get_by_role("button", name="Record", exact=True).click()
     meter = page.get_by_role("meter", name="Level")
     expect(meter).not_to_have_attribute("aria-valuenow", "0.00", timeout=10_000)
     expect(page.locator(".recording .number")).to_have_text(re.compile(r"0:0[3-9]\.\d"), timeout=20_000)
     page.get_by_role("button", name="Stop").click()
-    page.locator("#answer .answer").wait_for(timeout=30_000)
+    page.locator("#prediction .prediction").wait_for(timeout=30_000)
     expect(page.locator(".title h1")).to_have_text(re.compile(r"^Recording \d\d-\d\d-\d\d\.wav$"))
-    expect(page.locator(".verdict strong")).to_have_text("siren")
+    expect(page.locator(".top-class strong")).to_have_text("siren")
     expect(page.get_by_role("button", name="Record", exact=True)).to_be_enabled()
 
 
 def test_discarded_recording_leaves_nothing(page: Page) -> None:
-    """A recording that is thrown away is not sent."""
+    """A discarded recording is not sent."""
     page.get_by_role("button", name="Record", exact=True).click()
     page.get_by_role("button", name="Discard").click()
     expect(page.get_by_role("button", name="Record", exact=True)).to_be_visible()
     expect(page.locator(".sounds li")).to_have_count(0)
 
 
-def test_microphone_that_is_not_allowed_is_said(open_page: Open) -> None:
-    """A refused microphone is an explanation, not a silence."""
+def test_refused_microphone_is_explained(open_page: Open) -> None:
+    """Where the microphone is not allowed, the page explains it."""
     page = open_page()
     refusal = "() => Promise.reject(new DOMException('', 'NotAllowedError'))"
     page.evaluate(f"() => {{ navigator.mediaDevices.getUserMedia = {refusal}; }}")
@@ -54,25 +54,25 @@ def test_microphone_that_is_not_allowed_is_said(open_page: Open) -> None:
 
 
 def test_recording_ends_at_the_longest_sound(page: Page, stack: Stack) -> None:
-    """A recording that stops by itself lasts what the server takes, and not a block more."""
+    """A recording stops exactly at the longest duration that the server accepts."""
     limit(page, stack, max_seconds=1.0)
     page.get_by_role("button", name="Record", exact=True).click()
-    page.locator("#answer .answer").wait_for(timeout=30_000)
-    job = httpx.get(f"{stack.url}/v1/jobs/{job_id(page)}").json()
+    page.locator("#prediction .prediction").wait_for(timeout=30_000)
+    job = httpx2.get(f"{stack.url}/v1/jobs/{job_id(page)}").json()
     assert job["audio"]["duration"] == 1.0
 
 
 def test_recording_ends_at_the_largest_upload(page: Page, stack: Stack) -> None:
-    """A recording stops before it has more bytes than the server takes."""
+    """A recording stops before it has more bytes than the server accepts."""
     limit(page, stack, max_upload_bytes=100_001)
     page.get_by_role("button", name="Record", exact=True).click()
-    page.locator("#answer .answer").wait_for(timeout=30_000)
-    job = httpx.get(f"{stack.url}/v1/jobs/{job_id(page)}").json()
+    page.locator("#prediction .prediction").wait_for(timeout=30_000)
+    job = httpx2.get(f"{stack.url}/v1/jobs/{job_id(page)}").json()
     assert job["audio"]["bytes"] == 100_000
 
 
 def test_refused_recording_can_be_saved(page: Page, stack: Stack) -> None:
-    """A recording is nowhere but on the page: a refused one can be saved, a file from the disk has no need of it."""
+    """A recording exists only on the page, so a refused one can be saved; a file from the disk need not be."""
     problem = {"code": "audio_too_long", "title": "Audio too long", "detail": "Too long.", "status": 413}
     page.expected_errors.append("413")  # type: ignore[attr-defined]
     page.route("**/v1/jobs", lambda route: route.fulfill(status=413, body=json.dumps(problem)))
@@ -83,22 +83,22 @@ def test_refused_recording_can_be_saved(page: Page, stack: Stack) -> None:
     assert re.fullmatch(r"Recording \d\d-\d\d-\d\d\.wav", download.value.suggested_filename)
     assert Path(download.value.path()).read_bytes().startswith(b"RIFF")
     page.get_by_role("button", name="Siren").click()
-    expect(page.locator("#answer h1")).to_have_text("siren.flac")
+    expect(page.locator("#prediction h1")).to_have_text("siren.flac")
     expect(page.get_by_role("alert").filter(has_text="Too long.")).to_be_visible()
     expect(page.get_by_role("button", name="Save the recording")).to_have_count(0)
 
 
-def test_recording_that_cannot_begin_lets_go_of_the_microphone(page: Page) -> None:
-    """Where the part that records cannot be had the page says so, and the microphone is off again."""
+def test_failed_recording_releases_the_microphone(page: Page) -> None:
+    """Where the audio worklet cannot be loaded, the page says so and the microphone is released."""
     page.evaluate(
         """() => {
             const media = navigator.mediaDevices;
-            const ask = media.getUserMedia.bind(media);
-            media.getUserMedia = async (wanted) => (window.stream = await ask(wanted));
+            const original = media.getUserMedia.bind(media);
+            media.getUserMedia = async (wanted) => (window.stream = await original(wanted));
             AudioWorklet.prototype.addModule = () => Promise.reject(new DOMException("", "AbortError"));
         }"""
     )
     page.get_by_role("button", name="Record", exact=True).click()
-    expect(page.get_by_role("alert").filter(has_text="recording cannot begin")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="recording cannot start")).to_be_visible()
     assert page.evaluate("window.stream.getTracks().map((track) => track.readyState)") == ["ended"]
     expect(page.get_by_role("button", name="Record", exact=True)).to_be_enabled()

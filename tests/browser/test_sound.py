@@ -25,7 +25,7 @@ UNTIL = "async (condition) => { const { playhead } = await import('/static/js/pl
 
 
 def state(page: Page) -> Any:
-    """What is on show, and the time."""
+    """The visible region, and the playback time."""
     return page.evaluate(STATE)
 
 
@@ -33,12 +33,12 @@ def show(page: Page, start: float, end: float) -> None:
     page.evaluate("async ([a, b]) => (await import('/static/js/viewport.js')).viewport.show(a, b)", [start, end])
 
 
-def position(page: Page, picture: str) -> Locator:
-    return page.get_by_role("slider", name=f"Position, {picture}")
+def position(page: Page, plot: str) -> Locator:
+    return page.get_by_role("slider", name=f"Position, {plot}")
 
 
 def drag(page: Page, over: Locator, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """From one place to another, as shares of an element from its top left."""
+    """Drag from one point to another; points are shares of an element, from its top left."""
     over.scroll_into_view_if_needed()
     box = over.bounding_box()
     assert box
@@ -49,7 +49,7 @@ def drag(page: Page, over: Locator, start: tuple[float, float], end: tuple[float
     page.mouse.up()
 
 
-def test_one_cursor_moves_over_every_picture(classified: Page) -> None:
+def test_one_cursor_moves_over_every_plot(classified: Page) -> None:
     """While it plays, the cursors of waveform, spectrogram and maps move together; a pause stops them."""
     classified.get_by_role("button", name="Play").click()
     classified.wait_for_function(UNTIL % "playhead.playing && playhead.time > 0.3")
@@ -79,10 +79,10 @@ def test_keys_play_and_seek(classified: Page) -> None:
     classified.wait_for_function(UNTIL % "!playhead.playing")
 
 
-@pytest.mark.parametrize("picture", ["waveform", "spectrogram"])
-def test_a_click_seeks(classified: Page, picture: str) -> None:
+@pytest.mark.parametrize("plot", ["waveform", "spectrogram"])
+def test_a_click_seeks(classified: Page, plot: str) -> None:
     """A click moves the player to the time under the pointer."""
-    over = position(classified, picture)
+    over = position(classified, plot)
     over.scroll_into_view_if_needed()
     box = over.bounding_box()
     assert box
@@ -91,12 +91,12 @@ def test_a_click_seeks(classified: Page, picture: str) -> None:
 
 
 def test_a_drag_zooms_into_time_and_frequency_and_a_double_click_shows_all(classified: Page) -> None:
-    """A rectangle on the spectrogram becomes what is on show, of the waveform too."""
+    """A rectangle on the spectrogram becomes the visible region, of the waveform too."""
     over = position(classified, "spectrogram")
     drag(classified, over, (0.2, 0.25), (0.4, 0.75))
     now = state(classified)
     assert [now["start"], now["end"], now["low"], now["high"]] == pytest.approx([1, 2, 0.25, 0.75], abs=0.03)
-    expect(classified.get_by_role("scrollbar", name="Part of the sound on show")).to_have_attribute(
+    expect(classified.get_by_role("scrollbar", name="Visible part of the sound")).to_have_attribute(
         "aria-valuetext", "0:01.0 to 0:02.0 of 0:05.0"
     )
     shoot(classified, "sound-zoomed")
@@ -106,7 +106,7 @@ def test_a_drag_zooms_into_time_and_frequency_and_a_double_click_shows_all(class
 
 
 def test_the_wheel_zooms_only_with_a_key(classified: Page) -> None:
-    """A plain wheel is left to the page; Ctrl zooms time at the pointer, Shift the frequencies; Alt and arrows pan."""
+    """A plain wheel scrolls the page; Ctrl zooms time at the pointer, Shift the frequencies; Alt and arrows pan."""
     over = position(classified, "spectrogram")
     over.hover()
     classified.mouse.wheel(0, -100)
@@ -128,8 +128,8 @@ def test_the_wheel_zooms_only_with_a_key(classified: Page) -> None:
     assert state(classified)["start"] > now["start"]
 
 
-def test_what_is_under_the_pointer_is_read(classified: Page) -> None:
-    """Hovering the spectrogram tells time, frequency and level."""
+def test_value_under_the_pointer_is_shown(classified: Page) -> None:
+    """Hovering the spectrogram shows time, frequency and level."""
     position(classified, "spectrogram").hover()
     reading = classified.locator(".spectrogram .reading")
     expect(reading).to_contain_text("2.5")
@@ -137,8 +137,8 @@ def test_what_is_under_the_pointer_is_read(classified: Page) -> None:
     expect(reading).to_contain_text("dB")
 
 
-def test_a_loop_stays_within_what_is_on_show(classified: Page) -> None:
-    """Zoomed in, what is played again and again is the region on show."""
+def test_a_loop_stays_within_the_visible_region(classified: Page) -> None:
+    """Zoomed in, the visible region is looped."""
     show(classified, 1.0, 1.4)
     classified.get_by_role("button", name="Loop").click()
     classified.get_by_role("button", name="Play").click()
@@ -156,34 +156,34 @@ def test_a_loop_stays_within_what_is_on_show(classified: Page) -> None:
     assert state(classified)["end"] == pytest.approx(1.4)
 
 
-def test_colours_and_range_are_remembered(classified: Page) -> None:
-    """What was chosen for the spectrogram is still chosen after the page was loaded again."""
-    before = classified.locator(".spectrogram canvas.picture").first.evaluate("canvas => canvas.toDataURL()")
+def test_colours_and_range_are_stored(classified: Page) -> None:
+    """The choices for the spectrogram survive a reload."""
+    before = classified.locator(".spectrogram canvas.image").first.evaluate("canvas => canvas.toDataURL()")
     classified.get_by_label("Colours of the spectrogram").select_option("grey")
     classified.get_by_label("Range of the spectrogram").fill("50")
     expect(classified.locator(".scale")).to_contain_text("−50 dB")
     classified.wait_for_function(
-        "before => document.querySelector('.spectrogram canvas.picture').toDataURL() !== before", arg=before
+        "before => document.querySelector('.spectrogram canvas.image').toDataURL() !== before", arg=before
     )
     classified.reload()
-    classified.locator("#answer .answer").wait_for()
+    classified.locator("#prediction .prediction").wait_for()
     expect(classified.get_by_label("Colours of the spectrogram")).to_have_value("grey")
     expect(classified.get_by_label("Range of the spectrogram")).to_have_value("50")
 
 
-def test_what_spoke_for_the_answer_is_laid_over(classified: Page) -> None:
-    """The class activation is painted over the spectrogram when it is asked for, with words for what it is of."""
-    layer = classified.locator(".spectrogram canvas.picture").nth(1)
+def test_class_activation_is_painted_over_the_spectrogram(classified: Page) -> None:
+    """The class activation is painted over the spectrogram when it is switched on, with a note on the class."""
+    layer = classified.locator(".spectrogram canvas.image").nth(1)
     expect(layer).to_be_hidden()
-    classified.get_by_label("What spoke for it").check()
+    classified.get_by_label("Class activation").check()
     expect(layer).to_be_visible()
-    classified.wait_for_function(f"() => ({PAINTED})(document.querySelectorAll('.spectrogram canvas.picture')[1])")
-    expect(classified.locator(".reason")).to_contain_text("for ")
+    classified.wait_for_function(f"() => ({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[1])")
+    expect(classified.locator(".cam-note")).to_contain_text("for ")
     shoot(classified, "sound-cam")
 
 
 def test_the_spectrogram_is_saved(classified: Page, tmp_path: Path) -> None:
-    """A PNG under the sound's name, larger than the picture on the page."""
+    """A PNG file named after the sound, larger than the spectrogram on the page."""
     with classified.expect_download() as download:
         classified.locator("#sound").get_by_role("button", name="PNG").click()
     assert download.value.suggested_filename == "siren spectrogram.png"
@@ -193,36 +193,36 @@ def test_the_spectrogram_is_saved(classified: Page, tmp_path: Path) -> None:
     assert int.from_bytes(saved.read_bytes()[16:20], "big") > 1_900
 
 
-def test_a_reopened_result_asks_for_its_sound(classified: Page) -> None:
-    """The server keeps no sound: that is said, pictures are there all the same, and the file can be given again."""
+def test_a_reopened_result_offers_to_choose_its_file(classified: Page) -> None:
+    """The server does not keep sounds: the page explains that, draws the plots, and accepts the file."""
     classified.reload()
-    expect(classified.get_by_text("The server keeps no sound.")).to_be_visible()
+    expect(classified.get_by_text("The server does not keep sounds.")).to_be_visible()
     expect(classified.get_by_role("button", name="Play")).to_be_disabled()
-    for picture in ("waveform", "spectrogram"):
-        classified.wait_for_function(f"() => ({PAINTED})(document.querySelector('.{picture} canvas.picture'))")
+    for plot in ("waveform", "spectrogram"):
+        classified.wait_for_function(f"() => ({PAINTED})(document.querySelector('.{plot} canvas.image'))")
     position(classified, "waveform").focus()
     classified.keyboard.press("ArrowRight")
     assert state(classified)["time"] == 1
-    chooser = classified.locator("#sound").get_by_label("The file of this result")
-    chooser.set_input_files(str(SOUNDS / "sea.flac"))
+    picker = classified.locator("#sound").get_by_label("The file of this result")
+    picker.set_input_files(str(SOUNDS / "sea.flac"))
     expect(classified.locator(".toast")).to_contain_text("That is another file")
     expect(classified.get_by_role("button", name="Play")).to_be_disabled()
-    chooser.set_input_files(str(SOUNDS / "siren.flac"))
+    picker.set_input_files(str(SOUNDS / "siren.flac"))
     expect(classified.get_by_role("button", name="Play")).to_be_enabled()
-    expect(classified.get_by_text("The server keeps no sound.")).to_be_hidden()
+    expect(classified.get_by_text("The server does not keep sounds.")).to_be_hidden()
 
 
-def test_a_format_that_the_browser_cannot_play_is_told(page: Page, tmp_path: Path) -> None:
-    """An AIFF file is classified and shown; that it cannot be heard here is said."""
+def test_unplayable_format_is_explained(page: Page, tmp_path: Path) -> None:
+    """An AIFF file is classified and shown; the page explains that the browser cannot play it."""
     samples, rate = soundfile.read(SOUNDS / "siren.flac")
     soundfile.write(tmp_path / "siren.aiff", samples, rate, "PCM_16")
     classify(page, tmp_path / "siren.aiff")
     expect(page.get_by_text("This browser cannot play AIFF files.")).to_be_visible()
-    page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.waveform canvas.picture'))")
+    page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.waveform canvas.image'))")
 
 
-def test_a_short_sound_is_shown_as_the_model_hears_it(page: Page, tmp_path: Path) -> None:
-    """The axis runs as long as the model's window; the player as long as the sound."""
+def test_a_short_sound_is_shown_with_its_padding(page: Page, tmp_path: Path) -> None:
+    """The time axis has the length of the model's window; the player has that of the sound."""
     samples, rate = soundfile.read(SOUNDS / "siren.flac")
     soundfile.write(tmp_path / "short.wav", samples[: 2 * rate], rate, "PCM_16")
     classify(page, tmp_path / "short.wav")
@@ -231,7 +231,7 @@ def test_a_short_sound_is_shown_as_the_model_hears_it(page: Page, tmp_path: Path
 
 
 def test_a_long_sound_has_a_timeline(page: Page) -> None:
-    """Every window has its class in words; a click and the Enter key move the player there."""
+    """Every window has a label with its class; a click and the Enter key seek to it."""
     classify(page, LONG)
     windows = page.get_by_role("listbox", name="Windows of the sound")
     options = windows.get_by_role("option")
@@ -251,24 +251,24 @@ def test_a_long_sound_has_a_timeline(page: Page) -> None:
     shoot(page, "sound-long")
 
 
-def test_a_file_is_heard_and_seen_before_its_result(page: Page) -> None:
-    """While the server is still busy, player and waveform are there and the spectrogram says what it waits for."""
+def test_player_and_waveform_come_before_the_result(page: Page) -> None:
+    """While the server is busy, player and waveform work, and the spectrogram says what it waits for."""
     held: list[Route] = []
     page.route("**/v1/jobs", lambda route: held.append(route))
     page.get_by_label("Sound files").set_input_files(str(SOUNDS / "siren.flac"))
     expect(page.get_by_text("The spectrogram comes with the result.")).to_be_visible()
     expect(page.get_by_role("button", name="Play")).to_be_enabled()
-    page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.waveform canvas.picture'))")
+    page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.waveform canvas.image'))")
     expect(page.locator("#sound").get_by_role("button", name="PNG")).to_be_disabled()
     held[0].continue_()
-    page.locator("#answer .answer").wait_for()
-    page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.spectrogram canvas.picture'))")
+    page.locator("#prediction .prediction").wait_for()
+    page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.spectrogram canvas.image'))")
 
 
 @pytest.mark.parametrize("width", [1440, 900, 390])
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_it_fits_every_screen(open_page: Open, width: int, theme: str) -> None:
-    """No sideways scrolling at any width; pictures are kept to be looked at."""
+    """No horizontal scrolling at any width; saves screenshots."""
     page = open_page(width=width, color_scheme=theme)
     classify(page, LONG)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -276,19 +276,19 @@ def test_it_fits_every_screen(open_page: Open, width: int, theme: str) -> None:
 
 
 def test_both_painters_paint_the_same(page: Page) -> None:
-    """A matrix looks the same with and without a graphics card, near and far, at its edges too."""
+    """GPU and CPU paint a matrix alike, zoomed in and out, and at its edges."""
     far = page.evaluate("""async () => {
-      const { webgl } = await import("/static/js/paint/webgl.js");
-      const plain = await import("/static/js/paint/plain.js");
+      const { createWebGLPainter } = await import("/static/js/paint/webgl.js");
+      const cpu = await import("/static/js/paint/cpu.js");
       const { ready } = await import("/static/js/paint/painter.js");
       const { Matrix } = await import("/static/js/matrix.js");
       await ready;
-      const card = webgl({ slow: true });
-      if (!card) return null;
+      const gpu = createWebGLPainter({ software: true });
+      if (!gpu) return null;
       const [rows, columns] = [24, 9001]; // more columns than a strip of the texture has
       const matrix = new Matrix(rows, columns, Float32Array.from({ length: rows * columns }, (_, i) =>
         Math.sin((i % columns) * 0.013) * 30 + Math.floor(i / columns)));
-      const seen = (painter, region, smooth) => {
+      const pixels = (painter, region, smooth) => {
         const canvas = document.createElement("canvas");
         [canvas.width, canvas.height] = [301, 97];
         painter.paint(canvas, matrix, { colours: "viridis", min: -20, max: 40, region, smooth });
@@ -297,7 +297,7 @@ def test_both_painters_paint_the_same(page: Page) -> None:
       return [[0, 1, 0, 1], [0.452, 0.459, 0.1, 0.8], [0.9, 1.05, -0.11, 0.7], [0.5, 0.503, 0.31, 0.52]].flatMap(
         ([left, right, bottom, top]) => [true, false].map((smooth) => {
           const region = { left, right, bottom, top };
-          const [a, b] = [seen(card, region, smooth), seen(plain, region, smooth)];
+          const [a, b] = [pixels(gpu, region, smooth), pixels(cpu, region, smooth)];
           return a.filter((part, i) => Math.abs(part - b[i]) > 4).length / a.length;
         }));
     }""")

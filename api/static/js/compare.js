@@ -1,64 +1,92 @@
-// Two results side by side: answers, spectrograms, and what each stage made of them.
+// Two results side by side: predictions, spectrograms, and the feature map of each stage.
 
-import { button, h } from "./dom.js";
-import { bars } from "./figures.js";
+import { confidenceBars } from "./charts.js";
+import { button, find, h } from "./dom.js";
 import { className, percent } from "./format.js";
 import { library } from "./library.js";
 import { paint, ready } from "./paint/painter.js";
 import { settings } from "./settings.js";
 
+/** @import { Result } from "./types.js" */
+/** @import { Matrix } from "./matrix.js" */
+/** @import { Sound } from "./library.js" */
+
+/**
+ * @typedef {Sound & {result: Result}} Classified  a sound with a result
+ *
+ * @typedef {object} Figure
+ * @property {string} title
+ * @property {HTMLCanvasElement} canvas
+ * @property {Matrix} matrix
+ * @property {"soundColours" | "mapColours"} setting  which colour map it has
+ */
+
 const CLASSES = 5;
 
+/**
+ * @param {Sound | null} sound
+ * @returns {sound is Classified}
+ */
+const isClassified = (sound) => Boolean(sound?.result);
+
+/** @param {HTMLElement} root */
 export function mountCompare(root) {
+  /** @type {Sound | null} */
   let left = null;
+  /** @type {Result | null} */
+  let leftResult = null; // as it was drawn
+  /** @type {Classified | null} */
   let right = null;
   let open = false;
-  library.addEventListener("list", refresh);
-  library.addEventListener("change", ({ detail }) => detail.ended && refresh());
-  settings.addEventListener(
-    "change",
-    ({ detail }) => ["soundColours", "mapColours"].includes(detail) && open && refresh(),
-  );
+  library.on("list", refresh);
+  library.on("change", (sound) => {
+    if (sound.ended) refresh();
+  });
+  settings.on("change", (key) => {
+    if (open && (key === "soundColours" || key === "mapColours")) refresh();
+  });
 
+  /** @param {Sound} sound */
   function show(sound) {
-    if (left === sound && left.result === shownResult) return;
+    if (left === sound && sound.result === leftResult) return;
     left = sound;
     refresh();
   }
-  let shownResult = null;
 
   function refresh() {
-    shownResult = left?.result ?? null;
-    const others = library.sounds.filter((sound) => sound !== left && sound.result);
-    if (!left?.result || others.length === 0) {
+    leftResult = left?.result ?? null;
+    const others = library.sounds.filter((sound) => sound !== left).filter(isClassified);
+    if (!isClassified(left) || others.length === 0) {
       root.replaceChildren();
       return;
     }
-    if (!others.includes(right)) right = others[0];
+    const other = right && others.includes(right) ? right : others[0];
+    right = other;
     const toggle = button(
       open ? "Close" : "Compare",
       open ? "close" : "compare",
       () => {
         open = !open;
         refresh();
-        root.querySelector("button")?.focus();
+        find(root, "header button")?.focus();
       },
       { "aria-expanded": String(open) },
     );
-    const pick = h(
+    const select = h(
       "select",
       {
         "aria-label": "Compare with",
         on: {
-          change: (event) => {
-            right = others[event.target.selectedIndex];
+          change: () => {
+            right = others[select.selectedIndex];
             refresh();
-            root.querySelector("select")?.focus();
+            find(root, "select")?.focus();
           },
         },
       },
-      others.map((sound) => h("option", { text: `${sound.name} (${sound.result.model})`, selected: sound === right })),
+      others.map((sound) => h("option", { text: `${sound.name} (${sound.result.model})`, selected: sound === other })),
     );
+    const figures = open ? [left, other].map(({ result }) => figuresOf(result)) : [];
     root.replaceChildren(
       h(
         "section",
@@ -67,79 +95,82 @@ export function mountCompare(root) {
           "header",
           {},
           h("h2", { text: open ? "Side by side with" : "Compare with" }),
-          pick,
+          select,
           h("div", { class: "tools" }, toggle),
         ),
-        open ? h("div", { class: "sides" }, side(left), side(right)) : null,
-        open ? verdict() : null,
+        open ? h("div", { class: "sides" }, side(left, figures[0]), side(other, figures[1])) : null,
+        open ? h("p", { class: "muted", text: difference(left.result, other.result) }) : null,
       ),
     );
-    if (open) ready.then(drawAll);
-  }
-
-  /** What differs, in one sentence. */
-  function verdict() {
-    const [a, b] = [left, right].map(({ result }) => result);
-    const [one, other] = [a, b].map(({ predictions: [first] }) => first);
-    const of = (result, name) => result.predictions.find((p) => p.class === name)?.confidence;
-    if (one.class === other.class) {
-      const gap = percent(Math.abs(one.confidence - other.confidence));
-      return h("p", { class: "muted", text: `Both are heard as ${className(one.class)}, ${gap} apart in confidence.` });
-    }
-    const crossed = (result, name) =>
-      of(result, name) === undefined ? "not among its classes" : percent(of(result, name), 1);
-    return h("p", {
-      class: "muted",
-      text: `${className(one.class)} gets ${crossed(b, one.class)} on the right; ${className(other.class)} gets ${crossed(a, other.class)} on the left.`,
-    });
-  }
-
-  function side({ name, result }) {
-    const stages = [...result.maps.keys()].filter((layer) => !layer.includes("."));
-    return h(
-      "div",
-      { class: "side" },
-      h("h3", { text: name }),
-      h("p", { class: "muted", text: result.model }),
-      bars(result.predictions.slice(0, CLASSES)),
-      figure("Log-mel spectrogram", result.spectrogram, "soundColours"),
-      stages.map((layer) => figure(layer, result.maps.get(layer), "mapColours")),
-    );
-  }
-
-  function figure(title, matrix, colours) {
-    if (!matrix) return null;
-    const canvas = h("canvas", {
-      width: 512,
-      height: colours === "soundColours" ? 160 : 80,
-      role: "img",
-      "aria-label": title,
-      data: { colours },
-    });
-    canvas.matrix = matrix;
-    return h("figure", {}, h("figcaption", { text: title }), canvas);
-  }
-
-  /** Spectrograms share their scale, and so do the maps of one layer where both results have it. */
-  function drawAll() {
-    const [ones, others] = [...root.querySelectorAll(".side")].map((one) => [...one.querySelectorAll("canvas")]);
-    const scaleOf = (canvas) => {
-      const label = canvas.getAttribute("aria-label");
-      const pair = [ones, others]
-        .map((list) => list.find((one) => one.getAttribute("aria-label") === label))
-        .filter(Boolean);
-      const known = pair.map((one) => one.matrix.statistics);
-      const max = Math.max(...known.map((one) => one.max));
-      const min =
-        canvas.dataset.colours === "soundColours"
-          ? max - settings.get("range")
-          : Math.min(...known.map((one) => one.min));
-      return { min, max };
-    };
-    for (const canvas of [...ones, ...others]) {
-      paint(canvas, canvas.matrix, { colours: settings.get(canvas.dataset.colours), ...scaleOf(canvas), smooth: true });
-    }
+    if (open) ready.then(() => paintFigures(figures));
   }
 
   return { show };
+}
+
+/**
+ * How two predictions differ, in a sentence.
+ * @param {Result} left
+ * @param {Result} right
+ */
+function difference(left, right) {
+  const [a, b] = [left.predictions[0], right.predictions[0]];
+  if (a.class === b.class) {
+    const points = Math.round(100 * Math.abs(a.confidence - b.confidence));
+    return `Both are classified as ${className(a.class)}; the confidences differ by ${points} percentage points.`;
+  }
+  /** @type {(place: string, result: Result, name: string) => string} */
+  const other = (place, { predictions }, name) => {
+    const found = predictions.find((one) => one.class === name);
+    return found
+      ? `the ${place} result has ${className(name)} at ${percent(found.confidence, 1)}`
+      : `the model of the ${place} result does not have the class ${className(name)}`;
+  };
+  return `The classes differ: ${other("right", right, a.class)}; ${other("left", left, b.class)}.`;
+}
+
+/**
+ * @param {Classified} sound
+ * @param {Figure[]} figures
+ */
+function side({ name, result }, figures) {
+  return h(
+    "div",
+    { class: "side" },
+    h("h3", { text: name }),
+    h("p", { class: "muted", text: result.model }),
+    confidenceBars(result.predictions.slice(0, CLASSES)),
+    figures.map(({ title, canvas }) => h("figure", {}, h("figcaption", { text: title }), canvas)),
+  );
+}
+
+/**
+ * The spectrogram and the map of each stage.
+ * @param {Result} result
+ * @returns {Figure[]}
+ */
+function figuresOf(result) {
+  /** @type {(title: string, matrix: Matrix, setting: Figure["setting"]) => Figure} */
+  const figure = (title, matrix, setting) => {
+    const height = setting === "soundColours" ? 160 : 80;
+    return { title, matrix, setting, canvas: h("canvas", { width: 512, height, role: "img", "aria-label": title }) };
+  };
+  const stages = [...result.maps].filter(([layer]) => !layer.includes("."));
+  const spectrogram = result.spectrogram ? [figure("Log-mel spectrogram", result.spectrogram, "soundColours")] : [];
+  return [...spectrogram, ...stages.map(([layer, matrix]) => figure(layer, matrix, "mapColours"))];
+}
+
+/**
+ * Spectrograms share their colour scale, and so do the maps of one layer where both results have it.
+ * @param {Figure[][]} sides
+ */
+function paintFigures(sides) {
+  for (const { title, canvas, matrix, setting } of sides.flat()) {
+    const pair = sides.flat().filter((one) => one.title === title);
+    const statistics = pair.map((one) => one.matrix.statistics);
+    const max = Math.max(...statistics.map((one) => one.max));
+    const min =
+      setting === "soundColours" ? max - settings.get("range") : Math.min(...statistics.map((one) => one.min));
+    paint(canvas, matrix, { colours: settings.get(setting), min, max, smooth: true });
+  }
 }

@@ -1,14 +1,23 @@
-// Numbers as people read them.
+// Numbers and names as people read them.
 
+/** @type {(share: number, digits?: number) => string} */
 export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
 
-export function bytes(count) {
+/**
+ * A size: 512 B, 24 kB, 1.5 MB.
+ * @param {number} count
+ */
+export function formatBytes(count) {
   if (count < 1_000) return `${count} B`;
   if (count < 1_000_000) return `${(count / 1_000).toFixed(count < 10_000 ? 1 : 0)} kB`;
   return `${(count / 1_000_000).toFixed(1)} MB`;
 }
 
-/** Seconds as 0:05.2, for a clock that counts. */
+/**
+ * A position in a sound, as m:ss.s: 0:05.2.
+ * @param {number} seconds
+ * @param {number} [digits]  after the decimal point
+ */
 export function clock(seconds, digits = 1) {
   const scale = 10 ** digits;
   const whole = Math.round(Math.max(0, seconds) * scale) / scale;
@@ -16,19 +25,31 @@ export function clock(seconds, digits = 1) {
   return `${Math.floor(whole / 60)}:${rest}`;
 }
 
-/** A span of time in words: 5 s, 1 min 30 s, 24 ms. */
-export function span(seconds) {
+/**
+ * A duration with its unit: 24 ms, 5 s, 1 min 30 s.
+ * @param {number} seconds
+ */
+export function formatDuration(seconds) {
   if (seconds < 0.9995) return `${Math.round(seconds * 1_000)} ms`;
   if (seconds < 60) return `${Number(seconds.toFixed(seconds < 10 ? 1 : 0))} s`;
   const rest = Math.round(seconds % 60);
   return `${Math.floor(seconds / 60)} min${rest ? ` ${rest} s` : ""}`;
 }
 
-export const hertz = (value) =>
-  value < 1_000 ? `${Math.round(value)} Hz` : `${Number((value / 1_000).toFixed(value < 10_000 ? 2 : 1))} kHz`;
+/** @param {number} frequency  Hz */
+export const formatHertz = (frequency) =>
+  frequency < 1_000
+    ? `${Math.round(frequency)} Hz`
+    : `${Number((frequency / 1_000).toFixed(frequency < 10_000 ? 2 : 1))} kHz`;
 
-/** A class name as people write it: crying_baby -> crying baby. */
+/**
+ * A class name as people write it: crying_baby -> crying baby.
+ * @param {string} name
+ */
 export const className = (name) => name.replaceAll("_", " ");
 
-/** A measured value with four digits at most. */
-export const value = (number) => (Number.isFinite(number) ? String(Number(number.toPrecision(4))) : "–");
+/**
+ * A number with at most four significant digits.
+ * @param {number} number
+ */
+export const formatNumber = (number) => (Number.isFinite(number) ? String(Number(number.toPrecision(4))) : "–");

@@ -1,292 +1,371 @@
-// The sounds on this page and what has become of each. Nothing here draws anything.
+// The sounds on this page and the state of each. Draws nothing.
 
-import { FINAL, follow } from "./follow.js";
-import * as server from "./server.js";
+import * as api from "./api.js";
+import { Emitter } from "./emitter.js";
+import { followJob, isFinal } from "./follow-job.js";
 import { settings } from "./settings.js";
+
+/** @import { ErrorInfo, Job, JobStatus, JobWithResult, Result } from "./types.js" */
+/** @import { Matrix } from "./matrix.js" */
+/** @import { Upload } from "./api.js" */
 
 const PARTS = "maps,full_spectrogram,waveform,windows,cam";
 const EVERY_CLASS = 1_000; // the whole distribution: confidence gap and entropy are of all classes
-const UPLOADS = 2; // at a time
-const AFRESH = { phase: "waiting", error: null, note: "", connected: true }; // what a sound begins with again
+const MAX_UPLOADS = 2; // at the same time
 
 /**
- * One sound. `phase` is one of
- *   waiting (for its turn or for the server), uploading, queued, running,   then one of
- *   succeeded, failed, cancelled, refused (never became a job), gone (the server has forgotten it).
+ * waiting: for a free upload or for the server. refused: never became a job. gone: the server no longer has the job.
+ * @typedef {"waiting" | "uploading" | JobStatus | "refused" | "gone"} Phase
  */
-class Sound {
-  constructor({ file = null, name, opened = null }) {
-    this.file = file; // File, or null for a result reopened by its link
-    this.opened = opened; // id of the job that the link named
+
+/** What a new attempt begins with. */
+const NEW_ATTEMPT = /** @type {const} */ ({ phase: "waiting", error: null, note: "", connected: true });
+
+export class Sound {
+  /** @type {Phase} */
+  phase = "waiting";
+  /** @type {Upload | null} */
+  upload = null;
+  /** Idempotency-Key of the submission. @type {string | null} */
+  idempotencyKey = null;
+  /** @type {Job | null} */
+  job = null;
+  /** @type {Result | null} */
+  result = null;
+  /** Share of the file that has been sent. */
+  uploaded = 0;
+  /** Of a cancelled sound: why the server may still have something of it. @type {ErrorInfo | null} */
+  error = null;
+  /** Why it waits. */
+  note = "";
+  connected = true;
+  /** Layer -> promise of its channels, by layer name; see network/fetch-channels.js. @type {Map<string, Promise<Map<string, Matrix[]>>>} */
+  channelRequests = new Map();
+  /** Number of the attempt: responses to an earlier one are ignored. */
+  attempt = 0;
+  stop = () => {};
+
+  /**
+   * @param {object} options
+   * @param {string} options.name
+   * @param {File | null} [options.file]  null for a result reopened by its link
+   * @param {string | null} [options.linkedId]  id of the job that the link named
+   */
+  constructor({ name, file = null, linkedId = null }) {
     this.name = name;
-    this.url = file ? URL.createObjectURL(file) : null; // for the player
-    this.phase = "waiting";
-    this.upload = null; // see server.submit
-    this.job = null;
-    this.result = null; // see server.result
-    this.uploaded = 0; // share of the file
-    this.error = null; // {title, detail}; of one that was cancelled, why the server may still have something of it
-    this.note = ""; // why it waits
-    this.connected = true;
-    this.looks = new Map(); // layer -> promise of {layer name: [Matrix]}
-    this.run = 0; // raised by halt(): what was asked before is for nobody
-    this.stop = () => {};
+    this.file = file;
+    this.linkedId = linkedId;
+    /** For the player. @type {string | null} */
+    this.url = file ? URL.createObjectURL(file) : null;
   }
 
-  /** Stop what is under way; what of it still comes is let go. */
+  /** Stop the current attempt; whatever still arrives for it is ignored. */
   halt() {
-    this.run += 1;
+    this.attempt += 1;
     this.stop();
   }
 
   get ended() {
-    return [...FINAL, "refused", "gone"].includes(this.phase);
+    return ["succeeded", "failed", "cancelled", "refused", "gone"].includes(this.phase);
   }
 }
 
-/** Whether the server has nothing more of a sound, once it was told; of an upload sent whole its answer tells the job. */
-async function forgotten({ job, upload }) {
+/**
+ * Cancel the job of a sound. Where the upload was sent whole, its response names the job.
+ * @param {Sound} sound
+ * @returns {Promise<boolean>} whether the server keeps nothing of it
+ */
+async function cancelJob({ job, upload }) {
   try {
-    job ??= await upload?.promise;
+    job ??= (await upload?.promise) ?? null;
   } catch (error) {
-    return !(error instanceof server.Unreachable); // stopped half way, or refused
+    return !(error instanceof api.Unreachable); // aborted, or refused
   }
   if (!job) return true; // nothing was sent
-  return server.cancel(job.id).then(
+  return api.cancelJob(job.id).then(
     () => true,
-    (error) => [404, 410].includes(error.status),
+    (error) => error instanceof api.Refused && [404, 410].includes(error.status),
   );
 }
 
-/** Dispatches `list` (sounds came or went), `change` (detail: a sound), `select` (detail: a sound or null). */
-class Library extends EventTarget {
+/**
+ * Emits `list` (sounds were added or removed), `change` (of a sound), `select`, and `reachable` and `unreachable` (the server).
+ * @extends {Emitter<{list: null, change: Sound, select: Sound | null, reachable: null, unreachable: null}>}
+ */
+class Library extends Emitter {
+  /** @type {Sound[]} */
   sounds = [];
+  /** @type {Sound | null} */
   selected = null;
   reachable = true;
   #uploading = 0;
 
-  /** Add files and begin with them; the first is selected. */
+  /**
+   * Add files and submit them; the first is selected.
+   * @param {Iterable<File>} files
+   */
   add(files) {
     const sounds = [...files].map((file) => new Sound({ file, name: file.name }));
     this.sounds.unshift(...sounds);
-    this.dispatchEvent(new Event("list"));
+    this.emit("list", null);
     if (sounds.length) this.select(sounds[0]);
-    this.#next();
+    this.#submitNext();
   }
 
-  /** Refuse a file without sending it. */
-  refuse(file, title, detail) {
+  /**
+   * Add a file as refused, without sending it.
+   * @param {File} file
+   * @param {ErrorInfo} error
+   */
+  refuse(file, error) {
     const sound = new Sound({ file, name: file.name });
-    Object.assign(sound, { phase: "refused", error: { title, detail } });
+    Object.assign(sound, { phase: "refused", error });
     this.sounds.unshift(sound);
-    this.dispatchEvent(new Event("list"));
+    this.emit("list", null);
     if (!this.selected) this.select(sound);
   }
 
-  /** Show a job that somebody has a link to. */
+  /**
+   * Show the job that a link names.
+   * @param {string} id
+   */
   async reopen(id) {
-    const known = this.sounds.find((sound) => (sound.job?.id ?? sound.opened) === id);
+    const known = this.sounds.find((sound) => (sound.job?.id ?? sound.linkedId) === id);
     if (known && (known.job || !known.ended)) return this.select(known);
-    const sound = known ?? new Sound({ name: "Result", opened: id });
-    if (known) this.#set(sound, AFRESH);
+    const sound = known ?? new Sound({ name: "Result", linkedId: id });
+    if (known) this.#set(sound, NEW_ATTEMPT);
     else {
       this.sounds.unshift(sound);
-      this.dispatchEvent(new Event("list"));
+      this.emit("list", null);
     }
     this.select(sound);
-    await this.#open(sound);
+    await this.#open(sound, id);
   }
 
+  /** @param {Sound | null} sound */
   select(sound) {
     this.selected = sound;
-    this.dispatchEvent(new CustomEvent("select", { detail: sound }));
+    this.emit("select", sound);
   }
 
-  /** Cancel what is under way. A link that is still being opened is left alone: its result may be somebody else's. */
+  /**
+   * Cancel the current attempt. A link that is still being opened is only closed: its result may belong to another visitor.
+   * @param {Sound} sound
+   */
   async cancel(sound) {
     sound.halt();
-    const { run } = sound;
-    const end = (detail) => this.#set(sound, { phase: "cancelled", note: "", error: detail && { detail } });
-    const unopened = sound.opened && !sound.job;
-    end(unopened ? "It was not opened." : "The server is being told.");
-    this.#next();
+    const { attempt } = sound;
+    /** @param {string | null} detail */
+    const end = (detail) => this.#set(sound, { phase: "cancelled", note: "", error: detail ? { detail } : null });
+    const unopened = sound.linkedId && !sound.job;
+    end(unopened ? "The link was not opened." : "Cancelling on the server…");
+    this.#submitNext();
     if (unopened) return;
-    const left = (await forgotten(sound)) ? null : "The server may still finish it; it forgets it by itself.";
-    if (sound.run === run) end(left);
+    const cancelled = await cancelJob(sound);
+    const rest = "The server could not be reached: it may still finish this job, and it deletes the result later.";
+    if (sound.attempt === attempt) end(cancelled ? null : rest);
   }
 
-  /** Begin again with a sound that ended without a result, or with another model. */
-  again(sound) {
+  /**
+   * Submit a sound again: one that ended without a result, or with another model.
+   * @param {Sound} sound
+   */
+  resubmit(sound) {
     sound.halt();
-    sound.looks.clear();
-    this.#set(sound, { ...AFRESH, opened: null, upload: null, job: null, result: null, uploaded: 0, key: null });
-    this.#next();
+    sound.channelRequests.clear();
+    const nothing = { linkedId: null, upload: null, job: null, result: null, uploaded: 0, idempotencyKey: null };
+    this.#set(sound, { ...NEW_ATTEMPT, ...nothing });
+    this.#submitNext();
   }
 
+  /** @param {Sound} sound */
   remove(sound) {
     sound.halt();
-    if (!sound.ended) forgotten(sound);
+    if (!sound.ended) cancelJob(sound);
     if (sound.url) URL.revokeObjectURL(sound.url);
     const at = this.sounds.indexOf(sound);
     this.sounds.splice(at, 1);
-    this.dispatchEvent(new Event("list"));
+    this.emit("list", null);
     if (this.selected === sound) this.select(this.sounds[Math.min(at, this.sounds.length - 1)] ?? null);
-    this.#next();
+    this.#submitNext();
   }
 
-  /** Give a reopened result its sound back, to listen to and to look further into. Returns whether it is that sound. */
+  /**
+   * Attach the sound file to a reopened result, for playback and for fetching channels.
+   * @param {Sound} sound
+   * @param {File} file
+   * @returns {boolean} whether the file has the size of the result's
+   */
   attach(sound, file) {
-    if (file.size !== sound.job.audio.bytes) return false;
+    if (file.size !== sound.job?.audio.bytes) return false;
     if (sound.url) URL.revokeObjectURL(sound.url);
     this.#set(sound, { file, url: URL.createObjectURL(file) });
     return true;
   }
 
+  /**
+   * @param {Sound} sound
+   * @param {Partial<Sound>} changes
+   */
   #set(sound, changes) {
     Object.assign(sound, changes);
-    this.dispatchEvent(new CustomEvent("change", { detail: sound }));
+    this.emit("change", sound);
   }
 
-  /** Begin with the next waiting sounds. */
-  #next() {
-    while (this.#uploading < UPLOADS) {
+  /** Submit the sounds that wait, the first added first, as far as uploads are free. */
+  #submitNext() {
+    while (this.#uploading < MAX_UPLOADS) {
       const sound = this.sounds.findLast((one) => one.phase === "waiting" && one.file && !one.note);
-      if (!sound) return;
-      this.#send(sound);
+      if (!sound?.file) return;
+      this.#submit(sound, sound.file);
     }
   }
 
-  async #send(sound) {
+  /**
+   * @param {Sound} sound
+   * @param {File} file
+   */
+  async #submit(sound, file) {
     this.#uploading += 1;
-    const { run } = sound;
+    const { attempt } = sound;
     try {
-      sound.key ??= server.newKey();
-      const options = {
-        top_k: EVERY_CLASS,
-        include: PARTS,
-        ...(settings.get("model") ? { model: settings.get("model") } : {}),
-      };
-      const upload = server.submit(sound.file, options, sound.key, (uploaded) => this.#set(sound, { uploaded }));
+      sound.idempotencyKey ??= api.newIdempotencyKey();
+      const model = settings.get("model");
+      const options = { top_k: EVERY_CLASS, include: PARTS, ...(model ? { model } : {}) };
+      const upload = api.submit(file, options, sound.idempotencyKey, (uploaded) => this.#set(sound, { uploaded }));
       sound.stop = upload.abort;
       this.#set(sound, { phase: "uploading", upload, uploaded: 0 });
       const job = await upload.promise;
-      if (sound.run === run) this.#take(sound, job);
+      if (sound.attempt === attempt) this.#adopt(sound, job);
     } catch (error) {
-      if (sound.run === run) this.#failed(sound, error, () => this.#wake(sound));
+      if (sound.attempt === attempt) this.#fail(sound, error, () => this.#resume(sound));
     } finally {
       this.#uploading -= 1;
-      this.#next();
+      this.#submitNext();
     }
   }
 
-  /** Ask for a job that is known by its id alone. */
-  async #open(sound) {
-    const { run } = sound;
+  /**
+   * Get a job of which only the id is known.
+   * @param {Sound} sound
+   * @param {string} id
+   */
+  async #open(sound, id) {
+    const { attempt } = sound;
     try {
-      const job = await server.job(sound.opened);
-      if (sound.run === run) this.#take(sound, job);
+      const job = await api.getJob(id);
+      if (sound.attempt === attempt) this.#adopt(sound, job);
     } catch (error) {
-      if (sound.run === run) this.#failed(sound, error, () => this.#open(sound));
+      if (sound.attempt === attempt) this.#fail(sound, error, () => this.#open(sound, id));
     }
   }
 
-  /** Go on with a job that the server has told of. */
-  #take(sound, job) {
+  /**
+   * Continue with a job, and follow it unless it has ended.
+   * @param {Sound} sound
+   * @param {JobWithResult} job
+   */
+  #adopt(sound, job) {
     this.#update(sound, job);
-    if (!FINAL.includes(job.status)) this.#follow(sound);
-  }
-
-  #follow(sound) {
-    sound.stop = follow(sound.job.id, {
-      onJob: (job) => this.#update(sound, job),
-      onLost: () => {
+    if (isFinal(job.status)) return;
+    sound.stop = followJob(job.id, {
+      onJob: (now) => this.#update(sound, now),
+      onDisconnect: () => {
         this.#set(sound, { connected: false });
-        this.#lost();
+        this.#waitForServer();
       },
-      onBack: () => this.#set(sound, { connected: true }),
+      onReconnect: () => this.#set(sound, { connected: true }),
       onGone: (error) => this.#set(sound, { phase: "gone", error }),
     });
   }
 
-  /** What the server says of the job; of one that has succeeded the result is there, or fetched before it is said. */
-  async #update(sound, { result: sent, ...job }) {
+  /**
+   * Take over a state of the job. A success is only published together with its result.
+   * @param {Sound} sound
+   * @param {JobWithResult} state
+   */
+  async #update(sound, { result: included, ...job }) {
     sound.connected = true;
     if (job.status !== "succeeded") {
-      const error = job.error ?? null;
-      this.#set(sound, {
-        job,
-        phase: job.status,
-        error,
-        note: "",
-        name: sound.file?.name ?? job.audio.name ?? sound.name,
-      });
+      const name = sound.file?.name ?? job.audio.name ?? sound.name;
+      this.#set(sound, { job, phase: job.status, error: job.error ?? null, note: "", name });
       return;
     }
     sound.job = job;
-    const { run } = sound;
+    const { attempt } = sound;
     try {
-      const result = sent ?? (await server.result(job.id));
-      if (sound.run !== run) return;
-      this.#set(sound, {
-        result,
-        phase: "succeeded",
-        error: null,
-        note: "",
-        name: sound.file?.name ?? job.audio.name ?? "Result",
-      });
+      const result = included ?? (await api.getResult(job.id));
+      if (sound.attempt !== attempt) return;
+      const name = sound.file?.name ?? job.audio.name ?? "Result";
+      this.#set(sound, { result, phase: "succeeded", error: null, note: "", name });
     } catch (error) {
-      if (sound.run === run) this.#failed(sound, error, () => this.#update(sound, job));
+      if (sound.attempt === attempt) this.#fail(sound, error, () => this.#update(sound, job));
     }
   }
 
-  /** A refusal that will pass is waited out, a server that is away is waited for; the rest is told. */
-  #failed(sound, error, retry) {
-    const { run } = sound;
-    const again = () => sound.run === run && retry();
-    if (error instanceof server.Unreachable) {
-      this.#set(sound, {
-        phase: "waiting",
-        note: "The server does not answer. This goes on when it is back.",
-        connected: false,
-      });
-      this.#lost();
-      this.addEventListener("reachable", again, { once: true });
-    } else if (error instanceof server.Refused && error.status === 401) {
-      this.#set(sound, { phase: "waiting", note: "Waits for a key of this service" });
-      server.later(error, again);
-    } else if (error instanceof server.Refused && (error.status === 429 || error.status === 503)) {
+  /**
+   * Retry where that may help: when the server is reachable again, has a key, or accepts requests. Otherwise the sound ends.
+   * @param {Sound} sound
+   * @param {unknown} error
+   * @param {() => void} retry
+   */
+  #fail(sound, error, retry) {
+    const { attempt } = sound;
+    const again = () => {
+      if (sound.attempt === attempt) retry();
+    };
+    if (error instanceof api.Unreachable) {
+      const note = "The server does not respond. This continues automatically when it is back.";
+      this.#set(sound, { phase: "waiting", note, connected: false });
+      this.#waitForServer();
+      this.on("reachable", again, { once: true });
+    } else if (error instanceof api.Refused && error.status === 401) {
+      this.#set(sound, { phase: "waiting", note: "Waiting for an API key" });
+      api.retryLater(error, again);
+    } else if (error instanceof api.Refused && (error.status === 429 || error.status === 503)) {
       const seconds = error.retryAfter ?? 5;
-      this.#set(sound, { phase: "waiting", note: `${error.title}. Trying again in ${seconds} s.` });
+      this.#set(sound, { phase: "waiting", note: `${error.title}. Retrying in ${seconds} s.` });
       setTimeout(again, seconds * 1_000);
     } else {
-      const phase = ["job_not_found", "job_expired"].includes(error.code) ? "gone" : "refused";
-      this.#set(sound, {
-        phase,
-        error: { title: error.title ?? "That did not work", detail: error.detail ?? error.message },
-        note: "",
-      });
+      this.#set(sound, { ...ending(error), note: "" });
     }
   }
 
-  #wake(sound) {
+  /** @param {Sound} sound */
+  #resume(sound) {
     this.#set(sound, { note: "", connected: true });
-    this.#next();
+    this.#submitNext();
   }
 
-  /** Nobody answers: say so, and ask until somebody does. Dispatches `reachable` or `unreachable`. */
-  async #lost() {
+  /** Poll the server until it responds. Emits `unreachable` at once and `reachable` then. */
+  async #waitForServer() {
     if (!this.reachable) return;
     this.reachable = false;
-    this.dispatchEvent(new Event("unreachable"));
+    this.emit("unreachable", null);
     while (!this.reachable) {
       await new Promise((resolve) => setTimeout(resolve, 2_000));
-      this.reachable = await server.alive().then(
+      this.reachable = await api.ping().then(
         () => true,
-        (error) => error instanceof server.Refused,
+        (error) => error instanceof api.Refused,
       );
     }
-    this.dispatchEvent(new Event("reachable"));
+    this.emit("reachable", null);
   }
+}
+
+/**
+ * How a sound ends with an error that no retry helps against.
+ * @param {unknown} error
+ * @returns {{phase: Phase, error: ErrorInfo}}
+ */
+function ending(error) {
+  if (error instanceof api.Refused) {
+    const gone = ["job_not_found", "job_expired"].includes(error.code);
+    return { phase: gone ? "gone" : "refused", error: { title: error.title, detail: error.detail ?? error.message } };
+  }
+  const detail = error instanceof Error ? error.message : String(error);
+  const title = error instanceof api.Unreadable ? error.title : "This sound could not be classified";
+  return { phase: "refused", error: { title, detail } };
 }
 
 export const library = new Library();

@@ -1,170 +1,205 @@
-// The page: what is where, and who is told what. What only a result needs is fetched after the first paint.
+// Entry point: builds the panels and passes the selected sound to them. What only a result needs is loaded after the first
+// paint.
 
-import { announce, h, icon } from "./dom.js";
-import { mountIntake } from "./intake.js";
+import * as api from "./api.js";
+import { mountApiKey } from "./api-key.js";
+import { announce, byId, h, icon } from "./dom.js";
+import { className } from "./format.js";
 import { library } from "./library.js";
-import { mountKey } from "./key.js";
-import { mountList } from "./list.js";
-import * as server from "./server.js";
 import { settings } from "./settings.js";
+import { mountSoundList } from "./sound-list.js";
+import { mountUpload } from "./upload.js";
 
-const element = (id) => document.getElementById(id);
-const cards = new Map(); // model name -> ModelCard
-let panels = null; // promise of the panels
+/** @import { ModelCard } from "./types.js" */
+/** @import { Phase, Sound } from "./library.js" */
 
-mountKey(element("key"), element("forget"));
-mountIntake(element("intake"));
-mountList(element("list"));
-theme(element("theme"));
-connection(element("connection"));
-models(element("model"));
-addEventListener("hashchange", reopen);
-element("skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the address is the result's
-  element("result").focus();
+/** @typedef {{show(sound: Sound, card: ModelCard | null): void}} Panel */
+
+/** By model name. @type {Map<string, ModelCard>} */
+const cards = new Map();
+/** @type {Promise<Panel[]> | null} */
+let panels = null;
+/** The last phase of a sound that screen readers were notified of. @type {WeakMap<Sound, Phase>} */
+const announced = new WeakMap();
+
+mountApiKey(byId("key"), byId("forget"));
+mountUpload(byId("upload"));
+mountSoundList(byId("list"));
+mountTheme(byId("theme"));
+mountConnection(byId("connection"));
+mountModels(byId("model", HTMLSelectElement));
+addEventListener("hashchange", openLink);
+byId("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the fragment of the address names the job
+  byId("result").focus();
 });
-addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(load)); // after the first paint
+addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(() => loadPanels())); // after the first paint
 
-library.addEventListener("list", () => {
+library.on("list", () => {
   document.body.toggleAttribute("data-empty", library.sounds.length === 0);
 });
-library.addEventListener("select", () => {
-  remember();
-  show();
+library.on("select", () => {
+  updateAddress();
+  showSelected();
 });
-library.addEventListener("change", ({ detail: sound }) => {
-  if (sound.ended && sound.phase !== sound.told) tell(sound);
-  sound.told = sound.phase;
+library.on("change", (sound) => {
+  if (sound.ended && sound.phase !== announced.get(sound)) announceOutcome(sound);
+  announced.set(sound, sound.phase);
   if (sound !== library.selected) return;
-  remember();
-  show();
+  updateAddress();
+  showSelected();
 });
-reopen();
+openLink();
 
-/** Show the selected sound in every panel: the one that is selected once everything is there that takes time. */
-async function show() {
+/** Show the selected sound in every panel: the one that is selected once everything that takes time has been loaded. */
+async function showSelected() {
   if (!library.selected) return;
-  const loaded = await load();
-  const wanted = library.selected?.result?.model;
-  if (wanted && !cards.has(wanted)) await readModels().catch(() => {});
+  const loaded = await loadPanels();
+  const model = library.selected?.result?.model;
+  if (model && !cards.has(model)) await loadModels().catch(() => {});
   const sound = library.selected;
   if (!sound) return;
-  const card = cards.get(sound.result?.model ?? sound.job?.model) ?? null;
+  const card = cards.get(sound.result?.model ?? sound.job?.model ?? "") ?? null;
   for (const panel of loaded) panel.show(sound, card);
 }
 
-/** The panels, fetched once; while the server is away, asked for until they are there. */
-function load() {
-  panels ??= fetchPanels().catch(async () => {
+/**
+ * The panels, loaded once; retried while the server does not respond.
+ * @returns {Promise<Panel[]>}
+ */
+function loadPanels() {
+  panels ??= importPanels().catch(async () => {
     await new Promise((resolve) => setTimeout(resolve, 2_000));
     panels = null;
-    return load();
+    return loadPanels();
   });
   return panels;
 }
 
-async function fetchPanels() {
-  const [answer, compare, sound, inside] = await Promise.all([
-    import("./answer.js"),
+/** @returns {Promise<Panel[]>} */
+async function importPanels() {
+  const [prediction, compare, sound, network] = await Promise.all([
+    import("./prediction.js"),
     import("./compare.js"),
     import("./sound/panel.js"),
-    import("./inside/panel.js"),
-    ...["result", "sound", "inside"].map(style),
+    import("./network/panel.js"),
+    ...["result", "sound", "network"].map(loadStyle),
   ]);
   return [
-    answer.mountAnswer(element("answer"), { cards }),
-    compare.mountCompare(element("compare")),
-    sound.mountSound(element("sound")),
-    inside.mountInside(element("inside")),
+    prediction.mountPrediction(byId("prediction"), cards),
+    compare.mountCompare(byId("compare")),
+    sound.mountSound(byId("sound")),
+    network.mountNetwork(byId("network")),
   ];
 }
 
-function style(name) {
+/**
+ * @param {string} name
+ * @returns {Promise<void>}
+ */
+function loadStyle(name) {
   return new Promise((resolve, reject) => {
     const href = `/static/style/${name}.css`;
     if (document.querySelector(`link[href="${href}"]`)) return resolve();
     const link = h("link", { rel: "stylesheet", href });
-    link.onload = resolve;
+    link.onload = () => resolve();
     link.onerror = () => {
       link.remove();
-      reject(new Error(`${name}.css cannot be had`));
+      reject(new Error(`${name}.css could not be loaded.`));
     };
     document.head.append(link);
   });
 }
 
-/** The address of the page is the address of the job on show, so that a reload goes on with it. */
-function remember() {
-  const id = library.selected?.job?.id ?? library.selected?.opened;
+/** The page's address names the selected job, so that a reload continues with it. */
+function updateAddress() {
+  const id = library.selected?.job?.id ?? library.selected?.linkedId;
   const hash = id ? `#job=${id}` : "";
   if (location.hash !== hash) history.replaceState(null, "", hash || location.pathname);
   document.title = library.selected ? `${library.selected.name} – Otoscope` : "Otoscope";
 }
 
-function reopen() {
+function openLink() {
   const id = /^#job=([0-9a-f]{32})$/.exec(location.hash)?.[1];
   if (id && library.selected?.job?.id !== id) library.reopen(id);
 }
 
-function tell(sound) {
-  const first = sound.result?.predictions[0];
-  announce(
-    first
-      ? `${sound.name}: ${first.class}, ${Math.round(100 * first.confidence)} percent`
-      : `${sound.name}: ${sound.phase}`,
-  );
+/** @param {Sound} sound */
+function announceOutcome({ name, phase, result }) {
+  const first = result?.predictions[0];
+  const outcome = first ? `${className(first.class)}, ${Math.round(100 * first.confidence)} percent` : phase;
+  announce(`${name}: ${outcome}`);
 }
 
-function theme(button) {
-  const order = ["auto", "light", "dark"];
+/** @param {HTMLElement} button */
+function mountTheme(button) {
+  const themes = ["auto", "light", "dark"];
+  /** @type {Record<string, string>} */
   const icons = { auto: "auto", light: "sun", dark: "moon" };
-  const names = { auto: "as the system has it", light: "light", dark: "dark" };
   const light = matchMedia("(prefers-color-scheme: light)");
   const apply = () => {
-    const chosen = settings.get("theme");
-    document.documentElement.dataset.theme = chosen === "auto" ? (light.matches ? "light" : "dark") : chosen;
-    button.replaceChildren(icon(icons[chosen]));
-    button.title = `Colours: ${names[chosen]}`;
+    const theme = settings.get("theme");
+    document.documentElement.dataset.theme = theme === "auto" ? (light.matches ? "light" : "dark") : theme;
+    button.replaceChildren(icon(icons[theme]));
+    button.title = `Theme: ${theme === "auto" ? "system" : theme}`;
     button.setAttribute("aria-label", button.title);
   };
   light.addEventListener("change", apply);
-  settings.watch("theme", apply);
-  button.addEventListener("click", () => settings.set("theme", order[(order.indexOf(settings.get("theme")) + 1) % 3]));
+  settings.watch(["theme"], apply);
+  button.addEventListener("click", () => {
+    settings.set("theme", themes[(themes.indexOf(settings.get("theme")) + 1) % themes.length]);
+  });
 }
 
-function connection(banner) {
-  library.addEventListener("unreachable", () => {
-    banner.textContent = "The server does not answer. What is open here goes on by itself when it is back.";
+/** @param {HTMLElement} banner */
+function mountConnection(banner) {
+  library.on("unreachable", () => {
+    banner.textContent = "The server does not respond. Open jobs continue automatically when it is back.";
     banner.hidden = false;
   });
-  library.addEventListener("reachable", () => {
+  library.on("reachable", () => {
     banner.hidden = true;
-    announce("The server is back.");
+    announce("The server responds again.");
   });
 }
 
-async function readModels() {
-  const listed = await server.models();
-  for (const card of listed.models) cards.set(card.name, card);
-  return listed;
+async function loadModels() {
+  const list = await api.getModels();
+  for (const card of list.models) cards.set(card.name, card);
+  return list;
 }
 
-/** The model picker: what is served, asked again while nothing is. */
-async function models(select) {
-  const listed = await readModels().catch((error) => ({ models: [], error }));
-  if (!listed.models.length) {
-    const why = listed.error?.status === 401 ? "a key is needed" : "the server does not answer";
-    select.replaceChildren(h("option", { text: listed.error ? why : "no model is served yet" }));
-    server.later(listed.error, () => models(select), 3_000);
+/**
+ * The model picker; retried while no model is served.
+ * @param {HTMLSelectElement} select
+ */
+async function mountModels(select) {
+  let list;
+  let error;
+  try {
+    list = await loadModels();
+  } catch (caught) {
+    error = caught;
+  }
+  if (!list?.models.length) {
+    const unauthorized = error instanceof api.Refused && error.status === 401;
+    const text = !error
+      ? "no model is served"
+      : unauthorized
+        ? "an API key is required"
+        : "the server does not respond";
+    select.replaceChildren(h("option", { text }));
+    api.retryLater(error, () => mountModels(select), 3_000);
     return;
   }
-  const wanted = cards.has(settings.get("model")) ? settings.get("model") : listed.default;
+  const stored = settings.get("model");
+  const selected = cards.has(stored) ? stored : list.default;
   select.replaceChildren(
-    ...listed.models.map(({ name, description }) =>
-      h("option", { value: name, text: name, title: description, selected: name === wanted }),
+    ...list.models.map(({ name, description }) =>
+      h("option", { value: name, text: name, title: description, selected: name === selected }),
     ),
   );
   select.disabled = false;
-  if (settings.get("model")) settings.set("model", wanted); // what was remembered may be served no more
+  if (stored) settings.set("model", selected); // the stored one may no longer be served
   select.addEventListener("change", () => settings.set("model", select.value));
 }

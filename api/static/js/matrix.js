@@ -1,4 +1,6 @@
-// Numbers in rows and columns, as the server sends them: little-endian float16, row-major.
+// Matrices as the server sends them: little-endian float16, row-major.
+
+/** @import { PackedArray } from "./types.js" */
 
 const halves = new Float32Array(65_536); // float16 bits -> value
 for (let bits = 0; bits < 65_536; bits += 1) {
@@ -15,22 +17,41 @@ for (let bits = 0; bits < 65_536; bits += 1) {
   halves[bits] = bits & 0x8000 ? -size : size;
 }
 
+/**
+ * @typedef {object} Statistics
+ * @property {number} min
+ * @property {number} max
+ * @property {number} mean
+ * @property {number} sparsity  share of values that are exactly zero
+ */
+
 /** `rows` × `columns` numbers; row 0 is the lowest frequency, column 0 the beginning. */
 export class Matrix {
-  /** `values`: Float32Array of rows × columns. */
+  /** @type {Statistics | null} */
+  #statistics = null;
+
+  /**
+   * @param {number} rows
+   * @param {number} columns
+   * @param {Float32Array} values  rows × columns, row-major
+   */
   constructor(rows, columns, values) {
     this.rows = rows;
     this.columns = columns;
     this.values = values;
   }
 
+  /**
+   * @param {number} row
+   * @param {number} column
+   */
   at(row, column) {
     return this.values[row * this.columns + column];
   }
 
-  /** {min, max, mean, sparsity}: sparsity is the share of values that are exactly zero. Computed once. */
+  /** Computed once. */
   get statistics() {
-    if (!this.known) {
+    if (!this.#statistics) {
       let min = Infinity,
         max = -Infinity,
         sum = 0,
@@ -41,27 +62,59 @@ export class Matrix {
         if (value === 0) zeros += 1;
         sum += value;
       }
-      this.known = { min, max, mean: sum / this.values.length, sparsity: zeros / this.values.length };
+      this.#statistics = { min, max, mean: sum / this.values.length, sparsity: zeros / this.values.length };
     }
-    return this.known;
+    return this.#statistics;
   }
 }
 
-/** {shape, data} of a result -> Float32Array. */
+/**
+ * @param {PackedArray} packed
+ * @returns {Float32Array}
+ */
 export function floats({ data }) {
-  const bits = new Uint16Array(data.slice().buffer); // a copy: the bytes may lie at an odd place
+  const bits = new Uint16Array(data.slice().buffer); // a copy: the bytes may lie at an odd offset
   return Float32Array.from(bits, (half) => halves[half]);
 }
 
-/** {shape: [rows, columns], data} -> Matrix. */
+/**
+ * @param {PackedArray} packed  of shape [rows, columns]
+ * @returns {Matrix}
+ */
 export function matrix(packed) {
-  return new Matrix(...packed.shape, floats(packed));
+  const [rows, columns] = packed.shape;
+  return new Matrix(rows, columns, floats(packed));
 }
 
-/** {shape: [channels, rows, columns], data} -> a Matrix for each channel; they share one buffer. */
+/**
+ * One matrix for each channel; they share one buffer.
+ * @param {PackedArray} packed  of shape [channels, rows, columns]
+ * @returns {Matrix[]}
+ */
 export function channels(packed) {
   const [count, rows, columns] = packed.shape;
   const all = floats(packed);
   const size = rows * columns;
   return Array.from({ length: count }, (_, i) => new Matrix(rows, columns, all.subarray(i * size, (i + 1) * size)));
+}
+
+/**
+ * The mean of matrices of one size, cell by cell.
+ * @param {Matrix[]} matrices
+ */
+export function meanMatrix(matrices) {
+  const [{ rows, columns }] = matrices;
+  const values = new Float32Array(rows * columns);
+  for (const { values: one } of matrices)
+    for (let i = 0; i < values.length; i += 1) values[i] += one[i] / matrices.length;
+  return new Matrix(rows, columns, values);
+}
+
+/**
+ * The smallest and the largest value of several matrices.
+ * @param {Matrix[]} matrices
+ */
+export function valueRange(matrices) {
+  const all = matrices.map(({ statistics }) => statistics);
+  return { min: Math.min(...all.map(({ min }) => min)), max: Math.max(...all.map(({ max }) => max)) };
 }

@@ -1,4 +1,4 @@
-// Runs beside the audio: hands the microphone's samples on, an eighth of a second or so at a time.
+// Runs on the audio thread: posts the microphone's samples in blocks of about an eighth of a second.
 
 const BLOCK = 48 * 128; // samples
 
@@ -6,6 +6,10 @@ class Recorder extends AudioWorkletProcessor {
   #block = new Float32Array(BLOCK);
   #filled = 0;
 
+  /**
+   * Called with every quantum of 128 samples of the first channel of the first input.
+   * @param {Float32Array[][]} inputs
+   */
   process([[channel]]) {
     if (!channel) return true;
     this.#block.set(channel, this.#filled);

@@ -1,92 +1,122 @@
-// The microphone as a WAV file: uncompressed, since what a browser's own recorder writes differs from browser to browser.
+// Records the microphone as a WAV file: uncompressed, since the formats of MediaRecorder differ from browser to browser.
 
 const HEADER = 44; // bytes of a WAV file before its samples
 
-/** Files that were recorded here, and are nowhere else. */
+/** Files that were recorded on this page and exist nowhere else. @type {WeakSet<File>} */
 export const recordings = new WeakSet();
 
+/** What is said where the microphone cannot be opened, by the name of the DOMException. @type {Record<string, string>} */
+const MICROPHONE_ERRORS = {
+  NotAllowedError: "The microphone was not allowed. You can change that in the browser's address bar.",
+  NotFoundError: "There is no microphone.",
+  NotReadableError: "The microphone is in use by another program.",
+};
+
 /**
- * Begin to record. `onLevel(peak, seconds)` is called while it runs; it stops by itself after so many `seconds` of sound or
- * before the file has more than so many `bytes`.
- * Returns {stop(), discard(), finished}: a promise of the File, or of null when it was discarded. Throws an Error that can be shown.
+ * @typedef {object} Recording
+ * @property {() => void} stop
+ * @property {() => void} discard
+ * @property {Promise<File | null>} finished  null when it was discarded; rejects with an Error that can be shown
+ */
+
+/**
+ * Start recording. It stops at the first of two limits.
+ * @param {object} options
+ * @param {number} options.seconds  of sound
+ * @param {number} options.bytes  of the file
+ * @param {(peak: number, seconds: number) => void} options.onLevel  called several times a second
+ * @returns {Promise<Recording>} rejects with an Error that can be shown
  */
 export async function record({ seconds, bytes, onLevel }) {
   if (!navigator.mediaDevices?.getUserMedia) {
-    throw new Error("The browser gives the microphone to secure pages only: open this page by https or on localhost.");
+    throw new Error("Browsers allow the microphone on secure pages only: open this page over https or on localhost.");
   }
+  /** @type {MediaStream} */
   let stream;
   try {
-    // What is built in to make speech clearer would take out what is to be heard here.
+    // Processing that makes speech clearer would remove what is to be classified here.
     stream = await navigator.mediaDevices.getUserMedia({
       audio: { echoCancellation: false, noiseSuppression: false, autoGainControl: false },
     });
   } catch (error) {
-    throw new Error(
-      {
-        NotAllowedError: "The microphone was not allowed. The browser's address bar is where that can be changed.",
-        NotFoundError: "There is no microphone.",
-        NotReadableError: "The microphone is taken by another program.",
-      }[error.name] ?? `The microphone cannot be used: ${error.message}`,
-    );
+    const { name, message } = /** @type {DOMException} */ (error);
+    throw new Error(MICROPHONE_ERRORS[name] ?? `The microphone cannot be used: ${message}`);
   }
   const context = new AudioContext();
-  function letGo() {
+  function release() {
     for (const track of stream.getTracks()) track.stop();
     context.close();
   }
   try {
     await context.audioWorklet.addModule("/static/js/recorder-worklet.js");
   } catch {
-    letGo();
-    throw new Error("The recording cannot begin: the server does not send the part of this page that records.");
+    release();
+    throw new Error("The recording cannot start: the server does not respond.");
   }
   const source = context.createMediaStreamSource(stream);
-  const tap = new AudioWorkletNode(context, "recorder", {
+  const node = new AudioWorkletNode(context, "recorder", {
     numberOfOutputs: 0,
     channelCount: 1,
     channelCountMode: "explicit",
   });
-  const most = Math.floor(Math.min(seconds * context.sampleRate, (bytes - HEADER) / 2)); // samples
+  const limit = Math.floor(Math.min(seconds * context.sampleRate, (bytes - HEADER) / 2)); // samples
+  /** @type {Float32Array[]} */
   const blocks = [];
-  let length = 0;
-  let end;
-  const finished = new Promise((resolve, reject) => (end = { resolve, reject }));
+  let length = 0; // samples
+  const { promise: finished, resolve, reject } = promiseWithResolvers();
 
   function close() {
-    tap.port.onmessage = null;
+    node.port.onmessage = null;
     source.disconnect();
-    letGo();
+    release();
   }
   function stop() {
     close();
-    if (length === 0) end.reject(new Error("Nothing was recorded."));
-    else end.resolve(wav(blocks, length, context.sampleRate));
+    if (length === 0) reject(new Error("Nothing was recorded."));
+    else resolve(wav(blocks, length, context.sampleRate));
   }
-  tap.port.onmessage = ({ data }) => {
-    const block = data.subarray(0, most - length);
+  node.port.onmessage = (/** @type {MessageEvent<Float32Array>} */ { data }) => {
+    const block = data.subarray(0, limit - length);
     blocks.push(block);
     length += block.length;
     onLevel(
       block.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0),
       length / context.sampleRate,
     );
-    if (length === most) stop();
+    if (length === limit) stop();
   };
-  stream.getTracks()[0].addEventListener("ended", stop); // unplugged, or taken back
-  source.connect(tap);
+  stream.getTracks()[0].addEventListener("ended", stop); // unplugged, or no longer allowed
+  source.connect(node);
   return {
     stop,
     discard: () => {
       close();
-      end.resolve(null);
+      resolve(null);
     },
     finished,
   };
 }
 
-/** 16-bit mono WAV of Float32Array blocks. */
+/** `Promise.withResolvers`, which older browsers do not have. */
+function promiseWithResolvers() {
+  /** @type {(file: File | null) => void} */
+  let resolve = () => {};
+  /** @type {(error: Error) => void} */
+  let reject = () => {};
+  /** @type {Promise<File | null>} */
+  const promise = new Promise((...functions) => ([resolve, reject] = functions));
+  return { promise, resolve, reject };
+}
+
+/**
+ * A 16-bit mono WAV file.
+ * @param {Float32Array[]} blocks
+ * @param {number} length  samples in all blocks
+ * @param {number} rate  Hz
+ */
 function wav(blocks, length, rate) {
   const header = new DataView(new ArrayBuffer(HEADER));
+  /** @type {(at: number, text: string) => void} */
   const name = (at, text) => [...text].forEach((letter, i) => header.setUint8(at + i, letter.charCodeAt(0)));
   name(0, "RIFF");
   header.setUint32(4, HEADER - 8 + 2 * length, true);

@@ -1,11 +1,13 @@
-// What a person chose on this page, remembered by the browser.
+// The visitor's choices on this page, stored by the browser.
 
-const KEY = "otoscope";
+import { Emitter } from "./emitter.js";
+
+const STORAGE_KEY = "otoscope";
 const DEFAULTS = {
   theme: "auto", // auto, light, dark
   model: "", // empty: the server's default
-  soundColours: "magma",
-  mapColours: "viridis",
+  soundColours: "magma", // colour map of the spectrogram
+  mapColours: "viridis", // colour map of the feature maps
   range: 80, // dB below the loudest cell that the spectrogram shows
   cam: false, // class activation over the spectrogram
   sharedScale: false, // one colour scale for all maps
@@ -13,39 +15,64 @@ const DEFAULTS = {
   loop: false,
 };
 
+/**
+ * @typedef {typeof DEFAULTS} Values
+ * @typedef {keyof Values} Key
+ */
+
+/** @returns {Partial<Values>} */
 function stored() {
   try {
-    const read = JSON.parse(localStorage.getItem(KEY) ?? "{}");
-    return Object.fromEntries(Object.entries(read).filter(([key, value]) => typeof value === typeof DEFAULTS[key]));
+    const read = Object.entries(JSON.parse(localStorage.getItem(STORAGE_KEY) ?? "{}"));
+    return Object.fromEntries(
+      read.filter(([key, value]) => typeof value === typeof DEFAULTS[/** @type {Key} */ (key)]),
+    );
   } catch {
-    return {}; // private windows have no storage, and what is there may be of another version
+    return {}; // private windows have no storage, and what is stored may be of another version
   }
 }
 
-class Settings extends EventTarget {
+/** @extends {Emitter<{change: Key}>} */
+class Settings extends Emitter {
+  /** @type {Values} */
   #values = { ...DEFAULTS, ...stored() };
 
+  /**
+   * @template {Key} Name
+   * @param {Name} key
+   * @returns {Values[Name]}
+   */
   get(key) {
     return this.#values[key];
   }
 
-  /** Dispatches `change` with the key as detail. */
+  /**
+   * Emits `change` with the key.
+   * @template {Key} Name
+   * @param {Name} key
+   * @param {Values[Name]} value
+   */
   set(key, value) {
     if (this.#values[key] === value) return;
     this.#values[key] = value;
     try {
-      localStorage.setItem(KEY, JSON.stringify(this.#values));
+      localStorage.setItem(STORAGE_KEY, JSON.stringify(this.#values));
     } catch {
       // kept for as long as the page is open
     }
-    this.dispatchEvent(new CustomEvent("change", { detail: key }));
+    this.emit("change", key);
   }
 
-  /** Call `listener(value)` now and whenever one of `keys` changes. */
+  /**
+   * Call `listener` now and whenever one of `keys` changes.
+   * @param {readonly Key[]} keys
+   * @param {() => void} listener
+   */
   watch(keys, listener) {
-    const wanted = new Set([keys].flat());
-    this.addEventListener("change", (event) => wanted.has(event.detail) && listener(this));
-    listener(this);
+    this.on("change", (key) => {
+      if (keys.includes(key)) listener();
+    });
+    listener();
   }
 }
 

@@ -1,30 +1,33 @@
-// Matrices as pictures. One hidden WebGL2 context serves the whole page; where there is no graphics card, the same picture
-// is made by the processor.
+// Paints matrices as images. One hidden WebGL2 context serves the whole page; without a GPU, the CPU paints the same image.
 
-import * as plain from "./plain.js";
-import { webgl } from "./webgl.js";
+import * as cpu from "./cpu.js";
+import { createWebGLPainter } from "./webgl.js";
 
-export { css, legend, NAMES, ready, tint } from "./colours.js";
+/** @import { ColourScale, MatrixRegion, PaintOptions } from "../types.js" */
+/** @import { Matrix } from "../matrix.js" */
+
+export { cssColour, drawLegend, NAMES, ready, tint } from "./colormaps.js";
+
+/** @typedef {{paint(canvas: HTMLCanvasElement, matrix: Matrix, options: PaintOptions): void}} Painter */
 
 const WHOLE = { left: 0, right: 1, bottom: 0, top: 1 };
 
-let card; // undefined until first needed, null where there is none
+/** Undefined until first needed, null without a GPU. @type {ReturnType<typeof createWebGLPainter> | undefined} */
+let gpu;
 
 /**
- * Paint a Matrix over a whole canvas, whose width and height in device pixels are the caller's; row 0 is at the bottom.
- * `colours`: name of a colour map or a table (see colours.js). `min`, `max`: values of the first and the last colour.
- * `region`: the part to paint as shares of the matrix; what lies beyond the matrix is transparent.
- * `smooth`: interpolate between values where they are larger than a pixel. Where they are smaller, a pixel is their mean.
+ * Paint a matrix over a whole canvas, whose width and height in device pixels the caller has set; row 0 is at the bottom.
+ * Values smaller than a pixel are averaged.
+ * @param {HTMLCanvasElement} canvas
+ * @param {Matrix} matrix
+ * @param {ColourScale & {region?: MatrixRegion, smooth?: boolean}} options
+ *   region: the part to paint; what lies beyond the matrix is transparent.
+ *   smooth: interpolate between values that are larger than a pixel.
  */
 export function paint(canvas, matrix, { colours, min, max, region = WHOLE, smooth = false }) {
   if (!canvas.width || !canvas.height || !matrix.columns || !matrix.rows) return;
-  if (card === undefined) card = webgl(); // null is an answer too
-  const painter = card?.works ? card : plain;
+  if (gpu === undefined) gpu = createWebGLPainter();
+  /** @type {Painter} */
+  const painter = gpu?.works ? gpu : cpu;
   painter.paint(canvas, matrix, { colours, min, max, region, smooth });
-}
-
-/** Give back what is kept for a matrix before it is gone by itself. */
-export function forget(matrix) {
-  card?.forget(matrix);
-  plain.forget(matrix);
 }

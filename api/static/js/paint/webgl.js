@@ -1,18 +1,42 @@
-// The painter on the graphics card. A matrix and its halvings are one texture, uploaded once; drawing is one call.
-// Columns run on in strips as wide as a texture may be, one above the other, so there are no tiles and no seams.
+// The painter on the GPU. A matrix and its halved levels are one texture, uploaded once; drawing is one call.
+// Columns continue in strips as wide as a texture may be, one above the other, so there are no tiles and no seams.
 
-import { table } from "./colours.js";
-import { pyramid, reading } from "./pyramid.js";
+import { context2d } from "../dom.js";
+import { colourTable } from "./colormaps.js";
+import { createPyramid, locate } from "./pyramid.js";
 
-const STRIP = 4_096; // columns, where the card allows it
-const PRETENDED = /swiftshader|llvmpipe|softpipe|software|basic render/i; // browsers do not always admit to the caveat
+/** @import { PaintOptions } from "../types.js" */
+/** @import { Matrix } from "../matrix.js" */
+/** @import { Table } from "./colormaps.js" */
+
+/**
+ * @typedef {object} Uploaded  a matrix on the GPU
+ * @property {WebGLTexture} texture
+ * @property {number[]} starts  first column of each level in the texture
+ * @property {{rows: number, min: number, span: number, levels: {columns: number}[]}} pyramid
+ */
+
+const STRIP = 4_096; // columns, where the GPU allows it
+const SOFTWARE = /swiftshader|llvmpipe|softpipe|software|basic render/i; // browsers do not always report the caveat
+const UNIFORMS = /** @type {const} */ ([
+  "cells",
+  "colours",
+  "first",
+  "size",
+  "strip",
+  "origin",
+  "step_",
+  "end",
+  "scale",
+  "smooth_",
+]);
 
 const VERTEX = `#version 300 es
 void main() {
   gl_Position = vec4(vec2(gl_VertexID & 1, gl_VertexID >> 1) * 4.0 - 1.0, 0.0, 1.0);
 }`;
 
-// A pixel that covers several values is their mean, one that covers less is the nearest or is interpolated.
+// A pixel that covers several values shows their mean; one that covers less shows the nearest value or interpolates.
 const FRAGMENT = `#version 300 es
 precision highp float;
 precision highp int;
@@ -65,48 +89,66 @@ void main() {
 }`;
 
 /**
- * A painter on a hidden WebGL2 canvas, or null where there is none, or (unless `slow` will do) only one that a processor
- * pretends to be: copying from that takes five times as long as painting by plain.js.
+ * A painter on a hidden WebGL2 canvas; null where there is no WebGL2, or only one in software: copying from that takes five
+ * times as long as painting with cpu.js.
+ * @param {object} [options]
+ * @param {boolean} [options.software]  accept a software renderer
  */
-export function webgl({ slow = false } = {}) {
+export function createWebGLPainter({ software = false } = {}) {
   const canvas = document.createElement("canvas");
   const gl = canvas.getContext("webgl2", {
     antialias: false,
     depth: false,
-    failIfMajorPerformanceCaveat: !slow,
+    failIfMajorPerformanceCaveat: !software,
     powerPreference: "low-power",
   });
-  if (!gl || slow || !PRETENDED.test(renderer(gl))) return gl && new WebGLPainter(canvas, gl);
-  gl.getExtension("WEBGL_lose_context")?.loseContext(); // a page may have only so many
+  if (!gl) return null;
+  if (software || !SOFTWARE.test(renderer(gl))) return new WebGLPainter(canvas, gl);
+  gl.getExtension("WEBGL_lose_context")?.loseContext(); // the number of contexts of a page is limited
   return null;
 }
 
+/**
+ * The name of the renderer. Firefox reports it as RENDERER, Chromium and Safari by an extension.
+ * @param {WebGL2RenderingContext} gl
+ * @returns {string}
+ */
 function renderer(gl) {
   const name = gl.getParameter(gl.RENDERER);
-  const extension = name.startsWith("WebKit") ? gl.getExtension("WEBGL_debug_renderer_info") : null; // the others say it
+  const extension = name.startsWith("WebKit") ? gl.getExtension("WEBGL_debug_renderer_info") : null;
   return extension ? gl.getParameter(extension.UNMASKED_RENDERER_WEBGL) : name;
 }
 
 class WebGLPainter {
   #canvas;
   #gl;
-  #program = null; // null while the context is lost
-  #uniforms = {};
-  #textures = new WeakMap(); // Matrix -> {texture, starts, cells}
-  #tables = new WeakMap(); // table -> texture
-  #dropped = new FinalizationRegistry(
-    ({ texture, context }) => context === this.#program && this.#gl.deleteTexture(texture),
+  /** Null while the context is lost. @type {WebGLProgram | null} */
+  #program = null;
+  #uniforms = /** @type {Record<(typeof UNIFORMS)[number], WebGLUniformLocation | null>} */ ({});
+  /** @type {WeakMap<Matrix, Uploaded>} */
+  #matrices = new WeakMap();
+  /** @type {WeakMap<Table, WebGLTexture>} */
+  #tables = new WeakMap();
+  /** Deletes the texture of a matrix that was garbage-collected. */
+  #textures = new FinalizationRegistry(
+    (/** @type {{texture: WebGLTexture, program: WebGLProgram | null}} */ uploaded) => {
+      if (uploaded.program === this.#program) this.#gl.deleteTexture(uploaded.texture);
+    },
   );
 
+  /**
+   * @param {HTMLCanvasElement} canvas
+   * @param {WebGL2RenderingContext} gl
+   */
   constructor(canvas, gl) {
     this.#canvas = canvas;
     this.#gl = gl;
     canvas.addEventListener("webglcontextlost", (event) => {
-      event.preventDefault(); // it may come back
+      event.preventDefault(); // so that it can be restored
       this.#program = null;
     });
-    canvas.addEventListener("webglcontextrestored", () => this.#begin());
-    this.#begin();
+    canvas.addEventListener("webglcontextrestored", () => this.#initialise());
+    this.#initialise();
   }
 
   /** Whether it can paint now. */
@@ -114,49 +156,49 @@ class WebGLPainter {
     return this.#program !== null && !this.#gl.isContextLost();
   }
 
-  forget(matrix) {
-    const kept = this.#textures.get(matrix);
-    if (kept) this.#gl.deleteTexture(kept.texture);
-    this.#textures.delete(matrix);
-  }
-
-  /** As `paint` in painter.js. */
+  /**
+   * As `paint` in painter.js.
+   * @param {HTMLCanvasElement} target
+   * @param {Matrix} matrix
+   * @param {PaintOptions} options
+   */
   paint(target, matrix, { colours, min, max, region, smooth }) {
     const gl = this.#gl;
     const { width, height } = target;
-    // As large as what is painted: all of it is copied. Neighbours are mostly of one size.
+    // As large as the target, since all of it is copied. Consecutive targets mostly have one size.
     if (this.#canvas.width !== width) this.#canvas.width = width;
     if (this.#canvas.height !== height) this.#canvas.height = height;
-    const { texture, starts, cells } = this.#cells(matrix);
-    const read = reading(cells, region, width, height);
-    const by = 1 / (max > min ? max - min : 1);
-    const at = this.#uniforms;
+    const { texture, starts, pyramid } = this.#upload(matrix);
+    const at = locate(pyramid, region, width, height);
+    const factor = 1 / (max > min ? max - min : 1);
+    const uniform = this.#uniforms;
     gl.viewport(0, 0, width, height);
     gl.activeTexture(gl.TEXTURE1);
-    gl.bindTexture(gl.TEXTURE_2D, this.#table(table(colours)));
+    gl.bindTexture(gl.TEXTURE_2D, this.#table(colourTable(colours)));
     gl.activeTexture(gl.TEXTURE0);
     gl.bindTexture(gl.TEXTURE_2D, texture);
-    gl.uniform1i(at.first, starts[read.level]);
-    gl.uniform2i(at.size, cells.levels[read.level].columns, cells.rows);
-    gl.uniform2f(at.origin, read.left, read.bottom);
-    gl.uniform2f(at.step_, read.across, read.up);
-    gl.uniform1f(at.end, read.end);
-    gl.uniform2f(at.scale, cells.span * by, (cells.min - min) * by);
-    gl.uniform1i(at.smooth_, smooth ? 1 : 0);
+    gl.uniform1i(uniform.first, starts[at.level]);
+    gl.uniform2i(uniform.size, pyramid.levels[at.level].columns, pyramid.rows);
+    gl.uniform2f(uniform.origin, at.left, at.bottom);
+    gl.uniform2f(uniform.step_, at.across, at.up);
+    gl.uniform1f(uniform.end, at.end);
+    gl.uniform2f(uniform.scale, pyramid.span * factor, (pyramid.min - min) * factor);
+    gl.uniform1i(uniform.smooth_, smooth ? 1 : 0);
     gl.drawArrays(gl.TRIANGLES, 0, 3);
-    const context = target.getContext("2d");
+    const context = context2d(target);
     context.clearRect(0, 0, width, height);
     context.drawImage(this.#canvas, 0, 0);
   }
 
-  #begin() {
+  #initialise() {
     const gl = this.#gl;
     const program = gl.createProgram();
-    for (const [kind, source] of [
-      [gl.VERTEX_SHADER, VERTEX],
-      [gl.FRAGMENT_SHADER, FRAGMENT],
+    for (const { kind, source } of [
+      { kind: gl.VERTEX_SHADER, source: VERTEX },
+      { kind: gl.FRAGMENT_SHADER, source: FRAGMENT },
     ]) {
       const shader = gl.createShader(kind);
+      if (!shader) return; // the context is lost again
       gl.shaderSource(shader, source);
       gl.compileShader(shader);
       gl.attachShader(program, shader);
@@ -164,14 +206,12 @@ class WebGLPainter {
     gl.linkProgram(program);
     if (!gl.getProgramParameter(program, gl.LINK_STATUS)) return;
     gl.useProgram(program);
-    for (const name of ["cells", "colours", "first", "size", "strip", "origin", "step_", "end", "scale", "smooth_"]) {
-      this.#uniforms[name] = gl.getUniformLocation(program, name);
-    }
+    for (const name of UNIFORMS) this.#uniforms[name] = gl.getUniformLocation(program, name);
     gl.uniform1i(this.#uniforms.cells, 0);
     gl.uniform1i(this.#uniforms.colours, 1);
     gl.uniform1i(this.#uniforms.strip, this.#strip);
     gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1);
-    this.#textures = new WeakMap();
+    this.#matrices = new WeakMap();
     this.#tables = new WeakMap();
     this.#program = program;
   }
@@ -180,39 +220,56 @@ class WebGLPainter {
     return Math.min(STRIP, this.#gl.getParameter(this.#gl.MAX_TEXTURE_SIZE));
   }
 
-  #cells(matrix) {
-    const kept = this.#textures.get(matrix);
-    if (kept) return kept;
+  /**
+   * @param {Matrix} matrix
+   * @returns {Uploaded}
+   */
+  #upload(matrix) {
+    const cached = this.#matrices.get(matrix);
+    if (cached) return cached;
     const gl = this.#gl;
     const strip = this.#strip;
-    const cells = pyramid(matrix);
-    const { rows, levels } = cells;
-    const starts = [0];
-    for (const { columns } of levels) starts.push(starts.at(-1) + columns);
+    const pyramid = createPyramid(matrix);
+    const { rows, levels } = pyramid;
+    /** @type {number[]} */
+    const starts = [];
+    let columns = 0; // of all levels
+    for (const level of levels) {
+      starts.push(columns);
+      columns += level.columns;
+    }
     const texture = this.#texture(gl.NEAREST);
-    const strips = Math.ceil(starts.at(-1) / strip);
-    gl.texStorage2D(gl.TEXTURE_2D, 1, gl.R8, Math.min(strip, starts.at(-1)), strips * rows);
-    levels.forEach(({ columns, bytes }, level) => {
-      gl.pixelStorei(gl.UNPACK_ROW_LENGTH, columns);
-      for (let done = 0; done < columns;) {
-        const place = starts[level] + done;
-        const count = Math.min(columns - done, strip - (place % strip));
-        const [x, y] = [place % strip, Math.floor(place / strip) * rows];
-        gl.texSubImage2D(gl.TEXTURE_2D, 0, x, y, count, rows, gl.RED, gl.UNSIGNED_BYTE, bytes, done);
+    const strips = Math.ceil(columns / strip);
+    gl.texStorage2D(gl.TEXTURE_2D, 1, gl.R8, Math.min(strip, columns), strips * rows);
+    levels.forEach((level, i) => {
+      gl.pixelStorei(gl.UNPACK_ROW_LENGTH, level.columns);
+      for (let done = 0; done < level.columns;) {
+        const column = starts[i] + done;
+        const count = Math.min(level.columns - done, strip - (column % strip));
+        const [x, y] = [column % strip, Math.floor(column / strip) * rows];
+        gl.texSubImage2D(gl.TEXTURE_2D, 0, x, y, count, rows, gl.RED, gl.UNSIGNED_BYTE, level.bytes, done);
         done += count;
       }
       gl.pixelStorei(gl.UNPACK_ROW_LENGTH, 0);
     });
-    for (const level of levels) level.bytes = null; // the texture has them
-    const entry = { texture, starts, cells };
-    this.#textures.set(matrix, entry);
-    this.#dropped.register(matrix, { texture, context: this.#program });
-    return entry;
+    // Without the bytes, which are in the texture now.
+    const uploaded = {
+      texture,
+      starts,
+      pyramid: { ...pyramid, levels: levels.map((one) => ({ columns: one.columns })) },
+    };
+    this.#matrices.set(matrix, uploaded);
+    this.#textures.register(matrix, { texture, program: this.#program });
+    return uploaded;
   }
 
+  /**
+   * @param {Table} colours
+   * @returns {WebGLTexture}
+   */
   #table(colours) {
-    const kept = this.#tables.get(colours);
-    if (kept) return kept;
+    const cached = this.#tables.get(colours);
+    if (cached) return cached;
     const gl = this.#gl;
     const texture = this.#texture(gl.LINEAR);
     gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, 256, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, colours);
@@ -220,6 +277,7 @@ class WebGLPainter {
     return texture;
   }
 
+  /** @param {number} filter  gl.NEAREST or gl.LINEAR */
   #texture(filter) {
     const gl = this.#gl;
     const texture = gl.createTexture();

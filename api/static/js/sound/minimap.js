@@ -1,15 +1,24 @@
-// The whole sound in a strip, and in it the part that is on show: a scroll bar that can be looked at.
+// The whole sound in a strip, with the visible region marked: a scroll bar.
 
 import { h } from "../dom.js";
 import { clock } from "../format.js";
 import { playhead } from "../playhead.js";
 import { viewport } from "../viewport.js";
-import { canvas, fit, inks, pen } from "./ink.js";
-import { paintSound } from "./spectrogram.js";
+import { clearedContext, createCanvas, fitToBox, themeColours } from "./canvas.js";
+import { paintSpectrogram } from "./spectrogram.js";
 
-/** {element, draw(spectrum, peaks)} draws the whole; the part on show follows by itself. */
+/** @import { PlacedSpectrogram } from "../types.js" */
+/** @import { Peaks } from "./peaks.js" */
+
+/** Visible lengths that a key moves by; infinite: to the end. @type {Record<string, number>} */
+const KEYS = { ArrowLeft: -0.1, ArrowRight: 0.1, PageUp: -1, PageDown: 1, Home: -Infinity, End: Infinity };
+
+/**
+ * {element, draw(spectrogram, peaks)}: draws the whole sound; the visible region follows the viewport.
+ * @param {string} controls  id of the element that it scrolls
+ */
 export function minimap(controls) {
-  const picture = canvas({ class: "picture", "aria-hidden": "true" });
+  const canvas = createCanvas({ class: "image", "aria-hidden": "true" });
   const thumb = h("div", { class: "thumb" });
   const cursor = h("div", { class: "cursor" });
   const strip = h(
@@ -18,44 +27,47 @@ export function minimap(controls) {
       class: "strip",
       role: "scrollbar",
       tabindex: "0",
-      "aria-label": "Part of the sound on show",
+      "aria-label": "Visible part of the sound",
       "aria-controls": controls,
       "aria-orientation": "horizontal",
       "aria-valuemin": "0",
       "aria-valuemax": "100",
       "aria-valuenow": "0",
     },
-    picture,
+    canvas,
     thumb,
     cursor,
   );
   const element = h("div", { class: "minimap" }, strip);
 
-  let grip = null; // seconds from the pointer to the middle of the part on show
-  const time = (event) => {
+  /** Seconds from the pointer to the middle of the visible region, while it is dragged. @type {number | null} */
+  let grip = null;
+  /** @param {PointerEvent} event */
+  const timeOf = (event) => {
     const { left, width } = strip.getBoundingClientRect();
     return ((event.clientX - left) / width) * viewport.duration;
   };
   const length = () => viewport.end - viewport.start;
+  /** @param {number} seconds */
   const centre = (seconds) => viewport.show(seconds - length() / 2, seconds + length() / 2);
   strip.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     strip.setPointerCapture(event.pointerId);
-    const at = time(event);
-    if (at < viewport.start || at > viewport.end) centre(at);
-    grip = (viewport.start + viewport.end) / 2 - at;
+    const time = timeOf(event);
+    if (time < viewport.start || time > viewport.end) centre(time);
+    grip = (viewport.start + viewport.end) / 2 - time;
   });
-  strip.addEventListener("pointermove", (event) => grip !== null && centre(time(event) + grip));
+  strip.addEventListener("pointermove", (event) => grip !== null && centre(timeOf(event) + grip));
   for (const end of ["pointerup", "pointercancel"]) strip.addEventListener(end, () => (grip = null));
   strip.addEventListener("keydown", (event) => {
-    const by = { ArrowLeft: -0.1, ArrowRight: 0.1, PageUp: -1, PageDown: 1, Home: -Infinity, End: Infinity }[event.key];
+    const by = KEYS[event.key];
     if (!by || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     if (Number.isFinite(by)) viewport.pan(by * length());
     else centre(by < 0 ? 0 : viewport.duration);
   });
 
-  viewport.addEventListener("change", follow);
+  viewport.on("change", follow);
   follow();
 
   function follow() {
@@ -75,14 +87,18 @@ export function minimap(controls) {
 
   return {
     element,
-    draw(spectrum, peaks) {
+    /** @type {(spectrogram: PlacedSpectrogram | null, peaks: Peaks | null) => void} */
+    draw(spectrogram, peaks) {
       playhead.addCursor(cursor, (seconds) => seconds / viewport.duration);
-      if (!fit(picture)) return;
-      if (spectrum) return paintSound(picture, spectrum, { start: 0, end: viewport.duration, low: 0, high: 1 });
-      const { context, width, height } = pen(picture);
+      if (!fitToBox(canvas)) return;
+      if (spectrogram) {
+        paintSpectrogram(canvas, spectrogram, { start: 0, end: viewport.duration, low: 0, high: 1 });
+        return;
+      }
+      const { context, width, height } = clearedContext(canvas);
       if (!peaks) return;
       const { min, max } = peaks.read(0, viewport.duration, Math.round(width));
-      context.fillStyle = inks().muted;
+      context.fillStyle = themeColours().muted;
       const half = height / 2 / (peaks.peak || 1);
       min.forEach(
         (low, x) => max[x] >= low && context.fillRect(x, height / 2 - max[x] * half, 1, (max[x] - low) * half + 1),

@@ -1,176 +1,217 @@
-// The sound: player, waveform, spectrogram and timeline, all of one time and one region on show.
+// The sound panel: player, waveform, spectrogram and timeline, which share the time axis and the visible region.
 
-import { button, h } from "../dom.js";
-import { className } from "../format.js";
-import { playhead } from "../playhead.js";
+import { button, closest, h } from "../dom.js";
+import { className, percent } from "../format.js";
 import { ready } from "../paint/painter.js";
+import { playhead } from "../playhead.js";
 import { settings } from "../settings.js";
 import { viewport } from "../viewport.js";
-import { bar } from "./bar.js";
-import { onceAFrame } from "./ink.js";
+import { axisLength, placeSpectrogram } from "./axes.js";
+import { oncePerFrame } from "./canvas.js";
+import { colourControls } from "./colour-controls.js";
+import { exportSpectrogram } from "./export-png.js";
 import { minimap } from "./minimap.js";
-import { decodable, fromFile, fromWaveform } from "./peaks.js";
-import { savePicture } from "./picture.js";
+import { decodePeaks, isDecodable, peaksOfWaveform } from "./peaks.js";
 import { player } from "./player.js";
-import { extent, placed } from "./scale.js";
-import { spectrogram } from "./spectrogram.js";
+import { spectrogramPlot } from "./spectrogram.js";
 import { timeline } from "./timeline.js";
-import { waveform } from "./waveform.js";
+import { waveformPlot } from "./waveform.js";
 
-const CHANNELS = 8; // where the server has not said yet: the most that it takes
-const HINT = {
+/** @import { ModelCard, PlacedCam, PlacedSpectrogram, Result } from "../types.js" */
+/** @import { Phase, Sound } from "../library.js" */
+/** @import { Peaks } from "./peaks.js" */
+
+const MAX_CHANNELS = 8; // assumed where the server has not reported the channels: the most that it accepts
+const HINTS = {
   mouse:
-    "Click to move there, drag to zoom into a region, double-click to see all. Ctrl + wheel zooms time, " +
+    "Click to seek, drag to zoom into a region, double-click to show all. Ctrl + wheel zooms time, " +
     "Shift + wheel frequency; Shift + drag or Alt + arrows pan. Space plays, arrows seek.",
-  touch:
-    "Tap to move there, drag sideways to zoom into a region, use two fingers to zoom and pan, double-tap to see all.",
+  touch: "Tap to seek, drag sideways to zoom into a region, use two fingers to zoom and pan, double-tap to show all.",
 };
 
+/** @param {HTMLElement} root */
 export function mountSound(root) {
+  /** @type {Sound | null} */
   let sound = null;
+  /** @type {ModelCard | null} */
   let card = null;
+  /** @type {Peaks | null} */
   let peaks = null;
-  let decoding = null; // AbortController of the file being decoded
-  let decoded = null; // file that `peaks` are of
-  let spectrum = null;
-  let cam = null; // {matrix, start, seconds}
-  let told = null; // what the panel was last drawn for
+  /** Aborts the decoding of the file. @type {AbortController | null} */
+  let decoding = null;
+  /** The file that was last decoded. @type {File | null} */
+  let decodedFile = null;
+  /** @type {PlacedSpectrogram | null} */
+  let spectrogram = null;
+  /** @type {PlacedCam | null} */
+  let cam = null;
+  /** What the panel was last drawn for. @type {{result: Result | null, url: string | null, phase: Phase, note: string} | null} */
+  let shown = null;
 
   const touch = matchMedia("(pointer: coarse)").matches;
-  const hint = h("p", { id: "sound-hint", class: "hint muted", text: touch ? HINT.touch : HINT.mouse });
-  const sounding = player(() => settle());
-  const wave = waveform("sound-hint");
-  const picture = spectrogram("sound-hint");
-  picture.element.id = "sound-spectrogram";
-  const strip = minimap("sound-spectrogram");
+  const hint = h("p", { id: "sound-hint", class: "hint muted", text: touch ? HINTS.touch : HINTS.mouse });
+  const audioPlayer = player(() => updateAxis());
+  const waveform = waveformPlot("sound-hint");
+  const spectrogramView = spectrogramPlot("sound-hint");
+  spectrogramView.element.id = "sound-spectrogram";
+  const scrollBar = minimap("sound-spectrogram");
   const windows = timeline();
-  const settingsBar = bar();
+  const controls = colourControls();
   const middle = () => (viewport.start + viewport.end) / 2;
-  const closer = button("Zoom in", "zoom-in", () => viewport.zoom(0.5, inside()), { quiet: true, class: "quiet" });
-  const wider = button("Zoom out", "zoom-out", () => viewport.zoom(2, middle()), { quiet: true, class: "quiet" });
-  const all = button("Show all", "fit", () => viewport.reset(), { quiet: true, class: "quiet" });
-  const save = button("PNG", "save", () => savePicture(sound, card, spectrum, settings.get("cam") ? cam : null), {
+  /** Zooming in goes to the playhead where that is visible. */
+  const zoomCentre = () => (playhead.time > viewport.start && playhead.time < viewport.end ? playhead.time : middle());
+  const quiet = { quiet: true, class: "quiet" };
+  const zoomIn = button("Zoom in", "zoom-in", () => viewport.zoom(0.5, zoomCentre()), quiet);
+  const zoomOut = button("Zoom out", "zoom-out", () => viewport.zoom(2, middle()), quiet);
+  const showAll = button("Show all", "fit", () => viewport.reset(), quiet);
+  const save = button("PNG", "save", () => exportPng(), {
     class: "quiet",
-    title: "Save the spectrogram as a picture",
+    title: "Save the spectrogram as a PNG file",
   });
   const panel = h(
     "section",
     { class: "panel sound", "aria-label": "Sound" },
-    h("header", {}, h("h2", { text: "Sound" }), h("div", { class: "tools" }, closer, wider, all, save)),
-    sounding.element,
+    h("header", {}, h("h2", { text: "Sound" }), h("div", { class: "tools" }, zoomIn, zoomOut, showAll, save)),
+    audioPlayer.element,
     windows.element,
-    wave.element,
-    picture.element,
-    strip.element,
-    settingsBar.element,
+    waveform.element,
+    spectrogramView.element,
+    scrollBar.element,
+    controls.element,
     hint,
   );
   root.replaceChildren(panel);
   panel.addEventListener("keydown", (event) => {
-    if (event.key !== " " || event.target.closest("button, select, input, a")) return;
+    if (event.key !== " " || closest(event, "button, select, input, a")) return;
     event.preventDefault();
-    sounding.toggle();
+    audioPlayer.toggle();
   });
 
-  /** Zooming in goes to the cursor where it can be seen. */
-  const inside = () => (playhead.time > viewport.start && playhead.time < viewport.end ? playhead.time : middle());
+  function exportPng() {
+    if (!sound?.result || !card || !spectrogram) return;
+    exportSpectrogram(sound.name, sound.result, card, spectrogram, visibleCam());
+  }
 
-  const redraw = onceAFrame(() => {
-    wave.draw(peaks, playhead.duration || sound?.result?.duration || 0);
+  const visibleCam = () => (settings.get("cam") ? cam : null);
+
+  const redraw = oncePerFrame(() => {
+    waveform.draw(peaks, playhead.duration || sound?.result?.duration || 0);
     windows.draw();
-    picture.draw(spectrum, settings.get("cam") ? cam : null, card);
-    closer.disabled = viewport.end - viewport.start <= 0.051;
-    wider.disabled = all.disabled = viewport.whole;
+    spectrogramView.draw(spectrogram, visibleCam(), card);
+    zoomIn.disabled = viewport.end - viewport.start <= 0.051;
+    zoomOut.disabled = showAll.disabled = viewport.whole;
   });
-  const redrawAll = onceAFrame(() => strip.draw(spectrum, peaks));
-  const everything = () => {
+  const redrawScrollBar = oncePerFrame(() => scrollBar.draw(spectrogram, peaks));
+  const redrawAll = () => {
     redraw();
-    redrawAll();
+    redrawScrollBar();
   };
-  viewport.addEventListener("change", redraw);
-  settings.addEventListener(
-    "change",
-    ({ detail }) => ["soundColours", "range", "cam"].includes(detail) && everything(),
-  );
-  new ResizeObserver(everything).observe(panel);
-  new MutationObserver(everything).observe(document.documentElement, { attributeFilter: ["data-theme"] });
-  ready.then(everything);
+  viewport.on("change", redraw);
+  settings.on("change", (key) => {
+    if (key === "soundColours" || key === "range" || key === "cam") redrawAll();
+  });
+  new ResizeObserver(redrawAll).observe(panel);
+  new MutationObserver(redrawAll).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  ready.then(redrawAll);
 
-  /** The length of the time axis may have become known: everything is on show again. */
-  function settle(fresh = false) {
-    const length = extent({ result: sound.result, card, duration: sounding.duration() });
-    if (!fresh && Math.abs(length - viewport.duration) < 1e-6) return;
+  /**
+   * Show all of the sound again where the length of the time axis has changed.
+   * @param {boolean} [isNew]  another sound: in any case
+   */
+  function updateAxis(isNew = false) {
+    const length = axisLength(sound?.result ?? null, card, audioPlayer.duration());
+    if (!isNew && Math.abs(length - viewport.duration) < 1e-6) return;
     viewport.reset(length || 1);
-    everything();
+    redrawAll();
     decode();
   }
 
-  /** The waveform of the file, where the browser can read it and has room; until then, and else, that of the result. */
+  /** Take the waveform from the file, where the browser can decode it and has memory; until then, it is that of the result. */
   async function decode() {
-    const { file } = sound;
-    const channels = sound.job?.audio.channels ?? CHANNELS;
-    if (!file || decoded === file || !sounding.duration() || !decodable(sounding.duration(), channels)) return;
+    if (!sound?.file) return;
+    const { file, job } = sound;
+    const duration = audioPlayer.duration();
+    if (decodedFile === file || !duration || !isDecodable(duration, job?.audio.channels ?? MAX_CHANNELS)) return;
     decoding?.abort();
     decoding = new AbortController();
-    decoded = file;
+    decodedFile = file;
     const { signal } = decoding;
-    const found = await fromFile(file, signal);
+    const found = await decodePeaks(file, signal);
     if (signal.aborted || !found) return;
     peaks = found;
-    everything();
+    redrawAll();
   }
 
+  /**
+   * @param {Sound} next
+   * @param {ModelCard | null} nextCard
+   */
   function show(next, nextCard) {
-    const fresh = next !== sound;
-    const same = ["result", "url", "phase", "note"].every((key) => told?.[key] === next[key]);
-    if (!fresh && same && card === nextCard) {
-      if (next.phase === "queued" || next.phase === "uploading") picture.say(waiting(next));
+    const isNew = next !== sound;
+    const { result, url, phase, note } = next;
+    const same = shown?.result === result && shown.url === url && shown.phase === phase && shown.note === note;
+    if (!isNew && same && card === nextCard) {
+      if (phase === "queued" || phase === "uploading") spectrogramView.showMessage(missingReason(next));
       return;
     }
-    const renewed = fresh || told.result !== next.result || card !== nextCard;
-    told = { result: next.result, url: next.url, phase: next.phase, note: next.note };
-    if (fresh) {
+    const changed = isNew || shown?.result !== result || card !== nextCard;
+    shown = { result, url, phase, note };
+    if (isNew) {
       decoding?.abort();
-      peaks = decoded = null;
+      peaks = decodedFile = null;
     }
     [sound, card] = [next, nextCard];
-    const { result } = sound;
-    sounding.load(sound, result?.duration ?? sound.job?.audio?.duration ?? 0);
-    if (renewed) {
-      spectrum = placed(result, card);
+    audioPlayer.load(sound, result?.duration ?? sound.job?.audio.duration ?? 0);
+    if (changed) {
+      spectrogram = placeSpectrogram(result, card);
       const start = result?.windows?.[result.window]?.start ?? 0;
       cam = result?.cam && card ? { matrix: result.cam, start, seconds: card.window_seconds } : null;
-      settle(fresh);
+      updateAxis(isNew);
       windows.show(result);
-      settingsBar.show(result, spectrum, cam);
+      controls.show(result, spectrogram, cam);
     }
-    if (!peaks && result?.waveform) peaks = fromWaveform(result.waveform, result.duration);
-    const heard = result ? `, heard as ${className(result.predictions[0].class)}` : "";
-    picture.say(spectrum ? "" : waiting(sound));
-    if (spectrum) picture.name(`Log-mel spectrogram of ${sound.name}${heard}`);
-    save.disabled = !spectrum;
-    panel.classList.toggle("pending", !spectrum);
+    if (!peaks && result?.waveform) peaks = peaksOfWaveform(result.waveform, result.duration);
+    spectrogramView.showMessage(spectrogram ? "" : missingReason(sound));
+    if (spectrogram && result) {
+      const prediction = className(result.predictions[0].class);
+      spectrogramView.setLabel(`Log-mel spectrogram of ${sound.name}, classified as ${prediction}`);
+    }
+    save.disabled = !spectrogram;
+    panel.classList.toggle("pending", !spectrogram);
     decode();
-    everything();
+    redrawAll();
   }
 
   return { show };
 }
 
-/** What the place of the spectrogram says while there is none. */
-function waiting(sound) {
-  const position = sound.job?.queue_position;
-  return (
-    {
-      waiting: sound.note || "The spectrogram comes with the result. This sound waits for its turn.",
-      uploading: `The spectrogram comes with the result. The sound is on its way, ${Math.round(100 * sound.uploaded)} %.`,
-      queued: `The spectrogram comes with the result. The sound is in the queue${position ? `, number ${position}` : ""}.`,
-      running: "The spectrogram comes with the result. The network is listening.",
-      succeeded: "This result was asked for without its spectrogram.",
-      failed: "There is no spectrogram: this sound could not be classified.",
-      cancelled: "There is no spectrogram: this was cancelled.",
-      refused: "There is no spectrogram: this sound was not accepted.",
-      gone: "There is no spectrogram: the server no longer has this result.",
-    }[sound.phase] ?? ""
-  );
+/**
+ * Why there is no spectrogram.
+ * @param {Sound} sound
+ */
+function missingReason({ phase, note, job, result, uploaded }) {
+  const comes = "The spectrogram comes with the result.";
+  const position = job?.queue_position;
+  switch (phase) {
+    case "waiting":
+      return note || `${comes} This sound waits to be uploaded.`;
+    case "uploading":
+      return `${comes} Uploading, ${percent(uploaded)}.`;
+    case "queued":
+      return `${comes} The job is queued${position ? `, position ${position}` : ""}.`;
+    case "running":
+      return `${comes} The job is running.`;
+    case "succeeded":
+      return result?.spectrogram
+        ? `No spectrogram: the model ${result.model} is no longer served, so its axes are not known.`
+        : "This result was computed without a spectrogram.";
+    case "failed":
+      return "No spectrogram: this sound could not be classified.";
+    case "cancelled":
+      return "No spectrogram: this job was cancelled.";
+    case "refused":
+      return "No spectrogram: this file was not accepted.";
+    default:
+      return "No spectrogram: the server no longer has this result.";
+  }
 }

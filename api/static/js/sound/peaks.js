@@ -1,27 +1,46 @@
 // The smallest and the largest sample of every stretch of a sound, at several lengths of stretch, so that any region is drawn
 // from about as many numbers as it has pixels.
 
+/** @import { Matrix } from "../matrix.js" */
+
+/**
+ * @typedef {object} Level
+ * @property {Float32Array} min
+ * @property {Float32Array} max
+ * @property {number} seconds  of one stretch
+ */
+
 const STEP = 4; // stretches of one level that make one of the next
-const MOST = 240; // seconds times channels that are decoded here: 42 MB
-const SLICE = 1 << 18; // samples between two breaths of the page
-const FINE = 4_000_000; // samples that are kept singly; longer sounds are kept in stretches
-const RATE = 44_100;
+const MAX_DECODED = 240; // seconds times channels that are decoded here: 42 MB
+const SLICE = 1 << 18; // samples that are read before the page gets a turn
+const SINGLE = 4_000_000; // samples of a sound that are stored one by one; longer sounds are stored in stretches
+const RATE = 44_100; // Hz
 
 export class Peaks {
-  #levels = [];
+  /** @type {Level[]} */
+  #levels;
 
-  /** `min`, `max`: of stretches of `seconds` each, from the beginning. */
+  /**
+   * @param {Float32Array} min  of each stretch, from the beginning
+   * @param {Float32Array} max
+   * @param {number} seconds  of a stretch
+   */
   constructor(min, max, seconds) {
-    this.#levels.push({ min, max, seconds });
-    while (this.#levels.at(-1).min.length > 512) this.#levels.push(coarser(this.#levels.at(-1)));
-    this.duration = min.length * seconds;
-    const top = this.#levels.at(-1);
+    let level = { min, max, seconds };
+    this.#levels = [level];
+    while (level.min.length > 512) this.#levels.push((level = coarser(level)));
     let peak = 0;
-    for (let i = 0; i < top.min.length; i += 1) peak = Math.max(peak, -top.min[i], top.max[i]);
-    this.peak = Math.min(peak, 1); // largest magnitude in the sound; bringing it to another rate can overshoot full scale
+    for (let i = 0; i < level.min.length; i += 1) peak = Math.max(peak, -level.min[i], level.max[i]);
+    /** The largest magnitude in the sound; resampling can overshoot full scale. */
+    this.peak = Math.min(peak, 1);
   }
 
-  /** {min, max}: Float32Arrays of `width` pixels from `start` to `end` seconds; NaN beyond the sound. */
+  /**
+   * Minimum and maximum of each pixel; NaN beyond the sound.
+   * @param {number} start  seconds
+   * @param {number} end  seconds
+   * @param {number} width  px
+   */
   read(start, end, width) {
     const pixel = (end - start) / width;
     const level = this.#levels.findLast(({ seconds }) => seconds <= pixel) ?? this.#levels[0];
@@ -40,6 +59,10 @@ export class Peaks {
   }
 }
 
+/**
+ * @param {Level} level
+ * @returns {Level}
+ */
 function coarser({ min, max, seconds }) {
   const count = Math.ceil(min.length / STEP);
   const next = { min: new Float32Array(count), max: new Float32Array(count), seconds: seconds * STEP };
@@ -55,35 +78,52 @@ function coarser({ min, max, seconds }) {
   return next;
 }
 
-/** From what the server sends: a Matrix of two rows. */
-export function fromWaveform({ columns, values }, duration) {
+/**
+ * Peaks of the waveform of a result.
+ * @param {Matrix} waveform  two rows: minimum and maximum
+ * @param {number} duration  seconds
+ */
+export function peaksOfWaveform({ columns, values }, duration) {
   return new Peaks(values.subarray(0, columns), values.subarray(columns), duration / columns);
 }
 
-/** Whether a sound takes little enough memory for `fromFile`. */
-export const decodable = (duration, channels) => duration * channels <= MOST;
+/**
+ * Whether a sound takes little enough memory for `decodePeaks`.
+ * @param {number} duration  seconds
+ * @param {number} channels
+ */
+export const isDecodable = (duration, channels) => duration * channels <= MAX_DECODED;
 
-let last = Promise.resolve(); // a decode cannot be stopped: the next one waits for it, so that there is one in memory
+/** A decode cannot be stopped: the next one waits for it, so that only one is in memory. @type {Promise<Peaks | null>} */
+let last = Promise.resolve(null);
 
-/** From a file, decoded by the browser beside the page's own work; null where it cannot or `signal` is aborted. */
-export function fromFile(file, signal) {
-  last = last.then(() => (signal.aborted ? null : read(file, signal)));
+/**
+ * Peaks of a file, decoded by the browser in the background; null where it cannot decode it, or where `signal` is aborted.
+ * @param {File} file
+ * @param {AbortSignal} signal
+ */
+export function decodePeaks(file, signal) {
+  last = last.then(() => (signal.aborted ? null : decode(file, signal)));
   return last;
 }
 
-async function read(file, signal) {
+/**
+ * @param {File} file
+ * @param {AbortSignal} signal
+ */
+async function decode(file, signal) {
   let audio;
   try {
     audio = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(await file.arrayBuffer());
   } catch {
     return null;
   }
-  const sides = Array.from({ length: audio.numberOfChannels }, (_, i) => audio.getChannelData(i));
-  const size = audio.length > FINE ? 16 : 1; // samples a stretch
+  const channels = Array.from({ length: audio.numberOfChannels }, (_, i) => audio.getChannelData(i));
+  const size = audio.length > SINGLE ? 16 : 1; // samples of a stretch
   const count = Math.ceil(audio.length / size);
   const min = new Float32Array(count).fill(Infinity);
   const max = new Float32Array(count).fill(-Infinity);
-  for (const samples of sides) {
+  for (const samples of channels) {
     for (let done = 0; done < samples.length; done += SLICE) {
       if (signal.aborted) return null;
       const end = Math.min(done + SLICE, samples.length);

@@ -1,15 +1,17 @@
-// The player: the sound itself, and where in it we are. It drives the playhead, once a frame while it plays.
+// The player. It drives the playhead, once a frame while it plays.
 
-import { chooser } from "../chooser.js";
 import { button, h, icon } from "../dom.js";
+import { filePicker } from "../file-picker.js";
 import { clock } from "../format.js";
 import { library } from "../library.js";
 import { playhead } from "../playhead.js";
 import { settings } from "../settings.js";
 import { viewport } from "../viewport.js";
 
-// File name extension -> what people call it.
-const KINDS = {
+/** @import { Sound } from "../library.js" */
+
+/** Extension of a file name -> name of the format. @type {Record<string, string>} */
+const FORMATS = {
   aif: "AIFF",
   aiff: "AIFF",
   caf: "CAF",
@@ -23,7 +25,10 @@ const KINDS = {
   m4a: "M4A",
 };
 
-/** {element, load(sound, duration), toggle()}; `onLength()` is told when the file's length is known. */
+/**
+ * {element, load(sound, duration), toggle(), duration()}.
+ * @param {() => void} onLength  called when the length of the file is known
+ */
 export function player(onLength) {
   const audio = h("audio", { preload: "auto" });
   const play = button("Play", "play", toggle, { quiet: true, class: "primary round" });
@@ -47,84 +52,97 @@ export function player(onLength) {
       },
     },
   });
-  const words = h("span", {});
-  const choose = chooser(() => sound);
-  const message = h("p", { class: "message muted", hidden: true }, words, choose);
+  const text = h("span", {});
+  const picker = filePicker(() => sound);
+  const message = h("p", { class: "message muted", hidden: true }, text, picker);
   const element = h(
     "div",
     { class: "player" },
     play,
     loop,
     time,
-    h("span", { class: "loudness" }, mute, volume),
+    h("span", { class: "volume-control" }, mute, volume),
     message,
     audio,
   );
 
+  /** @type {Sound | null} */
   let sound = null;
+  /** @type {string | null} */
   let url = null;
-  let known = 0; // seconds, as the server says
-  let silent = false; // there is nothing that could be played
+  let knownDuration = 0; // seconds, according to the server
+  let unplayable = false;
   let frame = 0;
-  let last = 0; // time of the frame before
+  let last = 0; // time of the previous frame
 
-  const duration = () => (Number.isFinite(audio.duration) && audio.duration > 0 && !silent ? audio.duration : known);
+  const duration = () =>
+    Number.isFinite(audio.duration) && audio.duration > 0 && !unplayable ? audio.duration : knownDuration;
 
+  /**
+   * @param {Sound} next
+   * @param {number} seconds  its duration, according to the server
+   */
   function load(next, seconds) {
-    known = seconds;
+    knownDuration = seconds;
     if (next !== sound || next.url !== url) {
       const at = next === sound ? playhead.time : 0;
       [sound, url] = [next, next.url];
       audio.pause();
-      tell(url ? "" : "The server keeps no sound. Choose the file to listen to it.", !url);
+      showMessage(url ? "" : "The server does not keep sounds. Choose the file to listen to it.", !url);
       if (url) audio.src = url;
       else audio.removeAttribute("src");
       report(at);
       if (url) audio.currentTime = at;
-    } else if (duration() !== playhead.duration) report(silent ? playhead.time : audio.currentTime);
+    } else if (duration() !== playhead.duration) report(unplayable ? playhead.time : audio.currentTime);
     if (!url) message.hidden = !(sound.job || sound.ended); // a link that is still being opened has no file yet
   }
 
-  function tell(text, missing = false) {
-    silent = text !== "";
-    words.textContent = text;
-    message.hidden = !text;
-    choose.hidden = !missing;
-    play.disabled = loop.disabled = mute.disabled = volume.disabled = silent;
+  /**
+   * @param {string} content  why the sound cannot be played; empty: it can
+   * @param {boolean} [missing]  whether its file is to be chosen
+   */
+  function showMessage(content, missing = false) {
+    unplayable = content !== "";
+    text.textContent = content;
+    message.hidden = !content;
+    picker.hidden = !missing;
+    play.disabled = loop.disabled = mute.disabled = volume.disabled = unplayable;
   }
 
   function toggle() {
-    if (silent) return;
+    if (unplayable) return;
     if (!audio.paused) return audio.pause();
-    const [start, end] = bounds();
+    const { start, end } = playedRegion();
     if (playhead.time >= end - 0.02 || (settings.get("loop") && playhead.time < start)) audio.currentTime = start;
-    audio.play().catch(() => {}); // what is wrong with the file comes as an error event
+    audio.play().catch(() => {}); // a broken file is reported by an error event
   }
 
-  /** What is played: the region on show when it loops, else the whole. */
-  function bounds() {
+  /** The visible region when looping, otherwise the whole sound; in seconds. */
+  function playedRegion() {
     const looped = settings.get("loop") && (viewport.start > 0 || viewport.end < viewport.duration);
     return looped && viewport.start < duration()
-      ? [viewport.start, Math.min(viewport.end, duration())]
-      : [0, duration()];
+      ? { start: viewport.start, end: Math.min(viewport.end, duration()) }
+      : { start: 0, end: duration() };
   }
 
   let written = "";
+  /** @param {number} now  seconds */
   function report(now) {
-    playhead.at(now, duration(), !audio.paused && !audio.ended);
-    const text = `${clock(now)} / ${clock(duration())}`;
-    if (text !== written) time.textContent = written = text;
+    playhead.update(now, duration(), !audio.paused && !audio.ended);
+    const position = `${clock(now)} / ${clock(duration())}`;
+    if (position !== written) time.textContent = written = position;
   }
 
-  function step() {
-    frame = audio.paused ? 0 : requestAnimationFrame(step);
+  function onFrame() {
+    frame = audio.paused ? 0 : requestAnimationFrame(onFrame);
     advance();
   }
 
-  /** One moment of playing: turn back at the end of a loop, turn the page where the cursor leaves what is on show. */
+  /** While playing: jump back at the end of a loop, and pan on where the cursor leaves the visible region. */
   function advance() {
     const now = audio.currentTime;
-    const [start, end] = bounds();
+    const { start, end } = playedRegion();
+    /** @param {number} edge */
     const crossed = (edge) => last < edge && now >= edge;
     if (settings.get("loop") && crossed(end) && end < duration()) audio.currentTime = start;
     else if (crossed(viewport.end) && viewport.end < viewport.duration) viewport.pan(viewport.end - viewport.start);
@@ -132,19 +150,25 @@ export function player(onLength) {
     report(audio.currentTime);
   }
 
-  playhead.controlledBy((seconds) => {
+  playhead.setSeek((seconds) => {
     last = seconds;
-    if (!silent && audio.readyState > 0) audio.currentTime = seconds;
+    if (!unplayable && audio.readyState > 0) audio.currentTime = seconds;
     report(seconds);
   });
+  const onVolume = () => {
+    const silent = audio.muted || audio.volume === 0;
+    mute.replaceChildren(icon(silent ? "muted" : "volume"));
+    mute.setAttribute("aria-pressed", String(audio.muted));
+    volume.setAttribute("aria-valuetext", silent ? "muted" : `${Math.round(100 * audio.volume)} %`);
+  };
   const events = {
     play: () => {
       last = audio.currentTime;
-      frame ||= requestAnimationFrame(step);
+      frame ||= requestAnimationFrame(onFrame);
     },
     pause: () => report(audio.currentTime),
     seeked: () => report(audio.currentTime),
-    timeupdate: () => !audio.paused && document.hidden && advance(), // a page out of sight has no frames
+    timeupdate: () => !audio.paused && document.hidden && advance(), // a hidden page has no frames
     loadedmetadata: () => {
       report(audio.currentTime);
       onLength();
@@ -152,29 +176,24 @@ export function player(onLength) {
     durationchange: () => audio.readyState > 0 && report(audio.currentTime),
     ended: () => {
       if (!settings.get("loop")) return report(audio.currentTime);
-      audio.currentTime = bounds()[0];
+      audio.currentTime = playedRegion().start;
       audio.play().catch(() => {});
     },
     error: () => {
-      if (!url) return;
-      const kind = KINDS[sound.name.split(".").at(-1).toLowerCase()];
+      if (!url || !sound) return;
+      const format = FORMATS[sound.name.split(".").at(-1)?.toLowerCase() ?? ""];
       const broken = audio.error?.code === MediaError.MEDIA_ERR_DECODE;
-      tell(
+      showMessage(
         broken
-          ? "The browser cannot decode this file any further. Everything else works."
-          : `This browser cannot play ${kind ? `${kind} files` : "this file"}. Everything else works.`,
+          ? "This browser cannot decode the rest of this file. Everything else works."
+          : `This browser cannot play ${format ? `${format} files` : "this file"}. Everything else works.`,
       );
       report(playhead.time);
     },
-    volumechange: () => {
-      const off = audio.muted || audio.volume === 0;
-      mute.replaceChildren(icon(off ? "muted" : "volume"));
-      mute.setAttribute("aria-pressed", String(audio.muted));
-      volume.setAttribute("aria-valuetext", off ? "muted" : `${Math.round(100 * audio.volume)} %`);
-    },
+    volumechange: onVolume,
   };
   for (const [name, listener] of Object.entries(events)) audio.addEventListener(name, listener);
-  playhead.addEventListener("state", () => {
+  playhead.on("state", () => {
     const name = playhead.playing ? "Pause" : "Play";
     play.replaceChildren(icon(name.toLowerCase()));
     play.setAttribute("aria-label", name);
@@ -184,10 +203,12 @@ export function player(onLength) {
     audio.volume = Math.min(Math.max(settings.get("volume"), 0), 1);
     volume.value = String(audio.volume);
     loop.setAttribute("aria-pressed", String(settings.get("loop")));
-    loop.title = "Loop: what is on show, or the whole sound";
+    loop.title = "Loop the visible region, or the whole sound";
   });
-  events.volumechange();
-  library.addEventListener("select", ({ detail }) => detail !== sound && audio.pause());
+  onVolume();
+  library.on("select", (selected) => {
+    if (selected !== sound) audio.pause();
+  });
 
   return { element, load, toggle, duration };
 }

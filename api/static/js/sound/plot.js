@@ -1,25 +1,48 @@
-// One picture of the sound with its axes, a cursor, and the ways to move about in it, by pointer, wheel, fingers and keys.
+// A plot over the time axis: canvas, axes and cursor, with zooming, panning and seeking by pointer, wheel, touch and keyboard.
 
 import { h } from "../dom.js";
 import { clock } from "../format.js";
 import { playhead } from "../playhead.js";
 import { viewport } from "../viewport.js";
-import { canvas, fit, inks, pen, timeAxis, valueAxis } from "./ink.js";
-import { timeTicks } from "./scale.js";
+import { timeTicks } from "./axes.js";
+import { clearedContext, createCanvas, drawTimeAxis, drawValueAxis, fitToBox, themeColours } from "./canvas.js";
 
-const CLICK = 5; // pixels: what moves less was a click
+/** @import { SoundRegion } from "../types.js" */
+/** @import { Tick } from "./canvas.js" */
 
 /**
- * {element, stage, picture, overlay, draw(ticks)}. `label` names the slider that the picture is, `describe` is the id
- * of the words that explain it. With `tall` there is a frequency axis too: regions have a height. `onHover(share)` gets
- * the pointer's place as shares {x, y} with y from the bottom, or null when it leaves.
+ * @typedef {{x: number, y: number}} Point  shares of width and height, y from the bottom
+ *
+ * @typedef {object} Drag  a drag with one pointer
+ * @property {PointerEvent} event  where it began
+ * @property {Point} point
+ * @property {SoundRegion} region  what was visible then
+ * @property {boolean} moved  by more than a click
+ * @property {boolean} panning
+ *
+ * @typedef {object} Pinch  where two fingers are
+ * @property {number} x  their middle, as shares
+ * @property {number} y
+ * @property {number} apart  their distance, as a share
+ * @property {SoundRegion} region  what was visible then
  */
-export function plot({ label, describe, tall, name, onHover = () => {} }) {
-  const gutter = canvas({ class: "gutter", "aria-hidden": "true" });
-  const axis = canvas({ class: "axis", "aria-hidden": "true" });
-  const picture = canvas({ class: "picture", role: "img", "aria-label": label });
+
+const CLICK = 5; // px: a movement below this is a click
+
+/**
+ * @param {object} options
+ * @param {string} options.label  for screen readers
+ * @param {string} options.describedBy  id of the text that explains the pointer and the keys
+ * @param {string} options.name  CSS class
+ * @param {boolean} [options.hasFrequency]  whether there is a frequency axis: regions then have a height
+ * @param {(point: Point | null) => void} [options.onHover]  gets the pointer's position, or null when it leaves
+ */
+export function plot({ label, describedBy, name, hasFrequency = false, onHover = () => {} }) {
+  const gutter = createCanvas({ class: "gutter", "aria-hidden": "true" });
+  const axis = createCanvas({ class: "axis", "aria-hidden": "true" });
+  const canvas = createCanvas({ class: "image", role: "img", "aria-label": label });
   const cursor = h("div", { class: "cursor" });
-  const box = h("div", { class: "selection", hidden: true });
+  const selection = h("div", { class: "selection", hidden: true });
   const overlay = h(
     "div",
     {
@@ -27,59 +50,66 @@ export function plot({ label, describe, tall, name, onHover = () => {} }) {
       role: "slider",
       tabindex: "0",
       "aria-label": `Position, ${label.toLowerCase()}`,
-      "aria-describedby": describe,
+      "aria-describedby": describedBy,
       "aria-valuemin": "0",
       "aria-valuemax": "0",
       "aria-valuenow": "0",
     },
-    box,
+    selection,
     cursor,
   );
-  const stage = h("div", { class: "stage" }, picture, overlay);
+  const stage = h("div", { class: "stage" }, canvas, overlay);
   const element = h("div", { class: `plot ${name}` }, gutter, stage, axis);
-  pointers(overlay, box, tall, onHover);
-  overlay.addEventListener("keydown", keys);
-  overlay.addEventListener("wheel", (event) => wheel(event, tall), { passive: false });
+  addPointers(overlay, selection, hasFrequency, onHover);
+  overlay.addEventListener("keydown", onKey);
+  overlay.addEventListener("wheel", (event) => onWheel(event, overlay, hasFrequency), { passive: false });
 
-  let said = -1;
-  const say = () => {
-    const second = playhead.playing ? Math.floor(playhead.time) : playhead.time;
-    if (second === said) return;
-    said = second;
-    overlay.setAttribute("aria-valuenow", second.toFixed(2));
+  let announced = -1; // seconds; once a second while it plays
+  playhead.on("move", () => {
+    const now = playhead.playing ? Math.floor(playhead.time) : playhead.time;
+    if (now === announced) return;
+    announced = now;
+    overlay.setAttribute("aria-valuenow", now.toFixed(2));
     overlay.setAttribute("aria-valuemax", playhead.duration.toFixed(2));
-    overlay.setAttribute("aria-valuetext", `${clock(second)} of ${clock(playhead.duration)}`);
-  };
-  playhead.addEventListener("move", say);
+    overlay.setAttribute("aria-valuetext", `${clock(now)} of ${clock(playhead.duration)}`);
+  });
 
   return {
     element,
     stage,
-    picture,
+    canvas,
     overlay,
-    /** Write the axes; `ticks` are those at the left. */
-    draw(ticks) {
-      const ink = inks();
-      if (fit(gutter)) {
-        const { context, width, height } = pen(gutter);
-        valueAxis(context, ticks(height), width, height, ink);
+    /**
+     * Draw the axes.
+     * @param {(height: number) => Tick[]} valueTicks  the ticks at the left
+     */
+    draw(valueTicks) {
+      const theme = themeColours();
+      if (fitToBox(gutter)) {
+        const { context, width, height } = clearedContext(gutter);
+        drawValueAxis(context, valueTicks(height), width, height, theme);
       }
-      if (fit(axis)) {
-        const { context, width } = pen(axis);
-        timeAxis(context, timeTicks(viewport.start, viewport.end, width), width, ink);
+      if (fitToBox(axis)) {
+        const { context, width } = clearedContext(axis);
+        drawTimeAxis(context, timeTicks(viewport.start, viewport.end, width), width, theme);
       }
-      playhead.addCursor(cursor, (seconds) => viewport.place(seconds));
+      playhead.addCursor(cursor, (seconds) => viewport.position(seconds));
     },
   };
 }
 
-/** Put an absolutely placed element over a region of what is on show: seconds, and shares of the frequency axis. */
-export function cover(element, { start, end, low = 0, high = 1 }, tall) {
-  const left = viewport.place(start);
-  const right = viewport.place(end);
-  const height = tall ? viewport.high - viewport.low : 1;
-  const bottom = tall ? (low - viewport.low) / height : 0;
-  const top = tall ? (high - viewport.low) / height : 1;
+/**
+ * Put an absolutely positioned element over a region of the sound.
+ * @param {HTMLElement} element
+ * @param {SoundRegion} region
+ * @param {boolean} hasFrequency  false: the whole height
+ */
+export function cover(element, { start, end, low, high }, hasFrequency) {
+  const left = viewport.position(start);
+  const right = viewport.position(end);
+  const height = hasFrequency ? viewport.high - viewport.low : 1;
+  const bottom = hasFrequency ? (low - viewport.low) / height : 0;
+  const top = hasFrequency ? (high - viewport.low) / height : 1;
   Object.assign(element.style, {
     left: `${100 * left}%`,
     width: `${100 * (right - left)}%`,
@@ -88,126 +118,177 @@ export function cover(element, { start, end, low = 0, high = 1 }, tall) {
   });
 }
 
-function shares(event, element) {
+/**
+ * @param {MouseEvent} event
+ * @param {HTMLElement} element
+ * @returns {Point}
+ */
+function pointOf(event, element) {
   const { left, bottom, width, height } = element.getBoundingClientRect();
-  const kept = (share) => Math.min(Math.max(share, 0), 1);
-  return { x: kept((event.clientX - left) / width), y: kept((bottom - event.clientY) / height) };
+  /** @param {number} share */
+  const clamp = (share) => Math.min(Math.max(share, 0), 1);
+  return { x: clamp((event.clientX - left) / width), y: clamp((bottom - event.clientY) / height) };
 }
 
-const bandAt = (y) => viewport.low + y * (viewport.high - viewport.low);
+/** The share of the whole frequency axis at a share of the height. @param {number} y */
+const frequencyShare = (y) => viewport.low + y * (viewport.high - viewport.low);
 
-/** A click seeks, a drag selects a region to zoom into, with shift or two fingers it pans; two fingers pinch. */
-function pointers(overlay, box, tall, onHover) {
-  const down = new Map(); // pointer -> {x, y} now
-  let from = null; // {event, share, region, moved, panning}
+/** @returns {SoundRegion} */
+function visibleRegion() {
+  const { start, end, low, high } = viewport;
+  return { start, end, low, high };
+}
+
+/**
+ * A click seeks; a drag selects a region to zoom into, and pans with Shift; two fingers zoom and pan.
+ * @param {HTMLElement} overlay
+ * @param {HTMLElement} selection
+ * @param {boolean} hasFrequency
+ * @param {(point: Point | null) => void} onHover
+ */
+function addPointers(overlay, selection, hasFrequency, onHover) {
+  /** Pointers that are down. @type {Map<number, Point>} */
+  const down = new Map();
+  /** @type {Drag | null} */
+  let drag = null;
+  /** @type {Pinch | null} */
   let pinch = null;
 
-  /** What was dragged over; a drag straight along one axis means that axis, and a finger is seldom straight. */
-  const selection = (event, share) => {
-    const [a, b] = [from.share, share];
+  /**
+   * The region that was dragged over; a drag straight along one axis means that axis, and a finger is seldom straight.
+   * @param {Drag} drag
+   * @param {PointerEvent} event
+   * @param {Point} b
+   * @returns {SoundRegion}
+   */
+  const selected = ({ event: first, point: a }, event, b) => {
     const straight = event.pointerType === "touch" ? 40 : 12;
-    const flat = !tall || Math.abs(event.clientY - from.event.clientY) < straight;
-    const thin = Math.abs(event.clientX - from.event.clientX) < 12;
+    const flat = !hasFrequency || Math.abs(event.clientY - first.clientY) < straight;
+    const thin = Math.abs(event.clientX - first.clientX) < 12;
     const [start, end] = thin ? [0, 1] : [Math.min(a.x, b.x), Math.max(a.x, b.x)];
     const [low, high] = flat ? [0, 1] : [Math.min(a.y, b.y), Math.max(a.y, b.y)];
-    return { start: viewport.timeAt(start), end: viewport.timeAt(end), low: bandAt(low), high: bandAt(high) };
+    return {
+      start: viewport.timeAt(start),
+      end: viewport.timeAt(end),
+      low: frequencyShare(low),
+      high: frequencyShare(high),
+    };
   };
-  const forget = () => {
-    from = null;
-    box.hidden = true;
+  const endDrag = () => {
+    drag = null;
+    selection.hidden = true;
+  };
+  const twoFingers = () => {
+    const [a, b] = down.values();
+    return pinchOf(a, b);
   };
 
   overlay.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     overlay.setPointerCapture(event.pointerId);
-    const share = shares(event, overlay);
-    down.set(event.pointerId, share);
+    const point = pointOf(event, overlay);
+    down.set(event.pointerId, point);
     if (down.size === 2) {
-      forget();
-      pinch = gesture([...down.values()]);
+      endDrag();
+      pinch = twoFingers();
     } else {
-      const { start, end, low, high } = viewport;
-      from = { event, share, region: [start, end, low, high], moved: false, panning: event.shiftKey };
+      drag = { event, point, region: visibleRegion(), moved: false, panning: event.shiftKey };
     }
   });
   overlay.addEventListener("pointermove", (event) => {
-    const share = shares(event, overlay);
-    onHover(share);
+    const point = pointOf(event, overlay);
+    onHover(point);
     if (!down.has(event.pointerId)) return;
-    down.set(event.pointerId, share);
-    if (pinch && down.size === 2) return pinched(pinch, gesture([...down.values()]), tall);
-    if (!from) return;
-    from.moved ||= Math.hypot(event.clientX - from.event.clientX, event.clientY - from.event.clientY) > CLICK;
-    if (!from.moved) return;
-    if (from.panning) {
-      const [start, end, low, high] = from.region;
-      const across = (from.share.x - share.x) * (end - start);
-      const up = tall ? (from.share.y - share.y) * (high - low) : 0;
+    down.set(event.pointerId, point);
+    if (pinch && down.size === 2) return applyPinch(pinch, twoFingers(), hasFrequency);
+    if (!drag) return;
+    drag.moved ||= Math.hypot(event.clientX - drag.event.clientX, event.clientY - drag.event.clientY) > CLICK;
+    if (!drag.moved) return;
+    if (drag.panning) {
+      const { start, end, low, high } = drag.region;
+      const across = (drag.point.x - point.x) * (end - start);
+      const up = hasFrequency ? (drag.point.y - point.y) * (high - low) : 0;
       viewport.show(start + across, end + across, low + up, high + up);
     } else {
-      box.hidden = false;
-      cover(box, selection(event, share), tall);
+      selection.hidden = false;
+      cover(selection, selected(drag, event, point), hasFrequency);
     }
   });
   overlay.addEventListener("pointerup", (event) => {
-    if (from && down.has(event.pointerId)) {
-      const share = shares(event, overlay);
-      if (!from.moved) playhead.seek(viewport.timeAt(share.x));
-      else if (!from.panning) {
-        const { start, end, low, high } = selection(event, share);
+    if (drag && down.has(event.pointerId)) {
+      const point = pointOf(event, overlay);
+      if (!drag.moved) playhead.seek(viewport.timeAt(point.x));
+      else if (!drag.panning) {
+        const { start, end, low, high } = selected(drag, event, point);
         viewport.show(start, end, low, high);
       }
     }
     lift(event);
   });
+  /** @param {PointerEvent} event */
   const lift = (event) => {
     down.delete(event.pointerId);
     if (down.size < 2) pinch = null;
-    forget();
+    endDrag();
   };
   overlay.addEventListener("pointercancel", lift);
   overlay.addEventListener("pointerleave", () => onHover(null));
   overlay.addEventListener("dblclick", () => viewport.reset());
 }
 
-/** Where two fingers are: their middle and how far apart, as shares, with the region on show when they came down. */
-function gesture([a, b]) {
-  const { start, end, low, high } = viewport;
+/**
+ * @param {Point} a
+ * @param {Point} b
+ * @returns {Pinch}
+ */
+function pinchOf(a, b) {
   const apart = Math.max(Math.hypot(a.x - b.x, a.y - b.y), 0.02);
-  return { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2, apart, region: [start, end, low, high] };
+  return { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2, apart, region: visibleRegion() };
 }
 
-/** What was between the fingers when they came down stays between them. */
-function pinched(before, now, tall) {
-  const [start, end, low, high] = before.region;
-  const factor = before.apart / now.apart;
+/**
+ * Keep between the fingers what was between them at the beginning.
+ * @param {Pinch} first
+ * @param {Pinch} now
+ * @param {boolean} hasFrequency
+ */
+function applyPinch(first, now, hasFrequency) {
+  const { start, end, low, high } = first.region;
+  const factor = first.apart / now.apart;
   const length = (end - start) * factor;
-  const from = start + before.x * (end - start) - now.x * length;
-  const height = tall ? (high - low) * factor : high - low;
-  const bottom = tall ? low + before.y * (high - low) - now.y * height : low;
+  const from = start + first.x * (end - start) - now.x * length;
+  const height = hasFrequency ? (high - low) * factor : high - low;
+  const bottom = hasFrequency ? low + first.y * (high - low) - now.y * height : low;
   viewport.show(from, from + length, bottom, bottom + height);
 }
 
-/** Ctrl (or a pinch on a touchpad) zooms time, shift the frequencies; without either the page scrolls as always. */
-function wheel(event, tall) {
+/**
+ * Ctrl (or a pinch on a touchpad) zooms time, Shift the frequencies; without either the page scrolls.
+ * @param {WheelEvent} event
+ * @param {HTMLElement} overlay
+ * @param {boolean} hasFrequency
+ */
+function onWheel(event, overlay, hasFrequency) {
   if (!event.ctrlKey && !event.shiftKey) return;
   event.preventDefault();
   const turn = (event.deltaY || event.deltaX) * (event.deltaMode === 1 ? 30 : 1);
   const factor = Math.exp(Math.min(Math.max(turn, -240), 240) / 400);
-  const { x, y } = shares(event, event.currentTarget);
+  const { x, y } = pointOf(event, overlay);
   if (event.ctrlKey) viewport.zoom(factor, viewport.timeAt(x));
-  else if (tall) {
-    const [low, high, at] = [viewport.low, viewport.high, bandAt(y)];
+  else if (hasFrequency) {
+    const [low, high, at] = [viewport.low, viewport.high, frequencyShare(y)];
     viewport.show(viewport.start, viewport.end, at - (at - low) * factor, at + (high - at) * factor);
   }
 }
 
-function keys(event) {
+/** @param {KeyboardEvent} event */
+function onKey(event) {
   const { key, shiftKey, altKey, ctrlKey, metaKey } = event;
   if (ctrlKey || metaKey) return;
-  const fine = shiftKey ? 0.1 : 1;
+  const step = shiftKey ? 0.1 : 1; // seconds
   const [length, height] = [viewport.end - viewport.start, viewport.high - viewport.low];
   const middle = (viewport.start + viewport.end) / 2;
+  /** @type {Record<string, () => void>} */
   const actions = altKey
     ? {
         ArrowLeft: () => viewport.pan(-length / 8),
@@ -216,10 +297,10 @@ function keys(event) {
         ArrowDown: () => viewport.pan(0, -height / 8),
       }
     : {
-        ArrowLeft: () => playhead.seek(playhead.time - fine),
-        ArrowDown: () => playhead.seek(playhead.time - fine),
-        ArrowRight: () => playhead.seek(playhead.time + fine),
-        ArrowUp: () => playhead.seek(playhead.time + fine),
+        ArrowLeft: () => playhead.seek(playhead.time - step),
+        ArrowDown: () => playhead.seek(playhead.time - step),
+        ArrowRight: () => playhead.seek(playhead.time + step),
+        ArrowUp: () => playhead.seek(playhead.time + step),
         PageUp: () => playhead.seek(playhead.time + 10),
         PageDown: () => playhead.seek(playhead.time - 10),
         Home: () => playhead.seek(0),

@@ -1,40 +1,61 @@
-// The log-mel spectrogram with its axes, what spoke for the answer laid over it, and the region that a map's cell hears.
+// The log-mel spectrogram with its axes, the class activation over it, and the highlighted region.
 
-import { hertz } from "../format.js";
-import { focus } from "../focus.js";
-import { h } from "../dom.js";
+import { context2d, h } from "../dom.js";
+import { formatHertz } from "../format.js";
+import { highlight } from "../highlight.js";
 import { paint, tint } from "../paint/painter.js";
 import { settings } from "../settings.js";
 import { viewport } from "../viewport.js";
-import { canvas, fit } from "./ink.js";
+import { frequencyAt, frequencyTicks, matrixRegion } from "./axes.js";
+import { createCanvas, fitToBox } from "./canvas.js";
 import { cover, plot } from "./plot.js";
-import { frequencyAt, frequencyTicks, regionOf } from "./scale.js";
 
-// One hue that none of the colours below it has.
+/** @import { ModelCard, PlacedCam, PlacedSpectrogram, SoundRegion } from "../types.js" */
+/** @import { Table } from "../paint/colormaps.js" */
+
+/** For each colour map a hue that it does not contain. @type {Record<string, [number, number, number]>} */
 const HUES = { magma: [70, 235, 255], grey: [255, 150, 40], viridis: [255, 70, 110], cividis: [255, 60, 90] };
-export const camTable = (colours) => (camTable[colours] ??= tint(HUES[colours] ?? HUES.grey, 0.8));
+/** @type {Map<string, Table>} */
+const camTables = new Map();
 
-/** {min, max} in dB of the first and the last colour. */
-export function levels(matrix) {
-  const { max } = matrix.statistics;
-  return { min: max - settings.get("range"), max };
+/**
+ * The colours of the class activation over a spectrogram in those colours.
+ * @param {string} colours
+ * @returns {Table}
+ */
+export function camColours(colours) {
+  const table = camTables.get(colours) ?? tint(HUES[colours] ?? HUES.grey, 0.8);
+  camTables.set(colours, table);
+  return table;
 }
 
-/** Paint a spectrogram and, where `cam` is given, what spoke for the answer; each has a canvas, which may be one. */
-export function paintSound(canvas, spectrum, region = viewport) {
-  const colours = settings.get("soundColours");
-  paint(canvas, spectrum.matrix, {
-    colours,
-    ...levels(spectrum.matrix),
-    region: regionOf(spectrum, region),
+/**
+ * @param {HTMLCanvasElement} canvas
+ * @param {PlacedSpectrogram} spectrogram
+ * @param {SoundRegion} [region]
+ */
+export function paintSpectrogram(canvas, spectrogram, region = viewport) {
+  const { matrix } = spectrogram;
+  const { max } = matrix.statistics;
+  paint(canvas, matrix, {
+    colours: settings.get("soundColours"),
+    min: max - settings.get("range"),
+    max,
+    region: matrixRegion(spectrogram, region),
     smooth: true,
   });
 }
 
+/**
+ * @param {HTMLCanvasElement} canvas
+ * @param {PlacedCam} cam
+ * @param {SoundRegion} [region]
+ */
 export function paintCam(canvas, { matrix, start, seconds }, region = viewport) {
+  /** @param {number} time */
   const share = (time) => (time - start) / seconds;
   paint(canvas, matrix, {
-    colours: camTable(settings.get("soundColours")),
+    colours: camColours(settings.get("soundColours")),
     min: 0,
     max: 1,
     smooth: true,
@@ -42,61 +63,79 @@ export function paintCam(canvas, { matrix, start, seconds }, region = viewport) 
   });
 }
 
-/** {element, draw(spectrum, cam, card), say(words), name(words)}. */
-export function spectrogram(describe) {
-  let shown = null; // {spectrum, card}
-  const reading = h("output", { class: "reading number", "aria-live": "off" }); // what is under the pointer
-  const onHover = (share) => (reading.textContent = read(share) ?? "");
-  const view = plot({ label: "Spectrogram", describe, name: "spectrogram", tall: true, onHover });
-  const layer = canvas({ class: "picture", "aria-hidden": "true" });
-  const heard = h("div", { class: "heard", hidden: true });
-  const words = h("p", { class: "state" });
-  view.picture.after(layer);
-  view.overlay.prepend(heard);
-  view.stage.append(words, reading);
+/**
+ * {element, draw(spectrogram, cam, card), showMessage(text), setLabel(text)}.
+ * @param {string} describedBy  id of the text that explains the pointer and the keys
+ */
+export function spectrogramPlot(describedBy) {
+  /** @type {{spectrogram: PlacedSpectrogram, card: ModelCard} | null} */
+  let shown = null;
+  const reading = h("output", { class: "reading number", "aria-live": "off" }); // the value under the pointer
+  /** @param {{x: number, y: number} | null} point */
+  const onHover = (point) => (reading.textContent = read(point) ?? "");
+  const view = plot({ label: "Spectrogram", describedBy, name: "spectrogram", hasFrequency: true, onHover });
+  const camLayer = createCanvas({ class: "image", "aria-hidden": "true" });
+  const outline = h("div", { class: "highlight", hidden: true });
+  const message = h("p", { class: "state" });
+  view.canvas.after(camLayer);
+  view.overlay.prepend(outline);
+  view.stage.append(message, reading);
 
-  focus.addEventListener("change", mark);
+  highlight.on("change", drawHighlight);
 
-  function mark() {
-    heard.hidden = !focus.region || !shown;
-    if (!heard.hidden) cover(heard, focus.region, true);
+  function drawHighlight() {
+    const region = shown ? highlight.region : null;
+    outline.hidden = !region;
+    if (region) cover(outline, region, true);
   }
 
-  function read(share) {
-    if (!share || !shown) return null;
-    const { spectrum, card } = shown;
-    const { matrix, start, step } = spectrum;
-    const time = viewport.timeAt(share.x);
-    const band = viewport.low + share.y * (viewport.high - viewport.low);
+  /** @param {{x: number, y: number} | null} point  shares of width and height */
+  function read(point) {
+    if (!point || !shown) return null;
+    const { spectrogram, card } = shown;
+    const { matrix, start, step } = spectrogram;
+    const time = viewport.timeAt(point.x);
+    const share = viewport.low + point.y * (viewport.high - viewport.low);
     const column = Math.round((time - start) / step);
-    const row = Math.min(Math.floor(band * matrix.rows), matrix.rows - 1);
-    const place = `${time.toFixed(2)} s · ${hertz(frequencyAt(band, card.frontend))}`;
+    const row = Math.min(Math.floor(share * matrix.rows), matrix.rows - 1);
+    const place = `${time.toFixed(2)} s · ${formatHertz(frequencyAt(share, card.frontend))}`;
     if (column < 0 || column >= matrix.columns) return place;
     const below = matrix.at(row, column) - matrix.statistics.max;
     return `${place} · ${below > -0.05 ? "0" : below.toFixed(1).replace("-", "−")} dB`;
   }
 
-  function draw(spectrum, cam, card) {
-    shown = spectrum ? { spectrum, card } : null;
-    view.draw((height) => (spectrum ? frequencyTicks(viewport.low, viewport.high, height, card.frontend) : []));
-    if (!fit(view.picture)) return;
-    if (spectrum) paintSound(view.picture, spectrum);
-    else view.picture.getContext("2d").clearRect(0, 0, view.picture.width, view.picture.height);
-    layer.hidden = !cam;
-    if (cam && fit(layer)) paintCam(layer, cam);
-    mark();
+  /**
+   * @param {PlacedSpectrogram | null} spectrogram
+   * @param {PlacedCam | null} cam
+   * @param {ModelCard | null} card
+   */
+  function draw(spectrogram, cam, card) {
+    shown = spectrogram && card ? { spectrogram, card } : null;
+    view.draw((height) => (shown ? frequencyTicks(viewport.low, viewport.high, height, shown.card.frontend) : []));
+    if (!fitToBox(view.canvas)) return;
+    if (spectrogram) paintSpectrogram(view.canvas, spectrogram);
+    else context2d(view.canvas).clearRect(0, 0, view.canvas.width, view.canvas.height);
+    camLayer.hidden = !cam;
+    if (cam && fitToBox(camLayer)) paintCam(camLayer, cam);
+    drawHighlight();
   }
 
   return {
     element: view.element,
     draw,
-    /** Words in place of the picture; none when there is one. */
-    say(text) {
-      words.textContent = text;
-      words.hidden = !text;
-      if (text) view.picture.setAttribute("aria-label", text);
+    /**
+     * Show a text in place of the image.
+     * @param {string} text  empty: none
+     */
+    showMessage(text) {
+      message.textContent = text;
+      message.hidden = !text;
+      if (text) view.canvas.setAttribute("aria-label", text);
     },
-    /** What screen readers say of the picture. */
-    name: (text) => view.picture.setAttribute("aria-label", text),
+    /**
+     * Set what screen readers say of the image.
+     * @param {string} text
+     */
+    setLabel: (text) => view.canvas.setAttribute("aria-label", text),
   };
 }

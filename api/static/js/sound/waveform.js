@@ -1,40 +1,56 @@
 // The waveform: for every pixel a line from the smallest to the largest sample.
 
-import { value } from "../format.js";
+import { formatNumber } from "../format.js";
 import { viewport } from "../viewport.js";
-import { fit, inks, pen } from "./ink.js";
+import { clearedContext, fitToBox, themeColours } from "./canvas.js";
 import { plot } from "./plot.js";
 
-/** {element, draw(peaks, duration)}: Peaks or null, and how many seconds there is sound. */
-export function waveform(describe) {
-  const view = plot({ label: "Waveform", describe, name: "waveform" });
+/** @import { ThemeColours } from "./canvas.js" */
+/** @import { Peaks } from "./peaks.js" */
 
+/**
+ * {element, draw(peaks, duration)}.
+ * @param {string} describedBy  id of the text that explains the pointer and the keys
+ */
+export function waveformPlot(describedBy) {
+  const view = plot({ label: "Waveform", describedBy, name: "waveform" });
+
+  /**
+   * @param {Peaks | null} peaks
+   * @param {number} duration  seconds of sound, without padding
+   */
   function draw(peaks, duration) {
-    const peak = peaks?.peak || 1; // a silent sound has a scale too
-    const most = value(Number(peak.toPrecision(2)));
+    const peak = peaks?.peak || 1; // a silent sound has an axis too
+    const most = formatNumber(Number(peak.toPrecision(2)));
     const ticks = [
-      { place: 1, label: most },
-      { place: 0.5, label: "0" },
-      { place: 0, label: `−${most}` },
+      { position: 1, label: most },
+      { position: 0.5, label: "0" },
+      { position: 0, label: `−${most}` },
     ];
     view.draw(() => (peaks ? ticks : []));
-    if (!fit(view.picture)) return;
-    paintWaveform(pen(view.picture), peaks, peak, duration);
+    if (fitToBox(view.canvas)) paintWaveform(view.canvas, peaks, peak, duration);
   }
 
   return { element: view.element, draw };
 }
 
-function paintWaveform({ context, width, height }, peaks, peak, duration) {
-  const ink = inks();
+/**
+ * @param {HTMLCanvasElement} canvas
+ * @param {Peaks | null} peaks
+ * @param {number} peak
+ * @param {number} duration
+ */
+function paintWaveform(canvas, peaks, peak, duration) {
+  const { context, width, height } = clearedContext(canvas);
+  const theme = themeColours();
   const middle = height / 2;
-  const end = viewport.place(duration) * width;
-  if (end < width) padding(context, Math.max(end, 0), width, height, ink);
+  const end = viewport.position(duration) * width;
+  if (end < width) paintPadding(context, Math.max(end, 0), width, height, theme);
   if (!peaks) return;
-  const scale = context.getTransform().a;
-  const { min, max } = peaks.read(viewport.start, viewport.end, context.canvas.width);
+  const scale = canvas.width / width;
+  const { min, max } = peaks.read(viewport.start, viewport.end, canvas.width);
   const half = (middle - 1) / peak;
-  context.fillStyle = ink.accent;
+  context.fillStyle = theme.accent;
   context.beginPath();
   for (let x = 0; x < min.length; x += 1) {
     if (!(max[x] >= min[x])) continue; // beyond the sound
@@ -48,8 +64,15 @@ function paintWaveform({ context, width, height }, peaks, peak, duration) {
   context.fill();
 }
 
-/** Where the model hears silence after the end of a short sound. */
-export function padding(context, from, width, height, { line, muted, font }) {
+/**
+ * Hatch the silence that is appended to a short sound for the model.
+ * @param {CanvasRenderingContext2D} context
+ * @param {number} from  px
+ * @param {number} width
+ * @param {number} height
+ * @param {ThemeColours} theme
+ */
+function paintPadding(context, from, width, height, { line, muted, font }) {
   context.save();
   context.beginPath();
   context.rect(from, 0, width - from, height);
@@ -61,8 +84,8 @@ export function padding(context, from, width, height, { line, muted, font }) {
     context.lineTo(x + height, 0);
   }
   context.stroke();
-  const words = "silence, added for the model";
+  const text = "silence, added for the model";
   Object.assign(context, { font: `11px ${font}`, fillStyle: muted, textBaseline: "middle" });
-  if (context.measureText(words).width + 12 < width - from) context.fillText(words, from + 8, height / 2);
+  if (context.measureText(text).width + 12 < width - from) context.fillText(text, from + 8, height / 2);
   context.restore();
 }

@@ -1,0 +1,134 @@
+// The parts of a result: confidence bars, certainty, timings, and the model that computed it.
+
+import { h } from "./dom.js";
+import { className, formatDuration, percent } from "./format.js";
+
+/** @import { Job, ModelCard, Prediction, Result, TimedStage } from "./types.js" */
+
+const LEVELS = /** @type {const} */ ([
+  [0.7, "High"],
+  [0.4, "Medium"],
+]);
+
+/** @type {[TimedStage, string][]} */
+const MEASURED = [
+  ["queue", "waiting in the queue"],
+  ["decode", "decoding"],
+  ["batch", "waiting for a batch"],
+  ["forward", "network"],
+];
+
+/**
+ * High, Medium or Low.
+ * @param {number} confidence
+ */
+export const confidenceLevel = (confidence) => LEVELS.find(([least]) => confidence >= least)?.[1] ?? "Low";
+
+/**
+ * A bar for each prediction, in their order.
+ * @param {Prediction[]} predictions
+ */
+export function confidenceBars(predictions) {
+  return h(
+    "ol",
+    { class: "bars" },
+    predictions.map(({ class: name, confidence }) => {
+      const bar = h("div", { class: "bar" });
+      bar.style.transform = `scaleX(${confidence})`;
+      return h(
+        "li",
+        { data: { level: confidenceLevel(confidence) } },
+        h("span", { class: "class", text: className(name), title: className(name) }),
+        h("div", { class: "track", "aria-hidden": "true" }, bar),
+        h("span", { class: "number", text: percent(confidence, confidence < 0.1 ? 1 : 0) }),
+      );
+    }),
+  );
+}
+
+/**
+ * How certain the network is: the margin between the first two classes, and the entropy of the distribution. Two to the
+ * power of the entropy is the perplexity: the number of equally likely classes of that entropy.
+ * @param {Prediction[]} predictions  all classes
+ */
+export function certainty(predictions) {
+  const margin = predictions[0].confidence - (predictions[1]?.confidence ?? 0);
+  const bits = predictions.reduce((sum, { confidence: p }) => sum - (p > 0 ? p * Math.log2(p) : 0), 0);
+  /** @type {(term: string, value: string, text: string) => HTMLElement[]} */
+  const fact = (term, value, text) => [
+    h("dt", { text: term }),
+    h("dd", {}, h("b", { class: "number", text: value }), h("span", { class: "muted", text })),
+  ];
+  const lead = margin > 0.5 ? "clear" : margin > 0.15 ? "moderate" : "almost a tie";
+  const maximum = Math.log2(predictions.length).toFixed(2);
+  return h(
+    "dl",
+    { class: "facts" },
+    fact("Lead over the second class", percent(margin), ` – ${lead}`),
+    fact("Entropy", `${bits.toFixed(2)} bits`, ` of at most ${maximum} – ${uncertainty(2 ** bits)}`),
+  );
+}
+
+/** @param {number} perplexity */
+function uncertainty(perplexity) {
+  if (perplexity < 1.25) return "very sure";
+  if (perplexity < 2.5) return "fairly sure";
+  return `uncertain: could be any of about ${Math.round(perplexity)} classes`;
+}
+
+/**
+ * The stages of the job as one bar, with their durations below it.
+ * @param {Job} job
+ */
+export function timings({ timings: measured }) {
+  const total = measured.total ?? 0;
+  const stages = MEASURED.map(([stage, label]) => ({ stage: String(stage), label, seconds: measured[stage] ?? 0 }));
+  const rest = total - stages.reduce((sum, { seconds }) => sum + seconds, 0);
+  stages.push({ stage: "rest", label: "storing and other", seconds: Math.max(0, rest) });
+  const parts = stages.filter(({ seconds }) => seconds > 0);
+  const bar = h("div", { class: "stages", "aria-hidden": "true" });
+  for (const { stage, seconds } of parts) {
+    const part = h("div", { data: { stage } });
+    part.style.flexGrow = String(seconds / total);
+    bar.append(part);
+  }
+  return h(
+    "div",
+    { class: "timings" },
+    h("h2", { text: `${formatDuration(total)} on the server` }),
+    bar,
+    h(
+      "ul",
+      {},
+      parts.map(({ stage, label, seconds }) =>
+        h(
+          "li",
+          { data: { stage } },
+          h("span", { text: label }),
+          h("b", { class: "number", text: formatDuration(seconds) }),
+        ),
+      ),
+    ),
+  );
+}
+
+/**
+ * Which model computed a result and when, and how accurate it is where that was measured.
+ * @param {Result} result
+ * @param {Job} job
+ * @param {ModelCard | null} card
+ */
+export function provenance(result, job, card) {
+  const measured = card?.accuracy.at(-1);
+  const accuracy = measured
+    ? ` Accuracy ${percent(measured.correct / measured.total, 1)} on ${measured.data} (${measured.correct} of ${measured.total}).`
+    : "";
+  return h(
+    "p",
+    { class: "muted provenance" },
+    "Model ",
+    h("b", { text: result.model }),
+    `, ${result.combined}.${accuracy}`,
+    job.finished_at ? ` ${new Date(job.finished_at).toLocaleString()}.` : "",
+  );
+}

@@ -1,0 +1,130 @@
+// All channels of a layer as small maps, painted when they become visible; one can be selected.
+
+import { closest, h } from "../dom.js";
+import { formatNumber, percent } from "../format.js";
+import { scaledChannel } from "./colour-scale.js";
+import { MatrixCanvas } from "./matrix-canvas.js";
+
+/** @import { Matrix } from "../matrix.js" */
+
+const ORDERS = /** @type {const} */ ({ index: "by number", mean: "by mean", max: "by maximum" });
+/** @typedef {keyof typeof ORDERS} Order */
+
+/** Kept from layer to layer. @type {Order} */
+let order = "index";
+
+/**
+ * {element, repaint(), close()}.
+ * @param {Matrix[]} channels
+ * @param {(channel: number | null) => void} onSelect  gets the selected channel, or null when it is deselected
+ */
+export function channelGrid(channels, onSelect) {
+  const canvases = channels.map(() => new MatrixCanvas());
+  const options = channels.map(({ statistics: { mean, max, sparsity } }, i) => {
+    const label = `mean ${formatNumber(mean)}, maximum ${formatNumber(max)}, ${percent(sparsity)} zeros`;
+    return h(
+      "div",
+      {
+        role: "option",
+        class: "channel",
+        tabindex: -1,
+        data: { channel: i },
+        "aria-selected": "false",
+        "aria-label": `Channel ${i}, ${label}`,
+        title: `Channel ${i}: ${label}`,
+      },
+      canvases[i].element,
+      h("span", { class: "tag number", text: i, "aria-hidden": "true" }),
+    );
+  });
+  const grid = h("div", { class: "grid", role: "listbox", "aria-label": `${channels.length} channels` });
+  const choices = Object.entries(ORDERS).map(([key, text]) =>
+    h("option", { value: key, text, selected: key === order }),
+  );
+  const select = h("select", { "aria-label": "Order of channels" }, choices);
+  const element = h(
+    "div",
+    { class: "all-channels" },
+    h("label", { class: "sort" }, h("span", { class: "muted", text: "Sorted" }), select),
+    grid,
+  );
+  /** @type {number | null} */
+  let selected = null;
+
+  function sort() {
+    const indices = channels.map((_, i) => i);
+    const key = order;
+    if (key !== "index") indices.sort((a, b) => channels[b].statistics[key] - channels[a].statistics[key]);
+    grid.replaceChildren(...indices.map((i) => options[i]));
+    setTabStop(options[selected ?? indices[0]]);
+  }
+
+  /**
+   * The grid has one tab stop (a roving tabindex).
+   * @param {HTMLElement} option
+   */
+  function setTabStop(option) {
+    for (const one of options) one.tabIndex = one === option ? 0 : -1;
+  }
+
+  /** @param {HTMLElement} option */
+  function toggle(option) {
+    const channel = Number(option.dataset.channel);
+    selected = selected === channel ? null : channel;
+    options.forEach((one, i) => one.setAttribute("aria-selected", String(i === selected)));
+    setTabStop(option);
+    onSelect(selected);
+  }
+
+  /**
+   * The option that an arrow key leads to; null for other keys. Rows are found by where the layout has put them.
+   * @param {HTMLElement} option
+   * @param {string} key
+   */
+  function neighbour(option, key) {
+    const all = /** @type {HTMLElement[]} */ ([...grid.children]);
+    const at = all.indexOf(option);
+    const across = all.filter((one) => one.offsetTop === option.offsetTop).length;
+    const first = all.findIndex((one) => one.offsetTop !== all[0].offsetTop);
+    const columns = first < 0 ? across : first;
+    /** @type {Record<string, number>} */
+    const targets = {
+      ArrowLeft: at - 1,
+      ArrowRight: at + 1,
+      ArrowUp: at - columns,
+      ArrowDown: at + columns,
+      Home: 0,
+      End: all.length - 1,
+    };
+    return key in targets ? (all[targets[key]] ?? option) : null;
+  }
+
+  select.addEventListener("change", () => {
+    order = /** @type {Order} */ (select.value);
+    sort();
+  });
+  grid.addEventListener("click", (event) => {
+    const option = closest(event, ".channel");
+    if (option) toggle(option);
+  });
+  grid.addEventListener("keydown", (event) => {
+    const option = closest(event, ".channel");
+    if (!option) return;
+    const next = neighbour(option, event.key);
+    if (next) {
+      setTabStop(next);
+      next.focus();
+    } else if (event.key === "Enter" || event.key === " ") toggle(option);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+
+  function repaint() {
+    canvases.forEach((canvas, i) => canvas.show(scaledChannel(channels, i)));
+  }
+
+  sort();
+  repaint();
+  return { element, repaint, close: () => canvases.forEach((canvas) => canvas.close()) };
+}

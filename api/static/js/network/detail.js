@@ -1,0 +1,189 @@
+// One node of the network, opened: its map, its statistics, its channels, and what its block computes.
+
+import { announce, button, find, h, present } from "../dom.js";
+import { filePicker } from "../file-picker.js";
+import { formatNumber, percent } from "../format.js";
+import { channelGrid } from "./channel-grid.js";
+import { scaledChannel, scaledMap } from "./colour-scale.js";
+import { describe, displayName, receptiveFieldText } from "./descriptions.js";
+import { exportMap } from "./export-png.js";
+import { featureMap } from "./feature-map.js";
+import { fetchChannels } from "./fetch-channels.js";
+import { isLayer } from "./graph.js";
+import { residualBlock } from "./residual-block.js";
+
+/** @import { ScaledMatrix } from "../types.js" */
+/** @import { Matrix } from "../matrix.js" */
+/** @import { Sound } from "../library.js" */
+/** @import { Network, NetworkNode } from "./graph.js" */
+
+/**
+ * {element, repaint(), onFile(), close()}.
+ * @param {object} options
+ * @param {Network} options.network
+ * @param {Sound} options.sound
+ * @param {NetworkNode} options.node
+ * @param {ScaledMatrix} options.scaled  its map
+ * @param {(by: number) => void} options.onStep  to the next node (1) or the previous one (-1)
+ * @param {() => void} options.onClose
+ */
+export function nodeDetail({ network, sound, node, scaled, onStep, onClose }) {
+  const { id, kind } = node;
+  const layer = isLayer(node);
+  const hasChannels = layer && node.shape[0] > 1;
+  const count = node.shape[0].toLocaleString("en");
+  const mapTitle =
+    kind === "input" ? "Log-mel spectrogram" : kind === "cam" ? "Class activation" : "Mean of all channels";
+  const mainMap = featureMap(node, network.axes, mapTitle, scaled);
+  const maps = h("div", { class: "maps" }, mainMap.element);
+  const zeros = h("dd", { class: "number", text: "show all channels" });
+  const block = node.shortcut ? residualBlock(node, network) : null;
+  const channelSection = h("section", { class: "channels", "aria-label": "Channels" });
+  const name = displayName(node);
+  const quiet = { quiet: true, class: "quiet" };
+  const element = h(
+    "section",
+    { class: "detail", tabindex: -1, "aria-label": `${name}, opened` },
+    h(
+      "header",
+      {},
+      h("h3", { text: layer ? id : node.title }),
+      h(
+        "div",
+        { class: "tools" },
+        button("Previous layer", "back", () => onStep(-1), { ...quiet, "data-step": "-1" }),
+        button("Next layer", "back", () => onStep(1), { quiet: true, class: "quiet next", "data-step": "1" }),
+        button("Save as PNG", "save", save, quiet),
+        button("Close", "close", onClose, quiet),
+      ),
+    ),
+    h("p", { class: "description", text: describe(node, network) }),
+    h("div", { class: "map-and-facts" }, maps, h("dl", { class: "facts" }, facts())),
+    block?.element,
+    hasChannels ? channelSection : null,
+  );
+  /** All channels by layer name, once fetched. @type {Map<string, Matrix[]> | null} */
+  let fetched = null;
+  /** @type {number | null} */
+  let selected = null; // channel
+  /** Map of the selected channel. @type {ReturnType<typeof featureMap> | null} */
+  let channelMap = null;
+  /** @type {ReturnType<typeof channelGrid> | null} */
+  let grid = null;
+  let closed = false;
+
+  block?.show(null, null);
+  if (hasChannels) {
+    if (sound.channelRequests.has(id)) loadChannels();
+    else offerChannels();
+  }
+
+  /** Statistics as terms and their values. */
+  function facts() {
+    const { min, max, mean, sparsity } = scaled.matrix.statistics;
+    const unit = kind === "input" ? " dB" : "";
+    const [channels, rows, columns] = node.shape;
+    /** @type {(term: string, text: string) => HTMLElement[]} */
+    const fact = (term, text) => [h("dt", { text: term }), h("dd", { class: "number", text })];
+    const field = receptiveFieldText(node, network.axes);
+    return [
+      ...fact("Shape", layer ? `${channels} × ${rows} × ${columns}` : `${rows} × ${columns}`),
+      ...(layer ? fact("Values", (channels * rows * columns).toLocaleString("en")) : []),
+      ...(layer && field ? fact("Receptive field", field) : []),
+      ...fact("Minimum", formatNumber(min) + unit),
+      ...fact("Mean", formatNumber(mean) + unit),
+      ...fact("Maximum", formatNumber(max) + unit),
+      ...(kind === "input" ? [] : fact("Zeros in the map", percent(sparsity))),
+      ...(hasChannels ? [h("dt", { text: "Zeros in all channels" }), zeros] : []),
+    ];
+  }
+
+  function repaint() {
+    const now = scaledMap(node, network);
+    if (now) mainMap.repaint(now);
+    const channels = fetched?.get(id);
+    if (channels && selected !== null) channelMap?.repaint(scaledChannel(channels, selected));
+    grid?.repaint();
+    if (!fetched) block?.show(null, null);
+  }
+
+  /** @param {string | null} [problem]  why they could not be fetched */
+  function offerChannels(problem = null) {
+    const children = sound.file
+      ? [
+          button(problem ? "Try again" : `Show all ${count} channels`, problem ? "retry" : "layers", loadChannels, {
+            class: "primary",
+          }),
+          h("p", { class: "muted", text: "The server does not keep sounds, so the file is uploaded again." }),
+        ]
+      : [
+          h("p", {
+            text: "The server does not keep sounds, and this page does not have the file. Choose the same file again to see the channels.",
+          }),
+          filePicker(() => sound),
+        ];
+    channelSection.replaceChildren(
+      ...present([
+        h("h4", { text: `All ${count} channels` }),
+        problem ? h("p", { class: "problem", role: "alert", text: problem }) : null,
+        children,
+      ]),
+    );
+  }
+
+  async function loadChannels() {
+    channelSection.replaceChildren(
+      h("h4", { text: `All ${count} channels` }),
+      h("progress", { "aria-label": "Loading the channels" }),
+      h("p", { class: "muted", text: "The network is running again…", role: "status" }),
+    );
+    try {
+      fetched = await fetchChannels(sound, id);
+    } catch (error) {
+      if (!closed) offerChannels(error instanceof Error ? error.message : String(error));
+      return;
+    }
+    if (closed) return;
+    const channels = fetched.get(id);
+    if (!channels) return offerChannels("The server sent no channels of this layer.");
+    const hadFocus = channelSection.contains(document.activeElement);
+    grid = channelGrid(channels, select);
+    channelSection.replaceChildren(h("h4", { text: `All ${count} channels` }), grid.element);
+    if (hadFocus) find(grid.element, "[tabindex='0']")?.focus();
+    block?.show(fetched, null);
+    const sparsity = channels.reduce((sum, { statistics }) => sum + statistics.sparsity, 0) / channels.length;
+    zeros.textContent = percent(sparsity);
+    announce(`${channels.length} channels of ${name}`);
+  }
+
+  /** @param {number | null} channel */
+  function select(channel) {
+    selected = channel;
+    channelMap?.close();
+    channelMap?.element.remove();
+    channelMap = null;
+    block?.show(fetched, channel);
+    const channels = fetched?.get(id);
+    if (channel === null || !channels) return;
+    channelMap = featureMap(node, network.axes, `Channel ${channel}`, scaledChannel(channels, channel));
+    maps.append(channelMap.element);
+  }
+
+  function save() {
+    const subject = `${sound.name} ${layer ? id : node.title}`;
+    for (const map of [mainMap, channelMap]) if (map) exportMap(map, network.axes, subject);
+  }
+
+  return {
+    element,
+    repaint,
+    /** To be called when the sound has its file again: its channels can then be fetched. */
+    onFile() {
+      if (hasChannels && !fetched && !sound.channelRequests.has(id)) offerChannels();
+    },
+    close() {
+      closed = true;
+      for (const view of [mainMap, channelMap, grid, block]) view?.close();
+    },
+  };
+}

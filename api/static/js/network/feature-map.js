@@ -1,0 +1,159 @@
+// One feature map, large, with axes of time and frequency; its cells are read with the pointer or the arrow keys.
+
+import { h } from "../dom.js";
+import { clock, formatHertz, formatNumber } from "../format.js";
+import { highlight } from "../highlight.js";
+import { drawLegend } from "../paint/painter.js";
+import { playhead } from "../playhead.js";
+import { frequencyTicks, timeTicks } from "./axes.js";
+import { receptiveRegion } from "./graph.js";
+import { MatrixCanvas } from "./matrix-canvas.js";
+
+/** @import { ScaledMatrix } from "../types.js" */
+/** @import { Tick } from "./axes.js" */
+/** @import { MapAxes, NetworkNode } from "./graph.js" */
+
+/** Arrow key -> rows and columns. @type {Record<string, [rows: number, columns: number]>} */
+const MOVES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 0], ArrowDown: [-1, 0] };
+
+/**
+ * {element, scaled, title, repaint(scaled), close()}.
+ * @param {NetworkNode} node  whose cells they are
+ * @param {MapAxes} axes
+ * @param {string} title
+ * @param {ScaledMatrix} first
+ */
+export function featureMap(node, axes, title, first) {
+  let scaled = first;
+  const image = new MatrixCanvas(axes);
+  const cell = h("div", { class: "cell", hidden: true });
+  const frame = h(
+    "div",
+    {
+      class: "frame",
+      tabindex: 0,
+      role: "application",
+      "aria-roledescription": "map",
+      "aria-label":
+        `${title}, ${first.matrix.rows} rows of frequency, ${first.matrix.columns} columns of time. ` +
+        `Arrow keys move from cell to cell.`,
+    },
+    image.element,
+    cell,
+  );
+  const reading = h("output", { class: "reading number", "aria-live": "polite" });
+  const legend = h("canvas", { width: 128, height: 8, "aria-hidden": "true" });
+  const [low, high] = [h("span"), h("span")];
+  const element = h(
+    "figure",
+    { class: "map" },
+    h("figcaption", {}, h("b", { text: title }), h("span", { class: "scale number" }, low, legend, high)),
+    h(
+      "div",
+      { class: "plot" },
+      h("div", { class: "frequency", "aria-hidden": "true" }, frequencyTicks(axes).map(frequencyLabel)),
+      frame,
+      h("div", { class: "time", "aria-hidden": "true" }, timeTicks(axes).map(timeLabel)),
+    ),
+    reading,
+  );
+  /** The cell that is read. @type {{row: number, column: number} | null} */
+  let at = null;
+  repaint(first);
+
+  /** @param {ScaledMatrix} next */
+  function repaint(next) {
+    scaled = next;
+    image.show(scaled);
+    drawLegend(legend, scaled.colours);
+    low.textContent = formatNumber(scaled.min);
+    high.textContent = formatNumber(scaled.max);
+    read(null);
+  }
+
+  /** @param {{row: number, column: number} | null} next */
+  function read(next) {
+    at = next;
+    cell.hidden = !at;
+    if (!at) {
+      const hasField = node.field && node.kind !== "input";
+      const field = hasField ? "; the box in the spectrogram is its receptive field" : "";
+      reading.textContent = `Point at a cell to read its value${field}.`;
+      highlight.set(null);
+      return;
+    }
+    const { matrix } = scaled;
+    const { row, column } = at;
+    cell.style.left = `${(100 * column) / matrix.columns}%`;
+    cell.style.width = `${100 / matrix.columns}%`;
+    cell.style.bottom = `${(100 * row) / matrix.rows}%`;
+    cell.style.height = `${100 / matrix.rows}%`;
+    const unit = node.kind === "input" ? " dB" : "";
+    const frequency = axes.frequencyAt((row + 0.5) / matrix.rows);
+    const place = `${clock(timeOf(column), 2)}, ${formatHertz(frequency)}`;
+    reading.textContent = `${formatNumber(matrix.at(row, column))}${unit} at ${place}`;
+    highlight.set(receptiveRegion(node, axes, row, column));
+  }
+
+  /** Seconds at the middle of a column. @param {number} column */
+  const timeOf = (column) => axes.start + ((column + 0.5) / scaled.matrix.columns) * axes.seconds;
+
+  /** The cell under the pointer. @param {PointerEvent} event */
+  function cellAt(event) {
+    const { rows, columns } = scaled.matrix;
+    const box = frame.getBoundingClientRect();
+    /** @param {number} share */
+    const clamp = (share) => Math.min(Math.max(share, 0), 1 - 1e-9);
+    return {
+      row: Math.floor(clamp((box.bottom - event.clientY) / box.height) * rows),
+      column: Math.floor(clamp((event.clientX - box.left) / box.width) * columns),
+    };
+  }
+
+  frame.addEventListener("pointermove", (event) => read(cellAt(event)));
+  frame.addEventListener("pointerdown", (event) => read(cellAt(event)));
+  frame.addEventListener("pointerleave", () => read(null));
+  frame.addEventListener("blur", () => read(null));
+  frame.addEventListener("click", () => {
+    if (at) playhead.seek(timeOf(at.column));
+  });
+  frame.addEventListener("keydown", (event) => {
+    const { rows, columns } = scaled.matrix;
+    const move = MOVES[event.key];
+    if (!move || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const { row, column } = at ?? { row: Math.floor(rows / 2), column: -1 + Math.floor(columns / 2) };
+    const step = event.shiftKey ? 8 : 1;
+    /** @type {(index: number, count: number) => number} */
+    const clamp = (index, count) => Math.min(Math.max(index, 0), count - 1);
+    read({ row: clamp(row + step * move[0], rows), column: clamp(column + step * move[1], columns) });
+  });
+
+  return {
+    element,
+    title,
+    get scaled() {
+      return scaled;
+    },
+    repaint,
+    close() {
+      if (at) highlight.set(null);
+      image.close();
+    },
+  };
+}
+
+/** @param {Tick} tick */
+function frequencyLabel({ at, text }) {
+  const label = h("span", { text });
+  label.style.bottom = `${100 * at}%`;
+  return label;
+}
+
+/** @param {Tick} tick */
+function timeLabel({ at, text }) {
+  const label = h("span", { text });
+  label.style.left = `${100 * at}%`;
+  return label;
+}

@@ -1,0 +1,209 @@
+// The network as a graph: its nodes, their groups, and which node feeds which.
+
+import { className } from "../format.js";
+import { Matrix } from "../matrix.js";
+
+/** @import { ModelCard, ReceptiveField, Result, SoundRegion } from "../types.js" */
+
+/**
+ * @typedef {"stem" | "residual" | "plain" | "stage" | "input" | "cam" | "pool" | "prediction"} NodeKind
+ *
+ * @typedef {object} NetworkNode
+ * @property {string} id          a layer's name, or input, cam, pool, prediction
+ * @property {NodeKind} kind      the first four are kinds of layers
+ * @property {string} title
+ * @property {number[]} shape     channels, rows, columns; empty where there is no map
+ * @property {string[]} inputs    ids of the nodes that feed it
+ * @property {"identity" | "projection" | null} shortcut  of a residual block; a projection where the input's shape differs
+ * @property {ReceptiveField | null} field
+ * @property {Matrix | null} matrix  its map: the mean over its channels
+ *
+ * @typedef {object} MapAxes      time and frequency of the window that the maps belong to
+ * @property {number} mels        rows of the spectrogram
+ * @property {number} frames      columns of the spectrogram
+ * @property {number} start       seconds
+ * @property {number} seconds
+ * @property {number} low         Hz
+ * @property {number} high        Hz
+ * @property {(share: number) => number} frequencyAt  share of the height -> Hz
+ * @property {(frequency: number) => number} shareOf  Hz -> share of the height
+ *
+ * @typedef {object} Network
+ * @property {Map<string, NetworkNode>} nodes  in the order of computation
+ * @property {NetworkNode[][]} groups  stages, each with its blocks
+ * @property {MapAxes} axes
+ * @property {ModelCard} card
+ * @property {string[]} pooled    ids of the nodes that are pooled
+ * @property {string} camClass    the class that the class activation belongs to
+ */
+
+/**
+ * The graph of a model with the maps of a result.
+ * @param {ModelCard} card
+ * @param {Result} result
+ * @returns {Network}
+ */
+export function buildNetwork(card, result) {
+  /** @type {Map<string, NetworkNode>} */
+  const nodes = new Map();
+  /** @param {Partial<NetworkNode> & Pick<NetworkNode, "id" | "kind" | "title">} node */
+  const add = (node) =>
+    nodes.set(node.id, { inputs: [], shape: [], shortcut: null, field: null, matrix: null, ...node });
+  const axes = axesOf(card, result);
+  add({
+    id: "input",
+    kind: "input",
+    title: "Spectrogram",
+    shape: [1, axes.mels, axes.frames],
+    field: { start: 0, stride: 1, size: 1 },
+    matrix: windowSpectrogram(card, result, axes),
+  });
+  /** Stage -> its last block, which is the same activation. @type {Map<string, string>} */
+  const aliases = new Map();
+  for (const layer of card.layers) {
+    if (layer.kind === "stage" && layer.inputs[0]?.startsWith(`${layer.name}.`)) {
+      aliases.set(layer.name, layer.inputs[0]);
+      continue;
+    }
+    const inputs = layer.inputs.length ? layer.inputs.map((name) => aliases.get(name) ?? name) : ["input"];
+    const { name: id, kind, shape } = layer;
+    const sameShape = String(nodes.get(inputs[0])?.shape) === String(shape);
+    const shortcut = kind !== "residual" ? null : sameShape ? "identity" : "projection";
+    const matrix = result.maps.get(id) ?? null;
+    add({ id, kind, title: id, shape, inputs, shortcut, field: layer.receptive_field ?? null, matrix });
+  }
+  const groups = groupNodes([...nodes.values()]);
+  const last = groups.at(-1)?.at(-1)?.id ?? "input";
+  const stages = groups.map((group) => group[group.length - 1].id).filter((id) => id !== "input" && id !== "stem");
+  const pooled = card.architecture.feature_pyramid ? stages : [last];
+  const camClass = className((result.windows?.[result.window]?.predictions[0] ?? result.predictions[0]).class);
+  if (result.cam) {
+    const { cam: matrix } = result;
+    const title = `Class activation: ${camClass}`;
+    add({ id: "cam", kind: "cam", title, shape: [1, matrix.rows, matrix.columns], inputs: [last], matrix });
+  }
+  add({ id: "pool", kind: "pool", title: "Pooling", inputs: pooled });
+  add({ id: "prediction", kind: "prediction", title: "Prediction", inputs: ["pool"] });
+  /** @param {NodeKind[]} kinds */
+  const ofKind = (...kinds) => [...nodes.values()].filter(({ kind }) => kinds.includes(kind));
+  groups.push(ofKind("cam", "pool"), ofKind("prediction"));
+  return { nodes, groups, axes, card, pooled, camClass };
+}
+
+/**
+ * The node with that id.
+ * @param {Network} network
+ * @param {string} id
+ */
+export function nodeOf({ nodes }, id) {
+  const node = nodes.get(id);
+  if (!node) throw new Error(`The network has no node ${id}.`);
+  return node;
+}
+
+/**
+ * The first node that feeds a node.
+ * @param {Network} network
+ * @param {NetworkNode} node
+ */
+export const inputOf = (network, node) => nodeOf(network, node.inputs[0]);
+
+/**
+ * Whether a node is a layer of the network.
+ * @param {NetworkNode} node
+ */
+export const isLayer = ({ kind }) => ["stem", "residual", "plain", "stage"].includes(kind);
+
+/**
+ * Name of a group: that of its stage, or of its only layer.
+ * @param {NetworkNode[]} group
+ */
+export const groupName = ([{ id }]) => id.split(".")[0];
+
+/** @param {NetworkNode[]} nodes */
+function groupNodes(nodes) {
+  /** @type {NetworkNode[][]} */
+  const groups = [];
+  for (const node of nodes) {
+    const last = groups.at(-1);
+    if (last && node.id.includes(".") && groupName(last) === groupName([node])) last.push(node);
+    else groups.push([node]);
+  }
+  return groups;
+}
+
+/**
+ * Ids of a node and of every node that feeds it, directly or not.
+ * @param {Map<string, NetworkNode>} nodes
+ * @param {string} id
+ * @param {Set<string>} [found]
+ */
+export function ancestors(nodes, id, found = new Set()) {
+  const node = nodes.get(id);
+  if (!node || found.has(id)) return found;
+  found.add(id);
+  for (const input of node.inputs) ancestors(nodes, input, found);
+  return found;
+}
+
+/** The HTK formula of the mel scale. @param {number} frequency  Hz */
+const toMel = (frequency) => 2595 * Math.log10(1 + frequency / 700);
+
+/**
+ * @param {ModelCard} card
+ * @param {Result} result
+ * @returns {MapAxes}
+ */
+function axesOf(card, result) {
+  const { hop, n_mels: mels, f_min: low, f_max: high } = card.frontend;
+  const seconds = card.window_seconds;
+  const [bottom, top] = [toMel(low), toMel(high)];
+  return {
+    mels,
+    frames: Math.floor(Math.round(seconds * card.sample_rate) / hop) + 1,
+    start: result.windows?.[result.window]?.start ?? 0,
+    seconds,
+    low,
+    high,
+    frequencyAt: (share) => 700 * (10 ** ((bottom + share * (top - bottom)) / 2595) - 1),
+    shareOf: (frequency) => (toMel(frequency) - bottom) / (top - bottom),
+  };
+}
+
+/**
+ * The spectrogram of the window that the maps belong to. The last window of a longer sound may have fewer columns; the rest
+ * is silence.
+ * @param {ModelCard} card
+ * @param {Result} result
+ * @param {MapAxes} axes
+ */
+function windowSpectrogram(card, { spectrogram: matrix }, { start, frames }) {
+  if (!matrix || matrix.columns === frames) return matrix;
+  const first = Math.round((start * card.sample_rate) / card.frontend.hop);
+  const values = new Float32Array(matrix.rows * frames).fill(matrix.statistics.min);
+  for (let row = 0; row < matrix.rows; row += 1) {
+    const at = row * matrix.columns;
+    values.set(matrix.values.subarray(at + first, at + Math.min(first + frames, matrix.columns)), row * frames);
+  }
+  return new Matrix(matrix.rows, frames, values);
+}
+
+/**
+ * The part of the sound that a cell of a map depends on, clipped to the sound; null where it is not known.
+ * @param {NetworkNode} node
+ * @param {MapAxes} axes
+ * @param {number} row
+ * @param {number} column
+ * @returns {SoundRegion | null}
+ */
+export function receptiveRegion({ field }, axes, row, column) {
+  if (!field) return null;
+  /** @type {(cell: number, length: number) => [number, number]} */
+  const shares = (cell, length) => {
+    const first = field.start + cell * field.stride;
+    return [Math.max(first, 0) / length, Math.min(first + field.size, length) / length];
+  };
+  const [low, high] = shares(row, axes.mels);
+  const [left, right] = shares(column, axes.frames);
+  return { start: axes.start + left * axes.seconds, end: axes.start + right * axes.seconds, low, high };
+}

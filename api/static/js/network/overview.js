@@ -1,0 +1,230 @@
+// The whole network, from the spectrogram to the prediction. Pointing at a node highlights what feeds it.
+
+import { closest, find, h, s } from "../dom.js";
+import { className, percent } from "../format.js";
+import { highlight } from "../highlight.js";
+import { scaledMap } from "./colour-scale.js";
+import { describe, displayName, shapeText } from "./descriptions.js";
+import { drawEdges, edgesOf } from "./edges.js";
+import { ancestors, groupName, nodeOf } from "./graph.js";
+import { MatrixCanvas } from "./matrix-canvas.js";
+
+/** @import { Result } from "../types.js" */
+/** @import { Edge } from "./edges.js" */
+/** @import { Network, NetworkNode } from "./graph.js" */
+
+const CLASSES = 4; // of the prediction
+const MIN_COLUMN = 88; // px: where a column would be narrower, the groups become rows
+const HINT = "Point at a node to see what feeds it; click it to open it.";
+const SHORTCUT_HINT = " Green arcs are shortcuts around a block, dashed where they change the shape.";
+/** Titles of groups that are not layers. @type {Partial<Record<NetworkNode["kind"], string>>} */
+const TITLES = { input: "Spectrogram", cam: "Pooling", pool: "Pooling", prediction: "Prediction" };
+
+/**
+ * {element, ids, repaint(), mark(id), focus(id), close()}.
+ * @param {Network} network
+ * @param {Result} result
+ * @param {(id: string) => void} onOpen  gets the node that was clicked
+ */
+export function overview(network, result, onOpen) {
+  const { nodes, groups, axes } = network;
+  /** @type {Map<string, HTMLElement>} */
+  const elements = new Map(); // by id of a node
+  /** @type {Map<string, MatrixCanvas>} */
+  const images = new Map(); // by id of a node
+  const ids = [...nodes.values()].filter(({ matrix }) => matrix).map(({ id }) => id);
+  const edges = edgesOf(nodes);
+  /** @type {Map<Edge, SVGPathElement>} */
+  let paths = new Map();
+
+  const hint = HINT + ([...nodes.values()].some(({ shortcut }) => shortcut) ? SHORTCUT_HINT : "");
+  const caption = h("p", { class: "caption", text: hint });
+  const svg = s("svg", { class: "edges", "aria-hidden": "true" });
+  const flow = h("div", { class: "groups" }, groups.map(buildGroup), svg);
+  const element = h("div", { class: "overview" }, flow, caption);
+  flow.style.setProperty("--columns", String(groups.length));
+  flow.style.setProperty("--rows", String(Math.max(...groups.map((one) => one.length))));
+  flow.toggleAttribute("data-pyramid", network.pooled.length > 1);
+  setTabStop(ids[0]);
+
+  /** @param {NetworkNode[]} members */
+  function buildGroup(members) {
+    const [first] = members;
+    const last = members[members.length - 1];
+    const name = TITLES[first.kind] ?? groupName(members);
+    const shape = first.shape.length && first.kind !== "cam" ? last.shape.join(" × ") : null;
+    return h(
+      "div",
+      { class: "group", role: "group", "aria-label": name, data: { part: first.kind } },
+      h(
+        "p",
+        { class: "name" },
+        h("b", { text: name }),
+        shape ? h("span", { text: shape, title: "channels × rows × columns" }) : null,
+      ),
+      h("div", { class: "members" }, members.map(buildNode)),
+    );
+  }
+
+  /** @param {NetworkNode} node */
+  function buildNode(node) {
+    const built =
+      node.kind === "prediction" ? buildPrediction() : node.kind === "pool" ? buildPool(node) : buildMap(node);
+    elements.set(node.id, built);
+    built.dataset.id = node.id;
+    return built;
+  }
+
+  /** @param {NetworkNode} node */
+  function buildMap(node) {
+    const image = node.matrix ? new MatrixCanvas(axes) : null;
+    if (image) images.set(node.id, image);
+    const block = node.id.split(".")[1];
+    return h(
+      "button",
+      {
+        type: "button",
+        class: "node",
+        tabindex: -1,
+        disabled: !node.matrix,
+        "aria-label": `${displayName(node)}, ${node.kind === "cam" ? "a heat map" : shapeText(node.shape)}`,
+        "aria-expanded": node.matrix ? "false" : null,
+      },
+      image?.element ?? h("span", { class: "matrix none", text: "no map" }),
+      block ? h("span", { class: "tag", text: block.replace("block", ""), "aria-hidden": "true" }) : null,
+      node.kind === "cam" ? h("span", { class: "label", text: node.title }) : null,
+    );
+  }
+
+  /** @param {NetworkNode} node */
+  function buildPool(node) {
+    const text = node.inputs.length > 1 ? "feature pyramid and means" : "mean of each channel";
+    return h("div", { class: "node pool" }, h("span", { text }));
+  }
+
+  function buildPrediction() {
+    return h(
+      "ol",
+      { class: "node predictions" },
+      result.predictions.slice(0, CLASSES).map(({ class: name, confidence }) => {
+        const bar = h("i", { "aria-hidden": "true" });
+        bar.style.transform = `scaleX(${confidence})`;
+        return h(
+          "li",
+          {},
+          h("span", { text: className(name) }),
+          h("b", { class: "number", text: percent(confidence) }),
+          bar,
+        );
+      }),
+    );
+  }
+
+  /**
+   * Highlight a node and what feeds it, and describe it in the caption.
+   * @param {string | null} id
+   */
+  function trace(id) {
+    const traced = id ? ancestors(nodes, id) : new Set();
+    flow.toggleAttribute("data-traced", Boolean(id));
+    for (const [one, nodeElement] of elements) nodeElement.classList.toggle("traced", traced.has(one));
+    for (const [{ from, to }, path] of paths) path.classList.toggle("traced", traced.has(from) && traced.has(to));
+    if (!id) return caption.replaceChildren(hint);
+    const node = nodeOf(network, id);
+    caption.replaceChildren(h("b", { text: `${titleOf(node)}:` }), ` ${describe(node, network)}`);
+  }
+
+  /** Draw the edges again after the layout has changed. */
+  function layOut() {
+    const width = flow.clientWidth;
+    if (!width) return;
+    flow.toggleAttribute("data-rows", width / groups.length < MIN_COLUMN);
+    paths = drawEdges(svg, flow, edges, (id) => {
+      const nodeElement = elementOf(id);
+      return find(nodeElement, ".matrix") ?? nodeElement;
+    });
+  }
+
+  function repaint() {
+    for (const [id, image] of images) {
+      const scaled = scaledMap(nodeOf(network, id), network);
+      if (scaled) image.show(scaled);
+    }
+  }
+
+  /** @param {string} id */
+  function elementOf(id) {
+    const found = elements.get(id);
+    if (!found) throw new Error(`The overview has no node ${id}.`);
+    return found;
+  }
+
+  /**
+   * The overview has one tab stop (a roving tabindex).
+   * @param {string} id
+   */
+  function setTabStop(id) {
+    for (const one of ids) elementOf(one).tabIndex = one === id ? 0 : -1;
+  }
+
+  /** @param {Event} event */
+  const idOf = (event) => closest(event, ".node")?.dataset.id ?? null;
+  flow.addEventListener("pointerover", (event) => trace(idOf(event)));
+  flow.addEventListener("pointerleave", () => trace(null));
+  flow.addEventListener("focusin", (event) => {
+    const id = idOf(event);
+    if (id) setTabStop(id);
+    if (event.target instanceof Element && event.target.matches(":focus-visible")) trace(id);
+  });
+  flow.addEventListener("focusout", () => trace(null));
+  flow.addEventListener("click", (event) => {
+    const id = idOf(event);
+    if (id && ids.includes(id)) onOpen(id);
+  });
+
+  // The highlighted region is shown here as well: the spectrogram itself may be scrolled out of view.
+  const outline = h("div", { class: "highlight", hidden: true });
+  images.get("input")?.element.append(outline);
+  const unsubscribe = highlight.on("change", () => {
+    const { region } = highlight;
+    outline.hidden = !region;
+    if (!region) return;
+    /** @param {number} seconds */
+    const share = (seconds) => `${(100 * seconds) / axes.seconds}%`;
+    Object.assign(outline.style, {
+      left: share(region.start - axes.start),
+      width: share(region.end - region.start),
+      bottom: `${100 * region.low}%`,
+      height: `${100 * (region.high - region.low)}%`,
+    });
+  });
+
+  const resized = new ResizeObserver(layOut);
+  resized.observe(flow);
+  repaint();
+
+  return {
+    element,
+    ids,
+    repaint,
+    /**
+     * Mark the node that is open.
+     * @param {string | null} id
+     */
+    mark(id) {
+      for (const one of ids) elementOf(one).setAttribute("aria-expanded", String(one === id));
+      if (id) setTabStop(id);
+    },
+    /** @param {string} id */
+    focus: (id) => elementOf(id).focus(),
+    close() {
+      resized.disconnect();
+      unsubscribe();
+      for (const image of images.values()) image.close();
+    },
+  };
+}
+
+/** How a node is called at the beginning of its caption. @param {NetworkNode} node */
+const titleOf = ({ id, kind, title }) =>
+  id.includes(".") || kind === "stage" ? id : title[0].toUpperCase() + title.slice(1);

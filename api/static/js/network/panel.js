@@ -1,0 +1,233 @@
+// The network panel: an overview of all layers, and below it the node that was opened.
+
+import { announce, button, closest, find, h, present } from "../dom.js";
+import { filePicker } from "../file-picker.js";
+import { library } from "../library.js";
+import { NAMES } from "../paint/painter.js";
+import { settings } from "../settings.js";
+import { COLOUR_SETTINGS, scaledMap } from "./colour-scale.js";
+import { describe, displayName } from "./descriptions.js";
+import { nodeDetail } from "./detail.js";
+import { buildNetwork, nodeOf } from "./graph.js";
+import { overview } from "./overview.js";
+
+/** @import { ModelCard, Result } from "../types.js" */
+/** @import { Sound } from "../library.js" */
+/** @import { Network } from "./graph.js" */
+
+/** @type {Record<string, number>} */
+const STEPS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
+
+/** @typedef {{sound: Sound, result: Result | null, card: ModelCard | null, file: File | null}} Shown */
+
+/**
+ * @typedef {object} View  a drawn network
+ * @property {Sound} sound
+ * @property {Network} network
+ * @property {ReturnType<typeof overview>} nodes
+ * @property {HTMLElement} panel
+ * @property {HTMLElement} place  where an opened node is shown
+ * @property {boolean} complete  every layer has its map
+ */
+
+/** @param {HTMLElement} root */
+export function mountNetwork(root) {
+  /** @type {Shown | null} */
+  let shown = null;
+  /** @type {View | null} */
+  let view = null;
+  /** @type {{id: string, detail: ReturnType<typeof nodeDetail>} | null} */
+  let opened = null;
+
+  settings.watch(COLOUR_SETTINGS, () => {
+    view?.nodes.repaint();
+    opened?.detail.repaint();
+  });
+
+  /**
+   * @param {Sound} sound
+   * @param {ModelCard | null} card
+   */
+  function show(sound, card) {
+    const { result, file } = sound;
+    const same = shown?.sound === sound && shown.result === result && shown.card === card;
+    const sameFile = same && shown?.file === file;
+    shown = { sound, result, card, file };
+    if (sameFile) return;
+    // A reopened result has its file again.
+    if (same && view?.complete) return opened?.detail.onFile();
+    draw(sound, card);
+  }
+
+  /**
+   * @param {Sound} sound
+   * @param {ModelCard | null} card
+   */
+  function draw(sound, card) {
+    const { result } = sound;
+    const reopen = opened?.id;
+    clear();
+    if (!result) return;
+    if (!card) return showMessage(`The model ${result.model} is no longer served, so its layers are not known.`);
+    if (!result.maps.size) return showMessage("This result was computed without feature maps.", resubmitButton(sound));
+    const network = buildNetwork(card, result);
+    const nodes = overview(network, result, toggle);
+    const place = h("div", { class: "opened" });
+    const missing = card.layers.filter(({ name }) => !result.maps.has(name)).length;
+    const notice =
+      `${missing} of ${card.layers.length} layers have no map in this result; ` +
+      `the model may have changed since it was computed.`;
+    const panel = h(
+      "section",
+      { class: "panel network", "aria-label": "Inside the network", on: { keydown: onKey } },
+      h(
+        "header",
+        {},
+        h("h2", { text: "Inside the network" }),
+        h("p", { class: "muted", text: summary(card) }),
+        colourTools(),
+      ),
+      missing ? h("div", { class: "notice" }, h("p", { text: notice }), resubmitButton(sound)) : null,
+      nodes.element,
+      place,
+    );
+    root.replaceChildren(panel);
+    view = { sound, network, nodes, panel, place, complete: missing === 0 };
+    if (reopen && nodes.ids.includes(reopen)) open(view, reopen);
+  }
+
+  function clear() {
+    opened?.detail.close();
+    view?.nodes.close();
+    view = opened = null;
+    root.replaceChildren();
+  }
+
+  /**
+   * @param {string} text
+   * @param {HTMLElement | null} [action]
+   */
+  function showMessage(text, action = null) {
+    root.replaceChildren(
+      h(
+        "section",
+        { class: "panel network", "aria-label": "Inside the network" },
+        h("header", {}, h("h2", { text: "Inside the network" })),
+        h("div", { class: "notice" }, ...present([h("p", { text }), action])),
+      ),
+    );
+  }
+
+  /** @param {string} id */
+  function toggle(id) {
+    if (!view) return;
+    if (opened?.id === id) return close();
+    open(view, id);
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const below = view.place.getBoundingClientRect().top + 260 > innerHeight;
+    if (below) view.panel.scrollIntoView({ behavior: still ? "auto" : "smooth", block: "start" });
+  }
+
+  /**
+   * @param {View} view
+   * @param {string} id
+   */
+  function open({ sound, network, nodes, panel, place }, id) {
+    const node = nodeOf(network, id);
+    const scaled = scaledMap(node, network);
+    if (!scaled) return;
+    opened?.detail.close();
+    const detail = nodeDetail({ network, sound, node, scaled, onStep: step, onClose: close });
+    opened = { id, detail };
+    place.replaceChildren(detail.element);
+    panel.toggleAttribute("data-open", true);
+    nodes.mark(id);
+    announce(`${displayName(node)} opened. ${describe(node, network)}`);
+  }
+
+  /**
+   * Open the next node or the previous one; the focus stays where it was.
+   * @param {number} by  1 or -1
+   */
+  function step(by) {
+    if (!view || !opened) return;
+    const { nodes, place } = view;
+    const next = nodes.ids[nodes.ids.indexOf(opened.id) + by];
+    if (!next) return;
+    const focused = document.activeElement;
+    const within = place.contains(focused);
+    const pressed = within && focused instanceof HTMLElement ? focused.dataset.step : null;
+    open(view, next);
+    if (pressed) find(place, `[data-step="${pressed}"]`)?.focus();
+    else if (within) opened.detail.element.focus({ preventScroll: true });
+  }
+
+  function close() {
+    if (!view || !opened) return;
+    const { nodes, panel, place } = view;
+    const { id, detail } = opened;
+    const within = place.contains(document.activeElement);
+    detail.close();
+    opened = null;
+    place.replaceChildren();
+    panel.toggleAttribute("data-open", false);
+    nodes.mark(null);
+    if (within) nodes.focus(id);
+  }
+
+  /** @param {KeyboardEvent} event */
+  function onKey(event) {
+    if (!view) return;
+    if (event.key === "Escape" && opened) {
+      close();
+      return event.stopPropagation();
+    }
+    const by = STEPS[event.key];
+    if (!by || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
+    if (closest(event, "select, input, [role='listbox'], [role='application']")) return;
+    const focused = closest(event, ".node")?.dataset.id;
+    if (!focused && !opened) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (!focused) return step(by);
+    const { nodes } = view;
+    const next = nodes.ids[nodes.ids.indexOf(focused) + by];
+    if (!next) return;
+    nodes.focus(next);
+    if (opened) open(view, next);
+  }
+
+  return { show };
+}
+
+/**
+ * The size of a network in a line.
+ * @param {ModelCard} card
+ */
+function summary({ name, parameters, layers }) {
+  const blocks = layers.filter(({ kind }) => kind === "residual" || kind === "plain").length;
+  const parts = blocks ? `${blocks} blocks` : `${layers.length} stages`;
+  return `${name}: ${parts}, ${parameters.toLocaleString("en")} parameters`;
+}
+
+/** @param {Sound} sound */
+function resubmitButton(sound) {
+  return sound.file ? button("Classify again", "retry", () => library.resubmit(sound)) : filePicker(() => sound);
+}
+
+function colourTools() {
+  const colours = h(
+    "select",
+    { "aria-label": "Colours of the maps" },
+    NAMES.map((name) => h("option", { value: name, text: name, selected: name === settings.get("mapColours") })),
+  );
+  colours.addEventListener("change", () => settings.set("mapColours", colours.value));
+  const scale = h(
+    "select",
+    { "aria-label": "Colour scale of the maps" },
+    h("option", { value: "own", text: "own scale for each map" }),
+    h("option", { value: "shared", text: "one scale for all maps", selected: settings.get("sharedScale") }),
+  );
+  scale.addEventListener("change", () => settings.set("sharedScale", scale.value === "shared"));
+  return h("div", { class: "tools" }, colours, scale);
+}

@@ -1,0 +1,332 @@
+// The prediction of the selected sound, its certainty and its timings; before that, the progress of the job.
+
+import { confidenceBars, certainty, confidenceLevel, provenance, timings } from "./charts.js";
+import { button, download, find, h, toast } from "./dom.js";
+import { className, formatBytes, formatDuration, formatHertz } from "./format.js";
+import { library } from "./library.js";
+import { recordings } from "./recorder.js";
+import { settings } from "./settings.js";
+import { stateText } from "./sound-list.js";
+
+/** @import { Job, ModelCard, Prediction, Result } from "./types.js" */
+/** @import { Sound } from "./library.js" */
+
+const TOP = 5; // classes shown at first
+
+/**
+ * @param {HTMLElement} root
+ * @param {ReadonlyMap<string, ModelCard>} cards  by model name
+ */
+export function mountPrediction(root, cards) {
+  /** @type {{sound: Sound, phase: string, result: Result | null, file: File | null, card: ModelCard | null} | null} */
+  let shown = null; // what is drawn
+  let expanded = false; // all classes
+  /** @type {ReturnType<typeof buildProgress> | null} */
+  let progress = null; // while a job is under way
+
+  settings.watch(["model"], offerModel);
+
+  /**
+   * @param {Sound} sound
+   * @param {ModelCard | null} card  of the sound's model, where it is served
+   */
+  function show(sound, card) {
+    const { phase, result, file } = sound;
+    const unchanged =
+      shown?.sound === sound &&
+      shown.phase === phase &&
+      shown.result === result &&
+      shown.file === file &&
+      shown.card === card;
+    if (sound.ended && unchanged) return updateReason(sound);
+    if (shown?.sound !== sound) expanded = false;
+    const hasFocus = () => root.contains(document.activeElement);
+    const hadFocus = hasFocus();
+    shown = { sound, phase, result, file, card };
+    draw(sound, card);
+    // Where the focused element was removed, the focus goes to the article around it.
+    const article = root.closest("[tabindex]");
+    if (hadFocus && !hasFocus() && article instanceof HTMLElement) article.focus({ preventScroll: true });
+  }
+
+  /**
+   * @param {Sound} sound
+   * @param {ModelCard | null} card
+   */
+  function draw(sound, card) {
+    if (sound.ended) progress = null;
+    const { job, result } = sound;
+    if (sound.phase === "succeeded" && job && result) drawPrediction(sound, job, result, card);
+    else if (sound.ended) drawFailure(sound);
+    else drawProgress(sound);
+  }
+
+  /**
+   * The elements stay the same while a job is under way: a button that is being pressed must not be replaced.
+   * @param {Sound} sound
+   */
+  function drawProgress(sound) {
+    if (progress?.sound !== sound) {
+      progress = buildProgress(sound);
+      root.replaceChildren(progress.element);
+    }
+    progress.update();
+  }
+
+  /**
+   * A cancelled sound learns a little later whether the server keeps anything of it; its buttons stay the same.
+   * @param {Sound} sound
+   */
+  function updateReason(sound) {
+    const text = find(root, ".reason");
+    if (text && text.textContent !== reason(sound)) text.textContent = reason(sound);
+  }
+
+  /** @param {Sound} sound */
+  function drawFailure(sound) {
+    const { phase, error, file } = sound;
+    const titles = { cancelled: "Cancelled", gone: "This result no longer exists" };
+    const heading =
+      phase === "cancelled" || phase === "gone"
+        ? titles[phase]
+        : (error?.title ?? "This sound could not be classified");
+    root.replaceChildren(
+      h(
+        "section",
+        { class: `panel ${phase === "cancelled" ? "" : "error"}`, role: phase === "cancelled" ? null : "alert" },
+        header(sound),
+        h("h2", { text: heading }),
+        h("p", { class: "reason", text: reason(sound) }),
+        h(
+          "div",
+          { class: "actions" },
+          file ? button("Try again", "retry", () => library.resubmit(sound), { class: "primary" }) : null,
+          file && recordings.has(file) ? button("Save the recording", "save", () => download(file, file.name)) : null,
+          button("Remove", "close", () => library.remove(sound)),
+        ),
+      ),
+    );
+  }
+
+  /**
+   * @param {Sound} sound
+   * @param {Job} job
+   * @param {Result} result
+   * @param {ModelCard | null} card
+   */
+  function drawPrediction(sound, job, result, card) {
+    const { predictions } = result;
+    const [first] = predictions;
+    const level = confidenceLevel(first.confidence);
+    const toggle = button(
+      expanded ? "Show fewer" : `Show all ${predictions.length}`,
+      null,
+      () => {
+        expanded = !expanded;
+        drawPrediction(sound, job, result, card);
+        find(root, ".toggle")?.focus();
+      },
+      { class: "quiet toggle", "aria-expanded": String(expanded) },
+    );
+    root.replaceChildren(
+      h(
+        "section",
+        { class: "panel prediction", "aria-label": "Prediction" },
+        header(
+          sound,
+          button("Copy JSON", "copy", () => copy(JSON.stringify(summary(job, result), null, 2), "JSON copied")),
+          button("Save everything", "save", () => save(job, sound.name), {
+            title: "The whole result as JSON, arrays included",
+          }),
+          button("Copy link", "link", () => copy(new URL(`#job=${job.id}`, location.href).href, "Link copied")),
+        ),
+        h(
+          "div",
+          { class: "columns" },
+          h(
+            "div",
+            {},
+            h(
+              "p",
+              { class: "top-class", data: { level } },
+              h("strong", { text: className(first.class) }),
+              " ",
+              h("span", { class: "badge", text: `${level} confidence` }),
+            ),
+            confidenceBars(expanded ? predictions : predictions.slice(0, TOP)),
+            predictions.length > TOP ? toggle : null,
+          ),
+          h("div", {}, certainty(predictions), timings(job), provenance(result, job, card)),
+        ),
+        h("div", { class: "reclassify" }),
+      ),
+    );
+    offerModel();
+  }
+
+  /** Where another model is selected than the one that computed the result, offer to classify the sound with it. */
+  function offerModel() {
+    const place = find(root, ".reclassify");
+    if (!shown || !place) return;
+    const { sound, result, file } = shown;
+    const model = settings.get("model");
+    place.replaceChildren();
+    if (!model || !file || result?.model === model || !cards.has(model)) return;
+    const props = { class: "primary" };
+    place.append(button(`Classify again with ${model}`, "retry", () => library.resubmit(sound), props));
+  }
+
+  return { show };
+}
+
+/**
+ * The progress of a job: {sound, element, update()}.
+ * @param {Sound} sound
+ */
+function buildProgress(sound) {
+  const phases = ["uploading", "queued", "running"];
+  const steps = ["Upload", "Queue", "Network"].map((text) => h("li", { text }));
+  const bar = h("progress", { max: 1, "aria-label": "Progress" });
+  const state = h("p", { class: "muted number" });
+  let title = titleOf(sound);
+  const element = h(
+    "section",
+    { class: "panel", "aria-label": "Progress" },
+    headerOf(
+      title,
+      button("Cancel", "stop", () => library.cancel(sound)),
+    ),
+    h("ol", { class: "steps" }, steps),
+    bar,
+    state,
+  );
+  function update() {
+    const { phase, uploaded } = sound;
+    const at = phases.indexOf(phase);
+    const now = titleOf(sound);
+    if (!now.isEqualNode(title)) {
+      title.replaceWith(now);
+      title = now;
+    }
+    steps.forEach((step, i) => {
+      step.classList.toggle("done", i < at);
+      if (i === at) step.setAttribute("aria-current", "step");
+      else step.removeAttribute("aria-current");
+    });
+    bar.hidden = phase === "waiting";
+    if (phase === "uploading") bar.value = uploaded;
+    else bar.removeAttribute("value");
+    state.textContent = stateText(sound);
+  }
+  return { sound, element, update };
+}
+
+/**
+ * Why there is no result.
+ * @param {Sound} sound
+ */
+function reason({ phase, error }) {
+  if (phase === "gone") return "The server keeps a result for a limited time. Choose the file again to get a new one.";
+  return error?.detail ?? (phase === "cancelled" ? "The server keeps nothing of it." : "");
+}
+
+/**
+ * @param {Sound} sound
+ * @param {...HTMLElement} tools
+ */
+const header = (sound, ...tools) => headerOf(titleOf(sound), ...tools);
+
+/**
+ * @param {HTMLElement} title
+ * @param {...HTMLElement} tools
+ */
+const headerOf = (title, ...tools) => h("header", {}, title, h("div", { class: "tools" }, tools));
+
+/**
+ * The name of a sound and the properties of its file.
+ * @param {Sound} sound
+ */
+function titleOf(sound) {
+  return h(
+    "div",
+    { class: "title" },
+    h("h1", { text: sound.name }),
+    h(
+      "ul",
+      { class: "chips" },
+      properties(sound).map((text) => h("li", { text })),
+    ),
+  );
+}
+
+/**
+ * @param {Sound} sound
+ * @returns {string[]}
+ */
+function properties({ file, job, result }) {
+  const audio = job?.audio;
+  if (!audio) return file ? [formatBytes(file.size)] : [];
+  const { container, codec, channels } = audio;
+  const rate = audio.sample_rate ?? result?.sample_rate;
+  const found = [
+    codec.startsWith(container) ? codec : `${container}, ${codec}`,
+    formatBytes(audio.bytes),
+    formatDuration(result?.duration ?? audio.duration ?? 0),
+  ];
+  if (rate) found.push(formatHertz(rate));
+  if (channels) found.push(channels === 1 ? "mono" : channels === 2 ? "stereo" : `${channels} channels`);
+  return found;
+}
+
+/**
+ * Job and result without the arrays.
+ * @param {Job} job
+ * @param {Result} result
+ */
+function summary(job, { model, predictions, duration, sample_rate, combined, window, windows }) {
+  /** @param {Prediction[]} list */
+  const top = (list) => list.slice(0, TOP);
+  return {
+    ...job,
+    result: {
+      model,
+      duration,
+      sample_rate,
+      combined,
+      window,
+      predictions: top(predictions),
+      windows: windows?.map((one) => ({ ...one, predictions: top(one.predictions) })),
+    },
+  };
+}
+
+/**
+ * @param {string} text
+ * @param {string} notice  shown when it is done
+ */
+async function copy(text, notice) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // Without a secure page there is no clipboard; the older command copies a selection.
+    const area = h("textarea", { class: "visually-hidden", "aria-hidden": "true" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  toast(notice);
+}
+
+/**
+ * Save the whole result as JSON.
+ * @param {Job} job
+ * @param {string} name  of the sound
+ */
+async function save({ id }, name) {
+  const response = await fetch(`/v1/jobs/${id}/result`).catch(() => null);
+  const body = response?.ok ? await response.blob().catch(() => null) : null;
+  if (body) download(body, `${name.replace(/\.[^.]*$/, "")}.json`);
+  else toast(response && !response.ok ? "The server no longer has this result" : "The server does not respond");
+}

@@ -1,0 +1,108 @@
+// The list of sounds: each with its progress, its result, and buttons to cancel or remove it.
+
+import { button, h } from "./dom.js";
+import { className, percent } from "./format.js";
+import { library } from "./library.js";
+
+/** @import { Sound } from "./library.js" */
+
+/**
+ * Show the sounds of the library.
+ * @param {HTMLElement} root
+ */
+export function mountSoundList(root) {
+  const list = h("ul", { class: "sounds" });
+  root.replaceChildren(list);
+  /** @type {Map<Sound, ReturnType<typeof buildItem>>} */
+  const items = new Map();
+
+  /** @param {Sound} sound */
+  const draw = (sound) => {
+    const item = items.get(sound);
+    if (!item) return;
+    const { phase, uploaded } = sound;
+    item.root.dataset.phase = phase;
+    item.root.toggleAttribute("data-selected", sound === library.selected);
+    item.select.setAttribute("aria-current", String(sound === library.selected));
+    item.name.textContent = sound.name;
+    item.name.title = sound.name;
+    item.state.textContent = stateText(sound);
+    item.progress.hidden = sound.ended || phase === "waiting";
+    if (phase === "uploading") item.progress.value = uploaded;
+    else item.progress.removeAttribute("value");
+    // Not to the button that takes its place: a visitor who meant to cancel must not remove.
+    if (sound.ended && item.cancel === document.activeElement) item.select.focus();
+    item.cancel.hidden = sound.ended;
+    item.remove.hidden = !sound.ended;
+  };
+
+  /** @param {Sound} sound */
+  const add = (sound) => {
+    const item = buildItem(sound);
+    items.set(sound, item);
+    return item;
+  };
+
+  library.on("list", () => {
+    let focused = -1; // index of a removed item that had the focus
+    for (const [sound, { root: item }] of items) {
+      if (library.sounds.includes(sound)) continue;
+      if (item.contains(document.activeElement)) focused = [...list.children].indexOf(item);
+      item.remove();
+      items.delete(sound);
+    }
+    library.sounds.forEach((sound, at) => {
+      const { root: item } = items.get(sound) ?? add(sound);
+      if (list.children[at] !== item) list.insertBefore(item, list.children[at] ?? null);
+      draw(sound);
+    });
+    const next = library.sounds[focused] ?? library.sounds.at(-1);
+    if (focused >= 0 && next) items.get(next)?.select.focus();
+  });
+  library.on("change", draw);
+  library.on("select", () => library.sounds.forEach(draw));
+}
+
+/** @param {Sound} sound */
+function buildItem(sound) {
+  const name = h("span", { class: "name" });
+  const state = h("span", { class: "state number" });
+  const progress = h("progress", { max: 1, "aria-label": "Progress" });
+  const props = { quiet: true, class: "quiet" };
+  const cancel = button("Cancel", "stop", () => library.cancel(sound), props);
+  const remove = button("Remove from the list", "close", () => library.remove(sound), props);
+  const select = h(
+    "button",
+    { type: "button", class: "select", on: { click: () => library.select(sound) } },
+    name,
+    state,
+  );
+  const root = h("li", {}, select, h("div", { class: "actions" }, cancel, remove), progress);
+  return { root, name, state, progress, cancel, remove, select };
+}
+
+/**
+ * The state of a sound in a few words.
+ * @param {Sound} sound
+ */
+export function stateText(sound) {
+  const { phase, job, result } = sound;
+  if (!sound.connected && !sound.ended) return "Waiting for the server";
+  switch (phase) {
+    case "waiting":
+      return sound.note || "Waiting to be uploaded";
+    case "uploading":
+      return sound.uploaded < 1 ? `Uploading, ${percent(sound.uploaded)}` : "Uploaded";
+    case "queued":
+      return job?.queue_position ? `Queued, position ${job.queue_position}` : "Queued";
+    case "running":
+      return "Running";
+    case "cancelled":
+      return "Cancelled";
+    case "gone":
+      return "No longer on the server";
+    default:
+      if (!result) return sound.error?.title ?? "Failed";
+      return `${className(result.predictions[0].class)}, ${percent(result.predictions[0].confidence)}`;
+  }
+}

@@ -1,0 +1,130 @@
+// The axes of the sound: seconds from left to right, mel bands from the bottom up, and round numbers for the ticks.
+
+import { formatHertz } from "../format.js";
+
+/** @import { Frontend, ModelCard, PlacedSpectrogram, MatrixRegion, Result, SoundRegion } from "../types.js" */
+/** @import { Tick } from "./canvas.js" */
+
+/** The HTK formula of the mel scale. @param {number} frequency  Hz */
+const toMel = (frequency) => 2_595 * Math.log10(1 + frequency / 700);
+/** @param {number} mel */
+const toHertz = (mel) => 700 * (10 ** (mel / 2_595) - 1);
+
+/**
+ * Length of the time axis in seconds: a sound shorter than the model's window is padded with silence to its end.
+ * @param {Result | null} result
+ * @param {ModelCard | null} card
+ * @param {number} duration  seconds, where there is no result
+ */
+export function axisLength(result, card, duration) {
+  if (!result || !card) return duration;
+  const several = result.windows ? result.windows.length > 1 : result.duration > 1.2 * card.window_seconds;
+  return several ? result.duration : card.window_seconds;
+}
+
+/**
+ * The frequency in Hz at a share of the frequency axis. Bands overlap: the centre of the lowest is not its edge.
+ * @param {number} share
+ * @param {Frontend} frontend
+ */
+export function frequencyAt(share, { f_min, f_max, n_mels }) {
+  const [low, high] = [toMel(f_min), toMel(f_max)];
+  return Math.max(toHertz(low + ((high - low) * (share * n_mels + 0.5)) / (n_mels + 1)), 0);
+}
+
+/**
+ * The share of the frequency axis at a frequency in Hz.
+ * @param {number} frequency
+ * @param {Frontend} frontend
+ */
+export function shareOf(frequency, { f_min, f_max, n_mels }) {
+  const [low, high] = [toMel(f_min), toMel(f_max)];
+  return (((toMel(frequency) - low) / (high - low)) * (n_mels + 1) - 0.5) / n_mels;
+}
+
+/**
+ * The spectrogram of a result on the time axis, or null.
+ * @param {Result | null} result
+ * @param {ModelCard | null} card
+ * @returns {PlacedSpectrogram | null}
+ */
+export function placeSpectrogram(result, card) {
+  const matrix = result?.spectrogram;
+  if (!matrix || !card) return null;
+  const step = card.frontend.hop / card.sample_rate;
+  const whole = (matrix.columns + 1) * step >= Math.min(result.duration, axisLength(result, card, result.duration));
+  return { matrix, step, start: whole ? 0 : (result.windows?.[result.window]?.start ?? 0) };
+}
+
+/**
+ * The part of a spectrogram that a region of the sound shows.
+ * @param {PlacedSpectrogram} spectrogram
+ * @param {SoundRegion} region
+ * @returns {MatrixRegion}
+ */
+export function matrixRegion({ matrix, start, step }, { start: from, end: to, low, high }) {
+  /** @param {number} time */
+  const share = (time) => ((time - start) / step + 0.5) / matrix.columns;
+  return { left: share(from), right: share(to), bottom: low, top: high };
+}
+
+const STEPS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600]; // seconds
+
+/**
+ * Ticks of a time axis.
+ * @param {number} start  seconds
+ * @param {number} end  seconds
+ * @param {number} width  px
+ * @returns {Tick[]}
+ */
+export function timeTicks(start, end, width) {
+  const most = Math.max(Math.floor(width / 76), 1);
+  const step = STEPS.find((one) => (end - start) / one <= most) ?? 1_200;
+  const digits = Math.max(-Math.floor(Math.log10(step) + 1e-9), 0);
+  const minutes = end >= 100;
+  /** @param {number} time */
+  const format = (time) => {
+    const fixed = Number(time.toFixed(digits));
+    if (!minutes) return `${fixed.toFixed(digits)} s`;
+    return `${Math.floor(fixed / 60)}:${(fixed % 60).toFixed(digits).padStart(digits ? 3 + digits : 2, "0")}`;
+  };
+  const ticks = [];
+  for (let k = Math.ceil(start / step - 1e-9); k * step <= end + 1e-9; k += 1) {
+    ticks.push({ position: (k * step - start) / (end - start), label: format(k * step) });
+  }
+  return ticks;
+}
+
+/**
+ * Ticks of a frequency axis.
+ * @param {number} low  share of the whole frequency axis
+ * @param {number} high
+ * @param {number} height  px
+ * @param {Frontend} frontend
+ * @returns {Tick[]}
+ */
+export function frequencyTicks(low, high, height, frontend) {
+  const [from, to] = [frequencyAt(low, frontend), frequencyAt(high, frontend)];
+  /** @type {Tick[]} */
+  const ticks = [];
+  /** @param {number} frequency */
+  const add = (frequency) => {
+    const position = (shareOf(frequency, frontend) - low) / (high - low);
+    const edge = 4 / height; // the centres of the lowest and of the highest band lie half a band inside of the edges
+    if (position < -edge || position > 1 + edge) return;
+    if (ticks.some((tick) => Math.abs(tick.position - position) * height < 30)) return;
+    ticks.push({ position: Math.min(Math.max(position, 0), 1), label: formatHertz(frequency) });
+  };
+  const widestGap = () => {
+    const positions = [0, ...ticks.map(({ position }) => position).sort((a, b) => a - b), 1];
+    return height * Math.max(...positions.slice(1).map((position, i) => position - positions[i]));
+  };
+  for (let power = 4; power >= 0; power -= 1) {
+    for (const digit of [5, 2, 1]) {
+      const step = digit * 10 ** power;
+      if (widestGap() < 64) return ticks; // less round numbers would only crowd it
+      for (let k = Math.ceil((0.97 * from) / step); k * step <= 1.03 * to; k += 1) add(k * step);
+    }
+  }
+  return ticks;
+}

@@ -1,0 +1,90 @@
+// Controls and legends of the spectrogram's colours and of the class activation over it.
+
+import { h } from "../dom.js";
+import { className, clock } from "../format.js";
+import { drawLegend, NAMES, ready } from "../paint/painter.js";
+import { settings } from "../settings.js";
+import { camColours } from "./spectrogram.js";
+
+/** @import { PlacedCam, PlacedSpectrogram, Result } from "../types.js" */
+
+/** {element, show(result, spectrogram, cam)}. */
+export function colourControls() {
+  const colours = h(
+    "select",
+    { "aria-label": "Colours of the spectrogram", on: { change: () => settings.set("soundColours", colours.value) } },
+    NAMES.map((name) => h("option", { value: name, text: name })),
+  );
+  const range = h("input", {
+    type: "range",
+    min: "20",
+    max: "100",
+    step: "5",
+    "aria-label": "Range of the spectrogram",
+    on: { input: () => settings.set("range", Number(range.value)) },
+  });
+  const [low, high] = [h("span", { class: "number" }), h("span", { class: "number", text: "0 dB" })];
+  /** @type {(width: number, label: string) => HTMLCanvasElement} */
+  const strip = (width, label) => h("canvas", { class: "legend", width, height: 20, role: "img", "aria-label": label });
+  const legend = strip(240, "Colours from soft to loud");
+  const toggle = h("input", { type: "checkbox", on: { change: () => settings.set("cam", toggle.checked) } });
+  const toggleLabel = h("label", { class: "check" }, toggle, h("span", { text: "Class activation" }));
+  const camStrip = strip(120, "Opacity from no activation to the highest");
+  const camNote = h("span", { class: "cam-note muted" });
+  const camLegend = h(
+    "span",
+    { class: "cam-legend muted" },
+    h("span", { text: "low" }),
+    camStrip,
+    h("span", { text: "high" }),
+  );
+  const element = h(
+    "div",
+    { class: "colour-controls" },
+    h("label", {}, h("span", { class: "muted", text: "Colours" }), colours),
+    h("label", {}, h("span", { class: "muted", text: "Range" }), range),
+    h("span", { class: "scale", title: "dB below the loudest cell" }, low, legend, high),
+    toggleLabel,
+    camLegend,
+    camNote,
+  );
+
+  /** @type {Result | null} */
+  let result = null;
+  /** @type {PlacedCam | null} */
+  let cam = null;
+  const draw = () => {
+    const name = settings.get("soundColours");
+    colours.value = name;
+    range.value = String(settings.get("range"));
+    range.setAttribute("aria-valuetext", `${settings.get("range")} dB below the loudest`);
+    low.textContent = `−${settings.get("range")} dB`;
+    toggle.checked = settings.get("cam") && cam !== null;
+    camLegend.hidden = !toggle.checked;
+    camNote.hidden = !result || (cam !== null && !toggle.checked);
+    drawLegend(legend, name);
+    drawLegend(camStrip, camColours(name));
+  };
+  settings.watch(["soundColours", "range", "cam"], draw);
+  ready.then(draw);
+
+  return {
+    element,
+    /** @type {(nextResult: Result | null, spectrogram: PlacedSpectrogram | null, nextCam: PlacedCam | null) => void} */
+    show(nextResult, spectrogram, nextCam) {
+      [result, cam] = [nextResult, nextCam];
+      colours.disabled = range.disabled = !spectrogram;
+      toggle.disabled = !cam;
+      const first = result ? className(result.predictions[0].class) : "";
+      toggleLabel.title = cam
+        ? `Which part of the sound raised the score of ${first} (Grad-CAM of the last stage)`
+        : "";
+      const windows = result?.windows ?? [];
+      const window = result && windows.length > 1 ? windows[result.window] : null;
+      camNote.textContent = !cam
+        ? "This result has no class activation."
+        : `for ${first}${window ? `, in the window from ${clock(window.start)} to ${clock(window.end)}` : ""}`;
+      draw();
+    },
+  };
+}

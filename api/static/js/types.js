@@ -1,0 +1,175 @@
+// Types of the API's JSON and of what the panels share. Comments only: no module loads this file at run time.
+// Field names are those of the server's schemas (/openapi.json). In the MessagePack form every array is a PackedArray.
+
+/** @import { Matrix } from "./matrix.js" */
+
+/**
+ * @typedef {"queued" | "running" | "succeeded" | "failed" | "cancelled"} JobStatus
+ *
+ * @typedef {object} Prediction
+ * @property {string} class
+ * @property {number} confidence            0 to 1
+ *
+ * @typedef {object} Window
+ * @property {number} start                 seconds from the beginning of the sound
+ * @property {number} end                   seconds
+ * @property {Prediction[]} predictions     most confident first
+ *
+ * @typedef {object} PackedArray            little-endian float16, row-major
+ * @property {number[]} shape
+ * @property {Uint8Array<ArrayBuffer>} data
+ *
+ * @typedef {object} PackedResult           a result as MessagePack; parts that were not requested are absent or null
+ * @property {string} model
+ * @property {Prediction[]} predictions     most confident first
+ * @property {number} duration              seconds of sound
+ * @property {number} sample_rate           Hz, of the uploaded file
+ * @property {string} combined              how the windows were combined
+ * @property {number} window                index of the window that maps, cam and channels belong to
+ * @property {Window[] | null} [windows]
+ * @property {PackedArray | null} [spectrogram]       of the window `window`
+ * @property {PackedArray | null} [full_spectrogram]  of the whole sound
+ * @property {PackedArray | null} [cam]
+ * @property {PackedArray | null} [waveform]
+ * @property {PackedArray | null} [embedding]
+ * @property {Record<string, PackedArray> | null} [maps]
+ * @property {Record<string, PackedArray> | null} [channels]
+ *
+ * @typedef {object} Result                 a result with its arrays unpacked
+ * @property {string} model
+ * @property {Prediction[]} predictions     most confident first
+ * @property {number} duration              seconds of sound
+ * @property {number} sample_rate           Hz, of the uploaded file
+ * @property {string} combined              how the windows were combined
+ * @property {number} window                index of the window that maps, cam and channels belong to
+ * @property {Window[] | null | undefined} windows
+ * @property {Matrix | null} spectrogram    dB, mels × frames, of the whole sound where the result has it
+ * @property {Matrix | null} cam            0 to 1, of the window `window`
+ * @property {Matrix | null} waveform       two rows: minimum and maximum of each stretch
+ * @property {Float32Array | null} embedding
+ * @property {Map<string, Matrix>} maps     layer name -> mean over its channels, of the window `window`
+ * @property {Map<string, Matrix[]>} channels  layer name -> its channels; only for a requested layer
+ */
+
+/**
+ * @typedef {object} ErrorInfo
+ * @property {string} [code]
+ * @property {string} [title]
+ * @property {string} [detail]
+ *
+ * @typedef {object} AudioInfo
+ * @property {string | null} [name]         of the uploaded file
+ * @property {number} bytes
+ * @property {string} container
+ * @property {string} codec
+ * @property {number | null} [sample_rate]  Hz
+ * @property {number | null} [channels]
+ * @property {number | null} [duration]     seconds, according to the header
+ *
+ * @typedef {"queue" | "decode" | "batch" | "forward" | "total"} TimedStage
+ *
+ * @typedef {object} Job                    a job without its result
+ * @property {string} id
+ * @property {JobStatus} status
+ * @property {string} model
+ * @property {string | null} [finished_at]  ISO 8601
+ * @property {number | null} [queue_position]  1 is next; null once it runs
+ * @property {Partial<Record<TimedStage, number | null>>} timings  seconds; absent until the stage is over
+ * @property {ErrorInfo | null} [error]
+ * @property {AudioInfo} audio
+ *
+ * @typedef {Job & {result?: Result | null}} JobWithResult
+ */
+
+/**
+ * @typedef {object} ReceptiveField         what cell `i` of a layer depends on, along mels and along frames alike:
+ * @property {number} start                 `size` cells of the spectrogram from `start + i * stride` on
+ * @property {number} stride
+ * @property {number} size
+ *
+ * @typedef {object} Layer
+ * @property {string} name
+ * @property {number[]} shape               channels, height, width of one window
+ * @property {"stem" | "residual" | "plain" | "stage"} kind
+ * @property {string[]} inputs              names of the layers that feed it; none where the spectrogram does
+ * @property {ReceptiveField | null} [receptive_field]
+ *
+ * @typedef {object} Frontend               the log-mel front end
+ * @property {number} hop                   samples between frames
+ * @property {number} n_mels
+ * @property {number} f_min                 Hz
+ * @property {number} f_max                 Hz
+ *
+ * @typedef {object} Architecture
+ * @property {boolean} [squeeze_excitation]
+ * @property {boolean} [feature_pyramid]
+ * @property {number} [pyramid_width]       channels of each stage of the pyramid
+ * @property {string} [backbone]            name of the timm model, where it is one
+ * @property {number[]} [head]              widths of the hidden linear layers
+ *
+ * @typedef {object} Accuracy
+ * @property {string} data                  name of the data set
+ * @property {number} correct
+ * @property {number} total
+ *
+ * @typedef {object} ModelCard
+ * @property {string} name
+ * @property {string} description
+ * @property {string[]} classes
+ * @property {number} sample_rate           Hz
+ * @property {number} window_seconds
+ * @property {Architecture} architecture
+ * @property {Frontend} frontend
+ * @property {number} parameters
+ * @property {Layer[]} layers
+ * @property {Accuracy[]} accuracy
+ *
+ * @typedef {object} ModelList
+ * @property {string} default
+ * @property {ModelCard[]} models
+ *
+ * @typedef {object} Limits
+ * @property {number} max_upload_bytes
+ * @property {number} max_seconds
+ * @property {number} max_channels
+ * @property {string[]} formats             names of the containers
+ * @property {string[]} extensions          of file names, such as .wav
+ * @property {number} result_ttl            seconds that a finished job is kept
+ */
+
+/**
+ * @typedef {object} SoundRegion            a part of the sound
+ * @property {number} start                 seconds
+ * @property {number} end                   seconds
+ * @property {number} low                   share of the frequency axis, 0 at the bottom
+ * @property {number} high                  share of the frequency axis
+ *
+ * @typedef {object} MatrixRegion           a part of a matrix, as shares of its width and height; may reach beyond it
+ * @property {number} left
+ * @property {number} right
+ * @property {number} bottom
+ * @property {number} top
+ *
+ * @typedef {string | Uint8Array<ArrayBuffer>} Colormap  a name, or 256 × red, green, blue, opacity
+ *
+ * @typedef {object} ColourScale            which colours show which values
+ * @property {Colormap} colours
+ * @property {number} min                   value of the first colour
+ * @property {number} max                   value of the last colour
+ *
+ * @typedef {ColourScale & {region: MatrixRegion, smooth: boolean}} PaintOptions
+ *
+ * @typedef {ColourScale & {matrix: Matrix, smooth?: boolean}} ScaledMatrix
+ *
+ * @typedef {object} PlacedSpectrogram      a spectrogram on the time axis: column k is centred at start + k × step
+ * @property {Matrix} matrix                dB, mels × frames
+ * @property {number} start                 seconds
+ * @property {number} step                  seconds
+ *
+ * @typedef {object} PlacedCam              a class activation map on the time axis
+ * @property {Matrix} matrix                0 to 1
+ * @property {number} start                 seconds
+ * @property {number} seconds               its length
+ */
+
+export {};

@@ -1,0 +1,219 @@
+// Ways to add a sound: drop, choose, record, or try one that comes with the page. The server's limits are shown before upload.
+
+import * as api from "./api.js";
+import { button, h } from "./dom.js";
+import { clock, formatBytes, formatDuration } from "./format.js";
+import { library } from "./library.js";
+import { record } from "./recorder.js";
+import { samples } from "./samples.js";
+
+/** @import { ErrorInfo, Limits } from "./types.js" */
+
+/** Null until the server has sent them. @type {Limits | null} */
+let limits = null;
+
+/**
+ * Fill the panel and listen for drops anywhere on the page.
+ * @param {HTMLElement} root
+ */
+export function mountUpload(root) {
+  const input = h("input", {
+    type: "file",
+    accept: "audio/*",
+    multiple: true,
+    hidden: true,
+    "aria-label": "Sound files",
+  });
+  const hint = h("p", { class: "hint", text: "Loading the limits of the server…" });
+  const problem = h("p", { class: "problem", role: "alert", hidden: true });
+  const recordButton = button("Record", "mic", () => startRecording());
+  const buttons = h(
+    "div",
+    { class: "buttons" },
+    button("Choose files", "file", () => input.click(), { class: "primary" }),
+    recordButton,
+  );
+  const panel = h(
+    "div",
+    { class: "panel drop" },
+    h(
+      "div",
+      { class: "intro" },
+      h("h1", { text: "Classify a sound" }),
+      h("p", {
+        class: "muted",
+        text: "Drop a sound here, choose a file, or record one. It is sent to this server only.",
+      }),
+    ),
+    input,
+    buttons,
+    h(
+      "div",
+      { class: "samples" },
+      h("span", { class: "hint", text: "Or try:" }),
+      samples.map(({ name, file }) =>
+        h("button", { type: "button", text: name, on: { click: () => trySample(file) } }),
+      ),
+    ),
+    problem,
+    hint,
+  );
+  root.replaceChildren(panel);
+
+  input.addEventListener("change", () => {
+    addFiles(input.files ?? []);
+    input.value = ""; // the same file may be chosen again
+  });
+  acceptDrops(panel, addFiles);
+  loadLimits(hint, input);
+
+  /** @param {string} text  empty: none */
+  function showProblem(text) {
+    problem.textContent = text;
+    problem.hidden = !text;
+  }
+
+  /** @param {string} file */
+  async function trySample(file) {
+    showProblem("");
+    try {
+      const response = await fetch(`/static/sounds/${file}`);
+      if (!response.ok) throw new Error();
+      addFiles([new File([await response.blob()], file, { type: "audio/flac" })]);
+    } catch {
+      showProblem("The server does not respond.");
+    }
+  }
+
+  async function startRecording() {
+    showProblem("");
+    recordButton.disabled = true;
+    const level = h("div", {});
+    const meter = h(
+      "div",
+      {
+        class: "level",
+        role: "meter",
+        "aria-label": "Level",
+        "aria-valuemin": 0,
+        "aria-valuemax": 1,
+        "aria-valuenow": "0.00",
+      },
+      level,
+    );
+    const time = h("span", { class: "number", text: "0:00.0" });
+    try {
+      const recording = await record({
+        seconds: limits?.max_seconds ?? 600,
+        bytes: limits?.max_upload_bytes ?? 2 ** 25,
+        onLevel: (peak, seconds) => {
+          level.style.transform = `scaleX(${Math.min(1, peak)})`;
+          meter.classList.toggle("loud", peak >= 0.98);
+          meter.setAttribute("aria-valuenow", peak.toFixed(2));
+          time.textContent = clock(seconds);
+        },
+      });
+      const stop = button("Stop", "stop", () => recording.stop(), { class: "primary" });
+      const discard = button("Discard", "close", () => recording.discard(), { quiet: true });
+      const row = h("div", { class: "recording" }, h("span", { class: "dot" }), meter, time, stop, discard);
+      buttons.hidden = true;
+      buttons.after(row);
+      stop.focus();
+      try {
+        const file = await recording.finished;
+        if (file) addFiles([file]);
+      } finally {
+        row.remove();
+        buttons.hidden = false;
+      }
+    } catch (error) {
+      showProblem(error instanceof Error ? error.message : String(error));
+    } finally {
+      recordButton.disabled = false;
+    }
+  }
+
+  /** @param {Iterable<File>} files */
+  function addFiles(files) {
+    showProblem("");
+    const accepted = [];
+    for (const file of files) {
+      const error = limitError(file);
+      if (error) library.refuse(file, error);
+      else accepted.push(file);
+    }
+    if (accepted.length) library.add(accepted);
+  }
+}
+
+/**
+ * The error that the server would respond with, or null.
+ * @param {File} file
+ * @returns {ErrorInfo | null}
+ */
+function limitError(file) {
+  if (file.size === 0) return { title: "The file is empty", detail: `${file.name} has 0 bytes.` };
+  if (limits && file.size > limits.max_upload_bytes) {
+    const [size, most] = [file.size, limits.max_upload_bytes].map(formatBytes);
+    return {
+      title: "The file is too large",
+      detail: `${file.name} has ${size}; this server accepts at most ${most}.`,
+    };
+  }
+  return null;
+}
+
+/**
+ * @param {HTMLElement} hint
+ * @param {HTMLInputElement} input
+ */
+async function loadLimits(hint, input) {
+  try {
+    limits = await api.getLimits();
+  } catch (error) {
+    const unauthorized = error instanceof api.Refused && error.status === 401;
+    hint.textContent = unauthorized ? error.title : "The server does not respond.";
+    api.retryLater(error, () => loadLimits(hint, input), 3_000);
+    return;
+  }
+  hint.textContent =
+    `Drop files anywhere: ${limits.formats.join(", ")}; up to ${formatBytes(limits.max_upload_bytes)}, ` +
+    `${formatDuration(limits.max_seconds)} and ${limits.max_channels} channels. The server deletes the sound as soon as ` +
+    `it is classified, and the result after ${formatDuration(limits.result_ttl)}.`;
+  input.accept = ["audio/*", ...limits.extensions].join(",");
+}
+
+/**
+ * Accept files that are dropped anywhere; the browser never leaves the page for a file.
+ * @param {HTMLElement} panel
+ * @param {(files: Iterable<File>) => void} addFiles
+ */
+function acceptDrops(panel, addFiles) {
+  let depth = 0; // dragenter and dragleave come for every child
+  /** @param {number} now */
+  const setDepth = (now) => {
+    depth = now;
+    panel.classList.toggle("over", depth > 0);
+  };
+  /** The files that are dragged, or null. @param {DragEvent} event */
+  const transferOf = ({ dataTransfer }) => (dataTransfer?.types.includes("Files") ? dataTransfer : null);
+  addEventListener("dragenter", (event) => {
+    if (transferOf(event)) setDepth(depth + 1);
+  });
+  addEventListener("dragleave", (event) => {
+    if (transferOf(event)) setDepth(Math.max(0, depth - 1));
+  });
+  addEventListener("dragover", (event) => {
+    const transfer = transferOf(event);
+    if (!transfer) return;
+    event.preventDefault();
+    transfer.dropEffect = "copy";
+  });
+  addEventListener("drop", (event) => {
+    const transfer = transferOf(event);
+    if (!transfer) return;
+    event.preventDefault();
+    setDepth(0);
+    addFiles(transfer.files);
+  });
+}

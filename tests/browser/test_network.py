@@ -1,0 +1,306 @@
+"""The network panel: overview, edges, opened layers, their channels, and what a residual block computes."""
+
+import re
+from typing import Any
+
+import httpx2
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.conftest import SOUNDS, Open, job_id, shoot
+from tests.e2e.conftest import Stack
+
+pytestmark = pytest.mark.timeout(180)
+
+SIREN = SOUNDS / "siren.flac"
+
+
+def node(page: Page, name: str) -> Locator:
+    return page.locator(f'.network .node[data-id="{name}"]')
+
+
+def opened(page: Page, name: str) -> Locator:
+    """Open a layer and return its details."""
+    node(page, name).click()
+    expect(page.locator(".network .detail h3")).to_have_text(name)
+    return page.locator(".network .detail")
+
+
+def with_channels(page: Page, name: str) -> Locator:
+    """Open a layer with all of its channels."""
+    detail = opened(page, name)
+    detail.get_by_role("button", name="Show all").click()
+    expect(detail.get_by_role("listbox")).to_be_visible(timeout=30_000)
+    return detail
+
+
+def traced(page: Page) -> list[str]:
+    """The highlighted nodes, in the order of computation."""
+    found: list[str] = page.locator(".network .node.traced").evaluate_all("all => all.map((one) => one.dataset.id)")
+    return found
+
+
+def highlighted_region(page: Page) -> dict[str, float] | None:
+    """The part of the sound that the page highlights."""
+    region: dict[str, float] | None = page.evaluate(
+        "import('/static/js/highlight.js').then(({ highlight }) => highlight.region)"
+    )
+    return region
+
+
+def submit(stack: Stack, **options: str) -> str:
+    """Submit a job without the page; returns its id."""
+    with SIREN.open("rb") as sound:
+        response = httpx2.post(
+            f"{stack.url}/v1/jobs", files={"file": sound}, data=options, headers={"Prefer": "wait=10"}, timeout=60
+        )
+    job: dict[str, Any] = response.json()
+    assert job["status"] == "succeeded", job
+    return str(job["id"])
+
+
+@pytest.mark.parametrize("width", [1440, 900, 390])
+def test_whole_network_is_shown(open_page: Open, stack: Stack, width: int) -> None:
+    """Every layer has its map, from the spectrogram to the prediction, and nothing is cut off at any width."""
+    page = open_page(width=width, path=f"/#job={submit(stack, model='esc50', include='maps,spectrogram,cam,windows')}")
+    expect(node(page, "layer4.block2")).to_be_visible(timeout=30_000)
+    card = httpx2.get(f"{stack.url}/v1/models/esc50").json()
+    drawn = page.locator(".network .node").evaluate_all("all => all.map((one) => one.dataset.id)")
+    layers = [layer["name"] for layer in card["layers"] if layer["kind"] != "stage"]
+    assert drawn == ["input", *layers, "cam", "pool", "prediction"]
+    expect(node(page, "cam")).to_contain_text("Class activation: siren")
+    expect(node(page, "prediction")).to_contain_text("siren")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for name in drawn:
+        box = node(page, name).bounding_box()
+        assert box is not None
+        assert 0 <= box["x"] <= width - box["width"], name
+    assert page.locator(".network .edge.identity").count() == 5
+    assert page.locator(".network .edge.projection").count() == 3
+    shoot(page, "network")
+
+
+def test_pointing_highlights_what_feeds_a_node(classified: Page) -> None:
+    """The path back to the spectrogram and nothing else is highlighted, with a caption; by keyboard as well."""
+    node(classified, "layer2.block1").hover()
+    chain = ["input", "stem", "layer1.block1", "layer1.block2", "layer2.block1"]
+    assert traced(classified) == chain
+    expect(classified.locator(".network .caption")).to_contain_text("projects the input to 64 channels")
+    classified.mouse.move(0, 0)
+    assert traced(classified) == []
+    node(classified, "stem").focus()
+    for _ in range(3):
+        classified.keyboard.press("ArrowRight")
+    assert traced(classified) == chain
+
+
+def test_layer_opens_below_the_overview_and_closes(classified: Page) -> None:
+    """The overview stays visible; arrow keys open the next layer, Escape closes it and restores the focus."""
+    node(classified, "layer1.block2").focus()
+    classified.keyboard.press("Enter")
+    detail = classified.locator(".network .detail")
+    expect(detail.locator("h3")).to_have_text("layer1.block2")
+    expect(detail).to_contain_text("32 × 32 × 63")
+    expect(node(classified, "layer1.block2")).to_have_attribute("aria-expanded", "true")
+    expect(node(classified, "layer1.block2")).to_be_in_viewport()
+    expect(node(classified, "prediction")).to_be_in_viewport()
+    classified.keyboard.press("ArrowRight")
+    expect(detail.locator("h3")).to_have_text("layer2.block1")
+    detail.get_by_role("button", name="Previous layer").click()
+    expect(detail.locator("h3")).to_have_text("layer1.block2")
+    expect(detail.get_by_role("button", name="Previous layer")).to_be_focused()
+    classified.keyboard.press("Escape")
+    expect(detail).to_have_count(0)
+    expect(node(classified, "layer1.block2")).to_be_focused()
+
+
+def card(stack: Stack) -> Any:
+    return httpx2.get(f"{stack.url}/v1/models/esc50").json()
+
+
+def test_cells_are_read_and_show_their_receptive_field(classified: Page, stack: Stack) -> None:
+    """Pointing at a cell shows value, time and frequency, and highlights its receptive field, clipped to the sound."""
+    detail = opened(classified, "layer1.block1")
+    frame = detail.get_by_role("application")
+    frame.scroll_into_view_if_needed()
+    box = frame.bounding_box()
+    assert box is not None
+    frame.hover(position={"x": box["width"] * 20.5 / 63, "y": box["height"] * 22.5 / 32})  # row 9, column 20
+    result = httpx2.get(f"{stack.url}/v1/jobs/{job_id(classified)}/result").json()
+    value = result["maps"]["layer1.block1"]["values"][9][20]
+    expect(detail.locator(".reading")).to_have_text(f"{value:.4g} at 0:01.63, 779 Hz")
+    region = highlighted_region(classified)
+    field = next(layer["receptive_field"] for layer in card(stack)["layers"] if layer["name"] == "layer1.block1")
+    left, low = (field["start"] + at * field["stride"] for at in (20, 9))
+    assert region == pytest.approx(
+        {
+            "start": left / 251 * 5,
+            "end": (left + field["size"]) / 251 * 5,
+            "low": low / 128,
+            "high": (low + field["size"]) / 128,
+        }
+    )
+    frame.focus()
+    classified.keyboard.press("Shift+ArrowLeft")
+    classified.keyboard.press("Shift+ArrowLeft")
+    classified.keyboard.press("Shift+ArrowLeft")
+    region = highlighted_region(classified)
+    assert region is not None
+    assert region["start"] == 0
+    classified.mouse.move(0, 0)
+    classified.keyboard.press("Escape")
+    assert highlighted_region(classified) is None
+
+
+def test_channels_are_fetched_sorted_and_selected(classified: Page) -> None:
+    """All channels are fetched on demand and sorted; a selected one is shown large beside the mean."""
+    detail = with_channels(classified, "layer2.block2")
+    options = detail.locator(".channel")
+    expect(options).to_have_count(64)
+    detail.get_by_label("Order of channels").select_option("mean")
+    means = options.evaluate_all("all => all.map((one) => Number(/mean ([^,]+)/.exec(one.ariaLabel)[1]))")
+    assert means == sorted(means, reverse=True)
+    options.first.focus()
+    classified.keyboard.press("ArrowRight")
+    classified.keyboard.press("Enter")
+    selected = detail.locator('[role="option"][aria-selected="true"]')
+    expect(selected).to_be_focused()
+    channel = selected.get_attribute("data-channel")
+    expect(detail.locator(".map figcaption b")).to_have_text(["Mean of all channels", f"Channel {channel}"])
+    classified.keyboard.press("Enter")
+    expect(detail.locator(".map")).to_have_count(1)
+    assert detail.locator(".facts").inner_text().count("%") == 2  # zeros of the mean, and of all channels
+
+
+def test_residual_block_is_explained_with_its_own_maps(classified: Page) -> None:
+    """Residual and shortcut of a channel add up to its sum; a projection is described as one."""
+    detail = with_channels(classified, "layer1.block2")
+    block = detail.get_by_role("region", name="What this block computes")
+    expect(block).to_contain_text("The input again, unchanged.")
+    expect(block).to_contain_text("the same for all four")
+    expect(block).to_contain_text("times as strong")
+    added = classified.evaluate(
+        """async () => {
+            const { library } = await import("/static/js/library.js");
+            const { fetchChannels } = await import("/static/js/network/fetch-channels.js");
+            const fetched = await fetchChannels(library.selected, "layer1.block2");
+            const channel = (part) => fetched.get(`layer1.block2${part}`)[3].values;
+            const [sum, residual, shortcut] = [channel(""), channel(".residual"), channel(".shortcut")];
+            return Math.max(...sum.map((value, i) => Math.abs(value - Math.max(0, residual[i] + shortcut[i]))));
+        }"""
+    )
+    assert added < 0.05
+    detail = with_channels(classified, "layer3.block1")
+    expect(detail).to_contain_text("a 1 × 1 convolution brings the input to 128 channels and half the resolution")
+
+
+def test_only_cursors_move_while_playing(classified: Page) -> None:
+    """The playhead moves a line over every map, and nothing is painted again."""
+    classified.set_viewport_size({"width": 1280, "height": 3000})  # all of it visible
+    opened(classified, "layer2.block1")
+    moved = classified.evaluate(
+        """async () => {
+            const { playhead } = await import("/static/js/playhead.js");
+            const ready = (matrix) => matrix.querySelector(".empty:not([hidden])")
+                || matrix.firstChild.width === Math.round(matrix.clientWidth * devicePixelRatio);
+            const all = [...document.querySelectorAll(".network .matrix")];
+            while (!all.every(ready)) await new Promise(requestAnimationFrame);
+            let painted = 0;
+            for (const name of ["drawImage", "putImageData", "clearRect", "fillRect"]) {
+                const own = CanvasRenderingContext2D.prototype[name];
+                CanvasRenderingContext2D.prototype[name] = function (...all) {
+                    if (this.canvas.closest(".network")) painted += 1;
+                    return own.apply(this, all);
+                };
+            }
+            const cursors = [...document.querySelectorAll(".network .cursor")];
+            const places = new Set();
+            for (let time = 0; time <= 5; time += 0.25) {
+                playhead.update(time, 5, true);
+                for (const cursor of cursors) places.add(cursor.style.transform);
+                await new Promise(requestAnimationFrame);
+            }
+            playhead.update(2, 5, false);
+            const now = cursors.map((one) => one.style.transform);
+            return { painted, cursors: cursors.length, places: places.size, now };
+        }"""
+    )
+    assert moved["painted"] == 0
+    assert moved["cursors"] == 16  # 11 in the overview, the map, and four of the block
+    assert moved["places"] == 21
+    assert set(moved["now"]) == {"translateX(40%)"}
+
+
+def test_colours_and_scale_are_chosen_and_stored(classified: Page, open_page: Open) -> None:
+    """One scale for all maps gives every layer the same legend, and the browser stores it."""
+    classified.get_by_label("Colour scale of the maps").select_option("shared")
+    classified.get_by_label("Colours of the maps").select_option("cividis")
+    legends = []
+    for name in ("stem", "layer4.block2"):
+        detail = opened(classified, name)
+        legends.append(detail.locator(".map .scale").inner_text())
+    assert legends[0] == legends[1]
+    stored = classified.evaluate("JSON.parse(localStorage.getItem('otoscope'))")
+    assert (stored["mapColours"], stored["sharedScale"]) == ("cividis", True)
+
+
+def test_map_is_saved_as_png(classified: Page) -> None:
+    """The file name has the names of the sound and of the layer."""
+    detail = opened(classified, "layer1.block1")
+    with classified.expect_download() as download:
+        detail.get_by_role("button", name="Save as PNG").click()
+    assert download.value.suggested_filename == "siren.flac-layer1.block1-Mean-of-all-channels.png"
+    with open(download.value.path(), "rb") as saved:
+        assert saved.read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def test_reopened_result_gets_its_channels_when_the_file_is_chosen(open_page: Open, stack: Stack) -> None:
+    """Without the file the page explains what is missing; with it the channels can be fetched."""
+    page = open_page(path=f"/#job={submit(stack, model='esc50', include='maps,spectrogram,cam')}")
+    detail = opened(page, "layer1.block1")
+    expect(detail).to_contain_text("this page does not have the file")
+    with page.expect_file_chooser() as chooser:
+        detail.get_by_role("button", name="Choose the file").click()
+    chooser.value.set_files(str(SIREN))
+    detail.get_by_role("button", name="Show all 32 channels").click()
+    expect(detail.locator(".channel")).to_have_count(32, timeout=30_000)
+
+
+def test_result_without_maps_is_explained(open_page: Open, stack: Stack) -> None:
+    """The page offers to classify again, once it has the file."""
+    page = open_page(path=f"/#job={submit(stack, model='esc50')}")
+    panel = page.locator("#network")
+    expect(panel).to_contain_text("without feature maps", timeout=30_000)
+    with page.expect_file_chooser() as chooser:
+        panel.get_by_role("button", name="Choose the file").click()
+    chooser.value.set_files(str(SIREN))
+    panel.get_by_role("button", name="Classify again").click()
+    expect(node(page, "layer4.block2")).to_be_visible(timeout=30_000)
+
+
+@pytest.mark.parametrize("name", ["input", "stem", "layer1.block1", "layer2.block1", "layer4.block2", "cam"])
+def test_opened_node_shows_no_absent_value(open_page: Open, stack: Stack, name: str) -> None:
+    """What a node does not have is left out of its details, and not printed as `null` or `undefined`; with the file of
+    the sound and without."""
+    page = open_page(path=f"/#job={submit(stack, model='esc50', include='maps,spectrogram,cam')}")
+    node(page, name).click()
+    detail = page.locator(".network .detail")
+    absent = re.compile(r"null|undefined|NaN|\[object")
+    expect(detail.locator("h3")).to_be_visible(timeout=30_000)
+    expect(detail).not_to_contain_text(absent)
+    page.locator("#sound").get_by_label("The file of this result").set_input_files(str(SIREN))
+    expect(page.get_by_role("button", name="Play")).to_be_enabled()
+    expect(page.locator("#network")).not_to_contain_text(absent)
+
+
+def test_failed_channel_request_is_shown_and_can_be_retried(classified: Page) -> None:
+    """The server's error is shown in place of the channels, and a retry works."""
+    problem = '{"title": "Queue full", "detail": "Too many sounds wait.", "code": "queue_full", "status": 429}'
+    classified.expected_errors = ["429"]  # type: ignore[attr-defined]
+    classified.route("**/v1/jobs", lambda route: route.fulfill(status=429, body=problem))
+    detail = opened(classified, "stem")
+    detail.get_by_role("button", name="Show all").click()
+    expect(detail.get_by_role("alert")).to_have_text("Too many sounds wait.")
+    classified.unroute("**/v1/jobs")
+    detail.get_by_role("button", name="Try again").click()
+    expect(detail.locator(".channel")).to_have_count(32, timeout=30_000)
