@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -27,7 +27,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-_process_guard = markers.ProcessGuard()
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(markers.ProcessGuard())
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses by the markers
@@ -47,24 +48,6 @@ def _group(item: pytest.Item) -> str:
         f"{each.baseid}::{name}" for name, fixtures in definitions for each in fixtures if each.scope == "package"
     )
     return shared[0] if shared else item.nodeid.partition("::")[0]
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """A unit test cannot start a process."""
-    if markers.is_slow(item):
-        return (yield)
-    with _process_guard.closed(item.nodeid):
-        return (yield)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
-    """A fixture of the whole run may start one."""
-    if fixturedef.scope != "session":
-        return (yield)
-    with _process_guard.opened():
-        return (yield)
 
 
 def start_server(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], Path]:
@@ -144,9 +127,9 @@ def write_tiny_model(directory: Path, *, seed: int = 0, sample_rate: int = 16_00
     """The same seed gives the same weights."""
     import torch
 
+    from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
     from worker.model.checkpoint import ModelConfig, save_model
     from worker.model.frontend import FrontendConfig
-    from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 
     torch.manual_seed(seed)
     network = ResidualCNN(ResNetConfig(classes=5, depths=(1, 1), widths=(8, 16), dropout=(0.0,)))

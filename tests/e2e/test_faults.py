@@ -4,8 +4,6 @@ import pytest
 
 from tests.e2e.conftest import run_bench
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.mark.timeout(480)
 def test_nothing_is_lost() -> None:

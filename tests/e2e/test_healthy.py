@@ -3,12 +3,8 @@
 import subprocess
 from urllib.parse import urlsplit
 
-import pytest
-
 from tests.conftest import PYTHON, ROOT, free_port
 from tests.e2e.conftest import Stack
-
-pytestmark = pytest.mark.stack
 
 
 def healthy(port: int | None, *arguments: str) -> bool:

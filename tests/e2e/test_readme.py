@@ -12,8 +12,6 @@ import pytest
 from tests.conftest import PYTHON, ROOT
 from tests.e2e.conftest import Stack
 
-pytestmark = pytest.mark.stack
-
 README = (ROOT / "README.md").read_text()
 ACTIVATE = ". .venv/bin/activate\n"
 

@@ -12,7 +12,7 @@ from tests.conftest import REAL_SOUNDS, ROOT
 from tests.e2e.conftest import Stack
 from tests.support.sounds import encode
 
-pytestmark = [pytest.mark.stack, pytest.mark.data, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("real_sounds"), pytest.mark.timeout(300)]
 
 ESC50 = REAL_SOUNDS / "esc50-16k"
 

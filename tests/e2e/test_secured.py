@@ -15,7 +15,7 @@ from tests.conftest import ROOT, write_tiny_model
 from tests.e2e.conftest import Stack
 from tests.support.tls import PASSWORD, Authority, encrypted_server, needs_tls
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180), needs_tls]
+pytestmark = [pytest.mark.timeout(180), needs_tls]
 
 SECRET = "correct-horse"
 

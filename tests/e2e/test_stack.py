@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -17,19 +17,17 @@ from otoscope.types import EvaluateResponse, Job
 from tests.e2e.conftest import Stack
 from tests.support.sounds import chirp, encode
 
-pytestmark = pytest.mark.stack
-
 PARTS = "maps,spectrogram,waveform,embedding,windows,cam"
 
 
 @pytest.fixture
-def http(stack: Stack) -> Iterator[httpx.Client]:
+def http(stack: Stack) -> Iterator[httpx2.Client]:
     """A client of the stack's gateway."""
     with stack.client() as client:
         yield client
 
 
-def classify(http: httpx.Client, body: bytes, **options: str) -> Job:
+def classify(http: httpx2.Client, body: bytes, **options: str) -> Job:
     answer = http.post("/v1/jobs", files={"file": ("s", body)}, data=options, headers={"Prefer": "wait=30"})
     assert answer.status_code == 200, answer.text
     return Job.model_validate(answer.json())
@@ -39,7 +37,7 @@ def sound(seconds: float = 1.0, rate: int = 16_000) -> bytes:
     return encode(chirp(seconds, rate), rate, "WAV", "PCM_16")
 
 
-def test_poll_wait_and_stream_agree(http: httpx.Client) -> None:
+def test_poll_wait_and_stream_agree(http: httpx2.Client) -> None:
     """One sound, three ways to the answer, one answer."""
     waited = classify(http, sound())
     polled = http.post("/v1/jobs", files={"file": sound()}).json()
@@ -55,7 +53,7 @@ def test_poll_wait_and_stream_agree(http: httpx.Client) -> None:
     assert len(expected) == 5
 
 
-def test_every_part_of_a_result_is_there(http: httpx.Client) -> None:
+def test_every_part_of_a_result_is_there(http: httpx2.Client) -> None:
     """Maps of every stage and block, spectrogram, embedding, class activation, waveform, windows."""
     job = classify(http, sound(2.2), include=PARTS)
     assert job.result is not None
@@ -79,7 +77,7 @@ def test_every_part_of_a_result_is_there(http: httpx.Client) -> None:
     assert None not in job.timings.model_dump().values()
 
 
-def test_window_can_be_chosen(http: httpx.Client) -> None:
+def test_window_can_be_chosen(http: httpx2.Client) -> None:
     """`window=N` picks what the arrays are of; one that does not exist fails the job and says how many there are."""
     job = classify(http, sound(2.2), include="spectrogram", window="2")
     assert job.result is not None
@@ -96,7 +94,7 @@ def test_window_can_be_chosen(http: httpx.Client) -> None:
         ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"),
     ],
 )  # fmt: skip
-def test_every_format_is_heard_alike(http: httpx.Client, container: str, subtype: str) -> None:
+def test_every_format_is_heard_alike(http: httpx2.Client, container: str, subtype: str) -> None:
     """The same chirp in every accepted format gives the same name, within what the coding costs."""
     rate = 48_000 if subtype == "OPUS" else 16_000
     reference = classify(http, encode(chirp(1.0, rate), rate, "WAV", "FLOAT"))
@@ -110,7 +108,7 @@ def test_every_format_is_heard_alike(http: httpx.Client, container: str, subtype
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000, 96_000])
-def test_rate_and_channels_do_not_change_the_answer(http: httpx.Client, rate: int, channels: int) -> None:
+def test_rate_and_channels_do_not_change_the_answer(http: httpx2.Client, rate: int, channels: int) -> None:
     """A sound below 3 kHz holds nothing that 8 kHz would lose: every rate hears the same."""
     reference = classify(http, encode(chirp(1.0, 16_000), 16_000, "WAV", "FLOAT"))
     job = classify(http, encode(chirp(1.0, rate, channels), rate, "WAV", "FLOAT"))
@@ -120,7 +118,7 @@ def test_rate_and_channels_do_not_change_the_answer(http: httpx.Client, rate: in
     assert {p.class_: p.confidence for p in job.result.predictions} == pytest.approx(expected, abs=0.03)
 
 
-def test_evaluate_answers_a_client_of_the_older_systems(http: httpx.Client) -> None:
+def test_evaluate_answers_a_client_of_the_older_systems(http: httpx2.Client) -> None:
     """Synchronous, with every map, spectrogram and waveform, as they had it."""
     body = {"audio_data": base64.b64encode(sound()).decode()}
     said = EvaluateResponse.model_validate(http.post("/evaluate?spelling=old", json=body).json())
@@ -132,7 +130,7 @@ def test_evaluate_answers_a_client_of_the_older_systems(http: httpx.Client) -> N
 
 
 @pytest.mark.parametrize(("bad", "code"), [("nan", "audio_not_finite"), ("cut FLAC", "audio_truncated")])
-def test_what_only_decoding_shows_fails_the_job_with_the_same_codes(http: httpx.Client, bad: str, code: str) -> None:
+def test_what_only_decoding_shows_fails_the_job_with_the_same_codes(http: httpx2.Client, bad: str, code: str) -> None:
     """A file whose header is fine: accepted, then failed by the decoder."""
     if bad == "nan":
         body = encode(np.full((16_000, 1), np.nan, np.float32), 16_000, "WAV", "FLOAT")
@@ -144,7 +142,7 @@ def test_what_only_decoding_shows_fails_the_job_with_the_same_codes(http: httpx.
     assert (answer.json()["status"], answer.json()["error"]["code"]) == ("failed", code)
 
 
-def test_bad_sound_in_a_crowd_fails_alone(http: httpx.Client) -> None:
+def test_bad_sound_in_a_crowd_fails_alone(http: httpx2.Client) -> None:
     """Forty at once, every fourth of them broken: the others get the answer they get alone."""
     alone = classify(http, sound())
     nan = encode(np.full((16_000, 1), np.nan, np.float32), 16_000, "WAV", "FLOAT")
@@ -168,7 +166,7 @@ def test_bad_sound_in_a_crowd_fails_alone(http: httpx.Client) -> None:
             assert got == pytest.approx(expected, abs=0.01)
 
 
-def test_ten_minutes_are_cut_and_combined(http: httpx.Client) -> None:
+def test_ten_minutes_are_cut_and_combined(http: httpx2.Client) -> None:
     """The longest sound that is accepted: over a thousand windows of the tiny model, one answer."""
     job = classify(http, encode(chirp(600, 8_000), 8_000, "FLAC", "PCM_16"))
     assert job.result is not None, job.error
@@ -202,10 +200,10 @@ def test_python_client_sync_and_async(stack: Stack, tmp_path: Path) -> None:
     assert asyncio.run(ask()).result == by_path.result
 
 
-def test_worker_metrics_show_every_stage(stack: Stack, http: httpx.Client) -> None:
+def test_worker_metrics_show_every_stage(stack: Stack, http: httpx2.Client) -> None:
     """Time in queue, decoding, waiting for a batch, forward pass and storing; batch sizes; models ready."""
     classify(http, sound())
-    text = httpx.get(stack.worker_metrics).text
+    text = httpx2.get(stack.worker_metrics).text
     for stage in ("queue", "decode", "batch_wait", "forward", "store"):
         match = re.search(rf'^otoscope_worker_stage_seconds_count{{stage="{stage}"}} (\S+)$', text, re.MULTILINE)
         assert match, stage
@@ -214,7 +212,7 @@ def test_worker_metrics_show_every_stage(stack: Stack, http: httpx.Client) -> No
     assert re.search(r"^otoscope_worker_batch_size_count [1-9]", text, re.MULTILINE)
 
 
-def test_gateway_process_has_no_torch_and_stays_light(stack: Stack, http: httpx.Client) -> None:
+def test_gateway_process_has_no_torch_and_stays_light(stack: Stack, http: httpx2.Client) -> None:
     """Below 150 MB resident, after all that was sent through it."""
     classify(http, sound(), include=PARTS)
     status = Path(f"/proc/{stack.processes['api'].pid}/status").read_text()

@@ -19,15 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from otoscope.top.collect import Look, Lookout
+from otoscope.top.collect import Collector, Snapshot
 from otoscope.top.stats import Figures, History
 from otoscope.types import Job
 from tests.conftest import PYTHON, ROOT, free_port, start_server, write_tiny_model
 from tests.e2e.conftest import Stack
 from tests.support.process_tree import until
 from tests.support.sounds import chirp, encode
-
-pytestmark = pytest.mark.stack
 
 JOBS, BAD = 60, 5
 
@@ -71,23 +69,23 @@ def work(stack: Stack) -> list[Job]:
 
 
 async def figures_of(stack: Stack) -> tuple[Figures, list[Job], float, float]:
-    """Figures of the time between two looks, the jobs of that time, its seconds, how many jobs workers counted."""
-    async with Lookout(stack.url) as lookout:
-        history = History(lookout.url)
-        before = await lookout.look()
+    """Figures of the time between two snapshots, the jobs of that time, its seconds, how many jobs workers counted."""
+    async with Collector(stack.url) as collector:
+        history = History(collector.url)
+        before = await collector.collect()
         history.add(before)
         began = time.monotonic()
         jobs = await asyncio.to_thread(work, stack)
         deadline = time.monotonic() + 20
         while True:  # a worker counts a job when the caller has had its answer
-            took, after = time.monotonic() - began, await lookout.look()
+            took, after = time.monotonic() - began, await collector.collect()
             if done(after) - done(before) >= JOBS or time.monotonic() > deadline:
                 return history.add(after), jobs, took, done(after) - done(before)
             await asyncio.sleep(0.1)
 
 
-def done(look: Look) -> float:
-    return sum(worker.scrape.value("otoscope_worker_jobs_total") or 0.0 for worker in look.workers if worker.scrape)
+def done(snapshot: Snapshot) -> float:
+    return sum(worker.scrape.value("otoscope_worker_jobs_total") or 0.0 for worker in snapshot.workers if worker.scrape)
 
 
 def test_figures_are_those_of_the_load(service: Stack) -> None:
@@ -110,7 +108,7 @@ def test_figures_are_those_of_the_load(service: Stack) -> None:
     assert len(figures.workers) == 2
     assert all(worker.lost == "" and worker.models == ["tiny"] for worker in figures.workers)
     assert counted == JOBS
-    # Each is looked at at a moment of its own, so that its seconds are not quite those of the gateway.
+    # Each has a moment of its own, so that its seconds are not quite those of the gateway.
     assert sum(happened(worker.jobs_per_second) for worker in figures.workers) == pytest.approx(JOBS, rel=0.25)
     assert 1 <= (figures.batch_size or 0) <= 8
 
@@ -166,7 +164,7 @@ def test_nobody_there() -> None:
     command = [PYTHON, "-m", "otoscope", "top", "--once", "--url", f"127.0.0.1:{free_port()}", "--interval", "30"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.startswith("● broken  the gateway is lost")
+    assert done.stdout.startswith("● broken  the gateway cannot be reached")
 
 
 class Terminal:
@@ -227,32 +225,32 @@ def terminal(url: str, **environment: str) -> Iterator[Terminal]:
 def test_live_in_a_terminal(service: Stack, key: str, colours: bool) -> None:
     """It takes the screen, draws it again and again, heeds the key, and leaves the terminal as it was."""
     with terminal(service.url, **({} if colours else {"NO_COLOR": "1"})) as opened:
-        opened.until("well.*q ends.*well.*q ends")
+        opened.until("well.*q quits.*well.*q quits")
         changed = termios.tcgetattr(opened.theirs)
         assert not changed[3] & (termios.ICANON | termios.ECHO), "keys are read one by one, and not shown"
         assert changed[6][termios.VSUSP] == b"\0", "Ctrl-Z would leave the screen as it is"
         assert ("\x1b[1;32m" in opened.seen) is colours, "green for well"
         opened.press("x\x1b[A")  # what means nothing to it, an arrow among it
-        opened.until("well.*q ends")
+        opened.until("well.*q quits")
         opened.press(key)
         assert opened.ended() == 0
         assert termios.tcgetattr(opened.theirs) == opened.before
-        assert opened.seen.rindex("\x1b[?1049l") > opened.seen.rindex("q ends"), "the screen from before is back"
-        assert opened.seen.rindex("\x1b[?25h") > opened.seen.rindex("q ends"), "and the cursor"
+        assert opened.seen.rindex("\x1b[?1049l") > opened.seen.rindex("q quits"), "the screen from before is back"
+        assert opened.seen.rindex("\x1b[?25h") > opened.seen.rindex("q quits"), "and the cursor"
         assert "Traceback" not in opened.seen
 
 
 def test_a_gateway_that_dies_and_comes_back(service: Stack) -> None:
     """Told as lost meanwhile, with the workers still there; then everything is as before."""
     with terminal(service.url) as opened:
-        opened.until("well.*workers ready: 2.*q ends")
+        opened.until("well.*workers ready: 2.*q quits")
         service.stop("api", signal.SIGKILL)
         try:
-            opened.until("broken.*the gateway is lost.*batch.*q ends")
+            opened.until("broken.*the gateway cannot be reached.*batch.*q quits")
             assert re.search(r"-\d+ +0 +0", opened.seen), "workers answer all the same"
         finally:
             service.start("api")
-        opened.until("well.*workers ready: 2.*q ends")
+        opened.until("well.*workers ready: 2.*q quits")
         opened.process.send_signal(signal.SIGTERM)
         assert opened.ended() == 0
         assert termios.tcgetattr(opened.theirs) == opened.before

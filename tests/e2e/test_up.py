@@ -8,14 +8,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
 from otoscope import Client
 from tests.conftest import PYTHON, ROOT, free_port
 from tests.support.process_tree import until
 from tests.support.sounds import chirp, encode
-
-pytestmark = pytest.mark.stack
 
 SOUND = encode(chirp(60.0, 16_000), 16_000, "FLAC", "PCM_16")
 

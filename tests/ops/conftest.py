@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
@@ -87,7 +87,7 @@ def used(stack: Stack, key: str) -> Iterator[threading.Event]:
     over, other_sounds = threading.Event(), threading.Event()
 
     def call() -> None:
-        with httpx.Client(base_url=stack.url, headers=headers, timeout=60) as http:
+        with httpx2.Client(base_url=stack.url, headers=headers, timeout=60) as http:
             while not over.wait(0.05):
                 for sound in others if other_sounds.is_set() else sounds:
                     http.post("/v1/jobs", files={"file": sound}).raise_for_status()

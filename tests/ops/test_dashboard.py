@@ -85,7 +85,6 @@ def test_variables_are_those_that_are_used() -> None:
     assert used == defined
 
 
-@pytest.mark.stack
 @pytest.mark.parametrize("panel", PANELS, ids=title)
 def test_a_panel_has_data(watched: Watched, panel: dict[str, Any]) -> None:
     """Each query answers with a number for a service that is used."""
@@ -99,7 +98,6 @@ def test_a_panel_has_data(watched: Watched, panel: dict[str, Any]) -> None:
         assert any(series["value"][1] != "NaN" for series in found), query
 
 
-@pytest.mark.stack
 def test_every_metric_that_is_named_exists(watched: Watched) -> None:
     """A metric that is renamed leaves an empty panel, or an alert that never fires."""
     known = set(watched.prometheus.get("label/__name__/values"))
@@ -109,7 +107,6 @@ def test_every_metric_that_is_named_exists(watched: Watched) -> None:
     assert {name for name in named - known if not GPU_METRICS.fullmatch(name)} == set()
 
 
-@pytest.mark.stack
 def test_the_documentation_names_every_metric_and_no_other(watched: Watched) -> None:
     """Under `## Metrics` of docs/operations.md."""
     families = {
@@ -123,7 +120,6 @@ def test_the_documentation_names_every_metric_and_no_other(watched: Watched) -> 
     assert {name for name in told - families if not GPU_METRICS.fullmatch(name)} == set()
 
 
-@pytest.mark.stack
 def test_the_rules_run_on_what_the_service_tells(watched: Watched) -> None:
     """No rule fails, everybody answers, and in a service that is well no alert is pending but for a slow machine's."""
     groups = watched.prometheus.get("rules")["groups"]
@@ -138,14 +134,12 @@ def test_the_rules_run_on_what_the_service_tells(watched: Watched) -> None:
     until(well, 30)  # a reading that took longer than its second is a target that is down until the next
 
 
-@pytest.mark.stack
 def test_the_gateway_asks_prometheus_for_a_key(watched: Watched) -> None:
     """What the fixture's Prometheus sends is not for nothing."""
     with watched.stack.client() as http:
         assert http.get("/metrics").status_code == 401
 
 
-@pytest.mark.stack
 def test_jobs_are_counted_alike_on_both_sides(watched: Watched) -> None:
     """What the rules divide by each other is about the same jobs."""
 
