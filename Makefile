@@ -12,7 +12,8 @@ DATA ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-TORCH := $(shell sed -n 's/^ *"\(torch==[0-9.]*\)".*/\1/p' pyproject.toml)
+LOCK := requirements/local.txt
+TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements/x86_64/torch.txt)
 NVIDIA := { nvidia-smi -L >/dev/null 2>&1 || [ -e /proc/driver/nvidia/version ]; }
 WEAKNESSES := https://api.osv.dev/v1/vulns/PYSEC-2018-28
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
@@ -94,21 +95,33 @@ rules: # the copy of ops/rules.yml that kubernetes/ has, since kustomize takes n
 	head=$$(sed '/^spec:/q' "$$file")
 	{ echo "$$head"; sed 's/^./  &/' ops/rules.yml; } > "$$file"
 
-# Torch and what it brings are apart: the image for processors takes another build of it. What is pinned stays so until
-# ARGS=--upgrade.
-lock: $(VENV)/.created ## pin what the images install in requirements/; ARGS=--upgrade takes what is newest
+# requirements/x86_64 and requirements/aarch64: what the images install, with the versions of x86-64 on both.
+# requirements/local.txt: what `make up` installs on any platform. Torch has its own lock and is not in the others, since
+# the image for CPUs, and this machine, may take another build of it. Existing pins stay until ARGS=--upgrade.
+lock: $(VENV)/.created ## pin exact versions in requirements/; ARGS=--upgrade takes the newest ones
 	@$(PIP) install --quiet 'uv>=0.9'
 	pin() {
 	    UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --generate-hashes --no-config \
-	        --python-version 3.11 --python-platform x86_64-manylinux_2_28 $(ARGS) "$$@"
+	        --python-version 3.11 $(ARGS) "$$@"
 	}
 	extra() { $(BIN)/python -c 'import sys, tomllib; \
 	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' "$$1"; }
-	pin pyproject.toml --extra tracing --output-file requirements/api.txt
-	pin pyproject.toml --extra worker --extra aac --extra tracing --constraint requirements/api.txt \
-	    --override <(echo "$(TORCH) ; sys_platform == 'none'") --output-file requirements/worker.txt
-	echo "$(TORCH)" | pin - --constraint requirements/worker.txt --output-file requirements/torch.txt
-	extra openvino | pin - --constraint requirements/worker.txt --output-file requirements/openvino.txt
+	mkdir -p requirements/x86_64 requirements/aarch64
+	touch requirements/x86_64/{api,worker,torch,openvino}.txt
+	for platform in x86_64-manylinux_2_28 aarch64-manylinux_2_35; do
+	    locks=requirements/$${platform%%-*}
+	    lock() {
+	        pin --python-platform "$$platform" --constraint "requirements/x86_64/$$1.txt" --output-file "$$locks/$$1.txt" "$${@:2}"
+	    }
+	    lock api pyproject.toml --extra tracing
+	    lock worker pyproject.toml --extra worker --extra aac --extra tracing --constraint $$locks/api.txt \
+	        --override <(echo "torch ; sys_platform == 'none'")
+	    extra worker | grep '^torch[<>=]' | lock torch - --constraint $$locks/worker.txt
+	    extra openvino | lock openvino - --constraint $$locks/worker.txt
+	done
+	torch=$$(sed -nE 's/^(torch|triton|(cuda|nvidia)-[a-z0-9-]*)==.*/--no-emit-package \1/p' requirements/*/torch.txt | sort -u)
+	pin --universal pyproject.toml otoscope/pyproject.toml --extra worker --extra local --extra train $$torch \
+	    --constraint requirements/x86_64/worker.txt --constraint requirements/x86_64/torch.txt --output-file requirements/local.txt
 
 example-own-sounds example-cat-dog example-esc10-44k: $(VENV)/.installed
 example-own-sounds: ## drone, car or speech: from a folder to a served model; DATA=DIR holds the sounds
@@ -122,31 +135,38 @@ example-esc10-44k: ## ESC-10 at 44.1 kHz
 clean: ## remove .venv and caches; the state in .otoscope stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
 
-# A changed pyproject.toml installs again; an unchanged one costs nothing.
-$(VENV)/.installed: pyproject.toml | $(VENV)/.created
-	@installed=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null || true)
+# A changed pyproject.toml or lock installs again; unchanged ones cost nothing. The lock is complete, so pip resolves
+# nothing (--no-deps) and checks every hash. It fits CPython 3.11 to 3.14; `make up LOCK=` installs by the ranges instead.
+$(VENV)/.installed: pyproject.toml otoscope/pyproject.toml $(LOCK) | $(VENV)/.created
+	@fits='import sys; sys.exit(sys.implementation.name != "cpython" or not (3, 11) <= sys.version_info[:2] <= (3, 14))'
+	if [ -n "$(LOCK)" ] && $(BIN)/python -c "$$fits"; then
+	    echo "Installing the versions of $(LOCK)"
+	    $(PIP) install --no-deps --require-hashes --requirement "$(LOCK)"
+	fi
+	installed=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null || true)
 	if [ "torch==$${installed%%+*}" = "$(TORCH)" ]; then
-	    echo "torch $$installed is there"
+	    echo "torch $$installed is installed"
 	elif $(NVIDIA); then
 	    echo "Installing torch for the NVIDIA GPU"
 	    $(PIP) install "$(TORCH)"
-	# Asked for once and briefly, so that a network that swallows what it does not like costs seconds.
+	# One short request, so that a network that drops packets to this address costs seconds.
 	elif $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(CPU_WHEELS)/torch/", timeout=5)' 2>/dev/null \
 	    && echo "Installing the CPU build of torch" \
 	    && $(PIP) install --extra-index-url $(CPU_WHEELS) "$(TORCH)+cpu"; then
 	    :
 	else
-	    echo "Installing torch as pip finds it"
+	    echo "Installing torch from the default index"
 	    $(PIP) install "$(TORCH)"
 	fi
-	$(PIP) install --editable '.[worker,local,train]'
+	# Both folders in one call: the application needs the client, and does not name it as a dependency.
+	$(PIP) install --editable ./otoscope --editable '.[worker,local,train]'
 	if ! $(NVIDIA); then
 	    $(PIP) install --editable '.[openvino]' || echo "Without OpenVINO the network runs on PyTorch, which is slower here"
 	fi
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) install --editable '.[worker,local,train,dev]'
+	$(PIP) install --editable ./otoscope --editable '.[worker,local,train,dev]'
 	@touch $@
 
 $(VENV)/.created:

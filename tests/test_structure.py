@@ -94,6 +94,16 @@ def test_training_is_imported_by_the_training_commands_alone() -> None:
     assert not found
 
 
+@pytest.mark.parametrize("image", ["api", "worker"])
+def test_an_image_has_every_room_that_its_code_imports(image: str) -> None:
+    """What a Dockerfile copies imports nothing of ours that it does not copy, except inside functions."""
+    copied = set(re.findall(r"^COPY (\w+) \1$", (ROOT / f"Dockerfile.{image}").read_text(), re.MULTILINE))
+    rooms = copied & set(ROOMS)
+    assert image in rooms
+    imported = {name for room in rooms for path in sources(room) for name in imports(path, outermost=True)}
+    assert imported & set(ROOMS) <= rooms
+
+
 def test_the_batcher_is_of_the_standard_library_alone() -> None:
     """It can be lifted out, and tested without anything of ours."""
     assert set(imports(ROOT / "worker" / "inference" / "batcher.py")) <= sys.stdlib_module_names
