@@ -59,7 +59,7 @@ def measure(name: str, choice: str, int8: bool, batches: list[int], seconds: flo
         model = read_model(model_directory(name, Path(folder)) / name)
     device = pick_device()
     engine = Engine(device, choice, int8=int8, cores=usable_cores())  # type: ignore[arg-type]
-    served = engine.serve(with_ranges(model) if int8 else model, batches)
+    served = engine.load(with_ranges(model) if int8 else model, batches)
     figures: list[dict[str, Any]] = []
 
     def tell(what: str, batch: int, per_second: float) -> None:

@@ -37,7 +37,7 @@ from worker.decode.pool import DecoderPool
 
 sys.path.append(str(Path(__file__).parent.parent))
 from tests.support.corrupt_audio import damaged
-from tests.support.hostile_requests import hostile, outcome, request
+from tests.support.hostile_requests import hostile_request, outcome, request
 
 RATE = 16_000
 DECODERS, CALLERS = 2, 12
@@ -97,7 +97,7 @@ def main() -> None:
 
 def made_up(seed: int, count: int, jobs: list[str]) -> Iterator[Named]:
     for number in range(count):
-        yield hostile(seed, number, jobs)
+        yield hostile_request(seed, number, jobs)
 
 
 def again(kept: list[Named], _jobs: list[str]) -> Iterator[Named]:
@@ -126,7 +126,7 @@ def side_by_side(
 def through_the_pool(sounds: Iterable[Named], total: int, findings: Findings) -> dict[str, Any]:
     """Decode each as the worker does."""
     deaths = threading.Semaphore(0)
-    pool = DecoderPool(DECODERS, PATIENCE, 600.0, on_death=deaths.release)
+    pool = DecoderPool(DECODERS, PATIENCE, 600.0, on_crash=deaths.release)
     before = sorted(pool.pids)
 
     def one(numbered: tuple[int, Named]) -> tuple[str, str, float]:

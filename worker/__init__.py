@@ -1,1 +1,1 @@
-"""The GPU side: takes jobs from the queue, decodes, batches, runs the network, stores what it saw."""
+"""The inference worker: claims jobs from the queue, decodes, batches, runs the network, stores the results."""

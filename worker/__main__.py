@@ -1,35 +1,26 @@
 """`python -m worker`: one worker process, configured by `OTOSCOPE_*` variables."""
 
-import logging
 import signal
 import sys
-import warnings
-
-from celery.platforms import SecurityWarning
-from celery.signals import setup_logging
-from celery.worker import state
 
 from otoscope.errors import OtoscopeError
 from shared import tracing
 from shared.bootstrap import StartupError, initialize
+from worker.queue.celery_app import configure_logging, request_stop
 
 
 def main() -> int:
-    """Exit status: 0 after a clean stop, 1 when it could not start (the last line says why)."""
-    # Celery warns root of pickled messages; only JSON is accepted here, and containers do not run as root.
-    warnings.filterwarnings("ignore", category=SecurityWarning)
+    """Exit status: 0 after a clean stop, 1 if the worker could not start (the last line on stderr is the reason)."""
     try:
         settings = initialize("otoscope-worker")
     except StartupError as error:
         print(f"otoscope worker: {error}", file=sys.stderr)
         return 1
-    logging.getLogger("celery").setLevel(logging.WARNING)
-    setup_logging.connect(_leave_logging_alone)
-    # Until Celery has handlers of its own: whoever stops a worker that starts sees an orderly end, too. They set
-    # Celery's flag and raise nothing, since Python loses what is raised in the middle of an import or a callback.
+    configure_logging()
+    # Until Celery installs its own handlers, so that a worker that is stopped while it starts ends cleanly, too.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop_soon)
-    from worker.app import Worker  # torch takes a second or two: not before the settings are known to be sound
+        signal.signal(number, _request_stop)
+    from worker.app import Worker  # imports torch, which takes a second or two: only after the settings are validated
     from worker.model.checkpoint import ModelError
 
     worker = Worker(settings)
@@ -41,16 +32,12 @@ def main() -> int:
         status = 1
     finally:
         worker.close()
-        tracing.stop()
+        tracing.shutdown()
     return status
 
 
-def _stop_soon(*_: object) -> None:
-    state.should_stop = 0
-
-
-def _leave_logging_alone(**_: object) -> None:
-    """Where anybody listens to this signal, Celery does; otherwise it silences everything below its own level."""
+def _request_stop(*_: object) -> None:
+    request_stop()
 
 
 if __name__ == "__main__":

@@ -135,9 +135,9 @@ def test_startup_probe_of_a_worker(cluster: Cluster) -> None:
     close = metrics.serve(port, "127.0.0.1")
     try:
         assert ask() == 1
-        metrics.ready.labels("tiny").set(0)
+        metrics.model_ready.labels("tiny").set(0)
         assert ask() == 1
-        metrics.ready.labels("tiny").set(1)
+        metrics.model_ready.labels("tiny").set(1)
         assert ask() == 0
     finally:
         close()

@@ -1,9 +1,9 @@
-"""`python -m tests.support.faulty_worker`: a worker with a fault, told by FAULT.
+"""`python -m tests.support.faulty_worker`: a worker with a fault, selected by the variable FAULT.
 
-For sounds that are loud its device does not work: `kill` ends the process as the kernel would, `spoil` answers like a
-CUDA context that is lost, `full` like a device that has room for one window at a time. The others are told to stop as
-they start: `stop-import` in the middle of an import, `stop-model` while the first model is read. `slow` takes half a
-second for each batch, and has two to finish in.
+On loud sounds, `kill` ends the process as the kernel's OOM killer would, and `spoil` raises the error of a CUDA context
+that is lost. `full` raises out-of-memory for every batch of more than one window that is not silent. The others receive
+SIGTERM while they start: `stop-import` during an import, `stop-model` while the first model is read. `slow` takes half
+a second for each batch, and has two seconds to drain.
 """
 
 import os
@@ -11,22 +11,21 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from celery import Celery
 
-from shared.config.settings import Settings
-from shared.jobs.queue import make_celery
 from worker import app
 from worker.__main__ import main
 from worker.inference.engine import Engine, LoadedModel, Window, WindowOutput, read_model
 from worker.model.checkpoint import Model
+from worker.queue.celery_app import consume
 
-LOUD = 0.95
+LOUD = 0.95  # of full scale
 run = Engine._run
 
 
-def faulty(self: Engine, served: LoadedModel, windows: Sequence[Window], alone: bool) -> list[WindowOutput | Exception]:
+def faulty(self: Engine, loaded: LoadedModel, windows: Sequence[Window], alone: bool) -> list[WindowOutput | Exception]:
     fault = os.environ["FAULT"]
     if any(window.samples.max() > LOUD for window in windows):
         if fault == "kill":
@@ -37,19 +36,19 @@ def faulty(self: Engine, served: LoadedModel, windows: Sequence[Window], alone: 
         time.sleep(0.5)
     if fault == "full" and len(windows) > 1 and any(window.samples.any() for window in windows):
         raise torch.OutOfMemoryError("CUDA out of memory")
-    return run(self, served, windows, alone)
+    return run(self, loaded, windows, alone)
 
 
 class Stopping:
-    """Told to stop where Python makes another error of what a signal handler raises: while a class is made."""
+    """Sends SIGTERM while a class is created, where Python replaces an exception of a signal handler by another one."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def stopped(settings: Settings) -> Celery:
+def stopped(*arguments: Any, **options: Any) -> int:
     type("Imported", (), {"part": Stopping()})
-    return make_celery(settings)
+    return consume(*arguments, **options)
 
 
 def reading(directory: Path) -> Model:
@@ -61,7 +60,7 @@ if __name__ == "__main__":
     Engine._run = faulty  # type: ignore[method-assign]
     match os.environ["FAULT"]:
         case "stop-import":
-            app.make_celery = stopped
+            app.consume = stopped
         case "stop-model":
             app.read_model = reading
         case "slow":

@@ -1,4 +1,4 @@
-"""Other processes, as tests look at them: stopped, ended, waited for."""
+"""Helpers for other processes: stop one, check whether it has ended, wait for a condition, list its children."""
 
 import os
 import signal
@@ -9,18 +9,18 @@ from pathlib import Path
 
 
 def stop(pid: int) -> None:
-    """Stop a process and wait until it stands still."""
+    """Send SIGSTOP and wait until the process is stopped."""
     os.kill(pid, signal.SIGSTOP)
     until(lambda: _state(pid) == "T")
 
 
 def gone(pid: int) -> bool:
-    """Ended, if not yet reaped by whoever has to."""
+    """Whether it has ended; it may not be reaped yet."""
     return _state(pid) in ("Z", "")
 
 
 def _state(pid: int) -> str:
-    """The letter that the kernel has for it; empty where it is no more."""
+    """The kernel's letter for the state of the process; empty if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
     except (FileNotFoundError, ProcessLookupError):  # reaped before or after the file was opened
@@ -28,6 +28,7 @@ def _state(pid: int) -> str:
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Poll until the condition holds; fails the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -35,9 +36,9 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started, in whichever thread, and that are still there."""
+    """The running children of a process, started by any of its threads."""
     found: list[int] = []
     for thread in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
             found += map(int, thread.read_text().split())
     return found

@@ -1,4 +1,4 @@
-"""A worker without its queue: jobs are submitted and run by hand, on real parts."""
+"""A worker without Celery: tests submit jobs and run them by hand, on the real parts."""
 
 import threading
 from contextlib import ExitStack
@@ -19,19 +19,20 @@ from worker.decode.pool import DecoderPool
 from worker.inference.batcher import Batcher
 from worker.inference.engine import Engine, LoadedModel, SpectrogramOnly, Window, WindowOutput
 from worker.inference.registry import Registry
-from worker.pipeline.runner import Classifier
+from worker.pipeline.classify import Classifier
+from worker.pipeline.runner import JobRunner
 from worker.pipeline.windows import split_windows
 from worker.telemetry.metrics import WorkerMetrics
 
-RATE = 16_000
+RATE = 16_000  # Hz
 SHORT = encode(chirp(1.0, RATE), RATE, "WAV", "FLOAT")
 LONG = encode(chirp(2.2, RATE), RATE, "WAV", "FLOAT")  # four windows: at 0, 0.5, 1.0 and 1.2 s
 ALL = tuple(Part)
 
 
-class Bench:
-    """The device holds what reaches it unless `free` is set; `batches` is what the network was given, `heard` what the
-    front end alone was."""
+class WorkerHarness:
+    """The device blocks every batch while `free` is cleared. `batches` are the batches of the network,
+    `spectrogram_batches` those of the front end alone."""
 
     def __init__(
         self, settings: Settings, engine: Engine, registry: Registry, decoder: DecoderPool, stack: ExitStack
@@ -40,7 +41,7 @@ class Bench:
         self.engine, self.registry = engine, registry
         self.metrics = WorkerMetrics(torch.device("cpu"))
         self.batches: list[list[Window]] = []
-        self.heard: list[list[Window]] = []
+        self.spectrogram_batches: list[list[Window]] = []
         self.free = threading.Event()
         self.free.set()
         self.entered = threading.Semaphore(0)
@@ -49,15 +50,17 @@ class Bench:
         self.batcher.start()
         stack.callback(self.batcher.stop, drain=False, timeout=20)
         stack.callback(self.free.set)
-        self.classifier = Classifier("w1", self.stores.worker, registry, decoder, self.batcher, self.metrics, size)
+        self.classifier = Classifier(registry, decoder, self.batcher, self.metrics, size)
+        self.runner = JobRunner("w1", self.stores.worker, self.classifier, self.metrics)
 
-    def _run(self, served: LoadedModel | SpectrogramOnly, windows: list[Window]) -> list[WindowOutput | Exception]:
-        (self.heard if isinstance(served, SpectrogramOnly) else self.batches).append(windows)
+    def _run(self, key: LoadedModel | SpectrogramOnly, windows: list[Window]) -> list[WindowOutput | Exception]:
+        (self.spectrogram_batches if isinstance(key, SpectrogramOnly) else self.batches).append(windows)
         self.entered.release()
         assert self.free.wait(20)
-        return self.engine.run(served, windows)
+        return self.engine.run(key, windows)
 
     def submit(self, sound: bytes = SHORT, model: str = "tiny", **options: Any) -> str:
+        """The id of a new job."""
         return self.stores.submit(sound, model, JobOptions(**options))
 
     def job(self, job_id: str) -> JobRecord:
@@ -66,7 +69,7 @@ class Bench:
     def result(self, sound: bytes = SHORT, **options: Any) -> Result:
         """Run a job that must succeed."""
         job_id = self.submit(sound, **options)
-        self.classifier.run(job_id)
+        self.runner.run(job_id)
         assert self.job(job_id).status == "succeeded", self.job(job_id).error
         packed = self.stores.run(self.stores.gateway.result(job_id))
         assert packed is not None
@@ -79,13 +82,14 @@ class Bench:
         assert job.error is not None
         return job.error
 
-    def count(self, state: str) -> float:
-        return self.metrics.registry.get_sample_value("otoscope_worker_jobs_total", {"outcome": state}) or 0.0
+    def count(self, outcome: str) -> float:
+        """Value of the counter of finished jobs."""
+        return self.metrics.registry.get_sample_value("otoscope_worker_jobs_total", {"outcome": outcome}) or 0.0
 
-    def run_held(self, job_id: str) -> threading.Thread:
-        """Run a job in a thread, up to the device, which holds it."""
+    def run_blocked(self, job_id: str) -> threading.Thread:
+        """Run a job in a thread until its batch is on the device, which blocks it."""
         self.free.clear()
-        thread = threading.Thread(target=self.classifier.run, args=(job_id,))
+        thread = threading.Thread(target=self.runner.run, args=(job_id,))
         thread.start()
         assert self.entered.acquire(timeout=20)
         return thread
@@ -93,16 +97,16 @@ class Bench:
     def run_waiting(self, job_id: str, windows: int = 1) -> threading.Thread:
         """Run a job in a thread until so many more windows wait for the device."""
         expected = self.batcher.pending + windows
-        thread = threading.Thread(target=self.classifier.run, args=(job_id,))
+        thread = threading.Thread(target=self.runner.run, args=(job_id,))
         thread.start()
         until(lambda: self.batcher.pending == expected)
         return thread
 
 
-def seen_alone(bench: Bench, sound: bytes, cam_of: str | None = None) -> list[WindowOutput]:
-    """What the network makes of each window of a sound, one at a time, with every part."""
-    served = bench.registry.get("tiny")
-    of = None if cam_of is None else served.card.classes.index(cam_of)
-    clips = split_windows(decode(sound, RATE).waveform, RATE)
-    answers = [bench.engine.run(served, [Window(clip, frozenset(Part), cam_of=of)])[0] for _, clip in clips]
-    return [answer for answer in answers if isinstance(answer, WindowOutput)]
+def outputs_alone(harness: WorkerHarness, sound: bytes, cam_class: str | None = None) -> list[WindowOutput]:
+    """The outputs of each window of a sound, run one at a time, with every part."""
+    loaded = harness.registry.get("tiny")
+    index = None if cam_class is None else loaded.card.classes.index(cam_class)
+    windows = split_windows(decode(sound, RATE).waveform, RATE)
+    outputs = [harness.engine.run(loaded, [Window(clip, frozenset(Part), cam_class=index)])[0] for _, clip in windows]
+    return [output for output in outputs if isinstance(output, WindowOutput)]

@@ -1,4 +1,4 @@
-"""A server, a models directory and real worker processes, for tests that start and end them."""
+"""A Redis server, a models directory and real worker processes, for tests that start and stop them."""
 
 import os
 import signal
@@ -14,13 +14,13 @@ from tests.shared.conftest import Stores
 from tests.support.process_tree import children, stop, until
 from tests.support.sounds import chirp, encode
 
-SOUND = encode(chirp(1.0, 16_000), 16_000, "FLAC", "PCM_16")  # what is no plain WAV needs a decode process
-VISIBILITY = 5  # seconds, the least that the settings take
+SOUND = encode(chirp(1.0, 16_000), 16_000, "FLAC", "PCM_16")  # a compressed file needs a decode process
+VISIBILITY = 5  # seconds, the least that the settings accept
 READY = 60.0  # seconds to start on a busy machine
 
 
-class House:
-    """A server of its own, a models directory, and workers that a test starts and ends."""
+class WorkerProcesses:
+    """A Redis server of its own, a models directory, and worker processes that a test starts and stops."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.directory = directory
@@ -34,42 +34,49 @@ class House:
             visibility_timeout=VISIBILITY,
         )  # fmt: skip
         self.stores = Stores(self.settings, stack)
-        self._workers: list[subprocess.Popen[bytes]] = []
-        stack.callback(self.end)
+        self._processes: list[subprocess.Popen[bytes]] = []
+        stack.callback(self.kill_all)
 
-    def worker(self, module: str = "worker", **changed: str) -> subprocess.Popen[bytes]:
-        """Start one; its log is `worker<n>.log`. FAULT is passed on to tests.support.faulty_worker."""
+    def start(self, module: str = "worker", **changed: str) -> subprocess.Popen[bytes]:
+        """Start a worker with some settings changed; its log is `worker<n>.log`.
+
+        The variable FAULT is passed on to tests.support.faulty_worker.
+        """
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTOSCOPE_")}
         for name in ("redis_url", "models_dir", "decode_processes", "batch_size", "visibility_timeout", "metrics_port"):
             environment[f"OTOSCOPE_{name.upper()}"] = str(getattr(self.settings, name))
         environment |= {f"OTOSCOPE_{name.upper()}": value for name, value in changed.items()}
-        with (self.directory / f"worker{len(self._workers)}.log").open("wb") as log:
+        with (self.directory / f"worker{len(self._processes)}.log").open("wb") as log:
             process = subprocess.Popen(
                 [PYTHON, "-m", module], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
                 env=environment | {"OMP_NUM_THREADS": "1"},
             )  # fmt: skip
-        self._workers.append(process)
+        self._processes.append(process)
         return process
 
-    def ready_worker(self, module: str = "worker", **changed: str) -> subprocess.Popen[bytes]:
-        process = self.worker(module, **changed)
-        until(lambda: process.poll() is not None or self.vouched(process), READY)
+    def start_ready(self, module: str = "worker", **changed: str) -> subprocess.Popen[bytes]:
+        """Start a worker and wait for its first heartbeat."""
+        process = self.start(module, **changed)
+        until(lambda: process.poll() is not None or self.registered(process), READY)
         assert process.poll() is None, self.log(process)
         return process
 
-    def vouched(self, process: subprocess.Popen[bytes]) -> bool:
-        """Whether that worker says that it is there."""
+    def registered(self, process: subprocess.Popen[bytes]) -> bool:
+        """Whether the gateway sees a heartbeat of that worker."""
         return any(w.id.endswith(f"-{process.pid}") for w in self.stores.run(self.stores.gateway.workers()))
 
     def log(self, process: subprocess.Popen[bytes]) -> str:
-        return (self.directory / f"worker{self._workers.index(process)}.log").read_text()
+        return (self.directory / f"worker{self._processes.index(process)}.log").read_text()
 
     def submit(self, sound: bytes = SOUND, model: str = "tiny") -> str:
-        """As the gateway does it."""
+        """Submit a job as the gateway does; returns its id."""
         return self.stores.submit(sound, model, JobOptions())
 
-    def submit_held(self, worker: subprocess.Popen[bytes]) -> tuple[str, int]:
-        """A job that this worker, the only one, has taken and cannot finish, since its decode process is stopped."""
+    def submit_blocked(self, worker: subprocess.Popen[bytes]) -> tuple[str, int]:
+        """A job that this worker, the only one, has claimed and cannot finish: its decode process is stopped.
+
+        Returns the job id and the process id of the decode process.
+        """
         (decoder,) = children(worker.pid)
         stop(decoder)
         job_id = self.submit()
@@ -77,21 +84,23 @@ class House:
         return job_id, decoder
 
     def finished(self, job_id: str, seconds: float = 30.0) -> str:
+        """Wait until the job has ended; returns its status."""
         until(lambda: self.stores.run(self.stores.gateway.get(job_id)).final, seconds)
         return self.stores.status(job_id)
 
     def field(self, job_id: str, name: str) -> str:
+        """A field of the job's hash in Redis."""
         value = self.stores.raw.hget(job_key(job_id), name)
         assert isinstance(value, bytes)
         return value.decode()
 
-    def end(self) -> None:
-        """Kill what is left."""
-        for process in self._workers:
+    def kill_all(self) -> None:
+        """Kill the workers that still run, with their decode processes."""
+        for process in self._processes:
             if process.poll() is None:
                 left = children(process.pid)
                 process.kill()
                 process.wait()
                 for pid in left:
-                    with suppress(ProcessLookupError):  # they end with their worker
+                    with suppress(ProcessLookupError):  # it has ended with its worker
                         os.kill(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Parts of a worker for tests: a device for the batcher that does what it is told, and the real parts, wired."""
+"""Parts of a worker for tests: a fake device for the batcher, and the real parts, wired together."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,17 +12,17 @@ from shared.config.settings import Settings
 from worker.inference.batcher import Batcher
 
 if TYPE_CHECKING:  # the batcher's tests do without torch
-    from tests.support.worker_harness import Bench
+    from tests.support.worker_harness import WorkerHarness
     from worker.decode.pool import DecoderPool
     from worker.inference.engine import Engine
     from worker.inference.registry import Registry
 
-SOON = 20.0  # seconds that are never used up unless something hangs
-NEVER = 1_000.0  # a window that only a full batch or a stop closes
+SOON = 20.0  # seconds: a timeout that only a hang exceeds
+NEVER = 1_000.0  # seconds: a window that is closed only by a full batch or a stop
 
 
 class Device:
-    """A `run` that records its batches and holds them until it is let go."""
+    """A `run` that records its batches, and blocks them while `free` is cleared."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[Any, list[Any]]] = []
@@ -50,10 +50,10 @@ class Device:
 
 @pytest.fixture
 def device() -> Iterator[Device]:
-    """Whatever a test leaves held is let go."""
-    held = Device()
-    yield held
-    held.free.set()
+    """Unblocked at the end, whatever the test did."""
+    blocked = Device()
+    yield blocked
+    blocked.free.set()
 
 
 Make = Callable[..., "Batcher[Any, Any]"]
@@ -61,7 +61,7 @@ Make = Callable[..., "Batcher[Any, Any]"]
 
 @pytest.fixture
 def make(device: Device) -> Iterator[Make]:
-    """Start a batcher in front of the device; it is stopped at the end."""
+    """Starts a batcher for the device; it is stopped at the end."""
     made: list[Batcher[Any, Any]] = []
 
     def start(size: int = 4, window: float = 0.0, **more: Any) -> "Batcher[Any, Any]":
@@ -77,16 +77,16 @@ def make(device: Device) -> Iterator[Make]:
 
 
 def occupy(batcher: "Batcher[Any, Any]", device: Device) -> Any:
-    """Put one item on the device and keep it there, so that what follows has to gather."""
+    """Block the device with one item, so that later items wait in the batcher."""
     device.free.clear()
-    ticket = batcher.submit("first")
+    future = batcher.submit("first")
     assert device.entered.acquire(timeout=SOON)
-    return ticket
+    return future
 
 
 @pytest.fixture(scope="session")
 def engine() -> "Engine":
-    """On the CPU, with one thread: tensors this small are not worth two that wait for each other."""
+    """On the CPU, with one thread: for tensors this small, two threads mostly wait for each other."""
     import torch
 
     from worker.inference.engine import Engine
@@ -97,18 +97,18 @@ def engine() -> "Engine":
 
 @pytest.fixture(scope="session")
 def registry(engine: "Engine", tiny_models: Path) -> "Registry":
-    """The tiny model, served."""
+    """With the tiny model loaded."""
     from worker.inference.engine import read_model
     from worker.inference.registry import Registry
 
-    registry = Registry(tiny_models, (), lambda directory: engine.serve(read_model(directory)))
+    registry = Registry(tiny_models, (), lambda directory: engine.load(read_model(directory)))
     registry.refresh()
     return registry
 
 
 @pytest.fixture(scope="session")
 def decoder() -> Iterator["DecoderPool"]:
-    """One decode process."""
+    """With one decode process."""
     from worker.decode.pool import DecoderPool
 
     pool = DecoderPool(1, 30.0, 60.0)
@@ -117,17 +117,17 @@ def decoder() -> Iterator["DecoderPool"]:
 
 
 @pytest.fixture
-def start_bench(
+def make_harness(
     settings: Settings, engine: "Engine", registry: "Registry", decoder: "DecoderPool"
-) -> Iterator[Callable[..., "Bench"]]:
-    """Benches with some settings changed."""
-    from tests.support.worker_harness import Bench
+) -> Iterator[Callable[..., "WorkerHarness"]]:
+    """Makes harnesses with some settings changed."""
+    from tests.support.worker_harness import WorkerHarness
 
     with ExitStack() as stack:
-        yield lambda **changed: Bench(settings.model_copy(update=changed), engine, registry, decoder, stack)
+        yield lambda **changed: WorkerHarness(settings.model_copy(update=changed), engine, registry, decoder, stack)
 
 
 @pytest.fixture
-def bench(start_bench: Callable[..., "Bench"]) -> "Bench":
-    """A bench with the default settings."""
-    return start_bench()
+def harness(make_harness: Callable[..., "WorkerHarness"]) -> "WorkerHarness":
+    """With the default settings."""
+    return make_harness()

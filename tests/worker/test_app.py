@@ -13,7 +13,7 @@ from shared.config.settings import Settings
 from tests.conftest import PYTHON, ROOT
 from tests.shared.conftest import Stores
 from tests.support.process_tree import gone, until
-from worker.app import HANGS, Worker
+from worker.app import EXIT_DEVICE_HUNG, Worker
 from worker.model.checkpoint import ModelError
 
 
@@ -41,7 +41,7 @@ def test_a_worker_vouches_for_itself_until_it_is_closed(small: Settings, stores:
     assert (said.id, said.models, said.busy) == (worker.id, ["tiny"], 0)
     assert list(stores.run(stores.gateway.cards())) == ["tiny"]
     worker.close()
-    worker._announce()
+    worker._heartbeat()
     assert stores.run(stores.gateway.workers()) == []
 
 
@@ -81,7 +81,7 @@ def test_a_device_that_hangs_ends_the_process(redis_url: str, tiny_models: Path)
     )
     process = subprocess.Popen([PYTHON, "-c", source], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     told, _ = process.communicate(timeout=60)
-    assert process.returncode == HANGS
+    assert process.returncode == EXIT_DEVICE_HUNG
     pids = [int(pid) for pid in told.split()]
     assert len(pids) == 1
     until(lambda: all(gone(pid) for pid in pids))

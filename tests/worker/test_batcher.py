@@ -14,24 +14,24 @@ from worker.inference.batcher import Batcher, Expired
 def test_each_item_gets_its_own_answer(make: Make) -> None:
     """In the order of submission, in batches or not."""
     batcher = make()
-    tickets = [batcher.submit(n) for n in range(10)]
-    assert [ticket.result(SOON) for ticket in tickets] == [f"<{n}>" for n in range(10)]
+    futures = [batcher.submit(n) for n in range(10)]
+    assert [future.result(SOON) for future in futures] == [f"<{n}>" for n in range(10)]
 
 
 def test_a_lone_item_leaves_when_its_window_closes(make: Make, device: Device) -> None:
     """Nobody waits for company longer than the window, which opens with the first item."""
     batcher = make(window=0.05)
-    ticket = batcher.submit("a")
-    assert ticket.result(SOON) == "<a>"
-    assert ticket.waited >= 0.05
+    future = batcher.submit("a")
+    assert future.result(SOON) == "<a>"
+    assert future.wait_seconds >= 0.05
     assert device.items == [["a"]]
 
 
 def test_a_full_batch_leaves_at_once(make: Make, device: Device) -> None:
     """The window is a limit, not a delay."""
     batcher = make(size=3, window=NEVER)
-    tickets = [batcher.submit(item) for item in "abc"]
-    assert [ticket.result(SOON) for ticket in tickets] == ["<a>", "<b>", "<c>"]
+    futures = [batcher.submit(item) for item in "abc"]
+    assert [future.result(SOON) for future in futures] == ["<a>", "<b>", "<c>"]
     assert device.items == [["a", "b", "c"]]
 
 
@@ -39,7 +39,7 @@ def test_a_full_batch_does_not_wait_for_the_window_of_another_key(make: Make, de
     """The device is not idle while there is a batch that nothing can be added to."""
     batcher = make(size=2, window=NEVER)
     alone = batcher.submit("a", key="one")
-    assert [ticket.result(SOON) for ticket in [batcher.submit(item, key="two") for item in "bc"]] == ["<b>", "<c>"]
+    assert [future.result(SOON) for future in [batcher.submit(item, key="two") for item in "bc"]] == ["<b>", "<c>"]
     assert not alone.done()
     batcher.stop(timeout=SOON)
     assert alone.result(0) == "<a>"
@@ -49,9 +49,9 @@ def test_the_window_opens_at_the_first_item_not_while_idle(make: Make, device: D
     """An item that comes after a long silence still gets company."""
     batcher = make(size=2, window=NEVER)
     time.sleep(0.02)
-    tickets = [batcher.submit("a"), batcher.submit("b")]
-    for ticket in tickets:
-        ticket.result(SOON)
+    futures = [batcher.submit("a"), batcher.submit("b")]
+    for future in futures:
+        future.result(SOON)
     assert device.items == [["a", "b"]]
 
 
@@ -59,11 +59,11 @@ def test_the_next_batch_gathers_while_one_runs(make: Make, device: Device) -> No
     """What came meanwhile leaves together, not one by one."""
     batcher = make(size=8)
     occupy(batcher, device)
-    tickets = [batcher.submit(n) for n in range(6)]
+    futures = [batcher.submit(n) for n in range(6)]
     assert batcher.pending == 6
     device.free.set()
-    for ticket in tickets:
-        ticket.result(SOON)
+    for future in futures:
+        future.result(SOON)
     assert device.items[1:] == [[0, 1, 2, 3, 4, 5]]
 
 
@@ -71,10 +71,10 @@ def test_no_batch_is_larger_than_the_size(make: Make, device: Device) -> None:
     """A crowd is cut into full batches and a rest."""
     batcher = make(size=4)
     occupy(batcher, device)
-    tickets = [batcher.submit(n) for n in range(10)]
+    futures = [batcher.submit(n) for n in range(10)]
     device.free.set()
-    for ticket in tickets:
-        ticket.result(SOON)
+    for future in futures:
+        future.result(SOON)
     assert device.items[1:] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
@@ -82,10 +82,10 @@ def test_items_of_different_keys_never_mix(make: Make, device: Device) -> None:
     """One batch, one key, and the key is told to `run`."""
     batcher = make(size=4)
     occupy(batcher, device)
-    tickets = [batcher.submit(n, key=n % 3) for n in range(12)]
+    futures = [batcher.submit(n, key=n % 3) for n in range(12)]
     device.free.set()
-    for ticket in tickets:
-        ticket.result(SOON)
+    for future in futures:
+        future.result(SOON)
     assert device.batches[1:] == [(0, [0, 3, 6, 9]), (1, [1, 4, 7, 10]), (2, [2, 5, 8, 11])]
 
 
@@ -94,10 +94,10 @@ def test_keys_take_turns_by_their_oldest_item(make: Make, device: Device) -> Non
     batcher = make(size=2)
     occupy(batcher, device)
     order = [("busy", 1), ("busy", 2), ("quiet", 3), ("busy", 4), ("busy", 5), ("third", 6)]
-    tickets = [batcher.submit(item, key=key) for key, item in order]
+    futures = [batcher.submit(item, key=key) for key, item in order]
     device.free.set()
-    for ticket in tickets:
-        ticket.result(SOON)
+    for future in futures:
+        future.result(SOON)
     assert device.batches[1:] == [("busy", [1, 2]), ("quiet", [3]), ("busy", [4, 5]), ("third", [6])]
 
 
@@ -106,10 +106,10 @@ def test_keys_are_compared_as_they_compare_themselves(make: Make, device: Device
     batcher = make(size=2)
     occupy(batcher, device)
     one, two = object(), object()
-    tickets = [batcher.submit("a", key=one), batcher.submit("b", key=two)]
+    futures = [batcher.submit("a", key=one), batcher.submit("b", key=two)]
     device.free.set()
-    for ticket in tickets:
-        ticket.result(SOON)
+    for future in futures:
+        future.result(SOON)
     assert device.batches[1:] == [(one, ["a"]), (two, ["b"])]
 
 
@@ -130,12 +130,12 @@ def test_a_cancelled_item_is_never_run(make: Make, device: Device) -> None:
     """Nor does it take a place in the batch."""
     batcher = make(size=2)
     occupy(batcher, device)
-    tickets = [batcher.submit(n) for n in range(4)]
-    assert tickets[1].cancel()
+    futures = [batcher.submit(n) for n in range(4)]
+    assert futures[1].cancel()
     device.free.set()
-    assert tickets[3].result(SOON) == "<3>"
+    assert futures[3].result(SOON) == "<3>"
     with pytest.raises(CancelledError):
-        tickets[1].result(SOON)
+        futures[1].result(SOON)
     assert device.items[1:] == [[0, 2], [3]]
 
 
@@ -152,22 +152,22 @@ def test_a_batch_of_cancelled_items_does_not_run(make: Make, device: Device) -> 
 def test_an_item_whose_batch_has_begun_cannot_be_cancelled(make: Make, device: Device) -> None:
     """Its answer comes, and nothing is said to have been cancelled that was not."""
     batcher = make()
-    ticket = occupy(batcher, device)
-    assert not ticket.cancel()
+    future = occupy(batcher, device)
+    assert not future.cancel()
     device.free.set()
-    assert ticket.result(SOON) == "<first>"
+    assert future.result(SOON) == "<first>"
 
 
 def test_a_poison_item_fails_alone(make: Make, device: Device) -> None:
     """A batch that raises is run in halves: only the bad one gets the error."""
     batcher = make()
     occupy(batcher, device)
-    tickets = [batcher.submit(item) for item in ("a", "poison", "c")]
+    futures = [batcher.submit(item) for item in ("a", "poison", "c")]
     device.free.set()
-    assert tickets[0].result(SOON) == "<a>"
+    assert futures[0].result(SOON) == "<a>"
     with pytest.raises(ValueError, match="poison"):
-        tickets[1].result(SOON)
-    assert tickets[2].result(SOON) == "<c>"
+        futures[1].result(SOON)
+    assert futures[2].result(SOON) == "<c>"
     assert device.items[1:] == [["a", "poison", "c"], ["a"], ["poison", "c"], ["poison"], ["c"]]
 
 
@@ -183,8 +183,8 @@ def test_a_batch_too_large_for_the_device_goes_on_in_halves() -> None:
 
     batcher: Batcher[int, int] = Batcher(run, size=8, window=NEVER)
     batcher.start()
-    tickets = [batcher.submit(n) for n in range(8)]
-    assert [ticket.result(SOON) for ticket in tickets] == list(range(8))
+    futures = [batcher.submit(n) for n in range(8)]
+    assert [future.result(SOON) for future in futures] == list(range(8))
     assert sizes == [8, 4, 2, 2, 4, 2, 2]
     batcher.stop(timeout=SOON)
 
@@ -193,11 +193,11 @@ def test_an_answer_that_is_an_exception_fails_one_item(make: Make, device: Devic
     """Without running anything twice."""
     batcher = make()
     occupy(batcher, device)
-    tickets = [batcher.submit(item) for item in ("a", "bad", "c")]
+    futures = [batcher.submit(item) for item in ("a", "bad", "c")]
     device.free.set()
-    assert (tickets[0].result(SOON), tickets[2].result(SOON)) == ("<a>", "<c>")
+    assert (futures[0].result(SOON), futures[2].result(SOON)) == ("<a>", "<c>")
     with pytest.raises(ValueError, match="this one alone"):
-        tickets[1].result(SOON)
+        futures[1].result(SOON)
     assert device.items[1:] == [["a", "bad", "c"]]
 
 
@@ -229,10 +229,10 @@ def test_a_failed_batch_holds_no_memory_while_it_is_tried_again() -> None:
     try:
         batcher: Batcher[str, str] = Batcher(run, size=2, window=NEVER)
         batcher.start()
-        tickets = [batcher.submit("a"), batcher.submit("b")]
-        for ticket in tickets:
+        futures = [batcher.submit("a"), batcher.submit("b")]
+        for future in futures:
             with pytest.raises(MemoryError):
-                ticket.result(SOON)
+                future.result(SOON)
         batcher.stop(timeout=SOON)
     finally:
         gc.enable()
@@ -261,13 +261,13 @@ def test_each_lane_runs_a_batch_of_its_own(make: Make, device: Device) -> None:
     """Two at a time, each in its own thread; the third waits for one of them."""
     batcher = make(size=1, device_threads=2)
     device.free.clear()
-    tickets = [batcher.submit(item) for item in "abc"]
+    futures = [batcher.submit(item) for item in "abc"]
     assert all(device.entered.acquire(timeout=SOON) for _ in range(2))
     assert sorted(device.items) == [["a"], ["b"]]
     assert len(device.threads) == 2
     assert not device.entered.acquire(timeout=0.05)
     device.free.set()
-    assert [ticket.result(SOON) for ticket in tickets] == ["<a>", "<b>", "<c>"]
+    assert [future.result(SOON) for future in futures] == ["<a>", "<b>", "<c>"]
 
 
 def test_what_a_full_batch_leaves_behind_goes_to_the_idle_lane(make: Make, device: Device) -> None:

@@ -16,22 +16,22 @@ from worker.inference.batcher import Batcher, BatcherStopped, Expired
 def test_a_drained_batcher_has_run_everything(make: Make, device: Device) -> None:
     """Nothing that was submitted before `stop` is lost, and nothing waits for its window any more."""
     batcher = make(size=4, window=NEVER)
-    tickets = [batcher.submit(n, key=n % 2) for n in range(5)]
+    futures = [batcher.submit(n, key=n % 2) for n in range(5)]
     batcher.stop(drain=True, timeout=SOON)
-    assert [ticket.result(0) for ticket in tickets] == [f"<{n}>" for n in range(5)]
+    assert [future.result(0) for future in futures] == [f"<{n}>" for n in range(5)]
 
 
 def test_what_gathers_behind_a_running_batch_is_drained(make: Make, device: Device) -> None:
     """A stop in the middle of a batch still runs the next one."""
     batcher = make()
     first = occupy(batcher, device)
-    tickets = [batcher.submit(n) for n in range(6)]
+    futures = [batcher.submit(n) for n in range(6)]
     stopping = threading.Thread(target=lambda: batcher.stop(timeout=SOON))
     stopping.start()
     device.free.set()
     stopping.join(SOON)
     assert first.result(0) == "<first>"
-    assert [ticket.result(0) for ticket in tickets] == [f"<{n}>" for n in range(6)]
+    assert [future.result(0) for future in futures] == [f"<{n}>" for n in range(6)]
 
 
 def test_a_stop_without_drain_ends_what_waits(make: Make, device: Device) -> None:
@@ -54,10 +54,10 @@ def test_a_stop_without_drain_ends_what_waits(make: Make, device: Device) -> Non
 def test_a_stop_without_drain_while_a_window_is_open(make: Make, device: Device) -> None:
     """The thread that waits beside the batch finds it gone, and ends."""
     batcher = make(window=NEVER)
-    ticket = batcher.submit("a")
+    future = batcher.submit("a")
     batcher.stop(drain=False, timeout=SOON)
     with pytest.raises(BatcherStopped):
-        ticket.result(0)
+        future.result(0)
     assert not batcher._threads[0].is_alive()
     assert device.items == []
 
@@ -76,10 +76,10 @@ def test_a_stopped_batcher_takes_nothing(make: Make) -> None:
 def test_a_batcher_that_was_never_started_leaves_nobody_waiting(device: Device) -> None:
     """A worker that fails at its start can still be closed."""
     batcher: Batcher[Any, Any] = Batcher(device, size=1, window=0)
-    ticket = batcher.submit("a")
+    future = batcher.submit("a")
     batcher.stop(timeout=SOON)
     with pytest.raises(BatcherStopped):
-        ticket.result(0)
+        future.result(0)
 
 
 def test_calls_run_on_the_thread_of_the_batches(make: Make, device: Device) -> None:
@@ -93,9 +93,9 @@ def test_calls_run_on_the_thread_of_the_batches(make: Make, device: Device) -> N
 def test_a_call_waits_for_no_window(make: Make, device: Device) -> None:
     """Loading a model begins at once, beside a batch that is still gathering."""
     batcher = make(window=NEVER)
-    ticket = batcher.submit("a")
+    future = batcher.submit("a")
     assert batcher.call(lambda: "loaded").result(SOON) == "loaded"
-    assert not ticket.done()
+    assert not future.done()
 
 
 def test_a_call_that_fails_tells_its_caller(make: Make) -> None:
@@ -121,12 +121,12 @@ def test_busy_seconds_grow_while_the_device_hangs(make: Make, device: Device) ->
     """What the watchdog looks at: zero when idle, growing while one batch or call runs."""
     batcher = make()
     assert batcher.busy_seconds == 0
-    ticket = occupy(batcher, device)
+    future = occupy(batcher, device)
     before = batcher.busy_seconds
     time.sleep(0.02)
     assert batcher.busy_seconds >= before + 0.02
     device.free.set()
-    ticket.result(SOON)
+    future.result(SOON)
     deadline = time.monotonic() + SOON
     while batcher.busy_seconds > 0:
         assert time.monotonic() < deadline
@@ -149,8 +149,8 @@ def test_halves_count_as_busy_by_themselves() -> None:
 
     batcher: Batcher[int, int] = Batcher(run, size=2, window=NEVER)
     batcher.start()
-    for ticket in [batcher.submit(n) for n in range(2)]:
-        ticket.result(SOON)
+    for future in [batcher.submit(n) for n in range(2)]:
+        future.result(SOON)
     batcher.stop(timeout=SOON)
     assert began[0] <= failed_at
     assert all(failed_at + 0.01 < alone for alone in began[1:])
@@ -169,10 +169,10 @@ def test_batches_are_reported_with_their_size(make: Make, device: Device) -> Non
 
     batcher = make(on_batch=on_batch)
     occupy(batcher, device)
-    tickets = [batcher.submit(n) for n in range(3)]
+    futures = [batcher.submit(n) for n in range(3)]
     device.free.set()
-    for ticket in tickets:
-        ticket.result(SOON)
+    for future in futures:
+        future.result(SOON)
     assert batcher.submit("a").result(SOON) == "<a>"
     for _ in range(3):
         assert reported.acquire(timeout=SOON)
@@ -183,13 +183,13 @@ def test_tickets_tell_how_long_they_waited_and_ran(make: Make, device: Device) -
     """Two times that add up to the whole."""
     batcher = make()
     occupy(batcher, device)
-    ticket = batcher.submit("a")
+    future = batcher.submit("a")
     time.sleep(0.02)
     device.free.set()
-    ticket.result(SOON)
-    assert ticket.waited >= 0.02
-    assert ticket.ran >= 0
-    assert ticket.waited + ticket.ran == pytest.approx(ticket.ended - ticket.submitted)
+    future.result(SOON)
+    assert future.wait_seconds >= 0.02
+    assert future.run_seconds >= 0
+    assert future.wait_seconds + future.run_seconds == pytest.approx(future.finished_at - future.submitted_at)
 
 
 def test_many_threads_each_get_their_own_answers() -> None:
@@ -212,11 +212,11 @@ def test_many_threads_each_get_their_own_answers() -> None:
         ends: Counter[str] = Counter()
         for item in range(thread * each, (thread + 1) * each):
             late = random.random() < 0.05
-            ticket = batcher.submit(item, key=item % 3, deadline=time.monotonic() - 1 if late else None)
+            future = batcher.submit(item, key=item % 3, deadline=time.monotonic() - 1 if late else None)
             if random.random() < 0.1:
-                ticket.cancel()
+                future.cancel()
             try:
-                assert ticket.result(SOON) == -item
+                assert future.result(SOON) == -item
                 ends["answer"] += 1
             except CancelledError:
                 ends["cancelled"] += 1

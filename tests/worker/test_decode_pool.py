@@ -108,7 +108,7 @@ def test_a_file_that_kills_its_process_costs_one_job(
 ) -> None:
     """SIGKILL in the middle of a file: DecoderDied says how, and the next file has a new process."""
     deaths: list[None] = []
-    pool = pools(on_death=lambda: deaths.append(None))
+    pool = pools(on_crash=lambda: deaths.append(None))
     (pid,) = pool.pids
     stop(pid)
     with ThreadPoolExecutor(1) as thread:
@@ -125,7 +125,7 @@ def test_a_file_that_kills_its_process_costs_one_job(
 def test_a_process_that_died_while_idle_costs_no_job(pools: Callable[..., DecoderPool], wav: bytes) -> None:
     """The next file is not blamed for it."""
     deaths: list[None] = []
-    pool = pools(on_death=lambda: deaths.append(None))
+    pool = pools(on_crash=lambda: deaths.append(None))
     (pid,) = pool.pids
     os.kill(pid, signal.SIGKILL)
     until(lambda: gone(pid))

@@ -29,7 +29,7 @@ ALL = frozenset(Part)
 @pytest.fixture(scope="module")
 def served(engine: Engine, tiny_models: Path) -> LoadedModel:
     """The tiny model, ready to run."""
-    return engine.serve(read_model(tiny_models / "tiny"), warm_up=(1, 4))
+    return engine.load(read_model(tiny_models / "tiny"), warm_up=(1, 4))
 
 
 def sounds(count: int, samples: int = 16_000) -> list[NDArray[np.float32]]:
@@ -70,7 +70,7 @@ def test_confidence_is_calibrated_by_the_models_temperature(engine: Engine, tiny
     model = read_model(tiny_models / "tiny")
     hot = replace(model, config=model.config.model_copy(update={"temperature": 4.0}))
     window = Window(sounds(1)[0])
-    (cool,), (warm,) = (see(engine, engine.serve(one), [window]) for one in (model, hot))
+    (cool,), (warm,) = (see(engine, engine.load(one), [window]) for one in (model, hot))
     expected = cool.probabilities ** (1 / 4)
     close(warm.probabilities, expected / expected.sum())
     assert warm.probabilities.argmax() == cool.probabilities.argmax()
@@ -161,7 +161,7 @@ def test_the_class_activation_is_a_picture_of_the_last_stage(engine: Engine, ser
 
 def test_the_class_activation_is_of_the_class_that_is_asked_for(engine: Engine, served: LoadedModel) -> None:
     """Beside one that asks for none and gets that of its own first; all classes together tell more than one story."""
-    own, *asked = see(engine, served, [Window(sounds(1)[0], ALL, cam_of=of) for of in (None, *range(5))])
+    own, *asked = see(engine, served, [Window(sounds(1)[0], ALL, cam_class=of) for of in (None, *range(5))])
     close(own.cam, asked[int(own.probabilities.argmax())].cam)
     pictures = [seen.cam for seen in asked if seen.cam is not None]
     assert len(pictures) == 5
@@ -194,7 +194,7 @@ def test_an_answer_keeps_nothing_of_its_neighbours(engine: Engine, served: Loade
 def test_a_model_runs_under_the_name_of_its_directory(engine: Engine, tiny_models: Path, tmp_path: Path) -> None:
     """A copy can be served beside the original."""
     (tmp_path / "copy").symlink_to(tiny_models / "tiny")
-    copied = engine.serve(read_model(tmp_path / "copy"))
+    copied = engine.load(read_model(tmp_path / "copy"))
     assert (copied.name, copied.card.name) == ("copy", "copy")
     assert copied.card.classes == ["dog", "rain", "bell", "engine", "speech"]
 
@@ -206,7 +206,7 @@ def test_a_model_that_gives_nonsense_is_not_served(engine: Engine, tmp_path: Pat
     for parameter in model.network.parameters():
         parameter.data.fill_(float("nan"))
     with pytest.raises(InferenceFailed):
-        engine.serve(model)
+        engine.load(model)
 
 
 FULL = [
@@ -228,7 +228,7 @@ def test_a_model_is_served_whose_full_batch_does_not_fit(
         return run(self, served, windows, alone)
 
     monkeypatch.setattr(Engine, "_run", small)
-    served = engine.serve(read_model(tiny_models / "tiny"), warm_up=(1, 4))
+    served = engine.load(read_model(tiny_models / "tiny"), warm_up=(1, 4))
     windows = [Window(clip) for clip in sounds(4)]
     with pytest.raises(torch.OutOfMemoryError):
         engine.run(served, windows)
@@ -254,7 +254,7 @@ def test_what_a_failed_pass_held_is_let_go_of(
 
 def test_two_versions_of_a_model_never_share_a_batch(engine: Engine, tiny_models: Path) -> None:
     """LoadedModel models are told apart by identity, however alike they are."""
-    models = [engine.serve(read_model(tiny_models / "tiny")) for _ in range(2)]
+    models = [engine.load(read_model(tiny_models / "tiny")) for _ in range(2)]
     assert models[0] != models[1]
     batches: list[tuple[LoadedModel, int]] = []
 
@@ -263,20 +263,19 @@ def test_two_versions_of_a_model_never_share_a_batch(engine: Engine, tiny_models
         return engine.run(served, windows)
 
     batcher: Batcher[Window, WindowOutput] = Batcher(run, size=4, window=1_000)
-    tickets = [batcher.submit(Window(clip), key=models[n % 2]) for n, clip in enumerate(sounds(4))]
+    futures = [batcher.submit(Window(clip), key=models[n % 2]) for n, clip in enumerate(sounds(4))]
     batcher.start()
     batcher.stop(timeout=20)
-    assert all(isinstance(ticket.result(0), WindowOutput) for ticket in tickets)
+    assert all(isinstance(future.result(0), WindowOutput) for future in futures)
     assert sorted(size for _, size in batches) == [2, 2]
     assert {id(served) for served, _ in batches} == {id(model) for model in models}
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("cuda")
 def test_the_gpu_agrees_with_the_cpu(engine: Engine, served: LoadedModel, tiny_models: Path) -> None:
     """Within what bfloat16 leaves: every part, in one batch."""
     device = Engine(torch.device("cuda"))
-    there = device.serve(read_model(tiny_models / "tiny"))
+    there = device.load(read_model(tiny_models / "tiny"))
     windows = [Window(clip, ALL) for clip in sounds(5)]
     for gpu, cpu in zip(see(device, there, windows), see(engine, served, windows), strict=True):
         close(gpu.probabilities, cpu.probabilities, 0.03)

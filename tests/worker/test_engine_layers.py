@@ -16,7 +16,7 @@ from worker.model.base import Network
 @pytest.fixture(scope="module")
 def served(engine: Engine, tiny_models: Path) -> LoadedModel:
     """The tiny model, ready to run."""
-    return engine.serve(read_model(tiny_models / "tiny"))
+    return engine.load(read_model(tiny_models / "tiny"))
 
 
 def test_the_card_says_what_feeds_each_layer(served: LoadedModel) -> None:
@@ -37,7 +37,7 @@ def test_a_network_that_does_not_know_its_inside_is_a_row_of_stages(
     """Each fed by the one before; what a cell of it sees is not known; its channels can be looked at all the same."""
     model = read_model(tiny_models / "tiny")
     monkeypatch.setattr(model.network, "structure", lambda: Network.structure(model.network))
-    unknown = engine.serve(model)
+    unknown = engine.load(model)
     layers = unknown.card.layers
     assert [layer.inputs for layer in layers] == [[], *([layer.name] for layer in layers[:-1])]
     assert {(layer.kind, layer.receptive_field) for layer in layers} == {("stage", None)}
@@ -96,15 +96,14 @@ def test_the_front_end_alone_runs_no_network(
 def test_front_ends_of_one_model_are_one_key(served: LoadedModel, engine: Engine, tiny_models: Path) -> None:
     """So that stretches of several sounds share a batch, but never with those of another version."""
     assert {SpectrogramOnly(served): 1}[SpectrogramOnly(served)] == 1
-    assert SpectrogramOnly(served) != SpectrogramOnly(engine.serve(read_model(tiny_models / "tiny")))
+    assert SpectrogramOnly(served) != SpectrogramOnly(engine.load(read_model(tiny_models / "tiny")))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("cuda")
 def test_the_gpu_shows_the_same_channels(engine: Engine, served: LoadedModel, tiny_models: Path) -> None:
     """Within what bfloat16 leaves: every layer in one batch, what a block adds, and the front end alone."""
     device = Engine(torch.device("cuda"))
-    there = device.serve(read_model(tiny_models / "tiny"))
+    there = device.load(read_model(tiny_models / "tiny"))
     names = [layer.name for layer in served.card.layers]
     windows = [Window(clip, layer=name) for clip, name in zip(sounds(len(names)), names, strict=True)]
     for gpu, cpu in zip(see(device, there, windows), see(engine, served, windows), strict=True):

@@ -15,9 +15,9 @@ from tests.conftest import ROOT
 from tests.worker.test_engine import close, see, sounds
 from worker.inference.engine import Engine, LoadedModel, Window, read_model
 from worker.inference.openvino import OpenVINOBackend
+from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 from worker.model.checkpoint import Model, ModelError
 from worker.model.fake_quant import convolutions, quantised
-from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 
 pytest.importorskip("openvino")
 
@@ -46,7 +46,7 @@ def of_kind(tiny: Model, **options: object) -> Model:
 
 def serve(model: Model, choice: str, **options: object) -> tuple[Engine, LoadedModel]:
     engine = Engine(CPU, choice, cores=2, **options)  # type: ignore[arg-type]
-    return engine, engine.serve(model)
+    return engine, engine.load(model)
 
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
@@ -150,7 +150,7 @@ import sys, multiprocessing
 from pathlib import Path
 import torch
 from worker.inference.engine import Engine, read_model
-Engine(torch.device("cpu"), "openvino", cores=1).serve(read_model(Path({str(tiny_models / "tiny")!r})))
+Engine(torch.device("cpu"), "openvino", cores=1).load(read_model(Path({str(tiny_models / "tiny")!r})))
 assert "openvino.tools.ovc.convert_impl" in sys.modules, "mend this test: it is another module that converts"
 print(*sorted(name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module))
 print(*multiprocessing.active_children())

@@ -21,7 +21,7 @@ ENGINE = Engine(torch.device("cpu"), "torch")
 
 
 def load(directory: Path) -> LoadedModel:
-    return ENGINE.serve(read_model(directory))
+    return ENGINE.load(read_model(directory))
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_broken_version_leaves_the_old_one_in_service(
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1
     assert "cannot load model a" in errors[0]
-    assert "the version before it stays" in errors[0]
+    assert "the previous version stays" in errors[0]
     (models / "a" / CONFIG).write_text(config + " ")
     registry.refresh()
     assert registry.get("a") is not old

@@ -19,25 +19,23 @@ from otoscope.results import unpack_result
 from tests.conftest import free_port, write_tiny_model
 from tests.support.process_tree import children, gone, stop, until
 from tests.support.sounds import chirp, encode, flac_of_silence
-from tests.support.worker_processes import READY, VISIBILITY, House
-from worker.app import SPOILED
-
-pytestmark = pytest.mark.stack
+from tests.support.worker_processes import READY, VISIBILITY, WorkerProcesses
+from worker.app import EXIT_DEVICE_LOST
 
 LOUD = encode(chirp(1.0, 16_000) * 1.99, 16_000, "WAV", "PCM_16")  # what tests.support.faulty_worker cannot bear
 
 
 @pytest.fixture
-def house() -> Iterator[House]:
+def no_models() -> Iterator[WorkerProcesses]:
     with tempfile.TemporaryDirectory(prefix="oto") as name, ExitStack() as stack:
-        yield House(Path(name), stack)
+        yield WorkerProcesses(Path(name), stack)
 
 
 @pytest.fixture
-def home(house: House) -> House:
-    """A house with the tiny model in it."""
-    write_tiny_model(house.models / "tiny")
-    return house
+def workers(no_models: WorkerProcesses) -> WorkerProcesses:
+    """A no_models with the tiny model in it."""
+    write_tiny_model(no_models.models / "tiny")
+    return no_models
 
 
 @pytest.mark.parametrize(
@@ -50,20 +48,22 @@ def home(house: House) -> House:
     ],
     ids=["no models", "bad setting", "bad url", "port taken"],
 )
-def test_a_worker_that_cannot_work_says_why_and_ends(house: House, changed: dict[str, str], reason: str) -> None:
+def test_a_worker_that_cannot_work_says_why_and_ends(
+    no_models: WorkerProcesses, changed: dict[str, str], reason: str
+) -> None:
     """Status 1, the reason on the last line, no traceback, nothing vouched for."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         if "metrics_port" in changed:
             changed = {"metrics_port": str(other.getsockname()[1])}
-        process = house.worker(**changed)
+        process = no_models.start(**changed)
         assert process.wait(READY) == 1
-    log = house.log(process)
+    log = no_models.log(process)
     assert log.splitlines()[-1].startswith("otoscope worker: ")
     assert reason in log.splitlines()[-1]
     assert "Traceback" not in log
-    assert not house.vouched(process)
+    assert not no_models.registered(process)
 
 
 def _metrics(port: int) -> list[str]:
@@ -85,16 +85,16 @@ METRICS = (
 """What Prometheus reads after five jobs, under documented names."""
 
 
-def test_a_worker_serves_and_follows_its_models_and_drains(home: House) -> None:
+def test_a_worker_serves_and_follows_its_models_and_drains(workers: WorkerProcesses) -> None:
     """The whole life of one: ready, jobs, metrics, a model that comes and goes, SIGTERM with a job in hand."""
     with tempfile.TemporaryDirectory(prefix="oto") as elsewhere:
         port = free_port()
-        worker = home.ready_worker(metrics_port=str(port))
-        assert home.stores.run(home.stores.gateway.cards())["tiny"].sample_rate == 16_000
+        worker = workers.start_ready(metrics_port=str(port))
+        assert workers.stores.run(workers.stores.gateway.cards())["tiny"].sample_rate == 16_000
 
-        jobs = [home.submit() for _ in range(5)]
-        assert [home.finished(job_id) for job_id in jobs] == ["succeeded"] * 5
-        packed = home.stores.run(home.stores.gateway.result(jobs[0]))
+        jobs = [workers.submit() for _ in range(5)]
+        assert [workers.finished(job_id) for job_id in jobs] == ["succeeded"] * 5
+        packed = workers.stores.run(workers.stores.gateway.result(jobs[0]))
         assert packed is not None
         assert len(unpack_result(packed).predictions) == 5
 
@@ -103,187 +103,191 @@ def test_a_worker_serves_and_follows_its_models_and_drains(home: House) -> None:
 
         new = Path(elsewhere) / "new"
         write_tiny_model(new, seed=1)
-        subprocess.run(["cp", "-r", new, home.models], check=True)
-        until(lambda: "new" in home.stores.run(home.stores.gateway.cards()), 15)
-        assert home.finished(home.submit(model="new")) == "succeeded"
-        (home.models / "new").rename(Path(elsewhere) / "gone")
-        until(lambda: "new" not in home.stores.run(home.stores.gateway.cards()), 15)
-        assert home.finished(home.submit(model="new")) == "failed"
-        assert home.vouched(worker)
+        subprocess.run(["cp", "-r", new, workers.models], check=True)
+        until(lambda: "new" in workers.stores.run(workers.stores.gateway.cards()), 15)
+        assert workers.finished(workers.submit(model="new")) == "succeeded"
+        (workers.models / "new").rename(Path(elsewhere) / "gone")
+        until(lambda: "new" not in workers.stores.run(workers.stores.gateway.cards()), 15)
+        assert workers.finished(workers.submit(model="new")) == "failed"
+        assert workers.registered(worker)
 
         (decoder,) = children(worker.pid)
-        job_id, _ = home.submit_held(worker)
+        job_id, _ = workers.submit_blocked(worker)
         worker.terminate()
         time.sleep(0.5)
         assert worker.poll() is None, "it waits for the job in hand"
         os.kill(decoder, signal.SIGCONT)
-        assert worker.wait(20) == 0, home.log(worker)
-        assert home.stores.status(job_id) == "succeeded"
+        assert worker.wait(20) == 0, workers.log(worker)
+        assert workers.stores.status(job_id) == "succeeded"
         assert gone(decoder)
-        assert not home.vouched(worker)
-        assert "Traceback" not in home.log(worker)
-        assert home.stores.raw.exists("unacked", "otoscope") == 0, "no message is left"
+        assert not workers.registered(worker)
+        assert "Traceback" not in workers.log(worker)
+        assert workers.stores.raw.exists("unacked", "otoscope") == 0, "no message is left"
 
 
-def test_a_file_that_kills_its_decode_process_costs_one_job(home: House) -> None:
+def test_a_file_that_kills_its_decode_process_costs_one_job(workers: WorkerProcesses) -> None:
     """A real one: 120 KB of FLAC that take a dozen seconds to decode, where three are allowed, in which a decode
     process starts on a busy machine too. What decodes beside it is not disturbed, nor is the process that holds the
     network; another decode process takes the place of the dead."""
     bomb = flac_of_silence(1_200, 192_000, 8)
-    worker = home.ready_worker(decode_processes="2", decode_seconds="3", max_seconds="1200")
+    worker = workers.start_ready(decode_processes="2", decode_seconds="3", max_seconds="1200")
     before = set(children(worker.pid))
-    killer = home.submit(bomb)
-    beside = [home.submit() for _ in range(8)]
-    assert home.finished(killer) == "failed"
-    error = home.stores.run(home.stores.gateway.get(killer)).error
+    killer = workers.submit(bomb)
+    beside = [workers.submit() for _ in range(8)]
+    assert workers.finished(killer) == "failed"
+    error = workers.stores.run(workers.stores.gateway.get(killer)).error
     assert isinstance(error, DecoderDied), error
-    assert [home.finished(job_id) for job_id in beside] == ["succeeded"] * 8
-    assert home.finished(home.submit()) == "succeeded"
+    assert [workers.finished(job_id) for job_id in beside] == ["succeeded"] * 8
+    assert workers.finished(workers.submit()) == "succeeded"
     assert worker.poll() is None
-    assert home.vouched(worker)
+    assert workers.registered(worker)
     after = set(children(worker.pid))
     assert (len(after), len(after & before)) == (2, 1)
 
 
-def test_the_jobs_of_a_killed_worker_are_finished_by_another(home: House) -> None:
+def test_the_jobs_of_a_killed_worker_are_finished_by_another(workers: WorkerProcesses) -> None:
     """kill -9 costs a job some seconds, not its answer."""
-    victim = home.ready_worker()
-    job_id, decoder = home.submit_held(victim)
-    survivor = home.ready_worker()
+    victim = workers.start_ready()
+    job_id, decoder = workers.submit_blocked(victim)
+    survivor = workers.start_ready()
     victim.kill()
     victim.wait()
     os.kill(decoder, signal.SIGKILL)
-    assert home.finished(job_id, 6 * VISIBILITY) == "succeeded"
-    assert home.field(job_id, "worker").endswith(f"-{survivor.pid}")
-    assert home.field(job_id, "attempts") == "2"
-    until(lambda: not home.vouched(victim), 15)
+    assert workers.finished(job_id, 6 * VISIBILITY) == "succeeded"
+    assert workers.field(job_id, "worker").endswith(f"-{survivor.pid}")
+    assert workers.field(job_id, "attempts") == "2"
+    until(lambda: not workers.registered(victim), 15)
 
 
-def test_a_job_longer_than_the_visibility_timeout_runs_once(home: House) -> None:
+def test_a_job_longer_than_the_visibility_timeout_runs_once(workers: WorkerProcesses) -> None:
     """Its lease is renewed as long as its worker lives, after SIGTERM too: nobody else is given it meanwhile."""
-    holder = home.ready_worker()
-    job_id, decoder = home.submit_held(holder)
-    other = home.ready_worker()
+    holder = workers.start_ready()
+    job_id, decoder = workers.submit_blocked(holder)
+    other = workers.start_ready()
     time.sleep(VISIBILITY + 2)
-    assert home.field(job_id, "attempts") == "1", "while it works"
+    assert workers.field(job_id, "attempts") == "1", "while it works"
     holder.terminate()
     time.sleep(VISIBILITY + 2)
-    assert home.field(job_id, "attempts") == "1", "while it drains"
+    assert workers.field(job_id, "attempts") == "1", "while it drains"
     os.kill(decoder, signal.SIGCONT)
-    assert home.finished(job_id) == "succeeded"
-    assert home.field(job_id, "worker").endswith(f"-{holder.pid}")
+    assert workers.finished(job_id) == "succeeded"
+    assert workers.field(job_id, "worker").endswith(f"-{holder.pid}")
     assert holder.wait(20) == 0
-    assert home.finished(home.submit()) == "succeeded"
+    assert workers.finished(workers.submit()) == "succeeded"
     assert other.poll() is None
 
 
-@pytest.mark.parametrize(("fault", "status"), [("kill", -signal.SIGKILL), ("spoil", SPOILED)])
+@pytest.mark.parametrize(("fault", "status"), [("kill", -signal.SIGKILL), ("spoil", EXIT_DEVICE_LOST)])
 def test_a_job_that_kills_three_workers_is_poison(
-    home: House, monkeypatch: pytest.MonkeyPatch, fault: str, status: int
+    workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch, fault: str, status: int
 ) -> None:
     """Each of them is followed by another; whoever was in hand with the killer is answered."""
     monkeypatch.setenv("FAULT", fault)
-    killer, *others = home.submit(LOUD), home.submit(), home.submit()
+    killer, *others = workers.submit(LOUD), workers.submit(), workers.submit()
     for death in range(3):
-        worker = home.worker("tests.support.faulty_worker")
-        assert worker.wait(READY) == status, home.log(worker)
-        assert home.stores.status(killer) == "running", f"death {death}"
-        assert "illegal memory access" in home.log(worker) or fault == "kill"
-    home.ready_worker("tests.support.faulty_worker")
-    assert home.finished(killer) == "failed"
-    error = home.stores.run(home.stores.gateway.get(killer)).error
+        worker = workers.start("tests.support.faulty_worker")
+        assert worker.wait(READY) == status, workers.log(worker)
+        assert workers.stores.status(killer) == "running", f"death {death}"
+        assert "illegal memory access" in workers.log(worker) or fault == "kill"
+    workers.start_ready("tests.support.faulty_worker")
+    assert workers.finished(killer) == "failed"
+    error = workers.stores.run(workers.stores.gateway.get(killer)).error
     assert error is not None
     assert error.code == "poison"
-    assert [home.finished(job_id) for job_id in others] == ["succeeded"] * 2
+    assert [workers.finished(job_id) for job_id in others] == ["succeeded"] * 2
 
 
-def test_a_batch_too_large_for_the_device_is_halved(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_too_large_for_the_device_is_halved(workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lack of memory costs time, no answer, and no process."""
     monkeypatch.setenv("FAULT", "full")
-    jobs = [home.submit() for _ in range(12)]  # before there is a worker, which then fills its batches
-    worker = home.ready_worker("tests.support.faulty_worker", batch_size="8", batch_window="0.1")
-    assert [home.finished(job_id) for job_id in jobs] == ["succeeded"] * 12
+    jobs = [workers.submit() for _ in range(12)]  # before there is a worker, which then fills its batches
+    worker = workers.start_ready("tests.support.faulty_worker", batch_size="8", batch_window="0.1")
+    assert [workers.finished(job_id) for job_id in jobs] == ["succeeded"] * 12
     assert worker.poll() is None
-    assert "too much for the device's memory" in home.log(worker)
+    assert "exceeds the device's memory" in workers.log(worker)
 
 
-def test_a_frozen_worker_wakes_to_what_another_has_finished(home: House) -> None:
+def test_a_frozen_worker_wakes_to_what_another_has_finished(workers: WorkerProcesses) -> None:
     """Stopped past the visibility timeout, with jobs in hand and waiting for more: each is done, and told once."""
-    frozen = home.ready_worker()
-    job_id, decoder = home.submit_held(frozen)
+    frozen = workers.start_ready()
+    job_id, decoder = workers.submit_blocked(frozen)
     stop(frozen.pid)
-    later = home.submit()  # it must not vanish in the frozen one's connection
-    other = home.ready_worker()
-    assert home.finished(later) == "succeeded"
-    assert home.finished(job_id, 6 * VISIBILITY) == "succeeded"
-    assert home.field(job_id, "worker").endswith(f"-{other.pid}")
+    later = workers.submit()  # it must not vanish in the frozen one's connection
+    other = workers.start_ready()
+    assert workers.finished(later) == "succeeded"
+    assert workers.finished(job_id, 6 * VISIBILITY) == "succeeded"
+    assert workers.field(job_id, "worker").endswith(f"-{other.pid}")
     os.kill(decoder, signal.SIGCONT)
     os.kill(frozen.pid, signal.SIGCONT)
     time.sleep(2)
-    assert home.stores.kinds(job_id) == ["queued", "running", "running", "succeeded", "result"]
-    assert home.finished(home.submit()) == "succeeded"
+    assert workers.stores.kinds(job_id) == ["queued", "running", "running", "succeeded", "result"]
+    assert workers.finished(workers.submit()) == "succeeded"
     assert frozen.poll() is None
 
 
-def test_a_worker_that_is_stopped_gives_back_what_takes_too_long(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_is_stopped_gives_back_what_takes_too_long(
+    workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether it is with the network, in a decode process or waits for one: whoever stops the worker does not wait for
     ever, and a kill would make suspects of its jobs. The next finishes them."""
     monkeypatch.setenv("FAULT", "slow")
-    worker = home.ready_worker("tests.support.faulty_worker")
-    decoded, _ = home.submit_held(worker)
+    worker = workers.start_ready("tests.support.faulty_worker")
+    decoded, _ = workers.submit_blocked(worker)
     plain = encode(chirp(30.0, 16_000), 16_000, "WAV", "PCM_16")  # needs no decode process; 59 windows, two a batch
-    jobs = [decoded, home.submit(), home.submit(plain)]
-    until(lambda: all(home.stores.status(job_id) == "running" for job_id in jobs))
+    jobs = [decoded, workers.submit(), workers.submit(plain)]
+    until(lambda: all(workers.stores.status(job_id) == "running" for job_id in jobs))
     began = time.monotonic()
     worker.terminate()
-    assert worker.wait(30) == 0, home.log(worker)
+    assert worker.wait(30) == 0, workers.log(worker)
     assert time.monotonic() - began < 10
-    assert [(home.stores.status(job_id), home.field(job_id, "attempts")) for job_id in jobs] == [("queued", "0")] * 3
-    home.ready_worker()
-    assert [home.finished(job_id) for job_id in jobs] == ["succeeded"] * 3
+    assert [(workers.stores.status(job_id), workers.field(job_id, "attempts")) for job_id in jobs] == [
+        ("queued", "0")
+    ] * 3
+    workers.start_ready()
+    assert [workers.finished(job_id) for job_id in jobs] == ["succeeded"] * 3
 
 
-def test_what_was_cancelled_while_no_worker_was_there_is_not_run(home: House) -> None:
+def test_what_was_cancelled_while_no_worker_was_there_is_not_run(workers: WorkerProcesses) -> None:
     """Celery forgets what was revoked when its workers end; a cancelled job is remembered in its record."""
-    cancelled, kept = home.submit(), home.submit()
-    home.stores.run(home.stores.gateway.cancel(cancelled))
-    home.ready_worker()
-    assert home.finished(kept) == "succeeded"
-    assert home.stores.kinds(cancelled) == ["queued", "cancelled", "result"]
+    cancelled, kept = workers.submit(), workers.submit()
+    workers.stores.run(workers.stores.gateway.cancel(cancelled))
+    workers.start_ready()
+    assert workers.finished(kept) == "succeeded"
+    assert workers.stores.kinds(cancelled) == ["queued", "cancelled", "result"]
 
 
-def test_a_worker_whose_server_is_gone_ends_all_the_same(home: House) -> None:
+def test_a_worker_whose_server_is_gone_ends_all_the_same(workers: WorkerProcesses) -> None:
     """SIGTERM, with nobody there to be told: soon, since whoever stops it will not wait for ever."""
-    worker = home.ready_worker()
-    assert home.finished(home.submit()) == "succeeded"
-    home.server.kill()
-    home.server.wait()
+    worker = workers.start_ready()
+    assert workers.finished(workers.submit()) == "succeeded"
+    workers.server.kill()
+    workers.server.wait()
     began = time.monotonic()
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(60) == 0, home.log(worker)
+    assert worker.wait(60) == 0, workers.log(worker)
     assert time.monotonic() - began < 15
 
 
-def test_a_worker_that_is_stopped_as_it_starts_says_goodbye(home: House) -> None:
+def test_a_worker_that_is_stopped_as_it_starts_says_goodbye(workers: WorkerProcesses) -> None:
     """At any moment before it takes jobs, whoever stops it sees an orderly end and nobody counts on it any more."""
     for pause in (0.0, 0.3):
-        worker = home.ready_worker()
+        worker = workers.start_ready()
         time.sleep(pause)
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(60) == 0, home.log(worker)
-        assert not home.vouched(worker)
-        assert "Traceback" not in home.log(worker)
+        assert worker.wait(60) == 0, workers.log(worker)
+        assert not workers.registered(worker)
+        assert "Traceback" not in workers.log(worker)
 
 
 @pytest.mark.parametrize("fault", ["stop-import", "stop-model"])
 def test_a_worker_stops_between_the_steps_of_its_start(
-    home: House, monkeypatch: pytest.MonkeyPatch, fault: str
+    workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     """And not in the middle of one, where Python would make another error of it or lose it; before the next model."""
-    shutil.copytree(home.models / "tiny", home.models / "tiny-too")
+    shutil.copytree(workers.models / "tiny", workers.models / "tiny-too")
     monkeypatch.setenv("FAULT", fault)
-    worker = home.worker("tests.support.faulty_worker")
-    assert worker.wait(60) == 0, home.log(worker)
-    assert "Traceback" not in home.log(worker)
-    assert home.log(worker).count("serving model") == (1 if fault == "stop-model" else 2)
-    assert not home.vouched(worker)
+    worker = workers.start("tests.support.faulty_worker")
+    assert worker.wait(60) == 0, workers.log(worker)
+    assert "Traceback" not in workers.log(worker)
+    assert workers.log(worker).count("serving model") == (1 if fault == "stop-model" else 2)
+    assert not workers.registered(worker)

@@ -1,1 +1,1 @@
-"""The decoder processes."""
+"""Decoding of untrusted files in child processes."""

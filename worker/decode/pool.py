@@ -1,4 +1,4 @@
-"""The pool of decode processes: bytes in, waveform out, and a file that kills its process costs one job."""
+"""The pool of decode processes: bytes in, waveform out; a file that kills its process costs one job."""
 
 import json
 import math
@@ -16,29 +16,31 @@ from contextlib import contextmanager
 import numpy as np
 
 from otoscope.errors import BY_CODE, AudioError, DeadlineExceeded, DecoderDied
-from shared.audio.decode import AudioLimits, Decoded, decode, is_plain
+from shared.audio.decode import Decoded, decode, is_plain
+from shared.audio.limits import AudioLimits
 from worker.decode.framing import FramedSocket
 
-_MEMORY = 2 * 2**30  # bytes of address space a process; ten minutes at 192 kHz need about 1 GiB with their libraries
-_HEADER = 2**16  # bytes of JSON that an answer may begin with
+_MEMORY = 2 * 2**30  # bytes of address space per process; ten minutes at 192 kHz need about 1 GiB with the libraries
+_HEADER = 2**16  # bytes: longest JSON header of a reply
 _COMMAND = (sys.executable, "-m", "worker.decode.child")
-_KEPT = {"OTOSCOPE_HOME"}  # tells people which installation a process belongs to
+_INHERITED = {"OTOSCOPE_HOME"}  # identifies the installation that a process belongs to, in process lists
 _AUDIO_ERRORS = {code: kind for code, kind in BY_CODE.items() if issubclass(kind, AudioError)}
 
 
 class DecoderStopped(Exception):
-    """The pool was closed before it came to this file, or in the middle of it."""
+    """The pool was closed before this file was decoded."""
 
 
 class DecoderPool:
     """`processes` children that run `worker.decode.child`; `decode` may be called from any thread."""
 
     def __init__(
-        self, processes: int, seconds: float, max_seconds: float, on_death: Callable[[], None] = lambda: None
+        self, processes: int, seconds: float, max_seconds: float, on_crash: Callable[[], None] = lambda: None
     ) -> None:
-        """`seconds` is the most that one file may take, `max_seconds` the length of sound that is accepted."""
-        self._seconds, self._max_seconds, self._on_death = seconds, max_seconds, on_death
-        self._idle: queue.LifoQueue[_Child] = queue.LifoQueue()  # the warmest first
+        """`seconds`: time limit per file; `max_seconds`: longest accepted sound; `on_crash` is called for each process
+        that crashed or exceeded its limit."""
+        self._seconds, self._max_seconds, self._on_crash = seconds, max_seconds, on_crash
+        self._idle: queue.LifoQueue[_Child] = queue.LifoQueue()  # most recently used first: its caches are warm
         self._lock = threading.Lock()
         self._children: set[_Child] = set()
         self._closed = False
@@ -46,30 +48,30 @@ class DecoderPool:
             self._idle.put(self._spawn())
 
     def decode(self, data: bytes, rate: int, timeout: float | None = None) -> Decoded:
-        """As `shared.audio.decode.decode`, whose errors it raises. What is plain is decoded here and now.
+        """As `shared.audio.decode.decode`, whose errors it raises. An uncompressed file is decoded in this thread.
 
-        Raises DecoderDied when the process died or took too long over the file, DeadlineExceeded when `timeout`
-        seconds were over, the wait for a free process included, and DecoderStopped when the pool was closed.
+        Raises DecoderDied if the process crashed or exceeded its time limit, DeadlineExceeded if `timeout` seconds have
+        passed, including the wait for a free process, and DecoderStopped if the pool was closed.
         """
-        if is_plain(data, rate):  # handing it over would cost several times as much as decoding it
+        if is_plain(data, rate):  # sending it to a process would cost several times as much as decoding it
             return decode(data, rate, AudioLimits(max_seconds=self._max_seconds))
         until = math.inf if timeout is None else time.monotonic() + timeout
-        with self._borrow(until) as place:
+        with self._checkout(until) as slot:
             deadline = min(until, time.monotonic() + self._seconds)
             try:
-                return place.child.decode(data, rate, self._max_seconds, deadline)
-            except _ChildLost as lost:
-                why = place.child.end()
+                return slot.child.decode(data, rate, self._max_seconds, deadline)
+            except _ChildFailed as failed:
+                how = slot.child.end()
                 if self._closed:
-                    raise DecoderStopped from lost
-                self._on_death()
-                self._replace(place)
-                if lost.late and deadline == until:
-                    raise DeadlineExceeded("The job's deadline passed while its sound was decoded.") from lost
-                raise DecoderDied(f"{lost} ({why}); the file is probably damaged or hostile.") from lost
+                    raise DecoderStopped from failed
+                self._on_crash()
+                self._replace(slot)
+                if failed.timed_out and deadline == until:
+                    raise DeadlineExceeded("The job's deadline passed while its sound was decoded.") from failed
+                raise DecoderDied(f"{failed} ({how}); the file is probably damaged or malicious.") from failed
 
     def close(self) -> None:
-        """End the children. A `decode` that is under way or comes later raises DecoderStopped."""
+        """Kill the children. Calls of `decode` now and later raise DecoderStopped."""
         with self._lock:
             self._closed = True
             children = list(self._children)
@@ -78,54 +80,55 @@ class DecoderPool:
 
     @property
     def pids(self) -> list[int]:
+        """Process ids of the children."""
         with self._lock:
             return [child.process.pid for child in self._children]
 
     @contextmanager
-    def _borrow(self, until: float) -> Iterator["_Place"]:
-        """A place with a living process in it, put back in the end whatever becomes of the process."""
-        patience = None if until == math.inf else max(until - time.monotonic(), 0)
+    def _checkout(self, until: float) -> Iterator["_Slot"]:
+        """A slot with a running process, returned to the pool at the end whatever happened to the process."""
+        timeout = None if until == math.inf else max(until - time.monotonic(), 0)
         try:
-            place = _Place(self._idle.get(timeout=patience))
+            slot = _Slot(self._idle.get(timeout=timeout))
         except queue.Empty:
             raise DeadlineExceeded("The job's deadline passed while it waited for a decode process.") from None
         try:
             if self._closed:
                 raise DecoderStopped
-            if place.child.process.poll() is not None:
-                # It died with nothing to do (killed for memory, say): no reason to blame the next file.
-                place.child.end()
-                self._on_death()
-                self._replace(place)
-            yield place
+            if slot.child.process.poll() is not None:
+                # It ended while idle (killed to free memory, for example): not the fault of the next file.
+                slot.child.end()
+                self._on_crash()
+                self._replace(slot)
+            yield slot
         finally:
-            self._idle.put(place.child)
+            self._idle.put(slot.child)
 
-    def _replace(self, place: "_Place") -> None:
+    def _replace(self, slot: "_Slot") -> None:
         with self._lock:
-            self._children.discard(place.child)
-        place.child = self._spawn()
+            self._children.discard(slot.child)
+        slot.child = self._spawn()
 
     def _spawn(self) -> "_Child":
         child = _Child(self._seconds)
         with self._lock:
             self._children.add(child)
             closed = self._closed
-        if closed:  # `close` has not seen it
+        if closed:  # `close` did not see this one
             child.end()
         return child
 
 
-class _ChildLost(Exception):
-    """The process ended, was late or answered nonsense: it is of no more use."""
+class _ChildFailed(Exception):
+    """The process ended, timed out or sent an invalid reply: it cannot be used any more."""
 
-    def __init__(self, what: str, *, late: bool = False) -> None:
-        super().__init__(what)
-        self.late = late
+    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
 
 
-class _Place:
-    """One of the pool's processes, whichever it is now."""
+class _Slot:
+    """One of the pool's places; its process may be replaced."""
 
     def __init__(self, child: "_Child") -> None:
         self.child = child
@@ -134,46 +137,48 @@ class _Place:
 class _Child:
     def __init__(self, cpu_seconds: float) -> None:
         ours, theirs = socket.socketpair()
-        # Files from anywhere are parsed in there: it need not know the queue's address and password.
-        environment = {name: value for name, value in os.environ.items() if name in _KEPT or "OTOSCOPE_" not in name}
+        # This process parses untrusted files: it does not get the queue's address and password.
+        environment = {
+            name: value for name, value in os.environ.items() if name in _INHERITED or "OTOSCOPE_" not in name
+        }
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        self._wire = FramedSocket(ours)
+        self._connection = FramedSocket(ours)
         with theirs:
             self.process = subprocess.Popen(  # nosec B603  # our own program, no shell
                 [*_COMMAND, str(theirs.fileno()), str(_MEMORY), str(cpu_seconds), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=environment,
-                # Ctrl-C in a terminal goes to the whole group; the worker wants its decoders while it drains.
+                # Ctrl-C in a terminal signals the whole process group, but a draining worker still needs its decoders.
                 start_new_session=True,
             )
 
     def decode(self, data: bytes, rate: int, max_seconds: float, deadline: float) -> Decoded:
-        """Raises an AudioError or _ChildLost. What comes back is not trusted: the file may have taken over."""
+        """Raises an AudioError or _ChildFailed. The reply is validated: a malicious file may control the process."""
         began = time.monotonic()
         try:
-            self._wire.send(json.dumps({"rate": rate, "max_seconds": max_seconds}).encode(), deadline)
-            self._wire.send(data, deadline)
-            about = json.loads(self._wire.receive(_HEADER, deadline))
-            if "code" not in about:
-                origin = int(about["source_rate"]), int(about["channels"]), str(about["container"])
+            self._connection.send(json.dumps({"rate": rate, "max_seconds": max_seconds}).encode(), deadline)
+            self._connection.send(data, deadline)
+            header = json.loads(self._connection.receive(_HEADER, deadline))
+            if "code" not in header:
+                origin = int(header["source_rate"]), int(header["channels"]), str(header["container"])
                 size = int((max_seconds + 1) * rate) * np.dtype(np.float32).itemsize
-                waveform = np.frombuffer(self._wire.receive(size, deadline), np.float32)
+                waveform = np.frombuffer(self._connection.receive(size, deadline), np.float32)  # (samples,)
                 return Decoded(waveform, rate, *origin)
-            error = _AUDIO_ERRORS[about["code"]](str(about["detail"]))
+            error = _AUDIO_ERRORS[header["code"]](str(header["detail"]))
         except TimeoutError as late:
-            raise _ChildLost(f"Decoding took more than {deadline - began:.3g} s", late=True) from late
+            raise _ChildFailed(f"Decoding took more than {deadline - began:.3g} s", timed_out=True) from late
         except (EOFError, OSError) as gone:
-            raise _ChildLost("The decode process died") from gone
-        except Exception as nonsense:
-            raise _ChildLost("The decode process gave an answer that makes no sense") from nonsense
+            raise _ChildFailed("The decode process died") from gone
+        except Exception as invalid:
+            raise _ChildFailed("The decode process sent an invalid reply") from invalid
         raise error
 
     def end(self) -> str:
-        """Kill the process and say how it went."""
-        self._wire.close()
-        gone = time.monotonic() + 0.2  # a process that is dying of its own is left to say why
-        while self.process.poll() is None and time.monotonic() < gone:
+        """Kill the process; returns how it ended."""
+        self._connection.close()
+        until = time.monotonic() + 0.2  # a process that is already ending gets time to leave its own exit status
+        while self.process.poll() is None and time.monotonic() < until:
             time.sleep(0.01)
         if self.process.poll() is None:
             self.process.kill()

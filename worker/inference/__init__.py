@@ -1,1 +1,1 @@
-"""Batches, engines and the registry of models."""
+"""Batches on the device."""

@@ -1,8 +1,8 @@
-"""Windows of sound -> one batch on the device -> what the network saw, one answer a window.
+"""The inference engine: windows of sound -> one batch on the device -> one output per window.
 
-Runs on the batcher's threads alone: one for a GPU, on a processor one a core, since a core that has a batch to itself
-waits for no other. Nothing crosses from one clip to another: a batched answer is the answer of the clip alone, within
-the rounding of the arithmetic.
+Runs only in the batcher's threads: one thread for a GPU; on a CPU one per core, since a core that has a batch of its
+own does not wait for the others. No data crosses from one clip to another: the output for a clip in a batch equals its
+output alone, within the rounding of the arithmetic.
 """
 
 import logging
@@ -35,30 +35,30 @@ log = logging.getLogger(__name__)
 
 
 class DeviceLost(Exception):
-    """The device answers nothing but errors to this process from now on: it has to be another process."""
+    """From now on the device returns only errors to this process: a new process is needed."""
 
 
 @dataclass(frozen=True)
 class Window:
     """One network window of sound."""
 
-    samples: NDArray[np.float32]  # (window samples,) at the model's rate; under `SpectrogramOnly` any length
-    parts: frozenset[Part] = frozenset()
-    layer: str | None = None  # all of whose channels are wanted
-    cam_of: int | None = None  # class whose activation is wanted; the window's own first where it is not said
-    trace_link: TraceLink | None = None  # the job that it is of, where that is traced
+    samples: NDArray[np.float32]  # (window samples,) at the model's rate; with SpectrogramOnly any length
+    parts: frozenset[Part] = frozenset()  # requested besides the probabilities
+    layer: str | None = None  # requested with all its channels
+    cam_class: int | None = None  # of the class activation map; None: the first class of the window itself
+    trace_link: TraceLink | None = None  # to the span of its job; None if that is not traced
 
 
 @dataclass
 class WindowOutput:
-    """What the network made of one window."""
+    """The network's output for one window. Arrays are float16 and present only if requested."""
 
-    probabilities: NDArray[np.float32]  # (classes,); none under `SpectrogramOnly`
+    probabilities: NDArray[np.float32]  # (classes,); empty with SpectrogramOnly
     spectrogram: Array | None = None  # (mels, frames), dB
-    maps: dict[str, Array] = field(default_factory=dict)
-    channels: dict[str, Array] = field(default_factory=dict)  # (channels, height, width) each
-    embedding: Array | None = None
-    cam: Array | None = None
+    maps: dict[str, Array] = field(default_factory=dict)  # layer -> (height, width)
+    channels: dict[str, Array] = field(default_factory=dict)  # name -> (channels, height, width)
+    embedding: Array | None = None  # (features,)
+    cam: Array | None = None  # (height, width), 0 to 1
 
 
 def read_model(directory: Path) -> Model:
@@ -72,7 +72,7 @@ def read_model(directory: Path) -> Model:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model on the device, ready to run; compared by identity, so that a new version never joins an old batch."""
+    """A model on the device, ready to run; compared by identity, so that two versions of it never share a batch."""
 
     model: Model
     card: ModelCard
@@ -85,71 +85,75 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class SpectrogramOnly:
-    """The front end of a served model without its network: what runs under it is given its spectrogram alone."""
+    """The front end of a loaded model without its network, as a key of batches: only spectrograms are computed."""
 
-    served: LoadedModel
+    loaded: LoadedModel
+
+    @property
+    def name(self) -> str:
+        return self.loaded.name
 
 
 class Engine:
-    """Brings models to one device and runs batches of windows through them."""
+    """Loads models to one device and runs batches of windows through them."""
 
     def __init__(
-        self, device: torch.device, choice: BackendName = "auto", *, int8: bool = False, cores: int = 1
+        self, device: torch.device, backend: BackendName = "auto", *, int8: bool = False, cores: int = 1
     ) -> None:
-        """`cores` counts for a processor alone, and is how many threads may call `run` at a time."""
-        self.device, self._choice, self._int8 = device, choice, int8
+        """`cores` matters on a CPU only: it is the number of threads that may call `run` at a time."""
+        self.device, self._backend_name, self._int8 = device, backend, int8
         self._on_cpu = device.type == "cpu"
         self.device_threads = cores if self._on_cpu else 1
         self._running = 0
         self._lock = threading.Lock()
 
-    def serve(self, model: Model, warm_up: Sequence[int] = (1,)) -> LoadedModel:
-        """Bring a model to the device and run batches of silence of the given sizes through it.
+    def load(self, model: Model, warm_up: Sequence[int] = (1,)) -> LoadedModel:
+        """Move a model to the device and run batches of silence of the given sizes through it.
 
-        A size that is too much for the device's memory is left out: the batcher will halve such batches. Raises what a
-        forward pass can raise, and ModelError where the chosen backend is not to be had.
+        A size that exceeds the device's memory is skipped: the batcher will halve such batches. Raises whatever a
+        forward pass can raise, and ModelError if the configured backend is not available.
         """
         model.frontend.to(self.device)
         backend = self._backend(model)
-        served = LoadedModel(model, _card(model, self._layers(model)), backend)
+        loaded = LoadedModel(model, _card(model, self._layers(model)), backend)
         silence = np.zeros(model.config.frontend.window_samples, np.float32)
         for size in sorted(warm_up):
             try:
-                answers = self.run(served, [Window(silence)] * size)
+                outputs = self.run(loaded, [Window(silence)] * size)
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
                 break
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-        return served
+            for output in outputs:
+                if isinstance(output, Exception):
+                    raise output
+        return loaded
 
     def _backend(self, model: Model) -> Backend:
-        """OpenVINO where it was asked for, or is there and the device is a processor; else PyTorch."""
-        if self._choice == "torch" or not self._on_cpu:
-            if self._choice == "openvino":
-                raise ModelError("OTOSCOPE_ENGINE=openvino is for processors; this worker has a GPU")
+        """OpenVINO if it is configured, or installed and the device is a CPU; otherwise PyTorch."""
+        if self._backend_name == "torch" or not self._on_cpu:
+            if self._backend_name == "openvino":
+                raise ModelError("OTOSCOPE_ENGINE=openvino is for CPUs; this worker has a GPU")
             if self._int8:
-                raise ModelError("OTOSCOPE_INT8 needs OpenVINO, which is for processors; this worker has a GPU")
+                raise ModelError("OTOSCOPE_INT8 needs OpenVINO, which is for CPUs; this worker has a GPU")
             return TorchBackend(model, self.device)
         from worker.inference.openvino import OpenVINOBackend
 
         try:
             return OpenVINOBackend(model, self.device_threads, int8=self._int8)
         except ImportError as error:
-            if self._choice == "openvino" or self._int8:
-                asked = "ENGINE=openvino" if self._choice == "openvino" else "INT8"
-                raise ModelError(f"OTOSCOPE_{asked} needs {install_command('openvino')} ({error})") from error
+            if self._backend_name == "openvino" or self._int8:
+                setting = "ENGINE=openvino" if self._backend_name == "openvino" else "INT8"
+                raise ModelError(f"OTOSCOPE_{setting} needs {install_command('openvino')} ({error})") from error
         except Exception as error:
-            if self._choice == "openvino":
+            if self._backend_name == "openvino":
                 raise
-            log.warning("model %s is left to PyTorch: %s", model.config.name, error)
+            log.warning("model %s runs on PyTorch, since OpenVINO failed: %s", model.config.name, error)
         return TorchBackend(model, self.device)
 
     @contextmanager
-    def _turn(self) -> Iterator[bool]:
-        """Whether this batch has the device to itself; the threads that PyTorch uses for it are set to match."""
+    def _device_slot(self) -> Iterator[bool]:
+        """Yields whether this batch has the device to itself, and sets PyTorch's number of threads to match."""
         with self._lock:
             self._running += 1
             alone = self._running == 1
@@ -162,29 +166,29 @@ class Engine:
                 self._running -= 1
 
     @torch.no_grad()
-    def run(self, served: LoadedModel | SpectrogramOnly, windows: Sequence[Window]) -> list[WindowOutput | Exception]:
+    def run(self, key: LoadedModel | SpectrogramOnly, windows: Sequence[Window]) -> list[WindowOutput | Exception]:
         """One forward pass. A window whose logits are not finite gets InferenceFailed; its neighbours do not.
 
-        Raises DeviceLost, torch.OutOfMemoryError where fewer windows may fit, or what is wrong with the windows.
+        Raises DeviceLost, torch.OutOfMemoryError if fewer windows may fit, or whatever is wrong with the windows.
         """
         try:
-            with self._turn() as alone:
-                if isinstance(served, SpectrogramOnly):
-                    return self._spectrograms(served.served.model, windows)
-                return self._run(served, windows, alone)
+            with self._device_slot() as alone:
+                if isinstance(key, SpectrogramOnly):
+                    return self._spectrograms(key.loaded.model, windows)
+                return self._run(key, windows, alone)
         except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
-            said = str(error).partition("\n")[0]
-            # What CUDA itself or a library of its cannot get is no OutOfMemoryError, as what PyTorch cannot get is.
-            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in said:
-                raise DeviceLost(said) from error  # a bad address, a failed assertion, a lost card: these stay
-            log.warning("%d windows are too much for the device's memory", len(windows))
-            traceback.clear_frames(error.__traceback__)  # they hold the batch, and what the network made of it so far
+            message = str(error).partition("\n")[0]
+            # A failed allocation of CUDA itself, or of one of its libraries, is not raised as OutOfMemoryError.
+            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in message:
+                raise DeviceLost(message) from error  # bad address, failed assertion, lost card: these are permanent
+            log.warning("a batch of %d windows exceeds the device's memory", len(windows))
+            traceback.clear_frames(error.__traceback__)  # they reference the batch and its activations so far
             if not self._on_cpu:
-                torch.cuda.empty_cache()  # what lies there in pieces that are too small
-            raise torch.OutOfMemoryError(said) from error
+                torch.cuda.empty_cache()  # cached blocks that are too small each
+            raise torch.OutOfMemoryError(message) from error
 
-    def _run(self, served: LoadedModel, windows: Sequence[Window], alone: bool) -> list[WindowOutput | Exception]:
-        model = served.model
+    def _run(self, loaded: LoadedModel, windows: Sequence[Window], alone: bool) -> list[WindowOutput | Exception]:
+        model = loaded.model
         rows = {part: [i for i, window in enumerate(windows) if part in window.parts] for part in Part}
         layers: defaultdict[str, list[int]] = defaultdict(list)
         for i, window in enumerate(windows):
@@ -192,51 +196,53 @@ class Engine:
                 layers[window.layer].append(i)
         stacked = torch.from_numpy(np.stack([window.samples for window in windows]))  # (batch, samples)
         decibels = model.frontend.decibels(stacked.to(self.device, non_blocking=True))  # (batch, 1, mels, frames)
-        cam = {row: windows[row].cam_of for row in rows[Part.CAM]}
-        asked = OutputRequest(rows[Part.MAPS], rows[Part.EMBEDDING], cam, layers)
-        logits, looks = served.backend(model.frontend.normalise(decibels), asked, alone=alone)
+        cam = {row: windows[row].cam_class for row in rows[Part.CAM]}
+        request = OutputRequest(rows[Part.MAPS], rows[Part.EMBEDDING], cam, layers)
+        logits, activations = loaded.backend(model.frontend.normalise(decibels), request, alone=alone)
 
-        outputs: dict[tuple[str, ...], Tensor] = {("probabilities",): model.probabilities(logits), **looks}
+        tensors: dict[tuple[str, ...], Tensor] = {("probabilities",): model.probabilities(logits), **activations}
         if rows[Part.SPECTROGRAM]:
-            outputs["spectrogram",] = decibels[rows[Part.SPECTROGRAM], 0]
-        host = _to_host(outputs)
+            tensors["spectrogram",] = decibels[rows[Part.SPECTROGRAM], 0]
+        host = _to_host(tensors)
 
-        # What an answer keeps is copied: a view would keep the whole batch in memory for as long.
-        answers: list[WindowOutput | Exception] = []
+        # Each output is a copy: a view would keep the arrays of the whole batch in memory as long as it lives.
+        outputs: list[WindowOutput | Exception] = []
         for probabilities in host["probabilities",]:
             if np.isfinite(probabilities).all():
-                answers.append(WindowOutput(probabilities.copy()))
+                outputs.append(WindowOutput(probabilities.copy()))
             else:
-                answers.append(InferenceFailed(f"Model {served.name} gave numbers that are not finite for this sound."))
+                outputs.append(InferenceFailed(f"Model {loaded.name} gave numbers that are not finite for this sound."))
         for (name, *names), values in host.items():
             if name == "probabilities":
                 continue
-            wanted = layers[names[0]] if name == "channels" else rows[Part(name)]
-            for row, value in zip(wanted, values, strict=True):
-                seen = answers[row]
-                if isinstance(seen, WindowOutput):
+            requested = layers[names[0]] if name == "channels" else rows[Part(name)]
+            for row, value in zip(requested, values, strict=True):
+                output = outputs[row]
+                if isinstance(output, WindowOutput):
                     if names:
-                        getattr(seen, name)[names[-1]] = value.astype(np.float16)
+                        getattr(output, name)[names[-1]] = value.astype(np.float16)
                     else:
-                        setattr(seen, name, value.astype(np.float16))
-        return answers
+                        setattr(output, name, value.astype(np.float16))
+        return outputs
 
     def _spectrograms(self, model: Model, windows: Sequence[Window]) -> list[WindowOutput | Exception]:
-        """Of any lengths, so one by one; in one copy all the same."""
-        outputs: dict[tuple[str, ...], Tensor] = {}
+        """Windows of any lengths, so one by one, but with one copy from the device."""
+        tensors: dict[tuple[str, ...], Tensor] = {}
         for number, window in enumerate(windows):
             samples = torch.from_numpy(np.ascontiguousarray(window.samples))[None].to(self.device, non_blocking=True)
-            outputs[str(number),] = model.frontend.decibels(samples)[0, 0]  # (mels, frames)
-        nothing = np.zeros(0, np.float32)
-        return [WindowOutput(nothing, spectrogram=values.astype(np.float16)) for values in _to_host(outputs).values()]
+            tensors[str(number),] = model.frontend.decibels(samples)[0, 0]  # (mels, frames)
+        no_classes = np.zeros(0, np.float32)
+        return [
+            WindowOutput(no_classes, spectrogram=values.astype(np.float16)) for values in _to_host(tensors).values()
+        ]
 
     @torch.no_grad()
     def _layers(self, model: Model) -> list[Layer]:
-        """All layers, with their shapes for one window, from a forward pass of silence."""
+        """All layers with their shapes for one window, from a forward pass of silence."""
         layers: list[Layer] = []
         nodes = model.network.structure()
 
-        def see(name: str, activation: Tensor) -> None:
+        def describe(name: str, activation: Tensor) -> None:
             if activation.ndim != 4:
                 return
             layer = Layer(name=name, shape=list(activation.shape[1:]), inputs=[last.name for last in layers[-1:]])
@@ -247,16 +253,16 @@ class Engine:
 
         silence = torch.zeros(1, model.config.frontend.window_samples, device=self.device)
         with autocast(self.device):
-            model.network(model.frontend(silence), see)
+            model.network(model.frontend(silence), describe)
         return layers
 
 
-def _to_host(outputs: dict[tuple[str, ...], Tensor]) -> dict[tuple[str, ...], NDArray[np.float32]]:
-    """All outputs in one copy from the device, whatever their shapes."""
-    flat = torch.cat([values.reshape(-1) for values in outputs.values()]).cpu().numpy()
+def _to_host(tensors: dict[tuple[str, ...], Tensor]) -> dict[tuple[str, ...], NDArray[np.float32]]:
+    """All tensors in one copy from the device, whatever their shapes."""
+    flat = torch.cat([values.reshape(-1) for values in tensors.values()]).cpu().numpy()
     host: dict[tuple[str, ...], NDArray[np.float32]] = {}
     at = 0
-    for key, values in outputs.items():
+    for key, values in tensors.items():
         host[key] = flat[at : at + values.numel()].reshape(values.shape)
         at += values.numel()
     return host
@@ -264,14 +270,14 @@ def _to_host(outputs: dict[tuple[str, ...], Tensor]) -> dict[tuple[str, ...], ND
 
 def _card(model: Model, layers: list[Layer]) -> ModelCard:
     config = model.config
-    described: dict[str, Any] = config.architecture.model_dump(mode="json")
+    architecture: dict[str, Any] = config.architecture.model_dump(mode="json")
     return ModelCard(
         name=config.name,
         description=config.description,
         classes=list(config.classes),
         sample_rate=config.frontend.sample_rate,
         window_seconds=config.frontend.window_seconds,
-        architecture=described,
+        architecture=architecture,
         frontend=config.frontend.model_dump(mode="json"),
         parameters=parameters(model.network),
         layers=layers,

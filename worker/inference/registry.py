@@ -1,4 +1,4 @@
-"""The models that this worker serves, kept in step with the models directory while it runs."""
+"""The models that this worker serves, synchronised with the models directory while it runs."""
 
 import logging
 import threading
@@ -12,23 +12,24 @@ from worker.model.checkpoint import CONFIG, WEIGHTS, ModelError
 
 log = logging.getLogger(__name__)
 
-_Stamp = tuple[int, ...]  # modification time in ns and size of both files; a copy in progress changes it all the time
+_Stamp = tuple[int, ...]  # modification time in ns and size of both files; both change while a copy is in progress
 
 
 class Registry:
     """`load` is called with a model directory and returns the model ready to run, or raises."""
 
     def __init__(self, directory: Path, names: tuple[str, ...], load: Callable[[Path], LoadedModel]) -> None:
+        """`names` limits what is served; empty: every model in `directory`."""
         self._directory, self._names, self._load = directory, names, load
-        self._served: dict[str, LoadedModel] = {}  # replaced, never changed: it is read from other threads
-        self._stamps: dict[str, _Stamp] = {}  # of what was loaded, or tried, last
+        self._models: dict[str, LoadedModel] = {}  # replaced, never modified: other threads read it without a lock
+        self._stamps: dict[str, _Stamp] = {}  # of the last attempt to load
         self._refreshing = threading.Lock()
 
     def refresh(self) -> set[str]:
-        """Load what is new or changed and drop what is gone; returns the names that were dropped.
+        """Load what is new or changed and drop what was removed; returns the names of the dropped models.
 
-        A directory that cannot be loaded is logged and tried again when one of its files changes; an older version of
-        it stays in service.
+        A directory that cannot be loaded is logged and tried again when one of its files changes; the version that was
+        loaded before stays in service.
         """
         with self._refreshing:
             found = self._stamps_on_disk()
@@ -36,39 +37,41 @@ class Registry:
                 if self._stamps.get(name) == stamp:
                     continue
                 try:
-                    self._served = {**self._served, name: self._load(self._directory / name)}
+                    self._models = {**self._models, name: self._load(self._directory / name)}
                     log.info("serving model %s from %s", name, self._directory / name)
                 except Exception as error:
-                    kept = "; the version before it stays" if name in self._served else ""
+                    kept = "; the previous version stays in service" if name in self._models else ""
                     log.error("cannot load model %s: %s%s", name, error, kept)
             self._stamps = found
-            dropped = set(self._served) - set(found)
+            dropped = set(self._models) - set(found)
             for name in sorted(dropped):
-                log.info("model %s is gone from %s", name, self._directory)
-            self._served = {name: served for name, served in self._served.items() if name in found}
+                log.info("model %s was removed from %s", name, self._directory)
+            self._models = {name: loaded for name, loaded in self._models.items() if name in found}
             return dropped
 
     def require(self) -> None:
-        """Raises ModelError unless every model that was named, and at least one, is served."""
-        missing = [name for name in self._names if name not in self._served]
-        if missing or not self._served:
+        """Raises ModelError unless at least one model, and every model of `names`, is loaded."""
+        missing = [name for name in self._names if name not in self._models]
+        if missing or not self._models:
             what = ", ".join(missing) or "no model at all"
-            raise ModelError(f"cannot serve from {self._directory.resolve()}: {what} (the log above says why)")
+            raise ModelError(f"cannot serve from {self._directory.resolve()}: {what} (the log above has the reason)")
 
     def get(self, name: str) -> LoadedModel:
         """Raises ModelNotFound."""
-        models = self._served
+        models = self._models
         if name not in models:
-            raise ModelNotFound(f"There is no model {name!r} here; served are: {', '.join(sorted(models)) or 'none'}.")
+            known = ", ".join(sorted(models)) or "none"
+            raise ModelNotFound(f"There is no model {name!r} here; served are: {known}.")
         return models[name]
 
     @property
     def cards(self) -> dict[str, ModelCard]:
-        return {name: served.card for name, served in sorted(self._served.items())}
+        """The cards of the loaded models by name, sorted."""
+        return {name: loaded.card for name, loaded in sorted(self._models.items())}
 
     def _stamps_on_disk(self) -> dict[str, _Stamp]:
         stamps: dict[str, _Stamp] = {}
-        for config in sorted(self._directory.glob(f"[!.]*/{CONFIG}")):  # a hidden one is still being put together
+        for config in sorted(self._directory.glob(f"[!.]*/{CONFIG}")):  # a hidden directory is still being written
             name = config.parent.name
             if self._names and name not in self._names:
                 continue

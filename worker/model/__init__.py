@@ -1,1 +1,1 @@
-"""The network, its front end and the directory format that carries both."""
+"""Networks, their front end, and the directory format that stores both."""

@@ -1,8 +1,9 @@
 """The model directory: `models/<name>/{config.json, model.safetensors, README.md}`.
 
-config.json holds everything needed to rebuild the network and its front end, and says what the network was trained on
-and how well it does. The weights are safetensors, so that loading never executes anything from a file: matrices in
-float16, vectors (biases, normalisation) in float32, since they cost nothing and a variance may not fit into float16.
+config.json has everything needed to rebuild the network and its front end, what the network was trained on, and its
+accuracy. The weights are safetensors (https://github.com/huggingface/safetensors), so that loading never executes code
+from a file: matrices in float16, vectors (biases, normalisation) in float32, since they are small and a variance may
+not fit into float16.
 """
 
 import hashlib
@@ -38,11 +39,13 @@ class ModelConfig(BaseModel):
     architecture: Annotated[SerializeAsAny[ArchitectureConfig], BeforeValidator(architectures.parse)]
     frontend: FrontendConfig
     classes: tuple[str, ...]
-    temperature: float = Field(default=1.0, gt=0)  # logits are divided by it, so that confidence means accuracy
+    temperature: float = Field(
+        default=1.0, gt=0
+    )  # divides the logits: calibration (Guo et al., 2017, arXiv:1706.04599)
     int8_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)  # see worker/model/fake_quant.py
     licence: str = ""
     accuracy: tuple[Accuracy, ...] = ()
-    training: dict[str, Any] = Field(default_factory=dict)  # the resolved recipe and the data, as the trainer wrote it
+    training: dict[str, Any] = Field(default_factory=dict)  # the resolved recipe and the data set
     weights_sha256: str = ""
 
     @model_validator(mode="after")
@@ -50,19 +53,19 @@ class ModelConfig(BaseModel):
         if len(self.classes) != self.architecture.classes:
             raise ValueError(f"{len(self.classes)} class names for {self.architecture.classes} outputs")
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError("a class is named twice")
+            raise ValueError("two classes have the same name")
         if self.contract_version > CONTRACT_VERSION:
-            raise ValueError(f"written for contract {self.contract_version}; this Otoscope knows {CONTRACT_VERSION}")
+            raise ValueError(f"written for contract {self.contract_version}; this version supports {CONTRACT_VERSION}")
         return self
 
 
 class ModelError(Exception):
-    """A model directory that cannot be loaded; the message names the directory and the reason."""
+    """A model directory cannot be loaded; the message has the directory and the reason."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: waveforms in, logits out, in evaluation mode."""
+    """A network with its front end and config, in evaluation mode: waveforms in, logits out."""
 
     config: ModelConfig
     frontend: LogMel
@@ -74,9 +77,9 @@ class Model:
 
 
 def save_model(directory: Path, network: nn.Module, config: ModelConfig) -> ModelConfig:
-    """Write a model directory: weights first, the config that vouches for them by checksum last.
+    """Write a model directory: the weights first, the config with their checksum last.
 
-    Each file appears under its name only when it is whole. Returns the config as written.
+    Each file gets its name only when it is complete. Returns the config as written. Raises OSError.
     """
     directory.mkdir(parents=True, exist_ok=True)
     weights = {
@@ -85,7 +88,7 @@ def save_model(directory: Path, network: nn.Module, config: ModelConfig) -> Mode
         if not name.endswith("num_batches_tracked")
     }
     partial = directory / (WEIGHTS + ".partial")
-    partial.write_bytes(save(weights))  # `save_file` makes a file that nobody else may read
+    partial.write_bytes(save(weights))  # `save_file` makes a file that other users cannot read
     config = config.model_copy(update={"weights_sha256": _sha256(partial)})
     os.replace(partial, directory / WEIGHTS)
     write_config(directory, config)
@@ -93,7 +96,7 @@ def save_model(directory: Path, network: nn.Module, config: ModelConfig) -> Mode
 
 
 def write_config(directory: Path, config: ModelConfig) -> None:
-    """Replace config.json in one step."""
+    """Replace config.json atomically. Raises OSError."""
     partial = directory / (CONFIG + ".partial")
     partial.write_text(config.model_dump_json(indent=2) + "\n")
     os.replace(partial, directory / CONFIG)
@@ -116,12 +119,12 @@ def load_model(directory: Path, device: torch.device | str = "cpu") -> Model:
     if not path.is_file():
         raise ModelError(f"{directory} has no {WEIGHTS}")
     if config.weights_sha256 and _sha256(path) != config.weights_sha256:
-        raise ModelError(f"{path} is not the file that {CONFIG} was written for (checksum differs)")
+        raise ModelError(f"{path} does not match {CONFIG}: its checksum differs")
     try:
         weights = {name: tensor.float() for name, tensor in load_file(path).items()}
-        with torch.device("meta"), _Unfilled():  # takes no memory, whatever sizes the config asks for
-            wanted = build_network(config.architecture).state_dict()
-        _check_fit(path, {name: tensor.shape for name, tensor in wanted.items()}, weights)
+        with torch.device("meta"), _WithoutInitialisation():  # needs no memory, whatever the sizes in the config
+            expected = build_network(config.architecture).state_dict()
+        _check_fit(path, {name: tensor.shape for name, tensor in expected.items()}, weights)
         network, frontend = build_network(config.architecture), LogMel(config.frontend)
         network.load_state_dict(weights, strict=False)
     except ModelError:
@@ -132,8 +135,8 @@ def load_model(directory: Path, device: torch.device | str = "cpu") -> Model:
     return Model(config, frontend.to(device), network.to(device))
 
 
-class _Unfilled(TorchFunctionMode):
-    """Leaves out random initial values: for tensors without memory torch would load its compiler to make none."""
+class _WithoutInitialisation(TorchFunctionMode):
+    """Skips random initial values: for meta tensors, which have no values, torch would import its compiler to do so."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -144,15 +147,15 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _check_fit(path: Path, wanted: dict[str, torch.Size], weights: dict[str, Tensor]) -> None:
+def _check_fit(path: Path, expected: dict[str, torch.Size], weights: dict[str, Tensor]) -> None:
     """Raises ModelError."""
-    needed = {name for name in wanted if not name.endswith("num_batches_tracked")}
-    missing, unexpected = sorted(needed - set(weights)), sorted(set(weights) - set(wanted))
-    other = [name for name in sorted(set(wanted) & set(weights)) if wanted[name] != weights[name].shape]
-    if missing or unexpected or other:
+    required = {name for name in expected if not name.endswith("num_batches_tracked")}
+    missing, unexpected = sorted(required - set(weights)), sorted(set(weights) - set(expected))
+    mismatched = [name for name in sorted(set(expected) & set(weights)) if expected[name] != weights[name].shape]
+    if missing or unexpected or mismatched:
         raise ModelError(
-            f"{path} does not fit its config: missing {missing[:3]}, unexpected {unexpected[:3]}, of other sizes"
-            f" {other[:3]}"
+            f"{path} does not fit its config: missing {missing[:3]}, unexpected {unexpected[:3]}, of another shape"
+            f" {mismatched[:3]}"
         )
 
 

@@ -1,6 +1,12 @@
-"""Waveform to normalised log-mel spectrogram, with every number in one config that travels inside the model.
+"""Waveform to normalised log-mel spectrogram; all parameters are in one config that is stored with the model.
 
-Each clip is treated alone: no statistic is taken over the batch, so what stands beside a clip never changes its answer.
+Each clip is processed on its own: no statistic is computed over the batch, so its neighbours never change its result.
+
+The mel filter bank is torchaudio's. The rest of `torchaudio.transforms.MelSpectrogram` and `AmplitudeToDB` is computed
+here, for three reasons. MelSpectrogram takes the square root of the power and squares it again, which costs time on a
+CPU (see `LogMel.decibels`). The floor of AmplitudeToDB (`top_db`) is relative to the loudest value of its input; here
+it is a constant of the config, so that it does not depend on the clip or the batch. And torchaudio only warns of empty
+mel filters, which are an error here. A test compares the numbers with torchaudio's.
 """
 
 import warnings
@@ -23,21 +29,23 @@ class FrontendConfig(BaseModel):
     n_mels: int = Field(default=128, ge=8, le=2**12)
     f_min: float = Field(default=0.0, ge=0)
     f_max: float = 8_000.0
-    floor_db: float = -50.0  # mel power below this counts as silence; a full-scale sine is about +48 dB
-    mean: float = 0.0  # of the training set's log-mels, in dB
-    std: float = Field(default=1.0, gt=0)
-    window_seconds: float = Field(default=5.0, gt=0, le=600)  # what the network sees at once
+    floor_db: float = -50.0  # mel power below this is clipped to it; a full-scale sine is about +48 dB
+    mean: float = 0.0  # dB, of the log-mels of the training set
+    std: float = Field(default=1.0, gt=0)  # dB
+    window_seconds: float = Field(default=5.0, gt=0, le=600)  # input length of the network
 
     @model_validator(mode="after")
     def _consistent(self) -> "FrontendConfig":
         if not self.f_min < self.f_max <= self.sample_rate / 2:
             raise ValueError(
-                f"mel range {self.f_min:g}–{self.f_max:g} Hz does not fit below half of {self.sample_rate} Hz"
+                f"mel range {self.f_min:g}–{self.f_max:g} Hz must be within 0 and half of {self.sample_rate} Hz"
             )
         if self.hop > self.n_fft:
             raise ValueError(f"hop {self.hop} skips samples between windows of {self.n_fft}")
         if self.window_samples <= self.n_fft // 2:
-            raise ValueError(f"{self.window_seconds:g} s are too short for n_fft {self.n_fft} at {self.sample_rate} Hz")
+            raise ValueError(
+                f"window_seconds {self.window_seconds:g} is too short for n_fft {self.n_fft} at {self.sample_rate} Hz"
+            )
         return self
 
     @property
@@ -49,24 +57,23 @@ class FrontendConfig(BaseModel):
         return self.frames(self.window_samples)
 
     def frames(self, samples: int) -> int:
-        """Spectrogram frames of a clip of that many samples (centred windows)."""
+        """Number of spectrogram frames of a clip of that many samples (centred STFT windows)."""
         return samples // self.hop + 1
 
 
 class LogMel(nn.Module):
-    """(batch, samples) in -1..1 at `config.sample_rate` -> (batch, 1, mels, frames), mean 0 and deviation 1 over the
-    training set, so that a mask of zeros is a mask to the mean.
+    """(batch, samples) in -1..1 at `config.sample_rate` -> (batch, 1, mels, frames), with mean 0 and standard deviation
+    1 over the training set, so that masking with zeros masks with the mean.
 
-    Raises ValueError when a mel filter is empty: such a row would be constant and the network would learn nothing from
-    it.
+    Raises ValueError if a mel filter is empty: its row would be constant, and the network would learn nothing from it.
     """
 
     def __init__(self, config: FrontendConfig) -> None:
         super().__init__()
         self.config = config
-        # Built from the config, never stored: a checkpoint carries the numbers, not the buffers.
+        # Buffers are rebuilt from the config and not stored in checkpoints.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torchaudio warns of empty filters; they are an error below
+            warnings.simplefilter("ignore", UserWarning)  # about empty filters, which are an error below
             bank: Tensor = torchaudio.functional.melscale_fbanks(
                 n_freqs=config.n_fft // 2 + 1,
                 f_min=config.f_min,
@@ -88,19 +95,21 @@ class LogMel(nn.Module):
         self.register_buffer("bank", bank, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
+        """(batch, samples) -> (batch, 1, mels, frames), normalised."""
         return self.normalise(self.decibels(waveform))
 
     def normalise(self, decibels: Tensor) -> Tensor:
-        """(batch, 1, mels, frames) in dB -> what the network takes."""
+        """(batch, 1, mels, frames) in dB -> the same shape, the input of the network."""
         return (decibels - self.config.mean) / self.config.std
 
     def decibels(self, waveform: Tensor) -> Tensor:
-        """The same without the normalisation, in dB: what people look at."""
+        """(batch, samples) -> (batch, 1, mels, frames) in dB, not normalised: the spectrogram that is shown to
+        users."""
         spectrum = torch.stft(
             waveform.float(), self.config.n_fft, self.config.hop, window=self.window, center=True, return_complex=True
         )  # (batch, n_fft / 2 + 1, frames)
-        # The squared magnitude from its parts: complex abs() takes a square root only to have it undone, and a sum over
-        # two neighbours takes seven times as long as their addition.
+        # Squared magnitude from real and imaginary part: complex abs() would take a square root only to square it
+        # again, and sum(dim=-1) over the two parts takes seven times as long as adding them.
         squares = torch.view_as_real(spectrum).square()
         power = squares[..., 0] + squares[..., 1]
         mels = torch.matmul(self.bank.T, power).unsqueeze(1)  # (batch, 1, mels, frames)

@@ -1,1 +1,1 @@
-"""One job from its claim to its result."""
+"""One job from its claim to its stored result."""

@@ -1,4 +1,4 @@
-"""What a worker has in hand: each job once, until it is done, given back, cancelled or past its deadline."""
+"""The in-flight jobs of a worker: each once, until it is finished, requeued, cancelled or past its deadline."""
 
 import threading
 import time
@@ -7,27 +7,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from otoscope.errors import DeadlineExceeded, JobCancelled
-from shared.jobs.records import Work
+from shared.jobs.records import ClaimedJob
 from worker.inference.batcher import ItemFuture
 from worker.inference.engine import Window, WindowOutput
 
 
 @dataclass(eq=False)
 class InFlightJob:
-    """A job that this worker is working on. `cancel` may be called from any thread."""
+    """A job that this worker has claimed and not finished. `cancel` may be called from any thread."""
 
     id: str
-    deadline: float  # on time.monotonic's clock
+    deadline: float  # on the clock of time.monotonic
     cancelled: threading.Event = field(default_factory=threading.Event)
-    tickets: list[ItemFuture[Window, WindowOutput]] = field(default_factory=list)
+    futures: list[ItemFuture[Window, WindowOutput]] = field(default_factory=list)  # its windows in the batcher
 
     def cancel(self) -> None:
+        """Remove its windows from the batcher; the next `check` raises JobCancelled."""
         self.cancelled.set()
-        for ticket in list(self.tickets):
-            ticket.cancel()
+        for future in list(self.futures):
+            future.cancel()
 
     @property
     def seconds_left(self) -> float:
+        """Until the deadline; negative after it."""
         return self.deadline - time.monotonic()
 
     def check(self) -> None:
@@ -39,42 +41,47 @@ class InFlightJob:
 
 
 class InFlightJobs:
-    """Called from many threads at once. `tell` is told how many jobs are held whenever that changes."""
+    """The set of in-flight jobs; thread-safe. `on_change` is called with their number whenever it changes."""
 
-    def __init__(self, tell: Callable[[float], None]) -> None:
-        self._tell = tell
-        self._delivered: dict[str, threading.Event] = {}  # by job id, from its delivery to its end
-        self._held: set[InFlightJob] = set()
+    def __init__(self, on_change: Callable[[float], None]) -> None:
+        self._on_change = on_change
+        self._finished: dict[str, threading.Event] = {}  # by job id, from its delivery to its end
+        self._jobs: set[InFlightJob] = set()
         self._lock = threading.Lock()
 
     @property
-    def held(self) -> list[InFlightJob]:
+    def jobs(self) -> list[InFlightJob]:
+        """A copy of the set."""
         with self._lock:
-            return list(self._held)
+            return list(self._jobs)
 
     @contextmanager
-    def sole(self, job_id: str) -> Iterator[None]:
-        """After a lost connection jobs are delivered again that are still in hand here. Doing them twice is of no use,
-        and counting it as a death is wrong: the second delivery waits, and then finds what the first has stored."""
-        own = threading.Event()
-        while (first := self._delivered.setdefault(job_id, own)) is not own:
+    def exclusive(self, job_id: str) -> Iterator[None]:
+        """Blocks while this worker handles another delivery of the same job.
+
+        After a lost connection, jobs are delivered again that are still in flight here. Running them twice is useless,
+        and counting the second delivery as a crash of a worker is wrong: it waits, and then finds the stored result of
+        the first.
+        """
+        finished = threading.Event()
+        while (first := self._finished.setdefault(job_id, finished)) is not finished:
             first.wait()
         try:
             yield
         finally:
-            del self._delivered[job_id]
-            own.set()
+            del self._finished[job_id]
+            finished.set()
 
     @contextmanager
-    def hold(self, work: Work) -> Iterator[InFlightJob]:
-        """A started job, for as long as it is worked on."""
-        held = InFlightJob(work.id, time.monotonic() + work.seconds_left)
+    def track(self, job: ClaimedJob) -> Iterator[InFlightJob]:
+        """The job is in flight within the `with` block."""
+        in_flight = InFlightJob(job.id, time.monotonic() + job.seconds_left)
         with self._lock:
-            self._held.add(held)
-            self._tell(len(self._held))
+            self._jobs.add(in_flight)
+            self._on_change(len(self._jobs))
         try:
-            yield held
+            yield in_flight
         finally:
             with self._lock:
-                self._held.discard(held)
-                self._tell(len(self._held))
+                self._jobs.discard(in_flight)
+                self._on_change(len(self._jobs))

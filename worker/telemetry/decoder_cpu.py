@@ -1,4 +1,4 @@
-"""The CPU time of child processes as a counter."""
+"""The CPU time of child processes as a Prometheus counter."""
 
 import os
 import resource
@@ -9,33 +9,35 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-_TICKS = os.sysconf("SC_CLK_TCK")  # a second
-_USER, _SYSTEM = 11, 12  # of what follows the name in /proc/PID/stat
+_TICKS = os.sysconf("SC_CLK_TCK")  # per second
+_USER, _SYSTEM = 11, 12  # positions in /proc/PID/stat after the name: utime and stime, see proc(5)
 
 
 class ChildCpuCollector(Collector):
-    """Seconds of those that live, from /proc, and of those that have ended, from the kernel's sum over them.
+    """CPU seconds of running children, from /proc, plus those of ended children, from getrusage(2).
 
-    Without /proc those that live are left out until they end. Read only when it is asked for.
+    Without /proc, a running child is not counted until it ends. Values are read at scrape time only.
     """
 
-    def __init__(self, name: str, told: str, pids: Callable[[], list[int]]) -> None:
-        self._name, self._told, self._pids = name, told, pids
-        self._seen = 0.0
+    def __init__(self, name: str, description: str, pids: Callable[[], list[int]]) -> None:
+        """`pids` returns the process ids of the running children."""
+        self._name, self._description, self._pids = name, description, pids
+        self._total = 0.0
 
     def describe(self) -> Iterator[Metric]:
-        yield CounterMetricFamily(self._name, self._told)
+        yield CounterMetricFamily(self._name, self._description)
 
     def collect(self) -> Iterator[Metric]:
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds = ended.ru_utime + ended.ru_stime + sum(map(_cpu_seconds, self._pids()))
-        # One that ends between the two readings is in neither. A counter that goes back is taken for one begun anew.
-        self._seen = max(self._seen, seconds)
-        yield CounterMetricFamily(self._name, self._told, self._seen)
+        # A child that ends between the two readings is in neither, and Prometheus takes a counter that decreases for
+        # one that was reset.
+        self._total = max(self._total, seconds)
+        yield CounterMetricFamily(self._name, self._description, self._total)
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Of a process; 0 where there is none any more, or no /proc."""
+    """0 if the process has ended, or without /proc."""
     with suppress(OSError):
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(after_name[_USER]) + int(after_name[_SYSTEM])) / _TICKS

@@ -1,4 +1,4 @@
-"""What a worker tells of its GPU: memory, and how much of the time it is busy where that can be known."""
+"""GPU metrics of a worker: memory, and utilisation if the driver's library is installed."""
 
 from collections.abc import Callable
 
@@ -7,19 +7,22 @@ from prometheus_client import CollectorRegistry, Gauge
 
 
 def register_gpu_metrics(device: torch.device, registry: CollectorRegistry) -> None:
-    """Add the gauges of a CUDA device. A device that is lost tells NaN: the other metrics are wanted most then."""
+    """Add the gauges of a CUDA device.
 
-    def gauge(name: str, told: str, read: Callable[[], float]) -> None:
-        Gauge(name, told, registry=registry).set_function(lambda: _or_nan(read))
+    They are NaN while the device is lost, so that the other metrics can still be read: that is when they matter most.
+    """
+
+    def gauge(name: str, description: str, read: Callable[[], float]) -> None:
+        Gauge(name, description, registry=registry).set_function(lambda: _or_nan(read))
 
     gauge(
         "otoscope_worker_gpu_memory_bytes",
-        "GPU memory held by tensors of this process",
+        "GPU memory allocated to tensors of this process",
         lambda: float(torch.cuda.memory_allocated(device)),
     )
     gauge(
         "otoscope_worker_gpu_memory_free_bytes",
-        "GPU memory that no process on this machine holds",
+        "GPU memory that is free on this machine",
         lambda: float(torch.cuda.mem_get_info(device)[0]),
     )
     gauge(
@@ -35,7 +38,7 @@ def register_gpu_metrics(device: torch.device, registry: CollectorRegistry) -> N
         busy()  # needs nvidia-ml-py and the driver's own library
     except Exception:
         return
-    gauge("otoscope_worker_gpu_busy_ratio", "Share of the last moment in which the GPU ran something", busy)
+    gauge("otoscope_worker_gpu_busy_ratio", "Share of the last sampling period in which a kernel ran on the GPU", busy)
 
 
 def _or_nan(read: Callable[[], float]) -> float:

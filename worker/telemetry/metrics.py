@@ -1,7 +1,10 @@
-"""What the worker tells Prometheus, on its own port and registry. Labels come from closed sets."""
+"""The Prometheus metrics of a worker, on its own port and registry. Label values come from closed sets."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any
 
 import torch
@@ -17,7 +20,6 @@ from prometheus_client import (
 from otoscope.errors import BY_CODE
 from otoscope.types import FINAL
 from shared import process_metrics
-from worker.telemetry.address import metrics_url
 from worker.telemetry.decoder_cpu import ChildCpuCollector
 from worker.telemetry.gpu import register_gpu_metrics
 
@@ -28,7 +30,7 @@ _TENTHS = tuple(i / 10 for i in range(1, 11))
 
 
 class WorkerMetrics:
-    """One verb for each thing that the code which does the work has to tell."""
+    """One method for each event; the code that does the work calls it and knows nothing of Prometheus."""
 
     def __init__(self, device: torch.device) -> None:
         self.url = ""
@@ -46,85 +48,98 @@ class WorkerMetrics:
             "otoscope_worker_batch_seconds", "Duration of a forward pass", buckets=_SECONDS, registry=self.registry
         )
         self._jobs = Counter(
-            "otoscope_worker_jobs_total", "Jobs by how they ended here", ["outcome"], registry=self.registry
+            "otoscope_worker_jobs_total", "Jobs that ended in this worker", ["outcome"], registry=self.registry
         )
         self._job = Histogram(
             "otoscope_worker_job_seconds", "Time from a job's acceptance to its stored result",
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self._failures = Counter(
-            "otoscope_worker_failures_total", "Jobs that failed here, by code", ["code"], registry=self.registry
-        )
-        self._again = Counter(
-            "otoscope_worker_redeliveries_total", "Jobs taken whose worker before had died", registry=self.registry
-        )
+            "otoscope_worker_failures_total", "Jobs that failed in this worker, by error code", ["code"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._redeliveries = Counter(
+            "otoscope_worker_redeliveries_total", "Jobs delivered again after their worker died",
+            registry=self.registry,
+        )  # fmt: skip
         self._predictions = Counter(
-            "otoscope_worker_predictions_total", "Answers by their first class", ["model", "class"],
+            "otoscope_worker_predictions_total", "Results by their first class", ["model", "class"],
             registry=self.registry,
         )  # fmt: skip
         self._confidence = Histogram(
-            "otoscope_worker_confidence_ratio", "Confidence of the first class of an answer", ["model"],
+            "otoscope_worker_confidence_ratio", "Confidence of the first class of a result", ["model"],
             buckets=_TENTHS, registry=self.registry,
         )  # fmt: skip
-        self._audio = Counter("otoscope_worker_audio_seconds_total", "Sound classified", registry=self.registry)
-        self.ready = Gauge(
+        self._audio = Counter(
+            "otoscope_worker_audio_seconds_total", "Seconds of sound classified", registry=self.registry
+        )
+        self.model_ready = Gauge(
             "otoscope_worker_model_ready", "1 once a model has run a forward pass", ["model"], registry=self.registry
         )
-        self._decoder_deaths = Counter(
-            "otoscope_worker_decoder_crashes_total", "Decode processes that died or were late", registry=self.registry
+        self._decoder_crashes = Counter(
+            "otoscope_worker_decoder_crashes_total", "Decode processes that crashed or exceeded their time limit",
+            registry=self.registry,
+        )  # fmt: skip
+        self.jobs_in_progress = Gauge(
+            "otoscope_worker_jobs_in_progress", "Jobs in flight in this worker", registry=self.registry
         )
-        self.busy = Gauge("otoscope_worker_jobs_in_progress", "Jobs being worked on now", registry=self.registry)
         for stage in STAGES:
             self._stage.labels(stage)
-        for state in sorted(FINAL):
-            self._jobs.labels(state)
+        for outcome in sorted(FINAL):
+            self._jobs.labels(outcome)
         for code in BY_CODE:
             self._failures.labels(code)
         if device.type == "cuda":
             register_gpu_metrics(device, self.registry)
 
-    def stage(self, name: str, seconds: float) -> None:
+    def observe_stage(self, name: str, seconds: float) -> None:
+        """`name` is one of STAGES."""
         self._stage.labels(name).observe(seconds)
 
-    def batch(self, size: int, seconds: float) -> None:
+    def observe_batch(self, size: int, seconds: float) -> None:
+        """A forward pass of so many windows."""
         self._batch_size.observe(size)
         self._batch_seconds.observe(seconds)
 
-    def serves(self, model: str, classes: Iterable[str]) -> None:
-        """A model has run a forward pass. Its classes are counted from zero: a rate does not see a series' first."""
-        self.ready.labels(model).set(1)
+    def model_loaded(self, model: str, classes: Iterable[str]) -> None:
+        """A model has run a forward pass. All its classes start at zero: a rate misses the first sample of a series."""
+        self.model_ready.labels(model).set(1)
         self._confidence.labels(model)
         for name in classes:
             self._predictions.labels(model, name)
 
-    def answered(self, model: str, best: tuple[str, float], seconds: float) -> None:
-        """A result was stored: its first class with its confidence, and how long ago the job was accepted."""
+    def job_succeeded(self, model: str, best: tuple[str, float], seconds: float) -> None:
+        """A result was stored: its first class with its confidence, and the seconds since the job was accepted."""
         name, confidence = best
         self._predictions.labels(model, name).inc()
         self._confidence.labels(model).observe(confidence)
         self._job.observe(seconds)
 
-    def finished(self, state: str, audio_seconds: float = 0.0, code: str = "") -> None:
-        """`code` is that of the error where the job failed."""
-        self._jobs.labels(state).inc()
+    def job_finished(self, outcome: str, audio_seconds: float = 0.0, code: str = "") -> None:
+        """`outcome` is one of otoscope.types.FINAL; `code` is that of the error if the job failed."""
+        self._jobs.labels(outcome).inc()
         self._audio.inc(audio_seconds)
         if code:
             self._failures.labels(code).inc()
 
-    def delivered_again(self) -> None:
-        self._again.inc()
+    def job_redelivered(self) -> None:
+        """A job was delivered whose previous worker had died."""
+        self._redeliveries.inc()
 
-    def decoder_died(self) -> None:
-        self._decoder_deaths.inc()
+    def decoder_crashed(self) -> None:
+        """A decode process crashed, or was killed because it exceeded its time limit."""
+        self._decoder_crashes.inc()
 
-    def watch_decoders(self, pids: Callable[[], list[int]]) -> None:
-        """`pids` tells the decode processes that live now; their CPU time is read whenever somebody asks."""
-        self.registry.register(
-            ChildCpuCollector("otoscope_worker_decoder_cpu_seconds", "CPU of decode processes", pids)
-        )
+    def track_decoder_cpu(self, pids: Callable[[], list[int]]) -> None:
+        """`pids` returns the ids of the running decode processes; their CPU time is read at each scrape."""
+        name = "otoscope_worker_decoder_cpu_seconds"
+        self.registry.register(ChildCpuCollector(name, "CPU time of decode processes", pids))
 
     def serve(self, port: int, host: str) -> Callable[[], None]:
-        """Listen, at `url` from then on; returns what ends it. Raises OSError when the port is taken."""
+        """Listen; `url` is set from then on. Port 0 takes a free one. Returns the function that stops the server.
+
+        Raises OSError if the port is taken.
+        """
         server: Any
         thread: threading.Thread
         server, thread = start_http_server(port, addr=host, registry=self.registry)
@@ -136,3 +151,24 @@ class WorkerMetrics:
             thread.join()
 
         return close
+
+
+def metrics_url(host: str, port: int) -> str:
+    """The URL of a /metrics that listens on `host`, for other machines; empty if it cannot be determined.
+
+    If it listens on all interfaces (0.0.0.0 or ::), this is the address that this machine's own host name resolves to:
+    in a container, its address on the network that it shares with the others. If other machines cannot reach that
+    address, set OTOSCOPE_METRICS_HOST.
+    """
+    with suppress(ValueError):  # a host name
+        if ip_address(host).is_unspecified:
+            host = _own_address()
+    if not host:
+        return ""
+    return f"http://[{host}]:{port}/metrics" if ":" in host else f"http://{host}:{port}/metrics"
+
+
+def _own_address() -> str:
+    with suppress(OSError):
+        return str(socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)[0][4][0])
+    return ""

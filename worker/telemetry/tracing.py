@@ -1,56 +1,61 @@
-"""The spans of a job and of a batch; nothing is done where nothing is traced.
+"""The spans of jobs and of batches; without a collector nothing is done.
 
-A job's are `queue` and `classify`, side by side in the trace of its submission; the stages are children of `classify`.
-A batch is a trace of its own, since it serves many: it links to its jobs, and the `forward` of each links to it.
+A job has the spans `queue` and `classify`, siblings in the trace of its submission; its stages are children of
+`classify`. A batch is a trace of its own, since it serves many jobs: it links to their spans, and the `forward` span of
+each job links to it.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from shared import tracing
-from shared.jobs.records import Refused, Work
+from shared.jobs.records import ClaimedJob, SkippedJob
 from worker.inference.engine import LoadedModel, SpectrogramOnly, Window
 
-_CONSUMING: tracing.Attributes = {
+_CONSUMER: tracing.Attributes = {
     **tracing.MESSAGING,
     "messaging.operation.type": "process",
     "messaging.operation.name": "classify",
 }
 
 
-def of_job(job_id: str, work: Work | Refused, worker_id: str) -> AbstractContextManager[None]:
-    """Around a started job. One that is not to be run is told only where that fails it."""
-    if not tracing.enabled() or (isinstance(work, Refused) and work.reason != "poison"):
+def job_span(job_id: str, job: ClaimedJob | SkippedJob, worker_id: str) -> AbstractContextManager[None]:
+    """The span of a delivered job. A skipped one has a span only if it fails, as poison."""
+    if not tracing.enabled() or (isinstance(job, SkippedJob) and job.reason != "poison"):
         return nullcontext()
-    return _of_job(job_id, work, worker_id)
+    return _job_span(job_id, job, worker_id)
 
 
 @contextmanager
-def _of_job(job_id: str, work: Work | Refused, worker_id: str) -> Iterator[None]:
-    job: dict[str, str | int] = {tracing.JOB: job_id}
-    if isinstance(work, Work):
-        job[tracing.ATTEMPT] = work.attempt
-        with tracing.span("queue", attributes=job, parent=work.trace, began_ago=work.waited):
+def _job_span(job_id: str, job: ClaimedJob | SkippedJob, worker_id: str) -> Iterator[None]:
+    own: dict[str, str | int] = {tracing.JOB: job_id}
+    if isinstance(job, ClaimedJob):
+        own[tracing.ATTEMPT] = job.attempt
+        with tracing.span("queue", attributes=own, parent=job.trace, began_ago=job.waited):
             pass
-        job[tracing.MODEL] = work.model
-    attributes = {**_CONSUMING, **job, "messaging.message.id": job_id, tracing.WORKER: worker_id}
-    with tracing.span("classify", "consumer", attributes=attributes, parent=work.trace):
+        own[tracing.MODEL] = job.model
+    attributes = {**_CONSUMER, **own, "messaging.message.id": job_id, tracing.WORKER: worker_id}
+    with tracing.span("classify", "consumer", attributes=attributes, parent=job.trace):
         yield
 
 
-def ended(outcome: str, code: str = "") -> None:
-    """How the present job ended here."""
+def record_outcome(outcome: str, code: str = "") -> None:
+    """How the current job ended in this worker; `code` is that of its error."""
     tracing.set_attributes({tracing.OUTCOME: outcome})
     if code:
         tracing.set_error(code)
 
 
-def of_batch(served: LoadedModel | SpectrogramOnly, windows: Sequence[Window]) -> AbstractContextManager[None]:
-    """Around a forward pass."""
-    links = list({id(window.trace_link): window.trace_link for window in windows if window.trace_link is not None}.values())
+def batch_span(model: LoadedModel | SpectrogramOnly, windows: Sequence[Window]) -> AbstractContextManager[None]:
+    """The span of a forward pass, linked to the jobs whose windows are in it."""
+    links = list(
+        {id(window.trace_link): window.trace_link for window in windows if window.trace_link is not None}.values()
+    )
     if not links:
         return nullcontext()
-    front_end = isinstance(served, SpectrogramOnly)
-    model = served.served.name if isinstance(served, SpectrogramOnly) else served.name
-    attributes: tracing.Attributes = {tracing.MODEL: model, tracing.BATCH_SIZE: len(windows), tracing.FRONT_END: front_end}
+    attributes: tracing.Attributes = {
+        tracing.MODEL: model.name,
+        tracing.BATCH_SIZE: len(windows),
+        tracing.FRONT_END: isinstance(model, SpectrogramOnly),
+    }
     return tracing.batch_span(links, attributes)

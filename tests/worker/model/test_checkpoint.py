@@ -96,7 +96,7 @@ def test_pickle_in_place_of_weights_is_never_executed(directory: Path, monkeypat
     [
         ({"colour": "red"}, "colour"),
         ({"classes": ["a", "b"]}, "2 class names for 5 outputs"),
-        ({"classes": ["a", "b", "c", "d", "a"]}, "named twice"),
+        ({"classes": ["a", "b", "c", "d", "a"]}, "two classes have the same name"),
         ({"contract_version": 99}, "contract 99"),
         ({"name": "../../etc"}, "name"),
     ],

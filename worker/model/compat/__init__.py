@@ -1,1 +1,1 @@
-"""Workarounds for other packages."""
+"""Workarounds for faults of other packages."""

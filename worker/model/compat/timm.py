@@ -1,8 +1,9 @@
-"""timm, where it is installed, also beside a torchvision that was built for another torch.
+"""Imports timm, also if the installed torchvision was built for another torch.
 
-timm imports torchvision for its data loading, which is not used here. torchvision's wheels carry compiled operators
-that a CPU-only torch cannot load, and its import then fails where it describes them. Declaring the two it asks for by
-name is enough: nothing here calls them.
+timm imports torchvision for its data loading, which is not used here. torchvision's wheels have compiled operators that
+a CPU-only torch cannot load; its import then fails with "operator torchvision::nms does not exist" where it registers
+fake implementations of them (pytorch/vision#9085). Defining the two operators that it needs by name is enough, since
+nothing here calls them.
 """
 
 import importlib
@@ -18,7 +19,7 @@ _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def import_timm() -> Any:
-    """Raises ImportError, which says how to install it."""
+    """The module `timm`. Raises ImportError with the command that installs it."""
     try:
         try:
             importlib.import_module("torchvision")
@@ -30,4 +31,4 @@ def import_timm() -> Any:
             importlib.import_module("torchvision")
         return importlib.import_module("timm")
     except ImportError as error:
-        raise ImportError(f"{error}: networks made for pictures need timm, {install_command('pictures')}") from error
+        raise ImportError(f"{error}: image networks need timm, {install_command('pictures')}") from error

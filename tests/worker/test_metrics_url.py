@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 
-from worker.telemetry.address import metrics_url
-from worker.telemetry.metrics import WorkerMetrics
+from worker.telemetry.metrics import WorkerMetrics, metrics_url
 
 
 def test_what_it_listens_on_is_its_address() -> None:
