@@ -26,7 +26,7 @@ from rig import Rig
 from tqdm import tqdm
 from trial import DEADLINE, Fault, Outcome, Trial
 
-from shared.contract import job_key
+from shared.contract import UNACKED, job_key
 
 KEPT = {"queue_limit": "4000", "caller_share": "1", "job_deadline": str(DEADLINE), "result_ttl": "3600"}
 
@@ -92,7 +92,7 @@ async def kill_worker(trial: Trial) -> None:
     rig = trial.rig
     victim = f"-{rig.processes['worker 0'].pid}"
     rig.kill("worker 0")
-    held = [tag.decode() for tag in rig.redis.hkeys("unacked")]
+    held = [tag.decode() for tag in rig.redis.zrange(UNACKED, 0, -1)]
     rig.begin("worker 0")
     while any(_not_yet(rig, job_id, victim) for job_id in held) and time.monotonic() < trial.broken + DEADLINE:
         await asyncio.sleep(0.1)

@@ -1,37 +1,64 @@
-"""Names, keys and binary forms that gateway and worker must agree on."""
+"""Redis keys and identifiers that gateway and worker must agree on.
+
+| key | type | contents | expires |
+|---|---|---|---|
+| `otoscope:job:{id}` | hash | the job's record | `result_ttl` after its end |
+| `otoscope:audio:{id}` | string | the upload | deleted when the job ends |
+| `otoscope:result:{id}` | string | the packed result (`shared.results`) | `result_ttl` |
+| `otoscope:events:{id}` | stream | one entry for each change of status | with the record |
+| `otoscope:tombstone:{id}` | string | the job existed: 410 instead of 404 | `tombstone_ttl` after the record |
+| `otoscope:idempotency:{digest}` | hash | job and request digest of an Idempotency-Key | deadline + `result_ttl` |
+| `otoscope:queue` | list | callers in the order of their turns, and requeued jobs | INDEX_TTL |
+| `otoscope:queue:{caller}` | list | the queued ids of one caller's jobs | INDEX_TTL |
+| `otoscope:unacked` | sorted set | delivered ids by the time of their last lease renewal | INDEX_TTL |
+| `otoscope:queued` | sorted set | queued ids by the time of their submission | INDEX_TTL |
+| `otoscope:unfinished` | sorted set | unfinished ids by their deadline | INDEX_TTL |
+| `otoscope:totals` | hash | how many jobs were accepted, and how many ended in each way | INDEX_TTL |
+| `otoscope:worker:{id}` | string | a worker's heartbeat, JSON | 10 s after the last one |
+| `otoscope:workers` | sorted set | worker ids by the time at which their heartbeat expires | INDEX_TTL |
+| `otoscope:models` | hash | model cards by name, JSON | INDEX_TTL |
+| `otoscope:models:seen` | sorted set | model names by the time of their last heartbeat | INDEX_TTL |
+| `otoscope:changes` | channel | `{id} {status}` for each change of a job | |
+
+All times are seconds since 1970 on the clock of Redis.
+"""
 
 import uuid
 
-QUEUE = "otoscope"
-"""List of who is next: the names of callers whose turn it is, and messages that were given back."""
 CLASSIFY = "otoscope.classify"
-"""The only task; its only argument is a job id."""
+"""The only Celery task; its only argument is a job id."""
 
 CHANGES = "otoscope:changes"
-"""Channel on which every change of a job is published, `<id> <status>`: a wake-up call, which may be missed."""
+"""Channel on which every change of a job is published as `{id} {status}`. A message may be lost: it is a hint to read
+the job."""
 
-WAITING = "otoscope:waiting"
+QUEUE = "otoscope:queue"
+"""List of turns, the next one last: names of callers that have queued jobs, and requeued jobs as `job:{id}`."""
+UNACKED = "otoscope:unacked"
+"""Sorted set of the job ids that were delivered and not acknowledged, by the time of their last lease renewal."""
+
+QUEUED = "otoscope:queued"
 """Sorted set of queued job ids by the time of their submission."""
-OPEN = "otoscope:open"
+UNFINISHED = "otoscope:unfinished"
 """Sorted set of unfinished job ids by their deadline."""
 WORKERS = "otoscope:workers"
-"""Sorted set of worker ids by the time until which each vouches for itself."""
+"""Sorted set of worker ids by the time at which their heartbeat expires."""
 MODELS = "otoscope:models"
-"""Hash of model name to model card, as the workers last announced them."""
-MODELS_TOLD = "otoscope:models:told"
-"""Sorted set of the names in it by the time of that."""
+"""Hash of model name to model card, as last sent with a heartbeat."""
+MODELS_SEEN = "otoscope:models:seen"
+"""Sorted set of the names in MODELS by the time of that heartbeat."""
 
 TOTALS = "otoscope:totals"
-"""Hash of how many jobs were accepted, and how many ended in each way; counted in the step that does it."""
-COUNTED = ("accepted", "succeeded", "failed", "cancelled", "expired")
-"""The fields of TOTALS. What was accepted is one of the others in the end, and no more than one."""
+"""Hash of COUNTERS, each incremented in the step that changes the job."""
+COUNTERS = ("accepted", "succeeded", "failed", "cancelled", "expired")
+"""Every accepted job is counted in exactly one of the others when it ends."""
 
-LISTS_TTL = 86_400
-"""Seconds that the above outlive the last write to them; no key is without an end."""
+INDEX_TTL = 86_400
+"""Seconds that the keys above, which belong to no single job, outlive their last write. No key is without a TTL."""
 
 
 def new_job_id() -> str:
-    """Unguessable: 122 random bits."""
+    """32 hexadecimal digits, 122 of their bits random: it cannot be guessed."""
     return uuid.uuid4().hex
 
 
@@ -41,35 +68,35 @@ def job_key(job_id: str) -> str:
 
 
 def audio_key(job_id: str) -> str:
-    """The upload, until the job is finished."""
+    """String: the upload, until the job ends."""
     return f"otoscope:audio:{job_id}"
 
 
 def result_key(job_id: str) -> str:
-    """The packed result."""
+    """String: the packed result."""
     return f"otoscope:result:{job_id}"
 
 
 def events_key(job_id: str) -> str:
-    """Stream: one entry a change of state, and `result` last."""
+    """Stream: one entry for each change of status, and `result` at the end."""
     return f"otoscope:events:{job_id}"
 
 
-def gone_key(job_id: str) -> str:
-    """Tombstone: there was such a job."""
-    return f"otoscope:gone:{job_id}"
+def tombstone_key(job_id: str) -> str:
+    """String: the job existed."""
+    return f"otoscope:tombstone:{job_id}"
 
 
-def line_key(caller: str) -> str:
-    """List: the messages of one caller's jobs that no worker has taken yet."""
-    return f"otoscope:line:{caller}"
+def queue_key(caller: str) -> str:
+    """List: the ids of one caller's jobs that have not been delivered, the newest first."""
+    return f"otoscope:queue:{caller}"
 
 
 def idempotency_key(digest: str) -> str:
-    """Job id and request digest under the hash of an Idempotency-Key."""
+    """Hash: job id and request digest, by the hash of caller and Idempotency-Key."""
     return f"otoscope:idempotency:{digest}"
 
 
 def worker_key(worker_id: str) -> str:
-    """The JSON with which a worker vouches for itself."""
+    """String: a worker's heartbeat, JSON."""
     return f"otoscope:worker:{worker_id}"

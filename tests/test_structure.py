@@ -15,9 +15,12 @@ from tests.conftest import PYTHON, ROOT
 ROOMS = ("api", "worker", "shared", "training", "otoscope", "commands")
 
 FORBIDDEN = {
-    "api": {"worker", "training", "commands", "torch", "torchaudio", "soundfile", "soxr", "av", "safetensors"},
+    "api": {
+        *("worker", "training", "commands"),
+        *("torch", "torchaudio", "soundfile", "soxr", "av", "safetensors", "celery", "kombu"),
+    },
     "worker": {"api", "training", "commands", "fastapi", "uvicorn"},
-    "shared": {"api", "worker", "training", "commands", "torch", "torchaudio", "fastapi"},
+    "shared": {"api", "worker", "training", "commands", "torch", "torchaudio", "fastapi", "celery", "kombu"},
     "training": {"api", "commands"},
     "otoscope": {"api", "worker", "shared", "training", "commands", "bench", "tests"},
     "commands": set(),
@@ -109,6 +112,16 @@ def test_the_batcher_is_of_the_standard_library_alone() -> None:
     assert set(imports(ROOT / "worker" / "inference" / "batcher.py")) <= sys.stdlib_module_names
 
 
+def test_celery_is_used_in_one_package() -> None:
+    """A new version of Celery or kombu can change nothing outside of `worker/queue/`."""
+    found = {
+        str(path.relative_to(ROOT))
+        for path in sources("worker")
+        if path.parent != ROOT / "worker" / "queue" and {"celery", "kombu"} & set(imports(path))
+    }
+    assert not found
+
+
 def loaded_by(statement: str) -> set[str]:
     """Top-level packages that a fresh process has loaded after a statement."""
     code = f"{statement}\nimport sys\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
@@ -118,9 +131,10 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_the_gateway_is_light() -> None:
-    """A fresh process that imports and builds the gateway has loaded neither torch nor native decoders."""
+    """A fresh process that imports and builds the gateway has loaded neither torch nor native decoders nor Celery."""
     loaded = loaded_by("import api.main\napi.main.create_app()")
-    assert not loaded & {"torch", "torchaudio", "soundfile", "soxr", "av", "safetensors", "worker", "training", "httpx2"}
+    heavy = {"torch", "torchaudio", "soundfile", "soxr", "av", "safetensors", "httpx2", "typer", "celery", "kombu"}
+    assert not loaded & {*heavy, "worker", "training"}
 
 
 def test_the_decode_process_is_light() -> None:

@@ -1,7 +1,8 @@
-"""The only code that talks to Redis about jobs: `AsyncJobStore` for the gateway, `JobStore` for the worker.
+"""Jobs in Redis: `AsyncJobStore` for the gateway, `JobStore` for the worker.
 
-A job is a hash with a time to live, its upload, its packed result and a stream of its changes; two sorted sets hold
-what waits and what is unfinished. All changes of state are the scripts of `shared.jobs.scripts`.
+No other code reads or writes a job's keys. A job is a hash with a time to live, its upload, its packed result and a
+stream of its changes; two sorted sets index the queued and the unfinished jobs. `shared.contract` lists all keys. Every
+change of state is one script of `shared/jobs/scripts`.
 """
 
 from shared.jobs.async_store import AsyncJobStore

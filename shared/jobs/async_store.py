@@ -1,4 +1,4 @@
-"""The gateway's half of the store: submit, read, cancel, watch."""
+"""The gateway's half of the store: submit, read, cancel, subscribe to changes."""
 
 import asyncio
 import hashlib
@@ -16,44 +16,51 @@ from otoscope.results import CONTRACT_VERSION
 from otoscope.types import AudioInfo, JobOptions, ModelCard
 from shared import contract
 from shared.config.settings import Settings
-from shared.jobs import scripts
-from shared.jobs.queue import Messages, make_celery
 from shared.jobs.records import (
-    Announcement,
     Event,
     JobRecord,
     QueueLoad,
     Submission,
+    WorkerHeartbeat,
     parse,
-    parse_announcement,
+    parse_heartbeat,
     parse_record,
 )
-from shared.redis_client.connection import translated
-from shared.ttl_cache import Recent
+from shared.jobs.script_args import (
+    finish_args,
+    index_ttl,
+    job_keys,
+    job_ttl,
+    pack_args,
+    read_keys,
+    request_token,
+    script,
+)
+from shared.redis_client.connection import map_redis_errors
+from shared.ttl_cache import TTLCache
 
 log = logging.getLogger(__name__)
 
-_LONG = 256 * 1024  # bytes of an upload past which a digest is worth a thread
+_DIGEST_IN_THREAD = 256 * 1024  # bytes of an upload from which its digest is computed in a thread
+_OVERDUE_GRACE = 2.0  # seconds past its deadline in which the worker that runs a job may still report a better error
 
 
 class AsyncJobStore:
-    """Every method but `ping` raises StoreUnavailable."""
+    """Every method but `ping` raises StoreUnavailable where Redis cannot be reached or cannot write."""
 
     def __init__(self, client: "redis.asyncio.Redis", settings: Settings) -> None:
         self._redis, self._settings = client, settings
-        self._messages = Messages(make_celery(settings))
-        names = ("SUBMIT", "READ", "FINISH", "CANCEL")
-        self._scripts = {name: client.register_script(getattr(scripts, name)) for name in names}
-        self._memory = Recent(self._read_memory, 0.0)
-        self._cards: dict[bytes, ModelCard | None] = {}  # by their text, which is long and seldom another
+        self._scripts = {name: client.register_script(script(name)) for name in ("submit", "read", "finish", "cancel")}
+        self._memory = TTLCache(self._read_memory, 0.0)
+        self._cards: dict[bytes, ModelCard | None] = {}  # by their JSON, which is long and seldom changes
 
     async def _run(self, name: str, keys: list[str], args: list[Any]) -> Any:
-        with translated():
+        with map_redis_errors():
             return await self._scripts[name](keys=keys, args=args)
 
     async def ping(self) -> bool:
         try:
-            with translated():
+            with map_redis_errors():
                 return bool(await cast(Any, self._redis.ping()))
         except StoreUnavailable:
             return False
@@ -70,11 +77,11 @@ class AsyncJobStore:
         caller: str = "",
         trace: str = "",
     ) -> Submission:
-        """Store a job and its upload and send its message; `job_id` is for who wants to follow it from the beginning.
-        `trace` is kept for the worker to go on from.
+        """Store a job with its upload and queue it. Raises QueueFull or IdempotencyConflict.
 
-        Callers take turns, whoever has how much waiting. An Idempotency-Key is the caller's own. Raises QueueFull or
-        IdempotencyConflict.
+        `job_id` is given by a caller that follows the job from the beginning; `trace` is the context in which the
+        worker continues the trace. Callers take turns, however many jobs each has queued. An Idempotency-Key belongs to
+        its caller.
         """
         settings = self._settings
         share = await self.memory_share()
@@ -85,44 +92,39 @@ class AsyncJobStore:
                 retry_after=5,
             )
         job_id = job_id or contract.new_job_id()
-        asked = options.model_dump_json()
-        ttl = scripts.job_ttl(settings)
-        token: list[str] = []
-        digest = ""
+        options_json = options.model_dump_json()
+        ttl = job_ttl(settings)
+        more_keys, digest = [contract.QUEUE, contract.queue_key(caller)], ""
         if idempotency:
-            token.append(contract.idempotency_key(hashlib.sha256(f"{caller}\0{idempotency}".encode()).hexdigest()))
-            digest = await _digest(json.dumps([model, asked]).encode(), body)
-        outcome, detail, *more = await self._run(
-            "SUBMIT",
-            scripts.keys(job_id, contract.QUEUE, contract.line_key(caller), *token),
-            [
-                job_id,
-                body,
-                self._messages.of(job_id),
-                caller,
-                model,
-                asked,
-                audio.model_dump_json(),
-                settings.job_deadline,
-                ttl,
-                ttl + settings.tombstone_ttl,
-                settings.queue_limit,
-                math.ceil(settings.queue_limit * settings.caller_share),
-                scripts.lists_ttl(settings),
-                digest,
-                contract.job_key(""),
-                CONTRACT_VERSION,
-                trace,
-            ],
+            owned = hashlib.sha256(f"{caller}\0{idempotency}".encode()).hexdigest()
+            more_keys.append(contract.idempotency_key(owned))
+            digest = await _digest(json.dumps([model, options_json]).encode(), body)
+        arguments = pack_args(
+            id=job_id,
+            caller=caller,
+            model=model,
+            options=options_json,
+            audio=audio.model_dump_json(),
+            trace=trace,
+            contract=CONTRACT_VERSION,
+            deadline=settings.job_deadline,
+            ttl=ttl,
+            tombstone_ttl=ttl + settings.tombstone_ttl,
+            index_ttl=index_ttl(settings),
+            queue_limit=settings.queue_limit,
+            caller_limit=math.ceil(settings.queue_limit * settings.caller_share),
+            job_prefix=contract.job_key(""),
+            digest=digest,
         )
+        outcome, detail, *more = await self._run("submit", job_keys(job_id, *more_keys), [arguments, body])
         if outcome == b"full":
             raise QueueFull(
                 f"{int(detail)} jobs are unfinished, and {settings.queue_limit} is the limit; try again later.",
                 retry_after=await self._retry_after(),
             )
-        if outcome == b"share":
+        if outcome == b"caller_full":
             raise QueueFull(
-                f"{int(detail)} of your jobs wait, and there is no room for more of one caller's; try again later.",
+                f"{int(detail)} of your jobs are queued, which is the limit for one caller; try again later.",
                 retry_after=await self._retry_after(),
             )
         if outcome == b"conflict":
@@ -130,12 +132,14 @@ class AsyncJobStore:
         if outcome == b"exists":
             return Submission(await self.get(detail.decode(), with_result=True), created=False)
         created_at, rank = more
-        place = None if rank is None else rank + 1
-        job = JobRecord(job_id, "queued", model, audio, float(created_at), position=place, caller=caller, trace=trace)
+        position = None if rank is None else rank + 1
+        job = JobRecord(
+            job_id, "queued", model, audio, float(created_at), position=position, caller=caller, trace=trace
+        )
         return Submission(job, created=True)
 
     async def _retry_after(self) -> int:
-        """Seconds: as long as the oldest waiting job has waited is about what a place takes to come free."""
+        """Seconds: a place becomes free in about the time that the oldest queued job has waited."""
         return max(1, min(60, round((await self.load()).oldest)))
 
     async def get(self, job_id: str, *, with_result: bool = False) -> JobRecord:
@@ -143,8 +147,10 @@ class AsyncJobStore:
         job, _ = await self._read(job_id, with_result)
         return job
 
-    async def follow(self, job_id: str, after: str, *, with_result: bool = False) -> tuple[list[Event], JobRecord]:
-        """What happened to a job after the event with that id, `0-0` for all, and the job as it is then. Never waits.
+    async def events_since(
+        self, job_id: str, after: str, *, with_result: bool = False
+    ) -> tuple[list[Event], JobRecord]:
+        """The events of a job after the one with that id, `0-0` for all, and the job at the same moment. Never blocks.
 
         Raises JobNotFound or JobExpired.
         """
@@ -154,132 +160,134 @@ class AsyncJobStore:
     async def _read(
         self, job_id: str, with_result: bool, after: str = ""
     ) -> tuple[JobRecord, list[tuple[bytes, list[bytes]]]]:
-        found = await self._run("READ", scripts.read_keys(job_id), [job_id, int(with_result) or "", after])
+        found = await self._run("read", read_keys(job_id), [job_id, "1" if with_result else "", after])
         if found == 1:
             raise JobExpired(f"Job {job_id} has expired; results are kept for {self._settings.result_ttl} s.")
         if found == 0:
             raise JobNotFound(f"There is no job {job_id}.")
         stored, rank, packed, entries = found
-        if isinstance(packed, int):  # the size of a large one
+        if isinstance(packed, int):  # the size of a large result
             packed = await self.result(job_id)
         return parse_record(job_id, stored, rank, packed), entries or []
 
     async def result(self, job_id: str) -> bytes | None:
         """The packed result alone, or None where there is none."""
-        with translated():
+        with map_redis_errors():
             return cast("bytes | None", await self._redis.get(contract.result_key(job_id)))
 
-    async def places(self) -> dict[str, int]:
-        """The place in the queue of every job that waits in it; 1 is next."""
-        with translated():
-            waiting = await self._redis.zrange(contract.WAITING, 0, -1)
-        return {job_id.decode(): place for place, job_id in enumerate(cast("list[bytes]", waiting), 1)}
+    async def positions(self) -> dict[str, int]:
+        """The position of every queued job; 1 is next."""
+        with map_redis_errors():
+            queued = await self._redis.zrange(contract.QUEUED, 0, -1)
+        return {job_id.decode(): position for position, job_id in enumerate(cast("list[bytes]", queued), 1)}
 
     async def cancel(self, job_id: str) -> str:
-        """`cancelled` what was unfinished, `forgotten` what was finished. Raises JobNotFound or JobExpired."""
-        args = [job_id, self._settings.result_ttl, scripts.ticket()]
-        outcome = (await self._run("CANCEL", scripts.keys(job_id), args)).decode()
-        if outcome == "gone":
-            await self.get(job_id)  # tells an expired job from one that never was
+        """Cancel an unfinished job, delete a finished one: `cancelled` or `forgotten`. Raises JobNotFound or
+        JobExpired."""
+        arguments = pack_args(id=job_id, ttl=self._settings.result_ttl, request_token=request_token())
+        outcome = (await self._run("cancel", job_keys(job_id), [arguments])).decode()
+        if outcome == "missing":
+            await self.get(job_id)  # raises: JobExpired where a tombstone is left
         return cast(str, outcome)
 
-    async def watch(self, on_change: Callable[[str | None, str], None]) -> None:
-        """Call `on_change` with the id of every job that changes and what became of it, and with None whenever some
-        may have been missed.
+    async def subscribe(self, on_change: Callable[[str | None, str], None]) -> None:
+        """Call `on_change` with the id and the new status of every job that changes, and with None and an empty status
+        whenever changes may have been missed.
 
         Never returns.
         """
-        with translated():
+        with map_redis_errors():
             async with self._redis.pubsub() as channel:
                 await channel.subscribe(contract.CHANGES)
                 while True:
                     message = await channel.get_message(timeout=None)
                     if message is None:
                         continue
-                    if message["type"] == "subscribe":  # at first, and whenever redis-py has had to connect again
+                    if message["type"] == "subscribe":  # the first time, and after every reconnection of redis-py
                         on_change(None, "")
                     else:
                         job_id, _, status = message["data"].decode().partition(" ")
                         on_change(job_id, status)
 
     async def load(self) -> QueueLoad:
-        with translated():
+        with map_redis_errors():
             async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.zcard(contract.OPEN)
-                pipe.zcard(contract.WAITING)
-                pipe.zrange(contract.WAITING, 0, 0, withscores=True)
+                pipe.zcard(contract.UNFINISHED)
+                pipe.zcard(contract.QUEUED)
+                pipe.zrange(contract.QUEUED, 0, 0, withscores=True)
                 pipe.time()
-                opened, waiting, first, (seconds, micros) = await pipe.execute()
+                unfinished, queued, first, (seconds, micros) = await pipe.execute()
         oldest = seconds + micros / 1e6 - first[0][1] if first else 0.0
-        return QueueLoad(opened, waiting, max(oldest, 0.0), await self.memory_share())
+        return QueueLoad(unfinished, queued, max(oldest, 0.0), await self.memory_share())
 
     async def totals(self) -> dict[str, int]:
-        """How many jobs were accepted, and how many ended in each way: contract.COUNTED."""
-        with translated():
-            counts = await cast(Any, self._redis.hmget(contract.TOTALS, contract.COUNTED))
-        return {name: int(count or 0) for name, count in zip(contract.COUNTED, counts, strict=True)}
+        """How many jobs were accepted, and how many ended in each way: contract.COUNTERS."""
+        with map_redis_errors():
+            counts = await cast(Any, self._redis.hmget(contract.TOTALS, contract.COUNTERS))
+        return {name: int(count or 0) for name, count in zip(contract.COUNTERS, counts, strict=True)}
 
     async def memory_share(self) -> float:
-        """Share of Redis' memory limit that is used, read at most once a second."""
+        """Used part of Redis' memory limit, 0 to 1, read at most once a second; 0 without a limit."""
         return await self._memory.get()
 
     async def _read_memory(self) -> float:
-        with translated():
+        with map_redis_errors():
             info = await self._redis.info("memory")
         limit = info.get("maxmemory", 0)
         return float(info["used_memory"] / limit) if limit else 0.0
 
-    async def workers(self) -> list[Announcement]:
-        """The workers that vouch for themselves now, and that can read what is written here."""
-        with translated():
+    async def workers(self) -> list[WorkerHeartbeat]:
+        """The workers whose heartbeat has not expired and whose contract version this gateway understands."""
+        with map_redis_errors():
             seconds, _ = await self._redis.time()
             ids = cast("list[bytes]", await self._redis.zrange(contract.WORKERS, f"({seconds}", "+inf", byscore=True))
             if not ids:
                 return []
-            said = await self._redis.mget([contract.worker_key(worker.decode()) for worker in ids])
-        workers = [parse_announcement(text) for text in said if text]
+            heartbeats = await self._redis.mget([contract.worker_key(worker.decode()) for worker in ids])
+        workers = [parse_heartbeat(text) for text in heartbeats if text]
         return [worker for worker in workers if abs(worker.contract - CONTRACT_VERSION) <= 1]
 
     async def cards(self) -> dict[str, ModelCard]:
-        """Model cards by name, as last announced; they outlive a restart of the workers. What a newer worker may have
-        told in a way that is not known here is left out."""
-        with translated():
+        """Model cards by name, as last sent with a heartbeat; they outlive a restart of the workers. A card of a newer
+        worker that cannot be read here is left out."""
+        with map_redis_errors():
             stored = await cast(Any, self._redis.hgetall(contract.MODELS))
         known = self._cards
-        self._cards = {text: known[text] if text in known else _card(name, text) for name, text in stored.items()}
+        self._cards = {text: known[text] if text in known else _parse_card(name, text) for name, text in stored.items()}
         return {name.decode(): card for name, text in stored.items() if (card := self._cards[text])}
 
-    async def reap(self) -> list[str]:
-        """Fail the jobs that are past their deadline, whoever should have finished them; returns which."""
-        grace = 2.0  # the worker that holds such a job fails it with better words
-        with translated():
+    async def expire_overdue(self) -> list[str]:
+        """Fail the jobs that are past their deadline, whether or not a worker runs them; returns their ids."""
+        with map_redis_errors():
             seconds, micros = await self._redis.time()
-            before = str(seconds + micros / 1e6 - grace)
-            late = cast(
+            before = str(seconds + micros / 1e6 - _OVERDUE_GRACE)
+            overdue = cast(
                 "list[bytes]",
-                await self._redis.zrange(contract.OPEN, "-inf", before, byscore=True, offset=0, num=100),
+                await self._redis.zrange(contract.UNFINISHED, "-inf", before, byscore=True, offset=0, num=100),
             )
-        reaped: list[str] = []
-        for job_id in (entry.decode() for entry in late):
+        expired: list[str] = []
+        for job_id in (entry.decode() for entry in overdue):
             error = DeadlineExceeded(f"The job was not finished within {self._settings.job_deadline:g} s.")
-            args = scripts.finish_args(self._settings, job_id, "failed", error=error)
-            if await self._run("FINISH", scripts.keys(job_id), args) == b"stored":
-                reaped.append(job_id)
-        return reaped
+            args = finish_args(self._settings, job_id, "failed", error=error)
+            if await self._run("finish", job_keys(job_id), args) == b"stored":
+                expired.append(job_id)
+        return expired
 
 
-def _card(name: bytes, text: bytes) -> ModelCard | None:
+def _parse_card(name: bytes, text: bytes) -> ModelCard | None:
     try:
         return parse(ModelCard, text)
     except ValidationError as error:
-        log.warning("the card of model %s cannot be read here", name.decode(), extra={"why": str(error)})
+        log.warning("the card of model %s cannot be read by this version", name.decode(), extra={"why": str(error)})
         return None
 
 
-async def _digest(described: bytes, body: bytes) -> str:
-    def digest() -> str:
-        request = hashlib.sha256(described)
-        request.update(body)  # by itself: joining the two would copy the upload
-        return request.hexdigest()
+async def _digest(request: bytes, body: bytes) -> str:
+    """SHA-256 of both, in hexadecimal digits."""
 
-    return digest() if len(body) <= _LONG else await asyncio.to_thread(digest)
+    def digest() -> str:
+        hashed = hashlib.sha256(request)
+        hashed.update(body)  # a second call: joining the two would copy the upload
+        return hashed.hexdigest()
+
+    return digest() if len(body) <= _DIGEST_IN_THREAD else await asyncio.to_thread(digest)

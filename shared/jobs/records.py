@@ -1,4 +1,4 @@
-"""What `shared.jobs` hands out: a job as stored, a job to work on, an event, the state of the queue."""
+"""Types that `shared.jobs` returns: a stored job, a claimed job, an event, the load of the queue, a heartbeat."""
 
 import json
 from dataclasses import dataclass, field, fields
@@ -12,7 +12,7 @@ from otoscope.types import FINAL, AudioInfo, JobOptions, Timings
 M = TypeVar("M", bound=BaseModel)
 
 FIELDS = ("status", "model", "audio", "created_at", "started_at", "finished_at", "timings", "error", "caller", "trace")
-"""Of a job's hash, what a record is made of."""
+"""The fields of a job's hash that make a JobRecord, in the order in which `read.lua` returns them."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class JobRecord:
     finished_at: float | None = None
     timings: Timings = field(default_factory=Timings)
     error: OtoscopeError | None = None
-    position: int | None = None  # in the queue, 1 is next
-    packed: bytes | None = None  # the result of one that has succeeded, where it was asked for
+    position: int | None = None  # in the queue; 1 is next
+    packed: bytes | None = None  # the result of a succeeded job, where it was requested
     caller: str = ""  # who submitted it
-    trace: str = ""  # of its submission, as shared.tracing.context tells it; empty where that was not traced
+    trace: str = ""  # of its submission, in the form of shared.tracing.context; empty where that was not traced
 
     @property
     def final(self) -> bool:
@@ -40,7 +40,7 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class Submission:
-    """What came of a submission: `created` is False where the idempotency key had been used for the same request."""
+    """The job of a submission. `created` is False for the job of an earlier request with the same idempotency key."""
 
     job: JobRecord
     created: bool
@@ -51,7 +51,7 @@ class Submission:
 
 
 @dataclass(frozen=True)
-class Work:
+class ClaimedJob:
     """A job that a worker has started."""
 
     id: str
@@ -60,24 +60,25 @@ class Work:
     waited: float  # seconds in the queue
     seconds_left: float  # until the deadline
     audio: bytes
-    attempt: int = 1  # more than 1 where a worker died over it, or beside it
+    attempt: int = 1  # above 1 where a worker died while it had the job in flight
     trace: str = ""  # of its submission
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A delivered job that must not run: `gone`, `finished` (cancelled, or delivered twice), `poison`, or `suspect`."""
+class SkippedJob:
+    """A delivered job that must not run, and why: `missing` (it has expired), `finished` (also where it was cancelled,
+    or delivered twice), `poison` (it killed its workers) or `quarantined` (it may have killed one)."""
 
     reason: str
-    trace: str = field(default="", compare=False)  # of the submission of a `poison`
+    trace: str = field(default="", compare=False)  # of the submission of a `poison` job
 
 
 @dataclass(frozen=True)
 class QueueLoad:
-    open: int  # unfinished jobs
-    waiting: int
-    oldest: float  # seconds that the first waiting job has waited
-    memory_share: float  # of Redis' memory limit; 0 without a limit
+    unfinished: int  # jobs
+    queued: int  # jobs
+    oldest: float  # seconds that the first queued job has waited
+    memory_share: float  # used part of Redis' memory limit, 0 to 1; 0 without a limit
 
 
 @dataclass(frozen=True)
@@ -87,30 +88,30 @@ class Event:
 
 
 @dataclass
-class Announcement:
-    """What a worker says of itself."""
+class WorkerHeartbeat:
+    """What a worker publishes about itself every few seconds."""
 
     id: str
     models: list[str] = field(default_factory=list)
-    busy: int = 0  # jobs it holds
-    contract: int = 1  # shared.CONTRACT_VERSION, which the first ones did not tell
-    metrics: str = ""  # address of its /metrics; empty where it is not known
-    aac: bool | None = None  # whether it can decode M4A, which the first ones did not tell
+    busy: int = 0  # jobs in flight
+    contract: int = 1  # otoscope.results.CONTRACT_VERSION; the first workers left it out
+    metrics: str = ""  # URL of its /metrics; empty where it is not known
+    aac: bool | None = None  # whether it can decode M4A; the first workers left it out
 
 
 def parse(kind: type[M], text: str | bytes) -> M:
-    """What the other side wrote. It may be newer: what is not known here is left out."""
+    """A model from the JSON of the other side, which may be newer: unknown fields are ignored."""
     return kind.model_validate_json(text, extra="ignore")
 
 
-def parse_announcement(text: str | bytes) -> Announcement:
-    """The same of what a worker says of itself."""
-    known = {own.name for own in fields(Announcement)}
-    return Announcement(**{name: value for name, value in json.loads(text).items() if name in known})
+def parse_heartbeat(text: str | bytes) -> WorkerHeartbeat:
+    """A heartbeat from its JSON; unknown fields are ignored."""
+    known = {own.name for own in fields(WorkerHeartbeat)}
+    return WorkerHeartbeat(**{name: value for name, value in json.loads(text).items() if name in known})
 
 
 def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, packed: bytes | None = None) -> JobRecord:
-    """The FIELDS of a job and its rank among the waiting as a JobRecord."""
+    """A JobRecord from its FIELDS and its rank among the queued jobs, which counts from 0."""
     status, model, audio, *times, measured, failure, caller, trace = (value or b"" for value in stored)
     created, started, finished = (float(time) if time else None for time in times)
     timings = parse(Timings, measured or b"{}")
@@ -120,8 +121,8 @@ def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, pack
         timings.total = round(finished - created, 6)
     error: OtoscopeError | None = None
     if failure:
-        told = json.loads(failure)
-        error = BY_CODE.get(told["code"], OtoscopeError)(told["detail"])
+        fault = json.loads(failure)
+        error = BY_CODE.get(fault["code"], OtoscopeError)(fault["detail"])
     return JobRecord(
         id=job_id,
         status=status.decode(),

@@ -1,4 +1,4 @@
-"""The worker's half of the store: start, finish, announce."""
+"""The worker's half of the store: claim a job, finish it, send heartbeats."""
 
 import json
 from typing import Any, cast
@@ -11,100 +11,115 @@ from otoscope.results import CONTRACT_VERSION, understood
 from otoscope.types import JobOptions, ModelCard, Timings
 from shared import contract
 from shared.config.settings import Settings
-from shared.jobs import scripts
-from shared.jobs.records import Announcement, Refused, Work, parse
-from shared.redis_client.connection import translated
+from shared.jobs.records import ClaimedJob, SkippedJob, WorkerHeartbeat, parse
+from shared.jobs.script_args import finish_args, index_ttl, job_keys, pack_args, request_token, script
+from shared.redis_client.connection import map_redis_errors
 
 
 class JobStore:
-    """Every method raises StoreUnavailable."""
+    """Every method raises StoreUnavailable where Redis cannot be reached or cannot write."""
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._redis, self._settings = client, settings
-        self._start = client.register_script(scripts.START)
-        self._finish = client.register_script(scripts.FINISH)
-        self._release = client.register_script(scripts.RELEASE)
-        self._announce = client.register_script(scripts.ANNOUNCE)
+        self._claim = client.register_script(script("claim"))
+        self._finish = client.register_script(script("finish"))
+        self._release = client.register_script(script("release"))
+        self._heartbeat = client.register_script(script("heartbeat"))
 
-    def start(self, job_id: str, worker: str, *, solo: bool = False) -> Work | Refused:
-        """Take a delivered job. One that is refused as `suspect` is to be started `solo`, with no other suspect.
+    def claim(self, job_id: str, worker: str, *, isolated: bool = False) -> ClaimedJob | SkippedJob:
+        """Start a delivered job. One that is skipped as `quarantined` has to be claimed again with `isolated`, while no
+        other isolated job runs.
 
-        Raises ContractMismatch for one that a newer gateway wrote, which is given back.
+        Raises ContractMismatch for a job of a newer gateway that cannot be read here; it has been released.
         """
-        with translated():
-            args = [job_id, worker, "solo" if solo else "", self._settings.max_attempts, scripts.ticket()]
-            reply = self._start(keys=scripts.keys(job_id), args=args)
+        arguments = pack_args(
+            id=job_id,
+            worker=worker,
+            isolated=isolated,
+            max_attempts=self._settings.max_attempts,
+            request_token=request_token(),
+        )
+        with map_redis_errors():
+            reply = self._claim(keys=job_keys(job_id), args=[arguments])
         outcome, *rest = cast("list[Any]", reply)
         if outcome != b"run":
-            return Refused(outcome.decode(), *(trace.decode() for trace in rest))
-        model, described, waited, left, body, attempt, trace, version = rest
+            return SkippedJob(outcome.decode(), *(trace.decode() for trace in rest))
+        model, options_json, waited, left, audio, attempt, trace, version = rest
         try:
-            options = _options(described, int(version))
+            options = _parse_options(options_json, int(version))
         except ContractMismatch:
             self.release(job_id, worker)
             raise
-        if isinstance(body, int):  # the size of a large one
-            with translated():
-                body = self._redis.get(contract.audio_key(job_id))
-            if body is None:
-                return Refused("finished")  # just now, by somebody else
-        return Work(job_id, model.decode(), options, float(waited), float(left), body, attempt, trace.decode())
+        if isinstance(audio, int):  # the size of a large upload
+            with map_redis_errors():
+                audio = self._redis.get(contract.audio_key(job_id))
+            if audio is None:
+                return SkippedJob("finished")  # since the script ran
+        return ClaimedJob(job_id, model.decode(), options, float(waited), float(left), audio, attempt, trace.decode())
 
     def release(self, job_id: str, worker: str) -> None:
-        """Give back a job that was started and not finished, as if it had never been delivered."""
-        with translated():
-            self._release(keys=scripts.keys(job_id), args=[job_id, worker, scripts.lists_ttl(self._settings)])
+        """Return a claimed, unfinished job to its old place in the queue, as if it had never been delivered. Its
+        message has to be rejected as well."""
+        arguments = pack_args(id=job_id, worker=worker, index_ttl=index_ttl(self._settings))
+        with map_redis_errors():
+            self._release(keys=job_keys(job_id), args=[arguments])
 
     def succeed(self, job_id: str, packed: bytes, timings: Timings) -> bool:
-        """Store a result; False where the job was cancelled or finished by somebody else."""
-        return self._end(scripts.finish_args(self._settings, job_id, "succeeded", packed=packed, timings=timings))
+        """Store a packed result; False where the job was cancelled or another worker has finished it."""
+        return self._end(job_id, finish_args(self._settings, job_id, "succeeded", result=packed, timings=timings))
 
     def fail(self, job_id: str, error: OtoscopeError, timings: Timings | None = None) -> bool:
-        """Store a failure; False where the job was cancelled or finished by somebody else."""
-        return self._end(scripts.finish_args(self._settings, job_id, "failed", error=error, timings=timings))
+        """Store a failure; False where the job was cancelled or another worker has finished it."""
+        return self._end(job_id, finish_args(self._settings, job_id, "failed", error=error, timings=timings))
 
-    def _end(self, args: list[Any]) -> bool:
-        with translated():
-            return cast(bytes, self._finish(keys=scripts.keys(args[0]), args=args)) == b"stored"
+    def _end(self, job_id: str, args: list[bytes]) -> bool:
+        with map_redis_errors():
+            return cast(bytes, self._finish(keys=job_keys(job_id), args=args)) == b"stored"
 
-    def cancelled(self, job_ids: list[str]) -> set[str]:
-        """Which of these nobody waits for any more: cancelled, finished elsewhere, or expired."""
+    def no_longer_running(self, job_ids: list[str]) -> set[str]:
+        """Which of these claimed jobs need not be finished: cancelled, finished by another worker, or expired."""
         if not job_ids:
             return set()
-        with translated():
+        with map_redis_errors():
             pipe = self._redis.pipeline(transaction=False)
             for job_id in job_ids:
                 pipe.hget(contract.job_key(job_id), "status")
             return {job_id for job_id, status in zip(job_ids, pipe.execute(), strict=True) if status != b"running"}
 
-    def announce(self, said: Announcement, cards: dict[str, ModelCard], seconds: int) -> None:
-        """Vouch for this worker, and for the models it serves, for that many seconds."""
-        told = [text for name, card in cards.items() for text in (name, card.model_dump_json())]
-        with translated():
-            self._announce(
-                keys=[contract.worker_key(said.id), contract.WORKERS, contract.MODELS, contract.MODELS_TOLD],
-                args=[said.id, json.dumps(said.__dict__), seconds, contract.LISTS_TTL, *told],
-            )
+    def heartbeat(self, heartbeat: WorkerHeartbeat, cards: dict[str, ModelCard], seconds: int) -> None:
+        """Register this worker and the models it serves for that many seconds."""
+        arguments = pack_args(
+            id=heartbeat.id,
+            heartbeat=json.dumps(heartbeat.__dict__),
+            seconds=seconds,
+            index_ttl=contract.INDEX_TTL,
+            cards={name: card.model_dump_json() for name, card in cards.items()},
+        )
+        keys = [contract.worker_key(heartbeat.id), contract.WORKERS, contract.MODELS, contract.MODELS_SEEN]
+        with map_redis_errors():
+            self._heartbeat(keys=keys, args=[arguments])
 
-    def retract(self, worker_id: str) -> None:
-        """Stop vouching for this worker."""
-        with translated():
+    def deregister(self, worker_id: str) -> None:
+        """Remove this worker from the registered ones."""
+        with map_redis_errors():
             pipe = self._redis.pipeline()
             pipe.delete(contract.worker_key(worker_id))
             pipe.zrem(contract.WORKERS, worker_id)
             pipe.execute()
 
-    def withdraw_models(self, names: list[str]) -> None:
-        """List these models no more. Another worker that still serves one lists it again with its next announcement."""
-        with translated():
+    def remove_models(self, names: list[str]) -> None:
+        """Remove these models' cards. A worker that still serves one adds it again with its next heartbeat."""
+        with map_redis_errors():
             self._redis.hdel(contract.MODELS, *names)
 
 
-def _options(described: bytes, version: int) -> JobOptions:
-    """What a gateway of that version wrote. Raises ContractMismatch where only a newer worker can read it."""
+def _parse_options(options_json: bytes, version: int) -> JobOptions:
+    """Options as a gateway of that contract version wrote them. Raises ContractMismatch."""
     if not understood(version):
-        raise ContractMismatch(f"It is of contract {version}; known here is {CONTRACT_VERSION}.")
+        raise ContractMismatch(f"The job has contract version {version}; this worker has version {CONTRACT_VERSION}.")
     try:
-        return parse(JobOptions, described)
+        return parse(JobOptions, options_json)
     except ValidationError as error:
-        raise ContractMismatch(f"It asks for what is not known here: {described.decode()}") from error
+        raise ContractMismatch(
+            f"The job has options that this worker does not know: {options_json.decode()}"
+        ) from error

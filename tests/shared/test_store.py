@@ -14,7 +14,7 @@ from otoscope.errors import (
 )
 from otoscope.types import JobOptions, Part, Timings
 from shared import contract
-from shared.jobs.records import Refused, Work
+from shared.jobs.records import ClaimedJob, SkippedJob
 from tests.shared.conftest import AUDIO, Stores
 from tests.support.process_tree import until
 
@@ -30,7 +30,7 @@ def test_a_job_goes_from_its_submission_to_its_result(stores: Stores) -> None:
     assert (queued.status, queued.model, queued.audio) == ("queued", "tiny", AUDIO)
     assert (queued.position, queued.started_at, queued.final) == (1, None, False)
 
-    work = stores.start(job_id)
+    work = stores.claim(job_id)
     assert (work.id, work.model, work.options, work.audio) == (job_id, "tiny", options, b"\0\xff sound")
     assert 0 <= work.waited < 60
     assert stores.settings.job_deadline - 60 < work.seconds_left <= stores.settings.job_deadline
@@ -55,7 +55,7 @@ def test_a_job_goes_from_its_submission_to_its_result(stores: Stores) -> None:
 def test_an_upload_is_deleted_when_its_job_ends(stores: Stores) -> None:
     """Ten megabytes of sound do not wait for the result to expire."""
     finished, cancelled = stores.submit(), stores.submit()
-    stores.start(finished)
+    stores.claim(finished)
     stores.succeed(finished)
     stores.run(stores.gateway.cancel(cancelled))
     assert not stores.raw.exists(contract.audio_key(finished), contract.audio_key(cancelled))
@@ -64,7 +64,7 @@ def test_an_upload_is_deleted_when_its_job_ends(stores: Stores) -> None:
 def test_a_failure_comes_back_as_the_error_it_was(stores: Stores) -> None:
     """Class, code and words of an error survive the way through Redis, timings too."""
     job_id = stores.submit()
-    stores.start(job_id)
+    stores.claim(job_id)
     assert stores.worker.fail(job_id, AudioCorrupt("Byte 7 is “wrong”."), Timings(decode=1.5))
     job = stores.run(stores.gateway.get(job_id))
     assert job.status == "failed"
@@ -78,15 +78,15 @@ def test_an_expired_job_is_told_from_one_that_never_was(open_stores: Open) -> No
     """410 while the tombstone lasts, 404 after it and for what never existed."""
     stores = open_stores(result_ttl=1, tombstone_ttl=60)
     job_id = stores.submit()
-    stores.start(job_id)
+    stores.claim(job_id)
     stores.succeed(job_id)
     until(lambda: not stores.raw.exists(contract.job_key(job_id)))
     with pytest.raises(JobExpired, match=f"{job_id} has expired"):
         stores.run(stores.gateway.get(job_id))
     with pytest.raises(JobExpired):
         stores.run(stores.gateway.cancel(job_id))
-    assert 0 < stores.raw.ttl(contract.gone_key(job_id)) <= 61
-    stores.raw.delete(contract.gone_key(job_id))
+    assert 0 < stores.raw.ttl(contract.tombstone_key(job_id)) <= 61
+    stores.raw.delete(contract.tombstone_key(job_id))
     with pytest.raises(JobNotFound):
         stores.run(stores.gateway.get(job_id))
     with pytest.raises(JobNotFound):
@@ -96,7 +96,7 @@ def test_an_expired_job_is_told_from_one_that_never_was(open_stores: Open) -> No
 def test_a_finished_job_that_is_deleted_is_forgotten(stores: Stores, redis_keys: Keys) -> None:
     """Nothing of it is left, not even that it was."""
     job_id = stores.submit()
-    stores.start(job_id)
+    stores.claim(job_id)
     stores.succeed(job_id)
     assert stores.run(stores.gateway.cancel(job_id)) == "forgotten"
     assert redis_keys() == set()
@@ -109,17 +109,17 @@ def test_a_job_cancelled_while_it_waits_is_never_run(stores: Stores) -> None:
     job_id = stores.submit()
     assert stores.run(stores.gateway.cancel(job_id)) == "cancelled"
     assert stores.status(job_id) == "cancelled"
-    assert stores.worker.start(job_id, "w1") == Refused("finished")
+    assert stores.worker.claim(job_id, "w1") == SkippedJob("finished")
     assert stores.status(job_id) == "cancelled"
 
 
 def test_a_job_cancelled_while_it_runs_stores_nothing(stores: Stores) -> None:
     """The worker is told, and what it found all the same is dropped."""
     job_id, other = stores.submit(), stores.submit()
-    stores.start(job_id)
-    stores.start(other)
+    stores.claim(job_id)
+    stores.claim(other)
     stores.run(stores.gateway.cancel(job_id))
-    assert stores.worker.cancelled([job_id, other]) == {job_id}
+    assert stores.worker.no_longer_running([job_id, other]) == {job_id}
     assert not stores.succeed(job_id)
     assert not stores.worker.fail(job_id, AudioCorrupt("late"))
     job = stores.run(stores.gateway.get(job_id))
@@ -129,19 +129,19 @@ def test_a_job_cancelled_while_it_runs_stores_nothing(stores: Stores) -> None:
 
 def test_a_worker_that_holds_nothing_asks_nothing(stores: Stores) -> None:
     """No jobs, no round trip, no answer."""
-    assert stores.worker.cancelled([]) == set()
+    assert stores.worker.no_longer_running([]) == set()
 
 
 def test_events_are_in_order_and_end_with_the_result(stores: Stores) -> None:
     """Every change once, readable from any position without waiting."""
     job_id = stores.submit()
-    stores.start(job_id)
+    stores.claim(job_id)
     stores.succeed(job_id)
-    events, job = stores.run(stores.gateway.follow(job_id, "0-0"))
+    events, job = stores.run(stores.gateway.events_since(job_id, "0-0"))
     assert [event.kind for event in events] == ["queued", "running", "succeeded", "result"]
     assert (job.status, job.packed) == ("succeeded", None)
     for at, event in enumerate(events):
-        later, job = stores.run(stores.gateway.follow(job_id, event.id, with_result=True))
+        later, job = stores.run(stores.gateway.events_since(job_id, event.id, with_result=True))
         assert (later, job.packed) == (events[at + 1 :], b"result")
 
 
@@ -151,7 +151,7 @@ def test_events_and_record_are_of_one_moment(stores: Stores) -> None:
 
     def work() -> None:
         for job_id in jobs:
-            stores.start(job_id)
+            stores.claim(job_id)
             stores.succeed(job_id)
 
     thread = threading.Thread(target=work)
@@ -159,7 +159,7 @@ def test_events_and_record_are_of_one_moment(stores: Stores) -> None:
     for job_id in jobs:
         status = "queued"
         while status != "succeeded":
-            events, job = stores.run(stores.gateway.follow(job_id, "0-0", with_result=True))
+            events, job = stores.run(stores.gateway.events_since(job_id, "0-0", with_result=True))
             status, kinds = job.status, ["queued", "running", "succeeded", "result"]
             assert [event.kind for event in events] == (kinds if job.final else kinds[: kinds.index(status) + 1])
             assert (job.packed == b"result") == job.final
@@ -182,7 +182,7 @@ def test_the_stream_of_a_job_started_for_ever_is_bounded(open_stores: Open) -> N
     stores = open_stores(max_attempts=1_000)
     job_id = stores.submit()
     for _ in range(100):
-        stores.start(job_id)
+        stores.claim(job_id)
     stores.succeed(job_id)
     kinds = stores.kinds(job_id)
     assert len(kinds) <= 64
@@ -197,7 +197,7 @@ def test_positions_count_what_waits(stores: Stores) -> None:
         return [stores.run(stores.gateway.get(job)).position for job in jobs]
 
     assert positions() == [1, 2, 3, 4]
-    stores.start(jobs[0])
+    stores.claim(jobs[0])
     stores.run(stores.gateway.cancel(jobs[2]))
     assert positions() == [None, 1, None, 2]
 
@@ -206,10 +206,10 @@ def test_the_load_tells_depth_and_age(stores: Stores) -> None:
     """Unfinished, waiting, and how long the first has waited."""
     assert stores.run(stores.gateway.load()).oldest == 0
     jobs = [stores.submit() for _ in range(3)]
-    stores.start(jobs[0])
+    stores.claim(jobs[0])
     time.sleep(0.05)
     load = stores.run(stores.gateway.load())
-    assert (load.open, load.waiting, load.memory_share) == (3, 2, 0)
+    assert (load.unfinished, load.queued, load.memory_share) == (3, 2, 0)
     assert 0.05 <= load.oldest < 60
 
 
@@ -218,7 +218,7 @@ def test_work_tells_how_long_it_waited_and_how_long_it_has(open_stores: Open) ->
     stores = open_stores(job_deadline=100)
     job_id = stores.submit()
     time.sleep(0.1)
-    work = stores.worker.start(job_id, "w1")
-    assert isinstance(work, Work)
+    work = stores.worker.claim(job_id, "w1")
+    assert isinstance(work, ClaimedJob)
     assert 0.1 <= work.waited < 50
     assert work.waited + work.seconds_left == pytest.approx(100, abs=0.001)

@@ -12,7 +12,7 @@ from otoscope.errors import AudioCorrupt, IdempotencyConflict, QueueFull
 from otoscope.types import JobOptions
 from shared import contract
 from shared.jobs import AsyncJobStore
-from shared.jobs.records import Refused
+from shared.jobs.records import SkippedJob
 from shared.redis_client.connection import connect_async
 from tests.shared.conftest import AUDIO, Stores
 
@@ -24,7 +24,7 @@ def test_a_full_queue_refuses_at_once(open_stores: Open) -> None:
     """Running jobs count too; the place of a finished one is free again."""
     stores = open_stores(queue_limit=2, caller_share=1.0)
     first = stores.submit()
-    stores.start(first)
+    stores.claim(first)
     stores.submit()
     with pytest.raises(QueueFull, match="2 jobs are unfinished, and 2 is the limit") as refused:
         stores.submit()
@@ -38,14 +38,14 @@ def test_one_caller_cannot_fill_the_queue(open_stores: Open) -> None:
     """Its waiting jobs take their share of the places; the others are for others."""
     stores = open_stores(queue_limit=4)
     first, _ = (stores.submit(caller="net:many") for _ in range(2))
-    with pytest.raises(QueueFull, match="2 of your jobs wait") as refused:
+    with pytest.raises(QueueFull, match="2 of your jobs are queued") as refused:
         stores.submit(caller="net:many")
     assert refused.value.retry_after is not None
     for _ in range(2):
         stores.submit(caller="net:few")
     with pytest.raises(QueueFull, match="4 jobs are unfinished"):
         stores.submit(caller="net:late")
-    assert stores.messages("net:many")[0] == first
+    assert stores.queued_ids("net:many")[0] == first
     assert stores.run(stores.gateway.get(first)).caller == "net:many"
 
 
@@ -59,9 +59,9 @@ def test_what_does_not_wait_any_more_takes_no_share(open_stores: Open) -> None:
     with pytest.raises(QueueFull):
         stores.submit(caller="net:many")
     time.sleep(3.1)
-    assert sorted(stores.run(stores.gateway.reap())) == sorted(late)
+    assert sorted(stores.run(stores.gateway.expire_overdue())) == sorted(late)
     kept = [stores.submit(caller="net:many") for _ in range(2)]
-    assert stores.messages("net:many") == kept
+    assert stores.queued_ids("net:many") == kept
 
 
 def test_a_line_that_was_emptied_has_one_turn(open_stores: Open) -> None:
@@ -70,7 +70,7 @@ def test_a_line_that_was_emptied_has_one_turn(open_stores: Open) -> None:
     for _ in range(3):
         stores.run(stores.gateway.cancel(stores.submit(caller="net:one")))
     kept = stores.submit(caller="net:one")
-    assert stores.messages("net:one") == [kept]
+    assert stores.queued_ids("net:one") == [kept]
     assert stores.raw.lrange(contract.QUEUE, 0, -1) == [b"net:one"]
 
 
@@ -83,9 +83,9 @@ def test_a_refused_submission_leaves_nothing(open_stores: Open, redis_keys: Keys
         stores.submit(token="again")
     with pytest.raises(QueueFull):
         stores.submit(caller="net:other")
-    assert stores.messages("net:other") == []
+    assert stores.queued_ids("net:other") == []
     assert redis_keys() == before
-    assert stores.messages() == [first]
+    assert stores.queued_ids() == [first]
 
 
 def test_uploads_are_refused_before_redis_is_full(stores: Stores) -> None:
@@ -104,7 +104,7 @@ def test_jobs_still_end_when_redis_is_full(open_stores: Open) -> None:
     """At the memory limit new uploads are refused, and everything that makes room goes on."""
     stores = open_stores(redis_memory_share=1.0)
     started, queued, cancelled = (stores.submit(bytes(10_000)) for _ in range(3))
-    stores.start(started)
+    stores.claim(started)
     stores.run(stores.gateway.load())  # has read the memory's share a moment ago, so that Redis itself must refuse
     try:
         stores.raw.config_set("maxmemory", 1)
@@ -112,7 +112,7 @@ def test_jobs_still_end_when_redis_is_full(open_stores: Open) -> None:
             stores.submit()
         assert stores.succeed(started)
         assert stores.run(stores.gateway.cancel(cancelled)) == "cancelled"
-        stores.start(queued)
+        stores.claim(queued)
         assert stores.worker.fail(queued, AudioCorrupt("no"))
     finally:
         stores.raw.config_set("maxmemory", 0)
@@ -124,7 +124,7 @@ def test_uploads_and_results_of_any_size_come_through(stores: Stores, size: int)
     """Large ones take another way, and are the same at its end."""
     body, packed = b"\xff" * size, b"\xfe" * size
     job_id = stores.submit(body)
-    assert stores.start(job_id).audio == body
+    assert stores.claim(job_id).audio == body
     stores.succeed(job_id, packed)
     assert stores.run(stores.gateway.get(job_id, with_result=True)).packed == packed
 
@@ -133,7 +133,7 @@ def test_a_large_upload_may_vanish_while_it_is_fetched(stores: Stores, monkeypat
     """Its job was cancelled just then, and is not run."""
     job_id = stores.submit(bytes(10**6))
     monkeypatch.setattr(stores.worker._redis, "get", lambda key: None)
-    assert stores.worker.start(job_id, "w1") == Refused("finished")
+    assert stores.worker.claim(job_id, "w1") == SkippedJob("finished")
 
 
 def test_a_repeated_request_gets_the_first_job(stores: Stores) -> None:
@@ -141,7 +141,7 @@ def test_a_repeated_request_gets_the_first_job(stores: Stores) -> None:
     first = stores.run(stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound", "key"))
     again = stores.run(stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound", "key"))
     assert (first.created, again.created) == (True, False)
-    stores.start(first.id)
+    stores.claim(first.id)
     stores.succeed(first.id)
     assert first.id == again.id == stores.submit(token="key")
     assert stores.submit() != first.id, "without a key every request is its own"
@@ -162,7 +162,7 @@ def test_a_key_used_for_another_request_conflicts(stores: Stores, other: dict[st
 def test_a_key_is_free_again_when_its_job_is_forgotten(stores: Stores) -> None:
     """A repeat is never answered with a job that does not exist."""
     first = stores.submit(token="key")
-    stores.start(first)
+    stores.claim(first)
     stores.succeed(first)
     stores.run(stores.gateway.cancel(first))
     again = stores.submit(b"another sound", token="key")
@@ -173,7 +173,7 @@ def test_a_key_is_free_again_when_its_job_is_forgotten(stores: Stores) -> None:
 def _end(stores: Stores, how: str, job_id: str) -> None:
     """Bring a job to one of its ends."""
     if how in ("running", "succeeded", "failed", "cancelled running", "given back"):
-        stores.start(job_id)
+        stores.claim(job_id)
     if how == "succeeded":
         stores.succeed(job_id)
     elif how == "failed":
@@ -194,10 +194,10 @@ def test_no_key_is_without_an_end(stores: Stores, redis_keys: Keys, how: str) ->
     lives = {key.decode(): stores.raw.ttl(key) for key in redis_keys() | {contract.QUEUE.encode()}}
     assert all(seconds > 0 for seconds in lives.values()), lives
     own = {name: seconds for name, seconds in lives.items() if job_id in name}
-    assert max(own, key=lambda name: own[name]) == contract.gone_key(job_id)
+    assert max(own, key=lambda name: own[name]) == contract.tombstone_key(job_id)
     kept = stores.settings.result_ttl
     if how not in ("queued", "running", "given back"):
-        assert own.pop(contract.gone_key(job_id)) >= kept + stores.settings.tombstone_ttl - 1
+        assert own.pop(contract.tombstone_key(job_id)) >= kept + stores.settings.tombstone_ttl - 1
         assert all(kept - 2 <= seconds <= kept for seconds in own.values()), own
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from otoscope.errors import AudioCorrupt, DeadlineExceeded
 from shared import contract
-from shared.jobs.records import Refused, Work
+from shared.jobs.records import ClaimedJob, SkippedJob
 from tests.shared.conftest import Stores
 
 Open = Callable[..., Stores]
@@ -19,12 +19,12 @@ Open = Callable[..., Stores]
 def test_a_job_delivered_twice_has_one_result(stores: Stores) -> None:
     """Whoever finishes first is kept; the second is told so, and a third delivery is refused."""
     job_id = stores.submit()
-    stores.start(job_id, "w1")
-    stores.start(job_id, "w2")
+    stores.claim(job_id, "w1")
+    stores.claim(job_id, "w2")
     assert stores.succeed(job_id, b"first")
     assert not stores.succeed(job_id, b"second")
     assert stores.run(stores.gateway.result(job_id)) == b"first"
-    assert stores.worker.start(job_id, "w3") == Refused("finished")
+    assert stores.worker.claim(job_id, "w3") == SkippedJob("finished")
     assert stores.kinds(job_id) == ["queued", "running", "running", "succeeded", "result"]
 
 
@@ -35,7 +35,7 @@ def test_workers_that_race_for_a_job_agree_on_its_end(stores: Stores) -> None:
 
     def work(name: str) -> bool:
         gate.wait()
-        stores.start(job_id, name)
+        stores.claim(job_id, name)
         gate.wait()
         return stores.succeed(job_id, name.encode())
 
@@ -51,12 +51,12 @@ def test_a_job_that_keeps_killing_its_worker_is_not_started_again(open_stores: O
     """It is suspected after the first death, refused after as many as are allowed, and its failure can be stored."""
     stores = open_stores(max_attempts=3)
     job_id = stores.submit()
-    stores.start(job_id, "w1")
+    stores.claim(job_id, "w1")
     for worker in ("w2", "w3"):
-        assert stores.worker.start(job_id, worker) == Refused("suspect")
-        assert isinstance(stores.worker.start(job_id, worker, solo=True), Work)
-    assert stores.worker.start(job_id, "w4") == Refused("suspect")
-    assert stores.worker.start(job_id, "w4", solo=True) == Refused("poison")
+        assert stores.worker.claim(job_id, worker) == SkippedJob("quarantined")
+        assert isinstance(stores.worker.claim(job_id, worker, isolated=True), ClaimedJob)
+    assert stores.worker.claim(job_id, "w4") == SkippedJob("quarantined")
+    assert stores.worker.claim(job_id, "w4", isolated=True) == SkippedJob("poison")
     assert stores.worker.fail(job_id, AudioCorrupt("poison"))
 
 
@@ -65,12 +65,12 @@ def test_who_was_there_by_chance_is_not_blamed(open_stores: Open) -> None:
     stores = open_stores(max_attempts=2)
     killer, bystander = stores.submit(), stores.submit()
     for job_id in (killer, bystander):
-        stores.start(job_id, "w1")
+        stores.claim(job_id, "w1")
     for _ in range(5):
-        assert stores.worker.start(bystander, "w2") == Refused("suspect"), "it waits for its turn among the suspects"
-    assert isinstance(stores.worker.start(killer, "w2", solo=True), Work)
-    assert stores.worker.start(killer, "w3", solo=True) == Refused("poison")
-    stores.start(bystander, "w3")
+        assert stores.worker.claim(bystander, "w2") == SkippedJob("quarantined"), "it waits for its turn"
+    assert isinstance(stores.worker.claim(killer, "w2", isolated=True), ClaimedJob)
+    assert stores.worker.claim(killer, "w3", isolated=True) == SkippedJob("poison")
+    stores.claim(bystander, "w3")
     assert stores.succeed(bystander)
 
 
@@ -82,17 +82,17 @@ def test_a_start_whose_answer_was_lost_is_no_death(
     stores = open_stores(max_attempts=2)
     job_id = stores.submit()
     for _ in range(deaths):
-        stores.start(job_id, "w1")
-    script = stores.worker._start
+        stores.claim(job_id, "w1")
+    script = stores.worker._claim
 
     def broken(**request: Any) -> object:
         for _ in range(5):
             script(**request)
         return script(**request)
 
-    monkeypatch.setattr(stores.worker, "_start", broken)
-    work = stores.worker.start(job_id, "w2", solo=bool(deaths))
-    assert isinstance(work, Work), work
+    monkeypatch.setattr(stores.worker, "_claim", broken)
+    work = stores.worker.claim(job_id, "w2", isolated=bool(deaths))
+    assert isinstance(work, ClaimedJob), work
     assert work.attempt == deaths + 1
     assert stores.kinds(job_id) == ["queued", *["running"] * (deaths + 1)]
     assert stores.succeed(job_id)
@@ -101,7 +101,7 @@ def test_a_start_whose_answer_was_lost_is_no_death(
 def test_an_end_whose_answer_was_lost_is_stored(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """And counts for what it was, where it is counted by who stored it; somebody else's end does not."""
     job_id = stores.submit()
-    stores.start(job_id)
+    stores.claim(job_id)
     script = stores.worker._finish
     monkeypatch.setattr(stores.worker, "_finish", lambda **request: (script(**request), script(**request))[1])
     assert stores.succeed(job_id)
@@ -112,13 +112,13 @@ def test_an_end_whose_answer_was_lost_is_stored(stores: Stores, monkeypatch: pyt
 def test_a_cancellation_whose_answer_was_lost_does_not_forget(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked again, it is the same wish: only another one is for the job to be forgotten."""
     job_id = stores.submit()
-    script = stores.gateway._scripts["CANCEL"]
+    script = stores.gateway._scripts["cancel"]
 
     async def broken(**request: Any) -> object:
         await script(**request)
         return await script(**request)
 
-    monkeypatch.setitem(stores.gateway._scripts, "CANCEL", broken)
+    monkeypatch.setitem(stores.gateway._scripts, "cancel", broken)
     assert stores.run(stores.gateway.cancel(job_id)) == "cancelled"
     assert stores.status(job_id) == "cancelled"
     monkeypatch.undo()
@@ -130,14 +130,14 @@ def test_a_job_that_is_given_back_was_never_delivered(open_stores: Open) -> None
     stores = open_stores(max_attempts=1)
     job_id, later = stores.submit(), stores.submit()
     for worker in ("w1", "w2", "w3"):
-        stores.start(job_id, worker)
+        stores.claim(job_id, worker)
         stores.worker.release(job_id, "another")
         assert stores.status(job_id) == "running", "only who has it can give it back"
         stores.worker.release(job_id, worker)
         job = stores.run(stores.gateway.get(job_id))
         assert (job.status, job.position, job.started_at) == ("queued", 1, None)
     assert stores.run(stores.gateway.get(later)).position == 2
-    stores.start(job_id, "w4")
+    stores.claim(job_id, "w4")
     assert stores.succeed(job_id)
     stores.worker.release(job_id, "w4")
     assert stores.status(job_id) == "succeeded"
@@ -150,7 +150,7 @@ def test_every_job_is_counted_once(open_stores: Open) -> None:
     stores.submit(token="a")
     stores.submit(token="a")
     for job_id in (done, failed):
-        stores.start(job_id)
+        stores.claim(job_id)
     for _ in range(2):
         stores.succeed(done)
         stores.worker.fail(failed, AudioCorrupt("no sound"))
@@ -161,15 +161,15 @@ def test_every_job_is_counted_once(open_stores: Open) -> None:
         stores.worker.fail(gone, AudioCorrupt("too late to say"))
     totals = stores.run(stores.gateway.totals())
     assert totals == {"accepted": 7, "succeeded": 1, "failed": 1, "cancelled": 1, "expired": 2}
-    assert stores.run(stores.gateway.load()).open == 2
+    assert stores.run(stores.gateway.load()).unfinished == 2
 
 
 def test_a_job_whose_upload_is_gone_is_not_started(stores: Stores) -> None:
     """It stays queued until its deadline instead of seeming to run."""
     job_id = stores.submit()
     stores.raw.delete(contract.audio_key(job_id))
-    assert stores.worker.start(job_id, "w1") == Refused("gone")
-    assert stores.worker.start("f" * 32, "w1") == Refused("gone")
+    assert stores.worker.claim(job_id, "w1") == SkippedJob("missing")
+    assert stores.worker.claim("f" * 32, "w1") == SkippedJob("missing")
     assert stores.status(job_id) == "queued"
 
 
@@ -177,17 +177,17 @@ def test_jobs_past_their_deadline_are_failed_whoever_holds_them(open_stores: Ope
     """A queue without workers does not keep its jobs for ever; what has time left is left alone."""
     stores, patient = open_stores(job_deadline=0.01), open_stores()
     waits, runs, young = stores.submit(), stores.submit(), patient.submit()
-    stores.start(runs)
-    assert stores.run(stores.gateway.reap()) == [], "the worker's own words come first"
+    stores.claim(runs)
+    assert stores.run(stores.gateway.expire_overdue()) == [], "the worker's own words come first"
     time.sleep(2.1)
-    assert set(stores.run(stores.gateway.reap())) == {waits, runs}
+    assert set(stores.run(stores.gateway.expire_overdue())) == {waits, runs}
     for job_id in (waits, runs):
         job = stores.run(stores.gateway.get(job_id))
         assert (job.status, type(job.error)) == ("failed", DeadlineExceeded)
     assert stores.kinds(waits) == ["queued", "failed", "result"]
     assert not stores.succeed(runs), "what comes after that is too late"
     assert stores.status(young) == "queued"
-    assert stores.run(stores.gateway.reap()) == []
+    assert stores.run(stores.gateway.expire_overdue()) == []
 
 
 def test_a_job_that_expired_unfinished_does_not_block_the_queue(open_stores: Open) -> None:
@@ -195,6 +195,6 @@ def test_a_job_that_expired_unfinished_does_not_block_the_queue(open_stores: Ope
     stores = open_stores(job_deadline=0.01)
     stores.raw.delete(contract.job_key(stores.submit()))
     time.sleep(2.1)
-    assert stores.run(stores.gateway.reap()) == []
+    assert stores.run(stores.gateway.expire_overdue()) == []
     load = stores.run(stores.gateway.load())
-    assert (load.open, load.waiting) == (0, 0)
+    assert (load.unfinished, load.queued) == (0, 0)

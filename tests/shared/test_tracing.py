@@ -1,4 +1,4 @@
-"""Traces by themselves: off and on, by OpenTelemetry's variables, and what a collector that misbehaves can do."""
+"""Tracing alone: off and on, OpenTelemetry's variables, and a collector that misbehaves."""
 
 import logging
 import subprocess
@@ -39,10 +39,10 @@ def collector() -> Iterator[Collector]:
 
 
 def test_off_nothing_is_imported() -> None:
-    """Both sides in a fresh process, built and ready to be started: no tracer, no exporter, nothing of ours.
+    """Gateway and worker in a fresh process, built and ready to start, load no tracer and no exporter.
 
-    FastAPI and redis-py import OpenTelemetry's interface, and redis-py its metrics where they are installed, of their
-    own accord and with no regard to any setting.
+    FastAPI and redis-py import OpenTelemetry's API, and redis-py its metrics where they are installed, whatever the
+    settings are.
     """
     code = """
 import sys
@@ -64,8 +64,8 @@ print(*[name for name in sys.modules if name.startswith(("opentelemetry.sdk.trac
 
 
 @pytest.mark.parametrize("room", ["api", "worker"])
-def test_without_the_extra_the_process_says_what_to_install(room: str) -> None:
-    """It refuses to start, in one line."""
+def test_without_the_extra_the_error_has_the_install_command(room: str) -> None:
+    """The process does not start, and the error is one line."""
     code = f"""
 import runpy, sys
 sys.modules["opentelemetry.sdk"] = None
@@ -79,21 +79,21 @@ runpy.run_module({room!r}, run_name="__main__")
 
 
 @pytest.mark.parametrize("url", ["collector:4318", "grpc://collector:4317", "http://", "http://[", "http://a:b@c:x/"])
-def test_an_endpoint_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_endpoint_is_refused(url: str) -> None:
     with pytest.raises(ValidationError, match="OTOSCOPE_OTLP_ENDPOINT is not a URL"):
         Settings(otlp_endpoint=url)
 
 
-def test_a_variable_that_cannot_be_used_is_refused(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rather than be read as something else."""
+def test_an_invalid_otel_variable_is_refused(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than replaced by a default."""
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "many")
     with pytest.raises(tracing.TracingSetupError, match="OTEL_BSP_MAX_QUEUE_SIZE"):
         tracing.configure(Settings(otlp_endpoint=collector.url), "test")
     assert not tracing.enabled()
 
 
-def test_the_operators_variables_count(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Headers, resource and service name; an endpoint with a path of its own, or with the whole of it."""
+def test_otel_variables_are_used(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headers, resource and service name; an endpoint without a path, or with the complete one."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=ours")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "renamed")
@@ -105,8 +105,9 @@ def test_the_operators_variables_count(collector: Collector, monkeypatch: pytest
     assert {headers["x-tenant"] for headers in collector.headers} == {"ours"}
 
 
-def test_a_trace_that_is_not_kept_is_not_kept_anywhere(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the caller, or the sampler here, decided travels with the job; a batch is kept where one of its jobs is."""
+def test_an_unsampled_trace_is_unsampled_everywhere(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decision of the caller, or of our sampler, travels with the job; a batch is sampled where one of its jobs
+    is."""
     kept = []
     for sampler, parent in (
         ("parentbased_always_off", CALLER),
@@ -129,27 +130,25 @@ def test_a_trace_that_is_not_kept_is_not_kept_anywhere(collector: Collector, mon
 @pytest.mark.parametrize(
     "parent", ["", "nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", CALLER + "," + CALLER, "x" * 70_000]
 )
-def test_a_parent_that_is_none_begins_a_trace(collector: Collector, parent: str) -> None:
+def test_an_invalid_parent_begins_a_trace(collector: Collector, parent: str) -> None:
     with traced(collector.url), tracing.span("one", parent=parent):
         pass
     assert not collector.spans[0].parent
 
 
-def test_a_callers_tracestate_is_bounded_and_logged_nowhere(
-    collector: Collector, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Neither what is too long nor what is broken goes on; nobody else's words get into our log."""
-    told = []
+def test_a_callers_tracestate_is_bounded_and_not_logged(collector: Collector, caplog: pytest.LogCaptureFixture) -> None:
+    """One that is too long or malformed is dropped; a caller's text does not get into the log."""
+    kept = []
     with traced(collector.url):
         for state in ("a=1,b=2", "a=" + "x" * 250 + ",b=" + "x" * 250 + ",c=" + "x" * 250, "\x7f broken", "a=1,a=2"):
             with tracing.span("one", parent=f"{CALLER} {state}"):
-                told.append(tracing.context().partition(" ")[2])
-    assert told == ["a=1,b=2", "", "", ""]
+                kept.append(tracing.context().partition(" ")[2])
+    assert kept == ["a=1,b=2", "", "", ""]
     assert not caplog.records
 
 
-def test_an_error_is_told_by_its_code_alone(collector: Collector) -> None:
-    """Not by its words, nor by where it was raised: both may repeat what was sent."""
+def test_an_error_is_recorded_by_its_code_alone(collector: Collector) -> None:
+    """Without its message and traceback: both may repeat what a caller sent."""
     with traced(collector.url):
         for error in (NotAudio("a secret"), ValueError("a secret")):
             with pytest.raises(type(error)), tracing.span("one"):
@@ -159,13 +158,13 @@ def test_an_error_is_told_by_its_code_alone(collector: Collector) -> None:
     assert b"secret" not in collector.raw
 
 
-def test_the_record_of_a_job_takes_its_trace_along(stores: Stores) -> None:
-    """To the worker, as often as it is delivered, and to who fails it as poison; where there is none, there is none."""
+def test_the_record_of_a_job_has_its_trace(stores: Stores) -> None:
+    """For every delivery to a worker, also when the job fails as poison; an untraced job has none."""
     plain = stores.submit()
     job = stores.run(stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound", trace=CALLER)).job
     assert job.trace == stores.run(stores.gateway.get(job.id)).trace == CALLER
     assert stores.run(stores.gateway.get(plain)).trace == ""
-    assert [(work.trace, work.attempt) for work in map(stores.start, (plain, job.id, job.id, job.id))] == [
+    assert [(work.trace, work.attempt) for work in map(stores.claim, (plain, job.id, job.id, job.id))] == [
         ("", 1), (CALLER, 1), (CALLER, 2), (CALLER, 3),
     ]  # fmt: skip
     poison = stores.worker.claim(job.id, "w1", isolated=True)
@@ -174,10 +173,10 @@ def test_the_record_of_a_job_takes_its_trace_along(stores: Stores) -> None:
     assert not stores.raw.hexists(f"otoscope:job:{plain}", "trace")
 
 
-def test_a_collector_in_trouble_is_told_once(
+def test_a_collector_that_refuses_is_logged_once(
     collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While it refuses, spans are dropped and nobody waits; when it takes them again, that is said, and how many."""
+    """While it refuses, spans are dropped without waiting; once it accepts them again, the number is logged."""
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
     collector.status = 400
@@ -195,10 +194,10 @@ def test_a_collector_in_trouble_is_told_once(
     assert collector.spans
 
 
-def test_what_has_no_place_is_dropped(
+def test_spans_beyond_the_queue_are_dropped(
     collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A collector that does not answer keeps so many spans waiting and no more; those it gets when it does."""
+    """While a collector does not answer, the queue fills and no more; its spans are sent once it answers."""
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "10")
@@ -210,20 +209,20 @@ def test_what_has_no_place_is_dropped(
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         collector.release()
         collector.until(lambda spans: len(caplog.records) == 2)
-    assert 100 <= len(collector.spans) <= 120, "what waited, and what was on its way"
+    assert 100 <= len(collector.spans) <= 120, "those in the queue, and the batch in flight"
     assert f"; {1_000 - len(collector.spans)} spans were dropped" in caplog.records[1].message
 
 
-def test_the_end_waits_no_longer_than_is_said(collector: Collector) -> None:
-    """And not for as long as the collector takes."""
+def test_shutdown_is_bounded_in_time(collector: Collector) -> None:
+    """A collector that does not answer delays it by FLUSH_SECONDS at most."""
     collector.delay = 30.0
     tracing.configure(Settings(otlp_endpoint=collector.url), "test")
     with tracing.span("one"):
         pass
-    ending = threading.Thread(target=tracing.shutdown)
-    ending.start()
-    ending.join(tracing.FLUSH_SECONDS + 5)
-    assert not ending.is_alive()
+    closing = threading.Thread(target=tracing.shutdown)
+    closing.start()
+    closing.join(tracing.FLUSH_SECONDS + 5)
+    assert not closing.is_alive()
 
 
 def _make_until(condition: Any) -> None:

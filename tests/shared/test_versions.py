@@ -14,7 +14,7 @@ from otoscope.errors import AudioCorrupt, ContractMismatch
 from otoscope.results import CONTRACT_VERSION, understood, unpack_result
 from shared import contract
 from shared.contract import job_key, worker_key
-from shared.jobs.records import Refused, Work
+from shared.jobs.records import ClaimedJob, SkippedJob
 from shared.results import pack_result
 from tests.shared.conftest import AUDIO, Stores
 from tests.shared.test_contract import full
@@ -32,7 +32,7 @@ def test_what_earlier_versions_wrote_can_be_read(stores: Stores, path: Path) -> 
     stores.raw.zadd(contract.WORKERS, {"w1": OPEN_END})
     jobs = kept["jobs"]
 
-    done, events = stores.run(stores.gateway.follow(jobs["succeeded"], "0-0", with_result=True))[::-1]
+    done, events = stores.run(stores.gateway.events_since(jobs["succeeded"], "0-0", with_result=True))[::-1]
     assert (done.status, done.model, done.audio, done.caller) == ("succeeded", "tiny", AUDIO, "key:1")
     assert [event.kind for event in events] == ["queued", "running", "succeeded", "result"]
     assert done.packed is not None
@@ -45,8 +45,8 @@ def test_what_earlier_versions_wrote_can_be_read(stores: Stores, path: Path) -> 
     (worker,) = stores.run(stores.gateway.workers())
     assert (worker.id, worker.models, worker.busy) == ("w1", ["tiny"], 2)
     assert stores.run(stores.gateway.cards()) == {"tiny": CARD}
-    assert stores.messages("key:1") == [jobs["succeeded"], jobs["failed"], jobs["queued"]]
-    work = stores.start(jobs["queued"])
+    assert stores.queued_ids("key:1") == [jobs["succeeded"], jobs["failed"], jobs["queued"]]
+    work = stores.claim(jobs["queued"])
     assert (work.model, work.options, work.audio) == ("tiny", OPTIONS, b"sound")
     assert stores.succeed(work.id)
 
@@ -78,7 +78,7 @@ def test_what_the_next_version_adds_is_left_out(stores: Stores) -> None:
     assert pack_result(unpack_result(later)) == pack_result(full())
     assert stores.run(stores.gateway.cards()) == {"tiny": CARD}
     assert [worker.id for worker in stores.run(stores.gateway.workers())] == ["w1"]
-    assert stores.start(jobs["queued"]).options == OPTIONS
+    assert stores.claim(jobs["queued"]).options == OPTIONS
 
 
 @pytest.mark.parametrize("change", ["contract", "options"])
@@ -88,17 +88,17 @@ def test_a_job_that_only_newer_workers_understand_is_left_to_them(stores: Stores
     far, unknown = str(CONTRACT_VERSION + 2), '{"include": ["smell"]}'
     stores.raw.hset(job_key(job_id), change, far if change == "contract" else unknown)
     with pytest.raises(ContractMismatch, match=far if change == "contract" else re.escape(unknown)):
-        stores.worker.start(job_id, "w1")
+        stores.worker.claim(job_id, "w1")
     assert stores.status(job_id) == "queued"
     assert stores.raw.hget(job_key(job_id), "attempts") == b"0"
-    assert stores.raw.zcard(contract.WAITING) == 1
+    assert stores.raw.zcard(contract.QUEUED) == 1
 
 
 def test_a_job_of_the_first_gateways_has_no_version(stores: Stores) -> None:
     """It was 1."""
     job_id = stores.submit()
     stores.raw.hdel(job_key(job_id), "contract")
-    assert not isinstance(stores.worker.start(job_id, "w1"), Refused)
+    assert not isinstance(stores.worker.claim(job_id, "w1"), SkippedJob)
 
 
 def test_versions_too_far_apart_are_told(stores: Stores) -> None:
@@ -112,4 +112,4 @@ def test_versions_too_far_apart_are_told(stores: Stores) -> None:
     with pytest.raises(ContractMismatch, match=str(CONTRACT_VERSION + 2)):
         unpack_result(msgpack.packb({**tree, "contract": CONTRACT_VERSION + 2}))
     assert understood(CONTRACT_VERSION + 1)
-    assert isinstance(stores.start(stores.submit()), Work)
+    assert isinstance(stores.claim(stores.submit()), ClaimedJob)

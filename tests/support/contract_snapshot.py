@@ -1,14 +1,13 @@
-"""What this version writes into Redis, kept for later versions, which have to be able to read it.
+"""What this version writes into Redis, kept for later versions, which must be able to read it.
 
     python -m tests.support.contract_snapshot > tests/shared/contract_vN.json
 
-Once for each contract version, when it is released: a job that waits, one that succeeded with every part, one that
-failed, a worker and the card of its model.
+Run once for each contract version, when it is released. The file holds a queued job, a job that succeeded with every
+part, a failed job, a worker's heartbeat and the card of its model.
 """
 
 import base64
 import json
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,8 +20,7 @@ import redis
 from otoscope.errors import AudioCorrupt
 from otoscope.types import JobOptions, ModelCard, Part
 from shared.config.settings import Settings
-from shared.contract import line_key
-from shared.jobs.records import Announcement
+from shared.jobs.records import WorkerHeartbeat
 from shared.results import pack_result
 from tests.conftest import start_server
 from tests.shared.conftest import Stores
@@ -56,18 +54,18 @@ OPTIONS = JobOptions(model="tiny", top_k=3, include=tuple(Part), window=1, layer
 
 
 def write(stores: Stores) -> dict[str, str]:
-    """Name of each job to its id."""
+    """Store the jobs and the heartbeat; returns the id of each job by its name."""
     jobs = {name: stores.submit(options=OPTIONS, caller="key:1") for name in ("succeeded", "failed", "queued")}
-    stores.start(jobs["succeeded"])
+    stores.claim(jobs["succeeded"])
     stores.succeed(jobs["succeeded"], pack_result(full()))
-    stores.start(jobs["failed"])
+    stores.claim(jobs["failed"])
     stores.worker.fail(jobs["failed"], AudioCorrupt("the file ends in the middle"))
-    stores.worker.announce(Announcement("w1", ["tiny"], 2), {"tiny": CARD}, 3_600)
+    stores.worker.heartbeat(WorkerHeartbeat("w1", ["tiny"], 2), {"tiny": CARD}, 3_600)
     return jobs
 
 
 def dump(client: redis.Redis) -> Iterator[tuple[str, str, Any]]:
-    """Key, type and value of everything that is there; bytes as base64, and streams and sets as lists."""
+    """Key, type and value of every key; bytes as base64, streams and sets as lists."""
 
     def text(value: Any) -> Any:
         if isinstance(value, bytes):
@@ -89,7 +87,7 @@ def dump(client: redis.Redis) -> Iterator[tuple[str, str, Any]]:
 
 
 def load(client: redis.Redis, written: list[list[Any]]) -> None:
-    """The reverse."""
+    """Write what `dump` has read."""
 
     def raw(value: Any) -> Any:
         return base64.b64decode(value)
@@ -115,8 +113,6 @@ def main() -> None:
         stack.callback(server.terminate)
         stores = Stores(Settings(redis_url=f"unix://{socket}"), stack)
         jobs = write(stores)
-        for place, message in enumerate(stores.raw.lrange(line_key("key:1"), 0, -1)):  # which names this machine
-            stores.raw.lset(line_key("key:1"), place, re.sub(rb'"origin": "[^"]*"', b'"origin": "gateway"', message))
         json.dump({"jobs": jobs, "redis": list(dump(stores.raw))}, sys.stdout)
 
 

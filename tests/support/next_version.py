@@ -1,6 +1,6 @@
 """A gateway or a worker of the next version: `python -m tests.support.next_version api|worker`.
 
-The present one, that writes one contract higher and more than is known today, into everything the other side reads.
+It is the present one, with the next contract version and additional fields in everything that the other side reads.
 """
 
 import json
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 import otoscope.results
 from otoscope.results import Result
 
-otoscope.results.CONTRACT_VERSION += 1  # before anything imports it
+otoscope.results.CONTRACT_VERSION += 1  # before any other import reads it
 
 import shared.results  # noqa: E402
 from shared.jobs import JobStore  # noqa: E402
@@ -22,23 +22,23 @@ from shared.jobs import JobStore  # noqa: E402
 
 def main() -> None:
     version = otoscope.results.CONTRACT_VERSION
-    plain, pack, announce = BaseModel.model_dump_json, shared.results.pack_result, JobStore.announce
+    dump_json, pack, send_heartbeat = BaseModel.model_dump_json, shared.results.pack_result, JobStore.heartbeat
 
-    def written(self: BaseModel, **how: Any) -> str:
-        return json.dumps({**json.loads(plain(self, **how)), "added": {"deep": [1]}})
+    def dump_more(self: BaseModel, **options: Any) -> str:
+        return json.dumps({**json.loads(dump_json(self, **options)), "added": {"deep": [1]}})
 
-    def packed(result: Result) -> bytes:
+    def pack_more(result: Result) -> bytes:
         tree = {**msgpack.unpackb(pack(result)), "contract": version, "added": [1]}
         return bytes(msgpack.packb(tree))
 
-    def announced(self: JobStore, said: Any, *rest: Any) -> None:
-        said.added = 1
-        said.contract = version
-        announce(self, said, *rest)
+    def send_more(self: JobStore, heartbeat: Any, *rest: Any) -> None:
+        heartbeat.added = 1
+        heartbeat.contract = version
+        send_heartbeat(self, heartbeat, *rest)
 
-    BaseModel.model_dump_json = written  # type: ignore[assignment]
-    shared.results.pack_result = packed
-    JobStore.announce = announced  # type: ignore[method-assign]
+    BaseModel.model_dump_json = dump_more  # type: ignore[assignment]
+    shared.results.pack_result = pack_more
+    JobStore.heartbeat = send_more  # type: ignore[method-assign]
     name = sys.argv.pop(1)
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 

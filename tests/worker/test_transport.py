@@ -1,6 +1,6 @@
-"""kombu's Redis transport as the worker uses it, on a real Redis: what waits is taken along, booked, struck off."""
+"""The kombu transport on a real Redis: queued ids are delivered several at a time, recorded, and acknowledged."""
 
-import json
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ import pytest
 import redis
 from kombu import Connection, Consumer, Queue
 
-from shared.config.redis_url import parse
-from shared.contract import line_key
-from worker.queue.transport import TAKEN, Transport
+from shared.config.settings import Settings
+from shared.contract import QUEUE, UNACKED, queue_key
+from worker.queue.celery_app import make_celery
+from worker.queue.transport import DELIVERED_AT_ONCE
 
-QUEUE = Queue("taken")
+CALLER = "net:one"
 
 
 @pytest.fixture
@@ -26,163 +27,175 @@ def client(redis_socket: Path) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def connection(redis_socket: Path) -> Iterator[Connection]:
-    address = parse(f"unix://{redis_socket}")
-    with Connection(address.told, transport=Transport, transport_options={"address": address}) as connection:
-        connection.transport_cls = Transport
+    settings = Settings(redis_url=f"unix://{redis_socket}")
+    with contextlib.closing(make_celery(settings)) as app, app.connection_for_read() as connection:
         yield connection
 
 
 class Inbox:
-    """A consumer that keeps what it gets."""
+    """A consumer that keeps the messages it gets."""
 
     def __init__(self, connection: Connection, prefetch: int = 0) -> None:
         self.connection, self.messages = connection, []
         self.channel = connection.channel()
         self.consumer = Consumer(
-            self.channel, [QUEUE], callbacks=[lambda _body, message: self.messages.append(message)],
+            self.channel, [Queue(QUEUE)], callbacks=[lambda _body, message: self.messages.append(message)],
             prefetch_count=prefetch or None, accept=["json"],
         )  # fmt: skip
         self.consumer.consume()
 
     messages: list[Any]
 
+    @property
+    def ids(self) -> list[str]:
+        return [message.headers["id"] for message in self.messages]
+
     def drain(self) -> None:
-        """Everything that can be had now."""
+        """Receive everything that can be delivered now."""
         while True:
             try:
                 self.connection.drain_events(timeout=0.3)
             except TimeoutError:
                 return
 
-    def hang_up(self) -> None:
-        """As its end would: it waits for the next message no more."""
+    def disconnect(self) -> None:
+        """As at the death of its process: it waits for no further message."""
         self.channel.client.connection.disconnect()
         self.connection.transport.cycle.discard(self.channel)
 
 
-def send(connection: Connection, *bodies: object) -> None:
-    with connection.Producer(connection.channel()) as producer:
-        for body in bodies:
-            producer.publish(body, routing_key="taken", declare=[QUEUE], serializer="json")
+def ids(count: int, first: int = 0) -> list[str]:
+    return [f"{number:032x}" for number in range(first, first + count)]
 
 
-def test_all_are_delivered_in_order_and_booked(connection: Connection, client: redis.Redis) -> None:
-    """Each once, as they were sent, empty lists and all; what is booked is what kombu would give back."""
-    sent = [{"n": n, "empty": [], "none": None, "text": 'ä\u2028"'} for n in range(3 * TAKEN)]
-    send(connection, *sent)
+def send(client: redis.Redis, *job_ids: str, caller: str = CALLER) -> None:
+    """Queue ids as the `submit` script does."""
+    for job_id in job_ids:
+        if client.lpush(queue_key(caller), job_id) == 1:
+            client.lpush(QUEUE, caller)
+
+
+def test_all_are_delivered_in_order_and_recorded(connection: Connection, client: redis.Redis) -> None:
+    """Each id once, in the order in which they were queued, as a Celery message; all are recorded as unacknowledged."""
+    sent = ids(3 * DELIVERED_AT_ONCE)
+    send(client, *sent)
     inbox = Inbox(connection)
     inbox.drain()
-    assert [message.payload for message in inbox.messages] == sent
-    booked = client.hgetall("unacked")
-    assert set(booked) == {message.delivery_tag.encode() for message in inbox.messages}
-    assert client.zcard("unacked_index") == len(sent)
-    for stored in booked.values():
-        raw, exchange, key = json.loads(stored)
-        assert (exchange, key) == ("", "taken")
-        assert raw["properties"]["body_encoding"] == "base64"
+    assert inbox.ids == sent
+    options = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+    assert [message.payload for message in inbox.messages] == [[[job_id], {}, options] for job_id in sent]
+    assert set(client.zrange(UNACKED, 0, -1)) == {message.delivery_tag.encode() for message in inbox.messages}
+    assert client.zcard(UNACKED) == len(sent)
+    for message in inbox.messages:
+        assert (message.delivery_info["exchange"], message.delivery_info["routing_key"]) == ("", QUEUE)
+        assert message.properties["body_encoding"] == "base64"
 
 
 def test_no_more_is_taken_than_there_is_room_for(connection: Connection, client: redis.Redis) -> None:
     """The rest stays in the queue for another worker."""
-    send(connection, *range(12))
+    sent = ids(12)
+    send(client, *sent)
     inbox = Inbox(connection, prefetch=5)
     inbox.drain()
     assert len(inbox.messages) == 5
-    assert (client.llen("taken"), client.hlen("unacked")) == (7, 5)
+    assert (client.llen(queue_key(CALLER)), client.zcard(UNACKED)) == (7, 5)
     for message in inbox.messages[:3]:
         message.ack()
     inbox.drain()
-    assert [message.payload for message in inbox.messages] == list(range(8))
+    assert inbox.ids == sent[:8]
 
 
-def test_what_is_acknowledged_is_struck_off(connection: Connection, client: redis.Redis) -> None:
-    """And what is not goes back to the front of its queue when the worker closes its channel."""
-    send(connection, *range(4))
+def test_acknowledged_jobs_are_removed(connection: Connection, client: redis.Redis) -> None:
+    """The others go back to the front of the queue when the worker closes its channel."""
+    sent = ids(4)
+    send(client, *sent)
     inbox = Inbox(connection)
     inbox.drain()
     inbox.messages[0].ack()
     inbox.messages[2].ack()
-    assert client.hlen("unacked") == 2
+    assert client.zcard(UNACKED) == 2
     inbox.messages[1].reject(requeue=True)
     inbox.channel.close()
-    assert (client.llen("taken"), client.hlen("unacked"), client.zcard("unacked_index")) == (2, 0, 0)
+    assert (client.llen(QUEUE), client.zcard(UNACKED)) == (2, 0)
     again = Inbox(connection)
     again.drain()
-    assert sorted(message.payload for message in again.messages) == [1, 3]
+    assert sorted(again.ids) == [sent[1], sent[3]]
 
 
-def test_what_a_killed_worker_had_taken_comes_back(connection: Connection, client: redis.Redis) -> None:
-    """All of it, as it was, once its books are older than the visibility timeout, and before what came later."""
-    sent = [{"n": n, "empty": []} for n in range(TAKEN)]
-    send(connection, *sent)
+def test_jobs_of_a_killed_worker_are_requeued(connection: Connection, client: redis.Redis) -> None:
+    """All of them, once their leases have expired, before the jobs that were queued later, and as redelivered."""
+    *sent, later = ids(DELIVERED_AT_ONCE + 1)
+    send(client, *sent)
     dead = Inbox(connection)
     dead.drain()
-    send(connection, "later")
-    assert client.llen("taken") == 1
-    dead.hang_up()
+    send(client, later)
+    assert client.llen(queue_key(CALLER)) == 1
+    dead.disconnect()
     for message in dead.messages:
-        client.zincrby("unacked_index", -2 * dead.channel.visibility_timeout, message.delivery_tag)
+        client.zincrby(UNACKED, -2 * dead.channel.visibility_timeout, message.delivery_tag)
     heir = Inbox(connection)
     heir.channel.qos.restore_visible()
-    assert (client.llen("taken"), client.hlen("unacked")) == (TAKEN + 1, 0)
+    assert (client.llen(QUEUE), client.zcard(UNACKED)) == (DELIVERED_AT_ONCE + 1, 0)
     heir.drain()
-    got = [message.payload for message in heir.messages]
-    assert sorted(got[:-1], key=lambda body: int(body["n"])) == sent
-    assert got[-1] == "later"
+    assert sorted(heir.ids[:-1]) == sent
+    assert heir.ids[-1] == later
+    redelivered = [message.delivery_info.get("redelivered", False) for message in heir.messages]
+    assert redelivered == [True] * DELIVERED_AT_ONCE + [False]
 
 
-def test_who_waits_holds_nothing(connection: Connection, client: redis.Redis) -> None:
-    """A worker that is killed or stopped while it waits for the queue takes no message with it."""
+def test_a_waiting_worker_holds_nothing(connection: Connection, client: redis.Redis) -> None:
+    """A worker that is killed or stopped while it waits for the queue loses no job."""
     waiting = Inbox(connection)
-    waiting.drain()  # it has asked, and been told that there is nothing
+    waiting.drain()  # its first BLMOVE has timed out
     poller = connection.transport.cycle
-    poller.on_poll_start()  # and asks again
+    poller.on_poll_start()  # sends the next one
     assert waiting.channel._in_poll
-    send(connection, "one")
-    assert (client.llen("taken"), client.hlen("unacked")) == (1, 0), "it has been told, and not taken it"
-    waiting.hang_up()
+    (sent,) = ids(1)
+    send(client, sent)
+    assert (client.llen(queue_key(CALLER)), client.zcard(UNACKED)) == (1, 0), "BLMOVE has been answered, nothing taken"
+    waiting.disconnect()
     other = Inbox(connection)
     other.drain()
-    assert [message.payload for message in other.messages] == ["one"]
+    assert other.ids == [sent]
 
 
 def test_callers_take_turns(connection: Connection, client: redis.Redis) -> None:
-    """Each gets its own in order; one that has much waiting holds up nobody else."""
-    lines = {"net:many": [f"many {n}" for n in range(20)], "key:few": ["few 0", "few 1"], "net:one": ["one 0"]}
-    for caller, bodies in lines.items():
-        send(connection, *bodies)
-        while (raw := client.rpop("taken")) is not None:
-            client.lpush(line_key(caller), raw)
-    client.lpush("taken", *lines)
+    """Each caller's jobs are delivered in order, and one with many queued jobs delays no other."""
+    queues = {"net:many": ids(20), "key:few": ids(2, 100), "net:one": ids(1, 200)}
+    for caller, job_ids in queues.items():
+        send(client, *job_ids, caller=caller)
     inbox = Inbox(connection)
     inbox.drain()
-    got = [message.payload for message in inbox.messages]
-    assert got[:6] == ["many 0", "few 0", "one 0", "many 1", "few 1", "many 2"]
-    assert [body for body in got if body.startswith("many")] == lines["net:many"]
+    many, few, (one,) = queues.values()
+    assert inbox.ids[:6] == [many[0], few[0], one, many[1], few[1], many[2]]
+    assert [job_id for job_id in inbox.ids if job_id in many] == many
     left = {key: client.ttl(key) for key in client.scan_iter()}
-    assert set(left) == {b"unacked", b"unacked_index"}
+    assert set(left) == {UNACKED.encode()}
     assert min(left.values()) > 0
 
 
-def test_nothing_stops_at_the_memory_limit(connection: Connection, client: redis.Redis) -> None:
-    """What waits is taken, and what is taken is struck off: that is what makes room."""
-    send(connection, *range(3))
+def test_delivery_goes_on_at_the_memory_limit(connection: Connection, client: redis.Redis) -> None:
+    """Jobs are delivered and acknowledged: that is what frees memory."""
+    sent = ids(3)
+    send(client, *sent)
     inbox = Inbox(connection)
     before = client.config_get("maxmemory")["maxmemory"]
     client.config_set("maxmemory", 1)
     try:
         inbox.drain()
-        assert [message.payload for message in inbox.messages] == [0, 1, 2]
+        assert inbox.ids == sent
         for message in inbox.messages:
             message.ack()
-        assert client.hlen("unacked") == 0
+        assert client.zcard(UNACKED) == 0
     finally:
         client.config_set("maxmemory", before)
 
 
-def test_a_server_that_cannot_write_keeps_nothing_in_hand(connection: Connection, client: redis.Redis) -> None:
-    """As with a full disk: what is done or given back meanwhile holds no place, and is settled when it can be."""
-    send(connection, *range(4))
+def test_a_server_that_cannot_write_blocks_no_place(connection: Connection, client: redis.Redis) -> None:
+    """As with a full disk: jobs that are acknowledged or rejected meanwhile occupy no place in the worker, and the
+    acknowledgements are sent later."""
+    sent = ids(4)
+    send(client, *sent)
     inbox = Inbox(connection, prefetch=3)
     inbox.drain()
     done, back, kept = inbox.messages
@@ -192,14 +205,14 @@ def test_a_server_that_cannot_write_keeps_nothing_in_hand(connection: Connection
         back.reject(requeue=True)
         inbox.drain()
         assert inbox.channel.qos.can_consume_max_estimate() == 2
-        assert client.hlen("unacked") == 3
+        assert client.zcard(UNACKED) == 3
     finally:
         client.replicaof("NO", "ONE")
-    inbox.channel.qos.settle()
+    inbox.channel.qos.flush_acks()
     inbox.channel.qos.renew(client)
-    assert set(client.hkeys("unacked")) == {tag.encode() for tag in (back.delivery_tag, kept.delivery_tag)}
-    client.zincrby("unacked_index", -2 * inbox.channel.visibility_timeout, back.delivery_tag)
+    assert set(client.zrange(UNACKED, 0, -1)) == {tag.encode() for tag in (back.delivery_tag, kept.delivery_tag)}
+    client.zincrby(UNACKED, -2 * inbox.channel.visibility_timeout, back.delivery_tag)
     inbox.channel.qos.renew(client)
     inbox.channel.qos.restore_visible()
     inbox.drain()
-    assert [message.payload for message in inbox.messages] == [0, 1, 2, 1, 3]
+    assert inbox.ids == [*sent[:3], sent[1], sent[3]]

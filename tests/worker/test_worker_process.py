@@ -16,6 +16,7 @@ import pytest
 
 from otoscope.errors import DecoderDied
 from otoscope.results import unpack_result
+from shared.contract import QUEUE, UNACKED
 from tests.conftest import free_port, write_tiny_model
 from tests.support.process_tree import children, gone, stop, until
 from tests.support.sounds import chirp, encode, flac_of_silence
@@ -122,7 +123,7 @@ def test_a_worker_serves_and_follows_its_models_and_drains(workers: WorkerProces
         assert gone(decoder)
         assert not workers.registered(worker)
         assert "Traceback" not in workers.log(worker)
-        assert workers.stores.raw.exists("unacked", "otoscope") == 0, "no message is left"
+        assert workers.stores.raw.exists(UNACKED, QUEUE) == 0, "no message is left"
 
 
 def test_a_file_that_kills_its_decode_process_costs_one_job(workers: WorkerProcesses) -> None:

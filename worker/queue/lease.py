@@ -1,9 +1,10 @@
-"""Keeps a job that is being worked on from being delivered a second time.
+"""Renews the leases of this worker's jobs, so that none of them is delivered a second time.
 
-Every delivered message is given back after `visibility_timeout`, finished or not. The timeout has to be short, so that
-the jobs of a killed worker return in seconds; a job that takes longer than it is therefore renewed here: what this
-worker holds is stamped anew every two seconds. Only messages that are still booked are touched, so that a job which was
-given back for good is not claimed again.
+The transport requeues a delivered job after `visibility_timeout`, whether or not it still runs. The timeout has to be
+short, since the jobs of a killed worker wait for it; so the lease of every job in flight is renewed every two seconds.
+Celery has no such renewal (celery/celery#5935): a task that takes longer than the timeout is delivered again there.
+
+Only jobs that are still unacknowledged are renewed. A job that was requeued meanwhile belongs to another worker.
 """
 
 import logging
@@ -13,7 +14,7 @@ from typing import Any
 import redis
 from celery import bootsteps
 
-from shared.redis_client.connection import client
+from shared.redis_client.connection import new_client
 
 log = logging.getLogger(__name__)
 
@@ -31,32 +32,32 @@ class Lease(bootsteps.StartStopStep):  # type: ignore[misc]
         self._thread: threading.Thread | None = None
 
     def start(self, consumer: Any) -> None:
-        """The consumer has subscribed; called again after every reconnection, with another channel."""
+        """The consumer has subscribed. Called again after every reconnection, with another channel."""
         self._stop.set()
         self._stop = threading.Event()
-        own = client(consumer.app.conf.otoscope_address, socket_timeout=5)
+        client = new_client(consumer.app.conf.broker_transport_options["redis_url"], socket_timeout=5)
         self._thread = threading.Thread(
-            target=self._renew, args=(consumer.task_consumer.channel, own, self._stop), name="lease", daemon=True
+            target=self._renew, args=(consumer.task_consumer.channel, client, self._stop), name="lease", daemon=True
         )
         self._thread.start()
 
     def stop(self, consumer: Any) -> None:
-        """The consumer takes no more messages, but after SIGTERM its jobs still run: they are renewed to their end."""
+        """The consumer takes no more messages. After SIGTERM its jobs still run, and are renewed until they end."""
 
     def shutdown(self, consumer: Any) -> None:
-        """The last job is done and the channel is about to be closed."""
+        """The last job has ended, and the channel is about to be closed."""
         self._stop.set()
 
     terminate = shutdown
 
     @staticmethod
-    def _renew(channel: Any, own: redis.Redis, stop: threading.Event) -> None:
-        with own:
+    def _renew(channel: Any, client: redis.Redis, stop: threading.Event) -> None:
+        with client:
             while not stop.wait(RENEW_SECONDS):
                 try:
-                    channel.qos.renew(own)
+                    channel.qos.renew(client)
                 except RuntimeError:
-                    continue  # the dictionary changed while it was copied; two seconds later it will not
+                    continue  # the dictionary of messages changed while it was copied: next time
                 except redis.exceptions.RedisError as error:
                     log.warning("could not renew the leases of running jobs: %s", error)
                 except Exception:

@@ -1,204 +1,157 @@
-"""kombu's Redis transport, changed where it loses messages or takes too many round trips.
+"""A kombu transport that delivers the job ids which the gateway queued in Redis (`shared.contract.QUEUE`).
 
-kombu pops a message and books it as delivered in a second step; what is killed in between, or stopped while it waits,
-loses the message. Here a worker waits for the queue to have something without taking it (BLMOVE of its end to where it
-is), and one script then takes and books up to TAKEN messages. The books' times are Redis' own, so that the clocks of
-two workers need not agree. Acknowledgements are collected for some milliseconds: one that is lost with its worker makes
-a finished job be delivered again, which START refuses. And one client serves all of that, where kombu makes a new one
-for every command: of the CPU that a job cost the worker, the transport took a third.
+It is kombu's Redis transport, changed where that can lose messages or needs too many round trips:
 
-In the queue are callers whose turn it is, and messages that were given back. A caller gives its oldest message and goes
-to the end of the queue as long as it has more.
+- kombu pops a message with BRPOP and records it as unacknowledged in a second step. A worker that is killed in between,
+  or stopped while it waits, loses the message (celery/kombu#305, celery/celery#4354, celery/celery#7950). Here a worker
+  waits with BLMOVE from the end of the list to the same end, which changes nothing, and one script then takes up to
+  DELIVERED_AT_ONCE jobs and records them.
+- kombu records deliveries with the worker's clock. Where the clocks of two hosts differ by more than the visibility
+  timeout, each would requeue the other's jobs. Here the times are those of Redis.
+- kombu makes a new client for every command and acknowledges each message by itself, which was a third of the CPU time
+  of a job in the worker outside the network. Here one client serves a channel, and acknowledgements are collected for
+  some milliseconds. One that is lost with its worker causes a second delivery of a finished job, which is then skipped.
 
-This leans on private names of kombu, as worker/queue/lease.py does: kombu is pinned, and tests kill workers.
+The callers of the gateway take turns: the caller whose turn it is gives its oldest job and moves to the end. A requeued
+job comes before all others.
+
+This uses private names of kombu, as worker/queue/lease.py does of Celery. So kombu is pinned, and tests kill workers.
 """
 
 import logging
 import time
+from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
 from kombu.asynchronous import get_event_loop
-from kombu.transport import TRANSPORT_ALIASES, redis, virtual
-from kombu.utils.json import loads
+from kombu.transport import TRANSPORT_ALIASES, _transport_cache, redis, virtual
 from redis.exceptions import ResponseError
 
-from shared.config.redis_url import Address
-from shared.contract import LISTS_TTL, line_key
-from shared.redis_client.connection import connection_class, connections
+from shared.config.redis_url import RedisURL
+from shared.contract import INDEX_TTL, UNACKED, queue_key
+from shared.redis_client.connection import connection_class, connection_pool
+from shared.redis_client.lua import load_script
 
 log = logging.getLogger(__name__)
 
-TAKEN = 8
-"""Messages at a time: more would cost no less, and leave less for the next worker."""
+DELIVERED_AT_ONCE = 8
+"""Jobs taken by one script: with more the cost of each hardly falls, and less is left for the other workers."""
 ACK_SECONDS = 0.02
-UNABLE_SECONDS = 0.5
-"""Pause where Redis answers that it cannot do it now: its disk is full, say."""
-
-_ANYWAY = "#!lua flags=allow-oom"  # what is taken makes room in the end
-_NOW = """
-local clock = redis.call('TIME')
-local now = clock[1] + clock[2] / 1000000
-"""
-
-_TAKE = f"""{_ANYWAY}
-local unacked, index, queue = KEYS[1], KEYS[2], KEYS[3]
-local most, lines, ttl = tonumber(ARGV[1]), ARGV[2], ARGV[3]
-{_NOW}
-local taken = {{}}
-while #taken < most do
-  local raw = redis.call('RPOP', queue)
-  if not raw then break end
-  if raw:sub(1, 1) ~= '{{' then  -- no message but a caller
-    local line = lines .. raw
-    local caller = raw
-    raw = redis.call('RPOP', line)
-    if redis.call('EXISTS', line) == 1 then redis.call('LPUSH', queue, caller) end
-  end
-  if raw then
-    local properties = cjson.decode(raw).properties
-    local info = properties.delivery_info
-    -- Built from the text itself: encoding it anew would make objects of its empty lists.
-    local booked = '[' .. raw .. ',' .. cjson.encode(info.exchange) .. ',' .. cjson.encode(info.routing_key) .. ']'
-    redis.call('ZADD', index, now, properties.delivery_tag)
-    redis.call('HSET', unacked, properties.delivery_tag, booked)
-    taken[#taken + 1] = raw
-  end
-end
-for _, key in ipairs({{unacked, index, queue}}) do redis.call('EXPIRE', key, ttl) end
-return taken
-"""
-
-_RENEW = f"""{_ANYWAY}
-{_NOW}
-for _, tag in ipairs(ARGV) do redis.call('ZADD', KEYS[1], 'XX', now, tag) end
-"""
-
-# Gives back the messages that are named, or else those that nobody has stamped for so long; to the front, since each
-# has waited for longer than whatever waits there.
-_RESTORE = f"""{_ANYWAY}
-local unacked, index, queue = KEYS[1], KEYS[2], KEYS[3]
-{_NOW}
-local tags = {{unpack(ARGV, 3)}}
-if #tags == 0 then tags = redis.call('ZRANGE', index, '-inf', now - ARGV[1], 'BYSCORE', 'LIMIT', 0, 100) end
-for _, tag in ipairs(tags) do
-  local booked = redis.call('HGET', unacked, tag)
-  redis.call('ZREM', index, tag)
-  redis.call('HDEL', unacked, tag)
-  if booked then
-    local exchange, key = unpack(cjson.decode(booked), 2)
-    local tail = ',' .. cjson.encode(exchange) .. ',' .. cjson.encode(key) .. ']'
-    redis.call('RPUSH', queue, booked:sub(2, -1 - #tail))
-    redis.call('EXPIRE', queue, ARGV[2])
-  end
-end
-return #tags
-"""
+"""How long acknowledgements are collected."""
+RETRY_SECONDS = 0.5
+"""Pause after an answer that Redis cannot do something now, for instance because its disk is full."""
 
 
 def install() -> None:
-    """Use this transport in this process from now on; to be called before the first connection."""
+    """Use this transport for all connections that this process opens from now on.
+
+    An alias of kombu's is replaced, since a transport class given to a Connection is ignored for URLs like
+    `redis+socket://…`.
+    """
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:Transport"
+        _transport_cache.pop(scheme, None)
 
 
 class QoS(redis.QoS):
-    """The books of what was delivered and not acknowledged yet."""
+    """The deliveries that were not acknowledged yet. The delivery tag of a message is its job's id."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._done: list[str] = []
+        self._acked: list[str] = []
+        self._renew = load_script("worker.queue", "renew")
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        virtual.QoS.append(self, message, delivery_tag)  # TAKE has booked it
+        virtual.QoS.append(self, message, delivery_tag)  # the delivering script has recorded it in Redis
 
     def ack(self, delivery_tag: str) -> None:
         virtual.QoS.ack(self, delivery_tag)
-        self._done.append(delivery_tag)
+        self._acked.append(delivery_tag)
         loop = get_event_loop()
         if loop is None:
-            self.settle()
-        elif len(self._done) == 1:
-            loop.call_later(ACK_SECONDS, self.settle)
+            self.flush_acks()
+        elif len(self._acked) == 1:
+            loop.call_later(ACK_SECONDS, self.flush_acks)
 
-    def settle(self) -> None:
-        """Strike what was acknowledged from the books, now or as soon as Redis can."""
-        done, self._done = self._done, []
-        if not done:
+    def flush_acks(self) -> None:
+        """Send the collected acknowledgements, now or as soon as Redis can write."""
+        acked, self._acked = self._acked, []
+        if not acked:
             return
         try:
             with self.channel.conn_or_acquire() as client:
-                pipe = client.pipeline(transaction=False)
-                pipe.zrem(self.unacked_index_key, *done)
-                pipe.hdel(self.unacked_key, *done)
-                pipe.execute()
+                client.zrem(self.unacked_index_key, *acked)
         except ResponseError as error:
-            log.warning("Redis cannot strike off what was done: %s", error)
-            self._done = done + self._done
+            log.warning("Redis cannot store acknowledgements now: %s", error)
+            self._acked = acked + self._acked
             if loop := get_event_loop():
-                loop.call_later(UNABLE_SECONDS, self.settle)
+                loop.call_later(RETRY_SECONDS, self.flush_acks)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if not requeue:
             self.ack(delivery_tag)
             return
-        virtual.QoS.ack(self, delivery_tag)  # not held any more: where Redis cannot take it back now, its time runs out
+        virtual.QoS.ack(self, delivery_tag)  # its place is free here: if requeueing fails now, its lease expires
         self.restore_by_tag(delivery_tag)
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
-        self.channel.restore(tag)
+        self.channel.requeue(tag)
 
     def renew(self, client: Any) -> None:
-        """Stamp anew what is held, through a client of the caller's own."""
-        held = [tag for tag in list(self._delivered) if tag not in self._dirty]
-        if held:
-            client.register_script(_RENEW)(keys=[self.unacked_index_key], args=held)
+        """Renew the leases of the jobs in flight, through a client of the calling thread's own."""
+        tags = [tag for tag in list(self._delivered) if tag not in self._dirty]
+        if tags:
+            client.register_script(self._renew)(keys=[self.unacked_index_key], args=tags)
 
     def restore_visible(self, start: int = 0, num: int = 0, interval: int = 0) -> None:
-        """Give back what nobody has stamped for the visibility timeout."""
-        if late := self.channel.restore():
-            log.warning("%d jobs of a worker that is gone, or was out of reach, are delivered again", late)
+        """Requeue the jobs whose lease has expired, of whichever worker."""
+        if expired := self.channel.requeue():
+            log.warning("%d jobs are delivered again: their worker died or lost its connection", expired)
 
 
 class Channel(redis.Channel):
     QoS = QoS
-    from_transport_options: Any = (*redis.Channel.from_transport_options, "address")
-    address: Address
+    from_transport_options: Any = (*redis.Channel.from_transport_options, "redis_url", "message_for")
+    unacked_index_key = UNACKED
+    redis_url: RedisURL
+    message_for: Callable[..., dict[str, Any]]
+    """Makes the message of a job id; see TaskMessage.for_job."""
     _in_poll: Any
     _brpop_sent_at: Any
     _async_sentinel_manager: Any
     _sentinel_manager: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._kept: Any = None
+        self._kept_client: Any = None
         self._consumed = ""
         super().__init__(*args, **kwargs)
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         if asynchronous:
             return super()._create_client(asynchronous)
-        if self._kept is None:
-            self._kept = super()._create_client()
-            self._take = self._kept.register_script(_TAKE)
-            self._restoring = self._kept.register_script(_RESTORE)
-        return self._kept
+        if self._kept_client is None:
+            self._kept_client = super()._create_client()
+            self._deliver_script = self._kept_client.register_script(load_script("worker.queue", "deliver"))
+            self._requeue_script = self._kept_client.register_script(load_script("worker.queue", "requeue"))
+        return self._kept_client
 
     def _get_pool(self, asynchronous: bool = False) -> Any:
-        """Connections of `shared.redis_client`, so that one spelling of a URL is enough, sentinels included."""
-        kind = connection_class(self.address)
-        pool = connections(
-            self.address,
-            _watched(kind, self) if asynchronous else kind,
+        """Connections of `shared.redis_client`, so that every kind of OTOSCOPE_REDIS_URL works, sentinels included."""
+        kind = connection_class(self.redis_url)
+        pool = connection_pool(
+            self.redis_url,
+            _reporting(kind, self) if asynchronous else kind,
             socket_timeout=self.socket_timeout,
             socket_connect_timeout=self.socket_connect_timeout,
             health_check_interval=self.health_check_interval,
         )
-        manager = "_async_sentinel_manager" if asynchronous else "_sentinel_manager"  # which kombu closes with the pool
+        manager = "_async_sentinel_manager" if asynchronous else "_sentinel_manager"  # kombu closes it with the pool
         setattr(self, manager, getattr(pool, "sentinel_manager", None))
         return pool
 
     def _queue(self) -> str:
-        """The one that is consumed, or was until a moment ago."""
+        """The queue that is consumed, also just after its consumer was cancelled."""
         for queue in self.active_queues:
             self._consumed = str(queue)
         return self._consumed
@@ -206,79 +159,83 @@ class Channel(redis.Channel):
     def _brpop_start(self, timeout: float | None = None) -> None:
         self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()
-        queue, patience = self._queue(), self.brpop_timeout if timeout is None else timeout
-        self._in_poll.send_command("BLMOVE", queue, queue, "RIGHT", "RIGHT", patience or 0)
+        queue, seconds = self._queue(), self.brpop_timeout if timeout is None else timeout
+        self._in_poll.send_command("BLMOVE", queue, queue, "RIGHT", "RIGHT", seconds or 0)
 
     def _brpop_read(self, **options: Any) -> bool:
         connection = self.client.connection
         try:
-            something = self.client.parse_response(connection, "BLMOVE", **options)
+            turn = self.client.parse_response(connection, "BLMOVE", **options)
         except ResponseError as error:
-            self._unable(error)
-            something = b""  # a full memory refuses to wait, but not to take
+            self._pause(error)
+            turn = b""  # at its memory limit Redis refuses BLMOVE, but not the delivering script
         except self.connection_errors:
             connection.disconnect()
             raise
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
-        if something is None or not self._deliver():
+        if turn is None or not self._deliver():
             raise Empty
         return True
 
     def _deliver(self) -> bool:
-        """Take what there is room for; whether there was anything: another worker may have been quicker."""
+        """Take as many jobs as there is room for; False where there was none, since another worker was faster."""
         room = self.qos.can_consume_max_estimate()
-        most = TAKEN if room is None else min(TAKEN, room)
+        limit = DELIVERED_AT_ONCE if room is None else min(DELIVERED_AT_ONCE, room)
         client, queue = self._create_client(), self._queue()
         try:
-            taken = self._take(
-                keys=[self.qos.unacked_key, self.qos.unacked_index_key, queue],
-                args=[most, line_key(""), LISTS_TTL],
-                client=client,
+            delivered = self._deliver_script(
+                keys=[queue, self.unacked_index_key], args=[limit, queue_key(""), INDEX_TTL], client=client
             )
         except ResponseError as error:
-            self._unable(error)
+            self._pause(error)
             return False
-        for raw in taken:
-            self.connection._deliver(loads(raw.decode()), queue)
-        return bool(taken)
+        for job_id, redelivered in delivered:
+            self.connection._deliver(self.message_for(job_id.decode(), redelivered=bool(redelivered)), queue)
+        return bool(delivered)
 
-    def restore(self, *tags: str) -> int:
-        """Give back messages; without naming any, those that nobody has stamped for the visibility timeout."""
+    def requeue(self, *job_ids: str) -> int:
+        """Requeue these unacknowledged jobs, or without any those whose lease has expired; returns how many."""
         if not (queue := self._queue()):
             return 0
-        client, keys = self._create_client(), [self.unacked_key, self.unacked_index_key, queue]
+        client, keys = self._create_client(), [queue, self.unacked_index_key]
         try:
-            return int(self._restoring(keys=keys, args=[self.visibility_timeout, LISTS_TTL, *tags], client=client))
+            return int(
+                self._requeue_script(keys=keys, args=[self.visibility_timeout, INDEX_TTL, *job_ids], client=client)
+            )
         except ResponseError as error:
-            self._unable(error)
+            self._pause(error)
             return 0
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:
-        self.restore(message.delivery_tag)
+        self.requeue(message.delivery_tag)
+
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+        """Jobs are queued by the gateway's `submit` script alone, together with their record."""
+        raise NotImplementedError("this transport only delivers; shared.jobs.AsyncJobStore.submit queues jobs")
 
     @staticmethod
-    def _unable(error: ResponseError) -> None:
-        log.warning("Redis cannot do what the queue needs: %s", error)
-        time.sleep(UNABLE_SECONDS)
+    def _pause(error: ResponseError) -> None:
+        log.warning("Redis cannot serve the queue now: %s", error)
+        time.sleep(RETRY_SECONDS)
 
     def close(self) -> None:
-        if self._kept is not None and not self.closed:
-            self.qos.settle()
+        if self._kept_client is not None and not self.closed:
+            self.qos.flush_acks()
         super().close()
 
 
-def _watched(kind: type[Any], channel: Channel) -> type[Any]:
-    """Connections that tell their channel when they are lost, so that it does not wait for what they would bring."""
+def _reporting(kind: type[Any], channel: Channel) -> type[Any]:
+    """Connections that report their loss to the channel, so that it does not wait for a reply on a closed one."""
 
-    class Watched(kind):  # type: ignore[misc]
+    class ReportingConnection(kind):  # type: ignore[misc]
         def disconnect(self, *args: Any, **kwargs: Any) -> None:
             super().disconnect(*args, **kwargs)
             if channel._registered:
                 channel._on_connection_disconnect(self)
 
-    return Watched
+    return ReportingConnection
 
 
 class Transport(redis.Transport):

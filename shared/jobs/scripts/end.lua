@@ -1,0 +1,20 @@
+-- Included after job.lua by the scripts that end a job.
+
+-- Both sorted sets hold unfinished jobs only. The caller that removes the job from `unfinished` counts its outcome, so
+-- that no job is counted twice.
+local function count(outcome)
+  redis.call('ZREM', queued, id)
+  if redis.call('ZREM', unfinished, id) == 1 then redis.call('HINCRBY', totals, outcome, 1) end
+end
+
+-- Store the final status; record and events expire after `ttl` seconds.
+local function finish(status, outcome, ttl)
+  redis.call('HSET', job, 'status', status, 'finished_at', timestamp(), 'request_token', args.request_token)
+  redis.call('DEL', audio)
+  count(outcome)
+  redis.call('EXPIRE', job, ttl)
+  add_event(status)
+  add_event('result')
+  redis.call('EXPIRE', events, ttl)
+  publish(status)
+end

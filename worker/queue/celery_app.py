@@ -1,0 +1,132 @@
+"""The Celery application: its settings, its one task, and the consumer that runs it.
+
+Results are ours (`shared.jobs`), so Celery stores none. The timeouts decide how soon the jobs of a killed worker are
+delivered again: with kombu's defaults that takes an hour.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Reject
+from celery.platforms import SecurityWarning
+from celery.signals import setup_logging
+from celery.worker import state
+from kombu.entity import Exchange, Queue
+
+from shared.config.settings import Settings
+from shared.contract import CLASSIFY, QUEUE
+from worker.queue import transport
+from worker.queue.lease import Lease
+from worker.queue.message import TaskMessage
+
+
+class Requeue(Exception):
+    """Raised by a handler whose job is to be delivered again."""
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The application without its task. kombu uses the transport of this package in this process from now on."""
+    transport.install()
+    app = Celery("otoscope", broker=settings.redis.safe_url, set_as_current=False)
+    app.conf.update(**_config(settings))
+    app.conf.broker_transport_options = {
+        **app.conf.broker_transport_options,
+        "message_for": TaskMessage(app).for_job,
+    }
+    app.steps["consumer"].add(Lease)
+    return app
+
+
+def consume(settings: Settings, handle: Callable[[str], None], *, name: str, concurrency: int) -> int:
+    """Call `handle` with the id of every delivered job until SIGTERM or SIGINT; returns the exit status.
+
+    At most `concurrency` jobs are in flight, each in a thread. A job is acknowledged when `handle` returns, and
+    requeued when it raises Requeue.
+    """
+    app = make_celery(settings)
+
+    @app.task(name=CLASSIFY)  # type: ignore[untyped-decorator]
+    def classify(job_id: str) -> None:
+        try:
+            handle(job_id)
+        except Requeue as error:
+            raise Reject(str(error), requeue=True) from error
+
+    consumer = app.Worker(
+        hostname=f"otoscope@{name}",
+        pool_cls="threads",
+        concurrency=concurrency,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+        loglevel="WARNING",
+    )
+    consumer.start()
+    return int(consumer.exitcode or 0)
+
+
+def request_stop() -> None:
+    """End the consumer as SIGTERM does; may be called from a signal handler, and before the consumer runs.
+
+    It sets Celery's flag and raises nothing: an exception raised in a signal handler may be lost, for instance where
+    the signal arrives during an import or in a callback.
+    """
+    state.should_stop = 0
+
+
+def stop_requested() -> bool:
+    """Whether the consumer has been asked to stop, by a signal or by `request_stop`."""
+    return state.should_stop is not None
+
+
+def exit_if_stopping() -> None:
+    """Raises Celery's WorkerShutdown, a SystemExit, where the consumer has been asked to stop."""
+    state.maybe_shutdown()
+
+
+def configure_logging() -> None:
+    """Celery logs warnings and errors alone, and leaves the process's logging as it is."""
+    # Celery warns a process that runs as root of pickled messages; JSON alone is accepted here.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    logging.getLogger("celery").setLevel(logging.WARNING)
+    setup_logging.connect(_keep_logging)
+
+
+def _keep_logging(**_: object) -> None:
+    """Where this signal has a receiver, Celery does not configure logging, which would set the root logger's level."""
+
+
+def _config(settings: Settings) -> dict[str, Any]:
+    return {
+        # The default exchange: for a named one kombu stores bindings in Redis, without a TTL.
+        "task_queues": [Queue(QUEUE, Exchange(""), QUEUE)],  # type: ignore[no-untyped-call]
+        "task_default_queue": QUEUE,
+        "task_default_exchange": "",
+        "task_ignore_result": True,
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_hijack_root_logger": False,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "enable_utc": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_enable_remote_control": False,
+        "worker_send_task_events": False,
+        "broker_transport_options": {
+            "redis_url": settings.redis,  # what the transport connects to; the broker URL is what appears in logs
+            "visibility_timeout": settings.visibility_timeout,
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+    }
