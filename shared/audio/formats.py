@@ -111,7 +111,6 @@ FORMATS = (
 """In the order in which people are shown them."""
 
 BY_NAME = {each.name: each for each in FORMATS}
-_BY_MAGIC = sorted(FORMATS, key=lambda each: each.weak_magic)
 
 
 def is_available(name: str) -> bool:
@@ -137,7 +136,8 @@ def identify(data: bytes, *, only: Decoder | None = None) -> tuple[AudioFormat |
     Raises AudioTruncated or AudioEmpty, where the file is nothing but an ID3 tag.
     """
     start = skip_id3(data)
-    candidates = (each for each in _BY_MAGIC if only in (None, each.decoder))
+    candidates = [each for each in FORMATS if only in (None, each.decoder)]
+    candidates.sort(key=lambda each: each.weak_magic)
     return next((each for each in candidates if each.matches(data, start)), None), start
 
 

@@ -1,4 +1,4 @@
-"""Traces of a real stack, as a collector gets them: from the gateway through the queue to the batch."""
+"""Traces of a real stack as a collector receives them: from the gateway through the queue to the batch."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import redis
 
@@ -24,10 +24,11 @@ from tests.support.collector import Collector, Span
 from tests.support.process_tree import children, stop, until
 from tests.support.sounds import chirp, encode
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.timeout(120)
 
 CALLER = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
-VISIBILITY = 5
+VISIBILITY = 5  # seconds
+WARNING = "spans are dropped"
 FLAC = encode(chirp(1.0, 16_000), 16_000, "FLAC", "PCM_16")  # needs a decode process
 
 
@@ -36,13 +37,13 @@ class Traced:
     stack: Stack
     collector: Collector
     key: str
-    http: httpx.Client
+    http: httpx2.Client
 
-    def submit(self, sound: bytes = FLAC, *, query: str = "", **headers: str) -> httpx.Response:
+    def submit(self, sound: bytes = FLAC, *, query: str = "", **headers: str) -> httpx2.Response:
         return self.http.post(f"/v1/jobs{query}", content=sound, headers={"Content-Type": "audio/wav", **headers})
 
     def job(self, job_id: str) -> dict[str, Span]:
-        """The spans of a finished job, by name: those of its trace, but for other requests'."""
+        """The spans of a finished job's trace, by name."""
         found = self.collector.until(lambda spans: _of(spans, "classify", job_id) and _of(spans, "submit", job_id))
         (classify,) = _of(found, "classify", job_id)[-1:]
         found = self.collector.until(lambda spans: any(s.trace == classify.trace and s.kind == "server" for s in spans))
@@ -55,7 +56,7 @@ def _of(spans: list[Span], name: str, job_id: str) -> list[Span]:
 
 @pytest.fixture(scope="module")
 def traced() -> Iterator[Traced]:
-    """A stack with a keys file, JSON logs, and a collector that it sends to ten times a second."""
+    """A stack with a keys file, JSON logs, and a collector that gets spans ten times a second."""
     with tempfile.TemporaryDirectory(prefix="oto") as name, Collector() as collector:
         directory = Path(name)
         write_tiny_model(directory / "models" / "tiny")
@@ -75,13 +76,13 @@ def traced() -> Iterator[Traced]:
         )
         stack.environment |= {"OTEL_BSP_SCHEDULE_DELAY": "100", "OTEL_EXPORTER_OTLP_TIMEOUT": "3"}
         headers = {"Authorization": f"Bearer {text}"}
-        with stack.up(server), httpx.Client(base_url=stack.url, timeout=60, headers=headers) as http:
+        with stack.up(server), httpx2.Client(base_url=stack.url, timeout=60, headers=headers) as http:
             yield Traced(stack, collector, text, http)
 
 
 def test_one_submission_is_one_trace_over_both_processes(traced: Traced) -> None:
-    """It goes on from the caller's, parents and times are as the work was, and the batch and the job link to each
-    other; both logs name the trace."""
+    """It continues the caller's trace, parents and times reflect the work, and batch and job link to each other; both
+    logs contain the trace id."""
     done = traced.submit(
         query="?top_k=2",
         traceparent=f"00-{'-'.join(CALLER)}-01",
@@ -109,14 +110,14 @@ def test_one_submission_is_one_trace_over_both_processes(traced: Traced) -> None
     assert {span.state for span in job.values()} == {"their=own"}, "the worker's, too"
     assert not any(span.failed for span in job.values())
 
-    # The stages in their order, each inside of what it is part of; the gateway waited for all of it.
+    # The stages in order, each within its parent; the gateway's request lasted as long as all of them.
     for child, parent in parents.items():
         if parent and child not in ("queue", "classify"):
             assert job[child].within(job[parent]), (child, parent)
     order = [job[name] for name in ("ingest", "submit", "decode", "batch_wait", "forward", "store")]
     assert [span.began for span in order] == sorted(span.began for span in order)
     assert job["submit"].began <= job["queue"].began <= job["queue"].ended <= job["classify"].began
-    assert job["classify"].ended <= request.ended + 50 * 10**6, "but for the end of the span itself"
+    assert job["classify"].ended <= request.ended + 50 * 10**6, "but for ending the span itself"
 
     assert _kept(traced.stack, job_id) == f"00-{CALLER[0]}-{job['submit'].id}-01 their=own"
     assert request.attributes | {
@@ -140,13 +141,13 @@ def test_one_submission_is_one_trace_over_both_processes(traced: Traced) -> None
 
     for name in ("api", "worker"):
         lines = [json.loads(line) for line in (traced.stack.logs / f"{name}.log").read_text().splitlines()]
-        told = {line["message"]: line.get("trace") for line in lines if line.get("job") == job_id}
-        assert told
-        assert set(told.values()) == {CALLER[0]}
+        traces = {line["message"]: line.get("trace") for line in lines if line.get("job") == job_id}
+        assert traces
+        assert set(traces.values()) == {CALLER[0]}
 
 
 def test_jobs_that_share_a_batch_keep_their_traces(traced: Traced) -> None:
-    """One batch links to several jobs, whose traces stay apart."""
+    """One batch links to several jobs, whose traces stay separate."""
     ids = [traced.submit(wav(1.0, 16_000)).json()["id"] for _ in range(24)]
     found = traced.collector.until(lambda spans: all(_of(spans, "classify", job_id) for job_id in ids))
     jobs = [_of(found, "classify", job_id)[0] for job_id in ids]
@@ -158,8 +159,8 @@ def test_jobs_that_share_a_batch_keep_their_traces(traced: Traced) -> None:
         assert batch.attributes["otoscope.batch.jobs"] == batch.attributes["otoscope.batch.size"] == len(batch.links)
 
 
-def test_who_reads_later_links_to_the_job(traced: Traced) -> None:
-    """A poll and an event stream are traces of their own, named by templates; what nobody wants is not traced."""
+def test_later_reads_link_to_the_job(traced: Traced) -> None:
+    """A poll and an event stream are separate traces, named by route templates; health checks are not traced."""
     job_id = traced.submit().json()["id"]
     submitted = traced.job(job_id)["submit"]
     assert traced.http.get(f"/v1/jobs/{job_id}?wait=30").status_code == 200
@@ -180,13 +181,15 @@ def test_who_reads_later_links_to_the_job(traced: Traced) -> None:
     assert "classify" in traced.job(evaluated.attributes["otoscope.job.id"])
     (first, repeat) = [s for s in found if s.name == "submit"][-2:]
     (request,) = [span for span in found if span.id == repeat.parent]
-    assert request.links == {first.at}, "a repeat leads to what it repeats"
+    assert request.links == {first.at}, "a repeated submission links to the first one"
     assert not [span for span in found if "health" in span.name or "health" in str(span.attributes)]
 
 
-def test_what_fails_is_marked_by_its_code(traced: Traced) -> None:
-    """A job that cannot be done; a sound that is refused, for which nobody here is to blame; one refused at the door.
-    Neither keys nor what was asked for in a query are told."""
+def test_failures_are_marked_with_their_code(traced: Traced) -> None:
+    """A job that fails; a sound that is refused, which is the caller's error; a request without a valid key.
+
+    Neither keys nor query parameters are recorded.
+    """
     failed = traced.submit(query="?window=77", prefer="wait=30").json()
     assert failed["error"]["code"] == "invalid_request"
     classify = traced.job(failed["id"])["classify"]
@@ -207,23 +210,24 @@ def test_what_fails_is_marked_by_its_code(traced: Traced) -> None:
     stranger = "7" * 32
     answer = traced.submit(traceparent=f"00-{stranger}-{'7' * 16}-01", Authorization="Bearer oto_1_2")
     assert answer.status_code == 401
-    traced.job(traced.submit(prefer="wait=30").json()["id"])  # what came after it has arrived
+    traced.job(traced.submit(prefer="wait=30").json()["id"])  # so all earlier spans have arrived
     assert stranger not in {span.trace for span in traced.collector.spans}
     for secret in (traced.key, traced.key.split("_")[2], "oto_1_2", "top_k", "window=77", "secret words"):
         assert secret.encode() not in traced.collector.raw
 
 
-def test_a_job_that_comes_again_says_so(traced: Traced) -> None:
-    """The worker dies with a job in hand; the next one's span is in the same trace and tells of its second attempt."""
+def test_a_redelivered_job_has_its_attempt(traced: Traced) -> None:
+    """A worker crashes with a job in flight; the span of the next worker is in the same trace, as the second
+    attempt."""
     worker = traced.stack.processes["worker"]
-    until(lambda: len(children(worker.pid)) == 1)  # another may be on its way for one that has just died
+    until(lambda: len(children(worker.pid)) == 1)  # a replacement for a killed one may still be starting
     (decoder,) = children(worker.pid)
     stop(decoder)
     job_id = traced.submit().json()["id"]
     while traced.http.get(f"/v1/jobs/{job_id}").json()["status"] != "running":
         time.sleep(0.05)
     traced.stack.stop("worker", signal.SIGKILL)
-    os.kill(decoder, signal.SIGKILL)  # stopped, it would not notice
+    os.kill(decoder, signal.SIGKILL)  # while stopped it does not notice its parent's end
     traced.stack.start("worker")
     traced.stack.until_ready()
     assert traced.http.get(f"/v1/jobs/{job_id}?wait=60").json()["status"] == "succeeded"
@@ -233,28 +237,28 @@ def test_a_job_that_comes_again_says_so(traced: Traced) -> None:
     assert job["queue"].ended - job["queue"].began > (VISIBILITY - 1) * 10**9
 
 
-def test_a_collector_that_goes_away_costs_nothing(traced: Traced) -> None:
-    """Jobs go on as before, each log tells it once, and the ends of the processes wait no longer than is promised."""
+def test_a_collector_that_is_down_costs_nothing(traced: Traced) -> None:
+    """Jobs go on as before, each log has one warning, and shutdown of the processes stays bounded in time."""
     traced.collector.close()
     for _ in range(30):
         assert traced.submit(prefer="wait=30").json()["status"] == "succeeded"
     deadline = time.monotonic() + 30
-    told = {"api": 0, "worker": 0}
-    while not all(told.values()):
-        assert time.monotonic() < deadline, told
+    warnings = {"api": 0, "worker": 0}
+    while not all(warnings.values()):
+        assert time.monotonic() < deadline, warnings
         time.sleep(0.1)
-        told = {name: (traced.stack.logs / f"{name}.log").read_text().count("does not take traces") for name in told}
+        warnings = {name: (traced.stack.logs / f"{name}.log").read_text().count(WARNING) for name in warnings}
     assert traced.submit(prefer="wait=30").json()["status"] == "succeeded"
     for name in ("api", "worker"):
         assert traced.stack.stop(name) == 0
         log = (traced.stack.logs / f"{name}.log").read_text()
-        assert log.count("does not take traces") == 1, log
+        assert log.count(WARNING) == 1, log
         assert "Transient error" not in log
         assert "Traceback" not in log
 
 
-def test_what_is_left_is_sent_at_the_end(traced: Traced) -> None:
-    """SIGTERM to both with spans that would have been sent in a minute: they are sent, and both end as ever."""
+def test_queued_spans_are_sent_at_shutdown(traced: Traced) -> None:
+    """SIGTERM to both with spans that are due in a minute: they are sent at once, and both exit normally."""
     stack = traced.stack
     for name in list(stack.processes):
         stack.stop(name)
@@ -273,14 +277,14 @@ def test_what_is_left_is_sent_at_the_end(traced: Traced) -> None:
 
 
 def test_an_untraced_job_has_no_such_field(stack: Stack) -> None:
-    """The record of a job says where it was submitted from, and nothing where nobody traces."""
+    """The record of a job contains a trace context only where tracing is enabled."""
     with stack.client() as http:
         job_id = http.post("/v1/jobs?model=tiny", files={"file": wav()}).json()["id"]
     assert _kept(stack, job_id) is None
 
 
 def _kept(stack: Stack, job_id: str) -> str | None:
-    """The context in the record of a job."""
+    """The trace context in the record of a job."""
     raw = redis.Redis.from_url(stack.environment["OTOSCOPE_REDIS_URL"], decode_responses=True)
     assert raw.hget(job_key(job_id), "status")
     kept: Any = raw.hget(job_key(job_id), "trace")

@@ -1,4 +1,4 @@
-"""The file of keys: what is kept, what is refused, and that a secret is nowhere in it."""
+"""API keys and the keys file: what is stored, what is refused, and that no secret is stored."""
 
 import stat
 from pathlib import Path
@@ -12,8 +12,9 @@ LINE = '{"id": "12345678", "name": "a", "sha256": "DIGEST", "scopes": [SCOPES], 
 LINE = LINE.replace("DIGEST", "0" * 64)
 
 
-def test_a_key_is_kept_without_its_secret(tmp_path: Path) -> None:
-    """What is written can be read again and opens with the secret alone, which is not in the file; only we read it."""
+def test_a_key_is_stored_without_its_secret(tmp_path: Path) -> None:
+    """A written key can be read back and verified with its secret, which is not in the file; only the owner reads
+    it."""
     path = tmp_path / "new" / "keys"
     key, text = new_key("phone", [Scope.SUBMIT, Scope.READ], rate_per_minute=60)
     write_keys(path, [key])
@@ -26,19 +27,19 @@ def test_a_key_is_kept_without_its_secret(tmp_path: Path) -> None:
     assert not found.verify(parts[1][:-1] + ("0" if parts[1][-1] != "0" else "1"))
     assert parts[1] not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [entry.name for entry in path.parent.iterdir()] == ["keys"], "nothing is left beside it"
+    assert [entry.name for entry in path.parent.iterdir()] == ["keys"], "no temporary file remains"
 
 
 def test_keys_are_random() -> None:
-    """No two alike; 256 bits of secret."""
+    """No two are equal; a secret has 256 bits."""
     texts = {new_key("a", [Scope.READ])[1] for _ in range(100)}
     assert len(texts) == 100
     assert all(len(text.rpartition("_")[2]) == 64 for text in texts)
 
 
 @pytest.mark.parametrize("text", ["", "oto_", f"oto_12345678_{'0' * 63}", f"OTO_12345678_{'0' * 64}", "oto_é_0"])
-def test_what_is_no_key(text: str) -> None:
-    """Anything but our own form, at once."""
+def test_text_of_another_format_is_no_key(text: str) -> None:
+    """Anything but the exact format is rejected."""
     assert split_key(text) is None
 
 
@@ -52,8 +53,8 @@ def test_what_is_no_key(text: str) -> None:
         (LINE.replace("SCOPES", ""), "line 2: scopes"),
     ],
 )
-def test_a_broken_file_says_where(tmp_path: Path, line: str, why: str) -> None:
-    """The line and what is wrong with it, never what stands there."""
+def test_the_error_names_the_broken_line(tmp_path: Path, line: str, why: str) -> None:
+    """The message gives the line and its fault, and never quotes the line."""
     path = tmp_path / "keys"
     write_keys(path, [new_key("a", [Scope.READ])[0]])
     good = path.read_text()
@@ -63,8 +64,8 @@ def test_a_broken_file_says_where(tmp_path: Path, line: str, why: str) -> None:
     assert "0" * 64 not in str(caught.value)
 
 
-def test_a_file_that_others_may_write_is_refused(tmp_path: Path) -> None:
-    """Whoever may write there could let anybody in."""
+def test_a_file_writable_by_others_is_refused(tmp_path: Path) -> None:
+    """Whoever can write the file can add a key."""
     path = tmp_path / "keys"
     write_keys(path, [])
     path.chmod(0o620)
@@ -73,8 +74,8 @@ def test_a_file_that_others_may_write_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "none"])
-def test_no_file_is_no_open_door(tmp_path: Path, path: str) -> None:
-    """An empty variable and a file that is not there are errors, not a service without keys."""
+def test_a_missing_file_is_an_error(tmp_path: Path, path: str) -> None:
+    """An empty variable and a missing file are errors, and do not disable authentication."""
     settings = Settings.model_validate({"keys_file": tmp_path / path})
     assert settings.keys_file is not None
     with pytest.raises(KeyFileError, match="cannot be read"):

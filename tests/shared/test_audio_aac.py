@@ -1,4 +1,4 @@
-"""M4A through the optional PyAV: the same sound, the same refusals, and nothing but AAC and ALAC."""
+"""M4A through the optional PyAV: the same sound, the same errors, and no codec but AAC and ALAC."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ from shared.audio.limits import AudioLimits
 from tests.support.sounds import Wave, chirp, difference, encode_m4a, tone
 
 RATE = 16_000
-PRIMING = 1_024  # samples that an AAC encoder puts first; PyAV writes no note of them
+PRIMING = 1_024  # samples that an AAC encoder prepends; PyAV does not record them in the file
 
 
 def test_without_pyav_m4a_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ def box(name: bytes, *inner: bytes) -> bytes:
 
 
 def m4a(duration: int = 2 * RATE, timescale: int = RATE, kind: bytes = b"mp4a", handler: bytes = b"soun") -> bytes:
-    """The boxes that say what the sound is, with no sound in them."""
+    """The boxes that describe the sound, without any sound."""
     entry = box(kind, bytes(16), struct.pack(">HHIHH", 1, 16, 0, RATE, 0))
     media = box(
         b"mdia",
@@ -57,7 +57,7 @@ def av() -> Any:
 
 @pytest.fixture
 def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a server that has PyAV: what is refused by the header needs none."""
+    """As where PyAV is installed: reading headers does not need it."""
     monkeypatch.setattr(formats, "is_installed", lambda module: True)
 
 
@@ -73,7 +73,7 @@ def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_refused_by_its_header(file: bytes, kind: type[AudioError], words: str) -> None:
-    """The gateway tells without PyAV what is wrong with an M4A file."""
+    """The gateway finds faults of an M4A file without PyAV."""
     with pytest.raises(kind) as caught:
         probe(file)
     assert words in caught.value.detail
@@ -81,7 +81,7 @@ def test_refused_by_its_header(file: bytes, kind: type[AudioError], words: str) 
 
 @pytest.mark.usefixtures("allowed")
 def test_header_of_m4a() -> None:
-    """Rate, channels and length stand in the sound track; files written as they are recorded leave the length out."""
+    """Rate, channels and length are in the sound track; files written while they are recorded lack the length."""
     header = probe(m4a())
     assert (header.container, header.codec, header.rate, header.channels, header.frames) == (
         "M4A", "AAC", RATE, 1, 2 * RATE,
@@ -93,7 +93,7 @@ def test_header_of_m4a() -> None:
 @pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000, 96_000])
 def test_aac_and_alac_decode_to_the_same_sound(av: Any, rate: int, channels: int) -> None:
-    """ALAC to the last of its bits, AAC in what is heard; of six channels one is for bass alone."""
+    """ALAC bit for bit, AAC by its spectrum; one of six channels carries bass only."""
     wave = chirp(1.0, rate, channels)
     exact = decode(encode_m4a(wave, rate, "alac"), rate)
     assert (exact.container, exact.source_rate, exact.channels, len(exact.waveform)) == ("M4A", rate, channels, rate)
@@ -105,15 +105,15 @@ def test_aac_and_alac_decode_to_the_same_sound(av: Any, rate: int, channels: int
 
 
 def test_eight_channels_of_aac(av: Any) -> None:
-    """PyAV 18.1 has a ninth plane for them, which lies nowhere."""
+    """PyAV 18.1 counts a ninth plane, which points outside of the frame."""
     wave = chirp(1.0, 44_100, 8)
     decoded = decode(encode_m4a(wave, 44_100), 44_100)
     assert decoded.channels == 8
     assert difference(decoded.waveform[PRIMING:], wave[:, 0], 44_100, exact=False) < 0.2
 
 
-def test_m4a_is_resampled_and_its_length_is_told(av: Any) -> None:
-    """As any other form."""
+def test_m4a_is_resampled_and_its_header_has_its_length(av: Any) -> None:
+    """As any other format."""
     file = encode_m4a(tone(2.0, 44_100, 2), 44_100)
     assert (probe(file).frames or 0) / 44_100 == pytest.approx(2.0, abs=0.1)
     decoded = decode(file, RATE)
@@ -121,8 +121,8 @@ def test_m4a_is_resampled_and_its_length_is_told(av: Any) -> None:
     assert decoded.seconds == pytest.approx(2.0, abs=0.1)
 
 
-def test_m4a_stops_at_the_budget(av: Any) -> None:
-    """A file that claims to be short is read no further than the limit."""
+def test_m4a_decoding_stops_at_the_limit(av: Any) -> None:
+    """A file that claims to be short is decoded no further than the limit."""
     file = encode_m4a(tone(4.0, RATE), RATE)
     at = file.index(b"mdhd") + 4 + 16
     assert struct.unpack_from(">I", file, at)[0] >= 4 * RATE
@@ -148,7 +148,7 @@ def with_video(av: Any, wave: Wave) -> bytes:
 
 
 def test_only_sound_is_decoded(av: Any) -> None:
-    """A film's sound is heard, while no decoder is opened for its pictures."""
+    """The sound of a film is decoded, and no decoder is opened for its video track."""
     file = with_video(av, tone(1.0, RATE))
     before = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
@@ -159,7 +159,7 @@ def test_only_sound_is_decoded(av: Any) -> None:
 
 
 def test_mp3_in_mp4_is_refused(av: Any) -> None:
-    """`mp4a` covers more codecs than AAC; which one it is shows when the file is opened."""
+    """`mp4a` covers more codecs than AAC; the decoder finds out which one it is."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libmp3lame", rate=RATE, layout="mono")
@@ -171,7 +171,7 @@ def test_mp3_in_mp4_is_refused(av: Any) -> None:
 
 
 def test_damaged_m4a_is_an_audio_error(av: Any) -> None:
-    """FFmpeg's errors and oddities come out as ours."""
+    """FFmpeg's errors become AudioErrors."""
     with pytest.raises(AudioEmpty):
         decode(m4a(), RATE)
     file = bytearray(encode_m4a(tone(1.0, RATE), RATE))

@@ -1,4 +1,4 @@
-"""Every accepted form of a sound decodes to that sound."""
+"""Every accepted container, codec, rate and number of channels decodes to the same sound."""
 
 import io
 
@@ -14,7 +14,7 @@ from tests.support.sounds import FORMS, chirp, difference, encode, noise, spread
 
 @pytest.mark.parametrize(("name", "channels"), [(name, count) for name in FORMS for count in FORMS[name].channels])
 def test_every_form_decodes_to_the_same_sound(name: str, channels: int) -> None:
-    """At every rate: as many samples as went in, within the form's tolerance, and the header says so beforehand."""
+    """At every rate: the number of samples is exact, the error is within tolerance, and the header announces both."""
     form = FORMS[name]
     for rate in form.rates:
         wave = chirp(1.0, rate, channels)
@@ -28,8 +28,8 @@ def test_every_form_decodes_to_the_same_sound(name: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["WAV A-law", "WAV µ-law", "WAV 8 bit", "WAV 24 bit", "AIFF 24 bit", "AIFF 8 bit"])
-def test_uncompressed_sound_is_read_as_libsndfile_reads_it(name: str) -> None:
-    """Decoding by numpy is checked against an independent decoder, to the last bit."""
+def test_uncompressed_sound_decodes_as_in_libsndfile(name: str) -> None:
+    """The numpy decoder agrees with an independent one bit for bit."""
     form = FORMS[name]
     file = encode(noise(2.0, 8_000, level=0.4), 8_000, form.container, form.subtype)
     expected, _ = soundfile.read(io.BytesIO(file), dtype="float32")
@@ -39,7 +39,7 @@ def test_uncompressed_sound_is_read_as_libsndfile_reads_it(name: str) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 8])
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000, 96_000])
 def test_same_sound_at_every_rate_gives_the_same_waveform(rate: int, channels: int) -> None:
-    """Below the band that the lowest rate can hold, recordings at 8 to 96 kHz differ by less than half a percent."""
+    """Within the band of the lowest rate, recordings at 8 to 96 kHz differ by less than half a percent."""
     wanted = 16_000
     original = noise(2.0, 96_000)[:, 0]
     recorded = soxr.resample(original, 96_000, rate, quality="VHQ")
@@ -50,14 +50,14 @@ def test_same_sound_at_every_rate_gives_the_same_waveform(rate: int, channels: i
 
 
 def _below(samples: NDArray[np.float32], rate: int, hz: float) -> NDArray[np.float64]:
-    """The part of the sound below that frequency, without its ends, where filters start and stop."""
+    """The sound below that frequency, without both ends, where the filters settle."""
     spectrum = np.fft.rfft(samples)
     spectrum[np.fft.rfftfreq(len(samples), 1 / rate) > hz] = 0
     return np.fft.irfft(spectrum, len(samples))[rate // 20 : -rate // 20]
 
 
 def test_channels_are_averaged() -> None:
-    """Left and right weigh the same, and opposite phases cancel."""
+    """Left and right have equal weight, and opposite phases cancel."""
     left, right = tone(0.5, 16_000, hz=300), tone(0.5, 16_000, hz=2_000)
     both = decode(encode(np.hstack([left, right]), 16_000, "WAV", "FLOAT"), 16_000).waveform
     np.testing.assert_allclose(both, ((left + right) / 2)[:, 0], atol=1e-6)
@@ -67,7 +67,7 @@ def test_channels_are_averaged() -> None:
 @pytest.mark.parametrize("name", ["FLAC 16 bit", "Ogg Vorbis", "Ogg Opus", "MP3"])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_blocks_join_without_a_seam(name: str, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small blocks give what one large block gives; soundfile's own block reading garbles Opus by seeking."""
+    """Small blocks give the same samples as one large block; soundfile's own block reading garbles Opus by seeking."""
     form = FORMS[name]
     file = encode(chirp(8.0, 48_000, channels), 48_000, form.container, form.subtype)
     whole, _ = soundfile.read(io.BytesIO(file), dtype="float32", always_2d=True)
@@ -84,7 +84,7 @@ def test_floats_beyond_full_scale_are_kept() -> None:
 
 @pytest.mark.parametrize("mode", ["CONSTANT", "AVERAGE", "VARIABLE"])
 def test_mp3_of_every_bit_rate_mode(mode: str) -> None:
-    """Constant, average and variable bit rate all come out whole."""
+    """Constant, average and variable bit rate decode to the full length."""
     wave = chirp(3.0, 44_100, 2)
     file = encode(wave, 44_100, "MP3", "MPEG_LAYER_III", bitrate_mode=mode)
     decoded = decode(file, 44_100)

@@ -1,7 +1,7 @@
-"""Damaged files of every form, seeded: an AudioError or a sound, and nothing else, ever.
+"""Corrupted files of every form, seeded: each gives an AudioError or a sound, and nothing else.
 
-Run as a module with a seed and a count it is the process that decodes; the test starts it, and a decoder that crashes
-shows as its death.
+Run as a module with a seed and a count, this is the process that decodes; the test starts it, so that a crash of a
+decoder is its exit status.
 """
 
 import json
@@ -26,7 +26,7 @@ LIMITS = AudioLimits(max_seconds=5)
 
 
 def outcome(read: Callable[[bytes], object], file: bytes) -> str:
-    """How it ended; any exception but an AudioError is a bug, and so is a warning."""
+    """The error code, or "fine"; any exception but an AudioError is a bug, and so is a warning."""
     try:
         read(file)
     except AudioError as error:
@@ -43,22 +43,22 @@ def check_decoded(file: bytes) -> None:
 
 
 def test_whole_files_are_fine_and_keep_their_checksums() -> None:
-    """What is damaged is good before, and putting checksums right changes nothing where they are right."""
+    """The files to be corrupted are valid, and recomputing valid checksums changes nothing."""
     for name, file in sources():
         assert outcome(check_decoded, file) == "fine", name
         assert checksummed(file) == file, name
 
 
-def test_probe_of_damaged_files() -> None:
-    """The gateway answers each with a header or an AudioError."""
+def test_probe_of_corrupted_files() -> None:
+    """`probe` gives a header or an AudioError for each."""
     ends = Counter(outcome(lambda data: probe(data, LIMITS), damaged(1, number)[1]) for number in range(COUNT))
-    assert len(ends) > 8, ends  # the damage is of many kinds
+    assert len(ends) > 8, ends  # many kinds of errors are hit
     assert "no explanation" not in ends
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_decode_of_damaged_files(seed: int) -> None:
-    """The decoder survives each, and answers with finite samples or an AudioError."""
+def test_decode_of_corrupted_files(seed: int) -> None:
+    """The decoder survives each, and gives finite samples or an AudioError."""
     child = subprocess.run(
         [sys.executable, "-m", __name__, str(seed), str(COUNT)],
         capture_output=True, text=True, errors="replace", cwd=Path(__file__).parents[2],
@@ -73,6 +73,6 @@ if __name__ == "__main__":
     warnings.simplefilter("error")
     counted: Counter[str] = Counter()
     for position in range(int(sys.argv[2])):
-        print(position, flush=True)  # the last one tells which file killed the process
+        print(position, flush=True)  # the last number printed is the file that killed the process
         counted[outcome(check_decoded, damaged(int(sys.argv[1]), position)[1])] += 1
     print(json.dumps(counted))

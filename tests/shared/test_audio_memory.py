@@ -1,4 +1,4 @@
-"""What decoding holds at its peak depends on the limits, not on what a file expands to."""
+"""Peak memory of decoding depends on the limits, not on the size that a file expands to."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from tests.support.sounds import encode, flac_of_silence, spread
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its peak memory from /proc")
 
-# VmHWM, unlike the peak in getrusage, does not begin with that of the process that started this one.
+# VmHWM is the peak of this process alone; ru_maxrss of getrusage is inherited from the parent process.
 CHILD = """
 import sys
 from shared.audio.decode import decode
@@ -35,7 +35,7 @@ OUTPUT = 600 * 16_000 * 4  # bytes of ten minutes at 16 kHz
 
 
 def peak_of(file: bytes) -> tuple[str, int]:
-    """How decoding ended, and the bytes it held more than a small file needs."""
+    """(length in seconds or error code, peak bytes above those of a small file)."""
     code = CHILD.replace("WARM", repr(flac_of_silence(1.0, 48_000, 2)))
     answer = subprocess.run([sys.executable, "-c", code], input=file, capture_output=True, check=True)
     end, held = answer.stdout.split()
@@ -44,7 +44,7 @@ def peak_of(file: bytes) -> tuple[str, int]:
 
 @pytest.mark.parametrize("claimed", [None, 0])
 def test_ten_hours_of_silence_in_a_megabyte(claimed: int | None) -> None:
-    """8 channels at 48 kHz would be 52 GB: refused by its header, or, when that hides it, at the budget."""
+    """8 channels at 48 kHz would be 52 GB: refused by the header, or at the limit where the header lacks the length."""
     file = flac_of_silence(36_000, 48_000, 8, claimed=claimed)
     assert len(file) < MB
     end, held = peak_of(file)
@@ -53,14 +53,14 @@ def test_ten_hours_of_silence_in_a_megabyte(claimed: int | None) -> None:
 
 
 def test_ten_minutes_of_eight_channels_within_the_limits() -> None:
-    """96 kHz is 1.8 GB as floats; the answer is 37 MB, held twice while it is joined."""
+    """96 kHz is 1.8 GB as floats; the waveform is 37 MB, held twice while its parts are concatenated."""
     end, held = peak_of(flac_of_silence(600, 96_000, 8))
     assert float(end) == 600
     assert held < 2 * OUTPUT + 32 * MB
 
 
 def test_ten_minutes_of_wav_within_the_limits() -> None:
-    """Samples that lie in the file are read where they lie, not copied first."""
+    """Uncompressed samples are read in place, not copied first."""
     wave = spread(np.zeros(600 * 4_000, np.float32), 8)
     file = encode(wave, 4_000, "WAV", "ULAW")
     end, held = peak_of(file)

@@ -1,4 +1,4 @@
-"""Sound files that are unusual but right: they must be read, and read whole."""
+"""Unusual but valid sound files: they must be decoded completely."""
 
 import struct
 
@@ -33,7 +33,7 @@ def same(file: bytes, wave: Wave = WAVE, rate: int = RATE) -> None:
     ],
 )
 def test_wav_with_other_chunks_before_its_samples(before: bytes) -> None:
-    """Chunks that say nothing about the samples are stepped over, odd sizes with their padding."""
+    """Unrelated chunks are skipped, odd sizes with their padding."""
     same(riff(before, wav_format(RATE), before, chunk(b"data", PCM), before))
 
 
@@ -44,7 +44,7 @@ def test_wav_with_a_larger_format_chunk() -> None:
 
 
 def test_wav_with_a_second_format_chunk() -> None:
-    """The first counts, and the others are not even read: ten thousand of them would take their time."""
+    """The first one counts, and the others are not parsed: ten thousand of them would take long."""
     same(riff(wav_format(RATE), wav_format(48_000), chunk(b"fmt ", b""), chunk(b"data", PCM)))
 
 
@@ -68,7 +68,7 @@ def test_rf64_takes_its_size_from_ds64() -> None:
 
 
 def test_mono_aiff_with_an_odd_number_of_bytes() -> None:
-    """8-bit mono of odd length is followed by a padding byte that is no sample; chunks may follow that."""
+    """8-bit mono of odd length is followed by a padding byte that is not a sample; chunks may follow that."""
     wave = chirp(4_001 / RATE, RATE)
     file = aiff((wave[:, 0] * 127).astype("i1").tobytes(), 4_001, bits=8)
     assert len(file) % 2 == 0
@@ -79,7 +79,7 @@ def test_mono_aiff_with_an_odd_number_of_bytes() -> None:
 
 
 def test_aiff_with_other_chunks_and_an_offset() -> None:
-    """Samples may begin behind an offset, and depths that are not whole bytes fill them from the top."""
+    """Samples may begin behind an offset, and depths that are not whole bytes are left-aligned."""
     body = (WAVE[:, 0] * 32_767).astype(">i2").tobytes()
     before = chunk(b"COMT", b"\0\0\0", order=">")
     for bits in (16, 14):
@@ -113,7 +113,7 @@ def test_tag_before_flac() -> None:
 
 
 def test_variable_mp3_without_its_tag_is_read_whole() -> None:
-    """Streams and pipes leave no Xing tag behind; libsndfile alone would guess the length and stop early."""
+    """Streams and pipes have no Xing tag; libsndfile alone would estimate the length and stop early."""
     loud = np.vstack([tone(6.0, 44_100, level=1e-4), noise(6.0, 44_100)])
     file = encode(loud, 44_100, "MP3", "MPEG_LAYER_III")
     assert file[21:25] == b"Xing"
@@ -125,12 +125,12 @@ def test_variable_mp3_without_its_tag_is_read_whole() -> None:
 
 
 def test_mp3_cut_out_of_a_stream() -> None:
-    """Beginning in the middle of a frame costs that frame and the one that needs it."""
+    """A beginning inside a frame loses that frame and the one that depends on it."""
     assert decode(MP3[1_000:], RATE).seconds == pytest.approx(decode(MP3, RATE).seconds, abs=0.4)
 
 
-def test_joined_mp3_files_are_read_to_the_end() -> None:
-    """The tag of the first file tells the length of the first file only."""
+def test_concatenated_mp3_files_are_decoded_to_the_end() -> None:
+    """The tag of the first file states the length of the first file only."""
     alone = decode(MP3, RATE).seconds
     assert decode(MP3 + MP3, RATE).seconds == pytest.approx(2 * alone, abs=0.2)
 
@@ -146,7 +146,7 @@ def pages(file: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
 def test_recording_of_a_running_ogg_stream(codec: str) -> None:
-    """Positions that do not begin at zero, but hours later, count from where they do begin."""
+    """Granule positions that begin hours after zero count from their beginning."""
     whole = pages(encode(noise(20.0, 48_000), 48_000, "OGG", codec))
     middle = len(whole) // 2
     file = b"".join(whole[:2] + whole[middle:])
@@ -155,15 +155,15 @@ def test_recording_of_a_running_ogg_stream(codec: str) -> None:
     assert (probe(file).frames or 0) / 48_000 == pytest.approx(decoded.seconds, abs=0.6)
 
 
-def test_damage_in_the_middle_of_ogg_costs_a_page() -> None:
-    """A lossy file with a broken page is played without it, as players do."""
+def test_a_damaged_ogg_page_is_skipped() -> None:
+    """A lossy file with a broken page is decoded without it, as players do."""
     file = bytearray(encode(noise(20.0, 48_000), 48_000, "OGG", "VORBIS"))
     file[len(file) // 2] ^= 0xFF
     assert 18 < decode(bytes(file), 48_000).seconds < 20
 
 
 def test_opus_rate_is_the_one_it_decodes_to() -> None:
-    """The length in seconds must not depend on which of Opus' rates the header asks for."""
+    """The length in seconds does not depend on the rate in the Opus header."""
     file = encode(tone(2.0, 8_000), 8_000, "OGG", "OPUS")
     header, decoded = probe(file), decode(file, RATE)
     assert (header.rate, header.frames, decoded.source_rate) == (8_000, 16_000, 8_000)

@@ -1,4 +1,4 @@
-"""What must be refused: each by its class, with a message that says what was found, and most before any decoder."""
+"""Files that must be refused: the error class, a message with what was found, and mostly before any decoder runs."""
 
 import struct
 from collections.abc import Callable
@@ -157,7 +157,7 @@ HEADERS: dict[str, Case] = {
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_refused_by_its_header(name: str) -> None:
-    """Told by `probe`, and by `decode` with the same words: no decoder is needed to know it."""
+    """`probe` and `decode` raise the same error: no decoder is needed to find the fault."""
     file, kind, words = HEADERS[name]
     for reader in (probe, lambda data: decode(data, RATE)):
         error = refusal(reader, file)
@@ -206,7 +206,7 @@ BODIES: dict[str, Case] = {
 
 @pytest.mark.parametrize("name", BODIES)
 def test_refused_by_its_sound(name: str) -> None:
-    """What only decoding can tell has the same classes."""
+    """Faults that only decoding finds have the same classes."""
     file, kind, words = BODIES[name]
     error = refusal(lambda data: decode(data, RATE), file)
     assert isinstance(error, kind), repr(error)
@@ -215,7 +215,7 @@ def test_refused_by_its_sound(name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMS)
 def test_truncated_file_of_every_form(name: str) -> None:
-    """Wherever a file is cut, it is refused, and nearly always called truncated."""
+    """A file cut anywhere is refused, nearly always as truncated."""
     form = FORMS[name]
     whole = encode(chirp(1.0, 48_000, 2), 48_000, form.container, form.subtype, endian=form.endian)
     for part in (0.02, 0.2, 0.5, 0.9, 0.999):
@@ -223,7 +223,7 @@ def test_truncated_file_of_every_form(name: str) -> None:
         assert type(error) is AudioTruncated or (form.container == "MP3" and part == 0.02), repr(error)
 
 
-def test_whatever_is_cut_from_a_header_is_refused() -> None:
+def test_a_header_cut_anywhere_is_refused() -> None:
     """Every length of every header: never a success, never another exception."""
     for form in FORMS.values():
         whole = encode(tone(0.2, 48_000), 48_000, form.container, form.subtype, endian=form.endian)
@@ -231,8 +231,8 @@ def test_whatever_is_cut_from_a_header_is_refused() -> None:
             refusal(probe if form.container != "FLAC" else lambda data: decode(data, RATE), whole[:length])
 
 
-def test_limits_are_the_callers() -> None:
-    """The bounds come from the settings, and messages name them."""
+def test_limits_are_parameters() -> None:
+    """The bounds come from the caller, and messages state them."""
     strict = AudioLimits(min_seconds=0.5, max_seconds=2, max_channels=1, min_rate=8_000, max_rate=16_000)
     for file, words in (
         (encode(tone(0.4, 8_000), 8_000), "at least 500 ms"),
@@ -260,7 +260,7 @@ MP3 = encode(tone(1.0, RATE), RATE, "MP3", "MPEG_LAYER_III")
     ],
 )
 def test_no_other_codec_reaches_libsndfile(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However a file is dressed up, libsndfile sees FLAC, Ogg or MPEG frames from the first byte, or nothing."""
+    """Whatever a file claims, libsndfile gets FLAC, Ogg or MPEG frames from the first byte, or nothing."""
     seen: list[bytes] = []
 
     class Spy(decoders._Bytes):
@@ -276,8 +276,8 @@ def test_no_other_codec_reaches_libsndfile(file: bytes, monkeypatch: pytest.Monk
     assert all(data[:4] in (b"fLaC", b"OggS") or data[:2] in (b"\xff\xfb", b"\xff\xf3") for data in seen)
 
 
-def test_a_header_that_libsndfile_reads_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the two still disagree, nothing is decoded."""
+def test_a_header_that_libsndfile_reads_differently_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where header reader and libsndfile disagree, nothing is decoded."""
     file = encode(tone(1.0, RATE), RATE, "FLAC")
     real = probe(file)
     for other in ({"rate": 8_000}, {"channels": 2}, {"container": "MP3"}):

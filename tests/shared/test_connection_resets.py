@@ -1,5 +1,7 @@
-"""Connections of the gateway to Redis that are reset while nobody uses them, as a host that lost power resets them once
-it is back: on the event loops that gateways run on, they are replaced and nobody hears of it."""
+"""Idle connections of the gateway to Redis that are reset, as by a host that lost power and is back.
+
+Under both event loops that gateways run on, they are replaced without an error for the caller.
+"""
 
 import asyncio
 import socket
@@ -29,27 +31,27 @@ Loop = Callable[[], asyncio.AbstractEventLoop]
 
 
 class Relay:
-    """Passes on what comes to `port`, until it resets all that are passing."""
+    """A TCP proxy in front of a server, which can reset all of its connections."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self.passing: list[asyncio.StreamWriter] = []
+        self.connections: list[asyncio.StreamWriter] = []
         self.port = free_port()
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.passing.append(writer)
+        self.connections.append(writer)
         if isinstance(self._target, Path):
             far_reader, far_writer = await asyncio.open_unix_connection(self._target)
         else:
             far_reader, far_writer = await asyncio.open_connection(*self._target)
         with suppress(OSError):
-            await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
+            await asyncio.gather(self._forward(reader, far_writer), self._forward(far_reader, writer))
 
     @staticmethod
-    async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while got := await reader.read(65536):
                 writer.write(got)
@@ -57,9 +59,9 @@ class Relay:
             writer.close()
 
     async def reset(self) -> None:
-        """Those who had a connection have been told when it returns."""
-        while self.passing:
-            transport = self.passing.pop().transport
+        """Reset all connections; the clients have received the resets when it returns."""
+        while self.connections:
+            transport = self.connections.pop().transport
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABRUPT)
             transport.abort()
         await asyncio.sleep(0.1)
@@ -78,10 +80,10 @@ def _survives(loop: Loop, settings: Settings, *relays: Relay) -> None:
             client = await stack.enter_async_context(connect_async(settings))
             await client.set("n", 0)
             for relay in relays:
-                assert relay.passing
+                assert relay.connections
                 await relay.reset()
             assert await client.incr("n") == 1
-            assert all(await asyncio.gather(*(client.ping() for _ in range(5))))  # each over a connection of its own
+            assert all(await asyncio.gather(*(client.ping() for _ in range(5))))  # each over a separate connection
             for relay in relays:
                 await relay.reset()
             assert await client.pipeline().incr("n").incr("n").execute() == [2, 3]
@@ -97,15 +99,15 @@ def _survives(loop: Loop, settings: Settings, *relays: Relay) -> None:
 @pytest.mark.usefixtures("redis_url")
 @on_each_loop
 def test_a_connection_that_was_reset_is_replaced(redis_socket: Path, loop: Loop) -> None:
-    """Whatever the caller does next; where no other can be had, it is told so."""
+    """For a command, several at once and a pipeline; where no connection can be made, StoreUnavailable is raised."""
     server = Relay(redis_socket)
     _survives(loop, Settings(redis_url=f"redis://127.0.0.1:{server.port}"), server)
 
 
 @needs_tls
 @on_each_loop
-def test_so_is_one_that_is_encrypted(tmp_path: Path, loop: Loop) -> None:
-    """Through the layer that encrypts."""
+def test_a_tls_connection_that_was_reset_is_replaced(tmp_path: Path, loop: Loop) -> None:
+    """The same through TLS."""
     authority = Authority(tmp_path, "us")
     with encrypted_server(tmp_path, authority) as port:
         server = Relay(("127.0.0.1", port))
@@ -115,8 +117,8 @@ def test_so_is_one_that_is_encrypted(tmp_path: Path, loop: Loop) -> None:
 
 @pytest.mark.usefixtures("redis_url")
 @on_each_loop
-def test_so_are_those_to_the_sentinels(redis_socket: Path, loop: Loop) -> None:
-    """A sentinel whose connection was reset is asked again."""
+def test_a_connection_to_a_sentinel_that_was_reset_is_replaced(redis_socket: Path, loop: Loop) -> None:
+    """A sentinel whose connection was reset is queried again."""
     server = Relay(redis_socket)
     with ExitStack() as stack:
         sentinel = Relay(("127.0.0.1", stack.enter_context(_sentinel_of(server.port))))

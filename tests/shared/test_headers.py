@@ -1,4 +1,4 @@
-"""The header reader alone: what it says of files, and that hostile ones cost it little."""
+"""The header readers alone: what they report, and that hostile files take them little time."""
 
 import struct
 import subprocess
@@ -29,7 +29,7 @@ CODECS = {
 
 @pytest.mark.parametrize("name", CODECS)
 def test_header_names_container_and_codec(name: str) -> None:
-    """In the words that a person is shown."""
+    """As they are shown to people."""
     form = FORMS[name]
     header = read_header(encode(tone(0.2, 48_000), 48_000, form.container, form.subtype))
     assert header.container == name.split()[0].removesuffix("-C").replace("WAVEX", "WAV").replace("RF64", "WAV")
@@ -37,7 +37,7 @@ def test_header_names_container_and_codec(name: str) -> None:
 
 
 def test_reader_needs_no_native_code() -> None:
-    """The gateway reads headers with the standard library alone."""
+    """Reading headers takes the standard library alone, in the gateway too."""
     code = (
         "import sys, shared.audio.formats; print([m for m in ('numpy', 'soundfile', 'soxr', 'av') if m in sys.modules])"
     )
@@ -46,7 +46,7 @@ def test_reader_needs_no_native_code() -> None:
 
 
 def test_probing_loads_no_decoder() -> None:
-    """`shared.audio.decode` is imported by the gateway; the libraries that decode come with the first decoding."""
+    """The gateway imports `shared.audio.decode`; the native libraries are imported by the first decoding."""
     code = (
         "import sys, shared.audio.decode; shared.audio.decode.probe(open(0, 'rb').read());"
         "print([m for m in ('soundfile', 'soxr', 'av') if m in sys.modules])"
@@ -56,16 +56,16 @@ def test_probing_loads_no_decoder() -> None:
     assert answer.stdout.strip() == b"[]"
 
 
-def test_rates_that_aiff_writes_as_floats() -> None:
-    """Rates that are no powers of two, and fractions of a hertz, come out rounded."""
+def test_aiff_rates_are_80_bit_floats() -> None:
+    """Rates that are not powers of two, and fractions of a hertz, are rounded."""
     for hz, exact in ((8_000, 8_000), (22_255, 22_254.5454), (44_100, 44_100), (192_000, 192_000)):
         mantissa, exponent = np.frexp(exact)
         rate = struct.pack(">HQ", 16_382 + int(exponent), int(mantissa * 2**53) << 11)
         assert read_header(aiff(bytes(200), 100, rate=rate)).rate == hz
 
 
-def test_mp3_frames_are_told_from_accidents() -> None:
-    """One frame header is found every 16 KB of random bytes, three that follow one another never."""
+def test_random_bytes_contain_no_mp3_frames() -> None:
+    """Random bytes contain a frame header every 16 KB, but never three consecutive frames."""
     random = np.random.default_rng(3).bytes(2_000_000)
     assert all(find_frames(random, start) is None for start in range(0, len(random), 4_096))
     with pytest.raises(NotAudio):
@@ -107,8 +107,8 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_header_costs_little(name: str) -> None:
-    """10 MB made to keep a parser busy: a third of a second at most here, where a quadratic loop would take hours."""
+def test_a_hostile_header_is_read_in_linear_time(name: str) -> None:
+    """10 MB made to keep a parser busy take a third of a second at most, where a quadratic loop would take hours."""
     try:
         header = read_header(HOSTILE[name]())
         assert header.frames is not None
@@ -117,7 +117,7 @@ def test_hostile_header_costs_little(name: str) -> None:
 
 
 def test_count_of_chunks_is_bounded() -> None:
-    """A file of nothing but chunks is given up after some thousands."""
+    """A file of nothing but chunks is refused after some thousands."""
     for name in ("empty WAV chunks", "empty AIFF chunks", "empty MP4 boxes"):
         with pytest.raises(AudioCorrupt, match="10,000"):
             read_header(HOSTILE[name]())

@@ -1,4 +1,4 @@
-"""What a log line looks like, for people and for machines."""
+"""The log formats: text for a terminal, JSON lines for a log collector."""
 
 import json
 import subprocess
@@ -10,23 +10,23 @@ from tests.conftest import PYTHON, ROOT
 
 PROGRAM = """
 import logging, warnings
-from shared import log_config as logs
-logs.configure({how!r})
+from shared import log_config
+log_config.configure({log_format!r})
 log = logging.getLogger("room")
 {body}
 """
 
 
-def logged(how: str, body: str) -> list[str]:
-    """The lines that a process of its own writes to stderr."""
-    program = PROGRAM.format(how=how, body=body)
+def logged(log_format: str, body: str) -> list[str]:
+    """The lines that a separate process writes to stderr."""
+    program = PROGRAM.format(log_format=log_format, body=body)
     done = subprocess.run([PYTHON, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "")
     return done.stderr.splitlines()
 
 
-def test_json_is_a_line_an_event() -> None:
-    """Time, level, logger, message and what came with it; a traceback and a line break stay inside their line."""
+def test_json_is_one_line_per_event() -> None:
+    """Time, level, logger, message and extra fields; a traceback and a line break stay within the line."""
     body = r"""
 log.info("accepted %d", 1, extra={"job": "a1", "timings": {"decode": 0.5}, "odd": {1}, "color_message": "x"})
 try:
@@ -46,12 +46,12 @@ warnings.warn("old")
     assert "old" in third["message"]
 
 
-@pytest.mark.parametrize("how", ["text", "json"])
-def test_a_terminal_is_spared_the_way_of_every_job(how: str) -> None:
-    """What needs somebody is told with its job in both; what happens to every job in JSON alone."""
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_terminal_gets_no_routine_events_of_jobs(log_format: str) -> None:
+    """Warnings appear with their job in both formats; routine events of every job in JSON alone."""
     body = 'log.info("accepted", extra={"job": "a1"})\nlog.info("up")\nlog.warning("lost", extra={"job": "a1"})'
-    lines = logged(how, body)
-    assert len(lines) == (2 if how == "text" else 3)
+    lines = logged(log_format, body)
+    assert len(lines) == (2 if log_format == "text" else 3)
     assert "a1" in lines[-1]
-    if how == "text":
+    if log_format == "text":
         assert lines[-1].endswith("WARNING room  lost  job=a1")

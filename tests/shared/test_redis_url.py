@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.settings_text import shown
+from commands.settings_text import masked
 from shared.config.redis_url import RedisURL, RedisURLError, parse_redis_url
 from shared.config.settings import ConfigurationError, Settings, load_settings
 
@@ -114,4 +114,4 @@ def test_no_secret_is_shown() -> None:
     url = "sentinel://me:secret@a,b/queue?sentinel_password=secret&db=1"
     parsed = parse_redis_url(url)
     assert "secret" not in f"{parsed!r} {parsed.safe_url}"
-    assert shown("redis_url", url) == "sentinel://me:***@a,b/queue?sentinel_password=***&db=1"
+    assert masked("redis_url", url) == "sentinel://me:***@a,b/queue?sentinel_password=***&db=1"

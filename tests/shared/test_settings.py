@@ -1,4 +1,4 @@
-"""What is refused at start, what may come from a file, and that every setting is explained where people look."""
+"""Settings: what is refused at start, what may come from a file, and that every setting is documented."""
 
 import os
 import re
@@ -23,22 +23,22 @@ from tests.conftest import PYTHON, ROOT
         ({"trusted_proxies": "10.0.0.1/8"}, "host bits"),
         ({"trusted_proxies": "::/0"}, "every address"),
         ({"cors_origins": "*"}, "KEYS_FILE"),
-        ({"max_wait": 0}, "MAX_WAIT"),  # with which no /evaluate would ever be answered
+        ({"max_wait": 0}, "MAX_WAIT"),  # with it no /evaluate could succeed
         ({"cors_origins": "https://a.example/"}, "not an origin"),
         ({"cors_origins": "a.example"}, "not an origin"),
     ],
 )
 def test_unsafe_settings_are_refused_without_their_secrets(setting: dict[str, str], why: str) -> None:
-    """At start and in one line; a password in a URL is in neither form of the error."""
+    """At start and in one line; the error contains no password of a URL."""
     with pytest.raises(ConfigurationError, match=re.escape(why)) as caught:
         load_settings(**setting)
-    told = str(caught.value)
-    assert "\n" not in told
-    assert "hunt" not in told
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "hunt" not in message
 
 
-def test_settings_that_are_safe() -> None:
-    """Networks and addresses of proxies; exact origins; any origin where there are keys."""
+def test_safe_settings_are_accepted() -> None:
+    """Networks and addresses of proxies; exact origins; any origin where keys are required."""
     assert Settings(trusted_proxies="10.0.0.0/8, ::1").proxies == ("10.0.0.0/8", "::1")
     assert Settings(cors_origins="https://a.example, http://localhost:3000").origins[1] == "http://localhost:3000"
     assert Settings(cors_origins="*", keys_file=Path("keys")).origins == ("*",)
@@ -54,18 +54,18 @@ def test_settings_that_are_safe() -> None:
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, str | bool], why: str) -> None:
-    """Each would be found out by somebody's request otherwise, or by nobody."""
+    """Otherwise a request would fail because of each, or nothing would show it."""
     with pytest.raises(ConfigurationError, match=why):
         load_settings(**settings)
 
 
-def test_a_default_among_the_models_that_are_served() -> None:
-    """Which is what one changes with them."""
+def test_the_default_model_is_one_of_the_models() -> None:
+    """Both settings are changed together."""
     assert load_settings(models="mine, yours", default_model="yours").model_names == ("mine", "yours")
 
 
 def test_a_setting_may_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Docker and Kubernetes mount secrets; a variable wins, and the end of the line is not part of it."""
+    """As Docker and Kubernetes mount secrets; a variable overrides it, and a trailing newline is not part of it."""
     (tmp_path / "otoscope_redis_url").write_text("redis://:word@queue:6379/0\n")
     (tmp_path / "of_others").write_text("?")
     monkeypatch.delenv("OTOSCOPE_REDIS_URL", raising=False)
@@ -75,8 +75,8 @@ def test_a_setting_may_come_from_a_file(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("program", "name"), [("api", "gateway"), ("worker", "worker")])
-def test_a_process_says_why_it_does_not_start(program: str, name: str) -> None:
-    """In one line, with status 1, and soon: before anything heavy is loaded."""
+def test_a_process_reports_why_it_does_not_start(program: str, name: str) -> None:
+    """In one line, with status 1, and before anything heavy is loaded."""
     environment = {**os.environ, "OTOSCOPE_MODELS": "mine"}
     ended = subprocess.run(
         [PYTHON, "-m", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30
@@ -87,14 +87,17 @@ def test_a_process_says_why_it_does_not_start(program: str, name: str) -> None:
     assert ended.stderr.count("\n") == 1
 
 
-def test_a_typing_error_is_no_setting() -> None:
-    """It is pointed out, with what was perhaps meant; what belongs to others or to the command line is left alone."""
-    told = unknown_variables(["OTOSCOPE_BATCHSIZE", "OTOSCOPE_BATCH_SIZE", "OTOSCOPE_URL", "HOME", "OTOSCOPE_ZZZ"])
-    assert told == ["OTOSCOPE_BATCHSIZE is not a setting; did you mean OTOSCOPE_BATCH_SIZE?", "OTOSCOPE_ZZZ is not a setting"]
+def test_a_misspelt_setting_is_reported() -> None:
+    """With the closest setting; variables of other programs and of the command line are ignored."""
+    sentences = unknown_variables(["OTOSCOPE_BATCHSIZE", "OTOSCOPE_BATCH_SIZE", "OTOSCOPE_URL", "HOME", "OTOSCOPE_ZZZ"])
+    assert sentences == [
+        "OTOSCOPE_BATCHSIZE is not a setting; did you mean OTOSCOPE_BATCH_SIZE?",
+        "OTOSCOPE_ZZZ is not a setting",
+    ]
 
 
-def test_what_only_compose_reads_is_known() -> None:
-    """Nothing that docker-compose.yml takes from .env is unexplained or out of use, and the defaults are the same."""
+def test_variables_of_compose_are_known() -> None:
+    """Every variable that docker-compose.yml reads is documented and vice versa, with the same default."""
     text = (ROOT / "docker-compose.yml").read_text()
     taken = dict(re.findall(r"\$\{(OTOSCOPE_\w+):-([^}]*)\}", text))
     services = {f"OTOSCOPE_{name.upper()}" for name in Settings.model_fields}
@@ -104,8 +107,8 @@ def test_what_only_compose_reads_is_known() -> None:
     assert unknown_variables(taken) == []
 
 
-def test_every_setting_is_explained() -> None:
-    """By its effect, where people look for it, and as it is now."""
+def test_every_setting_is_documented() -> None:
+    """By its effect, and docs/settings.md and .env.example are up to date."""
     for name, field in Settings.model_fields.items():
         assert field.description, name
     assert (ROOT / "docs" / "settings.md").read_text() == markdown(), (
@@ -114,8 +117,8 @@ def test_every_setting_is_explained() -> None:
     assert (ROOT / ".env.example").read_text() == env_example(), "otoscope settings --form env > .env.example"
 
 
-def test_the_command_shows_what_is_set_here_and_no_password(tmp_path: Path) -> None:
-    """And what it is set to, beside what it does."""
+def test_the_command_shows_the_settings_and_no_password(tmp_path: Path) -> None:
+    """Each with its value and effect."""
     environment = {
         **os.environ,
         "OTOSCOPE_REDIS_URL": "rediss://oto:hunter2@queue:6380/1",

@@ -1,4 +1,4 @@
-"""What is read anew once a second, for many who ask at once."""
+"""The cached value with a TTL, under concurrent callers."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from shared.ttl_cache import TTLCache
 
 
 class Source:
-    """Counts its readers, and answers once it is let go on."""
+    """Counts its reads, and completes them once `go_on` is set."""
 
     def __init__(self, value: int | None) -> None:
         self.value, self.readers, self.fails = value, 0, False
@@ -23,13 +23,13 @@ class Source:
         return self.value
 
 
-def test_everybody_waits_for_the_first_answer() -> None:
-    """There is nothing else that they could be told."""
+def test_all_callers_wait_for_the_first_read() -> None:
+    """There is no older value to return."""
 
     async def use() -> None:
         source = Source(1)
-        asked = TTLCache(source.read, None)
-        all_of_them = [asyncio.create_task(asked.get()) for _ in range(3)]
+        cache = TTLCache(source.read, None)
+        all_of_them = [asyncio.create_task(cache.get()) for _ in range(3)]
         await asyncio.sleep(0)
         assert not any(one.done() for one in all_of_them)
         source.go_on.set()
@@ -39,23 +39,23 @@ def test_everybody_waits_for_the_first_answer() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_one_reads_anew_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
-    """With what is known; and where reading fails, its reader alone hears of it, until that is old."""
+def test_one_caller_refreshes_while_the_others_get_the_old_value(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """Where the read fails, only the caller that refreshes gets the error, and the old value stays for another TTL."""
 
     async def use() -> None:
         source = Source(2)
-        asked = TTLCache(source.read, 1)
-        reader = asyncio.create_task(asked.get())
+        cache = TTLCache(source.read, 1)
+        reader = asyncio.create_task(cache.get())
         await asyncio.sleep(0)
-        assert [await asked.get() for _ in range(3)] == [1, 1, 1]
+        assert [await cache.get() for _ in range(3)] == [1, 1, 1]
         source.fails = fails
         source.go_on.set()
         (first,) = await asyncio.gather(reader, return_exceptions=True)
         assert isinstance(first, OSError) if fails else first == 2
-        assert await asked.get() == (1 if fails else 2)
+        assert await cache.get() == (1 if fails else 2)
         assert source.readers == 1
         monkeypatch.setattr(ttl_cache, "TTL_SECONDS", 0.0)
         source.fails = False
-        assert await asked.get() == 2
+        assert await cache.get() == 2
 
     asyncio.run(use())

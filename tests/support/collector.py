@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector: a real HTTP server that reads OTLP protobuf, and can be slow, refuse, or be away."""
+"""An OpenTelemetry collector for tests: a real HTTP server for OTLP protobuf, which can be slow, refuse, or be down."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 @dataclass(frozen=True)
 class Span:
-    """A span as it arrived. Times are nanoseconds since 1970."""
+    """A received span. Times are nanoseconds since 1970."""
 
     service: str
     name: str
@@ -35,20 +35,20 @@ class Span:
         return self.trace, self.id
 
     def within(self, other: Self) -> bool:
-        """Within a millisecond: a clock that is being set right may go a little slower or faster meanwhile."""
+        """Whether it lies within the other span, give or take a millisecond: NTP may slew the clock meanwhile."""
         return other.began - 10**6 <= self.began <= self.ended <= other.ended + 10**6
 
 
 class Collector:
-    """`with Collector() as collector:`, told where by `url`."""
+    """`with Collector() as collector:` runs it at `collector.url`."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.headers: list[dict[str, str]] = []
-        self.raw = b""  # everything that came
+        self.raw = b""  # all request bodies
         self.status, self.delay = 200, 0.0
         self._released = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._took))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._receive))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -60,25 +60,25 @@ class Collector:
         self.close()
 
     def release(self) -> None:
-        """Answer without delay from now on, what waits as well."""
+        """Answer without delay from now on, also the requests that are waiting."""
         self._released.set()
 
     def close(self) -> None:
-        """Not there any more: connections are refused, and those that were open are ended."""
+        """Go down: new connections are refused, and open ones are closed."""
         self.status = 0
         self.release()
         self._server.shutdown()
         self._server.server_close()
 
     def until(self, condition: Callable[[list[Span]], Any], seconds: float = 20) -> list[Span]:
-        """What has come once that is so."""
+        """All spans received, once the condition holds for them."""
         deadline = time.monotonic() + seconds
         while not condition(self.spans):
             assert time.monotonic() < deadline, [(span.service, span.name, span.attributes) for span in self.spans]
             time.sleep(0.05)
         return list(self.spans)
 
-    def _took(self, path: str, headers: dict[str, str], body: bytes) -> int:
+    def _receive(self, path: str, headers: dict[str, str], body: bytes) -> int:
         self._released.wait(self.delay)
         if self.status == 200:
             assert path == "/v1/traces"
@@ -114,21 +114,21 @@ def parsed(body: bytes) -> list[Span]:
     return found
 
 
-def _attributes(told: Any) -> dict[str, Any]:
-    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in told}
+def _attributes(pairs: Any) -> dict[str, Any]:
+    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in pairs}
 
 
-def _handler(took: Callable[[str, dict[str, str], bytes], int]) -> type[BaseHTTPRequestHandler]:
+def _handler(receive: Callable[[str, dict[str, str], bytes], int]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            status = took(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+            status = receive(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
             if not status:
                 self.close_connection = True
                 return
-            with suppress(OSError):  # it has given up waiting
+            with suppress(OSError):  # the client has timed out
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()

@@ -1,6 +1,6 @@
-"""Damage: files changed in ways that parsers stumble over. The same seed and number always make the same file.
+"""Mutations of sound files that parsers tend to get wrong. The same seed and number always give the same file.
 
-Used by the tests and by `bench/fuzz.py`, so that what one of them finds the other can be told.
+Used by the tests and by `bench/fuzz.py`, so that each can reproduce what the other finds.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Dice = np.random.Generator
 Mutation = Callable[[Dice, bytearray, bytes], None]
 
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-HEADER = 256  # bytes in which most of what a file says of itself stands
+HEADER = 256  # bytes that contain most of a file's header fields
 
 
 def flip_a_bit(dice: Dice, file: bytearray, _: bytes) -> None:
@@ -67,7 +67,7 @@ OF_SOUNDS: tuple[Mutation, ...] = (*OF_ANYTHING, flip_a_bit_of_the_header, write
 
 
 def damage(dice: Dice, data: bytes, other: bytes = b"", mutations: tuple[Mutation, ...] = OF_ANYTHING) -> bytes:
-    """One to four of these mutations; `other` is what may be mixed in."""
+    """One to four of these mutations, applied in sequence; `other` is a second file that some of them splice in."""
     file = bytearray(data)
     for _ in range(dice.integers(1, 5)):
         if file:
@@ -77,7 +77,7 @@ def damage(dice: Dice, data: bytes, other: bytes = b"", mutations: tuple[Mutatio
 
 @cache
 def sources() -> tuple[tuple[str, bytes], ...]:
-    """Whole files with the names of their forms: each as a model likes it best, and as it has to be converted."""
+    """(name of the form, valid file): each at 16 kHz mono as models need it, and at another rate in stereo."""
     made = []
     for name, form in FORMS.items():
         for rate, channels in ((16_000, 1), (form.rates[0], 2)):
@@ -93,10 +93,10 @@ def sources() -> tuple[tuple[str, bytes], ...]:
 
 
 def damaged(seed: int, number: int) -> tuple[str, bytes]:
-    """The form of a file and the file, damaged.
+    """(name of the form, corrupted file).
 
-    Half of them keep their length, since what is shorter or longer than it says is refused before it is decoded; and
-    half have their checksums set right afterwards: of FLAC and Ogg a decoder would look at nothing else.
+    Half of them keep their length, since a file that is shorter or longer than its header claims is refused before it
+    is decoded. Half have their checksums recomputed afterwards, since a FLAC or Ogg decoder discards anything else.
     """
     dice, files = np.random.default_rng((seed, number)), sources()
     name, whole = files[number % len(files)]

@@ -1,6 +1,6 @@
-"""Sounds and sound files for tests: synthesised, encoded in every accepted form, or put together by hand.
+"""Sounds and sound files for tests: synthesised, encoded in every accepted form, or assembled byte by byte.
 
-Waveforms are (frames, channels) float32 within -1..1. Nothing here is random unless it takes a seed.
+Waveforms are (frames, channels) float32 within -1..1. Everything is deterministic.
 """
 
 import io
@@ -35,14 +35,14 @@ def chirp(
     high: float = 3_000.0,
     level: float = 0.5,
 ) -> Wave:
-    """A sine that rises from `low` to `high` Hz and fades in and out: no two moments are alike."""
+    """A sine that rises from `low` to `high` Hz and fades in and out: no two sections are equal."""
     time = np.arange(round(seconds * rate)) / rate
     phase = 2 * np.pi * (low * time + (high - low) * time**2 / (2 * seconds))
     return spread(level * np.sin(phase) * np.sin(np.pi * time / seconds) ** 0.5, channels)
 
 
 def noise(seconds: float = 1.0, rate: int = 44_100, channels: int = 1, level: float = 0.1, seed: int = 0) -> Wave:
-    """White noise, another in every channel."""
+    """White noise, different in every channel."""
     samples = np.random.default_rng(seed).standard_normal((round(seconds * rate), channels))
     return np.clip(level * samples, -1, 1).astype(np.float32)
 
@@ -53,9 +53,9 @@ def spread(samples: NDArray[np.floating], channels: int) -> Wave:
 
 
 def difference(heard: NDArray[np.floating], sent: NDArray[np.floating], rate: int, *, exact: bool = True) -> float:
-    """RMS of the difference over RMS of the sound, of mono samples that begin together.
+    """RMS of the difference over RMS of the sound, of two mono signals (samples,) that begin together.
 
-    Not `exact`: of their spectra in steps of 20 ms, since codecs that save bits keep what is heard, but not its phase.
+    With `exact=False` of their magnitude spectra in steps of 20 ms, since lossy codecs do not keep the phase.
     """
     count = min(len(heard), len(sent))
     heard, sent = heard[:count], sent[:count]
@@ -74,7 +74,7 @@ def difference(heard: NDArray[np.floating], sent: NDArray[np.floating], rate: in
 
 @dataclass(frozen=True)
 class Form:
-    """A way to store a sound, and how far from it the decoded sound may be (as `difference` measures it)."""
+    """A container with a codec, and the tolerance of the decoded sound (as `difference` measures it)."""
 
     container: str
     subtype: str
@@ -85,7 +85,7 @@ class Form:
 
     @property
     def exact(self) -> bool:
-        """Whether samples come back as they were, but for rounding."""
+        """Whether samples are kept but for rounding."""
         return self.container != "MP3" and self.subtype not in ("VORBIS", "OPUS")
 
 
@@ -116,7 +116,7 @@ FORMS: dict[str, Form] = {
     "FLAC 16 bit": Form("FLAC", "PCM_16", 1e-4),
     "FLAC 24 bit": Form("FLAC", "PCM_24", 1e-6),
     "Ogg Vorbis": Form("OGG", "VORBIS", 0.1),
-    # Of 8 channels of Opus the last is for bass alone.
+    # Of 8 channels of Opus the last one carries bass only.
     "Ogg Opus": Form("OGG", "OPUS", 0.15, rates=(8_000, 12_000, 16_000, 24_000, 48_000)),
     "MP3": Form("MP3", "MPEG_LAYER_III", 0.1, channels=(1, 2), rates=(8_000, 16_000, 22_050, 44_100, 48_000)),
 }
@@ -131,7 +131,7 @@ def encode(
     endian: str = "FILE",
     bitrate_mode: str | None = None,
 ) -> bytes:
-    """The file that libsndfile makes of it; `bitrate_mode` is for MP3: CONSTANT, AVERAGE or VARIABLE."""
+    """The file as libsndfile encodes it; `bitrate_mode` is for MP3: CONSTANT, AVERAGE or VARIABLE."""
     file = io.BytesIO()
     level = None if bitrate_mode is None else 0.5
     soundfile.write(
@@ -149,7 +149,9 @@ def encode_m4a(wave: Wave, rate: int, codec: str = "aac") -> bytes:
     with av.open(file, "w", format="ipod") as container:
         stream: Any = container.add_stream(codec, rate=rate, layout=layout)
         frame = av.AudioFrame(format="fltp", layout=layout, samples=len(wave))
-        for plane, channel in zip(frame.planes, wave.T, strict=False):  # of eight channels there is a plane too many
+        for plane, channel in zip(
+            frame.planes, wave.T, strict=False
+        ):  # for eight channels PyAV counts one plane too many
             plane.update(np.ascontiguousarray(channel))
         frame.sample_rate = rate
         for packet in [*stream.encode(frame), *stream.encode(None)]:
@@ -157,11 +159,13 @@ def encode_m4a(wave: Wave, rate: int, codec: str = "aac") -> bytes:
     return file.getvalue()
 
 
-# --- files, by hand -------------------------------------------------------------------------------------------------
+# --- files, byte by byte
+# -------------------------------------------------------------------------------------------------
 
 
 def chunk(name: bytes, body: bytes, *, size: int | None = None, order: str = "<") -> bytes:
-    """A chunk of a WAV ("<") or AIFF (">") file, padded to an even size; `size` makes it lie."""
+    """A chunk of a WAV ("<") or AIFF (">") file, padded to an even size; `size` is the claimed size where it is
+    wrong."""
     claimed = len(body) if size is None else size
     return struct.pack(f"{order}4sI", name, claimed) + body + b"\0" * (len(body) & 1)
 
@@ -200,14 +204,14 @@ def aiff(
 
 
 def flac_of_silence(seconds: float, rate: int, channels: int, *, claimed: int | None = None) -> bytes:
-    """FLAC at its smallest: about 30 bytes for 65,535 frames of 8 channels. `claimed` frames stand in the header."""
+    """Minimal FLAC: about 30 bytes for 65,535 frames of 8 channels. The header announces `claimed` frames."""
     block = 65_535
     frames = round(seconds * rate)
     info = struct.pack(">HH6x", block, block)
     info += (rate << 44 | (channels - 1) << 41 | 15 << 36 | (frames if claimed is None else claimed)).to_bytes(8, "big")
     parts = [b"fLaC\x80\x00\x00\x22", info, bytes(16)]
     for number in range(-(-frames // block)):
-        # Fixed blocks of a 16-bit size, rate from the header, 16 bits a sample; one constant subframe a channel.
+        # Fixed blocks of a 16-bit size, rate from the header, 16 bits per sample; one constant subframe per channel.
         count = min(block, frames - number * block)
         head = b"\xff\xf8\x70" + bytes([(channels - 1) << 4 | 8]) + _utf8(number) + struct.pack(">H", count - 1)
         head += bytes([_crc(head, 8, 0x07)])
@@ -217,14 +221,14 @@ def flac_of_silence(seconds: float, rate: int, channels: int, *, claimed: int | 
 
 
 def ogg_page(packet: bytes, *, position: int = 0, serial: int = 1, number: int = 0, flags: int = 2) -> bytes:
-    """An Ogg page that holds one packet of up to 65,025 bytes, with its checksum."""
+    """An Ogg page with one packet of up to 65,025 bytes, and its checksum."""
     table = b"\xff" * (len(packet) // 255) + bytes([len(packet) % 255])
     head = struct.pack("<4sBBqIIIB", b"OggS", 0, flags, position, serial, number, 0, len(table))
     return checksummed(head + table + packet)
 
 
 def checksummed(file: bytes) -> bytes:
-    """An Ogg or FLAC file with the checksums of its pages or frames set right; anything else as it is."""
+    """An Ogg or FLAC file with the checksums of its pages or frames recomputed; any other file unchanged."""
     if file[:4] == b"fLaC":
         return _flac_checksummed(file)
     at, parts = 0, []
@@ -238,7 +242,7 @@ def checksummed(file: bytes) -> bytes:
 
 def _flac_checksummed(file: bytes) -> bytes:
     syncs = [match.start() for match in re.finditer(rb"\xff[\xf8\xf9].[^\xff]", file, re.DOTALL)]
-    # Samples can look like the beginning of a frame, but hardly with the rate and the size of the first.
+    # Samples can look like a frame header, but hardly with the rate and the size of the first one.
     starts = [at for at in syncs if all(file[at + n] & 15 == file[syncs[0] + n] & 15 for n in (2, 3))]
     parts = [file[: starts[0]] if starts else file]
     for start, end in itertools.pairwise([*starts, len(file)]):
@@ -253,7 +257,7 @@ def _flac_checksummed(file: bytes) -> bytes:
 
 
 def id3(size: int = 300) -> bytes:
-    """An ID3v2 tag of that many bytes behind its header, which look like anything but sound."""
+    """An ID3v2 tag with that many zero bytes after its header."""
     return b"ID3\x04\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + b"\0" * size
 
 

@@ -1,4 +1,4 @@
-"""A Redis that encrypts, and certificates for it: a distribution's own server, since the embedded one cannot."""
+"""A Redis with TLS and certificates for it: the distribution's redis-server, since the embedded one has no TLS."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ needs_tls = pytest.mark.skipif(
 
 
 class Authority:
-    """Signs certificates; `ca` is what to trust."""
+    """A certificate authority (CA); `ca` is the file with its certificate."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._directory, self._name = directory, name
@@ -30,7 +30,7 @@ class Authority:
         _openssl("req", "-x509", *_new(self._key, name), *own)
 
     def sign(self, host: str) -> tuple[Path, Path]:
-        """Certificate and key of a host, or of a client."""
+        """(certificate file, key file) of a host, or of a client."""
         certificate, key = (self._directory / f"{self._name}-{host}.{end}" for end in ("pem", "key"))
         request, names = certificate.with_suffix(".csr"), certificate.with_suffix(".names")
         _openssl("req", *_new(key, host), "-out", request)
@@ -51,7 +51,7 @@ def _openssl(*arguments: str | Path) -> None:
 
 @contextmanager
 def encrypted_server(directory: Path, authority: Authority, *, ask: bool = False) -> Iterator[int]:
-    """A server for `localhost` with PASSWORD, nothing in the clear; with `ask` clients show a certificate. Its port."""
+    """The port of a server on `localhost` with PASSWORD, TLS only; with `ask` it requires client certificates."""
     certificate, key = authority.sign("localhost")
     port, config = free_port(), directory / "redis.conf"
     config.write_text(
