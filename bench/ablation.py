@@ -1,10 +1,10 @@
-"""What each ingredient of a recipe is worth: the recipe, and the recipe without it, on the same folds.
+"""An ablation study: the accuracy of a recipe with one ingredient removed at a time, on the same folds.
 
     .venv/bin/python bench/ablation.py --data ESC-50 --out runs/ablation [--recipe NAME] [--folds 2] [--epochs N]
 
-Every row is a cross-validation of `otoscope evaluate --folds`, kept in --out, and gone on with when the command is run
-again. Prints a Markdown table: the mean over the folds, the difference to the whole recipe on the same folds and the
-spread of that difference. A difference within its spread is no difference.
+Every row is a cross-validation as by `otoscope evaluate --folds`, kept in --out and resumed when the command is
+repeated. Prints a Markdown table: the mean over the folds, the difference from the whole recipe on the same folds, and
+the standard deviation of that difference. A difference within its spread is not significant.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from worker.inference.malloc import keep_freed_memory
 ROWS: dict[str, dict[str, str]] = {
     "the whole recipe": {},
     "no mixing of waveforms": {"augment.mix_alpha": "0"},
-    "whole windows instead of cuts": {"augment.crop_seconds": "null"},
-    "no change of speed": {"augment.speed": "1"},
+    "whole windows instead of crops": {"augment.crop_seconds": "null"},
+    "no speed perturbation": {"augment.speed": "1"},
     "no masks": {"augment.frequency_masks": "0", "augment.time_masks": "0"},
-    "no change of level": {"augment.gain_db": "0"},
+    "no random gain": {"augment.gain_db": "0"},
     "no label smoothing": {"optim.label_smoothing": "0"},
-    "last weights instead of their average": {"optim.average": "none"},
+    "weights of the last step instead of their average": {"optim.average": "none"},
     "with squeeze-and-excitation": {"network.squeeze_excitation": "true"},
     "half the epochs": {},
 }
@@ -35,10 +35,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", default="esc50-first")
-    parser.add_argument("--folds", type=int, default=2, help="the first ones: fold 5 is what shipped models are for")
-    parser.add_argument("--epochs", type=int, help="a shorter schedule than the recipe's")
-    parser.add_argument("--rows", type=int, nargs="*", help="train only these, from 0; without it, all, and print")
-    parser.add_argument("--set", dest="changes", nargs="*", default=[], metavar="KEY=VALUE", help="for every row")
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=2,
+        help="how many, from the first: fold 5 tests shipped models",
+    )
+    parser.add_argument("--epochs", type=int, help="a shorter schedule than that of the recipe")
+    parser.add_argument(
+        "--rows", type=int, nargs="*", help="train only these, from 0; default: all, and print"
+    )
+    parser.add_argument(
+        "--set", dest="changes", nargs="*", default=[], metavar="KEY=VALUE", help="an override for every row"
+    )
     options = parser.parse_args()
     keep_freed_memory()
     everywhere = dict(change.split("=", 1) for change in options.changes)
@@ -54,7 +63,7 @@ def main() -> None:
         reports[title] = cross_validate(recipe, dataset, folds, options.out / f"row{number}")
 
     if options.rows is not None:
-        return  # some of several processes that share the work; the table is for the call that has all
+        return  # one of several processes that share the rows; a call without --rows prints the table
     whole = reports["the whole recipe"]
     print(f"{whole.recipe}, {epochs} epochs, {len(whole.folds)} of {whole.of} folds of {whole.data}\n")
     print("| | accuracy | difference | spread of the difference |\n|---|---:|---:|---:|")

@@ -1,10 +1,11 @@
-"""How much of a training epoch is the network's own arithmetic?
+"""The share of a training step that is spent in the network itself.
 
     .venv/bin/python bench/epoch.py [--recipe NAME] [--steps 20] [--out FILE]
 
-Runs the same number of steps twice on synthetic sound: bare (forward, backward, optimizer on a batch that lies ready)
-and whole (cutting, mixing, log-mel, masks, averaging as well, the way `otoscope train` does it). In turns, so that a
-noisy machine disturbs both alike; prints milliseconds a clip and the ratio, as a table and as one line of JSON.
+Runs the same number of steps on synthetic sound in two variants: bare (forward, backward, optimizer, on a batch in
+memory) and whole (plus cropping, mixing, log-mel, masking and weight averaging, as in `otoscope train`). The variants
+alternate, so that other load on the machine affects both; prints milliseconds per clip and the ratio, as a table and as
+one line of JSON.
 """
 
 import argparse
@@ -38,9 +39,9 @@ CLASSES, CLIPS, ROUNDS = 50, 256, 5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="esc50-best")
-    parser.add_argument("--steps", type=int, default=10, help="in each of five rounds")
-    parser.add_argument("--compile", action="store_true", help="also the whole step through torch.compile")
-    parser.add_argument("--out", type=Path, help="where the JSON goes, besides stdout")
+    parser.add_argument("--steps", type=int, default=10, help="steps in each of five rounds")
+    parser.add_argument("--compile", action="store_true", help="add the whole step under torch.compile")
+    parser.add_argument("--out", type=Path, help="write the JSON to this file as well")
     options = parser.parse_args()
     keep_freed_memory()
     recipe = load_recipe(options.recipe)
@@ -49,7 +50,7 @@ def main() -> None:
     optimizer, average = make_optimizer(network, optim), WeightAverage(network, optim)
     generator = Generator().manual_seed(0)
     batch = optim.batch
-    _, lying, wanted = setup.augmented_batch(torch.arange(batch), recipe, generator, crop=True)
+    _, bare_features, bare_targets = setup.augmented_batch(torch.arange(batch), recipe, generator, crop=True)
 
     def step(features: Tensor, targets: Tensor, forward: nn.Module = network) -> None:
         with autocast(setup.device):
@@ -61,7 +62,7 @@ def main() -> None:
         optimizer.step()
 
     def bare() -> None:
-        step(lying, wanted)
+        step(bare_features, bare_targets)
 
     def whole(forward: nn.Module = network) -> None:
         set_schedule(optimizer, 0, 100, optim)
@@ -71,15 +72,15 @@ def main() -> None:
         step(features, targets, forward)
         average.after_step()
 
-    ways: dict[str, Callable[[], None]] = {"bare": bare, "whole": whole}
+    variants: dict[str, Callable[[], None]] = {"bare": bare, "whole": whole}
     if options.compile:
-        ways["compiled"] = partial(whole, compile_network(network))
-    for way in ways.values():
-        way()
-    times: dict[str, list[float]] = {name: [] for name in ways}
+        variants["compiled"] = partial(whole, compile_network(network))
+    for run_step in variants.values():
+        run_step()
+    times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(ROUNDS):
-        for name, way in ways.items():
-            times[name].append(_timed(way, options.steps, setup.device) / batch)
+        for name, run_step in variants.items():
+            times[name].append(_timed(run_step, options.steps, setup.device) / batch)
     ratios = [whole / bare for bare, whole in zip(times["bare"], times["whole"], strict=True)]
     figures = {
         "recipe": recipe.name,
@@ -94,8 +95,8 @@ def main() -> None:
         "arithmetic": "bfloat16" if native_bf16(setup.device) else "float32",
         "torch": torch.__version__,
     }
-    print(" ".join(f"{name:>9}" for name in ways), f"   ms a clip, {figures['recipe']}, {figures['device']}")
-    print(" ".join(f"{figures[f'{name}_ms_a_clip']:>9}" for name in ways), f"   whole / bare {figures['ratio']}")
+    print(" ".join(f"{name:>9}" for name in variants), f"   ms per clip, {figures['recipe']}, {figures['device']}")
+    print(" ".join(f"{figures[f'{name}_ms_a_clip']:>9}" for name in variants), f"   whole / bare {figures['ratio']}")
     line = json.dumps(figures)
     print(line)
     if options.out:
@@ -115,7 +116,7 @@ def _synthetic(recipe: Recipe) -> TrainingSetup:
 
 
 def _timed(step: Callable[[], None], steps: int, device: torch.device) -> float:
-    """Seconds a step."""
+    """Seconds per step."""
     start = time.perf_counter()
     for _ in range(steps):
         step()

@@ -1,10 +1,10 @@
-"""Cat or dog, from 64 clips: what a network that knows pictures is worth, and one that knows other sounds.
+"""Cat or dog, from 64 clips: transfer learning from images compared with transfer learning from other sounds.
 
     .venv/bin/python examples/cat_dog.py ESC-50 [--out runs/cat-dog]
 
-The 80 clips of two classes of ESC-50, by the official five folds, which keep a recording's clips together. Once from
-ImageNet (recipe `pictures`), once from a residual CNN that is trained here on the other 48 classes and so has heard no
-cat and no dog. Everything is kept in --out and gone on with. The last line is JSON.
+The 80 clips of two classes of ESC-50 with the official five folds, which never separate the clips of a recording. Once
+from ImageNet weights (recipe `pictures`), once from a residual CNN that is trained here on the other 48 classes,
+without any cat or dog. All results are kept in --out, and an interrupted run is resumed. The last line is JSON.
 """
 
 import argparse
@@ -44,30 +44,30 @@ def main() -> None:
     figures["imagenet"] = cross_validate(load_recipe("pictures"), animals, options.out / "imagenet")
     print(f"\nfrom ImageNet: {figures['imagenet']:.1%}\n", flush=True)
 
-    ears = options.out / "ears"
-    learn(load_recipe("esc50-first", {"name": "ears", "optim.epochs": "60"}), others, 5, ears)
-    heard = evaluate(ears, others)
-    figures["ears_on_48_classes"] = float((heard.predicted == heard.truth).mean())
+    base = options.out / "base"
+    train_or_resume(load_recipe("esc50-first", {"name": "base", "optim.epochs": "60"}), others, 5, base)
+    evaluation = evaluate(base, others)
+    figures["base_accuracy_on_48_classes"] = float((evaluation.predicted == evaluation.truth).mean())
     longer = {"frontend.window_seconds": "5", "optim.epochs": "40", "start.head_epochs": "40"}
     recipe = load_recipe("own-sounds", longer)
-    figures["test_accuracy"] = cross_validate(recipe, animals, options.out / "sounds", load_pretrained(ears))
+    figures["test_accuracy"] = cross_validate(recipe, animals, options.out / "sounds", load_pretrained(base))
     print(f"\nfrom other sounds: {figures['test_accuracy']:.1%}\n", flush=True)
     figures |= {"clips": len(animals.clips), "folds": 5, "seconds": round(time.monotonic() - started)}
     print(json.dumps(figures))
 
 
 def cross_validate(recipe: Recipe, dataset: Dataset, out: Path, pretrained: Model | None = None) -> float:
-    """Share of all clips that were named rightly, each by the network that was trained without its fold."""
+    """Accuracy over all clips, each predicted by the network that was trained without its fold."""
     evaluations: list[Evaluation] = []
     for fold in dataset.folds:
-        learn(recipe, dataset, fold, out / f"fold{fold}", pretrained)
+        train_or_resume(recipe, dataset, fold, out / f"fold{fold}", pretrained)
         evaluations.append(evaluate(out / f"fold{fold}", dataset))
         write_report(evaluations[-1], out / f"fold{fold}" / "evaluation")
-    right = sum(int((one.predicted == one.truth).sum()) for one in evaluations)
-    return right / sum(len(one.truth) for one in evaluations)
+    correct = sum(int((one.predicted == one.truth).sum()) for one in evaluations)
+    return correct / sum(len(one.truth) for one in evaluations)
 
 
-def learn(recipe: Recipe, dataset: Dataset, fold: Any, out: Path, pretrained: Model | None = None) -> None:
+def train_or_resume(recipe: Recipe, dataset: Dataset, fold: Any, out: Path, pretrained: Model | None = None) -> None:
     train(recipe, dataset, fold, out, pretrained=pretrained, resume=resumable(out))
 
 

@@ -2,7 +2,7 @@
 
     .venv/bin/python examples/esc10_44k.py FOLDER [--out runs/esc10-44k] [--epochs 30]
 
-FOLDER holds one folder a class. The last line is JSON.
+FOLDER holds one folder per class. The last line is JSON.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import json
 import time
 from pathlib import Path
 
-from steps import otoscope, read_report
+from helpers import read_report, run_otoscope
 
 SOURCE = r"^[0-9]-([0-9]+)-"  # fold-recording-take.ogg
 
@@ -19,15 +19,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/esc10-44k"))
-    parser.add_argument("--epochs", type=int, default=30, help="the recipe's 100 take an hour on two cores")
+    parser.add_argument("--epochs", type=int, default=30, help="the 100 epochs of the recipe take an hour on two cores")
     options = parser.parse_args()
     started = time.monotonic()
     sounds, model = options.out / "sounds", options.out / "model"
-    otoscope("data", "import", options.folder, "--to", sounds, "--group", SOURCE)
-    otoscope("data", "split", sounds, "--val", "0.1", "--test", "0.2")
+    run_otoscope("data", "import", options.folder, "--to", sounds, "--group", SOURCE)
+    run_otoscope("data", "split", sounds, "--val", "0.1", "--test", "0.2")
     if not (model / "config.json").is_file():
         shorter = ("--set", f"optim.epochs={options.epochs}")
-        otoscope("train", "--data", sounds, "--recipe", "audio-cnn-visualizer", "--out", model, *shorter)
+        run_otoscope("train", "--data", sounds, "--recipe", "audio-cnn-visualizer", "--out", model, *shorter)
     report = read_report(model / "evaluation-test")
     figures = {
         "example": "esc10-44k",

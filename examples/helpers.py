@@ -1,4 +1,4 @@
-"""What the examples share: `otoscope` commands shown as they run, and a service for a folder of models."""
+"""Helpers of the examples: `otoscope` commands that are printed as they run, and a service for a folder of models."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from otoscope import Client
 _READY_SECONDS = 120
 
 
-def otoscope(*arguments: object) -> None:
-    """Run a command as a person would type it; the example ends where the command fails."""
+def run_otoscope(*arguments: object) -> None:
+    """Print and run a command; the example ends if the command fails."""
     words = [str(argument) for argument in arguments]
     print(f"\n$ otoscope {shlex.join(words)}", flush=True)
     if status := subprocess.run([sys.executable, "-m", "otoscope", *words], check=False).returncode:
@@ -27,8 +27,8 @@ def otoscope(*arguments: object) -> None:
 
 
 @contextmanager
-def served(models: Path, home: Path) -> Iterator[str]:
-    """The address of a service started for these models, and ended behind us."""
+def running_service(models: Path, home: Path) -> Iterator[str]:
+    """The URL of a service for these models; the service is stopped at the end of the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -62,11 +62,11 @@ def _until_ready(url: str, service: subprocess.Popen[bytes]) -> None:
                     return
             except Exception:
                 time.sleep(0.5)
-    raise SystemExit("the service did not come up: see service.log")
+    raise SystemExit("the service did not start; see service.log")
 
 
-def ask(url: str, sound: Path) -> dict[str, Any]:
-    """What the service says about a sound."""
+def classify(url: str, sound: Path) -> dict[str, Any]:
+    """Classify a sound and print the prediction."""
     with Client(url) as client:
         job = client.classify(str(sound))
     assert job.result
