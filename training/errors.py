@@ -28,7 +28,7 @@ class RunError(TrainingError):
 
 
 class EvaluationError(TrainingError):
-    """The model cannot be evaluated, or the figure would be misleading."""
+    """The model cannot be evaluated, or its evaluation would be misleading."""
 
 
 class ExportError(TrainingError):

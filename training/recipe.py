@@ -90,9 +90,7 @@ class OptimRecipe(StrictModel):
     average: Literal["ema", "swa", "none"] = "ema"  # which average of the weights is saved
     ema_decay: float = Field(default=0.995, ge=0, lt=1)  # per step
     swa_share: float = Field(default=0.25, gt=0, le=1)  # fraction of the epochs, the last ones, that SWA averages
-    holdout: float = Field(
-        default=0.0, ge=0, le=0.5
-    )  # fraction of recordings for validation, unless there is a val set
+    holdout: float = Field(default=0.0, ge=0, le=0.5)  # fraction of recordings for validation, without a val set
     patience: int = Field(default=0, ge=0)  # early stopping: epochs without a lower validation loss; 0: off
 
 
@@ -200,8 +198,8 @@ def to_yaml(recipe: Recipe) -> str:
 
 def differences(recipe: Recipe, base: Recipe) -> dict[str, str]:
     """The overrides that turn `base` into `recipe`: key to YAML value, as for `--set`."""
-    ours, theirs = _flatten(recipe.model_dump(mode="json")), _flatten(base.model_dump(mode="json"))
-    return {key: _scalar(value) for key, value in ours.items() if value != theirs[key]}
+    values, base_values = _flatten(recipe.model_dump(mode="json")), _flatten(base.model_dump(mode="json"))
+    return {key: _scalar(value) for key, value in values.items() if value != base_values[key]}
 
 
 def _scalar(value: object) -> str:

@@ -112,26 +112,26 @@ def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip]
     if not share:
         return list(clips), []
     shuffled = random.Random(seed)
-    held: set[str] = set()
+    held_out: set[str] = set()
     counts: dict[int, Counter[str]] = {label: Counter() for label in sorted({clip.label for clip in clips})}
     for clip in clips:
         counts[clip.label][clip.source] += 1
-    left = Counter({label: len(own) for label, own in counts.items()})  # recordings left for training, by label
+    recordings_left = Counter({label: len(own) for label, own in counts.items()})  # for training, by label
     for own in counts.values():
         sources = sorted(own)
         shuffled.shuffle(sources)
-        wanted = share * own.total() - sum(own[source] for source in sources if source in held)
+        remaining = share * own.total() - sum(own[source] for source in sources if source in held_out)
         for source in sources:
-            if wanted <= 0:
+            if remaining <= 0:
                 break
             labels = [label for label in counts if source in counts[label]]
-            if source not in held and all(left[label] > 1 for label in labels):
-                held.add(source)
-                left.subtract(labels)
-                wanted -= own[source]
-        if held.isdisjoint(own):
+            if source not in held_out and all(recordings_left[label] > 1 for label in labels):
+                held_out.add(source)
+                recordings_left.subtract(labels)
+                remaining -= own[source]
+        if held_out.isdisjoint(own):
             return list(clips), []
-    return [clip for clip in clips if clip.source not in held], [clip for clip in clips if clip.source in held]
+    return [clip for clip in clips if clip.source not in held_out], [clip for clip in clips if clip.source in held_out]
 
 
 def clips_digest(root: Path, clips: Sequence[Clip]) -> str:
@@ -155,7 +155,7 @@ def load_windows(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor
     follow. Raises DatasetError, which names the file.
     """
     first = torch.zeros(len(clips), samples)
-    others: list[list[Tensor]] = [[] for _ in clips]
+    later_windows: list[list[Tensor]] = [[] for _ in clips]
 
     def load(index: int) -> None:
         path = clips[index].path
@@ -163,10 +163,10 @@ def load_windows(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor
             wave = decode(path.read_bytes(), rate).waveform
         except (AudioError, OSError) as error:
             raise DatasetError(f"{path}: {error}") from error
-        first[index], *others[index] = (torch.from_numpy(window) for _, window in split_windows(wave, samples))
+        first[index], *later_windows[index] = (torch.from_numpy(window) for _, window in split_windows(wave, samples))
 
     with ThreadPoolExecutor() as pool:
         list(tqdm(pool.map(load, range(len(clips))), total=len(clips), desc="decode", unit="clip", leave=False))
-    of = [*range(len(clips)), *(index for index, windows in enumerate(others) for _ in windows)]
-    more = [window for windows in others for window in windows]
-    return torch.cat([first, torch.stack(more)]) if more else first, torch.tensor(of)
+    clip_index = [*range(len(clips)), *(index for index, windows in enumerate(later_windows) for _ in windows)]
+    flat_later = [window for windows in later_windows for window in windows]
+    return torch.cat([first, torch.stack(flat_later)]) if flat_later else first, torch.tensor(clip_index)

@@ -274,13 +274,13 @@ def _members(packed: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             raise DatasetError(f"the archive contains a path outside its folder: {info.filename!r}")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise DatasetError(f"the archive contains a symbolic link: {info.filename!r}")
-        if not (wanted := _REQUIRED_FILES.fullmatch(info.filename)):
+        if not (required := _REQUIRED_FILES.fullmatch(info.filename)):
             continue
-        if wanted[1] in members:
-            raise DatasetError(f"the archive contains {wanted[1]} twice")
+        if required[1] in members:
+            raise DatasetError(f"the archive contains {required[1]} twice")
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DatasetError(f"{info.filename} is encrypted or compressed in an unusual way")
-        members[wanted[1]] = info
+        members[required[1]] = info
     size = sum(info.file_size for info in members.values())
     if size > MAX_UNPACKED_BYTES:
         raise DatasetError(f"the archive would unpack to {size:,} bytes; the limit is {MAX_UNPACKED_BYTES:,}")

@@ -126,8 +126,8 @@ def headline(report: CrossValidationReport) -> str:
     """`esc50-best on ESC-50, 5 of 5 folds: 85.1 % ± 1.9 (1702 of 2000)`."""
     spread = f" ± {100 * report.deviation:.1f}" if report.deviation is not None else ""
     counted = f"{len(report.folds)} of {report.of} folds"
-    right = f"{report.correct} of {report.clips}"
-    return f"{report.recipe} on {report.data}, {counted}: {percent(report.mean)}{spread} ({right})"
+    correct = f"{report.correct} of {report.clips}"
+    return f"{report.recipe} on {report.data}, {counted}: {percent(report.mean)}{spread} ({correct})"
 
 
 def as_markdown(report: CrossValidationReport) -> str:

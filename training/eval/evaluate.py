@@ -1,6 +1,6 @@
 """Evaluates model directories on one fold of a data set, with the decoder and the front end of the service.
 
-The accuracy on a fold that a model was trained on says nothing about unseen sounds. Such an evaluation is refused
+The accuracy on training clips is no measure of generalisation. Such an evaluation is refused
 unless it is explicitly allowed, and every report of it carries a warning.
 """
 
@@ -70,12 +70,12 @@ class Evaluation:
         return named
 
     def _mean(self, temperatures: list[float]) -> NDArray[np.float32]:
-        answers: list[Tensor] = []
+        per_model: list[Tensor] = []
         for logits, clip_index, temperature in zip(self.logits, self.windows, temperatures, strict=True):
             output = (logits / temperature).softmax(dim=-1).mean(dim=0)  # (windows, classes)
             total = torch.zeros(len(self.truth), output.shape[1]).index_add(0, clip_index, output)
-            answers.append(total / clip_index.bincount()[:, None])
-        mean: NDArray[np.float32] = torch.stack(answers).mean(dim=0).numpy()
+            per_model.append(total / clip_index.bincount()[:, None])
+        mean: NDArray[np.float32] = torch.stack(per_model).mean(dim=0).numpy()
         return mean
 
 

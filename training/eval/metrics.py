@@ -83,11 +83,12 @@ def calibration_error(truth: Labels, probabilities: NDArray[np.float32], bins: i
     """Expected calibration error (Naeini et al., 2015), 0 to 1: the mean gap between confidence and accuracy over bins
     of equal width."""
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == truth
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    correct = probabilities.argmax(axis=1) == truth
+    bin_index = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [
-        abs(float(confidence[place == index].mean() - right[place == index].mean())) * float((place == index).mean())
-        for index in np.unique(place)
+        abs(float(confidence[bin_index == index].mean() - correct[bin_index == index].mean()))
+        * float((bin_index == index).mean())
+        for index in np.unique(bin_index)
     ]
     return sum(gaps)
 

@@ -55,9 +55,12 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
     """The model card: architecture, data and training, accuracy, and licence."""
     recipe = Recipe.model_validate(config.training["recipe"])
     front, network, info = config.frontend, config.architecture, dataset.info
-    optim, held = recipe.optim, report.fold
+    optim, test_fold = recipe.optim, report.fold
+    test_set = fold_name(test_fold) if isinstance(test_fold, int) else f"the {fold_name(test_fold)}"
     where = info.name.replace(" ", "\\ ")
-    taught = f", distilled from {len(config.training['teachers'])} teacher(s)" if "teachers" in config.training else ""
+    distilled = (
+        f", distilled from {len(config.training['teachers'])} teacher(s)" if "teachers" in config.training else ""
+    )
     lines = [
         f"# {config.name}",
         "",
@@ -76,22 +79,22 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
         "",
         "## Accuracy",
         "",
-        f"**{percent(report.accuracy)}** of {report.clips} clips of {fold_name(held)} ({report.correct} correct; 95 %"
+        f"**{percent(report.accuracy)}** of {report.clips} clips of {test_set} ({report.correct} correct; 95 %"
         f" interval {interval(report.interval_95)}), top-5 {percent(report.top_5)}, mean F1 {report.macro_f1:.3f};"
         f" measured in {report.precision} on {report.device}. Expected calibration error {report.calibration_error:.3f}"
         f" at temperature {config.temperature:g} ({report.calibration_error_uncalibrated:.3f} at 1).",
         "",
-        f"Protocol: {_protocol(recipe, dataset, held)}",
+        f"Protocol: {_protocol(recipe, dataset, test_fold)}",
     ]
     if info == ESC50 and report.crossing_clips:
         lines += [
             "",
-            f"{report.crossing_clips} clips of {fold_name(held)} are cut from recordings that also occur in another"
+            f"{report.crossing_clips} clips of {test_set} are cut from recordings that also occur in another"
             " fold, under another label; the official folds are used unchanged.",
         ]
     lines += _notes(config)
     lines += ["", "To reproduce the accuracy and the weights:", "", "```console"]
-    fold = "" if held == "test" else f" --fold {held}"
+    fold = "" if test_fold == "test" else f" --fold {test_fold}"
     lines += [f"$ otoscope evaluate models/{config.name} --data {where}{fold} --precision {report.precision}"]
     given = () if recipe.distill.teacher else config.training.get("teachers", ())
     teachers = "".join(f" --teacher models/{one['name']}" for one in given)
@@ -107,7 +110,7 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
         "",
         f"{optim.epochs} epochs of batches of {optim.batch * optim.accumulate}, {_DISPLAY_NAMES[optim.optimizer]},"
         f" {_DISPLAY_NAMES[optim.schedule]} to {optim.max_lr:g}, weight decay {optim.weight_decay:g}, label smoothing"
-        f" {optim.label_smoothing:g}, {_DISPLAY_NAMES[optim.average]}, seed {recipe.seed}{taught}. Every value:"
+        f" {optim.label_smoothing:g}, {_DISPLAY_NAMES[optim.average]}, seed {recipe.seed}{distilled}. Every value:"
         " [recipe.yaml](recipe.yaml).",
     ]
     if info == ESC50:
@@ -121,10 +124,10 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
     return "\n".join(lines) + "\n"
 
 
-def _protocol(recipe: Recipe, dataset: Dataset, held: Fold) -> str:
-    _, validation_clips = dataset.train_validation_split(held, recipe.optim.holdout, recipe.seed)
+def _protocol(recipe: Recipe, dataset: Dataset, test_fold: Fold) -> str:
+    _, validation_clips = dataset.train_validation_split(test_fold, recipe.optim.holdout, recipe.seed)
     stops = bool(validation_clips and recipe.optim.patience)
-    if held == "test":
+    if test_fold == "test":
         part = "the val set" if "val" in dataset.folds else "a held-out part of it"
         purpose = "early stopping and calibration" if stops else "calibration"
         validation = f"{part} is used for {purpose}; " if validation_clips else ""
@@ -132,10 +135,10 @@ def _protocol(recipe: Recipe, dataset: Dataset, held: Fold) -> str:
             f"trained on the train set; {validation}no recording is in two subsets, and no clip of the test set is"
             " used before this evaluation."
         )
-    others = ", ".join(str(fold) for fold in dataset.folds if fold != held)
+    others = ", ".join(str(fold) for fold in dataset.folds if fold != test_fold)
     stopped = "chosen on a held-out part of them" if stops else "those at the end of the schedule"
     return (
-        f"trained on folds {others}; the weights are {stopped}, and no clip of fold {held} is used before"
+        f"trained on folds {others}; the weights are {stopped}, and no clip of fold {test_fold} is used before"
         " this evaluation, so it influences no choice. One fold is not a cross-validation."
     )
 

@@ -1,4 +1,4 @@
-"""Exports a model as one ONNX file, from waveform to probabilities, for runtimes that know nothing of this project.
+"""Exports a model as one ONNX file, from waveform to probabilities, for any ONNX runtime.
 
 The front end is part of the file: ONNX has an STFT operator since opset 17, so no other log-mel implementation has to
 match ours. The exported file is compared with PyTorch before it gets its final name.

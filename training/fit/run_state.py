@@ -46,7 +46,7 @@ class Progress:
     ) -> dict[str, float]:
         """Evaluate the averaged weights on the validation windows after an epoch; with `patience`, keep the best
         weights."""
-        logits = predict(setup.frontend, average.module, held_out.waves, service_precision(), title="held out")[0]
+        logits = predict(setup.frontend, average.module, held_out.waves, service_precision(), title="validate")[0]
         labels = held_out.labels.cpu()
         loss = functional.cross_entropy(logits, labels).item()
         if patience:
@@ -57,7 +57,7 @@ class Progress:
                     name: tensor.detach().clone() for name, tensor in average.module.state_dict().items()
                 }
             self.stopped = self.epochs_without_improvement >= patience
-        return {"held_loss": loss, "held_accuracy": (logits.argmax(1) == labels).float().mean().item()}
+        return {"val_loss": loss, "val_accuracy": (logits.argmax(1) == labels).float().mean().item()}
 
 
 def run_identity(
@@ -145,6 +145,8 @@ def open_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any
         raise RunError(f"{path} cannot be read: {error}") from error
     if not _is_same_run(checkpoint.get("identity", {}), identity):
         raise RunError(f"{out} holds {_OTHER_RUN}")
+    if checkpoint.get("progress", {}).keys() != vars(Progress()).keys():
+        raise RunError(f"{path} was written by another version; start a new run in another folder")
     return checkpoint
 
 

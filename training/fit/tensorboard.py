@@ -41,8 +41,8 @@ class TensorBoardLogger:
         self._writer.add_image("input", torch.cat(list(framed), dim=1), epoch)
 
     def log_confusion(self, epoch: int, matrix: NDArray[np.int64], names: tuple[str, ...], title: str) -> None:
-        picture = confusion_image(matrix, names, title)
-        self._writer.add_image("confusion", picture, epoch, dataformats="HWC")
+        image = confusion_image(matrix, names, title)
+        self._writer.add_image("confusion", image, epoch, dataformats="HWC")
 
     def close(self) -> None:
         self._writer.close()

@@ -181,10 +181,10 @@ def _check_enough(groups: Mapping[str, Counter[str]], shares: Mapping[Subset, fl
     too_few = {label: count for label, count in sorted(sources.items()) if count < len(shares)}
     if too_few:
         listed = ", ".join(f"{label!r} has {count}" for label, count in too_few.items())
-        wanted = ", ".join(shares)
+        names = ", ".join(shares)
         without = "; --val 0 or --test 0 omits a subset" if len(shares) > 2 else ""
         raise DatasetError(
-            f"too few recordings (sources): {listed}; each class needs {len(shares)}, one each for {wanted}{without}"
+            f"too few recordings (sources): {listed}; each class needs {len(shares)}, one each for {names}{without}"
         )
 
 
