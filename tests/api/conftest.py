@@ -1,4 +1,4 @@
-"""A real gateway on a real port and a real Redis; the worker is played by the test, through the store."""
+"""A real gateway on a real port with a real Redis; the test acts as the worker, through the job store."""
 
 import io
 import os
@@ -29,7 +29,7 @@ from shared.jobs.records import ClaimedJob, SkippedJob, WorkerHeartbeat
 from shared.redis_client.connection import connect
 from shared.results import pack_result
 from tests.conftest import PYTHON, ROOT, start_server
-from tests.support.hostile_requests import Address, ask, request
+from tests.support.hostile_requests import Address, request, send_request
 
 
 def wav(seconds: float = 1.5, rate: int = 8_000, channels: int = 1) -> bytes:
@@ -45,13 +45,13 @@ def wav(seconds: float = 1.5, rate: int = 8_000, channels: int = 1) -> bytes:
     return buffer.getvalue()
 
 
-MOST_MEMORY = 400 * 2**10  # KB it may hold at its peak: some 80 with nothing to do, and an upload may be 32 MB
+MAX_RSS_KB = 400 * 2**10  # peak memory of a gateway process: about 80 MB when idle, and an upload may have 32 MB
 
 LAYERS = ("stem", "layer1.block1", "layer1")
 
 
-class StandInWorker:
-    """Announces a model and finishes jobs with made-up results, step by step, as the test says."""
+class FakeWorker:
+    """Announces models and finishes jobs with fake results, one step at a time."""
 
     def __init__(self, settings: Settings) -> None:
         self._client = connect(settings)
@@ -79,8 +79,8 @@ class StandInWorker:
         return work
 
     def succeed(self, job_id: str, options: JobOptions | None = None) -> None:
-        """Finish a started job."""
-        packed = pack_result(made_up(options or JobOptions()))
+        """Finish a claimed job."""
+        packed = pack_result(fake_result(options or JobOptions()))
         self.store.succeed(job_id, packed, Timings(decode=0.01, batch=0.002, forward=0.03))
 
     def fail(self, job_id: str, error: OtoscopeError) -> None:
@@ -88,12 +88,12 @@ class StandInWorker:
         self.store.fail(job_id, error)
 
     def finish_soon(self, client: httpx2.Client, stop: threading.Event) -> None:
-        """Finish whatever is waiting until told to stop: a worker in a thread."""
+        """Finish every queued job until `stop` is set; runs in a thread."""
         while not stop.wait(0.01):
             for entry in self._client.zrange("otoscope:queued", 0, -1):  # type: ignore[union-attr]
                 job_id = entry.decode()  # type: ignore[union-attr]
                 work = self.take(job_id)
-                if isinstance(work, ClaimedJob):  # else it was cancelled meanwhile
+                if isinstance(work, ClaimedJob):  # otherwise it was cancelled in the meantime
                     self.succeed(job_id, work.options)
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class StandInWorker:
 def card(name: str) -> ModelCard:
     return ModelCard(
         name=name,
-        description="a stand-in",
+        description="a fake",
         classes=["dog", "rain", "bell"],
         sample_rate=16_000,
         window_seconds=1.0,
@@ -117,8 +117,8 @@ def card(name: str) -> ModelCard:
     )
 
 
-def made_up(options: JobOptions) -> Result:
-    """A result with the parts that were asked for; values are easy to recognise."""
+def fake_result(options: JobOptions) -> Result:
+    """A result with the requested parts; the values are easy to recognise."""
     parts = {part.value for part in options.include}
     ranked = [("dog", 0.7), ("rain", 0.2), ("bell", 0.1)][: options.top_k]
     grid = (np.arange(24, dtype=np.float16).reshape(4, 6) - 12) / 10
@@ -141,8 +141,8 @@ def made_up(options: JobOptions) -> Result:
 
 
 @contextmanager
-def listening(upload_seconds: float) -> Iterator[Address]:
-    """Where a gateway listens that runs as it does in earnest: as a process, that must not end or grow."""
+def gateway_process(upload_seconds: float) -> Iterator[Address]:
+    """Address of a gateway that runs as a process of its own, which must not exit and not exceed MAX_RSS_KB."""
     with tempfile.TemporaryDirectory(prefix="oto") as name, socket.socket() as probe:
         server, path = start_server(Path(name), "--save", "")
         probe.bind(("127.0.0.1", 0))
@@ -152,12 +152,12 @@ def listening(upload_seconds: float) -> Iterator[Address]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTOSCOPE_")}
         environment |= {f"OTOSCOPE_{name}": value for name, value in own.items()}
         gateway = subprocess.Popen([PYTHON, "-m", "api"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-        worker = StandInWorker(Settings(redis_url=f"unix://{path}"))
+        worker = FakeWorker(Settings(redis_url=f"unix://{path}"))
         worker.announce(seconds=3_600)
         deadline = time.monotonic() + 20
         while True:
             with suppress(OSError):
-                ask(address, request("GET", "/health/live"))
+                send_request(address, request("GET", "/health/live"))
                 break
             assert time.monotonic() < deadline, "the gateway did not start"
             time.sleep(0.02)
@@ -170,11 +170,11 @@ def listening(upload_seconds: float) -> Iterator[Address]:
         worker.close()
         server.kill()
         server.wait()
-        assert peak < MOST_MEMORY
+        assert peak < MAX_RSS_KB
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[str]:
+def gateway_thread(settings: Settings) -> Iterator[str]:
     """A gateway in a thread; yields its base URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -202,11 +202,11 @@ def serving(settings: Settings) -> Iterator[str]:
 
 @pytest.fixture
 def start_gateway(settings: Settings) -> Iterator[Callable[..., httpx2.Client]]:
-    """Start a gateway with some settings changed; a client for it."""
+    """A function that starts a gateway, with some settings changed, and returns a client of it."""
     with ExitStack() as stack:
 
         def start(**changed: object) -> httpx2.Client:
-            url = stack.enter_context(serving(settings.model_copy(update=changed)))
+            url = stack.enter_context(gateway_thread(settings.model_copy(update=changed)))
             return stack.enter_context(httpx2.Client(base_url=url, timeout=20))
 
         yield start
@@ -219,17 +219,17 @@ def http(start_gateway: Callable[..., httpx2.Client]) -> httpx2.Client:
 
 
 @pytest.fixture
-def worker(settings: Settings) -> Iterator[StandInWorker]:
-    """A stand-in worker that has announced the model `tiny`."""
-    stand_in = StandInWorker(settings)
-    stand_in.announce()
-    yield stand_in
-    stand_in.close()
+def worker(settings: Settings) -> Iterator[FakeWorker]:
+    """A fake worker that has announced the model `tiny`."""
+    fake = FakeWorker(settings)
+    fake.announce()
+    yield fake
+    fake.close()
 
 
 @pytest.fixture
-def busy_worker(worker: StandInWorker, http: httpx2.Client) -> Iterator[StandInWorker]:
-    """A stand-in worker that finishes what comes, in a thread."""
+def busy_worker(worker: FakeWorker, http: httpx2.Client) -> Iterator[FakeWorker]:
+    """A fake worker that finishes every job, in a thread."""
     stop = threading.Event()
     thread = threading.Thread(target=worker.finish_soon, args=(http, stop), daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""API keys: where none is needed, what each scope opens, whose job it is, quotas, revocation."""
+"""API keys: open paths, scopes, ownership of jobs, rate limits, revocation."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -17,14 +17,14 @@ from api.middleware.auth import OPEN_PATHS, KeyRing, required_scope
 from api.middleware.rate_limit import RateLimiter
 from shared.api_keys import Key, KeyFileError, Scope, new_key, write_keys
 from shared.config.settings import Settings
-from tests.api.conftest import StandInWorker, wav
+from tests.api.conftest import FakeWorker, wav
 from tests.api.test_service import sample
 
 ALL = "maps,spectrogram,full_spectrogram,cam"
 
 
-class Door:
-    """A gateway with a keys file, and clients with keys of its own."""
+class SecuredGateway:
+    """A gateway with a keys file, and requests with keys of that file."""
 
     def __init__(self, start: Callable[..., httpx2.Client], path: Path) -> None:
         self.path, self._keys = path, dict[str, Key]()
@@ -34,8 +34,8 @@ class Door:
             self.add(name, *scopes)
         self.http = start(keys_file=path)
 
-    def add(self, name: str, *scopes: str, rate: float | None = None) -> None:
-        self._keys[name], self.secrets[name] = new_key(name, map(Scope, scopes), rate)
+    def add(self, name: str, *scopes: str, rate_per_minute: float | None = None) -> None:
+        self._keys[name], self.secrets[name] = new_key(name, map(Scope, scopes), rate_per_minute)
         write_keys(self.path, self._keys.values())
 
     def remove(self, name: str) -> None:
@@ -54,12 +54,12 @@ class Door:
 
 
 @pytest.fixture
-def door(start_gateway: Callable[..., httpx2.Client], worker: StandInWorker, tmp_path: Path) -> Door:
-    return Door(start_gateway, tmp_path / "keys")
+def secured(start_gateway: Callable[..., httpx2.Client], worker: FakeWorker, tmp_path: Path) -> SecuredGateway:
+    return SecuredGateway(start_gateway, tmp_path / "keys")
 
 
 def calls(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Method and path template of everything that the application answers."""
+    """Method and path template of every route of the application."""
     app = create_app(settings)
     described = get_openapi(title="", version="", routes=app.routes)["paths"]
     yield from ((method.upper(), path) for path, methods in described.items() for method in methods)
@@ -74,15 +74,15 @@ def filled(path: str, job_id: str) -> str:
     return path.replace("{job_id}", job_id).replace("{layer}", "stem").replace("{name}", "tiny")
 
 
-def test_every_route_needs_a_key_but_the_open_ones(door: Door, settings: Settings) -> None:
-    """A walk over all there is: 401 without a key and with a wrong one, or on the list of what is open."""
-    asked = set(calls(settings))
-    assert len(asked) > 20
-    assert {("POST", "/v1/jobs"), ("DELETE", "/v1/jobs/{job_id}"), ("GET", "/metrics")} <= asked
-    for method, template in sorted(asked):
+def test_every_route_needs_a_key_except_the_open_ones(secured: SecuredGateway, settings: Settings) -> None:
+    """For every route: 401 without a key and with a wrong one, unless it is in the list of open paths."""
+    routes = set(calls(settings))
+    assert len(routes) > 20
+    assert {("POST", "/v1/jobs"), ("DELETE", "/v1/jobs/{job_id}"), ("GET", "/metrics")} <= routes
+    for method, template in sorted(routes):
         path = filled(template, "0" * 32)
         for headers in ({}, {"Authorization": f"Bearer oto_12345678_{'0' * 64}"}):
-            answer = door.http.request(method, path, headers=headers)
+            answer = secured.http.request(method, path, headers=headers)
             if path in OPEN_PATHS or path.startswith("/static/"):
                 assert answer.status_code not in (401, 403), (method, path)
                 continue
@@ -92,8 +92,8 @@ def test_every_route_needs_a_key_but_the_open_ones(door: Door, settings: Setting
                 assert answer.json()["code"] == "key_required"
 
 
-def test_hidden_routes_are_walked_too(settings: Settings) -> None:
-    """The walk leans on OpenAPI: a route that is left out of it, but for the ones called directly, would be missed."""
+def test_no_route_is_hidden_from_openapi(settings: Settings) -> None:
+    """The tests above enumerate OpenAPI: a hidden route, unless it is a LabelledRoute, would be missed."""
     hidden = [
         route.path
         for route in create_app(settings).routes
@@ -117,93 +117,97 @@ def test_a_route_without_a_rule_is_closed(method: str, path: str) -> None:
     ("name", "allowed"),
     [("reads", {"read"}), ("submits", {"submit"}), ("one", {"read", "submit"}), ("admin", {"read", "submit", "admin"})],
 )
-def test_a_scope_opens_what_it_says(door: Door, settings: Settings, name: str, allowed: set[str]) -> None:
-    """Every route, with every kind of key: 403 exactly where the scope is missing."""
+def test_a_scope_opens_its_routes_only(
+    secured: SecuredGateway, settings: Settings, name: str, allowed: set[str]
+) -> None:
+    """For every route and every kind of key: 403 exactly where the scope is missing."""
     for method, template in sorted(set(calls(settings))):
         wanted = required_scope(method, template)
-        answer = door.ask(name, method, filled(template, "0" * 32))
+        answer = secured.ask(name, method, filled(template, "0" * 32))
         refused = answer.status_code == 403
         assert refused == (wanted is not None and wanted not in allowed), (method, template, answer.status_code)
         if refused and method != "HEAD":
             assert answer.json()["code"] == "key_refused"
 
 
-def test_an_id_is_no_key(door: Door) -> None:
-    """The id is no secret: with another key's secret, or with almost its own, it opens nothing."""
-    own, other = door.secrets["one"], door.secrets["two"]
+def test_the_id_of_a_key_is_not_a_secret(secured: SecuredGateway) -> None:
+    """An id with the secret of another key, or with a nearly correct one, is refused."""
+    own, other = secured.secrets["one"], secured.secrets["two"]
     almost = own[:-1] + ("0" if own[-1] != "0" else "1")
     for text in (own[:13] + other[13:], almost, own[:13], own.upper(), f"{own} {own}"):
-        answer = door.ask(None, "GET", "/v1/models", headers={"Authorization": f"Bearer {text}"})
+        answer = secured.ask(None, "GET", "/v1/models", headers={"Authorization": f"Bearer {text}"})
         assert answer.status_code == 401, text
-    assert door.ask("one", "GET", "/v1/models").status_code == 200
+    assert secured.ask("one", "GET", "/v1/models").status_code == 200
 
 
-def test_what_is_not_there_is_not_there(door: Door) -> None:
-    """Who has a key is told of a wrong address or method rather than of a scope."""
-    assert door.ask("one", "GET", "/none").json()["code"] == "not_found"
-    assert door.ask("one", "PUT", "/v1/jobs").json()["code"] == "method_not_allowed"
-    assert door.ask(None, "GET", "/none").status_code == 401
+def test_unknown_routes_are_404_to_callers_with_a_key(secured: SecuredGateway) -> None:
+    """With a key a wrong path or method is reported, not a missing scope; without one it is 401."""
+    assert secured.ask("one", "GET", "/none").json()["code"] == "not_found"
+    assert secured.ask("one", "PUT", "/v1/jobs").json()["code"] == "method_not_allowed"
+    assert secured.ask(None, "GET", "/none").status_code == 401
 
 
 @pytest.mark.parametrize("finish", [True, False])
-def test_a_job_is_its_callers_own(door: Door, worker: StandInWorker, settings: Settings, finish: bool) -> None:
-    """To another key it is not there, in the words for a job that never was; to its own and to an admin it is."""
-    job_id = door.submit("one").json()["id"]
+def test_a_job_belongs_to_its_caller(
+    secured: SecuredGateway, worker: FakeWorker, settings: Settings, finish: bool
+) -> None:
+    """Another key gets exactly the response for a job that never existed; its own key and an admin can read it."""
+    job_id = secured.submit("one").json()["id"]
     if finish:
         worker.finish(job_id)
     of_jobs = sorted(call for call in set(calls(settings)) if "{job_id}" in call[1] and call[0] != "DELETE")
     assert len(of_jobs) > 6
     for method, template in [*of_jobs, ("DELETE", "/v1/jobs/{job_id}")]:
-        answer = door.ask("two", method, filled(template, job_id))
+        answer = secured.ask("two", method, filled(template, job_id))
         assert answer.status_code == 404, (method, template)
         if method != "HEAD":
-            never = door.ask("two", method, filled(template, "f" * 32)).json()
-            told = {key: text.replace(job_id, "f" * 32) if isinstance(text, str) else text
+            never = secured.ask("two", method, filled(template, "f" * 32)).json()
+            received = {key: text.replace(job_id, "f" * 32) if isinstance(text, str) else text
                     for key, text in answer.json().items()}  # fmt: skip
-            assert told == never, (method, template)
+            assert received == never, (method, template)
     for name in ("one", "admin"):
-        assert door.ask(name, "GET", f"/v1/jobs/{job_id}").json()["id"] == job_id
+        assert secured.ask(name, "GET", f"/v1/jobs/{job_id}").json()["id"] == job_id
         if finish:
-            assert all(door.ask(name, method, filled(path, job_id)).status_code == 200 for method, path in of_jobs)
-    assert door.ask("one", "DELETE", f"/v1/jobs/{job_id}").status_code == 204
+            assert all(secured.ask(name, method, filled(path, job_id)).status_code == 200 for method, path in of_jobs)
+    assert secured.ask("one", "DELETE", f"/v1/jobs/{job_id}").status_code == 204
 
 
-def test_the_record_names_the_caller(door: Door, http: httpx2.Client, worker: StandInWorker) -> None:
-    """`key:<id>` where there are keys, the address where there are none."""
-    with_key, without = door.submit("one").json()["id"], http.post("/v1/jobs", files={"file": wav()}).json()["id"]
+def test_the_record_names_the_caller(secured: SecuredGateway, http: httpx2.Client, worker: FakeWorker) -> None:
+    """`key:<id>` on a service with keys, the network address on one without."""
+    with_key, without = secured.submit("one").json()["id"], http.post("/v1/jobs", files={"file": wav()}).json()["id"]
     stored = [worker._client.hget(f"otoscope:job:{job_id}", "caller") for job_id in (with_key, without)]
-    assert stored == [f"key:{door.id('one')}".encode(), b"net:127.0.0.1"]
+    assert stored == [f"key:{secured.id('one')}".encode(), b"net:127.0.0.1"]
 
 
-def test_an_idempotency_key_is_its_callers_own(door: Door) -> None:
-    """The same words of another caller make a job of their own; of the same, the first one again."""
+def test_an_idempotency_key_belongs_to_its_caller(secured: SecuredGateway) -> None:
+    """The same key of another caller creates a new job; of the same caller it returns the first one."""
     headers = {"Idempotency-Key": "again"}
-    first, other, repeat = (door.submit(name, headers=headers).json()["id"] for name in ("one", "two", "one"))
+    first, other, repeat = (secured.submit(name, headers=headers).json()["id"] for name in ("one", "two", "one"))
     assert first == repeat != other
 
 
-def test_the_cookie_is_as_good_as_the_header(door: Door) -> None:
-    """For what cannot send a header; a header of another kind, of a proxy's own, is no key and hides none."""
-    cookie = {"Cookie": f"other=1; otoscope_key={door.secrets['one']}"}
-    assert door.ask(None, "GET", "/v1/models", headers=cookie).status_code == 200
-    assert door.ask(None, "GET", "/v1/models", headers=cookie | {"Authorization": "Basic eDp5"}).status_code == 200
-    assert door.ask(None, "GET", "/v1/models", headers={"Authorization": "Basic eDp5"}).status_code == 401
+def test_the_cookie_is_accepted_like_the_header(secured: SecuredGateway) -> None:
+    """For clients that cannot send headers; an Authorization header of another scheme, for a proxy, is ignored."""
+    cookie = {"Cookie": f"other=1; otoscope_key={secured.secrets['one']}"}
+    assert secured.ask(None, "GET", "/v1/models", headers=cookie).status_code == 200
+    assert secured.ask(None, "GET", "/v1/models", headers=cookie | {"Authorization": "Basic eDp5"}).status_code == 200
+    assert secured.ask(None, "GET", "/v1/models", headers={"Authorization": "Basic eDp5"}).status_code == 401
     wrong = cookie | {"Authorization": f"Bearer oto_12345678_{'0' * 64}"}
-    assert door.ask(None, "GET", "/v1/models", headers=wrong).status_code == 401
+    assert secured.ask(None, "GET", "/v1/models", headers=wrong).status_code == 401
 
 
-def test_a_rate_is_held_and_retry_after_is_true(
-    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker, door: Door
+def test_a_rate_limit_is_enforced_with_retry_after(
+    start_gateway: Callable[..., httpx2.Client], worker: FakeWorker, secured: SecuredGateway
 ) -> None:
-    """A minute's worth at once, then 429 for that key alone; reading goes on."""
-    door.add("slow", "submit", "read", rate_per_minute=3)
-    door.http = start_gateway(keys_file=door.path)
-    assert [door.submit("slow").status_code for _ in range(4)] == [202, 202, 202, 429]
-    refused = door.submit("slow")
+    """The submissions of one minute at once, then 429 for that key alone; reading is not limited."""
+    secured.add("slow", "submit", "read", rate_per_minute=3)
+    secured.http = start_gateway(keys_file=secured.path)
+    assert [secured.submit("slow").status_code for _ in range(4)] == [202, 202, 202, 429]
+    refused = secured.submit("slow")
     assert refused.json()["code"] == "rate_limited"
     assert 15 <= int(refused.headers["retry-after"]) <= 20
-    assert door.ask("slow", "GET", "/v1/models").status_code == 200
-    assert door.submit("one").status_code == 202
+    assert secured.ask("slow", "GET", "/v1/models").status_code == 200
+    assert secured.submit("one").status_code == 202
 
 
 def test_the_token_bucket_refills_at_its_rate(tmp_path: Path) -> None:
@@ -222,8 +226,8 @@ def test_the_token_bucket_refills_at_its_rate(tmp_path: Path) -> None:
     assert [limiter.acquire(key) for _ in range(13)] == [0] * 12 + [5], "a bucket holds the tokens of one minute"
 
 
-def test_keys_come_and_go_without_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A change is seen within a second; a file that broke leaves the keys as they were and is logged once."""
+def test_keys_are_added_and_revoked_without_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A change takes effect within a second; an unusable file leaves the keys as they were and is logged once."""
     now, path = 0.0, tmp_path / "keys"
     (old, old_text), (new, new_text) = new_key("old", [Scope.READ]), new_key("new", [Scope.READ])
     write_keys(path, [old])
@@ -246,30 +250,32 @@ def test_keys_come_and_go_without_a_restart(tmp_path: Path, caplog: pytest.LogCa
     assert ring.find(new_text) is None
 
 
-def test_a_gateway_without_its_keys_does_not_start(settings: Settings, tmp_path: Path) -> None:
-    """A file that is not there must not open the door."""
+def test_a_gateway_without_its_keys_file_does_not_start(settings: Settings, tmp_path: Path) -> None:
+    """A missing file must not open the service to all."""
     with pytest.raises(KeyFileError, match="cannot be read"):
         create_app(settings.model_copy(update={"keys_file": tmp_path / "none"}))
 
 
-def test_refusals_are_counted(door: Door, start_gateway: Callable[..., httpx2.Client], tmp_path: Path) -> None:
-    """401, 403 and 429 each under their code; nothing of a key is in the metrics."""
-    door.add("slow", "submit", rate_per_minute=1)
-    door.http = start_gateway(keys_file=door.path)
+def test_refusals_are_counted(
+    secured: SecuredGateway, start_gateway: Callable[..., httpx2.Client], tmp_path: Path
+) -> None:
+    """401, 403 and 429, each under its code; the metrics contain no key and no id of one."""
+    secured.add("slow", "submit", rate_per_minute=1)
+    secured.http = start_gateway(keys_file=secured.path)
     for _ in range(2):
-        door.submit("slow")
-        door.ask("reads", "GET", "/metrics")
-        door.ask(None, "GET", "/v1/models")
-    text = door.ask("admin", "GET", "/metrics").text
+        secured.submit("slow")
+        secured.ask("reads", "GET", "/metrics")
+        secured.ask(None, "GET", "/v1/models")
+    text = secured.ask("admin", "GET", "/metrics").text
     assert sample(text, 'otoscope_api_errors_total{code="key_required"}') == 2
     assert sample(text, 'otoscope_api_errors_total{code="key_refused"}') == 2
     assert sample(text, 'otoscope_api_errors_total{code="rate_limited"}') == 1
-    assert not re.search("|".join([*door.secrets.values(), *map(door.id, door.secrets)]), text)
+    assert not re.search("|".join([*secured.secrets.values(), *map(secured.id, secured.secrets)]), text)
 
 
-def test_openapi_declares_what_needs_a_key(door: Door, http: httpx2.Client) -> None:
-    """Bearer and cookie; the scope of each call; optional where the service is open."""
-    document = door.http.get("/openapi.json").json()
+def test_openapi_declares_security(secured: SecuredGateway, http: httpx2.Client) -> None:
+    """Bearer and cookie, with the scope of each operation; optional where the service is open."""
+    document = secured.http.get("/openapi.json").json()
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     assert document["components"]["securitySchemes"]["cookie"]["name"] == "otoscope_key"
     assert document["paths"]["/v1/jobs"]["post"]["security"] == [{"key": ["submit"]}, {"cookie": ["submit"]}]

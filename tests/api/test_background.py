@@ -1,4 +1,4 @@
-"""What goes on beside requests goes on whatever happens in it."""
+"""Background tasks survive their own exceptions."""
 
 from collections.abc import Callable
 
@@ -6,19 +6,19 @@ import httpx2
 import pytest
 
 from shared.jobs import AsyncJobStore
-from tests.api.conftest import StandInWorker, wav
+from tests.api.conftest import FakeWorker, wav
 from tests.support.process_tree import until
 
 
 @pytest.mark.parametrize("name", ["expire_overdue", "positions", "subscribe"])
-def test_a_bug_in_a_chore_does_not_end_it(
+def test_a_failed_background_task_restarts(
     start_gateway: Callable[..., httpx2.Client],
-    worker: StandInWorker,
+    worker: FakeWorker,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
-    """It is logged once, and what the chore is for comes a little later."""
+    """The exception is logged once, and the task does its work a little later."""
     right, calls = getattr(AsyncJobStore, name), []
 
     async def wrong(*args: object) -> object:
@@ -37,5 +37,7 @@ def test_a_bug_in_a_chore_does_not_end_it(
     else:
         with http.stream("GET", f"/v1/jobs/{job_id}/events"):
             until(lambda: len(calls) > 1, 15)
-    (told,) = [record.exc_text or "" for record in caplog.records if "a bug ended a background task" in record.message]
-    assert "ValueError: a bug" in told
+    (traceback,) = [
+        record.exc_text or "" for record in caplog.records if "a bug ended a background task" in record.message
+    ]
+    assert "ValueError: a bug" in traceback

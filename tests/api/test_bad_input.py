@@ -1,4 +1,4 @@
-"""Everything that must be refused: a clear problem document, and nothing left behind."""
+"""Requests that must be refused: a clear problem document, and nothing stored in Redis."""
 
 import asyncio
 import base64
@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from otoscope.types import Problem
-from tests.api.conftest import StandInWorker, wav
+from tests.api.conftest import FakeWorker, wav
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
 
 
 def header_of(frames: int, rate: int = 8_000, channels: int = 1, *, tag: int = 1, bits: int = 16) -> bytes:
-    """A WAV header that claims that many frames, with 100 bytes of samples behind it."""
+    """A WAV header that claims that many frames, followed by 100 bytes of samples."""
     block = max(channels * bits // 8, 1)
     fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, tag, channels, rate, rate * block, block, bits)
     size = min(frames * block, 0xFFFFFFFF)
@@ -53,9 +53,9 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("form", ["raw", "multipart", "base64"])
 def test_bad_sound_is_refused_at_once(
-    http: httpx2.Client, worker: StandInWorker, redis_keys: Callable[[], set[bytes]], name: str, form: str
+    http: httpx2.Client, worker: FakeWorker, redis_keys: Callable[[], set[bytes]], name: str, form: str
 ) -> None:
-    """Whichever way it comes: the same code, and nothing in Redis."""
+    """In every form of a submission: the same code, and nothing in Redis."""
     body, status, code = BODIES[name]
     before = redis_keys()
     if form == "raw":
@@ -77,10 +77,10 @@ def refused(answer: httpx2.Response, status: int, code: str) -> Problem:
     return problem
 
 
-def test_a_sound_in_broken_lines_may_be_as_large_as_any(
-    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker
+def test_line_breaks_in_base64_do_not_count_towards_the_limit(
+    start_gateway: Callable[..., httpx2.Client], worker: FakeWorker
 ) -> None:
-    """What mail programs make of base64 takes a sixteenth more in JSON, and is not told that the sound is too large."""
+    """Base64 with line breaks, as MIME encoders make it, takes a sixteenth more in JSON and is still accepted."""
     sound = wav(125.0)
     http = start_gateway(max_upload_bytes=len(sound))
     lines = base64.encodebytes(sound).decode().replace("\n", "\r\n")
@@ -117,7 +117,7 @@ REQUESTS: dict[str, tuple[dict[str, object], int, str]] = {
     "no content type": ({"content": wav()}, 415, "unsupported_media_type"),
     "unknown model": ({"files": {"file": wav()}, "data": {"model": "nope"}}, 404, "model_not_found"),
     "unknown option": ({"files": {"file": wav()}, "data": {"colour": "red"}}, 422, "invalid_request"),
-    "unknown part": ({"files": {"file": wav()}, "data": {"include": "soul"}}, 422, "invalid_request"),
+    "unknown part": ({"files": {"file": wav()}, "data": {"include": "none"}}, 422, "invalid_request"),
     "top_k of nothing": ({"files": {"file": wav()}, "data": {"top_k": "0"}}, 422, "invalid_request"),
     "top_k of words": ({"files": {"file": wav()}, "data": {"top_k": "many"}}, 422, "invalid_request"),
     "ten thousand options": (
@@ -136,25 +136,25 @@ REQUESTS: dict[str, tuple[dict[str, object], int, str]] = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_bad_request_is_refused_at_once(
-    http: httpx2.Client, worker: StandInWorker, redis_keys: Callable[[], set[bytes]], name: str
+    http: httpx2.Client, worker: FakeWorker, redis_keys: Callable[[], set[bytes]], name: str
 ) -> None:
-    """The request around the sound: a stable code, and nothing in Redis."""
+    """A fault of the request around the sound: a stable code, and nothing in Redis."""
     arguments, status, code = REQUESTS[name]
     before = redis_keys()
     refused(http.post("/v1/jobs", **arguments), status, code)  # type: ignore[arg-type]
     assert redis_keys() == before
 
 
-def test_message_says_what_was_found_and_what_is_accepted(http: httpx2.Client, worker: StandInWorker) -> None:
-    """An image is called an image, and the accepted formats are named."""
+def test_message_says_what_was_found_and_what_is_accepted(http: httpx2.Client, worker: FakeWorker) -> None:
+    """An image is recognised as one, and the message lists the accepted formats."""
     answer = http.post("/v1/jobs", files={"file": ("cat.wav", PNG)})
     detail = refused(answer, 415, "not_audio").detail
     assert "PNG image" in detail
     assert "FLAC" in detail
 
 
-def test_not_finite_samples_are_left_to_the_decoder(http: httpx2.Client, worker: StandInWorker) -> None:
-    """NaN can only be seen by decoding: accepted here, failed with the same code by the worker (tests/e2e)."""
+def test_not_finite_samples_are_left_to_the_decoder(http: httpx2.Client, worker: FakeWorker) -> None:
+    """NaN is found by decoding only: accepted here, failed by the worker with its code (tests/e2e)."""
     samples = np.full(8_000, np.nan, "<f4").tobytes()
     fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 1, 8_000, 32_000, 4, 32)
     body = b"RIFF" + struct.pack("<I", 36 + len(samples)) + b"WAVE" + fmt + b"data"
@@ -164,9 +164,9 @@ def test_not_finite_samples_are_left_to_the_decoder(http: httpx2.Client, worker:
 
 @pytest.mark.parametrize("form", ["raw", "multipart", "base64"])
 def test_upload_over_the_limit_is_413(
-    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker, form: str
+    start_gateway: Callable[..., httpx2.Client], worker: FakeWorker, form: str
 ) -> None:
-    """Each form is measured by the sound it carries, not by its wrapping."""
+    """The limit applies to the sound, in every form of a submission, and not to the encoded body."""
     http = start_gateway(max_upload_bytes=50_000)
     fits, over, far = wav(3.1), wav(3.2), wav(20.0)
     assert len(fits) < 50_000 < len(over)
@@ -188,16 +188,14 @@ def raw_request(http: httpx2.Client, head: str) -> socket.socket:
     return connection
 
 
-def test_declared_length_over_the_limit_is_refused_before_the_body(http: httpx2.Client, worker: StandInWorker) -> None:
-    """A gigabyte that is announced is not waited for."""
+def test_declared_length_over_the_limit_is_refused_before_the_body(http: httpx2.Client, worker: FakeWorker) -> None:
+    """A declared gigabyte is refused without reading it."""
     with raw_request(http, "Content-Length: 1000000000") as connection:
         assert b" 413 " in connection.recv(65_536)
 
 
-def test_chunked_body_is_cut_off_at_the_limit(
-    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker
-) -> None:
-    """A body without a length is counted as it comes."""
+def test_chunked_body_is_cut_off_at_the_limit(start_gateway: Callable[..., httpx2.Client], worker: FakeWorker) -> None:
+    """A body without a declared length is counted while it is received."""
     http = start_gateway(max_upload_bytes=50_000)
     with raw_request(http, "Transfer-Encoding: chunked") as connection:
         chunk = b"2710\r\n" + bytes(10_000) + b"\r\n"
@@ -206,8 +204,8 @@ def test_chunked_body_is_cut_off_at_the_limit(
         assert b" 413 " in connection.recv(65_536)
 
 
-def test_slow_body_is_cut_off(start_gateway: Callable[..., httpx2.Client], worker: StandInWorker) -> None:
-    """A sender that never finishes gets 408 when its time is up."""
+def test_slow_body_is_cut_off(start_gateway: Callable[..., httpx2.Client], worker: FakeWorker) -> None:
+    """A client that never completes its body gets 408 after the timeout."""
     http = start_gateway(upload_seconds=0.3)
     with raw_request(http, "Content-Length: 1000") as connection:
         connection.sendall(b"RIFF")
@@ -218,8 +216,8 @@ def test_slow_body_is_cut_off(start_gateway: Callable[..., httpx2.Client], worke
         assert b"request_timeout" in answer
 
 
-def test_every_route_answers_a_problem_for_what_it_cannot_do(http: httpx2.Client) -> None:
-    """404 and 405 are problem documents too."""
+def test_unknown_paths_methods_and_values_are_problem_documents(http: httpx2.Client) -> None:
+    """404, 405, 422 and 503."""
     refused(http.get("/nothing/here"), 404, "not_found")
     refused(http.put("/v1/jobs"), 405, "method_not_allowed")
     for wait in ("-1", "soon", "nan", "1,5"):
@@ -227,8 +225,10 @@ def test_every_route_answers_a_problem_for_what_it_cannot_do(http: httpx2.Client
     refused(http.get("/v1/models/nope"), 503, "not_ready")
 
 
-def test_bug_is_a_500_problem_without_its_traceback(settings: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody foresaw is told as `internal_error`; how it came about stays in the log."""
+def test_an_unexpected_exception_is_a_500_problem_without_traceback(
+    settings: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The response has the code `internal_error`; the exception is in the log only."""
     from api.main import create_app
     from api.service import Gateway
     from shared.config.settings import Settings

@@ -1,7 +1,7 @@
-"""The OpenAPI document says what the gateway does: every operation of it is asked by schemathesis, again and again.
+"""The OpenAPI document is true: schemathesis calls every operation of it many times.
 
-The requests are made of the document, right ones and wrong ones, always the same; each answer must have a status, a
-content type and a shape that the document tells of, and none may be a server's error.
+It generates valid and invalid requests from the document, the same ones in every run. Each response must have a status,
+a content type and a schema that the document declares, and none may be a server error.
 """
 
 import base64
@@ -28,7 +28,7 @@ from api.main import create_app
 from otoscope.errors import AudioCorrupt
 from otoscope.types import Part
 from shared.config.settings import Settings
-from tests.api.conftest import StandInWorker, wav
+from tests.api.conftest import FakeWorker, wav
 
 RULES = rules(
     max_examples=30, derandomize=True, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
@@ -40,7 +40,7 @@ REACHED = {
     "DELETE /v1/jobs/{job_id}": {204, 404},
     "GET /v1/jobs/{job_id}/result": {200, 404, 409},
 }
-"""What the requests come to at the least, or they would not be worth much; 200 where nothing is said."""
+"""Statuses that the generated requests must reach at least; 200 for the other operations."""
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
@@ -51,8 +51,8 @@ OPERATIONS = {found.ok().label: found.ok() for found in DOCUMENT.get_all_operati
 
 
 @pytest.fixture
-def jobs(http: httpx2.Client, worker: StandInWorker) -> list[str]:
-    """Ids of jobs that ended in every way there is, and of one that never was."""
+def jobs(http: httpx2.Client, worker: FakeWorker) -> list[str]:
+    """Ids of jobs with every outcome, and of one that never existed."""
     everything = {"include": ",".join(Part), "layer": "layer1"}
     ids = [http.post("/v1/jobs", files={"file": wav()}, data=more).json()["id"] for more in ({}, everything, {}, {})]
     bare, full, failed, cancelled = ids
@@ -64,15 +64,15 @@ def jobs(http: httpx2.Client, worker: StandInWorker) -> list[str]:
 
 
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_answers_are_as_the_document_says(
-    label: str, start_gateway: Callable[..., httpx2.Client], jobs: list[str], busy_worker: StandInWorker
+def test_responses_conform_to_the_document(
+    label: str, start_gateway: Callable[..., httpx2.Client], jobs: list[str], busy_worker: FakeWorker
 ) -> None:
-    """For what the document allows and for what it does not."""
+    """To requests that the document allows and to requests that it does not."""
     http, operation = start_gateway(max_wait=15.0), OPERATIONS[label]
     statuses: set[int] = set()
 
     def ask(case: Any, job_id: str | None) -> None:
-        if job_id is not None:  # else what is made up is left as it is
+        if job_id is not None:  # otherwise the generated values are kept
             known = {"job_id": job_id, "layer": "layer1", "name": "tiny"}
             case.path_parameters.update({name: known[name] for name in case.path_parameters})
             if isinstance(case.body, dict) and "audio_data" in case.body:
@@ -83,6 +83,6 @@ def test_answers_are_as_the_document_says(
 
     for mode in GenerationMode:
         cases = operation.as_strategy(generation_mode=mode)
-        with suppress(Unsatisfiable):  # of some operations nothing can be asked that is wrong
+        with suppress(Unsatisfiable):  # some operations have no invalid request
             RULES(given(case=cases, job_id=st.sampled_from([*jobs, None]))(ask))()
     assert statuses >= REACHED.get(label, {200})

@@ -1,4 +1,4 @@
-"""The older systems' contract."""
+"""/evaluate, the API of earlier systems."""
 
 import base64
 
@@ -9,13 +9,13 @@ from otoscope.errors import AudioNotFinite, StoreUnavailable
 from otoscope.types import EvaluateResponse
 from shared.jobs import AsyncJobStore
 from shared.jobs.records import JobRecord
-from tests.api.conftest import StandInWorker, wav
+from tests.api.conftest import FakeWorker, wav
 from tests.support.process_tree import until
 
 BODY = {"audio_data": base64.b64encode(wav()).decode()}
 
 
-def test_a_client_of_the_older_systems_works_unchanged(http: httpx2.Client, busy_worker: StandInWorker) -> None:
+def test_a_client_of_earlier_systems_works_unchanged(http: httpx2.Client, busy_worker: FakeWorker) -> None:
     """Base64 in; predictions, visualization, input_spectrogram and waveform out."""
     answer = http.post("/evaluate", json=BODY)
     assert answer.status_code == 200
@@ -31,31 +31,31 @@ def test_a_client_of_the_older_systems_works_unchanged(http: httpx2.Client, busy
     assert "input_spectogram" not in answer.json()
 
 
-def test_older_spelling_on_request(http: httpx2.Client, busy_worker: StandInWorker) -> None:
-    """`?spelling=old` answers the misspelt key as well."""
+def test_older_spelling_on_request(http: httpx2.Client, busy_worker: FakeWorker) -> None:
+    """`?spelling=old` adds the misspelt key."""
     said = http.post("/evaluate", params={"spelling": "old"}, json=BODY).json()
     assert said["input_spectogram"] == said["input_spectrogram"]
 
 
-def test_unknown_keys_are_ignored_as_they_were(http: httpx2.Client, busy_worker: StandInWorker) -> None:
-    """Clients that send more than the contract asks are served."""
+def test_unknown_keys_are_ignored(http: httpx2.Client, busy_worker: FakeWorker) -> None:
+    """As earlier systems did: clients may send more than the API needs."""
     assert http.post("/evaluate", json={**BODY, "filename": "x.wav"}).status_code == 200
 
 
 @pytest.mark.parametrize(("body", "status"), [({}, 422), ({"audio_data": "%%%"}, 400), ({"audio_data": "AAAA"}, 415)])
 def test_bad_input_is_a_problem_not_a_500(
-    http: httpx2.Client, worker: StandInWorker, body: dict[str, str], status: int
+    http: httpx2.Client, worker: FakeWorker, body: dict[str, str], status: int
 ) -> None:
-    """The older systems answered 500 to any bad file."""
+    """Earlier systems answered 500 to every bad file."""
     answer = http.post("/evaluate", json=body)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_it_says_so_where_the_queue_cannot_be_read(
-    http: httpx2.Client, busy_worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
+def test_unreachable_redis_is_reported_as_such(
+    http: httpx2.Client, busy_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Be it for a moment: that is no time that is over."""
+    """Also for a moment only: it is no timeout."""
     read, failing = AsyncJobStore.get, iter([True])
 
     async def get(store: AsyncJobStore, job_id: str, *, with_result: bool = False) -> JobRecord:
@@ -68,8 +68,8 @@ def test_it_says_so_where_the_queue_cannot_be_read(
     assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
 
 
-def test_failure_in_the_worker_is_told_by_its_code(http: httpx2.Client, worker: StandInWorker) -> None:
-    """A file that only fails while decoding answers with the status of its code."""
+def test_failure_in_the_worker_has_the_status_of_its_code(http: httpx2.Client, worker: FakeWorker) -> None:
+    """A file that fails while it is decoded."""
     import threading
 
     def fail() -> None:

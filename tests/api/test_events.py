@@ -19,10 +19,10 @@ from shared.config.settings import Settings
 from shared.jobs import AsyncJobStore
 from shared.redis_client.connection import connect_async
 from shared.results import pack_result
-from tests.api.conftest import StandInWorker, wav
+from tests.api.conftest import FakeWorker, wav
 from tests.api.test_json_arrays import long
 
-Event = tuple[str, str, dict[str, object]]  # id or nothing, event, data
+Event = tuple[str, str, dict[str, object]]  # (id or empty, event, data)
 
 
 def submit(http: httpx2.Client) -> str:
@@ -53,47 +53,47 @@ def states(events: list[Event]) -> list[tuple[str, object]]:
     return [(event, data["status"]) for _, event, data in events]
 
 
-WHOLE = [("status", "queued"), ("status", "running"), ("status", "succeeded"), ("result", "succeeded")]
+EVERY_STATE = [("status", "queued"), ("status", "running"), ("status", "succeeded"), ("result", "succeeded")]
 
 
-def test_stream_follows_a_job_to_its_result(http: httpx2.Client, worker: StandInWorker) -> None:
-    """Opened before anything happened, the stream ends by itself with the result."""
+def test_stream_follows_a_job_to_its_result(http: httpx2.Client, worker: FakeWorker) -> None:
+    """Opened before the job was claimed, the stream ends by itself with the result."""
     job_id = submit(http)
     timers = [threading.Timer(0.2, worker.start, [job_id]), threading.Timer(0.4, worker.finish, [job_id])]
     for timer in timers:
         timer.start()
     events = read(http, job_id)
-    assert states(events)[0] == WHOLE[0]
-    assert states(events)[-2:] == WHOLE[-2:]
+    assert states(events)[0] == EVERY_STATE[0]
+    assert states(events)[-2:] == EVERY_STATE[-2:]
     result = events[-1][2]["result"]
     assert isinstance(result, dict)
     assert result["predictions"][0]["class"] == "dog"
 
 
-def test_stream_opened_late_tells_everything(http: httpx2.Client, worker: StandInWorker) -> None:
-    """A finished job's stream is read from its beginning."""
+def test_stream_of_a_finished_job_replays_every_event(http: httpx2.Client, worker: FakeWorker) -> None:
+    """It is read from its beginning."""
     job_id = submit(http)
     worker.finish(job_id)
-    assert states(read(http, job_id)) == WHOLE
+    assert states(read(http, job_id)) == EVERY_STATE
 
 
-def test_last_event_id_resumes(http: httpx2.Client, worker: StandInWorker) -> None:
-    """After a lost connection only what is new is told; after the last event an EventSource must not come again."""
+def test_last_event_id_resumes(http: httpx2.Client, worker: FakeWorker) -> None:
+    """After a reconnection only later events are sent; after the last one 204, so that an EventSource stops."""
     job_id = submit(http)
     worker.finish(job_id)
     events = read(http, job_id)
     for seen in range(3):
-        assert states(read(http, job_id, last=events[seen][0])) == WHOLE[seen + 1 :]
+        assert states(read(http, job_id, last=events[seen][0])) == EVERY_STATE[seen + 1 :]
     answer = http.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": events[3][0]})
     assert (answer.status_code, answer.content) == (204, b"")
 
 
-def test_what_is_told_late_is_told_as_it_was(http: httpx2.Client, worker: StandInWorker) -> None:
-    """Nothing of what nobody knew then."""
+def test_replayed_events_show_the_job_as_it_was(http: httpx2.Client, worker: FakeWorker) -> None:
+    """Without the times and timings that were not known at that status."""
     job_id = submit(http)
     worker.finish(job_id)
     queued, running, succeeded, _ = (job for _, _, job in read(http, job_id))
-    known = [{name for name, value in told["timings"].items() if value is not None} for told in (queued, running)]  # type: ignore[attr-defined]
+    known = [{name for name, value in job["timings"].items() if value is not None} for job in (queued, running)]  # type: ignore[attr-defined]
     assert known == [set(), {"queue"}]
     assert (queued["started_at"], running["finished_at"]) == (None, None)
     assert running["started_at"] is not None
@@ -101,8 +101,8 @@ def test_what_is_told_late_is_told_as_it_was(http: httpx2.Client, worker: StandI
 
 
 @pytest.mark.parametrize("leave", ["finish", "cancel"])
-def test_the_place_in_the_queue_is_told_when_it_changes(http: httpx2.Client, worker: StandInWorker, leave: str) -> None:
-    """Whoever waits behind a job that is finished or cancelled moves up, in a status without an id."""
+def test_a_changed_queue_position_is_sent(http: httpx2.Client, worker: FakeWorker, leave: str) -> None:
+    """A job behind one that is finished or cancelled moves up, in a status event without an id."""
     first, second, third = (submit(http) for _ in range(3))
     events = follow(http, third)
     assert next(events)[2]["queue_position"] == 3
@@ -114,11 +114,11 @@ def test_the_place_in_the_queue_is_told_when_it_changes(http: httpx2.Client, wor
         number, event, job = next(events)
         assert (number, event, job["status"], job["queue_position"]) == ("", "status", "queued", place)
     worker.finish(third)
-    assert states(list(events)) == WHOLE[1:]
+    assert states(list(events)) == EVERY_STATE[1:]
 
 
-def test_the_place_is_told_again_after_a_lost_connection(http: httpx2.Client, worker: StandInWorker) -> None:
-    """What was missed meanwhile is not: the place as it is now comes first."""
+def test_the_queue_position_is_sent_again_after_a_reconnection(http: httpx2.Client, worker: FakeWorker) -> None:
+    """The current position, as the first event; the changes in between are not replayed."""
     first, second = submit(http), submit(http)
     events = follow(http, second)
     last = next(events)[0]
@@ -127,25 +127,25 @@ def test_the_place_is_told_again_after_a_lost_connection(http: httpx2.Client, wo
     assert next(again)[2]["queue_position"] == 1
 
 
-def test_the_result_can_be_left_out(http: httpx2.Client, worker: StandInWorker) -> None:
-    """`include_result=false` ends with the job and a link to its result, so that it can be fetched in another form."""
+def test_the_result_can_be_left_out(http: httpx2.Client, worker: FakeWorker) -> None:
+    """`include_result=false` ends with the job and a link to its result, to be fetched in another representation."""
     job_id = submit(http)
     worker.finish(job_id)
     events = read(http, job_id, include_result="false")
-    assert states(events) == WHOLE
+    assert states(events) == EVERY_STATE
     job = events[-1][2]
     assert job["result"] is None
     assert job["links"]["result"] == f"/v1/jobs/{job_id}/result"  # type: ignore[index]
     assert http.get(f"/v1/jobs/{job_id}/events", params={"include_result": "maybe"}).status_code == 422
 
 
-def test_a_large_result_comes_in_pieces(http: httpx2.Client, worker: StandInWorker, settings: Settings) -> None:
-    """As everywhere else: joining and encoding tens of megabytes would hold up everybody."""
+def test_a_large_result_comes_in_pieces(http: httpx2.Client, worker: FakeWorker, settings: Settings) -> None:
+    """To join and encode tens of megabytes would block the event loop."""
     job_id = submit(http)
     worker.start(job_id)
     worker.store.succeed(job_id, pack_result(long()), Timings())
 
-    async def told() -> list[ServerSentEvent | bytes]:
+    async def received() -> list[ServerSentEvent | bytes]:
         client = connect_async(settings)
         store = AsyncJobStore(client, settings)
         try:
@@ -153,35 +153,35 @@ def test_a_large_result_comes_in_pieces(http: httpx2.Client, worker: StandInWork
         finally:
             await client.aclose()
 
-    pieces = asyncio.run(told())
+    pieces = asyncio.run(received())
     assert all(isinstance(piece, bytes) and len(piece) < 3 * PIECE_BYTES for piece in pieces)
     assert len(pieces) > 50
     events = read(http, job_id)
-    assert states(events) == WHOLE
+    assert states(events) == EVERY_STATE
     assert events[-1][2]["result"]["full_spectrogram"]["shape"] == [128, 30_001]  # type: ignore[index]
 
 
-def test_failed_and_cancelled_jobs_end_their_stream(http: httpx2.Client, worker: StandInWorker) -> None:
-    """Every stream ends with `result`, whatever the end was."""
+def test_failed_and_cancelled_jobs_end_their_stream(http: httpx2.Client, worker: FakeWorker) -> None:
+    """Every stream ends with `result`, whatever the outcome."""
     failed, cancelled = submit(http), submit(http)
     worker.fail(failed, InferenceFailed("broken"))
     http.delete(f"/v1/jobs/{cancelled}")
-    told = read(http, failed)[-1]
-    assert told[1] == "result"
-    error = told[2]["error"]
+    last = read(http, failed)[-1]
+    assert last[1] == "result"
+    error = last[2]["error"]
     assert isinstance(error, dict)
     assert error["code"] == "inference_failed"
     assert states(read(http, cancelled))[-1] == ("result", "cancelled")
 
 
-def test_nothing_is_lost_between_reading_and_subscribing(http: httpx2.Client, busy_worker: StandInWorker) -> None:
-    """Jobs that finish at any moment around the opening of their stream: the result arrives each time."""
+def test_nothing_is_lost_between_reading_and_subscribing(http: httpx2.Client, busy_worker: FakeWorker) -> None:
+    """Jobs that finish at any moment while their stream is opened: the result arrives each time."""
     for _ in range(60):
-        assert states(read(http, submit(http)))[-1] == WHOLE[-1]
+        assert states(read(http, submit(http)))[-1] == EVERY_STATE[-1]
 
 
-def test_silence_is_broken_by_comments(start_gateway: Callable[..., httpx2.Client], worker: StandInWorker) -> None:
-    """A proxy sees a living connection."""
+def test_an_idle_stream_sends_comments(start_gateway: Callable[..., httpx2.Client], worker: FakeWorker) -> None:
+    """So that proxies keep the connection open."""
     http = start_gateway(keepalive_seconds=0.1)
     job_id = submit(http)
     with http.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
@@ -189,20 +189,20 @@ def test_silence_is_broken_by_comments(start_gateway: Callable[..., httpx2.Clien
             if line.startswith(":"):
                 break
         else:
-            pytest.fail("no comment came")
+            pytest.fail("no comment was sent")
 
 
 @pytest.mark.parametrize("last", ["latest", "0", "9" * 20 + "-0", "0-" + "9" * 20])
-def test_bad_last_event_id_is_refused(http: httpx2.Client, worker: StandInWorker, last: str) -> None:
-    """An id that is none of ours is told, not passed on to Redis."""
+def test_bad_last_event_id_is_refused(http: httpx2.Client, worker: FakeWorker, last: str) -> None:
+    """An invalid id is refused and not passed to Redis."""
     answer = http.get(f"/v1/jobs/{submit(http)}/events", headers={"Last-Event-ID": last})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
 
-def test_open_stream_does_not_hold_up_the_shutdown(
-    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker
+def test_an_open_stream_does_not_delay_the_shutdown(
+    start_gateway: Callable[..., httpx2.Client], worker: FakeWorker
 ) -> None:
-    """A gateway with a client on the line stops within its grace time (the fixture asserts that it does)."""
+    """A gateway with a connected client stops within its grace period (the fixture asserts that)."""
     http = start_gateway()
     job_id = submit(http)
     opened = threading.Event()
@@ -219,8 +219,8 @@ def test_open_stream_does_not_hold_up_the_shutdown(
     assert opened.wait(10)
 
 
-def test_many_streams_of_one_job(http: httpx2.Client, worker: StandInWorker) -> None:
-    """All of them get the end; nobody takes an event from another."""
+def test_many_streams_of_one_job(http: httpx2.Client, worker: FakeWorker) -> None:
+    """All of them receive the last event; none takes an event from another."""
     job_id = submit(http)
     ends: list[tuple[str, object]] = []
     threads = [threading.Thread(target=lambda: ends.append(states(read(http, job_id))[-1])) for _ in range(20)]
@@ -230,4 +230,4 @@ def test_many_streams_of_one_job(http: httpx2.Client, worker: StandInWorker) -> 
     worker.finish(job_id)
     for thread in threads:
         thread.join(20)
-    assert ends == [WHOLE[-1]] * 20
+    assert ends == [EVERY_STATE[-1]] * 20

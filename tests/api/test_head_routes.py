@@ -1,16 +1,16 @@
-"""HEAD wherever there is GET, and what a refused method is told."""
+"""HEAD for every GET route, and `Allow` on 405."""
 
 import httpx2
 import pytest
 
-from tests.api.conftest import StandInWorker, wav
+from tests.api.conftest import FakeWorker, wav
 from tests.api.test_service import sample
 
 EVENTS = "/v1/jobs/{job_id}/events"
 
 
-def test_head_is_get_without_its_body(http: httpx2.Client, worker: StandInWorker) -> None:
-    """Everywhere but on a stream, which has no end; and it makes the description no longer."""
+def test_head_is_get_without_its_body(http: httpx2.Client, worker: FakeWorker) -> None:
+    """On every route except event streams, which do not end; HEAD is not listed in OpenAPI."""
     job = {"include": "spectrogram,full_spectrogram,cam,maps"}
     known = {"job_id": http.post("/v1/jobs", files={"file": wav()}, data=job).json()["id"], "layer": "layer1"}
     worker.finish(known["job_id"])
@@ -20,9 +20,9 @@ def test_head_is_get_without_its_body(http: httpx2.Client, worker: StandInWorker
     assert {"/health/live", "/metrics", "/v1/models/{name}", "/v1/jobs/{job_id}/maps/{layer}.png"} <= set(paths)
     for path in (*paths, "/", "/docs", "/openapi.json", "/static/colormaps.json"):
         address = path.format(**known, name="tiny")
-        told, read = http.head(address), http.get(address)
-        assert (told.status_code, told.content) == (read.status_code, b"") == (200, b""), path
-        assert told.headers["content-type"] == read.headers["content-type"]
+        head, get = http.head(address), http.get(address)
+        assert (head.status_code, head.content) == (get.status_code, b"") == (200, b""), path
+        assert head.headers["content-type"] == get.headers["content-type"]
     counted = http.get("/metrics").text
     assert sample(counted, 'otoscope_api_requests_total{method="HEAD",route="/v1/models/{name}",status="200"}') == 1
     assert http.head("/v1/models/none").status_code == 404
@@ -30,7 +30,7 @@ def test_head_is_get_without_its_body(http: httpx2.Client, worker: StandInWorker
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "there"),
+    ("method", "path", "allowed"),
     [
         ("PUT", "/v1/jobs/x", "DELETE, GET, HEAD"),
         ("GET", "/v1/jobs", "POST"),
@@ -42,7 +42,7 @@ def test_head_is_get_without_its_body(http: httpx2.Client, worker: StandInWorker
         ("POST", "/static/colormaps.json", "GET, HEAD"),
     ],
 )
-def test_a_refused_method_is_told_which_there_are(http: httpx2.Client, method: str, path: str, there: str) -> None:
-    """All of them, whichever routes they belong to."""
+def test_405_lists_the_allowed_methods(http: httpx2.Client, method: str, path: str, allowed: str) -> None:
+    """Over all routes of the path."""
     answer = http.request(method, path)
-    assert (answer.status_code, answer.headers["allow"]) == (405, there)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)

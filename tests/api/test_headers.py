@@ -1,4 +1,4 @@
-"""What every answer carries, who else's pages may call, how many requests at a time, and whose address it is."""
+"""Security headers, CORS, the limit of concurrent requests, and the address of a caller."""
 
 import os
 import socket
@@ -13,15 +13,15 @@ import pytest
 from api.middleware.auth import _network_caller
 from shared.api_keys import write_keys
 from shared.config.settings import Settings
-from tests.api.conftest import StandInWorker, wav
+from tests.api.conftest import FakeWorker, wav
 from tests.api.test_service import sample
 from tests.conftest import PYTHON, ROOT
 
 ORIGIN = {"Origin": "https://a.example"}
 
 
-def test_every_answer_carries_the_headers(http: httpx2.Client, worker: StandInWorker) -> None:
-    """Jobs, errors, metrics, streams: not guessed at, not framed, not embedded, no referrer; each header once."""
+def test_every_response_has_the_security_headers(http: httpx2.Client, worker: FakeWorker) -> None:
+    """Jobs, errors, metrics and streams, each header once."""
     job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
     worker.finish(job_id)
     for path in (f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/events", "/v1/models", "/metrics", "/none", "/static/none"):
@@ -36,25 +36,25 @@ def test_every_answer_carries_the_headers(http: httpx2.Client, worker: StandInWo
         assert "access-control-allow-origin" not in headers
 
 
-def test_no_origin_is_let_in_unasked(http: httpx2.Client) -> None:
-    """A page of elsewhere may neither read an answer nor ask beforehand."""
+def test_no_other_origin_is_allowed_by_default(http: httpx2.Client) -> None:
+    """A page of another origin can neither read a response nor send a preflight request."""
     assert "access-control-allow-origin" not in http.get("/v1/models", headers=ORIGIN).headers
     assert http.options("/v1/jobs", headers=ORIGIN | {"Access-Control-Request-Method": "POST"}).status_code == 405
 
 
-def test_named_origins_are_let_in(start_gateway: Callable[..., httpx2.Client], tmp_path: Path) -> None:
-    """Exactly those, without credentials, refusals and the question beforehand included, which needs no key."""
+def test_configured_origins_are_allowed(start_gateway: Callable[..., httpx2.Client], tmp_path: Path) -> None:
+    """Exactly those, without credentials; also for errors and for the preflight request, which needs no key."""
     write_keys(tmp_path / "keys", [])
     http = start_gateway(cors_origins="https://a.example", keys_file=tmp_path / "keys")
-    asked = http.options(
+    preflight = http.options(
         "/v1/jobs",
         headers=ORIGIN
         | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"},
     )
-    assert asked.status_code == 200
+    assert preflight.status_code == 200
     refused = http.get("/v1/models", headers=ORIGIN)
     assert refused.status_code == 401
-    for answer in (asked, refused):
+    for answer in (preflight, refused):
         assert answer.headers["access-control-allow-origin"] == "https://a.example"
         assert "access-control-allow-credentials" not in answer.headers
     assert refused.headers["cross-origin-resource-policy"] == "cross-origin"
@@ -62,12 +62,12 @@ def test_named_origins_are_let_in(start_gateway: Callable[..., httpx2.Client], t
     assert "access-control-allow-origin" not in other.headers
 
 
-def test_past_the_limit_requests_are_refused_and_counted(
-    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker
+def test_requests_beyond_the_limit_are_refused_and_counted(
+    start_gateway: Callable[..., httpx2.Client], worker: FakeWorker
 ) -> None:
-    """One stream holds the only place: 503 as a problem document, counted; idle connections take no place.
+    """One stream is the only request allowed: 503 as a problem document, counted; idle connections do not count.
 
-    Those who ask how the gateway is are answered, or it would be restarted for being asked much.
+    Health and metrics are answered, since an overloaded gateway must not be restarted by its probes.
     """
     http = start_gateway(max_connections=1)
     job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
@@ -82,8 +82,8 @@ def test_past_the_limit_requests_are_refused_and_counted(
         assert refused.headers["retry-after"] == "1"
         assert refused.headers["x-content-type-options"] == "nosniff"
         assert http.get("/health/live").status_code == http.get("/health/ready").status_code == 200
-        told = http.get("/metrics").raise_for_status().text
-        assert sample(told, 'otoscope_api_errors_total{code="too_many_connections"}') == 1
+        metrics = http.get("/metrics").raise_for_status().text
+        assert sample(metrics, 'otoscope_api_errors_total{code="too_many_connections"}') == 1
         worker.finish(job_id)
         list(chunks)
 
@@ -99,8 +99,8 @@ def test_past_the_limit_requests_are_refused_and_counted(
         ("unknown", "net:unknown"),
     ],
 )
-def test_addresses(host: str | None, name: str) -> None:
-    """An IPv6 subscriber has a /64, and is one caller however much of it they use; what is no address is a name."""
+def test_the_network_name_of_a_caller(host: str | None, name: str) -> None:
+    """The /64 of an IPv6 address, which one subscriber has; text that is no address is used as it is."""
     assert _network_caller({"type": "http", "client": (host, 1) if host else None}) == name
 
 
@@ -129,18 +129,18 @@ def gateway(settings: Settings, log: Path, **environment: str) -> Iterator[httpx
     [({}, "net:127.0.0.1"), ({"OTOSCOPE_TRUSTED_PROXIES": "127.0.0.0/8"}, "net:203.0.113.7"),
      ({"OTOSCOPE_TRUSTED_PROXIES": "10.0.0.1"}, "net:127.0.0.1")],
 )  # fmt: skip
-def test_a_forwarded_address_is_believed_of_named_proxies_alone(
-    settings: Settings, worker: StandInWorker, tmp_path: Path, trusted: dict[str, str], caller: str
+def test_x_forwarded_for_is_trusted_from_configured_proxies_only(
+    settings: Settings, worker: FakeWorker, tmp_path: Path, trusted: dict[str, str], caller: str
 ) -> None:
-    """Anybody can write the header, this machine's own programs included; the last entry that is no proxy's counts."""
+    """Any client can send the header, local programs included; the last entry that is not a proxy counts."""
     with gateway(settings, tmp_path / "log", **trusted) as http:
         headers = {"X-Forwarded-For": "198.51.100.9, 203.0.113.7"}
         job_id = http.post("/v1/jobs", files={"file": wav()}, headers=headers).json()["id"]
         assert worker._client.hget(f"otoscope:job:{job_id}", "caller") == caller.encode()
 
 
-def test_a_gateway_says_what_is_wrong_with_its_keys(settings: Settings, tmp_path: Path) -> None:
-    """Exit status 1 and one line, as for any other setting."""
+def test_an_unusable_keys_file_ends_the_gateway_with_a_message(settings: Settings, tmp_path: Path) -> None:
+    """Exit status 1 and one line, as for every other setting."""
     (tmp_path / "keys").write_text("nonsense")
     environment = {**os.environ, "OTOSCOPE_REDIS_URL": settings.redis_url, "OTOSCOPE_KEYS_FILE": str(tmp_path / "keys")}
     done = subprocess.run([PYTHON, "-m", "api"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""Requests whose bytes no client would send, at a gateway that runs as it does in earnest: as a process."""
+"""Requests with bytes that no normal client sends, to a gateway process."""
 
 import json
 import socket
@@ -9,17 +9,17 @@ from contextlib import suppress
 import pytest
 
 from api.http.protocol import MAX_HEAD_BYTES, MIN_READ_BYTES
-from tests.api.conftest import listening, wav
-from tests.support.hostile_requests import Address, ask, refused, request
+from tests.api.conftest import gateway_process, wav
+from tests.support.hostile_requests import Address, refused, request, send_request
 
-UPLOAD_SECONDS = 2.0  # which some tests wait for
+UPLOAD_SECONDS = 2.0  # some tests wait for this timeout
 WAV = wav()
 RAW = ["Content-Type: audio/wav"]
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with listening(UPLOAD_SECONDS) as address:
+    with gateway_process(UPLOAD_SECONDS) as address:
         yield address
 
 
@@ -40,8 +40,8 @@ AMBIGUOUS: dict[str, bytes] = {
     "a length with a sign": post(f"Content-Length: +{len(WAV)}", WAV),
     "a length below nothing": post("Content-Length: -1", WAV),
     "a length beyond numbers": post(f"Content-Length: {10**30}", WAV),
-    "an encoding nobody knows": post("Transfer-Encoding: xchunked", SMUGGLED),
-    "chunks inside of something": post("Transfer-Encoding: chunked, identity", SMUGGLED),
+    "an unknown encoding": post("Transfer-Encoding: xchunked", SMUGGLED),
+    "chunked inside another encoding": post("Transfer-Encoding: chunked, identity", SMUGGLED),
     "a space before the colon": post("Transfer-Encoding : chunked", SMUGGLED),
     "a folded header": post(f"X-A: b\r\n  {CHUNKED}\r\n{SIZE}", WAV),
     "bare line feeds": post(SIZE).replace(b"\r\n", b"\n") + WAV,
@@ -56,8 +56,8 @@ AMBIGUOUS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
-def test_what_could_be_read_in_two_ways_is_not_read(address: Address, name: str) -> None:
-    """400, nothing behind it is taken for a second request, and the connection is closed."""
+def test_ambiguous_requests_are_refused(address: Address, name: str) -> None:
+    """400, the rest is not parsed as a second request (request smuggling), and the connection is closed."""
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(AMBIGUOUS[name])
         answer = b""
@@ -69,8 +69,8 @@ def test_what_could_be_read_in_two_ways_is_not_read(address: Address, name: str)
 
 
 @pytest.mark.parametrize("what", ["many headers", "one header", "an address"])
-def test_a_head_without_an_end_is_cut_off(address: Address, what: str) -> None:
-    """However it goes on: long before it could fill the memory."""
+def test_an_endless_head_is_cut_off(address: Address, what: str) -> None:
+    """Long before it could fill the memory."""
     piece = {"many headers": b"X-A: b\r\n", "one header": b"a" * 8, "an address": b"/" * 8}[what] * 2_048
     begin = b"GET /" if what == "an address" else b"GET / HTTP/1.1\r\nX-A: "
     sent = 0
@@ -80,11 +80,11 @@ def test_a_head_without_an_end_is_cut_off(address: Address, what: str) -> None:
             while sent < 64 * 2**20:
                 connection.sendall(piece)
                 sent += len(piece)
-    assert sent < 16 * 2**20  # what the sockets hold is sent before the end is seen
+    assert sent < 16 * 2**20  # the buffers of the sockets are filled before the client sees the end
 
 
-def test_a_head_that_takes_its_time_is_cut_off(address: Address) -> None:
-    """A connection that says nothing, or a byte now and then, is held no longer than a slow upload is."""
+def test_a_slow_head_is_cut_off(address: Address) -> None:
+    """A connection that sends nothing, or a byte now and then, is closed after the upload timeout (Slowloris)."""
     began = time.monotonic()
     with socket.create_connection(address, timeout=10) as silent, socket.create_connection(address) as slow:
         for piece in b"GET / HT":
@@ -97,8 +97,8 @@ def test_a_head_that_takes_its_time_is_cut_off(address: Address) -> None:
     assert time.monotonic() - began < 3 * UPLOAD_SECONDS
 
 
-def test_who_never_reads_is_cut_off(address: Address) -> None:
-    """Answers that nobody takes are held no longer than an upload may take; who reads slowly gets all of it."""
+def test_a_client_that_never_reads_is_cut_off(address: Address) -> None:
+    """Unread responses are buffered no longer than the upload timeout; a client that reads slowly gets everything."""
     many = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 300
     with socket.socket() as idle, socket.socket() as slow:
         idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
@@ -123,8 +123,8 @@ def trickle(connection: socket.socket, seconds: float) -> None:
         time.sleep(0.1)
 
 
-def test_a_connection_is_kept_for_several_requests(address: Address) -> None:
-    """The limits are a head's, not a connection's: heads that are larger together are all answered."""
+def test_a_connection_is_reused_for_several_requests(address: Address) -> None:
+    """The limits are per request head, not per connection."""
     head = f"GET /health/live HTTP/1.1\r\nHost: x\r\nX-A: {'a' * (MAX_HEAD_BYTES // 2)}\r\n\r\n".encode()
     with socket.create_connection(address, timeout=10) as connection:
         for _ in range(5):
@@ -135,34 +135,38 @@ def test_a_connection_is_kept_for_several_requests(address: Address) -> None:
             assert answer.startswith(b"HTTP/1.1 200 ")
 
 
-def test_links_lead_to_where_they_were_asked_for(address: Address) -> None:
-    """Whatever host the request or a proxy names: nothing that is answered repeats it."""
+def test_links_never_contain_a_host_of_the_request(address: Address) -> None:
+    """Neither from `Host` nor from the headers of a proxy."""
     evil = [
         "X-Forwarded-Host: evil.example", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: evil",
         "Forwarded: host=evil.example;proto=evil", "X-Original-URL: /evil", "X-HTTP-Method-Override: DELETE",
     ]  # fmt: skip
-    submitted = ask(address, request("POST", "/v1/jobs", [*RAW, *evil], WAV).replace(b"localhost", b"evil.example"))
+    submitted = send_request(
+        address, request("POST", "/v1/jobs", [*RAW, *evil], WAV).replace(b"localhost", b"evil.example")
+    )
     assert submitted.headers["location"].startswith("/v1/jobs/")
     paths = (submitted.headers["location"], "/v1/limits/", "/v1/jobs/", "/static", "/docs/", "/openapi.json", "/")
     for path in paths:
-        answer = ask(address, request("GET", path, evil).replace(b"localhost", b"evil.example"))
+        answer = send_request(address, request("GET", path, evil).replace(b"localhost", b"evil.example"))
         assert answer.status in (200, 404), path
         assert b"evil" not in answer.body + repr(answer.headers).encode(), path
-    absolute = ask(address, b"GET http://evil.example/v1/limits HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    absolute = send_request(
+        address, b"GET http://evil.example/v1/limits HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
     assert absolute.status == 200
 
 
-def test_an_upgrade_is_not_made(address: Address) -> None:
-    """Nothing here speaks WebSocket: the request is answered as if it had not asked for it."""
+def test_an_upgrade_is_ignored(address: Address) -> None:
+    """There are no WebSockets: the request is answered as plain HTTP."""
     upgrade = ["Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"]
-    asked = request("GET", "/v1/limits", upgrade).replace(b"Connection: close", b"Connection: upgrade, close")
-    assert ask(address, asked).status == 200
+    upgrading = request("GET", "/v1/limits", upgrade).replace(b"Connection: close", b"Connection: upgrade, close")
+    assert send_request(address, upgrading).status == 200
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.0", ""])
-def test_clients_of_another_age_are_answered(address: Address, version: str) -> None:
+def test_http_1_0_and_0_9_are_answered(address: Address, version: str) -> None:
     """Without a version, a host or a header."""
-    answer = ask(address, f"GET /v1/limits {version}".strip().encode() + b"\r\n\r\n")
+    answer = send_request(address, f"GET /v1/limits {version}".strip().encode() + b"\r\n\r\n")
     assert json.loads(answer.body)["max_channels"] == 8
     assert answer.headers["connection"] == "close"
 
@@ -174,20 +178,20 @@ RANGES = (
 
 
 @pytest.mark.parametrize("ranges", RANGES, ids=lambda ranges: ranges[:30])
-def test_everything_is_sent_whole(address: Address, ranges: str) -> None:
-    """Who asks for a part of a file gets all of it, once, and is told so; what is no part is no failure."""
+def test_range_requests_get_the_whole_file(address: Address, ranges: str) -> None:
+    """200 with everything, and no `Accept-Ranges`; an invalid range is no error."""
     for path in ("/static/js/main.js", "/static/sounds/siren.flac", "/v1/limits"):
-        whole = ask(address, request("GET", path))
-        answer = ask(address, request("GET", path, [f"Range: {ranges}"]))
+        whole = send_request(address, request("GET", path))
+        answer = send_request(address, request("GET", path, [f"Range: {ranges}"]))
         assert (answer.status, answer.body) == (200, whole.body)
         assert answer.headers.get("accept-ranges", "none") == "none"
 
 
 @pytest.mark.parametrize("last", ["0", "$", "18446744073709551616-0", "9" * 30 + "-0", "\xb2-\xb3", "0-0\xff", "-1-0"])
-def test_absurd_event_ids_are_refused(address: Address, last: str) -> None:
-    """They would go to Redis."""
-    job = json.loads(ask(address, request("POST", "/v1/jobs", RAW, WAV)).body)["id"]
-    answer = ask(address, request("GET", f"/v1/jobs/{job}/events", [f"Last-Event-ID: {last}"]))
+def test_hostile_event_ids_are_refused(address: Address, last: str) -> None:
+    """They are not passed to Redis."""
+    job = json.loads(send_request(address, request("POST", "/v1/jobs", RAW, WAV)).body)["id"]
+    answer = send_request(address, request("GET", f"/v1/jobs/{job}/events", [f"Last-Event-ID: {last}"]))
     refused(answer, 422, "invalid_request")
 
 
@@ -198,9 +202,9 @@ NOWHERE = (
 
 
 @pytest.mark.parametrize("path", NOWHERE, ids=lambda path: path[:30])
-def test_paths_that_lead_nowhere(address: Address, path: str) -> None:
-    """404, and no header can be put into the answer; those that lead out of a directory are in test_page.py."""
-    answer = ask(address, request("GET", path))
+def test_hostile_paths_are_404(address: Address, path: str) -> None:
+    """No header can be injected; paths that traverse directories are in test_static_files.py."""
+    answer = send_request(address, request("GET", path))
     assert answer.status == 404
     assert json.loads(answer.body)["code"] in ("not_found", "job_not_found", "model_not_found")
     assert "x-evil" not in answer.headers

@@ -1,6 +1,6 @@
-"""Hostile requests, seeded: each gets an answer that is no server's error, and each job comes to its end.
+"""Seeded hostile requests: none causes a server error, and every accepted job finishes.
 
-The short form of `bench/fuzz.py`, with a stand-in for the worker.
+The short form of `bench/fuzz.py`, with a fake worker.
 """
 
 from collections import Counter
@@ -9,21 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 
-from tests.api.conftest import StandInWorker
-from tests.support.hostile_requests import hostile, outcome
+from tests.api.conftest import FakeWorker
+from tests.support.hostile_requests import hostile_request, outcome
 
 COUNT = 900
 
 
-def test_hostile_requests(start_gateway: Callable[..., httpx2.Client], busy_worker: StandInWorker) -> None:
-    """Damaged sounds, odd options, damaged heads and forms, reads of jobs that are and are not there."""
+def test_hostile_requests(start_gateway: Callable[..., httpx2.Client], busy_worker: FakeWorker) -> None:
+    """Corrupt sounds, odd options, corrupt heads and forms, reads of existing and missing jobs."""
     http = start_gateway(max_wait=8, upload_seconds=0.5)
     address = http.base_url.host, http.base_url.port or 80
     jobs: list[str] = []
     wrong: list[tuple[int, str]] = []
 
     def one(number: int) -> str:
-        kind, request = hostile(1, number, jobs)
+        kind, request = hostile_request(1, number, jobs)
         end, right, answer = outcome(address, request)
         if not right:
             wrong.append((number, end))
@@ -34,7 +34,7 @@ def test_hostile_requests(start_gateway: Callable[..., httpx2.Client], busy_work
     with ThreadPoolExecutor(8) as threads:
         ends = Counter(threads.map(one, range(COUNT)))
     assert not wrong
-    assert len(ends) > 25, ends  # they are of many kinds
+    assert len(ends) > 25, ends  # of many kinds
     assert len(jobs) > COUNT / 6
     for job in jobs:
         answer = http.get(f"/v1/jobs/{job}?wait=5")

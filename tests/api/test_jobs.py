@@ -1,4 +1,4 @@
-"""Submitting, reading, waiting, cancelling."""
+"""Submitting, reading, waiting for and cancelling jobs."""
 
 import base64
 import threading
@@ -14,7 +14,7 @@ from api.rejections import TTL_SECONDS as REJECTION_SECONDS
 from otoscope.errors import InferenceFailed
 from otoscope.results import unpack_result
 from otoscope.types import Job, ResultJSON
-from tests.api.conftest import LAYERS, StandInWorker, wav
+from tests.api.conftest import LAYERS, FakeWorker, wav
 
 Start = Callable[..., httpx2.Client]
 
@@ -25,8 +25,8 @@ def submit(http: httpx2.Client, **options: str) -> dict[str, object]:
     return answer.json()  # type: ignore[no-any-return]
 
 
-def test_submission_answers_202_with_the_job(http: httpx2.Client, worker: StandInWorker) -> None:
-    """202, Location, Retry-After and the job itself, before any worker has touched it."""
+def test_submission_answers_202_with_the_job(http: httpx2.Client, worker: FakeWorker) -> None:
+    """202, Location, Retry-After and the job itself, before a worker has claimed it."""
     answer = http.post("/v1/jobs", files={"file": ("tone.wav", wav())})
     job = Job.model_validate(answer.json())
     assert answer.status_code == 202
@@ -39,8 +39,8 @@ def test_submission_answers_202_with_the_job(http: httpx2.Client, worker: StandI
     }  # fmt: skip
 
 
-def test_three_forms_carry_the_same_bytes_and_options(http: httpx2.Client, worker: StandInWorker) -> None:
-    """Form field, base64 in JSON and raw body are one submission in three spellings."""
+def test_three_forms_carry_the_same_bytes_and_options(http: httpx2.Client, worker: FakeWorker) -> None:
+    """Form field, base64 in JSON and raw body are equivalent."""
     encoded = base64.b64encode(wav()).decode()
     answers = [
         http.post("/v1/jobs", files={"file": ("a.wav", wav())}, data={"top_k": "2", "include": "cam,windows"}),
@@ -57,9 +57,9 @@ def test_three_forms_carry_the_same_bytes_and_options(http: httpx2.Client, worke
 
 
 def test_layer_must_be_one_of_the_model(
-    http: httpx2.Client, worker: StandInWorker, redis_keys: Callable[[], set[bytes]]
+    http: httpx2.Client, worker: FakeWorker, redis_keys: Callable[[], set[bytes]]
 ) -> None:
-    """One that there is reaches the worker; one that there is not is refused with some that there are."""
+    """A known layer is passed to the worker; an unknown one is refused with a list of known ones."""
     assert worker.start(str(submit(http, layer="layer1.block1")["id"])).options.layer == "layer1.block1"
     before = redis_keys()
     answer = http.post("/v1/jobs", files={"file": wav()}, data={"layer": "layer9", "model": "tiny"})
@@ -70,16 +70,16 @@ def test_layer_must_be_one_of_the_model(
 
 @pytest.mark.parametrize("prefix", ["", "data:audio/wav;base64,"])
 def test_base64_may_hold_line_breaks_and_a_data_url_prefix(
-    http: httpx2.Client, worker: StandInWorker, prefix: str
+    http: httpx2.Client, worker: FakeWorker, prefix: str
 ) -> None:
-    """What browsers and MIME encoders produce is accepted."""
+    """As browsers and MIME encoders produce them."""
     text = prefix + base64.encodebytes(wav()).decode()
     answer = http.post("/v1/jobs", json={"audio_data": text})
     assert worker.start(answer.json()["id"]).audio == wav()
 
 
-def test_poll_shows_every_state(http: httpx2.Client, worker: StandInWorker) -> None:
-    """queued, running, succeeded with result and timings; the document fits its schema each time."""
+def test_poll_shows_every_state(http: httpx2.Client, worker: FakeWorker) -> None:
+    """queued, running, succeeded with result and timings; each document fits its schema."""
     job_id = str(submit(http)["id"])
     assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
     worker.start(job_id)
@@ -95,16 +95,16 @@ def test_poll_shows_every_state(http: httpx2.Client, worker: StandInWorker) -> N
     assert job.links["result"] == f"/v1/jobs/{job_id}/result"
 
 
-def test_prefer_wait_answers_200_when_quick_enough(http: httpx2.Client, busy_worker: StandInWorker) -> None:
-    """RFC 7240: the finished job in the answer to its submission."""
+def test_prefer_wait_answers_200_when_the_job_finishes_in_time(http: httpx2.Client, busy_worker: FakeWorker) -> None:
+    """RFC 7240: the finished job in the response to its submission."""
     answer = http.post("/v1/jobs", files={"file": wav()}, headers={"Prefer": "respond-async, wait=10"})
     assert answer.status_code == 200
     assert answer.headers["preference-applied"] == "wait=10"
     assert answer.json()["result"]["predictions"][0] == {"class": "dog", "confidence": 0.7}
 
 
-def test_prefer_wait_answers_202_when_time_is_up(http: httpx2.Client, worker: StandInWorker) -> None:
-    """Nobody works on it: the caller gets the queued job after the time it named."""
+def test_prefer_wait_answers_202_after_the_timeout(http: httpx2.Client, worker: FakeWorker) -> None:
+    """Without a worker the caller gets the queued job after the requested time."""
     began = time.monotonic()
     answer = http.post("/v1/jobs", files={"file": wav()}, headers={"Prefer": "wait=0.3"})
     assert answer.status_code == 202
@@ -112,8 +112,8 @@ def test_prefer_wait_answers_202_when_time_is_up(http: httpx2.Client, worker: St
     assert answer.json()["status"] == "queued"
 
 
-def test_get_with_wait_returns_at_the_next_change(http: httpx2.Client, worker: StandInWorker) -> None:
-    """The line is held until the job changes, not until it is finished and not until time is up."""
+def test_get_with_wait_returns_at_the_next_change(http: httpx2.Client, worker: FakeWorker) -> None:
+    """A long poll ends when the status changes, before the job is finished and before the timeout."""
     job_id = str(submit(http)["id"])
     timer = threading.Timer(0.3, worker.start, [job_id])
     timer.start()
@@ -122,8 +122,8 @@ def test_get_with_wait_returns_at_the_next_change(http: httpx2.Client, worker: S
     assert answer.json()["status"] == "running"
 
 
-def test_waiting_is_capped_by_the_server(start_gateway: Start, worker: StandInWorker) -> None:
-    """A caller cannot hold a line longer than the server's limit."""
+def test_waiting_is_capped_by_the_server(start_gateway: Start, worker: FakeWorker) -> None:
+    """A caller cannot wait longer than the server's limit."""
     http = start_gateway(max_wait=0.2)
     job_id = str(submit(http)["id"])
     began = time.monotonic()
@@ -131,8 +131,8 @@ def test_waiting_is_capped_by_the_server(start_gateway: Start, worker: StandInWo
     assert time.monotonic() - began < 10
 
 
-def test_result_in_three_representations(http: httpx2.Client, worker: StandInWorker) -> None:
-    """JSON, MessagePack and NPZ by Accept hold the same numbers."""
+def test_result_in_three_representations(http: httpx2.Client, worker: FakeWorker) -> None:
+    """JSON, MessagePack and NPZ, chosen by Accept, hold the same numbers."""
     job_id = str(submit(http, include="maps,spectrogram,waveform,embedding,windows,cam")["id"])
     worker.finish(job_id)
     url = f"/v1/jobs/{job_id}/result"
@@ -161,23 +161,23 @@ def test_result_in_three_representations(http: httpx2.Client, worker: StandInWor
     assert plain.cam is not None
 
 
-def test_only_what_was_asked_for_is_in_the_result(http: httpx2.Client, worker: StandInWorker) -> None:
-    """Parts are on request: a plain job's result has none of them."""
+def test_only_requested_parts_are_in_the_result(http: httpx2.Client, worker: FakeWorker) -> None:
+    """The result of a job without `include` has none of them."""
     job_id = str(submit(http)["id"])
     worker.finish(job_id)
     result = http.get(f"/v1/jobs/{job_id}/result").json()
     assert not {"maps", "spectrogram", "waveform", "embedding", "windows", "cam"} & set(result)
 
 
-def test_result_before_the_end_is_a_409(http: httpx2.Client, worker: StandInWorker) -> None:
-    """A job without a result says in which state it is."""
+def test_result_before_the_end_is_a_409(http: httpx2.Client, worker: FakeWorker) -> None:
+    """The detail has the status of the job."""
     answer = http.get(f"/v1/jobs/{submit(http)['id']}/result")
     assert (answer.status_code, answer.json()["code"]) == (409, "result_not_ready")
     assert "queued" in answer.json()["detail"]
 
 
-def test_unacceptable_representation(http: httpx2.Client, worker: StandInWorker) -> None:
-    """406 names what can be sent."""
+def test_unacceptable_representation(http: httpx2.Client, worker: FakeWorker) -> None:
+    """406 lists the available media types."""
     job_id = str(submit(http)["id"])
     worker.finish(job_id)
     answer = http.get(f"/v1/jobs/{job_id}/result", headers={"Accept": "text/html"})
@@ -185,8 +185,8 @@ def test_unacceptable_representation(http: httpx2.Client, worker: StandInWorker)
     assert "application/x-npz" in answer.json()["detail"]
 
 
-def test_failed_job_tells_code_and_reason(http: httpx2.Client, worker: StandInWorker) -> None:
-    """A job that failed in the worker is told with 200 and its error inside."""
+def test_failed_job_has_code_and_detail(http: httpx2.Client, worker: FakeWorker) -> None:
+    """A job that failed in the worker is answered with 200 and its error inside."""
     job_id = str(submit(http)["id"])
     worker.fail(job_id, InferenceFailed("numbers that are not finite"))
     job = http.get(f"/v1/jobs/{job_id}").json()
@@ -196,8 +196,8 @@ def test_failed_job_tells_code_and_reason(http: httpx2.Client, worker: StandInWo
     }  # fmt: skip
 
 
-def test_delete_cancels_then_forgets(http: httpx2.Client, worker: StandInWorker) -> None:
-    """What waits is cancelled and can still be read; deleting it again forgets it."""
+def test_delete_cancels_then_deletes(http: httpx2.Client, worker: FakeWorker) -> None:
+    """A queued job is cancelled and can still be read; a second DELETE deletes it."""
     url = f"/v1/jobs/{submit(http)['id']}"
     assert http.delete(url).status_code == 204
     assert http.get(url).json()["status"] == "cancelled"
@@ -206,20 +206,20 @@ def test_delete_cancels_then_forgets(http: httpx2.Client, worker: StandInWorker)
     assert http.delete(url).json()["code"] == "job_not_found"
 
 
-def test_expired_job_is_410_and_unknown_is_404(start_gateway: Start, worker: StandInWorker) -> None:
-    """An id that never was is told from one whose result has expired."""
+def test_expired_job_is_410_and_unknown_is_404(start_gateway: Start, worker: FakeWorker) -> None:
+    """An id that never existed is distinguished from one whose result has expired."""
     http = start_gateway()
     job_id = str(submit(http)["id"])
     worker.finish(job_id)
-    worker._client.delete(f"otoscope:job:{job_id}")  # what its time to live does
+    worker._client.delete(f"otoscope:job:{job_id}")  # as its expiry does
     for path in ("", "/result", "/events"):
         assert http.get(f"/v1/jobs/{job_id}{path}").json()["code"] == "job_expired"
         assert http.get(f"/v1/jobs/{'0' * 32}{path}").json()["code"] == "job_not_found"
     assert http.delete(f"/v1/jobs/{job_id}").status_code == 410
 
 
-def test_idempotency_key_returns_the_first_job(http: httpx2.Client, worker: StandInWorker) -> None:
-    """A repeat is the same job, another request under the same key is refused."""
+def test_idempotency_key_returns_the_first_job(http: httpx2.Client, worker: FakeWorker) -> None:
+    """A repeated request returns the same job; a different request with the same key is refused."""
     headers = {"Idempotency-Key": "k1"}
     first = http.post("/v1/jobs", files={"file": wav()}, headers=headers).json()["id"]
     again = http.post("/v1/jobs", files={"file": wav()}, headers=headers).json()["id"]
@@ -228,23 +228,22 @@ def test_idempotency_key_returns_the_first_job(http: httpx2.Client, worker: Stan
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
 
 
-def test_full_queue_is_429_with_retry_after(start_gateway: Start, worker: StandInWorker) -> None:
-    """Past the limit of unfinished jobs nothing is accepted; a finished one makes room."""
+def test_full_queue_is_429_with_retry_after(start_gateway: Start, worker: FakeWorker) -> None:
+    """Beyond the limit of unfinished jobs submissions are refused, until one has finished."""
     http = start_gateway(queue_limit=2, caller_share=1.0)
     ids = [str(submit(http)["id"]) for _ in range(2)]
     answer = http.post("/v1/jobs", files={"file": wav()})
     assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")
     assert int(answer.headers["retry-after"]) >= 1
     worker.finish(ids[0])
-    time.sleep(REJECTION_SECONDS)  # for so long the refusal stands
+    time.sleep(REJECTION_SECONDS)  # for so long the rejection is repeated
     submit(http)
 
 
-def test_who_was_just_refused_sends_no_sound(
-    start_gateway: Start, worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
+def test_a_recent_rejection_is_repeated_without_reading_the_upload(
+    start_gateway: Start, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a while the answer is the same and the body is not looked at; under a key it is, and what is accepted ends
-    that while."""
+    """With an idempotency key the request is processed, and an accepted submission ends the rejection."""
     monkeypatch.setattr("api.rejections.TTL_SECONDS", 30)
     http = start_gateway(queue_limit=1, caller_share=1.0)
     first = http.post("/v1/jobs", files={"file": wav()}, headers={"Idempotency-Key": "a"}).json()["id"]
@@ -261,14 +260,14 @@ def test_who_was_just_refused_sends_no_sound(
 
 
 def test_without_a_worker_the_model_is_unknown(http: httpx2.Client) -> None:
-    """Before any worker has announced a model: 503, try again."""
+    """503 with Retry-After, until a worker has announced a model."""
     answer = http.post("/v1/jobs", files={"file": wav()})
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
     assert "retry-after" in answer.headers
 
 
-def test_deadline_without_a_worker_fails_the_job(start_gateway: Start, worker: StandInWorker) -> None:
-    """No job stays queued for ever: the gateway gives up what nobody took in time."""
+def test_deadline_without_a_worker_fails_the_job(start_gateway: Start, worker: FakeWorker) -> None:
+    """The gateway fails a job that no worker has claimed before its deadline."""
     http = start_gateway(job_deadline=0.1)
     job_id = str(submit(http)["id"])
     job = http.get(f"/v1/jobs/{job_id}", params={"wait": 15}).json()

@@ -1,4 +1,4 @@
-"""A job as MessagePack: the document that JSON has, with the result as it is stored."""
+"""A job as MessagePack: the same document as in JSON, with the result as it is stored."""
 
 from collections.abc import Callable
 
@@ -10,19 +10,19 @@ from api.rendering.json_arrays import PIECE_BYTES
 from otoscope.errors import InferenceFailed
 from otoscope.results import unpack_result
 from shared.contract import result_key
-from tests.api.conftest import StandInWorker, wav
+from tests.api.conftest import FakeWorker, wav
 
 MSGPACK = {"Accept": "application/msgpack"}
 
 
-def stored(worker: StandInWorker, job_id: str) -> bytes:
+def stored(worker: FakeWorker, job_id: str) -> bytes:
     packed = worker._client.get(result_key(job_id))
     assert isinstance(packed, bytes)
     return packed
 
 
-def test_the_answer_to_a_submission(http: httpx2.Client, busy_worker: StandInWorker) -> None:
-    """With `Prefer: wait`: everything in one exchange, and not one array unpacked on the way."""
+def test_the_response_to_a_submission(http: httpx2.Client, busy_worker: FakeWorker) -> None:
+    """With `Prefer: wait`: everything in one response, without unpacking an array."""
     answer = http.post(
         "/v1/jobs",
         files={"file": wav()},
@@ -40,8 +40,8 @@ def test_the_answer_to_a_submission(http: httpx2.Client, busy_worker: StandInWor
     assert job == plain
 
 
-def test_jobs_in_every_state(http: httpx2.Client, worker: StandInWorker) -> None:
-    """Waiting, running, failed and finished ones are read as well, without a result where there is none."""
+def test_jobs_of_every_status(http: httpx2.Client, worker: FakeWorker) -> None:
+    """Queued, failed and succeeded, with a null result where there is none."""
     queued = http.post("/v1/jobs", files={"file": wav()}, headers=MSGPACK)
     assert queued.status_code == 202
     job = msgpack.unpackb(queued.content)
@@ -52,15 +52,15 @@ def test_jobs_in_every_state(http: httpx2.Client, worker: StandInWorker) -> None
     for job_id, status in ((job["id"], "succeeded"), (failed, "failed")):
         url = f"/v1/jobs/{job_id}"
         answer, plain = http.get(url, headers=MSGPACK), http.get(url).json()
-        told = msgpack.unpackb(answer.content)
-        assert told["status"] == status
-        assert told.keys() == plain.keys()
-        assert {**told, "result": None} == {**plain, "result": None}
+        packed_job = msgpack.unpackb(answer.content)
+        assert packed_job["status"] == status
+        assert packed_job.keys() == plain.keys()
+        assert {**packed_job, "result": None} == {**plain, "result": None}
         assert answer.headers["vary"] == "Accept"
 
 
-def test_a_large_result_is_sent_whole(http: httpx2.Client, worker: StandInWorker) -> None:
-    """However many pieces it takes."""
+def test_a_large_result_is_sent_completely(http: httpx2.Client, worker: FakeWorker) -> None:
+    """In several pieces."""
     job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
     worker.finish(job_id)
     large = msgpack.packb({**msgpack.unpackb(stored(worker, job_id)), "more": bytes(3 * PIECE_BYTES)})
@@ -81,18 +81,18 @@ def test_a_large_result_is_sent_whole(http: httpx2.Client, worker: StandInWorker
         ("*/*", "application/json"),
     ],
 )
-def test_which_is_sent_says_accept(http: httpx2.Client, worker: StandInWorker, accept: str, kind: str) -> None:
-    """The best of what there is; JSON where the choice is left."""
+def test_accept_selects_the_representation(http: httpx2.Client, worker: FakeWorker, accept: str, kind: str) -> None:
+    """The one with the highest q-value; JSON where the choice is left."""
     answer = http.post("/v1/jobs", files={"file": wav()}, headers={"Accept": accept})
     assert answer.headers["content-type"] == kind
     assert http.get(answer.headers["location"], headers={"Accept": accept}).headers["content-type"] == kind
 
 
 @pytest.mark.parametrize("accept", ["application/x-npz", "text/html", "application/json;q=0"])
-def test_what_cannot_be_sent_is_said_before_anything_is_stored(
-    http: httpx2.Client, worker: StandInWorker, redis_keys: Callable[[], set[bytes]], accept: str
+def test_not_acceptable_is_found_before_anything_is_stored(
+    http: httpx2.Client, worker: FakeWorker, redis_keys: Callable[[], set[bytes]], accept: str
 ) -> None:
-    """406 with what there is; an NPZ holds arrays, which a job may not have."""
+    """406 lists the media types; there is no NPZ of a job, since a job may have no arrays."""
     job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
     before = redis_keys()
     for answer in (

@@ -1,4 +1,4 @@
-"""Accept and Prefer, as RFC 9110 and RFC 7240 read them."""
+"""Accept (RFC 9110) and Prefer (RFC 7240)."""
 
 from collections.abc import Callable
 
@@ -9,14 +9,14 @@ from starlette.datastructures import Headers
 from api.http.negotiation import negotiate, preferred_wait
 from api.rendering.results import JOB_TYPES, JSON, MSGPACK, NPZ, RESULT_TYPES
 from otoscope.errors import NotAcceptable
-from tests.api.conftest import StandInWorker, wav
+from tests.api.conftest import FakeWorker, wav
 
 
 @pytest.mark.parametrize(
     "accept", ["", ",", "*/*", "application/*", "text/html, */*;q=0.1", "*/*, application/x-npz;q=0.9"]
 )
-def test_json_is_what_undecided_clients_get(accept: str) -> None:
-    """Browsers and curl get JSON."""
+def test_json_is_the_default(accept: str) -> None:
+    """For browsers and curl."""
     assert (
         negotiate(Headers({"accept": accept}), RESULT_TYPES)
         == negotiate(Headers({"accept": accept}), JOB_TYPES)
@@ -36,20 +36,20 @@ def test_json_is_what_undecided_clients_get(accept: str) -> None:
         ("APPLICATION/X-NPZ ; Q=1.0", NPZ),
     ],
 )
-def test_the_narrowest_range_counts(accept: str, kind: str) -> None:
-    """Wherever it stands; of equals the one that is named first is taken."""
+def test_the_most_specific_range_counts(accept: str, kind: str) -> None:
+    """At any position in the list; of equal q-values the one that is listed first is taken."""
     assert negotiate(Headers({"accept": accept}), RESULT_TYPES) == kind
 
 
 @pytest.mark.parametrize("accept", ["text/html", "*/*;q=0", "application/json;q=2", "*/*, application/*;q=0"])
-def test_what_is_not_wanted_is_not_sent(accept: str) -> None:
-    """The refusal names what there is."""
+def test_an_unacceptable_representation_is_not_sent(accept: str) -> None:
+    """The error lists the available media types."""
     with pytest.raises(NotAcceptable, match="application/x-npz"):
         negotiate(Headers({"accept": accept}), RESULT_TYPES)
 
 
-def test_of_a_long_list_the_beginning_counts() -> None:
-    """64 KB of commas are a list, too, and took a tenth of a second of everybody's."""
+def test_only_the_first_elements_of_a_list_count() -> None:
+    """A list of 64 KB of commas would block the event loop for a tenth of a second."""
     few, many = ["text/html"] * 31 + [NPZ], ["text/html"] * 32 + [NPZ]
     assert negotiate(Headers({"accept": ", ".join(few)}), RESULT_TYPES) == NPZ
     with pytest.raises(NotAcceptable):
@@ -72,24 +72,24 @@ def test_of_a_long_list_the_beginning_counts() -> None:
         ("wait=x, wait=5", None),  # the first counts
     ],
 )
-def test_what_cannot_be_honoured_is_ignored(prefer: str, seconds: float | None) -> None:
-    """And what can be in part is, in part."""
+def test_preferences_that_cannot_be_honoured_are_ignored(prefer: str, seconds: float | None) -> None:
+    """A longer time than the limit is cut to it."""
     assert preferred_wait(Headers({"prefer": prefer}), 60.0) == seconds
 
 
-def test_lines_of_a_header_are_one_list(http: httpx2.Client, worker: StandInWorker) -> None:
-    """Whatever a proxy has made of them."""
+def test_several_lines_of_a_header_are_one_list(http: httpx2.Client, worker: FakeWorker) -> None:
+    """RFC 9110, section 5.3."""
     headers = [("Accept", "text/html"), ("Accept", MSGPACK), ("Prefer", "respond-async"), ("Prefer", "wait=0.01")]
     answer = http.post("/v1/jobs", files={"file": wav()}, headers=headers)
     assert (answer.status_code, answer.headers["content-type"]) == (202, MSGPACK)
     assert answer.headers["preference-applied"] == "wait=0.01"
 
 
-def test_the_preference_that_is_told_is_the_one_that_was_applied(
-    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker
+def test_preference_applied_has_the_applied_time(
+    start_gateway: Callable[..., httpx2.Client], worker: FakeWorker
 ) -> None:
-    """Not the one that was sent; and none where it was ignored."""
+    """Not the requested one; it is absent where the preference was ignored."""
     http = start_gateway(max_wait=0.1)
-    for asked, applied in (("wait=600", "wait=0.1"), ("wait=abc", None)):
-        answer = http.post("/v1/jobs", files={"file": wav()}, headers={"Prefer": asked})
+    for preference, applied in (("wait=600", "wait=0.1"), ("wait=abc", None)):
+        answer = http.post("/v1/jobs", files={"file": wav()}, headers={"Prefer": preference})
         assert (answer.status_code, answer.headers.get("preference-applied")) == (202, applied)

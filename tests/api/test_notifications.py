@@ -1,4 +1,4 @@
-"""Waiting for a job: what it costs, and that a lost message costs nothing but time."""
+"""Waiting for a job: the number of reads, and that a lost notification costs time only."""
 
 import base64
 import threading
@@ -11,7 +11,7 @@ import redis
 
 from shared import contract
 from shared.config.settings import Settings
-from tests.api.conftest import StandInWorker, wav
+from tests.api.conftest import FakeWorker, wav
 from tests.support.process_tree import until
 
 
@@ -21,7 +21,7 @@ def raw(settings: Settings) -> redis.Redis:
 
 
 def waiting_job(raw: redis.Redis) -> str:
-    """The id of the job that waits, once there is one."""
+    """The id of the queued job, once there is one."""
     until(lambda: bool(raw.zcard(contract.QUEUED)))
     return raw.zrange(contract.QUEUED, 0, -1)[0].decode()  # type: ignore[index, union-attr, no-any-return]
 
@@ -37,13 +37,13 @@ def submission(wait: float) -> dict[str, object]:
     return {"method": "POST", "url": "/v1/jobs", "files": {"file": wav()}, "headers": {"Prefer": f"wait={wait}"}}
 
 
-def test_a_job_that_is_waited_for_is_read_once(http: httpx2.Client, worker: StandInWorker, raw: redis.Redis) -> None:
-    """Stored and sent in one step, and read at its end, not when it starts."""
+def test_waiting_for_a_job_reads_it_once(http: httpx2.Client, worker: FakeWorker, raw: redis.Redis) -> None:
+    """One script submits it, and it is read at its end, not when it starts."""
 
     def scripts() -> int:
         return int(raw.info("commandstats")["cmdstat_evalsha"]["calls"])  # type: ignore[index]
 
-    for _ in range(2):  # the first time the scripts are loaded
+    for _ in range(2):  # the first iteration loads the scripts
         raw.config_resetstat()
         answers: list[httpx2.Response] = []
         thread = ask(http, answers, **submission(wait=20))
@@ -59,7 +59,7 @@ def test_a_job_that_is_waited_for_is_read_once(http: httpx2.Client, worker: Stan
 
 
 @pytest.mark.parametrize("how", ["finish", "cancel"])
-def test_every_end_ends_the_wait(http: httpx2.Client, worker: StandInWorker, raw: redis.Redis, how: str) -> None:
+def test_every_end_ends_the_wait(http: httpx2.Client, worker: FakeWorker, raw: redis.Redis, how: str) -> None:
     """Whether a worker finishes the job or the caller cancels it."""
     answers: list[httpx2.Response] = []
     thread = ask(http, answers, **submission(wait=20))
@@ -74,8 +74,8 @@ def test_every_end_ends_the_wait(http: httpx2.Client, worker: StandInWorker, raw
     assert answers[0].json()["status"] == {"finish": "succeeded", "cancel": "cancelled"}[how]
 
 
-def test_news_that_was_lost_is_looked_for(http: httpx2.Client, worker: StandInWorker, raw: redis.Redis) -> None:
-    """The job ends while the gateway has lost its subscription: who waits is answered as soon as it has one again."""
+def test_a_lost_subscription_is_renewed(http: httpx2.Client, worker: FakeWorker, raw: redis.Redis) -> None:
+    """A job ends while the gateway has no subscription: the waiting request is answered after the reconnection."""
     http.get("/v1/models")
     answers: list[httpx2.Response] = []
     thread = ask(http, answers, **submission(wait=20))
@@ -89,10 +89,10 @@ def test_news_that_was_lost_is_looked_for(http: httpx2.Client, worker: StandInWo
     assert answers[0].json()["status"] == "succeeded"
 
 
-def test_news_that_never_comes_loses_nothing_but_time(
-    http: httpx2.Client, worker: StandInWorker, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+def test_without_notifications_the_job_is_read_at_the_timeout(
+    http: httpx2.Client, worker: FakeWorker, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When time is up the job is read, whatever was heard of it."""
+    """A lost notification costs time only."""
     monkeypatch.setattr("api.notifications.Subscription.notify", lambda self, status="": None)
     answers: list[httpx2.Response] = []
     thread = ask(http, answers, **submission(wait=1))
@@ -101,50 +101,48 @@ def test_news_that_never_comes_loses_nothing_but_time(
     assert (answers[0].status_code, answers[0].json()["status"]) == (200, "succeeded")
 
 
-def test_a_repeat_waits_for_the_first_job(
-    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker, raw: redis.Redis
+def test_a_repeated_submission_waits_for_the_first_job(
+    start_gateway: Callable[..., httpx2.Client], worker: FakeWorker, raw: redis.Redis
 ) -> None:
-    """With the same key and another connection, before and after its end."""
+    """With the same idempotency key, on another gateway, before and after its end."""
     answers: list[httpx2.Response] = []
-    asked = submission(wait=20)
-    asked["headers"] = {"Prefer": "wait=20", "Idempotency-Key": "k"}
-    threads = [ask(start_gateway(), answers, **asked) for _ in range(2)]
+    repeated = submission(wait=20)
+    repeated["headers"] = {"Prefer": "wait=20", "Idempotency-Key": "k"}
+    threads = [ask(start_gateway(), answers, **repeated) for _ in range(2)]
     job_id = waiting_job(raw)
     time.sleep(0.5)
     worker.finish(job_id)
     for thread in threads:
         thread.join()
-    ask(start_gateway(), answers, **asked).join()
+    ask(start_gateway(), answers, **repeated).join()
     assert [(answer.status_code, answer.json()["id"]) for answer in answers] == [(200, job_id)] * 3
     assert all(answer.json()["result"] for answer in answers)
 
 
 @pytest.mark.parametrize("how", ["read", "submit"])
-def test_who_has_gone_is_not_waited_for(
-    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker, raw: redis.Redis, how: str
+def test_a_disconnected_client_ends_the_wait(
+    start_gateway: Callable[..., httpx2.Client], worker: FakeWorker, raw: redis.Redis, how: str
 ) -> None:
-    """A held line that was closed is no request under way; its job goes on, since it can be asked for."""
+    """Its request no longer counts against the limit; the job continues, since the client may read it later."""
     http = start_gateway(max_connections=1)
-    asked = submission(wait=30)
+    waiting = submission(wait=30)
     if how == "read":
         job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
-        asked = {"method": "GET", "url": f"/v1/jobs/{job_id}", "params": {"wait": 30}}
-    leave(http, asked)
+        waiting = {"method": "GET", "url": f"/v1/jobs/{job_id}", "params": {"wait": 30}}
+    disconnect(http, waiting)
     until(lambda: http.get("/v1/models").status_code == 200)
     assert http.get(f"/v1/jobs/{waiting_job(raw)}").json()["status"] == "queued"
 
 
-def test_an_evaluation_nobody_waits_for_is_cancelled(
-    http: httpx2.Client, worker: StandInWorker, raw: redis.Redis
-) -> None:
-    """Nobody knows its id, so nobody could ever have its answer."""
-    leave(http, {"method": "POST", "url": "/evaluate", "json": {"audio_data": base64.b64encode(wav()).decode()}})
+def test_an_abandoned_evaluation_is_cancelled(http: httpx2.Client, worker: FakeWorker, raw: redis.Redis) -> None:
+    """No client knows its id, so its result could never be read."""
+    disconnect(http, {"method": "POST", "url": "/evaluate", "json": {"audio_data": base64.b64encode(wav()).decode()}})
     until(lambda: raw.hget(contract.TOTALS, "cancelled") == b"1")
-    told = 'otoscope_api_requests_total{method="POST",route="/evaluate",status="409"} 1.0'
-    until(lambda: told in http.get("/metrics").text)  # no failure of ours
+    counted = 'otoscope_api_requests_total{method="POST",route="/evaluate",status="409"} 1.0'
+    until(lambda: counted in http.get("/metrics").text)  # not counted as a server error
 
 
-def leave(http: httpx2.Client, asked: dict[str, object]) -> None:
-    """Send a request and close the connection while it is held."""
+def disconnect(http: httpx2.Client, request: dict[str, object]) -> None:
+    """Send a request and close the connection while it waits."""
     with httpx2.Client(base_url=http.base_url) as client, pytest.raises(httpx2.ReadTimeout):
-        client.request(**asked, timeout=httpx2.Timeout(5, read=0.5))  # type: ignore[arg-type]
+        client.request(**request, timeout=httpx2.Timeout(5, read=0.5))  # type: ignore[arg-type]

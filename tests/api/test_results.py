@@ -12,7 +12,7 @@ from otoscope.types import ResultJSON
 from shared.results import pack_result
 
 
-def looked_into() -> Result:
+def with_channels() -> Result:
     """A result with a layer's channels and the spectrogram of the whole sound."""
     cells = (np.arange(24).reshape(4, 3, 2) / 8).astype(np.float16)
     return Result(
@@ -26,23 +26,23 @@ def rendered(result: Result, kind: str) -> bytes:
     return b"".join(asyncio.run(render_result(pack_result(result), kind)))
 
 
-def test_channels_and_the_whole_spectrogram_are_told_in_json() -> None:
-    """With their shapes, whatever their number of dimensions."""
-    read = ResultJSON.model_validate_json(rendered(looked_into(), JSON))
+def test_channels_and_full_spectrogram_in_json() -> None:
+    """With their shapes, two- and three-dimensional."""
+    read = ResultJSON.model_validate_json(rendered(with_channels(), JSON))
     assert read.full_spectrogram is not None
     assert (read.full_spectrogram.shape, read.full_spectrogram.values) == ([1, 3], [[-50.0, 12.5, 0.25]])
     assert read.channels is not None
     assert {name: array.shape for name, array in read.channels.items()} == {
         name: [4, 3, 2] for name in ("layer1", "layer1.residual", "layer1.shortcut")
     }
-    np.testing.assert_allclose(read.channels["layer1"].values, looked_into().channels["layer1"], rtol=1e-3)
+    np.testing.assert_allclose(read.channels["layer1"].values, with_channels().channels["layer1"], rtol=1e-3)
 
 
-def test_channels_and_the_whole_spectrogram_are_in_an_npz() -> None:
-    """Under their names, and not in the text beside them a second time."""
-    with np.load(io.BytesIO(rendered(looked_into(), NPZ))) as file:
-        np.testing.assert_array_equal(file["channels/layer1.residual"], looked_into().channels["layer1.residual"])
-        np.testing.assert_array_equal(file["full_spectrogram"], looked_into().full_spectrogram)
+def test_channels_and_full_spectrogram_in_an_npz() -> None:
+    """Under their names, and not a second time in `meta`."""
+    with np.load(io.BytesIO(rendered(with_channels(), NPZ))) as file:
+        np.testing.assert_array_equal(file["channels/layer1.residual"], with_channels().channels["layer1.residual"])
+        np.testing.assert_array_equal(file["full_spectrogram"], with_channels().full_spectrogram)
         meta = json.loads(str(file["meta"]))
     assert "channels" not in meta
     assert "full_spectrogram" not in meta
@@ -51,13 +51,13 @@ def test_channels_and_the_whole_spectrogram_are_in_an_npz() -> None:
 
 def test_msgpack_is_the_stored_form() -> None:
     """To the byte."""
-    packed = pack_result(looked_into())
-    assert rendered(looked_into(), MSGPACK) == packed
-    assert unpack_result(packed).channels.keys() == looked_into().channels.keys()
+    packed = pack_result(with_channels())
+    assert rendered(with_channels(), MSGPACK) == packed
+    assert unpack_result(packed).channels.keys() == with_channels().channels.keys()
 
 
-def test_what_was_not_asked_for_is_not_told() -> None:
-    """A result of names alone has no channels, not even none."""
+def test_parts_that_were_not_requested_are_absent() -> None:
+    """The keys are missing, not null."""
     plain = Result("tiny", [("dog", 1.0)], 1.0, 8_000, [], "single window", 0)
     tree = json.loads(rendered(plain, JSON))
     assert {"channels", "full_spectrogram", "maps"}.isdisjoint(tree)

@@ -1,4 +1,4 @@
-"""Models, health, metrics, OpenAPI, and a Redis that goes away."""
+"""Models, health, limits, metrics, OpenAPI, and an unreachable Redis."""
 
 import base64
 import re
@@ -19,23 +19,23 @@ from shared.config.settings import Settings
 from shared.contract import result_key
 from shared.jobs.records import WorkerHeartbeat
 from shared.results import pack_result
-from tests.api.conftest import StandInWorker, made_up, serving, wav
+from tests.api.conftest import FakeWorker, fake_result, gateway_thread, wav
 from tests.conftest import start_server
 from tests.shared.test_audio_aac import M4A
 from tests.support.process_tree import until
 
 
-def test_models_are_listed_with_the_default(http: httpx2.Client, worker: StandInWorker) -> None:
+def test_models_are_listed_with_the_default(http: httpx2.Client, worker: FakeWorker) -> None:
     """What workers announced, with classes, rate, layers, accuracy and licence."""
-    listed = ModelList.model_validate(http.get("/v1/models").json())
-    assert listed.default == "tiny"
-    assert listed.models[0].classes == ["dog", "rain", "bell"]
+    models = ModelList.model_validate(http.get("/v1/models").json())
+    assert models.default == "tiny"
+    assert models.models[0].classes == ["dog", "rain", "bell"]
     assert http.get("/v1/models/tiny").json()["accuracy"][0]["total"] == 2
     assert http.get("/v1/models/nope").json()["code"] == "model_not_found"
 
 
-def test_default_model_among_several(start_gateway: Callable[..., httpx2.Client], worker: StandInWorker) -> None:
-    """A request that names none gets the configured default; each job says which model it is for."""
+def test_default_model_among_several(start_gateway: Callable[..., httpx2.Client], worker: FakeWorker) -> None:
+    """A request without a model uses the configured default; each job has the name of its model."""
     worker.announce("large", "small")
     http = start_gateway(default_model="small")
     for name, expected in ((None, "small"), ("large", "large")):
@@ -43,24 +43,22 @@ def test_default_model_among_several(start_gateway: Callable[..., httpx2.Client]
         assert answer.json()["model"] == expected
 
 
-def test_models_are_listed_without_the_default(
-    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker
-) -> None:
-    """A default that nobody serves is a mistake of the settings: no reason to hide what there is."""
+def test_models_are_listed_without_the_default(start_gateway: Callable[..., httpx2.Client], worker: FakeWorker) -> None:
+    """A default that no worker serves is a configuration error; the served models are listed all the same."""
     worker.announce("large", "small")
     http = start_gateway(default_model="gone")
-    listed = ModelList.model_validate(http.get("/v1/models").raise_for_status().json())
-    assert (listed.default, [card.name for card in listed.models]) == ("gone", ["large", "small", "tiny"])
+    models = ModelList.model_validate(http.get("/v1/models").raise_for_status().json())
+    assert (models.default, [card.name for card in models.models]) == ("gone", ["large", "small", "tiny"])
     assert http.post("/v1/jobs", files={"file": wav()}).json()["code"] == "model_not_found"
 
 
 def test_ready_needs_a_worker(http: httpx2.Client, settings: Settings) -> None:
-    """Live at once, ready only once a worker has announced itself, and no longer after it left."""
+    """Live at once, ready once a worker sends heartbeats, and not ready after it deregistered."""
     assert http.get("/health/live").json() == {"status": "live"}
     answer = http.get("/health/ready")
     assert answer.status_code == 503
     assert Ready.model_validate(answer.json()).redis
-    worker = StandInWorker(settings)
+    worker = FakeWorker(settings)
     worker.announce()
     assert http.get("/health/ready").json() == {"status": "ready", "redis": True, "workers": 1, "models": ["tiny"]}
     worker.store.deregister("w1")
@@ -68,8 +66,8 @@ def test_ready_needs_a_worker(http: httpx2.Client, settings: Settings) -> None:
     worker.close()
 
 
-def test_limits_are_those_of_this_server(start_gateway: Callable[..., httpx2.Client], worker: StandInWorker) -> None:
-    """What the settings say, and what a submission is then held to."""
+def test_limits_are_those_of_this_server(start_gateway: Callable[..., httpx2.Client], worker: FakeWorker) -> None:
+    """From the settings; submissions are checked against them."""
     http = start_gateway(max_upload_bytes=8_000, max_seconds=0.2, max_wait=7.0, result_ttl=60, queue_limit=3)
     limits = Limits.model_validate(http.get("/v1/limits").json())
     assert (limits.max_upload_bytes, limits.max_wait, limits.result_ttl, limits.queue_limit) == (8_000, 7.0, 60, 3)
@@ -90,13 +88,15 @@ def test_limits_are_those_of_this_server(start_gateway: Callable[..., httpx2.Cli
 @pytest.mark.parametrize("here", [True, False])
 def test_limits_name_formats_and_their_extensions(
     start_gateway: Callable[..., httpx2.Client],
-    worker: StandInWorker,
+    worker: FakeWorker,
     monkeypatch: pytest.MonkeyPatch,
     aac: bool | None,
     here: bool,
 ) -> None:
-    """M4A where a worker can decode it, or is too old to say, whatever the gateway has; every format has an extension
-    for file pickers."""
+    """M4A where a worker decodes it, or is too old to report that, independent of the gateway's own packages.
+
+    Every format has file name extensions.
+    """
     monkeypatch.setattr("shared.audio.formats.is_installed", lambda module: here)
     worker.store.heartbeat(WorkerHeartbeat("w1", ["tiny"], aac=aac), {}, 30)
     http = start_gateway()
@@ -108,10 +108,10 @@ def test_limits_name_formats_and_their_extensions(
     assert {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff"} <= set(limits["extensions"])
 
 
-def test_m4a_is_refused_when_every_worker_has_said_no(
-    start_gateway: Callable[..., httpx2.Client], worker: StandInWorker, monkeypatch: pytest.MonkeyPatch
+def test_m4a_is_refused_when_every_worker_lacks_aac(
+    start_gateway: Callable[..., httpx2.Client], worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not by a gateway that has just begun, nor since a worker is away for a moment: a client does not come back."""
+    """Not by a gateway that has just started, nor while a worker is away for a moment: clients do not retry a 415."""
     monkeypatch.setattr("shared.audio.formats.is_installed", lambda module: False)
     monkeypatch.setattr("shared.ttl_cache.TTL_SECONDS", 0.0)
     http = start_gateway()
@@ -123,14 +123,14 @@ def test_m4a_is_refused_when_every_worker_has_said_no(
 
     worker.announce()
     worker.store.deregister("w1")
-    assert statuses(8) == {202}, "there is a model, and a worker will come"
+    assert statuses(8) == {202}, "there is a model, and a worker will return"
     worker.store.heartbeat(WorkerHeartbeat("w1", ["tiny"], aac=True), {}, 30)
     worker.store.heartbeat(WorkerHeartbeat("w2", ["tiny"], aac=False), {}, 30)
     assert statuses() == {202}
     worker.store.deregister("w1")
     assert statuses() == {415}
     worker.store.deregister("w2")
-    assert statuses() == {415}, "as the last one said"
+    assert statuses() == {415}, "as the last one reported"
 
 
 def sample(text: str, name: str) -> float:
@@ -139,8 +139,8 @@ def sample(text: str, name: str) -> float:
     return float(match[1])
 
 
-def test_metrics_count_what_happened(http: httpx2.Client, worker: StandInWorker) -> None:
-    """Requests by route template and status, errors by code, queue depth."""
+def test_metrics_count_requests_errors_and_jobs(http: httpx2.Client, worker: FakeWorker) -> None:
+    """Requests by route template and status, errors by code, the state of the queue."""
     job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
     http.post("/v1/jobs", files={"file": b"text"})
     http.get(f"/v1/jobs/{job_id}")
@@ -161,17 +161,17 @@ def test_metrics_count_what_happened(http: httpx2.Client, worker: StandInWorker)
 
 
 def test_openapi_describes_forms_errors_and_schemas(http: httpx2.Client) -> None:
-    """The document names all three forms of a submission, and every reference in it resolves."""
+    """The document has all three forms of a submission, and every reference in it resolves."""
     document = http.get("/openapi.json").json()
     submit = document["paths"]["/v1/jobs"]["post"]
     assert set(submit["requestBody"]["content"]) == {"multipart/form-data", "application/json", "audio/*"}
     assert {"200", "202", "406", "413", "415", "422", "429", "503"} <= set(submit["responses"])
-    # /evaluate answers for the sound, the queue and the job.
+    # /evaluate can fail because of the sound, the queue or the job.
     evaluate = document["paths"]["/evaluate"]["post"]["responses"]
     problems = (answer["content"].get("application/problem+json", {}) for answer in evaluate.values())
-    told = {code for problem in problems for code in problem.get("examples", {})}
-    assert {code for code, kind in BY_CODE.items() if issubclass(kind, AudioError | Busy | JobFailure)} <= told
-    assert {"invalid_base64", "payload_too_large", "unsupported_media_type", "request_timeout"} <= told
+    documented = {code for problem in problems for code in problem.get("examples", {})}
+    assert {code for code, kind in BY_CODE.items() if issubclass(kind, AudioError | Busy | JobFailure)} <= documented
+    assert {"invalid_base64", "payload_too_large", "unsupported_media_type", "request_timeout"} <= documented
     read = document["paths"]["/v1/jobs/{job_id}"]["get"]
     named = {(parameter["in"], parameter["name"]) for parameter in submit["parameters"] + read["parameters"]}
     assert named == {("header", "prefer"), ("header", "idempotency-key"), ("path", "job_id"), ("query", "wait")}
@@ -184,15 +184,15 @@ def test_openapi_describes_forms_errors_and_schemas(http: httpx2.Client) -> None
 
 
 def test_every_error_code_has_a_status() -> None:
-    """A new error without a status would be a 500 in the error handler."""
+    """A new error without a status would fail in the error handler."""
     assert set(STATUS) == set(BY_CODE)
 
 
-def test_a_result_from_far_ahead_is_for_another_gateway(http: httpx2.Client, worker: StandInWorker) -> None:
-    """503 and when to try again, as of everything that passes by itself."""
+def test_a_result_of_a_much_newer_contract_is_503(http: httpx2.Client, worker: FakeWorker) -> None:
+    """With Retry-After: another gateway may be newer."""
     job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
     worker.finish(job_id)
-    tree = msgpack.unpackb(pack_result(made_up(JobOptions())))
+    tree = msgpack.unpackb(pack_result(fake_result(JobOptions())))
     worker._client.set(result_key(job_id), msgpack.packb({**tree, "contract": CONTRACT_VERSION + 2}))
     answer = http.get(f"/v1/jobs/{job_id}/result")
     assert (answer.status_code, answer.json()["code"]) == (503, "contract_mismatch")
@@ -200,14 +200,14 @@ def test_a_result_from_far_ahead_is_for_another_gateway(http: httpx2.Client, wor
 
 
 def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
-    """A queue that cannot be reached is said so at once; once it is back the same gateway serves on."""
+    """An unreachable Redis is reported at once; when it is back, the same gateway continues."""
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         server, socket = start_server(Path(name), "--appendonly", "yes")
         try:
             own = settings.model_copy(update={"redis_url": f"unix://{socket}"})
-            worker = StandInWorker(own)
+            worker = FakeWorker(own)
             worker.announce()
-            with serving(own) as url, httpx2.Client(base_url=url, timeout=30) as http:
+            with gateway_thread(own) as url, httpx2.Client(base_url=url, timeout=30) as http:
                 job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
                 server.kill()
                 server.wait()
@@ -230,23 +230,27 @@ def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
             server.wait()
 
 
-def test_what_was_accepted_is_told_though_redis_goes(settings: Settings) -> None:
-    """Redis goes away under somebody who waits: the job has its id; /evaluate, which has none to tell, says why."""
+def test_an_accepted_job_is_answered_although_redis_goes_away(settings: Settings) -> None:
+    """While a request waits: /v1/jobs returns the job with its id; /evaluate, which has none, the error."""
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         server, socket = start_server(Path(name), "--save", "")
         try:
             own = settings.model_copy(update={"redis_url": f"unix://{socket}", "max_wait": 5.0})
-            worker = StandInWorker(own)
+            worker = FakeWorker(own)
             worker.announce()
-            with serving(own) as url, httpx2.Client(base_url=url, timeout=30) as http, ThreadPoolExecutor(2) as pool:
-                asked = [
+            with (
+                gateway_thread(own) as url,
+                httpx2.Client(base_url=url, timeout=30) as http,
+                ThreadPoolExecutor(2) as pool,
+            ):
+                requests = [
                     pool.submit(http.post, "/v1/jobs", files={"file": wav()}, headers={"Prefer": "wait=5"}),
                     pool.submit(http.post, "/evaluate", json={"audio_data": base64.b64encode(wav()).decode()}),
                 ]
                 until(lambda: worker._client.zcard("otoscope:queued") == 2)
                 server.kill()
                 server.wait()
-                accepted, evaluated = (answer.result() for answer in asked)
+                accepted, evaluated = (answer.result() for answer in requests)
             worker.close()
         finally:
             server.kill()

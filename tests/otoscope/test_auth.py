@@ -36,7 +36,7 @@ def test_clients_send_their_key(service: FakeService, monkeypatch: pytest.Monkey
     """The argument, else the environment, else none; in both clients and in `otoscope bench`."""
 
     def sent() -> str | None:
-        return service.seen[-1].headers["Authorization"]
+        return service.requests[-1].headers["Authorization"]
 
     with Client(service.url) as client:
         client.models()

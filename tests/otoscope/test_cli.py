@@ -54,7 +54,7 @@ def test_json_lines(run: Run, sounds: list[str], service: FakeService) -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["file"] for line in lines] == sounds
     assert lines[0]["predictions"][0] == {"class": "dog", "confidence": 0.9}
-    assert service.seen[0].fields == {"model": "tiny", "top_k": "2", "include": "maps,cam"}
+    assert service.requests[0].fields == {"model": "tiny", "top_k": "2", "include": "maps,cam"}
 
 
 def test_failed_files(run: Run, sounds: list[str], service: FakeService, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from otoscope.errors import (
     OtoscopeError,
     QueueFull,
 )
-from tests.support.fake_service import Canned, FakeService, answer, job_document, problem, sse
+from tests.support.fake_service import CannedResponse, FakeService, answer, job_document, problem, sse
 
 Ask = Callable[..., Any]
 
@@ -56,7 +56,7 @@ def test_classify_returns_the_finished_job(ask: Ask, service: FakeService, tmp_p
     path.write_bytes(b"RIFF")
     job = ask("classify", path, model="tiny", top_k=2, include=["maps", "cam"], window=0, layer="layer1")
     assert job.result.predictions[0].class_ == "dog"
-    (seen,) = service.seen
+    (seen,) = service.requests
     assert (seen.filename, seen.file) == ("dög.wav", b"RIFF")
     assert seen.fields == {"model": "tiny", "top_k": "2", "include": "maps,cam", "window": "0", "layer": "layer1"}
     assert float(seen.headers["Prefer"].removeprefix("wait=")) > 4
@@ -69,8 +69,8 @@ def test_classify_waits_on_after_202(ask: Ask, service: FakeService) -> None:
     service._jobs["job0"] = (time.monotonic() + 0.3, None)  # type: ignore[assignment]
     service.outcome = lambda _, job_id: job_document(job_id, "succeeded")
     assert ask("classify", b"RIFF").status == "succeeded"
-    assert [seen.method for seen in service.seen] == ["POST", "GET"]
-    assert float(service.seen[1].query["wait"]) > 4
+    assert [seen.method for seen in service.requests] == ["POST", "GET"]
+    assert float(service.requests[1].query["wait"]) > 4
 
 
 def test_failed_job_raises_its_error(ask: Ask, service: FakeService) -> None:
@@ -93,7 +93,7 @@ def test_submit_returns_at_once(ask: Ask, service: FakeService) -> None:
     service.delay = 5.0
     job = ask("submit", b"RIFF")
     assert (job.status, job.queue_position) == ("queued", 1)
-    assert "Prefer" not in service.seen[0].headers
+    assert "Prefer" not in service.requests[0].headers
 
 
 def test_job_and_cancel(ask: Ask, service: FakeService) -> None:
@@ -103,19 +103,19 @@ def test_job_and_cancel(ask: Ask, service: FakeService) -> None:
     assert ask("cancel", job.id) is None
     with pytest.raises(JobNotFound):
         ask("cancel", "no/such?job")
-    assert service.seen[-1].path == "/v1/jobs/no%2Fsuch%3Fjob"
+    assert service.requests[-1].path == "/v1/jobs/no%2Fsuch%3Fjob"
 
 
 def test_wait_gives_up_in_time(ask: Ask, service: FakeService) -> None:
     """The caller's timeout ends the wait with a TimeoutError, and without asking over and over."""
     service.delay = 30.0
     job = ask("submit", b"RIFF")
-    asked, started = len(service.seen), time.monotonic()
+    asked, started = len(service.requests), time.monotonic()
     with pytest.raises(WaitTimeout) as caught:
         ask("wait", job.id, timeout=0.4)
     assert isinstance(caught.value, TimeoutError)
     assert time.monotonic() - started < 10
-    assert len(service.seen) - asked <= 2
+    assert len(service.requests) - asked <= 2
 
 
 def test_wait_does_not_spin(ask: Ask, service: FakeService) -> None:
@@ -123,12 +123,12 @@ def test_wait_does_not_spin(ask: Ask, service: FakeService) -> None:
     service.first.extend([answer(job_document("job0", "running"))] * 100)
     with pytest.raises(WaitTimeout):
         ask("wait", "job0", timeout=1.5)
-    assert len(service.seen) < 6
+    assert len(service.requests) < 6
 
 
 def test_wait_survives_a_restart(ask: Ask, service: FakeService) -> None:
     """A connection lost in the middle of a wait is taken up again."""
-    service.first.extend([answer(job_document("job0", "queued")), Canned(None), Canned(None)])
+    service.first.extend([answer(job_document("job0", "queued")), CannedResponse(None), CannedResponse(None)])
     service.first.append(answer(job_document("job0", "succeeded")))
     assert ask("wait", "job0", timeout=10.0).status == "succeeded"
 
@@ -137,7 +137,7 @@ def test_busy_service_is_asked_again(ask: Ask, service: FakeService) -> None:
     """429 and 503 that name a time are obeyed within the caller's timeout."""
     service.first.extend([problem(429, "queue_full", 0), problem(503, "not_ready", 0)])
     assert ask("classify", b"RIFF").status == "succeeded"
-    assert len(service.seen) == 3
+    assert len(service.requests) == 3
 
 
 def test_busy_longer_than_the_timeout(ask: Ask, service: FakeService) -> None:
@@ -153,13 +153,13 @@ def test_busy_longer_than_the_timeout(ask: Ask, service: FakeService) -> None:
 @pytest.mark.parametrize("key", [None, "k"])
 def test_lost_submission_is_repeated_under_one_key(ask: Ask, service: FakeService, key: str | None) -> None:
     """What may have arrived is sent again as the same job; a service that is not there is told at once."""
-    service.first.append(Canned(None))
+    service.first.append(CannedResponse(None))
     assert ask("classify", b"RIFF", idempotency_key=key).status == "succeeded"
-    first, again = (seen.headers["Idempotency-Key"] for seen in service.seen)
+    first, again = (seen.headers["Idempotency-Key"] for seen in service.requests)
     assert first == again == (key or first)
     assert first
     assert ask("classify", b"RIFF", idempotency_key=key).status == "succeeded"
-    assert (service.seen[2].headers["Idempotency-Key"] == first) == (key is not None)
+    assert (service.requests[2].headers["Idempotency-Key"] == first) == (key is not None)
 
 
 @pytest.mark.parametrize(
@@ -167,11 +167,13 @@ def test_lost_submission_is_repeated_under_one_key(ask: Ask, service: FakeServic
     [
         (problem(413, "audio_too_long"), AudioTooLong),
         (problem(418, "teapot"), OtoscopeError),
-        (Canned(502, b"<html>bad gateway</html>"), OtoscopeError),
-        (Canned(200, b'{"hello": "world"}'), OtoscopeError),
+        (CannedResponse(502, b"<html>bad gateway</html>"), OtoscopeError),
+        (CannedResponse(200, b'{"hello": "world"}'), OtoscopeError),
     ],
 )
-def test_errors_become_exceptions(ask: Ask, service: FakeService, canned: Canned, kind: type[OtoscopeError]) -> None:
+def test_errors_become_exceptions(
+    ask: Ask, service: FakeService, canned: CannedResponse, kind: type[OtoscopeError]
+) -> None:
     """Problem documents become the shared errors by code; all else is still an OtoscopeError."""
     service.first.append(canned)
     with pytest.raises(kind) as caught:
@@ -246,7 +248,7 @@ def test_stream_resumes_where_it_was_cut(ask: Ask, service: FakeService) -> None
         ("result", "succeeded"),
     ]
     assert events[-1].job.result.predictions[0].class_ == "dog"
-    assert [seen.headers["Last-Event-ID"] for seen in service.seen] == [None, "1-0", "2-0"]
+    assert [seen.headers["Last-Event-ID"] for seen in service.requests] == [None, "1-0", "2-0"]
 
 
 def test_stream_of_unknown_job(ask: Ask, service: FakeService) -> None:
@@ -260,7 +262,7 @@ def test_stream_gives_up_in_time(ask: Ask, service: FakeService) -> None:
     """A stream that never ends keeps to the caller's timeout."""
     with pytest.raises(WaitTimeout):
         ask("stream", "job0", timeout=1.0)
-    assert len(service.seen) <= 3
+    assert len(service.requests) <= 3
 
 
 def test_leaving_a_stream_closes_its_connection(service: FakeService) -> None:
@@ -277,7 +279,7 @@ def test_samples_need_their_rate(service: FakeService) -> None:
     """A forgotten rate is told before anything is sent."""
     with Client(service.url) as client, pytest.raises(TypeError, match="rate"):
         client.classify(np.zeros(16_000, np.float32))
-    assert service.seen == []
+    assert service.requests == []
 
 
 def test_service_url(monkeypatch: pytest.MonkeyPatch) -> None:

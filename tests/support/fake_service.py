@@ -1,4 +1,4 @@
-"""A small service over real HTTP that speaks the contract of the job calls, and misbehaves where it is told to."""
+"""A fake service over real HTTP: the API of jobs, with programmable faults."""
 
 import json
 import threading
@@ -31,8 +31,8 @@ CARD = {
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A request as it arrived."""
+class ReceivedRequest:
+    """A request as it was received."""
 
     method: str
     path: str
@@ -44,24 +44,24 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Canned:
-    """An answer; without a status the connection is cut instead."""
+class CannedResponse:
+    """A prepared response; where `status` is None the connection is closed instead."""
 
     status: int | None
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def problem(status: int, code: str, retry_after: int | None = None) -> Canned:
+def problem(status: int, code: str, retry_after: int | None = None) -> CannedResponse:
     document = {"type": "about:blank", "title": code, "status": status, "detail": f"that is {code}", "code": code}
     headers = [("Content-Type", "application/problem+json")]
     if retry_after is not None:
         headers.append(("Retry-After", str(retry_after)))
-    return Canned(status, json.dumps(document).encode(), tuple(headers))
+    return CannedResponse(status, json.dumps(document).encode(), tuple(headers))
 
 
-def answer(document: dict[str, Any], status: int = 200) -> Canned:
-    return Canned(status, json.dumps(document).encode(), (("Content-Type", "application/json"),))
+def answer(document: dict[str, Any], status: int = 200) -> CannedResponse:
+    return CannedResponse(status, json.dumps(document).encode(), (("Content-Type", "application/json"),))
 
 
 def job_document(job_id: str, status: str, **more: Any) -> dict[str, Any]:
@@ -78,22 +78,26 @@ def sse(kind: str, number: int, document: dict[str, Any]) -> bytes:
     return f"id: {number}-0\r\nevent: {kind}\r\ndata: {json.dumps(document)}\r\n\r\n".encode()
 
 
+Outcome = Callable[[ReceivedRequest, str], dict[str, Any]]
+"""From a submission and its job id to the document of the finished job."""
+
+
 class FakeService:
-    """Jobs finish `delay` seconds after their submission; `first` holds answers to give before any of its own."""
+    """Jobs finish `delay` seconds after their submission; responses in `first` are sent before any other."""
 
     def __init__(self) -> None:
-        self.seen: list[Seen] = []
-        self.first: deque[Canned] = deque()
+        self.requests: list[ReceivedRequest] = []
+        self.first: deque[CannedResponse] = deque()
         self.delay = 0.0
-        self.outcome: Callable[[Seen, str], dict[str, Any]] = lambda seen, job_id: job_document(job_id, "succeeded")
-        self.streams: deque[tuple[list[bytes], bool]] = deque()  # what each connection sends, and whether it is cut
+        self.outcome: Outcome = lambda request, job_id: job_document(job_id, "succeeded")
+        self.streams: deque[tuple[list[bytes], bool]] = deque()  # for each connection its chunks, and whether it is cut
         self.ready = True
         self.active = self.most_active = 0
         self._lock = threading.Lock()
-        self._jobs: dict[str, tuple[float, Seen]] = {}
+        self._jobs: dict[str, tuple[float, ReceivedRequest]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"fake": self}))
         self._server.daemon_threads = True
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that leave early are no news
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients may disconnect early
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
 
@@ -106,21 +110,21 @@ class FakeService:
         self._server.server_close()
         self._thread.join()
 
-    def handle(self, seen: Seen) -> Canned:
+    def handle(self, request: ReceivedRequest) -> CannedResponse:
         with self._lock:
-            self.seen.append(seen)
+            self.requests.append(request)
             if self.first:
                 return self.first.popleft()
-        route = (seen.method, *seen.path.strip("/").split("/"))
+        route = (request.method, *request.path.strip("/").split("/"))
         match route:
             case ("POST", "v1", "jobs"):
-                return self._submit(seen)
+                return self._submit(request)
             case ("GET", "v1", "jobs", job_id):
-                return self._job(job_id, float(seen.query.get("wait", 0)), 200)
+                return self._job(job_id, float(request.query.get("wait", 0)), 200)
             case ("GET", "v1", "jobs", _, "result"):
-                return Canned(200, pack_result(RESULT_WITH_ARRAYS), (("Content-Type", "application/msgpack"),))
+                return CannedResponse(200, pack_result(RESULT_WITH_ARRAYS), (("Content-Type", "application/msgpack"),))
             case ("DELETE", "v1", "jobs", job_id) if job_id in self._jobs:
-                return Canned(204)
+                return CannedResponse(204)
             case ("GET", "v1", "models"):
                 return answer({"default": "tiny", "models": [CARD]})
             case ("GET", "health", "ready"):
@@ -133,14 +137,14 @@ class FakeService:
                 return answer(document, 200 if self.ready else 503)
         return problem(404, "job_not_found")
 
-    def _submit(self, seen: Seen) -> Canned:
+    def _submit(self, request: ReceivedRequest) -> CannedResponse:
         with self._lock:
             job_id = f"job{len(self._jobs)}"
-            self._jobs[job_id] = (time.monotonic() + self.delay, seen)
-        prefer = seen.headers.get("Prefer", "")
+            self._jobs[job_id] = (time.monotonic() + self.delay, request)
+        prefer = request.headers.get("Prefer", "")
         return self._job(job_id, float(prefer.partition("=")[2] or 0), 202)
 
-    def _job(self, job_id: str, hold: float, unfinished: int) -> Canned:
+    def _job(self, job_id: str, hold: float, unfinished: int) -> CannedResponse:
         if job_id not in self._jobs:
             return problem(404, "job_not_found")
         done_at, submission = self._jobs[job_id]
@@ -184,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self) -> None:
-        canned = self.fake.handle(self._seen())
+        canned = self.fake.handle(self._read_request())
         if canned.status is None:
             self.close_connection = True
             return
@@ -197,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(canned.body)
 
     def _stream(self) -> None:
-        self.fake.seen.append(self._seen())
+        self.fake.requests.append(self._read_request())
         pieces, cut = self.fake.streams.popleft() if self.fake.streams else ([], False)
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -210,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
         self.close_connection = True
 
-    def _seen(self) -> Seen:
+    def _read_request(self) -> ReceivedRequest:
         target = urlsplit(self.path)
         query = {name: values[-1] for name, values in parse_qs(target.query).items()}
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -226,4 +230,4 @@ class _Handler(BaseHTTPRequestHandler):
                     filename, file = part.get_filename(), content
                 else:
                     fields[name] = content.decode()
-        return Seen(self.command, target.path, query, self.headers, fields, filename, file)
+        return ReceivedRequest(self.command, target.path, query, self.headers, fields, filename, file)

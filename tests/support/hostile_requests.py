@@ -1,4 +1,4 @@
-"""Hostile HTTP: requests as bytes, so that they can be anything, and how to send them.
+"""Hostile HTTP requests, as bytes so that they can be malformed, and functions to send them.
 
 The same seed and number always make the same request. Used by the tests and by `bench/fuzz.py`.
 """
@@ -46,17 +46,17 @@ PATHS = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back; status 0 where the connection was closed without a word."""
+    """A response; status 0 where the connection was closed without one."""
 
     status: int
     headers: dict[str, str]  # names in lower case
     body: bytes
 
 
-def ask(address: Address, request: bytes, timeout: float = 20.0) -> Answer:
-    """Send these bytes over a connection of their own. Raises TimeoutError where nothing comes back."""
+def send_request(address: Address, request: bytes, timeout: float = 20.0) -> Answer:
+    """Send these bytes over a new connection. Raises TimeoutError where there is no response."""
     with socket.create_connection(address, timeout=timeout) as connection:
-        with suppress(BrokenPipeError, ConnectionResetError):  # the answer can be there before the request is
+        with suppress(BrokenPipeError, ConnectionResetError):  # the response may arrive before the request is sent
             connection.sendall(request)
         response = HTTPResponse(connection, method=request.partition(b" ")[0].decode("latin-1"))
         try:
@@ -68,11 +68,11 @@ def ask(address: Address, request: bytes, timeout: float = 20.0) -> Answer:
 
 
 def outcome(address: Address, request: bytes, timeout: float = 20.0) -> tuple[str, bool, Answer]:
-    """How it was answered, in words; whether that is as it should be; and the answer."""
+    """(status and code in words, whether that is acceptable, response)."""
     try:
-        answer = ask(address, request, timeout)
+        answer = send_request(address, request, timeout)
     except TimeoutError:
-        # Nobody can answer a head that never ends: bytes that were lost may have been its last.
+        # A head without an end has no response: the bytes that were removed may have been its last.
         return "no answer", b"\r\n\r\n" not in request.lstrip(), Answer(0, {}, b"")
     if not answer.status:
         return "closed without an answer", True, answer
@@ -82,7 +82,7 @@ def outcome(address: Address, request: bytes, timeout: float = 20.0) -> tuple[st
 
 
 def refused(answer: Answer, status: int, code: str) -> str:
-    """Check that it is a problem document of sensible size with that code; its words."""
+    """The detail of a response, which must be a problem document of limited size with that code."""
     assert answer.headers["content-type"] == "application/problem+json", answer
     problem = json.loads(answer.body)
     assert (answer.status, problem["code"]) == (status, code), problem
@@ -91,22 +91,22 @@ def refused(answer: Answer, status: int, code: str) -> str:
 
 
 def request(method: str, path: str, headers: Sequence[str] = (), body: bytes = b"") -> bytes:
-    """A request whose length is right; a header may be anything."""
+    """A request with the right Content-Length; the other headers may be anything."""
     length = [f"Content-Length: {len(body)}"] if body else []
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", *length, *headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 def multipart(*parts: tuple[str, bytes]) -> bytes:
-    """A body with the boundary `x`, of parts with these headers."""
+    """A body with the boundary `x`, from (headers, content) of each part."""
     return b"".join(b"--x\r\n" + head.encode() + b"\r\n\r\n" + body + b"\r\n" for head, body in parts) + b"--x--\r\n"
 
 
 FILE = 'Content-Disposition: form-data; name="file"; filename="a.wav"'
 
 
-def hostile(seed: int, number: int, jobs: Sequence[str]) -> tuple[str, bytes]:
-    """What kind of a request, and the request; `jobs` are ids that are asked for."""
+def hostile_request(seed: int, number: int, jobs: Sequence[str]) -> tuple[str, bytes]:
+    """(kind, request); `jobs` are ids of jobs to read."""
     dice = np.random.default_rng((seed, number))
     kind = ("sound", "sound", "sound", "options", "envelope", "read")[number % 6]
     if kind == "read":
@@ -116,7 +116,7 @@ def hostile(seed: int, number: int, jobs: Sequence[str]) -> tuple[str, bytes]:
         _, sound = damaged(seed, number) if kind == "sound" else files[number // 6 % len(files)]
         whole = _submission(dice, sound, odd=kind == "options")
     if kind == "envelope" or (kind == "read" and dice.integers(2)):
-        whole = _damaged_envelope(dice, whole)
+        whole = _corrupt_envelope(dice, whole)
     return kind, whole
 
 
@@ -125,7 +125,7 @@ def _pick(dice: Dice, among: Sequence[Any]) -> Any:
 
 
 def _submission(dice: Dice, sound: bytes, *, odd: bool) -> bytes:
-    """In one of the forms that the gateway takes, with a few options or odd ones."""
+    """In one of the forms that the gateway accepts, with valid or odd options."""
     form = int(dice.integers(4))
     headers = [f"Prefer: wait={10 * int(dice.integers(2))}"]
     options = {"include": "maps,spectrogram,cam", "top_k": 3} if dice.integers(2) else {}
@@ -156,8 +156,8 @@ def _read(dice: Dice, jobs: Sequence[str]) -> bytes:
     return request(method, f"{path}?{query}", [_pick(dice, ODD_HEADERS) for _ in range(dice.integers(3))])
 
 
-def _damaged_envelope(dice: Dice, whole: bytes) -> bytes:
-    """Only what lies around the sound: the head, or the first bytes behind it."""
+def _corrupt_envelope(dice: Dice, whole: bytes) -> bytes:
+    """Corrupt the head, or the first bytes after it, but not the sound."""
     head, gap, body = whole.partition(b"\r\n\r\n")
     if body and dice.integers(2):
         return head + gap + damage(dice, body[:200]) + body[200:]
