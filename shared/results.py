@@ -1,4 +1,4 @@
-"""Results packed: what the worker stores and the gateway sends."""
+"""Packs results: the binary form that the worker stores and the gateway sends."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, CONTRACT_VERSION, Array, 
 
 
 def pack_result(result: Result) -> bytes:
-    """The stored and public binary form."""
+    """A result as MessagePack; arrays are their shape and little-endian float16 values in row order."""
     tree: dict[str, Any] = {
         "contract": CONTRACT_VERSION,
         "model": result.model,

@@ -1,4 +1,4 @@
-"""While a service is replaced, gateways and workers of neighbouring versions share its queue."""
+"""During a rolling upgrade gateways and workers of neighbouring contract versions share one queue."""
 
 import subprocess
 import tempfile
@@ -6,18 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from commands.stack.demo_sound import RATE, alarm_clock
 from otoscope import Client
+from otoscope.demo_sound import RATE, alarm_clock
 from otoscope.types import Part
 from tests.conftest import PYTHON, ROOT, start_server, write_tiny_model
 from tests.e2e.conftest import Stack
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.mark.parametrize("later", ["api", "worker"])
 def test_the_next_version_works_with_this_one(later: str) -> None:
-    """Either side first: jobs with every part go through, and nobody minds what it does not know."""
+    """Whichever side is upgraded first, jobs with every part succeed, and unknown fields are ignored."""
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         directory = Path(name)
         write_tiny_model(directory / "models" / "tiny")

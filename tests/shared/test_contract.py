@@ -1,4 +1,4 @@
-"""Names and the binary form of a result."""
+"""Redis keys and the packed form of a result."""
 
 import msgpack
 import numpy as np
@@ -39,8 +39,8 @@ def full() -> Result:
     )
 
 
-def test_a_result_comes_back_as_it_went() -> None:
-    """Bit for bit, in shape and in type, every field."""
+def test_a_result_survives_packing() -> None:
+    """Every field, arrays bit for bit with their shape and type."""
     before = full()
     after = unpack_result(pack_result(before))
     for name in ("model", "predictions", "duration", "sample_rate", "windows", "combined", "window", "parts"):
@@ -55,8 +55,8 @@ def test_a_result_comes_back_as_it_went() -> None:
         np.testing.assert_array_equal(there, here)
 
 
-def test_parts_that_were_not_asked_for_are_absent() -> None:
-    """None stays None, and no empty array takes its place."""
+def test_parts_that_were_not_requested_are_absent() -> None:
+    """None stays None; it is no empty array."""
     after = unpack_result(pack_result(Result("tiny", [("dog", 1.0)], 1.0, 8_000, [], "single window", 0)))
     assert [getattr(after, name) for name in ARRAYS] == [None] * len(ARRAYS)
     assert after.maps == after.channels == {}
@@ -64,7 +64,7 @@ def test_parts_that_were_not_asked_for_are_absent() -> None:
 
 
 def test_a_result_that_was_stored_before_a_field_existed_can_be_read() -> None:
-    """It has what it had, and nothing of what came later."""
+    """The later fields are empty."""
     tree = msgpack.unpackb(pack_result(full()))
     del tree["full_spectrogram"], tree["channels"]
     after = unpack_result(msgpack.packb(tree))
@@ -73,8 +73,8 @@ def test_a_result_that_was_stored_before_a_field_existed_can_be_read() -> None:
     assert after.cam is not None
 
 
-def test_arrays_are_packed_row_by_row_whatever_their_memory() -> None:
-    """A transposed, strided or big-endian array is stored as the values it shows."""
+def test_arrays_are_packed_in_row_order_whatever_their_memory_layout() -> None:
+    """A transposed, strided or big-endian array is stored as the values that it shows."""
     values = np.arange(24, dtype=np.float16).reshape(4, 6)
     for odd in (values.T, values[::2, ::-1], values.astype(">f2")):
         result = full()
@@ -84,7 +84,7 @@ def test_arrays_are_packed_row_by_row_whatever_their_memory() -> None:
         np.testing.assert_array_equal(back, odd)
 
 
-def test_the_binary_form_can_be_read_without_us() -> None:
+def test_the_packed_form_can_be_read_without_this_package() -> None:
     """MessagePack with the documented names; an array is its shape and little-endian float16."""
     result = full()
     tree = msgpack.unpackb(pack_result(result))
@@ -98,35 +98,36 @@ def test_the_binary_form_can_be_read_without_us() -> None:
     np.testing.assert_array_equal(np.frombuffer(cam["data"], "<f2").reshape(cam["shape"]), result.cam)
 
 
-def test_unpacking_copies_nothing_and_nobody_can_write() -> None:
-    """Arrays are views into the stored bytes."""
+def test_unpacked_arrays_are_read_only_views() -> None:
+    """Unpacking copies nothing."""
     after = unpack_result(pack_result(full()))
     assert after.spectrogram is not None
     with pytest.raises(ValueError, match="read-only"):
         after.spectrogram[0, 0] = 1
 
 
-def test_a_result_is_about_as_large_as_its_numbers() -> None:
-    """Two bytes a value: a map of 128 × 1500 is 384 kB, not the 2.4 MB of its JSON."""
+def test_a_packed_array_takes_two_bytes_a_value() -> None:
+    """A map of 128 × 1500 takes 384 kB, where JSON would take 2.4 MB."""
     result = full()
     result.spectrogram = np.zeros((128, 1_500), np.float16)
     assert len(pack_result(result)) < 128 * 1_500 * 2 + 10_000
 
 
-def test_no_two_keys_of_a_job_are_the_same() -> None:
-    """Each thing that is kept of a job has a place of its own, and no job can reach another's."""
+def test_no_two_keys_are_the_same() -> None:
+    """Neither the keys of one job nor those of two, and all have the prefix `otoscope:`."""
     makers = (
         contract.job_key, contract.audio_key, contract.result_key, contract.events_key, contract.tombstone_key,
-        contract.idempotency_key, contract.worker_key,
+        contract.idempotency_key, contract.worker_key, contract.queue_key,
     )  # fmt: skip
     fixed = {contract.QUEUED, contract.UNFINISHED, contract.WORKERS, contract.MODELS, contract.CHANGES, contract.QUEUE}
-    fixed |= {contract.MODELS_SEEN, contract.TOTALS}
+    fixed |= {contract.MODELS_SEEN, contract.TOTALS, contract.UNACKED}
     keys = [make(job) for make in makers for job in ("a", "b")]
     assert len({*keys, *fixed}) == len(keys) + len(fixed)
+    assert all(key.startswith("otoscope:") for key in (*keys, *fixed))
 
 
 def test_job_ids_do_not_repeat() -> None:
-    """And are plain enough for a URL."""
+    """And they need no escaping in a URL."""
     made = {contract.new_job_id() for _ in range(1_000)}
     assert len(made) == 1_000
     assert all(len(job) == 32 and job.isalnum() for job in made)

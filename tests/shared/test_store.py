@@ -1,4 +1,4 @@
-"""The life of a job in Redis, from both ends."""
+"""The life of a job in Redis, as the gateway and as the worker see it."""
 
 import threading
 import time
@@ -23,17 +23,17 @@ Keys = Callable[[], set[bytes]]
 
 
 def test_a_job_goes_from_its_submission_to_its_result(stores: Stores) -> None:
-    """What was submitted reaches the worker, what the worker stores reaches the reader."""
+    """The submitted job reaches the worker, and the result that the worker stores reaches the client."""
     options = JobOptions(top_k=3, include=(Part.MAPS, Part.CAM), window=2)
     job_id = stores.submit(b"\0\xff sound", options=options)
     queued = stores.run(stores.gateway.get(job_id))
     assert (queued.status, queued.model, queued.audio) == ("queued", "tiny", AUDIO)
     assert (queued.position, queued.started_at, queued.final) == (1, None, False)
 
-    work = stores.claim(job_id)
-    assert (work.id, work.model, work.options, work.audio) == (job_id, "tiny", options, b"\0\xff sound")
-    assert 0 <= work.waited < 60
-    assert stores.settings.job_deadline - 60 < work.seconds_left <= stores.settings.job_deadline
+    claimed = stores.claim(job_id)
+    assert (claimed.id, claimed.model, claimed.options, claimed.audio) == (job_id, "tiny", options, b"\0\xff sound")
+    assert 0 <= claimed.waited < 60
+    assert stores.settings.job_deadline - 60 < claimed.seconds_left <= stores.settings.job_deadline
     running = stores.run(stores.gateway.get(job_id))
     assert (running.status, running.position) == ("running", None)
     assert running.started_at is not None
@@ -47,13 +47,13 @@ def test_a_job_goes_from_its_submission_to_its_result(stores: Stores) -> None:
     assert done.timings.total is not None
     assert done.timings.queue is not None
     assert done.timings.total >= done.timings.queue >= 0
-    assert done.packed is None, "it was not asked for"
+    assert done.packed is None, "it was not requested"
     assert stores.run(stores.gateway.result(job_id)) == b"\x80packed\0"
     assert stores.run(stores.gateway.get(job_id, with_result=True)) == replace(done, packed=b"\x80packed\0")
 
 
 def test_an_upload_is_deleted_when_its_job_ends(stores: Stores) -> None:
-    """Ten megabytes of sound do not wait for the result to expire."""
+    """Ten megabytes of sound are not kept until the result expires."""
     finished, cancelled = stores.submit(), stores.submit()
     stores.claim(finished)
     stores.succeed(finished)
@@ -61,8 +61,8 @@ def test_an_upload_is_deleted_when_its_job_ends(stores: Stores) -> None:
     assert not stores.raw.exists(contract.audio_key(finished), contract.audio_key(cancelled))
 
 
-def test_a_failure_comes_back_as_the_error_it_was(stores: Stores) -> None:
-    """Class, code and words of an error survive the way through Redis, timings too."""
+def test_a_failure_is_read_as_the_same_error(stores: Stores) -> None:
+    """Class, code and text of an error survive Redis, and so do the timings."""
     job_id = stores.submit()
     stores.claim(job_id)
     assert stores.worker.fail(job_id, AudioCorrupt("Byte 7 is “wrong”."), Timings(decode=1.5))
@@ -74,8 +74,8 @@ def test_a_failure_comes_back_as_the_error_it_was(stores: Stores) -> None:
     assert stores.run(stores.gateway.result(job_id)) is None
 
 
-def test_an_expired_job_is_told_from_one_that_never_was(open_stores: Open) -> None:
-    """410 while the tombstone lasts, 404 after it and for what never existed."""
+def test_an_expired_job_differs_from_one_that_never_existed(open_stores: Open) -> None:
+    """410 while the tombstone lasts; 404 afterwards, and for a job that never existed."""
     stores = open_stores(result_ttl=1, tombstone_ttl=60)
     job_id = stores.submit()
     stores.claim(job_id)
@@ -93,8 +93,8 @@ def test_an_expired_job_is_told_from_one_that_never_was(open_stores: Open) -> No
         stores.run(stores.gateway.cancel("f" * 32))
 
 
-def test_a_finished_job_that_is_deleted_is_forgotten(stores: Stores, redis_keys: Keys) -> None:
-    """Nothing of it is left, not even that it was."""
+def test_deleting_a_finished_job_leaves_nothing(stores: Stores, redis_keys: Keys) -> None:
+    """Not even its tombstone."""
     job_id = stores.submit()
     stores.claim(job_id)
     stores.succeed(job_id)
@@ -104,8 +104,8 @@ def test_a_finished_job_that_is_deleted_is_forgotten(stores: Stores, redis_keys:
         stores.run(stores.gateway.get(job_id))
 
 
-def test_a_job_cancelled_while_it_waits_is_never_run(stores: Stores) -> None:
-    """Its message is refused when it is delivered."""
+def test_a_job_cancelled_in_the_queue_is_never_run(stores: Stores) -> None:
+    """It is skipped when it is delivered."""
     job_id = stores.submit()
     assert stores.run(stores.gateway.cancel(job_id)) == "cancelled"
     assert stores.status(job_id) == "cancelled"
@@ -114,7 +114,7 @@ def test_a_job_cancelled_while_it_waits_is_never_run(stores: Stores) -> None:
 
 
 def test_a_job_cancelled_while_it_runs_stores_nothing(stores: Stores) -> None:
-    """The worker is told, and what it found all the same is dropped."""
+    """The worker can see that it was cancelled, and a result that it stores all the same is dropped."""
     job_id, other = stores.submit(), stores.submit()
     stores.claim(job_id)
     stores.claim(other)
@@ -127,13 +127,13 @@ def test_a_job_cancelled_while_it_runs_stores_nothing(stores: Stores) -> None:
     assert stores.run(stores.gateway.result(job_id)) is None
 
 
-def test_a_worker_that_holds_nothing_asks_nothing(stores: Stores) -> None:
-    """No jobs, no round trip, no answer."""
+def test_a_worker_without_jobs_sends_no_request(stores: Stores) -> None:
+    """Without jobs there is no round trip."""
     assert stores.worker.no_longer_running([]) == set()
 
 
 def test_events_are_in_order_and_end_with_the_result(stores: Stores) -> None:
-    """Every change once, readable from any position without waiting."""
+    """Every change once, readable from any position without blocking."""
     job_id = stores.submit()
     stores.claim(job_id)
     stores.succeed(job_id)
@@ -145,8 +145,8 @@ def test_events_are_in_order_and_end_with_the_result(stores: Stores) -> None:
         assert (later, job.packed) == (events[at + 1 :], b"result")
 
 
-def test_events_and_record_are_of_one_moment(stores: Stores) -> None:
-    """Read while jobs end: whoever sees the end in the record sees all of the stream, and the result."""
+def test_events_and_record_are_read_at_one_moment(stores: Stores) -> None:
+    """Read while jobs end: with the final status in the record come all events, and the result."""
     jobs = [stores.submit() for _ in range(50)]
 
     def work() -> None:
@@ -167,8 +167,8 @@ def test_events_and_record_are_of_one_moment(stores: Stores) -> None:
 
 
 @pytest.mark.parametrize("how", ["failed", "cancelled"])
-def test_every_ending_is_told(stores: Stores, how: str) -> None:
-    """A reader of the stream learns of every end, and `result` comes last."""
+def test_every_end_is_in_the_stream(stores: Stores, how: str) -> None:
+    """Failure and cancellation are events, and `result` comes last."""
     job_id = stores.submit()
     if how == "failed":
         stores.worker.fail(job_id, AudioCorrupt("no"))
@@ -177,8 +177,8 @@ def test_every_ending_is_told(stores: Stores, how: str) -> None:
     assert stores.kinds(job_id) == ["queued", how, "result"]
 
 
-def test_the_stream_of_a_job_started_for_ever_is_bounded(open_stores: Open) -> None:
-    """However often a job is delivered, its stream keeps its newest entries only."""
+def test_the_stream_of_a_job_is_bounded(open_stores: Open) -> None:
+    """However often a job is delivered, its stream keeps the newest entries alone."""
     stores = open_stores(max_attempts=1_000)
     job_id = stores.submit()
     for _ in range(100):
@@ -189,8 +189,8 @@ def test_the_stream_of_a_job_started_for_ever_is_bounded(open_stores: Open) -> N
     assert kinds[-2:] == ["succeeded", "result"]
 
 
-def test_positions_count_what_waits(stores: Stores) -> None:
-    """1 is next; starting or cancelling one moves the others up."""
+def test_positions_count_queued_jobs(stores: Stores) -> None:
+    """1 is next; claiming or cancelling one moves the others up."""
     jobs = [stores.submit() for _ in range(4)]
 
     def positions() -> list[int | None]:
@@ -202,8 +202,8 @@ def test_positions_count_what_waits(stores: Stores) -> None:
     assert positions() == [None, 1, None, 2]
 
 
-def test_the_load_tells_depth_and_age(stores: Stores) -> None:
-    """Unfinished, waiting, and how long the first has waited."""
+def test_the_load_has_depth_and_age(stores: Stores) -> None:
+    """Unfinished jobs, queued jobs, and how long the first of them has waited."""
     assert stores.run(stores.gateway.load()).oldest == 0
     jobs = [stores.submit() for _ in range(3)]
     stores.claim(jobs[0])
@@ -213,12 +213,12 @@ def test_the_load_tells_depth_and_age(stores: Stores) -> None:
     assert 0.05 <= load.oldest < 60
 
 
-def test_work_tells_how_long_it_waited_and_how_long_it_has(open_stores: Open) -> None:
-    """Both on Redis' clock, whatever the worker's says."""
+def test_a_claimed_job_has_its_queue_time_and_the_time_left(open_stores: Open) -> None:
+    """Both on the clock of Redis, not of the worker."""
     stores = open_stores(job_deadline=100)
     job_id = stores.submit()
     time.sleep(0.1)
-    work = stores.worker.claim(job_id, "w1")
-    assert isinstance(work, ClaimedJob)
-    assert 0.1 <= work.waited < 50
-    assert work.waited + work.seconds_left == pytest.approx(100, abs=0.001)
+    claimed = stores.worker.claim(job_id, "w1")
+    assert isinstance(claimed, ClaimedJob)
+    assert 0.1 <= claimed.waited < 50
+    assert claimed.waited + claimed.seconds_left == pytest.approx(100, abs=0.001)

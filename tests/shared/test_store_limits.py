@@ -1,4 +1,4 @@
-"""What the store takes in and what it leaves behind: limits, repeated requests, lifetimes."""
+"""Limits of the store, repeated requests, and how long keys live."""
 
 import asyncio
 import threading
@@ -20,8 +20,8 @@ Open = Callable[..., Stores]
 Keys = Callable[[], set[bytes]]
 
 
-def test_a_full_queue_refuses_at_once(open_stores: Open) -> None:
-    """Running jobs count too; the place of a finished one is free again."""
+def test_a_full_queue_refuses_a_submission(open_stores: Open) -> None:
+    """Running jobs count, too; a finished one frees its place."""
     stores = open_stores(queue_limit=2, caller_share=1.0)
     first = stores.submit()
     stores.claim(first)
@@ -35,7 +35,7 @@ def test_a_full_queue_refuses_at_once(open_stores: Open) -> None:
 
 
 def test_one_caller_cannot_fill_the_queue(open_stores: Open) -> None:
-    """Its waiting jobs take their share of the places; the others are for others."""
+    """Its queued jobs may take their share of the places; the rest is left to other callers."""
     stores = open_stores(queue_limit=4)
     first, _ = (stores.submit(caller="net:many") for _ in range(2))
     with pytest.raises(QueueFull, match="2 of your jobs are queued") as refused:
@@ -49,8 +49,8 @@ def test_one_caller_cannot_fill_the_queue(open_stores: Open) -> None:
     assert stores.run(stores.gateway.get(first)).caller == "net:many"
 
 
-def test_what_does_not_wait_any_more_takes_no_share(open_stores: Open) -> None:
-    """Messages of jobs that were cancelled or given up stay in the line until a worker comes; their places do not."""
+def test_cancelled_and_expired_jobs_take_no_share(open_stores: Open) -> None:
+    """Their ids stay in the caller's list until their turn or until the place is needed."""
     stores = open_stores(queue_limit=4, job_deadline=1)
     cancelled = [stores.submit(caller="net:many") for _ in range(2)]
     for job_id in cancelled:
@@ -64,8 +64,8 @@ def test_what_does_not_wait_any_more_takes_no_share(open_stores: Open) -> None:
     assert stores.queued_ids("net:many") == kept
 
 
-def test_a_line_that_was_emptied_has_one_turn(open_stores: Open) -> None:
-    """Who may have one job waiting and cancels it has lost no turn, and has no second one."""
+def test_a_caller_whose_list_was_emptied_has_one_turn(open_stores: Open) -> None:
+    """A caller that may have one queued job, and cancels it, neither loses its turn nor gets a second one."""
     stores = open_stores(queue_limit=4, caller_share=0.25)
     for _ in range(3):
         stores.run(stores.gateway.cancel(stores.submit(caller="net:one")))
@@ -75,7 +75,7 @@ def test_a_line_that_was_emptied_has_one_turn(open_stores: Open) -> None:
 
 
 def test_a_refused_submission_leaves_nothing(open_stores: Open, redis_keys: Keys) -> None:
-    """429 costs no memory, and no worker hears of it."""
+    """429 costs no memory, and no worker gets the job."""
     stores = open_stores(queue_limit=1)
     first = stores.submit()
     before = redis_keys()
@@ -89,7 +89,7 @@ def test_a_refused_submission_leaves_nothing(open_stores: Open, redis_keys: Keys
 
 
 def test_uploads_are_refused_before_redis_is_full(stores: Stores) -> None:
-    """Past the share of the memory limit a submission gets 429 with a time to come back."""
+    """Above the allowed share of the memory limit a submission gets 429 with Retry-After."""
     used = stores.raw.info("memory")["used_memory"]
     try:
         stores.raw.config_set("maxmemory", int(used / 0.9))
@@ -101,11 +101,11 @@ def test_uploads_are_refused_before_redis_is_full(stores: Stores) -> None:
 
 
 def test_jobs_still_end_when_redis_is_full(open_stores: Open) -> None:
-    """At the memory limit new uploads are refused, and everything that makes room goes on."""
+    """At the memory limit new uploads are refused, and everything that frees memory goes on."""
     stores = open_stores(redis_memory_share=1.0)
     started, queued, cancelled = (stores.submit(bytes(10_000)) for _ in range(3))
     stores.claim(started)
-    stores.run(stores.gateway.load())  # has read the memory's share a moment ago, so that Redis itself must refuse
+    stores.run(stores.gateway.load())  # the memory share is cached, so that Redis itself has to refuse
     try:
         stores.raw.config_set("maxmemory", 1)
         with pytest.raises(QueueFull, match="full"):
@@ -120,8 +120,8 @@ def test_jobs_still_end_when_redis_is_full(open_stores: Open) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2**17, 2**17 + 1, 10**6])
-def test_uploads_and_results_of_any_size_come_through(stores: Stores, size: int) -> None:
-    """Large ones take another way, and are the same at its end."""
+def test_uploads_and_results_of_any_size_are_returned(stores: Stores, size: int) -> None:
+    """Large ones are read with a second command, and are returned unchanged."""
     body, packed = b"\xff" * size, b"\xfe" * size
     job_id = stores.submit(body)
     assert stores.claim(job_id).audio == body
@@ -129,8 +129,8 @@ def test_uploads_and_results_of_any_size_come_through(stores: Stores, size: int)
     assert stores.run(stores.gateway.get(job_id, with_result=True)).packed == packed
 
 
-def test_a_large_upload_may_vanish_while_it_is_fetched(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its job was cancelled just then, and is not run."""
+def test_a_large_upload_may_be_deleted_before_it_is_read(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its job was cancelled in between, and is skipped."""
     job_id = stores.submit(bytes(10**6))
     monkeypatch.setattr(stores.worker._redis, "get", lambda key: None)
     assert stores.worker.claim(job_id, "w1") == SkippedJob("finished")
@@ -153,14 +153,14 @@ def test_a_repeated_request_gets_the_first_job(stores: Stores) -> None:
     ids=["sound", "model", "options"],
 )
 def test_a_key_used_for_another_request_conflicts(stores: Stores, other: dict[str, object]) -> None:
-    """A key stands for one request, not for whatever comes next."""
+    """A key belongs to one request."""
     stores.submit(token="key")
     with pytest.raises(IdempotencyConflict):
         stores.submit(token="key", **other)  # type: ignore[arg-type]
 
 
-def test_a_key_is_free_again_when_its_job_is_forgotten(stores: Stores) -> None:
-    """A repeat is never answered with a job that does not exist."""
+def test_a_key_is_free_again_when_its_job_is_deleted(stores: Stores) -> None:
+    """A repeated request is never answered with a job that does not exist."""
     first = stores.submit(token="key")
     stores.claim(first)
     stores.succeed(first)
@@ -171,24 +171,24 @@ def test_a_key_is_free_again_when_its_job_is_forgotten(stores: Stores) -> None:
 
 
 def _end(stores: Stores, how: str, job_id: str) -> None:
-    """Bring a job to one of its ends."""
-    if how in ("running", "succeeded", "failed", "cancelled running", "given back"):
+    """Bring a job into one of its states."""
+    if how in ("running", "succeeded", "failed", "cancelled running", "released"):
         stores.claim(job_id)
     if how == "succeeded":
         stores.succeed(job_id)
     elif how == "failed":
         stores.worker.fail(job_id, AudioCorrupt("no"))
-    elif how == "given back":
+    elif how == "released":
         stores.worker.release(job_id, "w1")
     elif how.startswith("cancelled"):
         stores.run(stores.gateway.cancel(job_id))
 
 
 @pytest.mark.parametrize(
-    "how", ["queued", "running", "succeeded", "failed", "cancelled waiting", "cancelled running", "given back"]
+    "how", ["queued", "running", "succeeded", "failed", "cancelled queued", "cancelled running", "released"]
 )
-def test_no_key_is_without_an_end(stores: Stores, redis_keys: Keys, how: str) -> None:
-    """Whatever becomes of a job, all its keys expire by themselves; the tombstone lasts longest."""
+def test_no_key_is_without_a_ttl(stores: Stores, redis_keys: Keys, how: str) -> None:
+    """In every state all keys of a job have a TTL; that of the tombstone is the longest."""
     job_id = stores.submit(token="key")
     _end(stores, how, job_id)
     lives = {key.decode(): stores.raw.ttl(key) for key in redis_keys() | {contract.QUEUE.encode()}}
@@ -196,13 +196,13 @@ def test_no_key_is_without_an_end(stores: Stores, redis_keys: Keys, how: str) ->
     own = {name: seconds for name, seconds in lives.items() if job_id in name}
     assert max(own, key=lambda name: own[name]) == contract.tombstone_key(job_id)
     kept = stores.settings.result_ttl
-    if how not in ("queued", "running", "given back"):
+    if how not in ("queued", "running", "released"):
         assert own.pop(contract.tombstone_key(job_id)) >= kept + stores.settings.tombstone_ttl - 1
         assert all(kept - 2 <= seconds <= kept for seconds in own.values()), own
 
 
 def test_simultaneous_repeats_make_one_job(stores: Stores) -> None:
-    """Two gateways that get the same request at once agree on one job."""
+    """Gateways that get the same request at once agree on one job."""
     gate = threading.Barrier(4)
 
     async def submit() -> tuple[str, bool]:

@@ -1,4 +1,4 @@
-"""Jobs that are delivered more than once, kill their workers, are given back, or are never finished."""
+"""Jobs that are delivered more than once, kill their workers, are released, or are never finished."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ Open = Callable[..., Stores]
 
 
 def test_a_job_delivered_twice_has_one_result(stores: Stores) -> None:
-    """Whoever finishes first is kept; the second is told so, and a third delivery is refused."""
+    """The first result is kept, the second one is not stored, and a third delivery is skipped."""
     job_id = stores.submit()
     stores.claim(job_id, "w1")
     stores.claim(job_id, "w2")
@@ -28,8 +28,8 @@ def test_a_job_delivered_twice_has_one_result(stores: Stores) -> None:
     assert stores.kinds(job_id) == ["queued", "running", "running", "succeeded", "result"]
 
 
-def test_workers_that_race_for_a_job_agree_on_its_end(stores: Stores) -> None:
-    """Many that start and finish it at once: all may work, one stores."""
+def test_workers_that_race_for_a_job_store_one_result(stores: Stores) -> None:
+    """All may claim and finish it at once; one result is stored."""
     job_id = stores.submit()
     gate = threading.Barrier(3)
 
@@ -48,7 +48,7 @@ def test_workers_that_race_for_a_job_agree_on_its_end(stores: Stores) -> None:
 
 
 def test_a_job_that_keeps_killing_its_worker_is_not_started_again(open_stores: Open) -> None:
-    """It is suspected after the first death, refused after as many as are allowed, and its failure can be stored."""
+    """It is quarantined after the first death and skipped after `max_attempts`, and its failure can be stored."""
     stores = open_stores(max_attempts=3)
     job_id = stores.submit()
     stores.claim(job_id, "w1")
@@ -60,14 +60,14 @@ def test_a_job_that_keeps_killing_its_worker_is_not_started_again(open_stores: O
     assert stores.worker.fail(job_id, AudioCorrupt("poison"))
 
 
-def test_who_was_there_by_chance_is_not_blamed(open_stores: Open) -> None:
-    """Deaths count for the one suspect that ran, however often the others were in hand."""
+def test_a_bystander_of_a_death_is_not_blamed(open_stores: Open) -> None:
+    """Deaths count against the isolated job, however often other jobs were in flight."""
     stores = open_stores(max_attempts=2)
     killer, bystander = stores.submit(), stores.submit()
     for job_id in (killer, bystander):
         stores.claim(job_id, "w1")
     for _ in range(5):
-        assert stores.worker.claim(bystander, "w2") == SkippedJob("quarantined"), "it waits for its turn"
+        assert stores.worker.claim(bystander, "w2") == SkippedJob("quarantined"), "it has to be isolated"
     assert isinstance(stores.worker.claim(killer, "w2", isolated=True), ClaimedJob)
     assert stores.worker.claim(killer, "w3", isolated=True) == SkippedJob("poison")
     stores.claim(bystander, "w3")
@@ -75,10 +75,10 @@ def test_who_was_there_by_chance_is_not_blamed(open_stores: Open) -> None:
 
 
 @pytest.mark.parametrize("deaths", [0, 1])
-def test_a_start_whose_answer_was_lost_is_no_death(
+def test_a_claim_whose_reply_was_lost_is_no_death(
     open_stores: Open, monkeypatch: pytest.MonkeyPatch, deaths: int
 ) -> None:
-    """redis-py asks again when a connection breaks, of a script that may have run: that is one start all the same."""
+    """redis-py sends a command again where the connection broke, also a script that has run: that is one attempt."""
     stores = open_stores(max_attempts=2)
     job_id = stores.submit()
     for _ in range(deaths):
@@ -91,15 +91,15 @@ def test_a_start_whose_answer_was_lost_is_no_death(
         return script(**request)
 
     monkeypatch.setattr(stores.worker, "_claim", broken)
-    work = stores.worker.claim(job_id, "w2", isolated=bool(deaths))
-    assert isinstance(work, ClaimedJob), work
-    assert work.attempt == deaths + 1
+    claimed = stores.worker.claim(job_id, "w2", isolated=bool(deaths))
+    assert isinstance(claimed, ClaimedJob), claimed
+    assert claimed.attempt == deaths + 1
     assert stores.kinds(job_id) == ["queued", *["running"] * (deaths + 1)]
     assert stores.succeed(job_id)
 
 
-def test_an_end_whose_answer_was_lost_is_stored(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And counts for what it was, where it is counted by who stored it; somebody else's end does not."""
+def test_an_end_whose_reply_was_lost_is_stored(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repeated request reports success and counts once; a second end of the job does not."""
     job_id = stores.submit()
     stores.claim(job_id)
     script = stores.worker._finish
@@ -109,8 +109,8 @@ def test_an_end_whose_answer_was_lost_is_stored(stores: Stores, monkeypatch: pyt
     assert stores.run(stores.gateway.totals())["succeeded"] == 1
 
 
-def test_a_cancellation_whose_answer_was_lost_does_not_forget(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked again, it is the same wish: only another one is for the job to be forgotten."""
+def test_a_cancellation_whose_reply_was_lost_deletes_nothing(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sent again, it is the same request; only a second request deletes the job."""
     job_id = stores.submit()
     script = stores.gateway._scripts["cancel"]
 
@@ -125,14 +125,14 @@ def test_a_cancellation_whose_answer_was_lost_does_not_forget(stores: Stores, mo
     assert stores.run(stores.gateway.cancel(job_id)) == "forgotten"
 
 
-def test_a_job_that_is_given_back_was_never_delivered(open_stores: Open) -> None:
-    """It waits in its old place, and however often that happens, nobody takes it for poison."""
+def test_a_released_job_counts_as_never_delivered(open_stores: Open) -> None:
+    """It is queued in its old place, and no number of releases makes it poison."""
     stores = open_stores(max_attempts=1)
     job_id, later = stores.submit(), stores.submit()
     for worker in ("w1", "w2", "w3"):
         stores.claim(job_id, worker)
         stores.worker.release(job_id, "another")
-        assert stores.status(job_id) == "running", "only who has it can give it back"
+        assert stores.status(job_id) == "running", "only the worker that runs it can release it"
         stores.worker.release(job_id, worker)
         job = stores.run(stores.gateway.get(job_id))
         assert (job.status, job.position, job.started_at) == ("queued", 1, None)
@@ -144,7 +144,7 @@ def test_a_job_that_is_given_back_was_never_delivered(open_stores: Open) -> None
 
 
 def test_every_job_is_counted_once(open_stores: Open) -> None:
-    """What was accepted is what ended in the four ways, and what is unfinished."""
+    """The accepted jobs are those that ended in one of the four ways and the unfinished ones."""
     stores = open_stores(max_attempts=1)
     done, failed, cancelled, late, gone, _ = (stores.submit() for _ in range(6))
     stores.submit(token="a")
@@ -158,14 +158,14 @@ def test_every_job_is_counted_once(open_stores: Open) -> None:
         stores.worker.fail(late, DeadlineExceeded("too late"))
     stores.raw.delete(contract.job_key(gone))
     for _ in range(2):
-        stores.worker.fail(gone, AudioCorrupt("too late to say"))
+        stores.worker.fail(gone, AudioCorrupt("too late to store"))
     totals = stores.run(stores.gateway.totals())
     assert totals == {"accepted": 7, "succeeded": 1, "failed": 1, "cancelled": 1, "expired": 2}
     assert stores.run(stores.gateway.load()).unfinished == 2
 
 
-def test_a_job_whose_upload_is_gone_is_not_started(stores: Stores) -> None:
-    """It stays queued until its deadline instead of seeming to run."""
+def test_a_job_without_upload_is_not_started(stores: Stores) -> None:
+    """It stays queued until its deadline."""
     job_id = stores.submit()
     stores.raw.delete(contract.audio_key(job_id))
     assert stores.worker.claim(job_id, "w1") == SkippedJob("missing")
@@ -173,25 +173,25 @@ def test_a_job_whose_upload_is_gone_is_not_started(stores: Stores) -> None:
     assert stores.status(job_id) == "queued"
 
 
-def test_jobs_past_their_deadline_are_failed_whoever_holds_them(open_stores: Open) -> None:
-    """A queue without workers does not keep its jobs for ever; what has time left is left alone."""
+def test_jobs_past_their_deadline_fail(open_stores: Open) -> None:
+    """Queued or running, with or without workers; a job before its deadline is left alone."""
     stores, patient = open_stores(job_deadline=0.01), open_stores()
     waits, runs, young = stores.submit(), stores.submit(), patient.submit()
     stores.claim(runs)
-    assert stores.run(stores.gateway.expire_overdue()) == [], "the worker's own words come first"
+    assert stores.run(stores.gateway.expire_overdue()) == [], "the worker may still report a better error"
     time.sleep(2.1)
     assert set(stores.run(stores.gateway.expire_overdue())) == {waits, runs}
     for job_id in (waits, runs):
         job = stores.run(stores.gateway.get(job_id))
         assert (job.status, type(job.error)) == ("failed", DeadlineExceeded)
     assert stores.kinds(waits) == ["queued", "failed", "result"]
-    assert not stores.succeed(runs), "what comes after that is too late"
+    assert not stores.succeed(runs), "a later result is not stored"
     assert stores.status(young) == "queued"
     assert stores.run(stores.gateway.expire_overdue()) == []
 
 
 def test_a_job_that_expired_unfinished_does_not_block_the_queue(open_stores: Open) -> None:
-    """Where nobody reaped it in time its place is given back all the same."""
+    """Where its record expired first, its place is freed all the same."""
     stores = open_stores(job_deadline=0.01)
     stores.raw.delete(contract.job_key(stores.submit()))
     time.sleep(2.1)

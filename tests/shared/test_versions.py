@@ -1,6 +1,6 @@
-"""Gateways and workers of neighbouring versions on one Redis, which there are while a service is being replaced.
+"""Gateways and workers of neighbouring contract versions on one Redis, as during a rolling upgrade.
 
-`tests/e2e/test_rolling_upgrade.py` has the same with real processes.
+`tests/e2e/test_rolling_upgrade.py` does the same with real processes.
 """
 
 import json
@@ -25,8 +25,8 @@ OPEN_END = 4e9
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
-def test_what_earlier_versions_wrote_can_be_read(stores: Stores, path: Path) -> None:
-    """Jobs in every state, results with every part, workers and cards, down to the message in the queue."""
+def test_data_of_earlier_versions_can_be_read(stores: Stores, path: Path) -> None:
+    """Jobs in every state, results with every part, heartbeats, cards and queued ids."""
     kept = json.loads(path.read_text())
     load(stores.raw, kept["redis"])
     stores.raw.zadd(contract.WORKERS, {"w1": OPEN_END})
@@ -46,18 +46,18 @@ def test_what_earlier_versions_wrote_can_be_read(stores: Stores, path: Path) -> 
     assert (worker.id, worker.models, worker.busy) == ("w1", ["tiny"], 2)
     assert stores.run(stores.gateway.cards()) == {"tiny": CARD}
     assert stores.queued_ids("key:1") == [jobs["succeeded"], jobs["failed"], jobs["queued"]]
-    work = stores.claim(jobs["queued"])
-    assert (work.model, work.options, work.audio) == ("tiny", OPTIONS, b"sound")
-    assert stores.succeed(work.id)
+    claimed = stores.claim(jobs["queued"])
+    assert (claimed.model, claimed.options, claimed.audio) == ("tiny", OPTIONS, b"sound")
+    assert stores.succeed(claimed.id)
 
 
-def test_this_version_has_kept_what_it_writes() -> None:
+def test_this_version_has_a_snapshot() -> None:
     """`python -m tests.support.contract_snapshot` is run once for each contract version, before it is released."""
     assert f"contract_v{CONTRACT_VERSION}" in [path.stem for path in KEPT]
 
 
-def test_what_the_next_version_adds_is_left_out(stores: Stores) -> None:
-    """New fields in records, options, cards, results and announcements, which it may write and we need not know."""
+def test_fields_of_the_next_version_are_ignored(stores: Stores) -> None:
+    """It may add fields to records, options, cards, results and heartbeats."""
     jobs = write(stores)
 
     def add(text: bytes) -> bytes:
@@ -69,8 +69,8 @@ def test_what_the_next_version_adds_is_left_out(stores: Stores) -> None:
                 stores.raw.hset(job_key(job_id), field, add(before))
         stores.raw.hset(job_key(job_id), mapping={"added": "1", "contract": CONTRACT_VERSION + 1})
     stores.raw.hset(contract.MODELS, "tiny", add(stores.raw.hget(contract.MODELS, "tiny") or b""))
-    said = json.loads(stores.raw.get(worker_key("w1")) or b"")
-    stores.raw.set(worker_key("w1"), json.dumps({**said, "contract": CONTRACT_VERSION + 1, "added": 1}))
+    heartbeat = json.loads(stores.raw.get(worker_key("w1")) or b"")
+    stores.raw.set(worker_key("w1"), json.dumps({**heartbeat, "contract": CONTRACT_VERSION + 1, "added": 1}))
     tree = msgpack.unpackb(stores.run(stores.gateway.result(jobs["succeeded"])) or b"")
     later = msgpack.packb({**tree, "contract": CONTRACT_VERSION + 1, "added": [1]})
 
@@ -82,8 +82,8 @@ def test_what_the_next_version_adds_is_left_out(stores: Stores) -> None:
 
 
 @pytest.mark.parametrize("change", ["contract", "options"])
-def test_a_job_that_only_newer_workers_understand_is_left_to_them(stores: Stores, change: str) -> None:
-    """It is neither failed nor done wrong: it goes back to its place, as if it had never been delivered."""
+def test_a_job_that_only_newer_workers_understand_is_released(stores: Stores, change: str) -> None:
+    """It neither fails nor runs with wrong options: it is queued in its old place, with no attempt counted."""
     job_id = stores.submit()
     far, unknown = str(CONTRACT_VERSION + 2), '{"include": ["smell"]}'
     stores.raw.hset(job_key(job_id), change, far if change == "contract" else unknown)
@@ -94,19 +94,20 @@ def test_a_job_that_only_newer_workers_understand_is_left_to_them(stores: Stores
     assert stores.raw.zcard(contract.QUEUED) == 1
 
 
-def test_a_job_of_the_first_gateways_has_no_version(stores: Stores) -> None:
-    """It was 1."""
+def test_a_job_without_contract_version_has_version_1(stores: Stores) -> None:
+    """The first gateways stored none."""
     job_id = stores.submit()
     stores.raw.hdel(job_key(job_id), "contract")
     assert not isinstance(stores.worker.claim(job_id, "w1"), SkippedJob)
 
 
-def test_versions_too_far_apart_are_told(stores: Stores) -> None:
-    """A worker that would give back what is submitted here does not count; a result from far ahead is not read."""
+def test_versions_too_far_apart_are_rejected(stores: Stores) -> None:
+    """A worker that could not run the jobs of this gateway does not count as ready; a result two versions ahead is
+    not read."""
     write(stores)
-    said = json.loads(stores.raw.get(worker_key("w1")) or b"")
+    heartbeat = json.loads(stores.raw.get(worker_key("w1")) or b"")
     for far in (CONTRACT_VERSION - 2, CONTRACT_VERSION + 2):
-        stores.raw.set(worker_key("w1"), json.dumps({**said, "contract": far}))
+        stores.raw.set(worker_key("w1"), json.dumps({**heartbeat, "contract": far}))
         assert stores.run(stores.gateway.workers()) == []
     tree = msgpack.unpackb(pack_result(full()))
     with pytest.raises(ContractMismatch, match=str(CONTRACT_VERSION + 2)):
