@@ -31,9 +31,7 @@ Waveform = NDArray[np.float32]
 _TOLERANCE = 0.5  # seconds above the limit that are accepted: codecs pad sounds that were cut to its length
 _MIN_DECODED = 0.5  # share of the announced samples that a lossy codec must yield; players skip damaged parts, too
 _MAX_PLAIN = 4 * 2**20  # bytes of uncompressed sound that are decoded in a few milliseconds
-_MAX_PEAK = (
-    2.0**32
-)  # full scale is 1; integers stored as floats are far above it, and the network still copes with them
+_MAX_PEAK = 2.0**32  # full scale is 1; integers stored as floats are far above it and still accepted
 
 
 def probe(data: bytes, limits: AudioLimits | None = None) -> Header:

@@ -1,5 +1,4 @@
-"""The decoders, from checked bytes to blocks of samples: numpy for uncompressed sound, libsndfile and PyAV for the
-rest.
+"""The decoders, from checked bytes to blocks of samples: numpy for uncompressed sound, else libsndfile or PyAV.
 
 Each gets only what a header reader (`shared.audio.formats`) has accepted. So that decoder and reader cannot disagree
 about what a file is, tags before a stream are removed, and WAV and AIFF, whose headers can name rare codecs, never
@@ -84,9 +83,6 @@ _G711 = {"alaw": _alaw(), "ulaw": _ulaw()}
 
 # --- libsndfile: FLAC, Ogg, MP3 -------------------------------------------------------------------------------------
 
-# libsndfile's subtypes by its formats: a second check, in case it recognises something else than the header reader.
-_SUBTYPES = {"FLAC": ("PCM_S8", "PCM_16", "PCM_24"), "OGG": ("VORBIS", "OPUS"), "MP3": ("MPEG_LAYER_III",)}
-
 
 class _Bytes(io.BytesIO):
     """Clamps seeks to positions before the beginning, which damaged files cause: each would print a traceback."""
@@ -113,7 +109,8 @@ def _open_sndfile(data: bytes, header: Header) -> Iterator[Block]:
     except soundfile.SoundFileError as error:
         raise AudioCorrupt(f"The {header.container} file cannot be opened: {_reason(error)}") from error
     same = (file.format, file.samplerate, file.channels) == (header.container.upper(), header.rate, header.channels)
-    if not same or file.subtype not in _SUBTYPES[file.format]:
+    # A second check, in case libsndfile recognises something else than the header reader.
+    if not same or file.subtype not in BY_NAME[header.container].sndfile_subtypes:
         file.close()
         raise AudioCorrupt(f"The {header.container} file's header and its sound disagree about what it is.")
 

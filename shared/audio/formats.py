@@ -53,6 +53,7 @@ class AudioFormat:
     matches: Callable[[bytes, int], bool]  # (file, position after ID3 tags): is it this container, by its magic bytes
     read_header: Callable[[bytes, int], Header]  # of the same; raises an AudioError
     decoder: Decoder
+    sndfile_subtypes: tuple[str, ...] = ()  # where libsndfile decodes: its names of the accepted codecs
     label: str = ""  # for people, where it differs from the name
     weak_magic: bool = False  # so short a magic number that other formats are tried first
     exact_length: bool = True  # all samples that the header announces must decode; lossy codecs may lose some
@@ -85,17 +86,17 @@ FORMATS = (
     AudioFormat(
         "FLAC", ("FLAC",), (".flac",), ("audio/flac", "audio/x-flac"),
         lambda data, at: data[at : at + 4] == b"fLaC",
-        read_flac_header, Decoder.SNDFILE,
+        read_flac_header, Decoder.SNDFILE, ("PCM_S8", "PCM_16", "PCM_24"),
     ),
     AudioFormat(
         "Ogg", ("Vorbis", "Opus"), (".ogg", ".oga", ".opus"), ("audio/ogg", "audio/opus"),
         lambda data, at: data[at : at + 4] == b"OggS",
-        read_ogg_header, Decoder.SNDFILE, label="Ogg (Vorbis or Opus)", exact_length=False,
+        read_ogg_header, Decoder.SNDFILE, ("VORBIS", "OPUS"), label="Ogg (Vorbis or Opus)", exact_length=False,
     ),
     AudioFormat(
         "MP3", ("MP3",), (".mp3",), ("audio/mpeg", "audio/mp3"),
         lambda data, at: at > 0 or find_frames(data, 0) is not None,
-        read_mp3_header, Decoder.SNDFILE, weak_magic=True, exact_length=False,
+        read_mp3_header, Decoder.SNDFILE, ("MPEG_LAYER_III",), weak_magic=True, exact_length=False,
     ),
     AudioFormat(
         "AIFF", _PCM_CODECS, (".aif", ".aiff", ".aifc"), ("audio/aiff", "audio/x-aiff"),

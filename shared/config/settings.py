@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     none by default, since any client can send these headers."""
     cors_origins: str = ""
     """Comma-separated origins whose pages may call the API from a browser (CORS). `*` is any origin and requires API
-    keys: without keys any page that somebody on the network visits could use the gateway."""
+    keys: without keys any page that is open in a browser on the network could use the gateway."""
     queue_limit: int = Field(1_000, ge=1)
     """Unfinished jobs above which submissions get 429. Bounds the waiting time (limit / throughput) and Redis
     memory."""

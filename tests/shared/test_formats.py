@@ -40,6 +40,7 @@ def test_entries_are_complete_and_distinct() -> None:
         assert len(values) == len(set(values))
         assert all(values)
     assert len(BY_NAME) == len(FORMATS)
+    assert all(bool(each.sndfile_subtypes) == (each.decoder is Decoder.SNDFILE) for each in FORMATS)
     assert all(each.codecs and each.extensions and each.media_types for each in FORMATS)
     assert all(PurePath(f"x{extension}").suffix == extension for each in FORMATS for extension in each.extensions)
     assert all(media_type.startswith("audio/") for each in FORMATS for media_type in each.media_types)
@@ -87,7 +88,7 @@ def test_the_readme_lists_the_formats() -> None:
 
 
 def test_only_uncompressed_files_are_parsed_to_find_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An MP3 is told by its magic bytes: the worker does not walk its frames under the interpreter lock."""
+    """An MP3 is identified by its magic bytes alone: the worker does not walk its frames under the interpreter lock."""
     compressed = [
         encode(chirp(1.0, RATE), RATE, form.container, form.subtype)
         for form in (FORMS[name] for name in ("MP3", "Ogg Vorbis", "FLAC 16 bit"))
