@@ -28,7 +28,7 @@ def main(sound: Path) -> None:
         page.goto(URL)
         page.get_by_label("Sound files").set_input_files(str(sound))
         page.locator("#prediction .top-class").wait_for(timeout=60_000)
-        page.get_by_label("Class activation").check()
+        page.get_by_role("checkbox", name="Class activation").check()
         page.locator("#network [data-id='layer2.block1']").click()
         page.get_by_role("button", name="Show all 64 channels").click()
         page.locator(".channel").first.wait_for()

@@ -175,7 +175,7 @@ def test_class_activation_is_painted_over_the_spectrogram(classified: Page) -> N
     """The class activation is painted over the spectrogram when it is switched on, with a note on the class."""
     layer = classified.locator(".spectrogram canvas.image").nth(1)
     expect(layer).to_be_hidden()
-    classified.get_by_label("Class activation").check()
+    classified.get_by_role("checkbox", name="Class activation").check()
     expect(layer).to_be_visible()
     classified.wait_for_function(f"() => ({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[1])")
     expect(classified.locator(".cam-note")).to_contain_text("for ")
