@@ -32,11 +32,11 @@ def test_unfinished_job_survives_a_reload(page: Page, stack: Stack) -> None:
 @contextmanager
 def unreachable(page: Page, *paths: str) -> Iterator[None]:
     """Requests to those paths fail. They stay routed: a request that is under way while a route is removed may hang."""
-    gone = True
+    failing = True
     for path in paths:
-        page.route(path, lambda route: route.abort() if gone else route.continue_())
+        page.route(path, lambda route: route.abort() if failing else route.continue_())
     yield
-    gone = False
+    failing = False
 
 
 def test_link_stays_in_the_address_while_it_is_opened(open_page: Open, stack: Stack) -> None:
