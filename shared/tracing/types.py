@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from shared.contract import QUEUE
+
 SpanKind = Literal["internal", "server", "producer", "consumer"]
 """OpenTelemetry's span kinds, but for `client`, which this project does not make."""
 Attributes = Mapping[str, str | int | float | bool]
@@ -19,7 +21,7 @@ BYTES, FORMAT = "otoscope.audio.bytes", "otoscope.audio.format"
 CODE = "otoscope.error.code"
 BATCH_SIZE, BATCH_JOBS, FRONT_END = "otoscope.batch.size", "otoscope.batch.jobs", "otoscope.batch.front_end"
 
-MESSAGING: Attributes = {"messaging.system": "redis", "messaging.destination.name": "otoscope"}
+MESSAGING: Attributes = {"messaging.system": "redis", "messaging.destination.name": QUEUE}
 """What the producer's span and the consumer's span have in common."""
 
 
