@@ -14,6 +14,8 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared.audio.formats import FORMATS
+
 STATIC = Path(__file__).with_name("static")
 
 _DIRECTIVES = {
@@ -50,7 +52,9 @@ HEADERS = {
     "Accept-Ranges": "none",
 }
 
-TYPES = {".js": "text/javascript", ".svg": "image/svg+xml", ".flac": "audio/flac", ".ogg": "audio/ogg"}
+TYPES = {".js": "text/javascript", ".svg": "image/svg+xml"} | {
+    extension: each.media_types[0] for each in FORMATS for extension in each.extensions
+}
 """Media types that systems map differently or not at all; with `nosniff` a browser runs no script of another type."""
 
 

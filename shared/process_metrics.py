@@ -21,6 +21,6 @@ def register(registry: CollectorRegistry) -> None:
 def installed_version() -> str:
     """The version of the installed package; `unknown` where the source runs without being installed."""
     try:
-        return version("otoscope")
+        return version("otoscope-service")
     except PackageNotFoundError:
         return "unknown"

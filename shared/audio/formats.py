@@ -49,7 +49,7 @@ class AudioFormat:
     name: str  # as `Header.container` and the API's `audio.format` have it
     codecs: tuple[str, ...]
     extensions: tuple[str, ...]  # of file names, for file pickers; the usual one first. The content decides, not these
-    media_types: tuple[str, ...]  # the registered one first, then others in use
+    media_types: tuple[str, ...]  # the one to serve files with first
     matches: Callable[[bytes, int], bool]  # (file, position after ID3 tags): is it this container, by its magic bytes
     read_header: Callable[[bytes, int], Header]  # of the same; raises an AudioError
     decoder: Decoder
@@ -79,7 +79,7 @@ _PCM_CODECS = ("PCM", "float", "A-law", "µ-law")
 
 FORMATS = (
     AudioFormat(
-        "WAV", _PCM_CODECS, (".wav", ".wave"), ("audio/vnd.wave", "audio/wav", "audio/x-wav"),
+        "WAV", _PCM_CODECS, (".wav", ".wave"), ("audio/wav", "audio/vnd.wave", "audio/x-wav"),
         lambda data, at: data[at : at + 4] in (b"RIFF", b"RF64", b"BW64") and data[at + 8 : at + 12] == b"WAVE",
         read_wav_header, Decoder.PCM,
     ),
