@@ -33,16 +33,16 @@ def test_train_and_evaluate(data: Path, recipe_file: str, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     trained = run("train", "--data", data, "--fold", 2, "--recipe", recipe_file)
     assert trained.exit_code == 0, trained.output
-    assert "runs/tiny-fold2 holds the model tiny" in trained.output
+    assert "The model tiny is in runs/tiny-fold2" in trained.output
     again = run("train", "--data", data, "--fold", 2, "--recipe", recipe_file)
     assert again.exit_code != 0
     assert "already holds a run" in str(again.exception)
-    told = run("evaluate", "runs/tiny-fold2", "--data", data, "--views", 2)
-    assert told.exit_code == 0, told.output
-    assert "fold 2" in told.output
-    assert "of 12" in told.output
+    result = run("evaluate", "runs/tiny-fold2", "--data", data, "--views", 2)
+    assert result.exit_code == 0, result.output
+    assert "fold 2" in result.output
+    assert "of 12" in result.output
     both = run("evaluate", "runs/tiny-fold2", "runs/tiny-fold2", "--data", data)
-    assert "forward passes an answer 2" in both.output
+    assert "forward passes per clip 2" in both.output
     recorded = run("evaluate", "runs/tiny-fold2", "--data", data, "--record")
     assert recorded.exit_code == 0, recorded.output
     assert "Recorded" in recorded.output
@@ -51,10 +51,10 @@ def test_train_and_evaluate(data: Path, recipe_file: str, tmp_path: Path, monkey
 
 def test_cross_validation(data: Path, recipe_file: str, tmp_path: Path) -> None:
     """One row per fold, mean and standard deviation."""
-    told = run("evaluate", tmp_path / "cv", "--data", data, "--folds", 2, "--recipe", recipe_file)
-    assert told.exit_code == 0, told.output
-    assert "2 of 3 folds" in told.output
-    assert " ± " in told.output
+    result = run("evaluate", tmp_path / "cv", "--data", data, "--folds", 2, "--recipe", recipe_file)
+    assert result.exit_code == 0, result.output
+    assert "2 of 3 folds" in result.output
+    assert " ± " in result.output
     assert (tmp_path / "cv" / "fold3" / "evaluation" / "confusion_matrix.png").is_file()
     assert (tmp_path / "cv" / "fold2" / "model.safetensors").is_file()
 
@@ -80,9 +80,9 @@ def test_lr_find_prints_the_matching_train_command(
         "--set", "optim.epochs=2", "--set", "optim.max_lr=1", "--set", "network.widths=[4, 8]",
     )  # fmt: skip
     assert found.exit_code == 0, found.output
-    (told,) = (line for line in found.output.splitlines() if line.startswith("Try it: "))
+    (suggestion,) = (line for line in found.output.splitlines() if line.startswith("Try it: "))
     monkeypatch.chdir(tmp_path)
-    trained = run(*shlex.split(told)[3:])
+    trained = run(*shlex.split(suggestion)[3:])
     assert trained.exit_code == 0, trained.output
     made = read_config(Path("runs/tiny-fold1")).training["recipe"]
     assert (made["optim"]["epochs"], made["network"]["widths"]) == (2, [4, 8])
@@ -118,11 +118,11 @@ def test_ctrl_c_saves(data: Path, recipe_file: str, tmp_path: Path) -> None:
             time.sleep(0.1)
         time.sleep(0.5)
         started.send_signal(signal.SIGINT)
-        _, said = started.communicate(timeout=60)
+        _, stderr = started.communicate(timeout=60)
     finally:
         started.kill()
-    assert started.returncode == 130, said
-    assert "--resume goes on" in said
+    assert started.returncode == 130, stderr
+    assert "--resume continues" in stderr
     assert (tmp_path / "run" / "train_state.pt").is_file()
     other = subprocess.run(
         [*command, "--set", "optim.epochs=3", "--resume"], capture_output=True, text=True, timeout=100, check=False

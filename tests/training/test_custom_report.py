@@ -75,9 +75,9 @@ def test_spectrograms(classes: int, tmp_path: Path) -> None:
     names = ["dog_bark", "$x_1$ costs $", "птица"] + [f"c{number}" for number in range(classes - 3)]
     import_folder(write_class_folders(tmp_path / "mine", *names, takes=2), tmp_path / "sounds")
     write_dataset_report(tmp_path / "sounds", tmp_path / "out")
-    picture = imread(tmp_path / "out" / "overview.png")
-    assert picture.shape[:2] == ((570, 1_040) if classes == 3 else (570, 1_560))
-    assert picture[..., :3].std() > 0.1
+    image = imread(tmp_path / "out" / "overview.png")
+    assert image.shape[:2] == ((570, 1_040) if classes == 3 else (570, 1_560))
+    assert image[..., :3].std() > 0.1
 
 
 def test_characters_without_a_glyph(tmp_path: Path) -> None:
@@ -131,12 +131,12 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (src / "dog" / "notes.txt").touch()
     (src / "dog" / "twin.wav").write_bytes((src / "dog" / "dog0-0.wav").read_bytes())
     output = run("import", "mine", "--to", "sounds", "--group", r"(\w+)-\d+|twin").output
-    assert "24 sounds added, 0 were there; sounds now has 24:\ndog 12, rain 12\n" in output
+    assert "24 sounds added, 0 already imported; sounds now has 24:\ndog 12, rain 12\n" in output
     assert "Skipped: 2" in output
     assert "notes.txt: the file name has no audio extension" in output
     again = run("import", "mine", "--to", "sounds", "--group", r"^([a-z]+\d*)").output
-    assert "0 sounds added, 24 were there" in again
-    assert "Kept once: 1" in again
+    assert "0 sounds added, 24 already imported" in again
+    assert "Duplicates, kept once: 1" in again
 
     output = run("split", "sounds", "--val", "0.25", "--test", "0.25", "--seed", "3").output
     assert [line.split() for line in output.splitlines()[1:4]] == [
@@ -145,17 +145,17 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("tiny.yaml").write_text(to_yaml(TINY))
     output = run("prepare", "sounds", "--recipe", "tiny.yaml").output
     assert "24 segments of 1 s at 8,000 Hz from 24 files: sounds/cache/" in output
-    assert "24 segments whole" in run("prepare", "sounds", "--recipe", "tiny.yaml", "--whole").output
+    assert "24 segments of any length" in run("prepare", "sounds", "--recipe", "tiny.yaml", "--whole").output
     assert run("report", "sounds").stdout == "sounds/report/report.md\n"
     assert Path("sounds/report/overview.png").is_file()
     assert run("reset", "sounds").output == "Removed sounds/cache, sounds/split, sounds/report\n"
-    assert run("reset", "sounds").output == "There was nothing to remove\n"
+    assert run("reset", "sounds").output == "Nothing to remove\n"
     assert not Path("sounds/split").exists()
 
 
 def test_single_class_is_reported(tmp_path: Path) -> None:
     src = write_class_folders(tmp_path / "mine", "dog")
-    assert "That is one class; training needs two or more." in run("import", src, "--to", tmp_path / "sounds").output
+    assert "This is one class; training needs at least two." in run("import", src, "--to", tmp_path / "sounds").output
     failed = run("split", tmp_path / "sounds")
     assert isinstance(failed.exception, DatasetError)
     assert "two or more classes are needed; there is only 'dog'" in str(failed.exception)

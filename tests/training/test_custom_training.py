@@ -136,17 +136,17 @@ def test_model_of_an_older_split_is_rejected(sounds: Path, tmp_path: Path) -> No
 
 def test_moved_recordings_keep_the_digest(tmp_path: Path) -> None:
     """After an import from the new place and the same split, the test set is still unseen."""
-    dataset, there, here = tmp_path / "sounds", tmp_path / "there", tmp_path / "here"
-    write_class_folders(there, "dog", "rain", takes=8, speakers=8)
+    dataset, old_place, new_place = tmp_path / "sounds", tmp_path / "old", tmp_path / "new"
+    write_class_folders(old_place, "dog", "rain", takes=8, speakers=8)
 
     def digest_of(recordings: Path) -> str:
         run("data", "import", recordings, "--to", dataset, "--group", GROUP)
         run("data", "split", dataset)
         return load_custom_dataset(dataset, TINY.frontend).digest("test")
 
-    before = digest_of(there)
-    there.rename(here)
-    assert digest_of(here) == before
+    before = digest_of(old_place)
+    old_place.rename(new_place)
+    assert digest_of(new_place) == before
 
 
 def test_files_that_differ_in_their_extension_only(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class Site:
         self.pages[path] = kind, body
         return self.url + path
 
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+    def respond(self, handler: BaseHTTPRequestHandler) -> None:
         self.requested.append(handler.path)
         if handler.path not in self.pages:
             handler.send_error(404)
@@ -63,7 +63,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            served.answer(self)
+            served.respond(self)
 
         do_HEAD = do_GET
 
@@ -145,7 +145,7 @@ def test_group_pattern_on_links(site: Site, tmp_path: Path) -> None:
     """`--group` applies to the file name of a link; the source column takes precedence; links that do not match are
     skipped."""
     one, two = site.put("/a/anna%20b-1.wav?x=1", wav_bytes()), site.put("/b/anna%20b-2.wav", wav_bytes())
-    given, unmatched = site.put("/nobody.wav", wav_bytes()), site.put("/c/nobody.wav", wav_bytes())
+    given, unmatched = site.put("/unmatched.wav", wav_bytes()), site.put("/c/unmatched.wav", wav_bytes())
     rows = [f"{one},dog,", f"{two},dog,", f"{given},dog,Rex", f"{unmatched},dog,", "http://[/anna-1.wav,dog,"]
     (tmp_path / "list.csv").write_text("\n".join(["url,label,source", *rows]))
     result = import_csv(tmp_path / "list.csv", tmp_path / "sounds", group="^([a-z ]+)-")

@@ -61,17 +61,17 @@ class Site:
         self.requested_ranges: list[str] = []  # Range header of each request
         self.url = ""
 
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        wanted = handler.headers.get("Range", "")
-        self.requested_ranges.append(wanted)
+    def respond(self, handler: BaseHTTPRequestHandler) -> None:
+        requested = handler.headers.get("Range", "")
+        self.requested_ranges.append(requested)
         if len(self.requested_ranges) > self.available_requests:
             self.statuses.append(503)
         if self.statuses:
             handler.send_error(self.statuses.pop(0))
             return
         start, status = 0, 200
-        if self.ranges and wanted and handler.headers.get("If-Range", self.etag) == self.etag:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        if self.ranges and requested and handler.headers.get("If-Range", self.etag) == self.etag:
+            start = int(requested.removeprefix("bytes=").removesuffix("-"))
             status = 206 if start < len(self.body) else 416
         part = self.body[start:]
         handler.send_response(status)
@@ -95,7 +95,7 @@ def site(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[S
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            served.answer(self)
+            served.respond(self)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -252,11 +252,11 @@ def test_too_large(limit: str, message: str, site: Site, tmp_path: Path, monkeyp
 
 def test_pinned_archive(site: Site, tmp_path: Path) -> None:
     """By its SHA-256, in lower or upper case."""
-    right = hashlib.sha256(site.body).hexdigest()
-    with pytest.raises(DatasetError, match=f"its SHA-256 is {right}, not {'0' * 64}"):
+    digest = hashlib.sha256(site.body).hexdigest()
+    with pytest.raises(DatasetError, match=f"its SHA-256 is {digest}, not {'0' * 64}"):
         fetch_esc50(tmp_path, url=site.url, sha256="0" * 64, check=check)
     assert cached_files(tmp_path) == set()
-    check(fetch_esc50(tmp_path, url=site.url, sha256=right.upper(), check=check))
+    check(fetch_esc50(tmp_path, url=site.url, sha256=digest.upper(), check=check))
 
 
 def test_disk_full(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,11 +119,11 @@ def test_long_clip_is_the_mean_of_its_windows(data: Path, tmp_path: Path) -> Non
     )
     assert len(one.truth) == len(one.predicted) == 12
     model = load_model(tmp_path / "short")
-    for clip, said in zip(dataset.split(3)[1], one.probabilities, strict=True):
+    for clip, predicted in zip(dataset.split(3)[1], one.probabilities, strict=True):
         windows = [window for _, window in split_windows(decode(clip.path.read_bytes(), 8_000).waveform, 3_200)]
         assert len(windows) == 4
         logits = predict(model.frontend, model.network, torch.from_numpy(np.stack(windows)), "float32")[0]
-        np.testing.assert_allclose(logits.softmax(dim=1).mean(dim=0), said, atol=1e-5)
+        np.testing.assert_allclose(logits.softmax(dim=1).mean(dim=0), predicted, atol=1e-5)
     np.testing.assert_allclose(both.probabilities, (one.probabilities + other.probabilities) / 2, atol=1e-6)
     cross = cross_validate(changed(short, epochs=1), dataset, [3, 2], tmp_path / "cv")
     assert cross.clips == 24
@@ -188,9 +188,9 @@ def test_lr_range_test_and_overfitting_check(data: Path, tmp_path: Path) -> None
     assert (tmp_path / "lr" / "lr_find.png").read_bytes().startswith(b"\x89PNG")
     steps, _ = overfit_one_batch(TINY, dataset, 3)
     assert steps > 1
-    taught = TINY.model_copy(update={"distill": DistillRecipe(weight=0.5, teacher="esc50-first")})
+    distilled = TINY.model_copy(update={"distill": DistillRecipe(weight=0.5, teacher="esc50-first")})
     with pytest.raises(RunError, match=r"require a distill\.weight above 0"):
-        find_learning_rate(taught, dataset, 3, tmp_path / "lr")
+        find_learning_rate(distilled, dataset, 3, tmp_path / "lr")
     with pytest.raises(RunError, match="the recipe is broken"):
         overfit_one_batch(changed(TINY, max_lr=1e-9), dataset, 3, steps=3)
 
@@ -200,13 +200,13 @@ def test_lr_range_test_starts_like_training(data: Path, run: Path, tmp_path: Pat
     dataset, start = load_esc50(data), load_pretrained(run)
     plain = changed(TINY, epochs=1, batch=12, accumulate=2)
     frozen = changed(plain, balance=True).model_copy(update={"start": TransferRecipe(head_epochs=1)})
-    taught = plain.model_copy(update={"distill": DistillRecipe(weight=0.5)})
+    distilled = plain.model_copy(update={"distill": DistillRecipe(weight=0.5)})
     some = tuple(clip for clip in dataset.clips if clip.label or clip.fold != 1)
     uneven = replace(dataset, clips=some, info=DatasetInfo("others"))
     for name, recipe, sounds, options in (
         ("plain", plain, dataset, {}),
         ("start", changed(frozen, batch=10), uneven, {"pretrained": start}),
-        ("taught", taught, dataset, {"teachers": [run]}),
+        ("distilled", distilled, dataset, {"teachers": [run]}),
     ):
         train(recipe, sounds, 3, tmp_path / name, **options)
         found = find_learning_rate(recipe, sounds, 3, tmp_path / name, 20, **options)

@@ -45,7 +45,7 @@ def write_model(directory: Path, *, temperature: float = 1.0, **options: object)
     )  # fmt: skip
 
 
-def answer(path: Path, waves: np.ndarray) -> np.ndarray:
+def run_onnx(path: Path, waves: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (probabilities,) = session.run(["probabilities"], {"waveform": waves.astype(np.float32)})
     return probabilities
@@ -93,7 +93,7 @@ def test_any_batch_and_length(model: Path, exported: Path, batch: int, samples: 
     loaded = load_model(model)
     with torch.inference_mode():
         expected = loaded.probabilities(loaded.network(loaded.frontend(torch.from_numpy(waves))))
-    found = answer(exported, waves)
+    found = run_onnx(exported, waves)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
 
@@ -104,7 +104,7 @@ def test_temperature_is_in_the_file(exported: Path, tmp_path: Path) -> None:
     plain = export_onnx(tmp_path / "tiny", tmp_path / "tiny.onnx").path
     waves = np.random.default_rng(2).normal(size=(1, 8_000)) * 0.2
     np.testing.assert_allclose(
-        np.diff(np.log(answer(exported, waves))), 2 * np.diff(np.log(answer(plain, waves))), rtol=1e-3
+        np.diff(np.log(run_onnx(exported, waves))), 2 * np.diff(np.log(run_onnx(plain, waves))), rtol=1e-3
     )
 
 

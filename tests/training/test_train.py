@@ -163,7 +163,7 @@ def test_early_stopping_keeps_the_best_and_fits_a_temperature(data: Path, recipe
         update={"epochs": 60, "max_lr": 0.05, "holdout": 0.25, "patience": 2, "average": "none"}
     )
     config = train(recipe.model_copy(update={"optim": optim}), load_esc50(data), 3, tmp_path / "run")
-    losses = [event.value for event in scalars(tmp_path / "run", "held_loss")]
+    losses = [event.value for event in scalars(tmp_path / "run", "val_loss")]
     assert len(losses) == losses.index(min(losses)) + 1 + 2 < 60
     model = load_model(tmp_path / "run")
     held = hold_out(load_esc50(data).split(3)[0], 0.25, recipe.seed)[1]
@@ -184,18 +184,18 @@ def test_distillation(data: Path, recipe: Recipe, tmp_path: Path) -> None:
     """A student learns without any true label in its loss; a teacher trained on the test fold is rejected."""
     dataset = load_esc50(data)
     train(changed(recipe, epochs=12), dataset, 3, tmp_path / "teacher")
-    taught = changed(recipe, epochs=12).model_copy(update={"distill": DistillRecipe(weight=1.0)})
-    config = train(taught, dataset, 3, tmp_path / "student", teachers=[tmp_path / "teacher"])
+    distilled = changed(recipe, epochs=12).model_copy(update={"distill": DistillRecipe(weight=1.0)})
+    config = train(distilled, dataset, 3, tmp_path / "student", teachers=[tmp_path / "teacher"])
     teacher = load_model(tmp_path / "teacher").config
     assert config.training["teachers"] == [{"name": teacher.name, "weights": teacher.weights_sha256}]
     evaluation = evaluate(tmp_path / "student", dataset)
     assert (evaluation.predicted == evaluation.truth).mean() > 0.8
     with pytest.raises(RunError, match="would leak the test labels"):
-        train(taught, dataset, 2, tmp_path / "cheat", teachers=[tmp_path / "teacher"])
+        train(distilled, dataset, 2, tmp_path / "cheat", teachers=[tmp_path / "teacher"])
     with pytest.raises(RunError, match=r"require a distill\.weight above 0"):
-        train(taught, dataset, 3, tmp_path / "alone")
+        train(distilled, dataset, 3, tmp_path / "alone")
     with pytest.raises(RunError, match="teacher"):
-        train(taught, dataset, 3, tmp_path / "alone", teachers=[tmp_path / "missing"])
+        train(distilled, dataset, 3, tmp_path / "alone", teachers=[tmp_path / "missing"])
 
 
 def test_teacher_in_the_recipe_is_trained_first(data: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -204,10 +204,10 @@ def test_teacher_in_the_recipe_is_trained_first(data: Path, recipe: Recipe, tmp_
     first = tmp_path / "first.yaml"
     first.write_text(to_yaml(changed(recipe, epochs=4)))
     distill = DistillRecipe(weight=0.5, teacher=str(first))
-    taught = changed(recipe, epochs=4).model_copy(update={"distill": distill})
+    distilled = changed(recipe, epochs=4).model_copy(update={"distill": distill})
     with pytest.raises(RunError, match="no run to resume"):
-        train(taught, dataset, 3, tmp_path / "run", resume=True)
-    config = train(taught, dataset, 3, tmp_path / "run")
+        train(distilled, dataset, 3, tmp_path / "run", resume=True)
+    config = train(distilled, dataset, 3, tmp_path / "run")
     teacher = load_model(tmp_path / "run" / "teacher").config
     assert teacher.training["test_fold"] == 3
     assert [one["weights"] for one in config.training["teachers"]] == [teacher.weights_sha256]
@@ -216,10 +216,10 @@ def test_teacher_in_the_recipe_is_trained_first(data: Path, recipe: Recipe, tmp_
     for name in ("config.json", "model.safetensors"):
         (tmp_path / "run" / name).unlink()
     assert resumable(tmp_path / "run")
-    train(taught, dataset, 3, tmp_path / "run", resume=True)
+    train(distilled, dataset, 3, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == whole
     with pytest.raises(RunError, match="already holds a run"):
-        train(taught, dataset, 3, tmp_path / "run")
+        train(distilled, dataset, 3, tmp_path / "run")
 
 
 def test_student_is_validated_before_its_teacher_is_trained(data: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -227,9 +227,9 @@ def test_student_is_validated_before_its_teacher_is_trained(data: Path, recipe: 
     first = tmp_path / "first.yaml"
     first.write_text(to_yaml(changed(recipe, epochs=1)))
     distill = DistillRecipe(weight=0.5, teacher=str(first))
-    taught = changed(recipe, batch=64).model_copy(update={"distill": distill})
+    distilled = changed(recipe, batch=64).model_copy(update={"distill": distill})
     with pytest.raises(RunError, match="24 training clips do not fill one step of 64"):
-        train(taught, load_esc50(data), 3, tmp_path / "run")
+        train(distilled, load_esc50(data), 3, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -237,7 +237,7 @@ def test_tensorboard_shows_the_run(data: Path, recipe: Recipe, tmp_path: Path) -
     """Loss, accuracy and learning rate of every epoch, augmented input, the confusion matrix of the validation set."""
     train(changed(recipe, epochs=2, holdout=0.25), load_esc50(data), 3, tmp_path / "run")
     events = read_events(tmp_path / "run")
-    assert set(events.Tags()["scalars"]) == {"loss", "accuracy", "lr", "held_loss", "held_accuracy"}
+    assert set(events.Tags()["scalars"]) == {"loss", "accuracy", "lr", "val_loss", "val_accuracy"}
     assert [event.step for event in events.Scalars("loss")] == [1, 2]
     assert set(events.Tags()["images"]) == {"input", "confusion"}
 
@@ -253,6 +253,20 @@ def test_run_is_not_resumed_with_changed_files(data: Path, recipe: Recipe, tmp_p
     for path in (copy / "audio").glob("1-*"):
         path.write_bytes(encode(chirp(3.0, 8_000), 8_000, "WAV", "PCM_16"))
     with pytest.raises(RunError, match="24 windows of sound, and there are 72 now"):
+        train(recipe, dataset, 3, tmp_path / "run", resume=True)
+
+
+def test_checkpoint_of_another_version_is_not_resumed(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Unknown or missing fields would be lost silently."""
+    dataset, recipe = load_esc50(data), changed(recipe, epochs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(2, patch, send_sigint)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, dataset, 3, tmp_path / "run")
+    checkpoint = torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)
+    del checkpoint["progress"]["best_weights"]
+    torch.save(checkpoint, tmp_path / "run" / CHECKPOINT)
+    with pytest.raises(RunError, match="written by another version"):
         train(recipe, dataset, 3, tmp_path / "run", resume=True)
 
 
