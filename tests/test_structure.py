@@ -148,7 +148,7 @@ def test_extras_that_are_told_are_there() -> None:
     texts = [path.read_text() for room in ROOMS for path in sources(room)]
     texts += [path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]]
     assert not [line for text in texts for line in re.findall(r".*pip install '?otoscope.*", text)]
-    calls = [call for text in texts for call in re.findall(r"\binstall\(([\"'].+?)\)|-e '\.\[(\w.*?)\]'", text)]
+    calls = [call for text in texts for call in re.findall(r"\binstall_command\(([\"'].+?)\)|-e '\.\[(\w.*?)\]'", text)]
     told = {name for call in calls for name in re.findall(r"\w+", "".join(call))}
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert {"onnx", "tracing"} <= told <= extras.keys()

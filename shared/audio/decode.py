@@ -37,14 +37,14 @@ _MAX_PEAK = 2.0**32  # full scale is 1; integers stored as floats are far above 
 def probe(data: bytes, limits: AudioLimits | None = None) -> Header:
     """Check a file by its header, and return the header. Raises an AudioError: what was found and what is accepted."""
     limits = limits or AudioLimits()
-    accepted = describe_formats(limits.formats)
     if not data:
-        raise AudioEmpty(f"The upload is empty. Accepted: {accepted}.")
-    header = read_header(data, accepted)
+        raise AudioEmpty(f"The upload is empty. Accepted: {describe_formats(limits.formats)}.")
+    header = read_header(data, limits.formats)
     found = BY_NAME[header.container]
     if header.container not in limits.formats:
         missing = found.package
         why = f"the decoder lacks the optional package {missing.name} ({missing.docs})" if missing else "it is disabled"
+        accepted = describe_formats(limits.formats)
         raise AudioUnsupported(f"{header.container} is not accepted here: {why}. Accepted: {accepted}.")
     if not found.vague_header:
         _check(header, limits)

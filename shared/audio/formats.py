@@ -137,23 +137,24 @@ def identify(data: bytes, *, only: Decoder | None = None) -> tuple[AudioFormat |
     Raises AudioTruncated or AudioEmpty, where the file is nothing but an ID3 tag.
     """
     start = skip_id3(data)
-    candidates = [each for each in FORMATS if only in (None, each.decoder)]
-    candidates.sort(key=lambda each: each.weak_magic)
-    return next((each for each in candidates if each.matches(data, start)), None), start
+    for weak in (False, True):
+        for each in FORMATS:
+            if each.weak_magic is weak and only in (None, each.decoder) and each.matches(data, start):
+                return each, start
+    return None, start
 
 
-def read_header(data: bytes, accepted: str | None = None) -> Header:
-    """The header of a sound file in memory; `accepted` is what messages list as accepted.
+def read_header(data: bytes, accepted: Iterable[str] | None = None) -> Header:
+    """The header of a sound file in memory; `accepted` are the names of the formats that error messages list.
 
     Raises NotAudio, AudioUnsupported, AudioTruncated, AudioCorrupt or AudioEmpty.
     """
-    accepted = describe_formats() if accepted is None else accepted
     try:
         found, start = identify(data)
         if found is None:
-            raise unrecognised(data, accepted)
+            raise unrecognised(data, describe_formats(accepted))
         return found.read_header(data, start)
     except NotAudio as error:
-        raise NotAudio(f"{error.detail} Accepted: {accepted}.") from error
+        raise NotAudio(f"{error.detail} Accepted: {describe_formats(accepted)}.") from error
     except (StructError, IndexError) as error:
         raise AudioTruncated(f"The file ends inside its own header, after {len(data):,} bytes.") from error
