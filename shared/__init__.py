@@ -1,1 +1,1 @@
-"""What gateway and worker agree on. Imports neither side, and never torch."""
+"""Code that gateway and worker share. It imports neither of them, and never torch."""

@@ -1,1 +1,1 @@
-"""Audio files: headers, limits, decoding."""
+"""Audio files: the table of formats, header readers, limits, decoders."""
