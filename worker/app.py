@@ -135,7 +135,7 @@ class Worker:
         """Read a model in this thread, while jobs go on, and load it to the device in a thread of the batcher: only
         these may use the device.
 
-        Ends a worker that was asked to stop: loading several models may take longer than the supervisor waits.
+        Exits if a stop was requested: loading several models may take longer than the supervisor waits.
         """
         exit_if_stopping()
         model, sizes = read_model(directory), (1, self._batch_size)

@@ -19,26 +19,26 @@ from worker.model.checkpoint import ModelError
 
 @pytest.fixture
 def stores(settings: Settings) -> Iterator[Stores]:
-    """What a gateway sees."""
+    """The gateway's view of the same Redis."""
     with ExitStack() as stack:
         yield Stores(settings, stack)
 
 
 @pytest.fixture
 def small(settings: Settings, tiny_models: Path) -> Settings:
-    """Settings of a worker that costs little."""
+    """Settings of a small worker."""
     return settings.model_copy(
         update={"models_dir": tiny_models, "decode_processes": 1, "batch_size": 2, "device": "cpu"}
     )
 
 
-def test_a_worker_vouches_for_itself_until_it_is_closed(small: Settings, stores: Stores) -> None:
-    """Not before it is ready, and never again afterwards, whatever its threads were about to say."""
+def test_a_worker_sends_heartbeats_until_it_is_closed(small: Settings, stores: Stores) -> None:
+    """Not before it is ready, and none after `close`, whatever its threads were about to do."""
     worker = Worker(small)
     assert stores.run(stores.gateway.workers()) == []
     worker.start()
-    (said,) = stores.run(stores.gateway.workers())
-    assert (said.id, said.models, said.busy) == (worker.id, ["tiny"], 0)
+    (heartbeat,) = stores.run(stores.gateway.workers())
+    assert (heartbeat.id, heartbeat.models, heartbeat.busy) == (worker.id, ["tiny"], 0)
     assert list(stores.run(stores.gateway.cards())) == ["tiny"]
     worker.close()
     worker._heartbeat()
@@ -46,7 +46,7 @@ def test_a_worker_vouches_for_itself_until_it_is_closed(small: Settings, stores:
 
 
 def test_a_closed_worker_leaves_nothing(small: Settings) -> None:
-    """No decode process, no port, no thread that does anything."""
+    """No decode process, no port, no running thread."""
     before = set(threading.enumerate())
     worker = Worker(small)
     worker.start()
@@ -54,12 +54,12 @@ def test_a_closed_worker_leaves_nothing(small: Settings) -> None:
     worker.close()
     assert pids
     assert all(gone(pid) for pid in pids)
-    # Those that call something every few seconds have to wake up once more.
+    # Periodic threads end when they wake up for the next time.
     until(lambda: set(threading.enumerate()) <= before)
 
 
 def test_a_worker_that_could_not_start_is_closed_at_once(settings: Settings, tmp_path: Path) -> None:
-    """It has vouched for nothing, so it does not wait for a queue that is not there either."""
+    """It never registered, so it does not try to deregister at a Redis that is unreachable."""
     worker = Worker(settings.model_copy(update={"models_dir": tmp_path, "redis_url": "unix:///nowhere"}))
     with pytest.raises(ModelError):
         worker.start()
@@ -70,7 +70,7 @@ def test_a_worker_that_could_not_start_is_closed_at_once(settings: Settings, tmp
 
 
 def test_a_device_that_hangs_ends_the_process(redis_url: str, tiny_models: Path) -> None:
-    """With a status of its own, so that the supervisor starts another and the queue gives its jobs away."""
+    """With its own exit status, so that the supervisor starts another one, and its jobs are delivered again."""
     source = (
         "import time; from pathlib import Path; from shared.config.settings import Settings; "
         "from worker.app import Worker\n"
@@ -80,8 +80,8 @@ def test_a_device_that_hangs_ends_the_process(redis_url: str, tiny_models: Path)
         "worker._batcher.call(lambda: time.sleep(60)); time.sleep(60)"
     )
     process = subprocess.Popen([PYTHON, "-c", source], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    told, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=60)
     assert process.returncode == EXIT_DEVICE_HUNG
-    pids = [int(pid) for pid in told.split()]
+    pids = [int(pid) for pid in printed.split()]
     assert len(pids) == 1
     until(lambda: all(gone(pid) for pid in pids))

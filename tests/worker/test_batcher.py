@@ -1,4 +1,4 @@
-"""How batches form and what becomes of their items. Plain functions; where an event can be waited for, it is."""
+"""How batches form, and the outcome of each item. Tests wait for events rather than for time where they can."""
 
 import gc
 import time
@@ -18,8 +18,8 @@ def test_each_item_gets_its_own_answer(make: Make) -> None:
     assert [future.result(SOON) for future in futures] == [f"<{n}>" for n in range(10)]
 
 
-def test_a_lone_item_leaves_when_its_window_closes(make: Make, device: Device) -> None:
-    """Nobody waits for company longer than the window, which opens with the first item."""
+def test_a_single_item_starts_when_its_window_closes(make: Make, device: Device) -> None:
+    """No item waits for others longer than the window, which opens with the first item."""
     batcher = make(window=0.05)
     future = batcher.submit("a")
     assert future.result(SOON) == "<a>"
@@ -27,7 +27,7 @@ def test_a_lone_item_leaves_when_its_window_closes(make: Make, device: Device) -
     assert device.items == [["a"]]
 
 
-def test_a_full_batch_leaves_at_once(make: Make, device: Device) -> None:
+def test_a_full_batch_starts_at_once(make: Make, device: Device) -> None:
     """The window is a limit, not a delay."""
     batcher = make(size=3, window=NEVER)
     futures = [batcher.submit(item) for item in "abc"]
@@ -36,7 +36,7 @@ def test_a_full_batch_leaves_at_once(make: Make, device: Device) -> None:
 
 
 def test_a_full_batch_does_not_wait_for_the_window_of_another_key(make: Make, device: Device) -> None:
-    """The device is not idle while there is a batch that nothing can be added to."""
+    """The device is not idle while a batch is full."""
     batcher = make(size=2, window=NEVER)
     alone = batcher.submit("a", key="one")
     assert [future.result(SOON) for future in [batcher.submit(item, key="two") for item in "bc"]] == ["<b>", "<c>"]
@@ -46,7 +46,7 @@ def test_a_full_batch_does_not_wait_for_the_window_of_another_key(make: Make, de
 
 
 def test_the_window_opens_at_the_first_item_not_while_idle(make: Make, device: Device) -> None:
-    """An item that comes after a long silence still gets company."""
+    """An item that comes after a long pause is still batched with the next one."""
     batcher = make(size=2, window=NEVER)
     time.sleep(0.02)
     futures = [batcher.submit("a"), batcher.submit("b")]
@@ -55,8 +55,8 @@ def test_the_window_opens_at_the_first_item_not_while_idle(make: Make, device: D
     assert device.items == [["a", "b"]]
 
 
-def test_the_next_batch_gathers_while_one_runs(make: Make, device: Device) -> None:
-    """What came meanwhile leaves together, not one by one."""
+def test_the_next_batch_fills_while_one_runs(make: Make, device: Device) -> None:
+    """Items that came meanwhile run together, not one by one."""
     batcher = make(size=8)
     occupy(batcher, device)
     futures = [batcher.submit(n) for n in range(6)]
@@ -68,7 +68,7 @@ def test_the_next_batch_gathers_while_one_runs(make: Make, device: Device) -> No
 
 
 def test_no_batch_is_larger_than_the_size(make: Make, device: Device) -> None:
-    """A crowd is cut into full batches and a rest."""
+    """Many items are split into full batches and a remainder."""
     batcher = make(size=4)
     occupy(batcher, device)
     futures = [batcher.submit(n) for n in range(10)]
@@ -79,7 +79,7 @@ def test_no_batch_is_larger_than_the_size(make: Make, device: Device) -> None:
 
 
 def test_items_of_different_keys_never_mix(make: Make, device: Device) -> None:
-    """One batch, one key, and the key is told to `run`."""
+    """A batch has one key, which is passed to `run`."""
     batcher = make(size=4)
     occupy(batcher, device)
     futures = [batcher.submit(n, key=n % 3) for n in range(12)]
@@ -90,7 +90,7 @@ def test_items_of_different_keys_never_mix(make: Make, device: Device) -> None:
 
 
 def test_keys_take_turns_by_their_oldest_item(make: Make, device: Device) -> None:
-    """A busy key does not starve a quiet one: whose first item is oldest goes first."""
+    """A busy key does not starve a quiet one: the key with the oldest item goes first."""
     batcher = make(size=2)
     occupy(batcher, device)
     order = [("busy", 1), ("busy", 2), ("quiet", 3), ("busy", 4), ("busy", 5), ("third", 6)]
@@ -101,8 +101,8 @@ def test_keys_take_turns_by_their_oldest_item(make: Make, device: Device) -> Non
     assert device.batches[1:] == [("busy", [1, 2]), ("quiet", [3]), ("busy", [4, 5]), ("third", [6])]
 
 
-def test_keys_are_compared_as_they_compare_themselves(make: Make, device: Device) -> None:
-    """Two objects that look alike but are not equal are two keys."""
+def test_keys_are_compared_by_their_own_equality(make: Make, device: Device) -> None:
+    """Two objects of the same kind that are not equal are two keys."""
     batcher = make(size=2)
     occupy(batcher, device)
     one, two = object(), object()
@@ -127,7 +127,7 @@ def test_an_item_past_its_deadline_is_never_run(make: Make, device: Device) -> N
 
 
 def test_a_cancelled_item_is_never_run(make: Make, device: Device) -> None:
-    """Nor does it take a place in the batch."""
+    """And it takes no place in the batch."""
     batcher = make(size=2)
     occupy(batcher, device)
     futures = [batcher.submit(n) for n in range(4)]
@@ -140,7 +140,7 @@ def test_a_cancelled_item_is_never_run(make: Make, device: Device) -> None:
 
 
 def test_a_batch_of_cancelled_items_does_not_run(make: Make, device: Device) -> None:
-    """`run` is never called with nothing."""
+    """`run` is never called with an empty batch."""
     batcher = make()
     occupy(batcher, device)
     assert batcher.submit("gone").cancel()
@@ -149,8 +149,8 @@ def test_a_batch_of_cancelled_items_does_not_run(make: Make, device: Device) -> 
     assert device.items[1:] == [["after"]]
 
 
-def test_an_item_whose_batch_has_begun_cannot_be_cancelled(make: Make, device: Device) -> None:
-    """Its answer comes, and nothing is said to have been cancelled that was not."""
+def test_an_item_whose_batch_has_started_cannot_be_cancelled(make: Make, device: Device) -> None:
+    """`cancel()` returns False, and its answer arrives."""
     batcher = make()
     future = occupy(batcher, device)
     assert not future.cancel()
@@ -159,7 +159,7 @@ def test_an_item_whose_batch_has_begun_cannot_be_cancelled(make: Make, device: D
 
 
 def test_a_poison_item_fails_alone(make: Make, device: Device) -> None:
-    """A batch that raises is run in halves: only the bad one gets the error."""
+    """A batch that raises is run in halves: only the bad item gets the error."""
     batcher = make()
     occupy(batcher, device)
     futures = [batcher.submit(item) for item in ("a", "poison", "c")]
@@ -171,7 +171,7 @@ def test_a_poison_item_fails_alone(make: Make, device: Device) -> None:
     assert device.items[1:] == [["a", "poison", "c"], ["a"], ["poison", "c"], ["poison"], ["c"]]
 
 
-def test_a_batch_too_large_for_the_device_goes_on_in_halves() -> None:
+def test_a_batch_too_large_for_the_device_is_run_in_halves() -> None:
     """Every item gets its answer, in batches as large as fit."""
     sizes: list[int] = []
 
@@ -210,17 +210,17 @@ def test_the_wrong_number_of_answers_fails_instead_of_shifting() -> None:
     batcher.stop(timeout=SOON)
 
 
-def test_a_failed_batch_holds_no_memory_while_it_is_tried_again() -> None:
-    """What `run` had allocated when it failed is free for the items alone."""
+def test_a_failed_batch_holds_no_memory_during_its_retry() -> None:
+    """What `run` had allocated when it failed is freed before the halves run."""
 
     class Big:
         """A tensor."""
 
     alive: list[weakref.ref[Big]] = []
-    seen: list[int] = []
+    alive_counts: list[int] = []
 
     def run(key: None, items: list[str]) -> list[str]:
-        seen.append(sum(ref() is not None for ref in alive))
+        alive_counts.append(sum(ref() is not None for ref in alive))
         big = Big()
         alive.append(weakref.ref(big))
         raise MemoryError("too much")
@@ -236,14 +236,14 @@ def test_a_failed_batch_holds_no_memory_while_it_is_tried_again() -> None:
         batcher.stop(timeout=SOON)
     finally:
         gc.enable()
-    assert seen == [0, 0, 0]
+    assert alive_counts == [0, 0, 0]
 
 
 def test_an_idle_batcher_keeps_nothing_of_its_last_batch(make: Make, device: Device) -> None:
-    """A model that has been replaced is not held until the next sound comes."""
+    """A replaced model is not kept in memory until the next sound comes."""
 
     class Model:
-        """A key that can be watched."""
+        """A key with weak references."""
 
     batcher, model = make(), Model()
     gone = weakref.ref(model)
@@ -257,7 +257,7 @@ def test_an_idle_batcher_keeps_nothing_of_its_last_batch(make: Make, device: Dev
     assert gone() is None
 
 
-def test_each_lane_runs_a_batch_of_its_own(make: Make, device: Device) -> None:
+def test_each_device_thread_runs_a_batch_of_its_own(make: Make, device: Device) -> None:
     """Two at a time, each in its own thread; the third waits for one of them."""
     batcher = make(size=1, device_threads=2)
     device.free.clear()
@@ -270,9 +270,9 @@ def test_each_lane_runs_a_batch_of_its_own(make: Make, device: Device) -> None:
     assert [future.result(SOON) for future in futures] == ["<a>", "<b>", "<c>"]
 
 
-def test_what_a_full_batch_leaves_behind_goes_to_the_idle_lane(make: Make, device: Device) -> None:
-    """The thread that was told of the items has its hands full: it has to tell the other."""
-    batcher = make(size=3, window=0.5, device_threads=2)  # in which all four are surely submitted
+def test_the_rest_after_a_full_batch_goes_to_the_idle_thread(make: Make, device: Device) -> None:
+    """The notified thread is busy with the full batch, so it has to notify the other one."""
+    batcher = make(size=3, window=0.5, device_threads=2)  # enough time to submit all four
     device.free.clear()
     for item in "abcd":
         batcher.submit(item)
@@ -280,8 +280,8 @@ def test_what_a_full_batch_leaves_behind_goes_to_the_idle_lane(make: Make, devic
     assert sorted(device.items) == [["a", "b", "c"], ["d"]]
 
 
-def test_the_oldest_of_the_present_batches_counts_for_the_watchdog(make: Make, device: Device) -> None:
-    """One lane that hangs is not hidden by another that works."""
+def test_the_oldest_running_batch_counts_for_the_watchdog(make: Make, device: Device) -> None:
+    """A thread that hangs is not hidden by another one that works."""
     batcher = make(size=1, device_threads=2)
     assert batcher.busy_seconds == 0
     device.free.clear()

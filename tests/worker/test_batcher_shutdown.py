@@ -1,4 +1,4 @@
-"""How a batcher ends, what else runs on its thread, and many threads at once."""
+"""How a batcher stops, calls between batches, and many threads at once."""
 
 import random
 import threading
@@ -14,14 +14,14 @@ from worker.inference.batcher import Batcher, BatcherStopped, Expired
 
 
 def test_a_drained_batcher_has_run_everything(make: Make, device: Device) -> None:
-    """Nothing that was submitted before `stop` is lost, and nothing waits for its window any more."""
+    """No item that was submitted before `stop` is lost, and none waits for its window any more."""
     batcher = make(size=4, window=NEVER)
     futures = [batcher.submit(n, key=n % 2) for n in range(5)]
     batcher.stop(drain=True, timeout=SOON)
     assert [future.result(0) for future in futures] == [f"<{n}>" for n in range(5)]
 
 
-def test_what_gathers_behind_a_running_batch_is_drained(make: Make, device: Device) -> None:
+def test_items_behind_a_running_batch_are_drained(make: Make, device: Device) -> None:
     """A stop in the middle of a batch still runs the next one."""
     batcher = make()
     first = occupy(batcher, device)
@@ -34,8 +34,8 @@ def test_what_gathers_behind_a_running_batch_is_drained(make: Make, device: Devi
     assert [future.result(0) for future in futures] == [f"<{n}>" for n in range(6)]
 
 
-def test_a_stop_without_drain_ends_what_waits(make: Make, device: Device) -> None:
-    """The batch in hand finishes; the rest, calls too, fails at once instead of hanging."""
+def test_a_stop_without_drain_fails_waiting_items(make: Make, device: Device) -> None:
+    """The running batch finishes; everything else, calls included, fails at once instead of hanging."""
     batcher = make()
     first = occupy(batcher, device)
     waiting = [batcher.submit(n, key=n) for n in range(3)]
@@ -52,7 +52,7 @@ def test_a_stop_without_drain_ends_what_waits(make: Make, device: Device) -> Non
 
 
 def test_a_stop_without_drain_while_a_window_is_open(make: Make, device: Device) -> None:
-    """The thread that waits beside the batch finds it gone, and ends."""
+    """The thread that waits for the window finds the batch removed, and ends."""
     batcher = make(window=NEVER)
     future = batcher.submit("a")
     batcher.stop(drain=False, timeout=SOON)
@@ -62,8 +62,8 @@ def test_a_stop_without_drain_while_a_window_is_open(make: Make, device: Device)
     assert device.items == []
 
 
-def test_a_stopped_batcher_takes_nothing(make: Make) -> None:
-    """Submitting to it says so instead of waiting for ever; stopping it again is nothing."""
+def test_a_stopped_batcher_accepts_nothing(make: Make) -> None:
+    """Submitting raises instead of blocking forever; a second stop has no effect."""
     batcher = make()
     batcher.stop(timeout=SOON)
     batcher.stop(timeout=SOON)
@@ -73,7 +73,7 @@ def test_a_stopped_batcher_takes_nothing(make: Make) -> None:
         batcher.call(lambda: None)
 
 
-def test_a_batcher_that_was_never_started_leaves_nobody_waiting(device: Device) -> None:
+def test_a_batcher_that_was_never_started_fails_its_items(device: Device) -> None:
     """A worker that fails at its start can still be closed."""
     batcher: Batcher[Any, Any] = Batcher(device, size=1, window=0)
     future = batcher.submit("a")
@@ -83,7 +83,7 @@ def test_a_batcher_that_was_never_started_leaves_nobody_waiting(device: Device) 
 
 
 def test_calls_run_on_the_thread_of_the_batches(make: Make, device: Device) -> None:
-    """One thread owns the device, whatever it is asked to do."""
+    """One thread owns the device, for batches and for calls."""
     batcher = make()
     batcher.submit("a").result(SOON)
     assert {batcher.call(threading.get_ident).result(SOON)} == device.threads
@@ -91,15 +91,15 @@ def test_calls_run_on_the_thread_of_the_batches(make: Make, device: Device) -> N
 
 
 def test_a_call_waits_for_no_window(make: Make, device: Device) -> None:
-    """Loading a model begins at once, beside a batch that is still gathering."""
+    """Loading a model starts at once, while a batch still fills."""
     batcher = make(window=NEVER)
     future = batcher.submit("a")
     assert batcher.call(lambda: "loaded").result(SOON) == "loaded"
     assert not future.done()
 
 
-def test_a_call_that_fails_tells_its_caller(make: Make) -> None:
-    """And the thread goes on."""
+def test_a_failed_call_raises_in_its_caller(make: Make) -> None:
+    """And the thread keeps running."""
     batcher = make()
     with pytest.raises(ZeroDivisionError):
         batcher.call(lambda: 1 // 0).result(SOON)
@@ -107,7 +107,7 @@ def test_a_call_that_fails_tells_its_caller(make: Make) -> None:
 
 
 def test_a_cancelled_call_does_not_run(make: Make, device: Device) -> None:
-    """As an item, it can be taken back while it waits."""
+    """Like an item, it can be cancelled while it waits."""
     batcher, ran = make(), threading.Event()
     occupy(batcher, device)
     call = batcher.call(ran.set)
@@ -118,7 +118,7 @@ def test_a_cancelled_call_does_not_run(make: Make, device: Device) -> None:
 
 
 def test_busy_seconds_grow_while_the_device_hangs(make: Make, device: Device) -> None:
-    """What the watchdog looks at: zero when idle, growing while one batch or call runs."""
+    """The value for the watchdog: zero when idle, growing while one batch or call runs."""
     batcher = make()
     assert batcher.busy_seconds == 0
     future = occupy(batcher, device)
@@ -133,8 +133,8 @@ def test_busy_seconds_grow_while_the_device_hangs(make: Make, device: Device) ->
         time.sleep(0.001)
 
 
-def test_halves_count_as_busy_by_themselves() -> None:
-    """A batch that failed does not add up to a hang."""
+def test_each_half_has_its_own_busy_time() -> None:
+    """The time of a failed batch is not added to that of its halves, which would look like a hang."""
     failed_at = 0.0
     began: list[float] = []
 
@@ -158,12 +158,12 @@ def test_halves_count_as_busy_by_themselves() -> None:
 
 
 def test_batches_are_reported_with_their_size(make: Make, device: Device) -> None:
-    """What the metrics see; a report that fails does not end the thread."""
-    told: list[int] = []
+    """For the metrics; an exception in `on_batch` does not end the thread."""
+    sizes: list[int] = []
     reported = threading.Semaphore(0)
 
     def on_batch(size: int, seconds: float) -> None:
-        told.append(size)
+        sizes.append(size)
         reported.release()
         raise RuntimeError("the metrics are broken")
 
@@ -176,11 +176,11 @@ def test_batches_are_reported_with_their_size(make: Make, device: Device) -> Non
     assert batcher.submit("a").result(SOON) == "<a>"
     for _ in range(3):
         assert reported.acquire(timeout=SOON)
-    assert told == [1, 3, 1]
+    assert sizes == [1, 3, 1]
 
 
-def test_tickets_tell_how_long_they_waited_and_ran(make: Make, device: Device) -> None:
-    """Two times that add up to the whole."""
+def test_futures_have_their_wait_and_run_time(make: Make, device: Device) -> None:
+    """The two add up to the total."""
     batcher = make()
     occupy(batcher, device)
     future = batcher.submit("a")
@@ -193,7 +193,7 @@ def test_tickets_tell_how_long_they_waited_and_ran(make: Make, device: Device) -
 
 
 def test_many_threads_each_get_their_own_answers() -> None:
-    """Thousands of items from a crowd, some cancelled, some late, some bad: nothing is lost, mixed up or run twice."""
+    """Thousands of items from many threads, some cancelled, expired or bad: none is lost, mixed up or run twice."""
     runs: Counter[int] = Counter()
     sizes: list[int] = []
 
@@ -238,7 +238,7 @@ def test_many_threads_each_get_their_own_answers() -> None:
 
 
 def test_threads_that_submit_while_it_stops_are_all_answered() -> None:
-    """Whatever was taken in is run, whatever was not is refused: nobody hangs."""
+    """Accepted items are run, others raise: no thread hangs."""
     for round_ in range(20):
         batcher: Batcher[int, int] = Batcher(lambda key, items: items, size=4, window=0.001)
         batcher.start()

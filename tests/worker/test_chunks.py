@@ -1,4 +1,4 @@
-"""The spectrogram of a whole sound, put together from stretches."""
+"""The spectrogram of a whole sound, joined from chunks."""
 
 import numpy as np
 import pytest
@@ -16,32 +16,32 @@ FRONT_ENDS = [
 
 
 def noise(samples: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Different in every frame."""
+    """White noise, different in every frame."""
     return np.random.default_rng(samples).standard_normal(samples).astype(np.float32)
 
 
 @pytest.mark.parametrize("config", FRONT_ENDS, ids=lambda config: f"{config.n_fft}-{config.hop}")
 @pytest.mark.parametrize("frames", [1, 7, 50])
-def test_stretches_together_are_the_whole(config: FrontendConfig, frames: int) -> None:
-    """Whatever the length, where the cuts fall and however short the last one: no padding of a cut is seen."""
+def test_joined_chunks_equal_the_whole(config: FrontendConfig, frames: int) -> None:
+    """For any length, position of the cuts and length of the last chunk: no padding at a cut is visible."""
     frontend = LogMel(config)
     shortest = config.n_fft // 2 + 1
     for samples in (shortest, 50 * config.hop - 1, 50 * config.hop, 50 * config.hop + 1, 57 * config.hop + 33):
         sound = noise(max(samples, shortest))
-        stretches = split_chunks(sound, config, frames)
-        heard = [frontend.decibels(torch.from_numpy(one.samples)[None])[0, 0].numpy() for one in stretches]
+        chunks = split_chunks(sound, config, frames)
+        spectrograms = [frontend.decibels(torch.from_numpy(one.samples)[None])[0, 0].numpy() for one in chunks]
         whole = frontend.decibels(torch.from_numpy(sound)[None])[0, 0].numpy()
-        joined = join_chunks(stretches, [values.astype(np.float16) for values in heard])
+        joined = join_chunks(chunks, [values.astype(np.float16) for values in spectrograms])
         assert joined.dtype == np.float16
         assert joined.shape == whole.shape
         np.testing.assert_allclose(joined, whole, atol=0.03)
 
 
-def test_ten_minutes_are_cut_into_small_stretches() -> None:
-    """Of a bounded length, and the sound is not copied for them."""
+def test_ten_minutes_are_split_into_small_chunks() -> None:
+    """Of a bounded length, without copying the sound."""
     config = FrontendConfig()
     sound = np.zeros(600 * config.sample_rate, np.float32)
-    stretches = split_chunks(sound, config)
-    assert max(len(stretch.samples) for stretch in stretches) < 30 * config.sample_rate
-    assert all(stretch.samples.base is sound for stretch in stretches)
-    assert sum(stretch.kept.stop - stretch.kept.start for stretch in stretches) == config.frames(len(sound))
+    chunks = split_chunks(sound, config)
+    assert max(len(chunk.samples) for chunk in chunks) < 30 * config.sample_rate
+    assert all(chunk.samples.base is sound for chunk in chunks)
+    assert sum(chunk.kept.stop - chunk.kept.start for chunk in chunks) == config.frames(len(sound))

@@ -1,4 +1,4 @@
-"""The decode processes: real ones, with real sounds, killed and stopped in earnest."""
+"""The pool of decode processes: real processes with real files, killed and stopped by signals."""
 
 import math
 import os
@@ -34,13 +34,13 @@ RATE = 16_000
 
 @pytest.fixture(scope="module")
 def wav() -> bytes:
-    """A short stereo sound at another rate than is asked for."""
+    """A short stereo sound at another rate than the requested one."""
     return encode(chirp(0.5, 22_050, 2), 22_050, "WAV", "PCM_16")
 
 
 @pytest.fixture
 def pools() -> Iterator[Callable[..., DecoderPool]]:
-    """Pools that are closed in the end, whatever state their processes are in."""
+    """Makes pools; they are closed at the end, whatever the state of their processes."""
     made: list[DecoderPool] = []
 
     def start(processes: int = 1, seconds: float = 30.0, **more: object) -> DecoderPool:
@@ -59,20 +59,20 @@ def pool(pools: Callable[..., DecoderPool]) -> DecoderPool:
 
 
 @pytest.fixture
-def handed_over(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set when a process has been sent its file and its answer is awaited."""
+def file_sent(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once a process has been sent its file and its reply is awaited."""
     event, receive = threading.Event(), FramedSocket.receive
 
-    def watched(wire: FramedSocket, limit: int, deadline: float = math.inf) -> bytearray:
+    def watched(connection: FramedSocket, limit: int, deadline: float = math.inf) -> bytearray:
         event.set()
-        return receive(wire, limit, deadline)
+        return receive(connection, limit, deadline)
 
     monkeypatch.setattr(FramedSocket, "receive", watched)
     return event
 
 
-def test_a_sound_comes_back_as_decoded_here(pool: DecoderPool, wav: bytes) -> None:
-    """Bit for bit what `shared.audio.decode.decode` makes of it, and what the file was."""
+def test_the_result_equals_that_of_decoding_in_this_process(pool: DecoderPool, wav: bytes) -> None:
+    """Bit for bit the samples of `shared.audio.decode.decode`, with the properties of the file."""
     there, here = pool.decode(wav, RATE), decode(wav, RATE)
     np.testing.assert_array_equal(there.waveform, here.waveform)
     assert there.waveform.dtype == np.float32
@@ -80,8 +80,8 @@ def test_a_sound_comes_back_as_decoded_here(pool: DecoderPool, wav: bytes) -> No
     assert there.seconds == here.seconds
 
 
-def test_what_is_wrong_with_a_file_is_told_in_the_same_words(pool: DecoderPool, wav: bytes) -> None:
-    """Errors of the process are the errors of the tree, and the process lives on."""
+def test_errors_of_a_file_have_the_same_type_and_text(pool: DecoderPool, wav: bytes) -> None:
+    """Errors in the process become those of otoscope.errors, and the process keeps running."""
     before = pool.pids
     for data, kind in ((b"some text", NotAudio), (wav[:-100], AudioTruncated)):
         with pytest.raises(kind) as here:
@@ -93,7 +93,7 @@ def test_what_is_wrong_with_a_file_is_told_in_the_same_words(pool: DecoderPool, 
     assert pool.pids == before
 
 
-def test_the_longest_sound_is_the_pools_to_say() -> None:
+def test_the_longest_sound_is_set_by_the_pool() -> None:
     """The limit of the settings reaches the process."""
     pool = DecoderPool(1, 30.0, 0.5)
     try:
@@ -104,33 +104,33 @@ def test_the_longest_sound_is_the_pools_to_say() -> None:
 
 
 def test_a_file_that_kills_its_process_costs_one_job(
-    pools: Callable[..., DecoderPool], wav: bytes, handed_over: threading.Event
+    pools: Callable[..., DecoderPool], wav: bytes, file_sent: threading.Event
 ) -> None:
-    """SIGKILL in the middle of a file: DecoderDied says how, and the next file has a new process."""
-    deaths: list[None] = []
-    pool = pools(on_crash=lambda: deaths.append(None))
+    """SIGKILL in the middle of a file: DecoderDied names the signal, and the next file gets a new process."""
+    crashes: list[None] = []
+    pool = pools(on_crash=lambda: crashes.append(None))
     (pid,) = pool.pids
     stop(pid)
     with ThreadPoolExecutor(1) as thread:
-        held = thread.submit(pool.decode, wav, RATE)
-        assert handed_over.wait(20)
+        blocked = thread.submit(pool.decode, wav, RATE)
+        assert file_sent.wait(20)
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(DecoderDied, match=r"died \(killed by SIGKILL\)"):
-            held.result(20)
+            blocked.result(20)
     assert pool.pids != [pid]
     assert pool.decode(wav, RATE).channels == 2
-    assert len(deaths) == 1
+    assert len(crashes) == 1
 
 
-def test_a_process_that_died_while_idle_costs_no_job(pools: Callable[..., DecoderPool], wav: bytes) -> None:
-    """The next file is not blamed for it."""
-    deaths: list[None] = []
-    pool = pools(on_crash=lambda: deaths.append(None))
+def test_a_process_that_crashed_while_idle_costs_no_job(pools: Callable[..., DecoderPool], wav: bytes) -> None:
+    """The next file does not fail because of it."""
+    crashes: list[None] = []
+    pool = pools(on_crash=lambda: crashes.append(None))
     (pid,) = pool.pids
     os.kill(pid, signal.SIGKILL)
     until(lambda: gone(pid))
     assert pool.decode(wav, RATE).channels == 2
-    assert len(deaths) == 1
+    assert len(crashes) == 1
     assert len(pool.pids) == 1
 
 
@@ -138,37 +138,38 @@ CRASHES = {
     "exit": "os._exit(3)",
     "segfault": "os.kill(os.getpid(), signal.SIGSEGV)",
     "exception": "raise RuntimeError('a bug')",
-    "no json": "wire.send(b'{')",
-    "a list": "wire.send(b'[]')",
-    "deep": "wire.send(b'[' * 60_000)",
-    "not an error of sounds": """wire.send(b'{"code": "queue_full", "detail": "x"}')""",
-    "infinite": """wire.send(b'{"source_rate": 1e999, "channels": 1, "container": "WAV"}'); wire.send(b'')""",
-    "half a sample": """wire.send(b'{"source_rate": 1, "channels": 1, "container": "WAV"}'); wire.send(b'abc')""",
-    "too much": """wire._end.sendall((2**60).to_bytes(8, "big"))""",
+    "no json": "connection.send(b'{')",
+    "a list": "connection.send(b'[]')",
+    "deep": "connection.send(b'[' * 60_000)",
+    "not an error of sounds": """connection.send(b'{"code": "queue_full", "detail": "x"}')""",
+    "infinite number": """reply(b'{"source_rate": 1e999, "channels": 1, "container": "WAV"}'); reply(b'')""",
+    "half a sample": """reply(b'{"source_rate": 1, "channels": 1, "container": "WAV"}'); reply(b'abc')""",
+    "too much": """connection._end.sendall((2**60).to_bytes(8, "big"))""",
 }
 
 
 @pytest.mark.parametrize("crash", CRASHES)
-def test_no_answer_of_a_process_can_do_harm(
+def test_an_invalid_reply_fails_one_job(
     crash: str, wav: bytes, pools: Callable[..., DecoderPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that a file has taken over, or broken, fails its job and is replaced; nothing it says is trusted."""
+    """A process that a malicious file controls, or that is broken, is replaced; its reply is not trusted."""
     source = (
         "import os, signal, socket, sys; from worker.decode.framing import FramedSocket; sys.stderr.close()\n"
-        "wire = FramedSocket(socket.socket(fileno=int(sys.argv[1]))); wire.receive(2**30); wire.receive(2**30)\n"
+        "connection = FramedSocket(socket.socket(fileno=int(sys.argv[1])))\n"
+        "connection.receive(2**30); connection.receive(2**30); reply = connection.send\n"
         f"{CRASHES[crash]}\n"
-        "wire.receive(8)"
+        "connection.receive(8)"
     )
     with monkeypatch.context() as patch:
         patch.setattr(decoder, "_COMMAND", (sys.executable, "-c", source))
         pool = pools()
     with pytest.raises(DecoderDied):
         pool.decode(wav, RATE)
-    assert pool.decode(wav, RATE).channels == 2, "a real one has taken its place"
+    assert pool.decode(wav, RATE).channels == 2, "a working process has replaced it"
 
 
-def test_a_file_that_takes_too_long_is_given_up(pools: Callable[..., DecoderPool]) -> None:
-    """The process is killed, even where it has stopped in the middle of taking the file in."""
+def test_a_file_that_exceeds_the_time_limit_fails(pools: Callable[..., DecoderPool]) -> None:
+    """The process is killed, even if it stopped while it received the file."""
     pool = pools(seconds=0.3)
     (pid,) = pool.pids
     stop(pid)
@@ -177,34 +178,34 @@ def test_a_file_that_takes_too_long_is_given_up(pools: Callable[..., DecoderPool
     assert gone(pid)
 
 
-def test_what_is_plain_needs_no_process(pool: DecoderPool) -> None:
-    """Numbers at the right rate are read in place, with the same outcome; another rate or a codec is handed over."""
+def test_an_uncompressed_file_needs_no_process(pool: DecoderPool) -> None:
+    """PCM at the right rate is read in this process, with the same result; another rate or a codec needs a process."""
     stop(pool.pids[0])
     plain = encode(chirp(1.0, RATE), RATE)
     np.testing.assert_array_equal(pool.decode(plain, RATE, timeout=5).waveform, decode(plain, RATE).waveform)
     with pytest.raises(AudioTruncated):
         pool.decode(plain[:-100], RATE, timeout=5)
     for sound in (encode(chirp(1.0, 8_000), 8_000), encode(chirp(1.0, RATE), RATE, "FLAC")):
-        stop(pool.pids[0])  # the one before was given up
+        stop(pool.pids[0])  # the previous one was killed
         with pytest.raises(DeadlineExceeded):
             pool.decode(sound, RATE, timeout=0.2)
 
 
 def test_a_deadline_that_passes_is_not_the_files_fault(pool: DecoderPool, wav: bytes) -> None:
-    """Where the job's time was shorter than a file's, it is the deadline that was exceeded."""
+    """If the job's deadline comes before the time limit of the file, the error is DeadlineExceeded."""
     stop(pool.pids[0])
     with pytest.raises(DeadlineExceeded):
         pool.decode(wav, RATE, timeout=0.2)
     assert pool.decode(wav, RATE, timeout=30).channels == 2
 
 
-def test_the_wait_for_a_process_counts(pool: DecoderPool, wav: bytes, handed_over: threading.Event) -> None:
-    """A job behind a slow file is told of its deadline in time, and the slow one is not disturbed."""
+def test_the_wait_for_a_process_counts(pool: DecoderPool, wav: bytes, file_sent: threading.Event) -> None:
+    """A job that waits behind a slow file gets DeadlineExceeded in time, and the slow file is not disturbed."""
     (pid,) = pool.pids
     stop(pid)
     with ThreadPoolExecutor(1) as thread:
         slow = thread.submit(pool.decode, wav, RATE)
-        assert handed_over.wait(20)
+        assert file_sent.wait(20)
         with pytest.raises(DeadlineExceeded):
             pool.decode(wav, RATE, timeout=0.1)
         os.kill(pid, signal.SIGCONT)
@@ -215,7 +216,7 @@ def test_the_wait_for_a_process_counts(pool: DecoderPool, wav: bytes, handed_ove
 def test_a_file_that_needs_too_much_memory_fails_alone(
     pools: Callable[..., DecoderPool], wav: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cleanly, with an error of its own, and the host does not swap."""
+    """With AudioCorrupt and a detail of its own; the process keeps running."""
     monkeypatch.setattr(decoder, "_MEMORY", 400 * 2**20)
     pool = pools()
     silence = encode(np.zeros((50 * 8_000, 1), np.float32), 8_000, "FLAC", "PCM_16")
@@ -227,8 +228,8 @@ def test_a_file_that_needs_too_much_memory_fails_alone(
     assert pool.pids == before
 
 
-def test_a_process_forgets_its_last_file(pool: DecoderPool) -> None:
-    """The memory of a long sound is given back while the process waits for the next."""
+def test_a_process_frees_its_last_file(pool: DecoderPool) -> None:
+    """The memory of a long sound is freed while the process waits for the next one."""
     silence = encode(np.zeros((50 * 8_000, 1), np.float32), 8_000, "FLAC", "PCM_16")
     pool.decode(silence, 192_000 * 8)
     (pid,) = pool.pids
@@ -240,7 +241,7 @@ def test_a_process_forgets_its_last_file(pool: DecoderPool) -> None:
 
 
 def test_many_threads_share_few_processes(pools: Callable[..., DecoderPool]) -> None:
-    """Each gets its own sound back, good ones beside bad ones."""
+    """Each gets its own sound, valid files beside invalid ones."""
     pool = pools(2)
     before = set(pool.pids)
 
@@ -261,16 +262,16 @@ def test_many_threads_share_few_processes(pools: Callable[..., DecoderPool]) -> 
 
 
 def test_a_closed_pool_leaves_no_process_and_no_thread_waiting(pools: Callable[..., DecoderPool], wav: bytes) -> None:
-    """Whoever was decoding, or waiting to, is told that the pool was stopped: it says nothing of the file."""
+    """Calls in progress or waiting raise DecoderStopped, which is no statement about the file."""
     pool = pools(2)
     pids = pool.pids
     for pid in pids:
         stop(pid)
     with ThreadPoolExecutor(4) as threads:
-        held: list[Future[object]] = [threads.submit(pool.decode, wav, RATE) for _ in range(4)]
+        blocked: list[Future[object]] = [threads.submit(pool.decode, wav, RATE) for _ in range(4)]
         until(lambda: pool._idle.empty())
         pool.close()
-        for one in held:
+        for one in blocked:
             with pytest.raises(DecoderStopped):
                 one.result(20)
     with pytest.raises(DecoderStopped):
@@ -281,10 +282,10 @@ def test_a_closed_pool_leaves_no_process_and_no_thread_waiting(pools: Callable[.
 def test_broken_frames_do_not_flood_the_log(
     capfd: pytest.CaptureFixture[str], pools: Callable[..., DecoderPool]
 ) -> None:
-    """mpg123 complains of each of them on the error output that the worker's log is read from."""
+    """mpg123 prints a line for each of them to stderr, which is where the worker logs."""
     data = bytearray(encode(chirp(20.0, RATE), RATE, "MP3", "MPEG_LAYER_III"))
     for at in range(3_000, len(data) - 3_000, 400):
         data[at] ^= 0xFF
     with suppress(AudioError):
-        pools().decode(bytes(data), RATE)  # started here: its error output is the captured one
+        pools().decode(bytes(data), RATE)  # started here, so that its stderr is captured
     assert capfd.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""What a decode process has of its parent, how it ends with it, and how they talk."""
+"""What a decode process inherits from its parent, how it ends with it, and their messages."""
 
 import math
 import os
@@ -17,8 +17,8 @@ from worker.decode.framing import FramedSocket
 from worker.decode.pool import DecoderPool
 
 
-def test_a_process_holds_nothing_of_its_parent() -> None:
-    """No torch, no settings with passwords in them, no sockets of the parent's but its own."""
+def test_a_process_inherits_nothing_from_its_parent() -> None:
+    """No torch, no settings with passwords, no sockets but its own."""
     with socket.socket() as secret, pytest.MonkeyPatch.context() as patch:
         secret.bind(("127.0.0.1", 0))
         patch.setenv("OTOSCOPE_REDIS_URL", "redis://:secret@host/0")
@@ -33,7 +33,7 @@ def test_a_process_holds_nothing_of_its_parent() -> None:
 
 
 def test_processes_end_with_a_parent_that_is_killed() -> None:
-    """kill -9 of a worker leaves none of them behind."""
+    """SIGKILL of a worker leaves no decode process running."""
     source = (
         "import time; from worker.decode.pool import DecoderPool; pool = DecoderPool(2, 10, 10)\n"
         "print(*pool.pids, flush=True); time.sleep(60)"
@@ -48,19 +48,19 @@ def test_processes_end_with_a_parent_that_is_killed() -> None:
 
 
 def test_a_process_ends_with_its_parent_in_the_middle_of_a_file() -> None:
-    """It looks by itself, since it does not listen to its socket then."""
+    """It polls its parent, since it does not read from its socket then."""
     ours, theirs = socket.socketpair()
-    parent_that_is_gone = "1"
+    not_the_parent = "1"
     with ours, theirs:
         process = subprocess.Popen(
-            [PYTHON, "-m", "worker.decode.child", str(theirs.fileno()), str(2**31), "10", parent_that_is_gone],
+            [PYTHON, "-m", "worker.decode.child", str(theirs.fileno()), str(2**31), "10", not_the_parent],
             cwd=ROOT, pass_fds=[theirs.fileno()],
         )  # fmt: skip
         assert process.wait(20) == 0
 
 
 def test_messages_have_deadlines_and_limits() -> None:
-    """A whole message is in time or it is not, and none is longer than is sensible."""
+    """The deadline covers a whole message, and a message over the limit is rejected."""
     ours, theirs = (FramedSocket(end) for end in socket.socketpair())
     ours.send(b"x" * 100_000)
     assert theirs.receive(100_000) == b"x" * 100_000

@@ -1,4 +1,4 @@
-"""What a worker counts of its answers, its failures and its cost, on real jobs."""
+"""The metrics of a worker after real jobs: results, failures and cost."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ def sample(harness: WorkerHarness, name: str, **labels: str) -> float | None:
     return harness.metrics.registry.get_sample_value(name, labels)
 
 
-def test_answers_are_counted_by_their_first_class(harness: WorkerHarness) -> None:
-    """With its confidence and the time since the job was accepted; the others of the model stand at zero."""
+def test_results_are_counted_by_their_first_class(harness: WorkerHarness) -> None:
+    """With its confidence and the time since the job was accepted; the other classes of the model are zero."""
     classes = harness.registry.get("tiny").card.classes
     harness.metrics.model_loaded("tiny", classes)
     result = harness.result(top_k=2)
@@ -32,7 +32,7 @@ def test_answers_are_counted_by_their_first_class(harness: WorkerHarness) -> Non
 
 
 def test_failures_are_counted_by_code(harness: WorkerHarness) -> None:
-    """One that the caller asked for is no answer of any class."""
+    """A failed job is not counted as a result of any class."""
     harness.runner.run(harness.submit(LONG, window=9))
     assert sample(harness, "otoscope_worker_failures_total", code="invalid_request") == 1
     assert sample(harness, "otoscope_worker_failures_total", code="internal_error") == 0
@@ -40,7 +40,7 @@ def test_failures_are_counted_by_code(harness: WorkerHarness) -> None:
 
 
 def test_a_job_that_fails_after_it_was_cancelled_is_no_failure(harness: WorkerHarness) -> None:
-    """Here its deadline passes between the first look and the second, and nobody waits for it any more."""
+    """Here its deadline passes between the first pass and the second one, after it was cancelled."""
     job_id = harness.submit(LONG, include=("cam",))
     thread = harness.run_blocked(job_id)
     harness.stores.run(harness.stores.gateway.cancel(job_id))
@@ -52,7 +52,7 @@ def test_a_job_that_fails_after_it_was_cancelled_is_no_failure(harness: WorkerHa
     assert sample(harness, "otoscope_worker_job_seconds_count") == 0
 
 
-def test_jobs_of_a_dead_worker_are_counted_as_delivered_again(harness: WorkerHarness) -> None:
+def test_jobs_of_a_dead_worker_are_counted_as_redelivered(harness: WorkerHarness) -> None:
     job_id = harness.submit()
     harness.stores.claim(job_id, "dead")
     assert sample(harness, "otoscope_worker_redeliveries_total") == 0
@@ -62,8 +62,8 @@ def test_jobs_of_a_dead_worker_are_counted_as_delivered_again(harness: WorkerHar
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_decode_processes_cost_cpu_that_is_told(harness: WorkerHarness) -> None:
-    """While they live and after they have ended, and never less than before."""
+def test_the_cpu_time_of_decode_processes_is_counted(harness: WorkerHarness) -> None:
+    """While they run and after they have ended; it never decreases."""
     name = "otoscope_worker_decoder_cpu_seconds_total"
     pool = DecoderPool(1, 30.0, 60.0)
     harness.metrics.track_decoder_cpu(lambda: pool.pids)
@@ -73,14 +73,14 @@ def test_decode_processes_cost_cpu_that_is_told(harness: WorkerHarness) -> None:
         begun = sample(harness, name) or 0.0
         for _ in range(5):
             pool.decode(flac, 16_000)
-        living = sample(harness, name) or 0.0
-        assert living > begun
+        running = sample(harness, name) or 0.0
+        assert running > begun
     finally:
         pool.close()
-    assert (sample(harness, name) or 0.0) >= living
+    assert (sample(harness, name) or 0.0) >= running
 
 
-def test_a_process_tells_of_itself(harness: WorkerHarness) -> None:
+def test_process_metrics_are_registered(harness: WorkerHarness) -> None:
     text = generate_latest(harness.metrics.registry).decode()
     assert f'otoscope_build_info{{contract="{CONTRACT_VERSION}",version="' in text
     if Path("/proc/self/stat").exists():
@@ -89,7 +89,7 @@ def test_a_process_tells_of_itself(harness: WorkerHarness) -> None:
 
 
 def test_a_lost_gpu_does_not_take_the_other_metrics_with_it() -> None:
-    """Reading from a device that is not there raises; what is told then is NaN."""
+    """Reading from a device that does not exist raises; the gauge is NaN then."""
     registry = CollectorRegistry()
     register_gpu_metrics(torch.device("cuda:63"), registry)
     text = generate_latest(registry).decode()
@@ -98,7 +98,7 @@ def test_a_lost_gpu_does_not_take_the_other_metrics_with_it() -> None:
 
 
 @pytest.mark.usefixtures("cuda")
-def test_a_gpu_tells_its_memory() -> None:
+def test_gpu_memory_is_measured() -> None:
     registry = CollectorRegistry()
     register_gpu_metrics(torch.device("cuda"), registry)
     held = torch.zeros(2**20, device="cuda")

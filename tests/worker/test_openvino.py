@@ -1,4 +1,4 @@
-"""The same network compiled: the same answers, within the rounding of the arithmetic, from any thread."""
+"""A network compiled by OpenVINO: the outputs of PyTorch, within the rounding of the arithmetic, in any thread."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ import torch
 
 from otoscope.types import Part
 from tests.conftest import ROOT
-from tests.worker.test_engine import close, see, sounds
+from tests.worker.test_engine import close, run_all, sounds
 from worker.inference.engine import Engine, LoadedModel, Window, read_model
 from worker.inference.openvino import OpenVINOBackend
 from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
@@ -22,7 +22,7 @@ from worker.model.fake_quant import convolutions, quantised
 pytest.importorskip("openvino")
 
 CPU = torch.device("cpu")
-LOOKS = frozenset({Part.MAPS, Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM})
+ARRAYS = frozenset({Part.MAPS, Part.SPECTROGRAM, Part.EMBEDDING, Part.CAM})
 KINDS = [
     {"depths": (1, 1), "widths": (8, 16)},
     {"squeeze_excitation": True, "depths": (1, 1), "widths": (16, 32)},
@@ -44,18 +44,18 @@ def of_kind(tiny: Model, **options: object) -> Model:
     return replace(tiny, network=network, config=tiny.config.model_copy(update={"architecture": config}))
 
 
-def serve(model: Model, choice: str, **options: object) -> tuple[Engine, LoadedModel]:
+def load(model: Model, choice: str, **options: object) -> tuple[Engine, LoadedModel]:
     engine = Engine(CPU, choice, cores=2, **options)  # type: ignore[arg-type]
     return engine, engine.load(model)
 
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
-def test_answers_and_looks_are_pytorchs(tiny: Model, options: dict[str, object]) -> None:
-    """Of every kind of network, among rows that ask for nothing, for something and for everything."""
+def test_outputs_equal_those_of_pytorch(tiny: Model, options: dict[str, object]) -> None:
+    """For every kind of network, in batches whose rows request nothing, some parts and all parts."""
     model = of_kind(tiny, **options)
-    asked = [frozenset(), LOOKS, {Part.MAPS}, {Part.CAM}, frozenset()]
-    windows = [Window(sound, frozenset(parts)) for sound, parts in zip(sounds(5), asked, strict=True)]
-    reference, answers = (see(*serve(model, choice), windows) for choice in ("torch", "openvino"))
+    requested = [frozenset(), ARRAYS, {Part.MAPS}, {Part.CAM}, frozenset()]
+    windows = [Window(sound, frozenset(parts)) for sound, parts in zip(sounds(5), requested, strict=True)]
+    reference, answers = (run_all(*load(model, choice), windows) for choice in ("torch", "openvino"))
     for there, here, window in zip(reference, answers, windows, strict=True):
         close(here.probabilities, there.probabilities)
         assert list(here.maps) == list(there.maps)
@@ -69,26 +69,26 @@ def test_answers_and_looks_are_pytorchs(tiny: Model, options: dict[str, object])
             assert np.abs(there.cam - here.cam).mean() < 0.05  # a ratio of small differences, so it is rounded most
 
 
-def test_all_channels_of_a_layer_can_be_asked_for(tiny: Model) -> None:
-    """That is PyTorch's work, beside rows that want none."""
+def test_all_channels_of_a_layer_can_be_requested(tiny: Model) -> None:
+    """PyTorch computes them, for the whole batch, other rows included."""
     windows = [Window(sounds(1)[0], frozenset({Part.MAPS}), "layer1"), Window(sounds(2)[1])]
-    reference, answers = (see(*serve(tiny, choice), windows) for choice in ("torch", "openvino"))
+    reference, answers = (run_all(*load(tiny, choice), windows) for choice in ("torch", "openvino"))
     assert list(answers[0].channels) == list(reference[0].channels) != []
     close(answers[0].channels["layer1"], reference[0].channels["layer1"])
     assert not answers[1].channels
 
 
 def test_threads_do_not_disturb_each_other(tiny: Model) -> None:
-    """Each gets the answers to its own batch, alone on the machine or not."""
-    engine, served = serve(tiny, "openvino")
+    """Each gets the outputs of its own batch, alone on the machine or not."""
+    engine, loaded = load(tiny, "openvino")
     inputs = sounds(6)
-    expected = [see(engine, served, [Window(sound)])[0].probabilities for sound in inputs]
+    expected = [run_all(engine, loaded, [Window(sound)])[0].probabilities for sound in inputs]
 
     def work(turn: int) -> None:
         for step in range(20):
             at = (turn + step) % len(inputs)
-            batch = [Window(inputs[at], LOOKS if step % 3 == 0 else frozenset()), Window(inputs[0])]
-            first, second = see(engine, served, batch)
+            batch = [Window(inputs[at], ARRAYS if step % 3 == 0 else frozenset()), Window(inputs[0])]
+            first, second = run_all(engine, loaded, batch)
             close(first.probabilities, expected[at])
             close(second.probabilities, expected[0])
 
@@ -96,62 +96,64 @@ def test_threads_do_not_disturb_each_other(tiny: Model) -> None:
         list(threads.map(work, range(4)))
 
 
-def test_a_processor_takes_openvino_by_itself_where_it_is_installed(
-    tiny: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And PyTorch where it is not, unless OpenVINO was asked for by name."""
-    assert serve(tiny, "auto")[1].backend.name.startswith("openvino")
+def test_a_cpu_uses_openvino_if_it_is_installed(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And PyTorch if it is not, unless OpenVINO is configured explicitly."""
+    assert load(tiny, "auto")[1].backend.name.startswith("openvino")
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert serve(tiny, "auto")[1].backend.name.startswith("torch")
+    assert load(tiny, "auto")[1].backend.name.startswith("torch")
     with pytest.raises(ModelError, match=r"pip install -e '.\[openvino\]'"):
-        serve(tiny, "openvino")
+        load(tiny, "openvino")
 
 
-def test_eight_bits_change_little(tiny: Model) -> None:
-    """Of a model that carries its ranges, and of no other."""
+def test_8_bit_outputs_differ_little(tiny: Model) -> None:
+    """Only a model with measured ranges runs in 8 bits."""
     model = of_kind(tiny, depths=(2, 2), widths=(16, 32))
     inputs = sounds(8)
-    (engine, plain), windows = serve(model, "openvino", int8=True), [Window(sound) for sound in inputs]
+    (engine, plain), windows = load(model, "openvino", int8=True), [Window(sound) for sound in inputs]
     assert "int8" not in plain.backend.name
     with torch.no_grad():
         features = model.frontend(torch.from_numpy(np.stack(inputs)))
     measured = {name: measure(model, name, features) for name, _ in convolutions(model.network)}
     model = replace(model, config=model.config.model_copy(update={"int8_ranges": measured}))
-    eight, small = serve(model, "openvino", int8=True)
+    eight, small = load(model, "openvino", int8=True)
     assert "int8" in small.backend.name
     assert isinstance(small.backend, OpenVINOBackend)
-    assert small.backend.precisions.count("u8") >= len(measured) - 1, "else it only rounds, and gains nothing"
-    for exact, rounded in zip(see(engine, plain, windows), see(eight, small, windows), strict=True):
+    assert small.backend.precisions.count("u8") >= len(measured) - 1, (
+        "otherwise it rounds without the speed of integers"
+    )
+    for exact, rounded in zip(run_all(engine, plain, windows), run_all(eight, small, windows), strict=True):
         assert np.abs(exact.probabilities - rounded.probabilities).max() < 0.05
     with torch.no_grad():
         close(quantised(model.network, measured)(features), model.network(features), 0.05)
 
 
 def measure(model: Model, name: str, features: torch.Tensor) -> tuple[float, float]:
-    """The range of what a convolution is given."""
-    seen: list[torch.Tensor] = []
-    hook = model.network.get_submodule(name).register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    """The range of a convolution's input."""
+    captured: list[torch.Tensor] = []
+    hook = model.network.get_submodule(name).register_forward_pre_hook(
+        lambda _module, inputs: captured.append(inputs[0])
+    )
     with torch.no_grad():
         model.network(features)
     hook.remove()
-    return float(seen[0].min()), float(seen[0].max())
+    return float(captured[0].min()), float(captured[0].max())
 
 
 def test_ranges_of_another_network_are_refused(tiny: Model) -> None:
-    """They would round at the wrong places."""
+    """They would be applied to the wrong convolutions."""
     with pytest.raises(ValueError, match="other convolutions"):
         quantised(tiny.network, {"stages.7.conv1": (0.0, 1.0)})
 
 
-def test_nobody_is_told(tiny_models: Path) -> None:
-    """What converts a network would send word of it elsewhere. In a process of its own: others may have loaded it."""
+def test_no_telemetry_is_sent(tiny_models: Path) -> None:
+    """The converter would send an event for each network. In a new process: this one may have imported it already."""
     code = f"""
 import sys, multiprocessing
 from pathlib import Path
 import torch
 from worker.inference.engine import Engine, read_model
 Engine(torch.device("cpu"), "openvino", cores=1).load(read_model(Path({str(tiny_models / "tiny")!r})))
-assert "openvino.tools.ovc.convert_impl" in sys.modules, "mend this test: it is another module that converts"
+assert "openvino.tools.ovc.convert_impl" in sys.modules, "adapt this test: the converter is another module now"
 print(*sorted(name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module))
 print(*multiprocessing.active_children())
 """

@@ -1,4 +1,4 @@
-"""The models directory, as it changes while a worker runs. Real directories, read by the real loader."""
+"""The models directory as it changes while a worker runs: real directories, read by the real loader."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from worker.inference.engine import Engine, LoadedModel, read_model
 from worker.inference.registry import Registry
 from worker.model.checkpoint import CONFIG, WEIGHTS, ModelError
 
-torch.set_num_threads(1)  # tensors this small are not worth two threads that wait for each other
+torch.set_num_threads(1)  # for tensors this small, two threads mostly wait for each other
 ENGINE = Engine(torch.device("cpu"), "torch")
 
 
@@ -26,28 +26,28 @@ def load(directory: Path) -> LoadedModel:
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """A models directory with `a` in it."""
+    """A models directory with one model, `a`."""
     write_tiny_model(tmp_path / "models" / "a")
     return tmp_path / "models"
 
 
 @pytest.fixture
 def registry(models: Path) -> Registry:
-    """Everything in the directory, loaded once."""
+    """With all models of the directory loaded."""
     registry = Registry(models, (), load)
     assert registry.refresh() == set()
     return registry
 
 
 def test_models_are_served_by_the_names_of_their_directories(registry: Registry) -> None:
-    """With the cards that the gateway shows."""
+    """With the cards that the gateway serves."""
     assert registry.get("a").name == "a"
     assert list(registry.cards) == ["a"]
     assert registry.cards["a"].classes[0] == "dog"
 
 
-def test_an_unknown_model_is_told_with_the_known_ones(registry: Registry, models: Path) -> None:
-    """A typing error is seen at once."""
+def test_the_error_of_an_unknown_model_names_the_known_ones(registry: Registry, models: Path) -> None:
+    """So that a misspelled name is easy to find."""
     write_tiny_model(models / "b")
     registry.refresh()
     with pytest.raises(ModelNotFound, match="no model 'c' here; served are: a, b"):
@@ -55,7 +55,7 @@ def test_an_unknown_model_is_told_with_the_known_ones(registry: Registry, models
 
 
 def test_nothing_is_loaded_twice(models: Path) -> None:
-    """A refresh of what has not changed costs two looks a directory."""
+    """A refresh of an unchanged directory only reads the status of its two files."""
     loaded: list[str] = []
 
     def counting(directory: Path) -> LoadedModel:
@@ -70,8 +70,8 @@ def test_nothing_is_loaded_twice(models: Path) -> None:
     assert loaded == ["a"]
 
 
-def test_a_new_directory_is_picked_up(registry: Registry, models: Path) -> None:
-    """Beside the old ones, which stay the objects that they were."""
+def test_a_new_directory_is_loaded(registry: Registry, models: Path) -> None:
+    """The models that were loaded before stay the same objects."""
     before = registry.get("a")
     write_tiny_model(models / "b", seed=1)
     assert registry.refresh() == set()
@@ -80,7 +80,7 @@ def test_a_new_directory_is_picked_up(registry: Registry, models: Path) -> None:
 
 
 def test_a_changed_model_replaces_its_older_version(registry: Registry, models: Path) -> None:
-    """New jobs get the new weights; who holds the old version keeps it whole."""
+    """New jobs get the new weights; a job that uses the old version keeps it."""
     old = registry.get("a")
     write_tiny_model(models / "a", seed=1)
     registry.refresh()
@@ -88,8 +88,8 @@ def test_a_changed_model_replaces_its_older_version(registry: Registry, models: 
     assert registry.cards["a"].version != old.card.version
 
 
-def test_a_directory_that_is_gone_is_dropped(registry: Registry, models: Path) -> None:
-    """And told, so that it is no longer announced."""
+def test_a_removed_directory_is_dropped(registry: Registry, models: Path) -> None:
+    """Its name is returned, so that its card can be removed."""
     shutil.rmtree(models / "a")
     assert registry.refresh() == {"a"}
     with pytest.raises(ModelNotFound, match="served are: none"):
@@ -97,8 +97,8 @@ def test_a_directory_that_is_gone_is_dropped(registry: Registry, models: Path) -
     assert registry.refresh() == set()
 
 
-def test_a_model_that_comes_back_unchanged_is_served_again(registry: Registry, models: Path, tmp_path: Path) -> None:
-    """Moved away and back, with its old times on it."""
+def test_a_model_that_is_restored_unchanged_is_loaded_again(registry: Registry, models: Path, tmp_path: Path) -> None:
+    """Moved away and back, with its old modification times."""
     (models / "a").rename(tmp_path / "away")
     registry.refresh()
     (tmp_path / "away").rename(models / "a")
@@ -109,7 +109,7 @@ def test_a_model_that_comes_back_unchanged_is_served_again(registry: Registry, m
 def test_a_broken_version_leaves_the_old_one_in_service(
     registry: Registry, models: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log says what is wrong, once, and a repaired one is taken."""
+    """The error is logged once, and a repaired version is loaded."""
     old = registry.get("a")
     config = (models / "a" / CONFIG).read_text()
     (models / "a" / CONFIG).write_text("{")
@@ -125,12 +125,12 @@ def test_a_broken_version_leaves_the_old_one_in_service(
     assert registry.get("a") is not old
 
 
-@pytest.mark.parametrize("damage", ["weights cut off", "weights missing", "other weights", "nonsense in config"])
+@pytest.mark.parametrize("damage", ["truncated weights", "weights missing", "other weights", "invalid config"])
 def test_a_broken_directory_is_skipped(registry: Registry, models: Path, damage: str) -> None:
-    """The others are served all the same."""
+    """The other models are loaded."""
     write_tiny_model(models / "b")
     weights, config = models / "b" / WEIGHTS, models / "b" / CONFIG
-    if damage == "weights cut off":
+    if damage == "truncated weights":
         weights.write_bytes(weights.read_bytes()[:-10])
     elif damage == "weights missing":
         weights.unlink()
@@ -145,7 +145,7 @@ def test_a_broken_directory_is_skipped(registry: Registry, models: Path, damage:
 
 
 def test_a_directory_is_served_when_its_copy_is_complete(registry: Registry, models: Path, tmp_path: Path) -> None:
-    """`cp -r` brings the small config first: what cannot be loaded yet is tried again as the weights arrive."""
+    """`cp -r` copies the small config first: the directory is tried again while the weights arrive."""
     source, copy = tmp_path / "b", models / "b"
     write_tiny_model(source)
     whole = (source / WEIGHTS).read_bytes()
@@ -161,8 +161,8 @@ def test_a_directory_is_served_when_its_copy_is_complete(registry: Registry, mod
     assert list(registry.cards) == ["a", "b"]
 
 
-def test_a_hidden_directory_is_no_model(registry: Registry, models: Path) -> None:
-    """Where a copy is put together before it is renamed, say."""
+def test_a_hidden_directory_is_ignored(registry: Registry, models: Path) -> None:
+    """For example one in which a copy is prepared before it is renamed."""
     shutil.copytree(models / "a", models / ".b")
     registry.refresh()
     assert list(registry.cards) == ["a"]
@@ -172,7 +172,7 @@ def test_a_hidden_directory_is_no_model(registry: Registry, models: Path) -> Non
 
 
 def test_only_named_models_are_served(models: Path) -> None:
-    """Where names are given, everything else in the directory is left alone."""
+    """If names are configured, all other directories are ignored."""
     write_tiny_model(models / "b")
     registry = Registry(models, ("b",), load)
     registry.refresh()
@@ -181,7 +181,7 @@ def test_only_named_models_are_served(models: Path) -> None:
 
 
 def test_a_worker_does_not_start_without_the_models_that_were_named(models: Path) -> None:
-    """The reason names what is missing, and where it was looked for."""
+    """The error names the missing models and the directory."""
     registry = Registry(models, ("a", "b", "c"), load)
     registry.refresh()
     with pytest.raises(ModelError, match=f"cannot serve from {models}: b, c"):
@@ -190,7 +190,7 @@ def test_a_worker_does_not_start_without_the_models_that_were_named(models: Path
 
 @pytest.mark.parametrize("directory", ["empty", "missing"])
 def test_a_worker_does_not_start_without_any_model(tmp_path: Path, directory: str) -> None:
-    """Nor where there is no directory at all."""
+    """Also if the directory does not exist."""
     if directory == "empty":
         (tmp_path / directory).mkdir()
     registry = Registry(tmp_path / directory, (), load)
@@ -200,7 +200,7 @@ def test_a_worker_does_not_start_without_any_model(tmp_path: Path, directory: st
 
 
 def test_two_refreshes_at_once_load_once(models: Path) -> None:
-    """The second waits for the first, and finds nothing left to do."""
+    """The second waits for the first, and has nothing left to load."""
     loaded: list[str] = []
     both = threading.Barrier(2)
 
@@ -219,8 +219,8 @@ def test_two_refreshes_at_once_load_once(models: Path) -> None:
     assert loaded == ["a"]
 
 
-def test_readers_see_whole_sets_while_models_come_and_go(models: Path) -> None:
-    """Jobs ask for models from many threads while the directory changes under them."""
+def test_readers_see_consistent_models_during_refreshes(models: Path) -> None:
+    """Jobs look up models from many threads while the directory changes."""
     one = load(models / "a")
     registry = Registry(models, (), lambda directory: one)
     registry.refresh()

@@ -1,4 +1,4 @@
-"""One job from its id to its stored answer: real store, real decode process, real network."""
+"""One job from its id to its stored result: real store, real decode process, real network."""
 
 from collections.abc import Callable
 
@@ -14,8 +14,8 @@ from tests.support.worker_harness import ALL, LONG, RATE, WorkerHarness, outputs
 from worker.inference.engine import WindowOutput
 
 
-def test_a_sound_gets_its_names(harness: WorkerHarness) -> None:
-    """Most confident first, as many as were asked for, with what the file was."""
+def test_a_sound_is_classified(harness: WorkerHarness) -> None:
+    """The most confident classes first, as many as requested, with the properties of the file."""
     result = harness.result(encode(chirp(0.7, 44_100, 2), 44_100, "FLAC", "PCM_16"), top_k=3)
     assert result.model == "tiny"
     assert len(result.predictions) == 3
@@ -29,7 +29,7 @@ def test_a_sound_gets_its_names(harness: WorkerHarness) -> None:
 
 
 def test_stages_are_timed_and_counted(harness: WorkerHarness) -> None:
-    """In the job and in the metrics."""
+    """In the timings of the job and in the metrics."""
     job_id = harness.submit()
     harness.runner.run(job_id)
     timings = harness.job(job_id).timings
@@ -45,8 +45,8 @@ def test_stages_are_timed_and_counted(harness: WorkerHarness) -> None:
 
 
 @pytest.mark.parametrize("parts", [(), *((part,) for part in Part), ALL], ids=lambda parts: "+".join(parts) or "none")
-def test_a_result_holds_what_was_asked_for(harness: WorkerHarness, parts: tuple[Part, ...]) -> None:
-    """And nothing else: a map that nobody wants costs memory for an hour."""
+def test_a_result_has_the_requested_parts(harness: WorkerHarness, parts: tuple[Part, ...]) -> None:
+    """And no others: a part that was not requested would use memory in Redis for an hour."""
     result = harness.result(LONG, include=parts)
     for part in ("spectrogram", "embedding", "cam", "waveform", "full_spectrogram"):
         assert (getattr(result, part) is not None) == (Part(part) in parts), part
@@ -56,9 +56,9 @@ def test_a_result_holds_what_was_asked_for(harness: WorkerHarness, parts: tuple[
 
 
 def test_windows_are_combined_as_the_mean_of_their_probabilities(harness: WorkerHarness) -> None:
-    """Each window is told by itself, and the answer is their mean."""
+    """Each window has its own predictions, and those of the sound are their mean."""
     result = harness.result(LONG)
-    alone = np.stack([seen.probabilities for seen in outputs_alone(harness, LONG)])
+    alone = np.stack([output.probabilities for output in outputs_alone(harness, LONG)])
     assert [(w.start, w.end) for w in result.windows] == [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.2, 2.2)]
     classes = harness.registry.get("tiny").card.classes
     for window, row in zip(result.windows, alone, strict=True):
@@ -68,33 +68,33 @@ def test_windows_are_combined_as_the_mean_of_their_probabilities(harness: Worker
     assert result.combined == "mean of the probabilities of 4 windows"
 
 
-def test_pictures_are_of_the_window_that_decided(harness: WorkerHarness) -> None:
-    """The one that is surest of the answer; which it was is told. What spoke is of that answer, too, and not of what
-    the window would get alone."""
+def test_parts_are_of_the_most_confident_window(harness: WorkerHarness) -> None:
+    """The window with the highest confidence in the first class of the sound; the result has its index. The class
+    activation map is of that class, too, and not of the window's own first class."""
     result = harness.result(LONG, include=ALL)
     best = result.predictions[0][0]
     (again,) = harness.batches[-1]
     assert again.cam_class == harness.registry.get("tiny").card.classes.index(best)
-    sure = [dict(window.predictions)[best] for window in result.windows]
-    assert sure[result.window] == max(sure)
+    confidences = [dict(window.predictions)[best] for window in result.windows]
+    assert confidences[result.window] == max(confidences)
     assert_parts_of(result, outputs_alone(harness, LONG, cam_class=best)[result.window])
 
 
 @pytest.mark.parametrize("window", [0, 3])
-@pytest.mark.parametrize("looks", [0, 1])
-def test_pictures_can_be_of_any_window(harness: WorkerHarness, window: int, looks: int) -> None:
-    """`window=N`; the names are still those of the whole sound, and no window is computed twice, but for what spoke for
-    the first of those names."""
-    result = harness.result(LONG, include=ALL if looks else set(ALL) - {Part.CAM}, window=window)
+@pytest.mark.parametrize("second_pass", [False, True])
+def test_parts_can_be_of_any_window(harness: WorkerHarness, window: int, second_pass: bool) -> None:
+    """`window=N`: the predictions are still those of the whole sound. Only a class activation map needs a second pass,
+    since its class is known after the first one."""
+    result = harness.result(LONG, include=ALL if second_pass else set(ALL) - {Part.CAM}, window=window)
     assert result.window == window
-    assert sum(map(len, harness.batches)) == 4 + looks
+    assert sum(map(len, harness.batches)) == 4 + second_pass
     assert_parts_of(result, outputs_alone(harness, LONG, cam_class=result.predictions[0][0])[window])
     assert dict(result.predictions) == pytest.approx(dict(harness.result(LONG).predictions), abs=0.01)
 
 
 @pytest.mark.parametrize("seconds", [2.2, 30.0])
 def test_the_spectrogram_of_a_whole_sound_has_no_seam(harness: WorkerHarness, seconds: float) -> None:
-    """It is what the front end gives for the whole waveform at once, within float16; the network is not run for it."""
+    """It equals that of the whole waveform at once, within float16; the network is not run for it."""
     sound = encode(chirp(seconds, RATE), RATE, "WAV", "FLOAT")
     result = harness.result(sound, include=[Part.FULL_SPECTROGRAM], window=0)
     frontend = harness.registry.get("tiny").model.frontend
@@ -106,8 +106,8 @@ def test_the_spectrogram_of_a_whole_sound_has_no_seam(harness: WorkerHarness, se
     assert sum(map(len, harness.batches)) == len(result.windows)
 
 
-def test_the_whole_spectrogram_of_a_short_sound_is_its_windows(harness: WorkerHarness) -> None:
-    """Silence behind its end included, nothing is computed twice, and one is not given for the other."""
+def test_the_full_spectrogram_of_a_short_sound_is_that_of_its_window(harness: WorkerHarness) -> None:
+    """Padding included, and without a second computation; each part is present only if requested."""
     sound = encode(chirp(0.7, RATE), RATE, "WAV", "FLOAT")
     assert harness.result(sound, include=["full_spectrogram"]).spectrogram is None
     result = harness.result(sound, include=["full_spectrogram", "spectrogram"])
@@ -117,18 +117,18 @@ def test_the_whole_spectrogram_of_a_short_sound_is_its_windows(harness: WorkerHa
     assert harness.spectrogram_batches == []
 
 
-def test_the_whole_spectrogram_of_a_long_sound_lets_others_in_between(
+def test_the_full_spectrogram_of_a_long_sound_is_split_into_batches(
     make_harness: Callable[..., WorkerHarness],
 ) -> None:
-    """It goes through the batcher as windows do, no more than a batch at a time."""
+    """It goes through the batcher like windows, at most one batch at a time, so that other jobs run in between."""
     harness = make_harness(batch_size=2)
     harness.result(encode(chirp(25.0, RATE), RATE, "WAV", "FLOAT"), include=[Part.FULL_SPECTROGRAM])
     assert [len(batch) for batch in harness.spectrogram_batches] == [2, 1]
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_a_layer_can_be_looked_into(harness: WorkerHarness, window: int | None) -> None:
-    """All channels of it, in the window that decided or the one that was asked for; alone, without any part."""
+def test_a_layer_can_be_requested_with_all_its_channels(harness: WorkerHarness, window: int | None) -> None:
+    """In the most confident window or the requested one; without any other part."""
     result = harness.result(LONG, layer="layer1", window=window)
     assert window in (None, result.window)
     assert result.channels.keys() == {"layer1", "layer1.residual", "layer1.shortcut"}
@@ -138,19 +138,19 @@ def test_a_layer_can_be_looked_into(harness: WorkerHarness, window: int | None) 
     assert result.parts == []
 
 
-def assert_parts_of(result: Result, seen: WindowOutput) -> None:
-    """The arrays are those of that window, within the rounding of a batch."""
+def assert_parts_of(result: Result, output: WindowOutput) -> None:
+    """The arrays are those of that window, within the rounding of the arithmetic in a batch."""
     for name in {"spectrogram", "embedding", "cam"} & set(result.parts):
         np.testing.assert_allclose(
-            getattr(result, name).astype(np.float32), getattr(seen, name).astype(np.float32), atol=0.1, err_msg=name
+            getattr(result, name).astype(np.float32), getattr(output, name).astype(np.float32), atol=0.1, err_msg=name
         )
-    assert result.maps.keys() == seen.maps.keys()
-    for layer, values in seen.maps.items():
+    assert result.maps.keys() == output.maps.keys()
+    for layer, values in output.maps.items():
         np.testing.assert_allclose(result.maps[layer].astype(np.float32), values.astype(np.float32), atol=0.1)
 
 
 def test_a_long_sound_lets_short_ones_in_between(make_harness: Callable[..., WorkerHarness]) -> None:
-    """Its windows go through in batches, and others take their turn after each."""
+    """Its windows are submitted one batch at a time, and other jobs run after each."""
     harness = make_harness(batch_size=2)
     long = harness.run_blocked(harness.submit(LONG))
     short = harness.submit()

@@ -1,4 +1,4 @@
-"""Jobs that fail, are cancelled, come too late or come twice."""
+"""Jobs that fail, are cancelled, are past their deadline or are delivered twice."""
 
 import logging
 import threading
@@ -35,31 +35,31 @@ FAILURES = [
     pytest.param({"model": "other"}, ModelNotFound, "no model 'other'", id="no such model"),
     pytest.param({"sound": SHORT[:-400]}, AudioTruncated, "", id="bad sound"),
 ]
-"""What is submitted, the error it must end in, and words of it."""
+"""What is submitted, the type of the resulting error, and a part of its text."""
 
 
-@pytest.mark.parametrize(("asked", "kind", "words"), FAILURES)
-def test_what_cannot_be_done_fails_with_its_reason(
-    harness: WorkerHarness, asked: dict[str, Any], kind: type[OtoscopeError], words: str
+@pytest.mark.parametrize(("submission", "kind", "text"), FAILURES)
+def test_an_impossible_job_fails_with_its_reason(
+    harness: WorkerHarness, submission: dict[str, Any], kind: type[OtoscopeError], text: str
 ) -> None:
-    """The job is failed, the reason is one of the tree, and the network never saw it."""
-    job_id = harness.submit(**asked)
+    """The job is failed with an error of otoscope.errors, and its windows never reach the network."""
+    job_id = harness.submit(**submission)
     harness.runner.run(job_id)
     error = harness.failure(job_id)
     assert type(error) is kind
-    assert words in error.detail
+    assert text in error.detail
     assert harness.count("failed") == 1
     assert harness.batches == []
 
 
 def test_numbers_that_are_not_finite_fail_one_job(harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sound that the network cannot bear does not take its neighbours in the batch with it."""
+    """A sound with NaN logits does not fail its neighbours in the batch."""
     run = harness.engine.run
 
-    def trips_over_loud_sounds(served: LoadedModel, windows: list[Window]) -> list[WindowOutput | Exception]:
-        return run(served, [Window(w.samples * (np.nan if w.samples.max() > 0.9 else 1), w.parts) for w in windows])
+    def nan_for_loud_sounds(loaded: LoadedModel, windows: list[Window]) -> list[WindowOutput | Exception]:
+        return run(loaded, [Window(w.samples * (np.nan if w.samples.max() > 0.9 else 1), w.parts) for w in windows])
 
-    monkeypatch.setattr(harness.engine, "run", trips_over_loud_sounds)
+    monkeypatch.setattr(harness.engine, "run", nan_for_loud_sounds)
     loud = harness.submit(encode(chirp(1.0, RATE, level=1.0), RATE, "WAV", "FLOAT"), include=ALL)
     soft = [harness.submit(include=ALL) for _ in range(3)]
     first = harness.run_blocked(harness.submit())
@@ -73,7 +73,7 @@ def test_numbers_that_are_not_finite_fail_one_job(harness: WorkerHarness, monkey
 
 
 def test_a_file_that_kills_its_decoder_fails_one_job(harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With words that point at the file."""
+    """With an error that names the file as the probable cause."""
     stuck = DecoderPool(1, 1.0, 60.0)
     try:
         monkeypatch.setattr(harness.classifier, "_decoder", stuck)
@@ -89,9 +89,9 @@ def test_a_file_that_kills_its_decoder_fails_one_job(harness: WorkerHarness, mon
 def test_a_bug_fails_one_job_and_is_logged(
     harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The caller is told no internals, the log has the traceback."""
+    """The error for the caller has no internals; the log has the traceback."""
 
-    def broken(served: LoadedModel, windows: list[Window]) -> list[WindowOutput | Exception]:
+    def broken(loaded: LoadedModel, windows: list[Window]) -> list[WindowOutput | Exception]:
         raise ZeroDivisionError("secret")
 
     job_id = harness.submit()
@@ -108,13 +108,13 @@ def test_a_bug_fails_one_job_and_is_logged(
 
 
 def test_a_job_cancelled_while_it_waits_for_the_network_is_not_run(harness: WorkerHarness) -> None:
-    """The thread is free at once, its windows leave the queue, and the job stays cancelled."""
+    """Its thread ends at once, its windows leave the batcher, and the job stays cancelled."""
     first = harness.run_blocked(harness.submit())
     job_id = harness.submit(LONG)
     thread = harness.run_waiting(job_id, windows=4)
     assert len(harness.runner.in_flight) == 2
     harness.runner.abort_cancelled()
-    assert thread.is_alive(), "nobody has cancelled it yet"
+    assert thread.is_alive(), "it is not cancelled yet"
     harness.stores.run(harness.stores.gateway.cancel(job_id))
     harness.runner.abort_cancelled()
     thread.join(20)
@@ -127,17 +127,17 @@ def test_a_job_cancelled_while_it_waits_for_the_network_is_not_run(harness: Work
     assert harness.runner.in_flight == []
 
 
-def test_a_cancellation_between_two_looks_is_not_missed(
+def test_a_cancellation_during_submission_is_not_missed(
     harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that comes while the windows are being submitted takes all of them out again."""
+    """A cancellation while the windows are submitted to the batcher removes all of them again."""
     first = harness.run_blocked(harness.submit())
     job_id, submit = harness.submit(LONG), harness.batcher.submit
 
     def cancelled_meanwhile(*args: Any, **more: Any) -> Any:
-        for held in harness.runner.in_flight:
-            if held.id == job_id:
-                held.cancel()
+        for job in harness.runner.in_flight:
+            if job.id == job_id:
+                job.cancel()
         return submit(*args, **more)
 
     monkeypatch.setattr(harness.batcher, "submit", cancelled_meanwhile)
@@ -150,7 +150,7 @@ def test_a_cancellation_between_two_looks_is_not_missed(
 
 
 def test_a_job_cancelled_on_the_device_stores_nothing(harness: WorkerHarness) -> None:
-    """What cannot be stopped any more is dropped when it comes back."""
+    """A running batch cannot be stopped; its output is discarded."""
     job_id = harness.submit()
     thread = harness.run_blocked(job_id)
     harness.stores.run(harness.stores.gateway.cancel(job_id))
@@ -161,8 +161,8 @@ def test_a_job_cancelled_on_the_device_stores_nothing(harness: WorkerHarness) ->
     assert harness.stores.run(harness.stores.gateway.result(job_id)) is None
 
 
-def test_a_job_whose_deadline_has_passed_is_not_begun(make_harness: Callable[..., WorkerHarness]) -> None:
-    """Nobody waits for it any more: it fails without being decoded."""
+def test_a_job_past_its_deadline_is_not_started(make_harness: Callable[..., WorkerHarness]) -> None:
+    """It fails without being decoded."""
     harness = make_harness(job_deadline=0.01)
     job_id = harness.submit()
     time.sleep(0.02)
@@ -171,10 +171,10 @@ def test_a_job_whose_deadline_has_passed_is_not_begun(make_harness: Callable[...
     assert harness.job(job_id).timings.decode is None
 
 
-def test_a_job_whose_deadline_passes_in_the_queue_for_the_network_is_not_run(
+def test_a_job_whose_deadline_passes_in_the_batcher_is_not_run(
     make_harness: Callable[..., WorkerHarness],
 ) -> None:
-    """Behind a slow batch it fails with its deadline, and the network is spared."""
+    """Behind a slow batch it fails with DeadlineExceeded, and its windows do not run."""
     harness = make_harness(job_deadline=1.0)
     patient = make_harness()
     first = patient.run_blocked(patient.submit())
@@ -190,8 +190,8 @@ def test_a_job_whose_deadline_passes_in_the_queue_for_the_network_is_not_run(
     assert len(patient.batches) == 1
 
 
-def test_a_poisonous_job_is_failed_without_being_touched(make_harness: Callable[..., WorkerHarness]) -> None:
-    """After too many deaths it is ended, and says so."""
+def test_a_poison_job_is_failed_without_being_run(make_harness: Callable[..., WorkerHarness]) -> None:
+    """After too many crashes of workers it fails with JobPoison."""
     harness = make_harness(max_attempts=1)
     job_id = harness.submit()
     harness.stores.claim(job_id)
@@ -203,14 +203,14 @@ def test_a_poisonous_job_is_failed_without_being_touched(make_harness: Callable[
 
 
 def test_a_job_delivered_twice_at_once_runs_once(harness: WorkerHarness) -> None:
-    """The second delivery waits for the first and finds it done: it is no death that would count."""
+    """The second delivery waits for the first and finds it finished; it does not count as a crash."""
     job_id = harness.submit()
     first = harness.run_blocked(job_id)
     second = threading.Thread(target=harness.runner.run, args=(job_id,))
     second.start()
     second.join(0.2)
     assert second.is_alive()
-    assert [held.id for held in harness.runner.in_flight] == [job_id]
+    assert [job.id for job in harness.runner.in_flight] == [job_id]
     harness.free.set()
     first.join(20)
     second.join(20)
@@ -219,26 +219,26 @@ def test_a_job_delivered_twice_at_once_runs_once(harness: WorkerHarness) -> None
     assert harness.runner.in_flight == []
 
 
-def test_suspects_run_one_at_a_time(harness: WorkerHarness) -> None:
-    """What was in hand when another worker died; whatever was not is held up by none of them."""
-    suspects, fresh = [harness.submit() for _ in range(3)], harness.submit()
-    for job_id in suspects:
+def test_quarantined_jobs_run_one_at_a_time(harness: WorkerHarness) -> None:
+    """Jobs that were in flight when another worker died; other jobs do not wait for them."""
+    quarantined, fresh = [harness.submit() for _ in range(3)], harness.submit()
+    for job_id in quarantined:
         harness.stores.claim(job_id, "dead")
     harness.free.clear()
-    threads = [threading.Thread(target=harness.runner.run, args=(job_id,)) for job_id in suspects]
+    threads = [threading.Thread(target=harness.runner.run, args=(job_id,)) for job_id in quarantined]
     for thread in threads:
         thread.start()
     assert harness.entered.acquire(timeout=20)
-    held = harness.run_waiting(fresh)
-    assert len(harness.runner.in_flight) == 2, "one suspect, and the other"
+    other = harness.run_waiting(fresh)
+    assert len(harness.runner.in_flight) == 2, "one quarantined job, and the other one"
     harness.free.set()
-    for thread in (*threads, held):
+    for thread in (*threads, other):
         thread.join(20)
-    assert {harness.job(job_id).status for job_id in (*suspects, fresh)} == {"succeeded"}
+    assert {harness.job(job_id).status for job_id in (*quarantined, fresh)} == {"succeeded"}
 
 
-def test_a_worker_that_stops_gives_its_jobs_back(harness: WorkerHarness) -> None:
-    """Where the batcher ends before the job, nothing is stored: it is somebody else's now."""
+def test_a_worker_that_stops_requeues_its_jobs(harness: WorkerHarness) -> None:
+    """If the batcher stops before the job has run, nothing is stored: another worker will run it."""
     harness.batcher.stop(timeout=20)
     job_id = harness.submit()
     with pytest.raises(BatcherStopped):

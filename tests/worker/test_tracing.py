@@ -1,4 +1,4 @@
-"""The spans of a worker that a real stack makes only when workers die one after the other."""
+"""The spans of skipped jobs, which a real stack has only after several workers have died."""
 
 import pytest
 
@@ -12,12 +12,12 @@ CALLER = f"00-{'a' * 32}-{'b' * 16}-01"
 
 
 @pytest.mark.parametrize("reason", ["poison", "missing", "finished", "quarantined"])
-def test_a_job_that_is_not_run_is_told_where_that_fails_it(reason: str) -> None:
-    """Poison ends in the trace of its submission, and has waited for nothing; the others leave nothing."""
+def test_a_skipped_job_has_a_span_only_if_it_fails(reason: str) -> None:
+    """Poison has a `classify` span in the trace of its submission, and no `queue` span; other reasons have none."""
     with Collector() as collector:
         tracing.configure(Settings(otlp_endpoint=collector.url), "test")
         with job_span("j1", SkippedJob(reason, CALLER), "w1"):
             record_outcome("failed", reason)
         tracing.shutdown()
-    told = [(span.name, span.trace, span.parent, span.attributes["error.type"]) for span in collector.spans]
-    assert told == ([("classify", "a" * 32, "b" * 16, "poison")] if reason == "poison" else [])
+    spans = [(span.name, span.trace, span.parent, span.attributes["error.type"]) for span in collector.spans]
+    assert spans == ([("classify", "a" * 32, "b" * 16, "poison")] if reason == "poison" else [])

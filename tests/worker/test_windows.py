@@ -1,4 +1,4 @@
-"""How a sound is cut into windows, and drawn as an envelope."""
+"""How a sound is split into windows, and reduced to an envelope."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ OVERHANG = 2  # a fiftieth
 
 
 def ramp(length: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Samples that tell where they are from."""
+    """Samples whose values are their positions."""
     return np.arange(1, length + 1, dtype=np.float32)
 
 
@@ -24,7 +24,7 @@ def test_a_short_sound_is_padded_with_silence() -> None:
 
 @pytest.mark.parametrize("length", [SIZE, SIZE + 1, SIZE + OVERHANG])
 def test_a_sound_of_one_window_is_one_window(length: int) -> None:
-    """The few samples that a codec adds are not worth a second one."""
+    """The few samples that a codec adds do not make a second window."""
     ((start, window),) = split_windows(ramp(length), SIZE)
     assert start == 0
     np.testing.assert_array_equal(window, ramp(SIZE))
@@ -42,13 +42,13 @@ def test_a_sound_of_one_window_is_one_window(length: int) -> None:
         (300, [0, 50, 100, 150, 200]),
     ],
 )
-def test_a_long_sound_is_cut_into_half_overlapping_windows(length: int, starts: list[int]) -> None:
+def test_a_long_sound_is_split_into_half_overlapping_windows(length: int, starts: list[int]) -> None:
     """The last one ends with the sound; none begins within an overhang of it."""
     assert [start for start, _ in split_windows(ramp(length), SIZE)] == starts
 
 
-def test_every_sample_of_a_long_sound_is_seen_and_in_its_place() -> None:
-    """Whatever the length: full windows, no gap, nothing left out, no two nearly the same."""
+def test_every_sample_of_a_long_sound_is_in_a_window() -> None:
+    """For any length: full windows, no gap, nothing left out, no two windows nearly the same."""
     for length in range(SIZE + OVERHANG + 1, 6 * SIZE):
         sound = ramp(length)
         clips = split_windows(sound, SIZE)
@@ -64,7 +64,7 @@ def test_every_sample_of_a_long_sound_is_seen_and_in_its_place() -> None:
 
 
 def test_an_envelope_keeps_every_peak() -> None:
-    """One sample of ten minutes is seen, up or down, and nothing is drawn that was not there."""
+    """A single sample in ten minutes is visible, positive or negative, and nothing else is."""
     sound = np.zeros(600 * 16_000, np.float32)
     sound[1_234_567], sound[7_654_321] = 0.75, -0.5
     low, high = envelope(sound)
@@ -76,7 +76,7 @@ def test_an_envelope_keeps_every_peak() -> None:
 
 @pytest.mark.parametrize("length", [1, 7, 999, 1_000, 1_001, 1_999, 12_345])
 def test_an_envelope_covers_the_whole_sound(length: int) -> None:
-    """Of a sound shorter than the picture every sample is drawn; of any, the first and the last."""
+    """It has every sample of a sound shorter than the envelope, and the first and the last of any sound."""
     low, high = envelope(ramp(length))
     assert len(low) == min(length, WAVEFORM_BUCKETS)
     assert low[0] == 1
@@ -85,7 +85,7 @@ def test_an_envelope_covers_the_whole_sound(length: int) -> None:
 
 
 def test_an_envelope_is_finite_however_loud_the_sound() -> None:
-    """A float file may hold integers; no picture shows infinity."""
+    """Samples of a float file may be far outside -1..1; the envelope stays finite in float16."""
     low, high = envelope(np.array([-1e9, 1e9], np.float32))
     assert np.isfinite(low).all()
     assert np.isfinite(high).all()

@@ -1,4 +1,4 @@
-"""`python -m worker` as a process: its start, its queue, its end by SIGTERM and by kill -9."""
+"""`python -m worker` as a process: its start, its queue, its end by SIGTERM and by SIGKILL."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ from tests.support.sounds import chirp, encode, flac_of_silence
 from tests.support.worker_processes import READY, VISIBILITY, WorkerProcesses
 from worker.app import EXIT_DEVICE_LOST
 
-LOUD = encode(chirp(1.0, 16_000) * 1.99, 16_000, "WAV", "PCM_16")  # what tests.support.faulty_worker cannot bear
+LOUD = encode(chirp(1.0, 16_000) * 1.99, 16_000, "WAV", "PCM_16")  # triggers the faults of tests.support.faulty_worker
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def no_models() -> Iterator[WorkerProcesses]:
 
 @pytest.fixture
 def workers(no_models: WorkerProcesses) -> WorkerProcesses:
-    """A no_models with the tiny model in it."""
+    """With the tiny model."""
     write_tiny_model(no_models.models / "tiny")
     return no_models
 
@@ -49,10 +49,10 @@ def workers(no_models: WorkerProcesses) -> WorkerProcesses:
     ],
     ids=["no models", "bad setting", "bad url", "port taken"],
 )
-def test_a_worker_that_cannot_work_says_why_and_ends(
+def test_a_worker_that_cannot_start_exits_with_the_reason(
     no_models: WorkerProcesses, changed: dict[str, str], reason: str
 ) -> None:
-    """Status 1, the reason on the last line, no traceback, nothing vouched for."""
+    """Status 1, the reason on the last line, no traceback, no heartbeat."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -83,11 +83,11 @@ METRICS = (
     "otoscope_worker_decoder_crashes_total 0.0",
     "otoscope_worker_audio_seconds_total 5.0",
 )
-"""What Prometheus reads after five jobs, under documented names."""
+"""What Prometheus scrapes after five jobs, under documented names."""
 
 
-def test_a_worker_serves_and_follows_its_models_and_drains(workers: WorkerProcesses) -> None:
-    """The whole life of one: ready, jobs, metrics, a model that comes and goes, SIGTERM with a job in hand."""
+def test_a_worker_runs_jobs_reloads_models_and_drains(workers: WorkerProcesses) -> None:
+    """From start to end: ready, jobs, metrics, a model added and removed, SIGTERM with a job in flight."""
     with tempfile.TemporaryDirectory(prefix="oto") as elsewhere:
         port = free_port()
         worker = workers.start_ready(metrics_port=str(port))
@@ -116,7 +116,7 @@ def test_a_worker_serves_and_follows_its_models_and_drains(workers: WorkerProces
         job_id, _ = workers.submit_blocked(worker)
         worker.terminate()
         time.sleep(0.5)
-        assert worker.poll() is None, "it waits for the job in hand"
+        assert worker.poll() is None, "it waits for the job in flight"
         os.kill(decoder, signal.SIGCONT)
         assert worker.wait(20) == 0, workers.log(worker)
         assert workers.stores.status(job_id) == "succeeded"
@@ -127,9 +127,9 @@ def test_a_worker_serves_and_follows_its_models_and_drains(workers: WorkerProces
 
 
 def test_a_file_that_kills_its_decode_process_costs_one_job(workers: WorkerProcesses) -> None:
-    """A real one: 120 KB of FLAC that take a dozen seconds to decode, where three are allowed, in which a decode
-    process starts on a busy machine too. What decodes beside it is not disturbed, nor is the process that holds the
-    network; another decode process takes the place of the dead."""
+    """A real file: 120 KB of FLAC that take a dozen seconds to decode. The limit is three seconds, enough for a decode
+    process to start on a busy machine. Files in other decode processes and the worker process are not disturbed, and a
+    new decode process replaces the killed one."""
     bomb = flac_of_silence(1_200, 192_000, 8)
     worker = workers.start_ready(decode_processes="2", decode_seconds="3", max_seconds="1200")
     before = set(children(worker.pid))
@@ -146,8 +146,8 @@ def test_a_file_that_kills_its_decode_process_costs_one_job(workers: WorkerProce
     assert (len(after), len(after & before)) == (2, 1)
 
 
-def test_the_jobs_of_a_killed_worker_are_finished_by_another(workers: WorkerProcesses) -> None:
-    """kill -9 costs a job some seconds, not its answer."""
+def test_the_jobs_of_a_killed_worker_are_finished_by_another_one(workers: WorkerProcesses) -> None:
+    """SIGKILL of a worker costs a job some seconds, not its result."""
     victim = workers.start_ready()
     job_id, decoder = workers.submit_blocked(victim)
     survivor = workers.start_ready()
@@ -161,7 +161,7 @@ def test_the_jobs_of_a_killed_worker_are_finished_by_another(workers: WorkerProc
 
 
 def test_a_job_longer_than_the_visibility_timeout_runs_once(workers: WorkerProcesses) -> None:
-    """Its lease is renewed as long as its worker lives, after SIGTERM too: nobody else is given it meanwhile."""
+    """Its lease is renewed as long as its worker runs, also after SIGTERM, so that it is not delivered again."""
     holder = workers.start_ready()
     job_id, decoder = workers.submit_blocked(holder)
     other = workers.start_ready()
@@ -182,7 +182,7 @@ def test_a_job_longer_than_the_visibility_timeout_runs_once(workers: WorkerProce
 def test_a_job_that_kills_three_workers_is_poison(
     workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch, fault: str, status: int
 ) -> None:
-    """Each of them is followed by another; whoever was in hand with the killer is answered."""
+    """Each worker is replaced by another one; the jobs that were in flight beside the poison succeed."""
     monkeypatch.setenv("FAULT", fault)
     killer, *others = workers.submit(LOUD), workers.submit(), workers.submit()
     for death in range(3):
@@ -199,7 +199,7 @@ def test_a_job_that_kills_three_workers_is_poison(
 
 
 def test_a_batch_too_large_for_the_device_is_halved(workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lack of memory costs time, no answer, and no process."""
+    """Running out of device memory costs time, but no job and no process."""
     monkeypatch.setenv("FAULT", "full")
     jobs = [workers.submit() for _ in range(12)]  # before there is a worker, which then fills its batches
     worker = workers.start_ready("tests.support.faulty_worker", batch_size="8", batch_window="0.1")
@@ -208,12 +208,12 @@ def test_a_batch_too_large_for_the_device_is_halved(workers: WorkerProcesses, mo
     assert "exceeds the device's memory" in workers.log(worker)
 
 
-def test_a_frozen_worker_wakes_to_what_another_has_finished(workers: WorkerProcesses) -> None:
-    """Stopped past the visibility timeout, with jobs in hand and waiting for more: each is done, and told once."""
+def test_the_jobs_of_a_frozen_worker_are_finished_once(workers: WorkerProcesses) -> None:
+    """Stopped past the visibility timeout, with a job in flight and while it waits for more: each has one result."""
     frozen = workers.start_ready()
     job_id, decoder = workers.submit_blocked(frozen)
     stop(frozen.pid)
-    later = workers.submit()  # it must not vanish in the frozen one's connection
+    later = workers.submit()  # must not be lost in the connection of the frozen worker
     other = workers.start_ready()
     assert workers.finished(later) == "succeeded"
     assert workers.finished(job_id, 6 * VISIBILITY) == "succeeded"
@@ -226,11 +226,11 @@ def test_a_frozen_worker_wakes_to_what_another_has_finished(workers: WorkerProce
     assert frozen.poll() is None
 
 
-def test_a_worker_that_is_stopped_gives_back_what_takes_too_long(
+def test_a_stopping_worker_requeues_jobs_that_take_too_long(
     workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether it is with the network, in a decode process or waits for one: whoever stops the worker does not wait for
-    ever, and a kill would make suspects of its jobs. The next finishes them."""
+    """Whether they are in the network, in a decode process or wait for one: a supervisor does not wait forever, and its
+    SIGKILL would quarantine them. The next worker finishes them."""
     monkeypatch.setenv("FAULT", "slow")
     worker = workers.start_ready("tests.support.faulty_worker")
     decoded, _ = workers.submit_blocked(worker)
@@ -248,8 +248,8 @@ def test_a_worker_that_is_stopped_gives_back_what_takes_too_long(
     assert [workers.finished(job_id) for job_id in jobs] == ["succeeded"] * 3
 
 
-def test_what_was_cancelled_while_no_worker_was_there_is_not_run(workers: WorkerProcesses) -> None:
-    """Celery forgets what was revoked when its workers end; a cancelled job is remembered in its record."""
+def test_a_job_cancelled_while_no_worker_ran_is_not_run(workers: WorkerProcesses) -> None:
+    """Celery loses its revoked tasks when its workers end; a cancellation is stored in the job's record."""
     cancelled, kept = workers.submit(), workers.submit()
     workers.stores.run(workers.stores.gateway.cancel(cancelled))
     workers.start_ready()
@@ -257,8 +257,8 @@ def test_what_was_cancelled_while_no_worker_was_there_is_not_run(workers: Worker
     assert workers.stores.kinds(cancelled) == ["queued", "cancelled", "result"]
 
 
-def test_a_worker_whose_server_is_gone_ends_all_the_same(workers: WorkerProcesses) -> None:
-    """SIGTERM, with nobody there to be told: soon, since whoever stops it will not wait for ever."""
+def test_a_worker_stops_while_redis_is_unreachable(workers: WorkerProcesses) -> None:
+    """Soon after SIGTERM, although it cannot deregister, since a supervisor does not wait forever."""
     worker = workers.start_ready()
     assert workers.finished(workers.submit()) == "succeeded"
     workers.server.kill()
@@ -269,8 +269,8 @@ def test_a_worker_whose_server_is_gone_ends_all_the_same(workers: WorkerProcesse
     assert time.monotonic() - began < 15
 
 
-def test_a_worker_that_is_stopped_as_it_starts_says_goodbye(workers: WorkerProcesses) -> None:
-    """At any moment before it takes jobs, whoever stops it sees an orderly end and nobody counts on it any more."""
+def test_a_worker_that_is_stopped_while_it_starts_ends_cleanly(workers: WorkerProcesses) -> None:
+    """At any moment before it runs jobs: exit status 0, and it is deregistered."""
     for pause in (0.0, 0.3):
         worker = workers.start_ready()
         time.sleep(pause)
@@ -284,7 +284,7 @@ def test_a_worker_that_is_stopped_as_it_starts_says_goodbye(workers: WorkerProce
 def test_a_worker_stops_between_the_steps_of_its_start(
     workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """And not in the middle of one, where Python would make another error of it or lose it; before the next model."""
+    """Not in the middle of one, where Python may replace or lose the exception; and before it loads the next model."""
     shutil.copytree(workers.models / "tiny", workers.models / "tiny-too")
     monkeypatch.setenv("FAULT", fault)
     worker = workers.start("tests.support.faulty_worker")

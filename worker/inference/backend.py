@@ -18,6 +18,10 @@ height, width), ("channels", layer, name) -> (rows, channels, height, width), ("
 ("cam",) -> (rows, height, width)."""
 
 
+Outputs = tuple[Tensor, Tensor | None, Activations]
+"""Logits (batch, classes), known scores (batch,) or None, and the requested activations."""
+
+
 @dataclass(frozen=True)
 class OutputRequest:
     """The rows of a batch that request outputs besides the logits, by output."""
@@ -42,8 +46,9 @@ class Backend(Protocol):
 
     name: str  # of the backend and its arithmetic, for the log
 
-    def __call__(self, features: Tensor, request: OutputRequest, *, alone: bool) -> tuple[Tensor, Activations]:
-        """(batch, 1, mels, frames), normalised -> logits (batch, classes) in float32, and the requested activations.
+    def __call__(self, features: Tensor, request: OutputRequest, *, alone: bool) -> Outputs:
+        """(batch, 1, mels, frames), normalised -> logits (batch, classes) in float32, known scores (batch,) if the model
+        has an open-set scorer, and the requested activations.
 
         `alone`: no other batch runs on the device now, so that this one may use all of it.
         """
@@ -56,15 +61,18 @@ class TorchBackend:
     def __init__(self, model: Model, device: torch.device) -> None:
         self._device = device
         self._network: Network = model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._open_set = model.open_set.to(device) if model.open_set is not None else None
         self.name = f"torch, {'bfloat16' if native_bf16(device) else 'float32'}"
 
-    def __call__(self, features: Tensor, request: OutputRequest, *, alone: bool) -> tuple[Tensor, Activations]:
-        network, recorder = self._network, None
-        if request:
+    def __call__(self, features: Tensor, request: OutputRequest, *, alone: bool) -> Outputs:
+        network, recorder, embedding_rows = self._network, None, request.embedding
+        if self._open_set is not None:
+            embedding_rows = list(range(len(features)))
+        if request or embedding_rows:
             recorder = ActivationRecorder(
                 network,
                 maps=request.maps,
-                embedding=request.embedding,
+                embedding=embedding_rows,
                 cam=list(request.cam),
                 channels=request.channels,
             )
@@ -72,11 +80,15 @@ class TorchBackend:
             features = features.contiguous(memory_format=torch.channels_last)
             logits = network(features, recorder, recorder.expanded_blocks if recorder else ()).float()
         if recorder is None:
-            return logits, {}
+            return logits, None, {}
+        known = None
+        if self._open_set is not None and recorder.embedding is not None:
+            known = self._open_set(recorder.embedding, logits)
         activations: Activations = {("maps", layer): values for layer, values in recorder.maps.items()}
         activations |= {("channels", *names): values for names, values in recorder.channels.items()}
-        if recorder.embedding is not None:
-            activations["embedding",] = recorder.embedding
+        if recorder.embedding is not None and request.embedding:
+            rows = request.embedding if self._open_set is not None else slice(None)
+            activations["embedding",] = recorder.embedding[rows]
         if request.cam:
             activations["cam",] = recorder.cam(request.cam_classes(logits))
-        return logits, activations
+        return logits, known, activations

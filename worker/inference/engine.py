@@ -54,6 +54,7 @@ class WindowOutput:
     """The network's output for one window. Arrays are float16 and present only if requested."""
 
     probabilities: NDArray[np.float32]  # (classes,); empty with SpectrogramOnly
+    known: float | None = None  # open-set score, 0 to 1; None for a model that has no scorer
     spectrogram: Array | None = None  # (mels, frames), dB
     maps: dict[str, Array] = field(default_factory=dict)  # layer -> (height, width)
     channels: dict[str, Array] = field(default_factory=dict)  # name -> (channels, height, width)
@@ -195,14 +196,18 @@ class Engine:
             if window.layer is not None:
                 layers[window.layer].append(i)
         stacked = torch.from_numpy(np.stack([window.samples for window in windows]))  # (batch, samples)
-        decibels = model.frontend.decibels(stacked.to(self.device, non_blocking=True))  # (batch, 1, mels, frames)
+        waveforms = stacked.to(self.device, non_blocking=True)
+        log_power = model.frontend.log_power(waveforms)  # (batch, 1, mels, frames)
         cam = {row: windows[row].cam_class for row in rows[Part.CAM]}
         request = OutputRequest(rows[Part.MAPS], rows[Part.EMBEDDING], cam, layers)
-        logits, activations = loaded.backend(model.frontend.normalise(decibels), request, alone=alone)
+        logits, known, activations = loaded.backend(model.frontend.features(log_power, waveforms), request, alone=alone)
 
         tensors: dict[tuple[str, ...], Tensor] = {("probabilities",): model.probabilities(logits), **activations}
+        if known is not None:
+            tensors["known",] = known
         if rows[Part.SPECTROGRAM]:
-            tensors["spectrogram",] = decibels[rows[Part.SPECTROGRAM], 0]
+            shown = log_power[rows[Part.SPECTROGRAM], 0].clamp_min(model.config.frontend.floor_db)
+            tensors["spectrogram",] = shown  # (rows, mels, frames), at the level of the sound
         host = _to_host(tensors)
 
         # Each output is a copy: a view would keep the arrays of the whole batch in memory as long as it lives.
@@ -212,6 +217,11 @@ class Engine:
                 outputs.append(WindowOutput(probabilities.copy()))
             else:
                 outputs.append(InferenceFailed(f"Model {loaded.name} gave numbers that are not finite for this sound."))
+        known_scores = host.pop(("known",), None)
+        if known_scores is not None:
+            for output, score in zip(outputs, known_scores, strict=True):
+                if isinstance(output, WindowOutput):
+                    output.known = float(score)
         for (name, *names), values in host.items():
             if name == "probabilities":
                 continue

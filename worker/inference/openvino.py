@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worker.inference.backend import Activations, OutputRequest, TorchBackend
+from worker.inference.backend import Activations, OutputRequest, Outputs, TorchBackend
 from worker.model.activations import class_activation
 from worker.model.base import Network
 from worker.model.checkpoint import Model
 from worker.model.fake_quant import quantised
+from worker.model.open_set import OpenSetScorer
 from worker.model.precision import native_bf16
 
 _CPU = torch.device("cpu")
@@ -40,8 +41,10 @@ class OpenVINOBackend:
         self._frontend = model.config.frontend
         use_int8 = int8 and bool(model.config.int8_ranges)
         network = quantised(model.network, model.config.int8_ranges) if use_int8 else model.network
+        self._open_set = model.open_set
         self._keys, graph = self._convert(openvino, network, freeze=not use_int8)
-        logits_only = openvino.Model([graph.get_results()[0]], graph.get_parameters())
+        scores = graph.get_results()[: 1 if self._open_set is None else 2]
+        scores_only = openvino.Model(scores, graph.get_parameters())
         precision = "bf16" if native_bf16(_CPU) else "f32"
         self.name = f"openvino, {'int8' if use_int8 else {'bf16': 'bfloat16', 'f32': 'float32'}[precision]}"
         compiler = openvino.Core()
@@ -57,19 +60,20 @@ class OpenVINOBackend:
 
         # A batch that has the machine to itself uses all cores. Otherwise each batch uses one core, so that no core
         # waits for another.
-        self._alone = _InferRequests(compiled(logits_only, 1))
-        self._shared = _InferRequests(compiled(logits_only, cores)) if cores > 1 else self._alone
+        self._alone = _InferRequests(compiled(scores_only, 1))
+        self._shared = _InferRequests(compiled(scores_only, cores)) if cores > 1 else self._alone
         self._with_activations = _InferRequests(compiled(graph, cores))
 
-    def __call__(self, features: Tensor, request: OutputRequest, *, alone: bool) -> tuple[Tensor, Activations]:
+    def __call__(self, features: Tensor, request: OutputRequest, *, alone: bool) -> Outputs:
         """As `Backend.__call__`."""
         if request.channels:
             return self._torch(features, request, alone=alone)
         batch = features.numpy()
         if not request:
-            (logits,) = (self._alone if alone else self._shared)(batch)
-            return logits, {}
+            logits, *scores = (self._alone if alone else self._shared)(batch)
+            return logits, scores[0] if scores else None, {}
         logits, *rest = self._with_activations(batch)
+        known = rest.pop(0) if self._open_set is not None else None
         of_all_rows = dict(zip(self._keys, rest, strict=True))
         activations: Activations = {}
         if request.maps:
@@ -79,7 +83,7 @@ class OpenVINOBackend:
         if request.cam:
             levels = [of_all_rows["level", layer][list(request.cam)] for layer in self._network.pooled_layers]
             activations["cam",] = class_activation(self._network, levels, request.cam_classes(logits))
-        return logits, activations
+        return logits, known, activations
 
     @property
     def precisions(self) -> list[str]:
@@ -90,7 +94,7 @@ class OpenVINOBackend:
 
     def _convert(self, openvino: Any, network: Network, *, freeze: bool) -> tuple[list[tuple[str, ...]], Any]:
         """The keys of the outputs after the logits, and the graph for any batch size."""
-        with_all_outputs = _AllOutputs(network)
+        with_all_outputs = _AllOutputs(network, self._open_set)
         example = torch.zeros(2, 1, self._frontend.n_mels, self._frontend.window_frames)
         with torch.no_grad(), warnings.catch_warnings():
             # Deprecated in favour of torch.export, which takes seven times as long for the same network.
@@ -105,11 +109,12 @@ class OpenVINOBackend:
 
 
 class _AllOutputs(nn.Module):
-    """A network that returns, after its logits, every activation that can be requested, for all rows."""
+    """A network that returns, after its logits and known scores, every activation that can be requested, for all
+    rows."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, open_set: OpenSetScorer | None) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.open_set = network, open_set
         self.keys: list[tuple[str, ...]] = []
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
@@ -125,7 +130,8 @@ class _AllOutputs(nn.Module):
 
         logits = self.network(features, keep)
         self.keys = list(kept)
-        return (logits, *kept.values())
+        scores = () if self.open_set is None else (self.open_set(kept["embedding",], logits),)
+        return (logits, *scores, *kept.values())
 
 
 class _InferRequests:

@@ -21,9 +21,11 @@ from torch.overrides import TorchFunctionMode
 from otoscope.results import CONTRACT_VERSION
 from otoscope.types import Accuracy
 from worker.model import architectures
+from worker.model.answers import AnswerConfig
 from worker.model.architectures import build_network
 from worker.model.base import ArchitectureConfig, Network
 from worker.model.frontend import FrontendConfig, LogMel
+from worker.model.open_set import OPEN_SET, OpenSetScorer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -42,11 +44,13 @@ class ModelConfig(BaseModel):
     temperature: float = Field(
         default=1.0, gt=0
     )  # divides the logits: calibration (Guo et al., 2017, arXiv:1706.04599)
+    answers: AnswerConfig = AnswerConfig()
     int8_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)  # see worker/model/fake_quant.py
     licence: str = ""
     accuracy: tuple[Accuracy, ...] = ()
     training: dict[str, Any] = Field(default_factory=dict)  # the resolved recipe and the data set
     weights_sha256: str = ""
+    open_set_sha256: str = ""  # of the file with the open-set scorer; empty for a model without one
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
@@ -70,6 +74,7 @@ class Model:
     config: ModelConfig
     frontend: LogMel
     network: Network
+    open_set: OpenSetScorer | None = None  # scores whether a sound is of one of the classes at all
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (..., classes) -> calibrated probabilities (..., classes)."""
@@ -132,7 +137,37 @@ def load_model(directory: Path, device: torch.device | str = "cpu") -> Model:
     except Exception as error:  # safetensors and torch each have their own types
         raise ModelError(f"{directory}: {error}") from error
     network.eval().requires_grad_(False)
-    return Model(config, frontend.to(device), network.to(device))
+    open_set = load_open_set(directory, config)
+    return Model(config, frontend.to(device), network.to(device), None if open_set is None else open_set.to(device))
+
+
+def save_open_set(directory: Path, scorer: OpenSetScorer, config: ModelConfig) -> ModelConfig:
+    """Write the scorer beside the weights, and the config with its checksum. Returns the config. Raises OSError."""
+    partial = directory / (OPEN_SET + ".partial")
+    partial.write_bytes(save({name: tensor.float().contiguous().cpu() for name, tensor in scorer.state_dict().items()}))
+    config = config.model_copy(update={"open_set_sha256": _sha256(partial)})
+    os.replace(partial, directory / OPEN_SET)
+    write_config(directory, config)
+    return config
+
+
+def load_open_set(directory: Path, config: ModelConfig) -> OpenSetScorer | None:
+    """The scorer of a model in float32, in evaluation mode; None if the model has none. Raises ModelError."""
+    if not config.open_set_sha256:
+        return None
+    path = directory / OPEN_SET
+    if not path.is_file():
+        raise ModelError(f"{directory} has no {OPEN_SET}")
+    if _sha256(path) != config.open_set_sha256:
+        raise ModelError(f"{path} does not match {CONFIG}: its checksum differs")
+    try:
+        weights = load_file(path)
+        scorer = OpenSetScorer(len(weights["mean"]), len(weights["detector.1.bias"]))
+        scorer.load_state_dict(weights)
+    except Exception as error:  # safetensors and torch each have their own types
+        raise ModelError(f"{path}: {error}") from error
+    scorer.eval().requires_grad_(False)
+    return scorer
 
 
 class _WithoutInitialisation(TorchFunctionMode):

@@ -15,7 +15,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from shared.audio.level import BLOCK_SECONDS, FRAME_BLOCKS
 from worker.model.compat.torchaudio import torchaudio
+
+_NO_POWER = 1e-20  # -200 dB, for the logarithm of zero
 
 
 class FrontendConfig(BaseModel):
@@ -33,6 +36,10 @@ class FrontendConfig(BaseModel):
     mean: float = 0.0  # dB, of the log-mels of the training set
     std: float = Field(default=1.0, gt=0)  # dB
     window_seconds: float = Field(default=5.0, gt=0, le=600)  # input length of the network
+    level_dbfs: float | None = Field(default=None, ge=-60, le=0)
+    """The loudest 0.1 s of each window is brought to this level, so that the distance of a sound does not change its
+    result; None: the level is left as it is."""
+    max_gain_db: float = Field(default=60.0, ge=0)  # so that the rounding of 16 bits is not made a sound
 
     @model_validator(mode="after")
     def _consistent(self) -> "FrontendConfig":
@@ -95,16 +102,35 @@ class LogMel(nn.Module):
         self.register_buffer("bank", bank, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """(batch, samples) -> (batch, 1, mels, frames), normalised."""
-        return self.normalise(self.decibels(waveform))
+        """(batch, samples) -> (batch, 1, mels, frames), the input of the network."""
+        return self.features(self.log_power(waveform), waveform)
 
-    def normalise(self, decibels: Tensor) -> Tensor:
-        """(batch, 1, mels, frames) in dB -> the same shape, the input of the network."""
-        return (decibels - self.config.mean) / self.config.std
+    def features(self, log_power: Tensor, waveform: Tensor) -> Tensor:
+        """`log_power` of a waveform -> the input of the network: at the level of the config, and normalised."""
+        if self.config.level_dbfs is not None:
+            log_power = log_power + self.gain_db(waveform)[:, None, None, None]
+        return (log_power.clamp_min(self.config.floor_db) - self.config.mean) / self.config.std
 
     def decibels(self, waveform: Tensor) -> Tensor:
-        """(batch, samples) -> (batch, 1, mels, frames) in dB, not normalised: the spectrogram that is shown to
-        users."""
+        """(batch, samples) -> (batch, 1, mels, frames) in dB, neither normalised nor brought to a level: the
+        spectrogram that is shown to users."""
+        return self.log_power(waveform).clamp_min(self.config.floor_db)
+
+    def gain_db(self, waveform: Tensor) -> Tensor:
+        """(batch, samples) -> (batch,): the gain in dB that brings the loudest 0.1 s to the level of the config.
+
+        As `shared.audio.level.frame_levels`: each 20 ms without its mean, so that neither an offset nor rumble counts.
+        """
+        size = max(1, round(self.config.sample_rate * BLOCK_SECONDS))
+        count = max(1, waveform.shape[-1] // size)
+        blocks = waveform[..., : count * size].reshape(waveform.shape[0], count, -1).float()  # (batch, blocks, samples)
+        powers = (blocks.square().mean(dim=2) - blocks.mean(dim=2).square()).clamp_min(0.0)
+        frames = nn.functional.avg_pool1d(powers[:, None], min(FRAME_BLOCKS, count), stride=1)[:, 0]
+        loudest = 10.0 * torch.log10(frames.amax(dim=1).clamp_min(_NO_POWER))
+        return ((self.config.level_dbfs or 0.0) - loudest).clamp_max(self.config.max_gain_db)
+
+    def log_power(self, waveform: Tensor) -> Tensor:
+        """(batch, samples) -> (batch, 1, mels, frames): mel power in dB, without a floor."""
         spectrum = torch.stft(
             waveform.float(), self.config.n_fft, self.config.hop, window=self.window, center=True, return_complex=True
         )  # (batch, n_fft / 2 + 1, frames)
@@ -113,5 +139,4 @@ class LogMel(nn.Module):
         squares = torch.view_as_real(spectrum).square()
         power = squares[..., 0] + squares[..., 1]
         mels = torch.matmul(self.bank.T, power).unsqueeze(1)  # (batch, 1, mels, frames)
-        floor = 10.0 ** (self.config.floor_db / 10.0)
-        return 10.0 * torch.log10(mels.clamp_min(floor))
+        return 10.0 * torch.log10(mels.clamp_min(_NO_POWER))

@@ -106,7 +106,7 @@ class JobRunner:
             self._fail(job.id, error, timings)
         except Exception:
             log.exception("failed with an unexpected error", extra={"job": job.id})
-            self._fail(job.id, InternalError("The worker failed on this job; its log says more."), timings)
+            self._fail(job.id, InternalError("The worker failed on this job; see its log."), timings)
 
     def _fail(self, job_id: str, error: OtoscopeError, timings: Timings) -> None:
         with tracing.span("store"):

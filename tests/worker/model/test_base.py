@@ -18,36 +18,36 @@ def small(**options: object) -> ResidualCNN:
     return ResidualCNN(ResNetConfig.model_validate(config.model_dump())).eval()
 
 
-def test_parameter_count_is_that_of_the_older_systems() -> None:
+def test_the_default_network_has_the_parameters_of_earlier_systems() -> None:
     """3, 4, 6, 3 blocks at 64 to 512 channels and 50 classes: 21,304,050."""
     assert parameters(ResidualCNN(ResNetConfig(classes=50))) == 21_304_050
 
 
 def test_layers_are_named_in_the_order_of_computation() -> None:
-    """What the structure promises is what a tap is shown, and nothing else but the embedding."""
-    seen: list[str] = []
+    """A hook gets exactly the layers of the structure, and the embedding."""
+    names: list[str] = []
     network = small()
-    network(torch.randn(1, 1, 32, 40), lambda name, _: seen.append(name))
-    assert seen == [*network.structure(), "embedding"]
-    assert seen[:-1] == ["stem", "layer1.block1", "layer1.block2", "layer1", "layer2.block1", "layer2"]
+    network(torch.randn(1, 1, 32, 40), lambda name, _: names.append(name))
+    assert names == [*network.structure(), "embedding"]
+    assert names[:-1] == ["stem", "layer1.block1", "layer1.block2", "layer1", "layer2.block1", "layer2"]
 
 
-def test_small_cnn_has_no_stem_and_can_be_looked_into() -> None:
-    """Three convolutions of plain blocks: every layer is named, halved by pooling, and Grad-CAM works on the last."""
+def test_a_cnn_without_a_stem_has_maps_and_class_activation() -> None:
+    """Three plain blocks: every layer is named, pooling halves its size, and Grad-CAM works on the last one."""
     network = small(stem=False, block="plain", depths=(1, 1, 1), widths=(4, 8, 16))
-    tap = ActivationRecorder(network, maps=[0], embedding=[0], cam=[0])
+    recorder = ActivationRecorder(network, maps=[0], embedding=[0], cam=[0])
     with torch.no_grad():
-        logits = network(torch.randn(1, 1, 32, 40), tap)
-    assert list(tap.maps) == ["layer1.block1", "layer1", "layer2.block1", "layer2", "layer3.block1", "layer3"]
-    assert [tuple(values.shape) for values in tap.maps.values()] == [
+        logits = network(torch.randn(1, 1, 32, 40), recorder)
+    assert list(recorder.maps) == ["layer1.block1", "layer1", "layer2.block1", "layer2", "layer3.block1", "layer3"]
+    assert [tuple(values.shape) for values in recorder.maps.values()] == [
         (1, 32, 40), (1, 32, 40), (1, 16, 20), (1, 16, 20), (1, 8, 10), (1, 8, 10),
     ]  # fmt: skip
-    assert tap.cam(logits.argmax(dim=1)).shape == (1, 8, 10)
+    assert recorder.cam(logits.argmax(dim=1)).shape == (1, 8, 10)
 
 
 @torch.no_grad()
-def test_looking_changes_nothing() -> None:
-    """One forward for with and without a tap: the logits are equal to the last bit."""
+def test_a_hook_changes_nothing() -> None:
+    """There is one forward pass, with and without a hook: the logits are equal to the last bit."""
     network, x = small(), torch.randn(3, 1, 32, 40)
     assert torch.equal(network(x), network(x, lambda *_: None))
 
@@ -58,15 +58,15 @@ def test_looking_changes_nothing() -> None:
                                      {"squeeze_excitation": True, "feature_pyramid": True, "head": (12,),
                                       "dropout": (0.5, 0.3)}, {"stem": False, "block": "plain"}])  # fmt: skip
 def test_options_work_at_odd_sizes(options: dict[str, object], size: tuple[int, int]) -> None:
-    """Squeeze-and-excitation and the pyramid, whose coarse levels do not double evenly."""
+    """Squeeze-and-excitation and the pyramid, whose coarse levels are not half of the finer ones."""
     network = small(**options)
     assert network(torch.randn(2, 1, *size)).shape == (2, 5)
     assert (parameters(network) == parameters(small())) == (not options)
 
 
 @torch.no_grad()
-def test_neighbours_do_not_change_an_answer() -> None:
-    """A clip beside a loud one, and alone: the same log-mel to the last bit, the same logits within rounding."""
+def test_neighbours_do_not_change_an_output() -> None:
+    """A clip beside a loud one, and alone: the same log-mel and the same logits, within rounding."""
     frontend, network = LogMel(FrontendConfig()), small(squeeze_excitation=True, feature_pyramid=True)
     quiet, loud = torch.randn(1, 16_000) * 1e-3, torch.randn(1, 16_000)
     together = torch.cat([quiet, loud])
@@ -74,8 +74,8 @@ def test_neighbours_do_not_change_an_answer() -> None:
     torch.testing.assert_close(network(frontend(together))[:1], network(frontend(quiet)), rtol=1e-4, atol=1e-4)
 
 
-def test_log_mel_is_torchaudios() -> None:
-    """The same numbers as MelSpectrogram and 10·log10, within float32."""
+def test_the_log_mel_equals_that_of_torchaudio() -> None:
+    """The same numbers as MelSpectrogram and AmplitudeToDB, within the rounding of float32, above the floor."""
     from worker.model.compat.torchaudio import torchaudio
 
     config = FrontendConfig()
@@ -84,20 +84,20 @@ def test_log_mel_is_torchaudios() -> None:
         config.sample_rate, config.n_fft, hop_length=config.hop, f_min=config.f_min, f_max=config.f_max,
         n_mels=config.n_mels,
     )(wave)  # fmt: skip
-    expected = 10 * torch.log10(power.clamp_min(10 ** (config.floor_db / 10)))
+    expected = torchaudio.transforms.AmplitudeToDB("power")(power).clamp_min(config.floor_db)  # (2, mels, frames)
     torch.testing.assert_close(LogMel(config).decibels(wave)[:, 0], expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(("rate", "n_fft", "hop"), [(16_000, 1_024, 320), (22_050, 1_024, 512), (44_100, 2_048, 512)])
 def test_no_mel_row_is_empty(rate: int, n_fft: int, hop: int) -> None:
-    """The front ends of all systems have something to hear in every row."""
+    """Every mel filter of the usual front ends covers at least one frequency bin."""
     config = FrontendConfig(sample_rate=rate, n_fft=n_fft, hop=hop, f_max=rate / 2)
     assert (LogMel(config).bank.sum(dim=0) > 0).all()
     assert LogMel(config)(torch.zeros(1, config.window_samples)).shape[-1] == config.window_frames
 
 
 def test_empty_mel_row_is_refused() -> None:
-    """128 mels on 1,024 points at 44.1 kHz have rows that no bin falls into."""
+    """128 mels with an FFT of 1,024 points at 44.1 kHz: some filters cover no bin."""
     config = FrontendConfig(sample_rate=44_100, n_fft=1_024, hop=512, f_max=22_050)
     with pytest.raises(ValueError, match="mel filters are empty"):
         LogMel(config)
@@ -105,7 +105,7 @@ def test_empty_mel_row_is_refused() -> None:
 
 @pytest.mark.parametrize("wrong", [{"f_max": 9_000}, {"f_min": 8_000}, {"hop": 2_000}, {"std": 0}, {"colour": 1}])
 def test_inconsistent_front_end_is_refused(wrong: dict[str, float]) -> None:
-    """A range beyond half the rate, a hop that skips samples, no deviation, an unknown key."""
+    """A range beyond half the rate, a hop that skips samples, a zero deviation, an unknown key."""
     with pytest.raises(
         ValueError, match=next(iter(wrong)).split("_")[0] if "f_" not in next(iter(wrong)) else "mel range"
     ):
@@ -113,12 +113,12 @@ def test_inconsistent_front_end_is_refused(wrong: dict[str, float]) -> None:
 
 
 def test_digital_silence_is_finite() -> None:
-    """Zeros are the floor, not minus infinity."""
+    """Zeros become the floor, not minus infinity."""
     decibels = LogMel(FrontendConfig()).decibels(torch.zeros(1, 16_000))
     assert (decibels == -50).all()
 
 
 def test_torchaudio_imports_beside_any_torch() -> None:
-    """In a fresh process, whether or not its compiled part can be loaded."""
+    """In a new process, whether or not its compiled extension can be loaded."""
     code = "from worker.model.compat.torchaudio import torchaudio; torchaudio.transforms.Resample(8000, 16000)"
     subprocess.run([PYTHON, "-c", code], cwd=ROOT, check=True, timeout=100)

@@ -1,4 +1,4 @@
-"""The model directory: round trip, and everything that must be refused."""
+"""The model directory: round trip, and everything that is rejected."""
 
 import json
 import pickle
@@ -22,8 +22,8 @@ def directory(tmp_path: Path) -> Path:
 
 
 @torch.no_grad()
-def test_round_trip_gives_the_same_answers(tmp_path: Path) -> None:
-    """What comes back differs from what was saved by the rounding of float16 and nothing else."""
+def test_round_trip_gives_the_same_logits(tmp_path: Path) -> None:
+    """The loaded model differs from the saved one only by the rounding to float16."""
     torch.manual_seed(0)
     network = ResidualCNN(ResNetConfig(classes=3, depths=(1, 1), widths=(8, 16))).train()
     x = torch.randn(4, 1, 32, 40)
@@ -48,7 +48,7 @@ def test_files_can_be_read_by_others(directory: Path) -> None:
 
 
 def test_weights_of_another_config_are_refused(directory: Path, tmp_path: Path) -> None:
-    """A half-copied directory is noticed by the checksum."""
+    """An incompletely copied directory is detected by the checksum."""
     write_tiny_model(tmp_path / "other", seed=1)
     (tmp_path / "other" / "model.safetensors").replace(directory / "model.safetensors")
     with pytest.raises(ModelError, match="checksum"):
@@ -60,8 +60,8 @@ def without_checksum(directory: Path, **changes: object) -> None:
     (directory / "config.json").write_text(json.dumps({**config, "weights_sha256": "", **changes}))
 
 
-def test_cut_off_weights_are_refused(directory: Path) -> None:
-    """A file that ends early is an error, not a network of noise."""
+def test_truncated_weights_are_refused(directory: Path) -> None:
+    """A file that ends early is an error, not a network with random weights."""
     without_checksum(directory)
     path = directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -70,7 +70,7 @@ def test_cut_off_weights_are_refused(directory: Path) -> None:
 
 
 def test_weights_that_do_not_fit_are_refused(directory: Path) -> None:
-    """Another architecture in the config than in the weights."""
+    """The config has another architecture than the weights."""
     without_checksum(directory, architecture={"classes": 5, "depths": [2, 1], "widths": [8, 16]})
     with pytest.raises(ModelError, match="does not fit"):
         load_model(directory)
@@ -82,7 +82,7 @@ class _Bomb:
 
 
 def test_pickle_in_place_of_weights_is_never_executed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading runs nothing from a file."""
+    """Loading never executes code from a file."""
     monkeypatch.chdir(directory)
     without_checksum(directory)
     (directory / "model.safetensors").write_bytes(pickle.dumps(_Bomb()))
@@ -102,7 +102,7 @@ def test_pickle_in_place_of_weights_is_never_executed(directory: Path, monkeypat
     ],
 )
 def test_bad_config_is_refused(directory: Path, change: dict[str, object], message: str) -> None:
-    """Unknown keys, classes that do not fit, a later contract, a name that is a path."""
+    """Unknown keys, the wrong number of classes, duplicate classes, a later contract, a name that is a path."""
     without_checksum(directory, **change)
     with pytest.raises(ModelError, match=message):
         read_config(directory)
@@ -118,23 +118,23 @@ HUGE: dict[str, dict[str, object]] = {
     "mels": {"frontend": {"n_mels": 2**40}},
     "a transform": {"frontend": {"n_fft": 2**40, "window_seconds": 2**40}},
     "a window": {"frontend": {"window_seconds": 1e300}},
-    "an endless window": {"frontend": {"window_seconds": float("inf")}},
-    "a mean that is none": {"frontend": {"mean": float("nan")}},
-    "an endless temperature": {"temperature": float("inf")},
+    "an infinite window": {"frontend": {"window_seconds": float("inf")}},
+    "a mean that is NaN": {"frontend": {"mean": float("nan")}},
+    "an infinite temperature": {"temperature": float("inf")},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", HUGE)
 @pytest.mark.timeout(20)
-def test_a_config_of_huge_numbers_costs_nothing(directory: Path, what: str) -> None:
-    """It is refused before anything is built that is larger than the file of weights is."""
+def test_a_config_with_huge_numbers_is_rejected_cheaply(directory: Path, what: str) -> None:
+    """Before anything is allocated that is larger than the file of weights."""
     without_checksum(directory, **HUGE[what])
     with pytest.raises(ModelError, match=r"does not fit|Input should be|at most 64 items|overflow"):
         load_model(directory)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    """An empty directory, and one without weights."""
+    """For an empty directory, and one without weights."""
     with pytest.raises(ModelError, match=r"config\.json"):
         load_model(tmp_path)
     write_tiny_model(tmp_path / "tiny")
@@ -144,7 +144,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def test_reading_a_model_is_quick(tmp_path: Path) -> None:
-    """torch's compiler takes two seconds to load, which nothing here needs: a worker would start that much later."""
+    """It does not import torch's compiler, which would take two seconds at each start of a worker."""
     write_tiny_model(tmp_path / "tiny")
     program = (
         "import sys; from pathlib import Path; from worker.model.checkpoint import load_model;"

@@ -1,4 +1,4 @@
-"""What a network says of its layers, and what an expanded_blocks block shows."""
+"""The structure of a network's layers, and the activations of an expanded block."""
 
 import pytest
 import torch
@@ -19,8 +19,8 @@ KINDS = [
 ]
 
 
-def test_windows_that_slide_over_windows_see_further() -> None:
-    """Each adds its size less one, and begins earlier by its padding, in steps of all strides before it."""
+def test_receptive_fields_grow_with_each_sliding_window() -> None:
+    """Each adds its size minus one, and starts earlier by its padding, both times the product of the strides before."""
     assert receptive_field([]) == ReceptiveField(start=0, stride=1, size=1)
     assert receptive_field([(3, 1, 1), (3, 1, 1)]) == ReceptiveField(start=-2, stride=1, size=5)
     assert receptive_field([(7, 2, 3), (3, 2, 1), (3, 1, 1)]) == ReceptiveField(start=-9, stride=4, size=19)
@@ -29,14 +29,14 @@ def test_windows_that_slide_over_windows_see_further() -> None:
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
 def test_the_receptive_field_is_what_gradients_reach(options: dict[str, object]) -> None:
-    """From one cell of each layer back to the spectrogram, in a network whose weights let everything through."""
+    """From one cell of each layer back to the spectrogram, in a network with positive weights only."""
     network = small(**options).double()
     for parameter in network.parameters():
         parameter.data.abs_()
     for name, node in network.structure().items():
-        looks = [influence(network, name, seed) for seed in range(4)]
-        (row, column), field = looks[0][0], node.receptive_field
-        reached = sum(look for _, look in looks)
+        gradients = [influence(network, name, seed) for seed in range(4)]
+        (row, column), field = gradients[0][0], node.receptive_field
+        reached = sum(gradient for _, gradient in gradients)
         assert isinstance(reached, Tensor)
         for at, side in ((row, reached.sum(dim=1)), (column, reached.sum(dim=0))):
             cells, first = side.nonzero().flatten(), field.start + at * field.stride
@@ -45,19 +45,19 @@ def test_the_receptive_field_is_what_gradients_reach(options: dict[str, object])
 
 
 def influence(network: ResidualCNN, layer: str, seed: int) -> tuple[tuple[int, int], Tensor]:
-    """The place of the cell in the middle of a layer, and (mels, frames): how much each input cell changes it."""
+    """(row, column) of the cell in the middle of a layer, and (mels, frames): the absolute gradient of each input."""
     x = torch.rand(1, 1, 128, 144, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     x.requires_grad_()
     found: dict[str, Tensor] = {}
     network(x, lambda name, activation: found.__setitem__(name, activation))
     row, column = (size // 2 for size in found[layer].shape[2:])
-    (slope,) = torch.autograd.grad(found[layer][0, :, row, column].sum(), x)
-    return (row, column), slope[0, 0].abs()
+    (gradient,) = torch.autograd.grad(found[layer][0, :, row, column].sum(), x)
+    return (row, column), gradient[0, 0].abs()
 
 
 @pytest.mark.parametrize("options", KINDS, ids=str)
-def test_the_structure_is_of_the_layers_in_their_order(options: dict[str, object]) -> None:
-    """Each fed by one that came before it, the first by the spectrogram, a stage by its last block."""
+def test_the_structure_lists_the_layers_in_order(options: dict[str, object]) -> None:
+    """The input of each is one that came before it; of the first, the spectrogram; of a stage, its last block."""
     network = small(**options)
     nodes = network.structure()
     layers: list[str] = []
@@ -76,39 +76,40 @@ def test_the_structure_is_of_the_layers_in_their_order(options: dict[str, object
 
 @torch.no_grad()
 @pytest.mark.parametrize("options", [{}, {"squeeze_excitation": True}], ids=str)
-def test_an_opened_block_shows_what_it_adds(options: dict[str, object]) -> None:
-    """And to what: their sum, rectified, is the block; an identity shortcut is the block's input, untouched."""
+def test_an_expanded_block_has_its_residual_and_shortcut(options: dict[str, object]) -> None:
+    """Their rectified sum is the output of the block; an identity shortcut is the unchanged input of the block."""
     network, x = small(**options), torch.randn(2, 1, 32, 40)
-    shown: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
     expanded_blocks = {"layer1.block2", "layer2.block1"}
-    logits = network(x, lambda name, activation: shown.__setitem__(name, activation.clone()), expanded_blocks)
+    logits = network(x, lambda name, activation: activations.__setitem__(name, activation.clone()), expanded_blocks)
     assert torch.equal(logits, network(x))
-    assert set(shown) - {"embedding", *network.structure()} == {
+    assert set(activations) - {"embedding", *network.structure()} == {
         f"{block}.{part}" for block in expanded_blocks for part in ("residual", "shortcut")
     }
     for block in expanded_blocks:
-        assert torch.equal((shown[f"{block}.residual"] + shown[f"{block}.shortcut"]).relu(), shown[block])
-    assert torch.equal(shown["layer1.block2.shortcut"], shown["layer1.block1"])
-    assert shown["layer1.block2.residual"].min() < 0
+        total = activations[f"{block}.residual"] + activations[f"{block}.shortcut"]
+        assert torch.equal(total.relu(), activations[block])
+    assert torch.equal(activations["layer1.block2.shortcut"], activations["layer1.block1"])
+    assert activations["layer1.block2.residual"].min() < 0
 
 
 @torch.no_grad()
-def test_a_tap_keeps_the_channels_of_the_rows_that_asked() -> None:
-    """Of several layers in one pass, under the names that were asked for; maps are of layers alone."""
+def test_a_recorder_keeps_the_channels_of_the_requested_rows() -> None:
+    """Of several layers in one pass, under the requested names; there are maps of layers only, not of block parts."""
     network, x = small(), torch.randn(4, 1, 32, 40)
-    tap = ActivationRecorder(
+    recorder = ActivationRecorder(
         network, maps=[0], embedding=[], cam=[], channels={"layer1": [3, 1], "layer1.block2": [0], "stem": [2]}
     )
-    network(x, tap, tap.expanded_blocks)
+    network(x, recorder, recorder.expanded_blocks)
     everything: dict[str, Tensor] = {}
-    network(x, lambda name, activation: everything.__setitem__(name, activation.clone()), tap.expanded_blocks)
+    network(x, lambda name, activation: everything.__setitem__(name, activation.clone()), recorder.expanded_blocks)
     rows = {"layer1": [3, 1], "layer1.block2": [0], "stem": [2]}
-    assert {shown: layer for layer, shown in tap.channels} == {
+    assert {name: layer for layer, name in recorder.channels} == {
         "stem": "stem",
         **{f"layer1{part}": "layer1" for part in ("", ".residual", ".shortcut")},
         **{f"layer1.block2{part}": "layer1.block2" for part in ("", ".residual", ".shortcut")},
     }
-    for (layer, shown), values in tap.channels.items():
-        source = shown.replace("layer1.block2", "layer1").replace("layer1", "layer1.block2")
+    for (layer, name), values in recorder.channels.items():
+        source = name.replace("layer1.block2", "layer1").replace("layer1", "layer1.block2")
         torch.testing.assert_close(values, everything[source][rows[layer]])
-    assert list(tap.maps) == list(network.structure())
+    assert list(recorder.maps) == list(network.structure())
