@@ -278,6 +278,18 @@ def test_result_without_maps_is_explained(open_page: Open, stack: Stack) -> None
     expect(node(page, "layer4.block2")).to_be_visible(timeout=30_000)
 
 
+def test_result_of_a_removed_model_is_explained(open_page: Open, stack: Stack) -> None:
+    """Without its model card a result has no axes and no layers: both panels say that the model is no longer served."""
+    page = open_page()
+    cards = httpx2.get(f"{stack.url}/v1/models").json()
+    cards["models"] = [card for card in cards["models"] if card["name"] != "esc50"]
+    page.route("**/v1/models", lambda route: route.fulfill(json=cards | {"default": cards["models"][0]["name"]}))
+    page.goto("about:blank")
+    page.goto(f"/#job={submit(stack, model='esc50', include='maps,spectrogram,cam')}")
+    expect(page.locator("#network")).to_contain_text("esc50 is no longer served", timeout=30_000)
+    expect(page.locator("#sound .state")).to_contain_text("esc50 is no longer served")
+
+
 @pytest.mark.parametrize("name", ["input", "stem", "layer1.block1", "layer2.block1", "layer4.block2", "cam"])
 def test_opened_node_shows_no_absent_value(open_page: Open, stack: Stack, name: str) -> None:
     """What a node does not have is left out of its details, and not printed as `null` or `undefined`; with the file of

@@ -86,6 +86,18 @@ def test_result_is_copied_and_saved(classified: Page, tmp_path: Path) -> None:
     assert set(saved["maps"]) >= {"stem", "layer1", "layer4"}
 
 
+def test_interrupted_save_is_reported(classified: Page) -> None:
+    """Where the connection breaks off within the saved result, the page says so and saves nothing."""
+    classified.evaluate(
+        """() => {
+            const broken = () => new ReadableStream({ pull: (body) => body.error(new TypeError("network error")) });
+            window.fetch = async () => new Response(broken());
+        }"""
+    )
+    classified.get_by_role("button", name="Save everything").click()
+    expect(classified.locator(".toast")).to_have_text("The server does not respond")
+
+
 def test_another_model_is_chosen(classified: Page) -> None:
     """The model picker offers the served models; the same sound can be classified again."""
     classified.get_by_label("Model").select_option("esc50-light")
