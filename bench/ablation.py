@@ -42,9 +42,7 @@ def main() -> None:
         help="how many, from the first: fold 5 tests shipped models",
     )
     parser.add_argument("--epochs", type=int, help="a shorter schedule than that of the recipe")
-    parser.add_argument(
-        "--rows", type=int, nargs="*", help="train only these, from 0; default: all, and print"
-    )
+    parser.add_argument("--rows", type=int, nargs="*", help="train only these, from 0; default: all, and print")
     parser.add_argument(
         "--set", dest="changes", nargs="*", default=[], metavar="KEY=VALUE", help="an override for every row"
     )

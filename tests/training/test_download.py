@@ -236,11 +236,7 @@ def test_unusable_archive(which: str, lengths: bool, site: Site, files: dict[str
 
 @pytest.mark.parametrize(
     ("limit", "message"),
-    [
-        ("MAX_ARCHIVE_BYTES", "sends more than 20 bytes"),
-        ("MAX_UNPACKED_BYTES", "the limit is 20"),
-        ("MAX_FILES", "the limit is 20"),
-    ],
+    [("MAX_ARCHIVE_BYTES", "sends more than 20 bytes"), ("MAX_UNPACKED_BYTES", "limit is 20"), ("MAX_FILES", "is 20")],
 )
 def test_too_large(limit: str, message: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many bytes received, too many bytes unpacked, too many files."""
