@@ -1,7 +1,6 @@
-"""The commands on recordings of one's own: `otoscope data import`, `split`, `prepare`, `report`, `reset`, and
-`fetch-esc50`.
+"""Commands for custom data sets: `otoscope data import`, `split`, `prepare`, `report`, `reset` and `fetch-esc50`.
 
-What needs numpy or torch is imported inside the commands.
+Modules that need numpy or torch are imported inside the commands.
 """
 
 from pathlib import Path
@@ -16,16 +15,16 @@ data = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Recordings of one's own: bring them, part them, look at them.",
+    help="Custom data sets: import recordings, split them, report on them.",
 )
 
 DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder made by `otoscope data import`.")]
 
-_SHOWN = 10  # sentences of a kind
+_MAX_LISTED = 10  # messages of a kind
 
 
 @data.command("import")
-def bring(
+def import_sounds(
     src: Annotated[
         str,
         typer.Argument(
@@ -34,47 +33,51 @@ def bring(
             " public Google Drive folder.",
         ),
     ],
-    to: Annotated[Path, typer.Option("--to", metavar="DATASET", help="Made if it is not there, else added to.")],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="DATASET", help="Created if it does not exist, otherwise added to.")
+    ],
     copy: Annotated[bool, typer.Option("--copy", help="Copy the files instead of referring to them.")] = False,
     group: Annotated[
         str | None,
         typer.Option(
             metavar="PATTERN",
-            help="What in a file's name tells the recording or speaker: a regular expression with one group.",
+            help="A regular expression with one group that finds recording or speaker in a file name.",
         ),
     ] = None,
 ) -> None:
-    """Bring sounds into a collection; again, to add what is new."""
+    """Import sounds into a data set; run it again to add new ones."""
     from training.data.custom.drive import import_drive, is_drive_folder
     from training.data.custom.importers import import_csv, import_folder
 
     if is_drive_folder(src):
         result = import_drive(src, to, group=group)
     elif "://" in src:
-        raise typer.BadParameter("a link needs a class: write both into a .csv, one line each", param_hint="SRC")
+        raise typer.BadParameter(
+            "a link needs a class: list links and classes in a .csv file, one a line", param_hint="SRC"
+        )
     elif Path(src).suffix.lower() in (".csv", ".txt"):
         result = import_csv(Path(src), to, group=group, copy=copy)
     else:
         result = import_folder(Path(src), to, group=group, copy=copy)
-    _tell(to, result)
+    _report_import(to, result)
 
 
 @data.command()
 def split(
     dataset: DatasetFolder,
-    val: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="To choose a model by.")] = 0.15,
-    test: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="To measure it on.")] = 0.15,
+    val: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of the validation set.")] = 0.15,
+    test: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of the test set.")] = 0.15,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same split.")] = 1,
 ) -> None:
     """Split a data set into train, val and test, with every recording in one of them only."""
     from training.data.custom.split import SUBSETS, write_split
 
     record = write_split(dataset, val=val, test=test, seed=seed)
-    wide = max(len("class"), *map(len, record.counts))
-    print(f"{'class':{wide}}" + "".join(f"{part:>8}" for part in SUBSETS))
+    width = max(len("class"), *map(len, record.counts))
+    print(f"{'class':{width}}" + "".join(f"{part:>8}" for part in SUBSETS))
     for label, counts in record.counts.items():
-        print(f"{label:{wide}}" + "".join(f"{counts[part]:>8}" for part in SUBSETS))
-    print(f"{'sources':{wide}}" + "".join(f"{len(record.sources[part]):>8}" for part in SUBSETS))
+        print(f"{label:{width}}" + "".join(f"{counts[part]:>8}" for part in SUBSETS))
+    print(f"{'sources':{width}}" + "".join(f"{len(record.sources[part]):>8}" for part in SUBSETS))
     print(f"Split with seed {seed}: {dataset / 'split'}")
 
 
@@ -82,11 +85,15 @@ def split(
 def prepare(
     dataset: DatasetFolder,
     recipe: Annotated[
-        str, typer.Option(metavar="NAME", help="Whose rate and window: a bundled recipe, or a YAML file.")
+        str, typer.Option(metavar="NAME", help="A bundled recipe or a YAML file; sets sample rate and window.")
     ] = "esc50-best",
-    whole: Annotated[bool, typer.Option("--whole", help="One segment per recording, however long.")] = False,
-    overlap: Annotated[float, typer.Option(min=0, max=0.99, metavar="SHARE", help="Of neighbouring windows.")] = 0.0,
-    silence_db: Annotated[float, typer.Option(metavar="DBFS", help="What is never louder is left out.")] = -60.0,
+    whole: Annotated[bool, typer.Option("--whole", help="One segment per recording, of any length.")] = False,
+    overlap: Annotated[
+        float, typer.Option(min=0, max=0.99, metavar="SHARE", help="Overlap of neighbouring windows.")
+    ] = 0.0,
+    silence_db: Annotated[
+        float, typer.Option(metavar="DBFS", help="Segments that are never louder are left out.")
+    ] = -60.0,
 ) -> None:
     """Decode a data set and cut it into segments, once."""
     from training.data.custom.prepare import prepare_segments, read_cache_info
@@ -97,12 +104,12 @@ def prepare(
         dataset, rate=frontend.sample_rate, window_seconds=None if whole else frontend.window_seconds,
         overlap=overlap, silence_db=silence_db,
     )  # fmt: skip
-    done = read_cache_info(cache)
-    what = "whole" if whole else f"of {frontend.window_seconds:g} s"
-    print(f"{done.segments:,} segments {what} at {frontend.sample_rate:,} Hz from {done.files:,} files: {cache}")
-    if done.silent:
-        print(f"{done.silent:,} silent segments left out")
-    _list("Skipped", done.skipped)
+    info = read_cache_info(cache)
+    length = "of any length" if whole else f"of {frontend.window_seconds:g} s"
+    print(f"{info.segments:,} segments {length} at {frontend.sample_rate:,} Hz from {info.files:,} files: {cache}")
+    if info.silent:
+        print(f"{info.silent:,} silent segments left out")
+    _list("Skipped", info.skipped)
 
 
 @data.command()
@@ -118,11 +125,11 @@ def report(
 
 @data.command()
 def reset(dataset: DatasetFolder) -> None:
-    """Remove what was made from a collection; its sounds and their table stay."""
+    """Remove derived files of a data set; its sounds and its manifest stay."""
     from training.data.custom.reset import reset as run
 
     removed = run(dataset)
-    print(f"Removed {', '.join(map(str, removed))}" if removed else "There was nothing to remove")
+    print(f"Removed {', '.join(map(str, removed))}" if removed else "Nothing to remove")
 
 
 @data.command("fetch-esc50")
@@ -135,25 +142,25 @@ def fetch_esc50(
     print(fetch(cache))
 
 
-def _tell(dataset: Path, result: "ImportResult") -> None:
+def _report_import(dataset: Path, result: "ImportResult") -> None:
     from collections import Counter
 
     from training.data.custom.manifest import read_manifest
 
     counts = Counter(item.label for item in read_manifest(dataset, missing_ok=True))
     added = f"{result.added:,} sound{'s' * (result.added != 1)} added"
-    print(f"{added}, {result.unchanged:,} were there; {dataset} now has {counts.total():,}:")
+    print(f"{added}, {result.unchanged:,} already imported; {dataset} now has {counts.total():,}:")
     print(", ".join(f"{label} {count:,}" for label, count in sorted(counts.items())))
     if len(counts) == 1:
-        print("That is one class; training needs two or more.")
-    _list("Kept once", result.duplicates)
+        print("This is one class; training needs at least two.")
+    _list("Duplicates, kept once", result.duplicates)
     _list("Skipped", result.skipped)
 
 
-def _list(title: str, sentences: list[str]) -> None:
-    if sentences:
-        print(f"{title}: {len(sentences):,}")
-    for sentence in sentences[:_SHOWN]:
-        print(f"  {sentence}")
-    if len(sentences) > _SHOWN:
-        print(f"  and {len(sentences) - _SHOWN:,} more")
+def _list(title: str, messages: list[str]) -> None:
+    if messages:
+        print(f"{title}: {len(messages):,}")
+    for message in messages[:_MAX_LISTED]:
+        print(f"  {message}")
+    if len(messages) > _MAX_LISTED:
+        print(f"  and {len(messages) - _MAX_LISTED:,} more")

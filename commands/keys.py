@@ -1,4 +1,4 @@
-"""`otoscope keys create`, `list`, `revoke`: who may use a gateway, in the file that it reads."""
+"""`otoscope keys create`, `list`, `revoke`: the API keys of a gateway, in the file that it reads."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ keys = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Who may use a gateway: make keys, list them, revoke them. It notices within a second.",
+    help="Create, list and revoke the API keys of a gateway, which rereads the file within a second.",
 )
 
 File = Annotated[
@@ -21,16 +21,16 @@ File = Annotated[
 
 @keys.command()
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is, for whoever reads the list.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The owner, as shown in the list.")],
     file: File,
     scope: Annotated[
-        list[Scope], typer.Option(help="Once for each: submit sounds, read answers, admin for everything of everybody.")
+        list[Scope], typer.Option(help="Once for each: submit sounds, read results, admin for all jobs and metrics.")
     ],
     rate: Annotated[
-        float | None, typer.Option(min=0.1, metavar="N", help="Submissions a minute; as many as it likes by default.")
+        float | None, typer.Option(min=0.1, metavar="N", help="Rate limit in submissions a minute; none by default.")
     ] = None,
 ) -> None:
-    """Make a key and print it. This once: what is kept of it is not enough to print it again."""
+    """Create a key and print it, once: only a hash of its secret is stored."""
     known = read_keys(file) if file.exists() else {}
     key, text = new_key(name, scope, rate)
     write_keys(file, [*known.values(), key])
@@ -39,7 +39,7 @@ def create(
 
 @keys.command("list")
 def show(file: File) -> None:
-    """The keys there are, without their secrets."""
+    """List the keys, without their secrets."""
     from rich.console import Console
 
     from commands.tables import keys_table
@@ -49,9 +49,9 @@ def show(file: File) -> None:
 
 @keys.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `otoscope keys list` tells it.")], file: File
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As in `otoscope keys list`.")], file: File
 ) -> None:
-    """Refuse a key from now on."""
+    """Delete a key; the gateway refuses it from then on."""
     known = read_keys(file)
     if known.pop(key_id, None) is None:
         raise ValueError(f"there is no key {key_id!r} in {file}")

@@ -1,4 +1,4 @@
-"""`otoscope settings`: what gateway and worker would run with here, what each setting does, and the same as files."""
+"""`otoscope settings`: the current value and the effect of every setting, as a table or as documentation files."""
 
 import os
 from enum import StrEnum
@@ -14,13 +14,15 @@ class Form(StrEnum):
 
 
 def settings(
-    form: Annotated[Form, typer.Option("--form", help="A table of what is set here, or a file.")] = Form.TABLE,
+    form: Annotated[
+        Form, typer.Option("--form", help="A table of the current values, or a documentation file.")
+    ] = Form.TABLE,
 ) -> None:
-    """What the services would run with here, and what each setting does.
+    """Show the settings of the services on this machine, and their effects.
 
-    Exit status 1 where they would not start.
+    Exits with 1 if the services would not start with them.
     """
-    from commands.settings_text import env_example, here, markdown
+    from commands.settings_text import current, env_example, markdown
 
     if form is not Form.TABLE:
         print(markdown() if form is Form.MARKDOWN else env_example(), end="")
@@ -31,6 +33,6 @@ def settings(
     from shared.config.settings import unknown_variables
 
     console = Console(highlight=False)
-    console.print(settings_table(here()))
+    console.print(settings_table(current()))
     for line in unknown_variables(os.environ):
         console.print(line, style="yellow")

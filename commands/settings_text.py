@@ -1,4 +1,4 @@
-"""Every setting as text: what it is here, what it does, docs/settings.md and .env.example."""
+"""Every setting as text: its current value, its effect, docs/settings.md and .env.example."""
 
 import re
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ from pydantic.fields import FieldInfo
 
 from shared.config.settings import CLI_VARIABLES, COMPOSE_VARIABLES, SECRETS, Settings, load_settings
 
-_PARTS = {"redis_url": "Both sides", "host": "Gateway", "models_dir": "Worker"}
-"""What the settings from that one on belong to."""
+_SECTIONS = {"redis_url": "Both sides", "host": "Gateway", "models_dir": "Worker"}
+"""The first setting of each section, and the section's title."""
 
 
-def here() -> Iterator[tuple[str, str, str, bool, str]]:
-    """Part, variable, value, whether it is set here, and effect of each. Raises ConfigurationError."""
+def current() -> Iterator[tuple[str, str, str, bool, str]]:
+    """Section, variable, value, whether it is set here, and effect of each setting. Raises ConfigurationError."""
     found = load_settings()
-    for part, name, field in _every():
-        yield part, variable(name), shown(name, getattr(found, name)), name in found.model_fields_set, effect(field)
+    for section, name, field in _all_settings():
+        yield section, variable(name), masked(name, getattr(found, name)), name in found.model_fields_set, effect(field)
 
 
 def variable(name: str) -> str:
@@ -26,12 +26,12 @@ def variable(name: str) -> str:
 
 
 def effect(field: FieldInfo) -> str:
-    """What a setting does, in one paragraph."""
+    """The description of a setting in one paragraph."""
     return " ".join((field.description or "").split())
 
 
-def written(name: str, field: FieldInfo) -> str:
-    """As one would write it; nothing where there is none."""
+def default_text(name: str, field: FieldInfo) -> str:
+    """The default as it is written in a file; empty without a default."""
     if name == "decode_processes":
         return "cores, at most 4"
     value = field.default
@@ -47,26 +47,26 @@ def markdown() -> str:
     lines = [
         "# Settings",
         "",
-        "Environment variables, read once at start; `otoscope settings` shows what they are on a machine. A file of",
-        f"the same name in lower case in `{SECRETS}` (`{SECRETS}/otoscope_redis_url`) does as well, for what should be",
-        "in no environment; a variable wins over a file. What contradicts itself is refused at start with the reason,",
-        "and a variable with this prefix that nothing reads is pointed out.",
+        "Environment variables, read once at start; `otoscope settings` shows their values on a machine. A secret can",
+        f"be a file instead, with the same name in lower case in `{SECRETS}` (`{SECRETS}/otoscope_redis_url`); a",
+        "variable takes precedence over a file. Settings that contradict each other are refused at start with the",
+        "reason, and an unknown variable with this prefix is reported.",
     ]
-    for part, fields in _by_part().items():
-        lines += ["", f"## {part}", "", "| variable | default | what it does |", "|---|---|---|"]
+    for section, fields in _by_section().items():
+        lines += ["", f"## {section}", "", "| variable | default | what it does |", "|---|---|---|"]
         lines += [
-            f"| `{variable(name)}` | {_code(written(name, field))} | {effect(field).replace('|', chr(92) + '|')} |"
+            f"| `{variable(name)}` | {_code(default_text(name, field))} | {effect(field).replace('|', chr(92) + '|')} |"
             for name, field in fields
         ]
     lines += ["", "## docker compose", ""]
     lines += [
-        "`OTOSCOPE_HOST` and `OTOSCOPE_PORT` are where the host listens, `OTOSCOPE_MODELS_DIR` is a folder of its",
-        "own, `OTOSCOPE_REDIS_URL` is read where [compose/managed-redis.yml](deployment.md#a-redis-elsewhere) is.",
+        "`OTOSCOPE_HOST` and `OTOSCOPE_PORT` are the address on the host, `OTOSCOPE_MODELS_DIR` is a folder of the",
+        "host, `OTOSCOPE_REDIS_URL` is read with [compose/managed-redis.yml](deployment.md#a-redis-elsewhere) only.",
     ]
     lines += ["", "| variable | default | what it does |", "|---|---|---|"]
-    lines += [f"| `{name}` | `{default}` | {told} |" for name, (default, told) in COMPOSE_VARIABLES.items()]
+    lines += [f"| `{name}` | `{default}` | {effect_} |" for name, (default, effect_) in COMPOSE_VARIABLES.items()]
     lines += ["", "## Command line and client", "", "| variable | what it does |", "|---|---|"]
-    lines += [f"| `{name}` | {told} |" for name, told in CLI_VARIABLES.items()]
+    lines += [f"| `{name}` | {effect_} |" for name, effect_ in CLI_VARIABLES.items()]
     lines += ["", "<!-- otoscope settings --form markdown > docs/settings.md -->", ""]
     return "\n".join(lines)
 
@@ -74,15 +74,15 @@ def markdown() -> str:
 def env_example() -> str:
     """.env.example: every setting, commented out, at its default."""
     lines = [
-        "# Every setting at its default. Copy to .env beside docker-compose.yml and take off the # where you differ.",
+        "# Every setting at its default. Copy to .env beside docker-compose.yml and uncomment what you change.",
         *("", "# ---- docker compose ----", "", "# cpu: without a GPU.", "#COMPOSE_PROFILES=gpu"),
-        *("", "# docker-compose.yml:compose/managed-redis.yml has OTOSCOPE_REDIS_URL read, which else it is not."),
+        *("", "# OTOSCOPE_REDIS_URL is read with docker-compose.yml:compose/managed-redis.yml only."),
         "#COMPOSE_FILE=docker-compose.yml",
     ]
-    for name, (usual, told) in COMPOSE_VARIABLES.items():
-        lines += ["", *(f"# {line}" for line in wrap(told, 110)), f"#{name}={usual}"]
-    for part, fields in _by_part().items():
-        lines += ["", f"# ---- {part} ----"]
+    for name, (default, effect_) in COMPOSE_VARIABLES.items():
+        lines += ["", *(f"# {line}" for line in wrap(effect_, 110)), f"#{name}={default}"]
+    for section, fields in _by_section().items():
+        lines += ["", f"# ---- {section} ----"]
         for name, field in fields:
             lines += [
                 "",
@@ -92,33 +92,33 @@ def env_example() -> str:
     return "\n".join([*lines, ""])
 
 
-def _every() -> Iterator[tuple[str, str, FieldInfo]]:
-    """Part, name and field of every setting, in order."""
-    part = ""
+def _all_settings() -> Iterator[tuple[str, str, FieldInfo]]:
+    """Section, name and field of every setting, in order."""
+    section = ""
     for name, field in Settings.model_fields.items():
-        part = _PARTS.get(name, part)
-        yield part, name, field
+        section = _SECTIONS.get(name, section)
+        yield section, name, field
 
 
-def _by_part() -> dict[str, list[tuple[str, FieldInfo]]]:
-    parts: dict[str, list[tuple[str, FieldInfo]]] = {}
-    for part, name, field in _every():
-        parts.setdefault(part, []).append((name, field))
-    return parts
+def _by_section() -> dict[str, list[tuple[str, FieldInfo]]]:
+    sections: dict[str, list[tuple[str, FieldInfo]]] = {}
+    for section, name, field in _all_settings():
+        sections.setdefault(section, []).append((name, field))
+    return sections
 
 
 def _plain(name: str, field: FieldInfo) -> str:
     if isinstance(field.default, Path):
-        return f"./{field.default}"  # to Compose a bare word is a volume
-    return "" if field.default_factory else written(name, field)
+        return f"./{field.default}"  # to Compose a bare word is the name of a volume
+    return "" if field.default_factory else default_text(name, field)
 
 
 def _code(text: str) -> str:
     return f"`{text}`" if text and " " not in text else text
 
 
-def shown(name: str, value: Any) -> str:
-    """A value as a person may see it: an address may hold a password."""
+def masked(name: str, value: Any) -> str:
+    """A value as text, without the passwords that an address may contain."""
     text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     if name != "redis_url":
         return text

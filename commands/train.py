@@ -1,6 +1,6 @@
-"""The commands that train: `otoscope train`, `evaluate`, `lr-find`, `overfit`, `export`.
+"""The training commands: `otoscope train`, `evaluate`, `lr-find`, `overfit`, `quantise`, `export`.
 
-What needs torch is imported inside the commands.
+Modules that need torch are imported inside the commands.
 """
 
 import shlex
@@ -22,19 +22,19 @@ Data = Annotated[
     typer.Option("--data", metavar="DIR", help="A custom data set, or a folder like ESC-50; default: download ESC-50."),
 ]
 FoldName = Annotated[
-    str | None, typer.Option("--fold", metavar="N", help="The fold that is not trained on; the last one by default.")
+    str | None, typer.Option("--fold", metavar="N", help="The held-out fold; the last one by default.")
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", metavar="NAME", help="A bundled recipe, or a YAML file.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated.")
 ]
 TeacherNames = Annotated[
-    list[Path] | None, typer.Option("--teacher", metavar="MODEL", help="Learn from this model, too; may be repeated.")
+    list[Path] | None, typer.Option("--teacher", metavar="MODEL", help="Distil from this model; may be repeated.")
 ]
 StartName = Annotated[
-    Path | None, typer.Option("--from", metavar="MODEL", help="Go on from this model, with other classes.")
+    Path | None, typer.Option("--from", metavar="MODEL", help="Fine-tune this model; the classes may differ.")
 ]
-Compile = Annotated[bool, typer.Option("--compile", help="Through torch.compile: a slow start, quicker steps.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile: a slow start, faster steps.")]
 
 INTERRUPTED = 130  # exit status after Ctrl-C
 
@@ -42,17 +42,17 @@ INTERRUPTED = 130  # exit status after Ctrl-C
 def train(
     data: Data = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Becomes a model directory; runs/RECIPE-foldN by default.")
+        Path | None, typer.Option(metavar="DIR", help="The model directory to create; runs/RECIPE-foldN by default.")
     ] = None,
     fold: FoldName = None,
     recipe: RecipeName = "esc50-best",
     changes: Changes = None,
     teacher: TeacherNames = None,
     start: StartName = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     compile: Compile = False,
 ) -> None:
-    """Train a network by a recipe; Ctrl-C saves, --resume goes on."""
+    """Train a network by a recipe. Ctrl-C saves a checkpoint, --resume continues from it."""
     from training.eval.evaluate import evaluate as evaluate_model
     from training.eval.report import fold_name, headline, write_report
     from training.fit.loop import train as run
@@ -67,9 +67,9 @@ def train(
         run(chosen, dataset, test_fold, out, teachers=teacher or (), pretrained=model, resume=resume, compile=compile)
     except KeyboardInterrupt:
         _interrupted(out)
-    print(f"{out} holds the model {chosen.name}")
+    print(f"The model {chosen.name} is in {out}")
     if test_fold != "test":
-        print(f"Measure it: otoscope evaluate {out}{_same(data)}")
+        print(f"Evaluate it: otoscope evaluate {out}{_same(data)}")
         return
     for part in ("val", "test"):
         if part in dataset.folds:
@@ -79,7 +79,7 @@ def train(
 
 def evaluate(
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="Model directories; several answer together.")
+        list[Path], typer.Argument(metavar="MODEL...", help="Model directories; several are evaluated as an ensemble.")
     ],
     data: Data = None,
     fold: Annotated[str | None, typer.Option(metavar="N", help="The held-out fold by default.")] = None,
@@ -89,23 +89,23 @@ def evaluate(
     recipe: RecipeName = "esc50-best",
     changes: Changes = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the report goes; MODEL/evaluation by default.")
+        Path | None, typer.Option(metavar="DIR", help="Directory of the report; MODEL/evaluation by default.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(metavar="float32|bfloat16|int8", help="`service` is what a worker here would use.")
+        str, typer.Option(metavar="float32|bfloat16|int8", help="`service`: what a worker on this machine would use.")
     ] = "float32",
     views: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Look at every clip N times, each time rotated further.")
+        int, typer.Option(min=1, metavar="N", help="Test-time augmentation: N rotations of every clip.")
     ] = 1,
     trained_fold: Annotated[
-        bool, typer.Option("--allow-training-fold", help="Measure a fold that the model was trained on.")
+        bool, typer.Option("--allow-training-fold", help="Evaluate on a fold that the model was trained on.")
     ] = False,
     record: Annotated[
-        bool, typer.Option("--record", help="Write the figure into the model's config and README.")
+        bool, typer.Option("--record", help="Write the accuracy into the model's config and README.")
     ] = False,
     compile: Compile = False,
 ) -> None:
-    """Measure a model on the fold that it has not seen, or a recipe on every fold in turn."""
+    """Evaluate a model on its held-out fold, or cross-validate a recipe."""
     from training.eval.evaluate import evaluate as run
     from training.eval.model_card import record_accuracy
     from training.eval.report import headline, interval, percent, write_report
@@ -113,7 +113,7 @@ def evaluate(
     arithmetic = _precision(precision)
     if folds:
         if len(models) > 1:
-            raise typer.BadParameter("takes one folder for its runs", param_hint="--folds")
+            raise typer.BadParameter("takes one directory for its runs", param_hint="--folds")
         return _cross_validate(models[0], data, folds, _recipe(recipe, changes), compile)
     dataset = _dataset(data, _config(models[0]).frontend)
     evaluation = run(
@@ -124,7 +124,7 @@ def evaluate(
     report = write_report(evaluation, where)
     print(headline(report))
     print(f"95 % interval {interval(report.interval_95)}, top-5 {percent(report.top_5)}, {report.precision}")
-    print(f"calibration error {report.calibration_error:.3f}, forward passes an answer {report.forward_passes}")
+    print(f"calibration error {report.calibration_error:.3f}, forward passes per clip {report.forward_passes}")
     print(f"Report, confusion matrix and labels: {where}")
     if record:
         record_accuracy(models[0], evaluation, report)
@@ -143,7 +143,7 @@ def _cross_validate(out: Path, data: Path | None, folds: int, recipe: "Recipe", 
     try:
         report = cross_validate(recipe, dataset, chosen[::-1], out, compile=compile)
     except KeyboardInterrupt:
-        print(f"\nStopped and saved in {out}: the same command goes on from there.", file=sys.stderr)
+        print(f"\nStopped and saved in {out}: the same command resumes from there.", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     print(as_markdown(report).split("\n", 2)[2])
     print(headline(report))
@@ -152,7 +152,7 @@ def _cross_validate(out: Path, data: Path | None, folds: int, recipe: "Recipe", 
 
 def lr_find(
     data: Data = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where lr_find.png goes.")] = Path("runs/lr-find"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory of lr_find.png.")] = Path("runs/lr-find"),
     fold: FoldName = None,
     recipe: RecipeName = "esc50-first",
     changes: Changes = None,
@@ -160,7 +160,7 @@ def lr_find(
     start: StartName = None,
     steps: Annotated[int, typer.Option(min=20, metavar="N", help="Steps from 1e-6 to 1.")] = 100,
 ) -> None:
-    """Find a learning rate: the loss over a rising rate, as a picture."""
+    """Find a learning rate by a range test (arXiv:1506.01186): the loss over an increasing rate, as a plot."""
     from training.diagnostics import find_learning_rate
 
     chosen, model = _recipe_and_start(recipe, changes, start)
@@ -183,22 +183,22 @@ def overfit(
     fold: FoldName = None,
     recipe: RecipeName = "esc50-best",
     changes: Changes = None,
-    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Give up after so many.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Give up after N steps.")] = 200,
 ) -> None:
-    """Check that the network learns one minibatch by heart."""
+    """Check that the network can overfit one minibatch."""
     from training.diagnostics import overfit_one_batch
 
     chosen = _recipe(recipe, changes)
     dataset = _dataset(data, chosen.frontend)
     taken, loss = overfit_one_batch(chosen, dataset, _fold(fold, dataset), steps)
-    print(f"100 % of one minibatch after {taken} steps, loss {loss:.3f}: the network can learn")
+    print(f"100 % of one minibatch after {taken} steps, loss {loss:.3f}: the network and the loss work")
 
 
 def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model directory.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="MODEL/model.onnx by default.")] = None,
 ) -> None:
-    """Write a model as ONNX, front end included, and compare it with PyTorch."""
+    """Export a model as ONNX, front end included, and compare its output with PyTorch."""
     from training.export.onnx import export_onnx
 
     check = export_onnx(model, out or model / "model.onnx")
@@ -209,14 +209,14 @@ def export(
 def quantise(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Model directories.")], data: Data = None
 ) -> None:
-    """Measure what a model needs to be run in 8 bits (OTOSCOPE_INT8=1), on clips that it was trained on."""
+    """Calibrate a model for 8-bit inference (OTOSCOPE_INT8=1) on clips that it was trained on."""
     from training.export.quantise import quantise as run
 
     dataset = _dataset(data, _config(models[0]).frontend)
     for model in models:
         config = run(model, dataset)
-        print(f"{model} has the ranges of {len(config.int8_ranges)} convolutions")
-    print(f"What that costs: otoscope evaluate {models[0]} --precision int8{_same(data)}")
+        print(f"{model} now has the activation ranges of {len(config.int8_ranges)} convolutions")
+    print(f"Evaluate its accuracy: otoscope evaluate {models[0]} --precision int8{_same(data)}")
 
 
 def _dataset(data: Path | None, frontend: "FrontendConfig") -> "Dataset":
@@ -227,7 +227,7 @@ def _dataset(data: Path | None, frontend: "FrontendConfig") -> "Dataset":
 
 
 def _fold(name: str | None, dataset: "Dataset") -> "Fold":
-    """What a person calls a fold; the data set's own choice when nothing is said."""
+    """A fold by its name; the default fold of the data set without one."""
     if name is None:
         return dataset.default_fold
     return int(name) if name.isdecimal() else name
@@ -276,10 +276,10 @@ def _precision(name: str) -> "Precision":
 
 
 def _same(data: Path | None) -> str:
-    """How to name the same data again."""
+    """The option that selects the same data."""
     return f" --data {data}" if data else ""
 
 
 def _interrupted(out: Path) -> None:
-    print(f"\nStopped and saved in {out}: the same command with --resume goes on from there.", file=sys.stderr)
+    print(f"\nStopped and saved in {out}: the same command with --resume continues from there.", file=sys.stderr)
     raise SystemExit(INTERRUPTED)
