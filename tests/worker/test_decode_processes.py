@@ -1,11 +1,8 @@
-"""What a decode process inherits from its parent, how it ends with it, and their messages."""
+"""What a decode process inherits from its parent, and how it ends with it."""
 
-import math
 import os
 import socket
 import subprocess
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,6 @@ import pytest
 from tests.conftest import PYTHON, ROOT
 from tests.support.process_tree import gone, until
 from tests.support.sounds import chirp, encode
-from worker.decode.framing import FramedSocket
 from worker.decode.pool import DecoderPool
 
 
@@ -57,25 +53,3 @@ def test_a_process_ends_with_its_parent_in_the_middle_of_a_file() -> None:
             cwd=ROOT, pass_fds=[theirs.fileno()],
         )  # fmt: skip
         assert process.wait(20) == 0
-
-
-def test_messages_have_deadlines_and_limits() -> None:
-    """The deadline covers a whole message, and a message over the limit is rejected."""
-    ours, theirs = (FramedSocket(end) for end in socket.socketpair())
-    ours.send(b"x" * 100_000)
-    assert theirs.receive(100_000) == b"x" * 100_000
-    ours.send(memoryview(b""))
-    assert theirs.receive(0) == b""
-    with pytest.raises(TimeoutError):
-        theirs.receive(10, time.monotonic() + 0.01)
-    with pytest.raises(TimeoutError):
-        ours.send(bytes(10_000_000), time.monotonic() + 0.01)
-    with pytest.raises(ValueError, match="at most 10 are accepted"):
-        theirs.receive(10, math.inf)
-    waiting = threading.Timer(0.05, ours.close)
-    waiting.start()
-    with pytest.raises((EOFError, OSError)):
-        ours.receive(10)
-    waiting.join()
-    ours.close()
-    theirs.close()

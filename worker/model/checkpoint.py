@@ -41,9 +41,7 @@ class ModelConfig(BaseModel):
     architecture: Annotated[SerializeAsAny[ArchitectureConfig], BeforeValidator(architectures.parse)]
     frontend: FrontendConfig
     classes: tuple[str, ...]
-    temperature: float = Field(
-        default=1.0, gt=0
-    )  # divides the logits: calibration (Guo et al., 2017, arXiv:1706.04599)
+    temperature: float = Field(default=1.0, gt=0)  # divides the logits: calibration, arXiv:1706.04599
     answers: AnswerConfig = AnswerConfig()
     int8_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)  # see worker/model/fake_quant.py
     licence: str = ""
