@@ -60,6 +60,39 @@ def _part(
     return {"part": PartInfo(description, axes, unit, of, per_layer, image)}
 
 
+@dataclass(frozen=True)
+class Level:
+    """The level of a sound or of a window. 0 dBFS is full scale; digital silence has no level."""
+
+    peak_dbfs: float | None  # of the loudest sample
+    rms_dbfs: float | None
+    clipped: float = 0.0  # share of the samples that are at full scale, 0 to 1
+    dc_offset: float = 0.0  # mean of the samples, of full scale; it was removed if it is large
+    bandwidth: float | None = None  # Hz, the highest frequency that the sound uses; of a window: None
+
+
+@dataclass(frozen=True)
+class SoundWarning:
+    """Something about a sound that makes its result less certain than it looks, or different from what was sent."""
+
+    code: str  # one of WARNINGS
+    detail: str
+
+
+WARNINGS = {
+    "silent": "nothing above the noise floor",
+    "quiet": "the loudest tenth of a second is below -40 dBFS",
+    "clipped": "more than a thousandth of the samples are at full scale",
+    "beyond_full_scale": "samples beyond full scale; a file of integers stored as floats was scaled",
+    "dc_offset": "a constant offset was removed",
+    "channels_cancel": "the channels cancel each other; the loudest one was used",
+    "narrow_band": "the sound and the model use different ranges of frequencies",
+    "resampled_up": "the sample rate of the file is lower than that of the model",
+    "truncated": "the file ends early; what there is was used",
+}
+"""The stable codes of warnings, and what each means."""
+
+
 @dataclass
 class WindowPrediction:
     """The predictions of one window of a sound."""
@@ -67,6 +100,20 @@ class WindowPrediction:
     start: float  # seconds
     end: float
     predictions: list[tuple[str, float]]
+    active: bool = True  # whether there is something to hear in it
+    known: float | None = None  # open-set score, 0 to 1; None for a model without one
+    level: Level | None = None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A class that is heard in a stretch of a sound."""
+
+    class_: str
+    start: float  # seconds
+    end: float
+    confidence: float  # the strongest evidence in the stretch, 0 to 1
+    peak: float  # seconds: where it is loudest
 
 
 @dataclass
@@ -122,6 +169,14 @@ class Result:
     channels: dict[str, Array] = field(default_factory=dict)
     """Layer, or branch of a residual block -> (channels, height, width); requested by `layer=`, so not a part."""
     parts: list[str] = field(default_factory=list)  # what was requested beside the predictions
+    verdict: str = "named"  # one of otoscope.types.Verdict
+    known: float | None = None  # open-set score of the deciding window, 0 to 1; None for a model without one
+    level: Level | None = None  # of the whole sound
+    warnings: list[SoundWarning] = field(default_factory=list)
+    detections: list[Detection] = field(
+        default_factory=list,
+        metadata=_part("which classes are heard when: class, start and end in seconds, confidence, loudest moment"),
+    )
 
 
 PARTS: dict[str, PartInfo] = {each.name: each.metadata["part"] for each in fields(Result) if "part" in each.metadata}
@@ -173,15 +228,38 @@ def unpack_result(packed: bytes) -> Result:
         combined=tree["combined"],
         window=tree["window"],
         windows=[
-            WindowPrediction(w["start"], w["end"], _unpack_predictions(w["predictions"])) for w in tree["windows"]
+            WindowPrediction(
+                w["start"],
+                w["end"],
+                _unpack_predictions(w["predictions"]),
+                w.get("active", True),
+                w.get("known"),
+                _unpack_level(w.get("level")),
+            )
+            for w in tree["windows"]
         ],
         parts=tree["parts"],
+        verdict=tree.get("verdict", "named"),
+        known=tree.get("known"),
+        level=_unpack_level(tree.get("level")),
+        warnings=[SoundWarning(w["code"], w["detail"]) for w in tree.get("warnings", ())],
+        detections=[
+            Detection(d["class"], d["start"], d["end"], d["confidence"], d["peak"]) for d in tree.get("detections", ())
+        ],
         **arrays,
     )
 
 
 def _unpack_predictions(tree: list[dict[str, Any]]) -> list[tuple[str, float]]:
     return [(p["class"], p["confidence"]) for p in tree]
+
+
+def _unpack_level(tree: dict[str, Any] | None) -> Level | None:
+    """Fields that are not known here are ignored."""
+    return None if tree is None else Level(**{name: tree[name] for name in _LEVEL if name in tree})
+
+
+_LEVEL = tuple(each.name for each in fields(Level))
 
 
 def _unpack_arrays(trees: dict[str, Any]) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""The public JSON. Field names stand here once; the page, the client and the tests take them from here."""
+"""The public JSON models. Field names are defined here only; the gateway, the client and the tests use these models."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from otoscope.errors import InvalidRequest
-from otoscope.results import PARTS
+from otoscope.results import PARTS, WARNINGS
 from otoscope.results import Part as Part
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
-"""A job in one of these never changes again."""
+"""Final states: a job in one of them does not change any more."""
 
 
 class Public(BaseModel):
@@ -31,10 +31,49 @@ class ArrayJSON(Public):
     values: list[Any]
 
 
+Verdict = Literal["named", "unsure", "unknown", "silent"]
+"""How far to trust the first prediction. `named`: as far as the model. `unsure`: the confidence is below the one from
+which on the model is right in 80 % of the cases. `unknown`: the sound is none of the model's classes. `silent`: there
+is nothing to hear."""
+
+Combine = Literal["evidence", "mean", "max"]
+"""How the windows of a sound become one list of predictions."""
+
+
+class Level(Public):
+    """0 dBFS is full scale; a level is null for digital silence."""
+
+    peak_dbfs: float | None = Field(description="of the loudest sample")
+    rms_dbfs: float | None
+    clipped: float = Field(0.0, description="share of the samples at full scale, 0 to 1")
+    dc_offset: float = Field(0.0, description="mean of the samples; a large one was removed")
+    bandwidth: float | None = Field(None, description="Hz, the highest frequency that the sound uses; not of windows")
+
+
+class SoundWarning(Public):
+    """Something about the sound that makes its result less certain than it looks."""
+
+    code: str = Field(description=f"one of {', '.join(WARNINGS)}", examples=["quiet"])
+    detail: str
+
+
+class Detection(Public):
+    """A class that is heard in a stretch of the sound."""
+
+    class_: Annotated[str, Field(alias="class", examples=["siren"])]
+    start: float = Field(description="seconds from the beginning")
+    end: float
+    confidence: float = Field(ge=0, le=1, description="the strongest evidence in the stretch")
+    peak: float = Field(description="seconds: where it is loudest")
+
+
 class Window(Public):
     start: float = Field(description="seconds from the beginning")
     end: float
     predictions: list[Prediction]
+    active: bool = Field(True, description="whether there is something to hear in it")
+    known: float | None = Field(None, description="open-set score, 0 to 1; null for a model without one")
+    level: Level | None = None
 
 
 class Waveform(Public):
@@ -56,6 +95,15 @@ class _ResultFields(Public):
     combined: str = Field(description="how the predictions of the windows were combined")
     window: int = Field(description="index of the window that the arrays of one window are of")
     window_count: int
+    verdict: Verdict = Field("named", description="how far to trust the first prediction")
+    known: float | None = Field(
+        None,
+        description="open-set score of the deciding window, 0 to 1: a low one means a sound of none of the classes;"
+        " null for a model without one",
+    )
+    level: Level | None = Field(None, description="of the whole sound")
+    warnings: list[SoundWarning] = []
+    detections: list[Detection] | None = Field(None, description=PARTS["detections"].summary)
     windows: list[Window] | None = Field(None, description=PARTS["windows"].summary)
     maps: dict[str, ArrayJSON] | None = Field(None, description=f"by layer: {PARTS['maps'].summary}")
     waveform: Waveform | None = Field(None, description=PARTS["waveform"].description)
@@ -93,7 +141,7 @@ class ResultJSON(_ResultArrays):
 
 
 class AudioInfo(Public):
-    """What the upload was."""
+    """The uploaded file."""
 
     name: str | None = None
     bytes: int
@@ -101,11 +149,11 @@ class AudioInfo(Public):
     codec: str
     sample_rate: int | None = Field(None, description="Hz")
     channels: int | None = None
-    duration: float | None = Field(None, description="seconds, as the header says")
+    duration: float | None = Field(None, description="seconds, from the header")
 
 
 class Timings(Public):
-    """Seconds spent at each stage; absent until the stage is over."""
+    """Seconds spent in each stage; null until the stage is over."""
 
     queue: float | None = None
     decode: float | None = None
@@ -136,17 +184,32 @@ class Job(Public):
 
 
 class JobOptions(Public):
-    """What a caller may ask for; the same names as form fields, JSON keys and query parameters."""
+    """The options of a submission; the same names as form fields, JSON keys and query parameters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str | None = Field(None, description="one of /v1/models; the server's default when absent")
-    top_k: int = Field(5, ge=1, le=1_000, description="how many predictions")
-    include: tuple[Part, ...] = Field((), description="what to return beside the predictions")
+    top_k: int = Field(5, ge=1, le=1_000, description="number of predictions")
+    include: tuple[Part, ...] = Field((), description="parts to return in addition to the predictions")
     window: int | None = Field(None, ge=0, description="which window the arrays are of; the deciding one when absent")
     layer: str | None = Field(
         None, description="a layer to look into: all of its channels, and of a residual block what it adds"
     )
+    cam_class: str | None = Field(None, description="the class of the CAM; the first prediction when absent")
+    combine: Combine | None = Field(
+        None,
+        description="how windows become one answer: `evidence` (the strongest of each class, weighted by the known"
+        " score), `mean` or `max` of those with something to hear; the model's default when absent",
+    )
+    unknown_threshold: float | None = Field(
+        None, ge=0, le=1, description="known score below which the verdict is `unknown`; the model's when absent"
+    )
+    min_confidence: float | None = Field(
+        None, ge=0, le=1, description="confidence below which the verdict is `unsure`; the model's when absent"
+    )
+    overlap: float = Field(0.5, ge=0, le=0.9, description="share by which the windows of a long sound overlap")
+    merge_gap: float = Field(1.0, ge=0, description="seconds: closer detections of one class are joined")
+    min_duration: float = Field(0.0, ge=0, description="seconds: shorter detections are left out")
 
 
 class JobRequest(JobOptions):
@@ -156,7 +219,7 @@ class JobRequest(JobOptions):
 
 
 class EvaluateRequest(BaseModel):
-    """The older systems' request. Unknown keys are ignored, as they did."""
+    """The request of older services. Unknown keys are ignored, as by them."""
 
     audio_data: str = Field(description="the sound file, base64")
 
@@ -168,7 +231,7 @@ class LegacyWaveform(Public):
 
 
 class EvaluateResponse(Public):
-    """The older systems' answer."""
+    """The response of older services."""
 
     predictions: list[Prediction]
     visualization: dict[str, ArrayJSON]
@@ -178,7 +241,7 @@ class EvaluateResponse(Public):
 
 
 class Accuracy(BaseModel):
-    """One measured accuracy and how it was measured."""
+    """A measured accuracy, and the protocol of the measurement."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -192,9 +255,9 @@ LayerKind = Literal["stem", "residual", "plain", "stage"]
 
 
 class ReceptiveField(Public):
-    """What one cell of a layer can see of the spectrogram: along mels as along frames, cell `i` sees `size` of them
-    from `start + i * stride` on, beyond the edges too. What a squeeze-and-excitation gate sees, the whole, does not
-    count."""
+    """The receptive field of a layer on the spectrogram, the same along mels and frames: cell `i` covers `size` of them
+    from `start + i * stride` on, padding included. The global receptive field of squeeze-and-excitation gates is not
+    counted."""
 
     start: int
     stride: int
@@ -202,22 +265,22 @@ class ReceptiveField(Public):
 
 
 class Layer(Public):
-    """Something to look at inside a network."""
+    """A layer whose activations can be requested."""
 
     name: str
     shape: list[int] = Field(description="(channels, height, width) for one window")
-    kind: LayerKind = Field("stage", description="a stage is the same activation as the last block in it")
-    inputs: list[str] = Field([], description="the layers that feed it; none where the spectrogram does")
-    receptive_field: ReceptiveField | None = Field(None, description="null where not known")
+    kind: LayerKind = Field("stage", description="a stage has the same activation as its last block")
+    inputs: list[str] = Field([], description="names of its input layers; empty if the input is the spectrogram")
+    receptive_field: ReceptiveField | None = Field(None, description="null if not known")
 
 
 class ModelCard(Public):
-    """What is served under a name."""
+    """A served model."""
 
     name: str
     description: str
     classes: list[str]
-    sample_rate: int = Field(description="Hz that sounds are brought to")
+    sample_rate: int = Field(description="Hz to which sounds are resampled")
     window_seconds: float
     architecture: dict[str, Any]
     frontend: dict[str, Any]
@@ -225,10 +288,10 @@ class ModelCard(Public):
     layers: list[Layer]
     accuracy: list[Accuracy]
     licence: str
-    version: str = Field(description="changes whenever the weights do")
+    version: str = Field(description="changes with the weights")
 
     def require_layer(self, name: str) -> None:
-        """Raises InvalidRequest, which names some that there are."""
+        """Raises InvalidRequest if there is no such layer; the message names some that exist."""
         names = [layer.name for layer in self.layers]
         if name not in names:
             names.sort(key=lambda known: known.count("."))  # stages before the blocks inside
@@ -242,7 +305,7 @@ class ModelList(Public):
 
 
 class Limits(Public):
-    """What is accepted, so that it can be told before anything is sent."""
+    """The limits of uploads, so that a client can check before it sends."""
 
     max_upload_bytes: int
     max_seconds: float
@@ -251,26 +314,26 @@ class Limits(Public):
     min_rate: int = Field(description="Hz")
     max_rate: int = Field(description="Hz")
     formats: list[str] = Field(description="containers, in words")
-    extensions: list[str] = Field(description="of file names, for a file picker", examples=[[".wav", ".flac"]])
-    max_wait: float = Field(description="seconds that `wait` can hold a line at most")
-    result_ttl: int = Field(description="seconds that a finished job can be read")
-    queue_limit: int = Field(description="unfinished jobs past which none is taken")
+    extensions: list[str] = Field(description="file extensions, for a file picker", examples=[[".wav", ".flac"]])
+    max_wait: float = Field(description="seconds, the maximum of `wait`")
+    result_ttl: int = Field(description="seconds for which a finished job is kept")
+    queue_limit: int = Field(description="unfinished jobs from which on submissions are refused")
 
 
 class Ready(Public):
     status: Literal["ready", "not_ready"]
     redis: bool
-    workers: int = Field(description="workers that have run a forward pass and answer now")
+    workers: int = Field(description="workers that have run a forward pass and send heartbeats")
     models: list[str]
 
 
 class WorkerInfo(Public):
-    """What a worker says of itself every two seconds."""
+    """The heartbeat of a worker, sent every two seconds."""
 
     id: str
     models: list[str]
-    busy: int = Field(description="jobs it holds")
-    metrics: str | None = Field(description="address of its metrics as it knows it, which need not be one for you")
+    busy: int = Field(description="jobs in progress")
+    metrics: str | None = Field(description="address of its metrics on its own network")
 
 
 class WorkerList(Public):
@@ -282,7 +345,7 @@ class Live(Public):
 
 
 class Problem(BaseModel):
-    """RFC 9457."""
+    """A problem document (RFC 9457)."""
 
     type: str
     title: str

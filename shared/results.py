@@ -1,5 +1,6 @@
 """Packs results: the binary form that the worker stores and the gateway sends."""
 
+from dataclasses import asdict
 from typing import Any
 
 import msgpack
@@ -23,10 +24,21 @@ def pack_result(result: Result) -> bytes:
                 "start": w.start,
                 "end": w.end,
                 "predictions": [{"class": name, "confidence": p} for name, p in w.predictions],
+                "active": w.active,
+                "known": w.known,
+                "level": None if w.level is None else asdict(w.level),
             }
             for w in result.windows
         ],
         "parts": result.parts,
+        "verdict": result.verdict,
+        "known": result.known,
+        "level": None if result.level is None else asdict(result.level),
+        "warnings": [asdict(warning) for warning in result.warnings],
+        "detections": [
+            {"class": d.class_, "start": d.start, "end": d.end, "confidence": d.confidence, "peak": d.peak}
+            for d in result.detections
+        ],
     }
     for name in ARRAYS_PER_LAYER:
         tree[name] = {layer: _pack_array(values) for layer, values in getattr(result, name).items()}

@@ -3,6 +3,7 @@
 import asyncio
 import io
 from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ from fastapi import Response
 from starlette.responses import StreamingResponse
 
 from api.rendering.json_arrays import PIECE_BYTES, dumps
-from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, Array, Part, Result, unpack_result
+from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, Array, Detection, Level, Part, Result, unpack_result
 from shared.jobs.records import JobRecord
 
 JSON, MSGPACK, NPZ = "application/json", "application/msgpack", "application/x-npz"
@@ -87,6 +88,10 @@ def result_json(result: Result) -> dict[str, Any]:
         "combined": result.combined,
         "window": result.window,
         "window_count": len(result.windows),
+        "verdict": result.verdict,
+        "known": result.known,
+        "level": level_json(result.level),
+        "warnings": [asdict(warning) for warning in result.warnings],
     }
     for part in Part:
         if part in result.parts and (value := getattr(result, part)) is not None:
@@ -98,7 +103,19 @@ def result_json(result: Result) -> dict[str, Any]:
 
 def _part_json(result: Result, part: Part, value: Any) -> Any:
     if part is Part.WINDOWS:
-        return [{"start": w.start, "end": w.end, "predictions": predictions_json(w.predictions)} for w in value]
+        return [
+            {
+                "start": w.start,
+                "end": w.end,
+                "predictions": predictions_json(w.predictions),
+                "active": w.active,
+                "known": w.known,
+                "level": level_json(w.level),
+            }
+            for w in value
+        ]
+    if part is Part.DETECTIONS:
+        return [detection_json(detection) for detection in value]
     if part is Part.WAVEFORM:
         low, high = value
         return {"min": low, "max": high, "sample_rate": result.sample_rate, "duration": result.duration}
@@ -110,6 +127,17 @@ def _part_json(result: Result, part: Part, value: Any) -> Any:
 def predictions_json(predictions: list[tuple[str, float]]) -> list[dict[str, Any]]:
     """A list of `Prediction`."""
     return [{"class": name, "confidence": confidence} for name, confidence in predictions]
+
+
+def level_json(level: Level | None) -> dict[str, Any] | None:
+    """`otoscope.types.Level`."""
+    return None if level is None else asdict(level)
+
+
+def detection_json(detection: Detection) -> dict[str, Any]:
+    """`otoscope.types.Detection`."""
+    tree = asdict(detection)
+    return {"class": tree.pop("class_"), **tree}
 
 
 def array_json(values: Array) -> dict[str, Any]:

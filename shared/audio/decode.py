@@ -21,9 +21,11 @@ from otoscope.errors import (
     AudioTruncated,
     AudioUnsupported,
 )
+from otoscope.results import Level, SoundWarning
 from shared.audio.decoders import Block, open_blocks
 from shared.audio.formats import BY_NAME, Decoder, describe_formats, identify, read_header
 from shared.audio.headers import Header
+from shared.audio.level import CLIPPED_SHARE, DC_OFFSET, LevelMeter, full_scale
 from shared.audio.limits import AudioLimits
 
 Waveform = NDArray[np.float32]
@@ -31,7 +33,10 @@ Waveform = NDArray[np.float32]
 _TOLERANCE = 0.5  # seconds above the limit that are accepted: codecs pad sounds that were cut to its length
 _MIN_DECODED = 0.5  # share of the announced samples that a lossy codec must yield; players skip damaged parts, too
 _MAX_PLAIN = 4 * 2**20  # bytes of uncompressed sound that are decoded in a few milliseconds
-_MAX_PEAK = 2.0**32  # full scale is 1; integers stored as floats are far above it and still accepted
+_MAX_PEAK = 2.0**32  # full scale is 1; integers of 32 bits that are stored as floats are below this
+_NARROW = 0.55  # of the model's band: telephones and some recorders use less
+_BAND_PEAK_DBFS = -30.0  # of a quieter sound the upper frequencies may lie below the rounding of 16 bits
+_ULTRASONIC = 5  # times the model's rate: recorders for bats, 192 kHz and more
 
 
 def probe(data: bytes, limits: AudioLimits | None = None) -> Header:
@@ -85,6 +90,8 @@ class Decoded:
     source_rate: int  # Hz, that of the file
     channels: int
     container: str
+    level: Level  # of the file: before its samples were changed for one of the warnings
+    warnings: tuple[SoundWarning, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -94,24 +101,73 @@ class Decoded:
 def decode(data: bytes, rate: int, limits: AudioLimits | None = None) -> Decoded:
     """Decode to mono (mean of the channels) at `rate` Hz with soxr's high-quality filter.
 
-    Reads block by block and stops at the limit, so that memory depends on the limits and not on the file. Raises an
-    AudioError.
+    If the channels cancel each other, the loudest is used instead of their mean; a constant offset is removed; floats
+    in the range of integers are scaled to full scale. Each of these is a warning. Reads block by block and stops at the
+    limit, so that memory depends on the limits and not on the file. Raises an AudioError.
     """
+    limits = limits or AudioLimits()
+    waveform, header, meter = _read(data, rate, limits)
+    warnings: list[SoundWarning] = []
+    if meter.channels_cancel:
+        channel = meter.loudest_channel
+        waveform, header, _ = _read(data, rate, limits, channel)
+        detail = f"The {header.channels} channels cancel each other; channel {channel + 1}, the loudest, was used."
+        warnings.append(SoundWarning("channels_cancel", detail))
+    scale = 1 / full_scale(meter.peak)
+    level = meter.level(waveform, rate, scale)
+    if scale != 1.0:
+        waveform = waveform * np.float32(scale)
+        detail = f"Samples as large as {meter.peak:.6g}, where full scale is 1: they were divided by {1 / scale:,.0f}."
+        warnings.append(SoundWarning("beyond_full_scale", detail))
+    elif meter.peak > 1.0 and BY_NAME[header.container].exact_length:  # lossy codecs overshoot
+        detail = f"Samples as large as {meter.peak:.3g}, where full scale is 1."
+        warnings.append(SoundWarning("beyond_full_scale", detail))
+    if abs(level.dc_offset) > DC_OFFSET:
+        waveform = waveform - np.float32(waveform.mean(dtype=np.float64))
+        detail = f"A constant offset of {level.dc_offset:.3g} of full scale was removed."
+        warnings.append(SoundWarning("dc_offset", detail))
+    if level.clipped > CLIPPED_SHARE:
+        detail = f"{level.clipped:.2%} of the samples are at full scale: the recording was too loud."
+        warnings.append(SoundWarning("clipped", detail))
+    loud_enough = level.peak_dbfs is not None and level.peak_dbfs > _BAND_PEAK_DBFS
+    warnings += _band_warnings(header.rate, rate, level.bandwidth if loud_enough else None)
+    return Decoded(waveform, rate, header.rate, header.channels, header.container, level, tuple(warnings))
+
+
+def _band_warnings(source_rate: int, rate: int, bandwidth: float | None) -> list[SoundWarning]:
+    """Whether the sound has less than a model at `rate` Hz listens to, or far more."""
+    if source_rate < rate * 0.99:
+        detail = f"The file's sample rate is {source_rate:,} Hz; the model listens at {rate:,} Hz."
+        return [SoundWarning("resampled_up", detail)]
+    if source_rate >= _ULTRASONIC * rate:
+        detail = f"The file has frequencies up to {source_rate // 2:,} Hz; the model listens up to {rate // 2:,} Hz."
+        return [SoundWarning("narrow_band", detail)]
+    if bandwidth is not None and bandwidth < _NARROW * rate / 2:
+        detail = f"The sound has nothing above {bandwidth:,.0f} Hz; the model listens up to {rate // 2:,} Hz."
+        return [SoundWarning("narrow_band", detail)]
+    return []
+
+
+def _read(
+    data: bytes, rate: int, limits: AudioLimits, channel: int | None = None
+) -> tuple[Waveform, Header, LevelMeter]:
+    """The mean of the channels, or one channel, at `rate` Hz; the header, and the level of all channels."""
     import soxr
 
-    limits = limits or AudioLimits()
     claimed = probe(data, limits)
     header, blocks = open_blocks(data, claimed)
     _check(header, limits)
     budget = int((limits.max_seconds + _TOLERANCE) * header.rate)
     resampler = soxr.ResampleStream(header.rate, rate, 1, dtype="float32") if header.rate != rate else None
     parts: list[Waveform] = []
+    meter = LevelMeter()
     frames = 0
     for block in blocks:
         frames += len(block)
         if frames > budget:
             raise AudioTooLong(f"The sound lasts more than the {limits.max_seconds:g} s that are accepted.")
-        mono = _mono(block)
+        mono = _mono(block) if channel is None else block[:, channel]
+        meter.add(block, mono)
         parts.append(resampler.resample_chunk(mono) if resampler else mono)
     if resampler:
         parts.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
@@ -123,7 +179,7 @@ def decode(data: bytes, rate: int, limits: AudioLimits | None = None) -> Decoded
                 f" only {frames:,} can be decoded."
             )
     _check_length(frames, header.rate, limits)
-    return Decoded(np.concatenate(parts), rate, header.rate, header.channels, header.container)
+    return np.concatenate(parts), header, meter
 
 
 def is_plain(data: bytes, rate: int) -> bool:

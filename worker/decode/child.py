@@ -11,6 +11,7 @@ import resource
 import socket
 import sys
 import threading
+from dataclasses import asdict
 
 from otoscope.errors import AudioCorrupt, OtoscopeError
 from shared.audio.decode import decode
@@ -43,7 +44,13 @@ def _serve_one(connection: FramedSocket, memory: int, cpu_seconds: float) -> Non
         detail = "Decoding this file needs more memory than is allowed."
         connection.send(json.dumps({"code": AudioCorrupt.code, "detail": detail}).encode())
     else:
-        header = {"source_rate": decoded.source_rate, "channels": decoded.channels, "container": decoded.container}
+        header = {
+            "source_rate": decoded.source_rate,
+            "channels": decoded.channels,
+            "container": decoded.container,
+            "level": asdict(decoded.level),
+            "warnings": [[warning.code, warning.detail] for warning in decoded.warnings],
+        }
         connection.send(json.dumps(header).encode())
         connection.send(decoded.waveform.data.cast("B"))
 

@@ -12,16 +12,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
 from otoscope.errors import BY_CODE, AudioError, DeadlineExceeded, DecoderDied
+from otoscope.results import WARNINGS, Level, SoundWarning
 from shared.audio.decode import Decoded, decode, is_plain
 from shared.audio.limits import AudioLimits
 from worker.decode.framing import FramedSocket
 
 _MEMORY = 2 * 2**30  # bytes of address space per process; ten minutes at 192 kHz need about 1 GiB with the libraries
 _HEADER = 2**16  # bytes: longest JSON header of a reply
+_DETAIL = 300  # characters of a warning
 _COMMAND = (sys.executable, "-m", "worker.decode.child")
 _INHERITED = {"OTOSCOPE_HOME"}  # identifies the installation that a process belongs to, in process lists
 _AUDIO_ERRORS = {code: kind for code, kind in BY_CODE.items() if issubclass(kind, AudioError)}
@@ -119,6 +122,24 @@ class DecoderPool:
         return child
 
 
+def _level(tree: dict[str, Any]) -> Level:
+    """A level from a reply, every value checked."""
+
+    def level(name: str) -> float | None:
+        return None if tree[name] is None else float(tree[name])
+
+    return Level(
+        level("peak_dbfs"), level("rms_dbfs"), float(tree["clipped"]), float(tree["dc_offset"]), level("bandwidth")
+    )
+
+
+def _warnings(trees: list[list[str]]) -> tuple[SoundWarning, ...]:
+    """The warnings of a reply whose codes are known."""
+    return tuple(
+        SoundWarning(code, str(detail)[:_DETAIL]) for code, detail in trees[: len(WARNINGS)] if code in WARNINGS
+    )
+
+
 class _ChildFailed(Exception):
     """The process ended, timed out or sent an invalid reply: it cannot be used any more."""
 
@@ -162,9 +183,10 @@ class _Child:
             header = json.loads(self._connection.receive(_HEADER, deadline))
             if "code" not in header:
                 origin = int(header["source_rate"]), int(header["channels"]), str(header["container"])
+                level, warnings = _level(header["level"]), _warnings(header["warnings"])
                 size = int((max_seconds + 1) * rate) * np.dtype(np.float32).itemsize
                 waveform = np.frombuffer(self._connection.receive(size, deadline), np.float32)  # (samples,)
-                return Decoded(waveform, rate, *origin)
+                return Decoded(waveform, rate, *origin, level, warnings)
             error = _AUDIO_ERRORS[header["code"]](str(header["detail"]))
         except TimeoutError as late:
             raise _ChildFailed(f"Decoding took more than {deadline - began:.3g} s", timed_out=True) from late

@@ -47,8 +47,7 @@ class Backend(Protocol):
     name: str  # of the backend and its arithmetic, for the log
 
     def __call__(self, features: Tensor, request: OutputRequest, *, alone: bool) -> Outputs:
-        """(batch, 1, mels, frames), normalised -> logits (batch, classes) in float32, known scores (batch,) if the model
-        has an open-set scorer, and the requested activations.
+        """(batch, 1, mels, frames), normalised -> `Outputs` in float32.
 
         `alone`: no other batch runs on the device now, so that this one may use all of it.
         """

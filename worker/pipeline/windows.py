@@ -8,12 +8,14 @@ from otoscope.results import Array
 WAVEFORM_BUCKETS = 1_000  # pairs of minimum and maximum in an envelope
 
 
-def split_windows(waveform: NDArray[np.float32], size: int) -> list[tuple[int, NDArray[np.float32]]]:
+def split_windows(
+    waveform: NDArray[np.float32], size: int, overlap: float = 0.5
+) -> list[tuple[int, NDArray[np.float32]]]:
     """(samples,) -> (index of the first sample, window of (size,)) of each window.
 
-    A sound that is shorter than a window is padded with zeros; in a longer one, windows overlap by half. Codecs add a
-    few samples to a clip of exactly one window. These do not get a window of their own: a window that would begin less
-    than a fiftieth of a window before the last one is left out, and such a rest after a single window is cut off.
+    A sound that is shorter than a window is padded with zeros; in a longer one, windows overlap by that share. Codecs
+    add a few samples to a clip of exactly one window. These do not get a window of their own: a window that would begin
+    less than a fiftieth of a window before the last one is left out, and such a rest after a single window is cut off.
     """
     overhang = size // 50
     if len(waveform) <= size + overhang:
@@ -21,7 +23,8 @@ def split_windows(waveform: NDArray[np.float32], size: int) -> list[tuple[int, N
         padded[: len(waveform)] = waveform[:size]
         return [(0, padded)]
     last = len(waveform) - size
-    starts = [*range(0, last - overhang, size // 2), last]
+    step = max(1, round(size * (1 - overlap)))
+    starts = [*range(0, last - overhang, step), last]
     return [(start, waveform[start : start + size]) for start in starts]
 
 

@@ -1,0 +1,158 @@
+"""The level of a sound: how loud it is, whether it was clipped, and which part of the spectrum it uses.
+
+Levels are in dBFS: 0 dBFS is full scale, so that a full-scale square wave has an RMS of 0 dBFS and a full-scale sine
+one of -3 dBFS. Digital silence has no level; it is None in results.
+
+What is heard is measured over frames of 0.1 s, each without the mean of its 20 ms blocks: an offset and rumble far
+below 50 Hz are neither heard nor seen by a mel filter bank.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otoscope.results import Level
+
+Samples = NDArray[np.float32]
+
+BLOCK_SECONDS = 0.02
+FRAME_BLOCKS = 5  # a frame is 0.1 s; frames start at every block
+FRAME_SECONDS = BLOCK_SECONDS * FRAME_BLOCKS
+SILENCE_DB = -200.0  # dBFS, of a frame of zeros
+
+CLIPPED_SAMPLE = 0.9998  # of full scale: the largest sample of 16 bits is 0.99997, of 12 bits 0.9995
+CLIPPED_SHARE = 1e-3
+"""More clipped samples than that are a warning: a single one is not heard, a thousandth of them is."""
+DC_OFFSET = 0.01  # of full scale
+"""A larger offset is removed, and is a warning. A smaller one is below -40 dBFS."""
+QUIET_DBFS = -40.0
+"""A sound whose loudest frame is below that is a warning."""
+CANCELLED_DB = -13.0
+"""Channels cancel if their mean has less than this, relative to the louder channel."""
+
+_BANDWIDTH_FFT = 1_024
+_BANDWIDTH_FRAMES = 64  # at most, spread over the sound
+_BANDWIDTH_RANGE_DB = 75.0  # below the strongest band: where a sound ends and the rest of a codec's filter begins
+_BANDWIDTH_FLOOR_DB = -118.0  # dBFS per bin: above the rounding of 16 bits
+
+
+def decibels(power: float) -> float | None:
+    """dBFS of a mean square; None for zero."""
+    return 10 * math.log10(power) if power > 0 else None
+
+
+class LevelMeter:
+    """Measures a sound block by block, before it is mixed to mono and resampled."""
+
+    def __init__(self) -> None:
+        self._samples, self._clipped = 0, 0
+        self.peak = 0.0  # of full scale, of the samples as they are in the file
+        self._sums: NDArray[np.float64] = np.zeros(0)
+        self._squares: NDArray[np.float64] = np.zeros(0)
+        self._mono_square = 0.0
+
+    def add(self, block: Samples, mono: Samples) -> None:
+        """`block` (frames, channels) and its mono mix (frames,)."""
+        if not self._sums.size:
+            self._sums, self._squares = np.zeros(block.shape[1]), np.zeros(block.shape[1])
+        magnitudes = np.abs(block)
+        self._samples += len(block)
+        self._clipped += int(np.count_nonzero(magnitudes >= CLIPPED_SAMPLE))
+        self.peak = max(self.peak, float(magnitudes.max(initial=0.0)))
+        self._sums += block.sum(axis=0, dtype=np.float64)
+        self._squares += np.einsum("ij,ij->j", block, block, dtype=np.float64)
+        self._mono_square += float(np.dot(mono.astype(np.float64), mono)) if block.shape[1] > 1 else 0.0
+
+    @property
+    def channels_cancel(self) -> bool:
+        """Whether the mean of the channels loses nearly everything that the louder channel has."""
+        if self._squares.size < 2 or not self._squares.max():
+            return False
+        return self._mono_square < float(self._squares.max()) * 10 ** (CANCELLED_DB / 10)
+
+    @property
+    def loudest_channel(self) -> int:
+        """Its index."""
+        return int(self._squares.argmax())
+
+    def level(self, waveform: Samples, rate: int, scale: float = 1.0) -> Level:
+        """The level of the whole; `waveform` (samples,) is its mono mix at `rate` Hz, from which the bandwidth is
+        measured, and `scale` the factor by which its samples were changed."""
+        count = max(self._samples, 1)
+        power = float(self._squares.mean()) / count * scale**2 if self._squares.size else 0.0
+        peak = self.peak * scale
+        offset = float(self._sums.mean()) / count * scale if self._sums.size else 0.0
+        return Level(
+            peak_dbfs=_rounded(decibels(peak**2)),
+            rms_dbfs=_rounded(decibels(power)),
+            clipped=round(self._clipped / (count * max(self._squares.size, 1)), 6) if scale == 1.0 else 0.0,
+            dc_offset=round(offset, 6),
+            bandwidth=bandwidth(waveform, rate),
+        )
+
+
+def level_of(samples: Samples) -> Level:
+    """The level of a part of a mono waveform, (samples,); without its bandwidth."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    power = float(np.dot(samples, samples)) / max(len(samples), 1)
+    clipped = np.count_nonzero(np.abs(samples) >= CLIPPED_SAMPLE) / len(samples) if peak >= CLIPPED_SAMPLE else 0.0
+    return Level(_rounded(decibels(peak**2)), _rounded(decibels(power)), round(clipped, 6), 0.0, None)
+
+
+def frame_levels(samples: Samples, rate: int) -> NDArray[np.float64]:
+    """(samples,) -> (frames,): the level of each 0.1 s in dBFS, one every 20 ms. A shorter sound has one frame."""
+    powers = _block_powers(samples, max(1, round(rate * BLOCK_SECONDS)))
+    width = min(FRAME_BLOCKS, len(powers))
+    sums = np.concatenate([[0.0], np.cumsum(powers)])
+    frames = (sums[width:] - sums[:-width]) / width
+    levels: NDArray[np.float64] = 10 * np.log10(np.maximum(frames, 10 ** (SILENCE_DB / 10)))
+    return levels
+
+
+def _block_powers(samples: Samples, size: int) -> NDArray[np.float64]:
+    """(blocks,): mean square of each block around its own mean."""
+    whole = len(samples) // size
+    blocks = samples[: whole * size].reshape(whole, size) if whole else samples.reshape(1, -1)
+    means = blocks.mean(axis=1, dtype=np.float64)
+    squares = np.einsum("ij,ij->i", blocks, blocks, dtype=np.float64) / blocks.shape[1]
+    powers: NDArray[np.float64] = np.maximum(squares - means**2, 0.0)
+    # What is left of a constant by rounding is nothing: float32 has 24 bits.
+    powers[powers < means**2 * 1e-12] = 0.0
+    return powers
+
+
+def bandwidth(waveform: Samples, rate: int) -> float | None:
+    """The highest frequency in Hz that a waveform (samples,) uses; None if it uses none.
+
+    That is the upper edge of the highest band of the mean power spectrum that is at most 75 dB below the strongest one.
+    A file that was made from 8 kHz has 4 kHz, whatever its rate is now; one that was encoded as MP3 the codec's limit.
+    """
+    size = min(_BANDWIDTH_FFT, len(waveform))
+    if size < 16:
+        return None
+    count = min(_BANDWIDTH_FRAMES, max(1, len(waveform) // size))
+    starts = np.linspace(0, len(waveform) - size, count).astype(np.int64)
+    frames = waveform[starts[:, None] + np.arange(size)] * np.hanning(size).astype(np.float32)
+    powers = np.square(np.abs(np.fft.rfft(frames, axis=1))).mean(axis=0) * (4 / size**2)  # (bins,)
+    usable = powers[1:]  # without the constant
+    if not usable.size or usable.max() <= 0:
+        return None
+    levels = 10 * np.log10(np.maximum(usable, 1e-30))
+    used = np.flatnonzero(levels >= max(levels.max() - _BANDWIDTH_RANGE_DB, _BANDWIDTH_FLOOR_DB))
+    return round(min(float(used[-1] + 2) * rate / size, rate / 2), 1) if used.size else None
+
+
+def full_scale(peak: float) -> float:
+    """What a file of floats takes for full scale, by its largest sample: 1, or the range of 16, 24 or 32 bits.
+
+    Programs that write integers as floats without dividing them leave samples of tens of thousands. A peak of a few
+    times full scale is what mixing leaves, and stays.
+    """
+    if peak <= 8.0:
+        return 1.0
+    return next((scale for scale in (2.0**15, 2.0**23) if peak <= scale * 1.001), 2.0**31)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)

@@ -1,0 +1,147 @@
+"""From the probabilities of the windows of a sound to its predictions, its verdict and its detections.
+
+Training measures its models with these functions, too, so that a report says what the service answers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from otoscope.results import Detection
+from otoscope.types import Combine, Verdict
+from shared.audio.level import BLOCK_SECONDS, FRAME_SECONDS
+from worker.model.answers import AnswerConfig
+from worker.pipeline.activity import Activity
+
+_EVENT_RANGE_DB = 25.0  # below the loudest moment of an event: there it begins and ends
+_EVENT_FLOOR_DB = 6.0  # above the noise around it
+_HYSTERESIS = 0.5  # an event goes on while its evidence is above this share of the threshold
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the windows of a sound say together."""
+
+    confidences: NDArray[np.float32]  # (classes,), 0 to 1
+    evidence: NDArray[np.float32]  # (windows, classes): of each class in each window; 0 where nothing is heard
+    window: int  # the deciding window: the one with the most evidence of the first class
+    known: float | None  # its known score
+
+    @property
+    def first(self) -> int:
+        """Index of the first class."""
+        return int(self.confidences.argmax())
+
+
+def combine_windows(
+    probabilities: NDArray[np.float32],
+    known: NDArray[np.float32] | None,
+    active: NDArray[np.bool_],
+    combine: Combine,
+) -> Answer:
+    """`probabilities` (windows, classes), known scores (windows,) if the model has them, and which windows are active.
+
+    Only active windows count, unless none is. `evidence`: the confidence of a class is its strongest evidence in any
+    window, where evidence is the probability times the known score, relative to the highest known score: a second of
+    siren in a minute of noise is a siren. `max` is the same without known scores, `mean` the mean over the windows. For
+    a single window all three are its probabilities.
+    """
+    used = active if active.any() else np.ones_like(active)
+    weights = np.where(used, 1.0 if known is None else np.maximum(known, 1e-6), 0.0).astype(np.float32)  # (windows,)
+    evidence = probabilities * weights[:, None]  # (windows, classes)
+    if combine == "mean":
+        confidences = probabilities[used].mean(axis=0)
+    elif combine == "max":
+        confidences = probabilities[used].max(axis=0)
+    else:
+        confidences = evidence.max(axis=0) / weights.max()
+    chosen = int(np.where(used, evidence[:, confidences.argmax()], -1.0).argmax())
+    if not active.any():
+        evidence = np.zeros_like(evidence)
+    return Answer(confidences, evidence, chosen, None if known is None else float(known[chosen]))
+
+
+def decide(
+    answer: Answer,
+    active: bool,
+    config: AnswerConfig,
+    unknown_threshold: float | None = None,
+    min_confidence: float | None = None,
+) -> Verdict:
+    """The verdict of an answer. The thresholds are those of the config where none are given."""
+    if not active:
+        return "silent"
+    threshold = config.unknown_threshold if unknown_threshold is None else unknown_threshold
+    if threshold is not None and answer.known is not None and answer.known < threshold:
+        return "unknown"
+    minimum = config.min_confidence if min_confidence is None else min_confidence
+    if minimum is not None and answer.confidences.max() < minimum:
+        return "unsure"
+    return "named"
+
+
+def detect(
+    answer: Answer,
+    spans: Sequence[tuple[float, float]],
+    classes: Sequence[str],
+    activity: Activity,
+    config: AnswerConfig,
+    merge_gap: float,
+    min_duration: float,
+) -> list[Detection]:
+    """Which classes are heard when, by their start; several may overlap. `spans` are (start, end) of the windows in
+    seconds.
+
+    A class is detected in consecutive windows whose evidence stays above half of its threshold and exceeds it once.
+    Within these windows the event is where the sound is within 25 dB of its loudest moment and 6 dB above the noise.
+    """
+    detections: list[Detection] = []
+    for index, name in enumerate(classes):
+        threshold = config.class_thresholds.get(name, config.detection_threshold)
+        evidence = answer.evidence[:, index]
+        if evidence.max() < threshold:
+            continue
+        events = [_event(run, evidence, spans, activity) for run in _runs(evidence, threshold)]
+        merged: list[tuple[float, float, float, float]] = []
+        for event in events:
+            if merged and event[0] - merged[-1][1] <= merge_gap:
+                last = merged[-1]
+                best = event if event[2] > last[2] else last
+                merged[-1] = (last[0], max(last[1], event[1]), best[2], best[3])
+            else:
+                merged.append(event)
+        detections += [
+            Detection(name, round(start, 3), round(end, 3), round(confidence, 6), round(peak, 3))
+            for start, end, confidence, peak in merged
+            if end - start >= min_duration
+        ]
+    return sorted(detections, key=lambda detection: (detection.start, -detection.confidence))
+
+
+def _runs(evidence: NDArray[np.float32], threshold: float) -> list[tuple[int, int]]:
+    """(first, last) window of each run that stays above the lower threshold and exceeds the higher one."""
+    above = np.concatenate([[False], evidence >= threshold * _HYSTERESIS, [False]])
+    edges = np.flatnonzero(above[1:] != above[:-1]).reshape(-1, 2)
+    return [(int(a), int(b) - 1) for a, b in edges if evidence[a:b].max() >= threshold]
+
+
+def _event(
+    run: tuple[int, int], evidence: NDArray[np.float32], spans: Sequence[tuple[float, float]], activity: Activity
+) -> tuple[float, float, float, float]:
+    """(start, end, confidence, peak) of what is heard in a run of windows, in seconds."""
+    first, last = run
+    best = first + int(evidence[first : last + 1].argmax())
+    inside = activity.frames(*spans[best])
+    peak = inside.start + int(activity.levels[inside].argmax())
+    floor = float(np.quantile(activity.levels, 0.2))
+    threshold = min(max(activity.levels[peak] - _EVENT_RANGE_DB, floor + _EVENT_FLOOR_DB), activity.levels[peak])
+    frames = activity.frames(spans[first][0], spans[last][1])
+    heard = frames.start + np.flatnonzero(activity.levels[frames] >= threshold)
+    return (
+        float(heard[0]) * BLOCK_SECONDS,
+        float(heard[-1]) * BLOCK_SECONDS + FRAME_SECONDS,
+        float(evidence[best]),
+        peak * BLOCK_SECONDS + FRAME_SECONDS / 2,
+    )
