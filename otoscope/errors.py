@@ -1,7 +1,7 @@
-"""Every error that a user of Otoscope can be told, as one tree.
+"""All errors that a caller of Otoscope can receive, as one tree.
 
     OtoscopeError
-    ├── AudioError                  the sound itself; found by the gateway's probe or by the worker's decoder
+    ├── AudioError                  the sound; detected by the gateway's probe or the worker's decoder
     │   ├── AudioEmpty              audio_empty
     │   ├── NotAudio                not_audio
     │   ├── AudioUnsupported        audio_unsupported
@@ -12,7 +12,7 @@
     │   ├── AudioChannels           audio_channels
     │   ├── AudioRate               audio_rate
     │   └── AudioNotFinite          audio_not_finite
-    ├── RequestError                the request around it
+    ├── RequestError                the request
     │   ├── KeyRequired             key_required
     │   ├── KeyRefused              key_refused
     │   ├── InvalidRequest          invalid_request
@@ -29,14 +29,14 @@
     │   ├── PartNotFound            part_not_found
     │   ├── IdempotencyConflict     idempotency_conflict
     │   └── RequestTimeout          request_timeout
-    ├── Busy                        try again later
+    ├── Busy                        retry later
     │   ├── RateLimited             rate_limited
     │   ├── TooManyConnections      too_many_connections
     │   ├── QueueFull               queue_full
     │   ├── NotReady                not_ready
     │   ├── ContractMismatch        contract_mismatch
     │   └── StoreUnavailable        store_unavailable
-    └── JobFailure                  an accepted job that cannot succeed
+    └── JobFailure                  an accepted job that failed
         ├── DecoderDied             decoder_died
         ├── InferenceFailed         inference_failed
         ├── DeadlineExceeded        deadline_exceeded
@@ -44,15 +44,15 @@
         ├── JobCancelled            cancelled
         └── InternalError           internal_error
 
-The code is what programs match on and never changes; the message is for people and says what was found and what is
-accepted. `api.http.problems` maps codes to HTTP statuses.
+Programs match on the code, which never changes; the message is for people: what was found and what is accepted. The
+gateway maps codes to HTTP statuses in `api.http.problems`.
 """
 
 from typing import ClassVar
 
 
 class OtoscopeError(Exception):
-    """Base of all; `code` is stable, `title` is the short form, the message is the long one."""
+    """Base class. `code` is stable, `title` is a short form for people, `detail` is the message."""
 
     code: ClassVar[str] = "internal_error"
     title: ClassVar[str] = "Internal error"
@@ -60,7 +60,7 @@ class OtoscopeError(Exception):
     def __init__(self, detail: str, *, retry_after: int | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.retry_after = retry_after  # seconds, where trying again makes sense
+        self.retry_after = retry_after  # seconds, if a retry can succeed
 
     def __reduce__(self) -> "tuple[type[OtoscopeError], tuple[str], dict[str, int | None]]":
         return type(self), (self.detail,), {"retry_after": self.retry_after}
@@ -111,11 +111,11 @@ class AudioNotFinite(AudioError):
 
 
 class RequestError(OtoscopeError):
-    """The request cannot be served as asked."""
+    """The request cannot be served in this form."""
 
 
 class KeyRequired(RequestError):
-    code, title = "key_required", "This service asks for a key"
+    code, title = "key_required", "Key required"
 
 
 class KeyRefused(RequestError):
@@ -179,7 +179,7 @@ class RequestTimeout(RequestError):
 
 
 class Busy(OtoscopeError):
-    """Nothing is wrong with the request; try again after `retry_after` seconds."""
+    """The request is valid; retry it after `retry_after` seconds."""
 
 
 class RateLimited(Busy):
@@ -199,9 +199,9 @@ class NotReady(Busy):
 
 
 class ContractMismatch(Busy):
-    """What a much newer or much older Otoscope wrote, while not all of a service has been replaced."""
+    """Data of an incompatible contract version, as during an upgrade over several versions."""
 
-    code, title = "contract_mismatch", "Versions too far apart"
+    code, title = "contract_mismatch", "Incompatible versions"
 
 
 class StoreUnavailable(Busy):
@@ -213,7 +213,7 @@ class JobFailure(OtoscopeError):
 
 
 class DecoderDied(JobFailure):
-    code, title = "decoder_died", "The decoder died on this file"
+    code, title = "decoder_died", "The decoder crashed on this file"
 
 
 class InferenceFailed(JobFailure):
@@ -225,7 +225,7 @@ class DeadlineExceeded(JobFailure):
 
 
 class JobPoison(JobFailure):
-    code, title = "poison", "The job kept killing its worker"
+    code, title = "poison", "The job repeatedly crashed its worker"
 
 
 class JobCancelled(JobFailure):
@@ -242,4 +242,4 @@ def _leaves(root: type[OtoscopeError]) -> "list[type[OtoscopeError]]":
 
 
 BY_CODE: dict[str, type[OtoscopeError]] = {leaf.code: leaf for leaf in _leaves(OtoscopeError)}
-"""Code to class: how an error read back from a job record becomes an exception again."""
+"""Code to class, to raise an error that was read from a job record or a problem document."""

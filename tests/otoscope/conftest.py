@@ -1,4 +1,4 @@
-"""The fake service, and a command line that talks to it."""
+"""A fake service, and an environment without settings."""
 
 import os
 from collections.abc import Iterator

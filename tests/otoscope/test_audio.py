@@ -1,4 +1,4 @@
-"""Samples become a sound file that the service reads back as the same samples."""
+"""Samples are encoded as an audio file that the service decodes to the same samples."""
 
 import io
 from pathlib import Path
@@ -17,8 +17,8 @@ def _noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(-0.9, 0.9, shape).astype(np.float32)
 
 
-def test_float_samples_come_back_bit_for_bit() -> None:
-    """What the service decodes is exactly what the caller had, with rate and length in the header."""
+def test_float_samples_are_encoded_exactly() -> None:
+    """The service decodes exactly the caller's samples; rate and length are in the header."""
     samples = _noise(16_000)
     name, data = load((samples, 16_000))
     header = probe(data)
@@ -29,7 +29,7 @@ def test_float_samples_come_back_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("shape", [(16_000, 2), (2, 16_000)])
 def test_either_axis_may_be_the_channels(shape: tuple[int, int]) -> None:
-    """soundfile's (frames, channels) and torchaudio's (channels, frames) are both understood."""
+    """soundfile's (frames, channels) and torchaudio's (channels, frames) are both accepted."""
     samples = _noise(*shape)
     decoded = decode(wav(samples, 16_000), 16_000)
     assert decoded.channels == 2
@@ -38,15 +38,15 @@ def test_either_axis_may_be_the_channels(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("kind", [np.int16, np.int32, np.uint8])
 def test_integers_are_scaled_from_their_full_range(kind: type) -> None:
-    """Integer samples, as read by other libraries, mean -1..1 of their type."""
+    """Integer samples, as read by other libraries, map to -1..1."""
     limits = np.iinfo(kind)
     samples: NDArray[Any] = np.array([limits.min, limits.max] * 1_000, dtype=kind)
     decoded = decode(wav(samples, 16_000), 16_000).waveform
     np.testing.assert_allclose(decoded[:2], [-1, 1], atol=0.01)
 
 
-def test_odd_input_is_refused_in_words() -> None:
-    """What is no sound is a TypeError or ValueError here, not a riddle from the service."""
+def test_invalid_input_is_refused() -> None:
+    """Invalid samples are a TypeError or ValueError before anything is sent."""
     for bad, kind in (
         (np.zeros((2, 2, 2)), ValueError),
         (np.zeros(9, complex), TypeError),
@@ -59,8 +59,8 @@ def test_odd_input_is_refused_in_words() -> None:
         load((16_000, np.zeros(9)))  # type: ignore[arg-type]
 
 
-def test_paths_and_bytes_go_as_they_are(tmp_path: Path) -> None:
-    """Files are not decoded on the way: the service knows more formats than the client."""
+def test_paths_and_bytes_are_sent_unchanged(tmp_path: Path) -> None:
+    """Files are not decoded by the client: the service supports more formats."""
     path = tmp_path / "a.flac"
     path.write_bytes(b"fLaC")
     assert load(path) == load(str(path)) == ("a.flac", b"fLaC")
@@ -70,8 +70,8 @@ def test_paths_and_bytes_go_as_they_are(tmp_path: Path) -> None:
     assert io.BytesIO(load(b"RIFF")[1]).read() == b"RIFF"
 
 
-def test_the_sample_sound_is_always_the_same() -> None:
-    """The first sound of `otoscope up` is five clean seconds, the same on every machine."""
+def test_the_demo_sound_is_deterministic() -> None:
+    """Five seconds without clipping, the same on every machine."""
     sound = demo_sound.alarm_clock()
     assert len(sound) == 5 * demo_sound.RATE
     assert 0.1 < np.abs(sound).max() < 1.0

@@ -1,4 +1,4 @@
-"""The command line as a program: what it prints where, and its exit status."""
+"""The command line as a program: stdout, stderr and exit status."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def sounds(tmp_path: Path) -> list[str]:
 
 
 def test_table(run: Run, sounds: list[str]) -> None:
-    """Several files give one table in their order, and nothing on stderr where there is no terminal."""
+    """Several files give one table in their order, and nothing on stderr without a terminal."""
     done = run("classify", *sounds)
     assert (done.returncode, done.stderr) == (0, "")
     _, *lines = done.stdout.splitlines()
@@ -48,7 +48,7 @@ def test_table(run: Run, sounds: list[str]) -> None:
 
 
 def test_json_lines(run: Run, sounds: list[str], service: FakeService) -> None:
-    """--json prints one object a file, in order, and nothing else, however the answers come in."""
+    """--json prints one object a file, in the order of the command line."""
     service.outcome = lambda seen, job_id: job_document(job_id, "succeeded")
     done = run("classify", "--json", "--top-k", "2", "--include", "maps,cam", "--model", "tiny", *sounds)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -58,7 +58,7 @@ def test_json_lines(run: Run, sounds: list[str], service: FakeService) -> None:
 
 
 def test_failed_files(run: Run, sounds: list[str], service: FakeService, tmp_path: Path) -> None:
-    """Every failure is one line that names its file; the others are classified all the same; the status is 1."""
+    """Every failure is one line that names its file; the others are classified; the exit status is 1."""
     (tmp_path / "folder").mkdir()
     service.outcome = lambda seen, job_id: (
         job_document(job_id, "failed", error={"code": "not_audio", "title": "t", "detail": "that is text"})
@@ -84,7 +84,7 @@ def test_failed_files(run: Run, sounds: list[str], service: FakeService, tmp_pat
 
 
 def test_quoted_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sounds: list[str]) -> None:
-    """A glob that the shell left alone is filled in; a name that merely looks like one is that file."""
+    """A glob that the shell did not expand is expanded; an existing file with glob characters is that file."""
     monkeypatch.chdir(tmp_path)
     assert expand_globs(["?.wav"]) == ["a.wav", "b.wav"]
     assert expand_globs(["c [take 2].wav"]) == ["c [take 2].wav"]
@@ -92,7 +92,7 @@ def test_quoted_globs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sounds: l
 
 
 def test_parallel_is_bounded(run: Run, tmp_path: Path, service: FakeService) -> None:
-    """Files are under way together, but never more than asked for."""
+    """Files are in flight concurrently, but never more than --parallel."""
     for number in range(12):
         (tmp_path / f"{number}.wav").write_bytes(b"RIFF")
     service.delay = 0.1
@@ -101,7 +101,7 @@ def test_parallel_is_bounded(run: Run, tmp_path: Path, service: FakeService) -> 
 
 
 def test_no_service(run: Run, sounds: list[str]) -> None:
-    """With nothing to ask, one line says how to start it, not one line a file and no traceback."""
+    """Without a service, one line names the remedy; not one line a file, and no traceback."""
     done = run("classify", *sounds, "--url", "http://127.0.0.1:9")
     assert done.returncode == 1
     assert done.stdout == ""
@@ -110,7 +110,7 @@ def test_no_service(run: Run, sounds: list[str]) -> None:
 
 
 def test_jobs(run: Run, service: FakeService, sounds: list[str]) -> None:
-    """show, wait, watch and cancel take the id that classify printed."""
+    """show, wait, watch and cancel take the id that classify prints."""
     job_id = json.loads(run("classify", "--json", sounds[0]).stdout)["id"]
     assert "dog 90%" in run("jobs", "show", job_id).stdout
     assert json.loads(run("jobs", "wait", job_id, "--json").stdout)["status"] == "succeeded"
@@ -125,8 +125,8 @@ def test_jobs(run: Run, service: FakeService, sounds: list[str]) -> None:
     assert (missing.returncode, missing.stderr) == (1, "otoscope: that is job_not_found\n")
 
 
-def test_failed_job_shows_in_the_status(run: Run, service: FakeService, sounds: list[str]) -> None:
-    """A script that waits for a job learns from the exit status that it failed."""
+def test_failed_job_sets_the_exit_status(run: Run, service: FakeService, sounds: list[str]) -> None:
+    """`jobs wait` exits with 1 for a failed job."""
     error = {"code": "poison", "title": "t", "detail": "it kept killing its worker"}
     service.outcome = lambda _, job_id: job_document(job_id, "failed", error=error)
     assert run("classify", sounds[0]).returncode == 1
@@ -136,7 +136,7 @@ def test_failed_job_shows_in_the_status(run: Run, service: FakeService, sounds: 
 
 
 def test_models(run: Run, service: FakeService) -> None:
-    """The table and --json say what is served and how good it is."""
+    """The table and --json list the models with their accuracy."""
     table = run("models").stdout
     assert "tiny (default)" in table
     assert "75.0% on sounds" in table
@@ -145,8 +145,8 @@ def test_models(run: Run, service: FakeService) -> None:
     assert run("models").stderr == "otoscope: that is store_unavailable\n"
 
 
-def test_output_cut_short(run: Run, service: FakeService, sounds: list[str]) -> None:
-    """`otoscope ... | head` ends quietly."""
+def test_closed_pipe(run: Run, service: FakeService, sounds: list[str]) -> None:
+    """`otoscope ... | head` ends without a traceback."""
     command = f"{sys.executable} -m otoscope classify --json {sounds[0]} {sounds[1]} | true"
     environment = dict(os.environ, PYTHONPATH=os.getcwd(), OTOSCOPE_URL=service.url)
     done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=60)

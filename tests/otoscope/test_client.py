@@ -1,4 +1,4 @@
-"""Client and AsyncClient against a small service over real HTTP; every test that can runs with both."""
+"""Client and AsyncClient against a fake service over real HTTP; most tests run with both."""
 
 import asyncio
 import socket
@@ -26,7 +26,7 @@ from otoscope.errors import (
 )
 from tests.support.fake_service import CannedResponse, FakeService, answer, job_document, problem, sse
 
-Ask = Callable[..., Any]
+Call = Callable[..., Any]
 
 
 def _sync(fake: FakeService, method: str, *args: Any, seconds: float = 5.0, **options: Any) -> Any:
@@ -36,25 +36,25 @@ def _sync(fake: FakeService, method: str, *args: Any, seconds: float = 5.0, **op
 
 
 def _async(fake: FakeService, method: str, *args: Any, seconds: float = 5.0, **options: Any) -> Any:
-    async def ask() -> Any:
+    async def call() -> Any:
         async with AsyncClient(fake.url, timeout=seconds) as client:
             answer = getattr(client, method)(*args, **options)
             return [event async for event in answer] if method == "stream" else await answer
 
-    return asyncio.run(ask())
+    return asyncio.run(call())
 
 
 @pytest.fixture(params=[_sync, _async], ids=["sync", "async"])
-def ask(request: pytest.FixtureRequest, service: FakeService) -> Ask:
-    """`ask(method, ...)` on a fresh client of either kind."""
+def call(request: pytest.FixtureRequest, service: FakeService) -> Call:
+    """`call(method, ...)` on a new client of either kind."""
     return lambda method, *args, **options: request.param(service, method, *args, **options)
 
 
-def test_classify_returns_the_finished_job(ask: Ask, service: FakeService, tmp_path: Path) -> None:
-    """A file goes up under its name with its options, and one request is enough when the answer is quick."""
+def test_classify_returns_the_finished_job(call: Call, service: FakeService, tmp_path: Path) -> None:
+    """A file is uploaded with its name and options; one request is enough for a quick result."""
     path = tmp_path / "dög.wav"
     path.write_bytes(b"RIFF")
-    job = ask("classify", path, model="tiny", top_k=2, include=["maps", "cam"], window=0, layer="layer1")
+    job = call("classify", path, model="tiny", top_k=2, include=["maps", "cam"], window=0, layer="layer1")
     assert job.result.predictions[0].class_ == "dog"
     (seen,) = service.requests
     assert (seen.filename, seen.file) == ("dög.wav", b"RIFF")
@@ -62,103 +62,103 @@ def test_classify_returns_the_finished_job(ask: Ask, service: FakeService, tmp_p
     assert float(seen.headers["Prefer"].removeprefix("wait=")) > 4
 
 
-def test_classify_waits_on_after_202(ask: Ask, service: FakeService) -> None:
-    """A job that is not done when the line is let go is waited for with a long poll."""
+def test_classify_keeps_waiting_after_202(call: Call, service: FakeService) -> None:
+    """A job that is unfinished after the first request is waited for with a long poll."""
     service.delay = 0.3
     service.first.append(answer(job_document("job0", "queued"), 202))
     service._jobs["job0"] = (time.monotonic() + 0.3, None)  # type: ignore[assignment]
     service.outcome = lambda _, job_id: job_document(job_id, "succeeded")
-    assert ask("classify", b"RIFF").status == "succeeded"
+    assert call("classify", b"RIFF").status == "succeeded"
     assert [seen.method for seen in service.requests] == ["POST", "GET"]
     assert float(service.requests[1].query["wait"]) > 4
 
 
-def test_failed_job_raises_its_error(ask: Ask, service: FakeService) -> None:
-    """A job that fails while decoding is the same exception as a file refused at the door."""
+def test_failed_job_raises_its_error(call: Call, service: FakeService) -> None:
+    """A job that fails in the decoder raises the same exception as a file that the gateway refuses."""
     error = {"code": "audio_rate", "title": "t", "detail": "1 Hz"}
     service.outcome = lambda _, job_id: job_document(job_id, "failed", error=error)
     with pytest.raises(AudioRate, match="1 Hz"):
-        ask("classify", b"RIFF")
+        call("classify", b"RIFF")
 
 
-def test_cancelled_job_raises(ask: Ask, service: FakeService) -> None:
-    """Nobody takes a cancelled job for an answer."""
+def test_cancelled_job_raises(call: Call, service: FakeService) -> None:
+    """A cancelled job is an error, not a result."""
     service.outcome = lambda _, job_id: job_document(job_id, "cancelled")
     with pytest.raises(JobCancelled):
-        ask("classify", b"RIFF")
+        call("classify", b"RIFF")
 
 
-def test_submit_returns_at_once(ask: Ask, service: FakeService) -> None:
-    """Submitting does not wait, and the queue position is there to show."""
+def test_submit_returns_at_once(call: Call, service: FakeService) -> None:
+    """Submitting does not wait; the job has its queue position."""
     service.delay = 5.0
-    job = ask("submit", b"RIFF")
+    job = call("submit", b"RIFF")
     assert (job.status, job.queue_position) == ("queued", 1)
     assert "Prefer" not in service.requests[0].headers
 
 
-def test_job_and_cancel(ask: Ask, service: FakeService) -> None:
+def test_job_and_cancel(call: Call, service: FakeService) -> None:
     """A job can be read and cancelled by its id; an unknown id is JobNotFound."""
-    job = ask("submit", b"RIFF")
-    assert ask("job", job.id).status == "succeeded"
-    assert ask("cancel", job.id) is None
+    job = call("submit", b"RIFF")
+    assert call("job", job.id).status == "succeeded"
+    assert call("cancel", job.id) is None
     with pytest.raises(JobNotFound):
-        ask("cancel", "no/such?job")
+        call("cancel", "no/such?job")
     assert service.requests[-1].path == "/v1/jobs/no%2Fsuch%3Fjob"
 
 
-def test_wait_gives_up_in_time(ask: Ask, service: FakeService) -> None:
-    """The caller's timeout ends the wait with a TimeoutError, and without asking over and over."""
+def test_wait_gives_up_in_time(call: Call, service: FakeService) -> None:
+    """The caller's timeout ends the wait with a TimeoutError, without a burst of requests."""
     service.delay = 30.0
-    job = ask("submit", b"RIFF")
-    asked, started = len(service.requests), time.monotonic()
+    job = call("submit", b"RIFF")
+    sent, started = len(service.requests), time.monotonic()
     with pytest.raises(WaitTimeout) as caught:
-        ask("wait", job.id, timeout=0.4)
+        call("wait", job.id, timeout=0.4)
     assert isinstance(caught.value, TimeoutError)
     assert time.monotonic() - started < 10
-    assert len(service.requests) - asked <= 2
+    assert len(service.requests) - sent <= 2
 
 
-def test_wait_does_not_spin(ask: Ask, service: FakeService) -> None:
-    """Where something on the way does not hold the line, the client paces itself."""
+def test_wait_does_not_spin(call: Call, service: FakeService) -> None:
+    """If long polls return at once, as through some proxies, the client limits its request rate."""
     service.first.extend([answer(job_document("job0", "running"))] * 100)
     with pytest.raises(WaitTimeout):
-        ask("wait", "job0", timeout=1.5)
+        call("wait", "job0", timeout=1.5)
     assert len(service.requests) < 6
 
 
-def test_wait_survives_a_restart(ask: Ask, service: FakeService) -> None:
-    """A connection lost in the middle of a wait is taken up again."""
+def test_wait_survives_a_restart(call: Call, service: FakeService) -> None:
+    """A connection that breaks during a wait is retried."""
     service.first.extend([answer(job_document("job0", "queued")), CannedResponse(None), CannedResponse(None)])
     service.first.append(answer(job_document("job0", "succeeded")))
-    assert ask("wait", "job0", timeout=10.0).status == "succeeded"
+    assert call("wait", "job0", timeout=10.0).status == "succeeded"
 
 
-def test_busy_service_is_asked_again(ask: Ask, service: FakeService) -> None:
-    """429 and 503 that name a time are obeyed within the caller's timeout."""
+def test_busy_service_is_retried(call: Call, service: FakeService) -> None:
+    """Retry-After of 429 and 503 is obeyed within the caller's timeout."""
     service.first.extend([problem(429, "queue_full", 0), problem(503, "not_ready", 0)])
-    assert ask("classify", b"RIFF").status == "succeeded"
+    assert call("classify", b"RIFF").status == "succeeded"
     assert len(service.requests) == 3
 
 
-def test_busy_longer_than_the_timeout(ask: Ask, service: FakeService) -> None:
-    """A time to come back that lies past the timeout is told at once."""
+def test_busy_longer_than_the_timeout(call: Call, service: FakeService) -> None:
+    """Retry-After past the timeout raises at once."""
     service.first.append(problem(429, "queue_full", 30))
     started = time.monotonic()
     with pytest.raises(QueueFull) as caught:
-        ask("classify", b"RIFF", timeout=20.0)
+        call("classify", b"RIFF", timeout=20.0)
     assert caught.value.retry_after == 30
     assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("key", [None, "k"])
-def test_lost_submission_is_repeated_under_one_key(ask: Ask, service: FakeService, key: str | None) -> None:
-    """What may have arrived is sent again as the same job; a service that is not there is told at once."""
+def test_lost_submission_is_repeated_under_one_key(call: Call, service: FakeService, key: str | None) -> None:
+    """A submission that may have arrived is repeated with its idempotency key, so it stays one job."""
     service.first.append(CannedResponse(None))
-    assert ask("classify", b"RIFF", idempotency_key=key).status == "succeeded"
+    assert call("classify", b"RIFF", idempotency_key=key).status == "succeeded"
     first, again = (seen.headers["Idempotency-Key"] for seen in service.requests)
     assert first == again == (key or first)
     assert first
-    assert ask("classify", b"RIFF", idempotency_key=key).status == "succeeded"
+    assert call("classify", b"RIFF", idempotency_key=key).status == "succeeded"
     assert (service.requests[2].headers["Idempotency-Key"] == first) == (key is not None)
 
 
@@ -172,65 +172,67 @@ def test_lost_submission_is_repeated_under_one_key(ask: Ask, service: FakeServic
     ],
 )
 def test_errors_become_exceptions(
-    ask: Ask, service: FakeService, canned: CannedResponse, kind: type[OtoscopeError]
+    call: Call, service: FakeService, canned: CannedResponse, kind: type[OtoscopeError]
 ) -> None:
-    """Problem documents become the shared errors by code; all else is still an OtoscopeError."""
+    """Problem documents become exceptions by code; any other failure is an OtoscopeError."""
     service.first.append(canned)
     with pytest.raises(kind) as caught:
-        ask("job", "job0")
+        call("job", "job0")
     assert type(caught.value) is kind
 
 
-def test_nothing_there_says_how_to_start() -> None:
-    """A refused connection tells a newcomer what to type, and does not wait for a service that never was."""
+def test_unreachable_service_names_the_remedy() -> None:
+    """A refused connection names `otoscope up`, and is not retried if the service never answered."""
     started = time.monotonic()
-    for call in ("ready", "models"):
+    for method in ("ready", "models"):
         with (
             Client("http://127.0.0.1:9", timeout=30.0) as client,
             pytest.raises(ServiceUnreachable, match="otoscope up"),
         ):
-            getattr(client, call)()
+            getattr(client, method)()
     with Client("http://127.0.0.1:9") as client, pytest.raises(ServiceUnreachable):
         client.wait("job0")
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize("ask", [_sync, _async], ids=["sync", "async"])
-@pytest.mark.parametrize(("call", "most"), [(("models",), 0.5), (("job", "job0"), 0.5), (("classify", b"RIFF"), 2.5)])
-def test_silence_is_waited_for_as_long_as_was_asked(ask: Ask, call: tuple[Any, ...], most: float) -> None:
-    """Something takes the connection and says nothing; a line that is held may be answered a moment late."""
+@pytest.mark.parametrize("call", [_sync, _async], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    ("arguments", "limit"), [(("models",), 0.5), (("job", "job0"), 0.5), (("classify", b"RIFF"), 2.5)]
+)
+def test_a_silent_server_times_out(call: Call, arguments: tuple[Any, ...], limit: float) -> None:
+    """A server that accepts the connection and sends nothing; a long poll has a short grace period."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        there = SimpleNamespace(url=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        target = SimpleNamespace(url=f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
         with pytest.raises(ServiceUnreachable):
-            ask(there, *call, seconds=0.5)
-        assert time.monotonic() - started < most + 2
+            call(target, *arguments, seconds=0.5)
+        assert time.monotonic() - started < limit + 2
 
 
-def test_result_has_numpy_arrays(ask: Ask) -> None:
-    """The binary form brings arrays without a detour through text."""
-    result = ask("result", "job0")
+def test_result_has_numpy_arrays(call: Call) -> None:
+    """The MessagePack form has the arrays in binary."""
+    result = call("result", "job0")
     np.testing.assert_array_equal(result.embedding, np.arange(4, dtype=np.float16))
     assert result.full_spectrogram.shape == (2, 3)
     assert {name: values.shape for name, values in result.channels.items()} == {"layer1": (4, 2, 1)}
 
 
-def test_models_and_ready(ask: Ask, service: FakeService) -> None:
+def test_models_and_ready(call: Call, service: FakeService) -> None:
     """Not being ready is an answer, not an error."""
-    assert ask("models").models[0].name == "tiny"
-    assert ask("ready").status == "ready"
+    assert call("models").models[0].name == "tiny"
+    assert call("ready").status == "ready"
     service.ready = False
-    assert ask("ready").status == "not_ready"
+    assert call("ready").status == "not_ready"
 
 
-def test_newer_service_is_understood(ask: Ask, service: FakeService) -> None:
-    """Fields that this client does not know are no reason to fail."""
+def test_fields_of_a_newer_service_are_ignored(call: Call, service: FakeService) -> None:
+    """Unknown fields are not an error."""
     service.first.append(answer(job_document("job0", "succeeded", mood="good")))
-    assert ask("job", "job0").status == "succeeded"
+    assert call("job", "job0").status == "succeeded"
 
 
-def test_stream_resumes_where_it_was_cut(ask: Ask, service: FakeService) -> None:
-    """A stream cut in the middle of an event goes on after the last whole one, and nothing comes twice."""
+def test_stream_resumes_after_a_broken_connection(call: Call, service: FakeService) -> None:
+    """A stream that breaks inside an event resumes after the last complete one, without duplicates."""
     queued, running = (
         sse("status", 1, job_document("job0", "queued")),
         sse("status", 2, job_document("job0", "running")),
@@ -238,9 +240,9 @@ def test_stream_resumes_where_it_was_cut(ask: Ask, service: FakeService) -> None
     succeeded = sse("status", 3, job_document("job0", "succeeded"))
     result = sse("result", 4, job_document("job0", "succeeded"))
     service.streams.append(([b": hello\n\n", queued, running[:30]], True))
-    service.streams.append(([running], False))  # an orderly end without the result: a restarting gateway
+    service.streams.append(([running], False))  # a clean end without the result: a restarting gateway
     service.streams.append(([succeeded[:9], succeeded[9:] + result], False))
-    events = ask("stream", "job0", timeout=20.0)
+    events = call("stream", "job0", timeout=20.0)
     assert [(event.kind, event.job.status) for event in events] == [
         ("status", "queued"),
         ("status", "running"),
@@ -251,22 +253,22 @@ def test_stream_resumes_where_it_was_cut(ask: Ask, service: FakeService) -> None
     assert [seen.headers["Last-Event-ID"] for seen in service.requests] == [None, "1-0", "2-0"]
 
 
-def test_stream_of_unknown_job(ask: Ask, service: FakeService) -> None:
-    """The error comes as an exception, not as an empty stream."""
+def test_stream_of_unknown_job(call: Call, service: FakeService) -> None:
+    """The error is raised, not an empty stream."""
     service.first.append(problem(404, "job_not_found"))
     with pytest.raises(JobNotFound):
-        ask("stream", "job0")
+        call("stream", "job0")
 
 
-def test_stream_gives_up_in_time(ask: Ask, service: FakeService) -> None:
-    """A stream that never ends keeps to the caller's timeout."""
+def test_stream_gives_up_in_time(call: Call, service: FakeService) -> None:
+    """A stream that never ends respects the caller's timeout."""
     with pytest.raises(WaitTimeout):
-        ask("stream", "job0", timeout=1.0)
+        call("stream", "job0", timeout=1.0)
     assert len(service.requests) <= 3
 
 
 def test_leaving_a_stream_closes_its_connection(service: FakeService) -> None:
-    """A caller who has seen enough leaves no connection behind."""
+    """Leaving the loop early closes the connection."""
     events = [sse("status", number, job_document("job0", "queued")) for number in range(3)]
     service.streams.append((events, False))
     with Client(service.url) as client:
@@ -276,14 +278,14 @@ def test_leaving_a_stream_closes_its_connection(service: FakeService) -> None:
 
 
 def test_samples_need_their_rate(service: FakeService) -> None:
-    """A forgotten rate is told before anything is sent."""
+    """A missing rate is an error before anything is sent."""
     with Client(service.url) as client, pytest.raises(TypeError, match="rate"):
         client.classify(np.zeros(16_000, np.float32))
     assert service.requests == []
 
 
 def test_service_url(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address is as given, else from the environment, else the default; nonsense is told as such."""
+    """The URL is the argument, else from the environment, else the default; an invalid one is an error."""
     assert service_url() == "http://127.0.0.1:8000"
     monkeypatch.setenv("OTOSCOPE_PORT", "8123")
     assert service_url() == "http://127.0.0.1:8123"
@@ -295,7 +297,7 @@ def test_service_url(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_client_is_light() -> None:
-    """`from otoscope import Client` needs neither libsndfile nor what only the service uses."""
+    """`from otoscope import Client` imports neither libsndfile nor packages of the service."""
     heavy = ("torch", "soundfile", "soxr", "celery", "fastapi", "redis", "typer")
     code = f"import sys; from otoscope import Client; sys.exit([m for m in {heavy} if m in sys.modules] or 0)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""The error tree: what its docstring draws, what programs match on, what crosses a process boundary."""
+"""The error tree: its drawing in the docstring, its codes, and pickling."""
 
 import copy
 import pickle
@@ -19,7 +19,7 @@ def tree(root: type[OtoscopeError] = OtoscopeError, depth: int = 0) -> list[tupl
 
 
 def drawn() -> list[tuple[int, str, str | None]]:
-    """(depth, class name, code) of every line of the docstring's drawing."""
+    """(depth, class name, code) of every line of the drawing in the docstring."""
     lines = re.findall(r"^    ([│├└─ ]*)([A-Z]\w+)(?: +(.*))?$", errors.__doc__ or "", re.MULTILINE)
     return [
         (len(indent) // 4, name, rest if re.fullmatch(r"[a-z0-9_]+", rest) else None) for indent, name, rest in lines
@@ -29,14 +29,14 @@ def drawn() -> list[tuple[int, str, str | None]]:
 LEAVES = [kind for _, kind in tree() if not kind.__subclasses__()]
 
 
-def test_the_docstring_draws_the_tree() -> None:
-    """Each class stands in the docstring under its parent, in the order of definition, leaves with their code."""
+def test_the_docstring_shows_the_tree() -> None:
+    """Each class is in the docstring below its parent, in the order of definition, leaves with their code."""
     actual = [(depth, kind.__name__, None if kind.__subclasses__() else kind.code) for depth, kind in tree()]
     assert drawn() == actual
 
 
 def test_every_error_has_a_code_and_a_title_of_its_own() -> None:
-    """A program can tell any two errors apart; so can a reader."""
+    """Codes and titles are unique."""
     assert len({kind.code for kind in LEAVES}) == len(LEAVES)
     assert len({kind.title for kind in LEAVES}) == len(LEAVES)
     for kind in LEAVES:
@@ -44,19 +44,19 @@ def test_every_error_has_a_code_and_a_title_of_its_own() -> None:
         assert re.fullmatch(r"[a-z][a-z0-9_]*", kind.code)
 
 
-def test_every_code_leads_back_to_its_class() -> None:
-    """An error read from a job record is the error that was stored."""
+def test_every_code_maps_to_its_class() -> None:
+    """An error that is read from a job record has the class of the stored one."""
     assert {kind.code: kind for kind in LEAVES} == BY_CODE
 
 
 def test_every_code_has_a_status() -> None:
-    """No error can reach a client without one, and no status is left over."""
+    """Every error has an HTTP status, and every status an error."""
     assert STATUS.keys() == BY_CODE.keys()
     assert all(400 <= status < 600 for status in STATUS.values())
 
 
-def test_who_is_to_blame_is_seen_in_the_status() -> None:
-    """Bad sounds and requests are 4xx; busy is 429 or 503."""
+def test_the_status_shows_who_is_at_fault() -> None:
+    """Bad sounds and requests are 4xx; Busy is 429 or 503."""
     for kind in LEAVES:
         status = STATUS[kind.code]
         if issubclass(kind, errors.AudioError | errors.RequestError):
@@ -67,7 +67,7 @@ def test_who_is_to_blame_is_seen_in_the_status() -> None:
 
 @pytest.mark.parametrize("kind", LEAVES, ids=lambda kind: kind.code)
 def test_errors_survive_pickling(kind: type[OtoscopeError]) -> None:
-    """Class, words and the time to come back cross a process boundary; copies too."""
+    """Class, message and retry_after survive pickling and copying."""
     error = kind("what was found", retry_after=7)
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert type(again) is kind
@@ -75,8 +75,8 @@ def test_errors_survive_pickling(kind: type[OtoscopeError]) -> None:
         assert again.retry_after == 7
 
 
-def test_no_error_can_be_raised_without_words() -> None:
-    """Every error says something."""
+def test_an_error_needs_a_message() -> None:
+    """An error cannot be created without one."""
     with pytest.raises(TypeError):
         QueueFull()  # type: ignore[call-arg]
     assert StoreUnavailable("gone").retry_after is None

@@ -1,4 +1,4 @@
-"""What is made of /metrics, tried on what prometheus_client writes."""
+"""Scrapes and their differences, on the output of prometheus_client."""
 
 import math
 
@@ -11,7 +11,7 @@ BOUNDS = (0.1, 0.2, 0.4, 0.8)
 
 
 class Process:
-    """What a process of ours counts, from nothing on."""
+    """The metrics of a process, from zero."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -24,7 +24,7 @@ class Process:
 
 
 def test_values_are_read_by_name_and_labels() -> None:
-    """Sums over what matches; what is not a number is not known, and neither is what is not there."""
+    """Sums over matching series; nan and missing series are unknown."""
     process = Process()
     process.jobs.labels('with "quotes", {braces} and \\').inc(2)
     process.jobs.labels("done").inc(40)
@@ -39,14 +39,14 @@ def test_values_are_read_by_name_and_labels() -> None:
 
 
 @pytest.mark.parametrize("text", ["<html><body>no</body></html>", "jobs_total{outcome= 3", "jobs_total three"])
-def test_what_is_no_text_of_metrics(text: str) -> None:
-    """Another service at that address is told as what it is."""
+def test_other_text_is_refused(text: str) -> None:
+    """Another service at that address is reported as such."""
     with pytest.raises(ValueError, match="not the Prometheus text format"):
         parse_metrics(text, 0)
 
 
-def test_increases_between_two_looks() -> None:
-    """By label and together; a series that appears has begun at nothing."""
+def test_increases_between_two_scrapes() -> None:
+    """By label and in total; a new series counts from zero."""
     process = Process()
     process.jobs.labels("done").inc(5)
     before = process.scrape(10)
@@ -59,15 +59,15 @@ def test_increases_between_two_looks() -> None:
     assert change.increase("nothing_total") is None
 
 
-def test_a_process_that_began_anew() -> None:
-    """Its counters fall: what they tell has happened since, and nothing negative."""
+def test_a_restarted_process() -> None:
+    """Its counters fall: they count from zero, and never negative."""
     old, new = Process(), Process()
     old.jobs.labels("done").inc(100)
     for _ in range(4):
         old.seconds.labels("forward").observe(0.15)
     before = old.scrape(0)
     new.jobs.labels("done").inc(7)
-    # In the bucket up to 0.8 there are as many as before, in the first there were none: neither is to be believed.
+    # The bucket up to 0.8 has as many as before, the first one had none: neither difference is valid.
     for value in (0.05, 0.05, 0.5):
         new.seconds.labels("forward").observe(value)
     change = ScrapeDelta(before, new.scrape(2))
@@ -75,8 +75,8 @@ def test_a_process_that_began_anew() -> None:
     assert change.buckets("seconds") == {0.1: 2, 0.2: 2, 0.4: 2, 0.8: 3, math.inf: 3}
 
 
-def test_a_histogram_that_passed_its_old_buckets() -> None:
-    """One bucket may stand higher than before although the process is new; its total tells."""
+def test_a_restarted_histogram_with_a_larger_bucket() -> None:
+    """One bucket may be larger than before although the process is new; the total count shows the restart."""
     old, new = Process(), Process()
     for value in (0.5, 0.5, 0.5, 0.5, 0.05):
         old.seconds.labels("forward").observe(value)
@@ -86,8 +86,8 @@ def test_a_histogram_that_passed_its_old_buckets() -> None:
     assert change.buckets("seconds", stage="forward")[0.1] == 3
 
 
-def test_mean_of_what_was_observed_meanwhile() -> None:
-    """Not of all that ever was."""
+def test_mean_between_two_scrapes() -> None:
+    """Not the mean since the start of the process."""
     process = Process()
     process.seconds.labels("forward").observe(100)
     before = process.scrape(0)
@@ -104,12 +104,12 @@ def test_mean_of_what_was_observed_meanwhile() -> None:
         ([0.15], 0.5, 0.15),  # halfway through its bucket
         ([0.05] * 50 + [0.3] * 50, 0.5, 0.1),
         ([0.05] * 50 + [0.3] * 50, 0.95, 0.38),
-        ([0.05, 9.0, 9.0], 0.95, 0.8),  # no more is known than that it took longer
+        ([0.05, 9.0, 9.0], 0.95, 0.8),  # the last bucket has no upper bound
         ([0.7] * 10, 0.0, 0.4),
     ],
 )
 def test_quantiles(observed: list[float], share: float, expected: float | None) -> None:
-    """Linear within a bucket, which is all that a histogram tells."""
+    """Interpolated linearly within a bucket."""
     process = Process()
     before = process.scrape(0)
     for value in observed:
@@ -119,7 +119,7 @@ def test_quantiles(observed: list[float], share: float, expected: float | None) 
 
 
 def test_quantiles_of_several_processes() -> None:
-    """A quick and a slow worker make one distribution."""
+    """A fast and a slow worker make one distribution."""
     buckets = []
     for value in (0.05, 0.7):
         process = Process()
@@ -134,8 +134,8 @@ def test_quantiles_of_several_processes() -> None:
 
 
 @pytest.mark.parametrize("share", [0.5, 0.95])
-def test_quantiles_lie_within_a_bucket_of_the_truth(share: float) -> None:
-    """Whatever was observed."""
+def test_quantiles_are_close_to_exact_ones(share: float) -> None:
+    """For a uniform distribution."""
     values = sorted((number * 7919 % 997) / 997 * 0.8 for number in range(997))
     process = Process()
     before = process.scrape(0)

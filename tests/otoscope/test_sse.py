@@ -1,4 +1,4 @@
-"""Server-sent events come out whole however the bytes were cut."""
+"""Server-sent events are parsed whatever the chunks of the stream."""
 
 import pytest
 
@@ -20,8 +20,8 @@ EXPECTED = [
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, len(STREAM)])
-def test_any_cut_gives_the_same_events(size: int) -> None:
-    """Line ends, characters and events may be split anywhere; all three line ends are known."""
+def test_any_chunk_size_gives_the_same_events(size: int) -> None:
+    """Line ends, characters and events may be split anywhere; all three line ends are accepted."""
     parser = SSEParser()
     events = []
     for start in range(0, len(STREAM), size):
@@ -30,8 +30,8 @@ def test_any_cut_gives_the_same_events(size: int) -> None:
     assert parser.retry == 1.5
 
 
-def test_a_long_line_is_joined_once() -> None:
-    """A result of megabytes in one line arrives in small pieces without being scanned again for each."""
+def test_a_long_line_is_scanned_once() -> None:
+    """A result of megabytes in one line arrives in small chunks, and is not scanned again for each."""
     parser = SSEParser()
     for _ in range(2_000):
         assert parser.feed(b"data: " + b"x" * 4_000) == []

@@ -1,4 +1,4 @@
-"""Figures and screen of `otoscope top`, out of scrapes that prometheus_client wrote."""
+"""Figures and screen of `otoscope top`, from scrapes written by prometheus_client."""
 
 import json
 from dataclasses import asdict, replace
@@ -18,7 +18,7 @@ READY = Ready(status="ready", redis=True, workers=2, models=["tiny"])
 
 
 class Service:
-    """Registries with the names that gateway and worker use."""
+    """Registries with the metric names of gateway and worker."""
 
     def __init__(self) -> None:
         self.gateway, self.worker = CollectorRegistry(), CollectorRegistry()
@@ -28,9 +28,9 @@ class Service:
         self.oldest = Gauge("otoscope_queue_oldest_seconds", "-", registry=self.gateway)
         self.stage = Histogram("otoscope_worker_stage_seconds", "-", ["stage"], registry=self.worker)
         self.batch = Histogram("otoscope_worker_batch_size", "-", registry=self.worker)
-        self.done = Counter("otoscope_worker_jobs", "-", ["state"], registry=self.worker)
-        self.heard = Counter("otoscope_worker_predictions", "-", ["model", "class"], registry=self.worker)
-        self.sure = Histogram(
+        self.outcomes = Counter("otoscope_worker_jobs", "-", ["state"], registry=self.worker)
+        self.predictions = Counter("otoscope_worker_predictions", "-", ["model", "class"], registry=self.worker)
+        self.confidence = Histogram(
             "otoscope_worker_confidence_ratio", "-", ["model"], buckets=(0.5, 1.0), registry=self.worker
         )
         self.deaths = Counter("otoscope_worker_decoder_crashes", "-", registry=self.worker)
@@ -44,8 +44,8 @@ class Service:
         return parse_metrics(generate_latest(registry).decode(), at)
 
 
-def test_rates_are_those_of_the_last_seconds() -> None:
-    """Of what happened since about ten seconds ago, whatever was before; nothing is claimed of a first snapshot."""
+def test_rates_cover_the_last_seconds() -> None:
+    """Rates cover about ten seconds; the first snapshot has none."""
     service, history = Service(), History("http://here")
     service.jobs.labels("accepted").inc(1_000)
     first = history.add(service.snapshot(0))
@@ -60,22 +60,22 @@ def test_rates_are_those_of_the_last_seconds() -> None:
     assert list(history.curves.accepted) == [None, *[40.0] * 15, *[20.0] * 15]
 
 
-def test_refusals_that_never_happened_are_not_told() -> None:
-    """The gateway counts each code from zero; the one line there is has room for those that matter."""
+def test_error_codes_at_zero_are_left_out() -> None:
+    """The gateway exports every code from zero on; the screen has one line for those that occurred."""
     service = Service()
     for code, count in (("audio_empty", 0), ("queue_full", 3), ("not_audio", 5)):
         service.errors.labels(code).inc(count)
     assert list(History("http://here").add(service.snapshot(0)).refusals) == ["not_audio", "queue_full"]
 
 
-def test_a_lost_gateway_has_no_past_when_it_is_back() -> None:
-    """What it counted meanwhile is no rate of now, and it is told as lost until then; workers go on."""
+def test_a_gateway_that_returns_starts_over() -> None:
+    """Its counts while it was away are not a current rate; workers are reported meanwhile."""
     service, history = Service(), History("http://here")
     service.jobs.labels("accepted").inc()
     history.add(service.snapshot(0))
     assert history.add(service.snapshot(2)).state == "well"
     away = replace(service.snapshot(4), scrape=None, ready=None, error="does not answer")
-    service.done.labels("succeeded").inc(8)
+    service.outcomes.labels("succeeded").inc(8)
     figures = history.add(replace(away, workers=service.snapshot(4).workers))
     assert (figures.state, figures.says) == ("broken", "the gateway cannot be reached: does not answer")
     assert (figures.jobs, figures.over_seconds) == ({}, None)
@@ -87,8 +87,8 @@ def test_a_lost_gateway_has_no_past_when_it_is_back() -> None:
     assert (figures.state, figures.jobs["accepted"].per_second) == ("well", pytest.approx(3))
 
 
-def test_counts_that_redis_keeps_are_no_moments_work() -> None:
-    """A gateway that could not reach it first tells all that ever was at once."""
+def test_totals_that_appear_are_not_an_increase() -> None:
+    """A gateway exports the totals in Redis once it can reach it, all at once."""
     service, history = Service(), History("http://here")
     history.add(service.snapshot(0))
     service.jobs.labels("accepted").inc(5_000)
@@ -97,7 +97,7 @@ def test_counts_that_redis_keeps_are_no_moments_work() -> None:
 
 
 def test_another_process_at_the_same_address() -> None:
-    """Seen by when it began, even where its counters have passed the old ones."""
+    """Recognised by its start time, even if its counters have passed the old ones."""
     history = History("http://here")
     for at, began, done in ((0.0, 100, 10), (2.0, 200, 500)):
         registry = CollectorRegistry()
@@ -115,15 +115,15 @@ def test_what_is_told_of_workers_together_and_apart() -> None:
     history.add(service.snapshot(0, workers=2))
     for seconds in (0.02, 0.02, 0.02, 0.7):
         service.stage.labels("forward").observe(seconds)
-        service.done.labels("succeeded").inc()
-        service.sure.labels("tiny").observe(0.9)
+        service.outcomes.labels("succeeded").inc()
+        service.confidence.labels("tiny").observe(0.9)
     for windows in (1, 3):
         service.batch.observe(windows)
-    service.heard.labels("tiny", "dog").inc(3)
-    service.heard.labels("other", "dog").inc(1)
-    service.heard.labels("tiny", "rain").inc(2)
-    service.heard.labels("tiny", "never heard")
-    figures = history.add(service.snapshot(2, workers=2))  # two who tell the same
+    service.predictions.labels("tiny", "dog").inc(3)
+    service.predictions.labels("other", "dog").inc(1)
+    service.predictions.labels("tiny", "rain").inc(2)
+    service.predictions.labels("tiny", "never heard")
+    figures = history.add(service.snapshot(2, workers=2))  # two with the same metrics
     forward = figures.stages["forward"]
     assert forward.p50 is not None
     assert forward.p95 is not None
@@ -148,8 +148,8 @@ def test_what_is_told_of_workers_together_and_apart() -> None:
         ({"redis": False, "workers": 0, "status": "not_ready"}, "broken", "Redis does not answer"),
     ],
 )
-def test_verdict_on_what_is_ready(ready: dict[str, object], state: str, says: str) -> None:
-    """What stops everything comes first."""
+def test_state_by_readiness(ready: dict[str, object], state: str, says: str) -> None:
+    """The most severe problem comes first."""
     snapshot = replace(Service().snapshot(0), ready=READY.model_copy(update=ready))
     figures = History("http://here").add(snapshot)
     assert (figures.state, figures.says) == (state, says)
@@ -166,8 +166,8 @@ def test_verdict_on_what_is_ready(ready: dict[str, object], state: str, says: st
         (None, None, 95, "jobs wait 95 s for a worker"),
     ],
 )
-def test_verdict_on_what_happens(outcome: str | None, code: str | None, oldest: float, says: str) -> None:
-    """What is the service's doing strains it; a caller's mistake or wish does not; and what is over is over."""
+def test_state_by_events(outcome: str | None, code: str | None, oldest: float, says: str) -> None:
+    """Failures of the service degrade its state, errors of callers do not; the state recovers."""
     service, history = Service(), History("http://here")
     for name in ("failed", "expired", "cancelled"):
         service.jobs.labels(name).inc(7)
@@ -192,7 +192,7 @@ def busy(workers: int) -> tuple[Figures, History]:
         service.jobs.labels("accepted").inc(1_234_567)
         service.errors.labels("queue_full").inc(9)
         service.errors.labels("a_code_that_is_long").inc(0.1)
-        service.heard.labels("tiny", "a class [red]with a name[/red] that goes on and on and on").inc()
+        service.predictions.labels("tiny", "a class [red]with a name[/red] that goes on and on and on").inc()
         service.stage.labels("forward").observe(at / 10)
         service.deaths.inc()
         snapshot = service.snapshot(at * 2.0, workers)
@@ -200,7 +200,7 @@ def busy(workers: int) -> tuple[Figures, History]:
     return figures, history
 
 
-def drawn(figures: Figures, history: History, width: int, height: int) -> list[str]:
+def rendered(figures: Figures, history: History, width: int, height: int) -> list[str]:
     console = Console(width=width, height=height, highlight=False, color_system=None)
     with console.capture() as capture:
         console.print(screen(figures, history.curves, width, height, "q quits"))
@@ -210,8 +210,8 @@ def drawn(figures: Figures, history: History, width: int, height: int) -> list[s
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (80, 50), (120, 30), (200, 60)])
 @pytest.mark.parametrize("workers", [0, 1, 4, 5, 30])
 def test_the_screen_fits(width: int, height: int, workers: int) -> None:
-    """No line is longer, none is broken in two, and none falls off the bottom; the workers left out are counted."""
-    lines = drawn(*busy(workers), width, height)
+    """No line is longer than the screen or wrapped, and none is below it; workers that do not fit are counted."""
+    lines = rendered(*busy(workers), width, height)
     assert max(map(len, lines)) <= width
     assert len(lines) <= height
     assert lines[-1].rstrip() == "q quits"
@@ -220,14 +220,14 @@ def test_the_screen_fits(width: int, height: int, workers: int) -> None:
     assert len(listed) + sum(map(int, more)) == workers
     assert len(listed) == workers or len(lines) == height
     text = "\n".join(lines)
-    assert "[red]with" in text or width == 80 or not workers, "names are text and no markup"
+    assert "[red]with" in text or width == 80 or not workers, "names are text, not markup"
     assert "queue_full 4.5 (108)" in text
     if workers:
         assert "12 deco" in text
 
 
-def test_a_worker_with_a_gpu_has_a_column_more() -> None:
-    """What its tensors hold, and how busy it is where that is told."""
+def test_a_worker_with_a_gpu_has_another_column() -> None:
+    """Its memory, and its utilisation if that is exported."""
     registry, history = CollectorRegistry(), History("http://here")
     Gauge("otoscope_worker_gpu_memory_bytes", "-", registry=registry).set(3 * 2**30)
     Gauge("otoscope_worker_gpu_busy_ratio", "-", registry=registry).set(0.87)
@@ -236,25 +236,25 @@ def test_a_worker_with_a_gpu_has_a_column_more() -> None:
         WorkerSnapshot("with", "http://with", scrape),
         WorkerSnapshot("without", "http://without", error="does not answer"),
     )
-    lines = drawn(history.add(Snapshot(0.0, None, "", READY, workers)), history, 80, 24)
+    lines = rendered(history.add(Snapshot(0.0, None, "", READY, workers)), history, 80, 24)
     (one,) = (line for line in lines if line.startswith("with "))
     assert "3.0 GiB, 87%" in one
     (other,) = (line for line in lines if line.startswith("without "))
     assert "GiB" not in other
 
 
-def test_a_lost_gateway_is_drawn_as_lost() -> None:
-    """With dashes for what is not known."""
+def test_an_unreachable_gateway() -> None:
+    """Unknown values are dashes."""
     history = History("http://here")
     figures = history.add(Snapshot(0.0, None, "no answer within 2 s"))
-    lines = drawn(figures, history, 80, 24)
+    lines = rendered(figures, history, 80, 24)
     assert lines[0].startswith("● broken  the gateway cannot be reached: no answer within 2 s")
     assert "workers ready: –" in lines[1]
     json.dumps(asdict(figures), allow_nan=False)
 
 
-def test_words_for_figures() -> None:
-    """Three digits or so, with units."""
+def test_formats() -> None:
+    """About three digits, with units."""
     assert [amount(value) for value in (None, 0, 0.044, 1.26, 12, 99.96, 1234.5)] == [
         "–", "0", "0.044", "1.3", "12", "100.0", "1,234",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where `otoscope top` looks, and what it makes of answers that it does not expect."""
+"""Where `otoscope top` reads metrics, and how it handles unexpected responses."""
 
 import asyncio
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ READY = Ready(status="ready", redis=True, workers=2, models=["tiny"])
 
 
 @pytest.fixture
-def stranger() -> Iterator[str]:
-    """Some other service's address."""
+def other_service() -> Iterator[str]:
+    """The address of another service."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -36,11 +36,11 @@ def stranger() -> Iterator[str]:
     thread.join()
 
 
-def test_what_is_no_gateway(stranger: str) -> None:
-    """It is looked at, and told for what it is; so is a worker's address where nobody listens."""
+def test_another_service(other_service: str) -> None:
+    """It is reported as such; so is a worker's address that nothing listens on."""
 
     async def collect() -> Snapshot:
-        async with Collector(stranger, ("127.0.0.1:1",)) as collector:
+        async with Collector(other_service, ("127.0.0.1:1",)) as collector:
             return await collector.collect()
 
     found = asyncio.run(collect())
@@ -51,13 +51,13 @@ def test_what_is_no_gateway(stranger: str) -> None:
     assert worker.error.startswith("does not answer")
 
 
-def test_a_newer_gateway_may_say_more() -> None:
-    """What is not known here is left out, and the rest is read."""
-    said = {"/health/ready": {**READY.model_dump(), "added": 1}, "/v1/workers": {"workers": [], "added": 1}}
+def test_fields_of_a_newer_gateway_are_ignored() -> None:
+    """The known fields are read."""
+    answers = {"/health/ready": {**READY.model_dump(), "added": 1}, "/v1/workers": {"workers": [], "added": 1}}
 
     async def collect() -> Snapshot:
         async with Collector("http://here") as collector:
-            answer = httpx2.MockTransport(lambda asked: httpx2.Response(200, json=said.get(asked.url.path, {})))
+            answer = httpx2.MockTransport(lambda request: httpx2.Response(200, json=answers.get(request.url.path, {})))
             collector._gateway_http = httpx2.AsyncClient(base_url="http://here", transport=answer)
             return await collector.collect()
 
