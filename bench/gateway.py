@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import soundfile
 from clips import RATE, clips, encoded, model_directory
@@ -79,7 +79,7 @@ def measure(service: Stack, name: str, callers: int, seconds: float) -> dict[str
 def delays(service: Stack) -> Counter[str]:
     """How often the event loop was looked at so far, and how often it was later than each of LATE."""
     told: Counter[str] = Counter()
-    for family in text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text):
+    for family in text_string_to_metric_families(httpx2.get(f"{service.url}/metrics").text):
         for sample in family.samples:
             if sample.name == "otoscope_api_loop_delay_seconds_count":
                 told["looks"] = int(sample.value)

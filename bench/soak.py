@@ -26,13 +26,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from clips import MODEL, encoded, model_directory
 from machine import describe
 from stack import Stack, stack, submissions
 from tqdm import tqdm
 
-from otoscope.loadgen import Measured, Target, measure
+from otoscope.loadgen import LoadResult, Target, measure
 
 Figures = dict[str, Any]
 
@@ -68,7 +68,7 @@ def main() -> None:
     print(json.dumps({"machine": describe(), "options": vars(options), **figures}))
 
 
-def best(service: Stack, seconds: float = 20) -> Measured:
+def best(service: Stack, seconds: float = 20) -> LoadResult:
     """What it can serve: 64 callers that wait for their answers."""
     return measure(service.target, submissions(service.target, encoded("FLAC")), callers=64, seconds=seconds, warm_up=3)
 
@@ -113,7 +113,7 @@ def too_much(service: Stack, options: argparse.Namespace) -> Figures:
 def _refused(service: Stack) -> str:
     """When a refused caller is told to come back."""
     headers = {"Content-Type": "audio/flac"}
-    return httpx.post(f"{service.url}/v1/jobs", content=b"", headers=headers).headers.get("Retry-After", "not refused")
+    return httpx2.post(f"{service.url}/v1/jobs", content=b"", headers=headers).headers.get("Retry-After", "not refused")
 
 
 def _waits(service: Stack) -> Figures:
@@ -148,7 +148,7 @@ def many_streams(service: Stack, options: argparse.Namespace) -> Figures:
     worker.suspend()
     sounds = encoded("FLAC", 4)
 
-    async def follow(callers: list[httpx.AsyncClient], n: int, bar: tqdm, ready: asyncio.Event) -> str:
+    async def follow(callers: list[httpx2.AsyncClient], n: int, bar: tqdm, ready: asyncio.Event) -> str:
         http = callers[n % len(callers)]
         headers = {"Content-Type": "audio/flac"}
         job = (await http.post("/v1/jobs", content=sounds[n % len(sounds)], headers=headers)).json()
@@ -164,12 +164,12 @@ def many_streams(service: Stack, options: argparse.Namespace) -> Figures:
         return last
 
     async def everybody() -> Figures:
-        limits, ready = httpx.Limits(max_connections=None), asyncio.Event()
+        limits, ready = httpx2.Limits(max_connections=None), asyncio.Event()
         async with AsyncExitStack() as exit:
             callers = []
             for n in range(2, 12):  # one caller alone may not take so many places
-                wire = httpx.AsyncHTTPTransport(local_address=f"127.0.0.{n}", limits=limits)
-                caller = httpx.AsyncClient(base_url=service.url, timeout=300, transport=wire)
+                wire = httpx2.AsyncHTTPTransport(local_address=f"127.0.0.{n}", limits=limits)
+                caller = httpx2.AsyncClient(base_url=service.url, timeout=300, transport=wire)
                 callers.append(await exit.enter_async_context(caller))
             with tqdm(total=options.count, unit="stream", file=sys.stderr) as bar:
                 began = time.monotonic()
@@ -201,7 +201,7 @@ def take_turns(service: Stack, options: argparse.Namespace) -> Figures:
     one = submissions(few, encoded("FLAC", 4))
     alone = measure(few, one, callers=1, seconds=5)
     many = submissions(service.target, encoded("FLAC"))
-    loads: dict[str, Measured] = {}
+    loads: dict[str, LoadResult] = {}
     crowd = threading.Thread(
         target=lambda: loads.update(many=measure(service.target, many, callers=options.waiting, seconds=20))
     )
@@ -217,7 +217,7 @@ def slow_ones(service: Stack, options: argparse.Namespace) -> Figures:
     one = submissions(service.target, encoded("FLAC", 4))
     alone = measure(service.target, one, callers=1, seconds=5)
     host, port = service.target.host, service.target.port
-    large = httpx.post(
+    large = httpx2.post(
         f"{service.url}/v1/jobs?include=maps,spectrogram,full_spectrogram",
         content=encoded("FLAC", 1)[0], headers={"Content-Type": "audio/flac", "Prefer": "wait=30"},
     ).json()["links"]["result"]  # fmt: skip

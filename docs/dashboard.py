@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import panels
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -85,8 +85,8 @@ class Service:
     def until_ready(self, workers: int = 1) -> None:
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
-            with suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/health/ready", timeout=10).json()["workers"] >= workers:
+            with suppress(httpx2.TransportError):
+                if httpx2.get(f"{self.url}/health/ready", timeout=10).json()["workers"] >= workers:
                     return
             time.sleep(0.2)
         raise SystemExit("The service did not get ready.")
@@ -107,7 +107,7 @@ class Callers:
     """Threads that send sounds and wait for the answers; how many, and which sounds, may change at any time."""
 
     def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=90, limits=httpx.Limits(max_connections=None))
+        self._http = httpx2.Client(base_url=url, timeout=90, limits=httpx2.Limits(max_connections=None))
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
         self.wanted, self.sounds, self.pause = 0, BEFORE, 0.2
@@ -134,7 +134,7 @@ class Callers:
             body = (SOUNDS / f"{self.sounds[turn % len(self.sounds)]}.flac").read_bytes()
             if (number + turn) % 40 == 7:
                 body = body[: len(body) // 2] if turn % 2 else b"this is no sound"
-            with suppress(httpx.TransportError):
+            with suppress(httpx2.TransportError):
                 asked = {"include": "spectrogram"} if turn % 5 == 0 else {}
                 answer = self._http.post("/v1/jobs", params=asked, files={"file": body}, headers={"Prefer": "wait=60"})
                 if answer.status_code == 429:

@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from commands.stack import demo_sound as sample
+from otoscope import demo_sound
 from otoscope import Client
 
 
@@ -24,7 +24,7 @@ def main(path: str | None) -> None:
     include = ["maps", "spectrogram", "cam"]
     with Client() as client:
         if path is None:
-            job = client.classify(sample.alarm_clock(), sample.RATE, include=include)
+            job = client.classify(demo_sound.alarm_clock(), demo_sound.RATE, include=include)
         else:
             job = client.classify(Path(path), include=include)
         seen = client.result(job.id)

@@ -12,9 +12,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from commands.stack import demo_sound as sample
+from otoscope import demo_sound
 
-RATE = sample.RATE
+RATE = demo_sound.RATE
 OUT = Path(__file__).parent.parent / "api" / "static" / "sounds"
 Sound = NDArray[np.float64]
 
@@ -126,13 +126,13 @@ def knocking() -> Sound:
 
 def day() -> Sound:
     """Half a minute by the harbour: sea, bell, siren, clock, alarm clock and crickets, one after the other."""
-    parts = [sea(), church_bell(), siren(), clock_tick(), np.asarray(sample.alarm_clock(), np.float64), crickets()]
+    parts = [sea(), church_bell(), siren(), clock_tick(), np.asarray(demo_sound.alarm_clock(), np.float64), crickets()]
     fade = np.minimum(1, np.minimum(seconds(5), seconds(5)[::-1]) / 0.2)
     return np.concatenate([0.5 * fade * part / np.abs(part).max() for part in parts])
 
 
 SOUNDS = {
-    "alarm-clock": lambda: np.asarray(sample.alarm_clock(), np.float64),
+    "alarm-clock": lambda: np.asarray(demo_sound.alarm_clock(), np.float64),
     "church-bell": church_bell,
     "clock-tick": clock_tick,
     "siren": siren,

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-import httpx
+import httpx2
 import yaml
 
 OPS = Path(__file__).resolve().parent
@@ -60,13 +60,13 @@ class Prometheus:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._http = httpx.Client(base_url=url, timeout=30)
+        self._http = httpx2.Client(base_url=url, timeout=30)
 
     def get(self, path: str, **parameters: str | float) -> Any:
-        """`data` of an answer of its HTTP interface. Raises httpx.HTTPStatusError with what it says is wrong."""
+        """`data` of an answer of its HTTP interface. Raises httpx2.HTTPStatusError with what it says is wrong."""
         answer = self._http.get(f"/api/v1/{path}", params=parameters)
         if answer.is_error:
-            raise httpx.HTTPStatusError(f"{parameters}: {answer.text}", request=answer.request, response=answer)
+            raise httpx2.HTTPStatusError(f"{parameters}: {answer.text}", request=answer.request, response=answer)
         return answer.json()["data"]
 
     def query(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
@@ -104,8 +104,8 @@ class Prometheus:
 
 def _ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/-/ready").is_success
-    except httpx.TransportError:
+        return httpx2.get(f"{url}/-/ready").is_success
+    except httpx2.TransportError:
         return False
 
 

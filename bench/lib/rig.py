@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-import httpx
+import httpx2
 import redis
 
 from commands.stack.embedded_redis import Home
@@ -117,8 +117,8 @@ class Rig:
 
     def wait_until_ready(self, workers: int = 1, seconds: float = 120) -> None:
         def ready() -> bool:
-            with suppress(httpx.HTTPError):
-                return bool(httpx.get(f"{self.url}/health/ready", timeout=2).json()["workers"] >= workers)
+            with suppress(httpx2.HTTPError):
+                return bool(httpx2.get(f"{self.url}/health/ready", timeout=2).json()["workers"] >= workers)
             return False
 
         self._wait(ready, f"a service with {workers} workers", seconds)

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import redis
 from clips import MODEL, encoded, model_directory
@@ -30,7 +30,7 @@ from commands.stack.embedded_redis import Home
 from otoscope.client import Client
 from otoscope.errors import OtoscopeError
 from otoscope.loadgen import Target, measure
-from shared.contract import COUNTED, TOTALS, job_key
+from shared.contract import COUNTERS, TOTALS, job_key
 
 PROCESSES = {"decoders": "worker.decode.child", "gateway": "-m api", "worker": "-m worker", "redis": "valkey-server"}
 
@@ -126,11 +126,11 @@ class Stack:
 
     def totals(self) -> dict[str, int]:
         """Jobs so far: accepted, and how they ended."""
-        return {name: int(self._redis.hget(TOTALS, name) or 0) for name in COUNTED}  # type: ignore[arg-type]
+        return {name: int(self._redis.hget(TOTALS, name) or 0) for name in COUNTERS}  # type: ignore[arg-type]
 
     def errors_told(self) -> dict[str, int]:
         """What the gateway refused so far, by code."""
-        told = httpx.get(f"{self.url}/metrics").text
+        told = httpx2.get(f"{self.url}/metrics").text
         return {code: int(float(count)) for code, count in re.findall(r'api_errors_total{code="(\w+)"} (\S+)', told)}
 
     def durations(self, most: int = 10_000) -> list[float]:

@@ -10,14 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
 from clips import encoded
 from rig import Rig
 
 from otoscope.client import AsyncClient
 from otoscope.errors import OtoscopeError
 from otoscope.types import FINAL
-from shared.contract import COUNTED, OPEN, TOTALS, events_key, job_key
+from shared.contract import COUNTERS, QUEUE, TOTALS, UNACKED, UNFINISHED, events_key, job_key
 
 DEADLINE = 120  # seconds, of a job
 _RAISED = re.compile(r"^[\w.]+(?:Error|Exception)\b.*", re.M)  # the last line of a traceback
@@ -56,8 +56,8 @@ class Trial:
         self.broken = 0.0  # when
 
     async def run(self, fault: Fault) -> None:
-        async with httpx.AsyncClient(
-            base_url=self.rig.url, timeout=30, limits=httpx.Limits(max_connections=32)
+        async with httpx2.AsyncClient(
+            base_url=self.rig.url, timeout=30, limits=httpx2.Limits(max_connections=32)
         ) as http:
             self._http = http
             await self.submit(8)
@@ -93,7 +93,7 @@ class Trial:
             which = number % len(self._sounds)
             headers = {"Content-Type": "audio/flac", "Idempotency-Key": f"{len(self.accepted)}-{number}-{time.time()}"}
             for _ in range(600):
-                with suppress(httpx.HTTPError):
+                with suppress(httpx2.HTTPError):
                     answer = await self._http.post("/v1/jobs", content=self._sounds[which], headers=headers)
                     if answer.status_code == 202:
                         self.accepted[answer.json()["id"]] = which
@@ -117,7 +117,7 @@ class Trial:
     async def _under_way(self) -> int:
         """How many jobs are unfinished, as soon as some are finished: the fault comes in the middle of it."""
         async with asyncio.timeout(60):
-            while (left := int(self.rig.redis.zcard(OPEN))) > 0.9 * self._jobs:
+            while (left := int(self.rig.redis.zcard(UNFINISHED))) > 0.9 * self._jobs:
                 await asyncio.sleep(0.01)
         return left
 
@@ -126,7 +126,7 @@ class Trial:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             with suppress(Exception):  # the server may be what has been broken
-                if not self.rig.redis.exists(OPEN):
+                if not self.rig.redis.exists(UNFINISHED):
                     return
             await asyncio.sleep(0.1)
 
@@ -166,7 +166,7 @@ class Trial:
 
     def _balance(self) -> None:
         stored = self.rig.redis
-        totals = {name: int(stored.hget(TOTALS, name) or 0) for name in COUNTED}
+        totals = {name: int(stored.hget(TOTALS, name) or 0) for name in COUNTERS}
         ended = sum(totals.values()) - totals["accepted"]
         records = Counter(stored.hget(key, "status").decode() for key in stored.scan_iter(job_key("*"), count=1000))
         self.outcome.notes["totals"] = totals
@@ -176,9 +176,9 @@ class Trial:
             self._wrong(f"{len(self.accepted)} were told 202, {totals['accepted']} were accepted")
         if endless := [key.decode() for key in stored.scan_iter(count=1000) if stored.ttl(key) == -1]:
             self._wrong(f"keys without an end: {endless[:5]}")
-        if stored.exists("unacked", "unacked_index", "otoscope"):
+        if stored.exists(UNACKED, QUEUE):
             time.sleep(12)  # what has been delivered twice goes by itself
-            if left := [key for key in ("unacked", "unacked_index", "otoscope") if stored.exists(key)]:
+            if left := [key for key in (UNACKED, QUEUE) if stored.exists(key)]:
                 self._wrong(f"messages are left in {left}")
 
     def _wrong(self, what: str) -> None:

@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-import httpx
+import httpx2
 import psutil
 
-from otoscope.loadgen import Measured, Target, closed_loop, run
+from otoscope.loadgen import LoadResult, Target, closed_loop, run
 from peers.common import HOST, MODEL, PORT, TIMEOUT
 from peers.surroundings import PYTHON
 
@@ -45,8 +45,8 @@ class Peer:
         """Ask until there is an answer."""
         end = time.monotonic() + START
         while time.monotonic() < end and process.poll() is None:
-            with suppress(httpx.TransportError):
-                answer = httpx.post(self._url, content=sound, headers=HEADERS, timeout=TIMEOUT)
+            with suppress(httpx2.TransportError):
+                answer = httpx2.post(self._url, content=sound, headers=HEADERS, timeout=TIMEOUT)
                 if answer.status_code == 200:
                     return answer.json()
             time.sleep(0.2)
@@ -56,7 +56,7 @@ class Peer:
         """What came back from it under that load, and what it cost."""
         requests = [self._target.request("POST", "/classify", HEADERS, sound) for sound in sounds]
         before, began = self._cpu(), time.monotonic()
-        measured: Measured = run(closed_loop(self._target, requests, callers, seconds, WARM_UP))
+        measured: LoadResult = run(closed_loop(self._target, requests, callers, seconds, WARM_UP))
         answers = max(measured.throughput * (time.monotonic() - began), 1)  # in the warm-up too
         cost = {"cpu_ms": round(1e3 * (self._cpu() - before) / answers, 1), "memory_mb": self._memory()}
         return {"callers": callers, **measured.summary(), **cost}
@@ -84,13 +84,13 @@ class Peer:
         middle = NEIGHBOURS // 2
 
         async def ask() -> dict[str, Any]:
-            limits = httpx.Limits(max_connections=NEIGHBOURS + 1)
-            async with httpx.AsyncClient(timeout=TIMEOUT, headers=HEADERS, limits=limits) as client:
+            limits = httpx2.Limits(max_connections=NEIGHBOURS + 1)
+            async with httpx2.AsyncClient(timeout=TIMEOUT, headers=HEADERS, limits=limits) as client:
 
                 async def status(body: bytes) -> str:
                     try:
                         return str((await client.post(self._url, content=body)).status_code)
-                    except httpx.HTTPError as error:
+                    except httpx2.HTTPError as error:
                         return type(error).__name__
 
                 good, bad = Counter[str](), Counter[str]()

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-import httpx
+import httpx2
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "otoscope-trial"
@@ -112,15 +112,15 @@ class Load:
         self.accepted: dict[str, int] = {}
         self.refused = 0
 
-    def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, timeout=30, headers=self._headers)
+    def client(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(base_url=self.url, timeout=30, headers=self._headers)
 
     def ready(self, workers: int = 1, seconds: float = READY_SECONDS) -> float:
         """Seconds until so many workers are; raises AssertionError where that takes too long."""
         begun, said = time.monotonic(), "nothing"
         while time.monotonic() - begun < seconds:
-            with suppress(httpx.HTTPError, ValueError):
-                answer = httpx.get(f"{self.url}/health/ready", timeout=5)
+            with suppress(httpx2.HTTPError, ValueError):
+                answer = httpx2.get(f"{self.url}/health/ready", timeout=5)
                 said = answer.text
                 if answer.status_code == 200 and answer.json()["workers"] == workers:
                     return time.monotonic() - begun
@@ -146,7 +146,7 @@ class Load:
             headers = {"Content-Type": "audio/flac", "Idempotency-Key": str(uuid.uuid4())}
             async with gate:
                 for _ in range(600):
-                    with suppress(httpx.HTTPError):
+                    with suppress(httpx2.HTTPError):
                         answer = await http.post("/v1/jobs", content=self._sounds[which], headers=headers)
                         if answer.status_code == 202:
                             self.accepted[answer.json()["id"]] = which
@@ -168,9 +168,9 @@ class Load:
                 ended[await self._end(http, job_id, self.expected[which], until)] += 1
         return ended
 
-    async def _end(self, http: httpx.AsyncClient, job_id: str, expected: str, until: float) -> str:
+    async def _end(self, http: httpx2.AsyncClient, job_id: str, expected: str, until: float) -> str:
         while True:
-            with suppress(httpx.HTTPError):
+            with suppress(httpx2.HTTPError):
                 answer = await http.get(f"/v1/jobs/{job_id}")
                 if answer.status_code in (404, 410):
                     return "lost"
@@ -186,6 +186,6 @@ class Load:
 
     def books(self) -> dict[str, int]:
         """`otoscope_jobs_total` by outcome."""
-        text = httpx.get(f"{self.url}/metrics", headers=self._headers, timeout=30).text
+        text = httpx2.get(f"{self.url}/metrics", headers=self._headers, timeout=30).text
         lines = [line for line in text.splitlines() if line.startswith("otoscope_jobs_total{")]
         return {line.split('"')[1]: int(float(line.rpartition(" ")[2])) for line in lines}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 
 from otoscope import Client
 from tests.compose.rig import ROOT, Compose, Load, docker
@@ -110,7 +110,7 @@ def answers(trial: Trial) -> None:
     trial.check("sounds are told apart", len(set(named)) > len(named) // 2)
     if REAL_SOUNDS.is_dir():
         trial.note("real sounds", real_sounds(trial.load.url))
-    page = httpx.get(trial.load.url, timeout=10)
+    page = httpx2.get(trial.load.url, timeout=10)
     trial.check("the page is there", page.status_code == 200 and "<html" in page.text)
 
 
@@ -138,7 +138,7 @@ def targets(trial: Trial, count: int) -> dict[str, str]:
     url = f"http://127.0.0.1:{trial.compose.settings['OTOSCOPE_PROMETHEUS_PORT']}/api/v1/targets"
     found: dict[str, str] = {}
     for _ in range(90):
-        active = httpx.get(url, timeout=10).json()["data"]["activeTargets"]
+        active = httpx2.get(url, timeout=10).json()["data"]["activeTargets"]
         found = {one["scrapeUrl"]: one["health"] for one in active}
         if list(found.values()) == ["up"] * count:
             break

@@ -5,7 +5,7 @@ import json
 import shutil
 import time
 
-import httpx
+import httpx2
 
 from shared import contract
 from tests.compose.rig import PROJECT, ROOT, docker
@@ -75,14 +75,14 @@ def secrets(trial: Trial) -> None:
 
 def keys(trial: Trial) -> None:
     compose, load = trial.compose, trial.load
-    run = ["run", "--rm", "--no-deps", "-T", "secrets", "python", "-m", "otoscope", "keys"]
+    run = ["run", "--rm", "--no-deps", "-T", "secrets", "python", "-m", "commands", "keys"]
     compose.settings["OTOSCOPE_KEYS_FILE"] = "/run/secrets/keys"
     compose("up", "--detach", "--no-deps", "api")
     load.ready()
-    trial.check("without a key: 401", httpx.get(f"{load.url}/v1/models").status_code == 401)
+    trial.check("without a key: 401", httpx2.get(f"{load.url}/v1/models").status_code == 401)
     key = compose(*run, "create", "trial", "--scope", "submit", "--scope", "read").decode().split()[-1]
     time.sleep(2)  # a gateway notices within a second
-    answer = httpx.get(f"{load.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
+    answer = httpx2.get(f"{load.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
     trial.check("with one that was just made: 200", answer.status_code == 200)
     if "prometheus" in compose.services():
         found = targets(trial, 2)
@@ -91,7 +91,7 @@ def keys(trial: Trial) -> None:
         trial.check(f"Prometheus has one of its own: {found}", list(found.values()) == ["up", "up"])
     compose(*run, "revoke", key.split("_")[1])
     time.sleep(2)
-    answer = httpx.get(f"{load.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
+    answer = httpx2.get(f"{load.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
     trial.check("revoked: 401", answer.status_code == 401)
     del compose.settings["OTOSCOPE_KEYS_FILE"]
     compose("up", "--detach", "--no-deps", "api")

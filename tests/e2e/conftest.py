@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import httpx
+import httpx2
 import pytest
 
 from tests.conftest import PYTHON, ROOT, free_ports, start_server, write_tiny_model
@@ -47,8 +47,8 @@ class Stack:
             logs=directory,
         )
 
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60)
+    def client(self) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, timeout=60)
 
     def start(self, name: str) -> None:
         """`api` or `worker`, logging to a file of its own."""
@@ -66,7 +66,7 @@ class Stack:
                 try:
                     if http.get("/health/ready").status_code == 200:
                         return
-                except httpx.TransportError:
+                except httpx2.TransportError:
                     pass
                 time.sleep(0.1)
         raise AssertionError("the stack did not get ready:\n" + "".join(p.read_text() for p in self.logs.glob("*.log")))
