@@ -34,6 +34,7 @@ CANCELLED_DB = -13.0
 _BANDWIDTH_FFT = 1_024
 _BANDWIDTH_FRAMES = 64  # at most, spread over the sound
 _BANDWIDTH_RANGE_DB = 75.0  # below the strongest band: where a sound ends and the rest of a codec's filter begins
+_BANDWIDTH_KAISER = 12.0  # of the window: side lobes below the range
 _BANDWIDTH_FLOOR_DB = -118.0  # dBFS per bin: above the rounding of 16 bits
 
 
@@ -133,7 +134,7 @@ def bandwidth(waveform: Samples, rate: int) -> float | None:
         return None
     count = min(_BANDWIDTH_FRAMES, max(1, len(waveform) // size))
     starts = np.linspace(0, len(waveform) - size, count).astype(np.int64)
-    frames = waveform[starts[:, None] + np.arange(size)] * np.hanning(size).astype(np.float32)
+    frames = waveform[starts[:, None] + np.arange(size)] * np.kaiser(size, _BANDWIDTH_KAISER).astype(np.float32)
     powers = np.square(np.abs(np.fft.rfft(frames, axis=1))).mean(axis=0) * (4 / size**2)  # (bins,)
     usable = powers[1:]  # without the constant
     if not usable.size or usable.max() <= 0:

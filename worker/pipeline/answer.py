@@ -17,6 +17,7 @@ from worker.pipeline.activity import Activity
 
 _EVENT_RANGE_DB = 25.0  # below the loudest moment of an event: there it begins and ends
 _EVENT_FLOOR_DB = 6.0  # above the noise around it
+_STRONG = 0.9  # share of the strongest evidence: the loudest moment of an event is in one of these windows
 _HYSTERESIS = 0.5  # an event goes on while its evidence is above this share of the threshold
 
 
@@ -133,8 +134,11 @@ def _event(
     """(start, end, confidence, peak) of what is heard in a run of windows, in seconds."""
     first, last = run
     best = first + int(evidence[first : last + 1].argmax())
-    inside = activity.frames(*spans[best])
-    peak = inside.start + int(activity.levels[inside].argmax())
+    strong = [index for index in range(first, last + 1) if evidence[index] >= _STRONG * evidence[best]]
+    loudest = [activity.frames(*spans[index]) for index in strong]
+    peak = max(
+        (frames.start + int(activity.levels[frames].argmax()) for frames in loudest), key=activity.levels.__getitem__
+    )
     floor = float(np.quantile(activity.levels, 0.2))
     threshold = min(max(activity.levels[peak] - _EVENT_RANGE_DB, floor + _EVENT_FLOOR_DB), activity.levels[peak])
     frames = activity.frames(spans[first][0], spans[last][1])
