@@ -75,7 +75,7 @@ class _Commands(TyperGroup):
         except ModuleNotFoundError as error:  # most imports of the application are inside its commands
             if ctx.invoked_subcommand in _APPLICATION:
                 _fail(_needs(ctx.invoked_subcommand, f" ({error})"))
-            raise
+            raise  # as in the gateway's image, which lacks the client's packages
 
 
 def _command(name: str, target: Callable[..., Any] | typer.Typer) -> Any:
