@@ -171,7 +171,7 @@ def test_ten_minutes_are_cut_and_combined(http: httpx2.Client) -> None:
     job = classify(http, encode(chirp(600, 8_000), 8_000, "FLAC", "PCM_16"))
     assert job.result is not None, job.error
     assert job.result.window_count == 1_199
-    assert job.result.combined == "mean of the probabilities of 1199 windows"
+    assert job.result.combined == "evidence of 1199 windows"
 
 
 def test_python_client_sync_and_async(stack: Stack, tmp_path: Path) -> None:

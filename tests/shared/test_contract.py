@@ -1,15 +1,26 @@
 """Redis keys and the packed form of a result."""
 
+from dataclasses import fields
+
 import msgpack
 import numpy as np
 import pytest
 
-from otoscope.results import CONTRACT_VERSION, Array, Result, WindowPrediction, unpack_result
+from otoscope.results import (
+    ARRAYS,
+    ARRAYS_PER_LAYER,
+    CONTRACT_VERSION,
+    Array,
+    Detection,
+    Level,
+    Result,
+    SoundWarning,
+    WindowPrediction,
+    unpack_result,
+)
 from otoscope.types import Part
 from shared import contract
 from shared.results import pack_result
-
-ARRAYS = ("spectrogram", "embedding", "cam", "waveform", "full_spectrogram")
 
 
 def full() -> Result:
@@ -25,8 +36,11 @@ def full() -> Result:
         predictions=ranked,
         duration=1.25,
         sample_rate=44_100,
-        windows=[WindowPrediction(0.0, 1.0, ranked), WindowPrediction(0.25, 1.25, ranked[::-1])],
-        combined="mean of the probabilities of 2 windows",
+        windows=[
+            WindowPrediction(0.0, 1.0, ranked, True, 0.75, Level(-1.5, -20.25)),
+            WindowPrediction(0.25, 1.25, ranked[::-1], False),
+        ],
+        combined="evidence of 2 windows",
         window=1,
         spectrogram=array(32, 101),
         maps={"stem": array(8, 26), "layer1.block1": array(8, 26)},
@@ -36,6 +50,11 @@ def full() -> Result:
         full_spectrogram=array(32, 12),
         channels={"layer1": array(4, 2, 6), "layer1.residual": array(4, 2, 6)},
         parts=sorted(Part),
+        verdict="unsure",
+        known=0.75,
+        level=Level(-1.5, -20.25, 0.125, 0.0, 7_000.0),
+        warnings=[SoundWarning("quiet", "The loudest tenth of a second is at -41 dBFS.")],
+        detections=[Detection("dog", 0.25, 0.75, 0.5, 0.5)],
     )
 
 
@@ -43,7 +62,7 @@ def test_a_result_survives_packing() -> None:
     """Every field, arrays bit for bit with their shape and type."""
     before = full()
     after = unpack_result(pack_result(before))
-    for name in ("model", "predictions", "duration", "sample_rate", "windows", "combined", "window", "parts"):
+    for name in {field.name for field in fields(Result)} - {*ARRAYS, *ARRAYS_PER_LAYER}:
         assert getattr(after, name) == getattr(before, name), name
     assert after.maps.keys() == before.maps.keys()
     assert after.channels.keys() == before.channels.keys()
@@ -66,8 +85,11 @@ def test_parts_that_were_not_requested_are_absent() -> None:
 def test_a_result_that_was_stored_before_a_field_existed_can_be_read() -> None:
     """The later fields are empty."""
     tree = msgpack.unpackb(pack_result(full()))
-    del tree["full_spectrogram"], tree["channels"]
+    del tree["full_spectrogram"], tree["channels"], tree["verdict"], tree["level"], tree["warnings"], tree["detections"]
+    del tree["windows"][0]["level"]
     after = unpack_result(msgpack.packb(tree))
+    assert (after.verdict, after.level, after.warnings, after.detections) == ("named", None, [], [])
+    assert after.windows[0].level is None
     assert after.full_spectrogram is None
     assert after.channels == {}
     assert after.cam is not None
@@ -91,7 +113,10 @@ def test_the_packed_form_can_be_read_without_this_package() -> None:
     assert tree["contract"] == CONTRACT_VERSION
     assert tree["predictions"][0] == {"class": "dog", "confidence": 0.75}
     assert tree["windows"][1]["start"] == 0.25
-    assert tree["parts"] == ["cam", "embedding", "full_spectrogram", "maps", "spectrogram", "waveform", "windows"]
+    assert tree["parts"] == [
+        "cam", "detections", "embedding", "full_spectrogram", "maps", "spectrogram", "waveform", "windows",
+    ]  # fmt: skip
+    assert tree["detections"] == [{"class": "dog", "start": 0.25, "end": 0.75, "confidence": 0.5, "peak": 0.5}]
     assert tree["channels"]["layer1.residual"]["shape"] == [4, 2, 6]
     cam = tree["cam"]
     assert result.cam is not None

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from otoscope.results import Result
-from otoscope.types import Part
+from otoscope.types import Combine, Part
 from shared.audio.decode import decode
-from tests.support.sounds import chirp, encode
+from tests.support.sounds import chirp, encode, noise
 from tests.support.worker_harness import ALL, LONG, RATE, WorkerHarness, outputs_alone
 from worker.inference.engine import WindowOutput
 
@@ -55,17 +56,51 @@ def test_a_result_has_the_requested_parts(harness: WorkerHarness, parts: tuple[P
     assert result.parts == sorted(parts)
 
 
-def test_windows_are_combined_as_the_mean_of_their_probabilities(harness: WorkerHarness) -> None:
-    """Each window has its own predictions, and those of the sound are their mean."""
-    result = harness.result(LONG)
+@pytest.mark.parametrize(("combine", "combined"), [("mean", np.mean), ("max", np.max), (None, np.max)])
+def test_windows_are_combined_as_requested(
+    harness: WorkerHarness, combine: Combine | None, combined: Callable[..., NDArray[np.float32]]
+) -> None:
+    """Each window has its own predictions. Without known scores the strongest evidence, the default, is the maximum."""
+    result = harness.result(LONG, combine=combine)
     alone = np.stack([output.probabilities for output in outputs_alone(harness, LONG)])
     assert [(w.start, w.end) for w in result.windows] == [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.2, 2.2)]
     classes = harness.registry.get("tiny").card.classes
     for window, row in zip(result.windows, alone, strict=True):
         assert dict(window.predictions) == pytest.approx(dict(zip(classes, map(float, row), strict=True)), abs=0.01)
-    mean = dict(zip(classes, map(float, alone.mean(axis=0)), strict=True))
-    assert dict(result.predictions) == pytest.approx(mean, abs=0.01)
-    assert result.combined == "mean of the probabilities of 4 windows"
+    expected = dict(zip(classes, map(float, combined(alone, axis=0)), strict=True))
+    assert dict(result.predictions) == pytest.approx(expected, abs=0.01)
+    assert result.combined == f"{combine or 'evidence'} of 4 windows"
+
+
+def test_a_result_has_level_verdict_and_warnings(harness: WorkerHarness) -> None:
+    """A quiet sound is a warning, silence a verdict; levels of windows come with the windows."""
+    noisy = chirp(2.2, RATE) + noise(2.2, RATE)
+    loud = harness.result(encode(noisy, RATE, "WAV", "PCM_16"), include=["windows"])
+    quiet = harness.result(encode(noisy * 0.018, RATE, "WAV", "PCM_16"))
+    assert (loud.verdict, loud.warnings) == ("named", [])
+    assert loud.level is not None
+    assert loud.level.peak_dbfs is not None
+    assert all(window.level is not None and window.active for window in loud.windows)
+    assert [warning.code for warning in quiet.warnings] == ["quiet"]
+    silence = harness.result(encode(np.zeros((RATE, 1), np.float32), RATE, "WAV", "PCM_16"), include=["detections"])
+    assert (silence.verdict, [warning.code for warning in silence.warnings]) == ("silent", ["silent"])
+    assert silence.detections == []
+
+
+def test_a_cam_can_be_of_any_class(harness: WorkerHarness) -> None:
+    """In the first pass if its window is known; a class that the model lacks is refused."""
+    classes = harness.registry.get("tiny").card.classes
+    result = harness.result(LONG, include=ALL, window=1, cam_class=classes[-1])
+    assert sum(map(len, harness.batches)) == len(result.windows)
+    assert_parts_of(result, outputs_alone(harness, LONG, cam_class=classes[-1])[1])
+    job_id = harness.submit(LONG, include=[Part.CAM], cam_class="unicorn")
+    harness.runner.run(job_id)
+    assert "no class 'unicorn'" in harness.failure(job_id).detail
+
+
+def test_windows_overlap_as_requested(harness: WorkerHarness) -> None:
+    """By a share of their length."""
+    assert [window.start for window in harness.result(LONG, overlap=0.0).windows] == [0.0, 1.0, 1.2]
 
 
 def test_parts_are_of_the_most_confident_window(harness: WorkerHarness) -> None:
