@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 GROUP = "otoscope.commands"
 """The group of entry points. A value is a function, or a `typer.Typer` with commands of its own."""
 
-_APPLICATION = {
+APPLICATION_COMMANDS = {
     "up": "worker,local",
     **dict.fromkeys(("train", "evaluate", "lr-find", "overfit", "quantise", "data"), "worker,train"),
     "export": "worker,onnx",
@@ -53,7 +53,7 @@ class _Commands(TyperGroup):
     """The client's commands, and those that entry points add."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        names = dict.fromkeys([*super().list_commands(ctx), *_APPLICATION, *_LAZY, *_installed()])
+        names = dict.fromkeys([*super().list_commands(ctx), *APPLICATION_COMMANDS, *_LAZY, *_installed()])
         return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -67,13 +67,13 @@ class _Commands(TyperGroup):
                 return _command(cmd_name, entry.load())
         except ImportError as error:
             return _unavailable(cmd_name, f" ({error})")
-        return _unavailable(cmd_name) if cmd_name in _APPLICATION else None
+        return _unavailable(cmd_name) if cmd_name in APPLICATION_COMMANDS else None
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except ModuleNotFoundError as error:  # most imports of the application are inside its commands
-            if ctx.invoked_subcommand in _APPLICATION:
+            if ctx.invoked_subcommand in APPLICATION_COMMANDS:
                 _fail(_needs(ctx.invoked_subcommand, f" ({error})"))
             raise  # as in the gateway's image, which lacks the client's packages
 
@@ -90,7 +90,7 @@ def _command(name: str, target: Callable[..., Any] | typer.Typer) -> Any:
 
 def _needs(name: str, why: str = "") -> str:
     """What to install for a command. The application is on no package index, so pip is given its folder."""
-    extras = _APPLICATION.get(name, "")
+    extras = APPLICATION_COMMANDS.get(name, "")
     application = f"'.[{extras}]'" if extras else "."
     return (
         f"`otoscope {name}` needs the service, not just the client:"
@@ -140,7 +140,7 @@ def classify(
         str | None,
         typer.Option(
             metavar="PART,...",
-            help="With --json: maps, spectrogram, waveform, embedding, windows, cam, full_spectrogram.",
+            help="With --json: parts of the result, such as maps,waveform; docs/api.md lists them.",
         ),
     ] = None,
     url: Url = None,

@@ -4,7 +4,7 @@ import subprocess
 import tomllib
 
 from commands import COMMANDS
-from otoscope.cli.main import _APPLICATION, GROUP
+from otoscope.cli.main import APPLICATION_COMMANDS, GROUP
 from tests.conftest import PYTHON, ROOT
 
 
@@ -12,8 +12,8 @@ def test_commands_are_declared_alike() -> None:
     """The entry points, the commands of a source tree, and those that the client lists."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["entry-points"][GROUP] == COMMANDS
-    assert _APPLICATION.keys() == COMMANDS.keys()
-    extras = {extra for needed in _APPLICATION.values() for extra in needed.split(",") if extra}
+    assert APPLICATION_COMMANDS.keys() == COMMANDS.keys()
+    extras = {extra for needed in APPLICATION_COMMANDS.values() for extra in needed.split(",") if extra}
     assert extras <= project["optional-dependencies"].keys()
 
 
