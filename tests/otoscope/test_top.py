@@ -109,7 +109,7 @@ def test_another_process_at_the_same_address() -> None:
 
 
 def test_what_is_told_of_workers_together_and_apart() -> None:
-    """Quantiles over all of them, classes added up, CPU and memory where they are told."""
+    """Quantiles over all of them, classes added up, CPU and memory where exported."""
     service, history = Service(), History("http://here")
     ProcessCollector(registry=service.worker)
     history.add(service.snapshot(0, workers=2))

@@ -76,7 +76,7 @@ def test_the_client_installs_alone(tmp_path: Path) -> None:
     """`pip install ./otoscope` in a new environment, in a folder that has packages `shared` and `api` of its own."""
     for name in ("shared", "api"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('a package of somebody else')\n")
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('a foreign package')\n")
     shutil.copytree(ROOT / "otoscope", tmp_path / "otoscope", ignore=_LEFT_BEHIND)
     venv.create(tmp_path / "venv", with_pip=True)
     scripts = tmp_path / "venv" / "bin"
