@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help up test audit page-types browser encrypted prometheus rules lock clean example-own-sounds example-cat-dog example-esc10-44k
+.PHONY: help up quick test test-long audit page-types browser encrypted prometheus rules lock clean example-own-sounds example-cat-dog example-esc10-44k
 
 PYTHON ?= python3
 DATA ?= ../shared/data
@@ -18,19 +18,45 @@ NVIDIA := { nvidia-smi -L >/dev/null 2>&1 || [ -e /proc/driver/nvidia/version ];
 WEAKNESSES := https://api.osv.dev/v1/vulns/PYSEC-2018-28
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
+# Processes that run tests. They share nothing: each has a Redis server of its own, and ports from the system.
+JOBS ?= 2
+PARALLEL = -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+UNIT := not (process or training or fuzz or browser or data or gpu or long)
+ROOM ?=
+TYPED := api worker shared training otoscope commands compose ops
+QUICK_CODE := $(if $(ROOM),$(wildcard $(ROOM) tests/$(ROOM)))
+# Without a room: all files but those without a unit test, which take seconds to import.
+QUICK_TESTS := $(if $(ROOM),tests/$(ROOM),$(addprefix --ignore=tests/,browser compose e2e kubernetes api/test_document.py))
+
+# What `make test` installs beside Python packages. Where ARGS names anything, only what those folders of tests need.
+NAMED = $(strip $(if $(ARGS),$(if $(findstring tests/$(1),$(ARGS)),yes),yes))
+PREPARED := $(if $(ARGS),,page-types) $(if $(call NAMED,browser),browser) $(if $(call NAMED,ops),prometheus) \
+    $(if $(call NAMED,shared)$(call NAMED,e2e)$(call NAMED,otoscope),encrypted)
+
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
 up: $(VENV)/.installed ## start server, worker and gateway, and stay up; OTOSCOPE_PORT=8000 moves the port
 	@exec $(BIN)/otoscope up
 
-test: $(VENV)/.installed-dev page-types browser encrypted prometheus ## ruff, mypy, bandit and every test; ARGS='-k client' are pytest's
-	@unset "$${!OTOSCOPE_@}" # a stack of yours must not be what the tests talk to
+quick: $(VENV)/.installed-dev page-types ## ruff, mypy and the unit tests, in under a minute; ROOM=api for one room
+	@unset "$${!OTOSCOPE_@}" # the tests must not reach a service of yours
+	$(BIN)/ruff check $(QUICK_CODE)
+	$(BIN)/ruff format --check $(QUICK_CODE)
+	$(BIN)/mypy $(filter $(TYPED),$(ROOM))
+	$(BIN)/pytest $(PARALLEL) -m '$(UNIT)' $(QUICK_TESTS) $(ARGS)
+
+test: $(VENV)/.installed-dev $(PREPARED) ## ruff, mypy, bandit and all tests but the long ones; ARGS='tests/otoscope -k client' are for pytest
+	@unset "$${!OTOSCOPE_@}"
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/bandit -q -c pyproject.toml -r api worker shared otoscope training
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/bandit -q -c pyproject.toml -r api worker shared otoscope training commands
+	$(BIN)/pytest $(PARALLEL) -m 'not long' $(ARGS)
+
+test-long: $(VENV)/.installed-dev ## faults, failover, repeated restarts: before a release, on a machine that does nothing else
+	@unset "$${!OTOSCOPE_@}"
+	$(BIN)/pytest -m long $(ARGS)
 
 audit: $(VENV)/.installed-dev ## known weaknesses of the packages that are installed; asks osv.dev
 	@if $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(WEAKNESSES)", timeout=5)' 2>/dev/null; then
@@ -107,11 +133,11 @@ lock: $(VENV)/.created ## pin exact versions in requirements/; ARGS=--upgrade ta
 	extra() { $(BIN)/python -c 'import sys, tomllib; \
 	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' "$$1"; }
 	mkdir -p requirements/x86_64 requirements/aarch64
-	touch requirements/x86_64/{api,worker,torch,openvino}.txt
 	for platform in x86_64-manylinux_2_28 aarch64-manylinux_2_35; do
 	    locks=requirements/$${platform%%-*}
 	    lock() {
-	        pin --python-platform "$$platform" --constraint "requirements/x86_64/$$1.txt" --output-file "$$locks/$$1.txt" "$${@:2}"
+	        if [ "$$locks" != requirements/x86_64 ]; then set -- "$$@" --constraint "requirements/x86_64/$$1.txt"; fi
+	        pin --python-platform "$$platform" --output-file "$$locks/$$1.txt" "$${@:2}"
 	    }
 	    lock api pyproject.toml --extra tracing
 	    lock worker pyproject.toml --extra worker --extra aac --extra tracing --constraint $$locks/api.txt \

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,6 +23,9 @@ from tests.support import markers
 ROOT = Path(__file__).resolve().parent.parent
 REAL_SOUNDS = ROOT.parent / "shared" / "data"
 
+# The networks of the tests are tiny: threads of torch that wait for one another take longer than one alone.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A run that a shell put into the background ignores Ctrl-C, and what it starts would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,21 +37,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses by the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Set the markers of each test from its fixtures and calls, and the group of tests that one process runs."""
+    """Set the markers of each test, and order the tests for several processes.
+
+    Groups with many slow tests come first (with --no-loadscope-reorder), so that the processes end at the same time.
+    """
+    slow: Counter[str] = Counter()
     for item in items:
         markers.mark(item)
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-
-
-def _group(item: pytest.Item) -> str:
-    """Tests of one group run in one process, one after another: those that share a fixture of their package, such as a
-    running stack, or else those of one file."""
-    assert isinstance(item, pytest.Function)
-    definitions = item._fixtureinfo.name2fixturedefs.items()
-    shared = sorted(
-        f"{each.baseid}::{name}" for name, fixtures in definitions for each in fixtures if each.scope == "package"
-    )
-    return shared[0] if shared else item.nodeid.partition("::")[0]
+        group = markers.group(item)
+        item.add_marker(pytest.mark.xdist_group(group))
+        slow[group] += markers.is_slow(item)
+    items.sort(key=lambda item: -slow[markers.group(item)])  # stable: the order within a group stays
 
 
 def start_server(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], Path]:

@@ -5,6 +5,7 @@ import pytest
 from tests.e2e.conftest import run_bench
 
 
+@pytest.mark.long
 @pytest.mark.timeout(480)
 def test_nothing_is_lost() -> None:
     """Worker, gateway and server die in mid-work, and the network goes: every accepted job is answered, once."""

@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.conftest import run_bench
 
-pytestmark = pytest.mark.timeout(380)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(380)]
 
 
 def run(*options: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ is `browser`, and one that uses the Redis server of the run is `redis`. `make qu
 What is found here is enforced: a test without the marker `process` that starts a process fails (`ProcessGuard`).
 """
 
+import os
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -16,33 +17,36 @@ import pytest
 
 BY_FIXTURE = {
     "browser": "browser",
-    "redis_socket": "redis",
-    "real_sounds": "data",
     "cuda": "gpu",
+    "real_sounds": "data",
     "recipe_file": "training",
+    "redis_socket": "redis",
 }
 """Fixture (used directly or through others): marker."""
 
 BY_CALL = {
-    "subprocess": "process",
-    "multiprocessing": "process",
-    "worker.app.Worker": "process",
-    "worker.decode.pool.DecoderPool": "process",
-    "commands.stack.supervisor.Supervisor": "process",
     "bench.lib.rig.Rig": "process",
-    "training.fit.loop.train": "training",
-    "training.eval.crossval.cross_validate": "training",
+    "commands.stack.supervisor.Supervisor": "process",
+    "hypothesis.core.given": "fuzz",
+    "multiprocessing": "process",
+    "subprocess": "process",
+    "tests.support.hostile_requests.hostile_request": "fuzz",
     "training.diagnostics.find_learning_rate": "training",
     "training.diagnostics.overfit_one_batch": "training",
+    "training.eval.crossval.cross_validate": "training",
     "training.export.onnx.export_onnx": "training",
     "training.export.quantise.quantise": "training",
+    "training.fit.loop.train": "training",
+    "worker.app.Worker": "process",
+    "worker.decode.pool.DecoderPool": "process",
 }
-"""Module, or function or class of ours by its full name, that the test's code reaches: marker."""
+"""Module, or function or class by its full name, that the test's code reaches: marker."""
 
-SLOW = ("process", "training", "browser", "data", "gpu", "long")
+SLOW = ("process", "training", "fuzz", "browser", "data", "gpu", "long")
 """What `make quick` leaves out. Anything else is a unit test."""
 
 UNIT_TIMEOUT = 10  # seconds for a unit test, without its fixtures: the first one may import torch
+_CROWDED = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # how many times longer it may take on a busy machine
 
 _OUR_TESTS = ("tests.", "bench.")
 
@@ -53,7 +57,22 @@ def mark(item: pytest.Item) -> None:
     for name in {BY_FIXTURE[name] for name in item.fixturenames if name in BY_FIXTURE} | _called(item):
         item.add_marker(name)
     if not is_slow(item) and not item.get_closest_marker("timeout"):
-        item.add_marker(pytest.mark.timeout(UNIT_TIMEOUT, func_only=True))
+        item.add_marker(pytest.mark.timeout(UNIT_TIMEOUT * _CROWDED, func_only=True))
+
+
+def group(item: pytest.Item) -> str:
+    """The name of the group of tests that one process runs: those that share a fixture of their package or file, such
+    as a running service, or the unit tests of one file. A slow test that shares nothing is a group of its own."""
+    assert isinstance(item, pytest.Function)
+    file = item.nodeid.partition("::")[0]
+    shared = {
+        f"{fixture.baseid}::{name}": fixture.scope
+        for name, fixtures in item._fixtureinfo.name2fixturedefs.items()
+        for fixture in fixtures
+    }
+    if packages := sorted(name for name, scope in shared.items() if scope == "package"):
+        return packages[0]
+    return file if not is_slow(item) or {"class", "module"} & set(shared.values()) else item.nodeid
 
 
 def is_slow(item: pytest.Item) -> bool:

@@ -160,6 +160,7 @@ def test_the_jobs_of_a_killed_worker_are_finished_by_another_one(workers: Worker
     until(lambda: not workers.registered(victim), 15)
 
 
+@pytest.mark.long
 def test_a_job_longer_than_the_visibility_timeout_runs_once(workers: WorkerProcesses) -> None:
     """Its lease is renewed as long as its worker runs, also after SIGTERM, so that it is not delivered again."""
     holder = workers.start_ready()
@@ -178,7 +179,10 @@ def test_a_job_longer_than_the_visibility_timeout_runs_once(workers: WorkerProce
     assert other.poll() is None
 
 
-@pytest.mark.parametrize(("fault", "status"), [("kill", -signal.SIGKILL), ("spoil", EXIT_DEVICE_LOST)])
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [("kill", -signal.SIGKILL), pytest.param("spoil", EXIT_DEVICE_LOST, marks=pytest.mark.long)],
+)
 def test_a_job_that_kills_three_workers_is_poison(
     workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch, fault: str, status: int
 ) -> None:
@@ -269,6 +273,7 @@ def test_a_worker_stops_while_redis_is_unreachable(workers: WorkerProcesses) -> 
     assert time.monotonic() - began < 15
 
 
+@pytest.mark.long
 def test_a_worker_that_is_stopped_while_it_starts_ends_cleanly(workers: WorkerProcesses) -> None:
     """At any moment before it runs jobs: exit status 0, and it is deregistered."""
     for pause in (0.0, 0.3):
@@ -280,7 +285,7 @@ def test_a_worker_that_is_stopped_while_it_starts_ends_cleanly(workers: WorkerPr
         assert "Traceback" not in workers.log(worker)
 
 
-@pytest.mark.parametrize("fault", ["stop-import", "stop-model"])
+@pytest.mark.parametrize("fault", ["stop-import", pytest.param("stop-model", marks=pytest.mark.long)])
 def test_a_worker_stops_between_the_steps_of_its_start(
     workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
