@@ -80,7 +80,8 @@ class Home:
             "daemonize": "no",
             "databases": "1",
             "loglevel": "warning",
-            # Every change is appended to the file; only a crash of the machine loses up to a second of changes.
+            # An fsync every second: a crash of the machine loses at most a second of changes, and a killed server those
+            # that it accepted while an fsync was running, since it delays its writes until then.
             "appendonly": "yes",
             "appendfsync": "everysec",
             "no-appendfsync-on-rewrite": "yes",

@@ -200,9 +200,14 @@ def test_a_result_of_a_much_newer_contract_is_503(http: httpx2.Client, worker: F
 
 
 def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
-    """An unreachable Redis is reported at once; when it is back, the same gateway continues."""
+    """An unreachable Redis is reported at once; when it is back, the same gateway continues.
+
+    With `appendfsync always`: with `everysec` Redis delays its writes while an fsync runs (up to two seconds on a slow
+    disk), and a kill then loses what it has acknowledged.
+    """
+    durable = ("--appendonly", "yes", "--appendfsync", "always")
     with tempfile.TemporaryDirectory(prefix="oto") as name:
-        server, socket = start_server(Path(name), "--appendonly", "yes")
+        server, socket = start_server(Path(name), *durable)
         try:
             own = settings.model_copy(update={"redis_url": f"unix://{socket}"})
             worker = FakeWorker(own)
@@ -220,7 +225,7 @@ def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
                 assert http.get("/health/live").status_code == 200
                 assert http.get("/health/ready").json()["redis"] is False
                 assert "otoscope_redis_up 0.0" in http.get("/metrics").text
-                server, _ = start_server(Path(name), "--appendonly", "yes")
+                server, _ = start_server(Path(name), *durable)
                 assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
                 worker.finish(job_id)
                 assert http.get(f"/v1/jobs/{job_id}", params={"wait": 5}).json()["status"] == "succeeded"
