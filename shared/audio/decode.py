@@ -1,11 +1,14 @@
-"""`probe()` and `decode()`: sound files in memory, under limits.
+"""`probe()`, `decode()` and `SoundStream`: sound files in memory, under limits.
 
-The gateway calls `probe`: it reads headers only and needs no native code. `decode` turns a file into mono float32 at
-the rate that a model requires. It runs in the worker's decode processes, which a hostile file may crash, and in the
-trainer, so that there is a single implementation from file to waveform.
+The gateway calls `probe`: it reads headers only and needs no native code. A `SoundStream` turns a file into mono
+float32 at the rate that a model requires, block by block, and `decode` collects its blocks. They run in the worker's
+decode processes, which a hostile file may crash, and in the trainer, so that there is a single implementation from file
+to waveform.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,18 +28,26 @@ from otoscope.results import Level, SoundWarning
 from shared.audio.decoders import Block, open_blocks
 from shared.audio.formats import BY_NAME, Decoder, describe_formats, identify, read_header
 from shared.audio.headers import Header
-from shared.audio.level import CLIPPED_SHARE, DC_OFFSET, LevelMeter, full_scale
+from shared.audio.level import (
+    DC_OFFSET,
+    LevelMeter,
+    bandwidth_of_frames,
+    full_scale,
+    spread_frames,
+)
 from shared.audio.limits import AudioLimits
+from shared.audio.warnings import band_warnings, level_warnings
 
 Waveform = NDArray[np.float32]
+
+HEAD_SECONDS = 600.0
+"""A sound is changed as a whole, by what is found in its first ten minutes: they are decoded before its first block."""
+BLOCK_SAMPLES = 2**18  # of a block of a stream at most: 16 s at 16 kHz
 
 _TOLERANCE = 0.5  # seconds above the limit that are accepted: codecs pad sounds that were cut to its length
 _MIN_DECODED = 0.5  # share of the announced samples that a lossy codec must yield; players skip damaged parts, too
 _MAX_PLAIN = 4 * 2**20  # bytes of uncompressed sound that are decoded in a few milliseconds
 _MAX_PEAK = 2.0**32  # full scale is 1; integers of 32 bits that are stored as floats are below this
-_NARROW = 0.55  # of the model's band: telephones and some recorders use less
-_BAND_PEAK_DBFS = -30.0  # of a quieter sound the upper frequencies may lie below the rounding of 16 bits
-_ULTRASONIC = 5  # times the model's rate: recorders for bats, 192 kHz and more
 
 
 def probe(data: bytes, limits: AudioLimits | None = None) -> Header:
@@ -81,11 +92,10 @@ def _check_length(frames: int, rate: int, limits: AudioLimits) -> None:
         raise AudioTooLong(f"The sound lasts {seconds:,.1f} s; at most {limits.max_seconds:g} s are accepted.")
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A decoded file: mono samples at `rate`, full scale -1..1, and properties of the file."""
+@dataclass(frozen=True, kw_only=True)
+class FileInfo:
+    """Properties of a decoded file."""
 
-    waveform: Waveform  # (samples,)
     rate: int  # Hz, that of the waveform
     source_rate: int  # Hz, that of the file
     channels: int
@@ -93,93 +103,167 @@ class Decoded:
     level: Level  # of the file: before its samples were changed for one of the warnings
     warnings: tuple[SoundWarning, ...] = ()
 
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded(FileInfo):
+    """A decoded file: mono samples at `rate`, full scale -1..1."""
+
+    waveform: Waveform  # (samples,)
+
     @property
     def seconds(self) -> float:
         return len(self.waveform) / self.rate
 
 
+class BlockStream(Protocol):
+    """A file as blocks of mono samples, (samples,), that are decoded while they are iterated, once."""
+
+    def __iter__(self) -> Iterator[Waveform]:
+        """Raises an AudioError, also after the first block."""
+
+    @property
+    def info(self) -> FileInfo:
+        """Known after the last block."""
+
+
+def collect(stream: BlockStream) -> Decoded:
+    """The whole sound of a stream. Raises an AudioError."""
+    blocks = list(stream)
+    waveform = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    return Decoded(waveform=waveform, **vars(stream.info))
+
+
 def decode(data: bytes, rate: int, limits: AudioLimits | None = None) -> Decoded:
-    """Decode to mono (mean of the channels) at `rate` Hz with soxr's high-quality filter.
+    """The whole sound of `SoundStream`. Raises an AudioError."""
+    return collect(SoundStream(data, rate, limits))
+
+
+class SoundStream:
+    """A file as mono (mean of the channels) at `rate` Hz with soxr's high-quality filter, block by block.
 
     If the channels cancel each other, the loudest is used instead of their mean; a constant offset is removed; floats
-    in the range of integers are scaled to full scale. Each of these is a warning. Reads block by block and stops at the
-    limit, so that memory depends on the limits and not on the file. Raises an AudioError.
+    in the range of integers are scaled to full scale. Each of these is a warning. They are decided on the first ten
+    minutes, which are kept in memory until then; the level is that of the whole sound. Stops at the limit, so that
+    memory and time depend on the limits and not on the file.
     """
-    limits = limits or AudioLimits()
-    waveform, header, meter = _read(data, rate, limits)
-    warnings: list[SoundWarning] = []
-    if meter.channels_cancel:
-        channel = meter.loudest_channel
-        waveform, header, _ = _read(data, rate, limits, channel)
-        detail = f"The {header.channels} channels cancel each other; channel {channel + 1}, the loudest, was used."
-        warnings.append(SoundWarning("channels_cancel", detail))
-    scale = 1 / full_scale(meter.peak)
-    level = meter.level(waveform, rate, scale)
-    if scale != 1.0:
-        waveform = waveform * np.float32(scale)
-        detail = f"Samples as large as {meter.peak:.6g}, where full scale is 1: they were divided by {1 / scale:,.0f}."
-        warnings.append(SoundWarning("beyond_full_scale", detail))
-    elif meter.peak > 1.0 and BY_NAME[header.container].exact_length:  # lossy codecs overshoot
-        detail = f"Samples as large as {meter.peak:.3g}, where full scale is 1."
-        warnings.append(SoundWarning("beyond_full_scale", detail))
-    if abs(level.dc_offset) > DC_OFFSET:
-        waveform = waveform - np.float32(waveform.mean(dtype=np.float64))
-        detail = f"A constant offset of {level.dc_offset:.3g} of full scale was removed."
-        warnings.append(SoundWarning("dc_offset", detail))
-    if level.clipped > CLIPPED_SHARE:
-        detail = f"{level.clipped:.2%} of the samples are at full scale: the recording was too loud."
-        warnings.append(SoundWarning("clipped", detail))
-    loud_enough = level.peak_dbfs is not None and level.peak_dbfs > _BAND_PEAK_DBFS
-    warnings += _band_warnings(header.rate, rate, level.bandwidth if loud_enough else None)
-    return Decoded(waveform, rate, header.rate, header.channels, header.container, level, tuple(warnings))
+
+    def __init__(self, data: bytes, rate: int, limits: AudioLimits | None = None) -> None:
+        self._data, self._rate, self._limits = data, rate, limits or AudioLimits()
+        self._info: FileInfo | None = None
+
+    @property
+    def info(self) -> FileInfo:
+        """Known after the last block; RuntimeError before."""
+        if self._info is None:
+            raise RuntimeError("the file has not been decoded to its end")
+        return self._info
+
+    def __iter__(self) -> Iterator[Waveform]:
+        """Blocks of at most BLOCK_SAMPLES. Raises an AudioError, also after the first block."""
+        file = _Pass(self._data, self._rate, self._limits)
+        head = file.read_head()
+        warnings: list[SoundWarning] = []
+        if file.meter.channels_cancel:
+            channel = file.meter.loudest_channel
+            file = _Pass(self._data, self._rate, self._limits, channel)
+            head = file.read_head()
+            detail = f"The {file.header.channels} channels cancel each other; channel {channel + 1}, the loudest,"
+            warnings.append(SoundWarning("channels_cancel", f"{detail} was used."))
+        frames = [spread_frames(head)]  # of which the bandwidth is measured
+        scale = 1 / full_scale(file.meter.peak)
+        if scale != 1.0:
+            head = head * np.float32(scale)
+        offset = file.meter.level(None, scale).dc_offset
+        removed = np.float32(head.mean(dtype=np.float64) if abs(offset) > DC_OFFSET else 0.0)
+        for block in _split(head):
+            yield block - removed if removed else block
+        del head
+        for block in _cut(file.parts):
+            if len(block) >= frames[0].shape[1]:
+                frames.append(spread_frames(block, 1))
+            if scale != 1.0:
+                block = block * np.float32(scale)
+            yield block - removed if removed else block
+        level = file.meter.level(bandwidth_of_frames(np.concatenate(frames), self._rate), scale)
+        warnings += level_warnings(file.header, level, file.meter.peak, scale, offset if removed else 0.0)
+        warnings += band_warnings(file.header, level, self._rate)
+        self._info = FileInfo(
+            rate=self._rate,
+            source_rate=file.header.rate,
+            channels=file.header.channels,
+            container=file.header.container,
+            level=level,
+            warnings=tuple(warnings),
+        )
 
 
-def _band_warnings(source_rate: int, rate: int, bandwidth: float | None) -> list[SoundWarning]:
-    """Whether the sound has less than a model at `rate` Hz listens to, or far more."""
-    if source_rate < rate * 0.99:
-        detail = f"The file's sample rate is {source_rate:,} Hz; the model listens at {rate:,} Hz."
-        return [SoundWarning("resampled_up", detail)]
-    if source_rate >= _ULTRASONIC * rate:
-        detail = f"The file has frequencies up to {source_rate // 2:,} Hz; the model listens up to {rate // 2:,} Hz."
-        return [SoundWarning("narrow_band", detail)]
-    if bandwidth is not None and bandwidth < _NARROW * rate / 2:
-        detail = f"The sound has nothing above {bandwidth:,.0f} Hz; the model listens up to {rate // 2:,} Hz."
-        return [SoundWarning("narrow_band", detail)]
-    return []
+def _split(waveform: Waveform) -> Iterator[Waveform]:
+    """Views of BLOCK_SAMPLES, the last one shorter."""
+    return (waveform[at : at + BLOCK_SAMPLES] for at in range(0, len(waveform), BLOCK_SAMPLES))
 
 
-def _read(
-    data: bytes, rate: int, limits: AudioLimits, channel: int | None = None
-) -> tuple[Waveform, Header, LevelMeter]:
-    """The mean of the channels, or one channel, at `rate` Hz; the header, and the level of all channels."""
-    import soxr
+def _cut(parts: Iterable[Waveform]) -> Iterator[Waveform]:
+    """Parts of any length as blocks of BLOCK_SAMPLES, the last one shorter."""
+    kept: list[Waveform] = []
+    size = 0
+    for part in parts:
+        kept.append(part)
+        size += len(part)
+        if size >= BLOCK_SAMPLES:
+            joined = np.concatenate(kept)
+            whole = size // BLOCK_SAMPLES * BLOCK_SAMPLES
+            yield from _split(joined[:whole])
+            kept, size = [joined[whole:]], size - whole
+    if size:
+        yield np.concatenate(kept)
 
-    claimed = probe(data, limits)
-    header, blocks = open_blocks(data, claimed)
-    _check(header, limits)
-    budget = int((limits.max_seconds + _TOLERANCE) * header.rate)
-    resampler = soxr.ResampleStream(header.rate, rate, 1, dtype="float32") if header.rate != rate else None
-    parts: list[Waveform] = []
-    meter = LevelMeter()
-    frames = 0
-    for block in blocks:
-        frames += len(block)
-        if frames > budget:
-            raise AudioTooLong(f"The sound lasts more than the {limits.max_seconds:g} s that are accepted.")
-        mono = _mono(block) if channel is None else block[:, channel]
-        meter.add(block, mono)
-        parts.append(resampler.resample_chunk(mono) if resampler else mono)
-    if resampler:
-        parts.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    if header.frames is not None:
-        needed = header.frames * (1 if BY_NAME[header.container].exact_length else _MIN_DECODED)
-        if frames < needed:
-            raise AudioTruncated(
-                f"The {header.container} file announces {header.frames:,} samples a channel;"
-                f" only {frames:,} can be decoded."
-            )
-    _check_length(frames, header.rate, limits)
-    return np.concatenate(parts), header, meter
+
+class _Pass:
+    """One pass over a file: the mean of its channels, or one channel, at `rate` Hz. Raises an AudioError."""
+
+    def __init__(self, data: bytes, rate: int, limits: AudioLimits, channel: int | None = None) -> None:
+        claimed = probe(data, limits)
+        self.header, self._blocks = open_blocks(data, claimed)
+        _check(self.header, limits)
+        self._rate, self._limits, self._channel = rate, limits, channel
+        self._frames = 0  # decoded so far
+        self.meter = LevelMeter()  # of all channels so far
+        self.parts = self._decode()
+
+    def read_head(self) -> Waveform:
+        """The first ten minutes, or a bit more, or the whole of a shorter sound; `parts` are then those after it."""
+        parts: list[Waveform] = []
+        most = (HEAD_SECONDS + _TOLERANCE) * self.header.rate
+        for part in self.parts:
+            parts.append(part)
+            if self._frames > most:
+                break
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _decode(self) -> Iterator[Waveform]:
+        import soxr
+
+        header, limits = self.header, self._limits
+        budget = int((limits.max_seconds + _TOLERANCE) * header.rate)
+        resample = header.rate != self._rate
+        resampler = soxr.ResampleStream(header.rate, self._rate, 1, dtype="float32") if resample else None
+        for block in self._blocks:
+            self._frames += len(block)
+            if self._frames > budget:
+                raise AudioTooLong(f"The sound lasts more than the {limits.max_seconds:g} s that are accepted.")
+            mono = _mono(block) if self._channel is None else np.ascontiguousarray(block[:, self._channel])
+            self.meter.add(block, mono)
+            yield resampler.resample_chunk(mono) if resampler else mono
+        if header.frames is not None:
+            needed = header.frames * (1 if BY_NAME[header.container].exact_length else _MIN_DECODED)
+            if self._frames < needed:
+                raise AudioTruncated(
+                    f"The {header.container} file announces {header.frames:,} samples a channel;"
+                    f" only {self._frames:,} can be decoded."
+                )
+        _check_length(self._frames, header.rate, limits)
+        if resampler:
+            yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def is_plain(data: bytes, rate: int) -> bool:

@@ -77,9 +77,9 @@ class LevelMeter:
         """Its index."""
         return int(self._squares.argmax())
 
-    def level(self, waveform: Samples, rate: int, scale: float = 1.0) -> Level:
-        """The level of the whole; `waveform` (samples,) is its mono mix at `rate` Hz, from which the bandwidth is
-        measured, and `scale` the factor by which its samples were changed."""
+    def level(self, bandwidth: float | None, scale: float = 1.0) -> Level:
+        """The level of what was added so far; `bandwidth` is that of its mono mix, and `scale` the factor by which its
+        samples were changed."""
         count = max(self._samples, 1)
         power = float(self._squares.mean()) / count * scale**2 if self._squares.size else 0.0
         peak = self.peak * scale
@@ -89,7 +89,7 @@ class LevelMeter:
             rms_dbfs=_rounded(decibels(power)),
             clipped=round(self._clipped / (count * max(self._squares.size, 1)), 6) if scale == 1.0 else 0.0,
             dc_offset=round(offset, 6),
-            bandwidth=bandwidth(waveform, rate),
+            bandwidth=bandwidth,
         )
 
 
@@ -101,14 +101,37 @@ def level_of(samples: Samples) -> Level:
     return Level(_rounded(decibels(peak**2)), _rounded(decibels(power)), round(clipped, 6), 0.0, None)
 
 
+class FrameLevels:
+    """`frame_levels` of a sound that comes block by block: of every length it keeps 50 numbers a second."""
+
+    def __init__(self, rate: int) -> None:
+        self._size = max(1, round(rate * BLOCK_SECONDS))
+        self._powers: list[NDArray[np.float64]] = []
+        self._rest: Samples = np.zeros(0, np.float32)  # samples of an unfinished block
+
+    def add(self, samples: Samples) -> None:
+        """The next samples, (samples,)."""
+        joined = np.concatenate([self._rest, samples]) if self._rest.size else samples
+        whole = len(joined) // self._size * self._size
+        if whole:
+            self._powers.append(_block_powers(joined[:whole], self._size))
+        self._rest = joined[whole:].copy()  # a view would keep the whole block in memory
+
+    def levels(self) -> NDArray[np.float64]:
+        """(frames,): dBFS of each 0.1 s, one every 20 ms. A sound shorter than that has one frame."""
+        powers = np.concatenate(self._powers) if self._powers else _block_powers(self._rest, self._size)
+        width = min(FRAME_BLOCKS, len(powers))
+        # Not the difference of cumulated sums: in a loud sound of hours their rounding is louder than a quiet frame.
+        frames = np.lib.stride_tricks.sliding_window_view(powers, width).sum(axis=1) / width
+        levels: NDArray[np.float64] = 10 * np.log10(np.maximum(frames, 10 ** (SILENCE_DB / 10)))
+        return levels
+
+
 def frame_levels(samples: Samples, rate: int) -> NDArray[np.float64]:
     """(samples,) -> (frames,): the level of each 0.1 s in dBFS, one every 20 ms. A shorter sound has one frame."""
-    powers = _block_powers(samples, max(1, round(rate * BLOCK_SECONDS)))
-    width = min(FRAME_BLOCKS, len(powers))
-    sums = np.concatenate([[0.0], np.cumsum(powers)])
-    frames = (sums[width:] - sums[:-width]) / width
-    levels: NDArray[np.float64] = 10 * np.log10(np.maximum(frames, 10 ** (SILENCE_DB / 10)))
-    return levels
+    frames = FrameLevels(rate)
+    frames.add(samples)
+    return frames.levels()
 
 
 def _block_powers(samples: Samples, size: int) -> NDArray[np.float64]:
@@ -124,17 +147,29 @@ def _block_powers(samples: Samples, size: int) -> NDArray[np.float64]:
 
 
 def bandwidth(waveform: Samples, rate: int) -> float | None:
-    """The highest frequency in Hz that a waveform (samples,) uses; None if it uses none.
+    """The highest frequency in Hz that a waveform (samples,) uses; None if it uses none."""
+    return bandwidth_of_frames(spread_frames(waveform), rate)
+
+
+def spread_frames(waveform: Samples, most: int = _BANDWIDTH_FRAMES) -> Samples:
+    """(frames, samples): at most so many stretches for `bandwidth_of_frames`, evenly spread over a waveform."""
+    size = min(_BANDWIDTH_FFT, len(waveform))
+    count = min(most, max(1, len(waveform) // max(size, 1)))
+    starts = np.linspace(0, len(waveform) - size, count).astype(np.int64)
+    frames: Samples = waveform[starts[:, None] + np.arange(size)]
+    return frames
+
+
+def bandwidth_of_frames(frames: Samples, rate: int) -> float | None:
+    """The highest frequency in Hz that stretches (frames, samples) of a waveform use; None if they use none.
 
     That is the upper edge of the highest band of the mean power spectrum that is at most 75 dB below the strongest one.
     A file that was made from 8 kHz has 4 kHz, whatever its rate is now; one that was encoded as MP3 the codec's limit.
     """
-    size = min(_BANDWIDTH_FFT, len(waveform))
+    size = frames.shape[1]
     if size < 16:
         return None
-    count = min(_BANDWIDTH_FRAMES, max(1, len(waveform) // size))
-    starts = np.linspace(0, len(waveform) - size, count).astype(np.int64)
-    frames = waveform[starts[:, None] + np.arange(size)] * np.kaiser(size, _BANDWIDTH_KAISER).astype(np.float32)
+    frames = frames * np.kaiser(size, _BANDWIDTH_KAISER).astype(np.float32)
     powers = np.square(np.abs(np.fft.rfft(frames, axis=1))).mean(axis=0) * (4 / size**2)  # (bins,)
     usable = powers[1:]  # without the constant
     if not usable.size or usable.max() <= 0:

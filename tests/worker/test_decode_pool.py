@@ -1,6 +1,5 @@
 """The pool of decode processes: real processes with real files, killed and stopped by signals."""
 
-import math
 import os
 import signal
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from otoscope.errors import (
 from shared.audio.decode import decode
 from tests.support.process_tree import gone, stop, until
 from tests.support.sounds import chirp, encode
-from worker.decode import pool as decoder
+from worker.decode import process
 from worker.decode.framing import FramedSocket
 from worker.decode.pool import DecoderPool, DecoderStopped
 
@@ -63,9 +63,9 @@ def file_sent(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set once a process has been sent its file and its reply is awaited."""
     event, receive = threading.Event(), FramedSocket.receive
 
-    def watched(connection: FramedSocket, limit: int, deadline: float = math.inf) -> bytearray:
+    def watched(connection: FramedSocket, *limits: Any) -> bytearray:
         event.set()
-        return receive(connection, limit, deadline)
+        return receive(connection, *limits)
 
     monkeypatch.setattr(FramedSocket, "receive", watched)
     return event
@@ -161,7 +161,7 @@ def test_an_invalid_reply_fails_one_job(
         "connection.receive(8)"
     )
     with monkeypatch.context() as patch:
-        patch.setattr(decoder, "_COMMAND", (sys.executable, "-c", source))
+        patch.setattr(process, "_COMMAND", (sys.executable, "-c", source))
         pool = pools()
     with pytest.raises(DecoderDied):
         pool.decode(wav, RATE)
@@ -217,7 +217,7 @@ def test_a_file_that_needs_too_much_memory_fails_alone(
     pools: Callable[..., DecoderPool], wav: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With AudioCorrupt and a detail of its own; the process keeps running."""
-    monkeypatch.setattr(decoder, "_MEMORY", 400 * 2**20)
+    monkeypatch.setattr(process, "_MEMORY", 400 * 2**20)
     pool = pools()
     silence = encode(np.zeros((50 * 8_000, 1), np.float32), 8_000, "FLAC", "PCM_16")
     assert pool.decode(silence, 192_000 * 2).channels == 1  # 80 MB

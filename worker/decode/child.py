@@ -1,8 +1,9 @@
 """The decode process: reads requests from its parent's socket, decodes, replies. Imports no torch and no Redis client.
 
 Native decoders parse untrusted files in this process only. It has limits on memory and on CPU time per file; if it
-crashes, one job fails. Replies are a JSON header and raw float32, never pickle: a process that a malicious file has
-taken over must not be able to run code in its parent.
+crashes, one job fails. A reply is any number of blocks, raw float32 and sent as they are decoded, then an empty message
+and a JSON header or an error; never pickle: a process that a malicious file has taken over must not be able to run code
+in its parent.
 """
 
 import json
@@ -12,9 +13,10 @@ import socket
 import sys
 import threading
 from dataclasses import asdict
+from typing import Any
 
 from otoscope.errors import AudioCorrupt, OtoscopeError
-from shared.audio.decode import decode
+from shared.audio.decode import HEAD_SECONDS, SoundStream
 from shared.audio.limits import AudioLimits
 from worker.decode.framing import FramedSocket
 
@@ -35,24 +37,31 @@ def _serve_one(connection: FramedSocket, memory: int, cpu_seconds: float) -> Non
     """One file. A function of its own, so that the file and its samples are freed when it returns."""
     request = json.loads(connection.receive(memory))
     data = bytes(connection.receive(memory))
-    _limit_cpu(cpu_seconds)
     try:
-        decoded = decode(data, request["rate"], AudioLimits(max_seconds=request["max_seconds"]))
+        last = _send_blocks(connection, data, request["rate"], request["max_seconds"], cpu_seconds)
     except OtoscopeError as error:
-        connection.send(json.dumps({"code": error.code, "detail": error.detail}).encode())
+        last = {"code": error.code, "detail": error.detail}
     except MemoryError:
-        detail = "Decoding this file needs more memory than is allowed."
-        connection.send(json.dumps({"code": AudioCorrupt.code, "detail": detail}).encode())
-    else:
-        header = {
-            "source_rate": decoded.source_rate,
-            "channels": decoded.channels,
-            "container": decoded.container,
-            "level": asdict(decoded.level),
-            "warnings": [[warning.code, warning.detail] for warning in decoded.warnings],
-        }
-        connection.send(json.dumps(header).encode())
-        connection.send(decoded.waveform.data.cast("B"))
+        last = {"code": AudioCorrupt.code, "detail": "Decoding this file needs more memory than is allowed."}
+    connection.send(b"")
+    connection.send(json.dumps(last).encode())
+
+
+def _send_blocks(
+    connection: FramedSocket, data: bytes, rate: int, max_seconds: float, cpu_seconds: float
+) -> dict[str, Any]:
+    """Send the samples; returns the header. There are so many seconds of CPU for every ten minutes of sound."""
+    stream = SoundStream(data, rate, AudioLimits(max_seconds=max_seconds))
+    sent = limited = 0.0  # seconds of sound
+    _limit_cpu(cpu_seconds)
+    for block in stream:
+        connection.send(block.data.cast("B"))
+        sent += len(block) / rate
+        if sent - limited > HEAD_SECONDS:
+            _limit_cpu(cpu_seconds)
+            limited = sent
+    info = asdict(stream.info)
+    return info | {"warnings": [[warning.code, warning.detail] for warning in stream.info.warnings]}
 
 
 def _limit_cpu(seconds: float) -> None:

@@ -8,8 +8,10 @@ import math
 import socket
 import struct
 import time
+from collections.abc import Callable
 
 _LENGTH = struct.Struct("!Q")
+CHECK_SECONDS = 0.2  # between two calls of `check`
 
 
 class FramedSocket:
@@ -23,12 +25,15 @@ class FramedSocket:
             self._set_timeout(deadline)
             self._end.sendall(part)
 
-    def receive(self, limit: int, deadline: float = math.inf) -> bytearray:
-        """The next message. Raises ValueError if its length is over `limit` bytes."""
-        (size,) = _LENGTH.unpack(self._receive_exactly(_LENGTH.size, deadline))
+    def receive(self, limit: int, deadline: float = math.inf, check: Callable[[], None] = lambda: None) -> bytearray:
+        """The next message. Raises ValueError if its length is over `limit` bytes.
+
+        While it waits, it calls `check`, which ends the wait by raising.
+        """
+        (size,) = _LENGTH.unpack(self._receive_exactly(_LENGTH.size, deadline, check))
         if size > limit:
             raise ValueError(f"a message of {size} bytes; at most {limit} are accepted")
-        return self._receive_exactly(size, deadline)
+        return self._receive_exactly(size, deadline, check)
 
     def close(self) -> None:
         """Close this end; a thread that is blocked in `receive` gets EOFError or OSError."""
@@ -39,12 +44,18 @@ class FramedSocket:
         finally:
             self._end.close()
 
-    def _receive_exactly(self, size: int, deadline: float) -> bytearray:
+    def _receive_exactly(self, size: int, deadline: float, check: Callable[[], None]) -> bytearray:
         message = bytearray(size)
         free = memoryview(message)
         while free:
-            self._set_timeout(deadline)
-            count = self._end.recv_into(free)
+            try:
+                self._set_timeout(min(deadline, time.monotonic() + CHECK_SECONDS))
+                count = self._end.recv_into(free)
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise
+                check()
+                continue
             if not count:
                 raise EOFError
             free = free[count:]

@@ -1,0 +1,193 @@
+"""One decode process: started, sent a file, its blocks received and validated, ended. Used by `worker.decode.pool`."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from otoscope.errors import BY_CODE, AudioError, OtoscopeError
+from otoscope.results import WARNINGS, Level, SoundWarning
+from shared.audio.decode import BLOCK_SAMPLES, HEAD_SECONDS, FileInfo, Waveform
+from worker.decode.framing import FramedSocket
+
+_MEMORY = 2 * 2**30  # bytes of address space per process; ten minutes at 192 kHz need about 1 GiB with the libraries
+_HEADER = 2**16  # bytes: longest JSON header of a reply
+_BLOCK = BLOCK_SAMPLES * np.dtype(np.float32).itemsize  # bytes
+_DETAIL = 300  # characters of a warning
+_COMMAND = (sys.executable, "-m", "worker.decode.child")
+_INHERITED = {"OTOSCOPE_HOME"}  # identifies the installation that a process belongs to, in process lists
+_AUDIO_ERRORS = {code: kind for code, kind in BY_CODE.items() if issubclass(kind, AudioError)}
+
+
+def _level(tree: dict[str, Any]) -> Level:
+    """A level from a reply, every value checked."""
+
+    def level(name: str) -> float | None:
+        return None if tree[name] is None else float(tree[name])
+
+    return Level(
+        level("peak_dbfs"), level("rms_dbfs"), float(tree["clipped"]), float(tree["dc_offset"]), level("bandwidth")
+    )
+
+
+def _warnings(trees: list[list[str]]) -> tuple[SoundWarning, ...]:
+    """The warnings of a reply whose codes are known."""
+    return tuple(
+        SoundWarning(code, str(detail)[:_DETAIL]) for code, detail in trees[: len(WARNINGS)] if code in WARNINGS
+    )
+
+
+class ChildFailed(Exception):
+    """The process ended, timed out or sent an invalid reply: it cannot be used any more."""
+
+    def __init__(self, message: str, *, deadline: bool = False) -> None:
+        """`deadline`: that of the job has passed, which is not the fault of the file."""
+        super().__init__(message)
+        self.deadline = deadline
+
+
+class Clock:
+    """The time limit of a file: `seconds` of waiting for its process for every ten minutes of sound, and `until`."""
+
+    def __init__(self, seconds: float, until: float, rate: int) -> None:
+        self._seconds, self._rate, self.until = seconds, rate, until
+        self._waited = 0.0
+        self.samples = 0  # received so far
+
+    @property
+    def limit(self) -> float:
+        """Seconds that the sound so far may take, and the next ten minutes of it."""
+        return self._seconds * (1 + self.samples // (HEAD_SECONDS * self._rate))
+
+    @contextmanager
+    def wait(self) -> Iterator[float]:
+        """The deadline of a wait, which is counted."""
+        began = time.monotonic()
+        try:
+            yield min(self.until, began + self.limit - self._waited)
+        finally:
+            self._waited += time.monotonic() - began
+
+
+class Child:
+    def __init__(self, cpu_seconds: float) -> None:
+        ours, theirs = socket.socketpair()
+        # This process parses untrusted files: it does not get the queue's address and password.
+        environment = {
+            name: value for name, value in os.environ.items() if name in _INHERITED or "OTOSCOPE_" not in name
+        }
+        environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        self._connection = FramedSocket(ours)
+        with theirs:
+            self.process = subprocess.Popen(  # nosec B603  # our own program, no shell
+                [*_COMMAND, str(theirs.fileno()), str(_MEMORY), str(cpu_seconds), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                # Ctrl-C in a terminal signals the whole process group, but a draining worker still needs its decoders.
+                start_new_session=True,
+            )
+
+    def send(self, request: dict[str, Any], data: bytes, deadline: float) -> None:
+        self._connection.send(json.dumps(request).encode(), deadline)
+        self._connection.send(data, deadline)
+
+    def receive(self, limit: int, deadline: float, check: Callable[[], None]) -> bytearray:
+        return self._connection.receive(limit, deadline, check)
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def end(self) -> str:
+        """Kill the process; returns how it ended."""
+        self._connection.close()
+        until = time.monotonic() + 0.2  # a process that is already ending gets time to leave its own exit status
+        while self.process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        if self.process.poll() is None:
+            self.process.kill()
+        code = self.process.wait()
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+
+class ChildStream:
+    """The sound of a file, decoded by a child. Every reply is validated: a malicious file may control the process."""
+
+    def __init__(
+        self, child: Child, data: bytes, rate: int, max_seconds: float, clock: Clock, check: Callable[[], None]
+    ) -> None:
+        self._child, self._data, self._rate, self._max_seconds = child, data, rate, max_seconds
+        self._clock, self._check = clock, check
+        self._info: FileInfo | None = None
+        self.idle = True  # the process waits for a file
+
+    @property
+    def info(self) -> FileInfo:
+        """Known after the last block; RuntimeError before."""
+        if self._info is None:
+            raise RuntimeError("the file has not been decoded to its end")
+        return self._info
+
+    def __iter__(self) -> Iterator[Waveform]:
+        """Raises an AudioError, ChildFailed, or what `check` raises."""
+        self.idle = False
+        with self._failures(), self._clock.wait() as deadline:
+            self._child.send({"rate": self._rate, "max_seconds": self._max_seconds}, self._data, deadline)
+        while (block := self._next_block()) is not None:
+            yield block
+        with self._failures():
+            with self._clock.wait() as deadline:
+                last = json.loads(self._child.receive(_HEADER, deadline, self._check))
+            error = _AUDIO_ERRORS[last["code"]](str(last["detail"])) if "code" in last else None
+            if error is None:
+                self._info = _file_info(last, self._rate)
+        self.idle = True
+        if error is not None:
+            raise error
+
+    def _next_block(self) -> Waveform | None:
+        """(samples,); None at the end."""
+        with self._failures():
+            with self._clock.wait() as deadline:
+                block = self._child.receive(_BLOCK, deadline, self._check)
+            samples = np.frombuffer(block, np.float32)
+            self._clock.samples += len(samples)
+            if self._clock.samples > (self._max_seconds + 1) * self._rate:
+                raise ValueError("more samples than were requested")
+            return samples if len(samples) else None
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Every exception but that of `check` becomes ChildFailed."""
+        try:
+            yield
+        except OtoscopeError:
+            raise
+        except TimeoutError as late:
+            deadline = time.monotonic() >= self._clock.until
+            raise ChildFailed(f"Decoding took more than {self._clock.limit:.3g} s", deadline=deadline) from late
+        except (EOFError, OSError) as gone:
+            raise ChildFailed("The decode process died") from gone
+        except Exception as invalid:
+            raise ChildFailed("The decode process sent an invalid reply") from invalid
+
+
+def _file_info(tree: dict[str, Any], rate: int) -> FileInfo:
+    """From a reply, every value checked."""
+    return FileInfo(
+        rate=rate,
+        source_rate=int(tree["source_rate"]),
+        channels=int(tree["channels"]),
+        container=str(tree["container"]),
+        level=_level(tree["level"]),
+        warnings=_warnings(tree["warnings"]),
+    )
