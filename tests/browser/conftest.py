@@ -3,12 +3,15 @@
 import re
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from _pytest.runner import runtestprotocol
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 from tests.conftest import ROOT
 from tests.e2e.conftest import Stack, running_stack
@@ -25,6 +28,30 @@ FLAGS = (
     "--host-resolver-rules=MAP otoscope.test 127.0.0.1",  # plain HTTP and not loopback: not a secure context
 )
 WIDTHS = (1440, 900, 390)
+
+
+NETWORK_CHANGED = "ERR_NETWORK_CHANGED"
+_network_changes: list[str] = []
+"""The messages with that error in the test that runs."""
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """Run a test, and up to two times again if it failed and the network of the machine changed during it.
+
+    When an address of the machine is added or removed (a container or a VPN starts), Chromium fails all requests that
+    wait for a connection, to loopback too, with ERR_NETWORK_CHANGED. It has no flag to disable that.
+    """
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for again in (True, True, False):
+        _network_changes.clear()
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        if not (again and _network_changes and any(report.failed for report in reports)):
+            break
+        time.sleep(3)  # Chromium acts on a change after two seconds
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
 
 
 @pytest.fixture(scope="package")
@@ -47,7 +74,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         if path is None and not Path(playwright.chromium.executable_path).exists():
             pytest.skip("needs Chromium: `apt install chromium` or `playwright install chromium`")
         flags = [*FLAGS, f"--use-file-for-fake-audio-capture={microphone}"]
-        browser = playwright.chromium.launch(executable_path=path, args=flags)
+        try:
+            browser = playwright.chromium.launch(executable_path=path, args=flags)
+        except PlaywrightError as error:
+            if "shared libraries" not in str(error) and "dependencies" not in str(error):
+                raise
+            pytest.skip("Chromium needs libraries of the system: `sudo .venv/bin/playwright install-deps chromium`")
         yield browser
         browser.close()
 
@@ -82,13 +114,20 @@ def open_page(browser: Browser, stack: Stack) -> Iterator[Open]:
         page.expected_errors = []  # type: ignore[attr-defined]
 
         def on_console(message: ConsoleMessage) -> None:
+            if NETWORK_CHANGED in message.text:
+                _network_changes.append(message.text)
             if message.type in ("error", "warning") and "GPU stall" not in message.text:
                 errors.append(f"{message.text} ({message.location.get('url', '')})")
 
         page.on("console", on_console)
         page.on("pageerror", lambda error: errors.append(f"{error.name}: {error.message}\n{error.stack}"))
         opened.append((page, errors))
-        page.goto(path)
+        try:
+            page.goto(path)
+        except PlaywrightError as error:
+            if NETWORK_CHANGED in str(error):
+                _network_changes.append(str(error))
+            raise
         return page
 
     yield open_one
