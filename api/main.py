@@ -19,7 +19,7 @@ from api.middleware.headers import SecurityHeadersMiddleware
 from api.middleware.limits import ConnectionLimitMiddleware
 from api.middleware.metrics import MetricsMiddleware
 from api.middleware.tracing import TracingMiddleware
-from api.routes import evaluate, health, images, jobs, limits, models
+from api.routes import detections, evaluate, health, images, jobs, limits, models
 from api.service import Gateway
 from otoscope.types import Problem
 from shared import tracing
@@ -67,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     problems.install(app)
     fast_routes.install(app, jobs.fast_router)
-    for resource in (jobs, images, evaluate, models, limits, health):
+    for resource in (jobs, images, detections, evaluate, models, limits, health):
         app.include_router(resource.router)
         head_routes.add_head(app, resource.router)
     static_files.install(app)
@@ -87,7 +87,7 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: auth.KeyRing | None)
             allow_origins=settings.origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Idempotency-Key", "Last-Event-ID", "Prefer"],
-            expose_headers=["Location", "Preference-Applied", "Retry-After"],
+            expose_headers=["Content-Disposition", "Location", "Preference-Applied", "Retry-After"],
         )
     app.add_middleware(ConnectionLimitMiddleware, max_requests=settings.max_connections)
     app.add_middleware(InternalErrorMiddleware)

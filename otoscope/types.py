@@ -67,6 +67,16 @@ class Detection(Public):
     peak: float = Field(description="seconds: where it is loudest")
 
 
+class DetectionList(Public):
+    """The detections of a sound; the JSON of `/v1/jobs/{id}/detections`."""
+
+    file: str = Field(description="the name of the uploaded file")
+    model: str
+    duration: float = Field(description="seconds of sound")
+    sample_rate: int = Field(description="Hz, of the uploaded file")
+    detections: list[Detection]
+
+
 class Window(Public):
     start: float = Field(description="seconds from the beginning")
     end: float

@@ -13,6 +13,7 @@ from fastapi import Response
 from starlette.responses import StreamingResponse
 
 from api.rendering.json_arrays import PIECE_BYTES, dumps
+from otoscope.errors import PartNotFound
 from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, Array, Detection, Level, Part, Result, unpack_result
 from shared.jobs.records import JobRecord
 
@@ -122,6 +123,12 @@ def _part_json(result: Result, part: Part, value: Any) -> Any:
     if part.info.per_layer:
         return {layer: array_json(values) for layer, values in value.items()}
     return array_json(value)
+
+
+def part_not_found(result: Result, part: Part) -> PartNotFound:
+    """The error for a part that was not requested with the sound."""
+    parts = ", ".join(sorted(result.parts)) or "the predictions alone"
+    return PartNotFound(f"The result has no {part}; submit the sound with include={part} to get it. It has {parts}.")
 
 
 def predictions_json(predictions: list[tuple[str, float]]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from api.dependencies import CallerDep, GatewayDep
 from api.http.negotiation import etag_matches
 from api.http.problems import responses
 from api.rendering.png import Colormap, render_png
+from api.rendering.results import part_not_found
 from otoscope.errors import PartNotFound
 from otoscope.results import Array, Part, Result, unpack_result
 
@@ -81,22 +82,17 @@ def _add_route(part: Part) -> None:
 def _array(result: Result, part: Part) -> Array:
     values: Array | None = getattr(result, part)
     if values is None:
-        raise _part_not_found(result, part)
+        raise part_not_found(result, part)
     return values
 
 
 def _array_of_layer(result: Result, part: Part, layer: str) -> Array:
     arrays: dict[str, Array] = getattr(result, part)
     if not arrays:
-        raise _part_not_found(result, part)
+        raise part_not_found(result, part)
     if layer not in arrays:
         raise PartNotFound(f"The result has no {part} of a layer {layer!r}; the layers are {', '.join(arrays)}.")
     return arrays[layer]
-
-
-def _part_not_found(result: Result, part: Part) -> PartNotFound:
-    parts = ", ".join(sorted(result.parts)) or "the predictions alone"
-    return PartNotFound(f"The result has no {part}; submit the sound with include={part} to get it. It has {parts}.")
 
 
 for _part in Part:

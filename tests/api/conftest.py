@@ -20,7 +20,7 @@ import uvicorn
 from api.http.protocol import bounded_protocol
 from api.main import create_app
 from otoscope.errors import OtoscopeError
-from otoscope.results import Result, WindowPrediction
+from otoscope.results import Detection, Result, WindowPrediction
 from otoscope.types import Accuracy, JobOptions, Layer, ModelCard, Timings
 from shared.config.settings import Settings
 from shared.contract import queue_key
@@ -137,6 +137,7 @@ def fake_result(options: JobOptions) -> Result:
         cam=np.array([[0.0, 1.0]], np.float16) if "cam" in parts else None,
         waveform=np.array([[-0.5, -0.25], [0.5, 0.75]], np.float16) if "waveform" in parts else None,
         parts=sorted(parts),
+        detections=[Detection("dog", 0.25, 0.75, 0.7, 0.5)] if "detections" in parts else [],
     )
 
 

@@ -20,7 +20,7 @@ from shared.config.settings import Settings
 from tests.api.conftest import FakeWorker, wav
 from tests.api.test_service import sample
 
-ALL = "maps,spectrogram,full_spectrogram,cam"
+ALL = "maps,spectrogram,full_spectrogram,cam,detections"
 
 
 class SecuredGateway:

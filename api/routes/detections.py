@@ -1,0 +1,58 @@
+"""/v1/jobs/{id}/detections: the detections of a finished job as a file of another program."""
+
+import asyncio
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Response
+
+from api.dependencies import CallerDep, GatewayDep
+from api.http.problems import responses
+from api.rendering.results import part_not_found
+from otoscope.exports import FORMATS, Format, Recording, export, file_name, media_type
+from otoscope.results import Part, unpack_result
+from otoscope.types import DetectionList
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
+
+
+@router.get(
+    "/detections",
+    response_class=Response,
+    responses={
+        200: {
+            "model": DetectionList,
+            "content": {media_type(each).partition(";")[0]: {} for each in FORMATS if each not in ("json", "jams")},
+        },
+        **responses(
+            "job_not_found", "job_expired", "part_not_found", "result_not_ready", "invalid_request", "store_unavailable"
+        ),
+    },
+)
+async def detections(
+    gateway: GatewayDep,
+    caller: CallerDep,
+    job_id: str,
+    format: Annotated[Format, Query(description="`audacity`: labels, `raven`: a selection table")] = "json",
+) -> Response:
+    """What `include=detections` found, as a file to download."""
+    job = await gateway.get(job_id, caller)
+    packed = await gateway.packed_result(job_id, caller)
+
+    def render() -> bytes:
+        result = unpack_result(packed)
+        if Part.DETECTIONS not in result.parts:
+            raise part_not_found(result, Part.DETECTIONS)
+        recording = Recording(job.audio.name or "sound", result.duration, result.sample_rate, result.model)
+        return export(format, result.detections, recording).encode()
+
+    # The result may have large arrays beside its detections.
+    body = await asyncio.to_thread(render)
+    headers = {"Content-Disposition": _attachment(file_name(format, job.audio.name)), "Cache-Control": "no-store"}
+    return Response(body, headers=headers, media_type=media_type(format))
+
+
+def _attachment(name: str) -> str:
+    """The value of Content-Disposition (RFC 6266): in ASCII for old clients, and as UTF-8 (RFC 8187)."""
+    plain = "".join(each if " " <= each <= "~" and each not in '"\\%' else "_" for each in name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
