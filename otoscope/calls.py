@@ -12,6 +12,7 @@ import httpx2
 
 from otoscope.audio import AudioInput
 from otoscope.errors import OtoscopeError
+from otoscope.exports import Format
 from otoscope.responses import (
     ServiceUnreachable,
     WaitTimeout,
@@ -24,7 +25,7 @@ from otoscope.responses import (
 from otoscope.results import Result, unpack_result
 from otoscope.sansio import EmitEvent, Flow, JobEvent, LoadAudio, OpenStream, ReadChunk, Request, SendRequest, Sleep
 from otoscope.sse import SSEParser
-from otoscope.types import FINAL, Job, ModelList, Ready
+from otoscope.types import FINAL, Combine, Detection, DetectionList, Job, Limits, ModelList, Ready
 
 LONG_POLL = 30.0  # seconds that a request waits for a change before it is sent again
 STREAM_IDLE = 60.0  # seconds without even a keep-alive after which an event stream counts as lost
@@ -40,8 +41,19 @@ class Options(TypedDict, total=False):
     include: str | Iterable[str]  # otoscope.types.Part names
     window: int | None  # index of the window that the arrays are of
     layer: str | None  # return all channels of this layer
+    cam_class: str | None  # the class of the CAM
+    combine: Combine | None  # how the windows become one answer
+    unknown_threshold: float | None  # known score below which the verdict is `unknown`
+    min_confidence: float | None  # confidence below which the verdict is `unsure`
+    overlap: float | None  # share by which the windows of a long sound overlap
+    merge_gap: float | None  # seconds: closer detections of one class are joined
+    min_duration: float | None  # seconds: shorter detections are left out
     timeout: float | None  # seconds for the whole call, waiting and retries included
     idempotency_key: str | None  # submissions with the same key are one job; each call has its own by default
+
+
+_PLAIN_OPTIONS = tuple(sorted(Options.__annotations__.keys() - {"include", "timeout", "idempotency_key"}))
+"""The options that are form fields under their own names."""
 
 
 def submit(
@@ -153,6 +165,21 @@ def result(job_id: str, timeout: float) -> Flow[Result]:
     return unpack_result(response.content)
 
 
+def detections(job_id: str, timeout: float) -> Flow[list[Detection]]:
+    """GET /v1/jobs/{id}/detections."""
+    return parse_response(DetectionList, (yield from _get_detections(job_id, "json", timeout))).detections
+
+
+def exported_detections(job_id: str, format: Format, timeout: float) -> Flow[str]:
+    """GET /v1/jobs/{id}/detections as the text of a file."""
+    return (yield from _get_detections(job_id, format, timeout)).content.decode()
+
+
+def _get_detections(job_id: str, format: Format, timeout: float) -> Flow[httpx2.Response]:
+    request = Request("GET", f"{_path(job_id)}/detections?format={format}", headers={"Accept": "*/*"})
+    return (yield from _exchange(SendRequest(request), time.monotonic() + timeout))
+
+
 def cancel(job_id: str, timeout: float) -> Flow[None]:
     """DELETE /v1/jobs/{id}."""
     yield from _exchange(SendRequest(Request("DELETE", _path(job_id))), time.monotonic() + timeout)
@@ -162,6 +189,12 @@ def models(timeout: float) -> Flow[ModelList]:
     """GET /v1/models."""
     response = yield from _exchange(SendRequest(Request("GET", "/v1/models")), time.monotonic() + timeout)
     return parse_response(ModelList, response)
+
+
+def limits(timeout: float) -> Flow[Limits]:
+    """GET /v1/limits."""
+    response = yield from _exchange(SendRequest(Request("GET", "/v1/limits")), time.monotonic() + timeout)
+    return parse_response(Limits, response)
 
 
 def ready(timeout: float) -> Flow[Ready]:
@@ -220,7 +253,7 @@ def _unfinished(job_id: str) -> WaitTimeout:
 def _form(options: Options) -> dict[str, str]:
     include = options.get("include", ())
     parts = include if isinstance(include, str) else ",".join(include)
-    plain = {name: options.get(name) for name in ("model", "top_k", "window", "layer")}
+    plain = {name: options.get(name) for name in _PLAIN_OPTIONS}
     fields = {name: str(value) for name, value in plain.items() if value is not None}
     return fields | ({"include": parts} if parts else {})
 

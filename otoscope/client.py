@@ -8,7 +8,7 @@ with Client() as client:
 import time
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import anyio
 import anyio.to_thread
@@ -18,11 +18,19 @@ from otoscope import calls
 from otoscope.audio import AudioInput, load
 from otoscope.calls import Options
 from otoscope.connection import client_settings, request_arguments, service_url
+from otoscope.exports import Format
 from otoscope.results import Result
 from otoscope.sansio import EmitEvent, Flow, FlowRunner, JobEvent, LoadAudio, OpenStream, ReadChunk, SendRequest, Sleep
-from otoscope.types import Job, ModelList, Ready
+from otoscope.types import Detection, Job, Limits, ModelList, Ready
 
 T = TypeVar("T")
+
+
+def _detections(job: Job | str, format: Format | None, timeout: float) -> Flow[list[Detection] | str]:
+    job_id = job.id if isinstance(job, Job) else job
+    if format is None:
+        return (yield from calls.detections(job_id, timeout))
+    return (yield from calls.exported_detections(job_id, format, timeout))
 
 
 class Client:
@@ -79,6 +87,14 @@ class Client:
         """The result with its arrays as numpy float16."""
         return self._run(calls.result(job_id, self._timeout))
 
+    @overload
+    def detections(self, job: Job | str, format: None = None) -> list[Detection]: ...
+    @overload
+    def detections(self, job: Job | str, format: Format) -> str: ...
+    def detections(self, job: Job | str, format: Format | None = None) -> list[Detection] | str:
+        """What `include=["detections"]` found: a list, or the text of a file in one of `otoscope.exports.FORMATS`."""
+        return self._run(_detections(job, format, self._timeout))
+
     def cancel(self, job_id: str) -> None:
         """Cancel a queued or running job; delete a finished one."""
         self._run(calls.cancel(job_id, self._timeout))
@@ -86,6 +102,10 @@ class Client:
     def models(self) -> ModelList:
         """The served models, and the default one."""
         return self._run(calls.models(self._timeout))
+
+    def limits(self) -> Limits:
+        """The limits of uploads."""
+        return self._run(calls.limits(self._timeout))
 
     def ready(self) -> Ready:
         """Whether the service can take jobs now."""
@@ -190,11 +210,21 @@ class AsyncClient:
     async def result(self, job_id: str) -> Result:
         return await self._run(calls.result(job_id, self._timeout))
 
+    @overload
+    async def detections(self, job: Job | str, format: None = None) -> list[Detection]: ...
+    @overload
+    async def detections(self, job: Job | str, format: Format) -> str: ...
+    async def detections(self, job: Job | str, format: Format | None = None) -> list[Detection] | str:
+        return await self._run(_detections(job, format, self._timeout))
+
     async def cancel(self, job_id: str) -> None:
         await self._run(calls.cancel(job_id, self._timeout))
 
     async def models(self) -> ModelList:
         return await self._run(calls.models(self._timeout))
+
+    async def limits(self) -> Limits:
+        return await self._run(calls.limits(self._timeout))
 
     async def ready(self) -> Ready:
         return await self._run(calls.ready(self._timeout))

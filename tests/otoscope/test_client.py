@@ -22,9 +22,10 @@ from otoscope.errors import (
     JobCancelled,
     JobNotFound,
     OtoscopeError,
+    PartNotFound,
     QueueFull,
 )
-from tests.support.fake_service import CannedResponse, FakeService, answer, job_document, problem, sse
+from tests.support.fake_service import RESULT, CannedResponse, FakeService, answer, job_document, problem, sse
 
 Call = Callable[..., Any]
 
@@ -229,6 +230,46 @@ def test_fields_of_a_newer_service_are_ignored(call: Call, service: FakeService)
     """Unknown fields are not an error."""
     service.first.append(answer(job_document("job0", "succeeded", mood="good")))
     assert call("job", "job0").status == "succeeded"
+
+
+def test_answers_of_a_newer_and_of_an_older_service(call: Call, service: FakeService) -> None:
+    """Unknown fields at any depth and unknown warnings are no error; an older service sends no verdict."""
+    detection = {"class": "dog", "start": 0.1, "end": 0.9, "confidence": 0.8, "peak": 0.5, "loudness": 3}
+    newer = RESULT | {
+        "verdict": "unsure", "known": 0.4, "level": {"peak_dbfs": None, "rms_dbfs": None, "lufs": -23},
+        "warnings": [{"code": "echo", "detail": "It echoes.", "severity": 2}], "detections": [detection], "mood": "x",
+    }  # fmt: skip
+    service.first.append(answer(job_document("job0", "succeeded", result=newer)))
+    result = call("job", "job0").result
+    assert (result.verdict, result.warnings[0].code, result.detections[0].class_) == ("unsure", "echo", "dog")
+    service.first.append(answer(job_document("job0", "succeeded")))
+    older = call("job", "job0").result
+    assert (older.verdict, older.warnings, older.detections, older.level) == ("named", [], None, None)
+
+
+def test_options_of_the_answer(call: Call, service: FakeService) -> None:
+    """Each is a form field under its own name; zero is a value."""
+    options = {
+        "cam_class": "cat", "combine": "mean", "unknown_threshold": 0.0, "min_confidence": 0.5, "overlap": 0.75,
+        "merge_gap": 2.0, "min_duration": 0.2,
+    }  # fmt: skip
+    call("classify", b"RIFF", **options)
+    assert service.requests[0].fields == {name: str(value) for name, value in options.items()}
+
+
+def test_detections(call: Call, service: FakeService) -> None:
+    """Of a job or its id, as a list or as a file."""
+    job = call("classify", b"RIFF", include=["detections"])
+    (detection,) = call("detections", job)
+    assert (detection.class_, detection.start, detection.end) == ("dog", 0.25, 0.75)
+    assert call("detections", job.id, format="audacity") == "0.250000\t0.750000\tdog 0.90\n"
+    service.first.append(problem(404, "part_not_found"))
+    with pytest.raises(PartNotFound):
+        call("detections", job.id, format="csv")
+
+
+def test_limits(call: Call) -> None:
+    assert call("limits").max_seconds == 60.0
 
 
 def test_stream_resumes_after_a_broken_connection(call: Call, service: FakeService) -> None:

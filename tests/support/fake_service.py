@@ -15,7 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from otoscope.results import Result, WindowPrediction
+from otoscope.exports import Format, Recording, export, media_type
+from otoscope.results import Detection, Result, WindowPrediction
 from shared.results import pack_result
 
 DOG = [{"class": "dog", "confidence": 0.9}, {"class": "cat", "confidence": 0.1}]
@@ -28,6 +29,14 @@ CARD = {
     "architecture": {}, "frontend": {}, "parameters": 12_345, "layers": [], "licence": "CC0", "version": "1",
     "accuracy": [{"data": "sounds", "protocol": "held out", "correct": 3, "total": 4}],
 }  # fmt: skip
+
+
+LIMITS = {
+    "max_upload_bytes": 1_000_000, "max_seconds": 60.0, "min_seconds": 0.1, "max_channels": 8, "min_rate": 2_000,
+    "max_rate": 384_000, "formats": ["WAV"], "extensions": [".wav", ".flac"], "max_wait": 60.0, "result_ttl": 3_600,
+    "queue_limit": 100,
+}  # fmt: skip
+DETECTIONS = [Detection("dog", 0.25, 0.75, 0.9, 0.5)]
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,7 @@ class FakeService:
         self.outcome: Outcome = lambda request, job_id: job_document(job_id, "succeeded")
         self.streams: deque[tuple[list[bytes], bool]] = deque()  # for each connection its chunks, and whether it is cut
         self.ready = True
+        self.limits: dict[str, Any] = dict(LIMITS)
         self.active = self.most_active = 0
         self._lock = threading.Lock()
         self._jobs: dict[str, tuple[float, ReceivedRequest]] = {}
@@ -123,10 +133,16 @@ class FakeService:
                 return self._job(job_id, float(request.query.get("wait", 0)), 200)
             case ("GET", "v1", "jobs", _, "result"):
                 return CannedResponse(200, pack_result(RESULT_WITH_ARRAYS), (("Content-Type", "application/msgpack"),))
+            case ("GET", "v1", "jobs", job_id, "detections"):
+                format = cast(Format, request.query["format"])
+                text = export(format, DETECTIONS, Recording("dog.wav", 1.0, 16_000, "tiny"))
+                return CannedResponse(200, text.encode(), (("Content-Type", media_type(format)),))
             case ("DELETE", "v1", "jobs", job_id) if job_id in self._jobs:
                 return CannedResponse(204)
             case ("GET", "v1", "models"):
                 return answer({"default": "tiny", "models": [CARD]})
+            case ("GET", "v1", "limits"):
+                return answer(self.limits)
             case ("GET", "health", "ready"):
                 document: dict[str, Any] = {
                     "status": "ready" if self.ready else "not_ready",
