@@ -1,18 +1,18 @@
-"""Makes the secrets that compose's services share: `python -m compose.first_start` in the service `secrets`.
+"""Generates the secrets that compose's services share: `python -m compose.first_start` in the service `secrets`.
 
-Each service has a volume of its own, which it sees as /run/secrets, read-only, with what it needs and nothing else:
+Each service has a volume of its own, mounted read-only as /run/secrets, with the secrets that it needs and no others:
 
-    redis/password, redis/redis.conf        what Redis asks for
-    api/otoscope_redis_url, api/keys        the gateway's way to Redis; API keys, used where OTOSCOPE_KEYS_FILE says so
-    worker/otoscope_redis_url               the worker's
+    redis/password, redis/redis.conf        the password that Redis requires
+    api/otoscope_redis_url, api/keys        the gateway's Redis URL; API keys, used if OTOSCOPE_KEYS_FILE names the file
+    worker/otoscope_redis_url               the worker's Redis URL
     prometheus/prometheus_key               an API key with `admin`: the gateway's /metrics needs one
     grafana/grafana_admin_password
 
-What is there stays, so that running it again changes nothing, and what is derived from something is made to agree
-with it. `python -m compose.first_start set redis` (or `grafana`) takes a password of your own from standard input.
+Existing secrets are kept, so that a second run changes nothing; files that are derived from a secret are written again.
+`python -m compose.first_start set redis` (or `grafana`) reads a password of your own from standard input.
 
-Files are readable for all within their volume: who may see them is decided by who has the volume, and each service
-runs as a user of its own. The keys alone are for their owner, who is the gateway's user: the gateway insists.
+Files are readable for all users within their volume: access is controlled by mounting the volume, and each service runs
+as a user of its own. Only the keys file is readable for its owner alone, the gateway's user: the gateway requires that.
 """
 
 import os
@@ -29,7 +29,7 @@ PASSWORDS = {"redis": Path("redis/password"), "grafana": Path("grafana/grafana_a
 
 
 def write(path: Path, text: str) -> None:
-    """In one step, so that nobody reads half of it."""
+    """Atomically, so that no reader gets an incomplete file."""
     descriptor, name = tempfile.mkstemp(dir=path.parent)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
@@ -38,14 +38,14 @@ def write(path: Path, text: str) -> None:
 
 
 def password(path: Path) -> str:
-    """The one that is there, or a new one of 256 random bits."""
+    """The existing password, or a new one of 256 random bits."""
     if not path.exists():
         write(path, secrets.token_urlsafe(32))
     return path.read_text().strip()
 
 
 def make(made: Path) -> None:
-    """Everything that is missing. Raises OSError, and ValueError where a file of keys is there and broken."""
+    """Generate every missing secret. Raises OSError, and ValueError for a broken keys file."""
     redis = password(made / PASSWORDS["redis"])
     quoted = redis.replace("\\", "\\\\").replace('"', '\\"')
     write(made / "redis" / "redis.conf", f'requirepass "{quoted}"\n')
@@ -56,7 +56,7 @@ def make(made: Path) -> None:
 
 
 def key_for_prometheus(keys: Path, text: Path) -> None:
-    """One that the file of keys knows."""
+    """A key for Prometheus that is in the keys file; a new one unless `text` has one."""
     known = read_keys(keys) if keys.exists() else {}
     parts = split_key(text.read_text().strip()) if text.exists() else None
     if parts is None or parts[0] not in known:
@@ -66,7 +66,7 @@ def key_for_prometheus(keys: Path, text: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0, or 1 with a line that says what is wrong."""
+    """Exit status: 0, or 1 with an error message."""
     try:
         if arguments:
             command, name = arguments

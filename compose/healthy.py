@@ -1,7 +1,7 @@
-"""What HEALTHCHECK runs in an image: `python -IS healthy.py PORT PATH [METRIC]`.
+"""The HEALTHCHECK of the images: `python -IS healthy.py PORT PATH [METRIC]`.
 
-Exit status 0 if this container answers 200 there and, where a metric is named, one of its series is not 0; else 1.
-It is started every few seconds, and so imports next to nothing.
+Exit status 0 if this container responds with 200 and, if a metric is given, one of its series is not 0; else 1. It is
+started every few seconds, and therefore imports next to nothing.
 """
 
 import socket
@@ -9,11 +9,11 @@ import sys
 
 
 def healthy(port: int, path: str, metric: str | None = None, *, seconds: float = 4.0) -> bool:
-    """Whether it answers within so many seconds, and as it should."""
+    """Whether the response within that many seconds is as required."""
     answer = b""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
-            # 1.0: the answer ends with the connection and is not in chunks.
+            # HTTP/1.0: the response ends with the connection and is not chunked.
             connection.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
             while piece := connection.recv(65_536):
                 answer += piece

@@ -1,11 +1,11 @@
-"""Draws docs/dashboard.png: what Grafana's dashboard shows of a service whose load, workers and sounds change.
+"""Draws docs/dashboard.png: Grafana's dashboard for a service whose load, workers and sounds change.
 
-    python docs/dashboard.py              takes about six minutes and both of two cores
+    python docs/dashboard.py              takes about six minutes, on two cores
 
-Starts a service of its own and a Prometheus that reads it every three seconds, puts it under load, takes workers away,
-adds some, sends what is no sound, and changes the sounds. Then it asks that Prometheus what every panel of
-ops/grafana/dashboards/otoscope.json asks, and draws the answers where that file places them. Needs `prometheus` (`make
-prometheus`), Playwright and Chromium (`make browser`).
+Starts a service of its own and a Prometheus that scrapes it every three seconds, puts it under load, stops and starts
+workers, sends invalid files, and changes the sounds. Then it sends the queries of every panel of
+ops/grafana/dashboards/otoscope.json to this Prometheus, and draws the results at the positions in that file. Needs
+`prometheus` (`make prometheus`), Playwright and Chromium (`make browser`).
 """
 
 import itertools
@@ -36,14 +36,14 @@ from tests.conftest import free_port
 ROOT = Path(__file__).resolve().parent.parent
 SOUNDS = ROOT / "api" / "static" / "sounds"
 BEFORE, AFTER = ("rain", "sea", "crickets", "clock-tick"), ("siren", "alarm-clock", "church-bell", "rain")
-STEP = 3.0  # seconds between two readings
+STEP = 3.0  # seconds between two scrapes
 RATE = "12s"
 VARIABLES = {"window": "90s", "before": "3m"}
-PLACES = 120  # unfinished jobs that the queue takes: few, so that it fills
+QUEUE_LIMIT = 120  # unfinished jobs: few, so that the queue fills
 
 
 class Service:
-    """Its server, gateway and workers, each of which can be started and killed."""
+    """Redis, gateway and workers, each of which can be started and killed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._home = folder, Home(folder / "data")
@@ -62,7 +62,7 @@ class Service:
             "result_ttl": 60,
             "job_deadline": 4,
             "visibility_timeout": 5,
-            "queue_limit": PLACES,
+            "queue_limit": QUEUE_LIMIT,
             "caller_share": 1,
             "decode_processes": 1,
         }
@@ -89,7 +89,7 @@ class Service:
                 if httpx2.get(f"{self.url}/health/ready", timeout=10).json()["workers"] >= workers:
                     return
             time.sleep(0.2)
-        raise SystemExit("The service did not get ready.")
+        raise SystemExit("The service did not become ready.")
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -104,7 +104,7 @@ class Service:
 
 
 class Callers:
-    """Threads that send sounds and wait for the answers; how many, and which sounds, may change at any time."""
+    """Threads that submit sounds and wait for the results; their number and the sounds can be changed at any time."""
 
     def __init__(self, url: str) -> None:
         self._http = httpx2.Client(base_url=url, timeout=90, limits=httpx2.Limits(max_connections=None))
@@ -113,7 +113,7 @@ class Callers:
         self.wanted, self.sounds, self.pause = 0, BEFORE, 0.2
 
     def want(self, callers: int, pause: float) -> None:
-        """So many at a time, each of whom rests for `pause` seconds after an answer."""
+        """Set the number of concurrent callers, each of which pauses for `pause` seconds after a result."""
         self.wanted, self.pause = callers, pause
         for number in range(len(self._threads), callers):
             self._threads.append(threading.Thread(target=self._call, args=(number,)))
@@ -133,43 +133,45 @@ class Callers:
                 continue
             body = (SOUNDS / f"{self.sounds[turn % len(self.sounds)]}.flac").read_bytes()
             if (number + turn) % 40 == 7:
-                body = body[: len(body) // 2] if turn % 2 else b"this is no sound"
+                body = body[: len(body) // 2] if turn % 2 else b"not a sound"
             with suppress(httpx2.TransportError):
-                asked = {"include": "spectrogram"} if turn % 5 == 0 else {}
-                answer = self._http.post("/v1/jobs", params=asked, files={"file": body}, headers={"Prefer": "wait=60"})
-                if answer.status_code == 429:
+                options = {"include": "spectrogram"} if turn % 5 == 0 else {}
+                response = self._http.post(
+                    "/v1/jobs", params=options, files={"file": body}, headers={"Prefer": "wait=60"}
+                )
+                if response.status_code == 429:
                     self._over.wait(1.0)
 
 
-def story(service: Service, callers: Callers) -> None:
-    """What happens, in five to six minutes."""
+def run_scenario(service: Service, callers: Callers) -> None:
+    """Five to six minutes of changing load."""
     began = time.monotonic()
 
-    def tell(what: str) -> None:
+    def log(what: str) -> None:
         print(f"{time.monotonic() - began:4.0f} s  {what}", flush=True)
 
-    tell("three callers")
+    log("three callers")
     callers.want(3, 0.3)
     time.sleep(60)
-    tell("more than one worker can serve")
+    log("more than one worker can serve")
     callers.want(100, 0.05)
     time.sleep(40)
-    tell("a second worker")
+    log("a second worker")
     service.start("worker 2")
     service.until_ready(2)
     time.sleep(30)
-    tell("it is killed, with jobs in hand")
+    log("it is killed, with jobs in flight")
     service.end("worker 2", signal.SIGKILL)
     time.sleep(25)
-    tell("it comes back; fewer callers")
+    log("it is restarted; fewer callers")
     callers.want(12, 0.3)
     service.start("worker 2")
     service.until_ready(2)
     time.sleep(30)
-    tell("other sounds")
+    log("other sounds")
     callers.sounds = AFTER
     time.sleep(80)
-    tell("the second worker goes in peace")
+    log("the second worker is stopped")
     service.end("worker 2")
     callers.want(3, 0.3)
     time.sleep(30)
@@ -178,18 +180,18 @@ def story(service: Service, callers: Callers) -> None:
 def series_of(
     prometheus: Prometheus, panel: dict[str, Any], instance: str, start: float, end: float
 ) -> list[panels.Series]:
-    """What a panel's queries answer, as Grafana would ask them."""
+    """The results of a panel's queries, as Grafana would send them."""
     named = {
         override["matcher"]["options"]: {item["id"]: item["value"] for item in override["properties"]}
         for override in panel["fieldConfig"]["overrides"]
     }
     found = []
     for target in panel["targets"]:
-        asked = dashboard.filled(target["expr"], RATE, instance=instance, **VARIABLES)
+        query = dashboard.filled(target["expr"], RATE, instance=instance, **VARIABLES)
         if target["instant"]:
-            answers = [{**one, "values": [one["value"]]} for one in prometheus.query(asked, end)]
+            answers = [{**one, "values": [one["value"]]} for one in prometheus.query(query, end)]
         else:
-            answers = prometheus.get("query_range", query=asked, start=start, end=end, step=STEP)["result"]
+            answers = prometheus.get("query_range", query=query, start=start, end=end, step=STEP)["result"]
         for answer in answers:
             name = target["legendFormat"]
             for label, value in answer["metric"].items():
@@ -203,7 +205,7 @@ def series_of(
 
 
 def drawn(prometheus: Prometheus, workers: list[str], start: float, end: float) -> str:
-    """The dashboard as a page; the row that Grafana repeats for each worker is repeated."""
+    """The dashboard as HTML, with the row of workers repeated for each of them, as by Grafana."""
     blocks: list[tuple[dict[str, Any], int, str]] = []
     everything = list(dashboard.panels(rows=True))
     first = next(number for number, panel in enumerate(everything) if panel.get("repeat"))
@@ -219,15 +221,14 @@ def drawn(prometheus: Prometheus, workers: list[str], start: float, end: float) 
             html.append(panels.row(panel["title"].replace("$instance", instance), y))
         else:
             html.append(panels.draw(panel, series_of(prometheus, panel, instance, start, end), y, start, end))
-    told = (
-        f"read every {STEP:g} s; rates over {RATE}; compared over {VARIABLES['window']}, {VARIABLES['before']} before"
+    subtitle = (
+        f"scraped every {STEP:g} s; rates over {RATE}; compared: {VARIABLES['window']}, {VARIABLES['before']} before"
     )
-    return panels.page("Otoscope", told, html, top + high * len(workers))
+    return panels.page("Otoscope", subtitle, html, top + high * len(workers))
 
 
-def picture(html: str, path: Path) -> None:
-    """In 128 colours, which is all that it has; the README has room for what is asked first, whether it is well and who
-    is hurt, which is a picture of its own."""
+def render(html: str, path: Path) -> None:
+    """Save the page as a PNG of 128 colours, which are enough, and its upper part, for the README, as another one."""
     upper = path.with_stem(f"{path.stem}-top")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -238,18 +239,18 @@ def picture(html: str, path: Path) -> None:
         page = browser.new_page(viewport={"width": width, "height": 800})
         page.set_content(html)
         page.screenshot(path=path, full_page=True)
-        below = page.get_by_text("What is the bottleneck").bounding_box()
+        below = page.get_by_text("⌄ Bottlenecks").bounding_box()
         assert below is not None
         page.screenshot(path=upper, clip={"x": 0, "y": 0, "width": width, "height": below["y"]})
         browser.close()
-    for drawing in (path, upper):
-        with Image.open(drawing) as image:
-            image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(drawing, optimize=True)
+    for file in (path, upper):
+        with Image.open(file) as image:
+            image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
 def main() -> None:
     if program("prometheus") is None:
-        raise SystemExit("There is no `prometheus` here; `make prometheus` unpacks Debian's.")
+        raise SystemExit("`prometheus` is not installed; `make prometheus` installs it from Debian's package.")
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         folder = Path(name)
         service = Service(folder)
@@ -258,13 +259,13 @@ def main() -> None:
         with service.running(), Prometheus.running(config, free_port(), folder) as prometheus:
             callers, start = Callers(service.url), time.time()
             try:
-                story(service, callers)
+                run_scenario(service, callers)
             finally:
                 callers.end()
             html = drawn(prometheus, workers, start, time.time())
     if len(sys.argv) > 1:
         Path(sys.argv[1]).write_text(html)
-    picture(html, Path(__file__).with_name("dashboard.png"))
+    render(html, Path(__file__).with_name("dashboard.png"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Panels of Grafana's dashboard as HTML and SVG, from what Prometheus answered: the kinds that the dashboard uses."""
+"""Draws panels of Grafana's dashboard as HTML and SVG, from query results: the panel types that the dashboard uses."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ NAMED = {
     "text": "#ccccdc",
 }
 COLUMN, UNIT, GAP = 62, 32, 8  # pixels of the grid
-MOST_LEGENDS = 8
+MAX_LEGENDS = 8
 
 STYLE = f"""
 body {{ margin: 0; background: #111217; color: #ccccdc; font: 12px "DejaVu Sans", sans-serif; position: relative;
@@ -46,22 +46,22 @@ text {{ fill: #8e8e99; font-size: 10px }}
 
 @dataclass
 class Series:
-    """One line: what it is called, and its points as (seconds since 1970, value)."""
+    """One line: its name, and its points as (seconds since 1970, value)."""
 
     name: str
     points: list[tuple[float, float]]
     unit: str
     right: bool = False
-    colour: str = ""  # one of NAMED; by its place where there is none
+    colour: str = ""  # one of NAMED; by default chosen by its position
 
     @property
     def last(self) -> float:
         return self.points[-1][1]
 
 
-def page(title: str, told: str, drawn: list[str], units: int) -> str:
+def page(title: str, subtitle: str, drawn: list[str], units: int) -> str:
     """The whole dashboard, `units` rows of its grid high."""
-    head = f"<h1>{escape(title)}<small>{escape(told)}</small></h1>"
+    head = f"<h1>{escape(title)}<small>{escape(subtitle)}</small></h1>"
     height = units * UNIT + GAP
     return (
         f"<!doctype html><meta charset=utf-8><style>{STYLE}</style><body>{head}"
@@ -74,7 +74,7 @@ def row(title: str, y: int) -> str:
 
 
 def draw(panel: dict[str, Any], series: list[Series], y: int, start: float, end: float) -> str:
-    """A panel at the place that its `gridPos` says, but `y` units from the top."""
+    """A panel at the position of its `gridPos`, but `y` units from the top."""
     place = panel["gridPos"]
     width, height = place["w"] * COLUMN - GAP, place["h"] * UNIT - GAP
     series = [one for one in series if one.points]
@@ -90,8 +90,8 @@ def draw(panel: dict[str, Any], series: list[Series], y: int, start: float, end:
     return f'<div class=panel style="{style}"><h2>{escape(panel["title"])}</h2>{inside}</div>'
 
 
-def said(value: float, unit: str, decimals: int | None = None) -> str:
-    """A number with its unit, as short as Grafana would say it."""
+def formatted(value: float, unit: str, decimals: int | None = None) -> str:
+    """A number with its unit, as short as Grafana shows it."""
     if math.isnan(value):
         return "–"
     if unit == "percentunit":
@@ -117,7 +117,7 @@ def _short(value: float, decimals: int | None = None) -> str:
 
 
 def _colour(panel: dict[str, Any], value: float) -> str:
-    """That of the highest threshold which the value has reached."""
+    """The colour of the highest threshold that the value has reached."""
     steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
     reached = [step["color"] for step in steps if step["value"] is None or value >= step["value"]]
     return NAMED[reached[-1]]
@@ -126,13 +126,13 @@ def _colour(panel: dict[str, Any], value: float) -> str:
 def _stat(panel: dict[str, Any], series: list[Series], width: int, height: int) -> str:
     defaults = panel["fieldConfig"]["defaults"]
     named = panel["options"]["textMode"] == "value_and_name"
-    told = ""
+    html = ""
     for one in series:
         name = f"<small>{escape(one.name)}</small>" if named else ""
-        text = said(one.last, one.unit, defaults.get("decimals"))
-        told += f'<div class=stat style="color:{_colour(panel, one.last)}">{text}{name}</div>'
+        text = formatted(one.last, one.unit, defaults.get("decimals"))
+        html += f'<div class=stat style="color:{_colour(panel, one.last)}">{text}{name}</div>'
     if panel["options"]["graphMode"] == "none" or len(series[0].points) < 2:
-        return told
+        return html
     (first, _), (last, _) = series[0].points[0], series[0].points[-1]
     high = max(value for _, value in series[0].points) or 1.0
     deep = height - 78
@@ -142,7 +142,7 @@ def _stat(panel: dict[str, Any], series: list[Series], width: int, height: int) 
     )
     colour = _colour(panel, series[0].last)
     return (
-        f'{told}<svg width={width} height={deep} style="position:absolute;left:0;bottom:0">'
+        f'{html}<svg width={width} height={deep} style="position:absolute;left:0;bottom:0">'
         f'<polygon points="0,{deep} {line} {width},{deep}" fill="{colour}" opacity=".18" />'
         f'<polyline points="{line}" fill=none stroke="{colour}" /></svg>'
     )
@@ -158,7 +158,7 @@ def _bars(panel: dict[str, Any], series: list[Series]) -> str:
         style = (
             f"left:{(left - low) / span:.1%};width:{(right - left) / span:.1%};background:{_colour(panel, one.last)}"
         )
-        value = said(one.last, one.unit, panel["fieldConfig"]["defaults"].get("decimals"))
+        value = formatted(one.last, one.unit, panel["fieldConfig"]["defaults"].get("decimals"))
         drawn += f'<div class=bar><b>{escape(one.name)}</b><div><i style="{style}"></i></div><em>{value}</em></div>'
     return drawn
 
@@ -192,11 +192,11 @@ def _lines(panel: dict[str, Any], series: list[Series], width: int, height: int,
     for part in range(5):
         y = top + down * (1 - part / 4)
         drawn += f'<line x1={left} x2={left + across} y1={y:.1f} y2={y:.1f} stroke="#25272e" />'
-        label = said(tops[False] * part / 4, panel["fieldConfig"]["defaults"]["unit"])
+        label = formatted(tops[False] * part / 4, panel["fieldConfig"]["defaults"]["unit"])
         drawn += f"<text x={left - 5} y={y + 3:.1f} text-anchor=end>{label}</text>"
         if right > 10:
             unit = next(one.unit for one in series if one.right)
-            drawn += f"<text x={left + across + 5} y={y + 3:.1f}>{said(tops[True] * part / 4, unit)}</text>"
+            drawn += f"<text x={left + across + 5} y={y + 3:.1f}>{formatted(tops[True] * part / 4, unit)}</text>"
     minutes = max(round((end - start) / 60 / (across / 60)), 1) * 60
     moment = math.ceil(start / minutes) * minutes
     while moment < end:
@@ -219,10 +219,10 @@ def _lines(panel: dict[str, Any], series: list[Series], width: int, height: int,
                 floor = f"{at(piece[-1][0], 0)} {at(piece[0][0], 0)}"
                 drawn += f'<polygon points="{line} {floor}" fill="{colour}" opacity=".45" />'
             drawn += f'<polyline points="{line}" fill=none stroke="{colour}" stroke-width=1.4 />'
-    for number, one in enumerate(series[:MOST_LEGENDS]):
+    for number, one in enumerate(series[:MAX_LEGENDS]):
         legend += f'<span><i style="background:{_line_colour(series, number)}"></i>{escape(one.name)}</span> '
-    if len(series) > MOST_LEGENDS:
-        legend += f"<span>and {len(series) - MOST_LEGENDS} more</span>"
+    if len(series) > MAX_LEGENDS:
+        legend += f"<span>and {len(series) - MAX_LEGENDS} more</span>"
     deep = 30 if several else 15
     return (
         f'<svg width={width} height={height}>{drawn}</svg><div class=legend style="max-height:{deep}px">{legend}</div>'
@@ -241,7 +241,7 @@ def _stack(series: list[Series]) -> list[list[tuple[float, float]]]:
 
 
 def _pieces(points: list[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """What can be drawn without lifting the pen: where nothing was measured there is a gap."""
+    """Continuous segments: there is a gap where nothing was measured."""
     pieces: list[list[tuple[float, float]]] = [[]]
     usual = min((b[0] - a[0] for a, b in itertools.pairwise(points)), default=1.0)
     for moment, value in points:
@@ -253,7 +253,7 @@ def _pieces(points: list[tuple[float, float]]) -> list[list[tuple[float, float]]
 
 
 def _round_up(value: float) -> float:
-    """To a number whose quarters are short to write."""
+    """The next number whose quarters have few digits."""
     if value <= 0 or math.isnan(value):
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

@@ -1,9 +1,9 @@
-"""Draws docs/inside.png, a picture made from Python, from a running service's answer to one sound.
+"""Draws docs/inside.png, a plot of the arrays that a running service returns for one sound.
 
     python docs/picture.py              the synthesised alarm clock of `otoscope up`
     python docs/picture.py dog.ogg
 
-Spectrogram, class activation laid over it, and the channel mean of every stage, all on one time axis.
+Spectrogram, class activation drawn over it, and the channel mean of every stage, all on one time axis.
 """
 
 import sys
@@ -15,25 +15,24 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from otoscope import demo_sound
-from otoscope import Client
+from otoscope import Client, demo_sound
 
 
 def main(path: str | None) -> None:
-    """OTOSCOPE_URL says where the service is."""
+    """OTOSCOPE_URL is the address of the service."""
     include = ["maps", "spectrogram", "cam"]
     with Client() as client:
         if path is None:
             job = client.classify(demo_sound.alarm_clock(), demo_sound.RATE, include=include)
         else:
             job = client.classify(Path(path), include=include)
-        seen = client.result(job.id)
+        result = client.result(job.id)
         card = next(card for card in client.models().models if card.name == job.model)
-    assert seen.spectrogram is not None
-    assert seen.cam is not None
+    assert result.spectrogram is not None
+    assert result.cam is not None
     seconds = card.window_seconds
     top = card.frontend["f_max"] / 1_000  # kHz
-    stages = [name for name in seen.maps if "." not in name]
+    stages = [name for name in result.maps if "." not in name]
 
     figure = plt.figure(figsize=(12, 5.4), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[1.25, 1])
@@ -41,9 +40,9 @@ def main(path: str | None) -> None:
     extent = (0, seconds, 0, 1)
     for axes, title in (
         (spectrogram, "log-mel spectrogram, dB"),
-        (activation, f"where the last stage spoke for “{seen.predictions[0][0]}”"),
+        (activation, f"class activation of the last stage for “{result.predictions[0][0]}”"),
     ):
-        axes.imshow(seen.spectrogram.astype(np.float32), origin="lower", aspect="auto", extent=extent, cmap="magma")
+        axes.imshow(result.spectrogram.astype(np.float32), origin="lower", aspect="auto", extent=extent, cmap="magma")
         axes.set_title(title, loc="left", fontsize=10)
         mel_top = 2_595 * np.log10(1 + top * 1_000 / 700)
         ticks = [kilohertz for kilohertz in (0.25, 0.5, 1, 2, 4, 8, 16) if kilohertz <= top]
@@ -52,20 +51,20 @@ def main(path: str | None) -> None:
         )
         axes.set_ylabel("kHz")
     activation.imshow(
-        seen.cam.astype(np.float32), origin="lower", aspect="auto", extent=extent, cmap="Greens",
-        alpha=np.clip(seen.cam.astype(np.float32), 0, 0.75), interpolation="bilinear",
+        result.cam.astype(np.float32), origin="lower", aspect="auto", extent=extent, cmap="Greens",
+        alpha=np.clip(result.cam.astype(np.float32), 0, 0.75), interpolation="bilinear",
     )  # fmt: skip
     activation.set_xlabel("seconds")
 
     rows = right.subplots(len(stages), 1, sharex=True)
     for axes, name in zip(rows, stages, strict=True):
-        values = seen.maps[name].astype(np.float32)
+        values = result.maps[name].astype(np.float32)
         axes.imshow(values, origin="lower", aspect="auto", extent=extent, cmap="viridis")
         axes.set_yticks([])
         shape = next(layer.shape for layer in card.layers if layer.name == name)
         axes.set_title(f"{name}: mean of {shape[0]} channels, {shape[1]}×{shape[2]}", loc="left", fontsize=9)
     rows[-1].set_xlabel("seconds")
-    named = ", ".join(f"{name} {confidence:.0%}" for name, confidence in seen.predictions[:3])
+    named = ", ".join(f"{name} {confidence:.0%}" for name, confidence in result.predictions[:3])
     figure.suptitle(f"{card.name}: {named}", fontsize=12)
     figure.savefig(Path(__file__).with_name("inside.png"), dpi=80)
 

@@ -1,9 +1,9 @@
-"""Takes docs/page.png, the picture of the page in the README, from a running service.
+"""Takes docs/page.png, the screenshot of the page in the README, from a running service.
 
-    python docs/screenshot.py              the siren that comes with the page
+    python docs/screenshot.py              the example sound "siren"
     python docs/screenshot.py dog.ogg
 
-Needs Playwright and Chromium (`make browser`). OTOSCOPE_URL says where the service is.
+Needs Playwright and Chromium (`make browser`). OTOSCOPE_URL is the address of the service.
 """
 
 import os
@@ -18,7 +18,7 @@ SIREN = Path(__file__).parent.parent / "api" / "static" / "sounds" / "siren.flac
 
 
 def main(sound: Path) -> None:
-    """The page with the sound classified, its activation laid over the spectrogram, and one block opened."""
+    """The page with the sound classified, its activation over the spectrogram, and one block opened."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None),
@@ -35,7 +35,7 @@ def main(sound: Path) -> None:
         page.evaluate("document.activeElement.blur()")
         page.mouse.move(0, 0)
         page.mouse.wheel(0, -10_000)
-        page.wait_for_timeout(1_000)  # until what is drawn a frame at a time has been drawn
+        page.wait_for_timeout(1_000)  # until everything that is drawn in animation frames has been drawn
         page.screenshot(path=Path(__file__).with_name("page.png"))
         browser.close()
 

@@ -1,9 +1,9 @@
-"""Synthesises the sounds that come with the page: api/static/sounds/*.flac.
+"""Synthesises the example sounds of the page: api/static/sounds/*.flac.
 
     python docs/sounds.py
 
-Nothing is recorded and nothing random is left to chance, so that anybody gets the same files. Each is made the way the
-thing makes its sound: a bell is a few partials that ring out, a clock is a click that excites a small box.
+Nothing is recorded, and random numbers have fixed seeds, so that the files are the same everywhere. Each sound is a
+physical model of its source: a bell is a few partials that decay, a clock is a click that excites a small box.
 """
 
 from pathlib import Path
@@ -36,7 +36,7 @@ def band(sound: Sound, low: float, high: float) -> Sound:
 
 
 def resonator(sound: Sound, frequency: float, decay: float) -> Sound:
-    """What is excited and rings out: `decay` is the time in seconds to a thousandth."""
+    """A resonance that a sound excites; `decay` is the time in seconds in which it falls to a thousandth (T60)."""
     time = np.arange(len(sound)) / RATE
     ringing = np.sin(2 * np.pi * frequency * time) * 0.001 ** (time / decay)
     size = 2 * len(sound)

@@ -1,10 +1,10 @@
-"""Prometheus on this machine, beside a service that runs without containers, with the rules and jobs of the real one.
+"""Runs Prometheus beside a service without containers, with the rules and jobs of ops/prometheus.yml.
 
     otoscope up                                   in one terminal
     .venv/bin/python ops/local.py                 in another; then http://127.0.0.1:9090/alerts
 
-Needs the program `prometheus` (`make prometheus`, where Debian's package can be had). Addresses other than those of
-`otoscope up`: `--gateway HOST:PORT`, `--worker HOST:PORT`, each as often as there are some.
+Needs the program `prometheus` (`make prometheus`, from Debian's package). Addresses other than those of
+`otoscope up`: `--gateway HOST:PORT`, `--worker HOST:PORT`, once for each process.
 """
 
 import argparse
@@ -28,7 +28,7 @@ GATEWAY, WORKER = "otoscope-gateway", "otoscope-worker"
 
 
 def program(name: str) -> str | None:
-    """Where `prometheus` or `promtool` is, in this environment or on the path."""
+    """The path of `prometheus` or `promtool`, in this environment or on PATH; None if it is not installed."""
     beside = Path(sys.executable).parent
     return shutil.which(name, path=f"{beside}{os.pathsep}{os.environ.get('PATH', '')}")
 
@@ -36,10 +36,10 @@ def program(name: str) -> str | None:
 def configuration(
     targets: Mapping[str, Sequence[str]], seconds: float | None = None, credentials: Path | None = None
 ) -> dict[str, Any]:
-    """ops/prometheus.yml with the addresses `targets` of each job in the place of a container's name.
+    """ops/prometheus.yml with the addresses `targets` of each job instead of container names.
 
-    `seconds` between two readings and two evaluations of the rules, as they are there if None; `credentials` is a file
-    that holds a key.
+    `seconds` is the interval of scrapes and of rule evaluations, by default that of the file; `credentials` is a file
+    with a key.
     """
     config: dict[str, Any] = yaml.safe_load((OPS / "prometheus.yml").read_text())
     config["rule_files"] = [str(OPS / "rules.yml")]
@@ -56,30 +56,29 @@ def configuration(
 
 
 class Prometheus:
-    """A running one; `running` starts it."""
+    """A running Prometheus; `running` starts one."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._http = httpx2.Client(base_url=url, timeout=30)
 
     def get(self, path: str, **parameters: str | float) -> Any:
-        """`data` of an answer of its HTTP interface. Raises httpx2.HTTPStatusError with what it says is wrong."""
+        """The `data` of a response of its HTTP API. Raises httpx2.HTTPStatusError with its error message."""
         answer = self._http.get(f"/api/v1/{path}", params=parameters)
         if answer.is_error:
             raise httpx2.HTTPStatusError(f"{parameters}: {answer.text}", request=answer.request, response=answer)
         return answer.json()["data"]
 
     def query(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
-        """Series with their value `at` seconds since 1970, or now."""
+        """Series with their values at a time (seconds since 1970), by default now."""
         found: list[dict[str, Any]] = self.get("query", query=expression, time=at or time.time())["result"]
         return found
 
     @classmethod
     @contextmanager
     def running(cls, config: dict[str, Any], port: int, folder: Path) -> Iterator[Self]:
-        """Ready, on loopback, with its data in `folder`; ended afterwards. Raises RuntimeError where it does not start.
-
-        `program("prometheus")` must be there.
+        """Started on loopback with its data in `folder`, ready, and stopped afterwards. Raises RuntimeError if it does
+        not start. `prometheus` has to be installed (`program`).
         """
         path, log = folder / "prometheus.yml", folder / "prometheus.log"
         path.write_text(yaml.safe_dump(config))
@@ -113,14 +112,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gateway", action="append", help="127.0.0.1:8000")
     parser.add_argument("--worker", action="append", help="127.0.0.1:9100")
-    parser.add_argument("--key", type=Path, help="file with a key of the scope admin, where the gateway asks for one")
+    parser.add_argument("--key", type=Path, help="file with a key of the scope admin, if the gateway requires keys")
     parser.add_argument("--port", type=int, default=9090)
     options = parser.parse_args()
     if program("prometheus") is None:
-        raise SystemExit("There is no `prometheus` here; `make prometheus` unpacks Debian's.")
+        raise SystemExit("`prometheus` is not installed; `make prometheus` installs it from Debian's package.")
     targets = {GATEWAY: options.gateway or ["127.0.0.1:8000"], WORKER: options.worker or ["127.0.0.1:9100"]}
     config = configuration(targets, credentials=options.key.resolve() if options.key else None)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: Prometheus is ended, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: Prometheus is stopped, too
     with tempfile.TemporaryDirectory(prefix="oto") as folder:
         try:
             with Prometheus.running(config, options.port, Path(folder)) as prometheus:
