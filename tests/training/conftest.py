@@ -48,6 +48,7 @@ TINY = Recipe.model_validate(
         "network": {"depths": [1, 1], "widths": [8, 16], "dropout": [0.1]},
         "augment": {"frequency_mask_mels": 3, "time_mask_frames": 10},
         "optim": {"epochs": 4, "batch": 8, "max_lr": 0.01, "ema_decay": 0.5},
+        "open_set": {"background": 30, "steps": 20},
     }
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from training.data.esc50 import ESC50
 from training.errors import EvaluationError, RecipeError
 from training.eval.evaluate import Evaluation
 from training.eval.report import EvaluationReport, class_table, confusion_table, fold_name, interval, percent
-from training.recipe import Recipe, differences, load_recipe
+from training.recipe import Recipe, differences, load_recipe, parse_stored
 from worker.model.checkpoint import ModelConfig, write_config
 
 MAX_ROWS = 8  # rows per table
@@ -53,7 +53,7 @@ def record_accuracy(directory: Path, evaluation: Evaluation, report: EvaluationR
 
 def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Dataset) -> str:
     """The model card: architecture, data and training, accuracy, and licence."""
-    recipe = Recipe.model_validate(config.training["recipe"])
+    recipe = parse_stored(config.training["recipe"])
     front, network, info = config.frontend, config.architecture, dataset.info
     optim, test_fold = recipe.optim, report.fold
     test_set = fold_name(test_fold) if isinstance(test_fold, int) else f"the {fold_name(test_fold)}"

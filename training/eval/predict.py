@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from worker.model.base import Network
 from worker.model.frontend import LogMel
 from worker.model.precision import native_bf16, pick_device
 
@@ -49,6 +50,29 @@ def predict(
             views_logits.append(torch.cat(rows))
     network.train(training)
     return torch.stack(views_logits)
+
+
+@torch.no_grad()  # not inference_mode: the detector is trained on the embeddings
+def predict_with_embeddings(
+    frontend: LogMel, network: Network, waves: Tensor, *, batch: int = 32, title: str = "predict"
+) -> tuple[Tensor, Tensor]:
+    """Waveforms (clips, samples) -> logits (clips, classes) and embeddings (clips, features), float32 on the CPU."""
+    device = frontend.window.device
+    training = network.training
+    network.eval()
+    embeddings: list[Tensor] = []
+
+    def record(name: str, activation: Tensor) -> None:
+        if name == "embedding":
+            embeddings.append(activation.float().cpu())
+
+    rows: list[Tensor] = []
+    with _precision_context(device, "float32"):
+        for part in tqdm(torch.split(waves, batch), desc=title, unit="batch", leave=False):
+            features = frontend(part.to(device))  # (batch, 1, mels, frames)
+            rows.append(network(features.contiguous(memory_format=torch.channels_last), record).float().cpu())
+    network.train(training)
+    return torch.cat(rows), torch.cat(embeddings)
 
 
 @contextmanager

@@ -121,6 +121,11 @@ def peak_levels(waves: Tensor, rate: int) -> Tensor:
     return 10 * torch.log10(power.amax(dim=1, keepdim=True).clamp_min(1e-10))
 
 
+def random_gains(waves: Tensor, gain_db: float, generator: Generator) -> Tensor:
+    """Gains in dB, uniform in ± `gain_db`, for the log-mels of a batch: (batch, 1, 1, 1)."""
+    return _uniform(waves, generator, -gain_db, gain_db)[:, :, None, None]
+
+
 def augment_spectrograms(spectrograms: Tensor, recipe: AugmentRecipe, generator: Generator) -> Tensor:
     """Time stretching and masking of normalised log-mels (batch, 1, mels, frames)."""
     if recipe.stretch > 1:

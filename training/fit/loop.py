@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Generator, nn
@@ -19,6 +20,7 @@ from training.errors import RunError
 from training.eval.calibrate import fit_temperature
 from training.eval.metrics import confusion_matrix
 from training.eval.predict import predict, service_precision
+from training.fit.answers import fit_answers, threshold_clips
 from training.fit.averaging import WeightAverage
 from training.fit.distillation import check_teachers, load_teachers
 from training.fit.graceful_stop import GracefulStop
@@ -40,7 +42,7 @@ from training.fit.schedule import set_schedule
 from training.fit.setup import LabelledWindows, compile_network, load_labelled_windows, set_up_training
 from training.fit.tensorboard import TensorBoardLogger
 from training.recipe import Recipe, for_fine_tuning, load_recipe, to_yaml
-from worker.model.base import parameters
+from worker.model.base import Network, parameters
 from worker.model.checkpoint import Model, ModelConfig, read_config, save_model
 from worker.model.precision import autocast
 
@@ -51,12 +53,14 @@ _SAVE_SECONDS = 30.0  # between two checkpoints, so that saving takes a negligib
 def train(
     recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, *,
     teachers: Sequence[Path] = (), pretrained: Model | None = None, resume: bool = False, compile: bool = False,
+    threshold_fold: Fold | None = None,
 ) -> ModelConfig:  # fmt: skip
     """Train on all folds but `test_fold`, write a model directory to `out`, and return its config.
 
     `teachers` are model directories for distillation. `pretrained` is a model to fine-tune, with its own classes; its
-    architecture and front end replace those of the recipe. SIGINT and SIGTERM save a checkpoint and raise
-    KeyboardInterrupt; `resume` continues from it. Raises RunError and DatasetError.
+    architecture and front end replace those of the recipe. If the recipe holds no clips out, the thresholds of the
+    answers are fitted on `threshold_fold`, which may be the test fold: the weights are final by then. SIGINT and
+    SIGTERM save a checkpoint and raise KeyboardInterrupt; `resume` continues from it. Raises RunError and DatasetError.
     """
     if pretrained:
         check_pretrained(pretrained, dataset, test_fold)
@@ -189,7 +193,10 @@ def train(
         licence=combined_licence(dataset, pretrained),
         training=identity,
     )
-    config = save_model(out, final, config)
+    _, others = threshold_clips(dataset, test_fold, recipe, threshold_fold)
+    answers = fit_answers(Model(config, setup.frontend, cast(Network, final)), windows.waves, others, recipe.open_set)
+    save_model(out, final, answers.config)
+    config = answers.save(out)
     delete_checkpoint(out)
     return config
 

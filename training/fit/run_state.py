@@ -16,7 +16,7 @@ from training.errors import RunError
 from training.eval.predict import predict, service_precision
 from training.fit.averaging import WeightAverage
 from training.fit.setup import LabelledWindows, TrainingSetup
-from training.recipe import Recipe
+from training.recipe import Recipe, parse_stored
 from worker.model.checkpoint import CONFIG, Model, ModelConfig, ModelError, read_config
 
 CHECKPOINT = "train_state.pt"
@@ -119,7 +119,7 @@ def is_finished(out: Path, identity: dict[str, Any]) -> bool:
 def _is_same_run(saved: dict[str, Any], identity: dict[str, Any]) -> bool:
     """Whether a stored identity is that of this run; keys that did not exist when it was stored get their defaults."""
     try:
-        recipe = Recipe.model_validate(saved.get("recipe")).model_dump(mode="json")
+        recipe = parse_stored(saved.get("recipe")).model_dump(mode="json")
     except ValidationError:
         return False
     known = {**saved, "recipe": recipe, "data": {"digest": identity["data"]["digest"], **saved.get("data", {})}}

@@ -14,7 +14,13 @@ from tqdm import tqdm
 from training.data.base import Clip, Dataset
 from training.data.custom.segments import SILENCE_DBFS
 from training.errors import DatasetError, RunError
-from training.fit.augment import augment_spectrograms, augment_waveforms, block_audibility, peak_levels
+from training.fit.augment import (
+    augment_spectrograms,
+    augment_waveforms,
+    block_audibility,
+    peak_levels,
+    random_gains,
+)
 from training.fit.pretrained import load_backbone_weights, load_trunk_weights
 from training.recipe import Recipe
 from worker.model.architectures import build_network
@@ -62,7 +68,11 @@ class TrainingSetup:
             self.windows.targets[device_rows].to(self.device), self.frontend.config.sample_rate, recipe.augment,
             generator, crop=crop,
         )  # fmt: skip
-        features = augment_spectrograms(self.frontend(waves), recipe.augment, generator)
+        log_power = self.frontend.log_power(waves)
+        if self.frontend.config.level_dbfs is not None and recipe.augment.gain_db:
+            # The front end undoes the gain of the waveforms, so that the level needs a random gain of its own.
+            log_power = log_power + random_gains(waves, recipe.augment.gain_db, generator)
+        features = augment_spectrograms(self.frontend.features(log_power, waves), recipe.augment, generator)
         return waves, features.contiguous(memory_format=self.layout), targets
 
 
@@ -78,7 +88,8 @@ def set_up_training(
     windows = load_labelled_windows(recipe, dataset, clips, device)
     config = recipe.frontend
     if not pretrained:
-        config = config.model_copy(update=_normalisation_statistics(LogMel(config).to(device), windows.waves))
+        raw = config.model_copy(update={"mean": 0.0, "std": 1.0})
+        config = config.model_copy(update=_normalisation_statistics(LogMel(raw).to(device), windows.waves))
     torch.manual_seed(recipe.seed)
     try:
         network = build_network(recipe.network.with_classes(len(dataset.classes)))
@@ -125,12 +136,12 @@ def class_weights(labels: Tensor, classes: int) -> Tensor:
 
 
 def _normalisation_statistics(frontend: LogMel, waves: Tensor) -> dict[str, float]:
-    """Mean and standard deviation of the log-mels, in dB, over the training windows. Raises DatasetError if all are
-    silent."""
+    """Mean and standard deviation of the log-mels, in dB, over the training windows, for a front end that does not
+    normalise yet. Raises DatasetError if all are silent."""
     total = square = 0.0
     count = 0
     for part in tqdm(torch.split(waves, 100), desc="statistics", unit="batch", leave=False):
-        decibels = frontend.decibels(part.to(frontend.window.device)).double()  # (100, 1, mels, frames)
+        decibels = frontend(part.to(frontend.window.device)).double()  # (100, 1, mels, frames)
         total += decibels.sum().item()
         square += decibels.square().sum().item()
         count += decibels.numel()

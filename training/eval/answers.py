@@ -1,0 +1,277 @@
+"""What a service with a model answers: verdicts and thresholds, measured on whole recordings.
+
+Windows, activity, combination and verdict are the worker's own functions, so that a report says what users get. A
+recording is a file: its first minute counts.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from otoscope.errors import AudioError
+from otoscope.types import Verdict
+from shared.audio.decode import decode
+from training.data.background import FAMILIES, background
+from training.data.base import Clip
+from training.errors import EvaluationError
+from training.eval.predict import predict_with_embeddings
+from worker.model.checkpoint import Model
+from worker.model.open_set import OpenSetScorer
+from worker.pipeline.activity import measure_activity
+from worker.pipeline.answer import Answer, combine_windows, decide
+from worker.pipeline.windows import split_windows
+
+MAX_RECORDINGS = 1_000  # for thresholds: more change them by a negligible amount
+MAX_SECONDS = 60.0  # of a recording
+FIT_SEED, MEASURE_SEED = 1, 2  # of the background that a scorer is fitted on, and of that which measures it
+NO_CLASS = -1  # the label of a sound of none of the classes
+SOUND_SUFFIXES = frozenset({".wav", ".ogg", ".oga", ".flac", ".mp3", ".opus", ".m4a", ".aac", ".aif", ".aiff"})
+
+_BATCH = 32  # windows per forward pass
+
+Waveform = NDArray[np.float32]
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound to classify, which is decoded when it is its turn. `load` raises AudioError or OSError."""
+
+    load: Callable[[], Waveform]  # (samples,) at the rate of the model
+    kind: str  # its class, or where it comes from
+    source: str  # sounds of one source are never separated
+    label: int = NO_CLASS
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A sound as the network received it, window by window."""
+
+    sound: Sound
+    logits: Tensor  # (windows, classes)
+    embeddings: Tensor  # (windows, features)
+    active: NDArray[np.bool_]  # (windows,)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answer to a recording, without its verdict: that depends on thresholds."""
+
+    sound: Sound
+    answer: Answer
+    active: bool
+
+    @property
+    def correct(self) -> bool:
+        return self.answer.first == self.sound.label
+
+    @property
+    def confidence(self) -> float:
+        return float(self.answer.confidences.max())
+
+    @property
+    def known(self) -> float:
+        """The known score; 1 for a model without a scorer."""
+        return 1.0 if self.answer.known is None else self.answer.known
+
+
+def clip_sounds(clips: Iterable[Clip], classes: Sequence[str], rate: int) -> list[Sound]:
+    """The files of clips, each once."""
+    files = {clip.path: clip for clip in clips}
+    return [Sound(_loader(path, rate), classes[clip.label], clip.source, clip.label) for path, clip in files.items()]
+
+
+def folder_sounds(root: Path, rate: int) -> list[Sound]:
+    """The sound files below a folder; their kind is the sub-folder of `root` in which they are.
+
+    Raises EvaluationError for a folder without sounds.
+    """
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES and path.is_file())
+    if not files:
+        raise EvaluationError(f"{root} has no sound files ({', '.join(sorted(SOUND_SUFFIXES))})")
+    kinds = [path.relative_to(root).parts[0] if path.parent != root else root.name for path in files]
+    return [Sound(_loader(path, rate), kind, str(path)) for path, kind in zip(files, kinds, strict=True)]
+
+
+def background_sounds(count: int, samples: int, rate: int, seed: int) -> list[Sound]:
+    """Synthesised background of one window each; their kind is the family."""
+    names = list(FAMILIES)
+
+    def maker(number: int) -> Callable[[], Waveform]:
+        return lambda: background(1, samples, rate, seed, number)[0]
+
+    return [Sound(maker(number), names[number % len(names)], str(number)) for number in range(count)]
+
+
+def _loader(path: Path, rate: int) -> Callable[[], Waveform]:
+    return lambda: decode(path.read_bytes(), rate).waveform
+
+
+def spread_evenly(items: Sequence[_Item], count: int) -> list[_Item]:
+    """At most `count` of the items."""
+    if len(items) <= count:
+        return list(items)
+    return [items[number * len(items) // count] for number in range(count)]
+
+
+def listen(model: Model, sounds: Sequence[Sound], title: str = "recordings") -> list[Recording]:
+    """Run every window of the sounds through the network in float32. A sound that cannot be decoded is left out."""
+    front, config = model.config.frontend, model.config.answers
+    recordings: list[Recording] = []
+    pending: list[tuple[Sound, list[Waveform], NDArray[np.bool_]]] = []
+
+    def flush() -> None:
+        if not pending:
+            return
+        waves = torch.from_numpy(np.stack([window for _, windows, _ in pending for window in windows]))
+        logits, embeddings = predict_with_embeddings(model.frontend, model.network, waves, batch=_BATCH, title=title)
+        sizes = [len(windows) for _, windows, _ in pending]
+        for (sound, _, active), own_logits, own_embeddings in zip(
+            pending, torch.split(logits, sizes), torch.split(embeddings, sizes), strict=True
+        ):
+            recordings.append(Recording(sound, own_logits, own_embeddings, active))
+        pending.clear()
+
+    for sound in tqdm(sounds, desc=title, unit="sound", leave=False):
+        try:
+            waveform = sound.load()[: round(MAX_SECONDS * front.sample_rate)]
+        except (AudioError, OSError):
+            continue
+        windows = split_windows(waveform, front.window_samples)
+        spans = [
+            (start / front.sample_rate, min(start + front.window_samples, len(waveform)) / front.sample_rate)
+            for start, _ in windows
+        ]
+        active = measure_activity(waveform, front.sample_rate, config).windows(spans)
+        pending.append((sound, [window for _, window in windows], active))
+        if sum(len(waiting) for _, waiting, _ in pending) >= _BATCH:
+            flush()
+    flush()
+    return recordings
+
+
+def answer(model: Model, scorer: OpenSetScorer | None, recordings: Sequence[Recording]) -> list[Answered]:
+    """The answers to recordings, with `scorer` as the open-set scorer of the model."""
+    answered: list[Answered] = []
+    for one in recordings:
+        probabilities = model.probabilities(one.logits).numpy()
+        known = None if scorer is None else scorer(one.embeddings, one.logits).numpy()
+        combined = combine_windows(probabilities, known, one.active, model.config.answers.combine)
+        answered.append(Answered(one.sound, combined, bool(one.active.any())))
+    return answered
+
+
+def verdict(answered: Answered, model: Model, thresholds: "Thresholds") -> Verdict:
+    """The worker's verdict with these thresholds."""
+    config = model.config.answers.model_copy(
+        update={"unknown_threshold": thresholds.unknown, "min_confidence": thresholds.confidence}
+    )
+    return decide(answered.answer, answered.active, config)
+
+
+# --- thresholds -------------------------------------------------------------------------------------------------------
+
+REFUSED_SHARE = 0.05  # of the known sounds, by design
+RIGHT_SHARE = 0.8  # from the lowest confidence of a named sound on
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The fitted part of an AnswerConfig."""
+
+    unknown: float | None
+    confidence: float | None
+
+
+def fit_thresholds(answered: Sequence[Answered]) -> Thresholds:
+    """From the answers to labelled recordings on which the network was not trained.
+
+    `unknown`: the known score that 5 % of them are below. `confidence`: where the model begins to be right in 80 %.
+    """
+    sounding = [one for one in answered if one.active]
+    if not sounding:
+        return Thresholds(None, None)
+    unknown = None
+    if all(one.answer.known is not None for one in sounding):
+        unknown = float(np.floor(np.quantile([one.known for one in sounding], REFUSED_SHARE) * 1e4) / 1e4)
+    named = [one for one in sounding if unknown is None or one.known >= unknown]
+    confidences = np.array([one.confidence for one in named])
+    return Thresholds(unknown, confident_from(confidences, np.array([one.correct for one in named])))
+
+
+def confident_from(
+    confidences: NDArray[np.float64], correct: NDArray[np.bool_], share: float = RIGHT_SHARE
+) -> float | None:
+    """The lowest confidence from which on predictions are right in `share` of the cases; None if they always or never
+    are.
+
+    By isotonic regression of `correct` (sounds,) on `confidences` (sounds,), the pool-adjacent-violators algorithm: the
+    share that is right among sounds of about the same confidence, which never falls as the confidence grows.
+    """
+    order = np.argsort(confidences, kind="stable")
+    blocks: list[list[float]] = []  # right, sounds
+    for value in correct[order]:
+        blocks.append([float(value), 1.0])
+        while len(blocks) > 1 and blocks[-2][0] * blocks[-1][1] >= blocks[-1][0] * blocks[-2][1]:
+            right, sounds = blocks.pop()
+            blocks[-1][0] += right
+            blocks[-1][1] += sounds
+    below = 0
+    for right, sounds in blocks:
+        if right >= share * sounds:
+            break
+        below += int(sounds)
+    if below in (0, len(order)):
+        return None
+    return round(float(confidences[order[below]]), 4)
+
+
+def fit_class_thresholds(
+    answered: Sequence[Answered], others: Sequence[Answered], classes: Sequence[str], precision: float, least: float
+) -> dict[str, float]:
+    """For each class the lowest evidence, at least `least`, from which on detections have the given precision.
+
+    A recording of `answered` (of known sounds) or `others` (of none of the classes) counts by its strongest window. A
+    class that reaches the precision at no threshold has the one at which it is most precise.
+    """
+    everything = [*answered, *others]
+    labels = np.array([one.sound.label for one in everything])
+    evidence = np.stack([one.answer.evidence.max(axis=0) for one in everything])  # (recordings, classes)
+    thresholds: dict[str, float] = {}
+    for index, name in enumerate(classes):
+        own = evidence[:, index]
+        order = np.argsort(-own, kind="stable")
+        order = order[own[order] >= least]
+        if not len(order):
+            thresholds[name] = least
+            continue
+        precisions = np.cumsum(labels[order] == index) / np.arange(1, len(order) + 1)
+        reached = np.flatnonzero(precisions >= precision)
+        last = int(reached[-1]) if len(reached) else int(np.flatnonzero(precisions == precisions.max())[-1])
+        below = float(own[order[last + 1]]) if last + 1 < len(order) else least
+        # Between the last one that counts and the first one that does not, so that the threshold is no sound's own.
+        thresholds[name] = round((float(own[order[last]]) + below) / 2 if last + 1 < len(order) else least, 4)
+    return thresholds
+
+
+def halves(answered: Sequence[Answered]) -> tuple[list[Answered], list[Answered]]:
+    """Two halves of about equal size, by source: thresholds that are fitted on one half are measured on the other."""
+    sources = sorted({(one.sound.kind, one.sound.source) for one in answered})
+    first = {source for _, source in sources[::2]}
+    return [one for one in answered if one.sound.source in first], [
+        one for one in answered if one.sound.source not in first
+    ]
+
+
+def area_under_curve(known: Sequence[float], others: Sequence[float]) -> float:
+    """AUROC: how often a known sound has a higher score than another one; a tie counts half."""
+    ordered = np.sort(np.asarray(known))
+    low, high = np.searchsorted(ordered, others, "left"), np.searchsorted(ordered, others, "right")
+    return float(1 - np.mean((low + high) / 2) / len(ordered))
