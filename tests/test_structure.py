@@ -1,6 +1,7 @@
-"""Who may import whom, and how long a file may be: the rules of the rooms, checked on their source."""
+"""Which package may import which other, and other rules that hold for the whole source tree."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PYTHON, ROOT
+from tests.support import markers
+from tests.support.doc_links import broken_links
 
 ROOMS = ("api", "worker", "shared", "training", "otoscope", "commands")
 
@@ -52,8 +55,8 @@ def imports(path: Path, *, outermost: bool = False) -> Iterator[str]:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_imports_go_one_way(room: str) -> None:
-    """shared <- api; shared <- worker <- training; the gateway has nothing of torch or libsndfile."""
-    assert sources(room), f"there is no {room}/ any more: mend this test"
+    """shared <- api; shared <- worker <- training; the gateway imports neither torch nor libsndfile."""
+    assert sources(room), f"{room}/ has no modules: this test needs its new name"
     found = {
         f"{path.relative_to(ROOT)} imports {package}"
         for path in sources(room)
@@ -108,7 +111,7 @@ def test_an_image_has_every_room_that_its_code_imports(image: str) -> None:
 
 
 def test_the_batcher_is_of_the_standard_library_alone() -> None:
-    """It can be lifted out, and tested without anything of ours."""
+    """It can be reused elsewhere, and tested without other modules of the project."""
     assert set(imports(ROOT / "worker" / "inference" / "batcher.py")) <= sys.stdlib_module_names
 
 
@@ -138,20 +141,20 @@ def test_the_gateway_is_light() -> None:
 
 
 def test_the_decode_process_is_light() -> None:
-    """What meets hostile files has nothing of the network, of Redis or of Celery in it, nor takes long to start."""
+    """The process that reads untrusted files loads nothing of the network, Redis or Celery, and starts quickly."""
     loaded = loaded_by("import worker.decode.child")
     assert not loaded & {"torch", "torchaudio", "redis", "celery", "kombu", "fastapi", "prometheus_client"}
 
 
-def test_extras_that_are_told_are_there() -> None:
-    """By the command that works: Otoscope is on no package index."""
+def test_extras_named_in_messages_exist() -> None:
+    """With a command that works: Otoscope is on no package index."""
     texts = [path.read_text() for room in ROOMS for path in sources(room)]
     texts += [path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]]
     assert not [line for text in texts for line in re.findall(r".*pip install '?otoscope.*", text)]
     calls = [call for text in texts for call in re.findall(r"\binstall_command\(([\"'].+?)\)|-e '\.\[(\w.*?)\]'", text)]
-    told = {name for call in calls for name in re.findall(r"\w+", "".join(call))}
+    named = {name for call in calls for name in re.findall(r"\w+", "".join(call))}
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {"onnx", "tracing"} <= told <= extras.keys()
+    assert {"onnx", "tracing"} <= named <= extras.keys()
 
 
 def test_nothing_happens_at_import_time() -> None:
@@ -162,9 +165,35 @@ def test_nothing_happens_at_import_time() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("room", [*ROOMS, "tests"])
-def test_no_file_is_two_ideas(room: str) -> None:
-    """A file that grows past 320 lines is split."""
-    long = {str(path.relative_to(ROOT)): lines for path in sources(room)
-            if (lines := len(path.read_text().splitlines())) > 320}  # fmt: skip
-    assert not long
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_do_not_import_private_names_of_one_another(room: str) -> None:
+    """A module or name that begins with an underscore may change without a thought of other rooms."""
+    found = {
+        f"{path.relative_to(ROOT)}:{node.lineno} imports {name}"
+        for path in sources(room)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [f"{node.module}.{alias.name}" for alias in node.names]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+        )
+        if (parts := name.split("."))[0] in {*ROOMS} - {room}
+        and any(part.startswith("_") and not part.endswith("__") for part in parts)
+    }
+    assert not found
+
+
+def test_markers_are_found_by_names_that_exist() -> None:
+    """A function that was renamed would leave its tests without their marker."""
+    for name in markers.BY_CALL:
+        module, _, attribute = name.rpartition(".")
+        found = importlib.import_module(module or name)
+        if attribute and module:
+            found = getattr(found, attribute)
+            assert f"{found.__module__}.{found.__qualname__}" == name
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    """Each file that a Markdown file of the repository links to exists, and so does the heading."""
+    assert not list(broken_links())
