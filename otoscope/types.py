@@ -172,6 +172,13 @@ class Timings(Public):
     total: float | None = None
 
 
+class Progress(Public):
+    """How far a running job is."""
+
+    done: int = Field(description="windows that are classified")
+    of: int | None = Field(None, description="all windows, by the duration in the header; null where it has none")
+
+
 class ErrorInfo(Public):
     code: str
     title: str
@@ -186,6 +193,7 @@ class Job(Public):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     queue_position: int | None = Field(None, description="1 is next; null once it runs")
+    progress: Progress | None = Field(None, description="of a running job with many windows, at most once a second")
     timings: Timings = Timings()
     error: ErrorInfo | None = None
     audio: AudioInfo

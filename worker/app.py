@@ -99,6 +99,7 @@ class Worker:
         self._every(1.0, self._watch_device)
         self._every(1.0, self._watch_drain)
         self._every(0.5, self._runner.abort_cancelled)
+        self._every(1.0, self._runner.report_progress)
         self._every(2.0, self._refresh_models)
         self._heartbeat()
         self._every(HEARTBEAT_SECONDS, self._heartbeat)

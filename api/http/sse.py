@@ -1,6 +1,7 @@
 """The events of a job as server-sent events: `status` at every change, `result` last, resumable by `Last-Event-ID`.
 
-A changed position in the queue is sent as a `status` without an id: it is no change of state and is not replayed.
+A changed position in the queue, or the progress of a long job, is sent as a `status` without an id: it is no change of
+state and is not replayed.
 Format: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
 
@@ -14,7 +15,7 @@ from sse_starlette import ServerSentEvent
 from api.notifications import Notifications
 from api.rendering.results import render_job
 from otoscope.errors import InvalidRequest, JobExpired, JobNotFound, StoreUnavailable
-from otoscope.types import Timings
+from otoscope.types import Progress, Timings
 from shared.jobs import AsyncJobStore
 from shared.jobs.records import JobRecord
 
@@ -44,7 +45,7 @@ async def job_events(
     The stream is read from a given position, never from "now", so that nothing between two reads is lost. While Redis
     is unreachable the stream stays open. After `keepalive` seconds without an event a comment is sent.
     """
-    sent_position: int | None = None  # in the queue
+    sent: tuple[int | None, Progress | None] = (None, None)  # position in the queue, progress
     with notifications.subscribe(job_id, queue_position=True) as subscription:
         while True:
             try:
@@ -63,10 +64,11 @@ async def job_events(
                     yield piece
             if job.final:
                 return  # no event follows the end of a job
-            if not entries and job.position not in (None, sent_position):
+            moved = job.position, job.progress
+            if not entries and moved != (None, None) and moved != sent:
                 for piece in await _event(job, "status"):
                     yield piece
-            sent_position = job.position
+            sent = moved
             if not await subscription.wait(keepalive):
                 yield ServerSentEvent(comment="keep-alive")
 
@@ -89,4 +91,4 @@ def _as_of(job: JobRecord, status: str) -> JobRecord:
         return replace(job, packed=None)
     started, queue_seconds = (None, None) if status == "queued" else (job.started_at, job.timings.queue)
     snapshot = replace(job, status=status, started_at=started, timings=Timings(queue=queue_seconds))
-    return replace(snapshot, finished_at=None, error=None, position=None, packed=None)
+    return replace(snapshot, finished_at=None, error=None, position=None, progress=None, packed=None)

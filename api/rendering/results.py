@@ -166,6 +166,7 @@ def job_json(job: JobRecord) -> dict[str, Any]:
         "started_at": _timestamp(job.started_at),
         "finished_at": _timestamp(job.finished_at),
         "queue_position": job.position,
+        "progress": job.progress.model_dump() if job.progress else None,
         "timings": job.timings.model_dump(),
         "error": (
             {"code": job.error.code, "title": job.error.title, "detail": job.error.detail} if job.error else None

@@ -35,13 +35,11 @@ from shared.audio.level import (
     full_scale,
     spread_frames,
 )
-from shared.audio.limits import AudioLimits
+from shared.audio.limits import HEAD_SECONDS, AudioLimits
 from shared.audio.warnings import band_warnings, level_warnings
 
 Waveform = NDArray[np.float32]
 
-HEAD_SECONDS = 600.0
-"""A sound is changed as a whole, by what is found in its first ten minutes: they are decoded before its first block."""
 BLOCK_SAMPLES = 2**18  # of a block of a stream at most: 16 s at 16 kHz
 
 _TOLERANCE = 0.5  # seconds above the limit that are accepted: codecs pad sounds that were cut to its length

@@ -4,13 +4,18 @@ from dataclasses import dataclass, field
 
 from shared.audio.formats import format_names
 
+HEAD_SECONDS = 600.0
+"""A sound of up to ten minutes is in memory as a whole. A longer one is classified while it is decoded; what depends on
+the whole sound, such as a constant offset, is then decided on its first ten minutes, and it gets its time limits once
+for every ten minutes."""
+
 
 @dataclass(frozen=True)
 class AudioLimits:
     """What is accepted. The bounds on the rate keep resampling from inflating a small file."""
 
     min_seconds: float = 0.05
-    max_seconds: float = 600.0
+    max_seconds: float = 7_200.0
     max_channels: int = 8
     min_rate: int = 4_000  # Hz
     max_rate: int = 192_000  # Hz

@@ -79,9 +79,9 @@ class Settings(BaseSettings):
     redis_url: str = "redis://127.0.0.1:6379/0"
     """Redis with the jobs, results and the queue: `redis://`, `rediss://` (TLS), `sentinel://` (the current one of
     several servers) or `unix://`; `shared/config/redis_url.py` describes each form."""
-    max_seconds: float = Field(600.0, gt=0)
-    """Longest accepted sound, in seconds. Decoding takes memory and time in proportion: 10 minutes are 38 MB at 16
-    kHz."""
+    max_seconds: float = Field(AudioLimits.max_seconds, gt=0)
+    """Longest accepted sound, in seconds; `max_upload_bytes` is a limit, too. Classifying takes time in proportion.
+    Memory grows up to ten minutes only (38 MB at 16 kHz): a longer sound is classified while it is decoded."""
     result_ttl: int = Field(3_600, ge=10)
     """Seconds for which a finished job is kept. Redis memory grows with it: 100 KB per job with every part, 6 KB
     without, and 13 KB for each second of a `full_spectrogram`."""
@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     """Seconds after `result_ttl` during which an expired job is answered with 410 (it existed) instead of 404."""
     job_deadline: float = Field(300.0, gt=0)
     """Seconds after its submission at which an unfinished job fails with `deadline_exceeded`. Bounds the wait in a long
-    queue."""
+    queue. A sound of more than ten minutes gets as many for every ten minutes: two hours get twelve times as many."""
     default_model: str = "esc50"
     """Model of a request that names none."""
     log_format: LogFormat = "text"
@@ -155,9 +155,11 @@ class Settings(BaseSettings):
     and windows that arrive meanwhile form the next batch: fuller batches gain less than the wait costs
     (docs/performance.md)."""
     decode_processes: int = Field(default_factory=lambda: min(4, usable_cores()), ge=1)
-    """Processes that decode files: about one for each core that the network leaves free."""
+    """Processes that decode files: about one for each core that the network leaves free. A sound of more than ten
+    minutes gets a process of its own while it is classified; of these there are at most as many again."""
     decode_seconds: float = Field(60.0, gt=0)
-    """Seconds after which decoding a file is aborted: its process is killed and its job fails."""
+    """Seconds after which decoding a file is aborted: its process is killed and its job fails. A sound of more than ten
+    minutes gets as many for every ten minutes; waiting for the network does not count."""
     metrics_port: int = Field(9_100, ge=0, le=65_535)
     """Port of the worker's /metrics; 0 picks a free one."""
     metrics_host: str = "127.0.0.1"

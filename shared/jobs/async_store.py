@@ -29,6 +29,7 @@ from shared.jobs.records import (
 from shared.jobs.script_args import (
     finish_args,
     index_ttl,
+    job_deadline,
     job_keys,
     job_ttl,
     pack_args,
@@ -93,7 +94,7 @@ class AsyncJobStore:
             )
         job_id = job_id or contract.new_job_id()
         options_json = options.model_dump_json()
-        ttl = job_ttl(settings)
+        ttl = job_ttl(settings, audio.duration)
         more_keys, digest = [contract.QUEUE, contract.queue_key(caller)], ""
         if idempotency:
             owned = hashlib.sha256(f"{caller}\0{idempotency}".encode()).hexdigest()
@@ -107,7 +108,7 @@ class AsyncJobStore:
             audio=audio.model_dump_json(),
             trace=trace,
             contract=CONTRACT_VERSION,
-            deadline=settings.job_deadline,
+            deadline=job_deadline(settings, audio.duration),
             ttl=ttl,
             tombstone_ttl=ttl + settings.tombstone_ttl,
             index_ttl=index_ttl(settings),
@@ -267,7 +268,7 @@ class AsyncJobStore:
             )
         expired: list[str] = []
         for job_id in (entry.decode() for entry in overdue):
-            error = DeadlineExceeded(f"The job was not finished within {self._settings.job_deadline:g} s.")
+            error = DeadlineExceeded("The job was not finished before its deadline.")
             args = finish_args(self._settings, job_id, "failed", error=error)
             if await self._run("finish", job_keys(job_id), args) == b"stored":
                 expired.append(job_id)

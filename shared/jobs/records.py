@@ -7,11 +7,14 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from otoscope.errors import BY_CODE, OtoscopeError
-from otoscope.types import FINAL, AudioInfo, JobOptions, Timings
+from otoscope.types import FINAL, AudioInfo, JobOptions, Progress, Timings
 
 M = TypeVar("M", bound=BaseModel)
 
-FIELDS = ("status", "model", "audio", "created_at", "started_at", "finished_at", "timings", "error", "caller", "trace")
+FIELDS = (
+    *("status", "model", "audio", "created_at", "started_at", "finished_at", "timings", "error", "caller", "trace"),
+    "progress",
+)
 """The fields of a job's hash that make a JobRecord, in the order in which `read.lua` returns them."""
 
 
@@ -32,6 +35,7 @@ class JobRecord:
     packed: bytes | None = None  # the result of a succeeded job, where it was requested
     caller: str = ""  # who submitted it
     trace: str = ""  # of its submission, in the form of shared.tracing.context; empty where that was not traced
+    progress: Progress | None = None  # of a running job with many windows
 
     @property
     def final(self) -> bool:
@@ -62,6 +66,7 @@ class ClaimedJob:
     audio: bytes
     attempt: int = 1  # above 1 where a worker died while it had the job in flight
     trace: str = ""  # of its submission
+    duration: float | None = None  # seconds, from the header of the upload
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def parse_heartbeat(text: str | bytes) -> WorkerHeartbeat:
 
 def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, packed: bytes | None = None) -> JobRecord:
     """A JobRecord from its FIELDS and its rank among the queued jobs, which counts from 0."""
-    status, model, audio, *times, measured, failure, caller, trace = (value or b"" for value in stored)
+    status, model, audio, *times, measured, failure, caller, trace, progress = (value or b"" for value in stored)
     created, started, finished = (float(time) if time else None for time in times)
     timings = parse(Timings, measured or b"{}")
     if created is not None and started is not None:
@@ -137,4 +142,5 @@ def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, pack
         packed=packed,
         caller=caller.decode(),
         trace=trace.decode(),
+        progress=parse(Progress, progress) if progress and status == b"running" else None,
     )

@@ -20,6 +20,7 @@ import msgpack
 from otoscope.errors import DeadlineExceeded, OtoscopeError
 from otoscope.types import Timings
 from shared import contract
+from shared.audio.limits import HEAD_SECONDS
 from shared.config.settings import Settings
 from shared.redis_client.lua import load_script
 
@@ -55,12 +56,18 @@ def request_token() -> str:
 
 def index_ttl(settings: Settings) -> int:
     """Seconds that an index of jobs outlives its last write: at least as long as any job in it."""
-    return max(contract.INDEX_TTL, job_ttl(settings))
+    return max(contract.INDEX_TTL, job_ttl(settings, settings.max_seconds))
 
 
-def job_ttl(settings: Settings) -> int:
+def job_deadline(settings: Settings, duration: float | None) -> float:
+    """Seconds that a job with a sound of that many seconds may take: as many for every ten minutes. A sound without a
+    duration in its header is taken for a short one."""
+    return settings.job_deadline * max(1.0, (duration or 0.0) / HEAD_SECONDS)
+
+
+def job_ttl(settings: Settings, duration: float | None) -> int:
     """Seconds after which an unfinished job expires."""
-    return math.ceil(settings.job_deadline) + settings.result_ttl
+    return math.ceil(job_deadline(settings, duration)) + settings.result_ttl
 
 
 def finish_args(

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from otoscope.errors import ContractMismatch, OtoscopeError
 from otoscope.results import CONTRACT_VERSION, understood
-from otoscope.types import JobOptions, ModelCard, Timings
+from otoscope.types import AudioInfo, JobOptions, ModelCard, Progress, Timings
 from shared import contract
 from shared.config.settings import Settings
 from shared.jobs.records import ClaimedJob, SkippedJob, WorkerHeartbeat, parse
@@ -24,6 +24,7 @@ class JobStore:
         self._claim = client.register_script(script("claim"))
         self._finish = client.register_script(script("finish"))
         self._release = client.register_script(script("release"))
+        self._progress = client.register_script(script("progress"))
         self._heartbeat = client.register_script(script("heartbeat"))
 
     def claim(self, job_id: str, worker: str, *, isolated: bool = False) -> ClaimedJob | SkippedJob:
@@ -44,7 +45,7 @@ class JobStore:
         outcome, *rest = cast("list[Any]", reply)
         if outcome != b"run":
             return SkippedJob(outcome.decode(), *(trace.decode() for trace in rest))
-        model, options_json, waited, left, audio, attempt, trace, version = rest
+        model, options_json, waited, left, audio, attempt, trace, version, info = rest
         try:
             options = _parse_options(options_json, int(version))
         except ContractMismatch:
@@ -55,7 +56,23 @@ class JobStore:
                 audio = self._redis.get(contract.audio_key(job_id))
             if audio is None:
                 return SkippedJob("finished")  # since the script ran
-        return ClaimedJob(job_id, model.decode(), options, float(waited), float(left), audio, attempt, trace.decode())
+        return ClaimedJob(
+            job_id,
+            model.decode(),
+            options,
+            float(waited),
+            float(left),
+            audio,
+            attempt,
+            trace.decode(),
+            parse(AudioInfo, info).duration,
+        )
+
+    def report_progress(self, job_id: str, worker: str, progress: Progress) -> None:
+        """Store how far a claimed job is. Nothing happens where another worker has it, or it has ended."""
+        arguments = pack_args(id=job_id, worker=worker, progress=progress.model_dump_json())
+        with map_redis_errors():
+            self._progress(keys=job_keys(job_id), args=[arguments])
 
     def release(self, job_id: str, worker: str) -> None:
         """Return a claimed, unfinished job to its old place in the queue, as if it had never been delivered. Its

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 # VmHWM is the peak of this process alone; ru_maxrss of getrusage is inherited from the parent process.
 CHILD = """
 import sys
-from shared.audio.decode import decode
+from shared.audio.decode import SoundStream, decode
+from shared.audio.limits import AudioLimits
 from otoscope.errors import AudioError
 
 def peak():
@@ -25,7 +26,11 @@ data = sys.stdin.buffer.read()
 decode(WARM, 16_000)
 before = peak()
 try:
-    print(len(decode(data, 16_000).waveform) / 16_000, peak() - before)
+    if sys.argv[1] == "whole":
+        samples = len(decode(data, 16_000, AudioLimits(max_seconds=600)).waveform)
+    else:
+        samples = sum(map(len, SoundStream(data, 16_000)))
+    print(samples / 16_000, peak() - before)
 except AudioError as error:
     print(error.code, peak() - before)
 """
@@ -34,10 +39,10 @@ MB = 2**20
 OUTPUT = 600 * 16_000 * 4  # bytes of ten minutes at 16 kHz
 
 
-def peak_of(file: bytes) -> tuple[str, int]:
+def peak_of(file: bytes, how: str = "whole") -> tuple[str, int]:
     """(length in seconds or error code, peak bytes above those of a small file)."""
     code = CHILD.replace("WARM", repr(flac_of_silence(1.0, 48_000, 2)))
-    answer = subprocess.run([sys.executable, "-c", code], input=file, capture_output=True, check=True)
+    answer = subprocess.run([sys.executable, "-c", code, how], input=file, capture_output=True, check=True)
     end, held = answer.stdout.split()
     return end.decode(), int(held)
 
@@ -65,4 +70,11 @@ def test_ten_minutes_of_wav_within_the_limits() -> None:
     file = encode(wave, 4_000, "WAV", "ULAW")
     end, held = peak_of(file)
     assert float(end) == 600
+    assert held < 2 * OUTPUT + 32 * MB
+
+
+def test_two_hours_in_a_stream() -> None:
+    """Only the first ten minutes are held, whatever comes after."""
+    end, held = peak_of(flac_of_silence(7_200, 8_000, 1), "stream")
+    assert float(end) == 7_200
     assert held < 2 * OUTPUT + 32 * MB

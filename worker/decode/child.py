@@ -16,8 +16,8 @@ from dataclasses import asdict
 from typing import Any
 
 from otoscope.errors import AudioCorrupt, OtoscopeError
-from shared.audio.decode import HEAD_SECONDS, SoundStream
-from shared.audio.limits import AudioLimits
+from shared.audio.decode import SoundStream
+from shared.audio.limits import HEAD_SECONDS, AudioLimits
 from worker.decode.framing import FramedSocket
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from otoscope.errors import BY_CODE, AudioError, OtoscopeError
 from otoscope.results import WARNINGS, Level, SoundWarning
-from shared.audio.decode import BLOCK_SAMPLES, HEAD_SECONDS, FileInfo, Waveform
+from shared.audio.decode import BLOCK_SAMPLES, FileInfo, Waveform
+from shared.audio.limits import HEAD_SECONDS
 from worker.decode.framing import FramedSocket
 
 _MEMORY = 2 * 2**30  # bytes of address space per process; ten minutes at 192 kHz need about 1 GiB with the libraries

@@ -45,7 +45,11 @@ class Activity:
 
 def measure_activity(waveform: NDArray[np.float32], rate: int, config: AnswerConfig) -> Activity:
     """The activity of a waveform, (samples,) at `rate` Hz."""
-    levels = frame_levels(waveform, rate)
+    return activity_of(frame_levels(waveform, rate), config)
+
+
+def activity_of(levels: NDArray[np.float64], config: AnswerConfig) -> Activity:
+    """The activity of a sound with these levels, as of `shared.audio.level.frame_levels`."""
     sounding = levels[levels > config.digital_floor_dbfs - 10]  # gaps of zeros are no noise floor
     floor = float(np.quantile(sounding, _FLOOR_QUANTILE)) if sounding.size else config.digital_floor_dbfs
     above_floor = max(floor + config.active_range_db, config.digital_floor_dbfs)

@@ -1,39 +1,41 @@
-"""From a claimed job to its result: decode, split into windows, run them through the batcher, combine."""
+"""From a claimed job to its result: decode, split into windows, run them through the batcher, combine.
+
+A sound of up to ten minutes is decoded first. A longer one is classified while it is decoded, and what is kept of it
+does not grow with its samples: the probabilities of its windows, 50 levels a second, and its envelope.
+"""
 
 import time
-from concurrent.futures import CancelledError
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from otoscope.errors import DeadlineExceeded, InvalidRequest, JobCancelled
-from otoscope.results import Array, Result, SoundWarning, WindowPrediction
-from otoscope.types import JobOptions, Part, Timings
+from otoscope.errors import InvalidRequest
+from otoscope.results import Array, Result
+from otoscope.types import Part, Progress, Timings
 from shared import tracing
-from shared.audio.decode import Decoded
-from shared.audio.level import QUIET_DBFS, level_of
+from shared.audio.decode import BlockStream, FileInfo, Waveform
+from shared.audio.level import FrameLevels, level_of
+from shared.audio.limits import HEAD_SECONDS
 from shared.jobs.records import ClaimedJob
 from worker.decode.pool import DecoderPool
-from worker.inference.batcher import Batcher, Expired
+from worker.inference.batcher import Batcher
 from worker.inference.engine import LoadedModel, SpectrogramOnly, Window, WindowOutput
 from worker.inference.registry import Registry
-from worker.pipeline.activity import Activity, measure_activity
-from worker.pipeline.answer import Answer, combine_windows, decide, detect
+from worker.pipeline.activity import activity_of, measure_activity
+from worker.pipeline.answer import Answer
 from worker.pipeline.chunks import join_chunks, split_chunks
 from worker.pipeline.inflight import InFlightJob
-from worker.pipeline.windows import envelope, split_windows
+from worker.pipeline.network import JobNetwork
+from worker.pipeline.result import Detail, Heard, HeardWindow, answer_of, build_result
+from worker.pipeline.windows import EnvelopeMeter, WindowCutter, count_windows, envelope, split_windows
 from worker.telemetry.metrics import WorkerMetrics
 
 _WINDOW_PARTS = frozenset(part for part in Part if part.info.of == "window")
-
-
-@dataclass(frozen=True)
-class _Detail:
-    """The window that a result describes in detail, and what the network returned for it."""
-
-    index: int
-    output: WindowOutput
+_WHOLE_SECONDS = HEAD_SECONDS + 1  # of sound in memory at most: ten minutes, and what a codec adds
 
 
 class Classifier:
@@ -58,136 +60,206 @@ class Classifier:
         """
         self._metrics.observe_stage("queue", job.waited)
         in_flight.check()
-        model, options = self._registry.get(job.model), job.options
-        if options.layer is not None:
-            model.card.require_layer(options.layer)
-        cam_class = _class_index(model, options.cam_class)
-        config = model.model.config
-        rate, size = config.frontend.sample_rate, config.frontend.window_samples
-        decoded = self._decode(job, rate, in_flight, timings)
-        windows = split_windows(decoded.waveform, size, options.overlap)
-        if options.window is not None and options.window >= len(windows):
-            raise InvalidRequest(
-                f"The sound has {len(windows)} windows, 0 to {len(windows) - 1}; window {options.window} was requested."
-            )
-        end = len(decoded.waveform)
-        spans = [(start / rate, min(start + size, end) / rate) for start, _ in windows]
-        activity = measure_activity(decoded.waveform, rate, config.answers)
-        active = activity.windows(spans)  # (windows,)
-        outputs, answer, detail = self._run_windows(
-            model, options, [clip for _, clip in windows], active, cam_class, in_flight, timings
-        )
-        full_spectrogram: Array | None = None
-        if Part.FULL_SPECTROGRAM in options.include:
-            full_spectrogram = (
-                detail.output.spectrogram
-                if len(windows) == 1
-                else self._full_spectrogram(model, decoded.waveform, in_flight, timings)
-            )
+        network = JobNetwork(self._batcher, self._batch_size, in_flight, timings)
+        task = _Task(job, self._registry.get(job.model), network)
+
+        def decode() -> AbstractContextManager[BlockStream]:
+            long = job.duration is not None and job.duration > _WHOLE_SECONDS
+            return self._decoder.open(job.audio, task.rate, in_flight.seconds_left, in_flight.check, long=long)
+
+        head: list[Waveform] = []
+        with decode() as stream:
+            blocks = _timed(iter(stream), timings)
+            with tracing.span("decode"):
+                is_long = _read(blocks, head, round(_WHOLE_SECONDS * task.rate))
+            in_flight.check()
+            if is_long:
+                heard = task.hear_long(chain(_emptied(head), blocks), lambda: stream.info)
+        self._metrics.observe_stage("decode", timings.decode or 0.0)
+        if is_long:
+            result = task.finish_long(heard, decode)
+        else:
+            result = task.classify_whole(head[0] if len(head) == 1 else np.concatenate(head), stream.info)
         self._metrics.observe_stage("batch_wait", timings.batch or 0.0)
         self._metrics.observe_stage("forward", timings.forward or 0.0)
-        heard = _Heard(windows, spans, activity, active)
-        return _result(model, options, decoded, heard, outputs, answer, detail, full_spectrogram)
+        return result
 
-    def _decode(self, job: ClaimedJob, rate: int, in_flight: InFlightJob, timings: Timings) -> Decoded:
+
+def _timed(blocks: Iterator[Waveform], timings: Timings) -> Iterator[Waveform]:
+    """Adds up the time that is spent waiting for blocks."""
+    while True:
         began = time.monotonic()
-        with tracing.span("decode"):
-            decoded = self._decoder.decode(job.audio, rate, timeout=in_flight.seconds_left)
-        timings.decode = round(time.monotonic() - began, 6)
-        self._metrics.observe_stage("decode", timings.decode)
-        in_flight.check()
-        return decoded
+        block = next(blocks, None)
+        timings.decode = round((timings.decode or 0.0) + time.monotonic() - began, 6)
+        if block is None:
+            return
+        yield block
 
-    def _run_windows(
-        self,
-        model: LoadedModel,
-        options: JobOptions,
-        clips: list[NDArray[np.float32]],
-        active: NDArray[np.bool_],
-        cam_class: int | None,
-        in_flight: InFlightJob,
-        timings: Timings,
-    ) -> tuple[list[WindowOutput], Answer, _Detail]:
-        """The outputs of all windows, what they say together, and the detail window: the requested one, or else the one
-        that decides."""
-        parts = frozenset(options.include)
-        detail_parts = parts & _WINDOW_PARTS
-        if Part.FULL_SPECTROGRAM in parts and len(clips) == 1:
-            detail_parts |= {Part.SPECTROGRAM}
 
-        def with_details(index: int, cam_class: int | None = None) -> Window:
-            return Window(clips[index], detail_parts, options.layer, cam_class)
+def _read(blocks: Iterator[Waveform], head: list[Waveform], most: int) -> bool:
+    """Append blocks to `head` until it has more than `most` samples; False if there are not so many."""
+    samples = 0
+    for block in blocks:
+        head.append(block)
+        samples += len(block)
+        if samples > most:
+            return True
+    return False
 
-        # A second pass over the detail window is needed only if all windows have to be classified first: to know which
-        # one decides, or which class the CAM of several windows is of.
-        cam_is_known = Part.CAM not in parts or cam_class is not None
-        predetermined = 0 if len(clips) == 1 else options.window if cam_is_known else None
-        batch = [
-            with_details(index, cam_class) if index == predetermined else Window(clip)
-            for index, clip in enumerate(clips)
-        ]
-        outputs = self._run(model, batch, in_flight, timings)
-        answers = model.model.config.answers
-        answer = combine_windows(
-            np.stack([output.probabilities for output in outputs]),
-            _known_scores(outputs),
-            active,
-            options.combine or answers.combine,
-        )
-        chosen = answer.window if options.window is None else options.window
-        detail = outputs[chosen]
-        if predetermined is None and (detail_parts or options.layer is not None):
-            of = answer.first if cam_class is None else cam_class
-            (detail,) = self._run(model, [with_details(chosen, of)], in_flight, timings)
-        return outputs, answer, _Detail(chosen, detail)
 
-    def _full_spectrogram(
-        self, model: LoadedModel, waveform: NDArray[np.float32], in_flight: InFlightJob, timings: Timings
-    ) -> Array:
-        """(mels, frames) of a whole sound that is longer than a window."""
-        chunks = split_chunks(waveform, model.model.config.frontend)
-        outputs = self._run(SpectrogramOnly(model), [Window(chunk.samples) for chunk in chunks], in_flight, timings)
-        return join_chunks(chunks, [output.spectrogram for output in outputs if output.spectrogram is not None])
-
-    def _run(
-        self, model: LoadedModel | SpectrogramOnly, windows: list[Window], in_flight: InFlightJob, timings: Timings
-    ) -> list[WindowOutput]:
-        """Submit windows to the batcher, at most one batch at a time, so that short sounds get in between."""
-        outputs: list[WindowOutput] = []
-        if trace_link := tracing.current_link():
-            windows = [replace(window, trace_link=trace_link) for window in windows]
-        for at in range(0, len(windows), self._batch_size):
-            in_flight.check()
-            in_flight.futures = futures = [
-                self._batcher.submit(window, key=model, deadline=in_flight.deadline)
-                for window in windows[at : at + self._batch_size]
-            ]
-            try:
-                in_flight.check()  # a cancellation between the check above and the submission found no futures
-                outputs += [future.result(timeout=max(in_flight.seconds_left, 0) + 5) for future in futures]
-            except CancelledError as error:
-                raise JobCancelled("The job was cancelled.") from error
-            except (Expired, TimeoutError) as error:
-                raise DeadlineExceeded("The job's deadline passed while it waited for the network.") from error
-            finally:
-                for future in futures:  # the other windows of a job that has failed are not needed
-                    future.cancel()
-            timings.batch = round((timings.batch or 0.0) + max(future.wait_seconds for future in futures), 6)
-            began, ended = min(future.started_at for future in futures), max(future.finished_at for future in futures)
-            timings.forward = round((timings.forward or 0.0) + ended - began, 6)
-            tracing.record_span("batch_wait", futures[0].submitted_at, began)
-            tracing.record_span("forward", began, ended, trace_link)
-        return outputs
+def _emptied(head: list[Waveform]) -> Iterator[Waveform]:
+    """The blocks of a list, each of which is freed when the next one is taken."""
+    while head:
+        yield head.pop(0)
 
 
 @dataclass(frozen=True)
-class _Heard:
-    """A sound as windows, and where there is something to hear in it."""
+class _Clip:
+    """One window of a sound."""
 
-    windows: list[tuple[int, NDArray[np.float32]]]  # index of the first sample, samples
-    spans: list[tuple[float, float]]  # seconds
-    activity: Activity
-    active: NDArray[np.bool_]  # (windows,)
+    start: int  # index of its first sample
+    end: int  # of the first sample behind it, without padding
+    samples: NDArray[np.float32]  # (window samples,)
+
+
+class _Task:
+    """One job while it is classified. Raises InvalidRequest for options that its model cannot fulfil."""
+
+    def __init__(self, job: ClaimedJob, model: LoadedModel, network: JobNetwork) -> None:
+        self._job, self._model, self._network = job, model, network
+        self._options = options = job.options
+        if options.layer is not None:
+            model.card.require_layer(options.layer)
+        self._cam_class = _class_index(model, options.cam_class)
+        self._config = model.model.config
+        self.rate, self._size = self._config.frontend.sample_rate, self._config.frontend.window_samples
+        self._parts = frozenset(options.include)
+        self._detail_parts = self._parts & _WINDOW_PARTS
+        # A second pass over the detail window is needed only if all windows have to be classified first: to know which
+        # one decides, or which class the CAM of several windows is of.
+        cam_is_known = Part.CAM not in self._parts or self._cam_class is not None
+        self._predetermined = options.window if cam_is_known else None
+
+    def classify_whole(self, waveform: Waveform, info: FileInfo) -> Result:
+        """The result of a sound that is in memory, (samples,)."""
+        clips = [
+            _Clip(start, min(start + self._size, len(waveform)), samples)
+            for start, samples in split_windows(waveform, self._size, self._options.overlap)
+        ]
+        self._require_window(len(clips))
+        full_spectrogram: Array | None = None
+        if len(clips) == 1:
+            self._predetermined = 0
+            if Part.FULL_SPECTROGRAM in self._parts:
+                self._detail_parts |= {Part.SPECTROGRAM}
+        heard = Heard(
+            info=info,
+            seconds=len(waveform) / self.rate,
+            windows=self._run_windows(clips, len(clips)),
+            activity=measure_activity(waveform, self.rate, self._config.answers),
+            envelope=envelope(waveform) if Part.WAVEFORM in self._parts else None,
+        )
+        answer = answer_of(heard, self._model, self._options)
+        detail = self._detail(heard, answer, lambda index: clips[index].samples)
+        if Part.FULL_SPECTROGRAM in self._parts:
+            full_spectrogram = detail.output.spectrogram if len(clips) == 1 else self._full_spectrogram(waveform)
+        return build_result(self._model, self._options, heard, answer, detail, full_spectrogram)
+
+    def hear_long(self, blocks: Iterable[Waveform], info: Callable[[], FileInfo]) -> Heard:
+        """Classify the windows of a sound while its blocks come; `info` is called after the last one."""
+        if Part.FULL_SPECTROGRAM in self._parts:
+            raise InvalidRequest(
+                f"full_spectrogram is for sounds of up to {HEAD_SECONDS:g} s; this one is longer. The spectrogram of a"
+                " window can be requested with window=N and include=spectrogram."
+            )
+        cutter, levels, extremes = self._cutter(), FrameLevels(self.rate), EnvelopeMeter()
+
+        def clips() -> Iterator[_Clip]:
+            for block in blocks:
+                levels.add(block)
+                extremes.add(block)
+                for start, samples in cutter.add(block):
+                    yield _Clip(start, start + self._size, samples)
+            start, samples = cutter.finish()
+            yield _Clip(start, min(start + self._size, cutter.samples), samples)
+
+        duration = self._job.duration
+        total = (
+            None if duration is None else count_windows(round(duration * self.rate), self._size, self._options.overlap)
+        )
+        windows = self._run_windows(clips(), total)
+        return Heard(
+            info=info(),
+            seconds=cutter.samples / self.rate,
+            windows=windows,
+            activity=activity_of(levels.levels(), self._config.answers),
+            envelope=extremes.envelope() if Part.WAVEFORM in self._parts else None,
+            long=True,
+        )
+
+    def finish_long(self, heard: Heard, decode: Callable[[], AbstractContextManager[BlockStream]]) -> Result:
+        """The result of a sound whose windows are classified; it is decoded again for a detail window."""
+        self._require_window(len(heard.windows))
+        answer = answer_of(heard, self._model, self._options)
+
+        def samples_of(index: int) -> NDArray[np.float32]:
+            cutter = self._cutter()
+            with decode() as stream:
+                windows = chain.from_iterable(map(cutter.add, stream))
+                _, samples = next(islice(windows, index, None), None) or cutter.finish()
+                return samples
+
+        return build_result(self._model, self._options, heard, answer, self._detail(heard, answer, samples_of))
+
+    def _cutter(self) -> WindowCutter:
+        return WindowCutter(self._size, self._options.overlap)
+
+    def _require_window(self, count: int) -> None:
+        """Raises InvalidRequest."""
+        requested = self._options.window
+        if requested is not None and requested >= count:
+            raise InvalidRequest(f"The sound has {count} windows, 0 to {count - 1}; window {requested} was requested.")
+
+    def _run_windows(self, clips: Iterable[_Clip], total: int | None) -> list[HeardWindow]:
+        """Run clips batch by batch; `total` is how many there are, as far as is known."""
+        heard: list[HeardWindow] = []
+        in_flight, size = self._network.in_flight, self._network.batch_size
+        remaining = iter(clips)
+        while batch := list(islice(remaining, size)):
+            windows = [
+                self._with_details(clip.samples, self._cam_class)
+                if index == self._predetermined
+                else Window(clip.samples)
+                for index, clip in enumerate(batch, len(heard))
+            ]
+            outputs = self._network.run(self._model, windows)
+            for clip, output in zip(batch, outputs, strict=True):
+                span = clip.start / self.rate, clip.end / self.rate
+                level = level_of(clip.samples[: clip.end - clip.start]) if Part.WINDOWS in self._parts else None
+                heard.append(HeardWindow(span, output, level))
+            if total is None or total > size:
+                of = None if total is None else max(total, len(heard))
+                in_flight.progress = Progress(done=len(heard), of=of)
+        return heard
+
+    def _with_details(self, samples: NDArray[np.float32], cam_class: int | None) -> Window:
+        return Window(samples, self._detail_parts, self._options.layer, cam_class)
+
+    def _detail(self, heard: Heard, answer: Answer, samples_of: Callable[[int], NDArray[np.float32]]) -> Detail:
+        """The requested window, or else the one that decides; it is run again unless it was run with its details."""
+        chosen = answer.window if self._options.window is None else self._options.window
+        if self._predetermined is None and (self._detail_parts or self._options.layer is not None):
+            of = answer.first if self._cam_class is None else self._cam_class
+            (output,) = self._network.run(self._model, [self._with_details(samples_of(chosen), of)])
+        else:
+            output = heard.windows[chosen].output
+        return Detail(chosen, output)
+
+    def _full_spectrogram(self, waveform: Waveform) -> Array:
+        """(mels, frames) of a whole sound that is longer than a window."""
+        chunks = split_chunks(waveform, self._config.frontend)
+        outputs = self._network.run(SpectrogramOnly(self._model), [Window(chunk.samples) for chunk in chunks])
+        return join_chunks(chunks, [output.spectrogram for output in outputs if output.spectrogram is not None])
 
 
 def _class_index(model: LoadedModel, name: str | None) -> int | None:
@@ -199,81 +271,3 @@ def _class_index(model: LoadedModel, name: str | None) -> int | None:
         known = ", ".join(classes[:6]) + (" and so on" if len(classes) > 6 else "")
         raise InvalidRequest(f"Model {model.name} has no class {name!r}; it has {known}.")
     return classes.index(name)
-
-
-def _known_scores(outputs: list[WindowOutput]) -> NDArray[np.float32] | None:
-    """(windows,); None if the model has no open-set scorer."""
-    scores = [output.known for output in outputs if output.known is not None]
-    return np.array(scores, np.float32) if len(scores) == len(outputs) else None
-
-
-def _result(
-    model: LoadedModel,
-    options: JobOptions,
-    decoded: Decoded,
-    heard: _Heard,
-    outputs: list[WindowOutput],
-    answer: Answer,
-    detail: _Detail,
-    full_spectrogram: Array | None,
-) -> Result:
-    config, parts = model.model.config, options.include
-    classes = config.classes
-
-    def ranked(row: NDArray[np.float32]) -> list[tuple[str, float]]:
-        order = np.argsort(-row, kind="stable")[: options.top_k]
-        return [(classes[i], round(float(row[i]), 6)) for i in order]
-
-    is_active = bool(heard.active.any())
-    windows = [
-        WindowPrediction(
-            round(start, 6),
-            round(end, 6),
-            ranked(output.probabilities),
-            bool(active),
-            None if output.known is None else round(output.known, 4),
-            level_of(samples[: max(1, round((end - start) * decoded.rate))]) if Part.WINDOWS in parts else None,
-        )
-        for (_, samples), (start, end), active, output in zip(
-            heard.windows, heard.spans, heard.active, outputs, strict=True
-        )
-    ]
-    detections = []
-    if Part.DETECTIONS in parts:
-        detections = detect(
-            answer, heard.spans, classes, heard.activity, config.answers, options.merge_gap, options.min_duration
-        )
-    combine = options.combine or config.answers.combine
-    return Result(
-        model=model.name,
-        predictions=ranked(answer.confidences),
-        duration=round(decoded.seconds, 6),
-        sample_rate=decoded.source_rate,
-        windows=windows,
-        combined="single window" if len(windows) == 1 else f"{combine} of {len(windows)} windows",
-        window=detail.index,
-        spectrogram=detail.output.spectrogram if Part.SPECTROGRAM in parts else None,
-        maps=detail.output.maps,
-        embedding=detail.output.embedding,
-        cam=detail.output.cam,
-        waveform=envelope(decoded.waveform) if Part.WAVEFORM in parts else None,
-        full_spectrogram=full_spectrogram,
-        channels=detail.output.channels,
-        parts=sorted(parts),
-        verdict=decide(answer, is_active, config.answers, options.unknown_threshold, options.min_confidence),
-        known=None if answer.known is None else round(answer.known, 4),
-        level=decoded.level,
-        warnings=_warnings(decoded, heard.activity),
-        detections=detections,
-    )
-
-
-def _warnings(decoded: Decoded, activity: Activity) -> list[SoundWarning]:
-    """Those of the decoder, and those of the level."""
-    if not activity.active:
-        loudest = "digital silence" if decoded.level.peak_dbfs is None else f"{activity.loudest_dbfs:.0f} dBFS at most"
-        return [SoundWarning("silent", f"There is nothing above the noise floor ({loudest})."), *decoded.warnings]
-    if activity.loudest_dbfs < QUIET_DBFS:
-        detail = f"The loudest tenth of a second is at {activity.loudest_dbfs:.0f} dBFS."
-        return [SoundWarning("quiet", detail), *decoded.warnings]
-    return list(decoded.warnings)

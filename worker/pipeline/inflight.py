@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from otoscope.errors import DeadlineExceeded, JobCancelled
+from otoscope.types import Progress
 from shared.jobs.records import ClaimedJob
 from worker.inference.batcher import ItemFuture
 from worker.inference.engine import Window, WindowOutput
@@ -20,6 +21,8 @@ class InFlightJob:
     deadline: float  # on the clock of time.monotonic
     cancelled: threading.Event = field(default_factory=threading.Event)
     futures: list[ItemFuture[Window, WindowOutput]] = field(default_factory=list)  # its windows in the batcher
+    progress: Progress | None = None  # of a job with more windows than a batch
+    reported: Progress | None = None  # the progress that is stored
 
     def cancel(self) -> None:
         """Remove its windows from the batcher; the next `check` raises JobCancelled."""

@@ -52,6 +52,14 @@ class JobRunner:
             if job.id in cancelled:
                 job.cancel()
 
+    def report_progress(self) -> None:
+        """Store how far the in-flight jobs with many windows are. Raises StoreUnavailable."""
+        for job in self.in_flight:
+            progress = job.progress
+            if progress is not None and progress != job.reported:
+                self._store.report_progress(job.id, self._worker_id, progress)
+                job.reported = progress
+
     def run(self, job_id: str) -> None:
         """Run a delivered job to its end. Raises REQUEUE_ERRORS only.
 

@@ -4,7 +4,7 @@
 -- KEYS[1..9]  see job.lua
 -- ARGV[1]     map: id, worker, isolated (boolean), max_attempts, request_token
 -- Reply       {'run', model, options, seconds queued, seconds until the deadline, upload or its size (inline.lua),
---             attempt, trace, contract}
+--             attempt, trace, contract, audio (JSON)}
 --             {'missing'}        no such job, or its upload has expired
 --             {'finished'}       cancelled, or delivered a second time
 --             {'quarantined'}    claim it again with `isolated`, while no other isolated job runs
@@ -19,8 +19,8 @@
 --!include job.lua
 --!include inline.lua
 local found = redis.call('HMGET', job, 'status', 'model', 'options', 'created_at', 'attempts', 'trace', 'contract',
-  'request_token')
-local status, model, options, created, attempts, trace, contract, token = unpack(found, 1, 8)
+  'request_token', 'audio')
+local status, model, options, created, attempts, trace, contract, token, info = unpack(found, 1, 9)
 if not status then return {'missing'} end
 if status ~= 'queued' and status ~= 'running' then return {'finished'} end
 local attempt, repeated = tonumber(attempts) + 1, status == 'running' and token == args.request_token
@@ -38,10 +38,11 @@ else
   end
   redis.call('HSET', job, 'status', 'running', 'started_at', timestamp(), 'worker', args.worker, 'attempts', attempt,
     'request_token', args.request_token)
+  redis.call('HDEL', job, 'progress')
   add_event('running')
   publish('running')
 end
 return {
   'run', model, options, tostring(now - created), tostring(left), value_or_size(audio), attempt, trace or '',
-  contract or '1',
+  contract or '1', info,
 }
