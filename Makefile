@@ -52,6 +52,7 @@ test: $(VENV)/.installed-dev $(PREPARED) ## ruff, mypy, bandit and all tests but
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/bandit -q -c pyproject.toml -r api worker shared otoscope training commands
+	$(BIN)/codespell $(wildcard *.md *.toml *.yml) .github $(TYPED) bench docs examples kubernetes tests
 	$(BIN)/pytest $(PARALLEL) -m 'not long' $(ARGS)
 
 test-long: $(VENV)/.installed-dev ## faults, failover, repeated restarts: before a release, on a machine that does nothing else

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import PYTHON, ROOT
 from tests.support import markers
 from tests.support.doc_links import broken_links
+from tests.support.text_files import faults
 
 ROOMS = ("api", "worker", "shared", "training", "otoscope", "commands")
 
@@ -192,6 +193,14 @@ def test_markers_are_found_by_names_that_exist() -> None:
         if attribute and module:
             found = getattr(found, attribute)
             assert f"{found.__module__}.{found.__qualname__}" == name
+
+
+def test_text_files_end_with_one_newline() -> None:
+    """And no line ends with spaces, so that a change shows nothing but itself."""
+    folders = (*ROOMS, "bench", "compose", "docs", "examples", "kubernetes", "ops", "tests", ".github")
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*") if "build" not in path.parts]
+    suffixes = {".py", ".md", ".js", ".css", ".html", ".yml", ".yaml", ".toml", ".lua", ".json", ".conf"}
+    assert not list(faults(path for path in [*found, *ROOT.glob("*")] if path.suffix in suffixes))
 
 
 def test_links_between_documents_lead_somewhere() -> None:

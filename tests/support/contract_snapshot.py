@@ -114,6 +114,7 @@ def main() -> None:
         stores = Stores(Settings(redis_url=f"unix://{socket}"), stack)
         jobs = write(stores)
         json.dump({"jobs": jobs, "redis": list(dump(stores.raw))}, sys.stdout)
+        print()
 
 
 if __name__ == "__main__":
