@@ -1,9 +1,9 @@
-// The parts of a result: confidence bars, certainty, timings, and the model that computed it.
+// The parts of a result: confidence bars, certainty, level, timings, and the model that computed it.
 
 import { h } from "./dom.js";
-import { className, formatDuration, percent } from "./format.js";
+import { className, formatDbfs, formatDuration, formatHertz, percent } from "./format.js";
 
-/** @import { Job, ModelCard, Prediction, Result, TimedStage } from "./types.js" */
+/** @import { Job, Level, ModelCard, Prediction, Result, TimedStage } from "./types.js" */
 
 const LEVELS = /** @type {const} */ ([
   [0.7, "High"],
@@ -27,45 +27,80 @@ export const confidenceLevel = (confidence) => LEVELS.find(([least]) => confiden
 /**
  * A bar for each prediction, in their order.
  * @param {Prediction[]} predictions
+ * @param {((name: string) => void) | null} [onPick]  gets the class whose bar was clicked; without it, bars are no buttons
  */
-export function confidenceBars(predictions) {
+export function confidenceBars(predictions, onPick = null) {
   return h(
     "ol",
     { class: "bars" },
     predictions.map(({ class: name, confidence }) => {
-      const bar = h("div", { class: "bar" });
+      const bar = h("span", { class: "bar" });
       bar.style.transform = `scaleX(${confidence})`;
-      return h(
-        "li",
-        { data: { level: confidenceLevel(confidence) } },
-        h("span", { class: "class", text: className(name), title: className(name) }),
-        h("div", { class: "track", "aria-hidden": "true" }, bar),
+      const parts = [
+        h("span", { class: "class", text: className(name), title: onPick ? null : className(name) }),
+        h("span", { class: "track", "aria-hidden": "true" }, bar),
         h("span", { class: "number", text: percent(confidence, confidence < 0.1 ? 1 : 0) }),
-      );
+      ];
+      const row = onPick
+        ? h(
+            "button",
+            {
+              type: "button",
+              class: "row",
+              title: `Where in the sound is ${className(name)}? Shows its class activation`,
+              "aria-pressed": "false",
+              data: { class: name },
+              on: { click: () => onPick(name) },
+            },
+            parts,
+          )
+        : h("div", { class: "row" }, parts);
+      return h("li", { data: { level: confidenceLevel(confidence) } }, row);
     }),
   );
 }
 
+/** @type {(term: string, value: string, text?: string) => HTMLElement[]} */
+const fact = (term, value, text = "") => [
+  h("dt", { text: term }),
+  h("dd", {}, h("b", { class: "number", text: value }), h("span", { class: "muted", text })),
+];
+
 /**
  * How certain the network is: the margin between the first two classes, and the entropy of the distribution. Two to the
- * power of the entropy is the perplexity: the number of equally likely classes of that entropy.
- * @param {Prediction[]} predictions  all classes
+ * power of the entropy is the perplexity: the number of equally likely classes of that entropy. The strongest evidence of
+ * several windows is no distribution and has no entropy.
+ * @param {Result} result  with all classes
  */
-export function certainty(predictions) {
+export function certainty({ predictions, combined }) {
   const margin = predictions[0].confidence - (predictions[1]?.confidence ?? 0);
   const bits = predictions.reduce((sum, { confidence: p }) => sum - (p > 0 ? p * Math.log2(p) : 0), 0);
-  /** @type {(term: string, value: string, text: string) => HTMLElement[]} */
-  const fact = (term, value, text) => [
-    h("dt", { text: term }),
-    h("dd", {}, h("b", { class: "number", text: value }), h("span", { class: "muted", text })),
-  ];
   const lead = margin > 0.5 ? "clear" : margin > 0.15 ? "moderate" : "almost a tie";
   const maximum = Math.log2(predictions.length).toFixed(2);
   return h(
     "dl",
     { class: "facts" },
     fact("Lead over the second class", percent(margin), ` – ${lead}`),
-    fact("Entropy", `${bits.toFixed(2)} bits`, ` of at most ${maximum} – ${uncertainty(2 ** bits)}`),
+    /^(evidence|max) /.test(combined)
+      ? null
+      : fact("Entropy", `${bits.toFixed(2)} bits`, ` of at most ${maximum} – ${uncertainty(2 ** bits)}`),
+  );
+}
+
+/**
+ * How loud the sound is, and which frequencies it uses.
+ * @param {Level | null} level
+ */
+export function levelFacts(level) {
+  if (!level) return null;
+  const { peak_dbfs: peak, rms_dbfs: rms, bandwidth } = level;
+  return h(
+    "dl",
+    { class: "facts" },
+    peak === null || rms === null
+      ? fact("Level", "digital silence", " – every sample is zero")
+      : fact("Level", formatDbfs(rms), ` on average, ${formatDbfs(peak)} at the loudest sample`),
+    bandwidth ? fact("Frequencies", `up to ${formatHertz(bandwidth)}`) : null,
   );
 }
 

@@ -1,13 +1,15 @@
 // Two results side by side: predictions, spectrograms, and the feature map of each stage.
 
 import { confidenceBars } from "./charts.js";
+import { fullScaleOf, spectrogramScale } from "./decibels.js";
 import { button, find, h } from "./dom.js";
 import { className, percent } from "./format.js";
 import { library } from "./library.js";
 import { paint, ready } from "./paint/painter.js";
 import { settings } from "./settings.js";
+import { answerText } from "./verdict.js";
 
-/** @import { Result } from "./types.js" */
+/** @import { ModelCard, Result } from "./types.js" */
 /** @import { Matrix } from "./matrix.js" */
 /** @import { Sound } from "./library.js" */
 
@@ -18,7 +20,7 @@ import { settings } from "./settings.js";
  * @property {string} title
  * @property {HTMLCanvasElement} canvas
  * @property {Matrix} matrix
- * @property {"soundColours" | "mapColours"} setting  which colour map it has
+ * @property {number | null} fullScale  dB of 0 dBFS, of a spectrogram; null for a map
  */
 
 const CLASSES = 5;
@@ -29,8 +31,11 @@ const CLASSES = 5;
  */
 const isClassified = (sound) => Boolean(sound?.result);
 
-/** @param {HTMLElement} root */
-export function mountCompare(root) {
+/**
+ * @param {HTMLElement} root
+ * @param {ReadonlyMap<string, ModelCard>} cards  by model name
+ */
+export function mountCompare(root, cards) {
   /** @type {Sound | null} */
   let left = null;
   /** @type {Result | null} */
@@ -43,7 +48,7 @@ export function mountCompare(root) {
     if (sound.ended) refresh();
   });
   settings.on("change", (key) => {
-    if (open && (key === "soundColours" || key === "mapColours")) refresh();
+    if (open && ["soundColours", "mapColours", "range", "loudest"].includes(key)) refresh();
   });
 
   /** @param {Sound} sound */
@@ -86,7 +91,7 @@ export function mountCompare(root) {
       },
       others.map((sound) => h("option", { text: `${sound.name} (${sound.result.model})`, selected: sound === other })),
     );
-    const figures = open ? [left, other].map(({ result }) => figuresOf(result)) : [];
+    const figures = open ? [left, other].map(({ result }) => figuresOf(result, cards)) : [];
     root.replaceChildren(
       h(
         "section",
@@ -138,6 +143,7 @@ function side({ name, result }, figures) {
     "div",
     { class: "side" },
     h("h3", { text: name }),
+    h("p", { text: answerText(result) }),
     h("p", { class: "muted", text: result.model }),
     confidenceBars(result.predictions.slice(0, CLASSES)),
     figures.map(({ title, canvas }) => h("figure", {}, h("figcaption", { text: title }), canvas)),
@@ -147,30 +153,35 @@ function side({ name, result }, figures) {
 /**
  * The spectrogram and the map of each stage.
  * @param {Result} result
+ * @param {ReadonlyMap<string, ModelCard>} cards
  * @returns {Figure[]}
  */
-function figuresOf(result) {
-  /** @type {(title: string, matrix: Matrix, setting: Figure["setting"]) => Figure} */
-  const figure = (title, matrix, setting) => {
-    const height = setting === "soundColours" ? 160 : 80;
-    return { title, matrix, setting, canvas: h("canvas", { width: 512, height, role: "img", "aria-label": title }) };
+function figuresOf(result, cards) {
+  /** @type {(title: string, matrix: Matrix, fullScale?: number | null) => Figure} */
+  const figure = (title, matrix, fullScale = null) => {
+    const height = fullScale === null ? 80 : 160;
+    return { title, matrix, fullScale, canvas: h("canvas", { width: 512, height, role: "img", "aria-label": title }) };
   };
+  const fullScale = fullScaleOf(cards.get(result.model)?.frontend);
   const stages = [...result.maps].filter(([layer]) => !layer.includes("."));
-  const spectrogram = result.spectrogram ? [figure("Log-mel spectrogram", result.spectrogram, "soundColours")] : [];
-  return [...spectrogram, ...stages.map(([layer, matrix]) => figure(layer, matrix, "mapColours"))];
+  const spectrogram = result.spectrogram ? [figure("Log-mel spectrogram", result.spectrogram, fullScale)] : [];
+  return [...spectrogram, ...stages.map(([layer, matrix]) => figure(layer, matrix))];
 }
 
 /**
- * Spectrograms share their colour scale, and so do the maps of one layer where both results have it.
+ * Spectrograms have the colour scale of the sound panel; the maps of one layer share theirs where both results have it.
  * @param {Figure[][]} sides
  */
 function paintFigures(sides) {
-  for (const { title, canvas, matrix, setting } of sides.flat()) {
+  for (const { title, canvas, matrix, fullScale } of sides.flat()) {
+    if (fullScale !== null) {
+      paint(canvas, matrix, { ...spectrogramScale(fullScale), smooth: true });
+      continue;
+    }
     const pair = sides.flat().filter((one) => one.title === title);
     const statistics = pair.map((one) => one.matrix.statistics);
     const max = Math.max(...statistics.map((one) => one.max));
-    const min =
-      setting === "soundColours" ? max - settings.get("range") : Math.min(...statistics.map((one) => one.min));
-    paint(canvas, matrix, { colours: settings.get(setting), min, max, smooth: true });
+    const min = Math.min(...statistics.map((one) => one.min));
+    paint(canvas, matrix, { colours: settings.get("mapColours"), min, max, smooth: true });
   }
 }

@@ -36,6 +36,16 @@ export function formatDuration(seconds) {
   return `${Math.floor(seconds / 60)} min${rest ? ` ${rest} s` : ""}`;
 }
 
+/**
+ * A level relative to full scale: −12.5 dBFS.
+ * @param {number} level
+ * @param {number} [digits]  after the decimal point
+ */
+export function formatDbfs(level, digits = 1) {
+  const text = level.toFixed(digits);
+  return `${Number(text) === 0 ? "0" : text.replace("-", "−")} dBFS`;
+}
+
 /** @param {number} frequency  Hz */
 export const formatHertz = (frequency) =>
   frequency < 1_000

@@ -9,7 +9,7 @@ import { settings } from "./settings.js";
 /** @import { Matrix } from "./matrix.js" */
 /** @import { Upload } from "./api.js" */
 
-const PARTS = "maps,full_spectrogram,waveform,windows,cam";
+const PARTS = "maps,full_spectrogram,waveform,windows,cam,detections";
 const EVERY_CLASS = 1_000; // the whole distribution: confidence gap and entropy are of all classes
 const MAX_UPLOADS = 2; // at the same time
 
@@ -17,6 +17,8 @@ const MAX_UPLOADS = 2; // at the same time
  * waiting: for a free upload or for the server. refused: never became a job. gone: the server no longer has the job.
  * @typedef {"waiting" | "uploading" | JobStatus | "refused" | "gone"} Phase
  */
+
+/** @typedef {{window: number, camClass: string}} Look  a window, and the class of its class activation map */
 
 /** What a new attempt begins with. */
 const NEW_ATTEMPT = /** @type {const} */ ({ phase: "waiting", error: null, note: "", connected: true });
@@ -32,6 +34,10 @@ export class Sound {
   job = null;
   /** @type {Result | null} */
   result = null;
+  /** The result with the maps of another window, or the class activation of another class; see look.js. @type {Result | null} */
+  view = null;
+  /** What has been requested for `view` and is not there yet. @type {Look | null} */
+  looking = null;
   /** Share of the file that has been sent. */
   uploaded = 0;
   /** Of a cancelled sound: why the server may still have something of it. @type {ErrorInfo | null} */
@@ -39,8 +45,10 @@ export class Sound {
   /** Why it waits. */
   note = "";
   connected = true;
-  /** Layer -> promise of its channels, by layer name; see network/fetch-channels.js. @type {Map<string, Promise<Map<string, Matrix[]>>>} */
+  /** Window and layer -> promise of its channels, by layer name; see network/fetch-channels.js. @type {Map<string, Promise<Map<string, Matrix[]>>>} */
   channelRequests = new Map();
+  /** Window and class -> promise of a result; see look.js. @type {Map<string, Promise<Result>>} */
+  lookRequests = new Map();
   /** Number of the attempt: responses to an earlier one are ignored. */
   attempt = 0;
   stop = () => {};
@@ -173,8 +181,9 @@ class Library extends Emitter {
   resubmit(sound) {
     sound.halt();
     sound.channelRequests.clear();
-    const nothing = { linkedId: null, upload: null, job: null, result: null, uploaded: 0, idempotencyKey: null };
-    this.#set(sound, { ...NEW_ATTEMPT, ...nothing });
+    sound.lookRequests.clear();
+    const nothing = { linkedId: null, upload: null, job: null, uploaded: 0, idempotencyKey: null };
+    this.#set(sound, { ...NEW_ATTEMPT, ...nothing, result: null, view: null, looking: null });
     this.#submitNext();
   }
 
@@ -201,6 +210,15 @@ class Library extends Emitter {
     if (sound.url) URL.revokeObjectURL(sound.url);
     this.#set(sound, { file, url: URL.createObjectURL(file) });
     return true;
+  }
+
+  /**
+   * Look into another window or class of a sound; see look.js.
+   * @param {Sound} sound
+   * @param {Partial<Pick<Sound, "view" | "looking">>} changes
+   */
+  setView(sound, changes) {
+    this.#set(sound, changes);
   }
 
   /**
@@ -297,7 +315,7 @@ class Library extends Emitter {
       const result = included ?? (await api.getResult(job.id));
       if (sound.attempt !== attempt) return;
       const name = sound.file?.name ?? job.audio.name ?? "Result";
-      this.#set(sound, { result, phase: "succeeded", error: null, note: "", name });
+      this.#set(sound, { result, view: result, phase: "succeeded", error: null, note: "", name });
     } catch (error) {
       if (sound.attempt === attempt) this.#fail(sound, error, () => this.#update(sound, job));
     }

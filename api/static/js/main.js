@@ -4,11 +4,11 @@
 import * as api from "./api.js";
 import { mountApiKey } from "./api-key.js";
 import { announce, byId, h, icon } from "./dom.js";
-import { className } from "./format.js";
 import { library } from "./library.js";
 import { settings } from "./settings.js";
 import { mountSoundList } from "./sound-list.js";
 import { mountUpload } from "./upload.js";
+import { answerText } from "./verdict.js";
 
 /** @import { ModelCard } from "./types.js" */
 /** @import { Phase, Sound } from "./library.js" */
@@ -87,7 +87,7 @@ async function importPanels() {
   ]);
   return [
     prediction.mountPrediction(byId("prediction"), cards),
-    compare.mountCompare(byId("compare")),
+    compare.mountCompare(byId("compare"), cards),
     sound.mountSound(byId("sound")),
     network.mountNetwork(byId("network")),
   ];
@@ -126,9 +126,7 @@ function openLink() {
 
 /** @param {Sound} sound */
 function announceOutcome({ name, phase, result }) {
-  const first = result?.predictions[0];
-  const outcome = first ? `${className(first.class)}, ${Math.round(100 * first.confidence)} percent` : phase;
-  announce(`${name}: ${outcome}`);
+  announce(`${name}: ${result ? answerText(result).replace(" %", " percent") : phase}`);
 }
 
 /** @param {HTMLElement} button */

@@ -1,12 +1,15 @@
-// The prediction of the selected sound, its certainty and its timings; before that, the progress of the job.
+// The verdict on the selected sound with its warnings, events and confidences; before that, the progress of the job.
 
-import { confidenceBars, certainty, confidenceLevel, provenance, timings } from "./charts.js";
-import { button, download, find, h, toast } from "./dom.js";
-import { className, formatBytes, formatDuration, formatHertz } from "./format.js";
+import { confidenceBars, certainty, confidenceLevel, levelFacts, provenance, timings } from "./charts.js";
+import { button, download, find, h, icon, toast } from "./dom.js";
+import { eventList } from "./events.js";
+import { className, formatBytes, formatDuration, formatHertz, percent } from "./format.js";
 import { library } from "./library.js";
+import { lookInto } from "./look.js";
 import { recordings } from "./recorder.js";
 import { settings } from "./settings.js";
 import { stateText } from "./sound-list.js";
+import { detectedClasses, headline, isLong, warningText } from "./verdict.js";
 
 /** @import { Job, ModelCard, Prediction, Result } from "./types.js" */
 /** @import { Sound } from "./library.js" */
@@ -21,10 +24,12 @@ export function mountPrediction(root, cards) {
   /** @type {{sound: Sound, phase: string, result: Result | null, file: File | null, card: ModelCard | null} | null} */
   let shown = null; // what is drawn
   let expanded = false; // all classes
+  let unfolded = false; // the confidences below a verdict that names no class
   /** @type {ReturnType<typeof buildProgress> | null} */
   let progress = null; // while a job is under way
 
   settings.watch(["model"], offerModel);
+  settings.watch(["cam"], markPicked);
 
   /**
    * @param {Sound} sound
@@ -38,8 +43,11 @@ export function mountPrediction(root, cards) {
       shown.result === result &&
       shown.file === file &&
       shown.card === card;
-    if (sound.ended && unchanged) return updateReason(sound);
-    if (shown?.sound !== sound) expanded = false;
+    if (sound.ended && unchanged) {
+      markPicked();
+      return updateReason(sound);
+    }
+    if (shown?.sound !== sound) expanded = unfolded = false;
     const hasFocus = () => root.contains(document.activeElement);
     const hadFocus = hasFocus();
     shown = { sound, phase, result, file, card };
@@ -115,9 +123,8 @@ export function mountPrediction(root, cards) {
    * @param {ModelCard | null} card
    */
   function drawPrediction(sound, job, result, card) {
-    const { predictions } = result;
-    const [first] = predictions;
-    const level = confidenceLevel(first.confidence);
+    const { predictions, verdict } = result;
+    const isNamed = verdict === "named" || verdict === "unsure";
     const toggle = button(
       expanded ? "Show fewer" : `Show all ${predictions.length}`,
       null,
@@ -128,6 +135,13 @@ export function mountPrediction(root, cards) {
       },
       { class: "quiet toggle", "aria-expanded": String(expanded) },
     );
+    const bars = [
+      confidenceBars(expanded ? predictions : predictions.slice(0, TOP), result.cam ? (name) => pick(sound, name) : null),
+      predictions.length > TOP ? toggle : null,
+    ];
+    const folded = h("details", { class: "folded" }, h("summary", { text: "Confidences of the model all the same" }), bars);
+    folded.open = unfolded;
+    folded.addEventListener("toggle", () => (unfolded = folded.open));
     root.replaceChildren(
       h(
         "section",
@@ -146,22 +160,51 @@ export function mountPrediction(root, cards) {
           h(
             "div",
             {},
-            h(
-              "p",
-              { class: "top-class", data: { level } },
-              h("strong", { text: className(first.class) }),
-              " ",
-              h("span", { class: "badge", text: `${level} confidence` }),
-            ),
-            confidenceBars(expanded ? predictions : predictions.slice(0, TOP)),
-            predictions.length > TOP ? toggle : null,
+            verdictLine(result, card),
+            warningList(result),
+            isLong(result) && result.detections?.length ? eventList(result, job.id) : null,
+            isNamed ? bars : folded,
           ),
-          h("div", {}, certainty(predictions), timings(job), provenance(result, job, card)),
+          h(
+            "div",
+            {},
+            isNamed ? certainty(result) : null,
+            levelFacts(result.level),
+            timings(job),
+            provenance(result, job, card),
+          ),
         ),
         h("div", { class: "reclassify" }),
       ),
     );
     offerModel();
+    markPicked();
+  }
+
+  /**
+   * Show where a class is heard: its class activation, of a long sound in the window where its confidence is highest. Clicked
+   * again, hide it.
+   * @param {Sound} sound
+   * @param {string} name
+   */
+  function pick(sound, name) {
+    const { result, view } = sound;
+    if (!result || !view) return;
+    const isShown = settings.get("cam") && !sound.looking && view.camClass === name;
+    settings.set("cam", !isShown);
+    if (!isShown) lookInto(sound, bestWindow(result, name), name);
+  }
+
+  /** Mark the bar of the class whose class activation is shown, or has been requested. */
+  function markPicked() {
+    const { view = null, looking = null } = shown?.sound ?? {};
+    const picked = settings.get("cam") ? (looking ?? view)?.camClass : null;
+    for (const row of root.querySelectorAll(".bars button")) {
+      if (!(row instanceof HTMLElement)) continue;
+      const isPicked = row.dataset.class === picked;
+      row.setAttribute("aria-pressed", String(isPicked));
+      row.toggleAttribute("data-busy", isPicked && looking !== null);
+    }
   }
 
   /** Where another model is selected than the one that computed the result, offer to classify the sound with it. */
@@ -177,6 +220,66 @@ export function mountPrediction(root, cards) {
   }
 
   return { show };
+}
+
+/**
+ * The verdict as the headline of the panel.
+ * @param {Result} result
+ * @param {ModelCard | null} card
+ */
+function verdictLine(result, card) {
+  const { verdict, predictions, duration } = result;
+  const [first] = predictions;
+  const several = detectedClasses(result).length > 1;
+  const level = confidenceLevel(first.confidence);
+  const closest = `closest: ${className(first.class)}, ${percent(first.confidence)}`;
+  const note = {
+    silent: null,
+    unknown: h("span", { class: "muted note", text: closest }),
+    unsure: h("span", { class: "badge", text: `Not sure: ${percent(first.confidence)}` }),
+    named: h("span", { class: "badge", text: `${level} confidence` }),
+  }[verdict];
+  const length = h("span", { class: "muted note", text: `in ${formatDuration(duration)}` });
+  const isNamed = verdict === "named" || verdict === "unsure";
+  return h(
+    "p",
+    { class: "top-class", data: { level: verdict === "unsure" ? "Low" : level, verdict } },
+    h("strong", { text: headline(result, card?.classes.length ?? null) }),
+    " ",
+    several && isNamed ? length : note,
+  );
+}
+
+/** @param {Result} result */
+function warningList({ warnings }) {
+  if (!warnings.length) return null;
+  return h(
+    "ul",
+    { class: "warnings", "aria-label": "Warnings" },
+    warnings.map((warning) => {
+      const text = warningText(warning);
+      return h(
+        "li",
+        { data: { code: warning.code } },
+        icon("alert"),
+        h("span", {}, text, text === warning.detail ? null : h("small", { class: "muted", text: ` ${warning.detail}` })),
+      );
+    }),
+  );
+}
+
+/**
+ * The window in which a class has its highest confidence, among those with something to hear.
+ * @param {Result} result
+ * @param {string} name
+ */
+function bestWindow({ windows, window }, name) {
+  let best = { window, confidence: -1 };
+  windows?.forEach(({ active, predictions }, i) => {
+    const confidence = predictions.find((one) => one.class === name)?.confidence ?? 0;
+    if (active !== false && confidence > best.confidence) best = { window: i, confidence };
+  });
+  return best.window;
 }
 
 /**
@@ -283,7 +386,9 @@ function properties({ file, job, result }) {
  * @param {Job} job
  * @param {Result} result
  */
-function summary(job, { model, predictions, duration, sample_rate, combined, window, windows }) {
+function summary(job, result) {
+  const { model, predictions, duration, sample_rate, combined, window, windows } = result;
+  const { verdict, known, level, warnings, detections } = result;
   /** @param {Prediction[]} list */
   const top = (list) => list.slice(0, TOP);
   return {
@@ -294,7 +399,12 @@ function summary(job, { model, predictions, duration, sample_rate, combined, win
       sample_rate,
       combined,
       window,
+      verdict,
+      known,
+      level,
+      warnings,
       predictions: top(predictions),
+      detections,
       windows: windows?.map((one) => ({ ...one, predictions: top(one.predictions) })),
     },
   };

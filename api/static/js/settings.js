@@ -8,7 +8,8 @@ const DEFAULTS = {
   model: "", // empty: the server's default
   soundColours: "magma", // colour map of the spectrogram
   mapColours: "viridis", // colour map of the feature maps
-  range: 80, // dB below the loudest cell that the spectrogram shows
+  range: 90, // the first colour of a spectrogram, in dB below full scale
+  loudest: 0, // its last colour, in dB below full scale
   cam: false, // class activation over the spectrogram
   sharedScale: false, // one colour scale for all maps
   volume: 1,

@@ -1,8 +1,9 @@
 // The list of sounds: each with its progress, its result, and buttons to cancel or remove it.
 
 import { button, h } from "./dom.js";
-import { className, percent } from "./format.js";
+import { percent } from "./format.js";
 import { library } from "./library.js";
+import { answerText } from "./verdict.js";
 
 /** @import { Sound } from "./library.js" */
 
@@ -103,6 +104,6 @@ export function stateText(sound) {
       return "No longer on the server";
     default:
       if (!result) return sound.error?.title ?? "Failed";
-      return `${className(result.predictions[0].class)}, ${percent(result.predictions[0].confidence)}`;
+      return answerText(result);
   }
 }

@@ -14,6 +14,29 @@
  * @property {number} start                 seconds from the beginning of the sound
  * @property {number} end                   seconds
  * @property {Prediction[]} predictions     most confident first
+ * @property {boolean} [active]             whether there is something to hear in it; absent: yes
+ * @property {number | null} [known]        open-set score, 0 to 1; null for a model without one
+ * @property {Level | null} [level]
+ *
+ * @typedef {"named" | "unsure" | "unknown" | "silent"} Verdict  how far to trust the first prediction
+ *
+ * @typedef {object} Level                  0 dBFS is full scale; null for digital silence
+ * @property {number | null} peak_dbfs
+ * @property {number | null} rms_dbfs
+ * @property {number} clipped               share of the samples at full scale, 0 to 1
+ * @property {number} dc_offset
+ * @property {number | null} bandwidth      Hz, the highest frequency that the sound uses; null for a window
+ *
+ * @typedef {object} SoundWarning           something that makes the result less certain than it looks
+ * @property {string} code                  a key of WARNINGS in verdict.js, or of a newer server
+ * @property {string} detail
+ *
+ * @typedef {object} Detection              a class that is heard in a part of the sound
+ * @property {string} class
+ * @property {number} start                 seconds from the beginning of the sound
+ * @property {number} end                   seconds
+ * @property {number} confidence            0 to 1
+ * @property {number} peak                  seconds: where it is loudest
  *
  * @typedef {object} PackedArray            little-endian float16, row-major
  * @property {number[]} shape
@@ -27,6 +50,12 @@
  * @property {string} combined              how the windows were combined
  * @property {number} window                index of the window that maps, cam and channels belong to
  * @property {Window[] | null} [windows]
+ * @property {Verdict} [verdict]            absent in results of older servers, as all that follow it
+ * @property {number | null} [known]
+ * @property {Level | null} [level]
+ * @property {SoundWarning[]} [warnings]
+ * @property {Detection[]} [detections]     empty where they were not requested
+ * @property {string[]} [parts]             what was requested
  * @property {PackedArray | null} [spectrogram]       of the window `window`
  * @property {PackedArray | null} [full_spectrogram]  of the whole sound
  * @property {PackedArray | null} [cam]
@@ -43,6 +72,12 @@
  * @property {string} combined              how the windows were combined
  * @property {number} window                index of the window that maps, cam and channels belong to
  * @property {Window[] | null | undefined} windows
+ * @property {Verdict} verdict
+ * @property {number | null} known          open-set score of the deciding window, 0 to 1
+ * @property {Level | null} level           of the whole sound
+ * @property {SoundWarning[]} warnings
+ * @property {Detection[] | null} detections  by their start; null where they were not requested
+ * @property {string} camClass              the class that the class activation map belongs to
  * @property {Matrix | null} spectrogram    dB, mels × frames, of the whole sound where the result has it
  * @property {Matrix | null} cam            0 to 1, of the window `window`
  * @property {Matrix | null} waveform       two rows: minimum and maximum of each stretch
@@ -95,10 +130,12 @@
  * @property {ReceptiveField | null} [receptive_field]
  *
  * @typedef {object} Frontend               the log-mel front end
+ * @property {number} n_fft                 samples
  * @property {number} hop                   samples between frames
  * @property {number} n_mels
  * @property {number} f_min                 Hz
  * @property {number} f_max                 Hz
+ * @property {number} [floor_db]            dB: no cell of a spectrogram is lower
  *
  * @typedef {object} Architecture
  * @property {boolean} [squeeze_excitation]
@@ -159,12 +196,14 @@
  *
  * @typedef {ColourScale & {region: MatrixRegion, smooth: boolean}} PaintOptions
  *
- * @typedef {ColourScale & {matrix: Matrix, smooth?: boolean}} ScaledMatrix
+ * @typedef {ColourScale & {matrix: Matrix, smooth?: boolean, zero?: number, unit?: string}} ScaledMatrix
+ *   zero: the value that is shown as 0. unit: of the values that are shown
  *
  * @typedef {object} PlacedSpectrogram      a spectrogram on the time axis: column k is centred at start + k × step
  * @property {Matrix} matrix                dB, mels × frames
  * @property {number} start                 seconds
  * @property {number} step                  seconds
+ * @property {number} fullScale             dB of 0 dBFS; see decibels.js
  *
  * @typedef {object} PlacedCam              a class activation map on the time axis
  * @property {Matrix} matrix                0 to 1

@@ -1,5 +1,7 @@
 // The colours of a map, and the values that they stand for.
 
+import { fullScaleOf, spectrogramScale } from "../decibels.js";
+import { formatNumber } from "../format.js";
 import { valueRange } from "../matrix.js";
 import { settings } from "../settings.js";
 import { isLayer } from "./graph.js";
@@ -10,7 +12,7 @@ import { isLayer } from "./graph.js";
 /** @import { Network, NetworkNode } from "./graph.js" */
 
 /** Settings that change the colours of maps. */
-export const COLOUR_SETTINGS = /** @type {const} */ (["mapColours", "sharedScale", "soundColours", "range"]);
+export const COLOUR_SETTINGS = /** @type {const} */ (["mapColours", "sharedScale", "soundColours", "range", "loudest"]);
 
 /** @type {WeakMap<Matrix[], {min: number, max: number}>} */
 const channelRanges = new WeakMap();
@@ -21,17 +23,27 @@ const channelRanges = new WeakMap();
  * @param {Network} network
  * @returns {ScaledMatrix | null}
  */
-export function scaledMap({ matrix, kind }, { nodes }) {
+export function scaledMap({ matrix, kind }, { nodes, card }) {
   if (!matrix) return null;
   const { min, max } = matrix.statistics;
-  if (kind === "input")
-    return { matrix, colours: settings.get("soundColours"), min: Math.max(min, max - settings.get("range")), max };
+  if (kind === "input") {
+    const zero = fullScaleOf(card.frontend);
+    return { matrix, ...spectrogramScale(zero), zero, unit: "dBFS" };
+  }
   const colours = settings.get("mapColours");
   if (kind === "cam") return { matrix, colours, min: 0, max: 1, smooth: true };
   if (!settings.get("sharedScale")) return { matrix, colours, min, max };
   const maps = [...nodes.values()].filter(isLayer).flatMap((node) => node.matrix ?? []);
   return { matrix, colours, ...valueRange(maps) };
 }
+
+/**
+ * A value of a map as it is shown.
+ * @param {ScaledMatrix} scaled
+ * @param {number} value
+ */
+export const valueText = ({ zero = 0, unit }, value) =>
+  unit ? `${formatNumber(Number((value - zero).toFixed(1))).replace("-", "−")} ${unit}` : formatNumber(value);
 
 /**
  * One channel with its own scale, or with one for all channels of its layer.

@@ -2,13 +2,13 @@
 
 import { announce, button, find, h, present } from "../dom.js";
 import { filePicker } from "../file-picker.js";
-import { formatNumber, percent } from "../format.js";
+import { percent } from "../format.js";
 import { channelGrid } from "./channel-grid.js";
-import { scaledChannel, scaledMap } from "./colour-scale.js";
+import { scaledChannel, scaledMap, valueText } from "./colour-scale.js";
 import { describe, displayName, receptiveFieldText } from "./descriptions.js";
 import { exportMap } from "./export-png.js";
 import { featureMap } from "./feature-map.js";
-import { fetchChannels } from "./fetch-channels.js";
+import { fetchChannels, hasRequested } from "./fetch-channels.js";
 import { isLayer } from "./graph.js";
 import { residualBlock } from "./residual-block.js";
 
@@ -74,14 +74,13 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose }) {
 
   block?.show(null, null);
   if (hasChannels) {
-    if (sound.channelRequests.has(id)) loadChannels();
+    if (hasRequested(sound, id)) loadChannels();
     else offerChannels();
   }
 
   /** Statistics as terms and their values. */
   function facts() {
     const { min, max, mean, sparsity } = scaled.matrix.statistics;
-    const unit = kind === "input" ? " dB" : "";
     const [channels, rows, columns] = node.shape;
     /** @type {(term: string, text: string) => HTMLElement[]} */
     const fact = (term, text) => [h("dt", { text: term }), h("dd", { class: "number", text })];
@@ -90,9 +89,9 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose }) {
       ...fact("Shape", layer ? `${channels} × ${rows} × ${columns}` : `${rows} × ${columns}`),
       ...(layer ? fact("Values", (channels * rows * columns).toLocaleString("en")) : []),
       ...(layer && field ? fact("Receptive field", field) : []),
-      ...fact("Minimum", formatNumber(min) + unit),
-      ...fact("Mean", formatNumber(mean) + unit),
-      ...fact("Maximum", formatNumber(max) + unit),
+      ...fact("Minimum", valueText(scaled, min)),
+      ...fact("Mean", valueText(scaled, mean)),
+      ...fact("Maximum", valueText(scaled, max)),
       ...(kind === "input" ? [] : fact("Zeros in the map", percent(sparsity))),
       ...(hasChannels ? [h("dt", { text: "Zeros in all channels" }), zeros] : []),
     ];
@@ -179,7 +178,7 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose }) {
     repaint,
     /** To be called when the sound has its file again: its channels can then be fetched. */
     onFile() {
-      if (hasChannels && !fetched && !sound.channelRequests.has(id)) offerChannels();
+      if (hasChannels && !fetched && !hasRequested(sound, id)) offerChannels();
     },
     close() {
       closed = true;

@@ -1,9 +1,9 @@
 // Saves a feature map as a PNG file with its title, axes and colour scale.
 
 import { context2d, downloadCanvas, h } from "../dom.js";
-import { formatNumber } from "../format.js";
 import { drawLegend, paint } from "../paint/painter.js";
 import { frequencyTicks, timeTicks } from "./axes.js";
+import { valueText } from "./colour-scale.js";
 
 /** @import { ScaledMatrix } from "../types.js" */
 /** @import { MapAxes } from "./graph.js" */
@@ -38,8 +38,8 @@ export function exportMap({ scaled, title }, axes, subject) {
   drawLegend(legend, scaled.colours);
   const below = TOP + HEIGHT + 62;
   context.drawImage(legend, LEFT + 80, below);
-  write(context, formatNumber(scaled.min), LEFT + 70, below + 13, "16px", "right");
-  write(context, formatNumber(scaled.max), LEFT + 390, below + 13, "16px");
+  write(context, valueText(scaled, scaled.min), LEFT + 70, below + 13, "16px", "right");
+  write(context, valueText(scaled, scaled.max), LEFT + 390, below + 13, "16px");
   downloadCanvas(canvas, `${subject} ${title}.png`.replace(/[^\p{L}\p{N}._ -]/gu, "").replaceAll(" ", "-"));
 }
 

@@ -1,11 +1,12 @@
 // One feature map, large, with axes of time and frequency; its cells are read with the pointer or the arrow keys.
 
 import { h } from "../dom.js";
-import { clock, formatHertz, formatNumber } from "../format.js";
+import { clock, formatHertz } from "../format.js";
 import { highlight } from "../highlight.js";
 import { drawLegend } from "../paint/painter.js";
 import { playhead } from "../playhead.js";
 import { frequencyTicks, timeTicks } from "./axes.js";
+import { valueText } from "./colour-scale.js";
 import { receptiveRegion } from "./graph.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
 
@@ -66,8 +67,8 @@ export function featureMap(node, axes, title, first) {
     scaled = next;
     image.show(scaled);
     drawLegend(legend, scaled.colours);
-    low.textContent = formatNumber(scaled.min);
-    high.textContent = formatNumber(scaled.max);
+    low.textContent = valueText(scaled, scaled.min);
+    high.textContent = valueText(scaled, scaled.max);
     read(null);
   }
 
@@ -88,10 +89,9 @@ export function featureMap(node, axes, title, first) {
     cell.style.width = `${100 / matrix.columns}%`;
     cell.style.bottom = `${(100 * row) / matrix.rows}%`;
     cell.style.height = `${100 / matrix.rows}%`;
-    const unit = node.kind === "input" ? " dB" : "";
     const frequency = axes.frequencyAt((row + 0.5) / matrix.rows);
     const place = `${clock(timeOf(column), 2)}, ${formatHertz(frequency)}`;
-    reading.textContent = `${formatNumber(matrix.at(row, column))}${unit} at ${place}`;
+    reading.textContent = `${valueText(scaled, matrix.at(row, column))} at ${place}`;
     highlight.set(receptiveRegion(node, axes, row, column));
   }
 

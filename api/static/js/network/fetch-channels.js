@@ -1,9 +1,7 @@
 // Fetches all channels of one layer, which a result does not have.
 
-import * as api from "../api.js";
-import { followJob, isFinal } from "../follow-job.js";
+import { sendAgain } from "../send-again.js";
 
-/** @import { JobWithResult } from "../types.js" */
 /** @import { Matrix } from "../matrix.js" */
 /** @import { Sound } from "../library.js" */
 
@@ -15,33 +13,25 @@ import { followJob, isFinal } from "../follow-job.js";
  * @returns {Promise<Map<string, Matrix[]>>} rejects with Refused, Unreachable or an Error that can be shown
  */
 export function fetchChannels(sound, layer) {
-  const cached = sound.channelRequests.get(layer);
+  const key = keyOf(sound, layer);
+  const cached = sound.channelRequests.get(key);
   if (cached) return cached;
-  const request = submit(sound, layer);
-  sound.channelRequests.set(layer, request);
-  request.catch(() => sound.channelRequests.delete(layer));
+  const window = sound.view?.window ?? 0;
+  const request = sendAgain(sound, { layer, window }, "see the channels").then(({ channels }) => channels);
+  sound.channelRequests.set(key, request);
+  request.catch(() => sound.channelRequests.delete(key));
   return request;
 }
+
+/**
+ * Whether the channels of a layer have been fetched or are on their way.
+ * @param {Sound} sound
+ * @param {string} layer
+ */
+export const hasRequested = (sound, layer) => sound.channelRequests.has(keyOf(sound, layer));
 
 /**
  * @param {Sound} sound
  * @param {string} layer
  */
-async function submit({ file, result }, layer) {
-  if (!file || !result) throw new Error("The server does not keep sounds: choose the file again to see the channels.");
-  const options = { model: result.model, top_k: 1, layer, window: result.window };
-  const { id } = await api.submit(file, options, api.newIdempotencyKey()).promise;
-  /** @type {JobWithResult} */
-  const job = await new Promise((resolve, reject) =>
-    followJob(id, {
-      onJob: (now) => isFinal(now.status) && resolve(now),
-      onDisconnect: () => {},
-      onReconnect: () => {},
-      onGone: reject,
-    }),
-  );
-  if (job.status !== "succeeded") throw new Error(job.error?.detail ?? `The job was ${job.status}.`);
-  const { channels } = job.result ?? (await api.getResult(id));
-  api.cancelJob(id).catch(() => {}); // deletes the result, which the page has now
-  return channels;
-}
+const keyOf = ({ view }, layer) => `${view?.window} ${layer}`;

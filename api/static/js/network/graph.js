@@ -76,7 +76,7 @@ export function buildNetwork(card, result) {
   const last = groups.at(-1)?.at(-1)?.id ?? "input";
   const stages = groups.map((group) => group[group.length - 1].id).filter((id) => id !== "input" && id !== "stem");
   const pooled = card.architecture.feature_pyramid ? stages : [last];
-  const camClass = className((result.windows?.[result.window]?.predictions[0] ?? result.predictions[0]).class);
+  const camClass = className(result.camClass);
   if (result.cam) {
     const { cam: matrix } = result;
     const title = `Class activation: ${camClass}`;
@@ -180,7 +180,7 @@ function axesOf(card, result) {
 function windowSpectrogram(card, { spectrogram: matrix }, { start, frames }) {
   if (!matrix || matrix.columns === frames) return matrix;
   const first = Math.round((start * card.sample_rate) / card.frontend.hop);
-  const values = new Float32Array(matrix.rows * frames).fill(matrix.statistics.min);
+  const values = new Float32Array(matrix.rows * frames).fill(card.frontend.floor_db ?? matrix.statistics.min);
   for (let row = 0; row < matrix.rows; row += 1) {
     const at = row * matrix.columns;
     values.set(matrix.values.subarray(at + first, at + Math.min(first + frames, matrix.columns)), row * frames);

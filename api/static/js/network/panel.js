@@ -49,7 +49,7 @@ export function mountNetwork(root) {
    * @param {ModelCard | null} card
    */
   function show(sound, card) {
-    const { result, file } = sound;
+    const { view: result, file } = sound;
     const same = shown?.sound === sound && shown.result === result && shown.card === card;
     const sameFile = same && shown?.file === file;
     shown = { sound, result, card, file };
@@ -64,7 +64,7 @@ export function mountNetwork(root) {
    * @param {ModelCard | null} card
    */
   function draw(sound, card) {
-    const { result } = sound;
+    const { view: result } = sound;
     const reopen = opened?.id;
     clear();
     if (!result) return;

@@ -1,5 +1,6 @@
 // The axes of the sound: seconds from left to right, mel bands from the bottom up, and round numbers for the ticks.
 
+import { fullScaleOf } from "../decibels.js";
 import { formatHertz } from "../format.js";
 
 /** @import { Frontend, ModelCard, PlacedSpectrogram, MatrixRegion, Result, SoundRegion } from "../types.js" */
@@ -53,7 +54,8 @@ export function placeSpectrogram(result, card) {
   if (!matrix || !card) return null;
   const step = card.frontend.hop / card.sample_rate;
   const whole = (matrix.columns + 1) * step >= Math.min(result.duration, axisLength(result, card, result.duration));
-  return { matrix, step, start: whole ? 0 : (result.windows?.[result.window]?.start ?? 0) };
+  const start = whole ? 0 : (result.windows?.[result.window]?.start ?? 0);
+  return { matrix, step, start, fullScale: fullScaleOf(card.frontend) };
 }
 
 /**

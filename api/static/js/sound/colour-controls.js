@@ -1,7 +1,7 @@
 // Controls and legends of the spectrogram's colours and of the class activation over it.
 
 import { h } from "../dom.js";
-import { className, clock } from "../format.js";
+import { className, clock, formatDbfs } from "../format.js";
 import { drawLegend, NAMES, ready } from "../paint/painter.js";
 import { settings } from "../settings.js";
 import { camColours } from "./spectrogram.js";
@@ -15,15 +15,21 @@ export function colourControls() {
     { "aria-label": "Colours of the spectrogram", on: { change: () => settings.set("soundColours", colours.value) } },
     NAMES.map((name) => h("option", { value: name, text: name })),
   );
-  const range = h("input", {
-    type: "range",
-    min: "20",
-    max: "100",
-    step: "5",
-    "aria-label": "Range of the spectrogram",
-    on: { input: () => settings.set("range", Number(range.value)) },
-  });
-  const [low, high] = [h("span", { class: "number" }), h("span", { class: "number", text: "0 dB" })];
+  /** @type {(key: "range" | "loudest", label: string, min: number, max: number) => HTMLInputElement} */
+  const slider = (key, label, min, max) => {
+    const input = h("input", {
+      type: "range",
+      min: String(min),
+      max: String(max),
+      step: "5",
+      "aria-label": label,
+      on: { input: () => settings.set(key, Number(input.value)) },
+    });
+    return input;
+  };
+  const range = slider("range", "Range of the spectrogram", 20, 100);
+  const loudest = slider("loudest", "Loudest level of the spectrogram", 0, 60);
+  const [low, high] = [h("span", { class: "number" }), h("span", { class: "number" })];
   /** @type {(width: number, label: string) => HTMLCanvasElement} */
   const strip = (width, label) => h("canvas", { class: "legend", width, height: 20, role: "img", "aria-label": label });
   const legend = strip(240, "Colours from soft to loud");
@@ -43,7 +49,8 @@ export function colourControls() {
     { class: "colour-controls" },
     h("label", {}, h("span", { class: "muted", text: "Colours" }), colours),
     h("label", {}, h("span", { class: "muted", text: "Range" }), range),
-    h("span", { class: "scale", title: "dB below the loudest cell" }, low, legend, high),
+    h("label", {}, h("span", { class: "muted", text: "Brighter" }), loudest),
+    h("span", { class: "scale", title: "0 dBFS is a sine at full scale" }, low, legend, high),
     toggleLabel,
     camLegend,
     camNote,
@@ -57,15 +64,18 @@ export function colourControls() {
     const name = settings.get("soundColours");
     colours.value = name;
     range.value = String(settings.get("range"));
-    range.setAttribute("aria-valuetext", `${settings.get("range")} dB below the loudest`);
-    low.textContent = `−${settings.get("range")} dB`;
+    loudest.value = String(settings.get("loudest"));
+    low.textContent = formatDbfs(-settings.get("range"), 0);
+    high.textContent = formatDbfs(-settings.get("loudest"), 0);
+    range.setAttribute("aria-valuetext", `from ${low.textContent}`);
+    loudest.setAttribute("aria-valuetext", `to ${high.textContent}`);
     toggle.checked = settings.get("cam") && cam !== null;
     camLegend.hidden = !toggle.checked;
     camNote.hidden = !result || (cam !== null && !toggle.checked);
     drawLegend(legend, name);
     drawLegend(camStrip, camColours(name));
   };
-  settings.watch(["soundColours", "range", "cam"], draw);
+  settings.watch(["soundColours", "range", "loudest", "cam"], draw);
   ready.then(draw);
 
   return {
@@ -73,17 +83,17 @@ export function colourControls() {
     /** @type {(nextResult: Result | null, spectrogram: PlacedSpectrogram | null, nextCam: PlacedCam | null) => void} */
     show(nextResult, spectrogram, nextCam) {
       [result, cam] = [nextResult, nextCam];
-      colours.disabled = range.disabled = !spectrogram;
+      colours.disabled = range.disabled = loudest.disabled = !spectrogram;
       toggle.disabled = !cam;
-      const first = result ? className(result.predictions[0].class) : "";
+      const name = result ? className(result.camClass) : "";
       toggleLabel.title = cam
-        ? `Which part of the sound raised the score of ${first} (Grad-CAM of the last stage)`
+        ? `Which part of the sound raised the score of ${name} (Grad-CAM of the last stage)`
         : "";
       const windows = result?.windows ?? [];
       const window = result && windows.length > 1 ? windows[result.window] : null;
       camNote.textContent = !cam
         ? "This result has no class activation."
-        : `for ${first}${window ? `, in the window from ${clock(window.start)} to ${clock(window.end)}` : ""}`;
+        : `for ${name}${window ? `, in the window from ${clock(window.start)} to ${clock(window.end)}` : ""}`;
       draw();
     },
   };

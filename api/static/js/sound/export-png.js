@@ -1,9 +1,10 @@
 // Saves the visible region of the spectrogram as a PNG file with title, axes and colour scale.
 
 import { context2d, downloadCanvas, h } from "../dom.js";
-import { className, percent } from "../format.js";
+import { className, formatDbfs } from "../format.js";
 import { drawLegend } from "../paint/painter.js";
 import { settings } from "../settings.js";
+import { answerText } from "../verdict.js";
 import { viewport } from "../viewport.js";
 import { frequencyTicks, timeTicks } from "./axes.js";
 import { drawTimeAxis, drawValueAxis, themeColours } from "./canvas.js";
@@ -39,12 +40,10 @@ export function exportSpectrogram(name, result, card, spectrogram, cam) {
   }
 
   context.scale(SCALE, SCALE);
-  const [first] = result.predictions;
   Object.assign(context, { fillStyle: text, font: `600 17px ${font}`, textBaseline: "alphabetic" });
   context.fillText(name, LEFT, 26, WIDTH);
   Object.assign(context, { fillStyle: muted, font: `13px ${font}` });
-  const prediction = `${className(first.class)}, ${percent(first.confidence, 1)}`;
-  context.fillText(`${prediction} · model ${card.name} · log-mel spectrogram`, LEFT, 46, WIDTH);
+  context.fillText(`${answerText(result)} · model ${card.name} · log-mel spectrogram`, LEFT, 46, WIDTH);
 
   context.save();
   context.translate(0, TOP);
@@ -56,9 +55,10 @@ export function exportSpectrogram(name, result, card, spectrogram, cam) {
   context.restore();
 
   const colours = settings.get("soundColours");
-  drawScale(context, LEFT, colours, [`−${settings.get("range")} dB`, "0 dB, the loudest"], theme);
+  const [low, high] = [-settings.get("range"), -settings.get("loudest")];
+  drawScale(context, LEFT, colours, [formatDbfs(low, 0), formatDbfs(high, 0)], theme);
   if (cam) {
-    const label = `class activation of ${className(first.class)}`;
+    const label = `class activation of ${className(result.camClass)}`;
     drawScale(context, LEFT + 400, camColours(colours), ["", label], theme);
   }
   downloadCanvas(page, `${name.replace(/\.[^.]+$/, "")} spectrogram.png`);

@@ -1,10 +1,12 @@
 // The sound panel: player, waveform, spectrogram and timeline, which share the time axis and the visible region.
 
 import { button, closest, h } from "../dom.js";
-import { className, percent } from "../format.js";
+import { percent } from "../format.js";
+import { lookInto } from "../look.js";
 import { ready } from "../paint/painter.js";
 import { playhead } from "../playhead.js";
 import { settings } from "../settings.js";
+import { answerText } from "../verdict.js";
 import { viewport } from "../viewport.js";
 import { axisLength, placeSpectrogram } from "./axes.js";
 import { oncePerFrame } from "./canvas.js";
@@ -17,8 +19,8 @@ import { spectrogramPlot } from "./spectrogram.js";
 import { timeline } from "./timeline.js";
 import { waveformPlot } from "./waveform.js";
 
-/** @import { ModelCard, PlacedCam, PlacedSpectrogram, Result } from "../types.js" */
-/** @import { Phase, Sound } from "../library.js" */
+/** @import { ModelCard, PlacedCam, PlacedSpectrogram } from "../types.js" */
+/** @import { Sound } from "../library.js" */
 /** @import { Peaks } from "./peaks.js" */
 
 const MAX_CHANNELS = 8; // assumed where the server has not reported the channels: the most that it accepts
@@ -45,7 +47,7 @@ export function mountSound(root) {
   let spectrogram = null;
   /** @type {PlacedCam | null} */
   let cam = null;
-  /** What the panel was last drawn for. @type {{result: Result | null, url: string | null, phase: Phase, note: string} | null} */
+  /** What the panel was last drawn for. @type {Pick<Sound, "result" | "view" | "looking" | "url" | "phase" | "note"> | null} */
   let shown = null;
 
   const touch = matchMedia("(pointer: coarse)").matches;
@@ -55,7 +57,7 @@ export function mountSound(root) {
   const spectrogramView = spectrogramPlot("sound-hint");
   spectrogramView.element.id = "sound-spectrogram";
   const scrollBar = minimap("sound-spectrogram");
-  const windows = timeline();
+  const windows = timeline(lookIntoWindow);
   const controls = colourControls();
   const middle = () => (viewport.start + viewport.end) / 2;
   /** Zooming in goes to the playhead where that is visible. */
@@ -88,8 +90,14 @@ export function mountSound(root) {
   });
 
   function exportPng() {
-    if (!sound?.result || !card || !spectrogram) return;
-    exportSpectrogram(sound.name, sound.result, card, spectrogram, visibleCam());
+    if (!sound?.view || !card || !spectrogram) return;
+    exportSpectrogram(sound.name, sound.view, card, spectrogram, visibleCam());
+  }
+
+  /** Without its file, a sound that was opened by its link is only played. @param {number} window */
+  function lookIntoWindow(window) {
+    const first = sound?.result?.windows?.[window]?.predictions[0];
+    if (sound && first) lookInto(sound, window, first.class);
   }
 
   const visibleCam = () => (settings.get("cam") ? cam : null);
@@ -108,7 +116,7 @@ export function mountSound(root) {
   };
   viewport.on("change", redraw);
   settings.on("change", (key) => {
-    if (key === "soundColours" || key === "range" || key === "cam") redrawAll();
+    if (["soundColours", "range", "loudest", "cam"].includes(key)) redrawAll();
   });
   new ResizeObserver(redrawAll).observe(panel);
   new MutationObserver(redrawAll).observe(document.documentElement, { attributeFilter: ["data-theme"] });
@@ -148,14 +156,15 @@ export function mountSound(root) {
    */
   function show(next, nextCard) {
     const isNew = next !== sound;
-    const { result, url, phase, note } = next;
-    const same = shown?.result === result && shown.url === url && shown.phase === phase && shown.note === note;
+    const { result, view, looking, url, phase, note } = next;
+    const sameView = shown?.view === view && shown.looking === looking;
+    const same = sameView && shown?.result === result && shown.url === url && shown.phase === phase && shown.note === note;
     if (!isNew && same && card === nextCard) {
       if (phase === "queued" || phase === "uploading") spectrogramView.showMessage(missingReason(next));
       return;
     }
     const changed = isNew || shown?.result !== result || card !== nextCard;
-    shown = { result, url, phase, note };
+    shown = { result, view, looking, url, phase, note };
     if (isNew) {
       decoding?.abort();
       peaks = decodedFile = null;
@@ -164,17 +173,19 @@ export function mountSound(root) {
     audioPlayer.load(sound, result?.duration ?? sound.job?.audio.duration ?? 0);
     if (changed) {
       spectrogram = placeSpectrogram(result, card);
-      const start = result?.windows?.[result.window]?.start ?? 0;
-      cam = result?.cam && card ? { matrix: result.cam, start, seconds: card.window_seconds } : null;
       updateAxis(isNew);
       windows.show(result);
-      controls.show(result, spectrogram, cam);
+    }
+    if (changed || !sameView) {
+      const start = view?.windows?.[view.window]?.start ?? 0;
+      cam = view?.cam && card ? { matrix: view.cam, start, seconds: card.window_seconds } : null;
+      windows.mark(view?.window ?? -1, looking);
+      controls.show(view, spectrogram, cam);
     }
     if (!peaks && result?.waveform) peaks = peaksOfWaveform(result.waveform, result.duration);
     spectrogramView.showMessage(spectrogram ? "" : missingReason(sound));
     if (spectrogram && result) {
-      const prediction = className(result.predictions[0].class);
-      spectrogramView.setLabel(`Log-mel spectrogram of ${sound.name}, classified as ${prediction}`);
+      spectrogramView.setLabel(`Log-mel spectrogram of ${sound.name}: ${answerText(result)}`);
     }
     save.disabled = !spectrogram;
     panel.classList.toggle("pending", !spectrogram);

@@ -1,7 +1,8 @@
 // The log-mel spectrogram with its axes, the class activation over it, and the highlighted region.
 
+import { spectrogramScale } from "../decibels.js";
 import { context2d, h } from "../dom.js";
-import { formatHertz } from "../format.js";
+import { formatDbfs, formatHertz } from "../format.js";
 import { highlight } from "../highlight.js";
 import { paint, tint } from "../paint/painter.js";
 import { settings } from "../settings.js";
@@ -35,12 +36,8 @@ export function camColours(colours) {
  * @param {SoundRegion} [region]
  */
 export function paintSpectrogram(canvas, spectrogram, region = viewport) {
-  const { matrix } = spectrogram;
-  const { max } = matrix.statistics;
-  paint(canvas, matrix, {
-    colours: settings.get("soundColours"),
-    min: max - settings.get("range"),
-    max,
+  paint(canvas, spectrogram.matrix, {
+    ...spectrogramScale(spectrogram.fullScale),
     region: matrixRegion(spectrogram, region),
     smooth: true,
   });
@@ -93,15 +90,14 @@ export function spectrogramPlot(describedBy) {
   function read(point) {
     if (!point || !shown) return null;
     const { spectrogram, card } = shown;
-    const { matrix, start, step } = spectrogram;
+    const { matrix, start, step, fullScale } = spectrogram;
     const time = viewport.timeAt(point.x);
     const share = viewport.low + point.y * (viewport.high - viewport.low);
     const column = Math.round((time - start) / step);
     const row = Math.min(Math.floor(share * matrix.rows), matrix.rows - 1);
     const place = `${time.toFixed(2)} s · ${formatHertz(frequencyAt(share, card.frontend))}`;
     if (column < 0 || column >= matrix.columns) return place;
-    const below = matrix.at(row, column) - matrix.statistics.max;
-    return `${place} · ${below > -0.05 ? "0" : below.toFixed(1).replace("-", "−")} dB`;
+    return `${place} · ${formatDbfs(matrix.at(row, column) - fullScale)}`;
   }
 
   /**

@@ -1,0 +1,65 @@
+// Looks into another window of a sound, or asks where another class is heard. The file is sent again.
+
+import { announce, toast } from "./dom.js";
+import { className, clock } from "./format.js";
+import { library } from "./library.js";
+import { sendAgain } from "./send-again.js";
+
+/** @import { Result } from "./types.js" */
+/** @import { Sound } from "./library.js" */
+
+/**
+ * Show the feature maps of a window and the class activation of a class in it, when they have come. The last request wins;
+ * an error is shown for a moment.
+ * @param {Sound} sound
+ * @param {number} window  its index
+ * @param {string} camClass
+ */
+export async function lookInto(sound, window, camClass) {
+  const { result, attempt, view } = sound;
+  if (!result) return;
+  const look = { window, camClass };
+  if (view?.window === window && view.camClass === camClass) {
+    if (sound.looking) library.setView(sound, { looking: null });
+    return;
+  }
+  library.setView(sound, { looking: look });
+  /** Whether nothing else has been requested meanwhile. */
+  const wanted = () => sound.attempt === attempt && sound.looking === look;
+  try {
+    const again = await fetchLook(sound, result, window, camClass);
+    if (!wanted()) return;
+    const { maps, cam } = again;
+    const next = again === result ? result : { ...result, window, camClass, maps, cam };
+    library.setView(sound, { looking: null, view: next });
+    const span = result.windows?.[window];
+    const place = span && result.windows?.[1] ? ` of ${clock(span.start)} to ${clock(span.end)}` : "";
+    announce(`Class activation of ${className(camClass)} and feature maps${place}`);
+  } catch (error) {
+    if (!wanted()) return;
+    library.setView(sound, { looking: null });
+    toast(error instanceof Error ? error.message : String(error));
+  }
+}
+
+/**
+ * @param {Sound} sound
+ * @param {Result} result  of its job
+ * @param {number} window
+ * @param {string} camClass
+ * @returns {Promise<Result>} cached
+ */
+function fetchLook(sound, result, window, camClass) {
+  if (window === result.window && camClass === result.camClass) return Promise.resolve(result);
+  const key = `${window} ${camClass}`;
+  const cached = sound.lookRequests.get(key);
+  if (cached) return cached;
+  const options = { include: "maps,cam,windows", window, cam_class: camClass };
+  const request = sendAgain(sound, options, "look into another window or class").then((again) => {
+    if (again.windows?.length === result.windows?.length) return again;
+    throw new Error("The server divides this sound into other windows now: classify it again.");
+  });
+  sound.lookRequests.set(key, request);
+  request.catch(() => sound.lookRequests.delete(key));
+  return request;
+}
