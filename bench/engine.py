@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clips import MODEL, clips, encoded, model_directory
-from machine import describe
 
+sys.path.append(str(Path(__file__).parents[1]))
+from bench.lib.clips import MODEL, clips, encoded, model_directory
+from bench.lib.machine import describe
 from shared.audio.decode import decode
 from shared.config.settings import usable_cores
 from training.export.quantise import measure_ranges
@@ -62,22 +63,22 @@ def measure(name: str, choice: str, int8: bool, batches: list[int], seconds: flo
     served = engine.load(with_ranges(model) if int8 else model, batches)
     figures: list[dict[str, Any]] = []
 
-    def tell(what: str, batch: int, per_second: float) -> None:
-        told = {"engine": served.backend.name, "what": what, "batch": batch, "per_second": round(per_second, 1)}
-        figures.append(told)
+    def add(what: str, batch: int, per_second: float) -> None:
+        figure = {"engine": served.backend.name, "what": what, "batch": batch, "per_second": round(per_second, 1)}
+        figures.append(figure)
 
     for batch in batches:
-        tell("limit", batch, limit(engine, served, batch, seconds))
+        add("limit", batch, limit(engine, served, batch, seconds))
         if device.type == "cuda":
             for what, step in on_gpu(engine, served, batch).items():
-                tell(what, batch, rate(lambda step=step: (step(), torch.cuda.synchronize()), batch, seconds, 1))  # type: ignore[misc]
+                add(what, batch, rate(lambda step=step: (step(), torch.cuda.synchronize()), batch, seconds, 1))  # type: ignore[misc]
     for batch in batches:
-        tell("engine", batch, batched(engine, served, batch, seconds))
+        add("engine", batch, batched(engine, served, batch, seconds))
     return figures
 
 
 def with_ranges(model: Model) -> Model:
-    """With those of noise where it brings none: the arithmetic costs the same."""
+    """The model with ranges of noise if it has none of its own: the cost of the arithmetic is the same."""
     if model.config.int8_ranges:
         return model
     ranges = measure_ranges(model, torch.from_numpy(clips(4)[0])[None])
@@ -86,7 +87,7 @@ def with_ranges(model: Model) -> Model:
 
 
 def limit(engine: Engine, served: LoadedModel, batch: int, seconds: float) -> float:
-    """Files in, answers out. A single clip at a time has all cores to itself."""
+    """Files in, results out. A single clip at a time uses all cores."""
     sounds, wanted = itertools.cycle(encoded()), served.model.config.frontend.sample_rate
     lock = threading.Lock()
 
@@ -99,7 +100,7 @@ def limit(engine: Engine, served: LoadedModel, batch: int, seconds: float) -> fl
 
 
 def batched(engine: Engine, served: LoadedModel, size: int, seconds: float) -> float:
-    """Waveforms in, answers out, from as many threads as a worker has."""
+    """Waveforms in, results out, from as many threads as a worker has."""
     batcher: Batcher[Window, WindowOutput] = Batcher(
         engine.run, size=size, window=0.0, device_threads=engine.device_threads
     )
@@ -115,7 +116,7 @@ def batched(engine: Engine, served: LoadedModel, size: int, seconds: float) -> f
 
 
 def on_gpu(engine: Engine, served: LoadedModel, batch: int) -> dict[str, Callable[[], object]]:
-    """The two things that a GPU cannot do without."""
+    """The two steps that every batch on a GPU needs."""
     from worker.inference.backend import OutputRequest
 
     front = served.model.config.frontend

@@ -1,10 +1,11 @@
-"""Whatever dies: is every accepted job answered, once, and do the books balance?
+"""Fault injection: whichever process dies, every accepted job ends once, and the totals balance.
 
     .venv/bin/python bench/faults.py [--model esc50] [--jobs 500] [--rounds 20] [--only worker gateway ...]
 
-Each fault is done to a service of its own with so many jobs in flight, some of them waited for and some followed by the
-Python client; afterwards every job that got a 202 is looked at, and the totals, the records and the keys in Redis are
-compared. Prints a line a fault and one line of JSON; exit status 1 if anything was lost, told twice or out of balance.
+Each fault is injected into a service of its own with that many unfinished jobs, for some of which a Python client waits
+or follows the events. Afterwards every job that got a 202 is checked, and totals, records and keys in Redis are
+compared. Prints a line for each fault and one line of JSON; exit status 1 if a job is lost or ended twice, or if the
+totals do not balance.
 """
 
 import argparse
@@ -20,12 +21,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from clips import MODEL, model_directory
-from machine import describe
-from rig import Rig
+sys.path.append(str(Path(__file__).parents[1]))
 from tqdm import tqdm
-from trial import DEADLINE, Fault, Outcome, Trial
 
+from bench.lib.clips import MODEL, model_directory
+from bench.lib.machine import describe
+from bench.lib.rig import Rig
+from bench.lib.trial import DEADLINE, Fault, Outcome, Trial
 from shared.contract import UNACKED, job_key
 
 KEPT = {"queue_limit": "4000", "caller_share": "1", "job_deadline": str(DEADLINE), "result_ttl": "3600"}
@@ -34,7 +36,7 @@ KEPT = {"queue_limit": "4000", "caller_share": "1", "job_deadline": str(DEADLINE
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="esc50", help=f"{MODEL}, or one of models/")
-    parser.add_argument("--jobs", type=int, default=500, help="in flight at each fault")
+    parser.add_argument("--jobs", type=int, default=500, help="unfinished at each fault")
     parser.add_argument("--rounds", type=int, default=20, help="of the three kinds of kill -9 and all of them at once")
     parser.add_argument("--only", nargs="*", default=list(FAULTS), choices=list(FAULTS))
     options = parser.parse_args()
@@ -55,7 +57,7 @@ def main() -> None:
 
 
 def try_fault(name: str, folder: Path, models: Path, jobs: int) -> Outcome:
-    """A service of its own, jobs in flight, the fault, and what came of it."""
+    """Inject one fault into a new service under load."""
     fault, options = FAULTS[name]
     outcome = Outcome(name)
     try:
@@ -74,7 +76,7 @@ def options_of(options: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def prepared(options: dict[str, Any], folder: Path) -> Iterator[Path | None]:
-    """A small disk for the server, where the fault is that it fills up; needs the right to mount one."""
+    """A small disk for Redis, for the fault in which it is full; needs the right to mount it."""
     if "disk" not in options:
         yield None
         return
@@ -88,7 +90,7 @@ def prepared(options: dict[str, Any], folder: Path) -> Iterator[Path | None]:
 
 
 async def kill_worker(trial: Trial) -> None:
-    """In mid-batch; another one is started at once, and what the dead one held has to come back."""
+    """During a batch. Another worker is started at once, and the in-flight jobs have to be delivered again."""
     rig = trial.rig
     victim = f"-{rig.processes['worker 0'].pid}"
     rig.kill("worker 0")
@@ -100,7 +102,7 @@ async def kill_worker(trial: Trial) -> None:
 
 
 def _not_yet(rig: Rig, job_id: str, victim: str) -> bool:
-    """Whether nobody has started the job since its worker died."""
+    """Whether no worker has started the job since its worker died."""
     status, worker = rig.redis.hmget(job_key(job_id), "status", "worker")
     return status == b"queued" or (status == b"running" and (worker or b"").decode().endswith(victim))
 
@@ -118,7 +120,7 @@ async def kill_server(trial: Trial) -> None:
 
 
 async def kill_all(trial: Trial) -> None:
-    """One after the other, each while the one before is still coming up."""
+    """One after the other, each while the one before is still starting."""
     for name in ("worker 0", "gateway", "server"):
         trial.rig.kill(name)
         await asyncio.sleep(0.5)
@@ -126,7 +128,7 @@ async def kill_all(trial: Trial) -> None:
 
 
 async def stop_worker(trial: Trial) -> None:
-    """SIGTERM under load: it finishes or hands back what it holds, and another goes on."""
+    """SIGTERM under load: it finishes its in-flight jobs or releases them, and another worker continues."""
     rig = trial.rig
     rig.signal("worker 0", signal.SIGTERM)
     status = await asyncio.to_thread(rig.processes["worker 0"].wait, 60)
@@ -137,20 +139,20 @@ async def stop_worker(trial: Trial) -> None:
     rig.begin("worker 0")
 
 
-async def dead_wire(trial: Trial) -> None:
-    assert trial.rig.wire
-    with trial.rig.wire.dead():
+async def stall_network(trial: Trial) -> None:
+    assert trial.rig.proxy
+    with trial.rig.proxy.stalled():
         await asyncio.sleep(10)
 
 
-async def cut_wire(trial: Trial) -> None:
-    assert trial.rig.wire
-    with trial.rig.wire.cut():
+async def cut_network(trial: Trial) -> None:
+    assert trial.rig.proxy
+    with trial.rig.proxy.disconnected():
         await asyncio.sleep(10)
 
 
 async def full_memory(trial: Trial) -> None:
-    """The limit falls below what is in use: nothing new is accepted, and what was accepted is finished."""
+    """The memory limit is below what is in use: submissions are rejected, and accepted jobs are finished."""
     stored = trial.rig.redis
     before = stored.config_get("maxmemory")["maxmemory"]
     stored.config_set("maxmemory", max(stored.info("memory")["used_memory"] - 2**20, 2**20))
@@ -162,13 +164,16 @@ async def full_memory(trial: Trial) -> None:
 
 
 async def full_disk(trial: Trial) -> None:
-    """The server's disk is filled to the last byte for ten seconds; a server that ends over it is started again."""
+    """Redis' disk is full for ten seconds; if Redis ends because of that, it is restarted."""
     rig = trial.rig
     filler = rig.folder / "disk" / "filler"
     until = time.monotonic() + 10
     died = 0
     while time.monotonic() < until:
-        with suppress(OSError), filler.open("ab", buffering=0) as file:  # again, since a rewritten file makes room
+        with (
+            suppress(OSError),
+            filler.open("ab", buffering=0) as file,
+        ):  # repeatedly, since a rewritten file frees space
             while file.write(bytes(2**14)):
                 pass
         await asyncio.sleep(0.1)
@@ -183,7 +188,7 @@ async def full_disk(trial: Trial) -> None:
 
 
 async def freeze_worker(trial: Trial) -> None:
-    """One of two stands still past the visibility timeout and wakes up to jobs that the other has finished."""
+    """One of two workers is stopped for longer than the visibility timeout; the other one finishes its jobs."""
     trial.rig.signal("worker 0", signal.SIGSTOP)
     await asyncio.sleep(16)
     trial.rig.signal("worker 0", signal.SIGCONT)
@@ -197,13 +202,13 @@ FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
     "server": (kill_server, {}),
     "all three": (kill_all, {}),
     "SIGTERM": (stop_worker, {}),
-    "dead network": (dead_wire, {"wire": True}),
-    "cut network": (cut_wire, {"wire": True}),
+    "stalled network": (stall_network, {"proxy": True}),
+    "cut network": (cut_network, {"proxy": True}),
     "full memory": (full_memory, {}),
     "full disk": (full_disk, {"disk": "256m"}),
     "frozen worker": (freeze_worker, {"workers": 2}),
 }
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is taken down
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is stopped
     main()

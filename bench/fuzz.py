@@ -1,13 +1,13 @@
-"""Damaged files and hostile requests against the real parts: nothing may fall over, hang or be forgotten.
+"""Fuzzing with damaged files and malicious requests: no process may crash or hang, and every job has to end.
 
     .venv/bin/python bench/fuzz.py [--files 20000] [--requests 5000] [--seed 1] [--keep FOLDER]
     .venv/bin/python bench/fuzz.py --replay FILE ...
 
-Files go through the worker's pool of decode processes; requests, most of which carry such files, to a stack of its own.
-Prints tables and one line of JSON. A finding is a file that ended its decode process or raised what no caller should
-see, or a request that got a 5xx, no answer in time, or a job that never ended or ended by a bug; and a process that was
-replaced. Each is kept as a file, and can be replayed alone: `.sound` through both, `.request` through HTTP. Ends with
-status 1 where there is one.
+Files go through the worker's pool of decode processes; requests, most of which carry such files, to a service of its
+own. Prints tables and one line of JSON. A finding is a file that crashed its decode process or raised an unexpected
+exception, a request that got a 5xx or no response in time, a job that did not end or failed by a bug, and a process
+that was replaced. Each is saved as a file that can be replayed: `.sound` in both ways, `.request` over HTTP. Ends with
+status 1 if there is a finding.
 """
 
 import argparse
@@ -26,44 +26,43 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clips import model_directory
-from machine import describe
-from stack import Stack, stack
+sys.path.append(str(Path(__file__).parents[1]))
 from tqdm import tqdm
 
+from bench.lib.clips import model_directory
+from bench.lib.machine import describe
+from bench.lib.stack import Stack, stack
 from otoscope.client import Client
 from otoscope.errors import AudioError, DecoderDied, JobExpired, JobNotFound, OtoscopeError
-from worker.decode.pool import DecoderPool
-
-sys.path.append(str(Path(__file__).parent.parent))
 from tests.support.corrupt_audio import damaged
 from tests.support.hostile_requests import hostile_request, outcome, request
+from worker.decode.pool import DecoderPool
 
 RATE = 16_000
 DECODERS, CALLERS = 2, 12
-PATIENCE = 20.0  # seconds a file may decode, and a request may go without a byte of its answer
+PATIENCE = 20.0  # seconds that a file may take to decode, and a request without a byte of its response
 SETTINGS = {"decode_seconds": "20", "upload_seconds": "3", "max_wait": "10", "decode_processes": str(DECODERS)}
 BUGS = {"internal_error", "inference_failed", "poison", "decoder_died", "deadline_exceeded"}
-"""How no job may end because of what was sent."""
+"""Error codes that no input may cause."""
 
 Named = tuple[str, bytes]  # the form of a sound or the kind of a request, and its bytes
-Requests = Callable[[list[str]], Iterable[Named]]  # of the jobs there are so far, which may be asked for
+Requests = Callable[[list[str]], Iterable[Named]]  # from the ids of the jobs so far, which requests may name
 Item, Found = TypeVar("Item"), TypeVar("Found")
 
 
 @dataclass
 class Findings:
-    """What went wrong, each kept in a file of its own."""
+    """The findings; the input of each is saved in a file."""
 
     folder: Path
-    told: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def add(self, what: str, name: str = "", data: bytes = b"") -> None:
         if name:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_bytes(data)
             what += f": {self.folder / name}"
-        self.told.append(what)
+        self.messages.append(what)
 
 
 def main() -> None:
@@ -72,8 +71,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=5_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--model", default="esc50-light", help="one of models/")
-    parser.add_argument("--keep", type=Path, default=Path("findings"), help="where findings are kept")
-    parser.add_argument("--replay", type=Path, nargs="*", default=[], help="findings to send again, instead")
+    parser.add_argument("--keep", type=Path, default=Path("findings"), help="folder for findings")
+    parser.add_argument("--replay", type=Path, nargs="*", default=[], help="send these findings again instead")
     options = parser.parse_args()
     findings = Findings(options.keep)
     sounds: Iterable[Named] = (damaged(options.seed, number) for number in range(options.files))
@@ -89,10 +88,10 @@ def main() -> None:
         models = model_directory(options.model, Path(folder))
         with stack(models, **SETTINGS) as service:
             report["requests"] = through_http(service, requests, options.requests, findings)
-    report["findings"] = findings.told
+    report["findings"] = findings.messages
     print_tables(report)
     print(json.dumps(report))
-    raise SystemExit(bool(findings.told))
+    raise SystemExit(bool(findings.messages))
 
 
 def made_up(seed: int, count: int, jobs: list[str]) -> Iterator[Named]:
@@ -101,7 +100,7 @@ def made_up(seed: int, count: int, jobs: list[str]) -> Iterator[Named]:
 
 
 def again(kept: list[Named], _jobs: list[str]) -> Iterator[Named]:
-    """Requests as they were, and sounds in one."""
+    """Requests unchanged, and sounds as the body of a request."""
     for name, data in kept:
         if not name.endswith(".request"):
             data = request("POST", "/v1/jobs", ["Content-Type: audio/wav", "Prefer: wait=10"], data)
@@ -111,7 +110,7 @@ def again(kept: list[Named], _jobs: list[str]) -> Iterator[Named]:
 def side_by_side(
     work: Callable[[Item], Found], items: Iterable[Item], threads: int, total: int, what: str
 ) -> Iterator[Found]:
-    """What `work` makes of each, in their order, so many at a time."""
+    """The results of `work` for each item in order, with that many threads."""
     with ThreadPoolExecutor(threads) as pool, tqdm(total=total, desc=what, unit_scale=True) as bar:
         rest = iter(items)
         while batch := list(itertools.islice(rest, 64 * threads)):
@@ -124,7 +123,7 @@ def side_by_side(
 
 
 def through_the_pool(sounds: Iterable[Named], total: int, findings: Findings) -> dict[str, Any]:
-    """Decode each as the worker does."""
+    """Decode each file as the worker does."""
     deaths = threading.Semaphore(0)
     pool = DecoderPool(DECODERS, PATIENCE, 600.0, on_crash=deaths.release)
     before = sorted(pool.pids)
@@ -180,10 +179,10 @@ def _peak_mb(pid: int) -> int:
 
 
 def through_http(service: Stack, requests: Requests, total: int, findings: Findings) -> dict[str, Any]:
-    """Send each, and see every job to its end."""
+    """Send each request, and wait for the end of every job."""
     address = service.target.host, service.target.port
     jobs: list[str] = []
-    senders: dict[str, bytes] = {}  # by job, what made it
+    senders: dict[str, bytes] = {}  # job id -> the request that created it
     before = _pids(service)
 
     def one(numbered: tuple[int, Named]) -> tuple[str, str, float]:
@@ -223,7 +222,7 @@ def _outcomes(service: Stack, senders: dict[str, bytes], findings: Findings) -> 
             try:
                 job = client.wait(job_id, timeout=60)
             except (JobNotFound, JobExpired):
-                yield "forgotten"  # one of the requests was to delete it
+                yield "forgotten"  # one of the requests deleted it
                 continue
             except OtoscopeError as error:
                 findings.add(f"job {job_id} did not end: {error!r}", f"{job_id}.request", data)
@@ -248,8 +247,8 @@ def print_tables(report: dict[str, Any]) -> None:
     for part in ("files", "requests"):
         print(f"\n{report[part]['count']:,} {part}", file=sys.stderr)
         for name, ends in report[part]["ends"].items():
-            told = ", ".join(f"{end} {count}" for end, count in ends.items())
-            print(f"{name:>24}  {told}", file=sys.stderr)
+            counts = ", ".join(f"{end} {count}" for end, count in ends.items())
+            print(f"{name:>24}  {counts}", file=sys.stderr)
         for name, value in report[part].items():
             if name not in ("ends", "count"):
                 print(f"{name:>24}  {value}", file=sys.stderr)

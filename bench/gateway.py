@@ -1,11 +1,11 @@
-"""What the gateway can do when the worker is not what limits it: jobs that are there are read again and again.
+"""Throughput of the gateway alone: finished jobs are read repeatedly.
 
     .venv/bin/python bench/gateway.py [--reads status maps ...] [--callers 16]
 
-Starts a stack of its own, has it classify some sounds, asks for them with so many callers at a time, and ends it.
-Prints a table and one line of JSON: answers a second, latency, the CPU of gateway and Redis for each, and how many
-answers a second one core of the gateway's own would therefore give; and how often its event loop was more than some
-milliseconds late, which everybody waits for. Ends with status 1 where an answer was not 200.
+Starts a service of its own, classifies some sounds, reads the jobs with that many concurrent callers, and stops it.
+Prints a table and one line of JSON: responses a second, latency, the CPU of gateway and Redis for each response, and
+the throughput of a gateway with a core of its own that follows from it; and how often the event loop was more than some
+milliseconds late, which delays every request. Ends with status 1 if a response was not 200.
 """
 
 import argparse
@@ -20,11 +20,13 @@ from typing import Any
 import httpx2
 import numpy as np
 import soundfile
-from clips import RATE, clips, encoded, model_directory
-from machine import describe
-from prometheus_client.parser import text_string_to_metric_families
-from stack import Stack, stack
 
+sys.path.append(str(Path(__file__).parents[1]))
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench.lib.clips import RATE, clips, encoded, model_directory
+from bench.lib.machine import describe
+from bench.lib.stack import Stack, stack
 from otoscope.client import Client
 from otoscope.types import Part
 
@@ -38,10 +40,10 @@ READS: dict[str, tuple[str, str, dict[str, str]]] = {
     "result": ("", "/v1/jobs/{}/result", {}),
     "health": ("", "/health/live", {}),
 }
-"""By name: what the jobs were asked for, the address that is read, and its headers."""
+"""Name -> parts of the jobs, path that is read, headers."""
 
 
-LATE = (4, 8, 16, 32)  # ms, of the buckets that there are
+LATE = (4, 8, 16, 32)  # ms, bounds of the histogram's buckets
 
 
 def main() -> None:
@@ -61,31 +63,32 @@ def main() -> None:
 
 
 def measure(service: Stack, name: str, callers: int, seconds: float) -> dict[str, Any]:
-    """Read some jobs in turns, in one of the ways of READS."""
+    """Read some jobs in turn, in one of the ways of READS."""
     include, path, headers = READS[name]
     requests = [service.target.request("GET", path.format(job_id), headers) for job_id in jobs(service, include)]
     before = delays(service)
     load = service.load(requests, "callers", callers, seconds)
     late = delays(service)
     late.subtract(before)
-    share = {f"over_{ms}_ms": round(late[str(ms)] / late["looks"], 3) for ms in LATE}
+    share = {f"over_{ms}_ms": round(late[str(ms)] / late["measurements"], 3) for ms in LATE}
     cost = {process: load["cpu_ms_a_job"][process] for process in ("gateway", "redis")}
     figures = ("per_second", "p50_ms", "p95_ms", "p99_ms", "answers", "errors", "outcomes")
-    told = {figure: load[figure] for figure in figures if figure in load}
-    told |= {"cpu_ms": cost, "per_second_and_core": round(1e3 / cost["gateway"]), "loop_late": share}
-    return {"read": name, **told}
+    report = {figure: load[figure] for figure in figures if figure in load}
+    report |= {"cpu_ms": cost, "per_second_and_core": round(1e3 / cost["gateway"]), "loop_late": share}
+    return {"read": name, **report}
 
 
 def delays(service: Stack) -> Counter[str]:
-    """How often the event loop was looked at so far, and how often it was later than each of LATE."""
-    told: Counter[str] = Counter()
+    """The number of measurements of the event loop so far, and how often it was later than each of LATE."""
+    counts: Counter[str] = Counter()
     for family in text_string_to_metric_families(httpx2.get(f"{service.url}/metrics").text):
         for sample in family.samples:
             if sample.name == "otoscope_api_loop_delay_seconds_count":
-                told["looks"] = int(sample.value)
+                counts["measurements"] = int(sample.value)
             if sample.name == "otoscope_api_loop_delay_seconds_bucket":
-                told[f"to {1e3 * float(sample.labels['le']):g}"] = int(sample.value)
-    return Counter({"looks": told["looks"], **{str(ms): told["looks"] - told[f"to {ms}"] for ms in LATE}})
+                counts[f"to {1e3 * float(sample.labels['le']):g}"] = int(sample.value)
+    total = counts["measurements"]
+    return Counter({"measurements": total, **{str(ms): total - counts[f"to {ms}"] for ms in LATE}})
 
 
 def jobs(service: Stack, include: str) -> list[str]:
@@ -97,7 +100,7 @@ def jobs(service: Stack, include: str) -> list[str]:
 
 
 def ten_minutes() -> bytes:
-    """Whose whole spectrogram is 25 MB of JSON."""
+    """A sound whose whole spectrogram is 25 MB of JSON."""
     file = io.BytesIO()
     soundfile.write(file, np.concatenate(clips(120)), RATE, format="FLAC")
     return file.getvalue()

@@ -1,16 +1,16 @@
-"""Several machines: a worker whose cable is pulled, a long way to Redis, a server that dies and is replaced.
+"""Several machines: a network partition, latency to Redis, failover of Redis.
 
     sudo .venv/bin/python bench/machines.py [--model esc50-light] [--jobs 300] [--rounds 5] [--only cut delay failover]
 
-`cut` and `delay` have workers in network namespaces of their own (root and iproute2; left out with a reason where
-there are none) behind one Redis with a password, encrypted where redis-server and openssl are installed. `cut`: the
-cable of the first worker is pulled in mid-load for longer than the visibility timeout, and put back; every accepted job
-is looked at, the books are balanced, and each worker's share of the jobs is told. `delay`: what 20 ms to Redis and back
-cost. `failover` needs no root: `kill -9` of the server that is written to, three sentinels and two replicas; what the
-dead one had acknowledged and not passed on is lost, and counted.
+`cut` and `delay` run workers in network namespaces (they need root and iproute2, and are skipped with the reason where
+these are missing) and one Redis with a password, with TLS if redis-server and openssl are installed. `cut`: the first
+worker is disconnected under load for longer than the visibility timeout; then every accepted job and the totals are
+checked, and each worker's share of the jobs is printed. `delay`: the cost of a round-trip time of 20 ms to Redis.
+`failover` needs no root: `kill -9` of the primary, with three sentinels and two replicas; jobs that it had acknowledged
+and not replicated are lost, and counted.
 
-Prints a line for each and one line of JSON; exit status 1 if anything was lost that need not be, told twice or out of
-balance.
+Prints a line for each and one line of JSON; exit status 1 if a job was lost that need not be, or ended twice, or if the
+totals do not balance.
 """
 
 import argparse
@@ -26,28 +26,29 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from clips import MODEL, encoded, model_directory
-from faults import KEPT
-from machine import describe
-from network import Machines, Network, missing
-from sentinels import Guarded
-from stack import submissions
-from trial import Outcome, Trial
 
+sys.path.append(str(Path(__file__).parents[1]))
+from bench.faults import KEPT
+from bench.lib.clips import MODEL, encoded, model_directory
+from bench.lib.machine import describe
+from bench.lib.network import Machines, Network, missing
+from bench.lib.sentinels import SentinelRig
+from bench.lib.stack import submissions
+from bench.lib.trial import Outcome, Trial
 from otoscope.loadgen import Target, measure
-from shared.contract import OPEN, job_key
+from shared.contract import UNFINISHED, job_key
 
-FLOOD = 60  # jobs that are kept waiting
+FLOOD = 60  # jobs that are kept unfinished
 DELAYS = (0.0, 0.01)  # seconds, one way
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="esc50-light", help=f"{MODEL}, or one of models/")
-    parser.add_argument("--jobs", type=int, default=300, help="in flight when it happens")
+    parser.add_argument("--jobs", type=int, default=300, help="unfinished at the fault")
     parser.add_argument("--workers", type=int, default=3, help="each on a machine of its own")
     parser.add_argument("--rounds", type=int, default=5, help="of each cut and failover")
-    parser.add_argument("--seconds", type=float, default=18, help="without a cable; half as long before and after")
+    parser.add_argument("--seconds", type=float, default=18, help="disconnected; half as long before and after")
     parser.add_argument("--visibility", type=int, default=10, help="seconds, shorter than those")
     parser.add_argument("--only", nargs="*", default=list(KINDS), choices=list(KINDS))
     options = parser.parse_args()
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def cut(folder: Path, models: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The first of the workers without its cable."""
+    """A network partition of the first worker."""
     outcome = Outcome("cut")
     settings = {**KEPT, "visibility_timeout": str(options.visibility)}
     count = options.workers
@@ -103,22 +104,22 @@ def cut(folder: Path, models: Path, options: argparse.Namespace) -> dict[str, An
 
 
 async def _flood(trial: Trial, seconds: float) -> None:
-    """Keep some jobs waiting for so long."""
+    """Keep some jobs unfinished for that long."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if int(trial.rig.redis.zcard(OPEN)) < FLOOD:
+        if int(trial.rig.redis.zcard(UNFINISHED)) < FLOOD:
             await trial.submit(FLOOD // 3)
         await asyncio.sleep(0.02)
 
 
 def _clock(rig: Machines) -> float:
-    """Redis' own, which the records are stamped with."""
+    """The clock of Redis, which the records have."""
     seconds, micros = rig.redis.time()
     return seconds + micros / 1e6
 
 
 def _records(rig: Machines) -> list[tuple[float, str]]:
-    """When each job was started for the last time, and on which machine."""
+    """The time of the last start of each job, and its machine."""
     found = (rig.redis.hmget(key, "started_at", "worker") for key in rig.redis.scan_iter(job_key("*"), count=1000))
     return [(float(at), who.decode().rpartition("-")[0]) for at, who in found if at and who]
 
@@ -128,7 +129,7 @@ def _worked(rig: Machines, machine: str, after: float) -> bool:
 
 
 def _shares(rig: Machines, marks: list[float]) -> dict[str, dict[str, int]]:
-    """Jobs by machine while all were there, while one was not, and after."""
+    """Jobs by machine before, during and after the partition."""
     phases = {"before": Counter[str](), "during": Counter[str](), "after": Counter[str]()}
     for at, who in _records(rig):
         phases[list(phases)[sum(at > mark for mark in marks)]][who] += 1
@@ -136,7 +137,7 @@ def _shares(rig: Machines, marks: list[float]) -> dict[str, dict[str, int]]:
 
 
 def delay(folder: Path, models: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Answers a second on the same path, once as short as it is and once long."""
+    """Throughput without and with latency to Redis."""
     runs: dict[str, Any] = {}
     for one_way in DELAYS:
         own = folder / f"{one_way}"
@@ -147,16 +148,16 @@ def delay(folder: Path, models: Path, options: argparse.Namespace) -> dict[str, 
         ):
             rig.start()
             target = Target.of(rig.url)
-            asked = measure(target, submissions(target, encoded()), callers=32, seconds=15)
-            runs[f"{2000 * one_way:g} ms"] = asked.summary()
+            load = measure(target, submissions(target, encoded()), callers=32, seconds=15)
+            runs[f"{2000 * one_way:g} ms"] = load.summary()
             print(f"delay {2000 * one_way:g} ms: {runs[f'{2000 * one_way:g} ms']}", file=sys.stderr)
     return {"kind": "delay", "runs": runs, "wrong": []}
 
 
 def failover(folder: Path, models: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The server that is written to dies under load, one of two replicas takes its place, and it comes back as one."""
+    """The primary is killed under load, one of two replicas is promoted, and the killed server returns as a replica."""
     outcome = Outcome("failover")
-    with Guarded(folder, models, **KEPT) as rig:
+    with SentinelRig(folder, models, **KEPT) as rig:
 
         async def kill(trial: Trial) -> None:
             before, storm = rig.primary(), asyncio.create_task(trial.submit(options.jobs))
@@ -184,7 +185,7 @@ def failover(folder: Path, models: Path, options: argparse.Namespace) -> dict[st
         except TimeoutError as error:
             outcome.wrong.append(str(error))
         if outcome.notes.get("replicas_in_the_end") != 2:
-            outcome.wrong.append("the dead server did not come back as a replica")
+            outcome.wrong.append("the killed server did not return as a replica")
     print(outcome.line(), file=sys.stderr)
     return {"kind": "failover", **vars(outcome)}
 
@@ -192,5 +193,5 @@ def failover(folder: Path, models: Path, options: argparse.Namespace) -> dict[st
 KINDS = {"cut": cut, "delay": delay, "failover": failover}
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is taken down
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is stopped
     main()

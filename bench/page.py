@@ -1,10 +1,10 @@
-"""How fast the page is in a real Chromium: first paint, frames while it plays, zooming in ten minutes of sound.
+"""Speed of the page in Chromium: first paint, frame rate while playing, zooming in ten minutes of sound.
 
     otoscope up
     .venv/bin/python bench/page.py [--url http://127.0.0.1:8000]
 
-Needs Playwright and Chromium (`make browser`). Prints one line of JSON a measurement. Without a GPU, Chromium draws
-WebGL on the processor, which is the slowest case there is.
+Needs Playwright and Chromium (`make browser`). Prints one line of JSON a measurement. Without a GPU, Chromium runs
+WebGL on the CPU, which is the slowest case.
 """
 
 import argparse
@@ -61,23 +61,23 @@ def main() -> None:
         for _ in range(3):
             page = browser.new_page(viewport={"width": 1440, "height": 900}, bypass_csp=True)
             page.goto(options.url, wait_until="networkidle")
-            tell("first view", page.evaluate(PAINT))
+            report("first view", page.evaluate(PAINT))
             page.close()
 
         page = browser.new_page(viewport={"width": 1440, "height": 2400}, bypass_csp=True)
         page.goto(options.url, wait_until="networkidle")
         classify(page, SOUNDS / "siren.flac")
-        tell("at rest", page.evaluate(FRAMES, "0"))
+        report("at rest", page.evaluate(FRAMES, "0"))
         page.get_by_role("button", name="Loop").click()
         page.get_by_role("button", name="Play").click()
         maps = page.locator("#network canvas").count()
-        tell(f"playing, {maps} maps on show", page.evaluate(FRAMES, "0"))
+        report(f"playing, {maps} maps on show", page.evaluate(FRAMES, "0"))
         page.locator("#network [data-id='layer2.block1']").click()
         page.get_by_role("button", name="Show all 64 channels").click()
         page.locator(".channel").first.wait_for()
         page.wait_for_timeout(2_000)
         maps = page.locator("#network canvas").count()
-        tell(f"playing, {maps} maps on show", page.evaluate(FRAMES, "0"))
+        report(f"playing, {maps} maps on show", page.evaluate(FRAMES, "0"))
         page.get_by_role("button", name="Pause").click()
 
         long = Path(folder) / "ten-minutes.flac"
@@ -85,11 +85,11 @@ def main() -> None:
         soundfile.write(long, np.tile(six, 20), rate)
         classify(page, long)
         zoom = "viewport.zoom(frame % 120 < 60 ? 0.93 : 1 / 0.93, 300, 0.5)"
-        tell("ten minutes, zooming", page.evaluate(FRAMES, zoom))
+        report("ten minutes, zooming", page.evaluate(FRAMES, zoom))
         page.evaluate("import('/static/js/viewport.js').then(({ viewport }) => viewport.show(0, 20, 0, 1))")
-        tell("ten minutes, panning", page.evaluate(FRAMES, "viewport.pan(0.5)"))
+        report("ten minutes, panning", page.evaluate(FRAMES, "viewport.pan(0.5)"))
         page.get_by_role("button", name="Play").click()
-        tell("ten minutes, playing", page.evaluate(FRAMES, "0"))
+        report("ten minutes, playing", page.evaluate(FRAMES, "0"))
         browser.close()
 
 
@@ -97,10 +97,10 @@ def classify(page: Page, sound: Path) -> None:
     page.get_by_label("Sound files").set_input_files(str(sound))
     page.locator(".title h1", has_text=sound.name).wait_for(timeout=120_000)
     page.locator("#prediction .top-class").wait_for(timeout=120_000)
-    page.wait_for_timeout(2_000)  # pictures and peaks are made in the background
+    page.wait_for_timeout(2_000)  # images and peaks are computed in the background
 
 
-def tell(what: str, figures: dict[str, Any]) -> None:
+def report(what: str, figures: dict[str, Any]) -> None:
     print(json.dumps({"measured": what, **figures}), flush=True)
 
 

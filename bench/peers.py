@@ -1,14 +1,13 @@
-"""Other people's servers with the same network behind them, under the same load, in the same run.
+"""Other inference servers with the same network, under the same load, in the same run.
 
     .venv/bin/python bench/peers.py [--peers litserve mosec fastapi bentoml ray] [--callers 1 16 64] [--seconds 10]
 
-A rate alone says little about a server. So each is also told as a share of what the machine does with the same network
-when nobody has to be served (peers/limit.py), measured before and after each peer; where others use the machine at the
-same time, the CPU time that an answer takes says more than either. Prints a table and one line of JSON; the exit status
-is 1 where a peer failed or answered wrongly.
+A rate alone says little about a server. So each is also given as a share of the throughput of the same network without
+a server (peers/limit.py), measured before and after each peer; on a shared machine the CPU time of a response says more
+than either. Prints a table and one line of JSON; the exit status is 1 if a peer failed or returned a wrong result.
 
-The peers are installed on first use, into .peers-venv. They run on a network of their own where the system permits it;
-Ray, whose services listen on every interface, runs nowhere else.
+The peers are installed at first use, into .peers-venv. They run in a network namespace if the system permits it; Ray,
+whose services listen on every interface, runs only there.
 """
 
 import argparse
@@ -20,18 +19,18 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from clips import MODEL, encoded, model_directory
-from machine import describe
-from peers.common import BATCH, PROCESSES, Answer, Classifier, Decoder
-from peers.limit import Limit, measure_limit
-from peers.service import PeerError, adopt_orphans, serving
-from peers.surroundings import prepare, version
-
+sys.path.append(str(Path(__file__).parents[1]))
+from bench.lib.clips import MODEL, encoded, model_directory
+from bench.lib.machine import describe
+from bench.peers.common import BATCH, PROCESSES, Answer, Classifier, Decoder
+from bench.peers.environment import prepare, version
+from bench.peers.limit import Limit, measure_limit
+from bench.peers.service import PeerError, adopt_orphans, serving
 from worker.model.checkpoint import read_config, write_config
 
 PEERS = ("litserve", "mosec", "fastapi", "bentoml", "ray")
 TOLERANCE = 0.02  # of a confidence: the order of sums depends on the number of threads
-TEMPERATURE = 50.0  # random weights are sure of one class; so cooled, their answers differ from clip to clip
+TEMPERATURE = 50.0  # of random weights, so that one class does not have all of the confidence
 
 
 def main() -> None:
@@ -47,7 +46,7 @@ def main() -> None:
     report = {"machine": describe(), "options": vars(options), "isolated": isolated}
     with tempfile.TemporaryDirectory() as folder:
         model, sounds = served(options.model, Path(folder)), encoded()
-        report["limit_batch_1"] = told(measure_limit(options.seconds, model, batch=1))
+        report["limit_batch_1"] = rounded(measure_limit(options.seconds, model, batch=1))
         report["peers"] = compare(options, model, sounds, isolated)
     print(json.dumps(report))
     sys.exit(any("error" in found for found in report["peers"].values()))
@@ -62,7 +61,7 @@ def served(name: str, folder: Path) -> Path:
 
 
 def compare(options: argparse.Namespace, model: Path, sounds: list[bytes], isolated: bool) -> dict[str, dict[str, Any]]:
-    """What was found of each peer, by name."""
+    """The figures of each peer, by name."""
     expected = Classifier(model)([Decoder(model)(sounds[0])])[0]
     found: dict[str, dict[str, Any]] = {}
     before = measure_limit(options.seconds, model)
@@ -74,22 +73,22 @@ def compare(options: argparse.Namespace, model: Path, sounds: list[bytes], isola
         found[name] = measure(name, options, model, sounds, expected)
         after = measure_limit(options.seconds, model)
         limit = Limit(mean((before.per_second, after.per_second)), mean((before.cpu_ms, after.cpu_ms)))
-        found[name]["limit"], before = told(limit), after
+        found[name]["limit"], before = rounded(limit), after
         for load in found[name]["loads"]:
             load["share_of_limit"] = round(load["per_second"] / limit.per_second, 3)
         print(table(name, found[name]), file=sys.stderr)
     return found
 
 
-def told(limit: Limit) -> dict[str, float]:
-    """As the report has it."""
+def rounded(limit: Limit) -> dict[str, float]:
+    """The limit for the report."""
     return {"per_second": round(limit.per_second, 1), "cpu_ms": round(limit.cpu_ms, 1)}
 
 
 def measure(
     name: str, options: argparse.Namespace, model: Path, sounds: list[bytes], expected: Answer
 ) -> dict[str, Any]:
-    """One peer's loads and manners; `error` says what went wrong, if anything did."""
+    """The figures of one peer under load and with bad input; `error` is set if it failed."""
     found: dict[str, Any] = {"version": version(name), "loads": []}
     try:
         with serving(name, model, sounds[0]) as (peer, first):
@@ -97,7 +96,7 @@ def measure(
                 found["error"] = f"first answer is {first} instead of {expected}"
             for callers in options.callers:
                 found["loads"].append(peer.load(sounds, callers, options.seconds))
-            found["manners"] = peer.manners(sounds)
+            found["bad_input"] = peer.try_bad_input(sounds)
     except PeerError as error:
         found["error"] = str(error)
     if any(load["errors"] for load in found["loads"]):
@@ -106,14 +105,14 @@ def measure(
 
 
 def agree(one: Answer, other: Answer) -> bool:
-    """Whether both name the same class with about the same confidence."""
+    """Whether both have the same first class with about the same confidence."""
     first, second = one["predictions"][0], other["predictions"][0]
     near = abs(first["confidence"] - second["confidence"]) <= TOLERANCE
     return near and first["class"] == second["class"] and len(one["predictions"]) == len(other["predictions"])
 
 
 def table(name: str, found: dict[str, Any]) -> str:
-    """Some lines for people."""
+    """The figures as text."""
     limit = found["limit"]
     lines = [
         f"{name} {found['version']}: the limit is {limit['per_second']}/s at {limit['cpu_ms']} ms of CPU a clip"
@@ -125,10 +124,10 @@ def table(name: str, found: dict[str, Any]) -> str:
         f"  CPU {load['cpu_ms']:>6.1f} ms  errors {load['errors']}  {load['memory_mb']} MB"
         for load in found["loads"]
     ]
-    if manners := found.get("manners"):
+    if bad := found.get("bad_input"):
         lines.append(
-            f"  beside a corrupt file ({manners['corrupt']}): {manners['neighbours']}, {manners['neighbours_failed']}"
-            f" failed; not a sound: {manners['not_a_sound']}; empty: {manners['empty']}"
+            f"  beside a corrupt file ({bad['corrupt']}): {bad['neighbours']}, {bad['neighbours_failed']}"
+            f" failed; not a sound: {bad['not_a_sound']}; empty: {bad['empty']}"
         )
     if "error" in found:
         lines.append(f"  ERROR: {found['error']}")

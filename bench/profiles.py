@@ -1,9 +1,9 @@
-"""Where gateway and worker spend their time under load, as flame graphs: docs/profile-{gateway,worker}.svg.
+"""Flame graphs of gateway and worker under load: docs/profile-{gateway,worker}.svg.
 
     .venv/bin/python bench/profiles.py [--model esc50-light] [--callers 16] [--seconds 8]
 
-Samples Python's stacks with py-spy, of threads that hold the interpreter: what waits, or computes outside of it, is not
-in the picture. The light network is the default, since with it queue and gateway are what is seen.
+Samples Python stacks with py-spy, of threads that hold the interpreter lock: code that waits, or computes without the
+lock, is not included. The light network is the default, since with it queue and gateway dominate.
 """
 
 import argparse
@@ -13,8 +13,9 @@ import tempfile
 import threading
 from pathlib import Path
 
-from clips import encoded, model_directory
-from stack import stack, submissions
+sys.path.append(str(Path(__file__).parents[1]))
+from bench.lib.clips import encoded, model_directory
+from bench.lib.stack import stack, submissions
 
 DOCS = Path(__file__).parent.parent / "docs"
 PY_SPY = Path(sys.executable).with_name("py-spy")

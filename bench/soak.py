@@ -1,13 +1,13 @@
-"""Load that lasts, load that is too much, and callers that misbehave.
+"""Soak and overload tests, and clients that misbehave.
 
-    .venv/bin/python bench/soak.py overload [--minutes 5] [--times 10]   far more than it can serve
-    .venv/bin/python bench/soak.py steady [--minutes 60] [--share 0.8]   what it can serve, for long
+    .venv/bin/python bench/soak.py overload [--minutes 5] [--times 10]   far more than the capacity
+    .venv/bin/python bench/soak.py steady [--minutes 60] [--share 0.8]   a share of the capacity, for long
     .venv/bin/python bench/soak.py streams [--count 1000]                event streams open at once
-    .venv/bin/python bench/soak.py fair [--waiting 400]                  one caller's backlog and another's one sound
-    .venv/bin/python bench/soak.py slow [--count 200]                    senders and readers that take their time
+    .venv/bin/python bench/soak.py fair [--waiting 400]                  one caller's backlog, and another caller
+    .venv/bin/python bench/soak.py slow [--count 200]                    slow senders and readers
 
-Each starts a stack of its own with --model on loopback, shows a progress bar, and prints one line of JSON. Callers are
-told apart by their addresses, of which a machine has as many as it likes: 127.0.0.2, 127.0.0.3 and so on.
+Each starts a service of its own with --model on loopback, shows a progress bar, and prints one line of JSON. Callers
+are distinguished by their addresses: 127.0.0.2, 127.0.0.3 and so on.
 """
 
 import argparse
@@ -27,11 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from clips import MODEL, encoded, model_directory
-from machine import describe
-from stack import Stack, stack, submissions
+
+sys.path.append(str(Path(__file__).parents[1]))
 from tqdm import tqdm
 
+from bench.lib.clips import MODEL, encoded, model_directory
+from bench.lib.machine import describe
+from bench.lib.stack import Stack, stack, submissions
 from otoscope.loadgen import LoadResult, Target, measure
 
 Figures = dict[str, Any]
@@ -43,18 +45,18 @@ def main() -> None:
     kinds = parser.add_subparsers(dest="kind", required=True)
     overload = kinds.add_parser("overload")
     overload.add_argument("--minutes", type=float, default=5)
-    overload.add_argument("--times", type=float, default=10, help="of what it can serve")
+    overload.add_argument("--times", type=float, default=10, help="of the capacity")
     steady = kinds.add_parser("steady")
     steady.add_argument("--minutes", type=float, default=60)
-    steady.add_argument("--share", type=float, default=0.8, help="of what it can serve")
+    steady.add_argument("--share", type=float, default=0.8, help="of the capacity")
     kinds.add_parser("streams").add_argument("--count", type=int, default=1_000)
     kinds.add_parser("fair").add_argument("--waiting", type=int, default=400)
     kinds.add_parser("slow").add_argument("--count", type=int, default=200)
     options = parser.parse_args()
-    works: dict[str, Callable[[Stack, argparse.Namespace], Figures]] = {
-        "overload": too_much, "steady": for_long, "streams": many_streams, "fair": take_turns, "slow": slow_ones,
+    runs: dict[str, Callable[[Stack, argparse.Namespace], Figures]] = {
+        "overload": run_overload, "steady": run_steady, "streams": run_streams, "fair": run_fair, "slow": run_slow,
     }  # fmt: skip
-    # Results are forgotten soon, so that what grows in Redis by design does not hide what should not.
+    # Results expire soon, so that the intended growth of Redis does not hide a leak.
     settings = {
         "slow": {"upload_seconds": "5"},
         "streams": {"queue_limit": "10000"},
@@ -64,32 +66,32 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         stack(model_directory(options.model, Path(folder)), **settings.get(options.kind, {})) as service,
     ):
-        figures = works[options.kind](service, options)
+        figures = runs[options.kind](service, options)
     print(json.dumps({"machine": describe(), "options": vars(options), **figures}))
 
 
-def best(service: Stack, seconds: float = 20) -> LoadResult:
-    """What it can serve: 64 callers that wait for their answers."""
+def measure_capacity(service: Stack, seconds: float = 20) -> LoadResult:
+    """The throughput of 64 callers that wait for their results."""
     return measure(service.target, submissions(service.target, encoded("FLAC")), callers=64, seconds=seconds, warm_up=3)
 
 
-def too_much(service: Stack, options: argparse.Namespace) -> Figures:
-    """Requests at a fixed rate past all bearing; none waits for its answer."""
-    capacity = best(service)
+def run_overload(service: Stack, options: argparse.Namespace) -> Figures:
+    """Requests at a fixed rate far above the capacity; none waits for its result."""
+    capacity = measure_capacity(service)
     target = Target.of(service.url, (202,))
     headers = {"Content-Type": "audio/flac"}
     requests = [target.request("POST", "/v1/jobs", headers, sound) for sound in encoded("FLAC")]
     before, memory, used, began = service.totals(), [service.memory()], service.cpu(), time.monotonic()
     seconds = 60 * options.minutes
-    told: list[str] = []
-    threading.Timer(seconds / 2, lambda: told.append(_refused(service))).start()
-    with Watching(service, seconds, memory):
-        asked = measure(target, requests, rate=options.times * capacity.throughput, seconds=seconds)
+    retry_after: list[str] = []
+    threading.Timer(seconds / 2, lambda: retry_after.append(_retry_after(service))).start()
+    with Monitor(service, seconds, memory):
+        load = measure(target, requests, rate=options.times * capacity.throughput, seconds=seconds)
     lasted, after = time.monotonic() - began, service.totals()
     busy = {name: round((spent - used[name]) / lasted, 2) for name, spent in service.cpu().items()}
     ended = time.monotonic()
     one = Target.of(service.url, source="127.0.0.2")
-    while True:  # another caller, who has been waiting for none of it
+    while True:  # another caller, without jobs in the queue
         back = measure(one, submissions(one, encoded("FLAC", 4)), callers=1, seconds=0.5, warm_up=0)
         if back.errors == 0 and back.percentile(50) < 0.25:
             break
@@ -99,10 +101,10 @@ def too_much(service: Stack, options: argparse.Namespace) -> Figures:
         "served_per_second": round((after["succeeded"] - before["succeeded"]) / lasted, 1),
         "share_of_best": round((after["succeeded"] - before["succeeded"]) / lasted / capacity.throughput, 3),
         "cores_busy": busy,
-        "asked_per_second": round(asked.outcomes.total() / lasted, 1),
-        "outcomes": dict(asked.outcomes),
-        "errors_told": service.errors_told(),
-        "retry_after_seconds": told,
+        "requests_per_second": round(load.outcomes.total() / lasted, 1),
+        "outcomes": dict(load.outcomes),
+        "error_responses": service.error_responses(),
+        "retry_after_seconds": retry_after,
         "seconds_from_submission_to_end": _waits(service),
         "recovered_after": round(recovered, 1),
         "memory_mb": {"before": memory[0], "most": _most(memory), "after": service.memory()},
@@ -110,40 +112,40 @@ def too_much(service: Stack, options: argparse.Namespace) -> Figures:
     }
 
 
-def _refused(service: Stack) -> str:
-    """When a refused caller is told to come back."""
+def _retry_after(service: Stack) -> str:
+    """The Retry-After of a rejected request."""
     headers = {"Content-Type": "audio/flac"}
     return httpx2.post(f"{service.url}/v1/jobs", content=b"", headers=headers).headers.get("Retry-After", "not refused")
 
 
 def _waits(service: Stack) -> Figures:
-    """How long accepted jobs took, from their records."""
+    """Percentiles of the duration of accepted jobs, from their records."""
     taken = service.durations()
     return {f"p{share}": round(statistics.quantiles(taken, n=100)[share - 1], 2) for share in (50, 95, 99)}
 
 
-def for_long(service: Stack, options: argparse.Namespace) -> Figures:
-    """A part of what it can serve, for long."""
-    capacity = best(service)
+def run_steady(service: Stack, options: argparse.Namespace) -> Figures:
+    """A share of the capacity, for long."""
+    capacity = measure_capacity(service)
     memory: list[dict[str, int]] = []
     descriptors: list[dict[str, int]] = []
     seconds = 60 * options.minutes
     requests = submissions(service.target, encoded("FLAC"))
-    with Watching(service, seconds, memory, descriptors):
+    with Monitor(service, seconds, memory, descriptors):
         rate = options.share * capacity.throughput
-        asked = measure(service.target, requests, rate=rate, seconds=seconds)
-    tenth = max(len(memory) // 10, 1)  # the first tenth is where caches fill
+        load = measure(service.target, requests, rate=rate, seconds=seconds)
+    tenth = max(len(memory) // 10, 1)  # caches fill during the first tenth
     return {
         "best_per_second": round(capacity.throughput, 1),
-        "load": asked.summary(),
+        "load": load.summary(),
         "jobs": service.totals()["accepted"],
         "memory_mb": {"after_a_tenth": memory[tenth], "half": memory[len(memory) // 2], "end": memory[-1]},
         "descriptors": {"after_a_tenth": descriptors[tenth], "end": descriptors[-1]},
     }
 
 
-def many_streams(service: Stack, options: argparse.Namespace) -> Figures:
-    """Opened while the worker stands still; each has to tell its job's end when it goes on."""
+def run_streams(service: Stack, options: argparse.Namespace) -> Figures:
+    """Streams that are opened while the worker is stopped; each has to report its job's end when it continues."""
     worker = next(process for name, process in service.processes() if name == "worker")
     worker.suspend()
     sounds = encoded("FLAC", 4)
@@ -163,13 +165,13 @@ def many_streams(service: Stack, options: argparse.Namespace) -> Figures:
                     last = json.loads(line[5:])["status"]
         return last
 
-    async def everybody() -> Figures:
+    async def run_all() -> Figures:
         limits, ready = httpx2.Limits(max_connections=None), asyncio.Event()
         async with AsyncExitStack() as exit:
             callers = []
-            for n in range(2, 12):  # one caller alone may not take so many places
-                wire = httpx2.AsyncHTTPTransport(local_address=f"127.0.0.{n}", limits=limits)
-                caller = httpx2.AsyncClient(base_url=service.url, timeout=300, transport=wire)
+            for n in range(2, 12):  # a single caller may not take that many places
+                transport = httpx2.AsyncHTTPTransport(local_address=f"127.0.0.{n}", limits=limits)
+                caller = httpx2.AsyncClient(base_url=service.url, timeout=300, transport=transport)
                 callers.append(await exit.enter_async_context(caller))
             with tqdm(total=options.count, unit="stream", file=sys.stderr) as bar:
                 began = time.monotonic()
@@ -190,13 +192,13 @@ def many_streams(service: Stack, options: argparse.Namespace) -> Figures:
         }
 
     try:
-        return asyncio.run(everybody())
+        return asyncio.run(run_all())
     finally:
         worker.resume()
 
 
-def take_turns(service: Stack, options: argparse.Namespace) -> Figures:
-    """One caller keeps so many jobs waiting; another sends one sound at a time."""
+def run_fair(service: Stack, options: argparse.Namespace) -> Figures:
+    """One caller keeps that many jobs unfinished; another submits one sound at a time."""
     few = Target.of(service.url, source="127.0.0.2")
     one = submissions(few, encoded("FLAC", 4))
     alone = measure(few, one, callers=1, seconds=5)
@@ -212,8 +214,8 @@ def take_turns(service: Stack, options: argparse.Namespace) -> Figures:
     return {"alone": alone.summary(), "beside": loads["few"].summary(), "the crowd": loads["many"].summary()}
 
 
-def slow_ones(service: Stack, options: argparse.Namespace) -> Figures:
-    """Heads and bodies that never end, and answers that nobody reads, beside somebody who behaves."""
+def run_slow(service: Stack, options: argparse.Namespace) -> Figures:
+    """Request heads and bodies that never end, and responses that are not read, beside a normal caller."""
     one = submissions(service.target, encoded("FLAC", 4))
     alone = measure(service.target, one, callers=1, seconds=5)
     host, port = service.target.host, service.target.port
@@ -262,7 +264,7 @@ def slow_ones(service: Stack, options: argparse.Namespace) -> Figures:
 
 
 def _is_cut(kind: str, line: socket.socket) -> bool:
-    """Whether the other end has hung up. A trickle goes on; what came back is left unread where that is the point."""
+    """Whether the gateway has closed the connection. Sends one more byte; a `reader` leaves its responses unread."""
     try:
         line.send(b"a")
         if kind == "reader":
@@ -276,11 +278,11 @@ def _is_cut(kind: str, line: socket.socket) -> bool:
         return True
 
 
-class Watching:
-    """Shows how far it is, and notes memory and descriptors a hundred times on the way."""
+class Monitor:
+    """Shows the progress, and samples memory and descriptors a hundred times."""
 
-    def __init__(self, service: Stack, seconds: float, *notes: list[dict[str, int]]) -> None:
-        self._service, self._seconds, self._notes = service, seconds, notes
+    def __init__(self, service: Stack, seconds: float, *samples: list[dict[str, int]]) -> None:
+        self._service, self._seconds, self._samples = service, seconds, samples
         self._over = threading.Event()
 
     def __enter__(self) -> None:
@@ -292,12 +294,12 @@ class Watching:
         self._thread.join()
 
     def _watch(self) -> None:
-        looks = (self._service.memory, self._service.descriptors)
+        samplers = (self._service.memory, self._service.descriptors)
         steps = 100
         with tqdm(total=steps, file=sys.stderr, bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}") as bar:
             while not self._over.wait(self._seconds / steps):
-                for note, look in zip(self._notes, looks, strict=False):
-                    note.append(look())
+                for samples, sample in zip(self._samples, samplers, strict=False):
+                    samples.append(sample())
                 if bar.n < steps:
                     bar.update()
                 bar.set_postfix_str(f" {self._service.totals()} MB {self._service.memory()}")
@@ -308,5 +310,5 @@ def _most(samples: list[dict[str, int]]) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the stack is taken down
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the service is stopped
     main()

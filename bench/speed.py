@@ -1,11 +1,11 @@
-"""How much of what the machine can do reaches the callers: limits, engine and stack, measured in turns in one run.
+"""Throughput as a share of what the machine can do: limits, engine and stack, measured alternately in one run.
 
     .venv/bin/python bench/speed.py [--seconds 10] [--model resnet-21m] [--rounds 3]
 
-The yardstick is eager PyTorch in two processes of one thread, eight clips at a time, without HTTP or queue
-(bench/peers/limit.py). On a machine that others use too, only what was measured next to each other can be compared: so
-everything is measured in each of several rounds, and a ratio is the median of the rounds'. Prints Markdown tables, and
-one line of JSON at the end.
+The baseline is eager PyTorch in two processes of one thread, eight clips at a time, without HTTP or queue
+(bench/peers/limit.py). On a shared machine only measurements that follow each other can be compared: so everything is
+measured in each of several rounds, and a ratio is the median over the rounds. Prints Markdown tables, and one line of
+JSON at the end.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clips import MODEL, encoded, model_directory
-from engine import with_ranges
-from machine import describe
-from peers.limit import eager_limit
-from stack import stack, submissions
-
+sys.path.append(str(Path(__file__).parents[1]))
+from bench.engine import with_ranges
+from bench.lib.clips import MODEL, encoded, model_directory
+from bench.lib.machine import describe
+from bench.lib.stack import stack, submissions
+from bench.peers.limit import eager_limit
 from worker.model.checkpoint import load_model, write_config
 
 BENCH = Path(__file__).parent
@@ -44,7 +44,7 @@ STACKS: dict[str, dict[str, str]] = {
     "stack, eager PyTorch": {"engine": "torch"},
 }
 LIKE_PEERS = ("1 caller", "16 callers", "64 callers")
-"""With PyTorch, as the peers have it, the stack is measured under the loads of bench/peers.py."""
+"""With PyTorch, which the peers use, the stack is measured under the loads of bench/peers.py."""
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def one_round(models: Path, directory: Path, options: argparse.Namespace) -> Ite
 
 
 def engine(options: argparse.Namespace, int8: bool) -> list[dict[str, Any]]:
-    """bench/engine.py, in a process of its own, so that nothing of it stays in memory."""
+    """The figures of bench/engine.py, in a process of its own, so that it leaves nothing in memory."""
     command = [sys.executable, str(BENCH / "engine.py"), "--model", options.model, "--batches", "1", "8"]
     command += ["--seconds", str(options.seconds), *(["--int8"] * int8)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

@@ -1,10 +1,10 @@
-"""What traces cost: services without, with all, with a tenth of them, and with a collector that is away, in one run.
+"""The cost of tracing: services without traces, with all, with a tenth, and with a collector that is down, in one run.
 
     .venv/bin/python bench/traces.py [--model esc50-light] [--callers 16] [--seconds 6] [--rounds 5]
 
-All are up at the same time and are asked in turns, so that whatever else the machine does falls on each alike.
-The collector is a process of its own that takes and forgets. Prints one line of JSON: of each round, and as the median
-over them, answers a second and CPU a job in gateway and worker, as a ratio to the service without traces.
+All run at the same time and are loaded in turn, so that other load of the machine affects them equally. The collector
+is a process of its own that discards the spans. Prints one line of JSON: of each round, and as the median over them,
+responses a second and CPU a job in gateway and worker, as a ratio to the service without traces.
 """
 
 import argparse
@@ -19,10 +19,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from clips import MODEL, encoded, model_directory
-from machine import describe
-from rig import free_port
-from stack import Stack, stack, submissions
+sys.path.append(str(Path(__file__).parents[1]))
+from bench.lib.clips import MODEL, encoded, model_directory
+from bench.lib.machine import describe
+from bench.lib.rig import free_port
+from bench.lib.stack import Stack, stack, submissions
 
 FIGURES = ("per_second", "gateway", "worker")
 
@@ -37,8 +38,8 @@ def main() -> None:
     port = free_port()
     collector = multiprocessing.get_context("spawn").Process(target=collect, args=(port,), daemon=True)
     collector.start()
-    endpoint, nobody = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{free_port()}"
-    kinds = {"off": ("", 1), "all": (endpoint, 1), "tenth": (endpoint, 0.1), "away": (nobody, 1)}
+    endpoint, closed = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{free_port()}"
+    kinds = {"off": ("", 1), "all": (endpoint, 1), "tenth": (endpoint, 0.1), "down": (closed, 1)}
     os.environ["OTEL_TRACES_SAMPLER"] = "parentbased_traceidratio"
     rounds: list[dict[str, dict[str, float]]] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as exits:
@@ -48,7 +49,7 @@ def main() -> None:
             os.environ["OTEL_TRACES_SAMPLER_ARG"] = str(share)
             services[name] = exits.enter_context(stack(models, otlp_endpoint=where, result_ttl="60"))
         for _ in range(options.rounds):
-            found = {name: asked(service, options) for name, service in services.items()}
+            found = {name: measure(service, options) for name, service in services.items()}
             rounds.append(found)
             print(found, file=sys.stderr)
     collector.terminate()
@@ -63,7 +64,8 @@ def main() -> None:
     print(json.dumps({"machine": describe(), "options": vars(options), "rounds": rounds, "ratios": ratios}))
 
 
-def asked(service: Stack, options: Any) -> dict[str, float]:
+def measure(service: Stack, options: Any) -> dict[str, float]:
+    """Responses a second, and CPU a job in gateway and worker."""
     found = service.load(submissions(service.target, encoded()), "callers", options.callers, options.seconds)
     cost = found["cpu_ms_a_job"]
     if found["errors"]:
@@ -72,7 +74,7 @@ def asked(service: Stack, options: Any) -> dict[str, float]:
 
 
 def collect(port: int) -> None:
-    """Take whatever comes on that port."""
+    """A collector on that port, which discards what it receives."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,9 +1,9 @@
-"""Does another worker add throughput, and do workers share the queue? One worker a core, from one to all of them.
+"""Throughput by number of workers, and their shares of the queue. One worker on each core, from one core to all.
 
     .venv/bin/python bench/workers.py [--model esc50] [--callers 64] [--seconds 20]
 
-Each worker is held to a core of its own; server, gateway and the load take what they need from all cores. Prints a line
-for each number of workers and one line of JSON: answers a second, latency, and the share of the jobs that each did.
+Each worker is pinned to a core of its own; Redis, gateway and load generator use all cores. Prints a line for each
+number of workers and one line of JSON: results a second, latency, and each worker's share of the jobs.
 """
 
 import argparse
@@ -15,11 +15,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from clips import MODEL, encoded, model_directory
-from machine import describe
-from rig import Rig
-from stack import submissions
-
+sys.path.append(str(Path(__file__).parents[1]))
+from bench.lib.clips import MODEL, encoded, model_directory
+from bench.lib.machine import describe
+from bench.lib.rig import Rig
+from bench.lib.stack import submissions
 from otoscope.loadgen import Target, measure
 from shared.contract import job_key
 
@@ -40,15 +40,13 @@ def main() -> None:
             with Rig(folder, models, workers=count, cores=cores[:count]) as rig:
                 rig.start()
                 target = Target.of(rig.url)
-                asked = measure(
-                    target, submissions(target, encoded()), callers=options.callers, seconds=options.seconds
-                )
+                load = measure(target, submissions(target, encoded()), callers=options.callers, seconds=options.seconds)
                 done = Counter(
                     (rig.redis.hget(key, "worker") or b"?").decode().rpartition("-")[2]
                     for key in rig.redis.scan_iter(job_key("*"), count=1000)
                 )
         shares = [round(jobs / done.total(), 3) for jobs in done.values()]
-        runs.append({"workers": count, **asked.summary(), "shares": shares})
+        runs.append({"workers": count, **load.summary(), "shares": shares})
         print(runs[-1], file=sys.stderr)
     print(json.dumps({"machine": describe(), "options": vars(options), "runs": runs}))
 

@@ -1,6 +1,6 @@
-"""The sounds and the models that benchmarks use: made here, so that they need no data.
+"""The sounds and the models of the benchmarks, generated so that they need no data.
 
-What is in a clip decides nothing about its cost, so noise under a slow envelope is as good as a dog.
+The content of a clip has no effect on its cost, so every clip is noise with a slow envelope.
 """
 
 import io
@@ -21,7 +21,7 @@ MODEL = "resnet-21m"
 
 
 def clips(count: int = 32) -> list[NDArray[np.float32]]:
-    """(samples,) each, all different, so that nothing can be answered from memory."""
+    """(samples,) each, all different, so that no cache can help."""
     made: list[NDArray[np.float32]] = []
     for seed in range(count):
         random = np.random.default_rng(seed)
@@ -42,7 +42,7 @@ def encoded(kind: str = "WAV", count: int = 32) -> list[bytes]:
 
 
 def large_model(directory: Path) -> Path:
-    """The 21.3M-parameter network with random weights, which cost the same as trained ones, as a model directory."""
+    """A model directory with the 21.3M-parameter network. Its weights are random, which has no effect on its cost."""
     torch.manual_seed(0)
     config = ResNetConfig(classes=50)
     names = tuple(f"class {number}" for number in range(config.classes))
@@ -55,7 +55,7 @@ def large_model(directory: Path) -> Path:
 
 
 def model_directory(model: str, folder: Path) -> Path:
-    """A directory to serve from that holds that model alone: one of models/, or the large one."""
+    """A models directory with that model only: one of models/, or the large one."""
     if model == MODEL:
         return large_model(folder).parent
     (folder / model).symlink_to(SHIPPED / model)

@@ -1,4 +1,4 @@
-"""What a measurement ran on, so that a figure never stands alone."""
+"""The machine that a measurement ran on, which is part of every report."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ PACKAGES = ("torch", "openvino", "celery", "redis", "uvicorn")
 
 
 def describe() -> dict[str, object]:
-    """Processor, cores, memory, system, versions and the day."""
+    """CPU, cores, memory, system, package versions and date."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -23,14 +23,14 @@ def describe() -> dict[str, object]:
 
 
 def _processor() -> str:
-    """The name is often no more than a maker's: family, model and what matters here say which one."""
-    told: dict[str, str] = {}
+    """The model name is often generic, so family, model number and the relevant CPU flags are added."""
+    values: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = line.partition(":")
-        told.setdefault(key.strip(), value.strip())
-    flags = told.get("flags", "").split()
+        values.setdefault(key.strip(), value.strip())
+    flags = values.get("flags", "").split()
     has = [name for name in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if name in flags]
-    return f"{told.get('model name', '?')} ({told.get('cpu family')}/{told.get('model')}; {' '.join(has)})"
+    return f"{values.get('model name', '?')} ({values.get('cpu family')}/{values.get('model')}; {' '.join(has)})"
 
 
 def _version(name: str) -> str | None:

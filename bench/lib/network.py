@@ -1,7 +1,6 @@
-"""Machines that are network namespaces of this one: a bridge, and behind a cable each a worker with its own name.
+"""Several hosts simulated by network namespaces: a bridge, and a worker with a host name of its own in each namespace.
 
-Needs root and iproute2. The server encrypts and asks for a password where this machine has a Redis that can encrypt;
-otherwise it asks for a password.
+Needs root and iproute2. Redis requires a password, and uses TLS if redis-server and openssl are installed.
 """
 
 import os
@@ -13,14 +12,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import redis
-from rig import Rig, Wire, free_port
+
+from bench.lib.rig import Rig, TcpProxy, free_port
 
 PASSWORD = "only-here"
-_NET = "198.18.77"  # of the block that is set aside for benchmarks
+_NET = "198.18.77"  # of the block that is reserved for benchmarks (RFC 2544)
 
 
 def missing() -> str:
-    """Why there can be no such machines here; nothing where there can."""
+    """Why network namespaces are not available here; empty if they are."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     if not (shutil.which("ip") and shutil.which("unshare")):
@@ -32,7 +32,7 @@ def missing() -> str:
 
 
 def _name(what: object) -> str:
-    return f"oto{os.getpid() % 100_000}{what}"  # 15 letters at most
+    return f"oto{os.getpid() % 100_000}{what}"  # 15 characters at most
 
 
 def _ip(*words: str) -> None:
@@ -40,7 +40,7 @@ def _ip(*words: str) -> None:
 
 
 class Network:
-    """A bridge with an address of this machine, and namespaces `0` to `count - 1` that see nothing but it."""
+    """A bridge with an address of this machine, and namespaces `0` to `count - 1` that are connected to it alone."""
 
     address = f"{_NET}.1"
 
@@ -82,7 +82,7 @@ class Network:
 
     @contextmanager
     def unplugged(self, number: int) -> Iterator[None]:
-        """The far end of the cable is out of the switch: packets vanish, and nobody is told."""
+        """Disconnect a namespace from the bridge: packets are dropped silently."""
         _ip("link", "set", _name(f"o{number}"), "nomaster")
         try:
             yield
@@ -91,14 +91,14 @@ class Network:
 
     @staticmethod
     def inside(number: int, command: Sequence[str | Path]) -> list[str | Path]:
-        """That command on machine `number`, which thinks that it is called so."""
+        """The command line that runs a command in namespace `number`, with a host name of its own."""
         named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', f"machine-{number}"]
         return [*named, "ip", "netns", "exec", _name(number), *command]
 
 
 class Machines(Rig):
-    """A worker on each machine; server and gateway on this one. With `wire` the machines' way to the server goes
-    through one that takes `delay` seconds, there and back alike."""
+    """A worker in each namespace; Redis and gateway on this machine. With `delay` the workers connect to Redis through
+    a proxy that delays both directions by that many seconds."""
 
     def __init__(
         self, network: Network, folder: Path, models: Path, *, workers: int, delay: float | None = None, **settings: Any
@@ -109,9 +109,9 @@ class Machines(Rig):
         self.tls_port = free_port() if self.encrypted else self.server_port
         if self.encrypted:
             self._certificate = self._sign()
-        self.wire = None if delay is None else Wire(self.tls_port, network.address, delay)
+        self.proxy = None if delay is None else TcpProxy(self.tls_port, network.address, delay)
         self._address = self._url(self.tls_port)
-        self._remote = self._url(self.wire.port if self.wire else self.tls_port)
+        self._remote = self._url(self.proxy.port if self.proxy else self.tls_port)
         self._environment["OTOSCOPE_REDIS_URL"] = self._address
         self.redis = redis.Redis(port=self.server_port, password=PASSWORD)
 
@@ -140,7 +140,7 @@ class Machines(Rig):
         return [*argv, *own]
 
     def _sign(self) -> Path:
-        """A certificate for the server's address that is its own authority."""
+        """A self-signed certificate for the server's address."""
         certificate, self._key = self.folder / "redis.pem", self.folder / "redis.key"
         curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", self._key]
         names = ["-subj", "/CN=redis", "-addext", f"subjectAltName=IP:{self.network.address}"]

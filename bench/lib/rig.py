@@ -1,7 +1,6 @@
-"""The service as separate processes that a fault can be done to: its server, workers, gateway, and the wire between.
+"""A service for fault injection, as separate processes: Redis, workers, gateway, and a TCP proxy in front of Redis.
 
-Everything listens on loopback. Nothing starts anything again by itself, as a supervisor would: whoever breaks something
-decides when it comes back.
+Everything listens on loopback. There is no supervisor: a test that kills a process also decides when it is restarted.
 """
 
 import asyncio
@@ -26,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Rig:
-    """`with Rig(folder, models) as rig:`; `start` brings up everything, the end takes all of it down.
+    """`with Rig(folder, models) as rig:`; `start` starts everything, the end of the block stops it.
 
-    With `wire` gateway and workers reach the server through a `Wire` that can be cut.
+    With `proxy` gateway and workers connect to Redis through a `TcpProxy` that can be interrupted.
     """
 
     def __init__(
@@ -37,20 +36,20 @@ class Rig:
         models: Path,
         *,
         workers: int = 1,
-        wire: bool = False,
+        proxy: bool = False,
         data: Path | None = None,
         cores: Sequence[int] = (),
         **settings: str,
     ) -> None:
-        """`settings` are OTOSCOPE_ variables in lower case; `data` is where the server keeps its file; worker N is held
-        to the Nth of `cores`."""
+        """`settings` are OTOSCOPE_ variables in lower case; `data` is the folder of Redis' file; worker N is pinned to
+        the Nth of `cores`."""
         self.folder, self._workers, self._cores = folder, workers, cores
         self.port, self.server_port = free_ports(2)
         self.url = f"http://127.0.0.1:{self.port}"
         self._home = Home(data or folder / "data")
         self._home.directory.mkdir(exist_ok=True)
-        self.wire = Wire(self.server_port) if wire else None
-        reached = self.wire.port if self.wire else self.server_port
+        self.proxy = TcpProxy(self.server_port) if proxy else None
+        reached = self.proxy.port if self.proxy else self.server_port
         own = {
             "redis_url": f"redis://127.0.0.1:{reached}/0",
             "port": str(self.port),
@@ -66,9 +65,9 @@ class Rig:
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
-        if self.wire:
-            self._exit.enter_context(self.wire)
-        self._exit.callback(self._end)  # first: who has lost the server takes long to end
+        if self.proxy:
+            self._exit.enter_context(self.proxy)
+        self._exit.callback(self._end)  # before the proxy: processes that have lost Redis take long to end
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -79,14 +78,14 @@ class Rig:
         return [f"worker {n}" for n in range(self._workers)]
 
     def start(self) -> None:
-        """Everything, in the order in which it is needed, until it is ready."""
+        """Start everything, in the order of dependency, and wait until it is ready."""
         self.begin("server")
         for name in (*self.workers, "gateway"):
             self.begin(name)
         self.wait_until_ready(self._workers)
 
     def begin(self, name: str) -> None:
-        """Start one of `server`, `gateway` and `worker N`; the server, until it answers."""
+        """Start one of `server` (Redis), `gateway` and `worker N`; the server, until it answers."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 self.command(name),
@@ -102,8 +101,8 @@ class Rig:
             self._wait(self.server_answers, "the server", 60)
 
     def command(self, name: str) -> Sequence[str | Path]:
-        """What to run for that name."""
-        if name == "server":  # the later of two settings counts: what the embedded server has, and a port on loopback
+        """The command line of that process."""
+        if name == "server":  # the later of two options counts: those of the embedded server, then a port on loopback
             return [*self._home.program().argv, "--port", str(self.server_port), "--bind", "127.0.0.1"]
         return [sys.executable, "-m", "api" if name == "gateway" else "worker"]
 
@@ -153,19 +152,18 @@ class Rig:
                 process.wait()
 
 
-class Wire:
-    """A TCP connection's way to the server, in a thread of its own, that can go dead (nothing comes through, nothing is
-    said, and all of it comes later) or be cut (what was connected is told so, and nobody can connect), and that may be
-    long: what goes in comes out `delay` seconds later."""
+class TcpProxy:
+    """A TCP proxy in a thread of its own, for faults of the network: `stalled` holds all data back until the end of the
+    block, `disconnected` resets connections and accepts none, and data is forwarded after `delay` seconds."""
 
     def __init__(self, to: int, host: str = "127.0.0.1", delay: float = 0) -> None:
         self.port = free_port()
         self._to, self._host, self._delay = to, host, delay
         self._open = threading.Event()
         self._open.set()
-        self._dead = False
+        self._stalled = False
         self._loop = asyncio.new_event_loop()
-        self._lines: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.StreamWriter] = set()
 
     def __enter__(self) -> Self:
         listening = threading.Event()
@@ -178,15 +176,15 @@ class Wire:
         self._loop.call_soon_threadsafe(self._stop.set)
 
     @contextmanager
-    def dead(self) -> Iterator[None]:
-        self._dead = True
+    def stalled(self) -> Iterator[None]:
+        self._stalled = True
         try:
             yield
         finally:
-            self._dead = False
+            self._stalled = False
 
     @contextmanager
-    def cut(self) -> Iterator[None]:
+    def disconnected(self) -> Iterator[None]:
         self._open.clear()
         self._loop.call_soon_threadsafe(self._hang_up)
         try:
@@ -195,8 +193,8 @@ class Wire:
             self._open.set()
 
     def _hang_up(self) -> None:
-        for line in self._lines:
-            line.transport.abort()
+        for connection in self._connections:
+            connection.transport.abort()
 
     async def _run(self, listening: threading.Event) -> None:
         self._stop = asyncio.Event()
@@ -213,14 +211,14 @@ class Wire:
         except OSError:
             writer.transport.abort()
             return
-        self._lines |= {writer, back}
+        self._connections |= {writer, back}
         await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
-        self._lines -= {writer, back}
+        self._connections -= {writer, back}
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while chunk := await reader.read(2**16):
-                while self._dead:
+                while self._stalled:
                     await asyncio.sleep(0.05)
                 if self._delay:
                     self._loop.call_later(self._delay, writer.write, chunk)
@@ -234,7 +232,7 @@ class Wire:
 
 
 def free_ports(count: int) -> list[int]:
-    """No two alike: each is held until all are drawn."""
+    """Distinct free ports: each is bound until all are chosen."""
     with ExitStack() as held:
         probes = [held.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:

@@ -1,4 +1,4 @@
-"""The service on three servers, of which one is written to, and three sentinels that know which."""
+"""The service with a Redis primary, two replicas and three sentinels."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,21 +8,21 @@ from typing import Any
 import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
-from rig import Rig, free_ports
 
+from bench.lib.rig import Rig, free_ports
 from shared.config.redis_url import parse_redis_url
 from shared.redis_client.connection import new_client, sentinel_manager
 
 PASSWORD, OTHER = "only-here", "only-there"  # of the servers, and of the sentinels
 SERVICE = "queue"
 DOWN_SECONDS = 3
-"""After which silence a sentinel takes a server for dead."""
-COUNT = 3  # of either
+"""Without a reply for this long a server counts as down (down-after-milliseconds)."""
+COUNT = 3  # servers, and sentinels
 
 
-class Guarded(Rig):
-    """`server` is the first to be written to; its replicas are `replica 1` and `replica 2`. A write is refused while no
-    replica has been heard of for ten seconds: what a server that is cut off accepts would be lost."""
+class SentinelRig(Rig):
+    """`server` is the first primary; its replicas are `replica 1` and `replica 2`. A primary without an acknowledgement
+    of a replica for ten seconds rejects writes (min-replicas-to-write): an isolated one would lose what it accepts."""
 
     def __init__(self, folder: Path, models: Path, **settings: Any) -> None:
         super().__init__(folder, models, **settings)
@@ -45,7 +45,7 @@ class Guarded(Rig):
         self.redis.close()
         patience = {"retry": Retry(ConstantBackoff(0.2), 100), "retry_on_error": [redis.exceptions.RedisError]}
         self.redis = new_client(self._address, socket_timeout=5, **patience)
-        self._wait(self._known, "the sentinels", 60)
+        self._wait(self._discovered, "the sentinels", 60)
         for name in (*self.workers, "gateway"):
             self.begin(name)
         self.wait_until_ready(self._workers)
@@ -60,13 +60,13 @@ class Guarded(Rig):
             command += ["--dir", str(self._own(name)), "--unixsocket", "", "--requirepass", PASSWORD]
             command += ["--masterauth", PASSWORD, "--repl-diskless-sync-delay", "0"]
             command += ["--min-replicas-to-write", "1", "--min-replicas-max-lag", "10"]
-            if at and not self.processes.get(name):  # at its next start, the sentinels say whose replica it is
+            if at and not self.processes.get(name):  # later, the sentinels make it a replica
                 command += ["--replicaof", "127.0.0.1", str(self._ports[0])]
             return command
         return super().command(name)
 
     def primary(self) -> int:
-        """The port of the server that is written to, as the sentinels say."""
+        """The port of the primary, from the sentinels."""
         with sentinel_manager(self._address) as sentinels:
             return int(sentinels.discover_master(SERVICE)[1])
 
@@ -75,7 +75,7 @@ class Guarded(Rig):
         return f"replica {at}" if at else "server"
 
     def replicas(self) -> int:
-        """How many follow the server that is written to."""
+        """The number of replicas of the primary."""
         return int(self.redis.info("replication")["connected_slaves"])
 
     def _program(self) -> list[str]:
@@ -87,7 +87,7 @@ class Guarded(Rig):
         return directory
 
     def _sentinel(self, number: int) -> Path:
-        """Its configuration, which it rewrites."""
+        """The configuration file of a sentinel, which it rewrites."""
         config = self._own(f"sentinel {number}") / "sentinel.conf"
         config.write_text(
             f'port {self._sentinel_ports[number]}\nbind 127.0.0.1\nrequirepass {OTHER}\ndir "{config.parent}"\n'
@@ -98,8 +98,8 @@ class Guarded(Rig):
         )
         return config
 
-    def _known(self) -> bool:
-        """Whether all sentinels know of each other and of the replicas, without which none can be promoted."""
+    def _discovered(self) -> bool:
+        """Whether all sentinels have found each other and the replicas, which a failover needs."""
         with sentinel_manager(self._address) as sentinels, suppress(redis.exceptions.ConnectionError):
             states = [sentinel.sentinel_masters().get(SERVICE, {}) for sentinel in sentinels.sentinels]
             seen = [(state.get("num-other-sentinels"), state.get("num-slaves")) for state in states]

@@ -1,9 +1,9 @@
-"""The whole service under load: its own server, worker and gateway, asked over HTTP.
+"""Throughput, latency and cost of a whole service under load: Redis, worker and gateway, over HTTP.
 
     .venv/bin/python bench/lib/stack.py [--model resnet-21m] [--callers 1 16 64 256] [--rate 20] [--include maps,...]
 
-Starts a stack of its own on a free port, asks it with so many callers at a time and at a fixed rate, and ends it.
-Prints a table and one line of JSON: answers a second, latency, and what each process cost in CPU a job and in memory.
+Starts a service of its own on a free port, loads it with a number of concurrent callers or at a fixed rate, and stops
+it. Prints a table and one line of JSON: responses a second, latency, and for each process CPU a job and memory.
 """
 
 import argparse
@@ -22,10 +22,11 @@ from typing import Any
 import httpx2
 import psutil
 import redis
-from clips import MODEL, encoded, model_directory
-from machine import describe
-from rig import free_port
 
+sys.path.append(str(Path(__file__).parents[2]))
+from bench.lib.clips import MODEL, encoded, model_directory
+from bench.lib.machine import describe
+from bench.lib.rig import free_port
 from commands.stack.embedded_redis import Home
 from otoscope.client import Client
 from otoscope.errors import OtoscopeError
@@ -39,9 +40,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=MODEL, help=f"{MODEL}, or one of models/")
     parser.add_argument("--callers", type=int, nargs="*", default=[1, 16, 64, 256])
-    parser.add_argument("--rate", type=float, nargs="*", default=[], help="requests a second, whatever comes back")
+    parser.add_argument(
+        "--rate", type=float, nargs="*", default=[], help="requests a second, independent of the responses"
+    )
     parser.add_argument("--seconds", type=float, default=15)
-    parser.add_argument("--include", default="", help="parts to ask for beside the predictions")
+    parser.add_argument("--include", default="", help="parts to request beside the predictions")
     parser.add_argument("--accept", default="application/json", help="or application/msgpack")
     parser.add_argument("--format", default="WAV", help="WAV, FLAC, OGG or MP3")
     options = parser.parse_args()
@@ -59,7 +62,7 @@ def main() -> None:
 def submissions(
     target: Target, sounds: list[bytes], include: str = "", accept: str = "application/json"
 ) -> list[bytes]:
-    """One request a sound, that waits for its answer."""
+    """One request for each sound; each waits for its result."""
     path = "/v1/jobs" + (f"?include={include}" if include else "")
     headers = {"Content-Type": "audio/wav", "Prefer": "wait=60", "Accept": accept}
     return [target.request("POST", path, headers, sound) for sound in sounds]
@@ -77,15 +80,15 @@ class Stack:
         self.start_seconds = round(time.monotonic() - started, 1)
 
     def load(self, requests: list[bytes], kind: str, number: float, seconds: float) -> dict[str, Any]:
-        """Ask with `number` callers, or at that rate."""
-        before, asked, began = self.cpu(), self.traffic(), time.monotonic()
-        asked_for: dict[str, Any] = {kind: number}
-        measured = measure(self.target, requests, **asked_for, seconds=seconds, warm_up=2.0)
+        """The figures under the load of `number` callers, or of that many requests a second."""
+        before, traffic, began = self.cpu(), self.traffic(), time.monotonic()
+        amount: dict[str, Any] = {kind: number}
+        measured = measure(self.target, requests, **amount, seconds=seconds, warm_up=2.0)
         spent, lasted = self.cpu(), time.monotonic() - began
         jobs = max(measured.throughput * lasted, 1)
         cost = {name: round(1e3 * (spent[name] - before[name]) / jobs, 2) for name in spent}
-        told = {name: round((value - asked[name]) / jobs, 1) for name, value in self.traffic().items()}
-        figures = {"cpu_ms_a_job": cost, "redis_a_job": told, "memory_mb": self.memory()}
+        per_job = {name: round((value - traffic[name]) / jobs, 1) for name, value in self.traffic().items()}
+        figures = {"cpu_ms_a_job": cost, "redis_a_job": per_job, "memory_mb": self.memory()}
         return {kind: number, **measured.summary(), **figures}
 
     def cpu(self) -> dict[str, float]:
@@ -100,7 +103,7 @@ class Stack:
         return used
 
     def traffic(self) -> dict[str, float]:
-        """What Redis has been asked so far: commands, those inside of scripts as well, and KB over its sockets."""
+        """Traffic of Redis so far: commands, including those in scripts, and KB over its sockets."""
         stats: dict[str, int] = self._redis.info("stats")  # type: ignore[assignment]
         return {
             "commands": stats["total_commands_processed"],
@@ -125,16 +128,16 @@ class Stack:
         return held
 
     def totals(self) -> dict[str, int]:
-        """Jobs so far: accepted, and how they ended."""
+        """Jobs so far: accepted, and by outcome."""
         return {name: int(self._redis.hget(TOTALS, name) or 0) for name in COUNTERS}  # type: ignore[arg-type]
 
-    def errors_told(self) -> dict[str, int]:
-        """What the gateway refused so far, by code."""
-        told = httpx2.get(f"{self.url}/metrics").text
-        return {code: int(float(count)) for code, count in re.findall(r'api_errors_total{code="(\w+)"} (\S+)', told)}
+    def error_responses(self) -> dict[str, int]:
+        """Error responses of the gateway so far, by code."""
+        text = httpx2.get(f"{self.url}/metrics").text
+        return {code: int(float(count)) for code, count in re.findall(r'api_errors_total{code="(\w+)"} (\S+)', text)}
 
     def durations(self, most: int = 10_000) -> list[float]:
-        """Seconds from submission to end of so many jobs that succeeded, whichever come first."""
+        """Seconds from submission to end, of up to `most` succeeded jobs."""
         taken: list[float] = []
         for key in self._redis.scan_iter(job_key("*"), count=1_000):
             status, *times = self._redis.hmget(key, "status", "created_at", "finished_at")  # type: ignore[misc]
@@ -146,12 +149,12 @@ class Stack:
         return taken
 
     def processes(self) -> Iterator[tuple[str, psutil.Process]]:
-        """Each by the name of what it is part of."""
+        """Every process with the name of the component that it belongs to."""
         for process in self._root.children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 line = " ".join(process.cmdline())
                 name = next((name for name, mark in PROCESSES.items() if mark in line), None)
-                # A child of `otoscope up` is tied to it by a small process that bears the same command.
+                # A child of `otoscope up` has a small parent with the same command line (pdeathsig).
                 if name and "pdeathsig" not in line:
                     yield name, process
 
@@ -162,7 +165,7 @@ class Stack:
                     if client.ready().status == "ready":
                         return
                 if not self._root.is_running() or self._root.status() == psutil.STATUS_ZOMBIE:
-                    raise SystemExit("the stack ended before it was ready; see its words above")
+                    raise SystemExit("the stack ended before it was ready; see its output above")
                 if time.monotonic() - started > 120:
                     raise SystemExit("the stack was not ready after two minutes")
                 time.sleep(0.05)
@@ -170,7 +173,7 @@ class Stack:
 
 @contextmanager
 def stack(models: Path, /, **settings: str) -> Iterator[Stack]:
-    """A stack of its own that serves the models in that directory; `settings` are OTOSCOPE_ variables in lower case."""
+    """A service (`otoscope up`) with the models of that directory; `settings` are OTOSCOPE_ variables in lower case."""
     port = free_port()
     with tempfile.TemporaryDirectory() as home:
         own = {"home": home, "port": str(port), "models_dir": str(models), "metrics_port": "0", **settings}

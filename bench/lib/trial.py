@@ -1,4 +1,4 @@
-"""Jobs in flight while something breaks, and what became of them."""
+"""Submits jobs, injects a fault while they are in flight, and checks how each of them ended."""
 
 import asyncio
 import re
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
-from clips import encoded
-from rig import Rig
 
+from bench.lib.clips import encoded
+from bench.lib.rig import Rig
 from otoscope.client import AsyncClient
 from otoscope.errors import OtoscopeError
 from otoscope.types import FINAL
@@ -21,39 +21,39 @@ from shared.contract import COUNTERS, QUEUE, TOTALS, UNACKED, UNFINISHED, events
 
 DEADLINE = 120  # seconds, of a job
 _RAISED = re.compile(r"^[\w.]+(?:Error|Exception)\b.*", re.M)  # the last line of a traceback
-LISTENERS = 20  # jobs that are waited for, and as many that are followed
+LISTENERS = 20  # jobs that clients wait for, and as many whose events they follow
 
 
 @dataclass
 class Outcome:
-    """What became of the jobs of one fault."""
+    """The result of one fault."""
 
     fault: str
     accepted: int = 0
     refused: int = 0
     ended: Counter[str] = field(default_factory=Counter)
-    recovered: float = 0.0  # seconds from the fault to the last answer
+    recovered: float = 0.0  # seconds from the fault to the end of the last job
     notes: dict[str, Any] = field(default_factory=dict)
-    wrong: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)  # violations
 
     def line(self) -> str:
         notes = ", ".join(f"{name} {value}" for name, value in self.notes.items())
-        told = f"{self.fault:<14} accepted {self.accepted:>4}  {dict(self.ended)}  answered after {self.recovered} s"
-        return f"{told}  {notes}  {'; '.join(self.wrong) or 'nothing lost'}"
+        counts = f"{self.fault:<14} accepted {self.accepted:>4}  {dict(self.ended)}  finished after {self.recovered} s"
+        return f"{counts}  {notes}  {'; '.join(self.wrong) or 'nothing lost'}"
 
 
 Fault = Callable[["Trial"], Awaitable[None]]
 
 
 class Trial:
-    """Submits, listens, and looks at what is left. With `may_lose` a job that Redis has forgotten is counted, not held
-    against anybody."""
+    """Submits jobs, waits for them and checks the state that is left. With `may_lose` a job that Redis has lost is only
+    counted."""
 
     def __init__(self, rig: Rig, outcome: Outcome, jobs: int, *, may_lose: bool = False) -> None:
         self.rig, self.outcome, self._jobs, self._may_lose = rig, outcome, jobs, may_lose
         self._sounds = encoded("FLAC", 8)
-        self.accepted: dict[str, int] = {}  # job id -> which sound
-        self.broken = 0.0  # when
+        self.accepted: dict[str, int] = {}  # job id -> index of its sound
+        self.broken = 0.0  # time of the fault
 
     async def run(self, fault: Fault) -> None:
         async with httpx2.AsyncClient(
@@ -87,7 +87,7 @@ class Trial:
             await self._look(expected)
 
     async def submit(self, count: int) -> None:
-        """So many more accepted jobs, whatever has to be tried again for it; a key makes each of them one job."""
+        """Submit until that many more jobs are accepted; by their idempotency keys retries create no second job."""
 
         async def submit(number: int) -> None:
             which = number % len(self._sounds)
@@ -100,7 +100,7 @@ class Trial:
                         return
                     if answer.status_code not in (429, 503):
                         raised = _RAISED.findall(self.rig.log("gateway"))[-1:]
-                        self._wrong(f"a submission was answered {answer.status_code}: {answer.text[:200]} {raised}")
+                        self._wrong(f"a submission got {answer.status_code}: {answer.text[:200]} {raised}")
                         return
                     self.outcome.refused += 1
                 await asyncio.sleep(0.2)
@@ -115,23 +115,23 @@ class Trial:
         await asyncio.gather(*(one(number) for number in range(count)))
 
     async def _under_way(self) -> int:
-        """How many jobs are unfinished, as soon as some are finished: the fault comes in the middle of it."""
+        """Wait until some jobs are finished, so that the fault comes in the middle; returns how many are not."""
         async with asyncio.timeout(60):
             while (left := int(self.rig.redis.zcard(UNFINISHED))) > 0.9 * self._jobs:
                 await asyncio.sleep(0.01)
         return left
 
     async def _finished(self, seconds: float) -> None:
-        """Until nothing is unfinished, or time is up."""
+        """Wait until no job is unfinished, or the time is over."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            with suppress(Exception):  # the server may be what has been broken
+            with suppress(Exception):  # Redis may be down
                 if not self.rig.redis.exists(UNFINISHED):
                     return
             await asyncio.sleep(0.1)
 
     async def _answers(self) -> dict[int, str]:
-        """The name of each sound."""
+        """The first class of each sound."""
         return {which: await self._name(job_id) for job_id, which in self.accepted.items()}
 
     async def _name(self, job_id: str) -> str:
@@ -139,7 +139,7 @@ class Trial:
         return str(job["result"]["predictions"][0]["class"]) if job.get("result") else ""
 
     async def _look(self, expected: dict[int, str]) -> None:
-        """Every job, as its owner sees it and as it is stored; then the books."""
+        """Check every job in the API and in Redis, then the totals."""
         outcome, stored = self.outcome, self.rig.redis
         outcome.accepted = len(self.accepted)
         for job_id, which in self.accepted.items():
@@ -156,7 +156,7 @@ class Trial:
             if job["status"] not in FINAL:
                 self._wrong(f"{job_id} is still {job['status']}")
             if job["status"] == "succeeded" and job["result"]["predictions"][0]["class"] != expected[which]:
-                self._wrong(f"{job_id} has another answer than its sound had before")
+                self._wrong(f"{job_id} has another first class than its sound had before")
             if job["status"] == "failed" and error != "deadline_exceeded":
                 self._wrong(f"{job_id} failed: {error}")
             ends = [fields[b"kind"] for _, fields in stored.xrange(events_key(job_id)) if fields[b"kind"] == b"result"]
@@ -173,11 +173,11 @@ class Trial:
         if totals["accepted"] != ended or totals["accepted"] != sum(records.values()):
             self._wrong(f"accepted {totals['accepted']}, ended {ended}, records {dict(records)}")
         if totals["accepted"] < len(self.accepted) - self.outcome.ended["lost"]:
-            self._wrong(f"{len(self.accepted)} were told 202, {totals['accepted']} were accepted")
+            self._wrong(f"{len(self.accepted)} submissions got 202, {totals['accepted']} were counted as accepted")
         if endless := [key.decode() for key in stored.scan_iter(count=1000) if stored.ttl(key) == -1]:
-            self._wrong(f"keys without an end: {endless[:5]}")
+            self._wrong(f"keys without a TTL: {endless[:5]}")
         if stored.exists(UNACKED, QUEUE):
-            time.sleep(12)  # what has been delivered twice goes by itself
+            time.sleep(12)  # a second delivery is acknowledged by then
             if left := [key for key in (UNACKED, QUEUE) if stored.exists(key)]:
                 self._wrong(f"messages are left in {left}")
 

@@ -1,1 +1,1 @@
-"""The same network behind other people's servers, for bench/peers.py: one module a server, and what they share."""
+"""The same network behind other inference servers, for bench/peers.py: one module for each server, and common code."""

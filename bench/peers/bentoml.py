@@ -1,7 +1,7 @@
-"""BentoML: a service that takes files, one at a time, before a service that is batched, as its documentation has it.
+"""BentoML: a service that accepts single files in front of a batched service, as in its documentation.
 
-Two of them, since a batched method speaks lists over HTTP too. The batch adapts its own wait; `max_latency_ms` is no
-wait but a deadline beyond which requests are refused.
+There are two services, since a batched method has lists in its HTTP interface too. The wait of a batch is adaptive;
+`max_latency_ms` is not this wait but a deadline past which requests are rejected.
 """
 
 import os
@@ -14,7 +14,7 @@ import numpy as np
 from bentoml.exceptions import InvalidArgument
 from bentoml.validators import ContentType
 
-from peers.common import BATCH, HOST, PROCESSES, TIMEOUT, Answer, Classifier, Decoder, NotASound, port
+from bench.peers.common import BATCH, HOST, PROCESSES, TIMEOUT, Answer, Classifier, Decoder, NotASound, port
 
 CONFIG: dict[str, Any] = {"traffic": {"timeout": TIMEOUT}, "logging": {"access": {"enabled": False}}}
 
@@ -47,5 +47,15 @@ class Files:
 
 
 if __name__ == "__main__":
-    command = [sys.executable, "-m", "bentoml", "serve", "peers.bentoml:Files", "--host", HOST, "--port", str(port())]
+    command = [
+        sys.executable,
+        "-m",
+        "bentoml",
+        "serve",
+        "bench.peers.bentoml:Files",
+        "--host",
+        HOST,
+        "--port",
+        str(port()),
+    ]
     os.execv(sys.executable, command)

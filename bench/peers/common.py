@@ -1,8 +1,7 @@
-"""What every peer serves, so that only the serving differs: a sound file in, the five likeliest classes out.
+"""The model code of every peer, so that only the server differs: a sound file in, the five most probable classes out.
 
-Written from public parts (soundfile, torchaudio, eager PyTorch) as whoever uses such a framework would, not from
-Otoscope's own engine; only the network and its arithmetic are the same. The environment says where the model lies and
-which port to listen on.
+It uses public packages (soundfile, torchaudio, eager PyTorch), as a user of such a framework would, and not Otoscope's
+engine; only the network and its arithmetic are the same. Environment variables have the model directory and the port.
 """
 
 import io
@@ -20,7 +19,7 @@ from worker.model.checkpoint import load_model, read_config
 from worker.model.compat.torchaudio import torchaudio
 from worker.model.precision import autocast
 
-PROCESSES = 2  # that hold the model, of one thread each
+PROCESSES = 2  # with the model, of one thread each
 BATCH = 8
 WAIT = 0.005  # seconds a batch waits to fill
 TIMEOUT = 60  # seconds that a request may take; the load generator gives up after as many
@@ -34,7 +33,7 @@ Samples = NDArray[np.float32]
 
 
 class NotASound(ValueError):
-    """Bytes that soundfile cannot read; each peer has its own way of answering 400."""
+    """Bytes that soundfile cannot read; each peer responds with 400 in its own way."""
 
 
 def port() -> int:
@@ -46,13 +45,13 @@ def model_directory() -> Path:
 
 
 class Decoder:
-    """A file's bytes -> what the model is given; needs the model's numbers, not its weights."""
+    """The bytes of a file -> the input of the model; needs the model's config, not its weights."""
 
     def __init__(self, directory: Path | None = None) -> None:
         self._config = read_config(directory or model_directory()).frontend
 
     def __call__(self, sound: bytes) -> Samples:
-        """One channel at the model's rate, cut or filled up with silence to what the network sees. Raises NotASound."""
+        """(window samples,) mono at the model's rate, truncated or padded with silence. Raises NotASound."""
         try:
             samples, rate = soundfile.read(io.BytesIO(sound), dtype="float32", always_2d=True)
         except soundfile.SoundFileError as error:

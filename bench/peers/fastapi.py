@@ -1,7 +1,7 @@
-"""FastAPI alone: one process, no batches, the model on a thread of its own that uses every core.
+"""FastAPI alone: one process, no batches, the model in one thread that uses every core.
 
-One such thread rather than the pool that FastAPI gives its synchronous endpoints: forty forward passes side by side
-would each start threads for every core.
+One thread instead of the pool of FastAPI's synchronous endpoints: forty concurrent forward passes would each start
+threads for every core.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 
-from peers.common import HOST, Answer, Classifier, Decoder, NotASound, port
+from bench.peers.common import HOST, Answer, Classifier, Decoder, NotASound, port
 
 app = FastAPI()
 thread = ThreadPoolExecutor(1)

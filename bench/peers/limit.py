@@ -1,4 +1,4 @@
-"""What this machine can do with this network in eager PyTorch when nobody has to be served: the peers' yardstick."""
+"""The throughput of the network in eager PyTorch without a server: the baseline for the peers."""
 
 import itertools
 import multiprocessing
@@ -11,20 +11,19 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import mean
 
-from clips import encoded, large_model
-
-from peers.common import BATCH, PROCESSES, Classifier, Decoder
+from bench.lib.clips import encoded, large_model
+from bench.peers.common import BATCH, PROCESSES, Classifier, Decoder
 
 WARM_UP = 1.0
-PATIENCE = 120.0  # seconds to start in
+PATIENCE = 120.0  # seconds for the start
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What eager PyTorch does here, by the clock and by the CPU time that it takes."""
+    """The throughput of eager PyTorch, and its CPU time."""
 
     per_second: float
-    cpu_ms: float  # a clip; other people's work on the machine makes the rate smaller, and this hardly larger
+    cpu_ms: float  # per clip; other load on the machine lowers the rate, and hardly changes this
 
 
 def eager_limit(seconds: float, model: Path | None = None, batch: int = BATCH) -> float:
@@ -37,7 +36,7 @@ def eager_limit(seconds: float, model: Path | None = None, batch: int = BATCH) -
 
 
 def measure_limit(seconds: float, model: Path | None = None, batch: int = BATCH) -> Limit:
-    """The same with its cost."""
+    """The same with its CPU time."""
     context = multiprocessing.get_context("spawn")
     together, found = context.Barrier(PROCESSES), context.SimpleQueue()
     with ExitStack() as stack:
@@ -50,13 +49,13 @@ def measure_limit(seconds: float, model: Path | None = None, batch: int = BATCH)
         for process in processes:
             process.join(PATIENCE + WARM_UP + 2 * seconds)
             if process.exitcode != 0:
-                raise RuntimeError("a process that measures the eager limit failed; see its words above")
+                raise RuntimeError("a process that measures the eager limit failed; see its output above")
     limits: list[Limit] = [found.get() for _ in processes]
     return Limit(sum(limit.per_second for limit in limits), mean(limit.cpu_ms for limit in limits))
 
 
 def _work(model: Path, batch: int, seconds: float, together: Barrier, found: "SimpleQueue[Limit]") -> None:
-    """One process: all begin at once, and its clock runs to the end of its last batch."""
+    """One process: all begin at the same time, and each measures to the end of its last batch."""
     decode, classify, sounds = Decoder(model), Classifier(model), itertools.cycle(encoded())
 
     def count(seconds: float) -> Limit:

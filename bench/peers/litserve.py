@@ -1,6 +1,6 @@
-"""LitServe: its own batching, in one worker for each model process, with as many HTTP processes as it likes to have.
+"""LitServe: its own batching, in one worker for each model process, with its default number of HTTP processes.
 
-A bad file is refused where LitServe decodes requests, with the HTTPException that it documents for this.
+A bad file is rejected where LitServe decodes requests, with the HTTPException that it documents for this.
 """
 
 from typing import Annotated
@@ -8,7 +8,19 @@ from typing import Annotated
 import litserve
 from fastapi import Body, HTTPException
 
-from peers.common import BATCH, HOST, PROCESSES, TIMEOUT, WAIT, Answer, Classifier, Decoder, NotASound, Samples, port
+from bench.peers.common import (
+    BATCH,
+    HOST,
+    PROCESSES,
+    TIMEOUT,
+    WAIT,
+    Answer,
+    Classifier,
+    Decoder,
+    NotASound,
+    Samples,
+    port,
+)
 
 
 class API(litserve.LitAPI):

@@ -1,7 +1,7 @@
-"""mosec: its HTTP side is Rust; one process decodes, the model processes are given batches of what it decoded.
+"""mosec: an HTTP server in Rust; one process decodes, and the model processes get batches of decoded samples.
 
-Decoding is a stage of its own, as in mosec's documentation: a stage that takes one request at a time refuses one
-request at a time, while what fails in a batch fails the batch.
+Decoding is a stage of its own, as in mosec's documentation: a stage without batches rejects single requests, while a
+failure in a batch fails the whole batch.
 """
 
 import os
@@ -9,7 +9,19 @@ import os
 from mosec import Runtime, Server, Worker
 from mosec.errors import DecodingError
 
-from peers.common import BATCH, HOST, PROCESSES, TIMEOUT, WAIT, Answer, Classifier, Decoder, NotASound, Samples, port
+from bench.peers.common import (
+    BATCH,
+    HOST,
+    PROCESSES,
+    TIMEOUT,
+    WAIT,
+    Answer,
+    Classifier,
+    Decoder,
+    NotASound,
+    Samples,
+    port,
+)
 
 
 class Decode(Worker):

@@ -1,7 +1,7 @@
 """Ray Serve: one replica for each model process, with its own batches, behind Ray's proxy.
 
-Every process of Ray opens a session, and Linux shares the CPU out by session (sched_autogroup): beside other people's
-work Ray gets more of it than the rest, the limit included. Compare it on a machine that is otherwise idle.
+Every process of Ray opens a session, and Linux distributes the CPU by session (sched_autogroup): on a shared machine
+Ray gets more of it than the other peers and the limit. Compare it on a machine that is otherwise idle.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from peers.common import BATCH, HOST, PROCESSES, WAIT, Answer, Classifier, Decoder, NotASound, Samples, port
+from bench.peers.common import BATCH, HOST, PROCESSES, WAIT, Answer, Classifier, Decoder, NotASound, Samples, port
 
 
 @serve.deployment(
     num_replicas=PROCESSES,
-    max_ongoing_requests=4 * BATCH,  # more than a batch, so that the next one is there when the model is free
+    max_ongoing_requests=4 * BATCH,  # more than a batch, so that the next one is ready when the model is free
     ray_actor_options={"num_cpus": 1},
     logging_config={"enable_access_log": False},
 )

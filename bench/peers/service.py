@@ -1,4 +1,4 @@
-"""One peer, running: started, found ready, looked at, and ended with all that it started."""
+"""A running peer: started, ready, measured, and stopped with all of its child processes."""
 
 import asyncio
 import ctypes
@@ -18,11 +18,11 @@ from typing import Any, TextIO
 import httpx2
 import psutil
 
+from bench.peers.common import HOST, MODEL, PORT, TIMEOUT
+from bench.peers.environment import PYTHON
 from otoscope.loadgen import LoadResult, Target, closed_loop, run
-from peers.common import HOST, MODEL, PORT, TIMEOUT
-from peers.surroundings import PYTHON
 
-START, END = 180.0, 15.0  # seconds that a peer may take to start, and to end before it is made to
+START, END = 180.0, 15.0  # seconds that a peer may take to start, and to end before it is killed
 WARM_UP = 2.0
 HEADERS = {"Content-Type": "audio/wav"}
 ROUNDS, NEIGHBOURS = 5, 8  # of the check with a corrupt file
@@ -34,7 +34,7 @@ class PeerError(RuntimeError):
 
 
 class Peer:
-    """A running peer, asked over HTTP."""
+    """A running peer, used over HTTP."""
 
     def __init__(self, port: int, before: set[psutil.Process]) -> None:
         self._target = Target(HOST, port, timeout=TIMEOUT)
@@ -42,7 +42,7 @@ class Peer:
         self._before = before
 
     def first_answer(self, sound: bytes, process: subprocess.Popen[str]) -> Any:
-        """Ask until there is an answer."""
+        """Retry until there is a response."""
         end = time.monotonic() + START
         while time.monotonic() < end and process.poll() is None:
             with suppress(httpx2.TransportError):
@@ -50,10 +50,10 @@ class Peer:
                 if answer.status_code == 200:
                     return answer.json()
             time.sleep(0.2)
-        raise PeerError(f"no answer; exit status {process.poll()}")
+        raise PeerError(f"no response; exit status {process.poll()}")
 
     def load(self, sounds: list[bytes], callers: int, seconds: float) -> dict[str, Any]:
-        """What came back from it under that load, and what it cost."""
+        """Responses under that load, and their cost."""
         requests = [self._target.request("POST", "/classify", HEADERS, sound) for sound in sounds]
         before, began = self._cpu(), time.monotonic()
         measured: LoadResult = run(closed_loop(self._target, requests, callers, seconds, WARM_UP))
@@ -62,7 +62,7 @@ class Peer:
         return {"callers": callers, **measured.summary(), **cost}
 
     def _cpu(self) -> float:
-        """Seconds of CPU so far, of all its processes together."""
+        """CPU seconds of all its processes so far."""
         used = 0.0
         for process in descendants() - self._before:
             with suppress(psutil.NoSuchProcess):
@@ -78,9 +78,9 @@ class Peer:
                 total += process.memory_info().rss
         return round(total / 2**20)
 
-    def manners(self, sounds: list[bytes]) -> dict[str, Any]:
-        """What becomes of good files that arrive together with a corrupt one, and what bad bodies are answered."""
-        corrupt = sounds[0][:12] + bytes(len(sounds[0]) - 12)  # says that it is WAV, and nothing is where it should be
+    def try_bad_input(self, sounds: list[bytes]) -> dict[str, Any]:
+        """The responses to good files that arrive together with a corrupt one, and to invalid bodies."""
+        corrupt = sounds[0][:12] + bytes(len(sounds[0]) - 12)  # a WAV signature followed by zeros
         middle = NEIGHBOURS // 2
 
         async def ask() -> dict[str, Any]:
@@ -112,13 +112,13 @@ class Peer:
 
 @contextmanager
 def serving(name: str, model: Path, sound: bytes) -> Iterator[tuple[Peer, Any]]:
-    """A peer and its first answer, to that sound. Raises PeerError, having shown the end of what the peer said."""
+    """A peer and its first response, to that sound. Raises PeerError, after printing the end of the peer's output."""
     before = descendants()
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, open(Path(home, "log"), "w+") as log:
-        command = [str(PYTHON), "-m", f"peers.{name}"]
+        command = [str(PYTHON), "-m", f"bench.peers.{name}"]
         process = subprocess.Popen(
             command,
             env=_environment(home) | {PORT: str(port), MODEL: str(model)},
@@ -127,7 +127,7 @@ def serving(name: str, model: Path, sound: bytes) -> Iterator[tuple[Peer, Any]]:
             stdout=log,
             stderr=log,
             text=True,
-            process_group=0,  # Ctrl-C is this command's; no new session, which the kernel would give CPU of its own
+            process_group=0,  # so that Ctrl-C reaches this command alone; a new session would get CPU time of its own
             preexec_fn=_end_with_parent,
         )
         try:
@@ -141,9 +141,9 @@ def serving(name: str, model: Path, sound: bytes) -> Iterator[tuple[Peer, Any]]:
 
 
 def _environment(home: str) -> dict[str, str]:
-    """All that a peer writes lies in `home`, and none of them reports to its makers."""
+    """Everything that a peer writes is in `home`; telemetry is switched off."""
     return os.environ | {
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
         "HOME": home,
         "TMPDIR": home,
         "RAY_TMPDIR": home,
@@ -167,7 +167,7 @@ def _end_with_parent() -> None:
 
 
 def _end(process: subprocess.Popen[str], before: set[psutil.Process]) -> None:
-    """Ask it to end, and kill what is left of it."""
+    """Terminate it, and kill the processes that are left."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(END)

@@ -1,4 +1,4 @@
-"""What the peers run in: a virtual environment of their own, and a network that nobody else is on."""
+"""The environment of the peers: a virtual environment, and a network namespace of their own."""
 
 import os
 import shutil
@@ -19,9 +19,9 @@ ISOLATED = "PEERS_ISOLATED"
 
 
 def prepare(peers: Sequence[str]) -> bool:
-    """Install what is missing while there is a network, then leave it; whether that was permitted.
+    """Install missing peers, then enter a network namespace; returns whether that was permitted.
 
-    Leaving it starts this command again, so that this is its first deed.
+    Entering it starts this command again, so this has to be called first.
     """
     if ISOLATED in os.environ:
         return True
@@ -31,14 +31,14 @@ def prepare(peers: Sequence[str]) -> bool:
 
 
 def _install(peers: Sequence[str]) -> None:
-    """Make the environment where there is none yet, and install those of `peers` that are missing from it.
+    """Create the virtual environment if it does not exist, and install those of `peers` that are missing.
 
-    It sees this environment's packages too, so that PyTorch is not fetched again and is the same. A peer that cannot be
-    installed will not start either; pip's words on stderr say why.
+    It also has the packages of this environment, so that PyTorch is the same and is not downloaded again. A peer that
+    cannot be installed will not start either; pip's output on stderr has the reason.
     """
     if not SITE.is_dir():
         subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
-        (VENV / ".gitignore").write_text("*\n")  # as venv does itself from Python 3.13 on; ruff goes by it too
+        (VENV / ".gitignore").write_text("*\n")  # as venv does itself from Python 3.13 on; ruff reads it too
         own = sysconfig.get_path("purelib")
         (SITE / "otoscope.pth").write_text(f"import site; site.addsitedir({own!r})\n")
     for requirement in _requirements():
@@ -48,7 +48,7 @@ def _install(peers: Sequence[str]) -> None:
 
 
 def version(peer: str) -> str | None:
-    """Of the package of that name, as the peers see it."""
+    """The version of that package in the environment of the peers."""
     for found in distributions(name=peer, path=[str(SITE)]):
         return found.version
     with suppress(PackageNotFoundError):
@@ -57,9 +57,9 @@ def version(peer: str) -> str | None:
 
 
 def _isolate() -> None:
-    """Start this command again in a network namespace with nothing but loopback; returns where none is permitted.
+    """Start this command again in a network namespace with loopback only; returns if that is not permitted.
 
-    Some of what the peers bring along listens on every interface.
+    Some dependencies of the peers listen on every interface.
     """
     if not shutil.which("unshare"):
         return
