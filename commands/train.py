@@ -53,8 +53,10 @@ def train(
     compile: Compile = False,
 ) -> None:
     """Train a network by a recipe. Ctrl-C saves a checkpoint, --resume continues from it."""
+    from training.data.base import fold_name
+    from training.eval.answer_report import measure_model
     from training.eval.evaluate import evaluate as evaluate_model
-    from training.eval.report import fold_name, headline, write_report
+    from training.eval.report import headline, write_report
     from training.fit.loop import train as run
     from worker.inference.malloc import keep_freed_memory
 
@@ -64,7 +66,10 @@ def train(
     test_fold = _fold(fold, dataset)
     out = out or Path("runs") / f"{chosen.name}-{fold_name(test_fold).replace(' ', '')}"
     try:
-        run(chosen, dataset, test_fold, out, teachers=teacher or (), pretrained=model, resume=resume, compile=compile)
+        run(
+            chosen, dataset, test_fold, out,
+            teachers=teacher or (), pretrained=model, resume=resume, compile=compile, threshold_fold=test_fold,
+        )  # fmt: skip
     except KeyboardInterrupt:
         _interrupted(out)
     print(f"The model {chosen.name} is in {out}")
@@ -73,7 +78,8 @@ def train(
         return
     for part in ("val", "test"):
         if part in dataset.folds:
-            report = write_report(evaluate_model(out, dataset, part), out / f"evaluation-{part}")
+            answers = measure_model(out, dataset, part)
+            report = write_report(evaluate_model(out, dataset, part), out / f"evaluation-{part}", answers)
             print(f"{headline(report)}: {out}/evaluation-{part}")
 
 
@@ -103,9 +109,36 @@ def evaluate(
     record: Annotated[
         bool, typer.Option("--record", help="Write the accuracy into the model's config and README.")
     ] = False,
+    fit_answers: Annotated[
+        bool,
+        typer.Option("--fit-answers", help="First fit the model's open-set scorer and thresholds, and store them."),
+    ] = False,
+    level_dbfs: Annotated[
+        float | None,
+        typer.Option(min=-60, max=0, metavar="DBFS", help="With --fit-answers: the level of the model's front end."),
+    ] = None,
+    fit_temperature: Annotated[
+        bool, typer.Option("--fit-temperature", help="With --fit-answers: fit the temperature as well.")
+    ] = False,
+    precision_target: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, metavar="P", help="With --fit-answers: a threshold for each class for this precision."
+        ),
+    ] = None,
+    outside: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also sounds of none of the classes, with a sub-folder for each kind."),
+    ] = None,
+    model_classes: Annotated[
+        bool,
+        typer.Option("--model-classes", help="Only clips of the model's classes; those of other classes are outside."),
+    ] = False,
     compile: Compile = False,
 ) -> None:
     """Evaluate a model on its held-out fold, or cross-validate a recipe."""
+    from training.eval.answer_report import headline as answers_headline
+    from training.eval.answer_report import measure_model
     from training.eval.evaluate import evaluate as run
     from training.eval.model_card import record_accuracy
     from training.eval.report import headline, interval, percent, write_report
@@ -115,16 +148,39 @@ def evaluate(
         if len(models) > 1:
             raise typer.BadParameter("takes one directory for its runs", param_hint="--folds")
         return _cross_validate(models[0], data, folds, _recipe(recipe, changes), compile)
-    dataset = _dataset(data, _config(models[0]).frontend)
-    evaluation = run(
-        models, dataset, _fold(fold, dataset) if fold else None,
-        precision=arithmetic, views=views, allow_training_fold=trained_fold,
-    )  # fmt: skip
+    config = _config(models[0])
+    dataset = whole = _dataset(data, config.frontend)
+    if model_classes:
+        name = config.training.get("data", {}).get("name") or f"{whole.info.name}, {len(config.classes)} classes"
+        dataset = whole.select_classes(config.classes, name)
+    chosen_fold = _fold(fold, dataset) if fold else None
+    if fit_answers:
+        from training.fit.answers import refit_answers
+
+        for model in models:
+            refit_answers(
+                model, dataset, chosen_fold,
+                level=level_dbfs, temperature=fit_temperature, precision=precision_target,
+            )  # fmt: skip
+    elif level_dbfs is not None or fit_temperature or precision_target is not None:
+        raise typer.BadParameter("needed to change a model", param_hint="--fit-answers")
+    evaluation = run(models, dataset, chosen_fold, precision=arithmetic, views=views, allow_training_fold=trained_fold)
     where = out or models[0] / "evaluation"
-    report = write_report(evaluation, where)
+    answers = None
+    if len(models) == 1:
+        others = [clip for clip in whole.split(evaluation.fold)[1] if whole.classes[clip.label] not in dataset.classes]
+        answers = measure_model(models[0], dataset, evaluation.fold, outside, others, whole.classes)
+    report = write_report(evaluation, where, answers)
     print(headline(report))
     print(f"95 % interval {interval(report.interval_95)}, top-5 {percent(report.top_5)}, {report.precision}")
     print(f"calibration error {report.calibration_error:.3f}, forward passes per clip {report.forward_passes}")
+    if answers:
+        print(answers_headline(answers))
+        for name, groups in (("synthesised background", answers.background), ("outside sounds", answers.outside)):
+            if groups and all(one.auroc is not None for one in groups):
+                area = sum(one.auroc or 0.0 for one in groups) / len(groups)
+                refused = sum(one.refused for one in groups) / len(groups)
+                print(f"{name}: AUROC {area:.3f}, refused {percent(refused)} (means of {len(groups)} kinds)")
     print(f"Report, confusion matrix and labels: {where}")
     if record:
         record_accuracy(models[0], evaluation, report)

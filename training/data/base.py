@@ -21,6 +21,11 @@ Fold = int | str
 """The fold of a clip: a number, or `train`, `val` or `test` in a custom data set."""
 
 
+def fold_name(fold: Fold) -> str:
+    """`fold 5`, `test set`."""
+    return f"fold {fold}" if isinstance(fold, int) else f"{fold} set"
+
+
 @dataclass(frozen=True)
 class Clip:
     path: Path

@@ -67,6 +67,7 @@ class Answered:
     sound: Sound
     answer: Answer
     active: bool
+    softmax: float  # largest probability of the mean over all windows, without known scores and activity
 
     @property
     def correct(self) -> bool:
@@ -164,7 +165,8 @@ def answer(model: Model, scorer: OpenSetScorer | None, recordings: Sequence[Reco
         probabilities = model.probabilities(one.logits).numpy()
         known = None if scorer is None else scorer(one.embeddings, one.logits).numpy()
         combined = combine_windows(probabilities, known, one.active, model.config.answers.combine)
-        answered.append(Answered(one.sound, combined, bool(one.active.any())))
+        mean = float(probabilities.mean(axis=0).max())
+        answered.append(Answered(one.sound, combined, bool(one.active.any()), mean))
     return answered
 
 

@@ -1,10 +1,11 @@
-"""Classification metrics from labels and probabilities; NumPy only."""
+"""Classification metrics from labels and probabilities, with NumPy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 Labels = NDArray[np.int64]  # (clips,)
 
@@ -29,6 +30,35 @@ class Confusion:
     truth: str
     taken_for: str
     clips: int
+
+
+class ReliabilityBin(BaseModel):
+    """Predictions of about the same confidence: a bar of a reliability diagram."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float
+    high: float
+    sounds: int
+    confidence: float  # mean
+    accuracy: float
+
+
+def reliability_bins(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = 10
+) -> list[ReliabilityBin]:
+    """The bins of equal width that are not empty, for confidences (sounds,) and whether each was right (sounds,)."""
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        ReliabilityBin(
+            low=one / bins,
+            high=(one + 1) / bins,
+            sounds=int((index == one).sum()),
+            confidence=float(confidence[index == one].mean()),
+            accuracy=float(correct[index == one].mean()),
+        )
+        for one in (int(number) for number in np.unique(index))
+    ]
 
 
 def wilson_interval(correct: int, total: int, z: float = _Z_95) -> tuple[float, float]:

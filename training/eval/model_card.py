@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from otoscope.types import Accuracy
-from training.data.base import Dataset, Fold
+from training.data.base import Dataset, Fold, fold_name
 from training.data.esc50 import ESC50
 from training.errors import EvaluationError, RecipeError
+from training.eval import answer_report
 from training.eval.evaluate import Evaluation
-from training.eval.report import EvaluationReport, class_table, confusion_table, fold_name, interval, percent
+from training.eval.report import EvaluationReport, class_table, confusion_table, interval, percent
 from training.recipe import Recipe, differences, load_recipe, parse_stored
 from worker.model.checkpoint import ModelConfig, write_config
 
@@ -93,6 +94,8 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
             " fold, under another label; the official folds are used unchanged.",
         ]
     lines += _notes(config)
+    if report.answers:
+        lines += ["", "## Answers", "", *answer_report.as_markdown(report.answers)]
     lines += ["", "To reproduce the accuracy and the weights:", "", "```console"]
     fold = "" if test_fold == "test" else f" --fold {test_fold}"
     lines += [f"$ otoscope evaluate models/{config.name} --data {where}{fold} --precision {report.precision}"]
@@ -101,7 +104,10 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
     started = config.training.get("started_from")
     start = f" --from models/{started['name']}" if started else ""
     options = f"{_recipe_options(recipe)}{start}{teachers} --out runs/{config.name}"
-    lines += [f"$ otoscope train --data {where}{fold} {options}", "```"]
+    lines += [f"$ otoscope train --data {where}{fold} {options}"]
+    if config.training.get("answers"):
+        lines += [f"$ otoscope evaluate runs/{config.name} --data {where}{fold}{_answer_options(config, recipe)}"]
+    lines += ["```"]
     lines += ["", "## Most frequent confusions", "", *confusion_table(report, MAX_ROWS)]
     lines += ["", "## Classes with the lowest F1", "", *class_table(report, MAX_ROWS)]
     lines += [
@@ -147,6 +153,19 @@ def _notes(config: ModelConfig) -> list[str]:
     """Free text from the config of the model."""
     note = config.training.get("note")
     return ["", str(note)] if note else []
+
+
+def _answer_options(config: ModelConfig, recipe: Recipe) -> str:
+    """The command-line options that fit the answers of the model."""
+    fit = config.training["answers"]
+    options = " --fit-answers"
+    if config.frontend.level_dbfs != recipe.frontend.level_dbfs:
+        options += f" --level-dbfs {config.frontend.level_dbfs:g}"
+    if "temperature_from" in fit:
+        options += " --fit-temperature"
+    if "precision_target" in fit:
+        options += f" --precision-target {fit['precision_target']:g}"
+    return options
 
 
 def _recipe_options(recipe: Recipe) -> str:

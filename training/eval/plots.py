@@ -8,6 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from training.eval.metrics import ReliabilityBin
+
 
 def save_confusion_matrix(path: Path, matrix: NDArray[np.int64], names: Sequence[str], title: str) -> None:
     """Save `draw_confusion_matrix` as a PNG."""
@@ -40,6 +42,23 @@ def draw_confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str], title
         ink = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=6, color=ink)
     return figure
+
+
+def save_reliability_diagram(path: Path, bins: Sequence[ReliabilityBin], title: str) -> None:
+    """Save a reliability diagram: accuracy over confidence, with the number of sounds of each bin (Niculescu-Mizil and
+    Caruana, 2005)."""
+    figure = Figure(figsize=(5.5, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    left, width = [one.low for one in bins], [one.high - one.low for one in bins]
+    axes.bar(left, [one.accuracy for one in bins], width, align="edge", edgecolor="white", label="share that is right")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="calibrated")
+    axes.plot([one.confidence for one in bins], [one.accuracy for one in bins], "o", color="black", markersize=4)
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right", title=title)
+    axes.legend(loc="upper left")
+    counts.bar(left, [one.sounds for one in bins], width, align="edge", color="grey", edgecolor="white")
+    counts.set(xlabel="confidence", ylabel="sounds")
+    figure.savefig(path, dpi=120)
 
 
 def save_lr_curve(path: Path, rates: Sequence[float], losses: Sequence[float], chosen: float) -> None:

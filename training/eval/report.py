@@ -1,19 +1,22 @@
 """The report of an evaluation: report.json for programs, report.md for people, a confusion matrix, and the labels."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from training.data.base import Fold
+from training.data.base import Fold, fold_name
 from training.errors import EvaluationError
-from training.eval import metrics
+from training.eval import answer_report, metrics
+from training.eval.answer_report import AnswerReport
 from training.eval.evaluate import Evaluation
-from training.eval.metrics import ClassScore, Confusion
-from training.eval.plots import save_confusion_matrix
+from training.eval.metrics import ClassScore, Confusion, ReliabilityBin
+from training.eval.plots import save_confusion_matrix, save_reliability_diagram
 from training.eval.predict import Precision
 
 MAX_ROWS = 10  # rows of the table of confusions
+RELIABILITY = "reliability.png"
 
 
 class EvaluationReport(BaseModel):
@@ -44,13 +47,14 @@ class EvaluationReport(BaseModel):
     calibration_error_uncalibrated: float  # with every temperature at 1
     classes: tuple[ClassScore, ...]  # in label order
     confusions: tuple[Confusion, ...]  # most frequent first
+    answers: AnswerReport | None = None  # None: not measured
 
     @property
     def worst_classes(self) -> list[ClassScore]:
         return sorted(self.classes, key=lambda score: score.f1)
 
 
-def summarise(evaluation: Evaluation) -> EvaluationReport:
+def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> EvaluationReport:
     """Compute all metrics of an evaluation."""
     names = evaluation.config.classes
     truth, probabilities, clips = evaluation.truth, evaluation.probabilities, len(evaluation.truth)
@@ -81,15 +85,17 @@ def summarise(evaluation: Evaluation) -> EvaluationReport:
         calibration_error_uncalibrated=metrics.calibration_error(truth, evaluation.uncalibrated),
         classes=tuple(scores),
         confusions=tuple(metrics.confusions(matrix, names)),
+        answers=answers,
     )
 
 
-def write_report(evaluation: Evaluation, out: Path) -> EvaluationReport:
-    """Write report.json, report.md, confusion_matrix.png, true_labels.npy and pred_labels.npy to `out`.
+def write_report(evaluation: Evaluation, out: Path, answers: AnswerReport | None = None) -> EvaluationReport:
+    """Write report.json, report.md, confusion_matrix.png, reliability.png, true_labels.npy and pred_labels.npy to
+    `out`.
 
     Raises EvaluationError if the folder cannot be written.
     """
-    report = summarise(evaluation)
+    report = summarise(evaluation, answers)
     names = evaluation.config.classes
     matrix = metrics.confusion_matrix(evaluation.truth, evaluation.predicted, len(names))
     try:
@@ -99,9 +105,18 @@ def write_report(evaluation: Evaluation, out: Path) -> EvaluationReport:
         np.save(out / "true_labels.npy", evaluation.truth)
         np.save(out / "pred_labels.npy", evaluation.predicted)
         save_confusion_matrix(out / "confusion_matrix.png", matrix, names, headline(report))
+        save_reliability_diagram(out / RELIABILITY, _reliability(evaluation, report), headline(report))
     except OSError as error:
         raise EvaluationError(f"cannot write the report to {out}: {error}") from error
     return report
+
+
+def _reliability(evaluation: Evaluation, report: EvaluationReport) -> Sequence[ReliabilityBin]:
+    """Of the answers if they were measured, else of the clips."""
+    if report.answers:
+        return report.answers.reliability
+    confidence = evaluation.probabilities.max(axis=1).astype(np.float64)
+    return metrics.reliability_bins(confidence, evaluation.predicted == evaluation.truth)
 
 
 def headline(report: EvaluationReport) -> str:
@@ -134,6 +149,9 @@ def as_markdown(report: EvaluationReport) -> str:
         f"| clips whose source recording also occurs in another fold | {report.crossing_clips} |",
         f"| weights (SHA-256) | {', '.join(f'`{sha}`' for sha in report.weights_sha256)} |",
         "",
+        f"![Reliability diagram]({RELIABILITY})",
+        "",
+        *(["## Answers", "", *answer_report.as_markdown(report.answers), ""] if report.answers else []),
         "## Most frequent confusions",
         "",
         *confusion_table(report, MAX_ROWS),
@@ -167,10 +185,6 @@ def confusion_table(report: EvaluationReport, rows: int) -> list[str]:
         "|---|---|---:|",
         *(f"| {one.truth} | {one.taken_for} | {one.clips} |" for one in report.confusions[:rows]),
     ]
-
-
-def fold_name(fold: Fold) -> str:
-    return f"fold {fold}" if isinstance(fold, int) else f"{fold} set"
 
 
 def percent(share: float) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.data.base import Clip, Dataset, Fold
+from training.data.base import Clip, Dataset, Fold, fold_name
 from training.errors import EvaluationError
 from training.eval.answers import (
     MAX_RECORDINGS,
@@ -26,7 +26,6 @@ from training.eval.answers import (
 )
 from training.eval.calibrate import fit_temperature
 from training.eval.evaluate import held_out_fold, split_changed
-from training.eval.report import fold_name
 from training.fit.open_set import KNOWN_WINDOWS, fit_open_set
 from training.recipe import OpenSetRecipe, Recipe, parse_stored
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model, save_open_set, write_config
