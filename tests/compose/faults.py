@@ -1,4 +1,4 @@
-"""Steps of trial.py: what is killed, stopped or exchanged while sounds come in."""
+"""Steps of trial.py: services that are killed, stopped or replaced under load."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ def kill_redis(trial: Trial) -> None:
 def killed(trial: Trial, service: str) -> None:
     before = trial.compose.inspect(service)[0]["RestartCount"]
     trial.under_load(lambda: trial.compose.kill(service))
-    trial.check(f"{service} was started again by Docker", trial.compose.inspect(service)[0]["RestartCount"] > before)
+    trial.check(f"{service} was restarted by Docker", trial.compose.inspect(service)[0]["RestartCount"] > before)
 
 
 def scale(trial: Trial) -> None:
@@ -30,13 +30,13 @@ def scale(trial: Trial) -> None:
     trial.under_load(lambda: compose("up", "--detach", "--scale", "worker=3", "--no-recreate", "worker"), workers=3)
     if "prometheus" in compose.services():
         found = targets(trial, 4)
-        trial.check(f"Prometheus asks all of them: {found}", list(found.values()) == ["up"] * 4)
+        trial.check(f"Prometheus scrapes all of them: {found}", list(found.values()) == ["up"] * 4)
     trial.under_load(lambda: compose("up", "--detach", "--scale", "worker=1", "--no-recreate", "worker"), workers=1)
     trial.check("one worker is left", len(compose.containers("worker")) == 1)
 
 
 def roll_worker(trial: Trial) -> None:
-    """Another image: the old worker gives back what it cannot finish, the new one takes it."""
+    """Another image: the old worker requeues the jobs that it cannot finish, the new one runs them."""
     compose = trial.compose
     before = compose.inspect("worker")[0]["Image"]
     compose.settings["OTOSCOPE_TAG"] = "trial-next"
@@ -58,7 +58,7 @@ def upgrade_redis(trial: Trial) -> None:
 
 
 def backup(trial: Trial) -> None:
-    """As docs/deployment.md has it: what waits and what is done survive the loss of the volume."""
+    """As in docs/deployment.md: queued and finished jobs survive the loss of the volume."""
     compose, load = trial.compose, trial.load
     load.accepted.clear()
     asyncio.run(load.submit(20))
@@ -72,7 +72,7 @@ def backup(trial: Trial) -> None:
     compose("stop", "api", "redis")
     wipe = ["run", "--rm", "--no-deps", "-T", "--entrypoint", "sh", "redis", "-c"]
     compose(*wipe, "rm -rf /data/* && touch /data/.kept")
-    trial.check("the data are gone", compose(*wipe, "ls /data").strip() == b"")
+    trial.check("the data are deleted", compose(*wipe, "ls /data").strip() == b"")
     compose(*wipe, "tar -C /data -xf -", given=copy)
     compose.up()
     load.ready()
@@ -82,7 +82,7 @@ def backup(trial: Trial) -> None:
 
 
 def stop(trial: Trial) -> None:
-    """The whole project in the middle of work, in order; then up again, and nothing is lost."""
+    """The whole project is stopped under load, in order, and started again: no job is lost."""
     compose, load = trial.compose, trial.load
     load.accepted.clear()
     asyncio.run(load.submit(JOBS, at_once=16))

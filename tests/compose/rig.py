@@ -1,4 +1,4 @@
-"""A project of compose to break, and a load of sounds that says what became of each."""
+"""A Compose project for fault injection, and a load generator that tracks every job."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ READY_SECONDS, FINISH_SECONDS = 240, 240
 
 
 def compose_command() -> list[str] | None:
-    """Of the present generation, else of the last; None where there is none, or no engine for it."""
+    """`docker compose`, or the older `docker-compose`; None without either, or without an engine."""
     if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True).returncode:
         return None
     for command in (["docker", "compose"], ["docker-compose"]):
@@ -31,7 +31,7 @@ def compose_command() -> list[str] | None:
 
 
 def docker(*arguments: str, given: bytes | None = None, check: bool = True) -> str:
-    """What it printed. Raises RuntimeError with what it said where it failed."""
+    """Its stdout. Raises RuntimeError with its stderr if it failed."""
     done = subprocess.run(["docker", *arguments], input=given, capture_output=True, timeout=1_800)
     if check and done.returncode:
         raise RuntimeError(f"docker {' '.join(arguments)}: {done.stderr.decode()[-2_000:]}")
@@ -39,10 +39,10 @@ def docker(*arguments: str, given: bytes | None = None, check: bool = True) -> s
 
 
 class Compose:
-    """The repository's docker-compose.yml as a project of its own; `with` takes down all of it, volumes included."""
+    """The repository's docker-compose.yml as a separate project; `with` removes it with its volumes at the end."""
 
     def __init__(self, command: list[str], left_out: set[str], **settings: str) -> None:
-        """`settings` are variables of an .env file, in full."""
+        """`settings` are variables of an .env file, with their full names."""
         self._command, self._left_out = command, left_out
         self._folder = tempfile.TemporaryDirectory(prefix="otoscope-trial")
         self.folder = Path(self._folder.name)
@@ -76,7 +76,7 @@ class Compose:
         return sorted(set(self("config", "--services").decode().split()) - self._left_out)
 
     def up(self) -> None:
-        """All services that can be had."""
+        """All services whose image is available."""
         self("up", "--detach", *self.services())
 
     def containers(self, service: str) -> list[str]:
@@ -91,19 +91,19 @@ class Compose:
         return docker("exec", *as_user, self.containers(service)[0], *arguments, check=check)
 
     def kill(self, service: str) -> None:
-        """As the kernel would for want of memory: `docker kill` counts as the owner's wish, after which Docker starts
-        nothing again."""
+        """SIGKILL, as by the kernel's out-of-memory killer. `docker kill` counts as a user request, after which Docker
+        would not restart the container."""
         self.run_in(service, "sh", "-c", "kill -9 -1", check=False)
 
     def make_writable(self, volume: str, user: str) -> None:
-        """A volume whose image gives its folder to root, as those of some builds of Redis and Prometheus do."""
+        """A volume whose folder belongs to root, as in some builds of the images of Redis and Prometheus."""
         image, name = "redis:7-alpine", f"{PROJECT}_{volume}"
-        script = f"touch /there/.kept && chown -R {user} /there"  # an empty one would be given back to root
+        script = f"touch /there/.kept && chown -R {user} /there"  # an empty volume would belong to root again
         docker("run", "--rm", "--user", "0", "--volume", f"{name}:/there", "--entrypoint", "sh", image, "-c", script)
 
 
 class Load:
-    """Sounds that are submitted from outside, and what became of each."""
+    """Sounds submitted over HTTP, and the outcome of each job."""
 
     def __init__(self, url: str, sounds: list[Path], key: str | None = None) -> None:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -116,19 +116,19 @@ class Load:
         return httpx2.AsyncClient(base_url=self.url, timeout=30, headers=self._headers)
 
     def ready(self, workers: int = 1, seconds: float = READY_SECONDS) -> float:
-        """Seconds until so many workers are; raises AssertionError where that takes too long."""
-        begun, said = time.monotonic(), "nothing"
+        """Seconds until so many workers are ready; raises AssertionError after a time limit."""
+        begun, response = time.monotonic(), "none"
         while time.monotonic() - begun < seconds:
             with suppress(httpx2.HTTPError, ValueError):
                 answer = httpx2.get(f"{self.url}/health/ready", timeout=5)
-                said = answer.text
+                response = answer.text
                 if answer.status_code == 200 and answer.json()["workers"] == workers:
                     return time.monotonic() - begun
             time.sleep(0.2)
-        raise AssertionError(f"no {workers} workers after {seconds:.0f} s: {said}")
+        raise AssertionError(f"no {workers} workers after {seconds:.0f} s; last response: {response}")
 
     async def name_all(self) -> list[str]:
-        """What each sound is, asked for one at a time."""
+        """The prediction of each sound, submitted one at a time."""
         async with self.client() as http:
             for sound in self._sounds:
                 headers = {"Content-Type": "audio/flac", "Prefer": "wait=30"}
@@ -138,7 +138,7 @@ class Load:
         return self.expected
 
     async def submit(self, count: int, *, at_once: int = 8) -> None:
-        """So many accepted jobs, each tried until it is; a key makes one job of its repeats."""
+        """Submit so many jobs, each until it is accepted; an idempotency key makes one job of its retries."""
         gate = asyncio.Semaphore(at_once)
 
         async def one(number: int) -> None:
@@ -160,7 +160,7 @@ class Load:
             await asyncio.gather(*(one(number) for number in range(count)))
 
     async def ends(self, seconds: float = FINISH_SECONDS) -> Counter[str]:
-        """How the accepted jobs ended, `succeeded` being those with the answer that their sound always had."""
+        """The outcomes of the accepted jobs; `succeeded` counts only those with the expected prediction."""
         ended: Counter[str] = Counter()
         until = time.monotonic() + seconds
         async with self.client() as http:
@@ -184,7 +184,7 @@ class Load:
                 return "unfinished"
             await asyncio.sleep(0.1)
 
-    def books(self) -> dict[str, int]:
+    def totals(self) -> dict[str, int]:
         """`otoscope_jobs_total` by outcome."""
         text = httpx2.get(f"{self.url}/metrics", headers=self._headers, timeout=30).text
         lines = [line for line in text.splitlines() if line.startswith("otoscope_jobs_total{")]

@@ -1,4 +1,4 @@
-"""The steps of trial.py: what they have in common, and the first of them."""
+"""The steps of trial.py: their common parts, and the first ones."""
 
 import asyncio
 import csv
@@ -12,11 +12,11 @@ from otoscope import Client
 from tests.compose.rig import ROOT, Compose, Load, docker
 
 REAL_SOUNDS = ROOT.parent / "shared" / "data" / "esc50-16k"
-JOBS = 150  # beside each thing that is done
+JOBS = 150  # submitted during each step
 
 
 class Trial:
-    """What was checked, and what was not as promised."""
+    """What was checked, and what failed."""
 
     def __init__(self, compose: Compose, load: Load) -> None:
         self.compose, self.load = compose, load
@@ -26,7 +26,7 @@ class Trial:
         self._step = ""
 
     def step(self, name: str, do: "Callable[[Trial], None]") -> None:
-        """A step that breaks off is wrong; the next is tried all the same."""
+        """An exception in a step counts as a failure; the next step runs nevertheless."""
         self._step = name
         print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
         try:
@@ -45,7 +45,7 @@ class Trial:
         self.notes[what] = f"{self.notes[what]}; {value}" if what in self.notes else value
 
     def under_load(self, do: Callable[[], object], *, workers: int = 1) -> None:
-        """Do it in the middle of submissions, then see that every accepted job ends as it should and the books do."""
+        """Run an action while jobs are submitted; then check the outcome of every accepted job, and the totals."""
         self.load.accepted.clear()
         done: dict[str, float] = {}
 
@@ -68,16 +68,16 @@ class Trial:
         self.balanced()
 
     def balanced(self) -> None:
-        books = self.load.books()
-        ended = sum(books.values()) - books["accepted"]
-        self.check(f"the books balance: {books}", books["accepted"] == ended > 0)
+        totals = self.load.totals()
+        ended = sum(totals.values()) - totals["accepted"]
+        self.check(f"the totals balance: {totals}", totals["accepted"] == ended > 0)
 
 
 def up(trial: Trial) -> None:
     compose = trial.compose
     begun = time.monotonic()
     if not images_own_their_folders():
-        compose("run", "--rm", "--no-deps", "-T", "--entrypoint", "true", "redis")  # which makes all volumes
+        compose("run", "--rm", "--no-deps", "-T", "--entrypoint", "true", "redis")  # creates all volumes
         compose.make_writable("redis-data", "999:1000")
         compose.make_writable("prometheus-data", "65534:65534")
         trial.note(
@@ -93,29 +93,31 @@ def up(trial: Trial) -> None:
         ) != "healthy" and time.monotonic() < until:
             time.sleep(1)
         trial.check(f"{service} is {health}", health == "healthy")
-    trial.check("the secrets are made and their maker is gone", compose.inspect("secrets")[0]["State"]["ExitCode"] == 0)
+    trial.check(
+        "the secrets are generated, their container ended", compose.inspect("secrets")[0]["State"]["ExitCode"] == 0
+    )
 
 
 def images_own_their_folders() -> bool:
-    """Official images do; others may leave it to whoever runs them."""
+    """Official images do that; others may leave it to their user."""
     found = docker("run", "--rm", "--entrypoint", "stat", "redis:7-alpine", "-c", "%u", "/data")
     return found.strip() == "999"
 
 
 def answers(trial: Trial) -> None:
-    """What the sounds of the page are, by the service from outside."""
+    """The example sounds of the page are classified over HTTP."""
     named = asyncio.run(trial.load.name_all())
     files = sorted((ROOT / "api" / "static" / "sounds").glob("*.flac"))
     trial.note("sounds", ", ".join(f"{path.stem}: {name}" for path, name in zip(files, named, strict=True)))
-    trial.check("sounds are told apart", len(set(named)) > len(named) // 2)
+    trial.check("sounds have different predictions", len(set(named)) > len(named) // 2)
     if REAL_SOUNDS.is_dir():
         trial.note("real sounds", real_sounds(trial.load.url))
     page = httpx2.get(trial.load.url, timeout=10)
-    trial.check("the page is there", page.status_code == 200 and "<html" in page.text)
+    trial.check("the page is served", page.status_code == 200 and "<html" in page.text)
 
 
 def real_sounds(url: str) -> str:
-    """One clip of each class of the fold that the model has not learned from, by the Python client."""
+    """One clip of each class of the fold that the model was not trained on, with the Python client."""
     with (REAL_SOUNDS / "meta" / "esc50.csv").open() as file:
         clips = {row["category"]: row["filename"] for row in csv.DictReader(file) if row["fold"] == "5"}
     with Client(url) as client:
@@ -125,16 +127,16 @@ def real_sounds(url: str) -> str:
 
 
 def metrics(trial: Trial) -> None:
-    """Prometheus finds gateway and worker."""
+    """Prometheus scrapes gateway and worker."""
     if "prometheus" not in trial.compose.services():
         trial.note("metrics", "left out")
         return
     found = targets(trial, 2)
-    trial.check(f"Prometheus asks {found}", list(found.values()) == ["up", "up"])
+    trial.check(f"Prometheus scrapes {found}", list(found.values()) == ["up", "up"])
 
 
 def targets(trial: Trial, count: int) -> dict[str, str]:
-    """Whom Prometheus asks and how they are, once there are so many and all are up."""
+    """The targets of Prometheus and their health, once there are so many and all are up."""
     url = f"http://127.0.0.1:{trial.compose.settings['OTOSCOPE_PROMETHEUS_PORT']}/api/v1/targets"
     found: dict[str, str] = {}
     for _ in range(90):

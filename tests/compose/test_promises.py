@@ -1,4 +1,4 @@
-"""What docker-compose.yml and the Dockerfiles promise, as read from the files; trial.py tries it for real."""
+"""What docker-compose.yml and the Dockerfiles promise, checked in the files; trial.py checks it with Docker."""
 
 import os
 import re
@@ -28,7 +28,7 @@ every_service = pytest.mark.parametrize("name", SERVICES)
 
 
 def mounts(name: str) -> dict[str, tuple[str, str]]:
-    """Where -> what and how."""
+    """Mount point: source and options."""
     found = {}
     for entry in SERVICES[name].get("volumes", ()):
         if isinstance(entry, dict):
@@ -40,7 +40,7 @@ def mounts(name: str) -> dict[str, tuple[str, str]]:
 
 
 @every_service
-def test_every_container_can_do_little(name: str) -> None:
+def test_every_container_is_unprivileged(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -51,7 +51,7 @@ def test_every_container_can_do_little(name: str) -> None:
 
 
 @every_service
-def test_every_container_is_limited(name: str) -> None:
+def test_every_container_has_limits(name: str) -> None:
     service = SERVICES[name]
     assert service["mem_limit"]
     assert "cpus" in service
@@ -60,7 +60,7 @@ def test_every_container_is_limited(name: str) -> None:
 
 
 @every_service
-def test_every_container_comes_back_and_stops_in_order(name: str) -> None:
+def test_every_container_restarts_and_stops_in_order(name: str) -> None:
     service = SERVICES[name]
     assert service["restart"] == ("no" if name == "secrets" else "unless-stopped")
     assert service["init"] is True
@@ -68,14 +68,14 @@ def test_every_container_comes_back_and_stops_in_order(name: str) -> None:
         assert how["condition"] == "service_healthy" or needed in ("secrets", "prometheus")
 
 
-def test_a_stop_leaves_the_time_to_finish() -> None:
-    """The gateway gives what is under way five seconds, a worker's watchdog gives up after a minute."""
+def test_grace_periods_are_long_enough() -> None:
+    """The gateway gives open requests five seconds, a worker's watchdog waits a minute."""
     assert int(SERVICES["api"]["stop_grace_period"].removesuffix("s")) > 5
     watchdog = Settings.model_fields["watchdog_seconds"].default
     assert int(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) > watchdog
 
 
-def test_only_the_gateway_and_the_boards_have_a_port_here_and_only_on_loopback() -> None:
+def test_only_gateway_and_dashboards_publish_a_port_and_only_on_loopback() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert set(published) == {"api", "prometheus", "grafana"}
     for ports in published.values():
@@ -83,7 +83,7 @@ def test_only_the_gateway_and_the_boards_have_a_port_here_and_only_on_loopback()
     assert not [name for name, service in SERVICES.items() if service.get("network_mode") == "host"]
 
 
-def test_redis_is_reached_by_gateway_and_worker_alone() -> None:
+def test_only_gateway_and_worker_reach_redis() -> None:
     assert SERVICES["redis"]["networks"] == ["queue"]
     assert {name for name, service in SERVICES.items() if "queue" in service.get("networks", ())} == {
         "api",
@@ -93,7 +93,7 @@ def test_redis_is_reached_by_gateway_and_worker_alone() -> None:
     assert COMPOSE["networks"]["queue"] == {"internal": True}
 
 
-def test_redis_keeps_what_it_was_told() -> None:
+def test_redis_persists_its_data() -> None:
     command = " ".join(SERVICES["redis"]["command"].split())
     assert "--appendonly yes" in command
     assert re.search(r"--maxmemory \S+ --maxmemory-policy noeviction", command)
@@ -101,7 +101,7 @@ def test_redis_keeps_what_it_was_told() -> None:
     assert mounts("redis")["/data"] == ("redis-data", "")
 
 
-def test_everybody_sees_their_own_secrets_and_cannot_write_them() -> None:
+def test_each_service_mounts_only_its_secrets_read_only() -> None:
     seen = {name: mounts(name)["/run/secrets"] for name in SERVICES if "/run/secrets" in mounts(name)}
     assert seen == {name: (f"secrets-{name}", ":ro") for name in ("api", "worker", "redis", "prometheus", "grafana")}
     assert {where: what for where, (what, _) in mounts("secrets").items()} == {
@@ -111,7 +111,7 @@ def test_everybody_sees_their_own_secrets_and_cannot_write_them() -> None:
 
 
 @every_service
-def test_what_is_mounted_is_there(name: str) -> None:
+def test_mounted_files_exist(name: str) -> None:
     for what, _ in mounts(name).values():
         if what.startswith(("./", "${")):
             path = ROOT / what.removeprefix("${OTOSCOPE_MODELS_DIR:-").removesuffix("}")
@@ -128,17 +128,17 @@ def test_every_image_has_a_tag(name: str) -> None:
     assert image.startswith("otoscope-") or tag != "latest"
 
 
-def test_every_setting_can_be_set() -> None:
-    """On the side that reads it; what is left out is the container's own business."""
-    inside = {"port", "metrics_port"}  # the one is published elsewhere, the other by nobody
-    elsewhere = {"redis_url"}  # with managed-redis.yml, which also lets the worker out
+def test_every_setting_is_passed_through() -> None:
+    """To the service that reads it; the rest is fixed inside the container."""
+    inside = {"port", "metrics_port"}  # the first is mapped to another port, the second is not published
+    elsewhere = {"redis_url"}  # with managed-redis.yml, which also gives the worker a route out
     missing = set(Settings.model_fields) - set(PASSED_ON["api"]) - set(PASSED_ON["worker"]) - inside - elsewhere
     assert not missing, f"docker-compose.yml passes on neither {missing}"
     assert not (set(PASSED_ON["api"]) | set(PASSED_ON["worker"])) - set(Settings.model_fields)
 
 
-def test_the_default_of_a_setting_is_said_in_one_place() -> None:
-    """`- NAME` without a value passes on what is set and nothing where nothing is."""
+def test_defaults_of_settings_are_defined_once() -> None:
+    """`- NAME` without a value passes a variable on if it is set."""
     own = {
         "host": "0.0.0.0",
         "metrics_host": "0.0.0.0",
@@ -150,7 +150,7 @@ def test_the_default_of_a_setting_is_said_in_one_place() -> None:
 
 
 @pytest.mark.parametrize(("profile", "torch"), [("gpu", "cuda"), ("cpu", "cpu")])
-def test_both_kinds_of_worker_are_built_from_one_file(profile: str, torch: str) -> None:
+def test_both_worker_images_have_one_dockerfile(profile: str, torch: str) -> None:
     worker = yaml.safe_load((ROOT / "compose" / f"{profile}.yml").read_text())["services"]["worker"]
     assert worker["build"] == {"context": "..", "dockerfile": "Dockerfile.worker", "args": {"TORCH": torch}}
     assert worker["image"].endswith(f"-{profile}")
@@ -160,7 +160,7 @@ def test_both_kinds_of_worker_are_built_from_one_file(profile: str, torch: str) 
 
 
 @pytest.mark.parametrize("side", ["api", "worker"])
-def test_an_image_is_what_it_says(side: str) -> None:
+def test_an_image_is_pinned_and_labelled(side: str) -> None:
     text = (ROOT / f"Dockerfile.{side}").read_text()
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"ARG VERSION={version}\n" in text
@@ -169,13 +169,13 @@ def test_an_image_is_what_it_says(side: str) -> None:
     assert "HEALTHCHECK" in text
     assert re.search(r"^ARG PYTHON=python:\d+\.\d+-slim-\w+$", text, re.MULTILINE)
     assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${PYTHON}"}
-    # Code last, so that a change of it installs nothing again.
+    # Code last, so that a change of it does not reinstall packages.
     assert text.index("requirements/") < text.index(f"COPY {side} ")
 
 
 @pytest.mark.parametrize("side", ["api", "worker"])
-def test_what_is_copied_is_not_kept_out(side: str) -> None:
-    """.dockerignore lets in what it names and nothing else."""
+def test_copied_paths_are_in_the_build_context(side: str) -> None:
+    """.dockerignore is an allow-list."""
     rules = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in rules
     for source in re.findall(r"^COPY (?!--from)(\S+)", (ROOT / f"Dockerfile.{side}").read_text(), re.MULTILINE):
@@ -184,13 +184,13 @@ def test_what_is_copied_is_not_kept_out(side: str) -> None:
 
 
 def composed(tmp_path: Path, **environment: str) -> dict[str, Any]:
-    """The services as Compose itself reads them, whichever generation of it is here."""
+    """The services as the installed version of Compose reads them."""
     for command in (["docker", "compose"], ["docker-compose"]):
         found = shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0
         if found:
             break
     else:
-        pytest.skip("there is neither docker compose nor docker-compose")
+        pytest.skip("needs docker compose or docker-compose")
     (tmp_path / "env").touch()
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OTOSCOPE_", "COMPOSE_"))}
     done = subprocess.run(
@@ -203,17 +203,17 @@ def composed(tmp_path: Path, **environment: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("profile", ["gpu", "cpu"])
-def test_compose_itself_reads_it(tmp_path: Path, profile: str) -> None:
+def test_compose_accepts_the_file(tmp_path: Path, profile: str) -> None:
     assert composed(tmp_path, COMPOSE_PROFILES=profile).keys() == SERVICES.keys()
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_both_sides_use_the_same_redis(tmp_path: Path, elsewhere: bool) -> None:
-    """One elsewhere only where the worker can reach it: else jobs would be accepted that it never sees."""
+    """An external one only if the worker can reach it too: otherwise accepted jobs would never run."""
     url, own = "rediss://redis.example:6380/0", ["docker-compose.yml", "compose/managed-redis.yml"]
     files = ":".join(own if elsewhere else own[:1])
     services = composed(tmp_path, COMPOSE_FILE=files, OTOSCOPE_REDIS_URL=url)
-    told = [services[side]["environment"].get("OTOSCOPE_REDIS_URL") for side in ("api", "worker")]
-    assert told == [url if elsewhere else None] * 2
+    urls = [services[side]["environment"].get("OTOSCOPE_REDIS_URL") for side in ("api", "worker")]
+    assert urls == [url if elsewhere else None] * 2
     networks = set(services["worker"]["networks"])
     assert networks == {"queue", "metrics", "front"} if elsewhere else {"queue", "metrics"}

@@ -1,10 +1,10 @@
-"""docker-compose.yml tried for real: built, brought up, broken under load, upgraded, backed up, taken down.
+"""A test of docker-compose.yml with Docker: build, start, faults under load, upgrade, backup, stop.
 
     python -m tests.compose.trial [--gpu-image] [STEP ...]
 
-Needs a Docker engine with Compose of either generation and a quarter of an hour. Everything runs as a project of its
-own, on ports of its own, and is gone afterwards, volumes included. Exit status: 0, 1 if something is not as promised,
-77 where there is no engine. An image that cannot be had leaves its service out, and that is said.
+Needs a Docker engine with Compose (`docker compose` or `docker-compose`) and takes a quarter of an hour. It runs as a
+separate project on free ports, which is removed afterwards with its volumes. Exit status: 0; 1 if a check failed; 77
+without an engine. A service whose image cannot be pulled is skipped with a message.
 """
 
 import argparse
@@ -29,7 +29,7 @@ STEPS: list[Callable[[Trial], None]] = [
 
 
 def images() -> dict[str, str]:
-    """Those that are not built here, by service."""
+    """The images that are not built here, by service."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     named = {name: service.get("image", "") for name, service in services.items() if "build" not in service}
     named = {name: image.replace("${OTOSCOPE_REDIS_IMAGE:-", "").rstrip("}") for name, image in named.items() if image}
@@ -37,7 +37,7 @@ def images() -> dict[str, str]:
 
 
 def missing_images() -> set[str]:
-    """Services whose image is neither here nor to be had."""
+    """Services whose image is not present and cannot be pulled."""
     missing = set()
     for name, image in images().items():
         if docker("image", "ls", "--quiet", image):
@@ -50,7 +50,7 @@ def missing_images() -> set[str]:
 
 
 def build(trial: Trial, *, gpu: bool) -> None:
-    """Both images, and what they weigh above their base."""
+    """Build both images, and measure how much they add to their base."""
     begun = time.monotonic()
     trial.compose("build")
     trial.note("built in", f"{time.monotonic() - begun:.0f} s")

@@ -1,4 +1,4 @@
-"""Steps of trial.py: who may do what, and how an owner changes it."""
+"""Steps of trial.py: isolation of the containers, secrets, and changes by an operator."""
 
 import asyncio
 import json
@@ -12,11 +12,11 @@ from tests.compose.rig import PROJECT, ROOT, docker
 from tests.compose.steps import Trial, targets
 from tests.conftest import free_port
 
-ASK_OURS = f'REDISCLI_AUTH="$(cat /run/secrets/password)" redis-cli hgetall {contract.TOTALS}'
+COUNT_JOBS = f'REDISCLI_AUTH="$(cat /run/secrets/password)" redis-cli hgetall {contract.TOTALS}'
 
 
 def walls(trial: Trial) -> None:
-    """What the containers may do, asked of the containers."""
+    """Privileges, limits and networks, as seen inside the containers."""
     compose = trial.compose
     for service in sorted(set(compose.services()) - {"secrets"}):
         found = compose.inspect(service)[0]
@@ -29,15 +29,17 @@ def walls(trial: Trial) -> None:
         limits = found["HostConfig"]
         trial.check(f"{service}: limited", limits["Memory"] > 0 and limits["PidsLimit"] > 0)
     published = {service: compose.inspect(service)[0]["HostConfig"]["PortBindings"] for service in compose.services()}
-    trial.check("Redis and workers have no port here", not published["redis"] and not published["worker"])
+    trial.check("Redis and workers publish no port", not published["redis"] and not published["worker"])
     addresses = {entry["HostIp"] for ports in published.values() for bound in ports.values() for entry in bound}
     trial.check(f"ports are on {addresses}", addresses == {"127.0.0.1"})
-    ask = "import socket; s = socket.create_connection(('redis', 6379), 3); s.sendall(b'PING\\r\\n'); print(s.recv(99))"
+    ping = (
+        "import socket; s = socket.create_connection(('redis', 6379), 3); s.sendall(b'PING\\r\\n'); print(s.recv(99))"
+    )
     trial.check(
-        "Redis answers a gateway without password NOAUTH", "NOAUTH" in compose.run_in("api", "python", "-c", ask)
+        "Redis answers a gateway without password NOAUTH", "NOAUTH" in compose.run_in("api", "python", "-c", ping)
     )
     reached = docker(
-        "run", "--rm", "--network", f"{PROJECT}_front", "otoscope-api:trial", "python", "-c", ask, check=False
+        "run", "--rm", "--network", f"{PROJECT}_front", "otoscope-api:trial", "python", "-c", ping, check=False
     )
     trial.check("on the gateway's outer network there is no Redis", "NOAUTH" not in reached)
     inside = {
@@ -52,7 +54,7 @@ def walls(trial: Trial) -> None:
 
 
 def secrets(trial: Trial) -> None:
-    """Who sees what."""
+    """Each service has its secrets only."""
     compose = trial.compose
     password = compose.run_in("redis", "cat", "/run/secrets/password").strip()
     trial.check("the password is long", len(password) > 40)
@@ -69,8 +71,8 @@ def secrets(trial: Trial) -> None:
             "x" not in compose.run_in(service, "ls", "/run/secrets").split() and not tried,
         )
         container = compose.containers(service)[0]
-        told = docker("inspect", container) + docker("top", container) + docker("logs", container)
-        trial.check(f"{service}: the password is in no argument, environment or log", password not in told)
+        output = docker("inspect", container) + docker("top", container) + docker("logs", container)
+        trial.check(f"{service}: the password is in no argument, environment or log", password not in output)
 
 
 def keys(trial: Trial) -> None:
@@ -81,14 +83,14 @@ def keys(trial: Trial) -> None:
     load.ready()
     trial.check("without a key: 401", httpx2.get(f"{load.url}/v1/models").status_code == 401)
     key = compose(*run, "create", "trial", "--scope", "submit", "--scope", "read").decode().split()[-1]
-    time.sleep(2)  # a gateway notices within a second
+    time.sleep(2)  # a gateway reloads its keys within a second
     answer = httpx2.get(f"{load.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
-    trial.check("with one that was just made: 200", answer.status_code == 200)
+    trial.check("with a new one: 200", answer.status_code == 200)
     if "prometheus" in compose.services():
         found = targets(trial, 2)
-        time.sleep(20)  # more than a scrape later it still is
+        time.sleep(20)  # longer than the scrape interval
         found = targets(trial, 2)
-        trial.check(f"Prometheus has one of its own: {found}", list(found.values()) == ["up", "up"])
+        trial.check(f"Prometheus has its own key: {found}", list(found.values()) == ["up", "up"])
     compose(*run, "revoke", key.split("_")[1])
     time.sleep(2)
     answer = httpx2.get(f"{load.url}/v1/models", headers={"Authorization": f"Bearer {key}"})
@@ -99,13 +101,13 @@ def keys(trial: Trial) -> None:
 
 
 def password(trial: Trial) -> None:
-    """One of the owner's own, with what has to be quoted."""
+    """An operator's password, with characters that have to be quoted."""
     compose, load = trial.compose, trial.load
     mine = 'own "pass" word/?#@%:'
     compose("run", "--rm", "--no-deps", "-T", "secrets", "python", "-m", "compose.first_start", "set", "redis",
             given=mine.encode())  # fmt: skip
-    trial.check("it is there", compose.run_in("redis", "cat", "/run/secrets/password") == mine)
-    compose("down")  # in order: a worker that has lost its Redis takes its time to stop
+    trial.check("the secret has it", compose.run_in("redis", "cat", "/run/secrets/password") == mine)
+    compose("down")  # in order: a worker without its Redis stops slowly
     compose.up()
     load.ready()
     load.accepted.clear()
@@ -115,12 +117,12 @@ def password(trial: Trial) -> None:
 
 
 def elsewhere(trial: Trial) -> None:
-    """A Redis beside the project, as docs/deployment.md has it: the jobs go there, and none into the project's own."""
+    """An external Redis, as in docs/deployment.md: jobs go there, and none into the Redis of the project."""
     compose, load = trial.compose, trial.load
     host, port = gateway_of("front"), free_port()
     own = ["--bind", host, "--port", str(port), "--requirepass", "not-ours"]
     other = docker("run", "--detach", "--network", "host", "redis:7-alpine", "redis-server", *own).strip()
-    before = compose.run_in("redis", "sh", "-c", ASK_OURS)
+    before = compose.run_in("redis", "sh", "-c", COUNT_JOBS)
     compose.settings |= {
         "COMPOSE_FILE": "docker-compose.yml:compose/managed-redis.yml",
         "OTOSCOPE_REDIS_URL": f"redis://:not-ours@{host}:{port}/0",
@@ -134,8 +136,8 @@ def elsewhere(trial: Trial) -> None:
         trial.check(f"20 jobs ended {dict(ended)}", dict(ended) == {"succeeded": 20})
         there = ["redis-cli", "-h", host, "-p", str(port), "-a", "not-ours", "--no-auth-warning"]
         count = docker("exec", other, *there, "hget", contract.TOTALS, "succeeded").strip()
-        trial.check(f"{count} of them there", count == "20")
-        trial.check("and none here", compose.run_in("redis", "sh", "-c", ASK_OURS) == before)
+        trial.check(f"{count} of them in the external Redis", count == "20")
+        trial.check("and none in the Redis of the project", compose.run_in("redis", "sh", "-c", COUNT_JOBS) == before)
     finally:
         for name in ("COMPOSE_FILE", "OTOSCOPE_REDIS_URL"):
             del compose.settings[name]
@@ -146,13 +148,13 @@ def elsewhere(trial: Trial) -> None:
 
 
 def gateway_of(network: str) -> str:
-    """The address that this host has for the containers of that network."""
+    """The address of this host for the containers of that network."""
     (found,) = json.loads(docker("network", "inspect", f"{PROJECT}_{network}"))
     return str(found["IPAM"]["Config"][0]["Gateway"])
 
 
 def model(trial: Trial) -> None:
-    """One that is copied into the folder is served without a restart."""
+    """A model that is copied into the folder is served without a restart."""
     compose, load = trial.compose, trial.load
     folder = compose.folder / "models"
     shutil.copytree(ROOT / "models" / "esc50-light", folder / "esc50-light")
@@ -169,7 +171,7 @@ def model(trial: Trial) -> None:
 
 
 def until(trial: Trial, wanted: set[str]) -> set[str]:
-    """The models that the worker has ready, once they are these."""
+    """The ready models of the worker, once they are the expected ones."""
     script = "from urllib.request import urlopen as u; print(u('http://127.0.0.1:9100/metrics').read().decode())"
     served: set[str] = set()
     for _ in range(60):

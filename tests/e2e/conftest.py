@@ -1,4 +1,4 @@
-"""The real stack: Valkey, worker and gateway as processes of their own, with a tiny model and the shipped ones."""
+"""The real stack: Valkey, worker and gateway as processes, with a tiny model and the shipped ones."""
 
 import json
 import os
@@ -51,7 +51,7 @@ class Stack:
         return httpx2.Client(base_url=self.url, timeout=60)
 
     def start(self, name: str) -> None:
-        """`api` or `worker`, logging to a file of its own."""
+        """Start `api` or `worker`, with its own log file."""
         with (self.logs / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [PYTHON, "-m", name], cwd=ROOT, env=self.environment, stdout=log, stderr=subprocess.STDOUT
@@ -73,7 +73,7 @@ class Stack:
 
     @contextmanager
     def up(self, server: "subprocess.Popen[bytes]") -> Iterator[Self]:
-        """Worker and gateway, ready; killed afterwards, with whatever else was started, and then their server."""
+        """Start worker and gateway, wait until they are ready; at the end kill all processes, then the server."""
         try:
             self.start("worker")
             self.start("api")
@@ -90,7 +90,7 @@ class Stack:
             process.wait()
 
     def stop(self, name: str, with_signal: int = signal.SIGTERM, timeout: float = 60) -> int:
-        """Its exit status. One that takes longer (a worker may finish jobs for 45 s) is left to `kill`."""
+        """Its exit status. `kill` ends one that takes longer (a worker may finish jobs for 45 s)."""
         self.processes[name].send_signal(with_signal)
         self.processes[name].wait(timeout)
         return self.processes.pop(name).returncode
@@ -98,14 +98,14 @@ class Stack:
 
 @pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
-    """One stack for all end-to-end tests; none of them may leave it broken."""
+    """One stack for all end-to-end tests; each of them leaves it working."""
     with running_stack(default_model="tiny") as running:
         yield running
 
 
 @contextmanager
 def running_stack(default_model: str) -> Iterator[Stack]:
-    """Valkey, worker and gateway, ready; ended in order afterwards, which is checked."""
+    """Valkey, worker and gateway, ready; stopped in order at the end, with exit status 0."""
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         directory = Path(name)
         models = directory / "models"
@@ -130,16 +130,15 @@ def running_stack(default_model: str) -> Iterator[Stack]:
 
 
 def run_bench(*arguments: str, seconds: float) -> Any:
-    """What a program of bench/ reports. Where it takes longer it is asked to end, since it then takes down what it has
-    started."""
+    """The JSON report of a program of bench/. After `seconds` it gets SIGTERM, so that it stops what it has started."""
     command = [PYTHON, *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:
         try:
-            told, errors = bench.communicate(timeout=seconds)
+            report, errors = bench.communicate(timeout=seconds)
         finally:
             bench.terminate()
             with suppress(subprocess.TimeoutExpired):
                 bench.wait(60)
             bench.kill()
     assert bench.returncode == 0, errors[-3000:]
-    return json.loads(told)
+    return json.loads(report)

@@ -1,4 +1,4 @@
-"""What the images' HEALTHCHECK runs, asked about a real gateway and a real worker."""
+"""The command of the images' HEALTHCHECK, with a real gateway and a real worker."""
 
 import subprocess
 from urllib.parse import urlsplit
@@ -16,14 +16,14 @@ def healthy(port: int | None, *arguments: str) -> bool:
     return done.returncode == 0
 
 
-def test_both_sides_are_well(stack: Stack) -> None:
+def test_gateway_and_worker_are_healthy(stack: Stack) -> None:
     assert healthy(urlsplit(stack.url).port, "/health/live")
     assert healthy(urlsplit(stack.worker_metrics).port, "/metrics", "otoscope_worker_model_ready")
 
 
-def test_what_is_not_well_is_told(stack: Stack) -> None:
+def test_an_unhealthy_service_is_reported(stack: Stack) -> None:
     assert not healthy(free_port(), "/health/live")
     assert not healthy(urlsplit(stack.url).port, "/nothing-here")
     metrics_port = urlsplit(stack.worker_metrics).port
-    assert not healthy(metrics_port, "/metrics", "otoscope_worker_jobs_in_progress"), "it holds none"
-    assert not healthy(urlsplit(stack.worker_metrics).port, "/metrics", "otoscope_worker_model"), "half of a name"
+    assert not healthy(metrics_port, "/metrics", "otoscope_worker_jobs_in_progress"), "it is 0"
+    assert not healthy(urlsplit(stack.worker_metrics).port, "/metrics", "otoscope_worker_model"), "a prefix of a name"

@@ -1,4 +1,4 @@
-"""The README's own commands, run as they stand there against the real stack."""
+"""The commands of the README, run unchanged against the real stack."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def reader(stack: Stack, tmp_path: Path) -> dict[str, str]:
-    """The folder and the environment of somebody who has just typed `make up`, with the sound that is fetched first."""
+    """Folder and environment of a user who has just run `make up`, with the sound that the README downloads first."""
     (tmp_path / ".venv").symlink_to(Path(PYTHON).parent.parent)
     shutil.copy(ROOT / "api" / "static" / "sounds" / "siren.flac", tmp_path)
     folders = os.environ["PATH"].split(os.pathsep)
@@ -36,12 +36,12 @@ def reader(stack: Stack, tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("block", blocks("sh"))
 def test_shell_block_runs(stack: Stack, reader: dict[str, str], block: str) -> None:
-    """Every `sh` block ends well, and no curl in it is answered with an error."""
+    """Every `sh` block exits with 0, and no curl in it gets an error response."""
     script = block.replace("localhost:8000", stack.url.removeprefix("http://")).replace(
         "curl ", "curl --fail-with-body "
     )
     if ACTIVATE in README.partition(block)[0]:
-        script = ACTIVATE + script  # the reader is still in the same terminal
+        script = ACTIVATE + script  # the same terminal as in the block before
     if "$job" in script and "job=" not in script:
         pytest.fail("a block uses a variable of another")
     ran = subprocess.run(

@@ -1,4 +1,4 @@
-"""The shipped checkpoint on real sound, through HTTP: the accuracy that its README claims."""
+"""The shipped checkpoint with real sounds over HTTP: the accuracy that its README states."""
 
 import base64
 import csv
@@ -23,8 +23,8 @@ def fold_5() -> list[tuple[str, str]]:
         return [(row["filename"], row["category"]) for row in csv.DictReader(file) if row["fold"] == "5"]
 
 
-def test_fold_5_through_http_is_as_accurate_as_claimed(stack: Stack) -> None:
-    """400 clips as Ogg, WAV and base64 in turn: the count in config.json, give or take one clip a hundred.
+def test_accuracy_on_fold_5_over_http(stack: Stack) -> None:
+    """400 clips as Ogg, WAV and base64 in turn: the count in config.json, within one clip in a hundred.
 
     The count is exact on the machine that measured it; another processor rounds bf16 elsewhere.
     """

@@ -1,4 +1,4 @@
-"""A service over TLS, with the rights that docs/deployment.md gives it and no other; and who is not let in."""
+"""A service over TLS with no more Redis permissions than docs/deployment.md lists; and clients that Redis rejects."""
 
 import re
 import signal
@@ -21,14 +21,14 @@ SECRET = "correct-horse"
 
 
 def rights() -> list[str]:
-    """The line of the documentation."""
+    """The ACL rule in the documentation."""
     [line] = re.findall(r"^user otoscope on >PASSWORD (.*)$", (ROOT / "docs/deployment.md").read_text(), re.M)
     return str(line).split()
 
 
 @pytest.fixture
-def walled() -> Iterator[tuple[Stack, redis.Redis, Authority]]:
-    """A stack that is not started, the server as its owner sees it, and who signed the server's certificate."""
+def restricted() -> Iterator[tuple[Stack, redis.Redis, Authority]]:
+    """A stack that is not started, an administrator's client of its Redis, the authority of its certificate."""
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         directory = Path(name)
         write_tiny_model(directory / "models" / "tiny")
@@ -46,10 +46,10 @@ def walled() -> Iterator[tuple[Stack, redis.Redis, Authority]]:
 
 
 def test_a_service_needs_no_more_rights_than_the_documentation_gives(
-    walled: tuple[Stack, redis.Redis, Authority],
+    restricted: tuple[Stack, redis.Redis, Authority],
 ) -> None:
-    """A job from end to end, repeated, followed, cancelled, delivered again after its worker died: nothing refused."""
-    stack, owner, _ = walled
+    """Jobs that succeed, are repeated, followed, cancelled, redelivered after a worker died: no command is denied."""
+    stack, owner, _ = restricted
     stack.start("worker")
     stack.start("api")
     stack.until_ready()
@@ -79,9 +79,9 @@ def test_a_service_needs_no_more_rights_than_the_documentation_gives(
     )
 
 
-def test_who_is_not_let_in_says_so_and_ends(walled: tuple[Stack, redis.Redis, Authority]) -> None:
-    """Gateway and worker alike, with status 1, in one sentence, without the password."""
-    stack, _, authority = walled
+def test_a_process_that_redis_rejects_exits_with_the_reason(restricted: tuple[Stack, redis.Redis, Authority]) -> None:
+    """Gateway and worker: status 1, one sentence, no password in it."""
+    stack, _, authority = restricted
     url = stack.environment["OTOSCOPE_REDIS_URL"]
     stack.environment["OTOSCOPE_REDIS_URL"] = url.replace(str(authority.ca), str(Authority(stack.logs, "other").ca))
     for name in ("api", "worker"):
@@ -94,9 +94,9 @@ def test_who_is_not_let_in_says_so_and_ends(walled: tuple[Stack, redis.Redis, Au
         assert SECRET not in log
 
 
-def test_a_password_that_changes_under_a_service_is_told(walled: tuple[Stack, redis.Redis, Authority]) -> None:
-    """Not ready, 503, and the log says why; ready again with the old password."""
-    stack, owner, _ = walled
+def test_a_changed_password_is_reported(restricted: tuple[Stack, redis.Redis, Authority]) -> None:
+    """Not ready, 503, and the reason in the log; ready again with the old password."""
+    stack, owner, _ = restricted
     stack.start("worker")
     stack.start("api")
     stack.until_ready()

@@ -38,7 +38,7 @@ def sound(seconds: float = 1.0, rate: int = 16_000) -> bytes:
 
 
 def test_poll_wait_and_stream_agree(http: httpx2.Client) -> None:
-    """One sound, three ways to the answer, one answer."""
+    """The same result whether the client polls, waits or follows the stream."""
     waited = classify(http, sound())
     polled = http.post("/v1/jobs", files={"file": sound()}).json()
     while (state := http.get(polled["links"]["self"]).json())["status"] in ("queued", "running"):
@@ -53,7 +53,7 @@ def test_poll_wait_and_stream_agree(http: httpx2.Client) -> None:
     assert len(expected) == 5
 
 
-def test_every_part_of_a_result_is_there(http: httpx2.Client) -> None:
+def test_a_result_has_every_part(http: httpx2.Client) -> None:
     """Maps of every stage and block, spectrogram, embedding, class activation, waveform, windows."""
     job = classify(http, sound(2.2), include=PARTS)
     assert job.result is not None
@@ -78,7 +78,7 @@ def test_every_part_of_a_result_is_there(http: httpx2.Client) -> None:
 
 
 def test_window_can_be_chosen(http: httpx2.Client) -> None:
-    """`window=N` picks what the arrays are of; one that does not exist fails the job and says how many there are."""
+    """`window=N` selects the window of the arrays; a missing one fails the job, with the number of windows."""
     job = classify(http, sound(2.2), include="spectrogram", window="2")
     assert job.result is not None
     assert job.result.window == 2
@@ -94,8 +94,8 @@ def test_window_can_be_chosen(http: httpx2.Client) -> None:
         ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16"),
     ],
 )  # fmt: skip
-def test_every_format_is_heard_alike(http: httpx2.Client, container: str, subtype: str) -> None:
-    """The same chirp in every accepted format gives the same name, within what the coding costs."""
+def test_every_format_has_the_same_prediction(http: httpx2.Client, container: str, subtype: str) -> None:
+    """The same chirp in every accepted format: the same class, with a tolerance for lossy codecs."""
     rate = 48_000 if subtype == "OPUS" else 16_000
     reference = classify(http, encode(chirp(1.0, rate), rate, "WAV", "FLOAT"))
     job = classify(http, encode(chirp(1.0, rate), rate, container, subtype))
@@ -108,8 +108,8 @@ def test_every_format_is_heard_alike(http: httpx2.Client, container: str, subtyp
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000, 96_000])
-def test_rate_and_channels_do_not_change_the_answer(http: httpx2.Client, rate: int, channels: int) -> None:
-    """A sound below 3 kHz holds nothing that 8 kHz would lose: every rate hears the same."""
+def test_rate_and_channels_do_not_change_the_prediction(http: httpx2.Client, rate: int, channels: int) -> None:
+    """A sound below 3 kHz is complete at 8 kHz, so every sample rate has the same prediction."""
     reference = classify(http, encode(chirp(1.0, 16_000), 16_000, "WAV", "FLOAT"))
     job = classify(http, encode(chirp(1.0, rate, channels), rate, "WAV", "FLOAT"))
     assert reference.result is not None
@@ -118,20 +118,20 @@ def test_rate_and_channels_do_not_change_the_answer(http: httpx2.Client, rate: i
     assert {p.class_: p.confidence for p in job.result.predictions} == pytest.approx(expected, abs=0.03)
 
 
-def test_evaluate_answers_a_client_of_the_older_systems(http: httpx2.Client) -> None:
-    """Synchronous, with every map, spectrogram and waveform, as they had it."""
+def test_evaluate_serves_clients_of_the_older_systems(http: httpx2.Client) -> None:
+    """Synchronous, with all maps, spectrogram and waveform in the old format."""
     body = {"audio_data": base64.b64encode(sound()).decode()}
-    said = EvaluateResponse.model_validate(http.post("/evaluate?spelling=old", json=body).json())
-    assert len(said.predictions) == 3
-    assert list(said.visualization) == ["stem", "layer1.block1", "layer1", "layer2.block1", "layer2"]
-    assert said.input_spectogram is not None
-    assert said.input_spectogram.shape == [32, 101]
-    assert len(said.waveform.values) == 2_000
+    response = EvaluateResponse.model_validate(http.post("/evaluate?spelling=old", json=body).json())
+    assert len(response.predictions) == 3
+    assert list(response.visualization) == ["stem", "layer1.block1", "layer1", "layer2.block1", "layer2"]
+    assert response.input_spectogram is not None
+    assert response.input_spectogram.shape == [32, 101]
+    assert len(response.waveform.values) == 2_000
 
 
 @pytest.mark.parametrize(("bad", "code"), [("nan", "audio_not_finite"), ("cut FLAC", "audio_truncated")])
-def test_what_only_decoding_shows_fails_the_job_with_the_same_codes(http: httpx2.Client, bad: str, code: str) -> None:
-    """A file whose header is fine: accepted, then failed by the decoder."""
+def test_a_fault_behind_the_header_fails_the_job_with_the_same_code(http: httpx2.Client, bad: str, code: str) -> None:
+    """A file with a valid header is accepted, and its job fails when it is decoded."""
     if bad == "nan":
         body = encode(np.full((16_000, 1), np.nan, np.float32), 16_000, "WAV", "FLOAT")
     else:
@@ -142,8 +142,8 @@ def test_what_only_decoding_shows_fails_the_job_with_the_same_codes(http: httpx2
     assert (answer.json()["status"], answer.json()["error"]["code"]) == ("failed", code)
 
 
-def test_bad_sound_in_a_crowd_fails_alone(http: httpx2.Client) -> None:
-    """Forty at once, every fourth of them broken: the others get the answer they get alone."""
+def test_a_corrupt_sound_fails_alone(http: httpx2.Client) -> None:
+    """Forty at once, every fourth one corrupt: the others have the result that they have alone."""
     alone = classify(http, sound())
     nan = encode(np.full((16_000, 1), np.nan, np.float32), 16_000, "WAV", "FLOAT")
 
@@ -166,8 +166,8 @@ def test_bad_sound_in_a_crowd_fails_alone(http: httpx2.Client) -> None:
             assert got == pytest.approx(expected, abs=0.01)
 
 
-def test_ten_minutes_are_cut_and_combined(http: httpx2.Client) -> None:
-    """The longest sound that is accepted: over a thousand windows of the tiny model, one answer."""
+def test_ten_minutes_are_split_and_combined(http: httpx2.Client) -> None:
+    """Over a thousand windows of the tiny model, one result."""
     job = classify(http, encode(chirp(600, 8_000), 8_000, "FLAC", "PCM_16"))
     assert job.result is not None, job.error
     assert job.result.window_count == 1_199
@@ -193,11 +193,11 @@ def test_python_client_sync_and_async(stack: Stack, tmp_path: Path) -> None:
             client.classify(b"hello there, this is text")
         assert "tiny" in [card.name for card in client.models().models]
 
-    async def ask() -> Job:
+    async def classify() -> Job:
         async with AsyncClient(stack.url) as client:
             return await client.classify(path)
 
-    assert asyncio.run(ask()).result == by_path.result
+    assert asyncio.run(classify()).result == by_path.result
 
 
 def test_worker_metrics_show_every_stage(stack: Stack, http: httpx2.Client) -> None:
@@ -213,7 +213,7 @@ def test_worker_metrics_show_every_stage(stack: Stack, http: httpx2.Client) -> N
 
 
 def test_gateway_process_has_no_torch_and_stays_light(stack: Stack, http: httpx2.Client) -> None:
-    """Below 150 MB resident, after all that was sent through it."""
+    """Below 150 MB resident, after all the requests of these tests."""
     classify(http, sound(), include=PARTS)
     status = Path(f"/proc/{stack.processes['api'].pid}/status").read_text()
     resident = int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024

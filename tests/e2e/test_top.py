@@ -1,4 +1,4 @@
-"""`otoscope top` at a real service under load, and in a real terminal."""
+"""`otoscope top` with a real service under load, and in a real terminal."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ JOBS, BAD = 60, 5
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Stack]:
-    """A gateway and two workers, whose metrics are at whatever port was free."""
+    """A gateway and two workers, with their metrics on free ports."""
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         directory = Path(name)
         write_tiny_model(directory / "models" / "tiny")
@@ -54,22 +54,22 @@ def service() -> Iterator[Stack]:
 
 
 def work(stack: Stack) -> list[Job]:
-    """So many jobs to their end, a few at a time, and some uploads that are no sounds."""
+    """Run jobs to their end, a few at a time, and send some uploads that are not audio."""
     sound = encode(chirp(1.0, 16_000), 16_000, "WAV", "PCM_16")
     with stack.client() as http, ThreadPoolExecutor(8) as pool:
 
-        def ask(number: int) -> Job:
+        def submit(number: int) -> Job:
             answer = http.post("/v1/jobs", files={"file": sound}, headers={"Prefer": "wait=30"})
             return Job.model_validate(answer.raise_for_status().json())
 
-        jobs = list(pool.map(ask, range(JOBS)))
+        jobs = list(pool.map(submit, range(JOBS)))
         for _ in range(BAD):
             assert http.post("/v1/jobs", files={"file": b"no sound at all" * 9}).json()["code"] == "not_audio"
     return jobs
 
 
 async def figures_of(stack: Stack) -> tuple[Figures, list[Job], float, float]:
-    """Figures of the time between two snapshots, the jobs of that time, its seconds, how many jobs workers counted."""
+    """The figures between two snapshots, the jobs in between, the seconds, and the jobs that workers counted."""
     async with Collector(stack.url) as collector:
         history = History(collector.url)
         before = await collector.collect()
@@ -77,7 +77,7 @@ async def figures_of(stack: Stack) -> tuple[Figures, list[Job], float, float]:
         began = time.monotonic()
         jobs = await asyncio.to_thread(work, stack)
         deadline = time.monotonic() + 20
-        while True:  # a worker counts a job when the caller has had its answer
+        while True:  # a worker counts a job after the caller has its response
             took, after = time.monotonic() - began, await collector.collect()
             if done(after) - done(before) >= JOBS or time.monotonic() > deadline:
                 return history.add(after), jobs, took, done(after) - done(before)
@@ -88,8 +88,8 @@ def done(snapshot: Snapshot) -> float:
     return sum(worker.scrape.value("otoscope_worker_jobs_total") or 0.0 for worker in snapshot.workers if worker.scrape)
 
 
-def test_figures_are_those_of_the_load(service: Stack) -> None:
-    """Jobs and refusals to the last one, rates and quantiles within what a histogram can tell."""
+def test_figures_match_the_load(service: Stack) -> None:
+    """Jobs and rejections exactly, rates and quantiles within the resolution of a histogram."""
     figures, jobs, took, counted = asyncio.run(figures_of(service))
     assert figures.over_seconds is not None
     assert took < figures.over_seconds < took + 5
@@ -108,14 +108,14 @@ def test_figures_are_those_of_the_load(service: Stack) -> None:
     assert len(figures.workers) == 2
     assert all(worker.lost == "" and worker.models == ["tiny"] for worker in figures.workers)
     assert counted == JOBS
-    # Each has a moment of its own, so that its seconds are not quite those of the gateway.
+    # Each is read at its own moment, so the interval differs a little from that of the gateway.
     assert sum(happened(worker.jobs_per_second) for worker in figures.workers) == pytest.approx(JOBS, rel=0.25)
     assert 1 <= (figures.batch_size or 0) <= 8
 
     for stage in ("queue", "decode", "forward"):
         spread = figures.stages[stage]
         assert happened(spread.per_second) == pytest.approx(JOBS, rel=0.25)
-        # Buckets double, so a quantile is right within a factor of two; what is below the first is anything there.
+        # Each bucket is twice as wide as the one before, so a quantile is exact within a factor of two.
         times = [seconds for job in jobs if (seconds := getattr(job.timings, stage)) is not None]
         assert spread.p50 is not None
         assert spread.p95 is not None
@@ -129,15 +129,15 @@ def run(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_once_for_programs_and_for_people(service: Stack) -> None:
-    """JSON alone on stdout, counts as the gateway tells them; text without colours where there is no terminal."""
+    """Only JSON on stdout, with the gateway's counts; text without colours if stdout is not a terminal."""
     done = run(service, "--once", "--json", "--interval", "0.3")
     assert (done.returncode, done.stderr) == (0, "")
-    told = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     with service.client() as http:
         text = http.get("/metrics").text
-    for outcome, counted in told["jobs"].items():
+    for outcome, counted in report["jobs"].items():
         assert f'otoscope_jobs_total{{outcome="{outcome}"}} {counted["total"]}.0\n' in text
-    assert 0.2 < told["over_seconds"] < 10
+    assert 0.2 < report["over_seconds"] < 10
     done = run(service, "--once", "--interval", "0.3")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("● well")
@@ -148,7 +148,7 @@ def test_once_for_programs_and_for_people(service: Stack) -> None:
 
 
 def test_metrics_at_given_addresses(service: Stack) -> None:
-    """They are read instead of those that the gateway names."""
+    """They are read instead of the addresses that the gateway lists."""
     with service.client() as http:
         first = http.get("/v1/workers").json()["workers"][0]["metrics"]
     done = run(service, "--once", "--json", "--interval", "0.2", "--worker", first, "--worker", "127.0.0.1:1")
@@ -159,8 +159,8 @@ def test_metrics_at_given_addresses(service: Stack) -> None:
     assert workers[0]["models"] == ["tiny"]
 
 
-def test_nobody_there() -> None:
-    """Said in a sentence, at once, and by the exit status."""
+def test_no_service() -> None:
+    """One sentence, at once, and an exit status."""
     command = [PYTHON, "-m", "otoscope", "top", "--once", "--url", f"127.0.0.1:{free_port()}", "--interval", "30"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stderr) == (1, "")
@@ -168,7 +168,7 @@ def test_nobody_there() -> None:
 
 
 class Terminal:
-    """A pseudo-terminal of 80 by 24 with `otoscope top` in it."""
+    """A pseudo-terminal of 80 by 24 that runs `otoscope top`."""
 
     def __init__(self, url: str, **environment: str) -> None:
         self._ours, self.theirs = pty.openpty()
@@ -188,7 +188,7 @@ class Terminal:
             self.seen += os.read(self._ours, 65_536).decode(errors="replace")
 
     def until(self, pattern: str, seconds: float = 30.0) -> None:
-        """Until what is drawn from now on matches."""
+        """Wait until the output from now on matches."""
         self.seen, deadline = "", time.monotonic() + seconds
         while not re.search(pattern, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.seen), re.DOTALL):
             assert time.monotonic() < deadline, self.seen
@@ -201,7 +201,7 @@ class Terminal:
     def ended(self) -> int:
         deadline = time.monotonic() + 20
         while self.process.poll() is None and time.monotonic() < deadline:
-            self.read()  # or it could not write its last
+            self.read()  # otherwise it could not write its last output
         self.read()
         return self.process.wait(1)
 
@@ -223,14 +223,14 @@ def terminal(url: str, **environment: str) -> Iterator[Terminal]:
 
 @pytest.mark.parametrize(("key", "colours"), [("q", True), ("\x03", False)])
 def test_live_in_a_terminal(service: Stack, key: str, colours: bool) -> None:
-    """It takes the screen, draws it again and again, heeds the key, and leaves the terminal as it was."""
+    """It uses the alternate screen, refreshes it, reacts to the key, and restores the terminal."""
     with terminal(service.url, **({} if colours else {"NO_COLOR": "1"})) as opened:
         opened.until("well.*q quits.*well.*q quits")
         changed = termios.tcgetattr(opened.theirs)
         assert not changed[3] & (termios.ICANON | termios.ECHO), "keys are read one by one, and not shown"
         assert changed[6][termios.VSUSP] == b"\0", "Ctrl-Z would leave the screen as it is"
         assert ("\x1b[1;32m" in opened.seen) is colours, "green for well"
-        opened.press("x\x1b[A")  # what means nothing to it, an arrow among it
+        opened.press("x\x1b[A")  # keys without a meaning, one of them an arrow key
         opened.until("well.*q quits")
         opened.press(key)
         assert opened.ended() == 0
@@ -241,7 +241,7 @@ def test_live_in_a_terminal(service: Stack, key: str, colours: bool) -> None:
 
 
 def test_a_gateway_that_dies_and_comes_back(service: Stack) -> None:
-    """Told as lost meanwhile, with the workers still there; then everything is as before."""
+    """Shown as lost meanwhile, with the workers still listed; then everything is as before."""
     with terminal(service.url) as opened:
         opened.until("well.*workers ready: 2.*q quits")
         service.stop("api", signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Real processes with keys and a password: the way of a job through both logs, and that no secret is anywhere."""
+"""Real processes with API keys and a Redis password: a job in both logs, and no secret in any output."""
 
 import json
 import tempfile
@@ -23,7 +23,7 @@ FOREIGN = f"oto_12345678_{'5ec4e7' * 10}0000"  # a key of another service, sent 
 
 @pytest.fixture
 def guarded() -> Iterator[tuple[Stack, str, str]]:
-    """Gateway and worker with a keys file, JSON logs, and a Redis that asks for a password; a key; its URL's rest."""
+    """Gateway and worker with a keys file, JSON logs and a Redis password; a key to submit and read; an admin key."""
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         directory, redis_port = Path(name), free_port()
         write_tiny_model(directory / "models" / "tiny")
@@ -50,7 +50,7 @@ def logs(stack: Stack) -> str:
 
 
 def seen_from_outside(stack: Stack) -> str:
-    """What other users of the machine see of the processes."""
+    """What other users of the machine can read of the processes."""
     return "".join(Path(f"/proc/{process.pid}/cmdline").read_text() for process in stack.processes.values())
 
 
@@ -59,7 +59,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def test_a_job_is_found_by_its_id_in_both_logs(guarded: tuple[Stack, str, str]) -> None:
-    """Accepted by the gateway, started and finished by the worker, each with what belongs to it; a failure's code."""
+    """Accepted by the gateway, started and finished by the worker, each with its fields; a failure with its code."""
     stack, key, _ = guarded
     with stack.client() as http:
         headers = bearer(key) | {"Prefer": "wait=30"}
@@ -69,62 +69,62 @@ def test_a_job_is_found_by_its_id_in_both_logs(guarded: tuple[Stack, str, str]) 
     deadline = time.monotonic() + 10
     while logs(stack).count('"finished"') < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    told = [json.loads(line) for line in logs(stack).splitlines()]
-    way = {line["message"]: line for line in told if line.get("job") == job["id"]}
-    assert list(sorted(way)) == ["accepted", "finished", "started"]
-    assert way["accepted"]["caller"] == f"key:{key.split('_')[1]}"
-    assert (way["accepted"]["model"], way["accepted"]["format"]) == ("tiny", "WAV")
-    assert way["accepted"]["bytes"] == len(wav())
-    assert way["started"]["logger"].startswith("worker.")
-    assert way["finished"]["status"] == "succeeded"
-    assert way["finished"]["timings"]["forward"] > 0
-    [failed] = [line for line in told if line.get("job") == bad["id"] and line["message"] == "finished"]
+    records = [json.loads(line) for line in logs(stack).splitlines()]
+    lines = {line["message"]: line for line in records if line.get("job") == job["id"]}
+    assert list(sorted(lines)) == ["accepted", "finished", "started"]
+    assert lines["accepted"]["caller"] == f"key:{key.split('_')[1]}"
+    assert (lines["accepted"]["model"], lines["accepted"]["format"]) == ("tiny", "WAV")
+    assert lines["accepted"]["bytes"] == len(wav())
+    assert lines["started"]["logger"].startswith("worker.")
+    assert lines["finished"]["status"] == "succeeded"
+    assert lines["finished"]["timings"]["forward"] > 0
+    [failed] = [line for line in records if line.get("job") == bad["id"] and line["message"] == "finished"]
     assert (failed["status"], failed["code"]) == ("failed", "invalid_request")
 
 
-def test_no_secret_is_told(guarded: tuple[Stack, str, str]) -> None:
-    """Keys that are refused, a password that Redis no longer takes: nothing of either in answers, metrics, logs or
-    what `ps` shows, with both sides in trouble."""
+def test_no_secret_is_disclosed(guarded: tuple[Stack, str, str]) -> None:
+    """Invalid keys, and a password that Redis no longer accepts: neither is in responses, metrics, logs or the argument
+    lists of the processes while both sides fail."""
     stack, key, admin = guarded
-    told: list[str] = []
+    outputs: list[str] = []
 
-    def note(answer: httpx2.Response) -> httpx2.Response:
-        told.append(answer.text + str(answer.headers))
+    def record(answer: httpx2.Response) -> httpx2.Response:
+        outputs.append(answer.text + str(answer.headers))
         return answer
 
     with stack.client() as http:
         for headers in (bearer(FOREIGN), {"Cookie": f"otoscope_key={FOREIGN}"}, bearer(f"{key}x"), bearer("é" * 9)):
             encoded = {name: value.encode() for name, value in headers.items()}
-            assert note(http.get("/v1/models", headers=encoded)).status_code == 401
-        assert note(http.get("/metrics", headers=bearer(key))).status_code == 403
-        assert note(http.post(f"/v1/jobs?model={FOREIGN[:9]}", files={"file": wav()}, headers=bearer(key)))
-        # The password changes under both: every connection is lost and none is made again.
+            assert record(http.get("/v1/models", headers=encoded)).status_code == 401
+        assert record(http.get("/metrics", headers=bearer(key))).status_code == 403
+        assert record(http.post(f"/v1/jobs?model={FOREIGN[:9]}", files={"file": wav()}, headers=bearer(key)))
+        # The password changes while both run: all connections are lost, and none can be opened.
         client = redis.Redis.from_url(stack.environment["OTOSCOPE_REDIS_URL"])
         client.config_set("requirepass", OTHER)
         client.client_kill_filter(skipme=True)
         client.close()
         deadline = time.monotonic() + 30
-        while note(http.post("/v1/jobs", files={"file": wav()}, headers=bearer(key))).status_code != 503:
+        while record(http.post("/v1/jobs", files={"file": wav()}, headers=bearer(key))).status_code != 503:
             assert time.monotonic() < deadline
-        note(http.get("/health/ready"))
-        note(http.get("/metrics", headers=bearer(admin)))
-        while "Cannot connect" not in logs(stack):  # what Celery has to say of it
+        record(http.get("/health/ready"))
+        record(http.get("/metrics", headers=bearer(admin)))
+        while "Cannot connect" not in logs(stack):  # a message of Celery
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        told.append(httpx2.get(stack.worker_metrics).text)
+        outputs.append(httpx2.get(stack.worker_metrics).text)
     outside = seen_from_outside(stack)
     assert "worker" in outside
     written = logs(stack)
-    assert "otoscope_api_errors_total" in "".join(told)
-    assert "WARNING" in written, "nothing went wrong, so this has shown nothing"
-    for where in (*told, written, outside):
+    assert "otoscope_api_errors_total" in "".join(outputs)
+    assert "WARNING" in written, "without a failure this test proves nothing"
+    for where in (*outputs, written, outside):
         for secret in (RIGHT, OTHER, FOREIGN, key, admin, key.split("_")[2], FOREIGN.split("_")[2]):
             assert secret not in where, where
 
 
 @pytest.mark.parametrize("name", ["api", "worker"])
-def test_a_start_that_fails_tells_no_password(guarded: tuple[Stack, str, str], name: str) -> None:
-    """A wrong password from the first moment on, and URLs that cannot be read: it ends, and says why."""
+def test_a_failed_start_discloses_no_password(guarded: tuple[Stack, str, str], name: str) -> None:
+    """A wrong password from the start, and invalid URLs: it exits with the reason."""
     stack, _, _ = guarded
     stack.environment["OTOSCOPE_METRICS_PORT"] = "0"
     stack.environment["OTOSCOPE_PORT"] = str(free_port())

@@ -1,4 +1,4 @@
-"""`otoscope up` as a person types it: from nothing to an answer to nothing left behind."""
+"""`otoscope up` as a user runs it: from nothing to a result, and nothing left behind."""
 
 import os
 import re
@@ -17,7 +17,7 @@ SOUND = encode(chirp(60.0, 16_000), 16_000, "FLAC", "PCM_16")
 
 
 def processes_of(home: Path) -> dict[int, str]:
-    """Everything that was started with that home in its environment: command lines by process."""
+    """All processes with that home in their environment: command lines by process id."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -50,16 +50,16 @@ def read_until(process: subprocess.Popen[str], pattern: str, seconds: float = 60
         if re.search(pattern, seen):
             return seen
         assert time.monotonic() < deadline, seen
-    raise AssertionError(f"it ended before it said {pattern!r}:\n{seen}")
+    raise AssertionError(f"it ended before it printed {pattern!r}:\n{seen}")
 
 
 def test_up_answers_and_leaves_nothing_behind(tmp_path: Path, tiny_models: Path) -> None:
-    """It shows a first answer and the address, serves, survives the death of its worker, and ends clean."""
+    """It prints a first result and the address, serves, restarts a killed worker, and leaves nothing behind."""
     port = free_port()
     process = started(tmp_path / "home", tiny_models, port)
     try:
-        said = read_until(process, rf"Otoscope is up after .*http://127\.0\.0\.1:{port}")
-        assert re.search(r"dog|rain|bell|engine|speech", said), said
+        printed = read_until(process, rf"Otoscope is up after .*http://127\.0\.0\.1:{port}")
+        assert re.search(r"dog|rain|bell|engine|speech", printed), printed
         with Client(f"http://127.0.0.1:{port}") as client:
             assert client.ready().workers == 1
             found = processes_of(tmp_path / "home")
@@ -77,9 +77,9 @@ def test_up_answers_and_leaves_nothing_behind(tmp_path: Path, tiny_models: Path)
         process.wait()
 
 
-def test_what_was_accepted_is_there_after_a_restart(tmp_path: Path, tiny_models: Path) -> None:
-    """After kill -9 of the parent no server, worker, gateway or decode process runs on; and every sound that was in
-    hand or in the queue then has its answer once it is started again in the same home."""
+def test_accepted_jobs_survive_a_restart(tmp_path: Path, tiny_models: Path) -> None:
+    """After kill -9 of the parent no server, worker, gateway or decode process is left; and every job that was in
+    flight or queued succeeds after a start in the same home."""
     home, port = tmp_path / "home", free_port()
     process = started(home, tiny_models, port)
     try:
@@ -98,11 +98,11 @@ def test_what_was_accepted_is_there_after_a_restart(tmp_path: Path, tiny_models:
     finally:
         end(process, home)
     assert {job.status for job in ends} == {"succeeded"}
-    assert any(job.finished_at and job.finished_at > killed for job in ends), "nothing was left to do"
+    assert any(job.finished_at and job.finished_at > killed for job in ends), "no job was left to run"
 
 
 def end(process: subprocess.Popen[str], home: Path) -> None:
-    """Kill it, and see that what it started ends by itself."""
+    """Kill it, and wait until its children have ended by themselves."""
     process.kill()
     process.wait()
     if process.stdout:

@@ -1,4 +1,4 @@
-"""kubernetes/ as kustomize builds it. There is no cluster here: what is built is looked at, not run."""
+"""kubernetes/ as kustomize builds it. There is no cluster: the documents are checked, not applied."""
 
 import shutil
 import subprocess
@@ -19,12 +19,12 @@ NAME = "app.kubernetes.io/name"
 
 
 def builder() -> list[str]:
-    """The command that builds a kustomization. Skips the test where there is none."""
+    """The command that builds a kustomization. Skips the test if there is none."""
     if shutil.which("kustomize"):
         return ["kustomize", "build"]
     if shutil.which("kubectl"):
         return ["kubectl", "kustomize"]
-    pytest.skip("needs kustomize, or kubectl which has it inside")
+    pytest.skip("needs kustomize, or kubectl, which includes it")
 
 
 def build(directory: Path) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ def built(overlay: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The documents of an overlay, and ways to find some of them."""
+    """The documents of an overlay, and queries for some of them."""
 
     documents: list[dict[str, Any]]
 
@@ -53,7 +53,7 @@ class Cluster:
         return found
 
     def pods(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Name and pod template of everything that runs."""
+        """Name and pod template of every workload."""
         for owner in self.all("Deployment", "StatefulSet"):
             yield owner["metadata"]["name"], owner["spec"]["template"]
 
@@ -86,7 +86,7 @@ def cluster(request: pytest.FixtureRequest) -> Cluster:
 
 @pytest.fixture
 def changed(tmp_path: Path) -> Callable[[str, str, str], Cluster]:
-    """An overlay with a line of its kustomization put otherwise, as an owner would."""
+    """An overlay with one line of its kustomization changed, as an operator would."""
 
     def change(overlay: str, before: str, after: str) -> Cluster:
         copy = shutil.copytree(KUBERNETES, tmp_path / "kubernetes")

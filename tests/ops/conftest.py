@@ -1,4 +1,4 @@
-"""A service under load beside a real Prometheus that reads it, with the project's own jobs and rules."""
+"""A service under load and a real Prometheus that scrapes it, with the project's scrape configuration and rules."""
 
 import tempfile
 import threading
@@ -26,16 +26,16 @@ SECONDS_OF_LOAD, SECONDS_OF_NOISE = 9.0, 30.0  # of noise at most
 
 @dataclass
 class Watched:
-    """A stack that was used for a while, and the Prometheus that watched."""
+    """A stack that was under load for some seconds, and the Prometheus that scraped it."""
 
     stack: Stack
     prometheus: Prometheus
-    busy: float  # seconds since 1970 at which it was in full use; it is not any more
+    busy: float  # Unix time at which it was under full load; the load has ended
 
 
 @pytest.fixture(scope="package")
 def watched() -> Iterator[Watched]:
-    """Read once a second with a key, as a gateway with keys asks for."""
+    """Scraped once a second with an API key, which a gateway with keys requires."""
     if program("prometheus") is None:
         pytest.skip("needs prometheus, which `make prometheus` gets from Debian")
     with tempfile.TemporaryDirectory(prefix="oto") as name:
@@ -49,33 +49,33 @@ def watched() -> Iterator[Watched]:
         targets = {GATEWAY: [urlsplit(stack.url).netloc], WORKER: [urlsplit(stack.worker_metrics).netloc]}
         config = configuration(targets, 1.0, folder / "key")
         with stack.up(server), Prometheus.running(config, free_port(), folder) as prometheus:
-            with used(stack, text) as other_sounds:
+            with load(stack, text) as other_sounds:
                 time.sleep(SECONDS_OF_LOAD)
                 other_sounds.set()
                 deadline = time.monotonic() + SECONDS_OF_NOISE
-                while not shown(prometheus, busy := time.time()) and time.monotonic() < deadline:
+                while not has_data(prometheus, busy := time.time()) and time.monotonic() < deadline:
                     time.sleep(0.2)
-            time.sleep(2.5)  # until what came of it has been read
+            time.sleep(2.5)  # until its last samples have been scraped
             yield Watched(stack, prometheus, busy)
 
 
-def asked(target: dict[str, Any]) -> str:
-    """A query of a panel, over the few seconds that there are."""
+def panel_query(target: dict[str, Any]) -> str:
+    """The query of a panel, over the few seconds of the test."""
     return filled(target["expr"], "5s", instance=".*", window="6s", before="4s")
 
 
-def shown(prometheus: Prometheus, at: float) -> bool:
-    """Whether every panel has something to show."""
+def has_data(prometheus: Prometheus, at: float) -> bool:
+    """Whether every panel has data."""
     targets = [target for panel in panels() if panel["title"] not in NEED_A_GPU for target in panel["targets"]]
-    found = [prometheus.query(asked(target), at) for target in targets]
+    found = [prometheus.query(panel_query(target), at) for target in targets]
     return all(any(series["value"][1] != "NaN" for series in query) for query in found)
 
 
 @contextmanager
-def used(stack: Stack, key: str) -> Iterator[threading.Event]:
-    """Two callers send chirps in two formats, and some files that are no sound or cannot be answered.
+def load(stack: Stack, key: str) -> Iterator[threading.Event]:
+    """Two clients submit chirps in two formats, some files that are not audio, and some invalid requests.
 
-    After the event is set they send noise, which the tiny network takes for something else.
+    After the event is set they submit noise, which the tiny network puts into another class.
     """
     noise = np.random.default_rng(0).normal(scale=0.3, size=16_000).astype(np.float32)
     sounds, others = (

@@ -1,4 +1,4 @@
-"""The dashboard: sound as a document, and each of its panels answered by a Prometheus that watches a real service."""
+"""The dashboard: a valid document, and data for each of its panels from a Prometheus that scrapes a real service."""
 
 import itertools
 import re
@@ -11,7 +11,7 @@ import yaml
 from ops.dashboard import NEED_A_GPU, dashboard, panels
 from ops.local import OPS
 from tests.conftest import ROOT
-from tests.ops.conftest import Watched, asked
+from tests.ops.conftest import Watched, panel_query
 from tests.support.process_tree import until
 
 PANELS = list(panels())
@@ -25,7 +25,7 @@ def title(panel: dict[str, Any]) -> str:
 
 
 def expressions() -> Iterator[str]:
-    """Of the dashboard and of the rules."""
+    """All queries of the dashboard and of the rules."""
     for panel in PANELS:
         yield from (target["expr"] for target in panel["targets"])
     for group in RULES:
@@ -33,8 +33,8 @@ def expressions() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=title)
-def test_a_panel_says_what_it_shows(panel: dict[str, Any]) -> None:
-    """A title, a unit, a description that helps whoever sees something odd, and queries of the one data source."""
+def test_a_panel_is_described(panel: dict[str, Any]) -> None:
+    """A title, a unit, a description that helps to find a cause, and queries of the one data source."""
     assert panel["title"]
     assert len(panel["description"]) > 40
     assert panel["fieldConfig"]["defaults"]["unit"]
@@ -50,16 +50,16 @@ def test_a_panel_says_what_it_shows(panel: dict[str, Any]) -> None:
     assert [step["value"] for step in others] == sorted(step["value"] for step in others)
 
 
-def test_the_data_source_is_provisioned_under_the_name_that_panels_use() -> None:
+def test_the_data_source_is_provisioned_under_the_name_in_the_panels() -> None:
     file = OPS / "grafana" / "provisioning" / "datasources" / "prometheus.yml"
     (source,) = yaml.safe_load(file.read_text())["datasources"]
     assert (source["uid"], source["type"]) == ("otoscope-prometheus", "prometheus")
-    told = yaml.safe_load((OPS / "prometheus.yml").read_text())["global"]["scrape_interval"]
-    assert source["jsonData"]["timeInterval"] == told
+    interval = yaml.safe_load((OPS / "prometheus.yml").read_text())["global"]["scrape_interval"]
+    assert source["jsonData"]["timeInterval"] == interval
 
 
 def test_ids_differ_and_nothing_overlaps() -> None:
-    """On a grid of 24 columns; the panels of a row that is repeated come last, so that copies push nothing away."""
+    """On a grid of 24 columns; repeated rows come last, so that their copies move no other panel."""
     all_of_them = list(panels(rows=True))
     assert len({panel["id"] for panel in all_of_them}) == len(all_of_them)
     for panel in all_of_them:
@@ -79,7 +79,7 @@ def test_ids_differ_and_nothing_overlaps() -> None:
     assert repeated["repeat"] == "instance"
 
 
-def test_variables_are_those_that_are_used() -> None:
+def test_all_variables_are_used() -> None:
     defined = {variable["name"] for variable in dashboard()["templating"]["list"]}
     used = set(re.findall(r"\$([a-z_]\w*)", " ".join(expressions()))) - {"__rate_interval"}
     assert used == defined
@@ -87,19 +87,19 @@ def test_variables_are_those_that_are_used() -> None:
 
 @pytest.mark.parametrize("panel", PANELS, ids=title)
 def test_a_panel_has_data(watched: Watched, panel: dict[str, Any]) -> None:
-    """Each query answers with a number for a service that is used."""
+    """Each query returns a number for a service under load."""
     for target in panel["targets"]:
-        query = asked(target)
+        query = panel_query(target)
         assert "$" not in query.replace('"$1"', "")  # of label_replace
         found = watched.prometheus.query(query, watched.busy)
         if panel["title"] in NEED_A_GPU:
-            continue  # but the query was understood
+            continue  # but the query is valid
         assert found, query
         assert any(series["value"][1] != "NaN" for series in found), query
 
 
-def test_every_metric_that_is_named_exists(watched: Watched) -> None:
-    """A metric that is renamed leaves an empty panel, or an alert that never fires."""
+def test_every_metric_in_a_query_exists(watched: Watched) -> None:
+    """A renamed metric would leave an empty panel, or an alert that never fires."""
     known = set(watched.prometheus.get("label/__name__/values"))
     known |= {rule["record"] for group in RULES for rule in group["rules"] if "record" in rule}
     named = {name for text in expressions() for name in NAME.findall(text)}
@@ -115,13 +115,13 @@ def test_the_documentation_names_every_metric_and_no_other(watched: Watched) -> 
     assert len(families) > 20
     text = (ROOT / "docs" / "operations.md").read_text()
     (section,) = re.findall(r"^## Metrics\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
-    told = {name.removesuffix("_total") for name in re.findall(r"`(otoscope_\w+)", section)}
-    assert families - told == set()
-    assert {name for name in told - families if not GPU_METRICS.fullmatch(name)} == set()
+    documented = {name.removesuffix("_total") for name in re.findall(r"`(otoscope_\w+)", section)}
+    assert families - documented == set()
+    assert {name for name in documented - families if not GPU_METRICS.fullmatch(name)} == set()
 
 
-def test_the_rules_run_on_what_the_service_tells(watched: Watched) -> None:
-    """No rule fails, everybody answers, and in a service that is well no alert is pending but for a slow machine's."""
+def test_the_rules_evaluate_on_the_metrics_of_the_service(watched: Watched) -> None:
+    """No rule fails, all targets are up, and no alert is pending for a healthy service, except for a slow machine."""
     groups = watched.prometheus.get("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] == "err"} == {}
@@ -131,17 +131,17 @@ def test_the_rules_run_on_what_the_service_tells(watched: Watched) -> None:
         alerts = {alert["labels"]["alertname"] for alert in watched.prometheus.get("alerts")["alerts"]}
         return targets == {"up"} and alerts <= {"OtoscopeEventLoopLate", "OtoscopeQueueOld"}
 
-    until(well, 30)  # a reading that took longer than its second is a target that is down until the next
+    until(well, 30)  # after a scrape that took longer than its second the target is down until the next one
 
 
-def test_the_gateway_asks_prometheus_for_a_key(watched: Watched) -> None:
-    """What the fixture's Prometheus sends is not for nothing."""
+def test_the_gateway_requires_a_key_of_prometheus(watched: Watched) -> None:
+    """Without the key that the fixture's Prometheus sends, /metrics is denied."""
     with watched.stack.client() as http:
         assert http.get("/metrics").status_code == 401
 
 
-def test_jobs_are_counted_alike_on_both_sides(watched: Watched) -> None:
-    """What the rules divide by each other is about the same jobs."""
+def test_gateway_and_worker_count_the_same_jobs(watched: Watched) -> None:
+    """The rules divide one count by the other."""
 
     def total(expression: str) -> float:
         (series,) = watched.prometheus.query(expression)
@@ -149,7 +149,7 @@ def test_jobs_are_counted_alike_on_both_sides(watched: Watched) -> None:
 
     by_gateway = 'otoscope_jobs_total{outcome="succeeded"}'
     by_worker = 'otoscope_worker_jobs_total{outcome="succeeded"}'
-    until(lambda: total(by_gateway) == total(by_worker), 30)  # each is read at a moment of its own
+    until(lambda: total(by_gateway) == total(by_worker), 30)  # they are scraped at different moments
     succeeded = total(by_gateway)
     assert succeeded > 20
     assert total("sum(otoscope_worker_predictions_total)") == succeeded

@@ -1,4 +1,4 @@
-"""Prometheus' own checks of its configuration and of the rules, and that each alert is tried and explained."""
+"""promtool's checks of the configuration and of the rules; each alert is tested and documented."""
 
 import re
 import subprocess
@@ -31,7 +31,7 @@ def promtool(*arguments: str) -> None:
 
 
 @needs_promtool
-def test_the_configuration_is_what_prometheus_accepts() -> None:
+def test_prometheus_accepts_the_configuration() -> None:
     promtool("check", "config", "--syntax-only", str(OPS / "prometheus.yml"))
     promtool("check", "rules", "--lint=all", "--lint-fatal", str(OPS / "rules.yml"))
 
@@ -43,8 +43,8 @@ def test_alerts_fire_when_they_should(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_every_alert_is_tried_both_ways(name: str) -> None:
-    """Somewhere it is expected, and somewhere it is expected to keep silent."""
+def test_every_alert_is_tested_both_ways(name: str) -> None:
+    """One case in which it fires, and one in which it does not."""
     tries = [
         bool(tried.get("exp_alerts"))
         for path in TESTS
@@ -56,8 +56,8 @@ def test_every_alert_is_tried_both_ways(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_every_alert_says_how_bad_it_is_and_what_to_do(name: str) -> None:
-    """The runbook has a section under the alert's name, with what it means, what to look at and what to do."""
+def test_every_alert_has_a_severity_and_a_runbook(name: str) -> None:
+    """The runbook has a section under the alert's name, with its meaning, what to check and what to do."""
     alert = ALERTS[name]
     assert alert["labels"].keys() == {"severity"}
     assert alert["labels"]["severity"] in {"critical", "warning", "info"}
@@ -71,13 +71,13 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do(name: str) -> None:
     assert f"**{alert['labels']['severity']}**" in section
 
 
-def test_the_runbook_has_no_alert_that_is_gone() -> None:
-    told = re.findall(r"^### (Otoscope\w+)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
-    assert set(told) == set(ALERTS)
+def test_the_runbook_has_no_removed_alert() -> None:
+    documented = re.findall(r"^### (Otoscope\w+)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    assert set(documented) == set(ALERTS)
 
 
 def test_error_codes_in_the_rules_exist() -> None:
-    """One that is renamed would never fire again."""
+    """An alert with a renamed code would never fire."""
     text = (OPS / "rules.yml").read_text()
     named = {code for codes in re.findall(r'code=~?"([\w|]+)"', text) for code in codes.split("|")}
     assert named
