@@ -1,7 +1,7 @@
 """Which windows of a sound have something to hear: louder than a threshold, or well above the sound's own noise floor.
 
 A level alone cannot decide: the noise of a microphone at -60 dBFS is silence, and a bird at -70 dBFS in a recording
-whose noise is at -95 dBFS is not. So the noise floor is measured in the sound itself, as the quietest tenth of it.
+whose noise is at -95 dBFS is not. So the noise floor is measured in the sound itself, as the level that a twentieth of it stays below.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shared.audio.level import BLOCK_SECONDS, FRAME_SECONDS, frame_levels
 from worker.model.answers import AnswerConfig
 
-_FLOOR_QUANTILE = 0.1
+_FLOOR_QUANTILE = 0.05
 
 
 @dataclass(frozen=True)
