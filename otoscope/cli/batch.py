@@ -1,26 +1,23 @@
-"""`otoscope classify`: several files concurrently, bounded, reported in the order of the command line."""
+"""`otoscope classify`: several files concurrently, bounded; directories, and recordings of any length."""
 
 import asyncio
 import glob
-import json
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from otoscope.calls import Options
-from otoscope.cli.tables import classified_table
+from otoscope.cli.recordings import Cutter, is_too_long
+from otoscope.cli.report import Answer, Outcome, Report
 from otoscope.client import AsyncClient
 from otoscope.errors import KeyRefused, KeyRequired, OtoscopeError
 from otoscope.responses import ServiceUnreachable
-from otoscope.types import Job
 
-Outcome = Job | Exception
+SOUND_EXTENSIONS = frozenset({
+    ".aac", ".aif", ".aifc", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mp3", ".mp4", ".oga",
+    ".ogg", ".opus", ".w64", ".wav", ".wave", ".webm", ".wma",
+})  # fmt: skip
+"""What `--recursive` takes for a sound; the content decides whether it is one."""
 
 
 def expand_globs(names: Sequence[str]) -> list[str]:
@@ -34,42 +31,69 @@ def expand_globs(names: Sequence[str]) -> list[str]:
     return found
 
 
-def classify_many(names: Sequence[str], url: str | None, options: Options, parallel: int, report: "Report") -> int:
+def expand_directories(names: Iterable[str]) -> Iterator[str]:
+    """File names, with directories replaced by the sounds below them, sorted. Hidden files and links to directories are
+    left out."""
+    for name in names:
+        if not os.path.isdir(name):
+            yield name
+            continue
+        for folder, folders, files in os.walk(name):
+            folders[:] = sorted(each for each in folders if not each.startswith("."))
+            for file in sorted(files):
+                if not file.startswith(".") and os.path.splitext(file)[1].lower() in SOUND_EXTENSIONS:
+                    yield os.path.join(folder, file)
+
+
+def classify_many(names: Sequence[str], url: str | None, options: Options, parallel: int, report: Report) -> int:
     """The number of failed files. Raises ServiceUnreachable, KeyRequired or KeyRefused, which affect all files."""
     return asyncio.run(_classify_many(names, url, options, parallel, report))
 
 
-async def _classify_many(
-    names: Sequence[str], url: str | None, options: Options, parallel: int, report: "Report"
-) -> int:
-    slots = asyncio.Semaphore(parallel)
+async def _classify_many(names: Sequence[str], url: str | None, options: Options, parallel: int, report: Report) -> int:
+    queue = iter(enumerate(names))
     failed = 0
 
-    async def one(client: AsyncClient, name: str) -> Outcome:
-        async with slots:
-            try:
-                if problem := _unreadable(name):
-                    raise OSError(problem)
-                return await client.classify(name, **options)
-            except (ServiceUnreachable, KeyRequired, KeyRefused):
-                raise  # it would be the same for every file
-            except (OtoscopeError, OSError) as error:
-                return error
-            finally:
-                report.advance()
+    async def work(client: AsyncClient, cutter: Cutter) -> None:
+        nonlocal failed
+        for index, name in queue:
+            outcome = await _classify(client, cutter, name, options, report)
+            failed += isinstance(outcome, Exception)
+            report.add(index, name, outcome)
 
     async with AsyncClient(url) as client:
-        tasks = [asyncio.create_task(one(client, name)) for name in names]
+        cutter = Cutter(client, options, parallel)
+        tasks = [asyncio.create_task(work(client, cutter)) for _ in range(min(parallel, len(names)))]
         try:
-            for name, task in zip(names, tasks, strict=True):
-                outcome = await task
-                failed += isinstance(outcome, Exception)
-                report.add(name, outcome)
+            await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
     return failed
+
+
+async def _classify(client: AsyncClient, cutter: Cutter, name: str, options: Options, report: Report) -> Outcome:
+    """The answer of one file, or what is wrong with it. Raises what affects all files."""
+    path = Path(name)
+    try:
+        if problem := _unreadable(name):
+            raise OSError(problem)
+        if not await cutter.must_cut(path):
+            try:
+                job = await client.classify(name, **options)
+                if job.result is None:
+                    raise OtoscopeError(f"Job {job.id} has no result.")
+                return Answer([job.id], job.result)
+            except OtoscopeError as error:
+                if not is_too_long(error):
+                    raise
+        ids, result = await cutter.classify(path, report.parts_of(name))
+        return Answer(ids, result)
+    except (ServiceUnreachable, KeyRequired, KeyRefused):
+        raise  # it would be the same for every file
+    except (OtoscopeError, OSError) as error:
+        return error
 
 
 def _unreadable(name: str) -> str:
@@ -80,64 +104,3 @@ def _unreadable(name: str) -> str:
     if not path.exists():
         return "no file matches" if glob.has_magic(name) else "no such file"
     return ""
-
-
-class Report:
-    """The output: JSON lines in order as results arrive, or a table at the end. Failures go to stderr."""
-
-    def __init__(self, as_json: bool, total: int) -> None:
-        self._as_json = as_json
-        self._rows: list[tuple[str, Outcome]] = []
-        self._errors = Console(stderr=True, highlight=False, markup=False)
-        self._progress = Progress(
-            TextColumn("classifying"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self._errors,
-            transient=True,
-            disable=total < 2 or not self._errors.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=total)
-
-    def advance(self) -> None:
-        self._progress.advance(self._task)
-
-    def add(self, name: str, outcome: Outcome) -> None:
-        """Report the outcome of the next file."""
-        if isinstance(outcome, Exception):
-            self._errors.print(f"{name}: {_message(outcome)}", soft_wrap=True)
-        if self._as_json:
-            print(_json_line(name, outcome), flush=True)
-        else:
-            self._rows.append((name, outcome))
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-        if any(isinstance(outcome, Job) for _, outcome in self._rows):
-            # A table that goes to a pipe is not cut to the width of a terminal.
-            width = None if sys.stdout.isatty() else 10_000
-            Console(highlight=False, width=width).print(classified_table(self._rows))
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, OtoscopeError):
-        return f"{error.detail} ({error.code})"
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
-
-
-def _json_line(name: str, outcome: Outcome) -> str:
-    """One file as a line of JSON: the id and result of its job, or its error."""
-    if isinstance(outcome, Exception):
-        code, detail = "unreadable_file", _message(outcome)
-        if isinstance(outcome, OtoscopeError):
-            code, detail = outcome.code, outcome.detail
-        return json.dumps({"file": name, "error": {"code": code, "detail": detail}})
-    result = outcome.result.model_dump(mode="json", by_alias=True, exclude_none=True) if outcome.result else {}
-    return json.dumps({"file": name, "id": outcome.id, **result})

@@ -34,7 +34,7 @@ APPLICATION_COMMANDS = {
 }
 """The application's commands, and the extras of the application that each needs."""
 
-_LAZY = {"bench": "otoscope.cli.bench", "top": "otoscope.top.cli"}
+_LAZY = {"classify": "otoscope.cli.classify", "bench": "otoscope.cli.bench", "top": "otoscope.top.cli"}
 """Commands of the client whose modules are imported when they run."""
 
 _ORDER = ("up", "classify", "jobs", "models", "train", "evaluate", "lr-find", "overfit", "quantise", "export", "keys")
@@ -127,37 +127,6 @@ Url = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 JobId = Annotated[str, typer.Argument(metavar="ID")]
-
-
-@app.command()
-def classify(
-    files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Sound files and globs such as 'sounds/*.ogg'.")
-    ],
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="One of `otoscope models`.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of classes for each sound.")] = None,
-    include: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PART,...",
-            help="With --json: parts of the result, such as maps,waveform; docs/api.md lists them.",
-        ),
-    ] = None,
-    url: Url = None,
-    timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="For each file.")] = 120.0,
-    parallel: Annotated[int, typer.Option(min=1, metavar="N", help="Number of files in flight.")] = 8,
-    as_json: AsJson = False,
-) -> None:
-    """Classify sounds. Exits with 1 if any file failed."""
-    from otoscope.calls import Options
-    from otoscope.cli.batch import Report, classify_many, expand_globs
-
-    options = Options(model=model, top_k=top_k, include=include or (), timeout=timeout)
-    report = Report(as_json, total=len(names := expand_globs(files)))
-    with report:
-        failed = classify_many(names, url, options, parallel, report)
-    if failed:
-        raise SystemExit(1)
 
 
 @jobs.command()

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from otoscope.types import Job, ModelList, Prediction
+from otoscope.types import Job, ModelList, Prediction, ResultJSON
 
 
 def percent(confidence: float) -> str:
@@ -22,20 +22,49 @@ def predictions_table(predictions: Sequence[Prediction]) -> Table:
     return table
 
 
-def classified_table(rows: Iterable[tuple[str, Job | Exception]]) -> Table:
-    """Several sounds, one a line."""
+def headline(result: ResultJSON) -> str:
+    """The verdict in words, with the first class."""
+    if result.verdict == "silent" or not result.predictions:
+        return "nothing to hear"
+    first = result.predictions[0]
+    with_confidence = f"{first.class_} {percent(first.confidence)}"
+    if result.verdict == "unknown":
+        return f"none of the model's classes (closest: {with_confidence})"
+    return f"perhaps {with_confidence}" if result.verdict == "unsure" else first.class_
+
+
+def classified_table(rows: Iterable[tuple[str, ResultJSON | None]]) -> Table:
+    """Several sounds, one a line; None for one that failed."""
     table = Table(box=None, pad_edge=False)
     table.add_column("file", overflow="fold")
     table.add_column("sounds like", style="bold")
     table.add_column("", justify="right")
     table.add_column("or", style="dim")
-    for name, outcome in rows:
-        if isinstance(outcome, Exception) or outcome.result is None:
+    for name, result in rows:
+        if result is None:
             table.add_row(escape(name), "[red]failed[/red]", "", "")
             continue
-        first, *others = outcome.result.predictions
+        first, *others = result.predictions
+        others = [] if result.verdict in ("silent", "unknown") else others
         rest = ", ".join(f"{other.class_} {percent(other.confidence)}" for other in others[:4])
-        table.add_row(escape(name), escape(first.class_), percent(first.confidence), escape(rest))
+        confidence = percent(first.confidence) if result.verdict == "named" else ""
+        table.add_row(escape(name), escape(headline(result)), confidence, escape(rest))
+    return table
+
+
+def detections_table(rows: Iterable[tuple[str, ResultJSON | None]]) -> Table:
+    """What is heard when, in the sounds in turn; times in seconds."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    table.add_column("from", justify="right")
+    table.add_column("to", justify="right")
+    table.add_column("heard", style="bold")
+    table.add_column("", justify="right")
+    for name, result in rows:
+        for found in (result.detections if result else None) or ():
+            table.add_row(
+                escape(name), f"{found.start:.2f}", f"{found.end:.2f}", escape(found.class_), percent(found.confidence)
+            )
     return table
 
 
@@ -66,6 +95,12 @@ def job_table(job: Job) -> Table:
     if job.result is not None:
         found = (f"{prediction.class_} {percent(prediction.confidence)}" for prediction in job.result.predictions)
         facts["sounds like"] = ", ".join(found)
+        if job.result.verdict != "named":
+            facts["verdict"] = headline(job.result)
+        facts["warnings"] = " ".join(warning.detail for warning in job.result.warnings)
+        facts["detections"] = ", ".join(
+            f"{found.class_} {found.start:.1f} to {found.end:.1f} s" for found in job.result.detections or ()
+        )
         facts["windows"] = f"{job.result.window_count}, {job.result.combined}"
     for name, value in facts.items():
         if value:

@@ -1,0 +1,274 @@
+"""What `otoscope classify` prints or writes: a table, JSON lines, exported detections, or a CSV file of results."""
+
+import csv
+import json
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from otoscope.cli.tables import classified_table, detections_table
+from otoscope.errors import BY_CODE, Busy, DeadlineExceeded, JobCancelled, OtoscopeError
+from otoscope.exports import Format, Recording, csv_row, csv_text, export, file_name
+from otoscope.responses import WaitTimeout
+from otoscope.types import Detection, Prediction, ResultJSON
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result of a file, and the ids of its jobs: one, or one for each part of a recording."""
+
+    ids: Sequence[str]
+    result: ResultJSON
+
+
+Outcome = Answer | Exception
+
+
+class Report(ABC):
+    """Takes the outcome of each file, shows the progress on a terminal, and prints failures to stderr."""
+
+    ordered = True  # write in the order of the command line, not as results come
+
+    def __init__(self, total: int) -> None:
+        self._waiting: dict[int, tuple[str, Outcome]] = {}
+        self._next, self._total = 0, total
+        self._stderr = Console(stderr=True, highlight=False, markup=False)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._stderr,
+            transient=True,
+            disable=not self._stderr.is_terminal,
+        )
+        self._task = self._progress.add_task("classifying", total=total, visible=total > 1)
+
+    def add(self, index: int, name: str, outcome: Outcome) -> None:
+        """The outcome of the file with that position on the command line."""
+        self._progress.advance(self._task)
+        if not self.ordered:
+            self._write(name, outcome)
+            return
+        self._waiting[index] = name, outcome
+        while self._next in self._waiting:
+            self._write(*self._waiting.pop(self._next))
+            self._next += 1
+
+    def parts_of(self, name: str) -> Callable[[int, int | None], None]:
+        """A function that shows how many parts of a recording are done."""
+        self._progress.start()
+        task = self._progress.add_task(os.path.basename(name), total=None)
+
+        def update(done: int, total: int | None) -> None:
+            self._progress.update(task, completed=done, total=total, visible=done != total)
+
+        return update
+
+    @abstractmethod
+    def write(self, name: str, outcome: Outcome) -> None:
+        """Write the outcome of the next file."""
+
+    def finish(self) -> None:
+        """The end, also of a run that was interrupted."""
+        self._progress.stop()
+
+    def warn(self, name: str, result: ResultJSON) -> None:
+        """One line for each warning."""
+        for warning in result.warnings:
+            self._stderr.print(f"{name}: {warning.detail} ({warning.code})", soft_wrap=True)
+
+    def _write(self, name: str, outcome: Outcome) -> None:
+        if isinstance(outcome, Exception):
+            self._stderr.print(f"{name}: {message(outcome)}", soft_wrap=True)
+        self.write(name, outcome)
+
+    def __enter__(self) -> Self:
+        if self._total > 1:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish()
+
+
+class TableReport(Report):
+    """One line for each file at the end, and the detections where they were requested."""
+
+    def __init__(self, total: int, detections: bool) -> None:
+        super().__init__(total)
+        self._rows: list[tuple[str, ResultJSON | None]] = []
+        self._detections = detections
+
+    def write(self, name: str, outcome: Outcome) -> None:
+        self._rows.append((name, outcome.result if isinstance(outcome, Answer) else None))
+        if isinstance(outcome, Answer):
+            self.warn(name, outcome.result)
+
+    def finish(self) -> None:
+        super().finish()
+        if not any(result for _, result in self._rows):
+            return
+        # A table that goes to a pipe is not cut to the width of a terminal.
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+        console.print(classified_table(self._rows))
+        if self._detections:
+            console.print()
+            console.print(detections_table(self._rows))
+
+
+class JsonReport(Report):
+    """A line of JSON for each file: id and result of its job, or its error."""
+
+    def write(self, name: str, outcome: Outcome) -> None:
+        print(json_line(name, outcome), flush=True)
+
+
+class ExportReport(Report):
+    """Detections in a format of other programs: one file, or one for each sound in a directory; stdout without one."""
+
+    def __init__(self, total: int, format: Format, out: str | None) -> None:
+        """Raises ValueError if several sounds would go into one file of a format that is about one sound."""
+        super().__init__(total)
+        self._format, self._out, self._used = format, Path(out) if out else None, set[str]()
+        self._directory = out is not None and (os.path.isdir(out) or out.endswith(("/", os.sep)))
+        if total > 1 and not self._directory and format not in ("csv", "json"):
+            raise ValueError(f"--format {format} of several sounds needs a directory: --out labels/")
+        self._begun = False
+
+    def write(self, name: str, outcome: Outcome) -> None:
+        if isinstance(outcome, Exception):
+            return
+        result = outcome.result
+        self.warn(name, result)
+        recording = Recording(name, result.duration, result.sample_rate, result.model)
+        text = export(self._format, result.detections or [], recording)
+        if self._begun and self._format == "csv" and not self._directory:
+            text = text.partition("\r\n")[2]  # one header for all sounds
+        body = text.encode()
+        if self._out is None:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(body)
+            sys.stdout.buffer.flush()
+        elif self._directory:
+            self._out.mkdir(parents=True, exist_ok=True)
+            (self._out / self._name(name)).write_bytes(body)
+        else:
+            with self._out.open("ab" if self._begun else "wb") as file:
+                file.write(body)
+        self._begun = True
+
+    def _name(self, name: str) -> str:
+        """Sounds of the same name in different directories get different files."""
+        stem, number = Path(name).stem, 1
+        while (chosen := file_name(self._format, f"{stem}{'' if number == 1 else f'-{number}'}.x")) in self._used:
+            number += 1
+        self._used.add(chosen)
+        return chosen
+
+
+class CsvReport(Report):
+    """A row for each file and detection, or prediction, as results come; the rows of a file are written at once."""
+
+    ordered = False
+    COLUMNS = ("file", "verdict", "class", "confidence", "start", "end", "warnings", "error")
+
+    def __init__(self, total: int, path: Path, detections: bool) -> None:
+        super().__init__(total)
+        self._path, self._detections = path, detections
+
+    @classmethod
+    def done(cls, path: Path) -> set[str]:
+        """The files that need not be sent again, as cells of the column `file`.
+
+        Rows that are incomplete, since the run was killed, and those of errors that may pass are removed from the file.
+        Raises OSError, or ValueError if it is a file of something else.
+        """
+        if not path.exists():
+            return set()
+        text = path.read_bytes().decode()
+        whole = text[: text.rfind("\r\n") + 2] if "\r\n" in text else ""
+        rows = list(csv.reader(whole.splitlines(keepends=True)))
+        if text and (not rows or tuple(rows[0]) != cls.COLUMNS):
+            raise ValueError(f"{path} has other columns than {','.join(cls.COLUMNS)}; name another file for --out.")
+        torn = rows[-1][0] if len(rows) > 1 and whole != text else None  # the last file may lack rows
+        kept = [row for row in rows[1:] if len(row) == len(cls.COLUMNS) and row[0] != torn and not _may_pass(row[-1])]
+        if len(kept) < len(rows) - 1 or whole != text:
+            draft = path.with_name(f"{path.name}.part")
+            with draft.open("w", newline="") as file:
+                csv.writer(file).writerows([cls.COLUMNS, *kept])
+            draft.replace(path)
+        return {row[0] for row in kept}
+
+    def write(self, name: str, outcome: Outcome) -> None:
+        rows: list[tuple[str | float | None, ...]]
+        if isinstance(outcome, Exception):
+            rows = [(name, None, None, None, None, None, None, _error(outcome))]
+        else:
+            result = outcome.result
+            codes = " ".join(warning.code for warning in result.warnings)
+            found: Sequence[Detection | Prediction] = (
+                (result.detections or []) if self._detections else result.predictions
+            )
+            rows = [
+                (name, result.verdict, each.class_, each.confidence, *_span(each, result), codes, None)
+                for each in found
+            ] or [(name, result.verdict, None, None, None, None, codes, None)]
+        body = "".join(map(csv_row, rows)).encode()
+        with self._path.open("ab", buffering=0) as file:
+            if not file.tell():
+                body = csv_row(self.COLUMNS).encode() + body
+            file.write(body)
+
+    @staticmethod
+    def cell(name: str) -> str:
+        """A file's name as `done` returns it."""
+        return csv_text(name)
+
+
+def _span(found: Detection | Prediction, result: ResultJSON) -> tuple[float, float]:
+    return (found.start, found.end) if isinstance(found, Detection) else (0.0, result.duration)
+
+
+_PASSING = {code for code, kind in BY_CODE.items() if issubclass(kind, Busy | DeadlineExceeded | JobCancelled)} | {
+    WaitTimeout.code
+}
+"""Codes of errors that another attempt may not meet."""
+
+
+def _may_pass(error: str) -> bool:
+    return error.partition(":")[0] in _PASSING
+
+
+def _error(error: Exception) -> str:
+    code = error.code if isinstance(error, OtoscopeError) else "unreadable_file"
+    return f"{code}: {error.detail if isinstance(error, OtoscopeError) else message(error)}"
+
+
+def message(error: Exception) -> str:
+    """An error as text for people."""
+    if isinstance(error, OtoscopeError):
+        return f"{error.detail} ({error.code})"
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def json_line(name: str, outcome: Outcome) -> str:
+    """One file as a line of JSON."""
+    if isinstance(outcome, Exception):
+        code, detail = "unreadable_file", message(outcome)
+        if isinstance(outcome, OtoscopeError):
+            code, detail = outcome.code, outcome.detail
+        return json.dumps({"file": name, "error": {"code": code, "detail": detail}})
+    result = outcome.result.model_dump(mode="json", by_alias=True, exclude_none=True)
+    jobs = {"id": outcome.ids[0]} if len(outcome.ids) == 1 else {"parts": list(outcome.ids)}
+    return json.dumps({"file": name, **jobs, **result})

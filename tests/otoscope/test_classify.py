@@ -1,0 +1,239 @@
+"""`otoscope classify`: verdicts and warnings in words, exported detections, tables of results that are resumed."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from otoscope.cli.main import app
+from tests.support.fake_service import DOG, RESULT, FakeService, answer, job_document, problem
+
+Run = Callable[..., Result]
+
+FIRST = RESULT | {"predictions": DOG[:1]}
+DETECTIONS = [
+    {"class": "dog", "start": 0.25, "end": 0.75, "confidence": 0.9, "peak": 0.5},
+    {"class": "cat", "start": 1.0, "end": 2.5, "confidence": 0.4, "peak": 2.0},
+]
+
+
+@pytest.fixture
+def run(service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`run(*arguments)` of `otoscope classify`, in a directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OTOSCOPE_URL", service.url)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return lambda *arguments: CliRunner().invoke(app, ["classify", *map(str, arguments)], terminal_width=100)
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> list[str]:
+    """Three files, two of them in directories."""
+    names = ["field/a.wav", "field/deep/b.flac", "field/c.ogg"]
+    for name in [*names, "field/notes.txt", "field/.hidden.wav"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(name.encode())
+    return names
+
+
+def answers(service: FakeService, **result: Any) -> None:
+    """The service answers every submission with these fields of a result."""
+    service.outcome = lambda _, job_id: job_document(job_id, "succeeded", result=RESULT | result)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        ("named", "dog  90%  cat 10%"),
+        ("unsure", "perhaps dog 90%  cat 10%"),
+        ("unknown", "none of the model's classes (closest: dog 90%)"),
+        ("silent", "nothing to hear"),
+    ],
+)
+def test_a_verdict_is_shown_in_words(
+    run: Run, service: FakeService, sounds: list[str], verdict: str, words: str
+) -> None:
+    """Every verdict is an answer: the exit status is 0."""
+    answers(service, verdict=verdict)
+    done = run(sounds[0])
+    assert done.exit_code == 0, done.stderr
+    line = done.stdout.splitlines()[1]
+    assert "  ".join(filter(None, (cell.strip() for cell in line.split("  ")))) == f"field/a.wav  {words}"
+
+
+def test_a_warning_is_a_line(run: Run, service: FakeService, sounds: list[str]) -> None:
+    """On stderr, with its file and its code; JSON has it in the result."""
+    answers(service, warnings=[{"code": "quiet", "detail": "It is quiet."}, {"code": "clipped", "detail": "Clipped."}])
+    done = run(sounds[0])
+    assert done.stderr.splitlines() == ["field/a.wav: It is quiet. (quiet)", "field/a.wav: Clipped. (clipped)"]
+    done = run(sounds[0], "--json")
+    assert done.stderr == ""
+    assert [warning["code"] for warning in json.loads(done.stdout)["warnings"]] == ["quiet", "clipped"]
+
+
+def test_options_are_sent(run: Run, service: FakeService, sounds: list[str]) -> None:
+    """Those that are not given are the service's."""
+    options = {
+        "combine": "mean", "unknown_threshold": "0.5", "min_confidence": "0.0", "overlap": "0.75", "merge_gap": "2.0",
+        "min_duration": "0.1",
+    }  # fmt: skip
+    arguments = [each for name, value in options.items() for each in (f"--{name.replace('_', '-')}", value)]
+    assert run(sounds[0], "--detections", *arguments).exit_code == 0
+    assert service.requests[0].fields == options | {"include": "detections"}
+    run(sounds[0])
+    assert service.requests[1].fields == {}
+
+
+def test_detections_are_a_second_table(run: Run, service: FakeService, sounds: list[str]) -> None:
+    answers(service, detections=DETECTIONS)
+    lines = run(sounds[0], "--detections").stdout.splitlines()
+    assert [line.split() for line in lines[-2:]] == [
+        ["field/a.wav", "0.25", "0.75", "dog", "90%"],
+        ["field/a.wav", "1.00", "2.50", "cat", "40%"],
+    ]
+
+
+def test_an_export_goes_to_stdout(run: Run, service: FakeService, sounds: list[str]) -> None:
+    """Nothing else does; `--format` requests the detections."""
+    answers(service, detections=DETECTIONS)
+    done = run(sounds[0], "--format", "audacity")
+    assert done.stdout == "0.250000\t0.750000\tdog 0.90\n1.000000\t2.500000\tcat 0.40\n"
+    assert service.requests[0].fields == {"include": "detections"}
+    raven = run(sounds[0], "--format", "raven").stdout.splitlines()
+    assert raven[1].split("\t")[7] == "field/a.wav"
+
+
+def test_an_export_of_several_sounds(run: Run, service: FakeService, sounds: list[str], tmp_path: Path) -> None:
+    """CSV is one table with one header; labels are one file for each sound; the same name is not written twice."""
+    answers(service, detections=DETECTIONS)
+    assert run(*sounds, "--format", "csv", "--out", "all.csv").exit_code == 0
+    assert [row["file"] for row in rows(tmp_path / "all.csv")] == [name for name in sounds for _ in DETECTIONS]
+    refused = run(*sounds, "--format", "webvtt", "--out", "all.vtt")
+    assert (refused.exit_code, (tmp_path / "all.vtt").exists()) == (2, False)
+    (tmp_path / "field" / "deep" / "a.flac").write_bytes(b"x")
+    assert run("field", "--recursive", "--format", "webvtt", "--out", "labels/").exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["a-2.vtt", "a.vtt", "b.vtt", "c.vtt"]
+    lines = [json.loads(line) for line in run(*sounds, "--format", "json").stdout.splitlines()]
+    assert [line["file"] for line in lines] == sounds
+
+
+def test_a_directory_becomes_a_table_of_results(
+    run: Run, service: FakeService, sounds: list[str], tmp_path: Path
+) -> None:
+    """One row for each sound, or for each of its detections; a bad file is a row with its error."""
+    bad = {"code": "not_audio", "title": "t", "detail": "That is text."}
+    service.outcome = lambda seen, job_id: (
+        job_document(job_id, "failed", error=bad)
+        if seen.filename == "b.flac"
+        else job_document(job_id, "succeeded", result=FIRST | {"verdict": "unsure", "detections": DETECTIONS})
+    )
+    done = run("field", "--recursive", "--out", "results.csv")
+    assert done.exit_code == 1
+    assert done.stderr == "field/deep/b.flac: That is text. (not_audio)\n"
+    found = {row["file"]: row for row in rows(tmp_path / "results.csv")}
+    assert found.keys() == set(sounds)
+    assert service.requests[0].fields == {"top_k": "1"}
+    assert found["field/a.wav"] == {
+        "file": "field/a.wav", "verdict": "unsure", "class": "dog", "confidence": "0.9", "start": "0", "end": "1",
+        "warnings": "", "error": "",
+    }  # fmt: skip
+    assert found["field/deep/b.flac"]["error"] == "not_audio: That is text."
+    assert run("field", "--recursive", "--detections", "--out", "heard.csv").exit_code == 1
+    spans = [
+        (row["class"], row["start"], row["end"]) for row in rows(tmp_path / "heard.csv") if row["file"] == sounds[0]
+    ]
+    assert spans == [("dog", "0.25", "0.75"), ("cat", "1", "2.5")]
+
+
+def test_a_sound_without_detections_has_a_row(
+    run: Run, service: FakeService, sounds: list[str], tmp_path: Path
+) -> None:
+    answers(service, verdict="silent", detections=[], warnings=[{"code": "silent", "detail": "."}])
+    run(sounds[0], "--detections", "--out", "results.csv")
+    (row,) = rows(tmp_path / "results.csv")
+    assert (row["verdict"], row["class"], row["warnings"]) == ("silent", "", "silent")
+
+
+def test_a_table_is_resumed(run: Run, service: FakeService, sounds: list[str], tmp_path: Path) -> None:
+    """Sounds that are in it are not sent again, except after an error that may pass; refused without --resume."""
+    table = tmp_path / "results.csv"
+    codes = {"b.flac": "not_audio", "c.ogg": "deadline_exceeded"}
+    service.outcome = lambda seen, job_id: (
+        job_document(job_id, "failed", error={"code": codes[seen.filename or ""], "title": "t", "detail": "d"})
+        if seen.filename in codes
+        else job_document(job_id, "succeeded", result=FIRST)
+    )
+    arguments = ("field", "--recursive", "--out", "results.csv")
+    assert run(*arguments).exit_code == 1
+    assert run(*arguments).exit_code == 2
+    assert len(service.requests) == 3
+    codes.clear()
+    (tmp_path / "field" / "=new.wav").write_bytes(b"x")
+    assert run(*arguments, "--resume").exit_code == 0
+    assert sorted(seen.filename or "" for seen in service.requests[3:]) == ["=new.wav", "c.ogg"]
+    assert sorted(row["file"] for row in rows(table)) == ["field/=new.wav", *sounds[:1], sounds[2], sounds[1]]
+    assert run(*arguments, "--resume").exit_code == 0
+    assert len(service.requests) == 5
+
+
+@pytest.mark.parametrize("cut", [1, 10, 40])
+def test_a_table_that_a_killed_run_left_is_mended(
+    run: Run, service: FakeService, sounds: list[str], tmp_path: Path, cut: int
+) -> None:
+    """Wherever its last line ends: the sound of that line is sent again, and each has all of its rows once."""
+    answers(service, detections=DETECTIONS)
+    table = tmp_path / "results.csv"
+    arguments = ("field", "--recursive", "--detections", "--parallel", "1", "--out", "results.csv")
+    run(*arguments)
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-cut])
+    assert run(*arguments, "--resume").exit_code == 0
+    assert table.read_bytes() == whole
+    assert len(service.requests) == 4
+
+
+def test_a_file_of_something_else_is_not_continued(run: Run, sounds: list[str], tmp_path: Path) -> None:
+    (tmp_path / "thesis.csv").write_text("a,b\r\n1,2\r\n")
+    done = run(sounds[0], "--out", "thesis.csv", "--resume")
+    assert done.exit_code == 1
+    assert (tmp_path / "thesis.csv").read_bytes() == b"a,b\r\n1,2\r\n"
+
+
+def test_an_unreachable_service_ends_the_run(run: Run, service: FakeService, sounds: list[str], tmp_path: Path) -> None:
+    """No row is written for what was never answered."""
+    service.close()
+    assert run("field", "--recursive", "--out", "results.csv").exit_code == 1
+    assert not (tmp_path / "results.csv").exists()
+
+
+@pytest.mark.parametrize("arguments", [("--json", "--format", "csv"), ("--json", "--out", "x"), ("--resume",)])
+def test_options_that_exclude_each_other(run: Run, sounds: list[str], arguments: tuple[str, ...]) -> None:
+    assert run(sounds[0], *arguments).exit_code == 2
+
+
+def test_a_directory_without_sounds(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run("empty", "--recursive")
+    assert (done.exit_code, "no sound files" in done.stderr) == (2, True)
+
+
+def test_a_busy_service_is_waited_for(run: Run, service: FakeService, sounds: list[str]) -> None:
+    service.first.append(problem(429, "queue_full", 0))
+    assert run(sounds[0]).exit_code == 0
+
+
+def test_a_job_without_a_result_is_an_error(run: Run, service: FakeService, sounds: list[str]) -> None:
+    service.first.append(answer(job_document("job0", "succeeded", result=None)))
+    done = run(sounds[0])
+    assert done.exit_code == 1
+    assert "has no result" in done.stderr
