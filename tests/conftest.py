@@ -32,7 +32,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(markers.ProcessGuard())
+    config.pluginmanager.register(markers.UnitTestGuard())
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses by the markers

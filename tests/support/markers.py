@@ -2,7 +2,7 @@
 
 A test that starts a process is `process`, one that trains or exports a network is `training`, one that opens a browser
 is `browser`, and one that uses the Redis server of the run is `redis`. `make quick` leaves out all of them but `redis`.
-What is found here is enforced: a test without the marker `process` that starts a process fails (`ProcessGuard`).
+What is found here is enforced: a test without the marker `process` that starts a process fails (`UnitTestGuard`).
 """
 
 import os
@@ -46,18 +46,22 @@ SLOW = ("process", "training", "fuzz", "browser", "data", "gpu", "long")
 """What `make quick` leaves out. Anything else is a unit test."""
 
 UNIT_TIMEOUT = 10  # seconds for a unit test, without its fixtures: the first one may import torch
-_CROWDED = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # how many times longer it may take on a busy machine
 
 _OUR_TESTS = ("tests.", "bench.")
 
 
 def mark(item: pytest.Item) -> None:
-    """Add the markers of one collected test, and the time limit of a unit test."""
+    """Add the markers of one collected test."""
     assert isinstance(item, pytest.Function)
     for name in {BY_FIXTURE[name] for name in item.fixturenames if name in BY_FIXTURE} | _called(item):
         item.add_marker(name)
+
+
+def limit(item: pytest.Item) -> None:
+    """Give a unit test its time limit, which is longer on a machine with more runnable processes than cores."""
     if not is_slow(item) and not item.get_closest_marker("timeout"):
-        item.add_marker(pytest.mark.timeout(UNIT_TIMEOUT * _CROWDED, func_only=True))
+        load = os.getloadavg()[0] / (os.cpu_count() or 1)  # over the last minute
+        item.add_marker(pytest.mark.timeout(UNIT_TIMEOUT * max(1.0, load), func_only=True))
 
 
 def group(item: pytest.Item) -> str:
@@ -138,8 +142,8 @@ def _full_name(thing: object) -> str:
     return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
 
 
-class ProcessGuard:
-    """A plugin of pytest that refuses to start a process in a unit test, by an audit hook (PEP 578).
+class UnitTestGuard:
+    """A plugin of pytest for unit tests: a time limit, and no process can be started, by an audit hook (PEP 578).
 
     It is registered as a plugin since pytest calls the hooks of a conftest file for no fixture of the whole run.
     """
@@ -152,8 +156,9 @@ class ProcessGuard:
         self._closed_for = ""
         sys.addaudithook(self._audit)
 
-    @pytest.hookimpl(wrapper=True)
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest-timeout reads the limit
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        limit(item)
         with self._closed("" if is_slow(item) else item.nodeid):
             return (yield)
 
