@@ -60,9 +60,9 @@ from pathlib import Path
 import numpy as np, torch
 from api.rendering.results import JSON, render_result
 from otoscope.types import JobOptions, Timings
-from shared.audio.decode import decode
 from shared.jobs.records import ClaimedJob
 from shared.results import pack_result
+from worker.decode.pool import DecoderPool
 from worker.inference.batcher import Batcher
 from worker.inference.engine import Engine
 from worker.model.checkpoint import load_model
@@ -76,7 +76,7 @@ def classify(samples, **options):
     batcher = Batcher(engine.run, size=4, window=0)
     batcher.start()
     registry = types.SimpleNamespace(get=lambda name: loaded)
-    decoder = types.SimpleNamespace(decode=lambda data, rate, timeout: decode(data, rate))
+    decoder = DecoderPool(1, 30.0, 60.0)
     file = io.BytesIO()
     with wave.open(file, "wb") as sound:
         sound.setnchannels(1), sound.setsampwidth(2), sound.setframerate(16_000)
@@ -85,6 +85,7 @@ def classify(samples, **options):
     classifier = Classifier(registry, decoder, batcher, metrics, 4)
     result = classifier.classify(job, InFlightJob("a", time.monotonic() + 60), Timings())
     batcher.stop()
+    decoder.close()
     return json.loads(b"".join(asyncio.run(render_result(pack_result(result), JSON)))), metrics.registry
 """.replace("MODEL", repr(str(ROOT / "models" / "esc50-light")))
 
@@ -113,13 +114,13 @@ CHECKS = {
     "A new include= part": """
         sound = np.zeros(16_000, np.float32)
         sound[8_000::2], sound[8_001::2] = 0.5, -0.5
-        result, _ = classify(sound, include=["energy"])
-        energy = np.array(result["energy"]["values"])
-        assert energy.shape == (1_000,)
-        assert (energy[:500] < 1e-3).all() and (abs(energy[500:] - 0.25) < 1e-3).all()
-        assert "energy" not in classify(sound)[0]
+        result, _ = classify(sound, include=["levels"])
+        levels = np.array(result["levels"]["values"])
+        assert levels.ndim == 1 and 40 <= len(levels) <= 50
+        assert levels[:20].max() < -60 and abs(levels[-20:] - 20 * np.log10(0.5)).max() < 0.1
+        assert "levels" not in classify(sound)[0]
         from otoscope.results import Part
-        assert Part.ENERGY.info.summary.endswith("(stretches)")
+        assert Part.LEVELS.info.summary.endswith("(frames) in dBFS")
     """,
     "A new worker metric": """
         result, registry = classify(np.zeros(12 * 16_000, np.float32), include=["windows"])
