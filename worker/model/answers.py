@@ -14,7 +14,8 @@ class AnswerConfig(BaseModel):
     active_dbfs: float = -50.0
     """A window in which 0.1 s is louder than this has something to hear."""
     active_range_db: float = 12.0
-    """A quieter one has, too, if 0.1 s of it is so far above the noise floor of the sound: which a twentieth of it stays below."""
+    """A quieter one has, too, if 0.1 s of it is so far above the noise floor of the sound, which a twentieth of it
+    stays below."""
     digital_floor_dbfs: float = -90.0
     """Below this there is nothing but the rounding of 16 bits."""
     unknown_threshold: float | None = Field(default=None, ge=0, le=1)
