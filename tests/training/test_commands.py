@@ -13,7 +13,9 @@ from typer.testing import CliRunner, Result
 from otoscope.cli.main import app
 from tests.conftest import PYTHON
 from tests.training.conftest import TINY, changed
-from training.recipe import to_yaml
+from training.data.esc50 import load_esc50
+from training.fit.loop import train
+from training.recipe import load_recipe, to_yaml
 from worker.model.checkpoint import read_config
 
 
@@ -47,6 +49,32 @@ def test_train_and_evaluate(data: Path, recipe_file: str, tmp_path: Path, monkey
     assert recorded.exit_code == 0, recorded.output
     assert "Recorded" in recorded.output
     assert "otoscope evaluate" in Path("runs/tiny-fold2/README.md").read_text()
+
+
+def test_evaluate_fits_and_measures_answers(data: Path, recipe_file: str, tmp_path: Path) -> None:
+    """`train` fits thresholds on the test fold if nothing is held out; `evaluate` fits them again on request, stores
+    thresholds for a precision, and measures the sounds of other classes and of a folder."""
+    model = tmp_path / "two"
+    dataset = load_esc50(data).select_classes(["low", "noise"], "two of three")
+    train(load_recipe(recipe_file), dataset, 2, model)
+    assert read_config(model).training["answers"]["thresholds_from"] == "training clips"
+    fit = ("--fit-answers", "--model-classes", "--precision-target", "0.9", "--level-dbfs", "-30")
+    result = run("evaluate", model, "--data", data, *fit, "--outside", data / "audio", "--record")
+    assert result.exit_code == 0, result.output
+    assert "8 recordings: named " in result.output
+    assert "outside sounds: AUROC " in result.output
+    config = read_config(model)
+    assert config.frontend.level_dbfs == -30
+    assert set(config.answers.class_thresholds) == {"low", "noise"}
+    page = (model / "README.md").read_text()
+    assert "| high | 4 |" in page
+    assert "--fit-answers --level-dbfs -30 --precision-target 0.9" in page
+    refused = run("evaluate", model, "--data", data, "--model-classes", "--fit-temperature")
+    assert refused.exit_code != 0
+    assert "--fit-answers" in refused.output
+    whole = run("train", "--data", data, "--fold", 2, "--recipe", recipe_file, "--out", tmp_path / "whole")
+    assert whole.exit_code == 0, whole.output
+    assert read_config(tmp_path / "whole").training["answers"]["thresholds_from"] == "fold 2"
 
 
 def test_cross_validation(data: Path, recipe_file: str, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def cross_validate(
     evaluations: list[Evaluation] = []
     for fold in tqdm(folds, desc="folds", unit="fold"):
         directory = out / f"fold{fold}"
-        train(recipe, dataset, fold, directory, resume=resumable(directory), compile=compile)
+        train(recipe, dataset, fold, directory, resume=resumable(directory), compile=compile, threshold_fold=fold)
         evaluations.append(evaluate(directory, dataset, fold))
     if len(evaluations) > 1:
         evaluations = _calibrate(evaluations, [out / f"fold{fold}" for fold in folds])
