@@ -16,6 +16,7 @@ from PIL import Image
 from playwright.sync_api import Error, Locator, Page, Route, expect
 
 from tests.browser.conftest import SOUNDS, Open, classify, job_id, shoot
+from tests.browser.test_accessibility import problems
 from tests.e2e.conftest import Stack
 
 pytestmark = pytest.mark.timeout(180)
@@ -358,6 +359,25 @@ def test_events_are_saved(page: Page, tmp_path: Path, name: str, start: str) -> 
         page.get_by_role("button", name="Save the events").click()
     assert download.value.suggested_filename.startswith("two.")
     assert re.match(start, Path(download.value.path()).read_text())
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_no_accessibility_problem_is_found(open_page: Open, tmp_path: Path, scheme: str) -> None:
+    """axe-core finds nothing on a silent, an unknown and a long result."""
+    silence = write(tmp_path / "silence.wav", np.zeros(5 * RATE))
+    for sound, change in (
+        (silence, {}),
+        (SIREN, {"verdict": "unknown"}),
+        (SIREN, {"verdict": "unsure"}),
+        (two_events(tmp_path / "two.wav"), {"warnings": [{"code": "clipped", "detail": "2 % of the samples."}]}),
+    ):
+        page = open_page(color_scheme=scheme)
+        change_results(page, lambda result, change=change: result.update(change))  # type: ignore[misc]
+        classify(page, sound)
+        expect(page.locator("#network canvas").first).to_be_visible(timeout=20_000)
+        assert problems(page) == []
+        shoot(page, f"verdict-{scheme}-{sound.stem}")
+        page.close()
 
 
 @pytest.mark.parametrize("width", [1440, 1024, 390])

@@ -138,6 +138,7 @@ export function mountPrediction(root, cards) {
     const bars = [
       confidenceBars(expanded ? predictions : predictions.slice(0, TOP), result.cam ? (name) => pick(sound, name) : null),
       predictions.length > TOP ? toggle : null,
+      result.cam ? h("p", { class: "pick-hint muted", text: "Choose a class to see where in the sound it is." }) : null,
     ];
     const folded = h("details", { class: "folded" }, h("summary", { text: "Confidences of the model all the same" }), bars);
     folded.open = unfolded;

@@ -38,7 +38,8 @@ const QUIET = "nothing to hear";
  * @param {(window: number) => void} onLook  gets the index of the window that was clicked
  */
 export function timeline(onLook) {
-  const canvas = createCanvas({ class: "image", "aria-hidden": "true" });
+  const title = "Look into this window: its maps and its class activation; the sound is uploaded again";
+  const canvas = createCanvas({ class: "image", "aria-hidden": "true", title });
   const options = h("div", { class: "options" });
   const role = { role: "listbox", tabindex: "0", "aria-label": "Windows of the sound" };
   const list = h("div", { class: "windows", ...role }, options, canvas);
