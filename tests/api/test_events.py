@@ -14,7 +14,7 @@ from api.http.sse import FROM_START, job_events
 from api.notifications import Notifications
 from api.rendering.json_arrays import PIECE_BYTES
 from otoscope.errors import InferenceFailed
-from otoscope.types import Timings
+from otoscope.types import Progress, Timings
 from shared.config.settings import Settings
 from shared.jobs import AsyncJobStore
 from shared.redis_client.connection import connect_async
@@ -115,6 +115,26 @@ def test_a_changed_queue_position_is_sent(http: httpx2.Client, worker: FakeWorke
         assert (number, event, job["status"], job["queue_position"]) == ("", "status", "queued", place)
     worker.finish(third)
     assert states(list(events)) == EVERY_STATE[1:]
+
+
+def test_progress_is_sent(http: httpx2.Client, worker: FakeWorker) -> None:
+    """In a status event without an id, each time that it changes, and again after a reconnection; also in the job."""
+    job_id = submit(http)
+    work = worker.start(job_id)
+    events = follow(http, job_id)
+    assert [next(events)[2]["progress"] for _ in range(2)] == [None, None]
+    for done in (8, 16):
+        worker.store.report_progress(job_id, "w1", Progress(done=done, of=20))
+        number, event, job = next(events)
+        assert (number, event, job["status"]) == ("", "status", "running")
+        assert job["progress"] == {"done": done, "of": 20}
+    assert http.get(f"/v1/jobs/{job_id}").json()["progress"] == {"done": 16, "of": 20}
+    again = follow(http, job_id)
+    assert [next(again)[2]["progress"] for _ in range(2)] == [None, {"done": 16, "of": 20}]
+    worker.succeed(job_id, work.options)
+    rest = list(events)
+    assert states(rest) == EVERY_STATE[2:]
+    assert {job["progress"] for _, _, job in rest} == {None}  # type: ignore[arg-type]
 
 
 def test_the_queue_position_is_sent_again_after_a_reconnection(http: httpx2.Client, worker: FakeWorker) -> None:

@@ -12,7 +12,7 @@ from otoscope.errors import (
     JobExpired,
     JobNotFound,
 )
-from otoscope.types import JobOptions, Part, Timings
+from otoscope.types import JobOptions, Part, Progress, Timings
 from shared import contract
 from shared.jobs.records import ClaimedJob, SkippedJob
 from tests.shared.conftest import AUDIO, Stores
@@ -222,3 +222,42 @@ def test_a_claimed_job_has_its_queue_time_and_the_time_left(open_stores: Open) -
     assert isinstance(claimed, ClaimedJob)
     assert 0.1 <= claimed.waited < 50
     assert claimed.waited + claimed.seconds_left == pytest.approx(100, abs=0.001)
+
+
+def test_progress_is_that_of_the_running_job(stores: Stores) -> None:
+    """It is published, is not in the stream of events, and is gone after a new start and after the end."""
+    job_id = stores.submit()
+    half = Progress(done=20, of=40)
+    stores.worker.report_progress(job_id, "w1", half)
+    assert stores.run(stores.gateway.get(job_id)).progress is None, "it is queued"
+    stores.claim(job_id)
+    before = stores.kinds(job_id)
+    with stores.raw.pubsub() as channel:
+        channel.subscribe(contract.CHANGES)
+        assert channel.get_message(timeout=5)
+        stores.worker.report_progress(job_id, "w2", Progress(done=1))
+        stores.worker.report_progress(job_id, "w1", half)
+        message = channel.get_message(timeout=5)
+    assert message is not None
+    assert message["data"] == f"{job_id} running".encode()
+    assert stores.run(stores.gateway.get(job_id)).progress == half
+    assert stores.kinds(job_id) == before
+    stores.worker.release(job_id, "w1")
+    assert stores.run(stores.gateway.get(job_id)).progress is None
+    stores.claim(job_id)
+    assert stores.run(stores.gateway.get(job_id)).progress is None
+    stores.worker.report_progress(job_id, "w1", half)
+    assert stores.succeed(job_id)
+    assert stores.run(stores.gateway.get(job_id)).progress is None
+
+
+def test_a_long_sound_has_a_long_deadline(open_stores: Callable[..., Stores]) -> None:
+    """As many seconds for every ten minutes of its header; the record outlives the deadline."""
+    stores = open_stores(job_deadline=100)
+    for seconds, deadline in ((None, 100), (599.0, 100), (7_200.0, 1_200)):
+        audio = AUDIO.model_copy(update={"duration": seconds})
+        job_id = stores.run(stores.gateway.submit("tiny", JobOptions(), audio, b"sound")).id
+        claimed = stores.claim(job_id)
+        assert claimed.duration == seconds
+        assert deadline - 60 < claimed.seconds_left <= deadline
+        assert int(stores.raw.ttl(contract.job_key(job_id))) > deadline

@@ -1,9 +1,11 @@
 """The pool of decode processes: real processes with real files, killed and stopped by signals."""
 
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -20,14 +22,16 @@ from otoscope.errors import (
     AudioTruncated,
     DeadlineExceeded,
     DecoderDied,
+    JobCancelled,
     NotAudio,
 )
-from shared.audio.decode import decode
+from shared.audio.decode import BLOCK_SAMPLES, decode
 from tests.support.process_tree import gone, stop, until
-from tests.support.sounds import chirp, encode
+from tests.support.sounds import chirp, encode, flac_of_silence
 from worker.decode import process
 from worker.decode.framing import FramedSocket
 from worker.decode.pool import DecoderPool, DecoderStopped
+from worker.decode.process import Clock
 
 RATE = 16_000
 
@@ -44,7 +48,7 @@ def pools() -> Iterator[Callable[..., DecoderPool]]:
     made: list[DecoderPool] = []
 
     def start(processes: int = 1, seconds: float = 30.0, **more: object) -> DecoderPool:
-        made.append(DecoderPool(processes, seconds, 60.0, **more))  # type: ignore[arg-type]
+        made.append(DecoderPool(processes, seconds, 700.0, **more))  # type: ignore[arg-type]
         return made[-1]
 
     yield start
@@ -138,12 +142,14 @@ CRASHES = {
     "exit": "os._exit(3)",
     "segfault": "os.kill(os.getpid(), signal.SIGSEGV)",
     "exception": "raise RuntimeError('a bug')",
-    "no json": "connection.send(b'{')",
-    "a list": "connection.send(b'[]')",
-    "deep": "connection.send(b'[' * 60_000)",
-    "not an error of sounds": """connection.send(b'{"code": "queue_full", "detail": "x"}')""",
-    "infinite number": """reply(b'{"source_rate": 1e999, "channels": 1, "container": "WAV"}'); reply(b'')""",
-    "half a sample": """reply(b'{"source_rate": 1, "channels": 1, "container": "WAV"}'); reply(b'abc')""",
+    "no json": "reply(b''); reply(b'{')",
+    "a list": "reply(b''); reply(b'[]')",
+    "deep": "reply(b''); reply(b'[' * 60_000)",
+    "not an error of sounds": """reply(b''); reply(b'{"code": "queue_full", "detail": "x"}')""",
+    "infinite number": """reply(b''); reply(b'{"source_rate": 1e999, "channels": 1, "container": "WAV"}')""",
+    "no level": """reply(b''); reply(b'{"source_rate": 1, "channels": 1, "container": "WAV", "level": []}')""",
+    "half a sample": "reply(b'abc')",
+    "a long block": "reply(bytes(2**21))",
     "too much": """connection._end.sendall((2**60).to_bytes(8, "big"))""",
 }
 
@@ -289,3 +295,108 @@ def test_broken_frames_do_not_flood_the_log(
     with suppress(AudioError):
         pools().decode(bytes(data), RATE)  # started here, so that its stderr is captured
     assert capfd.readouterr().err == ""
+
+
+MINUTES = flac_of_silence(660, 8_000, 1)
+"""Eleven minutes: a long sound."""
+
+
+def test_a_long_sound_has_a_process_of_its_own(pool: DecoderPool, wav: bytes) -> None:
+    """It is decoded as fast as its blocks are taken; meanwhile the pool's only process is free for other files."""
+    before = pool.pids
+    with pool.open(MINUTES, RATE, long=True) as stream:
+        blocks = iter(stream)
+        first = next(blocks)
+        assert len(first) == BLOCK_SAMPLES
+        assert len(pool.pids) == 2
+        assert pool.decode(wav, RATE).channels == 2
+        samples = len(first) + sum(map(len, blocks))
+    assert samples == 660 * RATE
+    assert stream.info.source_rate == 8_000
+    assert pool.pids == before
+
+
+def test_only_so_many_long_sounds_are_decoded_at_a_time(pool: DecoderPool) -> None:
+    """As many as there are processes; a further one waits, and is not started after its deadline."""
+    with (
+        pool.open(MINUTES, RATE, long=True),
+        pytest.raises(DeadlineExceeded),
+        pool.open(MINUTES, RATE, timeout=0.1, long=True),
+    ):
+        pass
+    with pool.open(MINUTES, RATE, timeout=20, long=True) as stream:
+        assert len(next(iter(stream))) == BLOCK_SAMPLES
+
+
+def test_a_file_that_is_left_ends_its_process(pools: Callable[..., DecoderPool], wav: bytes) -> None:
+    """Which is replaced; it is no crash. The rest of the file is not decoded."""
+    crashes: list[None] = []
+    pool = pools(on_crash=lambda: crashes.append(None))
+    (before,) = pool.pids
+    with pool.open(MINUTES, RATE) as stream:
+        next(iter(stream))
+    assert gone(before)
+    assert pool.decode(wav, RATE).channels == 2
+    assert crashes == []
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_check_ends_the_wait(pools: Callable[..., DecoderPool], wav: bytes, busy: bool) -> None:
+    """Within a fraction of a second, while a process decodes or while there is none free."""
+    pool = pools()
+    (pid,) = pool.pids
+    stop(pid)
+    ended = threading.Event()
+
+    def check() -> None:
+        if ended.is_set():
+            raise JobCancelled("The job was cancelled.")
+
+    def decode_one(check: Callable[[], None]) -> None:
+        with pool.open(wav, RATE, 20, check) as stream:
+            list(stream)
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(decode_one, (lambda: None) if busy else check)
+        until(lambda: pool._idle.empty())
+        second = threads.submit(decode_one, check) if busy else first
+        ended.set()
+        with pytest.raises(JobCancelled):
+            second.result(1.0)
+        if busy:
+            os.kill(pid, signal.SIGCONT)
+            first.result(20)
+    assert pool.decode(wav, RATE).channels == 2
+
+
+def test_the_time_limit_grows_with_the_sound_and_leaves_out_the_reader(
+    pools: Callable[..., DecoderPool],
+) -> None:
+    """Every ten minutes of sound add the limit of a file; the time that its reader takes does not count."""
+    clock = Clock(3.0, math.inf, RATE)
+    assert clock.limit == 3.0
+    clock.samples = 25 * 60 * RATE
+    assert clock.limit == 9.0
+    pool = pools(seconds=2.0)
+    with pool.open(MINUTES, RATE) as stream:
+        blocks = iter(stream)
+        next(blocks)
+        time.sleep(2.5)
+        assert sum(map(len, blocks)) > 640 * RATE
+
+
+def test_more_samples_than_requested_are_an_invalid_reply(
+    pools: Callable[..., DecoderPool], wav: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that sends blocks without end is ended."""
+    source = (
+        "import os, socket, sys; from worker.decode.framing import FramedSocket; sys.stderr.close()\n"
+        "connection = FramedSocket(socket.socket(fileno=int(sys.argv[1])))\n"
+        "connection.receive(2**30); connection.receive(2**30)\n"
+        "while True: connection.send(bytes(2**20))"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "_COMMAND", (sys.executable, "-c", source))
+        pool = pools()
+    with pytest.raises(DecoderDied, match="invalid reply"):
+        pool.decode(wav, RATE)

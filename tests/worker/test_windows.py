@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from worker.pipeline.windows import WAVEFORM_BUCKETS, envelope, split_windows
+from worker.pipeline.windows import (
+    WAVEFORM_BUCKETS,
+    EnvelopeMeter,
+    WindowCutter,
+    count_windows,
+    envelope,
+    split_windows,
+)
 
 SIZE = 100
 OVERHANG = 2  # a fiftieth
@@ -61,6 +68,49 @@ def test_every_sample_of_a_long_sound_is_in_a_window() -> None:
         steps = np.diff(starts)
         assert steps.min() > OVERHANG
         assert steps.max() <= SIZE // 2 + OVERHANG
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("block", [1, 7, 99, 100, 350, 5_000])
+def test_windows_of_a_stream_are_those_of_the_whole(overlap: float, block: int) -> None:
+    """For any length, and blocks of any size; their number is known from the length."""
+    for length in [1, 30, 99, 100, 102, 103, 150, 152, 153, 200, 201, 202, 203, 555, 1_000, 1_001]:
+        cutter, sound = WindowCutter(SIZE, overlap), ramp(length)
+        windows = [clip for at in range(0, length, block) for clip in cutter.add(sound[at : at + block])]
+        windows.append(cutter.finish())
+        whole = split_windows(sound, SIZE, overlap)
+        assert [start for start, _ in windows] == [start for start, _ in whole], length
+        for (_, streamed), (_, expected) in zip(windows, whole, strict=True):
+            np.testing.assert_array_equal(streamed, expected)
+        assert count_windows(length, SIZE, overlap) == len(whole)
+        assert cutter.samples == length
+
+
+def test_a_stream_keeps_less_than_two_windows_and_a_block() -> None:
+    """However long it is."""
+    cutter = WindowCutter(SIZE)
+    for _ in range(1_000):
+        for _ in cutter.add(np.zeros(30, np.float32)):
+            pass
+        assert len(cutter._kept) <= 2 * SIZE + 30
+
+
+@pytest.mark.parametrize("block", [100, 256, 10_000])
+def test_an_envelope_of_a_stream_keeps_every_peak(block: int) -> None:
+    """In the bucket of the whole, or beside it where a step of 256 samples is in two of them."""
+    sound = np.zeros(2_560_123, np.float32)
+    peaks = {1_234_567: 0.75, 2_560_122: 0.5, 0: 0.25}
+    for at, value in peaks.items():
+        sound[at] = value
+    meter = EnvelopeMeter()
+    for at in range(0, len(sound), block):
+        meter.add(sound[at : at + block])
+    low, high = meter.envelope()
+    assert low.shape == high.shape == (WAVEFORM_BUCKETS,)
+    assert sorted(high[high > 0].tolist()) == sorted(peaks.values())
+    assert not low.any()
+    expected = np.flatnonzero(envelope(sound)[1])
+    assert np.abs(np.flatnonzero(high) - expected).max() <= 1
 
 
 def test_an_envelope_keeps_every_peak() -> None:

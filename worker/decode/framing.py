@@ -15,21 +15,24 @@ CHECK_SECONDS = 0.2  # between two calls of `check`
 
 
 class FramedSocket:
-    """One end. Methods raise EOFError or OSError if the other end is closed, TimeoutError after the deadline."""
+    """One end. Methods raise EOFError or OSError if the other end is closed, TimeoutError after the deadline.
+
+    While they wait, they call `check`, which ends the wait by raising; the socket cannot be used any more then.
+    """
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
 
-    def send(self, message: bytes | memoryview, deadline: float = math.inf) -> None:
+    def send(
+        self, message: bytes | memoryview, deadline: float = math.inf, check: Callable[[], None] = lambda: None
+    ) -> None:
         for part in (_LENGTH.pack(len(message)), message):
-            self._set_timeout(deadline)
-            self._end.sendall(part)
+            rest = memoryview(part)
+            while rest:
+                rest = rest[self._wait(lambda: self._end.send(rest), deadline, check) :]  # noqa: B023
 
     def receive(self, limit: int, deadline: float = math.inf, check: Callable[[], None] = lambda: None) -> bytearray:
-        """The next message. Raises ValueError if its length is over `limit` bytes.
-
-        While it waits, it calls `check`, which ends the wait by raising.
-        """
+        """The next message. Raises ValueError if its length is over `limit` bytes."""
         (size,) = _LENGTH.unpack(self._receive_exactly(_LENGTH.size, deadline, check))
         if size > limit:
             raise ValueError(f"a message of {size} bytes; at most {limit} are accepted")
@@ -48,21 +51,20 @@ class FramedSocket:
         message = bytearray(size)
         free = memoryview(message)
         while free:
-            try:
-                self._set_timeout(min(deadline, time.monotonic() + CHECK_SECONDS))
-                count = self._end.recv_into(free)
-            except TimeoutError:
-                if time.monotonic() >= deadline:
-                    raise
-                check()
-                continue
+            count = self._wait(lambda: self._end.recv_into(free), deadline, check)  # noqa: B023
             if not count:
                 raise EOFError
             free = free[count:]
         return message
 
-    def _set_timeout(self, deadline: float) -> None:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._end.settimeout(None if left == math.inf else left)
+    def _wait(self, transfer: Callable[[], int], deadline: float, check: Callable[[], None]) -> int:
+        """The bytes that a call of the socket has transferred, once there were any."""
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._end.settimeout(min(left, CHECK_SECONDS))
+            try:
+                return transfer()
+            except TimeoutError:
+                check()

@@ -97,9 +97,9 @@ class Child:
                 start_new_session=True,
             )
 
-    def send(self, request: dict[str, Any], data: bytes, deadline: float) -> None:
-        self._connection.send(json.dumps(request).encode(), deadline)
-        self._connection.send(data, deadline)
+    def send(self, request: dict[str, Any], data: bytes, deadline: float, check: Callable[[], None]) -> None:
+        self._connection.send(json.dumps(request).encode(), deadline, check)
+        self._connection.send(data, deadline, check)
 
     def receive(self, limit: int, deadline: float, check: Callable[[], None]) -> bytearray:
         return self._connection.receive(limit, deadline, check)
@@ -142,7 +142,8 @@ class ChildStream:
         """Raises an AudioError, ChildFailed, or what `check` raises."""
         self.idle = False
         with self._failures(), self._clock.wait() as deadline:
-            self._child.send({"rate": self._rate, "max_seconds": self._max_seconds}, self._data, deadline)
+            request = {"rate": self._rate, "max_seconds": self._max_seconds}
+            self._child.send(request, self._data, deadline, self._check)
         while (block := self._next_block()) is not None:
             yield block
         with self._failures():
