@@ -172,7 +172,7 @@ def test_check_sees_a_difference(model: Path, tmp_path: Path, monkeypatch: pytes
 
     def warmer(classifier: Any, config: ModelConfig, opset: int | None) -> Any:
         other = load_model(model)
-        other = type(other)(other.config.model_copy(update={"temperature": 0.6}), other.frontend, other.network)
+        other = type(other)(other.config.model_copy(update={"temperature": 6.0}), other.frontend, other.network)
         return export(training.export.onnx.Classifier(other).eval(), config, opset)
 
     monkeypatch.setattr(training.export.onnx, "_export", warmer)
