@@ -43,6 +43,19 @@ def resonator(sound: Sound, frequency: float, decay: float) -> Sound:
     return np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(ringing, size), size)[: len(sound)]
 
 
+def reverberated(sound: Sound, decay: float, share: float, seed: int) -> Sound:
+    """In a place with that reverberation time (T60, seconds); `share` is the level of the reverberation."""
+    response = band(noise(decay, seed) * 0.001 ** (seconds(decay) / decay), 100, 5_000)
+    response *= share / np.sqrt(np.sum(response**2))
+    size = len(sound) + len(response)
+    return sound + np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(response, size), size)[: len(sound)]
+
+
+def with_ambience(sound: Sound, level: float, low: float, high: float, seed: int) -> Sound:
+    """Peak at 1, and the noise of the place in a band (Hz) at that RMS before its filter."""
+    return sound / np.abs(sound).max() + level * band(noise(len(sound) / RATE, seed), low, high)
+
+
 def placed(length: float, at: list[tuple[float, Sound]]) -> Sound:
     """Sounds added at their times."""
     out = np.zeros(int(length * RATE))
@@ -54,27 +67,32 @@ def placed(length: float, at: list[tuple[float, Sound]]) -> Sound:
 
 
 def church_bell() -> Sound:
-    """Hum, prime, tierce, quint, nominal and above, each with its own decay, struck every 1.7 s."""
-    time = seconds(5)
-    ratios = (0.5, 1, 1.19, 1.5, 2, 2.51, 3.01, 4.16)
-    weights = (0.5, 0.8, 0.9, 0.5, 1, 0.5, 0.4, 0.3)
-    decays = (4, 3, 2.2, 1.8, 1.6, 1, 0.8, 0.5)  # seconds
+    """Hum, prime, tierce, quint, nominal and above, each as a pair that beats, struck every 1.7 s, across a square."""
+    time, dice = seconds(5), np.random.default_rng(3)
+    ratios = (0.5, 1, 1.19, 1.5, 2, 2.51, 3.01, 4.16, 5.3)
+    weights = (0.5, 0.8, 0.9, 0.5, 1, 0.6, 0.5, 0.4, 0.3)
+    decays = (5, 3.5, 2.6, 2, 2, 1.4, 1, 0.7, 0.5)  # seconds
     strike = np.zeros(len(time))
     for ratio, weight, decay in zip(ratios, weights, decays, strict=True):
-        strike += weight * np.sin(2 * np.pi * 440 * ratio * time) * np.exp(-3 * time / decay)
-    clank = band(noise(0.05, 1), 2_000, 6_000) * np.exp(-seconds(0.05) / 0.008)
-    strike[: len(clank)] += 0.6 * clank
-    return placed(5, [(start, strike) for start in (0.1, 1.8, 3.5)])
+        for side in (-1, 1):
+            frequency = 660 * ratio * (1 + side * 0.003 * dice.uniform(0.3, 1))
+            tone = np.sin(2 * np.pi * frequency * time + dice.uniform(0, 6))
+            strike += weight / 2 * tone * np.exp(-3 * time / decay)
+    clank = band(noise(0.06, 1), 1_500, 7_000) * np.exp(-seconds(0.06) / 0.01)
+    strike[: len(clank)] += 0.8 * clank
+    rung = placed(5, [(start, strike * dice.uniform(0.7, 1)) for start in (0.1, 1.8, 3.5)])
+    return with_ambience(reverberated(rung, 1.2, 0.6, 5), 0.08, 60, 1_500, 9)
 
 
 def clock_tick() -> Sound:
-    """Tick and tock: short clicks in a small wooden box, four a second."""
-    beats = []
-    for number in range(20):
-        click = band(noise(0.02, 7), 1_500, 7_000) * np.exp(-seconds(0.02) / 0.0015)
-        box = resonator(np.pad(click, (0, 600)), 2_900 if number % 2 else 3_400, 0.03)
-        beats.append((0.05 + number * 0.25, box * (1 if number % 2 else 0.8)))
-    return placed(5, beats)
+    """Tick and tock: short clicks in a small wooden box, two a second, in a furnished room."""
+    beats, dice = [], np.random.default_rng(1)
+    for number in range(10):
+        click = np.pad(band(noise(0.02, 7 + number % 2), 1_000, 7_000) * np.exp(-seconds(0.02) / 0.0012), (0, 2_000))
+        box = resonator(click, 3_600 if number % 2 else 4_140, 0.03) + 0.6 * resonator(click, 1_512, 0.045)
+        case = 0.5 * resonator(click, 520, 0.05) + 0.5 * click
+        beats.append((0.05 + number / 2, (box + case) * dice.uniform(0.85, 1)))
+    return with_ambience(reverberated(placed(5, beats), 0.15, 0.4, 5), 0.02, 50, 2_000, 9)
 
 
 def siren() -> Sound:
@@ -88,13 +106,15 @@ def siren() -> Sound:
 
 
 def rain() -> Sound:
-    """A wide hiss, and drops that splash at random."""
+    """A wide hiss, drops that splash at random, and a rumble on the roof."""
     dice = np.random.default_rng(11)
     drops = []
-    for start in dice.uniform(0, 4.95, 900):
-        drop = resonator(np.pad([1.0], (0, 400)), float(dice.uniform(1_500, 6_500)), 0.012)
+    for start in dice.uniform(0, 4.95, 300):
+        frequency = float(np.exp(dice.uniform(np.log(600), np.log(6_500))))
+        drop = resonator(np.pad([1.0], (0, 600)), frequency, dice.uniform(0.004, 0.02))
         drops.append((float(start), drop * dice.exponential(0.5)))
-    return placed(5, drops) + 0.22 * band(noise(5, 12), 800, 7_500)
+    hiss = 0.25 * band(noise(5, 12), 300, 5_000) + 0.3 * band(noise(5, 13), 60, 500)
+    return reverberated(placed(5, drops) + hiss, 0.3, 0.3, 7)
 
 
 def sea() -> Sound:
@@ -105,15 +125,21 @@ def sea() -> Sound:
 
 
 def crickets() -> Sound:
-    """Two crickets: chirps of three pulses at 4.6 and 5.1 kHz."""
-    time = seconds(5)
-    out = 0.01 * noise(5, 31)
-    for pitch, rate, start in ((4_600, 2.6, 0.0), (5_100, 2.2, 0.2)):
+    """Four crickets on a meadow at night: chirps of three pulses between 3.9 and 4.6 kHz."""
+    time, dice = seconds(5), np.random.default_rng(4)
+    out = np.zeros(len(time))
+    for pitch, rate, start, weight in (
+        (4_200, 2.6, 0.0, 1),
+        (4_620, 2.2, 0.2, 0.6),
+        (3_906, 2.9, 0.5, 0.3),
+        (4_368, 2.4, 0.1, 0.2),
+    ):
         beat = (time + start) * rate % 1.0
-        pulses = (np.sin(2 * np.pi * 30 * (time + start)) > -0.2) & (beat < 0.28)
+        pulses = (np.sin(2 * np.pi * 32 * (time + start)) > -0.2) & (beat < 0.3)
         soft = np.convolve(pulses.astype(float), np.hanning(80) / np.hanning(80).sum(), "same")
-        out += soft * np.sin(2 * np.pi * pitch * time)
-    return out
+        jitter = 0.3 * np.cumsum(dice.normal(size=len(time))) / 50
+        out += weight * soft * np.sin(2 * np.pi * pitch * time + jitter)
+    return with_ambience(out, 0.03, 80, 5_000, 31)
 
 
 def knocking() -> Sound:
