@@ -22,10 +22,10 @@ from otoscope.errors import (
     RequestTimeout,
     UnsupportedMediaType,
 )
-from otoscope.types import AudioInfo, JobOptions
+from otoscope.types import AudioInfo, JobOptions, Part
 from shared import tracing
 from shared.audio.decode import probe
-from shared.audio.limits import AudioLimits
+from shared.audio.limits import NO_FULL_SPECTROGRAM, WHOLE_SECONDS, AudioLimits
 from shared.config.settings import Settings
 
 _ENVELOPE_BYTES = 64 * 1024  # that options, part headers and boundaries may take beside the file
@@ -97,6 +97,8 @@ async def read_upload(
     job_options = fixed or _validate_options(options | fields)
     slow = len(body) > _SMALL_BYTES or not body.startswith(_QUICK_MAGIC)
     audio = await _run_in_thread_if(slow, describe_audio, body, name, limits)
+    if Part.FULL_SPECTROGRAM in job_options.include and (audio.duration or 0.0) > WHOLE_SECONDS:
+        raise InvalidRequest(NO_FULL_SPECTROGRAM)
     tracing.set_attributes({tracing.BYTES: len(body), tracing.FORMAT: audio.container})
     return Upload(body, audio, job_options)
 

@@ -155,7 +155,7 @@ async def result(request: Request) -> Response:
     responses={
         200: {
             "description": "`event: status` at every change, without an id where only the position in the queue"
-            " has changed; `event: result` last; the data of both is the job",
+            " or the progress has changed; `event: result` last; the data of both is the job",
             "content": {"text/event-stream": {"example": 'id: 1700000000000-0\nevent: status\ndata: {"id": "…"}\n\n'}},
         },
         204: {"description": "`Last-Event-ID` is the last event"},

@@ -8,6 +8,13 @@ HEAD_SECONDS = 600.0
 """A sound of up to ten minutes is in memory as a whole. A longer one is classified while it is decoded; what depends on
 the whole sound, such as a constant offset, is then decided on its first ten minutes, and it gets its time limits once
 for every ten minutes."""
+WHOLE_SECONDS = HEAD_SECONDS + 1
+"""The longest sound that is in memory as a whole: ten minutes, and the samples that a codec adds."""
+NO_FULL_SPECTROGRAM = (
+    f"full_spectrogram is for sounds of up to {HEAD_SECONDS:g} s; this one is longer. The spectrogram of a window is"
+    " requested with window=N and include=spectrogram."
+)
+"""The detail of the error of a request for it."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pytest
 
 from otoscope.types import Problem
 from tests.api.conftest import FakeWorker, wav
+from tests.support.sounds import flac_of_silence
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
 
@@ -43,7 +44,7 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "nine channels": (wav(0.1, channels=9), 422, "audio_channels"),
     "one sample": (wav(1 / 8_000), 422, "audio_too_short"),
     "no samples": (wav(0), 400, "audio_empty"),
-    "eleven minutes": (wav(660, rate=4_000), 422, "audio_too_long"),
+    "two hours and a minute": (flac_of_silence(7_260, 4_000, 1), 422, "audio_too_long"),
     "1 Hz": (header_of(40, rate=1), 422, "audio_rate"),
     "IMA ADPCM": (header_of(40, tag=0x11, bits=4), 415, "audio_unsupported"),
     "header cut short": (wav()[:30], 422, "audio_truncated"),
@@ -254,3 +255,16 @@ def test_an_unexpected_exception_is_a_500_problem_without_traceback(
     assert "secret" not in json.dumps(answer.json())
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+def test_the_spectrogram_of_a_long_sound_is_refused(http: httpx2.Client, worker: FakeWorker) -> None:
+    """Before it is queued where the header has a duration: the spectrogram of the whole, and of nothing else."""
+    eleven_minutes = wav(660, 4_000)
+    refused = http.post(
+        "/v1/jobs?include=full_spectrogram", content=eleven_minutes, headers={"Content-Type": "audio/wav"}
+    )
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+    assert "up to 600 s" in refused.json()["detail"]
+    accepted = http.post("/v1/jobs?include=spectrogram", content=eleven_minutes, headers={"Content-Type": "audio/wav"})
+    assert accepted.status_code == 202
+    assert accepted.json()["audio"]["duration"] == 660

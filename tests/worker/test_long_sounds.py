@@ -38,7 +38,7 @@ def lower(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From its call on, sounds of more than three seconds are long, and come in blocks of a third of a second."""
 
     def shorten() -> None:
-        monkeypatch.setattr(classify, "_WHOLE_SECONDS", 3.0)
+        monkeypatch.setattr(classify, "WHOLE_SECONDS", 3.0)
         monkeypatch.setattr(decoding, "HEAD_SECONDS", 3.0)
         monkeypatch.setattr(decoding, "BLOCK_SAMPLES", RATE // 3)
 
@@ -197,7 +197,7 @@ def test_eleven_minutes_are_a_long_sound(harness: WorkerHarness, monkeypatch: py
     options = {"include": ["windows", "detections", "spectrogram"]}
     try:
         long = harness.result(file, **options)
-        monkeypatch.setattr(classify, "_WHOLE_SECONDS", 700.0)
+        monkeypatch.setattr(classify, "WHOLE_SECONDS", 700.0)
         assert_equal(long, harness.result(file, **options))
         assert long.windows[long.window].active
         assert 11 < long.windows[long.window].start < 14

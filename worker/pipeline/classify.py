@@ -19,7 +19,7 @@ from otoscope.types import Part, Progress, Timings
 from shared import tracing
 from shared.audio.decode import BlockStream, FileInfo, Waveform
 from shared.audio.level import FrameLevels, level_of
-from shared.audio.limits import HEAD_SECONDS
+from shared.audio.limits import NO_FULL_SPECTROGRAM, WHOLE_SECONDS
 from shared.jobs.records import ClaimedJob
 from worker.decode.pool import DecoderPool
 from worker.inference.batcher import Batcher
@@ -35,7 +35,6 @@ from worker.pipeline.windows import EnvelopeMeter, WindowCutter, count_windows, 
 from worker.telemetry.metrics import WorkerMetrics
 
 _WINDOW_PARTS = frozenset(part for part in Part if part.info.of == "window")
-_WHOLE_SECONDS = HEAD_SECONDS + 1  # of sound in memory at most: ten minutes, and what a codec adds
 
 
 class Classifier:
@@ -64,14 +63,14 @@ class Classifier:
         task = _Task(job, self._registry.get(job.model), network)
 
         def decode() -> AbstractContextManager[BlockStream]:
-            long = job.duration is not None and job.duration > _WHOLE_SECONDS
+            long = job.duration is not None and job.duration > WHOLE_SECONDS
             return self._decoder.open(job.audio, task.rate, in_flight.seconds_left, in_flight.check, long=long)
 
         head: list[Waveform] = []
         with decode() as stream:
             blocks = _timed(iter(stream), timings)
             with tracing.span("decode"):
-                is_long = _read(blocks, head, round(_WHOLE_SECONDS * task.rate))
+                is_long = _read(blocks, head, round(WHOLE_SECONDS * task.rate))
             in_flight.check()
             if is_long:
                 heard = task.hear_long(chain(_emptied(head), blocks), lambda: stream.info)
@@ -168,10 +167,7 @@ class _Task:
     def hear_long(self, blocks: Iterable[Waveform], info: Callable[[], FileInfo]) -> Heard:
         """Classify the windows of a sound while its blocks come; `info` is called after the last one."""
         if Part.FULL_SPECTROGRAM in self._parts:
-            raise InvalidRequest(
-                f"full_spectrogram is for sounds of up to {HEAD_SECONDS:g} s; this one is longer. The spectrogram of a"
-                " window can be requested with window=N and include=spectrogram."
-            )
+            raise InvalidRequest(NO_FULL_SPECTROGRAM)
         cutter, levels, extremes = self._cutter(), FrameLevels(self.rate), EnvelopeMeter()
 
         def clips() -> Iterator[_Clip]:
