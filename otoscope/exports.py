@@ -133,7 +133,8 @@ def _webvtt(detections: Sequence[DetectionFields], recording: Recording) -> str:
         begin = round(d.start * 1_000)
         end = max(round(d.end * 1_000), begin + 1)  # a cue that does not end after its start is invalid
         text = _line(d.class_).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        cues.append(f"\n{_clock(begin)} --> {_clock(end)}\n{text} {d.confidence:.0%}\n")
+        confidence = min(round(100 * d.confidence), 99)  # no answer is certain
+        cues.append(f"\n{_clock(begin)} --> {_clock(end)}\n{text} {confidence}%\n")
     return "".join(["WEBVTT\n", *cues])
 
 
@@ -208,7 +209,7 @@ _KINDS: dict[Format, _Kind] = {
     "audacity": _Kind(_audacity, "text/plain; charset=utf-8", ".labels.txt"),
     "raven": _Kind(_raven, "text/tab-separated-values; charset=utf-8", ".selections.txt"),
     "webvtt": _Kind(_webvtt, "text/vtt; charset=utf-8", ".vtt"),
-    "jams": _Kind(_jams, "application/json", ".jams"),
+    "jams": _Kind(_jams, "application/vnd.jams+json", ".jams"),
 }
 
 

@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
     responses={
         200: {
             "model": DetectionList,
-            "content": {media_type(each).partition(";")[0]: {} for each in FORMATS if each not in ("json", "jams")},
+            "content": {media_type(each).partition(";")[0]: {} for each in FORMATS if each != "json"},
         },
         **responses(
             "job_not_found", "job_expired", "part_not_found", "result_not_ready", "invalid_request", "store_unavailable"

@@ -87,7 +87,7 @@ _MSGPACK_RESPONSE: dict[str, Any] = {"content": {MSGPACK: {"schema": {"type": "s
 async def submit(request: Request) -> Response:
     """Submit one sound as a form field, as base64 in JSON, or as the body itself.
 
-    The options `model`, `top_k`, `include`, `window` and `layer` may be form fields, JSON keys or query parameters.
+    The options, those of `JobRequest`, may be form fields, JSON keys or query parameters.
     """
     gateway, caller = get_gateway(request), get_caller(request)
     media_type, key = negotiate(request.headers, JOB_TYPES), _idempotency_key(request.headers)

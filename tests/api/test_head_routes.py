@@ -11,7 +11,7 @@ EVENTS = "/v1/jobs/{job_id}/events"
 
 def test_head_is_get_without_its_body(http: httpx2.Client, worker: FakeWorker) -> None:
     """On every route except event streams, which do not end; HEAD is not listed in OpenAPI."""
-    job = {"include": "spectrogram,full_spectrogram,cam,maps"}
+    job = {"include": "spectrogram,full_spectrogram,cam,maps,detections"}
     known = {"job_id": http.post("/v1/jobs", files={"file": wav()}, data=job).json()["id"], "layer": "layer1"}
     worker.finish(known["job_id"])
     described = http.get("/openapi.json").json()["paths"]

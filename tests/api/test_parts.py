@@ -2,11 +2,14 @@
 
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import httpx2
 import pytest
 
-from otoscope.results import PARTS, Part, PartInfo
+from otoscope.exports import FORMATS, media_type
+from otoscope.results import PARTS, WARNINGS, Part, PartInfo
+from otoscope.types import JobOptions, Verdict
 from tests.conftest import PYTHON, ROOT
 
 
@@ -21,6 +24,16 @@ def table_row(name: str, info: PartInfo) -> str:
 def test_the_documentation_lists_every_part(name: str) -> None:
     """docs/api.md has this row in its table."""
     assert table_row(name, PARTS[name]) in (ROOT / "docs" / "api.md").read_text().splitlines()
+
+
+def test_the_documentation_lists_options_warnings_verdicts_and_formats() -> None:
+    """docs/api.md has a row for each option, warning and format, and names each verdict."""
+    text = (ROOT / "docs" / "api.md").read_text()
+    lines = text.splitlines()
+    assert all(f"| `{code}` | {meaning} |" in lines for code, meaning in WARNINGS.items())
+    assert [name for name in JobOptions.model_fields if f"\n| `{name}` | " not in text] == []
+    assert [name for name in FORMATS if f"\n| `{name}` | `{media_type(name).partition(';')[0]}` | " not in text] == []
+    assert [verdict for verdict in get_args(Verdict) if f"`{verdict}`: " not in text] == []
 
 
 def test_openapi_lists_every_part(http: httpx2.Client) -> None:

@@ -1,14 +1,16 @@
 """The metrics of a worker after real jobs: results, failures and cost."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from prometheus_client import CollectorRegistry, generate_latest
 
-from otoscope.results import CONTRACT_VERSION
-from tests.support.sounds import chirp, encode
-from tests.support.worker_harness import LONG, WorkerHarness
+from otoscope.results import CONTRACT_VERSION, WARNINGS
+from otoscope.types import Verdict
+from tests.support.sounds import chirp, encode, noise
+from tests.support.worker_harness import LONG, RATE, WorkerHarness
 from worker.decode.pool import DecoderPool
 from worker.telemetry.gpu import register_gpu_metrics
 
@@ -29,6 +31,17 @@ def test_results_are_counted_by_their_first_class(harness: WorkerHarness) -> Non
     assert sample(harness, "otoscope_worker_confidence_ratio_sum", model="tiny") == pytest.approx(confidence)
     assert sample(harness, "otoscope_worker_job_seconds_count") == 1
     assert (sample(harness, "otoscope_worker_job_seconds_sum") or 0) > 0
+
+
+def test_verdicts_and_warnings_are_counted(harness: WorkerHarness) -> None:
+    """Every verdict and every code has a series from the start; a result may have several warnings."""
+    quiet = (chirp(1.0, RATE) + noise(1.0, RATE)) * 0.018 + 0.2
+    for sound in (quiet, quiet * 0):
+        harness.result(encode(sound, RATE, "WAV", "FLOAT"))
+    verdicts = {name: sample(harness, "otoscope_worker_verdicts_total", verdict=name) for name in get_args(Verdict)}
+    assert verdicts == {"named": 1, "unsure": 0, "unknown": 0, "silent": 1}
+    codes = {code: sample(harness, "otoscope_worker_warnings_total", code=code) for code in WARNINGS}
+    assert codes == {code: float(code in ("quiet", "dc_offset", "silent")) for code in WARNINGS}
 
 
 def test_failures_are_counted_by_code(harness: WorkerHarness) -> None:

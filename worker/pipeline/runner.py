@@ -102,6 +102,7 @@ class JobRunner:
             self._metrics.observe_stage("store", time.monotonic() - began)
             if stored:
                 self._metrics.job_succeeded(result.model, result.predictions[0], time.monotonic() - accepted)
+                self._metrics.answer_stored(result.verdict, result.warnings)
             self._finish(job.id, "succeeded" if stored else "cancelled", timings, result.duration)
         except REQUEUE_ERRORS:
             with suppress(OtoscopeError):  # if the store is unreachable, the lease expires instead

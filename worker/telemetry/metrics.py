@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from prometheus_client import (
@@ -18,7 +18,8 @@ from prometheus_client import (
 )
 
 from otoscope.errors import BY_CODE
-from otoscope.types import FINAL
+from otoscope.results import WARNINGS, SoundWarning
+from otoscope.types import FINAL, Verdict
 from shared import process_metrics
 from worker.telemetry.decoder_cpu import ChildCpuCollector
 from worker.telemetry.gpu import register_gpu_metrics
@@ -70,6 +71,12 @@ class WorkerMetrics:
             "otoscope_worker_confidence_ratio", "Confidence of the first class of a result", ["model"],
             buckets=_TENTHS, registry=self.registry,
         )  # fmt: skip
+        self._verdicts = Counter(
+            "otoscope_worker_verdicts_total", "Results by their verdict", ["verdict"], registry=self.registry
+        )
+        self._warnings = Counter(
+            "otoscope_worker_warnings_total", "Warnings of results by code", ["code"], registry=self.registry
+        )
         self._audio = Counter(
             "otoscope_worker_audio_seconds_total", "Seconds of sound classified", registry=self.registry
         )
@@ -89,6 +96,10 @@ class WorkerMetrics:
             self._jobs.labels(outcome)
         for code in BY_CODE:
             self._failures.labels(code)
+        for verdict in get_args(Verdict):
+            self._verdicts.labels(verdict)
+        for code in WARNINGS:
+            self._warnings.labels(code)
         if device.type == "cuda":
             register_gpu_metrics(device, self.registry)
 
@@ -114,6 +125,13 @@ class WorkerMetrics:
         self._predictions.labels(model, name).inc()
         self._confidence.labels(model).observe(confidence)
         self._job.observe(seconds)
+
+    def answer_stored(self, verdict: str, warnings: Iterable[SoundWarning]) -> None:
+        """How far the stored result can be trusted: `verdict` is one of otoscope.types.Verdict, the code of a warning
+        one of otoscope.results.WARNINGS."""
+        self._verdicts.labels(verdict).inc()
+        for warning in warnings:
+            self._warnings.labels(warning.code).inc()
 
     def job_finished(self, outcome: str, audio_seconds: float = 0.0, code: str = "") -> None:
         """`outcome` is one of otoscope.types.FINAL; `code` is that of the error if the job failed."""
