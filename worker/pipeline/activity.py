@@ -1,7 +1,8 @@
 """Which windows of a sound have something to hear: louder than a threshold, or well above the sound's own noise floor.
 
 A level alone cannot decide: the noise of a microphone at -60 dBFS is silence, and a bird at -70 dBFS in a recording
-whose noise is at -95 dBFS is not. So the noise floor is measured in the sound itself, as the level that a twentieth of it stays below.
+whose noise is at -95 dBFS is not. So the noise floor is measured in the sound itself, as the level that a twentieth of
+it stays below.
 """
 
 from collections.abc import Sequence
