@@ -135,6 +135,8 @@ def test_every_run_ends_with_a_scorer_and_thresholds(data: Path, run: Path, tmp_
     assert config.training["answers"]["thresholds_from"] == "fold 3"
     assert config.answers.unknown_threshold is not None
     assert load_model(run).open_set is not None
+    assert config.weights_sha256
+    assert config.open_set_sha256
     assert config.frontend.level_dbfs == LEVEL_DBFS
     dataset = load_esc50(data)
     held_out = train(changed(SCORED, epochs=1, holdout=0.25), dataset, 3, tmp_path / "a", threshold_fold=3)

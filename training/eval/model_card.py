@@ -85,7 +85,7 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
         f" measured in {report.precision} on {report.device}. Expected calibration error {report.calibration_error:.3f}"
         f" at temperature {config.temperature:g} ({report.calibration_error_uncalibrated:.3f} at 1).",
         "",
-        f"Protocol: {_protocol(recipe, dataset, test_fold)}",
+        f"Protocol: {_protocol(recipe, dataset, test_fold)}{_thresholds_note(config, test_fold)}",
     ]
     if info == ESC50 and report.crossing_clips:
         lines += [
@@ -146,6 +146,16 @@ def _protocol(recipe: Recipe, dataset: Dataset, test_fold: Fold) -> str:
     return (
         f"trained on folds {others}; the weights are {stopped}, and no clip of fold {test_fold} is used before"
         " this evaluation, so it influences no choice. One fold is not a cross-validation."
+    )
+
+
+def _thresholds_note(config: ModelConfig, test_fold: Fold) -> str:
+    """Whether clips of the test fold influenced when the model names a sound; they never influence its weights."""
+    if config.training.get("answers", {}).get("thresholds_from") != fold_name(test_fold):
+        return ""
+    return (
+        f" Afterwards the thresholds of its answers were fitted on the {fold_name(test_fold)}; they change no predicted"
+        " class."
     )
 
 

@@ -8,6 +8,7 @@ bit on a CPU with the same number of threads.
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -195,8 +196,7 @@ def train(
     )
     _, others = threshold_clips(dataset, test_fold, recipe, threshold_fold)
     answers = fit_answers(Model(config, setup.frontend, cast(Network, final)), windows.waves, others, recipe.open_set)
-    save_model(out, final, answers.config)
-    config = answers.save(out)
+    config = replace(answers, config=save_model(out, final, answers.config)).save(out)
     delete_checkpoint(out)
     return config
 
