@@ -129,6 +129,12 @@ def test_an_event_is_detected_where_it_is_heard() -> None:
     assert event == pytest.approx((8.0, 9.0), abs=0.11)
 
 
+def test_a_steady_sound_is_detected_as_a_whole() -> None:
+    """It is its own noise floor, so that nothing in it is above that."""
+    (event,) = detections([0.9], timeline(5, (0.0, 5.0)))
+    assert event == pytest.approx((0.0, 5.0), abs=0.11)
+
+
 def test_hysteresis_keeps_an_event_whole() -> None:
     """A window between the two thresholds neither begins nor ends an event."""
     activity = timeline(20, (6.0, 14.0))

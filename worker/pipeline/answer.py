@@ -17,6 +17,7 @@ from worker.pipeline.activity import Activity
 
 _EVENT_RANGE_DB = 25.0  # below the loudest moment of an event: there it begins and ends
 _EVENT_FLOOR_DB = 6.0  # above the noise around it
+_STEADY_DB = 12.0  # below its loudest moment, at least: a sound that is steady throughout is its own noise floor
 _STRONG = 0.9  # share of the strongest evidence: the loudest moment of an event is in one of these windows
 _HYSTERESIS = 0.5  # an event goes on while its evidence is above this share of the threshold
 
@@ -96,7 +97,8 @@ def detect(
     seconds.
 
     A class is detected in consecutive windows whose evidence stays above half of its threshold and exceeds it once.
-    Within these windows the event is where the sound is within 25 dB of its loudest moment and 6 dB above the noise.
+    Within these windows the event is where the sound is within 25 dB of its loudest moment and 6 dB above the noise, or
+    within 12 dB of its loudest moment.
     """
     detections: list[Detection] = []
     for index, name in enumerate(classes):
@@ -135,12 +137,13 @@ def _event(
     first, last = run
     best = first + int(evidence[first : last + 1].argmax())
     strong = [index for index in range(first, last + 1) if evidence[index] >= _STRONG * evidence[best]]
-    loudest = [activity.frames(*spans[index]) for index in strong]
+    candidates = [activity.frames(*spans[index]) for index in strong]
     peak = max(
-        (frames.start + int(activity.levels[frames].argmax()) for frames in loudest), key=activity.levels.__getitem__
+        (frames.start + int(activity.levels[frames].argmax()) for frames in candidates), key=activity.levels.__getitem__
     )
     floor = float(np.quantile(activity.levels, 0.2))
-    threshold = min(max(activity.levels[peak] - _EVENT_RANGE_DB, floor + _EVENT_FLOOR_DB), activity.levels[peak])
+    loudest = activity.levels[peak]
+    threshold = min(max(loudest - _EVENT_RANGE_DB, floor + _EVENT_FLOOR_DB), loudest - _STEADY_DB)
     frames = activity.frames(spans[first][0], spans[last][1])
     heard = frames.start + np.flatnonzero(activity.levels[frames] >= threshold)
     return (
