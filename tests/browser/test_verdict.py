@@ -396,3 +396,14 @@ def test_verdicts_fit_every_screen(open_page: Open, tmp_path: Path, width: int) 
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         shoot(page, f"verdict-{name}")
         page.close()
+
+
+def test_a_recording_of_more_than_ten_minutes_is_classified(page: Page, tmp_path: Path) -> None:
+    """Its spectrogram is refused as a whole: the page submits it again without, and says why there is none."""
+    page.expected_errors.append("422")  # type: ignore[attr-defined]
+    samples = np.zeros(11 * 60 * RATE, np.float32)
+    siren = read("siren")
+    samples[60 * RATE : 60 * RATE + len(siren)] = siren
+    page.get_by_label("Sound files").set_input_files(write(tmp_path / "long.flac", samples))
+    expect(headline(page)).to_have_text("siren", timeout=100_000)
+    expect(page.locator("#sound")).to_contain_text("longer than ten minutes")

@@ -9,7 +9,8 @@ import { settings } from "./settings.js";
 /** @import { Matrix } from "./matrix.js" */
 /** @import { Upload } from "./api.js" */
 
-const PARTS = "maps,full_spectrogram,waveform,windows,cam,detections";
+const PARTS = "maps,waveform,windows,cam,detections";
+const SPECTROGRAM = "full_spectrogram"; // which the server refuses for a recording of more than ten minutes
 const EVERY_CLASS = 1_000; // the whole distribution: confidence gap and entropy are of all classes
 const MAX_UPLOADS = 2; // at the same time
 
@@ -51,6 +52,8 @@ export class Sound {
   lookRequests = new Map();
   /** Number of the attempt: responses to an earlier one are ignored. */
   attempt = 0;
+  /** Too long for a spectrogram of the whole. */
+  long = false;
   stop = () => {};
 
   /**
@@ -249,14 +252,22 @@ class Library extends Emitter {
     try {
       sound.idempotencyKey ??= api.newIdempotencyKey();
       const model = settings.get("model");
-      const options = { top_k: EVERY_CLASS, include: PARTS, ...(model ? { model } : {}) };
+      const include = sound.long ? PARTS : `${PARTS},${SPECTROGRAM}`;
+      const options = { top_k: EVERY_CLASS, include, ...(model ? { model } : {}) };
       const upload = api.submit(file, options, sound.idempotencyKey, (uploaded) => this.#set(sound, { uploaded }));
       sound.stop = upload.abort;
       this.#set(sound, { phase: "uploading", upload, uploaded: 0 });
       const job = await upload.promise;
       if (sound.attempt === attempt) this.#adopt(sound, job);
     } catch (error) {
-      if (sound.attempt === attempt) this.#fail(sound, error, () => this.#resume(sound));
+      if (sound.attempt !== attempt) return;
+      if (error instanceof api.Refused && error.detail?.includes(SPECTROGRAM) && !sound.long) {
+        sound.long = true;
+        sound.idempotencyKey = null; // another request
+        this.#set(sound, { phase: "waiting", upload: null });
+      } else {
+        this.#fail(sound, error, () => this.#resume(sound));
+      }
     } finally {
       this.#uploading -= 1;
       this.#submitNext();

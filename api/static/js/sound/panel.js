@@ -215,7 +215,9 @@ function missingReason({ phase, note, job, result, uploaded }) {
     case "succeeded":
       return result?.spectrogram
         ? `No spectrogram: the model ${result.model} is no longer served, so its axes are not known.`
-        : "This result was computed without a spectrogram.";
+        : (result?.duration ?? 0) > 600
+          ? "No spectrogram of the whole: this recording is longer than ten minutes."
+          : "This result was computed without a spectrogram.";
     case "failed":
       return "No spectrogram: this sound could not be classified.";
     case "cancelled":
