@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from otoscope.calls import Options
 from otoscope.client import AsyncClient
-from otoscope.errors import AudioCorrupt, AudioTooLong, InvalidRequest, PayloadTooLarge, RouteNotFound
+from otoscope.errors import AudioCorrupt, AudioTooLong, InvalidRequest, OtoscopeError, PayloadTooLarge, RouteNotFound
 from otoscope.parts import PartResult, Plan, join_results
 from otoscope.recordings import Recording, open_recording, wav_seconds
 from otoscope.types import JobOptions, Limits, ModelCard, ResultJSON
@@ -133,7 +133,8 @@ class _Run:
         while (part := await self._read()) is not None:
             index, body = part
             job = await self._client.classify(body, **self._options)
-            assert job.result is not None
+            if job.result is None:
+                raise OtoscopeError(f"The service returned no result for part {index + 1}.")
             await asyncio.to_thread(self._done.add, index, job.id, job.result)
             self._report()
 
