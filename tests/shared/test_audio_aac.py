@@ -65,7 +65,7 @@ def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("file", "kind", "words"),
     [
-        (m4a(duration=11 * 60 * RATE), AudioTooLong, "660.0 s"),
+        (m4a(duration=121 * 60 * RATE), AudioTooLong, "7,260.0 s"),
         (m4a(kind=b".mp3"), AudioUnsupported, "'.mp3'"),
         (m4a(kind=b"enca"), AudioUnsupported, "'enca'"),
         (m4a(handler=b"vide"), NotAudio, "no sound track"),

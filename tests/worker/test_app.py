@@ -55,7 +55,7 @@ def test_a_closed_worker_leaves_nothing(small: Settings) -> None:
     assert pids
     assert all(gone(pid) for pid in pids)
     # Periodic threads end when they wake up for the next time.
-    until(lambda: set(threading.enumerate()) <= before)
+    until(lambda: set(threading.enumerate()) <= before, seconds=60)
 
 
 def test_a_worker_that_could_not_start_is_closed_at_once(settings: Settings, tmp_path: Path) -> None:
