@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ FORBIDDEN = {
 """What no file of a room imports, wherever in the file."""
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def sources(room: str) -> list[Path]:
     """Modules of a room, without what `pip install ./otoscope` leaves in build/."""
     return sorted(path for path in (ROOT / room).rglob("*.py") if "build" not in path.relative_to(ROOT).parts)
@@ -39,7 +45,7 @@ def sources(room: str) -> list[Path]:
 
 def imports(path: Path, *, outermost: bool = False) -> Iterator[str]:
     """The top-level package of every import of a file; `outermost` leaves out those that importing it does not run."""
-    queue: list[ast.AST] = [ast.parse(path.read_text())]
+    queue: list[ast.AST] = [parsed(path)]
     while queue:
         node = queue.pop()
         if outermost and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -74,7 +80,7 @@ def test_the_application_takes_only_the_public_contract_from_the_client(room: st
     found = {
         f"{path.relative_to(ROOT)} imports {name}"
         for path in sources(room)
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         for name in (
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)
@@ -172,7 +178,7 @@ def test_rooms_do_not_import_private_names_of_one_another(room: str) -> None:
     found = {
         f"{path.relative_to(ROOT)}:{node.lineno} imports {name}"
         for path in sources(room)
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in (
             [f"{node.module}.{alias.name}" for alias in node.names]

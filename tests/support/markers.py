@@ -1,7 +1,8 @@
 """Markers that no test sets by hand: they follow from the fixtures that a test uses and from the code that it calls.
 
-A test that starts a process is `process`, one that trains or exports a network is `training`, one that opens a browser
-is `browser`, and one that uses the Redis server of the run is `redis`. `make quick` leaves out all of them but `redis`.
+A test that starts a process is `process`, one that trains, exports or compiles a network is `training`, one that opens
+a browser is `browser`, and one that uses the Redis server of the run is `redis`. `make quick` leaves out all of them but
+`redis`.
 What is found here is enforced: a test without the marker `process` that starts a process fails (`UnitTestGuard`).
 """
 
@@ -39,6 +40,7 @@ BY_CALL = {
     "training.fit.loop.train": "training",
     "worker.app.Worker": "process",
     "worker.decode.pool.DecoderPool": "process",
+    "worker.inference.openvino.OpenVINOBackend": "training",
 }
 """Module, or function or class by its full name, that the test's code reaches: marker."""
 
