@@ -2,8 +2,8 @@
 
 A test that starts a process is `process`, one that trains, exports or compiles a network is `training`, one that opens
 a browser is `browser`, and one that uses the Redis server of the run is `redis`. `make quick` leaves out all of them
-but `redis`.
-What is found here is enforced: a test without the marker `process` that starts a process fails (`UnitTestGuard`).
+but `redis`. What is found here is enforced: a test without the marker `process` that starts one fails
+(`UnitTestGuard`).
 """
 
 import os
