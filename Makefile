@@ -39,7 +39,7 @@ help: ## this list
 up: $(VENV)/.installed ## start server, worker and gateway, and stay up; OTOSCOPE_PORT=8000 moves the port
 	@exec $(BIN)/otoscope up
 
-quick: $(VENV)/.installed-dev page-types ## ruff, mypy and the unit tests, in under a minute; ROOM=api for one room
+quick: $(VENV)/.installed-dev page-types ## ruff, mypy and the unit tests; ROOM=api for one room
 	@unset "$${!OTOSCOPE_@}" # the tests must not reach a service of yours
 	$(BIN)/ruff check $(QUICK_CODE)
 	$(BIN)/ruff format --check $(QUICK_CODE)
