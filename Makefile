@@ -21,7 +21,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 # Processes that run tests. They share nothing: each has a Redis server of its own, and ports from the system.
 JOBS ?= 2
 PARALLEL = -n $(JOBS) --dist loadgroup --no-loadscope-reorder
-UNIT := not (process or training or fuzz or browser or data or gpu or long)
+UNIT := not (process or training or fuzz or browser or data or gpu or slow or long)
 ROOM ?=
 TYPED := api worker shared training otoscope commands compose ops
 QUICK_CODE := $(if $(ROOM),$(wildcard $(ROOM) tests/$(ROOM)))

@@ -10,6 +10,7 @@ from tests.api.conftest import FakeWorker, wav
 from tests.support.process_tree import until
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["expire_overdue", "positions", "subscribe"])
 def test_a_failed_background_task_restarts(
     start_gateway: Callable[..., httpx2.Client],

@@ -100,6 +100,7 @@ def test_replayed_events_show_the_job_as_it_was(http: httpx2.Client, worker: Fak
     assert succeeded["timings"]["total"] > 0  # type: ignore[index]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leave", ["finish", "cancel"])
 def test_a_changed_queue_position_is_sent(http: httpx2.Client, worker: FakeWorker, leave: str) -> None:
     """A job behind one that is finished or cancelled moves up, in a status event without an id."""
@@ -159,6 +160,7 @@ def test_the_result_can_be_left_out(http: httpx2.Client, worker: FakeWorker) -> 
     assert http.get(f"/v1/jobs/{job_id}/events", params={"include_result": "maybe"}).status_code == 422
 
 
+@pytest.mark.slow
 def test_a_large_result_comes_in_pieces(http: httpx2.Client, worker: FakeWorker, settings: Settings) -> None:
     """To join and encode tens of megabytes would block the event loop."""
     job_id = submit(http)

@@ -266,6 +266,7 @@ def test_without_a_worker_the_model_is_unknown(http: httpx2.Client) -> None:
     assert "retry-after" in answer.headers
 
 
+@pytest.mark.slow
 def test_deadline_without_a_worker_fails_the_job(start_gateway: Start, worker: FakeWorker) -> None:
     """The gateway fails a job that no worker has claimed before its deadline."""
     http = start_gateway(job_deadline=0.1)

@@ -60,6 +60,7 @@ def long() -> Result:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_large_results_come_in_pieces() -> None:
     """So that tens of megabytes are never joined or sent at once."""
     pieces = asyncio.run(render_result(pack_result(long()), JSON))

@@ -89,6 +89,7 @@ def test_a_lost_subscription_is_renewed(http: httpx2.Client, worker: FakeWorker,
     assert answers[0].json()["status"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_without_notifications_the_job_is_read_at_the_timeout(
     http: httpx2.Client, worker: FakeWorker, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def test_wait_gives_up_in_time(call: Call, service: FakeService) -> None:
     assert len(service.requests) - sent <= 2
 
 
+@pytest.mark.slow
 def test_wait_does_not_spin(call: Call, service: FakeService) -> None:
     """If long polls return at once, as through some proxies, the client limits its request rate."""
     service.first.extend([answer(job_document("job0", "running"))] * 100)
@@ -127,6 +128,7 @@ def test_wait_does_not_spin(call: Call, service: FakeService) -> None:
     assert len(service.requests) < 6
 
 
+@pytest.mark.slow
 def test_wait_survives_a_restart(call: Call, service: FakeService) -> None:
     """A connection that breaks during a wait is retried."""
     service.first.extend([answer(job_document("job0", "queued")), CannedResponse(None), CannedResponse(None)])
@@ -196,6 +198,7 @@ def test_unreachable_service_names_the_remedy() -> None:
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [_sync, _async], ids=["sync", "async"])
 @pytest.mark.parametrize(
     ("arguments", "limit"), [(("models",), 0.5), (("job", "job0"), 0.5), (("classify", b"RIFF"), 2.5)]
@@ -272,6 +275,7 @@ def test_limits(call: Call) -> None:
     assert call("limits").max_seconds == 60.0
 
 
+@pytest.mark.slow
 def test_stream_resumes_after_a_broken_connection(call: Call, service: FakeService) -> None:
     """A stream that breaks inside an event resumes after the last complete one, without duplicates."""
     queued, running = (
@@ -301,6 +305,7 @@ def test_stream_of_unknown_job(call: Call, service: FakeService) -> None:
         call("stream", "job0")
 
 
+@pytest.mark.slow
 def test_stream_gives_up_in_time(call: Call, service: FakeService) -> None:
     """A stream that never ends respects the caller's timeout."""
     with pytest.raises(WaitTimeout):

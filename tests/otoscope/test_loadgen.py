@@ -62,7 +62,7 @@ class Handler(socketserver.StreamRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -86,6 +86,7 @@ def test_callers_keep_their_connections(server: Server, target: Target) -> None:
     assert found.bytes == 2 * len(found.latencies)
 
 
+@pytest.mark.slow
 def test_errors_are_counted_by_kind(server: Server, target: Target) -> None:
     """Statuses, a broken connection, a response that is not HTTP; the loop continues with a new connection."""
     server.answers = [

@@ -82,6 +82,7 @@ def submissions(service: FakeService) -> list[ReceivedRequest]:
     return [seen for seen in service.requests if seen.method == "POST"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "form"),
     [
@@ -126,6 +127,7 @@ def write_m4a(path: Path) -> None:
             file.mux(stream.encode(frame))
 
 
+@pytest.mark.slow
 def test_m4a_is_decoded_by_ffmpeg(run: Run, tmp_path: Path) -> None:
     """What libsndfile does not know, PyAV may."""
     write_m4a(tmp_path / "day.m4a")
@@ -166,6 +168,7 @@ def fail_after(count: int) -> Callable[[ReceivedRequest, str], dict[str, Any]]:
 SEQUENTIAL = ("--detections", "--json", "--parallel", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "left"), [("day.wav", 1), ("day.flac", 1), ("day.m4a", 4)])
 def test_an_interrupted_recording_is_resumed(
     run: Run, service: FakeService, tmp_path: Path, name: str, left: int
@@ -195,6 +198,7 @@ def test_a_torn_state_is_read_as_far_as_it_goes(run: Run, service: FakeService, 
     assert len(submissions(service)) == 3 + 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["an option", "the file"])
 def test_what_has_changed_is_not_resumed(run: Run, service: FakeService, tmp_path: Path, change: str) -> None:
     """Results of other sounds or options are not joined with these."""

@@ -204,6 +204,7 @@ BODIES: dict[str, Case] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BODIES)
 def test_refused_by_its_sound(name: str) -> None:
     """Faults that only decoding finds have the same classes."""

@@ -246,6 +246,7 @@ def _card(name: str) -> ModelCard:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_workers_are_listed_while_they_send_heartbeats(stores: Stores) -> None:
     """One that deregisters or stops sending heartbeats is not listed; the model cards stay."""
     card = _card("tiny")
@@ -268,6 +269,7 @@ def test_a_removed_model_is_not_listed(stores: Stores) -> None:
     assert [worker.id for worker in stores.run(stores.gateway.workers())] == ["w1"]
 
 
+@pytest.mark.slow
 def test_a_card_expires_after_its_last_heartbeat(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long workers of other models go on sending heartbeats."""
     monkeypatch.setattr(contract, "INDEX_TTL", 2)

@@ -96,6 +96,7 @@ def _survives(loop: Loop, settings: Settings, *relays: Relay) -> None:
         runner.run(use())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("redis_url")
 @on_each_loop
 def test_a_connection_that_was_reset_is_replaced(redis_socket: Path, loop: Loop) -> None:

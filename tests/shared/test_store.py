@@ -74,6 +74,7 @@ def test_a_failure_is_read_as_the_same_error(stores: Stores) -> None:
     assert stores.run(stores.gateway.result(job_id)) is None
 
 
+@pytest.mark.slow
 def test_an_expired_job_differs_from_one_that_never_existed(open_stores: Open) -> None:
     """410 while the tombstone lasts; 404 afterwards, and for a job that never existed."""
     stores = open_stores(result_ttl=1, tombstone_ttl=60)

@@ -49,6 +49,7 @@ def test_one_caller_cannot_fill_the_queue(open_stores: Open) -> None:
     assert stores.run(stores.gateway.get(first)).caller == "net:many"
 
 
+@pytest.mark.slow
 def test_cancelled_and_expired_jobs_take_no_share(open_stores: Open) -> None:
     """Their ids stay in the caller's list until their turn or until the place is needed."""
     stores = open_stores(queue_limit=4, job_deadline=1)

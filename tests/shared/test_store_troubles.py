@@ -173,6 +173,7 @@ def test_a_job_without_upload_is_not_started(stores: Stores) -> None:
     assert stores.status(job_id) == "queued"
 
 
+@pytest.mark.slow
 def test_jobs_past_their_deadline_fail(open_stores: Open) -> None:
     """Queued or running, with or without workers; a job before its deadline is left alone."""
     stores, patient = open_stores(job_deadline=0.01), open_stores()
@@ -190,6 +191,7 @@ def test_jobs_past_their_deadline_fail(open_stores: Open) -> None:
     assert stores.run(stores.gateway.expire_overdue()) == []
 
 
+@pytest.mark.slow
 def test_a_job_that_expired_unfinished_does_not_block_the_queue(open_stores: Open) -> None:
     """Where its record expired first, its place is freed all the same."""
     stores = open_stores(job_deadline=0.01)

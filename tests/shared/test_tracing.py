@@ -213,6 +213,7 @@ def test_spans_beyond_the_queue_are_dropped(
     assert f"; {1_000 - len(collector.spans)} spans were dropped" in caplog.records[1].message
 
 
+@pytest.mark.slow
 def test_shutdown_is_bounded_in_time(collector: Collector) -> None:
     """A collector that does not answer delays it by FLUSH_SECONDS at most."""
     collector.delay = 30.0

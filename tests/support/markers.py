@@ -44,7 +44,7 @@ BY_CALL = {
 }
 """Module, or function or class by its full name, that the test's code reaches: marker."""
 
-SLOW = ("process", "training", "fuzz", "browser", "data", "gpu", "long")
+SLOW = ("process", "training", "fuzz", "browser", "data", "gpu", "slow", "long")
 """What `make quick` leaves out. Anything else is a unit test."""
 
 UNIT_TIMEOUT = 10  # seconds for a unit test, without its fixtures: the first one may import torch

@@ -63,6 +63,7 @@ def answered(
     return Answered(sound, Answer(probabilities[0], evidence, 0, known), active=True, softmax=confidence)
 
 
+@pytest.mark.slow
 def test_detector_separates_and_its_score_is_centred() -> None:
     """Known and other embeddings are told apart; each sigmoid is one half at the 5 % quantile of the known ones; the
     caller's random state is untouched."""

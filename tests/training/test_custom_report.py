@@ -124,6 +124,7 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["data", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a folder to segments on the command line; every command reports its result."""
     monkeypatch.chdir(tmp_path)

@@ -174,6 +174,7 @@ def test_interrupted(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert site.requested == ["/0.wav", "/1.wav", "/2.wav"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/long.wav", "/long"])
 def test_too_large(path: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For files and pages."""
@@ -183,6 +184,7 @@ def test_too_large(path: str, site: Site, tmp_path: Path, monkeypatch: pytest.Mo
         import_csv(write_list(tmp_path, (link, "dog")), tmp_path / "sounds")
 
 
+@pytest.mark.slow
 def test_through_yt_dlp(site: Site, tmp_path: Path) -> None:
     """A link without audio extension: recognised by its content type; a page without audio is skipped and reported."""
     data = encode(chirp(0.5, 16_000), 16_000, "MP3", "MPEG_LAYER_III")
@@ -200,6 +202,7 @@ def test_through_yt_dlp(site: Site, tmp_path: Path) -> None:
     assert site.requested == []
 
 
+@pytest.mark.slow
 def test_page_with_audio(site: Site, tmp_path: Path) -> None:
     """Opus in WebM is remuxed to Ogg, without ffmpeg. Pages have similar names: each one is its own source."""
     site.put("/clip.webm", webm(), "video/webm")

@@ -119,6 +119,7 @@ def test_pretrained_model_with_test_clips_is_rejected(data: Path, tmp_path: Path
         train(TINY, load_esc50(data), 2, tmp_path / "new", pretrained=load_pretrained(tmp_path / "old"))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_activations_of_a_timm_network(network: TimmNetwork) -> None:
     """Stages as layers, embedding, Grad-CAM; recording changes no output and leaves no hook behind."""
@@ -144,6 +145,7 @@ def test_imagenet_weights_come_from_the_package(network: TimmNetwork) -> None:
     assert smooth < 1.2  # neighbouring weights of learned filters are correlated; for noise the ratio is about 1.4
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_match_are_rejected(network: TimmNetwork, tmp_path: Path) -> None:
     """Not a file of weights; weights of another network."""
     (tmp_path / "text.pth").write_text("no weights")

@@ -8,6 +8,7 @@ from training.recipe import BUNDLED, differences, load_recipe
 from worker.model.architectures import build_network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.stem for path in BUNDLED.glob("*.yaml")))
 def test_bundled_recipe_builds_its_network(name: str) -> None:
     """Every bundled recipe is valid, has the name of its file, and its network accepts the output of its front end."""

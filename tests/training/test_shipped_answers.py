@@ -32,6 +32,7 @@ def test_cat_dog_answers_unknown_to_a_car() -> None:
     assert verdicts("cat-dog", clip_sounds(animals, esc50.classes, 16_000))["named"] >= 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_no_model_names_silence_or_noise(name: str) -> None:
     """Digital silence and noise floors below -52 dBFS are silent, loud noise is unknown."""

@@ -63,6 +63,7 @@ def test_a_message_is_what_celery_sends(kombu_app: Celery, stores: Stores) -> No
     assert tags[1] == "a" * 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["kombu_app", "app"])
 @pytest.mark.filterwarnings("default")  # of Celery's own, in threads of its own
 def test_a_task_is_the_same_whether_celery_sent_it_or_an_id_was_queued(

@@ -49,6 +49,7 @@ def load(model: Model, choice: str, **options: object) -> tuple[Engine, LoadedMo
     return engine, engine.load(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", KINDS, ids=str)
 def test_outputs_equal_those_of_pytorch(tiny: Model, options: dict[str, object]) -> None:
     """For every kind of network, in batches whose rows request nothing, some parts and all parts."""
@@ -78,6 +79,7 @@ def test_all_channels_of_a_layer_can_be_requested(tiny: Model) -> None:
     assert not answers[1].channels
 
 
+@pytest.mark.slow
 def test_threads_do_not_disturb_each_other(tiny: Model) -> None:
     """Each gets the outputs of its own batch, alone on the machine or not."""
     engine, loaded = load(tiny, "openvino")

@@ -171,6 +171,7 @@ def test_a_job_past_its_deadline_is_not_started(make_harness: Callable[..., Work
     assert harness.job(job_id).timings.decode is None
 
 
+@pytest.mark.slow
 def test_a_job_whose_deadline_passes_in_the_batcher_is_not_run(
     make_harness: Callable[..., WorkerHarness],
 ) -> None:

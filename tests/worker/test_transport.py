@@ -174,6 +174,7 @@ def test_callers_take_turns(connection: Connection, client: redis.Redis) -> None
     assert min(left.values()) > 0
 
 
+@pytest.mark.slow
 def test_delivery_goes_on_at_the_memory_limit(connection: Connection, client: redis.Redis) -> None:
     """Jobs are delivered and acknowledged: that is what frees memory."""
     sent = ids(3)
@@ -191,6 +192,7 @@ def test_delivery_goes_on_at_the_memory_limit(connection: Connection, client: re
         client.config_set("maxmemory", before)
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_write_blocks_no_place(connection: Connection, client: redis.Redis) -> None:
     """As with a full disk: jobs that are acknowledged or rejected meanwhile occupy no place in the worker, and the
     acknowledgements are sent later."""

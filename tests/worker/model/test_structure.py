@@ -27,6 +27,7 @@ def test_receptive_fields_grow_with_each_sliding_window() -> None:
     assert receptive_field([(2, 2, 0), (2, 2, 0)]) == ReceptiveField(start=0, stride=4, size=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", KINDS, ids=str)
 def test_the_receptive_field_is_what_gradients_reach(options: dict[str, object]) -> None:
     """From one cell of each layer back to the spectrogram, in a network with positive weights only."""

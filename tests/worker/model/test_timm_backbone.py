@@ -21,6 +21,7 @@ def run(network: TimmNetwork, x: torch.Tensor, recorder: ActivationRecorder | No
         network(x, recorder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other_records", [True, False])
 def test_threads_record_their_own_activations(network: TimmNetwork, other_records: bool) -> None:
     """A worker runs one batch per core at a time: no activation of one may appear in another."""
