@@ -8,6 +8,7 @@ below 50 Hz are neither heard nor seen by a mel filter bank.
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,13 +58,15 @@ class LevelMeter:
         """`block` (frames, channels) and its mono mix (frames,)."""
         if not self._sums.size:
             self._sums, self._squares = np.zeros(block.shape[1]), np.zeros(block.shape[1])
-        magnitudes = np.abs(block)
         self._samples += len(block)
-        self._clipped += int(np.count_nonzero(magnitudes >= CLIPPED_SAMPLE))
-        self.peak = max(self.peak, float(magnitudes.max(initial=0.0)))
-        self._sums += block.sum(axis=0, dtype=np.float64)
-        self._squares += np.einsum("ij,ij->j", block, block, dtype=np.float64)
-        self._mono_square += float(np.dot(mono.astype(np.float64), mono)) if block.shape[1] > 1 else 0.0
+        peak = _peak(block)
+        if peak >= CLIPPED_SAMPLE:
+            self._clipped += int(np.count_nonzero(np.abs(block) >= CLIPPED_SAMPLE))
+        self.peak = max(self.peak, peak)
+        for channel, samples in enumerate(block.T):
+            self._sums[channel] += samples.sum()
+            self._squares[channel] += np.dot(samples, samples)
+        self._mono_square += float(np.dot(mono, mono)) if block.shape[1] > 1 else 0.0
 
     @property
     def channels_cancel(self) -> bool:
@@ -95,7 +98,7 @@ class LevelMeter:
 
 def level_of(samples: Samples) -> Level:
     """The level of a part of a mono waveform, (samples,); without its bandwidth."""
-    peak = float(np.abs(samples).max(initial=0.0))
+    peak = _peak(samples)
     power = float(np.dot(samples, samples)) / max(len(samples), 1)
     clipped = np.count_nonzero(np.abs(samples) >= CLIPPED_SAMPLE) / len(samples) if peak >= CLIPPED_SAMPLE else 0.0
     return Level(_rounded(decibels(peak**2)), _rounded(decibels(power)), round(clipped, 6), 0.0, None)
@@ -138,11 +141,11 @@ def _block_powers(samples: Samples, size: int) -> NDArray[np.float64]:
     """(blocks,): mean square of each block around its own mean."""
     whole = len(samples) // size
     blocks = samples[: whole * size].reshape(whole, size) if whole else samples.reshape(1, -1)
-    means = blocks.mean(axis=1, dtype=np.float64)
-    squares = np.einsum("ij,ij->i", blocks, blocks, dtype=np.float64) / blocks.shape[1]
-    powers: NDArray[np.float64] = np.maximum(squares - means**2, 0.0)
+    means = blocks.mean(axis=1)
+    centred = blocks - means[:, None]
+    powers: NDArray[np.float64] = np.einsum("ij,ij->i", centred, centred).astype(np.float64) / blocks.shape[1]
     # What is left of a constant by rounding is nothing: float32 has 24 bits.
-    powers[powers < means**2 * 1e-12] = 0.0
+    powers[powers < means.astype(np.float64) ** 2 * 1e-12] = 0.0
     return powers
 
 
@@ -156,8 +159,7 @@ def spread_frames(waveform: Samples, most: int = _BANDWIDTH_FRAMES) -> Samples:
     size = min(_BANDWIDTH_FFT, len(waveform))
     count = min(most, max(1, len(waveform) // max(size, 1)))
     starts = np.linspace(0, len(waveform) - size, count).astype(np.int64)
-    frames: Samples = waveform[starts[:, None] + np.arange(size)]
-    return frames
+    return np.stack([waveform[start : start + size] for start in starts])
 
 
 def bandwidth_of_frames(frames: Samples, rate: int) -> float | None:
@@ -169,14 +171,20 @@ def bandwidth_of_frames(frames: Samples, rate: int) -> float | None:
     size = frames.shape[1]
     if size < 16:
         return None
-    frames = frames * np.kaiser(size, _BANDWIDTH_KAISER).astype(np.float32)
-    powers = np.square(np.abs(np.fft.rfft(frames, axis=1))).mean(axis=0) * (4 / size**2)  # (bins,)
+    spectrum = np.fft.rfft(frames * _kaiser(size), axis=1)  # (frames, bins)
+    powers = (np.square(spectrum.real) + np.square(spectrum.imag)).mean(axis=0) * (4 / size**2)  # (bins,)
     usable = powers[1:]  # without the constant
     if not usable.size or usable.max() <= 0:
         return None
     levels = 10 * np.log10(np.maximum(usable, 1e-30))
     used = np.flatnonzero(levels >= max(levels.max() - _BANDWIDTH_RANGE_DB, _BANDWIDTH_FLOOR_DB))
     return round(min(float(used[-1] + 2) * rate / size, rate / 2), 1) if used.size else None
+
+
+@lru_cache(maxsize=4)
+def _kaiser(size: int) -> Samples:
+    """(size,): the analysis window."""
+    return np.kaiser(size, _BANDWIDTH_KAISER).astype(np.float32)
 
 
 def full_scale(peak: float) -> float:
@@ -188,6 +196,11 @@ def full_scale(peak: float) -> float:
     if peak <= 8.0:
         return 1.0
     return next((scale for scale in (2.0**15, 2.0**23) if peak <= scale * 1.001), 2.0**31)
+
+
+def _peak(samples: Samples) -> float:
+    """The largest magnitude; without an array of magnitudes."""
+    return max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
 
 
 def _rounded(value: float | None) -> float | None:

@@ -28,10 +28,14 @@ class FrontendConfig(BaseModel):
 
     sample_rate: int = Field(default=16_000, ge=4_000, le=192_000)
     n_fft: int = Field(default=1_024, ge=64, le=2**16)
+    win_length: int | None = Field(default=None, ge=16)  # of the Hann window; None: n_fft
+    center: bool = True  # frame k is centred at k hops; otherwise it begins there, and the sound is not padded
     hop: int = Field(default=320, ge=1)
     n_mels: int = Field(default=128, ge=8, le=2**12)
     f_min: float = Field(default=0.0, ge=0)
     f_max: float = 8_000.0
+    spectrum: Literal["power", "magnitude"] = "power"  # what the mel filters add up
+    log_offset: float = Field(default=0.0, ge=0)  # added to the mel values before the logarithm
     floor_db: float = -50.0  # mel power below this is clipped to it; a full-scale sine is about +48 dB
     mean: float = 0.0  # dB, of the log-mels of the training set
     std: float = Field(default=1.0, gt=0)  # dB
@@ -47,13 +51,25 @@ class FrontendConfig(BaseModel):
             raise ValueError(
                 f"mel range {self.f_min:g}–{self.f_max:g} Hz must be within 0 and half of {self.sample_rate} Hz"
             )
-        if self.hop > self.n_fft:
-            raise ValueError(f"hop {self.hop} skips samples between windows of {self.n_fft}")
-        if self.window_samples <= self.n_fft // 2:
+        if self.frame_samples > self.n_fft:
+            raise ValueError(f"win_length {self.win_length} is longer than n_fft {self.n_fft}")
+        if self.hop > self.frame_samples:
+            raise ValueError(f"hop {self.hop} skips samples between windows of {self.frame_samples}")
+        if self.window_samples < self.shortest:
             raise ValueError(
                 f"window_seconds {self.window_seconds:g} is too short for n_fft {self.n_fft} at {self.sample_rate} Hz"
             )
         return self
+
+    @property
+    def frame_samples(self) -> int:
+        """Length of the Hann window."""
+        return self.win_length or self.n_fft
+
+    @property
+    def shortest(self) -> int:
+        """The fewest samples of a clip: half an FFT length is reflected at either end of a centred one."""
+        return self.n_fft // 2 + 1 if self.center else self.frame_samples
 
     @property
     def window_samples(self) -> int:
@@ -64,8 +80,8 @@ class FrontendConfig(BaseModel):
         return self.frames(self.window_samples)
 
     def frames(self, samples: int) -> int:
-        """Number of spectrogram frames of a clip of that many samples (centred STFT windows)."""
-        return samples // self.hop + 1
+        """Number of spectrogram frames of a clip of that many samples."""
+        return samples // self.hop + 1 if self.center else (samples - self.frame_samples) // self.hop + 1
 
 
 class LogMel(nn.Module):
@@ -98,7 +114,7 @@ class LogMel(nn.Module):
             )
         self.window: Tensor
         self.bank: Tensor
-        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+        self.register_buffer("window", torch.hann_window(config.frame_samples), persistent=False)
         self.register_buffer("bank", bank, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -107,9 +123,13 @@ class LogMel(nn.Module):
 
     def features(self, log_power: Tensor, waveform: Tensor) -> Tensor:
         """`log_power` of a waveform -> the input of the network: at the level of the config, and normalised."""
-        if self.config.level_dbfs is not None:
-            log_power = log_power + self.gain_db(waveform)[:, None, None, None]
-        return (log_power.clamp_min(self.config.floor_db) - self.config.mean) / self.config.std
+        config = self.config
+        if config.level_dbfs is None:
+            centred = log_power - config.mean
+        else:
+            centred = log_power + (self.gain_db(waveform) - config.mean)[:, None, None, None]
+        # In place: these arrays are larger than a core's cache.
+        return centred.clamp_min_(config.floor_db - config.mean).div_(config.std)
 
     def decibels(self, waveform: Tensor) -> Tensor:
         """(batch, samples) -> (batch, 1, mels, frames) in dB, neither normalised nor brought to a level: the
