@@ -10,6 +10,7 @@ mel filters, which are an error here. A test compares the numbers with torchaudi
 """
 
 import warnings
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -126,8 +127,12 @@ class LogMel(nn.Module):
         config = self.config
         if config.level_dbfs is None:
             centred = log_power - config.mean
-        else:
+        elif not config.log_offset:
             centred = log_power + (self.gain_db(waveform) - config.mean)[:, None, None, None]
+        else:  # a gain is applied to what the offset was added to
+            gain = 10.0 ** (self.gain_db(waveform)[:, None, None, None] / self._per_decade)
+            mels = (10.0 ** (log_power / self._per_decade) - config.log_offset).clamp_min(0.0)
+            centred = self._log(mels * gain) - config.mean
         # In place: these arrays are larger than a core's cache.
         return centred.clamp_min_(config.floor_db - config.mean).div_(config.std)
 
@@ -151,12 +156,35 @@ class LogMel(nn.Module):
 
     def log_power(self, waveform: Tensor) -> Tensor:
         """(batch, samples) -> (batch, 1, mels, frames): mel power in dB, without a floor."""
+        config = self.config
+        waveform = waveform.float()
+        if not config.center:
+            # torch puts a window that is shorter than the FFT into the middle of it. With these zeros the first window
+            # begins at the first sample, and the magnitudes are those of a window that is padded at its end.
+            margin = config.n_fft - config.frame_samples
+            waveform = nn.functional.pad(waveform, (margin // 2, margin - margin // 2))
         spectrum = torch.stft(
-            waveform.float(), self.config.n_fft, self.config.hop, window=self.window, center=True, return_complex=True
+            waveform,
+            config.n_fft,
+            config.hop,
+            win_length=config.frame_samples,
+            window=self.window,
+            center=config.center,
+            return_complex=True,
         )  # (batch, n_fft / 2 + 1, frames)
         # Squared magnitude from real and imaginary part: complex abs() would take a square root only to square it
         # again, and sum(dim=-1) over the two parts takes seven times as long as adding them.
         squares = torch.view_as_real(spectrum).square()
         power = squares[..., 0] + squares[..., 1]
-        mels = torch.matmul(self.bank.T, power).unsqueeze(1)  # (batch, 1, mels, frames)
-        return 10.0 * torch.log10(mels.clamp_min(_NO_POWER))
+        if config.spectrum == "magnitude":
+            power = power.sqrt()
+        return self._log(torch.matmul(self.bank.T, power).unsqueeze(1))  # (batch, 1, mels, frames)
+
+    @property
+    def _per_decade(self) -> float:
+        """dB of a factor of ten in a mel value."""
+        return 10.0 if self.config.spectrum == "power" else 20.0
+
+    def _log(self, mels: Tensor) -> Tensor:
+        """Mel values -> dB."""
+        return self._per_decade * torch.log10((mels + self.config.log_offset).clamp_min(_NO_POWER))

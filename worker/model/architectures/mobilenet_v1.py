@@ -1,0 +1,141 @@
+"""MobileNet-v1 (`type: mobilenet-v1`): depthwise separable convolutions on patches of the spectrogram (Howard et al.,
+2017, arXiv:1704.04861), as in YAMNet (https://github.com/tensorflow/models/tree/master/research/audioset/yamnet).
+
+The network sees a fixed number of frames at a time. A longer spectrogram is cut into patches that overlap, each patch
+passes through the convolutions on its own, and the embedding is the mean over the patches: over the whole spectrogram
+at once, the zeros that pad its ends would be missing in between, and YAMNet's weights depend on them.
+"""
+
+from collections.abc import Collection
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from worker.model.architectures import register
+from worker.model.base import ActivationHook, ArchitectureConfig, Network, Node, make_head, no_hook, receptive_field
+
+_LAYERS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
+"""Output channels and stride of each depthwise separable convolution; before them is a plain one, 32 channels, 2."""
+
+_STEM = 32
+_TOTAL_STRIDE = 32
+
+
+class MobileNetConfig(ArchitectureConfig):
+    """Everything needed to build the network except its weights."""
+
+    type: Literal["mobilenet-v1"] = "mobilenet-v1"
+    dropout: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0,)  # one before each linear layer of the head
+    width: float = Field(default=1.0, gt=0, le=4)  # factor of the channels of every layer
+    batch_norm: bool = False  # YAMNet's are folded into its convolutions; needed for random initial weights
+    patch_frames: PositiveInt = 96
+    patch_hop: PositiveInt = 48  # frames from the start of one patch to the next
+
+    @model_validator(mode="after")
+    def _patches(self) -> "MobileNetConfig":
+        if self.patch_frames % _TOTAL_STRIDE or self.patch_frames % self.patch_hop:
+            raise ValueError(f"patch_frames {self.patch_frames} must be a multiple of {_TOTAL_STRIDE} and of patch_hop")
+        return self
+
+    @property
+    def title(self) -> str:
+        return "MobileNet-v1"
+
+    @property
+    def summary(self) -> str:
+        width = "" if self.width == 1 else f" of {self.width:g} × the channels"
+        return f"MobileNet-v1{width}, {len(_LAYERS)} depthwise separable convolutions on patches of {self.patch_frames}"
+
+
+@register(MobileNetConfig)
+class MobileNetV1(Network):
+    """Takes any number of frames; if fewer than a patch, the last one is repeated.
+
+    Activations of successive patches lie side by side: the hook gets every patch that does not overlap the one before,
+    so that time is linear in its columns.
+    """
+
+    def __init__(self, config: MobileNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = max(8, round(_STEM * config.width))
+        self.stem = _convolution(config, 1, channels, 2)
+        self.layers = nn.ModuleList()
+        for full_width, stride in _LAYERS:
+            outputs = max(8, round(full_width * config.width))
+            self.layers.append(
+                nn.Sequential(
+                    _convolution(config, channels, channels, stride, groups=channels),
+                    _convolution(config, channels, outputs, 1, kernel=1),
+                )
+            )
+            channels = outputs
+        self.head = make_head(channels, config)
+
+    def forward(self, x: Tensor, hook: ActivationHook | None = None, expanded_blocks: Collection[str] = ()) -> Tensor:
+        report: ActivationHook = hook or no_hook
+        x, patches = self._cut(x)  # (batch × patches, 1, mels, patch frames)
+        x = self.stem(x)  # (batch × patches, width, mels / 2, patch frames / 2)
+        if hook:
+            report("stem", self._side_by_side(x, patches))
+        for number, layer in enumerate(self.layers, start=1):
+            x = layer(x)  # in the end (batch × patches, width, mels / 32, patch frames / 32)
+            if hook:
+                report(f"layer{number}", self._side_by_side(x, patches))
+        of_patches = x.mean(dim=(2, 3))  # (batch × patches, width)
+        embedding = of_patches.reshape(-1, patches, of_patches.shape[1]).mean(dim=1)  # (batch, width)
+        report("embedding", embedding)
+        logits: Tensor = self.head(embedding)  # (batch, classes)
+        return logits
+
+    def _cut(self, x: Tensor) -> tuple[Tensor, int]:
+        """(batch, 1, mels, frames) -> patches (batch × patches, 1, mels, patch frames), and how many of each row."""
+        size, hop, frames = self.config.patch_frames, self.config.patch_hop, x.shape[3]
+        patches = torch.sym_max(frames - size, 0) // hop + 1
+        first = torch.arange(patches, device=x.device) * hop
+        index = (first[:, None] + torch.arange(size, device=x.device)).clamp_max(frames - 1)  # (patches, patch frames)
+        cut = x[..., index].permute(0, 3, 1, 2, 4)  # (batch, patches, 1, mels, patch frames)
+        return cut.reshape(-1, 1, x.shape[2], size), patches
+
+    def _side_by_side(self, x: Tensor, patches: int) -> Tensor:
+        """(batch × patches, width, height, columns) -> (batch, width, height, columns of all patches)."""
+        step = self.config.patch_frames // self.config.patch_hop
+        apart = x.unflatten(0, (-1, patches))[:, ::step]  # (batch, patches that do not overlap, width, height, columns)
+        return apart.permute(0, 2, 3, 1, 4).flatten(3)
+
+    def structure(self) -> dict[str, Node]:
+        path = [(3, 2, 0)]
+        nodes = {"stem": Node("stem", (), receptive_field(path))}
+        before = "stem"
+        for number, (_, stride) in enumerate(_LAYERS, start=1):
+            path.append((3, stride, 0 if stride > 1 else 1))
+            nodes[f"layer{number}"] = Node("plain", (before,), receptive_field(path))
+            before = f"layer{number}"
+        return nodes
+
+    def pool(self, levels: list[Tensor]) -> Tensor:
+        """The embedding; if patches overlap, that of every patch which does not overlap the one before."""
+        return levels[-1].mean(dim=(2, 3))
+
+    @property
+    def pooled_layers(self) -> tuple[str, ...]:
+        return (f"layer{len(_LAYERS)}",)
+
+    def trunk(self) -> list[nn.Module]:
+        return [self.stem, *self.layers]
+
+
+def _convolution(
+    config: MobileNetConfig, inputs: int, outputs: int, stride: int, *, kernel: int = 3, groups: int = 1
+) -> nn.Sequential:
+    """Convolution and ReLU. The padding is TensorFlow's `SAME`: with a stride of 2, zeros at the end only."""
+    parts: list[nn.Module] = [nn.ZeroPad2d((0, 1, 0, 1))] if stride > 1 else []
+    padding = kernel // 2 if stride == 1 else 0
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=not config.batch_norm)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out" if groups == 1 else "fan_in", nonlinearity="relu")
+    parts.append(conv)
+    if config.batch_norm:
+        parts.append(nn.BatchNorm2d(outputs))
+    return nn.Sequential(*parts, nn.ReLU(inplace=True))
