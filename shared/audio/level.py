@@ -33,7 +33,7 @@ CANCELLED_DB = -13.0
 """Channels cancel if their mean has less than this, relative to the louder channel."""
 
 _BANDWIDTH_FFT = 1_024
-_BANDWIDTH_FRAMES = 64  # at most, spread over the sound
+_BANDWIDTH_FRAMES = 32  # at most, spread over the sound
 _BANDWIDTH_RANGE_DB = 75.0  # below the strongest band: where a sound ends and the rest of a codec's filter begins
 _BANDWIDTH_KAISER = 12.0  # of the window: side lobes below the range
 _BANDWIDTH_FLOOR_DB = -118.0  # dBFS per bin: above the rounding of 16 bits

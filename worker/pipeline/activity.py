@@ -52,6 +52,8 @@ def measure_activity(waveform: NDArray[np.float32], rate: int, config: AnswerCon
 def activity_of(levels: NDArray[np.float64], config: AnswerConfig) -> Activity:
     """The activity of a sound with these levels, as of `shared.audio.level.frame_levels`."""
     sounding = levels[levels > config.digital_floor_dbfs - 10]  # gaps of zeros are no noise floor
-    floor = float(np.quantile(sounding, _FLOOR_QUANTILE)) if sounding.size else config.digital_floor_dbfs
+    # Not np.quantile, which takes ten times as long for a few hundred numbers.
+    lowest = np.sort(sounding)
+    floor = float(lowest[int(_FLOOR_QUANTILE * len(lowest))]) if len(lowest) else config.digital_floor_dbfs
     above_floor = max(floor + config.active_range_db, config.digital_floor_dbfs)
     return Activity(levels, min(config.active_dbfs, above_floor))
