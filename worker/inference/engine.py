@@ -198,7 +198,7 @@ class Engine:
         stacked = torch.from_numpy(np.stack([window.samples for window in windows]))  # (batch, samples)
         waveforms = stacked.to(self.device, non_blocking=True)
         # On a CPU one by one: the spectrum of a clip fits into a core's cache.
-        clips = waveforms.split(1) if self._on_cpu else [waveforms]
+        clips = torch.split(waveforms, 1) if self._on_cpu else (waveforms,)
         log_power = torch.cat([model.frontend.log_power(clip) for clip in clips])  # (batch, 1, mels, frames)
         cam = {row: windows[row].cam_class for row in rows[Part.CAM]}
         request = OutputRequest(rows[Part.MAPS], rows[Part.EMBEDDING], cam, layers)
