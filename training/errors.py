@@ -4,6 +4,7 @@
     ├── DatasetError        a data folder, its table, or one of its sound files
     ├── RecipeError         a recipe or an override of one of its keys
     ├── RunError            a run folder: occupied, missing, of another run, or a run that diverged
+    ├── BaseModelError      a network of another project: its file, its download, or its conversion
     ├── EvaluationError     a model that cannot be evaluated, or whose evaluation would be misleading
     └── ExportError         a model that cannot be exported, or whose export gives other results
 
@@ -25,6 +26,10 @@ class RecipeError(TrainingError):
 
 class RunError(TrainingError):
     """The run cannot be started, resumed or continued."""
+
+
+class BaseModelError(TrainingError):
+    """The network of another project cannot be fetched or converted."""
 
 
 class EvaluationError(TrainingError):

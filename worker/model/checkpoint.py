@@ -41,6 +41,7 @@ class ModelConfig(BaseModel):
     architecture: Annotated[SerializeAsAny[ArchitectureConfig], BeforeValidator(architectures.parse)]
     frontend: FrontendConfig
     classes: tuple[str, ...]
+    multi_label: bool = False  # a sigmoid for each class: several at once, or none; otherwise a softmax over all
     temperature: float = Field(default=1.0, gt=0)  # divides the logits: calibration, arXiv:1706.04599
     answers: AnswerConfig = AnswerConfig()
     int8_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)  # see worker/model/fake_quant.py
@@ -75,8 +76,9 @@ class Model:
     open_set: OpenSetScorer | None = None  # scores whether a sound is of one of the classes at all
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits (..., classes) -> calibrated probabilities (..., classes)."""
-        return (logits / self.config.temperature).softmax(dim=-1)
+        """Logits (..., classes) -> calibrated probabilities (..., classes); of a multi-label model, each on its own."""
+        calibrated = logits / self.config.temperature
+        return calibrated.sigmoid() if self.config.multi_label else calibrated.softmax(dim=-1)
 
 
 def save_model(directory: Path, network: nn.Module, config: ModelConfig) -> ModelConfig:

@@ -92,12 +92,14 @@ class MobileNetV1(Network):
 
     def _cut(self, x: Tensor) -> tuple[Tensor, int]:
         """(batch, 1, mels, frames) -> patches (batch × patches, 1, mels, patch frames), and how many of each row."""
-        size, hop, frames = self.config.patch_frames, self.config.patch_hop, x.shape[3]
+        size, hop, mels, frames = self.config.patch_frames, self.config.patch_hop, x.shape[2], x.shape[3]
+        if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+            mels, frames = int(mels), int(frames)  # they are tensors then
         patches = torch.sym_max(frames - size, 0) // hop + 1
         first = torch.arange(patches, device=x.device) * hop
         index = (first[:, None] + torch.arange(size, device=x.device)).clamp_max(frames - 1)  # (patches, patch frames)
         cut = x[..., index].permute(0, 3, 1, 2, 4)  # (batch, patches, 1, mels, patch frames)
-        return cut.reshape(-1, 1, x.shape[2], size), patches
+        return cut.reshape(-1, 1, mels, size), patches
 
     def _side_by_side(self, x: Tensor, patches: int) -> Tensor:
         """(batch × patches, width, height, columns) -> (batch, width, height, columns of all patches)."""

@@ -1,0 +1,88 @@
+"""The networks that `otoscope models add` knows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.base_models import yamnet
+from training.base_models.audioset import yamnet_classes
+from training.errors import BaseModelError
+from worker.model.base import Network
+from worker.model.frontend import FrontendConfig
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file at its official address."""
+
+    url: str
+    sha256: str
+    licence: str  # of the file, as its authors state it
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """A file in an installed Python package of the extra `audioset`."""
+
+    package: str
+    path: str
+    sha256: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A network of another project, and how to make a model directory of its weights."""
+
+    name: str
+    title: str
+    description: str
+    licence: str  # of the weights in a file that the user gives
+    credit: str
+    frontend: FrontendConfig
+    classes: tuple[str, ...]
+    convert: Callable[[Path], Network]  # raises BaseModelError
+    compare: "Callable[[Path, Network, FrontendConfig], Difference | None] | None" = None
+    download: Download | None = None
+    package: PackagedFile | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the scores of the converted network are from those of its source."""
+
+    largest: float
+    mean: float
+    scores: int  # compared
+
+
+YAMNET = BaseModel(
+    name="yamnet",
+    title="YAMNet",
+    description="YAMNet (MobileNet-v1) for 521 classes of sound, several at once, trained on AudioSet",
+    licence="Apache-2.0 (YAMNet, by Google)",
+    credit="YAMNet by Manoj Plakal and Dan Ellis, https://github.com/tensorflow/models",
+    frontend=yamnet.FRONTEND,
+    classes=yamnet_classes(),
+    convert=yamnet.convert,
+    download=Download(
+        "https://storage.googleapis.com/audioset/yamnet.h5",
+        "13c3308955bbfaef262f175ac9c40e47b134573a93984f009220dd7cc12a1744",
+        "Apache-2.0 (YAMNet, by Google)",
+    ),
+    package=PackagedFile(
+        "sead",
+        "data/YamNet_w8a8.onnx.zip",
+        "cf149c90fc9b46c19569d7d6a841d7211ebfc45e6c927c3de0c9b080096bfb54",
+        "Apache-2.0 (YAMNet, by Google); the 8-bit export in the package sead states no licence of its own",
+    ),
+)
+
+BASE_MODELS = {model.name: model for model in (YAMNET,)}
+
+
+def base_model(name: str) -> BaseModel:
+    """Raises BaseModelError."""
+    if name not in BASE_MODELS:
+        raise BaseModelError(f"no base model {name!r}; known: {', '.join(BASE_MODELS)}")
+    return BASE_MODELS[name]

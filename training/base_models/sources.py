@@ -1,0 +1,146 @@
+"""Reads the weights of other frameworks as arrays: ONNX (also quantised, also in a zip archive), Keras' HDF5, PyTorch.
+
+Nothing in a file is executed. Packages that read it are optional and imported when they are needed.
+"""
+
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shared.install_hints import install_command
+from training.errors import BaseModelError
+
+Floats = NDArray[np.float32]
+
+MAX_UNPACKED_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A convolution or a linear layer: weight (outputs, inputs[, height, width]) and bias (outputs,)."""
+
+    weight: Floats
+    bias: Floats
+
+
+@contextmanager
+def onnx_file(path: Path) -> Iterator[Path]:
+    """The ONNX file itself, or the only one in a zip archive, unpacked for as long as the context lasts.
+
+    Raises BaseModelError.
+    """
+    if path.suffix != ".zip":
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with zipfile.ZipFile(path) as packed:
+                size = sum(info.file_size for info in packed.infolist())
+                if size > MAX_UNPACKED_BYTES:
+                    raise BaseModelError(f"{path} would unpack to {size:,} bytes; the limit is {MAX_UNPACKED_BYTES:,}")
+                packed.extractall(folder)  # names that lead outside the folder are changed by zipfile
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+            raise BaseModelError(f"{path} is not a complete zip archive ({error})") from error
+        found = sorted(Path(folder).rglob("*.onnx"))
+        if len(found) != 1:
+            raise BaseModelError(f"{path} holds {len(found)} ONNX files; it must hold one")
+        yield found[0]
+
+
+def read_onnx(path: Path) -> list[Affine]:
+    """The convolutions and linear layers of a graph, in its order; quantised weights are dequantised.
+
+    Raises BaseModelError.
+    """
+    onnx = _package("onnx", "onnx")
+    try:
+        graph = onnx.load(path).graph
+    except Exception as error:  # protobuf and onnx have many exception types
+        raise BaseModelError(f"{path} cannot be read as ONNX: {error}") from error
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    producers = {output: node for node in graph.node for output in node.output}
+
+    def value(name: str) -> NDArray[Any]:
+        """A constant, through the (de)quantisation behind it."""
+        if name in constants:
+            return constants[name]
+        node = producers.get(name)
+        if node is None or node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            raise BaseModelError(f"{path}: the weights {name} are not constant")
+        values, scale, *zero = (value(each) for each in node.input)
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        shape = [-1 if dimension == axis else 1 for dimension in range(values.ndim)] if scale.ndim else []
+        scale, offset = scale.reshape(shape), (zero[0].reshape(shape) if zero else np.zeros(shape, np.int8))
+        if node.op_type == "DequantizeLinear":
+            return (values.astype(np.float32) - offset.astype(np.float32)) * scale
+        limits = np.iinfo(offset.dtype)
+        return np.clip(np.rint(values / scale) + offset, limits.min, limits.max).astype(offset.dtype)
+
+    layers = []
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm"):
+            continue
+        weight = value(node.input[1]).astype(np.float32)
+        if node.op_type == "Gemm" and not any(each.name == "transB" and each.i for each in node.attribute):
+            weight = weight.T
+        bias = value(node.input[2]).astype(np.float32) if len(node.input) > 2 else np.zeros(len(weight), np.float32)
+        layers.append(Affine(np.ascontiguousarray(weight), bias))
+    return layers
+
+
+def read_pytorch(path: Path) -> Mapping[str, torch.Tensor]:
+    """A state dictionary, without executing anything of the file. Raises BaseModelError."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many types for damaged files
+        raise BaseModelError(f"{path} cannot be read as weights of PyTorch: {error}") from error
+    for key in ("model", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(each, torch.Tensor) for each in state.values()):
+        raise BaseModelError(f"{path} is not a state dictionary")
+    return state
+
+
+def read_keras(path: Path) -> dict[str, Floats]:
+    """Path of each array of Keras weights in HDF5 -> array. Raises BaseModelError."""
+    h5py = _package("h5py", "audioset")
+    arrays: dict[str, Floats] = {}
+
+    def add(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = np.asarray(item, np.float32)
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(add)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BaseModelError(f"{path} cannot be read as HDF5: {error}") from error
+    return arrays
+
+
+def fold_batch_norm(
+    weight: Floats, mean: Floats, variance: Floats, offset: Floats, scale: Floats | float = 1.0, *, epsilon: float
+) -> Affine:
+    """A convolution without bias, followed by batch normalisation, as one convolution."""
+    factor = scale / np.sqrt(variance + epsilon)
+    return Affine(
+        (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32),
+        (offset - mean * factor).astype(np.float32),
+    )
+
+
+def _package(name: str, extra: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise BaseModelError(f"reading this file needs {name}: {install_command(extra)} ({error})") from error
