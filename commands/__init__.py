@@ -8,6 +8,7 @@ COMMANDS = {
     "overfit": "commands.train:overfit",
     "quantise": "commands.train:quantise",
     "export": "commands.train:export",
+    "models add": "commands.models:add",
     "data": "commands.data:data",
     "keys": "commands.keys:keys",
     "settings": "commands.settings:settings",

@@ -5,6 +5,7 @@
     ├── RecipeError         a recipe or an override of one of its keys
     ├── RunError            a run folder: occupied, missing, of another run, or a run that diverged
     ├── BaseModelError      a network of another project: its file, its download, or its conversion
+    ├── DownloadError       a file that cannot be downloaded, or that is not the expected one
     ├── EvaluationError     a model that cannot be evaluated, or whose evaluation would be misleading
     └── ExportError         a model that cannot be exported, or whose export gives other results
 
@@ -30,6 +31,10 @@ class RunError(TrainingError):
 
 class BaseModelError(TrainingError):
     """The network of another project cannot be fetched or converted."""
+
+
+class DownloadError(TrainingError):
+    """The file cannot be downloaded, or it is not the expected one."""
 
 
 class EvaluationError(TrainingError):

@@ -29,10 +29,12 @@ APPLICATION_COMMANDS = {
     "up": "worker,local",
     **dict.fromkeys(("train", "evaluate", "lr-find", "overfit", "quantise", "data"), "worker,train"),
     "export": "worker,onnx",
+    "models add": "worker,train,audioset",
     "keys": "",
     "settings": "",
 }
-"""The application's commands, and the extras of the application that each needs."""
+"""The application's commands, and the extras of the application that each needs. A name of two words is a command of a
+group of the client."""
 
 _LAZY = {"classify": "otoscope.cli.classify", "bench": "otoscope.cli.bench", "top": "otoscope.top.cli"}
 """Commands of the client whose modules are imported when they run."""
@@ -54,20 +56,17 @@ class _Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         names = dict.fromkeys([*super().list_commands(ctx), *APPLICATION_COMMANDS, *_LAZY, *_installed()])
-        return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+        return sorted(
+            (name for name in names if " " not in name),
+            key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER),
+        )
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if found := super().get_command(ctx, cmd_name):
             return found
         if cmd_name in _LAZY:
             return _command(cmd_name, getattr(import_module(_LAZY[cmd_name]), cmd_name))
-        entry = _installed().get(cmd_name)
-        try:
-            if entry is not None:
-                return _command(cmd_name, entry.load())
-        except ImportError as error:
-            return _unavailable(cmd_name, f" ({error})")
-        return _unavailable(cmd_name) if cmd_name in APPLICATION_COMMANDS else None
+        return _application_command(cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -76,6 +75,38 @@ class _Commands(TyperGroup):
             if ctx.invoked_subcommand in APPLICATION_COMMANDS:
                 _fail(_needs(ctx.invoked_subcommand, f" ({error})"))
             raise  # as in the gateway's image, which lacks the client's packages
+
+
+class _Group(TyperGroup):
+    """A group of the client to which the application adds commands, under names of two words."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        added = [
+            name.removeprefix(f"{self.name} ") for name in APPLICATION_COMMANDS if name.startswith(f"{self.name} ")
+        ]
+        return [*super().list_commands(ctx), *added]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, cmd_name) or _application_command(f"{self.name} {cmd_name}")
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if (name := f"{self.name} {ctx.invoked_subcommand}") in APPLICATION_COMMANDS:
+                _fail(_needs(name, f" ({error})"))
+            raise
+
+
+def _application_command(name: str) -> Any:
+    """None if there is no such command."""
+    entry = _installed().get(name)
+    try:
+        if entry is not None:
+            return _command(name.rpartition(" ")[2], entry.load())
+    except ImportError as error:
+        return _unavailable(name, f" ({error})")
+    return _unavailable(name) if name in APPLICATION_COMMANDS else None
 
 
 def _command(name: str, target: Callable[..., Any] | typer.Typer) -> Any:
@@ -105,7 +136,7 @@ def _unavailable(name: str, why: str = "") -> TyperCommand:
         _fail(_needs(name, why))
 
     return TyperCommand(
-        name,
+        name.rpartition(" ")[2],
         callback=fail,
         help="Needs the service, which is not installed here.",
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
@@ -120,6 +151,7 @@ app = typer.Typer(
     help="Environmental sound classification with a view into the network.",
 )
 jobs = typer.Typer(no_args_is_help=True, help="Show jobs, wait for them, cancel them.")
+models = typer.Typer(cls=_Group)
 
 Url = Annotated[
     str | None,
@@ -184,9 +216,11 @@ def cancel(job_id: JobId, url: Url = None) -> None:
 app.add_typer(jobs, name="jobs")
 
 
-@app.command()
-def models(url: Url = None, as_json: AsJson = False) -> None:
-    """List the served models."""
+@models.callback(invoke_without_command=True)
+def list_models(ctx: typer.Context, url: Url = None, as_json: AsJson = False) -> None:
+    """List the served models. `otoscope models add` adds one to those that can be served."""
+    if ctx.invoked_subcommand:
+        return
     from otoscope.cli.tables import models_table
 
     with _client(url) as client:
@@ -195,6 +229,9 @@ def models(url: Url = None, as_json: AsJson = False) -> None:
         print(served.model_dump_json(by_alias=True))
     else:
         _console().print(models_table(served))
+
+
+app.add_typer(models, name="models")
 
 
 def _client(url: str | None) -> "Client":

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 import training.data.download
+import training.download
 from tests.conftest import REAL_SOUNDS
-from training.data.download import check_esc50, default_cache, fetch_esc50
+from training.data.download import check_esc50, fetch_esc50
 from training.data.esc50 import load_esc50
+from training.download import default_cache
 from training.errors import DatasetError
 
 TOP = "ESC-50-master"
@@ -90,7 +92,7 @@ class Site:
 def site(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     for name in ("NO_PROXY", "no_proxy"):  # a proxy from the environment could not reach the local server
         monkeypatch.setenv(name, "127.0.0.1")
-    monkeypatch.setattr(training.data.download, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(training.download, "BACKOFF_SECONDS", 0.0)
     served = Site(pack(files))
 
     class Handler(BaseHTTPRequestHandler):
@@ -173,7 +175,7 @@ def test_connection_always_closed_at_the_same_byte(site: Site, tmp_path: Path) -
     site.cuts = [1_000] * 100
     with pytest.raises(DatasetError, match=r"cannot be fetched: .* are kept"):
         fetch_esc50(tmp_path, url=site.url, check=check)
-    assert len(site.requested_ranges) == 1 + training.data.download.MAX_ATTEMPTS
+    assert len(site.requested_ranges) == 1 + training.download.MAX_ATTEMPTS
 
 
 def test_retryable_and_final_statuses(site: Site, tmp_path: Path) -> None:
@@ -188,7 +190,7 @@ def test_retryable_and_final_statuses(site: Site, tmp_path: Path) -> None:
 
 def test_unreachable_server(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connection refused, or an unsupported URL."""
-    monkeypatch.setattr(training.data.download, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(training.download, "MAX_ATTEMPTS", 2)
     with pytest.raises(DatasetError, match=r"cannot be fetched: .*refused"):
         fetch_esc50(tmp_path, url="http://127.0.0.1:1/master.zip", check=check)
     with pytest.raises(DatasetError, match=r"cannot be fetched: .*protocol"):

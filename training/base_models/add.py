@@ -1,14 +1,26 @@
 """From a file of weights to a model directory: `otoscope models add`."""
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import torch
+from tqdm import tqdm
 
 from shared.install_hints import install_command
-from training.base_models.registry import BaseModel, Difference
-from training.errors import BaseModelError
+from training.base_models.registry import BaseModel, OfficialFile
+from training.data.background import background
+from training.download import Download, default_cache
+from training.errors import BaseModelError, DownloadError
+from worker.model.base import Network
 from worker.model.checkpoint import ModelConfig, save_model
+from worker.model.frontend import LogMel
+
+PACKAGE = "package"
+MAX_BYTES = 1 << 30  # bytes; the largest base model has 0.4 GiB
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,16 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """How far the scores of the converted network are from those of its source."""
+
+    largest: float
+    mean: float
+    scores: int  # compared
+    largest_unrounded: float  # with a quantised source computed in floating point: the difference of the conversion
+
+
+@dataclass(frozen=True)
 class Added:
     """The model directory that was written."""
 
@@ -28,6 +50,53 @@ class Added:
     config: ModelConfig
     source: Source
     difference: Difference | None  # None: the source cannot be run here
+
+
+SOUNDS = 40
+"""Windows of synthesised sounds on which a converted network is compared with its source."""
+
+TOLERANCE = 1e-3
+"""Largest difference of a score from that of the source in floating point."""
+
+
+def find_source(model: BaseModel, requested: str | None) -> Source:
+    """The weights of a model: `requested` is a file, or `package` for those in an installed Python package.
+
+    Without a request they are downloaded, or read from the package where that fails. Raises BaseModelError and
+    DownloadError.
+    """
+    if requested == PACKAGE:
+        return packaged(model)
+    if requested is not None:
+        return given(model, Path(requested))
+    if model.download is None:
+        return packaged(model)
+    try:
+        return downloaded(model, model.download)
+    except DownloadError as error:
+        try:
+            source = packaged(model)
+        except BaseModelError:
+            raise error from None
+        tqdm.write(f"{error}\nFrom {source.origin} instead", file=sys.stderr)
+        return source
+
+
+def downloaded(model: BaseModel, official: OfficialFile, cache: Path | None = None) -> Source:
+    """The file at the official address, from the cache if it has been downloaded before. Raises DownloadError."""
+    folder = cache or default_cache()
+    file = Download(folder / PurePosixPath(urlsplit(official.url).path).name, official.url, MAX_BYTES)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.fetch()
+        try:
+            file.verify(official.sha256)
+        except DownloadError as error:
+            file.delete()
+            raise DownloadError(f"the file from {official.url} is not the expected one: {error}") from error
+    except OSError as error:
+        raise DownloadError(f"{model.title} cannot be stored in {folder}: {error}") from error
+    return Source(file.path, official.url, official.licence)
 
 
 def packaged(model: BaseModel) -> Source:
@@ -41,6 +110,10 @@ def packaged(model: BaseModel) -> Source:
             f"the package {package.package} is not installed: {install_command('audioset')}, or give a file with --from"
         )
     path = Path(next(iter(spec.submodule_search_locations))) / package.path
+    if not path.is_file() or _sha256(path) != package.sha256:
+        raise BaseModelError(
+            f"the installed version of {package.package} has other weights than expected; give a file with --from"
+        )
     return Source(path, f"the package {package.package}", package.licence)
 
 
@@ -57,7 +130,12 @@ def add(model: BaseModel, source: Source, into: Path) -> Added:
     Raises BaseModelError, and then nothing is written.
     """
     network = model.convert(source.path)
-    difference = model.compare(source.path, network, model.frontend) if model.compare else None
+    difference = compare(model, source.path, network)
+    if difference is not None and not difference.largest_unrounded <= TOLERANCE:  # so that NaN fails, too
+        raise BaseModelError(
+            f"a score of the converted network differs by {difference.largest_unrounded:.2g} from {source.path}; at"
+            f" most {TOLERANCE:g} is allowed"
+        )
     config = ModelConfig(
         name=model.name,
         description=model.description,
@@ -76,6 +154,22 @@ def add(model: BaseModel, source: Source, into: Path) -> Added:
     except OSError as error:
         raise BaseModelError(f"{into / model.name} cannot be written: {error}") from error
     return Added(into / model.name, config, source, difference)
+
+
+@torch.no_grad()
+def compare(model: BaseModel, path: Path, network: Network) -> Difference | None:
+    """The scores of the network beside those of its source; None if that cannot be run here. Raises BaseModelError."""
+    front = model.frontend
+    sounds = torch.from_numpy(background(SOUNDS, front.window_samples, front.sample_rate))
+    features = LogMel(front)(torch.cat([sounds, torch.zeros_like(sounds[:1])]))  # (sounds, 1, mels, frames)
+    scores = network(features).sigmoid().numpy()
+    as_is, unrounded = (model.run(path, features.numpy(), rounding=rounding) for rounding in (True, False))
+    if as_is is None or unrounded is None:
+        return None
+    differences = abs(scores - as_is)
+    return Difference(
+        float(differences.max()), float(differences.mean()), differences.size, float(abs(scores - unrounded).max())
+    )
 
 
 def _sha256(path: Path) -> str:

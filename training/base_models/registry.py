@@ -3,6 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from training.base_models import yamnet
 from training.base_models.audioset import yamnet_classes
@@ -12,7 +16,7 @@ from worker.model.frontend import FrontendConfig
 
 
 @dataclass(frozen=True)
-class Download:
+class OfficialFile:
     """A file at its official address."""
 
     url: str
@@ -30,6 +34,19 @@ class PackagedFile:
     licence: str
 
 
+class Run(Protocol):
+    """Runs the network of a file in its own framework."""
+
+    def __call__(
+        self, path: Path, features: NDArray[np.float32], *, rounding: bool = True
+    ) -> NDArray[np.float32] | None:
+        """Features (batch, 1, mels, frames) -> scores (batch, classes); None if the file cannot be run here.
+
+        Without `rounding`, those of a quantised file in floating point. Raises BaseModelError.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class BaseModel:
     """A network of another project, and how to make a model directory of its weights."""
@@ -37,23 +54,15 @@ class BaseModel:
     name: str
     title: str
     description: str
-    licence: str  # of the weights in a file that the user gives
+    licence: str  # of its weights, where they come from elsewhere
     credit: str
     frontend: FrontendConfig
     classes: tuple[str, ...]
-    convert: Callable[[Path], Network]  # raises BaseModelError
-    compare: "Callable[[Path, Network, FrontendConfig], Difference | None] | None" = None
-    download: Download | None = None
+    convert: Callable[[Path], Network]
+    """A file of weights -> the network in evaluation mode. Raises BaseModelError."""
+    run: Run
+    download: OfficialFile | None = None
     package: PackagedFile | None = None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far the scores of the converted network are from those of its source."""
-
-    largest: float
-    mean: float
-    scores: int  # compared
 
 
 YAMNET = BaseModel(
@@ -65,7 +74,8 @@ YAMNET = BaseModel(
     frontend=yamnet.FRONTEND,
     classes=yamnet_classes(),
     convert=yamnet.convert,
-    download=Download(
+    run=yamnet.run,
+    download=OfficialFile(
         "https://storage.googleapis.com/audioset/yamnet.h5",
         "13c3308955bbfaef262f175ac9c40e47b134573a93984f009220dd7cc12a1744",
         "Apache-2.0 (YAMNet, by Google)",

@@ -72,7 +72,7 @@ def read_onnx(path: Path) -> list[Affine]:
     def value(name: str) -> NDArray[Any]:
         """A constant, through the (de)quantisation behind it."""
         if name in constants:
-            return constants[name]
+            return np.asarray(constants[name])
         node = producers.get(name)
         if node is None or node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             raise BaseModelError(f"{path}: the weights {name} are not constant")
@@ -81,9 +81,9 @@ def read_onnx(path: Path) -> list[Affine]:
         shape = [-1 if dimension == axis else 1 for dimension in range(values.ndim)] if scale.ndim else []
         scale, offset = scale.reshape(shape), (zero[0].reshape(shape) if zero else np.zeros(shape, np.int8))
         if node.op_type == "DequantizeLinear":
-            return (values.astype(np.float32) - offset.astype(np.float32)) * scale
+            return np.asarray((values.astype(np.float32) - offset.astype(np.float32)) * scale)
         limits = np.iinfo(offset.dtype)
-        return np.clip(np.rint(values / scale) + offset, limits.min, limits.max).astype(offset.dtype)
+        return np.asarray(np.clip(np.rint(values / scale) + offset, limits.min, limits.max), offset.dtype)
 
     layers = []
     for node in graph.node:
@@ -95,6 +95,55 @@ def read_onnx(path: Path) -> list[Affine]:
         bias = value(node.input[2]).astype(np.float32) if len(node.input) > 2 else np.zeros(len(weight), np.float32)
         layers.append(Affine(np.ascontiguousarray(weight), bias))
     return layers
+
+
+def run_onnx(path: Path, inputs: Floats, *, rounding: bool = True) -> Floats:
+    """The only output of a graph for `inputs`, one row at a time, in floating point.
+
+    An input or output of integers is quantised with the scale and zero point of its name, as exporters call them.
+    Without `rounding` the graph computes in floating point; only its weights remain rounded. Raises BaseModelError.
+    """
+    onnx, runtime = _package("onnx", "onnx"), _package("onnxruntime", "onnx")
+    try:
+        model = onnx.load(path)
+        constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        if not rounding:
+            _remove_rounding(onnx, model.graph, set(constants))
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3  # errors: what is left of the quantisation is reported as unused
+        session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        (source,), (target,) = session.get_inputs(), session.get_outputs()
+
+        def quantisation(name: str) -> tuple[float, float]:
+            return float(constants[f"{name}_scale"]), float(constants[f"{name}_zero_point"])
+
+        if "float" not in source.type:
+            integers = np.dtype(source.type.removeprefix("tensor(").removesuffix(")"))
+            (scale, zero), limits = quantisation(source.name), np.iinfo(integers)
+            inputs = np.clip(np.rint(inputs / scale + zero), limits.min, limits.max).astype(integers)
+        rows = [session.run([target.name], {source.name: inputs[i : i + 1]})[0] for i in range(len(inputs))]
+        outputs = np.concatenate(rows).astype(np.float32)
+        if "float" not in target.type:
+            scale, zero = quantisation(target.name)
+            outputs = (outputs - zero) * scale
+    except Exception as error:  # the runtime has many exception types
+        raise BaseModelError(f"{path} cannot be run: {error}") from error
+    return np.asarray(outputs, np.float32)
+
+
+def _remove_rounding(onnx: Any, graph: Any, constants: set[str]) -> None:
+    """Make every (de)quantisation of an activation, and of the input and the output, an identity."""
+    of_weights = set(constants)
+    for node in graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        if node.input[0] in of_weights:
+            of_weights.update(node.output)
+        else:
+            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output))
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    del graph.value_info[:]  # the types of integers
 
 
 def read_pytorch(path: Path) -> Mapping[str, torch.Tensor]:

@@ -11,7 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.base_models.sources import Affine, Floats, fold_batch_norm, onnx_file, read_keras, read_onnx, read_pytorch
+from training.base_models.sources import (
+    Affine,
+    Floats,
+    fold_batch_norm,
+    onnx_file,
+    read_keras,
+    read_onnx,
+    read_pytorch,
+    run_onnx,
+)
 from training.errors import BaseModelError
 from worker.model.architectures.mobilenet_v1 import MobileNetConfig, MobileNetV1
 from worker.model.frontend import FrontendConfig
@@ -59,6 +68,18 @@ def read_layers(path: Path) -> list[Affine]:
     if path.suffix not in readers:
         raise BaseModelError(f"{path}: weights of YAMNet are .h5, .pth, .onnx, or .zip with one .onnx file inside")
     return readers[path.suffix](path)
+
+
+def run(path: Path, features: Floats, *, rounding: bool = True) -> Floats | None:
+    """Scores (patches, classes) of an ONNX file for features (patches, 1, mels, frames); None for other files.
+
+    Without `rounding`, of the same graph in floating point. Raises BaseModelError.
+    """
+    if path.suffix not in (".onnx", ".zip"):
+        return None
+    with onnx_file(path) as unpacked:
+        logits = run_onnx(unpacked, np.ascontiguousarray(features.swapaxes(2, 3)), rounding=rounding)
+    return torch.from_numpy(logits).sigmoid().numpy()
 
 
 def convert(path: Path) -> MobileNetV1:

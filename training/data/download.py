@@ -7,34 +7,28 @@ bytes, so the content is verified instead of a checksum of the archive. Every fa
 
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import shutil
 import stat
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import httpx2
 from tqdm import tqdm
 
 from training.data.esc50 import ESC50, load_esc50
-from training.errors import DatasetError
+from training.download import Download, default_cache
+from training.errors import DatasetError, DownloadError
 
 ESC50_URL = "https://github.com/karolpiczak/ESC-50/archive/refs/heads/master.zip"
 
-MAX_ATTEMPTS = 5  # consecutive attempts without any new bytes
-BACKOFF_SECONDS = 1.0  # seconds before the first retry; doubled after each
 MAX_ARCHIVE_BYTES = 2 << 30  # bytes; the archive of ESC-50 has 0.6 GiB
 MAX_UNPACKED_BYTES = 4 << 30  # bytes unpacked; ESC-50 has 0.8 GiB
 MAX_FILES = 10_000
 
-_TIMEOUT = httpx2.Timeout(60.0, connect=20.0)  # seconds per read, not for the whole transfer
 _REQUIRED_FILES = re.compile(r"[^/]+/(meta/esc50\.csv|audio/[^/]+\.wav|LICENSE|README\.md)")
 
 
@@ -49,35 +43,31 @@ def fetch_esc50(
     raises DatasetError for a folder with unexpected content; it defaults to `check_esc50`.
     """
     cache, check = cache or default_cache(), check or check_esc50
-    folder, unpacked, archive = cache / "ESC-50", cache / "ESC-50.partial", _Archive(cache / "ESC-50.zip", url)
+    folder, unpacked = cache / "ESC-50", cache / "ESC-50.partial"
+    archive = Download(cache / "ESC-50.zip", url, MAX_ARCHIVE_BYTES)
     try:
         if _already_fetched(folder, check):
             return folder
         with _lock_cache(cache):
             if _already_fetched(folder, check):  # fetched by another process while this one waited
                 return folder
-            if not archive.complete:
-                _download(archive)
+            archive.fetch()
             try:
-                _verify_checksum(archive, sha256)
+                archive.verify(sha256)
                 _unpack(archive.path, unpacked)
                 check(unpacked)
                 os.replace(unpacked, folder)
-            except DatasetError as error:
+            except (DatasetError, DownloadError) as error:
                 archive.delete()  # retrying with the same bytes would fail again
                 raise DatasetError(f"the archive from {url} cannot be used: {error}") from error
             finally:
                 shutil.rmtree(unpacked, ignore_errors=True)
             archive.delete()
+    except DownloadError as error:
+        raise DatasetError(str(error)) from error
     except OSError as error:  # full disk, no write permission
         raise DatasetError(f"ESC-50 cannot be stored in {cache}: {error}") from error
     return folder
-
-
-def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/otoscope` or `~/.cache/otoscope` (XDG Base Directory Specification)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "otoscope"
 
 
 def check_esc50(root: Path) -> None:
@@ -87,57 +77,6 @@ def check_esc50(root: Path) -> None:
         raise DatasetError(f"{root / 'meta' / 'esc50.csv'} is not the official table of ESC-50")
     if empty := [clip.path for clip in dataset.clips if not clip.path.stat().st_size]:
         raise DatasetError(f"{empty[0]} is empty")  # a power failure can leave an empty file
-
-
-@dataclass(frozen=True)
-class _Archive:
-    """The archive in the cache, named `.partial` until it is complete, with a `.source` file that stores its URL and
-    ETag."""
-
-    path: Path
-    url: str
-
-    @property
-    def partial(self) -> Path:
-        return self.path.with_name(self.path.name + ".partial")
-
-    @property
-    def _source(self) -> Path:
-        return self.path.with_name(self.path.name + ".source")
-
-    @property
-    def complete(self) -> bool:
-        """Whether an earlier call downloaded the whole archive and then failed to unpack it."""
-        return self.path.is_file() and self._read_source()[0] == self.url
-
-    @property
-    def received(self) -> int:
-        """Bytes from which the download can resume; 0 if the partial file came from another URL."""
-        return self.partial.stat().st_size if self.partial.is_file() and self._read_source()[0] == self.url else 0
-
-    @property
-    def etag(self) -> str:
-        """Strong ETag of the partial file; empty if the server sent none or a weak one (RFC 9110, section 13.1.5)."""
-        return self._read_source()[1]
-
-    def restart(self, etag: str) -> None:
-        """Discard everything and start a new download."""
-        self.delete()
-        self._source.write_text(f"{self.url}\n{'' if etag.startswith('W/') else etag}\n", encoding="utf-8")
-
-    def delete(self) -> None:
-        for path in (self.path, self.partial, self._source):
-            path.unlink(missing_ok=True)
-
-    def _read_source(self) -> tuple[str, str]:
-        if not self._source.is_file():
-            return "", ""
-        lines = self._source.read_text(encoding="utf-8", errors="replace").splitlines()
-        return (lines[0], lines[1]) if len(lines) == 2 else ("", "")
-
-
-class _RetryableError(Exception):
-    """This attempt failed; a later one may succeed."""
 
 
 def _already_fetched(folder: Path, check: Callable[[Path], None]) -> bool:
@@ -161,83 +100,6 @@ def _lock_cache(cache: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise DatasetError(f"another process is downloading ESC-50 into {cache}; wait for it to finish") from error
         yield
-
-
-def _download(archive: _Archive) -> None:
-    """Download the archive; retry as long as attempts make progress. Raises DatasetError."""
-    furthest, failures = archive.received, 0
-    try:
-        client = httpx2.Client(follow_redirects=True, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"})
-    except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:  # invalid proxy settings in the environment
-        raise DatasetError(f"{archive.url} cannot be fetched: {error}") from error
-    with client, tqdm(desc="ESC-50", unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
-        while True:
-            try:
-                _request_missing(client, archive, bar)
-                break
-            except (httpx2.UnsupportedProtocol, httpx2.TooManyRedirects, httpx2.InvalidURL) as error:
-                raise DatasetError(f"{archive.url} cannot be fetched: {error}") from error
-            except (httpx2.TransportError, _RetryableError) as error:
-                # Progress is measured against the furthest position so far: a server that always cuts the connection at
-                # the same byte counts as a failure.
-                failures = 0 if archive.received > furthest else failures + 1
-                furthest = max(furthest, archive.received)
-                reason = str(error) or type(error).__name__
-                if failures >= MAX_ATTEMPTS:
-                    kept = (
-                        f"; the {archive.received:,} bytes received so far are kept for the next attempt"
-                        if archive.received
-                        else ""
-                    )
-                    raise DatasetError(f"{archive.url} cannot be fetched: {reason}{kept}") from error
-                bar.set_postfix_str(reason)
-                time.sleep(BACKOFF_SECONDS * 2 ** max(failures - 1, 0))
-    os.replace(archive.partial, archive.path)
-
-
-def _request_missing(client: httpx2.Client, archive: _Archive, bar: tqdm) -> None:
-    """Request the missing bytes (RFC 9110, section 14)."""
-    received = archive.received
-    headers = {"Range": f"bytes={received}-"} if received else {}
-    if received and archive.etag:
-        headers["If-Range"] = archive.etag  # the server sends the whole file if it has changed
-    with client.stream("GET", archive.url, headers=headers) as response:
-        status, content_range = response.status_code, response.headers.get("Content-Range", "")
-        if status == 416 and content_range == f"bytes */{received}":
-            return  # the file was complete; only the end of the response was missing
-        if status == 416 or (status == 206 and not content_range.startswith(f"bytes {received}-")):
-            archive.delete()
-            raise _RetryableError(
-                f"{received:,} bytes are here, but the server continues with {content_range or 'no Content-Range'}"
-            )
-        if status == 429 or status >= 500:
-            raise _RetryableError(f"HTTP {status} {response.reason_phrase}".strip())
-        if status not in (200, 206):
-            raise DatasetError(f"{archive.url} cannot be fetched: HTTP {status} {response.reason_phrase}".strip())
-        if status == 200:
-            received = 0
-            archive.restart(response.headers.get("ETag", ""))
-        length = response.headers.get("Content-Length")
-        bar.total = received + int(length) if length else None  # GitHub sends no Content-Length
-        bar.n = received
-        bar.set_postfix_str("")
-        with archive.partial.open("ab") as file:
-            for chunk in response.iter_raw():
-                received += len(chunk)
-                if received > MAX_ARCHIVE_BYTES:
-                    archive.delete()
-                    raise DatasetError(f"{archive.url} sends more than {MAX_ARCHIVE_BYTES:,} bytes: this is not ESC-50")
-                file.write(chunk)
-                bar.update(len(chunk))
-
-
-def _verify_checksum(archive: _Archive, sha256: str | None) -> None:
-    if sha256 is None:
-        return
-    with archive.path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256.lower():
-        raise DatasetError(f"its SHA-256 is {found}, not {sha256.lower()}")
 
 
 def _unpack(archive: Path, folder: Path) -> None:

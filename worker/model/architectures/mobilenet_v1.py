@@ -93,9 +93,9 @@ class MobileNetV1(Network):
     def _cut(self, x: Tensor) -> tuple[Tensor, int]:
         """(batch, 1, mels, frames) -> patches (batch × patches, 1, mels, patch frames), and how many of each row."""
         size, hop, mels, frames = self.config.patch_frames, self.config.patch_hop, x.shape[2], x.shape[3]
-        if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+        if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             mels, frames = int(mels), int(frames)  # they are tensors then
-        patches = torch.sym_max(frames - size, 0) // hop + 1
+        patches: int = torch.sym_max(frames - size, 0) // hop + 1  # type: ignore[no-untyped-call]
         first = torch.arange(patches, device=x.device) * hop
         index = (first[:, None] + torch.arange(size, device=x.device)).clamp_max(frames - 1)  # (patches, patch frames)
         cut = x[..., index].permute(0, 3, 1, 2, 4)  # (batch, patches, 1, mels, patch frames)
@@ -104,7 +104,7 @@ class MobileNetV1(Network):
     def _side_by_side(self, x: Tensor, patches: int) -> Tensor:
         """(batch × patches, width, height, columns) -> (batch, width, height, columns of all patches)."""
         step = self.config.patch_frames // self.config.patch_hop
-        apart = x.unflatten(0, (-1, patches))[:, ::step]  # (batch, patches that do not overlap, width, height, columns)
+        apart = x.reshape(-1, patches, *x.shape[1:])[:, ::step]  # (batch, patches apart, width, height, columns)
         return apart.permute(0, 2, 3, 1, 4).flatten(3)
 
     def structure(self) -> dict[str, Node]:
