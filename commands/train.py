@@ -32,7 +32,12 @@ TeacherNames = Annotated[
     list[Path] | None, typer.Option("--teacher", metavar="MODEL", help="Distil from this model; may be repeated.")
 ]
 StartName = Annotated[
-    Path | None, typer.Option("--from", metavar="MODEL", help="Fine-tune this model; the classes may differ.")
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="MODEL",
+        help="Fine-tune this model, by its directory or its name in `models`; the classes may differ.",
+    ),
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile: a slow start, faster steps.")]
 

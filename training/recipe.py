@@ -51,6 +51,7 @@ class TransferRecipe(StrictModel):
     arXiv:1801.06146)."""
 
     weights: str = "random"  # random, imagenet, or the path of a file with backbone weights
+    probe: bool = False  # the head starts as a logistic regression on the embeddings of the training windows
     head_epochs: int = Field(default=0, ge=0)  # epochs that train the head alone; 0: nothing is frozen
     thaw_epochs: int = Field(default=1, ge=1)  # epochs between unfreezing one stage of the trunk and the stage below it
     lr_decay: float = Field(default=1.0, gt=0, le=1)  # learning rate of a stage relative to the stage above it
@@ -153,12 +154,12 @@ class Recipe(StrictModel):
 
 def for_fine_tuning(recipe: Recipe, model: ModelConfig) -> Recipe:
     """Return the recipe with the architecture and the front end of a pretrained model; the window length stays that of
-    the recipe, and so does the level if the pretrained model has none."""
+    the recipe, and so do the level if the pretrained model has none, and what an architecture lets a recipe choose."""
     own, level = recipe.frontend, model.frontend.level_dbfs
     kept = {"window_seconds": own.window_seconds, "level_dbfs": own.level_dbfs if level is None else level}
     return recipe.model_copy(
         update={
-            "network": model.architecture.with_classes(_ANY_CLASSES),
+            "network": model.architecture.with_classes(_ANY_CLASSES).fine_tuned_as(recipe.network),
             "frontend": model.frontend.model_copy(update=kept),
         }
     )

@@ -126,11 +126,14 @@ def random_gains(waves: Tensor, gain_db: float, generator: Generator) -> Tensor:
     return _uniform(waves, generator, -gain_db, gain_db)[:, :, None, None]
 
 
-def augment_spectrograms(spectrograms: Tensor, recipe: AugmentRecipe, generator: Generator) -> Tensor:
-    """Time stretching and masking of normalised log-mels (batch, 1, mels, frames)."""
+def augment_spectrograms(
+    spectrograms: Tensor, recipe: AugmentRecipe, generator: Generator, fill: Tensor | float = 0.0
+) -> Tensor:
+    """Time stretching and masking of log-mels (batch, 1, mels, frames); masked values become `fill`, one for all or
+    (batch, 1, 1, 1)."""
     if recipe.stretch > 1:
         spectrograms = time_stretch(spectrograms, recipe.stretch, generator)
-    return spec_augment(spectrograms, recipe, generator)
+    return spec_augment(spectrograms, recipe, generator, fill)
 
 
 def time_stretch(spectrograms: Tensor, max_factor: float, generator: Generator) -> Tensor:
@@ -152,8 +155,11 @@ def time_stretch(spectrograms: Tensor, max_factor: float, generator: Generator) 
     return at(index) * (1 - weight) + at((index + 1) % frames) * weight
 
 
-def spec_augment(spectrograms: Tensor, recipe: AugmentRecipe, generator: Generator) -> Tensor:
-    """Frequency and time masking (SpecAugment, Park et al., arXiv:1904.08779); masked values become 0, the mean."""
+def spec_augment(
+    spectrograms: Tensor, recipe: AugmentRecipe, generator: Generator, fill: Tensor | float = 0.0
+) -> Tensor:
+    """Frequency and time masking (SpecAugment, Park et al., arXiv:1904.08779); masked values become `fill`, by default
+    the mean of normalised log-mels."""
     for axis, masks, widest in (
         (2, recipe.frequency_masks, recipe.frequency_mask_mels),
         (3, recipe.time_masks, recipe.time_mask_frames),
@@ -166,7 +172,7 @@ def spec_augment(spectrograms: Tensor, recipe: AugmentRecipe, generator: Generat
             masked = (position >= start) & (position < start + width)  # (batch, size)
             shape = [len(spectrograms), 1, 1, 1]
             shape[axis] = size
-            spectrograms = spectrograms.masked_fill(masked.view(shape), 0.0)
+            spectrograms = torch.where(masked.view(shape), fill, spectrograms)
     return spectrograms
 
 

@@ -28,6 +28,7 @@ from training.fit.graceful_stop import GracefulStop
 from training.fit.loss import TrainingLoss
 from training.fit.optim import make_optimizer, unfreeze
 from training.fit.pretrained import check_pretrained
+from training.fit.probe import fit_probe
 from training.fit.run_state import (
     Progress,
     delete_checkpoint,
@@ -40,7 +41,7 @@ from training.fit.run_state import (
     teacher_directory,
 )  # fmt: skip
 from training.fit.schedule import set_schedule
-from training.fit.setup import LabelledWindows, compile_network, load_labelled_windows, set_up_training
+from training.fit.setup import LabelledWindows, class_weights, compile_network, load_labelled_windows, set_up_training
 from training.fit.tensorboard import TensorBoardLogger
 from training.recipe import Recipe, for_fine_tuning, load_recipe, to_yaml
 from worker.model.base import Network, parameters
@@ -92,6 +93,9 @@ def train(
     teacher_ensemble = load_teachers(teachers, dataset, test_fold, rate, device) if teachers else None
     forward = compile_network(network) if compile else network
     loss_of = TrainingLoss(recipe, setup, teacher_ensemble)
+    if recipe.start.probe and not checkpoint:
+        balance = class_weights(windows.labels, len(dataset.classes)) if optim.balance else None
+        fit_probe(setup.frontend, network, windows.waves, windows.labels, balance)
     optimizer, average = make_optimizer(network, optim, recipe.start.lr_decay), WeightAverage(network, optim)
     generator = Generator().manual_seed(recipe.seed)
     progress = Progress()

@@ -72,7 +72,11 @@ class TrainingSetup:
         if self.frontend.config.level_dbfs is not None and recipe.augment.gain_db:
             # The front end undoes the gain of the waveforms, so that the level needs a random gain of its own.
             log_power = log_power + random_gains(waves, recipe.augment.gain_db, generator)
-        features = augment_spectrograms(self.frontend.features(log_power, waves), recipe.augment, generator)
+        features = self.frontend.features(log_power, waves)
+        # Masks are filled with the mean: of the training set, which is zero, or where the front end does not normalise
+        # with it, of the clip.
+        fill = features.mean(dim=(1, 2, 3), keepdim=True) if self.frontend.config.log_offset else 0.0
+        features = augment_spectrograms(features, recipe.augment, generator, fill)
         return waves, features.contiguous(memory_format=self.layout), targets
 
 

@@ -37,6 +37,10 @@ class ArchitectureConfig(BaseModel):
         """The same network for another number of classes. Raises ValueError for fewer than two."""
         return self.model_validate({**self.model_dump(), "classes": classes})
 
+    def fine_tuned_as(self, wanted: "ArchitectureConfig") -> "ArchitectureConfig":
+        """This network with what another config of its type may change without other weights; by default nothing."""
+        return self
+
     @property
     def title(self) -> str:
         """The name of the architecture, for the description of a model."""

@@ -39,6 +39,13 @@ class MobileNetConfig(ArchitectureConfig):
             raise ValueError(f"patch_frames {self.patch_frames} must be a multiple of {_TOTAL_STRIDE} and of patch_hop")
         return self
 
+    def fine_tuned_as(self, wanted: ArchitectureConfig) -> ArchitectureConfig:
+        """With its head, its dropout and its hop between patches."""
+        if not isinstance(wanted, MobileNetConfig):
+            return self
+        chosen = {name: getattr(wanted, name) for name in ("head", "dropout", "patch_hop")}
+        return self.model_copy(update=chosen)
+
     @property
     def title(self) -> str:
         return "MobileNet-v1"

@@ -1,0 +1,59 @@
+"""A linear probe: the head of a pretrained network as a logistic regression on its embeddings (Alain & Bengio, 2016,
+arXiv:1610.01644).
+
+Fine-tuning that starts from a random head first pulls the trunk towards a head that knows nothing yet; from this one
+it starts at the accuracy of the probe (Kumar et al., 2022, arXiv:2202.10054).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.errors import RunError
+from training.eval.predict import predict_with_embeddings
+from worker.model.base import Network
+from worker.model.frontend import LogMel
+
+_WEIGHT_DECAY = 1e-3
+_ITERATIONS = 100
+
+
+def fit_probe(frontend: LogMel, network: Network, waves: Tensor, labels: Tensor, weights: Tensor | None) -> None:
+    """Set the head from windows (windows, samples), labels (windows,) and class weights (classes,) or None.
+
+    The same arguments give the same head. Raises RunError for a head of several layers.
+    """
+    linear = [each for each in network.head if isinstance(each, nn.Linear)]
+    if len(linear) != 1:
+        raise RunError("start.probe needs a head of one linear layer: set network.head to []")
+    (head,) = linear
+    _, embeddings = predict_with_embeddings(frontend, network, waves, title="probe")  # (windows, features)
+    weight, bias = logistic_regression(embeddings, labels.cpu(), head.out_features, weights)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+
+
+def logistic_regression(x: Tensor, labels: Tensor, classes: int, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Features (rows, features) and labels (rows,) -> weight (classes, features) and bias (classes,) for features as
+    they are; the regression itself is on standardised ones."""
+    mean, std = x.mean(dim=0), x.std(dim=0, unbiased=False).clamp_min(1e-3)
+    standard = (x - mean) / std
+    with torch.enable_grad():
+        weight = torch.zeros(classes, x.shape[1], requires_grad=True)
+        bias = torch.zeros(classes, requires_grad=True)
+        optimizer = torch.optim.LBFGS(
+            [weight, bias], max_iter=_ITERATIONS, history_size=10, line_search_fn="strong_wolfe"
+        )
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            logits = functional.linear(standard, weight, bias)  # (rows, classes)
+            loss = functional.cross_entropy(logits, labels, None if weights is None else weights.cpu())
+            loss = loss + _WEIGHT_DECAY * weight.square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    scaled = (weight / std).detach()
+    return scaled, (bias - scaled @ mean).detach()
