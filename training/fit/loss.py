@@ -22,7 +22,14 @@ class TrainingLoss:
     def __call__(self, logits: Tensor, targets: Tensor, waves: Tensor) -> Tensor:
         """The mean loss of a batch: logits and target probabilities (batch, classes), and waveforms (batch, samples)
         for teachers."""
-        loss = functional.cross_entropy(logits, targets, self._weights, label_smoothing=self._optim.label_smoothing)
+        losses = functional.cross_entropy(
+            logits, targets, label_smoothing=self._optim.label_smoothing, reduction="none"
+        )  # (batch,)
+        if self._weights is not None:
+            # Clips are weighted, not targets: torch's `weight` would also multiply the share of every class that label
+            # smoothing adds to the target, so that a rare class would win everywhere (pytorch/pytorch#104776).
+            losses = losses * (targets @ self._weights)
+        loss = losses.mean()
         if not self._teacher_ensemble:
             return loss
         soft_targets = self._teacher_ensemble.soft_targets(waves, self._distill.temperature)
