@@ -18,6 +18,7 @@ from api.middleware.errors import InternalErrorMiddleware
 from api.middleware.headers import SecurityHeadersMiddleware
 from api.middleware.limits import ConnectionLimitMiddleware
 from api.middleware.metrics import MetricsMiddleware
+from api.middleware.query import UnsetParametersMiddleware
 from api.middleware.tracing import TracingMiddleware
 from api.routes import detections, evaluate, health, images, jobs, limits, models
 from api.service import Gateway
@@ -80,6 +81,7 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: auth.KeyRing | None)
     """From the innermost to the outermost."""
     if tracing.enabled():
         app.add_middleware(TracingMiddleware)
+    app.add_middleware(UnsetParametersMiddleware)
     app.add_middleware(auth.AuthMiddleware, keys=keys)
     if settings.origins:  # outside of authentication: pages may read refusals, and a preflight request has no key
         app.add_middleware(

@@ -1,8 +1,9 @@
-"""Uploads: the body of a submission (multipart, base64 in JSON, or the file itself), read and checked under limits."""
+"""Uploads: the body of a submission (a form, base64 in JSON, or the file itself), read and checked under limits."""
 
 import asyncio
-import binascii
+import re
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -10,36 +11,43 @@ import orjson
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
+from api.http.base64_text import decode_base64, too_large
+from api.http.forms import BASE64, FILE, SoundForm, group_options, options_of, parse_urlencoded
 from api.http.problems import describe_validation_errors
 from otoscope.errors import (
-    AudioEmpty,
+    AudioChannels,
     InvalidBase64,
     InvalidRequest,
-    PayloadTooLarge,
+    NotAudio,
     RequestTimeout,
     UnsupportedMediaType,
 )
 from otoscope.types import AudioInfo, JobOptions, Part
 from shared import tracing
 from shared.audio.decode import probe
+from shared.audio.formats import identify
+from shared.audio.headers import Decoder
 from shared.audio.limits import NO_FULL_SPECTROGRAM, WHOLE_SECONDS, AudioLimits
 from shared.config.settings import Settings
 
 _ENVELOPE_BYTES = 64 * 1024  # that options, part headers and boundaries may take beside the file
 _MAX_OPTIONS = 32  # options of a request, and values of `include`
 _MAX_JSON_TOKENS = 256  # of each comma and opening bracket: base64 has none of them, text seldom many
-_WHITESPACE = b"\r\n \t"  # accepted inside base64
 _SMALL_BYTES = 256 * 1024  # an upload up to this size is processed in a millisecond or two: a thread would cost more
 _QUICK_MAGIC = (b"RIFF", b"FORM", b"fLaC", b"OggS")
 """Magic bytes of formats that are recognised at once. A search for MPEG frames can take long in a hostile file."""
-_RAW_TYPES = ("audio/", "application/octet-stream")
+_MULTIPART, _JSON, _URLENCODED = "multipart/form-data", "application/json", "application/x-www-form-urlencoded"
+_RAW_TYPES = ("audio/", "video/", "application/octet-stream", "binary/octet-stream", "application/ogg")
 _ACCEPTED_FORMS = (
     "Send multipart/form-data with the sound in the field 'file', JSON with base64 in 'audio_data',"
     " or the file itself with an audio/* content type."
 )
+_BOM = b"\xef\xbb\xbf"  # in front of UTF-8 text from Windows
+_MAX_TEXT = 1_024  # bytes of an upload that may be the name of a file instead of its content
+_STRIPPED_BY_CURL = b"\r\n\0"  # bytes that `curl -d @file` leaves out, without which hardly any sound is
 
 T = TypeVar("T")
 
@@ -51,17 +59,6 @@ class Upload:
     body: bytes
     audio: AudioInfo
     options: JobOptions
-
-
-class _InMemory(MultiPartParser):
-    """Keeps parts in memory: their size was limited before, and a disk is slower and can be full."""
-
-    spool_max_size = 2**40
-
-    def close(self) -> None:
-        """Close every file, including that of an unfinished part, which the form does not hold."""
-        for file in self._files_to_close_on_error:
-            file.close()
 
 
 async def read_upload(
@@ -77,26 +74,31 @@ async def read_upload(
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":  # decompressed, a few bytes could become any number
         raise UnsupportedMediaType(f"Content-Encoding {encoding[:50]!r} is not accepted; send the body uncompressed.")
-    options: dict[str, Any] = _query_options(request)
+    options = group_options(request.query_params.multi_items())
     name: str | None = None
     try:
         async with asyncio.timeout(settings.upload_seconds):
-            if media_type == "multipart/form-data":
+            if media_type == _MULTIPART:
                 body, name, fields = await _multipart(request, limit)
-            elif media_type == "application/json":
-                text = await _read_json(request, limit)
-                body, fields = await _run_in_thread_if(len(text) > _SMALL_BYTES, _parse_json, text, limit)
             elif media_type.startswith(_RAW_TYPES):
                 body, fields = b"".join([chunk async for chunk in _chunks(request, limit, limit)]), {}
             else:
-                raise UnsupportedMediaType(f"Content-Type {media_type or '(none)'} is not accepted. {_ACCEPTED_FORMS}")
+                text = await _read_encoded(request, limit)
+                body, fields = await _run_in_thread_if(len(text) > _SMALL_BYTES, _parse_text, text, media_type, limit)
     except TimeoutError as error:
         raise RequestTimeout(f"The upload did not arrive within {settings.upload_seconds:g} s.") from error
     except ClientDisconnect as error:
         raise InvalidRequest("The connection was closed before the upload was complete.") from error
     job_options = fixed or _validate_options(options | fields)
     slow = len(body) > _SMALL_BYTES or not body.startswith(_QUICK_MAGIC)
-    audio = await _run_in_thread_if(slow, describe_audio, body, name, limits)
+    try:
+        audio = await _run_in_thread_if(slow, describe_audio, body, name, limits, job_options)
+    except NotAudio as error:
+        if reference := _reference(body):
+            raise InvalidRequest(_not_a_file(reference)) from error
+        if media_type and not media_type.startswith((_MULTIPART, _JSON, *_RAW_TYPES)):
+            raise UnsupportedMediaType(f"Content-Type {media_type} is not accepted. {_ACCEPTED_FORMS}") from error
+        raise
     if Part.FULL_SPECTROGRAM in job_options.include and (audio.duration or 0.0) > WHOLE_SECONDS:
         raise InvalidRequest(NO_FULL_SPECTROGRAM)
     tracing.set_attributes({tracing.BYTES: len(body), tracing.FORMAT: audio.container})
@@ -108,9 +110,11 @@ async def _run_in_thread_if(slow: bool, function: Callable[..., T], *arguments: 
     return await asyncio.to_thread(function, *arguments) if slow else function(*arguments)
 
 
-def describe_audio(body: bytes, name: str | None, limits: AudioLimits) -> AudioInfo:
-    """What the header of a file says. Raises an AudioError."""
-    header = probe(body, limits)
+def describe_audio(body: bytes, name: str | None, limits: AudioLimits, options: JobOptions) -> AudioInfo:
+    """The properties that the header of a file states. Raises an AudioError."""
+    header = probe(body, limits, strict=options.strict)
+    if isinstance(options.channel, int) and header.decoder is not Decoder.PYAV and options.channel > header.channels:
+        raise AudioChannels(f"Channel {options.channel} was requested; the file has {header.channels}.")
     return AudioInfo(
         name=name,
         bytes=len(body),
@@ -118,12 +122,8 @@ def describe_audio(body: bytes, name: str | None, limits: AudioLimits) -> AudioI
         codec=header.codec,
         sample_rate=header.rate or None,
         channels=header.channels or None,
-        duration=round(header.frames / header.rate, 6) if header.frames and header.rate else None,
+        duration=round(header.seconds, 6) if header.seconds else None,
     )
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"The sound is larger than the accepted {limit:,} bytes.")
 
 
 async def _chunks(request: Request, limit: int, max_bytes: int) -> AsyncGenerator[bytes, None]:
@@ -133,17 +133,20 @@ async def _chunks(request: Request, limit: int, max_bytes: int) -> AsyncGenerato
     """
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
-        raise _too_large(limit)
+        raise too_large(limit)
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
         if received > max_bytes:
-            raise _too_large(limit)
+            raise too_large(limit)
         yield chunk
 
 
-async def _read_json(request: Request, limit: int) -> bytearray:
-    """A body with the sound in base64. A line break after every 64 characters may take four bytes, escaped in JSON."""
+async def _read_encoded(request: Request, limit: int) -> bytearray:
+    """A body that may have the sound in base64, with line breaks.
+
+    A line break after every 64 characters may take four bytes, escaped in JSON.
+    """
     body, encoded = bytearray(), 4 * (limit // 3 + 1)
     async for chunk in _chunks(request, limit, encoded + encoded // 16 + _ENVELOPE_BYTES):
         body += chunk
@@ -151,27 +154,96 @@ async def _read_json(request: Request, limit: int) -> bytearray:
 
 
 async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, dict[str, Any]]:
+    if "boundary=" not in request.headers["content-type"].lower():
+        raise InvalidRequest(
+            "Content-Type multipart/form-data has no boundary; let the library that makes the form set this header."
+        )
     chunks = _chunks(request, limit, limit + _ENVELOPE_BYTES)
-    parser = _InMemory(request.headers, chunks, max_files=2, max_fields=_MAX_OPTIONS, max_part_size=_ENVELOPE_BYTES)
+    parser = SoundForm(request.headers, chunks, max_files=2, max_fields=_MAX_OPTIONS, max_part_size=_ENVELOPE_BYTES)
     try:
-        form = await parser.parse()
-        files = [value for value in form.getlist("file") if isinstance(value, UploadFile)]
-        stray = [key for key, value in form.multi_items() if isinstance(value, UploadFile) and key != "file"]
+        form = (await parser.parse()).multi_items()
+        files = [(key, value) for key, value in form if isinstance(value, UploadFile)]
+        stray = [key for key, _ in files if key not in (FILE, BASE64)]
         if stray:
             raise InvalidRequest(f"The sound must be in the field 'file', not in {stray[0]!r}.")
         if len(files) != 1:
             raise InvalidRequest(f"The field 'file' must hold one file; {len(files)} were sent.")
-        body = await files[0].read()
+        ((key, file),) = files
+        body, name = await file.read(), file.filename or None
+        encoding = file.headers.get("content-transfer-encoding", "").strip().lower()
+        if key == BASE64 or encoding == "base64":
+            body = decode_base64(body.decode("latin-1"), limit)
+        elif name is None:
+            body = _file_or_text(body, limit)
         if len(body) > limit:
-            raise _too_large(limit)
-        fields = _group_options([(key, value) for key, value in form.multi_items() if isinstance(value, str)])
-        return body, (files[0].filename or None), fields
+            raise too_large(limit)
+        return body, name, options_of(form)
     except MultiPartException as error:
         raise InvalidRequest(f"The multipart body cannot be parsed: {error.message}") from error
     except (KeyError, ValueError, UnicodeError) as error:
         raise InvalidRequest("The multipart body cannot be parsed.") from error
     finally:
         parser.close()
+
+
+def _file_or_text(body: bytes, limit: int) -> bytes:
+    """The sound in a field without a file name: the file itself, or base64 of it. Raises InvalidRequest."""
+    if not body or re.search(rb"[^\t\n\r -~]", body[:_MAX_TEXT]):
+        return body
+    with suppress(InvalidBase64):
+        decoded = decode_base64(body.decode("latin-1"), limit)
+        if identify(decoded)[0] is not None:
+            return decoded
+    raise InvalidRequest(_not_a_file(_reference(body) or body[:80].decode("latin-1")))
+
+
+def _reference(body: bytes) -> str:
+    """The name or address of a file, if the body is one and not its content."""
+    try:
+        text = body.decode().strip() if len(body) <= _MAX_TEXT else ""
+    except UnicodeDecodeError:
+        return ""
+    name = re.compile(r"@.+|https?://\S+|s3://\S+|[^\n]*[^\n\s.]\.[A-Za-z][A-Za-z0-9]{1,4}|\[object \w+\]")
+    return text if text.isprintable() and name.fullmatch(text) else ""
+
+
+def _not_a_file(text: str) -> str:
+    if "://" in text:
+        return f"The request has the address {text!r} in place of a sound; addresses are not fetched. {_ACCEPTED_FORMS}"
+    return (
+        f"The request has the text {text!r} in place of the content of a file. With curl, the name of the file follows"
+        " an @: -F file=@dog.wav, or --data-binary @dog.wav."
+    )
+
+
+def _parse_text(text: bytearray, media_type: str, limit: int) -> tuple[bytes, dict[str, Any]]:
+    """JSON, a urlencoded form, or a file whose content type does not name it: what HTTP clients send by default."""
+    if text.startswith(_BOM):
+        del text[: len(_BOM)]
+    if media_type == _JSON or text[:16].lstrip().startswith(b"{"):
+        return _parse_json(text, limit)
+    if media_type == _URLENCODED:
+        if re.match(rb"[\w\[\]]{1,64}=", text):
+            return _parse_form(text, limit)
+        if len(text) > _MAX_TEXT and not any(byte in text for byte in _STRIPPED_BY_CURL):
+            raise InvalidRequest(
+                "The file has no line breaks and no zero bytes: `curl -d @file` leaves them out. Use -F file=@FILE, or"
+                " --data-binary @FILE."
+            )
+    if len(text) > limit:
+        raise too_large(limit)
+    return bytes(text), {}
+
+
+def _parse_form(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
+    try:
+        encoded, options = parse_urlencoded(text, _MAX_OPTIONS)
+    except (ValueError, UnicodeError) as error:
+        raise InvalidRequest(f"The form cannot be parsed; at most {_MAX_OPTIONS} fields are accepted.") from error
+    if encoded is None:
+        raise UnsupportedMediaType(f"The form has no field 'audio_data' with base64. {_ACCEPTED_FORMS}")
+    text.clear()
+    return decode_base64(encoded, limit), options
 
 
 def _parse_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
@@ -184,9 +256,11 @@ def _parse_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
     text.clear()  # from here on the encoded sound is in memory once
     if not isinstance(tree, dict):
         raise InvalidRequest("The JSON body must be an object with the base64 sound in 'audio_data'.")
-    encoded = tree.pop("audio_data", None)
+    encoded = tree.pop(BASE64, None)
     if not isinstance(encoded, str):
         raise InvalidRequest("The JSON body must have a base64 string in 'audio_data'.")
+    if len(encoded) <= _MAX_TEXT and (reference := _reference(encoded.encode(errors="replace"))):
+        raise InvalidRequest(_not_a_file(reference))
     return decode_base64(encoded, limit), tree
 
 
@@ -196,49 +270,14 @@ def _more_than(count: int, byte: int, text: bytearray) -> bool:
     return all((at := text.find(byte, at + 1)) >= 0 for _ in range(count + 1))
 
 
-def decode_base64(encoded: str, limit: int) -> bytes:
-    """Strict base64 (RFC 4648); the prefix of a data URL and whitespace are accepted.
-
-    Raises AudioEmpty, InvalidBase64 or PayloadTooLarge.
-    """
-    if encoded.startswith("data:"):
-        encoded = encoded.partition(",")[2]
-    try:
-        text = encoded.encode("ascii")
-        if any(blank in text for blank in _WHITESPACE):
-            text = text.translate(None, _WHITESPACE)
-        if len(text) // 4 * 3 > limit + 2:
-            raise _too_large(limit)
-        if not text:
-            raise AudioEmpty("The field 'audio_data' is empty.")
-        body = binascii.a2b_base64(text, strict_mode=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
-        raise InvalidBase64(f"The field 'audio_data' is not base64: {error}.") from error
-    if len(body) > limit:
-        raise _too_large(limit)
-    return body
-
-
-def _query_options(request: Request) -> dict[str, Any]:
-    return _group_options(request.query_params.multi_items())
-
-
-def _group_options(pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """Options by name: `include` may be repeated or comma-separated, an empty value counts as absent."""
-    options: dict[str, Any] = {}
-    for key, value in pairs:
-        if key == "include":
-            options.setdefault(key, []).extend(part.strip() for part in value.split(",") if part.strip())
-        elif value:
-            options[key] = value
-    return options
-
-
 def _validate_options(given: dict[str, Any]) -> JobOptions:
     """Raises InvalidRequest."""
+    given = {name: value for name, value in given.items() if value is not None and value != ""}
     include = given.get("include")
     if isinstance(include, str):
         include = given["include"] = [part.strip() for part in include.split(",") if part.strip()]
+    if isinstance(include, list):
+        include = given["include"] = [part for part in include if part is not None and part != ""]
     parts = include if isinstance(include, list) else []
     if max(len(given), len(parts)) > _MAX_OPTIONS:  # pydantic would describe every one of them
         raise InvalidRequest(f"At most {_MAX_OPTIONS} options and {_MAX_OPTIONS} parts are accepted.")

@@ -115,7 +115,10 @@ REQUESTS: dict[str, tuple[dict[str, object], int, str]] = {
         422, "invalid_request",
     ),
     "a form": ({"data": {"file": "x"}}, 415, "unsupported_media_type"),
-    "no content type": ({"content": wav()}, 415, "unsupported_media_type"),
+    "no content type, and text": ({"content": b"hello"}, 415, "not_audio"),
+    "content type of another file": (
+        {"content": PNG, "headers": {"content-type": "image/png"}}, 415, "unsupported_media_type",
+    ),
     "unknown model": ({"files": {"file": wav()}, "data": {"model": "nope"}}, 404, "model_not_found"),
     "unknown option": ({"files": {"file": wav()}, "data": {"colour": "red"}}, 422, "invalid_request"),
     "unknown part": ({"files": {"file": wav()}, "data": {"include": "none"}}, 422, "invalid_request"),
