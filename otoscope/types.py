@@ -33,11 +33,17 @@ class ArrayJSON(Public):
 
 Verdict = Literal["named", "unsure", "unknown", "silent"]
 """How far to trust the first prediction. `named`: as far as the model. `unsure`: the confidence is below the one from
-which on the model is right in 80 % of the cases. `unknown`: the sound is none of the model's classes. `silent`: there
-is nothing to hear."""
+which on the model is right in 80 % of the cases; of a multi-label model, no class reaches its threshold. `unknown`: the
+sound is none of the model's classes. `silent`: there is nothing to hear."""
 
 Combine = Literal["evidence", "mean", "max"]
 """How the windows of a sound become one list of predictions."""
+
+MAX_CHANNELS = 64
+"""That a sound may have."""
+
+Channel = Annotated[int, Field(ge=1, le=MAX_CHANNELS)] | Literal["mean", "left", "loudest"]
+"""Which channel of a sound is classified."""
 
 
 class Level(Public):
@@ -197,7 +203,9 @@ class Job(Public):
     timings: Timings = Timings()
     error: ErrorInfo | None = None
     audio: AudioInfo
-    links: dict[str, str]
+    links: dict[str, str] = Field(
+        description="`self` and `events`; of a succeeded job `result`, and `detections`, which it has with that part"
+    )
     result: ResultJSON | None = None
 
 
@@ -224,6 +232,14 @@ class JobOptions(Public):
     )
     min_confidence: float | None = Field(
         None, ge=0, le=1, description="confidence below which the verdict is `unsure`; the model's when absent"
+    )
+    channel: Channel = Field(
+        "mean",
+        description="which channel is classified: a number from 1 on, `left` (the first), `loudest` (the one with the"
+        " most energy) or `mean`, which takes the loudest one if the channels cancel each other",
+    )
+    strict: bool = Field(
+        False, description="refuse a sound that is cut or damaged, instead of classifying what can be read of it"
     )
     overlap: float = Field(0.5, ge=0, le=0.9, description="share by which the windows of a long sound overlap")
     merge_gap: float = Field(1.0, ge=0, description="seconds: closer detections of one class are joined")
@@ -258,6 +274,18 @@ class EvaluateResponse(Public):
     waveform: LegacyWaveform
 
 
+class ReliabilityBin(BaseModel):
+    """Predictions of about the same confidence: a bar of a reliability diagram."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float = Field(description="of the confidences")
+    high: float
+    sounds: int
+    confidence: float = Field(description="mean")
+    accuracy: float = Field(description="share of the sounds whose first class is right")
+
+
 class Accuracy(BaseModel):
     """A measured accuracy, and the protocol of the measurement."""
 
@@ -267,6 +295,7 @@ class Accuracy(BaseModel):
     protocol: str
     correct: int
     total: int
+    reliability: tuple[ReliabilityBin, ...] = Field((), description="of whole recordings; empty where not measured")
 
 
 LayerKind = Literal["stem", "residual", "plain", "stage"]
@@ -298,6 +327,14 @@ class ModelCard(Public):
     name: str
     description: str
     classes: list[str]
+    multi_label: bool = Field(
+        False,
+        description="whether several classes can be right at once: each confidence is of its class alone, and they do"
+        " not sum to 1",
+    )
+    parents: dict[str, list[str]] = Field(
+        {}, description="what a class is a kind of, and so on upwards; empty for classes without an ontology"
+    )
     sample_rate: int = Field(description="Hz to which sounds are resampled")
     window_seconds: float
     architecture: dict[str, Any]

@@ -157,7 +157,7 @@ def job_json(job: JobRecord) -> dict[str, Any]:
     base = f"/v1/jobs/{job.id}"
     links = {"self": base, "events": f"{base}/events"}
     if job.status == "succeeded":
-        links["result"] = f"{base}/result"
+        links |= {"result": f"{base}/result", "detections": f"{base}/detections"}
     return {
         "id": job.id,
         "status": job.status,

@@ -93,6 +93,7 @@ def test_poll_shows_every_state(http: httpx2.Client, worker: FakeWorker) -> None
     assert job.timings.total is not None
     assert job.timings.forward == 0.03
     assert job.links["result"] == f"/v1/jobs/{job_id}/result"
+    assert job.links["detections"] == f"/v1/jobs/{job_id}/detections"
 
 
 def test_prefer_wait_answers_200_when_the_job_finishes_in_time(http: httpx2.Client, busy_worker: FakeWorker) -> None:

@@ -7,8 +7,9 @@ import { className, formatBytes, formatDuration, formatHertz, percent } from "./
 import { library } from "./library.js";
 import { lookInto } from "./look.js";
 import { recordings } from "./recorder.js";
+import { reliabilityDiagram } from "./reliability.js";
 import { settings } from "./settings.js";
-import { stateText } from "./sound-list.js";
+import { showProgress, stateText } from "./sound-list.js";
 import { detectedClasses, headline, isLong, warningText } from "./verdict.js";
 
 /** @import { Job, ModelCard, Prediction, Result } from "./types.js" */
@@ -136,7 +137,7 @@ export function mountPrediction(root, cards) {
       { class: "quiet toggle", "aria-expanded": String(expanded) },
     );
     const bars = [
-      confidenceBars(expanded ? predictions : predictions.slice(0, TOP), result.cam ? (name) => pick(sound, name) : null),
+      confidenceBars(expanded ? predictions : predictions.slice(0, TOP), result.cam ? (name) => pick(sound, name) : null, card?.parents),
       predictions.length > TOP ? toggle : null,
       result.cam ? h("p", { class: "pick-hint muted", text: "Choose a class to see where in the sound it is." }) : null,
     ];
@@ -169,10 +170,11 @@ export function mountPrediction(root, cards) {
           h(
             "div",
             {},
-            isNamed ? certainty(result) : null,
+            isNamed && !card?.multi_label ? certainty(result) : null,
             levelFacts(result.level),
             timings(job),
             provenance(result, job, card),
+            reliabilityDiagram(card),
           ),
         ),
         h("div", { class: "reclassify" }),
@@ -305,7 +307,7 @@ function buildProgress(sound) {
     state,
   );
   function update() {
-    const { phase, uploaded } = sound;
+    const { phase } = sound;
     const at = phases.indexOf(phase);
     const now = titleOf(sound);
     if (!now.isEqualNode(title)) {
@@ -318,8 +320,7 @@ function buildProgress(sound) {
       else step.removeAttribute("aria-current");
     });
     bar.hidden = phase === "waiting";
-    if (phase === "uploading") bar.value = uploaded;
-    else bar.removeAttribute("value");
+    showProgress(bar, sound);
     state.textContent = stateText(sound);
   }
   return { sound, element, update };

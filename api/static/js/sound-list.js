@@ -6,6 +6,7 @@ import { library } from "./library.js";
 import { answerText } from "./verdict.js";
 
 /** @import { Sound } from "./library.js" */
+/** @import { Job } from "./types.js" */
 
 /**
  * Show the sounds of the library.
@@ -21,7 +22,7 @@ export function mountSoundList(root) {
   const draw = (sound) => {
     const item = items.get(sound);
     if (!item) return;
-    const { phase, uploaded } = sound;
+    const { phase } = sound;
     item.root.dataset.phase = phase;
     item.root.toggleAttribute("data-selected", sound === library.selected);
     item.select.setAttribute("aria-current", String(sound === library.selected));
@@ -29,8 +30,7 @@ export function mountSoundList(root) {
     item.name.title = sound.name;
     item.state.textContent = stateText(sound);
     item.progress.hidden = sound.ended || phase === "waiting";
-    if (phase === "uploading") item.progress.value = uploaded;
-    else item.progress.removeAttribute("value");
+    showProgress(item.progress, sound);
     // Not to the button that takes its place: a visitor who meant to cancel must not remove.
     if (sound.ended && item.cancel === document.activeElement) item.select.focus();
     item.cancel.hidden = sound.ended;
@@ -97,7 +97,7 @@ export function stateText(sound) {
     case "queued":
       return job?.queue_position ? `Queued, position ${job.queue_position}` : "Queued";
     case "running":
-      return "Running";
+      return runningText(job?.progress ?? null);
     case "cancelled":
       return "Cancelled";
     case "gone":
@@ -106,4 +106,24 @@ export function stateText(sound) {
       if (!result) return sound.error?.title ?? "Failed";
       return answerText(result);
   }
+}
+
+/** @param {Job["progress"]} progress */
+function runningText(progress) {
+  if (!progress) return "Running";
+  const { done, of } = progress;
+  const all = of === null ? "" : ` of ${Math.max(of, done).toLocaleString("en")}`;
+  return `Running, ${done.toLocaleString("en")}${all} windows`;
+}
+
+/**
+ * Set a progress bar: the uploaded share of the file, then the classified share of a long sound; otherwise it has no value.
+ * @param {HTMLProgressElement} bar
+ * @param {Sound} sound
+ */
+export function showProgress(bar, { phase, uploaded, job }) {
+  const { done, of } = (phase === "running" && job?.progress) || { done: 0, of: null };
+  if (phase === "uploading") bar.value = uploaded;
+  else if (of) bar.value = Math.min(done / of, 1);
+  else bar.removeAttribute("value");
 }

@@ -109,6 +109,7 @@
  * @property {string} model
  * @property {string | null} [finished_at]  ISO 8601
  * @property {number | null} [queue_position]  1 is next; null once it runs
+ * @property {{done: number, of: number | null} | null} [progress]  windows of a long sound, while it runs
  * @property {Partial<Record<TimedStage, number | null>>} timings  seconds; absent until the stage is over
  * @property {ErrorInfo | null} [error]
  * @property {AudioInfo} audio
@@ -131,6 +132,7 @@
  *
  * @typedef {object} Frontend               the log-mel front end
  * @property {number} n_fft                 samples
+ * @property {number | null} [win_length]   samples of the window; null: n_fft
  * @property {number} hop                   samples between frames
  * @property {number} n_mels
  * @property {number} f_min                 Hz
@@ -144,15 +146,24 @@
  * @property {string} [backbone]            name of the timm model, where it is one
  * @property {number[]} [head]              widths of the hidden linear layers
  *
+ * @typedef {object} ReliabilityBin         predictions of about the same confidence
+ * @property {number} low                   of the confidences, 0 to 1
+ * @property {number} high
+ * @property {number} sounds
+ * @property {number} accuracy              share of the sounds that is right
+ *
  * @typedef {object} Accuracy
  * @property {string} data                  name of the data set
  * @property {number} correct
  * @property {number} total
+ * @property {ReliabilityBin[]} [reliability]  of whole recordings; empty or absent where not measured
  *
  * @typedef {object} ModelCard
  * @property {string} name
  * @property {string} description
  * @property {string[]} classes
+ * @property {boolean} [multi_label]        several classes can be right at once: the confidences do not sum to 1
+ * @property {Record<string, string[]>} [parents]  what a class is a kind of, and so on upwards
  * @property {number} sample_rate           Hz
  * @property {number} window_seconds
  * @property {Architecture} architecture
