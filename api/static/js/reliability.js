@@ -1,0 +1,72 @@
+// The reliability diagram of a model: how often it is right, over its confidence.
+
+import { h, s } from "./dom.js";
+import { percent } from "./format.js";
+
+/** @import { ModelCard, ReliabilityBin } from "./types.js" */
+
+/**
+ * The diagram of the model's evaluation, folded; null where none was recorded.
+ * @param {ModelCard | null} card
+ */
+export function reliabilityDiagram(card) {
+  const measured = card?.accuracy.find(({ reliability }) => reliability?.length);
+  if (!measured?.reliability) return null;
+  const bins = measured.reliability;
+  const sounds = bins.reduce((sum, bin) => sum + bin.sounds, 0);
+  return h(
+    "details",
+    { class: "folded reliability" },
+    h("summary", { text: "How reliable its confidences are" }),
+    h(
+      "figure",
+      {},
+      h("p", { class: "muted axis", text: "share that is right" }),
+      h(
+        "div",
+        { class: "plot" },
+        h("ol", { class: "muted number ticks", "aria-hidden": "true" }, ["100%", "50%", "0"].map((text) => h("li", { text }))),
+        diagram(bins),
+      ),
+      h("ol", { class: "muted number ticks below", "aria-hidden": "true" }, ["0", "50%", "100%"].map((text) => h("li", { text }))),
+      h("p", { class: "muted axis below", text: "confidence" }),
+      h("figcaption", {
+        class: "muted",
+        text:
+          `${sounds.toLocaleString("en")} sounds of ${measured.data}, on which it was not trained. On the dashed line,` +
+          " confidence is the share that is right; above it, the model is right more often than it claims.",
+      }),
+    ),
+  );
+}
+
+/**
+ * One bar for each bin; a dot at its mean confidence.
+ * @param {ReliabilityBin[]} bins
+ */
+function diagram(bins) {
+  const most = Math.max(...bins.map((bin) => bin.sounds));
+  const label = bins.map((bin) => `${describe(bin)}.`).join(" ");
+  return s(
+    "svg",
+    { viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img", "aria-label": label },
+    bins.map((bin) =>
+      s(
+        "rect",
+        {
+          x: 100 * bin.low + 0.5,
+          y: 100 * (1 - bin.accuracy),
+          width: 100 * (bin.high - bin.low) - 1,
+          height: 100 * bin.accuracy,
+          opacity: 0.35 + 0.65 * Math.sqrt(bin.sounds / most), // few sounds are faint
+        },
+        s("title", { text: describe(bin) }),
+      ),
+    ),
+    s("line", { x1: 0, y1: 100, x2: 100, y2: 0 }),
+  );
+}
+
+/** @param {ReliabilityBin} bin */
+const describe = ({ low, high, accuracy, sounds }) =>
+  `Confidence ${percent(low)} to ${percent(high)}: ${percent(accuracy)} of ${sounds} right`;
