@@ -109,8 +109,8 @@ class DistillRecipe(StrictModel):
 class OpenSetRecipe(StrictModel):
     """The open-set scorer, which is fitted after the training (`training/fit/open_set.py`)."""
 
-    background: int = Field(default=600, ge=0)  # synthesised sounds; 0: the model has no scorer
-    steps: int = Field(default=400, ge=1)  # of the optimizer
+    background: int = Field(default=1_400, ge=0)  # synthesised sounds; 0: the model has no scorer
+    steps: int = Field(default=800, ge=1)  # of the optimizer
 
 
 def _at_a_level(frontend: object) -> object:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.data.background import FAMILIES, background
+from training.data.background import FAMILIES, TURNS, background
 
 
 def test_background_is_deterministic_and_can_be_computed_in_parts() -> None:
@@ -18,18 +18,18 @@ def test_background_is_deterministic_and_can_be_computed_in_parts() -> None:
 @pytest.mark.parametrize(("samples", "rate"), [(64, 4_000), (399, 8_000), (80_000, 16_000), (22_051, 44_100)])
 def test_background_has_any_length_and_rate(samples: int, rate: int) -> None:
     """All families: finite, of full length, with a peak of -6 dBFS."""
-    sounds = background(2 * len(FAMILIES), samples, rate)
-    assert sounds.shape == (10, samples)
+    sounds = background(2 * len(TURNS), samples, rate)
+    assert sounds.shape == (14, samples)
     assert sounds.dtype == np.float32
     np.testing.assert_allclose(np.abs(sounds).max(axis=1), 0.5, rtol=1e-5)
 
 
 def test_families_differ_in_their_spectra() -> None:
     """Noise is flatter than tones, music, and hum (geometric mean of the power over its arithmetic mean)."""
-    assert list(FAMILIES) == ["noise", "tones", "music", "speech", "hum"]
+    assert set(TURNS) == set(FAMILIES) == {"noise", "tones", "music", "speech", "hum", "syllables"}
     flatness = {}
     for name, make in FAMILIES.items():
         rng = np.random.default_rng(0)
         power = np.stack([np.abs(np.fft.rfft(make(rng, 16_000, 16_000)))[40:4_000] ** 2 + 1e-9 for _ in range(20)])
         flatness[name] = float(np.median(np.exp(np.log(power).mean(axis=1)) / power.mean(axis=1)))
-    assert max(flatness["tones"], flatness["music"], flatness["speech"]) < flatness["noise"]
+    assert max(flatness["tones"], flatness["music"], flatness["speech"], flatness["syllables"]) < flatness["noise"]

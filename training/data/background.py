@@ -2,12 +2,13 @@
 
 The open-set detector of a model (`worker.model.open_set`) is trained on its own sounds against these. They are
 computed, so that a model of one's own needs no second data set, and so that the recordings with which a detector is
-measured (speech, music, machines) were never used to train it. Five families, each with random parameters: coloured
-noise, tones, music, speech-like sounds and harmonic hum. Half of them are short, with silence or faint noise around
+measured (speech, music, machines) were never used to train it. Six families, each with random parameters: coloured
+noise, tones, music, harmonic hum, and two kinds of speech. Half of them are short, with silence or faint noise around
 them, as recordings are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +19,15 @@ Maker = Callable[[np.random.Generator, int, int], Wave]
 
 
 def background(count: int, samples: int, rate: int, seed: int = 0, first: int = 0) -> NDArray[np.float32]:
-    """(count, samples): background sounds at `rate` Hz, the five families in turn, peaks at -6 dBFS.
+    """(count, samples): background sounds at `rate` Hz, their families in the order of TURNS, peaks at -6 dBFS.
 
     Sound number i of a seed is always the same: `first` is the number of the first sound, so that many sounds can be
     computed in parts. About 20 ms per sound of 5 s at 16 kHz on one core.
     """
-    makers = tuple(FAMILIES.values())
     sounds = np.zeros((count, samples), np.float32)
     for row, number in enumerate(range(first, first + count)):
         rng = np.random.default_rng((seed, number))
-        sound = makers[number % len(makers)](rng, samples, rate)
+        sound = FAMILIES[TURNS[number % len(TURNS)]](rng, samples, rate)
         if rng.random() < 0.55:
             sound = _shortened(rng, sound, rate)
         if not sound.any():  # a melody of nothing but rests
@@ -89,7 +89,7 @@ def music(rng: np.random.Generator, samples: int, rate: int) -> Wave:
 
 
 def speech(rng: np.random.Generator, samples: int, rate: int) -> Wave:
-    """A glottal pulse train through moving formants, with syllables, pauses and bursts of noise for consonants."""
+    """A voice that never stays: a glottal pulse train through moving formants, with pauses and bursts of noise."""
     time = _time(samples, rate)
     seconds = samples / rate
     syllables = np.arange(0, seconds + 0.5, 1 / rng.uniform(2.5, 6))
@@ -139,7 +139,127 @@ def hum(rng: np.random.Generator, samples: int, rate: int) -> Wave:
     return _unit(wave) + _unit(_coloured(rng, samples, rate)) * 10 ** rng.uniform(-2, 0.3)
 
 
-FAMILIES: dict[str, Maker] = {"noise": noise, "tones": tones, "music": music, "speech": speech, "hum": hum}
+_VOWELS = np.array(  # first three formants in Hz, of men (Peterson and Barney, 1952), and one between them
+    [
+        *((270, 2290, 3010), (390, 1990, 2550), (530, 1840, 2480), (660, 1720, 2410), (730, 1090, 2440)),
+        *((570, 840, 2410), (440, 1020, 2240), (300, 870, 2240), (640, 1190, 2390), (490, 1350, 1690)),
+    ],
+    float,
+)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A part of a syllable."""
+
+    seconds: float
+    voiced: float  # amplitude of the voice
+    hiss: float  # amplitude of the noise of a fricative or a burst
+    formants: NDArray[np.float64]  # (3,) Hz
+
+
+def syllables(rng: np.random.Generator, samples: int, rate: int) -> Wave:
+    """Words of consonants and steady vowels, as people and formant synthesizers speak: fricatives, stops with their
+    closure and burst, nasals; a pitch that may be monotonous, sometimes a whisper; a room, a telephone, or neither."""
+    time, seconds = _time(samples, rate), samples / rate
+    tract = np.exp(rng.uniform(np.log(0.9), np.log(1.35)))  # formants of women and children are higher
+    segments = _words(rng, seconds)
+    knots, centres = [0.0], list[float]()
+    now = 0.0 if rng.random() < 0.5 else rng.uniform(0, 0.4)
+    for segment in segments:  # each has its values from shortly after its beginning until shortly before its end
+        edge = min(0.02, segment.seconds / 3)
+        knots += [now + edge, now + segment.seconds - edge]
+        centres.append(min(rng.uniform(2_000, 7_500), rate * 0.45))
+        now += segment.seconds
+
+    def course(start: float, values: Iterable[float]) -> Wave:
+        """(samples,): `start`, then one value for each segment."""
+        return np.interp(time, knots, [start, *(value for value in values for _ in range(2))])
+
+    pulses = np.diff(np.floor(np.cumsum(_pitch(rng, time)) / rate), prepend=0)
+    source = pulses - pulses.mean()
+    if rng.random() < 0.5:  # a sawtooth, which is duller than pulses
+        source = np.cumsum(source)
+        source = source - _moving_mean(source, rate // 40)
+    source = _unit(source) + rng.choice([0.003, 0.02, 0.1]) * rng.standard_normal(samples)
+    if rng.random() < 0.08:  # whispered
+        source = rng.standard_normal(samples)
+    width = rng.uniform(0.6, 1.6)
+    first = _VOWELS[rng.integers(len(_VOWELS))]
+    moving = tuple(
+        tract * course(start, [segment.formants[index] for segment in segments]) for index, start in enumerate(first)
+    )
+    formants = (*moving, np.full(samples, 3_500 * tract), np.full(samples, 4_500 * tract))
+    widths = tuple(round(width * hertz) for hertz in (70, 100, 150, 220, 300))
+    voice = _unit(_resonances(source, formants, widths, rate))
+    if rng.random() < 0.5:  # the radiation of the lips
+        voice = _unit(np.diff(voice, prepend=0))
+    voice *= course(0, [segment.voiced for segment in segments])
+    hiss = _resonances(rng.standard_normal(samples), (course(3_000, centres),), (round(rng.uniform(600, 2_500)),), rate)
+    hiss = _unit(np.diff(hiss, prepend=0)) * course(0, [segment.hiss for segment in segments])
+    return _transmitted(rng, voice + hiss * rng.uniform(0.1, 0.6), rate)
+
+
+def _words(rng: np.random.Generator, seconds: float) -> list[_Segment]:
+    """Segments of at least that many seconds: syllables, and a pause after each two to eight of them."""
+    segments: list[_Segment] = []
+    pace, left = rng.uniform(0.11, 0.3), int(rng.integers(2, 9))
+    while sum(segment.seconds for segment in segments) < seconds:
+        vowel = _VOWELS[rng.integers(len(_VOWELS))] * rng.uniform(0.9, 1.1, 3)
+        locus = np.array([rng.uniform(200, 400), rng.uniform(900, 2_200), rng.uniform(2_000, 3_000)])
+        consonant, kind = rng.uniform(0.03, 0.11), int(rng.integers(0, 5))
+        if kind == 0:  # a fricative
+            segments.append(_Segment(consonant, 0, rng.uniform(0.3, 1), locus))
+        elif kind == 1:  # a stop
+            segments.append(_Segment(0.8 * consonant, 0, 0, locus))
+            segments.append(_Segment(0.012, 0, rng.uniform(0.5, 1.5), locus))
+        elif kind == 2:  # a nasal
+            segments.append(_Segment(consonant, rng.uniform(0.2, 0.5), 0, locus * [0.9, 0.8, 1]))
+        elif kind == 3:  # a voiced fricative
+            segments.append(_Segment(consonant, rng.uniform(0.2, 0.6), rng.uniform(0.1, 0.5), locus))
+        segments.append(_Segment(pace * rng.uniform(0.6, 1.5), rng.uniform(0.5, 1), 0, vowel))
+        left -= 1
+        if left == 0:
+            segments.append(_Segment(rng.uniform(0.08, 0.6), 0, 0, vowel))
+            left = int(rng.integers(2, 9))
+    return segments
+
+
+def _pitch(rng: np.random.Generator, time: Wave) -> Wave:
+    """(samples,) Hz: accents, a fall over each phrase, and jitter, each of them from none to much."""
+    seconds = float(time[-1])
+    accents, jitters = np.arange(0, seconds + 0.25, 0.2), np.arange(0, seconds + 0.1, 0.01)
+    octaves = rng.uniform(0, 0.3) * np.interp(time, accents, np.clip(rng.standard_normal(len(accents)), -1.5, 1.5))
+    octaves -= rng.uniform(0, 0.1) * (time % 2.5)
+    octaves += rng.uniform(0, 0.01) * np.interp(time, jitters, rng.standard_normal(len(jitters)))
+    pitch: Wave = np.exp(rng.uniform(np.log(75), np.log(320))) * 2**octaves
+    return pitch
+
+
+def _transmitted(rng: np.random.Generator, wave: Wave, rate: int) -> Wave:
+    """A sound through a telephone or a narrow band, in a room, in faint noise; or as it is."""
+    samples = len(wave)
+    if rng.random() < 0.3:
+        low, high = (300.0, 3_400.0) if rng.random() < 0.5 else (60.0, rng.uniform(3_400, 7_000))
+        spectrum, frequencies = np.fft.rfft(wave), np.fft.rfftfreq(samples, 1 / rate)
+        spectrum[(frequencies < low) | (frequencies > high)] = 0
+        wave = np.fft.irfft(spectrum, samples)
+    if rng.random() < 0.25:
+        tail = int(rate * rng.uniform(0.05, 0.4))
+        response = rng.standard_normal(tail) * np.exp(-6 * np.arange(tail) / tail)
+        size = _fast_length(samples + tail)
+        echoes = np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(response, size), size)[:samples]
+        wave = _unit(wave) + _unit(echoes) * rng.uniform(0.1, 0.6)
+    if rng.random() < 0.6:
+        wave = wave + _coloured(rng, samples, rate) * 10 ** rng.uniform(-5, -2) * wave.std()
+    return wave
+
+
+FAMILIES: dict[str, Maker] = {
+    "noise": noise, "tones": tones, "music": music, "speech": speech, "hum": hum, "syllables": syllables,
+}  # fmt: skip
+TURNS = (*FAMILIES, "syllables")
+"""The families of consecutive sounds. Speech is the most varied, and has the most."""
 
 
 def _time(samples: int, rate: int) -> Wave:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from otoscope.types import Verdict
+from otoscope.types import ReliabilityBin, Verdict
 from training.data.base import Clip, Dataset, Fold, fold_name
 from training.errors import EvaluationError
 from training.eval.answers import (
@@ -27,7 +27,7 @@ from training.eval.answers import (
     listen,
     verdict,
 )
-from training.eval.metrics import ReliabilityBin, reliability_bins
+from training.eval.metrics import reliability_bins
 from worker.model.checkpoint import Model, ModelError, load_model
 from worker.model.precision import pick_device
 

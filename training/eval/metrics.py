@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+
+from otoscope.types import ReliabilityBin
 
 Labels = NDArray[np.int64]  # (clips,)
 
@@ -30,18 +31,6 @@ class Confusion:
     truth: str
     taken_for: str
     clips: int
-
-
-class ReliabilityBin(BaseModel):
-    """Predictions of about the same confidence: a bar of a reliability diagram."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    low: float
-    high: float
-    sounds: int
-    confidence: float  # mean
-    accuracy: float
 
 
 def reliability_bins(

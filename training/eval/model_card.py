@@ -42,6 +42,7 @@ def record_accuracy(directory: Path, evaluation: Evaluation, report: EvaluationR
         protocol=f"trained on the other {'subsets' if report.fold == 'test' else 'folds'}, {report.precision}",
         correct=report.correct,
         total=report.clips,
+        reliability=report.answers.reliability if report.answers else (),
     )
     others = [
         one for one in evaluation.config.accuracy if (one.data, one.protocol) != (measured.data, measured.protocol)

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from otoscope.types import ReliabilityBin
 from training.data.base import Fold, fold_name
 from training.errors import EvaluationError
 from training.eval import answer_report, metrics
 from training.eval.answer_report import AnswerReport
 from training.eval.evaluate import Evaluation
-from training.eval.metrics import ClassScore, Confusion, ReliabilityBin
+from training.eval.metrics import ClassScore, Confusion
 from training.eval.plots import save_confusion_matrix, save_reliability_diagram
 from training.eval.predict import Precision
 
