@@ -21,6 +21,7 @@ from shared.config.settings import Settings
 from shared.contract import new_job_id
 from shared.jobs import AsyncJobStore
 from shared.jobs.records import JobRecord, Submission
+from shared.results import largest_result
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Gateway:
                 submission = await self.store.submit(
                     card.name, upload.options, upload.audio, upload.body, idempotency_key, job_id,
                     caller=caller.name, trace=tracing.context(),
+                    result_bytes=largest_result(card, upload.options, upload.audio.duration),
                 )  # fmt: skip
                 tracing.set_attributes({"messaging.message.id": submission.id, tracing.MODEL: submission.job.model})
         except QueueFull as error:

@@ -13,6 +13,7 @@
 | `otoscope:unacked` | sorted set | delivered ids by the time of their last lease renewal | INDEX_TTL |
 | `otoscope:queued` | sorted set | queued ids by the time of their submission | INDEX_TTL |
 | `otoscope:unfinished` | sorted set | unfinished ids by their deadline | INDEX_TTL |
+| `otoscope:reserved` | hash | bytes of the largest result of each unfinished job, and their total | INDEX_TTL |
 | `otoscope:totals` | hash | how many jobs were accepted, and how many ended in each way | INDEX_TTL |
 | `otoscope:worker:{id}` | string | a worker's heartbeat, JSON | 10 s after the last one |
 | `otoscope:workers` | sorted set | worker ids by the time at which their heartbeat expires | INDEX_TTL |
@@ -41,6 +42,8 @@ QUEUED = "otoscope:queued"
 """Sorted set of queued job ids by the time of their submission."""
 UNFINISHED = "otoscope:unfinished"
 """Sorted set of unfinished job ids by their deadline."""
+RESERVED = "otoscope:reserved"
+"""Hash of unfinished job id to the bytes of the largest result that it can have, and `total` to their sum."""
 WORKERS = "otoscope:workers"
 """Sorted set of worker ids by the time at which their heartbeat expires."""
 MODELS = "otoscope:models"

@@ -1,5 +1,6 @@
 """Packs results: the binary form that the worker stores and the gateway sends."""
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -7,6 +8,15 @@ import msgpack
 import numpy as np
 
 from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, CONTRACT_VERSION, Array, Result
+from otoscope.types import JobOptions, ModelCard, Part
+from shared.audio.limits import WHOLE_SECONDS
+
+LONG_TOP_K = 10
+"""Predictions of a window of a long sound at most: its windows are thousands, and all of them are in the result."""
+
+_FIXED_BYTES = 8 * 1024  # what every result has, and the envelope
+_NUMBER = np.dtype("<f2").itemsize  # of every array
+_ALLOCATOR = 1.25  # jemalloc rounds up to the next of four sizes for each power of two
 
 
 def pack_result(result: Result) -> bytes:
@@ -46,6 +56,42 @@ def pack_result(result: Result) -> bytes:
         values = getattr(result, name)
         tree[name] = None if values is None else _pack_array(values)
     return msgpack.packb(tree)  # type: ignore[no-any-return]
+
+
+def largest_result(card: ModelCard, options: JobOptions, duration: float | None) -> int:
+    """Bytes that Redis needs at most for the packed result of a sound of so many seconds.
+
+    A sound without a duration in its header is taken for one of ten minutes.
+    """
+    seconds, parts = WHOLE_SECONDS if duration is None else duration, options.include
+    window, mels = card.window_seconds, int(card.frontend.get("n_mels", 128))
+    frames_per_second = card.sample_rate / float(card.frontend.get("hop", 160))
+
+    def spectrogram(length: float) -> float:
+        return _NUMBER * mels * (length * frames_per_second + 2)
+
+    windows = 1 + math.ceil(max(0.0, seconds - window) / (window * (1 - options.overlap)))
+    top_k = min(options.top_k, len(card.classes))
+    label = max((len(name.encode()) for name in card.classes), default=0)
+    in_window = min(top_k, LONG_TOP_K) if seconds > WHOLE_SECONDS else top_k
+    bytes_: float = _FIXED_BYTES + top_k * (label + 32) + windows * (in_window * (label + 32) + 192)
+    widest = max((layer.shape[0] for layer in card.layers), default=0)
+    if Part.DETECTIONS in parts:
+        bytes_ += windows * in_window * (label + 80)
+    if Part.SPECTROGRAM in parts:
+        bytes_ += spectrogram(window)
+    if Part.FULL_SPECTROGRAM in parts:  # a longer sound is refused
+        bytes_ += spectrogram(max(window, min(seconds, WHOLE_SECONDS)))
+    if Part.MAPS in parts:
+        bytes_ += sum(_NUMBER * math.prod(layer.shape[1:]) + len(layer.name) + 32 for layer in card.layers)
+    if Part.EMBEDDING in parts:
+        bytes_ += 4 * _NUMBER * widest  # a network that pools several layers joins them
+    if Part.CAM in parts:
+        bytes_ += max((_NUMBER * math.prod(layer.shape[1:]) for layer in card.layers), default=0)
+    if options.layer is not None:  # of a residual block the residual and the shortcut, too
+        shapes = (layer.shape for layer in card.layers if layer.name == options.layer)
+        bytes_ += 3 * sum(_NUMBER * math.prod(shape) for shape in shapes) + 1024
+    return math.ceil(bytes_ * _ALLOCATOR)
 
 
 def _pack_array(values: Array) -> dict[str, Any]:

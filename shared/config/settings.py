@@ -83,15 +83,19 @@ class Settings(BaseSettings):
     """Longest accepted sound, in seconds; `max_upload_bytes` is a limit, too. Classifying takes time in proportion.
     Memory grows up to ten minutes only (38 MB at 16 kHz): a longer sound is classified while it is decoded."""
     result_ttl: int = Field(3_600, ge=10)
-    """Seconds for which a finished job is kept. Redis memory grows with it: 100 KB per job with every part, 6 KB
+    """Seconds for which a finished job is kept. Redis memory grows with it: 100 KB per job with every part, 3 KB
     without, and 13 KB for each second of a `full_spectrogram`."""
     tombstone_ttl: int = Field(86_400, ge=10)
     """Seconds after `result_ttl` during which an expired job is answered with 410 (it existed) instead of 404."""
     job_deadline: float = Field(300.0, gt=0)
     """Seconds after its submission at which an unfinished job fails with `deadline_exceeded`. Bounds the wait in a long
     queue. A sound of more than ten minutes gets as many for every ten minutes: two hours get twelve times as many."""
-    default_model: str = "esc50"
-    """Model of a request that names none."""
+    default_model: str = "yamnet,esc50"
+    """Model of a request that names none: of several names the first that is served. `yamnet` is served once it has
+    been added with `otoscope models add yamnet`."""
+    evaluate_model: str = "esc50"
+    """Model of `/evaluate`, whose clients expect the classes of one model; the default model where it is not
+    served."""
     log_format: LogFormat = "text"
     """`text` is for a terminal; `json` is one line per event, with the job id, and includes the routine events of each
     job."""
@@ -199,9 +203,11 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"OTOSCOPE_CORS_ORIGINS: {origin!r} is not an origin; an example is https://example.org"
                 )
-        if self.model_names and self.default_model not in self.model_names:
+        if not self.default_models:
+            raise ValueError("OTOSCOPE_DEFAULT_MODEL is empty: every request without a model would fail")
+        if self.model_names and not set(self.default_models) & set(self.model_names):
             raise ValueError(
-                f"OTOSCOPE_DEFAULT_MODEL is {self.default_model}, which OTOSCOPE_MODELS does not contain: every request"
+                f"OTOSCOPE_DEFAULT_MODEL is {self.default_model}, of which OTOSCOPE_MODELS contains none: every request"
                 " without a model would fail"
             )
         if self.int8 and self.engine == "torch":
@@ -224,6 +230,10 @@ class Settings(BaseSettings):
     @property
     def model_names(self) -> tuple[str, ...]:
         return split_list(self.models)
+
+    @property
+    def default_models(self) -> tuple[str, ...]:
+        return split_list(self.default_model)
 
     @property
     def proxies(self) -> tuple[str, ...]:

@@ -77,12 +77,14 @@ class AsyncJobStore:
         *,
         caller: str = "",
         trace: str = "",
+        result_bytes: int = 0,
     ) -> Submission:
         """Store a job with its upload and queue it. Raises QueueFull or IdempotencyConflict.
 
         `job_id` is given by a caller that follows the job from the beginning; `trace` is the context in which the
         worker continues the trace. Callers take turns, however many jobs each has queued. An Idempotency-Key belongs to
-        its caller.
+        its caller. `result_bytes` is the size of the largest result that the job can have
+        (`shared.results.largest_result`), for which memory is reserved until the job ends.
         """
         settings = self._settings
         share = await self.memory_share()
@@ -113,6 +115,8 @@ class AsyncJobStore:
             tombstone_ttl=ttl + settings.tombstone_ttl,
             index_ttl=index_ttl(settings),
             queue_limit=settings.queue_limit,
+            memory_share=settings.redis_memory_share,
+            result_bytes=result_bytes,
             caller_limit=math.ceil(settings.queue_limit * settings.caller_share),
             job_prefix=contract.job_key(""),
             digest=digest,
@@ -126,6 +130,12 @@ class AsyncJobStore:
         if outcome == b"caller_full":
             raise QueueFull(
                 f"{int(detail)} of your jobs are queued, which is the limit for one caller; try again later.",
+                retry_after=await self._retry_after(),
+            )
+        if outcome == b"memory_full":
+            raise QueueFull(
+                f"The queue's memory would be {float(detail):.0%} full with this sound and the results of all accepted"
+                f" jobs; {settings.redis_memory_share:.0%} is the limit. Try again later, or request fewer parts.",
                 retry_after=await self._retry_after(),
             )
         if outcome == b"conflict":

@@ -24,7 +24,7 @@ from shared.audio.limits import HEAD_SECONDS
 from shared.config.settings import Settings
 from shared.redis_client.lua import load_script
 
-_INDEXES = (contract.QUEUED, contract.UNFINISHED, contract.TOTALS, contract.CHANGES)
+_INDEXES = (contract.QUEUED, contract.UNFINISHED, contract.TOTALS, contract.CHANGES, contract.RESERVED)
 
 
 def script(name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import redis
 from pydantic import ValidationError
 
-from otoscope.errors import ContractMismatch, OtoscopeError
+from otoscope.errors import ContractMismatch, OtoscopeError, PayloadTooLarge
 from otoscope.results import CONTRACT_VERSION, understood
 from otoscope.types import AudioInfo, JobOptions, ModelCard, Progress, Timings
 from shared import contract
@@ -82,7 +82,10 @@ class JobStore:
             self._release(keys=job_keys(job_id), args=[arguments])
 
     def succeed(self, job_id: str, packed: bytes, timings: Timings) -> bool:
-        """Store a packed result; False where the job was cancelled or another worker has finished it."""
+        """Store a packed result; False where the job was cancelled or another worker has finished it.
+
+        Raises PayloadTooLarge for one that is larger than was reserved for it, if there is no memory for the rest.
+        """
         return self._end(job_id, finish_args(self._settings, job_id, "succeeded", result=packed, timings=timings))
 
     def fail(self, job_id: str, error: OtoscopeError, timings: Timings | None = None) -> bool:
@@ -91,7 +94,13 @@ class JobStore:
 
     def _end(self, job_id: str, args: list[bytes]) -> bool:
         with map_redis_errors():
-            return cast(bytes, self._finish(keys=job_keys(job_id), args=args)) == b"stored"
+            outcome = cast(bytes, self._finish(keys=job_keys(job_id), args=args))
+        if outcome == b"too_large":
+            raise PayloadTooLarge(
+                f"The result has {len(args[1]):,} bytes, more than expected from the header of the sound, and the"
+                " memory of the queue is full; request fewer parts."
+            )
+        return outcome == b"stored"
 
     def no_longer_running(self, job_ids: list[str]) -> set[str]:
         """Which of these claimed jobs need not be finished: cancelled, finished by another worker, or expired."""

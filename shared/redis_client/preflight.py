@@ -5,6 +5,7 @@ process, with one sentence that names what to change.
 """
 
 import logging
+import math
 import ssl
 from collections.abc import Iterator
 
@@ -20,11 +21,15 @@ MINIMUM_VERSION = 7
 """Major version of Redis; every Valkey reports a later one."""
 
 
+_EMPTY_BYTES = 8 * 2**20
+"""What Redis uses without jobs, and the largest usual result (`shared.results.largest_result`)."""
+
+
 class PreflightError(Exception):
     """A permanent fault. The message names the setting and contains no password."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(f"OTOSCOPE_REDIS_URL: {why}")
+    def __init__(self, why: str, setting: str = "OTOSCOPE_REDIS_URL") -> None:
+        super().__init__(f"{setting}: {why}")
 
 
 def check(settings: Settings) -> None:
@@ -47,8 +52,25 @@ def check(settings: Settings) -> None:
         raise PreflightError("Redis runs in cluster mode, which keeps related keys on different nodes; use one server")
     if int(str(found["redis_version"]).partition(".")[0]) < MINIMUM_VERSION:
         raise PreflightError(f"Redis {found['redis_version']} is too old; {MINIMUM_VERSION}.0 or newer is needed")
+    _check_memory(settings, found.get("maxmemory") or 0)
     if (policy := found.get("maxmemory_policy")) != "noeviction" and found.get("maxmemory"):
         log.warning("Redis evicts jobs when its memory is full: its maxmemory-policy is %s, not noeviction", policy)
+
+
+def _check_memory(settings: Settings, limit: int) -> None:
+    """Raises PreflightError where the largest upload could never be accepted. `limit` is in bytes, 0 for none."""
+    share, upload = settings.redis_memory_share, settings.max_upload_bytes
+    if not limit or upload + _EMPTY_BYTES <= share * limit:
+        return
+    smallest, largest = math.ceil((upload + _EMPTY_BYTES) / share), math.floor(share * limit - _EMPTY_BYTES)
+    remedy = f"set Redis' maxmemory to {smallest:,} or more"
+    if largest >= 1024:
+        remedy += f", or OTOSCOPE_MAX_UPLOAD_BYTES to {largest:,} or less"
+    raise PreflightError(
+        f"an upload of {upload:,} bytes does not fit into {share:.0%} of Redis' memory limit of {limit:,} bytes;"
+        f" {remedy}",
+        setting="OTOSCOPE_MAX_UPLOAD_BYTES",
+    )
 
 
 def _check_sentinels(url: RedisURL) -> None:

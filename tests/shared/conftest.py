@@ -45,9 +45,11 @@ class Stores:
         options: JobOptions | None = None,
         token: str | None = None,
         caller: str = "",
+        result_bytes: int = 0,
     ) -> str:
         options = options or JobOptions()
-        return self.run(self.gateway.submit(model, options, AUDIO, body, token, caller=caller)).id
+        submitted = self.gateway.submit(model, options, AUDIO, body, token, caller=caller, result_bytes=result_bytes)
+        return self.run(submitted).id
 
     def claim(self, job_id: str, worker: str = "w1") -> ClaimedJob:
         job = self.worker.claim(job_id, worker)

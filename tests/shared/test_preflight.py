@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -110,6 +111,17 @@ def test_an_eviction_policy_is_warned_about(caplog: pytest.LogCaptureFixture) ->
     with server("--maxmemory", "100mb") as settings:
         check(settings)
     assert not caplog.records
+
+
+def test_a_memory_limit_that_is_too_low_for_an_upload_is_refused() -> None:
+    """Every submission of that size would get 429; the error names the smallest change, and it is enough."""
+    with server("--maxmemory", "40mb") as settings:
+        with pytest.raises(PreflightError, match="an upload of 33,554,432 bytes does not fit") as found:
+            check(settings)
+        memory, upload = (int(number.replace(",", "")) for number in re.findall(r"to ([\d,]+) or", str(found.value)))
+        check(settings.model_copy(update={"max_upload_bytes": upload}))
+    with server("--maxmemory", str(memory)) as settings:
+        check(settings)
 
 
 def test_an_unreachable_server_is_no_error(caplog: pytest.LogCaptureFixture) -> None:

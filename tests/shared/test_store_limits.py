@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from otoscope.errors import AudioCorrupt, IdempotencyConflict, QueueFull
+from otoscope.errors import AudioCorrupt, IdempotencyConflict, PayloadTooLarge, QueueFull
 from otoscope.types import JobOptions
 from shared import contract
 from shared.jobs import AsyncJobStore
@@ -99,6 +99,57 @@ def test_uploads_are_refused_before_redis_is_full(stores: Stores) -> None:
         assert refused.value.retry_after == 5
     finally:
         stores.raw.config_set("maxmemory", 0)
+
+
+def test_the_results_of_accepted_jobs_fit_into_the_memory(open_stores: Open) -> None:
+    """Memory for the largest result of each job is reserved at its submission and released at its end, however it
+    ends: results are stored whether or not there is memory left."""
+    stores, size = open_stores(redis_memory_share=1.0), 2**20
+    used = stores.raw.info("memory")["used_memory"]
+    try:
+        stores.raw.config_set("maxmemory", limit := used + 16 * size)
+        jobs = []
+        with pytest.raises(QueueFull, match="results of all accepted"):
+            while len(jobs) < 100:
+                jobs.append(stores.submit(result_bytes=size, caller=str(len(jobs))))
+        assert 12 <= len(jobs) <= 16
+        cancelled, failed, *rest = jobs
+        stores.run(stores.gateway.cancel(cancelled))
+        stores.worker.fail(failed, AudioCorrupt("no"))
+        assert all(stores.succeed(job_id, bytes(size // 5 * 4)) for job_id in rest)
+        assert stores.raw.info("memory")["used_memory"] < limit
+        assert stores.raw.hgetall(contract.RESERVED) == {b"total": b"0"}
+    finally:
+        stores.raw.config_set("maxmemory", 0)
+
+
+def test_a_result_larger_than_reserved_needs_free_memory(stores: Stores) -> None:
+    """As of a file whose header declares less than it holds: it must not take what is reserved for others."""
+    job_id, other = stores.submit(result_bytes=1_000), stores.submit(result_bytes=1_000)
+    used = stores.raw.info("memory")["used_memory"]
+    assert stores.succeed(other, bytes(5_000))
+    try:
+        stores.raw.config_set("maxmemory", used + 2**20)
+        with pytest.raises(PayloadTooLarge, match="more than expected"):
+            stores.succeed(job_id, bytes(2**20))
+    finally:
+        stores.raw.config_set("maxmemory", 0)
+    assert stores.worker.fail(job_id, AudioCorrupt("no"))
+
+
+def test_what_was_reserved_for_a_lost_job_is_found(open_stores: Open) -> None:
+    """A job whose end released nothing, as in a worker of an earlier version, takes no memory from later ones."""
+    stores, size = open_stores(redis_memory_share=1.0), 2**20
+    lost, kept = stores.submit(result_bytes=8 * size), stores.submit(result_bytes=size)
+    stores.raw.zrem(contract.UNFINISHED, lost)
+    used = stores.raw.info("memory")["used_memory"]
+    try:
+        stores.raw.config_set("maxmemory", used + 8 * size)
+        stores.submit(result_bytes=size)
+    finally:
+        stores.raw.config_set("maxmemory", 0)
+    assert stores.raw.hget(contract.RESERVED, "total") == str(2 * size).encode()
+    assert stores.raw.hexists(contract.RESERVED, kept)
 
 
 def test_jobs_still_end_when_redis_is_full(open_stores: Open) -> None:

@@ -8,10 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from otoscope.results import Result
-from otoscope.types import Combine, Part
+from otoscope.types import Combine, JobOptions, Part
 from shared.audio.decode import decode
+from shared.results import largest_result, pack_result
 from tests.support.sounds import chirp, encode, noise
-from tests.support.worker_harness import ALL, LONG, RATE, WorkerHarness, outputs_alone
+from tests.support.worker_harness import ALL, LONG, RATE, SHORT, WorkerHarness, outputs_alone
 from worker.inference.engine import WindowOutput
 
 
@@ -54,6 +55,19 @@ def test_a_result_has_the_requested_parts(harness: WorkerHarness, parts: tuple[P
     assert bool(result.maps) == (Part.MAPS in parts)
     assert result.channels == {}
     assert result.parts == sorted(parts)
+
+
+@pytest.mark.parametrize("parts", [(), *((part,) for part in Part), ALL], ids=lambda parts: "+".join(parts) or "none")
+@pytest.mark.parametrize("sound", [SHORT, LONG], ids=["short", "long"])
+def test_no_result_is_larger_than_what_is_reserved_for_it(
+    harness: WorkerHarness, sound: bytes, parts: tuple[Part, ...]
+) -> None:
+    """Computed from the model card, the options and the duration; and no more than four times as large."""
+    card = harness.registry.get("tiny").card
+    options = JobOptions(include=parts, layer="layer1", top_k=1_000)
+    result = harness.result(sound, include=parts, layer="layer1", top_k=1_000)
+    size = len(pack_result(result))
+    assert size * 1.2 <= largest_result(card, options, result.duration) <= 12_000 + 4 * size
 
 
 @pytest.mark.parametrize(("combine", "combined"), [("mean", np.mean), ("max", np.max), (None, np.max)])

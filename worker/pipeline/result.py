@@ -10,12 +10,10 @@ from otoscope.results import Array, Level, Result, SoundWarning, WindowPredictio
 from otoscope.types import JobOptions, Part
 from shared.audio.decode import FileInfo
 from shared.audio.level import QUIET_DBFS
+from shared.results import LONG_TOP_K
 from worker.inference.engine import LoadedModel, WindowOutput
 from worker.pipeline.activity import Activity
-from worker.pipeline.answer import Answer, combine_windows, decide, detect
-
-LONG_TOP_K = 10
-"""Predictions of a window of a long sound at most: its windows are thousands, and all of them are in the result."""
+from worker.pipeline.answer import Answer, class_thresholds, combine_windows, decide, detect, most_specific
 
 
 @dataclass(frozen=True)
@@ -101,6 +99,7 @@ def build_result(
         detections = detect(
             answer, heard.spans, classes, heard.activity, config.answers, options.merge_gap, options.min_duration
         )
+        detections = most_specific(detections, config.parents)
     combine = options.combine or config.answers.combine
     is_active = bool(heard.active.any())
     return Result(
@@ -119,7 +118,15 @@ def build_result(
         full_spectrogram=full_spectrogram,
         channels=detail.output.channels,
         parts=sorted(parts),
-        verdict=decide(answer, is_active, config.answers, options.unknown_threshold, options.min_confidence),
+        verdict=decide(
+            answer,
+            is_active,
+            config.answers,
+            options.unknown_threshold,
+            options.min_confidence,
+            class_thresholds(classes, config.answers) if config.multi_label else None,
+            seconds=heard.seconds,
+        ),
         known=None if answer.known is None else round(answer.known, 4),
         level=heard.info.level,
         warnings=_warnings(heard.info, heard.activity),

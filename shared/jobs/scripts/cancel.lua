@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Cancel an unfinished job; delete a finished one, tombstone included.
 --
--- KEYS[1..9]  see job.lua
+-- KEYS[1..10] see job.lua
 -- ARGV[1]     map: id, ttl (seconds that a cancelled job is kept), request_token
 -- Reply       'cancelled'  also for a repeated request whose reply was lost
 --             'forgotten'  deleted

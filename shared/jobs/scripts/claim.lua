@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Start a delivered job on a worker.
 --
--- KEYS[1..9]  see job.lua
+-- KEYS[1..10] see job.lua
 -- ARGV[1]     map: id, worker, isolated (boolean), max_attempts, request_token
 -- Reply       {'run', model, options, seconds queued, seconds until the deadline, upload or its size (inline.lua),
 --             attempt, trace, contract, audio (JSON)}

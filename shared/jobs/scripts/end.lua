@@ -1,10 +1,15 @@
 -- Included after job.lua by the scripts that end a job.
 
 -- Both sorted sets hold unfinished jobs only. The caller that removes the job from `unfinished` counts its outcome, so
--- that no job is counted twice.
+-- that no job is counted twice. What was reserved for its result is free again.
 local function count(outcome)
   redis.call('ZREM', queued, id)
   if redis.call('ZREM', unfinished, id) == 1 then redis.call('HINCRBY', totals, outcome, 1) end
+  local bytes = redis.call('HGET', reserved, id)
+  if bytes then
+    redis.call('HDEL', reserved, id)
+    redis.call('HINCRBY', reserved, 'total', -bytes)
+  end
 end
 
 -- Store the final status; record and events expire after `ttl` seconds.

@@ -1,10 +1,10 @@
 -- Included by every script that changes a job.
 --
--- KEYS[1..9]  keys of the job and of the indexes, in the order in which they are named below
+-- KEYS[1..10] keys of the job and of the indexes, in the order in which they are named below
 -- ARGV[1]     MessagePack map of arguments; `id` is the job's id
 --
 -- All times are seconds since 1970 on the clock of Redis, so that the clocks of the hosts need not agree.
-local job, audio, result, events, tombstone, queued, unfinished, totals, changes = unpack(KEYS, 1, 9)
+local job, audio, result, events, tombstone, queued, unfinished, totals, changes, reserved = unpack(KEYS, 1, 10)
 local args = cmsgpack.unpack(ARGV[1])
 local id = args.id
 local clock = redis.call('TIME')

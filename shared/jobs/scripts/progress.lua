@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Store how far a running job is, and notify the gateways.
 --
--- KEYS[1..9]  see job.lua
+-- KEYS[1..10] see job.lua
 -- ARGV[1]     map: id, worker (which claimed it), progress (JSON)
 -- Reply       'stored', or 'kept' where that worker is not running the job
 --

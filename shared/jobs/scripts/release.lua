@@ -2,7 +2,7 @@
 -- Return a claimed job to the queue as if it had never been delivered: in its old place, with no attempt and no death
 -- counted. The worker still rejects its message, which delivers the job again.
 --
--- KEYS[1..9]  see job.lua
+-- KEYS[1..10] see job.lua
 -- ARGV[1]     map: id, worker (which claimed it), index_ttl (seconds)
 -- Reply       'released', or 'kept' where that worker is not running the job
 --!include job.lua

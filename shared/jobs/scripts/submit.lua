@@ -2,27 +2,33 @@
 -- Store a job with its upload and queue its id, in one atomic step: no job is without its queue entry, whatever becomes
 -- of the gateway. The only script that Redis refuses at its memory limit.
 --
--- KEYS[1..9]  see job.lua
--- KEYS[10]    list: the callers in the order of their turns (shared.contract.QUEUE)
--- KEYS[11]    list: the queued ids of this caller's jobs
--- KEYS[12]    hash of the Idempotency-Key; missing where the request has none
+-- KEYS[1..10] see job.lua
+-- KEYS[11]    list: the callers in the order of their turns (shared.contract.QUEUE)
+-- KEYS[12]    list: the queued ids of this caller's jobs
+-- KEYS[13]    hash of the Idempotency-Key; missing where the request has none
 -- ARGV[1]     map: id, caller, model, options (JSON), audio (JSON), trace, contract, deadline, ttl, tombstone_ttl,
---             index_ttl (all in seconds), queue_limit, caller_limit (jobs), job_prefix (of the record keys), digest (of
---             the request, where it has an Idempotency-Key)
+--             index_ttl (all in seconds), queue_limit, caller_limit (jobs), memory_share (of the memory limit),
+--             result_bytes (of the largest result), job_prefix (of the record keys), digest (of the request, where it has
+--             an Idempotency-Key)
 -- ARGV[2]     the upload
 -- Reply       {'created', id, created_at, rank}  rank: place among the queued jobs from 0, nil where it is not queued
 --             {'exists', id}                     the job of an earlier request with this Idempotency-Key
 --             {'conflict', id}                   the Idempotency-Key belongs to another request
 --             {'full', jobs}                     so many jobs are unfinished
 --             {'caller_full', jobs}              so many jobs of this caller are queued
+--             {'memory_full', share}             what is stored and reserved, of the memory limit
 --
 -- Callers take turns (worker.queue.transport): the id goes to the end of the caller's own list, and a caller whose list
 -- was empty goes to the end of the list of callers.
 --
+-- The largest result that the job can have is reserved, since it is stored whether or not there is memory left: all
+-- accepted jobs together cannot exceed the limit.
+--
 -- Idempotent: sent again after a lost reply, the script finds the job, perhaps finished, and leaves it as it is. Nothing
 -- is published, since no client can be subscribed to a job that did not exist.
 --!include job.lua
-local turns, caller_queue, idempotency = KEYS[10], KEYS[11], KEYS[12]
+--!include memory.lua
+local turns, caller_queue, idempotency = KEYS[11], KEYS[12], KEYS[13]
 local created = redis.call('HGET', job, 'created_at')
 if created then return {'created', id, created, redis.call('ZRANK', queued, id)} end
 if idempotency then
@@ -44,7 +50,10 @@ while ahead >= args.caller_limit do
   ahead = ahead - 1
   if ahead == 0 then redis.call('LREM', turns, 0, args.caller) end
 end
+local over = share_over(args.memory_share, #ARGV[2] + args.result_bytes)
+if over then return {'memory_full', tostring(over)} end
 created = timestamp()
+reserve(args.result_bytes)
 redis.call('SET', audio, ARGV[2], 'EX', args.ttl)
 redis.call('HSET', job, 'status', 'queued', 'model', args.model, 'options', args.options, 'audio', args.audio,
   'created_at', created, 'caller', args.caller, 'attempts', 0, 'contract', args.contract)
@@ -62,5 +71,5 @@ redis.call('EXPIRE', events, args.ttl)
 redis.call('LPUSH', caller_queue, id)
 if ahead == 0 then redis.call('LPUSH', turns, args.caller) end
 redis.call('HINCRBY', totals, 'accepted', 1)
-for _, key in ipairs({queued, unfinished, turns, caller_queue, totals}) do redis.call('EXPIRE', key, args.index_ttl) end
+for _, key in ipairs({queued, unfinished, reserved, turns, caller_queue, totals}) do redis.call('EXPIRE', key, args.index_ttl) end
 return {'created', id, created, redis.call('ZRANK', queued, id)}
