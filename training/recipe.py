@@ -67,7 +67,11 @@ class AugmentRecipe(StrictModel):
     stretch: float = Field(default=1.0, ge=1)  # time stretching up to this factor; keeps the pitch
     mix_alpha: float = Field(default=0.4, ge=0)  # ratio of mixing two waveforms, from Beta(alpha, alpha); 0: off
     mix_share: float = Field(default=1.0, ge=0, le=1)  # fraction of the clips that are mixed
-    noise_db: float | None = Field(default=None, ge=0)  # lowest signal-to-noise ratio of added white noise; None: off
+    noise_db: float | None = Field(default=None, ge=0)  # lowest signal-to-noise ratio of added noise; None: off
+    noise_share: float = Field(default=1.0, ge=0, le=1)  # fraction of the clips to which noise is added
+    noise_slope: float = Field(default=0.0, ge=0, le=3)  # largest a of a 1/f^a spectrum: 0 white, 1 pink, 2 brown
+    equaliser_db: float = Field(default=0.0, ge=0)  # gain over frequency, a smooth random curve within ± this; 0: off
+    band_share: float = Field(default=0.0, ge=0, le=1)  # fraction of the clips that are limited to a random band
     gain_db: float = Field(default=6.0, ge=0)  # random gain, uniform in ± this
     frequency_masks: int = Field(default=2, ge=0)
     frequency_mask_mels: int = Field(default=24, ge=0)  # maximum width

@@ -3,9 +3,12 @@
 import torch
 
 from training.fit.augment import (
+    _coloured,
+    add_noise,
     augment_spectrograms,
     augment_waveforms,
     block_audibility,
+    equalise,
     mix_pairs,
     peak_levels,
     random_crop,
@@ -119,3 +122,31 @@ def test_masks_are_zero_and_within_their_maximum_width() -> None:
     assert rows.max() <= 7
     assert columns.max() <= 10
     assert rows.unique().numel() > 3  # varies between clips
+
+
+def test_noise_has_the_slope_of_its_spectrum() -> None:
+    """Brown noise loses 6 dB an octave, white none; the level is the same."""
+    recipe = AugmentRecipe(noise_db=0.0, noise_slope=2.0)
+    slopes = torch.tensor([[0.0], [2.0]])
+    white = torch.randn(2, 2**15, generator=seeded(1))
+    coloured = _coloured(white, 16_000, slopes)
+    power = torch.fft.rfft(coloured).abs().square()
+    octave = [power[:, 2**k : 2 ** (k + 1)].mean(dim=1).log10() * 10 for k in (10, 12)]  # two octaves apart
+    assert torch.allclose(octave[1] - octave[0], torch.tensor([0.0, -12.0]), atol=1.0)
+    assert torch.allclose(coloured.square().mean(dim=1), torch.ones(2), atol=0.05)
+    some = add_noise(torch.ones(8, 1_000), 16_000, recipe.model_copy(update={"noise_share": 0.5}), 0.0, seeded())
+    assert 0 < (some == 1).all(dim=1).sum() < 8
+
+
+def test_equaliser_and_bands() -> None:
+    """Gains stay within their limit; outside of a band there is nothing, inside nothing changes."""
+    flat = torch.zeros(64, 1, 32, 3)
+    gains = equalise(flat, AugmentRecipe(equaliser_db=6.0), seeded(1))
+    assert gains.abs().max() <= 6
+    assert gains.std(dim=2).min() > 0
+    assert torch.equal(gains[..., 0], gains[..., 2])  # the same at all times
+    banded = equalise(flat, AugmentRecipe(band_share=0.5), seeded(1))[:, 0, :, 0]
+    limited = (banded < 0).any(dim=1)
+    assert 16 < limited.sum() < 48
+    assert (banded[limited][:, 8:14] == 0).all()
+    assert set(banded.unique().tolist()) == {0.0, -200.0}

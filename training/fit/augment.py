@@ -15,6 +15,10 @@ from training.recipe import AugmentRecipe
 _LEVEL_SECONDS = 0.1  # block length of level measurements
 _AUDIBLE_RANGE_DB = 40.0  # blocks quieter than the loudest one by more than this count as silence
 _NOISE_RANGE_DB = 30.0  # range of the signal-to-noise ratio of added noise
+_NOISE_FROM_HZ = 20.0  # below that the spectrum of noise is flat
+_NOTHING_DB = -200.0
+_EQUALISER_POINTS = 6  # of the curve, evenly spaced over the mels
+_LOW_CUT, _HIGH_CUT = (0.0, 0.25), (0.45, 1.0)  # of a band: where its ends are, as shares of the mels
 _FRACTION = 32  # fractional bits of a sample position in fixed point
 
 
@@ -33,7 +37,7 @@ def augment_waveforms(
     if recipe.mix_alpha and recipe.mix_share:
         waves, targets = mix_pairs(waves, targets, rate, recipe, generator)
     if recipe.noise_db is not None:
-        waves = add_noise(waves, rate, recipe.noise_db, generator)
+        waves = add_noise(waves, rate, recipe, recipe.noise_db, generator)
     if recipe.gain_db:
         waves = waves * 10 ** (_uniform(waves, generator, -recipe.gain_db, recipe.gain_db) / 20)
     return waves, targets
@@ -106,12 +110,24 @@ def mix_pairs(
     return mixed, ratio * targets + (1 - ratio) * targets[other]
 
 
-def add_noise(waves: Tensor, rate: int, min_db: float, generator: Generator) -> Tensor:
-    """Add white noise at a signal-to-noise ratio of `min_db` to `min_db` + 30 dB, relative to the loudest 0.1 s."""
+def add_noise(waves: Tensor, rate: int, recipe: AugmentRecipe, min_db: float, generator: Generator) -> Tensor:
+    """Add noise at a signal-to-noise ratio of `min_db` to `min_db` + 30 dB, relative to the loudest 0.1 s."""
     seed = int(torch.randint(2**62, (), generator=generator))
     noise = torch.randn(waves.shape, device=waves.device, generator=Generator(waves.device).manual_seed(seed))
+    if recipe.noise_slope:
+        noise = _coloured(noise, rate, _uniform(waves, generator, 0, recipe.noise_slope))
     snr_db = _uniform(waves, generator, min_db, min_db + _NOISE_RANGE_DB)
-    return waves + noise * 10 ** ((peak_levels(waves, rate) - snr_db) / 20)
+    noise = noise * 10 ** ((peak_levels(waves, rate) - snr_db) / 20)
+    if recipe.noise_share < 1:
+        noise = noise * (torch.rand(len(waves), 1, generator=generator) < recipe.noise_share).to(waves.device)
+    return waves + noise
+
+
+def _coloured(noise: Tensor, rate: int, slope: Tensor) -> Tensor:
+    """White noise (batch, samples) -> noise of the same level whose power falls as 1/f^slope; slope (batch, 1)."""
+    frequency = torch.fft.rfftfreq(noise.shape[1], 1 / rate, device=noise.device).clamp_min(_NOISE_FROM_HZ)
+    coloured = torch.fft.irfft(torch.fft.rfft(noise) * frequency ** (-slope / 2), n=noise.shape[1])
+    return coloured / coloured.square().mean(dim=1, keepdim=True).sqrt()
 
 
 def peak_levels(waves: Tensor, rate: int) -> Tensor:
@@ -124,6 +140,23 @@ def peak_levels(waves: Tensor, rate: int) -> Tensor:
 def random_gains(waves: Tensor, gain_db: float, generator: Generator) -> Tensor:
     """Gains in dB, uniform in ± `gain_db`, for the log-mels of a batch: (batch, 1, 1, 1)."""
     return _uniform(waves, generator, -gain_db, gain_db)[:, :, None, None]
+
+
+def equalise(log_power: Tensor, recipe: AugmentRecipe, generator: Generator) -> Tensor:
+    """What microphones, rooms and codecs do to the spectrum of log-mels (batch, 1, mels, frames) in dB: a smooth random
+    gain over frequency, and for some clips a band outside of which there is nothing, as of a telephone."""
+    batch, _, mels, _ = log_power.shape
+    if recipe.equaliser_db:
+        points = torch.rand(batch, 1, _EQUALISER_POINTS, generator=generator) * 2 - 1
+        curve = functional.interpolate(points, mels, mode="linear", align_corners=True)[:, :, :, None]
+        log_power = log_power + curve.to(log_power.device) * recipe.equaliser_db
+    if recipe.band_share:
+        mel = (torch.arange(mels) + 0.5) / mels
+        low, high = (torch.rand(batch, 1, generator=generator) * (b - a) + a for a, b in (_LOW_CUT, _HIGH_CUT))
+        limited = torch.rand(batch, 1, generator=generator) < recipe.band_share
+        outside = limited & ((mel < low) | (mel > high))  # (batch, mels)
+        log_power = log_power.masked_fill(outside[:, None, :, None].to(log_power.device), _NOTHING_DB)
+    return log_power
 
 
 def augment_spectrograms(

@@ -18,6 +18,7 @@ from training.fit.augment import (
     augment_spectrograms,
     augment_waveforms,
     block_audibility,
+    equalise,
     peak_levels,
     random_gains,
 )
@@ -72,6 +73,7 @@ class TrainingSetup:
         if self.frontend.config.level_dbfs is not None and recipe.augment.gain_db:
             # The front end undoes the gain of the waveforms, so that the level needs a random gain of its own.
             log_power = log_power + random_gains(waves, recipe.augment.gain_db, generator)
+        log_power = equalise(log_power, recipe.augment, generator)
         features = self.frontend.features(log_power, waves)
         # Masks are filled with the mean: of the training set, which is zero, or where the front end does not normalise
         # with it, of the clip.
