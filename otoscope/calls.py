@@ -45,6 +45,8 @@ class Options(TypedDict, total=False):
     combine: Combine | None  # how the windows become one answer
     unknown_threshold: float | None  # known score below which the verdict is `unknown`
     min_confidence: float | None  # confidence below which the verdict is `unsure`
+    channel: int | str | None  # which channel is classified: a number from 1 on, left, loudest or mean
+    strict: bool | None  # refuse a sound that is cut or damaged
     overlap: float | None  # share by which the windows of a long sound overlap
     merge_gap: float | None  # seconds: closer detections of one class are joined
     min_duration: float | None  # seconds: shorter detections are left out

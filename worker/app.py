@@ -16,10 +16,9 @@ from pathlib import Path
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from otoscope.errors import ContractMismatch, OtoscopeError
+from otoscope.errors import ContractMismatch, ModelNotFound, OtoscopeError
 from otoscope.results import CONTRACT_VERSION
 from shared import tracing
-from shared.audio.formats import is_available
 from shared.config.settings import Settings, usable_cores
 from shared.jobs import JobStore
 from shared.jobs.records import WorkerHeartbeat
@@ -108,7 +107,9 @@ class Worker:
         """Run jobs until SIGTERM or SIGINT, finish or requeue the jobs in flight, and return the exit status."""
         # Jobs in flight: two batches for each device thread, so that one fills while the other runs.
         concurrency = 2 * self._batch_size * self._engine.device_threads
-        return consume(self._settings, self._handle, name=self.id, concurrency=concurrency)
+        return consume(
+            self._settings, self._handle, name=self.id, concurrency=concurrency, models=lambda: self._registry.cards
+        )
 
     def close(self) -> None:
         """Deregister, end the threads and the decode processes."""
@@ -127,8 +128,8 @@ class Worker:
         try:
             self._runner.run(job_id)
         except REQUEUE_ERRORS as error:
-            if isinstance(error, ContractMismatch):
-                log.warning("requeued for a newer worker: %s", error, extra={"job": job_id})
+            if isinstance(error, ContractMismatch | ModelNotFound):
+                log.warning("requeued for another worker: %s", error, extra={"job": job_id})
             time.sleep(1.0)
             raise Requeue(str(error)) from error  # nothing has been stored, so nothing is lost
 
@@ -167,7 +168,7 @@ class Worker:
                 len(self._runner.in_flight),
                 CONTRACT_VERSION,
                 self._metrics.url,
-                is_available("M4A"),
+                aac=True,  # gateways of earlier versions accept M4A only then
             )
             self._heartbeat_store.heartbeat(heartbeat, cards, HEARTBEAT_TTL)
 

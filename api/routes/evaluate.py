@@ -42,8 +42,9 @@ async def evaluate(
 ) -> Response:
     """Base64 audio in, top-3 predictions, every feature map, spectrogram and waveform out."""
     with tracing.span("ingest"):
-        limits = await gateway.catalogue.audio_limits()
-        upload = await read_upload(request, gateway.settings, limits, fixed=JobOptions(top_k=3, include=_PARTS))
+        limits = gateway.settings.audio_limits
+        options = JobOptions(model=await gateway.catalogue.for_evaluate(), top_k=3, include=_PARTS)
+        upload = await read_upload(request, gateway.settings, limits, fixed=options)
     job = await gateway.submit_and_wait(request, upload, caller, gateway.settings.max_wait, final_only=True)
     if job.packed is None:
         raise await _failure(request, gateway, job)

@@ -93,7 +93,7 @@ async def submit(request: Request) -> Response:
     media_type, key = negotiate(request.headers, JOB_TYPES), _idempotency_key(request.headers)
     wait = preferred_wait(request.headers, gateway.settings.max_wait)
     with tracing.span("ingest"):
-        upload = await read_upload(request, gateway.settings, await gateway.catalogue.audio_limits())
+        upload = await read_upload(request, gateway.settings, gateway.settings.audio_limits)
     headers: dict[str, str] = {}
     if wait is None:
         job = (await gateway.submit(upload, caller, key)).job

@@ -12,7 +12,7 @@ router = APIRouter(prefix="/v1/limits", tags=["limits"])
 @router.get("")
 async def limits(gateway: GatewayDep) -> Limits:
     """Accepted sizes, durations, sample rates and formats; the longest wait; how long results are kept."""
-    settings, audio = gateway.settings, await gateway.catalogue.audio_limits()
+    settings, audio = gateway.settings, gateway.settings.audio_limits
     formats = [BY_NAME[name] for name in audio.formats]
     return Limits(
         max_upload_bytes=settings.max_upload_bytes,

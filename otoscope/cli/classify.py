@@ -32,7 +32,9 @@ class CombineName(StrEnum):
 def classify(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Sound files, globs such as 'sounds/*.ogg', directories (--recursive)."),
+        typer.Argument(
+            metavar="FILE...", help="Sound files, globs such as 'sounds/*.ogg', directories (--recursive), - for stdin."
+        ),
     ],
     model: Annotated[str | None, typer.Option(metavar="NAME", help="One of `otoscope models`.")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of classes for each sound.")] = None,
@@ -66,6 +68,11 @@ def classify(
     min_confidence: Annotated[
         float | None, typer.Option(min=0, max=1, help="Confidence below which the answer is unsure.")
     ] = None,
+    channel: Annotated[
+        str | None,
+        typer.Option(metavar="N|left|loudest|mean", help="Which channel is classified; the mean by default."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse sounds that are cut or damaged.")] = False,
     overlap: Annotated[
         float | None, typer.Option(min=0, max=0.9, help="Share by which the windows of a long sound overlap.")
     ] = None,
@@ -119,7 +126,7 @@ def classify(
     options = Options(
         model=model, top_k=top_k, include=list(dict.fromkeys(parts)), timeout=timeout,
         combine=combine.value if combine else None, unknown_threshold=unknown_threshold, min_confidence=min_confidence,
-        overlap=overlap, merge_gap=merge_gap, min_duration=min_duration,
+        channel=channel, strict=strict or None, overlap=overlap, merge_gap=merge_gap, min_duration=min_duration,
     )  # fmt: skip
     with _report(len(names), as_json, detections, format, out) as report:
         failed = classify_many(names, url, options, parallel, report)

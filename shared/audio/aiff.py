@@ -1,11 +1,11 @@
-"""The header reader of AIFF and AIFF-C."""
+"""The header reader of AIFF and AIFF-C. Compressed sound is decoded by FFmpeg."""
 
 import math
 from dataclasses import replace
 from struct import unpack, unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
-from shared.audio.headers import Header
+from shared.audio.headers import Decoder, Header, missing
 from shared.audio.iff import iter_chunks
 
 _SAMPLE_FORMATS = {  # by compression type; 42n1 and 23n1 are in24 and in32 backwards, which is little-endian
@@ -13,50 +13,70 @@ _SAMPLE_FORMATS = {  # by compression type; 42n1 and 23n1 are in24 and in32 back
     b"23n1": "<i", b"raw ": "u1", b"fl32": ">f4", b"FL32": ">f4", b"fl64": ">f8", b"FL64": ">f8", b"alaw": "alaw",
     b"ALAW": "alaw", b"ulaw": "ulaw", b"ULAW": "ulaw",
 }  # fmt: skip
+_COMPRESSED = {b"ima4": "IMA ADPCM", b"GSM ": "GSM 6.10", b"agsm": "GSM 6.10", b"MAC3": "MACE", b"MAC6": "MACE"}
 _NAMES = {"i": "PCM", "u1": "PCM", "f": "float", "alaw": "A-law", "ulaw": "µ-law"}
+_UNFINISHED = 0x7FFFF000  # from here up: files that were written into a pipe
 
 
 def read_aiff_header(data: bytes, start: int) -> Header:
     """Raises AudioCorrupt, AudioTruncated or AudioUnsupported."""
     common: Header | None = None
-    samples: tuple[int, int] | None = None  # offset, bytes
-    for name, at, size in iter_chunks(data, start, ">"):
+    claimed: int | None = None  # frames
+    samples: tuple[int, int] | None = None  # offset, bytes that it announces
+    for name, at, size in iter_chunks(data, start + 12, ">"):
         if name == b"COMM" and common is None:
-            common = _common(data, at, size, compressed=data[start + 8 : start + 12] == b"AIFC")
+            common, claimed = _common(data, at, size, compressed=data[start + 8 : start + 12] == b"AIFC")
         elif name == b"SSND" and samples is None:
-            if size > len(data) - at:
-                raise AudioTruncated(
-                    f"The AIFF header announces {size:,} bytes of samples; the upload has {len(data) - at:,}."
-                )
             lead = 8 + unpack_from(">I", data, at)[0]
             samples = at + lead, max(size - lead, 0)
-    if common is None or common.frames is None:
+    if common is None or claimed is None:
         raise AudioTruncated("The AIFF file ends before its common chunk.")
-    offset, held = samples or (0, 0)
-    needed = max(common.channels, 0) * common.sample_bytes * common.frames
-    if needed > held:
-        raise AudioTruncated(f"The AIFF header announces {needed:,} bytes of samples; the upload has {held:,}.")
-    return replace(common, offset=offset)
+    offset, size = samples or (len(data), 0)
+    if common.decoder is Decoder.PYAV:
+        return replace(common, offset=start, truncated=_cut(size, max(len(data) - offset, 0)))
+    frame = max(common.channels, 0) * common.sample_bytes
+    present = max(len(data) - offset, 0)
+    if size < _UNFINISHED:
+        present = min(present, size)
+    needed = frame * claimed
+    unknown = size >= _UNFINISHED or (claimed == 0 and present > 0)
+    if not unknown and needed <= present:
+        return replace(common, frames=claimed, offset=offset, end=offset + needed)
+    frames = present // max(frame, 1)
+    header = replace(common, frames=frames, offset=offset, end=offset + present)
+    if unknown:
+        return header
+    lost = (claimed - frames) / common.rate if common.rate else None
+    return replace(header, truncated=missing("AIFF", needed, present, "bytes of samples", lost))
 
 
-def _common(data: bytes, at: int, size: int, *, compressed: bool) -> Header:
+def _cut(size: int, held: int) -> str:
+    return missing("AIFF", size, held, "bytes of samples") if held < size < _UNFINISHED else ""
+
+
+def _common(data: bytes, at: int, size: int, *, compressed: bool) -> tuple[Header, int]:
+    """(the header without its samples, the number of frames that it announces)."""
     needed = 22 if compressed else 18
     if size < needed:
         raise AudioCorrupt(f"The AIFF common chunk has {size} bytes; it needs {needed}.")
     if len(data) < at + needed:
         raise AudioTruncated("The AIFF file ends inside its common chunk.")
-    channels, frames, bits, rate = unpack_from(">hIh10s", data, at)
+    channels, frames, bits, exact_rate = unpack_from(">hIh10s", data, at)
     codec = data[at + 18 : at + 22] if compressed else b"NONE"
+    rate = _extended(exact_rate)
+    if codec in _COMPRESSED:
+        return Header("AIFF", _COMPRESSED[codec], rate, channels, None, decoder=Decoder.PYAV), frames
     sample_format = _SAMPLE_FORMATS.get(codec)
     if sample_format is None:
-        raise AudioUnsupported(f"AIFF compression {codec!r} is not accepted; PCM, float, A-law and µ-law are.")
+        known = "PCM, float, A-law, µ-law, IMA ADPCM, GSM 6.10 and MACE are"
+        raise AudioUnsupported(f"AIFF compression {codec!r} is not accepted; {known}.")
     if sample_format in (">i", "<i"):
         if not 1 <= bits <= 32:
             raise AudioUnsupported(f"AIFF of {bits} bits is not accepted; 1 to 32 are.")
         width = (bits + 7) // 8  # other depths fill whole bytes, left-aligned
         sample_format = "i1" if width == 1 else f"{sample_format}{width}"
     name = next(name for kind, name in _NAMES.items() if kind in sample_format)
-    return Header("AIFF", f"{name} {bits} bit", _extended(rate), channels, frames, sample_format=sample_format)
+    return Header("AIFF", f"{name} {bits} bit", rate, channels, None, sample_format=sample_format), frames
 
 
 def _extended(raw: bytes) -> int:

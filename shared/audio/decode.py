@@ -8,7 +8,7 @@ to waveform.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,9 @@ from otoscope.errors import (
     AudioUnsupported,
 )
 from otoscope.results import Level, SoundWarning
-from shared.audio.decoders import Block, open_blocks
-from shared.audio.formats import BY_NAME, Decoder, describe_formats, identify, read_header
-from shared.audio.headers import Header
+from shared.audio.decoders import Block, Source, open_source
+from shared.audio.formats import BY_NAME, describe_formats, identify, read_header
+from shared.audio.headers import Decoder, Header, describe_seconds
 from shared.audio.level import (
     DC_OFFSET,
     LevelMeter,
@@ -43,27 +43,34 @@ Waveform = NDArray[np.float32]
 BLOCK_SAMPLES = 2**18  # of a block of a stream at most: 16 s at 16 kHz
 
 _TOLERANCE = 0.5  # seconds above the limit that are accepted: codecs pad sounds that were cut to its length
-_MIN_DECODED = 0.5  # share of the announced samples that a lossy codec must yield; players skip damaged parts, too
+_MAX_MISSING = 0.25  # seconds of what a lossy file announces that may be missing: encoders count their padding
 _MAX_PLAIN = 4 * 2**20  # bytes of uncompressed sound that are decoded in a few milliseconds
 _MAX_PEAK = 2.0**32  # full scale is 1; integers of 32 bits that are stored as floats are below this
 
 
-def probe(data: bytes, limits: AudioLimits | None = None) -> Header:
-    """Check a file by its header, and return the header. Raises an AudioError: what was found and what is accepted."""
+Channel = int | Literal["mean", "left", "loudest"]
+"""Which channel of a file is used: that number, from 1 on, the first, the one with the most energy, or their mean."""
+
+
+def probe(data: bytes, limits: AudioLimits | None = None, *, strict: bool = False) -> Header:
+    """Check a file by its header, and return the header. Raises an AudioError: what was found and what is accepted.
+
+    A file that ends early is an error only if it is to be `strict`, or if it has no sound at all.
+    """
     limits = limits or AudioLimits()
     if not data:
         raise AudioEmpty(f"The upload is empty. Accepted: {describe_formats(limits.formats)}.")
     header = read_header(data, limits.formats)
-    found = BY_NAME[header.container]
     if header.container not in limits.formats:
-        missing = found.package
-        why = f"the decoder lacks the optional package {missing.name} ({missing.docs})" if missing else "it is disabled"
         accepted = describe_formats(limits.formats)
-        raise AudioUnsupported(f"{header.container} is not accepted here: {why}. Accepted: {accepted}.")
-    if not found.vague_header:
-        _check(header, limits)
-    elif header.frames is not None:
-        _check_length(header.frames, header.rate, limits)
+        raise AudioUnsupported(f"{header.container} is not accepted here: it is disabled. Accepted: {accepted}.")
+    for each in header.all:
+        if each.truncated and (strict or each.frames == 0):
+            raise AudioTruncated(each.truncated)
+        if each.decoder is not Decoder.PYAV:  # others state wrong ones; those of the decoder are checked
+            _check(each, limits)
+    if header.seconds is not None:
+        _check_length(header.seconds, limits, header.truncated)
     return header
 
 
@@ -74,14 +81,14 @@ def _check(header: Header, limits: AudioLimits) -> None:
         raise AudioRate(
             f"The file's sample rate is {header.rate:,} Hz; {limits.min_rate:,} to {limits.max_rate:,} are accepted."
         )
-    if header.frames is not None:
-        _check_length(header.frames, header.rate, limits)
 
 
-def _check_length(frames: int, rate: int, limits: AudioLimits) -> None:
-    if frames == 0:
+def _check_length(seconds: float, limits: AudioLimits, truncated: str = "") -> None:
+    """`truncated`: what is missing, where that is why it is short."""
+    if truncated and seconds < limits.min_seconds:
+        raise AudioTruncated(truncated)
+    if seconds == 0:
         raise AudioEmpty("The file holds no samples.")
-    seconds = frames / rate
     if seconds < limits.min_seconds:
         raise AudioTooShort(
             f"The sound lasts {seconds * 1_000:.3g} ms; at least {limits.min_seconds * 1_000:g} ms are needed."
@@ -131,22 +138,34 @@ def collect(stream: BlockStream) -> Decoded:
     return Decoded(waveform=waveform, **vars(stream.info))
 
 
-def decode(data: bytes, rate: int, limits: AudioLimits | None = None) -> Decoded:
+def decode(
+    data: bytes, rate: int, limits: AudioLimits | None = None, *, channel: Channel = "mean", strict: bool = False
+) -> Decoded:
     """The whole sound of `SoundStream`. Raises an AudioError."""
-    return collect(SoundStream(data, rate, limits))
+    return collect(SoundStream(data, rate, limits, channel=channel, strict=strict))
 
 
 class SoundStream:
-    """A file as mono (mean of the channels) at `rate` Hz with soxr's high-quality filter, block by block.
+    """A file as one channel at `rate` Hz with soxr's high-quality filter, block by block.
 
-    If the channels cancel each other, the loudest is used instead of their mean; a constant offset is removed; floats
-    in the range of integers are scaled to full scale. Each of these is a warning. They are decided on the first ten
-    minutes, which are kept in memory until then; the level is that of the whole sound. Stops at the limit, so that
-    memory and time depend on the limits and not on the file.
+    By default that is the mean of the channels, and if they cancel each other the loudest one. A constant offset is
+    removed; floats in the range of integers are scaled to full scale; sounds behind one another in the file are joined;
+    what is missing or damaged is left out, unless the file is to be `strict`. Each of these is a warning. They are
+    decided on the first ten minutes, which are kept in memory until then; the level is that of the whole sound. Stops
+    at the limit, so that memory and time depend on the limits and not on the file.
     """
 
-    def __init__(self, data: bytes, rate: int, limits: AudioLimits | None = None) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        rate: int,
+        limits: AudioLimits | None = None,
+        *,
+        channel: Channel = "mean",
+        strict: bool = False,
+    ) -> None:
         self._data, self._rate, self._limits = data, rate, limits or AudioLimits()
+        self._channel, self._strict = channel, strict
         self._info: FileInfo | None = None
 
     @property
@@ -158,15 +177,18 @@ class SoundStream:
 
     def __iter__(self) -> Iterator[Waveform]:
         """Blocks of at most BLOCK_SAMPLES. Raises an AudioError, also after the first block."""
-        file = _Pass(self._data, self._rate, self._limits)
-        head = file.read_head()
         warnings: list[SoundWarning] = []
-        if file.meter.channels_cancel:
-            channel = file.meter.loudest_channel
-            file = _Pass(self._data, self._rate, self._limits, channel)
+        chosen = self._channel if isinstance(self._channel, int) else 1 if self._channel == "left" else None
+        file = self._open(chosen)
+        head = file.read_head()
+        cancelled = self._channel == "mean" and file.meter.channels_cancel
+        if cancelled or self._channel == "loudest":
+            channel = file.meter.loudest_channel + 1
+            file = self._open(channel)
             head = file.read_head()
-            detail = f"The {file.header.channels} channels cancel each other; channel {channel + 1}, the loudest,"
-            warnings.append(SoundWarning("channels_cancel", f"{detail} was used."))
+            if cancelled:
+                detail = f"The {file.header.channels} channels cancel each other; channel {channel}, the loudest,"
+                warnings.append(SoundWarning("channels_cancel", f"{detail} was used."))
         frames = [spread_frames(head)]  # of which the bandwidth is measured
         scale = 1 / full_scale(file.meter.peak)
         if scale != 1.0:
@@ -183,6 +205,8 @@ class SoundStream:
                 block = block * np.float32(scale)
             yield block - removed if removed else block
         level = file.meter.level(bandwidth_of_frames(np.concatenate(frames), self._rate), scale)
+        if file.missing:
+            warnings.append(SoundWarning("truncated", file.missing))
         warnings += level_warnings(file.header, level, file.meter.peak, scale, offset if removed else 0.0)
         warnings += band_warnings(file.header, level, self._rate)
         self._info = FileInfo(
@@ -193,6 +217,9 @@ class SoundStream:
             level=level,
             warnings=tuple(warnings),
         )
+
+    def _open(self, channel: int | None) -> "_Pass":
+        return _Pass(self._data, self._rate, self._limits, channel, self._strict)
 
 
 def _split(waveform: Waveform) -> Iterator[Waveform]:
@@ -219,49 +246,115 @@ def _cut(parts: Iterable[Waveform]) -> Iterator[Waveform]:
 class _Pass:
     """One pass over a file: the mean of its channels, or one channel, at `rate` Hz. Raises an AudioError."""
 
-    def __init__(self, data: bytes, rate: int, limits: AudioLimits, channel: int | None = None) -> None:
-        claimed = probe(data, limits)
-        self.header, self._blocks = open_blocks(data, claimed)
+    def __init__(self, data: bytes, rate: int, limits: AudioLimits, channel: int | None, strict: bool) -> None:
+        """`channel` counts from 1 on; None for the mean."""
+        self._data, self._rate, self._limits, self._channel, self._strict = data, rate, limits, channel, strict
+        first, *self._others = probe(data, limits, strict=strict).all
+        self._source = open_source(data, first)
+        self.header = self._source.header
         _check(self.header, limits)
-        self._rate, self._limits, self._channel = rate, limits, channel
-        self._frames = 0  # decoded so far
-        self.meter = LevelMeter()  # of all channels so far
+        if channel is not None and channel > self.header.channels:
+            raise AudioChannels(f"Channel {channel} was requested; the file has {self.header.channels}.")
+        self._seconds = 0.0  # decoded so far
+        self.missing = ""  # what could not be read, in a sentence; known at the end
+        self.meter = LevelMeter()  # of what was used of the channels so far
         self.parts = self._decode()
 
     def read_head(self) -> Waveform:
         """The first ten minutes, or a bit more, or the whole of a shorter sound; `parts` are then those after it."""
         parts: list[Waveform] = []
-        most = (HEAD_SECONDS + _TOLERANCE) * self.header.rate
         for part in self.parts:
             parts.append(part)
-            if self._frames > most:
+            if self._seconds > HEAD_SECONDS + _TOLERANCE:
                 break
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _decode(self) -> Iterator[Waveform]:
+        """Parts of the waveform: of each sound of the file, and where its rate changes."""
+        resampler = _Resampler(self._rate)
+        for rate, mono in self._mono():
+            yield from resampler.add(rate, mono)
+        yield from resampler.finish()
+        _check_length(self._seconds, self._limits, self.missing)
+
+    def _mono(self) -> Iterator[tuple[int, Waveform]]:
+        """(rate, samples) of every sound of the file."""
+        source: Source | None = self._source
+        while source is not None:
+            began = self._seconds
+            try:
+                for rate, block in source.blocks:
+                    self._seconds += len(block) / rate
+                    if self._seconds > self._limits.max_seconds + _TOLERANCE:
+                        limit = f"{self._limits.max_seconds:g} s"
+                        raise AudioTooLong(f"The sound lasts more than the {limit} that are accepted.")
+                    yield rate, self._measured(block)
+                self._note(_lost(source, self._seconds - began))
+                source = self._next_source()
+            except (AudioCorrupt, AudioTruncated, AudioUnsupported, AudioChannels, AudioRate) as error:
+                if self._strict or not self._seconds:
+                    raise
+                self._note(f"From {describe_seconds(self._seconds)} on the file cannot be read: {error.detail}")
+                return
+
+    def _next_source(self) -> Source | None:
+        if not self._others:
+            return None
+        source = open_source(self._data, self._others.pop(0))
+        _check(source.header, self._limits)
+        return source
+
+    def _measured(self, block: Block) -> Waveform:
+        """(samples,) of the channels that are used."""
+        if block.shape[1] != self.header.channels:
+            mean = block.mean(axis=1, keepdims=True, dtype=np.float32)
+            block = np.broadcast_to(mean, (len(block), self.header.channels))
+        if self._channel is not None:
+            block = block[:, self._channel - 1 : self._channel]
+        mono = np.ascontiguousarray(_mono(block))
+        self.meter.add(block, mono)
+        return mono
+
+    def _note(self, missing: str) -> None:
+        """Raises AudioTruncated where all must be there."""
+        if missing and (self._strict or not self._seconds):
+            raise AudioTruncated(missing)
+        self.missing = self.missing or missing
+
+
+def _lost(source: Source, seconds: float) -> str:
+    """What a decoded sound lacks, in a sentence; `seconds` of it were decoded."""
+    header = source.header
+    lost = header.frames / header.rate - seconds if header.frames is not None and header.rate else 0.0
+    few = lost * header.rate < 1 if BY_NAME[header.container].lossless else lost < _MAX_MISSING
+    if header.truncated or few or header.frames is None:
+        return header.truncated or source.damage
+    announced = describe_seconds(header.frames / header.rate)
+    return f"The {header.container} file announces {announced} of sound; {describe_seconds(lost)} are missing."
+
+
+class _Resampler:
+    """Waveforms of any rate, one behind another, at one rate."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate, self._from = rate, rate
+        self._stream: Any = None  # of soxr; None where there is nothing to resample
+
+    def add(self, rate: int, mono: Waveform) -> Iterator[Waveform]:
         import soxr
 
-        header, limits = self.header, self._limits
-        budget = int((limits.max_seconds + _TOLERANCE) * header.rate)
-        resample = header.rate != self._rate
-        resampler = soxr.ResampleStream(header.rate, self._rate, 1, dtype="float32") if resample else None
-        for block in self._blocks:
-            self._frames += len(block)
-            if self._frames > budget:
-                raise AudioTooLong(f"The sound lasts more than the {limits.max_seconds:g} s that are accepted.")
-            mono = _mono(block) if self._channel is None else np.ascontiguousarray(block[:, self._channel])
-            self.meter.add(block, mono)
-            yield resampler.resample_chunk(mono) if resampler else mono
-        if header.frames is not None:
-            needed = header.frames * (1 if BY_NAME[header.container].exact_length else _MIN_DECODED)
-            if self._frames < needed:
-                raise AudioTruncated(
-                    f"The {header.container} file announces {header.frames:,} samples a channel;"
-                    f" only {self._frames:,} can be decoded."
-                )
-        _check_length(self._frames, header.rate, limits)
-        if resampler:
-            yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        if rate != self._from:
+            yield from self.finish()
+            self._from = rate
+            same = rate == self._rate
+            self._stream = None if same else soxr.ResampleStream(rate, self._rate, 1, dtype="float32")
+        yield mono if self._stream is None else self._stream.resample_chunk(mono)
+
+    def finish(self) -> Iterator[Waveform]:
+        """The end of the sound so far."""
+        if self._stream is not None:
+            yield self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
+            self._stream = None
 
 
 def is_plain(data: bytes, rate: int) -> bool:
@@ -273,8 +366,10 @@ def is_plain(data: bytes, rate: int) -> bool:
     """
     if len(data) > _MAX_PLAIN:
         return False
-    found, _ = identify(data, only=Decoder.PCM)
-    return found is not None and read_header(data).rate == rate
+    found, _ = identify(data, plain=True)
+    if found is None:
+        return False
+    return all(each.decoder is Decoder.PCM and each.rate == rate for each in read_header(data).all)
 
 
 def _mono(block: Block) -> Waveform:

@@ -1,50 +1,58 @@
-"""The decoders, from checked bytes to blocks of samples: numpy for uncompressed sound, else libsndfile or PyAV.
+"""The decoders, from checked bytes to blocks of samples: numpy for uncompressed sound, else libsndfile or FFmpeg.
 
 Each gets only what a header reader (`shared.audio.formats`) has accepted. So that decoder and reader cannot disagree
-about what a file is, tags before a stream are removed, and WAV and AIFF, whose headers can name rare codecs, never
-reach libsndfile. Blocks are of bounded size whatever the file claims. Used by `shared.audio.decode` alone; the native
-libraries are imported at the first use.
+about what a file is, what stands in front of a stream is removed, and WAV and AIFF, whose headers can name rare codecs,
+never reach libsndfile. Blocks are of bounded size whatever the file claims. Used by `shared.audio.decode` alone; the
+native libraries are imported at the first use.
 """
 
 import io
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
-from shared.audio.formats import BY_NAME, Decoder
-from shared.audio.headers import Header
+from otoscope.errors import AudioCorrupt
+from shared.audio.ffmpeg import Packets, open_container
+from shared.audio.formats import BY_NAME
+from shared.audio.headers import Decoder, Header
 
 Block = NDArray[np.float32]  # (frames, channels); full scale is 1
 
-_BLOCK = 65_536  # frames per block; bounds memory
+_BLOCK = 65_536  # frames of up to eight channels per block; bounds memory
 
 
-def open_blocks(data: bytes, header: Header) -> tuple[Header, Iterator[Block]]:
-    """(header as the decoder found it, samples block by block).
+@dataclass
+class Source:
+    """A sound that is decoded while `blocks` are iterated, once."""
 
-    Opening and iterating raise AudioUnsupported, AudioTruncated or AudioCorrupt.
-    """
-    match BY_NAME[header.container].decoder:
+    header: Header  # as the decoder found it
+    blocks: Iterator[tuple[int, Block]]  # (rate in Hz, samples); both may change on the way
+    damage: str = ""  # what could not be decoded so far, in a sentence
+
+
+def open_source(data: bytes, header: Header) -> Source:
+    """Opening and iterating raise AudioUnsupported or AudioCorrupt."""
+    match header.decoder:
         case Decoder.PCM:
-            return header, _pcm(data, header)
-        case Decoder.PYAV:
-            return _open_av(data)
+            return Source(header, _pcm(data, header))
         case Decoder.SNDFILE:
-            return header, _open_sndfile(data, header)
+            return _open_sndfile(data, header)
+        case Decoder.PYAV:
+            return _open_ffmpeg(data, header)
 
 
 # --- uncompressed ---------------------------------------------------------------------------------------------------
 
 
-def _pcm(data: bytes, header: Header) -> Iterator[Block]:
+def _pcm(data: bytes, header: Header) -> Iterator[tuple[int, Block]]:
     frame = header.channels * header.sample_bytes
-    for first in range(0, header.frames or 0, _BLOCK):
-        count = min(_BLOCK, (header.frames or 0) - first)
+    size = max(_BLOCK * 8 // max(header.channels, 8), 1)
+    for first in range(0, header.frames or 0, size):
+        count = min(size, (header.frames or 0) - first)
         raw = np.frombuffer(data, np.uint8, count * frame, header.offset + first * frame)
-        yield _to_float(raw, header.sample_format).reshape(-1, header.channels)
+        yield header.rate, _to_float(raw, header.sample_format).reshape(-1, header.channels)
 
 
 def _to_float(raw: NDArray[np.uint8], sample_format: str) -> Block:
@@ -91,7 +99,7 @@ class _Bytes(io.BytesIO):
         return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
 
 
-def _open_sndfile(data: bytes, header: Header) -> Iterator[Block]:
+def _open_sndfile(data: bytes, header: Header) -> Source:
     import soundfile
 
     class Forward(soundfile.SoundFile):  # type: ignore[misc]
@@ -103,9 +111,8 @@ def _open_sndfile(data: bytes, header: Header) -> Iterator[Block]:
         def seekable(self) -> bool:
             return False
 
-    source = _Bytes(header.prefix + data[header.offset :])
     try:
-        file = Forward(source)
+        file = Forward(_Bytes(header.prefix + data[header.offset : header.end]))
     except soundfile.SoundFileError as error:
         raise AudioCorrupt(f"The {header.container} file cannot be opened: {_reason(error)}") from error
     same = (file.format, file.samplerate, file.channels) == (header.container.upper(), header.rate, header.channels)
@@ -114,74 +121,69 @@ def _open_sndfile(data: bytes, header: Header) -> Iterator[Block]:
         file.close()
         raise AudioCorrupt(f"The {header.container} file's header and its sound disagree about what it is.")
 
-    def blocks() -> Iterator[Block]:
+    def blocks() -> Iterator[tuple[int, Block]]:
+        count = 0
         with file:
-            while True:
+            while header.frames is None or header.container != "FLAC" or count < header.frames:
                 try:
                     block = file.read(_BLOCK, dtype="float32", always_2d=True)
                 except soundfile.SoundFileError as error:
-                    if header.container == "FLAC" and not source.read(1):  # it reads a few KB ahead
-                        raise AudioTruncated("The FLAC file is cut short, or damaged near its end.") from error
-                    raise AudioCorrupt(f"The {header.container} file cannot be decoded: {_reason(error)}") from error
+                    if header.container != "FLAC":
+                        raise AudioCorrupt(
+                            f"The {header.container} file cannot be decoded: {_reason(error)}"
+                        ) from error
+                    break
                 if not len(block):
                     return
-                yield block
+                count += len(block)
+                yield header.rate, block
+            else:
+                return
+        # libsndfile stops at damage and drops the block in which it is; FFmpeg goes on behind it.
+        rest = _open_ffmpeg(data, replace(header, decoder=Decoder.PYAV))
+        yield from _skip(rest.blocks, count)
+        source.damage = rest.damage
 
-    return blocks()
+    source = Source(header, blocks())
+    return source
 
 
 def _reason(error: Exception) -> str:
     return str(getattr(error, "error_string", error))
 
 
-# --- PyAV: M4A ------------------------------------------------------------------------------------------------------
-
-# No file can make FFmpeg use another demuxer, decode a video track, or open a file or URL by its name.
-_ALLOWED = {"codec_whitelist": "aac,alac", "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2", "protocol_whitelist": ""}
+# --- FFmpeg: everything else ----------------------------------------------------------------------------------------
 
 
-def _open_av(data: bytes) -> tuple[Header, Iterator[Block]]:
-    import av
+def _open_ffmpeg(data: bytes, header: Header) -> Source:
+    packets = Packets()
+    found, frames = open_container(header.prefix + data[header.offset : header.end], header, packets)
 
-    try:
-        container = av.open(io.BytesIO(data), "r", format="mp4", options=_ALLOWED)
-        stream = container.streams.audio[0]
-        codec = stream.codec_context
-        name: str = codec.name
-        codec.thread_count = 1
-        header = Header("M4A", name.upper(), codec.sample_rate or 0, codec.channels, None)
-    except (av.FFmpegError, IndexError, AttributeError, ValueError) as error:
-        raise AudioCorrupt(f"The M4A file cannot be opened: {error}") from error
-    if name not in ("aac", "alac"):
-        container.close()
-        raise AudioUnsupported(f"M4A with codec {name} is not accepted; AAC and ALAC are.")
+    def blocks() -> Iterator[tuple[int, Block]]:
+        yield from _join(frames)
+        source.damage = packets.damage
 
-    def blocks() -> Iterator[Block]:
-        try:
-            with container:
-                for frame in container.decode(stream):
-                    if (frame.sample_rate, frame.layout.nb_channels) != (header.rate, header.channels):
-                        raise AudioCorrupt("The M4A file changes its rate or its channels in mid-stream.")
-                    yield _planes(frame)
-        except (av.FFmpegError, ValueError) as error:
-            raise AudioCorrupt(f"The M4A file cannot be decoded: {error}") from error
-
-    return header, blocks()
+    source = Source(found, blocks())
+    return source
 
 
-_PLANAR: dict[str, type[np.float32 | np.int16 | np.int32]] = {"fltp": np.float32, "s16p": np.int16, "s32p": np.int32}
+def _join(frames: Iterator[tuple[int, Block]]) -> Iterator[tuple[int, Block]]:
+    """Frames, of which a second has dozens, as blocks of a second or so."""
+    kept: list[Block] = []
+    size, kind = 0, (0, 0)  # kind: rate, channels
+    for rate, frame in frames:
+        if kept and ((rate, frame.shape[1]) != kind or size >= _BLOCK):
+            yield kind[0], np.concatenate(kept)
+            kept, size = [], 0
+        kept.append(frame)
+        size, kind = size + len(frame), (rate, frame.shape[1])
+    if kept:
+        yield kind[0], np.concatenate(kept)
 
 
-def _planes(frame: Any) -> Block:
-    """(samples, channels) of a decoded frame; the codecs bound it: at most 2,048 samples of AAC, 16,384 of ALAC.
-
-    PyAV's `to_ndarray` (18.1) counts planes up to a null pointer. FFmpeg's array of pointers has eight entries
-    (AV_NUM_DATA_POINTERS) and no null behind them: for a frame with eight channels it reads out of bounds and crashes.
-    """
-    kind = _PLANAR.get(frame.format.name)
-    if kind is None:
-        raise AudioCorrupt(f"The M4A file has samples of an unknown format, {frame.format.name}.")
-    planes = frame.planes[: frame.layout.nb_channels]
-    samples = np.stack([np.frombuffer(plane, kind, frame.samples) for plane in planes], axis=1)
-    whole = samples.astype(np.float32)
-    return whole if kind is np.float32 else whole / np.float32(2 ** (8 * samples.itemsize - 1))
+def _skip(blocks: Iterator[tuple[int, Block]], count: int) -> Iterator[tuple[int, Block]]:
+    """The blocks without that many frames at their beginning."""
+    for rate, block in blocks:
+        if len(block) > count:
+            yield rate, block[count:]
+        count = max(count - len(block), 0)

@@ -1,45 +1,39 @@
 """The accepted audio formats, in one table: gateway, worker, /v1/limits, messages, trainer and page all read it.
 
 A new container is one entry of FORMATS and one header reader, a module beside this one. Readers are plain Python:
-libsndfile has had memory errors in rarely used codecs, so only an allow-list of containers and codecs reaches a native
-decoder, and the gateway loads none. They read headers and walk frames; they never decompress anything, and every loop
+native decoders have had memory errors in rarely used codecs, so only an allow-list of containers and codecs reaches
+one, and the gateway loads none. They read headers and walk frames; they never decompress anything, and every loop
 moves forward through bytes that are already in memory.
 """
 
-import importlib.util
+import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from enum import Enum, auto
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cached_property
 from struct import error as StructError
 
-from otoscope.errors import AudioTruncated, NotAudio
+from otoscope.errors import AudioError, AudioTruncated, NotAudio
+from shared.audio.adts import find_adts, read_adts_header
 from shared.audio.aiff import read_aiff_header
+from shared.audio.amr import read_amr_header
+from shared.audio.asf import MAGIC as ASF_MAGIC
+from shared.audio.asf import read_asf_header
+from shared.audio.au import read_au_header
+from shared.audio.caf import read_caf_header
 from shared.audio.flac import read_flac_header
 from shared.audio.headers import Header
-from shared.audio.id3 import skip_id3
+from shared.audio.matroska import read_matroska_header
 from shared.audio.mp3 import find_frames, read_mp3_header
 from shared.audio.mp4 import read_mp4_header
 from shared.audio.ogg import read_ogg_header
+from shared.audio.tags import skip_tags
 from shared.audio.unrecognised import unrecognised
+from shared.audio.w64 import read_w64_header
 from shared.audio.wav import read_wav_header
+from shared.audio.wavpack import read_wavpack_header
 
-
-class Decoder(Enum):
-    """What turns the bytes into samples; `shared.audio.decoders` implements them."""
-
-    PCM = auto()  # numpy: uncompressed samples, no native decoder
-    SNDFILE = auto()  # libsndfile
-    PYAV = auto()  # FFmpeg
-
-
-@dataclass(frozen=True)
-class OptionalPackage:
-    """A package that a decoder needs and that is not installed by default."""
-
-    name: str  # for people
-    module: str  # what is imported
-    docs: str  # where its installation is described
+_MAX_STRAY = 4_096  # bytes of anything in front of a file that are searched for its magic bytes
+_MAX_SOUNDS = 256  # sounds behind one another in one file: an evening of radio, with a new one for each song
 
 
 @dataclass(frozen=True)
@@ -50,63 +44,120 @@ class AudioFormat:
     codecs: tuple[str, ...]
     extensions: tuple[str, ...]  # of file names, for file pickers; the usual one first. The content decides, not these
     media_types: tuple[str, ...]  # the one to serve files with first
-    matches: Callable[[bytes, int], bool]  # (file, position after ID3 tags): is it this container, by its magic bytes
-    read_header: Callable[[bytes, int], Header]  # of the same; raises an AudioError
-    decoder: Decoder
+    magic: bytes  # a regular expression for the first bytes; empty for a stream of frames
+    read_header: Callable[[bytes, int], Header]  # (file, position of the magic bytes); raises an AudioError
+    find_frames: Callable[[bytes, int], int | None] | None = None  # of such a stream: the first frames, from there on
+    plain: bool = False  # samples may be uncompressed: then numpy decodes them
     sndfile_subtypes: tuple[str, ...] = ()  # where libsndfile decodes: its names of the accepted codecs
+    demuxer: str = ""  # where FFmpeg decodes: its name of the container
+    ffmpeg_codecs: tuple[str, ...] = ()  # and of the decoders that it may use
     label: str = ""  # for people, where it differs from the name
-    weak_magic: bool = False  # so short a magic number that other formats are tried first
-    exact_length: bool = True  # all samples that the header announces must decode; lossy codecs may lose some
-    vague_header: bool = False  # rate and channels of the header may be wrong: only the decoded ones are checked
-    package: OptionalPackage | None = None
+    lossless: bool = False  # exactly the samples that the header announces are in the file
 
     def __str__(self) -> str:
         return self.label or self.name
 
-    @property
-    def available(self) -> bool:
-        """Whether this process can decode it."""
-        return self.package is None or is_installed(self.package.module)
+    @cached_property
+    def pattern(self) -> re.Pattern[bytes]:
+        """Of the magic bytes."""
+        return re.compile(self.magic, re.DOTALL)
+
+    def find(self, data: bytes, start: int, most: int | None = None) -> int | None:
+        """Where such a file begins, from there on, within so many bytes."""
+        if self.find_frames:
+            return self.find_frames(data, start)
+        found = self.pattern.search(data, start, len(data) if most is None else start + most)
+        return found.start() if found else None
 
 
-@cache
-def is_installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
-
-
-_PYAV = OptionalPackage("PyAV", "av", "docs/deployment.md#m4a")
 _PCM_CODECS = ("PCM", "float", "A-law", "µ-law")
+_PCM_DECODERS = (
+    "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be", "pcm_u8", "pcm_s8", "pcm_f32le",
+    "pcm_f32be", "pcm_f64le", "pcm_f64be", "pcm_alaw", "pcm_mulaw",
+)  # fmt: skip
+_MPEG_DECODERS = ("mp3float", "mp3", "mp2float", "mp2")
 
 FORMATS = (
     AudioFormat(
-        "WAV", _PCM_CODECS, (".wav", ".wave"), ("audio/wav", "audio/vnd.wave", "audio/x-wav"),
-        lambda data, at: data[at : at + 4] in (b"RIFF", b"RF64", b"BW64") and data[at + 8 : at + 12] == b"WAVE",
-        read_wav_header, Decoder.PCM,
+        "WAV",
+        (*_PCM_CODECS, "Microsoft ADPCM", "IMA ADPCM", "Yamaha ADPCM", "G.721 ADPCM", "G.722 ADPCM", "G.726 ADPCM",
+         "GSM 6.10", "MPEG layer II", "MPEG layer III", "AAC"),
+        (".wav", ".wave", ".bwf", ".rf64"), ("audio/wav", "audio/vnd.wave", "audio/x-wav"),
+        rb"(?:RIF[FX]|RF64|BW64)....WAVE", read_wav_header, plain=True, demuxer="wav",
+        ffmpeg_codecs=("adpcm_ms", "adpcm_ima_wav", "adpcm_yamaha", "g722", "g726", "g726le", "gsm_ms", "aac",
+                       *_MPEG_DECODERS),
+        lossless=True,
     ),
     AudioFormat(
         "FLAC", ("FLAC",), (".flac",), ("audio/flac", "audio/x-flac"),
-        lambda data, at: data[at : at + 4] == b"fLaC",
-        read_flac_header, Decoder.SNDFILE, ("PCM_S8", "PCM_16", "PCM_24"),
+        rb"fLaC", read_flac_header, sndfile_subtypes=("PCM_S8", "PCM_16", "PCM_24"),
+        demuxer="flac", ffmpeg_codecs=("flac",), lossless=True,
     ),
     AudioFormat(
-        "Ogg", ("Vorbis", "Opus"), (".ogg", ".oga", ".opus"), ("audio/ogg", "audio/opus"),
-        lambda data, at: data[at : at + 4] == b"OggS",
-        read_ogg_header, Decoder.SNDFILE, ("VORBIS", "OPUS"), label="Ogg (Vorbis or Opus)", exact_length=False,
+        "Ogg", ("Vorbis", "Opus", "FLAC", "Speex"), (".ogg", ".oga", ".opus", ".spx", ".ogv"),
+        ("audio/ogg", "audio/opus", "audio/speex"), rb"OggS\x00[\x02\x06]", read_ogg_header,
+        sndfile_subtypes=("VORBIS", "OPUS"),
+        demuxer="ogg", ffmpeg_codecs=("vorbis", "opus", "flac", "speex"), label="Ogg (Vorbis, Opus, FLAC or Speex)",
     ),
     AudioFormat(
-        "MP3", ("MP3",), (".mp3",), ("audio/mpeg", "audio/mp3"),
-        lambda data, at: at > 0 or find_frames(data, 0) is not None,
-        read_mp3_header, Decoder.SNDFILE, ("MPEG_LAYER_III",), weak_magic=True, exact_length=False,
+        "MP3", ("MPEG layer III", "MPEG layer II"), (".mp3", ".mp2", ".mpga"), ("audio/mpeg", "audio/mp3"),
+        b"", read_mp3_header, find_frames, sndfile_subtypes=("MPEG_LAYER_III",),
+        demuxer="mp3", ffmpeg_codecs=_MPEG_DECODERS,
     ),
     AudioFormat(
-        "AIFF", _PCM_CODECS, (".aif", ".aiff", ".aifc"), ("audio/aiff", "audio/x-aiff"),
-        lambda data, at: data[at : at + 4] == b"FORM" and data[at + 8 : at + 12] in (b"AIFF", b"AIFC"),
-        read_aiff_header, Decoder.PCM,
+        "AIFF", (*_PCM_CODECS, "IMA ADPCM", "GSM 6.10", "MACE"), (".aif", ".aiff", ".aifc"),
+        ("audio/aiff", "audio/x-aiff"), rb"FORM....AIF[FC]", read_aiff_header, plain=True,
+        demuxer="aiff", ffmpeg_codecs=("adpcm_ima_qt", "gsm", "mace3", "mace6"), lossless=True,
     ),
     AudioFormat(
-        "M4A", ("AAC", "ALAC"), (".m4a",), ("audio/mp4", "audio/x-m4a"),
-        lambda data, at: data[at + 4 : at + 8] == b"ftyp",
-        read_mp4_header, Decoder.PYAV, exact_length=False, vague_header=True, package=_PYAV,
+        "M4A",
+        ("AAC", "ALAC", "Opus", "FLAC", "MPEG layer III", "AMR-NB", "AMR-WB", "IMA ADPCM", *_PCM_CODECS),
+        (".m4a", ".mp4", ".mov", ".3gp", ".3g2", ".m4b", ".m4v", ".qt"),
+        ("audio/mp4", "audio/x-m4a", "audio/3gpp", "audio/3gpp2"),
+        rb"[\x00-\x03]...(?:ftyp|moov|mdat|wide|free|skip|pnot)", read_mp4_header, demuxer="mov,mp4,m4a,3gp,3g2,mj2",
+        ffmpeg_codecs=("aac", "alac", "opus", "flac", "amrnb", "amrwb", "libopencore_amrnb", "libopencore_amrwb",
+                       "adpcm_ima_qt", "adpcm_ima_wav", *_MPEG_DECODERS, *_PCM_DECODERS),
+        label="M4A, MP4, MOV and 3GP",
+    ),
+    AudioFormat(
+        "WebM",
+        ("Opus", "Vorbis", "AAC", "FLAC", "ALAC", "MPEG layer III", "MPEG layer II", "WavPack", "PCM", "float"),
+        (".webm", ".mkv", ".mka", ".weba"), ("audio/webm", "audio/x-matroska"), rb"\x1a\x45\xdf\xa3",
+        read_matroska_header, demuxer="matroska,webm",
+        ffmpeg_codecs=("opus", "vorbis", "aac", "flac", "alac", "wavpack", *_MPEG_DECODERS, *_PCM_DECODERS),
+        label="WebM and Matroska",
+    ),
+    AudioFormat(
+        "AAC", ("AAC",), (".aac", ".adts"), ("audio/aac", "audio/aacp"), b"", read_adts_header, find_adts,
+        demuxer="aac", ffmpeg_codecs=("aac",), label="AAC (ADTS)",
+    ),
+    AudioFormat(
+        "AMR", ("AMR-NB", "AMR-WB"), (".amr", ".awb"), ("audio/amr", "audio/amr-wb"),
+        rb"#!AMR(?:-WB|_MC1\.0|-WB_MC1\.0)?\n",
+        read_amr_header, demuxer="amr", ffmpeg_codecs=("amrnb", "amrwb", "libopencore_amrnb", "libopencore_amrwb"),
+    ),
+    AudioFormat(
+        "CAF", (*_PCM_CODECS, "AAC", "ALAC", "Opus", "IMA ADPCM", "MPEG layer III", "FLAC", "AMR-NB"),
+        (".caf",), ("audio/x-caf",), rb"caff\x00\x01\x00\x00", read_caf_header, plain=True, demuxer="caf",
+        ffmpeg_codecs=("aac", "alac", "opus", "adpcm_ima_qt", "flac", "amrnb", "libopencore_amrnb", *_MPEG_DECODERS),
+    ),
+    AudioFormat(
+        "AU", _PCM_CODECS, (".au", ".snd"), ("audio/basic",), rb"\.snd\x00\x00", read_au_header,
+        plain=True, lossless=True,
+    ),
+    AudioFormat(
+        "W64", (*_PCM_CODECS, "Microsoft ADPCM", "IMA ADPCM", "GSM 6.10"), (".w64",), ("audio/x-w64",),
+        rb"riff\x2e\x91\xcf\x11.{12}.{4}wave", read_w64_header, plain=True, demuxer="wav",
+        ffmpeg_codecs=("adpcm_ms", "adpcm_ima_wav", "gsm_ms"), label="Wave64", lossless=True,
+    ),
+    AudioFormat(
+        "WMA", ("Windows Media 1", "Windows Media 2", "Windows Media Pro", "MPEG layer III"), (".wma", ".asf", ".wmv"),
+        ("audio/x-ms-wma",), re.escape(ASF_MAGIC), read_asf_header, demuxer="asf",
+        ffmpeg_codecs=("wmav1", "wmav2", "wmapro", *_MPEG_DECODERS),
+    ),
+    AudioFormat(
+        "WavPack", ("WavPack",), (".wv",), ("audio/wavpack", "audio/x-wavpack"), rb"wvpk.{4}.[\x02-\x05]",
+        read_wavpack_header, demuxer="wv", ffmpeg_codecs=("wavpack",), lossless=True,
     ),
 )  # fmt: skip
 """In the order in which people are shown them."""
@@ -114,33 +165,34 @@ FORMATS = (
 BY_NAME = {each.name: each for each in FORMATS}
 
 
-def is_available(name: str) -> bool:
-    """Whether this process can decode that format."""
-    return BY_NAME[name].available
-
-
-def format_names(*, optional: bool | None = None) -> tuple[str, ...]:
-    """Names of the accepted formats: with or without those that need an optional package; by default as installed."""
-    return tuple(
-        each.name for each in FORMATS if each.package is None or (each.available if optional is None else optional)
-    )
+def format_names() -> tuple[str, ...]:
+    """Names of the accepted formats."""
+    return tuple(each.name for each in FORMATS)
 
 
 def describe_formats(names: Iterable[str] | None = None) -> str:
-    """Those formats in words, for messages; by default those that this process can decode."""
+    """Those formats in words, for messages; by default all."""
     return ", ".join(str(BY_NAME[name]) for name in (format_names() if names is None else names))
 
 
-def identify(data: bytes, *, only: Decoder | None = None) -> tuple[AudioFormat | None, int]:
-    """(format by magic bytes or None, position after the ID3 tags); `only` tries the formats of one decoder.
+def identify(data: bytes, *, plain: bool = False) -> tuple[AudioFormat | None, int]:
+    """(format or None, where it begins): behind tags, zeros, white space, and up to 4 KB of anything.
 
-    Raises AudioTruncated or AudioEmpty, where the file is nothing but an ID3 tag.
+    `plain` tries the formats that can be uncompressed. Raises AudioTruncated or AudioEmpty, where the file is nothing
+    but a tag.
     """
-    start = skip_id3(data)
-    for weak in (False, True):
-        for each in FORMATS:
-            if each.weak_magic is weak and only in (None, each.decoder) and each.matches(data, start):
-                return each, start
+    start = skip_tags(data)
+    strong = [each for each in FORMATS if each.magic and each.plain >= plain]
+    for begin in range(start, max(start - 5, -1), -1):  # the size that an MP4 file begins with can look blank
+        for each in strong:
+            if each.pattern.match(data, begin):
+                return each, begin
+    framed = [each for each in FORMATS if each.find_frames and not plain]
+    for most, formats in ((_MAX_STRAY, strong), (None, framed)):
+        found = [(at, each) for each in formats if (at := each.find(data, start, most)) is not None]
+        if found:
+            at, each = min(found, key=lambda pair: pair[0])
+            return each, at
     return None, start
 
 
@@ -152,9 +204,29 @@ def read_header(data: bytes, accepted: Iterable[str] | None = None) -> Header:
     try:
         found, start = identify(data)
         if found is None:
-            raise unrecognised(data, describe_formats(accepted))
-        return found.read_header(data, start)
+            raise unrecognised(data, start, describe_formats(accepted))
+        header = found.read_header(data, start)
     except NotAudio as error:
         raise NotAudio(f"{error.detail} Accepted: {describe_formats(accepted)}.") from error
     except (StructError, IndexError) as error:
         raise AudioTruncated(f"The file ends inside its own header, after {len(data):,} bytes.") from error
+    if header.end is None or header.end >= len(data):
+        return header
+    first, *more = _all_sounds(found, data, header)
+    return replace(first, more=tuple(more))
+
+
+def _all_sounds(found: AudioFormat, data: bytes, header: Header) -> list[Header]:
+    """The headers of the sounds of the same format that stand behind one another in a file."""
+    headers = [header]
+    while header.end is not None and (at := found.find(data, header.end)) is not None:
+        try:
+            if len(headers) == _MAX_SOUNDS:
+                raise AudioTruncated(f"it has more than {_MAX_SOUNDS} sounds behind one another.")
+            header = found.read_header(data, at)
+        except (AudioError, StructError, IndexError) as error:
+            why = error.detail if isinstance(error, AudioError) else "it ends inside a header."
+            headers[-1] = replace(headers[-1], truncated=f"From byte {at:,} on the file is not read: {why}")
+            break
+        headers.append(header)
+    return headers

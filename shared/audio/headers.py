@@ -1,6 +1,15 @@
 """What a header reader returns, for each container: `Header`."""
 
 from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class Decoder(Enum):
+    """What turns the bytes into samples; `shared.audio.decoders` implements them."""
+
+    PCM = auto()  # numpy: uncompressed samples, no native decoder
+    SNDFILE = auto()  # libsndfile
+    PYAV = auto()  # FFmpeg
 
 
 @dataclass(frozen=True)
@@ -11,12 +20,41 @@ class Header:
     codec: str
     rate: int  # Hz; 0 where only decoding can tell
     channels: int  # 0 where only decoding can tell
-    frames: int | None  # samples per channel; None where only decoding can tell
-    offset: int = 0  # bytes before what the decoder needs: the samples of WAV and AIFF, else the stream behind its tags
+    frames: int | None  # samples per channel, of those that the file has; None where only decoding can tell
+    offset: int = 0  # bytes before what the decoder needs: the samples of uncompressed sound, else the stream
     prefix: bytes = b""  # what the decoder needs in front of that
     sample_format: str = ""  # of uncompressed samples: a numpy type, "<i3", "alaw" or "ulaw"
+    decoder: Decoder = Decoder.PCM
+    end: int | None = None  # bytes before what follows the sound; None: it may reach to the end of the file
+    truncated: str = ""  # what the header announces and the file lacks, in a sentence; "" if nothing is missing
+    more: tuple["Header", ...] = ()  # the sounds behind this one in the same file
 
     @property
     def sample_bytes(self) -> int:
         """Bytes per sample; 0 where samples are compressed."""
         return 1 if self.sample_format in ("alaw", "ulaw") else int(self.sample_format[-1:] or 0)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of this sound and those behind it; None where only decoding can tell."""
+        lengths = [each.frames / each.rate if each.frames is not None and each.rate else None for each in self.all]
+        known = [length for length in lengths if length is not None]
+        return sum(known) if len(known) == len(lengths) else None
+
+    @property
+    def all(self) -> tuple["Header", ...]:
+        """This sound and those behind it."""
+        return (self, *self.more)
+
+
+def missing(container: str, announced: int, present: int, unit: str, seconds: float | None = None) -> str:
+    """The sentence of `Header.truncated`; `seconds` of the sound are missing."""
+    sentence = f"The {container} header announces {announced:,} {unit}; the file has {present:,}"
+    return sentence + (f": {describe_seconds(seconds)} are missing." if seconds else ".")
+
+
+def describe_seconds(seconds: float) -> str:
+    """For messages: three digits, or whole seconds."""
+    if seconds < 1:
+        return f"{seconds * 1_000:.3g} ms"
+    return f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.3g} s"

@@ -6,15 +6,39 @@ from struct import unpack_from
 from otoscope.errors import AudioCorrupt
 
 _MAX_CHUNKS = 10_000  # real files have up to a few dozen
+_PRINTABLE = frozenset(range(0x20, 0x7F))
 
 
 def iter_chunks(data: bytes, start: int, order: str) -> Iterator[tuple[bytes, int, int]]:
-    """(id, offset, claimed size) of each chunk; `order` is struct's byte order of the sizes."""
-    at = start + 12
+    """(id, offset, claimed size) of each chunk; `order` is struct's byte order of the sizes.
+
+    A chunk of an odd size is followed by a padding byte, which some programs leave out.
+    """
+    at = start
     for _ in range(_MAX_CHUNKS):
         if at + 8 > len(data):
             return
         name, size = unpack_from(f"{order}4sI", data, at)
         yield name, at + 8, size
-        at += 8 + size + (size & 1)
+        at += 8 + size
+        if size & 1 and not (is_chunk_id(data[at : at + 4]) and not is_chunk_id(data[at + 1 : at + 5])):
+            at += 1
     raise AudioCorrupt(f"The file has more than {_MAX_CHUNKS:,} chunks.")
+
+
+def is_chunk_id(name: bytes) -> bool:
+    """Whether these four bytes can be the name of a chunk."""
+    return len(name) == 4 and all(byte in _PRINTABLE for byte in name)
+
+
+def chunks_follow(data: bytes, at: int, order: str) -> bool:
+    """Whether the rest of a file is chunks, complete ones but for the last, or nothing but tags or zeros."""
+    for begin in (at, at + 1):
+        rest = data[begin : begin + 8]
+        if rest[:3] in (b"ID3", b"TAG") or rest == b"APETAGEX":
+            return True
+        if len(rest) == 8 and is_chunk_id(rest[:4]):
+            size = unpack_from(f"{order}I", rest, 4)[0]
+            if begin + 8 + size <= len(data) + 1:
+                return True
+    return len(data) - at < 8 or data.count(0, at) == len(data) - at

@@ -23,9 +23,8 @@ class AudioLimits:
 
     min_seconds: float = 0.05
     max_seconds: float = 7_200.0
-    max_channels: int = 8
-    min_rate: int = 4_000  # Hz
-    max_rate: int = 192_000  # Hz
+    max_channels: int = 64
+    min_rate: int = 1_000  # Hz
+    max_rate: int = 768_000  # Hz
     formats: tuple[str, ...] = field(default_factory=lambda: format_names())
-    """Names of the accepted formats (`shared.audio.formats`). By default those that this process can decode; the
-    gateway, which only reads headers, sets those that its workers can decode."""
+    """Names of the accepted formats (`shared.audio.formats`)."""

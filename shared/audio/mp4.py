@@ -1,25 +1,42 @@
-"""The header reader of MP4 (M4A): the first sound track, AAC or ALAC. Boxes: ISO/IEC 14496-12."""
+"""The header reader of MP4 and QuickTime (M4A, MOV, 3GP), also fragmented: the first sound track.
+
+Boxes: ISO/IEC 14496-12. Sound in QuickTime: https://developer.apple.com/documentation/quicktime-file-format.
+"""
 
 from collections.abc import Iterator
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported, NotAudio
-from shared.audio.headers import Header
+from shared.audio.headers import Decoder, Header
 
+_CODECS = {
+    b"mp4a": "AAC", b"alac": "ALAC", b"Opus": "Opus", b"fLaC": "FLAC", b"samr": "AMR-NB", b"sawb": "AMR-WB",
+    b".mp3": "MPEG layer III", b"ms\0\x55": "MPEG layer III", b"ima4": "IMA ADPCM", b"ms\0\x11": "IMA ADPCM",
+    b"ulaw": "µ-law", b"alaw": "A-law", b"sowt": "PCM", b"twos": "PCM", b"in24": "PCM", b"in32": "PCM", b"raw ": "PCM",
+    b"NONE": "PCM", b"lpcm": "PCM", b"ipcm": "PCM", b"fpcm": "float", b"fl32": "float", b"fl64": "float",
+}  # fmt: skip
 _MAX_BOXES = 10_000  # in one level; real files have a few dozen, fragmented ones a few thousand
 _UNKNOWN = (0, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)  # durations of files that are written while they are recorded
+_MIN_RATE = 1_000  # Hz: smaller values stand in fields that newer descriptions do not use
 
 
 def read_mp4_header(data: bytes, start: int) -> Header:
     """Raises NotAudio, AudioUnsupported, AudioTruncated or AudioCorrupt."""
-    if start:
-        raise AudioCorrupt("The MP4 file has an ID3 tag before it.")
     movie: tuple[int, int] | None = None
-    for name, begin, end in _boxes(data, 0, len(data)):
+    stop, truncated, samples = len(data), "", False
+    for name, begin, end in _boxes(data, start, len(data), whole=False):
+        if name == b"ftyp" and movie is not None and samples:  # another file
+            stop = begin - 8
+            break
+        if end > len(data):
+            announced, present = f"{end - begin + 8:,}", f"{len(data) - begin + 8:,}"
+            truncated = f"The MP4 box {_printable(name)} announces {announced} bytes; {present} are present."
         if name == b"moov":
-            movie = (begin, end)
+            movie = (begin, min(end, len(data)))
+        samples = samples or name == b"mdat"
     if movie is None:
-        raise AudioTruncated("The MP4 file has no index (its moov box): its recording was never completed.")
+        why = truncated or "Its recording was never completed."
+        raise AudioTruncated(f"The MP4 file has no index (its moov box): {why}")
     tracks = 0
     for name, begin, end in _boxes(data, *movie):
         if name == b"trak":
@@ -27,11 +44,16 @@ def read_mp4_header(data: bytes, start: int) -> Header:
             media = _find(data, begin, end, b"mdia")
             handler = media and _find(data, *media, b"hdlr")
             if media and handler and data[handler[0] + 8 : handler[0] + 12] == b"soun":
-                return _sound_track(data, *media)
-    raise NotAudio(f"The MP4 file (brand {_printable(data[8:12])}) has no sound track, only {tracks} of other kinds.")
+                codec, rate, channels, frames = _sound_track(data, *media)
+                return Header(
+                    "M4A", codec, rate, channels, frames, start, decoder=Decoder.PYAV, end=stop, truncated=truncated,
+                )  # fmt: skip
+    brand = _printable(data[start + 8 : start + 12])
+    raise NotAudio(f"The MP4 file (brand {brand}) has no sound track, only {tracks} of other kinds.")
 
 
-def _sound_track(data: bytes, start: int, end: int) -> Header:
+def _sound_track(data: bytes, start: int, end: int) -> tuple[str, int, int, int | None]:
+    """(codec, rate, channels, frames)."""
     header = _find(data, start, end, b"mdhd")
     entries = _find(data, start, end, b"minf", b"stbl", b"stsd")
     if header is None or entries is None:
@@ -39,15 +61,17 @@ def _sound_track(data: bytes, start: int, end: int) -> Header:
     wide = data[header[0]] == 1
     timescale, duration = unpack_from(">IQ" if wide else ">II", data, header[0] + (20 if wide else 12))
     kind, channels, rate = unpack_from(">4s16xH6xH", data, entries[0] + 12)
-    if kind not in (b"mp4a", b"alac"):
-        raise AudioUnsupported(f"MP4 sound of type {_printable(kind)} is not accepted; AAC and ALAC are.")
-    rate = rate or timescale  # the field is too small for 88.2 kHz and more
+    if kind not in _CODECS:
+        known = ", ".join(dict.fromkeys(_CODECS.values()))
+        raise AudioUnsupported(f"MP4 sound of type {_printable(kind)} is not accepted; {known} are.")
+    if rate < _MIN_RATE:  # the field is too small for 88.2 kHz and more
+        rate = timescale
     frames = None if duration in _UNKNOWN or not timescale else duration * rate // timescale
-    return Header("M4A", "AAC" if kind == b"mp4a" else "ALAC", rate, channels, frames)
+    return _CODECS[kind], rate, channels, frames
 
 
-def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(type, start, end) of the content of each box."""
+def _boxes(data: bytes, at: int, end: int, *, whole: bool = True) -> Iterator[tuple[bytes, int, int]]:
+    """(type, start, end) of the content of each box. Raises AudioCorrupt, or AudioTruncated unless not `whole`."""
     for _ in range(_MAX_BOXES):
         if at + 8 > end:
             return
@@ -59,8 +83,8 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
             size = end - at
         if size < head:
             raise AudioCorrupt(f"The MP4 box {_printable(name)} at byte {at:,} claims a size of {size}.")
-        if at + size > end:
-            raise AudioTruncated(f"The MP4 box {_printable(name)} announces {size:,} bytes; {end - at:,} are there.")
+        if at + size > end and whole:
+            raise AudioTruncated(f"The MP4 box {_printable(name)} announces {size:,} bytes; {end - at:,} are present.")
         yield name, at + head, at + size
         at += size
     raise AudioCorrupt(f"The MP4 file has more than {_MAX_BOXES:,} boxes in a row.")

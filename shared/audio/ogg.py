@@ -1,62 +1,128 @@
-"""The header reader of Ogg: one stream of Vorbis or Opus.
+"""The header reader of Ogg: the sound of one link of a chain, also beside video.
 
-Pages: RFC 3533. Opus in Ogg: RFC 7845. Vorbis: https://xiph.org/vorbis/doc/Vorbis_I_spec.html.
+Pages: RFC 3533. Opus in Ogg: RFC 7845. Vorbis: https://xiph.org/vorbis/doc/Vorbis_I_spec.html. Speex:
+https://www.speex.org/docs/manual/speex-manual. FLAC in Ogg: RFC 9639, section 10.1.
 """
 
+from dataclasses import dataclass, field
 from struct import Struct, unpack_from
 
 from otoscope.errors import AudioTruncated, AudioUnsupported
-from shared.audio.headers import Header
+from shared.audio.headers import Decoder, Header
 
 _PAGE = Struct("<4sBBqIIIB")  # capture pattern, version, flags, granule position, serial, number, checksum, segments
+_FIRST, _LAST = 2, 4  # flags of a page
 _OTHER_CODECS = {
-    b"\x7fFLAC": "FLAC", b"Speex   ": "Speex", b"\x80theora": "Theora video", b"fishead\0": "a skeleton",
-    b"\x80kate": "Kate subtitles", b"PCM     ": "PCM", b"BBCD\0": "Dirac video",
+    b"\x80theora": "Theora video", b"fishead\0": "a skeleton", b"\x80kate": "Kate subtitles", b"PCM     ": "PCM",
+    b"BBCD\0": "Dirac video", b"\x01video": "OGM video", b"CELT    ": "CELT",
 }  # fmt: skip
 _OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)  # Hz of the decoder; granule positions are always at 48 kHz
 
 
+@dataclass
+class _Stream:
+    """A logical stream: its first packet, and where its pages of sound begin and end."""
+
+    first: bytes
+    end: int = 0  # the last granule position
+    early: list[tuple[int, int]] = field(default_factory=list)  # position and packets of the first two pages of sound
+    ended: bool = False  # its last page is marked as such
+
+    def span(self, second: int) -> tuple[int, int]:
+        """(first, last) granule position of the stream, in samples; `second` is a second in samples.
+
+        Recordings of a running broadcast do not begin at position 0: their true beginning follows from their first two
+        pages of sound.
+        """
+        if len(self.early) < 2:
+            return 0, self.end
+        (one, packets), (two, others) = self.early
+        begin = one - (two - one) * packets // max(others, 1)
+        return (begin if second < begin < self.end else 0), self.end
+
+
 def read_ogg_header(data: bytes, start: int) -> Header:
     """Raises AudioUnsupported or AudioTruncated."""
-    packet = start + 27 + data[start + 26]  # behind the segment table
-    first = data[packet : packet + 19]
+    streams, end, broken = _read_link(data, start)
+    for stream in streams.values():
+        found = _describe(stream)
+        if found is not None:
+            codec, rate, channels, frames = found
+            break
+    else:
+        names = [name for each in streams.values() for magic, name in _OTHER_CODECS.items() if magic in each.first[:8]]
+        what = names[0] if names else "an unknown codec"
+        raise AudioUnsupported(f"Ogg with {what} is not accepted; Ogg with Vorbis, Opus, FLAC or Speex is.")
+    alone = len(streams) == 1 and codec in ("Vorbis", "Opus")
+    if not broken and not stream.ended and end == len(data):
+        broken = "The Ogg stream has no last page: it was cut, or its recording was not finished."
+    decoder = Decoder.SNDFILE if alone else Decoder.PYAV
+    return Header("Ogg", codec, rate, channels, frames, start, decoder=decoder, end=end, truncated=broken)
+
+
+def _describe(stream: _Stream) -> tuple[str, int, int, int | None] | None:
+    """(codec, rate, channels, frames) of a stream of sound."""
+    first = stream.first
     if first[:7] == b"\x01vorbis":
         channels, rate = unpack_from("<BI", first, 11)
-        begin, end = _span(data, start, rate)
-        return Header("Ogg", "Vorbis", rate, channels, end - begin, start)
+        begin, end = stream.span(rate)
+        return "Vorbis", rate, channels, end - begin
     if first[:8] == b"OpusHead":
         channels, skip, input_rate = unpack_from("<BHI", first, 9)
-        begin, end = _span(data, start, 48_000)
+        begin, end = stream.span(48_000)
         rate = next((rate for rate in _OPUS_RATES if rate >= input_rate), 48_000)
-        return Header("Ogg", "Opus", rate, channels, max(end - begin - skip, 0) * rate // 48_000, start)
-    found = next((name for magic, name in _OTHER_CODECS.items() if first.startswith(magic)), "an unknown codec")
-    raise AudioUnsupported(f"Ogg with {found} is not accepted; Ogg with Vorbis or Opus is.")
+        return "Opus", rate, channels, max(end - begin - skip, 0) * rate // 48_000
+    if first[:5] == b"\x7fFLAC":
+        packed = int.from_bytes(first[27:35], "big")
+        rate = packed >> 44
+        begin, end = stream.span(rate)
+        return "FLAC", rate, (packed >> 41 & 7) + 1, end - begin
+    if first[:8] == b"Speex   ":
+        rate, channels = unpack_from("<I8xI", first, 36)
+        begin, end = stream.span(rate)
+        return "Speex", rate, channels, end - begin
+    return None
 
 
-def _span(data: bytes, at: int, second: int) -> tuple[int, int]:
-    """(first, last) granule position of the stream, in samples; checks that every page is complete.
-
-    `second` is a second in samples. Recordings of a running broadcast do not begin at position 0: their true beginning
-    follows from their first two pages of sound.
-    """
-    serial, end = data[at + 14 : at + 18], 0
-    early: list[tuple[int, int]] = []  # position and packets of these two
-    while at < len(data):
-        if at + 27 > len(data) or data[at : at + 4] != b"OggS":
-            raise AudioTruncated(f"The Ogg stream breaks off at byte {at:,} of {len(data):,}.")
-        _, _, _, position, _, _, _, segments = _PAGE.unpack_from(data, at)
-        if data[at + 14 : at + 18] != serial:
-            raise AudioUnsupported("Ogg files with more than one stream are not accepted.")
+def _read_link(data: bytes, at: int) -> tuple[dict[bytes, _Stream], int, str]:
+    """(streams by serial number, end of this link of the chain, what is missing)."""
+    streams: dict[bytes, _Stream] = {}
+    sound = False  # pages behind the first ones of the streams have been seen
+    lost = 0  # bytes that are no page
+    while True:
+        if data[at : at + 4] != b"OggS":
+            following = data.find(b"OggS\0", at)
+            if following < 0:
+                break
+            lost += following - at
+            at = following
+        if at + 27 > len(data):
+            break
+        _, _, flags, position, _, _, _, segments = _PAGE.unpack_from(data, at)
         table = data[at + 27 : at + 27 + segments]
-        size = 27 + segments + sum(table)
-        if at + size > len(data):
-            raise AudioTruncated(f"The Ogg stream breaks off inside the page at byte {at:,}.")
-        if position > 0 and len(early) < 2:
-            early.append((position, segments - table.count(255)))
-        end = max(end, position)
-        at += size
-    if len(early) < 2:
-        return 0, end
-    (one, packets), (two, others) = early
-    begin = one - (two - one) * packets // max(others, 1)
-    return (begin if second < begin < end else 0), end
+        body = at + 27 + segments
+        size = sum(table)
+        if body + size > len(data):
+            break
+        serial = data[at + 14 : at + 18]
+        if flags & _FIRST:
+            if sound:  # the next link
+                return streams, at, _damage(lost)
+            streams.setdefault(serial, _Stream(data[body : body + min(size, 80)]))
+        elif serial in streams:
+            stream = streams[serial]
+            sound = True
+            if position > 0 and len(stream.early) < 2:
+                stream.early.append((position, segments - table.count(255)))
+            stream.end = max(stream.end, position)
+            stream.ended = bool(flags & _LAST)
+        at = body + size
+    if not streams:
+        raise AudioTruncated(f"The Ogg stream breaks off inside the page at byte {at:,}.")
+    if data[at : at + 4] == b"OggS":
+        return streams, at, f"The Ogg stream breaks off inside the page at byte {at:,}."
+    return streams, at, _damage(lost)
+
+
+def _damage(lost: int) -> str:
+    return f"The Ogg stream is damaged: {lost:,} bytes of it are no part of a page." if lost else ""

@@ -3,25 +3,29 @@
 from otoscope.errors import AudioUnsupported, NotAudio
 
 _OTHER_SOUND = {
-    b"caff": "CAF", b".snd": "AU", b"RIFX": "big-endian WAV (RIFX)", b"riff\x2e\x91\xcf\x11": "Wave64", b"ADIF": "AAC",
-    b"\xff\xf1": "bare AAC (ADTS)", b"\xff\xf9": "bare AAC (ADTS)", b"#!AMR": "AMR",
-    b"\x1aE\xdf\xa3": "Matroska or WebM", b"0&\xb2u\x8ef\xcf\x11": "Windows Media", b"MAC ": "Monkey's Audio",
-    b"wvpk": "WavPack", b"MThd": "MIDI", b"FLV": "Flash video", b"\xff\xfd": "MPEG layer II",
-    b"\xff\xfc": "MPEG layer II",
+    b"ADIF": "AAC without frames (ADIF)", b"MAC ": "Monkey's Audio", b"MThd": "MIDI", b"FLV": "Flash video",
+    b"OggS": "the middle of an Ogg stream",
+    b"TTA1": "True Audio", b"MPCK": "Musepack", b"MP+": "Musepack", b"DSD ": "DSD", b"FRM8": "DSD",
+    b".RMF": "RealMedia",
+    b"Creative Voice File": "Creative Voice", b"NIST_1A": "NIST SPHERE", b"2BIT": "AVR", b"\x0bw": "AC-3",
+    b"\x7f\xfe\x80\x01": "DTS", b"OMA\0": "ATRAC", b"ea3\x03": "ATRAC", b"WTV": "Windows TV",
 }  # fmt: skip
 _NO_SOUND = {
     b"\x89PNG": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"GIF8": "a GIF image", b"%PDF": "a PDF document",
     b"PK\x03\x04": "a ZIP archive", b"\x1f\x8b": "gzip data", b"RIFF": "a RIFF file that is not WAVE",
+    b"RIFX": "a RIFF file that is not WAVE",
     b"FORM": "an IFF file that is not AIFF", b"\xff\xfe": "UTF-16 text", b"\xfe\xff": "UTF-16 text", b"{": "JSON",
     b"[": "JSON", b"<": "HTML or XML",
 }  # fmt: skip
 
 
-def unrecognised(data: bytes, accepted: str) -> NotAudio | AudioUnsupported:
-    """The error for a file that no accepted format's recogniser matches; `accepted` lists these formats."""
+def unrecognised(data: bytes, start: int, accepted: str) -> NotAudio | AudioUnsupported:
+    """The error for a file that is of no accepted format; `start` is behind its tags, `accepted` lists the formats."""
     for signature, name in _OTHER_SOUND.items():
-        if data.startswith(signature):
+        if data.startswith(signature, start):
             return AudioUnsupported(f"The upload starts like {name}, which is not accepted. Accepted: {accepted}.")
+    if start and not data[:start].isspace():
+        return NotAudio(f"Behind its tag the upload has {_looks_like(data[start:])}, and no sound.")
     return NotAudio(f"The upload starts like {_looks_like(data)}, not like a sound file.")
 
 

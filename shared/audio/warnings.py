@@ -17,7 +17,7 @@ def level_warnings(header: Header, level: Level, peak: float, scale: float, remo
     if scale != 1.0:
         detail = f"Samples as large as {peak:.6g}, where full scale is 1: they were divided by {1 / scale:,.0f}."
         warnings.append(SoundWarning("beyond_full_scale", detail))
-    elif peak > 1.0 and BY_NAME[header.container].exact_length:  # lossy codecs overshoot
+    elif peak > 1.0 and BY_NAME[header.container].lossless:  # lossy codecs overshoot
         detail = f"Samples as large as {peak:.3g}, where full scale is 1."
         warnings.append(SoundWarning("beyond_full_scale", detail))
     if removed:

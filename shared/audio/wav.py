@@ -1,75 +1,111 @@
-"""The header reader of WAV, and of RF64 and BW64 (EBU Tech 3306, ITU-R BS.2088) for sizes above 4 GB."""
+"""The header reader of WAV: RIFF, big-endian RIFX, and RF64 and BW64 (EBU Tech 3306, ITU-R BS.2088) above 4 GB.
 
+Fields that can be computed from others (bytes per second, bytes per block) decide nothing, since many programs write
+wrong ones; the number of bytes per sample follows from the bits where these fill whole bytes. Compressed sound gets a
+header of our own (`Header.prefix`), so that FFmpeg reads what this reader has read.
+"""
+
+import re
 from dataclasses import replace
-from struct import unpack_from
+from struct import pack, unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
-from shared.audio.headers import Header
-from shared.audio.iff import iter_chunks
+from shared.audio.headers import Decoder, Header, missing
+from shared.audio.iff import chunks_follow, iter_chunks
 
-_SAMPLE_FORMATS = {  # by (format tag, bits)
-    (1, 8): "u1", (1, 16): "<i2", (1, 24): "<i3", (1, 32): "<i4", (3, 32): "<f4", (3, 64): "<f8", (6, 8): "alaw",
-    (7, 8): "ulaw",
-}  # fmt: skip
 _TAGS = {
-    1: "PCM", 2: "Microsoft ADPCM", 3: "float", 6: "A-law", 7: "µ-law", 0x11: "IMA ADPCM", 0x31: "GSM 6.10",
-    0x40: "G.721 ADPCM", 0x50: "MPEG layer I or II", 0x55: "MP3", 0x161: "Windows Media", 0xFF: "AAC",
+    1: "PCM", 2: "Microsoft ADPCM", 3: "float", 6: "A-law", 7: "µ-law", 0x11: "IMA ADPCM", 0x20: "Yamaha ADPCM",
+    0x31: "GSM 6.10", 0x40: "G.721 ADPCM", 0x45: "G.726 ADPCM", 0x50: "MPEG layer II", 0x55: "MPEG layer III",
+    0x64: "G.726 ADPCM", 0xFF: "AAC", 0x160: "Windows Media", 0x161: "Windows Media", 0x162: "Windows Media",
+    0x28F: "G.722 ADPCM",
 }  # fmt: skip
+_COMPRESSED = frozenset(_TAGS) - {1, 3, 6, 7, 0x160, 0x161, 0x162}  # Windows Media has no end of its own in WAV
 _EXTENSIBLE = 0xFFFE  # the actual tag is in the extension
-_UNFINISHED = 0x7FFFFF00  # programs that write into a pipe, where they cannot seek back, leave data sizes from here up
+_MAX_FORMAT = 1_024  # bytes of a format chunk that a decoder gets
+_UNFINISHED = 0x7FFFF000  # programs that write into a pipe, where they cannot seek back, leave data sizes from here up
+_NEXT = re.compile(rb"(?:RIF[FX]|RF64|BW64).{4}WAVE(?:fmt |ds64|JUNK|bext)", re.DOTALL)
 
 
 def read_wav_header(data: bytes, start: int) -> Header:
     """Raises AudioCorrupt, AudioTruncated or AudioUnsupported."""
-    fmt: Header | None = None
+    order = ">" if data[start : start + 4] == b"RIFX" else "<"
+    fmt: tuple[int, int] | None = None  # offset, bytes
     long_size: int | None = None  # of RF64 and BW64
-    for name, at, size in iter_chunks(data, start, "<"):
+    for name, at, size in iter_chunks(data, start + 12, order):
         if name == b"ds64":
             long_size = unpack_from("<Q", data, at + 8)[0]
         elif name == b"fmt " and fmt is None:
-            fmt = _format(data, at, size)
+            fmt = at, size
         elif name == b"data":
             if fmt is None:
                 raise AudioCorrupt("The WAV file has its samples before its format chunk.")
             if size == 0xFFFFFFFF and long_size is not None:
                 size = long_size
-            held = len(data) - at
-            if size > held or (size == 0 and _samples_follow(data, at)):
-                raise AudioTruncated(_size_message(size, held))
-            return replace(fmt, frames=size // max(fmt.channels * fmt.sample_bytes, 1), offset=at)
-    raise AudioTruncated("The WAV file ends before its samples.")
+            return _sound(data, fmt, order, at, size)
+    raise AudioTruncated("The WAV file ends in its header, before its samples.")
 
 
-def _format(data: bytes, at: int, size: int) -> Header:
-    if size < 16:
-        raise AudioCorrupt(f"The WAV format chunk has {size} bytes; it needs 16.")
-    tag, channels, rate, _, block, bits = unpack_from("<HHIIHH", data, at)
-    if tag == _EXTENSIBLE and size >= 40:
-        tag = unpack_from("<H", data, at + 24)[0]
-    name = _TAGS.get(tag, f"codec {tag:#06x}")
-    sample_format = _SAMPLE_FORMATS.get((tag, bits))
-    if sample_format is None:
+def _sound(data: bytes, fmt: tuple[int, int], order: str, at: int, claimed: int) -> Header:
+    """The header of the sound that begins at that byte."""
+    held = len(data) - at
+    unknown = _UNFINISHED <= claimed <= 0xFFFFFFFF or (claimed == 0 and not chunks_follow(data, at, order))
+    size = claimed
+    if unknown or claimed > held or not chunks_follow(data, at + claimed, order):  # a size that was never corrected
+        following = _NEXT.search(data, at if unknown or claimed > held else at + claimed)
+        size = (following.start() if following else len(data)) - at
+    return header_of_sound("WAV", data, fmt, order, at, size, 0 if unknown else claimed)
+
+
+def header_of_sound(
+    container: str, data: bytes, fmt: tuple[int, int], order: str, at: int, size: int, claimed: int
+) -> Header:
+    """The header of `size` bytes of sound at `at`, by the format chunk (offset, bytes) of the file.
+
+    `claimed` is the size that the header announces, 0 where it announces none. Raises AudioCorrupt or AudioUnsupported.
+    """
+    begin, length = fmt
+    if length < 16:
+        raise AudioCorrupt(f"The {container} format chunk has {length} bytes; it needs 16.")
+    tag, channels, rate, speed, block, bits = unpack_from(f"{order}HHIIHH", data, begin)
+    if tag == _EXTENSIBLE:
+        tag = unpack_from(f"{order}H", data, begin + 24)[0] if length >= 40 else 1
+    codec = _TAGS.get(tag, f"codec {tag:#06x}")
+    sample_format = _sample_format(tag, bits, block // channels if channels else 0, order)
+    if sample_format:
+        header = Header(container, f"{codec} {bits} bit", rate, channels, None, at, sample_format=sample_format)
+        frame = max(channels * header.sample_bytes, 1)
+        header, speed = replace(header, frames=size // frame), frame * rate
+    elif tag in _COMPRESSED:
+        prefix = _prefix(data[begin : begin + min(length, _MAX_FORMAT)], order, size)
+        header = Header(container, codec, rate, channels, None, at, prefix, decoder=Decoder.PYAV)
+    else:
         raise AudioUnsupported(
-            f"WAV with {name} of {bits} bits is not accepted; PCM of 8, 16, 24 or 32 bits, float of 32 or 64,"
-            " A-law and µ-law are."
+            f"{container} with {codec} of {bits} bits is not accepted; PCM of 8 to 32 bits, float of 32 or 64, A-law,"
+            " µ-law, ADPCM, GSM 6.10, MP3 and AAC are."
         )
-    if channels and block != channels * bits // 8:
-        raise AudioCorrupt(f"A WAV block of {block} bytes does not fit {channels} × {bits} bits.")
-    return Header("WAV", f"{name} {bits} bit", rate, channels, None, sample_format=sample_format)
+    lost = claimed - size
+    if lost <= 0:
+        return replace(header, end=at + size)
+    truncated = missing(container, claimed, size, "bytes of samples", lost / speed if speed else None)
+    return replace(header, end=at + size, truncated=truncated)
 
 
-def _samples_follow(data: bytes, at: int) -> bool:
-    """Whether samples, rather than further chunks, follow a data chunk that claims to be empty."""
-    if at + 8 > len(data):
-        return at < len(data)
-    name, size = unpack_from("<4sI", data, at)
-    return not (name.isascii() and name.decode("ascii").isprintable() and size <= len(data) - at - 8)
+def _prefix(fmt: bytes, order: str, size: int) -> bytes:
+    """The smallest header for samples of that size."""
+    if order == ">":
+        fmt = pack("<HHIIHH", *unpack_from(">HHIIHH", fmt)) + fmt[16:]
+    fmt += bytes(len(fmt) & 1)
+    chunks = b"WAVEfmt " + pack("<I", len(fmt)) + fmt + b"data" + pack("<I", size)
+    return b"RIFF" + pack("<I", len(chunks) + size) + chunks
 
 
-def _size_message(size: int, held: int) -> str:
-    message = f"The WAV header announces {size:,} bytes of samples; the upload has {held:,}."
-    if size == 0 or size >= _UNFINISHED:
-        message += (
-            " Programs that write into a pipe leave such a size behind: write to a file instead, or send FLAC or Ogg."
-        )
-    return message
+def _sample_format(tag: int, bits: int, width: int, order: str) -> str:
+    """The type of uncompressed samples; "" for others. `width`: bytes per sample that the block size states."""
+    if tag == 1:
+        if not bits and width <= 4:
+            bits = 8 * width
+        size = (bits + 7) // 8
+        if 16 < bits < 32 and width == 4:  # 20 or 24 bits in 4 bytes, left-aligned like all depths
+            size = 4
+        return {1: "u1", 2: f"{order}i2", 3: f"{order}i3", 4: f"{order}i4"}.get(size, "")
+    return {(3, 32): f"{order}f4", (3, 64): f"{order}f8", (6, 8): "alaw", (7, 8): "ulaw"}.get((tag, bits), "")

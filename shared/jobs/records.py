@@ -101,7 +101,7 @@ class WorkerHeartbeat:
     busy: int = 0  # jobs in flight
     contract: int = 1  # otoscope.results.CONTRACT_VERSION; the first workers left it out
     metrics: str = ""  # URL of its /metrics; empty where it is not known
-    aac: bool | None = None  # whether it can decode M4A; the first workers left it out
+    aac: bool | None = None  # whether it can decode M4A, which only gateways of earlier versions have to know
 
 
 def parse(kind: type[M], text: str | bytes) -> M:

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,43 +77,37 @@ HEADERS: dict[str, Case] = {
     "random bytes behind a sync": (SYNC + RANDOM, NotAudio, "unknown binary data"),
     "a sync in random bytes": (b"\x01" + RANDOM[:999] + SYNC + RANDOM, NotAudio, "unknown binary data"),
     "one MP3 frame": (SYNC + bytes(413), NotAudio, "unknown binary data"),
-    "PNG behind ID3": (id3() + b"\x89PNG" + RANDOM, NotAudio, "no consecutive MPEG layer III frames"),
+    "PNG behind ID3": (id3() + b"\x89PNG" + RANDOM, NotAudio, "PNG image"),
     "MP4 without sound": (mp4(b"\0\0\0\x10moov", b"\0\0\0\x08trak"), NotAudio, "no sound track"),
     # Sound that is not accepted
-    "CAF": (b"caff\0\1\0\0" + RANDOM, AudioUnsupported, "CAF"),
-    "AU": (b".snd" + RANDOM, AudioUnsupported, "AU"),
-    "big-endian WAV": (b"RIFX" + RANDOM, AudioUnsupported, "RIFX"),
-    "WebM": (b"\x1aE\xdf\xa3" + RANDOM, AudioUnsupported, "WebM"),
-    "ADTS": (b"\xff\xf1" + RANDOM, AudioUnsupported, "ADTS"),
-    "MPEG layer II": (b"\xff\xfd" + RANDOM, AudioUnsupported, "layer II"),
-    "IMA ADPCM": (wav(tag=0x11, bits=4, block=256), AudioUnsupported, "IMA ADPCM"),
-    "Microsoft ADPCM": (wav(tag=2, bits=4, block=256), AudioUnsupported, "Microsoft ADPCM"),
-    "MP3 in WAV": (wav(tag=0x55, bits=0, block=1), AudioUnsupported, "MP3"),
+    "CAF": (b"caff\0\1\0\0" + RANDOM, AudioTruncated, "CAF"),
+    "AU": (b".snd" + RANDOM, NotAudio, "unknown binary data"),
+    "AU of ADPCM": (b".snd" + struct.pack(">5I", 24, 99, 23, RATE, 1) + RANDOM, AudioUnsupported, "encoding 23"),
+    "AU of 2 bytes": (b".snd" + struct.pack(">5I", 2, 99, 3, RATE, 1) + RANDOM, AudioCorrupt, "2 bytes"),
+    "big-endian AVI": (b"RIFX\0\0\0\x10AVI " + bytes(64), NotAudio, "RIFF file that is not WAVE"),
+    "WebM": (b"\x1aE\xdf\xa3" + RANDOM, AudioTruncated, "Matroska"),
+    "ADTS": (b"\xff\xf1" + RANDOM, NotAudio, "unknown binary data"),
+    "MPEG layer II": (b"\xff\xfd" + RANDOM, NotAudio, "unknown binary data"),
+    "Monkey's Audio": (b"MAC \x96\x0f" + RANDOM, AudioUnsupported, "Monkey's Audio"),
+    "MIDI": (b"MThd\0\0\0\x06" + RANDOM, AudioUnsupported, "MIDI"),
+    "Windows Media in WAV": (wav(tag=0x161, bits=16, block=2), AudioUnsupported, "Windows Media"),
     "WAV codec nobody knows": (wav(tag=0x1234), AudioUnsupported, "0x1234"),
-    "WAV of 12 bits": (wav(bits=12, block=2), AudioUnsupported, "12 bits"),
-    "IMA ADPCM in AIFF": (aiff(PCM, RATE, kind=b"ima4\0\0"), AudioUnsupported, "ima4"),
+    "WAV of 40 bits": (wav(bits=40, block=5), AudioUnsupported, "40 bits"),
+    "QDesign in AIFF": (aiff(PCM, RATE, kind=b"QDM2\0\0"), AudioUnsupported, "QDM2"),
     "AIFF of 33 bits": (aiff(PCM, RATE, bits=33), AudioUnsupported, "33 bits"),
     "AIFF of -8 bits": (aiff(PCM, RATE, bits=-8), AudioUnsupported, "-8 bits"),
-    "FLAC of 32 bits": (flac(RATE << 44 | 31 << 36 | RATE), AudioUnsupported, "32 bits"),
-    "Speex": (ogg_page(b"Speex   1.2" + bytes(70)), AudioUnsupported, "Speex"),
-    "FLAC in Ogg": (ogg_page(b"\x7fFLAC\x01\x00" + bytes(50)), AudioUnsupported, "FLAC"),
     "Theora": (ogg_page(b"\x80theora" + bytes(50)), AudioUnsupported, "Theora"),
     "Ogg with nothing known": (ogg_page(RANDOM[:50]), AudioUnsupported, "unknown codec"),
     "Ogg where the page's table spells a codec": (
-        ogg_page(b"Speex")[:26] + b"\x13\x01vorbis" + bytes(12) + b"Speex   ", AudioUnsupported, "Speex",
+        ogg_page(b"CELT")[:26] + b"\x13\x01vorbis" + bytes(12) + b"CELT    ", AudioTruncated, "breaks off",
     ),
     # Broken headers
     "WAV cut in its header": (WAV[:30], AudioTruncated, "header"),
     "WAV without samples": (riff(wav_format(RATE)), AudioTruncated, "before its samples"),
     "WAV with samples first": (riff(DATA, wav_format(RATE)), AudioCorrupt, "before its format"),
     "WAV with a short format": (riff(chunk(b"fmt ", bytes(14)), DATA), AudioCorrupt, "14 bytes"),
-    "WAV whose block is too small": (wav(block=1), AudioCorrupt, "block of 1 bytes"),
-    "WAV whose block is too large": (wav(channels=2, block=8), AudioCorrupt, "block of 8 bytes"),
-    "WAV that claims 4 GB": (wav(size=0xFFFFFFF0), AudioTruncated, "4,294,967,280 bytes"),
-    "WAV out of a pipe": (wav(size=0xFFFFFFFF), AudioTruncated, "write to a file instead"),
-    "WAV out of another pipe": (wav(size=0, body=RANDOM), AudioTruncated, "write to a file instead"),
+    "WAV that claims 1 GB": (wav(size=0x40000000), AudioTruncated, "1,073,741,824 bytes"),
     "WAV whose samples are missing": (wav(body=b"", size=1_000), AudioTruncated, "has 0"),
-    "RF64 without its size": (b"RF64" + wav(size=0xFFFFFFFF)[4:], AudioTruncated, "4,294,967,295"),
     "RF64 of 2^60 bytes": (
         riff(chunk(b"ds64", struct.pack("<QQQI", 0, 1 << 60, 0, 0)), wav(size=0xFFFFFFFF)[12:], magic=b"RF64"),
         AudioTruncated, "1,152,921,504,606,846,976",
@@ -121,9 +116,9 @@ HEADERS: dict[str, Case] = {
     "AIFF without description": (b"FORM\0\0\0\0AIFF" + chunk(b"SSND", bytes(99), order=">"), AudioTruncated, "common"),
     "FLAC that begins with a picture": (b"fLaC\x06" + bytes(99), AudioCorrupt, "stream information"),
     "Ogg cut in a page": (encode(chirp(), 44_100, "OGG", "VORBIS")[:-1], AudioTruncated, "inside the page"),
-    "Ogg with something behind it": (encode(chirp(), 44_100, "OGG", "VORBIS") + b"x", AudioTruncated, "breaks off"),
-    "two Ogg files in one": (
-        encode(chirp(), 48_000, "OGG", "OPUS") + ogg_page(b"OpusHead", serial=7), AudioUnsupported, "one stream",
+    "Ogg without its last page": (encode(chirp(), 44_100, "OGG", "VORBIS")[:-400], AudioTruncated, "page"),
+    "Ogg with a header behind it": (
+        encode(chirp(), 48_000, "OGG", "OPUS") + ogg_page(b"OpusHead", serial=7), AudioTruncated, "not read",
     ),
     "MP3 cut short": (encode(tone(2.0, RATE), RATE, "MP3", "MPEG_LAYER_III")[:-100], AudioTruncated, "frames"),
     "ID3 alone": (id3(), AudioEmpty, "ID3"),
@@ -132,12 +127,12 @@ HEADERS: dict[str, Case] = {
     "MP4 without index": (mp4(b"\0\0\0\x08mdat"), AudioTruncated, "moov"),
     "MP4 with a box of 3 bytes": (mp4(b"\0\0\0\x03free"), AudioCorrupt, "size of 3"),
     # Out of bounds
-    "no channels": (wav(channels=0), AudioChannels, "0 channels; 1 to 8"),
-    "nine channels": (wav(channels=9), AudioChannels, "9 channels"),
+    "no channels": (wav(channels=0), AudioChannels, "0 channels; 1 to 64"),
+    "65 channels": (wav(channels=65), AudioChannels, "65 channels"),
     "65,535 channels": (wav(channels=65_535, bits=8, block=65_535), AudioChannels, "65535 channels"),
     "AIFF of -1 channels": (aiff(PCM, RATE, channels=-1), AudioChannels, "-1 channels"),
     "AIFF of no channels": (aiff(PCM, RATE, channels=0), AudioChannels, "0 channels"),
-    "1 Hz": (wav(rate=1), AudioRate, "1 Hz; 4,000 to 192,000"),
+    "1 Hz": (wav(rate=1), AudioRate, "1 Hz; 1,000 to 768,000"),
     "4 GHz": (wav(rate=4_000_000_000), AudioRate, "4,000,000,000 Hz"),
     "AIFF of an endless rate": (aiff(PCM, RATE, rate=b"\x7f\xff" + b"\xff" * 8), AudioRate, "0 Hz"),
     "AIFF of a negative rate": (aiff(PCM, RATE, rate=b"\xc0\x0c\xfa" + bytes(7)), AudioRate, "0 Hz"),
@@ -150,16 +145,19 @@ HEADERS: dict[str, Case] = {
     "FLAC of ten hours of silence": (flac_of_silence(36_000, RATE, 8), AudioTooLong, "36,000.0 s"),
     "Ogg that claims years": (
         ogg_page(b"\x01vorbis" + struct.pack("<IBI", 0, 1, 44_100) + bytes(14))
-        + ogg_page(b"x", position=1 << 50, flags=0), AudioTooLong, "at most 7200",
+        + ogg_page(b"x", position=1 << 50, flags=4), AudioTooLong, "at most 7200",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_refused_by_its_header(name: str) -> None:
-    """`probe` and `decode` raise the same error: no decoder is needed to find the fault."""
+    """`probe` and `decode` raise the same error: no decoder is needed to find the fault.
+
+    With `strict`, so that sounds that are cut are refused, too: `test_audio_cut.py` has what is read of them.
+    """
     file, kind, words = HEADERS[name]
-    for reader in (probe, lambda data: decode(data, RATE)):
+    for reader in (lambda data: probe(data, strict=True), lambda data: decode(data, RATE, strict=True)):
         error = refusal(reader, file)
         assert type(error) is kind, error
         assert words in error.detail, error.detail
@@ -197,10 +195,10 @@ BODIES: dict[str, Case] = {
     "two channels whose mean overflows": (wav(body=np.full(RATE, 3e38, "<f4").tobytes(), channels=2, **FLOAT),
                                           AudioCorrupt, "3e+38"),
     "FLAC of ten hours that hides its length": (flac_of_silence(36_000, 4_000, 1, claimed=0), AudioTooLong, "7200 s"),
-    "FLAC without frames": (flac_of_silence(0, RATE, 1, claimed=RATE), AudioTruncated, "16,000"),
+    "FLAC without frames": (flac_of_silence(0, RATE, 1, claimed=RATE), AudioTruncated, "1 s are missing"),
     "FLAC of no frames and no length": (flac_of_silence(0, RATE, 1), AudioEmpty, "no samples"),
     "FLAC of random bytes": (flac(RATE << 44 | 15 << 36 | RATE), AudioError, ""),
-    "Ogg of one page": (encode(chirp(), 44_100, "OGG", "VORBIS")[:58], AudioEmpty, "no samples"),
+    "Ogg of one page": (encode(chirp(), 44_100, "OGG", "VORBIS")[:58], AudioTruncated, "no last page"),
 }  # fmt: skip
 
 
@@ -209,18 +207,18 @@ BODIES: dict[str, Case] = {
 def test_refused_by_its_sound(name: str) -> None:
     """Faults that only decoding finds have the same classes."""
     file, kind, words = BODIES[name]
-    error = refusal(lambda data: decode(data, RATE), file)
+    error = refusal(lambda data: decode(data, RATE, strict=True), file)
     assert isinstance(error, kind), repr(error)
     assert words in error.detail, error.detail
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_truncated_file_of_every_form(name: str) -> None:
-    """A file cut anywhere is refused, nearly always as truncated."""
+    """A file cut anywhere is refused where it is to be strict, nearly always as truncated."""
     form = FORMS[name]
     whole = encode(chirp(1.0, 48_000, 2), 48_000, form.container, form.subtype, endian=form.endian)
     for part in (0.02, 0.2, 0.5, 0.9, 0.999):
-        error = refusal(lambda data: decode(data, RATE), whole[: int(len(whole) * part)])
+        error = refusal(lambda data: decode(data, RATE, strict=True), whole[: int(len(whole) * part)])
         assert type(error) is AudioTruncated or (form.container == "MP3" and part == 0.02), repr(error)
 
 
@@ -229,7 +227,7 @@ def test_a_header_cut_anywhere_is_refused() -> None:
     for form in FORMS.values():
         whole = encode(tone(0.2, 48_000), 48_000, form.container, form.subtype, endian=form.endian)
         for length in range(min(400, len(whole))):
-            refusal(probe if form.container != "FLAC" else lambda data: decode(data, RATE), whole[:length])
+            refusal(lambda data: decode(data, RATE, strict=True), whole[:length])
 
 
 def test_limits_are_parameters() -> None:
@@ -244,7 +242,7 @@ def test_limits_are_parameters() -> None:
         assert words in refusal(lambda data: probe(data, strict), file).detail
 
 
-HIDDEN = riff(wav_format(RATE, tag=0x11, bits=4, block=256), DATA)
+HIDDEN = riff(wav_format(RATE, tag=0x161, bits=4, block=256), DATA)
 MP3 = encode(tone(1.0, RATE), RATE, "MP3", "MPEG_LAYER_III")
 
 
@@ -256,8 +254,10 @@ MP3 = encode(tone(1.0, RATE), RATE, "MP3", "MPEG_LAYER_III")
         id3() + HIDDEN[:64] + MP3,  # our reader finds frames; libsndfile alone would see a WAV behind the tag
         id3() + b"caff\0\1\0\0" + MP3,
         riff(wav_format(RATE), DATA, wav_format(RATE, tag=0x11, bits=4, block=256)),
+        riff(wav_format(RATE, tag=0x11, bits=4, block=256), DATA),
         aiff(PCM, RATE, kind=b"ima4\0\0"),
-        ogg_page(b"Speex   1.2" + bytes(70)),
+        aiff(PCM, RATE, kind=b"dwvw\0\0"),
+        ogg_page(b"CELT    1.2" + bytes(70)),
     ],
 )
 def test_no_other_codec_reaches_libsndfile(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +273,7 @@ def test_no_other_codec_reaches_libsndfile(file: bytes, monkeypatch: pytest.Monk
     try:
         decode(file, RATE)
     except AudioError as error:
-        assert isinstance(error, AudioUnsupported)  # noqa: PT017 - success is right too: of WAV the first format counts
+        assert isinstance(error, AudioUnsupported | AudioCorrupt | AudioTruncated)  # noqa: PT017 - success is right too: of WAV the first format counts
     assert all(data[:4] in (b"fLaC", b"OggS") or data[:2] in (b"\xff\xfb", b"\xff\xf3") for data in seen)
 
 
@@ -282,5 +282,5 @@ def test_a_header_that_libsndfile_reads_differently_is_refused(monkeypatch: pyte
     file = encode(tone(1.0, RATE), RATE, "FLAC")
     real = probe(file)
     for other in ({"rate": 8_000}, {"channels": 2}, {"container": "MP3"}):
-        monkeypatch.setattr(audio, "probe", lambda *_, other=other: type(real)(**{**vars(real), **other}))
+        monkeypatch.setattr(audio, "probe", lambda *_, other=other, **__: replace(real, **other))
         assert "disagree" in refusal(lambda data: decode(data, RATE), file).detail

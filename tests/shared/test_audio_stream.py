@@ -86,7 +86,7 @@ def test_errors_come_after_the_first_block(long: Callable[[], None]) -> None:
         (whole[:-10_000], AudioLimits(), AudioTruncated),
         (encode(noise(6, RATE), RATE, "MP3", "MPEG_LAYER_III")[400:], AudioLimits(max_seconds=4), AudioTooLong),
     ):
-        stream = SoundStream(file, RATE, limits)
+        stream = SoundStream(file, RATE, limits, strict=True)
         blocks = iter(stream)
         if kind is AudioTruncated:
             assert len(next(blocks)) == RATE // 4

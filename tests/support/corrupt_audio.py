@@ -8,8 +8,7 @@ from functools import cache
 
 import numpy as np
 
-from shared.audio.formats import is_available
-from tests.support.sounds import FORMS, checksummed, chirp, encode, encode_m4a, id3, noise
+from tests.support.sounds import AV_FORMS, FORMS, checksummed, chirp, encode, encode_av, encode_m4a, id3, noise, remux
 
 Dice = np.random.Generator
 Mutation = Callable[[Dice, bytearray, bytes], None]
@@ -83,12 +82,16 @@ def sources() -> tuple[tuple[str, bytes], ...]:
         for rate, channels in ((16_000, 1), (form.rates[0], 2)):
             wave = 0.5 * chirp(0.3, rate, channels) + noise(0.3, rate, channels)
             made.append((name, encode(wave, rate, form.container, form.subtype, endian=form.endian)))
-    if is_available("M4A"):
-        for codec in ("aac", "alac"):
-            made += [
-                (f"M4A {codec.upper()}", encode_m4a(chirp(0.3, rate, channels), rate, codec))
-                for rate, channels in ((16_000, 1), (44_100, 2 if codec == "alac" else 8))
-            ]
+    for name, form in AV_FORMS.items():
+        made.append((name, encode_av(chirp(0.3, form.rate), form)))
+    flac, vorbis = (encode(chirp(0.3, 16_000, 2), 16_000, *kind) for kind in (("FLAC", "PCM_16"), ("OGG", "VORBIS")))
+    made += [("Ogg FLAC", remux(flac, "ogg")), ("Matroska FLAC", remux(flac, "matroska"))]
+    made += [("WebM Vorbis", remux(vorbis, "webm")), ("WebM live", remux(vorbis, "webm", live="1"))]
+    eight = encode_m4a(chirp(0.3, 44_100, 8), 44_100)
+    made += [
+        ("M4A eight channels", eight),
+        ("MP4 in fragments", remux(eight, "mp4", movflags="frag_every_frame+empty_moov")),
+    ]
     return tuple(made)
 
 

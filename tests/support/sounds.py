@@ -112,6 +112,14 @@ FORMS: dict[str, Form] = {
     "AIFF-C double": Form("AIFF", "DOUBLE", 1e-6),
     "AIFF-C A-law": Form("AIFF", "ALAW", 0.03),
     "AIFF-C µ-law": Form("AIFF", "ULAW", 0.03),
+    "RIFX 16 bit": Form("WAV", "PCM_16", 1e-4, "BIG"),
+    "AU 16 bit": Form("AU", "PCM_16", 1e-4),
+    "AU float": Form("AU", "FLOAT", 1e-6),
+    "AU µ-law": Form("AU", "ULAW", 0.03),
+    "CAF 24 bit": Form("CAF", "PCM_24", 1e-6),
+    "CAF float": Form("CAF", "FLOAT", 1e-6),
+    "W64 16 bit": Form("W64", "PCM_16", 1e-4),
+    "W64 float": Form("W64", "FLOAT", 1e-6),
     "FLAC 8 bit": Form("FLAC", "PCM_S8", 0.02),
     "FLAC 16 bit": Form("FLAC", "PCM_16", 1e-4),
     "FLAC 24 bit": Form("FLAC", "PCM_24", 1e-6),
@@ -140,23 +148,87 @@ def encode(
     return file.getvalue()
 
 
-def encode_m4a(wave: Wave, rate: int, codec: str = "aac") -> bytes:
-    """An M4A file with AAC or ALAC ("alac"); needs the optional PyAV."""
+@dataclass(frozen=True)
+class AvForm:
+    """A container with a codec as FFmpeg writes it, what the header reader calls both, and a tolerance as of `Form`."""
+
+    muxer: str
+    encoder: str
+    container: str
+    codec: str
+    tolerance: float = 0.25
+    rate: int = 48_000  # Hz
+    exact: bool = False  # samples are kept but for rounding
+    bit_rate: int | None = None  # bits per second
+
+
+AV_FORMS: dict[str, AvForm] = {
+    "M4A AAC": AvForm("ipod", "aac", "M4A", "AAC"),
+    "M4A ALAC": AvForm("ipod", "alac", "M4A", "ALAC", 1e-4, exact=True),
+    "MP4 Opus": AvForm("mp4", "libopus", "M4A", "Opus"),
+    "MP4 MP3": AvForm("mp4", "libmp3lame", "M4A", "AAC"),  # which of the two it is, only the decoder sees
+    "MOV PCM": AvForm("mov", "pcm_s16le", "M4A", "PCM", 1e-4, exact=True),
+    "MOV PCM 24 bit": AvForm("mov", "pcm_s24be", "M4A", "PCM", 1e-6, exact=True),
+    "3GP AAC": AvForm("3gp", "aac", "M4A", "AAC"),
+    "3GP AMR-NB": AvForm("3gp", "libopencore_amrnb", "M4A", "AMR-NB", 0.6, 8_000, bit_rate=12_200),
+    "WebM Opus": AvForm("webm", "libopus", "WebM", "Opus"),
+    "Matroska AAC": AvForm("matroska", "aac", "WebM", "AAC"),
+    "Matroska PCM": AvForm("matroska", "pcm_s16le", "WebM", "PCM", 1e-4, exact=True),
+    "ADTS AAC": AvForm("adts", "aac", "AAC", "AAC"),
+    "AMR-NB": AvForm("amr", "libopencore_amrnb", "AMR", "AMR-NB", 0.6, 8_000, bit_rate=12_200),
+    "CAF ALAC": AvForm("caf", "alac", "CAF", "ALAC", 1e-4, exact=True),
+    "CAF IMA ADPCM": AvForm("caf", "adpcm_ima_qt", "CAF", "IMA ADPCM"),
+    "CAF PCM": AvForm("caf", "pcm_s16be", "CAF", "PCM 16 bit", 1e-4, exact=True),
+    "AIFF-C IMA ADPCM": AvForm("aiff", "adpcm_ima_qt", "AIFF", "IMA ADPCM"),
+    "WAV IMA ADPCM": AvForm("wav", "adpcm_ima_wav", "WAV", "IMA ADPCM"),
+    "WAV Microsoft ADPCM": AvForm("wav", "adpcm_ms", "WAV", "Microsoft ADPCM"),
+    "WAV MP3": AvForm("wav", "libmp3lame", "WAV", "MPEG layer III"),
+    "WAV MPEG layer II": AvForm("wav", "mp2", "WAV", "MPEG layer II"),
+    "MPEG layer II": AvForm("mp2", "mp2", "MP3", "MPEG layer II"),
+    "WMA 1": AvForm("asf", "wmav1", "WMA", "Windows Media 1", bit_rate=128_000),
+    "WMA 2": AvForm("asf", "wmav2", "WMA", "Windows Media 2", bit_rate=128_000),
+    "WavPack": AvForm("wv", "wavpack", "WavPack", "WavPack", 0.02, exact=True),  # of 8 bits
+}
+"""What phones, browsers and recorders make."""
+
+
+def remux(file: bytes, muxer: str, **options: str) -> bytes:
+    """The sound of a file in another container, without encoding it again; `options` are FFmpeg's of the muxer."""
+    import av
+
+    made = io.BytesIO()
+    with av.open(io.BytesIO(file)) as source, av.open(made, "w", format=muxer, options=options) as target:
+        stream = target.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.dts is not None:  # the one at the end that flushes the decoder has none
+                packet.stream = stream
+                target.mux(packet)
+    return made.getvalue()
+
+
+def encode_av(wave: Wave, form: AvForm) -> bytes:
+    """The file as FFmpeg writes it; `wave` is at the rate of the form."""
     import av
 
     file = io.BytesIO()
     layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[wave.shape[1]]
-    with av.open(file, "w", format="ipod") as container:
-        stream: Any = container.add_stream(codec, rate=rate, layout=layout)
+    with av.open(file, "w", format=form.muxer) as container:
+        stream: Any = container.add_stream(form.encoder, rate=form.rate, layout=layout)
+        if form.bit_rate:
+            stream.bit_rate = form.bit_rate
         frame = av.AudioFrame(format="fltp", layout=layout, samples=len(wave))
-        for plane, channel in zip(
-            frame.planes, wave.T, strict=False
-        ):  # for eight channels PyAV counts one plane too many
+        # For eight channels PyAV counts one plane too many.
+        for plane, channel in zip(frame.planes, wave.T, strict=False):
             plane.update(np.ascontiguousarray(channel))
-        frame.sample_rate = rate
+        frame.sample_rate = form.rate
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
     return file.getvalue()
+
+
+def encode_m4a(wave: Wave, rate: int, codec: str = "aac") -> bytes:
+    """An M4A file with AAC or ALAC ("alac")."""
+    return encode_av(wave, AvForm("ipod", codec, "M4A", codec.upper(), rate=rate))
 
 
 # --- files, byte by byte

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from otoscope.errors import (
+    AudioChannels,
     AudioCorrupt,
     AudioError,
     AudioTooLong,
@@ -87,7 +88,7 @@ def test_the_result_equals_that_of_decoding_in_this_process(pool: DecoderPool, w
 def test_errors_of_a_file_have_the_same_type_and_text(pool: DecoderPool, wav: bytes) -> None:
     """Errors in the process become those of otoscope.errors, and the process keeps running."""
     before = pool.pids
-    for data, kind in ((b"some text", NotAudio), (wav[:-100], AudioTruncated)):
+    for data, kind in ((b"some text", NotAudio), (wav[:40], AudioTruncated)):
         with pytest.raises(kind) as here:
             decode(data, RATE)
         with pytest.raises(kind) as there:
@@ -95,6 +96,19 @@ def test_errors_of_a_file_have_the_same_type_and_text(pool: DecoderPool, wav: by
         assert there.value.detail == here.value.detail
     pool.decode(wav, RATE)
     assert pool.pids == before
+
+
+def test_options_reach_the_process(pool: DecoderPool, wav: bytes) -> None:
+    """Which channel, and whether a sound that is cut is refused."""
+    waves = [pool.decode(wav, RATE, channel=channel).waveform for channel in (1, 2, "left", "mean")]
+    np.testing.assert_array_equal(waves[0], waves[2])
+    np.testing.assert_allclose((waves[0] + waves[1]) / 2, waves[3], atol=1e-6)
+    cut = pool.decode(wav[:-100], RATE)
+    assert [warning.code for warning in cut.warnings if warning.code == "truncated"]
+    with pytest.raises(AudioTruncated):
+        pool.decode(wav[:-100], RATE, strict=True)
+    with pytest.raises(AudioChannels, match="Channel 3"):
+        pool.decode(wav, RATE, channel=3)
 
 
 def test_the_longest_sound_is_set_by_the_pool() -> None:
@@ -190,7 +204,7 @@ def test_an_uncompressed_file_needs_no_process(pool: DecoderPool) -> None:
     plain = encode(chirp(1.0, RATE), RATE)
     np.testing.assert_array_equal(pool.decode(plain, RATE, timeout=5).waveform, decode(plain, RATE).waveform)
     with pytest.raises(AudioTruncated):
-        pool.decode(plain[:-100], RATE, timeout=5)
+        pool.decode(plain[:-100], RATE, timeout=5, strict=True)
     for sound in (encode(chirp(1.0, 8_000), 8_000), encode(chirp(1.0, RATE), RATE, "FLAC")):
         stop(pool.pids[0])  # the previous one was killed
         with pytest.raises(DeadlineExceeded):

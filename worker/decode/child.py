@@ -38,7 +38,7 @@ def _serve_one(connection: FramedSocket, memory: int, cpu_seconds: float) -> Non
     request = json.loads(connection.receive(memory))
     data = bytes(connection.receive(memory))
     try:
-        last = _send_blocks(connection, data, request["rate"], request["max_seconds"], cpu_seconds)
+        last = _send_blocks(connection, data, request, cpu_seconds)
     except OtoscopeError as error:
         last = {"code": error.code, "detail": error.detail}
     except MemoryError:
@@ -47,11 +47,10 @@ def _serve_one(connection: FramedSocket, memory: int, cpu_seconds: float) -> Non
     connection.send(json.dumps(last).encode())
 
 
-def _send_blocks(
-    connection: FramedSocket, data: bytes, rate: int, max_seconds: float, cpu_seconds: float
-) -> dict[str, Any]:
+def _send_blocks(connection: FramedSocket, data: bytes, request: dict[str, Any], cpu_seconds: float) -> dict[str, Any]:
     """Send the samples; returns the header. There are so many seconds of CPU for every ten minutes of sound."""
-    stream = SoundStream(data, rate, AudioLimits(max_seconds=max_seconds))
+    rate, limits = request["rate"], AudioLimits(max_seconds=request["max_seconds"])
+    stream = SoundStream(data, rate, limits, channel=request["channel"], strict=request["strict"])
     sent = limited = 0.0  # seconds of sound
     _limit_cpu(cpu_seconds)
     for block in stream:

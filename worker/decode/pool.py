@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from otoscope.errors import DeadlineExceeded, DecoderDied
-from shared.audio.decode import BlockStream, Decoded, SoundStream, collect, is_plain
+from shared.audio.decode import BlockStream, Channel, Decoded, SoundStream, collect, is_plain
 from shared.audio.limits import AudioLimits
 from worker.decode.framing import CHECK_SECONDS
-from worker.decode.process import Child, ChildFailed, ChildStream, Clock
+from worker.decode.process import Child, ChildFailed, ChildStream, Clock, Request
 
 T = TypeVar("T")
 
@@ -43,9 +43,17 @@ class DecoderPool:
             self._idle.put(self._spawn())
             self._permits.put(None)
 
-    def decode(self, data: bytes, rate: int, timeout: float | None = None) -> Decoded:
+    def decode(
+        self,
+        data: bytes,
+        rate: int,
+        timeout: float | None = None,
+        *,
+        channel: Channel = "mean",
+        strict: bool = False,
+    ) -> Decoded:
         """As `shared.audio.decode.decode`, with the errors of `open`."""
-        with self.open(data, rate, timeout) as stream:
+        with self.open(data, rate, timeout, channel=channel, strict=strict) as stream:
             return collect(stream)
 
     @contextmanager
@@ -56,6 +64,8 @@ class DecoderPool:
         timeout: float | None = None,
         check: Callable[[], None] = lambda: None,
         *,
+        channel: Channel = "mean",
+        strict: bool = False,
         long: bool = False,
     ) -> Iterator[BlockStream]:
         """As `shared.audio.decode.SoundStream`, whose errors it raises. An uncompressed file is decoded in this thread.
@@ -66,11 +76,12 @@ class DecoderPool:
         `timeout` seconds have passed, including the wait for a free process, and DecoderStopped if the pool was closed.
         """
         if is_plain(data, rate):  # sending it to a process would cost several times as much as decoding it
-            yield SoundStream(data, rate, AudioLimits(max_seconds=self._max_seconds))
+            yield SoundStream(data, rate, AudioLimits(max_seconds=self._max_seconds), channel=channel, strict=strict)
             return
         until = math.inf if timeout is None else time.monotonic() + timeout
         with self._checkout(until, check, long) as slot:
-            stream = ChildStream(slot.child, data, rate, self._max_seconds, Clock(self._seconds, until, rate), check)
+            request = Request(rate, self._max_seconds, channel, strict)
+            stream = ChildStream(slot.child, data, request, Clock(self._seconds, until, rate), check)
             try:
                 yield stream
             except ChildFailed as failed:

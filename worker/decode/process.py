@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from otoscope.errors import BY_CODE, AudioError, OtoscopeError
 from otoscope.results import WARNINGS, Level, SoundWarning
-from shared.audio.decode import BLOCK_SAMPLES, FileInfo, Waveform
+from shared.audio.decode import BLOCK_SAMPLES, Channel, FileInfo, Waveform
 from shared.audio.limits import HEAD_SECONDS
 from worker.decode.framing import FramedSocket
 
@@ -44,6 +45,16 @@ def _warnings(trees: list[list[str]]) -> tuple[SoundWarning, ...]:
     return tuple(
         SoundWarning(code, str(detail)[:_DETAIL]) for code, detail in trees[: len(WARNINGS)] if code in WARNINGS
     )
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a file is to be decoded: the keywords of `worker.decode.child`'s requests."""
+
+    rate: int  # Hz, of the waveform
+    max_seconds: float
+    channel: Channel = "mean"
+    strict: bool = False
 
 
 class ChildFailed(Exception):
@@ -97,8 +108,8 @@ class Child:
                 start_new_session=True,
             )
 
-    def send(self, request: dict[str, Any], data: bytes, deadline: float, check: Callable[[], None]) -> None:
-        self._connection.send(json.dumps(request).encode(), deadline, check)
+    def send(self, request: Request, data: bytes, deadline: float, check: Callable[[], None]) -> None:
+        self._connection.send(json.dumps(asdict(request)).encode(), deadline, check)
         self._connection.send(data, deadline, check)
 
     def receive(self, limit: int, deadline: float, check: Callable[[], None]) -> bytearray:
@@ -123,10 +134,8 @@ class Child:
 class ChildStream:
     """The sound of a file, decoded by a child. Every reply is validated: a malicious file may control the process."""
 
-    def __init__(
-        self, child: Child, data: bytes, rate: int, max_seconds: float, clock: Clock, check: Callable[[], None]
-    ) -> None:
-        self._child, self._data, self._rate, self._max_seconds = child, data, rate, max_seconds
+    def __init__(self, child: Child, data: bytes, request: Request, clock: Clock, check: Callable[[], None]) -> None:
+        self._child, self._data, self._request = child, data, request
         self._clock, self._check = clock, check
         self._info: FileInfo | None = None
         self.idle = True  # the process waits for a file
@@ -142,8 +151,7 @@ class ChildStream:
         """Raises an AudioError, ChildFailed, or what `check` raises."""
         self.idle = False
         with self._failures(), self._clock.wait() as deadline:
-            request = {"rate": self._rate, "max_seconds": self._max_seconds}
-            self._child.send(request, self._data, deadline, self._check)
+            self._child.send(self._request, self._data, deadline, self._check)
         while (block := self._next_block()) is not None:
             yield block
         with self._failures():
@@ -151,7 +159,7 @@ class ChildStream:
                 last = json.loads(self._child.receive(_HEADER, deadline, self._check))
             error = _AUDIO_ERRORS[last["code"]](str(last["detail"])) if "code" in last else None
             if error is None:
-                self._info = _file_info(last, self._rate)
+                self._info = _file_info(last, self._request.rate)
         self.idle = True
         if error is not None:
             raise error
@@ -163,7 +171,7 @@ class ChildStream:
                 block = self._child.receive(_BLOCK, deadline, self._check)
             samples = np.frombuffer(block, np.float32)
             self._clock.samples += len(samples)
-            if self._clock.samples > (self._max_seconds + 1) * self._rate:
+            if self._clock.samples > (self._request.max_seconds + 1) * self._request.rate:
                 raise ValueError("more samples than were requested")
             return samples if len(samples) else None
 

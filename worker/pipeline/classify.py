@@ -64,7 +64,10 @@ class Classifier:
 
         def decode() -> AbstractContextManager[BlockStream]:
             long = job.duration is not None and job.duration > WHOLE_SECONDS
-            return self._decoder.open(job.audio, task.rate, in_flight.seconds_left, in_flight.check, long=long)
+            return self._decoder.open(
+                job.audio, task.rate, in_flight.seconds_left, in_flight.check,
+                channel=job.options.channel, strict=job.options.strict, long=long,
+            )  # fmt: skip
 
         head: list[Waveform] = []
         with decode() as stream:

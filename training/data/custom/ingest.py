@@ -80,7 +80,7 @@ class DatasetWriter:
         """
         label = normalise_label(label)
         try:
-            probe(data, IMPORT_LIMITS)
+            probe(data, IMPORT_LIMITS, strict=True)
         except AudioError as error:
             self.skip(origin, str(error))
             return

@@ -98,8 +98,8 @@ def _measure(root: Path, entry: ManifestEntry) -> _AudioStats:
     """Measure a file at its own sample rate, after downmixing to mono."""
     try:
         data = (root / entry.file).read_bytes()
-        rate = probe(data, IMPORT_LIMITS).rate or 44_100  # the rate of some M4A files is known only after decoding
-        sound = decode(data, rate, IMPORT_LIMITS)
+        rate = probe(data, IMPORT_LIMITS).rate or 44_100  # the rate of some files is known only after decoding
+        sound = decode(data, rate, IMPORT_LIMITS, strict=True)
     except (AudioError, OSError) as error:
         return _AudioStats(entry, error=str(error))
     return _AudioStats(

@@ -1,8 +1,5 @@
 """Downloads sounds from the web. A link whose path has an audio extension is downloaded as it is; any other link is a
 page with audio or video, from which yt-dlp downloads the best audio stream.
-
-Audio in a container that `shared.audio` does not decode (WebM, MP4 with video) is remuxed into a container that it does
-decode, without re-encoding and without ffmpeg.
 """
 
 import tempfile
@@ -14,9 +11,6 @@ from urllib.parse import unquote, urlsplit
 
 import httpx2
 
-from otoscope.errors import AudioError
-from shared.audio.decode import probe
-from shared.audio.formats import FORMATS, Decoder, is_available
 from shared.install_hints import install_command
 from training.data.custom.ingest import MAX_FILE_BYTES, rejection_reason
 from training.data.custom.manifest import IMPORT_LIMITS
@@ -25,9 +19,6 @@ from training.errors import DatasetError
 INSTALL = install_command("links")
 
 _TIMEOUT = httpx2.Timeout(60.0, connect=20.0)  # seconds per read, not for the whole transfer
-_SUFFIX_FOR_CODEC = {
-    codec.lower(): each.extensions[0] for each in FORMATS if each.decoder is not Decoder.PCM for codec in each.codecs
-}
 
 
 class DownloadFailed(Exception):
@@ -147,39 +138,5 @@ def _download_page(link: str) -> tuple[str, bytes]:
         downloaded = sorted(Path(folder).iterdir())
         if len(downloaded) != 1:
             raise DownloadFailed("nothing was downloaded")
-        sound = _remux_if_needed(downloaded[0])
+        sound = downloaded[0]
         return f"{info.get('id') or 'sound'}{sound.suffix}", sound.read_bytes()
-
-
-def _remux_if_needed(path: Path) -> Path:
-    """The file itself, or, if it cannot be decoded here, its audio stream in another container beside it.
-
-    Raises DownloadFailed.
-    """
-    try:
-        probe(path.read_bytes(), IMPORT_LIMITS)
-        return path
-    except AudioError as error:
-        if not is_available("M4A"):
-            raise DownloadFailed(f"{error} PyAV can extract its audio: {INSTALL}") from error
-        refused = error
-    import av
-
-    try:
-        with av.open(str(path)) as source:
-            if not source.streams.audio:
-                raise DownloadFailed(str(refused))
-            sound = source.streams.audio[0]
-            codec = sound.codec_context.codec.canonical_name
-            if codec not in _SUFFIX_FOR_CODEC:
-                raise DownloadFailed(f"{refused} Its codec is {codec}.")
-            target = path.with_name(f"audio-only{_SUFFIX_FOR_CODEC[codec]}")
-            with av.open(str(target), "w", format="ipod" if target.suffix == ".m4a" else None) as target_file:
-                copy = target_file.add_stream_from_template(sound)
-                for packet in source.demux(sound):
-                    if packet.dts is not None:  # the flush packet at the end has none
-                        packet.stream = copy
-                        target_file.mux(packet)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise DownloadFailed(f"{refused} Extracting its audio failed: {error}") from error
-    return target

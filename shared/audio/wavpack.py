@@ -1,0 +1,35 @@
+"""The header reader of WavPack: the first block. https://www.wavpack.com/WavPack5FileFormat.pdf"""
+
+from struct import unpack_from
+
+from otoscope.errors import AudioTruncated
+from shared.audio.headers import Decoder, Header
+from shared.audio.tags import strip_tags
+
+_RATES = (
+    6_000, 8_000, 9_600, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000,
+    192_000,
+)  # fmt: skip
+_UNKNOWN = 0xFFFFFFFF
+
+
+def read_wavpack_header(data: bytes, start: int) -> Header:
+    """Walks the blocks. Raises AudioTruncated."""
+    total, flags = unpack_from("<I8xI", data, start + 12)
+    end = strip_tags(data, start)
+    at, truncated = start, ""
+    while data[at : at + 4] == b"wvpk" and at + 8 <= end:
+        after = at + 8 + unpack_from("<I", data, at + 4)[0]
+        if after > end:
+            truncated = f"The WavPack file ends inside the block at byte {at:,}."
+            end = at
+            break
+        at = after
+    if at == start:
+        raise AudioTruncated("The WavPack file ends inside its first block.")
+    index = flags >> 23 & 15
+    rate = _RATES[index] if index < len(_RATES) else 0
+    frames = None if total == _UNKNOWN or not rate else total
+    return Header(
+        "WavPack", "WavPack", rate, 0, frames, start, decoder=Decoder.PYAV, end=end, truncated=truncated,
+    )  # fmt: skip
