@@ -1,7 +1,8 @@
 """API keys: open paths, scopes, ownership of jobs, rate limits, revocation."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,28 +59,29 @@ def secured(start_gateway: Callable[..., httpx2.Client], worker: FakeWorker, tmp
     return SecuredGateway(start_gateway, tmp_path / "keys")
 
 
-def calls(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Method and path template of every route of the application."""
-    app = create_app(settings)
+@cache
+def calls() -> list[tuple[str, str]]:
+    """Method and path template of every route of the application, sorted."""
+    app = create_app(Settings())
     described = get_openapi(title="", version="", routes=app.routes)["paths"]
-    yield from ((method.upper(), path) for path, methods in described.items() for method in methods)
+    found = {(method.upper(), path) for path, methods in described.items() for method in methods}
     for route in app.routes:
         if isinstance(route, Mount):
-            yield "GET", f"{route.path}/js/main.js"
+            found.add(("GET", f"{route.path}/js/main.js"))
         elif isinstance(route, Route):
-            yield from ((method, route.path) for method in route.methods or ("GET", "POST"))
+            found |= {(method, route.path) for method in route.methods or ("GET", "POST")}
+    return sorted(found)
 
 
 def filled(path: str, job_id: str) -> str:
     return path.replace("{job_id}", job_id).replace("{layer}", "stem").replace("{name}", "tiny")
 
 
-def test_every_route_needs_a_key_except_the_open_ones(secured: SecuredGateway, settings: Settings) -> None:
+def test_every_route_needs_a_key_except_the_open_ones(secured: SecuredGateway) -> None:
     """For every route: 401 without a key and with a wrong one, unless it is in the list of open paths."""
-    routes = set(calls(settings))
-    assert len(routes) > 20
-    assert {("POST", "/v1/jobs"), ("DELETE", "/v1/jobs/{job_id}"), ("GET", "/metrics")} <= routes
-    for method, template in sorted(routes):
+    assert len(calls()) > 20
+    assert {("POST", "/v1/jobs"), ("DELETE", "/v1/jobs/{job_id}"), ("GET", "/metrics")} <= set(calls())
+    for method, template in calls():
         path = filled(template, "0" * 32)
         for headers in ({}, {"Authorization": f"Bearer oto_12345678_{'0' * 64}"}):
             answer = secured.http.request(method, path, headers=headers)
@@ -117,11 +119,9 @@ def test_a_route_without_a_rule_is_closed(method: str, path: str) -> None:
     ("name", "allowed"),
     [("reads", {"read"}), ("submits", {"submit"}), ("one", {"read", "submit"}), ("admin", {"read", "submit", "admin"})],
 )
-def test_a_scope_opens_its_routes_only(
-    secured: SecuredGateway, settings: Settings, name: str, allowed: set[str]
-) -> None:
+def test_a_scope_opens_its_routes_only(secured: SecuredGateway, name: str, allowed: set[str]) -> None:
     """For every route and every kind of key: 403 exactly where the scope is missing."""
-    for method, template in sorted(set(calls(settings))):
+    for method, template in calls():
         wanted = required_scope(method, template)
         answer = secured.ask(name, method, filled(template, "0" * 32))
         refused = answer.status_code == 403
@@ -148,14 +148,12 @@ def test_unknown_routes_are_404_to_callers_with_a_key(secured: SecuredGateway) -
 
 
 @pytest.mark.parametrize("finish", [True, False])
-def test_a_job_belongs_to_its_caller(
-    secured: SecuredGateway, worker: FakeWorker, settings: Settings, finish: bool
-) -> None:
+def test_a_job_belongs_to_its_caller(secured: SecuredGateway, worker: FakeWorker, finish: bool) -> None:
     """Another key gets exactly the response for a job that never existed; its own key and an admin can read it."""
     job_id = secured.submit("one").json()["id"]
     if finish:
         worker.finish(job_id)
-    of_jobs = sorted(call for call in set(calls(settings)) if "{job_id}" in call[1] and call[0] != "DELETE")
+    of_jobs = [call for call in calls() if "{job_id}" in call[1] and call[0] != "DELETE"]
     assert len(of_jobs) > 6
     for method, template in [*of_jobs, ("DELETE", "/v1/jobs/{job_id}")]:
         answer = secured.ask("two", method, filled(template, job_id))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from otoscope.cli.main import app
 from tests.conftest import PYTHON
-from tests.training.conftest import TINY, changed
+from tests.support.tiny_recipe import TINY, changed
 from training.data.esc50 import load_esc50
 from training.fit.loop import train
 from training.recipe import load_recipe, to_yaml

@@ -14,7 +14,7 @@ from otoscope.cli.main import app
 from tests.conftest import PYTHON, ROOT
 from tests.support.recordings import write_class_folders, write_recording
 from tests.support.sounds import encode, tone
-from tests.training.conftest import TINY
+from tests.support.tiny_recipe import TINY
 from training.data.custom.importers import import_folder
 from training.data.custom.manifest import read_manifest, write_manifest
 from training.data.custom.report import write_dataset_report

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from otoscope.cli.main import app
 from tests.support.recordings import write_class_folders, write_recording
-from tests.training.conftest import TINY, changed
+from tests.support.tiny_recipe import TINY, changed
 from training.data.base import Clip, DatasetInfo
 from training.data.custom.dataset import CustomDataset, load_custom_dataset, load_dataset
 from training.data.custom.split import write_split

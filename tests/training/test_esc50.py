@@ -12,7 +12,8 @@ import torch
 from shared.audio.decode import decode
 from tests.conftest import REAL_SOUNDS
 from tests.support.sounds import encode, tone
-from tests.training.conftest import TINY, write_dataset
+from tests.support.tiny_recipe import TINY
+from tests.training.conftest import write_dataset
 from training.data.base import Clip, hold_out, load_windows
 from training.data.esc50 import ESC50, load_esc50
 from training.errors import DatasetError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shared.audio.decode import decode
-from tests.training.conftest import TINY, changed
+from tests.support.tiny_recipe import TINY, changed
 from tests.training.test_train import scalars
 from training.data.base import DatasetInfo
 from training.data.esc50 import load_esc50

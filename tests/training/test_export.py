@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import training.export.onnx
-from tests.training.conftest import TINY
+from tests.support.tiny_recipe import TINY
 from training.errors import ExportError
 from training.export.onnx import MIN_OPSET, TOLERANCE, export_onnx
 from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
@@ -18,7 +19,8 @@ from worker.model.base import parameters
 from worker.model.checkpoint import ModelConfig, load_model, save_model
 
 pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
+if find_spec("onnxscript") is None:  # not imported: that takes half a second
+    pytest.skip("needs onnxscript", allow_module_level=True)
 onnxruntime = pytest.importorskip("onnxruntime")
 
 CLASSES = ("dog", "sea waves", "Möwe")

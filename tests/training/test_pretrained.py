@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.conftest import TINY, changed, write_dataset
+from tests.support.tiny_recipe import TINY, changed
+from tests.training.conftest import write_dataset
 from training.data.base import Dataset
 from training.data.esc50 import load_esc50
 from training.errors import RunError

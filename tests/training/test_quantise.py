@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from tests.training.conftest import TINY, changed
+from tests.support.tiny_recipe import TINY, changed
 from training.data.base import Clip, Dataset
 from training.data.esc50 import load_esc50
 from training.errors import EvaluationError

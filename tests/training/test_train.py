@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from tests.support.sounds import chirp, encode
-from tests.training.conftest import changed
+from tests.support.tiny_recipe import changed
 from training.data.base import hold_out, load_windows
 from training.data.esc50 import load_esc50
 from training.errors import RunError

@@ -1,6 +1,7 @@
 """The kombu transport on a real Redis: queued ids are delivered several at a time, recorded, and acknowledged."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import redis
 from kombu import Connection, Consumer, Queue
 
 from shared.config.settings import Settings
-from shared.contract import QUEUE, UNACKED, queue_key
+from shared.contract import QUEUE, UNACKED, job_key, queue_key
 from worker.queue.celery_app import make_celery
 from worker.queue.transport import DELIVERED_AT_ONCE
 
@@ -29,6 +30,7 @@ def client(redis_socket: Path) -> Iterator[redis.Redis]:
 def connection(redis_socket: Path) -> Iterator[Connection]:
     settings = Settings(redis_url=f"unix://{redis_socket}")
     with contextlib.closing(make_celery(settings)) as app, app.connection_for_read() as connection:
+        connection.transport.brpop_timeout = 0.1  # 1 s by default, which each close of a channel waits for
         yield connection
 
 
@@ -68,9 +70,19 @@ def ids(count: int, first: int = 0) -> list[str]:
     return [f"{number:032x}" for number in range(first, first + count)]
 
 
-def send(client: redis.Redis, *job_ids: str, caller: str = CALLER) -> None:
-    """Queue ids as the `submit` script does."""
+def send(
+    client: redis.Redis,
+    *job_ids: str,
+    caller: str = CALLER,
+    model: str = "tiny",
+    seconds: float = 1.0,
+    size: int = 1_000,
+) -> None:
+    """Queue jobs as the `submit` script does; `size` of the upload, in bytes."""
     for job_id in job_ids:
+        audio = json.dumps({"duration": seconds, "bytes": size})
+        client.hset(job_key(job_id), mapping={"model": model, "audio": audio})
+        client.expire(job_key(job_id), 100)
         if client.lpush(queue_key(caller), job_id) == 1:
             client.lpush(QUEUE, caller)
 
@@ -169,9 +181,67 @@ def test_callers_take_turns(connection: Connection, client: redis.Redis) -> None
     many, few, (one,) = queues.values()
     assert inbox.ids[:6] == [many[0], few[0], one, many[1], few[1], many[2]]
     assert [job_id for job_id in inbox.ids if job_id in many] == many
-    left = {key: client.ttl(key) for key in client.scan_iter()}
+    left = {key: client.ttl(key) for key in client.scan_iter() if not key.startswith(b"otoscope:job:")}
     assert set(left) == {UNACKED.encode()}
     assert min(left.values()) > 0
+
+
+def test_a_worker_gets_the_jobs_of_its_models(connection: Connection, client: redis.Redis) -> None:
+    """The others keep their places for a worker that serves their model, requeued ones included."""
+    ours, others, mixed = ids(4), ids(3, 100), ids(2, 200)
+    send(client, *others, caller="key:others", model="other")
+    send(client, mixed[0], caller="key:mixed", model="other")
+    send(client, mixed[1], *ours, caller="key:mixed", model="tiny")
+    client.rpush(QUEUE, f"job:{others[0]}")
+    queues = {key: client.lrange(key, 0, -1) for key in (QUEUE, queue_key("key:others"))}
+    served = ["tiny"]
+    inbox = Inbox(connection)
+    inbox.channel.served_models = lambda: served
+    inbox.drain()
+    assert inbox.ids == [mixed[1], *ours]
+    assert {key: client.lrange(key, 0, -1) for key in queues} == queues
+    served.append("other")
+    inbox.drain()
+    assert inbox.ids[5:] == [others[0], others[0], mixed[0], *others[1:]]
+
+
+def test_a_worker_has_a_limited_amount_of_sound(connection: Connection, client: redis.Redis) -> None:
+    """Further long sounds wait for a worker with room, in their order; short ones do not wait for them."""
+    long, later, short = ids(4), ids(1, 100), ids(3, 200)
+    send(client, *long, caller="key:long", seconds=600)
+    send(client, *later, caller="key:later", seconds=200)
+    send(client, *short, caller="key:short", seconds=5)
+    first, second = workers = [Inbox(connection), Inbox(connection)]
+    for inbox in workers:
+        inbox.channel.max_sound_in_flight = 1_300
+    first.drain()
+    assert sorted(first.ids + second.ids) == sorted([*long[:3], *later, *short])
+    (done,) = (message for inbox in workers for message in inbox.messages if message.headers["id"] == long[0])
+    done.ack()
+    first.drain()
+    assert {*first.ids, *second.ids} == {*long, *later, *short}
+
+
+@pytest.mark.parametrize(("seconds", "size"), [(7_200, 1_000), (None, 1_000), (1, 40 * 2**20)])
+def test_sounds_that_take_much_memory(connection: Connection, client: redis.Redis, seconds: Any, size: int) -> None:
+    """A longer sound, one of unknown length and a large upload count as ten minutes."""
+    send(client, *ids(3), seconds=seconds, size=size)
+    inbox = Inbox(connection)
+    inbox.channel.max_sound_in_flight = 1_300
+    inbox.drain()
+    assert inbox.ids == ids(2)
+
+
+def test_a_worker_that_can_run_no_queued_job_asks_rarely(connection: Connection, client: redis.Redis) -> None:
+    """The queue is not empty, so that BLMOVE is answered at once."""
+    send(client, *ids(3), model="other")
+    inbox = Inbox(connection)
+    inbox.channel.served_models = lambda: ["tiny"]
+    before = client.info("commandstats")["cmdstat_blmove"]["calls"]
+    for _ in range(20):
+        with contextlib.suppress(TimeoutError):
+            connection.drain_events(timeout=0.02)
+    assert client.info("commandstats")["cmdstat_blmove"]["calls"] - before <= 6
 
 
 @pytest.mark.slow
