@@ -8,7 +8,8 @@ import pytest
 import soundfile
 import torch
 
-from tests.training.conftest import CLASSES, TINY, changed
+from tests.support.tiny_recipe import TINY, changed
+from tests.training.conftest import CLASSES
 from training.data.background import background
 from training.data.esc50 import load_esc50
 from training.errors import EvaluationError
