@@ -126,7 +126,7 @@ def add_noise(waves: Tensor, rate: int, recipe: AugmentRecipe, min_db: float, ge
 def _coloured(noise: Tensor, rate: int, slope: Tensor) -> Tensor:
     """White noise (batch, samples) -> noise of the same level whose power falls as 1/f^slope; slope (batch, 1)."""
     frequency = torch.fft.rfftfreq(noise.shape[1], 1 / rate, device=noise.device).clamp_min(_NOISE_FROM_HZ)
-    coloured = torch.fft.irfft(torch.fft.rfft(noise) * frequency ** (-slope / 2), n=noise.shape[1])
+    coloured: Tensor = torch.fft.irfft(torch.fft.rfft(noise) * frequency ** (-slope / 2), n=noise.shape[1])
     return coloured / coloured.square().mean(dim=1, keepdim=True).sqrt()
 
 
