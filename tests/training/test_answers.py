@@ -61,7 +61,7 @@ def answered(
     probabilities[0, label if first is None else first] = confidence
     evidence = probabilities * np.float32(1.0 if known is None else known)
     sound = Sound(lambda: np.zeros(1, np.float32), str(label), source, label)
-    return Answered(sound, Answer(probabilities[0], evidence, 0, known), active=True, softmax=confidence)
+    return Answered(sound, Answer(probabilities[0], evidence, 0, known), active=True, softmax=confidence, seconds=5.0)
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_answers_are_measured_as_the_service_gives_them(data: Path, run: Path, t
     assert answers.correct == int((evaluate(run, dataset).predicted == evaluate(run, dataset).truth).sum())
     assert [(one.kind, one.sounds) for one in answers.outside] == [("hums", 4), ("songs", 4)]
     assert answers.undecodable == 1
-    assert {one.kind for one in answers.background} == {"noise", "tones", "music", "speech", "hum"}
+    assert {one.kind for one in answers.background} == {"noise", "tones", "music", "speech", "hum", "syllables"}
     assert not measure_model(run, dataset, 2).cross_fitted
     report = write_report(evaluate(run, dataset), tmp_path / "report", answers)
     assert report.answers == answers

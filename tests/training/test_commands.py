@@ -66,6 +66,7 @@ def test_evaluate_fits_and_measures_answers(data: Path, recipe_file: str, tmp_pa
     config = read_config(model)
     assert config.frontend.level_dbfs == -30
     assert set(config.answers.class_thresholds) == {"low", "noise"}
+    assert sum(each.sounds for each in config.accuracy[0].reliability) == 8
     page = (model / "README.md").read_text()
     assert "| high | 4 |" in page
     assert "--fit-answers --level-dbfs -30 --precision-target 0.9" in page

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from otoscope.results import Detection
 from worker.model.answers import AnswerConfig
 from worker.pipeline.activity import Activity, measure_activity
-from worker.pipeline.answer import Answer, combine_windows, decide, detect
+from worker.pipeline.answer import Answer, class_thresholds, combine_windows, decide, detect, most_specific
 
 RATE = 16_000
 CONFIG = AnswerConfig(unknown_threshold=0.3, min_confidence=0.5)
@@ -93,16 +94,47 @@ def test_silent_windows_have_no_say(how: str) -> None:
 def test_verdicts(probabilities: list[float], known: float | None, active: bool, verdict: str) -> None:
     """In this order: nothing to hear, none of the classes, not sure, named."""
     answer = combined([probabilities], None if known is None else [known], [active], "evidence")
-    assert decide(answer, active, CONFIG) == verdict
+    assert decide(answer, active, CONFIG, seconds=5) == verdict
+
+
+def test_a_sound_of_a_blink_is_never_unknown() -> None:
+    """A known score needs 0.3 s of sound: with less, a dog was none of the classes."""
+    answer = combined([[0.9, 0.1]], [0.1], [True], "evidence")
+    assert [decide(answer, True, CONFIG, seconds=seconds) for seconds in (0.05, 0.2, 0.3)] == [
+        "unsure", "unsure", "unknown",
+    ]  # fmt: skip
+    assert decide(answer, False, CONFIG, seconds=0.05) == "silent"
 
 
 def test_a_request_overrides_the_thresholds() -> None:
     """Each for itself; a model without thresholds names everything."""
     answer = combined([[0.4, 0.3]], [0.2], [True], "evidence")
-    assert decide(answer, True, CONFIG) == "unknown"
-    assert decide(answer, True, CONFIG, unknown_threshold=0.1) == "unsure"
-    assert decide(answer, True, CONFIG, unknown_threshold=0.1, min_confidence=0.3) == "named"
-    assert decide(answer, True, AnswerConfig()) == "named"
+    assert decide(answer, True, CONFIG, seconds=5) == "unknown"
+    assert decide(answer, True, CONFIG, unknown_threshold=0.1, seconds=5) == "unsure"
+    assert decide(answer, True, CONFIG, unknown_threshold=0.1, min_confidence=0.3, seconds=5) == "named"
+    assert decide(answer, True, AnswerConfig(), seconds=5) == "named"
+
+
+def test_a_multi_label_model_names_what_reaches_its_threshold() -> None:
+    """Any class for itself, also several; a request's minimum is one for all."""
+    answer, names = combined([[0.3, 0.6]], None, [True], "evidence"), ("dog", "rain")
+    for thresholds, verdict in (({"rain": 0.5}, "named"), ({"rain": 0.7, "dog": 0.4}, "unsure")):
+        config = AnswerConfig(class_thresholds=thresholds, detection_threshold=0.35)
+        assert decide(answer, True, config, named_from=class_thresholds(names, config), seconds=5) == verdict
+        assert (
+            decide(answer, True, config, min_confidence=0.9, named_from=class_thresholds(names, config), seconds=5)
+            == "unsure"
+        )
+
+
+def test_the_most_specific_of_several_classes_is_detected() -> None:
+    """A bark is an animal, which is heard only where nothing more specific explains it."""
+    kinds = {"bark": ("dog",), "dog": ("animal",), "animal": ()}
+    bark, dog, animal = (Detection(name, 1.0, 2.0, 0.9, 1.5) for name in ("bark", "dog", "animal"))
+    rain, long_animal = Detection("rain", 0.0, 9.0, 0.9, 1.5), Detection("animal", 0.0, 9.0, 0.9, 1.5)
+    assert most_specific([animal, dog, bark, rain], kinds) == [bark, rain]
+    assert most_specific([long_animal, bark], kinds) == [long_animal, bark]
+    assert most_specific([animal, dog], {}) == [animal, dog]
 
 
 def timeline(seconds: int, *events: tuple[float, float]) -> Activity:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from otoscope.errors import AudioError
 from otoscope.types import Verdict
 from shared.audio.decode import decode
-from training.data.background import FAMILIES, background
+from training.data.background import TURNS, background
 from training.data.base import Clip
 from training.errors import EvaluationError
 from training.eval.predict import predict_with_embeddings
@@ -58,6 +58,7 @@ class Recording:
     logits: Tensor  # (windows, classes)
     embeddings: Tensor  # (windows, features)
     active: NDArray[np.bool_]  # (windows,)
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Answered:
     answer: Answer
     active: bool
     softmax: float  # largest probability of the mean over all windows, without known scores and activity
+    seconds: float
 
     @property
     def correct(self) -> bool:
@@ -103,12 +105,11 @@ def folder_sounds(root: Path, rate: int) -> list[Sound]:
 
 def background_sounds(count: int, samples: int, rate: int, seed: int) -> list[Sound]:
     """Synthesised background of one window each; their kind is the family."""
-    names = list(FAMILIES)
 
     def maker(number: int) -> Callable[[], Waveform]:
         return lambda: background(1, samples, rate, seed, number)[0]
 
-    return [Sound(maker(number), names[number % len(names)], str(number)) for number in range(count)]
+    return [Sound(maker(number), TURNS[number % len(TURNS)], str(number)) for number in range(count)]
 
 
 def _loader(path: Path, rate: int) -> Callable[[], Waveform]:
@@ -126,18 +127,18 @@ def listen(model: Model, sounds: Sequence[Sound], title: str = "recordings") -> 
     """Run every window of the sounds through the network in float32. A sound that cannot be decoded is left out."""
     front, config = model.config.frontend, model.config.answers
     recordings: list[Recording] = []
-    pending: list[tuple[Sound, list[Waveform], NDArray[np.bool_]]] = []
+    pending: list[tuple[Sound, list[Waveform], NDArray[np.bool_], float]] = []
 
     def flush() -> None:
         if not pending:
             return
-        waves = torch.from_numpy(np.stack([window for _, windows, _ in pending for window in windows]))
+        waves = torch.from_numpy(np.stack([window for _, windows, _, _ in pending for window in windows]))
         logits, embeddings = predict_with_embeddings(model.frontend, model.network, waves, batch=_BATCH, title=title)
-        sizes = [len(windows) for _, windows, _ in pending]
-        for (sound, _, active), own_logits, own_embeddings in zip(
+        sizes = [len(windows) for _, windows, _, _ in pending]
+        for (sound, _, active, seconds), own_logits, own_embeddings in zip(
             pending, torch.split(logits, sizes), torch.split(embeddings, sizes), strict=True
         ):
-            recordings.append(Recording(sound, own_logits, own_embeddings, active))
+            recordings.append(Recording(sound, own_logits, own_embeddings, active, seconds))
         pending.clear()
 
     for sound in tqdm(sounds, desc=title, unit="sound", leave=False):
@@ -151,8 +152,9 @@ def listen(model: Model, sounds: Sequence[Sound], title: str = "recordings") -> 
             for start, _ in windows
         ]
         active = measure_activity(waveform, front.sample_rate, config).windows(spans)
-        pending.append((sound, [window for _, window in windows], active))
-        if sum(len(waiting) for _, waiting, _ in pending) >= _BATCH:
+        seconds = len(waveform) / front.sample_rate
+        pending.append((sound, [window for _, window in windows], active, seconds))
+        if sum(len(waiting) for _, waiting, _, _ in pending) >= _BATCH:
             flush()
     flush()
     return recordings
@@ -166,7 +168,7 @@ def answer(model: Model, scorer: OpenSetScorer | None, recordings: Sequence[Reco
         known = None if scorer is None else scorer(one.embeddings, one.logits).numpy()
         combined = combine_windows(probabilities, known, one.active, model.config.answers.combine)
         mean = float(probabilities.mean(axis=0).max())
-        answered.append(Answered(one.sound, combined, bool(one.active.any()), mean))
+        answered.append(Answered(one.sound, combined, bool(one.active.any()), mean, one.seconds))
     return answered
 
 
@@ -175,7 +177,7 @@ def verdict(answered: Answered, model: Model, thresholds: "Thresholds") -> Verdi
     config = model.config.answers.model_copy(
         update={"unknown_threshold": thresholds.unknown, "min_confidence": thresholds.confidence}
     )
-    return decide(answered.answer, answered.active, config)
+    return decide(answered.answer, answered.active, config, seconds=answered.seconds)
 
 
 # --- thresholds -------------------------------------------------------------------------------------------------------

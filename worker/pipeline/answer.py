@@ -3,7 +3,7 @@
 Training measures its models with these functions, too, so that a report says what the service answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,8 @@ _EVENT_RANGE_DB = 25.0  # below the loudest moment of an event: there it begins 
 _EVENT_FLOOR_DB = 6.0  # above the noise around it
 _STEADY_DB = 12.0  # below its loudest moment, at least: a sound that is steady throughout is its own noise floor
 _STRONG = 0.9  # share of the strongest evidence: the loudest moment of an event is in one of these windows
+_EXPLAINED = 0.5  # share of the time of a detection
+_BRIEF_SECONDS = 0.3  # shorter sounds do not have enough for the known score
 _HYSTERESIS = 0.5  # an event goes on while its evidence is above this share of the threshold
 
 
@@ -45,10 +47,11 @@ def combine_windows(
 ) -> Answer:
     """`probabilities` (windows, classes), known scores (windows,) if the model has them, and which windows are active.
 
-    Only active windows count, unless none is. `evidence`: the confidence of a class is its strongest evidence in any
-    window, where evidence is the probability times the known score, relative to the highest known score: a second of
-    siren in a minute of noise is a siren. `max` is the same without known scores, `mean` the mean over the windows. For
-    a single window all three are its probabilities.
+    Only active windows count, unless none is. `evidence`: the confidence of a class is its highest probability in any
+    window, weighted by the square of the known score relative to the highest one: a second of siren in a minute of
+    noise is a siren. The square, because a window with the end of an event and much noise has a known score, too. `max`
+    is the same without known scores, `mean` the mean over the windows. For a single window all three are its
+    probabilities.
     """
     used = active if active.any() else np.ones_like(active)
     weights = np.where(used, 1.0 if known is None else np.maximum(known, 1e-6), 0.0).astype(np.float32)  # (windows,)
@@ -58,7 +61,8 @@ def combine_windows(
     elif combine == "max":
         confidences = probabilities[used].max(axis=0)
     else:
-        confidences = evidence.max(axis=0) / weights.max()
+        weighted = evidence * (weights / weights.max() ** 2)[:, None]
+        confidences = weighted.max(axis=0)
     chosen = int(np.where(used, evidence[:, confidences.argmax()], -1.0).argmax())
     if not active.any():
         evidence = np.zeros_like(evidence)
@@ -71,17 +75,32 @@ def decide(
     config: AnswerConfig,
     unknown_threshold: float | None = None,
     min_confidence: float | None = None,
+    named_from: NDArray[np.float32] | None = None,
+    *,
+    seconds: float,
 ) -> Verdict:
-    """The verdict of an answer. The thresholds are those of the config where none are given."""
+    """The verdict of the answer to a sound of that many seconds. The thresholds are those of the config where none are
+    given. A sound of less than 0.3 s is never `unknown`: so little of a known sound is refused like any other.
+
+    `named_from` (classes,) are the thresholds of the classes of a multi-label model: it is named if any class reaches
+    its own.
+    """
     if not active:
         return "silent"
     threshold = config.unknown_threshold if unknown_threshold is None else unknown_threshold
     if threshold is not None and answer.known is not None and answer.known < threshold:
-        return "unknown"
+        return "unknown" if seconds >= _BRIEF_SECONDS else "unsure"
     minimum = config.min_confidence if min_confidence is None else min_confidence
+    if minimum is None and named_from is not None:
+        return "named" if (answer.confidences >= named_from).any() else "unsure"
     if minimum is not None and answer.confidences.max() < minimum:
         return "unsure"
     return "named"
+
+
+def class_thresholds(classes: Sequence[str], config: AnswerConfig) -> NDArray[np.float32]:
+    """(classes,): the evidence from which on each class is detected."""
+    return np.array([config.class_thresholds.get(name, config.detection_threshold) for name in classes], np.float32)
 
 
 def detect(
@@ -101,8 +120,7 @@ def detect(
     within 12 dB of its loudest moment.
     """
     detections: list[Detection] = []
-    for index, name in enumerate(classes):
-        threshold = config.class_thresholds.get(name, config.detection_threshold)
+    for index, (name, threshold) in enumerate(zip(classes, class_thresholds(classes, config).tolist(), strict=True)):
         evidence = answer.evidence[:, index]
         if evidence.max() < threshold:
             continue
@@ -121,6 +139,35 @@ def detect(
             if end - start >= min_duration
         ]
     return sorted(detections, key=lambda detection: (detection.start, -detection.confidence))
+
+
+def most_specific(detections: Sequence[Detection], parents: Mapping[str, Sequence[str]]) -> list[Detection]:
+    """The detections without those that more specific ones explain: where a bark is heard, a dog and an animal are.
+
+    `parents` are what each class is a kind of. A detection is left out if those of its descendants last for half of its
+    time.
+    """
+    above = {detection.class_: _ancestors(detection.class_, parents) for detection in detections}
+
+    def explained(of: Detection) -> float:
+        """Seconds in which a more specific class is detected."""
+        return sum(
+            max(0.0, min(of.end, one.end) - max(of.start, one.start))
+            for one in detections
+            if of.class_ in above[one.class_]
+        )
+
+    return [one for one in detections if explained(one) < _EXPLAINED * (one.end - one.start)]
+
+
+def _ancestors(name: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
+    found: set[str] = set()
+    queue = list(parents.get(name, ()))
+    while queue:
+        if (one := queue.pop()) not in found:
+            found.add(one)
+            queue += parents.get(one, ())
+    return found
 
 
 def _runs(evidence: NDArray[np.float32], threshold: float) -> list[tuple[int, int]]:
