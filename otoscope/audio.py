@@ -1,51 +1,93 @@
 """Audio input of any supported kind -> the bytes of an audio file. Needs numpy only, since the client is small."""
 
 import os
+import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-AudioInput = str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[Any] | tuple[NDArray[Any], int]
-"""A path, the bytes of an audio file, samples (with `rate=`), or a pair of samples and rate."""
+from otoscope.types import MAX_CHANNELS
 
-MAX_CHANNELS = 8  # what the service accepts; decides which axis of a matrix is the channels
+AudioInput = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | NDArray[Any]
+    | Sequence[float]
+    | tuple[NDArray[Any], int]
+)
+"""A path, the bytes of an audio file, an open file, samples (with `rate=`), or a pair of samples and rate."""
 
 _IEEE_FLOAT = 3  # WAVE format tag
 
 
 def load(sound: AudioInput, rate: int | None = None) -> tuple[str, bytes]:
-    """A file name for the upload, and its bytes. Raises OSError, TypeError or ValueError."""
+    """A file name for the upload, and its bytes. An open file is read from its position on.
+
+    Raises OSError, TypeError or ValueError.
+    """
+    if isinstance(sound, str) and (address := re.match(r"[a-z][a-z0-9+]+://", sound, re.IGNORECASE)):
+        raise ValueError(f"{address[0]}… is an address; download the sound, and pass its bytes or the path of the file")
     if isinstance(sound, (str, os.PathLike)):
         path = Path(sound)
-        return path.name, path.read_bytes()
+        return printable(path.name), path.read_bytes()
     if isinstance(sound, (bytes, bytearray, memoryview)):
         return "sound", bytes(sound)
-    if isinstance(sound, tuple):
-        if len(sound) != 2 or np.ndim(sound[1]) != 0:
-            raise TypeError("a tuple must be (samples, rate)")
-        sound, rate = sound
+    if callable(read := getattr(sound, "read", None)):
+        body = read()
+        if not isinstance(body, bytes):
+            raise TypeError(f"the open file returns {type(body).__name__}, not bytes; open it with open(path, 'rb')")
+        name = getattr(sound, "name", None)
+        return (printable(Path(name).name) if isinstance(name, str) else "sound"), body
+    samples: Any = sound
+    if isinstance(samples, tuple):
+        if len(samples) != 2 or np.ndim(samples[1]) != 0:
+            raise TypeError("a tuple must be (samples, rate); scipy.io.wavfile.read returns (rate, samples)")
+        samples, rate = samples
+    if not isinstance(samples, list) and not hasattr(samples, "__array__"):
+        raise TypeError(
+            f"a sound is a path, the bytes of a file, an open file, or samples with rate=; not {type(sound).__name__}"
+        )
     if rate is None:
         raise TypeError("samples need their rate: classify(samples, rate=16000)")
-    return "samples.wav", wav(np.asarray(sound), rate)
+    return "samples.wav", wav(np.asarray(samples), rate)
+
+
+def printable(name: str) -> str:
+    """A file name as text: bytes of it that are not UTF-8 are escaped."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def wav(samples: NDArray[Any], rate: int) -> bytes:
     """A 32-bit float WAV file of samples in -1..1; integers are scaled from the full range of their type.
 
-    `samples` has the shape (frames,) or (frames, channels), as soundfile reads it; (channels, frames) is accepted
-    where the second axis is too long to be channels. `rate` is in Hz. Raises TypeError or ValueError.
+    `samples` has the shape (frames,), (frames, channels) or (channels, frames); the last one is assumed where the second
+    axis is too long to be channels. Axes of length 1 in front are left out. `rate` is in Hz.
+
+    Raises TypeError or ValueError.
     """
+    given = samples.shape
+    while samples.ndim > 2 and len(samples) == 1:  # a batch of one
+        samples = samples[0]
     if samples.ndim not in (1, 2):
-        raise ValueError(f"samples must be a vector or a matrix; these have {samples.ndim} axes")
+        raise ValueError(f"samples must have the shape (frames,) or (frames, channels) of one sound, not {given}")
+    if not samples.size:
+        raise ValueError(f"there are no samples; the shape is {given}")
     if rate != int(rate) or rate <= 0:
         raise ValueError(f"the rate must be a positive whole number of Hz, not {rate}")
     frames = _as_float(samples).reshape(len(samples), -1)  # (frames, channels)
     if frames.shape[1] > MAX_CHANNELS >= frames.shape[0]:
         frames = frames.T
     count, channels = frames.shape
+    if channels > MAX_CHANNELS:
+        raise ValueError(f"samples of the shape {given} have {channels} channels; at most {MAX_CHANNELS} are accepted")
     body = np.ascontiguousarray(frames, "<f4").tobytes()
     layout = struct.pack("<HHIIHHH", _IEEE_FLOAT, channels, int(rate), int(rate) * 4 * channels, 4 * channels, 32, 0)
     chunks = b"".join(

@@ -13,13 +13,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from otoscope.audio import MAX_CHANNELS, wav
+from otoscope.audio import wav
 from otoscope.errors import AudioCorrupt, AudioUnsupported
 
 _BY_FRAME = (1, 3, 6, 7)  # WAVE format tags of PCM, float, A-law and µ-law: a frame has a fixed number of bytes
 _EXTENSIBLE = 0xFFFE
 _UNKNOWN_SIZE = (0, 0xFFFFFFFF)  # of files that were written into a pipe, or are longer than 4 GB
 _MAX_FMT_BYTES = 1_024
+_FLAC_CHANNELS = 8  # that a FLAC file may have
 
 
 class Recording(ABC):
@@ -164,7 +165,7 @@ class _SoundFile(Recording):
         self.rate, channels = self._file.samplerate, self._file.channels
         self.frames = self._file.frames if 0 < self._file.frames < 2**62 and self._file.seekable() else None
         wide = self._file.subtype in ("PCM_24", "PCM_32")
-        self._flac = channels <= MAX_CHANNELS and self._file.subtype not in ("FLOAT", "DOUBLE")
+        self._flac = channels <= _FLAC_CHANNELS and self._file.subtype not in ("FLOAT", "DOUBLE")
         self._subtype, self.frame_bytes = ("PCM_24", 3 * channels) if wide else ("PCM_16", 2 * channels)
         # Lossy codecs have no integers: libsndfile would convert some of them without scaling.
         self._dtype = "int32" if self._flac and self._file.subtype.startswith("PCM") else "float32"

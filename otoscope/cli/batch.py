@@ -3,7 +3,11 @@
 import asyncio
 import glob
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from otoscope.calls import Options
@@ -12,6 +16,9 @@ from otoscope.cli.report import Answer, Outcome, Report
 from otoscope.client import AsyncClient
 from otoscope.errors import KeyRefused, KeyRequired, OtoscopeError
 from otoscope.responses import ServiceUnreachable
+
+STDIN = "-"
+"""The name of standard input."""
 
 SOUND_EXTENSIONS = frozenset({
     ".aac", ".aif", ".aifc", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mp3", ".mp4", ".oga",
@@ -34,30 +41,45 @@ def expand_globs(names: Sequence[str]) -> list[str]:
 def expand_directories(names: Iterable[str]) -> Iterator[str]:
     """File names, with directories replaced by the sounds below them, sorted. Hidden files and links to directories are
     left out."""
+    unreadable: list[OSError] = []
     for name in names:
         if not os.path.isdir(name):
             yield name
             continue
-        for folder, folders, files in os.walk(name):
+        for folder, folders, files in os.walk(name, onerror=unreadable.append):
             folders[:] = sorted(each for each in folders if not each.startswith("."))
             for file in sorted(files):
                 if not file.startswith(".") and os.path.splitext(file)[1].lower() in SOUND_EXTENSIONS:
                     yield os.path.join(folder, file)
+    yield from (str(error.filename) for error in unreadable)  # they fail later, like a file
 
 
 def classify_many(names: Sequence[str], url: str | None, options: Options, parallel: int, report: Report) -> int:
     """The number of failed files. Raises ServiceUnreachable, KeyRequired or KeyRefused, which affect all files."""
-    return asyncio.run(_classify_many(names, url, options, parallel, report))
+    with _saved_stdin() if STDIN in names else nullcontext(Path()) as stdin:
+        return asyncio.run(_classify_many(names, stdin, url, options, parallel, report))
 
 
-async def _classify_many(names: Sequence[str], url: str | None, options: Options, parallel: int, report: Report) -> int:
+@contextmanager
+def _saved_stdin() -> Iterator[Path]:
+    """Standard input as a temporary file, which may be longer than the memory."""
+    with tempfile.TemporaryDirectory(prefix="otoscope-") as folder:
+        path = Path(folder, "stdin")
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield path
+
+
+async def _classify_many(
+    names: Sequence[str], stdin: Path, url: str | None, options: Options, parallel: int, report: Report
+) -> int:
     queue = iter(enumerate(names))
     failed = 0
 
     async def work(client: AsyncClient, cutter: Cutter) -> None:
         nonlocal failed
         for index, name in queue:
-            outcome = await _classify(client, cutter, name, options, report)
+            outcome = await _classify(client, cutter, name, stdin if name == STDIN else Path(name), options, report)
             failed += isinstance(outcome, Exception)
             report.add(index, name, outcome)
 
@@ -73,15 +95,16 @@ async def _classify_many(names: Sequence[str], url: str | None, options: Options
     return failed
 
 
-async def _classify(client: AsyncClient, cutter: Cutter, name: str, options: Options, report: Report) -> Outcome:
+async def _classify(
+    client: AsyncClient, cutter: Cutter, name: str, path: Path, options: Options, report: Report
+) -> Outcome:
     """The answer of one file, or what is wrong with it. Raises what affects all files."""
-    path = Path(name)
     try:
-        if problem := _unreadable(name):
+        if problem := _unreadable(path, name):
             raise OSError(problem)
         if not await cutter.must_cut(path):
             try:
-                job = await client.classify(name, **options)
+                job = await client.classify(path, **options)
                 if job.result is None:
                     raise OtoscopeError(f"Job {job.id} has no result.")
                 return Answer([job.id], job.result)
@@ -96,11 +119,14 @@ async def _classify(client: AsyncClient, cutter: Cutter, name: str, options: Opt
         return error
 
 
-def _unreadable(name: str) -> str:
-    """Why a name cannot be read as a file, as a message for people; empty if it can."""
-    path = Path(name)
+def _unreadable(path: Path, name: str) -> str:
+    """Why a file cannot be read, as a message for people; empty if it can."""
+    if path.exists() and not os.access(path, os.R_OK):
+        return "no permission to read it"
     if path.is_dir():
         return f"a directory; name its files, as in '{path}/*.wav'"
     if not path.exists():
+        if "://" in name:
+            return f"addresses are not fetched; download it: curl -sL '{name}' | otoscope classify -"
         return "no file matches" if glob.has_magic(name) else "no such file"
     return ""

@@ -14,6 +14,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from otoscope.audio import printable
 from otoscope.cli.tables import classified_table, detections_table
 from otoscope.errors import BY_CODE, Busy, DeadlineExceeded, JobCancelled, OtoscopeError
 from otoscope.exports import Format, Recording, csv_row, csv_text, export, file_name
@@ -54,6 +55,7 @@ class Report(ABC):
 
     def add(self, index: int, name: str, outcome: Outcome) -> None:
         """The outcome of the file with that position on the command line."""
+        name = printable(name)
         self._progress.advance(self._task)
         if not self.ordered:
             self._write(name, outcome)
@@ -233,7 +235,7 @@ class CsvReport(Report):
     @staticmethod
     def cell(name: str) -> str:
         """A file's name as `done` returns it."""
-        return csv_text(name)
+        return csv_text(printable(name))
 
 
 def _span(found: Detection | Prediction, result: ResultJSON) -> tuple[float, float]:

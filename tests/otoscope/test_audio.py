@@ -70,6 +70,38 @@ def test_paths_and_bytes_are_sent_unchanged(tmp_path: Path) -> None:
     assert io.BytesIO(load(b"RIFF")[1]).read() == b"RIFF"
 
 
+def test_open_files_and_sequences_are_accepted(tmp_path: Path) -> None:
+    """A file opened as bytes, io.BytesIO, a list of numbers, and a batch of one sound as torch has it."""
+    path = tmp_path / "a.flac"
+    path.write_bytes(b"fLaC")
+    with path.open("rb") as file:
+        assert load(file) == ("a.flac", b"fLaC")
+    assert load(io.BytesIO(b"OggS")) == ("sound", b"OggS")
+    assert probe(load([0.0, 0.5] * 8_000, 16_000)[1]).frames == 16_000
+    header = probe(wav(_noise(1, 2, 16_000), 16_000))
+    assert (header.channels, header.frames) == (2, 16_000)
+
+
+@pytest.mark.parametrize(
+    ("sound", "kind", "words"),
+    [
+        ("https://example.org/dog.wav", ValueError, "download"),
+        ("s3://bucket/dog.wav", ValueError, "download"),
+        (io.StringIO("RIFF"), TypeError, "'rb'"),
+        (None, TypeError, "not NoneType"),
+        (7, TypeError, "not int"),
+        (np.zeros(9), TypeError, "rate="),
+        ((np.zeros((1_000, 1_000)), 16_000), ValueError, "1000 channels"),
+        ((np.zeros((0, 2)), 16_000), ValueError, "no samples"),
+        ((np.zeros((3, 2, 9)), 16_000), ValueError, r"\(3, 2, 9\)"),
+    ],
+)
+def test_the_error_names_what_was_passed(sound: Any, kind: type[Exception], words: str) -> None:
+    """And what is accepted in its place."""
+    with pytest.raises(kind, match=words):
+        load(sound)
+
+
 def test_the_demo_sound_is_deterministic() -> None:
     """Five seconds without clipping, the same on every machine."""
     sound = demo_sound.alarm_clock()

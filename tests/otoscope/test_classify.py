@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,36 @@ def test_a_job_without_a_result_is_an_error(run: Run, service: FakeService, soun
     done = run(sounds[0])
     assert done.exit_code == 1
     assert "has no result" in done.stderr
+
+
+def test_standard_input(
+    run: Run, service: FakeService, sounds: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`-` is a file like any other, also beside others."""
+    result = CliRunner().invoke(app, ["classify", "--json", "-", sounds[0]], input=b"RIFF of a pipe")
+    assert result.exit_code == 0, result.output
+    assert [json.loads(line)["file"] for line in result.stdout.splitlines()] == ["-", sounds[0]]
+    sent = {request.filename: request.file for request in service.requests if request.method == "POST"}
+    assert sent["stdin"] == b"RIFF of a pipe"
+
+
+def test_one_bad_name_does_not_stop_a_batch(run: Run, service: FakeService, sounds: list[str], tmp_path: Path) -> None:
+    """A name that is not UTF-8, an address, a directory and a missing file: the others are classified, the exit status
+    is 1."""
+    strange = os.fsdecode(bytes(tmp_path) + b"/\xff.wav")
+    Path(strange).write_bytes(b"strange")
+    names = ["https://example.org/a.wav", strange, "field", "gone.wav", *sounds]
+    for number, extra in enumerate(((), ("--json",), ("--out", "results.csv"))):
+        result = run(*extra, *names)
+        assert result.exit_code == 1, number
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert len([line for line in result.stderr.splitlines() if "example.org" in line or "gone.wav" in line]) == 2
+    found = {row["file"]: row["verdict"] for row in rows(tmp_path / "results.csv")}
+    assert len(found) == len(names)
+    assert [name for name, verdict in found.items() if not verdict] == [
+        "https://example.org/a.wav",
+        "field",
+        "gone.wav",
+    ]
+    assert run("--out", "results.csv", "--resume", *names[4:], strange).exit_code == 0
+    assert len({row["file"] for row in rows(tmp_path / "results.csv")}) == len(names)
