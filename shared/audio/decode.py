@@ -17,6 +17,7 @@ from otoscope.errors import (
     AudioChannels,
     AudioCorrupt,
     AudioEmpty,
+    AudioError,
     AudioNotFinite,
     AudioRate,
     AudioTooLong,
@@ -279,19 +280,24 @@ class _Pass:
 
     def _mono(self) -> Iterator[tuple[int, Waveform]]:
         """(rate, samples) of every sound of the file."""
+        for rate, block in self._blocks():
+            mono = self._measured(block)
+            self._seconds += len(block) / rate
+            if self._seconds > self._limits.max_seconds + _TOLERANCE:
+                limit = f"{self._limits.max_seconds:g} s"
+                raise AudioTooLong(f"The sound lasts more than the {limit} that are accepted.")
+            yield rate, mono
+
+    def _blocks(self) -> Iterator[tuple[int, Block]]:
+        """(rate, samples of all channels) of every sound of the file, up to what cannot be read."""
         source: Source | None = self._source
         while source is not None:
             began = self._seconds
             try:
-                for rate, block in source.blocks:
-                    self._seconds += len(block) / rate
-                    if self._seconds > self._limits.max_seconds + _TOLERANCE:
-                        limit = f"{self._limits.max_seconds:g} s"
-                        raise AudioTooLong(f"The sound lasts more than the {limit} that are accepted.")
-                    yield rate, self._measured(block)
+                yield from source.blocks
                 self._note(_lost(source, self._seconds - began))
                 source = self._next_source()
-            except (AudioCorrupt, AudioTruncated, AudioUnsupported, AudioChannels, AudioRate) as error:
+            except AudioError as error:
                 if self._strict or not self._seconds:
                     raise
                 self._note(f"From {describe_seconds(self._seconds)} on the file cannot be read: {error.detail}")
