@@ -13,8 +13,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 async def list_models(gateway: GatewayDep) -> ModelList:
     """Every model that workers serve, and the default one."""
     cards = await gateway.catalogue.models()
-    default = next(iter(cards)) if len(cards) == 1 else gateway.settings.default_model
-    return ModelList(default=default, models=list(cards.values()))
+    return ModelList(default=gateway.catalogue.default(cards), models=list(cards.values()))
 
 
 @router.get("/{name}", responses=responses("model_not_found", "not_ready", "store_unavailable"))

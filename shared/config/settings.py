@@ -164,6 +164,10 @@ class Settings(BaseSettings):
     decode_seconds: float = Field(60.0, gt=0)
     """Seconds after which decoding a file is aborted: its process is killed and its job fails. A sound of more than ten
     minutes gets as many for every ten minutes; waiting for the network does not count."""
+    max_sound_in_flight: float = Field(1_800.0, ge=601)
+    """Seconds of sound that a worker takes from the queue at once, of sounds of more than a minute: each takes 64 KB at
+    16 kHz, and ten minutes are counted for a longer one, which is never in memory as a whole. Further ones wait in the
+    queue, for a worker with room; shorter sounds do not wait for them."""
     metrics_port: int = Field(9_100, ge=0, le=65_535)
     """Port of the worker's /metrics; 0 picks a free one."""
     metrics_host: str = "127.0.0.1"

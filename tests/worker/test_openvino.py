@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 from tests.worker.test_engine import close, run_all, sounds
 from worker.inference.engine import Engine, LoadedModel, Window, read_model
 from worker.inference.openvino import OpenVINOBackend
-from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
+from worker.model.architectures import build_network, parse
 from worker.model.checkpoint import Model, ModelError
 from worker.model.fake_quant import convolutions, quantised
 
@@ -28,6 +28,7 @@ KINDS = [
     {"squeeze_excitation": True, "depths": (1, 1), "widths": (16, 32)},
     {"feature_pyramid": True, "pyramid_width": 8, "depths": (1, 1), "widths": (8, 16)},
     {"stem": False, "block": "plain", "depths": (1, 1, 1), "widths": (8, 16, 16)},
+    {"type": "mobilenet-v1", "width": 0.25, "patch_frames": 32, "patch_hop": 16},
 ]
 
 
@@ -39,8 +40,8 @@ def tiny(tiny_models: Path) -> Model:
 def of_kind(tiny: Model, **options: object) -> Model:
     """The tiny model with another network."""
     torch.manual_seed(0)
-    config = ResNetConfig.model_validate({"classes": 5, "dropout": (0.0,), **options})
-    network = ResidualCNN(config).eval().requires_grad_(False)
+    config = parse({"type": "resnet", "classes": 5, "dropout": (0.0,), **options})
+    network = build_network(config).eval().requires_grad_(False)
     return replace(tiny, network=network, config=tiny.config.model_copy(update={"architecture": config}))
 
 

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from shared.install_hints import install_command
+from training.base_models.audioset import parents
 from training.base_models.registry import BaseModel, OfficialFile
 from training.data.background import background
 from training.download import Download, default_cache
@@ -143,6 +144,7 @@ def add(model: BaseModel, source: Source, into: Path) -> Added:
         frontend=model.frontend,
         classes=model.classes,
         multi_label=True,
+        parents=parents(model.classes),
         licence=source.licence,
         training={
             "data": {"name": "AudioSet"},

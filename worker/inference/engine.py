@@ -287,6 +287,8 @@ def _card(model: Model, layers: list[Layer]) -> ModelCard:
         name=config.name,
         description=config.description,
         classes=list(config.classes),
+        multi_label=config.multi_label,
+        parents={name: list(above) for name, above in config.parents.items()},
         sample_rate=config.frontend.sample_rate,
         window_seconds=config.frontend.window_seconds,
         architecture=architecture,

@@ -42,6 +42,7 @@ class ModelConfig(BaseModel):
     frontend: FrontendConfig
     classes: tuple[str, ...]
     multi_label: bool = False  # a sigmoid for each class: several at once, or none; otherwise a softmax over all
+    parents: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # what a class is a kind of, and so on upwards
     temperature: float = Field(default=1.0, gt=0)  # divides the logits: calibration, arXiv:1706.04599
     answers: AnswerConfig = AnswerConfig()
     int8_ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)  # see worker/model/fake_quant.py

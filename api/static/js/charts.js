@@ -25,11 +25,24 @@ const MEASURED = [
 export const confidenceLevel = (confidence) => LEVELS.find(([least]) => confidence >= least)?.[1] ?? "Low";
 
 /**
+ * A class with what it is a kind of, as far up as the ontology goes: `Bark – Animal › Domestic animals, pets › Dog`.
+ * @param {string} name
+ * @param {Record<string, string[]>} parents
+ */
+function kindOf(name, parents) {
+  /** @type {string[]} */
+  const above = [];
+  for (let at = parents[name]?.[0]; at && !above.includes(at); at = parents[at]?.[0]) above.push(at);
+  return className(name) + (above.length ? ` – ${above.reverse().join(" › ")}` : "");
+}
+
+/**
  * A bar for each prediction, in their order.
  * @param {Prediction[]} predictions
  * @param {((name: string) => void) | null} [onPick]  gets the class whose bar was clicked; without it, bars are no buttons
+ * @param {Record<string, string[]>} [parents]  what a class is a kind of
  */
-export function confidenceBars(predictions, onPick = null) {
+export function confidenceBars(predictions, onPick = null, parents = {}) {
   return h(
     "ol",
     { class: "bars" },
@@ -37,7 +50,7 @@ export function confidenceBars(predictions, onPick = null) {
       const bar = h("span", { class: "bar" });
       bar.style.transform = `scaleX(${confidence})`;
       const parts = [
-        h("span", { class: "class", text: className(name), title: onPick ? null : className(name) }),
+        h("span", { class: "class", text: className(name), title: onPick ? null : kindOf(name, parents) }),
         h("span", { class: "track", "aria-hidden": "true" }, bar),
         h("span", { class: "number", text: percent(confidence, confidence < 0.1 ? 1 : 0) }),
       ];
@@ -47,7 +60,7 @@ export function confidenceBars(predictions, onPick = null) {
             {
               type: "button",
               class: "row",
-              title: `Where in the sound is ${className(name)}? Shows its class activation`,
+              title: `${kindOf(name, parents)}. Where in the sound is it? Shows its class activation`,
               "aria-pressed": "false",
               data: { class: name },
               on: { click: () => onPick(name) },
@@ -163,7 +176,7 @@ export function provenance(result, job, card) {
     { class: "muted provenance" },
     "Model ",
     h("b", { text: result.model }),
-    `, ${result.combined}.${accuracy}`,
+    `, ${result.combined}.${card?.multi_label ? " Several classes can be right at once." : ""}${accuracy}`,
     job.finished_at ? ` ${new Date(job.finished_at).toLocaleString()}.` : "",
   );
 }

@@ -11,7 +11,7 @@ const USUAL_N_FFT = 1_024;
  * half as long as the window.
  * @param {Frontend} [frontend]  absent where the model is not served any more
  */
-export const fullScaleOf = (frontend) => 20 * Math.log10((frontend?.n_fft ?? USUAL_N_FFT) / 4);
+export const fullScaleOf = (frontend) => 20 * Math.log10((frontend?.win_length ?? frontend?.n_fft ?? USUAL_N_FFT) / 4);
 
 /**
  * The colours of a spectrogram. They mean the same in every picture, so that silence is black and a soft sound is dark.
