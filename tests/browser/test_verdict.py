@@ -407,3 +407,49 @@ def test_a_recording_of_more_than_ten_minutes_is_classified(page: Page, tmp_path
     page.get_by_label("Sound files").set_input_files(write(tmp_path / "long.flac", samples))
     expect(headline(page)).to_have_text("siren", timeout=100_000)
     expect(page.locator("#sound")).to_contain_text("longer than ten minutes")
+
+
+def test_reliability_of_the_model_is_drawn(page: Page) -> None:
+    """The bins of its evaluation, with their figures for screen readers; nothing for a model without them."""
+    bins = [
+        {"low": 0.5, "high": 0.6, "sounds": 20, "confidence": 0.55, "accuracy": 0.4},
+        {"low": 0.9, "high": 1.0, "sounds": 80, "confidence": 0.97, "accuracy": 0.95},
+    ]
+
+    def measured(route: Route) -> None:
+        response = route.fetch()
+        models = response.json()
+        for card in models["models"]:
+            card["accuracy"] = [
+                {"data": "made up", "protocol": "none", "correct": 84, "total": 100, "reliability": bins}
+            ]
+        route.fulfill(response=response, json=models)
+
+    page.route("**/v1/models", measured)
+    page.reload()
+    classify(page, SIREN)
+    page.get_by_text("How reliable its confidences are").click()
+    diagram = page.locator(".reliability svg")
+    expect(diagram).to_be_visible()
+    expect(diagram).to_have_attribute("aria-label", re.compile("Confidence 90 % to 100 %: 95 % of 80 right"))
+    expect(page.locator(".reliability figcaption")).to_contain_text("100 sounds of made up")
+    heights = [float(bar.get_attribute("height") or 0) for bar in diagram.locator("rect").all()]
+    assert heights == pytest.approx([40, 95])
+    assert problems(page) == []
+
+
+def test_progress_of_a_long_sound_is_a_share(page: Page) -> None:
+    """Of its windows; a job without that has a bar without a value."""
+    texts = page.evaluate(
+        """async () => {
+          const { showProgress, stateText } = await import("/static/js/sound-list.js");
+          const shown = (progress) => {
+            const sound = { phase: "running", connected: true, ended: false, job: { progress } };
+            const bar = document.createElement("progress");
+            showProgress(bar, sound);
+            return [stateText(sound), bar.getAttribute("value")];
+          };
+          return [null, { done: 30, of: 120 }, { done: 30, of: null }].map(shown);
+        }"""
+    )
+    assert texts == [["Running", None], ["Running, 30 of 120 windows", "0.25"], ["Running, 30 windows", None]]

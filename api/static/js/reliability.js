@@ -25,10 +25,10 @@ export function reliabilityDiagram(card) {
       h(
         "div",
         { class: "plot" },
-        h("ol", { class: "muted number ticks", "aria-hidden": "true" }, ["100%", "50%", "0"].map((text) => h("li", { text }))),
+        ticks("ticks", [1, 0.5, 0]),
         diagram(bins),
       ),
-      h("ol", { class: "muted number ticks below", "aria-hidden": "true" }, ["0", "50%", "100%"].map((text) => h("li", { text }))),
+      ticks("ticks below", [0, 0.5, 1]),
       h("p", { class: "muted axis below", text: "confidence" }),
       h("figcaption", {
         class: "muted",
@@ -41,7 +41,16 @@ export function reliabilityDiagram(card) {
 }
 
 /**
- * One bar for each bin; a dot at its mean confidence.
+ * @param {string} kind
+ * @param {number[]} shares
+ */
+function ticks(kind, shares) {
+  const labels = shares.map((share) => h("li", { text: percent(share) }));
+  return h("ol", { class: `muted number ${kind}`, "aria-hidden": "true" }, labels);
+}
+
+/**
+ * One bar for each bin.
  * @param {ReliabilityBin[]} bins
  */
 function diagram(bins) {
