@@ -286,5 +286,6 @@ def test_a_server_that_cannot_write_blocks_no_place(connection: Connection, clie
     client.zincrby(UNACKED, -2 * inbox.channel.visibility_timeout, back.delivery_tag)
     inbox.channel.qos.renew(client)
     inbox.channel.qos.restore_visible()
-    inbox.drain()
+    for _ in range(2):  # the first one may receive a refusal that the server sent as a replica
+        inbox.drain()
     assert inbox.ids == [*sent[:3], sent[1], sent[3]]
