@@ -177,7 +177,7 @@ def gateway_process(upload_seconds: float) -> Iterator[Address]:
 
 class _ShortSleeps:
     """asyncio for uvicorn.server, which sleeps 100 ms in its main loop and again in its shutdown: 40 seconds over all
-    tests."""
+    tests. Both times are constants inside its methods, so a subclass would have to copy all of `Server.shutdown`."""
 
     def __getattr__(self, name: str) -> object:
         return getattr(asyncio, name)
