@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
 
 from api import background, static_files
+from api.batches import Batches
 from api.http import fast_routes, head_routes, problems
 from api.middleware import auth
 from api.middleware.errors import InternalErrorMiddleware
@@ -20,12 +21,13 @@ from api.middleware.limits import ConnectionLimitMiddleware
 from api.middleware.metrics import MetricsMiddleware
 from api.middleware.query import UnsetParametersMiddleware
 from api.middleware.tracing import TracingMiddleware
-from api.routes import detections, evaluate, health, images, jobs, limits, models
+from api.routes import batches, detections, evaluate, health, images, jobs, limits, models
 from api.service import Gateway
 from otoscope.types import Problem
 from shared import tracing
 from shared.config.settings import Settings
 from shared.jobs import AsyncJobStore
+from shared.jobs.batches import BatchStore
 from shared.redis_client.connection import connect_async
 
 DESCRIPTION = """
@@ -49,6 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         client = connect_async(settings)
         gateway = Gateway(settings, AsyncJobStore(client, settings))
         app.state.gateway = gateway
+        app.state.batches = Batches(gateway, BatchStore(client, settings))
         tracing.freeze_gc()
         tasks = background.start(
             gateway.notifications.run,
@@ -68,7 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     problems.install(app)
     fast_routes.install(app, jobs.fast_router)
-    for resource in (jobs, images, detections, evaluate, models, limits, health):
+    for resource in (jobs, batches, images, detections, evaluate, models, limits, health):
         app.include_router(resource.router)
         head_routes.add_head(app, resource.router)
     static_files.install(app)
@@ -104,7 +107,7 @@ def _openapi(app: FastAPI, *, keys: bool) -> dict[str, Any]:
             title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
         )
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (Problem, *jobs.SCHEMAS, *evaluate.SCHEMAS):
+        for model in (Problem, *jobs.SCHEMAS, *batches.SCHEMAS, *evaluate.SCHEMAS):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema

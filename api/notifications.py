@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 
 from otoscope.errors import OtoscopeError
 from shared.jobs import AsyncJobStore
@@ -55,21 +56,21 @@ class Notifications:
 
     @contextmanager
     def subscribe(
-        self, job_id: str, *, final_only: bool = False, queue_position: bool = False
+        self, *job_ids: str, final_only: bool = False, queue_position: bool = False
     ) -> Iterator[Subscription]:
-        """Subscribe to a job, then read it: a change in between is notified.
+        """Subscribe to jobs, then read them: a change in between is notified.
 
         `final_only` leaves out every change before the end. `queue_position` adds changes of the job's position in the
         queue, within about a second.
         """
         subscription = Subscription(final_only=final_only)
         registries = (self._subscribers, self._position_subscribers) if queue_position else (self._subscribers,)
-        for registry in registries:
+        for registry, job_id in product(registries, job_ids):
             registry.setdefault(job_id, set()).add(subscription)
         try:
             yield subscription
         finally:
-            for registry in registries:
+            for registry, job_id in product(registries, job_ids):
                 registry[job_id].discard(subscription)
                 if not registry[job_id]:
                     del registry[job_id]

@@ -68,8 +68,8 @@ def printable(name: str) -> str:
 def wav(samples: NDArray[Any], rate: int) -> bytes:
     """A 32-bit float WAV file of samples in -1..1; integers are scaled from the full range of their type.
 
-    `samples` has the shape (frames,), (frames, channels) or (channels, frames); the last one is assumed where the second
-    axis is too long to be channels. Axes of length 1 in front are left out. `rate` is in Hz.
+    `samples` has the shape (frames,), (frames, channels) or (channels, frames); the last one is assumed where the
+    second axis is too long to be channels. Axes of length 1 in front are left out. `rate` is in Hz.
 
     Raises TypeError or ValueError.
     """

@@ -25,6 +25,7 @@
     │   ├── ModelNotFound           model_not_found
     │   ├── JobNotFound             job_not_found
     │   ├── JobExpired              job_expired
+    │   ├── BatchNotFound           batch_not_found
     │   ├── ResultNotReady          result_not_ready
     │   ├── PartNotFound            part_not_found
     │   ├── IdempotencyConflict     idempotency_conflict
@@ -160,6 +161,10 @@ class JobNotFound(RequestError):
 
 class JobExpired(RequestError):
     code, title = "job_expired", "Job expired"
+
+
+class BatchNotFound(RequestError):
+    code, title = "batch_not_found", "No such batch"
 
 
 class ResultNotReady(RequestError):

@@ -209,6 +209,30 @@ class Job(Public):
     result: ResultJSON | None = None
 
 
+class BatchMember(Public):
+    """One sound of a batch."""
+
+    name: str
+    id: str | None = Field(description="the id of its job; null where the sound was refused")
+    status: str = Field(
+        description="that of the job; `failed` also for a sound that was refused; `missing` where the queue had no"
+        " place for it or it was deleted, `expired` after the job has expired"
+    )
+    error: ErrorInfo | None = None
+
+
+class Batch(Public):
+    """Sounds that were submitted together."""
+
+    id: str
+    created_at: datetime
+    total: int
+    counts: dict[str, int] = Field(description="members by status")
+    finished: bool = Field(description="no member is queued or running")
+    members: tuple[BatchMember, ...]
+    links: dict[str, str]
+
+
 class JobOptions(Public):
     """The options of a submission; the same names as form fields, JSON keys and query parameters."""
 

@@ -8,6 +8,7 @@
 | `otoscope:events:{id}` | stream | one entry for each change of status | with the record |
 | `otoscope:tombstone:{id}` | string | the job existed: 410 instead of 404 | `tombstone_ttl` after the record |
 | `otoscope:idempotency:{digest}` | hash | job and request digest of an Idempotency-Key | deadline + `result_ttl` |
+| `otoscope:batch:{id}` | hash | names and job ids of a batch, and a digest of its request | deadline + `result_ttl` |
 | `otoscope:queue` | list | callers in the order of their turns, and requeued jobs | INDEX_TTL |
 | `otoscope:queue:{caller}` | list | the queued ids of one caller's jobs | INDEX_TTL |
 | `otoscope:unacked` | sorted set | delivered ids by the time of their last lease renewal | INDEX_TTL |
@@ -88,6 +89,11 @@ def events_key(job_id: str) -> str:
 def tombstone_key(job_id: str) -> str:
     """String: the job existed."""
     return f"otoscope:tombstone:{job_id}"
+
+
+def batch_key(batch_id: str) -> str:
+    """Hash: the record of a batch."""
+    return f"otoscope:batch:{batch_id}"
 
 
 def queue_key(caller: str) -> str:

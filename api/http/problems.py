@@ -45,6 +45,7 @@ STATUS: dict[str, int] = {
     "model_not_found": 404,
     "job_not_found": 404,
     "job_expired": 410,
+    "batch_not_found": 404,
     "result_not_ready": 409,
     "part_not_found": 404,
     "idempotency_conflict": 422,

@@ -33,7 +33,7 @@ from shared.audio.headers import Decoder
 from shared.audio.limits import NO_FULL_SPECTROGRAM, WHOLE_SECONDS, AudioLimits
 from shared.config.settings import Settings
 
-_ENVELOPE_BYTES = 64 * 1024  # that options, part headers and boundaries may take beside the file
+ENVELOPE_BYTES = 64 * 1024  # that options, part headers and boundaries may take beside the file
 _MAX_OPTIONS = 32  # options of a request, and values of `include`
 _MAX_JSON_TOKENS = 256  # of each comma and opening bracket: base64 has none of them, text seldom many
 _SMALL_BYTES = 256 * 1024  # an upload up to this size is processed in a millisecond or two: a thread would cost more
@@ -70,10 +70,7 @@ async def read_upload(
     InvalidBase64, or an AudioError.
     """
     limit = settings.max_upload_bytes
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding != "identity":  # decompressed, a few bytes could become any number
-        raise UnsupportedMediaType(f"Content-Encoding {encoding[:50]!r} is not accepted; send the body uncompressed.")
+    media_type = media_type_of(request)
     options = group_options(request.query_params.multi_items())
     name: str | None = None
     try:
@@ -81,40 +78,48 @@ async def read_upload(
             if media_type == _MULTIPART:
                 body, name, fields = await _multipart(request, limit)
             elif media_type.startswith(_RAW_TYPES):
-                body, fields = b"".join([chunk async for chunk in _chunks(request, limit, limit)]), {}
+                body, fields = b"".join([chunk async for chunk in read_chunks(request, limit, limit)]), {}
             else:
-                text = await _read_encoded(request, limit)
-                body, fields = await _run_in_thread_if(len(text) > _SMALL_BYTES, _parse_text, text, media_type, limit)
+                text = await read_encoded(request, limit)
+                body, fields = await run_in_thread_if(len(text) > _SMALL_BYTES, _parse_text, text, media_type, limit)
     except TimeoutError as error:
         raise RequestTimeout(f"The upload did not arrive within {settings.upload_seconds:g} s.") from error
     except ClientDisconnect as error:
         raise InvalidRequest("The connection was closed before the upload was complete.") from error
-    job_options = fixed or _validate_options(options | fields)
+    job_options = fixed or validate_options(options | fields)
     slow = len(body) > _SMALL_BYTES or not body.startswith(_QUICK_MAGIC)
     try:
-        audio = await _run_in_thread_if(slow, describe_audio, body, name, limits, job_options)
+        audio = await run_in_thread_if(slow, describe_audio, body, name, limits, job_options)
     except NotAudio as error:
         if reference := _reference(body):
             raise InvalidRequest(_not_a_file(reference)) from error
         if media_type and not media_type.startswith((_MULTIPART, _JSON, *_RAW_TYPES)):
             raise UnsupportedMediaType(f"Content-Type {media_type} is not accepted. {_ACCEPTED_FORMS}") from error
         raise
-    if Part.FULL_SPECTROGRAM in job_options.include and (audio.duration or 0.0) > WHOLE_SECONDS:
-        raise InvalidRequest(NO_FULL_SPECTROGRAM)
     tracing.set_attributes({tracing.BYTES: len(body), tracing.FORMAT: audio.container})
     return Upload(body, audio, job_options)
 
 
-async def _run_in_thread_if(slow: bool, function: Callable[..., T], *arguments: Any) -> T:
+def media_type_of(request: Request) -> str:
+    """The content type without its parameters. Raises UnsupportedMediaType for a compressed body."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":  # decompressed, a few bytes could become any number
+        raise UnsupportedMediaType(f"Content-Encoding {encoding[:50]!r} is not accepted; send the body uncompressed.")
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def run_in_thread_if(slow: bool, function: Callable[..., T], *arguments: Any) -> T:
     """Run in a thread what would block the event loop for long; the rest directly, to save the thread's overhead."""
     return await asyncio.to_thread(function, *arguments) if slow else function(*arguments)
 
 
 def describe_audio(body: bytes, name: str | None, limits: AudioLimits, options: JobOptions) -> AudioInfo:
-    """The properties that the header of a file states. Raises an AudioError."""
+    """The properties that the header of a file states. Raises an AudioError or InvalidRequest."""
     header = probe(body, limits, strict=options.strict)
     if isinstance(options.channel, int) and header.decoder is not Decoder.PYAV and options.channel > header.channels:
         raise AudioChannels(f"Channel {options.channel} was requested; the file has {header.channels}.")
+    if Part.FULL_SPECTROGRAM in options.include and (header.seconds or 0.0) > WHOLE_SECONDS:
+        raise InvalidRequest(NO_FULL_SPECTROGRAM)
     return AudioInfo(
         name=name,
         bytes=len(body),
@@ -126,7 +131,7 @@ def describe_audio(body: bytes, name: str | None, limits: AudioLimits, options: 
     )
 
 
-async def _chunks(request: Request, limit: int, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def read_chunks(request: Request, limit: int, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """The chunks of a body of at most `max_bytes`, enough for a sound of `limit` bytes in this form.
 
     A declared length beyond that is refused before the first byte. Raises PayloadTooLarge.
@@ -142,13 +147,13 @@ async def _chunks(request: Request, limit: int, max_bytes: int) -> AsyncGenerato
         yield chunk
 
 
-async def _read_encoded(request: Request, limit: int) -> bytearray:
+async def read_encoded(request: Request, limit: int) -> bytearray:
     """A body that may have the sound in base64, with line breaks.
 
     A line break after every 64 characters may take four bytes, escaped in JSON.
     """
     body, encoded = bytearray(), 4 * (limit // 3 + 1)
-    async for chunk in _chunks(request, limit, encoded + encoded // 16 + _ENVELOPE_BYTES):
+    async for chunk in read_chunks(request, limit, encoded + encoded // 16 + ENVELOPE_BYTES):
         body += chunk
     return body
 
@@ -158,8 +163,8 @@ async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, d
         raise InvalidRequest(
             "Content-Type multipart/form-data has no boundary; let the library that makes the form set this header."
         )
-    chunks = _chunks(request, limit, limit + _ENVELOPE_BYTES)
-    parser = SoundForm(request.headers, chunks, max_files=2, max_fields=_MAX_OPTIONS, max_part_size=_ENVELOPE_BYTES)
+    chunks = read_chunks(request, limit, limit + ENVELOPE_BYTES)
+    parser = SoundForm(request.headers, chunks, max_files=2, max_fields=_MAX_OPTIONS, max_part_size=ENVELOPE_BYTES)
     try:
         form = (await parser.parse()).multi_items()
         files = [(key, value) for key, value in form if isinstance(value, UploadFile)]
@@ -247,7 +252,7 @@ def _parse_form(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
 
 
 def _parse_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
-    if any(_more_than(_MAX_JSON_TOKENS, token, text) for token in b",[{"):  # two bytes can take a hundred once parsed
+    if too_many(_MAX_JSON_TOKENS, text):
         raise InvalidRequest("The JSON body has too many elements; a sound and its options are accepted.")
     try:
         tree = orjson.loads(text)
@@ -264,13 +269,18 @@ def _parse_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
     return decode_base64(encoded, limit), tree
 
 
+def too_many(count: int, text: bytearray) -> bool:
+    """Whether JSON has more elements than that: two bytes can take a hundred once parsed."""
+    return any(_more_than(count, token, text) for token in b",[{")
+
+
 def _more_than(count: int, byte: int, text: bytearray) -> bool:
     """Whether the byte occurs more than `count` times; the search ends there, so it takes a few milliseconds."""
     at = -1
     return all((at := text.find(byte, at + 1)) >= 0 for _ in range(count + 1))
 
 
-def _validate_options(given: dict[str, Any]) -> JobOptions:
+def validate_options(given: dict[str, Any]) -> JobOptions:
     """Raises InvalidRequest."""
     given = {name: value for name, value in given.items() if value is not None and value != ""}
     include = given.get("include")

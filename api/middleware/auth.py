@@ -9,7 +9,8 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,9 @@ def required_scope(method: str, path: str) -> Scope | None:
     """The scope that a request needs; None where it is open to all."""
     if path in OPEN_PATHS or path.startswith("/static/"):
         return None
-    if method == "POST" and path in ("/v1/jobs", "/evaluate"):
+    if method == "POST" and (path in ("/v1/jobs", "/v1/batches", "/evaluate") or path.startswith("/hf/")):
         return Scope.SUBMIT
-    if method == "DELETE" and path.startswith("/v1/jobs/"):
+    if method == "DELETE" and path.startswith(("/v1/jobs/", "/v1/batches/")):
         return Scope.SUBMIT
     if method in ("GET", "HEAD") and path.startswith("/v1/") and path != "/v1/workers":  # workers: operators only
         return Scope.READ
@@ -55,6 +56,8 @@ class Caller:
 
     name: str
     scopes: frozenset[Scope]
+    charge: Callable[[int], None] = field(default=lambda sounds: None, compare=False)
+    """Count so many sounds of one request beside its first towards the rate limit."""
 
     def may_see(self, job: JobRecord) -> bool:
         return Scope.ADMIN in self.scopes or job.caller == self.name
@@ -108,7 +111,7 @@ class AuthMiddleware:
                 f"This key may submit {key.rate_per_minute:g} sounds per minute; try again in {seconds} s.",
                 retry_after=seconds,
             )
-        return Caller(f"key:{key.id}", key.scopes)
+        return Caller(f"key:{key.id}", key.scopes, partial(self._limiter.charge, key))
 
 
 class KeyRing:

@@ -23,6 +23,11 @@ class RateLimiter:
             bucket = self._buckets[key.id] = _TokenBucket(key.rate_per_minute, self._clock())
         return math.ceil(bucket.acquire(self._clock()))
 
+    def charge(self, key: Key, count: int) -> None:
+        """Take tokens that need not be there; the next submission waits until the bucket has one again."""
+        if bucket := self._buckets.get(key.id):
+            bucket.charge(count)
+
 
 class _TokenBucket:
     """Holds the tokens of one minute, at least one, and is refilled at `rate_per_minute`."""
@@ -41,3 +46,6 @@ class _TokenBucket:
             return (1 - self._tokens) / per_second
         self._tokens -= 1
         return 0.0
+
+    def charge(self, count: int) -> None:
+        self._tokens -= count

@@ -90,7 +90,7 @@ async def submit(request: Request) -> Response:
     The options, those of `JobRequest`, may be form fields, JSON keys or query parameters.
     """
     gateway, caller = get_gateway(request), get_caller(request)
-    media_type, key = negotiate(request.headers, JOB_TYPES), _idempotency_key(request.headers)
+    media_type, key = negotiate(request.headers, JOB_TYPES), idempotency_key(request.headers)
     wait = preferred_wait(request.headers, gateway.settings.max_wait)
     with tracing.span("ingest"):
         upload = await read_upload(request, gateway.settings, gateway.settings.audio_limits)
@@ -208,8 +208,8 @@ async def _job_response(job: JobRecord, media_type: str, status: int, headers: d
     return body_response(body, media_type, status, {"Cache-Control": "no-store", "Vary": "Accept", **headers})
 
 
-def _idempotency_key(headers: Headers) -> str | None:
-    """Raises InvalidRequest."""
+def idempotency_key(headers: Headers) -> str | None:
+    """The Idempotency-Key of a submission. Raises InvalidRequest."""
     key = headers.get("idempotency-key")
     if key and len(key) > _MAX_KEY_LENGTH:
         raise InvalidRequest(f"Idempotency-Key: {len(key)} characters; at most {_MAX_KEY_LENGTH} are accepted.")

@@ -38,6 +38,8 @@ REACHED = {
     "POST /v1/jobs": {202, 422},
     "POST /evaluate": {200, 400, 422},
     "DELETE /v1/jobs/{job_id}": {204, 404},
+    "POST /v1/batches": {202, 422},
+    "DELETE /v1/batches/{batch_id}": {204, 404},
     "GET /v1/jobs/{job_id}/result": {200, 404, 409},
 }
 """Statuses that the generated requests must reach at least; 200 for the other operations."""
@@ -69,11 +71,12 @@ def test_responses_conform_to_the_document(
 ) -> None:
     """To requests that the document allows and to requests that it does not."""
     http, operation = start_gateway(max_wait=15.0), OPERATIONS[label]
+    batch = http.post("/v1/batches", files=[("file", wav(0.2)), ("file", b"no sound")]).json()["id"]
     statuses: set[int] = set()
 
     def ask(case: Any, job_id: str | None) -> None:
         if job_id is not None:  # otherwise the generated values are kept
-            known = {"job_id": job_id, "layer": "layer1", "name": "tiny"}
+            known = {"job_id": job_id, "batch_id": batch, "layer": "layer1", "name": "tiny", "model": "tiny"}
             case.path_parameters.update({name: known[name] for name in case.path_parameters})
             if isinstance(case.body, dict) and "audio_data" in case.body:
                 case.body["audio_data"] = base64.b64encode(wav(0.2)).decode()

@@ -1,0 +1,148 @@
+"""The use cases of batches: submit many sounds, read their states, follow them, cancel them."""
+
+import asyncio
+import hashlib
+import logging
+import math
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from api.http.archives import Member
+from api.http.uploads import Upload, describe_audio
+from api.middleware.auth import Caller
+from api.service import Gateway
+from otoscope.errors import (
+    AudioError,
+    BatchNotFound,
+    InvalidBase64,
+    InvalidRequest,
+    OtoscopeError,
+    PayloadTooLarge,
+    QueueFull,
+)
+from otoscope.types import ErrorInfo, JobOptions
+from shared.api_keys import Scope
+from shared.contract import new_job_id
+from shared.jobs.batches import BatchRecord, BatchStore, MemberRecord, MemberState
+
+log = logging.getLogger(__name__)
+
+UNFINISHED = ("queued", "running")
+
+
+@dataclass(frozen=True)
+class BatchState:
+    record: BatchRecord
+    states: list[MemberState]
+
+    @property
+    def finished(self) -> bool:
+        """Whether no member is queued or running."""
+        return not any(state.status in UNFINISHED for state in self.states)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    records: list[MemberRecord]
+    digest: str  # of the options and all sounds
+    longest: float | None  # seconds
+
+
+class Batches:
+    """Every sound of a batch becomes a normal job of the caller, with its turn, its limits and its deadline."""
+
+    def __init__(self, gateway: Gateway, store: BatchStore) -> None:
+        self._gateway, self._store = gateway, store
+
+    async def submit(
+        self, members: list[Member], options: JobOptions, caller: Caller, idempotency_key: str | None
+    ) -> BatchState:
+        """Store the batch, then submit its jobs. A sound that cannot be read fails alone.
+
+        A repeated request with the same Idempotency-Key submits what is missing. Raises QueueFull where the queue has
+        no place for all of them, InvalidRequest where it never has, and what `Gateway.submit` does.
+        """
+        gateway, settings = self._gateway, self._gateway.settings
+        await gateway.catalogue.resolve(options.model)  # before anything is stored
+        if len(members) > (places := math.ceil(settings.queue_limit * settings.caller_share)):
+            raise InvalidRequest(f"The batch has {len(members)} sounds; the queue holds {places} of one caller.")
+        checked = await asyncio.to_thread(self._check, members, options)
+        batch_id = new_job_id()
+        if idempotency_key:
+            batch_id = hashlib.sha256(f"batch\0{caller.name}\0{idempotency_key}".encode()).hexdigest()[:32]
+        else:
+            load = await gateway.store.load()
+            if load.unfinished + len(members) > settings.queue_limit:
+                raise QueueFull(f"The queue has no place for {len(members)} sounds now.", retry_after=5)
+        record = BatchRecord(batch_id, caller.name, time.time(), tuple(checked.records))
+        record = await self._store.create(record, checked.digest, checked.longest)
+        state = BatchState(record, await self._store.states(record))
+        accepted = 0
+        for member, stored, known in zip(members, record.members, state.states, strict=True):
+            if not stored.job_id or known.status != "missing":
+                continue
+            body = await asyncio.to_thread(member.read)
+            audio = await asyncio.to_thread(describe_audio, body, member.name, settings.audio_limits, options)
+            try:
+                await gateway.submit(Upload(body, audio, options), caller, job_id=stored.job_id)
+            except QueueFull:
+                if not accepted:
+                    raise
+                break  # the rest is missing, and can be submitted by repeating the request
+            accepted += 1
+            if accepted > 1:  # the request itself was counted as one
+                caller.charge(1)
+        log.info("batch", extra={"batch": record.id, "caller": caller.name, "jobs": accepted})
+        return BatchState(record, await self._store.states(record))
+
+    def _check(self, members: list[Member], options: JobOptions) -> _Checked:
+        records, digest, longest = [], hashlib.sha256(options.model_dump_json().encode()), None
+        for member in members:
+            body = b""
+            try:
+                body = member.read()
+                audio = describe_audio(body, member.name, self._gateway.settings.audio_limits, options)
+            except (AudioError, InvalidBase64, InvalidRequest, PayloadTooLarge) as error:
+                records.append(MemberRecord(member.name, "", _error_info(error)))
+            else:
+                longest = max(longest or 0.0, audio.duration or 0.0)
+                records.append(MemberRecord(member.name, new_job_id()))
+            digest.update(hashlib.sha256(f"{member.name}\0".encode() + body).digest())
+        return _Checked(records, digest.hexdigest(), longest)
+
+    async def get(self, batch_id: str, caller: Caller) -> BatchState:
+        """A batch of the caller. Raises BatchNotFound or StoreUnavailable."""
+        record = await self._store.get(batch_id)
+        if Scope.ADMIN not in caller.scopes and record.caller != caller.name:
+            raise BatchNotFound(f"There is no batch {batch_id}, or it has expired.")
+        return BatchState(record, await self._store.states(record))
+
+    async def changes(self, state: BatchState, keepalive: float) -> AsyncIterator[BatchState | None]:
+        """The batch now and after every change, until it is finished; None after `keepalive` seconds without one."""
+        ids = [member.job_id for member in state.record.members if member.job_id]
+        with self._gateway.notifications.subscribe(*ids) as subscription:
+            before: list[MemberState] | None = None
+            while True:
+                state = BatchState(state.record, await self._store.states(state.record))
+                if state.states != before:
+                    yield state
+                if state.finished:
+                    return
+                before = state.states
+                if not await subscription.wait(keepalive):
+                    yield None
+
+    async def cancel(self, batch_id: str, caller: Caller) -> None:
+        """Cancel the unfinished jobs; of a finished batch, delete its jobs and its record."""
+        state = await self.get(batch_id, caller)
+        for member, known in zip(state.record.members, state.states, strict=True):
+            exists = member.job_id and known.status not in ("missing", "expired")
+            if exists and (state.finished or known.status in UNFINISHED):
+                await self._gateway.store.cancel(member.job_id)
+        if state.finished:
+            await self._store.delete(batch_id)
+
+
+def _error_info(error: OtoscopeError) -> ErrorInfo:
+    return ErrorInfo(code=error.code, title=error.title, detail=error.detail)

@@ -1,0 +1,83 @@
+"""Batches as JSON, and their results as JSON lines or CSV."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+from api.batches import BatchState
+from api.rendering.json_arrays import dumps
+from api.rendering.results import result_json
+from otoscope.errors import JobExpired, JobNotFound
+from otoscope.exports import csv_row
+from otoscope.results import Part, unpack_result
+from shared.jobs import AsyncJobStore
+
+COLUMNS = ("file", "verdict", "class", "confidence", "start", "end", "warnings", "error")
+
+
+def batch_json(batch: BatchState) -> dict[str, Any]:
+    """`otoscope.types.Batch`."""
+    base = f"/v1/batches/{batch.record.id}"
+    return {
+        "id": batch.record.id,
+        "created_at": datetime.fromtimestamp(batch.record.created_at, UTC).isoformat(timespec="microseconds"),
+        "total": len(batch.states),
+        "counts": Counter(state.status for state in batch.states),
+        "finished": batch.finished,
+        "members": members_json(batch),
+        "links": {"self": base, "events": f"{base}/events", "results": f"{base}/results"},
+    }
+
+
+def members_json(batch: BatchState) -> list[dict[str, Any]]:
+    """A list of `otoscope.types.BatchMember`."""
+    return [
+        {
+            "name": member.name,
+            "id": member.job_id or None,
+            "status": state.status,
+            "error": state.error.model_dump() if state.error else None,
+        }
+        for member, state in zip(batch.record.members, batch.states, strict=True)
+    ]
+
+
+async def json_lines(batch: BatchState, store: AsyncJobStore) -> AsyncIterator[bytes]:
+    """A line for each sound: `otoscope.types.BatchMember` with its result."""
+    for member in members_json(batch):
+        packed = await _packed(member, store)
+        for piece in dumps({**member, "result": result_json(unpack_result(packed)) if packed else None}):
+            yield piece
+        yield b"\n"
+
+
+async def csv_rows(batch: BatchState, store: AsyncJobStore) -> AsyncIterator[bytes]:
+    """The table of `otoscope classify --out`: a row for each sound and prediction, or detection where requested."""
+    yield csv_row(COLUMNS).encode()
+    for member in members_json(batch):
+        packed = await _packed(member, store)
+        if packed is None:
+            error = member["error"]
+            text = f"{error['code']}: {error['detail']}" if error else member["status"]
+            yield csv_row((member["name"], *[None] * 6, text)).encode()
+            continue
+        result = unpack_result(packed)
+        codes = " ".join(warning.code for warning in result.warnings)
+        rows: list[tuple[str | float | None, ...]] = [
+            (found.class_, found.confidence, found.start, found.end) for found in result.detections
+        ]
+        if Part.DETECTIONS not in result.parts:
+            rows = [(name, confidence, 0.0, result.duration) for name, confidence in result.predictions]
+        for row in rows or [(None, None, None, None)]:
+            yield csv_row((member["name"], result.verdict, *row, codes, None)).encode()
+
+
+async def _packed(member: dict[str, Any], store: AsyncJobStore) -> bytes | None:
+    if member["status"] != "succeeded":
+        return None
+    try:
+        return (await store.get(member["id"], with_result=True)).packed
+    except (JobNotFound, JobExpired):  # since the states were read
+        member["status"] = "expired"
+        return None
