@@ -277,8 +277,14 @@ class AsyncJobStore:
                 await self._redis.zrange(contract.UNFINISHED, "-inf", before, byscore=True, offset=0, num=100),
             )
         expired: list[str] = []
+        served = {model for worker in (await self.workers() if overdue else []) for model in worker.models}
         for job_id in (entry.decode() for entry in overdue):
-            error = DeadlineExceeded("The job was not finished before its deadline.")
+            with map_redis_errors():
+                status, model = await cast(Any, self._redis.hmget(contract.job_key(job_id), "status", "model"))
+            detail = "The job was not finished before its deadline."
+            if status == b"queued" and model and model.decode() not in served:
+                detail = f"The job's deadline passed while no worker served its model {model.decode()!r}."
+            error = DeadlineExceeded(detail)
             args = finish_args(self._settings, job_id, "failed", error=error)
             if await self._run("finish", job_keys(job_id), args) == b"stored":
                 expired.append(job_id)

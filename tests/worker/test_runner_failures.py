@@ -20,6 +20,7 @@ from otoscope.errors import (
     ModelNotFound,
     OtoscopeError,
 )
+from shared.contract import job_key
 from tests.support.process_tree import stop
 from tests.support.sounds import chirp, encode
 from tests.support.worker_harness import ALL, LONG, RATE, SHORT, WorkerHarness
@@ -32,7 +33,6 @@ FAILURES = [
     pytest.param(
         {"layer": "layer9"}, InvalidRequest, "no layer 'layer9'; it has stem, layer1, layer2", id="no such layer"
     ),
-    pytest.param({"model": "other"}, ModelNotFound, "no model 'other'", id="no such model"),
     pytest.param({"sound": SHORT[:-400]}, AudioTruncated, "", id="bad sound"),
 ]
 """What is submitted, the type of the resulting error, and a part of its text."""
@@ -50,6 +50,15 @@ def test_an_impossible_job_fails_with_its_reason(
     assert text in error.detail
     assert harness.count("failed") == 1
     assert harness.batches == []
+
+
+def test_a_job_whose_model_was_removed_is_requeued(harness: WorkerHarness) -> None:
+    """As if it had never been delivered: another worker may serve the model."""
+    job_id = harness.submit(model="other")
+    with pytest.raises(ModelNotFound, match="no model 'other'"):
+        harness.runner.run(job_id)
+    assert harness.job(job_id).status == "queued"
+    assert harness.stores.raw.hget(job_key(job_id), "attempts") == b"0"
 
 
 def test_numbers_that_are_not_finite_fail_one_job(harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch) -> None:

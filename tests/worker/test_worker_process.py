@@ -109,7 +109,10 @@ def test_a_worker_runs_jobs_reloads_models_and_drains(workers: WorkerProcesses) 
         assert workers.finished(workers.submit(model="new")) == "succeeded"
         (workers.models / "new").rename(Path(elsewhere) / "gone")
         until(lambda: "new" not in workers.stores.run(workers.stores.gateway.cards()), 15)
-        assert workers.finished(workers.submit(model="new")) == "failed"
+        waiting = workers.submit(model="new")
+        assert workers.finished(workers.submit()) == "succeeded"
+        assert workers.stores.status(waiting) == "queued", "it waits for a worker that serves its model"
+        workers.stores.run(workers.stores.gateway.cancel(waiting))
         assert workers.registered(worker)
 
         (decoder,) = children(worker.pid)
@@ -124,6 +127,20 @@ def test_a_worker_runs_jobs_reloads_models_and_drains(workers: WorkerProcesses) 
         assert not workers.registered(worker)
         assert "Traceback" not in workers.log(worker)
         assert workers.stores.raw.exists(UNACKED, QUEUE) == 0, "no message is left"
+
+
+@pytest.mark.slow
+def test_workers_with_different_models_lose_no_job(workers: WorkerProcesses) -> None:
+    """Each job is run by a worker that serves its model, also while a model is added and removed."""
+    write_tiny_model(workers.models / "other", seed=1)
+    workers.start_ready(models="tiny", default_model="tiny")
+    second = workers.start_ready(models="other", default_model="other")
+    jobs = [workers.submit(model=model) for _ in range(30) for model in ("tiny", "other")]
+    second.terminate()
+    second.wait(60)
+    jobs += [workers.submit(model="other") for _ in range(10)]
+    workers.start_ready(models="other", default_model="other")
+    assert {workers.finished(job_id) for job_id in jobs} == {"succeeded"}
 
 
 def test_a_file_that_kills_its_decode_process_costs_one_job(workers: WorkerProcesses) -> None:

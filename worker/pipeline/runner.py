@@ -10,6 +10,7 @@ from otoscope.errors import (
     InternalError,
     JobCancelled,
     JobPoison,
+    ModelNotFound,
     OtoscopeError,
     StoreUnavailable,
 )
@@ -27,8 +28,9 @@ from worker.telemetry.tracing import job_span, record_outcome
 
 log = logging.getLogger(__name__)
 
-REQUEUE_ERRORS = (StoreUnavailable, ContractMismatch, BatcherStopped, DecoderStopped)
-"""Errors of `JobRunner.run` that are not the fault of the job: it has to be delivered again."""
+REQUEUE_ERRORS = (StoreUnavailable, ContractMismatch, ModelNotFound, BatcherStopped, DecoderStopped)
+"""Errors of `JobRunner.run` that are not the fault of the job: it has to be delivered again. A model may have been
+removed from this worker since the job was delivered; another one may serve it."""
 
 
 class JobRunner:

@@ -6,7 +6,7 @@ delivered again: with kombu's defaults that takes an hour.
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery import Celery
@@ -27,26 +27,37 @@ class Requeue(Exception):
     """Raised by a handler whose job is to be delivered again."""
 
 
-def make_celery(settings: Settings) -> Celery:
-    """The application without its task. kombu uses the transport of this package in this process from now on."""
+def make_celery(settings: Settings, models: Callable[[], Iterable[str]] | None = None) -> Celery:
+    """The application without its task. kombu uses the transport of this package in this process from now on.
+
+    `models` returns the names of the models whose jobs are taken; None: of every model.
+    """
     transport.install()
     app = Celery("otoscope", broker=settings.redis.safe_url, set_as_current=False)
     app.conf.update(**_config(settings))
     app.conf.broker_transport_options = {
         **app.conf.broker_transport_options,
         "message_for": TaskMessage(app).for_job,
+        "served_models": models,
     }
     app.steps["consumer"].add(Lease)
     return app
 
 
-def consume(settings: Settings, handle: Callable[[str], None], *, name: str, concurrency: int) -> int:
+def consume(
+    settings: Settings,
+    handle: Callable[[str], None],
+    *,
+    name: str,
+    concurrency: int,
+    models: Callable[[], Iterable[str]] | None = None,
+) -> int:
     """Call `handle` with the id of every delivered job until SIGTERM or SIGINT; returns the exit status.
 
     At most `concurrency` jobs are in flight, each in a thread. A job is acknowledged when `handle` returns, and
-    requeued when it raises Requeue.
+    requeued when it raises Requeue. `models` is that of `make_celery`.
     """
-    app = make_celery(settings)
+    app = make_celery(settings, models)
 
     @app.task(name=CLASSIFY)  # type: ignore[untyped-decorator]
     def classify(job_id: str) -> None:
@@ -121,6 +132,7 @@ def _config(settings: Settings) -> dict[str, Any]:
         "worker_send_task_events": False,
         "broker_transport_options": {
             "redis_url": settings.redis,  # what the transport connects to; the broker URL is what appears in logs
+            "max_sound_in_flight": settings.max_sound_in_flight,
             "visibility_timeout": settings.visibility_timeout,
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,

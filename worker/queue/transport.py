@@ -13,23 +13,25 @@ It is kombu's Redis transport, changed where that can lose messages or needs too
   some milliseconds. One that is lost with its worker causes a second delivery of a finished job, which is then skipped.
 
 The callers of the gateway take turns: the caller whose turn it is gives its oldest job and moves to the end. A requeued
-job comes before all others.
+job comes before all others. A worker is given the jobs of the models that it serves, and as much sound as it has room
+for; the others stay in the queue for another worker.
 
 This uses private names of kombu, as worker/queue/lease.py does of Celery. So kombu is pinned, and tests kill workers.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import Empty
 from typing import Any
 
+import msgpack
 from kombu.asynchronous import get_event_loop
 from kombu.transport import TRANSPORT_ALIASES, _transport_cache, redis, virtual
 from redis.exceptions import ResponseError
 
 from shared.config.redis_url import RedisURL
-from shared.contract import INDEX_TTL, UNACKED, queue_key
+from shared.contract import INDEX_TTL, UNACKED, job_key, queue_key
 from shared.redis_client.connection import connection_class, connection_pool
 from shared.redis_client.lua import load_script
 
@@ -41,6 +43,9 @@ ACK_SECONDS = 0.02
 """How long acknowledgements are collected."""
 RETRY_SECONDS = 0.5
 """Pause after an answer that Redis cannot do something now, for instance because its disk is full."""
+
+RUNNABLE_SECONDS = 0.1
+"""Pause of a worker that can run none of the queued jobs."""
 
 
 def install() -> None:
@@ -60,19 +65,24 @@ class QoS(redis.QoS):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._acked: list[str] = []
+        self.weights: dict[str, float] = {}  # by delivery tag: seconds of the long sounds
         self._renew = load_script("worker.queue", "renew")
 
     def append(self, message: Any, delivery_tag: str) -> None:
         virtual.QoS.append(self, message, delivery_tag)  # the delivering script has recorded it in Redis
 
     def ack(self, delivery_tag: str) -> None:
-        virtual.QoS.ack(self, delivery_tag)
+        self._forget(delivery_tag)
         self._acked.append(delivery_tag)
         loop = get_event_loop()
         if loop is None:
             self.flush_acks()
         elif len(self._acked) == 1:
             loop.call_later(ACK_SECONDS, self.flush_acks)
+
+    def _forget(self, delivery_tag: str) -> None:
+        virtual.QoS.ack(self, delivery_tag)
+        self.weights.pop(delivery_tag, None)
 
     def flush_acks(self) -> None:
         """Send the collected acknowledgements, now or as soon as Redis can write."""
@@ -92,7 +102,7 @@ class QoS(redis.QoS):
         if not requeue:
             self.ack(delivery_tag)
             return
-        virtual.QoS.ack(self, delivery_tag)  # its place is free here: if requeueing fails now, its lease expires
+        self._forget(delivery_tag)  # its place is free here: if requeueing fails now, its lease expires
         self.restore_by_tag(delivery_tag)
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
@@ -112,11 +122,18 @@ class QoS(redis.QoS):
 
 class Channel(redis.Channel):
     QoS = QoS
-    from_transport_options: Any = (*redis.Channel.from_transport_options, "redis_url", "message_for")
+    from_transport_options: Any = (
+        *redis.Channel.from_transport_options,
+        *("redis_url", "message_for", "served_models", "max_sound_in_flight"),
+    )
     unacked_index_key = UNACKED
     redis_url: RedisURL
     message_for: Callable[..., dict[str, Any]]
     """Makes the message of a job id; see TaskMessage.for_job."""
+    served_models: Callable[[], Iterable[str]] | None = None
+    """The models whose jobs are taken; None: of every model."""
+    max_sound_in_flight: float
+    """Seconds of long sounds that are taken at once at most."""
     _in_poll: Any
     _brpop_sent_at: Any
     _async_sentinel_manager: Any
@@ -125,6 +142,7 @@ class Channel(redis.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._kept_client: Any = None
         self._consumed = ""
+        self._paused_until = 0.0  # on the clock of time.monotonic
         super().__init__(*args, **kwargs)
 
     def _create_client(self, asynchronous: bool = False) -> Any:
@@ -157,6 +175,11 @@ class Channel(redis.Channel):
         return self._consumed
 
     def _brpop_start(self, timeout: float | None = None) -> None:
+        if (pause := self._paused_until - time.monotonic()) > 0:
+            if loop := get_event_loop():
+                loop.call_later(pause, _wake_up)
+                return
+            time.sleep(pause)
         self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()
         queue, seconds = self._queue(), self.brpop_timeout if timeout is None else timeout
@@ -175,25 +198,44 @@ class Channel(redis.Channel):
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
-        if turn is None or not self._deliver():
+        if turn is None:
+            raise Empty
+        if not self._deliver():
+            # There are jobs, for other workers: BLMOVE would be answered at once, again and again.
+            self._paused_until = time.monotonic() + RUNNABLE_SECONDS
             raise Empty
         return True
 
     def _deliver(self) -> bool:
-        """Take as many jobs as there is room for; False where there was none, since another worker was faster."""
+        """Take as many jobs as there is room for; False where there was none that this worker can run, or where another
+        worker was faster."""
         room = self.qos.can_consume_max_estimate()
         limit = DELIVERED_AT_ONCE if room is None else min(DELIVERED_AT_ONCE, room)
         client, queue = self._create_client(), self._queue()
         try:
             delivered = self._deliver_script(
-                keys=[queue, self.unacked_index_key], args=[limit, queue_key(""), INDEX_TTL], client=client
+                keys=[queue, self.unacked_index_key], args=[self._deliver_args(limit)], client=client
             )
         except ResponseError as error:
             self._pause(error)
             return False
-        for job_id, redelivered in delivered:
+        for job_id, redelivered, weight in delivered:
+            if weight:
+                self.qos.weights[job_id.decode()] = weight
             self.connection._deliver(self.message_for(job_id.decode(), redelivered=bool(redelivered)), queue)
         return bool(delivered)
+
+    def _deliver_args(self, limit: int) -> bytes:
+        arguments = {
+            "limit": limit,
+            "queue_prefix": queue_key(""),
+            "job_prefix": job_key(""),
+            "ttl": INDEX_TTL,
+            "weight": self.max_sound_in_flight - sum(list(self.qos.weights.values())),
+        }
+        if self.served_models is not None:
+            arguments["models"] = list(self.served_models())
+        return msgpack.packb(arguments)  # type: ignore[no-any-return]
 
     def requeue(self, *job_ids: str) -> int:
         """Requeue these unacknowledged jobs, or without any those whose lease has expired; returns how many."""
@@ -224,6 +266,10 @@ class Channel(redis.Channel):
         if self._kept_client is not None and not self.closed:
             self.qos.flush_acks()
         super().close()
+
+
+def _wake_up() -> None:
+    """A timer with nothing to do: it ends the event loop's wait, after which the queue is polled again."""
 
 
 def _reporting(kind: type[Any], channel: Channel) -> type[Any]:
