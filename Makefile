@@ -39,8 +39,8 @@ help: ## this list
 up: $(VENV)/.installed $(VENV)/.audioset ## start server, worker and gateway, and stay up; OTOSCOPE_PORT=8000 moves the port
 	@exec $(BIN)/otoscope up
 
-# Unit tests often wait: on two cores a third process saves a few seconds, a fourth one costs some.
-quick: JOBS = 3
+# Unit tests often wait: on two cores a third process saves a few seconds, except where each has to import torch.
+quick: JOBS = $(if $(filter worker training,$(ROOM)),2,3)
 quick: $(VENV)/.installed-dev $(if $(filter-out api,$(ROOM)),,page-types) ## ruff, mypy and the unit tests; ROOM=api for one room
 	@unset "$${!OTOSCOPE_@}" # the tests must not reach a service of yours
 	$(BIN)/ruff check $(QUICK_CODE)
