@@ -40,7 +40,7 @@ def _is_chain(data: bytes, at: int) -> bool:
 def read_adts_header(data: bytes, start: int) -> Header:
     """Counts the frames. `find_adts` has found some."""
     at = offset = find_adts(data, start) or start
-    frames, truncated = 0, ""
+    seconds, truncated = 0.0, ""
     while at < len(data):
         size = _size(data, at)
         if not size:
@@ -52,13 +52,13 @@ def read_adts_header(data: bytes, start: int) -> Header:
             at = following
             continue
         if at + size > len(data):
-            truncated = "The AAC stream ends inside a frame."
+            truncated, at = "The AAC stream ends inside a frame.", len(data)
             break
-        frames += _SAMPLES * ((data[at + 6] & 3) + 1)
+        seconds += _SAMPLES * ((data[at + 6] & 3) + 1) / _RATES[data[at + 2] >> 2 & 15]
         at += size
     rate = _RATES[data[offset + 2] >> 2 & 15]
     channels = (data[offset + 2] & 1) << 2 | data[offset + 3] >> 6
     return Header(
-        "AAC", "AAC", rate, 8 if channels == 7 else channels, frames, offset, decoder=Decoder.PYAV,
-        end=min(at, len(data)), truncated=truncated,
+        "AAC", "AAC", rate, 8 if channels == 7 else channels, round(seconds * rate), offset, decoder=Decoder.PYAV,
+        end=at, truncated=truncated,
     )  # fmt: skip

@@ -224,6 +224,12 @@ def _all_sounds(found: AudioFormat, data: bytes, header: Header) -> list[Header]
             if len(headers) == _MAX_SOUNDS:
                 raise AudioTruncated(f"it has more than {_MAX_SOUNDS} sounds behind one another.")
             header = found.read_header(data, at)
+            if header.end is not None and header.end <= at:
+                break
+            if header.frames == 0:
+                if header.truncated:
+                    raise AudioTruncated(header.truncated)
+                continue
         except (AudioError, StructError, IndexError) as error:
             why = error.detail if isinstance(error, AudioError) else "it ends inside a header."
             headers[-1] = replace(headers[-1], truncated=f"From byte {at:,} on the file is not read: {why}")

@@ -5,6 +5,7 @@ from struct import unpack
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported, NotAudio
 from shared.audio.headers import Decoder, Header
+from shared.audio.tags import strip_tags
 
 _CODECS = {
     "A_OPUS": "Opus", "A_VORBIS": "Vorbis", "A_AAC": "AAC", "A_FLAC": "FLAC", "A_MPEG/L3": "MPEG layer III",
@@ -26,15 +27,15 @@ def read_matroska_header(data: bytes, start: int) -> Header:
     seconds: float | None = None
     track: dict[int, bytes] | None = None
     kinds = 0
-    stop, truncated = len(data), ""
-    for name, begin, end in _top_level(data, start):
+    stop, truncated = strip_tags(data, start), ""
+    for name, begin, end in _top_level(data, start, stop):
         if name == int.from_bytes(_MAGIC) and track is not None:  # another file
             stop = begin - 5
             break
-        if end is not None and end > len(data):
-            announced, present = f"{end - begin:,}", f"{len(data) - begin:,}"
+        if end is not None and end > stop:
+            announced, present = f"{end - begin:,}", f"{stop - begin:,}"
             truncated = f"The Matroska element {name:#x} announces {announced} bytes; {present} are present."
-        limit = len(data) if end is None else min(end, len(data))
+        limit = stop if end is None else min(end, stop)
         if name == _INFO:
             seconds = _seconds(dict(_elements(data, begin, limit)))
         elif name == _TRACKS and track is None:
@@ -59,9 +60,11 @@ def read_matroska_header(data: bytes, start: int) -> Header:
     )  # fmt: skip
 
 
-def _top_level(data: bytes, at: int) -> Iterator[tuple[int, int, int | None]]:
+def _top_level(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int | None]]:
     """(id, start, end) of the elements of the file and of its segment; the end is None where it is not stated."""
     for _ in range(_MAX_BLOCKS):
+        if at >= stop:
+            return
         try:
             name, at = _variable(data, at, keep_marker=True)
             size, begin = _variable(data, at)

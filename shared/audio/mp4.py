@@ -8,6 +8,7 @@ from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported, NotAudio
 from shared.audio.headers import Decoder, Header
+from shared.audio.tags import strip_tags
 
 _CODECS = {
     b"mp4a": "AAC", b"alac": "ALAC", b"Opus": "Opus", b"fLaC": "FLAC", b"samr": "AMR-NB", b"sawb": "AMR-WB",
@@ -23,16 +24,16 @@ _MIN_RATE = 1_000  # Hz: smaller values stand in fields that newer descriptions 
 def read_mp4_header(data: bytes, start: int) -> Header:
     """Raises NotAudio, AudioUnsupported, AudioTruncated or AudioCorrupt."""
     movie: tuple[int, int] | None = None
-    stop, truncated, samples = len(data), "", False
-    for name, begin, end in _boxes(data, start, len(data), whole=False):
+    stop, truncated, samples = strip_tags(data, start), "", False
+    for name, begin, end in _boxes(data, start, stop, whole=False):
         if name == b"ftyp" and movie is not None and samples:  # another file
             stop = begin - 8
             break
-        if end > len(data):
-            announced, present = f"{end - begin + 8:,}", f"{len(data) - begin + 8:,}"
+        if end > stop:
+            announced, present = f"{end - begin + 8:,}", f"{stop - begin + 8:,}"
             truncated = f"The MP4 box {_printable(name)} announces {announced} bytes; {present} are present."
         if name == b"moov":
-            movie = (begin, min(end, len(data)))
+            movie = (begin, min(end, stop))
         samples = samples or name == b"mdat"
     if movie is None:
         why = truncated or "Its recording was never completed."

@@ -1,11 +1,12 @@
 """The decode process: reads requests from its parent's socket, decodes, replies. Imports no torch and no Redis client.
 
-Native decoders parse untrusted files in this process only. It has limits on memory and on CPU time per file; if it
-crashes, one job fails. A reply is any number of blocks, raw float32 and sent as they are decoded, then an empty message
-and a JSON header or an error; never pickle: a process that a malicious file has taken over must not be able to run code
-in its parent.
+Native decoders parse untrusted files in this process only. It has limits on memory and on CPU time per file, and
+`worker.decode.sandbox` denies it files, network and other processes; if it crashes, one job fails. A reply is any
+number of blocks, raw float32 and sent as they are decoded, then an empty message and a JSON header or an error; never
+pickle: a process that a malicious file has taken over must not be able to run code in its parent.
 """
 
+import io
 import json
 import os
 import resource
@@ -18,15 +19,22 @@ from typing import Any
 from otoscope.errors import AudioCorrupt, OtoscopeError
 from shared.audio.decode import SoundStream
 from shared.audio.limits import HEAD_SECONDS, AudioLimits
+from worker.decode import sandbox
 from worker.decode.framing import FramedSocket
+
+_SILENT_AMR = b"#!AMR\n" + (b"\x3c" + bytes(31)) * 10  # 0.2 s
 
 
 def serve(connection: FramedSocket, memory: int, cpu_seconds: float) -> None:
-    """Decode until the parent closes its end. `memory` is in bytes of address space, `cpu_seconds` per file."""
+    """Report that the process is ready, and decode until the parent closes its end.
+
+    `memory` is in bytes of address space, `cpu_seconds` per file.
+    """
     # A file that needs more fails here with MemoryError, instead of making the host swap.
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
+        connection.send(b"")  # ready
         while True:
             _serve_one(connection, memory, cpu_seconds)
     except (EOFError, ConnectionError):
@@ -87,8 +95,23 @@ def _mute_native_code() -> None:
     os.close(nowhere)
 
 
+def _load_libraries() -> None:
+    """Decode with each library, so that it has loaded and opened what it needs."""
+    import soundfile
+
+    flac = io.BytesIO()
+    soundfile.write(flac, [0.0] * 8_000, 8_000, format="FLAC")
+    for file in (flac.getvalue(), _SILENT_AMR):
+        for _ in SoundStream(file, 16_000):
+            pass
+
+
 if __name__ == "__main__":
     _mute_native_code()
     descriptor, memory, cpu_seconds, parent = sys.argv[1:]
+    connection = FramedSocket(socket.socket(fileno=int(descriptor)))
+    _load_libraries()
+    sandbox.forbid_files()
     threading.Thread(target=_end_with_parent, args=(int(parent),), daemon=True).start()
-    serve(FramedSocket(socket.socket(fileno=int(descriptor))), int(memory), float(cpu_seconds))
+    sandbox.forbid_calls()
+    serve(connection, int(memory), float(cpu_seconds))

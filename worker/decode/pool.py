@@ -21,6 +21,10 @@ class DecoderStopped(Exception):
     """The pool was closed before this file was decoded."""
 
 
+class DecoderKilled(DecoderDied):
+    """The process was killed from outside, to free memory or by an operator: not necessarily the fault of its file."""
+
+
 class DecoderPool:
     """`processes` children that run `worker.decode.child`; `open` and `decode` may be called from any thread.
 
@@ -72,8 +76,9 @@ class DecoderPool:
 
         `long` is for a sound that is expected to last more than ten minutes. `check` is called at least every 0.2 s
         while there is nothing to do but wait; what it raises ends the decoding, as does the end of the `with` block.
-        The block also raises DecoderDied if the process crashed or exceeded its time limit, DeadlineExceeded if
-        `timeout` seconds have passed, including the wait for a free process, and DecoderStopped if the pool was closed.
+        The block also raises DecoderDied if the process crashed or exceeded its time limit, DecoderKilled if it was
+        killed, DeadlineExceeded if `timeout` seconds have passed, including the wait for a free process, and
+        DecoderStopped if the pool was closed.
         """
         if is_plain(data, rate):  # sending it to a process would cost several times as much as decoding it
             yield SoundStream(data, rate, AudioLimits(max_seconds=self._max_seconds), channel=channel, strict=strict)
@@ -91,7 +96,8 @@ class DecoderPool:
                 self._on_crash()
                 if failed.deadline:
                     raise DeadlineExceeded("The job's deadline passed while its sound was decoded.") from failed
-                raise DecoderDied(f"{failed} ({how}); the file is probably damaged or malicious.") from failed
+                kind = DecoderKilled if failed.ended and slot.child.was_killed else DecoderDied
+                raise kind(f"{failed} ({how}); the file is probably damaged or malicious.") from failed
             finally:
                 if not stream.idle:  # the process would go on with this file
                     slot.child.end()

@@ -21,6 +21,7 @@ from shared.audio.limits import HEAD_SECONDS
 from worker.decode.framing import FramedSocket
 
 _MEMORY = 2 * 2**30  # bytes of address space per process; ten minutes at 192 kHz need about 1 GiB with the libraries
+_START_SECONDS = 60.0  # that a process may take to load its libraries
 _HEADER = 2**16  # bytes: longest JSON header of a reply
 _BLOCK = BLOCK_SAMPLES * np.dtype(np.float32).itemsize  # bytes
 _DETAIL = 300  # characters of a warning
@@ -60,10 +61,10 @@ class Request:
 class ChildFailed(Exception):
     """The process ended, timed out or sent an invalid reply: it cannot be used any more."""
 
-    def __init__(self, message: str, *, deadline: bool = False) -> None:
-        """`deadline`: that of the job has passed, which is not the fault of the file."""
+    def __init__(self, message: str, *, deadline: bool = False, ended: bool = False) -> None:
+        """`deadline`: that of the job has passed, which is not the fault of the file. `ended`: the process is gone."""
         super().__init__(message)
-        self.deadline = deadline
+        self.deadline, self.ended = deadline, ended
 
 
 class Clock:
@@ -98,6 +99,7 @@ class Child:
         }
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         self._connection = FramedSocket(ours)
+        self._ready = False
         with theirs:
             self.process = subprocess.Popen(  # nosec B603  # our own program, no shell
                 [*_COMMAND, str(theirs.fileno()), str(_MEMORY), str(cpu_seconds), str(os.getpid())],
@@ -107,6 +109,12 @@ class Child:
                 # Ctrl-C in a terminal signals the whole process group, but a draining worker still needs its decoders.
                 start_new_session=True,
             )
+
+    def wait_until_ready(self, until: float, check: Callable[[], None]) -> None:
+        """Wait for the end of the process's start, which is not the fault of its first file. Raises TimeoutError."""
+        if not self._ready:
+            self._connection.receive(0, min(until, time.monotonic() + _START_SECONDS), check)
+            self._ready = True
 
     def send(self, request: Request, data: bytes, deadline: float, check: Callable[[], None]) -> None:
         self._connection.send(json.dumps(asdict(request)).encode(), deadline, check)
@@ -118,6 +126,11 @@ class Child:
     @property
     def ended(self) -> bool:
         return self.process.poll() is not None
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether it ended by a signal that no fault of a decoder causes."""
+        return self.process.returncode in (-signal.SIGKILL, -signal.SIGTERM)
 
     def end(self) -> str:
         """Kill the process; returns how it ended."""
@@ -150,6 +163,8 @@ class ChildStream:
     def __iter__(self) -> Iterator[Waveform]:
         """Raises an AudioError, ChildFailed, or what `check` raises."""
         self.idle = False
+        with self._failures():
+            self._child.wait_until_ready(self._clock.until, self._check)
         with self._failures(), self._clock.wait() as deadline:
             self._child.send(self._request, self._data, deadline, self._check)
         while (block := self._next_block()) is not None:
@@ -186,7 +201,7 @@ class ChildStream:
             deadline = time.monotonic() >= self._clock.until
             raise ChildFailed(f"Decoding took more than {self._clock.limit:.3g} s", deadline=deadline) from late
         except (EOFError, OSError) as gone:
-            raise ChildFailed("The decode process died") from gone
+            raise ChildFailed("The decode process died", ended=True) from gone
         except Exception as invalid:
             raise ChildFailed("The decode process sent an invalid reply") from invalid
 
