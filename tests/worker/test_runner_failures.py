@@ -1,6 +1,8 @@
 """Jobs that fail, are cancelled, are past their deadline or are delivered twice."""
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from tests.support.process_tree import stop
 from tests.support.sounds import chirp, encode
 from tests.support.worker_harness import ALL, LONG, RATE, SHORT, WorkerHarness
 from worker.decode.pool import DecoderPool
+from worker.decode.process import Child
 from worker.inference.batcher import BatcherStopped
 from worker.inference.engine import LoadedModel, Window, WindowOutput
 
@@ -79,6 +82,33 @@ def test_numbers_that_are_not_finite_fail_one_job(harness: WorkerHarness, monkey
     assert [len(batch) for batch in harness.batches] == [1, 4]
     assert type(harness.failure(loud)) is InferenceFailed
     assert [harness.job(job_id).status for job_id in soft] == ["succeeded"] * 3
+
+
+@pytest.mark.parametrize(("kills", "status"), [(1, "succeeded"), (2, "failed")])
+def test_only_a_file_whose_decoder_is_killed_twice_is_blamed(
+    harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch, kills: int, status: str
+) -> None:
+    """The first time, the process may have been killed to free memory."""
+    send, left = Child.send, [signal.SIGKILL] * kills
+
+    def send_to_killed(child: Child, *arguments: Any) -> None:
+        if left:
+            os.kill(child.process.pid, left.pop())
+            child.process.wait(20)
+        send(child, *arguments)
+
+    pool = DecoderPool(1, seconds=60, max_seconds=60)
+    try:
+        monkeypatch.setattr(harness.classifier, "_decoder", pool)
+        monkeypatch.setattr(Child, "send", send_to_killed)
+        job_id = harness.submit(encode(chirp(1.0, RATE), RATE, "FLAC", "PCM_16"))
+        harness.runner.run(job_id)
+    finally:
+        pool.close()
+    assert harness.job(job_id).status == status
+    assert not left
+    if status == "failed":
+        assert type(harness.failure(job_id)) is DecoderDied
 
 
 def test_a_file_that_kills_its_decoder_fails_one_job(harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch) -> None:

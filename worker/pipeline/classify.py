@@ -4,6 +4,7 @@ A sound of up to ten minutes is decoded first. A longer one is classified while 
 does not grow with its samples: the probabilities of its windows, 50 levels a second, and its envelope.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -21,7 +22,7 @@ from shared.audio.decode import BlockStream, FileInfo, Waveform
 from shared.audio.level import FrameLevels, level_of
 from shared.audio.limits import NO_FULL_SPECTROGRAM, WHOLE_SECONDS
 from shared.jobs.records import ClaimedJob
-from worker.decode.pool import DecoderPool
+from worker.decode.pool import DecoderKilled, DecoderPool
 from worker.inference.batcher import Batcher
 from worker.inference.engine import LoadedModel, SpectrogramOnly, Window, WindowOutput
 from worker.inference.registry import Registry
@@ -33,6 +34,8 @@ from worker.pipeline.network import JobNetwork
 from worker.pipeline.result import Detail, Heard, HeardWindow, answer_of, build_result
 from worker.pipeline.windows import EnvelopeMeter, WindowCutter, count_windows, envelope, split_windows
 from worker.telemetry.metrics import WorkerMetrics
+
+log = logging.getLogger(__name__)
 
 _WINDOW_PARTS = frozenset(part for part in Part if part.info.of == "window")
 
@@ -54,11 +57,21 @@ class Classifier:
     def classify(self, job: ClaimedJob, in_flight: InFlightJob, timings: Timings) -> Result:
         """The result of a job; `timings` is filled in stage by stage.
 
+        A sound whose decode process is killed is classified once more: it may have been killed to free memory, for
+        which another file is to blame.
+
         Raises OtoscopeError for what is wrong with the job (JobCancelled and DeadlineExceeded included), BatcherStopped
         and DecoderStopped while the worker shuts down.
         """
         self._metrics.observe_stage("queue", job.waited)
         in_flight.check()
+        try:
+            return self._classify(job, in_flight, timings)
+        except DecoderKilled as killed:
+            log.warning("%s It is decoded once more.", killed.detail, extra={"job": job.id})
+            return self._classify(job, in_flight, timings)
+
+    def _classify(self, job: ClaimedJob, in_flight: InFlightJob, timings: Timings) -> Result:
         network = JobNetwork(self._batcher, self._batch_size, in_flight, timings)
         task = _Task(job, self._registry.get(job.model), network)
 
