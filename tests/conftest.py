@@ -1,5 +1,6 @@
 """Fixtures of all tests: a real Redis-compatible server, settings that point at it, a tiny model directory."""
 
+import json
 import os
 import signal
 import subprocess
@@ -148,6 +149,12 @@ def write_tiny_model(directory: Path, *, seed: int = 0, sample_rate: int = 16_00
 
 
 PYTHON = sys.executable
+
+
+def shipped_models() -> list[Path]:
+    """The model directories of the repository, without those that `otoscope models add` wrote beside them."""
+    configs = sorted((ROOT / "models").glob("*/config.json"))
+    return [path.parent for path in configs if "source" not in json.loads(path.read_text())["training"]]
 
 
 @pytest.fixture

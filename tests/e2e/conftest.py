@@ -15,7 +15,7 @@ from typing import Any, Self
 import httpx2
 import pytest
 
-from tests.conftest import PYTHON, ROOT, free_ports, start_server, write_tiny_model
+from tests.conftest import PYTHON, ROOT, free_ports, shipped_models, start_server, write_tiny_model
 
 
 @dataclass
@@ -110,8 +110,8 @@ def running_stack(default_model: str) -> Iterator[Stack]:
         directory = Path(name)
         models = directory / "models"
         write_tiny_model(models / "tiny")
-        for shipped in (ROOT / "models").glob("*/config.json"):
-            (models / shipped.parent.name).symlink_to(shipped.parent)
+        for shipped in shipped_models():
+            (models / shipped.name).symlink_to(shipped)
         server, redis_socket = start_server(directory, "--appendonly", "yes")
         running = Stack.on(directory, f"unix://{redis_socket}", default_model=default_model, visibility_timeout="5")
         running.start("worker")

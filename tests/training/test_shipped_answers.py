@@ -5,13 +5,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.conftest import REAL_SOUNDS, ROOT
+from tests.conftest import REAL_SOUNDS, ROOT, shipped_models
 from training.data.background import noise
 from training.data.esc50 import load_esc50
 from training.eval.answers import Sound, Thresholds, answer, clip_sounds, listen, verdict
 from worker.model.checkpoint import load_model
 
-MODELS = sorted(path.parent.name for path in (ROOT / "models").glob("*/config.json"))
+MODELS = [path.name for path in shipped_models()]
 
 
 def verdicts(name: str, sounds: list[Sound]) -> Counter[str]:

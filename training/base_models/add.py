@@ -16,6 +16,7 @@ from training.base_models.registry import BaseModel, OfficialFile
 from training.data.background import background
 from training.download import Download, default_cache
 from training.errors import BaseModelError, DownloadError
+from worker.model.answers import AnswerConfig
 from worker.model.base import Network
 from worker.model.checkpoint import ModelConfig, save_model
 from worker.model.frontend import LogMel
@@ -55,6 +56,9 @@ class Added:
 
 SOUNDS = 40
 """Windows of synthesised sounds on which a converted network is compared with its source."""
+
+DETECTION_THRESHOLD = 0.4
+"""Score from which on a class is named. Scores of networks that were trained on AudioSet are not calibrated."""
 
 TOLERANCE = 1e-3
 """Largest difference of a score from that of the source in floating point."""
@@ -122,7 +126,8 @@ def given(model: BaseModel, path: Path) -> Source:
     """A file of the user. Raises BaseModelError."""
     if not path.is_file():
         raise BaseModelError(f"{path} is not a file")
-    return Source(path, path.name, model.licence)
+    known = {each.sha256: each.licence for each in (model.download, model.package) if each is not None}
+    return Source(path, path.name, known.get(_sha256(path), model.licence))
 
 
 def add(model: BaseModel, source: Source, into: Path) -> Added:
@@ -145,6 +150,7 @@ def add(model: BaseModel, source: Source, into: Path) -> Added:
         classes=model.classes,
         multi_label=True,
         parents=parents(model.classes),
+        answers=AnswerConfig(detection_threshold=DETECTION_THRESHOLD),
         licence=source.licence,
         training={
             "data": {"name": "AudioSet"},
@@ -153,9 +159,41 @@ def add(model: BaseModel, source: Source, into: Path) -> Added:
     )
     try:
         config = save_model(into / model.name, network, config)
+        card = model_card(model, config, source, difference)
+        (into / model.name / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         raise BaseModelError(f"{into / model.name} cannot be written: {error}") from error
     return Added(into / model.name, config, source, difference)
+
+
+def model_card(model: BaseModel, config: ModelConfig, source: Source, difference: Difference | None) -> str:
+    """README.md of the model directory."""
+    front, seconds = config.frontend, f"{config.frontend.window_seconds:g}"
+    compared = "They could not be compared with their source here."
+    if difference is not None:
+        compared = (
+            f"{difference.scores:,} scores of synthesised sounds differ from those of the source by"
+            f" {difference.largest_unrounded:.1e} at most if it is computed in floating point, and as it is by"
+            f" {difference.largest:.2f}, on average by {difference.mean:.1e}."
+        )
+    return f"""# {config.name}
+
+{config.description}.
+
+| | |
+|---|---|
+| network | {config.architecture.summary} |
+| input | {seconds} s at {front.sample_rate:,} Hz, {front.n_mels} mels of {front.f_min:g}–{front.f_max:g} Hz |
+| classes | {len(config.classes)} of AudioSet; several can be right at once, so confidences do not sum to 1 |
+| source | {source.origin}, SHA-256 `{config.training["source"]["sha256"][:16]}…` |
+| credit | {model.credit} |
+| licence | {config.licence} |
+
+Made by `otoscope models add {model.name}`. {compared}
+
+The names of the classes and what they are kinds of are from the AudioSet ontology, CC BY-SA 4.0. The confidences are
+the scores of the network; they are not calibrated. A class is named from a score of {DETECTION_THRESHOLD:g} on.
+"""
 
 
 @torch.no_grad()

@@ -133,6 +133,7 @@
  * @typedef {object} Frontend               the log-mel front end
  * @property {number} n_fft                 samples
  * @property {number | null} [win_length]   samples of the window; null: n_fft
+ * @property {boolean} [center]             frame k is centred at k hops (the default), or begins there
  * @property {number} hop                   samples between frames
  * @property {number} n_mels
  * @property {number} f_min                 Hz

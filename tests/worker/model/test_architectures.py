@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from tests.conftest import ROOT, write_tiny_model
+from tests.conftest import shipped_models, write_tiny_model
 from worker.model import architectures
 from worker.model.architectures import build_network, parse, register
 from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
@@ -19,7 +19,7 @@ from worker.model.base import ActivationHook, ArchitectureConfig, Network, make_
 from worker.model.checkpoint import CONFIG, ModelConfig, ModelError, load_model, read_config, save_model
 from worker.model.frontend import FrontendConfig
 
-MODELS = sorted(path.parent for path in (ROOT / "models").glob(f"*/{CONFIG}"))
+MODELS = shipped_models()
 
 
 class MeanConfig(ArchitectureConfig):

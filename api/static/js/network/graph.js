@@ -155,12 +155,13 @@ const toMel = (frequency) => 2595 * Math.log10(1 + frequency / 700);
  * @returns {MapAxes}
  */
 function axesOf(card, result) {
-  const { hop, n_mels: mels, f_min: low, f_max: high } = card.frontend;
+  const { hop, n_mels: mels, f_min: low, f_max: high, center = true, win_length: window, n_fft } = card.frontend;
   const seconds = card.window_seconds;
+  const samples = Math.round(seconds * card.sample_rate);
   const [bottom, top] = [toMel(low), toMel(high)];
   return {
     mels,
-    frames: Math.floor(Math.round(seconds * card.sample_rate) / hop) + 1,
+    frames: Math.floor((center ? samples : samples - (window ?? n_fft)) / hop) + 1,
     start: result.windows?.[result.window]?.start ?? 0,
     seconds,
     low,

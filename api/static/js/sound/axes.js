@@ -53,7 +53,9 @@ export function placeSpectrogram(result, card) {
   const matrix = result?.spectrogram;
   if (!matrix || !card) return null;
   const step = card.frontend.hop / card.sample_rate;
-  const whole = (matrix.columns + 1) * step >= Math.min(result.duration, axisLength(result, card, result.duration));
+  const { center = true, win_length: window, n_fft, hop } = card.frontend;
+  const missing = center ? 1 : (window ?? n_fft) / hop; // columns that end behind the sound
+  const whole = (matrix.columns + missing) * step >= Math.min(result.duration, axisLength(result, card, result.duration));
   const start = whole ? 0 : (result.windows?.[result.window]?.start ?? 0);
   return { matrix, step, start, fullScale: fullScaleOf(card.frontend) };
 }
