@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,11 +18,11 @@ from api.http import fast_routes, head_routes, problems
 from api.middleware import auth
 from api.middleware.errors import InternalErrorMiddleware
 from api.middleware.headers import SecurityHeadersMiddleware
-from api.middleware.limits import ConnectionLimitMiddleware
+from api.middleware.limits import ConnectionLimitMiddleware, MemoryLimitMiddleware
 from api.middleware.metrics import MetricsMiddleware
 from api.middleware.query import UnsetParametersMiddleware
 from api.middleware.tracing import TracingMiddleware
-from api.routes import batches, detections, evaluate, health, images, jobs, limits, models
+from api.routes import batches, detections, evaluate, health, hugging_face, images, jobs, limits, models, open_inference
 from api.service import Gateway
 from otoscope.types import Problem
 from shared import tracing
@@ -71,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     problems.install(app)
     fast_routes.install(app, jobs.fast_router)
-    for resource in (jobs, batches, images, detections, evaluate, models, limits, health):
+    for resource in (jobs, batches, images, detections, evaluate, hugging_face, open_inference, models, limits, health):
         app.include_router(resource.router)
         head_routes.add_head(app, resource.router)
     static_files.install(app)
@@ -94,6 +95,12 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: auth.KeyRing | None)
             allow_headers=["Authorization", "Idempotency-Key", "Last-Event-ID", "Prefer"],
             expose_headers=["Content-Disposition", "Location", "Preference-Applied", "Retry-After"],
         )
+    app.add_middleware(
+        MemoryLimitMiddleware,
+        uploads=settings.upload_memory,
+        responses=settings.response_memory,
+        share=settings.caller_share,
+    )
     app.add_middleware(ConnectionLimitMiddleware, max_requests=settings.max_connections)
     app.add_middleware(InternalErrorMiddleware)
     app.add_middleware(SecurityHeadersMiddleware, cross_origin=bool(settings.origins))
@@ -107,7 +114,8 @@ def _openapi(app: FastAPI, *, keys: bool) -> dict[str, Any]:
             title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
         )
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (Problem, *jobs.SCHEMAS, *batches.SCHEMAS, *evaluate.SCHEMAS):
+        parsed_by_hand = (module.SCHEMAS for module in (jobs, batches, evaluate, hugging_face, open_inference))
+        for model in (Problem, *chain.from_iterable(parsed_by_hand)):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema

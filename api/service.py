@@ -14,7 +14,7 @@ from api.metrics import GatewayMetrics
 from api.middleware.auth import Caller
 from api.notifications import Notifications, Subscription
 from api.rejections import RecentRejections
-from otoscope.errors import JobNotFound, QueueFull, ResultNotReady, StoreUnavailable
+from otoscope.errors import DeadlineExceeded, JobCancelled, JobNotFound, QueueFull, ResultNotReady, StoreUnavailable
 from otoscope.types import Ready
 from shared import tracing
 from shared.config.settings import Settings
@@ -38,6 +38,9 @@ class Gateway:
         self.metrics = GatewayMetrics(settings.queue_limit)
         self.image_slots = asyncio.Semaphore(2)
         """Images rendered at once: one of ten minutes of sound needs 70 MB while it is rendered."""
+        self.result_slots = asyncio.Semaphore(8)
+        """Results read and rendered at once: one of ten minutes of sound takes 8 MB packed and three times as much as
+        JSON. What is rendered counts towards `response_memory`."""
         self._rejections = RecentRejections()
 
     def check_recent_rejection(self, caller: Caller) -> None:
@@ -108,6 +111,22 @@ class Gateway:
                 if final_only:
                     raise
                 return job
+
+    async def classify_now(self, request: Request, upload: Upload, caller: Caller) -> bytes:
+        """The packed result, for interfaces without jobs. Raises what `submit` does, and the error of a failed job."""
+        job = await self.submit_and_wait(request, upload, caller, self.settings.max_wait, final_only=True)
+        if job.packed is not None:
+            return job.packed
+        if job.error is not None:
+            raise job.error
+        if job.status == "cancelled":
+            raise JobCancelled("The job was cancelled.")
+        await self.store.cancel(job.id)  # no client knows its id
+        if await request.is_disconnected():
+            raise JobCancelled("The connection was closed before the job was finished.")
+        raise DeadlineExceeded(
+            f"The job did not finish within {self.settings.max_wait:g} s; use /v1/jobs for longer ones."
+        )
 
     async def get(self, job_id: str, caller: Caller, *, with_result: bool = False) -> JobRecord:
         """A job of the caller. Raises JobNotFound, JobExpired or StoreUnavailable."""

@@ -6,7 +6,8 @@ from http import HTTPStatus
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Request line and headers. Bytes that arrive in the same piece as the first ones are not counted."""
+"""Request line and headers; also what comes between two pieces of a body or behind the last one (the framing of chunks
+and trailer fields). Bytes that arrive in the same piece as the first ones are not counted."""
 
 MIN_READ_BYTES = 64 * 1024
 """What a client must read of a buffered response within the timeout; else the connection is aborted and the memory
@@ -23,6 +24,7 @@ def bounded_protocol(timeout: float) -> type[HttpToolsProtocol]:
         """Between two requests uvicorn's own keep-alive timeout applies."""
 
         _head_bytes = 0  # since the piece in which the head began
+        _framing_bytes = 0  # since the last piece of the body
         _in_head = True
         _head_timer: TimerHandle | None = None
         _read_timer: TimerHandle | None = None
@@ -38,10 +40,13 @@ def bounded_protocol(timeout: float) -> type[HttpToolsProtocol]:
 
         def data_received(self, data: bytes) -> None:
             self._head_bytes += len(data)
+            self._framing_bytes += len(data)
             super().data_received(data)
             if self.transport.is_closing():
                 return
             if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            elif not self._in_head and self._framing_bytes > MAX_HEAD_BYTES:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             elif self._head_timer is None and (self._in_head or self.cycle.response_complete):
                 # For the rest of the head; line ends between two requests have stopped uvicorn's keep-alive timer.
@@ -51,8 +56,20 @@ def bounded_protocol(timeout: float) -> type[HttpToolsProtocol]:
             super().on_message_begin()
             self._head_bytes, self._in_head = 0, True
 
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if self._in_head:  # a trailer field of a chunked body is ignored (RFC 9110, section 6.5)
+                super().on_header(name, value)
+
+        def on_body(self, body: bytes) -> None:
+            self._framing_bytes = 0
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self._framing_bytes = 0
+            super().on_message_complete()
+
         def on_headers_complete(self) -> None:
-            self._in_head = False
+            self._in_head, self._framing_bytes = False, 0
             self._stop_head_timer()
             super().on_headers_complete()
 

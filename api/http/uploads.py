@@ -87,17 +87,24 @@ async def read_upload(
     except ClientDisconnect as error:
         raise InvalidRequest("The connection was closed before the upload was complete.") from error
     job_options = fixed or validate_options(options | fields)
+    return await check_upload(body, name, job_options, limits, media_type)
+
+
+async def check_upload(
+    body: bytes, name: str | None, options: JobOptions, limits: AudioLimits, media_type: str = ""
+) -> Upload:
+    """The upload, once its header is checked. Raises InvalidRequest, UnsupportedMediaType or an AudioError."""
     slow = len(body) > _SMALL_BYTES or not body.startswith(_QUICK_MAGIC)
     try:
-        audio = await run_in_thread_if(slow, describe_audio, body, name, limits, job_options)
+        audio = await run_in_thread_if(slow, describe_audio, body, name, limits, options)
     except NotAudio as error:
-        if reference := _reference(body):
+        if reference := file_reference(body):
             raise InvalidRequest(_not_a_file(reference)) from error
         if media_type and not media_type.startswith((_MULTIPART, _JSON, *_RAW_TYPES)):
             raise UnsupportedMediaType(f"Content-Type {media_type} is not accepted. {_ACCEPTED_FORMS}") from error
         raise
     tracing.set_attributes({tracing.BYTES: len(body), tracing.FORMAT: audio.container})
-    return Upload(body, audio, job_options)
+    return Upload(body, audio, options)
 
 
 def media_type_of(request: Request) -> str:
@@ -145,6 +152,18 @@ async def read_chunks(request: Request, limit: int, max_bytes: int) -> AsyncGene
         if received > max_bytes:
             raise too_large(limit)
         yield chunk
+
+
+async def read_body(request: Request, settings: Settings) -> bytes:
+    """A whole body, as long as one with a sound in base64. Raises PayloadTooLarge, RequestTimeout or InvalidRequest."""
+    media_type_of(request)
+    try:
+        async with asyncio.timeout(settings.upload_seconds):
+            return bytes(await read_encoded(request, settings.max_upload_bytes))
+    except TimeoutError as error:
+        raise RequestTimeout(f"The upload did not arrive within {settings.upload_seconds:g} s.") from error
+    except ClientDisconnect as error:
+        raise InvalidRequest("The connection was closed before the upload was complete.") from error
 
 
 async def read_encoded(request: Request, limit: int) -> bytearray:
@@ -199,10 +218,10 @@ def _file_or_text(body: bytes, limit: int) -> bytes:
         decoded = decode_base64(body.decode("latin-1"), limit)
         if identify(decoded)[0] is not None:
             return decoded
-    raise InvalidRequest(_not_a_file(_reference(body) or body[:80].decode("latin-1")))
+    raise InvalidRequest(_not_a_file(file_reference(body) or body[:80].decode("latin-1")))
 
 
-def _reference(body: bytes) -> str:
+def file_reference(body: bytes) -> str:
     """The name or address of a file, if the body is one and not its content."""
     try:
         text = body.decode().strip() if len(body) <= _MAX_TEXT else ""
@@ -264,7 +283,7 @@ def _parse_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
     encoded = tree.pop(BASE64, None)
     if not isinstance(encoded, str):
         raise InvalidRequest("The JSON body must have a base64 string in 'audio_data'.")
-    if len(encoded) <= _MAX_TEXT and (reference := _reference(encoded.encode(errors="replace"))):
+    if len(encoded) <= _MAX_TEXT and (reference := file_reference(encoded.encode(errors="replace"))):
         raise InvalidRequest(_not_a_file(reference))
     return decode_base64(encoded, limit), tree
 

@@ -31,7 +31,10 @@ log = logging.getLogger(__name__)
 COOKIE = "otoscope_key"
 """Where the page keeps its key: an EventSource and an <img> cannot send a header."""
 
-OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health/live", "/health/ready"})
+_SUBMIT_PATHS = ("/v1/jobs", "/v1/batches", "/evaluate")
+_V2_OPEN = ("/v2", "/v2/health/live", "/v2/health/ready")
+
+OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health/live", "/health/ready", *_V2_OPEN})
 """Open to all, as is everything below /static: none of it belongs to a caller."""
 
 _RELOAD_SECONDS = 1.0  # between two checks of the keys file, and so until a revoked key is refused
@@ -41,11 +44,12 @@ def required_scope(method: str, path: str) -> Scope | None:
     """The scope that a request needs; None where it is open to all."""
     if path in OPEN_PATHS or path.startswith("/static/"):
         return None
-    if method == "POST" and (path in ("/v1/jobs", "/v1/batches", "/evaluate") or path.startswith("/hf/")):
+    if method == "POST" and (path in _SUBMIT_PATHS or path.startswith(("/hf/", "/v2/models/"))):
         return Scope.SUBMIT
     if method == "DELETE" and path.startswith(("/v1/jobs/", "/v1/batches/")):
         return Scope.SUBMIT
-    if method in ("GET", "HEAD") and path.startswith("/v1/") and path != "/v1/workers":  # workers: operators only
+    readable = path.startswith(("/v1/", "/v2/models/")) and path != "/v1/workers"  # workers: operators only
+    if method in ("GET", "HEAD") and readable:
         return Scope.READ
     return Scope.ADMIN
 

@@ -8,12 +8,10 @@ from api.dependencies import CallerDep, GatewayDep
 from api.http.problems import codes_of, responses
 from api.http.uploads import read_upload
 from api.rendering.results import JSON, array_json, body_response, predictions_json, render_json
-from api.service import Gateway
-from otoscope.errors import AudioError, Busy, DeadlineExceeded, JobCancelled, JobFailure
+from otoscope.errors import AudioError, Busy, JobFailure
 from otoscope.results import Result
 from otoscope.types import EvaluateRequest, EvaluateResponse, JobOptions, Part
 from shared import tracing
-from shared.jobs.records import JobRecord
 
 router = APIRouter(tags=["evaluate"])
 
@@ -45,25 +43,9 @@ async def evaluate(
         limits = gateway.settings.audio_limits
         options = JobOptions(model=await gateway.catalogue.for_evaluate(), top_k=3, include=_PARTS)
         upload = await read_upload(request, gateway.settings, limits, fixed=options)
-    job = await gateway.submit_and_wait(request, upload, caller, gateway.settings.max_wait, final_only=True)
-    if job.packed is None:
-        raise await _failure(request, gateway, job)
-    body = await render_json(job.packed, lambda result: _response_json(result, old_spelling=spelling == "old"))
+    packed = await gateway.classify_now(request, upload, caller)
+    body = await render_json(packed, lambda result: _response_json(result, old_spelling=spelling == "old"))
     return body_response(body, JSON)
-
-
-async def _failure(request: Request, gateway: Gateway, job: JobRecord) -> Exception:
-    """The error of a job without a result. Raises StoreUnavailable."""
-    if job.error is not None:
-        return job.error
-    if job.status == "cancelled":
-        return JobCancelled("The job was cancelled.")
-    await gateway.store.cancel(job.id)  # no client knows its id
-    if await request.is_disconnected():
-        return JobCancelled("The connection was closed before the job was finished.")
-    return DeadlineExceeded(
-        f"The job did not finish within {gateway.settings.max_wait:g} s; use /v1/jobs for longer ones."
-    )
 
 
 def _response_json(result: Result, *, old_spelling: bool) -> dict[str, Any]:

@@ -39,6 +39,7 @@ REACHED = {
     "POST /evaluate": {200, 400, 422},
     "DELETE /v1/jobs/{job_id}": {204, 404},
     "POST /v1/batches": {202, 422},
+    "POST /v2/models/{model}/infer": {404, 422},
     "DELETE /v1/batches/{batch_id}": {204, 404},
     "GET /v1/jobs/{job_id}/result": {200, 404, 409},
 }

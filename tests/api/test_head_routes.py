@@ -6,7 +6,7 @@ import pytest
 from tests.api.conftest import FakeWorker, wav
 from tests.api.test_service import sample
 
-EVENTS = "/v1/jobs/{job_id}/events"
+EVENTS = ("/v1/jobs/{job_id}/events", "/v1/batches/{batch_id}/events")
 
 
 def test_head_is_get_without_its_body(http: httpx2.Client, worker: FakeWorker) -> None:
@@ -14,12 +14,13 @@ def test_head_is_get_without_its_body(http: httpx2.Client, worker: FakeWorker) -
     job = {"include": "spectrogram,full_spectrogram,cam,maps,detections"}
     known = {"job_id": http.post("/v1/jobs", files={"file": wav()}, data=job).json()["id"], "layer": "layer1"}
     worker.finish(known["job_id"])
+    known["batch_id"] = http.post("/v1/batches", files=[("file", wav(0.2))]).json()["id"]
     described = http.get("/openapi.json").json()["paths"]
     assert not any("head" in operations for operations in described.values())
-    paths = [path for path, operations in described.items() if "get" in operations and path != EVENTS]
+    paths = [path for path, operations in described.items() if "get" in operations and path not in EVENTS]
     assert {"/health/live", "/metrics", "/v1/models/{name}", "/v1/jobs/{job_id}/maps/{layer}.png"} <= set(paths)
     for path in (*paths, "/", "/docs", "/openapi.json", "/static/colormaps.json"):
-        address = path.format(**known, name="tiny")
+        address = path.format(**known, name="tiny", model="tiny")
         head, get = http.head(address), http.get(address)
         assert (head.status_code, head.content) == (get.status_code, b"") == (200, b""), path
         assert head.headers["content-type"] == get.headers["content-type"]

@@ -1,0 +1,87 @@
+"""/hf/{model}: audio classification as clients of Hugging Face's inference API request it.
+
+https://huggingface.co/docs/inference-providers/tasks/audio-classification
+"""
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from api.dependencies import CallerDep, GatewayDep
+from api.http.base64_text import decode_base64
+from api.http.problems import codes_of, describe_validation_errors, responses
+from api.http.uploads import Upload, check_upload, media_type_of, read_body, validate_options
+from otoscope.errors import AudioError, Busy, InvalidRequest, JobFailure
+from otoscope.results import unpack_result
+from shared.config.settings import Settings
+
+router = APIRouter(tags=["other interfaces"])
+
+
+class Parameters(BaseModel):
+    """Of a request to /hf; other parameters than `top_k` are accepted and have no effect."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    top_k: int | None = Field(None, ge=1, le=1_000)
+    function_to_apply: str | None = Field(None, description="scores are the model's probabilities, whatever it is")
+
+
+class HuggingFaceRequest(BaseModel):
+    """A sound as base64, and parameters; a sound alone may be the body itself."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    inputs: str = Field(description="base64")
+    parameters: Parameters | None = None
+
+
+class LabelScore(BaseModel):
+    """A class and its probability."""
+
+    label: str
+    score: float
+
+
+@router.post(
+    "/hf/{model}",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "audio/*": {"schema": {"type": "string", "format": "binary"}},
+                "application/json": {"schema": {"$ref": "#/components/schemas/HuggingFaceRequest"}},
+            },
+        }
+    },
+    responses=responses(
+        "invalid_base64", "invalid_request", "unsupported_media_type", "payload_too_large", "request_timeout",
+        "model_not_found", *codes_of(AudioError, Busy, JobFailure),
+    ),
+)  # fmt: skip
+async def classify(request: Request, gateway: GatewayDep, caller: CallerDep, model: str) -> list[LabelScore]:
+    """A sound as the body itself or as base64 in JSON; its classes with their scores, the highest first."""
+    await gateway.catalogue.resolve(model)
+    upload = await _read(request, gateway.settings, model)
+    result = unpack_result(await gateway.classify_now(request, upload, caller))
+    return [LabelScore(label=name, score=confidence) for name, confidence in result.predictions]
+
+
+async def _read(request: Request, settings: Settings, model: str) -> Upload:
+    body = await read_body(request, settings)
+    options: dict[str, Any] = {"model": model}
+    if media_type_of(request) == "application/json":
+        try:
+            sent = HuggingFaceRequest.model_validate(orjson.loads(body))
+        except ValidationError as error:
+            raise InvalidRequest(describe_validation_errors(error.errors(include_input=False))) from error
+        except orjson.JSONDecodeError as error:
+            raise InvalidRequest(f"The body is not JSON: {error}.") from error
+        body = decode_base64(sent.inputs, settings.max_upload_bytes)
+        options["top_k"] = sent.parameters.top_k if sent.parameters else None
+    return await check_upload(body, None, validate_options(options), settings.audio_limits)
+
+
+SCHEMAS = (HuggingFaceRequest,)
