@@ -1,0 +1,79 @@
+"""Fine-tuning that starts from a linear probe."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.tiny_recipe import TINY, changed
+from training.data.esc50 import load_esc50
+from training.errors import RunError
+from training.eval.evaluate import evaluate
+from training.fit.loop import train
+from training.fit.pretrained import load_pretrained
+from training.fit.probe import logistic_regression
+from training.recipe import AugmentRecipe, Recipe, TransferRecipe
+from worker.model.architectures import build_network, parse
+from worker.model.architectures.mobilenet_v1 import MobileNetConfig
+from worker.model.checkpoint import Model, ModelConfig, load_model, save_model
+from worker.model.frontend import FrontendConfig
+
+
+def test_logistic_regression_separates_classes() -> None:
+    """Of features with other means and scales, which the weights take into account."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 3
+    x = torch.randn(90, 5, generator=generator)
+    x[:, :3] += 4 * torch.nn.functional.one_hot(labels, 3)
+    x = x * torch.tensor([1.0, 100.0, 0.01, 1.0, 1.0]) + torch.tensor([0.0, 1e3, -5.0, 2.0, 0.0])
+    weight, bias = logistic_regression(x, labels, 3, None)
+    assert ((x @ weight.T + bias).argmax(dim=1) == labels).float().mean() > 0.95
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Model:
+    """A multi-label network of random weights with an offset in its front end, as those of AudioSet have."""
+    torch.manual_seed(0)
+    config = parse({"type": "mobilenet-v1", "classes": 4, "width": 0.25, "patch_frames": 32, "patch_hop": 32})
+    frontend = FrontendConfig(
+        sample_rate=8_000, n_fft=256, win_length=200, center=False, hop=80, n_mels=32, f_max=4_000,
+        spectrum="magnitude", log_offset=1e-3, floor_db=-60, std=8.686, window_seconds=0.5,
+    )  # fmt: skip
+    save_model(
+        tmp_path / "base", build_network(config),
+        ModelConfig(
+            name="base", architecture=config, frontend=frontend, classes=("a", "b", "c", "d"), multi_label=True,
+            licence="CC0",
+        ),
+    )  # fmt: skip
+    return load_pretrained(tmp_path / "base")
+
+
+def recipe(**start: object) -> Recipe:
+    changes = {
+        "network": MobileNetConfig(classes=2, dropout=(0.1,), patch_frames=32, patch_hop=32),
+        "start": TransferRecipe.model_validate(start),
+        "augment": AugmentRecipe(mix_alpha=0, frequency_masks=1, frequency_mask_mels=4, time_masks=0),
+    }
+    return changed(TINY.model_copy(update=changes), epochs=1, max_lr=1e-5)
+
+
+@pytest.mark.slow
+def test_fine_tuning_starts_at_the_accuracy_of_the_probe(pretrained: Model, data: Path, tmp_path: Path) -> None:
+    """After one epoch that hardly changes anything; the model has one label, its own classes and both licences."""
+    config = train(recipe(probe=True), load_esc50(data), 3, tmp_path / "run", pretrained=pretrained)
+    evaluation = evaluate(tmp_path / "run", load_esc50(data))
+    assert (evaluation.predicted == evaluation.truth).mean() > 0.8
+    assert isinstance(config.architecture, MobileNetConfig)
+    assert (config.architecture.dropout, config.multi_label) == ((0.1,), False)
+    assert "CC0" in config.licence
+    assert load_model(tmp_path / "run").open_set is not None
+
+
+def test_a_base_model_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the folder of the models; one that can be added is named with the command for it."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="otoscope models add yamnet"):
+        load_pretrained(Path("yamnet"))
+    with pytest.raises(RunError, match=r"models/mine has no readable config\.json"):
+        load_pretrained(Path("mine"))
