@@ -256,7 +256,8 @@ def _form(options: Options) -> dict[str, str]:
     include = options.get("include", ())
     parts = include if isinstance(include, str) else ",".join(include)
     plain = {name: options.get(name) for name in _PLAIN_OPTIONS}
-    fields = {name: str(value) for name, value in plain.items() if value is not None}
+    given = {name: value for name, value in plain.items() if value is not None}
+    fields = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in given.items()}
     return fields | ({"include": parts} if parts else {})
 
 

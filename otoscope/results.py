@@ -88,7 +88,7 @@ WARNINGS = {
     "channels_cancel": "the channels cancel each other; the loudest one was used",
     "narrow_band": "the sound and the model use different ranges of frequencies",
     "resampled_up": "the sample rate of the file is lower than that of the model",
-    "truncated": "the file ends early; what there is was used",
+    "truncated": "the file ends early or is damaged; what can be read was used",
 }
 """The stable codes of warnings, and what each means."""
 

@@ -92,24 +92,27 @@ def classify(samples, **options):
 CHECKS = {
     "A new audio container": """
         import io, numpy as np, soundfile
-        from shared.audio.decode import decode, probe
+        from shared.audio.decode import decode, is_plain, probe
         from shared.audio.limits import AudioLimits
-        from otoscope.errors import AudioTruncated
+        from otoscope.errors import AudioUnsupported
 
         sound = 0.5 * np.sin(np.linspace(0, 900, 16_000)).astype(np.float32)
-        for subtype, tolerance in {"PCM_16": 1e-4, "PCM_24": 1e-6, "FLOAT": 0, "ULAW": 0.02, "ALAW": 0.02}.items():
-            file = io.BytesIO()
-            soundfile.write(file, sound, 16_000, format="AU", subtype=subtype)
-            header = probe(file.getvalue())
-            assert (header.container, header.rate, header.channels, header.frames) == ("AU", 16_000, 1, 16_000)
-            assert abs(decode(file.getvalue(), 16_000).waveform - sound).max() <= tolerance, subtype
-        assert "AU" in AudioLimits().formats
+        for subtype, tolerance in {"PCM_16": 1e-4, "PCM_32": 1e-6, "FLOAT": 0, "ULAW": 0.02, "ALAW": 0.02}.items():
+            for endian in ("BIG", "LITTLE"):
+                made = io.BytesIO()
+                soundfile.write(made, sound, 16_000, format="IRCAM", subtype=subtype, endian=endian)
+                file = made.getvalue()
+                header = probe(file)
+                assert (header.container, header.rate, header.channels, header.frames) == ("IRCAM", 16_000, 1, 16_000)
+                assert abs(decode(file, 16_000).waveform - sound).max() <= tolerance, subtype
+                assert is_plain(file, 16_000) and decode(b"stray" + file[:-200], 16_000).seconds > 0.98
+        assert "IRCAM" in AudioLimits().formats
         try:
-            probe(file.getvalue()[:-100])
-        except AudioTruncated as error:
-            assert "15,900" in error.detail
+            probe(file[:12] + bytes(4) + file[16:])
+        except AudioUnsupported as error:
+            assert "0x0" in error.detail
         else:
-            raise AssertionError("a truncated file is accepted")
+            raise AssertionError("an unknown encoding is accepted")
     """,
     "A new include= part": """
         sound = np.zeros(16_000, np.float32)

@@ -86,11 +86,11 @@ def test_options_are_sent(run: Run, service: FakeService, sounds: list[str]) -> 
     """Those that are not given are the service's."""
     options = {
         "combine": "mean", "unknown_threshold": "0.5", "min_confidence": "0.0", "overlap": "0.75", "merge_gap": "2.0",
-        "min_duration": "0.1",
+        "min_duration": "0.1", "channel": "2",
     }  # fmt: skip
     arguments = [each for name, value in options.items() for each in (f"--{name.replace('_', '-')}", value)]
-    assert run(sounds[0], "--detections", *arguments).exit_code == 0
-    assert service.requests[0].fields == options | {"include": "detections"}
+    assert run(sounds[0], "--detections", "--strict", *arguments).exit_code == 0
+    assert service.requests[0].fields == options | {"include": "detections", "strict": "true"}
     run(sounds[0])
     assert service.requests[1].fields == {}
 

@@ -254,7 +254,7 @@ def test_options_of_the_answer(call: Call, service: FakeService) -> None:
     """Each is a form field under its own name; zero is a value."""
     options = {
         "cam_class": "cat", "combine": "mean", "unknown_threshold": 0.0, "min_confidence": 0.5, "overlap": 0.75,
-        "merge_gap": 2.0, "min_duration": 0.2,
+        "merge_gap": 2.0, "min_duration": 0.2, "channel": 2,
     }  # fmt: skip
     call("classify", b"RIFF", **options)
     assert service.requests[0].fields == {name: str(value) for name, value in options.items()}

@@ -1,5 +1,7 @@
 """The table of audio formats: each entry is complete, and everything that lists formats reads the table."""
 
+import subprocess
+import sys
 from pathlib import PurePath
 
 import pytest
@@ -113,3 +115,9 @@ def test_a_weak_magic_number_is_tried_last() -> None:
         assert identify(front + mp3) == (BY_NAME["MP3"], len(front))
         assert identify(front + encode(chirp(1.0, RATE), RATE) + mp3) == (BY_NAME["WAV"], len(front))
     assert [each.name for each in FORMATS if each.find_frames] == ["MP3", "AAC"]
+
+
+@pytest.mark.slow
+def test_the_tables_of_the_documentation_are_current() -> None:
+    """`docs/formats.md` has what `docs/formats.py` finds."""
+    subprocess.run([sys.executable, "docs/formats.py", "--check"], cwd=ROOT, check=True, capture_output=True)

@@ -105,6 +105,7 @@ class Child:
                 [*_COMMAND, str(theirs.fileno()), str(_MEMORY), str(cpu_seconds), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 env=environment,
                 # Ctrl-C in a terminal signals the whole process group, but a draining worker still needs its decoders.
                 start_new_session=True,

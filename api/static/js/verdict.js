@@ -14,7 +14,7 @@ const WARNINGS = {
   channels_cancel: "The channels cancel each other out, so only the loudest one was used.",
   narrow_band: "This recording and the model do not cover the same frequencies.",
   resampled_up: "The sample rate of this file is lower than that of the model: high frequencies are missing.",
-  truncated: "The file ends too early. The part that is there was used.",
+  truncated: "The file ends early or is damaged. What can be read was used.",
 };
 
 /**
