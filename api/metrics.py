@@ -59,6 +59,10 @@ class GatewayMetrics:
         self._upload = Histogram(
             "otoscope_api_upload_bytes", "Size of accepted sounds", buckets=_BYTES, registry=self.registry
         )
+        self.held_bytes = Gauge(
+            "otoscope_api_held_bytes", "Bytes of uploads in progress, and of responses that are not read yet", ["kind"],
+            registry=self.registry,
+        )  # fmt: skip
         self.streams = Gauge("otoscope_api_event_streams", "Open event streams", registry=self.registry)
         self._unfinished = Gauge("otoscope_jobs_unfinished", "Unfinished jobs", registry=self.registry)
         self._queued = Gauge("otoscope_queue_waiting_jobs", "Jobs that no worker has claimed", registry=self.registry)

@@ -44,9 +44,7 @@ def bounded_protocol(timeout: float) -> type[HttpToolsProtocol]:
             super().data_received(data)
             if self.transport.is_closing():
                 return
-            if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-            elif not self._in_head and self._framing_bytes > MAX_HEAD_BYTES:
+            if (self._head_bytes if self._in_head else self._framing_bytes) > MAX_HEAD_BYTES:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             elif self._head_timer is None and (self._in_head or self.cycle.response_complete):
                 # For the rest of the head; line ends between two requests have stopped uvicorn's keep-alive timer.

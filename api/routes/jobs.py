@@ -128,7 +128,9 @@ async def read(request: Request) -> Response:
     if wait:
         job = await gateway.wait(request, job_id, caller, wait, until_final=False)
     else:
-        job = await gateway.get(job_id, caller, with_result=True)
+        async with gateway.result_slots:
+            job = await gateway.get(job_id, caller, with_result=True)
+            return await _job_response(job, media_type, 200, {})
     return await _job_response(job, media_type, 200, {})
 
 
@@ -144,8 +146,10 @@ async def read(request: Request) -> Response:
 async def result(request: Request) -> Response:
     """The result alone, as JSON, MessagePack or NPZ by `Accept`."""
     media_type = negotiate(request.headers, RESULT_TYPES)
-    packed = await get_gateway(request).packed_result(request.path_params["job_id"], get_caller(request))
-    body = await render_result(packed, media_type)
+    gateway = get_gateway(request)
+    async with gateway.result_slots:
+        packed = await gateway.packed_result(request.path_params["job_id"], get_caller(request))
+        body = await render_result(packed, media_type)
     return body_response(body, media_type, headers={"Vary": "Accept"})
 
 

@@ -83,6 +83,22 @@ def test_an_endless_head_is_cut_off(address: Address, what: str) -> None:
     assert sent < 16 * 2**20  # the buffers of the sockets are filled before the client sees the end
 
 
+@pytest.mark.parametrize("piece", [b"X-A: b\r\n", b"a" * 8], ids=["many trailers", "one trailer"])
+def test_endless_trailers_are_cut_off(address: Address, piece: bytes) -> None:
+    """The fields behind a chunked body, which nothing reads, take no memory and no time."""
+    sent = 0
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(
+            b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        connection.sendall(b"4\r\nRIFF\r\n0\r\nX-A: ")
+        with suppress(BrokenPipeError, ConnectionResetError):
+            while sent < 64 * 2**20:
+                connection.sendall(piece * 2_048)
+                sent += len(piece) * 2_048
+    assert sent < 16 * 2**20
+
+
 def test_a_slow_head_is_cut_off(address: Address) -> None:
     """A connection that sends nothing, or a byte now and then, is closed after the upload timeout (Slowloris)."""
     began = time.monotonic()
