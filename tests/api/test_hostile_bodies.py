@@ -92,7 +92,11 @@ FORMS: dict[str, tuple[bytes, int, str]] = {
     "a header of 5 MB": (multipart((FILE + "\r\nX-A: " + "b" * 5_000_000, WAV)), 422, "invalid_request"),
     "line ends without end": (b"\r\n" * 5_000_000, 422, "invalid_request"),
     "something before the first part": (b"z" * 5_000_000 + multipart((FILE, WAV)), 422, "invalid_request"),
-    "a form in the form": (multipart((NESTED, multipart((FILE, WAV)).replace(b"--x", b"--y"))), 415, "not_audio"),
+    "a form in the form": (
+        multipart((NESTED, multipart((f"{FILE}\r\nX-A: {'b' * 5_000}", WAV)).replace(b"--x", b"--y"))),
+        415,
+        "not_audio",
+    ),
     "boundaries that are none": (multipart((FILE, b"\r\n-\r\n--" * 1_000_000)), 415, "not_audio"),
     "a file name of 50 KB": (multipart((FILE.replace("a.wav", "a" * 50_000), WAV)), 422, "invalid_request"),
 }
