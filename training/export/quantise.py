@@ -23,7 +23,8 @@ CALIBRATION_CLIPS = 512  # more clips change the ranges by a negligible amount
 
 
 def quantise(directory: Path, dataset: Dataset, clips: int = CALIBRATION_CLIPS) -> ModelConfig:
-    """Measure the ranges on clips spread evenly over the training folds, and write them to the config of the model.
+    """Measure the ranges on clips spread evenly over the training folds, and write them to the config of the model. A
+    model that `otoscope models add` wrote has no folds: any clips will do.
 
     Raises EvaluationError and DatasetError.
     """
@@ -32,11 +33,14 @@ def quantise(directory: Path, dataset: Dataset, clips: int = CALIBRATION_CLIPS) 
     except ModelError as error:
         raise EvaluationError(str(error)) from error
     fold = held_out_fold(model.config)
-    if fold is None:
+    if fold is None and "source" in model.config.training:  # of another project: trained on none of these clips
+        training = list(dataset.clips)
+    elif fold is None:
         raise EvaluationError(f"{model.config.name} does not state which fold was held out")
-    if split_changed(model.config, dataset):
+    elif split_changed(model.config, dataset):
         raise EvaluationError(f"{model.config.name} was trained with another split of {dataset.info.name}")
-    training, _ = dataset.split(fold)
+    else:
+        training, _ = dataset.split(fold)
     clips = min(clips, len(training))
     chosen = [training[number * len(training) // clips] for number in range(clips)]
     front = model.config.frontend
