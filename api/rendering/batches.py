@@ -1,5 +1,6 @@
 """Batches as JSON, and their results as JSON lines or CSV."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -7,7 +8,7 @@ from typing import Any
 
 from api.batches import BatchState
 from api.rendering.json_arrays import dumps
-from api.rendering.results import result_json
+from api.rendering.results import render_json, result_json
 from otoscope.errors import JobExpired, JobNotFound
 from otoscope.exports import csv_row
 from otoscope.results import Part, unpack_result
@@ -47,9 +48,15 @@ async def json_lines(batch: BatchState, store: AsyncJobStore) -> AsyncIterator[b
     """A line for each sound: `otoscope.types.BatchMember` with its result."""
     for member in members_json(batch):
         packed = await _packed(member, store)
-        for piece in dumps({**member, "result": result_json(unpack_result(packed)) if packed else None}):
+        for piece in await _line(member, packed):
             yield piece
         yield b"\n"
+
+
+async def _line(member: dict[str, Any], packed: bytes | None) -> list[bytes]:
+    if packed is None:
+        return dumps({**member, "result": None})
+    return await render_json(packed, lambda result: {**member, "result": result_json(result)})
 
 
 async def csv_rows(batch: BatchState, store: AsyncJobStore) -> AsyncIterator[bytes]:
@@ -62,7 +69,7 @@ async def csv_rows(batch: BatchState, store: AsyncJobStore) -> AsyncIterator[byt
             text = f"{error['code']}: {error['detail']}" if error else member["status"]
             yield csv_row((member["name"], *[None] * 6, text)).encode()
             continue
-        result = unpack_result(packed)
+        result = await asyncio.to_thread(unpack_result, packed)  # it may have large arrays beside
         codes = " ".join(warning.code for warning in result.warnings)
         rows: list[tuple[str | float | None, ...]] = [
             (found.class_, found.confidence, found.start, found.end) for found in result.detections
