@@ -1,4 +1,4 @@
-"""Submissions in the forms that clients send, and what they are told about the forms that cannot be read."""
+"""Submissions in the forms that clients send, and the errors of forms that cannot be read."""
 
 import base64
 import shutil

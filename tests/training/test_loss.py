@@ -45,4 +45,5 @@ def test_classes_have_equal_weight() -> None:
     targets = functional.one_hot(labels, 2).float()
     shift = torch.zeros(1, 2, requires_grad=True)  # the same logits for all clips
     loss_of(shift.expand(len(labels), 2), targets, torch.zeros(len(labels), 1)).backward()  # type: ignore[no-untyped-call]
-    assert shift.grad is not None and shift.grad.abs().max() < 1e-6
+    assert shift.grad is not None
+    assert shift.grad.abs().max() < 1e-6

@@ -289,14 +289,14 @@ def _shortened(rng: np.random.Generator, sound: Wave, rate: int) -> Wave:
 
 def _coloured(rng: np.random.Generator, samples: int, rate: int) -> Wave:
     """White noise with a random slope and a random equaliser of two to seven bands."""
-    samples, asked = _fast_length(samples), samples
+    requested, samples = samples, _fast_length(samples)
     spectrum = np.fft.rfft(rng.standard_normal(samples))
     frequencies = np.fft.rfftfreq(samples, 1 / rate)
     frequencies[0] = frequencies[1]
     bands = rng.integers(2, 8)
     equaliser = np.interp(np.log(frequencies), np.log(np.geomspace(40, rate / 2, bands)), rng.normal(0, 8, bands))
     shaped = spectrum * frequencies ** -rng.uniform(-0.5, 1.2) * 10 ** (equaliser / 20)
-    return np.fft.irfft(shaped, samples)[:asked]
+    return np.fft.irfft(shaped, samples)[:requested]
 
 
 def _fast_length(samples: int) -> int:

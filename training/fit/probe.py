@@ -14,7 +14,7 @@ from training.eval.predict import predict_with_embeddings
 from worker.model.base import Network
 from worker.model.frontend import LogMel
 
-_WEIGHT_DECAY = 1e-3
+_WEIGHT_DECAY = 1e-2
 _ITERATIONS = 100
 
 
@@ -36,8 +36,13 @@ def fit_probe(frontend: LogMel, network: Network, waves: Tensor, labels: Tensor,
 
 def logistic_regression(x: Tensor, labels: Tensor, classes: int, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Features (rows, features) and labels (rows,) -> weight (classes, features) and bias (classes,) for features as
-    they are; the regression itself is on standardised ones."""
-    mean, std = x.mean(dim=0), x.std(dim=0, unbiased=False).clamp_min(1e-3)
+    they are; the regression itself is on standardised ones.
+
+    A feature that varies less than the average is not standardised but divided by the average deviation. Otherwise its
+    weights would be so large that the first steps of the fine-tuning, which move all features, destroy the head.
+    """
+    mean, std = x.mean(dim=0), x.std(dim=0, unbiased=False)
+    std = std.clamp_min(float(std.mean()))
     standard = (x - mean) / std
     with torch.enable_grad():
         weight = torch.zeros(classes, x.shape[1], requires_grad=True)

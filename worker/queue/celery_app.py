@@ -90,12 +90,12 @@ def request_stop() -> None:
 
 
 def stop_requested() -> bool:
-    """Whether the consumer has been asked to stop, by a signal or by `request_stop`."""
+    """Whether the consumer has to stop: by a signal or by `request_stop`."""
     return state.should_stop is not None
 
 
 def exit_if_stopping() -> None:
-    """Raises Celery's WorkerShutdown, a SystemExit, where the consumer has been asked to stop."""
+    """Raises Celery's WorkerShutdown, a SystemExit, if the consumer has to stop."""
     state.maybe_shutdown()
 
 
