@@ -132,7 +132,7 @@ def _same_free(data: bytes, one: int, other: int) -> bool:
 
 def _read_free_format(data: bytes, offset: int, size: int) -> Header:
     like = _parse_frame(_with_size(data[offset : offset + 4]))
-    assert like is not None  # nosec B101 - `_free_size` has parsed it
+    assert like is not None  # nosec B101  # `_free_size` has parsed it
     at, count = offset, 0
     while at + 4 <= len(data) and _same_free(data, offset, at):
         at += size + (data[at + 2] >> 1 & 1)
