@@ -58,7 +58,7 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
     recipe = parse_stored(config.training["recipe"])
     front, network, info = config.frontend, config.architecture, dataset.info
     optim, test_fold = recipe.optim, report.fold
-    test_set = fold_name(test_fold) if isinstance(test_fold, int) else f"the {fold_name(test_fold)}"
+    test_set = _with_article(test_fold)
     where = info.name.replace(" ", "\\ ")
     distilled = (
         f", distilled from {len(config.training['teachers'])} teacher(s)" if "teachers" in config.training else ""
@@ -155,9 +155,14 @@ def _thresholds_note(config: ModelConfig, test_fold: Fold) -> str:
     if config.training.get("answers", {}).get("thresholds_from") != fold_name(test_fold):
         return ""
     return (
-        f" Afterwards the thresholds of its answers were fitted on the {fold_name(test_fold)}; they change no predicted"
+        f" Afterwards the thresholds of its answers were fitted on {_with_article(test_fold)}; they change no predicted"
         " class."
     )
+
+
+def _with_article(fold: Fold) -> str:
+    """`fold 5`, `the test set`."""
+    return fold_name(fold) if isinstance(fold, int) else f"the {fold_name(fold)}"
 
 
 def _notes(config: ModelConfig) -> list[str]:
