@@ -98,9 +98,7 @@ def with_layers(network: MobileNetV1, layers: list[Affine], path: Path) -> Mobil
             f"{path} is not YAMNet: the shapes of its {len(shapes)} layers are not those of YAMNet's {len(expected)}"
         )
     for module, layer in zip(own, layers, strict=True):
-        module.weight.copy_(_ours(layer))
-        assert module.bias is not None
-        module.bias.copy_(torch.from_numpy(layer.bias))
+        module.load_state_dict({"weight": _ours(layer), "bias": torch.from_numpy(layer.bias)})
     network.eval().requires_grad_(False)
     return network
 
