@@ -16,6 +16,7 @@ from training.data.base import Clip, DatasetInfo
 from training.data.custom.dataset import CustomDataset, load_custom_dataset, load_dataset
 from training.data.custom.split import write_split
 from training.data.esc50 import load_esc50
+from training.data.fingerprint import TRAINING_SOUNDS
 from training.errors import DatasetError, EvaluationError, RunError
 from training.eval.evaluate import evaluate
 from training.eval.model_card import record_accuracy
@@ -131,7 +132,26 @@ def test_model_of_an_older_split_is_rejected(sounds: Path, tmp_path: Path) -> No
     config = read_config(out)
     del config.training["data"]["digest"]
     write_config(out, config)
+    with pytest.raises(EvaluationError, match="by their sound"):
+        evaluate(out, after, "test")
+    (out / TRAINING_SOUNDS).unlink()
     assert not evaluate(out, after, "test").trained_on, "without a digest of its training clips nothing is known"
+
+
+def test_training_sounds_are_recognised_under_another_name(sounds: Path, tmp_path: Path) -> None:
+    """A renamed folder, split anew, has clips of the training; under its own split it is as unseen as before."""
+    out, renamed = tmp_path / "mine", Path(shutil.copytree(sounds, tmp_path / "renamed"))
+    train(changed(TINY, epochs=1), load_custom_dataset(sounds, TINY.frontend), "test", out)
+    same = evaluate(out, load_custom_dataset(renamed, TINY.frontend))
+    assert not same.trained_on
+    assert same.seen == 0
+    write_split(renamed, val=0.3, test=0.3, seed=2)
+    other = load_custom_dataset(renamed, TINY.frontend)
+    with pytest.raises(EvaluationError, match=r"was trained on \d+ of the \d+ clips, by their sound, first .*wav"):
+        evaluate(out, other)
+    allowed = evaluate(out, other, allow_training_fold=True)
+    assert allowed.trained_on
+    assert 0 < summarise(allowed).seen_clips == allowed.seen < len(allowed.truth)
 
 
 def test_moved_recordings_keep_the_digest(tmp_path: Path) -> None:

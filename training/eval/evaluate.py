@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.base import Dataset, Fold
+from training.data.base import Clip, Dataset, Fold, fold_name
+from training.data.fingerprint import read_training_sounds, sound_digests
 from training.errors import EvaluationError
 from training.eval.metrics import Labels
 from training.eval.predict import Precision, predict
@@ -21,6 +22,10 @@ from worker.model.base import Network, parameters
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model
 from worker.model.fake_quant import quantised
 from worker.model.precision import pick_device
+
+_MEMORISED = (
+    "{} would measure memorisation rather than generalisation (--allow-training-fold evaluates it nevertheless)"
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Evaluation:
     dataset: Dataset
     fold: Fold
     trained_on: bool  # whether these clips are, or may be, in the training data of one of the models
+    seen: int  # clips whose very sound is in the training data of one of the models
     chosen_by: bool  # whether early stopping or calibration used these clips: slightly optimistic
     precision: Precision
     device: str
@@ -96,6 +102,24 @@ def split_changed(config: ModelConfig, dataset: Dataset) -> bool:
     return bool(learned["digest"] != dataset.digest(fold))
 
 
+def seen_clips(directory: Path, config: ModelConfig, dataset: Dataset, clips: Sequence[Clip]) -> set[int]:
+    """Indices of the clips with a window that the model was trained on, by the sound; none for a model without digests.
+
+    Raises EvaluationError and DatasetError.
+    """
+    learned = read_training_sounds(directory)
+    if learned is None:
+        return set()
+    waves, clip_index = dataset.load(clips, config.frontend.sample_rate, config.frontend.window_samples)
+    return set(clip_index[torch.from_numpy(np.isin(sound_digests(waves), learned))].tolist())
+
+
+def _is_own_split(config: ModelConfig, dataset: Dataset) -> bool:
+    """Whether this is the data set that the model was trained on, under whatever name, with the same split."""
+    fold, digest = held_out_fold(config), config.training.get("data", {}).get("digest")
+    return fold in dataset.folds and digest == dataset.digest(fold)
+
+
 def evaluate(
     directories: Path | Sequence[Path],
     dataset: Dataset,
@@ -112,7 +136,8 @@ def evaluate(
     clip is zero-padded. Raises EvaluationError and DatasetError.
     """
     device = pick_device()
-    models = [_load(path, device) for path in ([directories] if isinstance(directories, Path) else directories)]
+    paths = [directories] if isinstance(directories, Path) else directories
+    models = [_load(path, device) for path in paths]
     fold = held_out_fold(models[0].config) if fold is None else fold
     if fold is None:
         raise EvaluationError(f"{models[0].config.name} does not state which fold was held out: specify one")
@@ -128,6 +153,18 @@ def evaluate(
         if dataset.classes != model.config.classes:
             raise EvaluationError(_class_mismatch(model.config.classes, dataset))
     _, clips = dataset.split(fold)
+    seen: set[int] = set()
+    for path, model in zip(paths, models, strict=True):
+        found = seen_clips(path, model.config, dataset, clips)
+        seen |= found
+        # Twins within the data set of the model are a fault of its split: they are counted, as in the official folds.
+        if found and model.config not in leaked and not _is_own_split(model.config, dataset):
+            leaked.append(model.config)
+            if not allow_training_fold:
+                raise EvaluationError(
+                    f"{model.config.name} was trained on {len(found)} of the {len(clips)} clips, by their sound, first"
+                    f" {clips[min(found)].path}: {_MEMORISED.format(fold_name(fold))}"
+                )
 
     logits: list[Tensor] = []
     windows: list[Tensor] = []
@@ -152,6 +189,7 @@ def evaluate(
         dataset=dataset,
         fold=fold,
         trained_on=bool(leaked),
+        seen=len(seen),
         chosen_by=any(held_out_fold(model.config) != fold for model in models),
         precision=precision,
         device=device.type,
@@ -185,10 +223,7 @@ def _leakage_message(config: ModelConfig, dataset: Dataset, fold: Fold) -> str:
         reason = f"was trained with another split of {dataset.info.name}, possibly on some of these clips"
     else:
         reason = f"was trained on all folds but {held_out}"
-    return (
-        f"{config.name} {reason}: fold {fold} would measure memorisation rather than generalisation"
-        " (--allow-training-fold evaluates it nevertheless)"
-    )
+    return f"{config.name} {reason}: {_MEMORISED.format(f'fold {fold}')}"
 
 
 def _class_mismatch(known: tuple[str, ...], dataset: Dataset) -> str:

@@ -17,6 +17,7 @@ from torch import Generator, nn
 from tqdm import tqdm
 
 from training.data.base import Dataset, Fold
+from training.data.fingerprint import save_training_sounds
 from training.errors import RunError
 from training.eval.calibrate import fit_temperature
 from training.eval.metrics import confusion_matrix
@@ -200,6 +201,7 @@ def train(
     )
     _, others = threshold_clips(dataset, test_fold, recipe, threshold_fold)
     answers = fit_answers(Model(config, setup.frontend, cast(Network, final)), windows.waves, others, recipe.open_set)
+    save_training_sounds(out, windows.waves)
     config = replace(answers, config=save_model(out, final, answers.config)).save(out)
     delete_checkpoint(out)
     return config
