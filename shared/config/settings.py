@@ -115,6 +115,12 @@ class Settings(BaseSettings):
     upload_seconds: float = Field(60.0, gt=0)
     """Seconds after which a request whose head or body has not arrived is disconnected, and so is a client that has
     read almost nothing of its response for that long: neither can hold a connection and its memory indefinitely."""
+    upload_memory: int = Field(256 * 2**20, ge=2**20)
+    """Bytes of uploads in progress at once, above which further ones get 503; of them one client address may hold
+    `caller_share`. The gateway needs about twice as much memory for them."""
+    response_memory: int = Field(256 * 2**20, ge=2**20)
+    """Bytes of responses that their clients have not read yet, above which further ones get 503; of them one client
+    address may hold `caller_share`."""
     max_connections: int = Field(2_048, ge=1)
     """Concurrent requests above which further ones get 503 at once. An open event stream counts as one."""
     keys_file: Path | None = None
@@ -197,6 +203,12 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"OTOSCOPE_TRUSTED_PROXIES: {proxy} contains every address, and any client can forge the header"
                 )
+        share, encoded = self.caller_share, self.max_upload_bytes * 4 // 3
+        if self.upload_memory * share < encoded:
+            raise ValueError(
+                f"OTOSCOPE_UPLOAD_MEMORY={self.upload_memory} is too little for an upload of OTOSCOPE_MAX_UPLOAD_BYTES"
+                f" in base64 within OTOSCOPE_CALLER_SHARE={share:g}; set it to {-int(-encoded // share):d} or more"
+            )
         if "*" in self.origins and self.keys_file is None:
             raise ValueError("OTOSCOPE_CORS_ORIGINS=* requires OTOSCOPE_KEYS_FILE")
         for origin in self.origins:
