@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,9 @@ _MAX_SOCKET_PATH = 100  # bytes; Linux allows 107, macOS 103
 _PLAIN_PATH = re.compile(r"[\w./-]+", re.ASCII)  # paths that need no quoting in a URL
 _LOG_PREFIX = re.compile(r"^\d+:\w \d+ \w+ \d+ [\d:.]+ [.*#-] ")
 _IRRELEVANT = re.compile(r"overcommit_memory|signal-handler|bye bye")
+
+REWRITE_SECONDS = 3_600.0
+"""How often the append-only file is rewritten: it keeps what was deleted, sounds included, until then."""
 
 MEMORY_DIVISOR = 4  # of this machine's memory
 MEMORY_MIN, MEMORY_MAX = 256 * 2**20, 4 * 2**30  # bytes
@@ -44,10 +48,12 @@ class Home:
     def locked(self) -> Iterator[None]:
         """Lock the directory against a second stack; the kernel releases the lock however this process ends."""
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.directory.chmod(0o700)  # made by an earlier version, or by the user; it holds sounds and results
             lock = (self.directory / "lock").open("a+")
         except OSError as error:
             raise StackFailed(f"cannot keep state in {self.directory}: {error.strerror}") from error
+        stop = threading.Event()
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,8 +68,10 @@ class Home:
             lock.flush()
             try:
                 self._clear_socket()
+                threading.Thread(target=self._rewrite_regularly, args=(stop,), name="rewrite", daemon=True).start()
                 yield
             finally:
+                stop.set()
                 lock.truncate(0)
                 self.socket.unlink(missing_ok=True)
                 if self.socket.parent != self.directory:
@@ -84,7 +92,7 @@ class Home:
             # that it accepted while an fsync was running, since it delays its writes until then.
             "appendonly": "yes",
             "appendfsync": "everysec",
-            "no-appendfsync-on-rewrite": "yes",
+            "no-appendfsync-on-rewrite": "no",  # or a crash during a rewrite would lose more than a second
             "save": "",
             # Writes to a full server are refused, reported as 429; eviction would lose accepted jobs.
             "maxmemory": str(memory_limit()),
@@ -96,14 +104,24 @@ class Home:
         for name, value in settings.items():
             argv += [f"--{name}", value]
         return Program(
-            "server", argv, dict(os.environ), grace=10.0, parent_death_signal=signal.SIGTERM, format_line=_format_line
-        )
+            "server", argv, dict(os.environ), grace=10.0, parent_death_signal=signal.SIGTERM, format_line=_format_line,
+            umask=0o077,
+        )  # fmt: skip
 
     def answers(self) -> bool:
         """Whether the server accepts commands; not while it loads its file."""
         with suppress(redis.exceptions.RedisError, OSError), self._client() as client:
             return bool(client.ping())
         return False
+
+    def rewrite(self) -> None:
+        """Begin to rewrite the append-only file without what was deleted; nothing if the server does not answer."""
+        with suppress(redis.exceptions.RedisError, OSError), self._client() as client:
+            client.bgrewriteaof()
+
+    def _rewrite_regularly(self, stop: threading.Event) -> None:
+        while not stop.wait(REWRITE_SECONDS):
+            self.rewrite()
 
     def _clear_socket(self) -> None:
         """Stop a server that outlived its parent, since two must not write the same file, and remove a stale socket."""

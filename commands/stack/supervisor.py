@@ -38,6 +38,7 @@ class Program:
     grace: float  # seconds between SIGTERM and SIGKILL
     parent_death_signal: signal.Signals = signal.SIGKILL  # sent by the kernel when this process is killed
     format_line: Callable[[str], str | None] = str  # its log lines made readable; None drops the line
+    umask: int = -1  # of the files that it writes; -1: as this process
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,7 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             # Ctrl-C in a terminal reaches this process only, which then stops the others in order.
             start_new_session=True,
+            umask=program.umask,
         )
         child.process = process
         child.reader = threading.Thread(target=self._listen, args=(child, process.stdout), daemon=True)

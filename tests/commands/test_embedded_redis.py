@@ -36,6 +36,41 @@ def test_the_server_keeps_its_data(tmp_path: Path) -> None:
     assert not home.socket.exists()
 
 
+def _files(home: Home) -> list[Path]:
+    return [path for path in home.directory.rglob("*") if path.is_file()]
+
+
+def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
+    """They hold sounds and results; also where the directory was open before."""
+    home, supervisor = Home(tmp_path / "home"), Supervisor(lambda *_: None)
+    home.directory.mkdir(mode=0o755)
+    with home.locked():
+        with _serve(home, supervisor) as client:
+            client.set("job", 1)
+        modes = {path.name: path.stat().st_mode & 0o077 for path in _files(home) if path.name != "lock"}
+        supervisor.stop()
+    assert home.directory.stat().st_mode & 0o777 == 0o700
+    assert len(modes) >= 2
+    assert set(modes.values()) == {0}, modes
+
+
+def test_a_deleted_sound_is_not_in_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The append-only file, which keeps what was deleted, is rewritten at regular intervals."""
+    monkeypatch.setattr("commands.stack.embedded_redis.REWRITE_SECONDS", 0.2)
+    home, supervisor, sound = Home(tmp_path / "home"), Supervisor(lambda *_: None), os.urandom(4_096)
+
+    def stored() -> bool:
+        return any(sound in path.read_bytes() for path in _files(home))
+
+    with home.locked():
+        with _serve(home, supervisor) as client:
+            client.set("otoscope:audio:1", sound)
+            eventually(stored)
+            client.delete("otoscope:audio:1")
+        eventually(lambda: not stored())
+        supervisor.stop()
+
+
 def test_an_orphaned_server_is_stopped_first(tmp_path: Path) -> None:
     """A server that outlived its parent is stopped; two never write the same file."""
     home = Home(tmp_path / "home")
