@@ -1,5 +1,6 @@
 """`python -m api`: one gateway process, configured by `OTOSCOPE_*` variables."""
 
+import logging
 import signal
 import sys
 
@@ -11,6 +12,10 @@ from shared import tracing
 from shared.api_keys import KeyFileError
 from shared.bootstrap import StartupError, initialize
 
+log = logging.getLogger(__name__)
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
 
 def main() -> int:
     """Exit status: 0 after a clean stop, 1 when the settings, or the Redis that they name, are unusable."""
@@ -20,6 +25,12 @@ def main() -> int:
     except (StartupError, KeyFileError) as error:
         print(f"otoscope gateway: {error}", file=sys.stderr)
         return 1
+    if settings.keys_file is None and settings.host not in _LOOPBACK:
+        log.warning(
+            "listening on %s without API keys: everybody who reaches this address may use the service and cancel jobs;"
+            " see OTOSCOPE_KEYS_FILE",
+            settings.host,
+        )
     # How long a rendering thread may hold the interpreter lock before the event loop gets it: with Python's default of
     # 5 ms every other request would wait that long at each switch.
     sys.setswitchinterval(0.0005)

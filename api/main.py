@@ -86,7 +86,7 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: auth.KeyRing | None)
     if tracing.enabled():
         app.add_middleware(TracingMiddleware)
     app.add_middleware(UnsetParametersMiddleware)
-    app.add_middleware(auth.AuthMiddleware, keys=keys)
+    app.add_middleware(auth.AuthMiddleware, keys=keys, origins=settings.origins)
     if settings.origins:  # outside of authentication: pages may read refusals, and a preflight request has no key
         app.add_middleware(
             CORSMiddleware,

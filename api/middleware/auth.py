@@ -79,13 +79,15 @@ class AuthMiddleware:
     Refuses early, before the body is read, also a caller whose last submission met a full queue.
     """
 
-    def __init__(self, app: ASGIApp, keys: "KeyRing | None") -> None:
+    def __init__(self, app: ASGIApp, keys: "KeyRing | None", origins: tuple[str, ...] = ()) -> None:
+        """`origins`: those of pages of other sites that may use the gateway."""
         self._app, self._keys, self._limiter = app, keys, RateLimiter()
+        self._origins = frozenset(origins)
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                caller = _anonymous(scope) if self._keys is None else self._authorize(scope, self._keys)
+                caller = self._anonymous(scope) if self._keys is None else self._authorize(scope, self._keys)
                 scope.setdefault("state", {})["caller"] = caller
                 if scope["method"] == "POST" and not _has_idempotency_key(scope):
                     scope["app"].state.gateway.check_recent_rejection(caller)
@@ -93,6 +95,21 @@ class AuthMiddleware:
                 await problem_response(error, Request(scope))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+    def _anonymous(self, scope: Connection) -> Caller:
+        """Without keys, a page of another site must not use its visitors' access to this gateway. Its browser marks the
+        request (Fetch Metadata, W3C), which needs no permission by CORS if it has the form of an HTML form's.
+
+        Raises KeyRefused.
+        """
+        headers = dict(scope["headers"])
+        if (
+            scope["method"] not in ("GET", "HEAD", "OPTIONS")
+            and headers.get(b"sec-fetch-site") == b"cross-site"
+            and headers.get(b"origin", b"").decode("latin-1") not in self._origins
+        ):
+            raise KeyRefused("A page of another site sent this request; OTOSCOPE_CORS_ORIGINS names those that may.")
+        return _anonymous(scope)
 
     def _authorize(self, scope: Connection, keys: "KeyRing") -> Caller:
         """Raises KeyRequired, KeyRefused or RateLimited."""

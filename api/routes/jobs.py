@@ -150,7 +150,7 @@ async def result(request: Request) -> Response:
     async with gateway.result_slots:
         packed = await gateway.packed_result(request.path_params["job_id"], get_caller(request))
         body = await render_result(packed, media_type)
-    return body_response(body, media_type, headers={"Vary": "Accept"})
+    return body_response(body, media_type, headers={"Vary": "Accept", "Cache-Control": "private, no-store"})
 
 
 @router.get(
@@ -209,7 +209,7 @@ async def cancel(gateway: GatewayDep, caller: CallerDep, job_id: str) -> Respons
 
 async def _job_response(job: JobRecord, media_type: str, status: int, headers: dict[str, str]) -> Response:
     body = await render_job(job, media_type)
-    return body_response(body, media_type, status, {"Cache-Control": "no-store", "Vary": "Accept", **headers})
+    return body_response(body, media_type, status, {"Cache-Control": "private, no-store", "Vary": "Accept", **headers})
 
 
 def idempotency_key(headers: Headers) -> str | None:

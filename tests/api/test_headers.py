@@ -147,3 +147,29 @@ def test_an_unusable_keys_file_ends_the_gateway_with_a_message(settings: Setting
     assert done.returncode == 1
     assert "line 1" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("site", "origin", "status"),
+    [
+        ("cross-site", "https://evil.example", 403),
+        ("cross-site", "https://friend.example", 202),
+        ("same-origin", "", 202),
+        ("none", "", 202),
+    ],
+)
+def test_pages_of_other_sites_cannot_submit_without_keys(
+    start_gateway: Callable[..., httpx2.Client], worker: object, site: str, origin: str, status: int
+) -> None:
+    """A browser marks their requests, which CORS does not stop if they have the form of an HTML form's."""
+    http = start_gateway(cors_origins="https://friend.example")
+    headers = {"Sec-Fetch-Site": site, "Content-Type": "audio/wav", **({"Origin": origin} if origin else {})}
+    assert http.post("/v1/jobs", content=wav(), headers=headers).status_code == status
+
+
+def test_results_are_kept_by_no_cache(http: httpx2.Client, worker: FakeWorker) -> None:
+    """Neither by a shared one nor by the browser: they are of one caller, and can be deleted."""
+    job = http.post("/v1/jobs", content=wav(), headers={"Content-Type": "audio/wav"})
+    worker.finish(job.json()["id"])
+    for path in (job.headers["Location"], f"{job.headers['Location']}/result"):
+        assert http.get(path).headers["Cache-Control"] == "private, no-store"
