@@ -36,7 +36,8 @@ FAILURES = [
     pytest.param(
         {"layer": "layer9"}, InvalidRequest, "no layer 'layer9'; it has stem, layer1, layer2", id="no such layer"
     ),
-    pytest.param({"sound": SHORT[:-400]}, AudioTruncated, "", id="bad sound"),
+    pytest.param({"sound": SHORT[:40]}, AudioTruncated, "", id="bad sound"),
+    pytest.param({"sound": SHORT[:-400], "strict": True}, AudioTruncated, "", id="a sound that is cut"),
 ]
 """What is submitted, the type of the resulting error, and a part of its text."""
 
