@@ -206,6 +206,18 @@ def test_a_worker_gets_the_jobs_of_its_models(connection: Connection, client: re
     assert inbox.ids[5:] == [others[0], others[0], mixed[0], *others[1:]]
 
 
+def test_a_cancelled_job_leaves_the_queue_whatever_its_model(connection: Connection, client: redis.Redis) -> None:
+    """It is delivered to be skipped: its model may never be served again."""
+    (cancelled,) = ids(1)
+    send(client, cancelled, model="other", seconds=600)
+    client.hset(job_key(cancelled), "status", "cancelled")
+    inbox = Inbox(connection)
+    inbox.channel.served_models = lambda: ["tiny"]
+    inbox.drain()
+    assert inbox.ids == [cancelled]
+    assert client.exists(QUEUE, queue_key(CALLER)) == 0
+
+
 def test_a_worker_has_a_limited_amount_of_sound(connection: Connection, client: redis.Redis) -> None:
     """Further long sounds wait for a worker with room, in their order; short ones do not wait for them."""
     long, later, short = ids(4), ids(1, 100), ids(3, 200)

@@ -34,10 +34,12 @@ local function weight_of(audio)
   return weight > SHORT and math.ceil(weight) or 0
 end
 
--- The weight of a job that this worker can run now, or nil. A job whose record has expired is delivered to be skipped.
+-- The weight of a job that this worker can run now, or nil. A job that has ended, or whose record has expired, is
+-- delivered to be skipped, whatever its model.
+local ENDED = {succeeded = true, failed = true, cancelled = true}
 local function weight_if_runnable(id)
-  local model, audio = unpack(redis.call('HMGET', args.job_prefix .. id, 'model', 'audio'), 1, 2)
-  if not model or not audio then return 0 end
+  local model, audio, status = unpack(redis.call('HMGET', args.job_prefix .. id, 'model', 'audio', 'status'), 1, 3)
+  if not model or not audio or ENDED[status or ''] then return 0 end
   scanned = scanned + 1
   if served and not served[model] then return nil end
   local weight = weight_of(audio)
