@@ -61,7 +61,9 @@ def answered(
     probabilities[0, label if first is None else first] = confidence
     evidence = probabilities * np.float32(1.0 if known is None else known)
     sound = Sound(lambda: np.zeros(1, np.float32), str(label), source, label)
-    return Answered(sound, Answer(probabilities[0], evidence, 0, known), active=True, softmax=confidence, seconds=5.0)
+    return Answered(
+        sound, Answer(probabilities[0], evidence, 0, known), 0.0, active=True, softmax=confidence, seconds=5.0
+    )
 
 
 @pytest.mark.slow

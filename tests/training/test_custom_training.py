@@ -1,11 +1,13 @@
 """From a folder of recordings to a model, on the command line."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from typer.testing import CliRunner, Result
 
@@ -20,7 +22,7 @@ from training.data.fingerprint import TRAINING_SOUNDS
 from training.errors import DatasetError, EvaluationError, RunError
 from training.eval.evaluate import evaluate
 from training.eval.model_card import record_accuracy
-from training.eval.report import summarise
+from training.eval.report import summarise, write_report
 from training.export.quantise import quantise
 from training.fit.distillation import load_teachers
 from training.fit.loop import train
@@ -136,6 +138,32 @@ def test_model_of_an_older_split_is_rejected(sounds: Path, tmp_path: Path) -> No
         evaluate(out, after, "test")
     (out / TRAINING_SOUNDS).unlink()
     assert not evaluate(out, after, "test").trained_on, "without a digest of its training clips nothing is known"
+
+
+def test_recordings_are_evaluated_as_the_service_answers(tmp_path: Path) -> None:
+    """A recording counts once, with its silence and half-overlapping windows; so does predictions.csv."""
+    for take in range(12):
+        for label, hz in (("dog", 300 + 5 * take), ("rain", 2_500 + 20 * take)):
+            path = tmp_path / "mine" / label / f"{label}{take}-1.wav"
+            write_recording(path, 1.7, hz=hz)
+            sound, rate = soundfile.read(path)
+            soundfile.write(path, np.concatenate([np.zeros(3 * rate), sound]), rate)
+    run("data", "import", tmp_path / "mine", "--to", tmp_path / "sounds", "--group", GROUP)
+    run("data", "split", tmp_path / "sounds")
+    dataset, out = load_custom_dataset(tmp_path / "sounds", TINY.frontend), tmp_path / "model"
+    train(changed(TINY, epochs=6), dataset, "test", out)
+    evaluation = evaluate(out, dataset)
+    report = write_report(evaluation, tmp_path / "report")
+    files = {clip.path for clip in dataset.split("test")[1]}
+    assert report.clips == len(evaluation.truth) == len(files) < len(dataset.split("test")[1])
+    assert report.windows == 4 * report.clips  # from 2.5 s, 3 s, and 3.5 s on, and the last second; the rest is silent
+    with (tmp_path / "report" / "predictions.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert list(rows[0]) == ["file", "truth", "answer", "confidence", "verdict", "start"]
+    for row in rows:
+        assert row["verdict"] in ("named", "unsure", "unknown")
+        assert float(row["start"]) >= 2.5
+    assert sum(row["truth"] == row["answer"] for row in rows) == report.correct
 
 
 def test_training_sounds_are_recognised_under_another_name(sounds: Path, tmp_path: Path) -> None:

@@ -20,12 +20,13 @@ from training.eval.calibrate import fit_temperature
 from training.eval.crossval import cross_validate
 from training.eval.evaluate import Evaluation, evaluate
 from training.eval.model_card import record_accuracy
-from training.eval.predict import Precision, predict
+from training.eval.predict import Precision, predict, predict_with_embeddings
 from training.eval.report import write_report
 from training.fit.loop import train
 from training.fit.pretrained import load_pretrained
 from training.recipe import DistillRecipe, TransferRecipe
 from worker.model.checkpoint import load_model, read_config
+from worker.pipeline.answer import combine_windows
 from worker.pipeline.windows import split_windows
 
 
@@ -108,8 +109,8 @@ def test_temperature_is_fitted_and_applied(data: Path, run: Path) -> None:
     np.testing.assert_array_equal(hot.predicted, evaluation.predicted)
 
 
-def test_long_clip_is_the_mean_of_its_windows(data: Path, tmp_path: Path) -> None:
-    """The mean over its windows, as in the service; each model of an ensemble has its own windows."""
+def test_long_clip_has_the_answer_of_the_service(data: Path, tmp_path: Path) -> None:
+    """Its windows are combined as in the service; each model of an ensemble has its own windows."""
     dataset = load_esc50(data)
     short = TINY.model_copy(update={"frontend": TINY.frontend.model_copy(update={"window_seconds": 0.4})})
     train(changed(short, epochs=4), dataset, 3, tmp_path / "short")
@@ -122,8 +123,14 @@ def test_long_clip_is_the_mean_of_its_windows(data: Path, tmp_path: Path) -> Non
     for clip, predicted in zip(dataset.split(3)[1], one.probabilities, strict=True):
         windows = [window for _, window in split_windows(decode(clip.path.read_bytes(), 8_000).waveform, 3_200)]
         assert len(windows) == 4
-        logits = predict(model.frontend, model.network, torch.from_numpy(np.stack(windows)), "float32")[0]
-        np.testing.assert_allclose(logits.softmax(dim=1).mean(dim=0), predicted, atol=1e-5)
+        logits, embeddings = predict_with_embeddings(
+            model.frontend, model.network, torch.from_numpy(np.stack(windows)), "float32"
+        )
+        assert model.open_set
+        known = model.open_set(embeddings, logits[0]).numpy()
+        probabilities = logits[0].softmax(dim=1).numpy()
+        expected = combine_windows(probabilities, known, np.ones(4, np.bool_), model.config.answers.combine)
+        np.testing.assert_allclose(expected.confidences, predicted, atol=1e-5)
     np.testing.assert_allclose(both.probabilities, (one.probabilities + other.probabilities) / 2, atol=1e-6)
     cross = cross_validate(changed(short, epochs=1), dataset, [3, 2], tmp_path / "cv")
     assert cross.clips == 24

@@ -1,7 +1,7 @@
-"""What a service with a model answers: verdicts and thresholds, measured on whole recordings.
+"""What a service with a model answers: classes, verdicts and thresholds, measured on whole recordings.
 
 Windows, activity, combination and verdict are the worker's own functions, so that a report says what users get. A
-recording is a file: its first minute counts.
+recording is a file. Thresholds are fitted on the first minute of each.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,8 +20,8 @@ from otoscope.types import Verdict
 from shared.audio.decode import decode
 from training.data.background import TURNS, background
 from training.data.base import Clip
-from training.errors import EvaluationError
-from training.eval.predict import predict_with_embeddings
+from training.errors import DatasetError, EvaluationError
+from training.eval.predict import Precision, predict_with_embeddings
 from worker.model.checkpoint import Model
 from worker.model.open_set import OpenSetScorer
 from worker.pipeline.activity import measure_activity
@@ -29,7 +29,7 @@ from worker.pipeline.answer import Answer, combine_windows, decide
 from worker.pipeline.windows import split_windows
 
 MAX_RECORDINGS = 1_000  # for thresholds: more change them by a negligible amount
-MAX_SECONDS = 60.0  # of a recording
+MAX_SECONDS = 60.0  # of a recording, for thresholds
 FIT_SEED, MEASURE_SEED = 1, 2  # of the background that a scorer is fitted on, and of that which measures it
 NO_CLASS = -1  # the label of a sound of none of the classes
 SOUND_SUFFIXES = frozenset({".wav", ".ogg", ".oga", ".flac", ".mp3", ".opus", ".m4a", ".aac", ".aif", ".aiff"})
@@ -48,6 +48,7 @@ class Sound:
     kind: str  # its class, or where it comes from
     source: str  # sounds of one source are never separated
     label: int = NO_CLASS
+    path: Path | None = None  # None for a synthesised sound
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,16 @@ class Recording:
     """A sound as the network received it, window by window."""
 
     sound: Sound
-    logits: Tensor  # (windows, classes)
+    views: Tensor  # logits (views, windows, classes); view 0 is the sound itself
     embeddings: Tensor  # (windows, features)
     active: NDArray[np.bool_]  # (windows,)
+    starts: NDArray[np.float64]  # (windows,), in seconds
     seconds: float
+
+    @property
+    def logits(self) -> Tensor:
+        """(windows, classes)"""
+        return self.views[0]
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class Answered:
 
     sound: Sound
     answer: Answer
+    start: float  # of the deciding window, in seconds
     active: bool
     softmax: float  # largest probability of the mean over all windows, without known scores and activity
     seconds: float
@@ -88,7 +96,9 @@ class Answered:
 def clip_sounds(clips: Iterable[Clip], classes: Sequence[str], rate: int) -> list[Sound]:
     """The files of clips, each once."""
     files = {clip.path: clip for clip in clips}
-    return [Sound(_loader(path, rate), classes[clip.label], clip.source, clip.label) for path, clip in files.items()]
+    return [
+        Sound(_loader(path, rate), classes[clip.label], clip.source, clip.label, path) for path, clip in files.items()
+    ]
 
 
 def folder_sounds(root: Path, rate: int) -> list[Sound]:
@@ -100,7 +110,7 @@ def folder_sounds(root: Path, rate: int) -> list[Sound]:
     if not files:
         raise EvaluationError(f"{root} has no sound files ({', '.join(sorted(SOUND_SUFFIXES))})")
     kinds = [path.relative_to(root).parts[0] if path.parent != root else root.name for path in files]
-    return [Sound(_loader(path, rate), kind, str(path)) for path, kind in zip(files, kinds, strict=True)]
+    return [Sound(_loader(path, rate), kind, str(path), path=path) for path, kind in zip(files, kinds, strict=True)]
 
 
 def background_sounds(count: int, samples: int, rate: int, seed: int) -> list[Sound]:
@@ -123,37 +133,47 @@ def spread_evenly(items: Sequence[_Item], count: int) -> list[_Item]:
     return [items[number * len(items) // count] for number in range(count)]
 
 
-def listen(model: Model, sounds: Sequence[Sound], title: str = "recordings") -> list[Recording]:
-    """Run every window of the sounds through the network in float32. A sound that cannot be decoded is left out."""
+def listen(
+    model: Model, sounds: Sequence[Sound], title: str = "recordings", *, precision: Precision = "float32",
+    views: int = 1, seconds: float | None = None, strict: bool = False,
+) -> list[Recording]:  # fmt: skip
+    """Run every window of the sounds, or of their first `seconds`, through the network, `views` times (see `predict`).
+
+    A sound that cannot be decoded is left out, or with `strict` a DatasetError.
+    """
     front, config = model.config.frontend, model.config.answers
+    rate, size = front.sample_rate, front.window_samples
     recordings: list[Recording] = []
-    pending: list[tuple[Sound, list[Waveform], NDArray[np.bool_], float]] = []
+    pending: list[tuple[Sound, list[tuple[int, Waveform]], NDArray[np.bool_], float]] = []
 
     def flush() -> None:
         if not pending:
             return
-        waves = torch.from_numpy(np.stack([window for _, windows, _, _ in pending for window in windows]))
-        logits, embeddings = predict_with_embeddings(model.frontend, model.network, waves, batch=_BATCH, title=title)
+        waves = torch.from_numpy(np.stack([window for _, windows, _, _ in pending for _, window in windows]))
+        logits, embeddings = predict_with_embeddings(
+            model.frontend, model.network, waves, precision, views=views, batch=_BATCH, title=title
+        )
         sizes = [len(windows) for _, windows, _, _ in pending]
-        for (sound, _, active, seconds), own_logits, own_embeddings in zip(
-            pending, torch.split(logits, sizes), torch.split(embeddings, sizes), strict=True
+        for (sound, windows, active, length), own_logits, own_embeddings in zip(
+            pending, torch.split(logits, sizes, dim=1), torch.split(embeddings, sizes), strict=True
         ):
-            recordings.append(Recording(sound, own_logits, own_embeddings, active, seconds))
+            starts = np.array([start / rate for start, _ in windows])
+            recordings.append(Recording(sound, own_logits, own_embeddings, active, starts, length))
         pending.clear()
 
     for sound in tqdm(sounds, desc=title, unit="sound", leave=False):
         try:
-            waveform = sound.load()[: round(MAX_SECONDS * front.sample_rate)]
-        except (AudioError, OSError):
+            waveform = sound.load()
+        except (AudioError, OSError) as error:
+            if strict:
+                raise DatasetError(f"{sound.path}: {error}") from error
             continue
-        windows = split_windows(waveform, front.window_samples)
-        spans = [
-            (start / front.sample_rate, min(start + front.window_samples, len(waveform)) / front.sample_rate)
-            for start, _ in windows
-        ]
-        active = measure_activity(waveform, front.sample_rate, config).windows(spans)
-        seconds = len(waveform) / front.sample_rate
-        pending.append((sound, [window for _, window in windows], active, seconds))
+        if seconds is not None:
+            waveform = waveform[: round(seconds * rate)]
+        windows = split_windows(waveform, size)
+        spans = [(start / rate, min(start + size, len(waveform)) / rate) for start, _ in windows]
+        active = measure_activity(waveform, rate, config).windows(spans)
+        pending.append((sound, windows, active, len(waveform) / rate))
         if sum(len(waiting) for _, waiting, _, _ in pending) >= _BATCH:
             flush()
     flush()
@@ -164,11 +184,11 @@ def answer(model: Model, scorer: OpenSetScorer | None, recordings: Sequence[Reco
     """The answers to recordings, with `scorer` as the open-set scorer of the model."""
     answered: list[Answered] = []
     for one in recordings:
-        probabilities = model.probabilities(one.logits).numpy()
+        probabilities = model.probabilities(one.views).mean(dim=0).numpy()
         known = None if scorer is None else scorer(one.embeddings, one.logits).numpy()
         combined = combine_windows(probabilities, known, one.active, model.config.answers.combine)
-        mean = float(probabilities.mean(axis=0).max())
-        answered.append(Answered(one.sound, combined, bool(one.active.any()), mean, one.seconds))
+        mean, start = float(probabilities.mean(axis=0).max()), float(one.starts[combined.window])
+        answered.append(Answered(one.sound, combined, start, bool(one.active.any()), mean, one.seconds))
     return answered
 
 

@@ -5,7 +5,7 @@ unless it is explicitly allowed, and every report of it carries a warning.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,9 @@ from torch import Tensor
 from training.data.base import Clip, Dataset, Fold, fold_name
 from training.data.fingerprint import read_training_sounds, sound_digests
 from training.errors import EvaluationError
+from training.eval.answers import Answered, Recording, answer, clip_sounds, listen
 from training.eval.metrics import Labels
-from training.eval.predict import Precision, predict
+from training.eval.predict import Precision
 from worker.model.base import Network, parameters
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model
 from worker.model.fake_quant import quantised
@@ -30,7 +31,7 @@ _MEMORISED = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The predictions of one model, or of an ensemble whose probabilities are averaged, for all clips of a fold."""
+    """The answers of one model, or of an ensemble whose confidences are averaged, to all recordings of a fold."""
 
     configs: tuple[ModelConfig, ...]
     parameters: int  # total of all models
@@ -42,9 +43,8 @@ class Evaluation:
     precision: Precision
     device: str
     views: int  # test-time augmentation: circular shifts of each clip, averaged
-    truth: Labels
-    logits: tuple[Tensor, ...]  # per model, before temperature scaling: (views, windows, classes)
-    windows: tuple[Tensor, ...]  # per model: index of the clip to which each window belongs (windows,)
+    models: tuple[Model, ...]
+    recordings: tuple[tuple[Recording, ...], ...]  # per model, each file of the fold once
 
     @property
     def config(self) -> ModelConfig:
@@ -61,28 +61,51 @@ class Evaluation:
         return len(self.configs) * self.views
 
     @property
+    def truth(self) -> Labels:
+        """(recordings,)"""
+        return np.array([one.sound.label for one in self.recordings[0]])
+
+    @property
+    def logits(self) -> tuple[Tensor, ...]:
+        """Per model, before temperature scaling: (views, windows, classes)."""
+        return tuple(torch.cat([one.views for one in own], dim=1) for own in self.recordings)
+
+    @property
+    def windows(self) -> tuple[Tensor, ...]:
+        """Per model: index of the recording to which each window belongs (windows,)."""
+        counts = [torch.tensor([len(one.starts) for one in own]) for own in self.recordings]
+        return tuple(torch.arange(len(own)).repeat_interleave(own) for own in counts)
+
+    @property
+    def answered(self) -> tuple[list[Answered], ...]:
+        """Per model: what a service answers."""
+        return self._answers([config.temperature for config in self.configs])
+
+    @property
     def probabilities(self) -> NDArray[np.float32]:
-        """Calibrated probabilities (clips, classes)."""
-        return self._mean([config.temperature for config in self.configs])
+        """Calibrated confidences (recordings, classes): of a recording of one window, its probabilities."""
+        return _mean_confidences(self.answered)
 
     @property
     def uncalibrated(self) -> NDArray[np.float32]:
-        """Probabilities (clips, classes) with all temperatures at 1."""
-        return self._mean([1.0] * len(self.configs))
+        """Confidences (recordings, classes) with all temperatures at 1."""
+        return _mean_confidences(self._answers([1.0] * len(self.configs)))
 
     @property
     def predicted(self) -> Labels:
         named: Labels = self.probabilities.argmax(axis=1)
         return named
 
-    def _mean(self, temperatures: list[float]) -> NDArray[np.float32]:
-        per_model: list[Tensor] = []
-        for logits, clip_index, temperature in zip(self.logits, self.windows, temperatures, strict=True):
-            output = (logits / temperature).softmax(dim=-1).mean(dim=0)  # (windows, classes)
-            total = torch.zeros(len(self.truth), output.shape[1]).index_add(0, clip_index, output)
-            per_model.append(total / clip_index.bincount()[:, None])
-        mean: NDArray[np.float32] = torch.stack(per_model).mean(dim=0).numpy()
-        return mean
+    def _answers(self, temperatures: list[float]) -> tuple[list[Answered], ...]:
+        return tuple(
+            answer(replace(model, config=config.model_copy(update={"temperature": value})), model.open_set, own)
+            for model, config, own, value in zip(self.models, self.configs, self.recordings, temperatures, strict=True)
+        )
+
+
+def _mean_confidences(answered: tuple[list[Answered], ...]) -> NDArray[np.float32]:
+    mean: NDArray[np.float32] = np.mean([[one.answer.confidences for one in own] for own in answered], axis=0)
+    return mean
 
 
 def held_out_fold(config: ModelConfig) -> Fold | None:
@@ -132,8 +155,8 @@ def evaluate(
     """Predict every clip of `fold` (the held-out fold by default) with the model, or with several models as an
     ensemble.
 
-    As in the service, the prediction for a clip longer than the window is the mean over all of its windows; a shorter
-    clip is zero-padded. Raises EvaluationError and DatasetError.
+    Each recording has the answer of the service: its windows overlap by half, a shorter recording is zero-padded, and
+    the windows in which something is heard are combined. Raises EvaluationError and DatasetError.
     """
     device = pick_device()
     paths = [directories] if isinstance(directories, Path) else directories
@@ -166,23 +189,14 @@ def evaluate(
                     f" {clips[min(found)].path}: {_MEMORISED.format(fold_name(fold))}"
                 )
 
-    logits: list[Tensor] = []
-    windows: list[Tensor] = []
-    loaded: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # (rate, samples) -> windows, clip index
+    recordings: list[tuple[Recording, ...]] = []
     for model in models:
-        front = model.config.frontend
-        key = front.sample_rate, front.window_samples
-        if key not in loaded:
-            loaded[key] = dataset.load(clips, *key)
-        waves, clip_index = loaded[key]
-        network = _quantised_network(model) if precision == "int8" else model.network
-        output = predict(model.frontend, network, waves, precision, views=views, title=model.config.name)
-        if broken := (~output.isfinite().all(dim=2).all(dim=0)).nonzero().flatten().tolist():
-            raise EvaluationError(
-                f"{model.config.name} gives NaN or infinity, first for {clips[clip_index[broken[0]]].path}"
-            )
-        logits.append(output)
-        windows.append(clip_index)
+        used = replace(model, network=_quantised_network(model)) if precision == "int8" else model
+        sounds = clip_sounds(clips, dataset.classes, model.config.frontend.sample_rate)
+        heard = listen(used, sounds, model.config.name, precision=precision, views=views, strict=True)
+        if broken := [one.sound.path for one in heard if not one.views.isfinite().all()]:
+            raise EvaluationError(f"{model.config.name} gives NaN or infinity, first for {broken[0]}")
+        recordings.append(tuple(heard))
     return Evaluation(
         configs=tuple(model.config for model in models),
         parameters=sum(parameters(model.network) for model in models),
@@ -194,9 +208,8 @@ def evaluate(
         precision=precision,
         device=device.type,
         views=views,
-        truth=np.array([clip.label for clip in clips]),
-        logits=tuple(logits),
-        windows=tuple(windows),
+        models=tuple(models),
+        recordings=tuple(recordings),
     )
 
 

@@ -31,48 +31,50 @@ def predict(
     Test-time augmentation: view k is the clip shifted circularly by k / `views` of its length, and view 0 is the clip
     itself. Each view costs a forward pass.
     """
+    return _forward(frontend, network, waves, precision, views, batch, title, None)
+
+
+@torch.no_grad()  # not inference_mode: the detector is trained on the embeddings
+def predict_with_embeddings(
+    frontend: LogMel, network: Network, waves: Tensor, precision: Precision = "float32", *, views: int = 1,
+    batch: int = 32, title: str = "predict",
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """As `predict`, and the embeddings (clips, features) of view 0, float32 on the CPU."""
+    embeddings: list[Tensor] = []
+    logits = _forward(frontend, network, waves, precision, views, batch, title, embeddings)
+    return logits, torch.cat(embeddings)
+
+
+def _forward(
+    frontend: LogMel, network: nn.Module, waves: Tensor, precision: Precision, views: int, batch: int, title: str,
+    embeddings: list[Tensor] | None,
+) -> Tensor:  # fmt: skip
+    """Logits (views, clips, classes); the embeddings of view 0, batch by batch, are appended to the list."""
     device = frontend.window.device
     training = network.training
     network.eval()
     views_logits: list[Tensor] = []
     starts = range(0, len(waves), batch)
+
+    def record(name: str, activation: Tensor) -> None:
+        if name == "embedding" and embeddings is not None:
+            embeddings.append(activation.float().cpu())
+
     with tqdm(total=views * len(starts), desc=title, unit="batch", leave=False) as bar:
         for view in range(views):
             shift = -round(view * waves.shape[1] / views)
+            observed = (record,) if embeddings is not None and not view else ()
             rows: list[Tensor] = []
             for start in starts:
                 part = waves[start : start + batch].to(device)
                 features = frontend(part.roll(shift, dims=1) if shift else part)  # (batch, 1, mels, frames)
                 with _precision_context(device, precision):
-                    logits = network(features.contiguous(memory_format=torch.channels_last))  # (batch, classes)
-                rows.append(logits.float().cpu())
+                    logits = network(features.contiguous(memory_format=torch.channels_last), *observed)
+                rows.append(logits.float().cpu())  # (batch, classes)
                 bar.update()
             views_logits.append(torch.cat(rows))
     network.train(training)
     return torch.stack(views_logits)
-
-
-@torch.no_grad()  # not inference_mode: the detector is trained on the embeddings
-def predict_with_embeddings(
-    frontend: LogMel, network: Network, waves: Tensor, *, batch: int = 32, title: str = "predict"
-) -> tuple[Tensor, Tensor]:
-    """Waveforms (clips, samples) -> logits (clips, classes) and embeddings (clips, features), float32 on the CPU."""
-    device = frontend.window.device
-    training = network.training
-    network.eval()
-    embeddings: list[Tensor] = []
-
-    def record(name: str, activation: Tensor) -> None:
-        if name == "embedding":
-            embeddings.append(activation.float().cpu())
-
-    rows: list[Tensor] = []
-    with _precision_context(device, "float32"):
-        for part in tqdm(torch.split(waves, batch), desc=title, unit="batch", leave=False):
-            features = frontend(part.to(device))  # (batch, 1, mels, frames)
-            rows.append(network(features.contiguous(memory_format=torch.channels_last), record).float().cpu())
-    network.train(training)
-    return torch.cat(rows), torch.cat(embeddings)
 
 
 @contextmanager

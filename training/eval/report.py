@@ -1,5 +1,6 @@
 """The report of an evaluation: report.json for programs, report.md for people, a confusion matrix, and the labels."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from training.eval.evaluate import Evaluation
 from training.eval.metrics import ClassScore, Confusion
 from training.eval.plots import save_confusion_matrix, save_reliability_diagram
 from training.eval.predict import Precision
+from worker.pipeline.answer import decide
 
 MAX_ROWS = 10  # rows of the table of confusions
 RELIABILITY = "reliability.png"
+PREDICTIONS = "predictions.csv"
 
 
 class EvaluationReport(BaseModel):
@@ -38,8 +41,10 @@ class EvaluationReport(BaseModel):
     seen_clips: int = 0  # clips whose very sound is in the training data; 0 for a model without digests of it
     precision: Precision
     device: str
-    clips: int
+    clips: int  # recordings: each file counts once
     correct: int
+    windows: int  # of all clips, as the service cuts them, in which something is heard; of the first model
+    correct_windows: int
     accuracy: float
     interval_95: tuple[float, float]  # Wilson
     top_5: float
@@ -63,6 +68,9 @@ def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> Ev
     matrix = metrics.confusion_matrix(truth, evaluation.predicted, len(names))
     correct = int(matrix.trace())
     scores = metrics.class_scores(matrix, names)
+    by_window = np.concatenate(
+        [(one.logits.argmax(dim=1).numpy() == one.sound.label)[one.active] for one in evaluation.recordings[0]]
+    )
     return EvaluationReport(
         model=evaluation.name,
         weights_sha256=tuple(config.weights_sha256 for config in evaluation.configs),
@@ -79,6 +87,8 @@ def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> Ev
         device=evaluation.device,
         clips=clips,
         correct=correct,
+        windows=len(by_window),
+        correct_windows=int(by_window.sum()),
         accuracy=correct / clips,
         interval_95=metrics.wilson_interval(correct, clips),
         top_5=metrics.top_k_correct(truth, probabilities, 5) / clips,
@@ -93,8 +103,8 @@ def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> Ev
 
 
 def write_report(evaluation: Evaluation, out: Path, answers: AnswerReport | None = None) -> EvaluationReport:
-    """Write report.json, report.md, confusion_matrix.png, reliability.png, true_labels.npy and pred_labels.npy to
-    `out`.
+    """Write report.json, report.md, predictions.csv, confusion_matrix.png, reliability.png, true_labels.npy and
+    pred_labels.npy to `out`.
 
     Raises EvaluationError if the folder cannot be written.
     """
@@ -105,6 +115,7 @@ def write_report(evaluation: Evaluation, out: Path, answers: AnswerReport | None
         out.mkdir(parents=True, exist_ok=True)
         (out / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (out / "report.md").write_text(as_markdown(report), encoding="utf-8")
+        _write_predictions(out / PREDICTIONS, evaluation)
         np.save(out / "true_labels.npy", evaluation.truth)
         np.save(out / "pred_labels.npy", evaluation.predicted)
         save_confusion_matrix(out / "confusion_matrix.png", matrix, names, headline(report))
@@ -112,6 +123,23 @@ def write_report(evaluation: Evaluation, out: Path, answers: AnswerReport | None
     except OSError as error:
         raise EvaluationError(f"cannot write the report to {out}: {error}") from error
     return report
+
+
+def _write_predictions(path: Path, evaluation: Evaluation) -> None:
+    """One row for each recording. Verdict and start, in seconds, of the deciding window are those of the model itself
+    with its stored thresholds; an ensemble has none."""
+    names, root = evaluation.config.classes, evaluation.dataset.root
+    confidences = evaluation.probabilities
+    (first, *others), config = evaluation.answered, evaluation.config.answers
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "truth", "answer", "confidence", "verdict", "start"])
+        for one, row in zip(first, confidences, strict=True):
+            sound = one.sound.path or Path()
+            name = sound.relative_to(root) if sound.is_relative_to(root) else sound
+            own = decide(one.answer, one.active, config, seconds=one.seconds)
+            of_one = ("", "") if others else (own, f"{one.start:.3f}")
+            table.writerow([name, names[one.sound.label], names[row.argmax()], f"{row.max():.4f}", *of_one])
 
 
 def _reliability(evaluation: Evaluation, report: EvaluationReport) -> Sequence[ReliabilityBin]:
@@ -141,6 +169,7 @@ def as_markdown(report: EvaluationReport) -> str:
         "|---|---|",
         f"| accuracy | {percent(report.accuracy)} |",
         f"| 95 % interval (Wilson) | {interval(report.interval_95)} |",
+        f"| windows in which something is heard | {report.correct_windows} of {report.windows} correct |",
         f"| top-5 | {percent(report.top_5)} |",
         f"| mean F1 of the classes | {report.macro_f1:.3f} |",
         f"| calibration error | {report.calibration_error:.3f} ({report.calibration_error_uncalibrated:.3f} without"

@@ -15,6 +15,7 @@ from training.data.base import Clip, Dataset, Fold, fold_name
 from training.errors import EvaluationError
 from training.eval.answers import (
     MAX_RECORDINGS,
+    MAX_SECONDS,
     MEASURE_SEED,
     answer,
     background_sounds,
@@ -90,7 +91,7 @@ def fit_answers(
     """
     front, classes = model.config.frontend, model.config.classes
     sounds = clip_sounds(others.clips, classes, front.sample_rate)
-    recordings = listen(model, spread_evenly(sounds, MAX_RECORDINGS), "thresholds")
+    recordings = listen(model, spread_evenly(sounds, MAX_RECORDINGS), "thresholds", seconds=MAX_SECONDS)
     if not recordings:
         raise EvaluationError(f"no sound of the {others.origin} can be decoded: there is nothing to fit thresholds on")
     if temperature:

@@ -55,7 +55,8 @@ def fit_open_set(
 
 def outputs_of(model: Model, waves: Tensor, title: str = "embeddings") -> Outputs:
     """Waveforms (windows, samples) -> logits and embeddings in float32 on the CPU."""
-    return Outputs(*predict_with_embeddings(model.frontend, model.network, waves, title=title))
+    logits, embeddings = predict_with_embeddings(model.frontend, model.network, waves, title=title)
+    return Outputs(logits[0], embeddings)
 
 
 def background_outputs(model: Model, sounds: int) -> Outputs:
