@@ -107,8 +107,8 @@ def prepare(
     info = read_cache_info(cache)
     length = "of any length" if whole else f"of {frontend.window_seconds:g} s"
     print(f"{info.segments:,} segments {length} at {frontend.sample_rate:,} Hz from {info.files:,} files: {cache}")
-    if info.silent:
-        print(f"{info.silent:,} silent segments left out")
+    if info.left_out:
+        print(f"Left out, by class: {', '.join(map(str, info.left_out))}")
     _list("Skipped", info.skipped)
 
 

@@ -10,6 +10,7 @@ import pytest
 from shared.audio.decode import decode
 from tests.support.recordings import write_class_folders, write_recording
 from tests.support.sounds import encode, noise, tone
+from training.data.base import LeftOut
 from training.data.custom import prepare as module
 from training.data.custom.importers import import_folder
 from training.data.custom.prepare import load_segments, prepare_segments, read_cache_info
@@ -76,6 +77,7 @@ def test_windows(root: Path) -> None:
         assert not wave[length:].any()
     info = read_cache_info(cache)
     assert (info.files, info.segments, info.silent, info.skipped) == (4, 6, 0, [])
+    assert info.left_out == (LeftOut(label="rain", short_ends=1),)
     assert {path.name for path in cache.iterdir()} == {"waveforms.npy", "segments.csv", "cache.json"}
 
 
@@ -110,6 +112,7 @@ def test_silence(tmp_path: Path) -> None:
     assert starts == [0, 2]
     info = read_cache_info(cache)
     assert info.silent == 2
+    assert [str(one) for one in info.left_out] == ["dog (1 file, 2 silent windows)"]
     assert [line.rsplit("/", 1)[1] for line in info.skipped] == ["nothing.wav: silent"]
     everything = prepare_segments(tmp_path / "sounds", rate=RATE, window_seconds=1.0, silence_db=-200)
     assert read_cache_info(everything).segments == info.segments + 2

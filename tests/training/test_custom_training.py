@@ -140,7 +140,7 @@ def test_model_of_an_older_split_is_rejected(sounds: Path, tmp_path: Path) -> No
     assert not evaluate(out, after, "test").trained_on, "without a digest of its training clips nothing is known"
 
 
-def test_recordings_are_evaluated_as_the_service_answers(tmp_path: Path) -> None:
+def test_recordings_are_evaluated_as_the_service_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A recording counts once, with its silence and half-overlapping windows; so does predictions.csv."""
     for take in range(12):
         for label, hz in (("dog", 300 + 5 * take), ("rain", 2_500 + 20 * take)):
@@ -152,8 +152,12 @@ def test_recordings_are_evaluated_as_the_service_answers(tmp_path: Path) -> None
     run("data", "split", tmp_path / "sounds")
     dataset, out = load_custom_dataset(tmp_path / "sounds", TINY.frontend), tmp_path / "model"
     train(changed(TINY, epochs=6), dataset, "test", out)
+    left_out = "by class: dog (36 silent windows), rain (36 silent windows)"
+    output = capsys.readouterr()
+    assert f"left out, {left_out}" in output.out + output.err
     evaluation = evaluate(out, dataset)
     report = write_report(evaluation, tmp_path / "report")
+    assert f"Left out of the data set, {left_out}." in (tmp_path / "report" / "report.md").read_text()
     files = {clip.path for clip in dataset.split("test")[1]}
     assert report.clips == len(evaluation.truth) == len(files) < len(dataset.split("test")[1])
     assert report.windows == 4 * report.clips  # from 2.5 s, 3 s, and 3.5 s on, and the last second; the rest is silent

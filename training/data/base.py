@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from tqdm import tqdm
 
@@ -45,6 +46,22 @@ class DatasetInfo:
     credit: str = ""
 
 
+class LeftOut(BaseModel):
+    """What of one class is in no window of a data set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str
+    files: int = 0  # that cannot be decoded, have samples that are no numbers, or are silent throughout
+    silent_windows: int = 0  # of these and of other files
+    short_ends: int = 0  # rests of a fiftieth to half a window at the end of a file
+
+    def __str__(self) -> str:
+        counts = {"file": self.files, "silent window": self.silent_windows, "short end": self.short_ends}
+        stated = [f"{count:,} {what}{'s' * (count != 1)}" for what, count in counts.items() if count]
+        return f"{self.label} ({', '.join(stated)})"
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Clips and the names of their classes, in label order."""
@@ -57,6 +74,11 @@ class Dataset:
     @property
     def folds(self) -> tuple[Fold, ...]:
         return tuple(sorted({clip.fold for clip in self.clips}, key=str))
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The classes of which something was left out while the data set was prepared."""
+        return ()
 
     @property
     def default_fold(self) -> Fold:

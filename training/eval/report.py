@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from otoscope.types import ReliabilityBin
-from training.data.base import Fold, fold_name
+from training.data.base import Fold, LeftOut, fold_name
 from training.errors import EvaluationError
 from training.eval import answer_report, metrics
 from training.eval.answer_report import AnswerReport
@@ -54,6 +54,7 @@ class EvaluationReport(BaseModel):
     calibration_error_uncalibrated: float  # with every temperature at 1
     classes: tuple[ClassScore, ...]  # in label order
     confusions: tuple[Confusion, ...]  # most frequent first
+    left_out: tuple[LeftOut, ...] = ()  # of the whole data set, by class
     answers: AnswerReport | None = None  # None: not measured
 
     @property
@@ -98,6 +99,7 @@ def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> Ev
         calibration_error_uncalibrated=metrics.calibration_error(truth, evaluation.uncalibrated),
         classes=tuple(scores),
         confusions=tuple(metrics.confusions(matrix, names)),
+        left_out=evaluation.dataset.left_out,
         answers=answers,
     )
 
@@ -182,6 +184,11 @@ def as_markdown(report: EvaluationReport) -> str:
         f"| clips whose sound is in the training data as well | {report.seen_clips} |",
         f"| weights (SHA-256) | {', '.join(f'`{sha}`' for sha in report.weights_sha256)} |",
         "",
+        *(
+            [f"Left out of the data set, by class: {', '.join(map(str, report.left_out))}.", ""]
+            if report.left_out
+            else []
+        ),
         f"![Reliability diagram]({RELIABILITY})",
         "",
         *(["## Answers", "", *answer_report.as_markdown(report.answers), ""] if report.answers else []),

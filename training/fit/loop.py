@@ -124,6 +124,8 @@ def train(
         })  # fmt: skip
 
     tqdm.write(f"{parameters(network):,} parameters, {len(clips)} clips, {steps} steps per epoch, {device}")
+    if dataset.left_out:
+        tqdm.write(f"left out, by class: {', '.join(map(str, dataset.left_out))}")
     tensorboard = TensorBoardLogger(out, optim.epochs, progress.step // steps)
     total = optim.epochs * steps
     last_saved = time.monotonic()

@@ -4,6 +4,7 @@ The common start of the training loop, the learning-rate range test and the over
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from training.data.base import Clip, Dataset
+from training.data.base import Clip, Dataset, LeftOut
 from training.data.custom.segments import SILENCE_DBFS
 from training.errors import DatasetError, RunError
 from training.fit.augment import (
@@ -118,6 +119,10 @@ def load_labelled_windows(recipe: Recipe, dataset: Dataset, clips: list[Clip], d
     waves, clip_index = dataset.load(clips, rate, recipe.frontend.window_samples)
     if len(waves) > len(clips):
         audible_windows = _audible_windows(waves, clip_index, rate)
+        silent = Counter(dataset.classes[clips[index].label] for index in clip_index[~audible_windows].tolist())
+        if silent:
+            left_out = (LeftOut(label=name, silent_windows=count) for name, count in sorted(silent.items()))
+            tqdm.write(f"left out, by class: {', '.join(map(str, left_out))}")
         waves, clip_index = waves[audible_windows], clip_index[audible_windows]
     labels = torch.tensor([clip.label for clip in clips])[clip_index]
     audible = torch.cat([block_audibility(part, rate) for part in torch.split(waves, 100)])

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.base import Clip, Dataset, DatasetInfo, Fold, digest_lines, hold_out
+from training.data.base import Clip, Dataset, DatasetInfo, Fold, LeftOut, digest_lines, hold_out
 from training.data.custom.manifest import MANIFEST, read_manifest
-from training.data.custom.prepare import load_segments, prepare_segments
+from training.data.custom.prepare import load_segments, prepare_segments, read_cache_info
 from training.data.custom.segments import FULL_SCALE
 from training.data.custom.split import read_split
 from training.data.esc50 import load_esc50
@@ -25,6 +25,11 @@ class CustomDataset(Dataset):
 
     rate: int  # Hz
     waveforms: NDArray[np.int16]  # (segments, samples), a memory map
+    dropped: tuple[LeftOut, ...] = ()
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        return self.dropped
 
     @property
     def default_fold(self) -> Fold:
@@ -79,7 +84,8 @@ def load_custom_dataset(root: Path, frontend: FrontendConfig) -> CustomDataset:
         )
         for index, segment in enumerate(segments)
     )
-    dataset = CustomDataset(root, clips, classes, DatasetInfo(root.resolve().name), frontend.sample_rate, waveforms)
+    info, dropped = DatasetInfo(root.resolve().name), read_cache_info(cache).left_out
+    dataset = CustomDataset(root, clips, classes, info, frontend.sample_rate, waveforms, dropped)
     for subset in ("train", "test"):
         present = {clip.label for clip in dataset._clips_of(subset)}
         if missing := [name for label, name in enumerate(classes) if label not in present]:

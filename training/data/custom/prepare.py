@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from otoscope.errors import AudioError
 from shared.audio.decode import decode
+from training.data.base import LeftOut
 from training.data.custom.manifest import (
     CACHE_DIR,
     IMPORT_LIMITS,
@@ -40,7 +41,7 @@ from training.errors import DatasetError
 
 _WAVEFORMS, _SEGMENTS, _INFO = "waveforms.npy", "segments.csv", "cache.json"
 _COLUMNS = tuple(field.name for field in fields(Segment))
-_FORMAT = 2  # to be increased whenever the content for the same parameters changes
+_FORMAT = 3  # to be increased whenever the content for the same parameters changes
 
 
 class CacheParameters(BaseModel):
@@ -61,6 +62,7 @@ class CacheInfo(BaseModel):
     files: int  # with at least one segment
     segments: int
     silent: int  # segments left out because they are silent
+    left_out: tuple[LeftOut, ...]  # by class, where anything was
     skipped: list[str]  # files without a segment, with the reason
 
 
@@ -71,6 +73,7 @@ class _DecodedFile:
     entry: ManifestEntry
     segments: list[tuple[Segment, Int16Samples]]
     silent: int = 0
+    short_end: bool = False  # less than half a window at the end is in no segment
     error: str = ""
 
 
@@ -155,6 +158,7 @@ def _build(root: Path, entries: list[ManifestEntry], parameters: CacheParameters
 def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheParameters, folder: Path) -> CacheInfo:
     segments: list[Segment] = []
     files = silent = 0
+    left_out = {entry.label: LeftOut(label=entry.label) for entry in entries}
     skipped: list[str] = []
     first: dict[str, str] = {}  # first message by label
     whole_files = parameters.window_seconds is None
@@ -168,6 +172,13 @@ def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheP
             _decode_all(root, entries, parameters), total=len(entries), desc="decode", unit="file", leave=False
         ):
             silent += decoded.silent
+            label = decoded.entry.label
+            left_out[label] = LeftOut(
+                label=label,
+                files=left_out[label].files + (not decoded.segments),
+                silent_windows=left_out[label].silent_windows + decoded.silent,
+                short_ends=left_out[label].short_ends + decoded.short_end,
+            )
             if decoded.segments:
                 files += 1
             else:
@@ -187,7 +198,14 @@ def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheP
             finish(file, len(segments), width)
     (folder / "ragged").unlink(missing_ok=True)
     write_table(folder / _SEGMENTS, _COLUMNS, map(astuple, segments))
-    return CacheInfo(parameters=parameters, files=files, segments=len(segments), silent=silent, skipped=skipped)
+    return CacheInfo(
+        parameters=parameters,
+        files=files,
+        segments=len(segments),
+        silent=silent,
+        left_out=tuple(one for _, one in sorted(left_out.items()) if one != LeftOut(label=one.label)),
+        skipped=skipped,
+    )
 
 
 def _decode_all(root: Path, entries: list[ManifestEntry], parameters: CacheParameters) -> Iterator[_DecodedFile]:
@@ -201,14 +219,15 @@ def _decode_all(root: Path, entries: list[ManifestEntry], parameters: CacheParam
         samples = to_int16(wave)
         window = len(wave) if parameters.window_seconds is None else round(parameters.window_seconds * rate)
         segments: list[tuple[Segment, Int16Samples]] = []
-        silent = 0
+        silent = end = 0
         for span in segment_slices(len(wave), window, parameters.overlap):
+            end = span.stop
             if rms_dbfs(wave[span], rate).max() < parameters.silence_db:
                 silent += 1
                 continue
             length = span.stop - span.start
             segment = Segment(entry.file, span.start / rate, length / rate, entry.label, entry.source)
             segments.append((segment, samples[span]))
-        return _DecodedFile(entry, segments, silent)
+        return _DecodedFile(entry, segments, silent, len(wave) - end > window // 50)
 
     return map_ordered(decode_entry, entries)
