@@ -317,13 +317,18 @@ def _recipe(name: str, changes: list[str] | None) -> "Recipe":
 
 
 def _recipe_and_start(name: str, changes: list[str] | None, start: Path | None) -> "tuple[Recipe, Model | None]":
-    """The recipe and the model to go on from, whose network and front end it then has."""
+    """The recipe and the model to go on from, whose network and front end it then has. Raises RecipeError for an
+    override that would be ignored."""
     from training.fit.pretrained import load_pretrained
-    from training.recipe import for_fine_tuning
+    from training.recipe import check_overrides, for_fine_tuning
 
     recipe = _recipe(name, changes)
     model = load_pretrained(start) if start else None
-    return (for_fine_tuning(recipe, model.config) if model else recipe), model
+    if model is None:
+        return recipe, None
+    fine_tuned = for_fine_tuning(recipe, model.config)
+    check_overrides(recipe, fine_tuned, (change.partition("=")[0].strip() for change in changes or ()))
+    return fine_tuned, model
 
 
 def _precision(name: str) -> "Precision":

@@ -18,7 +18,7 @@ from training.eval.plots import save_lr_curve
 from training.fit.distillation import check_teachers, load_teachers
 from training.fit.loss import TrainingLoss
 from training.fit.optim import make_optimizer, unfreeze
-from training.fit.pretrained import check_pretrained
+from training.fit.pretrained import check_frozen_trunk, check_pretrained
 from training.fit.setup import set_up_training
 from training.recipe import Recipe, for_fine_tuning
 from worker.model.checkpoint import Model
@@ -51,6 +51,7 @@ def find_learning_rate(
     if pretrained:
         check_pretrained(pretrained, dataset, test_fold)
         recipe = for_fine_tuning(recipe, pretrained.config)
+    check_frozen_trunk(recipe, pretrained)
     check_teachers(recipe.distill, teachers)
     optim = recipe.optim
     clips, _ = dataset.train_validation_split(test_fold, optim.holdout, recipe.seed)
@@ -95,9 +96,8 @@ def find_learning_rate(
             "the loss diverged within the first 10 steps: the curve is too short to read a learning rate from it"
         )
 
-    lowest = losses.index(min(losses))
-    slopes = [losses[i + 1] - losses[i - 1] for i in range(1, max(2, lowest))]
-    steepest = rates[1 + slopes.index(min(slopes))]
+    at, lowest = read_curve(losses)
+    steepest = rates[at]
     found = LearningRateCurve(tuple(rates), tuple(losses), steepest, rates[lowest])
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -106,6 +106,23 @@ def find_learning_rate(
     except OSError as error:
         raise RunError(f"cannot write the learning-rate curve to {out}: {error}") from error
     return found
+
+
+def read_curve(losses: Sequence[float]) -> tuple[int, int]:
+    """The steps at which the loss falls fastest, and at which it is lowest, of at least ten smoothed losses.
+
+    The first tenth is left out: there the exponential average still follows single batches. A slope is measured over a
+    tenth of the curve, so that the noise of a few batches is not taken for a descent.
+    """
+    tenth = max(1, len(losses) // 10)
+    half = max(1, tenth // 2)
+    lowest = min(range(tenth, len(losses)), key=lambda step: losses[step])
+
+    def slope(step: int) -> float:
+        first, last = max(step - half, tenth), min(step + half, len(losses) - 1)
+        return (losses[last] - losses[first]) / (last - first)
+
+    return min(range(tenth, max(lowest, tenth + 1)), key=slope), lowest
 
 
 def overfit_one_batch(recipe: Recipe, dataset: Dataset, test_fold: Fold, steps: int = 200) -> tuple[int, float]:

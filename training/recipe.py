@@ -1,6 +1,6 @@
 """A recipe: all hyper-parameters of a training run in one YAML file, validated before the run starts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -167,6 +167,24 @@ def for_fine_tuning(recipe: Recipe, model: ModelConfig) -> Recipe:
             "frontend": model.frontend.model_copy(update=kept),
         }
     )
+
+
+def check_overrides(recipe: Recipe, fine_tuned: Recipe, keys: Iterable[str]) -> None:
+    """Raise RecipeError for an override that `for_fine_tuning` has replaced by a value of the pretrained model."""
+    wanted, used = recipe.model_dump(mode="json"), fine_tuned.model_dump(mode="json")
+    for key in keys:
+        if _at(wanted, key) != _at(used, key):
+            raise RecipeError(
+                f"{key} cannot be set with --from: it is {_at(used, key)!r} in the pretrained model, whose network and"
+                " front end are used; of the front end only the window length is the recipe's"
+            )
+
+
+def _at(tree: dict[str, Any], key: str) -> Any:
+    node: Any = tree
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
 
 
 def load_recipe(name_or_path: str, overrides: dict[str, str] | None = None) -> Recipe:

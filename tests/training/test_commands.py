@@ -119,6 +119,29 @@ def test_lr_find_prints_the_matching_train_command(
     assert made["optim"]["max_lr"] == pytest.approx(steepest, rel=0.1)
 
 
+def test_ignored_overrides_are_errors(data: Path, recipe_file: str, tmp_path: Path) -> None:
+    """With --from, network and front end are those of the pretrained model; its own values may be repeated."""
+    train(changed(load_recipe(recipe_file), epochs=1), load_esc50(data), 2, tmp_path / "first")
+    more = (
+        "--data",
+        data,
+        "--recipe",
+        recipe_file,
+        "--fold",
+        2,
+        "--out",
+        tmp_path / "more",
+        "--from",
+        tmp_path / "first",
+    )
+    for key, value in (("network.widths", "[4, 8]"), ("frontend.n_mels", "32")):
+        refused = run("train", *more, "--set", f"{key}={value}")
+        assert refused.exit_code != 0
+        assert f"{key} cannot be set with --from" in refused.output + str(refused.exception)
+    trained = run("train", *more, "--set", "network.widths=[8, 16]", "--set", "optim.epochs=1")
+    assert trained.exit_code == 0, trained.output
+
+
 def test_invalid_arguments(data: Path, recipe_file: str, tmp_path: Path) -> None:
     """No such folder, fold or key; not KEY=VALUE; no such precision."""
     for arguments, message in (

@@ -13,7 +13,7 @@ from tests.support.tiny_recipe import TINY, changed
 from tests.training.test_train import scalars
 from training.data.base import DatasetInfo
 from training.data.esc50 import load_esc50
-from training.diagnostics import find_learning_rate, overfit_one_batch
+from training.diagnostics import find_learning_rate, overfit_one_batch, read_curve
 from training.errors import EvaluationError, RunError
 from training.eval import metrics
 from training.eval.calibrate import fit_temperature
@@ -107,6 +107,26 @@ def test_temperature_is_fitted_and_applied(data: Path, run: Path) -> None:
     assert hot.probabilities.max() < evaluation.probabilities.max()
     np.testing.assert_array_equal(hot.uncalibrated, evaluation.probabilities)
     np.testing.assert_array_equal(hot.predicted, evaluation.predicted)
+
+
+def test_temperature_at_the_end_of_the_grid(capsys: pytest.CaptureFixture[str]) -> None:
+    """Random logits of a huge scale: a warning; not for logits of an ordinary scale."""
+    torch.manual_seed(0)
+    logits, labels = torch.randn(200, 5), torch.randint(5, (200,))
+    fit_temperature(logits + 3 * torch.nn.functional.one_hot(labels, 5), labels)
+    assert "end of the grid" not in "".join(capsys.readouterr())
+    assert fit_temperature(logits * 1_000, labels) == pytest.approx(31.6, rel=0.01)
+    assert "the temperature 31.6 is at the end of the grid" in "".join(capsys.readouterr())
+
+
+def test_learning_rate_is_not_read_from_noise() -> None:
+    """Neither a fall within the first steps nor the jump of one batch is the steepest descent."""
+    losses = [3.0 - 0.5 * (step > 2) for step in range(50)]  # a fall at the start, then flat
+    losses += [2.5 - 0.04 * step for step in range(40)] + [0.94 + 0.5 * step for step in range(10)]
+    losses[30] -= 0.1
+    steepest, lowest = read_curve(losses)
+    assert 50 <= steepest < lowest
+    assert lowest in (89, 90)
 
 
 def test_long_clip_has_the_answer_of_the_service(data: Path, tmp_path: Path) -> None:

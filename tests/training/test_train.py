@@ -15,12 +15,13 @@ from tests.support.sounds import chirp, encode
 from tests.support.tiny_recipe import changed
 from training.data.base import hold_out, load_windows
 from training.data.esc50 import load_esc50
+from training.diagnostics import find_learning_rate
 from training.errors import RunError
 from training.eval.evaluate import evaluate
 from training.eval.predict import predict, service_precision
 from training.fit.loop import train
-from training.fit.run_state import CHECKPOINT, resumable
-from training.recipe import DistillRecipe, OpenSetRecipe, Recipe, load_recipe, to_yaml
+from training.fit.run_state import CHECKPOINT, lock_run, resumable
+from training.recipe import DistillRecipe, OpenSetRecipe, Recipe, TransferRecipe, load_recipe, to_yaml
 from worker.model.checkpoint import load_model
 
 
@@ -308,3 +309,19 @@ def test_no_clip_of_the_test_fold_is_decoded(data: Path, recipe: Recipe, tmp_pat
     for path in (copy / "audio").glob("3-*"):
         path.write_bytes(b"")
     train(changed(recipe, epochs=1), load_esc50(copy), 3, tmp_path / "run")
+
+
+def test_two_processes_cannot_train_into_one_folder(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """The second one is refused while the first one holds the folder; nothing of it remains after an error."""
+    with lock_run(tmp_path / "run"), pytest.raises(RunError, match="another process is training into"):
+        train(changed(recipe, epochs=1), load_esc50(data), 3, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_frozen_random_trunk_is_refused(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """By training and by the learning-rate range test."""
+    frozen = recipe.model_copy(update={"start": TransferRecipe(head_epochs=2)})
+    for start in (train, find_learning_rate):
+        with pytest.raises(RunError, match="freezes the trunk, but its weights are random"):
+            start(frozen, load_esc50(data), 3, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -8,6 +8,7 @@ testing.
 import torch
 from torch import Tensor
 from torch.nn import functional
+from tqdm import tqdm
 
 _GRID = torch.logspace(-1.5, 1.5, 601, dtype=torch.float64)  # 0.03 to 32 in steps of about 1 %
 
@@ -16,10 +17,17 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The temperature that minimises the cross-entropy of `labels` (clips,) under `logits` (clips, classes).
 
     The loss has a single minimum, so a fine grid finds it without an optimiser that might not converge. If all clips
-    are classified correctly the temperature is 1: the likelihood would increase without bound.
+    are classified correctly the temperature is 1: the likelihood would increase without bound. A temperature at an end
+    of the grid gives a warning.
     """
     if (logits.argmax(dim=1) == labels).all():
         return 1.0
     logits = logits.double()
     losses = [functional.cross_entropy(logits / temperature, labels).item() for temperature in _GRID]
-    return round(float(_GRID[losses.index(min(losses))]), 3)
+    best = losses.index(min(losses))
+    if best in (0, len(_GRID) - 1):
+        tqdm.write(
+            f"the temperature {_GRID[best]:.3g} is at the end of the grid, {_GRID[0]:.3g} to {_GRID[-1]:.3g}: the"
+            " confidences of this model mean nothing; check its accuracy and the labels of the held-out clips"
+        )
+    return round(float(_GRID[best]), 3)

@@ -28,13 +28,14 @@ from training.fit.distillation import check_teachers, load_teachers
 from training.fit.graceful_stop import GracefulStop
 from training.fit.loss import TrainingLoss
 from training.fit.optim import make_optimizer, unfreeze
-from training.fit.pretrained import check_pretrained
+from training.fit.pretrained import check_frozen_trunk, check_pretrained
 from training.fit.probe import fit_probe
 from training.fit.run_state import (
     Progress,
     delete_checkpoint,
     has_run,
     is_finished,
+    lock_run,
     open_run,
     resumable,
     run_identity,
@@ -63,11 +64,21 @@ def train(
     `teachers` are model directories for distillation. `pretrained` is a model to fine-tune, with its own classes; its
     architecture and front end replace those of the recipe. If the recipe holds no clips out, the thresholds of the
     answers are fitted on `threshold_fold`, which may be the test fold: the weights are final by then. SIGINT and
-    SIGTERM save a checkpoint and raise KeyboardInterrupt; `resume` continues from it. Raises RunError and DatasetError.
+    SIGTERM save a checkpoint and raise KeyboardInterrupt; `resume` continues from it. Raises RunError and DatasetError;
+    RunError also if another process trains into `out`.
     """
+    with lock_run(out):
+        return _train(recipe, dataset, test_fold, out, teachers, pretrained, resume, compile, threshold_fold)
+
+
+def _train(
+    recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, teachers: Sequence[Path], pretrained: Model | None,
+    resume: bool, compile: bool, threshold_fold: Fold | None,
+) -> ModelConfig:  # fmt: skip
     if pretrained:
         check_pretrained(pretrained, dataset, test_fold)
         recipe = for_fine_tuning(recipe, pretrained.config)
+    check_frozen_trunk(recipe, pretrained)
     optim, rate = recipe.optim, recipe.frontend.sample_rate
     clips, held_out_clips = dataset.train_validation_split(test_fold, optim.holdout, recipe.seed)
     if optim.patience and not (optim.holdout or held_out_clips):

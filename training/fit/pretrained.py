@@ -12,6 +12,7 @@ from training.base_models.registry import BASE_MODELS
 from training.data.base import Dataset, Fold
 from training.errors import RunError
 from training.eval.evaluate import held_out_fold, split_changed
+from training.recipe import Recipe
 from worker.model.architectures.timm_backbone import TimmNetwork
 from worker.model.base import Network
 from worker.model.checkpoint import Model, ModelError, load_model
@@ -58,6 +59,15 @@ def check_pretrained(model: Model, dataset: Dataset, test_fold: Fold) -> None:
     if held_out_fold(model.config) != test_fold or split_changed(model.config, dataset):
         name = model.config.name
         raise RunError(f"{name} was not trained without fold {test_fold} of {trained_on}: it has seen the test clips")
+
+
+def check_frozen_trunk(recipe: Recipe, model: Model | None) -> None:
+    """Raise RunError for a recipe that freezes a trunk with random weights: a head cannot learn anything from it."""
+    if recipe.start.head_epochs and model is None and recipe.start.weights == "random":
+        raise RunError(
+            f"start.head_epochs={recipe.start.head_epochs} freezes the trunk, but its weights are random: name a model"
+            " with --from, or set start.head_epochs=0"
+        )
 
 
 def load_trunk_weights(network: Network, model: Model) -> None:

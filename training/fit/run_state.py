@@ -1,8 +1,10 @@
 """The folder of a run: its identity, its checkpoint, and whether it can be resumed."""
 
+import fcntl
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,33 @@ def teacher_directory(out: Path) -> Path:
     return out / "teacher"
 
 
+@contextmanager
+def lock_run(out: Path) -> Iterator[None]:
+    """Create the folder of a run, and lock it against another process that would train into it. Raises RunError.
+
+    The lock is on the folder itself, and the kernel releases it when the process ends. A folder that is empty at the
+    end is removed.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        folder = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise RunError(f"{out} cannot be created: {error}") from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(folder)
+        raise RunError(
+            f"another process is training into {out}; wait for it to finish, or choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            out.rmdir()
+        os.close(folder)
+
+
 def resumable(out: Path) -> bool:
     """Whether the folder holds a run to resume; possibly only that of its teacher so far."""
     return has_run(out) or has_run(teacher_directory(out))
@@ -127,15 +156,11 @@ def _is_same_run(saved: dict[str, Any], identity: dict[str, Any]) -> bool:
 
 
 def open_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """The checkpoint to resume from, or None for a new run in an empty folder. Raises RunError."""
+    """The checkpoint to resume from, or None for a new run in an empty, locked folder. Raises RunError."""
     path = out / CHECKPOINT
     if not resume:
         if path.exists() or (out / CONFIG).exists():
             raise RunError(f"{out} already holds a run: resume it, or choose another folder")
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{out} cannot be created: {error}") from error
         return None
     if not path.is_file():
         raise RunError(f"{out} holds no run to resume")
