@@ -123,3 +123,23 @@ def test_focus_stays_in_the_list(page: Page) -> None:
         items.nth(at).get_by_role("button", name="Remove from the list").focus()
         page.keyboard.press("Enter")
         expect(page.locator(".select", has_text=next_one)).to_be_focused()
+    for place in (".sounds", "#prediction"):  # the last one
+        page.locator(place).get_by_role("button", name="Remove").focus()
+        page.keyboard.press("Enter")
+        expect(items).to_have_count(0)
+        expect(page.get_by_role("button", name="Choose files")).to_be_focused()
+        page.get_by_label("Sound files").set_input_files(empty)
+
+
+def test_bars_are_visible_with_forced_colours(open_page: Open) -> None:
+    """Where the system forces its colours, the bars of confidences and of stages are still there."""
+    page = open_page(forced_colors="active")
+    classify(page, SOUNDS / "siren.flac")
+    canvas = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    for bar in (".bars .bar", ".stages > *", ".timings li"):
+        pseudo = "::before" if bar.endswith("li") else None
+        drawn = page.evaluate(
+            "([bar, pseudo]) => getComputedStyle(document.querySelector(bar), pseudo).backgroundColor", [bar, pseudo]
+        )
+        assert drawn not in (canvas, "rgba(0, 0, 0, 0)"), bar
+    shoot(page, "forced-colours")

@@ -202,3 +202,20 @@ def test_retried_upload_shows_its_progress(page: Page) -> None:
     expect(state).to_have_text(re.compile("^Uploading|^Uploaded"))
     held[0].continue_()
     expect(page.locator(".top-class strong")).to_have_text("siren", timeout=30_000)
+
+
+def test_removed_sounds_leave_nothing_behind(page: Page) -> None:
+    """The document's nodes, detached ones included, do not grow with the sounds that came and went."""
+    devtools = page.context.new_cdp_session(page)
+
+    def nodes_after(sounds: int) -> int:
+        for _ in range(sounds):
+            classify(page, SIREN)
+            page.locator("#network .node").first.wait_for()
+            page.get_by_role("button", name="Remove from the list").click()
+            page.wait_for_timeout(100)
+        devtools.send("HeapProfiler.collectGarbage")
+        return int(devtools.send("Memory.getDOMCounters")["nodes"])
+
+    before = nodes_after(2)
+    assert nodes_after(6) < before + 300

@@ -172,6 +172,20 @@ def test_channels_are_fetched_sorted_and_selected(classified: Page) -> None:
     assert detail.locator(".facts").inner_text().count("%") == 2  # zeros of the mean, and of all channels
 
 
+def test_selected_channel_is_seen_and_the_overview_scrolls_away(classified: Page) -> None:
+    """A channel that is picked far down opens within the screen; an opened layer pins nothing to the screen."""
+    detail = with_channels(classified, "layer4.block2")
+    last = detail.locator(".channel").last
+    last.scroll_into_view_if_needed()
+    assert not classified.locator(".network .groups").evaluate("e => e.getBoundingClientRect().bottom > 0")
+    last.click()
+    expect(detail.locator(".map").last).to_be_in_viewport(ratio=0.9)
+    for width in (390, 1440, 1024):
+        classified.set_viewport_size({"width": width, "height": 900})
+        shoot(classified, "channel")
+    assert node(classified, "layer4.block2").evaluate("e => e.getBoundingClientRect().width") >= 70  # at 1024 px
+
+
 def test_residual_block_is_explained_with_its_own_maps(classified: Page) -> None:
     """Residual and shortcut of a channel add up to its sum; a projection is described as one."""
     detail = with_channels(classified, "layer1.block2")

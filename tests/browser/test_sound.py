@@ -137,6 +137,14 @@ def test_value_under_the_pointer_is_shown(classified: Page) -> None:
     expect(reading).to_contain_text("dB")
 
 
+def test_play_begins_in_the_visible_region(classified: Page) -> None:
+    """Zoomed in, Play begins where the visitor looks, not at a playhead that is outside."""
+    show(classified, 2.0, 4.0)
+    classified.get_by_role("button", name="Play").click()
+    classified.get_by_role("button", name="Pause").click()
+    assert 1.9 <= state(classified)["time"] <= 4.0
+
+
 def test_a_loop_stays_within_the_visible_region(classified: Page) -> None:
     """Zoomed in, the visible region is looped."""
     show(classified, 1.0, 1.4)

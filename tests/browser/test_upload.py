@@ -5,9 +5,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
-from tests.browser.conftest import SOUNDS, Open, classify, frozen_worker, job_id
+from tests.browser.conftest import SOUNDS, Open, classify, frozen_worker, job_id, shoot
 from tests.e2e.conftest import Stack
 
 pytestmark = pytest.mark.timeout(180)
@@ -100,6 +100,87 @@ def test_limits_are_shown_before_upload(page: Page, stack: Stack) -> None:
     )
     expect(page.locator(".sounds .state")).to_have_text(["The file is empty", "The file is too large"])
     assert not sent
+
+
+def test_several_files_run_in_their_order(page: Page) -> None:
+    """Of several files the first is selected and submitted first."""
+    names = ["siren.flac", "church-bell.flac", "knocking.flac", "sea.flac"]
+    page.evaluate(
+        """() => import('/static/js/library.js').then(({ library }) => {
+            window.order = [];
+            library.on("change", ({ name, phase }) => {
+                if (phase === "uploading" && !order.includes(name)) order.push(name);
+            });
+        })"""
+    )
+    page.get_by_label("Sound files").set_input_files([str(SOUNDS / name) for name in names])
+    expect(page.locator('.sounds [data-phase="succeeded"]')).to_have_count(4, timeout=40_000)
+    assert page.evaluate("order") == names
+    expect(page.locator(".sounds .name")).to_have_text(names)
+
+
+def test_refused_file_shows_its_error_alone(page: Page) -> None:
+    """Below the error there is no player and no spectrogram; the next sound has both."""
+    page.expected_errors += ["415", "400", "422"]  # type: ignore[attr-defined]
+    text = {"name": "notes.wav", "mimeType": "audio/wav", "buffer": b"These are notes and no sound. " * 40}
+    page.get_by_label("Sound files").set_input_files(text)
+    expect(page.locator("#prediction [role=alert]")).to_be_visible(timeout=20_000)
+    page.wait_for_load_state("networkidle")
+    for panel in ("#sound", "#network .panel"):
+        expect(page.locator(panel)).to_be_hidden()
+    for width in (1440, 1024, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        shoot(page, "refused")
+    classify(page, SIREN)
+    expect(page.locator("#sound .player")).to_be_visible()
+
+
+def test_sample_on_a_slow_line_is_busy_and_added_once(page: Page) -> None:
+    """The pressed button is busy until its sound is there; a second press adds nothing."""
+    held: list[Route] = []
+    page.route("**/static/sounds/siren.flac", lambda route: held.append(route))
+    button = page.get_by_role("button", name="Siren", exact=True)
+    button.click()
+    expect(button).to_have_attribute("aria-busy", "true")
+    button.click()
+    assert len(held) == 1
+    held[0].continue_()
+    expect(page.locator(".sounds li")).to_have_count(1)
+    expect(button).not_to_have_attribute("aria-busy", "true")
+
+
+def test_no_message_stays_when_the_server_is_back(page: Page) -> None:
+    """A sample that could not be fetched leaves no `does not respond` behind once the server responds."""
+    page.expected_errors.append("ERR_FAILED")  # type: ignore[attr-defined]
+    failing = [True]
+    for path in ("**/static/sounds/*", "**/health/live"):
+        page.route(path, lambda route: route.abort() if failing[0] else route.continue_())
+    page.get_by_role("button", name="Siren", exact=True).click()
+    expect(page.locator("#connection")).to_be_visible()
+    failing[0] = False
+    expect(page.locator("#connection")).to_be_hidden(timeout=10_000)
+    expect(page.get_by_text("does not respond").filter(visible=True)).to_have_count(0)
+
+
+def test_queue_that_does_not_move_is_reported(open_page: Open, stack: Stack) -> None:
+    """After twenty seconds without a change, a queued job is said to take longer than usual; a result ends that."""
+    page = open_page()
+    page.clock.install()
+    page.reload()
+    state = page.locator(".sounds .state")
+    with frozen_worker(stack):
+        page.get_by_label("Sound files").set_input_files([str(SIREN), str(BELL)])
+        expect(state.last).to_have_text(re.compile(r"^Queued, position \d+$"), timeout=20_000)
+        page.clock.fast_forward(21_000)
+        expect(state.last).to_have_text(re.compile(r"^Queued, position \d+. This takes longer than usual$"))
+    expect(page.locator('.sounds [data-phase="succeeded"]')).to_have_count(2, timeout=40_000)
+
+
+def test_file_dialogs_offer_what_the_server_reads(page: Page) -> None:
+    """Both file dialogs offer the extensions of `/v1/limits`, M4A among them."""
+    expect(page.get_by_label("Sound files")).to_have_attribute("accept", re.compile(r"\.m4a"))
+    accept = page.evaluate("import('/static/js/upload.js').then(({ acceptedTypes }) => acceptedTypes())")
+    assert accept == page.get_by_label("Sound files").get_attribute("accept")
 
 
 def test_position_in_the_queue_moves_and_cancel_works(page: Page, stack: Stack) -> None:

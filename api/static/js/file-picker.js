@@ -3,6 +3,7 @@
 import { button, h, toast } from "./dom.js";
 import { formatBytes } from "./format.js";
 import { library } from "./library.js";
+import { acceptedTypes } from "./upload.js";
 
 /** @import { Sound } from "./library.js" */
 
@@ -13,7 +14,7 @@ import { library } from "./library.js";
 export function filePicker(currentSound) {
   const input = h("input", {
     type: "file",
-    accept: "audio/*,.aif,.aiff,.opus",
+    accept: acceptedTypes(),
     class: "visually-hidden",
     tabindex: -1,
     "aria-label": "The file of this result",
@@ -31,6 +32,9 @@ export function filePicker(currentSound) {
     "span",
     { class: "file-picker" },
     input,
-    button("Choose the file", "file", () => input.click()),
+    button("Choose the file", "file", () => {
+      input.accept = acceptedTypes(); // the limits may have come since
+      input.click();
+    }),
   );
 }

@@ -1,7 +1,15 @@
 // Numbers and names as people read them.
 
-/** @type {(share: number, digits?: number) => string} */
-export const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
+/**
+ * A share in percent. Less than everything is never written as 100 %: 0.9987 is 99.9 %, not 100 % beside another 0.1 %.
+ * @param {number} share
+ * @param {number} [digits]  after the decimal point
+ */
+export function percent(share, digits = 0) {
+  const text = (100 * share).toFixed(digits);
+  if (share >= 1 || Number(text) < 100) return `${text} %`;
+  return `${Math.min(99.9, Number((100 * share).toFixed(1)))} %`;
+}
 
 /**
  * A size: 512 B, 24 kB, 1.5 MB.

@@ -13,6 +13,7 @@ const PARTS = "maps,waveform,windows,cam,detections";
 const SPECTROGRAM = "full_spectrogram"; // which the server refuses for a recording of more than ten minutes
 const EVERY_CLASS = 1_000; // the whole distribution: confidence gap and entropy are of all classes
 const MAX_UPLOADS = 2; // at the same time
+const SLOW_QUEUE = 20_000; // milliseconds without a change after which a queued job is said to take longer than usual
 
 /**
  * waiting: for a free upload or for the server. refused: never became a job. gone: the server no longer has the job.
@@ -24,7 +25,11 @@ const MAX_UPLOADS = 2; // at the same time
 /** What a new attempt begins with. */
 const NEW_ATTEMPT = /** @type {const} */ ({ phase: "waiting", error: null, note: "", connected: true });
 
+let soundCount = 0;
+
 export class Sound {
+  /** In the order in which sounds were added. */
+  number = soundCount++;
   /** @type {Phase} */
   phase = "waiting";
   /** @type {Upload | null} */
@@ -52,6 +57,10 @@ export class Sound {
   lookRequests = new Map();
   /** Number of the attempt: responses to an earlier one are ignored. */
   attempt = 0;
+  /** Its job is queued, and nothing has changed for SLOW_QUEUE. */
+  delayed = false;
+  /** @type {number | undefined} */
+  delayTimer;
   /** Too long for a spectrogram of the whole. */
   long = false;
   stop = () => {};
@@ -73,6 +82,7 @@ export class Sound {
   /** Stop the current attempt; whatever still arrives for it is ignored. */
   halt() {
     this.attempt += 1;
+    clearTimeout(this.delayTimer);
     this.stop();
   }
 
@@ -233,10 +243,12 @@ class Library extends Emitter {
     this.emit("change", sound);
   }
 
-  /** Submit the sounds that wait, the first added first, as far as uploads are free. */
+  /** Submit the sounds that wait, the first added first (of one drop: the one at the top), as far as uploads are free. */
   #submitNext() {
     while (this.#uploading < MAX_UPLOADS) {
-      const sound = this.sounds.findLast((one) => one.phase === "waiting" && one.file && !one.note);
+      const [sound] = this.sounds
+        .filter((one) => one.phase === "waiting" && one.file && !one.note)
+        .sort((a, b) => a.number - b.number);
       if (!sound?.file) return;
       this.#submit(sound, sound.file);
     }
@@ -301,7 +313,7 @@ class Library extends Emitter {
       onJob: (now) => this.#update(sound, now),
       onDisconnect: () => {
         this.#set(sound, { connected: false });
-        this.#waitForServer();
+        this.waitForServer();
       },
       onReconnect: () => this.#set(sound, { connected: true }),
       onGone: (error) => this.#set(sound, { phase: "gone", error }),
@@ -315,6 +327,7 @@ class Library extends Emitter {
    */
   async #update(sound, { result: included, ...job }) {
     sound.connected = true;
+    this.#watchQueue(sound, job);
     if (job.status !== "succeeded") {
       const name = sound.file?.name ?? job.audio.name ?? sound.name;
       this.#set(sound, { job, phase: job.status, error: job.error ?? null, note: "", name });
@@ -333,6 +346,19 @@ class Library extends Emitter {
   }
 
   /**
+   * Note when a queued job does not come closer: its worker may be stopped.
+   * @param {Sound} sound
+   * @param {Job} job  its new state
+   */
+  #watchQueue(sound, job) {
+    const { job: before } = sound;
+    if (before?.id === job.id && before.status === job.status && before.queue_position === job.queue_position) return;
+    clearTimeout(sound.delayTimer);
+    sound.delayed = false;
+    if (job.status === "queued") sound.delayTimer = setTimeout(() => this.#set(sound, { delayed: true }), SLOW_QUEUE);
+  }
+
+  /**
    * Retry where that may help: when the server is reachable again, has a key, or accepts requests. Otherwise the sound ends.
    * @param {Sound} sound
    * @param {unknown} error
@@ -346,7 +372,7 @@ class Library extends Emitter {
     if (error instanceof api.Unreachable) {
       const note = "The server does not respond. This continues automatically when it is back.";
       this.#set(sound, { phase: "waiting", note, connected: false });
-      this.#waitForServer();
+      this.waitForServer();
       this.on("reachable", again, { once: true });
     } else if (error instanceof api.Refused && error.status === 401) {
       this.#set(sound, { phase: "waiting", note: "Waiting for an API key" });
@@ -367,7 +393,7 @@ class Library extends Emitter {
   }
 
   /** Poll the server until it responds. Emits `unreachable` at once and `reachable` then. */
-  async #waitForServer() {
+  async waitForServer() {
     if (!this.reachable) return;
     this.reachable = false;
     this.emit("unreachable", null);

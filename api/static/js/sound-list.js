@@ -1,6 +1,6 @@
 // The list of sounds: each with its progress, its result, and buttons to cancel or remove it.
 
-import { button, h } from "./dom.js";
+import { button, byId, find, h } from "./dom.js";
 import { percent } from "./format.js";
 import { library } from "./library.js";
 import { answerText } from "./verdict.js";
@@ -46,6 +46,8 @@ export function mountSoundList(root) {
 
   library.on("list", () => {
     let focused = -1; // index of a removed item that had the focus
+    const { activeElement } = document;
+    const hadFocus = list.contains(activeElement) || byId("result").contains(activeElement);
     for (const [sound, { root: item }] of items) {
       if (library.sounds.includes(sound)) continue;
       if (item.contains(document.activeElement)) focused = [...list.children].indexOf(item);
@@ -59,6 +61,7 @@ export function mountSoundList(root) {
     });
     const next = library.sounds[focused] ?? library.sounds.at(-1);
     if (focused >= 0 && next) items.get(next)?.select.focus();
+    else if (hadFocus && !next) find(byId("upload"), "button")?.focus(); // the result is hidden now
   });
   library.on("change", draw);
   library.on("select", () => library.sounds.forEach(draw));
@@ -95,7 +98,7 @@ export function stateText(sound) {
     case "uploading":
       return sound.uploaded < 1 ? `Uploading, ${percent(sound.uploaded)}` : "Uploaded";
     case "queued":
-      return job?.queue_position ? `Queued, position ${job.queue_position}` : "Queued";
+      return `Queued${job?.queue_position ? `, position ${job.queue_position}` : ""}${sound.delayed ? ". This takes longer than usual" : ""}`;
     case "running":
       return runningText(job?.progress ?? null);
     case "cancelled":

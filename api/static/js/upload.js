@@ -12,6 +12,9 @@ import { samples } from "./samples.js";
 /** Null until the server has sent them. @type {Limits | null} */
 let limits = null;
 
+/** For a file dialog: `audio/*`, and the extensions that the server reads. */
+export const acceptedTypes = () => ["audio/*", ...(limits?.extensions ?? [])].join(",");
+
 /**
  * Fill the panel and listen for drops anywhere on the page.
  * @param {HTMLElement} root
@@ -19,7 +22,7 @@ let limits = null;
 export function mountUpload(root) {
   const input = h("input", {
     type: "file",
-    accept: "audio/*",
+    accept: acceptedTypes(),
     multiple: true,
     hidden: true,
     "aria-label": "Sound files",
@@ -52,7 +55,7 @@ export function mountUpload(root) {
       { class: "samples" },
       h("span", { class: "hint", text: "Or try:" }),
       samples.map(({ name, file }) =>
-        h("button", { type: "button", text: name, on: { click: () => trySample(file) } }),
+        h("button", { type: "button", text: name, on: { click: ({ currentTarget }) => trySample(file, currentTarget) } }),
       ),
     ),
     problem,
@@ -73,15 +76,23 @@ export function mountUpload(root) {
     problem.hidden = !text;
   }
 
-  /** @param {string} file */
-  async function trySample(file) {
+  /**
+   * Fetch a sample and add it. Its button is busy meanwhile, and clicks on it add nothing.
+   * @param {string} file
+   * @param {EventTarget | null} pressed
+   */
+  async function trySample(file, pressed) {
+    if (!(pressed instanceof HTMLElement) || pressed.ariaBusy === "true") return;
     showProblem("");
+    pressed.ariaBusy = "true";
     try {
       const response = await fetch(`/static/sounds/${file}`);
       if (!response.ok) throw new Error();
       addFiles([new File([await response.blob()], file, { type: "audio/flac" })]);
     } catch {
-      showProblem("The server does not respond.");
+      library.waitForServer(); // which is shown until the server responds
+    } finally {
+      pressed.ariaBusy = null;
     }
   }
 
@@ -180,7 +191,7 @@ async function loadLimits(hint, input) {
     `Drop files anywhere: ${limits.formats.join(", ")}; up to ${formatBytes(limits.max_upload_bytes)}, ` +
     `${formatDuration(limits.max_seconds)} and ${limits.max_channels} channels. The server deletes the sound as soon as ` +
     `it is classified, and the result after ${formatDuration(limits.result_ttl)}.`;
-  input.accept = ["audio/*", ...limits.extensions].join(",");
+  input.accept = acceptedTypes();
 }
 
 /**

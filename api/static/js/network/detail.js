@@ -166,6 +166,7 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose }) {
     if (channel === null || !channels) return;
     channelMap = featureMap(node, network.axes, `Channel ${channel}`, scaledChannel(channels, channel));
     maps.append(channelMap.element);
+    channelMap.element.scrollIntoView({ block: "nearest" }); // the channel may have been selected far below it
   }
 
   function save() {

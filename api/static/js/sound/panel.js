@@ -155,6 +155,7 @@ export function mountSound(root) {
    * @param {ModelCard | null} nextCard
    */
   function show(next, nextCard) {
+    root.hidden = next.phase === "refused" || next.phase === "failed"; // there is nothing to show but the error
     const isNew = next !== sound;
     const { result, view, looking, url, phase, note } = next;
     const sameView = shown?.view === view && shown.looking === looking;
@@ -218,12 +219,8 @@ function missingReason({ phase, note, job, result, uploaded }) {
         : (result?.duration ?? 0) > 600
           ? "No spectrogram of the whole: this recording is longer than ten minutes."
           : "This result was computed without a spectrogram.";
-    case "failed":
-      return "No spectrogram: this sound could not be classified.";
     case "cancelled":
       return "No spectrogram: this job was cancelled.";
-    case "refused":
-      return "No spectrogram: this file was not accepted.";
     default:
       return "No spectrogram: the server no longer has this result.";
   }

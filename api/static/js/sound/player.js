@@ -116,7 +116,9 @@ export function player(onLength) {
     if (unplayable) return;
     if (!audio.paused) return audio.pause();
     const { start, end } = playedRegion();
-    if (playhead.time >= end - 0.02 || (settings.get("loop") && playhead.time < start)) audio.currentTime = start;
+    const hidden = playhead.time < viewport.start || playhead.time > viewport.end;
+    if (hidden && viewport.start < duration()) audio.currentTime = viewport.start;
+    else if (playhead.time >= end - 0.02) audio.currentTime = start;
     audio.play().catch(() => {}); // a broken file is reported by an error event
   }
 
