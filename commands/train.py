@@ -179,6 +179,8 @@ def evaluate(
     print(headline(report))
     print(f"95 % interval {interval(report.interval_95)}, top-5 {percent(report.top_5)}, {report.precision}")
     print(f"calibration error {report.calibration_error:.3f}, forward passes per clip {report.forward_passes}")
+    if report.seen_clips:
+        print(f"WARNING: the sound of {report.seen_clips} of the {report.clips} clips is in the training data as well")
     if answers:
         print(answers_headline(answers))
         for name, groups in (("synthesised background", answers.background), ("outside sounds", answers.outside)):

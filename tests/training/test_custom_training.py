@@ -179,7 +179,7 @@ def test_training_sounds_are_recognised_under_another_name(sounds: Path, tmp_pat
     assert same.seen == 0
     write_split(renamed, val=0.3, test=0.3, seed=2)
     other = load_custom_dataset(renamed, TINY.frontend)
-    with pytest.raises(EvaluationError, match=r"was trained on \d+ of the \d+ clips, by their sound, first .*wav"):
+    with pytest.raises(EvaluationError, match=r"was trained on \d+ of the \d+ files, by their sound, first .*wav"):
         evaluate(out, other)
     allowed = evaluate(out, other, allow_training_fold=True)
     assert allowed.trained_on

@@ -38,7 +38,7 @@ class Evaluation:
     dataset: Dataset
     fold: Fold
     trained_on: bool  # whether these clips are, or may be, in the training data of one of the models
-    seen: int  # clips whose very sound is in the training data of one of the models
+    seen: int  # files with a window that is in the training data of one of the models
     chosen_by: bool  # whether early stopping or calibration used these clips: slightly optimistic
     precision: Precision
     device: str
@@ -125,16 +125,17 @@ def split_changed(config: ModelConfig, dataset: Dataset) -> bool:
     return bool(learned["digest"] != dataset.digest(fold))
 
 
-def seen_clips(directory: Path, config: ModelConfig, dataset: Dataset, clips: Sequence[Clip]) -> set[int]:
-    """Indices of the clips with a window that the model was trained on, by the sound; none for a model without digests.
+def seen_files(directory: Path, config: ModelConfig, dataset: Dataset, clips: Sequence[Clip]) -> list[Path]:
+    """The files with a window that the model was trained on, by the sound; none for a model without digests.
 
     Raises EvaluationError and DatasetError.
     """
     learned = read_training_sounds(directory)
     if learned is None:
-        return set()
+        return []
     waves, clip_index = dataset.load(clips, config.frontend.sample_rate, config.frontend.window_samples)
-    return set(clip_index[torch.from_numpy(np.isin(sound_digests(waves), learned))].tolist())
+    rows = clip_index[torch.from_numpy(np.isin(sound_digests(waves), learned))]
+    return list(dict.fromkeys(clips[row].path for row in sorted(rows.tolist())))
 
 
 def _is_own_split(config: ModelConfig, dataset: Dataset) -> bool:
@@ -176,17 +177,18 @@ def evaluate(
         if dataset.classes != model.config.classes:
             raise EvaluationError(_class_mismatch(model.config.classes, dataset))
     _, clips = dataset.split(fold)
-    seen: set[int] = set()
+    seen: set[Path] = set()
     for path, model in zip(paths, models, strict=True):
-        found = seen_clips(path, model.config, dataset, clips)
-        seen |= found
+        found = seen_files(path, model.config, dataset, clips)
+        seen.update(found)
         # Twins within the data set of the model are a fault of its split: they are counted, as in the official folds.
         if found and model.config not in leaked and not _is_own_split(model.config, dataset):
             leaked.append(model.config)
             if not allow_training_fold:
+                files = len({clip.path for clip in clips})
                 raise EvaluationError(
-                    f"{model.config.name} was trained on {len(found)} of the {len(clips)} clips, by their sound, first"
-                    f" {clips[min(found)].path}: {_MEMORISED.format(fold_name(fold))}"
+                    f"{model.config.name} was trained on {len(found)} of the {files} files, by their sound, first"
+                    f" {found[0]}: {_MEMORISED.format(fold_name(fold))}"
                 )
 
     recordings: list[tuple[Recording, ...]] = []
