@@ -183,7 +183,7 @@ def test_an_upgrade_is_ignored(address: Address) -> None:
 def test_http_1_0_and_0_9_are_answered(address: Address, version: str) -> None:
     """Without a version, a host or a header."""
     answer = send_request(address, f"GET /v1/limits {version}".strip().encode() + b"\r\n\r\n")
-    assert json.loads(answer.body)["max_channels"] == 8
+    assert json.loads(answer.body)["max_channels"] == 64
     assert answer.headers["connection"] == "close"
 
 

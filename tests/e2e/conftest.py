@@ -113,7 +113,8 @@ def running_stack(default_model: str) -> Iterator[Stack]:
         for shipped in shipped_models():
             (models / shipped.name).symlink_to(shipped)
         server, redis_socket = start_server(directory, "--appendonly", "yes")
-        running = Stack.on(directory, f"unix://{redis_socket}", default_model=default_model, visibility_timeout="5")
+        own = {"default_model": default_model, "evaluate_model": default_model, "visibility_timeout": "5"}
+        running = Stack.on(directory, f"unix://{redis_socket}", **own)
         running.start("worker")
         running.start("api")
         try:

@@ -131,13 +131,13 @@ def test_evaluate_serves_clients_of_the_older_systems(http: httpx2.Client) -> No
 
 @pytest.mark.parametrize(("bad", "code"), [("nan", "audio_not_finite"), ("cut FLAC", "audio_truncated")])
 def test_a_fault_behind_the_header_fails_the_job_with_the_same_code(http: httpx2.Client, bad: str, code: str) -> None:
-    """A file with a valid header is accepted, and its job fails when it is decoded."""
+    """A file with a valid header is accepted, and its job fails when it is decoded; a cut one if it must be whole."""
     if bad == "nan":
         body = encode(np.full((16_000, 1), np.nan, np.float32), 16_000, "WAV", "FLOAT")
     else:
         body = encode(chirp(3.0, 16_000), 16_000, "FLAC", "PCM_16")
         body = body[: len(body) // 2]
-    answer = http.post("/v1/jobs", files={"file": body}, headers={"Prefer": "wait=30"})
+    answer = http.post("/v1/jobs", files={"file": body}, data={"strict": "true"}, headers={"Prefer": "wait=30"})
     assert answer.status_code == 200, answer.text
     assert (answer.json()["status"], answer.json()["error"]["code"]) == ("failed", code)
 
