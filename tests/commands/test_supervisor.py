@@ -141,7 +141,8 @@ def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
     script = f"""
         import os, sys
         from commands.stack.supervisor import Program, Supervisor
-        supervisor = Supervisor(lambda name, line: print(line, flush=True), started=True)
+        # Lines come from two threads: print() would write the end of a line by itself.
+        supervisor = Supervisor(lambda name, line: os.write(1, (line + chr(10)).encode()), started=True)
         code = "import os, signal, time; signal.signal(15, signal.SIG_IGN); print(os.getpid()); time.sleep(60)"
         for name in ("worker", "gateway"):
             supervisor.start(Program(name, [{sys.executable!r}, "-u", "-c", code], dict(os.environ), 1.0))

@@ -13,9 +13,12 @@ from otoscope.errors import BY_CODE, OtoscopeError, QueueFull, StoreUnavailable
 
 def tree(root: type[OtoscopeError] = OtoscopeError, depth: int = 0) -> list[tuple[int, type[OtoscopeError]]]:
     """(depth, class) of the whole tree, parents first, in the order of definition."""
-    below = [line for child in root.__subclasses__() if child.__module__ == errors.__name__
-             for line in tree(child, depth + 1)]  # fmt: skip
-    return [(depth, root), *below]
+    return [(depth, root), *[line for child in children(root) for line in tree(child, depth + 1)]]
+
+
+def children(kind: type[OtoscopeError]) -> list[type[OtoscopeError]]:
+    """Without those of other packages."""
+    return [child for child in kind.__subclasses__() if child.__module__ == errors.__name__]
 
 
 def drawn() -> list[tuple[int, str, str | None]]:
@@ -31,7 +34,7 @@ LEAVES = [kind for _, kind in tree() if not kind.__subclasses__()]
 
 def test_the_docstring_shows_the_tree() -> None:
     """Each class is in the docstring below its parent, in the order of definition, leaves with their code."""
-    actual = [(depth, kind.__name__, None if kind.__subclasses__() else kind.code) for depth, kind in tree()]
+    actual = [(depth, kind.__name__, None if children(kind) else kind.code) for depth, kind in tree()]
     assert drawn() == actual
 
 
