@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,6 +36,15 @@ def stores(settings: Settings) -> Iterator[Stores]:
 
 
 @pytest.fixture
+def root_logger() -> Iterator[None]:
+    """Restored: `start_worker` sets its level and its handlers, and other tests read its warnings."""
+    level, handlers = logging.root.level, logging.root.handlers[:]
+    yield
+    logging.root.setLevel(level)
+    logging.root.handlers[:] = handlers
+
+
+@pytest.fixture
 def app(settings: Settings) -> Iterator[Celery]:
     with contextlib.closing(make_celery(settings)) as app:
         yield app
@@ -64,6 +74,7 @@ def test_a_message_is_what_celery_sends(kombu_app: Celery, stores: Stores) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("root_logger")
 @pytest.mark.parametrize("how", ["kombu_app", "app"])
 @pytest.mark.filterwarnings("default")  # of Celery's own, in threads of its own
 def test_a_task_is_the_same_whether_celery_sent_it_or_an_id_was_queued(
