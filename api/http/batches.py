@@ -4,18 +4,24 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
 from api.http.archives import MAX_MEMBERS, MAX_NAME, Member, archive_members, check_name, is_archive
 from api.http.base64_text import decode_base64, too_large
-from api.http.forms import FILE, SoundForm, group_options, options_of
+from api.http.forms import FILE, group_options, options_of, parsed_form
 from api.http.problems import describe_validation_errors
-from api.http.uploads import ENVELOPE_BYTES, media_type_of, read_chunks, read_encoded, too_many, validate_options
+from api.http.uploads import (
+    ENVELOPE_BYTES,
+    media_type_of,
+    parse_json,
+    read_chunks,
+    read_encoded,
+    too_many,
+    validate_options,
+)
 from otoscope.errors import InvalidRequest, RequestTimeout, UnsupportedMediaType
 from otoscope.types import JobOptions
 from shared.config.settings import Settings
@@ -79,9 +85,8 @@ def _archive(body: bytes, limit: int) -> list[Member]:
 
 async def _form(request: Request, limit: int) -> tuple[list[Member], dict[str, Any]]:
     chunks = read_chunks(request, limit, limit + MAX_MEMBERS * 1_024 + ENVELOPE_BYTES)
-    parser = SoundForm(request.headers, chunks, max_files=MAX_MEMBERS, max_fields=32, max_part_size=ENVELOPE_BYTES)
-    try:
-        form = (await parser.parse()).multi_items()
+    parsed = parsed_form(request, chunks, max_files=MAX_MEMBERS, max_fields=32, max_part_size=ENVELOPE_BYTES)
+    async with parsed as form:
         files = [(key, value) for key, value in form if isinstance(value, UploadFile)]
         if stray := [key for key, _ in files if key not in (FILE, "file[]", "files", "files[]")]:
             raise InvalidRequest(f"The sounds must be in the field 'file', not in {stray[0]!r}.")
@@ -91,21 +96,12 @@ async def _form(request: Request, limit: int) -> tuple[list[Member], dict[str, A
         if sum(len(body) for _, body in bodies) > limit:
             raise too_large(limit)
         return [Member(check_name(name), _returns(body)) for name, body in bodies], options_of(form)
-    except MultiPartException as error:
-        raise InvalidRequest(f"The multipart body cannot be parsed: {error.message}") from error
-    except (KeyError, ValueError, UnicodeError) as error:
-        raise InvalidRequest("The multipart body cannot be parsed.") from error
-    finally:
-        parser.close()
 
 
 def _manifest(text: bytearray, limit: int) -> tuple[list[Member], dict[str, Any]]:
     if too_many(8 * MAX_MEMBERS, text):
         raise InvalidRequest(f"The JSON body has too many elements; at most {MAX_MEMBERS} sounds are accepted.")
-    try:
-        tree = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is not JSON: {error}.") from error
+    tree = parse_json(text)
     text.clear()
     sounds = tree.pop("sounds", None) if isinstance(tree, dict) else None
     if not isinstance(sounds, list):

@@ -1,12 +1,17 @@
 """Forms: multipart/form-data (RFC 7578) and application/x-www-form-urlencoded, as clients send them."""
 
 import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
+from fastapi import Request
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartParser
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from otoscope.errors import InvalidRequest
 
 FILE, BASE64 = "file", "audio_data"
 """The two fields that may have the sound: as it is, and as base64."""
@@ -43,6 +48,22 @@ class SoundForm(MultiPartParser):
         """Close every file, including that of an unfinished part, which the form does not hold."""
         for file in self._files_to_close_on_error:
             file.close()
+
+
+@asynccontextmanager
+async def parsed_form(
+    request: Request, chunks: AsyncGenerator[bytes, None], *, max_files: int, max_fields: int, max_part_size: int
+) -> AsyncIterator[list[tuple[str, UploadFile | str]]]:
+    """The fields of a multipart body, whose files are closed at the end of the block. Raises InvalidRequest."""
+    parser = SoundForm(request.headers, chunks, max_files=max_files, max_fields=max_fields, max_part_size=max_part_size)
+    try:
+        yield (await parser.parse()).multi_items()
+    except MultiPartException as error:
+        raise InvalidRequest(f"The multipart body cannot be parsed: {error.message}") from error
+    except (KeyError, ValueError, UnicodeError) as error:
+        raise InvalidRequest("The multipart body cannot be parsed.") from error
+    finally:
+        parser.close()
 
 
 def group_options(pairs: list[tuple[str, str]]) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from starlette.exceptions import HTTPException
 from api.http.head_routes import allowed_methods
 from otoscope.errors import (
     BY_CODE,
+    AudioError,
+    Busy,
     InternalError,
     InvalidRequest,
+    JobFailure,
     KeyRequired,
     MethodNotAllowed,
     OtoscopeError,
@@ -141,6 +144,13 @@ def describe_validation_errors(errors: Any) -> str:
 def codes_of(*kinds: type[OtoscopeError]) -> list[str]:
     """The codes of all subclasses of those errors."""
     return [code for code, kind in BY_CODE.items() if issubclass(kind, kinds)]
+
+
+CLASSIFY_NOW_CODES = (
+    "invalid_base64", "invalid_request", "unsupported_media_type", "payload_too_large", "request_timeout",
+    "model_not_found", *codes_of(AudioError, Busy, JobFailure),
+)  # fmt: skip
+"""Of a route that reads a sound, classifies it, and answers with its predictions: also the errors of the job."""
 
 
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:

@@ -11,11 +11,10 @@ import orjson
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
 from api.http.base64_text import decode_base64, too_large
-from api.http.forms import BASE64, FILE, SoundForm, group_options, options_of, parse_urlencoded
+from api.http.forms import BASE64, FILE, group_options, options_of, parse_urlencoded, parsed_form
 from api.http.problems import describe_validation_errors
 from otoscope.errors import (
     AudioChannels,
@@ -183,9 +182,8 @@ async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, d
             "Content-Type multipart/form-data has no boundary; let the library that makes the form set this header."
         )
     chunks = read_chunks(request, limit, limit + ENVELOPE_BYTES)
-    parser = SoundForm(request.headers, chunks, max_files=2, max_fields=_MAX_OPTIONS, max_part_size=ENVELOPE_BYTES)
-    try:
-        form = (await parser.parse()).multi_items()
+    parsed = parsed_form(request, chunks, max_files=2, max_fields=_MAX_OPTIONS, max_part_size=ENVELOPE_BYTES)
+    async with parsed as form:
         files = [(key, value) for key, value in form if isinstance(value, UploadFile)]
         stray = [key for key, _ in files if key not in (FILE, BASE64)]
         if stray:
@@ -202,12 +200,6 @@ async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, d
         if len(body) > limit:
             raise too_large(limit)
         return body, name, options_of(form)
-    except MultiPartException as error:
-        raise InvalidRequest(f"The multipart body cannot be parsed: {error.message}") from error
-    except (KeyError, ValueError, UnicodeError) as error:
-        raise InvalidRequest("The multipart body cannot be parsed.") from error
-    finally:
-        parser.close()
 
 
 def _file_or_text(body: bytes, limit: int) -> bytes:
@@ -273,10 +265,7 @@ def _parse_form(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
 def _parse_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
     if too_many(_MAX_JSON_TOKENS, text):
         raise InvalidRequest("The JSON body has too many elements; a sound and its options are accepted.")
-    try:
-        tree = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is not JSON: {error}.") from error
+    tree = parse_json(text)
     text.clear()  # from here on the encoded sound is in memory once
     if not isinstance(tree, dict):
         raise InvalidRequest("The JSON body must be an object with the base64 sound in 'audio_data'.")
@@ -286,6 +275,14 @@ def _parse_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
     if len(encoded) <= _MAX_TEXT and (reference := file_reference(encoded.encode(errors="replace"))):
         raise InvalidRequest(_not_a_file(reference))
     return decode_base64(encoded, limit), tree
+
+
+def parse_json(text: bytes | bytearray) -> Any:
+    """Raises InvalidRequest."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"The body is not JSON: {error}.") from error
 
 
 def too_many(count: int, text: bytearray) -> bool:

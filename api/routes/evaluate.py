@@ -5,10 +5,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import CallerDep, GatewayDep
-from api.http.problems import codes_of, responses
+from api.http.problems import CLASSIFY_NOW_CODES, responses
 from api.http.uploads import read_upload
 from api.rendering.results import JSON, array_json, body_response, predictions_json, render_json
-from otoscope.errors import AudioError, Busy, JobFailure
 from otoscope.results import Result
 from otoscope.types import EvaluateRequest, EvaluateResponse, JobOptions, Part
 from shared import tracing
@@ -27,11 +26,8 @@ _PARTS = (Part.MAPS, Part.SPECTROGRAM, Part.WAVEFORM)
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EvaluateRequest"}}},
         }
     },
-    responses=responses(
-        "invalid_base64", "invalid_request", "unsupported_media_type", "payload_too_large", "request_timeout",
-        "model_not_found", *codes_of(AudioError, Busy, JobFailure),
-    ),
-)  # fmt: skip
+    responses=responses(*CLASSIFY_NOW_CODES),
+)
 async def evaluate(
     request: Request,
     gateway: GatewayDep,

@@ -5,15 +5,14 @@ https://huggingface.co/docs/inference-providers/tasks/audio-classification
 
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api.dependencies import CallerDep, GatewayDep
 from api.http.base64_text import decode_base64
-from api.http.problems import codes_of, describe_validation_errors, responses
-from api.http.uploads import Upload, check_upload, media_type_of, read_body, validate_options
-from otoscope.errors import AudioError, Busy, InvalidRequest, JobFailure
+from api.http.problems import CLASSIFY_NOW_CODES, describe_validation_errors, responses
+from api.http.uploads import Upload, check_upload, media_type_of, parse_json, read_body, validate_options
+from otoscope.errors import InvalidRequest
 from otoscope.results import unpack_result
 from shared.config.settings import Settings
 
@@ -56,11 +55,8 @@ class LabelScore(BaseModel):
             },
         }
     },
-    responses=responses(
-        "invalid_base64", "invalid_request", "unsupported_media_type", "payload_too_large", "request_timeout",
-        "model_not_found", *codes_of(AudioError, Busy, JobFailure),
-    ),
-)  # fmt: skip
+    responses=responses(*CLASSIFY_NOW_CODES),
+)
 async def classify(request: Request, gateway: GatewayDep, caller: CallerDep, model: str) -> list[LabelScore]:
     """A sound as the body itself or as base64 in JSON; its classes with their scores, the highest first."""
     await gateway.catalogue.resolve(model)
@@ -74,11 +70,9 @@ async def _read(request: Request, settings: Settings, model: str) -> Upload:
     options: dict[str, Any] = {"model": model}
     if media_type_of(request) == "application/json":
         try:
-            sent = HuggingFaceRequest.model_validate(orjson.loads(body))
+            sent = HuggingFaceRequest.model_validate(parse_json(body))
         except ValidationError as error:
             raise InvalidRequest(describe_validation_errors(error.errors(include_input=False))) from error
-        except orjson.JSONDecodeError as error:
-            raise InvalidRequest(f"The body is not JSON: {error}.") from error
         body = decode_base64(sent.inputs, settings.max_upload_bytes)
         options["top_k"] = sent.parameters.top_k if sent.parameters else None
     return await check_upload(body, None, validate_options(options), settings.audio_limits)

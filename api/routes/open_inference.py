@@ -7,15 +7,14 @@ import struct
 from typing import Any, Literal
 
 import numpy as np
-import orjson
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api.dependencies import CallerDep, GatewayDep
 from api.http.base64_text import decode_base64
-from api.http.problems import codes_of, describe_validation_errors, responses
-from api.http.uploads import check_upload, read_body, too_many, validate_options
-from otoscope.errors import AudioError, Busy, InvalidRequest, JobFailure
+from api.http.problems import CLASSIFY_NOW_CODES, describe_validation_errors, responses
+from api.http.uploads import check_upload, parse_json, read_body, too_many, validate_options
+from otoscope.errors import InvalidRequest
 from otoscope.results import unpack_result
 from otoscope.types import ModelCard
 
@@ -154,11 +153,8 @@ async def model_ready(gateway: GatewayDep, model: str) -> ModelReadiness:
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferenceRequest"}}},
         }
     },
-    responses=responses(
-        "invalid_base64", "invalid_request", "unsupported_media_type", "payload_too_large", "request_timeout",
-        "model_not_found", *codes_of(AudioError, Busy, JobFailure),
-    ),
-)  # fmt: skip
+    responses=responses(*CLASSIFY_NOW_CODES),
+)
 async def infer(request: Request, gateway: GatewayDep, caller: CallerDep, model: str) -> InferenceResponse:
     """Classify one sound: a file as base64, or samples as numbers."""
     settings = gateway.settings
@@ -167,9 +163,7 @@ async def infer(request: Request, gateway: GatewayDep, caller: CallerDep, model:
     if too_many(MAX_SAMPLES, text):
         raise InvalidRequest(f"The JSON body has more than {MAX_SAMPLES:,} elements; send the sound as a file (BYTES).")
     try:
-        sent = InferenceRequest.model_validate(orjson.loads(text))
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is not JSON: {error}.") from error
+        sent = InferenceRequest.model_validate(parse_json(text))
     except ValidationError as error:
         raise InvalidRequest(describe_validation_errors(error.errors(include_input=False)[:8])) from error
     body = _sound(sent.inputs[0], card, settings.max_upload_bytes)
