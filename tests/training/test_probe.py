@@ -10,7 +10,7 @@ from training.data.esc50 import load_esc50
 from training.errors import RunError
 from training.eval.evaluate import evaluate
 from training.fit.loop import train
-from training.fit.pretrained import load_pretrained
+from training.fit.pretrained import load_pretrained, load_trunk_weights
 from training.fit.probe import logistic_regression
 from training.recipe import AugmentRecipe, Recipe, TransferRecipe
 from worker.model.architectures import build_network, parse
@@ -69,6 +69,17 @@ def test_fine_tuning_starts_at_the_accuracy_of_the_probe(pretrained: Model, data
     assert (config.architecture.dropout, config.multi_label) == ((0.1,), False)
     assert "CC0" in config.licence
     assert load_model(tmp_path / "run").open_set is not None
+
+
+def test_the_first_layers_of_a_base_model_make_a_smaller_network(pretrained: Model) -> None:
+    """The recipe says how many; their weights are those of the base model."""
+    wanted = MobileNetConfig(classes=2, layers=5)
+    architecture = pretrained.config.architecture.fine_tuned_as(wanted).with_classes(2)
+    network = build_network(architecture)
+    load_trunk_weights(network, pretrained)
+    assert list(network.structure()) == ["stem", "layer1", "layer2", "layer3", "layer4", "layer5"]
+    for name, weight in network.state_dict().items():
+        assert name.startswith("head.") or torch.equal(weight, pretrained.network.state_dict()[name])
 
 
 def test_a_base_model_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,11 +71,13 @@ def check_frozen_trunk(recipe: Recipe, model: Model | None) -> None:
 
 
 def load_trunk_weights(network: Network, model: Model) -> None:
-    """Copy all weights but those of the head, which depends on the classes of the other model. Raises RunError."""
-    weights = {name: tensor for name, tensor in model.network.state_dict().items() if not name.startswith("head.")}
-    missing, unexpected = network.load_state_dict(weights, strict=False)
-    if mismatched := [name for name in missing if not name.startswith("head.")] + list(unexpected):
+    """Copy all weights but those of the head, which depends on the classes of the other model, and of last layers that
+    the network does without. Raises RunError."""
+    expected = {name for name in network.state_dict() if not name.startswith("head.")}
+    weights = model.network.state_dict()
+    if mismatched := sorted(expected - weights.keys()):
         raise RunError(f"the architecture of {model.config.name} differs from that of the recipe: {mismatched[:3]}")
+    network.load_state_dict({name: weights[name] for name in expected}, strict=False)
 
 
 def _from_package(name: str) -> tuple[dict[str, Tensor] | None, str]:

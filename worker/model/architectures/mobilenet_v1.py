@@ -30,6 +30,7 @@ class MobileNetConfig(ArchitectureConfig):
     dropout: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0,)  # one before each linear layer of the head
     width: float = Field(default=1.0, gt=0, le=4)  # factor of the channels of every layer
     batch_norm: bool = False  # YAMNet's are folded into its convolutions; needed for random initial weights
+    layers: int = Field(default=len(_LAYERS), ge=1, le=len(_LAYERS))  # depthwise separable convolutions, the first ones
     patch_frames: PositiveInt = 96
     patch_hop: PositiveInt = 48  # frames from the start of one patch to the next
 
@@ -40,11 +41,11 @@ class MobileNetConfig(ArchitectureConfig):
         return self
 
     def fine_tuned_as(self, wanted: ArchitectureConfig) -> ArchitectureConfig:
-        """With its head, its dropout and its hop between patches."""
+        """With its head, its dropout and its hop between patches, and without its last layers if it wants fewer."""
         if not isinstance(wanted, MobileNetConfig):
             return self
         chosen = {name: getattr(wanted, name) for name in ("head", "dropout", "patch_hop")}
-        return self.model_copy(update=chosen)
+        return self.model_copy(update={**chosen, "layers": min(self.layers, wanted.layers)})
 
     @property
     def title(self) -> str:
@@ -53,7 +54,7 @@ class MobileNetConfig(ArchitectureConfig):
     @property
     def summary(self) -> str:
         width = "" if self.width == 1 else f" of {self.width:g} × the channels"
-        return f"MobileNet-v1{width}, {len(_LAYERS)} depthwise separable convolutions on patches of {self.patch_frames}"
+        return f"MobileNet-v1{width}, {self.layers} depthwise separable convolutions on patches of {self.patch_frames}"
 
 
 @register(MobileNetConfig)
@@ -70,7 +71,7 @@ class MobileNetV1(Network):
         channels = max(8, round(_STEM * config.width))
         self.stem = _convolution(config, 1, channels, 2)
         self.layers = nn.ModuleList()
-        for full_width, stride in _LAYERS:
+        for full_width, stride in _LAYERS[: config.layers]:
             outputs = max(8, round(full_width * config.width))
             self.layers.append(
                 nn.Sequential(
@@ -118,7 +119,7 @@ class MobileNetV1(Network):
         path = [(3, 2, 0)]
         nodes = {"stem": Node("stem", (), receptive_field(path))}
         before = "stem"
-        for number, (_, stride) in enumerate(_LAYERS, start=1):
+        for number, (_, stride) in enumerate(_LAYERS[: self.config.layers], start=1):
             path.append((3, stride, 0 if stride > 1 else 1))
             nodes[f"layer{number}"] = Node("plain", (before,), receptive_field(path))
             before = f"layer{number}"
@@ -130,7 +131,7 @@ class MobileNetV1(Network):
 
     @property
     def pooled_layers(self) -> tuple[str, ...]:
-        return (f"layer{len(_LAYERS)}",)
+        return (f"layer{self.config.layers}",)
 
     def trunk(self) -> list[nn.Module]:
         return [self.stem, *self.layers]
