@@ -73,7 +73,7 @@ def test_fine_tuning_starts_at_the_accuracy_of_the_probe(pretrained: Model, data
 
 def test_the_first_layers_of_a_base_model_make_a_smaller_network(pretrained: Model) -> None:
     """The recipe says how many; their weights are those of the base model."""
-    wanted = MobileNetConfig(classes=2, layers=5)
+    wanted = MobileNetConfig(classes=2, layers=5, patch_frames=32, patch_hop=32)
     architecture = pretrained.config.architecture.fine_tuned_as(wanted).with_classes(2)
     network = build_network(architecture)
     load_trunk_weights(network, pretrained)
