@@ -14,7 +14,7 @@ from training.fit.pretrained import load_pretrained, load_trunk_weights
 from training.fit.probe import logistic_regression
 from training.recipe import AugmentRecipe, Recipe, TransferRecipe
 from worker.model.architectures import build_network, parse
-from worker.model.architectures.mobilenet_v1 import MobileNetConfig
+from worker.model.architectures.mobilenet_v1 import MobileNetConfig, MobileNetV1
 from worker.model.checkpoint import Model, ModelConfig, load_model, save_model
 from worker.model.frontend import FrontendConfig
 
@@ -77,7 +77,8 @@ def test_the_first_layers_of_a_base_model_make_a_smaller_network(pretrained: Mod
     architecture = pretrained.config.architecture.fine_tuned_as(wanted).with_classes(2)
     network = build_network(architecture)
     load_trunk_weights(network, pretrained)
-    assert list(network.structure()) == ["stem", "layer1", "layer2", "layer3", "layer4", "layer5"]
+    assert isinstance(network, MobileNetV1)
+    assert len(network.layers) == 5
     for name, weight in network.state_dict().items():
         assert name.startswith("head.") or torch.equal(weight, pretrained.network.state_dict()[name])
 
