@@ -1,11 +1,11 @@
 """Leave-classes-out: a network is trained on 40 classes of ESC-50, and the other ten are unknown to it.
 
-    .venv/bin/python -m bench.leave_out ESC-50 [--out runs/leave-out] [--epochs 40] [--fold 5] [--offset 4]
+    .venv/bin/python -m bench.leave_out ESC-50 [--out runs/leave-out] [--from yamnet] [--fold 5] [--offset 4]
 
 The unknown classes are every fifth one from `--offset` on, two of each of the five groups of ESC-50; all of their clips
-are measured, since none was seen in training. The known sounds are the held-out fold of the 40 others. A short
-schedule: the recipe esc50-first with fewer epochs, at a level of -20 dBFS. Prints Markdown; an interrupted run is
-resumed.
+are measured, since none was seen in training. The known sounds are the held-out fold of the 40 others. With `--from`
+the recipe is audioset-finetune, otherwise esc50-first with 40 epochs; `--set` changes it. Prints Markdown; an
+interrupted run is resumed.
 """
 
 import argparse
@@ -16,18 +16,21 @@ from training.eval.answer_report import as_markdown, measure_model
 from training.eval.evaluate import evaluate
 from training.eval.report import headline, write_report
 from training.fit.loop import train
+from training.fit.pretrained import load_pretrained
 from training.fit.run_state import resumable
 from training.recipe import LEVEL_DBFS, load_recipe
 from worker.inference.malloc import keep_freed_memory
 
 EVERY = 5
+SHORT = {"optim.epochs": "40", "frontend.level_dbfs": str(LEVEL_DBFS)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/leave-out"))
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--from", type=Path, dest="base", help="the model to fine-tune")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a value of the recipe")
     parser.add_argument("--fold", type=int, default=5)
     parser.add_argument("--offset", type=int, default=4, choices=range(EVERY), help="the first unknown class")
     options = parser.parse_args()
@@ -37,18 +40,18 @@ def main() -> None:
     known = esc50.select_classes(
         [name for name in esc50.classes if name not in left_out], f"ESC-50 without every fifth class, {options.offset}"
     )
-    recipe = load_recipe(
-        "esc50-first",
-        {"optim.epochs": str(options.epochs), "frontend.level_dbfs": str(LEVEL_DBFS), "name": "leave-out"},
-    )
+    name, changes = ("audioset-finetune", {}) if options.base else ("esc50-first", SHORT)
+    overrides = dict(change.split("=", 1) for change in options.set)
+    recipe = load_recipe(name, {**changes, **overrides, "name": "leave-out"})
     out = options.out / f"offset{options.offset}"
-    train(recipe, known, options.fold, out, resume=resumable(out), threshold_fold=options.fold)
+    pretrained = load_pretrained(options.base) if options.base else None
+    train(recipe, known, options.fold, out, pretrained=pretrained, resume=resumable(out), threshold_fold=options.fold)
     unknown = [clip for clip in esc50.clips if esc50.classes[clip.label] in left_out]
     answers = measure_model(out, known, options.fold, None, unknown, esc50.classes)
     report = write_report(evaluate(out, known), out / "evaluation", answers)
     areas = [group.auroc or 0.0 for group in answers.outside]
     softmax = [group.auroc_softmax for group in answers.outside]
-    print(f"{headline(report)}, {options.epochs} epochs\n")
+    print(f"{headline(report)}, {recipe.optim.epochs} epochs\n")
     print(f"Left out: {', '.join(left_out)}.")
     print(f"AUROC {sum(areas) / len(areas):.3f} (largest probability {sum(softmax) / len(softmax):.3f})\n")
     print("\n".join(as_markdown(answers)))
