@@ -134,7 +134,7 @@ export function newIdempotencyKey() {
 
 /**
  * @typedef {object} Upload
- * @property {Promise<Job>} promise  rejects with Refused, Unreachable, Unreadable or an AbortError
+ * @property {Promise<JobWithResult>} promise  rejects with Refused, Unreachable, Unreadable or an AbortError
  * @property {() => void} abort
  */
 
@@ -144,23 +144,27 @@ export function newIdempotencyKey() {
  * @param {File} file
  * @param {Record<string, string | number>} options  the other form fields
  * @param {string} key  Idempotency-Key: submitted again after a lost response, it is the same job
- * @param {(share: number) => void} [onProgress]  gets the share of the file that has been sent, 0 to 1
+ * @param {object} [more]
+ * @param {(share: number) => void} [more.onProgress]  gets the share of the file that has been sent, 0 to 1
+ * @param {number} [more.wait]  seconds: if the job ends in that time, the response is the finished job with its result
  * @returns {Upload}
  */
-export function submit(file, options, key, onProgress = () => {}) {
+export function submit(file, options, key, { onProgress = () => {}, wait = 0 } = {}) {
   const form = new FormData();
   for (const [name, value] of Object.entries(options)) form.append(name, String(value));
   form.append("file", file, file.name);
   const upload = new XMLHttpRequest(); // fetch does not report the progress of an upload
   let sent = false;
-  /** @type {Promise<Job>} */
+  const body = () => /** @type {ArrayBuffer} */ (upload.response);
+  const text = () => new TextDecoder().decode(body());
+  /** @type {Promise<JobWithResult>} */
   const promise = new Promise((resolve, reject) => {
     upload.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
     upload.upload.onload = () => (sent = true);
     upload.onload = () =>
       upload.status < 300
-        ? resolve(JSON.parse(upload.responseText))
-        : reject(errorOf(upload.status, upload.responseText, upload.getResponseHeader("Retry-After")));
+        ? resolve(wait ? unpackJob(decode(body())) : JSON.parse(text()))
+        : reject(errorOf(upload.status, text(), upload.getResponseHeader("Retry-After")));
     upload.onerror = async () => {
       const first = await file
         .slice(0, 1)
@@ -170,7 +174,12 @@ export function submit(file, options, key, onProgress = () => {}) {
     };
     upload.onabort = () => reject(new DOMException("The upload was cancelled.", "AbortError"));
     upload.open("POST", "/v1/jobs");
+    upload.responseType = "arraybuffer";
     upload.setRequestHeader("Idempotency-Key", key);
+    if (wait) {
+      upload.setRequestHeader("Accept", "application/msgpack");
+      upload.setRequestHeader("Prefer", `wait=${wait}`);
+    }
     upload.send(form);
   });
   return { promise, abort: () => sent || upload.abort() };
@@ -181,10 +190,13 @@ export function submit(file, options, key, onProgress = () => {}) {
  * @param {string} id
  * @returns {Promise<JobWithResult>}
  */
-export async function getJob(id) {
-  const { result, ...job } = await msgpack(jobPath(id));
-  return { ...job, result: result && unpack(result) };
-}
+export const getJob = async (id) => unpackJob(await msgpack(jobPath(id)));
+
+/**
+ * @param {Job & {result?: PackedResult | null}} packed
+ * @returns {JobWithResult}
+ */
+const unpackJob = ({ result, ...job }) => ({ ...job, result: result && unpack(result) });
 
 /**
  * The result of a job.

@@ -41,18 +41,21 @@ function kindOf(name, parents) {
  * @param {Prediction[]} predictions
  * @param {((name: string) => void) | null} [onPick]  gets the class whose bar was clicked; without it, bars are no buttons
  * @param {Record<string, string[]>} [parents]  what a class is a kind of
+ * @param {Prediction[] | null} [before]  of the original, for an edited sound: a second bar below each
  */
-export function confidenceBars(predictions, onPick = null, parents = {}) {
+export function confidenceBars(predictions, onPick = null, parents = {}, before = null) {
+  const earlier = new Map(before?.map(({ class: name, confidence }) => [name, confidence]));
   return h(
     "ol",
-    { class: "bars" },
+    { class: `bars ${before ? "compared" : ""}` },
     predictions.map(({ class: name, confidence }) => {
-      const bar = h("span", { class: "bar" });
-      bar.style.transform = `scaleX(${confidence})`;
+      const was = before ? (earlier.get(name) ?? 0) : null;
+      const bars = [barOf("bar", confidence), was === null ? null : barOf("bar before", was)];
       const parts = [
         h("span", { class: "class", text: className(name), title: onPick ? null : kindOf(name, parents) }),
-        h("span", { class: "track", "aria-hidden": "true" }, bar),
-        h("span", { class: "number", text: percent(confidence, confidence < 0.1 ? 1 : 0) }),
+        h("span", { class: "track", "aria-hidden": "true" }, bars),
+        h("span", { class: "number", text: shortPercent(confidence) }),
+        was === null ? null : h("span", { class: "number was muted", text: `was ${shortPercent(was)}` }),
       ];
       const row = onPick
         ? h(
@@ -71,6 +74,19 @@ export function confidenceBars(predictions, onPick = null, parents = {}) {
       return h("li", { data: { level: confidenceLevel(confidence) } }, row);
     }),
   );
+}
+
+/** @param {number} confidence */
+const shortPercent = (confidence) => percent(confidence, confidence < 0.1 ? 1 : 0);
+
+/**
+ * @param {string} name  of its CSS class
+ * @param {number} confidence
+ */
+function barOf(name, confidence) {
+  const bar = h("span", { class: name });
+  bar.style.transform = `scaleX(${confidence})`;
+  return bar;
 }
 
 /** @type {(term: string, value: string, text?: string) => HTMLElement[]} */

@@ -13,6 +13,8 @@ const PARTS = "maps,waveform,windows,cam,detections";
 const SPECTROGRAM = "full_spectrogram"; // which the server refuses for a recording of more than ten minutes
 const EVERY_CLASS = 1_000; // the whole distribution: confidence gap and entropy are of all classes
 const MAX_UPLOADS = 2; // at the same time
+const MAX_VERSIONS = 20; // of a sound: each keeps its file and its result
+const WAIT = 10; // seconds that the response to an edited version waits for its result
 const SLOW_QUEUE = 20_000; // milliseconds without a change after which a queued job is said to take longer than usual
 
 /**
@@ -63,6 +65,16 @@ export class Sound {
   delayTimer;
   /** Too long for a spectrogram of the whole. */
   long = false;
+  /** Edited versions of this sound, each made from the one before. Those after `edits` have been undone, or are pending. @type {Sound[]} */
+  versions = [];
+  /** How many edits are applied. */
+  edits = 0;
+  /** Whether the original is shown although there are edits. */
+  showsOriginal = false;
+  /** Why the last edit could not be classified. @type {ErrorInfo | null} */
+  editError = null;
+  /** Whether it is an edited version that has not been shown yet. */
+  pending = false;
   stop = () => {};
 
   /**
@@ -70,11 +82,14 @@ export class Sound {
    * @param {string} options.name
    * @param {File | null} [options.file]  null for a result reopened by its link
    * @param {string | null} [options.linkedId]  id of the job that the link named
+   * @param {Sound | null} [options.original]  the sound of which it is an edited version
    */
-  constructor({ name, file = null, linkedId = null }) {
+  constructor({ name, file = null, linkedId = null, original = null }) {
     this.name = name;
     this.file = file;
     this.linkedId = linkedId;
+    this.original = original;
+    this.pending = original !== null;
     /** For the player. @type {string | null} */
     this.url = file ? URL.createObjectURL(file) : null;
   }
@@ -88,6 +103,33 @@ export class Sound {
 
   get ended() {
     return ["succeeded", "failed", "cancelled", "refused", "gone"].includes(this.phase);
+  }
+
+  /** The sound in the list: itself, or the original of an edited version. @returns {Sound} */
+  get root() {
+    return this.original ?? this;
+  }
+
+  /** With the edits that are applied. @returns {Sound} */
+  get edited() {
+    return this.versions[this.edits - 1] ?? this;
+  }
+
+  /** What the panels show: an edited version, or the original. @returns {Sound} */
+  get shown() {
+    return this.showsOriginal ? this : this.edited;
+  }
+
+  /** The last version that is being classified; null: none. @returns {Sound | null} */
+  get pendingVersion() {
+    return this.versions.findLast(({ pending }) => pending) ?? null;
+  }
+
+  /** Stop it and free its file. */
+  discard() {
+    this.halt();
+    if (!this.ended) cancelJob(this);
+    if (this.url) URL.revokeObjectURL(this.url);
   }
 }
 
@@ -120,6 +162,11 @@ class Library extends Emitter {
   selected = null;
   reachable = true;
   #uploading = 0;
+
+  /** What the panels show: the selected sound, or an edited version of it. */
+  get shown() {
+    return this.selected?.shown ?? null;
+  }
 
   /**
    * Add files and submit them; the first is selected.
@@ -188,23 +235,79 @@ class Library extends Emitter {
   }
 
   /**
-   * Submit a sound again: one that ended without a result, or with another model.
+   * Submit a sound again, with its edited versions: one that ended without a result, or with another model.
    * @param {Sound} sound
    */
-  resubmit(sound) {
-    sound.halt();
-    sound.channelRequests.clear();
-    sound.lookRequests.clear();
-    const nothing = { linkedId: null, upload: null, job: null, uploaded: 0, idempotencyKey: null };
-    this.#set(sound, { ...NEW_ATTEMPT, ...nothing, result: null, view: null, looking: null });
+  resubmit({ root }) {
+    for (const sound of [root, ...root.versions]) {
+      sound.halt();
+      sound.channelRequests.clear();
+      sound.lookRequests.clear();
+      const nothing = { linkedId: null, upload: null, job: null, uploaded: 0, idempotencyKey: null };
+      this.#set(sound, { ...NEW_ATTEMPT, ...nothing, result: null, view: null, looking: null });
+    }
+    this.#submitNext();
+  }
+
+  /**
+   * Classify an edited version of a sound. It is shown when its result has come; until then the version before stays. Edits
+   * that were undone are discarded.
+   * @param {Sound} sound
+   * @param {File} file
+   */
+  edit({ root }, file) {
+    const version = new Sound({ file, name: file.name, original: root });
+    const { versions } = root;
+    if (!root.pendingVersion) versions.splice(root.edits).forEach((one) => one.discard());
+    versions.push(version);
+    if (versions.length > MAX_VERSIONS) {
+      versions.shift()?.discard();
+      root.edits = Math.max(root.edits - 1, 0);
+    }
+    this.#set(root, { showsOriginal: false, editError: null });
+    this.#submitNext();
+  }
+
+  /**
+   * Undo (-1) or redo (1) an edit. An edit that is still being classified is discarded first.
+   * @param {Sound} sound
+   * @param {-1 | 1} by
+   */
+  stepEdits({ root }, by) {
+    const pending = root.pendingVersion;
+    if (pending) {
+      if (by > 0) return;
+      this.#drop(pending, null);
+    } else {
+      const edits = Math.min(Math.max(root.edits + by, 0), root.versions.length);
+      this.#set(root, { edits, showsOriginal: false, editError: null });
+    }
+  }
+
+  /**
+   * Show the original of an edited sound, or the edited sound again.
+   * @param {Sound} sound
+   * @param {boolean} showsOriginal
+   */
+  showOriginal({ root }, showsOriginal) {
+    this.#set(root, { showsOriginal });
+  }
+
+  /**
+   * @param {Sound} version  a pending one
+   * @param {ErrorInfo | null} error
+   */
+  #drop(version, error) {
+    const { root } = version;
+    root.versions.splice(root.versions.indexOf(version), 1);
+    version.discard();
+    this.#set(root, { editError: error });
     this.#submitNext();
   }
 
   /** @param {Sound} sound */
   remove(sound) {
-    sound.halt();
-    if (!sound.ended) cancelJob(sound);
-    if (sound.url) URL.revokeObjectURL(sound.url);
+    for (const one of [sound, ...sound.versions]) one.discard();
     const at = this.sounds.indexOf(sound);
     this.sounds.splice(at, 1);
     this.emit("list", null);
@@ -240,13 +343,20 @@ class Library extends Emitter {
    */
   #set(sound, changes) {
     Object.assign(sound, changes);
+    const { pending, root } = sound;
+    if (pending && sound.phase === "succeeded") {
+      sound.pending = false;
+      root.edits = Math.max(root.edits, root.versions.indexOf(sound) + 1);
+    } else if (pending && sound.ended) return this.#drop(sound, sound.error ?? {});
     this.emit("change", sound);
+    if (pending) this.emit("change", root);
   }
 
   /** Submit the sounds that wait, the first added first (of one drop: the one at the top), as far as uploads are free. */
   #submitNext() {
     while (this.#uploading < MAX_UPLOADS) {
       const [sound] = this.sounds
+        .flatMap((one) => [one, ...one.versions])
         .filter((one) => one.phase === "waiting" && one.file && !one.note)
         .sort((a, b) => a.number - b.number);
       if (!sound?.file) return;
@@ -263,10 +373,13 @@ class Library extends Emitter {
     const { attempt } = sound;
     try {
       sound.idempotencyKey ??= api.newIdempotencyKey();
-      const model = settings.get("model");
+      const model = sound.original?.result?.model ?? settings.get("model");
       const include = sound.long ? PARTS : `${PARTS},${SPECTROGRAM}`;
       const options = { top_k: EVERY_CLASS, include, ...(model ? { model } : {}) };
-      const upload = api.submit(file, options, sound.idempotencyKey, (uploaded) => this.#set(sound, { uploaded }));
+      const upload = api.submit(file, options, sound.idempotencyKey, {
+        onProgress: (uploaded) => this.#set(sound, { uploaded }),
+        wait: sound.original ? WAIT : 0,
+      });
       sound.stop = upload.abort;
       this.#set(sound, { phase: "uploading", upload, uploaded: 0 });
       const job = await upload.promise;

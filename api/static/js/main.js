@@ -45,7 +45,7 @@ library.on("select", () => {
 library.on("change", (sound) => {
   if (sound.ended && sound.phase !== announced.get(sound)) announceOutcome(sound);
   announced.set(sound, sound.phase);
-  if (sound !== library.selected) return;
+  if (sound.root !== library.selected) return;
   updateAddress();
   showSelected();
 });
@@ -55,9 +55,9 @@ openLink();
 async function showSelected() {
   if (!library.selected) return;
   const loaded = await loadPanels();
-  const model = library.selected?.result?.model;
+  const model = library.shown?.result?.model;
   if (model && !cards.has(model)) await loadModels().catch(() => {});
-  const sound = library.selected;
+  const sound = library.shown;
   if (!sound) return;
   const card = cards.get(sound.result?.model ?? sound.job?.model ?? "") ?? null;
   for (const panel of loaded) panel.show(sound, card);

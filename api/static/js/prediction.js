@@ -10,7 +10,7 @@ import { recordings } from "./recorder.js";
 import { reliabilityDiagram } from "./reliability.js";
 import { settings } from "./settings.js";
 import { showProgress, stateText } from "./sound-list.js";
-import { detectedClasses, headline, isLong, warningText } from "./verdict.js";
+import { answerText, detectedClasses, headline, isLong, warningText } from "./verdict.js";
 
 /** @import { Job, ModelCard, Prediction, Result } from "./types.js" */
 /** @import { Sound } from "./library.js" */
@@ -48,11 +48,13 @@ export function mountPrediction(root, cards) {
       markPicked();
       return updateReason(sound);
     }
-    if (shown?.sound !== sound) expanded = unfolded = false;
+    if (shown?.sound.root !== sound.root) expanded = unfolded = false;
     const hasFocus = () => root.contains(document.activeElement);
     const hadFocus = hasFocus();
     shown = { sound, phase, result, file, card };
+    const lengths = barLengths();
     draw(sound, card);
+    if (sound.root.versions.length) moveBars(lengths);
     // Where the focused element was removed, the focus goes to the article around it.
     const article = root.closest("[tabindex]");
     if (hadFocus && !hasFocus() && article instanceof HTMLElement) article.focus({ preventScroll: true });
@@ -136,8 +138,11 @@ export function mountPrediction(root, cards) {
       },
       { class: "quiet toggle", "aria-expanded": String(expanded) },
     );
+    const before = originalOf(sound, result);
+    const onPick = result.cam ? (/** @type {string} */ name) => pick(sound, name) : null;
+    const listed = expanded ? predictions : firstOf(predictions, before);
     const bars = [
-      confidenceBars(expanded ? predictions : predictions.slice(0, TOP), result.cam ? (name) => pick(sound, name) : null, card?.parents),
+      confidenceBars(listed, onPick, card?.parents, before?.predictions),
       predictions.length > TOP ? toggle : null,
       result.cam ? h("p", { class: "pick-hint muted", text: "Choose a class to see where in the sound it is." }) : null,
     ];
@@ -163,6 +168,7 @@ export function mountPrediction(root, cards) {
             "div",
             {},
             verdictLine(result, card),
+            before ? h("p", { class: "before muted" }, "Edited. The original: ", h("b", { text: answerText(before) })) : null,
             warningList(result),
             isLong(result) && result.detections?.length ? eventList(result, job.id) : null,
             isNamed ? bars : folded,
@@ -198,6 +204,25 @@ export function mountPrediction(root, cards) {
     if (!isShown) lookInto(sound, bestWindow(result, name), name);
   }
 
+  /** How long the bar of each class is. @returns {Map<string, string>} */
+  function barLengths() {
+    const rows = [...root.querySelectorAll(".bars [data-class]")].filter((row) => row instanceof HTMLElement);
+    return new Map(rows.map((row) => [row.dataset.class ?? "", find(row, ".bar")?.style.transform ?? ""]));
+  }
+
+  /**
+   * Let the bars grow or shrink from the lengths that they had for another version of the sound.
+   * @param {Map<string, string>} from
+   */
+  function moveBars(from) {
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    for (const row of root.querySelectorAll(".bars [data-class]")) {
+      const bar = find(row, ".bar");
+      const transform = row instanceof HTMLElement ? from.get(row.dataset.class ?? "") : null;
+      if (bar && transform) bar.animate({ transform: [transform, bar.style.transform] }, { duration: 250, easing: "ease-out" });
+    }
+  }
+
   /** Mark the bar of the class whose class activation is shown, or has been requested. */
   function markPicked() {
     const { view = null, looking = null } = shown?.sound ?? {};
@@ -223,6 +248,28 @@ export function mountPrediction(root, cards) {
   }
 
   return { show };
+}
+
+/**
+ * The result of the original of an edited sound, where it is of the same model; otherwise null.
+ * @param {Sound} sound
+ * @param {Result} result
+ */
+function originalOf({ original }, result) {
+  const before = original?.result ?? null;
+  return before?.model === result.model ? before : null;
+}
+
+/**
+ * The first classes, and that of the original.
+ * @param {Prediction[]} predictions
+ * @param {Result | null} before
+ */
+function firstOf(predictions, before) {
+  const first = predictions.slice(0, TOP);
+  const was = before?.predictions[0].class;
+  const missing = predictions.slice(TOP).find((one) => one.class === was);
+  return missing ? [...first, missing] : first;
 }
 
 /**

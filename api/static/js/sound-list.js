@@ -107,7 +107,7 @@ export function stateText(sound) {
       return "No longer on the server";
     default:
       if (!result) return sound.error?.title ?? "Failed";
-      return answerText(result);
+      return answerText(result) + (sound.edited.result && sound.edits ? `; edited: ${answerText(sound.edited.result)}` : "");
   }
 }
 

@@ -18,7 +18,7 @@ import { residualBlock } from "./residual-block.js";
 /** @import { Network, NetworkNode } from "./graph.js" */
 
 /**
- * {element, repaint(), onFile(), close()}.
+ * {element, repaint(), hasChannels(), onFile(), close()}.
  * @param {object} options
  * @param {Network} options.network
  * @param {Sound} options.sound
@@ -26,8 +26,9 @@ import { residualBlock } from "./residual-block.js";
  * @param {ScaledMatrix} options.scaled  its map
  * @param {(by: number) => void} options.onStep  to the next node (1) or the previous one (-1)
  * @param {() => void} options.onClose
+ * @param {boolean} [options.withChannels]  fetch the channels at once
  */
-export function nodeDetail({ network, sound, node, scaled, onStep, onClose }) {
+export function nodeDetail({ network, sound, node, scaled, onStep, onClose, withChannels = false }) {
   const { id, kind } = node;
   const layer = isLayer(node);
   const hasChannels = layer && node.shape[0] > 1;
@@ -74,7 +75,7 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose }) {
 
   block?.show(null, null);
   if (hasChannels) {
-    if (hasRequested(sound, id)) loadChannels();
+    if (hasRequested(sound, id) || (withChannels && sound.file)) loadChannels();
     else offerChannels();
   }
 
@@ -177,6 +178,8 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose }) {
   return {
     element,
     repaint,
+    /** Whether its channels are shown. */
+    hasChannels: () => fetched !== null,
     /** To be called when the sound has its file again: its channels can then be fetched. */
     onFile() {
       if (hasChannels && !fetched && !hasRequested(sound, id)) offerChannels();

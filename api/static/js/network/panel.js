@@ -66,6 +66,7 @@ export function mountNetwork(root) {
   function draw(sound, card) {
     const { view: result } = sound;
     const reopen = opened?.id;
+    const withChannels = opened?.detail.hasChannels() ?? false;
     clear();
     if (!result) return;
     if (!card) return showMessage(`The model ${result.model} is no longer served, so its layers are not known.`);
@@ -93,7 +94,7 @@ export function mountNetwork(root) {
     );
     root.replaceChildren(panel);
     view = { sound, network, nodes, panel, place, complete: missing === 0 };
-    if (reopen && nodes.ids.includes(reopen)) open(view, reopen);
+    if (reopen && nodes.ids.includes(reopen)) open(view, reopen, withChannels);
   }
 
   function clear() {
@@ -131,13 +132,14 @@ export function mountNetwork(root) {
   /**
    * @param {View} view
    * @param {string} id
+   * @param {boolean} [withChannels]  fetch the channels at once: another version of the sound had them
    */
-  function open({ sound, network, nodes, panel, place }, id) {
+  function open({ sound, network, nodes, panel, place }, id, withChannels = false) {
     const node = nodeOf(network, id);
     const scaled = scaledMap(node, network);
     if (!scaled) return;
     opened?.detail.close();
-    const detail = nodeDetail({ network, sound, node, scaled, onStep: step, onClose: close });
+    const detail = nodeDetail({ network, sound, node, scaled, onStep: step, onClose: close, withChannels });
     opened = { id, detail };
     place.replaceChildren(detail.element);
     panel.toggleAttribute("data-open", true);

@@ -8,6 +8,7 @@ import { playhead } from "../playhead.js";
 import { settings } from "../settings.js";
 import { answerText } from "../verdict.js";
 import { viewport } from "../viewport.js";
+import { editor } from "../edit/editor.js";
 import { axisLength, placeSpectrogram } from "./axes.js";
 import { oncePerFrame } from "./canvas.js";
 import { colourControls } from "./colour-controls.js";
@@ -51,10 +52,12 @@ export function mountSound(root) {
   let shown = null;
 
   const touch = matchMedia("(pointer: coarse)").matches;
-  const hint = h("p", { id: "sound-hint", class: "hint muted", text: touch ? HINTS.touch : HINTS.mouse });
+  const usualHint = touch ? HINTS.touch : HINTS.mouse;
+  const hint = h("p", { id: "sound-hint", class: "hint muted", text: usualHint });
   const audioPlayer = player(() => updateAxis());
   const waveform = waveformPlot("sound-hint");
-  const spectrogramView = spectrogramPlot("sound-hint");
+  const editing = editor({ onHint: (text) => (hint.textContent = text ?? usualHint) });
+  const spectrogramView = spectrogramPlot("sound-hint", editing.brush);
   spectrogramView.element.id = "sound-spectrogram";
   const scrollBar = minimap("sound-spectrogram");
   const windows = timeline(lookIntoWindow);
@@ -77,6 +80,7 @@ export function mountSound(root) {
     audioPlayer.element,
     windows.element,
     waveform.element,
+    editing.element,
     spectrogramView.element,
     scrollBar.element,
     controls.element,
@@ -84,6 +88,7 @@ export function mountSound(root) {
   );
   root.replaceChildren(panel);
   panel.addEventListener("keydown", (event) => {
+    editing.onKey(event);
     if (event.key !== " " || closest(event, "button, select, input, a")) return;
     event.preventDefault();
     audioPlayer.toggle();
@@ -156,21 +161,22 @@ export function mountSound(root) {
    */
   function show(next, nextCard) {
     root.hidden = next.phase === "refused" || next.phase === "failed"; // there is nothing to show but the error
-    const isNew = next !== sound;
+    const isNew = next.root !== sound?.root;
     const { result, view, looking, url, phase, note } = next;
     const sameView = shown?.view === view && shown.looking === looking;
     const same = sameView && shown?.result === result && shown.url === url && shown.phase === phase && shown.note === note;
-    if (!isNew && same && card === nextCard) {
+    if (next === sound && same && card === nextCard) {
       if (phase === "queued" || phase === "uploading") spectrogramView.showMessage(missingReason(next));
       return;
     }
-    const changed = isNew || shown?.result !== result || card !== nextCard;
+    const changed = next !== sound || shown?.result !== result || card !== nextCard;
     shown = { result, view, looking, url, phase, note };
     if (isNew) {
       decoding?.abort();
       peaks = decodedFile = null;
     }
     [sound, card] = [next, nextCard];
+    editing.show(sound, card);
     audioPlayer.load(sound, result?.duration ?? sound.job?.audio.duration ?? 0);
     if (changed) {
       spectrogram = placeSpectrogram(result, card);

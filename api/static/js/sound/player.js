@@ -88,7 +88,9 @@ export function player(onLength) {
   function load(next, seconds) {
     knownDuration = seconds;
     if (next !== sound || next.url !== url) {
-      const at = next === sound ? playhead.time : 0;
+      const same = next.root === sound?.root; // another version of the same sound goes on where it was
+      const at = same ? playhead.time : 0;
+      const wasPlaying = same && !audio.paused;
       [sound, url] = [next, next.url];
       audio.pause();
       showMessage(url ? "" : "The server does not keep sounds. Choose the file to listen to it.", !url);
@@ -96,6 +98,7 @@ export function player(onLength) {
       else audio.removeAttribute("src");
       report(at);
       if (url) audio.currentTime = at;
+      if (url && wasPlaying) audio.play().catch(() => {});
     } else if (duration() !== playhead.duration) report(unplayable ? playhead.time : audio.currentTime);
     if (!url) message.hidden = !(sound.job || sound.ended); // a link that is still being opened has no file yet
   }
@@ -212,7 +215,7 @@ export function player(onLength) {
   });
   onVolume();
   library.on("select", (selected) => {
-    if (selected !== sound) audio.pause();
+    if (selected !== sound?.root) audio.pause();
   });
 
   return { element, load, toggle, duration };

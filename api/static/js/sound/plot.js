@@ -25,6 +25,11 @@ import { clearedContext, createCanvas, drawTimeAxis, drawValueAxis, fitToBox, th
  * @property {number} y
  * @property {number} apart  their distance, as a share
  * @property {SoundRegion} region  what was visible then
+ *
+ * @typedef {object} Brush  while it is active, a drag selects a region for it instead of zooming
+ * @property {() => boolean} isActive
+ * @property {(region: SoundRegion) => void} onRegion
+ * @property {(event: KeyboardEvent) => boolean} onKey  returns whether the key had a meaning
  */
 
 const CLICK = 5; // px: a movement below this is a click
@@ -36,8 +41,9 @@ const CLICK = 5; // px: a movement below this is a click
  * @param {string} options.name  CSS class
  * @param {boolean} [options.hasFrequency]  whether there is a frequency axis: regions then have a height
  * @param {(point: Point | null) => void} [options.onHover]  gets the pointer's position, or null when it leaves
+ * @param {Brush | null} [options.brush]
  */
-export function plot({ label, describedBy, name, hasFrequency = false, onHover = () => {} }) {
+export function plot({ label, describedBy, name, hasFrequency = false, onHover = () => {}, brush = null }) {
   const gutter = createCanvas({ class: "gutter", "aria-hidden": "true" });
   const axis = createCanvas({ class: "axis", "aria-hidden": "true" });
   const canvas = createCanvas({ class: "image", role: "img", "aria-label": label });
@@ -60,8 +66,11 @@ export function plot({ label, describedBy, name, hasFrequency = false, onHover =
   );
   const stage = h("div", { class: "stage" }, canvas, overlay);
   const element = h("div", { class: `plot ${name}` }, gutter, stage, axis);
-  addPointers(overlay, selection, hasFrequency, onHover);
-  overlay.addEventListener("keydown", onKey);
+  addPointers(overlay, selection, hasFrequency, onHover, brush);
+  overlay.addEventListener("keydown", (event) => {
+    if (brush?.isActive() && brush.onKey(event)) event.preventDefault();
+    else onKey(event);
+  });
   overlay.addEventListener("wheel", (event) => onWheel(event, overlay, hasFrequency), { passive: false });
 
   let announced = -1; // seconds; once a second while it plays
@@ -140,13 +149,14 @@ function visibleRegion() {
 }
 
 /**
- * A click seeks; a drag selects a region to zoom into, and pans with Shift; two fingers zoom and pan.
+ * A click seeks; a drag selects a region to zoom into or for the brush, and pans with Shift; two fingers zoom and pan.
  * @param {HTMLElement} overlay
  * @param {HTMLElement} selection
  * @param {boolean} hasFrequency
  * @param {(point: Point | null) => void} onHover
+ * @param {Brush | null} brush
  */
-function addPointers(overlay, selection, hasFrequency, onHover) {
+function addPointers(overlay, selection, hasFrequency, onHover, brush) {
   /** Pointers that are down. @type {Map<number, Point>} */
   const down = new Map();
   /** @type {Drag | null} */
@@ -219,8 +229,9 @@ function addPointers(overlay, selection, hasFrequency, onHover) {
       const point = pointOf(event, overlay);
       if (!drag.moved) playhead.seek(viewport.timeAt(point.x));
       else if (!drag.panning) {
-        const { start, end, low, high } = selected(drag, event, point);
-        viewport.show(start, end, low, high);
+        const region = selected(drag, event, point);
+        if (brush?.isActive()) brush.onRegion(region);
+        else viewport.show(region.start, region.end, region.low, region.high);
       }
     }
     lift(event);

@@ -13,6 +13,7 @@ import { cover, plot } from "./plot.js";
 
 /** @import { ModelCard, PlacedCam, PlacedSpectrogram, SoundRegion } from "../types.js" */
 /** @import { Table } from "../paint/colormaps.js" */
+/** @import { Brush } from "./plot.js" */
 
 /** For each colour map a hue that it does not contain. @type {Record<string, [number, number, number]>} */
 const HUES = { magma: [70, 235, 255], grey: [255, 150, 40], viridis: [255, 70, 110], cividis: [255, 60, 90] };
@@ -63,19 +64,20 @@ export function paintCam(canvas, { matrix, start, seconds }, region = viewport) 
 /**
  * {element, draw(spectrogram, cam, card), showMessage(text), setLabel(text)}.
  * @param {string} describedBy  id of the text that explains the pointer and the keys
+ * @param {Brush & {element: HTMLElement, draw: () => void}} brush  with the element that it shows over the picture
  */
-export function spectrogramPlot(describedBy) {
+export function spectrogramPlot(describedBy, brush) {
   /** @type {{spectrogram: PlacedSpectrogram, card: ModelCard} | null} */
   let shown = null;
   const reading = h("output", { class: "reading number", "aria-live": "off" }); // the value under the pointer
   /** @param {{x: number, y: number} | null} point */
   const onHover = (point) => (reading.textContent = read(point) ?? "");
-  const view = plot({ label: "Spectrogram", describedBy, name: "spectrogram", hasFrequency: true, onHover });
+  const view = plot({ label: "Spectrogram", describedBy, name: "spectrogram", hasFrequency: true, onHover, brush });
   const camLayer = createCanvas({ class: "image", "aria-hidden": "true" });
   const outline = h("div", { class: "highlight", hidden: true });
   const message = h("p", { class: "state" });
   view.canvas.after(camLayer);
-  view.overlay.prepend(outline);
+  view.overlay.prepend(outline, brush.element);
   view.stage.append(message, reading);
 
   highlight.on("change", drawHighlight);
@@ -114,6 +116,7 @@ export function spectrogramPlot(describedBy) {
     camLayer.hidden = !cam;
     if (cam && fitToBox(camLayer)) paintCam(camLayer, cam);
     drawHighlight();
+    brush.draw();
   }
 
   return {
