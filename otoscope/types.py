@@ -333,6 +333,11 @@ class ReceptiveField(Public):
     start: int
     stride: int
     size: int
+    patch: int | None = Field(
+        None,
+        description="frames of a patch, if the network takes the spectrogram in patches: a cell depends on no frame of"
+        " another patch than the one that it begins in, the first of which begins at frame 0",
+    )
 
 
 class Layer(Public):

@@ -43,18 +43,41 @@ def test_the_embedding_is_the_mean_over_patches(hop: int) -> None:
 
 @torch.no_grad()
 def test_time_is_linear_in_the_columns_of_a_map() -> None:
-    """The maps are those of patches that do not overlap, side by side; a hook changes no logits."""
+    """Patches that do not overlap lie side by side, with zeros behind the last; a hook changes no logits."""
     network, x = small(), torch.randn(2, 1, 64, 250)
-    recorder = ActivationRecorder(network, maps=[0, 1], embedding=[0], cam=[1], channels={"layer13": [0]})
+    recorder = ActivationRecorder(network, maps=[0, 1], embedding=[0], cam=[1], channels={"layer5": [0]})
     logits = network(x, recorder)
     assert torch.equal(logits, network(x))
     assert list(recorder.maps) == list(network.structure())
-    assert recorder.maps["stem"].shape == (2, 32, 2 * 48)
+    assert recorder.maps["stem"].shape == (2, 32, 125)
+    assert not recorder.maps["stem"][..., 2 * 48 :].any()
     first: dict[str, Tensor] = {}
     network(x[..., 96:192], lambda name, activation: first.__setitem__(name, activation))
-    torch.testing.assert_close(recorder.maps["layer6"][:, :, 6:], first["layer6"].mean(dim=1))
-    assert recorder.channels["layer13", "layer13"].shape == (1, 256, 2, 6)
-    assert recorder.cam(logits[1:].argmax(dim=1)).shape == (1, 2, 6)
+    torch.testing.assert_close(recorder.maps["layer4.block1"][..., 6:12], first["layer4.block1"].mean(dim=1))
+    assert recorder.channels["layer5", "layer5"].shape == (1, 256, 2, 8)
+    assert recorder.cam(logits[1:].argmax(dim=1)).shape == (1, 2, 8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [13, 9])
+def test_a_cell_depends_on_its_receptive_field_within_its_patch(layers: int) -> None:
+    """A changed frame changes cells of its own patch only, and of those no cell with another receptive field."""
+    network, x, frame = small(layers=layers, patch_hop=96), torch.rand(1, 1, 64, 288), 120
+    assert network.pooled_layers == tuple(network.structure())[-1:]
+    changed = x.clone()
+    changed[..., frame] += 1
+    before, after = (ActivationRecorder(network, maps=[0], embedding=[], cam=[]) for _ in range(2))
+    network(x, before)
+    network(changed, after)
+    for name, node in network.structure().items():
+        field = node.receptive_field
+        assert field.patch == 96
+        columns = (before.maps[name] != after.maps[name]).any(dim=(0, 1)).nonzero().flatten().tolist()
+        assert columns, name
+        for column in columns:
+            start = field.start + column * field.stride
+            assert start <= frame < start + field.size, name
+            assert column * field.stride // field.patch == frame // field.patch, name
 
 
 @torch.no_grad()

@@ -4,6 +4,11 @@
 The network sees a fixed number of frames at a time. A longer spectrogram is cut into patches that overlap, each patch
 passes through the convolutions on its own, and the embedding is the mean over the patches: over the whole spectrogram
 at once, the zeros that pad its ends would be missing in between, and YAMNet's weights depend on them.
+
+Patches that overlap by half compute the frames that they share twice. The zeros at their ends make the results differ:
+in the first five layers near the ends only, from the eighth on in every cell. The first five have a third of the
+multiplications, so that sharing their inner columns would save a sixth at most, in small pieces; it is not done. A
+`patch_hop` of `patch_frames` halves the work.
 """
 
 from collections.abc import Collection
@@ -13,13 +18,22 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from otoscope.types import LayerKind
 from worker.model.architectures import register
 from worker.model.base import ActivationHook, ArchitectureConfig, Network, Node, make_head, no_hook, receptive_field
 
-_LAYERS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
-"""Output channels and stride of each depthwise separable convolution; before them is a plain one, 32 channels, 2."""
+_STAGES = ((64, 1), (128, 2), (256, 2), (512, 6), (1024, 2))
+"""Output channels and number of the depthwise separable convolutions of each resolution. The first of each stage but
+the first one has a stride of 2. Before them is a plain convolution with a stride of 2."""
 
-_STEM = 32
+_LAYERS = tuple(
+    (f"layer{stage}", f"layer{stage}.block{block}", channels, 2 if stage > 1 and block == 1 else 1)
+    for stage, (channels, blocks) in enumerate(_STAGES, start=1)
+    for block in range(1, blocks + 1)
+)
+"""Stage, name, output channels and stride of each depthwise separable convolution."""
+
+_STEM = 32  # channels of the first convolution
 _TOTAL_STRIDE = 32
 
 
@@ -62,7 +76,7 @@ class MobileNetV1(Network):
     """Takes any number of frames; if fewer than a patch, the last one is repeated.
 
     Activations of successive patches lie side by side: the hook gets every patch that does not overlap the one before,
-    so that time is linear in its columns.
+    and zeros for frames behind the last of them, so that the columns cover the spectrogram and time is linear in them.
     """
 
     def __init__(self, config: MobileNetConfig) -> None:
@@ -71,7 +85,7 @@ class MobileNetV1(Network):
         channels = max(8, round(_STEM * config.width))
         self.stem = _convolution(config, 1, channels, 2)
         self.layers = nn.ModuleList()
-        for full_width, stride in _LAYERS[: config.layers]:
+        for _, _, full_width, stride in _LAYERS[: config.layers]:
             outputs = max(8, round(full_width * config.width))
             self.layers.append(
                 nn.Sequential(
@@ -84,22 +98,25 @@ class MobileNetV1(Network):
 
     def forward(self, x: Tensor, hook: ActivationHook | None = None, expanded_blocks: Collection[str] = ()) -> Tensor:
         report: ActivationHook = hook or no_hook
-        x, patches = self._cut(x)  # (batch × patches, 1, mels, patch frames)
+        x, patches, frames = self._cut(x)  # (batch × patches, 1, mels, patch frames)
         x = self.stem(x)  # (batch × patches, width, mels / 2, patch frames / 2)
         if hook:
-            report("stem", self._side_by_side(x, patches))
-        for number, layer in enumerate(self.layers, start=1):
+            report("stem", self._side_by_side(x, patches, frames))
+        for (stage, name, _, _), layer in zip(_LAYERS, self.layers, strict=False):
             x = layer(x)  # in the end (batch × patches, width, mels / 32, patch frames / 32)
             if hook:
-                report(f"layer{number}", self._side_by_side(x, patches))
+                shown = self._side_by_side(x, patches, frames)
+                report(name, shown)
+                if name == self._last_of(stage):
+                    report(stage, shown)
         of_patches = x.mean(dim=(2, 3))  # (batch × patches, width)
         embedding = of_patches.reshape(-1, patches, of_patches.shape[1]).mean(dim=1)  # (batch, width)
         report("embedding", embedding)
         logits: Tensor = self.head(embedding)  # (batch, classes)
         return logits
 
-    def _cut(self, x: Tensor) -> tuple[Tensor, int]:
-        """(batch, 1, mels, frames) -> patches (batch × patches, 1, mels, patch frames), and how many of each row."""
+    def _cut(self, x: Tensor) -> tuple[Tensor, int, int]:
+        """(batch, 1, mels, frames) -> patches (batch × patches, 1, mels, patch frames), patches of a row, frames."""
         size, hop, mels, frames = self.config.patch_frames, self.config.patch_hop, x.shape[2], x.shape[3]
         if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             mels, frames = int(mels), int(frames)  # they are tensors then
@@ -107,31 +124,44 @@ class MobileNetV1(Network):
         first = torch.arange(patches, device=x.device) * hop
         index = (first[:, None] + torch.arange(size, device=x.device)).clamp_max(frames - 1)  # (patches, patch frames)
         cut = x[..., index].permute(0, 3, 1, 2, 4)  # (batch, patches, 1, mels, patch frames)
-        return cut.reshape(-1, 1, mels, size), patches
+        return cut.reshape(-1, 1, mels, size), patches, frames
 
-    def _side_by_side(self, x: Tensor, patches: int) -> Tensor:
-        """(batch × patches, width, height, columns) -> (batch, width, height, columns of all patches)."""
-        step = self.config.patch_frames // self.config.patch_hop
+    def _side_by_side(self, x: Tensor, patches: int, frames: int) -> Tensor:
+        """(batch × patches, width, height, columns of a patch) -> (batch, width, height, columns of all frames)."""
+        step, stride = self.config.patch_frames // self.config.patch_hop, self.config.patch_frames // x.shape[3]
         apart = x.reshape(-1, patches, *x.shape[1:])[:, ::step]  # (batch, patches apart, width, height, columns)
-        return apart.permute(0, 2, 3, 1, 4).flatten(3)
+        shown = apart.permute(0, 2, 3, 1, 4).flatten(3)
+        return nn.functional.pad(shown, (0, -(-frames // stride) - shown.shape[3]))  # cuts off what is too long
 
     def structure(self) -> dict[str, Node]:
+        def node(kind: LayerKind, inputs: tuple[str, ...]) -> Node:
+            field = receptive_field(path).model_copy(update={"patch": self.config.patch_frames})
+            return Node(kind, inputs, field)
+
         path = [(3, 2, 0)]
-        nodes = {"stem": Node("stem", (), receptive_field(path))}
+        nodes = {"stem": node("stem", ())}
         before = "stem"
-        for number, (_, stride) in enumerate(_LAYERS[: self.config.layers], start=1):
+        for stage, name, _, stride in _LAYERS[: self.config.layers]:
             path.append((3, stride, 0 if stride > 1 else 1))
-            nodes[f"layer{number}"] = Node("plain", (before,), receptive_field(path))
-            before = f"layer{number}"
+            nodes[name] = node("plain", (before,))
+            before = name
+            if name == self._last_of(stage):
+                nodes[stage] = node("stage", (name,))
+                before = stage
         return nodes
 
+    def _last_of(self, stage: str) -> str:
+        """The name of the last block of a stage."""
+        return [name for of, name, _, _ in _LAYERS[: self.config.layers] if of == stage][-1]
+
     def pool(self, levels: list[Tensor]) -> Tensor:
-        """The embedding; if patches overlap, that of every patch which does not overlap the one before."""
+        """The embedding up to a factor, which gradients for CAM do not need: of the patches that the hook gets, and
+        with the zeros behind them."""
         return levels[-1].mean(dim=(2, 3))
 
     @property
     def pooled_layers(self) -> tuple[str, ...]:
-        return (f"layer{self.config.layers}",)
+        return (_LAYERS[self.config.layers - 1][0],)
 
     def trunk(self) -> list[nn.Module]:
         return [self.stem, *self.layers]
