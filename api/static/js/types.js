@@ -122,6 +122,7 @@
  * @property {number} start                 `size` cells of the spectrogram from `start + i * stride` on
  * @property {number} stride
  * @property {number} size
+ * @property {number | null} [patch]        frames of a patch, the first of which begins at frame 0: a cell depends on no other
  *
  * @typedef {object} Layer
  * @property {string} name
@@ -141,11 +142,14 @@
  * @property {number} [floor_db]            dB: no cell of a spectrogram is lower
  *
  * @typedef {object} Architecture
+ * @property {string} [type]
  * @property {boolean} [squeeze_excitation]
  * @property {boolean} [feature_pyramid]
  * @property {number} [pyramid_width]       channels of each stage of the pyramid
  * @property {string} [backbone]            name of the timm model, where it is one
  * @property {number[]} [head]              widths of the hidden linear layers
+ * @property {number} [patch_frames]        frames that the network takes at once, where it takes patches
+ * @property {number} [patch_hop]           frames from one patch to the next
  *
  * @typedef {object} ReliabilityBin         predictions of about the same confidence
  * @property {number} low                   of the confidences, 0 to 1

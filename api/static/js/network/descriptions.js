@@ -31,6 +31,13 @@ export function describe(node, network) {
       );
     }
     case "stem":
+      if (inPatches(card)) {
+        return (
+          `The spectrogram is cut into patches of ${formatDuration(patchSeconds(network))}, each of which passes through the ` +
+          `network on its own. A 3 × 3 convolution with ${node.shape[0]} filters detects simple patterns such as edges and ` +
+          `onsets, at half the resolution.`
+        );
+      }
       return (
         `A 7 × 7 convolution with ${node.shape[0]} filters detects simple patterns such as edges and onsets; max pooling ` +
         `then keeps the largest of neighbouring cells, at a quarter of the resolution.`
@@ -44,6 +51,13 @@ export function describe(node, network) {
     }
     case "plain": {
       const input = inputOf(network, node);
+      if (inPatches(card)) {
+        return (
+          `A 3 × 3 convolution of each of ${count(input.shape[0], "channel")} on its own` +
+          `${shrinks(node, input) ? ", at half the resolution" : ""}, then a 1 × 1 convolution that mixes them into ` +
+          `${node.shape[0]}; after each, negative values are set to zero. There is no shortcut.`
+        );
+      }
       const pooling = shrinks(node, input) ? "2 × 2 max pooling, then one" : "One";
       return (
         `${pooling} 3 × 3 convolution from ${count(input.shape[0], "channel")} to ${node.shape[0]}, with negative values ` +
@@ -69,16 +83,27 @@ export function describe(node, network) {
         );
       }
       const left = count(nodeOf(network, pooled[0]).shape[0], "number");
-      return `The mean of each channel over time and frequency: ${left} remain.`;
+      const { patch_frames: size, patch_hop: hop } = card.architecture;
+      const overlapping =
+        size && hop && hop < size ? ", and over patches that overlap, of which the maps show every other one" : "";
+      return `The mean of each channel over time and frequency${overlapping}: ${left} remain.`;
     }
     default: {
       const hidden = card.architecture.head?.length ?? 0;
       const layers = hidden ? `${hidden + 1} linear layers` : "One linear layer";
       const classes = count(card.classes.length, "class", "classes");
-      return `${layers} and a softmax compute a confidence for each of ${classes}.`;
+      return card.multi_label
+        ? `${layers} and a sigmoid compute a confidence for each of ${classes} on its own: several can be right at once.`
+        : `${layers} and a softmax compute a confidence for each of ${classes}.`;
     }
   }
 }
+
+/** Whether a network takes the spectrogram in patches, as MobileNet-v1 does. @param {ModelCard} card */
+const inPatches = ({ architecture }) => architecture.type === "mobilenet-v1";
+
+/** Seconds of a patch. @param {Network} network */
+const patchSeconds = ({ card, axes }) => ((card.architecture.patch_frames ?? axes.frames) * card.frontend.hop) / card.sample_rate;
 
 /** @param {ModelCard} card */
 const gateText = ({ architecture }) =>
@@ -108,7 +133,7 @@ export function projectionText(node, input) {
  */
 export function receptiveFieldText({ field }, { mels, frames, seconds }) {
   if (!field) return null;
-  const { size } = field;
+  const size = Math.min(field.size, field.patch ?? field.size);
   const time = size >= frames ? "the whole window" : formatDuration((size / frames) * seconds);
   return `${time}, ${size >= mels ? "all" : size} of ${mels} bands`;
 }

@@ -199,12 +199,14 @@ function windowSpectrogram(card, { spectrogram: matrix }, { start, frames }) {
  */
 export function receptiveRegion({ field }, axes, row, column) {
   if (!field) return null;
-  /** @type {(cell: number, length: number) => [number, number]} */
-  const shares = (cell, length) => {
+  /** @type {(cell: number, length: number, patch?: number | null) => [number, number]} */
+  const shares = (cell, length, patch) => {
     const first = field.start + cell * field.stride;
-    return [Math.max(first, 0) / length, Math.min(first + field.size, length) / length];
+    const begin = patch ? Math.floor((cell * field.stride) / patch) * patch : 0; // of the patch that the cell lies in
+    const end = patch ? Math.min(begin + patch, length) : length;
+    return [Math.max(first, begin) / length, Math.min(first + field.size, end) / length];
   };
   const [low, high] = shares(row, axes.mels);
-  const [left, right] = shares(column, axes.frames);
+  const [left, right] = shares(column, axes.frames, field.patch);
   return { start: axes.start + left * axes.seconds, end: axes.start + right * axes.seconds, low, high };
 }
