@@ -152,7 +152,7 @@ lock: $(VENV)/.created ## pin exact versions in requirements/; ARGS=--upgrade ta
 	    extra openvino | lock openvino - --constraint $$locks/worker.txt
 	done
 	torch=$$(sed -nE 's/^(torch|triton|(cuda|nvidia)-[a-z0-9-]*)==.*/--no-emit-package \1/p' requirements/*/torch.txt | sort -u)
-	pin --universal pyproject.toml otoscope/pyproject.toml --extra worker --extra local --extra train $$torch \
+	pin --universal pyproject.toml otoscope/pyproject.toml --extra cli --extra worker --extra local --extra train $$torch \
 	    --constraint requirements/x86_64/worker.txt --constraint requirements/x86_64/torch.txt --output-file requirements/local.txt
 
 example-own-sounds example-cat-dog example-esc10-44k: $(VENV)/.installed
@@ -191,14 +191,14 @@ $(VENV)/.installed: pyproject.toml otoscope/pyproject.toml $(LOCK) | $(VENV)/.cr
 	    $(PIP) install "$(TORCH)"
 	fi
 	# Both folders in one call: the application needs the client, and does not name it as a dependency.
-	$(PIP) install --editable ./otoscope --editable '.[worker,local,train]'
+	$(PIP) install --editable './otoscope[cli]' --editable '.[worker,local,train]'
 	if ! $(NVIDIA); then
 	    $(PIP) install --editable '.[openvino]' || echo "Without OpenVINO the network runs on PyTorch, which is slower here"
 	fi
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) install --editable ./otoscope --editable '.[worker,local,train,dev]'
+	$(PIP) install --editable './otoscope[cli]' --editable '.[worker,local,train,dev]'
 	@touch $@
 
 # A network that knows 521 classes of sound, from the weights in a Python package. Nothing else needs it.

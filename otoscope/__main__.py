@@ -1,6 +1,23 @@
-"""`python -m otoscope` is `otoscope`."""
+"""`otoscope` and `python -m otoscope`: the command line, whose packages are the extra `cli`."""
 
-from otoscope.cli.main import main
+import sys
+
+
+def main() -> None:
+    """Run the command line, or fail with what to install: `pip install ./otoscope` alone installs the library."""
+    try:
+        from otoscope.cli.main import main as run
+    except ModuleNotFoundError as error:
+        if error.name not in ("rich", "typer"):
+            raise
+        print(
+            f"otoscope: the command line needs the package {error.name}, which is not installed:"
+            " pip install './otoscope[cli]' in Otoscope's source folder",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
+    run()
+
 
 if __name__ == "__main__":
     main()

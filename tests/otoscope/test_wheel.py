@@ -73,7 +73,8 @@ def test_the_metadata_fits_an_index_page() -> None:
 
 @pytest.mark.timeout(600)
 def test_the_client_installs_alone(tmp_path: Path) -> None:
-    """`pip install ./otoscope` in a new environment, in a folder that has packages `shared` and `api` of its own."""
+    """In a new environment, in a folder that has packages `shared` and `api` of its own: the library with about a dozen
+    packages, and the command line with the extra `cli`."""
     for name in ("shared", "api"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('a foreign package')\n")
@@ -85,7 +86,8 @@ def test_the_client_installs_alone(tmp_path: Path) -> None:
     def run(*command: str | Path, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, timeout=500, check=False)
 
-    installed = run(scripts / "python", "-m", "pip", "--disable-pip-version-check", "install", "./otoscope")
+    install = (scripts / "python", "-m", "pip", "--disable-pip-version-check", "install")
+    installed = run(*install, "./otoscope")
     unreachable = (
         r"No matching distribution found|Temporary failure in name resolution|Connection(Error| refused| broken)"
     )
@@ -96,18 +98,29 @@ def test_the_client_installs_alone(tmp_path: Path) -> None:
     elsewhere.mkdir()
     for name in ("shared", "api"):
         shutil.copytree(tmp_path / name, elsewhere / name)
-    shown = run(scripts / "otoscope", "--help", cwd=elsewhere)
-    assert shown.returncode == 0, shown.stderr
-    assert "classify" in shown.stdout
     imported = run(
         scripts / "python", "-W", "error", "-c",
-        "import otoscope, otoscope.client, otoscope.top.screen; print(otoscope.__file__)", cwd=elsewhere,
+        "import otoscope, otoscope.client, otoscope.exports, otoscope.loadgen, otoscope.recordings;"
+        " print(otoscope.__file__)", cwd=elsewhere,
     )  # fmt: skip
     assert imported.returncode == 0, imported.stderr
     assert "site-packages" in imported.stdout
+    (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    distributions = {path.name.partition("-")[0] for path in packages.glob("*.dist-info")} - {"pip", "setuptools"}
+    assert len(distributions - {"otoscope"}) <= 13, distributions
+    bare = run(scripts / "otoscope", "--help", cwd=elsewhere)
+    assert (bare.returncode, bare.stderr.count("\n")) == (1, 1), bare.stderr
+    assert "pip install './otoscope[cli]'" in bare.stderr
+
+    installed = run(*install, "./otoscope[cli]")
+    assert installed.returncode == 0, installed.stderr
+    shown = run(scripts / "otoscope", "--help", cwd=elsewhere)
+    assert shown.returncode == 0, shown.stderr
+    assert "classify" in shown.stdout
+    imported = run(scripts / "python", "-W", "error", "-c", "import otoscope.top.screen", cwd=elsewhere)
+    assert imported.returncode == 0, imported.stderr
     missing = run(scripts / "otoscope", "train", "--recipe", "esc50-best", cwd=elsewhere)
     assert (missing.returncode, missing.stderr.count("\n")) == (1, 1), missing.stderr
     assert "-e '.[worker,train]'" in missing.stderr
-    (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
     names = {path.name for path in packages.iterdir()}
     assert not names & {*APPLICATION, "torch", "redis", "celery", "fastapi"}
