@@ -307,3 +307,4 @@ def test_classes_and_ontology_of_audioset() -> None:
         "Channel, environment and background",
     }  # fmt: skip
     assert set(above) | roots >= set(audioset_classes())
+    assert above["Growling"] == ("Dog", "Cat", "Roaring cats (lions, tigers)", "Canidae, dogs, wolves")

@@ -1,9 +1,10 @@
 """The classes of AudioSet (Gemmeke et al., 2017, https://research.google.com/audioset/): names, and what each is a kind
 of.
 
-`audioset.csv` is made from the ontology (https://github.com/audioset/ontology, CC BY-SA 4.0), and has the same licence.
-First the 527 classes that have labels, in the order of most networks that were trained on them; `yamnet` is the index
-among the 521 outputs of YAMNet, which leaves six out. Then the entries that only group others, without an identifier.
+`audioset.csv` is made from the ontology (https://github.com/audioset/ontology, commit 1e85b88, CC BY-SA 4.0), and has
+the same licence. First the 527 classes that have labels, in the order of most networks that were trained on them;
+`yamnet` is the index among the 521 outputs of YAMNet, which leaves six out. Then the entries that only group others,
+without an identifier. An entry can be a kind of several others; they are in the order of the ontology.
 """
 
 import csv
