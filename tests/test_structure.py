@@ -109,7 +109,7 @@ def test_training_is_imported_by_the_training_commands_alone() -> None:
 
 @pytest.mark.parametrize("image", ["api", "worker"])
 def test_an_image_has_every_room_that_its_code_imports(image: str) -> None:
-    """What a Dockerfile copies imports nothing of ours that it does not copy, except inside functions."""
+    """What a Dockerfile copies imports no package of this project that it does not copy, except inside functions."""
     copied = set(re.findall(r"^COPY (\w+) \1$", (ROOT / f"Dockerfile.{image}").read_text(), re.MULTILINE))
     rooms = copied & set(ROOMS)
     assert image in rooms

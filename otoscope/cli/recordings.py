@@ -27,7 +27,7 @@ _MAX_PARALLEL = 4  # parts at once: each may be tens of megabytes
 
 
 class Cutter:
-    """Classifies files in parts where they are too long or too large; what it asks the service, it asks once."""
+    """Classifies files in parts where they are too long or too large. Limits and models are requested once."""
 
     def __init__(self, client: AsyncClient, options: Options, parallel: int) -> None:
         self._client, self._options, self._parallel = client, options, min(parallel, _MAX_PARALLEL)

@@ -89,7 +89,7 @@ def test_refused_recording_can_be_saved(page: Page, stack: Stack) -> None:
 
 
 def test_failed_recording_releases_the_microphone(page: Page) -> None:
-    """Where the audio worklet cannot be loaded, the page says so and the microphone is released."""
+    """Where the audio worklet cannot be loaded, the page shows an error and the microphone is released."""
     page.evaluate(
         """() => {
             const media = navigator.mediaDevices;

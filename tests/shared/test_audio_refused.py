@@ -91,7 +91,7 @@ HEADERS: dict[str, Case] = {
     "Monkey's Audio": (b"MAC \x96\x0f" + RANDOM, AudioUnsupported, "Monkey's Audio"),
     "MIDI": (b"MThd\0\0\0\x06" + RANDOM, AudioUnsupported, "MIDI"),
     "Windows Media in WAV": (wav(tag=0x161, bits=16, block=2), AudioUnsupported, "Windows Media"),
-    "WAV codec nobody knows": (wav(tag=0x1234), AudioUnsupported, "0x1234"),
+    "unknown WAV codec": (wav(tag=0x1234), AudioUnsupported, "0x1234"),
     "WAV of 40 bits": (wav(bits=40, block=5), AudioUnsupported, "40 bits"),
     "QDesign in AIFF": (aiff(PCM, RATE, kind=b"QDM2\0\0"), AudioUnsupported, "QDM2"),
     "AIFF of 33 bits": (aiff(PCM, RATE, bits=33), AudioUnsupported, "33 bits"),

@@ -1,8 +1,8 @@
 """A linear probe: the head of a pretrained network as a logistic regression on its embeddings (Alain & Bengio, 2016,
 arXiv:1610.01644).
 
-Fine-tuning that starts from a random head first pulls the trunk towards a head that knows nothing yet; from this one
-it starts at the accuracy of the probe (Kumar et al., 2022, arXiv:2202.10054).
+Fine-tuning that starts from a random head first pulls the trunk towards that head; from this one it
+starts at the accuracy of the probe (Kumar et al., 2022, arXiv:2202.10054).
 """
 
 import torch

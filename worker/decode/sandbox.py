@@ -1,4 +1,4 @@
-"""What a decode process gives up once its libraries are loaded: files, network, other processes, new code.
+"""The sandbox of a decode process: once its libraries are loaded, no files, network, other processes or new code.
 
 Linux alone has the means: Landlock from version 5.13 on, seccomp on x86-64 and ARM64. Where one of them is missing the
 process runs without it and writes a line to its log; the limits on memory and CPU time do not depend on them.
@@ -25,7 +25,7 @@ _ALLOWED = (
     "nanosleep", "clock_nanosleep", "clock_gettime", "clock_getres", "gettimeofday", "times", "getrusage", "prlimit64",
     "getrlimit", "setrlimit", "getpid", "getppid", "gettid", "getrandom", "set_robust_list", "rseq", "membarrier",
     "restart_syscall", "tgkill", "exit", "exit_group",
-    # What Python asks of open files.
+    # Python's calls on open files.
     "fstat", "newfstatat", "lseek",
 )  # fmt: skip
 _MISSING_ON_ARM64 = frozenset({"poll", "select", "getrlimit", "setrlimit"})  # newer calls replace them there

@@ -1,4 +1,4 @@
-// Looks into another window of a sound, or asks where another class is heard. The file is sent again.
+// Requests the maps of another window, or the class activation of another class. The file is sent again.
 
 import { announce, toast } from "./dom.js";
 import { className, clock } from "./format.js";
