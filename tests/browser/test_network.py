@@ -7,12 +7,23 @@ import httpx2
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import SOUNDS, Open, job_id, shoot
+from tests.browser.conftest import SOUNDS, Open, classify, job_id, shoot
 from tests.e2e.conftest import Stack
 
 pytestmark = pytest.mark.timeout(180)
 
 SIREN = SOUNDS / "siren.flac"
+RESIDUAL = "cat-dog"
+"""A residual network with a stem and four stages of two blocks. The default model may have any architecture."""
+
+
+@pytest.fixture
+def residual(open_page: Open) -> Page:
+    """The page with the siren classified by a residual network."""
+    page = open_page()
+    page.get_by_label("Model").select_option(RESIDUAL)
+    classify(page, SIREN)
+    return page
 
 
 def node(page: Page, name: str) -> Locator:
@@ -59,77 +70,80 @@ def submit(stack: Stack, **options: str) -> str:
     return str(job["id"])
 
 
-@pytest.mark.parametrize("width", [1440, 900, 390])
-def test_whole_network_is_shown(open_page: Open, stack: Stack, width: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "model"), [(1440, RESIDUAL), (900, RESIDUAL), (390, RESIDUAL), (1440, "esc50"), (390, "esc50")]
+)
+def test_whole_network_is_shown(open_page: Open, stack: Stack, width: int, model: str) -> None:
     """Every layer has its map, from the spectrogram to the prediction, and nothing is cut off at any width."""
-    page = open_page(width=width, path=f"/#job={submit(stack, model='esc50', include='maps,spectrogram,cam,windows')}")
-    expect(node(page, "layer4.block2")).to_be_visible(timeout=30_000)
-    card = httpx2.get(f"{stack.url}/v1/models/esc50").json()
+    page = open_page(width=width, path=f"/#job={submit(stack, model=model, include='maps,spectrogram,cam,windows')}")
+    expect(node(page, "prediction")).to_be_visible(timeout=30_000)
+    card = httpx2.get(f"{stack.url}/v1/models/{model}").json()
     drawn = page.locator(".network .node").evaluate_all("all => all.map((one) => one.dataset.id)")
     layers = [layer["name"] for layer in card["layers"] if layer["kind"] != "stage"]
     assert drawn == ["input", *layers, "cam", "pool", "prediction"]
-    expect(node(page, "cam")).to_contain_text("Class activation: siren")
-    expect(node(page, "prediction")).to_contain_text("siren")
+    [name] = page.locator(".network .predictions li:first-child span").all_inner_texts()
+    expect(node(page, "cam")).to_contain_text(f"Class activation: {name}")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for name in drawn:
         box = node(page, name).bounding_box()
         assert box is not None
         assert 0 <= box["x"] <= width - box["width"], name
-    assert page.locator(".network .edge.identity").count() == 5
-    assert page.locator(".network .edge.projection").count() == 3
-    shoot(page, "network")
+    if model == RESIDUAL:
+        assert page.locator(".network .edge.identity").count() == 5
+        assert page.locator(".network .edge.projection").count() == 3
+    shoot(page, f"network-{model}")
 
 
-def test_pointing_highlights_what_feeds_a_node(classified: Page) -> None:
+def test_pointing_highlights_what_feeds_a_node(residual: Page) -> None:
     """The path back to the spectrogram and nothing else is highlighted, with a caption; by keyboard as well."""
-    node(classified, "layer2.block1").hover()
+    node(residual, "layer2.block1").hover()
     chain = ["input", "stem", "layer1.block1", "layer1.block2", "layer2.block1"]
-    assert traced(classified) == chain
-    expect(classified.locator(".network .caption")).to_contain_text("projects the input to 64 channels")
-    classified.mouse.move(0, 0)
-    assert traced(classified) == []
-    node(classified, "stem").focus()
+    assert traced(residual) == chain
+    expect(residual.locator(".network .caption")).to_contain_text("projects the input to 64 channels")
+    residual.mouse.move(0, 0)
+    assert traced(residual) == []
+    node(residual, "stem").focus()
     for _ in range(3):
-        classified.keyboard.press("ArrowRight")
-    assert traced(classified) == chain
+        residual.keyboard.press("ArrowRight")
+    assert traced(residual) == chain
 
 
-def test_layer_opens_below_the_overview_and_closes(classified: Page) -> None:
+def test_layer_opens_below_the_overview_and_closes(residual: Page) -> None:
     """The overview stays visible; arrow keys open the next layer, Escape closes it and restores the focus."""
-    node(classified, "layer1.block2").focus()
-    classified.keyboard.press("Enter")
-    detail = classified.locator(".network .detail")
+    node(residual, "layer1.block2").focus()
+    residual.keyboard.press("Enter")
+    detail = residual.locator(".network .detail")
     expect(detail.locator("h3")).to_have_text("layer1.block2")
     expect(detail).to_contain_text("32 × 32 × 63")
-    expect(node(classified, "layer1.block2")).to_have_attribute("aria-expanded", "true")
-    expect(node(classified, "layer1.block2")).to_be_in_viewport()
-    expect(node(classified, "prediction")).to_be_in_viewport()
-    classified.keyboard.press("ArrowRight")
+    expect(node(residual, "layer1.block2")).to_have_attribute("aria-expanded", "true")
+    expect(node(residual, "layer1.block2")).to_be_in_viewport()
+    expect(node(residual, "prediction")).to_be_in_viewport()
+    residual.keyboard.press("ArrowRight")
     expect(detail.locator("h3")).to_have_text("layer2.block1")
     detail.get_by_role("button", name="Previous layer").click()
     expect(detail.locator("h3")).to_have_text("layer1.block2")
     expect(detail.get_by_role("button", name="Previous layer")).to_be_focused()
-    classified.keyboard.press("Escape")
+    residual.keyboard.press("Escape")
     expect(detail).to_have_count(0)
-    expect(node(classified, "layer1.block2")).to_be_focused()
+    expect(node(residual, "layer1.block2")).to_be_focused()
 
 
 def card(stack: Stack) -> Any:
-    return httpx2.get(f"{stack.url}/v1/models/esc50").json()
+    return httpx2.get(f"{stack.url}/v1/models/{RESIDUAL}").json()
 
 
-def test_cells_are_read_and_show_their_receptive_field(classified: Page, stack: Stack) -> None:
+def test_cells_are_read_and_show_their_receptive_field(residual: Page, stack: Stack) -> None:
     """Pointing at a cell shows value, time and frequency, and highlights its receptive field, clipped to the sound."""
-    detail = opened(classified, "layer1.block1")
+    detail = opened(residual, "layer1.block1")
     frame = detail.get_by_role("application")
     frame.scroll_into_view_if_needed()
     box = frame.bounding_box()
     assert box is not None
     frame.hover(position={"x": box["width"] * 20.5 / 63, "y": box["height"] * 22.5 / 32})  # row 9, column 20
-    result = httpx2.get(f"{stack.url}/v1/jobs/{job_id(classified)}/result").json()
+    result = httpx2.get(f"{stack.url}/v1/jobs/{job_id(residual)}/result").json()
     value = result["maps"]["layer1.block1"]["values"][9][20]
     expect(detail.locator(".reading")).to_have_text(f"{value:.4g} at 0:01.63, 779 Hz")
-    region = highlighted_region(classified)
+    region = highlighted_region(residual)
     field = next(layer["receptive_field"] for layer in card(stack)["layers"] if layer["name"] == "layer1.block1")
     left, low = (field["start"] + at * field["stride"] for at in (20, 9))
     assert region == pytest.approx(
@@ -141,59 +155,59 @@ def test_cells_are_read_and_show_their_receptive_field(classified: Page, stack: 
         }
     )
     frame.focus()
-    classified.keyboard.press("Shift+ArrowLeft")
-    classified.keyboard.press("Shift+ArrowLeft")
-    classified.keyboard.press("Shift+ArrowLeft")
-    region = highlighted_region(classified)
+    residual.keyboard.press("Shift+ArrowLeft")
+    residual.keyboard.press("Shift+ArrowLeft")
+    residual.keyboard.press("Shift+ArrowLeft")
+    region = highlighted_region(residual)
     assert region is not None
     assert region["start"] == 0
-    classified.mouse.move(0, 0)
-    classified.keyboard.press("Escape")
-    assert highlighted_region(classified) is None
+    residual.mouse.move(0, 0)
+    residual.keyboard.press("Escape")
+    assert highlighted_region(residual) is None
 
 
-def test_channels_are_fetched_sorted_and_selected(classified: Page) -> None:
+def test_channels_are_fetched_sorted_and_selected(residual: Page) -> None:
     """All channels are fetched on demand and sorted; a selected one is shown large beside the mean."""
-    detail = with_channels(classified, "layer2.block2")
+    detail = with_channels(residual, "layer2.block2")
     options = detail.locator(".channel")
     expect(options).to_have_count(64)
     detail.get_by_label("Order of channels").select_option("mean")
     means = options.evaluate_all("all => all.map((one) => Number(/mean ([^,]+)/.exec(one.ariaLabel)[1]))")
     assert means == sorted(means, reverse=True)
     options.first.focus()
-    classified.keyboard.press("ArrowRight")
-    classified.keyboard.press("Enter")
+    residual.keyboard.press("ArrowRight")
+    residual.keyboard.press("Enter")
     selected = detail.locator('[role="option"][aria-selected="true"]')
     expect(selected).to_be_focused()
     channel = selected.get_attribute("data-channel")
     expect(detail.locator(".map figcaption b")).to_have_text(["Mean of all channels", f"Channel {channel}"])
-    classified.keyboard.press("Enter")
+    residual.keyboard.press("Enter")
     expect(detail.locator(".map")).to_have_count(1)
     assert detail.locator(".facts").inner_text().count("%") == 2  # zeros of the mean, and of all channels
 
 
-def test_selected_channel_is_seen_and_the_overview_scrolls_away(classified: Page) -> None:
+def test_selected_channel_is_seen_and_the_overview_scrolls_away(residual: Page) -> None:
     """A channel that is picked far down opens within the screen; an opened layer pins nothing to the screen."""
-    detail = with_channels(classified, "layer4.block2")
+    detail = with_channels(residual, "layer4.block2")
     last = detail.locator(".channel").last
     last.scroll_into_view_if_needed()
-    assert not classified.locator(".network .groups").evaluate("e => e.getBoundingClientRect().bottom > 0")
+    assert not residual.locator(".network .groups").evaluate("e => e.getBoundingClientRect().bottom > 0")
     last.click()
     expect(detail.locator(".map").last).to_be_in_viewport(ratio=0.9)
     for width in (390, 1440, 1024):
-        classified.set_viewport_size({"width": width, "height": 900})
-        shoot(classified, "channel")
-    assert node(classified, "layer4.block2").evaluate("e => e.getBoundingClientRect().width") >= 70  # at 1024 px
+        residual.set_viewport_size({"width": width, "height": 900})
+        shoot(residual, "channel")
+    assert node(residual, "layer4.block2").evaluate("e => e.getBoundingClientRect().width") >= 70  # at 1024 px
 
 
-def test_residual_block_is_explained_with_its_own_maps(classified: Page) -> None:
+def test_residual_block_is_explained_with_its_own_maps(residual: Page) -> None:
     """Residual and shortcut of a channel add up to its sum; a projection is described as one."""
-    detail = with_channels(classified, "layer1.block2")
+    detail = with_channels(residual, "layer1.block2")
     block = detail.get_by_role("region", name="What this block computes")
     expect(block).to_contain_text("The input again, unchanged.")
     expect(block).to_contain_text("the same for all four")
     expect(block).to_contain_text("times as strong")
-    added = classified.evaluate(
+    added = residual.evaluate(
         """async () => {
             const { library } = await import("/static/js/library.js");
             const { fetchChannels } = await import("/static/js/network/fetch-channels.js");
@@ -204,15 +218,15 @@ def test_residual_block_is_explained_with_its_own_maps(classified: Page) -> None
         }"""
     )
     assert added < 0.05
-    detail = with_channels(classified, "layer3.block1")
+    detail = with_channels(residual, "layer3.block1")
     expect(detail).to_contain_text("a 1 × 1 convolution brings the input to 128 channels and half the resolution")
 
 
-def test_only_cursors_move_while_playing(classified: Page) -> None:
+def test_only_cursors_move_while_playing(residual: Page) -> None:
     """The playhead moves a line over every map, and nothing is painted again."""
-    classified.set_viewport_size({"width": 1280, "height": 3000})  # all of it visible
-    opened(classified, "layer2.block1")
-    moved = classified.evaluate(
+    residual.set_viewport_size({"width": 1280, "height": 3000})  # all of it visible
+    opened(residual, "layer2.block1")
+    moved = residual.evaluate(
         """async () => {
             const { playhead } = await import("/static/js/playhead.js");
             const ready = (matrix) => matrix.querySelector(".empty:not([hidden])")
@@ -245,23 +259,23 @@ def test_only_cursors_move_while_playing(classified: Page) -> None:
     assert set(moved["now"]) == {"translateX(40%)"}
 
 
-def test_colours_and_scale_are_chosen_and_stored(classified: Page, open_page: Open) -> None:
+def test_colours_and_scale_are_chosen_and_stored(residual: Page, open_page: Open) -> None:
     """One scale for all maps gives every layer the same legend, and the browser stores it."""
-    classified.get_by_label("Colour scale of the maps").select_option("shared")
-    classified.get_by_label("Colours of the maps").select_option("cividis")
+    residual.get_by_label("Colour scale of the maps").select_option("shared")
+    residual.get_by_label("Colours of the maps").select_option("cividis")
     legends = []
     for name in ("stem", "layer4.block2"):
-        detail = opened(classified, name)
+        detail = opened(residual, name)
         legends.append(detail.locator(".map .scale").inner_text())
     assert legends[0] == legends[1]
-    stored = classified.evaluate("JSON.parse(localStorage.getItem('otoscope'))")
+    stored = residual.evaluate("JSON.parse(localStorage.getItem('otoscope'))")
     assert (stored["mapColours"], stored["sharedScale"]) == ("cividis", True)
 
 
-def test_map_is_saved_as_png(classified: Page) -> None:
+def test_map_is_saved_as_png(residual: Page) -> None:
     """The file name has the names of the sound and of the layer."""
-    detail = opened(classified, "layer1.block1")
-    with classified.expect_download() as download:
+    detail = opened(residual, "layer1.block1")
+    with residual.expect_download() as download:
         detail.get_by_role("button", name="Save as PNG").click()
     assert download.value.suggested_filename == "siren.flac-layer1.block1-Mean-of-all-channels.png"
     with open(download.value.path(), "rb") as saved:
@@ -270,7 +284,7 @@ def test_map_is_saved_as_png(classified: Page) -> None:
 
 def test_reopened_result_gets_its_channels_when_the_file_is_chosen(open_page: Open, stack: Stack) -> None:
     """Without the file the page explains what is missing; with it the channels can be fetched."""
-    page = open_page(path=f"/#job={submit(stack, model='esc50', include='maps,spectrogram,cam')}")
+    page = open_page(path=f"/#job={submit(stack, model=RESIDUAL, include='maps,spectrogram,cam')}")
     detail = opened(page, "layer1.block1")
     expect(detail).to_contain_text("this page does not have the file")
     with page.expect_file_chooser() as chooser:
@@ -282,7 +296,7 @@ def test_reopened_result_gets_its_channels_when_the_file_is_chosen(open_page: Op
 
 def test_result_without_maps_is_explained(open_page: Open, stack: Stack) -> None:
     """The page offers to classify again, once it has the file."""
-    page = open_page(path=f"/#job={submit(stack, model='esc50')}")
+    page = open_page(path=f"/#job={submit(stack, model=RESIDUAL)}")
     panel = page.locator("#network")
     expect(panel).to_contain_text("without feature maps", timeout=30_000)
     with page.expect_file_chooser() as chooser:
@@ -308,7 +322,7 @@ def test_result_of_a_removed_model_is_explained(open_page: Open, stack: Stack) -
 def test_opened_node_shows_no_absent_value(open_page: Open, stack: Stack, name: str) -> None:
     """What a node does not have is left out of its details, and not printed as `null` or `undefined`; with the file of
     the sound and without."""
-    page = open_page(path=f"/#job={submit(stack, model='esc50', include='maps,spectrogram,cam')}")
+    page = open_page(path=f"/#job={submit(stack, model=RESIDUAL, include='maps,spectrogram,cam')}")
     node(page, name).click()
     detail = page.locator(".network .detail")
     absent = re.compile(r"null|undefined|NaN|\[object")
@@ -319,14 +333,14 @@ def test_opened_node_shows_no_absent_value(open_page: Open, stack: Stack, name: 
     expect(page.locator("#network")).not_to_contain_text(absent)
 
 
-def test_failed_channel_request_is_shown_and_can_be_retried(classified: Page) -> None:
+def test_failed_channel_request_is_shown_and_can_be_retried(residual: Page) -> None:
     """The server's error is shown in place of the channels, and a retry works."""
     problem = '{"title": "Queue full", "detail": "Too many sounds wait.", "code": "queue_full", "status": 429}'
-    classified.expected_errors = ["429"]  # type: ignore[attr-defined]
-    classified.route("**/v1/jobs", lambda route: route.fulfill(status=429, body=problem))
-    detail = opened(classified, "stem")
+    residual.expected_errors = ["429"]  # type: ignore[attr-defined]
+    residual.route("**/v1/jobs", lambda route: route.fulfill(status=429, body=problem))
+    detail = opened(residual, "stem")
     detail.get_by_role("button", name="Show all").click()
     expect(detail.get_by_role("alert")).to_have_text("Too many sounds wait.")
-    classified.unroute("**/v1/jobs")
+    residual.unroute("**/v1/jobs")
     detail.get_by_role("button", name="Try again").click()
     expect(detail.locator(".channel")).to_have_count(32, timeout=30_000)

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.browser.conftest import SOUNDS, Open, classify, shoot
+from tests.browser.conftest import SOUNDS, Open, classify, job_id, shoot
 
 LONG = SOUNDS / "six-sounds.flac"
 PAINTED = """canvas => {
@@ -201,23 +201,23 @@ def test_the_spectrogram_is_saved(classified: Page, tmp_path: Path) -> None:
     assert int.from_bytes(saved.read_bytes()[16:20], "big") > 1_900
 
 
-def test_a_reopened_result_offers_to_choose_its_file(classified: Page) -> None:
+def test_a_reopened_result_offers_to_choose_its_file(classified: Page, open_page: Open) -> None:
     """The server does not keep sounds: the page explains that, draws the plots, and accepts the file."""
-    classified.reload()
-    expect(classified.get_by_text("The server does not keep sounds.")).to_be_visible()
-    expect(classified.get_by_role("button", name="Play")).to_be_disabled()
+    page = open_page(path=f"/#job={job_id(classified)}")
+    expect(page.get_by_text("The server does not keep sounds.")).to_be_visible()
+    expect(page.get_by_role("button", name="Play")).to_be_disabled()
     for plot in ("waveform", "spectrogram"):
-        classified.wait_for_function(f"() => ({PAINTED})(document.querySelector('.{plot} canvas.image'))")
-    position(classified, "waveform").focus()
-    classified.keyboard.press("ArrowRight")
-    assert state(classified)["time"] == 1
-    picker = classified.locator("#sound").get_by_label("The file of this result")
+        page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.{plot} canvas.image'))")
+    position(page, "waveform").focus()
+    page.keyboard.press("ArrowRight")
+    assert state(page)["time"] == 1
+    picker = page.locator("#sound").get_by_label("The file of this result")
     picker.set_input_files(str(SOUNDS / "sea.flac"))
-    expect(classified.locator(".toast")).to_contain_text("That is another file")
-    expect(classified.get_by_role("button", name="Play")).to_be_disabled()
+    expect(page.locator(".toast")).to_contain_text("That is another file")
+    expect(page.get_by_role("button", name="Play")).to_be_disabled()
     picker.set_input_files(str(SOUNDS / "siren.flac"))
-    expect(classified.get_by_role("button", name="Play")).to_be_enabled()
-    expect(classified.get_by_text("The server does not keep sounds.")).to_be_hidden()
+    expect(page.get_by_role("button", name="Play")).to_be_enabled()
+    expect(page.get_by_text("The server does not keep sounds.")).to_be_hidden()
 
 
 def test_unplayable_format_is_explained(page: Page, tmp_path: Path) -> None:

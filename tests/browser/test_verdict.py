@@ -339,12 +339,12 @@ def test_class_activation_of_any_class(classified: Page) -> None:
     expect(rows.nth(0)).to_be_focused()
 
 
-def test_looking_into_a_class_needs_the_file(classified: Page) -> None:
+def test_looking_into_a_class_needs_the_file(classified: Page, open_page: Open) -> None:
     """A result that was opened by its link has no file: the page explains that."""
-    classified.reload()
-    classified.locator("#prediction .bars button").nth(1).click()
-    expect(classified.locator(".toast")).to_contain_text("choose the file again")
-    expect(classified.locator("#prediction .bars button").nth(0)).to_have_attribute("aria-pressed", "true")
+    page = open_page(path=f"/#job={job_id(classified)}")
+    page.locator("#prediction .bars button").nth(1).click()
+    expect(page.locator(".toast")).to_contain_text("choose the file again")
+    expect(page.locator("#prediction .bars button").nth(0)).to_have_attribute("aria-pressed", "true")
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ export function confidenceBars(predictions, onPick = null, parents = {}, before 
     { class: `bars ${before ? "compared" : ""}` },
     predictions.map(({ class: name, confidence }) => {
       const was = before ? (earlier.get(name) ?? 0) : null;
-      const bars = [barOf("bar", confidence), was === null ? null : barOf("bar before", was)];
+      const bars = [barOf("bar", confidence), was === null ? null : barOf("bar earlier", was)];
       const parts = [
         h("span", { class: "class", text: className(name), title: onPick ? null : kindOf(name, parents) }),
         h("span", { class: "track", "aria-hidden": "true" }, bars),

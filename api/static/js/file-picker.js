@@ -1,4 +1,4 @@
-// Chooses the sound file of a reopened result: the server does not keep sounds.
+// Chooses a sound file: that of a reopened result, since the server does not keep sounds, or another one than a refused file.
 
 import { button, h, toast } from "./dom.js";
 import { formatBytes } from "./format.js";
@@ -9,22 +9,27 @@ import { acceptedTypes } from "./upload.js";
 
 /**
  * A button that opens a file dialog.
- * @param {() => Sound | null} currentSound  the sound that a chosen file is attached to
+ * @param {() => Sound | null} currentSound  the sound that a chosen file is attached to; one without a result is replaced
+ * @param {boolean} [another]  whether any other file may be chosen
  */
-export function filePicker(currentSound) {
+export function filePicker(currentSound, another = false) {
   const input = h("input", {
     type: "file",
     accept: acceptedTypes(),
     class: "visually-hidden",
     tabindex: -1,
-    "aria-label": "The file of this result",
+    "aria-label": another ? "Another sound file" : "The file of this result",
   });
   input.addEventListener("change", () => {
     const file = input.files?.[0];
     input.value = "";
     if (!file) return;
     const sound = currentSound();
-    if (!sound?.job) return library.add([file]); // there is no result that it could belong to
+    if (!sound?.job || (sound.ended && !sound.result)) {
+      library.add([file]); // there is no result that it could belong to
+      if (sound?.ended && sound.file) library.remove(sound);
+      return;
+    }
     if (library.attach(sound, file)) return;
     toast(`That is another file: the file of this result has ${formatBytes(sound.job.audio.bytes)}`);
   });
@@ -32,7 +37,7 @@ export function filePicker(currentSound) {
     "span",
     { class: "file-picker" },
     input,
-    button("Choose the file", "file", () => {
+    button(another ? "Choose another" : "Choose the file", "file", () => {
       input.accept = acceptedTypes(); // the limits may have come since
       input.click();
     }),

@@ -18,7 +18,7 @@ export function percent(share, digits = 0) {
 export function formatBytes(count) {
   if (count < 1_000) return `${count} B`;
   if (count < 1_000_000) return `${(count / 1_000).toFixed(count < 10_000 ? 1 : 0)} kB`;
-  return `${(count / 1_000_000).toFixed(1)} MB`;
+  return `${(count / 1_000_000).toFixed(count < 100_000_000 ? 1 : 0)} MB`;
 }
 
 /**

@@ -32,6 +32,8 @@ let soundCount = 0;
 export class Sound {
   /** In the order in which sounds were added. */
   number = soundCount++;
+  /** Of its record in the browser's database, and of its entries in the history. */
+  key = api.newIdempotencyKey();
   /** @type {Phase} */
   phase = "waiting";
   /** @type {Upload | null} */
@@ -181,6 +183,28 @@ class Library extends Emitter {
   }
 
   /**
+   * Bring back the sounds of an earlier visit, below those that were added meanwhile. Unfinished ones continue.
+   * @param {Sound[]} sounds  the newest first
+   */
+  restore(sounds) {
+    if (!sounds.length) return;
+    this.sounds.push(...sounds);
+    [...this.sounds].reverse().forEach((sound, number) => (sound.number = number));
+    soundCount = this.sounds.length;
+    this.emit("list", null);
+    for (const sound of sounds) if (!sound.result && sound.job) this.#open(sound, sound.job.id);
+    this.#submitNext();
+  }
+
+  /** Remove all sounds. */
+  clear() {
+    for (const sound of this.sounds) for (const one of [sound, ...sound.versions]) one.discard();
+    this.sounds = [];
+    this.emit("list", null);
+    this.select(null);
+  }
+
+  /**
    * Add a file as refused, without sending it.
    * @param {File} file
    * @param {ErrorInfo} error
@@ -200,6 +224,8 @@ class Library extends Emitter {
   async reopen(id) {
     const known = this.sounds.find((sound) => (sound.job?.id ?? sound.linkedId) === id);
     if (known && (known.job || !known.ended)) return this.select(known);
+    const edited = this.sounds.find(({ versions }) => versions.some(({ job }) => job?.id === id));
+    if (edited) return this.select(edited);
     const sound = known ?? new Sound({ name: "Result", linkedId: id });
     if (known) this.#set(sound, NEW_ATTEMPT);
     else {
@@ -357,7 +383,7 @@ class Library extends Emitter {
     while (this.#uploading < MAX_UPLOADS) {
       const [sound] = this.sounds
         .flatMap((one) => [one, ...one.versions])
-        .filter((one) => one.phase === "waiting" && one.file && !one.note)
+        .filter((one) => one.phase === "waiting" && one.file && !one.note && !one.job)
         .sort((a, b) => a.number - b.number);
       if (!sound?.file) return;
       this.#submit(sound, sound.file);
@@ -529,7 +555,7 @@ class Library extends Emitter {
 function ending(error) {
   if (error instanceof api.Refused) {
     const gone = ["job_not_found", "job_expired"].includes(error.code);
-    return { phase: gone ? "gone" : "refused", error: { title: error.title, detail: error.detail ?? error.message } };
+    return { phase: gone ? "gone" : "refused", error: { code: error.code, title: error.title, detail: error.detail ?? error.message } };
   }
   const detail = error instanceof Error ? error.message : String(error);
   const title = error instanceof api.Unreadable ? error.title : "This sound could not be classified";

@@ -8,6 +8,7 @@ import { library } from "./library.js";
 import { settings } from "./settings.js";
 import { mountSoundList } from "./sound-list.js";
 import { mountUpload } from "./upload.js";
+import { keepVisit } from "./visit.js";
 import { answerText } from "./verdict.js";
 
 /** @import { ModelCard } from "./types.js" */
@@ -29,6 +30,10 @@ mountTheme(byId("theme"));
 mountConnection(byId("connection"));
 mountModels(byId("model", HTMLSelectElement));
 addEventListener("hashchange", openLink);
+addEventListener("popstate", ({ state }) => {
+  const sound = library.sounds.find(({ key }) => key === state?.sound);
+  if (sound) library.select(sound);
+});
 byId("skip").addEventListener("click", (event) => {
   event.preventDefault(); // the fragment of the address names the job
   byId("result").focus();
@@ -49,7 +54,7 @@ library.on("change", (sound) => {
   updateAddress();
   showSelected();
 });
-openLink();
+keepVisit(byId("visit")).then(openVisit);
 
 /** Show the selected sound in every panel: the one that is selected once everything that takes time has been loaded. */
 async function showSelected() {
@@ -111,12 +116,30 @@ function loadStyle(name) {
   });
 }
 
-/** The page's address names the selected job, so that a reload continues with it. */
+/**
+ * The page's address names the selected job, so that a reload continues with it. Each selected sound has an entry in the
+ * history, so that Back returns to the one before.
+ */
 function updateAddress() {
-  const id = library.selected?.job?.id ?? library.selected?.linkedId;
-  const hash = id ? `#job=${id}` : "";
-  if (location.hash !== hash) history.replaceState(null, "", hash || location.pathname);
+  const { selected } = library;
+  const id = selected?.job?.id ?? selected?.linkedId;
+  const address = id ? `#job=${id}` : location.pathname;
+  const before = history.state?.sound;
+  const state = selected && { sound: selected.key };
+  const isOther = before && selected && before !== selected.key && library.sounds.some(({ key }) => key === before);
+  if (isOther) history.pushState(state, "", address);
+  else if (before !== selected?.key || location.hash !== (id ? address : "")) history.replaceState(state, "", address);
   document.title = library.selected ? `${library.selected.name} – Otoscope` : "Otoscope";
+}
+
+/** When the page opens: the sound that its address or this entry of the history names; at the start page the last one. */
+function openVisit() {
+  if (library.selected) return;
+  const { sounds } = library;
+  const before = sounds.find(({ key }) => key === history.state?.sound);
+  if (before) library.select(before);
+  else if (location.hash) openLink();
+  else if (sounds.length) library.select(sounds[0]);
 }
 
 function openLink() {

@@ -3,6 +3,7 @@
 import { confidenceBars, certainty, confidenceLevel, levelFacts, provenance, timings } from "./charts.js";
 import { button, download, find, h, icon, toast } from "./dom.js";
 import { eventList } from "./events.js";
+import { filePicker } from "./file-picker.js";
 import { className, formatBytes, formatDuration, formatHertz, percent } from "./format.js";
 import { library } from "./library.js";
 import { lookInto } from "./look.js";
@@ -12,7 +13,7 @@ import { settings } from "./settings.js";
 import { showProgress, stateText } from "./sound-list.js";
 import { answerText, detectedClasses, headline, isLong, warningText } from "./verdict.js";
 
-/** @import { Job, ModelCard, Prediction, Result } from "./types.js" */
+/** @import { ErrorInfo, Job, ModelCard, Prediction, Result } from "./types.js" */
 /** @import { Sound } from "./library.js" */
 
 const TOP = 5; // classes shown at first
@@ -111,7 +112,8 @@ export function mountPrediction(root, cards) {
         h(
           "div",
           { class: "actions" },
-          file ? button("Try again", "retry", () => library.resubmit(sound), { class: "primary" }) : null,
+          file && !isOfFile(error) ? button("Try again", "retry", () => library.resubmit(sound), { class: "primary" }) : null,
+          file && isOfFile(error) ? filePicker(() => sound, true) : null,
           file && recordings.has(file) ? button("Save the recording", "save", () => download(file, file.name)) : null,
           button("Remove", "close", () => library.remove(sound)),
         ),
@@ -147,7 +149,7 @@ export function mountPrediction(root, cards) {
       result.cam ? h("p", { class: "pick-hint muted", text: "Choose a class to see where in the sound it is." }) : null,
     ];
     const folded = h("details", { class: "folded" }, h("summary", { text: "Confidences of the model all the same" }), bars);
-    folded.open = unfolded;
+    folded.open = unfolded || before !== null;
     folded.addEventListener("toggle", () => (unfolded = folded.open));
     root.replaceChildren(
       h(
@@ -372,6 +374,12 @@ function buildProgress(sound) {
   }
   return { sound, element, update };
 }
+
+/**
+ * Whether an error is about the file: another attempt would end in the same way.
+ * @param {ErrorInfo | null} error
+ */
+const isOfFile = (error) => /^(audio_\w+|not_audio|payload_too_large|unsupported_media_type)$/.test(error?.code ?? "");
 
 /**
  * Why there is no result.

@@ -163,10 +163,11 @@ export function mountUpload(root) {
  * @returns {ErrorInfo | null}
  */
 function limitError(file) {
-  if (file.size === 0) return { title: "The file is empty", detail: `${file.name} has 0 bytes.` };
+  if (file.size === 0) return { code: "audio_empty", title: "The file is empty", detail: `${file.name} has 0 bytes.` };
   if (limits && file.size > limits.max_upload_bytes) {
     const [size, most] = [file.size, limits.max_upload_bytes].map(formatBytes);
     return {
+      code: "payload_too_large",
       title: "The file is too large",
       detail: `${file.name} has ${size}; this server accepts at most ${most}.`,
     };

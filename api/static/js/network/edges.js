@@ -116,6 +116,11 @@ function course(from, to, kind, page, rows) {
     ? to.top - from.bottom > 2 * (from.bottom - from.top)
     : to.left - from.right > from.right - from.left;
   if (far && kind === "path") return around(from, to, page, rows);
+  if (beside && rows && !level) {
+    // Past the node beside it, and down: a curve would run through that node.
+    const turn = Math.min(10, (to.top - from.y) / 2);
+    return `M${from.right} ${from.y}H${to.x - turn}Q${to.x} ${from.y} ${to.x} ${from.y + turn}V${to.top}`;
+  }
   if (beside) {
     // A shortcut runs beside the path, a little above it.
     const off = isShortcut ? Math.min(10, (to.bottom - to.top) / 4) : 0;
