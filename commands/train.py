@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from training.data.base import Dataset, Fold
     from training.eval.predict import Precision
-    from training.recipe import Recipe
+    from training.recipe import Recipe, SegmentRecipe
     from worker.model.checkpoint import Model, ModelConfig
     from worker.model.frontend import FrontendConfig
 
@@ -67,7 +67,7 @@ def train(
 
     keep_freed_memory()
     chosen, model = _recipe_and_start(recipe, changes, start)
-    dataset = _dataset(data, chosen.frontend)
+    dataset = _dataset(data, chosen.frontend, chosen.segments)
     test_fold = _fold(fold, dataset)
     out = out or Path("runs") / f"{chosen.name}-{fold_name(test_fold).replace(' ', '')}"
     try:
@@ -83,8 +83,9 @@ def train(
         return
     for part in ("val", "test"):
         if part in dataset.folds:
-            answers = measure_model(out, dataset, part)
-            report = write_report(evaluate_model(out, dataset, part), out / f"evaluation-{part}", answers)
+            evaluation = evaluate_model(out, dataset, part)
+            answers = measure_model(out, dataset, part, recordings=evaluation.recordings[0])
+            report = write_report(evaluation, out / f"evaluation-{part}", answers)
             print(f"{headline(report)}: {out}/evaluation-{part}")
 
 
@@ -95,10 +96,14 @@ def evaluate(
     data: Data = None,
     fold: Annotated[str | None, typer.Option(metavar="N", help="The held-out fold by default.")] = None,
     folds: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Cross-validate --recipe in MODEL: N folds of it.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Cross-validate --recipe in MODEL: N folds, by source in a custom data set."
+        ),
     ] = None,
     recipe: RecipeName = "esc50-best",
     changes: Changes = None,
+    start: StartName = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Directory of the report; MODEL/evaluation by default.")
     ] = None,
@@ -152,9 +157,11 @@ def evaluate(
     if folds:
         if len(models) > 1:
             raise typer.BadParameter("takes one directory for its runs", param_hint="--folds")
-        return _cross_validate(models[0], data, folds, _recipe(recipe, changes), compile)
+        return _cross_validate(models[0], data, folds, *_recipe_and_start(recipe, changes, start), compile)
+    if start or changes:
+        raise typer.BadParameter("needed to train", param_hint="--folds")
     config = _config(models[0])
-    dataset = whole = _dataset(data, config.frontend)
+    dataset = whole = _dataset(data, config.frontend, _segments(config))
     if model_classes:
         name = config.training.get("data", {}).get("name") or f"{whole.info.name}, {len(config.classes)} classes"
         dataset = whole.select_classes(config.classes, name)
@@ -172,12 +179,16 @@ def evaluate(
     evaluation = run(models, dataset, chosen_fold, precision=arithmetic, views=views, allow_training_fold=trained_fold)
     where = out or models[0] / "evaluation"
     answers = None
-    if len(models) == 1:
+    if len(models) == 1 and evaluation.config.classes == config.classes:  # else it has answers of other classes
         others = [clip for clip in whole.split(evaluation.fold)[1] if whole.classes[clip.label] not in dataset.classes]
-        answers = measure_model(models[0], dataset, evaluation.fold, outside, others, whole.classes)
+        answers = measure_model(
+            models[0], dataset, evaluation.fold, outside, others, whole.classes, evaluation.recordings[0]
+        )
     report = write_report(evaluation, where, answers)
     print(headline(report))
     print(f"95 % interval {interval(report.interval_95)}, top-5 {percent(report.top_5)}, {report.precision}")
+    if report.interval_95_sources and report.sources < report.clips:
+        print(f"95 % interval by source ({report.sources} sources) {interval(report.interval_95_sources)}")
     print(f"calibration error {report.calibration_error:.3f}, forward passes per clip {report.forward_passes}")
     if report.seen_clips:
         print(f"WARNING: the sound of {report.seen_clips} of the {report.clips} clips is in the training data as well")
@@ -194,22 +205,24 @@ def evaluate(
         print(f"Recorded in {models[0]}")
 
 
-def _cross_validate(out: Path, data: Path | None, folds: int, recipe: "Recipe", compile: bool) -> None:
+def _cross_validate(
+    out: Path, data: Path | None, folds: int, recipe: "Recipe", model: "Model | None", compile: bool
+) -> None:
     from training.eval.crossval import as_markdown, cross_validate, headline
+    from training.eval.report import interval
     from worker.inference.malloc import keep_freed_memory
 
     keep_freed_memory()
-    dataset = _dataset(data, recipe.frontend)
-    if dataset.default_fold == "test":
-        raise typer.BadParameter("a custom data set has one test set and no folds", param_hint="--folds")
+    dataset = _dataset(data, recipe.frontend, recipe.segments, folds=folds, seed=recipe.seed)
     chosen = dataset.folds[-folds:]  # the last ones first: ESC-50's fifth fold is the one that models are shipped for
     try:
-        report = cross_validate(recipe, dataset, chosen[::-1], out, compile=compile)
+        report = cross_validate(recipe, dataset, chosen[::-1], out, pretrained=model, compile=compile)
     except KeyboardInterrupt:
         print(f"\nStopped and saved in {out}: the same command resumes from there.", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     print(as_markdown(report).split("\n", 2)[2])
     print(headline(report))
+    print(f"95 % interval by source ({report.sources} sources) {interval(report.interval_95_sources)}")
     print(f"Reports, models and labels: {out}")
 
 
@@ -227,7 +240,7 @@ def lr_find(
     from training.diagnostics import find_learning_rate
 
     chosen, model = _recipe_and_start(recipe, changes, start)
-    dataset = _dataset(data, chosen.frontend)
+    dataset = _dataset(data, chosen.frontend, chosen.segments)
     found = find_learning_rate(
         chosen, dataset, _fold(fold, dataset), out, steps, teachers=teacher or (), pretrained=model
     )
@@ -251,8 +264,8 @@ def overfit(
     """Check that the network can overfit one minibatch."""
     from training.diagnostics import overfit_one_batch
 
-    chosen = _recipe(recipe, changes)
-    dataset = _dataset(data, chosen.frontend)
+    chosen = load_changed_recipe(recipe, changes)
+    dataset = _dataset(data, chosen.frontend, chosen.segments)
     taken, loss = overfit_one_batch(chosen, dataset, _fold(fold, dataset), steps)
     print(f"100 % of one minibatch after {taken} steps, loss {loss:.3f}: the network and the loss work")
 
@@ -275,18 +288,29 @@ def quantise(
     """Calibrate a model for 8-bit inference (OTOSCOPE_INT8=1) on clips that it was trained on."""
     from training.export.quantise import quantise as run
 
-    dataset = _dataset(data, _config(models[0]).frontend)
+    config = _config(models[0])
+    dataset = _dataset(data, config.frontend, _segments(config))
     for model in models:
-        config = run(model, dataset)
-        print(f"{model} now has the activation ranges of {len(config.int8_ranges)} convolutions")
+        ranges = run(model, dataset).int8_ranges
+        print(f"{model} now has the activation ranges of {len(ranges)} convolutions")
     print(f"Evaluate its accuracy: otoscope evaluate {models[0]} --precision int8{_same(data)}")
 
 
-def _dataset(data: Path | None, frontend: "FrontendConfig") -> "Dataset":
+def _dataset(
+    data: Path | None, frontend: "FrontendConfig", segments: "SegmentRecipe", *, folds: int = 0, seed: int = 1
+) -> "Dataset":
     from training.data.custom.dataset import load_dataset
     from training.data.download import fetch_esc50 as fetch
 
-    return load_dataset(data or fetch(), frontend)
+    return load_dataset(data or fetch(), frontend, segments, folds=folds, seed=seed)
+
+
+def _segments(config: "ModelConfig") -> "SegmentRecipe":
+    """How the training data of a model were cut; a model of another project has no recipe."""
+    from training.recipe import SegmentRecipe, parse_stored
+
+    recipe = config.training.get("recipe")
+    return parse_stored(recipe).segments if recipe else SegmentRecipe()
 
 
 def _fold(name: str | None, dataset: "Dataset") -> "Fold":
@@ -306,7 +330,8 @@ def _config(model: Path) -> "ModelConfig":
         raise EvaluationError(str(error)) from error
 
 
-def _recipe(name: str, changes: list[str] | None) -> "Recipe":
+def load_changed_recipe(name: str, changes: list[str] | None) -> "Recipe":
+    """A recipe with the changes of `--set`. Raises RecipeError."""
     from training.recipe import load_recipe
 
     overrides: dict[str, str] = {}
@@ -324,7 +349,7 @@ def _recipe_and_start(name: str, changes: list[str] | None, start: Path | None) 
     from training.fit.pretrained import load_pretrained
     from training.recipe import check_overrides, for_fine_tuning
 
-    recipe = _recipe(name, changes)
+    recipe = load_changed_recipe(name, changes)
     model = load_pretrained(start) if start else None
     if model is None:
         return recipe, None
@@ -349,5 +374,10 @@ def _same(data: Path | None) -> str:
 
 
 def _interrupted(out: Path) -> None:
-    print(f"\nStopped and saved in {out}: the same command with --resume continues from there.", file=sys.stderr)
+    from training.fit.run_state import resumable
+
+    if resumable(out):
+        print(f"\nStopped and saved in {out}: the same command with --resume continues from there.", file=sys.stderr)
+    else:
+        print("\nStopped before the first step: nothing is saved; the same command starts again.", file=sys.stderr)
     raise SystemExit(INTERRUPTED)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.base_models.counterparts import counterparts, with_classes
 from training.data.base import Clip, Dataset, Fold, fold_name
 from training.data.fingerprint import read_training_sounds, sound_digests
 from training.errors import EvaluationError
@@ -66,6 +67,11 @@ class Evaluation:
         return np.array([one.sound.label for one in self.recordings[0]])
 
     @property
+    def sources(self) -> list[str]:
+        """(recordings,)"""
+        return [one.sound.source for one in self.recordings[0]]
+
+    @property
     def logits(self) -> tuple[Tensor, ...]:
         """Per model, before temperature scaling: (views, windows, classes)."""
         return tuple(torch.cat([one.views for one in own], dim=1) for own in self.recordings)
@@ -114,6 +120,11 @@ def held_out_fold(config: ModelConfig) -> Fold | None:
     return fold if isinstance(fold, int | str) else None
 
 
+def of_another_project(config: ModelConfig) -> bool:
+    """Whether `otoscope models add` wrote the model: it was trained on none of the data sets here."""
+    return "source" in config.training
+
+
 def split_changed(config: ModelConfig, dataset: Dataset) -> bool:
     """Whether the training clips of this model differ from the current ones: the data set was split again, or grew.
 
@@ -157,11 +168,16 @@ def evaluate(
     ensemble.
 
     Each recording has the answer of the service: its windows overlap by half, a shorter recording is zero-padded, and
-    the windows in which something is heard are combined. Raises EvaluationError and DatasetError.
+    the windows in which something is heard are combined. A model of another project is evaluated on those classes of
+    the data set that have counterparts among its own (`training.base_models.counterparts`). Raises EvaluationError and
+    DatasetError.
     """
     device = pick_device()
     paths = [directories] if isinstance(directories, Path) else directories
     models = [_load(path, device) for path in paths]
+    if all(of_another_project(model.config) for model in models):
+        dataset, models = _in_classes_of(dataset, models)
+        fold = dataset.default_fold if fold is None else fold
     fold = held_out_fold(models[0].config) if fold is None else fold
     if fold is None:
         raise EvaluationError(f"{models[0].config.name} does not state which fold was held out: specify one")
@@ -169,7 +185,8 @@ def evaluate(
     leaked = [
         model.config
         for model in models
-        if held_out_fold(model.config) not in unseen or split_changed(model.config, dataset)
+        if not of_another_project(model.config)
+        and (held_out_fold(model.config) not in unseen or split_changed(model.config, dataset))
     ]
     if leaked and not allow_training_fold:
         raise EvaluationError(_leakage_message(leaked[0], dataset, fold))
@@ -206,13 +223,30 @@ def evaluate(
         fold=fold,
         trained_on=bool(leaked),
         seen=len(seen),
-        chosen_by=any(held_out_fold(model.config) != fold for model in models),
+        chosen_by=any(held_out_fold(one.config) != fold for one in models if not of_another_project(one.config)),
         precision=precision,
         device=device.type,
         views=views,
         models=tuple(models),
         recordings=tuple(recordings),
     )
+
+
+def _in_classes_of(dataset: Dataset, models: list[Model]) -> tuple[Dataset, list[Model]]:
+    """The classes of the data set that have counterparts in every model, and the models with these classes.
+
+    Unchanged if they have the same classes, or the data set has fewer than two such.
+    """
+    if all(model.config.classes == dataset.classes for model in models):
+        return dataset, models
+    groups = [counterparts(dataset.classes, model.config.classes) for model in models]
+    shared = [name for name in dataset.classes if all(name in own for own in groups)]
+    if len(shared) < 2:
+        return dataset, models
+    name = f"{dataset.info.name}, {len(shared)} of {len(dataset.classes)} classes"
+    return dataset.select_classes(shared, name), [
+        with_classes(model, {label: own[label] for label in shared}) for model, own in zip(models, groups, strict=True)
+    ]
 
 
 def _load(directory: Path, device: torch.device) -> Model:

@@ -22,6 +22,7 @@ class ClassScore:
     precision: float
     recall: float
     f1: float
+    average_precision: float | None = None  # of a multi-label model
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def reliability_bins(
     ]
 
 
-def wilson_interval(correct: int, total: int, z: float = _Z_95) -> tuple[float, float]:
+def wilson_interval(correct: float, total: float, z: float = _Z_95) -> tuple[float, float]:
     """Wilson score interval for an accuracy (Wilson, 1927), 95 % by default; also valid near 0 and 1."""
     if not 0 <= correct <= total or total == 0:
         raise ValueError(f"{correct} of {total} is not a proportion")
@@ -58,6 +59,25 @@ def wilson_interval(correct: int, total: int, z: float = _Z_95) -> tuple[float, 
     centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z / (1 + z**2 / total) * ((share * (1 - share) + z**2 / (4 * total)) / total) ** 0.5
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def source_interval(correct: NDArray[np.bool_], sources: Sequence[str]) -> tuple[float, float]:
+    """95 % interval for an accuracy over recordings (recordings,) that come from fewer sources (machines, speakers).
+
+    Wilson interval of the effective number of recordings (Kish, 1965): recordings divided by the design effect, which
+    is measured by how the share that is right differs between sources. If all or none are right it cannot be measured,
+    and each source counts once.
+    """
+    total, own = len(correct), np.unique(np.asarray(sources), return_inverse=True)[1]
+    number = int(own.max()) + 1
+    share = float(correct.mean())
+    effective = float(number)
+    if 0 < share < 1 and number > 1:
+        deviations = np.bincount(own, correct - share)  # (sources,): how many more are right than on average
+        variance = float(np.square(deviations).sum()) / total**2 * number / (number - 1)
+        effective = share * (1 - share) / variance if variance else float(total)
+    effective = min(max(effective, 1.0), float(total))
+    return wilson_interval(share * effective, effective)
 
 
 def top_k_correct(truth: Labels, probabilities: NDArray[np.float32], k: int) -> int:
@@ -94,8 +114,18 @@ def confusions(matrix: NDArray[np.int64], names: Sequence[str]) -> list[Confusio
     return sorted(found, key=lambda confusion: -confusion.clips)
 
 
-def _ratio(part: int, whole: int) -> float:
+def _ratio(part: float, whole: int) -> float:
     return part / whole if whole else 0.0
+
+
+def average_precision(truth: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
+    """The mean of the precision at each sound of the class, sounds (sounds,) ordered by their scores (sounds,); 0 for a
+    class without sounds. Sounds of the same score are taken together."""
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(truth[order])  # (sounds,)
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # of each score
+    recalled = np.diff(hits[last], prepend=0)
+    return _ratio(float((recalled * hits[last] / (last + 1)).sum()), int(truth.sum()))
 
 
 def calibration_error(truth: Labels, probabilities: NDArray[np.float32], bins: int = 15) -> float:

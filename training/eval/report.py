@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,12 @@ class EvaluationReport(BaseModel):
     windows: int  # of all clips, as the service cuts them, in which something is heard; of the first model
     correct_windows: int
     accuracy: float
-    interval_95: tuple[float, float]  # Wilson
+    interval_95: tuple[float, float]  # Wilson, as if the recordings were independent
+    sources: int = 0  # recordings of one machine or speaker have one source
+    interval_95_sources: tuple[float, float] | None = None  # Wilson, of the effective number of recordings
     top_5: float
     macro_f1: float
+    mean_average_precision: float | None = None  # over the classes; of a multi-label model
     log_loss: float  # nats
     calibration_error: float  # expected, 15 bins
     calibration_error_uncalibrated: float  # with every temperature at 1
@@ -69,6 +73,11 @@ def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> Ev
     matrix = metrics.confusion_matrix(truth, evaluation.predicted, len(names))
     correct = int(matrix.trace())
     scores = metrics.class_scores(matrix, names)
+    if evaluation.config.multi_label:
+        scores = [
+            replace(score, average_precision=metrics.average_precision(truth == label, probabilities[:, label]))
+            for label, score in enumerate(scores)
+        ]
     by_window = np.concatenate(
         [(one.logits.argmax(dim=1).numpy() == one.sound.label)[one.active] for one in evaluation.recordings[0]]
     )
@@ -92,8 +101,11 @@ def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> Ev
         correct_windows=int(by_window.sum()),
         accuracy=correct / clips,
         interval_95=metrics.wilson_interval(correct, clips),
+        sources=len(set(evaluation.sources)),
+        interval_95_sources=metrics.source_interval(evaluation.predicted == truth, evaluation.sources),
         top_5=metrics.top_k_correct(truth, probabilities, 5) / clips,
         macro_f1=sum(score.f1 for score in scores) / len(scores),
+        mean_average_precision=_mean([score.average_precision for score in scores]),
         log_loss=metrics.log_loss(truth, probabilities),
         calibration_error=metrics.calibration_error(truth, probabilities),
         calibration_error_uncalibrated=metrics.calibration_error(truth, evaluation.uncalibrated),
@@ -102,6 +114,12 @@ def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> Ev
         left_out=evaluation.dataset.left_out,
         answers=answers,
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None if one of them is."""
+    found = [value for value in values if value is not None]
+    return sum(found) / len(found) if len(found) == len(values) else None
 
 
 def write_report(evaluation: Evaluation, out: Path, answers: AnswerReport | None = None) -> EvaluationReport:
@@ -171,9 +189,19 @@ def as_markdown(report: EvaluationReport) -> str:
         "|---|---|",
         f"| accuracy | {percent(report.accuracy)} |",
         f"| 95 % interval (Wilson) | {interval(report.interval_95)} |",
+        *(
+            [f"| 95 % interval by source ({report.sources} sources) | {interval(report.interval_95_sources)} |"]
+            if report.interval_95_sources
+            else []
+        ),
         f"| windows in which something is heard | {report.correct_windows} of {report.windows} correct |",
         f"| top-5 | {percent(report.top_5)} |",
         f"| mean F1 of the classes | {report.macro_f1:.3f} |",
+        *(
+            [f"| mean average precision of the classes | {report.mean_average_precision:.3f} |"]
+            if report.mean_average_precision is not None
+            else []
+        ),
         f"| calibration error | {report.calibration_error:.3f} ({report.calibration_error_uncalibrated:.3f} without"
         f" temperature; temperature {', '.join(f'{value:g}' for value in report.temperature)}) |",
         f"| log loss | {report.log_loss:.3f} nats |",
@@ -206,11 +234,13 @@ def as_markdown(report: EvaluationReport) -> str:
 
 def class_table(report: EvaluationReport, rows: int) -> list[str]:
     """The classes with the lowest F1 as lines of a Markdown table."""
+    ranked = report.mean_average_precision is not None
     return [
-        "| class | clips | precision | recall | F1 |",
-        "|---|---:|---:|---:|---:|",
+        f"| class | clips | precision | recall | F1 |{' average precision |' if ranked else ''}",
+        f"|---|---:|---:|---:|---:|{'---:|' if ranked else ''}",
         *(
             f"| {score.name} | {score.clips} | {score.precision:.3f} | {score.recall:.3f} | {score.f1:.3f} |"
+            + (f" {score.average_precision:.3f} |" if ranked else "")
             for score in report.worst_classes[:rows]
         ),
     ]
