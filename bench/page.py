@@ -1,4 +1,4 @@
-"""Speed of the page in Chromium: first paint, frame rate while playing, zooming in ten minutes of sound.
+"""Speed of the page in Chromium: first paint, frame rate while playing, zooming in ten minutes of sound, edits of a sound.
 
     otoscope up
     .venv/bin/python bench/page.py [--url http://127.0.0.1:8000]
@@ -9,6 +9,7 @@ WebGL on the CPU, which is the slowest case.
 
 import argparse
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -49,6 +50,22 @@ FRAMES = """async (each) => {
     };
 }"""
 
+# Resolves when the bars of the next edit are painted.
+NEXT_EDIT = """() => {
+    const once = { once: true };
+    const end = new Promise((resolve) => addEventListener("pointerup", () => resolve(performance.now()), once));
+    const prediction = document.getElementById("prediction");
+    window.edit = end.then((begun) => new Promise((resolve) => {
+        new MutationObserver((_, observer) => {
+            observer.disconnect();
+            requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - begun)));
+        }).observe(prediction, { childList: true });
+    }));
+}"""
+SERVER = "async () => (await import('/static/js/library.js')).library.shown.job.timings.total"
+EDITS = 12
+MODELS = ("esc50-light", "esc50")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,6 +80,14 @@ def main() -> None:
             page = browser.new_page(viewport={"width": 1440, "height": 900}, bypass_csp=True)
             page.goto(options.url, wait_until="networkidle")
             report("first view", page.evaluate(PAINT))
+            page.close()
+
+        for model in MODELS:
+            page = browser.new_page(viewport={"width": 1440, "height": 1400}, bypass_csp=True)
+            page.goto(options.url, wait_until="networkidle")
+            page.get_by_label("Model").select_option(model)
+            classify(page, SOUNDS / "siren.flac")
+            report(f"edits with {model}", edit(page))
             page.close()
 
         page = browser.new_page(viewport={"width": 1440, "height": 2400}, bypass_csp=True)
@@ -99,6 +124,33 @@ def classify(page: Page, sound: Path) -> None:
     page.locator(".title h1", has_text=sound.name).wait_for(timeout=120_000)
     page.locator("#prediction .top-class").wait_for(timeout=120_000)
     page.wait_for_timeout(2_000)  # images and peaks are computed in the background
+
+
+def edit(page: Page) -> dict[str, Any]:
+    """Mute a part of the spectrogram again and again; milliseconds, and how many processes were running or waiting."""
+    page.locator("[data-tool=mute]").click()
+    overlay = page.locator(".spectrogram .overlay")
+    overlay.scroll_into_view_if_needed()
+    page.wait_for_timeout(1_000)
+    box = overlay.bounding_box()
+    assert box
+    taken, server = [], []
+    for number in range(EDITS):
+        left, top = box["x"] + box["width"] * number / EDITS, box["y"] + 20
+        page.evaluate(NEXT_EDIT)
+        page.mouse.move(left, top)
+        page.mouse.down()
+        page.mouse.move(left + box["width"] / EDITS, top + box["height"] / 2, steps=3)
+        page.mouse.up()
+        taken.append(page.evaluate("() => window.edit"))
+        server.append(1_000 * page.evaluate(SERVER))
+    return {
+        "median_ms": round(float(np.median(taken))),
+        "fastest_ms": round(min(taken)),
+        "slowest_ms": round(max(taken)),
+        "median_of_the_server_ms": round(float(np.median(server))),
+        "load": round(os.getloadavg()[0], 1),
+    }
 
 
 def report(what: str, figures: dict[str, Any]) -> None:
