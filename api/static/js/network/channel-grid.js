@@ -2,6 +2,7 @@
 
 import { closest, h } from "../dom.js";
 import { formatNumber, percent } from "../format.js";
+import { nextIndex, setTabStop } from "../roving-focus.js";
 import { scaledChannel } from "./colour-scale.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
 
@@ -56,15 +57,7 @@ export function channelGrid(channels, onSelect) {
     const key = order;
     if (key !== "index") indices.sort((a, b) => channels[b].statistics[key] - channels[a].statistics[key]);
     grid.replaceChildren(...indices.map((i) => options[i]));
-    setTabStop(options[selected ?? indices[0]]);
-  }
-
-  /**
-   * The grid has one tab stop (a roving tabindex).
-   * @param {HTMLElement} option
-   */
-  function setTabStop(option) {
-    for (const one of options) one.tabIndex = one === option ? 0 : -1;
+    setTabStop(options, options[selected ?? indices[0]]);
   }
 
   /** @param {HTMLElement} option */
@@ -72,31 +65,20 @@ export function channelGrid(channels, onSelect) {
     const channel = Number(option.dataset.channel);
     selected = selected === channel ? null : channel;
     options.forEach((one, i) => one.setAttribute("aria-selected", String(i === selected)));
-    setTabStop(option);
+    setTabStop(options, option);
     onSelect(selected);
   }
 
   /**
-   * The option that an arrow key leads to; null for other keys. Rows are found by where the layout has put them.
+   * The option that a key leads to; null for other keys. Rows are found by where the layout has put them.
    * @param {HTMLElement} option
-   * @param {string} key
+   * @param {KeyboardEvent} event
    */
-  function neighbour(option, key) {
+  function neighbour(option, event) {
     const all = /** @type {HTMLElement[]} */ ([...grid.children]);
-    const at = all.indexOf(option);
-    const across = all.filter((one) => one.offsetTop === option.offsetTop).length;
-    const first = all.findIndex((one) => one.offsetTop !== all[0].offsetTop);
-    const columns = first < 0 ? across : first;
-    /** @type {Record<string, number>} */
-    const targets = {
-      ArrowLeft: at - 1,
-      ArrowRight: at + 1,
-      ArrowUp: at - columns,
-      ArrowDown: at + columns,
-      Home: 0,
-      End: all.length - 1,
-    };
-    return key in targets ? (all[targets[key]] ?? option) : null;
+    const secondRow = all.findIndex((one) => one.offsetTop !== all[0].offsetTop);
+    const next = nextIndex(event, all.indexOf(option), all.length, secondRow < 0 ? all.length : secondRow);
+    return next === null ? null : all[next];
   }
 
   select.addEventListener("change", () => {
@@ -110,9 +92,9 @@ export function channelGrid(channels, onSelect) {
   grid.addEventListener("keydown", (event) => {
     const option = closest(event, ".channel");
     if (!option) return;
-    const next = neighbour(option, event.key);
+    const next = neighbour(option, event);
     if (next) {
-      setTabStop(next);
+      setTabStop(options, next);
       next.focus();
     } else if (event.key === "Enter" || event.key === " ") toggle(option);
     else return;

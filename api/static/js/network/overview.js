@@ -3,6 +3,7 @@
 import { closest, find, h, s } from "../dom.js";
 import { className, percent } from "../format.js";
 import { highlight } from "../highlight.js";
+import { setTabStop } from "../roving-focus.js";
 import { scaledMap } from "./colour-scale.js";
 import { describe, displayName, shapeText } from "./descriptions.js";
 import { drawEdges, edgesOf } from "./edges.js";
@@ -45,7 +46,8 @@ export function overview(network, result, onOpen) {
   flow.style.setProperty("--columns", String(groups.length));
   flow.style.setProperty("--rows", String(Math.max(...groups.map((one) => one.length))));
   flow.toggleAttribute("data-pyramid", network.pooled.length > 1);
-  setTabStop(ids[0]);
+  const stops = ids.map(elementOf);
+  setTabStop(stops, stops[0]);
 
   /** @param {NetworkNode[]} members */
   function buildGroup(members) {
@@ -159,21 +161,13 @@ export function overview(network, result, onOpen) {
     return found;
   }
 
-  /**
-   * The overview has one tab stop (a roving tabindex).
-   * @param {string} id
-   */
-  function setTabStop(id) {
-    for (const one of ids) elementOf(one).tabIndex = one === id ? 0 : -1;
-  }
-
   /** @param {Event} event */
   const idOf = (event) => closest(event, ".node")?.dataset.id ?? null;
   flow.addEventListener("pointerover", (event) => trace(idOf(event)));
   flow.addEventListener("pointerleave", () => trace(null));
   flow.addEventListener("focusin", (event) => {
     const id = idOf(event);
-    if (id) setTabStop(id);
+    if (id && ids.includes(id)) setTabStop(stops, elementOf(id));
     if (event.target instanceof Element && event.target.matches(":focus-visible")) trace(id);
   });
   flow.addEventListener("focusout", () => trace(null));
@@ -213,7 +207,7 @@ export function overview(network, result, onOpen) {
      */
     mark(id) {
       for (const one of ids) elementOf(one).setAttribute("aria-expanded", String(one === id));
-      if (id) setTabStop(id);
+      if (id) setTabStop(stops, elementOf(id));
     },
     /** @param {string} id */
     focus: (id) => elementOf(id).focus(),

@@ -4,6 +4,7 @@ import { announce, button, closest, find, h, present } from "../dom.js";
 import { filePicker } from "../file-picker.js";
 import { library } from "../library.js";
 import { NAMES } from "../paint/painter.js";
+import { nextIndex } from "../roving-focus.js";
 import { settings } from "../settings.js";
 import { COLOUR_SETTINGS, scaledMap } from "./colour-scale.js";
 import { describe, displayName } from "./descriptions.js";
@@ -14,9 +15,6 @@ import { overview } from "./overview.js";
 /** @import { ModelCard, Result } from "../types.js" */
 /** @import { Sound } from "../library.js" */
 /** @import { Network } from "./graph.js" */
-
-/** @type {Record<string, number>} */
-const STEPS = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 };
 
 /** @typedef {{sound: Sound, result: Result | null, card: ModelCard | null, file: File | null}} Shown */
 
@@ -149,7 +147,7 @@ export function mountNetwork(root) {
 
   /**
    * Open the next node or the previous one; the focus stays where it was.
-   * @param {number} by  1 or -1
+   * @param {number} by  1 or -1, or more
    */
   function step(by) {
     if (!view || !opened) return;
@@ -184,19 +182,20 @@ export function mountNetwork(root) {
       close();
       return event.stopPropagation();
     }
-    const by = STEPS[event.key];
-    if (!by || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
-    if (closest(event, "select, input, [role='listbox'], [role='application']")) return;
+    if (event.shiftKey || closest(event, "select, input, [role='listbox'], [role='application']")) return;
+    const { nodes } = view;
     const focused = closest(event, ".node")?.dataset.id;
-    if (!focused && !opened) return;
+    const from = focused ?? opened?.id;
+    if (!from) return;
+    const at = nodes.ids.indexOf(from);
+    const next = nextIndex(event, at, nodes.ids.length);
+    if (next === null) return;
     event.preventDefault();
     event.stopPropagation();
-    if (!focused) return step(by);
-    const { nodes } = view;
-    const next = nodes.ids[nodes.ids.indexOf(focused) + by];
-    if (!next) return;
-    nodes.focus(next);
-    if (opened) open(view, next);
+    if (next === at) return;
+    if (!focused) return step(next - at);
+    nodes.focus(nodes.ids[next]);
+    if (opened) open(view, nodes.ids[next]);
   }
 
   return { show };

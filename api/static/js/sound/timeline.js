@@ -6,6 +6,7 @@ import { h } from "../dom.js";
 import { legend, showEvent } from "../events.js";
 import { className, clock, percent } from "../format.js";
 import { playhead } from "../playhead.js";
+import { nextIndex } from "../roving-focus.js";
 import { viewport } from "../viewport.js";
 import { clearedContext, createCanvas, fitToBox, themeColours } from "./canvas.js";
 
@@ -275,14 +276,10 @@ export function timeline(onLook) {
       : "";
   });
   list.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey) return;
     const at = Math.max(active < 0 ? current : active, 0);
-    const [before, after, end] = [at - 1, at + 1, bars.length - 1];
-    /** @type {Record<string, number>} */
-    const keys = { ArrowLeft: before, ArrowUp: before, ArrowRight: after, ArrowDown: after, Home: 0, End: end };
-    const next = keys[event.key];
-    if (event.key === "Enter") go(at);
-    else if (next !== undefined) activate(Math.min(Math.max(next, 0), end));
+    const next = nextIndex(event, at, bars.length);
+    if (next !== null) activate(next);
+    else if (event.key === "Enter" && !event.altKey && !event.ctrlKey && !event.metaKey) go(at);
     else return;
     event.preventDefault();
   });
