@@ -1,6 +1,7 @@
 """A worker without Celery: tests submit jobs and run them by hand, on the real parts."""
 
 import threading
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -110,3 +111,9 @@ def outputs_alone(harness: WorkerHarness, sound: bytes, cam_class: str | None = 
     windows = split_windows(decode(sound, RATE).waveform, RATE)
     outputs = [harness.engine.run(loaded, [Window(clip, frozenset(Part), cam_class=index)])[0] for _, clip in windows]
     return [output for output in outputs if isinstance(output, WindowOutput)]
+
+
+def wait_until_ready(pool: DecoderPool) -> None:
+    """Wait until each process has loaded its libraries: time limits of files begin then."""
+    for child in pool._children:
+        child.wait_until_ready(time.monotonic() + 60, lambda: None)

@@ -29,6 +29,7 @@ from otoscope.errors import (
 from shared.audio.decode import BLOCK_SAMPLES, decode
 from tests.support.process_tree import gone, stop, until
 from tests.support.sounds import chirp, encode, flac_of_silence
+from tests.support.worker_harness import wait_until_ready
 from worker.decode import process
 from worker.decode.framing import FramedSocket
 from worker.decode.pool import DecoderPool, DecoderStopped
@@ -188,10 +189,16 @@ def test_an_invalid_reply_fails_one_job(
     assert pool.decode(wav, RATE).channels == 2, "a working process has replaced it"
 
 
-def test_a_file_that_exceeds_the_time_limit_fails(pools: Callable[..., DecoderPool]) -> None:
-    """The process is killed, even if it stopped while it received the file."""
+@pytest.mark.parametrize("started", [True, False])
+def test_a_file_that_exceeds_the_time_limit_fails(
+    pools: Callable[..., DecoderPool], monkeypatch: pytest.MonkeyPatch, started: bool
+) -> None:
+    """The process is killed, even if it stopped while it received the file, or before it had started."""
+    monkeypatch.setattr(process, "_START_SECONDS", 60.0 if started else 0.3)
     pool = pools(seconds=0.3)
     (pid,) = pool.pids
+    if started:
+        wait_until_ready(pool)
     stop(pid)
     with pytest.raises(DecoderDied, match=r"took more than 0\.3 s"):
         pool.decode(encode(chirp(40.0, 48_000), 48_000), RATE)

@@ -25,7 +25,7 @@ from otoscope.errors import (
 from shared.contract import job_key
 from tests.support.process_tree import stop
 from tests.support.sounds import chirp, encode
-from tests.support.worker_harness import ALL, LONG, RATE, SHORT, WorkerHarness
+from tests.support.worker_harness import ALL, LONG, RATE, SHORT, WorkerHarness, wait_until_ready
 from worker.decode.pool import DecoderPool
 from worker.decode.process import Child
 from worker.inference.batcher import BatcherStopped
@@ -116,6 +116,7 @@ def test_a_file_that_kills_its_decoder_fails_one_job(harness: WorkerHarness, mon
     """With an error that names the file as the probable cause."""
     stuck = DecoderPool(1, 1.0, 60.0)
     try:
+        wait_until_ready(stuck)
         monkeypatch.setattr(harness.classifier, "_decoder", stuck)
         stop(stuck.pids[0])
         job_id = harness.submit(encode(chirp(1.0, RATE), RATE, "FLAC"))
