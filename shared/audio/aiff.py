@@ -8,10 +8,10 @@ from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
 from shared.audio.headers import Decoder, Header, missing
 from shared.audio.iff import iter_chunks
 
-_SAMPLE_FORMATS = {  # by compression type; 42n1 and 23n1 are in24 and in32 backwards, which is little-endian
-    b"NONE": ">i", b"twos": ">i", b"in16": ">i", b"in24": ">i", b"in32": ">i", b"sowt": "<i", b"42n1": "<i",
-    b"23n1": "<i", b"raw ": "u1", b"fl32": ">f4", b"FL32": ">f4", b"fl64": ">f8", b"FL64": ">f8", b"alaw": "alaw",
-    b"ALAW": "alaw", b"ulaw": "ulaw", b"ULAW": "ulaw",
+_SAMPLE_FORMATS = {  # by compression type; 42ni and 23ni are in24 and in32 backwards, which is little-endian
+    b"NONE": ">i", b"twos": ">i", b"in16": ">i", b"in24": ">i", b"in32": ">i", b"sowt": "<i", b"42ni": "<i",
+    b"23ni": "<i", b"42n1": "<i", b"23n1": "<i", b"raw ": "u1", b"fl32": ">f4", b"FL32": ">f4", b"fl64": ">f8",
+    b"FL64": ">f8", b"alaw": "alaw", b"ALAW": "alaw", b"ulaw": "ulaw", b"ULAW": "ulaw",
 }  # fmt: skip
 _COMPRESSED = {b"ima4": "IMA ADPCM", b"GSM ": "GSM 6.10", b"agsm": "GSM 6.10", b"MAC3": "MACE", b"MAC6": "MACE"}
 _NAMES = {"i": "PCM", "u1": "PCM", "f": "float", "alaw": "A-law", "ulaw": "µ-law"}

@@ -15,6 +15,7 @@ _SOUND = bytes.fromhex("409e69f84d5bcf11a8fd00805f5c442b")
 _DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _CODECS = {0x160: "Windows Media 1", 0x161: "Windows Media 2", 0x162: "Windows Media Pro", 0x55: "MPEG layer III"}
 _MAX_OBJECTS = 1_000
+_EMPTY = 50  # bytes of a data object without packets
 
 
 def read_asf_header(data: bytes, start: int) -> Header:
@@ -34,7 +35,7 @@ def read_asf_header(data: bytes, start: int) -> Header:
         if kind == _FILE:
             ticks, preroll, flags = unpack_from("<Q8xQI", data, at + 64)
             if not flags & 1 and ticks:  # not a live recording
-                seconds = max(ticks / 1e7 - preroll / 1e3, 0)
+                seconds = max(ticks / 1e7 - preroll / 1e3, 0) or None
         elif kind == _STREAM and sound is None and data[at + 24 : at + 40] == _SOUND:
             sound = unpack_from("<HHI", data, at + 78)
         at += length
@@ -44,11 +45,28 @@ def read_asf_header(data: bytes, start: int) -> Header:
     if tag not in _CODECS:
         raise AudioUnsupported(f"Windows Media of codec {tag:#06x} is not accepted; {', '.join(_CODECS.values())} are.")
     truncated, at = "", start + size
+    end = len(data)
     if data[at : at + 16] == _DATA:
         claimed = unpack_from("<Q", data, at + 16)[0]
         if claimed > len(data) - at:
             truncated = f"The Windows Media file announces {claimed:,} bytes of sound; it has {len(data) - at:,}."
+        elif claimed > _EMPTY:  # a live recording announces none
+            end = _skip_objects(data, at)
     else:
         truncated = "The Windows Media file ends behind its header."
     frames = None if seconds is None else round(seconds * rate)
-    return Header("WMA", _CODECS[tag], rate, channels, frames, start, decoder=Decoder.PYAV, truncated=truncated)
+    return Header(
+        "WMA", _CODECS[tag], rate, channels, frames, start, decoder=Decoder.PYAV, end=end, truncated=truncated,
+    )  # fmt: skip
+
+
+def _skip_objects(data: bytes, at: int) -> int:
+    """The position behind the sound and the indexes that follow it."""
+    for _ in range(_MAX_OBJECTS):
+        if at + 24 > len(data) or data[at : at + 16] == MAGIC:
+            break
+        size = unpack_from("<Q", data, at + 16)[0]
+        if size < 24 or at + size > len(data):
+            break
+        at += size
+    return at

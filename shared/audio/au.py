@@ -1,4 +1,4 @@
-"""The header reader of AU (Sun, NeXT): 24 bytes or more, then samples, big-endian."""
+"""The header reader of AU (Sun, NeXT): 24 bytes or more, then samples, big-endian; those of DEC are little-endian."""
 
 from dataclasses import replace
 from struct import unpack_from
@@ -7,20 +7,23 @@ from otoscope.errors import AudioCorrupt, AudioUnsupported
 from shared.audio.headers import Header, missing
 
 _ENCODINGS = {  # by the number in the header: codec, sample format
-    1: ("µ-law 8 bit", "ulaw"), 2: ("PCM 8 bit", "i1"), 3: ("PCM 16 bit", ">i2"), 4: ("PCM 24 bit", ">i3"),
-    5: ("PCM 32 bit", ">i4"), 6: ("float 32 bit", ">f4"), 7: ("float 64 bit", ">f8"), 27: ("A-law 8 bit", "alaw"),
+    1: ("µ-law 8 bit", "ulaw"), 2: ("PCM 8 bit", "i1"), 3: ("PCM 16 bit", "i2"), 4: ("PCM 24 bit", "i3"),
+    5: ("PCM 32 bit", "i4"), 6: ("float 32 bit", "f4"), 7: ("float 64 bit", "f8"), 27: ("A-law 8 bit", "alaw"),
 }  # fmt: skip
 _UNFINISHED = 0x7FFFF000  # from here up: files that were written into a pipe
 
 
 def read_au_header(data: bytes, start: int) -> Header:
     """Raises AudioCorrupt or AudioUnsupported."""
-    offset, size, encoding, rate, channels = unpack_from(">5I", data, start + 4)
+    order = "<" if data[start : start + 1] == b"d" else ">"
+    offset, size, encoding, rate, channels = unpack_from(f"{order}5I", data, start + 4)
     if encoding not in _ENCODINGS:
         raise AudioUnsupported(f"AU of encoding {encoding} is not accepted; PCM, float, A-law and µ-law are.")
     if offset < 24:
         raise AudioCorrupt(f"The AU header states that it has {offset} bytes; it has at least 24.")
     codec, sample_format = _ENCODINGS[encoding]
+    if sample_format[1:].isdigit() and sample_format != "i1":
+        sample_format = order + sample_format
     at = start + offset
     held = max(len(data) - at, 0)
     header = Header("AU", codec, rate, channels, None, at, sample_format=sample_format)

@@ -18,14 +18,18 @@ def read_caf_header(data: bytes, start: int) -> Header:
     """Raises AudioCorrupt, AudioTruncated or AudioUnsupported."""
     at, header = start + 8, None
     frames: int | None = None
+    sized = False  # every packet has the same size; else the file ends with a table of them
     sound: tuple[int, int] | None = None  # offset, claimed bytes; -1 for those that were never finished
     for _ in range(_MAX_CHUNKS):
         if at + 12 > len(data):
             break
         name, size = unpack_from(">4sq", data, at)
+        if name == b"caff" and sound is not None:  # another file
+            break
         at += 12
         if name == b"desc" and header is None:
             header = _description(data, at)
+            sized = unpack_from(">I", data, at + 16)[0] > 0
         elif name == b"pakt":
             frames = max(unpack_from(">q", data, at + 8)[0], 0) or None
         elif name == b"data":
@@ -43,7 +47,9 @@ def read_caf_header(data: bytes, start: int) -> Header:
     held = max(len(data) - begin, 0)
     truncated = missing("CAF", claimed, held, "bytes of samples") if claimed > held else ""
     if header.decoder is Decoder.PYAV:
-        return replace(header, frames=frames, offset=start, truncated=truncated)
+        if truncated and frames is None and not sized:
+            raise AudioTruncated(f"{truncated} Its table of packets, which would be behind them, is missing.")
+        return replace(header, frames=frames, offset=start, end=min(at, len(data)), truncated=truncated)
     size = held if claimed < 0 else min(claimed, held)
     frame = max(header.channels * header.sample_bytes, 1)
     if truncated and header.rate:

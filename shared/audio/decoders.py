@@ -112,7 +112,7 @@ def _open_sndfile(data: bytes, header: Header) -> Source:
             return False
 
     try:
-        file = Forward(_Bytes(header.prefix + data[header.offset : header.end]))
+        file = Forward(_Bytes(header.stream(data)))
     except soundfile.SoundFileError as error:
         raise AudioCorrupt(f"The {header.container} file cannot be opened: {_reason(error)}") from error
     same = (file.format, file.samplerate, file.channels) == (header.container.upper(), header.rate, header.channels)
@@ -157,7 +157,7 @@ def _reason(error: Exception) -> str:
 
 def _open_ffmpeg(data: bytes, header: Header) -> Source:
     packets = Packets()
-    found, frames = open_container(header.prefix + data[header.offset : header.end], header, packets)
+    found, frames = open_container(header.stream(data), header, packets)
 
     def blocks() -> Iterator[tuple[int, Block]]:
         yield from _join(frames)

@@ -20,6 +20,7 @@ Samples = NDArray[np.float32]  # (frames, channels); full scale is 1
 
 _MAX_STREAMS = 64  # tracks of a file, sound or not
 _MAX_BARREN = 20_000  # packets in a row that yield no sound: no encoder produces so many
+_MIN_PACKET = 4  # bytes: no codec has a smaller one that can be damaged
 _PROBE = {
     "probesize": str(2**21),
     "analyzeduration": str(10**7),
@@ -93,7 +94,7 @@ def _frames(container: Any, stream: Any, codec: Any, packets: Packets) -> Iterat
             try:
                 frames = codec.decode(packet)
             except av.FFmpegError:
-                packets.damaged += packet.size > 0
+                packets.damaged += packet.size >= _MIN_PACKET  # a smaller one is padding
                 frames = []
             packets.decoded += bool(frames)
             barren = 0 if frames else barren + 1

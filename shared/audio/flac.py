@@ -5,6 +5,7 @@ from shared.audio.headers import Decoder, Header
 from shared.audio.tags import strip_tags
 
 _START = b"fLaC\x00\x00\x00\x22"  # of a file with further metadata, as encoders write it
+_ALONE = b"fLaC\x80\x00\x00\x22"  # of one without
 
 
 def read_flac_header(data: bytes, start: int) -> Header:
@@ -16,9 +17,21 @@ def read_flac_header(data: bytes, start: int) -> Header:
     packed = int.from_bytes(data[start + 18 : start + 26], "big")
     bits = (packed >> 36 & 31) + 1
     frames = packed & (1 << 36) - 1
-    following = data.find(_START, start + 42)
+    sound = _skip_metadata(data, start + 4)
+    following = data.find(_START, sound or start + 42)
     return Header(
-        "FLAC", f"FLAC {bits} bit", packed >> 44, (packed >> 41 & 7) + 1, frames or None, start,
+        "FLAC", f"FLAC {bits} bit", packed >> 44, (packed >> 41 & 7) + 1, frames or None, sound or start,
+        prefix=_ALONE + data[start + 8 : start + 42] if sound else b"",
         decoder=Decoder.SNDFILE if bits in (8, 16, 24) else Decoder.PYAV,
-        end=following if following >= 0 else strip_tags(data, start + 42),
+        end=following if following >= 0 else strip_tags(data, sound or start + 42),
     )  # fmt: skip
+
+
+def _skip_metadata(data: bytes, at: int) -> int | None:
+    """The position of the first frame: decoders do not get pictures, comments and seek tables, of which some are
+    damaged. None where a wrong size hides it."""
+    last = 0
+    while not last and at + 4 <= len(data):
+        last, size = data[at] & 0x80, int.from_bytes(data[at + 1 : at + 4])
+        at += 4 + size
+    return at if at == len(data) or data[at : at + 1] == b"\xff" else None

@@ -142,7 +142,7 @@ FORMATS = (
         ffmpeg_codecs=("aac", "alac", "opus", "adpcm_ima_qt", "flac", "amrnb", "libopencore_amrnb", *_MPEG_DECODERS),
     ),
     AudioFormat(
-        "AU", _PCM_CODECS, (".au", ".snd"), ("audio/basic",), rb"\.snd\x00\x00", read_au_header,
+        "AU", _PCM_CODECS, (".au", ".snd"), ("audio/basic",), rb"\.snd\x00\x00|dns\...\x00\x00", read_au_header,
         plain=True, lossless=True,
     ),
     AudioFormat(

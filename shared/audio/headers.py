@@ -23,11 +23,16 @@ class Header:
     frames: int | None  # samples per channel, of those that the file has; None where only decoding can tell
     offset: int = 0  # bytes before what the decoder needs: the samples of uncompressed sound, else the stream
     prefix: bytes = b""  # what the decoder needs in front of that
+    suffix: bytes = b""  # and behind it
     sample_format: str = ""  # of uncompressed samples: a numpy type, "<i3", "alaw" or "ulaw"
     decoder: Decoder = Decoder.PCM
     end: int | None = None  # bytes before what follows the sound; None: it may reach to the end of the file
     truncated: str = ""  # what the header announces and the file lacks, in a sentence; "" if nothing is missing
     more: tuple["Header", ...] = ()  # the sounds behind this one in the same file
+
+    def stream(self, data: bytes) -> bytes:
+        """What the decoder gets of the file, unless its samples are uncompressed."""
+        return b"".join((self.prefix, memoryview(data)[self.offset : self.end], self.suffix))
 
     @property
     def sample_bytes(self) -> int:

@@ -6,6 +6,7 @@ from struct import unpack_from
 from otoscope.errors import AudioCorrupt
 
 _MAX_CHUNKS = 10_000  # real files have up to a few dozen
+_MAX_STRAY = 128  # bytes behind a sound that are not worth reading on: the boundary of a form, line breaks
 _PRINTABLE = frozenset(range(0x20, 0x7F))
 
 
@@ -32,7 +33,8 @@ def is_chunk_id(name: bytes) -> bool:
 
 
 def chunks_follow(data: bytes, at: int, order: str) -> bool:
-    """Whether the rest of a file is chunks, complete ones but for the last, or nothing but tags or zeros."""
+    """Whether the rest of a file is chunks, complete ones but for the last, or nothing but tags, zeros or a few stray
+    bytes."""
     for begin in (at, at + 1):
         rest = data[begin : begin + 8]
         if rest[:3] in (b"ID3", b"TAG") or rest == b"APETAGEX":
@@ -41,4 +43,4 @@ def chunks_follow(data: bytes, at: int, order: str) -> bool:
             size = unpack_from(f"{order}I", rest, 4)[0]
             if begin + 8 + size <= len(data) + 1:
                 return True
-    return len(data) - at < 8 or data.count(0, at) == len(data) - at
+    return len(data) - at <= _MAX_STRAY or data.count(0, at) == len(data) - at

@@ -16,6 +16,11 @@ _SEGMENT, _INFO, _TRACKS = 0x18538067, 0x1549A966, 0x1654AE6B
 _SCALE, _DURATION = 0x2AD7B1, 0x4489  # of the info: nanoseconds of a tick, ticks
 _TRACK, _TYPE, _CODEC, _AUDIO = 0xAE, 0x83, 0x86, 0xE1  # of the tracks
 _RATE, _CHANNELS = 0xB5, 0x9F  # of the sound
+_CLUSTER = bytes.fromhex("1f43b675")
+_KNOWN = frozenset({  # elements of the first two levels, and of a cluster
+    _SEGMENT, _INFO, _TRACKS, 0x1A45DFA3, 0x114D9B74, 0x1F43B675, 0x1C53BB6B, 0x1254C367, 0x1043A770, 0x1941A469, 0xEC,
+    0xBF, 0xE7, 0xA3, 0xA0, 0xAB, 0xA7, 0xAF, 0x5854,
+})  # fmt: skip
 _SOUND = b"\x02"  # the type of a track
 _MAX_ELEMENTS = 10_000  # of one level, other than clusters and blocks of sound
 _MAX_BLOCKS = 200_000  # two hours have as many
@@ -28,9 +33,12 @@ def read_matroska_header(data: bytes, start: int) -> Header:
     track: dict[int, bytes] | None = None
     kinds = 0
     stop, truncated = strip_tags(data, start), ""
-    for name, begin, end in _top_level(data, start, stop):
+    for at, name, begin, end in _top_level(data, start, stop):
         if name == int.from_bytes(_MAGIC) and track is not None:  # another file
             stop = begin - 5
+            break
+        if name not in _KNOWN and track is not None and data.find(_CLUSTER, begin, stop) < 0:  # junk behind the file
+            stop = at
             break
         if end is not None and end > stop:
             announced, present = f"{end - begin:,}", f"{stop - begin:,}"
@@ -60,18 +68,20 @@ def read_matroska_header(data: bytes, start: int) -> Header:
     )  # fmt: skip
 
 
-def _top_level(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int | None]]:
-    """(id, start, end) of the elements of the file and of its segment; the end is None where it is not stated."""
+def _top_level(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int, int | None]]:
+    """(position, id, start, end) of the elements of the file and of its segment; the end is None where it is not
+    stated."""
     for _ in range(_MAX_BLOCKS):
         if at >= stop:
             return
+        place = at
         try:
             name, at = _variable(data, at, keep_marker=True)
             size, begin = _variable(data, at)
         except (AudioCorrupt, IndexError):  # the end, or what is no element
             return
         unknown = size == (1 << 7 * (begin - at)) - 1
-        yield name, begin, None if unknown else begin + size
+        yield place, name, begin, None if unknown else begin + size
         # The content of a segment is its elements, as is that of a cluster of unknown size.
         at = begin if name == _SEGMENT or unknown else begin + size
 

@@ -24,6 +24,7 @@ _CODECS = {3: "MPEG layer III", 2: "MPEG layer II"}
 
 _MAX_JUNK = 65_536  # bytes outside of frames that are searched before the rest counts as no sound
 _MAX_LEAD_IN = 65_536  # the same before the first frame
+_MAX_GAP = 1_000  # bytes between frames of one stream: mpg123 gives up behind more
 _MAX_FREE = 8_192  # bytes of a frame of free format, whose header does not state its size
 _MIN_FREE = 24
 _MAX_ATTEMPTS = 64  # places that are searched for frames of free format, which takes long
@@ -178,12 +179,16 @@ def read_mp3_header(data: bytes, start: int) -> Header:
 def _walk(data: bytes, at: int, first: _Frame) -> tuple[int, int, str]:
     """(end of the stream, its frames, what is missing at its end)."""
     count = junk = 0
+    end = at  # of the last frame
     while at < len(data):
         frame = _parse_frame(data[at : at + 4])
         if frame is not None and frame.same_stream(first):
+            if at - end > _MAX_GAP:
+                return end, count, ""
             at += frame.size
             if at > len(data):
                 return len(data), count, "The MP3 file ends inside a frame."
+            end = at
             count += 1
             continue
         if frame is not None and _is_chain(data, at):  # another stream

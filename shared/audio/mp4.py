@@ -3,6 +3,7 @@
 Boxes: ISO/IEC 14496-12. Sound in QuickTime: https://developer.apple.com/documentation/quicktime-file-format.
 """
 
+import re
 from collections.abc import Iterator
 from struct import unpack_from
 
@@ -18,6 +19,7 @@ _CODECS = {
 }  # fmt: skip
 _MAX_BOXES = 10_000  # in one level; real files have a few dozen, fragmented ones a few thousand
 _UNKNOWN = (0, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)  # durations of files that are written while they are recorded
+_BOX_NAME = re.compile(rb"[\w \xa9-]{4}")
 _MIN_RATE = 1_000  # Hz: smaller values stand in fields that newer descriptions do not use
 
 
@@ -27,6 +29,9 @@ def read_mp4_header(data: bytes, start: int) -> Header:
     stop, truncated, samples = strip_tags(data, start), "", False
     for name, begin, end in _boxes(data, start, stop, whole=False):
         if name == b"ftyp" and movie is not None and samples:  # another file
+            stop = begin - 8
+            break
+        if movie is not None and samples and not _BOX_NAME.fullmatch(name):  # junk behind the file
             stop = begin - 8
             break
         if end > stop:

@@ -4,8 +4,9 @@ Pages: RFC 3533. Opus in Ogg: RFC 7845. Vorbis: https://xiph.org/vorbis/doc/Vorb
 https://www.speex.org/docs/manual/speex-manual. FLAC in Ogg: RFC 9639, section 10.1.
 """
 
+import zlib
 from dataclasses import dataclass, field
-from struct import Struct, unpack_from
+from struct import Struct, pack, unpack_from
 
 from otoscope.errors import AudioTruncated, AudioUnsupported
 from shared.audio.headers import Decoder, Header
@@ -43,7 +44,7 @@ class _Stream:
 
 def read_ogg_header(data: bytes, start: int) -> Header:
     """Raises AudioUnsupported or AudioTruncated."""
-    streams, end, broken = _read_link(data, start)
+    streams, end, broken, rest = _read_link(data, start)
     for stream in streams.values():
         found = _describe(stream)
         if found is not None:
@@ -57,7 +58,7 @@ def read_ogg_header(data: bytes, start: int) -> Header:
     if not broken and not stream.ended and end == len(data):
         broken = "The Ogg stream has no last page: it was cut, or its recording was not finished."
     decoder = Decoder.SNDFILE if alone else Decoder.PYAV
-    return Header("Ogg", codec, rate, channels, frames, start, decoder=decoder, end=end, truncated=broken)
+    return Header("Ogg", codec, rate, channels, frames, start, suffix=rest, decoder=decoder, end=end, truncated=broken)
 
 
 def _describe(stream: _Stream) -> tuple[str, int, int, int | None] | None:
@@ -84,8 +85,8 @@ def _describe(stream: _Stream) -> tuple[str, int, int, int | None] | None:
     return None
 
 
-def _read_link(data: bytes, at: int) -> tuple[dict[bytes, _Stream], int, str]:
-    """(streams by serial number, end of this link of the chain, what is missing)."""
+def _read_link(data: bytes, at: int) -> tuple[dict[bytes, _Stream], int, str, bytes]:
+    """(streams by serial number, end of this link of the chain, what is missing, the page that replaces a cut one)."""
     streams: dict[bytes, _Stream] = {}
     sound = False  # pages behind the first ones of the streams have been seen
     lost = 0  # bytes that are no page
@@ -94,6 +95,8 @@ def _read_link(data: bytes, at: int) -> tuple[dict[bytes, _Stream], int, str]:
             following = data.find(b"OggS\0", at)
             if following < 0:
                 break
+            if sound and data[following + 5 : following + 6] in (b"\x02", b"\x06"):  # junk before the next link
+                return streams, at, _damage(lost), b""
             lost += following - at
             at = following
         if at + 27 > len(data):
@@ -107,7 +110,7 @@ def _read_link(data: bytes, at: int) -> tuple[dict[bytes, _Stream], int, str]:
         serial = data[at + 14 : at + 18]
         if flags & _FIRST:
             if sound:  # the next link
-                return streams, at, _damage(lost)
+                return streams, at, _damage(lost), b""
             streams.setdefault(serial, _Stream(data[body : body + min(size, 80)]))
         elif serial in streams:
             stream = streams[serial]
@@ -120,8 +123,42 @@ def _read_link(data: bytes, at: int) -> tuple[dict[bytes, _Stream], int, str]:
     if not streams:
         raise AudioTruncated(f"The Ogg stream breaks off inside the page at byte {at:,}.")
     if data[at : at + 4] == b"OggS":
-        return streams, at, f"The Ogg stream breaks off inside the page at byte {at:,}."
-    return streams, at, _damage(lost)
+        broken = f"The Ogg stream breaks off inside the page at byte {at:,}."
+        cut = streams.get(data[at + 14 : at + 18])
+        return streams, at, broken, _shortened_page(data[at:], cut) if cut else b""
+    return streams, at, _damage(lost), b""
+
+
+def _shortened_page(page: bytes, stream: _Stream) -> bytes:
+    """A page that was cut, without the packets that are missing; empty if none is whole. A page has up to a second of
+    sound or more, and decoders drop one that is cut."""
+    segments = page[26] if len(page) > 27 else 0
+    table = page[27 : 27 + segments]
+    body = page[27 + segments :]
+    kept = size = at = 0  # segments and bytes of whole packets
+    for index, length in enumerate(table, 1):
+        at += length
+        if at > len(body):
+            break
+        if length < 255:
+            kept, size = index, at
+    packets, whole = (len(part) - part.count(255) for part in (table, table[:kept]))
+    position = unpack_from("<q", page, 6)[0] if kept else 0
+    if position <= stream.end:
+        return b""
+    stream.end += (position - stream.end) * whole // packets
+    head = page[:5] + bytes([page[5] & ~_LAST]) + pack("<q", stream.end) + page[14:22]
+    rest = bytes([kept]) + table[:kept] + body[:size]
+    return head + pack("<I", _checksum(head + bytes(4) + rest)) + rest
+
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _checksum(page: bytes) -> int:
+    """CRC-32 of that polynomial without reflection, starting at zero."""
+    reflected = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{reflected:032b}"[::-1], 2)
 
 
 def _damage(lost: int) -> str:

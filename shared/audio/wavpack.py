@@ -18,7 +18,13 @@ def read_wavpack_header(data: bytes, start: int) -> Header:
     total, flags = unpack_from("<I8xI", data, start + 12)
     end = strip_tags(data, start)
     at, truncated = start, ""
-    while data[at : at + 4] == b"wvpk" and at + 8 <= end:
+    while at + 8 <= end:
+        if data[at : at + 4] != b"wvpk":
+            following = data.find(b"wvpk", at, end)
+            if following < 0:  # junk
+                end = at
+                break
+            truncated, at = f"The WavPack file is damaged at byte {at:,}.", following
         after = at + 8 + unpack_from("<I", data, at + 4)[0]
         if after > end:
             truncated = f"The WavPack file ends inside the block at byte {at:,}."

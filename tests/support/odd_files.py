@@ -88,6 +88,7 @@ BEHIND = {
     "zeros behind": bytes(512),
     "a stray byte behind": b"\x0a",
     "CR LF behind": b"\r\n",
+    "the end of a form behind": b"\r\n--x--\r\n",
 }
 PIPES = (0, 0x7FFFF000, 0x7FFFF024, 0x7FFFFFFF, 0x80000000, 0xFFFFFFD4, 0xFFFFFFFF)
 """Sizes of samples that programs leave behind which cannot seek back to correct them."""
@@ -122,6 +123,12 @@ def _unknown_length() -> bytes:
     return bytes(file)
 
 
+def _with_picture(file: bytes) -> bytes:
+    """A FLAC file whose first metadata block after the stream information is a picture of random bytes."""
+    picture = np.random.default_rng(1).bytes(9_000)
+    return file[:42] + b"\x06" + len(picture).to_bytes(3, "big") + picture + file[42:]
+
+
 def _damaged(file: bytes, part: float) -> bytes:
     at = int(len(file) * part)
     return file[:at] + np.random.default_rng(0).bytes(60) + file[at + 60 :]
@@ -149,7 +156,12 @@ def _odd() -> dict[str, Odd]:
         "WAV of 24 valid bits in 32": Odd(lambda: _extensible(32, 24)),
         "WAV with an odd chunk without padding": Odd(lambda: wav(before=chunk(b"LIST", b"INFOx")[:-1])),
         "AIFF whose size was never written": Odd(lambda: _zero_frames(aiff(_big_endian(), len(WAVE)))),
+        "AU, little-endian": Odd(lambda: encode(WAVE, RATE, "AU", endian="LITTLE")),
+        "WAV of floats, stray bytes behind": Odd(
+            lambda: encode(WAVE, RATE, "WAV", "FLOAT") + b"\r\n--boundary--" + b"\xff" * 40
+        ),
         "FLAC of unknown length": Odd(_unknown_length),
+        "FLAC with a damaged picture": Odd(lambda: _with_picture(whole()["FLAC"])),
         "MP3 of free format": Odd(_free_format, tolerance=0.1),
         "MP4 in fragments": Odd(
             lambda: remux(whole()["M4A"], "mp4", movflags="frag_every_frame+empty_moov"), tolerance=0.2
@@ -169,6 +181,13 @@ def _odd() -> dict[str, Odd]:
             lambda: whole()["Ogg Vorbis"] + encode(STEREO_48, 48_000, "OGG", "OPUS") + whole()["Ogg Vorbis"], 5.0, 0.05
         ),
         "two MP3 files of different rates": Odd(lambda: whole()["MP3"] + _mp3(chirp(1.0, 44_100), 44_100), 3.0, 0.2),
+        "two MP3 files, zeros between them": Odd(lambda: whole()["MP3"] + bytes(6_000) + whole()["MP3"], 4.0, 0.3),
+        "two Ogg files, a line break between them": Odd(
+            lambda: whole()["Ogg Opus"] + b"\r\n" + whole()["Ogg Opus"], 4.0, 0.1
+        ),
+        "two AMR files": Odd(lambda: _amr() * 2, 4.0, 0.2),
+        "two WMA files": Odd(lambda: encode_av(chirp(SECONDS, 48_000), AV_FORMS["WMA 2"]) * 2, 4.0, 0.2),
+        "two CAF files": Odd(lambda: encode_av(chirp(SECONDS, 48_000), AV_FORMS["CAF ALAC"]) * 2, 4.0, 0.1),
         "MP3 that changes from mono to stereo": Odd(
             lambda: _mp3(chirp(1.0, 48_000), 48_000) + _mp3(STEREO_48, 48_000), 2.0, 0.2
         ),
@@ -183,6 +202,7 @@ def _odd() -> dict[str, Odd]:
         "FLAC, damaged in the middle": Odd(lambda: _damaged(whole()["FLAC"], 0.5), SECONDS, 0.6, truncated=True),
         "Ogg Vorbis, cut": Odd(lambda: _half(_long("VORBIS")), 10.0, 4.0, truncated=True),
         "Ogg Opus, cut": Odd(lambda: _half(_long("OPUS")), 10.0, 4.0, truncated=True),
+        "Ogg Vorbis, cut in its first page of sound": Odd(lambda: _long("VORBIS")[:6_000], 0.5, 0.45, truncated=True),
         "MP3, cut": Odd(lambda: _half(whole()["MP3"]), 1.0, 0.3, truncated=True),
         "MP3 without a tag, cut in a frame": Odd(lambda: whole()["MP3"][144:-50], SECONDS, 0.3, truncated=True),
         "AAC, cut": Odd(lambda: _half(whole()["AAC"]), 1.0, 0.4, truncated=True),
@@ -193,11 +213,15 @@ def _odd() -> dict[str, Odd]:
             truncated=True,
         ),
         "WebM, cut": Odd(lambda: _half(whole()["WebM"]), 1.0, 0.4, truncated=True),
+        "AMR, zeros behind": Odd(lambda: _amr() + bytes(200), SECONDS, 0.1),
         "AMR, cut in a frame": Odd(lambda: _amr()[:-5], 2.0, 0.1, truncated=True),
         "WavPack, cut": Odd(
             lambda: _half(encode_av(chirp(SECONDS, 48_000), AV_FORMS["WavPack"])), 1.0, 0.6, truncated=True
         ),
         "WMA, cut": Odd(lambda: _half(encode_av(chirp(SECONDS, 48_000), AV_FORMS["WMA 2"])), 1.0, 0.5, truncated=True),
+        "CAF without its table of packets": Odd(
+            lambda: _half(encode_av(chirp(SECONDS, 48_000), AV_FORMS["CAF ALAC"])), None, error="audio_truncated"
+        ),
         "M4A without its index": Odd(lambda: _half(whole()["M4A"]), None, error="audio_truncated"),
         "WAV without samples": Odd(lambda: wav(b""), None, error="audio_empty"),
         "WAV whose samples are missing": Odd(lambda: wav(b"", size=8_000), None, error="audio_truncated"),

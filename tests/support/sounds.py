@@ -108,6 +108,7 @@ FORMS: dict[str, Form] = {
     "AIFF-C unsigned": Form("AIFF", "PCM_U8", 0.02),
     "AIFF-C little-endian": Form("AIFF", "PCM_16", 1e-4, "LITTLE"),
     "AIFF-C little-endian 24": Form("AIFF", "PCM_24", 1e-6, "LITTLE"),
+    "AIFF-C little-endian 32": Form("AIFF", "PCM_32", 1e-6, "LITTLE"),
     "AIFF-C float": Form("AIFF", "FLOAT", 1e-6),
     "AIFF-C double": Form("AIFF", "DOUBLE", 1e-6),
     "AIFF-C A-law": Form("AIFF", "ALAW", 0.03),
