@@ -1,4 +1,4 @@
-"""Speed of the page in Chromium: first paint, frame rate while playing, zooming in ten minutes of sound, edits of a sound.
+"""Speed of the page in Chromium: first paint, frame rate while playing, zooming in ten minutes of sound, and edits.
 
     otoscope up
     .venv/bin/python bench/page.py [--url http://127.0.0.1:8000]
