@@ -15,6 +15,7 @@ from training.errors import EvaluationError
 from training.eval.evaluate import evaluate
 from training.export.quantise import quantise
 from training.fit.loop import train
+from worker.model.architectures import build_network, parse
 from worker.model.checkpoint import load_model, read_config
 from worker.model.fake_quant import convolutions, quantised
 
@@ -41,6 +42,9 @@ def test_ranges_of_every_convolution_but_the_first(model: Path, data: Path) -> N
     network = load_model(model).network
     assert set(config.int8_ranges) == {name for name, _ in convolutions(network)}
     assert "stem.0.0" not in config.int8_ranges
+    assert not any(
+        part.groups > 1 for _, part in convolutions(build_network(parse({"type": "mobilenet-v1", "classes": 2})))
+    )
     assert all(low >= 0 < high for low, high in config.int8_ranges.values()), "each convolution follows a ReLU"
 
 

@@ -1,6 +1,8 @@
 """Measures the input ranges of the convolutions of a model: the calibration for 8-bit inference.
 
-The ranges are measured on training clips: test clips must not influence the model.
+The ranges are measured on training clips: test clips must not influence the model. A range is the mean of the extremes
+of small batches, as of PyTorch's MovingAverageMinMaxObserver: the extremes of all clips, which are those of a single
+one, would leave few of the 256 levels to the others.
 """
 
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from worker.model.fake_quant import convolutions
 from worker.model.precision import pick_device
 
 CALIBRATION_CLIPS = 512  # more clips change the ranges by a negligible amount
+_BATCH = 8  # clips
 
 
 def quantise(directory: Path, dataset: Dataset, clips: int = CALIBRATION_CLIPS) -> ModelConfig:
@@ -51,22 +54,22 @@ def quantise(directory: Path, dataset: Dataset, clips: int = CALIBRATION_CLIPS) 
 
 
 def measure_ranges(model: Model, waves: Tensor) -> dict[str, tuple[float, float]]:
-    """Waveforms (clips, samples) -> minimum and maximum input of each convolution that is quantised."""
-    ranges: dict[str, tuple[float, float]] = {}
-    with _record_ranges(model.network, ranges):
-        predict(model.frontend, model.network, waves, "float32", title="ranges")
-    return {name: (round(low, 6), round(high, 6)) for name, (low, high) in ranges.items()}
+    """Waveforms (clips, samples) -> range of the input of each convolution that is quantised."""
+    extremes: dict[str, list[Tensor]] = {}
+    with _record_extremes(model.network, extremes):
+        predict(model.frontend, model.network, waves, "float32", batch=_BATCH, title="ranges")
+    means = {name: torch.stack(found).mean(dim=0).tolist() for name, found in extremes.items()}
+    return {name: (round(low, 6), round(high, 6)) for name, (low, high) in means.items()}
 
 
 @contextmanager
-def _record_ranges(network: Network, ranges: dict[str, tuple[float, float]]) -> Iterator[None]:
+def _record_extremes(network: Network, extremes: dict[str, list[Tensor]]) -> Iterator[None]:
+    """Append the minimum and the maximum (2,) of each batch."""
     with ExitStack() as hooks:
         for name, convolution in convolutions(network):
 
             def record(_module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                low, high = (float(value) for value in torch.aminmax(inputs[0]))
-                before = ranges.get(name, (low, high))
-                ranges[name] = min(before[0], low), max(before[1], high)
+                extremes.setdefault(name, []).append(torch.stack(torch.aminmax(inputs[0])).cpu())
 
             hooks.callback(convolution.register_forward_pre_hook(record).remove)
         yield

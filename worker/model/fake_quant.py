@@ -3,8 +3,11 @@
 Inputs and weights are rounded to 256 levels and computed with in floating point as before (fake quantisation, Jacob et
 al., 2018, arXiv:1712.05877). PyTorch is slow at that; a compiler that finds the rounding in the graph uses 8-bit
 integer arithmetic instead. The range of a convolution's input is measured once on training clips (`otoscope quantise`)
-and stored in the model's config. Weights have one scale per output channel, from their own largest value. The first
-convolution is not quantised: it is small, and its input is the spectrogram.
+and stored in the model's config. Weights have one scale per output channel, from their own largest value.
+
+The first convolution is not quantised: it is small, and its input is the spectrogram. Nor are depthwise ones: they have
+a few percent of the multiplications of a separable convolution, and the ranges of their channels differ too much for
+one scale (Sheng et al., 2018, arXiv:1803.08607).
 """
 
 import copy
@@ -23,7 +26,7 @@ def convolutions(network: Network) -> Iterator[tuple[str, nn.Conv2d]]:
     """The convolutions that are quantised, with their names in the network, in the order of their definition."""
     # Subclasses are left out: they pad in their own way.
     found = [(name, part) for name, part in network.named_modules() if type(part) is nn.Conv2d]
-    yield from found[1:]
+    yield from ((name, part) for name, part in found[1:] if part.groups == 1)
 
 
 def quantised(network: Network, ranges: Ranges) -> Network:
