@@ -1,6 +1,7 @@
 """Predictions, links, comparison, errors. The large panels have test modules of their own."""
 
 import json
+import re
 from pathlib import Path
 
 import httpx2
@@ -100,10 +101,12 @@ def test_interrupted_save_is_reported(classified: Page) -> None:
 
 
 def test_another_model_is_chosen(classified: Page) -> None:
-    """The model picker offers the served models; the same sound can be classified again."""
+    """The model picker offers the served models; the same sound can be classified again, and both results stay."""
     classified.get_by_label("Model").select_option("esc50-light")
     classified.get_by_role("button", name="Classify again with esc50-light").click()
     expect(classified.locator(".provenance b")).to_have_text("esc50-light", timeout=30_000)
+    states = classified.locator(".sounds .state")
+    expect(states).to_have_text([re.compile(r"\(esc50-light\)$"), re.compile(r"\(esc50\)$")])
     classified.reload()
     expect(classified.get_by_label("Model")).to_have_value("esc50-light")
 

@@ -438,6 +438,37 @@ def test_reliability_of_the_model_is_drawn(page: Page) -> None:
     assert problems(page) == []
 
 
+def test_several_classes_can_be_right(page: Page) -> None:
+    """Of a model with several classes at once: independent confidences, which have neither a lead nor an entropy, and
+    what a class is a kind of."""
+
+    def with_several(route: Route) -> None:
+        response = route.fetch()
+        models = response.json()
+        for card in models["models"]:
+            card["multi_label"] = True
+            card["parents"] = {"siren": ["Alarm"], "Alarm": ["Sounds of things"]}
+        route.fulfill(response=response, json=models)
+
+    def independent(result: dict[str, Any]) -> None:
+        for one, confidence in zip(result["predictions"], (0.94, 0.83, 0.71), strict=False):
+            one["confidence"] = confidence
+
+    page.route("**/v1/models", with_several)
+    change_results(page, independent)
+    page.reload()
+    classify(page, SIREN)
+    for at, text in enumerate(("94 %", "83 %", "71 %")):
+        expect(page.locator("#prediction .bars .number").nth(at)).to_have_text(text)
+    expect(page.locator(".provenance")).to_contain_text("Several classes can be right at once.")
+    expect(page.locator("#prediction")).not_to_contain_text("Lead over the second class")
+    expect(page.locator("#prediction")).not_to_contain_text("Entropy")
+    siren = page.locator("#prediction .bars button[data-class='siren']")
+    expect(siren).to_have_attribute("title", re.compile("siren – Sounds of things › Alarm"))
+    assert problems(page) == []
+    shoot(page, "several-classes")
+
+
 def test_progress_of_a_long_sound_is_a_share(page: Page) -> None:
     """Of its windows; a job without that has a bar without a value."""
     texts = page.evaluate(

@@ -183,6 +183,20 @@ class Library extends Emitter {
   }
 
   /**
+   * Classify the file of a sound with the chosen model as well: a sound of its own, so that both results stay.
+   * @param {Sound} sound
+   */
+  classifyAgain(sound) {
+    const { file, name, root } = sound;
+    if (!file) return;
+    const again = new Sound({ file, name });
+    this.sounds.splice(this.sounds.indexOf(root), 0, again);
+    this.emit("list", null);
+    this.select(again);
+    this.#submitNext();
+  }
+
+  /**
    * Bring back the sounds of an earlier visit, below those that were added meanwhile. Unfinished ones continue.
    * @param {Sound[]} sounds  the newest first
    */
@@ -261,7 +275,7 @@ class Library extends Emitter {
   }
 
   /**
-   * Submit a sound again, with its edited versions: one that ended without a result, or with another model.
+   * Submit a sound again, with its edited versions: one that ended without a result, or with an incomplete one.
    * @param {Sound} sound
    */
   resubmit({ root }) {

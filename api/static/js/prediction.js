@@ -246,7 +246,7 @@ export function mountPrediction(root, cards) {
     place.replaceChildren();
     if (!model || !file || result?.model === model || !cards.has(model)) return;
     const props = { class: "primary" };
-    place.append(button(`Classify again with ${model}`, "retry", () => library.resubmit(sound), props));
+    place.append(button(`Classify again with ${model}`, "retry", () => library.classifyAgain(sound), props));
   }
 
   return { show };

@@ -28,7 +28,7 @@ export function mountSoundList(root) {
     item.select.setAttribute("aria-current", String(sound === library.selected));
     item.name.textContent = sound.name;
     item.name.title = sound.name;
-    item.state.textContent = stateText(sound);
+    item.state.textContent = stateText(sound) + modelText(sound);
     item.progress.hidden = sound.ended || phase === "waiting";
     showProgress(item.progress, sound);
     // Not to the button that takes its place: a visitor who meant to cancel must not remove.
@@ -63,7 +63,10 @@ export function mountSoundList(root) {
     if (focused >= 0 && next) items.get(next)?.select.focus();
     else if (hadFocus && !next) find(byId("upload"), "button")?.focus(); // the result is hidden now
   });
-  library.on("change", draw);
+  library.on("change", (sound) => {
+    draw(sound);
+    if (sound.ended) library.sounds.forEach(draw); // with a second model, each names its own
+  });
   library.on("select", () => library.sounds.forEach(draw));
 }
 
@@ -109,6 +112,15 @@ export function stateText(sound) {
       if (!result) return sound.error?.title ?? "Failed";
       return answerText(result) + (sound.edited.result && sound.edits ? `; edited: ${answerText(sound.edited.result)}` : "");
   }
+}
+
+/**
+ * The model of a result, where there are results of several.
+ * @param {Sound} sound
+ */
+function modelText({ result }) {
+  const models = new Set(library.sounds.flatMap((sound) => sound.result?.model ?? []));
+  return result && models.size > 1 ? ` (${result.model})` : "";
 }
 
 /** @param {Job["progress"]} progress */

@@ -14,7 +14,7 @@ import { deleteRecord, deleteRecords, loadRecords, storeRecord } from "./storage
 const LIMIT = 200_000_000; // bytes
 const DAYS = 7;
 const PAUSE = 400; // milliseconds: changes within that time are stored together
-const PATIENCE = 2_000; // milliseconds that the page waits for the database
+const PATIENCE = 10_000; // milliseconds that the page waits for the database; it mostly takes a few
 
 /** What is stored, by the key of the sound. @type {Map<string, {bytes: number, state: unknown[]}>} */
 const stored = new Map();

@@ -171,6 +171,7 @@ export function editor({ onHint }) {
 
   let wasBusy = false;
   function draw() {
+    boxElement.parentElement?.toggleAttribute("data-brush", tool !== "zoom"); // a finger does not scroll then
     const busy = isBusy();
     if (wasBusy && !busy) box = null; // applied
     wasBusy = busy;
