@@ -11,6 +11,7 @@ from training.eval.evaluate import Evaluation
 from training.eval.report import EvaluationReport, class_table, confusion_table, interval, percent
 from training.recipe import Recipe, differences, load_recipe, parse_stored
 from worker.model.checkpoint import ModelConfig, write_config
+from worker.model.frontend import FrontendConfig
 
 MAX_ROWS = 8  # rows per table
 _DISPLAY_NAMES = {
@@ -72,8 +73,7 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
         "|---|---|",
         f"| network | {network.summary}; {report.parameters:,} parameters |",
         f"| input | {front.window_seconds:g} s at {front.sample_rate:,} Hz, log-mel: {front.n_mels} mels of"
-        f" {front.f_min:g}–{front.f_max:g} Hz, {front.n_fft}-point FFT, hop {front.hop};"
-        f" mean {front.mean:g} dB, standard deviation {front.std:g} dB over the training clips |",
+        f" {front.f_min:g}–{front.f_max:g} Hz, {front.n_fft}-point FFT, hop {front.hop}; {_normalisation(front)} |",
         f"| classes | {len(config.classes)} |",
         f"| data | {info.name}{': ' + info.credit if info.credit else ''} |",
         f"| weights | safetensors, float16; SHA-256 `{config.weights_sha256[:16]}…` |",
@@ -121,14 +121,21 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
         " [recipe.yaml](recipe.yaml).",
     ]
     if info == ESC50:
+        base = f" They started from `{started['name']}`; the licences of both: {config.licence}." if started else ""
         lines += [
             "",
             "## Licence",
             "",
             f"Trained on {info.name} ({info.credit}), which is {info.licence}. The weights are for non-commercial"
-            " use on the same terms.",
+            f" use on the same terms.{base}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _normalisation(front: FrontendConfig) -> str:
+    if front.log_offset:
+        return f"logarithm of x + {front.log_offset:g}"
+    return f"mean {front.mean:g} dB, standard deviation {front.std:g} dB over the training clips"
 
 
 def _protocol(recipe: Recipe, dataset: Dataset, test_fold: Fold) -> str:
