@@ -45,8 +45,8 @@ export function editor({ onHint }) {
   let tool = "zoom";
   /** The box of the keyboard, or the region that is being applied. @type {SoundRegion | null} */
   let box = null;
-  /** Edits that are being computed. */
-  let computing = 0;
+  /** The sounds whose edits are being computed. @type {Sound[]} */
+  const computing = [];
   /** The end of the last one: each begins with the sound that the one before has made. @type {Promise<void>} */
   let queue = Promise.resolve();
   /** Why the last edit failed in the browser. */
@@ -113,7 +113,7 @@ export function editor({ onHint }) {
     const { root } = sound;
     const [action, hertz] = [tool, inHertz(region, card)];
     box = region;
-    computing += 1;
+    computing.push(root);
     problem = "";
     draw();
     queue = queue.then(async () => {
@@ -125,7 +125,7 @@ export function editor({ onHint }) {
       } catch (error) {
         fail(error);
       } finally {
-        computing -= 1;
+        computing.shift();
         draw();
       }
     });
@@ -167,7 +167,7 @@ export function editor({ onHint }) {
     if (box) cover(boxElement, box, true);
   }
 
-  const isBusy = () => computing > 0 || Boolean(sound?.root.pendingVersion);
+  const isBusy = () => Boolean(sound && (computing.includes(sound.root) || sound.root.pendingVersion));
 
   let wasBusy = false;
   function draw() {
