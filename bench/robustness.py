@@ -2,8 +2,10 @@
 
     .venv/bin/python -m bench.robustness models/esc50 [MODEL ...] --data ../shared/data/esc50-16k [--fold 5]
 
-Each clip is changed as a telephone, a codec, a distance, noise or a room changes it. Traffic and babble are clips of
---noise, a folder with `car` and `speech`. Prints a table, and one line of JSON at the end.
+Each clip is changed as a telephone, a codec, a distance, noise or a room changes it, and answered as by the service.
+Traffic and babble are clips of --noise, a folder with `car` and `speech`. If a model has other classes than the data
+set, the clips are those of the classes that have counterparts in every model (training/base_models/counterparts.py).
+Prints a table, and one line of JSON at the end.
 """
 
 import argparse
@@ -11,18 +13,20 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import soxr
-import torch
 from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).parents[1]))
 from shared.audio.decode import decode
 from shared.audio.level import frame_levels
 from training.data.custom.dataset import load_dataset
-from training.eval.predict import predict, service_precision
+from training.eval.answers import Sound, answer, clip_sounds, listen, spread_evenly
+from training.eval.evaluate import in_classes_of
+from training.eval.predict import service_precision
 from worker.model.checkpoint import load_model
 
 Wave = NDArray[np.float32]
@@ -35,30 +39,43 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--noise", type=Path, default=Path("../shared/data/drone-car-speech"))
     parser.add_argument("--fold", default=5)
+    parser.add_argument("--clips", type=int, default=1_000_000, help="so many at most, evenly spread")
     options = parser.parse_args()
     models = [load_model(path) for path in options.models]
     dataset = load_dataset(options.data, models[0].config.frontend)
+    dataset, models = in_classes_of(dataset, models)
+    if any(model.config.classes != dataset.classes for model in models):
+        parser.error("a model has other classes than the data set")
+    rates = {model.config.frontend.sample_rate for model in models}
+    if len(rates) > 1:
+        parser.error(f"models of one sample rate are compared, not of {sorted(rates)} Hz")
+    (rate,) = rates
     fold = type(dataset.clips[0].fold)(options.fold)
-    _, clips = dataset.split(fold)
-    truth = np.array([clip.label for clip in clips])
-    rate = models[0].config.frontend.sample_rate
-    waves, index = dataset.load(clips, rate, models[0].config.frontend.window_samples)
-    if len(waves) != len(clips):
-        parser.error("a clip is longer than the model's window")
+    clips = spread_evenly(clip_sounds(dataset.split(fold)[1], dataset.classes, rate), options.clips)
+    waves = [clip.load() for clip in clips]
     found: dict[str, list[float]] = {}
     for name, change in conditions(options.noise).items():
         rng = np.random.default_rng(0)
-        changed = np.stack([fitted(change(wave, rate, rng), waves.shape[1]) for wave in waves.numpy()])
+        sounds = [
+            sound_of(clip, fitted(change(wave, rate, rng), len(wave))) for clip, wave in zip(clips, waves, strict=True)
+        ]
         found[name] = []
         for model in models:
-            logits = predict(model.frontend, model.network, torch.from_numpy(changed), service_precision())[0]
-            found[name].append(float((logits.argmax(dim=1).numpy() == truth[index.numpy()]).mean()))
+            answers = answer(model, model.open_set, listen(model, sounds, name, precision=service_precision()))
+            found[name].append(float(np.mean([one.correct for one in answers])))
         print(f"{name}: {', '.join(f'{share:.1%}' for share in found[name])}", file=sys.stderr)
     names = [model.config.name for model in models]
-    print(f"| fold {fold}, {len(clips)} clips | {' | '.join(names)} |\n|---|{'---:|' * len(names)}")
+    print(
+        f"| {dataset.info.name}, fold {fold}, {len(clips)} clips | {' | '.join(names)} |\n|---|{'---:|' * len(names)}"
+    )
     for name, shares in found.items():
         print(f"| {name} | {' | '.join(f'{share:.1%}' for share in shares)} |")
     print(json.dumps({"fold": fold, "models": names, "accuracy": found}))
+
+
+def sound_of(clip: Sound, wave: Wave) -> Sound:
+    """The clip with another waveform."""
+    return replace(clip, load=lambda: wave)
 
 
 def conditions(noise: Path) -> dict[str, Change]:

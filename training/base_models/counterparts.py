@@ -1,7 +1,8 @@
 """A model of AudioSet's classes on a data set of other classes: which of its outputs stand for a class of the data set.
 
 `esc50.csv` has the counterparts of the classes of ESC-50 among those of AudioSet, chosen by their meaning and not by
-accuracy; a class without one is empty. A class of a data set that has the name of a class of the model is that class.
+accuracy; a class without one is empty. A class of a data set that has the name of a class of the model is that class,
+whatever the case of its letters.
 """
 
 import csv
@@ -28,16 +29,26 @@ def esc50_counterparts() -> dict[str, tuple[str, ...]]:
 
 def counterparts(classes: Sequence[str], known: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Those of `classes` that a model with the classes `known` can tell apart, and the classes that stand for each."""
-    table = esc50_counterparts()
-    found = {name: (name,) if name in known else table.get(name, ()) for name in classes}
+    table, spelled = esc50_counterparts(), {_plain(name): (name,) for name in known}
+    found = {
+        name: (name,) if name in known else table[name] if name in table else spelled.get(_plain(name), ())
+        for name in classes
+    }
     return {name: own for name, own in found.items() if own and set(own) <= set(known)}
 
 
+def _plain(name: str) -> str:
+    return name.replace("_", " ").casefold()
+
+
 def with_classes(model: Model, groups: Mapping[str, Sequence[str]]) -> Model:
-    """The model with the classes `groups`, whose logits are the largest ones of the classes in each."""
+    """The model with the classes `groups`, whose logits are the largest ones of the classes in each.
+
+    Without its open-set scorer, which was fitted to its own logits.
+    """
     indices = [[model.config.classes.index(name) for name in names] for names in groups.values()]
     config = model.config.model_copy(update={"classes": tuple(groups), "parents": {}})
-    return replace(model, network=_Grouped(model.network, indices), config=config)
+    return replace(model, network=_Grouped(model.network, indices), config=config, open_set=None)
 
 
 class _Grouped(Network):

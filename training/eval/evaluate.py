@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.base_models.counterparts import counterparts, with_classes
 from training.data.base import Clip, Dataset, Fold, fold_name
-from training.data.fingerprint import read_training_sounds, sound_digests
+from training.data.fingerprint import seen_windows
 from training.errors import EvaluationError
 from training.eval.answers import Answered, Recording, answer, clip_sounds, listen
 from training.eval.metrics import Labels
@@ -137,15 +137,14 @@ def split_changed(config: ModelConfig, dataset: Dataset) -> bool:
 
 
 def seen_files(directory: Path, config: ModelConfig, dataset: Dataset, clips: Sequence[Clip]) -> list[Path]:
-    """The files with a window that the model was trained on, by the sound; none for a model without digests.
+    """The files with a window that the model was trained on, by the sound, re-encoded copies included; none for a model
+    without digests.
 
     Raises EvaluationError and DatasetError.
     """
-    learned = read_training_sounds(directory)
-    if learned is None:
-        return []
-    waves, clip_index = dataset.load(clips, config.frontend.sample_rate, config.frontend.window_samples)
-    rows = clip_index[torch.from_numpy(np.isin(sound_digests(waves), learned))]
+    rate = config.frontend.sample_rate
+    waves, clip_index = dataset.load(clips, rate, config.frontend.window_samples)
+    rows = clip_index[torch.from_numpy(seen_windows(directory, waves, rate))]
     return list(dict.fromkeys(clips[row].path for row in sorted(rows.tolist())))
 
 
@@ -176,7 +175,7 @@ def evaluate(
     paths = [directories] if isinstance(directories, Path) else directories
     models = [_load(path, device) for path in paths]
     if all(of_another_project(model.config) for model in models):
-        dataset, models = _in_classes_of(dataset, models)
+        dataset, models = in_classes_of(dataset, models)
         fold = dataset.default_fold if fold is None else fold
     fold = held_out_fold(models[0].config) if fold is None else fold
     if fold is None:
@@ -232,7 +231,7 @@ def evaluate(
     )
 
 
-def _in_classes_of(dataset: Dataset, models: list[Model]) -> tuple[Dataset, list[Model]]:
+def in_classes_of(dataset: Dataset, models: list[Model]) -> tuple[Dataset, list[Model]]:
     """The classes of the data set that have counterparts in every model, and the models with these classes.
 
     Unchanged if they have the same classes, or the data set has fewer than two such.

@@ -147,7 +147,7 @@ def most_specific(detections: Sequence[Detection], parents: Mapping[str, Sequenc
     `parents` are what each class is a kind of. A detection is left out if those of its descendants last for half of its
     time.
     """
-    above = {detection.class_: _ancestors(detection.class_, parents) for detection in detections}
+    above = {detection.class_: ancestors(detection.class_, parents) for detection in detections}
 
     def explained(of: Detection) -> float:
         """Seconds in which a more specific class is detected."""
@@ -160,7 +160,8 @@ def most_specific(detections: Sequence[Detection], parents: Mapping[str, Sequenc
     return [one for one in detections if explained(one) < _EXPLAINED * (one.end - one.start)]
 
 
-def _ancestors(name: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
+def ancestors(name: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
+    """What a class is a kind of, and so on upwards."""
     found: set[str] = set()
     queue = list(parents.get(name, ()))
     while queue:
