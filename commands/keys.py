@@ -40,11 +40,10 @@ def create(
 @keys.command("list")
 def show(file: File) -> None:
     """List the keys, without their secrets."""
-    from rich.console import Console
-
     from commands.tables import keys_table
+    from otoscope.cli.console import SafeConsole
 
-    Console(highlight=False).print(keys_table(read_keys(file).values()))
+    SafeConsole(highlight=False).print(keys_table(read_keys(file).values()))
 
 
 @keys.command()

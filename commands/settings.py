@@ -27,12 +27,11 @@ def settings(
     if form is not Form.TABLE:
         print(markdown() if form is Form.MARKDOWN else env_example(), end="")
         return
-    from rich.console import Console
-
     from commands.tables import settings_table
+    from otoscope.cli.console import SafeConsole
     from shared.config.settings import unknown_variables
 
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     console.print(settings_table(current()))
     for line in unknown_variables(os.environ):
         console.print(line, style="yellow")

@@ -12,6 +12,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
+from otoscope.text import CONTROLS, escape_controls
 from shared import tracing
 from shared.config.settings import LogFormat
 
@@ -26,7 +27,8 @@ def configure(log_format: LogFormat) -> None:
         handler.setFormatter(JSONFormatter())
         logging.captureWarnings(True)
     else:
-        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s"))
+        format_ = "%(asctime)s %(levelname)-7s %(name)s  %(message)s"
+        handler.setFormatter(TextFormatter(format_, colour=sys.stderr.isatty()))
         handler.addFilter(_drop_job_info)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
@@ -38,11 +40,22 @@ def _drop_job_info(record: logging.LogRecord) -> bool:
 
 
 class TextFormatter(logging.Formatter):
-    """The message, followed by the fields of `extra` as `name=value`."""
+    """The message, followed by the fields of `extra` as `name=value`: one line, without control characters.
+
+    With `colour` warnings and errors are red.
+    """
+
+    def __init__(self, format_: str, *, colour: bool = False) -> None:
+        super().__init__(format_)
+        self._colour = colour
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         fields = " ".join(f"{name}={value}" for name, value in _extra(record).items())
-        return f"{super().formatMessage(record)}{'  ' if fields else ''}{fields}"
+        line = escape_controls(f"{super().formatMessage(record)}{'  ' if fields else ''}{fields}")
+        return f"\x1b[31m{line}\x1b[0m" if self._colour and record.levelno >= logging.WARNING else line
+
+    def formatException(self, ei: Any) -> str:
+        return escape_controls(super().formatException(ei), keep_lines=True)
 
 
 class JSONFormatter(logging.Formatter):
@@ -56,7 +69,8 @@ class JSONFormatter(logging.Formatter):
             line["trace"] = trace
         if record.exc_info and record.exc_info[0]:
             line["error"] = "".join(traceback.format_exception(*record.exc_info))
-        return json.dumps(line, default=str, ensure_ascii=False)
+        text = json.dumps(line, default=str, ensure_ascii=False)  # it escapes those below a space
+        return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from rich.text import Text
 from commands.stack.embedded_redis import Home
 from commands.stack.supervisor import Program, StackFailed, Supervisor
 from otoscope import demo_sound
+from otoscope.cli.console import SafeConsole
 from otoscope.cli.tables import predictions_table
 from otoscope.client import Client
 from otoscope.errors import OtoscopeError
@@ -51,7 +52,7 @@ def up(
     Python for the two processes; tests replace them.
     """
     began = time.monotonic()
-    console = console or Console(highlight=False)
+    console = console or SafeConsole(highlight=False)
     settings = _settings(redis_url)
     port = claim_port(settings.host, settings.port)
     if find_spec("torch") is None:
@@ -69,7 +70,9 @@ def up(
                     return
             supervisor.start(Program("worker", [*python, *worker], environment, WORKER_GRACE))
             supervisor.start(Program("gateway", [*python, *gateway], environment, GATEWAY_GRACE))
-            threading.Thread(target=_run_demo, args=(supervisor, console, status, url, began), daemon=True).start()
+            threading.Thread(
+                target=_run_demo, args=(supervisor, console, status, url, began, settings.exposure), daemon=True
+            ).start()
             supervisor.run()
         finally:
             status.stop()
@@ -155,8 +158,10 @@ def _print(console: Console, name: str, line: str) -> None:
         console.print(text, soft_wrap=True)
 
 
-def _run_demo(supervisor: Supervisor, console: Console, status: Status, url: str, began: float) -> None:
-    """Wait until the service is ready, classify the demo sound, and print the result."""
+def _run_demo(
+    supervisor: Supervisor, console: Console, status: Status, url: str, began: float, warning: str = ""
+) -> None:
+    """Wait until the service is ready, classify the demo sound, and print the result, and the warning in red."""
     with suppress(OSError), Client(url) as client:
         while waiting := _pending(client):
             status.update(f"Waiting for {waiting} ({time.monotonic() - began:.0f} s)")
@@ -173,6 +178,8 @@ def _run_demo(supervisor: Supervisor, console: Console, status: Status, url: str
         status.stop()
         console.print(Group("", shown or "", ""))
         console.print(f"Otoscope is up after {time.monotonic() - began:.1f} s:  {url}", soft_wrap=True)
+        if warning:
+            console.print(Text(f"WARNING: {warning}", style="bold red"), soft_wrap=True)
         command = "otoscope" if shutil.which("otoscope") else Path(sys.executable).with_name("otoscope")
         console.print(
             f"`{command} classify FILE...` classifies sounds, Ctrl-C stops it.\n", soft_wrap=True, markup=False

@@ -31,10 +31,10 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")] = False,
 ) -> None:
     """Measure throughput and latency of a running service. The load shares its queue with the jobs of other callers."""
-    from rich.console import Console
     from rich.progress import track
     from rich.table import Table
 
+    from otoscope.cli.console import SafeConsole
     from otoscope.client import Client
     from otoscope.loadgen import Target, measure
 
@@ -44,12 +44,12 @@ def bench(
     requests = _requests(target, files or (), model, include)
     loads: list[dict[str, Any]] = [{"callers": number} for number in callers or ([] if rate else [1, 16, 64])]
     loads += [{"rate": number} for number in rate or []]
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     reports: list[dict[str, Any]] = []
     table = Table("load", "answers a second", "p50 ms", "p95 ms", "p99 ms", "errors", box=None, pad_edge=False)
     for column in table.columns:
         column.justify = "right"
-    for load in track(loads, "Measuring", console=Console(stderr=True), transient=True):
+    for load in track(loads, "Measuring", console=SafeConsole(stderr=True), transient=True):
         found = measure(target, requests, **load, seconds=seconds).summary()
         reports.append({**load, **found})
         quantiles = (f"{found[f'p{share}_ms']:g}" for share in (50, 95, 99))

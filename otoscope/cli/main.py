@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from otoscope.text import escape_controls
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -201,7 +203,7 @@ def watch(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
                 _show(event.job, as_json)
             else:
                 place = f", number {event.job.queue_position} in the queue" if event.job.queue_position else ""
-                print(f"{event.job.status}{place}", flush=True)
+                print(f"{escape_controls(event.job.status)}{place}", flush=True)
     if failed:
         raise SystemExit(1)
 
@@ -241,9 +243,9 @@ def _client(url: str | None) -> "Client":
 
 
 def _console() -> "Console":
-    from rich.console import Console
+    from otoscope.cli.console import SafeConsole
 
-    return Console(highlight=False)
+    return SafeConsole(highlight=False)
 
 
 def _show(job: Any, as_json: bool) -> None:
@@ -256,7 +258,7 @@ def _show(job: Any, as_json: bool) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"otoscope: {message}", file=sys.stderr)
+    print(f"otoscope: {escape_controls(message, keep_lines=True)}", file=sys.stderr)
     raise SystemExit(1)
 
 

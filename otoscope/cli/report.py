@@ -11,10 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from otoscope.audio import printable
+from otoscope.cli.console import SafeConsole
 from otoscope.cli.tables import classified_table, detections_table
 from otoscope.errors import BY_CODE, Busy, DeadlineExceeded, JobCancelled, OtoscopeError
 from otoscope.exports import Format, Recording, csv_row, csv_text, export, file_name
@@ -41,7 +41,7 @@ class Report(ABC):
     def __init__(self, total: int) -> None:
         self._waiting: dict[int, tuple[str, Outcome]] = {}
         self._next, self._total = 0, total
-        self._stderr = Console(stderr=True, highlight=False, markup=False)
+        self._stderr = SafeConsole(stderr=True, highlight=False, markup=False)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -122,7 +122,7 @@ class TableReport(Report):
         if not any(result for _, result in self._rows):
             return
         # A table that goes to a pipe is not cut to the width of a terminal.
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+        console = SafeConsole(highlight=False, width=None if sys.stdout.isatty() else 10_000)
         console.print(classified_table(self._rows))
         if self._detections:
             console.print()

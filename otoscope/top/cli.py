@@ -28,11 +28,10 @@ def top(
     """Live queue, rates, latencies and workers; q quits. A service with keys requires one with the scope admin."""
     import asyncio
 
-    from rich.console import Console
-
+    from otoscope.cli.console import SafeConsole
     from otoscope.top.live import live, print_once
 
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     if as_json and not once:
         raise ValueError("--json needs --once")
     if not once and (not console.is_terminal or console.is_dumb_terminal):

@@ -47,6 +47,26 @@ warnings.warn("old")
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
+def test_control_characters_of_others_are_escaped(log_format: str) -> None:
+    """A file name or an error message neither begins a line of the log nor controls the terminal that shows it."""
+    body = r"""
+evil = "a.wav\nINFO forged \x1b[2J\x9b31m\u202egnp"
+log.warning("refused %s", evil, extra={"caller": evil})
+try:
+    raise ValueError(evil)
+except ValueError:
+    log.exception("failed")
+"""
+    lines = logged(log_format, body)
+    assert not any(unsafe in line for line in lines for unsafe in "\x1b\x9b\u202e\r")
+    assert not any(line.startswith("INFO") for line in (lines if log_format == "json" else lines[:1]))
+    if log_format == "text":
+        assert lines[0].count("a.wav\\nINFO forged \\x1b[2J\\x9b31m\\u202egnp") == 2
+    else:
+        assert json.loads(lines[0])["message"] == "refused a.wav\nINFO forged \x1b[2J\x9b31m\u202egnp"
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_terminal_gets_no_routine_events_of_jobs(log_format: str) -> None:
     """Warnings appear with their job in both formats; routine events of every job in JSON alone."""
     body = 'log.info("accepted", extra={"job": "a1"})\nlog.info("up")\nlog.warning("lost", extra={"job": "a1"})'
