@@ -6,6 +6,7 @@ import sys
 
 import uvicorn
 
+from api.descriptors import raise_limit
 from api.http.protocol import bounded_protocol
 from api.main import create_app
 from shared import tracing
@@ -13,8 +14,6 @@ from shared.api_keys import KeyFileError
 from shared.bootstrap import StartupError, initialize
 
 log = logging.getLogger(__name__)
-
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def main() -> int:
@@ -25,12 +24,8 @@ def main() -> int:
     except (StartupError, KeyFileError) as error:
         print(f"otoscope gateway: {error}", file=sys.stderr)
         return 1
-    if settings.keys_file is None and settings.host not in _LOOPBACK:
-        log.warning(
-            "listening on %s without API keys: everybody who reaches this address may use the service and cancel jobs;"
-            " see OTOSCOPE_KEYS_FILE",
-            settings.host,
-        )
+    if settings.exposure:
+        log.warning(settings.exposure)
     # How long a rendering thread may hold the interpreter lock before the event loop gets it: with Python's default of
     # 5 ms every other request would wait that long at each switch.
     sys.setswitchinterval(0.0005)
@@ -47,7 +42,7 @@ def main() -> int:
             access_log=False,
             log_config=None,
             server_header=False,
-            http=bounded_protocol(settings.upload_seconds),
+            http=bounded_protocol(settings.upload_seconds, raise_limit(settings.max_connections)),
             ws="none",  # no route uses WebSockets, and the authentication middleware checks HTTP requests only
             proxy_headers=bool(settings.proxies),  # uvicorn's own default trusts every process on this machine
             forwarded_allow_ips=list(settings.proxies),

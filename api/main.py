@@ -1,6 +1,7 @@
 """The gateway's ASGI application: `create_app(settings)`. Nothing happens at import time."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -18,7 +19,8 @@ from api.http import fast_routes, head_routes, problems
 from api.middleware import auth
 from api.middleware.errors import InternalErrorMiddleware
 from api.middleware.headers import SecurityHeadersMiddleware
-from api.middleware.limits import ConnectionLimitMiddleware, MemoryLimitMiddleware
+from api.middleware.hosts import HostMiddleware
+from api.middleware.limits import CallerShareMiddleware, ConnectionLimitMiddleware, MemoryLimitMiddleware
 from api.middleware.metrics import MetricsMiddleware
 from api.middleware.query import UnsetParametersMiddleware
 from api.middleware.tracing import TracingMiddleware
@@ -86,7 +88,11 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: auth.KeyRing | None)
     if tracing.enabled():
         app.add_middleware(TracingMiddleware)
     app.add_middleware(UnsetParametersMiddleware)
+    own_share = math.ceil(settings.max_connections * settings.caller_share)
+    app.add_middleware(CallerShareMiddleware, max_requests=own_share)
     app.add_middleware(auth.AuthMiddleware, keys=keys, origins=settings.origins)
+    if keys is None or settings.hosts:
+        app.add_middleware(HostMiddleware, listening=settings.host, allowed=settings.hosts)
     if settings.origins:  # outside of authentication: pages may read refusals, and a preflight request has no key
         app.add_middleware(
             CORSMiddleware,

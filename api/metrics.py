@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from otoscope.errors import BY_CODE
+from otoscope.errors import BY_CODE, fault_of
 from shared import process_metrics
 from shared.jobs.records import QueueLoad
 
@@ -43,9 +43,12 @@ class GatewayMetrics:
             "otoscope_api_request_seconds", "Time to the end of the response", ["route", "method"],
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
-        self._errors = Counter("otoscope_api_errors_total", "Error responses by code", ["code"], registry=self.registry)
+        self._errors = Counter(
+            "otoscope_api_errors_total", "Error responses by code, and whose fault it is", ["code", "fault"],
+            registry=self.registry,
+        )  # fmt: skip
         for code in BY_CODE:  # from the start: rate() does not count the first increment of a new series
-            self._errors.labels(code)
+            self._errors.labels(code, fault_of(code))
         self._loop_delay = Histogram(
             "otoscope_api_loop_delay_seconds", "Delay of the event loop in running a callback that was due",
             buckets=_SECONDS, registry=self.registry,
@@ -73,6 +76,14 @@ class GatewayMetrics:
         self._redis_memory = Gauge(
             "otoscope_redis_memory_ratio", "Memory used by Redis, relative to its limit", registry=self.registry
         )
+        self._sound = Gauge(
+            "otoscope_queue_sound_seconds", "Seconds of sound in the unfinished jobs", registry=self.registry
+        )
+        self._certificate: Gauge | None = None
+        self._persistence = Gauge(
+            "otoscope_redis_persistence_ok", "1 if Redis' last write, or rewrite, of its append-only file succeeded",
+            ["operation"], registry=self.registry,
+        )  # fmt: skip
         self._redis_up = Gauge("otoscope_redis_up", "1 while Redis answers", registry=self.registry)
         self._workers = Gauge("otoscope_queue_ready_workers", "Workers that send heartbeats", registry=self.registry)
         limit = Gauge(
@@ -85,7 +96,7 @@ class GatewayMetrics:
         self._requests.labels(route, method, str(status)).inc()
         self._latency.labels(route, method).observe(seconds)
         if code:
-            self._errors.labels(code).inc()
+            self._errors.labels(code, fault_of(code)).inc()
 
     def observe_submission(self, size: int, *, created: bool) -> None:
         """An accepted sound of `size` bytes, or (`created=False`) a replay of an earlier submission."""
@@ -101,6 +112,17 @@ class GatewayMetrics:
         """Jobs by outcome since Redis has counted, over all gateways and workers."""
         self._totals.update(counts)
 
+    def set_certificate_expiry(self, seconds: float | None) -> None:
+        """When Redis' certificate expires, in seconds since 1970; None without TLS: there is no such metric then."""
+        if seconds is None:
+            return
+        if self._certificate is None:
+            self._certificate = Gauge(
+                "otoscope_redis_certificate_expiry_timestamp_seconds", "When the certificate of Redis expires",
+                registry=self.registry,
+            )  # fmt: skip
+        self._certificate.set(seconds)
+
     def set_queue_load(self, load: QueueLoad | None, workers: int = 0) -> None:
         """`load` is None while Redis does not answer: the last known values would be wrong, and become NaN."""
         self._redis_up.set(load is not None)
@@ -109,6 +131,9 @@ class GatewayMetrics:
         self._queued.set(load.queued if load else nan)
         self._oldest.set(load.oldest if load else nan)
         self._redis_memory.set(load.memory_share if load else nan)
+        self._sound.set(load.sound_seconds if load else nan)
+        self._persistence.labels("write").set(load.persistence.write if load else nan)
+        self._persistence.labels("rewrite").set(load.persistence.rewrite if load else nan)
         self._workers.set(workers if load else nan)
 
     def render(self) -> bytes:

@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Literal
 
 from fastapi import Request
 
 from api.catalogue import WorkerCatalogue
 from api.http.uploads import Upload
+from api.memory import JSON_GROWTH, RequestMemory, memory_of
 from api.metrics import GatewayMetrics
 from api.middleware.auth import Caller
 from api.notifications import Notifications, Subscription
@@ -39,8 +41,8 @@ class Gateway:
         self.image_slots = asyncio.Semaphore(2)
         """Images rendered at once: one of ten minutes of sound needs 70 MB while it is rendered."""
         self.result_slots = asyncio.Semaphore(8)
-        """Results read and rendered at once: one of ten minutes of sound takes 8 MB packed and three times as much as
-        JSON. What is rendered counts towards `response_memory`."""
+        """Large results read and rendered at once: one of ten minutes of sound takes 8 MB packed and three times as
+        much as JSON."""
         self._rejections = RecentRejections()
 
     def check_recent_rejection(self, caller: Caller) -> None:
@@ -115,8 +117,9 @@ class Gateway:
     async def classify_now(self, request: Request, upload: Upload, caller: Caller) -> bytes:
         """The packed result, for interfaces without jobs. Raises what `submit` does, and the error of a failed job."""
         job = await self.submit_and_wait(request, upload, caller, self.settings.max_wait, final_only=True)
-        if job.packed is not None:
-            return job.packed
+        async with self.loaded(job, memory_of(request)) as complete:
+            if complete.packed is not None:
+                return complete.packed
         if job.error is not None:
             raise job.error
         if job.status == "cancelled":
@@ -169,20 +172,48 @@ class Gateway:
                 job = await self.store.get(job.id, with_result=True)
         return job
 
-    async def packed_result(self, job_id: str, caller: Caller) -> bytes:
-        """The packed result of a job. Raises ResultNotReady, JobNotFound, JobExpired or StoreUnavailable."""
+    @asynccontextmanager
+    async def loaded(
+        self, job: JobRecord, memory: RequestMemory, growth: int = JSON_GROWTH
+    ) -> AsyncIterator[JobRecord]:
+        """The job with its result, if it has one. Render a large result within the block: few are read at once.
+
+        The request holds `growth` times the size of the result, until its response has a length. Raises
+        TooManyConnections or RateLimited where there is no memory for it, or what `get` does.
+        """
+        memory.hold(growth * (job.packed_size or len(job.packed or b"")))
+        if not job.packed_size:
+            yield job
+            return
+        async with self.result_slots:
+            yield await self.store.with_result(job)
+
+    @asynccontextmanager
+    async def result(
+        self, request: Request, job_id: str, caller: Caller, growth: int = JSON_GROWTH
+    ) -> AsyncIterator[bytes]:
+        """The packed result of a job, to be rendered within the block as by `loaded`.
+
+        Raises ResultNotReady, or what `loaded` does.
+        """
         job = await self.get(job_id, caller, with_result=True)
-        if job.packed is None:
-            reason = f": {job.error.detail}" if job.error else ""
-            raise ResultNotReady(f"The job is {job.status}{reason}", retry_after=None if job.final else 1)
-        return job.packed
+        async with self.loaded(job, memory_of(request), growth) as complete:
+            if complete.packed is None:
+                reason = f": {job.error.detail}" if job.error else ""
+                raise ResultNotReady(f"The job is {job.status}{reason}", retry_after=None if job.final else 1)
+            yield complete.packed
 
     async def readiness(self) -> Ready:
-        """Ready while Redis answers and at least one worker sends heartbeats."""
+        """Ready while Redis answers and can write, and at least one worker sends heartbeats.
+
+        A Redis that cannot write stores no heartbeats: that the workers are missing is a consequence.
+        """
         redis = await self.store.ping()
         workers = await self.store.workers() if redis else []
+        writable = (await self.store.persistence()).write if redis else True
         models = sorted({name for worker in workers for name in worker.models})
-        return Ready(status="ready" if workers else "not_ready", redis=redis, workers=len(workers), models=models)
+        status: Literal["ready", "not_ready"] = "ready" if workers and writable else "not_ready"
+        return Ready(status=status, redis=redis, workers=len(workers), models=models, writable=writable)
 
 
 @contextmanager

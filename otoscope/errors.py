@@ -15,9 +15,12 @@
     ├── RequestError                the request
     │   ├── KeyRequired             key_required
     │   ├── KeyRefused              key_refused
+    │   ├── HostRefused             host_refused
     │   ├── InvalidRequest          invalid_request
     │   ├── InvalidBase64           invalid_base64
     │   ├── UnsupportedMediaType    unsupported_media_type
+    │   ├── UrlNotAllowed           url_not_allowed
+    │   ├── UrlUnreachable          url_unreachable
     │   ├── NotAcceptable           not_acceptable
     │   ├── PayloadTooLarge         payload_too_large
     │   ├── RouteNotFound           not_found
@@ -49,7 +52,7 @@ Programs match on the code, which never changes; the message is for people: what
 gateway maps codes to HTTP statuses in `api.http.problems`.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class OtoscopeError(Exception):
@@ -123,6 +126,10 @@ class KeyRefused(RequestError):
     code, title = "key_refused", "The key does not allow this"
 
 
+class HostRefused(RequestError):
+    code, title = "host_refused", "Unknown host name"
+
+
 class InvalidRequest(RequestError):
     code, title = "invalid_request", "Invalid request"
 
@@ -133,6 +140,14 @@ class InvalidBase64(RequestError):
 
 class UnsupportedMediaType(RequestError):
     code, title = "unsupported_media_type", "Unsupported media type"
+
+
+class UrlNotAllowed(RequestError):
+    code, title = "url_not_allowed", "Address not allowed"
+
+
+class UrlUnreachable(RequestError):
+    code, title = "url_unreachable", "Address not readable"
 
 
 class NotAcceptable(RequestError):
@@ -188,7 +203,9 @@ class Busy(OtoscopeError):
 
 
 class RateLimited(Busy):
-    code, title = "rate_limited", "Too many submissions"
+    """The caller is beyond its own rate or its share, whatever the load of the service."""
+
+    code, title = "rate_limited", "Too many requests"
 
 
 class TooManyConnections(Busy):
@@ -248,3 +265,19 @@ def _leaves(root: type[OtoscopeError]) -> "list[type[OtoscopeError]]":
 
 BY_CODE: dict[str, type[OtoscopeError]] = {leaf.code: leaf for leaf in _leaves(OtoscopeError)}
 """Code to class, to raise an error that was read from a job record or a problem document."""
+
+SERVICE_FAULTS = frozenset(
+    kind.code
+    for kind in (
+        *(TooManyConnections, QueueFull, NotReady, ContractMismatch, StoreUnavailable),
+        *(InferenceFailed, DeadlineExceeded, JobPoison, InternalError),
+    )
+)
+"""Codes of errors whose cause is the service or its load. All others are faults of the request, of the sound (a decoder
+that crashed did so twice on the same file), or what the caller decided."""
+
+
+def fault_of(code: str) -> Literal["service", "caller"]:
+    """Whose fault an error is: the label `fault` of metrics. Failed jobs that are faults of the service count against
+    its service level objective."""
+    return "service" if code in SERVICE_FAULTS else "caller"

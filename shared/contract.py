@@ -57,6 +57,9 @@ TOTALS = "otoscope:totals"
 COUNTERS = ("accepted", "succeeded", "failed", "cancelled", "expired")
 """Every accepted job is counted in exactly one of the others when it ends."""
 
+LONGEST_HEARTBEAT = 300
+"""Seconds after which a heartbeat expires, at most. A time beyond that was written before the clock stepped back."""
+
 INDEX_TTL = 86_400
 """Seconds that the keys above, which belong to no single job, outlive their last write. No key is without a TTL."""
 

@@ -38,9 +38,12 @@ STATUS: dict[str, int] = {
     "audio_not_finite": 422,
     "key_required": 401,
     "key_refused": 403,
+    "host_refused": 421,
     "invalid_request": 422,
     "invalid_base64": 400,
     "unsupported_media_type": 415,
+    "url_not_allowed": 422,
+    "url_unreachable": 422,
     "not_acceptable": 406,
     "payload_too_large": 413,
     "not_found": 404,
@@ -148,7 +151,7 @@ def codes_of(*kinds: type[OtoscopeError]) -> list[str]:
 
 CLASSIFY_NOW_CODES = (
     "invalid_base64", "invalid_request", "unsupported_media_type", "payload_too_large", "request_timeout",
-    "model_not_found", *codes_of(AudioError, Busy, JobFailure),
+    "url_not_allowed", "url_unreachable", "model_not_found", *codes_of(AudioError, Busy, JobFailure),
 )  # fmt: skip
 """Of a route that reads a sound, classifies it, and answers with its predictions: also the errors of the job."""
 

@@ -1,9 +1,14 @@
-"""Limits that uvicorn leaves out: the size of a request head, the time to send one, and clients that stop reading."""
+"""Limits that uvicorn leaves out: the size of a request head, the time to send one, clients that stop reading, and the
+number of open connections."""
 
+import logging
+import time
 from asyncio import TimerHandle, Transport
 from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers; also what comes between two pieces of a body or behind the last one (the framing of chunks
@@ -14,11 +19,17 @@ MIN_READ_BYTES = 64 * 1024
 freed."""
 
 
-def bounded_protocol(timeout: float) -> type[HttpToolsProtocol]:
+_LOG_SECONDS = 60.0  # between two warnings of refused connections
+
+
+def bounded_protocol(timeout: float, max_open: int | None = None) -> type[HttpToolsProtocol]:
     """A protocol for uvicorn in which a request head, and each read of a response, takes at most `timeout` seconds.
 
-    The body of a request is limited by `api.http.uploads`.
+    The body of a request is limited by `api.http.uploads`. Connections beyond `max_open` get 503 and are closed: a
+    process without a free file descriptor could not accept them, and libuv then closes every new connection without an
+    answer (`uv__emfile_trick`).
     """
+    warned_at = -_LOG_SECONDS
 
     class BoundedProtocol(HttpToolsProtocol):
         """Between two requests uvicorn's own keep-alive timeout applies."""
@@ -31,6 +42,10 @@ def bounded_protocol(timeout: float) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            if max_open is not None and len(self.connections) > max_open:
+                self._log_refusal(max_open)
+                self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
+                return
             self._start_head_timer()
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -39,6 +54,8 @@ def bounded_protocol(timeout: float) -> type[HttpToolsProtocol]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing():
+                return
             self._head_bytes += len(data)
             self._framing_bytes += len(data)
             super().data_received(data)
@@ -101,6 +118,16 @@ def bounded_protocol(timeout: float) -> type[HttpToolsProtocol]:
             if self._head_timer is not None:
                 self._head_timer.cancel()
                 self._head_timer = None
+
+        @staticmethod
+        def _log_refusal(limit: int) -> None:
+            nonlocal warned_at
+            if time.monotonic() - warned_at >= _LOG_SECONDS:
+                warned_at = time.monotonic()
+                log.warning(
+                    "%d connections are open, as many as the limit of file descriptors permits; further ones get 503",
+                    limit,
+                )
 
         def _refuse(self, status: HTTPStatus) -> None:
             self._stop_head_timer()

@@ -7,19 +7,21 @@ Format: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 
 from sse_starlette import ServerSentEvent
 
 from api.notifications import Notifications
 from api.rendering.results import render_job
-from otoscope.errors import InvalidRequest, JobExpired, JobNotFound, StoreUnavailable
+from otoscope.errors import InvalidRequest, JobExpired, JobNotFound, RateLimited, StoreUnavailable, TooManyConnections
 from otoscope.types import Progress, Timings
 from shared.jobs import AsyncJobStore
-from shared.jobs.records import JobRecord
+from shared.jobs.records import Event, JobRecord
 
 FROM_START = "0-0"
+_RETRY_SECONDS = 1.0
 
 
 def resume_point(last_event_id: str | None) -> str:
@@ -37,10 +39,12 @@ async def job_events(
     job_id: str,
     after: str,
     keepalive: float,
-    *,
-    include_result: bool = True,
+    load: Callable[[JobRecord], AbstractAsyncContextManager[JobRecord]] | None,
 ) -> AsyncIterator[ServerSentEvent | bytes]:
-    """Every event after `after`, in order, until the job is finished; the last has the result if `include_result`.
+    """Every event after `after`, in order, until the job is finished.
+
+    The last one has the result, which `load` reads where it is large (`Gateway.loaded`); None: it has none. A result
+    for which there is no memory is sent as soon as there is.
 
     The stream is read from a given position, never from "now", so that nothing between two reads is lost. While Redis
     is unreachable the stream stays open. After `keepalive` seconds without an event a comment is sent.
@@ -49,19 +53,18 @@ async def job_events(
     with notifications.subscribe(job_id, queue_position=True) as subscription:
         while True:
             try:
-                entries, job = await store.events_since(job_id, after, with_result=include_result)
+                entries, job = await store.events_since(job_id, after, with_result=load is not None)
+                for entry in entries:
+                    for piece in await _entry_event(entry, job, load):
+                        yield piece
+                    after = entry.id
             except (JobNotFound, JobExpired):
                 return
-            except StoreUnavailable:
-                yield ServerSentEvent(comment="Redis is unreachable; waiting")
-                await asyncio.sleep(1.0)
+            except (StoreUnavailable, RateLimited, TooManyConnections) as error:
+                what = "Redis is unreachable" if isinstance(error, StoreUnavailable) else "no memory for the result"
+                yield ServerSentEvent(comment=f"{what}; waiting")
+                await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            for entry in entries:
-                after = entry.id
-                # A status event shows the job as it was then, also where the job has changed since.
-                snapshot = job if entry.kind == "result" else _as_of(job, entry.kind)
-                for piece in await _event(snapshot, "result" if entry.kind == "result" else "status", entry.id):
-                    yield piece
             if job.final:
                 return  # no event follows the end of a job
             moved = job.position, job.progress
@@ -71,6 +74,16 @@ async def job_events(
             sent = moved
             if not await subscription.wait(keepalive):
                 yield ServerSentEvent(comment="keep-alive")
+
+
+async def _entry_event(
+    entry: Event, job: JobRecord, load: Callable[[JobRecord], AbstractAsyncContextManager[JobRecord]] | None
+) -> list[bytes]:
+    """The event of an entry of the job's stream. Raises what `load` does."""
+    if entry.kind != "result":  # the job as it was then, also where it has changed since
+        return await _event(_as_of(job, entry.kind), "status", entry.id)
+    async with load(job) if load else nullcontext(job) as complete:
+        return await _event(complete, "result", entry.id)
 
 
 async def _event(job: JobRecord, name: str, entry: str | None = None) -> list[bytes]:
@@ -88,7 +101,7 @@ async def _event(job: JobRecord, name: str, entry: str | None = None) -> list[by
 def _as_of(job: JobRecord, status: str) -> JobRecord:
     """The job as it was at an earlier status: without its result, and without what was not known at that time."""
     if status == job.status:
-        return replace(job, packed=None)
+        return replace(job, packed=None, packed_size=0)
     started, queue_seconds = (None, None) if status == "queued" else (job.started_at, job.timings.queue)
     snapshot = replace(job, status=status, started_at=started, timings=Timings(queue=queue_seconds))
-    return replace(snapshot, finished_at=None, error=None, position=None, progress=None, packed=None)
+    return replace(snapshot, finished_at=None, error=None, position=None, progress=None, packed=None, packed_size=0)

@@ -6,12 +6,14 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.problems import problem_response
-from otoscope.errors import TooManyConnections
+from api.memory import Budget, RequestMemory
+from otoscope.errors import RateLimited, TooManyConnections
 
 _UNLIMITED = ("/health/", "/metrics")
 """Neither counted nor refused: an overloaded gateway must not fail its probes and be restarted."""
 
 _SMALL_RESPONSE = 64 * 1024  # bytes: of these the limit of connections is limit enough
+_PIECE = 64 * 1024  # bytes that are passed to the connection at once, the next ones when it has room
 
 
 class ConnectionLimitMiddleware:
@@ -41,92 +43,93 @@ class ConnectionLimitMiddleware:
             self._in_flight -= 1
 
 
-class Memory:
-    """Bytes that the requests of one kind hold, of at most `limit`; one client address holds at most `share` of it."""
+class CallerShareMiddleware:
+    """Refuses requests beyond `max_requests` of one caller at a time with 429, so that no key and no address takes all
+    places with event streams or requests that wait. Inside of the authentication, which identifies the caller."""
 
-    def __init__(self, kind: str, limit: int, share: float) -> None:
-        self.kind, self._limit, self._of_one = kind, limit, limit * share
-        self.used = 0
-        self._by_address: Counter[str] = Counter()
-
-    def take(self, address: str, size: int) -> None:
-        """Raises TooManyConnections where there is no room for so many more bytes; what holds none has room."""
-        free = self.used == 0
-        if not free and (self.used + size > self._limit or self._by_address[address] + size > self._of_one):
-            raise TooManyConnections(
-                f"The {self.kind} in progress hold {self.used:,} bytes; {self._limit:,} are the limit, and"
-                f" {self._of_one:,.0f} for one client. Try again.",
-                retry_after=2,
-            )
-        self.used += size
-        self._by_address[address] += size
-
-    def release(self, address: str, size: int) -> None:
-        self.used -= size
-        self._by_address[address] -= size
-        if self._by_address[address] <= 0:
-            del self._by_address[address]
-
-
-class MemoryLimitMiddleware:
-    """Counts the bytes of uploads until their request ends, and of responses until they are read, and refuses with 503
-    what goes beyond.
-
-    Uploads are counted as they arrive: a declared length holds nothing. A response of a declared length is in memory as
-    a whole, however slowly its client reads.
-    """
-
-    def __init__(self, app: ASGIApp, uploads: int, responses: int, share: float) -> None:
-        """`uploads` and `responses` are in bytes, `share` is that of one client address."""
-        self._app = app
-        self._uploads, self._responses = Memory("uploads", uploads, share), Memory("responses", responses, share)
+    def __init__(self, app: ASGIApp, max_requests: int) -> None:
+        self._app, self._max = app, max_requests
+        self._in_flight: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith(_UNLIMITED):
             await self._app(scope, receive, send)
             return
-        address = scope["client"][0] if scope.get("client") else ""
-        received = sent = 0
+        caller = scope["state"]["caller"].name
+        if self._in_flight[caller] >= self._max:
+            detail = f"{self._max} of your requests are in progress, which is the limit for one caller; try again."
+            error = RateLimited(detail, retry_after=1)
+            await problem_response(error, Request(scope))(scope, receive, send)
+            return
+        self._in_flight[caller] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._in_flight[caller] -= 1
+            if not self._in_flight[caller]:
+                del self._in_flight[caller]
+
+
+class MemoryLimitMiddleware:
+    """Counts the bytes of uploads until their request ends, and of responses until they are read, and refuses what goes
+    beyond: with 503, or with 429 where it is the share of one caller.
+
+    Uploads are counted as they arrive: a declared length holds nothing. A response of a declared length is in memory as
+    a whole, however slowly its client reads: it is passed to the connection piece by piece, and the request ends when
+    the last one has left. Routes count what they read from Redis, and streams without a length, by `RequestMemory`.
+    """
+
+    def __init__(self, app: ASGIApp, uploads: int, responses: int, share: float) -> None:
+        """`uploads` and `responses` are in bytes, `share` is that of one caller."""
+        self._app = app
+        self._uploads, self._responses = Budget("uploads", uploads, share), Budget("responses", responses, share)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(_UNLIMITED):
+            await self._app(scope, receive, send)
+            return
+        memory = RequestMemory(scope, self._uploads, self._responses)
+        scope.setdefault("state", {})["memory"] = memory
         refused = False
 
         async def counted_receive() -> Message:
-            nonlocal received
             message = await receive()
             if size := len(message.get("body", b"")):
-                self._uploads.take(address, size)
-                received += size
-                self._observe(scope)
+                memory.receive(size)
             return message
 
         async def counted_send(message: Message) -> None:
-            nonlocal sent, refused
+            nonlocal refused
             if refused:
                 return
-            if message["type"] == "http.response.start" and (size := _content_length(message)) > _SMALL_RESPONSE:
+            size = _content_length(message) if message["type"] == "http.response.start" else None
+            if size is not None:
                 try:
-                    self._responses.take(address, size)
-                    sent = size
-                    self._observe(scope)
-                except TooManyConnections as error:
+                    memory.hold(size if size > _SMALL_RESPONSE else 0)
+                except (RateLimited, TooManyConnections) as error:
                     refused = True
                     await problem_response(error, Request(scope))(scope, receive, send)
                     return
-            await send(message)
+            if len(message.get("body", b"")) > _PIECE:
+                await _send_in_pieces(message, send)
+            else:
+                await send(message)
 
         try:
             await self._app(scope, counted_receive, counted_send)
         finally:
-            self._uploads.release(address, received)
-            self._responses.release(address, sent)
-            if received or sent:
-                self._observe(scope)
-
-    def _observe(self, scope: Scope) -> None:
-        """Set the gauges."""
-        held_bytes = scope["app"].state.gateway.metrics.held_bytes
-        for memory in (self._uploads, self._responses):
-            held_bytes.labels(memory.kind).set(memory.used)
+            memory.release()
 
 
-def _content_length(message: Message) -> int:
-    return next((int(value) for name, value in message["headers"] if name.lower() == b"content-length"), 0)
+async def _send_in_pieces(message: Message, send: Send) -> None:
+    """uvicorn waits before it sends a piece until the connection has sent most of the earlier ones, and so before the
+    empty last one until nearly everything has left the process."""
+    body = message["body"]
+    for at in range(0, len(body), _PIECE):
+        await send({**message, "body": body[at : at + _PIECE], "more_body": True})
+    if not message.get("more_body", False):
+        await send({**message, "body": b""})
+
+
+def _content_length(message: Message) -> int | None:
+    return next((int(value) for name, value in message["headers"] if name.lower() == b"content-length"), None)

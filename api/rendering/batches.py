@@ -3,16 +3,19 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from api.batches import BatchState
+from api.memory import JSON_GROWTH, RequestMemory
 from api.rendering.json_arrays import dumps
 from api.rendering.results import render_json, result_json
+from api.service import Gateway
 from otoscope.errors import JobExpired, JobNotFound
 from otoscope.exports import csv_row
 from otoscope.results import Part, unpack_result
-from shared.jobs import AsyncJobStore
+from shared.jobs.records import JobRecord
 
 COLUMNS = ("file", "verdict", "class", "confidence", "start", "end", "warnings", "error")
 
@@ -44,11 +47,12 @@ def members_json(batch: BatchState) -> list[dict[str, Any]]:
     ]
 
 
-async def json_lines(batch: BatchState, store: AsyncJobStore) -> AsyncIterator[bytes]:
+async def json_lines(batch: BatchState, gateway: Gateway, memory: RequestMemory) -> AsyncIterator[bytes]:
     """A line for each sound: `otoscope.types.BatchMember` with its result."""
     for member in members_json(batch):
-        packed = await _packed(member, store)
-        for piece in await _line(member, packed):
+        async with _loaded(member, gateway, memory) as packed:
+            pieces = await _line(member, packed)
+        for piece in pieces:
             yield piece
         yield b"\n"
 
@@ -59,17 +63,17 @@ async def _line(member: dict[str, Any], packed: bytes | None) -> list[bytes]:
     return await render_json(packed, lambda result: {**member, "result": result_json(result)})
 
 
-async def csv_rows(batch: BatchState, store: AsyncJobStore) -> AsyncIterator[bytes]:
+async def csv_rows(batch: BatchState, gateway: Gateway, memory: RequestMemory) -> AsyncIterator[bytes]:
     """The table of `otoscope classify --out`: a row for each sound and prediction, or detection where requested."""
     yield csv_row(COLUMNS).encode()
     for member in members_json(batch):
-        packed = await _packed(member, store)
-        if packed is None:
+        async with _loaded(member, gateway, memory) as packed:  # it may have large arrays beside
+            result = None if packed is None else await asyncio.to_thread(unpack_result, packed)
+        if result is None:
             error = member["error"]
             text = f"{error['code']}: {error['detail']}" if error else member["status"]
             yield csv_row((member["name"], *[None] * 6, text)).encode()
             continue
-        result = await asyncio.to_thread(unpack_result, packed)  # it may have large arrays beside
         codes = " ".join(warning.code for warning in result.warnings)
         rows: list[tuple[str | float | None, ...]] = [
             (found.class_, found.confidence, found.start, found.end) for found in result.detections
@@ -80,11 +84,19 @@ async def csv_rows(batch: BatchState, store: AsyncJobStore) -> AsyncIterator[byt
             yield csv_row((member["name"], result.verdict, *row, codes, None)).encode()
 
 
-async def _packed(member: dict[str, Any], store: AsyncJobStore) -> bytes | None:
-    if member["status"] != "succeeded":
-        return None
-    try:
-        return (await store.get(member["id"], with_result=True)).packed
-    except (JobNotFound, JobExpired):  # since the states were read
-        member["status"] = "expired"
-        return None
+@asynccontextmanager
+async def _loaded(member: dict[str, Any], gateway: Gateway, memory: RequestMemory) -> AsyncIterator[bytes | None]:
+    """The packed result of a member, None where it has none; waits for memory."""
+    memory.hold(0)  # the line before has been sent
+    job: JobRecord | None = None
+    if member["status"] == "succeeded":
+        try:
+            job = await gateway.store.get(member["id"], with_result=True)
+        except (JobNotFound, JobExpired):  # since the states were read
+            member["status"] = "expired"
+    if job is None:
+        yield None
+        return
+    await memory.wait_to_hold(JSON_GROWTH * (job.packed_size or len(job.packed or b"")))
+    async with gateway.loaded(job, memory) as complete:
+        yield complete.packed

@@ -12,6 +12,7 @@ from api.batches import Batches, BatchState
 from api.dependencies import CallerDep, GatewayDep
 from api.http.batches import BatchRequest, read_batch
 from api.http.problems import responses
+from api.memory import memory_of
 from api.rendering.batches import batch_json, csv_rows, json_lines
 from api.routes.jobs import idempotency_key
 from otoscope.types import Batch
@@ -102,6 +103,7 @@ async def events(gateway: GatewayDep, batches: BatchesDep, caller: CallerDep, ba
     responses={200: {"content": {"application/x-ndjson": {}, "text/csv": {}}}, **responses(*_MISSING)},
 )
 async def results(
+    request: Request,
     gateway: GatewayDep,
     batches: BatchesDep,
     caller: CallerDep,
@@ -111,8 +113,8 @@ async def results(
     """A line for each sound with its result as far as it is finished, or a CSV table of them."""
     batch = await batches.get(batch_id, caller)
     rows = csv_rows if format == "csv" else json_lines
-    media_type = "text/csv; charset=utf-8" if format == "csv" else "application/x-ndjson"
-    return StreamingResponse(rows(batch, gateway.store), headers={"Cache-Control": "no-store"}, media_type=media_type)
+    media_type, memory = "text/csv; charset=utf-8" if format == "csv" else "application/x-ndjson", memory_of(request)
+    return StreamingResponse(rows(batch, gateway, memory), headers={"Cache-Control": "no-store"}, media_type=media_type)
 
 
 @router.delete("/{batch_id}", status_code=204, responses=responses(*_MISSING))

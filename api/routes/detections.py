@@ -4,7 +4,7 @@ import asyncio
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import CallerDep, GatewayDep
 from api.http.problems import responses
@@ -30,6 +30,7 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
     },
 )
 async def detections(
+    request: Request,
     gateway: GatewayDep,
     caller: CallerDep,
     job_id: str,
@@ -37,9 +38,8 @@ async def detections(
 ) -> Response:
     """What `include=detections` found, as a file to download."""
     job = await gateway.get(job_id, caller)
-    packed = await gateway.packed_result(job_id, caller)
 
-    def render() -> bytes:
+    def render(packed: bytes) -> bytes:
         result = unpack_result(packed)
         if Part.DETECTIONS not in result.parts:
             raise part_not_found(result, Part.DETECTIONS)
@@ -47,7 +47,8 @@ async def detections(
         return export(format, result.detections, recording).encode()
 
     # The result may have large arrays beside its detections.
-    body = await asyncio.to_thread(render)
+    async with gateway.result(request, job_id, caller) as packed:
+        body = await asyncio.to_thread(render, packed)
     headers = {"Content-Disposition": _attachment(file_name(format, job.audio.name)), "Cache-Control": "no-store"}
     return Response(body, headers=headers, media_type=media_type(format))
 

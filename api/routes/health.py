@@ -45,6 +45,7 @@ async def metrics(gateway: GatewayDep) -> Response:
     """Prometheus metrics of this gateway and of the queue; a worker serves its own on its own port."""
     try:
         gateway.metrics.set_job_totals(await gateway.store.totals())
+        gateway.metrics.set_certificate_expiry(gateway.store.certificate_expiry)
         gateway.metrics.set_queue_load(await gateway.store.load(), len(await gateway.store.workers()))
     except StoreUnavailable:
         gateway.metrics.set_queue_load(None)

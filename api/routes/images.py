@@ -57,10 +57,15 @@ class ImageRequest:
         headers = {"ETag": etag, "Cache-Control": f"private, max-age={max_age}, immutable"}
         if job.status == "succeeded" and etag_matches(self._request.headers, etag):
             return Response(status_code=304, headers=headers)
-        async with self._gateway.image_slots:
-            packed = await self._gateway.packed_result(self._job_id, self._caller)
-            png = await asyncio.to_thread(lambda: render_png(select(unpack_result(packed)), self._cmap, self._width))
+        async with (
+            self._gateway.image_slots,
+            self._gateway.result(self._request, self._job_id, self._caller) as packed,
+        ):
+            png = await asyncio.to_thread(self._render, packed, select)
         return Response(png, headers=headers, media_type="image/png")
+
+    def _render(self, packed: bytes, select: Callable[[Result], Array]) -> bytes:
+        return render_png(select(unpack_result(packed)), self._cmap, self._width)
 
 
 ImageDep = Annotated[ImageRequest, Depends()]

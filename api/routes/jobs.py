@@ -1,5 +1,7 @@
 """/v1/jobs: submit, read, follow, cancel."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -12,9 +14,10 @@ from api.http.negotiation import negotiate, preferred_wait
 from api.http.problems import responses
 from api.http.sse import job_events, resume_point
 from api.http.uploads import read_upload
+from api.memory import JSON_GROWTH, memory_of
 from api.middleware.auth import get_caller
 from api.rendering.results import JOB_TYPES, JSON, MSGPACK, RESULT_TYPES, body_response, render_job, render_result
-from otoscope.errors import InvalidRequest
+from otoscope.errors import InvalidRequest, RateLimited, TooManyConnections
 from otoscope.types import Job, JobOptions, JobRequest, Part, ResultJSON
 from shared import tracing
 from shared.jobs.records import JobRecord
@@ -102,9 +105,14 @@ async def submit(request: Request) -> Response:
         job = await gateway.submit_and_wait(request, upload, caller, wait, key)
     headers["Location"] = f"/v1/jobs/{job.id}"
     if job.final and wait is not None:
-        return await _job_response(job, media_type, 200, headers)
+        try:
+            return await _job_response(request, job, media_type, 200, headers)
+        except (RateLimited, TooManyConnections):
+            if key:
+                raise  # the request can be repeated
+            job = replace(job, packed=None, packed_size=0)  # the client has to learn its id
     headers["Retry-After"] = "1"
-    return await _job_response(job, media_type, 202, headers)
+    return await _job_response(request, job, media_type, 202, headers)
 
 
 @fast_router.get(
@@ -128,10 +136,8 @@ async def read(request: Request) -> Response:
     if wait:
         job = await gateway.wait(request, job_id, caller, wait, until_final=False)
     else:
-        async with gateway.result_slots:
-            job = await gateway.get(job_id, caller, with_result=True)
-            return await _job_response(job, media_type, 200, {})
-    return await _job_response(job, media_type, 200, {})
+        job = await gateway.get(job_id, caller, with_result=True)
+    return await _job_response(request, job, media_type, 200, {})
 
 
 @fast_router.get(
@@ -147,8 +153,8 @@ async def result(request: Request) -> Response:
     """The result alone, as JSON, MessagePack or NPZ by `Accept`."""
     media_type = negotiate(request.headers, RESULT_TYPES)
     gateway = get_gateway(request)
-    async with gateway.result_slots:
-        packed = await gateway.packed_result(request.path_params["job_id"], get_caller(request))
+    job_id, caller = request.path_params["job_id"], get_caller(request)
+    async with gateway.result(request, job_id, caller, _growth(media_type)) as packed:
         body = await render_result(packed, media_type)
     return body_response(body, media_type, headers={"Vary": "Accept", "Cache-Control": "private, no-store"})
 
@@ -167,6 +173,7 @@ async def result(request: Request) -> Response:
     },
 )
 async def events(
+    request: Request,
     gateway: GatewayDep,
     caller: CallerDep,
     job_id: str,
@@ -187,7 +194,7 @@ async def events(
         job_id,
         after,
         gateway.settings.keepalive_seconds,
-        include_result=include_result,
+        partial(gateway.loaded, memory=memory_of(request)) if include_result else None,
     )
 
     async def counted() -> Any:
@@ -207,8 +214,16 @@ async def cancel(gateway: GatewayDep, caller: CallerDep, job_id: str) -> Respons
     return Response(status_code=204)
 
 
-async def _job_response(job: JobRecord, media_type: str, status: int, headers: dict[str, str]) -> Response:
-    body = await render_job(job, media_type)
+def _growth(media_type: str) -> int:
+    """How many times as much memory as a packed result it takes in that form."""
+    return 1 if media_type == MSGPACK else JSON_GROWTH
+
+
+async def _job_response(
+    request: Request, job: JobRecord, media_type: str, status: int, headers: dict[str, str]
+) -> Response:
+    async with get_gateway(request).loaded(job, memory_of(request), _growth(media_type)) as complete:
+        body = await render_job(complete, media_type)
     return body_response(body, media_type, status, {"Cache-Control": "private, no-store", "Vary": "Accept", **headers})
 
 

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.audio.limits import AudioLimits
 from shared.config.redis_url import RedisURL, RedisURLError, parse_redis_url
+from shared.sound_sources import SoundSources
 
 
 def usable_cores() -> int:
@@ -28,6 +29,8 @@ def usable_cores() -> int:
         cores = min(cores, max(round(int(quota) / int(period)), 1))
     return cores
 
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 SECRETS = Path("/run/secrets")
 """Where Docker and Kubernetes mount secrets as files: the content of `otoscope_redis_url` is that setting."""
@@ -96,6 +99,10 @@ class Settings(BaseSettings):
     evaluate_model: str = "esc50"
     """Model of `/evaluate`, whose clients expect the classes of one model; the default model where it is not
     served."""
+    sound_sources: str = ""
+    """Comma-separated origins from which sounds are fetched that requests name by `audio_url`: `https://media.example.org`,
+    `https://*.example.org`, `http://10.0.0.7:9000`, `s3://bucket`. None by default. A worker fetches a sound within
+    `max_upload_bytes` and `upload_seconds`, in a process of its own, which the job waits for."""
     log_format: LogFormat = "text"
     """`text` is for a terminal; `json` is one line per event, with the job id, and includes the routine events of each
     job."""
@@ -116,13 +123,14 @@ class Settings(BaseSettings):
     """Seconds after which a request whose head or body has not arrived is disconnected, and so is a client that has
     read almost nothing of its response for that long: neither can hold a connection and its memory indefinitely."""
     upload_memory: int = Field(256 * 2**20, ge=2**20)
-    """Bytes of uploads in progress at once, above which further ones get 503; of them one client address may hold
+    """Bytes of uploads in progress at once, above which further ones get 503; of them one caller may hold
     `caller_share`. The gateway needs about twice as much memory for them."""
     response_memory: int = Field(256 * 2**20, ge=2**20)
-    """Bytes of responses that their clients have not read yet, above which further ones get 503; of them one client
-    address may hold `caller_share`."""
+    """Bytes of responses that their clients have not read yet, above which further ones get 503, or wait where they are
+    events; of them one caller may hold `caller_share`."""
     max_connections: int = Field(2_048, ge=1)
-    """Concurrent requests above which further ones get 503 at once. An open event stream counts as one."""
+    """Concurrent requests above which further ones get 503 at once; of them one caller may have `caller_share`. An open
+    event stream, or a request that waits, counts as one."""
     keys_file: Path | None = None
     """File with the accepted API keys, made by `otoscope keys`; read again when it changes. Unset, no key is
     required."""
@@ -132,12 +140,17 @@ class Settings(BaseSettings):
     cors_origins: str = ""
     """Comma-separated origins whose pages may call the API from a browser (CORS). `*` is any origin and requires API
     keys: without keys any page that is open in a browser on the network could use the gateway."""
+    allowed_hosts: str = ""
+    """Comma-separated host names under which the gateway answers, beside its addresses, `localhost` and the name of its
+    machine; requests to others get 421. Unset, this holds without keys only: a page whose name resolves to this gateway
+    (DNS rebinding) has no key. `*` accepts any."""
     queue_limit: int = Field(1_000, ge=1)
     """Unfinished jobs above which submissions get 429. Bounds the waiting time (limit / throughput) and Redis
     memory."""
     caller_share: float = Field(0.5, gt=0, le=1)
-    """Share of `queue_limit` that the queued jobs of one caller (an API key, or an address) may take. Callers are
-    served in turn, so that the rest of the queue stays available to the others."""
+    """Share of `queue_limit` that the queued jobs of one caller (an API key, or an address) may take, and its share of
+    `max_connections`, `upload_memory` and `response_memory`. Callers are served in turn, so that the rest of the queue
+    stays available to the others. 1 for a service with a single caller, such as a proxy that is not trusted."""
     redis_memory_share: float = Field(0.85, gt=0, le=1)
     """Share of Redis' own memory limit above which submissions get 429: with a full Redis workers cannot store
     results."""
@@ -203,6 +216,10 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"OTOSCOPE_TRUSTED_PROXIES: {proxy} contains every address, and any client can forge the header"
                 )
+        try:
+            SoundSources(self.sources)
+        except ValueError as error:
+            raise ValueError(f"OTOSCOPE_SOUND_SOURCES: {error}") from None
         share, encoded = self.caller_share, self.max_upload_bytes * 4 // 3
         if self.upload_memory * share < encoded:
             raise ValueError(
@@ -235,6 +252,16 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def exposure(self) -> str:
+        """A warning where others than this machine can reach a gateway that requires no keys; else empty."""
+        if self.keys_file is not None or self.host in _LOOPBACK:
+            return ""
+        return (
+            f"listening on {self.host} without API keys: everybody who reaches this address may use the service and"
+            " cancel jobs; see OTOSCOPE_KEYS_FILE"
+        )
+
+    @property
     def audio_limits(self) -> AudioLimits:
         return AudioLimits(max_seconds=self.max_seconds)
 
@@ -254,6 +281,14 @@ class Settings(BaseSettings):
     @property
     def proxies(self) -> tuple[str, ...]:
         return split_list(self.trusted_proxies)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return split_list(self.allowed_hosts)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return split_list(self.sound_sources)
 
     @property
     def origins(self) -> tuple[str, ...]:

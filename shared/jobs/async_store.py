@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import redis.asyncio
@@ -19,6 +20,7 @@ from shared.config.settings import Settings
 from shared.jobs.records import (
     Event,
     JobRecord,
+    Persistence,
     QueueLoad,
     Submission,
     WorkerHeartbeat,
@@ -37,12 +39,13 @@ from shared.jobs.script_args import (
     request_token,
     script,
 )
-from shared.redis_client.connection import map_redis_errors
+from shared.redis_client.connection import certificate_expiry, map_redis_errors
 from shared.ttl_cache import TTLCache
 
 log = logging.getLogger(__name__)
 
 _DIGEST_IN_THREAD = 256 * 1024  # bytes of an upload from which its digest is computed in a thread
+_COUNTED = 1_000  # unfinished jobs whose durations are added up
 _OVERDUE_GRACE = 2.0  # seconds past its deadline in which the worker that runs a job may still report a better error
 
 
@@ -52,7 +55,8 @@ class AsyncJobStore:
     def __init__(self, client: "redis.asyncio.Redis", settings: Settings) -> None:
         self._redis, self._settings = client, settings
         self._scripts = {name: client.register_script(script(name)) for name in ("submit", "read", "finish", "cancel")}
-        self._memory = TTLCache(self._read_memory, 0.0)
+        self._server = TTLCache(self._read_server, (0.0, Persistence()))
+        self._sound = TTLCache(self._read_sound, 0.0)
         self._cards: dict[bytes, ModelCard | None] = {}  # by their JSON, which is long and seldom changes
 
     async def _run(self, name: str, keys: list[str], args: list[Any]) -> Any:
@@ -154,7 +158,7 @@ class AsyncJobStore:
         return max(1, min(60, round((await self.load()).oldest)))
 
     async def get(self, job_id: str, *, with_result: bool = False) -> JobRecord:
-        """The job as it is now. Raises JobNotFound or JobExpired."""
+        """The job as it is now; with its result, or the size of a large one. Raises JobNotFound or JobExpired."""
         job, _ = await self._read(job_id, with_result)
         return job
 
@@ -177,14 +181,22 @@ class AsyncJobStore:
         if found == 0:
             raise JobNotFound(f"There is no job {job_id}.")
         stored, rank, packed, entries = found
-        if isinstance(packed, int):  # the size of a large result
-            packed = await self.result(job_id)
+        if isinstance(packed, int):
+            return replace(parse_record(job_id, stored, rank), packed_size=packed), entries or []
         return parse_record(job_id, stored, rank, packed), entries or []
 
     async def result(self, job_id: str) -> bytes | None:
         """The packed result alone, or None where there is none."""
         with map_redis_errors():
             return cast("bytes | None", await self._redis.get(contract.result_key(job_id)))
+
+    async def with_result(self, job: JobRecord) -> JobRecord:
+        """The job with its large result. Raises JobNotFound or JobExpired if it was deleted meanwhile."""
+        packed = await self.result(job.id)
+        if packed is None:
+            await self.get(job.id)
+            raise JobNotFound(f"The result of job {job.id} was deleted.")
+        return replace(job, packed=packed, packed_size=0)
 
     async def positions(self) -> dict[str, int]:
         """The position of every queued job; 1 is next."""
@@ -229,7 +241,21 @@ class AsyncJobStore:
                 pipe.time()
                 unfinished, queued, first, (seconds, micros) = await pipe.execute()
         oldest = seconds + micros / 1e6 - first[0][1] if first else 0.0
-        return QueueLoad(unfinished, queued, max(oldest, 0.0), await self.memory_share())
+        share, persistence = await self._server.get()
+        return QueueLoad(unfinished, queued, max(oldest, 0.0), share, await self._sound.get(), persistence)
+
+    async def _read_sound(self) -> float:
+        """Seconds of sound in the unfinished jobs; of more than _COUNTED jobs, an estimate from so many."""
+        with map_redis_errors():
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.zcard(contract.UNFINISHED)
+                pipe.zrange(contract.UNFINISHED, 0, _COUNTED - 1)
+                total, ids = await pipe.execute()
+                for job_id in ids:
+                    pipe.hget(contract.job_key(job_id.decode()), "audio")
+                found = await pipe.execute() if ids else []
+        seconds = sum(parse(AudioInfo, audio).duration or 0.0 for audio in found if audio)
+        return float(seconds * total / len(ids)) if ids else 0.0
 
     async def totals(self) -> dict[str, int]:
         """How many jobs were accepted, and how many ended in each way: contract.COUNTERS."""
@@ -239,19 +265,31 @@ class AsyncJobStore:
 
     async def memory_share(self) -> float:
         """Used part of Redis' memory limit, 0 to 1, read at most once a second; 0 without a limit."""
-        return await self._memory.get()
+        return (await self._server.get())[0]
 
-    async def _read_memory(self) -> float:
+    @property
+    def certificate_expiry(self) -> float | None:
+        """When Redis' certificate expires, in seconds since 1970; None without TLS."""
+        return certificate_expiry(self._redis)
+
+    async def persistence(self) -> Persistence:
+        """Whether Redis can write its append-only file, read at most once a second."""
+        return (await self._server.get())[1]
+
+    async def _read_server(self) -> tuple[float, Persistence]:
         with map_redis_errors():
-            info = await self._redis.info("memory")
+            info = await self._redis.info("memory", "persistence")
         limit = info.get("maxmemory", 0)
-        return float(info["used_memory"] / limit) if limit else 0.0
+        share = float(info["used_memory"] / limit) if limit else 0.0
+        statuses = (info.get(f"aof_last_{what}_status", "ok") == "ok" for what in ("write", "bgrewrite"))
+        return share, Persistence(*statuses)
 
     async def workers(self) -> list[WorkerHeartbeat]:
         """The workers whose heartbeat has not expired and whose contract version this gateway understands."""
         with map_redis_errors():
             seconds, _ = await self._redis.time()
-            ids = cast("list[bytes]", await self._redis.zrange(contract.WORKERS, f"({seconds}", "+inf", byscore=True))
+            latest = seconds + contract.LONGEST_HEARTBEAT
+            ids = cast("list[bytes]", await self._redis.zrange(contract.WORKERS, f"({seconds}", latest, byscore=True))
             if not ids:
                 return []
             heartbeats = await self._redis.mget([contract.worker_key(worker.decode()) for worker in ids])

@@ -32,7 +32,8 @@ class JobRecord:
     timings: Timings = field(default_factory=Timings)
     error: OtoscopeError | None = None
     position: int | None = None  # in the queue; 1 is next
-    packed: bytes | None = None  # the result of a succeeded job, where it was requested
+    packed: bytes | None = None  # the result of a succeeded job, where it was requested and is not large
+    packed_size: int = 0  # bytes of a large result, which AsyncJobStore.with_result reads
     caller: str = ""  # who submitted it
     trace: str = ""  # of its submission, in the form of shared.tracing.context; empty where that was not traced
     progress: Progress | None = None  # of a running job with many windows
@@ -67,6 +68,7 @@ class ClaimedJob:
     attempt: int = 1  # above 1 where a worker died while it had the job in flight
     trace: str = ""  # of its submission
     duration: float | None = None  # seconds, from the header of the upload
+    url: str = ""  # of a sound that is still to be fetched; `audio` has it, too
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,21 @@ class SkippedJob:
 
 
 @dataclass(frozen=True)
+class Persistence:
+    """Whether Redis' last attempts with its append-only file succeeded. While it cannot write, it refuses changes."""
+
+    write: bool = True
+    rewrite: bool = True
+
+
+@dataclass(frozen=True)
 class QueueLoad:
     unfinished: int  # jobs
     queued: int  # jobs
     oldest: float  # seconds that the first queued job has waited
     memory_share: float  # used part of Redis' memory limit, 0 to 1; 0 without a limit
+    sound_seconds: float = 0.0  # seconds of sound in the unfinished jobs
+    persistence: Persistence = Persistence()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import copy
 import socket
+import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -131,9 +132,24 @@ def _detecting_resets(pool: AsyncPool) -> AsyncPool:
     return pool
 
 
+def certificate_expiry(client: "redis.asyncio.Redis") -> float | None:
+    """When the certificate that the server showed last expires, in seconds since 1970; None without TLS."""
+    expiry: float | None = getattr(client.connection_pool.connection_class, "certificate_expiry", None)
+    return expiry
+
+
 class _ResetDetecting(redis.asyncio.connection.AbstractConnection):
     """Writing to a connection that was reset raises RuntimeError under uvloop, where asyncio raises an OSError
     (https://github.com/MagicStack/uvloop/issues/506). redis-py replaces a connection after an OSError only."""
+
+    certificate_expiry: float | None = None
+    """Of all connections of a pool, each of which has a class of its own."""
+
+    async def on_connect(self) -> None:
+        certificate = self._writer.get_extra_info("peercert") if self._writer else None
+        if certificate:
+            type(self).certificate_expiry = ssl.cert_time_to_seconds(certificate["notAfter"])
+        await super().on_connect()
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         try:

@@ -24,7 +24,7 @@ from otoscope.errors import OtoscopeError
 from otoscope.results import Detection, Result, WindowPrediction
 from otoscope.types import Accuracy, JobOptions, Layer, ModelCard, Timings
 from shared.config.settings import Settings
-from shared.contract import queue_key
+from shared.contract import LONGEST_HEARTBEAT, queue_key
 from shared.jobs import JobStore
 from shared.jobs.records import ClaimedJob, SkippedJob, WorkerHeartbeat
 from shared.redis_client.connection import connect
@@ -144,34 +144,54 @@ def fake_result(options: JobOptions) -> Result:
 
 @contextmanager
 def gateway_process(upload_seconds: float) -> Iterator[Address]:
-    """Address of a gateway that runs as a process of its own, which must not exit and not exceed MAX_RSS_KB."""
+    """The address of `running_gateway`."""
+    with running_gateway(upload_seconds) as (address, _):
+        yield address
+
+
+@contextmanager
+def running_gateway(
+    upload_seconds: float, *, preexec: Callable[[], None] | None = None, **more: str
+) -> Iterator[tuple[Address, Settings]]:
+    """A gateway that runs as a process of its own, which must not exit and not exceed MAX_RSS_KB.
+
+    Yields its address, and settings with its Redis; `more` are settings of the gateway. `preexec` is called in the new
+    process.
+    """
     with tempfile.TemporaryDirectory(prefix="oto") as name, socket.socket() as probe:
         server, path = start_server(Path(name), "--save", "")
         probe.bind(("127.0.0.1", 0))
         address = "127.0.0.1", int(probe.getsockname()[1])
         probe.close()
         own = {"REDIS_URL": f"unix://{path}", "PORT": str(address[1]), "UPLOAD_SECONDS": str(upload_seconds)}
+        own["ALLOWED_HOSTS"] = "*"  # some tests send odd ones
+        own |= {name.upper(): value for name, value in more.items()}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTOSCOPE_")}
         environment |= {f"OTOSCOPE_{name}": value for name, value in own.items()}
-        gateway = subprocess.Popen([PYTHON, "-m", "api"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-        worker = FakeWorker(Settings(redis_url=f"unix://{path}"))
-        worker.announce(seconds=3_600)
-        deadline = time.monotonic() + 20
-        while True:
-            with suppress(OSError):
-                send_request(address, request("GET", "/health/live"))
-                break
-            assert time.monotonic() < deadline, "the gateway did not start"
-            time.sleep(0.02)
-        yield address
-        assert gateway.poll() is None, "the gateway is gone"
-        status = Path(f"/proc/{gateway.pid}/status").read_text()
-        peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-        gateway.terminate()
-        gateway.wait(20)
-        worker.close()
-        server.kill()
-        server.wait()
+        gateway = subprocess.Popen(
+            [PYTHON, "-m", "api"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, preexec_fn=preexec
+        )
+        settings = Settings(redis_url=f"unix://{path}")
+        worker = FakeWorker(settings)
+        worker.announce(seconds=LONGEST_HEARTBEAT)
+        try:
+            deadline = time.monotonic() + 20
+            while True:
+                with suppress(OSError):
+                    send_request(address, request("GET", "/health/live"))
+                    break
+                assert time.monotonic() < deadline, "the gateway did not start"
+                time.sleep(0.02)
+            yield address, settings
+            assert gateway.poll() is None, "the gateway is gone"
+            status = Path(f"/proc/{gateway.pid}/status").read_text()
+            peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+        finally:
+            gateway.terminate()
+            gateway.wait(20)
+            worker.close()
+            server.kill()
+            server.wait()
         assert peak < MAX_RSS_KB
 
 

@@ -265,9 +265,9 @@ def test_refusals_are_counted(
         secured.ask("reads", "GET", "/metrics")
         secured.ask(None, "GET", "/v1/models")
     text = secured.ask("admin", "GET", "/metrics").text
-    assert sample(text, 'otoscope_api_errors_total{code="key_required"}') == 2
-    assert sample(text, 'otoscope_api_errors_total{code="key_refused"}') == 2
-    assert sample(text, 'otoscope_api_errors_total{code="rate_limited"}') == 1
+    assert sample(text, 'otoscope_api_errors_total{code="key_required",fault="caller"}') == 2
+    assert sample(text, 'otoscope_api_errors_total{code="key_refused",fault="caller"}') == 2
+    assert sample(text, 'otoscope_api_errors_total{code="rate_limited",fault="caller"}') == 1
     assert not re.search("|".join([*secured.secrets.values(), *map(secured.id, secured.secrets)]), text)
 
 

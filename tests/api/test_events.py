@@ -4,7 +4,8 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 
 import httpx2
 import pytest
@@ -17,6 +18,7 @@ from otoscope.errors import InferenceFailed
 from otoscope.types import Progress, Timings
 from shared.config.settings import Settings
 from shared.jobs import AsyncJobStore
+from shared.jobs.records import JobRecord
 from shared.redis_client.connection import connect_async
 from shared.results import pack_result
 from tests.api.conftest import FakeWorker, wav
@@ -170,8 +172,14 @@ def test_a_large_result_comes_in_pieces(http: httpx2.Client, worker: FakeWorker,
     async def received() -> list[ServerSentEvent | bytes]:
         client = connect_async(settings)
         store = AsyncJobStore(client, settings)
+
+        @asynccontextmanager
+        async def load(job: JobRecord) -> AsyncIterator[JobRecord]:
+            yield await store.with_result(job)
+
         try:
-            return [piece async for piece in job_events(store, Notifications(store), job_id, FROM_START, 15.0)]
+            events = job_events(store, Notifications(store), job_id, FROM_START, 15.0, load)
+            return [piece async for piece in events]
         finally:
             await client.aclose()
 

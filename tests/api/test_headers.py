@@ -83,7 +83,7 @@ def test_requests_beyond_the_limit_are_refused_and_counted(
         assert refused.headers["x-content-type-options"] == "nosniff"
         assert http.get("/health/live").status_code == http.get("/health/ready").status_code == 200
         metrics = http.get("/metrics").raise_for_status().text
-        assert sample(metrics, 'otoscope_api_errors_total{code="too_many_connections"}') == 1
+        assert sample(metrics, 'otoscope_api_errors_total{code="too_many_connections",fault="service"}') == 1
         worker.finish(job_id)
         list(chunks)
 
@@ -165,6 +165,23 @@ def test_pages_of_other_sites_cannot_submit_without_keys(
     http = start_gateway(cors_origins="https://friend.example")
     headers = {"Sec-Fetch-Site": site, "Content-Type": "audio/wav", **({"Origin": origin} if origin else {})}
     assert http.post("/v1/jobs", content=wav(), headers=headers).status_code == status
+
+
+def test_other_host_names_are_refused_without_keys(
+    start_gateway: Callable[..., httpx2.Client], worker: object, tmp_path: Path
+) -> None:
+    """A page whose name resolves to the gateway (DNS rebinding) reads nothing; addresses and listed names are not
+    refused."""
+    http = start_gateway(allowed_hosts="sounds.example")
+    for name in ("localhost:8000", "127.0.0.1", "[::1]:8000", "192.0.2.7", "Sounds.Example.:80", "a.localhost"):
+        assert http.get("/v1/models", headers={"Host": name}).status_code == 200, name
+    for name in ("evil.example:8000", "127.0.0.1.evil.example", "[::1", "localhost.evil.example"):
+        refused = http.get("/v1/models", headers={"Host": name})
+        assert (refused.status_code, refused.json()["code"]) == (421, "host_refused"), name
+    assert http.get("/health/live", headers={"Host": "evil.example"}).status_code == 200
+    (tmp_path / "keys").write_text("")
+    secured = start_gateway(keys_file=tmp_path / "keys")
+    assert secured.get("/v1/models", headers={"Host": "evil.example"}).status_code == 401
 
 
 def test_results_are_kept_by_no_cache(http: httpx2.Client, worker: FakeWorker) -> None:

@@ -4,13 +4,16 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
+from resource import RLIMIT_NOFILE, setrlimit
 
 import pytest
 
 from api.http.protocol import MAX_HEAD_BYTES, MIN_READ_BYTES
-from tests.api.conftest import gateway_process, wav
+from tests.api.conftest import gateway_process, running_gateway, wav
 from tests.support.hostile_requests import Address, refused, request, send_request
+from tests.support.process_tree import until
 
 UPLOAD_SECONDS = 2.0  # some tests wait for this timeout
 WAV = wav()
@@ -130,6 +133,24 @@ def test_a_client_that_never_reads_is_cut_off(address: Address) -> None:
         slow.sendall(b"G")
         with pytest.raises(ConnectionError):
             trickle(idle, seconds=5)
+
+
+@pytest.mark.slow
+def test_connections_beyond_the_descriptors_get_503() -> None:
+    """The open ones are served as before, and a place that becomes free is given to the next one."""
+    with (
+        running_gateway(60, preexec=partial(setrlimit, RLIMIT_NOFILE, (256, 256))) as (address, _),
+        ExitStack() as stack,
+    ):
+        idle = [stack.enter_context(socket.create_connection(address, timeout=10)) for _ in range(300)]
+        statuses = []
+        for connection in reversed(idle[-100:]):  # one that was refused has its answer already
+            statuses.append(connection.recv(100).partition(b"\r\n")[0])
+        assert set(statuses) == {b"HTTP/1.1 503 Service Unavailable"}
+        idle[0].sendall(request("GET", "/health/live"))
+        assert idle[0].recv(100).startswith(b"HTTP/1.1 200 ")
+        idle[1].close()
+        until(lambda: send_request(address, request("GET", "/health/live")).status == 200)
 
 
 def trickle(connection: socket.socket, seconds: float) -> None:

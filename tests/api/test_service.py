@@ -16,7 +16,7 @@ from otoscope.results import CONTRACT_VERSION
 from otoscope.types import JobOptions, Limits, ModelList, Ready
 from shared.audio.formats import FORMATS
 from shared.config.settings import Settings
-from shared.contract import result_key
+from shared.contract import WORKERS, result_key
 from shared.results import pack_result
 from tests.api.conftest import FakeWorker, fake_result, gateway_thread, wav
 from tests.conftest import start_server
@@ -61,16 +61,22 @@ def test_models_are_listed_without_the_default(start_gateway: Callable[..., http
 
 
 def test_ready_needs_a_worker(http: httpx2.Client, settings: Settings) -> None:
-    """Live at once, ready once a worker sends heartbeats, and not ready after it deregistered."""
+    """Live at once, ready once a worker sends heartbeats, and not ready after it deregistered, or died."""
     assert http.get("/health/live").json() == {"status": "live"}
     answer = http.get("/health/ready")
     assert answer.status_code == 503
     assert Ready.model_validate(answer.json()).redis
     worker = FakeWorker(settings)
     worker.announce()
-    assert http.get("/health/ready").json() == {"status": "ready", "redis": True, "workers": 1, "models": ["tiny"]}
+    expected = {"status": "ready", "redis": True, "workers": 1, "models": ["tiny"], "writable": True}
+    assert http.get("/health/ready").json() == expected
     worker.store.deregister("w1")
     assert http.get("/health/ready").status_code == 503
+    worker.announce()
+    worker._client.zincrby(WORKERS, 3_600, "w1")  # the clock of Redis has stepped back since the last heartbeat
+    assert http.get("/health/ready").status_code == 503
+    worker.announce()
+    assert http.get("/health/ready").status_code == 200
     worker.close()
 
 
@@ -115,14 +121,14 @@ def test_metrics_count_requests_errors_and_jobs(http: httpx2.Client, worker: Fak
     assert sample(text, 'otoscope_api_requests_total{method="POST",route="/v1/jobs",status="202"}') == 1
     assert sample(text, 'otoscope_api_requests_total{method="POST",route="/v1/jobs",status="415"}') == 1
     assert sample(text, 'otoscope_api_requests_total{method="GET",route="/v1/jobs/{job_id}",status="200"}') == 1
-    assert sample(text, 'otoscope_api_errors_total{code="not_audio"}') == 1
+    assert sample(text, 'otoscope_api_errors_total{code="not_audio",fault="caller"}') == 1
     assert sample(text, 'otoscope_jobs_total{outcome="accepted"}') == 1
     assert sample(text, "otoscope_queue_waiting_jobs") == 1
     assert sample(text, "otoscope_jobs_unfinished") == 1
     assert sample(text, "otoscope_queue_oldest_seconds") > 0
     assert sample(text, "otoscope_queue_ready_workers") == 1
     assert sample(text, "otoscope_queue_limit_jobs") == Settings().queue_limit
-    assert sample(text, 'otoscope_api_errors_total{code="queue_full"}') == 0
+    assert sample(text, 'otoscope_api_errors_total{code="queue_full",fault="service"}') == 0
     assert sample(text, "process_start_time_seconds") > 0
     assert job_id not in text
 

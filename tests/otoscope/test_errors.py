@@ -68,6 +68,12 @@ def test_the_status_shows_who_is_at_fault() -> None:
             assert status in (429, 503), kind
 
 
+def test_every_code_is_a_fault_of_the_service_or_of_the_caller() -> None:
+    """A 5xx is a fault of the service, any other status one of the caller, but for a full queue."""
+    at_fault = {code for code in BY_CODE if errors.fault_of(code) == "service"}
+    assert at_fault == errors.SERVICE_FAULTS == {code for code in BY_CODE if STATUS[code] >= 500} | {"queue_full"}
+
+
 @pytest.mark.parametrize("kind", LEAVES, ids=lambda kind: kind.code)
 def test_errors_survive_pickling(kind: type[OtoscopeError]) -> None:
     """Class, message and retry_after survive pickling and copying."""

@@ -47,8 +47,8 @@ def test_verdicts_and_warnings_are_counted(harness: WorkerHarness) -> None:
 def test_failures_are_counted_by_code(harness: WorkerHarness) -> None:
     """A failed job is not counted as a result of any class."""
     harness.runner.run(harness.submit(LONG, window=9))
-    assert sample(harness, "otoscope_worker_failures_total", code="invalid_request") == 1
-    assert sample(harness, "otoscope_worker_failures_total", code="internal_error") == 0
+    assert sample(harness, "otoscope_worker_failures_total", code="invalid_request", fault="caller") == 1
+    assert sample(harness, "otoscope_worker_failures_total", code="internal_error", fault="service") == 0
     assert sample(harness, "otoscope_worker_job_seconds_count") == 0
 
 
@@ -61,7 +61,7 @@ def test_a_job_that_fails_after_it_was_cancelled_is_no_failure(harness: WorkerHa
     harness.free.set()
     thread.join(20)
     assert harness.count("cancelled") == 1
-    assert sample(harness, "otoscope_worker_failures_total", code="deadline_exceeded") == 0
+    assert sample(harness, "otoscope_worker_failures_total", code="deadline_exceeded", fault="service") == 0
     assert sample(harness, "otoscope_worker_job_seconds_count") == 0
 
 

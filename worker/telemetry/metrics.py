@@ -17,7 +17,7 @@ from prometheus_client import (
     start_http_server,
 )
 
-from otoscope.errors import BY_CODE
+from otoscope.errors import BY_CODE, fault_of
 from otoscope.results import WARNINGS, SoundWarning
 from otoscope.types import FINAL, Verdict
 from shared import process_metrics
@@ -56,7 +56,8 @@ class WorkerMetrics:
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self._failures = Counter(
-            "otoscope_worker_failures_total", "Jobs that failed in this worker, by error code", ["code"],
+            "otoscope_worker_failures_total", "Jobs that failed in this worker, by error code, and whose fault it is",
+            ["code", "fault"],
             registry=self.registry,
         )  # fmt: skip
         self._redeliveries = Counter(
@@ -95,7 +96,7 @@ class WorkerMetrics:
         for outcome in sorted(FINAL):
             self._jobs.labels(outcome)
         for code in BY_CODE:
-            self._failures.labels(code)
+            self._failures.labels(code, fault_of(code))
         for verdict in get_args(Verdict):
             self._verdicts.labels(verdict)
         for code in WARNINGS:
@@ -138,7 +139,7 @@ class WorkerMetrics:
         self._jobs.labels(outcome).inc()
         self._audio.inc(audio_seconds)
         if code:
-            self._failures.labels(code).inc()
+            self._failures.labels(code, fault_of(code)).inc()
 
     def job_redelivered(self) -> None:
         """A job was delivered whose previous worker had died."""
