@@ -160,9 +160,10 @@ class AudioInfo(Public):
     """The uploaded file."""
 
     name: str | None = None
-    bytes: int
-    container: str
+    bytes: int = Field(description="0 for a sound by address, which the worker fetches")
+    container: str = Field(description="empty for a sound by address")
     codec: str
+    url: str | None = Field(None, description="the address of a sound that the worker fetches")
     sample_rate: int | None = Field(None, description="Hz")
     channels: int | None = None
     duration: float | None = Field(None, description="seconds, from the header")
@@ -271,9 +272,10 @@ class JobOptions(Public):
 
 
 class JobRequest(JobOptions):
-    """The JSON form of a submission."""
+    """The JSON form of a submission: the sound in `audio_data`, or its address in `audio_url`."""
 
-    audio_data: str = Field(description="the sound file, base64")
+    audio_data: str | None = Field(None, description="the sound file, base64")
+    audio_url: str | None = Field(None, description="https:// or s3:// address, of a source that the service allows")
 
 
 class EvaluateRequest(BaseModel):
@@ -409,6 +411,9 @@ class Ready(Public):
     redis: bool
     workers: int = Field(description="workers that have run a forward pass and send heartbeats")
     models: list[str]
+    writable: bool = Field(
+        True, description="false while Redis cannot write its file, because its disk is full for instance"
+    )
 
 
 class WorkerInfo(Public):

@@ -13,7 +13,7 @@ from otoscope.top.stats import LONG_WAIT, Curves, Figures, Process, WorkerFigure
 
 _COLOURS = {"well": "green", "strained": "yellow", "broken": "red"}
 _BARS = "▁▂▃▄▅▆▇█"
-_FIXED_LINES = 20  # everything except workers
+_FIXED_LINES = 21  # everything except workers
 MIN_WIDTH = 80  # columns
 
 
@@ -136,6 +136,7 @@ def _queue(figures: Figures, curves: Curves, width: int) -> Table:
     table.add_row("waiting", amount(figures.waiting_jobs), Text(sparkline(curves.waiting, width - 26), "cyan"))
     style = "yellow" if oldest and oldest > LONG_WAIT else ""
     table.add_row("oldest", Text(duration(oldest), style), Text(sparkline(curves.oldest, width - 26), "cyan"))
+    table.add_row("sound", duration(figures.sound_seconds), "")
     table.add_row("unfinished", Text(unfinished, "yellow" if full else ""), "")
     share = "–" if ratio is None else f"{ratio:.0%} full"
     table.add_row("Redis", Text(share, "red" if ratio and ratio > 0.85 else ""), "")

@@ -68,12 +68,14 @@ class Figures:
     lost: str
     ready: bool | None
     redis: bool | None
+    writable: bool | None
     ready_workers: int | None
     models: list[str]
     version: str | None
     open_jobs: float | None
     waiting_jobs: float | None
     oldest_seconds: float | None
+    sound_seconds: float | None
     queue_limit: float | None
     redis_memory_ratio: float | None
     jobs: dict[str, CounterRate]
@@ -154,6 +156,7 @@ def _figures(
         lost=snapshot.error,
         ready=ready.status == "ready" if ready else None,
         redis=ready.redis if ready else None,
+        writable=ready.writable if ready else None,
         ready_workers=ready.workers if ready else None,
         models=ready.models if ready else [],
         version=_version(now),
@@ -161,6 +164,7 @@ def _figures(
         waiting_jobs=_value(now, "otoscope_queue_waiting_jobs"),
         oldest_seconds=_value(now, "otoscope_queue_oldest_seconds"),
         queue_limit=_value(now, "otoscope_queue_limit_jobs"),
+        sound_seconds=_value(now, "otoscope_queue_sound_seconds"),
         redis_memory_ratio=_value(now, "otoscope_redis_memory_ratio"),
         jobs={name: jobs[name] for name in OUTCOMES if name in jobs},
         refusals=_sorted(_rates(now, delta, "otoscope_api_errors_total", "code")),
@@ -186,6 +190,8 @@ def judge(figures: Figures) -> tuple[State, str]:
         return "broken", f"the gateway cannot be reached: {figures.lost}"
     if figures.redis is False:
         return "broken", "Redis does not answer"
+    if figures.writable is False:
+        return "broken", "Redis cannot write: its disk is full, or its file cannot be written"
     if figures.ready_workers == 0:
         return "broken", "no worker is ready"
     if figures.lost:

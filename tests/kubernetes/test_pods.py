@@ -171,7 +171,7 @@ TRIGGER = {"serverAddress", "query", "threshold", "activationThreshold", "ignore
 def test_scaling_queries_existing_metrics(cluster: Cluster) -> None:
     """Metrics of the gateway, of this namespace; a Prometheus without data does not count as an empty queue."""
     metrics = GatewayMetrics(1)
-    metrics.set_queue_load(QueueLoad(3, 2, 1.0, 0.1))
+    metrics.set_queue_load(QueueLoad(3, 2, 1.0, 0.1, 600.0))
     rendered = metrics.render().decode()
     (scaled,) = cluster.all("ScaledObject")
     spec = scaled["spec"]
@@ -187,8 +187,8 @@ def test_scaling_queries_existing_metrics(cluster: Cluster) -> None:
         assert f"\n{query[1]} " in rendered
         assert query[2] == scaled["metadata"]["namespace"]
         kinds[query[1]] = trigger["metricType"]
-    # Queued jobs are divided by the number of workers; an age is not, so it is compared with a threshold.
-    assert kinds == {"otoscope_queue_waiting_jobs": "AverageValue", "otoscope_queue_oldest_seconds": "Value"}
+    # Seconds of sound are divided by the number of workers; an age is not, so it is compared with a threshold.
+    assert kinds == {"otoscope_queue_sound_seconds": "AverageValue", "otoscope_queue_oldest_seconds": "Value"}
 
 
 @pytest.fixture

@@ -156,5 +156,5 @@ def test_gateway_and_worker_count_the_same_jobs(watched: Watched) -> None:
     assert total("otoscope_worker_job_seconds_count") == succeeded
     failed = total('otoscope_jobs_total{outcome="failed"}')
     assert failed > 1
-    assert total('otoscope_worker_failures_total{code="invalid_request"}') == failed
+    assert total('otoscope_worker_failures_total{code="invalid_request",fault="caller"}') == failed
     assert total("otoscope_queue_ready_workers") == 1

@@ -145,6 +145,11 @@ def test_what_is_told_of_workers_together_and_apart() -> None:
     [
         ({}, "well", ""),
         ({"workers": 0, "status": "not_ready"}, "broken", "no worker is ready"),
+        (
+            {"writable": False, "workers": 0, "status": "not_ready"},
+            "broken",
+            "Redis cannot write: its disk is full, or its file cannot be written",
+        ),
         ({"redis": False, "workers": 0, "status": "not_ready"}, "broken", "Redis does not answer"),
     ],
 )

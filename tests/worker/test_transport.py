@@ -156,6 +156,24 @@ def test_jobs_of_a_killed_worker_are_requeued(connection: Connection, client: re
     assert redelivered == [True] * DELIVERED_AT_ONCE + [False]
 
 
+def test_leases_survive_a_clock_that_steps_back(connection: Connection, client: redis.Redis) -> None:
+    """The last renewal of a dead worker is in the future then; its job is delivered again after the usual time."""
+    dead = Inbox(connection)
+    send(client, *ids(1))
+    dead.drain()
+    client.zincrby(UNACKED, 3_600, ids(1)[0])
+    dead.disconnect()
+    inbox = Inbox(connection)
+    inbox.channel.requeue()
+    lease = client.zscore(UNACKED, ids(1)[0])
+    assert lease is not None
+    assert abs(lease - client.time()[0]) < 5  # type: ignore[index]
+    client.zincrby(UNACKED, -2 * inbox.channel.visibility_timeout, ids(1)[0])
+    inbox.channel.requeue()
+    inbox.drain()
+    assert inbox.ids == ids(1)
+
+
 def test_a_waiting_worker_holds_nothing(connection: Connection, client: redis.Redis) -> None:
     """A worker that is killed or stopped while it waits for the queue loses no job."""
     waiting = Inbox(connection)
