@@ -1,5 +1,6 @@
 """The calls of the HTTP API, each defined once: the request, what is retried, and how long is waited."""
 
+import math
 import random
 import time
 import uuid
@@ -9,6 +10,7 @@ from typing import TypedDict
 from urllib.parse import quote
 
 import httpx2
+from msgpack import UnpackException
 
 from otoscope.audio import AudioInput
 from otoscope.errors import OtoscopeError
@@ -30,7 +32,12 @@ from otoscope.types import FINAL, Combine, Detection, DetectionList, Job, Limits
 LONG_POLL = 30.0  # seconds that a request waits for a change before it is sent again
 STREAM_IDLE = 60.0  # seconds without even a keep-alive after which an event stream counts as lost
 RESPONSE_GRACE = 2.0  # seconds past the deadline in which the response to a long poll up to the deadline may arrive
+LONGEST_PAUSE = 60.0  # seconds between two attempts, whatever the service requests
 OUTAGE = 60.0  # seconds of retries against a service that has answered before, as during a restart
+
+
+_MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
+"""What unpacking raises for bytes that are no result."""
 
 
 class Options(TypedDict, total=False):
@@ -157,14 +164,17 @@ def stream(job_id: str, timeout: float | None) -> Flow[None]:
                 else ServiceUnreachable(f"The event stream of job {job_id} keeps ending early.")
             )
         pause = 0.5 if received else min(pause * 2, 5.0)
-        yield Sleep(min(parser.retry or pause, max(0.0, deadline - now)))
+        yield Sleep(min(parser.retry or pause, LONGEST_PAUSE, max(0.0, deadline - now)))
 
 
 def result(job_id: str, timeout: float) -> Flow[Result]:
     """GET /v1/jobs/{id}/result as MessagePack: arrays become numpy float16."""
     request = Request("GET", f"{_path(job_id)}/result", headers={"Accept": "application/msgpack"})
     response = yield from _exchange(SendRequest(request), time.monotonic() + timeout)
-    return unpack_result(response.content)
+    try:
+        return unpack_result(response.content)
+    except (*_MALFORMED, UnpackException) as error:
+        raise OtoscopeError(f"The answer is not a result ({type(error).__name__}); is this Otoscope?") from error
 
 
 def detections(job_id: str, timeout: float) -> Flow[list[Detection]]:
@@ -174,7 +184,11 @@ def detections(job_id: str, timeout: float) -> Flow[list[Detection]]:
 
 def exported_detections(job_id: str, format: Format, timeout: float) -> Flow[str]:
     """GET /v1/jobs/{id}/detections as the text of a file."""
-    return (yield from _get_detections(job_id, format, timeout)).content.decode()
+    content = (yield from _get_detections(job_id, format, timeout)).content
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise OtoscopeError("The answer is not text in UTF-8; is this Otoscope?") from error
 
 
 def _get_detections(job_id: str, format: Format, timeout: float) -> Flow[httpx2.Response]:
@@ -223,7 +237,8 @@ def _exchange(step: SendRequest | OpenStream, deadline: float, *, reached: bool 
         left, wait = max(0.01, deadline - time.monotonic()), step.request.wait
         wait, beyond = (None, left) if wait is None else (min(wait, left), max(left - wait, RESPONSE_GRACE))
         read_timeout = min(step.request.read_timeout, beyond)
-        step = replace(step, request=replace(step.request, wait=wait, read_timeout=read_timeout))
+        by = deadline + RESPONSE_GRACE if isinstance(step, SendRequest) else math.inf
+        step = replace(step, request=replace(step.request, wait=wait, read_timeout=read_timeout, deadline=by))
         try:
             response: httpx2.Response = yield step
         except httpx2.TransportError as error:
@@ -242,7 +257,7 @@ def _exchange(step: SendRequest | OpenStream, deadline: float, *, reached: bool 
                 raise failure
             # With jitter, so that callers who were refused together do not come back together.
             retry_after = 1.0 if failure.retry_after is None else max(failure.retry_after, 0.1)
-            pause, limit = retry_after * random.uniform(1.0, 1.2), deadline
+            pause, limit = min(retry_after, LONGEST_PAUSE) * random.uniform(1.0, 1.2), deadline
         if time.monotonic() + pause > limit:
             raise failure
         yield Sleep(pause)

@@ -7,6 +7,7 @@ with Client() as client:
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, closing
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
@@ -19,8 +20,20 @@ from otoscope.audio import AudioInput, load
 from otoscope.calls import Options
 from otoscope.connection import client_settings, request_arguments, service_url
 from otoscope.exports import Format
+from otoscope.responses import ResponseBody
 from otoscope.results import Result
-from otoscope.sansio import EmitEvent, Flow, FlowRunner, JobEvent, LoadAudio, OpenStream, ReadChunk, SendRequest, Sleep
+from otoscope.sansio import (
+    EmitEvent,
+    Flow,
+    FlowRunner,
+    JobEvent,
+    LoadAudio,
+    OpenStream,
+    ReadChunk,
+    Request,
+    SendRequest,
+    Sleep,
+)
 from otoscope.types import Detection, Job, Limits, ModelList, Ready
 
 T = TypeVar("T")
@@ -37,8 +50,9 @@ class Client:
     """A blocking client. May be shared between threads.
 
     `key` is for a service that requires one; OTOSCOPE_KEY by default. `timeout` is in seconds, for a whole call:
-    connecting, retries while the queue is full, and waiting. Every method that fails raises an error of
-    `otoscope.errors`, ServiceUnreachable or WaitTimeout.
+    connecting, retries while the queue is full, waiting, and receiving the response, of at most
+    `otoscope.responses.MAX_ANSWER_BYTES`. Every method that fails raises an error of `otoscope.errors`,
+    ServiceUnreachable or WaitTimeout; also OSError for a file that cannot be read.
     """
 
     def __init__(
@@ -130,13 +144,13 @@ class Client:
         try:
             match runner.step:
                 case SendRequest(request):
-                    reply: Any = self._http.send(self._http.build_request(**request_arguments(request)))
+                    reply: Any = self._send(request)
                 case OpenStream(request):
                     stream.close()
                     reply = self._http.send(self._http.build_request(**request_arguments(request)), stream=True)
                     stream.open(reply)
                     if not reply.is_success:
-                        reply.read()
+                        reply = self._read(reply, request)
                 case ReadChunk():
                     reply = next(stream.chunks, b"")
                 case Sleep(seconds):
@@ -151,6 +165,18 @@ class Client:
         else:
             runner.send(reply)
 
+    def _send(self, request: Request) -> httpx2.Response:
+        response = self._http.send(self._http.build_request(**request_arguments(request)), stream=True)
+        with closing(response):
+            return self._read(response, request)
+
+    @staticmethod
+    def _read(response: httpx2.Response, request: Request) -> httpx2.Response:
+        body = ResponseBody(response, request.deadline)
+        for chunk in response.iter_raw():
+            body.add(chunk)
+        return body.complete()
+
 
 class _Stream:
     """The open response of an event stream."""
@@ -160,7 +186,8 @@ class _Stream:
         self.chunks: Iterator[bytes]
 
     def open(self, response: httpx2.Response) -> None:
-        self._response, self.chunks = response, response.iter_bytes()
+        ResponseBody(response)
+        self._response, self.chunks = response, response.iter_raw()
 
     def close(self) -> None:
         if self._response is not None:
@@ -248,13 +275,13 @@ class AsyncClient:
         try:
             match runner.step:
                 case SendRequest(request):
-                    reply: Any = await self._http.send(self._http.build_request(**request_arguments(request)))
+                    reply: Any = await self._send(request)
                 case OpenStream(request):
                     await stream.close()
                     reply = await self._http.send(self._http.build_request(**request_arguments(request)), stream=True)
                     stream.open(reply)
                     if not reply.is_success:
-                        await reply.aread()
+                        reply = await self._read(reply, request)
                 case ReadChunk():
                     reply = await anext(stream.chunks, b"")
                 case Sleep(seconds):
@@ -269,6 +296,18 @@ class AsyncClient:
         else:
             runner.send(reply)
 
+    async def _send(self, request: Request) -> httpx2.Response:
+        response = await self._http.send(self._http.build_request(**request_arguments(request)), stream=True)
+        async with aclosing(response):
+            return await self._read(response, request)
+
+    @staticmethod
+    async def _read(response: httpx2.Response, request: Request) -> httpx2.Response:
+        body = ResponseBody(response, request.deadline)
+        async for chunk in response.aiter_raw():
+            body.add(chunk)
+        return body.complete()
+
 
 class _AsyncStream:
     def __init__(self) -> None:
@@ -276,7 +315,8 @@ class _AsyncStream:
         self.chunks: AsyncIterator[bytes]
 
     def open(self, response: httpx2.Response) -> None:
-        self._response, self.chunks = response, response.aiter_bytes()
+        ResponseBody(response)
+        self._response, self.chunks = response, response.aiter_raw()
 
     async def close(self) -> None:
         if self._response is not None:

@@ -48,7 +48,12 @@ def client_settings(url: str, key: str | None, headers: dict[str, str] | None) -
     """The arguments of an httpx2 client, sync or async."""
     return {
         "base_url": url,
-        "headers": {"Accept": "application/json", **auth_header(key), **(headers or {})},
+        "headers": {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            **auth_header(key),
+            **(headers or {}),
+        },
         # A proxy from the environment is not meant for this machine.
         "trust_env": not is_loopback(url),
         # Shorter than servers keep idle connections, so that none is closed at the moment of its reuse.

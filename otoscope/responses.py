@@ -7,6 +7,9 @@ Two errors are the client's own:
     └── WaitTimeout                 wait_timeout; also a TimeoutError
 """
 
+import math
+import re
+import time
 from typing import ClassVar, TypeVar
 
 import httpx2
@@ -36,10 +39,49 @@ class WaitTimeout(OtoscopeError, TimeoutError):
     title: ClassVar[str] = "Wait timed out"
 
 
+MAX_ANSWER_BYTES = 256 * 2**20
+"""Largest response, or event of a stream, that a client reads. Ten minutes of sound with all parts take a tenth."""
+
+
+class ResponseBody:
+    """Collects the body of a response: of limited size, and by a deadline. It is not decompressed.
+
+    A few kilobytes could be decompressed to any size; the client sends `Accept-Encoding: identity`.
+    """
+
+    def __init__(self, response: httpx2.Response, deadline: float = math.inf) -> None:
+        """`deadline` is of a monotonic clock. Raises OtoscopeError for a compressed body."""
+        self._response, self._deadline = response, deadline
+        self._chunks: list[bytes] = []
+        self._size = 0
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise OtoscopeError(
+                f"{response.url} answered with Content-Encoding {encoding[:50]!r}, which is not accepted."
+            )
+
+    def add(self, chunk: bytes) -> None:
+        """Raises OtoscopeError for a body that is too large, or httpx2.ReadTimeout past the deadline."""
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        if self._size > MAX_ANSWER_BYTES:
+            raise OtoscopeError(f"{self._response.url} answered with more than {MAX_ANSWER_BYTES:,} bytes.")
+        if time.monotonic() > self._deadline:
+            raise httpx2.ReadTimeout("the response did not arrive in time", request=self._response.request)
+
+    def complete(self) -> httpx2.Response:
+        """The response with its body."""
+        response = self._response
+        headers = [(name, value) for name, value in response.headers.items() if name != "transfer-encoding"]
+        return httpx2.Response(
+            response.status_code, headers=headers, content=b"".join(self._chunks), request=response.request
+        )
+
+
 def error_from_response(response: httpx2.Response) -> OtoscopeError:
     """The exception of a problem document (RFC 9457)."""
     header = response.headers.get("retry-after", "")
-    retry_after = int(header) if header.isdigit() else None
+    retry_after = int(header) if re.fullmatch(r"[0-9]{1,9}", header) else None
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:

@@ -4,6 +4,7 @@ A call is a generator, a `Flow`: it yields steps, is sent the reply to each, and
 nor awaits (https://sans-io.readthedocs.io); the two clients in `otoscope.client` carry the steps out.
 """
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
@@ -31,6 +32,7 @@ class Request:
     path: str
     wait: float | None = None  # seconds that the service may hold the request (long poll)
     read_timeout: float = 15.0  # seconds beyond `wait` that each read from the connection may take
+    deadline: float = math.inf  # of a monotonic clock, by which the whole response must have arrived
     headers: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] | None = None
     files: dict[str, tuple[str, bytes]] | None = None

@@ -8,6 +8,9 @@ import codecs
 import re
 from dataclasses import dataclass
 
+from otoscope.errors import OtoscopeError
+from otoscope.responses import MAX_ANSWER_BYTES
+
 _LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")  # a carriage return at the very end may be half of a \r\n
 
 
@@ -21,7 +24,8 @@ class ServerSentEvent:
 
 
 class SSEParser:
-    """Feed it chunks of the stream; it returns the events that they complete."""
+    """Feed it chunks of the stream; it returns the events that they complete. Raises OtoscopeError for an event beyond
+    MAX_ANSWER_BYTES."""
 
     def __init__(self) -> None:
         self.retry: float | None = None  # reconnection time in seconds, as set by the server
@@ -29,8 +33,12 @@ class SSEParser:
         self._rest: list[str] = []  # pieces of an unfinished line: one line may be megabytes
         self._id = self._event = ""
         self._data: list[str] = []
+        self._size = 0  # bytes since the last event
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
+        self._size += len(chunk)
+        if self._size > MAX_ANSWER_BYTES:
+            raise OtoscopeError(f"An event of the stream has more than {MAX_ANSWER_BYTES:,} bytes.")
         text = self._decoder.decode(chunk)
         ended_in_return = bool(self._rest) and self._rest[-1].endswith("\r")
         self._rest.append(text)
@@ -42,8 +50,10 @@ class SSEParser:
         for line in lines:
             if line:
                 self._field(line)
-            elif event := self._dispatch():
-                events.append(event)
+            else:
+                self._size = 0
+                if event := self._dispatch():
+                    events.append(event)
         return events
 
     def _field(self, line: str) -> None:
@@ -55,7 +65,7 @@ class SSEParser:
             self._event = value
         elif name == "id" and "\0" not in value:
             self._id = value
-        elif name == "retry" and value.isdigit():
+        elif name == "retry" and re.fullmatch(r"[0-9]{1,9}", value):
             self.retry = int(value) / 1_000
 
     def _dispatch(self) -> ServerSentEvent | None:

@@ -1,11 +1,14 @@
 """Client and AsyncClient against a fake service over real HTTP; most tests run with both."""
 
 import asyncio
+import gzip
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -347,3 +350,70 @@ def test_client_is_light() -> None:
     heavy = ("torch", "soundfile", "soxr", "celery", "fastapi", "redis", "typer")
     code = f"import sys; from otoscope import Client; sys.exit([m for m in {heavy} if m in sys.modules] or 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("method", ["job", "result", "limits"])
+def test_answers_are_bounded(call: Call, service: FakeService, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large or a compressed answer, which could become any size, is a clear error."""
+    monkeypatch.setattr("otoscope.responses.MAX_ANSWER_BYTES", 10_000)
+    arguments = [] if method == "limits" else ["job0"]
+    service.first.append(CannedResponse(200, bytes(10_001)))
+    with pytest.raises(OtoscopeError, match="more than 10,000 bytes"):
+        call(method, *arguments)
+    bomb = gzip.compress(bytes(10**6))
+    service.first.append(CannedResponse(200, bomb, (("Content-Encoding", "gzip"),)))
+    with pytest.raises(OtoscopeError, match="Content-Encoding 'gzip'"):
+        call(method, *arguments)
+    assert all(seen.headers["Accept-Encoding"] == "identity" for seen in service.requests)
+
+
+def test_an_event_is_bounded(call: Call, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line without an end does not fill the memory."""
+    monkeypatch.setattr("otoscope.sse.MAX_ANSWER_BYTES", 10_000)
+    service.streams.append(([b"data: " + bytes(11_000)], False))
+    with pytest.raises(OtoscopeError, match="more than 10,000 bytes"):
+        call("stream", "job0")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xc1", b"\x80", b"\x81\xa8contract\x01", b"\x81\xa8contract\xa1x", b"[]", bytes(100)]
+)
+def test_malformed_results_are_documented_errors(call: Call, service: FakeService, body: bytes) -> None:
+    """Whatever the bytes are."""
+    service.first.append(CannedResponse(200, body))
+    with pytest.raises(OtoscopeError):
+        call("result", "job0")
+
+
+@pytest.mark.parametrize("value", ["\u00b2", "9" * 5_000, "-1", "1e9", "soon"])
+def test_odd_pauses_are_ignored(call: Call, service: FakeService, value: str) -> None:
+    """Retry-After is a number of seconds in ASCII digits, or it is not obeyed."""
+    refused = problem(503, "not_ready")
+    service.first.append(CannedResponse(503, refused.body, (*refused.headers, ("Retry-After", value))))
+    assert call("limits").max_channels == 8
+
+
+@pytest.mark.slow
+def test_an_answer_that_drips_ends_with_the_timeout() -> None:
+    """Every read is quick, and the whole would take hours."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                connection.recv(10_000)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                while True:
+                    connection.sendall(b" ")
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        began = time.monotonic()
+        with (
+            Client(f"http://127.0.0.1:{server.getsockname()[1]}", timeout=0.3) as client,
+            pytest.raises((ServiceUnreachable, WaitTimeout)),
+        ):
+            client.limits()
+        assert time.monotonic() - began < 30
+        thread.join()
