@@ -4,27 +4,33 @@
 
 Each fault is injected into a service of its own with that many unfinished jobs, for some of which a Python client waits
 or follows the events. Afterwards every job that got a 202 is checked, and totals, records and keys in Redis are
-compared. Prints a line for each fault and one line of JSON; exit status 1 if a job is lost or ended twice, or if the
+compared. The memory of a small gateway and a small worker is limited by a cgroup where one can be made, else watched.
+Prints a line for each fault and one line of JSON; exit status 1 if a job is lost or ended twice, or if the
 totals do not balance.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
+import httpx2
 from tqdm import tqdm
 
 from bench.lib.clips import MODEL, model_directory
+from bench.lib.hoarders import RATE, READ_SECONDS, addresses, hoard_gateway, long_flac, wav
 from bench.lib.machine import describe
 from bench.lib.rig import Rig
 from bench.lib.trial import DEADLINE, Fault, Outcome, Trial
@@ -38,8 +44,10 @@ def main() -> None:
     parser.add_argument("--model", default="esc50", help=f"{MODEL}, or one of models/")
     parser.add_argument("--jobs", type=int, default=500, help="unfinished at each fault")
     parser.add_argument("--rounds", type=int, default=20, help="of the three kinds of kill -9 and all of them at once")
+    parser.add_argument("--sounds", type=int, default=100, help="of ten minutes, for a small worker")
     parser.add_argument("--only", nargs="*", default=list(FAULTS), choices=list(FAULTS))
     options = parser.parse_args()
+    FAULTS["small worker"] = (partial(small_worker, sounds=options.sounds), FAULTS["small worker"][1])
     kills = [name for name in KILLS if name in options.only]
     plan = [kills[n % len(kills)] for n in range(options.rounds if kills else 0)]
     plan += [name for name in options.only if name not in KILLS]
@@ -195,6 +203,49 @@ async def freeze_worker(trial: Trial) -> None:
     await asyncio.sleep(3)
 
 
+async def small_gateway(trial: Trial) -> None:
+    """A gateway with the memory of its container, and clients that make it hold as much as it lets them."""
+    rig, url = trial.rig, trial.rig.url
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
+        sound, headers = wav(READ_SECONDS * RATE * 2), {"Content-Type": "audio/wav"}
+        answer = await client.post("/v1/jobs?include=full_spectrogram", content=sound, headers=headers)
+        large = answer.raise_for_status().headers["Location"]
+        async with asyncio.timeout(DEADLINE):
+            while (await client.get(large, headers={"Accept": "application/msgpack"})).content.find(b"succeeded") < 0:
+                await asyncio.sleep(0.5)
+    found = await hoard_gateway(url, f"/v1/jobs/{next(iter(trial.accepted))}", large)
+    trial.outcome.notes |= {**found, **_memory(rig, "gateway")}
+    if rig.processes["gateway"].poll() is not None:
+        trial.outcome.wrong.append("the gateway is gone")
+        rig.begin("gateway")
+    if set(found["others"]) != {"200"}:  # type: ignore[arg-type]
+        trial.outcome.wrong.append(f"other clients got {found['others']}")
+
+
+async def small_worker(trial: Trial, sounds: int) -> None:
+    """A worker with little memory, and long sounds of many callers at once."""
+    rig, body, jobs = trial.rig, long_flac(), []
+    for source in itertools.islice(addresses(), sounds):
+        transport = httpx2.AsyncHTTPTransport(local_address=source)
+        async with httpx2.AsyncClient(base_url=rig.url, transport=transport, timeout=60) as client:
+            answer = await client.post("/v1/jobs", content=body, headers={"Content-Type": "audio/flac"})
+            jobs.append(answer.raise_for_status().json()["id"])
+    ended: Counter[str] = Counter()
+    async with asyncio.timeout(1_800):
+        while sum(ended.values()) < sounds:
+            await asyncio.sleep(1)
+            statuses = [rig.redis.hget(job_key(job), "status") for job in jobs]
+            ended = Counter(status.decode() for status in statuses if status not in (b"queued", b"running"))
+    trial.outcome.notes |= {"long_sounds": dict(ended), **_memory(rig, "worker 0")}
+    if set(ended) != {"succeeded"} or rig.limits["worker 0"].kills:
+        trial.outcome.wrong.append(f"long sounds: {dict(ended)}")
+
+
+def _memory(rig: Rig, name: str) -> dict[str, Any]:
+    limit = rig.limits[name]
+    return {"limited_by": limit.kind, "limit_mb": limit.limit >> 20, "peak_mb": limit.peak >> 20, "kills": limit.kills}
+
+
 KILLS = ("worker", "gateway", "server", "all three")
 FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
     "worker": (kill_worker, {}),
@@ -207,6 +258,8 @@ FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
     "full memory": (full_memory, {}),
     "full disk": (full_disk, {"disk": "256m"}),
     "frozen worker": (freeze_worker, {"workers": 2}),
+    "small gateway": (small_gateway, {"memory": {"gateway": 2**30}}),
+    "small worker": (partial(small_worker, sounds=100), {"memory": {"worker 0": 2 * 2**30}, "job_deadline": "1800"}),
 }
 
 if __name__ == "__main__":

@@ -11,14 +11,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import httpx2
 import redis
 
+from bench.lib.memory_limit import MemoryLimit, memory_limit
 from commands.stack.embedded_redis import Home
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,10 +41,11 @@ class Rig:
         proxy: bool = False,
         data: Path | None = None,
         cores: Sequence[int] = (),
+        memory: Mapping[str, int] = MappingProxyType({}),
         **settings: str,
     ) -> None:
         """`settings` are OTOSCOPE_ variables in lower case; `data` is the folder of Redis' file; worker N is pinned to
-        the Nth of `cores`."""
+        the Nth of `cores`; `memory` limits processes, by their name, to so many bytes."""
         self.folder, self._workers, self._cores = folder, workers, cores
         self.port, self.server_port = free_ports(2)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -60,6 +63,8 @@ class Rig:
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("OTOSCOPE_")}
         self._environment |= {f"OTOSCOPE_{name.upper()}": value for name, value in own.items()}
         self._environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        self._memory = memory
+        self.limits: dict[str, MemoryLimit] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.redis = redis.Redis(port=self.server_port)
         self._exit = ExitStack()
@@ -67,6 +72,8 @@ class Rig:
     def __enter__(self) -> Self:
         if self.proxy:
             self._exit.enter_context(self.proxy)
+        for name, size in self._memory.items():
+            self.limits[name] = self._exit.enter_context(memory_limit(size, name))
         self._exit.callback(self._end)  # before the proxy: processes that have lost Redis take long to end
         return self
 
@@ -86,15 +93,18 @@ class Rig:
 
     def begin(self, name: str) -> None:
         """Start one of `server` (Redis), `gateway` and `worker N`; the server, until it answers."""
+        command, limit = self.command(name), self.limits.get(name)
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                self.command(name),
+                limit.command(command) if limit else command,
                 env=self._environment,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
+        if limit:
+            limit.started(self.processes[name].pid)
         if name in self.workers[: len(self._cores)]:
             os.sched_setaffinity(self.processes[name].pid, {self._cores[self.workers.index(name)]})
         if name == "server":

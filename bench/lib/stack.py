@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx2
 import psutil
@@ -33,7 +34,8 @@ from otoscope.errors import OtoscopeError
 from otoscope.loadgen import Target, measure
 from shared.contract import COUNTERS, TOTALS, job_key
 
-PROCESSES = {"decoders": "worker.decode.child", "gateway": "-m api", "worker": "-m worker", "redis": "valkey-server"}
+TREE = Path(__file__).parents[2]
+PROCESSES = {"decoders": "worker.decode", "gateway": "-m api", "worker": "-m worker", "redis": "valkey-server"}
 
 
 def main() -> None:
@@ -60,11 +62,12 @@ def main() -> None:
 
 
 def submissions(
-    target: Target, sounds: list[bytes], include: str = "", accept: str = "application/json"
+    target: Target, sounds: list[bytes], include: str = "", accept: str = "application/json", model: str = ""
 ) -> list[bytes]:
     """One request for each sound; each waits for its result."""
-    path = "/v1/jobs" + (f"?include={include}" if include else "")
-    headers = {"Content-Type": "audio/wav", "Prefer": "wait=60", "Accept": accept}
+    query = urlencode({name: value for name, value in {"include": include, "model": model}.items() if value})
+    path = f"/v1/jobs?{query}" if query else "/v1/jobs"
+    headers = {"Content-Type": "application/octet-stream", "Prefer": "wait=60", "Accept": accept}
     return [target.request("POST", path, headers, sound) for sound in sounds]
 
 
@@ -134,7 +137,8 @@ class Stack:
     def error_responses(self) -> dict[str, int]:
         """Error responses of the gateway so far, by code."""
         text = httpx2.get(f"{self.url}/metrics").text
-        return {code: int(float(count)) for code, count in re.findall(r'api_errors_total{code="(\w+)"} (\S+)', text)}
+        found = re.findall(r'api_errors_total{code="(\w+)",[^}]*} (\S+)', text)
+        return {code: int(float(count)) for code, count in found}
 
     def durations(self, most: int = 10_000) -> list[float]:
         """Seconds from submission to end, of up to `most` succeeded jobs."""
@@ -172,16 +176,20 @@ class Stack:
 
 
 @contextmanager
-def stack(models: Path, /, **settings: str) -> Iterator[Stack]:
-    """A service (`otoscope up`) with the models of that directory; `settings` are OTOSCOPE_ variables in lower case."""
+def stack(models: Path, tree: Path = TREE, /, **settings: str) -> Iterator[Stack]:
+    """A service (`otoscope up`) with the models of that directory; `settings` are OTOSCOPE_ variables in lower case.
+
+    `tree` is the working tree whose code it runs.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory() as home:
         own = {"home": home, "port": str(port), "models_dir": str(models), "metrics_port": "0", **settings}
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTOSCOPE_")}
         environment |= {f"OTOSCOPE_{name.upper()}": value for name, value in own.items()}
+        environment["PYTHONPATH"] = str(tree)
         command = [sys.executable, "-m", "otoscope", "up"]
         started = time.monotonic()
-        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, env=environment, cwd=tree, stdout=subprocess.DEVNULL) as process:
             try:
                 yield Stack(f"http://127.0.0.1:{port}", psutil.Process(process.pid), started, Path(home))
             finally:
