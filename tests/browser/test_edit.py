@@ -1,6 +1,7 @@
 """Parts of the sound are muted or kept in the spectrogram, and the edited sound is classified again."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def until_edits(page: Page, count: int) -> None:
 
 
 def loudest(page: Page) -> float:
-    """The loudest cell of the shown spectrogram from 1 to 4 s, between a sixth and three quarters of its height; in dB."""
+    """The loudest cell of the shown spectrogram from 1 to 4 s, from a sixth to three quarters of its height; in dB."""
     found: float = page.evaluate(
         """async () => {
           const { library } = await import("/static/js/library.js");
@@ -219,6 +220,37 @@ def test_an_edit_that_is_not_classified_changes_nothing(classified: Page, stack:
         tool(classified, "Undo").click()
         until_edits(classified, 1)
         expect(state).to_contain_text("One edit")
+
+
+def test_the_part_that_matters_is_found(page: Page, tmp_path: Path) -> None:
+    """A siren of a second in soft noise: the occlusion map is brightest there, and is measured once."""
+    samples, _ = soundfile.read(SIREN, dtype="float32")
+    sound = np.random.default_rng(1).normal(0, 1e-3, 5 * RATE).astype(np.float32)
+    sound[2 * RATE : 3 * RATE] += samples[2 * RATE : 3 * RATE]
+    soundfile.write(tmp_path / "part.wav", sound, RATE)
+    classify(page, tmp_path / "part.wav")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    text = page.locator(".colour-controls .occlusion")
+    matters = page.get_by_role("button", name="Which part matters?")
+    for _ in range(2):
+        matters.click()
+        expect(text).to_contain_text(re.compile("^(Without the brightest part|No single part)"), timeout=60_000)
+        expect(page.locator(".spectrogram canvas.image").nth(1)).to_be_visible()
+        matters.click()
+        expect(text).to_be_empty()
+    assert len(sent) == 1
+    by_column = page.evaluate(
+        """async () => {
+          const { library } = await import("/static/js/library.js");
+          const [{ matrix }] = await Promise.all(library.shown.occlusions.values());
+          return Array.from({ length: matrix.columns }, (_, column) =>
+            Math.max(...Array.from({ length: matrix.rows }, (_, row) => matrix.at(row, column))));
+        }"""
+    )
+    assert len(by_column) == 10  # of half a second
+    assert int(np.argmax(by_column)) in (4, 5)
+    assert problems(page) == []
 
 
 def test_a_finger_edits(open_page: Open) -> None:

@@ -344,3 +344,26 @@ def test_failed_channel_request_is_shown_and_can_be_retried(residual: Page) -> N
     residual.unroute("**/v1/jobs")
     detail.get_by_role("button", name="Try again").click()
     expect(detail.locator(".channel")).to_have_count(32, timeout=30_000)
+
+
+def test_network_of_patches_is_described(open_page: Open, stack: Stack) -> None:
+    """Its stages are groups; a layer is described as it is, and a receptive field ends with its patch."""
+    cards = httpx2.get(f"{stack.url}/v1/models").json()["models"]
+    card = next((one for one in cards if one["architecture"]["type"] == "mobilenet-v1"), None)
+    if card is None:
+        pytest.skip("no network of patches is served")
+    page = open_page(width=1440, path=f"/#job={submit(stack, model=card['name'], include='maps,spectrogram,cam')}")
+    expect(node(page, "layer5.block2")).to_be_visible(timeout=30_000)
+    assert page.locator(".network .groups > .group").count() == 9  # input, stem, five stages, pooling, prediction
+    expect(opened(page, "stem")).to_contain_text("cut into patches of 960 ms")
+    detail = opened(page, "layer5.block2")
+    expect(detail).to_contain_text("then a 1 × 1 convolution that mixes them into 1,024")
+    expect(detail.get_by_role("button", name="Show all 1,024 channels")).to_have_count(0)  # it does not have the file
+    frame = detail.get_by_role("application")
+    frame.focus()
+    page.keyboard.press("ArrowRight")
+    region = highlighted_region(page)
+    assert region is not None
+    hop = card["frontend"]["hop"] / card["sample_rate"]
+    assert region["end"] - region["start"] <= 96 * hop * 1.05
+    shoot(page, "patches")

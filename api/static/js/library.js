@@ -59,6 +59,8 @@ export class Sound {
   channelRequests = new Map();
   /** Window and class -> promise of a result; see look.js. @type {Map<string, Promise<Result>>} */
   lookRequests = new Map();
+  /** Window and class -> promise of its occlusion map; see edit/occlusion.js. @type {Map<string, Promise<import("./edit/occlusion.js").Occlusion>>} */
+  occlusions = new Map();
   /** Number of the attempt: responses to an earlier one are ignored. */
   attempt = 0;
   /** Its job is queued, and nothing has changed for SLOW_QUEUE. */
@@ -283,6 +285,7 @@ class Library extends Emitter {
       sound.halt();
       sound.channelRequests.clear();
       sound.lookRequests.clear();
+      sound.occlusions.clear();
       const nothing = { linkedId: null, upload: null, job: null, uploaded: 0, idempotencyKey: null };
       this.#set(sound, { ...NEW_ATTEMPT, ...nothing, result: null, view: null, looking: null });
     }

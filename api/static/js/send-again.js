@@ -4,11 +4,10 @@ import * as api from "./api.js";
 import { followJob, isFinal } from "./follow-job.js";
 
 /** @import { JobWithResult, Result } from "./types.js" */
-/** @import { Sound } from "./library.js" */
 
 /**
  * A result of the same sound, model and windows with other options; the job is deleted afterwards.
- * @param {Sound} sound
+ * @param {{file: File | null, result: Result | null}} sound
  * @param {Record<string, string | number>} options
  * @param {string} purpose  completes "choose the file again to …"
  * @returns {Promise<Result>} rejects with Refused, Unreachable or an Error that can be shown

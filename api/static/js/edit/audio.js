@@ -11,7 +11,7 @@ import { encodeWav } from "./wav.js";
 const RATES = [8_000, 96_000]; // Hz: those that every browser can decode to
 const USUAL_RATE = 44_100; // Hz, where that of the file is not known
 
-/** The one that was read or made last: another edit mostly follows. @type {{file: File, audio: Promise<Audio>} | null} */
+/** What was read or made last: another edit mostly follows. @type {{file: File, rate: number, audio: Promise<Audio>} | null} */
 let last = null;
 
 /**
@@ -21,9 +21,10 @@ let last = null;
  * @returns {Promise<Audio>} rejects with an Error that can be shown
  */
 export function readAudio(file, rate) {
-  if (last?.file === file) return last.audio;
-  const audio = decode(file, Math.min(Math.max(rate ?? USUAL_RATE, RATES[0]), RATES[1]));
-  last = { file, audio };
+  const possible = Math.min(Math.max(rate ?? USUAL_RATE, RATES[0]), RATES[1]);
+  if (last?.file === file && last.rate === possible) return last.audio;
+  const audio = decode(file, possible);
+  last = { file, rate: possible, audio };
   audio.catch(() => (last = null));
   return audio;
 }
@@ -32,10 +33,11 @@ export function readAudio(file, rate) {
  * A WAV file of samples.
  * @param {Audio} audio
  * @param {string} name
+ * @param {boolean} [keep]  its samples, for the next edit
  */
-export function makeFile(audio, name) {
+export function makeFile(audio, name, keep = true) {
   const file = new File([encodeWav(audio.channels, audio.rate)], name, { type: "audio/wav" });
-  last = { file, audio: Promise.resolve(audio) };
+  if (keep) last = { file, rate: audio.rate, audio: Promise.resolve(audio) };
   return file;
 }
 

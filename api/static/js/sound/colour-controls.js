@@ -1,6 +1,6 @@
 // Controls and legends of the spectrogram's colours and of the class activation over it.
 
-import { h } from "../dom.js";
+import { button, h } from "../dom.js";
 import { className, clock, formatDbfs } from "../format.js";
 import { drawLegend, NAMES, ready } from "../paint/painter.js";
 import { settings } from "../settings.js";
@@ -8,8 +8,11 @@ import { camColours } from "./spectrogram.js";
 
 /** @import { PlacedCam, PlacedSpectrogram, Result } from "../types.js" */
 
-/** {element, show(result, spectrogram, cam)}. */
-export function colourControls() {
+/**
+ * {element, show(result, spectrogram, cam), showOcclusion(state)}.
+ * @param {() => void} onOcclusion  called when the occlusion map is switched on or off
+ */
+export function colourControls(onOcclusion) {
   const colours = h(
     "select",
     { "aria-label": "Colours of the spectrogram", on: { change: () => settings.set("soundColours", colours.value) } },
@@ -35,6 +38,12 @@ export function colourControls() {
   const legend = strip(240, "Colours from soft to loud");
   const toggle = h("input", { type: "checkbox", on: { change: () => settings.set("cam", toggle.checked) } });
   const toggleLabel = h("label", { class: "check" }, toggle, h("span", { text: "Class activation" }));
+  const occlusion = button("Which part matters?", "search", onOcclusion, {
+    class: "quiet",
+    "aria-pressed": "false",
+    title: "Mute each part in turn and classify it again: without which part does the class lose most? (an occlusion map)",
+  });
+  const occlusionText = h("span", { class: "occlusion muted", role: "status" });
   const camStrip = strip(120, "Opacity from no activation to the highest");
   const camNote = h("span", { class: "cam-note muted" });
   const camLegend = h(
@@ -54,6 +63,8 @@ export function colourControls() {
     toggleLabel,
     camLegend,
     camNote,
+    occlusion,
+    occlusionText,
   );
 
   /** @type {Result | null} */
@@ -80,6 +91,16 @@ export function colourControls() {
 
   return {
     element,
+    /**
+     * @param {"off" | "busy" | "on"} state  of the occlusion map
+     * @param {string} text
+     */
+    showOcclusion(state, text) {
+      occlusion.setAttribute("aria-pressed", String(state !== "off"));
+      occlusion.ariaBusy = String(state === "busy");
+      occlusion.disabled = !cam;
+      occlusionText.textContent = text;
+    },
     /** @type {(nextResult: Result | null, spectrogram: PlacedSpectrogram | null, nextCam: PlacedCam | null) => void} */
     show(nextResult, spectrogram, nextCam) {
       [result, cam] = [nextResult, nextCam];

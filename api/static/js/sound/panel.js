@@ -1,7 +1,7 @@
 // The sound panel: player, waveform, spectrogram and timeline, which share the time axis and the visible region.
 
 import { button, closest, h } from "../dom.js";
-import { percent } from "../format.js";
+import { className, percent } from "../format.js";
 import { lookInto } from "../look.js";
 import { ready } from "../paint/painter.js";
 import { playhead } from "../playhead.js";
@@ -9,6 +9,7 @@ import { settings } from "../settings.js";
 import { answerText } from "../verdict.js";
 import { viewport } from "../viewport.js";
 import { editor } from "../edit/editor.js";
+import { measureOcclusion } from "../edit/occlusion.js";
 import { axisLength, placeSpectrogram } from "./axes.js";
 import { oncePerFrame } from "./canvas.js";
 import { colourControls } from "./colour-controls.js";
@@ -22,6 +23,7 @@ import { waveformPlot } from "./waveform.js";
 
 /** @import { ModelCard, PlacedCam, PlacedSpectrogram } from "../types.js" */
 /** @import { Sound } from "../library.js" */
+/** @import { Occlusion } from "../edit/occlusion.js" */
 /** @import { Peaks } from "./peaks.js" */
 
 const MAX_CHANNELS = 8; // assumed where the server has not reported the channels: the most that it accepts
@@ -48,6 +50,9 @@ export function mountSound(root) {
   let spectrogram = null;
   /** @type {PlacedCam | null} */
   let cam = null;
+  let wantsOcclusion = false; // its map instead of the class activation
+  /** @type {Occlusion | null} */
+  let occlusion = null; // of what is looked into
   /** What the panel was last drawn for. @type {Pick<Sound, "result" | "view" | "looking" | "url" | "phase" | "note"> | null} */
   let shown = null;
 
@@ -61,7 +66,7 @@ export function mountSound(root) {
   spectrogramView.element.id = "sound-spectrogram";
   const scrollBar = minimap("sound-spectrogram");
   const windows = timeline(lookIntoWindow);
-  const controls = colourControls();
+  const controls = colourControls(toggleOcclusion);
   const middle = () => (viewport.start + viewport.end) / 2;
   /** Zooming in goes to the playhead where that is visible. */
   const zoomCentre = () => (playhead.time > viewport.start && playhead.time < viewport.end ? playhead.time : middle());
@@ -105,7 +110,48 @@ export function mountSound(root) {
     if (sound && first) lookInto(sound, window, first.class);
   }
 
-  const visibleCam = () => (settings.get("cam") ? cam : null);
+  /** Over the spectrogram. @returns {PlacedCam | null} */
+  function visibleCam() {
+    if (wantsOcclusion && occlusion && cam) return { ...cam, matrix: occlusion.matrix };
+    return settings.get("cam") ? cam : null;
+  }
+
+  function toggleOcclusion() {
+    wantsOcclusion = !wantsOcclusion;
+    updateOcclusion(true);
+  }
+
+  /**
+   * Show the occlusion map of what is looked into where it is wanted, once it has been measured.
+   * @param {boolean} measure  whether it is to be measured where it has not been
+   */
+  async function updateOcclusion(measure) {
+    const view = sound?.view;
+    const key = `${view?.window} ${view?.camClass}`;
+    occlusion = null;
+    if (!measure && !sound?.occlusions.has(key)) wantsOcclusion = false;
+    if (!wantsOcclusion || !sound || !view || !card || !cam) {
+      controls.showOcclusion("off", "");
+      return redraw();
+    }
+    const { occlusions } = sound;
+    const measured = occlusions.get(key) ?? measureOcclusion(sound, view, card);
+    occlusions.set(key, measured);
+    controls.showOcclusion("busy", "Muting 60 parts, one after the other…");
+    redraw();
+    try {
+      const found = await measured;
+      if (sound?.view !== view || !wantsOcclusion) return;
+      occlusion = found;
+      controls.showOcclusion("on", occlusionText(found, className(view.camClass)));
+    } catch (error) {
+      occlusions.delete(key);
+      if (sound?.view !== view || !wantsOcclusion) return;
+      wantsOcclusion = false;
+      controls.showOcclusion("off", error instanceof Error ? error.message : String(error));
+    }
+    redraw();
+  }
 
   const redraw = oncePerFrame(() => {
     waveform.draw(peaks, playhead.duration || sound?.result?.duration || 0);
@@ -188,6 +234,7 @@ export function mountSound(root) {
       cam = view?.cam && card ? { matrix: view.cam, start, seconds: card.window_seconds } : null;
       windows.mark(view?.window ?? -1, looking);
       controls.show(view, spectrogram, cam);
+      updateOcclusion(false);
     }
     if (!peaks && result?.waveform) peaks = peaksOfWaveform(result.waveform, result.duration);
     spectrogramView.showMessage(spectrogram ? "" : missingReason(sound));
@@ -201,6 +248,18 @@ export function mountSound(root) {
   }
 
   return { show };
+}
+
+/**
+ * An occlusion map in a sentence.
+ * @param {Occlusion} occlusion
+ * @param {string} name  of the class
+ */
+function occlusionText({ confidence, without }, name) {
+  const [from, to] = [percent(confidence, 1), percent(without, 1)];
+  return confidence - without < 0.02
+    ? `No single part matters much: without any one of them, ${name} still has ${to} or more, of ${from}.`
+    : `Without the brightest part, ${name} falls from ${from} to ${to}.`;
 }
 
 /**
