@@ -25,7 +25,7 @@ from training.eval.predict import service_precision
 from worker.model.checkpoint import load_model
 from worker.pipeline.answer import ancestors
 
-THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def main() -> None:

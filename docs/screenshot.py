@@ -30,7 +30,7 @@ def main(sound: Path) -> None:
         page.locator("#prediction .top-class").wait_for(timeout=60_000)
         page.get_by_role("checkbox", name="Class activation").check()
         page.locator("#network [data-id='layer2.block1']").click()
-        page.get_by_role("button", name="Show all 64 channels").click()
+        page.get_by_role("button", name="Show all").click()
         page.locator(".channel").first.wait_for()
         page.evaluate("document.activeElement.blur()")
         page.mouse.move(0, 0)
