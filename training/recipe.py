@@ -26,7 +26,7 @@ from worker.model.frontend import FrontendConfig, LogMel
 
 BUNDLED = Path(__file__).parent / "recipes"
 LEVEL_DBFS = -20.0
-"""The level of the loudest 0.1 s of a window where a recipe sets none. Chosen for models/esc50 on fold 4, by the
+"""The level of the loudest 0.1 s of a window where a recipe sets none. Chosen for models/esc50-scratch on fold 4, by the
 log loss of clips as they are: -26, -23, -17 and -14 dBFS are worse."""
 
 
@@ -79,6 +79,14 @@ class AugmentRecipe(StrictModel):
     time_mask_frames: int = Field(default=40, ge=0)  # maximum width
 
 
+class SegmentRecipe(StrictModel):
+    """How the recordings of a custom data set are cut into training windows of `frontend.window_seconds`."""
+
+    overlap: float = Field(default=0.0, ge=0, lt=1)  # share of a window that the next one has, too
+    silence_dbfs: float = Field(default=-60.0, ge=-200, le=0)  # a window that is never louder is left out as silent,
+    # unless 0.1 s of it is 12 dB above the noise floor of its recording, as in the service
+
+
 class OptimRecipe(StrictModel):
     """Optimizer, schedule, regularisation, and which weights are kept."""
 
@@ -88,9 +96,12 @@ class OptimRecipe(StrictModel):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["one_cycle", "cosine"] = "cosine"
     max_lr: float = Field(default=1e-3, gt=0)
+    initial_lr: float = Field(default=0.04, gt=0, le=1)  # learning rate of one_cycle's first step, relative to max_lr
     warmup: float = Field(default=0.1, gt=0, lt=1)  # fraction of the steps until max_lr is reached
     final_lr: float = Field(default=1e-3, ge=0, le=1)  # learning rate of the last step, relative to max_lr
-    momentum: float = Field(default=0.9, ge=0, lt=1)  # beta1 of AdamW; one_cycle varies it by 0.05 against the rate
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # of SGD; beta1 of AdamW
+    momentum_swing: float = Field(default=0.05, ge=0, lt=0.5)  # of one_cycle, against the learning rate
+    beta2: float = Field(default=0.99, ge=0, lt=1)  # of AdamW
     weight_decay: float = Field(default=0.02, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     balance: bool = False  # weight classes in the loss by inverse frequency
@@ -133,6 +144,7 @@ class Recipe(StrictModel):
     frontend: Annotated[FrontendConfig, BeforeValidator(_at_a_level)] = FrontendConfig(level_dbfs=LEVEL_DBFS)
     network: Annotated[ArchitectureConfig, BeforeValidator(_parse_network)] = ResNetConfig(classes=_ANY_CLASSES)
     start: TransferRecipe = TransferRecipe()
+    segments: SegmentRecipe = SegmentRecipe()
     augment: AugmentRecipe = AugmentRecipe()
     optim: OptimRecipe = OptimRecipe()
     distill: DistillRecipe = DistillRecipe()

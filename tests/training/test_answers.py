@@ -68,7 +68,7 @@ def answered(
 
 @pytest.mark.slow
 def test_detector_separates_and_its_score_is_centred() -> None:
-    """Known and other embeddings are told apart; each sigmoid is one half at the 5 % quantile of the known ones; the
+    """Known and other embeddings are distinguished; each sigmoid is one half at the 5 % quantile of the known ones; the
     caller's random state is untouched."""
     torch.manual_seed(5)
     known, others = torch.randn(200, 8) + 2, torch.randn(200, 8)
@@ -170,6 +170,10 @@ def test_answers_are_measured_as_the_service_gives_them(data: Path, run: Path, t
     assert answers.undecodable == 1
     assert {one.kind for one in answers.background} == {"noise", "tones", "music", "speech", "hum", "syllables"}
     assert not measure_model(run, dataset, 2).cross_fitted
+    evaluation = evaluate(run, dataset)
+    again = measure_model(run, dataset, 3, recordings=evaluation.recordings[0])
+    same = ("recordings", "correct", "verdicts", "correct_by_verdict", "cross_fitted")
+    assert all(getattr(again, name) == getattr(answers, name) for name in same), "without a second pass"
     report = write_report(evaluate(run, dataset), tmp_path / "report", answers)
     assert report.answers == answers
     page = (tmp_path / "report" / "report.md").read_text()
@@ -214,7 +218,7 @@ def test_recipes_have_a_level_unless_they_set_it(data: Path) -> None:
     """Recipes that were stored before keep theirs: none. The statistics are those at the level."""
     assert load_recipe("small-cnn").frontend.level_dbfs == LEVEL_DBFS
     assert load_recipe("small-cnn", {"frontend.level_dbfs": "null"}).frontend.level_dbfs is None
-    assert load_recipe("esc50-best").frontend.level_dbfs is None  # as models/esc50 was trained
+    assert load_recipe("esc50-best").frontend.level_dbfs is None  # as models/esc50-scratch was trained
     stored = TINY.model_dump(mode="json")
     assert parse_stored(stored) == TINY
     del stored["frontend"]["level_dbfs"]

@@ -14,6 +14,7 @@ from worker.model.checkpoint import ModelConfig, write_config
 from worker.model.frontend import FrontendConfig
 
 MAX_ROWS = 8  # rows per table
+_KEPT = ("frontend.window_seconds", "frontend.level_dbfs")  # values of a recipe that a base model does not replace
 _DISPLAY_NAMES = {
     "adamw": "AdamW", "sgd": "SGD with Nesterov momentum",
     "one_cycle": "one-cycle", "cosine": "warm-up and cosine",
@@ -104,7 +105,7 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
     teachers = "".join(f" --teacher models/{one['name']}" for one in given)
     started = config.training.get("started_from")
     start = f" --from models/{started['name']}" if started else ""
-    options = f"{_recipe_options(recipe)}{start}{teachers} --out runs/{config.name}"
+    options = f"{_recipe_options(recipe, fine_tuned=bool(started))}{start}{teachers} --out runs/{config.name}"
     lines += [f"$ otoscope train --data {where}{fold} {options}"]
     if config.training.get("answers"):
         lines += [f"$ otoscope evaluate runs/{config.name} --data {where}{fold}{_answer_options(config, recipe)}"]
@@ -191,10 +192,14 @@ def _answer_options(config: ModelConfig, recipe: Recipe) -> str:
     return options
 
 
-def _recipe_options(recipe: Recipe) -> str:
-    """The command-line options that select the recipe: a bundled recipe and its overrides."""
+def _recipe_options(recipe: Recipe, *, fine_tuned: bool) -> str:
+    """The command-line options that select the recipe: a bundled recipe and its overrides. Front end and network of a
+    fine-tuned model are those of its base model."""
     try:
         changed = differences(recipe, load_recipe(recipe.name))
     except RecipeError:
         return "--recipe recipe.yaml"
+    if fine_tuned:
+        of_base = ("frontend.", "network.")
+        changed = {key: value for key, value in changed.items() if key in _KEPT or not key.startswith(of_base)}
     return " ".join([f"--recipe {recipe.name}", *(f"--set {key}='{value}'" for key, value in changed.items())])
