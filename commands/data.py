@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from commands.train import Changes, load_changed_recipe
+
 if TYPE_CHECKING:
     from training.data.custom.ingest import ImportResult
 
@@ -78,6 +80,7 @@ def split(
     for label, counts in record.counts.items():
         print(f"{label:{width}}" + "".join(f"{counts[part]:>8}" for part in SUBSETS))
     print(f"{'sources':{width}}" + "".join(f"{len(record.sources[part]):>8}" for part in SUBSETS))
+    _list("Re-encoded copies, on the same side as their originals", record.copies)
     print(f"Split with seed {seed}: {dataset / 'split'}")
 
 
@@ -85,24 +88,22 @@ def split(
 def prepare(
     dataset: DatasetFolder,
     recipe: Annotated[
-        str, typer.Option(metavar="NAME", help="A bundled recipe or a YAML file; sets sample rate and window.")
+        str,
+        typer.Option(
+            metavar="NAME", help="A bundled recipe or a YAML file; sets sample rate, window, overlap and silence."
+        ),
     ] = "esc50-best",
+    changes: Changes = None,
     whole: Annotated[bool, typer.Option("--whole", help="One segment per recording, of any length.")] = False,
-    overlap: Annotated[
-        float, typer.Option(min=0, max=0.99, metavar="SHARE", help="Overlap of neighbouring windows.")
-    ] = 0.0,
-    silence_db: Annotated[
-        float, typer.Option(metavar="DBFS", help="Segments that are never louder are left out.")
-    ] = -60.0,
 ) -> None:
-    """Decode a data set and cut it into segments, once."""
+    """Decode a data set and cut it into segments, once, as `train` with the same recipe and changes needs them."""
     from training.data.custom.prepare import prepare_segments, read_cache_info
-    from training.recipe import load_recipe
 
-    frontend = load_recipe(recipe).frontend
+    chosen = load_changed_recipe(recipe, changes)
+    frontend, segments = chosen.frontend, chosen.segments
     cache = prepare_segments(
         dataset, rate=frontend.sample_rate, window_seconds=None if whole else frontend.window_seconds,
-        overlap=overlap, silence_db=silence_db,
+        overlap=segments.overlap, silence_db=segments.silence_dbfs,
     )  # fmt: skip
     info = read_cache_info(cache)
     length = "of any length" if whole else f"of {frontend.window_seconds:g} s"

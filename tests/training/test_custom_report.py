@@ -15,6 +15,7 @@ from tests.conftest import PYTHON, ROOT
 from tests.support.recordings import write_class_folders, write_recording
 from tests.support.sounds import encode, tone
 from tests.support.tiny_recipe import TINY
+from training.data.custom.copied import FINGERPRINTS
 from training.data.custom.importers import import_folder
 from training.data.custom.manifest import read_manifest, write_manifest
 from training.data.custom.report import write_dataset_report
@@ -111,7 +112,7 @@ def test_reset(tmp_path: Path) -> None:
     assert reset(root) == []
     write_split(root, val=0.25, test=0.25, seed=1)
     write_dataset_report(root, root / "report")
-    (root / "cache").mkdir()
+    assert (root / "cache" / FINGERPRINTS).is_file()
     assert [path.name for path in reset(root)] == ["cache", "split", "report"]
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     (tmp_path / "mine" / "cache").mkdir()
@@ -139,7 +140,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "0 sounds added, 24 already imported" in again
     assert "Duplicates, kept once: 1" in again
 
-    output = run("split", "sounds", "--val", "0.25", "--test", "0.25", "--seed", "3").output
+    output = run("split", "sounds", "--val", "0.25", "--test", "0.25", "--seed", "3").stdout
     assert [line.split() for line in output.splitlines()[1:4]] == [
         ["dog", "6", "3", "3"], ["rain", "6", "3", "3"], ["sources", "4", "2", "2"],
     ]  # fmt: skip

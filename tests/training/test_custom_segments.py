@@ -118,6 +118,20 @@ def test_silence(tmp_path: Path) -> None:
     assert read_cache_info(everything).segments == info.segments + 2
 
 
+def test_quiet_field_recording_is_kept(tmp_path: Path) -> None:
+    """A call of -70 dBFS in a recording whose noise is far below is no silence; steady noise of that level is."""
+    src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=1)
+    quiet = noise(3, RATE, level=1e-5)
+    quiet[RATE : RATE + RATE // 2] += tone(0.5, RATE, level=4.5e-4)
+    (src / "dog" / "far.wav").write_bytes(encode(quiet, RATE, "WAV", "FLOAT"))
+    (src / "rain" / "hiss.wav").write_bytes(encode(noise(3, RATE, level=4.5e-4), RATE, "WAV", "FLOAT"))
+    import_folder(src, tmp_path / "sounds")
+    cache = prepare_segments(tmp_path / "sounds", rate=RATE, window_seconds=1.0)
+    starts = [segment.start_seconds for segment in load_segments(cache)[1] if segment.file.endswith("far.wav")]
+    assert starts == [1.0]
+    assert [line.rsplit("/", 1)[1] for line in read_cache_info(cache).skipped] == ["hiss.wav: silent"]
+
+
 def test_cache_is_reused_until_something_changes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other parameters, a modified file or another manifest give another cache; the same ones decode nothing."""
     cache = prepare_segments(root, rate=RATE, window_seconds=1.0)

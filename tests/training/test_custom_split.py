@@ -10,7 +10,7 @@ import pytest
 from tests.support.recordings import write_class_folders, write_recording
 from training.data.custom.importers import import_folder
 from training.data.custom.manifest import ManifestEntry, read_manifest
-from training.data.custom.split import SUBSETS, read_split, split_by_source, write_split
+from training.data.custom.split import SUBSETS, folds_by_source, read_split, split_by_source, write_split
 from training.errors import DatasetError
 
 
@@ -101,6 +101,18 @@ def test_sources_with_several_classes_move_as_one() -> None:
 def test_impossible_splits(rows: list[tuple[str, str, int]], shares: tuple[float, float], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         split_by_source(items(*rows), val=shares[0], test=shares[1], seed=1)
+
+
+def test_folds_by_source() -> None:
+    """Every class is in every fold, no source is in two, and more folds than a class has sources are an error."""
+    sounds = items(*[("drone", f"machine{at}", 20) for at in range(2)], *[("car", f"c{at}", 2) for at in range(20)])
+    folds = folds_by_source(sounds, 2, seed=1)
+    assert {folds["machine0"], folds["machine1"]} == {1, 2}
+    assert sorted(folds[f"c{at}"] for at in range(20)) == [1] * 10 + [2] * 10
+    with pytest.raises(DatasetError, match=r"too few recordings \(sources\) for 3 folds: 'drone' has 2;"):
+        folds_by_source(sounds, 3, seed=1)
+    with pytest.raises(DatasetError, match="two folds or more, not 1"):
+        folds_by_source(sounds, 1, seed=1)
 
 
 def test_fewer_files_than_subsets(tmp_path: Path) -> None:

@@ -233,6 +233,24 @@ def test_select_classes(data: Path) -> None:
         load_esc50(data).select_classes(["cow"], "none")
 
 
+def test_folds_of_a_custom_data_set(sounds: Path, tmp_path: Path) -> None:
+    """One command cross-validates by source and states the interval that counts sources; overlap and silence are those
+    of the recipe."""
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(to_yaml(changed(TINY, epochs=2)))
+    options = ("--data", sounds, "--recipe", recipe, "--set", "segments.overlap=0.5", "--folds", 2)
+    result = run("evaluate", tmp_path / "cv", *options)
+    assert "2 of 2 folds" in result.output
+    assert "95 % interval by source (16 sources)" in result.output
+    report = json.loads((tmp_path / "cv" / "folds.json").read_text())
+    assert (report["clips"], report["sources"]) == (48, 16)
+    assert report["deviation"] is not None
+    assert len(list((sounds / "cache").glob("*/segments.csv"))) == 2, "another overlap has windows of its own"
+    again = run("data", "prepare", sounds, "--recipe", recipe, "--set", "segments.overlap=0.5")
+    assert len(list((sounds / "cache").glob("*/segments.csv"))) == 2, "prepare makes what train reads"
+    assert "48 segments" in again.output
+
+
 def test_data_set_without_a_split(tmp_path: Path) -> None:
     """The message names the command that creates one."""
     write_class_folders(tmp_path / "mine", "dog", "rain")

@@ -183,6 +183,17 @@ def test_views_and_ensembles(data: Path, run: Path, tmp_path: Path) -> None:
         record_accuracy(run, twice, report)
 
 
+def test_interval_counts_sources() -> None:
+    """A hundred recordings of two machines are no hundred observations; of a hundred machines they are."""
+    half = np.arange(100) < 50
+    alone = metrics.source_interval(half, [str(number) for number in range(100)])
+    assert alone == pytest.approx(metrics.wilson_interval(50, 100), abs=0.002)
+    machines = ["a"] * 50 + ["b"] * 50
+    low, high = metrics.source_interval(half, machines)
+    assert (low, high) == pytest.approx(metrics.wilson_interval(0.5, 1)), "one machine right, one wrong: nothing known"
+    assert metrics.source_interval(np.ones(100, bool), machines) == pytest.approx(metrics.wilson_interval(2, 2))
+
+
 def test_cross_validation_resumes(data: Path, tmp_path: Path) -> None:
     """Every fold has a network of its own; finished folds are not trained again; temperatures come from the other
     folds."""

@@ -19,3 +19,5 @@ def test_schedules() -> None:
     assert points[0] == pytest.approx((0.04, 0.95))
     assert points[30] == pytest.approx((1.0, 0.85))
     assert points[99] == pytest.approx((0.0, 0.95))
+    steep = OptimRecipe(schedule="one_cycle", max_lr=2e-3, initial_lr=0.25, momentum_swing=0.1)
+    assert schedule(0, 100, steep) == pytest.approx((5e-4, 0.99)), "the momentum stays below 1"

@@ -13,15 +13,17 @@ from torch.nn import functional
 
 from tests.support.sounds import chirp, encode
 from tests.support.tiny_recipe import changed
-from training.data.base import hold_out, load_windows
+from training.data.base import Clip, hold_out, load_windows, stopping_and_calibration
 from training.data.esc50 import load_esc50
 from training.diagnostics import find_learning_rate
 from training.errors import RunError
+from training.eval.calibrate import fit_temperature
 from training.eval.evaluate import evaluate
 from training.eval.predict import predict, service_precision
+from training.fit.averaging import WeightAverage
 from training.fit.loop import train
-from training.fit.run_state import CHECKPOINT, lock_run, resumable
-from training.recipe import DistillRecipe, OpenSetRecipe, Recipe, TransferRecipe, load_recipe, to_yaml
+from training.fit.run_state import CHECKPOINT, lock_run, resumable, save_checkpoint
+from training.recipe import DistillRecipe, OpenSetRecipe, OptimRecipe, Recipe, TransferRecipe, load_recipe, to_yaml
 from worker.model.checkpoint import load_model
 
 
@@ -162,20 +164,64 @@ def scalars(run: Path, name: str) -> list[Any]:
 
 
 def test_early_stopping_keeps_the_best_and_fits_a_temperature(data: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """A run that does not improve ends after `patience` epochs, with the weights of its best epoch."""
+    """A run that does not improve ends after `patience` epochs, with the weights of its best epoch; the temperature is
+    fitted on other recordings than those that stop it."""
     optim = recipe.optim.model_copy(
-        update={"epochs": 60, "max_lr": 0.05, "holdout": 0.25, "patience": 2, "average": "none"}
+        update={"epochs": 60, "max_lr": 0.05, "holdout": 0.5, "patience": 2, "average": "none"}
     )
     config = train(recipe.model_copy(update={"optim": optim}), load_esc50(data), 3, tmp_path / "run")
     losses = [event.value for event in scalars(tmp_path / "run", "val_loss")]
     assert len(losses) == losses.index(min(losses)) + 1 + 2 < 60
     model = load_model(tmp_path / "run")
-    held = hold_out(load_esc50(data).split(3)[0], 0.25, recipe.seed)[1]
-    waves, of = load_windows(held, 8_000, 8_000)
-    labels = torch.tensor([held[index].label for index in of])
-    logits = predict(model.frontend, model.network, waves, service_precision())[0]
-    assert functional.cross_entropy(logits, labels).item() == pytest.approx(min(losses), rel=0.02)
-    assert config.temperature != 1.0
+    held = hold_out(load_esc50(data).split(3)[0], 0.5, recipe.seed)[1]
+    stopping, calibration = stopping_and_calibration(held, 2, recipe.seed)
+    assert {clip.source for clip in stopping}.isdisjoint(clip.source for clip in calibration)
+
+    def outputs(clips: list[Clip]) -> tuple[torch.Tensor, torch.Tensor]:
+        waves, of = load_windows(clips, 8_000, 8_000)
+        logits = predict(model.frontend, model.network, waves, service_precision())[0]
+        return logits, torch.tensor([clips[index].label for index in of])
+
+    assert functional.cross_entropy(*outputs(stopping)).item() == pytest.approx(min(losses), rel=0.02, abs=2e-3)
+    assert config.temperature == pytest.approx(fit_temperature(*outputs(calibration)), rel=0.02)
+
+
+def test_swa_recomputes_batch_statistics() -> None:
+    """Averaged weights have the statistics of their own activations, not an average of those of other weights."""
+    layers = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.BatchNorm1d(1), torch.nn.Dropout(0.5))
+    average = WeightAverage(layers, OptimRecipe(average="swa", epochs=4, swa_share=0.5))
+    features = torch.tensor([[1.0], [2.0], [3.0], [6.0]])
+    for epoch, weight in ((3, 1.0), (4, 3.0)):
+        layers[0].weight.data.fill_(weight)
+        for _ in range(100):
+            layers(features)
+        average.after_epoch(epoch)
+    state = torch.get_rng_state()
+    average.recompute_statistics([features])
+    norm = average.module.get_submodule("1")
+    assert norm.running_mean.item() == pytest.approx(2 * 3.0)
+    assert norm.running_var.item() == pytest.approx(2**2 * features.var().item()), "the mean of 1 and 9 is 5"
+    assert torch.equal(torch.get_rng_state(), state), "a resumed run draws the same numbers"
+
+
+def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the file, and the state that was saved before can be resumed."""
+
+    def full(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(RunError, match=rf"{CHECKPOINT} cannot be written, nothing has been saved"):
+            save_checkpoint(tmp_path, {"step": 0})
+    save_checkpoint(tmp_path, {"step": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(RunError, match="the last saved state is kept"):
+            save_checkpoint(tmp_path, {"step": 2})
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+    assert torch.load(tmp_path / CHECKPOINT) == {"step": 1}
 
 
 def test_patience_needs_a_validation_set(data: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -231,10 +277,21 @@ def test_student_is_validated_before_its_teacher_is_trained(data: Path, recipe: 
     first = tmp_path / "first.yaml"
     first.write_text(to_yaml(changed(recipe, epochs=1)))
     distill = DistillRecipe(weight=0.5, teacher=str(first))
-    distilled = changed(recipe, batch=64).model_copy(update={"distill": distill})
-    with pytest.raises(RunError, match="24 training clips do not fill one step of 64"):
+    distilled = changed(recipe, accumulate=16).model_copy(update={"distill": distill})
+    with pytest.raises(RunError, match="24 training windows are too few for one step of 16 batches"):
         train(distilled, load_esc50(data), 3, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_batch_larger_than_the_data_fits_itself(
+    data: Path, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recipe for thousands of recordings also trains on a few, and states what it changes and what is missing."""
+    train(changed(recipe, batch=64, epochs=1), load_esc50(data), 3, tmp_path / "run")
+    output = capsys.readouterr()
+    said = output.out + output.err
+    assert "batches of 24 instead of 64: there are 24 training windows" in said
+    assert "no clips are held out: the run does not stop early, and its confidences are not calibrated" in said
 
 
 def test_tensorboard_shows_the_run(data: Path, recipe: Recipe, tmp_path: Path) -> None:

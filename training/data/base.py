@@ -161,6 +161,18 @@ def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip]
     return [clip for clip in clips if clip.source not in held_out], [clip for clip in clips if clip.source in held_out]
 
 
+def stopping_and_calibration(held_out: list[Clip], patience: int, seed: int) -> tuple[list[Clip], list[Clip]]:
+    """Of the held-out clips, those that stop a run early, and those that calibrate its confidences and thresholds.
+
+    With early stopping these are halves, by source: the weights are chosen by the first one, so that its loss is too
+    low. All clips do both without early stopping, or if one half would have no recording of a class.
+    """
+    if not patience:
+        return held_out, held_out
+    stopping, calibration = hold_out(held_out, 0.5, seed)
+    return stopping, calibration or stopping
+
+
 def clips_digest(root: Path, clips: Sequence[Clip]) -> str:
     """Identifies a table of clips, independent of the location of the folder and of the audio format of the files."""
     paths = [clip.path.relative_to(root) if clip.path.is_relative_to(root) else clip.path for clip in clips]

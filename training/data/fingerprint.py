@@ -1,22 +1,27 @@
 """Digests of the sounds that a model was trained on, in a file of its directory.
 
 They recognise a training sound in any data set: a renamed folder, another split, another lossless format. A lossy copy
-has other samples and is not recognised, nor is a sound that another version decodes differently.
+has other samples, and is recognised by its acoustic fingerprint (`copies`), which is stored as well.
 """
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.data.copies import Words, best_copies, fingerprints
 from training.errors import EvaluationError
 
 TRAINING_SOUNDS = "training_sounds.npy"
 """The digests as uint64 (sounds,), sorted: 8 bytes for each window. Among 100,000 training and 100,000 test windows,
 two different ones have the same digest with a probability of 5e-10."""
+
+TRAINING_FINGERPRINTS = "training_fingerprints.npy"
+"""The acoustic fingerprints as uint64 (windows, words): 80 bytes for each second."""
 
 Digests = NDArray[np.uint64]
 
@@ -34,21 +39,38 @@ def sound_digests(waves: Tensor) -> Digests:
     return digests
 
 
-def save_training_sounds(directory: Path, waves: Tensor) -> None:
-    """Store the digests of training windows (windows, samples) in a model directory. Raises OSError."""
+def save_training_sounds(directory: Path, waves: Tensor, rate: int) -> None:
+    """Store digests and fingerprints of training windows (windows, samples) in a model directory. Raises OSError."""
     digests = np.unique(sound_digests(waves))
     np.save(directory / TRAINING_SOUNDS, digests[digests > 0])
+    words = fingerprints(waves, rate)
+    np.save(directory / TRAINING_FINGERPRINTS, np.unique(words[(words > 0).any(axis=1)], axis=0).astype("<u8"))
 
 
-def read_training_sounds(directory: Path) -> Digests | None:
-    """The digests of a model; None for a model without them. Raises EvaluationError for a damaged file."""
-    path = directory / TRAINING_SOUNDS
+def seen_windows(directory: Path, waves: Tensor, rate: int) -> NDArray[np.bool_]:
+    """(windows, samples) -> (windows,): whether the model was trained on this sound, or on a re-encoded copy of it.
+
+    None is known to be for a model without digests. Raises EvaluationError for a damaged file.
+    """
+    digests = _read(directory / TRAINING_SOUNDS, np.dtype(np.uint64), 1, "(sounds,)")
+    if digests is None:
+        return np.zeros(len(waves), bool)
+    seen: NDArray[np.bool_] = np.isin(sound_digests(waves), digests)
+    words: Words | None = _read(directory / TRAINING_FINGERPRINTS, np.dtype(np.uint64), 2, "(windows, words)")
+    if words is not None and words.size and not seen.all():
+        rows = np.flatnonzero(~seen)
+        seen[rows] = best_copies(fingerprints(waves[torch.from_numpy(rows)], rate, fine=True), words) >= 0
+    return seen
+
+
+def _read(path: Path, dtype: np.dtype[Any], axes: int, shape: str) -> NDArray[Any] | None:
+    """An array of a model directory; None if it has none. Raises EvaluationError for a damaged file."""
     try:
-        digests: Digests = np.load(path)
+        array: NDArray[Any] = np.load(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, EOFError) as error:
         raise EvaluationError(f"{path} cannot be read: {error}") from error
-    if digests.dtype != np.uint64 or digests.ndim != 1:
-        raise EvaluationError(f"{path} holds {digests.dtype} of shape {digests.shape}; accepted: uint64 (sounds,)")
-    return digests
+    if array.dtype != dtype or array.ndim != axes:
+        raise EvaluationError(f"{path} holds {array.dtype} of shape {array.shape}; accepted: {dtype} {shape}")
+    return array

@@ -15,6 +15,7 @@ from training.eval.answers import (
     MEASURE_SEED,
     NO_CLASS,
     Answered,
+    Recording,
     Sound,
     Thresholds,
     answer,
@@ -79,12 +80,18 @@ class AnswerReport(BaseModel):
 
 
 def measure_answers(
-    model: Model, clips: Sequence[Clip], thresholds_are_from_these: bool, outside: Sequence[Sound] = ()
-) -> AnswerReport:
-    """The answers to the files of `clips`, to synthesised background, and to the sounds `outside` of the classes."""
+    model: Model, clips: Sequence[Clip], thresholds_are_from_these: bool, outside: Sequence[Sound] = (),
+    recordings: Sequence[Recording] | None = None,
+) -> AnswerReport:  # fmt: skip
+    """The answers to the files of `clips`, to synthesised background, and to the sounds `outside` of the classes.
+
+    `recordings` are the files of `clips` where they have passed through the network already.
+    """
     front, config = model.config.frontend, model.config.answers
     rate = front.sample_rate
-    known = _answers(model, clip_sounds(clips, model.config.classes, rate), "recordings")
+    if recordings is None:
+        recordings = listen(model, clip_sounds(clips, model.config.classes, rate))
+    known = answer(model, model.open_set, [replace(one, views=one.views[:1]) for one in recordings])
     noise = _answers(
         model, background_sounds(BACKGROUND_SOUNDS, front.window_samples, rate, MEASURE_SEED), "background"
     )
@@ -128,11 +135,13 @@ def measure_model(
     outside: Path | None = None,
     other_clips: Sequence[Clip] = (),
     other_classes: Sequence[str] = (),
+    recordings: Sequence[Recording] | None = None,
 ) -> AnswerReport:
     """`measure_answers` of a model directory for a fold.
 
-    Outside sounds are those in the folder `outside`, and `other_clips`, whose labels are of `other_classes`. Raises
-    EvaluationError and DatasetError.
+    Outside sounds are those in the folder `outside`, and `other_clips`, whose labels are of `other_classes`.
+    `recordings` are those of an evaluation of this model and fold, which then pass through the network once only.
+    Raises EvaluationError and DatasetError.
     """
     try:
         model = load_model(directory, pick_device())
@@ -143,7 +152,7 @@ def measure_model(
     if outside is not None:
         sounds += folder_sounds(outside, rate)
     fitted_on = model.config.training.get("answers", {}).get("thresholds_from")
-    return measure_answers(model, dataset.split(fold)[1], fitted_on == fold_name(fold), sounds)
+    return measure_answers(model, dataset.split(fold)[1], fitted_on == fold_name(fold), sounds, recordings)
 
 
 def _answers(model: Model, sounds: Sequence[Sound], title: str) -> list[Answered]:

@@ -13,12 +13,12 @@ from training.data.base import Dataset, Fold
 from training.errors import EvaluationError
 from training.eval.calibrate import fit_temperature
 from training.eval.evaluate import Evaluation, evaluate
-from training.eval.metrics import calibration_error, wilson_interval
+from training.eval.metrics import calibration_error, source_interval, wilson_interval
 from training.eval.report import interval, percent, write_report
 from training.fit.loop import train
 from training.fit.run_state import resumable
 from training.recipe import Recipe
-from worker.model.checkpoint import write_config
+from worker.model.checkpoint import Model, write_config
 
 
 class FoldResult(BaseModel):
@@ -43,22 +43,28 @@ class CrossValidationReport(BaseModel):
     deviation: float | None  # sample standard deviation; None for a single fold
     correct: int
     clips: int
-    interval_95: tuple[float, float]  # Wilson interval over all clips
+    interval_95: tuple[float, float]  # Wilson interval over all clips, as if they were independent
+    sources: int  # clips of one machine or speaker have one source
+    interval_95_sources: tuple[float, float]  # Wilson, of the effective number of clips
     calibration_error: float
 
 
 def cross_validate(
-    recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], out: Path, *, compile: bool = False
-) -> CrossValidationReport:
+    recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], out: Path, *, pretrained: Model | None = None,
+    compile: bool = False,
+) -> CrossValidationReport:  # fmt: skip
     """Train and evaluate `folds` in `out/fold1`, `out/fold2`, ...; finished folds are kept, interrupted ones resumed.
 
-    Writes a report for each fold, and folds.json, folds.md, true_labels.npy and pred_labels.npy for all. Raises
-    TrainingError.
+    `pretrained` is a model to fine-tune, as for `train`. Writes a report for each fold, and folds.json, folds.md,
+    true_labels.npy and pred_labels.npy for all. Raises TrainingError.
     """
     evaluations: list[Evaluation] = []
     for fold in tqdm(folds, desc="folds", unit="fold"):
         directory = out / f"fold{fold}"
-        train(recipe, dataset, fold, directory, resume=resumable(directory), compile=compile, threshold_fold=fold)
+        train(
+            recipe, dataset, fold, directory,
+            pretrained=pretrained, resume=resumable(directory), compile=compile, threshold_fold=fold,
+        )  # fmt: skip
         evaluations.append(evaluate(directory, dataset, fold))
     if len(evaluations) > 1:
         evaluations = _calibrate(evaluations, [out / f"fold{fold}" for fold in folds])
@@ -108,6 +114,7 @@ def summarise(recipe: Recipe, dataset: Dataset, evaluations: Sequence[Evaluation
     correct, clips = sum(result.correct for result in results), sum(result.clips for result in results)
     truth = np.concatenate([one.truth for one in evaluations])
     probabilities = np.concatenate([one.probabilities for one in evaluations])
+    sources = [source for one in evaluations for source in one.sources]
     return CrossValidationReport(
         recipe=recipe.name,
         data=dataset.info.name,
@@ -118,6 +125,8 @@ def summarise(recipe: Recipe, dataset: Dataset, evaluations: Sequence[Evaluation
         correct=correct,
         clips=clips,
         interval_95=wilson_interval(correct, clips),
+        sources=len(set(sources)),
+        interval_95_sources=source_interval(np.concatenate([one.predicted for one in evaluations]) == truth, sources),
         calibration_error=calibration_error(truth, probabilities),
     )
 
@@ -144,6 +153,8 @@ def as_markdown(report: CrossValidationReport) -> str:
         ),
         f"| all | {percent(report.correct / report.clips)} | {report.correct} of {report.clips}"
         f" | {interval(report.interval_95)} | |",
+        "",
+        f"95 % interval by source ({report.sources} sources): {interval(report.interval_95_sources)}.",
         "",
         "Each fold is predicted by a network that was trained on the others; ± is the standard deviation over the"
         f" folds. Expected calibration error {report.calibration_error:.3f}.",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.data.base import Clip, Dataset, Fold, fold_name
+from training.data.base import Clip, Dataset, Fold, fold_name, stopping_and_calibration
 from training.errors import EvaluationError
 from training.eval.answers import (
     MAX_RECORDINGS,
@@ -64,10 +64,11 @@ class ThresholdClips:
 def threshold_clips(
     dataset: Dataset, test_fold: Fold, recipe: Recipe, fold: Fold | None = None
 ) -> tuple[list[Clip], ThresholdClips]:
-    """Training clips, and the clips for thresholds: those held out of the training, else those of `fold`, else the
-    training clips themselves. Raises DatasetError."""
+    """Training clips, and the clips for thresholds: those held out of the training, without those that stop it early,
+    else those of `fold`, else the training clips themselves. Raises DatasetError."""
     clips, held_out = dataset.train_validation_split(test_fold, recipe.optim.holdout, recipe.seed)
     if held_out:
+        _, held_out = stopping_and_calibration(held_out, recipe.optim.patience, recipe.seed)
         part = "val set" if "val" in dataset.folds else "held-out part of the training folds"
         return clips, ThresholdClips(held_out, part)
     if fold is not None:

@@ -1,5 +1,6 @@
 """Averages of the weights over the course of training: EMA, and SWA (stochastic weight averaging, arXiv:1803.05407)."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -45,8 +46,31 @@ class WeightAverage:
 
     def after_epoch(self, epoch: int) -> None:
         """`epoch` counts from 1."""
-        if self._recipe.average == "swa" and epoch > self._recipe.epochs * (1 - self._recipe.swa_share):
+        if self.averages(epoch):
             self._averaged.update_parameters(self._network)
+
+    def averages(self, epoch: int) -> bool:
+        """Whether SWA averages the weights after this epoch, which counts from 1."""
+        return self._recipe.average == "swa" and epoch > self._recipe.epochs * (1 - self._recipe.swa_share)
+
+    @torch.no_grad()
+    def recompute_statistics(self, batches: Iterable[Tensor]) -> None:
+        """Recompute the running statistics of batch normalisation from batches of features: those of averaged weights
+        are no averages of statistics (arXiv:1803.05407, section 3.2)."""
+        network = self.module
+        norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        modes, momenta = {module: module.training for module in network.modules()}, [norm.momentum for norm in norms]
+        network.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over the batches
+            norm.train()
+        for features in batches:
+            network(features)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in modes.items():
+            module.training = training
 
     def state_dict(self) -> dict[str, Any]:
         return self._averaged.state_dict()

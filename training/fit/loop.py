@@ -16,7 +16,7 @@ import torch
 from torch import Generator, nn
 from tqdm import tqdm
 
-from training.data.base import Dataset, Fold
+from training.data.base import Dataset, Fold, stopping_and_calibration
 from training.data.fingerprint import save_training_sounds
 from training.errors import RunError
 from training.eval.calibrate import fit_temperature
@@ -86,8 +86,8 @@ def _train(
             "optim.patience needs a validation set: set optim.holdout; the test fold is not used for early stopping"
         )
     if recipe.distill.weight > 0 and recipe.distill.teacher and not teachers:
-        if len(clips) < optim.batch * optim.accumulate:  # otherwise the clips suffice: each has at least one window
-            steps_per_epoch(recipe, load_labelled_windows(recipe, dataset, clips, torch.device("cpu")))
+        if len(clips) < 2 * optim.accumulate:  # otherwise the clips suffice: each has at least one window
+            batch_size(recipe, load_labelled_windows(recipe, dataset, clips, torch.device("cpu")))
         teachers = (train_teacher(recipe.distill.teacher, dataset, test_fold, out, resume=resume, compile=compile),)
         resume = resume and has_run(out)
     check_teachers(recipe.distill, teachers)
@@ -100,8 +100,10 @@ def _train(
     setup = set_up_training(recipe, dataset, clips, pretrained)
     device, windows, network = setup.device, setup.windows, setup.network
     on_gpu = device.type == "cuda"
-    steps = steps_per_epoch(recipe, windows)
-    held_out = load_labelled_windows(recipe, dataset, held_out_clips, device) if held_out_clips else None
+    batch = batch_size(recipe, windows)
+    steps = len(windows) // (batch * optim.accumulate)  # per epoch; the windows of the rest are others in every epoch
+    stopping_clips, calibration_clips = stopping_and_calibration(held_out_clips, optim.patience, recipe.seed)
+    held_out = load_labelled_windows(recipe, dataset, stopping_clips, device) if held_out_clips else None
     teacher_ensemble = load_teachers(teachers, dataset, test_fold, rate, device) if teachers else None
     forward = compile_network(network) if compile else network
     loss_of = TrainingLoss(recipe, setup, teacher_ensemble)
@@ -135,6 +137,10 @@ def _train(
         })  # fmt: skip
 
     tqdm.write(f"{parameters(network):,} parameters, {len(clips)} clips, {steps} steps per epoch, {device}")
+    if not held_out_clips:
+        tqdm.write("no clips are held out: the run does not stop early, and its confidences are not calibrated")
+    elif optim.patience and stopping_clips == calibration_clips:
+        tqdm.write("the clips that stop the run also calibrate it: a class has too few recordings for two parts")
     if dataset.left_out:
         tqdm.write(f"left out, by class: {', '.join(map(str, dataset.left_out))}")
     tensorboard = TensorBoardLogger(out, optim.epochs, progress.step // steps)
@@ -154,8 +160,8 @@ def _train(
 
             optimizer.zero_grad(set_to_none=True)
             for micro_batch in range(optim.accumulate):
-                start = (step_in_epoch * optim.accumulate + micro_batch) * optim.batch
-                rows = progress.order[start : start + optim.batch]
+                start = (step_in_epoch * optim.accumulate + micro_batch) * batch
+                rows = progress.order[start : start + batch]
                 waves, features, targets = setup.augmented_batch(rows, recipe, generator, crop=crop)
                 with autocast(device):
                     logits = forward(features).float()  # (batch, classes)
@@ -174,6 +180,8 @@ def _train(
 
             if step_in_epoch == steps - 1:
                 average.after_epoch(epoch + 1)
+                if average.averages(epoch + 1) and (held_out or progress.step == total):
+                    average.recompute_statistics(setup.plain_batches(batch))
                 metrics = {"loss": progress.loss.item(), "accuracy": progress.accuracy.item(), "lr": lr}
                 if not math.isfinite(metrics["loss"]):
                     raise RunError(
@@ -195,9 +203,11 @@ def _train(
         final.load_state_dict(progress.best_weights)
     temperature = 1.0
     if held_out:
-        logits = predict(setup.frontend, final, held_out.waves, service_precision())[0]
-        temperature = fit_temperature(logits, held_out.labels.cpu())
-        matrix = confusion_matrix(held_out.labels.cpu().numpy(), logits.argmax(1).numpy(), len(dataset.classes))
+        same = stopping_clips == calibration_clips
+        unseen = held_out if same else load_labelled_windows(recipe, dataset, calibration_clips, device)
+        logits = predict(setup.frontend, final, unseen.waves, service_precision())[0]
+        temperature = fit_temperature(logits, unseen.labels.cpu())
+        matrix = confusion_matrix(unseen.labels.cpu().numpy(), logits.argmax(1).numpy(), len(dataset.classes))
         tensorboard.log_confusion(
             progress.step // steps, matrix, dataset.classes, "held-out part of the training folds"
         )
@@ -214,23 +224,27 @@ def _train(
     )
     _, others = threshold_clips(dataset, test_fold, recipe, threshold_fold)
     answers = fit_answers(Model(config, setup.frontend, cast(Network, final)), windows.waves, others, recipe.open_set)
-    save_training_sounds(out, windows.waves)
+    save_training_sounds(out, windows.waves, rate)
     config = replace(answers, config=save_model(out, final, answers.config)).save(out)
     delete_checkpoint(out)
     return config
 
 
-def steps_per_epoch(recipe: Recipe, windows: LabelledWindows) -> int:
-    """Optimizer steps per epoch; a remainder of windows is dropped, a different one in every epoch.
+def batch_size(recipe: Recipe, windows: LabelledWindows) -> int:
+    """Windows per forward pass: `optim.batch`, or fewer if the windows do not fill one step.
 
-    Raises RunError if there are not enough windows for one step.
+    Raises RunError if there are not two for each pass of a step.
     """
-    per_step = recipe.optim.batch * recipe.optim.accumulate  # windows
-    if len(windows) < per_step:
+    optim = recipe.optim
+    batch = min(optim.batch, len(windows) // optim.accumulate)
+    if batch < 2:
         raise RunError(
-            f"{len(windows)} training clips do not fill one step of {per_step}: lower optim.batch or optim.accumulate"
+            f"{len(windows)} training windows are too few for one step of {optim.accumulate} batches of two or more:"
+            " lower optim.accumulate, or add recordings"
         )
-    return len(windows) // per_step
+    if batch < optim.batch:
+        tqdm.write(f"batches of {batch} instead of {optim.batch}: there are {len(windows)} training windows")
+    return batch
 
 
 def train_teacher(recipe: str, dataset: Dataset, test_fold: Fold, out: Path, *, resume: bool, compile: bool) -> Path:
@@ -241,8 +255,12 @@ def train_teacher(recipe: str, dataset: Dataset, test_fold: Fold, out: Path, *, 
     if resume and not resumable(out):
         raise RunError(f"{out} holds no run to resume")
     folder = teacher_directory(out)
-    tqdm.write(f"training the teacher first: {recipe}, in {folder}")
-    train(load_recipe(recipe), dataset, test_fold, folder, resume=resume and has_run(folder), compile=compile)
+    taught = load_recipe(recipe)
+    tqdm.write(
+        f"training the teacher first: {recipe}, {taught.optim.epochs} epochs, in {folder} (--set changes the student"
+        " only; --teacher names a trained model instead)"
+    )
+    train(taught, dataset, test_fold, folder, resume=resume and has_run(folder), compile=compile)
     return folder
 
 

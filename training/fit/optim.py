@@ -25,7 +25,7 @@ def make_optimizer(network: Network, recipe: OptimRecipe, lr_decay: float = 1.0)
     if recipe.optimizer == "sgd":
         nesterov = recipe.momentum > 0
         return optim.SGD(groups, lr=recipe.max_lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
-    return optim.AdamW(groups, lr=recipe.max_lr, betas=(recipe.momentum, 0.99), fused=True)
+    return optim.AdamW(groups, lr=recipe.max_lr, betas=(recipe.momentum, recipe.beta2), fused=True)
 
 
 def unfreeze(network: Network, epoch: int, recipe: TransferRecipe) -> int:

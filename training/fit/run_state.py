@@ -176,10 +176,17 @@ def open_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any
 
 
 def save_checkpoint(out: Path, checkpoint: dict[str, Any]) -> None:
-    """Write the checkpoint atomically."""
+    """Write the checkpoint atomically. Raises RunError, for example for a full disk; the last checkpoint is kept."""
+    path = out / CHECKPOINT
     partial = out / (CHECKPOINT + ".partial")
-    torch.save(checkpoint, partial)
-    os.replace(partial, out / CHECKPOINT)
+    try:
+        torch.save(checkpoint, partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a file that it cannot write
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        kept = "the last saved state is kept: resume the run from it" if path.is_file() else "nothing has been saved"
+        raise RunError(f"{path} cannot be written, {kept}: {error}") from error
 
 
 def delete_checkpoint(out: Path) -> None:

@@ -6,8 +6,7 @@ from torch import optim
 
 from training.recipe import OptimRecipe
 
-_ONE_CYCLE_START = 0.04  # initial learning rate, relative to max_lr
-_ONE_CYCLE_MOMENTUM = 0.05  # amplitude of the momentum around its mean
+_HIGHEST_MOMENTUM = 0.99
 
 
 def set_schedule(optimizer: optim.Optimizer, step: int, steps: int, recipe: OptimRecipe) -> float:
@@ -26,8 +25,8 @@ def schedule(step: int, steps: int, recipe: OptimRecipe) -> tuple[float, float]:
     """Learning rate and momentum at a step.
 
     `cosine`: linear warm-up, then cosine decay (SGDR without restarts, arXiv:1608.03983). `one_cycle` (Smith & Topin,
-    arXiv:1708.07120): starts at 1/25 of the maximum, rises and falls as cosines, with momentum in the opposite
-    direction.
+    arXiv:1708.07120): rises from `initial_lr` and falls to `final_lr` as cosines, with momentum in the
+    opposite direction.
     """
     warmup_steps = max(1, round(steps * recipe.warmup))
     last = recipe.final_lr
@@ -40,12 +39,12 @@ def schedule(step: int, steps: int, recipe: OptimRecipe) -> tuple[float, float]:
         return recipe.max_lr * share, recipe.momentum
     if step < warmup_steps:
         height = _cosine(0.0, 1.0, step / warmup_steps)
-        share = _ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * height
+        share = recipe.initial_lr + (1 - recipe.initial_lr) * height
     else:
         height = _cosine(1.0, 0.0, (step - warmup_steps) / max(1, steps - 1 - warmup_steps))
         share = last + (1 - last) * height
-    momentum = recipe.momentum + _ONE_CYCLE_MOMENTUM * (1 - 2 * height)
-    return recipe.max_lr * share, min(max(momentum, 0.0), 0.99)
+    momentum = recipe.momentum + recipe.momentum_swing * (1 - 2 * height)
+    return recipe.max_lr * share, min(max(momentum, 0.0), _HIGHEST_MOMENTUM)
 
 
 def _cosine(start: float, end: float, done: float) -> float:

@@ -5,6 +5,7 @@ The common start of the training loop, the learning-rate range test and the over
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,6 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from training.data.base import Clip, Dataset, LeftOut
-from training.data.custom.segments import SILENCE_DBFS
 from training.errors import DatasetError, RunError
 from training.fit.augment import (
     augment_spectrograms,
@@ -82,6 +82,11 @@ class TrainingSetup:
         features = augment_spectrograms(features, recipe.augment, generator, fill)
         return waves, features.contiguous(memory_format=self.layout), targets
 
+    def plain_batches(self, batch: int) -> Iterator[Tensor]:
+        """The log-mels (batch, 1, mels, frames) of all windows without augmentation, as the service computes them."""
+        for waves in torch.split(self.windows.waves, batch):
+            yield self.frontend(waves.to(self.device)).contiguous(memory_format=self.layout)
+
 
 def set_up_training(
     recipe: Recipe, dataset: Dataset, clips: list[Clip], pretrained: Model | None = None
@@ -118,7 +123,7 @@ def load_labelled_windows(recipe: Recipe, dataset: Dataset, clips: list[Clip], d
     rate = recipe.frontend.sample_rate
     waves, clip_index = dataset.load(clips, rate, recipe.frontend.window_samples)
     if len(waves) > len(clips):
-        audible_windows = _audible_windows(waves, clip_index, rate)
+        audible_windows = _audible_windows(waves, clip_index, rate, recipe.segments.silence_dbfs)
         silent = Counter(dataset.classes[clips[index].label] for index in clip_index[~audible_windows].tolist())
         if silent:
             left_out = (LeftOut(label=name, silent_windows=count) for name, count in sorted(silent.items()))
@@ -132,12 +137,12 @@ def load_labelled_windows(recipe: Recipe, dataset: Dataset, clips: list[Clip], d
     return LabelledWindows(waves, labels, targets, audible)
 
 
-def _audible_windows(waves: Tensor, clip_index: Tensor, rate: int) -> Tensor:
+def _audible_windows(waves: Tensor, clip_index: Tensor, rate: int, silence_dbfs: float) -> Tensor:
     """Boolean mask (windows,): windows above the silence threshold, or the loudest ones of a clip that is silent
     throughout."""
     level = torch.cat([peak_levels(part, rate) for part in torch.split(waves, 100)]).squeeze(1)
     loudest = torch.full_like(level, -math.inf).scatter_reduce(0, clip_index, level, "amax")  # per clip
-    return level >= loudest[clip_index].clamp_max(SILENCE_DBFS)
+    return level >= loudest[clip_index].clamp_max(silence_dbfs)
 
 
 def class_weights(labels: Tensor, classes: int) -> Tensor:

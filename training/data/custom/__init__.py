@@ -5,6 +5,7 @@ ingest      adds sounds to a data set: rejects what is no sound, detects duplica
 importers   from a folder of class folders, or from a table of files and links
 web         downloads links; `drive` downloads a Google Drive folder
 split       train, val and test, with every recording in one subset only
+copied      finds re-encoded copies of one sound, which a split keeps together
 segments    cuts sounds into windows; `prepare` caches them as a memory map
 dataset     a custom data set as `training.data.base.Dataset`
 report      statistics, as JSON, a Markdown page and spectrograms

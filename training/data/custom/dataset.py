@@ -1,6 +1,6 @@
 """A custom data set for the training loop: folds `train`, `val` (early stopping, calibration) and `test`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.base import Clip, Dataset, DatasetInfo, Fold, LeftOut, digest_lines, hold_out
+from training.data.base import Clip, Dataset, DatasetInfo, Fold, LeftOut, digest_lines, fold_name, hold_out
+from training.data.custom.copied import find_copies
 from training.data.custom.manifest import MANIFEST, read_manifest
 from training.data.custom.prepare import load_segments, prepare_segments, read_cache_info
 from training.data.custom.segments import FULL_SCALE
-from training.data.custom.split import read_split
+from training.data.custom.split import folds_by_source, read_split
 from training.data.esc50 import load_esc50
 from training.errors import DatasetError
+from training.recipe import SegmentRecipe
 from worker.model.frontend import FrontendConfig
 
 
@@ -63,36 +65,71 @@ class CustomDataset(Dataset):
         return [clip for clip in self.clips if clip.fold == name]
 
 
-def load_custom_dataset(root: Path, frontend: FrontendConfig) -> CustomDataset:
-    """Load the data set for the sample rate and window length of `frontend`; decodes all files the first time.
+@dataclass(frozen=True)
+class SourceFolds(CustomDataset):
+    """A custom data set in folds by source, for cross-validation; its split has no effect."""
 
-    Raises DatasetError.
+    @property
+    def default_fold(self) -> Fold:
+        return self.folds[-1]
+
+    def train_validation_split(self, test_fold: Fold, share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
+        return hold_out(self.split(test_fold)[0], share, seed)
+
+    def compatible_test_folds(self, fold: Fold) -> tuple[Fold, ...]:
+        return ()
+
+
+def load_custom_dataset(
+    root: Path, frontend: FrontendConfig, segments: SegmentRecipe | None = None, *, folds: int = 0, seed: int = 1
+) -> CustomDataset:
+    """Load the data set for the sample rate and window length of `frontend`, cut as `segments` states; decodes all
+    files the first time.
+
+    With `folds` the sources are assigned to so many folds by the seed, instead of train, val and test. Raises
+    DatasetError.
     """
-    subsets = read_split(root)
-    cache = prepare_segments(root, rate=frontend.sample_rate, window_seconds=frontend.window_seconds)
-    waveforms, segments = load_segments(cache)
-    classes = tuple(sorted({segment.label for segment in segments}))
-    sha256 = {entry.file: entry.sha256 for entry in read_manifest(root)}
+    cut = segments or SegmentRecipe()
+    entries = read_manifest(root)
+    subsets: Mapping[str, Fold] = (
+        folds_by_source(entries, folds, seed, find_copies(root, entries)) if folds else read_split(root)
+    )
+    cache = prepare_segments(
+        root, rate=frontend.sample_rate, window_seconds=frontend.window_seconds,
+        overlap=cut.overlap, silence_db=cut.silence_dbfs,
+    )  # fmt: skip
+    waveforms, rows = load_segments(cache)
+    classes = tuple(sorted({row.label for row in rows}))
+    sha256 = {entry.file: entry.sha256 for entry in entries}
     clips = tuple(
         Clip(
-            root / segment.file,
-            subsets[segment.source],
-            classes.index(segment.label),
-            segment.source,
+            root / row.file,
+            subsets[row.source],
+            classes.index(row.label),
+            row.source,
             index,
-            sha256[segment.file],
+            sha256[row.file],
         )
-        for index, segment in enumerate(segments)
+        for index, row in enumerate(rows)
     )
     info, dropped = DatasetInfo(root.resolve().name), read_cache_info(cache).left_out
-    dataset = CustomDataset(root, clips, classes, info, frontend.sample_rate, waveforms, dropped)
-    for subset in ("train", "test"):
-        present = {clip.label for clip in dataset._clips_of(subset)}
+    kind = SourceFolds if folds else CustomDataset
+    dataset = kind(root, clips, classes, info, frontend.sample_rate, waveforms, dropped)
+    for subset in dict.fromkeys(subsets.values()) if folds else ("train", "test"):
+        present = {clip.label for clip in clips if clip.fold == subset}
         if missing := [name for label, name in enumerate(classes) if label not in present]:
-            raise DatasetError(f"{root}: the {subset} set has no audible sound of class {missing[0]!r}; split again")
+            raise DatasetError(
+                f"{root}: the {fold_name(subset)} has no audible sound of class {missing[0]!r};"
+                f" {'use fewer folds' if folds else 'split again'}"
+            )
     return dataset
 
 
-def load_dataset(root: Path, frontend: FrontendConfig) -> Dataset:
-    """Load a custom data set or a folder in the layout of ESC-50, whichever `root` is. Raises DatasetError."""
-    return load_custom_dataset(root, frontend) if (root / MANIFEST).is_file() else load_esc50(root)
+def load_dataset(
+    root: Path, frontend: FrontendConfig, segments: SegmentRecipe | None = None, *, folds: int = 0, seed: int = 1
+) -> Dataset:
+    """Load a custom data set or a folder in the layout of ESC-50, whichever `root` is; the latter has folds of its own,
+    and windows as the service cuts them. Raises DatasetError."""
+    if (root / MANIFEST).is_file():
+        return load_custom_dataset(root, frontend, segments, folds=folds, seed=seed)
+    return load_esc50(root)

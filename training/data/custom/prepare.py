@@ -35,13 +35,15 @@ from training.data.custom.manifest import (
 )
 from training.data.custom.npy_file import finish, write_header, write_padded
 from training.data.custom.parallel import map_ordered
-from training.data.custom.segments import SILENCE_DBFS, Int16Samples, Segment, rms_dbfs, segment_slices, to_int16
+from training.data.custom.segments import SILENCE_DBFS, Int16Samples, Segment, segment_slices, to_int16
 from training.data.custom.tables import read_table, write_table
 from training.errors import DatasetError
+from worker.model.answers import AnswerConfig
+from worker.pipeline.activity import measure_activity
 
 _WAVEFORMS, _SEGMENTS, _INFO = "waveforms.npy", "segments.csv", "cache.json"
 _COLUMNS = tuple(field.name for field in fields(Segment))
-_FORMAT = 3  # to be increased whenever the content for the same parameters changes
+_FORMAT = 4  # to be increased whenever the content for the same parameters changes
 
 
 class CacheParameters(BaseModel):
@@ -83,8 +85,9 @@ def prepare_segments(
     """Return the cache folder for these parameters; build it if necessary. Raises DatasetError.
 
     `window_seconds` is the length of a segment; None keeps every file whole. `overlap` is the fraction of a window
-    shared with the next one. Segments in which no block of 0.1 s reaches `silence_db` (dBFS, RMS) are left out. Files
-    that cannot be decoded are left out, unless a class would lose all of its sounds.
+    shared with the next one. A segment is left out if no 0.1 s of it is louder than `silence_db` (dBFS, RMS), or well
+    above the noise floor of its file, as in the service: a quiet field recording is kept. Files that cannot be
+    decoded are left out, unless a class would lose all of its sounds.
     """
     if window_seconds is not None and round(window_seconds * rate) < 1:
         raise DatasetError(f"a window of {window_seconds:g} s has no samples at {rate:,} Hz")
@@ -220,9 +223,10 @@ def _decode_all(root: Path, entries: list[ManifestEntry], parameters: CacheParam
         window = len(wave) if parameters.window_seconds is None else round(parameters.window_seconds * rate)
         segments: list[tuple[Segment, Int16Samples]] = []
         silent = end = 0
+        activity = measure_activity(wave, rate, AnswerConfig(active_dbfs=parameters.silence_db))
         for span in segment_slices(len(wave), window, parameters.overlap):
             end = span.stop
-            if rms_dbfs(wave[span], rate).max() < parameters.silence_db:
+            if not activity.windows([(span.start / rate, span.stop / rate)])[0]:
                 silent += 1
                 continue
             length = span.stop - span.start

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from otoscope.errors import AudioError
 from shared.audio.decode import decode, probe
+from training.data.custom.copied import describe_copy, find_copies
 from training.data.custom.manifest import IMPORT_LIMITS, ManifestEntry, read_manifest
 from training.data.custom.parallel import map_ordered
 from training.data.custom.segments import SILENCE_DBFS, rms_dbfs
@@ -139,6 +140,8 @@ def _summarise(
         for entry in entries
         if first.setdefault(entry.sha256, entry) is not entry
     ]
+    different = list(first.values())
+    duplicates += [describe_copy(*pair) for pair in find_copies(root, different)]
     counts = [stats.sounds for stats in classes.values()]
     return DatasetReport(
         sounds=len(entries),

@@ -1,6 +1,7 @@
 """Splits a custom data set into train, val and test by source: a grouped, stratified split.
 
-Whole sources (recordings, speakers) are assigned, never single sounds of one. A source with sounds of several classes
+Whole sources (recordings, speakers) are assigned, never single sounds of one. Sources that share a sound, one of them
+re-encoded, are assigned together. A source with sounds of several classes
 is assigned as a whole. Within these constraints the shares of every class are as close as possible to the requested
 ones, and every class has at least one source in every subset.
 
@@ -14,10 +15,11 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Generic, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict
 
+from training.data.custom.copied import Copies, describe_copy, find_copies
 from training.data.custom.manifest import (
     MANIFEST,
     SPLIT_DIR,
@@ -31,6 +33,8 @@ from training.errors import DatasetError
 
 Subset = Literal["train", "val", "test"]
 SUBSETS: tuple[Subset, ...] = get_args(Subset)
+Part = TypeVar("Part", Subset, int)
+"""A subset, or the number of a fold."""
 
 _COLUMNS = ("file", "label", "source")
 _INFO = "split.json"
@@ -48,10 +52,14 @@ class SplitInfo(BaseModel):
     counts: dict[str, dict[Subset, int]]  # sounds, by label
     sources: dict[Subset, list[str]]
     items_sha256: str
+    copies: list[str] = []  # messages about re-encoded copies, which are on the same side as their originals
 
 
-def split_by_source(entries: Sequence[ManifestEntry], *, val: float, test: float, seed: int) -> dict[str, Subset]:
-    """Assign every source to a subset. Raises DatasetError if a class has too few sources.
+def split_by_source(
+    entries: Sequence[ManifestEntry], *, val: float, test: float, seed: int, copies: Copies | None = None
+) -> dict[str, Subset]:
+    """Assign every source to a subset; sources with copies of one sound to the same. Raises DatasetError if a class
+    has too few sources.
 
     The result depends on the sounds and the seed only, not on the order of the entries. A share of zero omits that
     subset.
@@ -59,11 +67,56 @@ def split_by_source(entries: Sequence[ManifestEntry], *, val: float, test: float
     if min(val, test) < 0 or val + test >= 1:
         raise DatasetError(f"shares of {val:g} for val and {test:g} for test must leave a share for training")
     shares = {subset: share for subset, share in _shares(val, test).items() if share}
-    groups: dict[str, Counter[str]] = defaultdict(Counter)  # source -> sounds by label
-    for entry in entries:
-        groups[entry.source][entry.label] += 1
-    _check_enough(groups, shares)
+    joined = _joined(entries, copies or [])
+    groups = _by_group(entries, joined)
+    if too_few := _too_few(groups, len(shares)):
+        without = "; --val 0 or --test 0 omits a subset" if len(shares) > 2 else ""
+        raise DatasetError(
+            f"too few recordings (sources): {too_few}; each class needs {len(shares)}, one each for"
+            f" {', '.join(shares)}{without}"
+        )
+    parts = _search(groups, shares, seed)
+    return {source: parts[group] for source, group in joined.items()}
 
+
+def folds_by_source(
+    entries: Sequence[ManifestEntry], folds: int, seed: int, copies: Copies | None = None
+) -> dict[str, int]:
+    """Assign every source to one of the folds 1 to `folds`, for cross-validation: a grouped, stratified split.
+
+    Raises DatasetError if a class has fewer sources than there are folds: one fold would lack it.
+    """
+    if folds < 2:
+        raise DatasetError(f"cross-validation needs two folds or more, not {folds}")
+    joined = _joined(entries, copies or [])
+    groups = _by_group(entries, joined)
+    if too_few := _too_few(groups, folds):
+        raise DatasetError(
+            f"too few recordings (sources) for {folds} folds: {too_few}; each class needs one for each fold"
+        )
+    parts = _search(groups, dict.fromkeys(range(1, folds + 1), 1 / folds), seed)
+    return {source: parts[group] for source, group in joined.items()}
+
+
+def _joined(entries: Sequence[ManifestEntry], copies: Copies) -> dict[str, str]:
+    """Source -> the first one of the sources that are assigned together with it."""
+    joined = {entry.source: entry.source for entry in entries}
+    for first, second in copies:
+        kept, other = sorted((joined[first.source], joined[second.source]))
+        joined = {source: kept if group == other else group for source, group in joined.items()}
+    return joined
+
+
+def _by_group(entries: Sequence[ManifestEntry], joined: Mapping[str, str]) -> dict[str, Counter[str]]:
+    """Group of sources -> sounds by label."""
+    groups: dict[str, Counter[str]] = defaultdict(Counter)
+    for entry in entries:
+        groups[joined[entry.source]][entry.label] += 1
+    return groups
+
+
+def _search(groups: Mapping[str, Counter[str]], shares: Mapping[Part, float], seed: int) -> dict[str, Part]:
+    """The part of every source. Raises DatasetError."""
     for attempt in range(_MAX_ATTEMPTS):
         order = sorted(groups)
         random.Random(f"{seed} {attempt}").shuffle(order)
@@ -71,14 +124,14 @@ def split_by_source(entries: Sequence[ManifestEntry], *, val: float, test: float
         if not missing:
             return subsets
     raise DatasetError(
-        f"no split found in which class {missing[0][0]!r} is in each of {', '.join(shares)}: its recordings contain"
-        " other classes, too, and are not separated; add more recordings of it"
+        f"no split found in which class {missing[0][0]!r} is in each of {', '.join(map(str, shares))}: its recordings"
+        " contain other classes, too, and are not separated; add more recordings of it"
     )
 
 
 def _assign(
-    order: Sequence[str], groups: Mapping[str, Counter[str]], shares: Mapping[Subset, float]
-) -> tuple[dict[str, Subset], list[tuple[str, Subset]]]:
+    order: Sequence[str], groups: Mapping[str, Counter[str]], shares: Mapping[Part, float]
+) -> tuple[dict[str, Part], list[tuple[str, Part]]]:
     """Greedy assignment: each source to the subset that lacks it most, then sources for missing classes, then local
     search.
 
@@ -108,7 +161,8 @@ def write_split(root: Path, *, val: float, test: float, seed: int) -> SplitInfo:
     """Split the data set and replace any older split on disk. Raises DatasetError."""
     with lock_dataset(root):
         entries, digest = read_manifest(root), manifest_digest(root)
-        subsets = split_by_source(entries, val=val, test=test, seed=seed)
+        copies = find_copies(root, entries)
+        subsets = split_by_source(entries, val=val, test=test, seed=seed, copies=copies)
         counts: dict[str, dict[Subset, int]] = {
             label: dict.fromkeys(SUBSETS, 0) for label in sorted({entry.label for entry in entries})
         }
@@ -116,6 +170,7 @@ def write_split(root: Path, *, val: float, test: float, seed: int) -> SplitInfo:
             counts[entry.label][subsets[entry.source]] += 1
         info = SplitInfo(
             seed=seed, shares=_shares(val, test), counts=counts, items_sha256=digest,
+            copies=[describe_copy(*pair) for pair in copies],
             sources={one: sorted(source for source, subset in subsets.items() if subset == one) for one in SUBSETS},
         )  # fmt: skip
         folder, partial = root / SPLIT_DIR, root / f"{SPLIT_DIR}.partial"
@@ -174,34 +229,29 @@ def _shares(val: float, test: float) -> dict[Subset, float]:
     return {"train": 1 - val - test, "val": val, "test": test}
 
 
-def _check_enough(groups: Mapping[str, Counter[str]], shares: Mapping[Subset, float]) -> None:
+def _too_few(groups: Mapping[str, Counter[str]], needed: int) -> str:
+    """The classes with fewer sources than that, for a message; empty if there are none. Raises DatasetError."""
     sources = Counter(label for labels in groups.values() for label in labels)
     if len(sources) < 2:
         raise DatasetError(f"two or more classes are needed; there is only {', '.join(map(repr, sources)) or 'none'}")
-    too_few = {label: count for label, count in sorted(sources.items()) if count < len(shares)}
-    if too_few:
-        listed = ", ".join(f"{label!r} has {count}" for label, count in too_few.items())
-        names = ", ".join(shares)
-        without = "; --val 0 or --test 0 omits a subset" if len(shares) > 2 else ""
-        raise DatasetError(
-            f"too few recordings (sources): {listed}; each class needs {len(shares)}, one each for {names}{without}"
-        )
+    return ", ".join(f"{label!r} has {count}" for label, count in sorted(sources.items()) if count < needed)
 
 
-class _Balance:
+class _Balance(Generic[Part]):
     """An assignment of sources to subsets, and its cost: the sum over classes and subsets of the squared distance
     between actual and requested share, plus a large penalty for every class that is missing in a subset."""
 
-    def __init__(self, groups: Mapping[str, Counter[str]], shares: Mapping[Subset, float]) -> None:
-        self.subsets: dict[str, Subset] = {}
-        self._groups, self._shares = groups, shares
+    def __init__(self, groups: Mapping[str, Counter[str]], shares: Mapping[Part, float]) -> None:
+        self.subsets: dict[str, Part] = {}
+        self._groups = groups
+        self._shares: Mapping[Part, float] = shares
         self._total: Counter[str] = Counter()
         for labels in groups.values():
             self._total.update(labels)
-        self._sounds: Counter[tuple[str, Subset]] = Counter()
-        self._sources: Counter[tuple[str, Subset]] = Counter()
+        self._sounds: Counter[tuple[str, Part]] = Counter()
+        self._sources: Counter[tuple[str, Part]] = Counter()
 
-    def move(self, source: str, target: Subset) -> None:
+    def move(self, source: str, target: Part) -> None:
         """Assign a source to a subset, or move it there."""
         current = self.subsets.get(source)
         self.subsets[source] = target
@@ -212,14 +262,14 @@ class _Balance:
             self._sounds[label, target] += count
             self._sources[label, target] += 1
 
-    def distance(self, source: str, target: Subset) -> float:
+    def distance(self, source: str, target: Part) -> float:
         """The change of the squared distances when an unassigned source is assigned to `target`."""
         return sum(
             self._squared(label, target, count) - self._squared(label, target, 0)
             for label, count in self._groups[source].items()
         )
 
-    def change(self, source: str, target: Subset) -> float:
+    def change(self, source: str, target: Part) -> float:
         """The change of the cost when a source is moved to `target`."""
         current = self.subsets[source]
         if current == target:
@@ -230,7 +280,7 @@ class _Balance:
             change += _MISSING_COST * ((self._sources[label, current] == 1) - (self._sources[label, target] == 0))
         return change
 
-    def missing(self) -> list[tuple[str, Subset]]:
+    def missing(self) -> list[tuple[str, Part]]:
         return [
             (label, subset)
             for label in sorted(self._total)
@@ -238,5 +288,5 @@ class _Balance:
             if not self._sources[label, subset]
         ]
 
-    def _squared(self, label: str, subset: Subset, extra: int) -> float:
+    def _squared(self, label: str, subset: Part, extra: int) -> float:
         return ((self._sounds[label, subset] + extra) / self._total[label] - self._shares[subset]) ** 2
