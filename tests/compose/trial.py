@@ -22,9 +22,9 @@ from tests.compose.steps import Trial
 from tests.conftest import free_ports
 
 STEPS: list[Callable[[Trial], None]] = [
-    steps.answers, walls.walls, walls.secrets, steps.metrics, faults.kill_worker, faults.kill_api, faults.kill_redis,
-    faults.scale, faults.roll_worker, faults.upgrade_redis, faults.backup, faults.stop, walls.keys, walls.password,
-    walls.elsewhere, walls.model,
+    steps.answers, walls.walls, walls.sandbox, walls.secrets, steps.metrics, faults.kill_worker, faults.kill_api,
+    faults.kill_redis, faults.scale, faults.roll_worker, faults.upgrade_redis, faults.backup, faults.stop, walls.keys,
+    walls.password, walls.elsewhere, walls.model,
 ]  # fmt: skip
 
 

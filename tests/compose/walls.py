@@ -53,6 +53,48 @@ def walls(trial: Trial) -> None:
     trial.check(f"a worker is on {joined}", joined == {f"{PROJECT}_queue", f"{PROJECT}_metrics"})
 
 
+SANDBOXED = """
+import socket, sys
+from worker.decode import sandbox
+
+def refused(call):
+    try:
+        call()
+    except PermissionError:
+        return True
+    return False
+
+sys.stderr = sys.stdout
+sandbox.forbid_files()
+print("files refused", refused(lambda: open("/etc/passwd")))
+sandbox.forbid_calls()
+print("sockets refused", refused(socket.socket))
+"""
+FILTERS = """
+import re
+from pathlib import Path
+
+count = lambda folder: int(re.search(r"Seccomp_filters:\\s+(\\d+)", (folder / "status").read_text())[1])
+for folder in Path("/proc").glob("[0-9]*"):
+    if b"worker.decode.child" in (folder / "cmdline").read_bytes():
+        print(count(folder) - count(Path("/proc/1")))
+"""
+
+
+def sandbox(trial: Trial) -> None:
+    """The sandbox of a decode process works inside the container; a kernel without it is named in the worker's log."""
+    found = trial.compose.run_in("worker", "python", "-c", SANDBOXED).splitlines()
+    missing = [line for line in found if "is not available" in line]
+    if missing:
+        trial.note("sandbox", "; ".join(missing))
+        logged = trial.compose("logs", "worker").decode()
+        trial.check("the log says what is missing", all(line in logged for line in missing))
+        return
+    trial.check(f"in a sandbox: {', '.join(found)}", found == ["files refused True", "sockets refused True"])
+    filters = trial.compose.run_in("worker", "python", "-c", FILTERS).split()
+    trial.check(f"decode processes have {filters} filters of their own", set(filters) == {"1"})
+
+
 def secrets(trial: Trial) -> None:
     """Each service has its secrets only."""
     compose = trial.compose
