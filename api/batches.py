@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from api.http.archives import Member
-from api.http.uploads import Upload, describe_audio
+from api.http.uploads import Upload, by_address, describe_audio
 from api.middleware.auth import Caller
 from api.service import Gateway
 from otoscope.errors import (
@@ -20,6 +20,7 @@ from otoscope.errors import (
     OtoscopeError,
     PayloadTooLarge,
     QueueFull,
+    UrlNotAllowed,
 )
 from otoscope.types import ErrorInfo, JobOptions
 from shared.api_keys import Scope
@@ -82,10 +83,9 @@ class Batches:
         for member, stored, known in zip(members, record.members, state.states, strict=True):
             if not stored.job_id or known.status != "missing":
                 continue
-            body = await asyncio.to_thread(member.read)
-            audio = await asyncio.to_thread(describe_audio, body, member.name, settings.audio_limits, options)
+            upload = await asyncio.to_thread(self._read, member, options)
             try:
-                await gateway.submit(Upload(body, audio, options), caller, job_id=stored.job_id)
+                await gateway.submit(upload, caller, job_id=stored.job_id)
             except QueueFull:
                 if not accepted:
                     raise
@@ -97,19 +97,30 @@ class Batches:
         return BatchState(record, await self._store.states(record))
 
     def _check(self, members: list[Member], options: JobOptions) -> _Checked:
+        """Every sound is read here and once more when its job is submitted. The record, with the refused sounds and the
+        digest of all of them, has to be stored before the first job, so that a repeated request finds it; keeping the
+        sounds from here on would take the memory of eight uploads."""
         records, digest, longest = [], hashlib.sha256(options.model_dump_json().encode()), None
         for member in members:
             body = b""
             try:
                 body = member.read()
-                audio = describe_audio(body, member.name, self._gateway.settings.audio_limits, options)
-            except (AudioError, InvalidBase64, InvalidRequest, PayloadTooLarge) as error:
+                audio = self._read(member, options, body).audio
+            except (AudioError, InvalidBase64, InvalidRequest, PayloadTooLarge, UrlNotAllowed) as error:
                 records.append(MemberRecord(member.name, "", _error_info(error)))
             else:
                 longest = max(longest or 0.0, audio.duration or 0.0)
                 records.append(MemberRecord(member.name, new_job_id()))
             digest.update(hashlib.sha256(f"{member.name}\0".encode() + body).digest())
         return _Checked(records, digest.hexdigest(), longest)
+
+    def _read(self, member: Member, options: JobOptions, body: bytes | None = None) -> Upload:
+        """A sound with what its header states; `body` is its content where that has been read."""
+        settings = self._gateway.settings
+        if member.url:
+            return by_address(member.url, options, settings, member.name)
+        body = member.read() if body is None else body
+        return Upload(body, describe_audio(body, member.name, settings.audio_limits, options), options)
 
     async def get(self, batch_id: str, caller: Caller) -> BatchState:
         """A batch of the caller. Raises BatchNotFound or StoreUnavailable."""

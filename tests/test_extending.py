@@ -63,6 +63,7 @@ from otoscope.types import JobOptions, Timings
 from shared.jobs.records import ClaimedJob
 from shared.results import pack_result
 from worker.decode.pool import DecoderPool
+from worker.fetch.fetcher import Fetcher
 from worker.inference.batcher import Batcher
 from worker.inference.engine import Engine
 from worker.model.checkpoint import load_model
@@ -82,7 +83,7 @@ def classify(samples, **options):
         sound.setnchannels(1), sound.setsampwidth(2), sound.setframerate(16_000)
         sound.writeframes((samples * 32_767).astype("<i2").tobytes())
     job = ClaimedJob("a", "esc50-light", JobOptions(**options), 0.0, 60.0, file.getvalue())
-    classifier = Classifier(registry, decoder, batcher, metrics, 4)
+    classifier = Classifier(registry, decoder, batcher, metrics, 4, Fetcher((), 2**20, 10))
     result = classifier.classify(job, InFlightJob("a", time.monotonic() + 60), Timings())
     batcher.stop()
     decoder.close()

@@ -24,6 +24,7 @@ from shared.jobs import JobStore
 from shared.jobs.records import WorkerHeartbeat
 from shared.redis_client.connection import connect, new_client
 from worker.decode.pool import DecoderPool
+from worker.fetch.fetcher import Fetcher
 from worker.inference.batcher import Batcher
 from worker.inference.engine import DeviceLost, Engine, LoadedModel, SpectrogramOnly, Window, WindowOutput, read_model
 from worker.inference.malloc import keep_freed_memory
@@ -92,7 +93,8 @@ class Worker:
         self._batcher.start()
         self._registry.refresh()
         self._registry.require()
-        classifier = Classifier(self._registry, self._decoder, self._batcher, self._metrics, self._batch_size)
+        fetcher = Fetcher(settings.sources, settings.max_upload_bytes, settings.upload_seconds)
+        classifier = Classifier(self._registry, self._decoder, self._batcher, self._metrics, self._batch_size, fetcher)
         self._runner = JobRunner(self.id, self._store, classifier, self._metrics)
         tracing.freeze_gc()
         self._every(1.0, self._watch_device)

@@ -27,6 +27,7 @@ class Member:
 
     name: str
     read: Callable[[], bytes]
+    url: str = ""  # of a sound that the worker fetches; `read` returns it, too
 
 
 def is_archive(body: bytes) -> bool:

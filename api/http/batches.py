@@ -29,7 +29,7 @@ from shared.config.settings import Settings
 _ZIP_TYPES = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
 _ACCEPTED = (
     "Send a ZIP archive as application/zip, multipart/form-data with several files in the field 'file', or JSON with"
-    ' {"sounds": [{"name": …, "audio_data": base64}, …]}.'
+    ' {"sounds": [{"name": …, "audio_data": base64}, {"audio_url": …}, …]}.'
 )
 
 
@@ -39,7 +39,8 @@ class ManifestSound(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field("", max_length=MAX_NAME)
-    audio_data: str = Field(description="base64")
+    audio_data: str | None = Field(None, description="base64")
+    audio_url: str | None = Field(None, description="the address of a sound, of a source that the service allows")
 
 
 class BatchRequest(JobOptions):
@@ -108,14 +109,18 @@ def _manifest(text: bytearray, limit: int) -> tuple[list[Member], dict[str, Any]
         raise InvalidRequest(f"The JSON body must have a list 'sounds'. {_ACCEPTED}")
     members = []
     for index, sound in enumerate(sounds[: MAX_MEMBERS + 1], 1):
-        if isinstance(sound, dict) and "audio_url" in sound:
-            raise InvalidRequest("audio_url: addresses are not fetched; send the sound as base64 in 'audio_data'.")
         try:
             parsed = ManifestSound.model_validate(sound)
         except ValidationError as error:
             message = describe_validation_errors(error.errors(include_input=False))
             raise InvalidRequest(f"sounds, number {index}: {message}") from error
-        members.append(Member(check_name(parsed.name or f"sound-{index}"), _decodes(parsed.audio_data, limit)))
+        if (parsed.audio_data is None) == (parsed.audio_url is None):
+            raise InvalidRequest(f"sounds, number {index}: one of 'audio_data' and 'audio_url' is needed.")
+        name = check_name(parsed.name or f"sound-{index}")
+        if parsed.audio_url is not None:
+            members.append(Member(name, _returns(parsed.audio_url.encode()), parsed.audio_url))
+        else:
+            members.append(Member(name, _decodes(parsed.audio_data or "", limit)))
     return members, tree
 
 

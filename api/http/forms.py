@@ -13,8 +13,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from otoscope.errors import InvalidRequest
 
-FILE, BASE64 = "file", "audio_data"
-"""The two fields that may have the sound: as it is, and as base64."""
+FILE, BASE64, URL = "file", "audio_data", "audio_url"
+"""The three fields that may have the sound: as it is, as base64, and its address."""
 
 UNSET = ("", "null", "undefined")
 """Values that clients send for an option without one."""

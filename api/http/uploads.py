@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
 from api.http.base64_text import decode_base64, too_large
-from api.http.forms import BASE64, FILE, group_options, options_of, parse_urlencoded, parsed_form
+from api.http.forms import BASE64, FILE, URL, group_options, options_of, parse_urlencoded, parsed_form
 from api.http.problems import describe_validation_errors
 from otoscope.errors import (
     AudioChannels,
@@ -31,6 +31,7 @@ from shared.audio.formats import identify
 from shared.audio.headers import Decoder
 from shared.audio.limits import NO_FULL_SPECTROGRAM, WHOLE_SECONDS, AudioLimits
 from shared.config.settings import Settings
+from shared.sound_sources import SoundSources
 
 ENVELOPE_BYTES = 64 * 1024  # that options, part headers and boundaries may take beside the file
 _MAX_OPTIONS = 32  # options of a request, and values of `include`
@@ -85,8 +86,20 @@ async def read_upload(
         raise RequestTimeout(f"The upload did not arrive within {settings.upload_seconds:g} s.") from error
     except ClientDisconnect as error:
         raise InvalidRequest("The connection was closed before the upload was complete.") from error
+    url = fields.pop(URL, None)
     job_options = fixed or validate_options(options | fields)
+    if url is not None:
+        return by_address(url, job_options, settings)
     return await check_upload(body, name, job_options, limits, media_type)
+
+
+def by_address(url: object, options: JobOptions, settings: Settings, name: str | None = None) -> Upload:
+    """The upload of a sound that the worker fetches: its address takes the place of the file. Raises UrlNotAllowed or
+    InvalidRequest."""
+    if not isinstance(url, str):
+        raise InvalidRequest("audio_url must be a string.")
+    address = SoundSources(settings.sources).check(url)
+    return Upload(url.encode(), AudioInfo(name=name or address.name, bytes=0, container="", codec="", url=url), options)
 
 
 async def check_upload(
@@ -188,6 +201,8 @@ async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, d
         stray = [key for key, _ in files if key not in (FILE, BASE64)]
         if stray:
             raise InvalidRequest(f"The sound must be in the field 'file', not in {stray[0]!r}.")
+        if not files and (options := options_of(form)).get(URL):
+            return b"", None, options
         if len(files) != 1:
             raise InvalidRequest(f"The field 'file' must hold one file; {len(files)} were sent.")
         ((key, file),) = files
@@ -199,7 +214,7 @@ async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, d
             body = _file_or_text(body, limit)
         if len(body) > limit:
             raise too_large(limit)
-        return body, name, options_of(form)
+        return body, name, _without_address(options_of(form))
 
 
 def _file_or_text(body: bytes, limit: int) -> bytes:
@@ -225,7 +240,7 @@ def file_reference(body: bytes) -> str:
 
 def _not_a_file(text: str) -> str:
     if "://" in text:
-        return f"The request has the address {text!r} in place of a sound; addresses are not fetched. {_ACCEPTED_FORMS}"
+        return f"The request has the address {text!r} in place of a sound; it belongs in the field 'audio_url'."
     return (
         f"The request has the text {text!r} in place of the content of a file. With curl, the name of the file follows"
         " an @: -F file=@dog.wav, or --data-binary @dog.wav."
@@ -256,10 +271,12 @@ def _parse_form(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
         encoded, options = parse_urlencoded(text, _MAX_OPTIONS)
     except (ValueError, UnicodeError) as error:
         raise InvalidRequest(f"The form cannot be parsed; at most {_MAX_OPTIONS} fields are accepted.") from error
+    if encoded is None and options.get(URL):
+        return b"", options
     if encoded is None:
         raise UnsupportedMediaType(f"The form has no field 'audio_data' with base64. {_ACCEPTED_FORMS}")
     text.clear()
-    return decode_base64(encoded, limit), options
+    return decode_base64(encoded, limit), _without_address(options)
 
 
 def _parse_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
@@ -270,11 +287,20 @@ def _parse_json(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
     if not isinstance(tree, dict):
         raise InvalidRequest("The JSON body must be an object with the base64 sound in 'audio_data'.")
     encoded = tree.pop(BASE64, None)
+    if encoded is None and tree.get(URL) is not None:
+        return b"", tree
     if not isinstance(encoded, str):
-        raise InvalidRequest("The JSON body must have a base64 string in 'audio_data'.")
+        raise InvalidRequest("The JSON body must have a base64 string in 'audio_data', or an address in 'audio_url'.")
     if len(encoded) <= _MAX_TEXT and (reference := file_reference(encoded.encode(errors="replace"))):
         raise InvalidRequest(_not_a_file(reference))
-    return decode_base64(encoded, limit), tree
+    return decode_base64(encoded, limit), _without_address(tree)
+
+
+def _without_address(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a request that has a sound. Raises InvalidRequest if it has an address, too."""
+    if options.pop(URL, None):
+        raise InvalidRequest("The request has a sound and an address in 'audio_url'; send one of them.")
+    return options
 
 
 def parse_json(text: bytes | bytearray) -> Any:

@@ -56,6 +56,7 @@ class JobStore:
                 audio = self._redis.get(contract.audio_key(job_id))
             if audio is None:
                 return SkippedJob("finished")  # since the script ran
+        described = parse(AudioInfo, info)
         return ClaimedJob(
             job_id,
             model.decode(),
@@ -65,7 +66,8 @@ class JobStore:
             audio,
             attempt,
             trace.decode(),
-            parse(AudioInfo, info).duration,
+            described.duration,
+            described.url or "",
         )
 
     def report_progress(self, job_id: str, worker: str, progress: Progress) -> None:

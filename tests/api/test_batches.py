@@ -169,7 +169,10 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "cut off": ({"content": MIXED[:-30], "headers": ZIP}, 422, "invalid_request"),
     "empty": ({"content": archive(), "headers": ZIP}, 422, "invalid_request"),
     "no archive": ({"content": SOUND, "headers": ZIP}, 422, "invalid_request"),
-    "an address": ({"json": {"sounds": [{"audio_url": "http://localhost/"}]}}, 422, "invalid_request"),
+    "an address and a sound": (
+        {"json": {"sounds": [{"audio_url": "https://a.example/b", "audio_data": ""}]}}, 422, "invalid_request",
+    ),
+    "neither": ({"json": {"sounds": [{"name": "a.wav"}]}}, 422, "invalid_request"),
     "a name upwards in JSON": (
         {"json": {"sounds": [{"name": "../a", "audio_data": ""}]}}, 422, "invalid_request",
     ),

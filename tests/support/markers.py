@@ -40,6 +40,7 @@ BY_CALL = {
     "training.fit.loop.train": "training",
     "worker.app.Worker": "process",
     "worker.decode.pool.DecoderPool": "process",
+    "worker.fetch.fetcher.Fetcher": "process",
     "worker.inference.openvino.OpenVINOBackend": "training",
 }
 """Module, or function or class by its full name, that the test's code reaches: marker."""

@@ -17,6 +17,7 @@ from tests.shared.conftest import Stores
 from tests.support.process_tree import until
 from tests.support.sounds import chirp, encode
 from worker.decode.pool import DecoderPool
+from worker.fetch.fetcher import Fetcher
 from worker.inference.batcher import Batcher
 from worker.inference.engine import Engine, LoadedModel, SpectrogramOnly, Window, WindowOutput
 from worker.inference.registry import Registry
@@ -51,7 +52,8 @@ class WorkerHarness:
         self.batcher.start()
         stack.callback(self.batcher.stop, drain=False, timeout=20)
         stack.callback(self.free.set)
-        self.classifier = Classifier(registry, decoder, self.batcher, self.metrics, size)
+        fetcher = Fetcher(settings.sources, settings.max_upload_bytes, settings.upload_seconds)
+        self.classifier = Classifier(registry, decoder, self.batcher, self.metrics, size, fetcher)
         self.runner = JobRunner("w1", self.stores.worker, self.classifier, self.metrics)
 
     def _run(self, key: LoadedModel | SpectrogramOnly, windows: list[Window]) -> list[WindowOutput | Exception]:

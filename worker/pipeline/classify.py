@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 import numpy as np
@@ -23,6 +23,7 @@ from shared.audio.level import FrameLevels, level_of
 from shared.audio.limits import NO_FULL_SPECTROGRAM, WHOLE_SECONDS
 from shared.jobs.records import ClaimedJob
 from worker.decode.pool import DecoderKilled, DecoderPool
+from worker.fetch.fetcher import Fetcher
 from worker.inference.batcher import Batcher
 from worker.inference.engine import LoadedModel, SpectrogramOnly, Window, WindowOutput
 from worker.inference.registry import Registry
@@ -50,9 +51,10 @@ class Classifier:
         batcher: Batcher[Window, WindowOutput],
         metrics: WorkerMetrics,
         batch_size: int,
+        fetcher: Fetcher,
     ) -> None:
         self._registry, self._decoder, self._batcher, self._metrics = registry, decoder, batcher, metrics
-        self._batch_size = batch_size
+        self._batch_size, self._fetcher = batch_size, fetcher
 
     def classify(self, job: ClaimedJob, in_flight: InFlightJob, timings: Timings) -> Result:
         """The result of a job; `timings` is filled in stage by stage.
@@ -65,6 +67,10 @@ class Classifier:
         """
         self._metrics.observe_stage("queue", job.waited)
         in_flight.check()
+        if job.url:
+            with tracing.span("fetch"):
+                audio = self._fetcher.fetch(job.url, in_flight.seconds_left, in_flight.check)
+            job = replace(job, audio=audio)
         try:
             return self._classify(job, in_flight, timings)
         except DecoderKilled as killed:

@@ -1,0 +1,1 @@
+"""Sounds by address, fetched in child processes."""
