@@ -109,8 +109,9 @@ def test_a_file_of_samples_is_read_back(page: Page, tmp_path: Path) -> None:
     """16-bit PCM with both channels; what is beyond full scale is cut off."""
     written = page.evaluate(
         """async () => {
-          const { encodeWav } = await import("/static/js/edit/wav.js");
-          return [...new Uint8Array(encodeWav([Float32Array.of(0, 0.5, 2), Float32Array.of(-1, -3, 0.25)], 22050))];
+          const { wavFile } = await import("/static/js/wav.js");
+          const file = wavFile([Float32Array.of(0, 0.5, 2), Float32Array.of(-1, -3, 0.25)], 22050, "two.wav");
+          return [...new Uint8Array(await file.arrayBuffer())];
         }"""
     )
     path = tmp_path / "two.wav"

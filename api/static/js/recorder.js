@@ -1,6 +1,6 @@
 // Records the microphone as a WAV file: uncompressed, since the formats of MediaRecorder differ from browser to browser.
 
-const HEADER = 44; // bytes of a WAV file before its samples
+import { HEADER, toInt16, wavHeader } from "./wav.js";
 
 /** Files that were recorded on this page and exist nowhere else. @type {WeakSet<File>} */
 export const recordings = new WeakSet();
@@ -115,28 +115,13 @@ function promiseWithResolvers() {
  * @param {number} rate  Hz
  */
 function wav(blocks, length, rate) {
-  const header = new DataView(new ArrayBuffer(HEADER));
-  /** @type {(at: number, text: string) => void} */
-  const name = (at, text) => [...text].forEach((letter, i) => header.setUint8(at + i, letter.charCodeAt(0)));
-  name(0, "RIFF");
-  header.setUint32(4, HEADER - 8 + 2 * length, true);
-  name(8, "WAVEfmt ");
-  header.setUint32(16, 16, true);
-  header.setUint16(20, 1, true); // PCM
-  header.setUint16(22, 1, true); // one channel
-  header.setUint32(24, rate, true);
-  header.setUint32(28, 2 * rate, true);
-  header.setUint16(32, 2, true);
-  header.setUint16(34, 16, true);
-  name(36, "data");
-  header.setUint32(40, 2 * length, true);
   const samples = new Int16Array(length);
   let at = 0;
   for (const block of blocks) {
-    for (const sample of block) samples[at++] = Math.max(-1, Math.min(1, sample)) * 32_767;
+    for (const sample of block) samples[at++] = toInt16(sample);
   }
   const now = new Date().toTimeString().slice(0, 8).replaceAll(":", "-");
-  const file = new File([header.buffer, samples.buffer], `Recording ${now}.wav`, { type: "audio/wav" });
+  const file = new File([wavHeader(1, length, rate), samples.buffer], `Recording ${now}.wav`, { type: "audio/wav" });
   recordings.add(file);
   return file;
 }

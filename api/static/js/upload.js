@@ -53,7 +53,7 @@ export function mountUpload(root) {
     h(
       "div",
       { class: "samples" },
-      h("span", { class: "hint", text: "Or try:" }),
+      h("span", { class: "hint", text: "Or try a synthetic sound:" }),
       samples.map(({ name, file }) =>
         h("button", { type: "button", text: name, on: { click: ({ currentTarget }) => trySample(file, currentTarget) } }),
       ),

@@ -1,7 +1,6 @@
 // Keeps the sounds of a visit and their results in this browser, so that a reload, Back or another tab finds them again: the
 // latest ones, up to LIMIT bytes, for DAYS days.
 
-import { newIdempotencyKey } from "./api.js";
 import { h, byId, button } from "./dom.js";
 import { formatBytes } from "./format.js";
 import { library, Sound } from "./library.js";
@@ -24,7 +23,7 @@ const channel = "BroadcastChannel" in window ? new BroadcastChannel("otoscope") 
 
 /**
  * Bring back what was kept, and keep what is added from now on.
- * @param {HTMLElement} root  where the page says so
+ * @param {HTMLElement} root  of the note and the button to forget
  */
 export async function keepVisit(root) {
   const note = h("p", {
@@ -142,7 +141,7 @@ function bytesOf(result) {
 function revive(record) {
   const { key, linkedId, idempotencyKey, edits, showsOriginal } = record;
   const sound = new Sound({ name: record.name, file: record.file, linkedId });
-  Object.assign(sound, { key, idempotencyKey: idempotencyKey ?? newIdempotencyKey(), edits, showsOriginal }, progressOf(record));
+  Object.assign(sound, { key, idempotencyKey, edits, showsOriginal }, progressOf(record));
   sound.versions = record.versions.map((version) => {
     const one = new Sound({ name: version.name, file: version.file, original: sound });
     return Object.assign(one, { pending: false }, progressOf(version));

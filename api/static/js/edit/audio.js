@@ -1,6 +1,6 @@
 // The samples of a sound file, decoded by the browser, and files made of samples.
 
-import { encodeWav } from "./wav.js";
+import { wavFile } from "../wav.js";
 
 /**
  * @typedef {object} Audio
@@ -36,7 +36,7 @@ export function readAudio(file, rate) {
  * @param {boolean} [keep]  its samples, for the next edit
  */
 export function makeFile(audio, name, keep = true) {
-  const file = new File([encodeWav(audio.channels, audio.rate)], name, { type: "audio/wav" });
+  const file = wavFile(audio.channels, audio.rate, name);
   if (keep) last = { file, rate: audio.rate, audio: Promise.resolve(audio) };
   return file;
 }

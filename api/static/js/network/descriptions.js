@@ -55,7 +55,7 @@ export function describe(node, network) {
         return (
           `A 3 × 3 convolution of each of ${count(input.shape[0], "channel")} on its own` +
           `${shrinks(node, input) ? ", at half the resolution" : ""}, then a 1 × 1 convolution that mixes them into ` +
-          `${node.shape[0]}; after each, negative values are set to zero. There is no shortcut.`
+          `${node.shape[0].toLocaleString("en")}; after each, negative values are set to zero. There is no shortcut.`
         );
       }
       const pooling = shrinks(node, input) ? "2 × 2 max pooling, then one" : "One";
