@@ -72,6 +72,24 @@ def test_report_files_agree(data: Path, run: Path, tmp_path: Path) -> None:
     assert f"{report.correct} of 12" in (tmp_path / "report" / "report.md").read_text()
 
 
+def test_wrong_answers_are_shown_and_heard(data: Path, run: Path, tmp_path: Path) -> None:
+    """One page with a spectrogram and a player for each; the name of a file is text, whatever it contains."""
+    evaluation = evaluate(run, load_esc50(data))
+    recordings = list(evaluation.recordings[0])
+    for number, one in enumerate(recordings[:2]):
+        path = one.sound.path.with_name(f"<script>{number}.wav") if one.sound.path else None
+        other = (int(evaluation.predicted[number]) + 1) % 3
+        recordings[number] = replace(one, sound=replace(one.sound, label=other, path=path))
+    wrong = replace(evaluation, recordings=(tuple(recordings),))
+    count = int((wrong.predicted != wrong.truth).sum())
+    write_report(wrong, tmp_path / "report")
+    page = (tmp_path / "report" / "wrong.html").read_text()
+    assert f"{count} of 12 recordings have a wrong answer" in page
+    assert page.count("data:image/png;base64,iVBOR") == page.count("data:audio/wav;base64,UklGR") == count >= 2
+    assert "&lt;script&gt;1.wav" in page
+    assert "<script" not in page
+
+
 def test_training_fold_is_rejected_unless_allowed(data: Path, run: Path) -> None:
     """The accuracy on training clips is misleading; if it is allowed, the report carries a warning."""
     dataset = load_esc50(data)

@@ -14,6 +14,7 @@ from training.errors import EvaluationError
 from training.eval import answer_report, metrics
 from training.eval.answer_report import AnswerReport
 from training.eval.evaluate import Evaluation
+from training.eval.gallery import WRONG, write_gallery
 from training.eval.metrics import ClassScore, Confusion
 from training.eval.plots import save_confusion_matrix, save_reliability_diagram
 from training.eval.predict import Precision
@@ -123,8 +124,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def write_report(evaluation: Evaluation, out: Path, answers: AnswerReport | None = None) -> EvaluationReport:
-    """Write report.json, report.md, predictions.csv, confusion_matrix.png, reliability.png, true_labels.npy and
-    pred_labels.npy to `out`.
+    """Write report.json, report.md, predictions.csv, wrong.html, confusion_matrix.png, reliability.png, true_labels.npy
+    and pred_labels.npy to `out`.
 
     Raises EvaluationError if the folder cannot be written.
     """
@@ -136,6 +137,7 @@ def write_report(evaluation: Evaluation, out: Path, answers: AnswerReport | None
         (out / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (out / "report.md").write_text(as_markdown(report), encoding="utf-8")
         _write_predictions(out / PREDICTIONS, evaluation)
+        write_gallery(out / WRONG, evaluation, headline(report))
         np.save(out / "true_labels.npy", evaluation.truth)
         np.save(out / "pred_labels.npy", evaluation.predicted)
         save_confusion_matrix(out / "confusion_matrix.png", matrix, names, headline(report))
@@ -217,6 +219,8 @@ def as_markdown(report: EvaluationReport) -> str:
             if report.left_out
             else []
         ),
+        f"Every recording: [{PREDICTIONS}]({PREDICTIONS}). Wrong answers to see and hear: [{WRONG}]({WRONG}).",
+        "",
         f"![Reliability diagram]({RELIABILITY})",
         "",
         *(["## Answers", "", *answer_report.as_markdown(report.answers), ""] if report.answers else []),
