@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -32,6 +32,8 @@ from shared.config.settings import Settings
 from shared.jobs import AsyncJobStore
 from shared.jobs.batches import BatchStore
 from shared.redis_client.connection import connect_async
+
+_STOP_SECONDS = 5.0  # for the background tasks and connections, after the requests have ended
 
 DESCRIPTION = """
 Classify sounds, and see what the network computed on the way.
@@ -65,8 +67,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             yield
         finally:
-            await background.stop(tasks)
-            await client.aclose()
+            with suppress(TimeoutError):  # Redis may not answer
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await background.stop(tasks)
+                    await client.aclose()
 
     app = FastAPI(
         title="Otoscope", version="1", description=DESCRIPTION, lifespan=lifespan,

@@ -42,7 +42,8 @@ HEARTBEAT_SECONDS = 2.0
 HEARTBEAT_TTL = 10  # seconds: a worker without a heartbeat for so long does not count as ready
 BATCH_ON_CPU, BATCH_ON_GPU = 8, 64  # default sizes: larger batches are no faster per clip
 DRAIN_SECONDS = 45  # after SIGTERM, to finish the jobs in flight; the supervisor waits at least a minute before SIGKILL
-EXIT_DEVICE_HUNG, EXIT_DEVICE_LOST = 70, 71  # exit statuses
+STOP_SECONDS = 55  # after SIGTERM, when the process ends in any case
+EXIT_DEVICE_HUNG, EXIT_DEVICE_LOST, EXIT_STOP_HUNG = 70, 71, 72  # exit statuses
 
 
 class Worker:
@@ -190,6 +191,10 @@ class Worker:
     def _watch_drain(self) -> None:
         if not stop_requested():
             return
+        if not self._draining_seconds:
+            limit = threading.Timer(STOP_SECONDS, _exit_hung_stop)
+            limit.daemon = True
+            limit.start()
         self._draining_seconds += 1
         in_flight = len(self._runner.in_flight)
         if self._draining_seconds == DRAIN_SECONDS and in_flight:
@@ -217,3 +222,9 @@ class Worker:
                     log.exception("%s failed", function.__name__)
 
         threading.Thread(target=loop, name=function.__name__.strip("_"), daemon=True).start()
+
+
+def _exit_hung_stop() -> None:
+    """Every command to a Redis that does not answer waits for its timeout, and is repeated."""
+    log.critical("not stopped within %d s, perhaps since Redis does not answer; this process exits", STOP_SECONDS)
+    os._exit(EXIT_STOP_HUNG)  # its jobs are delivered to another worker once their leases expire

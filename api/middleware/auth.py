@@ -5,6 +5,7 @@ names needs the scope `admin`: a new route without a rule is closed. Without a k
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -37,6 +38,7 @@ _V2_OPEN = ("/v2", "/v2/health/live", "/v2/health/ready")
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health/live", "/health/ready", *_V2_OPEN})
 """Open to all, as is everything below /static: none of it belongs to a caller."""
 
+_REFUSAL_LOG_SECONDS = 60.0
 _RELOAD_SECONDS = 1.0  # between two checks of the keys file, and so until a revoked key is refused
 
 
@@ -83,6 +85,7 @@ class AuthMiddleware:
         """`origins`: those of pages of other sites that may use the gateway."""
         self._app, self._keys, self._limiter = app, keys, RateLimiter()
         self._origins = frozenset(origins)
+        self._refusals = _RefusalLog()
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -92,6 +95,8 @@ class AuthMiddleware:
                 if scope["method"] == "POST" and not _has_idempotency_key(scope):
                     scope["app"].state.gateway.check_recent_rejection(caller)
             except OtoscopeError as error:
+                if isinstance(error, KeyRequired | KeyRefused):
+                    self._refusals.add(_network_caller(scope), error.code)
                 await problem_response(error, Request(scope))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -133,6 +138,20 @@ class AuthMiddleware:
                 retry_after=seconds,
             )
         return Caller(f"key:{key.id}", key.scopes, partial(self._limiter.charge, key))
+
+
+class _RefusalLog:
+    """A sample of the requests that were refused for their key: the first of each minute, with the number since the
+    sample before. Any client can cause any number of them."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._due, self._since = clock, -math.inf, 0
+
+    def add(self, caller: str, code: str) -> None:
+        self._since += 1
+        if self._clock() >= self._due:
+            log.info("refused %d requests, the last one", self._since, extra={"caller": caller, "code": code})
+            self._due, self._since = self._clock() + _REFUSAL_LOG_SECONDS, 0
 
 
 class KeyRing:

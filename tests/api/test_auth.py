@@ -271,6 +271,18 @@ def test_refusals_are_counted(
     assert not re.search("|".join([*secured.secrets.values(), *map(secured.id, secured.secrets)]), text)
 
 
+def test_refusals_are_sampled_in_the_log(secured: SecuredGateway, caplog: pytest.LogCaptureFixture) -> None:
+    """One line a minute, however many requests have no valid key; it shows the address and no key."""
+    caplog.set_level("INFO")
+    for _ in range(5):
+        secured.http.get("/v1/models", headers={"Authorization": "Bearer oto_guess"})
+    lines = [record for record in caplog.records if record.message.startswith("refused")]
+    assert [(line.message, vars(line)["caller"], vars(line)["code"]) for line in lines] == [
+        ("refused 1 requests, the last one", "net:127.0.0.1", "key_required")
+    ]
+    assert "oto_guess" not in caplog.text
+
+
 def test_openapi_declares_security(secured: SecuredGateway, http: httpx2.Client) -> None:
     """Bearer and cookie, with the scope of each operation; optional where the service is open."""
     document = secured.http.get("/openapi.json").json()

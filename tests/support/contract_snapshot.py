@@ -20,6 +20,7 @@ import redis
 from otoscope.errors import AudioCorrupt
 from otoscope.types import JobOptions, ModelCard, Part
 from shared.config.settings import Settings
+from shared.contract import LONGEST_HEARTBEAT
 from shared.jobs.records import WorkerHeartbeat
 from shared.results import pack_result
 from tests.conftest import start_server
@@ -60,7 +61,7 @@ def write(stores: Stores) -> dict[str, str]:
     stores.succeed(jobs["succeeded"], pack_result(full()))
     stores.claim(jobs["failed"])
     stores.worker.fail(jobs["failed"], AudioCorrupt("the file ends in the middle"))
-    stores.worker.heartbeat(WorkerHeartbeat("w1", ["tiny"], 2), {"tiny": CARD}, 3_600)
+    stores.worker.heartbeat(WorkerHeartbeat("w1", ["tiny"], 2), {"tiny": CARD}, LONGEST_HEARTBEAT)
     return jobs
 
 

@@ -3,7 +3,7 @@
 On loud sounds, `kill` ends the process as the kernel's OOM killer would, and `spoil` raises the error of a CUDA context
 that is lost. `full` raises out-of-memory for every batch of more than one window that is not silent. The others receive
 SIGTERM while they start: `stop-import` during an import, `stop-model` while the first model is read. `slow` takes half
-a second for each batch, and has two seconds to drain.
+a second for each batch, and has two seconds to drain; `slow-store` has two seconds to drain and five to stop.
 """
 
 import os
@@ -65,4 +65,6 @@ if __name__ == "__main__":
             app.read_model = reading
         case "slow":
             app.DRAIN_SECONDS = 2
+        case "slow-store":
+            app.DRAIN_SECONDS, app.STOP_SECONDS = 2, 5
     raise SystemExit(main())

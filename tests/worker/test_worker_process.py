@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from tests.conftest import free_port, write_tiny_model
 from tests.support.process_tree import children, gone, stop, until
 from tests.support.sounds import chirp, encode, flac_of_silence
 from tests.support.worker_processes import READY, VISIBILITY, WorkerProcesses
-from worker.app import EXIT_DEVICE_LOST
+from worker.app import EXIT_DEVICE_LOST, EXIT_STOP_HUNG
 
 LOUD = encode(chirp(1.0, 16_000) * 1.99, 16_000, "WAV", "PCM_16")  # triggers the faults of tests.support.faulty_worker
 
@@ -288,6 +288,24 @@ def test_a_worker_stops_while_redis_is_unreachable(workers: WorkerProcesses) -> 
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(60) == 0, workers.log(worker)
     assert time.monotonic() - began < 15
+
+
+@pytest.mark.slow
+def test_a_worker_stops_while_redis_hangs(workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a job in flight, which it can neither finish nor release; another worker gets the job."""
+    monkeypatch.setenv("FAULT", "slow-store")
+    worker = workers.start_ready("tests.support.faulty_worker")
+    job_id, decoder = workers.submit_blocked(worker)
+    os.kill(workers.server.pid, signal.SIGSTOP)
+    try:
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == EXIT_STOP_HUNG, workers.log(worker)
+    finally:
+        os.kill(workers.server.pid, signal.SIGCONT)
+    with suppress(ProcessLookupError):
+        os.kill(decoder, signal.SIGKILL)
+    workers.start_ready()
+    assert workers.finished(job_id) == "succeeded"
 
 
 @pytest.mark.long
