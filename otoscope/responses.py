@@ -72,7 +72,8 @@ class ResponseBody:
     def complete(self) -> httpx2.Response:
         """The response with its body."""
         response = self._response
-        headers = [(name, value) for name, value in response.headers.items() if name != "transfer-encoding"]
+        # As bytes: a header may have characters beyond ASCII.
+        headers = [(name, value) for name, value in response.headers.raw if name.lower() != b"transfer-encoding"]
         return httpx2.Response(
             response.status_code, headers=headers, content=b"".join(self._chunks), request=response.request
         )
