@@ -3,13 +3,16 @@
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from shared.audio.decode import BLOCK_SAMPLES
 from tests.conftest import PYTHON, ROOT
 from tests.support.process_tree import gone, until
 from tests.support.sounds import chirp, encode
+from worker.decode import shared_samples
 from worker.decode.pool import DecoderPool
 
 
@@ -26,6 +29,15 @@ def test_a_process_inherits_nothing_from_its_parent() -> None:
         inodes = [os.readlink(fd) for fd in (process / "fd").iterdir()]
         assert sum(name.startswith("socket:") for name in inodes) == 1
         pool.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no seals")
+def test_the_shared_memory_cannot_be_shrunk() -> None:
+    """A process that a malicious file controls cannot end the worker with an access beyond the end of a file."""
+    descriptor = shared_samples.create()
+    with pytest.raises(PermissionError):
+        os.truncate(descriptor, 0)
+    assert len(shared_samples.attach(descriptor)) == BLOCK_SAMPLES
 
 
 def test_processes_end_with_a_parent_that_is_killed() -> None:
@@ -47,9 +59,10 @@ def test_a_process_ends_with_its_parent_in_the_middle_of_a_file() -> None:
     """It polls its parent, since it does not read from its socket then."""
     ours, theirs = socket.socketpair()
     not_the_parent = "1"
-    with ours, theirs:
+    shared = shared_samples.create()
+    arguments = [theirs.fileno(), 2**31, 10, not_the_parent, shared]
+    with ours, theirs, os.fdopen(shared):
         process = subprocess.Popen(
-            [PYTHON, "-m", "worker.decode.child", str(theirs.fileno()), str(2**31), "10", not_the_parent],
-            cwd=ROOT, pass_fds=[theirs.fileno()],
-        )  # fmt: skip
+            [PYTHON, "-m", "worker.decode.child", *map(str, arguments)], cwd=ROOT, pass_fds=[theirs.fileno(), shared]
+        )
         assert process.wait(20) == 0

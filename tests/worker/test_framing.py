@@ -17,10 +17,13 @@ def test_messages_have_deadlines_and_limits() -> None:
     assert theirs.receive(100_000) == b"x" * 100_000
     ours.send(memoryview(b""))
     assert theirs.receive(0) == b""
+    ours.send(b"one", b"", b"y" * 70_000, b"three")
+    ours.send(b"four")
+    assert [theirs.receive(70_000) for _ in range(5)] == [b"one", b"", b"y" * 70_000, b"three", b"four"]
     with pytest.raises(TimeoutError):
         theirs.receive(10, time.monotonic() + 0.01)
     with pytest.raises(TimeoutError):
-        ours.send(bytes(10_000_000), time.monotonic() + 0.01)
+        ours.send(bytes(10_000_000), deadline=time.monotonic() + 0.01)
     with pytest.raises(ValueError, match="at most 10 are accepted"):
         theirs.receive(10, math.inf)
     waiting = threading.Timer(0.05, ours.close)

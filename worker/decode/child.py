@@ -2,8 +2,9 @@
 
 Native decoders parse untrusted files in this process only. It has limits on memory and on CPU time per file, and
 `worker.decode.sandbox` denies it files, network and other processes; if it crashes, one job fails. A reply is any
-number of blocks, raw float32 and sent as they are decoded, then an empty message and a JSON header or an error; never
-pickle: a process that a malicious file has taken over must not be able to run code in its parent.
+number of blocks, raw float32 and sent as they are decoded, then an empty message and a JSON header or an error; the
+header has the number of samples of the last block, which is in memory that both share. Never pickle: a process that a
+malicious file has taken over must not be able to run code in its parent.
 """
 
 import io
@@ -13,22 +14,23 @@ import resource
 import socket
 import sys
 import threading
-from dataclasses import asdict
 from typing import Any
 
 from otoscope.errors import AudioCorrupt, OtoscopeError
-from shared.audio.decode import SoundStream
+from shared.audio.decode import FileInfo, SoundStream, Waveform
 from shared.audio.limits import HEAD_SECONDS, AudioLimits
-from worker.decode import sandbox
+from worker.decode import sandbox, shared_samples
 from worker.decode.framing import FramedSocket
+from worker.inference.malloc import keep_freed_memory
 
+_KEPT_MEMORY = 16 * 2**20  # bytes: the samples of a minute in several forms
 _SILENT_AMR = b"#!AMR\n" + (b"\x3c" + bytes(31)) * 10  # 0.2 s
 
 
-def serve(connection: FramedSocket, memory: int, cpu_seconds: float) -> None:
+def serve(connection: FramedSocket, samples: Waveform, memory: int, cpu_seconds: float) -> None:
     """Report that the process is ready, and decode until the parent closes its end.
 
-    `memory` is in bytes of address space, `cpu_seconds` per file.
+    `samples` is the memory that both share, `memory` in bytes of address space, `cpu_seconds` per file.
     """
     # A file that needs more fails here with MemoryError, instead of making the host swap.
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -36,39 +38,57 @@ def serve(connection: FramedSocket, memory: int, cpu_seconds: float) -> None:
     try:
         connection.send(b"")  # ready
         while True:
-            _serve_one(connection, memory, cpu_seconds)
+            _serve_one(connection, samples, memory, cpu_seconds)
     except (EOFError, ConnectionError):
         return
 
 
-def _serve_one(connection: FramedSocket, memory: int, cpu_seconds: float) -> None:
+def _serve_one(connection: FramedSocket, samples: Waveform, memory: int, cpu_seconds: float) -> None:
     """One file. A function of its own, so that the file and its samples are freed when it returns."""
     request = json.loads(connection.receive(memory))
     data = bytes(connection.receive(memory))
     try:
-        last = _send_blocks(connection, data, request, cpu_seconds)
+        last = _send_blocks(connection, samples, data, request, cpu_seconds)
     except OtoscopeError as error:
         last = {"code": error.code, "detail": error.detail}
     except MemoryError:
         last = {"code": AudioCorrupt.code, "detail": "Decoding this file needs more memory than is allowed."}
-    connection.send(b"")
-    connection.send(json.dumps(last).encode())
+    connection.send(b"", json.dumps(last).encode())
 
 
-def _send_blocks(connection: FramedSocket, data: bytes, request: dict[str, Any], cpu_seconds: float) -> dict[str, Any]:
-    """Send the samples; returns the header. There are so many seconds of CPU for every ten minutes of sound."""
+def _send_blocks(
+    connection: FramedSocket, samples: Waveform, data: bytes, request: dict[str, Any], cpu_seconds: float
+) -> dict[str, Any]:
+    """Send all blocks but the last one, which is written to `samples`; returns the header.
+
+    There are so many seconds of CPU for every ten minutes of sound.
+    """
     rate, limits = request["rate"], AudioLimits(max_seconds=request["max_seconds"])
     stream = SoundStream(data, rate, limits, channel=request["channel"], strict=request["strict"])
-    sent = limited = 0.0  # seconds of sound
+    done = limited = 0.0  # seconds of sound
+    last: Waveform = samples[:0]
     _limit_cpu(cpu_seconds)
     for block in stream:
-        connection.send(block.data.cast("B"))
-        sent += len(block) / rate
-        if sent - limited > HEAD_SECONDS:
+        if len(last):
+            connection.send(last.data.cast("B"))
+        last = block
+        done += len(block) / rate
+        if done - limited > HEAD_SECONDS:
             _limit_cpu(cpu_seconds)
-            limited = sent
-    info = asdict(stream.info)
-    return info | {"warnings": [[warning.code, warning.detail] for warning in stream.info.warnings]}
+            limited = done
+    samples[: len(last)] = last
+    return {"samples": len(last), **_header(stream.info)}
+
+
+def _header(info: FileInfo) -> dict[str, Any]:
+    """The properties of the file, for JSON."""
+    return {
+        "source_rate": info.source_rate,
+        "channels": info.channels,
+        "container": info.container,
+        "level": vars(info.level),
+        "warnings": [[warning.code, warning.detail] for warning in info.warnings],
+    }
 
 
 def _limit_cpu(seconds: float) -> None:
@@ -108,10 +128,12 @@ def _load_libraries() -> None:
 
 if __name__ == "__main__":
     _mute_native_code()
-    descriptor, memory, cpu_seconds, parent = sys.argv[1:]
+    keep_freed_memory(_KEPT_MEMORY)
+    descriptor, memory, cpu_seconds, parent, shared = sys.argv[1:]
     connection = FramedSocket(socket.socket(fileno=int(descriptor)))
+    samples = shared_samples.attach(int(shared))
     _load_libraries()
     sandbox.forbid_files()
     threading.Thread(target=_end_with_parent, args=(int(parent),), daemon=True).start()
     sandbox.forbid_calls()
-    serve(connection, int(memory), float(cpu_seconds))
+    serve(connection, samples, int(memory), float(cpu_seconds))

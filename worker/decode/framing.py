@@ -1,7 +1,9 @@
 """Length-prefixed messages between the worker and a decode process: eight bytes of length (big-endian), then the body.
 
 Both ends use this class, over a socket pair. A deadline (on the clock of time.monotonic) covers the whole message, sent
-or received, so that a process that stops in the middle of a message blocks no thread.
+or received, so that a process that stops in the middle of a message blocks no thread. Messages that are sent together
+need one system call, and short ones that arrive together are received with one: in the worker, each call gives up the
+interpreter lock and waits for it again.
 """
 
 import math
@@ -11,6 +13,7 @@ import time
 from collections.abc import Callable
 
 _LENGTH = struct.Struct("!Q")
+_AHEAD = 2**16  # bytes that are received at once, whether or not they belong to the same message
 CHECK_SECONDS = 0.2  # between two calls of `check`
 
 
@@ -22,16 +25,25 @@ class FramedSocket:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
+        self._timeout: float | None = None
+        end.settimeout(None)
+        self._ahead = bytearray(_AHEAD)
+        self._first = self._last = 0  # what of `_ahead` is received and not yet read
 
     def send(
-        self, message: bytes | memoryview, deadline: float = math.inf, check: Callable[[], None] = lambda: None
+        self, *messages: bytes | memoryview, deadline: float = math.inf, check: Callable[[], None] | None = None
     ) -> None:
-        for part in (_LENGTH.pack(len(message)), message):
-            rest = memoryview(part)
-            while rest:
-                rest = rest[self._wait(lambda: self._end.send(rest), deadline, check) :]  # noqa: B023
+        rest: list[memoryview] = []
+        for message in messages:
+            rest += [memoryview(part) for part in (_LENGTH.pack(len(message)), message) if part]
+        while rest:
+            sent = self._wait(lambda: self._end.sendmsg(rest), deadline, check)
+            while rest and sent >= len(rest[0]):
+                sent -= len(rest.pop(0))
+            if sent:
+                rest[0] = rest[0][sent:]
 
-    def receive(self, limit: int, deadline: float = math.inf, check: Callable[[], None] = lambda: None) -> bytearray:
+    def receive(self, limit: int, deadline: float = math.inf, check: Callable[[], None] | None = None) -> bytearray:
         """The next message. Raises ValueError if its length is over `limit` bytes."""
         (size,) = _LENGTH.unpack(self._receive_exactly(_LENGTH.size, deadline, check))
         if size > limit:
@@ -47,24 +59,37 @@ class FramedSocket:
         finally:
             self._end.close()
 
-    def _receive_exactly(self, size: int, deadline: float, check: Callable[[], None]) -> bytearray:
+    def _receive_exactly(self, size: int, deadline: float, check: Callable[[], None] | None) -> bytearray:
         message = bytearray(size)
         free = memoryview(message)
         while free:
-            count = self._wait(lambda: self._end.recv_into(free), deadline, check)  # noqa: B023
-            if not count:
-                raise EOFError
+            if self._first == self._last:
+                into = free if len(free) >= _AHEAD else memoryview(self._ahead)
+                count = self._wait(lambda: self._end.recv_into(into), deadline, check)  # noqa: B023
+                if not count:
+                    raise EOFError
+                if into is free:
+                    free = free[count:]
+                    continue
+                self._first, self._last = 0, count
+            count = min(len(free), self._last - self._first)
+            free[:count] = memoryview(self._ahead)[self._first : self._first + count]
+            self._first += count
             free = free[count:]
         return message
 
-    def _wait(self, transfer: Callable[[], int], deadline: float, check: Callable[[], None]) -> int:
+    def _wait(self, transfer: Callable[[], int], deadline: float, check: Callable[[], None] | None) -> int:
         """The bytes that a call of the socket has transferred, once there were any."""
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            self._end.settimeout(min(left, CHECK_SECONDS))
+            timeout = min(left, CHECK_SECONDS) if check or left < math.inf else None
+            if timeout != self._timeout:  # a system call
+                self._end.settimeout(timeout)
+                self._timeout = timeout
             try:
                 return transfer()
             except TimeoutError:
-                check()
+                if check:
+                    check()

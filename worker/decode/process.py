@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from otoscope.errors import BY_CODE, AudioError, OtoscopeError
 from otoscope.results import WARNINGS, Level, SoundWarning
 from shared.audio.decode import BLOCK_SAMPLES, Channel, FileInfo, Waveform
 from shared.audio.limits import HEAD_SECONDS
+from worker.decode import shared_samples
 from worker.decode.framing import FramedSocket
 
 _MEMORY = 2 * 2**30  # bytes of address space per process; ten minutes at 192 kHz need about 1 GiB with the libraries
@@ -100,16 +101,18 @@ class Child:
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         self._connection = FramedSocket(ours)
         self._ready = False
+        shared = shared_samples.create()
         with theirs:
             self.process = subprocess.Popen(  # nosec B603  # our own program, no shell
-                [*_COMMAND, str(theirs.fileno()), str(_MEMORY), str(cpu_seconds), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
+                [*_COMMAND, *map(str, (theirs.fileno(), _MEMORY, cpu_seconds, os.getpid(), shared))],
+                pass_fds=[theirs.fileno(), shared],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=environment,
                 # Ctrl-C in a terminal signals the whole process group, but a draining worker still needs its decoders.
                 start_new_session=True,
             )
+        self._samples = shared_samples.attach(shared)
 
     def wait_until_ready(self, until: float, check: Callable[[], None]) -> None:
         """Wait for the end of the process's start, which is not the fault of its first file. Raises TimeoutError."""
@@ -118,11 +121,17 @@ class Child:
             self._ready = True
 
     def send(self, request: Request, data: bytes, deadline: float, check: Callable[[], None]) -> None:
-        self._connection.send(json.dumps(asdict(request)).encode(), deadline, check)
-        self._connection.send(data, deadline, check)
+        header = json.dumps(vars(request)).encode()
+        self._connection.send(header, data, deadline=deadline, check=check)
 
     def receive(self, limit: int, deadline: float, check: Callable[[], None]) -> bytearray:
         return self._connection.receive(limit, deadline, check)
+
+    def shared_block(self, count: int) -> Waveform:
+        """(count,): a copy of the samples in the shared memory. Raises ValueError if there is no room for so many."""
+        if not 0 < count <= len(self._samples):
+            raise ValueError(f"{count} samples in memory for {len(self._samples)}")
+        return self._samples[:count].copy()
 
     @property
     def ended(self) -> bool:
@@ -175,21 +184,29 @@ class ChildStream:
                 last = json.loads(self._child.receive(_HEADER, deadline, self._check))
             error = _AUDIO_ERRORS[last["code"]](str(last["detail"])) if "code" in last else None
             if error is None:
+                block = self._child.shared_block(int(last["samples"]))
+                self._count(block)
                 self._info = _file_info(last, self._request.rate)
         self.idle = True
         if error is not None:
             raise error
+        if block is not None:
+            yield block
 
     def _next_block(self) -> Waveform | None:
-        """(samples,); None at the end."""
+        """(samples,); None where the last one is in the shared memory."""
         with self._failures():
             with self._clock.wait() as deadline:
                 block = self._child.receive(_BLOCK, deadline, self._check)
             samples = np.frombuffer(block, np.float32)
-            self._clock.samples += len(samples)
-            if self._clock.samples > (self._request.max_seconds + 1) * self._request.rate:
-                raise ValueError("more samples than were requested")
+            self._count(samples)
             return samples if len(samples) else None
+
+    def _count(self, block: Waveform) -> None:
+        """Raises ValueError if there are more samples than the request allows."""
+        self._clock.samples += len(block)
+        if self._clock.samples > (self._request.max_seconds + 1) * self._request.rate:
+            raise ValueError("more samples than were requested")
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
