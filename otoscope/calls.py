@@ -69,19 +69,21 @@ def submit(
     sound: AudioInput, rate: int | None, options: Options, timeout: float, wait: float | None = None
 ) -> Flow[Job]:
     """POST /v1/jobs. With `wait` the finished job, if it finishes within that many seconds."""
-    timeout = _timeout(options, timeout)
+    timeout = call_timeout(options, timeout)
     deadline = time.monotonic() + timeout
     name, body = yield LoadAudio(sound, rate)
     # With a key a submission may safely be repeated, even if the first one did arrive.
     headers = {"Idempotency-Key": options.get("idempotency_key") or uuid.uuid4().hex}
-    request = Request("POST", "/v1/jobs", wait, headers=headers, data=_form(options), files={"file": (name, body)})
-    response = yield from _exchange(SendRequest(request), deadline)
+    request = Request(
+        "POST", "/v1/jobs", wait, headers=headers, data=form_fields(options), files=[("file", (name, body))]
+    )
+    response = yield from exchange(SendRequest(request), deadline)
     return parse_response(Job, response)
 
 
 def classify(sound: AudioInput, rate: int | None, options: Options, timeout: float) -> Flow[Job]:
     """Submit and wait. Returns the succeeded job; raises the error of a failed one."""
-    timeout = _timeout(options, timeout)
+    timeout = call_timeout(options, timeout)
     deadline = time.monotonic() + timeout
     job = yield from submit(sound, rate, options, timeout, wait=min(LONG_POLL, timeout))
     if job.status not in FINAL:
@@ -93,7 +95,7 @@ def classify(sound: AudioInput, rate: int | None, options: Options, timeout: flo
 
 def get_job(job_id: str, timeout: float) -> Flow[Job]:
     """GET /v1/jobs/{id}."""
-    response = yield from _exchange(SendRequest(Request("GET", _path(job_id))), time.monotonic() + timeout)
+    response = yield from exchange(SendRequest(Request("GET", _path(job_id))), time.monotonic() + timeout)
     return parse_response(Job, response)
 
 
@@ -106,7 +108,7 @@ def wait(job_id: str, timeout: float | None, known: Job | None = None) -> Flow[J
         sent_at = time.monotonic()
         long_poll = max(0.0, min(LONG_POLL, deadline - sent_at))
         step = SendRequest(Request("GET", _path(job_id), long_poll))
-        job = parse_response(Job, (yield from _exchange(step, deadline, reached=reached)))
+        job = parse_response(Job, (yield from exchange(step, deadline, reached=reached)))
         if job.status in FINAL:
             return job
         now = time.monotonic()
@@ -129,7 +131,7 @@ def stream(job_id: str, timeout: float | None) -> Flow[None]:
         read_timeout = min(STREAM_IDLE, max(0.01, deadline - time.monotonic()))
         opening = OpenStream(Request("GET", f"{_path(job_id)}/events", read_timeout=read_timeout, headers=headers))
         try:
-            yield from _exchange(opening, deadline, reached=reached)
+            yield from exchange(opening, deadline, reached=reached)
         except ServiceUnreachable as error:
             if reached and time.monotonic() + read_timeout >= deadline:
                 raise _unfinished(job_id) from error
@@ -170,7 +172,7 @@ def stream(job_id: str, timeout: float | None) -> Flow[None]:
 def result(job_id: str, timeout: float) -> Flow[Result]:
     """GET /v1/jobs/{id}/result as MessagePack: arrays become numpy float16."""
     request = Request("GET", f"{_path(job_id)}/result", headers={"Accept": "application/msgpack"})
-    response = yield from _exchange(SendRequest(request), time.monotonic() + timeout)
+    response = yield from exchange(SendRequest(request), time.monotonic() + timeout)
     try:
         return unpack_result(response.content)
     except (*_MALFORMED, UnpackException) as error:
@@ -193,23 +195,23 @@ def exported_detections(job_id: str, format: Format, timeout: float) -> Flow[str
 
 def _get_detections(job_id: str, format: Format, timeout: float) -> Flow[httpx2.Response]:
     request = Request("GET", f"{_path(job_id)}/detections?format={format}", headers={"Accept": "*/*"})
-    return (yield from _exchange(SendRequest(request), time.monotonic() + timeout))
+    return (yield from exchange(SendRequest(request), time.monotonic() + timeout))
 
 
 def cancel(job_id: str, timeout: float) -> Flow[None]:
     """DELETE /v1/jobs/{id}."""
-    yield from _exchange(SendRequest(Request("DELETE", _path(job_id))), time.monotonic() + timeout)
+    yield from exchange(SendRequest(Request("DELETE", _path(job_id))), time.monotonic() + timeout)
 
 
 def models(timeout: float) -> Flow[ModelList]:
     """GET /v1/models."""
-    response = yield from _exchange(SendRequest(Request("GET", "/v1/models")), time.monotonic() + timeout)
+    response = yield from exchange(SendRequest(Request("GET", "/v1/models")), time.monotonic() + timeout)
     return parse_response(ModelList, response)
 
 
 def limits(timeout: float) -> Flow[Limits]:
     """GET /v1/limits."""
-    response = yield from _exchange(SendRequest(Request("GET", "/v1/limits")), time.monotonic() + timeout)
+    response = yield from exchange(SendRequest(Request("GET", "/v1/limits")), time.monotonic() + timeout)
     return parse_response(Limits, response)
 
 
@@ -224,7 +226,7 @@ def ready(timeout: float) -> Flow[Ready]:
     return parse_response(Ready, response)
 
 
-def _exchange(step: SendRequest | OpenStream, deadline: float, *, reached: bool = False) -> Flow[httpx2.Response]:
+def exchange(step: SendRequest | OpenStream, deadline: float, *, reached: bool = False) -> Flow[httpx2.Response]:
     """Send a request, with retries, until it succeeds or fails for good.
 
     The deadline bounds all waiting, except for RESPONSE_GRACE. Until then `Retry-After` of 429 and 503 is obeyed, and a
@@ -267,7 +269,7 @@ def _unfinished(job_id: str) -> WaitTimeout:
     return WaitTimeout(f"Job {job_id} is not finished; it continues, and can be followed again.")
 
 
-def _form(options: Options) -> dict[str, str]:
+def form_fields(options: Options) -> dict[str, str]:
     include = options.get("include", ())
     parts = include if isinstance(include, str) else ",".join(include)
     plain = {name: options.get(name) for name in _PLAIN_OPTIONS}
@@ -276,7 +278,7 @@ def _form(options: Options) -> dict[str, str]:
     return fields | ({"include": parts} if parts else {})
 
 
-def _timeout(options: Options, default: float) -> float:
+def call_timeout(options: Options, default: float) -> float:
     timeout = options.get("timeout")
     return default if timeout is None else timeout
 

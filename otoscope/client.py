@@ -6,7 +6,7 @@ with Client() as client:
 """
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing, closing
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
@@ -15,8 +15,9 @@ import anyio
 import anyio.to_thread
 import httpx2
 
-from otoscope import calls
+from otoscope import batches, calls
 from otoscope.audio import AudioInput, load
+from otoscope.batches import Classified, NamedSound
 from otoscope.calls import Options
 from otoscope.connection import client_settings, request_arguments, service_url
 from otoscope.exports import Format
@@ -34,7 +35,7 @@ from otoscope.sansio import (
     SendRequest,
     Sleep,
 )
-from otoscope.types import Detection, Job, Limits, ModelList, Ready
+from otoscope.types import Batch, BatchResult, Detection, Job, Limits, ModelList, Ready
 
 T = TypeVar("T")
 
@@ -70,6 +71,27 @@ class Client:
     def classify(self, sound: AudioInput, rate: int | None = None, **options: Unpack[Options]) -> Job:
         """The succeeded job of a path, bytes, samples with their rate, or a (samples, rate) pair."""
         return self._run(calls.classify(sound, rate, options, self._timeout))
+
+    def classify_many(
+        self, sounds: Iterable[AudioInput], rate: int | None = None, **options: Unpack[Options]
+    ) -> list[Classified]:
+        """What became of each sound, in their order: its result, or its error. A bad sound fails alone.
+
+        The service queues as many as one request can hold at a time. `timeout` is for one request, not for the jobs.
+        """
+        return self._run(batches.classify_many(sounds, rate, options, self._timeout))
+
+    def submit_batch(self, sounds: Sequence[NamedSound], **options: Unpack[Options]) -> Batch:
+        """A batch as accepted, of pairs of name and bytes that together may be as large as one upload."""
+        return self._run(batches.submit(sounds, options, self._timeout))
+
+    def wait_batch(self, batch_id: str, timeout: float | None = None) -> Batch:
+        """The batch once all its jobs are in a final state. No timeout by default."""
+        return self._run(batches.wait(batch_id, timeout))
+
+    def batch_results(self, batch_id: str) -> list[BatchResult]:
+        """Of every sound of a batch the result, as far as it is finished."""
+        return self._run(batches.results(batch_id, self._timeout))
 
     def submit(self, sound: AudioInput, rate: int | None = None, **options: Unpack[Options]) -> Job:
         """The job as accepted, without waiting for it."""
@@ -135,9 +157,12 @@ class Client:
         self.close()
 
     def _run(self, flow: Flow[T]) -> T:
-        runner = FlowRunner(flow)
-        while runner.step is not None:
-            self._carry_out(runner, _Stream())
+        runner, stream = FlowRunner(flow), _Stream()
+        try:
+            while runner.step is not None:
+                self._carry_out(runner, stream)
+        finally:
+            stream.close()
         return runner.value
 
     def _carry_out(self, runner: FlowRunner[Any], stream: "_Stream") -> None:
@@ -160,7 +185,12 @@ class Client:
                     reply = load(sound, rate)
                 case step:
                     raise AssertionError(step)
-        except httpx2.TransportError as error:
+        except (
+            httpx2.TransportError,
+            OSError,
+            TypeError,
+            ValueError,
+        ) as error:  # also of a file
             runner.throw(error)
         else:
             runner.send(reply)
@@ -211,6 +241,20 @@ class AsyncClient:
 
     async def classify(self, sound: AudioInput, rate: int | None = None, **options: Unpack[Options]) -> Job:
         return await self._run(calls.classify(sound, rate, options, self._timeout))
+
+    async def classify_many(
+        self, sounds: Iterable[AudioInput], rate: int | None = None, **options: Unpack[Options]
+    ) -> list[Classified]:
+        return await self._run(batches.classify_many(sounds, rate, options, self._timeout))
+
+    async def submit_batch(self, sounds: Sequence[NamedSound], **options: Unpack[Options]) -> Batch:
+        return await self._run(batches.submit(sounds, options, self._timeout))
+
+    async def wait_batch(self, batch_id: str, timeout: float | None = None) -> Batch:
+        return await self._run(batches.wait(batch_id, timeout))
+
+    async def batch_results(self, batch_id: str) -> list[BatchResult]:
+        return await self._run(batches.results(batch_id, self._timeout))
 
     async def submit(self, sound: AudioInput, rate: int | None = None, **options: Unpack[Options]) -> Job:
         return await self._run(calls.submit(sound, rate, options, self._timeout))
@@ -266,9 +310,12 @@ class AsyncClient:
         await self.close()
 
     async def _run(self, flow: Flow[T]) -> T:
-        runner = FlowRunner(flow)
-        while runner.step is not None:
-            await self._carry_out(runner, _AsyncStream())
+        runner, stream = FlowRunner(flow), _AsyncStream()
+        try:
+            while runner.step is not None:
+                await self._carry_out(runner, stream)
+        finally:
+            await stream.close()
         return runner.value
 
     async def _carry_out(self, runner: FlowRunner[Any], stream: "_AsyncStream") -> None:
@@ -291,7 +338,12 @@ class AsyncClient:
                     reply = await anyio.to_thread.run_sync(load, sound, rate)
                 case step:
                     raise AssertionError(step)
-        except httpx2.TransportError as error:
+        except (
+            httpx2.TransportError,
+            OSError,
+            TypeError,
+            ValueError,
+        ) as error:  # also of a file
             runner.throw(error)
         else:
             runner.send(reply)

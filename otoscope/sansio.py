@@ -9,8 +9,6 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
-import httpx2
-
 from otoscope.audio import AudioInput
 from otoscope.types import Job
 
@@ -35,7 +33,7 @@ class Request:
     deadline: float = math.inf  # of a monotonic clock, by which the whole response must have arrived
     headers: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] | None = None
-    files: dict[str, tuple[str, bytes]] | None = None
+    files: list[tuple[str, tuple[str, bytes]]] | None = None  # (field, (file name, content))
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Sleep:
 
 @dataclass(frozen=True)
 class LoadAudio:
-    """Reply: file name and bytes of the upload, read or encoded off the event loop."""
+    """Reply: file name and bytes of the upload, read or encoded off the event loop. Raises what `load` does."""
 
     sound: AudioInput
     rate: int | None
@@ -101,8 +99,8 @@ class FlowRunner(Generic[T]):
         except StopIteration as end:
             self.step, self.value = None, end.value
 
-    def throw(self, error: httpx2.TransportError) -> None:
-        """Advance with the failure of the step; the flow may retry."""
+    def throw(self, error: Exception) -> None:
+        """Advance with the failure of the step; the flow may retry, or go on without it."""
         try:
             self.step = self._flow.throw(error)
         except StopIteration as end:

@@ -42,6 +42,9 @@ Combine = Literal["evidence", "mean", "max"]
 MAX_CHANNELS = 64
 """That a sound may have."""
 
+MAX_BATCH = 256
+"""Sounds that a batch may have."""
+
 Channel = Annotated[int, Field(ge=1, le=MAX_CHANNELS)] | Literal["mean", "left", "loudest"]
 """Which channel of a sound is classified."""
 
@@ -220,6 +223,12 @@ class BatchMember(Public):
         " place for it or it was deleted, `expired` after the job has expired"
     )
     error: ErrorInfo | None = None
+
+
+class BatchResult(BatchMember):
+    """One sound of a batch with its result; a line of /v1/batches/{id}/results."""
+
+    result: ResultJSON | None = None
 
 
 class Batch(Public):

@@ -9,9 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from otoscope.errors import InvalidRequest, PayloadTooLarge
+from otoscope.types import MAX_BATCH
 
-MAX_MEMBERS = 256
-"""Sounds in one batch."""
 MAX_EXPANSION = 8
 """All sounds of an archive may take so many times the largest upload. Deflate saves about half of a sound."""
 MAX_NAME = 1_024  # characters
@@ -40,8 +39,8 @@ def archive_members(body: bytes, limit: int) -> list[Member]:
 
     Nothing is written to a disk, and one file at a time is decompressed. Raises InvalidRequest or PayloadTooLarge.
     """
-    if body.count(_ENTRY) > 4 * MAX_MEMBERS:  # zipfile would make an object of each
-        raise InvalidRequest(f"The archive has too many entries; at most {MAX_MEMBERS} sounds are accepted.")
+    if body.count(_ENTRY) > 4 * MAX_BATCH:  # zipfile would make an object of each
+        raise InvalidRequest(f"The archive has too many entries; at most {MAX_BATCH} sounds are accepted.")
     try:
         archive = zipfile.ZipFile(io.BytesIO(body))
         entries = [entry for entry in archive.infolist() if not entry.is_dir() and not _is_metadata(entry.filename)]

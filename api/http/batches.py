@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
-from api.http.archives import MAX_MEMBERS, MAX_NAME, Member, archive_members, check_name, is_archive
+from api.http.archives import MAX_NAME, Member, archive_members, check_name, is_archive
 from api.http.base64_text import decode_base64, too_large
 from api.http.forms import FILE, group_options, options_of, parsed_form
 from api.http.problems import describe_validation_errors
@@ -23,7 +23,7 @@ from api.http.uploads import (
     validate_options,
 )
 from otoscope.errors import InvalidRequest, RequestTimeout, UnsupportedMediaType
-from otoscope.types import JobOptions
+from otoscope.types import MAX_BATCH, JobOptions
 from shared.config.settings import Settings
 
 _ZIP_TYPES = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
@@ -46,7 +46,7 @@ class ManifestSound(BaseModel):
 class BatchRequest(JobOptions):
     """The JSON of a batch: its sounds, and the options of all of them."""
 
-    sounds: list[ManifestSound] = Field(min_length=1, max_length=MAX_MEMBERS)
+    sounds: list[ManifestSound] = Field(min_length=1, max_length=MAX_BATCH)
 
 
 async def read_batch(request: Request, settings: Settings) -> tuple[list[Member], JobOptions]:
@@ -73,8 +73,8 @@ async def read_batch(request: Request, settings: Settings) -> tuple[list[Member]
         raise RequestTimeout(f"The upload did not arrive within {settings.upload_seconds:g} s.") from error
     except ClientDisconnect as error:
         raise InvalidRequest("The connection was closed before the upload was complete.") from error
-    if not 1 <= len(members) <= MAX_MEMBERS:
-        raise InvalidRequest(f"The batch has {len(members)} sounds; 1 to {MAX_MEMBERS} are accepted.")
+    if not 1 <= len(members) <= MAX_BATCH:
+        raise InvalidRequest(f"The batch has {len(members)} sounds; 1 to {MAX_BATCH} are accepted.")
     return members, validate_options(options | fields)
 
 
@@ -85,8 +85,8 @@ def _archive(body: bytes, limit: int) -> list[Member]:
 
 
 async def _form(request: Request, limit: int) -> tuple[list[Member], dict[str, Any]]:
-    chunks = read_chunks(request, limit, limit + MAX_MEMBERS * 1_024 + ENVELOPE_BYTES)
-    parsed = parsed_form(request, chunks, max_files=MAX_MEMBERS, max_fields=32, max_part_size=ENVELOPE_BYTES)
+    chunks = read_chunks(request, limit, limit + MAX_BATCH * 1_024 + ENVELOPE_BYTES)
+    parsed = parsed_form(request, chunks, max_files=MAX_BATCH, max_fields=32, max_part_size=ENVELOPE_BYTES)
     async with parsed as form:
         files = [(key, value) for key, value in form if isinstance(value, UploadFile)]
         if stray := [key for key, _ in files if key not in (FILE, "file[]", "files", "files[]")]:
@@ -100,15 +100,15 @@ async def _form(request: Request, limit: int) -> tuple[list[Member], dict[str, A
 
 
 def _manifest(text: bytearray, limit: int) -> tuple[list[Member], dict[str, Any]]:
-    if too_many(8 * MAX_MEMBERS, text):
-        raise InvalidRequest(f"The JSON body has too many elements; at most {MAX_MEMBERS} sounds are accepted.")
+    if too_many(8 * MAX_BATCH, text):
+        raise InvalidRequest(f"The JSON body has too many elements; at most {MAX_BATCH} sounds are accepted.")
     tree = parse_json(text)
     text.clear()
     sounds = tree.pop("sounds", None) if isinstance(tree, dict) else None
     if not isinstance(sounds, list):
         raise InvalidRequest(f"The JSON body must have a list 'sounds'. {_ACCEPTED}")
     members = []
-    for index, sound in enumerate(sounds[: MAX_MEMBERS + 1], 1):
+    for index, sound in enumerate(sounds[: MAX_BATCH + 1], 1):
         try:
             parsed = ManifestSound.model_validate(sound)
         except ValidationError as error:

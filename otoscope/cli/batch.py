@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from otoscope.calls import Options
-from otoscope.cli.recordings import Cutter, is_too_long
+from otoscope.cli.recordings import SMALL_BYTES, Cutter, is_too_long
 from otoscope.cli.report import Answer, Outcome, Report
 from otoscope.client import AsyncClient
 from otoscope.errors import KeyRefused, KeyRequired, OtoscopeError
@@ -19,6 +19,9 @@ from otoscope.responses import ServiceUnreachable
 
 STDIN = "-"
 """The name of standard input."""
+
+_MANY = 8  # files, from which on the small ones are sent together
+_GROUP = 32  # files of one request: results come in such steps
 
 SOUND_EXTENSIONS = frozenset({
     ".aac", ".aif", ".aifc", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mp3", ".mp4", ".oga",
@@ -73,15 +76,23 @@ def _saved_stdin() -> Iterator[Path]:
 async def _classify_many(
     names: Sequence[str], stdin: Path, url: str | None, options: Options, parallel: int, report: Report
 ) -> int:
-    queue = iter(enumerate(names))
+    queue = iter(_in_groups(enumerate(names)) if len(names) >= _MANY else ([each] for each in enumerate(names)))
     failed = 0
+    slots = asyncio.Semaphore(max(1, parallel // 4))  # groups at once
 
     async def work(client: AsyncClient, cutter: Cutter) -> None:
         nonlocal failed
-        for index, name in queue:
-            outcome = await _classify(client, cutter, name, stdin if name == STDIN else Path(name), options, report)
-            failed += isinstance(outcome, Exception)
-            report.add(index, name, outcome)
+        for group in queue:
+            together: dict[int, Outcome] = {}
+            if len(group) > 1:
+                async with slots:
+                    together = await _classify_together(client, group, options)
+            for index, name in group:
+                outcome = together.get(index) or await _classify(
+                    client, cutter, name, stdin if name == STDIN else Path(name), options, report
+                )
+                failed += isinstance(outcome, Exception)
+                report.add(index, name, outcome)
 
     async with AsyncClient(url) as client:
         cutter = Cutter(client, options, parallel)
@@ -93,6 +104,45 @@ async def _classify_many(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
     return failed
+
+
+def _in_groups(names: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Small files together, as one request of the service takes them, and the others alone."""
+    group: list[tuple[int, str]] = []
+    for index, name in names:
+        try:
+            small = os.path.isfile(name) and os.path.getsize(name) <= SMALL_BYTES
+        except OSError:
+            small = False
+        if not small:
+            yield [(index, name)]
+            continue
+        group.append((index, name))
+        if len(group) == _GROUP:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+async def _classify_together(
+    client: AsyncClient, group: Sequence[tuple[int, str]], options: Options
+) -> dict[int, Outcome]:
+    """The outcomes of small files by their position. What is absent is to be classified alone: all of it at an earlier
+    service, a sound that was lost, one that is too long. Raises what affects all files."""
+    try:
+        classified = await client.classify_many([Path(name) for _, name in group], **options)
+    except (ServiceUnreachable, KeyRequired, KeyRefused):
+        raise
+    except OtoscopeError:
+        return {}
+    outcomes: dict[int, Outcome] = {}
+    for (index, _), each in zip(group, classified, strict=True):
+        if each.member is not None and each.member.id and each.member.result is not None:
+            outcomes[index] = Answer([each.member.id], each.member.result)
+        elif each.member is not None and each.member.error is not None and each.error and not is_too_long(each.error):
+            outcomes[index] = each.error
+    return outcomes
 
 
 async def _classify(

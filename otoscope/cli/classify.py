@@ -91,7 +91,9 @@ def classify(
     timeout: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="For each file, or each part of a long recording.")
     ] = 120.0,
-    parallel: Annotated[int, typer.Option(min=1, metavar="N", help="Number of files in flight.")] = 8,
+    parallel: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of files in flight; many small ones are sent 32 at a time.")
+    ] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")] = False,
 ) -> None:
     """Classify sounds. Exits with 1 if any file failed.

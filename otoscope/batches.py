@@ -1,0 +1,172 @@
+"""The calls of /v1/batches: many sounds in few requests, whose jobs are followed with one stream of events."""
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import httpx2
+
+from otoscope.audio import AudioInput, printable
+from otoscope.calls import OUTAGE, STREAM_IDLE, Options, call_timeout, exchange, form_fields, limits
+from otoscope.errors import BY_CODE, NotAudio, OtoscopeError, PayloadTooLarge
+from otoscope.responses import WaitTimeout, parse_model, parse_response, unreachable_error
+from otoscope.sansio import Flow, LoadAudio, OpenStream, ReadChunk, Request, SendRequest, Sleep
+from otoscope.sse import SSEParser
+from otoscope.types import MAX_BATCH, Batch, BatchResult
+
+NamedSound = tuple[str, bytes]
+
+_MOST_BYTES = 8 * 2**20  # of one request of `classify_many`, or what the service accepts: results come in such steps
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What became of one sound of many: its result, or its error."""
+
+    name: str
+    member: BatchResult | None = None
+    error: OtoscopeError | OSError | TypeError | ValueError | None = None
+
+
+def submit(sounds: Sequence[NamedSound], options: Options, timeout: float) -> Flow[Batch]:
+    """POST /v1/batches. All sounds together may be as large as one upload."""
+    key = options.get("idempotency_key") or uuid.uuid4().hex
+    files = [("file", sound) for sound in sounds]
+    request = Request(
+        "POST",
+        "/v1/batches",
+        headers={"Idempotency-Key": key},
+        data=form_fields(options),
+        files=files,
+        read_timeout=60.0,
+    )
+    response = yield from exchange(SendRequest(request), time.monotonic() + call_timeout(options, timeout))
+    return parse_response(Batch, response)
+
+
+def get(batch_id: str, timeout: float) -> Flow[Batch]:
+    """GET /v1/batches/{id}."""
+    response = yield from exchange(SendRequest(Request("GET", _path(batch_id))), time.monotonic() + timeout)
+    return parse_response(Batch, response)
+
+
+def wait(batch_id: str, timeout: float | None) -> Flow[Batch]:
+    """The batch once no job of it is queued or running; raises WaitTimeout. Reconnects when the stream breaks."""
+    deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+    lost_since, lost = 0.0, httpx2.TransportError("it ends early")
+    while True:
+        read_timeout = min(STREAM_IDLE, max(0.01, deadline - time.monotonic()))
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        opening = OpenStream(Request("GET", f"{_path(batch_id)}/events", read_timeout=read_timeout, headers=headers))
+        yield from exchange(opening, deadline, reached=True)
+        parser = SSEParser()
+        try:
+            while chunk := (yield ReadChunk()):
+                for message in parser.feed(chunk):
+                    if message.event == "finished":
+                        return parse_model(Batch, message.data)
+                    lost_since = 0.0
+                if time.monotonic() >= deadline:
+                    break
+        except httpx2.TransportError as error:
+            lost = error
+        now = time.monotonic()
+        if now >= deadline:
+            raise WaitTimeout(f"Batch {batch_id} is not finished; it continues, and can be waited for again.")
+        lost_since = lost_since or now
+        if now - lost_since > OUTAGE:
+            raise unreachable_error(lost)
+        yield Sleep(min(0.5, deadline - now))
+
+
+def results(batch_id: str, timeout: float) -> Flow[list[BatchResult]]:
+    """GET /v1/batches/{id}/results: of every sound the result, as far as it is finished."""
+    request = Request("GET", f"{_path(batch_id)}/results", headers={"Accept": "application/x-ndjson"})
+    response = yield from exchange(SendRequest(request), time.monotonic() + timeout)
+    return [parse_model(BatchResult, line) for line in response.text.splitlines() if line]
+
+
+def classify_many(
+    sounds: Iterable[AudioInput], rate: int | None, options: Options, timeout: float
+) -> Flow[list[Classified]]:
+    """What became of each sound, in their order; a bad one fails alone. Raises what concerns all of them.
+
+    Each request has up to 256 sounds; `timeout` is for one of them.
+    """
+    accepted = (yield from limits(timeout)).max_upload_bytes
+    most = min(_MOST_BYTES, accepted)
+    found: list[Classified | None] = []
+    waiting: list[tuple[int, NamedSound]] = []
+    for index, sound in enumerate(sounds):
+        found.append(None)
+        try:
+            name, body = yield LoadAudio(sound, rate)
+        except (OSError, TypeError, ValueError) as error:
+            found[index] = Classified(_name_of(sound), error=error)
+            continue
+        if refusal := refusal_of(body, accepted):
+            found[index] = Classified(name, error=refusal)
+            continue
+        if waiting and (len(waiting) == MAX_BATCH or sum(len(each[1][1]) for each in waiting) + len(body) > most):
+            yield from _finish(waiting, found, options, timeout)
+        waiting.append((index, (name, body)))
+    if waiting:
+        yield from _finish(waiting, found, options, timeout)
+    return [each for each in found if each is not None]
+
+
+def _finish(
+    waiting: list[tuple[int, NamedSound]], found: list[Classified | None], options: Options, timeout: float
+) -> Flow[None]:
+    """Classify the sounds that wait, and empty the list."""
+    classified = yield from classify_group([sound for _, sound in waiting], options, timeout)
+    for (index, _), each in zip(waiting, classified, strict=True):
+        found[index] = each
+    waiting.clear()
+
+
+def classify_group(sounds: Sequence[NamedSound], options: Options, timeout: float) -> Flow[list[Classified]]:
+    """What became of each of up to 256 sounds. Their jobs have deadlines, so that no other one is needed."""
+    named = [(safe_name(name), body) for name, body in sounds]
+    keyed: Options = {**options, "idempotency_key": uuid.uuid4().hex}
+    for _ in sounds:
+        batch = yield from submit(named, keyed, timeout)
+        if not batch.finished:
+            batch = yield from wait(batch.id, None)
+        if "missing" not in batch.counts:  # a repeated request submits those for which the queue had no place
+            break
+    members = yield from results(batch.id, timeout)
+    if len(members) != len(sounds):
+        raise OtoscopeError(f"The batch has {len(members)} sounds; {len(sounds)} were sent.")
+    return [_classified(name, member) for (name, _), member in zip(sounds, members, strict=True)]
+
+
+def refusal_of(body: bytes, accepted: int) -> OtoscopeError | None:
+    """Why a sound cannot be part of a batch, which the service would refuse as a whole."""
+    if len(body) > accepted:
+        return PayloadTooLarge(f"The sound has {len(body):,} bytes; the service accepts {accepted:,}.")
+    return NotAudio("The file is a ZIP archive, and no sound.") if body.startswith(b"PK") else None
+
+
+def safe_name(name: str) -> str:
+    """A file name that the service accepts: what it takes for a way out of a directory is replaced."""
+    kept = "".join(char if char.isprintable() and char not in '/\\:"' else "_" for char in name)
+    return kept.strip(". ")[-200:] or "sound"
+
+
+def _classified(name: str, member: BatchResult) -> Classified:
+    if member.result is not None:
+        return Classified(name, member)
+    if member.error is not None:
+        return Classified(name, member, BY_CODE.get(member.error.code, OtoscopeError)(member.error.detail))
+    return Classified(name, member, OtoscopeError(f"The sound has the status {member.status!r} and no result."))
+
+
+def _name_of(sound: AudioInput) -> str:
+    return printable(str(sound)) if isinstance(sound, str) else getattr(sound, "name", None) or "sound"
+
+
+def _path(batch_id: str) -> str:
+    return f"/v1/batches/{quote(batch_id, safe='')}"
