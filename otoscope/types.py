@@ -270,7 +270,8 @@ class JobOptions(Public):
     channel: Channel = Field(
         "mean",
         description="which channel is classified: a number from 1 on, `left` (the first), `loudest` (the one with the"
-        " most energy) or `mean`, which takes the loudest one if the channels cancel each other",
+        " most energy) or `mean`, which takes the loudest one if the channels cancel each other. One that the file"
+        " lacks is refused with `audio_channels`, or the job fails with it where only the decoder knows their number",
     )
     strict: bool = Field(
         False, description="refuse a sound that is cut or damaged, instead of classifying what can be read of it"
