@@ -72,7 +72,11 @@ class SoundSources:
         except ValueError as error:
             raise UrlNotAllowed(f"The address {url[:80]!r} cannot be parsed: {error}.") from error
         if not any(_matches(origin, address) for origin in self._origins):
-            raise UrlNotAllowed(f"Sounds are not fetched from {address.scheme}://{address.host}; it is not listed.")
+            port = "" if address.port == _PORTS.get(address.scheme, 0) else f":{address.port}"
+            raise UrlNotAllowed(
+                f"Sounds are not fetched from {address.scheme}://{address.host}{port}; OTOSCOPE_SOUND_SOURCES does not"
+                " list it."
+            )
         return address
 
 

@@ -77,19 +77,45 @@ def test_bad_requests_are_refused(http: httpx2.Client, worker: FakeWorker, name:
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
-def test_a_typescript_client_compiles(tmp_path: Path) -> None:
-    """openapi-typescript makes types of the document, with which a client type-checks under `strict`."""
-    sources = ROOT / "tests" / "support" / "typescript"
-    tools = ROOT / "node_modules" / ".openapi"
-    if not (tools / "node_modules").exists():
-        shutil.copytree(sources, tools, dirs_exist_ok=True)
+NODE = ROOT / "tests" / "support" / "typescript"
+
+
+@pytest.fixture
+def tools() -> Path:
+    """The folder where npm has installed the packages of `tests/support/typescript`."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm")
+    folder = ROOT / "node_modules" / ".openapi"
+    lock = (NODE / "package-lock.json").read_text()
+    installed = folder / "installed.json"
+    if not installed.exists() or installed.read_text() != lock:
+        shutil.copytree(NODE, folder, dirs_exist_ok=True)
         install = ["npm", "ci", "--no-audit", "--no-fund"]
-        if subprocess.run(install, cwd=tools, capture_output=True, check=False, timeout=300).returncode:
-            pytest.skip("npm cannot install openapi-typescript")
+        if subprocess.run(install, cwd=folder, capture_output=True, check=False, timeout=300).returncode:
+            pytest.skip("npm cannot install the packages")
+        installed.write_text(lock)
+    return folder
+
+
+@pytest.mark.slow
+def test_hugging_face_javascript_client(
+    http: httpx2.Client, busy_worker: FakeWorker, tools: Path, tmp_path: Path
+) -> None:
+    """`InferenceClient` of @huggingface/inference: predictions, and the detail of an error."""
+    (tmp_path / "dog.wav").write_bytes(SOUND)
+    shutil.copy(NODE / "hugging_face.mjs", tools)
+    command = ["node", "hugging_face.mjs", f"{http.base_url}/hf/tiny", str(tmp_path / "dog.wav")]
+    done = subprocess.run(command, cwd=tools, capture_output=True, text=True, check=True, timeout=60)
+    found, error = json.loads(done.stdout)
+    assert [(each["label"], each["score"]) for each in found] == [("dog", 0.7), ("rain", 0.2), ("bell", 0.1)]
+    assert "not like a sound file" in error
+
+
+@pytest.mark.slow
+def test_a_typescript_client_compiles(tools: Path, tmp_path: Path) -> None:
+    """openapi-typescript makes types of the document, with which a client type-checks under `strict`."""
     (tmp_path / "openapi.json").write_text(json.dumps(create_app(Settings()).openapi()))
-    shutil.copy(sources / "client.ts", tmp_path)
+    shutil.copy(NODE / "client.ts", tmp_path)
     for command in (
         [
             "openapi-typescript",

@@ -124,7 +124,7 @@ def test_a_name_with_a_private_address_is_refused(server: int) -> None:
 
 def test_an_address_that_is_not_listed_starts_no_process() -> None:
     """The worker checks again what the gateway has checked."""
-    with pytest.raises(UrlNotAllowed, match="not listed"):
+    with pytest.raises(UrlNotAllowed, match="does not list it"):
         Fetcher(("https://a.example",), 1_000, 30.0).fetch("https://b.example/")
 
 
