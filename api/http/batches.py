@@ -11,17 +11,10 @@ from starlette.requests import ClientDisconnect
 
 from api.http.archives import MAX_NAME, Member, archive_members, check_name, is_archive
 from api.http.base64_text import decode_base64, too_large
+from api.http.bodies import ENVELOPE_BYTES, media_type_of, parse_json, read_chunks, read_encoded, too_many
 from api.http.forms import FILE, group_options, options_of, parsed_form
+from api.http.options import MAX_OPTIONS, validate_options
 from api.http.problems import describe_validation_errors
-from api.http.uploads import (
-    ENVELOPE_BYTES,
-    media_type_of,
-    parse_json,
-    read_chunks,
-    read_encoded,
-    too_many,
-    validate_options,
-)
 from otoscope.errors import InvalidRequest, RequestTimeout, UnsupportedMediaType
 from otoscope.types import MAX_BATCH, JobOptions
 from shared.config.settings import Settings
@@ -86,7 +79,7 @@ def _archive(body: bytes, limit: int) -> list[Member]:
 
 async def _form(request: Request, limit: int) -> tuple[list[Member], dict[str, Any]]:
     chunks = read_chunks(request, limit, limit + MAX_BATCH * 1_024 + ENVELOPE_BYTES)
-    parsed = parsed_form(request, chunks, max_files=MAX_BATCH, max_fields=32, max_part_size=ENVELOPE_BYTES)
+    parsed = parsed_form(request, chunks, max_files=MAX_BATCH, max_fields=MAX_OPTIONS, max_part_size=ENVELOPE_BYTES)
     async with parsed as form:
         files = [(key, value) for key, value in form if isinstance(value, UploadFile)]
         if stray := [key for key, _ in files if key not in (FILE, "file[]", "files", "files[]")]:

@@ -2,20 +2,19 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import orjson
 from fastapi import Request
-from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import ClientDisconnect
 
 from api.http.base64_text import decode_base64, too_large
+from api.http.bodies import ENVELOPE_BYTES, media_type_of, parse_json, read_chunks, read_encoded, too_many
 from api.http.forms import BASE64, FILE, URL, group_options, options_of, parse_urlencoded, parsed_form
-from api.http.problems import describe_validation_errors
+from api.http.options import MAX_OPTIONS, validate_options
 from otoscope.errors import (
     AudioChannels,
     InvalidBase64,
@@ -33,8 +32,6 @@ from shared.audio.limits import NO_FULL_SPECTROGRAM, WHOLE_SECONDS, AudioLimits
 from shared.config.settings import Settings
 from shared.sound_sources import SoundSources
 
-ENVELOPE_BYTES = 64 * 1024  # that options, part headers and boundaries may take beside the file
-_MAX_OPTIONS = 32  # options of a request, and values of `include`
 _MAX_JSON_TOKENS = 256  # of each comma and opening bracket: base64 has none of them, text seldom many
 _SMALL_BYTES = 256 * 1024  # an upload up to this size is processed in a millisecond or two: a thread would cost more
 _QUICK_MAGIC = (b"RIFF", b"FORM", b"fLaC", b"OggS")
@@ -119,14 +116,6 @@ async def check_upload(
     return Upload(body, audio, options)
 
 
-def media_type_of(request: Request) -> str:
-    """The content type without its parameters. Raises UnsupportedMediaType for a compressed body."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding != "identity":  # decompressed, a few bytes could become any number
-        raise UnsupportedMediaType(f"Content-Encoding {encoding[:50]!r} is not accepted; send the body uncompressed.")
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
 async def run_in_thread_if(slow: bool, function: Callable[..., T], *arguments: Any) -> T:
     """Run in a thread what would block the event loop for long; the rest directly, to save the thread's overhead."""
     return await asyncio.to_thread(function, *arguments) if slow else function(*arguments)
@@ -150,52 +139,13 @@ def describe_audio(body: bytes, name: str | None, limits: AudioLimits, options: 
     )
 
 
-async def read_chunks(request: Request, limit: int, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """The chunks of a body of at most `max_bytes`, enough for a sound of `limit` bytes in this form.
-
-    A declared length beyond that is refused before the first byte. Raises PayloadTooLarge.
-    """
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
-        raise too_large(limit)
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > max_bytes:
-            raise too_large(limit)
-        yield chunk
-
-
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """A whole body, as long as one with a sound in base64. Raises PayloadTooLarge, RequestTimeout or InvalidRequest."""
-    media_type_of(request)
-    try:
-        async with asyncio.timeout(settings.upload_seconds):
-            return bytes(await read_encoded(request, settings.max_upload_bytes))
-    except TimeoutError as error:
-        raise RequestTimeout(f"The upload did not arrive within {settings.upload_seconds:g} s.") from error
-    except ClientDisconnect as error:
-        raise InvalidRequest("The connection was closed before the upload was complete.") from error
-
-
-async def read_encoded(request: Request, limit: int) -> bytearray:
-    """A body that may have the sound in base64, with line breaks.
-
-    A line break after every 64 characters may take four bytes, escaped in JSON.
-    """
-    body, encoded = bytearray(), 4 * (limit // 3 + 1)
-    async for chunk in read_chunks(request, limit, encoded + encoded // 16 + ENVELOPE_BYTES):
-        body += chunk
-    return body
-
-
 async def _multipart(request: Request, limit: int) -> tuple[bytes, str | None, dict[str, Any]]:
     if "boundary=" not in request.headers["content-type"].lower():
         raise InvalidRequest(
             "Content-Type multipart/form-data has no boundary; let the library that makes the form set this header."
         )
     chunks = read_chunks(request, limit, limit + ENVELOPE_BYTES)
-    parsed = parsed_form(request, chunks, max_files=2, max_fields=_MAX_OPTIONS, max_part_size=ENVELOPE_BYTES)
+    parsed = parsed_form(request, chunks, max_files=2, max_fields=MAX_OPTIONS, max_part_size=ENVELOPE_BYTES)
     async with parsed as form:
         files = [(key, value) for key, value in form if isinstance(value, UploadFile)]
         stray = [key for key, _ in files if key not in (FILE, BASE64)]
@@ -268,9 +218,9 @@ def _parse_text(text: bytearray, media_type: str, limit: int) -> tuple[bytes, di
 
 def _parse_form(text: bytearray, limit: int) -> tuple[bytes, dict[str, Any]]:
     try:
-        encoded, options = parse_urlencoded(text, _MAX_OPTIONS)
+        encoded, options = parse_urlencoded(text, MAX_OPTIONS)
     except (ValueError, UnicodeError) as error:
-        raise InvalidRequest(f"The form cannot be parsed; at most {_MAX_OPTIONS} fields are accepted.") from error
+        raise InvalidRequest(f"The form cannot be parsed; at most {MAX_OPTIONS} fields are accepted.") from error
     if encoded is None and options.get(URL):
         return b"", options
     if encoded is None:
@@ -301,44 +251,3 @@ def _without_address(options: dict[str, Any]) -> dict[str, Any]:
     if options.pop(URL, None):
         raise InvalidRequest("The request has a sound and an address in 'audio_url'; send one of them.")
     return options
-
-
-def parse_json(text: bytes | bytearray) -> Any:
-    """Raises InvalidRequest."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is not JSON: {error}.") from error
-
-
-def too_many(count: int, text: bytearray) -> bool:
-    """Whether JSON has more elements than that: two bytes can take a hundred once parsed."""
-    return any(_more_than(count, token, text) for token in b",[{")
-
-
-def _more_than(count: int, byte: int, text: bytearray) -> bool:
-    """Whether the byte occurs more than `count` times; the search ends there, so it takes a few milliseconds."""
-    at = -1
-    return all((at := text.find(byte, at + 1)) >= 0 for _ in range(count + 1))
-
-
-def validate_options(given: dict[str, Any]) -> JobOptions:
-    """Raises InvalidRequest."""
-    given = {name: value for name, value in given.items() if value is not None and value != ""}
-    include = given.get("include")
-    if isinstance(include, str):
-        include = given["include"] = [part.strip() for part in include.split(",") if part.strip()]
-    if isinstance(include, list):
-        include = given["include"] = [part for part in include if part is not None and part != ""]
-    parts = include if isinstance(include, list) else []
-    if max(len(given), len(parts)) > _MAX_OPTIONS:  # pydantic would describe every one of them
-        raise InvalidRequest(f"At most {_MAX_OPTIONS} options and {_MAX_OPTIONS} parts are accepted.")
-    if not all(isinstance(part, str) for part in parts):  # pydantic would print them, however deeply nested
-        raise InvalidRequest("include: the names of parts must be strings.")
-    if parts:
-        given["include"] = list(dict.fromkeys(parts))
-    try:
-        return JobOptions.model_validate(given)
-    except ValidationError as error:
-        known = ", ".join(JobOptions.model_fields)
-        raise InvalidRequest(f"{describe_validation_errors(error.errors())} The options are {known}.") from error
