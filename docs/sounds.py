@@ -85,14 +85,14 @@ def church_bell() -> Sound:
 
 
 def clock_tick() -> Sound:
-    """Tick and tock: short clicks in a small wooden box, two a second, in a furnished room."""
+    """Tick and tock: short clicks in a small wooden box, five a second as in an alarm clock, in a quiet room."""
     beats, dice = [], np.random.default_rng(1)
-    for number in range(10):
+    for number in range(25):
         click = np.pad(band(noise(0.02, 7 + number % 2), 1_000, 7_000) * np.exp(-seconds(0.02) / 0.0012), (0, 2_000))
         box = resonator(click, 3_600 if number % 2 else 4_140, 0.03) + 0.6 * resonator(click, 1_512, 0.045)
         case = 0.5 * resonator(click, 520, 0.05) + 0.5 * click
-        beats.append((0.05 + number / 2, (box + case) * dice.uniform(0.85, 1)))
-    return with_ambience(reverberated(placed(5, beats), 0.15, 0.4, 5), 0.02, 50, 2_000, 9)
+        beats.append((0.05 + number / 5, (box + case) * dice.uniform(0.85, 1)))
+    return with_ambience(reverberated(placed(5, beats), 0.15, 0.4, 5), 0.002, 50, 2_000, 9)
 
 
 def siren() -> Sound:
@@ -113,15 +113,15 @@ def rain() -> Sound:
         frequency = float(np.exp(dice.uniform(np.log(600), np.log(6_500))))
         drop = resonator(np.pad([1.0], (0, 600)), frequency, dice.uniform(0.004, 0.02))
         drops.append((float(start), drop * dice.exponential(0.5)))
-    hiss = 0.25 * band(noise(5, 12), 300, 5_000) + 0.3 * band(noise(5, 13), 60, 500)
+    hiss = 0.5 * band(noise(5, 12), 300, 5_000) + 0.3 * band(noise(5, 13), 60, 500)
     return reverberated(placed(5, drops) + hiss, 0.3, 0.3, 7)
 
 
 def sea() -> Sound:
-    """Waves: a hiss that swells, breaks and runs out."""
+    """Waves on a beach: a roar that swells, breaks and runs out, and its foam."""
     time = seconds(5)
     swell = 0.15 + sum(np.exp(-((time - at) ** 2) / width) for at, width in ((1.2, 0.5), (3.6, 0.7)))
-    return band(noise(5, 21), 150, 3_500) * swell + 0.3 * band(noise(5, 22), 2_000, 7_000) * swell**2
+    return band(noise(5, 21), 80, 1_500) * swell + 0.3 * band(noise(5, 22), 2_000, 7_000) * swell**2
 
 
 def crickets() -> Sound:
@@ -143,11 +143,12 @@ def crickets() -> Sound:
 
 
 def knocking() -> Sound:
-    """Knuckles on a wooden door, five knocks, twice."""
+    """Knuckles on a wooden door, five knocks, twice, with the echo of a stairwell."""
     knock = band(noise(0.01, 51), 100, 3_000) * np.exp(-seconds(0.01) / 0.002)
     struck = np.pad(knock, (0, 4_000))
     door = resonator(struck, 180, 0.12) + 0.7 * resonator(struck, 390, 0.08) + 0.5 * resonator(struck, 860, 0.04)
-    return placed(5, [(base + 0.19 * n, door) for base in (0.2, 2.6) for n in range(5)])
+    knocks = [(base + 0.25 * n, door) for base in (0.2, 2.6) for n in range(5)]
+    return reverberated(placed(5, knocks), 0.3, 0.3, 5)
 
 
 def day() -> Sound:
