@@ -9,6 +9,8 @@ native libraries are imported at the first use.
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,20 +101,26 @@ class _Bytes(io.BytesIO):
         return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
 
 
-def _open_sndfile(data: bytes, header: Header) -> Source:
+@cache
+def _forward_only() -> Any:
+    """A soundfile.SoundFile that is not seekable. Else soundfile seeks to the current position after every block, which
+    garbles Opus (https://github.com/libsndfile/libsndfile/issues/794,
+    https://github.com/bastibe/python-soundfile/pull/330).
+    """
     import soundfile
 
     class Forward(soundfile.SoundFile):  # type: ignore[misc]
-        """Not seekable. Else soundfile seeks to the current position after every block, which garbles Opus
-
-        (https://github.com/libsndfile/libsndfile/issues/794, https://github.com/bastibe/python-soundfile/pull/330).
-        """
-
         def seekable(self) -> bool:
             return False
 
+    return Forward
+
+
+def _open_sndfile(data: bytes, header: Header) -> Source:
+    import soundfile
+
     try:
-        file = Forward(_Bytes(header.stream(data)))
+        file = _forward_only()(_Bytes(header.stream(data)))
     except soundfile.SoundFileError as error:
         raise AudioCorrupt(f"The {header.container} file cannot be opened: {_reason(error)}") from error
     same = (file.format, file.samplerate, file.channels) == (header.container.upper(), header.rate, header.channels)

@@ -178,15 +178,17 @@ def describe_formats(names: Iterable[str] | None = None) -> str:
 def identify(data: bytes, *, plain: bool = False) -> tuple[AudioFormat | None, int]:
     """(format or None, where it begins): behind tags, zeros, white space, and up to 4 KB of anything.
 
-    `plain` tries the formats that can be uncompressed. Raises AudioTruncated or AudioEmpty, where the file is nothing
-    but a tag.
+    `plain` finds only a format that can be uncompressed, and returns None for a file that begins as another. Raises
+    AudioTruncated or AudioEmpty, where the file is nothing but a tag.
     """
     start = skip_tags(data)
-    strong = [each for each in FORMATS if each.magic and each.plain >= plain]
+    strong = [each for each in FORMATS if each.magic]
     for begin in range(start, max(start - 5, -1), -1):  # the size that an MP4 file begins with can look blank
         for each in strong:
             if each.pattern.match(data, begin):
-                return each, begin
+                return each if each.plain >= plain else None, begin
+    if plain:
+        strong = [each for each in strong if each.plain]
     framed = [each for each in FORMATS if each.find_frames and not plain]
     for most, formats in ((_MAX_STRAY, strong), (None, framed)):
         found = [(at, each) for each in formats if (at := each.find(data, start, most)) is not None]
