@@ -155,6 +155,13 @@ def _report_import(dataset: Path, result: "ImportResult") -> None:
     if len(counts) == 1:
         print("This is one class; training needs at least two.")
     _list("Duplicates, kept once", result.duplicates)
+    if result.split:
+        sizes = ", ".join(
+            f"{part} {sum(counts[part] for counts in result.split.counts.values()):,}" for part in result.split.shares
+        )
+        print(f"Split as the folders are: {sizes}; `otoscope data split {dataset}` makes another one")
+        _list("Re-encoded copies on two sides of it", result.split.copies)
+    _list("One sound under two labels", result.conflicts)
     _list("Skipped", result.skipped)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import REAL_SOUNDS
 from tests.support.recordings import write_class_folders, write_recording
-from training.data.custom.importers import import_folder
+from training.data.custom.importers import given_subsets, import_folder
 from training.data.custom.manifest import lock_dataset, read_manifest
 from training.data.custom.reset import reset
 from training.data.custom.split import read_split, write_split
@@ -153,7 +153,8 @@ def test_moved_to_another_class(tmp_path: Path) -> None:
 
 
 def test_duplicates(tmp_path: Path) -> None:
-    """Under one label: stored once and reported. Under two labels: an error that names both, and nothing changes."""
+    """Under one label: stored once and reported. Under two labels: left out and listed, unless an earlier import has
+    it; nothing else is affected."""
     src, root = write_class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
     shutil.copy(src / "dog" / "dog0-0.wav", src / "dog" / "twin.wav")
     result = import_folder(src, root)
@@ -161,11 +162,38 @@ def test_duplicates(tmp_path: Path) -> None:
     assert result.duplicates == [f"{src / 'dog' / 'twin.wav'} is the same sound as {src / 'dog' / 'dog0-0.wav'}"]
 
     before = (root / "items.csv").read_bytes()
-    shutil.copy(src / "dog" / "dog1-1.wav", src / "rain" / "zzz.wav")
-    for dataset in (root, tmp_path / "other"):
-        with pytest.raises(DatasetError, match=r"two labels: .*zzz\.wav as 'rain', .*dog1-1\.wav as 'dog'"):
-            import_folder(src, dataset)
+    for name in ("yyy.wav", "zzz.wav"):
+        shutil.copy(src / "dog" / "dog1-1.wav", src / "rain" / name)
+    again = import_folder(src, root)
+    pair = f"{src / 'rain' / 'zzz.wav'} as 'rain', {src / 'dog' / 'dog1-1.wav'} as 'dog'"
+    assert len(again.conflicts) == 2
+    assert again.conflicts[1].startswith(f"{pair}, which it stays: correct ")
     assert (root / "items.csv").read_bytes() == before
+    other = import_folder(src, tmp_path / "other")
+    assert (other.added, len(other.conflicts), other.conflicts[1]) == (7, 2, pair)
+    origins = {Path(item.origin).name for item in read_manifest(tmp_path / "other")}
+    assert origins.isdisjoint({"dog1-1.wav", "yyy.wav", "zzz.wav"})
+    assert import_folder(src, tmp_path / "other").conflicts == other.conflicts, "also when it is continued"
+
+
+def test_folders_of_a_split(tmp_path: Path) -> None:
+    """`train`, `valid` and `test` are no classes: the classes are in them, and the split is theirs."""
+    for part, takes in (("train", 4), ("valid", 2), ("test", 2)):
+        write_class_folders(tmp_path / "mine" / part, "dog", "rain", takes=takes)
+    result = import_folder(tmp_path / "mine", tmp_path / "sounds")
+    assert result.added == 16
+    assert {item.label for item in read_manifest(tmp_path / "sounds")} == {"dog", "rain"}
+    subsets = read_split(tmp_path / "sounds")
+    assert {Path(source).parts[-3]: subset for source, subset in subsets.items()} == {
+        "train": "train", "valid": "val", "test": "test",
+    }  # fmt: skip
+    assert result.split is not None
+    assert result.split.counts == {name: {"train": 4, "val": 2, "test": 2} for name in ("dog", "rain")}
+    with pytest.raises(DatasetError, match="the source dog0 is in test and in train; `otoscope data split"):
+        import_folder(tmp_path / "mine", tmp_path / "grouped", group=r"^(\w+)-")
+    assert given_subsets(["train", "validation"]) == {"train": "train", "validation": "test"}
+    assert given_subsets(["train", "tram", "test"]) == {}, "classes of vehicles"
+    assert given_subsets(["test", "val"]) == {}
 
 
 def test_group(tmp_path: Path) -> None:

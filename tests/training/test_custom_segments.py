@@ -224,6 +224,10 @@ def test_undecodable_files(root: Path) -> None:
     info = read_cache_info(prepare_segments(root, rate=RATE, window_seconds=1.0))
     assert (info.files, len(info.skipped)) == (3, 1)
     assert "b.wav: " in info.skipped[0]
+    (mine / "dog" / "b.wav").unlink()
+    info = read_cache_info(prepare_segments(root, rate=RATE, window_seconds=1.0))
+    assert (info.files, len(info.skipped)) == (3, 1)
+    assert "b.wav: [Errno 2] No such file" in info.skipped[0], "a missing file is skipped and listed, too"
     (mine / "rain" / "d.wav").write_bytes(b"RIFF")
     with pytest.raises(DatasetError, match=r"no usable sound of class 'rain'; first: .*d\.wav: .*not WAVE"):
         prepare_segments(root, rate=RATE, window_seconds=1.0)
@@ -231,8 +235,9 @@ def test_undecodable_files(root: Path) -> None:
         path.write_bytes(b"")
     with pytest.raises(DatasetError, match="no usable sound of class 'dog', 'rain'"):
         prepare_segments(root, rate=RATE, window_seconds=None)
-    (mine / "rain" / "d.wav").unlink()
-    with pytest.raises(DatasetError, match=r"line 5: .*d\.wav does not exist"):
+    for path in mine.rglob("*.wav"):
+        path.unlink()
+    with pytest.raises(DatasetError, match=r"line 2: .*a\.wav does not exist"):
         prepare_segments(root, rate=RATE, window_seconds=1.0)
 
 

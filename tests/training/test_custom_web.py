@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.audio.decode import probe
+from shared.audio.probe import probe
 from tests.support.recordings import wav_bytes
 from tests.support.sounds import chirp, encode
 from training.data.custom import web
@@ -130,15 +131,16 @@ def test_links_to_files(site: Site, tmp_path: Path) -> None:
 
 
 def test_source_column_and_conflicts(site: Site, tmp_path: Path) -> None:
-    """A source column takes precedence over the link; one sound under two labels is an error."""
+    """A source column takes precedence over the link; one sound under two labels is listed, and keeps the first."""
     link = site.put("/a.wav", wav_bytes())
     other = site.put("/b.wav", site.pages["/a.wav"][1])
     (tmp_path / "list.csv").write_text(f"url,label,source\n{link},dog,Rex\n")
     import_csv(tmp_path / "list.csv", tmp_path / "sounds")
     assert read_manifest(tmp_path / "sounds")[0].source == "Rex"
     for rows in ([(link, "cat")], [(other, "cat")]):
-        with pytest.raises(DatasetError, match=r"two labels: .* as 'cat', .*a\.wav as 'dog'"):
-            import_csv(write_list(tmp_path, *rows), tmp_path / "sounds")
+        (conflict,) = import_csv(write_list(tmp_path, *rows), tmp_path / "sounds").conflicts
+        assert re.search(r" as 'cat', .*a\.wav as 'dog', which it stays", conflict)
+        assert [item.label for item in read_manifest(tmp_path / "sounds")] == ["dog"]
 
 
 def test_group_pattern_on_links(site: Site, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def load_custom_dataset(
     DatasetError.
     """
     cut = segments or SegmentRecipe()
-    entries = read_manifest(root)
+    entries = read_manifest(root, missing_ok=True)
     subsets: Mapping[str, Fold] = (
         folds_by_source(entries, folds, seed, find_copies(root, entries)) if folds else read_split(root)
     )

@@ -1,5 +1,7 @@
 """Imports sounds into a custom data set, from a folder whose sub-folders are the classes, or from a CSV table.
 
+Class folders may be inside `train`, `val` and `test`, which then are the split.
+
 Files are referenced in place unless `copy` is set. Unusable files are skipped and reported. The source of a sound, that
 is the recording or the speaker, is found in its file name by a regular expression with one group. Without a pattern
 every file is its own source. A link to a web page is always its own source, since the last part of its path (`watch`)
@@ -10,7 +12,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,6 +26,7 @@ from training.data.custom.ingest import (
     rejection_reason,
 )
 from training.data.custom.manifest import AUDIO_DIR, CACHE_DIR, REPORT_DIR, SPLIT_DIR
+from training.data.custom.split import Subset, write_given_split
 from training.data.custom.web import DownloadFailed, fetcher, file_name, is_link, is_page
 from training.errors import DatasetError
 
@@ -37,6 +40,10 @@ def import_folder(src: Path, root: Path, *, group: str | None = None, copy: bool
     try:
         inside = sorted(path for path in src.iterdir() if not path.name.startswith(".") and path.name not in own)
         folders = [path for path in inside if path.is_dir()]
+        parts = given_subsets([path.name for path in folders])
+        if parts:
+            inside = sorted(path for folder in folders for path in folder.iterdir() if not path.name.startswith("."))
+            folders = [path for path in inside if path.is_dir()]
         found = [(folder, path) for folder in folders for path in _walk_files(folder)]
     except OSError as error:
         raise DatasetError(f"{src} cannot be read: {error}") from error
@@ -50,7 +57,28 @@ def import_folder(src: Path, root: Path, *, group: str | None = None, copy: bool
             writer.skip(empty, "a class folder without sounds")
         for folder, path in tqdm(found, desc="import", unit="file", leave=False):
             _import_file(writer, path, folder.name, pattern, "", copy)
-        return writer.finish(src)
+        result = writer.finish(src)
+    if parts:
+        origins = {os.path.abspath(path): parts[path.relative_to(src).parts[0]] for _, path in found if path.is_file()}
+        result.split = write_given_split(root, origins)
+    return result
+
+
+_SUBSET_FOLDERS: dict[str, Subset] = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "eval": "test",
+}  # fmt: skip
+
+
+def given_subsets(folders: Sequence[str]) -> dict[str, Subset]:
+    """The subset of each folder if they are the parts of a split, such as `train`, `val` and `test`, and not classes;
+    otherwise nothing. Without a test folder, the one for validation is the test set."""
+    found = {name: _SUBSET_FOLDERS[name.lower()] for name in folders if name.lower() in _SUBSET_FOLDERS}
+    if len(found) < len(folders) or "train" not in found.values() or len(set(found.values())) < 2:
+        return {}
+    if "test" not in found.values():
+        found = {name: "test" if subset == "val" else subset for name, subset in found.items()}
+    return found
 
 
 def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool = False) -> ImportResult:
@@ -154,7 +182,7 @@ def _rows(table: Path) -> list[tuple[int, str, str, str]]:
             if not any(cells) or cells[0].startswith("#"):
                 continue
             if columns is None:
-                names = ["file" if cell.lower() in ("url", "link") else cell.lower() for cell in cells]
+                names = ["file" if cell.lower() in ("url", "link", "file_name") else cell.lower() for cell in cells]
                 columns = {name: at for at, name in enumerate(names)} if "label" in names else {}
                 if columns and "file" not in columns:
                     raise DatasetError(f"{table} has no column file")

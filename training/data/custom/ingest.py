@@ -1,7 +1,8 @@
 """Adds sounds to a custom data set, for all importers.
 
-Identical bytes are stored once per label, and are an error under two labels. Existing entries are kept, except that a
-moved or changed file replaces its old entry, and a new source replaces the old source.
+Identical bytes are stored once. Under two labels they are left out and listed, unless an earlier import has them: then
+they keep the label that they have. Existing entries are kept, except that a moved or changed file replaces its old
+entry, and a new source replaces the old source.
 """
 
 import hashlib
@@ -14,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from otoscope.errors import AudioError
-from shared.audio.decode import probe
 from shared.audio.formats import FORMATS, describe_formats
+from shared.audio.probe import probe
 from training.data.custom.manifest import (
     AUDIO_DIR,
     CACHE_DIR,
@@ -28,6 +29,7 @@ from training.data.custom.manifest import (
     read_manifest,
     write_manifest,
 )
+from training.data.custom.split import SplitInfo
 from training.errors import DatasetError
 
 AUDIO_SUFFIXES = {extension for each in FORMATS for extension in each.extensions}
@@ -42,6 +44,8 @@ class ImportResult:
     unchanged: int = 0  # already imported by an earlier call
     duplicates: list[str] = field(default_factory=list)  # messages about sounds that are in the data set already
     skipped: list[str] = field(default_factory=list)  # messages about skipped files, with the reason
+    split: SplitInfo | None = None  # that of the folders, if these were `train`, `val` and `test`
+    conflicts: list[str] = field(default_factory=list)  # messages about sounds that are listed under two labels
 
 
 class DatasetWriter:
@@ -58,12 +62,14 @@ class DatasetWriter:
         present = [entry for entry in entries if (root / entry.file).is_file()]
         self._by_origin = {entry.origin: entry for entry in present}
         self._by_digest = {entry.sha256: entry for entry in present}
+        self._earlier = frozenset(self._by_digest)
+        self._contradicted: dict[str, ManifestEntry] = {}  # left out, by digest
         self._lost = {entry.sha256: entry for entry in entries if entry.sha256 not in self._by_digest}
 
     def already_imported(self, label: str, source: str, origin: str) -> bool:
         """Whether a sound of this origin is in the data set, so that it need not be downloaded again.
 
-        Updates its source. Raises DatasetError if it is there under another label.
+        Updates its source. Under another label it is a conflict.
         """
         if (entry := self._by_origin.get(origin)) is None:
             return False
@@ -76,7 +82,7 @@ class DatasetWriter:
         """Add a sound that stays at `path`, or, without `path`, one that is copied into the data set with a name based
         on `name`.
 
-        Raises DatasetError if the sound is there under another label, or if it cannot be written.
+        Raises DatasetError if it cannot be written.
         """
         label = normalise_label(label)
         try:
@@ -85,7 +91,7 @@ class DatasetWriter:
             self.skip(origin, str(error))
             return
         digest = hashlib.sha256(data).hexdigest()
-        if existing := self._by_digest.get(digest):
+        if existing := self._by_digest.get(digest) or self._contradicted.get(digest):
             self._update_existing(existing, label, source, origin)
             return
         if lost := self._lost.pop(digest, None):
@@ -104,7 +110,8 @@ class DatasetWriter:
     def finish(self, src: object) -> ImportResult:
         """Save and return the result. Raises DatasetError if the data set is empty."""
         if not self._entries:
-            first = f"; first: {self.result.skipped[0]}" if self.result.skipped else ""
+            reasons = [*self.result.skipped, *(f"two labels: {pair}" for pair in self.result.conflicts)]
+            first = f"; first: {reasons[0]}" if reasons else ""
             raise DatasetError(f"{src} has no usable sound{first}")
         self.save()
         return self.result
@@ -112,10 +119,20 @@ class DatasetWriter:
     def _update_existing(self, entry: ManifestEntry, label: str, source: str, origin: str) -> None:
         label = normalise_label(label)
         if entry.label != label:
-            raise DatasetError(
-                f"the same sound has two labels: {origin} as {label!r}, {entry.origin} as {entry.label!r};"
-                f" keep one of them, or correct {self.root / MANIFEST}"
+            kept = entry.sha256 in self._earlier
+            self.result.conflicts.append(
+                f"{origin} as {label!r}, {entry.origin} as {entry.label!r}"
+                f"{f', which it stays: correct {self.root / MANIFEST} otherwise' if kept else ''}"
             )
+            if not kept and entry.file in self._entries:
+                del self._entries[entry.file]
+                self._contradicted[entry.sha256] = entry
+                self.result.added -= 1
+                del self._by_digest[entry.sha256]
+                self._by_origin.pop(entry.origin, None)
+            return
+        if entry.sha256 in self._contradicted:
+            return
         if entry.origin != origin:
             self.result.duplicates.append(f"{origin} is the same sound as {entry.origin}")
             return

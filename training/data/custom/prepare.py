@@ -94,11 +94,11 @@ def prepare_segments(
     if not 0 <= overlap < 1:
         raise DatasetError(f"windows cannot overlap by {overlap:g}; accepted: 0 to less than 1")
     parameters = CacheParameters(rate=rate, window_seconds=window_seconds, overlap=overlap, silence_db=silence_db)
-    folder = root / CACHE_DIR / _cache_key(root, read_manifest(root), parameters)
+    folder = root / CACHE_DIR / _cache_key(root, _entries(root), parameters)
     if folder.is_dir():
         return folder
     with lock_dataset(root):
-        entries = read_manifest(root)
+        entries = _entries(root)
         folder = root / CACHE_DIR / _cache_key(root, entries, parameters)
         if not folder.is_dir():
             try:
@@ -134,11 +134,25 @@ def read_cache_info(cache: Path) -> CacheInfo:
         raise DatasetError(f"{cache / _INFO} cannot be read: {error}") from error
 
 
+def _entries(root: Path) -> list[ManifestEntry]:
+    """The sounds of a data set; a file that is missing is left out and listed, as one that cannot be decoded.
+
+    Raises DatasetError.
+    """
+    entries = read_manifest(root, missing_ok=True)
+    if all(not (root / entry.file).is_file() for entry in entries):
+        read_manifest(root)  # raises: none, or the first one that is missing
+    return entries
+
+
 def _cache_key(root: Path, entries: list[ManifestEntry], parameters: CacheParameters) -> str:
     digest = hashlib.sha256(f"{_FORMAT} {parameters.model_dump_json()} {manifest_digest(root)}\n".encode())
     for entry in entries:
         try:
             stat = (root / entry.file).stat()
+        except FileNotFoundError:
+            digest.update(b"missing\n")
+            continue
         except OSError as error:
             raise DatasetError(f"{root / entry.file} cannot be read: {error}") from error
         digest.update(f"{stat.st_size} {stat.st_mtime_ns}\n".encode())

@@ -160,34 +160,66 @@ def _assign(
 def write_split(root: Path, *, val: float, test: float, seed: int) -> SplitInfo:
     """Split the data set and replace any older split on disk. Raises DatasetError."""
     with lock_dataset(root):
-        entries, digest = read_manifest(root), manifest_digest(root)
+        entries = read_manifest(root)
         copies = find_copies(root, entries)
         subsets = split_by_source(entries, val=val, test=test, seed=seed, copies=copies)
-        counts: dict[str, dict[Subset, int]] = {
-            label: dict.fromkeys(SUBSETS, 0) for label in sorted({entry.label for entry in entries})
-        }
+        return _replace_split(root, entries, subsets, _shares(val, test), seed, copies)
+
+
+def write_given_split(root: Path, subset_of: Mapping[str, Subset]) -> SplitInfo:
+    """Adopt the split of the folders from which sounds were imported: `subset_of` maps their origins to subsets.
+
+    Re-encoded copies on two sides are listed in the result; they stay there. Raises DatasetError for a source in two
+    subsets, and for a sound of another origin.
+    """
+    with lock_dataset(root):
+        entries = read_manifest(root)
+        subsets: dict[str, Subset] = {}
         for entry in entries:
-            counts[entry.label][subsets[entry.source]] += 1
-        info = SplitInfo(
-            seed=seed, shares=_shares(val, test), counts=counts, items_sha256=digest,
-            copies=[describe_copy(*pair) for pair in copies],
-            sources={one: sorted(source for source, subset in subsets.items() if subset == one) for one in SUBSETS},
-        )  # fmt: skip
-        folder, partial = root / SPLIT_DIR, root / f"{SPLIT_DIR}.partial"
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            for subset in SUBSETS:
-                rows = ((entry.file, entry.label, entry.source) for entry in entries if subsets[entry.source] == subset)
-                write_table(partial / f"{subset}.csv", _COLUMNS, rows)
-            (partial / _INFO).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(partial, folder)
-        except OSError as error:
-            raise DatasetError(f"{folder} cannot be written: {error}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if (own := subset_of.get(entry.origin)) is None:
+                raise DatasetError(f"{entry.origin} is in no folder of the split; {_hint(root)}")
+            if (other := subsets.setdefault(entry.source, own)) != own:
+                raise DatasetError(f"the source {entry.source} is in {other} and in {own}; {_hint(root)}")
+        copies = [
+            (first, second)
+            for first, second in find_copies(root, entries)
+            if subsets[first.source] != subsets[second.source]
+        ]
+        number = Counter(subsets[entry.source] for entry in entries)
+        shares = {subset: number[subset] / len(entries) for subset in SUBSETS}
+        return _replace_split(root, entries, subsets, shares, 0, copies)
+
+
+def _replace_split(
+    root: Path, entries: Sequence[ManifestEntry], subsets: Mapping[str, Subset], shares: dict[Subset, float],
+    seed: int, copies: Copies,
+) -> SplitInfo:  # fmt: skip
+    """Write a split of a locked data set. Raises DatasetError."""
+    counts: dict[str, dict[Subset, int]] = {
+        label: dict.fromkeys(SUBSETS, 0) for label in sorted({entry.label for entry in entries})
+    }
+    for entry in entries:
+        counts[entry.label][subsets[entry.source]] += 1
+    info = SplitInfo(
+        seed=seed, shares=shares, counts=counts, items_sha256=manifest_digest(root),
+        copies=[describe_copy(*pair) for pair in copies],
+        sources={one: sorted(source for source, subset in subsets.items() if subset == one) for one in SUBSETS},
+    )  # fmt: skip
+    folder, partial = root / SPLIT_DIR, root / f"{SPLIT_DIR}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for subset in SUBSETS:
+            rows = ((entry.file, entry.label, entry.source) for entry in entries if subsets[entry.source] == subset)
+            write_table(partial / f"{subset}.csv", _COLUMNS, rows)
+        (partial / _INFO).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    except OSError as error:
+        raise DatasetError(f"{folder} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return info
 
 
