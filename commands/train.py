@@ -87,6 +87,15 @@ def train(
             answers = measure_model(out, dataset, part, recordings=evaluation.recordings[0])
             report = write_report(evaluation, out / f"evaluation-{part}", answers)
             print(f"{headline(report)}: {out}/evaluation-{part}")
+    sources = {
+        label: {clip.source for clip in dataset.clips if clip.label == label} for label in range(len(dataset.classes))
+    }
+    most = min(5, *map(len, sources.values()))
+    if most > 1 and not teacher:
+        same = [("--data", data), ("--recipe", recipe), *(("--set", one) for one in changes or ()), ("--from", start)]
+        given = " ".join(f"{name} {shlex.quote(str(value))}" for name, value in same if value)
+        folds = f"otoscope evaluate {shlex.quote(f'{out}-folds')} {given} --folds {most}"
+        print(f"The accuracy of one split depends on chance; by folds: {folds}")
 
 
 def evaluate(

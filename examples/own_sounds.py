@@ -34,7 +34,7 @@ def main() -> None:
     if not (model / "config.json").is_file():
         run_otoscope("train", "--data", sounds, "--recipe", "own-sounds", "--from", options.pretrained, "--out", model)
     run_otoscope("evaluate", model, "--data", sounds, "--out", model / "evaluation-test", "--record")
-    # One split is a coin: it decides which drone is learned, and which one is recognised or not. Both ways:
+    # The accuracy of one split depends on chance: which of the two drones is learned. By two folds, both ways:
     folds = ("--recipe", "own-sounds", "--from", options.pretrained, "--folds", "2")
     run_otoscope("evaluate", options.out / "folds", "--data", sounds, *folds)
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from commands.train import INTERRUPTED, _interrupted
 from otoscope.cli.main import app
 from tests.conftest import PYTHON
 from tests.support.tiny_recipe import TINY, changed
 from training.data.esc50 import load_esc50
 from training.fit.loop import train
+from training.fit.run_state import CHECKPOINT
 from training.recipe import load_recipe, to_yaml
 from worker.model.checkpoint import read_config
 
@@ -181,3 +183,14 @@ def test_ctrl_c_saves(data: Path, recipe_file: str, tmp_path: Path) -> None:
     )
     assert other.returncode != 0
     assert "another recipe" in other.stderr
+
+
+def test_interrupted_while_decoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the first checkpoint there is nothing to resume, and no command that would fail is recommended."""
+    for saved, message in ((False, "nothing is saved; the same command starts again"), (True, "with --resume")):
+        if saved:
+            (tmp_path / CHECKPOINT).touch()
+        with pytest.raises(SystemExit) as stopped:
+            _interrupted(tmp_path)
+        assert stopped.value.code == INTERRUPTED
+        assert message in capsys.readouterr().err

@@ -81,6 +81,7 @@ def test_from_folder_to_model(sounds: Path, tmp_path: Path) -> None:
     result = run("train", "--data", sounds, "--recipe", recipe, "--out", tmp_path / "mine")
     assert "val set" in result.output
     assert "validation clips" in result.output
+    assert f"otoscope evaluate {tmp_path / 'mine'}-folds --data {sounds} --recipe {recipe} --folds 5" in result.output
     report = json.loads((tmp_path / "mine" / "evaluation-test" / "report.json").read_text())
     assert (report["fold"], report["trained_on"], report["chosen_by"]) == ("test", False, False)
     assert report["accuracy"] > 0.8

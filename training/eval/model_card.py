@@ -83,9 +83,10 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
         "## Accuracy",
         "",
         f"**{percent(report.accuracy)}** of {report.clips} clips of {test_set} ({report.correct} correct; 95 %"
-        f" interval {interval(report.interval_95)}), top-5 {percent(report.top_5)}, mean F1 {report.macro_f1:.3f};"
-        f" measured in {report.precision} on {report.device}. Expected calibration error {report.calibration_error:.3f}"
-        f" at temperature {config.temperature:g} ({report.calibration_error_uncalibrated:.3f} at 1).",
+        f" interval {interval(report.interval_95)}{_by_source(report)}), top-5 {percent(report.top_5)}, mean F1"
+        f" {report.macro_f1:.3f}; measured in {report.precision} on {report.device}. Expected calibration error"
+        f" {report.calibration_error:.3f} at temperature {config.temperature:g}"
+        f" ({report.calibration_error_uncalibrated:.3f} at 1).",
         "",
         f"Protocol: {_protocol(recipe, dataset, test_fold)}{_thresholds_note(config, test_fold)}",
     ]
@@ -105,8 +106,12 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
     teachers = "".join(f" --teacher models/{one['name']}" for one in given)
     started = config.training.get("started_from")
     start = f" --from models/{started['name']}" if started else ""
-    options = f"{_recipe_options(recipe, fine_tuned=bool(started))}{start}{teachers} --out runs/{config.name}"
-    lines += [f"$ otoscope train --data {where}{fold} {options}"]
+    for name, own in _runs(config):
+        options = f"{_recipe_options(own, fine_tuned=bool(started))}{start}{teachers} --out runs/{name}"
+        lines += [f"$ otoscope train --data {where}{fold} {options}"]
+    if config.training.get("averaged"):
+        runs = " ".join(f"runs/{name}" for name, _ in _runs(config))
+        lines += [f"$ otoscope models average {runs} --out runs/{config.name}"]
     if config.training.get("answers"):
         lines += [f"$ otoscope evaluate runs/{config.name} --data {where}{fold}{_answer_options(config, recipe)}"]
     lines += ["```"]
@@ -137,6 +142,13 @@ def _normalisation(front: FrontendConfig) -> str:
     if front.log_offset:
         return f"logarithm of x + {front.log_offset:g}"
     return f"mean {front.mean:g} dB, standard deviation {front.std:g} dB over the training clips"
+
+
+def _by_source(report: EvaluationReport) -> str:
+    """The interval that counts sources, where recordings share them."""
+    if not report.interval_95_sources or report.sources == report.clips:
+        return ""
+    return f"; counting the {report.sources} sources {interval(report.interval_95_sources)}"
 
 
 def _protocol(recipe: Recipe, dataset: Dataset, test_fold: Fold) -> str:
@@ -177,6 +189,14 @@ def _notes(config: ModelConfig) -> list[str]:
     """Free text from the config of the model."""
     note = config.training.get("note")
     return ["", str(note)] if note else []
+
+
+def _runs(config: ModelConfig) -> list[tuple[str, Recipe]]:
+    """Name and recipe of each training: of the model, or of those whose weights were averaged."""
+    averaged = config.training.get("averaged", ())
+    if not averaged:
+        return [(config.name, parse_stored(config.training["recipe"]))]
+    return [(f"{config.name}-{number}", parse_stored(one["recipe"])) for number, one in enumerate(averaged, start=1)]
 
 
 def _answer_options(config: ModelConfig, recipe: Recipe) -> str:
