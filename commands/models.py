@@ -1,4 +1,4 @@
-"""`otoscope models add`: the network of another project as a model directory.
+"""`otoscope models add`: the network of another project as a model directory; `otoscope models average`: a model soup.
 
 Modules that need torch are imported inside the command.
 """
@@ -36,3 +36,15 @@ def add(
             f" in floating point; as it is by {difference.largest:.2f}, on average by {difference.mean:.1e}"
         )
     print(f"Licence: {added.config.licence}")
+
+
+def average(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Fine-tunings of one pretrained model.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The model directory to create.")],
+) -> None:
+    """Write a model with the mean of the weights of several fine-tunings of one pretrained model."""
+    from training.fit.model_soup import average_models
+
+    config = average_models(models, out)
+    print(f"{config.name}: the mean of {len(models)} models, in {out}")
+    print(f"Fit its answers and measure it: otoscope evaluate {out} --fit-answers --record")

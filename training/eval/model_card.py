@@ -14,7 +14,10 @@ from worker.model.checkpoint import ModelConfig, write_config
 from worker.model.frontend import FrontendConfig
 
 MAX_ROWS = 8  # rows per table
-_KEPT = ("frontend.window_seconds", "frontend.level_dbfs")  # values of a recipe that a base model does not replace
+_KEPT = (  # values of a recipe that a base model does not replace
+    "frontend.window_seconds", "frontend.level_dbfs",
+    "network.head", "network.dropout", "network.patch_hop", "network.layers",
+)  # fmt: skip
 _DISPLAY_NAMES = {
     "adamw": "AdamW", "sgd": "SGD with Nesterov momentum",
     "one_cycle": "one-cycle", "cosine": "warm-up and cosine",
