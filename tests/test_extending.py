@@ -93,7 +93,8 @@ def classify(samples, **options):
 CHECKS = {
     "A new audio container": """
         import io, numpy as np, soundfile
-        from shared.audio.decode import decode, is_plain, probe
+        from shared.audio.decode import decode, is_plain
+        from shared.audio.probe import probe
         from shared.audio.limits import AudioLimits
         from otoscope.errors import AudioUnsupported
 
@@ -161,7 +162,7 @@ CHECKS = {
         from struct import pack
         from api.http.problems import STATUS, problem
         from otoscope.errors import BY_CODE, AudioProtected
-        from shared.audio.decode import probe
+        from shared.audio.probe import probe
 
         def box(name, *content):
             return pack(">I4s", 8 + sum(map(len, content)), name) + b"".join(content)

@@ -25,10 +25,10 @@ from otoscope.errors import (
 )
 from otoscope.types import AudioInfo, JobOptions, Part
 from shared import tracing
-from shared.audio.decode import probe
 from shared.audio.formats import identify
 from shared.audio.headers import Decoder
 from shared.audio.limits import NO_FULL_SPECTROGRAM, WHOLE_SECONDS, AudioLimits
+from shared.audio.probe import probe
 from shared.config.settings import Settings
 from shared.sound_sources import SoundSources
 

@@ -1,6 +1,6 @@
-"""`probe()`, `decode()` and `SoundStream`: sound files in memory, under limits.
+"""`decode()` and `SoundStream`: sound files in memory, under limits.
 
-The gateway calls `probe`: it reads headers only and needs no native code. A `SoundStream` turns a file into mono
+A `SoundStream` turns a file into mono
 float32 at the rate that a model requires, block by block, and `decode` collects its blocks. They run in the worker's
 decode processes, which a hostile file may crash, and in the trainer, so that there is a single implementation from file
 to waveform.
@@ -8,7 +8,7 @@ to waveform.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +16,15 @@ from numpy.typing import NDArray
 from otoscope.errors import (
     AudioChannels,
     AudioCorrupt,
-    AudioEmpty,
     AudioError,
     AudioNotFinite,
-    AudioRate,
     AudioTooLong,
-    AudioTooShort,
     AudioTruncated,
-    AudioUnsupported,
 )
 from otoscope.results import Level, SoundWarning
 from shared.audio.decoders import Block, Source, open_source
-from shared.audio.formats import BY_NAME, describe_formats, identify, read_header
-from shared.audio.headers import Decoder, Header, describe_seconds
+from shared.audio.formats import BY_NAME, identify, read_header
+from shared.audio.headers import Decoder, describe_seconds
 from shared.audio.level import (
     DC_OFFSET,
     LevelMeter,
@@ -37,13 +33,14 @@ from shared.audio.level import (
     spread_frames,
 )
 from shared.audio.limits import HEAD_SECONDS, AudioLimits
+from shared.audio.probe import LENGTH_TOLERANCE, check_header, check_length, probe
+from shared.audio.resample import Resampler
 from shared.audio.warnings import band_warnings, level_warnings
 
 Waveform = NDArray[np.float32]
 
 BLOCK_SAMPLES = 2**18  # of a block of a stream at most: 16 s at 16 kHz
 
-_TOLERANCE = 0.5  # seconds above the limit that are accepted: codecs pad sounds that were cut to its length
 _MAX_MISSING = 0.25  # seconds of what a lossy file announces that may be missing: encoders count their padding
 _MAX_PLAIN = 4 * 2**20  # bytes of uncompressed sound that are decoded in a few milliseconds
 _MAX_PEAK = 2.0**32  # full scale is 1; integers of 32 bits that are stored as floats are below this
@@ -51,51 +48,6 @@ _MAX_PEAK = 2.0**32  # full scale is 1; integers of 32 bits that are stored as f
 
 Channel = int | Literal["mean", "left", "loudest"]
 """Which channel of a file is used: that number, from 1 on, the first, the one with the most energy, or their mean."""
-
-
-def probe(data: bytes, limits: AudioLimits | None = None, *, strict: bool = False) -> Header:
-    """Check a file by its header, and return the header. Raises an AudioError: what was found and what is accepted.
-
-    A file that ends early is an error only if it is to be `strict`, or if it has no sound at all.
-    """
-    limits = limits or AudioLimits()
-    if not data:
-        raise AudioEmpty(f"The upload is empty. Accepted: {describe_formats(limits.formats)}.")
-    header = read_header(data, limits.formats)
-    if header.container not in limits.formats:
-        accepted = describe_formats(limits.formats)
-        raise AudioUnsupported(f"{header.container} is not accepted here: it is disabled. Accepted: {accepted}.")
-    for each in header.all:
-        if each.truncated and (strict or each.frames == 0):
-            raise AudioTruncated(each.truncated)
-        if each.decoder is not Decoder.PYAV:  # others state wrong ones; those of the decoder are checked
-            _check(each, limits)
-    if header.seconds is not None:
-        _check_length(header.seconds, limits, header.truncated)
-    return header
-
-
-def _check(header: Header, limits: AudioLimits) -> None:
-    if not 1 <= header.channels <= limits.max_channels:
-        raise AudioChannels(f"The file has {header.channels} channels; 1 to {limits.max_channels} are accepted.")
-    if not limits.min_rate <= header.rate <= limits.max_rate:
-        raise AudioRate(
-            f"The file's sample rate is {header.rate:,} Hz; {limits.min_rate:,} to {limits.max_rate:,} are accepted."
-        )
-
-
-def _check_length(seconds: float, limits: AudioLimits, truncated: str = "") -> None:
-    """`truncated`: what is missing, where that is why it is short."""
-    if truncated and seconds < limits.min_seconds:
-        raise AudioTruncated(truncated)
-    if seconds == 0:
-        raise AudioEmpty("The file holds no samples.")
-    if seconds < limits.min_seconds:
-        raise AudioTooShort(
-            f"The sound lasts {seconds * 1_000:.3g} ms; at least {limits.min_seconds * 1_000:g} ms are needed."
-        )
-    if seconds > limits.max_seconds + _TOLERANCE:
-        raise AudioTooLong(f"The sound lasts {seconds:,.1f} s; at most {limits.max_seconds:g} s are accepted.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +205,7 @@ class _Pass:
         first, *self._others = probe(data, limits, strict=strict).all
         self._source = open_source(data, first)
         self.header = self._source.header
-        _check(self.header, limits)
+        check_header(self.header, limits)
         if channel is not None and channel > self.header.channels:
             raise AudioChannels(f"Channel {channel} was requested; the file has {self.header.channels}.")
         self._seconds = 0.0  # decoded so far
@@ -266,24 +218,24 @@ class _Pass:
         parts: list[Waveform] = []
         for part in self.parts:
             parts.append(part)
-            if self._seconds > HEAD_SECONDS + _TOLERANCE:
+            if self._seconds > HEAD_SECONDS + LENGTH_TOLERANCE:
                 break
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _decode(self) -> Iterator[Waveform]:
         """Parts of the waveform: of each sound of the file, and where its rate changes."""
-        resampler = _Resampler(self._rate)
+        resampler = Resampler(self._rate)
         for rate, mono in self._mono():
             yield from resampler.add(rate, mono)
         yield from resampler.finish()
-        _check_length(self._seconds, self._limits, self.missing)
+        check_length(self._seconds, self._limits, self.missing)
 
     def _mono(self) -> Iterator[tuple[int, Waveform]]:
         """(rate, samples) of every sound of the file."""
         for rate, block in self._blocks():
             mono = self._measured(block)
             self._seconds += len(block) / rate
-            if self._seconds > self._limits.max_seconds + _TOLERANCE:
+            if self._seconds > self._limits.max_seconds + LENGTH_TOLERANCE:
                 limit = f"{self._limits.max_seconds:g} s"
                 raise AudioTooLong(f"The sound lasts more than the {limit} that are accepted.")
             yield rate, mono
@@ -307,7 +259,7 @@ class _Pass:
         if not self._others:
             return None
         source = open_source(self._data, self._others.pop(0))
-        _check(source.header, self._limits)
+        check_header(source.header, self._limits)
         return source
 
     def _measured(self, block: Block) -> Waveform:
@@ -337,30 +289,6 @@ def _lost(source: Source, seconds: float) -> str:
         return header.truncated or source.damage
     announced = describe_seconds(header.frames / header.rate)
     return f"The {header.container} file announces {announced} of sound; {describe_seconds(lost)} are missing."
-
-
-class _Resampler:
-    """Waveforms of any rate, one behind another, at one rate."""
-
-    def __init__(self, rate: int) -> None:
-        self._rate, self._from = rate, rate
-        self._stream: Any = None  # of soxr; None where there is nothing to resample
-
-    def add(self, rate: int, mono: Waveform) -> Iterator[Waveform]:
-        import soxr
-
-        if rate != self._from:
-            yield from self.finish()
-            self._from = rate
-            same = rate == self._rate
-            self._stream = None if same else soxr.ResampleStream(rate, self._rate, 1, dtype="float32")
-        yield mono if self._stream is None else self._stream.resample_chunk(mono)
-
-    def finish(self) -> Iterator[Waveform]:
-        """The end of the sound so far."""
-        if self._stream is not None:
-            yield self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
-            self._stream = None
 
 
 def is_plain(data: bytes, rate: int) -> bool:

@@ -87,7 +87,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "a stringified object": ({"files": {"file": (None, "[object Object]")}}, 422, "invalid_request", "[object Object]"),
     "a path as the body": (typed("audio/wav", "sounds/dog bark.wav"), 422, "invalid_request", "'sounds/dog bark.wav'"),
     "a path in JSON": ({"json": {"audio_data": "C:\\dog.wav"}}, 422, "invalid_request", "dog.wav"),
-    "an address in JSON": ({"json": {"audio_data": "https://x.org/a"}}, 422, "invalid_request", "not fetched"),
+    "an address in JSON": ({"json": {"audio_data": "https://x.org/a"}}, 422, "invalid_request", "audio_url"),
     "boundary missing": (typed("multipart/form-data", "--x"), 422, "invalid_request", "no boundary"),
     "curl -d @file": (
         typed("application/x-www-form-urlencoded", wav(0.9).translate(None, b"\r\n\0")), 422, "invalid_request",

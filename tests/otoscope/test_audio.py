@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from otoscope import demo_sound
 from otoscope.audio import load, wav
-from shared.audio.decode import decode, probe
+from shared.audio.decode import decode
+from shared.audio.probe import probe
 
 
 def _noise(*shape: int) -> np.ndarray:

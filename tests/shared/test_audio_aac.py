@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from otoscope.errors import AudioError, AudioTooLong, AudioTruncated, AudioUnsupported, NotAudio
-from shared.audio.decode import decode, probe
+from shared.audio.decode import decode
 from shared.audio.limits import AudioLimits
+from shared.audio.probe import probe
 from tests.support.sounds import Wave, chirp, difference, encode_m4a, tone
 
 RATE = 16_000

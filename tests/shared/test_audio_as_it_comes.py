@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from otoscope.errors import AudioError
-from shared.audio.decode import Channel, decode, probe
+from shared.audio.decode import Channel, decode
+from shared.audio.probe import probe
 from tests.support.odd_files import ODD, RATE, WAVE, wav
 from tests.support.sounds import chirp, difference, encode, noise
 

@@ -8,7 +8,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from shared.audio.decode import decode, probe
+from shared.audio.decode import decode
+from shared.audio.probe import probe
 from tests.support.sounds import FORMS, chirp, difference, encode, noise, spread, tone
 
 

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from otoscope.errors import AudioError
-from shared.audio.decode import decode, probe
+from shared.audio.decode import decode
 from shared.audio.limits import AudioLimits
+from shared.audio.probe import probe
 from tests.support.corrupt_audio import damaged, sources
 from tests.support.sounds import checksummed
 

@@ -5,8 +5,9 @@ import struct
 import numpy as np
 import pytest
 
-from shared.audio.decode import decode, probe
+from shared.audio.decode import decode
 from shared.audio.limits import AudioLimits
+from shared.audio.probe import probe
 from tests.support.sounds import Wave, aiff, chirp, chunk, difference, encode, id3, noise, riff, tone, wav_format
 
 RATE = 16_000

@@ -22,8 +22,9 @@ from otoscope.errors import (
 )
 from shared.audio import decode as audio
 from shared.audio import decoders
-from shared.audio.decode import decode, probe
+from shared.audio.decode import decode
 from shared.audio.limits import AudioLimits
+from shared.audio.probe import probe
 from tests.support.sounds import (
     FORMS,
     aiff,

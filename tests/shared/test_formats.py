@@ -9,10 +9,11 @@ import pytest
 from otoscope.errors import AudioUnsupported, NotAudio
 from shared.audio import decode as decoding
 from shared.audio import formats, mp3
-from shared.audio.decode import is_plain, probe
+from shared.audio.decode import is_plain
 from shared.audio.formats import BY_NAME, FORMATS, AudioFormat, identify
 from shared.audio.headers import Header
 from shared.audio.limits import AudioLimits
+from shared.audio.probe import probe
 from tests.conftest import ROOT
 from tests.support.sounds import FORMS, chirp, encode, id3, tone
 

@@ -46,9 +46,9 @@ def test_reader_needs_no_native_code() -> None:
 
 
 def test_probing_loads_no_decoder() -> None:
-    """The gateway imports `shared.audio.decode`; the native libraries are imported by the first decoding."""
+    """The gateway imports `shared.audio.probe`; the native libraries are imported by the first decoding."""
     code = (
-        "import sys, shared.audio.decode; shared.audio.decode.probe(open(0, 'rb').read());"
+        "import sys, shared.audio.decode, shared.audio.probe; shared.audio.probe.probe(open(0, 'rb').read());"
         "print([m for m in ('soundfile', 'soxr', 'av') if m in sys.modules])"
     )
     file = encode(tone(0.2, 48_000), 48_000, "OGG", "VORBIS")

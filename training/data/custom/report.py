@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from otoscope.errors import AudioError
-from shared.audio.decode import decode, probe
+from shared.audio.decode import decode
+from shared.audio.probe import probe
 from training.data.custom.copied import describe_copy, find_copies
 from training.data.custom.manifest import IMPORT_LIMITS, ManifestEntry, read_manifest
 from training.data.custom.parallel import map_ordered
