@@ -9,6 +9,7 @@ COMMANDS = {
     "quantise": "commands.train:quantise",
     "export": "commands.train:export",
     "models add": "commands.models:add",
+    "models average": "commands.models:average",
     "data": "commands.data:data",
     "keys": "commands.keys:keys",
     "settings": "commands.settings:settings",

@@ -32,6 +32,7 @@ APPLICATION_COMMANDS = {
     **dict.fromkeys(("train", "evaluate", "lr-find", "overfit", "quantise", "data"), "worker,train"),
     "export": "worker,onnx",
     "models add": "worker,train,audioset",
+    "models average": "worker,train",
     "keys": "",
     "settings": "",
 }

@@ -188,7 +188,8 @@ def test_upload_over_the_limit_is_413(
 
 def raw_request(http: httpx2.Client, head: str) -> socket.socket:
     connection = socket.create_connection((urlsplit(str(http.base_url)).hostname, http.base_url.port), timeout=20)
-    connection.sendall(f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\n{head}\r\n\r\n".encode())
+    lines = ("POST /v1/jobs HTTP/1.1", "Host: localhost", "Content-Type: audio/wav", head, "", "")
+    connection.sendall("\r\n".join(lines).encode())
     return connection
 
 

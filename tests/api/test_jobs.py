@@ -35,7 +35,7 @@ def test_submission_answers_202_with_the_job(http: httpx2.Client, worker: FakeWo
     assert (job.status, job.model, job.queue_position) == ("queued", "tiny", 1)
     assert job.audio.model_dump() == {
         "name": "tone.wav", "bytes": len(wav()), "container": "WAV", "codec": "PCM 16 bit", "sample_rate": 8_000,
-        "channels": 1, "duration": 1.5,
+        "channels": 1, "duration": 1.5, "url": None,
     }  # fmt: skip
 
 
