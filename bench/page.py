@@ -127,7 +127,8 @@ def classify(page: Page, sound: Path) -> None:
 
 
 def edit(page: Page) -> dict[str, Any]:
-    """Mute a part of the spectrogram again and again; milliseconds, and how many processes were running or waiting."""
+    """Mute a part of the spectrogram again and again: milliseconds to the new bars, those of the server and of the CPU
+    of the page's thread, and how many processes were running or waiting meanwhile."""
     page.locator("[data-tool=mute]").click()
     overlay = page.locator(".spectrogram .overlay")
     overlay.scroll_into_view_if_needed()
@@ -135,6 +136,14 @@ def edit(page: Page) -> dict[str, Any]:
     box = overlay.bounding_box()
     assert box
     taken, server = [], []
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def cpu() -> float:
+        metrics = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+        return 1_000 * float(metrics["TaskDuration"])
+
+    before = cpu()
     for number in range(EDITS):
         left, top = box["x"] + box["width"] * number / EDITS, box["y"] + 20
         page.evaluate(NEXT_EDIT)
@@ -148,6 +157,7 @@ def edit(page: Page) -> dict[str, Any]:
         "median_ms": round(float(np.median(taken))),
         "fastest_ms": round(min(taken)),
         "slowest_ms": round(max(taken)),
+        "cpu_of_the_page_ms": round((cpu() - before) / EDITS),
         "median_of_the_server_ms": round(float(np.median(server))),
         "load": round(os.getloadavg()[0], 1),
     }
