@@ -59,7 +59,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 @pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
     """A separate stack with the shipped models: these tests stop and restart its processes."""
-    with running_stack(default_model="esc50") as running:
+    with running_stack(default_model="esc50", allowed_hosts="otoscope.test") as running:
         yield running
 
 

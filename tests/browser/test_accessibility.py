@@ -62,7 +62,7 @@ def test_keyboard_alone_is_enough(page: Page) -> None:
     assert outline == "solid"
     page.keyboard.press("Enter")
     page.locator("#prediction .prediction").wait_for(timeout=30_000)
-    expect(page.locator("#announcer")).to_have_text(re.compile(r"^siren.flac: siren, \d+ percent$"))
+    expect(page.locator("#announcer")).to_have_text(re.compile(r"^siren.flac: siren, \d+(\.\d)? percent$"))
     reached = set()
     for _ in range(120):
         page.keyboard.press("Tab")

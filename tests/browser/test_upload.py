@@ -22,7 +22,8 @@ def test_chosen_file_shows_the_result_of_the_api(page: Page, stack: Stack) -> No
     job = httpx2.get(f"{stack.url}/v1/jobs/{job_id(page)}").json()
     first = job["result"]["predictions"][0]
     expect(page.locator(".top-class strong")).to_have_text(first["class"])
-    expect(page.locator(".bars .number").first).to_have_text(f"{first['confidence']:.0%}".replace("%", " %"))
+    percent = page.evaluate("async (it) => (await import('/static/js/format.js')).percent(it)", first["confidence"])
+    expect(page.locator(".bars .number").first).to_have_text(percent)
     expect(page.locator(".title h1")).to_have_text("siren.flac")
     facts = page.locator(".title .chips")
     for fact in ("FLAC", "16 kHz", "mono", "5 s"):
@@ -258,6 +259,6 @@ def test_file_deleted_from_disk_is_explained(page: Page, tmp_path: Path) -> None
     page.get_by_label("Model").select_option("esc50-light")
     page.get_by_role("button", name="Classify again with esc50-light").click()
     expect(page.locator("#prediction [role=alert]")).to_contain_text("can no longer be read", timeout=10_000)
-    expect(page.locator(".sounds .state")).to_have_text("The file can no longer be read")
+    expect(page.locator(".sounds .state").first).to_have_text("The file can no longer be read")
     expect(page.locator("#connection")).to_be_hidden()
     assert len(sent) == 1

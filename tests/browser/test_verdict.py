@@ -224,7 +224,7 @@ def test_an_unsure_answer_says_perhaps(page: Page) -> None:
     change_results(page, lambda result: result.update(verdict="unsure"))
     classify(page, SIREN)
     expect(headline(page)).to_have_text("Perhaps siren")
-    expect(page.locator(".top-class .badge")).to_have_text(re.compile(r"^Not sure: \d+ %$"))
+    expect(page.locator(".top-class .badge")).to_have_text(re.compile(r"^Not sure: \d+(\.\d)? %$"))
     expect(page.locator(".sounds .state")).to_have_text(re.compile("^perhaps siren, "))
     expect(page.locator("#prediction .bars")).to_be_visible()
 

@@ -104,7 +104,7 @@ def stack() -> Iterator[Stack]:
 
 
 @contextmanager
-def running_stack(default_model: str) -> Iterator[Stack]:
+def running_stack(default_model: str, **settings: str) -> Iterator[Stack]:
     """Valkey, worker and gateway, ready; stopped in order at the end, with exit status 0."""
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         directory = Path(name)
@@ -113,7 +113,7 @@ def running_stack(default_model: str) -> Iterator[Stack]:
         for shipped in shipped_models():
             (models / shipped.name).symlink_to(shipped)
         server, redis_socket = start_server(directory, "--appendonly", "yes")
-        own = {"default_model": default_model, "evaluate_model": default_model, "visibility_timeout": "5"}
+        own = {"default_model": default_model, "evaluate_model": default_model, "visibility_timeout": "5", **settings}
         running = Stack.on(directory, f"unix://{redis_socket}", **own)
         running.start("worker")
         running.start("api")
