@@ -59,7 +59,7 @@ def at_step(steps: int, patch: pytest.MonkeyPatch, callback: Callable[[], None])
 
 
 def send_sigint() -> None:
-    """Call the handler of SIGINT. A real signal has ended this process at times: it is sent to one in test_commands.py."""
+    """Call the handler of SIGINT. A real signal, which has ended this process at times, is sent in test_commands.py."""
     handler = signal.getsignal(signal.SIGINT)
     assert callable(handler)
     handler(signal.SIGINT, None)
