@@ -78,11 +78,11 @@ test-long: $(VENV)/.installed-dev ## faults, failover, repeated restarts: before
 audit: $(VENV)/.installed-dev ## known vulnerabilities of the installed packages, from osv.dev
 	@if $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(OSV_PROBE)", timeout=5)' 2>/dev/null; then
 	    $(BIN)/pip-audit --vulnerability-service osv --skip-editable --progress-spinner off
-	elif [ "$${AUDIT:-}" = skip ]; then
-	    echo "$(OSV_PROBE) is unreachable: the packages were not audited"
-	else
-	    echo "$(OSV_PROBE) is unreachable: the packages cannot be audited; AUDIT=skip accepts that" >&2
+	elif [ "$${AUDIT:-}" = required ]; then
+	    echo "$(OSV_PROBE) is unreachable: the packages cannot be audited" >&2
 	    exit 1
+	else
+	    echo "$(OSV_PROBE) is unreachable: the packages were NOT audited; AUDIT=required makes this an error" >&2
 	fi
 
 page-types: ## the type check of the page: TypeScript over the JSDoc types in api/static; needs Node.js
