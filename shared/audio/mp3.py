@@ -4,6 +4,7 @@ Frame layout: ISO/IEC 11172-3 and 13818-3 (MPEG-2 LSF). Xing and Info tags:
 http://gabriel.mp3-tech.org/mp3infotag.html.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -28,6 +29,7 @@ _MAX_GAP = 1_000  # bytes between frames of one stream: mpg123 gives up behind m
 _MAX_FREE = 8_192  # bytes of a frame of free format, whose header does not state its size
 _MIN_FREE = 24
 _MAX_ATTEMPTS = 64  # places that are searched for frames of free format, which takes long
+_SYNC = re.compile(rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd]")  # how frames of layers II and III of all versions begin
 _CHAIN = 3  # consecutive frames: random bytes look like one every 16 KB, and like three practically never
 
 
@@ -71,8 +73,14 @@ def find_frames(data: bytes, start: int) -> int | None:
             attempts += 1
             if _free_size(data, at):
                 return at
-        at = data.find(b"\xff", at + 1)
+        at = _next_sync(data, at + 1)
     return None
+
+
+def _next_sync(data: bytes, start: int) -> int:
+    """Where the next frame header could begin; -1 where none could."""
+    match = _SYNC.search(data, start)
+    return match.start() if match else -1
 
 
 def _is_chain(data: bytes, at: int) -> bool:
@@ -196,9 +204,9 @@ def _walk(data: bytes, at: int, first: _Frame) -> tuple[int, int, str]:
         if size := tag_size(data, at):
             at += size
             continue
-        following = data.find(b"\xff", at + 1)
+        following = _next_sync(data, at + 1)
         while 0 <= following <= at + _MAX_JUNK and not _is_chain(data, following):
-            following = data.find(b"\xff", following + 1)
+            following = _next_sync(data, following + 1)
         following = following if following >= 0 else len(data)
         junk += following - at
         if junk > _MAX_JUNK:

@@ -386,11 +386,20 @@ def test_malformed_results_are_documented_errors(call: Call, service: FakeServic
 
 
 @pytest.mark.parametrize("value", ["\u00b2", "9" * 5_000, "-1", "1e9", "soon"])
-def test_odd_pauses_are_ignored(call: Call, service: FakeService, value: str) -> None:
-    """Retry-After is a number of seconds in ASCII digits, or it is not obeyed."""
+def test_odd_pauses_are_ignored(call: Call, service: FakeService, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Retry-After is a number of seconds in ASCII digits, or the usual second is waited."""
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("otoscope.client.time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr("otoscope.client.anyio.sleep", pause)
     refused = problem(503, "not_ready")
     service.first.append(CannedResponse(503, refused.body, (*refused.headers, ("Retry-After", value))))
     assert call("limits").max_channels == 8
+    (waited,) = pauses
+    assert 1.0 <= waited <= 1.2
 
 
 @pytest.mark.slow

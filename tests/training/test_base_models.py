@@ -92,6 +92,7 @@ def features() -> Tensor:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_weights_of_pytorch_give_the_same_scores(state: dict[str, Tensor], pytorch_file: Path) -> None:
     """Also after their batch normalisation has become part of the convolutions."""
     x = features()

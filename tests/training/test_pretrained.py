@@ -63,6 +63,7 @@ def test_gradual_unfreezing() -> None:
     assert is_trainable(network)
 
 
+@pytest.mark.slow
 def test_discriminative_learning_rates() -> None:
     """Each stage has a fraction of the rate of the stage above it, under any schedule; every parameter occurs once."""
     network = ResidualCNN(ResNetConfig(classes=2, depths=(1, 1), widths=(8, 8)))
@@ -136,6 +137,7 @@ def test_activations_of_a_timm_network(network: TimmNetwork) -> None:
     assert not any(module._forward_hooks for module in network.modules())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_imagenet_weights_come_from_the_package(network: TimmNetwork) -> None:
     """Offline, matched by position: learned filters are smooth, random ones are not."""
@@ -166,6 +168,7 @@ def test_timm_network_trains(data: Path, tmp_path: Path) -> None:
     assert (evaluation.predicted == evaluation.truth).mean() > 0.6
 
 
+@pytest.mark.slow
 def test_saved_timm_network_gives_the_same_output(network: TimmNetwork, data: Path, tmp_path: Path) -> None:
     """Within the precision of float16."""
     from tests.training.test_export import CLASSES

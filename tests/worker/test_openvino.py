@@ -71,6 +71,7 @@ def test_outputs_equal_those_of_pytorch(tiny: Model, options: dict[str, object])
             assert np.abs(there.cam - here.cam).mean() < 0.05  # a ratio of small differences, so it is rounded most
 
 
+@pytest.mark.slow
 def test_all_channels_of_a_layer_can_be_requested(tiny: Model) -> None:
     """PyTorch computes them, for the whole batch, other rows included."""
     windows = [Window(sounds(1)[0], frozenset({Part.MAPS}), "layer1"), Window(sounds(2)[1])]
