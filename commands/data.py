@@ -31,8 +31,8 @@ def import_sounds(
         str,
         typer.Argument(
             metavar="SRC",
-            help="A folder of class folders, a .csv or .txt of files or links with their labels, or the link of a"
-            " public Google Drive folder.",
+            help="A folder or .zip of class folders, or of sounds and metadata.csv; a .csv or .txt of files or links"
+            " with their labels; or the link of a public Google Drive folder.",
         ),
     ],
     to: Annotated[
@@ -49,7 +49,8 @@ def import_sounds(
 ) -> None:
     """Import sounds into a data set; run it again to add new ones."""
     from training.data.custom.drive import import_drive, is_drive_folder
-    from training.data.custom.importers import import_csv, import_folder
+    from training.data.custom.folders import import_folder, import_zip
+    from training.data.custom.importers import import_csv
 
     if is_drive_folder(src):
         result = import_drive(src, to, group=group)
@@ -57,6 +58,8 @@ def import_sounds(
         raise typer.BadParameter(
             "a link needs a class: list links and classes in a .csv file, one a line", param_hint="SRC"
         )
+    elif Path(src).suffix.lower() == ".zip":
+        result = import_zip(Path(src), to, group=group)
     elif Path(src).suffix.lower() in (".csv", ".txt"):
         result = import_csv(Path(src), to, group=group, copy=copy)
     else:
@@ -81,6 +84,7 @@ def split(
         print(f"{label:{width}}" + "".join(f"{counts[part]:>8}" for part in SUBSETS))
     print(f"{'sources':{width}}" + "".join(f"{len(record.sources[part]):>8}" for part in SUBSETS))
     _list("Re-encoded copies, on the same side as their originals", record.copies)
+    _list("Missing files, which are skipped", record.missing)
     print(f"Split with seed {seed}: {dataset / 'split'}")
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from shared.audio.decode import decode
 from tests.support.sounds import encode, noise, tone
 from training.data.copies import FINE, best_copies, copied_pairs, fingerprints
-from training.data.custom.importers import import_folder
+from training.data.custom.folders import import_folder
 from training.data.custom.split import read_split, write_split
 from training.data.fingerprint import TRAINING_FINGERPRINTS, save_training_sounds, seen_windows
 from training.errors import EvaluationError

@@ -1,15 +1,19 @@
 """Importing recordings from folders, repeatedly, with everything that real folders contain."""
 
+import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import REAL_SOUNDS
-from tests.support.recordings import write_class_folders, write_recording
-from training.data.custom.importers import given_subsets, import_folder
+from tests.support.recordings import wav_bytes, write_class_folders, write_recording, write_video
+from training.data.custom.folders import given_subsets, import_folder, import_zip
 from training.data.custom.manifest import lock_dataset, read_manifest
+from training.data.custom.prepare import load_segments, prepare_segments
 from training.data.custom.reset import reset
 from training.data.custom.split import read_split, write_split
 from training.errors import DatasetError
@@ -272,3 +276,108 @@ def test_real_recordings_by_speaker(tmp_path: Path) -> None:
     }  # fmt: skip
     assert not sources_of["train"] & sources_of["val"]
     assert {label for label, _ in sources_of["val"]} == {"car", "drone", "speech"}
+
+
+def zipped(archive: Path, folder: Path, inside: str = "") -> Path:
+    """A ZIP archive of a folder, below `inside`."""
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, f"{inside}{path.relative_to(folder).as_posix()}")
+    return archive
+
+
+@pytest.mark.parametrize("inside", ["", "recordings of mine/"])
+def test_zip_archive(inside: str, tmp_path: Path) -> None:
+    """A ZIP of class folders, with or without a folder around them, is imported without being unpacked; again, it adds
+    nothing. What macOS adds is left out; a damaged member is skipped."""
+    src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=2)
+    (src / "__MACOSX").mkdir()
+    (src / "__MACOSX" / "._dog0-0.wav").touch()
+    archive = zipped(tmp_path / "mine.zip", src, inside)
+    shutil.rmtree(src)
+    root = tmp_path / "sounds"
+    assert import_zip(archive, root).added == 4
+    assert rows(root) == {(f"{label}{take}-{take}.wav", label) for label in ("dog", "rain") for take in range(2)}
+    assert all((root / item.file).is_file() and item.file.startswith("audio/") for item in read_manifest(root))
+    again = import_zip(archive, root)
+    assert (again.added, again.unchanged, again.skipped) == (0, 4, [])
+    data = bytearray(archive.read_bytes())
+    at = data.index(b"RIFF")
+    data[at + 100 : at + 200] = bytes(100)
+    archive.write_bytes(data)
+    damaged = import_zip(archive, tmp_path / "other")
+    assert (damaged.added, len(damaged.skipped)) == (3, 1)
+    assert "Bad CRC-32" in damaged.skipped[0]
+    (tmp_path / "text.zip").write_text("no archive")
+    with pytest.raises(DatasetError, match="not a zip file"):
+        import_zip(tmp_path / "text.zip", root)
+
+
+def test_zip_archive_cannot_leave_its_folder(tmp_path: Path) -> None:
+    """A member whose path leaves the archive is not read; one above the limit is skipped."""
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
+        file.writestr("../../dog/a.wav", wav_bytes())
+        file.writestr("dog/b.wav", wav_bytes())
+        file.writestr("rain/c.wav", wav_bytes())
+    result = import_zip(tmp_path / "bad.zip", tmp_path / "sounds")
+    assert result.added == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"bad.zip", "sounds"}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_audiofolder_metadata(kind: str, tmp_path: Path) -> None:
+    """Hugging Face's audiofolder: labels come from metadata.csv or metadata.jsonl beside the sounds, or in each folder
+    of a split; files that no table lists, and rows without a file, are listed."""
+    src = tmp_path / "hub"
+    for part, takes in (("train", 4), ("test", 2)):
+        listed = [(f"{label}{take}.wav", label) for label in ("dog", "rain") for take in range(takes)]
+        for name, _ in listed:
+            write_recording(src / part / "audio" / name)
+        listed.append(("gone.wav", "dog"))
+        text = "file_name,label\n" + "".join(f"audio/{name},{label}\n" for name, label in listed)
+        if kind == "jsonl":
+            lines = [json.dumps({"file_name": f"audio/{name}", "label": label}) for name, label in listed]
+            text = "\n".join(lines) + "\n"
+        (src / part / f"metadata.{kind}").write_text(text)
+    write_recording(src / "train" / "extra.wav")
+    result = import_folder(src, tmp_path / "sounds")
+    assert result.added == 12
+    assert result.split is not None
+    assert result.split.counts == {name: {"train": 4, "val": 0, "test": 2} for name in ("dog", "rain")}
+    reasons = sorted(message.rsplit("/", 1)[1] for message in result.skipped)
+    assert reasons == [
+        "extra.wav: is in no metadata table",
+        "gone.wav: is listed in a metadata table, and does not exist",
+        "gone.wav: is listed in a metadata table, and does not exist",
+    ]
+    flat = tmp_path / "flat"
+    shutil.copytree(src / "test", flat)
+    assert import_folder(flat, tmp_path / "second").added == 4
+    archive = zipped(tmp_path / "hub.zip", src)
+    assert import_zip(archive, tmp_path / "third").added == 12
+
+
+def test_metadata_without_labels(tmp_path: Path) -> None:
+    """Folders are the classes where a metadata table has no labels; a broken table is an error that names its line."""
+    src = write_class_folders(tmp_path / "mine", "dog", "rain", takes=2)
+    (src / "metadata.csv").write_text("file_name,rating\ndog/dog0-0.wav,3\n")
+    assert import_folder(src, tmp_path / "sounds").added == 4
+    (src / "metadata.csv").unlink()
+    (src / "metadata.jsonl").write_text('{"file_name": "dog/dog0-0.wav", "label": "dog"}\n{"label": "x"}\n')
+    with pytest.raises(DatasetError, match=r"metadata.jsonl, line 2: not an object with file_name and label"):
+        import_folder(src, tmp_path / "sounds")
+
+
+def test_videos(tmp_path: Path) -> None:
+    """The sound of a local video is imported: MPEG-4 and AAC in MP4 and in Matroska, encoded here."""
+    for number, name in enumerate(("a.mp4", "b.mkv")):
+        write_video(tmp_path / "mine" / "dog" / name, hz=300 + 100 * number)
+        write_recording(tmp_path / "mine" / "rain" / f"{number}.wav", 1.0)
+    result = import_folder(tmp_path / "mine", tmp_path / "sounds")
+    assert (result.added, result.skipped) == (4, [])
+    cache = prepare_segments(tmp_path / "sounds", rate=8_000, window_seconds=1.0)
+    waveforms, segments = load_segments(cache)
+    of_dogs = [row for row, segment in zip(waveforms, segments, strict=True) if segment.label == "dog"]
+    for row, hz in zip(of_dogs, (300, 400), strict=True):
+        spectrum = np.abs(np.fft.rfft(row[:8_000].astype(float)))
+        assert abs(int(spectrum.argmax()) - hz) <= 2

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.recordings import write_class_folders
-from training.data.custom.importers import import_csv, import_folder
+from training.data.custom.folders import import_folder
+from training.data.custom.importers import import_csv
 from training.data.custom.ingest import normalise_label
 from training.data.custom.manifest import read_manifest
 from training.errors import DatasetError

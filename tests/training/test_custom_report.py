@@ -16,7 +16,7 @@ from tests.support.recordings import write_class_folders, write_recording
 from tests.support.sounds import encode, tone
 from tests.support.tiny_recipe import TINY
 from training.data.custom.copied import FINGERPRINTS
-from training.data.custom.importers import import_folder
+from training.data.custom.folders import import_folder
 from training.data.custom.manifest import read_manifest, write_manifest
 from training.data.custom.report import write_dataset_report
 from training.data.custom.reset import reset

@@ -12,10 +12,14 @@ from tests.support.recordings import write_class_folders, write_recording
 from tests.support.sounds import encode, noise, tone
 from training.data.base import LeftOut
 from training.data.custom import prepare as module
-from training.data.custom.importers import import_folder
+from training.data.custom.dataset import load_custom_dataset
+from training.data.custom.folders import import_folder
 from training.data.custom.prepare import load_segments, prepare_segments, read_cache_info
+from training.data.custom.report import write_dataset_report
 from training.data.custom.segments import FULL_SCALE, rms_dbfs, segment_slices, to_int16
+from training.data.custom.split import write_split
 from training.errors import DatasetError
+from worker.model.frontend import FrontendConfig
 
 RATE = 8_000
 
@@ -136,7 +140,7 @@ def test_cache_is_reused_until_something_changes(root: Path, monkeypatch: pytest
     """Other parameters, a modified file or another manifest give another cache; the same ones decode nothing."""
     cache = prepare_segments(root, rate=RATE, window_seconds=1.0)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "decode", None)
+        patch.setattr(module, "SoundStream", None)
         assert prepare_segments(root, rate=RATE, window_seconds=1.0) == cache
     others = {
         cache,
@@ -180,7 +184,7 @@ def test_interrupted_or_disk_full(
             return self.samples.tobytes()
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "to_int16", lambda wave: Disk(real(wave)))
+        patch.setattr(module, "to_int16", lambda wave, peak: Disk(real(wave, peak)))
         expected = DatasetError if isinstance(error, OSError) else KeyboardInterrupt
         with pytest.raises(expected, match="No space left" if isinstance(error, OSError) else None):
             prepare_segments(root, rate=RATE, window_seconds=window)
@@ -245,3 +249,59 @@ def test_undecodable_files(root: Path) -> None:
 def test_invalid_parameters(window: float, overlap: float, message: str, root: Path) -> None:
     with pytest.raises(DatasetError, match=message):
         prepare_segments(root, rate=RATE, window_seconds=window, overlap=overlap)
+
+
+def test_long_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a recording of more than ten minutes only blocks are in memory, and its segments are those of a short one:
+    the same file is cut with the limit above and below its length."""
+    wave = np.concatenate([tone(7.3, RATE, hz=400, level=2.0), np.zeros((3 * RATE, 1), np.float32), tone(6.0, RATE)])
+    for label in ("dog", "rain"):
+        (tmp_path / "mine" / label).mkdir(parents=True)
+        (tmp_path / "mine" / label / "a.wav").write_bytes(encode(wave * (0.4 if label == "dog" else 0.3), RATE))
+        write_recording(tmp_path / "mine" / label / "b.wav", 1.5)
+    import_folder(tmp_path / "mine", tmp_path / "sounds")
+    found = []
+    for seconds in (600.0, 1.0):
+        monkeypatch.setattr(module, "_KEPT_SECONDS", seconds)
+        for overlap in (0.0, 0.5):
+            cache = prepare_segments(tmp_path / "sounds", rate=RATE, window_seconds=1.0, overlap=overlap)
+            waveforms, segments = load_segments(cache)
+            found.append((np.array(waveforms), segments, read_cache_info(cache)))
+            shutil.rmtree(cache)
+    for short, long in zip(found[:2], found[2:], strict=True):
+        assert np.array_equal(short[0], long[0])
+        assert short[1:] == long[1:]
+        assert len(short[1]) > 20
+        assert short[2].silent > 2
+
+
+def test_recordings_of_hours(tmp_path: Path) -> None:
+    """More than an hour is accepted, from import to cache: an hour and ten minutes at 1 kHz."""
+    hour = np.random.default_rng(0).uniform(-0.3, 0.3, (70 * 60 * 1_000, 1)).astype(np.float32)
+    for number, label in enumerate(("dog", "rain")):
+        (tmp_path / "mine" / label).mkdir(parents=True)
+        (tmp_path / "mine" / label / "a.wav").write_bytes(encode(hour * (1 + number), 1_000))
+    result = import_folder(tmp_path / "mine", tmp_path / "sounds")
+    assert (result.added, result.skipped) == (2, [])
+    cache = prepare_segments(tmp_path / "sounds", rate=1_000, window_seconds=5.0)
+    assert read_cache_info(cache).segments == 2 * 70 * 12
+
+
+def test_missing_file_is_skipped_and_listed(root: Path) -> None:
+    """Split, report, cache and data set do without it and state it; when it returns it is there again."""
+    gone = next((root.parent / "mine" / "dog").glob("c.wav"))
+    data = gone.read_bytes()
+    write_recording(root.parent / "mine" / "rain" / "e.wav", 1.2)
+    import_folder(root.parent / "mine", root)
+    gone.unlink()
+    assert write_split(root, val=0, test=0.4, seed=1).missing == [str(gone)]
+    write_dataset_report(root, root / "report")
+    assert "c.wav" in (root / "report" / "report.md").read_text()
+    front = FrontendConfig(sample_rate=RATE, n_fft=256, hop=128, n_mels=8, f_max=4_000, window_seconds=1.0)
+    dataset = load_custom_dataset(root, front)
+    assert [message.split(": ")[0] for message in dataset.skipped] == [str(gone)]
+    assert all(clip.path != gone for clip in dataset.clips)
+    gone.write_bytes(data)
+    dataset = load_custom_dataset(root, front)
+    assert dataset.skipped == ()
+    assert any(clip.path == gone for clip in dataset.clips)

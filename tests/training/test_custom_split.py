@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.recordings import write_class_folders, write_recording
-from training.data.custom.importers import import_folder
+from training.data.custom.folders import import_folder
 from training.data.custom.manifest import ManifestEntry, read_manifest
 from training.data.custom.split import SUBSETS, folds_by_source, read_split, split_by_source, write_split
 from training.errors import DatasetError

@@ -81,6 +81,11 @@ class Dataset:
         return ()
 
     @property
+    def skipped(self) -> tuple[str, ...]:
+        """The files of which nothing is in the data set, each with the reason."""
+        return ()
+
+    @property
     def default_fold(self) -> Fold:
         """The test fold when none is specified: the last one, which is the hardest in ESC-50."""
         return self.folds[-1]

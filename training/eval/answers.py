@@ -20,6 +20,7 @@ from otoscope.types import Verdict
 from shared.audio.decode import decode
 from training.data.background import TURNS, background
 from training.data.base import Clip
+from training.data.custom.manifest import IMPORT_LIMITS
 from training.errors import DatasetError, EvaluationError
 from training.eval.predict import Precision, predict_with_embeddings
 from worker.model.checkpoint import Model
@@ -35,6 +36,7 @@ NO_CLASS = -1  # the label of a sound of none of the classes
 SOUND_SUFFIXES = frozenset({".wav", ".ogg", ".oga", ".flac", ".mp3", ".opus", ".m4a", ".aac", ".aif", ".aiff"})
 
 _BATCH = 32  # windows per forward pass
+_AT_ONCE = 32 * _BATCH  # windows that are copied at a time: those of a long recording overlap
 
 Waveform = NDArray[np.float32]
 _Item = TypeVar("_Item")
@@ -123,7 +125,7 @@ def background_sounds(count: int, samples: int, rate: int, seed: int) -> list[So
 
 
 def _loader(path: Path, rate: int) -> Callable[[], Waveform]:
-    return lambda: decode(path.read_bytes(), rate).waveform
+    return lambda: decode(path.read_bytes(), rate, IMPORT_LIMITS).waveform
 
 
 def spread_evenly(items: Sequence[_Item], count: int) -> list[_Item]:
@@ -149,10 +151,16 @@ def listen(
     def flush() -> None:
         if not pending:
             return
-        waves = torch.from_numpy(np.stack([window for _, windows, _, _ in pending for _, window in windows]))
-        logits, embeddings = predict_with_embeddings(
-            model.frontend, model.network, waves, precision, views=views, batch=_BATCH, title=title
-        )
+        waves = [window for _, windows, _, _ in pending for _, window in windows]
+        parts = [
+            predict_with_embeddings(
+                model.frontend, model.network, torch.from_numpy(np.stack(waves[at : at + _AT_ONCE])), precision,
+                views=views, batch=_BATCH, title=title,
+            )
+            for at in range(0, len(waves), _AT_ONCE)
+        ]  # fmt: skip
+        logits = torch.cat([part for part, _ in parts], dim=1)
+        embeddings = torch.cat([part for _, part in parts])
         sizes = [len(windows) for _, windows, _, _ in pending]
         for (sound, windows, active, length), own_logits, own_embeddings in zip(
             pending, torch.split(logits, sizes, dim=1), torch.split(embeddings, sizes), strict=True

@@ -51,6 +51,7 @@ from worker.model.checkpoint import Model, ModelConfig, read_config, save_model
 from worker.model.precision import autocast
 
 RECIPE = "recipe.yaml"
+_LISTED = 10  # skipped files
 _SAVE_SECONDS = 30.0  # between two checkpoints, so that saving takes a negligible share of the time
 
 
@@ -143,6 +144,10 @@ def _train(
         tqdm.write("the clips that stop the run also calibrate it: a class has too few recordings for two parts")
     if dataset.left_out:
         tqdm.write(f"left out, by class: {', '.join(map(str, dataset.left_out))}")
+    for message in dataset.skipped[:_LISTED]:
+        tqdm.write(f"skipped: {message}")
+    if len(dataset.skipped) > _LISTED:
+        tqdm.write(f"and {len(dataset.skipped) - _LISTED:,} more files")
     tensorboard = TensorBoardLogger(out, optim.epochs, progress.step // steps)
     total = optim.epochs * steps
     last_saved = time.monotonic()

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from otoscope.errors import AudioError
-from shared.audio.decode import decode
+from shared.audio.decode import SoundStream
 from training.data.copies import FINE, WORD_SECONDS, Words, copied_pairs, fingerprints
 from training.data.custom.manifest import CACHE_DIR, IMPORT_LIMITS, ManifestEntry
 from training.data.custom.parallel import map_ordered
@@ -24,6 +24,8 @@ _RATE = 16_000  # Hz
 _SECONDS = 10.0
 _WORDS = round(_SECONDS / WORD_SECONDS * FINE)
 
+_NONE: Words = np.zeros(_WORDS, np.uint64)  # of a file that cannot be read
+
 Copies = list[tuple[ManifestEntry, ManifestEntry]]
 
 
@@ -31,14 +33,14 @@ def find_copies(root: Path, entries: Sequence[ManifestEntry]) -> Copies:
     """The pairs of sounds that are copies of each other, in the order of the entries. A sound that cannot be decoded
     is a copy of none; so is one that is too short or too steady to be recognised."""
     known = _read(root)
-    missing = {entry.sha256: entry for entry in entries if entry.sha256 not in known}
+    missing = {entry.sha256: entry for entry in entries if entry.sha256 not in known and (root / entry.file).is_file()}
     if missing:
         words = map_ordered(lambda entry: _fingerprint(root / entry.file), missing.values())
         known |= zip(
             missing, tqdm(words, total=len(missing), desc="fingerprint", unit="file", leave=False), strict=True
         )
-        _write(root, {entry.sha256: known[entry.sha256] for entry in entries})
-    fine = np.stack([known[entry.sha256] for entry in entries])
+        _write(root, {entry.sha256: known[entry.sha256] for entry in entries if entry.sha256 in known})
+    fine = np.stack([known.get(entry.sha256, _NONE) for entry in entries])
     return [(entries[first], entries[second]) for first, second in copied_pairs(fine)]
 
 
@@ -51,9 +53,9 @@ def describe_copy(first: ManifestEntry, second: ManifestEntry) -> str:
 def _fingerprint(path: Path) -> Words:
     """(words,), zeros for a file that cannot be decoded."""
     try:
-        wave = decode(path.read_bytes(), _RATE, IMPORT_LIMITS).waveform[: round(_RATE * _SECONDS)]
-    except (AudioError, OSError):
-        return np.zeros(_WORDS, np.uint64)
+        wave = next(iter(SoundStream(path.read_bytes(), _RATE, IMPORT_LIMITS)))[: round(_RATE * _SECONDS)]
+    except (AudioError, OSError, StopIteration):
+        return _NONE
     words = fingerprints(torch.from_numpy(wave)[None], _RATE, fine=True)[0][:_WORDS]
     return np.pad(words, (0, _WORDS - len(words)))
 

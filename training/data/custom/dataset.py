@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training.data.base import Clip, Dataset, DatasetInfo, Fold, LeftOut, digest_lines, fold_name, hold_out
 from training.data.custom.copied import find_copies
-from training.data.custom.manifest import MANIFEST, read_manifest
+from training.data.custom.manifest import MANIFEST, present_entries, read_manifest
 from training.data.custom.prepare import load_segments, prepare_segments, read_cache_info
 from training.data.custom.segments import FULL_SCALE
 from training.data.custom.split import folds_by_source, read_split
@@ -28,10 +28,15 @@ class CustomDataset(Dataset):
     rate: int  # Hz
     waveforms: NDArray[np.int16]  # (segments, samples), a memory map
     dropped: tuple[LeftOut, ...] = ()
+    skipped_files: tuple[str, ...] = ()
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
         return self.dropped
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        return self.skipped_files
 
     @property
     def default_fold(self) -> Fold:
@@ -91,9 +96,12 @@ def load_custom_dataset(
     """
     cut = segments or SegmentRecipe()
     entries = read_manifest(root, missing_ok=True)
-    subsets: Mapping[str, Fold] = (
-        folds_by_source(entries, folds, seed, find_copies(root, entries)) if folds else read_split(root)
-    )
+    subsets: Mapping[str, Fold]
+    if folds:
+        existing = present_entries(root, entries)
+        subsets = folds_by_source(existing, folds, seed, find_copies(root, existing))
+    else:
+        subsets = read_split(root)
     cache = prepare_segments(
         root, rate=frontend.sample_rate, window_seconds=frontend.window_seconds,
         overlap=cut.overlap, silence_db=cut.silence_dbfs,
@@ -112,9 +120,11 @@ def load_custom_dataset(
         )
         for index, row in enumerate(rows)
     )
-    info, dropped = DatasetInfo(root.resolve().name), read_cache_info(cache).left_out
+    info, made = DatasetInfo(root.resolve().name), read_cache_info(cache)
     kind = SourceFolds if folds else CustomDataset
-    dataset = kind(root, clips, classes, info, frontend.sample_rate, waveforms, dropped)
+    dataset = kind(
+        root, clips, classes, info, frontend.sample_rate, waveforms, made.left_out, tuple(made.skipped)
+    )  # fmt: skip
     for subset in dict.fromkeys(subsets.values()) if folds else ("train", "test"):
         present = {clip.label for clip in clips if clip.fold == subset}
         if missing := [name for label, name in enumerate(classes) if label not in present]:

@@ -33,7 +33,7 @@ from training.data.custom.split import SplitInfo
 from training.errors import DatasetError
 
 AUDIO_SUFFIXES = {extension for each in FORMATS for extension in each.extensions}
-MAX_FILE_BYTES = 1 << 30  # bytes per file; one hour of stereo at 48 kHz and 24 bits is just below it
+MAX_FILE_BYTES = 1 << 32  # bytes per file, the limit of WAV; twelve hours of one channel at 48 kHz and 16 bits
 
 
 @dataclass

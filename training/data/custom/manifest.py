@@ -24,7 +24,7 @@ MANIFEST = "items.csv"
 # Folders reserved inside a custom data set.
 AUDIO_DIR, CACHE_DIR, SPLIT_DIR, REPORT_DIR = "audio", "cache", "split", "report"
 
-IMPORT_LIMITS = AudioLimits(max_seconds=3_600.0)  # longer than the service accepts: no caller waits
+IMPORT_LIMITS = AudioLimits(max_seconds=86_400.0)  # a day: longer than the service accepts, since no caller waits
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ def read_manifest(root: Path, *, missing_ok: bool = False) -> list[ManifestEntry
     if not entries and not missing_ok:
         raise DatasetError(f"{table} lists no sounds")
     return entries
+
+
+def present_entries(root: Path, entries: Iterable[ManifestEntry]) -> list[ManifestEntry]:
+    """Those whose files exist."""
+    return [entry for entry in entries if (root / entry.file).is_file()]
 
 
 def write_manifest(root: Path, entries: Iterable[ManifestEntry]) -> None:

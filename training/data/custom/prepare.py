@@ -13,7 +13,9 @@ is never used. A cache folder gets its final name only when it is complete.
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -23,7 +25,8 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from otoscope.errors import AudioError
-from shared.audio.decode import decode
+from shared.audio.decode import SoundStream, Waveform
+from shared.audio.level import FrameLevels
 from training.data.base import LeftOut
 from training.data.custom.manifest import (
     CACHE_DIR,
@@ -35,14 +38,23 @@ from training.data.custom.manifest import (
 )
 from training.data.custom.npy_file import finish, write_header, write_padded
 from training.data.custom.parallel import map_ordered
-from training.data.custom.segments import SILENCE_DBFS, Int16Samples, Segment, segment_slices, to_int16
+from training.data.custom.segments import (
+    SILENCE_DBFS,
+    Int16Samples,
+    Segment,
+    cut_spans,
+    segment_slices,
+    to_int16,
+)
 from training.data.custom.tables import read_table, write_table
 from training.errors import DatasetError
 from worker.model.answers import AnswerConfig
-from worker.pipeline.activity import measure_activity
+from worker.pipeline.activity import activity_of
 
 _WAVEFORMS, _SEGMENTS, _INFO = "waveforms.npy", "segments.csv", "cache.json"
 _COLUMNS = tuple(field.name for field in fields(Segment))
+_KEPT_SECONDS = 600.0  # a longer sound is decoded twice instead of being kept in memory
+_LARGE_BYTES = 64 * 2**20  # files above this are decoded one at a time, since each is read into memory
 _FORMAT = 4  # to be increased whenever the content for the same parameters changes
 
 
@@ -73,7 +85,8 @@ class _DecodedFile:
     """The segments of one file, or the error."""
 
     entry: ManifestEntry
-    segments: list[tuple[Segment, Int16Samples]]
+    spans: list[slice]  # of the segments, in samples
+    segments: Iterable[tuple[Segment, Int16Samples]] = ()  # of a long file they are decoded while they are iterated
     silent: int = 0
     short_end: bool = False  # less than half a window at the end is in no segment
     error: str = ""
@@ -192,11 +205,11 @@ def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheP
             label = decoded.entry.label
             left_out[label] = LeftOut(
                 label=label,
-                files=left_out[label].files + (not decoded.segments),
+                files=left_out[label].files + (not decoded.spans),
                 silent_windows=left_out[label].silent_windows + decoded.silent,
                 short_ends=left_out[label].short_ends + decoded.short_end,
             )
-            if decoded.segments:
+            if decoded.spans:
                 files += 1
             else:
                 skipped.append(f"{root / decoded.entry.file}: {decoded.error or 'silent'}")
@@ -226,26 +239,47 @@ def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheP
 
 
 def _decode_all(root: Path, entries: list[ManifestEntry], parameters: CacheParameters) -> Iterator[_DecodedFile]:
-    rate = parameters.rate
+    one_large = threading.Lock()
 
     def decode_entry(entry: ManifestEntry) -> _DecodedFile:
+        path = root / entry.file
         try:
-            wave = decode((root / entry.file).read_bytes(), rate, IMPORT_LIMITS).waveform
+            with one_large if path.stat().st_size > _LARGE_BYTES else nullcontext():
+                return _decode_file(path, entry, parameters)
         except (AudioError, OSError) as error:
             return _DecodedFile(entry, [], error=str(error))
-        samples = to_int16(wave)
-        window = len(wave) if parameters.window_seconds is None else round(parameters.window_seconds * rate)
-        segments: list[tuple[Segment, Int16Samples]] = []
-        silent = end = 0
-        activity = measure_activity(wave, rate, AnswerConfig(active_dbfs=parameters.silence_db))
-        for span in segment_slices(len(wave), window, parameters.overlap):
-            end = span.stop
-            if not activity.windows([(span.start / rate, span.stop / rate)])[0]:
-                silent += 1
-                continue
-            length = span.stop - span.start
-            segment = Segment(entry.file, span.start / rate, length / rate, entry.label, entry.source)
-            segments.append((segment, samples[span]))
-        return _DecodedFile(entry, segments, silent, len(wave) - end > window // 50)
 
     return map_ordered(decode_entry, entries)
+
+
+def _decode_file(path: Path, entry: ManifestEntry, parameters: CacheParameters) -> _DecodedFile:
+    """Decode a file and decide its segments. Of a sound of more than ten minutes no samples are kept: its segments are
+    cut while it is decoded a second time. Raises an AudioError or OSError."""
+    rate = parameters.rate
+    kept: list[Waveform] = []
+    levels = FrameLevels(rate)
+    samples, peak = 0, 0.0
+    for block in SoundStream(path.read_bytes(), rate, IMPORT_LIMITS):
+        levels.add(block)
+        samples += len(block)
+        peak = max(peak, float(np.abs(block).max(initial=0.0)))
+        kept.append(block)
+        if samples > _KEPT_SECONDS * rate and parameters.window_seconds is not None:
+            kept.clear()
+    window = samples if parameters.window_seconds is None else round(parameters.window_seconds * rate)
+    activity = activity_of(levels.levels(), AnswerConfig(active_dbfs=parameters.silence_db))
+    found = list(segment_slices(samples, window, parameters.overlap))
+    heard = activity.windows([(span.start / rate, span.stop / rate) for span in found])
+    spans = [span for span, active in zip(found, heard, strict=True) if active]
+
+    in_memory = sum(map(len, kept)) == samples
+
+    def cut() -> Iterator[tuple[Segment, Int16Samples]]:
+        blocks = kept if in_memory else SoundStream(path.read_bytes(), rate, IMPORT_LIMITS)
+        for span, part in cut_spans(blocks, spans):
+            length = span.stop - span.start
+            segment = Segment(entry.file, span.start / rate, length / rate, entry.label, entry.source)
+            yield segment, to_int16(part, peak)
+
+    short_end = samples - found[-1].stop > window // 50
+    return _DecodedFile(entry, spans, list(cut()) if in_memory else cut(), len(found) - len(spans), short_end)

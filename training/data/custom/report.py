@@ -1,7 +1,7 @@
 """Statistics of a custom data set before training: report.json for programs, report.md and overview.png for people."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from otoscope.errors import AudioError
-from shared.audio.decode import decode
+from shared.audio.decode import SoundStream, Waveform
 from shared.audio.probe import probe
 from training.data.custom.copied import describe_copy, find_copies
-from training.data.custom.manifest import IMPORT_LIMITS, ManifestEntry, read_manifest
+from training.data.custom.manifest import IMPORT_LIMITS, MANIFEST, ManifestEntry, read_manifest
 from training.data.custom.parallel import map_ordered
 from training.data.custom.segments import SILENCE_DBFS, rms_dbfs
 from training.data.custom.spectrograms import save_spectrograms
@@ -72,7 +72,9 @@ class _AudioStats:
 
 def write_dataset_report(root: Path, out: Path) -> Path:
     """Write the three files into `out`; returns the path of report.md. Raises DatasetError."""
-    entries = read_manifest(root)
+    entries = read_manifest(root, missing_ok=True)
+    if not entries:
+        raise DatasetError(f"{root / MANIFEST} lists no sounds")
     results = map_ordered(lambda entry: _measure(root, entry), entries)
     measured = list(tqdm(results, total=len(entries), desc="measure", unit="file", leave=False))
     decodable = [stats for stats in measured if not stats.error]
@@ -101,16 +103,32 @@ def _measure(root: Path, entry: ManifestEntry) -> _AudioStats:
     try:
         data = (root / entry.file).read_bytes()
         rate = probe(data, IMPORT_LIMITS).rate or 44_100  # the rate of some files is known only after decoding
-        sound = decode(data, rate, IMPORT_LIMITS, strict=True)
+        stream = SoundStream(data, rate, IMPORT_LIMITS, strict=True)
+        samples = clipped = silent = levels = 0
+        for part in _minutes(stream, rate):
+            samples += len(part)
+            clipped += int((np.abs(part) >= CLIPPING_LEVEL).sum())
+            of_part = rms_dbfs(part, rate)
+            levels += len(of_part)
+            silent += int((of_part < SILENCE_DBFS).sum())
     except (AudioError, OSError) as error:
         return _AudioStats(entry, error=str(error))
-    return _AudioStats(
-        entry,
-        sound.seconds,
-        sound.source_rate,
-        float(np.mean(np.abs(sound.waveform) >= CLIPPING_LEVEL)),
-        float(np.mean(rms_dbfs(sound.waveform, sound.rate) < SILENCE_DBFS)),
-    )
+    return _AudioStats(entry, samples / rate, stream.info.source_rate, clipped / samples, silent / levels)
+
+
+def _minutes(stream: SoundStream, rate: int) -> Iterator[Waveform]:
+    """A sound in parts of one minute, the last one shorter: of a recording of hours no more is in memory."""
+    kept: list[Waveform] = []
+    size = 60 * rate
+    for block in stream:
+        kept.append(block)
+        if sum(map(len, kept)) >= size:
+            joined = np.concatenate(kept)
+            whole = len(joined) // size * size
+            yield from np.split(joined[:whole], whole // size)
+            kept = [joined[whole:]]
+    if kept and len(rest := np.concatenate(kept)):
+        yield rest
 
 
 def _summarise(

@@ -1,6 +1,6 @@
 """Cuts decoded sounds into segments of one length, and measures which of them are silent."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,9 +54,27 @@ def rms_dbfs(waveform: Waveform, rate: int) -> NDArray[np.float64]:
     return np.asarray(10 * np.log10(np.maximum(power, _MIN_POWER)))
 
 
-def to_int16(waveform: Waveform) -> Int16Samples:
-    """Quantise a waveform to int16. A sound above full scale is attenuated as a whole: clipping would distort it."""
-    peak = max(float(np.abs(waveform).max(initial=0.0)), 1.0)
+def cut_spans(blocks: Iterable[Waveform], spans: Iterable[slice]) -> Iterator[tuple[slice, Waveform]]:
+    """The samples of each span of a waveform that comes block by block; spans in order of their starts.
+
+    Keeps the samples of a span and a block.
+    """
+    source = iter(blocks)
+    kept: Waveform = np.zeros(0, np.float32)
+    first = 0  # index of the first sample that is kept
+    for span in spans:
+        while first + len(kept) < span.stop and (block := next(source, None)) is not None:
+            unused = min(max(span.start - first, 0), len(kept))
+            kept, first = np.concatenate([kept[unused:], block]), first + unused
+        yield span, kept[span.start - first : span.stop - first]
+
+
+def to_int16(waveform: Waveform, peak: float | None = None) -> Int16Samples:
+    """Quantise a waveform to int16. A sound above full scale is attenuated as a whole: clipping would distort it.
+
+    `peak` is the largest magnitude of the whole sound; by default that of the waveform.
+    """
+    peak = max(float(np.abs(waveform).max(initial=0.0)) if peak is None else peak, 1.0)
     scaled = np.rint(waveform * np.float32(FULL_SCALE / peak))
     samples: Int16Samples = np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
     return samples

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from otoscope.errors import AudioError
-from shared.audio.decode import decode
+from shared.audio.decode import SoundStream
 from training.data.custom.manifest import IMPORT_LIMITS
 from worker.model.frontend import FrontendConfig, LogMel
 
@@ -53,8 +53,8 @@ def save_spectrograms(path: Path, sounds: Mapping[str, Sequence[Path]]) -> None:
 def _mels(front: LogMel, path: Path) -> torch.Tensor | None:
     """Log-mel (mels, frames) in dB; None if the file has become unreadable in the meantime."""
     try:
-        wave = decode(path.read_bytes(), _FRONTEND.sample_rate, IMPORT_LIMITS).waveform
-    except (AudioError, OSError):
+        wave = next(iter(SoundStream(path.read_bytes(), _FRONTEND.sample_rate, IMPORT_LIMITS)))
+    except (AudioError, OSError, StopIteration):
         return None
     wave = wave[: round(_SECONDS * _FRONTEND.sample_rate)]
     with torch.no_grad():

@@ -26,6 +26,7 @@ from training.data.custom.manifest import (
     ManifestEntry,
     lock_dataset,
     manifest_digest,
+    present_entries,
     read_manifest,
 )
 from training.data.custom.tables import read_table, write_table
@@ -53,6 +54,7 @@ class SplitInfo(BaseModel):
     sources: dict[Subset, list[str]]
     items_sha256: str
     copies: list[str] = []  # messages about re-encoded copies, which are on the same side as their originals
+    missing: list[str] = []  # files of the manifest that do not exist; they have a place in the split all the same
 
 
 def split_by_source(
@@ -160,9 +162,12 @@ def _assign(
 def write_split(root: Path, *, val: float, test: float, seed: int) -> SplitInfo:
     """Split the data set and replace any older split on disk. Raises DatasetError."""
     with lock_dataset(root):
-        entries = read_manifest(root)
-        copies = find_copies(root, entries)
-        subsets = split_by_source(entries, val=val, test=test, seed=seed, copies=copies)
+        entries = _listed(root)
+        present = present_entries(root, entries)
+        copies = find_copies(root, present)
+        subsets = split_by_source(present, val=val, test=test, seed=seed, copies=copies)
+        for entry in entries:
+            subsets.setdefault(entry.source, "train")  # a source of missing files only
         return _replace_split(root, entries, subsets, _shares(val, test), seed, copies)
 
 
@@ -173,7 +178,7 @@ def write_given_split(root: Path, subset_of: Mapping[str, Subset]) -> SplitInfo:
     subsets, and for a sound of another origin.
     """
     with lock_dataset(root):
-        entries = read_manifest(root)
+        entries = _listed(root)
         subsets: dict[str, Subset] = {}
         for entry in entries:
             if (own := subset_of.get(entry.origin)) is None:
@@ -190,6 +195,12 @@ def write_given_split(root: Path, subset_of: Mapping[str, Subset]) -> SplitInfo:
         return _replace_split(root, entries, subsets, shares, 0, copies)
 
 
+def _listed(root: Path) -> list[ManifestEntry]:
+    """The sounds of a data set, those whose files are missing included. Raises DatasetError if all of them are."""
+    entries = read_manifest(root, missing_ok=True)
+    return entries if present_entries(root, entries) else read_manifest(root)
+
+
 def _replace_split(
     root: Path, entries: Sequence[ManifestEntry], subsets: Mapping[str, Subset], shares: dict[Subset, float],
     seed: int, copies: Copies,
@@ -203,6 +214,7 @@ def _replace_split(
     info = SplitInfo(
         seed=seed, shares=shares, counts=counts, items_sha256=manifest_digest(root),
         copies=[describe_copy(*pair) for pair in copies],
+        missing=sorted({entry.file for entry in entries} - {entry.file for entry in present_entries(root, entries)}),
         sources={one: sorted(source for source, subset in subsets.items() if subset == one) for one in SUBSETS},
     )  # fmt: skip
     folder, partial = root / SPLIT_DIR, root / f"{SPLIT_DIR}.partial"
