@@ -17,7 +17,7 @@ from api.middleware.auth import Caller
 from api.notifications import Notifications, Subscription
 from api.rejections import RecentRejections
 from otoscope.errors import DeadlineExceeded, JobCancelled, JobNotFound, QueueFull, ResultNotReady, StoreUnavailable
-from otoscope.types import Ready
+from otoscope.types import AudioInfo, JobOptions, ModelCard, Ready
 from shared import tracing
 from shared.config.settings import Settings
 from shared.contract import new_job_id
@@ -54,11 +54,14 @@ class Gateway:
     ) -> Submission:
         """Store a job and enqueue it; with a known idempotency key, the earlier job of the caller.
 
-        Raises Busy errors, ModelNotFound, InvalidRequest for a layer that the model lacks, or IdempotencyConflict.
+        Raises Busy errors, ModelNotFound, IdempotencyConflict, or InvalidRequest for a layer or a cell that the
+        model lacks.
         """
         card = await self.catalogue.resolve(upload.options.model)
         if upload.options.layer is not None:
             card.require_layer(upload.options.layer)
+        if upload.options.cell is not None:
+            card.require_cell(upload.options.cell)
         try:
             with tracing.span("submit", "producer", attributes=_SEND_ATTRIBUTES):
                 submission = await self.store.submit(
@@ -130,6 +133,39 @@ class Gateway:
         raise DeadlineExceeded(
             f"The job did not finish within {self.settings.max_wait:g} s; use /v1/jobs for longer ones."
         )
+
+    async def classify_window(
+        self,
+        job_id: str,
+        card: ModelCard,
+        options: JobOptions,
+        audio: AudioInfo,
+        body: bytes,
+        turn: str,
+        seconds: float,
+    ) -> JobRecord:
+        """The succeeded job of a window of a stream, with its result, within that many seconds. `turn` is the caller
+        under which it is queued. Unlike `submit` it does not log: a stream has several windows a second.
+
+        Raises Busy errors, the error of the failed job, or DeadlineExceeded.
+        """
+        with self.notifications.subscribe(job_id, final_only=True) as subscription:
+            with tracing.span("submit", "producer", attributes=_SEND_ATTRIBUTES):
+                submission = await self.store.submit(
+                    card.name, options, audio, body, None, job_id, caller=turn, trace=tracing.context(),
+                    result_bytes=largest_result(card, options, audio.duration), deadline=seconds,
+                )  # fmt: skip
+            job, until = submission.job, time.monotonic() + seconds
+            while not job.final and (left := until - time.monotonic()) > 0:
+                await subscription.wait(left)
+                job = await self.store.get(job_id, with_result=True)
+        if job.packed_size:
+            job = await self.store.with_result(job)
+        if job.error is not None:
+            raise job.error
+        if job.status != "succeeded":
+            raise DeadlineExceeded(f"The window was not classified within {seconds:g} s.")
+        return job
 
     async def get(self, job_id: str, caller: Caller, *, with_result: bool = False) -> JobRecord:
         """A job of the caller. Raises JobNotFound, JobExpired or StoreUnavailable."""

@@ -49,6 +49,7 @@ class Options(TypedDict, total=False):
     window: int | None  # index of the window that the arrays are of
     layer: str | None  # return all channels of this layer
     cam_class: str | None  # the class of the CAM
+    cell: str | None  # LAYER:CHANNEL:ROW:COLUMN or logits:CLASS: return how this number was computed
     combine: Combine | None  # how the windows become one answer
     unknown_threshold: float | None  # known score below which the verdict is `unknown`
     min_confidence: float | None  # confidence below which the verdict is `unsure`

@@ -14,6 +14,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from otoscope.arithmetic import Arithmetic
 from otoscope.errors import ContractMismatch
 
 CONTRACT_VERSION = 1
@@ -177,6 +178,8 @@ class Result:
         default_factory=list,
         metadata=_part("which classes are heard when: class, start and end in seconds, confidence, loudest moment"),
     )
+    arithmetic: Arithmetic | None = None
+    """How the number of the requested `cell=` was computed; not a part, as `channels`. Its arrays are float32."""
 
 
 PARTS: dict[str, PartInfo] = {each.name: each.metadata["part"] for each in fields(Result) if "part" in each.metadata}
@@ -246,6 +249,7 @@ def unpack_result(packed: bytes) -> Result:
         detections=[
             Detection(d["class"], d["start"], d["end"], d["confidence"], d["peak"]) for d in tree.get("detections", ())
         ],
+        arithmetic=Arithmetic.of_tree(tree["arithmetic"]) if tree.get("arithmetic") else None,
         **arrays,
     )
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from otoscope.arithmetic import LOGITS, OPERATIONS, Cell
 from otoscope.errors import InvalidRequest
 from otoscope.results import PARTS, WARNINGS
 from otoscope.results import Part as Part
@@ -104,6 +105,32 @@ class Waveform(Public):
     duration: float = Field(description="seconds")
 
 
+class OperationJSON(Public):
+    """One operation of the network. What it has beside its value depends on its kind."""
+
+    kind: str = Field(description="; ".join(f"`{kind}`: {text}" for kind, text in OPERATIONS.items()))
+    value: float = Field(description="its output")
+    inputs: list[int] = Field([], description="indexes of the operations that compute its inputs")
+    name: str = Field("", description="of the module that has its weights, of the function, or of the layer")
+    place: list[int] = Field(
+        [], description="channel, row and column of a cell, or of the first number of a patch in its layer"
+    )
+    layer: str = Field("", description="from which the patch is cut; absent where it is not a layer")
+    positions: list[int] = Field([], description="of each of `inputs` in the patch, counted row by row")
+    numbers: dict[str, float] = Field({}, description="bias, mean, variance, weight, epsilon")
+    patch: ArrayJSON | None = Field(None, description="(channels, rows, columns), zeros where it is padded")
+    kernel: ArrayJSON | None = Field(None, description="the shape of the patch")
+
+
+class ArithmeticJSON(Public):
+    """How the network computed one number, in float32."""
+
+    cell: str = Field(description="as requested")
+    operations: list[OperationJSON] = Field(description="the last one that was computed first")
+    logits: list[float] = Field([], description="of all classes, where `cell` is a logit")
+    temperature: float = Field(1.0, description="divides the logits before the softmax")
+
+
 class _ResultFields(Public):
     """The fields of a result that have a JSON form of their own."""
 
@@ -132,6 +159,7 @@ class _ResultFields(Public):
         " block also the output of its convolutions, under `<layer>.residual`, and the shortcut that is added to it,"
         " under `<layer>.shortcut`",
     )
+    arithmetic: ArithmeticJSON | None = Field(None, description="how the number of the requested `cell` was computed")
 
 
 if TYPE_CHECKING:
@@ -256,6 +284,12 @@ class JobOptions(Public):
         None, description="a layer to look into: all of its channels, and of a residual block what it adds"
     )
     cam_class: str | None = Field(None, description="the class of the CAM; the first prediction when absent")
+    cell: str | None = Field(
+        None,
+        max_length=400,
+        description="a number of the network whose computation is returned: `LAYER:CHANNEL:ROW:COLUMN`, counted from 0"
+        f" and from the lowest frequency, or `{LOGITS}:CLASS`",
+    )
     combine: Combine | None = Field(
         None,
         description="how windows become one answer: `evidence` (the strongest of each class, weighted by the known"
@@ -279,6 +313,72 @@ class JobOptions(Public):
     overlap: float = Field(0.5, ge=0, le=0.9, description="share by which the windows of a long sound overlap")
     merge_gap: float = Field(1.0, ge=0, description="seconds: closer detections of one class are joined")
     min_duration: float = Field(0.0, ge=0, description="seconds: shorter detections are left out")
+
+
+SampleFormat = Literal["s16le", "f32le"]
+"""The samples of a stream: 16-bit integers or 32-bit floats, little-endian, one channel."""
+
+
+class StreamOptions(Public):
+    """The query parameters of `/v1/stream`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rate: int = Field(description="Hz, of the samples that are sent")
+    format: SampleFormat = "s16le"
+    model: str | None = Field(None, description="one of /v1/models; the server's default when absent")
+    hop: float = Field(0.5, ge=0.1, le=10, description="seconds from one window to the next")
+    top_k: int = Field(5, ge=1, le=1_000, description="number of predictions")
+    include: tuple[Part, ...] = Field(
+        (), description="parts of a window to return with each answer, which is MessagePack then"
+    )
+    layer: str | None = Field(None, description="a layer to look into: all of its channels; MessagePack as well")
+    unknown_threshold: float | None = Field(
+        None, ge=0, le=1, description="known score below which the verdict is `unknown`; the model's when absent"
+    )
+    min_confidence: float | None = Field(
+        None, ge=0, le=1, description="confidence below which the verdict is `unsure`; the model's when absent"
+    )
+    merge_gap: float = Field(1.0, ge=0, le=60, description="seconds: closer detections of one class are joined")
+    min_duration: float = Field(0.0, ge=0, le=60, description="seconds: shorter detections are left out")
+
+
+class StreamOpened(Public):
+    """The first message of a stream."""
+
+    type: Literal["opened"] = "opened"
+    stream: str = Field(description="its id in the log of the service")
+    model: str
+    sample_rate: int = Field(description="Hz, of the model: sound of this rate is not resampled")
+    window_seconds: float
+    hop: float = Field(description="seconds")
+    idle_seconds: float = Field(description="without a message after which the stream is closed")
+    max_seconds: float = Field(description="of sound after which the stream is closed")
+
+
+class StreamAnswer(Public):
+    """The answer to one window of a stream: predictions, or an error. Times are seconds from the first sample."""
+
+    type: Literal["answer"] = "answer"
+    start: float
+    end: float
+    predictions: list[Prediction] = Field([], description="most confident first; empty where there is an error")
+    verdict: Verdict | None = Field(None, description="how far to trust the first prediction")
+    known: float | None = Field(None, description="open-set score, 0 to 1; null for a model without one")
+    level: Level | None = Field(None, description="of the window")
+    warnings: list[SoundWarning] = []
+    began: list[Detection] = Field([], description="detections that are new, with their end so far")
+    ended: list[Detection] = Field([], description="detections that are over; they began with the same class and start")
+    dropped: int = Field(0, description="windows before this one that were left out, since there was a newer one")
+    latency: float = Field(description="seconds from the arrival of its last sample to this answer")
+    last: bool = Field(False, description="whether it is the answer to the end of the sound")
+    error: ErrorInfo | None = Field(None, description="why this window has no predictions; the stream continues")
+
+
+class StreamError(ErrorInfo):
+    """Why a stream ends, in front of the close frame."""
+
+    type: Literal["error"] = "error"
 
 
 class JobRequest(JobOptions):
@@ -393,6 +493,17 @@ class ModelCard(Public):
             names.sort(key=lambda known: known.count("."))  # stages before the blocks inside
             known = ", ".join(names[:6]) + (" and so on" if len(names) > 6 else "")
             raise InvalidRequest(f"Model {self.name} has no layer {name!r}; it has {known or 'none'}.")
+
+    def require_cell(self, text: str) -> Cell:
+        """The cell of the option `cell`. Raises InvalidRequest if the model has no such number."""
+        cell = Cell.parse(text, self.classes)
+        if cell.layer != LOGITS:
+            self.require_layer(cell.layer)
+            shape = next(layer.shape for layer in self.layers if layer.name == cell.layer)
+            place = (cell.channel, cell.row, cell.column)
+            if any(at >= size for at, size in zip(place, shape, strict=True)):
+                raise InvalidRequest(f"cell: {cell.layer} has the shape {shape}; {list(place)} is outside of it.")
+        return cell
 
 
 class ModelList(Public):

@@ -7,6 +7,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from otoscope.arithmetic import pack
 from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, CONTRACT_VERSION, Array, Result
 from otoscope.types import JobOptions, ModelCard, Part
 from shared.audio.limits import WHOLE_SECONDS
@@ -15,6 +16,7 @@ LONG_TOP_K = 10
 """Predictions of a window of a long sound at most: its windows are thousands, and all of them are in the result."""
 
 _FIXED_BYTES = 8 * 1024  # what every result has, and the envelope
+_ARITHMETIC_BYTES = 512 * 1024  # of `cell`: worker.model.arithmetic limits its numbers
 _NUMBER = np.dtype("<f2").itemsize  # of every array
 _ALLOCATOR = 1.25  # jemalloc rounds up to the next of four sizes for each power of two
 
@@ -55,6 +57,8 @@ def pack_result(result: Result) -> bytes:
     for name in ARRAYS:
         values = getattr(result, name)
         tree[name] = None if values is None else _pack_array(values)
+    if result.arithmetic is not None:
+        tree["arithmetic"] = result.arithmetic.tree(pack)
     return msgpack.packb(tree)  # type: ignore[no-any-return]
 
 
@@ -91,6 +95,8 @@ def largest_result(card: ModelCard, options: JobOptions, duration: float | None)
     if options.layer is not None:  # of a residual block the residual and the shortcut, too
         shapes = (layer.shape for layer in card.layers if layer.name == options.layer)
         bytes_ += 3 * sum(_NUMBER * math.prod(shape) for shape in shapes) + 1024
+    if options.cell is not None:
+        bytes_ += _ARITHMETIC_BYTES
     return math.ceil(bytes_ * _ALLOCATOR)
 
 

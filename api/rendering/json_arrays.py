@@ -8,6 +8,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from otoscope.arithmetic import Float32Array
 from otoscope.results import Array
 
 PIECE_BYTES = 256 * 1024
@@ -18,13 +19,13 @@ _PLACEHOLDER = orjson.Fragment(b"\0")  # a byte that JSON never contains: in str
 
 
 def dumps(tree: Any) -> list[bytes]:
-    """JSON of a tree whose leaves may be float16 arrays: consecutive pieces of one text.
+    """JSON of a tree whose leaves may be float16 or float32 arrays: consecutive pieces of one text.
 
-    Numbers have the fewest digits from which the float16 can be read back; NaN and infinities are null.
+    Numbers have the fewest digits from which they can be read back; NaN and infinities are null.
     """
-    arrays: list[Array] = []
+    arrays: list[Array | Float32Array] = []
 
-    def replace_array(values: Array) -> orjson.Fragment:
+    def replace_array(values: Array | Float32Array) -> orjson.Fragment:
         arrays.append(values)
         return _PLACEHOLDER
 
@@ -40,12 +41,13 @@ def dumps(tree: Any) -> list[bytes]:
     return [*pieces, b"".join(pending)]
 
 
-def _lists(values: Array) -> Iterator[bytes]:
+def _lists(values: Array | Float32Array) -> Iterator[bytes]:
     """An array as nested lists, a block of rows at a time."""
     rows = max(1, _BLOCK * len(values) // max(values.size, 1))
     yield b"["
     for at in range(0, len(values), rows):
-        numbers = _shortest_decimals().take(values[at : at + rows].view("<u2"))
+        block = values[at : at + rows]
+        numbers = block if block.dtype == np.float32 else _shortest_decimals().take(block.view("<u2"))
         text = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)
         yield (b"," if at else b"") + text[1:-1]
     yield b"]"

@@ -13,6 +13,7 @@ from fastapi import Response
 from starlette.responses import StreamingResponse
 
 from api.rendering.json_arrays import PIECE_BYTES, dumps
+from otoscope.arithmetic import Float32Array
 from otoscope.errors import PartNotFound
 from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, Array, Detection, Level, Part, Result, unpack_result
 from shared.jobs.records import JobRecord
@@ -99,6 +100,8 @@ def result_json(result: Result) -> dict[str, Any]:
             tree[part.value] = _part_json(result, part, value)
     if result.channels:
         tree["channels"] = {name: array_json(values) for name, values in result.channels.items()}
+    if result.arithmetic is not None:
+        tree["arithmetic"] = result.arithmetic.tree(array_json)
     return tree
 
 
@@ -147,7 +150,7 @@ def detection_json(detection: Detection) -> dict[str, Any]:
     return {"class": tree.pop("class_"), **tree}
 
 
-def array_json(values: Array) -> dict[str, Any]:
+def array_json(values: Array | Float32Array) -> dict[str, Any]:
     """`ArrayJSON` with a numpy array as leaf."""
     return {"shape": list(values.shape), "values": values}
 

@@ -77,6 +77,37 @@ def test_a_result_has_every_part(http: httpx2.Client) -> None:
     assert None not in job.timings.model_dump().values()
 
 
+def test_the_arithmetic_of_a_cell_is_that_of_the_map(http: httpx2.Client) -> None:
+    """In JSON and in MessagePack: the sum of products is the sum that it states, and the last operation is the number
+    on the map of that channel."""
+    job = classify(http, sound(), layer="layer1.block1", cell="layer1.block1:2:3:4")
+    assert job.result is not None
+    assert job.result.channels is not None
+    assert job.result.arithmetic is not None
+    operations = job.result.arithmetic.operations
+    shown = np.array(job.result.channels["layer1.block1"].values)[2, 3, 4]
+    assert operations[0].value == pytest.approx(shown, rel=2e-2, abs=2e-2)
+    for operation in operations:
+        if operation.kind == "convolution":
+            assert operation.patch is not None
+            assert operation.kernel is not None
+            products = np.array(operation.patch.values) * np.array(operation.kernel.values)
+            assert operation.value == pytest.approx(products.sum() + operation.numbers.get("bias", 0.0), abs=1e-4)
+    packed = http.get(job.links["result"], headers={"Accept": "application/msgpack"})
+    unpacked = unpack_result(packed.content).arithmetic
+    assert unpacked is not None
+    assert [one.value for one in unpacked.operations] == [one.value for one in operations]
+    packed = http.get(job.links["result"], headers={"Accept": "application/x-npz"})
+    assert packed.status_code == 200
+
+
+@pytest.mark.parametrize("cell", ["layer1.block1:2:3", "layer9:0:0:0", "layer1.block1:99:0:0", "logits:unicorn"])
+def test_a_cell_that_the_model_lacks_is_refused(http: httpx2.Client, cell: str) -> None:
+    """Before the sound is queued, in words."""
+    answer = http.post("/v1/jobs", files={"file": sound()}, data={"cell": cell})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
 def test_window_can_be_chosen(http: httpx2.Client) -> None:
     """`window=N` selects the window of the arrays; a missing one fails the job, with the number of windows."""
     job = classify(http, sound(2.2), include="spectrogram", window="2")

@@ -1,5 +1,6 @@
 """Layers of a loaded model: their description in its card, and all channels of a requested layer."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from otoscope.arithmetic import LOGITS, Cell
 from otoscope.types import Part, ReceptiveField
 from tests.worker.test_engine import ALL, close, run_all, sounds
 from worker.inference.engine import Engine, LoadedModel, SpectrogramOnly, Window, read_model
@@ -117,3 +119,20 @@ def test_the_gpu_shows_the_same_channels(engine: Engine, loaded: LoadedModel, ti
         assert not isinstance(one, Exception)
         assert not isinstance(other, Exception)
         close(one.spectrogram, other.spectrogram, 0.01)
+
+
+@pytest.mark.parametrize("cell", [Cell("layer2.block1", 3, 1, 4), Cell("stem", 0, 0, 0), Cell(LOGITS, 2)])
+def test_the_arithmetic_of_a_cell_is_that_of_its_channel(engine: Engine, loaded: LoadedModel, cell: Cell) -> None:
+    """The number that is explained is the one on the map, within the rounding of the service; other windows of the
+    batch have none."""
+    layer = None if cell.layer == LOGITS else cell.layer
+    windows = [Window(sound, layer=layer) for sound in sounds(2)]
+    other, output = run_all(engine, loaded, [windows[0], replace(windows[1], cell=cell)])
+    assert other.operations is None
+    assert output.operations is not None
+    if layer is None:
+        probabilities = torch.tensor(output.logits).softmax(dim=0)
+        close(output.probabilities, probabilities)
+        assert output.operations[0].value == pytest.approx(output.logits[2], abs=1e-4)
+    else:
+        close(output.channels[layer][cell.channel, cell.row, cell.column], output.operations[0].value)

@@ -112,6 +112,21 @@ def test_a_cam_can_be_of_any_class(harness: WorkerHarness) -> None:
     assert "no class 'unicorn'" in harness.failure(job_id).detail
 
 
+def test_a_cell_is_explained_in_the_window_that_is_shown(harness: WorkerHarness) -> None:
+    """The window with the arrays, which runs once more where it was not known before; and memory is reserved for it."""
+    result = harness.result(LONG, cell="layer2.block1:3:1:4", layer="layer2.block1")
+    assert result.arithmetic is not None
+    value = result.arithmetic.operations[0].value
+    assert float(result.channels["layer2.block1"][3, 1, 4]) == pytest.approx(value, rel=2e-2, abs=2e-2)
+    card, options = harness.registry.get("tiny").card, JobOptions(cell="layer2.block1:3:1:4")
+    assert len(pack_result(result)) <= largest_result(card, options, result.duration)
+    logits = harness.result(LONG, cell="logits:rain", window=1).arithmetic
+    assert logits is not None
+    exponentials = np.exp(np.array(logits.logits) / logits.temperature)
+    of_window = dict(harness.result(LONG, window=1).windows[1].predictions)["rain"]
+    assert exponentials[1] / exponentials.sum() == pytest.approx(of_window, abs=1e-2)
+
+
 def test_windows_overlap_as_requested(harness: WorkerHarness) -> None:
     """By a share of their length."""
     assert [window.start for window in harness.result(LONG, overlap=0.0).windows] == [0.0, 1.0, 1.2]

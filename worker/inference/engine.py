@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from otoscope.arithmetic import Cell, Operation
 from otoscope.errors import InferenceFailed
 from otoscope.results import Array
 from otoscope.types import Layer, ModelCard, Part
@@ -27,6 +28,7 @@ from shared.config.settings import BackendName
 from shared.install_hints import install_command
 from shared.tracing import TraceLink
 from worker.inference.backend import Backend, OutputRequest, TorchBackend
+from worker.model.arithmetic import explain
 from worker.model.base import parameters
 from worker.model.checkpoint import Model, ModelError, load_model
 from worker.model.precision import autocast
@@ -46,6 +48,7 @@ class Window:
     parts: frozenset[Part] = frozenset()  # requested besides the probabilities
     layer: str | None = None  # requested with all its channels
     cam_class: int | None = None  # of the class activation map; None: the first class of the window itself
+    cell: Cell | None = None  # a number of the network whose computation is requested
     trace_link: TraceLink | None = None  # to the span of its job; None if that is not traced
 
 
@@ -60,6 +63,8 @@ class WindowOutput:
     channels: dict[str, Array] = field(default_factory=dict)  # name -> (channels, height, width)
     embedding: Array | None = None  # (features,)
     cam: Array | None = None  # (height, width), 0 to 1
+    operations: list[Operation] | None = None  # that computed the number of the requested cell
+    logits: list[float] = field(default_factory=list)  # (classes,), where that cell is a logit
 
 
 def read_model(directory: Path) -> Model:
@@ -202,7 +207,8 @@ class Engine:
         log_power = torch.cat([model.frontend.log_power(clip) for clip in clips])  # (batch, 1, mels, frames)
         cam = {row: windows[row].cam_class for row in rows[Part.CAM]}
         request = OutputRequest(rows[Part.MAPS], rows[Part.EMBEDDING], cam, layers)
-        logits, known, activations = loaded.backend(model.frontend.features(log_power, waveforms), request, alone=alone)
+        features = model.frontend.features(log_power, waveforms)  # (batch, 1, mels, frames)
+        logits, known, activations = loaded.backend(features, request, alone=alone)
 
         tensors: dict[tuple[str, ...], Tensor] = {("probabilities",): model.probabilities(logits), **activations}
         if known is not None:
@@ -235,6 +241,9 @@ class Engine:
                         getattr(output, name)[names[-1]] = value.astype(np.float16)
                     else:
                         setattr(output, name, value.astype(np.float16))
+        for row, (window, output) in enumerate(zip(windows, outputs, strict=True)):
+            if window.cell is not None and isinstance(output, WindowOutput):
+                output.operations, output.logits = explain(model.network, features[row : row + 1], window.cell)
         return outputs
 
     def _spectrograms(self, model: Model, windows: Sequence[Window]) -> list[WindowOutput | Exception]:

@@ -151,6 +151,7 @@ class _Task:
         self._options = options = job.options
         if options.layer is not None:
             model.card.require_layer(options.layer)
+        self._cell = None if options.cell is None else model.card.require_cell(options.cell)
         self._cam_class = _class_index(model, options.cam_class)
         self._config = model.model.config
         self.rate, self._size = self._config.frontend.sample_rate, self._config.frontend.window_samples
@@ -261,12 +262,13 @@ class _Task:
         return heard
 
     def _with_details(self, samples: NDArray[np.float32], cam_class: int | None) -> Window:
-        return Window(samples, self._detail_parts, self._options.layer, cam_class)
+        return Window(samples, self._detail_parts, self._options.layer, cam_class, self._cell)
 
     def _detail(self, heard: Heard, answer: Answer, samples_of: Callable[[int], NDArray[np.float32]]) -> Detail:
         """The requested window, or else the one that decides; it is run again unless it was run with its details."""
         chosen = answer.window if self._options.window is None else self._options.window
-        if self._predetermined is None and (self._detail_parts or self._options.layer is not None):
+        needs_details = self._detail_parts or self._options.layer is not None or self._cell is not None
+        if self._predetermined is None and needs_details:
             of = answer.first if self._cam_class is None else self._cam_class
             (output,) = self._network.run(self._model, [self._with_details(samples_of(chosen), of)])
         else:

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from otoscope.arithmetic import Arithmetic
 from otoscope.results import Array, Level, Result, SoundWarning, WindowPrediction
 from otoscope.types import JobOptions, Part
 from shared.audio.decode import FileInfo
@@ -117,6 +118,9 @@ def build_result(
         waveform=heard.envelope,
         full_spectrogram=full_spectrogram,
         channels=detail.output.channels,
+        arithmetic=None
+        if detail.output.operations is None
+        else Arithmetic(options.cell or "", detail.output.operations, detail.output.logits, config.temperature),
         parts=sorted(parts),
         verdict=decide(
             answer,
