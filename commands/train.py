@@ -170,7 +170,7 @@ def evaluate(
     if start or changes:
         raise typer.BadParameter("needed to train", param_hint="--folds")
     config = _config(models[0])
-    dataset = whole = _dataset(data, config.frontend, _segments(config))
+    dataset = whole = _dataset(data, config.frontend, _segments(config), to_measure=True)
     if model_classes:
         name = config.training.get("data", {}).get("name") or f"{whole.info.name}, {len(config.classes)} classes"
         dataset = whole.select_classes(config.classes, name)
@@ -191,7 +191,7 @@ def evaluate(
     if len(models) == 1 and evaluation.config.classes == config.classes:  # else it has answers of other classes
         others = [clip for clip in whole.split(evaluation.fold)[1] if whole.classes[clip.label] not in dataset.classes]
         answers = measure_model(
-            models[0], dataset, evaluation.fold, outside, others, whole.classes, evaluation.recordings[0]
+            models[0], evaluation.dataset, evaluation.fold, outside, others, whole.classes, evaluation.recordings[0]
         )
     report = write_report(evaluation, where, answers)
     print(headline(report))
@@ -306,12 +306,18 @@ def quantise(
 
 
 def _dataset(
-    data: Path | None, frontend: "FrontendConfig", segments: "SegmentRecipe", *, folds: int = 0, seed: int = 1
+    data: Path | None,
+    frontend: "FrontendConfig",
+    segments: "SegmentRecipe",
+    *,
+    folds: int = 0,
+    seed: int = 1,
+    to_measure: bool = False,
 ) -> "Dataset":
     from training.data.custom.dataset import load_dataset
     from training.data.download import fetch_esc50 as fetch
 
-    return load_dataset(data or fetch(), frontend, segments, folds=folds, seed=seed)
+    return load_dataset(data or fetch(), frontend, segments, folds=folds, seed=seed, to_measure=to_measure)
 
 
 def _segments(config: "ModelConfig") -> "SegmentRecipe":

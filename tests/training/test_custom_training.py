@@ -261,3 +261,35 @@ def test_data_set_without_a_split(tmp_path: Path) -> None:
     run("data", "import", tmp_path / "mine", "--to", tmp_path / "sounds")
     with pytest.raises(DatasetError, match="otoscope data split"):
         load_custom_dataset(tmp_path / "sounds", TINY.frontend)
+
+
+def test_new_data_alone(sounds: Path, tmp_path: Path) -> None:
+    """A data set without a split is measured as a whole, with some of the classes absent and under the name of the
+    training data; a class that the model lacks, and a sound that it was trained on, are refused."""
+    model = tmp_path / "mine"
+    train(changed(TINY, epochs=12), load_custom_dataset(sounds, TINY.frontend), "test", model)
+    fresh = tmp_path / "fresh"
+    for take in range(4):
+        write_recording(fresh / "rain" / f"{take}.wav", 1.7, hz=2_650 + 31 * take)
+    new = tmp_path / "new" / sounds.name
+    run("data", "import", fresh, "--to", new)
+    result = run("evaluate", model, "--data", new)
+    assert "of 4)" in result.output
+    assert "TRAINING" not in result.output
+    assert "validation" not in result.output
+    report = json.loads((model / "evaluation" / "report.json").read_text())
+    assert (report["clips"], report["trained_on"], report["chosen_by"]) == (4, False, False)
+    of_rain = next(one for one in report["classes"] if one["name"] == "rain")
+    assert (of_rain["clips"], report["macro_f1"]) == (4, of_rain["f1"])
+    refused = CliRunner().invoke(app, ["evaluate", str(model), "--data", str(new), "--record"])
+    assert "only its test set is recorded" in str(refused.exception)
+    known = next(clip.path for clip in load_custom_dataset(sounds, TINY.frontend).clips if clip.fold == "train")
+    shutil.copy(known, fresh / "rain" / "copy.wav")
+    run("data", "import", fresh, "--to", new)
+    refused = CliRunner().invoke(app, ["evaluate", str(model), "--data", str(new)])
+    assert "was trained on 1 of the 5 files" in str(refused.exception)
+    (fresh / "rain" / "copy.wav").unlink()
+    write_recording(fresh / "snow" / "a.wav", 1.0)
+    run("data", "import", fresh, "--to", new)
+    refused = CliRunner().invoke(app, ["evaluate", str(model), "--data", str(new)])
+    assert "classes that the model does not have, first 'snow'" in str(refused.exception)

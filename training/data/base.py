@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -89,6 +90,19 @@ class Dataset:
     def default_fold(self) -> Fold:
         """The test fold when none is specified: the last one, which is the hardest in ESC-50."""
         return self.folds[-1]
+
+    @property
+    def only_measured(self) -> bool:
+        """Whether nothing of it is for training: a custom data set without a split."""
+        return self.folds == ("test",)
+
+    def in_classes(self, classes: tuple[str, ...]) -> Self:
+        """The same clips with the labels of a model that has more classes; unchanged if the model lacks one of them."""
+        if self.classes == classes or not set(self.classes) <= set(classes):
+            return self
+        labels = [classes.index(name) for name in self.classes]
+        clips = tuple(replace(clip, label=labels[clip.label]) for clip in self.clips)
+        return replace(self, clips=clips, classes=classes)
 
     def select_classes(self, classes: Sequence[str], name: str) -> "Dataset":
         """The clips of the given classes as a data set of its own, under the same licence. Raises DatasetError."""

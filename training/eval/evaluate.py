@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.base_models.counterparts import counterparts, with_classes
 from training.data.base import Clip, Dataset, Fold, fold_name
-from training.data.fingerprint import seen_windows
+from training.data.fingerprint import TRAINING_SOUNDS, seen_windows
 from training.errors import EvaluationError
 from training.eval.answers import Answered, Recording, answer, clip_sounds, listen
 from training.eval.metrics import Labels
@@ -168,8 +168,8 @@ def evaluate(
 
     Each recording has the answer of the service: its windows overlap by half, a shorter recording is zero-padded, and
     the windows in which something is heard are combined. A model of another project is evaluated on those classes of
-    the data set that have counterparts among its own (`training.base_models.counterparts`). Raises EvaluationError and
-    DatasetError.
+    the data set that have counterparts among its own (`training.base_models.counterparts`). A data set without a split
+    is measured as a whole; it may lack classes of the model. Raises EvaluationError and DatasetError.
     """
     device = pick_device()
     paths = [directories] if isinstance(directories, Path) else directories
@@ -177,14 +177,18 @@ def evaluate(
     if all(of_another_project(model.config) for model in models):
         dataset, models = in_classes_of(dataset, models)
         fold = dataset.default_fold if fold is None else fold
+    new = dataset.only_measured
+    if new:
+        dataset, fold = dataset.in_classes(models[0].config.classes), "test"
     fold = held_out_fold(models[0].config) if fold is None else fold
     if fold is None:
         raise EvaluationError(f"{models[0].config.name} does not state which fold was held out: specify one")
     unseen = {fold, *dataset.compatible_test_folds(fold)}
     leaked = [
         model.config
-        for model in models
+        for path, model in zip(paths, models, strict=True)
         if not of_another_project(model.config)
+        and not _is_new(path, model.config, dataset)
         and (held_out_fold(model.config) not in unseen or split_changed(model.config, dataset))
     ]
     if leaked and not allow_training_fold:
@@ -222,13 +226,21 @@ def evaluate(
         fold=fold,
         trained_on=bool(leaked),
         seen=len(seen),
-        chosen_by=any(held_out_fold(one.config) != fold for one in models if not of_another_project(one.config)),
+        chosen_by=not new
+        and any(held_out_fold(one.config) != fold for one in models if not of_another_project(one.config)),
         precision=precision,
         device=device.type,
         views=views,
         models=tuple(models),
         recordings=tuple(recordings),
     )
+
+
+def _is_new(directory: Path, config: ModelConfig, dataset: Dataset) -> bool:
+    """Whether a data set is for measuring only, and not the training data of the model: it has another name, or the
+    model has digests of its training sounds, with which each of them is then recognised."""
+    other = config.training.get("data", {}).get("name") != dataset.info.name
+    return dataset.only_measured and (other or (directory / TRAINING_SOUNDS).is_file())
 
 
 def in_classes_of(dataset: Dataset, models: list[Model]) -> tuple[Dataset, list[Model]]:

@@ -40,6 +40,10 @@ def record_accuracy(directory: Path, evaluation: Evaluation, report: EvaluationR
             f"the {fold_name(evaluation.fold)} was used for early stopping or calibration: only an accuracy on other"
             " clips is recorded"
         )
+    if evaluation.dataset.only_measured:
+        raise EvaluationError(
+            f"{report.data} is not the data that the model was split with: only its test set is recorded"
+        )
     if evaluation.forward_passes > 1:
         raise EvaluationError("only the accuracy of one model with one view is recorded, as in the service")
     measured = Accuracy(

@@ -57,7 +57,7 @@ class EvaluationReport(BaseModel):
     log_loss: float  # nats
     calibration_error: float  # expected, 15 bins
     calibration_error_uncalibrated: float  # with every temperature at 1
-    classes: tuple[ClassScore, ...]  # in label order
+    classes: tuple[ClassScore, ...]  # in label order, without those that are neither in the data nor predicted
     confusions: tuple[Confusion, ...]  # most frequent first
     left_out: tuple[LeftOut, ...] = ()  # of the whole data set, by class
     answers: AnswerReport | None = None  # None: not measured
@@ -79,6 +79,7 @@ def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> Ev
             replace(score, average_precision=metrics.average_precision(truth == label, probabilities[:, label]))
             for label, score in enumerate(scores)
         ]
+    present = [score for score in scores if score.clips]
     by_window = np.concatenate(
         [(one.logits.argmax(dim=1).numpy() == one.sound.label)[one.active] for one in evaluation.recordings[0]]
     )
@@ -105,12 +106,12 @@ def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> Ev
         sources=len(set(evaluation.sources)),
         interval_95_sources=metrics.source_interval(evaluation.predicted == truth, evaluation.sources),
         top_5=metrics.top_k_correct(truth, probabilities, 5) / clips,
-        macro_f1=sum(score.f1 for score in scores) / len(scores),
-        mean_average_precision=_mean([score.average_precision for score in scores]),
+        macro_f1=sum(score.f1 for score in present) / len(present),
+        mean_average_precision=_mean([score.average_precision for score in present]),
         log_loss=metrics.log_loss(truth, probabilities),
         calibration_error=metrics.calibration_error(truth, probabilities),
         calibration_error_uncalibrated=metrics.calibration_error(truth, evaluation.uncalibrated),
-        classes=tuple(scores),
+        classes=tuple(score for score, claims in zip(scores, matrix.sum(axis=0), strict=True) if score.clips or claims),
         confusions=tuple(metrics.confusions(matrix, names)),
         left_out=evaluation.dataset.left_out,
         answers=answers,

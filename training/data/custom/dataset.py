@@ -14,7 +14,7 @@ from training.data.custom.copied import find_copies
 from training.data.custom.manifest import MANIFEST, present_entries, read_manifest
 from training.data.custom.prepare import load_segments, prepare_segments, read_cache_info
 from training.data.custom.segments import FULL_SCALE
-from training.data.custom.split import folds_by_source, read_split
+from training.data.custom.split import folds_by_source, has_split, read_split
 from training.data.esc50 import load_esc50
 from training.errors import DatasetError
 from training.recipe import SegmentRecipe
@@ -86,13 +86,19 @@ class SourceFolds(CustomDataset):
 
 
 def load_custom_dataset(
-    root: Path, frontend: FrontendConfig, segments: SegmentRecipe | None = None, *, folds: int = 0, seed: int = 1
+    root: Path,
+    frontend: FrontendConfig,
+    segments: SegmentRecipe | None = None,
+    *,
+    folds: int = 0,
+    seed: int = 1,
+    to_measure: bool = False,
 ) -> CustomDataset:
     """Load the data set for the sample rate and window length of `frontend`, cut as `segments` states; decodes all
     files the first time.
 
-    With `folds` the sources are assigned to so many folds by the seed, instead of train, val and test. Raises
-    DatasetError.
+    With `folds` the sources are assigned to so many folds by the seed, instead of train, val and test. `to_measure` is
+    for a trained model: a data set without a split is then a test set, and classes may be absent. Raises DatasetError.
     """
     cut = segments or SegmentRecipe()
     entries = read_manifest(root, missing_ok=True)
@@ -100,6 +106,8 @@ def load_custom_dataset(
     if folds:
         existing = present_entries(root, entries)
         subsets = folds_by_source(existing, folds, seed, find_copies(root, existing))
+    elif to_measure and not has_split(root):
+        subsets = dict.fromkeys((entry.source for entry in entries), "test")
     else:
         subsets = read_split(root)
     cache = prepare_segments(
@@ -125,6 +133,8 @@ def load_custom_dataset(
     dataset = kind(
         root, clips, classes, info, frontend.sample_rate, waveforms, made.left_out, tuple(made.skipped)
     )  # fmt: skip
+    if to_measure:
+        return dataset
     for subset in dict.fromkeys(subsets.values()) if folds else ("train", "test"):
         present = {clip.label for clip in clips if clip.fold == subset}
         if missing := [name for label, name in enumerate(classes) if label not in present]:
@@ -136,10 +146,16 @@ def load_custom_dataset(
 
 
 def load_dataset(
-    root: Path, frontend: FrontendConfig, segments: SegmentRecipe | None = None, *, folds: int = 0, seed: int = 1
+    root: Path,
+    frontend: FrontendConfig,
+    segments: SegmentRecipe | None = None,
+    *,
+    folds: int = 0,
+    seed: int = 1,
+    to_measure: bool = False,
 ) -> Dataset:
     """Load a custom data set or a folder in the layout of ESC-50, whichever `root` is; the latter has folds of its own,
     and windows as the service cuts them. Raises DatasetError."""
     if (root / MANIFEST).is_file():
-        return load_custom_dataset(root, frontend, segments, folds=folds, seed=seed)
+        return load_custom_dataset(root, frontend, segments, folds=folds, seed=seed, to_measure=to_measure)
     return load_esc50(root)

@@ -235,6 +235,11 @@ def _replace_split(
     return info
 
 
+def has_split(root: Path) -> bool:
+    """Whether a data set was split, even if its sounds have changed since."""
+    return (root / SPLIT_DIR / _INFO).is_file()
+
+
 def read_split(root: Path) -> dict[str, Subset]:
     """The subset of every source. Raises DatasetError if there is no split, if it is stale, or if it was edited."""
     info = read_split_info(root)
@@ -252,7 +257,7 @@ def read_split(root: Path) -> dict[str, Subset]:
 def read_split_info(root: Path) -> SplitInfo:
     """Read split.json. Raises DatasetError if there is none, or if the manifest has changed since."""
     path = root / SPLIT_DIR / _INFO
-    if not path.is_file():
+    if not has_split(root):
         raise DatasetError(f"{root} has no split; {_hint(root)}")
     try:
         info = SplitInfo.model_validate_json(path.read_bytes())
