@@ -1,5 +1,7 @@
 """Open-set scorers and thresholds: how they are fitted, and how the answers of a model are measured."""
 
+import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.support.tiny_recipe import TINY, changed
 from tests.training.conftest import CLASSES
@@ -30,11 +33,12 @@ from training.eval.evaluate import evaluate
 from training.eval.report import write_report
 from training.fit.answers import TRAINING_CLIPS, refit_answers
 from training.fit.loop import train
-from training.fit.open_set import Outputs, centre_scores, train_detector
+from training.fit.open_set import Outputs, centre_scores, fit_scorer
 from training.fit.pretrained import load_pretrained
 from training.fit.setup import set_up_training
 from training.recipe import LEVEL_DBFS, OpenSetRecipe, Recipe, for_fine_tuning, load_recipe, parse_stored, to_yaml
-from worker.model.checkpoint import load_model, read_config
+from worker.model.checkpoint import load_model, read_config, write_config
+from worker.model.open_set import OPEN_SET
 from worker.pipeline.answer import Answer
 
 SCORED = changed(TINY, epochs=10).model_copy(update={"open_set": OpenSetRecipe(background=100, steps=150)})
@@ -72,16 +76,57 @@ def test_detector_separates_and_its_score_is_centred() -> None:
     caller's random state is untouched."""
     torch.manual_seed(5)
     known, others = torch.randn(200, 8) + 2, torch.randn(200, 8)
+    labels = torch.arange(200) % 3
     before = torch.get_rng_state()
-    scorer = train_detector(known, others, 200)
+    scorer = fit_scorer(known, labels, others, 200)
     assert torch.equal(torch.get_rng_state(), before)
     logits = torch.randn(200, 3) + 5
     centre_scores(scorer, Outputs(logits, known))
     own, foreign = scorer(known, logits), scorer(others, logits)
     assert area_under_curve(own.tolist(), foreign.tolist()) > 0.95
-    assert ((scorer.detect(known) - scorer.offsets[0]) < 0).float().mean() == pytest.approx(0.05, abs=0.01)
-    again = train_detector(known, others, 200)
+    below = (scorer.parts(known, logits) < scorer.offsets).float().mean(dim=0)
+    assert below.tolist() == pytest.approx([0.05] * 3, abs=0.01)
+    again = fit_scorer(known, labels, others, 200)
     assert all(torch.equal(a, b) for a, b in zip(scorer.parameters(), again.parameters(), strict=True))
+
+
+def known_and_unknown_classes() -> tuple[Outputs, torch.Tensor, torch.Tensor]:
+    """Outputs of 200 windows of two classes, their labels, and the embeddings of an unknown third class."""
+    generator = torch.Generator().manual_seed(0)
+    places = torch.eye(3).repeat(1, 4) * 4  # (classes, features)
+    labels = torch.arange(200) % 2
+    embeddings = places[labels] + torch.randn(200, 12, generator=generator)
+    logits = torch.randn(200, 2, generator=generator) * 0.1 + 5
+    return Outputs(logits, embeddings), labels, places[2] + torch.randn(200, 12, generator=generator)
+
+
+def test_class_that_resembles_the_known_ones_has_a_lower_score() -> None:
+    """Neither background nor an unsure network: only its distance to the means of the classes shows that it is none of
+    them."""
+    known, labels, unknown = known_and_unknown_classes()
+    scorer = fit_scorer(known.embeddings, labels, torch.zeros(50, 12), 1)
+    centre_scores(scorer, known)
+    scorer.scales[0] = 1e6  # without the detector
+    scores = [scorer(embeddings, known.logits).tolist() for embeddings in (known.embeddings, unknown)]
+    assert area_under_curve(*scores) > 0.95
+
+
+def test_scorer_of_an_earlier_version_is_loaded(run: Path, tmp_path: Path) -> None:
+    """Two sigmoids, and no means of classes: its scores are the product of the two."""
+    directory = tmp_path / "old"
+    shutil.copytree(run, directory)
+    weights = load_file(directory / OPEN_SET)
+    del weights["class_means"]
+    weights |= {name: weights[name][:2].clone() for name in ("offsets", "scales")}
+    save_file(weights, directory / OPEN_SET)
+    checksum = hashlib.sha256((directory / OPEN_SET).read_bytes()).hexdigest()
+    write_config(directory, read_config(directory).model_copy(update={"open_set_sha256": checksum}))
+    scorer = load_model(directory).open_set
+    assert scorer is not None
+    embeddings, logits = torch.randn(4, len(scorer.mean)), torch.randn(4, 3)
+    parts = torch.stack([scorer.detect(embeddings), logits.amax(dim=1)], dim=1)
+    expected = ((parts - weights["offsets"]) / weights["scales"]).sigmoid().prod(dim=1)
+    torch.testing.assert_close(scorer(embeddings, logits), expected)
 
 
 def test_thresholds_refuse_one_known_sound_in_twenty() -> None:

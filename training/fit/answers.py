@@ -79,13 +79,15 @@ def threshold_clips(
 def fit_answers(
     model: Model,
     known: Tensor,
+    labels: Tensor,
     others: ThresholdClips,
     recipe: OpenSetRecipe,
     *,
     temperature: bool = False,
     precision: float | None = None,
 ) -> FittedAnswers:
-    """Fit the scorer on training windows `known` (windows, samples) and the thresholds on `others`.
+    """Fit the scorer on training windows `known` (windows, samples) with their classes `labels` (windows,), and the
+    thresholds on `others`.
 
     `temperature` fits that as well. With `precision`, each class gets the threshold from which on its detections have
     that precision; otherwise it keeps the one it has.
@@ -97,12 +99,12 @@ def fit_answers(
         raise EvaluationError(f"no sound of the {others.origin} can be decoded: there is nothing to fit thresholds on")
     if temperature:
         logits = torch.cat([one.logits for one in recordings])
-        labels = torch.tensor([one.sound.label for one in recordings for _ in one.logits])
-        fitted = fit_temperature(logits, labels)
+        truth = torch.tensor([one.sound.label for one in recordings for _ in one.logits])
+        fitted = fit_temperature(logits, truth)
         model = replace(model, config=model.config.model_copy(update={"temperature": fitted}))
     scorer = None
     if recipe.background:
-        scorer = fit_open_set(model, known, recordings, sounds=recipe.background, steps=recipe.steps)
+        scorer = fit_open_set(model, known, labels, recordings, sounds=recipe.background, steps=recipe.steps)
     answered = answer(model, scorer, recordings)
     thresholds = fit_thresholds(answered)
     changes: dict[str, object] = {"unknown_threshold": thresholds.unknown, "min_confidence": thresholds.confidence}
@@ -171,6 +173,8 @@ def refit_answers(
     recipe = parse_stored(config.training["recipe"])
     clips, others = threshold_clips(dataset, test_fold, recipe, test_fold if fold is None else fold)
     front = model.config.frontend
-    known, _ = dataset.load(spread_evenly(clips, KNOWN_WINDOWS), front.sample_rate, front.window_samples)
-    fitted = fit_answers(model, known, others, recipe.open_set, temperature=temperature, precision=precision)
+    chosen = spread_evenly(clips, KNOWN_WINDOWS)
+    known, clip_index = dataset.load(chosen, front.sample_rate, front.window_samples)
+    labels = torch.tensor([clip.label for clip in chosen])[clip_index]
+    fitted = fit_answers(model, known, labels, others, recipe.open_set, temperature=temperature, precision=precision)
     return fitted.save(directory)

@@ -228,7 +228,8 @@ def _train(
         training=identity,
     )
     _, others = threshold_clips(dataset, test_fold, recipe, threshold_fold)
-    answers = fit_answers(Model(config, setup.frontend, cast(Network, final)), windows.waves, others, recipe.open_set)
+    trained = Model(config, setup.frontend, cast(Network, final))
+    answers = fit_answers(trained, windows.waves, windows.labels, others, recipe.open_set)
     save_training_sounds(out, windows.waves, rate)
     config = replace(answers, config=save_model(out, final, answers.config)).save(out)
     delete_checkpoint(out)

@@ -1,7 +1,8 @@
 """Fits the open-set scorer of a model (`worker.model.open_set`) on its own sounds and on synthesised background.
 
-The detector learns from training windows; where the two sigmoids of the score are centred is measured on held-out
-windows, since a network is surer of the sounds that it was trained on. No sound of another data set is needed.
+The detector and the means of the classes come from training windows. Where the three sigmoids of the score are centred
+is measured on held-out windows, since a network is surer of the sounds that it was trained on. No sound of another data
+set is needed.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ KNOWN_WINDOWS = 2_000  # more change the detector by a negligible amount
 
 _BATCH = 256  # of known windows and as many background sounds
 _LEARNING_RATE, _WEIGHT_DECAY = 1e-3, 1e-2
-_LOGIT_WIDTH = 1.5  # the distance from the 5 % quantile of the largest logit to its median, in widths of its sigmoid
+_WIDTH = 1.5  # the distance from the 5 % quantile of the largest logit, or similarity, to its median, in widths of its
+# sigmoid
 _PART = 50  # background sounds in memory at a time
 
 
@@ -35,17 +37,19 @@ class Outputs:
 
 
 def fit_open_set(
-    model: Model, known: Tensor, held_out: Sequence[Recording], *, sounds: int, steps: int, seed: int = 0
-) -> OpenSetScorer:
-    """`known` (windows, samples) are training windows of the model, `held_out` recordings of its classes on which it
-    was not trained, where there are such; `sounds` of background are synthesised for it.
+    model: Model, known: Tensor, labels: Tensor, held_out: Sequence[Recording], *, sounds: int, steps: int,
+    seed: int = 0,
+) -> OpenSetScorer:  # fmt: skip
+    """`known` (windows, samples) are training windows of the model and `labels` (windows,) their classes, `held_out`
+    recordings of its classes on which it was not trained, where there are such; `sounds` of background are synthesised
+    for it.
 
     The same arguments give the same scorer. Takes about `sounds` / 50 s on a core for windows of 5 s at 16 kHz, besides
     a forward pass for each window.
     """
     own = outputs_of(model, spread(known, KNOWN_WINDOWS), "known sounds")
     others = background_outputs(model, sounds)
-    scorer = train_detector(own.embeddings, others.embeddings, steps, seed)
+    scorer = fit_scorer(own.embeddings, spread(labels, KNOWN_WINDOWS).cpu(), others.embeddings, steps, seed)
     heard = [one.active if one.active.any() else ~one.active for one in held_out]
     logits = torch.cat([one.logits[torch.from_numpy(rows)] for one, rows in zip(held_out, heard, strict=True)])
     embeddings = torch.cat([one.embeddings[torch.from_numpy(rows)] for one, rows in zip(held_out, heard, strict=True)])
@@ -74,16 +78,20 @@ def background_outputs(model: Model, sounds: int) -> Outputs:
     return Outputs(torch.cat([part.logits for part in parts]), torch.cat([part.embeddings for part in parts]))
 
 
-def train_detector(known: Tensor, others: Tensor, steps: int, seed: int = 0) -> OpenSetScorer:
-    """Embeddings (windows, features) of known sounds and of background -> a scorer with a trained detector.
+def fit_scorer(known: Tensor, labels: Tensor, others: Tensor, steps: int, seed: int = 0) -> OpenSetScorer:
+    """Embeddings (windows, features) of known sounds, their classes (windows,) and embeddings of background -> a scorer
+    with a trained detector and with the means of the classes.
 
     The random state of the caller is left as it is.
     """
+    present = torch.tensor(sorted(set(labels.tolist())))
     generator = Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        scorer = OpenSetScorer(known.shape[1])
+        scorer = OpenSetScorer(known.shape[1], classes=len(present))
         scorer.mean.copy_(known.mean(dim=0))
+        means = torch.stack([known[labels == label].mean(dim=0) for label in present])  # (classes, features)
+        scorer.class_means.copy_(functional.normalize(means - scorer.mean, dim=1))
         scorer.std.copy_(known.std(dim=0, unbiased=False).clamp_min(1e-4))
         optimizer = torch.optim.AdamW(scorer.detector.parameters(), _LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
         labels = torch.cat([torch.ones(_BATCH), torch.zeros(_BATCH)])
@@ -99,18 +107,18 @@ def train_detector(known: Tensor, others: Tensor, steps: int, seed: int = 0) -> 
 
 
 def centre_scores(scorer: OpenSetScorer, held_out: Outputs) -> None:
-    """Set the offsets and widths of the two sigmoids from known sounds: each is one half at the 5 % quantile.
+    """Set the offsets and widths of the sigmoids from known sounds: each is one half at the 5 % quantile.
 
     The detector keeps a width of 1: its log-odds then also weigh the windows of a long sound well.
     """
-    for index, values in enumerate((scorer.detect(held_out.embeddings), held_out.logits.amax(dim=1))):
+    for index, values in enumerate(scorer.parts(held_out.embeddings, held_out.logits).T):
         low, median = (float(torch.quantile(values, quantile)) for quantile in (REFUSED_SHARE, 0.5))
         scorer.offsets[index] = low
-        scorer.scales[index] = 1.0 if index == 0 else max((median - low) / _LOGIT_WIDTH, 1e-3)
+        scorer.scales[index] = 1.0 if index == 0 else max((median - low) / _WIDTH, 1e-3)
 
 
-def spread(waves: Tensor, count: int) -> Tensor:
-    """At most `count` of the windows, spread evenly."""
-    if len(waves) <= count:
-        return waves
-    return waves[torch.arange(count) * len(waves) // count]
+def spread(windows: Tensor, count: int) -> Tensor:
+    """At most `count` of the windows, or of their labels, spread evenly."""
+    if len(windows) <= count:
+        return windows
+    return windows[torch.arange(count) * len(windows) // count]

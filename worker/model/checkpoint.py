@@ -163,7 +163,8 @@ def load_open_set(directory: Path, config: ModelConfig) -> OpenSetScorer | None:
         raise ModelError(f"{path} does not match {CONFIG}: its checksum differs")
     try:
         weights = load_file(path)
-        scorer = OpenSetScorer(len(weights["mean"]), len(weights["detector.1.bias"]))
+        weights.setdefault("class_means", torch.zeros(0, len(weights["mean"])))  # earlier versions had none
+        scorer = OpenSetScorer(len(weights["mean"]), len(weights["detector.1.bias"]), len(weights["class_means"]))
         scorer.load_state_dict(weights)
     except Exception as error:  # safetensors and torch each have their own types
         raise ModelError(f"{path}: {error}") from error
