@@ -18,7 +18,15 @@ from training.fit.optim import make_optimizer, unfreeze
 from training.fit.pretrained import load_backbone_weights, load_pretrained
 from training.fit.schedule import set_schedule
 from training.fit.setup import class_weights, set_up_training
-from training.recipe import AugmentRecipe, OptimRecipe, Recipe, TransferRecipe, for_fine_tuning
+from training.recipe import (
+    AugmentRecipe,
+    DistillRecipe,
+    OptimRecipe,
+    Recipe,
+    TransferRecipe,
+    for_fine_tuning,
+    to_yaml,
+)
 from worker.model.activations import ActivationRecorder
 from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 from worker.model.architectures.timm_backbone import TimmConfig, TimmNetwork
@@ -112,6 +120,19 @@ def test_licence_of_pretrained_weights_applies(data: Path, tmp_path: Path) -> No
 
 def replace_licence(dataset: Dataset, licence: str) -> Dataset:
     return replace(dataset, info=replace(dataset.info, licence=licence))
+
+
+def test_teacher_in_the_recipe_starts_from_the_pretrained_model(data: Path, tmp_path: Path) -> None:
+    """A small network taught by a fine-tuning of the same pretrained model: one command."""
+    train(changed(TINY, epochs=1), load_esc50(data), 3, tmp_path / "old")
+    old = load_pretrained(tmp_path / "old")
+    first = tmp_path / "first.yaml"
+    first.write_text(to_yaml(changed(TINY, epochs=1)))
+    taught = changed(TINY, epochs=1).model_copy(update={"distill": DistillRecipe(weight=0.5, teacher=str(first))})
+    config = train(taught, load_esc50(data), 3, tmp_path / "run", pretrained=old)
+    teacher = load_model(tmp_path / "run" / "teacher").config
+    assert teacher.training["started_from"] == config.training["started_from"]
+    assert teacher.training["started_from"]["weights"] == old.config.weights_sha256
 
 
 def test_pretrained_model_with_test_clips_is_rejected(data: Path, tmp_path: Path) -> None:

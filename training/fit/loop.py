@@ -89,7 +89,11 @@ def _train(
     if recipe.distill.weight > 0 and recipe.distill.teacher and not teachers:
         if len(clips) < 2 * optim.accumulate:  # otherwise the clips suffice: each has at least one window
             batch_size(recipe, load_labelled_windows(recipe, dataset, clips, torch.device("cpu")))
-        teachers = (train_teacher(recipe.distill.teacher, dataset, test_fold, out, resume=resume, compile=compile),)
+        teachers = (
+            train_teacher(
+                recipe.distill.teacher, dataset, test_fold, out, pretrained, resume=resume, compile=compile
+            ),
+        )  # fmt: skip
         resume = resume and has_run(out)
     check_teachers(recipe.distill, teachers)
     identity = run_identity(recipe, dataset, test_fold, len(clips), teachers, pretrained)
@@ -253,10 +257,12 @@ def batch_size(recipe: Recipe, windows: LabelledWindows) -> int:
     return batch
 
 
-def train_teacher(recipe: str, dataset: Dataset, test_fold: Fold, out: Path, *, resume: bool, compile: bool) -> Path:
+def train_teacher(
+    recipe: str, dataset: Dataset, test_fold: Fold, out: Path, pretrained: Model | None, *, resume: bool, compile: bool
+) -> Path:  # fmt: skip
     """Train the teacher of the run in `out`, in a sub-folder, before the student; returns that folder.
 
-    A finished teacher is not trained again.
+    It starts from the same pretrained model as the student, if there is one. A finished teacher is not trained again.
     """
     if resume and not resumable(out):
         raise RunError(f"{out} holds no run to resume")
@@ -266,7 +272,10 @@ def train_teacher(recipe: str, dataset: Dataset, test_fold: Fold, out: Path, *, 
         f"training the teacher first: {recipe}, {taught.optim.epochs} epochs, in {folder} (--set changes the student"
         " only; --teacher names a trained model instead)"
     )
-    train(taught, dataset, test_fold, folder, resume=resume and has_run(folder), compile=compile)
+    train(
+        taught, dataset, test_fold, folder,
+        pretrained=pretrained, resume=resume and has_run(folder), compile=compile,
+    )  # fmt: skip
     return folder
 
 
