@@ -81,7 +81,7 @@ def test_whole_network_is_shown(open_page: Open, stack: Stack, width: int, model
     drawn = page.locator(".network .node").evaluate_all("all => all.map((one) => one.dataset.id)")
     layers = [layer["name"] for layer in card["layers"] if layer["kind"] != "stage"]
     assert drawn == ["input", *layers, "cam", "pool", "prediction"]
-    [name] = page.locator(".network .predictions li:first-child span").all_inner_texts()
+    [name] = page.locator(".network .predictions .line:first-child span").all_inner_texts()
     expect(node(page, "cam")).to_contain_text(f"Class activation: {name}")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for name in drawn:

@@ -1,10 +1,10 @@
 // The client of the HTTP API; knows nothing of the page. Field names are those of the server's schemas.
 
 import { Emitter } from "./emitter.js";
-import { channels, floats, matrix } from "./matrix.js";
+import { channels, floats, matrix, numbers } from "./matrix.js";
 import { decode } from "./msgpack.js";
 
-/** @import { Job, JobWithResult, Limits, ModelList, PackedArray, PackedResult, Result } from "./types.js" */
+/** @import { Arithmetic, Job, JobWithResult, Limits, ModelList, PackedArithmetic, PackedArray, PackedResult, Result } from "./types.js" */
 
 const NO_RESPONSE = "The server does not respond.";
 
@@ -234,5 +234,21 @@ function unpack(packed) {
     embedding: optional(packed.embedding, floats),
     maps: mapped(packed.maps, matrix),
     channels: mapped(packed.channels, channels),
+    arithmetic: packed.arithmetic ? unpackArithmetic(packed.arithmetic) : null,
+  };
+}
+
+/**
+ * @param {PackedArithmetic} packed
+ * @returns {Arithmetic}
+ */
+function unpackArithmetic({ operations, ...rest }) {
+  return {
+    ...rest,
+    operations: operations.map(({ patch, kernel, ...operation }) => ({
+      ...operation,
+      ...(patch ? { patch: numbers(patch) } : {}),
+      ...(kernel ? { kernel: numbers(kernel) } : {}),
+    })),
   };
 }

@@ -88,7 +88,7 @@ async function importPanels() {
     import("./compare.js"),
     import("./sound/panel.js"),
     import("./network/panel.js"),
-    ...["result", "sound", "network"].map(loadStyle),
+    ...["result", "sound", "network", "arithmetic"].map(loadStyle),
   ]);
   return [
     prediction.mountPrediction(byId("prediction"), cards),

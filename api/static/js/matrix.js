@@ -1,6 +1,6 @@
 // Matrices as the server sends them: little-endian float16, row-major.
 
-/** @import { PackedArray } from "./types.js" */
+/** @import { Numbers, PackedArray } from "./types.js" */
 
 const halves = new Float32Array(65_536); // float16 bits -> value
 for (let bits = 0; bits < 65_536; bits += 1) {
@@ -76,6 +76,13 @@ export function floats({ data }) {
   const bits = new Uint16Array(data.slice().buffer); // a copy: the bytes may lie at an odd offset
   return Float32Array.from(bits, (half) => halves[half]);
 }
+
+/**
+ * Numbers that are sent as float32.
+ * @param {PackedArray} packed
+ * @returns {Numbers}
+ */
+export const numbers = ({ shape, data }) => ({ shape, values: new Float32Array(data.slice().buffer) });
 
 /**
  * @param {PackedArray} packed  of shape [rows, columns]

@@ -63,6 +63,33 @@
  * @property {PackedArray | null} [embedding]
  * @property {Record<string, PackedArray> | null} [maps]
  * @property {Record<string, PackedArray> | null} [channels]
+ * @property {PackedArithmetic | null} [arithmetic]
+ *
+ * @typedef {object} Operation              of the network; see docs/api.md
+ * @property {string} kind
+ * @property {number} value                 its output
+ * @property {number[]} [inputs]            indexes of the operations that compute its inputs
+ * @property {string} [name]                of the module, the function or the layer
+ * @property {number[]} [place]             channel, row and column of a cell, or of the first number of a patch
+ * @property {string} [layer]               from which the patch is cut
+ * @property {number[]} [positions]         of each of `inputs` in the patch
+ * @property {Record<string, number>} [numbers]  bias, mean, variance, weight, epsilon
+ * @property {Numbers} [patch]
+ * @property {Numbers} [kernel]             the shape of the patch
+ *
+ * @typedef {object} Numbers                (channels, rows, columns), row-major
+ * @property {number[]} shape
+ * @property {Float32Array} values
+ *
+ * @typedef {object} Arithmetic             how the network computed one number
+ * @property {string} cell                  as requested
+ * @property {Operation[]} operations       the last one that was computed first
+ * @property {number[]} logits              of all classes, where `cell` is a logit
+ * @property {number} temperature           divides the logits before the softmax
+ *
+ * @typedef {Omit<Operation, "patch" | "kernel"> & {patch?: PackedArray, kernel?: PackedArray}} PackedOperation
+ *   little-endian float32
+ * @typedef {Omit<Arithmetic, "operations"> & {operations: PackedOperation[]}} PackedArithmetic
  *
  * @typedef {object} Result                 a result with its arrays unpacked
  * @property {string} model
@@ -84,6 +111,7 @@
  * @property {Float32Array | null} embedding
  * @property {Map<string, Matrix>} maps     layer name -> mean over its channels, of the window `window`
  * @property {Map<string, Matrix[]>} channels  layer name -> its channels; only for a requested layer
+ * @property {Arithmetic | null} arithmetic  only for a requested cell
  */
 
 /**

@@ -38,13 +38,33 @@ export async function editRegion(samples, rate, region, action) {
  * @param {Region} region
  */
 async function extract(samples, rate, { start, end, low, high }) {
+  return filter(samples, rate, start, end, () => (hertz) => Number(hertz >= low && hertz <= high));
+}
+
+/**
+ * A sound whose frequencies are let through to a degree that depends on the time.
+ * @param {Float32Array} samples  of one channel
+ * @param {number} rate  Hz
+ * @param {(seconds: number, hertz: number) => number} gainAt  0 to 1
+ */
+export const maskSound = (samples, rate, gainAt) =>
+  filter(samples, rate, 0, samples.length / rate, (time) => (hertz) => gainAt(time, hertz));
+
+/**
+ * The frames of a stretch, each with its own gains, overlapped and added.
+ * @param {Float32Array} samples
+ * @param {number} rate  Hz
+ * @param {number} start  seconds
+ * @param {number} end  seconds
+ * @param {(seconds: number) => (hertz: number) => number} gainsAt  of two frames, by the time between their middles
+ */
+async function filter(samples, rate, start, end, gainsAt) {
   const size = 2 ** Math.round(Math.log2(rate * FRAME));
   const hop = size / OVERLAP;
   const fft = new FFT(size);
   // The window before the transform times the one after it is a Hann window; overlapping ones sum up to half the overlap.
   const window = Float64Array.from({ length: size }, (_, i) => Math.sin((Math.PI * i) / size));
   const scale = 2 / OVERLAP / size;
-  const [lowest, highest] = [Math.ceil((low * size) / rate), Math.min(Math.floor((high * size) / rate), size / 2)];
   const [first, last] = framesOf(start, end, hop / rate, samples.length / rate);
   const found = new Float32Array(samples.length);
   const real = new Float64Array(size);
@@ -58,10 +78,15 @@ async function extract(samples, rate, { start, end, low, high }) {
     if (hasOther) read(samples, other, window, imaginary);
     else imaginary.fill(0);
     fft.transform(real, imaginary);
+    const gainOf = gainsAt(((frame + 0.5) * hop) / rate);
     for (let bin = 0; bin <= size / 2; bin += 1) {
-      if (bin >= lowest && bin <= highest) continue;
-      const mirrored = (size - bin) % size;
-      real[bin] = imaginary[bin] = real[mirrored] = imaginary[mirrored] = 0;
+      const gain = gainOf((bin * rate) / size);
+      if (gain === 1) continue;
+      real[bin] *= gain;
+      imaginary[bin] *= gain;
+      if (bin === 0 || bin === size / 2) continue;
+      real[size - bin] *= gain;
+      imaginary[size - bin] *= gain;
     }
     fft.transform(imaginary, real); // the inverse
     add(found, one, window, scale, real);

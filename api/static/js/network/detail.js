@@ -3,11 +3,15 @@
 import { announce, button, find, h, present } from "../dom.js";
 import { filePicker } from "../file-picker.js";
 import { percent } from "../format.js";
+import { t } from "../words.js";
+import { arithmeticPanel } from "./arithmetic.js";
 import { channelGrid } from "./channel-grid.js";
 import { scaledChannel, scaledMap, valueText } from "./colour-scale.js";
 import { describe, displayName, receptiveFieldText } from "./descriptions.js";
+import { excites } from "./excites.js";
 import { exportMap } from "./export-png.js";
 import { featureMap } from "./feature-map.js";
+import { fetchArithmetic } from "./fetch-arithmetic.js";
 import { fetchChannels, hasRequested } from "./fetch-channels.js";
 import { isLayer } from "./graph.js";
 import { residualBlock } from "./residual-block.js";
@@ -16,9 +20,10 @@ import { residualBlock } from "./residual-block.js";
 /** @import { Matrix } from "../matrix.js" */
 /** @import { Sound } from "../library.js" */
 /** @import { Network, NetworkNode } from "./graph.js" */
+/** @import { CellPlace } from "./arithmetic.js" */
 
 /**
- * {element, repaint(), hasChannels(), onFile(), close()}.
+ * {element, repaint(), hasChannels(), onFile(), explain(cell), close()}.
  * @param {object} options
  * @param {Network} options.network
  * @param {Sound} options.sound
@@ -26,20 +31,23 @@ import { residualBlock } from "./residual-block.js";
  * @param {ScaledMatrix} options.scaled  its map
  * @param {(by: number) => void} options.onStep  to the next node (1) or the previous one (-1)
  * @param {() => void} options.onClose
+ * @param {(cell: CellPlace) => void} options.onCell  shows how a cell of another layer was computed
  * @param {boolean} [options.withChannels]  fetch the channels at once
  */
-export function nodeDetail({ network, sound, node, scaled, onStep, onClose, withChannels = false }) {
+export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCell, withChannels = false }) {
   const { id, kind } = node;
   const layer = isLayer(node);
   const hasChannels = layer && node.shape[0] > 1;
   const count = node.shape[0].toLocaleString("en");
   const mapTitle =
     kind === "input" ? "Log-mel spectrogram" : kind === "cam" ? "Class activation" : "Mean of all channels";
-  const mainMap = featureMap(node, network.axes, mapTitle, scaled);
+  const onPick = layer ? (/** @type {number} */ row, /** @type {number} */ column) => explainMean(row, column) : null;
+  const mainMap = featureMap(node, network.axes, mapTitle, scaled, onPick);
   const maps = h("div", { class: "maps" }, mainMap.element);
   const zeros = h("dd", { class: "number", text: "show all channels" });
   const block = node.shortcut ? residualBlock(node, network) : null;
   const channelSection = h("section", { class: "channels", "aria-label": "Channels" });
+  const arithmetic = arithmeticPanel({ onCell, onClose: closeArithmetic });
   const name = displayName(node);
   const quiet = { quiet: true, class: "quiet" };
   const element = h(
@@ -60,6 +68,7 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, with
     ),
     h("p", { class: "description", text: describe(node, network) }),
     h("div", { class: "map-and-facts" }, maps, h("dl", { class: "facts" }, facts())),
+    arithmetic.element,
     block?.element,
     hasChannels ? channelSection : null,
   );
@@ -72,6 +81,10 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, with
   /** @type {ReturnType<typeof channelGrid> | null} */
   let grid = null;
   let closed = false;
+  /** What plays the part of the sound that excites the selected channel. @type {ReturnType<typeof excites> | null} */
+  let exciting = null;
+  /** Counts requests for arithmetic: an answer that comes after a newer request is not shown. */
+  let asked = 0;
 
   block?.show(null, null);
   if (hasChannels) {
@@ -132,6 +145,7 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, with
   }
 
   async function loadChannels() {
+    if (fetched) return;
     channelSection.replaceChildren(
       h("h4", { text: `All ${count} channels` }),
       h("progress", { "aria-label": "Loading the channels" }),
@@ -161,13 +175,77 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, with
     selected = channel;
     channelMap?.close();
     channelMap?.element.remove();
+    exciting?.close();
+    exciting = null;
     channelMap = null;
     block?.show(fetched, channel);
     const channels = fetched?.get(id);
     if (channel === null || !channels) return;
-    channelMap = featureMap(node, network.axes, `Channel ${channel}`, scaledChannel(channels, channel));
+    channelMap = featureMap(node, network.axes, `Channel ${channel}`, scaledChannel(channels, channel), (row, column) =>
+      explainCell({ layer: id, channel, row, column }),
+    );
+    exciting = excites(channels[channel], network.axes, sound, channel);
+    channelMap.element.append(exciting.element);
     maps.append(channelMap.element);
     channelMap.element.scrollIntoView({ block: "nearest" }); // the channel may have been selected far below it
+  }
+
+  /**
+   * Show how a cell of the mean was computed: the strongest channel there.
+   * @param {number} row
+   * @param {number} column
+   */
+  async function explainMean(row, column) {
+    if (!sound.file) return offerFile();
+    const mine = ++asked;
+    arithmetic.loading(`${t("arithmetic.of", { channel: "–", layer: id, row, column })}.`);
+    try {
+      if (!fetched) await loadChannels();
+      const channels = (await fetchChannels(sound, id)).get(id);
+      if (!channels || closed || mine !== asked) return;
+      const values = channels.map((one) => one.at(row, column));
+      const channel = values.indexOf(Math.max(...values));
+      await explainCell({ layer: id, channel, row, column }, t("arithmetic.strongest", { count }));
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  /**
+   * @param {CellPlace} place
+   * @param {string | null} [note]
+   */
+  async function explainCell({ channel, row, column }, note = null) {
+    if (!sound.file) return offerFile();
+    const mine = ++asked;
+    const text = t("arithmetic.of", { channel, layer: id, row, column });
+    arithmetic.loading(text);
+    try {
+      const found = await fetchArithmetic(sound, `${id}:${channel}:${row}:${column}`);
+      if (closed || mine !== asked) return;
+      const shown = fetched?.get(id)?.[channel]?.at(row, column) ?? null;
+      arithmetic.show(found, text, note, shown);
+      announce(t("arithmetic.title"));
+    } catch (error) {
+      if (mine === asked) fail(error);
+    }
+  }
+
+  /** @param {unknown} error */
+  function fail(error) {
+    if (closed) return;
+    arithmetic.problem(t("arithmetic.failed", { reason: error instanceof Error ? error.message : String(error) }));
+  }
+
+  function offerFile() {
+    arithmetic.problem(t("arithmetic.no_file"), filePicker(() => sound));
+  }
+
+  function closeArithmetic() {
+    asked += 1;
+    const within = arithmetic.element.contains(document.activeElement);
+    arithmetic.hide();
+    if (within) find(mainMap.element, ".frame")?.focus();
   }
 
   function save() {
@@ -184,9 +262,17 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, with
     onFile() {
       if (hasChannels && !fetched && !hasRequested(sound, id)) offerChannels();
     },
+    /**
+     * Show how a cell of this layer was computed, with its channel.
+     * @param {CellPlace} place
+     */
+    async explain(place) {
+      if (!fetched && hasChannels) await loadChannels();
+      if (!closed) await explainCell(place);
+    },
     close() {
       closed = true;
-      for (const view of [mainMap, channelMap, grid, block]) view?.close();
+      for (const view of [mainMap, channelMap, grid, block, exciting]) view?.close();
     },
   };
 }

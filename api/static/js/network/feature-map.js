@@ -5,6 +5,7 @@ import { clock, formatHertz } from "../format.js";
 import { highlight } from "../highlight.js";
 import { drawLegend } from "../paint/painter.js";
 import { playhead } from "../playhead.js";
+import { t } from "../words.js";
 import { frequencyTicks, timeTicks } from "./axes.js";
 import { valueText } from "./colour-scale.js";
 import { receptiveRegion } from "./graph.js";
@@ -23,8 +24,9 @@ const MOVES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 0], ArrowDo
  * @param {MapAxes} axes
  * @param {string} title
  * @param {ScaledMatrix} first
+ * @param {((row: number, column: number) => void) | null} [onPick]  gets the cell that is clicked, or where Enter is pressed
  */
-export function featureMap(node, axes, title, first) {
+export function featureMap(node, axes, title, first, onPick = null) {
   let scaled = first;
   const image = new MatrixCanvas(axes);
   const cell = h("div", { class: "cell", hidden: true });
@@ -37,7 +39,7 @@ export function featureMap(node, axes, title, first) {
       "aria-roledescription": "map",
       "aria-label":
         `${title}, ${first.matrix.rows} rows of frequency, ${first.matrix.columns} columns of time. ` +
-        `Arrow keys move from cell to cell.`,
+        `Arrow keys move from cell to cell.${onPick ? ` ${t("map.enter")}` : ""}`,
     },
     image.element,
     cell,
@@ -79,7 +81,7 @@ export function featureMap(node, axes, title, first) {
     if (!at) {
       const hasField = node.field && node.kind !== "input";
       const field = hasField ? "; the box in the spectrogram is its receptive field" : "";
-      reading.textContent = `Point at a cell to read its value${field}.`;
+      reading.textContent = `Point at a cell to read its value${field}.${onPick ? ` ${t("map.click")}` : ""}`;
       highlight.set(null);
       return;
     }
@@ -115,10 +117,17 @@ export function featureMap(node, axes, title, first) {
   frame.addEventListener("pointerleave", () => read(null));
   frame.addEventListener("blur", () => read(null));
   frame.addEventListener("click", () => {
-    if (at) playhead.seek(timeOf(at.column));
+    if (!at) return;
+    playhead.seek(timeOf(at.column));
+    onPick?.(at.row, at.column);
   });
   frame.addEventListener("keydown", (event) => {
     const { rows, columns } = scaled.matrix;
+    if (event.key === "Enter" && at && onPick) {
+      event.preventDefault();
+      event.stopPropagation();
+      return onPick(at.row, at.column);
+    }
     const move = MOVES[event.key];
     if (!move || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();

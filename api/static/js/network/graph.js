@@ -37,6 +37,9 @@ import { Matrix } from "../matrix.js";
  * @property {string} camClass    the class that the class activation belongs to
  */
 
+/** In place of a layer in the name of a cell: the class before the softmax. */
+export const LOGITS = "logits";
+
 /**
  * The graph of a model with the maps of a result.
  * @param {ModelCard} card

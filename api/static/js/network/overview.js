@@ -4,6 +4,7 @@ import { closest, find, h, s } from "../dom.js";
 import { className, percent } from "../format.js";
 import { highlight } from "../highlight.js";
 import { setTabStop } from "../roving-focus.js";
+import { t } from "../words.js";
 import { scaledMap } from "./colour-scale.js";
 import { describe, displayName, shapeText } from "./descriptions.js";
 import { drawEdges, edgesOf } from "./edges.js";
@@ -33,7 +34,7 @@ export function overview(network, result, onOpen) {
   const elements = new Map(); // by id of a node
   /** @type {Map<string, MatrixCanvas>} */
   const images = new Map(); // by id of a node
-  const ids = [...nodes.values()].filter(({ matrix }) => matrix).map(({ id }) => id);
+  const ids = [...nodes.values()].filter(({ matrix, kind }) => matrix || kind === "prediction").map(({ id }) => id);
   const edges = edgesOf(nodes);
   /** @type {Map<Edge, SVGPathElement>} */
   let paths = new Map();
@@ -105,15 +106,23 @@ export function overview(network, result, onOpen) {
   }
 
   function buildPrediction() {
+    const shown = result.predictions.slice(0, CLASSES);
+    const text = shown.map(({ class: name, confidence }) => `${className(name)} ${percent(confidence)}`).join(", ");
     return h(
-      "ol",
-      { class: "node predictions" },
-      result.predictions.slice(0, CLASSES).map(({ class: name, confidence }) => {
-        const bar = h("i", { "aria-hidden": "true" });
+      "button",
+      {
+        type: "button",
+        class: "node predictions",
+        tabindex: -1,
+        "aria-label": t("softmax.open", { text }),
+        "aria-expanded": "false",
+      },
+      shown.map(({ class: name, confidence }) => {
+        const bar = h("i");
         bar.style.transform = `scaleX(${confidence})`;
         return h(
-          "li",
-          {},
+          "span",
+          { class: "line", "aria-hidden": "true" },
           h("span", { text: className(name) }),
           h("b", { class: "number", text: percent(confidence) }),
           bar,

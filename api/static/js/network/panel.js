@@ -9,12 +9,14 @@ import { settings } from "../settings.js";
 import { COLOUR_SETTINGS, scaledMap } from "./colour-scale.js";
 import { describe, displayName } from "./descriptions.js";
 import { nodeDetail } from "./detail.js";
+import { predictionDetail } from "./softmax.js";
 import { buildNetwork, nodeOf } from "./graph.js";
 import { overview } from "./overview.js";
 
 /** @import { ModelCard, Result } from "../types.js" */
 /** @import { Sound } from "../library.js" */
 /** @import { Network } from "./graph.js" */
+/** @import { CellPlace } from "./arithmetic.js" */
 
 /** @typedef {{sound: Sound, result: Result | null, card: ModelCard | null, file: File | null}} Shown */
 
@@ -34,7 +36,7 @@ export function mountNetwork(root) {
   let shown = null;
   /** @type {View | null} */
   let view = null;
-  /** @type {{id: string, detail: ReturnType<typeof nodeDetail>} | null} */
+  /** @type {{id: string, detail: ReturnType<typeof nodeDetail> | ReturnType<typeof predictionDetail>} | null} */
   let opened = null;
 
   settings.watch(COLOUR_SETTINGS, () => {
@@ -135,14 +137,27 @@ export function mountNetwork(root) {
   function open({ sound, network, nodes, panel, place }, id, withChannels = false) {
     const node = nodeOf(network, id);
     const scaled = scaledMap(node, network);
-    if (!scaled) return;
+    if (!scaled && node.kind !== "prediction") return;
     opened?.detail.close();
-    const detail = nodeDetail({ network, sound, node, scaled, onStep: step, onClose: close, withChannels });
+    const common = { network, sound, node, onStep: step, onClose: close, onCell: explain };
+    const detail = scaled ? nodeDetail({ ...common, scaled, withChannels }) : predictionDetail(common);
     opened = { id, detail };
     place.replaceChildren(detail.element);
     panel.toggleAttribute("data-open", true);
     nodes.mark(id);
     announce(`${displayName(node)} opened. ${describe(node, network)}`);
+  }
+
+  /**
+   * Open the layer of a cell, and show how the cell was computed.
+   * @param {CellPlace} cell
+   */
+  function explain(cell) {
+    if (!view) return;
+    const within = view.place.contains(document.activeElement);
+    if (opened?.id !== cell.layer) open(view, cell.layer, true);
+    if (within) opened?.detail.element.focus({ preventScroll: true });
+    opened?.detail.explain(cell);
   }
 
   /**

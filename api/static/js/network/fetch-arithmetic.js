@@ -1,0 +1,30 @@
+// Fetches how one number of the network was computed.
+
+import { sendAgain } from "../send-again.js";
+
+/** @import { Arithmetic } from "../types.js" */
+/** @import { Sound } from "../library.js" */
+
+const KEPT = 60; // the latest answers of a sound
+
+/**
+ * How a number was computed. Rejects with an Error that can be shown.
+ * @param {Sound} sound
+ * @param {string} cell  LAYER:CHANNEL:ROW:COLUMN, or logits:CLASS
+ * @returns {Promise<Arithmetic>}
+ */
+export function fetchArithmetic(sound, cell) {
+  const { arithmetics, view } = sound;
+  const window = view?.window ?? 0;
+  const key = `${window} ${cell}`;
+  const cached = arithmetics.get(key);
+  if (cached) return cached;
+  const request = sendAgain(sound, { cell, window }, "see the arithmetic").then(({ arithmetic }) => {
+    if (!arithmetic) throw new Error("The server does not explain single numbers yet.");
+    return arithmetic;
+  });
+  arithmetics.set(key, request);
+  if (arithmetics.size > KEPT) arithmetics.delete([...arithmetics.keys()][0]);
+  request.catch(() => arithmetics.delete(key));
+  return request;
+}
