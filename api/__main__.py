@@ -7,7 +7,7 @@ import sys
 import uvicorn
 
 from api.descriptors import raise_limit
-from api.http.protocol import bounded_protocol
+from api.http.protocol import WEBSOCKETS, bounded_protocol
 from api.main import create_app
 from shared import tracing
 from shared.api_keys import KeyFileError
@@ -43,7 +43,7 @@ def main() -> int:
             log_config=None,
             server_header=False,
             http=bounded_protocol(settings.upload_seconds, raise_limit(settings.max_connections)),
-            ws="none",  # no route uses WebSockets, and the authentication middleware checks HTTP requests only
+            **WEBSOCKETS,
             proxy_headers=bool(settings.proxies),  # uvicorn's own default trusts every process on this machine
             forwarded_allow_ips=list(settings.proxies),
         )

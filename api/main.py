@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from api import background, static_files
 from api.batches import Batches
 from api.http import fast_routes, head_routes, problems
+from api.live.registry import StreamRegistry
 from api.middleware import auth
 from api.middleware.errors import InternalErrorMiddleware
 from api.middleware.headers import SecurityHeadersMiddleware
@@ -25,6 +26,7 @@ from api.middleware.metrics import MetricsMiddleware
 from api.middleware.query import UnsetParametersMiddleware
 from api.middleware.tracing import TracingMiddleware
 from api.routes import batches, detections, evaluate, health, hugging_face, images, jobs, limits, models, open_inference
+from api.routes import streams as live_streams
 from api.service import Gateway
 from otoscope.types import Problem
 from shared import tracing
@@ -39,8 +41,9 @@ DESCRIPTION = """
 Classify sounds, and see what the network computed on the way.
 
 Submit to `POST /v1/jobs`, then poll `GET /v1/jobs/{id}` (`?wait=10` for a long poll), follow
-`GET /v1/jobs/{id}/events`, or send `Prefer: wait=10` with the submission. Errors are `application/problem+json`; their
-`code` is stable.
+`GET /v1/jobs/{id}/events`, or send `Prefer: wait=10` with the submission. Sound is classified while it is recorded
+over a WebSocket, `/v1/stream`, which docs/api.md describes. Errors are `application/problem+json`; their `code` is
+stable.
 """
 
 
@@ -57,6 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         gateway = Gateway(settings, AsyncJobStore(client, settings))
         app.state.gateway = gateway
         app.state.batches = Batches(gateway, BatchStore(client, settings))
+        app.state.streams = StreamRegistry(settings.max_streams, settings.caller_share)
         tracing.freeze_gc()
         tasks = background.start(
             gateway.notifications.run,
@@ -81,6 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for resource in (jobs, batches, images, detections, evaluate, hugging_face, open_inference, models, limits, health):
         app.include_router(resource.router)
         head_routes.add_head(app, resource.router)
+    app.include_router(live_streams.router)
     static_files.install(app)
     _add_middleware(app, settings, keys)
     app.openapi = lambda: _openapi(app, keys=keys is not None)  # type: ignore[method-assign]

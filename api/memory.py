@@ -6,7 +6,7 @@
 import asyncio
 from collections import Counter
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from otoscope.errors import RateLimited, TooManyConnections
@@ -107,7 +107,7 @@ class RequestMemory:
             held_bytes.labels(budget.kind).set(budget.used)
 
 
-def memory_of(request: Request) -> RequestMemory:
+def memory_of(request: HTTPConnection) -> RequestMemory:
     """What this request holds."""
     memory: RequestMemory = request.state.memory
     return memory

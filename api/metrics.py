@@ -28,6 +28,42 @@ class _JobCounters(Collector):
         yield family
 
 
+class LiveMetrics:
+    """The metrics of live streams."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.streams = Gauge("otoscope_api_live_streams", "Open live streams", registry=registry)
+        self._ended = Counter(
+            "otoscope_api_live_streams_ended", "Live streams that have ended, by the code of the close frame", ["code"],
+            registry=registry,
+        )  # fmt: skip
+        self._windows = Counter(
+            "otoscope_api_live_windows", "Windows of live streams: answered, failed, or dropped for a newer one",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
+        for outcome in ("answered", "failed", "dropped"):
+            self._windows.labels(outcome)
+        self._latency = Histogram(
+            "otoscope_api_live_answer_seconds", "Time from the arrival of a window's last sample to its answer",
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+
+    def observe_answer(self, seconds: float, code: str) -> None:
+        """An answer that many seconds after its sound; `code` is that of its error, or empty."""
+        self._windows.labels("failed" if code else "answered").inc()
+        if not code:
+            self._latency.observe(seconds)
+
+    def observe_dropped(self, windows: int) -> None:
+        self._windows.labels("dropped").inc(windows)
+
+    def observe_end(self, code: int) -> None:
+        """A stream has ended with that close code. One that this gateway did not choose counts as `other`: a client can
+        send any."""
+        known = code in (1000, 1001, 1005, 1006, 1011, 1012) or 4_400 <= code < 4_600
+        self._ended.labels(str(code) if known else "other").inc()
+
+
 class GatewayMetrics:
     """The metrics of one gateway process; `render` is the exposition."""
 
@@ -67,6 +103,7 @@ class GatewayMetrics:
             registry=self.registry,
         )  # fmt: skip
         self.streams = Gauge("otoscope_api_event_streams", "Open event streams", registry=self.registry)
+        self.live = LiveMetrics(self.registry)
         self._unfinished = Gauge("otoscope_jobs_unfinished", "Unfinished jobs", registry=self.registry)
         self._queued = Gauge("otoscope_queue_waiting_jobs", "Jobs that no worker has claimed", registry=self.registry)
         self._oldest = Gauge(

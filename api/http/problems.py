@@ -8,6 +8,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from api.http.head_routes import allowed_methods
 from otoscope.errors import (
@@ -88,8 +89,9 @@ def problem(error: OtoscopeError, instance: str | None = None) -> dict[str, Any]
     }
 
 
-def problem_response(error: OtoscopeError, request: Request, headers: dict[str, str] | None = None) -> Response:
-    """The response to a request that failed with that error; `error_code` in the request's state is set to its code."""
+def problem_response(error: OtoscopeError, request: HTTPConnection, headers: dict[str, str] | None = None) -> Response:
+    """The response to a request that failed with that error, also to the handshake of a WebSocket; `error_code` in the
+    request's state is set to its code."""
     request.state.error_code = error.code
     headers = dict(headers or {})
     if error.retry_after is not None:

@@ -1,10 +1,12 @@
-"""Limits that uvicorn leaves out: the size of a request head, the time to send one, clients that stop reading, and the
-number of open connections."""
+"""Limits that uvicorn leaves out: the size of a request head, the time to send one, clients that stop reading, the
+number of open connections, and which requests become a WebSocket."""
 
 import logging
+import re
 import time
 from asyncio import TimerHandle, Transport
 from http import HTTPStatus
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -18,6 +20,20 @@ MIN_READ_BYTES = 64 * 1024
 """What a client must read of a buffered response within the timeout; else the connection is aborted and the memory
 freed."""
 
+
+MAX_MESSAGE_BYTES = 256 * 1024
+"""Largest message of a WebSocket: 1.3 s of sound at 48 kHz in 32 bits. Its connection is closed with 1009 beyond it."""
+
+WEBSOCKETS: dict[str, Any] = {
+    "ws": "websockets-sansio",
+    "ws_max_size": MAX_MESSAGE_BYTES,
+    "ws_per_message_deflate": False,  # sound does not become smaller
+}
+"""Options of uvicorn. Its other implementation of WebSockets uses an interface that websockets has deprecated."""
+
+_WEBSOCKET_PATH = re.compile(rb"/v1/stream(\?|$)")
+_MAX_UPGRADE_HEADERS = 100  # websockets' own limits are 128 lines of 8 KB, beyond which uvicorn raises
+_MAX_UPGRADE_LINE = 8_000  # bytes
 
 _LOG_SECONDS = 60.0  # between two warnings of refused connections
 
@@ -39,6 +55,22 @@ def bounded_protocol(timeout: float, max_open: int | None = None) -> type[HttpTo
         _in_head = True
         _head_timer: TimerHandle | None = None
         _read_timer: TimerHandle | None = None
+        _upgraded = False  # the connection has become a WebSocket, with a protocol of its own
+
+        def _should_upgrade(self) -> bool:
+            """Of other requests `Upgrade` is ignored, as a server may (RFC 9110, section 7.8)."""
+            is_stream = self.scope["method"] == "GET" and _WEBSOCKET_PATH.match(self.url) is not None
+            return is_stream and super()._should_upgrade()
+
+        def handle_websocket_upgrade(self) -> None:
+            lines = [len(name) + len(value) for name, value in self.headers]
+            if len(lines) > _MAX_UPGRADE_HEADERS or max([len(self.url), *lines]) > _MAX_UPGRADE_LINE:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+                return
+            self._upgraded = True
+            self._stop_head_timer()
+            self._stop_read_timer()
+            super().handle_websocket_upgrade()
 
         def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -59,7 +91,7 @@ def bounded_protocol(timeout: float, max_open: int | None = None) -> type[HttpTo
             self._head_bytes += len(data)
             self._framing_bytes += len(data)
             super().data_received(data)
-            if self.transport.is_closing():
+            if self.transport.is_closing() or self._upgraded:
                 return
             if (self._head_bytes if self._in_head else self._framing_bytes) > MAX_HEAD_BYTES:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)

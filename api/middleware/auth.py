@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
@@ -31,6 +32,12 @@ log = logging.getLogger(__name__)
 
 COOKIE = "otoscope_key"
 """Where the page keeps its key: an EventSource and an <img> cannot send a header."""
+
+PROTOCOL = "otoscope.v1"
+"""The WebSocket subprotocol of a stream."""
+_KEY_PROTOCOL = "otoscope.key."
+"""Prefix of a subprotocol that is the key: a page of another origin can send neither a header nor the cookie, and a key
+in the address would be in the logs of proxies."""
 
 _SUBMIT_PATHS = ("/v1/jobs", "/v1/batches", "/evaluate")
 _V2_OPEN = ("/v2", "/v2/health/live", "/v2/health/ready")
@@ -48,6 +55,8 @@ def required_scope(method: str, path: str) -> Scope | None:
         return None
     if method == "POST" and (path in _SUBMIT_PATHS or path.startswith(("/hf/", "/v2/models/"))):
         return Scope.SUBMIT
+    if path == "/v1/stream":
+        return Scope.SUBMIT
     if method == "DELETE" and path.startswith(("/v1/jobs/", "/v1/batches/")):
         return Scope.SUBMIT
     readable = path.startswith(("/v1/", "/v2/models/")) and path != "/v1/workers"  # workers: operators only
@@ -64,6 +73,8 @@ class Caller:
     scopes: frozenset[Scope]
     charge: Callable[[int], None] = field(default=lambda sounds: None, compare=False)
     """Count so many sounds of one request beside its first towards the rate limit."""
+    acquire: Callable[[], int] = field(default=lambda: 0, compare=False)
+    """Count a further sound of one request, if the rate limit permits: 0, else the seconds until it does."""
 
     def may_see(self, job: JobRecord) -> bool:
         return Scope.ADMIN in self.scopes or job.caller == self.name
@@ -88,16 +99,18 @@ class AuthMiddleware:
         self._refusals = _RefusalLog()
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] in ("http", "websocket"):
             try:
+                if scope["type"] == "websocket":
+                    self._check_origin(scope)
                 caller = self._anonymous(scope) if self._keys is None else self._authorize(scope, self._keys)
                 scope.setdefault("state", {})["caller"] = caller
-                if scope["method"] == "POST" and not _has_idempotency_key(scope):
+                if scope.get("method") == "POST" and not _has_idempotency_key(scope):
                     scope["app"].state.gateway.check_recent_rejection(caller)
             except OtoscopeError as error:
                 if isinstance(error, KeyRequired | KeyRefused):
                     self._refusals.add(_network_caller(scope), error.code)
-                await problem_response(error, Request(scope))(scope, receive, send)
+                await problem_response(error, HTTPConnection(scope))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -109,19 +122,37 @@ class AuthMiddleware:
         """
         headers = dict(scope["headers"])
         if (
-            scope["method"] not in ("GET", "HEAD", "OPTIONS")
+            scope["type"] == "http"
+            and scope["method"] not in ("GET", "HEAD", "OPTIONS")
             and headers.get(b"sec-fetch-site") == b"cross-site"
             and headers.get(b"origin", b"").decode("latin-1") not in self._origins
         ):
             raise KeyRefused("A page of another site sent this request; OTOSCOPE_CORS_ORIGINS names those that may.")
         return _anonymous(scope)
 
+    def _check_origin(self, scope: Connection) -> None:
+        """A browser opens a WebSocket for a page of any site, whatever CORS says, and sends the cookies of this one. It
+        always sends the origin of the page, which other clients do not have.
+
+        Raises KeyRefused.
+        """
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        own = origin.lower().partition("://")[2] == host and host != ""
+        if origin and not own and origin not in self._origins and "*" not in self._origins:
+            raise KeyRefused(
+                f"A page of {origin[:100]!r} opened this WebSocket, which is not a page of this gateway;"
+                " OTOSCOPE_CORS_ORIGINS names those that may. A proxy has to pass on the header Host."
+            )
+
     def _authorize(self, scope: Connection, keys: "KeyRing") -> Caller:
         """Raises KeyRequired, KeyRefused or RateLimited."""
-        required = required_scope(scope["method"], scope["path"])
+        method = scope.get("method", "GET")
+        required = required_scope(method, scope["path"])
         if required is None:
             return Caller(_network_caller(scope), frozenset())
-        text = _key_text(Request(scope))
+        text = _key_text(HTTPConnection(scope))
         if text is None:
             raise KeyRequired("Send an API key as 'Authorization: Bearer KEY'.")
         key = keys.find(text)
@@ -132,12 +163,14 @@ class AuthMiddleware:
             raise KeyRefused(
                 f"This request needs a key with the scope {required}; yours has {' and '.join(sorted(key.scopes))}."
             )
-        if scope["method"] == "POST" and (seconds := self._limiter.acquire(key)):
+        submits = method == "POST" or scope["type"] == "websocket"
+        if submits and (seconds := self._limiter.acquire(key)):
             raise RateLimited(
                 f"This key may submit {key.rate_per_minute:g} sounds per minute; try again in {seconds} s.",
                 retry_after=seconds,
             )
-        return Caller(f"key:{key.id}", key.scopes, partial(self._limiter.charge, key))
+        limiter = self._limiter
+        return Caller(f"key:{key.id}", key.scopes, partial(limiter.charge, key), partial(limiter.acquire, key))
 
 
 class _RefusalLog:
@@ -206,10 +239,14 @@ def add_security(document: dict[str, Any], *, required: bool) -> None:
                 operation["responses"] |= {str(status): entry for status, entry in refusals.items()}
 
 
-def _key_text(request: Request) -> str | None:
-    """The key in header or cookie. Another authentication scheme may be for a proxy, and is ignored."""
-    scheme, _, text = request.headers.get("authorization", "").partition(" ")
-    return text.strip() if scheme.lower() == "bearer" else request.cookies.get(COOKIE)
+def _key_text(connection: HTTPConnection) -> str | None:
+    """The key in header, subprotocol or cookie. Another authentication scheme may be for a proxy, and is ignored."""
+    scheme, _, text = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return text.strip()
+    protocols: list[str] = connection.scope.get("subprotocols", [])
+    keys = (name.removeprefix(_KEY_PROTOCOL) for name in protocols if name.startswith(_KEY_PROTOCOL))
+    return next(keys, None) or connection.cookies.get(COOKIE)
 
 
 def _has_idempotency_key(scope: Connection) -> bool:

@@ -21,12 +21,12 @@ class SecurityHeadersMiddleware:
         self._api = (*_API, (b"cross-origin-resource-policy", policy))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
 
         async def add_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 headers = message.get("headers", ())
                 # The page and its files have a policy of their own.
                 has_policy = any(name == b"content-security-policy" for name, _ in headers)

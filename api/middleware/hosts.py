@@ -10,7 +10,7 @@ import socket
 from contextlib import suppress
 from ipaddress import ip_address
 
-from fastapi import Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.http.problems import problem_response
@@ -32,7 +32,7 @@ class HostMiddleware:
         self._names = {name.lower() for name in (*_LOOPBACK, socket.gethostname(), listening, *allowed)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._any and not scope["path"].startswith("/health/"):
+        if scope["type"] != "lifespan" and not self._any and not scope["path"].startswith("/health/"):
             host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
             name = re.sub(r":\d*$", "", host).lower().rstrip(".")
             if name and name not in self._names and not name.endswith(".localhost") and not _is_address(name):
@@ -40,7 +40,7 @@ class HostMiddleware:
                     f"The request is for the host {name[:100]!r}, which this gateway does not serve. Use its address,"
                     " or name the host in OTOSCOPE_ALLOWED_HOSTS."
                 )
-                await problem_response(error, Request(scope))(scope, receive, send)
+                await problem_response(error, HTTPConnection(scope))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

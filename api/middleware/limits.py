@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from fastapi import Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.problems import problem_response
@@ -28,7 +28,7 @@ class ConnectionLimitMiddleware:
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(_UNLIMITED):
+        if scope["type"] == "lifespan" or scope["path"].startswith(_UNLIMITED):
             await self._app(scope, receive, send)
             return
         self._in_flight += 1
@@ -36,7 +36,7 @@ class ConnectionLimitMiddleware:
             if self._in_flight > self._max:
                 detail = f"{self._max} requests are in progress, which is the limit; try again."
                 error = TooManyConnections(detail, retry_after=1)
-                await problem_response(error, Request(scope))(scope, receive, send)
+                await problem_response(error, HTTPConnection(scope))(scope, receive, send)
             else:
                 await self._app(scope, receive, send)
         finally:
@@ -52,14 +52,14 @@ class CallerShareMiddleware:
         self._in_flight: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(_UNLIMITED):
+        if scope["type"] == "lifespan" or scope["path"].startswith(_UNLIMITED):
             await self._app(scope, receive, send)
             return
         caller = scope["state"]["caller"].name
         if self._in_flight[caller] >= self._max:
             detail = f"{self._max} of your requests are in progress, which is the limit for one caller; try again."
             error = RateLimited(detail, retry_after=1)
-            await problem_response(error, Request(scope))(scope, receive, send)
+            await problem_response(error, HTTPConnection(scope))(scope, receive, send)
             return
         self._in_flight[caller] += 1
         try:
@@ -85,11 +85,17 @@ class MemoryLimitMiddleware:
         self._uploads, self._responses = Budget("uploads", uploads, share), Budget("responses", responses, share)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith(_UNLIMITED):
+        if scope["type"] == "lifespan" or scope["path"].startswith(_UNLIMITED):
             await self._app(scope, receive, send)
             return
         memory = RequestMemory(scope, self._uploads, self._responses)
         scope.setdefault("state", {})["memory"] = memory
+        if scope["type"] == "websocket":
+            try:
+                await self._app(scope, receive, send)  # a stream counts what it holds
+            finally:
+                memory.release()
+            return
         refused = False
 
         async def counted_receive() -> Message:
@@ -108,7 +114,7 @@ class MemoryLimitMiddleware:
                     memory.hold(size if size > _SMALL_RESPONSE else 0)
                 except (RateLimited, TooManyConnections) as error:
                     refused = True
-                    await problem_response(error, Request(scope))(scope, receive, send)
+                    await problem_response(error, HTTPConnection(scope))(scope, receive, send)
                     return
             if len(message.get("body", b"")) > _PIECE:
                 await _send_in_pieces(message, send)

@@ -17,8 +17,11 @@ class MetricsMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await self._handshake(scope, receive, send)
             return
         began = time.monotonic()
         status, code = 500, "internal_error"
@@ -35,3 +38,20 @@ class MetricsMiddleware:
             route = getattr(scope.get("route"), "path", "(none)")
             method = scope["method"] if scope["method"] in METHODS else "(other)"
             scope["app"].state.gateway.metrics.observe_request(route, method, status, time.monotonic() - began, code)
+
+    async def _handshake(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Of a WebSocket the handshake is the request: 101 if it was accepted. The stream counts what follows."""
+        began, seen = time.monotonic(), False
+
+        async def record_start(message: Message) -> None:
+            nonlocal seen
+            status = {"websocket.accept": 101, "websocket.close": 403}.get(message["type"], message.get("status"))
+            if status is not None and not seen:
+                seen = True
+                route = getattr(scope.get("route"), "path", "(none)")
+                code = scope.get("state", {}).get("error_code", "")
+                seconds = time.monotonic() - began
+                scope["app"].state.gateway.metrics.observe_request(route, "GET", status, seconds, code)
+            await send(message)
+
+        await self._app(scope, receive, record_start)

@@ -156,6 +156,12 @@ class Settings(BaseSettings):
     results."""
     max_wait: float = Field(60.0, gt=0)
     """Longest `Prefer: wait` or `?wait=`, in seconds; a larger value is reduced to it. /evaluate waits as long."""
+    max_streams: int = Field(64, ge=0)
+    """Live streams (`/v1/stream`) that a gateway has open at once, above which further ones are closed with 4503; of
+    them one caller may have `caller_share`. Each submits two windows a second, of 5 s of sound: 160 KB at 16 kHz, which
+    Redis writes to its file. 0 disables them."""
+    stream_seconds: float = Field(3_600.0, gt=0)
+    """Seconds of sound after which a stream is closed; the client opens another one."""
     keepalive_seconds: float = Field(15.0, gt=0)
     """Seconds without an event after which an event stream sends a comment, so that proxies keep it open."""
 

@@ -82,13 +82,15 @@ class AsyncJobStore:
         caller: str = "",
         trace: str = "",
         result_bytes: int = 0,
+        deadline: float | None = None,
     ) -> Submission:
         """Store a job with its upload and queue it. Raises QueueFull or IdempotencyConflict.
 
         `job_id` is given by a caller that follows the job from the beginning; `trace` is the context in which the
         worker continues the trace. Callers take turns, however many jobs each has queued. An Idempotency-Key belongs to
         its caller. `result_bytes` is the size of the largest result that the job can have
-        (`shared.results.largest_result`), for which memory is reserved until the job ends.
+        (`shared.results.largest_result`), for which memory is reserved until the job ends; `deadline` is in seconds, by
+        default that of a sound of its duration.
         """
         settings = self._settings
         share = await self.memory_share()
@@ -114,7 +116,7 @@ class AsyncJobStore:
             audio=audio.model_dump_json(),
             trace=trace,
             contract=CONTRACT_VERSION,
-            deadline=job_deadline(settings, audio.duration),
+            deadline=job_deadline(settings, audio.duration) if deadline is None else deadline,
             ttl=ttl,
             tombstone_ttl=ttl + settings.tombstone_ttl,
             index_ttl=index_ttl(settings),

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import uvicorn
 
-from api.http.protocol import bounded_protocol
+from api.http.protocol import WEBSOCKETS, bounded_protocol
 from api.main import create_app
 from otoscope.errors import OtoscopeError
 from otoscope.results import Detection, Result, WindowPrediction
@@ -220,6 +220,7 @@ def gateway_thread(settings: Settings) -> Iterator[str]:
         log_config=None,
         timeout_graceful_shutdown=1,
         http=bounded_protocol(settings.upload_seconds),
+        **WEBSOCKETS,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

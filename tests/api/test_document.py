@@ -42,6 +42,7 @@ REACHED = {
     "POST /v2/models/{model}/infer": {404, 422},
     "DELETE /v1/batches/{batch_id}": {204, 404},
     "GET /v1/jobs/{job_id}/result": {200, 404, 409},
+    "GET /v1/stream": {422},  # without an upgrade
 }
 """Statuses that the generated requests must reach at least; 200 for the other operations."""
 

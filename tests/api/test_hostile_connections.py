@@ -194,7 +194,7 @@ def test_links_never_contain_a_host_of_the_request(address: Address) -> None:
 
 
 def test_an_upgrade_is_ignored(address: Address) -> None:
-    """There are no WebSockets: the request is answered as plain HTTP."""
+    """Only a stream becomes a WebSocket: any other request is answered as plain HTTP."""
     upgrade = ["Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"]
     upgrading = request("GET", "/v1/limits", upgrade).replace(b"Connection: close", b"Connection: upgrade, close")
     assert send_request(address, upgrading).status == 200
