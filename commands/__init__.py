@@ -8,6 +8,7 @@ COMMANDS = {
     "overfit": "commands.train:overfit",
     "quantise": "commands.train:quantise",
     "export": "commands.train:export",
+    "runs": "commands.runs:runs",
     "models add": "commands.models:add",
     "models average": "commands.models:average",
     "data": "commands.data:data",

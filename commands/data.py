@@ -1,4 +1,5 @@
-"""Commands for custom data sets: `otoscope data import`, `split`, `prepare`, `report`, `reset` and `fetch-esc50`.
+"""Commands for data sets: `otoscope data import`, `split`, `prepare`, `report`, `preview`, `export`, `reset` and
+`fetch-esc50`.
 
 Modules that need numpy or torch are imported inside the commands.
 """
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.train import Changes, load_changed_recipe
+from commands.train import Changes, RecipeName, StartName, load_changed_recipe, load_data, recipe_and_start
 
 if TYPE_CHECKING:
     from training.data.custom.ingest import ImportResult
@@ -21,6 +22,8 @@ data = typer.Typer(
 )
 
 DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder made by `otoscope data import`.")]
+
+AnyDataset = Annotated[Path, typer.Argument(metavar="DATASET", help="A custom data set, or a folder like ESC-50.")]
 
 _MAX_LISTED = 10  # messages of a kind
 
@@ -126,6 +129,41 @@ def report(
     from training.data.custom.report import write_dataset_report
 
     print(write_dataset_report(dataset, out or dataset / "report"))
+
+
+@data.command()
+def preview(
+    dataset: AnyDataset,
+    recipe: RecipeName = "own-sounds",
+    changes: Changes = None,
+    start: StartName = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The picture.")] = Path("preview.png"),
+) -> None:
+    """Show one augmented batch as the network receives it: its shapes, and a picture."""
+    from training.preview import preview_batch
+
+    chosen, model = recipe_and_start(recipe, changes, start)
+    loaded = load_data(dataset, chosen.frontend, chosen.segments)
+    shapes = preview_batch(chosen, loaded, loaded.default_fold, out, pretrained=model)
+    print(", ".join(f"{name} {shape}" for name, shape in shapes.items()))
+    print(f"Augmented log-mels of the first windows: {out}")
+
+
+@data.command()
+def export(
+    dataset: AnyDataset,
+    npz: Annotated[Path, typer.Option("--npz", metavar="FILE", help="The file to write.")],
+    recipe: RecipeName = "own-sounds",
+    changes: Changes = None,
+    start: StartName = None,
+) -> None:
+    """Write the log-mels of a data set as arrays: x, y and file names of each part of the split, for other programs."""
+    from training.data.spectrograms_npz import export_spectrograms
+
+    chosen, _ = recipe_and_start(recipe, changes, start)
+    shapes = export_spectrograms(load_data(dataset, chosen.frontend, chosen.segments), chosen.frontend, npz)
+    print(", ".join(f"{name} {shape}" for name, shape in shapes.items()))
+    print(f"{npz}: {npz.stat().st_size / 2**20:,.1f} MiB, log-mels in dB, without normalisation")
 
 
 @data.command()

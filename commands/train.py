@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from training.data.base import Dataset, Fold
     from training.eval.predict import Precision
     from training.recipe import Recipe, SegmentRecipe
@@ -50,24 +52,38 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="The model directory to create; runs/RECIPE-foldN by default.")
     ] = None,
     fold: FoldName = None,
-    recipe: RecipeName = "esc50-best",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="NAME",
+            help="A bundled recipe, or a YAML file; without it one is proposed.",
+        ),
+    ] = None,
     changes: Changes = None,
     teacher: TeacherNames = None,
     start: StartName = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
     compile: Compile = False,
 ) -> None:
-    """Train a network by a recipe. Ctrl-C saves a checkpoint, --resume continues from it."""
-    from training.data.base import fold_name
+    """Train a network by a recipe. Ctrl-C saves a checkpoint, --resume continues from it. Without a recipe, look at the
+    data and propose one."""
+    from training.data.base import fold_name, most_folds
     from training.eval.answer_report import measure_model
     from training.eval.evaluate import evaluate as evaluate_model
+    from training.eval.model_card import record_accuracy
     from training.eval.report import headline, write_report
+    from training.fit.history import CURVE
     from training.fit.loop import train as run
     from worker.inference.malloc import keep_freed_memory
 
     keep_freed_memory()
-    chosen, model = _recipe_and_start(recipe, changes, start)
-    dataset = _dataset(data, chosen.frontend, chosen.segments)
+    if recipe is None:
+        if changes or teacher or resume:
+            raise typer.BadParameter("needed with --set, --teacher and --resume", param_hint="--recipe")
+        recipe, start, changes = _propose(data, fold, start, out)
+    chosen, model = recipe_and_start(recipe, changes, start)
+    dataset = load_data(data, chosen.frontend, chosen.segments)
     test_fold = _fold(fold, dataset)
     out = out or Path("runs") / f"{chosen.name}-{fold_name(test_fold).replace(' ', '')}"
     try:
@@ -78,24 +94,60 @@ def train(
     except KeyboardInterrupt:
         _interrupted(out)
     print(f"The model {chosen.name} is in {out}")
-    if test_fold != "test":
-        print(f"Evaluate it: otoscope evaluate {out}{_same(data)}")
-        return
-    for part in ("val", "test"):
+    for part in ("val", "test") if test_fold == "test" else (test_fold,):
         if part in dataset.folds:
             evaluation = evaluate_model(out, dataset, part)
             answers = measure_model(out, dataset, part, recordings=evaluation.recordings[0])
-            report = write_report(evaluation, out / f"evaluation-{part}", answers)
-            print(f"{headline(report)}: {out}/evaluation-{part}")
-    sources = {
-        label: {clip.source for clip in dataset.clips if clip.label == label} for label in range(len(dataset.classes))
-    }
-    most = min(5, *map(len, sources.values()))
-    if most > 1 and not teacher:
-        same = [("--data", data), ("--recipe", recipe), *(("--set", one) for one in changes or ()), ("--from", start)]
-        given = " ".join(f"{name} {shlex.quote(str(value))}" for name, value in same if value)
-        folds = f"otoscope evaluate {shlex.quote(f'{out}-folds')} {given} --folds {most}"
-        print(f"The accuracy of one split depends on chance; by folds: {folds}")
+            folder = out / (f"evaluation-{part}" if test_fold == "test" else "evaluation")
+            report = write_report(evaluation, folder, answers)
+            print(f"{headline(report)}: {folder}")
+    record_accuracy(out, evaluation, report)
+    print(f"Model card: {out}/README.md, learning curve: {out}/{CURVE}")
+    same = [("--data", data), ("--recipe", recipe), *(("--set", one) for one in changes or ()), ("--from", start)]
+    if folds := 0 if teacher else most_folds(dataset):
+        again = f"otoscope evaluate {shlex.quote(f'{out}-folds')} {_options(same)} --folds {folds}"
+        print(f"The accuracy of one split depends on chance; by folds: {again}")
+    else:
+        print(f"Serve it: cp -r {shlex.quote(str(out))} models/ && otoscope up")
+
+
+def _propose(
+    data: Path | None, fold: str | None, start: Path | None, out: Path | None
+) -> tuple[str, Path | None, list[str]]:
+    """Print what is in the data, and a recipe with its reasons, time and commands. On a terminal ask whether to train
+    by it, and split the data if necessary; elsewhere exit with status 2, since nothing is trained."""
+    from training.data.custom.split import write_split
+    from training.data.download import fetch_esc50 as fetch
+    from training.proposal import describe_time, device_name, estimate_seconds, propose, survey
+
+    root = data or fetch()
+    found = survey(root, int(fold) if fold and fold.isdecimal() else fold)
+    proposal = propose(found, start)
+    recipe, model = recipe_and_start(proposal.recipe, list(proposal.changes), proposal.start)
+    print(f"{root}: {found}")
+    print(f"Proposed: {proposal.recipe}{f' from {proposal.start}' if proposal.start else ''}")
+    for reason in proposal.reasons:
+        print(f"  - {reason}")
+    print(f"  - {describe_time(estimate_seconds(recipe, found, model))} on {device_name()}, measured with a few steps")
+    if found.needs_split:
+        print(f"  otoscope data split {shlex.quote(str(root))}")
+    same = [
+        ("--data", data), ("--recipe", proposal.recipe), *(("--set", one) for one in proposal.changes),
+        ("--from", proposal.start), ("--fold", fold), ("--out", out),
+    ]  # fmt: skip
+    print(f"  otoscope train {_options(same)}")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise SystemExit(2)
+    if not typer.confirm("Train so?", default=True):
+        raise SystemExit(1)
+    if found.needs_split:
+        write_split(root, val=0.15, test=0.15, seed=1)
+    return proposal.recipe, proposal.start, list(proposal.changes)
+
+
+def _options(values: "Iterable[tuple[str, object]]") -> str:
+    """The options that have a value, quoted for a shell."""
+    return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in values if value)
 
 
 def evaluate(
@@ -166,11 +218,11 @@ def evaluate(
     if folds:
         if len(models) > 1:
             raise typer.BadParameter("takes one directory for its runs", param_hint="--folds")
-        return _cross_validate(models[0], data, folds, *_recipe_and_start(recipe, changes, start), compile)
+        return _cross_validate(models[0], data, folds, *recipe_and_start(recipe, changes, start), compile)
     if start or changes:
         raise typer.BadParameter("needed to train", param_hint="--folds")
     config = _config(models[0])
-    dataset = whole = _dataset(data, config.frontend, _segments(config), to_measure=True)
+    dataset = whole = load_data(data, config.frontend, _segments(config), to_measure=True)
     if model_classes:
         name = config.training.get("data", {}).get("name") or f"{whole.info.name}, {len(config.classes)} classes"
         dataset = whole.select_classes(config.classes, name)
@@ -222,7 +274,7 @@ def _cross_validate(
     from worker.inference.malloc import keep_freed_memory
 
     keep_freed_memory()
-    dataset = _dataset(data, recipe.frontend, recipe.segments, folds=folds, seed=recipe.seed)
+    dataset = load_data(data, recipe.frontend, recipe.segments, folds=folds, seed=recipe.seed)
     chosen = dataset.folds[-folds:]  # the last ones first: ESC-50's fifth fold is the one that models are shipped for
     try:
         report = cross_validate(recipe, dataset, chosen[::-1], out, pretrained=model, compile=compile)
@@ -248,8 +300,8 @@ def lr_find(
     """Find a learning rate by a range test (arXiv:1506.01186): the loss over an increasing rate, as a plot."""
     from training.diagnostics import find_learning_rate
 
-    chosen, model = _recipe_and_start(recipe, changes, start)
-    dataset = _dataset(data, chosen.frontend, chosen.segments)
+    chosen, model = recipe_and_start(recipe, changes, start)
+    dataset = load_data(data, chosen.frontend, chosen.segments)
     found = find_learning_rate(
         chosen, dataset, _fold(fold, dataset), out, steps, teachers=teacher or (), pretrained=model
     )
@@ -259,8 +311,7 @@ def lr_find(
         ("--recipe", recipe), *(("--set", change) for change in [*others, f"optim.max_lr={found.steepest:.1e}"]),
         ("--fold", fold), ("--from", start), *(("--teacher", one) for one in teacher or ()), ("--data", data),
     ]  # fmt: skip
-    given = [f"{name} {shlex.quote(str(value))}" for name, value in same if value]
-    print(f"Try it: otoscope train {' '.join(given)}")
+    print(f"Try it: otoscope train {_options(same)}")
 
 
 def overfit(
@@ -268,14 +319,15 @@ def overfit(
     fold: FoldName = None,
     recipe: RecipeName = "esc50-best",
     changes: Changes = None,
+    start: StartName = None,
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="Give up after N steps.")] = 200,
 ) -> None:
     """Check that the network can overfit one minibatch."""
     from training.diagnostics import overfit_one_batch
 
-    chosen = load_changed_recipe(recipe, changes)
-    dataset = _dataset(data, chosen.frontend, chosen.segments)
-    taken, loss = overfit_one_batch(chosen, dataset, _fold(fold, dataset), steps)
+    chosen, model = recipe_and_start(recipe, changes, start)
+    dataset = load_data(data, chosen.frontend, chosen.segments)
+    taken, loss = overfit_one_batch(chosen, dataset, _fold(fold, dataset), steps, pretrained=model)
     print(f"100 % of one minibatch after {taken} steps, loss {loss:.3f}: the network and the loss work")
 
 
@@ -298,14 +350,14 @@ def quantise(
     from training.export.quantise import quantise as run
 
     config = _config(models[0])
-    dataset = _dataset(data, config.frontend, _segments(config))
+    dataset = load_data(data, config.frontend, _segments(config))
     for model in models:
         ranges = run(model, dataset).int8_ranges
         print(f"{model} now has the activation ranges of {len(ranges)} convolutions")
     print(f"Evaluate its accuracy: otoscope evaluate {models[0]} --precision int8{_same(data)}")
 
 
-def _dataset(
+def load_data(
     data: Path | None,
     frontend: "FrontendConfig",
     segments: "SegmentRecipe",
@@ -314,6 +366,7 @@ def _dataset(
     seed: int = 1,
     to_measure: bool = False,
 ) -> "Dataset":
+    """A custom data set or a folder like ESC-50, by default ESC-50 itself, for a front end. Raises DatasetError."""
     from training.data.custom.dataset import load_dataset
     from training.data.download import fetch_esc50 as fetch
 
@@ -358,7 +411,7 @@ def load_changed_recipe(name: str, changes: list[str] | None) -> "Recipe":
     return load_recipe(name, overrides)
 
 
-def _recipe_and_start(name: str, changes: list[str] | None, start: Path | None) -> "tuple[Recipe, Model | None]":
+def recipe_and_start(name: str, changes: list[str] | None, start: Path | None) -> "tuple[Recipe, Model | None]":
     """The recipe and the model to go on from, whose network and front end it then has. Raises RecipeError for an
     override that would be ignored."""
     from training.fit.pretrained import load_pretrained

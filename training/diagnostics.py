@@ -125,15 +125,20 @@ def read_curve(losses: Sequence[float]) -> tuple[int, int]:
     return min(range(tenth, max(lowest, tenth + 1)), key=slope), lowest
 
 
-def overfit_one_batch(recipe: Recipe, dataset: Dataset, test_fold: Fold, steps: int = 200) -> tuple[int, float]:
-    """Train on a single batch without augmentation until all of it is classified correctly.
+def overfit_one_batch(
+    recipe: Recipe, dataset: Dataset, test_fold: Fold, steps: int = 200, *, pretrained: Model | None = None
+) -> tuple[int, float]:
+    """Train on a single batch without augmentation until all of it is classified correctly, all layers unfrozen.
 
     A network that cannot fit one batch has a bug or too little capacity. Returns the number of steps and the final
     loss. Raises RunError if `steps` steps are not enough.
     """
+    if pretrained:
+        check_pretrained(pretrained, dataset, test_fold)
+        recipe = for_fine_tuning(recipe, pretrained.config)
     clips, _ = dataset.train_validation_split(test_fold, 0.0, recipe.seed)
     clips = random.Random(recipe.seed).sample(clips, min(recipe.optim.batch, len(clips)))
-    setup = set_up_training(recipe, dataset, clips)
+    setup = set_up_training(recipe, dataset, clips, pretrained)
     optimizer = make_optimizer(setup.network, recipe.optim)
     network = setup.network
     waves, labels = (part[: len(clips)].to(setup.device) for part in (setup.windows.waves, setup.windows.labels))

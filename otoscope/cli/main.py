@@ -29,7 +29,7 @@ GROUP = "otoscope.commands"
 
 APPLICATION_COMMANDS = {
     "up": "worker,local",
-    **dict.fromkeys(("train", "evaluate", "lr-find", "overfit", "quantise", "data"), "worker,train"),
+    **dict.fromkeys(("train", "evaluate", "lr-find", "overfit", "quantise", "runs", "data"), "worker,train"),
     "export": "worker,onnx",
     "models add": "worker,train,audioset",
     "models average": "worker,train",
@@ -42,7 +42,20 @@ group of the client."""
 _LAZY = {"classify": "otoscope.cli.classify", "bench": "otoscope.cli.bench", "top": "otoscope.top.cli"}
 """Commands of the client whose modules are imported when they run."""
 
-_ORDER = ("up", "classify", "jobs", "models", "train", "evaluate", "lr-find", "overfit", "quantise", "export", "keys")
+_ORDER = (
+    "up",
+    "classify",
+    "jobs",
+    "models",
+    "train",
+    "evaluate",
+    "runs",
+    "lr-find",
+    "overfit",
+    "quantise",
+    "export",
+    "keys",
+)
 """The order of `otoscope --help`, that of a first session; other commands follow."""
 
 

@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -19,6 +20,7 @@ from training.fit.loop import train
 from training.fit.run_state import CHECKPOINT
 from training.recipe import load_recipe, to_yaml
 from worker.model.checkpoint import read_config
+from worker.model.frontend import LogMel
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,13 @@ def test_train_and_evaluate(data: Path, recipe_file: str, tmp_path: Path, monkey
     trained = run("train", "--data", data, "--fold", 2, "--recipe", recipe_file)
     assert trained.exit_code == 0, trained.output
     assert "The model tiny is in runs/tiny-fold2" in trained.output
+    assert f"otoscope evaluate runs/tiny-fold2-folds --data {data} --recipe {recipe_file} --folds 3" in trained.output
+    left = {path.name for path in Path("runs/tiny-fold2").iterdir()}
+    assert {"README.md", "learning_curve.png", "history.csv", "evaluation", "recipe.yaml"} <= left
+    assert "](learning_curve.png)" in Path("runs/tiny-fold2/README.md").read_text()
+    text = Path("runs/tiny-fold2/evaluation/report.txt").read_text().splitlines()
+    assert text[0].split() == ["precision", "recall", "f1-score", "support"]
+    assert text[-2].split()[:2] == ["macro", "avg"] or text[-1].split()[:2] == ["weighted", "avg"]
     again = run("train", "--data", data, "--fold", 2, "--recipe", recipe_file)
     assert again.exit_code != 0
     assert "already holds a run" in str(again.exception)
@@ -147,7 +156,7 @@ def test_ignored_overrides_are_errors(data: Path, recipe_file: str, tmp_path: Pa
 def test_invalid_arguments(data: Path, recipe_file: str, tmp_path: Path) -> None:
     """No such folder, fold or key; not KEY=VALUE; no such precision."""
     for arguments, message in (
-        (("train", "--data", tmp_path), "is not an ESC-50 folder"),
+        (("train", "--data", tmp_path), "is not a data set"),
         (("train", "--data", data, "--recipe", recipe_file, "--fold", 9), "no fold 9"),
         (("train", "--data", data, "--recipe", recipe_file, "--set", "optim.speed=1"), "unknown key"),
         (("train", "--data", data, "--recipe", recipe_file, "--set", "optim.epochs"), "is not KEY=VALUE"),
@@ -157,6 +166,55 @@ def test_invalid_arguments(data: Path, recipe_file: str, tmp_path: Path) -> None
         result = run(*arguments, *(("--out", tmp_path / "x") if arguments[0] == "train" else ()))
         assert result.exit_code != 0
         assert message in result.output + str(result.exception)
+
+
+def test_overfit_from_a_model(data: Path, recipe_file: str, tmp_path: Path) -> None:
+    """`overfit --from` goes on from a trained model, whose network it takes."""
+    train(load_recipe(recipe_file), load_esc50(data), 2, tmp_path / "first")
+    learned = run("overfit", "--data", data, "--recipe", recipe_file, "--fold", "2", "--from", tmp_path / "first")
+    assert learned.exit_code == 0, learned.output
+    assert "100 % of one minibatch" in learned.output
+
+
+def test_runs_are_compared(data: Path, recipe_file: str, tmp_path: Path) -> None:
+    """One row for each run with its changes and accuracies, the best first, unfinished ones too; and one plot."""
+    runs = tmp_path / "runs"
+    for name, epochs in (("short", 1), ("long", 6)):
+        given = ("--set", f"optim.epochs={epochs}", "--set", "optim.holdout=0.3", "--out", runs / name)
+        made = run("train", "--data", data, "--recipe", recipe_file, "--fold", "2", *given)
+        assert made.exit_code == 0, made.output
+    assert "accuracy, held out  " in made.output
+    result = run("runs", runs, "--plot", tmp_path / "curves.png")
+    assert result.exit_code == 0, result.output
+    titles, *rows = (line.split("  ") for line in result.output.splitlines()[:3])
+    assert titles[0] == "run"
+    shares = {row[0].strip(): float(next(cell for cell in row if " of 12" in cell).split("%")[0]) for row in rows}
+    assert list(shares) == sorted(shares, key=lambda name: -shares[name])
+    assert shares.keys() == {"short", "long"}
+    assert (tmp_path / "curves.png").stat().st_size > 5_000
+    empty = run("runs", tmp_path / "none")
+    assert "holds no run" in str(empty.exception)
+
+
+def test_preview_and_export(data: Path, recipe_file: str, tmp_path: Path) -> None:
+    """The shapes of a batch and its picture; log-mels, labels and file names of each fold as arrays."""
+    shown = run("data", "preview", data, "--recipe", recipe_file, "--out", tmp_path / "batch.png")
+    assert shown.exit_code == 0, shown.output
+    front, size = load_recipe(recipe_file).frontend, load_recipe(recipe_file).optim.batch
+    assert f"log-mels ({size}, 1, {front.n_mels}, " in shown.output
+    assert (tmp_path / "batch.png").stat().st_size > 5_000
+    made = run("data", "export", data, "--npz", tmp_path / "mels.npz", "--recipe", recipe_file)
+    assert made.exit_code == 0, made.output
+    dataset = load_esc50(data)
+    with np.load(tmp_path / "mels.npz") as arrays:
+        assert arrays["classes"].tolist() == list(dataset.classes)
+        for fold in dataset.folds:
+            own = [clip for clip in dataset.clips if clip.fold == fold]
+            assert arrays[f"y_{fold}"].tolist() == [clip.label for clip in own]
+            assert arrays[f"file_{fold}"].tolist() == [f"audio/{clip.path.name}" for clip in own]
+            waves, _ = dataset.load(own, front.sample_rate, front.window_samples)
+            expected = LogMel(front.model_copy(update={"mean": 0.0, "std": 1.0}))(waves)[:, 0].numpy()
+            assert np.allclose(arrays[f"x_{fold}"], expected, atol=1e-3)
 
 
 def test_ctrl_c_saves(data: Path, recipe_file: str, tmp_path: Path) -> None:

@@ -148,6 +148,18 @@ class Dataset:
         return [clip for clip in test if clip.source in sources]
 
 
+def most_folds(dataset: Dataset) -> int:
+    """How many folds a cross-validation can have: those of the data set, or up to five by source, of which each class
+    needs one for each fold; 0 if there are not two."""
+    if "test" not in dataset.folds:
+        return len(dataset.folds)
+    sources = {
+        label: {clip.source for clip in dataset.clips if clip.label == label} for label in range(len(dataset.classes))
+    }
+    most = min(5, *map(len, sources.values()))
+    return most if most > 1 else 0
+
+
 def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
     """Hold out at least `share` of the clips of every class for validation. Returns training and validation clips.
 

@@ -26,7 +26,10 @@ def load_esc50(root: Path) -> Dataset:
     """Read the table of a folder in the layout of ESC-50. Raises DatasetError."""
     table = root / "meta" / "esc50.csv"
     if not table.is_file():
-        raise DatasetError(f"{root} is not an ESC-50 folder: {table} is missing")
+        raise DatasetError(
+            f"{root} is not a data set: it has neither items.csv nor meta/esc50.csv; `otoscope data import {root} --to"
+            " sounds` makes one of a folder with a sub-folder for each class"
+        )
     clips: list[Clip] = []
     names: dict[int, str] = {}
     for line, row in _rows(table):

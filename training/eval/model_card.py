@@ -9,6 +9,7 @@ from training.errors import EvaluationError, RecipeError
 from training.eval import answer_report
 from training.eval.evaluate import Evaluation
 from training.eval.report import EvaluationReport, class_table, confusion_table, interval, percent
+from training.fit.history import CURVE
 from training.recipe import Recipe, differences, load_recipe, parse_stored
 from worker.model.checkpoint import ModelConfig, write_config
 from worker.model.frontend import FrontendConfig
@@ -58,7 +59,10 @@ def record_accuracy(directory: Path, evaluation: Evaluation, report: EvaluationR
     ]
     config = evaluation.config.model_copy(update={"name": directory.resolve().name, "accuracy": (measured, *others)})
     write_config(directory, config)
-    (directory / "README.md").write_text(render_model_card(config, report, evaluation.dataset), encoding="utf-8")
+    page = render_model_card(config, report, evaluation.dataset)
+    if (directory / CURVE).is_file():
+        page += f"\n## Learning curve\n\n![Loss and accuracy over the epochs]({CURVE})\n"
+    (directory / "README.md").write_text(page, encoding="utf-8")
     return config
 
 

@@ -1,6 +1,6 @@
 """Figures for reports, drawn without a display and without the global state of matplotlib."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +72,36 @@ def save_lr_curve(path: Path, rates: Sequence[float], losses: Sequence[float], c
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def save_learning_curves(path: Path, runs: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Save loss and accuracy over the epochs of runs: `loss`, `accuracy`, and with `val_` those of held-out clips,
+    where a run has them."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for number, (name, rows) in enumerate(runs.items()):
+            colour = f"C{number % 10}"
+            for key, style in ((metric, ":"), (f"val_{metric}", "-")):
+                points = [(row["epoch"], row[key]) for row in rows if key in row]
+                label = f"{name}, held out" if key != metric else f"{name}, training (augmented)"
+                if points:
+                    axes.plot(*zip(*points, strict=True), style, color=colour, label=label, linewidth=1.5)
+        axes.set(xlabel="epoch", ylabel=metric)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+
+
+def save_batch(path: Path, features: NDArray[np.float32], titles: Sequence[str], columns: int = 4) -> None:
+    """Save the log-mels of a batch (batch, mels, frames) as one picture, low frequencies at the bottom."""
+    rows = -(-len(features) // columns)
+    figure = Figure(figsize=(3 * columns, 2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, mels, title in zip(grid, features, titles, strict=False):
+        axes.imshow(mels, origin="lower", aspect="auto", cmap="magma", vmin=-2, vmax=3)
+        axes.set_title(title.replace("_", " ").replace("$", r"\$")[:40], fontsize=7, pad=2)
+    figure.savefig(path, dpi=100)

@@ -125,8 +125,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def write_report(evaluation: Evaluation, out: Path, answers: AnswerReport | None = None) -> EvaluationReport:
-    """Write report.json, report.md, predictions.csv, wrong.html, confusion_matrix.png, reliability.png, true_labels.npy
-    and pred_labels.npy to `out`.
+    """Write report.json, report.md, report.txt, predictions.csv, wrong.html, confusion_matrix.png, reliability.png,
+    true_labels.npy and pred_labels.npy to `out`.
 
     Raises EvaluationError if the folder cannot be written.
     """
@@ -137,6 +137,7 @@ def write_report(evaluation: Evaluation, out: Path, answers: AnswerReport | None
         out.mkdir(parents=True, exist_ok=True)
         (out / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (out / "report.md").write_text(as_markdown(report), encoding="utf-8")
+        (out / "report.txt").write_text(as_text(report), encoding="utf-8")
         _write_predictions(out / PREDICTIONS, evaluation)
         write_gallery(out / WRONG, evaluation, headline(report))
         np.save(out / "true_labels.npy", evaluation.truth)
@@ -235,6 +236,31 @@ def as_markdown(report: EvaluationReport) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def as_text(report: EvaluationReport) -> str:
+    """Content of report.txt: precision, recall, F1 and clips of each class, and their means, as scikit-learn's
+    `classification_report` lays them out."""
+    width = max(len("weighted avg"), *(len(one.name) for one in report.classes))
+    rows = [(one.name, one.precision, one.recall, one.f1, one.clips) for one in report.classes]
+    total = sum(clips for *_, clips in rows)
+
+    def line(name: str, scores: Sequence[float], clips: int) -> str:
+        return f"{name:>{width}}  " + "".join(f"{score:9.2f} " for score in scores) + f"{clips:9d}"
+
+    def mean(weights: Sequence[float]) -> list[float]:
+        return list(map(float, np.average([row[1:4] for row in rows], axis=0, weights=weights)))
+
+    return "\n".join([
+        f"{'':>{width}}  {'precision':>9} {'recall':>9} {'f1-score':>9} {'support':>9}",
+        "",
+        *(line(row[0], row[1:4], row[4]) for row in rows),
+        "",
+        f"{'accuracy':>{width}}  {'':9} {'':9} {report.accuracy:9.2f} {total:9d}",
+        line("macro avg", mean([1.0] * len(rows)), total),
+        line("weighted avg", mean([float(row[4]) for row in rows]), total),
+        "",
+    ])  # fmt: skip
 
 
 def class_table(report: EvaluationReport, rows: int) -> list[str]:

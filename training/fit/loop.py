@@ -21,11 +21,13 @@ from training.data.fingerprint import save_training_sounds
 from training.errors import RunError
 from training.eval.calibrate import fit_temperature
 from training.eval.metrics import confusion_matrix
+from training.eval.plots import save_learning_curves
 from training.eval.predict import predict, service_precision
 from training.fit.answers import fit_answers, threshold_clips
 from training.fit.averaging import WeightAverage
 from training.fit.distillation import check_teachers, load_teachers
 from training.fit.graceful_stop import GracefulStop
+from training.fit.history import CURVE, History, curve_lines
 from training.fit.loss import TrainingLoss
 from training.fit.optim import make_optimizer, unfreeze
 from training.fit.pretrained import check_frozen_trunk, check_pretrained
@@ -153,6 +155,7 @@ def _train(
     if len(dataset.skipped) > _LISTED:
         tqdm.write(f"and {len(dataset.skipped) - _LISTED:,} more files")
     tensorboard = TensorBoardLogger(out, optim.epochs, progress.step // steps)
+    history = History(out, progress.step // steps)
     total = optim.epochs * steps
     last_saved = time.monotonic()
     unfreeze(network, progress.step // steps, recipe.start)
@@ -199,6 +202,7 @@ def _train(
                 if held_out:
                     metrics |= progress.validate(setup, average, held_out, optim.patience)
                 tensorboard.log_epoch(epoch + 1, metrics)
+                history.add(epoch + 1, metrics)
                 bar.set_postfix(epoch=f"{epoch + 1}/{optim.epochs}", **{k: f"{v:.3g}" for k, v in metrics.items()})
             if graceful_stop.requested or time.monotonic() - last_saved > _SAVE_SECONDS:
                 save()
@@ -221,6 +225,9 @@ def _train(
             progress.step // steps, matrix, dataset.classes, "held-out part of the training folds"
         )
     tensorboard.close()
+    for line in curve_lines(history.rows):
+        tqdm.write(line)
+    save_learning_curves(out / CURVE, {recipe.name: history.rows})
     config = ModelConfig(
         name=recipe.name,
         description=model_description(recipe, dataset, pretrained),

@@ -1,0 +1,25 @@
+"""`otoscope runs`: compares training runs in a table and a plot."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def runs(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Runs at any depth below it.")] = Path("runs"),
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Also draw the learning curves into a PNG.")
+    ] = None,
+) -> None:
+    """Compare training runs: recipe and changes, epochs, accuracy on held-out and on unseen clips, best first."""
+    from training.runs import find_runs, save_plot, table
+
+    found = find_runs(root)
+    rows = table(found, root)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    if plot:
+        save_plot(plot, found, root)
+        print(f"Learning curves: {plot}")
