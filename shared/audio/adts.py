@@ -10,8 +10,13 @@ _SAMPLES = 1_024  # of a raw data block
 
 
 def find_adts(data: bytes, start: int) -> int | None:
-    """The position of the first of several consecutive frames; None where there are none."""
-    at = start
+    """The position of the first of several consecutive frames; None where there are none.
+
+    At the start one whole frame before the end is enough: a short recording, or one that was cut.
+    """
+    if _is_chain(data, start, 1):
+        return start
+    at = data.find(b"\xff", start)
     while 0 <= at < start + _MAX_LEAD_IN:
         if _is_chain(data, at):
             return at
@@ -28,11 +33,14 @@ def _size(data: bytes, at: int) -> int:
     return size if size > 7 else 0
 
 
-def _is_chain(data: bytes, at: int) -> bool:
+def _is_chain(data: bytes, at: int, fewest: int = _CHAIN) -> bool:
+    """Whether consecutive frames begin there: three, or so many whole ones and then the end of the stream."""
     for link in range(_CHAIN):
         size = _size(data, at)
         if not size:
-            return link > 0 and at >= len(data)
+            return link >= fewest and (at >= len(data) or tag_size(data, at) > 0)
+        if at + size > len(data):  # cut
+            return link >= fewest
         at += size
     return True
 
@@ -45,7 +53,7 @@ def read_adts_header(data: bytes, start: int) -> Header:
         size = _size(data, at)
         if not size:
             following = data.find(b"\xff", at + 1) if not tag_size(data, at) else -1
-            while 0 <= following <= at + _MAX_LEAD_IN and not _is_chain(data, following):
+            while 0 <= following <= at + _MAX_LEAD_IN and not _is_chain(data, following, 1):
                 following = data.find(b"\xff", following + 1)
             if not 0 <= following <= at + _MAX_LEAD_IN:
                 break

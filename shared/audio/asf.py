@@ -7,13 +7,13 @@ from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported, NotAudio
 from shared.audio.headers import Decoder, Header
+from shared.audio.wave_codecs import CODECS, EXTENSIBLE
 
 MAGIC = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # file properties
 _STREAM = bytes.fromhex("9107dcb7b7a9cf118ee600c00c205365")  # stream properties
 _SOUND = bytes.fromhex("409e69f84d5bcf11a8fd00805f5c442b")
 _DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
-_CODECS = {0x160: "Windows Media 1", 0x161: "Windows Media 2", 0x162: "Windows Media Pro", 0x55: "MPEG layer III"}
 _MAX_OBJECTS = 1_000
 _EMPTY = 50  # bytes of a data object without packets
 
@@ -38,12 +38,15 @@ def read_asf_header(data: bytes, start: int) -> Header:
                 seconds = max(ticks / 1e7 - preroll / 1e3, 0) or None
         elif kind == _STREAM and sound is None and data[at + 24 : at + 40] == _SOUND:
             sound = unpack_from("<HHI", data, at + 78)
+            if sound[0] == EXTENSIBLE:
+                sound = (unpack_from("<H", data, at + 102)[0], *sound[1:])
         at += length
     if sound is None:
         raise NotAudio("The Windows Media file has no sound.")
     tag, channels, rate = sound
-    if tag not in _CODECS:
-        raise AudioUnsupported(f"Windows Media of codec {tag:#06x} is not accepted; {', '.join(_CODECS.values())} are.")
+    if tag not in CODECS:
+        known = ", ".join(dict.fromkeys(CODECS.values()))
+        raise AudioUnsupported(f"Windows Media of codec {tag:#06x} is not accepted; {known} are.")
     truncated, at = "", start + size
     end = len(data)
     if data[at : at + 16] == _DATA:
@@ -56,7 +59,7 @@ def read_asf_header(data: bytes, start: int) -> Header:
         truncated = "The Windows Media file ends behind its header."
     frames = None if seconds is None else round(seconds * rate)
     return Header(
-        "WMA", _CODECS[tag], rate, channels, frames, start, decoder=Decoder.PYAV, end=end, truncated=truncated,
+        "WMA", CODECS[tag], rate, channels, frames, start, decoder=Decoder.PYAV, end=end, truncated=truncated,
     )  # fmt: skip
 
 

@@ -4,12 +4,13 @@ from dataclasses import replace
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioUnsupported
-from shared.audio.headers import Header, missing
+from shared.audio.headers import Decoder, Header, missing
 
 _ENCODINGS = {  # by the number in the header: codec, sample format
     1: ("µ-law 8 bit", "ulaw"), 2: ("PCM 8 bit", "i1"), 3: ("PCM 16 bit", "i2"), 4: ("PCM 24 bit", "i3"),
     5: ("PCM 32 bit", "i4"), 6: ("float 32 bit", "f4"), 7: ("float 64 bit", "f8"), 27: ("A-law 8 bit", "alaw"),
 }  # fmt: skip
+_COMPRESSED = {23: "G.726 ADPCM", 24: "G.722 ADPCM", 25: "G.726 ADPCM", 26: "G.726 ADPCM"}
 _UNFINISHED = 0x7FFFF000  # from here up: files that were written into a pipe
 
 
@@ -17,10 +18,12 @@ def read_au_header(data: bytes, start: int) -> Header:
     """Raises AudioCorrupt or AudioUnsupported."""
     order = "<" if data[start : start + 1] == b"d" else ">"
     offset, size, encoding, rate, channels = unpack_from(f"{order}5I", data, start + 4)
-    if encoding not in _ENCODINGS:
-        raise AudioUnsupported(f"AU of encoding {encoding} is not accepted; PCM, float, A-law and µ-law are.")
+    if encoding not in _ENCODINGS and encoding not in _COMPRESSED:
+        raise AudioUnsupported(f"AU of encoding {encoding} is not accepted; PCM, float, A-law, µ-law and ADPCM are.")
     if offset < 24:
         raise AudioCorrupt(f"The AU header states that it has {offset} bytes; it has at least 24.")
+    if encoding in _COMPRESSED:
+        return Header("AU", _COMPRESSED[encoding], rate, channels, None, start, decoder=Decoder.PYAV)
     codec, sample_format = _ENCODINGS[encoding]
     if sample_format[1:].isdigit() and sample_format != "i1":
         sample_format = order + sample_format

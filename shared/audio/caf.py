@@ -8,7 +8,8 @@ from shared.audio.headers import Decoder, Header, missing
 
 _COMPRESSED = {
     b"aac ": "AAC", b"aach": "AAC", b"aacp": "AAC", b"alac": "ALAC", b"opus": "Opus", b"ima4": "IMA ADPCM",
-    b".mp3": "MPEG layer III", b"flac": "FLAC", b"samr": "AMR-NB",
+    b"ms\0\x11": "IMA ADPCM", b"ms\0\x02": "Microsoft ADPCM", b".mp3": "MPEG layer III", b".mp2": "MPEG layer II",
+    b"ac-3": "AC-3", b"flac": "FLAC", b"samr": "AMR-NB",
 }  # fmt: skip
 _FLOAT, _LITTLE = 1, 2  # flags of uncompressed samples
 _MAX_CHUNKS = 10_000
@@ -69,7 +70,7 @@ def _description(data: bytes, at: int) -> Header:
         (b"alaw", 0, 8): "alaw", (b"ulaw", 0, 8): "ulaw",
     }.get((codec, flags & _FLOAT if codec == b"lpcm" else 0, bits))  # fmt: skip
     if sample_format is None:
-        known = "PCM, float, A-law, µ-law, AAC, ALAC, Opus, IMA ADPCM, MP3 and FLAC are"
+        known = "PCM, float, A-law, µ-law, AAC, ALAC, Opus, ADPCM, MP3, MP2, AC-3 and FLAC are"
         raise AudioUnsupported(f"CAF with {codec!r} of {bits} bits is not accepted; {known}.")
     name = {b"alaw": "A-law", b"ulaw": "µ-law"}.get(codec, "float" if flags & _FLOAT else "PCM")
     return Header("CAF", f"{name} {bits} bit", rate, channels, None, sample_format=sample_format)

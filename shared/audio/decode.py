@@ -6,6 +6,7 @@ decode processes, which a hostile file may crash, and in the trainer, so that th
 to waveform.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -24,12 +25,13 @@ from otoscope.errors import (
 from otoscope.results import Level, SoundWarning
 from shared.audio.decoders import Block, Source, open_source
 from shared.audio.formats import BY_NAME, identify, read_header
-from shared.audio.headers import Decoder, describe_seconds
+from shared.audio.headers import Decoder, Header, describe_seconds
 from shared.audio.level import (
     DC_OFFSET,
     LevelMeter,
     bandwidth_of_frames,
     full_scale,
+    peak_of,
     spread_frames,
 )
 from shared.audio.limits import HEAD_SECONDS, AudioLimits
@@ -116,7 +118,10 @@ class SoundStream:
         *,
         channel: Channel = "mean",
         strict: bool = False,
+        header: Header | None = None,
     ) -> None:
+        """`header` is that of the file, where the caller has read it."""
+        self._header = header
         self._data, self._rate, self._limits = data, rate, limits or AudioLimits()
         self._channel, self._strict = channel, strict
         self._info: FileInfo | None = None
@@ -157,7 +162,9 @@ class SoundStream:
             if scale != 1.0:
                 block = block * np.float32(scale)
             yield block - removed if removed else block
-        level = file.meter.level(bandwidth_of_frames(np.concatenate(frames), self._rate), scale)
+        level = file.meter.level(
+            bandwidth_of_frames(frames[0] if len(frames) == 1 else np.concatenate(frames), self._rate), scale
+        )
         if file.missing:
             warnings.append(SoundWarning("truncated", file.missing))
         warnings += level_warnings(file.header, level, file.meter.peak, scale, offset if removed else 0.0)
@@ -172,7 +179,8 @@ class SoundStream:
         )
 
     def _open(self, channel: int | None) -> "_Pass":
-        return _Pass(self._data, self._rate, self._limits, channel, self._strict)
+        self._header = probe(self._data, self._limits, strict=self._strict, header=self._header)
+        return _Pass(self._data, self._header, self._rate, self._limits, channel, self._strict)
 
 
 def _split(waveform: Waveform) -> Iterator[Waveform]:
@@ -199,10 +207,12 @@ def _cut(parts: Iterable[Waveform]) -> Iterator[Waveform]:
 class _Pass:
     """One pass over a file: the mean of its channels, or one channel, at `rate` Hz. Raises an AudioError."""
 
-    def __init__(self, data: bytes, rate: int, limits: AudioLimits, channel: int | None, strict: bool) -> None:
-        """`channel` counts from 1 on; None for the mean."""
+    def __init__(
+        self, data: bytes, header: Header, rate: int, limits: AudioLimits, channel: int | None, strict: bool
+    ) -> None:
+        """`header` is checked; `channel` counts from 1 on; None for the mean."""
         self._data, self._rate, self._limits, self._channel, self._strict = data, rate, limits, channel, strict
-        first, *self._others = probe(data, limits, strict=strict).all
+        first, *self._others = header.all
         self._source = open_source(data, first)
         self.header = self._source.header
         check_header(self.header, limits)
@@ -269,8 +279,9 @@ class _Pass:
             block = np.broadcast_to(mean, (len(block), self.header.channels))
         if self._channel is not None:
             block = block[:, self._channel - 1 : self._channel]
-        mono = np.ascontiguousarray(_mono(block))
-        self.meter.add(block, mono)
+        peak = peak_of(block)
+        mono = np.ascontiguousarray(_mono(block, peak))
+        self.meter.add(block, mono, peak)
         return mono
 
     def _note(self, missing: str) -> None:
@@ -292,24 +303,30 @@ def _lost(source: Source, seconds: float) -> str:
 
 
 def is_plain(data: bytes, rate: int) -> bool:
-    """Whether `decode` would only convert samples to float: uncompressed, at this rate, and short enough to be quick.
+    """Whether there is a `plain_header`, whose errors it raises."""
+    return plain_header(data, rate) is not None
+
+
+def plain_header(data: bytes, rate: int) -> Header | None:
+    """The header of a file of which `decode` would only convert samples to float: uncompressed, at this rate, and short
+    enough to be quick; None for all others.
 
     Then no native code parses the file, and decoding it in place is cheaper than sending it to a decode process. Only a
     file that has the magic bytes of an uncompressed format is parsed: reading an MP3's header means to walk all of its
     frames, under the interpreter lock. Raises an AudioError for a broken file of an uncompressed format.
     """
     if len(data) > _MAX_PLAIN:
-        return False
+        return None
     found, _ = identify(data, plain=True)
     if found is None:
-        return False
-    return all(each.decoder is Decoder.PCM and each.rate == rate for each in read_header(data).all)
+        return None
+    header = read_header(data)
+    return header if all(each.decoder is Decoder.PCM and each.rate == rate for each in header.all) else None
 
 
-def _mono(block: Block) -> Waveform:
-    """Raises AudioNotFinite or AudioCorrupt."""
-    peak = np.abs(block).max()  # NaN and infinity come through
-    if not np.isfinite(peak):
+def _mono(block: Block, peak: float) -> Waveform:
+    """`peak` is that of the block. Raises AudioNotFinite or AudioCorrupt."""
+    if not math.isfinite(peak):
         raise AudioNotFinite("The sound has samples that are NaN or infinite; all must be finite.")
     if peak > _MAX_PEAK:
         raise AudioCorrupt(f"The sound has samples as large as {peak:.3g}, where full scale is 1.")

@@ -5,7 +5,7 @@ other file and no address. Used by `shared.audio.decoders` alone; PyAV is import
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,17 +82,22 @@ def open_container(data: bytes, header: Header, packets: Packets) -> tuple[Heade
     except BaseException:
         container.close()
         raise
-    return found, _frames(container, stream, codec, packets)
+    whole = av.Packet(data[len(header.prefix) :]) if header.unframed else None
+    return found, _frames(
+        container, [whole, av.Packet()] if whole else _demux(container, stream, packets), codec, packets
+    )
 
 
-def _frames(container: Any, stream: Any, codec: Any, packets: Packets) -> Iterator[tuple[int, Samples]]:
+def _frames(container: Any, demuxed: Iterable[Any], codec: Any, packets: Packets) -> Iterator[tuple[int, Samples]]:
     import av
 
     barren = 0
     with container:
-        for packet in _demux(container, stream, packets):
+        for packet in demuxed:
             try:
                 frames = codec.decode(packet)
+            except MemoryError:
+                raise
             except av.FFmpegError:
                 packets.damaged += packet.size >= _MIN_PACKET  # a smaller one is padding
                 frames = []
@@ -115,7 +120,7 @@ def _demux(container: Any, stream: Any, packets: Packets) -> Iterator[Any]:
             packet = next(demuxed)
         except StopIteration:
             return
-        except (av.FFmpegError, ValueError) as error:
+        except (av.FFmpegError, ValueError, IndexError) as error:  # IndexError: a stream that begins on the way
             packets.stopped = f"The file cannot be read any further: {_reason(error)}"
             return
         yield packet

@@ -13,23 +13,30 @@ from functools import cached_property
 from struct import error as StructError
 
 from otoscope.errors import AudioError, AudioTruncated, NotAudio
+from shared.audio.ac3 import find_ac3, read_ac3_header
 from shared.audio.adts import find_adts, read_adts_header
 from shared.audio.aiff import read_aiff_header
 from shared.audio.amr import read_amr_header
 from shared.audio.asf import MAGIC as ASF_MAGIC
 from shared.audio.asf import read_asf_header
 from shared.audio.au import read_au_header
+from shared.audio.avi import read_avi_header
 from shared.audio.caf import read_caf_header
 from shared.audio.flac import read_flac_header
+from shared.audio.flv import read_flv_header
 from shared.audio.headers import Header
 from shared.audio.matroska import read_matroska_header
 from shared.audio.mp3 import find_frames, read_mp3_header
 from shared.audio.mp4 import read_mp4_header
+from shared.audio.mpeg_ps import read_mpeg_ps_header
+from shared.audio.mpeg_ts import read_mpeg_ts_header
 from shared.audio.ogg import read_ogg_header
+from shared.audio.sphere import read_sphere_header
 from shared.audio.tags import skip_tags
 from shared.audio.unrecognised import unrecognised
 from shared.audio.w64 import read_w64_header
 from shared.audio.wav import read_wav_header
+from shared.audio.wave_codecs import ALL_DECODERS, COMPRESSED
 from shared.audio.wavpack import read_wavpack_header
 
 _MAX_STRAY = 4_096  # bytes of anything in front of a file that are searched for its magic bytes
@@ -79,13 +86,9 @@ _MPEG_DECODERS = ("mp3float", "mp3", "mp2float", "mp2")
 
 FORMATS = (
     AudioFormat(
-        "WAV",
-        (*_PCM_CODECS, "Microsoft ADPCM", "IMA ADPCM", "Yamaha ADPCM", "G.721 ADPCM", "G.722 ADPCM", "G.726 ADPCM",
-         "GSM 6.10", "MPEG layer II", "MPEG layer III", "AAC"),
+        "WAV", (*_PCM_CODECS, *COMPRESSED),
         (".wav", ".wave", ".bwf", ".rf64"), ("audio/wav", "audio/vnd.wave", "audio/x-wav"),
-        rb"(?:RIF[FX]|RF64|BW64)....WAVE", read_wav_header, plain=True, demuxer="wav",
-        ffmpeg_codecs=("adpcm_ms", "adpcm_ima_wav", "adpcm_yamaha", "g722", "g726", "g726le", "gsm_ms", "aac",
-                       *_MPEG_DECODERS),
+        rb"(?:RIF[FX]|RF64|BW64)....WAVE", read_wav_header, plain=True, demuxer="wav", ffmpeg_codecs=ALL_DECODERS,
         lossless=True,
     ),
     AudioFormat(
@@ -111,20 +114,25 @@ FORMATS = (
     ),
     AudioFormat(
         "M4A",
-        ("AAC", "ALAC", "Opus", "FLAC", "MPEG layer III", "AMR-NB", "AMR-WB", "IMA ADPCM", *_PCM_CODECS),
+        ("AAC", "ALAC", "Opus", "FLAC", "MPEG layer III", "MPEG layer II", "AC-3", "E-AC-3", "AMR-NB", "AMR-WB",
+         "IMA ADPCM", "Microsoft ADPCM", *_PCM_CODECS),
         (".m4a", ".mp4", ".mov", ".3gp", ".3g2", ".m4b", ".m4v", ".qt"),
         ("audio/mp4", "audio/x-m4a", "audio/3gpp", "audio/3gpp2"),
-        rb"[\x00-\x03]...(?:ftyp|moov|mdat|wide|free|skip|pnot)", read_mp4_header, demuxer="mov,mp4,m4a,3gp,3g2,mj2",
-        ffmpeg_codecs=("aac", "alac", "opus", "flac", "amrnb", "amrwb", "libopencore_amrnb", "libopencore_amrwb",
-                       "adpcm_ima_qt", "adpcm_ima_wav", *_MPEG_DECODERS, *_PCM_DECODERS),
+        rb"[\x00-\x03]...(?:ftyp|moov|mdat|wide|free|skip|pnot|styp|sidx|moof)", read_mp4_header,
+        demuxer="mov,mp4,m4a,3gp,3g2,mj2",
+        ffmpeg_codecs=("aac", "alac", "opus", "flac", "ac3", "eac3", "amrnb", "amrwb", "libopencore_amrnb",
+                       "libopencore_amrwb", "adpcm_ima_qt", "adpcm_ima_wav", "adpcm_ms", *_MPEG_DECODERS,
+                       *_PCM_DECODERS),
         label="M4A, MP4, MOV and 3GP",
     ),
     AudioFormat(
         "WebM",
-        ("Opus", "Vorbis", "AAC", "FLAC", "ALAC", "MPEG layer III", "MPEG layer II", "WavPack", "PCM", "float"),
+        ("Opus", "Vorbis", "AAC", "FLAC", "ALAC", "MPEG layer III", "MPEG layer II", "AC-3", "E-AC-3", "WavPack", "PCM",
+         "float"),
         (".webm", ".mkv", ".mka", ".weba"), ("audio/webm", "audio/x-matroska"), rb"\x1a\x45\xdf\xa3",
         read_matroska_header, demuxer="matroska,webm",
-        ffmpeg_codecs=("opus", "vorbis", "aac", "flac", "alac", "wavpack", *_MPEG_DECODERS, *_PCM_DECODERS),
+        ffmpeg_codecs=("opus", "vorbis", "aac", "flac", "alac", "ac3", "eac3", "wavpack", *_MPEG_DECODERS,
+                       *_PCM_DECODERS),
         label="WebM and Matroska",
     ),
     AudioFormat(
@@ -137,27 +145,60 @@ FORMATS = (
         read_amr_header, demuxer="amr", ffmpeg_codecs=("amrnb", "amrwb", "libopencore_amrnb", "libopencore_amrwb"),
     ),
     AudioFormat(
-        "CAF", (*_PCM_CODECS, "AAC", "ALAC", "Opus", "IMA ADPCM", "MPEG layer III", "FLAC", "AMR-NB"),
+        "CAF", (*_PCM_CODECS, "AAC", "ALAC", "Opus", "IMA ADPCM", "Microsoft ADPCM", "MPEG layer III", "MPEG layer II",
+                "AC-3", "FLAC", "AMR-NB"),
         (".caf",), ("audio/x-caf",), rb"caff\x00\x01\x00\x00", read_caf_header, plain=True, demuxer="caf",
-        ffmpeg_codecs=("aac", "alac", "opus", "adpcm_ima_qt", "flac", "amrnb", "libopencore_amrnb", *_MPEG_DECODERS),
+        ffmpeg_codecs=("aac", "alac", "opus", "adpcm_ima_qt", "adpcm_ima_wav", "adpcm_ms", "ac3", "flac", "amrnb",
+                       "libopencore_amrnb", *_MPEG_DECODERS),
     ),
     AudioFormat(
-        "AU", _PCM_CODECS, (".au", ".snd"), ("audio/basic",), rb"\.snd\x00\x00|dns\...\x00\x00", read_au_header,
-        plain=True, lossless=True,
+        "AU", (*_PCM_CODECS, "G.722 ADPCM", "G.726 ADPCM"), (".au", ".snd"), ("audio/basic",),
+        rb"\.snd\x00\x00|dns\...\x00\x00", read_au_header, plain=True, demuxer="au",
+        ffmpeg_codecs=("g722", "g726le"), lossless=True,
     ),
     AudioFormat(
-        "W64", (*_PCM_CODECS, "Microsoft ADPCM", "IMA ADPCM", "GSM 6.10"), (".w64",), ("audio/x-w64",),
+        "W64", (*_PCM_CODECS, *COMPRESSED), (".w64",), ("audio/x-w64",),
         rb"riff\x2e\x91\xcf\x11.{12}.{4}wave", read_w64_header, plain=True, demuxer="wav",
-        ffmpeg_codecs=("adpcm_ms", "adpcm_ima_wav", "gsm_ms"), label="Wave64", lossless=True,
+        ffmpeg_codecs=ALL_DECODERS, label="Wave64", lossless=True,
     ),
     AudioFormat(
-        "WMA", ("Windows Media 1", "Windows Media 2", "Windows Media Pro", "MPEG layer III"), (".wma", ".asf", ".wmv"),
+        "WMA", (*_PCM_CODECS, *COMPRESSED), (".wma", ".asf", ".wmv"),
         ("audio/x-ms-wma",), re.escape(ASF_MAGIC), read_asf_header, demuxer="asf",
-        ffmpeg_codecs=("wmav1", "wmav2", "wmapro", *_MPEG_DECODERS),
+        ffmpeg_codecs=(*ALL_DECODERS, *_PCM_DECODERS),
     ),
     AudioFormat(
         "WavPack", ("WavPack",), (".wv",), ("audio/wavpack", "audio/x-wavpack"), rb"wvpk.{4}.[\x02-\x05]",
         read_wavpack_header, demuxer="wv", ffmpeg_codecs=("wavpack",), lossless=True,
+    ),
+    AudioFormat(
+        "AVI", (*_PCM_CODECS, *COMPRESSED), (".avi",), ("video/x-msvideo",), rb"RIFF....AVI[ X]", read_avi_header,
+        demuxer="avi", ffmpeg_codecs=(*ALL_DECODERS, *_PCM_DECODERS),
+    ),
+    AudioFormat(
+        "MPEG-TS", ("AAC", "AC-3", "E-AC-3", "MPEG layer III", "MPEG layer II", "Opus", "PCM"),
+        (".ts", ".mts", ".m2ts", ".m2t"), ("video/mp2t",), rb"(?:G.{187}){5}G|....(?:G.{191}){5}G|(?:G.{203}){5}G",
+        read_mpeg_ts_header, demuxer="mpegts",
+        ffmpeg_codecs=("aac", "aac_latm", "ac3", "eac3", "opus", "pcm_bluray", *_MPEG_DECODERS),
+        label="MPEG-TS (transport streams)",
+    ),
+    AudioFormat(
+        "MPEG-PS", ("MPEG layer II", "MPEG layer III", "AC-3", "PCM"), (".mpg", ".mpeg", ".vob"), ("video/mpeg",),
+        rb"\x00\x00\x01\xba", read_mpeg_ps_header, demuxer="mpeg", ffmpeg_codecs=("ac3", "pcm_dvd", *_MPEG_DECODERS),
+        label="MPEG-PS (program streams)",
+    ),
+    AudioFormat(
+        "FLV", ("AAC", "MPEG layer III", "Speex", "Nellymoser", "Flash ADPCM", "PCM", "A-law", "µ-law"),
+        (".flv", ".f4a"), ("video/x-flv",), rb"FLV\x01", read_flv_header, demuxer="flv",
+        ffmpeg_codecs=("aac", "mp3float", "mp3", "speex", "nellymoser", "adpcm_swf", *_PCM_DECODERS),
+        label="FLV (Flash video)",
+    ),
+    AudioFormat(
+        "AC-3", ("AC-3", "E-AC-3"), (".ac3", ".eac3"), ("audio/ac3", "audio/eac3"), b"", read_ac3_header, find_ac3,
+        demuxer="ac3", ffmpeg_codecs=("ac3", "eac3"),
+    ),
+    AudioFormat(
+        "SPHERE", ("PCM", "A-law", "µ-law"), (".sph",), ("audio/x-nist",), rb"NIST_1A\n", read_sphere_header,
+        plain=True, lossless=True, label="SPHERE (NIST)",
     ),
 )  # fmt: skip
 """In the order in which people are shown them."""

@@ -25,6 +25,7 @@ class Header:
     prefix: bytes = b""  # what the decoder needs in front of that
     suffix: bytes = b""  # and behind it
     sample_format: str = ""  # of uncompressed samples: a numpy type, "<i3", "alaw" or "ulaw"
+    unframed: bool = False  # nothing says where its frames end: the decoder gets all of them as one packet
     decoder: Decoder = Decoder.PCM
     end: int | None = None  # bytes before what follows the sound; None: it may reach to the end of the file
     truncated: str = ""  # what the header announces and the file lacks, in a sentence; "" if nothing is missing

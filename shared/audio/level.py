@@ -54,12 +54,11 @@ class LevelMeter:
         self._squares: NDArray[np.float64] = np.zeros(0)
         self._mono_square = 0.0
 
-    def add(self, block: Samples, mono: Samples) -> None:
-        """`block` (frames, channels) and its mono mix (frames,)."""
+    def add(self, block: Samples, mono: Samples, peak: float) -> None:
+        """`block` (frames, channels), its mono mix (frames,) and its `peak_of`."""
         if not self._sums.size:
             self._sums, self._squares = np.zeros(block.shape[1]), np.zeros(block.shape[1])
         self._samples += len(block)
-        peak = _peak(block)
         if peak >= CLIPPED_SAMPLE:
             self._clipped += int(np.count_nonzero(np.abs(block) >= CLIPPED_SAMPLE))
         self.peak = max(self.peak, peak)
@@ -98,7 +97,7 @@ class LevelMeter:
 
 def level_of(samples: Samples) -> Level:
     """The level of a part of a mono waveform, (samples,); without its bandwidth."""
-    peak = _peak(samples)
+    peak = peak_of(samples)
     power = float(np.dot(samples, samples)) / max(len(samples), 1)
     clipped = np.count_nonzero(np.abs(samples) >= CLIPPED_SAMPLE) / len(samples) if peak >= CLIPPED_SAMPLE else 0.0
     return Level(_rounded(decibels(peak**2)), _rounded(decibels(power)), round(clipped, 6), 0.0, None)
@@ -125,7 +124,11 @@ class FrameLevels:
         powers = np.concatenate(self._powers) if self._powers else _block_powers(self._rest, self._size)
         width = min(FRAME_BLOCKS, len(powers))
         # Not the difference of cumulated sums: in a loud sound of hours their rounding is louder than a quiet frame.
-        frames = np.lib.stride_tricks.sliding_window_view(powers, width).sum(axis=1) / width
+        count = len(powers) - width + 1
+        frames = powers[:count].copy()
+        for offset in range(1, width):
+            frames += powers[offset : offset + count]
+        frames /= width
         levels: NDArray[np.float64] = 10 * np.log10(np.maximum(frames, 10 ** (SILENCE_DB / 10)))
         return levels
 
@@ -141,12 +144,24 @@ def _block_powers(samples: Samples, size: int) -> NDArray[np.float64]:
     """(blocks,): mean square of each block around its own mean."""
     whole = len(samples) // size
     blocks = samples[: whole * size].reshape(whole, size) if whole else samples.reshape(1, -1)
-    means = blocks.mean(axis=1)
-    centred = blocks - means[:, None]
-    powers: NDArray[np.float64] = np.einsum("ij,ij->i", centred, centred).astype(np.float64) / blocks.shape[1]
-    # What is left of a constant by rounding is nothing: float32 has 24 bits.
-    powers[powers < means.astype(np.float64) ** 2 * 1e-12] = 0.0
+    means = np.einsum("ij->i", blocks).astype(np.float64) / blocks.shape[1]
+    powers = _mean_squares(blocks)
+    constant = means**2
+    # Without a copy of the sound. Where the mean has nearly all of the power, the difference would be rounding.
+    shifted = constant > 0.99 * powers
+    powers -= constant
+    if shifted.any():
+        centred = _mean_squares(blocks[shifted] - means[shifted, None].astype(np.float32))
+        # What is left of a constant by rounding is nothing: float32 has 24 bits.
+        centred[centred < constant[shifted] * 1e-12] = 0.0
+        powers[shifted] = centred
     return powers
+
+
+def _mean_squares(blocks: Samples) -> NDArray[np.float64]:
+    """(blocks, samples) -> (blocks,)."""
+    squares: NDArray[np.float64] = np.einsum("ij,ij->i", blocks, blocks).astype(np.float64)
+    return squares / blocks.shape[1]
 
 
 def bandwidth(waveform: Samples, rate: int) -> float | None:
@@ -158,8 +173,8 @@ def spread_frames(waveform: Samples, most: int = _BANDWIDTH_FRAMES) -> Samples:
     """(frames, samples): at most so many stretches for `bandwidth_of_frames`, evenly spread over a waveform."""
     size = min(_BANDWIDTH_FFT, len(waveform))
     count = min(most, max(1, len(waveform) // max(size, 1)))
-    starts = np.linspace(0, len(waveform) - size, count).astype(np.int64)
-    return np.stack([waveform[start : start + size] for start in starts])
+    starts = np.arange(count) * (len(waveform) - size) // max(count - 1, 1)
+    return np.lib.stride_tricks.sliding_window_view(waveform, size)[starts]
 
 
 def bandwidth_of_frames(frames: Samples, rate: int) -> float | None:
@@ -172,7 +187,9 @@ def bandwidth_of_frames(frames: Samples, rate: int) -> float | None:
     if size < 16:
         return None
     spectrum = np.fft.rfft(frames * _kaiser(size), axis=1)  # (frames, bins)
-    powers = (np.square(spectrum.real) + np.square(spectrum.imag)).mean(axis=0) * (4 / size**2)  # (bins,)
+    parts = spectrum.view(spectrum.real.dtype)  # (frames, 2 * bins)
+    squares = np.einsum("ij,ij->j", parts, parts)
+    powers = (squares[::2] + squares[1::2]) * (4 / size**2 / len(frames))  # (bins,)
     usable = powers[1:]  # without the constant
     if not usable.size or usable.max() <= 0:
         return None
@@ -198,8 +215,8 @@ def full_scale(peak: float) -> float:
     return next((scale for scale in (2.0**15, 2.0**23) if peak <= scale * 1.001), 2.0**31)
 
 
-def _peak(samples: Samples) -> float:
-    """The largest magnitude; without an array of magnitudes."""
+def peak_of(samples: Samples) -> float:
+    """The largest magnitude, or NaN if one is NaN; without an array of magnitudes."""
     return max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
 
 

@@ -9,7 +9,8 @@ from shared.audio.tags import strip_tags
 
 _CODECS = {
     "A_OPUS": "Opus", "A_VORBIS": "Vorbis", "A_AAC": "AAC", "A_FLAC": "FLAC", "A_MPEG/L3": "MPEG layer III",
-    "A_MPEG/L2": "MPEG layer II", "A_ALAC": "ALAC", "A_PCM/INT/LIT": "PCM", "A_PCM/INT/BIG": "PCM",
+    "A_MPEG/L2": "MPEG layer II", "A_AC3": "AC-3", "A_EAC3": "E-AC-3",
+    "A_ALAC": "ALAC", "A_PCM/INT/LIT": "PCM", "A_PCM/INT/BIG": "PCM",
     "A_PCM/FLOAT/IEEE": "float", "A_WAVPACK4": "WavPack",
 }  # fmt: skip
 _SEGMENT, _INFO, _TRACKS = 0x18538067, 0x1549A966, 0x1654AE6B

@@ -144,9 +144,15 @@ def _read_free_format(data: bytes, offset: int, size: int) -> Header:
     assert like is not None  # nosec B101  # `_free_size` has parsed it
     at, count = offset, 0
     while at + 4 <= len(data) and _same_free(data, offset, at):
+        if at > offset and _InfoTag.read(data, at, like):  # another file: libsndfile stops at the count of the first
+            break
         at += size + (data[at + 2] >> 1 & 1)
         count += at <= len(data)
     cut = "The MP3 file ends inside a frame." if at > len(data) else ""
+    info = _InfoTag.read(data, offset, like)
+    if info and count > info.count + 1:  # the same for frames behind those that the tag counts
+        offset += size + (data[offset + 2] >> 1 & 1)
+        count -= 1
     return Header(
         "MP3", _CODECS[like.layer], like.rate, like.channels, count * like.samples, offset, decoder=Decoder.SNDFILE,
         end=min(at, len(data)), truncated=cut,
@@ -186,7 +192,7 @@ def read_mp3_header(data: bytes, start: int) -> Header:
 
 def _walk(data: bytes, at: int, first: _Frame) -> tuple[int, int, str]:
     """(end of the stream, its frames, what is missing at its end)."""
-    count = junk = 0
+    count = junk = attempts = 0
     end = at  # of the last frame
     while at < len(data):
         frame = _parse_frame(data[at : at + 4])
@@ -201,6 +207,10 @@ def _walk(data: bytes, at: int, first: _Frame) -> tuple[int, int, str]:
             continue
         if frame is not None and _is_chain(data, at):  # another stream
             return at, count, ""
+        if attempts < _MAX_ATTEMPTS and _is_free(data[at : at + 4]):
+            attempts += 1
+            if _free_size(data, at):  # another stream, of free format
+                return at, count, ""
         if size := tag_size(data, at):
             at += size
             continue

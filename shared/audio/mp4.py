@@ -13,13 +13,15 @@ from shared.audio.tags import strip_tags
 
 _CODECS = {
     b"mp4a": "AAC", b"alac": "ALAC", b"Opus": "Opus", b"fLaC": "FLAC", b"samr": "AMR-NB", b"sawb": "AMR-WB",
-    b".mp3": "MPEG layer III", b"ms\0\x55": "MPEG layer III", b"ima4": "IMA ADPCM", b"ms\0\x11": "IMA ADPCM",
+    b".mp3": "MPEG layer III", b"ms\0\x55": "MPEG layer III", b".mp2": "MPEG layer II", b"ac-3": "AC-3",
+    b"ec-3": "E-AC-3", b"ima4": "IMA ADPCM", b"ms\0\x11": "IMA ADPCM", b"ms\0\x02": "Microsoft ADPCM",
     b"ulaw": "µ-law", b"alaw": "A-law", b"sowt": "PCM", b"twos": "PCM", b"in24": "PCM", b"in32": "PCM", b"raw ": "PCM",
     b"NONE": "PCM", b"lpcm": "PCM", b"ipcm": "PCM", b"fpcm": "float", b"fl32": "float", b"fl64": "float",
 }  # fmt: skip
 _MAX_BOXES = 10_000  # in one level; real files have a few dozen, fragmented ones a few thousand
 _UNKNOWN = (0, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)  # durations of files that are written while they are recorded
 _BOX_NAME = re.compile(rb"[\w \xa9-]{4}")
+_PICTURES = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis", b"crx "})
 _MIN_RATE = 1_000  # Hz: smaller values stand in fields that newer descriptions do not use
 
 
@@ -41,8 +43,7 @@ def read_mp4_header(data: bytes, start: int) -> Header:
             movie = (begin, min(end, stop))
         samples = samples or name == b"mdat"
     if movie is None:
-        why = truncated or "Its recording was never completed."
-        raise AudioTruncated(f"The MP4 file has no index (its moov box): {why}")
+        raise _without_index(data, start, truncated)
     tracks = 0
     for name, begin, end in _boxes(data, *movie):
         if name == b"trak":
@@ -56,6 +57,21 @@ def read_mp4_header(data: bytes, start: int) -> Header:
                 )  # fmt: skip
     brand = _printable(data[start + 8 : start + 12])
     raise NotAudio(f"The MP4 file (brand {brand}) has no sound track, only {tracks} of other kinds.")
+
+
+def _without_index(data: bytes, start: int, truncated: str) -> NotAudio | AudioTruncated:
+    """The error for a file without a `moov` box: nothing else says what its frames are and where they begin."""
+    brand = data[start + 8 : start + 12]
+    if data[start + 4 : start + 8] == b"ftyp" and brand in _PICTURES:
+        return NotAudio(f"The upload is an image (brand {_printable(brand)}), not a sound file.")
+    why = "its recording was never completed, or it is a part of a longer file"
+    if any(name == b"moof" for name, _, _ in _boxes(data, start, len(data), whole=False)):
+        why = "it is a segment of a stream without the initialisation segment, which has to be put in front"
+    elif truncated:
+        why = f"it was cut before that, since cameras and recorders write it last. {truncated}"
+    return AudioTruncated(
+        f"The MP4 file has no index (its moov box), so that nothing of it can be read: {why.rstrip('.')}."
+    )
 
 
 def _sound_track(data: bytes, start: int, end: int) -> tuple[str, int, int, int | None]:

@@ -16,15 +16,20 @@ from shared.audio.limits import AudioLimits
 LENGTH_TOLERANCE = 0.5  # seconds above the limit that are accepted: codecs pad sounds that were cut to its length
 
 
-def probe(data: bytes, limits: AudioLimits | None = None, *, strict: bool = False) -> Header:
+def probe(
+    data: bytes, limits: AudioLimits | None = None, *, strict: bool = False, header: Header | None = None
+) -> Header:
     """Check a file by its header, and return the header. Raises an AudioError: what was found and what is accepted.
+
+    `header` is that of `read_header`, where the caller has read it.
 
     A file that ends early is an error only if it is to be `strict`, or if it has no sound at all.
     """
     limits = limits or AudioLimits()
     if not data:
         raise AudioEmpty(f"The upload is empty. Accepted: {describe_formats(limits.formats)}.")
-    header = read_header(data, limits.formats)
+    if header is None:
+        header = read_header(data, limits.formats)
     if header.container not in limits.formats:
         accepted = describe_formats(limits.formats)
         raise AudioUnsupported(f"{header.container} is not accepted here: it is disabled. Accepted: {accepted}.")

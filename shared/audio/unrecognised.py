@@ -3,12 +3,18 @@
 from otoscope.errors import AudioUnsupported, NotAudio
 
 _OTHER_SOUND = {
-    b"ADIF": "AAC without frames (ADIF)", b"MAC ": "Monkey's Audio", b"MThd": "MIDI", b"FLV": "Flash video",
+    b"ADIF": "AAC without frames (ADIF)", b"MAC ": "Monkey's Audio", b"MThd": "MIDI",
     b"OggS": "the middle of an Ogg stream",
     b"TTA1": "True Audio", b"MPCK": "Musepack", b"MP+": "Musepack", b"DSD ": "DSD", b"FRM8": "DSD",
     b".RMF": "RealMedia",
-    b"Creative Voice File": "Creative Voice", b"NIST_1A": "NIST SPHERE", b"2BIT": "AVR", b"\x0bw": "AC-3",
-    b"\x7f\xfe\x80\x01": "DTS", b"OMA\0": "ATRAC", b"ea3\x03": "ATRAC", b"WTV": "Windows TV",
+    b"Creative Voice File": "Creative Voice", b"2BIT": "AVR",
+    b"\x7f\xfe\x80\x01": "DTS", b"OMA\0": "ATRAC", b"ea3\x03": "ATRAC", b"\xb7\xd8\x00\x20": "Windows TV",
+    b".SoX": "SoX native", b"XoS.": "SoX native",
+    b"\x64\xa3": "IRCAM", b"\x00\x01\xa3\x64": "IRCAM", b"nut/multimedia": "NUT", b"\x02dss": "DSS dictation",
+    b"\x03ds2": "DSS dictation", b"\x06\x0e\x2b\x34": "MXF video", b"WAC ": "Wildlife Acoustics WAC", b"tBaK": "TAK",
+    b"ajkg": "Shorten", b"qoaf": "QOA", b"#!iLBC": "iLBC", b"#!SILK": "SILK", b"\x02#!SILK": "SILK", b"LA04": "LA",
+    b"OFR ": "OptimFROG", b"Extended Instrument": "a sampler instrument", b" paf": "PAF", b"fap ": "PAF",
+    b"PVF": "PVF", b"KVAG": "KVAG", b"FWS": "Flash", b"CWS": "Flash", b"RealMedia": "RealMedia", b"GXF": "GXF video",
 }  # fmt: skip
 _NO_SOUND = {
     b"\x89PNG": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"GIF8": "a GIF image", b"%PDF": "a PDF document",

@@ -10,17 +10,11 @@ from dataclasses import replace
 from struct import pack, unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
+from shared.audio.adts import find_adts
 from shared.audio.headers import Decoder, Header, missing
 from shared.audio.iff import chunks_follow, iter_chunks
+from shared.audio.wave_codecs import CODECS, DECODERS, EXTENSIBLE, RAW_AAC
 
-_TAGS = {
-    1: "PCM", 2: "Microsoft ADPCM", 3: "float", 6: "A-law", 7: "µ-law", 0x11: "IMA ADPCM", 0x20: "Yamaha ADPCM",
-    0x31: "GSM 6.10", 0x40: "G.721 ADPCM", 0x45: "G.726 ADPCM", 0x50: "MPEG layer II", 0x55: "MPEG layer III",
-    0x64: "G.726 ADPCM", 0xFF: "AAC", 0x160: "Windows Media", 0x161: "Windows Media", 0x162: "Windows Media",
-    0x28F: "G.722 ADPCM",
-}  # fmt: skip
-_COMPRESSED = frozenset(_TAGS) - {1, 3, 6, 7, 0x160, 0x161, 0x162}  # Windows Media has no end of its own in WAV
-_EXTENSIBLE = 0xFFFE  # the actual tag is in the extension
 _MAX_FORMAT = 1_024  # bytes of a format chunk that a decoder gets
 _UNFINISHED = 0x7FFFF000  # programs that write into a pipe, where they cannot seek back, leave data sizes from here up
 _NEXT = re.compile(rb"(?:RIF[FX]|RF64|BW64).{4}WAVE(?:fmt |ds64|JUNK|bext)", re.DOTALL)
@@ -67,21 +61,22 @@ def header_of_sound(
     if length < 16:
         raise AudioCorrupt(f"The {container} format chunk has {length} bytes; it needs 16.")
     tag, channels, rate, speed, block, bits = unpack_from(f"{order}HHIIHH", data, begin)
-    if tag == _EXTENSIBLE:
+    if tag == EXTENSIBLE:
         tag = unpack_from(f"{order}H", data, begin + 24)[0] if length >= 40 else 1
-    codec = _TAGS.get(tag, f"codec {tag:#06x}")
+    codec = CODECS.get(tag, f"codec {tag:#06x}")
     sample_format = _sample_format(tag, bits, block // channels if channels else 0, order)
     if sample_format:
         header = Header(container, f"{codec} {bits} bit", rate, channels, None, at, sample_format=sample_format)
         frame = max(channels * header.sample_bytes, 1)
         header, speed = replace(header, frames=size // frame), frame * rate
-    elif tag in _COMPRESSED:
+    elif codec in DECODERS:
         prefix = _prefix(data[begin : begin + min(length, _MAX_FORMAT)], order, size)
-        header = Header(container, codec, rate, channels, None, at, prefix, decoder=Decoder.PYAV)
+        raw = tag == RAW_AAC and find_adts(data, at) != at
+        header = Header(container, codec, rate, channels, None, at, prefix, decoder=Decoder.PYAV, unframed=raw)
     else:
         raise AudioUnsupported(
             f"{container} with {codec} of {bits} bits is not accepted; PCM of 8 to 32 bits, float of 32 or 64, A-law,"
-            " µ-law, ADPCM, GSM 6.10, MP3 and AAC are."
+            f" µ-law, {', '.join(DECODERS)} are."
         )
     lost = claimed - size
     if lost <= 0:

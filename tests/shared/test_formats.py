@@ -47,7 +47,7 @@ def test_entries_are_complete_and_distinct() -> None:
     assert all(each.plain or each.demuxer for each in FORMATS)
     assert all(each.codecs and each.extensions and each.media_types for each in FORMATS)
     assert all(PurePath(f"x{extension}").suffix == extension for each in FORMATS for extension in each.extensions)
-    assert all(media_type.startswith("audio/") for each in FORMATS for media_type in each.media_types)
+    assert all(media_type.startswith(("audio/", "video/")) for each in FORMATS for media_type in each.media_types)
 
 
 def test_a_new_format_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_a_weak_magic_number_is_tried_last() -> None:
     for front in (b"", id3(), b"stray"):
         assert identify(front + mp3) == (BY_NAME["MP3"], len(front))
         assert identify(front + encode(chirp(1.0, RATE), RATE) + mp3) == (BY_NAME["WAV"], len(front))
-    assert [each.name for each in FORMATS if each.find_frames] == ["MP3", "AAC"]
+    assert [each.name for each in FORMATS if each.find_frames] == ["MP3", "AAC", "AC-3"]
 
 
 @pytest.mark.slow

@@ -163,6 +163,9 @@ def _odd() -> dict[str, Odd]:
         "FLAC of unknown length": Odd(_unknown_length),
         "FLAC with a damaged picture": Odd(lambda: _with_picture(whole()["FLAC"])),
         "MP3 of free format": Odd(_free_format, tolerance=0.1),
+        "two MP3 files of free format": Odd(lambda: _free_format() * 2, 4.0, 0.1),
+        "MP3 of free format, a tag, another one": Odd(lambda: _free_format() + id3() + _free_format(), 4.0, 0.1),
+        "MP3 of free format behind one of constant bit rate": Odd(lambda: whole()["MP3"] + _free_format(), 4.0, 0.2),
         "MP4 in fragments": Odd(
             lambda: remux(whole()["M4A"], "mp4", movflags="frag_every_frame+empty_moov"), tolerance=0.2
         ),
@@ -222,6 +225,11 @@ def _odd() -> dict[str, Odd]:
         "CAF without its table of packets": Odd(
             lambda: _half(encode_av(chirp(SECONDS, 48_000), AV_FORMS["CAF ALAC"])), None, error="audio_truncated"
         ),
+        "AVI, cut": Odd(lambda: _half(_av("AVI PCM")), 1.0, 0.1, truncated=True),
+        "FLV, cut": Odd(lambda: _half(_av("FLV AAC")), 1.0, 0.4, truncated=True),
+        "AC-3, cut": Odd(lambda: _half(_av("AC-3")), 1.0, 0.2, truncated=True),
+        "MPEG-TS, from its middle on": Odd(lambda: _av("MPEG-TS AAC")[188 * 40 + 50 :], 1.7, 0.5),
+        "two MPEG-TS files": Odd(lambda: _av("MPEG-TS AC-3") * 2, 4.0, 0.2),
         "M4A without its index": Odd(lambda: _half(whole()["M4A"]), None, error="audio_truncated"),
         "WAV without samples": Odd(lambda: wav(b""), None, error="audio_empty"),
         "WAV whose samples are missing": Odd(lambda: wav(b"", size=8_000), None, error="audio_truncated"),
@@ -255,8 +263,13 @@ def _long(codec: str) -> bytes:
 
 
 @cache
+def _av(name: str) -> bytes:
+    return encode_av(chirp(SECONDS, AV_FORMS[name].rate), AV_FORMS[name])
+
+
+@cache
 def _amr() -> bytes:
-    return encode_av(chirp(SECONDS, 8_000), AV_FORMS["AMR-NB"])
+    return _av("AMR-NB")
 
 
 def _mp3(wave: Wave, rate: int) -> bytes:
