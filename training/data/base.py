@@ -2,13 +2,16 @@
 
 import hashlib
 import random
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -16,8 +19,11 @@ from tqdm import tqdm
 
 from otoscope.errors import AudioError
 from shared.audio.decode import decode
+from training.data.windows import WindowFile, Windows
 from training.errors import DatasetError
 from worker.pipeline.windows import split_windows
+
+_IN_MEMORY = 2**30  # bytes of decoded windows; more are written to a temporary file
 
 Fold = int | str
 """The fold of a clip: a number, or `train`, `val` or `test` in a custom data set."""
@@ -135,6 +141,11 @@ class Dataset:
         Returns the windows (windows, samples) as float32, and the index of the clip to which each window belongs
         (windows,). Raises DatasetError.
         """
+        waves, clip_index = self.open(clips, rate, samples)
+        return waves if isinstance(waves, Tensor) else waves[:], clip_index
+
+    def open(self, clips: Sequence[Clip], rate: int, samples: int) -> tuple[Windows, Tensor]:
+        """As `load`, with the windows in a file if there are many. Raises DatasetError."""
         return load_windows(clips, rate, samples)
 
     def digest(self, test_fold: Fold) -> str:
@@ -217,15 +228,18 @@ def digest_lines(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(set(lines))).encode()).hexdigest()
 
 
-def load_windows(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
+def load_windows(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Windows, Tensor]:
     """Decode all clips in parallel and cut them into windows exactly as the service does.
 
-    Returns the windows (windows, samples) as float32, and the index of the clip to which each window belongs
-    (windows,). The first windows of all clips come first, in the order of the clips; the other windows of longer clips
-    follow. Raises DatasetError, which names the file.
+    Returns the windows (windows, samples) as float32, in a temporary file if they are more than a gigabyte, and the
+    index of the clip to which each window belongs (windows,). The first windows of all clips come first, in the order
+    of the clips; the other windows of longer clips follow. Raises DatasetError, which names the file.
     """
-    first = torch.zeros(len(clips), samples)
-    later_windows: list[list[Tensor]] = [[] for _ in clips]
+    stored = WindowFile(samples) if 4 * samples * len(clips) > _IN_MEMORY else None
+    first = torch.zeros(0 if stored else len(clips), samples)
+    later: list[list[Tensor]] = [[] for _ in clips]
+    places: list[list[int]] = [[] for _ in clips]  # of the later windows in the file
+    free = count(len(clips))
 
     def load(index: int) -> None:
         path = clips[index].path
@@ -233,10 +247,22 @@ def load_windows(clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor
             wave = decode(path.read_bytes(), rate).waveform
         except (AudioError, OSError) as error:
             raise DatasetError(f"{path}: {error}") from error
-        first[index], *later_windows[index] = (torch.from_numpy(window) for _, window in split_windows(wave, samples))
+        head, *rest = (window for _, window in split_windows(wave, samples))
+        if stored is None:
+            first[index], later[index] = torch.from_numpy(head), list(map(torch.from_numpy, rest))
+            return
+        places[index] = [next(free) for _ in rest]
+        try:
+            for place, window in zip([index, *places[index]], [head, *rest], strict=True):
+                stored.write(place, window)
+        except OSError as error:
+            raise DatasetError(f"the decoded windows cannot be written to {tempfile.gettempdir()}: {error}") from error
 
     with ThreadPoolExecutor() as pool:
         list(tqdm(pool.map(load, range(len(clips))), total=len(clips), desc="decode", unit="clip", leave=False))
-    clip_index = [*range(len(clips)), *(index for index, windows in enumerate(later_windows) for _ in windows)]
-    flat_later = [window for windows in later_windows for window in windows]
-    return torch.cat([first, torch.stack(flat_later)]) if flat_later else first, torch.tensor(clip_index)
+    counts = [len(own) for own in (places if stored else later)]
+    clip_index = torch.tensor([*range(len(clips)), *(index for index, own in enumerate(counts) for _ in range(own))])
+    if stored:
+        return stored.windows(np.array([*range(len(clips)), *(place for own in places for place in own)])), clip_index
+    flat = [window for own in later for window in own]
+    return torch.cat([first, torch.stack(flat)]) if flat else first, clip_index

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.copies import Words, best_copies, fingerprints
+from training.data.windows import Windows, in_parts
 from training.errors import EvaluationError
 
 TRAINING_SOUNDS = "training_sounds.npy"
@@ -22,6 +23,8 @@ two different ones have the same digest with a probability of 5e-10."""
 
 TRAINING_FINGERPRINTS = "training_fingerprints.npy"
 """The acoustic fingerprints as uint64 (windows, words): 80 bytes for each second."""
+
+_PART = 256  # windows in memory
 
 Digests = NDArray[np.uint64]
 
@@ -39,11 +42,11 @@ def sound_digests(waves: Tensor) -> Digests:
     return digests
 
 
-def save_training_sounds(directory: Path, waves: Tensor, rate: int) -> None:
+def save_training_sounds(directory: Path, waves: Windows, rate: int) -> None:
     """Store digests and fingerprints of training windows (windows, samples) in a model directory. Raises OSError."""
-    digests = np.unique(sound_digests(waves))
+    digests = np.unique(np.concatenate([sound_digests(part) for part in in_parts(waves, _PART)]))
     np.save(directory / TRAINING_SOUNDS, digests[digests > 0])
-    words = fingerprints(waves, rate)
+    words = np.concatenate([fingerprints(part, rate) for part in in_parts(waves, _PART)])
     np.save(directory / TRAINING_FINGERPRINTS, np.unique(words[(words > 0).any(axis=1)], axis=0).astype("<u8"))
 
 

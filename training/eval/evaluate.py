@@ -16,6 +16,7 @@ from torch import Tensor
 from training.base_models.counterparts import counterparts, with_classes
 from training.data.base import Clip, Dataset, Fold, fold_name
 from training.data.fingerprint import TRAINING_SOUNDS, seen_windows
+from training.data.windows import in_parts
 from training.errors import EvaluationError
 from training.eval.answers import Answered, Recording, answer, clip_sounds, listen
 from training.eval.metrics import Labels
@@ -143,8 +144,9 @@ def seen_files(directory: Path, config: ModelConfig, dataset: Dataset, clips: Se
     Raises EvaluationError and DatasetError.
     """
     rate = config.frontend.sample_rate
-    waves, clip_index = dataset.load(clips, rate, config.frontend.window_samples)
-    rows = clip_index[torch.from_numpy(seen_windows(directory, waves, rate))]
+    waves, clip_index = dataset.open(clips, rate, config.frontend.window_samples)
+    seen = [seen_windows(directory, part, rate) for part in in_parts(waves, 1_000)]
+    rows = clip_index[torch.from_numpy(np.concatenate(seen))]
     return list(dict.fromkeys(clips[row].path for row in sorted(rows.tolist())))
 
 

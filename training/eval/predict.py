@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from training.data.windows import Windows
 from worker.model.base import Network
 from worker.model.frontend import LogMel
 from worker.model.precision import native_bf16, pick_device
@@ -23,7 +24,7 @@ def service_precision() -> Precision:
 
 @torch.inference_mode()
 def predict(
-    frontend: LogMel, network: nn.Module, waves: Tensor, precision: Precision, *, views: int = 1, batch: int = 32,
+    frontend: LogMel, network: nn.Module, waves: Windows, precision: Precision, *, views: int = 1, batch: int = 32,
     title: str = "predict",
 ) -> Tensor:  # fmt: skip
     """Waveforms (clips, samples) -> logits (views, clips, classes) as float32 on the CPU.
@@ -36,7 +37,7 @@ def predict(
 
 @torch.no_grad()  # not inference_mode: the detector is trained on the embeddings
 def predict_with_embeddings(
-    frontend: LogMel, network: Network, waves: Tensor, precision: Precision = "float32", *, views: int = 1,
+    frontend: LogMel, network: Network, waves: Windows, precision: Precision = "float32", *, views: int = 1,
     batch: int = 32, title: str = "predict",
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """As `predict`, and the embeddings (clips, features) of view 0, float32 on the CPU."""
@@ -46,7 +47,7 @@ def predict_with_embeddings(
 
 
 def _forward(
-    frontend: LogMel, network: nn.Module, waves: Tensor, precision: Precision, views: int, batch: int, title: str,
+    frontend: LogMel, network: nn.Module, waves: Windows, precision: Precision, views: int, batch: int, title: str,
     embeddings: list[Tensor] | None,
 ) -> Tensor:  # fmt: skip
     """Logits (views, clips, classes); the embeddings of view 0, batch by batch, are appended to the list."""

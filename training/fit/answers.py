@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.data.base import Clip, Dataset, Fold, fold_name, stopping_and_calibration
+from training.data.windows import Windows
 from training.errors import EvaluationError
 from training.eval.answers import (
     MAX_RECORDINGS,
@@ -78,7 +79,7 @@ def threshold_clips(
 
 def fit_answers(
     model: Model,
-    known: Tensor,
+    known: Windows,
     labels: Tensor,
     others: ThresholdClips,
     recipe: OpenSetRecipe,
@@ -174,7 +175,7 @@ def refit_answers(
     clips, others = threshold_clips(dataset, test_fold, recipe, test_fold if fold is None else fold)
     front = model.config.frontend
     chosen = spread_evenly(clips, KNOWN_WINDOWS)
-    known, clip_index = dataset.load(chosen, front.sample_rate, front.window_samples)
+    known, clip_index = dataset.open(chosen, front.sample_rate, front.window_samples)
     labels = torch.tensor([clip.label for clip in chosen])[clip_index]
     fitted = fit_answers(model, known, labels, others, recipe.open_set, temperature=temperature, precision=precision)
     return fitted.save(directory)

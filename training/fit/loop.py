@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from training.data.base import Dataset, Fold, stopping_and_calibration
 from training.data.fingerprint import save_training_sounds
+from training.data.windows import StoredWindows
 from training.errors import RunError
 from training.eval.calibrate import fit_temperature
 from training.eval.metrics import confusion_matrix
@@ -144,6 +145,9 @@ def _train(
         })  # fmt: skip
 
     tqdm.write(f"{parameters(network):,} parameters, {len(clips)} clips, {steps} steps per epoch, {device}")
+    if isinstance(windows.waves, StoredWindows) and windows.waves.nbytes > 2**30:
+        size = windows.waves.nbytes / 2**30
+        tqdm.write(f"{len(windows):,} windows would take {size:.1f} GB of memory: they are read from the disk")
     if not held_out_clips:
         tqdm.write("no clips are held out: the run does not stop early, and its confidences are not calibrated")
     elif optim.patience and stopping_clips == calibration_clips:

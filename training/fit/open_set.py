@@ -14,6 +14,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from training.data.background import background
+from training.data.windows import Windows
 from training.eval.answers import FIT_SEED, REFUSED_SHARE, Recording
 from training.eval.predict import predict_with_embeddings
 from worker.model.checkpoint import Model
@@ -37,7 +38,7 @@ class Outputs:
 
 
 def fit_open_set(
-    model: Model, known: Tensor, labels: Tensor, held_out: Sequence[Recording], *, sounds: int, steps: int,
+    model: Model, known: Windows, labels: Tensor, held_out: Sequence[Recording], *, sounds: int, steps: int,
     seed: int = 0,
 ) -> OpenSetScorer:  # fmt: skip
     """`known` (windows, samples) are training windows of the model and `labels` (windows,) their classes, `held_out`
@@ -47,7 +48,7 @@ def fit_open_set(
     The same arguments give the same scorer. Takes about `sounds` / 50 s on a core for windows of 5 s at 16 kHz, besides
     a forward pass for each window.
     """
-    own = outputs_of(model, spread(known, KNOWN_WINDOWS), "known sounds")
+    own = outputs_of(model, spread_windows(known, KNOWN_WINDOWS), "known sounds")
     others = background_outputs(model, sounds)
     scorer = fit_scorer(own.embeddings, spread(labels, KNOWN_WINDOWS).cpu(), others.embeddings, steps, seed)
     heard = [one.active if one.active.any() else ~one.active for one in held_out]
@@ -57,7 +58,7 @@ def fit_open_set(
     return scorer
 
 
-def outputs_of(model: Model, waves: Tensor, title: str = "embeddings") -> Outputs:
+def outputs_of(model: Model, waves: Windows, title: str = "embeddings") -> Outputs:
     """Waveforms (windows, samples) -> logits and embeddings in float32 on the CPU."""
     logits, embeddings = predict_with_embeddings(model.frontend, model.network, waves, title=title)
     return Outputs(logits[0], embeddings)
@@ -117,8 +118,17 @@ def centre_scores(scorer: OpenSetScorer, held_out: Outputs) -> None:
         scorer.scales[index] = 1.0 if index == 0 else max((median - low) / _WIDTH, 1e-3)
 
 
-def spread(windows: Tensor, count: int) -> Tensor:
-    """At most `count` of the windows, or of their labels, spread evenly."""
-    if len(windows) <= count:
-        return windows
-    return windows[torch.arange(count) * len(windows) // count]
+def spread(values: Tensor, count: int) -> Tensor:
+    """At most `count` of the values, such as windows or their labels, spread evenly."""
+    return values if len(values) <= count else values[_evenly(len(values), count)]
+
+
+def spread_windows(windows: Windows, count: int) -> Windows:
+    """At most `count` of the windows, spread evenly; those in a file stay there."""
+    if isinstance(windows, Tensor):
+        return spread(windows, count)
+    return windows if len(windows) <= count else windows.take(_evenly(len(windows), count))
+
+
+def _evenly(length: int, count: int) -> Tensor:
+    return torch.arange(count) * length // count

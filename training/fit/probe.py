@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.data.windows import Windows
 from training.errors import RunError
 from training.eval.predict import predict_with_embeddings
 from worker.model.base import Network
@@ -18,7 +19,7 @@ _WEIGHT_DECAY = 1e-2
 _ITERATIONS = 100
 
 
-def fit_probe(frontend: LogMel, network: Network, waves: Tensor, labels: Tensor, weights: Tensor | None) -> None:
+def fit_probe(frontend: LogMel, network: Network, waves: Windows, labels: Tensor, weights: Tensor | None) -> None:
     """Set the head from windows (windows, samples), labels (windows,) and class weights (classes,) or None.
 
     The same arguments give the same head. Raises RunError for a head of several layers.

@@ -14,6 +14,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from training.data.base import Clip, Dataset, LeftOut
+from training.data.windows import Windows, in_parts
 from training.errors import DatasetError, RunError
 from training.fit.augment import (
     augment_spectrograms,
@@ -38,9 +39,9 @@ _GPU_MEMORY_SHARE = 0.25  # fraction of the free GPU memory that the windows may
 
 @dataclass(frozen=True)
 class LabelledWindows:
-    """Windows of clips in memory; on the GPU if they fit, which avoids copies during training."""
+    """Windows of clips, in memory or in a file; on the GPU if they fit, which avoids copies during training."""
 
-    waves: Tensor  # (windows, samples)
+    waves: Windows  # (windows, samples)
     labels: Tensor  # (windows,)
     targets: Tensor  # (windows, classes), one-hot
     audible: Tensor  # (windows, blocks of 0.1 s), on the CPU
@@ -84,7 +85,7 @@ class TrainingSetup:
 
     def plain_batches(self, batch: int) -> Iterator[Tensor]:
         """The log-mels (batch, 1, mels, frames) of all windows without augmentation, as the service computes them."""
-        for waves in torch.split(self.windows.waves, batch):
+        for waves in in_parts(self.windows.waves, batch):
             yield self.frontend(waves.to(self.device)).contiguous(memory_format=self.layout)
 
 
@@ -121,26 +122,28 @@ def set_up_training(
 def load_labelled_windows(recipe: Recipe, dataset: Dataset, clips: list[Clip], device: torch.device) -> LabelledWindows:
     """Decode the clips at the sample rate of the recipe, cut or padded to its window length. Raises DatasetError."""
     rate = recipe.frontend.sample_rate
-    waves, clip_index = dataset.load(clips, rate, recipe.frontend.window_samples)
+    waves, clip_index = dataset.open(clips, rate, recipe.frontend.window_samples)
     if len(waves) > len(clips):
         audible_windows = _audible_windows(waves, clip_index, rate, recipe.segments.silence_dbfs)
         silent = Counter(dataset.classes[clips[index].label] for index in clip_index[~audible_windows].tolist())
         if silent:
             left_out = (LeftOut(label=name, silent_windows=count) for name, count in sorted(silent.items()))
             tqdm.write(f"left out, by class: {', '.join(map(str, left_out))}")
-        waves, clip_index = waves[audible_windows], clip_index[audible_windows]
+        waves = waves[audible_windows] if isinstance(waves, Tensor) else waves.take(audible_windows)
+        clip_index = clip_index[audible_windows]
     labels = torch.tensor([clip.label for clip in clips])[clip_index]
-    audible = torch.cat([block_audibility(part, rate) for part in torch.split(waves, 100)])
+    audible = torch.cat([block_audibility(part, rate) for part in in_parts(waves, 100)])
     targets = functional.one_hot(labels, len(dataset.classes)).float()
     if device.type == "cuda" and waves.nbytes < _GPU_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
-        waves, labels, targets = waves.to(device), labels.to(device), targets.to(device)
+        waves = torch.cat([part.to(device) for part in in_parts(waves, 100)])
+        labels, targets = labels.to(device), targets.to(device)
     return LabelledWindows(waves, labels, targets, audible)
 
 
-def _audible_windows(waves: Tensor, clip_index: Tensor, rate: int, silence_dbfs: float) -> Tensor:
+def _audible_windows(waves: Windows, clip_index: Tensor, rate: int, silence_dbfs: float) -> Tensor:
     """Boolean mask (windows,): windows above the silence threshold, or the loudest ones of a clip that is silent
     throughout."""
-    level = torch.cat([peak_levels(part, rate) for part in torch.split(waves, 100)]).squeeze(1)
+    level = torch.cat([peak_levels(part, rate) for part in in_parts(waves, 100)]).squeeze(1)
     loudest = torch.full_like(level, -math.inf).scatter_reduce(0, clip_index, level, "amax")  # per clip
     return level >= loudest[clip_index].clamp_max(silence_dbfs)
 
@@ -151,12 +154,12 @@ def class_weights(labels: Tensor, classes: int) -> Tensor:
     return len(labels) / (classes * counts)
 
 
-def _normalisation_statistics(frontend: LogMel, waves: Tensor) -> dict[str, float]:
+def _normalisation_statistics(frontend: LogMel, waves: Windows) -> dict[str, float]:
     """Mean and standard deviation of the log-mels, in dB, over the training windows, for a front end that does not
     normalise yet. Raises DatasetError if all are silent."""
     total = square = 0.0
     count = 0
-    for part in tqdm(torch.split(waves, 100), desc="statistics", unit="batch", leave=False):
+    for part in tqdm(in_parts(waves, 100), desc="statistics", total=-(-len(waves) // 100), unit="batch", leave=False):
         decibels = frontend(part.to(frontend.window.device)).double()  # (100, 1, mels, frames)
         total += decibels.sum().item()
         square += decibels.square().sum().item()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.base import Clip, Dataset, DatasetInfo, Fold, LeftOut, digest_lines, fold_name, hold_out
@@ -16,6 +15,7 @@ from training.data.custom.prepare import load_segments, prepare_segments, read_c
 from training.data.custom.segments import FULL_SCALE
 from training.data.custom.split import folds_by_source, has_split, read_split
 from training.data.esc50 import load_esc50
+from training.data.windows import Windows, open_windows
 from training.errors import DatasetError
 from training.recipe import SegmentRecipe
 from worker.model.frontend import FrontendConfig
@@ -26,7 +26,7 @@ class CustomDataset(Dataset):
     """A data set whose clips are the cached segments for one sample rate and one window length."""
 
     rate: int  # Hz
-    waveforms: NDArray[np.int16]  # (segments, samples), a memory map
+    waveforms: np.memmap[tuple[int, int], np.dtype[np.int16]]  # (segments, samples)
     dropped: tuple[LeftOut, ...] = ()
     skipped_files: tuple[str, ...] = ()
 
@@ -52,14 +52,11 @@ class CustomDataset(Dataset):
     def compatible_test_folds(self, fold: Fold) -> tuple[Fold, ...]:
         return ("test",) if fold == "val" else ()
 
-    def load(self, clips: Sequence[Clip], rate: int, samples: int) -> tuple[Tensor, Tensor]:
+    def open(self, clips: Sequence[Clip], rate: int, samples: int) -> tuple[Windows, Tensor]:
         if rate != self.rate:
             raise DatasetError(f"{self.root} was prepared at {self.rate:,} Hz, but {rate:,} Hz are requested")
-        waveforms = torch.zeros(len(clips), samples)
-        for index, clip in enumerate(clips):
-            segment = torch.from_numpy(self.waveforms[clip.segment, :samples].astype(np.float32))
-            waveforms[index, : len(segment)] = segment / FULL_SCALE
-        return waveforms, torch.arange(len(clips))
+        rows = np.array([clip.segment for clip in clips], np.int64)
+        return open_windows(self.waveforms, rows, samples, FULL_SCALE), torch.arange(len(clips))
 
     def digest(self, test_fold: Fold) -> str:
         """As in the base class, but by the content of the files: they may be moved."""

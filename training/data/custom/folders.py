@@ -1,7 +1,8 @@
 """Imports sounds into a custom data set from a folder or ZIP archive whose folders are the classes.
 
 Class folders may be inside `train`, `val` and `test`, which then are the split. A `metadata.csv` or `metadata.jsonl`
-with labels, as in Hugging Face's `audiofolder`, has priority over the names of folders.
+with labels, as in Hugging Face's `audiofolder`, has priority over the names of folders, and so have annotation files
+beside the recordings (`annotations`): then their events are cut out.
 """
 
 import json
@@ -15,7 +16,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from training.data.custom.importers import SoundFile, import_file, local_file, source_pattern, table_rows
+from training.data.custom.annotations import events_beside
+from training.data.custom.importers import (
+    SoundFile,
+    import_events,
+    import_file,
+    local_file,
+    source_pattern,
+    table_rows,
+)
 from training.data.custom.ingest import ImportResult, normalise_label, open_for_import, rejection_reason
 from training.data.custom.manifest import AUDIO_DIR, CACHE_DIR, REPORT_DIR, SPLIT_DIR
 from training.data.custom.split import Subset, write_given_split
@@ -79,14 +88,22 @@ def import_files(
     subsets = given_subsets(top)
     depth = 1 if subsets else 0  # of the class folders
     labels = _metadata(src, files, depth)
-    if not top and not labels:
+    sounds = [file.parts for file in files if not rejection_reason(file.parts[-1])]
+    events = {} if labels else events_beside(sounds, {file.parts: file.read for file in files})
+    if not top and not labels and not events:
         raise DatasetError(f"{src} has no sub-folders; each class needs one, named after the class")
     with open_for_import(root) as writer:
         filled = {file.parts[: depth + 1] for file in files if len(file.parts) > depth + 1}
         for empty in sorted(folder for folder in folders if len(folder) == depth + 1):
-            if not labels and empty not in filled:
+            if not labels and not events and empty not in filled:
                 writer.skip("/".join((str(src), *empty)), "a class folder without sounds")
         for file in tqdm(files, desc="import", unit="file", leave=False):
+            if events:
+                if (own := events.get(file.parts)) is not None:
+                    import_events(writer, file, own, pattern)
+                elif not rejection_reason(file.parts[-1]):
+                    writer.skip(file.shown, "has no annotation file beside it")
+                continue
             listed = labels.get(file.parts)
             if listed is None and (labels or len(file.parts) <= depth + 1):
                 if not rejection_reason(file.parts[-1]):

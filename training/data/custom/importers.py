@@ -10,12 +10,14 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from otoscope.errors import AudioError
+from training.data.custom.annotations import Event, cut_events, is_annotation, read_event_table
 from training.data.custom.ingest import (
     MAX_FILE_BYTES,
     DatasetWriter,
@@ -43,11 +45,15 @@ def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool 
     """Import the files and links listed in a CSV table with the columns file (a path or a link), label and, optionally,
     source.
 
+    With the columns start and end, in seconds, those parts of the files are cut out.
     Without a header line, the columns are expected in this order. Lines that start with # are comments. Every download
     is saved to the manifest at once, so that an interrupted import can be continued. Raises DatasetError.
     """
     pattern = source_pattern(group)
-    rows = table_rows(table, _read_text(table))
+    text = _read_text(table)
+    if is_annotation(table.name, text):
+        return _import_event_table(table, text, root, pattern)
+    rows = table_rows(table, text)
     with fetcher([file for _, file, _, _ in rows]) as fetch, open_for_import(root) as writer:
         for line, file, label, source in tqdm(rows, desc="import", unit="sound", leave=False):
             if not is_link(file):
@@ -62,6 +68,15 @@ def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool 
                     continue
                 writer.add(data, label=label, source=found, origin=file, name=name)
                 writer.save()
+        return writer.finish(table)
+
+
+def _import_event_table(table: Path, text: str, root: Path, pattern: re.Pattern[str] | None) -> ImportResult:
+    """Import the parts of recordings that a table with the columns file, start, end and label lists."""
+    events = read_event_table(table.name, text)
+    with open_for_import(root) as writer:
+        for name, own in tqdm(events.items(), desc="import", unit="file", leave=False):
+            import_events(writer, local_file(table.parent / name, table.parent, True), own, pattern)
         return writer.finish(table)
 
 
@@ -120,6 +135,29 @@ def import_file(
     except OSError as error:
         return writer.skip(file.shown, error.strerror or str(error))
     writer.add(data, label=label, source=found, origin=file.shown, name=name, path=file.path)
+
+
+def import_events(
+    writer: DatasetWriter, file: SoundFile, events: Sequence[Event], pattern: re.Pattern[str] | None, source: str = ""
+) -> None:
+    """Add each event of a recording as a sound of its own; the recording is their source, unless another is named."""
+    name = file.parts[-1]
+    found = source or (find_source(name, pattern) if pattern else file.shown)
+    if not found:
+        return writer.skip(file.shown, "--group does not match its name")
+    if file.size > MAX_FILE_BYTES:
+        return writer.skip(file.shown, f"larger than {MAX_FILE_BYTES:,} bytes")
+    try:
+        for event, sound in cut_events(file.read(), events):
+            at = f"{event.start:.3f}-{event.end:.3f}"
+            writer.add(
+                sound, label=event.label, source=found, origin=f"{file.shown}#t={event.start:g},{event.end:g}",
+                name=f"{Path(name).stem}-{at}.flac",
+            )  # fmt: skip
+    except AudioError as error:
+        writer.skip(file.shown, str(error))
+    except OSError as error:
+        writer.skip(file.shown, error.strerror or str(error))
 
 
 def _read_text(table: Path) -> str:

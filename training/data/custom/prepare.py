@@ -15,18 +15,18 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from otoscope.errors import AudioError
 from shared.audio.decode import SoundStream, Waveform
 from shared.audio.level import FrameLevels
+from shared.audio.probe import probe
 from training.data.base import LeftOut
 from training.data.custom.manifest import (
     CACHE_DIR,
@@ -55,6 +55,8 @@ _WAVEFORMS, _SEGMENTS, _INFO = "waveforms.npy", "segments.csv", "cache.json"
 _COLUMNS = tuple(field.name for field in fields(Segment))
 _KEPT_SECONDS = 600.0  # a longer sound is decoded twice instead of being kept in memory
 _LARGE_BYTES = 64 * 2**20  # files above this are decoded one at a time, since each is read into memory
+_HEADERS = 50  # files whose length is read before the others are decoded
+_STATED_BYTES = 1e9  # from which on the size of a cache is printed before it is made
 _FORMAT = 4  # to be increased whenever the content for the same parameters changes
 
 
@@ -121,7 +123,7 @@ def prepare_segments(
     return folder
 
 
-def load_segments(cache: Path) -> tuple[NDArray[np.int16], list[Segment]]:
+def load_segments(cache: Path) -> tuple[np.memmap[tuple[int, int], np.dtype[np.int16]], list[Segment]]:
     """The waveforms (segments, samples) as a memory map, and the description of each row. Raises DatasetError."""
     rows = read_table(cache / _SEGMENTS, _COLUMNS)
     segments = [
@@ -178,11 +180,29 @@ def _build(root: Path, entries: list[ManifestEntry], parameters: CacheParameters
     partial = folder.with_name(folder.name + ".partial")
     try:
         partial.mkdir(parents=True)
+        _state_size(root, entries, parameters)
         info = _write_segments(root, entries, parameters, partial)
         (partial / _INFO).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _state_size(root: Path, entries: list[ManifestEntry], parameters: CacheParameters) -> None:
+    """Print how large the cache will be, if it is large, from the headers of a few files."""
+    seconds: list[float] = []
+    for entry in entries[:: max(len(entries) // _HEADERS, 1)]:
+        with suppress(AudioError, OSError):
+            header = probe((root / entry.file).read_bytes(), IMPORT_LIMITS)
+            seconds.append(max(header.seconds or 0.0, parameters.window_seconds or 0.0))
+    total = sum(seconds) / max(len(seconds), 1) * len(entries)
+    size = 2 * total * parameters.rate / (1 - parameters.overlap)
+    if size > _STATED_BYTES:
+        free = shutil.disk_usage(root).free
+        tqdm.write(
+            f"{total / 3_600:.1f} hours of sound: about {size / 1e9:.1f} GB in {root / CACHE_DIR}, where"
+            f" {free / 1e9:.1f} GB are free; memory does not depend on it"
+        )
 
 
 def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheParameters, folder: Path) -> CacheInfo:

@@ -181,7 +181,8 @@ def write_given_split(root: Path, subset_of: Mapping[str, Subset]) -> SplitInfo:
         entries = _listed(root)
         subsets: dict[str, Subset] = {}
         for entry in entries:
-            if (own := subset_of.get(entry.origin)) is None:
+            recording = entry.origin.partition("#t=")[0]  # of an event that was cut out
+            if (own := subset_of.get(entry.origin) or subset_of.get(recording)) is None:
                 raise DatasetError(f"{entry.origin} is in no folder of the split; {_hint(root)}")
             if (other := subsets.setdefault(entry.source, own)) != own:
                 raise DatasetError(f"the source {entry.source} is in {other} and in {own}; {_hint(root)}")
