@@ -38,7 +38,8 @@ class OpenSetScorer(nn.Module):
         self.detector = nn.Sequential(
             nn.Dropout(0.3), nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(0.3), nn.Linear(hidden, 1)
         )
-        self.register_buffer("class_means", torch.zeros(classes, features))  # directions from `mean`, of length 1
+        # Of the directions of the embeddings of each class, seen from `mean`; of length 1, as each direction is.
+        self.register_buffer("class_means", torch.zeros(classes, features))
         # Of the output of the detector, the largest logit and the similarity: where its sigmoid is one half, and its
         # width.
         self.register_buffer("offsets", torch.zeros(3 if classes else 2))
@@ -52,7 +53,7 @@ class OpenSetScorer(nn.Module):
 
     def similarity(self, embedding: Tensor) -> Tensor:
         """(batch, features) -> (batch,): cosine similarity to the nearest mean of a class, seen from the mean of all
-        sounds."""
+        known sounds."""
         directions = functional.normalize(embedding - self.mean, dim=1)
         return (directions @ self.class_means.T).amax(dim=1)
 
