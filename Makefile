@@ -160,7 +160,7 @@ lock: $(VENV)/.created ## pin exact versions in requirements/; ARGS=--upgrade ta
 	        pin --python-platform "$$platform" --output-file "$$locks/$$1.txt" "$${@:2}"
 	    }
 	    lock api pyproject.toml --extra tracing
-	    lock worker pyproject.toml --extra worker --extra tracing --constraint $$locks/api.txt \
+	    lock worker pyproject.toml --extra worker --extra tracing --extra s3 --constraint $$locks/api.txt \
 	        --override <(echo "torch ; sys_platform == 'none'")
 	    extra worker | grep '^torch[<>=]' | lock torch - --constraint $$locks/worker.txt
 	    extra openvino | lock openvino - --constraint $$locks/worker.txt

@@ -47,7 +47,7 @@ def for_linux(requirements: Iterable[str]) -> list[Requirement]:
     ("locks", "extras"),
     [
         (["api"], ["tracing"]),
-        (["worker", "torch"], ["worker", "tracing"]),
+        (["worker", "torch"], ["worker", "tracing", "s3"]),
         (["worker", "torch", "openvino"], ["openvino"]),
     ],
 )

@@ -207,6 +207,14 @@ def test_compose_accepts_the_file(tmp_path: Path, profile: str) -> None:
     assert composed(tmp_path, COMPOSE_PROFILES=profile).keys() == SERVICES.keys()
 
 
+def test_a_worker_that_fetches_sounds_has_a_route(tmp_path: Path) -> None:
+    """And no other worker has one."""
+    files = "docker-compose.yml:compose/sound-sources.yml"
+    worker = composed(tmp_path, COMPOSE_FILE=files, OTOSCOPE_SOUND_SOURCES="https://media.example.org")["worker"]
+    assert worker["environment"]["OTOSCOPE_SOUND_SOURCES"] == "https://media.example.org"
+    assert set(worker["networks"]) == {"queue", "metrics", "front"}
+
+
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_both_sides_use_the_same_redis(tmp_path: Path, elsewhere: bool) -> None:
     """An external one only if the worker can reach it too: otherwise accepted jobs would never run."""

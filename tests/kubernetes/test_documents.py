@@ -1,5 +1,6 @@
 """Every document of kubernetes/ is valid, and they are consistent with each other."""
 
+import ipaddress
 import json
 import re
 from collections import Counter
@@ -173,6 +174,30 @@ def test_network_policies(cluster: Cluster) -> None:
     redis, names = cluster.one("NetworkPolicy", "to-redis")["spec"]["egress"]
     assert [port["port"] for port in redis["ports"]] == [ports(dict(cluster.pods())["redis"])["redis"]]
     assert {port["port"] for port in names["ports"]} == {53}
+
+
+def test_workers_reach_no_other_host_unless_sounds_are_fetched(
+    cluster: Cluster, changed: Callable[[str, str, str], Cluster]
+) -> None:
+    """With the component for sounds by address: HTTPS to public addresses, from workers only."""
+    opened = {document["metadata"]["name"] for document in cluster.all("NetworkPolicy") if "egress" in document["spec"]}
+    assert opened == {"to-redis"}
+    other = changed(
+        "cpu", "  - ../../components/redis\n", "  - ../../components/redis\n  - ../../components/sound-sources\n"
+    )
+    policy = other.one("NetworkPolicy", "to-sound-sources")["spec"]
+    assert other.selected(policy["podSelector"]) == {"worker"}
+    (rule,) = policy["egress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 443}]
+    v4, v6 = (source["ipBlock"] for source in rule["to"])
+    refused = [ipaddress.ip_network(network) for network in v4["except"]]
+    for address in ("10.1.2.3", "169.254.169.254", "192.168.0.1", "172.20.0.1", "127.0.0.1", "100.64.0.1", "224.0.0.1"):
+        assert any(ipaddress.ip_address(address) in network for network in refused), address
+    assert not any(ipaddress.ip_address("93.184.215.14") in network for network in refused)
+    for address in ("::1", "fe80::1", "fd00::1"):
+        assert ipaddress.ip_address(address) not in ipaddress.ip_network(v6["cidr"])
+    settings = next(one for one in other.all("ConfigMap") if one["metadata"]["name"].startswith("otoscope-settings"))
+    assert settings["data"]["OTOSCOPE_SOUND_SOURCES"].startswith("https://")
 
 
 def test_redis_can_be_left_out(changed: Callable[[str, str, str], Cluster]) -> None:
