@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import httpx2
 
@@ -19,8 +20,9 @@ from otoscope import batches, calls
 from otoscope.audio import AudioInput, load
 from otoscope.batches import Classified, NamedSound
 from otoscope.calls import Options
-from otoscope.connection import client_settings, request_arguments, service_url
+from otoscope.connection import auth_header, client_settings, request_arguments, service_url
 from otoscope.exports import Format
+from otoscope.live import Blocks, LiveAnswer, LiveCall, LiveOptions
 from otoscope.responses import ResponseBody
 from otoscope.results import Result
 from otoscope.sansio import (
@@ -67,6 +69,7 @@ class Client:
     ) -> None:
         self.url, self._timeout = service_url(url), timeout
         self._http = httpx2.Client(transport=transport, **client_settings(self.url, key, headers))
+        self._stream_headers = {**auth_header(key), **(headers or {})}
 
     def classify(self, sound: AudioInput, rate: int | None = None, **options: Unpack[Options]) -> Job:
         """The succeeded job of a path, bytes, samples with their rate, or a (samples, rate) pair."""
@@ -118,6 +121,26 @@ class Client:
                     self._carry_out(runner, stream)
         finally:
             stream.close()
+
+    def stream_audio(self, blocks: Blocks, rate: int, **options: Unpack[LiveOptions]) -> Iterator[LiveAnswer]:
+        """An answer for each window of a sound that is being recorded: `blocks` are its samples of one channel, bytes
+        of 16-bit PCM or arrays, as they come; `rate` is in Hz. Needs the extra `live`.
+
+        Reconnects when the connection breaks. Sound that comes much faster than it plays is refused; `classify` is for
+        files. `timeout` does not apply.
+        """
+        call = LiveCall(self.url, self._stream_headers, blocks, rate, options)
+        with anyio.from_thread.start_blocking_portal("asyncio") as portal:
+            answers = call.answers()
+
+            async def following() -> LiveAnswer | None:
+                return await anext(answers, None)
+
+            try:
+                while (answer := portal.call(following)) is not None:
+                    yield answer
+            finally:
+                portal.call(answers.aclose)
 
     def result(self, job_id: str) -> Result:
         """The result with its arrays as numpy float16."""
@@ -238,6 +261,7 @@ class AsyncClient:
     ) -> None:
         self.url, self._timeout = service_url(url), timeout
         self._http = httpx2.AsyncClient(transport=transport, **client_settings(self.url, key, headers))
+        self._stream_headers = {**auth_header(key), **(headers or {})}
 
     async def classify(self, sound: AudioInput, rate: int | None = None, **options: Unpack[Options]) -> Job:
         return await self._run(calls.classify(sound, rate, options, self._timeout))
@@ -277,6 +301,10 @@ class AsyncClient:
                     await self._carry_out(runner, stream)
         finally:
             await stream.close()
+
+    def stream_audio(self, blocks: Blocks, rate: int, **options: Unpack[LiveOptions]) -> AsyncIterator[LiveAnswer]:
+        """Under asyncio only."""
+        return LiveCall(self.url, self._stream_headers, blocks, rate, options).answers()
 
     async def result(self, job_id: str) -> Result:
         return await self._run(calls.result(job_id, self._timeout))

@@ -39,12 +39,18 @@ APPLICATION_COMMANDS = {
 """The application's commands, and the extras of the application that each needs. A name of two words is a command of a
 group of the client."""
 
-_LAZY = {"classify": "otoscope.cli.classify", "bench": "otoscope.cli.bench", "top": "otoscope.top.cli"}
+_LAZY = {
+    "classify": "otoscope.cli.classify",
+    "listen": "otoscope.cli.listen",
+    "bench": "otoscope.cli.bench",
+    "top": "otoscope.top.cli",
+}
 """Commands of the client whose modules are imported when they run."""
 
 _ORDER = (
     "up",
     "classify",
+    "listen",
     "jobs",
     "models",
     "train",
