@@ -25,6 +25,7 @@ def main(sound: Path) -> None:
             args=["--no-sandbox", "--enable-unsafe-swiftshader"],
         )
         page = browser.new_page(viewport={"width": 1440, "height": 2500}, color_scheme="dark")
+        page.add_init_script("""localStorage.otoscope = '{"example":false}'""")
         page.goto(URL)
         page.get_by_label("Sound files").set_input_files(str(sound))
         page.locator("#prediction .top-class").wait_for(timeout=60_000)

@@ -32,6 +32,9 @@ FLAGS = (
 WIDTHS = (1440, 900, 390)
 
 
+RETURNING = """if (location.protocol.startsWith("http")) localStorage.otoscope ??= '{"example":false}'"""
+"""A script that runs before those of the page, for a visitor who has closed the example."""
+
 NETWORK_CHANGED = "ERR_NETWORK_CHANGED"
 _network_changes: list[str] = []
 """The messages with that error in the test that runs."""
@@ -103,17 +106,23 @@ Open = Callable[..., Page]
 def open_page(browser: Browser, stack: Stack) -> Iterator[Open]:
     """Opens the page in a fresh profile: `open_page(width=390, path="/#job=…", **options of Playwright)`.
 
+    The visitor has been here before and closed the example; with `first_visit=True` it is the first time.
+
     Every error or warning in the console fails the test, unless an entry of `page.expected_errors` is a part of it.
     """
     opened: list[tuple[Page, list[str]]] = []
 
-    def open_one(width: int = 1280, height: int = 900, path: str = "/", **options: object) -> Page:
+    def open_one(
+        width: int = 1280, height: int = 900, path: str = "/", first_visit: bool = False, **options: object
+    ) -> Page:
         context = browser.new_context(
             viewport={"width": width, "height": height},
             base_url=stack.url,
             permissions=["microphone", "clipboard-read", "clipboard-write"],
             **options,  # type: ignore[arg-type]
         )
+        if not first_visit:
+            context.add_init_script(RETURNING)
         page = context.new_page()
         errors: list[str] = []
         page.expected_errors = []  # type: ignore[attr-defined]

@@ -8,7 +8,8 @@ import httpx2
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.conftest import SOUNDS, Open, classify, job_id, write_wav
+from tests.browser.conftest import SOUNDS, Open, classify, job_id, shoot, write_wav
+from tests.browser.test_accessibility import problems
 from tests.e2e.conftest import Stack
 
 pytestmark = pytest.mark.timeout(180)
@@ -112,18 +113,27 @@ def test_another_model_is_chosen(classified: Page) -> None:
 
 
 def test_two_results_are_compared(page: Page) -> None:
-    """Two results side by side: predictions, spectrograms and every stage, on shared colour scales."""
+    """Two results as full panels: spectrograms, their difference, every stage, on shared scales."""
     classify(page, SIREN, BELL)
     expect(page.locator('.sounds [data-phase="succeeded"]')).to_have_count(2, timeout=30_000)
     page.get_by_role("button", name="Compare").click()
     sides = page.locator(".compare .side")
     expect(sides).to_have_count(2)
-    assert sorted(side.locator(".class").first.inner_text() for side in sides.all()) == ["church bells", "siren"]
-    for canvas in sides.locator("canvas").all():
+    texts = sorted(side.locator("p b").inner_text().partition(",")[0] for side in sides.all())
+    assert texts == ["church bells", "siren"]
+    page.locator(".compare summary").click()
+    expect(page.locator(".stage-maps .picture").first).to_be_visible()
+    page.wait_for_timeout(500)
+    for canvas in page.locator(".compare .picture canvas").all():
         colours = canvas.evaluate(
             "c => new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)).size"
         )
         assert colours > 8, "the canvas is empty"
+    for width in (1440, 1024, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        shoot(page, "compare")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert problems(page) == []
     page.get_by_role("button", name="Close").click()
     expect(sides).to_have_count(0)
 
@@ -156,9 +166,10 @@ def test_file_name_is_text(page: Page, tmp_path: Path) -> None:
     assert "owned" not in page.title() or hostile.name in page.title()
 
 
-def test_nothing_is_loaded_from_other_hosts(open_page: Open, stack: Stack) -> None:
-    """The first view is small, and no request goes to another host."""
-    page = open_page()
+@pytest.mark.parametrize("first_visit", [False, True])
+def test_nothing_is_loaded_from_other_hosts(open_page: Open, stack: Stack, first_visit: bool) -> None:
+    """The first view is small, with the example as well, and no request goes to another host."""
+    page = open_page(first_visit=first_visit)
     seen: list[str] = []
     page.on("request", lambda request: seen.append(request.url))
     page.reload(wait_until="networkidle")

@@ -4,7 +4,7 @@ import { Emitter } from "./emitter.js";
 import { channels, floats, matrix, numbers } from "./matrix.js";
 import { decode } from "./msgpack.js";
 
-/** @import { Arithmetic, Job, JobWithResult, Limits, ModelList, PackedArithmetic, PackedArray, PackedResult, Result } from "./types.js" */
+/** @import { Arithmetic, Job, JobWithResult, Limits, ModelCard, ModelList, PackedArithmetic, PackedArray, PackedResult, Result } from "./types.js" */
 
 const NO_RESPONSE = "The server does not respond.";
 
@@ -61,12 +61,13 @@ export function retryLater(error, retry, pause) {
  * @param {string} path
  * @param {(response: Response) => Promise<Body>} read
  * @param {RequestInit} [options]
+ * @param {RequestCache} [cache]
  * @returns {Promise<Body>}
  */
-async function request(path, read, options = {}) {
+async function request(path, read, options = {}, cache = "no-store") {
   let failed;
   try {
-    const response = await fetch(path, { ...options, cache: "no-store" });
+    const response = await fetch(path, { ...options, cache });
     if (response.ok) return await read(response);
     failed = { status: response.status, body: await response.text(), after: response.headers.get("Retry-After") };
   } catch {
@@ -119,6 +120,15 @@ export const getLimits = () => json("/v1/limits");
 
 /** @returns {Promise<ModelList>} */
 export const getModels = () => json("/v1/models");
+
+/**
+ * The result with which the page opens for a visitor without sounds, and the card of its model; see docs/example.py.
+ * @returns {Promise<{job: JobWithResult, card: ModelCard}>}
+ */
+export async function getExample() {
+  const { job, card } = decode(await request("/static/example.msgpack", (response) => response.arrayBuffer(), {}, "default"));
+  return { job: unpackJob(job), card };
+}
 
 /** @param {string} id */
 export const cancelJob = (id) => text(jobPath(id), { method: "DELETE" });

@@ -141,11 +141,12 @@ function uncertainty(perplexity) {
 }
 
 /**
- * The stages of the job as one bar, with their durations below it.
+ * The stages of the job as one bar, with their durations below it; null where they are not known.
  * @param {Job} job
  */
 export function timings({ timings: measured }) {
   const total = measured.total ?? 0;
+  if (!total) return null;
   const stages = MEASURED.map(([stage, label]) => ({ stage: String(stage), label, seconds: measured[stage] ?? 0 }));
   const rest = total - stages.reduce((sum, { seconds }) => sum + seconds, 0);
   stages.push({ stage: "rest", label: "storing and other", seconds: Math.max(0, rest) });

@@ -89,12 +89,14 @@ export class Sound {
    * @param {File | null} [options.file]  null for a result reopened by its link
    * @param {string | null} [options.linkedId]  id of the job that the link named
    * @param {Sound | null} [options.original]  the sound of which it is an edited version
+   * @param {boolean} [options.example]  whether it is the example of the page, which is not stored
    */
-  constructor({ name, file = null, linkedId = null, original = null }) {
+  constructor({ name, file = null, linkedId = null, original = null, example = false }) {
     this.name = name;
     this.file = file;
     this.linkedId = linkedId;
     this.original = original;
+    this.example = example;
     this.pending = original !== null;
     /** For the player. @type {string | null} */
     this.url = file ? URL.createObjectURL(file) : null;

@@ -5,11 +5,13 @@ import * as api from "./api.js";
 import { mountApiKey } from "./api-key.js";
 import { announce, byId, h, icon } from "./dom.js";
 import { library } from "./library.js";
+import { loadStyle } from "./load-style.js";
 import { settings } from "./settings.js";
 import { mountSoundList } from "./sound-list.js";
 import { mountUpload } from "./upload.js";
 import { keepVisit } from "./visit.js";
 import { answerText } from "./verdict.js";
+import { t } from "./words.js";
 
 /** @import { ModelCard } from "./types.js" */
 /** @import { Phase, Sound } from "./library.js" */
@@ -29,6 +31,7 @@ mountSoundList(byId("list"));
 mountTheme(byId("theme"));
 mountConnection(byId("connection"));
 mountModels(byId("model", HTMLSelectElement));
+mountModelCards(byId("models"));
 addEventListener("hashchange", openLink);
 addEventListener("popstate", ({ state }) => {
   const sound = library.sounds.find(({ key }) => key === state?.sound);
@@ -85,10 +88,10 @@ function loadPanels() {
 async function importPanels() {
   const [prediction, compare, sound, network] = await Promise.all([
     import("./prediction.js"),
-    import("./compare.js"),
+    import("./compare/panel.js"),
     import("./sound/panel.js"),
     import("./network/panel.js"),
-    ...["result", "sound", "network", "arithmetic"].map(loadStyle),
+    ...["result", "sound", "network", "arithmetic", "compare"].map(loadStyle),
   ]);
   return [
     prediction.mountPrediction(byId("prediction"), cards),
@@ -96,24 +99,6 @@ async function importPanels() {
     sound.mountSound(byId("sound")),
     network.mountNetwork(byId("network")),
   ];
-}
-
-/**
- * @param {string} name
- * @returns {Promise<void>}
- */
-function loadStyle(name) {
-  return new Promise((resolve, reject) => {
-    const href = `/static/style/${name}.css`;
-    if (document.querySelector(`link[href="${href}"]`)) return resolve();
-    const link = h("link", { rel: "stylesheet", href });
-    link.onload = () => resolve();
-    link.onerror = () => {
-      link.remove();
-      reject(new Error(`${name}.css could not be loaded.`));
-    };
-    document.head.append(link);
-  });
 }
 
 /**
@@ -140,6 +125,11 @@ function openVisit() {
   if (before) library.select(before);
   else if (location.hash) openLink();
   else if (sounds.length) library.select(sounds[0]);
+  else if (settings.get("example")) {
+    import("./example.js")
+      .then(({ showExample }) => showExample((card) => cards.has(card.name) || cards.set(card.name, card)))
+      .catch(() => {}); // without it, the page is as after the example was closed
+  }
 }
 
 function openLink() {
@@ -190,6 +180,18 @@ async function loadModels() {
   return list;
 }
 
+/** @param {HTMLElement} open  the button that shows the cards */
+function mountModelCards(open) {
+  open.append(icon("info"));
+  open.title = t("models.open");
+  open.setAttribute("aria-label", open.title);
+  open.addEventListener("click", async () => {
+    await loadStyle("models").catch(() => {});
+    const { showModelCards } = await import("./model-cards.js");
+    showModelCards([...cards.values()], byId("model", HTMLSelectElement).value);
+  });
+}
+
 /**
  * The model picker; retried while no model is served.
  * @param {HTMLSelectElement} select
@@ -221,6 +223,10 @@ async function mountModels(select) {
     ),
   );
   select.disabled = false;
+  byId("models", HTMLButtonElement).disabled = false;
+  settings.watch(["model"], () => {
+    if (cards.has(settings.get("model"))) select.value = settings.get("model");
+  });
   if (stored) settings.set("model", selected); // the stored one may no longer be served
   select.addEventListener("change", () => settings.set("model", select.value));
 }

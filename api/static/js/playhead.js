@@ -2,7 +2,7 @@
 
 import { Emitter } from "./emitter.js";
 
-/** @extends {Emitter<{move: null, state: null}>} */
+/** `claim`: that player plays now, and every other one stops. @extends {Emitter<{move: null, state: null, claim: object}>} */
 class Playhead extends Emitter {
   time = 0; // seconds from the beginning of the sound
   duration = 0; // seconds

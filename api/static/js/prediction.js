@@ -11,6 +11,7 @@ import { recordings } from "./recorder.js";
 import { reliabilityDiagram } from "./reliability.js";
 import { settings } from "./settings.js";
 import { showProgress, stateText } from "./sound-list.js";
+import { t } from "./words.js";
 import { answerText, detectedClasses, headline, isLong, warningText } from "./verdict.js";
 
 /** @import { ErrorInfo, Job, ModelCard, Prediction, Result } from "./types.js" */
@@ -158,11 +159,9 @@ export function mountPrediction(root, cards) {
         header(
           sound,
           button("Copy JSON", "copy", () => copy(JSON.stringify(summary(job, result), null, 2), "JSON copied")),
-          button("Save everything", "save", () => save(job, sound.name), {
-            title: "The whole result as JSON, arrays included",
-          }),
-          button("Copy link", "link", () => copy(new URL(`#job=${job.id}`, location.href).href, "Link copied")),
+          ...(job.id ? jobButtons(job, sound.name) : []),
         ),
+        sound.root.example ? exampleNote(sound.root, result) : null,
         h(
           "div",
           { class: "columns" },
@@ -251,6 +250,33 @@ export function mountPrediction(root, cards) {
 
   return { show };
 }
+
+/**
+ * @param {Job} job
+ * @param {string} name  of the sound
+ */
+const jobButtons = (job, name) => [
+  button("Save everything", "save", () => save(job, name), { title: "The whole result as JSON, arrays included" }),
+  button("Copy link", "link", () => copy(new URL(`#job=${job.id}`, location.href).href, "Link copied")),
+];
+
+/**
+ * What the example is, and the way on from it.
+ * @param {Sound} sound
+ * @param {Result} result
+ */
+const exampleNote = (sound, { model }) =>
+  h(
+    "div",
+    { class: "notice example" },
+    h("p", { text: t("example.note", { model }) }),
+    h(
+      "div",
+      { class: "actions" },
+      button(t("example.tour"), null, () => import("./tour.js").then(({ startTour }) => startTour()), { class: "primary" }),
+      button(t("example.close"), "close", () => library.remove(sound), { class: "quiet" }),
+    ),
+  );
 
 /**
  * The result of the original of an edited sound, where it is of the same model; otherwise null.

@@ -4,6 +4,7 @@ import { button, byId, find, h } from "./dom.js";
 import { percent } from "./format.js";
 import { library } from "./library.js";
 import { answerText } from "./verdict.js";
+import { t } from "./words.js";
 
 /** @import { Sound } from "./library.js" */
 /** @import { Job } from "./types.js" */
@@ -110,6 +111,7 @@ export function stateText(sound) {
       return "No longer on the server";
     default:
       if (!result) return sound.error?.title ?? "Failed";
+      if (sound.example && !sound.edits) return t("example.state", { answer: answerText(result) });
       return answerText(result) + (sound.edited.result && sound.edits ? `; edited: ${answerText(sound.edited.result)}` : "");
   }
 }

@@ -132,7 +132,7 @@
  * @typedef {"queue" | "decode" | "batch" | "forward" | "total"} TimedStage
  *
  * @typedef {object} Job                    a job without its result
- * @property {string} id
+ * @property {string} id                    empty for the example, which is no job of the server
  * @property {JobStatus} status
  * @property {string} model
  * @property {string | null} [finished_at]  ISO 8601
@@ -187,6 +187,7 @@
  *
  * @typedef {object} Accuracy
  * @property {string} data                  name of the data set
+ * @property {string} protocol              what it was measured on, in words
  * @property {number} correct
  * @property {number} total
  * @property {ReliabilityBin[]} [reliability]  of whole recordings; empty or absent where not measured
@@ -204,6 +205,7 @@
  * @property {number} parameters
  * @property {Layer[]} layers
  * @property {Accuracy[]} accuracy
+ * @property {string} licence
  *
  * @typedef {object} ModelList
  * @property {string} default

@@ -40,7 +40,7 @@ export async function keepVisit(root) {
   const sounds = fresh.map(revive);
   sounds.forEach((sound, i) => stored.set(sound.key, { bytes: fresh[i].bytes, state: stateOf(sound) }));
   library.restore(sounds);
-  const show = () => (root.hidden = library.sounds.length === 0);
+  const show = () => (root.hidden = library.sounds.every(({ example }) => example));
   show();
   library.on("list", () => {
     show();
@@ -54,7 +54,7 @@ export async function keepVisit(root) {
 }
 
 function askToForget() {
-  const count = library.sounds.length;
+  const count = library.sounds.filter(({ example }) => !example).length;
   const what = count === 1 ? "the sound and its result" : `all ${count} sounds and their results`;
   if (!confirm(`Forget ${what}? Recordings that you have not saved are lost.`)) return;
   library.clear();
@@ -82,7 +82,7 @@ function schedule(sound) {
 async function store(sound) {
   clearTimeout(timers.get(sound));
   timers.delete(sound);
-  if (!library.sounds.includes(sound)) return;
+  if (!library.sounds.includes(sound) || sound.example) return;
   const { key } = sound;
   if (sound.ended && !sound.result) return forget(key);
   const state = stateOf(sound);

@@ -46,6 +46,9 @@ export function excites(matrix, axes, sound, channel) {
       : h("p", { class: "muted", text: t("excites.none") }),
     text,
   );
+  const claimed = playhead.on("claim", (by) => {
+    if (by !== audio) stop();
+  });
   play.disabled = save.disabled = !sound.file || !moments.length;
 
   async function make() {
@@ -84,6 +87,7 @@ export function excites(matrix, axes, sound, channel) {
     if (!file || closed) return;
     audio = new Audio(URL.createObjectURL(file));
     audio.addEventListener("ended", stop);
+    playhead.emit("claim", audio);
     setLabel(t("excites.stop"), "stop");
     audio.play().catch(stop);
   }
@@ -115,6 +119,7 @@ export function excites(matrix, axes, sound, channel) {
     element,
     close() {
       closed = true;
+      claimed();
       stop();
     },
   };

@@ -44,6 +44,7 @@ export function overview(network, result, onOpen) {
   const svg = s("svg", { class: "edges", "aria-hidden": "true" });
   const flow = h("div", { class: "groups" }, groups.map(buildGroup), svg);
   const element = h("div", { class: "overview" }, flow, caption);
+  [...flow.children].forEach((group, at) => group instanceof HTMLElement && group.style.setProperty("--at", String(at)));
   flow.style.setProperty("--columns", String(groups.length));
   flow.style.setProperty("--rows", String(Math.max(...groups.map((one) => one.length))));
   flow.toggleAttribute("data-pyramid", network.pooled.length > 1);

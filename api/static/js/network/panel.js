@@ -39,6 +39,9 @@ export function mountNetwork(root) {
   /** @type {{id: string, detail: ReturnType<typeof nodeDetail> | ReturnType<typeof predictionDetail>} | null} */
   let opened = null;
 
+  /** Whether the example has gone through the network before the visitor's eyes. */
+  let arrived = false;
+
   settings.watch(COLOUR_SETTINGS, () => {
     view?.nodes.repaint();
     opened?.detail.repaint();
@@ -93,8 +96,23 @@ export function mountNetwork(root) {
       place,
     );
     root.replaceChildren(panel);
+    if (sound.example && !arrived) showArriving(nodes.element);
     view = { sound, network, nodes, panel, place, complete: missing === 0 };
     if (reopen && nodes.ids.includes(reopen)) open(view, reopen, withChannels);
+  }
+
+  /**
+   * Let the groups of the network appear one after another when they come into view.
+   * @param {HTMLElement} element
+   */
+  function showArriving(element) {
+    const seen = new IntersectionObserver(([{ isIntersecting }]) => {
+      if (!isIntersecting) return;
+      seen.disconnect();
+      arrived = true;
+      element.toggleAttribute("data-arriving", true);
+    });
+    seen.observe(element);
   }
 
   function clear() {

@@ -171,6 +171,7 @@ export function player(onLength) {
   };
   const events = {
     play: () => {
+      playhead.emit("claim", audio);
       last = audio.currentTime;
       frame ||= requestAnimationFrame(onFrame);
     },
@@ -201,6 +202,7 @@ export function player(onLength) {
     volumechange: onVolume,
   };
   for (const [name, listener] of Object.entries(events)) audio.addEventListener(name, listener);
+  playhead.on("claim", (by) => by !== audio && audio.pause());
   playhead.on("state", () => {
     const name = playhead.playing ? "Pause" : "Play";
     play.replaceChildren(icon(name.toLowerCase()));

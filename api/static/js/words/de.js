@@ -1,6 +1,83 @@
 // Die Wörter der Seite auf Deutsch, mit den Schlüsseln von en.js.
 
 export const words = {
+  "example.name": "Sirene, ein Beispiel",
+  "example.state": "Beispiel: {answer}",
+  "example.note": "Dieser Klang ist synthetisch, und sein Ergebnis wurde mit dem Modell {model} vorbereitet: Sie können alles ansehen, bevor Sie einen Klang senden.",
+  "example.tour": "Rundgang",
+  "example.close": "Beispiel schließen",
+
+  "tour.back": "Zurück",
+  "tour.next": "Weiter",
+  "tour.end": "Fertig",
+  "tour.leave": "Rundgang verlassen",
+  "tour.count": "Schritt {step} von {steps}",
+  "tour.sound.title": "Das ist ein Klang",
+  "tour.sound.text":
+    "Die Zeit läuft von links nach rechts, die Tonhöhe nach oben, und hell ist laut: die Kurven sind eine Sirene und ihre Obertöne. Spielen " +
+    "Sie sie ab: die Linie läuft durch jedes Bild dieser Seite.",
+  "tour.answer.title": "Das ist die Antwort",
+  "tour.answer.text":
+    "Wie sicher sich das Netz jeder Klasse ist. Ein Klick auf eine Klasse zeigt, wo im Klang sie ist. Die Überschrift sagt auch, wenn nichts " +
+    "zu hören ist oder wenn der Klang keiner von denen ist, die das Modell kennt.",
+  "tour.network.title": "So kam es dazu",
+  "tour.network.text":
+    "Von links nach rechts läuft das Bild des Klangs durch die Schichten des Netzes. Jede kleine Karte ist, was eine Schicht daraus macht; " +
+    "die Zeitachse bleibt, sodass Sie einem Augenblick des Klangs folgen können.",
+  "tour.layer.title": "Jede Schicht lässt sich öffnen",
+  "tour.layer.text":
+    "Zeigen Sie auf eine Zelle, um ihre Zahl zu lesen. Ein Klick zeigt, wie sie berechnet wurde: die Zahlen davor, der Filter, ihre Produkte " +
+    "und ihre Summe, alles aus dem Netz, das diese Antwort gab.",
+  "tour.own.title": "Jetzt ein eigener Klang",
+  "tour.own.text":
+    "Legen Sie eine Datei ab, nehmen Sie etwas auf oder wählen Sie einen der synthetischen Klänge. Im Spektrogramm können Sie einen Teil " +
+    "stummschalten und zusehen, wie sich die Antwort ändert.",
+
+  "models.open": "Klassen, Genauigkeit, Lizenzen",
+  "models.title": "Die Modelle",
+  "models.text": "Was jedes kennt, wie oft es richtig liegt und unter welcher Lizenz es steht.",
+  "models.close": "Schließen",
+  "models.choose": "Dieses verwenden",
+  "models.chosen": "Gewählt",
+  "models.classes": "Klassen",
+  "models.classes.one": "{count}, von denen eine die Antwort ist",
+  "models.classes.several": "{count}, von denen mehrere zugleich zutreffen können",
+  "models.input": "Hört",
+  "models.input.text": "{seconds} auf einmal, mit {rate}; {parameters} Parameter",
+  "models.accuracy": "Genauigkeit",
+  "models.accuracy.text": "{share} ({correct} von {total}) auf {data}: {protocol}",
+  "models.accuracy.none": "hier nicht gemessen",
+  "models.licence": "Lizenz",
+  "models.list": "Die Klassen",
+
+  "compare.title": "Zwei Ergebnisse vergleichen",
+  "compare.with": "Vergleichen mit",
+  "compare.beside": "Neben",
+  "compare.open": "Vergleichen",
+  "compare.close": "Schließen",
+  "compare.left": "links",
+  "compare.right": "rechts",
+  "compare.play": "Abspielen",
+  "compare.pause": "Pause",
+  "compare.spectrogram": "Log-Mel-Spektrogramm von {name}",
+  "compare.no_spectrogram": "Dieses Ergebnis hat kein Spektrogramm, oder sein Modell gibt es nicht mehr.",
+  "compare.difference": "Rechts minus links",
+  "compare.difference.short": "Differenz",
+  "compare.difference.text": "Bernstein ist rechts lauter, Blau links; {low} bis {high}",
+  "compare.other_axes": "Die beiden Modelle hören andere Frequenzen oder Zeiten, daher gibt es keine Differenz Zelle für Zelle.",
+  "compare.classes": "Konfidenzen",
+  "compare.no_class": "keine Klasse dieses Modells",
+  "compare.row": "links {left}, rechts {right}",
+  "compare.maps": "Die Karten der Stufen",
+  "compare.same_class":
+    "Beide sind als {class} klassifiziert; die Konfidenzen liegen {count} Prozentpunkt auseinander. | Beide sind als {class} klassifiziert; die " +
+    "Konfidenzen liegen {count} Prozentpunkte auseinander.",
+  "compare.other_class": "Die Klassen sind verschieden: {right}; {left}.",
+  "compare.has.left": "das linke Ergebnis hat {class} mit {share}",
+  "compare.has.right": "das rechte Ergebnis hat {class} mit {share}",
+  "compare.lacks.left": "das Modell des linken Ergebnisses hat die Klasse {class} nicht",
+  "compare.lacks.right": "das Modell des rechten Ergebnisses hat die Klasse {class} nicht",
+
   "arithmetic.title": "So wurde diese Zahl berechnet",
   "arithmetic.of": "Kanal {channel} von {layer}, Zeile {row} von unten, Spalte {column}",
   "arithmetic.strongest": "Die Karte oben ist der Mittelwert von {count} Kanälen. Dies ist der stärkste davon in dieser Zelle.",
@@ -97,4 +174,25 @@ export const words = {
   "excites.moments": "Er spricht am stärksten an bei",
   "excites.save": "Als WAV speichern",
   "excites.none": "Dieser Kanal spricht auf diesen Klang nicht an.",
+
+  "live.button": "Live",
+  "live.title": "Live-Erkennung",
+  "live.listening": "Hört zu …",
+  "live.first": "Die erste Antwort kommt nach einer halben Sekunde.",
+  "live.stop": "Beenden und behalten",
+  "live.discard": "Verwerfen",
+  "live.silent": "Nichts zu hören",
+  "live.unknown": "Unbekanntes Geräusch",
+  "live.unsure": "Vielleicht {name}",
+  "live.note": "die letzten {seconds} s · Antwort nach {late} ms",
+  "live.dropped": "{count} Antwort ausgelassen | {count} Antworten ausgelassen",
+  "live.events": "Bisher gehört",
+  "live.no_events": "Noch nichts.",
+  "live.since": "seit {time}",
+  "live.sound": "Klang",
+  "live.picture": "Spektrogramm der letzten acht Sekunden",
+  "live.layer": "Schicht",
+  "live.map": "Mittel der Kanäle der gewählten Schicht, zur Zeit des Klangs darüber",
+  "live.lost": "Die Verbindung ist unterbrochen. Die Aufnahme läuft weiter, und es kommen wieder Antworten, sobald der Server erreichbar ist.",
+  "live.goes_on": "Die Aufnahme läuft weiter.",
 };

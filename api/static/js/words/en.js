@@ -1,6 +1,83 @@
 // The words of the page in English. `{name}` is replaced by a value; ` | ` separates the form for one from that for more.
 
 export const words = {
+  "example.name": "Siren, an example",
+  "example.state": "Example: {answer}",
+  "example.note": "This sound is synthetic, and its result was prepared with the model {model}: you can look at everything before you send a sound.",
+  "example.tour": "Show me around",
+  "example.close": "Close the example",
+
+  "tour.back": "Back",
+  "tour.next": "Next",
+  "tour.end": "Done",
+  "tour.leave": "Leave the tour",
+  "tour.count": "Step {step} of {steps}",
+  "tour.sound.title": "This is a sound",
+  "tour.sound.text":
+    "Time goes from left to right, pitch upwards, and bright is loud: the curves are a siren and its overtones. Play it: the line moves " +
+    "through every picture on this page.",
+  "tour.answer.title": "This is the answer",
+  "tour.answer.text":
+    "How sure the network is of each class. A click on a class shows where in the sound it is. The headline also says when there is " +
+    "nothing to hear, or when the sound is none of those that the model knows.",
+  "tour.network.title": "This is how it got there",
+  "tour.network.text":
+    "From left to right the picture of the sound passes through the layers of the network. Each small map is what one layer makes of it; " +
+    "the time axis stays, so that you can follow a moment of the sound.",
+  "tour.layer.title": "Every layer can be opened",
+  "tour.layer.text":
+    "Point at a cell to read its number. Click it to see how it was computed: the numbers before it, the kernel, their products and " +
+    "their sum, all from the network that gave this answer.",
+  "tour.own.title": "Now a sound of your own",
+  "tour.own.text":
+    "Drop a file, record something, or take one of the synthetic sounds. In the spectrogram you can mute a part of it and watch the " +
+    "answer change.",
+
+  "models.open": "Classes, accuracy, licences",
+  "models.title": "The models",
+  "models.text": "What each of them knows, how right it is, and under which licence.",
+  "models.close": "Close",
+  "models.choose": "Use this one",
+  "models.chosen": "Chosen",
+  "models.classes": "Classes",
+  "models.classes.one": "{count}, one of which is the answer",
+  "models.classes.several": "{count}, several of which can be right at once",
+  "models.input": "Hears",
+  "models.input.text": "{seconds} at a time, at {rate}; {parameters} parameters",
+  "models.accuracy": "Accuracy",
+  "models.accuracy.text": "{share} ({correct} of {total}) on {data}: {protocol}",
+  "models.accuracy.none": "not measured here",
+  "models.licence": "Licence",
+  "models.list": "The classes",
+
+  "compare.title": "Compare two results",
+  "compare.with": "Compare with",
+  "compare.beside": "Side by side with",
+  "compare.open": "Compare",
+  "compare.close": "Close",
+  "compare.left": "left",
+  "compare.right": "right",
+  "compare.play": "Play",
+  "compare.pause": "Pause",
+  "compare.spectrogram": "Log-mel spectrogram of {name}",
+  "compare.no_spectrogram": "This result has no spectrogram, or its model is no longer served.",
+  "compare.difference": "Right minus left",
+  "compare.difference.short": "difference",
+  "compare.difference.text": "Amber is louder on the right, blue louder on the left; {low} to {high}",
+  "compare.other_axes": "The two models hear different frequencies or times, so their spectrograms have no difference cell by cell.",
+  "compare.classes": "Confidences",
+  "compare.no_class": "not a class of this model",
+  "compare.row": "left {left}, right {right}",
+  "compare.maps": "The maps of the stages",
+  "compare.same_class":
+    "Both are classified as {class}; the confidences differ by {count} percentage point. | Both are classified as {class}; the confidences " +
+    "differ by {count} percentage points.",
+  "compare.other_class": "The classes differ: {right}; {left}.",
+  "compare.has.left": "the left result has {class} at {share}",
+  "compare.has.right": "the right result has {class} at {share}",
+  "compare.lacks.left": "the model of the left result does not have the class {class}",
+  "compare.lacks.right": "the model of the right result does not have the class {class}",
+
   "arithmetic.title": "How this number was computed",
   "arithmetic.of": "Channel {channel} of {layer}, row {row} from the bottom, column {column}",
   "arithmetic.strongest": "The map above is the mean of {count} channels. This is the strongest of them at this cell.",
@@ -97,4 +174,25 @@ export const words = {
   "excites.moments": "It responds most at",
   "excites.save": "Save as WAV",
   "excites.none": "This channel does not respond to this sound.",
+
+  "live.button": "Live",
+  "live.title": "Live classification",
+  "live.listening": "Listening …",
+  "live.first": "The first answer comes after half a second.",
+  "live.stop": "Stop and keep",
+  "live.discard": "Discard",
+  "live.silent": "Nothing to hear",
+  "live.unknown": "Unknown sound",
+  "live.unsure": "Perhaps {name}",
+  "live.note": "the last {seconds} s · answered in {late} ms",
+  "live.dropped": "{count} answer left out | {count} answers left out",
+  "live.events": "Heard so far",
+  "live.no_events": "Nothing yet.",
+  "live.since": "since {time}",
+  "live.sound": "Sound",
+  "live.picture": "Spectrogram of the last eight seconds",
+  "live.layer": "Layer",
+  "live.map": "Mean of the channels of the chosen layer, at the time of the sound above it",
+  "live.lost": "The connection is lost. The recording goes on, and answers come again when the server is back.",
+  "live.goes_on": "The recording goes on.",
 };
