@@ -190,9 +190,10 @@ def _report_import(dataset: Path, result: "ImportResult") -> None:
 
     from training.data.custom.manifest import read_manifest
 
-    counts = Counter(item.label for item in read_manifest(dataset, missing_ok=True))
+    items = read_manifest(dataset, missing_ok=True)
+    sounds, counts = len(items), Counter(label for item in items for label in item.labels)
     added = f"{result.added:,} sound{'s' * (result.added != 1)} added"
-    print(f"{added}, {result.unchanged:,} already imported; {dataset} now has {counts.total():,}:")
+    print(f"{added}, {result.unchanged:,} already imported; {dataset} now has {sounds:,}:")
     print(", ".join(f"{label} {count:,}" for label, count in sorted(counts.items())))
     if len(counts) == 1:
         print("This is one class; training needs at least two.")

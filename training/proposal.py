@@ -49,6 +49,7 @@ _STEPS = 3
 class Survey:
     """What is in a data set. Lengths are those of a sample of at most 200 files."""
 
+    total: int  # sounds
     sounds: dict[str, int]  # by class
     sources: dict[str, int]  # by class
     seconds: float  # of all sounds, estimated
@@ -56,10 +57,6 @@ class Survey:
     train_share: float  # of the sounds
     needs_split: bool
     paths: tuple[Path, ...]  # of the sample
-
-    @property
-    def total(self) -> int:
-        return sum(self.sounds.values())
 
     def __str__(self) -> str:
         few, many = min(self.sounds, key=self.sounds.__getitem__), max(self.sounds, key=self.sounds.__getitem__)
@@ -82,29 +79,31 @@ class Proposal:
 
 def survey(root: Path, fold: Fold | None = None) -> Survey:
     """Look at a custom data set or a folder in the layout of ESC-50. Raises DatasetError."""
-    rows: list[tuple[Path, str, str]]  # file, class, source
+    rows: list[tuple[Path, tuple[str, ...], str]]  # file, classes, source
     if (root / MANIFEST).is_file():
         entries = present_entries(root, read_manifest(root, missing_ok=True))
-        rows = [(root / entry.file, entry.label, entry.source) for entry in entries]
+        rows = [(root / entry.file, entry.labels, entry.source) for entry in entries]
         split = has_split(root)
         subsets = read_split(root) if split else {}
         train = sum(subsets.get(entry.source) == "train" for entry in entries) if split else 0.7 * len(rows)
     else:
         dataset = load_esc50(root)
-        rows = [(clip.path, dataset.classes[clip.label], clip.source) for clip in dataset.clips]
+        rows = [(clip.path, (dataset.classes[clip.label],), clip.source) for clip in dataset.clips]
         split = True
         train = len(dataset.split(dataset.default_fold if fold is None else fold)[0])
-    if len({label for _, label, _ in rows}) < 2:
-        raise DatasetError(f"{root} has sounds of {len({label for _, label, _ in rows})} class; training needs two")
     sources: dict[str, set[str]] = defaultdict(set)
-    for _, label, source in rows:
-        sources[label].add(source)
+    for _, labels, source in rows:
+        for label in labels:
+            sources[label].add(source)
+    if len(sources) < 2:
+        raise DatasetError(f"{root} has sounds of {len(sources)} class; training needs two")
     sample = spread_evenly([path for path, _, _ in rows], _PROBED)
     seconds = [length for length in map_ordered(_seconds, sample) if length]
     if not seconds:
         raise DatasetError(f"none of {len(sample)} sounds of {root} can be read; first: {sample[0]}")
     return Survey(
-        dict(sorted(Counter(label for _, label, _ in rows).items())),
+        len(rows),
+        dict(sorted(Counter(label for _, labels, _ in rows for label in labels).items())),
         {label: len(own) for label, own in sorted(sources.items())},
         sum(seconds) / len(seconds) * len(rows),
         median(seconds),

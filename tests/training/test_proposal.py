@@ -20,7 +20,7 @@ from training.errors import DatasetError
 from training.proposal import FEW_SOUNDS, Survey, describe_time, estimate_seconds, propose, survey
 
 MANY = Survey(
-    sounds={"dog": 200, "rain": 90}, sources={"dog": 40, "rain": 30}, seconds=1_450.0, median_seconds=5.0,
+    total=290, sounds={"dog": 200, "rain": 90}, sources={"dog": 40, "rain": 30}, seconds=1_450.0, median_seconds=5.0,
     train_share=0.7, needs_split=False, paths=(),
 )  # fmt: skip
 

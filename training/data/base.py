@@ -4,7 +4,7 @@ import hashlib
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import count
@@ -42,6 +42,22 @@ class Clip:
     source: str  # the recording from which the clip was cut
     segment: int = -1  # row in the segment cache; custom data sets only
     sha256: str = ""  # SHA-256 of the file; custom data sets only
+    others: tuple[int, ...] = ()  # more labels of a clip of a multi-label data set
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """All labels, the lowest first."""
+        return (self.label, *self.others)
+
+    @property
+    def label_text(self) -> str:
+        """`3`, `3;7`."""
+        return ";".join(map(str, self.labels))
+
+    def relabelled(self, labels: Mapping[int, int]) -> "Clip":
+        """With other numbers for the classes; those that have none are left out, and the first one must have one."""
+        first, *others = sorted(labels[label] for label in self.labels if label in labels)
+        return replace(self, label=first, others=tuple(others))
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,11 @@ class Dataset:
         return tuple(sorted({clip.fold for clip in self.clips}, key=str))
 
     @property
+    def multi_label(self) -> bool:
+        """Whether a clip may have several classes."""
+        return any(clip.others for clip in self.clips)
+
+    @property
     def left_out(self) -> tuple[LeftOut, ...]:
         """The classes of which something was left out while the data set was prepared."""
         return ()
@@ -106,8 +127,8 @@ class Dataset:
         """The same clips with the labels of a model that has more classes; unchanged if the model lacks one of them."""
         if self.classes == classes or not set(self.classes) <= set(classes):
             return self
-        labels = [classes.index(name) for name in self.classes]
-        clips = tuple(replace(clip, label=labels[clip.label]) for clip in self.clips)
+        labels = {number: classes.index(name) for number, name in enumerate(self.classes)}
+        clips = tuple(clip.relabelled(labels) for clip in self.clips)
         return replace(self, clips=clips, classes=classes)
 
     def select_classes(self, classes: Sequence[str], name: str) -> "Dataset":
@@ -115,7 +136,7 @@ class Dataset:
         if unknown := [label for label in classes if label not in self.classes]:
             raise DatasetError(f"{self.root} has no class {unknown[0]!r}")
         labels = {self.classes.index(label): number for number, label in enumerate(classes)}
-        clips = tuple(replace(clip, label=labels[clip.label]) for clip in self.clips if clip.label in labels)
+        clips = tuple(clip.relabelled(labels) for clip in self.clips if not labels.keys().isdisjoint(clip.labels))
         return Dataset(self.root, clips, tuple(classes), replace(self.info, name=name))
 
     def split(self, test_fold: Fold) -> tuple[list[Clip], list[Clip]]:
@@ -165,7 +186,7 @@ def most_folds(dataset: Dataset) -> int:
     if "test" not in dataset.folds:
         return len(dataset.folds)
     sources = {
-        label: {clip.source for clip in dataset.clips if clip.label == label} for label in range(len(dataset.classes))
+        label: {clip.source for clip in dataset.clips if label in clip.labels} for label in range(len(dataset.classes))
     }
     most = min(5, *map(len, sources.values()))
     return most if most > 1 else 0
@@ -182,9 +203,12 @@ def hold_out(clips: Sequence[Clip], share: float, seed: int) -> tuple[list[Clip]
         return list(clips), []
     shuffled = random.Random(seed)
     held_out: set[str] = set()
-    counts: dict[int, Counter[str]] = {label: Counter() for label in sorted({clip.label for clip in clips})}
+    counts: dict[int, Counter[str]] = {
+        label: Counter() for label in sorted({one for clip in clips for one in clip.labels})
+    }
     for clip in clips:
-        counts[clip.label][clip.source] += 1
+        for label in clip.labels:
+            counts[label][clip.source] += 1
     recordings_left = Counter({label: len(own) for label, own in counts.items()})  # for training, by label
     for own in counts.values():
         sources = sorted(own)
@@ -219,7 +243,8 @@ def clips_digest(root: Path, clips: Sequence[Clip]) -> str:
     """Identifies a table of clips, independent of the location of the folder and of the audio format of the files."""
     paths = [clip.path.relative_to(root) if clip.path.is_relative_to(root) else clip.path for clip in clips]
     return digest_lines(
-        f"{path.with_suffix('')} {clip.fold} {clip.label}" for path, clip in zip(paths, clips, strict=True)
+        f"{path.with_suffix('')} {clip.fold} {';'.join(map(str, clip.labels))}"
+        for path, clip in zip(paths, clips, strict=True)
     )
 
 

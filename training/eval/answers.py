@@ -51,6 +51,11 @@ class Sound:
     source: str  # sounds of one source are never separated
     label: int = NO_CLASS
     path: Path | None = None  # None for a synthesised sound
+    others: tuple[int, ...] = ()  # more labels of a sound of a multi-label data set
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        return (self.label, *self.others)
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Answered:
 
     @property
     def correct(self) -> bool:
-        return self.answer.first == self.sound.label
+        return self.answer.first in self.sound.labels
 
     @property
     def confidence(self) -> float:
@@ -99,7 +104,8 @@ def clip_sounds(clips: Iterable[Clip], classes: Sequence[str], rate: int) -> lis
     """The files of clips, each once."""
     files = {clip.path: clip for clip in clips}
     return [
-        Sound(_loader(path, rate), classes[clip.label], clip.source, clip.label, path) for path, clip in files.items()
+        Sound(_loader(path, rate), classes[clip.label], clip.source, clip.label, path, clip.others)
+        for path, clip in files.items()
     ]
 
 
@@ -290,6 +296,25 @@ def fit_class_thresholds(
         below = float(own[order[last + 1]]) if last + 1 < len(order) else least
         # Between the last one that counts and the first one that does not, so that the threshold is no sound's own.
         thresholds[name] = round((float(own[order[last]]) + below) / 2 if last + 1 < len(order) else least, 4)
+    return thresholds
+
+
+def best_class_thresholds(answered: Sequence[Answered], classes: Sequence[str], least: float) -> dict[str, float]:
+    """For each class of a multi-label model the confidence from which on it is found with the highest F1.
+
+    Between the confidences of two recordings, and at least `least`, which a class without recordings has.
+    """
+    thresholds: dict[str, float] = {}
+    confidences = np.stack([one.answer.confidences for one in answered])  # (recordings, classes)
+    for index, name in enumerate(classes):
+        own = np.array([index in one.sound.labels for one in answered])
+        order = np.argsort(-confidences[:, index], kind="stable")
+        hits = np.cumsum(own[order])
+        scores = 2 * hits / (np.arange(1, len(order) + 1) + own.sum())
+        last = int(scores.argmax())
+        ranked = confidences[order, index]
+        middle = float(ranked[last : last + 2].mean()) if own.any() else least
+        thresholds[name] = round(max(middle, least), 4)
     return thresholds
 
 

@@ -64,8 +64,17 @@ class Evaluation:
 
     @property
     def truth(self) -> Labels:
-        """(recordings,)"""
-        return np.array([one.sound.label for one in self.recordings[0]])
+        """(recordings,): of a recording with several labels the predicted one if it is among them, else the first."""
+        pairs = zip(self.recordings[0], self.predicted.tolist(), strict=True)
+        return np.array([named if named in one.sound.labels else one.sound.label for one, named in pairs])
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """(recordings, classes): all labels."""
+        found = np.zeros((len(self.recordings[0]), len(self.config.classes)), bool)
+        for row, one in zip(found, self.recordings[0], strict=True):
+            row[list(one.sound.labels)] = True
+        return found
 
     @property
     def sources(self) -> list[str]:

@@ -65,7 +65,7 @@ def _figure(evaluation: Evaluation, row: int, answer: int, confidence: float, st
     with torch.no_grad():
         mels = front.decibels(torch.from_numpy(samples)[None].to(front.window.device))[0, 0].cpu()
     picture, player = (b64encode(data).decode() for data in (_png(mels), _wav(samples, rate)))
-    truth = escape(classes[sound.label])
+    truth = escape(", ".join(classes[label] for label in sound.labels))
     return (
         f'<figure><img alt="spectrogram" src="data:image/png;base64,{picture}">'
         f'<audio controls preload="none" src="data:audio/wav;base64,{player}"></audio>'

@@ -104,6 +104,22 @@ def class_scores(matrix: NDArray[np.int64], names: Sequence[str]) -> list[ClassS
     return scores
 
 
+def multi_label_scores(
+    present: NDArray[np.bool_], confidences: NDArray[np.float32], thresholds: NDArray[np.float32], names: Sequence[str]
+) -> list[ClassScore]:
+    """Precision, recall, F1 and average precision of each class of a multi-label model, in label order: labels and
+    confidences (recordings, classes), and the confidence (classes,) from which on a class is named."""
+    named = confidences >= thresholds
+    scores = []
+    for label, name in enumerate(names):
+        hits = int((present[:, label] & named[:, label]).sum())
+        clips, claims = int(present[:, label].sum()), int(named[:, label].sum())
+        ranked = average_precision(present[:, label], confidences[:, label])
+        f1 = _ratio(2 * hits, clips + claims)
+        scores.append(ClassScore(name, clips, _ratio(hits, claims), _ratio(hits, clips), f1, ranked))
+    return scores
+
+
 def confusions(matrix: NDArray[np.int64], names: Sequence[str]) -> list[Confusion]:
     """All confusions, the most frequent first, ties in label order."""
     found = [

@@ -18,7 +18,7 @@ from training.eval.gallery import WRONG, write_gallery
 from training.eval.metrics import ClassScore, Confusion
 from training.eval.plots import save_confusion_matrix, save_reliability_diagram
 from training.eval.predict import Precision
-from worker.pipeline.answer import decide
+from worker.pipeline.answer import class_thresholds, decide
 
 MAX_ROWS = 10  # rows of the table of confusions
 RELIABILITY = "reliability.png"
@@ -75,13 +75,15 @@ def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> Ev
     correct = int(matrix.trace())
     scores = metrics.class_scores(matrix, names)
     if evaluation.config.multi_label:
-        scores = [
-            replace(score, average_precision=metrics.average_precision(truth == label, probabilities[:, label]))
-            for label, score in enumerate(scores)
-        ]
+        thresholds = class_thresholds(names, evaluation.config.answers)
+        ranked = metrics.multi_label_scores(evaluation.present, probabilities, thresholds, names)
+        if evaluation.dataset.multi_label:
+            scores = ranked
+        else:  # of sounds with one label, the first class counts
+            scores = [replace(a, average_precision=b.average_precision) for a, b in zip(scores, ranked, strict=True)]
     present = [score for score in scores if score.clips]
     by_window = np.concatenate(
-        [(one.logits.argmax(dim=1).numpy() == one.sound.label)[one.active] for one in evaluation.recordings[0]]
+        [np.isin(one.logits.argmax(dim=1).numpy(), one.sound.labels)[one.active] for one in evaluation.recordings[0]]
     )
     return EvaluationReport(
         model=evaluation.name,
@@ -163,7 +165,15 @@ def _write_predictions(path: Path, evaluation: Evaluation) -> None:
             name = sound.relative_to(root) if sound.is_relative_to(root) else sound
             own = decide(one.answer, one.active, config, seconds=one.seconds)
             of_one = ("", "") if others else (own, f"{one.start:.3f}")
-            table.writerow([name, names[one.sound.label], names[row.argmax()], f"{row.max():.4f}", *of_one])
+            table.writerow(
+                [
+                    name,
+                    ";".join(names[label] for label in one.sound.labels),
+                    names[row.argmax()],
+                    f"{row.max():.4f}",
+                    *of_one,
+                ]
+            )
 
 
 def _reliability(evaluation: Evaluation, report: EvaluationReport) -> Sequence[ReliabilityBin]:

@@ -20,6 +20,7 @@ from training.eval.answers import (
     MEASURE_SEED,
     answer,
     background_sounds,
+    best_class_thresholds,
     clip_sounds,
     fit_class_thresholds,
     fit_thresholds,
@@ -36,6 +37,7 @@ from worker.model.open_set import OpenSetScorer
 from worker.model.precision import pick_device
 
 TRAINING_CLIPS = "training clips"
+MULTI_LABEL_LEAST = 0.05  # the lowest threshold of a class
 CLASS_BACKGROUND = 200  # synthesised sounds that thresholds of classes must refuse
 
 
@@ -98,7 +100,7 @@ def fit_answers(
     recordings = listen(model, spread_evenly(sounds, MAX_RECORDINGS), "thresholds", seconds=MAX_SECONDS)
     if not recordings:
         raise EvaluationError(f"no sound of the {others.origin} can be decoded: there is nothing to fit thresholds on")
-    if temperature:
+    if temperature and not model.config.multi_label:
         logits = torch.cat([one.logits for one in recordings])
         truth = torch.tensor([one.sound.label for one in recordings for _ in one.logits])
         fitted = fit_temperature(logits, truth)
@@ -109,7 +111,9 @@ def fit_answers(
     answered = answer(model, scorer, recordings)
     thresholds = fit_thresholds(answered)
     changes: dict[str, object] = {"unknown_threshold": thresholds.unknown, "min_confidence": thresholds.confidence}
-    if precision is not None:
+    if model.config.multi_label:
+        changes["class_thresholds"] = best_class_thresholds(answered, classes, MULTI_LABEL_LEAST)
+    elif precision is not None:
         noise = background_sounds(CLASS_BACKGROUND, front.window_samples, front.sample_rate, MEASURE_SEED)
         refused = answer(model, scorer, listen(model, noise, "background"))
         changes["class_thresholds"] = fit_class_thresholds(

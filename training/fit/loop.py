@@ -29,7 +29,7 @@ from training.fit.averaging import WeightAverage
 from training.fit.distillation import check_teachers, load_teachers
 from training.fit.graceful_stop import GracefulStop
 from training.fit.history import CURVE, History, curve_lines
-from training.fit.loss import TrainingLoss
+from training.fit.loss import TrainingLoss, hit_rate
 from training.fit.optim import make_optimizer, unfreeze
 from training.fit.pretrained import check_frozen_trunk, check_pretrained
 from training.fit.probe import fit_probe
@@ -117,7 +117,8 @@ def _train(
     loss_of = TrainingLoss(recipe, setup, teacher_ensemble)
     if recipe.start.probe and not checkpoint:
         balance = class_weights(windows.labels, len(dataset.classes)) if optim.balance else None
-        fit_probe(setup.frontend, network, windows.waves, windows.labels, balance)
+        known = windows.targets if windows.multi_label else windows.labels
+        fit_probe(setup.frontend, network, windows.waves, known, balance)
     optimizer, average = make_optimizer(network, optim, recipe.start.lr_decay), WeightAverage(network, optim)
     generator = Generator().manual_seed(recipe.seed)
     progress = Progress()
@@ -184,8 +185,7 @@ def _train(
                 loss = loss_of(logits, targets, waves)
                 (loss / optim.accumulate).backward()  # type: ignore[no-untyped-call]
                 progress.loss += loss.detach() / (steps * optim.accumulate)
-                accuracy = (logits.argmax(1) == targets.argmax(1)).float().mean()
-                progress.accuracy += accuracy / (steps * optim.accumulate)
+                progress.accuracy += hit_rate(logits, targets) / (steps * optim.accumulate)
             nn.utils.clip_grad_norm_(network.parameters(), optim.clip_norm)
             optimizer.step()
             average.after_step()
@@ -223,7 +223,8 @@ def _train(
         same = stopping_clips == calibration_clips
         unseen = held_out if same else load_labelled_windows(recipe, dataset, calibration_clips, device)
         logits = predict(setup.frontend, final, unseen.waves, service_precision())[0]
-        temperature = fit_temperature(logits, unseen.labels.cpu())
+        if not unseen.multi_label:
+            temperature = fit_temperature(logits, unseen.labels.cpu())
         matrix = confusion_matrix(unseen.labels.cpu().numpy(), logits.argmax(1).numpy(), len(dataset.classes))
         tensorboard.log_confusion(
             progress.step // steps, matrix, dataset.classes, "held-out part of the training folds"
@@ -238,6 +239,7 @@ def _train(
         architecture=network.config,
         frontend=setup.frontend.config,
         classes=dataset.classes,
+        multi_label=dataset.multi_label,
         temperature=temperature,
         licence=combined_licence(dataset, pretrained),
         training=identity,

@@ -20,7 +20,8 @@ _ITERATIONS = 100
 
 
 def fit_probe(frontend: LogMel, network: Network, waves: Windows, labels: Tensor, weights: Tensor | None) -> None:
-    """Set the head from windows (windows, samples), labels (windows,) and class weights (classes,) or None.
+    """Set the head from windows (windows, samples), labels (windows,) and class weights (classes,) or None; labels are
+    (windows, classes) where a window has several, and are not weighted.
 
     The same arguments give the same head. Raises RunError for a head of several layers.
     """
@@ -37,7 +38,7 @@ def fit_probe(frontend: LogMel, network: Network, waves: Windows, labels: Tensor
 
 def logistic_regression(x: Tensor, labels: Tensor, classes: int, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Features (rows, features) and labels (rows,) -> weight (classes, features) and bias (classes,) for features as
-    they are; the regression itself is on standardised ones.
+    they are; the regression itself is on standardised ones. Labels (rows, classes) may be several of a row.
 
     A feature that varies less than the average is not standardised but divided by the average deviation. Otherwise its
     weights would be so large that the first steps of the fine-tuning, which move all features, destroy the head.
@@ -55,7 +56,10 @@ def logistic_regression(x: Tensor, labels: Tensor, classes: int, weights: Tensor
         def closure() -> Tensor:
             optimizer.zero_grad()
             logits = functional.linear(standard, weight, bias)  # (rows, classes)
-            loss = functional.cross_entropy(logits, labels, None if weights is None else weights.cpu())
+            if labels.ndim == 2:
+                loss = functional.binary_cross_entropy_with_logits(logits, labels)
+            else:
+                loss = functional.cross_entropy(logits, labels, None if weights is None else weights.cpu())
             loss = loss + _WEIGHT_DECAY * weight.square().sum()
             loss.backward()  # type: ignore[no-untyped-call]
             return loss

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import Tensor
-from torch.nn import functional
 
 from training.data.base import Dataset, Fold
 from training.errors import RunError
 from training.eval.predict import predict, service_precision
 from training.fit.averaging import WeightAverage
+from training.fit.loss import classification_loss, hit_rate
 from training.fit.setup import LabelledWindows, TrainingSetup
 from training.recipe import Recipe, parse_stored
 from worker.model.checkpoint import CONFIG, Model, ModelConfig, ModelError, read_config
@@ -49,8 +49,8 @@ class Progress:
         """Evaluate the averaged weights on the validation windows after an epoch; with `patience`, keep the best
         weights."""
         logits = predict(setup.frontend, average.module, held_out.waves, service_precision(), title="validate")[0]
-        labels = held_out.labels.cpu()
-        loss = functional.cross_entropy(logits, labels).item()
+        targets = held_out.targets.cpu()
+        loss = classification_loss(logits, targets, multi_label=held_out.multi_label).item()
         if patience:
             self.epochs_without_improvement += 1
             if loss < self.best_loss:
@@ -59,7 +59,7 @@ class Progress:
                     name: tensor.detach().clone() for name, tensor in average.module.state_dict().items()
                 }
             self.stopped = self.epochs_without_improvement >= patience
-        return {"val_loss": loss, "val_accuracy": (logits.argmax(1) == labels).float().mean().item()}
+        return {"val_loss": loss, "val_accuracy": hit_rate(logits, targets).item()}
 
 
 def run_identity(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from training.data.base import Clip, Dataset, LeftOut
@@ -43,8 +42,9 @@ class LabelledWindows:
 
     waves: Windows  # (windows, samples)
     labels: Tensor  # (windows,)
-    targets: Tensor  # (windows, classes), one-hot
+    targets: Tensor  # (windows, classes), 1 for each class of the window
     audible: Tensor  # (windows, blocks of 0.1 s), on the CPU
+    multi_label: bool = False  # a window may have several classes, and the network a sigmoid for each
 
     def __len__(self) -> int:
         return len(self.waves)
@@ -133,11 +133,14 @@ def load_labelled_windows(recipe: Recipe, dataset: Dataset, clips: list[Clip], d
         clip_index = clip_index[audible_windows]
     labels = torch.tensor([clip.label for clip in clips])[clip_index]
     audible = torch.cat([block_audibility(part, rate) for part in in_parts(waves, 100)])
-    targets = functional.one_hot(labels, len(dataset.classes)).float()
+    of_clips = torch.zeros(len(clips), len(dataset.classes))
+    for row, clip in enumerate(clips):
+        of_clips[row, list(clip.labels)] = 1.0
+    targets = of_clips[clip_index]
     if device.type == "cuda" and waves.nbytes < _GPU_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
         waves = torch.cat([part.to(device) for part in in_parts(waves, 100)])
         labels, targets = labels.to(device), targets.to(device)
-    return LabelledWindows(waves, labels, targets, audible)
+    return LabelledWindows(waves, labels, targets, audible, dataset.multi_label)
 
 
 def _audible_windows(waves: Windows, clip_index: Tensor, rate: int, silence_dbfs: float) -> Tensor:

@@ -21,7 +21,7 @@ import soundfile
 
 from shared.audio.decode import SoundStream
 from shared.audio.probe import probe
-from training.data.custom.ingest import normalise_label
+from training.data.custom.labels import normalise_label
 from training.data.custom.manifest import IMPORT_LIMITS
 from training.data.custom.segments import cut_spans, to_int16
 from training.errors import DatasetError

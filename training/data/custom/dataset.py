@@ -10,6 +10,7 @@ from torch import Tensor
 
 from training.data.base import Clip, Dataset, DatasetInfo, Fold, LeftOut, digest_lines, fold_name, hold_out
 from training.data.custom.copied import find_copies
+from training.data.custom.labels import split_label
 from training.data.custom.manifest import MANIFEST, present_entries, read_manifest
 from training.data.custom.prepare import load_segments, prepare_segments, read_cache_info
 from training.data.custom.segments import FULL_SCALE
@@ -61,7 +62,7 @@ class CustomDataset(Dataset):
     def digest(self, test_fold: Fold) -> str:
         """As in the base class, but by the content of the files: they may be moved."""
         # digest_lines ignores duplicates: the number of segments of a file depends on the window length.
-        return digest_lines(f"{clip.sha256} {clip.fold} {clip.label}" for clip in self.split(test_fold)[0])
+        return digest_lines(f"{clip.sha256} {clip.fold} {clip.label_text}" for clip in self.split(test_fold)[0])
 
     def _clips_of(self, name: str) -> list[Clip]:
         return [clip for clip in self.clips if clip.fold == name]
@@ -112,16 +113,18 @@ def load_custom_dataset(
         overlap=cut.overlap, silence_db=cut.silence_dbfs,
     )  # fmt: skip
     waveforms, rows = load_segments(cache)
-    classes = tuple(sorted({row.label for row in rows}))
+    classes = tuple(sorted({label for row in rows for label in split_label(row.label)}))
+    labels = {row.label: [classes.index(name) for name in split_label(row.label)] for row in rows}
     sha256 = {entry.file: entry.sha256 for entry in entries}
     clips = tuple(
         Clip(
             root / row.file,
             subsets[row.source],
-            classes.index(row.label),
+            labels[row.label][0],
             row.source,
             index,
             sha256[row.file],
+            tuple(labels[row.label][1:]),
         )
         for index, row in enumerate(rows)
     )
@@ -133,7 +136,7 @@ def load_custom_dataset(
     if to_measure:
         return dataset
     for subset in dict.fromkeys(subsets.values()) if folds else ("train", "test"):
-        present = {clip.label for clip in clips if clip.fold == subset}
+        present = {label for clip in clips if clip.fold == subset for label in clip.labels}
         if missing := [name for label, name in enumerate(classes) if label not in present]:
             raise DatasetError(
                 f"{root}: the {fold_name(subset)} has no audible sound of class {missing[0]!r};"

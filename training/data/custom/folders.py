@@ -25,7 +25,8 @@ from training.data.custom.importers import (
     source_pattern,
     table_rows,
 )
-from training.data.custom.ingest import ImportResult, normalise_label, open_for_import, rejection_reason
+from training.data.custom.ingest import ImportResult, open_for_import, rejection_reason
+from training.data.custom.labels import normalise_label
 from training.data.custom.manifest import AUDIO_DIR, CACHE_DIR, REPORT_DIR, SPLIT_DIR
 from training.data.custom.split import Subset, write_given_split
 from training.errors import DatasetError
@@ -149,7 +150,8 @@ def _json_rows(name: str, text: str) -> list[tuple[int, str, str, str]]:
         try:
             row = json.loads(content)
             if "label" in row:
-                label = normalise_label(str(row["label"]))
+                label = row["label"]
+                label = normalise_label(json.dumps(label) if isinstance(label, list) else str(label))
                 rows.append((line, str(row["file_name"]), label, str(row.get("source") or "")))
         except (ValueError, TypeError, KeyError) as error:
             raise DatasetError(f"{name}, line {line}: not an object with file_name and label ({error})") from error

@@ -22,10 +22,10 @@ from training.data.custom.ingest import (
     MAX_FILE_BYTES,
     DatasetWriter,
     ImportResult,
-    normalise_label,
     open_for_import,
     rejection_reason,
 )
+from training.data.custom.labels import normalise_label
 from training.data.custom.web import DownloadFailed, fetcher, file_name, is_link, is_page
 from training.errors import DatasetError
 

@@ -8,7 +8,6 @@ entry, and a new source replaces the old source.
 import hashlib
 import os
 import re
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from pathlib import Path, PurePath
 from otoscope.errors import AudioError
 from shared.audio.formats import FORMATS, describe_formats
 from shared.audio.probe import probe
+from training.data.custom.labels import normalise_label
 from training.data.custom.manifest import (
     AUDIO_DIR,
     CACHE_DIR,
@@ -175,11 +175,6 @@ def open_for_import(root: Path) -> Iterator[DatasetWriter]:
         if not (root / MANIFEST).is_file():
             write_manifest(root, ())  # marks the folder as a data set, even if the import is interrupted
         yield DatasetWriter(root)
-
-
-def normalise_label(label: str) -> str:
-    """Strip white space and compose accents (Unicode NFC): some file systems store them decomposed."""
-    return unicodedata.normalize("NFC", label.strip())
 
 
 def rejection_reason(name: str) -> str | None:

@@ -1,7 +1,7 @@
 """The manifest of a custom data set, `items.csv`: one row per sound.
 
     file     path of the sound: relative to the data set folder if inside it, else absolute
-    label    class
+    label    class, or several, separated by semicolons, of a multi-label data set
     source   the original recording, or the speaker; a split never separates the sounds of one source
     origin   path or link from which the sound was imported
     sha256   of the bytes of the file
@@ -17,6 +17,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from shared.audio.limits import AudioLimits
+from training.data.custom.labels import split_label
 from training.data.custom.tables import read_table, write_table
 from training.errors import DatasetError
 
@@ -36,6 +37,11 @@ class ManifestEntry:
     source: str
     origin: str
     sha256: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes: several in a multi-label data set."""
+        return split_label(self.label)
 
 
 COLUMNS = tuple(field.name for field in fields(ManifestEntry))

@@ -28,6 +28,7 @@ from shared.audio.decode import SoundStream, Waveform
 from shared.audio.level import FrameLevels
 from shared.audio.probe import probe
 from training.data.base import LeftOut
+from training.data.custom.labels import split_label
 from training.data.custom.manifest import (
     CACHE_DIR,
     IMPORT_LIMITS,
@@ -233,13 +234,15 @@ def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheP
                 files += 1
             else:
                 skipped.append(f"{root / decoded.entry.file}: {decoded.error or 'silent'}")
-                first.setdefault(decoded.entry.label, skipped[-1])
+                for name in decoded.entry.labels:
+                    first.setdefault(name, skipped[-1])
             for segment, samples in decoded.segments:
                 segments.append(segment)
                 file.write(samples.tobytes())
                 if not whole_files:
                     file.seek(2 * (width - len(samples)), os.SEEK_CUR)  # a gap in the file reads as zeros
-        if lost := sorted({entry.label for entry in entries} - {segment.label for segment in segments}):
+        classes = {label for entry in entries for label in entry.labels}
+        if lost := sorted(classes - {label for segment in segments for label in split_label(segment.label)}):
             raise DatasetError(f"no usable sound of class {', '.join(map(repr, lost))}; first: {first[lost[0]]}")
         if whole_files:
             file.seek(0)

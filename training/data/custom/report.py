@@ -91,7 +91,8 @@ def write_dataset_report(root: Path, out: Path) -> Path:
             file.write(_markdown(root, summary))
         usable: dict[str, list[Path]] = {label: [] for label in summary.classes}
         for stats in decodable:
-            usable[stats.entry.label].append(root / stats.entry.file)
+            for label in stats.entry.labels:
+                usable[label].append(root / stats.entry.file)
         save_spectrograms(out / "overview.png", usable)
     except OSError as error:
         raise DatasetError(f"{out} cannot be written: {error}") from error
@@ -136,14 +137,14 @@ def _summarise(
 ) -> DatasetReport:
     split, note = _read_split_or_note(root)
     classes: dict[str, ClassReport] = {}
-    for label, count in sorted(Counter(entry.label for entry in entries).items()):
-        of_class = [stats for stats in decodable if stats.entry.label == label]
+    for label, count in sorted(Counter(label for entry in entries for label in entry.labels).items()):
+        of_class = [stats for stats in decodable if label in stats.entry.labels]
         seconds = [stats.seconds for stats in of_class] or [0.0]
         total = sum(seconds) or 1.0
         classes[label] = ClassReport(
             sounds=count,
             share=count / len(entries),
-            sources=len({entry.source for entry in entries if entry.label == label}),
+            sources=len({entry.source for entry in entries if label in entry.labels}),
             minutes=sum(seconds) / 60,
             shortest=min(seconds),
             median=median(seconds),

@@ -113,7 +113,7 @@ def _by_group(entries: Sequence[ManifestEntry], joined: Mapping[str, str]) -> di
     """Group of sources -> sounds by label."""
     groups: dict[str, Counter[str]] = defaultdict(Counter)
     for entry in entries:
-        groups[joined[entry.source]][entry.label] += 1
+        groups[joined[entry.source]].update(entry.labels)
     return groups
 
 
@@ -208,10 +208,11 @@ def _replace_split(
 ) -> SplitInfo:  # fmt: skip
     """Write a split of a locked data set. Raises DatasetError."""
     counts: dict[str, dict[Subset, int]] = {
-        label: dict.fromkeys(SUBSETS, 0) for label in sorted({entry.label for entry in entries})
+        label: dict.fromkeys(SUBSETS, 0) for label in sorted({label for entry in entries for label in entry.labels})
     }
     for entry in entries:
-        counts[entry.label][subsets[entry.source]] += 1
+        for label in entry.labels:
+            counts[label][subsets[entry.source]] += 1
     info = SplitInfo(
         seed=seed, shares=shares, counts=counts, items_sha256=manifest_digest(root),
         copies=[describe_copy(*pair) for pair in copies],
