@@ -1,6 +1,7 @@
-// Runs on the audio thread: posts the microphone's samples in blocks of about an eighth of a second.
+// Runs on the audio thread: posts the microphone's samples in blocks of about a twentieth of a second, so that a live
+// answer does not wait for them.
 
-const BLOCK = 48 * 128; // samples
+const BLOCK = 16 * 128; // samples
 
 class Recorder extends AudioWorkletProcessor {
   #block = new Float32Array(BLOCK);

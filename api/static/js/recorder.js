@@ -1,15 +1,16 @@
 // Records the microphone as a WAV file: uncompressed, since the formats of MediaRecorder differ from browser to browser.
 
 import { HEADER, toInt16, wavHeader } from "./wav.js";
+import { t } from "./words.js";
 
 /** Files that were recorded on this page and exist nowhere else. @type {WeakSet<File>} */
 export const recordings = new WeakSet();
 
 /** What is said where the microphone cannot be opened, by the name of the DOMException. @type {Record<string, string>} */
 const MICROPHONE_ERRORS = {
-  NotAllowedError: "The microphone was not allowed. You can change that in the browser's address bar.",
-  NotFoundError: "There is no microphone.",
-  NotReadableError: "The microphone is in use by another program.",
+  NotAllowedError: t("recorder.refused"),
+  NotFoundError: t("recorder.none"),
+  NotReadableError: t("recorder.busy"),
 };
 
 /**
@@ -25,11 +26,12 @@ const MICROPHONE_ERRORS = {
  * @param {number} options.seconds  of sound
  * @param {number} options.bytes  of the file
  * @param {(peak: number, seconds: number) => void} options.onLevel  called several times a second
+ * @param {(samples: Float32Array, rate: number) => void} [options.onBlock]  gets every block of samples; the rate is in Hz
  * @returns {Promise<Recording>} rejects with an Error that can be shown
  */
-export async function record({ seconds, bytes, onLevel }) {
+export async function record({ seconds, bytes, onLevel, onBlock }) {
   if (!navigator.mediaDevices?.getUserMedia) {
-    throw new Error("Browsers allow the microphone on secure pages only: open this page over https or on localhost.");
+    throw new Error(t("recorder.insecure"));
   }
   /** @type {MediaStream} */
   let stream;
@@ -40,7 +42,7 @@ export async function record({ seconds, bytes, onLevel }) {
     });
   } catch (error) {
     const { name, message } = /** @type {DOMException} */ (error);
-    throw new Error(MICROPHONE_ERRORS[name] ?? `The microphone cannot be used: ${message}`);
+    throw new Error(MICROPHONE_ERRORS[name] ?? t("recorder.failed", { message }));
   }
   const context = new AudioContext();
   function release() {
@@ -51,7 +53,7 @@ export async function record({ seconds, bytes, onLevel }) {
     await context.audioWorklet.addModule("/static/js/recorder-worklet.js");
   } catch {
     release();
-    throw new Error("The recording cannot start: the server does not respond.");
+    throw new Error(t("recorder.no_server"));
   }
   const source = context.createMediaStreamSource(stream);
   const node = new AudioWorkletNode(context, "recorder", {
@@ -72,13 +74,14 @@ export async function record({ seconds, bytes, onLevel }) {
   }
   function stop() {
     close();
-    if (length === 0) reject(new Error("Nothing was recorded."));
+    if (length === 0) reject(new Error(t("recorder.nothing")));
     else resolve(wav(blocks, length, context.sampleRate));
   }
   node.port.onmessage = (/** @type {MessageEvent<Float32Array>} */ { data }) => {
     const block = data.subarray(0, limit - length);
     blocks.push(block);
     length += block.length;
+    onBlock?.(block, context.sampleRate);
     onLevel(
       block.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0),
       length / context.sampleRate,
@@ -121,7 +124,7 @@ function wav(blocks, length, rate) {
     for (const sample of block) samples[at++] = toInt16(sample);
   }
   const now = new Date().toTimeString().slice(0, 8).replaceAll(":", "-");
-  const file = new File([wavHeader(1, length, rate), samples.buffer], `Recording ${now}.wav`, { type: "audio/wav" });
+  const file = new File([wavHeader(1, length, rate), samples.buffer], `${t("recorder.name", { now })}.wav`, { type: "audio/wav" });
   recordings.add(file);
   return file;
 }

@@ -6,6 +6,7 @@ import { clock, formatBytes, formatDuration } from "./format.js";
 import { library } from "./library.js";
 import { record } from "./recorder.js";
 import { samples } from "./samples.js";
+import { t } from "./words.js";
 
 /** @import { ErrorInfo, Limits } from "./types.js" */
 
@@ -25,16 +26,18 @@ export function mountUpload(root) {
     accept: acceptedTypes(),
     multiple: true,
     hidden: true,
-    "aria-label": "Sound files",
+    "aria-label": t("upload.files"),
   });
-  const hint = h("p", { class: "hint", text: "Loading the limits of the server…" });
+  const hint = h("p", { class: "hint", text: t("upload.loading") });
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
-  const recordButton = button("Record", "mic", () => startRecording());
+  const recordButton = button(t("upload.record"), "mic", () => startRecording());
+  const liveButton = button(t("live.button"), "wave", () => startLive());
   const buttons = h(
     "div",
     { class: "buttons" },
-    button("Choose files", "file", () => input.click(), { class: "primary" }),
+    button(t("upload.choose"), "file", () => input.click(), { class: "primary" }),
     recordButton,
+    liveButton,
   );
   const panel = h(
     "div",
@@ -42,10 +45,10 @@ export function mountUpload(root) {
     h(
       "div",
       { class: "intro" },
-      h("h1", { text: "Classify a sound" }),
+      h("h1", { text: t("upload.title") }),
       h("p", {
         class: "muted",
-        text: "Drop a sound here, choose a file, or record one. It is sent to this server only.",
+        text: t("upload.text"),
       }),
     ),
     input,
@@ -53,9 +56,9 @@ export function mountUpload(root) {
     h(
       "div",
       { class: "samples" },
-      h("span", { class: "hint", text: "Or try a synthetic sound:" }),
+      h("span", { class: "hint", text: t("upload.samples") }),
       samples.map(({ name, file }) =>
-        h("button", { type: "button", text: name, on: { click: ({ currentTarget }) => trySample(file, currentTarget) } }),
+        h("button", { type: "button", text: t(name), on: { click: ({ currentTarget }) => trySample(file, currentTarget) } }),
       ),
     ),
     problem,
@@ -105,7 +108,7 @@ export function mountUpload(root) {
       {
         class: "level",
         role: "meter",
-        "aria-label": "Level",
+        "aria-label": t("upload.level"),
         "aria-valuemin": 0,
         "aria-valuemax": 1,
         "aria-valuenow": "0.00",
@@ -115,8 +118,7 @@ export function mountUpload(root) {
     const time = h("span", { class: "number", text: "0:00.0" });
     try {
       const recording = await record({
-        seconds: limits?.max_seconds ?? 600,
-        bytes: limits?.max_upload_bytes ?? 2 ** 25,
+        ...recordingLimits(),
         onLevel: (peak, seconds) => {
           level.style.transform = `scaleX(${Math.min(1, peak)})`;
           meter.classList.toggle("loud", peak >= 0.98);
@@ -124,8 +126,8 @@ export function mountUpload(root) {
           time.textContent = clock(seconds);
         },
       });
-      const stop = button("Stop", "stop", () => recording.stop(), { class: "primary" });
-      const discard = button("Discard", "close", () => recording.discard(), { quiet: true });
+      const stop = button(t("upload.stop"), "stop", () => recording.stop(), { class: "primary" });
+      const discard = button(t("upload.discard"), "close", () => recording.discard(), { quiet: true });
       const row = h("div", { class: "recording" }, h("span", { class: "dot" }), meter, time, stop, discard);
       buttons.hidden = true;
       buttons.after(row);
@@ -144,6 +146,20 @@ export function mountUpload(root) {
     }
   }
 
+  async function startLive() {
+    showProblem("");
+    liveButton.disabled = true;
+    try {
+      const live = await import("./live/panel.js");
+      const file = await live.listenLive(recordingLimits());
+      if (file) addFiles([file]);
+    } catch (error) {
+      showProblem(error instanceof Error ? error.message : String(error));
+    } finally {
+      liveButton.disabled = false;
+    }
+  }
+
   /** @param {Iterable<File>} files */
   function addFiles(files) {
     showProblem("");
@@ -157,19 +173,25 @@ export function mountUpload(root) {
   }
 }
 
+/** What the server accepts of a recording. */
+const recordingLimits = () => ({
+  seconds: limits?.max_seconds ?? 600,
+  bytes: limits?.max_upload_bytes ?? 2 ** 25,
+});
+
 /**
  * The error that the server would respond with, or null.
  * @param {File} file
  * @returns {ErrorInfo | null}
  */
 function limitError(file) {
-  if (file.size === 0) return { code: "audio_empty", title: "The file is empty", detail: `${file.name} has 0 bytes.` };
+  if (file.size === 0) return { code: "audio_empty", title: t("upload.empty"), detail: t("upload.empty.detail", { name: file.name }) };
   if (limits && file.size > limits.max_upload_bytes) {
     const [size, most] = [file.size, limits.max_upload_bytes].map(formatBytes);
     return {
       code: "payload_too_large",
-      title: "The file is too large",
-      detail: `${file.name} has ${size}; this server accepts at most ${most}.`,
+      title: t("upload.too_large"),
+      detail: t("upload.too_large.detail", { name: file.name, size, most }),
     };
   }
   return null;
@@ -184,14 +206,17 @@ async function loadLimits(hint, input) {
     limits = await api.getLimits();
   } catch (error) {
     const unauthorized = error instanceof api.Refused && error.status === 401;
-    hint.textContent = unauthorized ? error.title : "The server does not respond.";
+    hint.textContent = unauthorized ? error.title : t("common.no_response_now");
     api.retryLater(error, () => loadLimits(hint, input), 3_000);
     return;
   }
-  hint.textContent =
-    `Drop files anywhere: ${limits.formats.join(", ")}; up to ${formatBytes(limits.max_upload_bytes)}, ` +
-    `${formatDuration(limits.max_seconds)} and ${limits.max_channels} channels. The server deletes the sound as soon as ` +
-    `it is classified, and the result after ${formatDuration(limits.result_ttl)}.`;
+  hint.textContent = t("upload.limits", {
+    formats: limits.formats.join(", "),
+    size: formatBytes(limits.max_upload_bytes),
+    seconds: formatDuration(limits.max_seconds),
+    channels: limits.max_channels,
+    kept: formatDuration(limits.result_ttl),
+  });
   input.accept = acceptedTypes();
 }
 
