@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Block = bytes | bytearray | memoryview | NDArray[Any]
-"""Samples of one channel: bytes in the format of the stream, or an array (samples,) of int16, or of floats in -1..1."""
+"""Samples of one channel: bytes in the format of the stream, or an array, (samples,) or (samples, 1), of int16 or of
+floats in -1..1."""
 
 Blocks = Iterable[Block] | AsyncIterable[Block]
 
@@ -135,6 +136,8 @@ class LiveCall:
     async def _put(self, block: Block) -> None:
         """Raises TypeError."""
         samples = block if isinstance(block, np.ndarray) else None
+        if samples is not None and samples.ndim == 2 and samples.shape[1] == 1:  # as microphones are often read
+            samples = samples[:, 0]
         if not self._width:
             if samples is not None:
                 self._options["format"] = "s16le" if samples.dtype == np.int16 else "f32le"
@@ -173,10 +176,14 @@ class LiveCall:
         socket, self._socket = self._socket, None
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
-        if socket is not None:
-            await socket.close()
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if socket is not None:
+                await socket.close()
+        finally:  # also where the event loop ends, which cancels this
+            self._tasks.clear()
+            if socket is not None:
+                socket.transport.abort()
 
     async def _send(self, socket: "ClientConnection") -> None:
         while (block := await self._queue.get()) is not None:
