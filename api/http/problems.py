@@ -131,9 +131,10 @@ def install(app: FastAPI) -> None:
         return problem_response(mapped, request, headers)
 
 
-def internal_error_response(request: Request, error: Exception) -> Response:
+def internal_error_response(request: HTTPConnection, error: Exception) -> Response:
     """500 for an unexpected exception, which is logged; the response does not contain its text."""
-    log.error("unexpected exception in %s %r", request.method, request.url.path, exc_info=error)
+    method = request.scope.get("method", "WebSocket")
+    log.error("unexpected exception in %s %r", method, request.url.path, exc_info=error)
     return problem_response(InternalError("The gateway failed on this request; see its log."), request)
 
 

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +25,23 @@ freed."""
 MAX_MESSAGE_BYTES = 256 * 1024
 """Largest message of a WebSocket: 1.3 s of sound at 48 kHz in 32 bits. Its connection is closed with 1009 beyond it."""
 
+_SILENT = logging.getLogger(f"{__name__}.websockets")
+_SILENT.setLevel(logging.CRITICAL + 1)
+
+
+class SilentWebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's protocol without its log: any client can cause a line, or a traceback, with every handshake.
+
+    Streams are logged by `api.live`, and unexpected exceptions by `api.middleware.errors`.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.logger = self.conn.logger = _SILENT
+
+
 WEBSOCKETS: dict[str, Any] = {
-    "ws": "websockets-sansio",
+    "ws": SilentWebSocketProtocol,
     "ws_max_size": MAX_MESSAGE_BYTES,
     "ws_per_message_deflate": False,  # sound does not become smaller
 }
@@ -61,6 +77,9 @@ def bounded_protocol(timeout: float, max_open: int | None = None) -> type[HttpTo
             """Of other requests `Upgrade` is ignored, as a server may (RFC 9110, section 7.8)."""
             is_stream = self.scope["method"] == "GET" and _WEBSOCKET_PATH.match(self.url) is not None
             return is_stream and super()._should_upgrade()
+
+        def _unsupported_upgrade_warning(self) -> None:
+            """Not logged: any client can cause it."""
 
         def handle_websocket_upgrade(self) -> None:
             lines = [len(name) + len(value) for name, value in self.headers]

@@ -202,7 +202,7 @@ class LiveStream:
         self._drop(skipped)
         if window is not None:
             self._offer(window)
-        if self._cutter.seconds >= self._charged + self._card.window_seconds:
+        while self._cutter.seconds >= self._charged + self._card.window_seconds:
             self._charged += self._card.window_seconds
             if seconds := self._caller.acquire():
                 raise RateLimited(
@@ -259,7 +259,7 @@ class LiveStream:
             dropped, self._dropped = self._dropped, 0
             last = self._ended
             try:
-                with tracing.span("live window", "server", attributes={"otoscope.stream": self.id}):
+                with tracing.span("live window", "server", attributes={tracing.STREAM: self.id}):
                     answer, packed = await self._answer(window)
             except OtoscopeError as error:
                 self._counts.failed += 1

@@ -15,7 +15,7 @@ SpanKind = Literal["internal", "server", "producer", "consumer"]
 Attributes = Mapping[str, str | int | float | bool]
 """Attributes of a span by name."""
 
-JOB, MODEL = "otoscope.job.id", "otoscope.model"
+JOB, MODEL, STREAM = "otoscope.job.id", "otoscope.model", "otoscope.stream"
 OUTCOME, ATTEMPT, WORKER = "otoscope.job.outcome", "otoscope.job.attempt", "otoscope.worker"
 BYTES, FORMAT = "otoscope.audio.bytes", "otoscope.audio.format"
 CODE = "otoscope.error.code"

@@ -422,8 +422,7 @@ def test_a_stream_needs_a_key(keys: Keys) -> None:
 def test_a_stream_counts_towards_the_rate_limit(keys: Keys) -> None:
     """Its opening as one submission, and each further window of sound as another."""
     with open_stream(keys.url, keys.header("slow")) as client:
-        for _ in range(5):
-            client.send(tone(1.0))
+        client.send(tone(5.0))
         messages = client.until_closed(4429)
     assert messages[-1]["code"] == "rate_limited"
     assert status_of(keys.url, keys.header("slow")) == 429
@@ -551,3 +550,21 @@ def test_a_redis_that_stops_is_an_error_of_its_windows(
         time.sleep(1.1)  # the gateway reads the memory of Redis at most once a second
         client.send(tone(HOP))
         assert client.receive()["predictions"]
+
+
+def test_refused_and_odd_handshakes_are_not_logged(
+    http: httpx2.Client, worker: FakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any client can cause any number of them; nor does a stream log more than its beginning and its end."""
+    caplog.set_level("INFO")
+    address = http.base_url.host, http.base_url.port
+    for raw in (handshake(Sec_WebSocket_Key="short"), handshake("/v1/jobs"), handshake(Origin="http://evil.example")):
+        send_request(address, raw)
+    with open_stream(str(http.base_url)) as client:
+        client.receive()
+        client.socket.socket.sendall(b"\x81\x81\0\0\0\0\xff")  # text that is no UTF-8
+        client.until_closed(1007)
+    wait_for(lambda: "stream closed" in caplog.text)
+    messages = [record.getMessage() for record in caplog.records if not record.name.startswith(("httpx", "websockets"))]
+    assert [text for text in messages if "upgrade" in text.lower() or "handshake" in text or "UTF" in text] == []
+    assert [text for text in messages if "stream" in text] == ["stream opened", "stream closed"]

@@ -1,0 +1,89 @@
+"""Sound for `otoscope listen`: what comes out of a pipe or a file, block by block."""
+
+import io
+import struct
+import time
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from otoscope.errors import AudioCorrupt, AudioUnsupported
+from otoscope.sources import from_file, from_pipe
+
+RATE = 8_000
+
+
+def wav_bytes(samples: NDArray[np.generic], channels: int = 1, rate: int = RATE) -> bytes:
+    """A PCM WAV of interleaved samples."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(samples.itemsize)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    return buffer.getvalue()
+
+
+def heard(body: bytes, rate: int = 16_000) -> tuple[int, NDArray[np.float32]]:
+    found, blocks = from_pipe(io.BytesIO(body), rate)
+    return found, np.concatenate(list(blocks))
+
+
+def test_raw_samples() -> None:
+    """16-bit PCM at the rate that was given; half a sample at the end is left out."""
+    samples = np.arange(-5_000, 5_000, dtype="<i2")
+    rate, found = heard(samples.tobytes() + b"\0", 22_050)
+    assert rate == 22_050
+    np.testing.assert_allclose(found, samples / 32_768, atol=1e-7)
+
+
+@pytest.mark.parametrize("type_", ["u1", "<i2", "<i4"])
+def test_a_wav_in_a_pipe(type_: str) -> None:
+    """Its own rate and format; channels are averaged."""
+    half = {"u1": 192, "<i2": 16_384, "<i4": 2**30}[type_]
+    zero = 128 if type_ == "u1" else 0
+    samples = np.array([[half, zero]] * 2_000, type_)
+    rate, found = heard(wav_bytes(samples, channels=2))
+    assert (rate, found.shape) == (RATE, (2_000,))
+    np.testing.assert_allclose(found, 0.25, atol=1e-6)
+
+
+def test_a_wav_without_a_length() -> None:
+    """As programs write it that cannot go back in a pipe: everything up to its end is sound."""
+    body = bytearray(wav_bytes(np.zeros(3_000, "<i2")))
+    body[40:44] = struct.pack("<I", 0xFFFFFFFF)
+    assert len(heard(bytes(body))[1]) == 3_000
+
+
+def test_a_wav_with_other_chunks() -> None:
+    """They are skipped, odd lengths included."""
+    body = wav_bytes(np.zeros(1_000, "<i2"))
+    chunk = b"LIST" + struct.pack("<I", 3) + b"abc\0"
+    assert len(heard(body[:12] + chunk + body[12:])[1]) == 1_000
+
+
+def test_what_is_no_usable_wav() -> None:
+    """Is an error with the reason, not noise."""
+    body = bytearray(wav_bytes(np.zeros(1_000, "<i2")))
+    body[34:36] = struct.pack("<H", 24)
+    with pytest.raises(AudioUnsupported, match="24 bits"):
+        from_pipe(io.BytesIO(bytes(body)), RATE)
+    with pytest.raises(AudioCorrupt, match="no usable format"):
+        from_pipe(io.BytesIO(b"RIFF\0\0\0\0WAVE"), RATE)
+    with pytest.raises(AudioCorrupt, match="first 64 KB"):
+        from_pipe(io.BytesIO(b"RIFF\0\0\0\0WAVEjunk" + struct.pack("<I", 10**9)), RATE)
+
+
+def test_a_file_takes_as_long_as_it_plays(tmp_path: Path) -> None:
+    """All of its samples, at their own speed."""
+    samples = (np.sin(np.arange(2_000)) * 20_000).astype("<i2")
+    (tmp_path / "sound.wav").write_bytes(wav_bytes(samples))
+    rate, blocks = from_file(tmp_path / "sound.wav")
+    began = time.monotonic()
+    found = np.concatenate(list(blocks))
+    assert rate == RATE
+    np.testing.assert_allclose(found, samples / 32_768, atol=1e-6)
+    assert time.monotonic() - began >= 0.2
