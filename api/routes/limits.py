@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from api.dependencies import GatewayDep
 from otoscope.types import Limits
 from shared.audio.formats import BY_NAME
+from shared.audio.limits import HEAD_SECONDS
 
 router = APIRouter(prefix="/v1/limits", tags=["limits"])
 
@@ -25,5 +26,6 @@ async def limits(gateway: GatewayDep) -> Limits:
         extensions=[extension for each in formats for extension in each.extensions],
         max_wait=settings.max_wait,
         result_ttl=settings.result_ttl,
+        max_full_spectrogram_seconds=HEAD_SECONDS,
         queue_limit=settings.queue_limit,
     )

@@ -84,6 +84,7 @@ def test_limits_are_those_of_this_server(start_gateway: Callable[..., httpx2.Cli
     """From the settings; submissions are checked against them."""
     http = start_gateway(max_upload_bytes=8_000, max_seconds=0.2, max_wait=7.0, result_ttl=60, queue_limit=3)
     limits = Limits.model_validate(http.get("/v1/limits").json())
+    assert limits.max_full_spectrogram_seconds == 600
     assert (limits.max_upload_bytes, limits.max_wait, limits.result_ttl, limits.queue_limit) == (8_000, 7.0, 60, 3)
     assert (limits.min_seconds, limits.max_seconds) == (0.05, 0.2)
     assert (limits.max_channels, limits.min_rate, limits.max_rate) == (64, 1_000, 768_000)
