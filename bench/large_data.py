@@ -74,16 +74,17 @@ def main() -> None:
 
 
 def write_noise(folder: Path, seconds: float) -> None:
-    """Files of ten minutes of noise, white in one class and low in the other; in `train`, and a twentieth in `test`."""
+    """Files of ten minutes of noise, white in one class and low in the other; in `train`, and a twentieth in `test`.
+    They begin at different places of one noise."""
     random = np.random.default_rng(0)
+    white = random.normal(scale=3_000, size=_FILE_SECONDS * RATE)
+    noises = {"white": white, "low": np.convolve(white, np.ones(16) / 4, "same")}
+    whole = {label: noise.clip(-32_768, 32_767).astype(np.int16) for label, noise in noises.items()}
     for part, share in (("train", 1.0), ("test", 0.05)):
-        files = max(round(seconds * share / _FILE_SECONDS), 2)
-        for number in range(files):
+        for number in range(max(round(seconds * share / _FILE_SECONDS), 2)):
             label = ("white", "low")[number % 2]
-            noise = random.normal(scale=0.1, size=_FILE_SECONDS * RATE).astype(np.float32)
-            if label == "low":
-                noise = np.convolve(noise, np.ones(16) / 4, "same").astype(np.float32)
             (folder / part / label).mkdir(parents=True, exist_ok=True)
+            noise = np.roll(whole[label], int(random.integers(len(white))))
             soundfile.write(folder / part / label / f"{number}.wav", noise, RATE, "PCM_16")
 
 

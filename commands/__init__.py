@@ -9,6 +9,7 @@ COMMANDS = {
     "quantise": "commands.train:quantise",
     "export": "commands.train:export",
     "runs": "commands.runs:runs",
+    "tune": "commands.tune:tune",
     "models add": "commands.models:add",
     "models average": "commands.models:average",
     "data": "commands.data:data",

@@ -84,7 +84,7 @@ def train(
         recipe, start, changes = _propose(data, fold, start, out)
     chosen, model = recipe_and_start(recipe, changes, start)
     dataset = load_data(data, chosen.frontend, chosen.segments)
-    test_fold = _fold(fold, dataset)
+    test_fold = parse_fold(fold, dataset)
     out = out or Path("runs") / f"{chosen.name}-{fold_name(test_fold).replace(' ', '')}"
     try:
         run(
@@ -105,7 +105,7 @@ def train(
     print(f"Model card: {out}/README.md, learning curve: {out}/{CURVE}")
     same = [("--data", data), ("--recipe", recipe), *(("--set", one) for one in changes or ()), ("--from", start)]
     if folds := 0 if teacher else most_folds(dataset):
-        again = f"otoscope evaluate {shlex.quote(f'{out}-folds')} {_options(same)} --folds {folds}"
+        again = f"otoscope evaluate {shlex.quote(f'{out}-folds')} {command_options(same)} --folds {folds}"
         print(f"The accuracy of one split depends on chance; by folds: {again}")
     else:
         print(f"Serve it: cp -r {shlex.quote(str(out))} models/ && otoscope up")
@@ -135,7 +135,7 @@ def _propose(
         ("--data", data), ("--recipe", proposal.recipe), *(("--set", one) for one in proposal.changes),
         ("--from", proposal.start), ("--fold", fold), ("--out", out),
     ]  # fmt: skip
-    print(f"  otoscope train {_options(same)}")
+    print(f"  otoscope train {command_options(same)}")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise SystemExit(2)
     if not typer.confirm("Train so?", default=True):
@@ -145,7 +145,7 @@ def _propose(
     return proposal.recipe, proposal.start, list(proposal.changes)
 
 
-def _options(values: "Iterable[tuple[str, object]]") -> str:
+def command_options(values: "Iterable[tuple[str, object]]") -> str:
     """The options that have a value, quoted for a shell."""
     return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in values if value)
 
@@ -226,7 +226,7 @@ def evaluate(
     if model_classes:
         name = config.training.get("data", {}).get("name") or f"{whole.info.name}, {len(config.classes)} classes"
         dataset = whole.select_classes(config.classes, name)
-    chosen_fold = _fold(fold, dataset) if fold else None
+    chosen_fold = parse_fold(fold, dataset) if fold else None
     if fit_answers:
         from training.fit.answers import refit_answers
 
@@ -303,7 +303,7 @@ def lr_find(
     chosen, model = recipe_and_start(recipe, changes, start)
     dataset = load_data(data, chosen.frontend, chosen.segments)
     found = find_learning_rate(
-        chosen, dataset, _fold(fold, dataset), out, steps, teachers=teacher or (), pretrained=model
+        chosen, dataset, parse_fold(fold, dataset), out, steps, teachers=teacher or (), pretrained=model
     )
     print(f"The loss falls fastest at {found.steepest:.1e} and is lowest at {found.lowest:.1e}: {out}/lr_find.png")
     others = [change for change in changes or () if change.partition("=")[0].strip() != "optim.max_lr"]
@@ -311,7 +311,7 @@ def lr_find(
         ("--recipe", recipe), *(("--set", change) for change in [*others, f"optim.max_lr={found.steepest:.1e}"]),
         ("--fold", fold), ("--from", start), *(("--teacher", one) for one in teacher or ()), ("--data", data),
     ]  # fmt: skip
-    print(f"Try it: otoscope train {_options(same)}")
+    print(f"Try it: otoscope train {command_options(same)}")
 
 
 def overfit(
@@ -327,7 +327,7 @@ def overfit(
 
     chosen, model = recipe_and_start(recipe, changes, start)
     dataset = load_data(data, chosen.frontend, chosen.segments)
-    taken, loss = overfit_one_batch(chosen, dataset, _fold(fold, dataset), steps, pretrained=model)
+    taken, loss = overfit_one_batch(chosen, dataset, parse_fold(fold, dataset), steps, pretrained=model)
     print(f"100 % of one minibatch after {taken} steps, loss {loss:.3f}: the network and the loss work")
 
 
@@ -381,7 +381,7 @@ def _segments(config: "ModelConfig") -> "SegmentRecipe":
     return parse_stored(recipe).segments if recipe else SegmentRecipe()
 
 
-def _fold(name: str | None, dataset: "Dataset") -> "Fold":
+def parse_fold(name: str | None, dataset: "Dataset") -> "Fold":
     """A fold by its name; the default fold of the data set without one."""
     if name is None:
         return dataset.default_fold

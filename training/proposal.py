@@ -128,7 +128,7 @@ def propose(found: Survey, start: Path | None = None) -> Proposal:
     if few or short:
         because = [size] if few else []
         because += [f"the sounds are short (median {found.median_seconds:.1f} s): windows of 2 s"] if short else []
-        because.append("a new head on a trained network needs few sounds, and takes seconds")
+        because.append("a new head on a trained network needs few sounds")
         return Proposal("own-sounds", known, (), tuple(because))
     changes: list[str] = []
     reasons = [f"{size}: the whole network is fine-tuned"]

@@ -168,6 +168,25 @@ class Recipe(StrictModel):
         return self
 
 
+def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values, such as `{"optim.epochs": 3}`. Raises RecipeError."""
+    tree = recipe.model_dump(mode="json")
+    for key, value in changes.items():
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.get(parent, {})
+            if not isinstance(node, dict):
+                raise RecipeError(f"{key}: {parent} is a value, not a group of keys")
+        if leaf not in node:
+            raise RecipeError(f"unknown key {key}")
+        node[leaf] = value
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError("; ".join(map(_error_text, error.errors()))) from error
+
+
 def for_fine_tuning(recipe: Recipe, model: ModelConfig) -> Recipe:
     """Return the recipe with the architecture and the front end of a pretrained model; the window length stays that of
     the recipe, and so do the level if the pretrained model has none, and what an architecture lets a recipe choose."""

@@ -30,6 +30,7 @@ GROUP = "otoscope.commands"
 APPLICATION_COMMANDS = {
     "up": "worker,local",
     **dict.fromkeys(("train", "evaluate", "lr-find", "overfit", "quantise", "runs", "data"), "worker,train"),
+    "tune": "worker,train,tune",
     "export": "worker,onnx",
     "models add": "worker,train,audioset",
     "models average": "worker,train",
@@ -56,6 +57,7 @@ _ORDER = (
     "train",
     "evaluate",
     "runs",
+    "tune",
     "lr-find",
     "overfit",
     "quantise",

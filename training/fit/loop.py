@@ -7,7 +7,7 @@ bit on a CPU with the same number of threads.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -53,6 +53,10 @@ from worker.model.base import Network, parameters
 from worker.model.checkpoint import Model, ModelConfig, read_config, save_model
 from worker.model.precision import autocast
 
+OnEpoch = Callable[[int, Mapping[str, float]], None]
+"""Called with the number of an epoch and its metrics: loss, accuracy, lr, and val_loss and val_accuracy if clips are
+held out."""
+
 RECIPE = "recipe.yaml"
 _LISTED = 10  # skipped files
 _SAVE_SECONDS = 30.0  # between two checkpoints, so that saving takes a negligible share of the time
@@ -61,23 +65,24 @@ _SAVE_SECONDS = 30.0  # between two checkpoints, so that saving takes a negligib
 def train(
     recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, *,
     teachers: Sequence[Path] = (), pretrained: Model | None = None, resume: bool = False, compile: bool = False,
-    threshold_fold: Fold | None = None,
+    threshold_fold: Fold | None = None, on_epoch: OnEpoch | None = None,
 ) -> ModelConfig:  # fmt: skip
     """Train on all folds but `test_fold`, write a model directory to `out`, and return its config.
 
     `teachers` are model directories for distillation. `pretrained` is a model to fine-tune, with its own classes; its
     architecture and front end replace those of the recipe. If the recipe holds no clips out, the thresholds of the
     answers are fitted on `threshold_fold`, which may be the test fold: the weights are final by then. SIGINT and
-    SIGTERM save a checkpoint and raise KeyboardInterrupt; `resume` continues from it. Raises RunError and DatasetError;
+    SIGTERM save a checkpoint and raise KeyboardInterrupt; `resume` continues from it. `on_epoch` is called after every
+    epoch with its number, from 1 on, and its metrics; what it raises ends the run. Raises RunError and DatasetError;
     RunError also if another process trains into `out`.
     """
     with lock_run(out):
-        return _train(recipe, dataset, test_fold, out, teachers, pretrained, resume, compile, threshold_fold)
+        return _train(recipe, dataset, test_fold, out, teachers, pretrained, resume, compile, threshold_fold, on_epoch)
 
 
 def _train(
     recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, teachers: Sequence[Path], pretrained: Model | None,
-    resume: bool, compile: bool, threshold_fold: Fold | None,
+    resume: bool, compile: bool, threshold_fold: Fold | None, on_epoch: OnEpoch | None,
 ) -> ModelConfig:  # fmt: skip
     if pretrained:
         check_pretrained(pretrained, dataset, test_fold)
@@ -207,6 +212,8 @@ def _train(
                     metrics |= progress.validate(setup, average, held_out, optim.patience)
                 tensorboard.log_epoch(epoch + 1, metrics)
                 history.add(epoch + 1, metrics)
+                if on_epoch:
+                    on_epoch(epoch + 1, metrics)
                 bar.set_postfix(epoch=f"{epoch + 1}/{optim.epochs}", **{k: f"{v:.3g}" for k, v in metrics.items()})
             if graceful_stop.requested or time.monotonic() - last_saved > _SAVE_SECONDS:
                 save()
