@@ -276,7 +276,7 @@ def test_recipes_have_a_level_unless_they_set_it(data: Path) -> None:
 
 def test_written_recipe_keeps_a_missing_level(tmp_path: Path) -> None:
     """`null` survives recipe.yaml."""
-    recipe: Recipe = load_recipe("esc50-light")
+    recipe: Recipe = load_recipe("esc50-small")
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
     assert load_recipe(str(tmp_path / "recipe.yaml")) == recipe
 
