@@ -1,7 +1,8 @@
-"""Speed of the page in Chromium: first paint, frame rate while playing, zooming in ten minutes of sound, and edits.
+"""Speed of the page in Chromium: first paint, live mode, frame rate while playing, zooming in ten minutes of sound, and
+edits.
 
     otoscope up
-    .venv/bin/python bench/page.py [--url http://127.0.0.1:8000]
+    .venv/bin/python bench/page.py [--url http://127.0.0.1:8000] [--live]
 
 Needs Playwright and Chromium (`make browser`). Prints one line of JSON a measurement. Without a GPU, Chromium runs
 WebGL on the CPU, which is the slowest case.
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 SOUNDS = Path(__file__).parent.parent / "api" / "static" / "sounds"
 
@@ -70,12 +71,24 @@ MODELS = ("esc50-light", "esc50")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--live", action="store_true", help="live mode alone")
     options = parser.parse_args()
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        microphone = Path(folder) / "microphone.wav"
+        soundfile.write(microphone, *soundfile.read(SOUNDS / "siren.flac"), "PCM_16")
         browser = playwright.chromium.launch(
             executable_path=next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None),
-            args=["--no-sandbox", "--enable-unsafe-swiftshader", "--autoplay-policy=no-user-gesture-required"],
+            args=[
+                *("--no-sandbox", "--enable-unsafe-swiftshader", "--autoplay-policy=no-user-gesture-required"),
+                *("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"),
+                f"--use-file-for-fake-audio-capture={microphone}",
+            ],
         )
+        for model in MODELS:
+            report(f"live with {model}", live(browser, options.url, model))
+        if options.live:
+            browser.close()
+            return
         for _ in range(3):
             page = browser.new_page(viewport={"width": 1440, "height": 900}, bypass_csp=True)
             page.goto(options.url, wait_until="networkidle")
@@ -161,6 +174,23 @@ def edit(page: Page) -> dict[str, Any]:
         "median_of_the_server_ms": round(float(np.median(server))),
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+def live(browser: Browser, url: str, model: str) -> dict[str, Any]:
+    """Frames while spectrogram and feature map scroll, and the milliseconds of the service for the last answer."""
+    context = browser.new_context(
+        viewport={"width": 1440, "height": 900}, permissions=["microphone"], bypass_csp=True, base_url=url
+    )
+    page = context.new_page()
+    page.goto("/", wait_until="networkidle")
+    page.locator("#model").select_option(model)
+    page.get_by_role("button", name="Live", exact=True).click()
+    note = page.locator("#live .note")
+    note.filter(has_text="the last 5.0 s").wait_for(timeout=60_000)
+    figures: dict[str, Any] = page.evaluate(FRAMES, "0")
+    late = re.search(r"in (\d+) ms", note.inner_text())
+    context.close()
+    return {**figures, "answer_ms": int(late[1]) if late else None, "load": round(os.getloadavg()[0], 1)}
 
 
 def report(what: str, figures: dict[str, Any]) -> None:

@@ -154,6 +154,22 @@ def test_a_window_that_fails_does_not_end_the_stream(http: httpx2.Client, worker
         assert client.receive()["predictions"]
 
 
+@pytest.mark.slow
+def test_a_window_that_no_worker_takes_has_a_deadline(
+    http: httpx2.Client, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer says so, and it is no longer in the queue: it would be of no use later."""
+    monkeypatch.setattr("api.live.stream.DEADLINE_SECONDS", 0.5)
+    with open_stream(str(http.base_url)) as client:
+        client.receive()
+        client.send(tone(HOP))
+        assert client.receive()["error"]["code"] == "deadline_exceeded"
+        wait_for(lambda: not worker._client.zcard("otoscope:queued"))
+        client.send(tone(HOP))
+        worker.finish(queued(worker))
+        assert client.receive()["predictions"]
+
+
 def test_nothing_is_left_of_a_window(
     stream: StreamClient, redis_keys: Callable[[], set[bytes]], busy_worker: FakeWorker
 ) -> None:
