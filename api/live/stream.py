@@ -56,6 +56,8 @@ DEADLINE_SECONDS = 5.0
 """Of a window: an answer that comes later is of no use."""
 AHEAD_SECONDS = 30.0
 """Sound may arrive so much earlier than it would be played; the connection may have been interrupted."""
+MESSAGES_A_SECOND = 500
+"""Of a client at most, in the mean; each costs the gateway some microseconds, however short it is."""
 _SEND_SECONDS = 30.0  # that a client may take to read an answer
 _FORGET_SECONDS = 5.0  # to remove the last window of a stream
 
@@ -168,7 +170,7 @@ class LiveStream:
     async def _read(self) -> None:
         """Until the client ends the sound. Raises _Disconnected or an OtoscopeError."""
         began = time.monotonic()
-        limit = self._gateway.settings.stream_seconds
+        limit, messages = self._gateway.settings.stream_seconds, 0
         while True:
             try:
                 async with asyncio.timeout(IDLE_SECONDS):
@@ -177,7 +179,9 @@ class LiveStream:
                 raise RequestTimeout(f"There was no message for {IDLE_SECONDS:g} s.") from error
             if message["type"] == "websocket.disconnect":
                 raise _Disconnected(message.get("code") or 1006)
-            now = time.monotonic()
+            now, messages = time.monotonic(), messages + 1
+            if messages > MESSAGES_A_SECOND * (1 + now - began):
+                raise RateLimited(f"There are more than {MESSAGES_A_SECOND} messages a second; send longer ones.")
             if (sound := message.get("bytes")) is not None:
                 self._add(sound, now)
                 if self._cutter.seconds > now - began + AHEAD_SECONDS:

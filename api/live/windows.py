@@ -36,10 +36,12 @@ class WindowCutter:
         self._source_rate = source_rate
         self._resampler = None if source_rate == rate else Resampler(source_rate, rate)
         self._size, self._hop = round(window_seconds * rate), max(1, round(hop * rate))
-        self._kept: NDArray[np.generic] = np.zeros(0, self._type)
+        # The last samples, of which the oldest are removed when it is full: a message may be a single sample.
+        self._buffer: NDArray[np.generic] = np.zeros(2 * self._size, self._type)
+        self._piece = max(1, self._size // 4)  # samples that are added at once
+        self._filled = 0
         self._received = self._total = 0  # samples of the stream, and at the rate of the model
         self._next = self._hop  # where the next window ends
-        self._cut = 0  # where the last window ended
 
     @property
     def seconds(self) -> float:
@@ -49,7 +51,7 @@ class WindowCutter:
     @property
     def buffer_bytes(self) -> int:
         """That it holds at most, beside one message."""
-        return self._size * self._type.itemsize
+        return self._buffer.nbytes
 
     def add(self, message: bytes, arrived: float) -> tuple[LiveWindow | None, int]:
         """The last window that ends in the sound of a message, and how many end before it there.
@@ -64,14 +66,15 @@ class WindowCutter:
         samples = np.frombuffer(message, self._type)
         self._received += len(samples)
         new = samples if self._resampler is None else self._stored(self._resampler.add(self._floats(samples)))
-        self._kept = np.concatenate([self._kept, new])
-        self._total += len(new)
-        count = max(0, (self._total - self._next) // self._hop + 1)
-        window = self._window(self._next + (count - 1) * self._hop, arrived) if count else None
-        self._next += count * self._hop
-        # The next window ends after what has come, so that its beginning is at most a window before that.
-        self._kept = self._kept[-self._size :].copy()
-        return window, max(0, count - 1)
+        window, ended = None, 0
+        for at in range(0, len(new), self._piece):
+            self._append(new[at : at + self._piece])
+            count = max(0, (self._total - self._next) // self._hop + 1)
+            if count:
+                self._next += count * self._hop
+                window = self._window(self._next - self._hop, arrived)
+                ended += count
+        return window, max(0, ended - 1)
 
     def rest(self, arrived: float) -> LiveWindow | None:
         """The window at the end of the sound; None if there is too little sound, or nothing after the last window."""
@@ -79,10 +82,20 @@ class WindowCutter:
             return None
         return self._window(self._total, arrived)
 
+    def _append(self, samples: NDArray[np.generic]) -> None:
+        if self._filled + len(samples) > len(self._buffer):
+            # A window that ends in these samples begins at most its length before them.
+            kept = self._size
+            self._buffer[:kept] = self._buffer[self._filled - kept : self._filled]
+            self._filled = kept
+        self._buffer[self._filled : self._filled + len(samples)] = samples
+        self._filled += len(samples)
+        self._total += len(samples)
+
     def _window(self, end: int, arrived: float) -> LiveWindow:
         start = max(0, end - self._size)
-        offset = self._total - len(self._kept)  # index of the first sample that is kept
-        samples = self._kept[start - offset : end - offset].tobytes()
+        offset = self._total - self._filled  # index of the first sample in the buffer
+        samples = self._buffer[start - offset : end - offset].tobytes()
         return LiveWindow(round(start / self._rate, 6), round(end / self._rate, 6), arrived, samples)
 
     def _floats(self, samples: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -298,6 +298,14 @@ def test_a_flood_is_cut_off(stream: StreamClient, http: httpx2.Client) -> None:
     assert http.get("/health/live").status_code == 200
 
 
+def test_a_flood_of_tiny_messages_is_cut_off(stream: StreamClient) -> None:
+    """Each costs as much as a longer one."""
+    with suppress(ConnectionClosed):
+        for _ in range(3_000):
+            stream.send(b"\0\0")
+    assert stream.until_closed(4429)[-1]["code"] == "rate_limited"
+
+
 def test_silence_and_empty_messages_are_fine(stream: StreamClient) -> None:
     """An empty message is a sign of life and no sound."""
     stream.send(b"")

@@ -23,6 +23,7 @@ from tests.e2e.conftest import Stack
 from tests.support.collector import Collector, Span
 from tests.support.process_tree import children, stop, until
 from tests.support.sounds import chirp, encode
+from tests.support.streams import open_stream, tone
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -290,3 +291,20 @@ def _kept(stack: Stack, job_id: str) -> str | None:
     kept: Any = raw.hget(job_key(job_id), "trace")
     raw.close()
     return kept  # type: ignore[no-any-return]
+
+
+def test_each_window_of_a_live_stream_is_a_trace(traced: Traced) -> None:
+    """From its arrival through the queue to its batch; all of them have the id of the stream, which is in the log."""
+    with open_stream(traced.stack.url, {"Authorization": f"Bearer {traced.key}"}) as stream:
+        opened = stream.receive()
+        stream.send(tone(0.5))
+        stream.receive()
+        stream.finish()
+    found = traced.collector.until(lambda spans: len([span for span in spans if span.name == "live window"]) >= 2)
+    windows = [span for span in found if span.name == "live window"]
+    assert {span.attributes["otoscope.stream"] for span in windows} == {opened["stream"]}
+    assert len({span.trace for span in windows}) == len(windows)
+    trace = windows[0].trace
+    found = traced.collector.until(lambda spans: any(s.trace == trace and s.name == "classify" for s in spans))
+    names = {span.name for span in found if span.trace == trace}
+    assert {"live window", "submit", "queue", "classify", "forward"} <= names
