@@ -26,6 +26,7 @@ _DIRECTIVES = {
     "media-src": "'self' blob:",
     "connect-src": "'self'",
     "worker-src": "'self'",
+    "manifest-src": "'self'",
     "base-uri": "'none'",
     "form-action": "'none'",
     "frame-ancestors": "'none'",
@@ -52,7 +53,7 @@ HEADERS = {
     "Accept-Ranges": "none",
 }
 
-TYPES = {".js": "text/javascript", ".svg": "image/svg+xml"} | {
+TYPES = {".js": "text/javascript", ".svg": "image/svg+xml", ".webmanifest": "application/manifest+json"} | {
     extension: each.media_types[0] for each in FORMATS for extension in each.extensions
 }
 """Media types that systems map differently or not at all; with `nosniff` a browser runs no script of another type."""

@@ -4,8 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
+from tests.browser.conftest import Open, shoot
+from tests.browser.test_accessibility import problems
 from tests.conftest import ROOT
+
+pytestmark = pytest.mark.timeout(180)
 
 PAGE = ROOT / "api" / "static" / "js"
 LANGUAGES = sorted((PAGE / "words").glob("*.js"))
@@ -31,6 +36,37 @@ def test_every_language_has_every_text_with_its_values(path: Path) -> None:
         assert set(re.findall(r"\{(\w+)\}", text)) == set(re.findall(r"\{(\w+)\}", english[key])), key
 
 
+FOR_PROGRAMMERS = (
+    "The page has no such element",
+    "The size of an FFT",
+    "The MessagePack document",
+    "MessagePack type",
+    "The network has no node",
+    "The overview has no node",
+)
+"""How errors begin that no visitor sees."""
+
+
+def sentences(path: Path) -> list[str]:
+    """String literals of a module that begin with a capital letter and have several words."""
+    code = re.sub(r"/\*.*?\*/|(?<!:)//[^\n]*", "", path.read_text(), flags=re.DOTALL)
+    found = re.findall(r"\"((?:[^\"\\\n]|\\.)*)\"|`((?:[^`\\]|\\.)*)`", code)
+    texts = [re.sub(r"\$\{.*?\}", "", double or template) for double, template in found]
+    return [text for text in texts if re.match(r"[A-Z][a-z]+ [a-z]{2,}", text)]
+
+
+def test_no_words_are_left_in_the_modules() -> None:
+    """Sentences are in words/ alone, in every language; what only a programmer sees may be English."""
+    left = {
+        f"{path.relative_to(PAGE)}: {text}"
+        for path in sorted(PAGE.rglob("*.js"))
+        if path.parent.name != "words"
+        for text in sentences(path)
+        if not text.startswith(FOR_PROGRAMMERS)
+    }
+    assert not left
+
+
 def test_no_text_is_unused() -> None:
     """Each key occurs in a module, whole or as a template with one computed part."""
     modules = "".join(path.read_text() for path in PAGE.rglob("*.js") if path.parent.name != "words")
@@ -39,6 +75,65 @@ def test_no_text_is_unused() -> None:
     missing = [
         key
         for key in entries(PAGE / "words" / "en.js")
-        if f'"{key}"' not in modules and not any(re.fullmatch(template, key) for template in templates)
+        if f'"{key.removesuffix(".touch")}"' not in modules
+        and not any(re.fullmatch(template, key) for template in templates)
     ]
     assert not missing
+
+
+def test_the_page_is_in_the_language_of_the_browser(open_page: Open) -> None:
+    """German for a German browser; English for a language without a file. Nothing overflows."""
+    page = open_page(first_visit=True, locale="de-DE")
+    expect(page.locator("html")).to_have_attribute("lang", "de")
+    expect(page.locator(".tagline")).to_contain_text("durch das Netz")
+    expect(page.get_by_role("button", name="Dateien wählen")).to_be_visible()
+    expect(page.locator("#prediction")).to_contain_text("Hohe Konfidenz", timeout=30_000)
+    expect(page.locator(".network h2")).to_have_text("Im Netz")
+    page.locator('.network .node[data-id="layer2.block1"]').click()
+    expect(page.locator(".network .detail .description")).to_contain_text("Faltung")
+    for width in (1440, 1024, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        shoot(page, "german")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert problems(page) == []
+    other = open_page(locale="fr-FR")
+    expect(other.locator("html")).to_have_attribute("lang", "en")
+    expect(other.get_by_role("button", name="Choose files")).to_be_visible()
+
+
+def test_touch_devices_have_touch_words(open_page: Open) -> None:
+    """Tap, and not click, where there is no mouse."""
+    page = open_page(width=390, has_touch=True, is_mobile=True, first_visit=True)
+    expect(page.locator(".network .caption")).to_contain_text("Tap a node to open it", timeout=30_000)
+    expect(page.locator("#sound-hint")).to_contain_text("Tap to seek")
+    expect(page.locator(".pick-hint")).to_contain_text("Tap a class")
+
+
+def test_right_to_left_fits(open_page: Open) -> None:
+    """Pictures keep their direction, since time goes to the right in them; nothing is cut off."""
+    page = open_page(first_visit=True)
+    expect(page.locator(".network .node").first).to_be_visible(timeout=30_000)
+    page.evaluate("document.documentElement.dir = 'rtl'")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        shoot(page, "rtl")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    directions = page.locator(".plot, .overview, .matrix").evaluate_all(
+        "all => [...new Set(all.map((one) => getComputedStyle(one).direction))]"
+    )
+    assert directions == ["ltr"]
+
+
+def test_the_page_can_be_installed(open_page: Open) -> None:
+    """A manifest with a name and an icon, of the type that browsers require."""
+    page = open_page()
+    manifest = page.evaluate(
+        """async () => {
+            const link = document.querySelector("link[rel=manifest]");
+            const response = await fetch(link.href);
+            const { name, start_url, display, icons } = await response.json();
+            const icon = await fetch(icons[0].src);
+            return [response.headers.get("Content-Type"), name, start_url, display, icon.status];
+        }"""
+    )
+    assert manifest == ["application/manifest+json", "Otoscope", "/", "standalone", 200]

@@ -3,6 +3,7 @@
 
 import * as api from "./api.js";
 import { announce, h } from "./dom.js";
+import { t } from "./words.js";
 
 const COOKIE = "otoscope_key";
 const PATTERN = /^oto_[0-9a-f]{8}_[0-9a-f]{64}$/;
@@ -25,14 +26,14 @@ export function mountApiKey(root, forget) {
   const form = h(
     "form",
     { class: "panel", novalidate: true, on: { submit } },
-    h("h2", { text: "This service requires an API key" }),
+    h("h2", { text: t("key.title") }),
     h("p", {
       id: "key-hint",
       class: "muted",
-      text: "The operator creates keys with “otoscope keys create”. This page needs one with the scopes submit and read. The browser keeps it for a month, or until you delete it with “Forget the key”.",
+      text: t("key.text"),
     }),
-    h("label", { for: "key-input", text: "Key" }),
-    h("div", { class: "row" }, input, h("button", { class: "primary", text: "Sign in" })),
+    h("label", { for: "key-input", text: t("key.key") }),
+    h("div", { class: "row" }, input, h("button", { class: "primary", text: t("key.sign_in") })),
     problem,
   );
   root.replaceChildren(form);
@@ -44,7 +45,7 @@ export function mountApiKey(root, forget) {
   api.authentication.on("required", () => {
     if (!root.hidden) return;
     root.hidden = false;
-    announce("This service requires an API key.");
+    announce(t("key.required"));
     input.focus();
   });
 
@@ -52,7 +53,7 @@ export function mountApiKey(root, forget) {
   async function submit(event) {
     event.preventDefault();
     const key = input.value.trim();
-    if (!PATTERN.test(key)) return showProblem("This is not a key: a key begins with oto_ and has 77 characters.");
+    if (!PATTERN.test(key)) return showProblem(t("key.malformed"));
     store(key, MONTH);
     try {
       await api.getModels();
@@ -67,7 +68,7 @@ export function mountApiKey(root, forget) {
     input.value = "";
     root.hidden = true;
     forget.hidden = false;
-    announce("The key was accepted.");
+    announce(t("key.accepted"));
     api.authentication.emit("granted", null);
   }
 

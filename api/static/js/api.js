@@ -3,10 +3,11 @@
 import { Emitter } from "./emitter.js";
 import { channels, floats, matrix, numbers } from "./matrix.js";
 import { decode } from "./msgpack.js";
+import { t } from "./words.js";
 
 /** @import { Arithmetic, Job, JobWithResult, Limits, ModelCard, ModelList, PackedArithmetic, PackedArray, PackedResult, Result } from "./types.js" */
 
-const NO_RESPONSE = "The server does not respond.";
+const NO_RESPONSE = t("common.no_response_now");
 
 /** An error response of the server (RFC 9457). */
 export class Refused extends Error {
@@ -30,11 +31,11 @@ export class Unreachable extends Error {}
 
 /** The browser cannot read a chosen file. */
 export class Unreadable extends Error {
-  title = "The file can no longer be read";
+  title = t("api.unreadable");
 
   /** @param {File} file */
   constructor({ name }) {
-    super(`${name} was changed, moved or deleted after it was chosen, or it is a folder. Choose it again.`);
+    super(t("api.unreadable.detail", { name }));
   }
 }
 
@@ -89,8 +90,7 @@ function errorOf(status, body, retryAfter) {
   try {
     problem = JSON.parse(body);
   } catch {
-    const title = `The server responded with status ${status}`;
-    problem = { title, detail: `${title} and without an explanation.` };
+    problem = { title: t("api.status", { status }), detail: t("api.status.detail", { status }) };
   }
   return new Refused(problem ?? {}, status, Number(retryAfter) || null);
 }
@@ -182,7 +182,7 @@ export function submit(file, options, key, { onProgress = () => {}, wait = 0 } =
         .catch(() => null); // the browser does not say which end failed
       reject(first ? new Unreachable(NO_RESPONSE) : new Unreadable(file));
     };
-    upload.onabort = () => reject(new DOMException("The upload was cancelled.", "AbortError"));
+    upload.onabort = () => reject(new DOMException(t("api.cancelled"), "AbortError"));
     upload.open("POST", "/v1/jobs");
     upload.responseType = "arraybuffer";
     upload.setRequestHeader("Idempotency-Key", key);

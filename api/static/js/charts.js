@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { className, formatDbfs, formatDuration, formatHertz, percent } from "./format.js";
+import { language, t } from "./words.js";
 
 /** @import { Job, Level, ModelCard, Prediction, Result, TimedStage } from "./types.js" */
 
@@ -12,10 +13,10 @@ const LEVELS = /** @type {const} */ ([
 
 /** @type {[TimedStage, string][]} */
 const MEASURED = [
-  ["queue", "waiting in the queue"],
-  ["decode", "decoding"],
-  ["batch", "waiting for a batch"],
-  ["forward", "network"],
+  ["queue", t("timing.queue")],
+  ["decode", t("timing.decode")],
+  ["batch", t("timing.batch")],
+  ["forward", t("timing.forward")],
 ];
 
 /**
@@ -55,7 +56,7 @@ export function confidenceBars(predictions, onPick = null, parents = {}, before 
         h("span", { class: "class", text: className(name), title: onPick ? null : kindOf(name, parents) }),
         h("span", { class: "track", "aria-hidden": "true" }, bars),
         h("span", { class: "number", text: shortPercent(confidence) }),
-        was === null ? null : h("span", { class: "number was muted", text: `was ${shortPercent(was)}` }),
+        was === null ? null : h("span", { class: "number was muted", text: t("charts.was", { share: shortPercent(was) }) }),
       ];
       const row = onPick
         ? h(
@@ -63,7 +64,7 @@ export function confidenceBars(predictions, onPick = null, parents = {}, before 
             {
               type: "button",
               class: "row",
-              title: `${kindOf(name, parents)}. Where in the sound is it? Shows its class activation`,
+              title: t("charts.where", { class: kindOf(name, parents) }),
               "aria-pressed": "false",
               data: { class: name },
               on: { click: () => onPick(name) },
@@ -104,15 +105,15 @@ const fact = (term, value, text = "") => [
 export function certainty({ predictions, combined }) {
   const margin = predictions[0].confidence - (predictions[1]?.confidence ?? 0);
   const bits = predictions.reduce((sum, { confidence: p }) => sum - (p > 0 ? p * Math.log2(p) : 0), 0);
-  const lead = margin > 0.5 ? "clear" : margin > 0.15 ? "moderate" : "almost a tie";
+  const lead = t(margin > 0.5 ? "charts.clear" : margin > 0.15 ? "charts.moderate" : "charts.tie");
   const maximum = Math.log2(predictions.length).toFixed(2);
   return h(
     "dl",
     { class: "facts" },
-    fact("Lead over the second class", percent(margin), ` – ${lead}`),
+    fact(t("charts.lead"), percent(margin), ` – ${lead}`),
     /^(evidence|max) /.test(combined)
       ? null
-      : fact("Entropy", `${bits.toFixed(2)} bits`, ` of at most ${maximum} – ${uncertainty(2 ** bits)}`),
+      : fact(t("charts.entropy"), t("charts.bits", { bits: bits.toFixed(2) }), ` ${t("charts.of_most", { maximum, uncertainty: uncertainty(2 ** bits) })}`),
   );
 }
 
@@ -127,17 +128,17 @@ export function levelFacts(level) {
     "dl",
     { class: "facts" },
     peak === null || rms === null
-      ? fact("Level", "digital silence", " – every sample is zero")
-      : fact("Level", formatDbfs(rms), ` on average, ${formatDbfs(peak)} at the loudest sample`),
-    bandwidth ? fact("Frequencies", `up to ${formatHertz(bandwidth)}`) : null,
+      ? fact(t("charts.level"), t("charts.silence"), t("charts.silence.text"))
+      : fact(t("charts.level"), formatDbfs(rms), ` ${t("charts.level.text", { peak: formatDbfs(peak) })}`),
+    bandwidth ? fact(t("charts.frequencies"), t("charts.up_to", { frequency: formatHertz(bandwidth) })) : null,
   );
 }
 
 /** @param {number} perplexity */
 function uncertainty(perplexity) {
-  if (perplexity < 1.25) return "very sure";
-  if (perplexity < 2.5) return "fairly sure";
-  return `uncertain: could be any of about ${Math.round(perplexity)} classes`;
+  if (perplexity < 1.25) return t("charts.very_sure");
+  if (perplexity < 2.5) return t("charts.fairly_sure");
+  return t("charts.uncertain", { count: Math.round(perplexity) });
 }
 
 /**
@@ -149,7 +150,7 @@ export function timings({ timings: measured }) {
   if (!total) return null;
   const stages = MEASURED.map(([stage, label]) => ({ stage: String(stage), label, seconds: measured[stage] ?? 0 }));
   const rest = total - stages.reduce((sum, { seconds }) => sum + seconds, 0);
-  stages.push({ stage: "rest", label: "storing and other", seconds: Math.max(0, rest) });
+  stages.push({ stage: "rest", label: t("timing.rest"), seconds: Math.max(0, rest) });
   const parts = stages.filter(({ seconds }) => seconds > 0);
   const bar = h("div", { class: "stages", "aria-hidden": "true" });
   for (const { stage, seconds } of parts) {
@@ -160,7 +161,7 @@ export function timings({ timings: measured }) {
   return h(
     "div",
     { class: "timings" },
-    h("h2", { text: `${formatDuration(total)} on the server` }),
+    h("h2", { text: t("charts.on_server", { duration: formatDuration(total) }) }),
     bar,
     h(
       "ul",
@@ -186,14 +187,14 @@ export function timings({ timings: measured }) {
 export function provenance(result, job, card) {
   const measured = card?.accuracy.at(-1);
   const accuracy = measured
-    ? ` Accuracy ${percent(measured.correct / measured.total, 1)} on ${measured.data} (${measured.correct} of ${measured.total}).`
+    ? ` ${t("charts.accuracy", { ...measured, reliability: "", share: percent(measured.correct / measured.total, 1) })}`
     : "";
   return h(
     "p",
     { class: "muted provenance" },
-    "Model ",
+    `${t("page.model")} `,
     h("b", { text: result.model }),
-    `, ${result.combined}.${card?.multi_label ? " Several classes can be right at once." : ""}${accuracy}`,
-    job.finished_at ? ` ${new Date(job.finished_at).toLocaleString()}.` : "",
+    `, ${result.combined}.${card?.multi_label ? ` ${t("charts.several")}` : ""}${accuracy}`,
+    job.finished_at ? ` ${new Date(job.finished_at).toLocaleString(language)}.` : "",
   );
 }

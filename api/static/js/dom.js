@@ -1,5 +1,7 @@
 // Builds elements without parsing HTML: text from a file or a server can only ever become text.
 
+import { t } from "./words.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
@@ -125,7 +127,7 @@ export function button(label, iconName, onClick, { quiet = false, ...props } = {
  */
 export function context2d(canvas) {
   const context = canvas.getContext("2d");
-  if (!context) throw new Error("The browser has no memory left for drawing.");
+  if (!context) throw new Error(t("dom.no_memory"));
   return context;
 }
 
@@ -156,7 +158,7 @@ export function download(blob, name) {
 export function downloadCanvas(canvas, name) {
   canvas.toBlob((blob) => {
     if (blob) download(blob, name);
-    else toast("The picture could not be saved: the browser has no memory left for it.");
+    else toast(t("dom.no_picture"));
   }, "image/png");
 }
 

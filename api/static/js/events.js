@@ -6,6 +6,7 @@ import { className, clock, formatDuration, percent } from "./format.js";
 import { playhead } from "./playhead.js";
 import { eventTotals } from "./verdict.js";
 import { viewport } from "./viewport.js";
+import { t } from "./words.js";
 
 /** @import { Detection, Result } from "./types.js" */
 
@@ -13,8 +14,8 @@ const MOST = 300; // events that are listed; the export has all
 
 /** Formats of the export: value of `format`, and name. */
 const FORMATS = /** @type {const} */ ([
-  ["audacity", "Audacity labels"],
-  ["raven", "Raven selection table"],
+  ["audacity", t("events.audacity")],
+  ["raven", t("events.raven")],
   ["csv", "CSV"],
   ["json", "JSON"],
   ["webvtt", "WebVTT"],
@@ -39,7 +40,7 @@ export function legend(result) {
   const hues = classHues(result);
   return h(
     "ul",
-    { class: "event-legend", "aria-label": "Classes" },
+    { class: "event-legend", "aria-label": t("events.classes") },
     eventTotals(result.detections ?? []).map(({ name, count, seconds }) =>
       h(
         "li",
@@ -64,14 +65,14 @@ export function eventList(result, id) {
   const rest = events.length - MOST;
   return h(
     "section",
-    { class: "events", "aria-label": "Events" },
+    { class: "events", "aria-label": t("events.title") },
     several ? legend(result) : null,
     h(
       "ol",
       { class: "event-list" },
       events.slice(0, MOST).map((event) => h("li", {}, eventButton(event, hues.get(event.class)))),
     ),
-    rest > 0 ? h("p", { class: "muted", text: `${rest} more are in the saved file.` }) : null,
+    rest > 0 ? h("p", { class: "muted", text: t("events.rest", { count: rest }) }) : null,
     exporter(id),
   );
 }
@@ -108,7 +109,7 @@ export function showEvent({ start, end }) {
 function exporter(id) {
   const select = h(
     "select",
-    { "aria-label": "Format of the saved events" },
+    { "aria-label": t("events.format") },
     FORMATS.map(([value, text]) => h("option", { value, text })),
   );
   const save = async () => {
@@ -116,7 +117,7 @@ function exporter(id) {
     const body = response?.ok ? await response.blob().catch(() => null) : null;
     const named = /filename\*=UTF-8''([^;]+)/.exec(response?.headers.get("Content-Disposition") ?? "")?.[1];
     if (body) download(body, named ? decodeURIComponent(named) : `detections.${select.value}`);
-    else toast(response && !response.ok ? "The server no longer has these events" : "The server does not respond");
+    else toast(response && !response.ok ? t("events.gone") : t("common.no_response"));
   };
-  return h("div", { class: "export" }, select, button("Save the events", "save", save));
+  return h("div", { class: "export" }, select, button(t("events.save"), "save", save));
 }

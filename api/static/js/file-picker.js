@@ -4,6 +4,7 @@ import { button, h, toast } from "./dom.js";
 import { formatBytes } from "./format.js";
 import { library } from "./library.js";
 import { acceptedTypes } from "./upload.js";
+import { t } from "./words.js";
 
 /** @import { Sound } from "./library.js" */
 
@@ -18,7 +19,7 @@ export function filePicker(currentSound, another = false) {
     accept: acceptedTypes(),
     class: "visually-hidden",
     tabindex: -1,
-    "aria-label": another ? "Another sound file" : "The file of this result",
+    "aria-label": another ? t("picker.another_file") : t("picker.file"),
   });
   input.addEventListener("change", () => {
     const file = input.files?.[0];
@@ -31,13 +32,13 @@ export function filePicker(currentSound, another = false) {
       return;
     }
     if (library.attach(sound, file)) return;
-    toast(`That is another file: the file of this result has ${formatBytes(sound.job.audio.bytes)}`);
+    toast(t("picker.wrong", { size: formatBytes(sound.job.audio.bytes) }));
   });
   return h(
     "span",
     { class: "file-picker" },
     input,
-    button(another ? "Choose another" : "Choose the file", "file", () => {
+    button(another ? t("picker.another") : t("picker.choose"), "file", () => {
       input.accept = acceptedTypes(); // the limits may have come since
       input.click();
     }),

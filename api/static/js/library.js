@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { Emitter } from "./emitter.js";
 import { followJob, isFinal } from "./follow-job.js";
 import { settings } from "./settings.js";
+import { t } from "./words.js";
 
 /** @import { ErrorInfo, Job, JobStatus, JobWithResult, Result } from "./types.js" */
 /** @import { Matrix } from "./matrix.js" */
@@ -246,7 +247,7 @@ class Library extends Emitter {
     if (known && (known.job || !known.ended)) return this.select(known);
     const edited = this.sounds.find(({ versions }) => versions.some(({ job }) => job?.id === id));
     if (edited) return this.select(edited);
-    const sound = known ?? new Sound({ name: "Result", linkedId: id });
+    const sound = known ?? new Sound({ name: t("common.result"), linkedId: id });
     if (known) this.#set(sound, NEW_ATTEMPT);
     else {
       this.sounds.unshift(sound);
@@ -272,11 +273,11 @@ class Library extends Emitter {
     /** @param {string | null} detail */
     const end = (detail) => this.#set(sound, { phase: "cancelled", note: "", error: detail ? { detail } : null });
     const unopened = sound.linkedId && !sound.job;
-    end(unopened ? "The link was not opened." : "Cancelling on the server…");
+    end(unopened ? t("library.not_opened") : t("library.cancelling"));
     this.#submitNext();
     if (unopened) return;
     const cancelled = await cancelJob(sound);
-    const rest = "The server could not be reached: it may still finish this job, and it deletes the result later.";
+    const rest = t("library.cancel_unknown");
     if (sound.attempt === attempt) end(cancelled ? null : rest);
   }
 
@@ -499,7 +500,7 @@ class Library extends Emitter {
     try {
       const result = included ?? (await api.getResult(job.id));
       if (sound.attempt !== attempt) return;
-      const name = sound.file?.name ?? job.audio.name ?? "Result";
+      const name = sound.file?.name ?? job.audio.name ?? t("common.result");
       this.#set(sound, { result, view: result, phase: "succeeded", error: null, note: "", name });
     } catch (error) {
       if (sound.attempt === attempt) this.#fail(sound, error, () => this.#update(sound, job));
@@ -531,16 +532,16 @@ class Library extends Emitter {
       if (sound.attempt === attempt) retry();
     };
     if (error instanceof api.Unreachable) {
-      const note = "The server does not respond. This continues automatically when it is back.";
+      const note = t("library.waits");
       this.#set(sound, { phase: "waiting", note, connected: false });
       this.waitForServer();
       this.on("reachable", again, { once: true });
     } else if (error instanceof api.Refused && error.status === 401) {
-      this.#set(sound, { phase: "waiting", note: "Waiting for an API key" });
+      this.#set(sound, { phase: "waiting", note: t("library.needs_key") });
       api.retryLater(error, again);
     } else if (error instanceof api.Refused && (error.status === 429 || error.status === 503)) {
       const seconds = error.retryAfter ?? 5;
-      this.#set(sound, { phase: "waiting", note: `${error.title}. Retrying in ${seconds} s.` });
+      this.#set(sound, { phase: "waiting", note: t("library.retry", { title: error.title, seconds }) });
       setTimeout(again, seconds * 1_000);
     } else {
       this.#set(sound, { ...ending(error), note: "" });
@@ -580,7 +581,7 @@ function ending(error) {
     return { phase: gone ? "gone" : "refused", error: { code: error.code, title: error.title, detail: error.detail ?? error.message } };
   }
   const detail = error instanceof Error ? error.message : String(error);
-  const title = error instanceof api.Unreadable ? error.title : "This sound could not be classified";
+  const title = error instanceof api.Unreadable ? error.title : t("library.failed");
   return { phase: "refused", error: { title, detail } };
 }
 

@@ -4,6 +4,7 @@ import { announce, toast } from "./dom.js";
 import { className, clock } from "./format.js";
 import { library } from "./library.js";
 import { sendAgain } from "./send-again.js";
+import { t } from "./words.js";
 
 /** @import { Result } from "./types.js" */
 /** @import { Sound } from "./library.js" */
@@ -33,8 +34,8 @@ export async function lookInto(sound, window, camClass) {
     const next = again === result ? result : { ...result, window, camClass, maps, cam };
     library.setView(sound, { looking: null, view: next });
     const span = result.windows?.[window];
-    const place = span && result.windows?.[1] ? ` of ${clock(span.start)} to ${clock(span.end)}` : "";
-    announce(`Class activation of ${className(camClass)} and feature maps${place}`);
+    const values = { class: className(camClass), start: clock(span?.start ?? 0), end: clock(span?.end ?? 0) };
+    announce(t(span && result.windows?.[1] ? "look.window" : "look.whole", values));
   } catch (error) {
     if (!wanted()) return;
     library.setView(sound, { looking: null });
@@ -55,9 +56,9 @@ function fetchLook(sound, result, window, camClass) {
   const cached = sound.lookRequests.get(key);
   if (cached) return cached;
   const options = { include: "maps,cam,windows", window, cam_class: camClass };
-  const request = sendAgain(sound, options, "look into another window or class").then((again) => {
+  const request = sendAgain(sound, options, t("purpose.look")).then((again) => {
     if (again.windows?.length === result.windows?.length) return again;
-    throw new Error("The server divides this sound into other windows now: classify it again.");
+    throw new Error(t("look.other_windows"));
   });
   sound.lookRequests.set(key, request);
   request.catch(() => sound.lookRequests.delete(key));

@@ -139,7 +139,7 @@ function openLink() {
 
 /** @param {Sound} sound */
 function announceOutcome({ name, phase, result }) {
-  announce(`${name}: ${result ? answerText(result).replace(" %", " percent") : phase}`);
+  announce(`${name}: ${result ? answerText(result).replace(" %", ` ${t("page.percent")}`) : phase}`);
 }
 
 /** @param {HTMLElement} button */
@@ -152,7 +152,7 @@ function mountTheme(button) {
     const theme = settings.get("theme");
     document.documentElement.dataset.theme = theme === "auto" ? (light.matches ? "light" : "dark") : theme;
     button.replaceChildren(icon(icons[theme]));
-    button.title = `Theme: ${theme === "auto" ? "system" : theme}`;
+    button.title = t(/** @type {"theme.auto"} */ (`theme.${theme}`));
     button.setAttribute("aria-label", button.title);
   };
   light.addEventListener("change", apply);
@@ -165,12 +165,12 @@ function mountTheme(button) {
 /** @param {HTMLElement} banner */
 function mountConnection(banner) {
   library.on("unreachable", () => {
-    banner.textContent = "The server does not respond. Open jobs continue automatically when it is back.";
+    banner.textContent = t("page.unreachable");
     banner.hidden = false;
   });
   library.on("reachable", () => {
     banner.hidden = true;
-    announce("The server responds again.");
+    announce(t("page.reachable"));
   });
 }
 
@@ -207,10 +207,10 @@ async function mountModels(select) {
   if (!list?.models.length) {
     const unauthorized = error instanceof api.Refused && error.status === 401;
     const text = !error
-      ? "no model is served"
+      ? t("page.no_model")
       : unauthorized
-        ? "an API key is required"
-        : "the server does not respond";
+        ? t("page.needs_key")
+        : t("page.silent_server");
     select.replaceChildren(h("option", { text }));
     api.retryLater(error, () => mountModels(select), 3_000);
     return;

@@ -98,11 +98,11 @@ export function mountPrediction(root, cards) {
   /** @param {Sound} sound */
   function drawFailure(sound) {
     const { phase, error, file } = sound;
-    const titles = { cancelled: "Cancelled", gone: "This result no longer exists" };
+    const titles = { cancelled: t("list.cancelled"), gone: t("prediction.gone") };
     const heading =
       phase === "cancelled" || phase === "gone"
         ? titles[phase]
-        : (error?.title ?? "This sound could not be classified");
+        : (error?.title ?? t("library.failed"));
     root.replaceChildren(
       h(
         "section",
@@ -113,10 +113,10 @@ export function mountPrediction(root, cards) {
         h(
           "div",
           { class: "actions" },
-          file && !isOfFile(error) ? button("Try again", "retry", () => library.resubmit(sound), { class: "primary" }) : null,
+          file && !isOfFile(error) ? button(t("common.retry"), "retry", () => library.resubmit(sound), { class: "primary" }) : null,
           file && isOfFile(error) ? filePicker(() => sound, true) : null,
-          file && recordings.has(file) ? button("Save the recording", "save", () => download(file, file.name)) : null,
-          button("Remove", "close", () => library.remove(sound)),
+          file && recordings.has(file) ? button(t("prediction.save_recording"), "save", () => download(file, file.name)) : null,
+          button(t("prediction.remove"), "close", () => library.remove(sound)),
         ),
       ),
     );
@@ -132,7 +132,7 @@ export function mountPrediction(root, cards) {
     const { predictions, verdict } = result;
     const isNamed = verdict === "named" || verdict === "unsure";
     const toggle = button(
-      expanded ? "Show fewer" : `Show all ${predictions.length}`,
+      expanded ? t("prediction.fewer") : t("prediction.all", { count: predictions.length }),
       null,
       () => {
         expanded = !expanded;
@@ -147,18 +147,18 @@ export function mountPrediction(root, cards) {
     const bars = [
       confidenceBars(listed, onPick, card?.parents, before?.predictions),
       predictions.length > TOP ? toggle : null,
-      result.cam ? h("p", { class: "pick-hint muted", text: "Choose a class to see where in the sound it is." }) : null,
+      result.cam ? h("p", { class: "pick-hint muted", text: t("prediction.pick") }) : null,
     ];
-    const folded = h("details", { class: "folded" }, h("summary", { text: "Confidences of the model all the same" }), bars);
+    const folded = h("details", { class: "folded" }, h("summary", { text: t("prediction.all_the_same") }), bars);
     folded.open = unfolded || before !== null;
     folded.addEventListener("toggle", () => (unfolded = folded.open));
     root.replaceChildren(
       h(
         "section",
-        { class: "panel prediction", "aria-label": "Prediction" },
+        { class: "panel prediction", "aria-label": t("prediction.title") },
         header(
           sound,
-          button("Copy JSON", "copy", () => copy(JSON.stringify(summary(job, result), null, 2), "JSON copied")),
+          button(t("prediction.copy_json"), "copy", () => copy(JSON.stringify(summary(job, result), null, 2), t("prediction.json_copied"))),
           ...(job.id ? jobButtons(job, sound.name) : []),
         ),
         sound.root.example ? exampleNote(sound.root, result) : null,
@@ -169,7 +169,7 @@ export function mountPrediction(root, cards) {
             "div",
             {},
             verdictLine(result, card),
-            before ? h("p", { class: "before muted" }, "Edited. The original: ", h("b", { text: answerText(before) })) : null,
+            before ? h("p", { class: "before muted" }, t("prediction.edited"), " ", h("b", { text: answerText(before) })) : null,
             warningList(result),
             isLong(result) && result.detections?.length ? eventList(result, job.id) : null,
             isNamed ? bars : folded,
@@ -245,7 +245,7 @@ export function mountPrediction(root, cards) {
     place.replaceChildren();
     if (!model || !file || result?.model === model || !cards.has(model)) return;
     const props = { class: "primary" };
-    place.append(button(`Classify again with ${model}`, "retry", () => library.classifyAgain(sound), props));
+    place.append(button(t("prediction.again", { model }), "retry", () => library.classifyAgain(sound), props));
   }
 
   return { show };
@@ -256,8 +256,8 @@ export function mountPrediction(root, cards) {
  * @param {string} name  of the sound
  */
 const jobButtons = (job, name) => [
-  button("Save everything", "save", () => save(job, name), { title: "The whole result as JSON, arrays included" }),
-  button("Copy link", "link", () => copy(new URL(`#job=${job.id}`, location.href).href, "Link copied")),
+  button(t("prediction.save"), "save", () => save(job, name), { title: t("prediction.save.title") }),
+  button(t("prediction.copy_link"), "link", () => copy(new URL(`#job=${job.id}`, location.href).href, t("prediction.link_copied"))),
 ];
 
 /**
@@ -310,14 +310,14 @@ function verdictLine(result, card) {
   const [first] = predictions;
   const several = detectedClasses(result).length > 1;
   const level = confidenceLevel(first.confidence);
-  const closest = `closest: ${className(first.class)}, ${percent(first.confidence)}`;
+  const closest = t("prediction.closest", { class: className(first.class), share: percent(first.confidence) });
   const note = {
     silent: null,
     unknown: h("span", { class: "muted note", text: closest }),
-    unsure: h("span", { class: "badge", text: `Not sure: ${percent(first.confidence)}` }),
-    named: h("span", { class: "badge", text: `${level} confidence` }),
+    unsure: h("span", { class: "badge", text: t("prediction.not_sure", { share: percent(first.confidence) }) }),
+    named: h("span", { class: "badge", text: t(/** @type {"level.High"} */ (`level.${level}`)) }),
   }[verdict];
-  const length = h("span", { class: "muted note", text: `in ${formatDuration(duration)}` });
+  const length = h("span", { class: "muted note", text: t("prediction.in", { duration: formatDuration(duration) }) });
   const isNamed = verdict === "named" || verdict === "unsure";
   return h(
     "p",
@@ -333,7 +333,7 @@ function warningList({ warnings }) {
   if (!warnings.length) return null;
   return h(
     "ul",
-    { class: "warnings", "aria-label": "Warnings" },
+    { class: "warnings", "aria-label": t("prediction.warnings") },
     warnings.map((warning) => {
       const text = warningText(warning);
       return h(
@@ -366,16 +366,16 @@ function bestWindow({ windows, window }, name) {
  */
 function buildProgress(sound) {
   const phases = ["uploading", "queued", "running"];
-  const steps = ["Upload", "Queue", "Network"].map((text) => h("li", { text }));
-  const bar = h("progress", { max: 1, "aria-label": "Progress" });
+  const steps = /** @type {const} */ (["step.upload", "step.queue", "step.network"]).map((key) => h("li", { text: t(key) }));
+  const bar = h("progress", { max: 1, "aria-label": t("common.progress") });
   const state = h("p", { class: "muted number" });
   let title = titleOf(sound);
   const element = h(
     "section",
-    { class: "panel", "aria-label": "Progress" },
+    { class: "panel", "aria-label": t("common.progress") },
     headerOf(
       title,
-      button("Cancel", "stop", () => library.cancel(sound)),
+      button(t("common.cancel"), "stop", () => library.cancel(sound)),
     ),
     h("ol", { class: "steps" }, steps),
     bar,
@@ -412,8 +412,8 @@ const isOfFile = (error) => /^(audio_\w+|not_audio|payload_too_large|unsupported
  * @param {Sound} sound
  */
 function reason({ phase, error }) {
-  if (phase === "gone") return "The server keeps a result for a limited time. Choose the file again to get a new one.";
-  return error?.detail ?? (phase === "cancelled" ? "The server keeps nothing of it." : "");
+  if (phase === "gone") return t("prediction.gone.text");
+  return error?.detail ?? (phase === "cancelled" ? t("prediction.nothing_kept") : "");
 }
 
 /**
@@ -460,7 +460,7 @@ function properties({ file, job, result }) {
     formatDuration(result?.duration ?? audio.duration ?? 0),
   ];
   if (rate) found.push(formatHertz(rate));
-  if (channels) found.push(channels === 1 ? "mono" : channels === 2 ? "stereo" : `${channels} channels`);
+  if (channels) found.push(channels === 1 ? t("prediction.mono") : channels === 2 ? t("prediction.stereo") : t("prediction.channels", { count: channels }));
   return found;
 }
 
@@ -521,5 +521,5 @@ async function save({ id }, name) {
   const response = await fetch(`/v1/jobs/${id}/result`).catch(() => null);
   const body = response?.ok ? await response.blob().catch(() => null) : null;
   if (body) download(body, `${name.replace(/\.[^.]*$/, "")}.json`);
-  else toast(response && !response.ok ? "The server no longer has this result" : "The server does not respond");
+  else toast(response && !response.ok ? t("prediction.lost") : t("common.no_response"));
 }

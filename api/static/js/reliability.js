@@ -2,6 +2,7 @@
 
 import { h, s } from "./dom.js";
 import { percent } from "./format.js";
+import { language, t } from "./words.js";
 
 /** @import { ModelCard, ReliabilityBin } from "./types.js" */
 
@@ -17,11 +18,11 @@ export function reliabilityDiagram(card) {
   return h(
     "details",
     { class: "folded reliability" },
-    h("summary", { text: "How reliable its confidences are" }),
+    h("summary", { text: t("reliability.title") }),
     h(
       "figure",
       {},
-      h("p", { class: "muted axis", text: "share that is right" }),
+      h("p", { class: "muted axis", text: t("reliability.right") }),
       h(
         "div",
         { class: "plot" },
@@ -29,12 +30,10 @@ export function reliabilityDiagram(card) {
         diagram(bins),
       ),
       ticks("ticks below", [0, 0.5, 1]),
-      h("p", { class: "muted axis below", text: "confidence" }),
+      h("p", { class: "muted axis below", text: t("reliability.confidence") }),
       h("figcaption", {
         class: "muted",
-        text:
-          `${sounds.toLocaleString("en")} sounds of ${measured.data}, on which it was not trained. On the dashed line,` +
-          " confidence is the share that is right; above it, the model is right more often than it claims.",
+        text: t("reliability.text", { sounds: sounds.toLocaleString(language), data: measured.data }),
       }),
     ),
   );
@@ -78,4 +77,4 @@ function diagram(bins) {
 
 /** @param {ReliabilityBin} bin */
 const describe = ({ low, high, accuracy, sounds }) =>
-  `Confidence ${percent(low)} to ${percent(high)}: ${percent(accuracy)} of ${sounds} right`;
+  t("reliability.bin", { low: percent(low), high: percent(high), accuracy: percent(accuracy), sounds });

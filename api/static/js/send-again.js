@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { followJob, isFinal } from "./follow-job.js";
+import { t } from "./words.js";
 
 /** @import { JobWithResult, Result } from "./types.js" */
 
@@ -13,7 +14,7 @@ import { followJob, isFinal } from "./follow-job.js";
  * @returns {Promise<Result>} rejects with Refused, Unreachable or an Error that can be shown
  */
 export async function sendAgain({ file, result }, options, purpose) {
-  if (!file || !result) throw new Error(`The server does not keep sounds: choose the file again to ${purpose}.`);
+  if (!file || !result) throw new Error(t("again.no_file", { purpose }));
   const all = { model: result.model, top_k: 1, ...overlapOf(result), ...options };
   const { id } = await api.submit(file, all, api.newIdempotencyKey()).promise;
   /** @type {JobWithResult} */
@@ -25,7 +26,7 @@ export async function sendAgain({ file, result }, options, purpose) {
       onGone: reject,
     }),
   );
-  if (job.status !== "succeeded") throw new Error(job.error?.detail ?? `The job was ${job.status}.`);
+  if (job.status !== "succeeded") throw new Error(job.error?.detail ?? t("again.failed", { status: job.status }));
   const again = job.result ?? (await api.getResult(id));
   api.cancelJob(id).catch(() => {}); // deletes the result, which the page has now
   return again;

@@ -4,7 +4,7 @@ import { button, byId, find, h } from "./dom.js";
 import { percent } from "./format.js";
 import { library } from "./library.js";
 import { answerText } from "./verdict.js";
-import { t } from "./words.js";
+import { language, t } from "./words.js";
 
 /** @import { Sound } from "./library.js" */
 /** @import { Job } from "./types.js" */
@@ -75,10 +75,10 @@ export function mountSoundList(root) {
 function buildItem(sound) {
   const name = h("span", { class: "name" });
   const state = h("span", { class: "state number" });
-  const progress = h("progress", { max: 1, "aria-label": "Progress" });
+  const progress = h("progress", { max: 1, "aria-label": t("common.progress") });
   const props = { quiet: true, class: "quiet" };
-  const cancel = button("Cancel", "stop", () => library.cancel(sound), props);
-  const remove = button("Remove from the list", "close", () => library.remove(sound), props);
+  const cancel = button(t("common.cancel"), "stop", () => library.cancel(sound), props);
+  const remove = button(t("list.remove"), "close", () => library.remove(sound), props);
   const select = h(
     "button",
     { type: "button", class: "select", on: { click: () => library.select(sound) } },
@@ -95,24 +95,27 @@ function buildItem(sound) {
  */
 export function stateText(sound) {
   const { phase, job, result } = sound;
-  if (!sound.connected && !sound.ended) return "Waiting for the server";
+  if (!sound.connected && !sound.ended) return t("list.no_server");
   switch (phase) {
     case "waiting":
-      return sound.note || "Waiting to be uploaded";
+      return sound.note || t("list.waiting");
     case "uploading":
-      return sound.uploaded < 1 ? `Uploading, ${percent(sound.uploaded)}` : "Uploaded";
+      return sound.uploaded < 1 ? t("list.uploading", { share: percent(sound.uploaded) }) : t("list.uploaded");
     case "queued":
-      return `Queued${job?.queue_position ? `, position ${job.queue_position}` : ""}${sound.delayed ? ". This takes longer than usual" : ""}`;
+      return (
+        (job?.queue_position ? t("list.queued_at", { position: job.queue_position }) : t("list.queued")) +
+        (sound.delayed ? t("list.delayed") : "")
+      );
     case "running":
       return runningText(job?.progress ?? null);
     case "cancelled":
-      return "Cancelled";
+      return t("list.cancelled");
     case "gone":
-      return "No longer on the server";
+      return t("list.gone");
     default:
-      if (!result) return sound.error?.title ?? "Failed";
+      if (!result) return sound.error?.title ?? t("list.failed");
       if (sound.example && !sound.edits) return t("example.state", { answer: answerText(result) });
-      return answerText(result) + (sound.edited.result && sound.edits ? `; edited: ${answerText(sound.edited.result)}` : "");
+      return answerText(result) + (sound.edited.result && sound.edits ? t("list.edited", { answer: answerText(sound.edited.result) }) : "");
   }
 }
 
@@ -127,10 +130,10 @@ function modelText({ result }) {
 
 /** @param {Job["progress"]} progress */
 function runningText(progress) {
-  if (!progress) return "Running";
+  if (!progress) return t("list.running");
   const { done, of } = progress;
-  const all = of === null ? "" : ` of ${Math.max(of, done).toLocaleString("en")}`;
-  return `Running, ${done.toLocaleString("en")}${all} windows`;
+  const values = { done: done.toLocaleString(language), of: Math.max(of ?? 0, done).toLocaleString(language) };
+  return t(of === null ? "list.windows" : "list.windows_of", values);
 }
 
 /**

@@ -1,20 +1,21 @@
 // What a result says, in words: the verdict, and the warnings.
 
 import { className, percent } from "./format.js";
+import { t } from "./words.js";
 
 /** @import { Detection, Result, SoundWarning } from "./types.js" */
 
 /** What each warning means to whoever recorded the sound. @type {Record<string, string>} */
 const WARNINGS = {
-  silent: "Nothing in this sound is louder than its noise.",
-  quiet: "This sound is very quiet. Record it closer or with more gain for a more reliable answer.",
-  clipped: "The recording is overdriven: its loudest moments are cut off.",
-  beyond_full_scale: "The numbers in this file go beyond full scale.",
-  dc_offset: "The recording had a constant offset, which was removed.",
-  channels_cancel: "The channels cancel each other out, so only the loudest one was used.",
-  narrow_band: "This recording and the model do not cover the same frequencies.",
-  resampled_up: "The sample rate of this file is lower than that of the model: high frequencies are missing.",
-  truncated: "The file ends early or is damaged. What can be read was used.",
+  silent: t("warning.silent"),
+  quiet: t("warning.quiet"),
+  clipped: t("warning.clipped"),
+  beyond_full_scale: t("warning.beyond_full_scale"),
+  dc_offset: t("warning.dc_offset"),
+  channels_cancel: t("warning.channels_cancel"),
+  narrow_band: t("warning.narrow_band"),
+  resampled_up: t("warning.resampled_up"),
+  truncated: t("warning.truncated"),
 };
 
 /**
@@ -45,11 +46,11 @@ export const detectedClasses = (result) =>
 export function headline(result, classes) {
   const { verdict, predictions } = result;
   const name = className(predictions[0].class);
-  if (verdict === "silent") return "Nothing to hear";
-  if (verdict === "unknown") return `Not one of the ${classes ? `${classes} ` : ""}sounds this model knows`;
+  if (verdict === "silent") return t("verdict.silent");
+  if (verdict === "unknown") return classes ? t("verdict.unknown_of", { classes }) : t("verdict.unknown");
   const events = result.detections ?? [];
-  if (detectedClasses(result).length > 1) return `${events.length} events`;
-  return verdict === "unsure" ? `Perhaps ${name}` : name;
+  if (detectedClasses(result).length > 1) return t("verdict.events", { count: events.length });
+  return verdict === "unsure" ? t("verdict.perhaps", { name }) : name;
 }
 
 /**
@@ -58,12 +59,13 @@ export function headline(result, classes) {
  */
 export function answerText(result) {
   const { verdict, predictions } = result;
-  if (verdict === "silent") return "Nothing to hear";
-  if (verdict === "unknown") return "Unknown sound";
+  if (verdict === "silent") return t("verdict.silent");
+  if (verdict === "unknown") return t("verdict.unknown_sound");
   const [first, second, ...others] = detectedClasses(result).map(className);
-  if (second) return others.length ? `${first}, ${second} and ${others.length} more` : `${first} and ${second}`;
+  if (second) return others.length ? t("verdict.more", { first, second, count: others.length }) : t("verdict.two", { first, second });
   const [{ class: name, confidence }] = predictions;
-  return `${verdict === "unsure" ? "perhaps " : ""}${className(name)}, ${percent(confidence)}`;
+  const values = { name: className(name), share: percent(confidence) };
+  return t(verdict === "unsure" ? "verdict.answer_unsure" : "verdict.answer", values);
 }
 
 /**

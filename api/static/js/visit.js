@@ -6,6 +6,7 @@ import { formatBytes } from "./format.js";
 import { library, Sound } from "./library.js";
 import { Matrix } from "./matrix.js";
 import { deleteRecord, deleteRecords, loadRecords, storeRecord } from "./storage.js";
+import { t } from "./words.js";
 
 /** @import { Result } from "./types.js" */
 /** @import { SoundRecord, VersionRecord } from "./storage.js" */
@@ -28,9 +29,9 @@ const channel = "BroadcastChannel" in window ? new BroadcastChannel("otoscope") 
 export async function keepVisit(root) {
   const note = h("p", {
     class: "hint",
-    text: `Kept in this browser only, up to ${formatBytes(LIMIT)}, for ${DAYS} days.`,
+    text: t("visit.note", { size: formatBytes(LIMIT), days: DAYS }),
   });
-  root.replaceChildren(note, button("Forget all", "close", askToForget, { class: "quiet" }));
+  root.replaceChildren(note, button(t("visit.forget"), "close", askToForget, { class: "quiet" }));
   const late = new Promise((resolve) => setTimeout(() => resolve([]), PATIENCE));
   /** @type {SoundRecord[]} */
   const records = await Promise.race([loadRecords(), late]);
@@ -55,8 +56,7 @@ export async function keepVisit(root) {
 
 function askToForget() {
   const count = library.sounds.filter(({ example }) => !example).length;
-  const what = count === 1 ? "the sound and its result" : `all ${count} sounds and their results`;
-  if (!confirm(`Forget ${what}? Recordings that you have not saved are lost.`)) return;
+  if (!confirm(t("visit.confirm", { count }))) return;
   library.clear();
   stored.clear();
   deleteRecords();

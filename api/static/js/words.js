@@ -11,8 +11,11 @@ const RIGHT_TO_LEFT = ["ar", "fa", "he", "ur"];
 export const language =
   navigator.languages.map((tag) => tag.slice(0, 2).toLowerCase()).find((one) => LANGUAGES.includes(one)) ?? "en";
 
-/** @type {{words: Record<Key, string>}} */
+/** @type {{words: Record<string, string>}} */
 const { words } = await import(`./words/${language}.js`);
+
+/** Where there is no mouse, texts about pointing and clicking have another form, under their key and `.touch`. */
+const touch = matchMedia("(pointer: coarse)").matches;
 
 document.documentElement.lang = language;
 document.documentElement.dir = RIGHT_TO_LEFT.includes(language) ? "rtl" : "ltr";
@@ -23,7 +26,16 @@ document.documentElement.dir = RIGHT_TO_LEFT.includes(language) ? "rtl" : "ltr";
  * @param {Values} [values]
  */
 export function t(key, values = {}) {
-  const forms = words[key].split(" | ");
+  const text = (touch && words[`${key}.touch`]) || words[key];
+  const forms = text.split(" | ");
   const form = forms[Number(values.count) === 1 ? 0 : forms.length - 1];
   return form.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
+}
+
+// The texts of index.html, which are English there: `data-t` has the key of an element's text, `data-t-label` of its label.
+for (const element of language === "en" ? [] : document.querySelectorAll("[data-t], [data-t-label]")) {
+  if (!(element instanceof HTMLElement)) continue;
+  const { t: text, tLabel: label } = element.dataset;
+  if (text) element.textContent = t(/** @type {Key} */ (text));
+  if (label) element.setAttribute("aria-label", t(/** @type {Key} */ (label)));
 }

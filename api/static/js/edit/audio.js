@@ -1,6 +1,7 @@
 // The samples of a sound file, decoded by the browser, and files made of samples.
 
 import { wavFile } from "../wav.js";
+import { t } from "../words.js";
 
 /**
  * @typedef {object} Audio
@@ -51,7 +52,7 @@ async function decode(file, rate) {
   try {
     buffer = await new OfflineAudioContext(1, 1, rate).decodeAudioData(await file.arrayBuffer());
   } catch {
-    throw new Error("This browser cannot decode this file, so it cannot be edited here.");
+    throw new Error(t("audio.undecodable"));
   }
   const channels = Array.from({ length: buffer.numberOfChannels }, (_, i) => buffer.getChannelData(i).slice());
   return { rate, channels };

@@ -11,6 +11,7 @@ import { answerText } from "../verdict.js";
 import { viewport } from "../viewport.js";
 import { makeFile, readAudio } from "./audio.js";
 import { editRegion } from "./region.js";
+import { t } from "../words.js";
 
 /** @import { ModelCard, SoundRegion } from "../types.js" */
 /** @import { Sound } from "../library.js" */
@@ -18,15 +19,10 @@ import { editRegion } from "./region.js";
 
 /** @typedef {"zoom" | Action} Tool  what a drag over the spectrogram does */
 
-const TOOLS = /** @type {const} */ ({
-  zoom: { name: "Zoom", icon: "zoom-in", title: "A drag over the spectrogram zooms into it" },
-  mute: { name: "Mute", icon: "erase", title: "A drag over the spectrogram mutes that part of the sound" },
-  keep: { name: "Keep only", icon: "crop", title: "A drag over the spectrogram mutes everything but that part of the sound" },
-});
-const HINTS = {
-  mouse: "drag over a part of the spectrogram. Two fingers or Shift + drag move the picture.",
-  keys: "With the keyboard: arrows move the box, Shift + arrows resize it, Enter applies it, Escape ends it.",
-  touch: "drag over a part of the spectrogram with one finger; two fingers zoom and pan.",
+const TOOLS = {
+  zoom: { name: t("edit.zoom"), icon: "zoom-in", title: t("edit.zoom.title") },
+  mute: { name: t("edit.mute"), icon: "erase", title: t("edit.mute.title") },
+  keep: { name: t("edit.keep"), icon: "crop", title: t("edit.keep.title") },
 };
 const EDGE = 0.004; // share of the frequency axis: a region that is closer to its end has no limit there
 const STEP = 1 / 40; // of the visible axis that an arrow key moves the box
@@ -52,24 +48,23 @@ export function editor({ onHint }) {
   /** Why the last edit failed in the browser. */
   let problem = "";
 
-  const touch = matchMedia("(pointer: coarse)").matches;
   const boxElement = h("div", { class: "selection brush", hidden: true });
   const tools = /** @type {Tool[]} */ (Object.keys(TOOLS)).map((name) => {
     const { name: label, icon: picture, title } = TOOLS[name];
     return button(label, picture, () => choose(name), { title, "data-tool": name, "aria-pressed": "false" });
   });
-  const undo = button("Undo", "undo", () => sound && library.stepEdits(sound, -1), { quiet: true, class: "quiet" });
-  const redo = button("Redo", "redo", () => sound && library.stepEdits(sound, 1), { quiet: true, class: "quiet" });
-  const original = button("Original", null, () => sound && library.showOriginal(sound, true));
-  const edited = button("Edited", null, () => sound && library.showOriginal(sound, false));
-  const save = button("WAV", "save", saveEdited, { class: "quiet", title: "Save the edited sound as a WAV file" });
+  const undo = button(t("edit.undo"), "undo", () => sound && library.stepEdits(sound, -1), { quiet: true, class: "quiet" });
+  const redo = button(t("edit.redo"), "redo", () => sound && library.stepEdits(sound, 1), { quiet: true, class: "quiet" });
+  const original = button(t("edit.original"), null, () => sound && library.showOriginal(sound, true));
+  const edited = button(t("edit.edited"), null, () => sound && library.showOriginal(sound, false));
+  const save = button("WAV", "save", saveEdited, { class: "quiet", title: t("edit.save") });
   const history = h("div", { class: "history" }, undo, redo);
-  const versions = h("div", { class: "segments", role: "group", "aria-label": "Version" }, original, edited);
+  const versions = h("div", { class: "segments", role: "group", "aria-label": t("edit.version") }, original, edited);
   const state = h("p", { class: "edit-state muted", role: "status" });
   const element = h(
     "div",
     { class: "editor" },
-    h("div", { class: "segments", role: "group", "aria-label": "A drag over the spectrogram" }, tools),
+    h("div", { class: "segments", role: "group", "aria-label": t("edit.drag") }, tools),
     history,
     versions,
     save,
@@ -87,14 +82,14 @@ export function editor({ onHint }) {
     problem = "";
     draw();
     const named = TOOLS[tool].name;
-    onHint(tool === "zoom" ? null : `${named}: ${touch ? HINTS.touch : `${HINTS.mouse} ${HINTS.keys}`}`);
+    onHint(tool === "zoom" ? null : `${named}: ${t("edit.hint")}`);
     if (tool !== "zoom" && sound) read(sound).catch((error) => fail(error)); // so that the first edit is fast
   }
 
   /** The samples that the next edit begins with. @param {Sound} sound */
   function read({ root }) {
     const { file } = root.pendingVersion ?? root.edited;
-    if (!file) throw new Error("The server does not keep sounds. Choose the file to edit it.");
+    if (!file) throw new Error(t("edit.no_file"));
     return readAudio(file, root.job?.audio.sample_rate ?? root.result?.sample_rate);
   }
 
@@ -120,7 +115,7 @@ export function editor({ onHint }) {
       try {
         const { rate, channels } = await read(root);
         const changed = await Promise.all(channels.map((channel) => editRegion(channel, rate, hertz, action)));
-        const name = `${root.name.replace(/\.[^.]*$/, "")} (edited).wav`;
+        const name = `${root.name.replace(/\.[^.]*$/, "")} (${t("edit.name")}).wav`;
         if (library.sounds.includes(root)) library.edit(root, makeFile({ rate, channels: changed }, name));
       } catch (error) {
         fail(error);
@@ -207,14 +202,14 @@ export function editor({ onHint }) {
     const { editError, pendingVersion: pending, edits, showsOriginal } = root;
     if (editError) {
       const why = editError.detail ?? editError.title ?? "";
-      return `The edited sound could not be classified, so nothing has changed. ${why}`;
+      return t("edit.failed", { why });
     }
-    if (pending?.note) return `${pending.note} Undo discards this edit.`;
-    if (pending?.delayed) return "The edited sound waits to be classified. This takes longer than usual; Undo discards it.";
-    if (isBusy()) return "Classifying the edited sound…";
-    if (!edits) return against || (tool === "zoom" ? "Mute or keep a part, and the sound is classified again." : "");
-    if (showsOriginal) return "This is the original.";
-    return `${edits === 1 ? "One edit" : `${edits} edits`} – the original is ${root.result ? answerText(root.result) : "not classified"}.`;
+    if (pending?.note) return t("edit.note", { note: pending.note });
+    if (pending?.delayed) return t("edit.delayed");
+    if (isBusy()) return t("edit.busy");
+    if (!edits) return against || (tool === "zoom" ? t("edit.offer") : "");
+    if (showsOriginal) return t("edit.is_original");
+    return t("edit.edits", { count: edits, answer: root.result ? answerText(root.result) : t("edit.unclassified") });
   }
 
   return {
@@ -260,11 +255,11 @@ export function editor({ onHint }) {
  * @param {Sound} sound
  */
 function reasonAgainst({ root }) {
-  if (!root.result) return "A sound can be edited when it has been classified.";
-  if (!root.file) return "Choose the file to edit the sound: the server does not keep it.";
-  if (!root.result.spectrogram) return "This result has no spectrogram to edit the sound in.";
+  if (!root.result) return t("edit.later");
+  if (!root.file) return t("edit.choose");
+  if (!root.result.spectrogram) return t("edit.no_spectrogram");
   const channels = root.job?.audio.channels ?? 1;
-  return isDecodable(root.result.duration, channels) ? "" : "This sound is too long to be edited in the browser.";
+  return isDecodable(root.result.duration, channels) ? "" : t("edit.too_long");
 }
 
 /**
@@ -283,8 +278,8 @@ function inHertz({ start, end, low, high }, { frontend }) {
 
 /** @param {Region} region */
 function regionText({ start, end, low, high }) {
-  const highest = high === Infinity ? "the highest frequency" : formatHertz(high);
-  return `${clock(Math.max(start, 0), 2)} to ${clock(end, 2)}, ${formatHertz(low)} to ${highest}`;
+  const highest = high === Infinity ? t("edit.highest") : formatHertz(high);
+  return `${t("common.span", { start: clock(Math.max(start, 0), 2), end: clock(end, 2) })}, ${t("common.span", { start: formatHertz(low), end: highest })}`;
 }
 
 /** Where the box begins: the middle of what is visible. @returns {SoundRegion} */

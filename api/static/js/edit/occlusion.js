@@ -6,6 +6,7 @@ import { sendAgain } from "../send-again.js";
 import { frequencyAt } from "../sound/axes.js";
 import { makeFile, readAudio } from "./audio.js";
 import { editRegion } from "./region.js";
+import { t } from "../words.js";
 
 /** @import { ModelCard, Result } from "../types.js" */
 /** @import { Sound } from "../library.js" */
@@ -28,7 +29,7 @@ const LEAST = 0.1; // a smaller fall is not as bright as a large one
  * @returns {Promise<Occlusion>} rejects with Refused, Unreachable or an Error that can be shown
  */
 export async function measureOcclusion({ file, result }, view, card) {
-  if (!file) throw new Error("The server does not keep sounds: choose the file to measure its parts.");
+  if (!file) throw new Error(t("occlusion.no_file"));
   const { frontend, window_seconds: seconds, sample_rate: rate } = card;
   const span = result?.windows?.[view.window];
   const piece = pieceOf(await readAudio(file, rate), span?.start ?? 0, Math.round(seconds * rate), rate);
@@ -45,8 +46,8 @@ export async function measureOcclusion({ file, result }, view, card) {
   variants.forEach((variant, i) => all.set(variant, i * piece.length));
   const long = makeFile({ rate, channels: [all] }, "parts.wav", false);
   const options = { include: "windows", overlap: 0, top_k: 1_000 };
-  const { windows } = await sendAgain({ file: long, result }, options, "measure its parts");
-  if (windows?.length !== variants.length) throw new Error("The server divides this sound into other windows.");
+  const { windows } = await sendAgain({ file: long, result }, options, t("purpose.parts"));
+  if (windows?.length !== variants.length) throw new Error(t("occlusion.windows"));
   const [confidence, ...others] = windows.map(
     ({ predictions }) => predictions.find((one) => one.class === view.camClass)?.confidence ?? 0,
   );

@@ -5,10 +5,11 @@ import { formatNumber, percent } from "../format.js";
 import { nextIndex, setTabStop } from "../roving-focus.js";
 import { scaledChannel } from "./colour-scale.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
+import { t } from "../words.js";
 
 /** @import { Matrix } from "../matrix.js" */
 
-const ORDERS = /** @type {const} */ ({ index: "by number", mean: "by mean", max: "by maximum" });
+const ORDERS = ({ index: t("grid.index"), mean: t("grid.mean"), max: t("grid.max") });
 /** @typedef {keyof typeof ORDERS} Order */
 
 /** Kept from layer to layer. @type {Order} */
@@ -22,7 +23,7 @@ let order = "index";
 export function channelGrid(channels, onSelect) {
   const canvases = channels.map(() => new MatrixCanvas());
   const options = channels.map(({ statistics: { mean, max, sparsity } }, i) => {
-    const label = `mean ${formatNumber(mean)}, maximum ${formatNumber(max)}, ${percent(sparsity)} zeros`;
+    const label = t("grid.label", { mean: formatNumber(mean), max: formatNumber(max), zeros: percent(sparsity) });
     return h(
       "div",
       {
@@ -31,22 +32,22 @@ export function channelGrid(channels, onSelect) {
         tabindex: -1,
         data: { channel: i },
         "aria-selected": "false",
-        "aria-label": `Channel ${i}, ${label}`,
-        title: `Channel ${i}: ${label}`,
+        "aria-label": `${t("detail.channel", { channel: i })}, ${label}`,
+        title: `${t("detail.channel", { channel: i })}: ${label}`,
       },
       canvases[i].element,
       h("span", { class: "tag number", text: i, "aria-hidden": "true" }),
     );
   });
-  const grid = h("div", { class: "grid", role: "listbox", "aria-label": `${channels.length} channels` });
+  const grid = h("div", { class: "grid", role: "listbox", "aria-label": t("prediction.channels", { count: channels.length }) });
   const choices = Object.entries(ORDERS).map(([key, text]) =>
     h("option", { value: key, text, selected: key === order }),
   );
-  const select = h("select", { "aria-label": "Order of channels" }, choices);
+  const select = h("select", { "aria-label": t("grid.order") }, choices);
   const element = h(
     "div",
     { class: "all-channels" },
-    h("label", { class: "sort" }, h("span", { class: "muted", text: "Sorted" }), select),
+    h("label", { class: "sort" }, h("span", { class: "muted", text: t("grid.sorted") }), select),
     grid,
   );
   /** @type {number | null} */

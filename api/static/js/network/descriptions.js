@@ -2,18 +2,19 @@
 
 import { className, formatDuration, formatHertz } from "../format.js";
 import { inputOf, nodeOf } from "./graph.js";
+import { language, t } from "../words.js";
 
 /** @import { ModelCard } from "../types.js" */
 /** @import { MapAxes, Network, NetworkNode } from "./graph.js" */
 
-/** @type {(number: number, one: string, many?: string) => string} */
-const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
+/** @type {(key: import("../words.js").Key, number: number) => string} */
+const count = (key, number) => t(key, { count: number, number: number.toLocaleString(language) });
 
 /**
  * 32 channels of 16 × 32 cells.
  * @param {number[]} shape
  */
-export const shapeText = ([channels, rows, columns]) => `${count(channels, "channel")} of ${rows} × ${columns} cells`;
+export const shapeText = ([channels, rows, columns]) => t("describe.shape", { channels: count("count.channels", channels), rows, columns });
 
 /**
  * What a node computes.
@@ -25,76 +26,53 @@ export function describe(node, network) {
   switch (node.kind) {
     case "input": {
       const step = formatDuration(card.frontend.hop / card.sample_rate);
-      return (
-        `The input of the network: the level in each of ${axes.mels} frequency bands, ` +
-        `${formatHertz(axes.low)} to ${formatHertz(axes.high)}, every ${step}.`
-      );
+      return t("describe.input", { mels: axes.mels, low: formatHertz(axes.low), high: formatHertz(axes.high), step });
     }
     case "stem":
       if (inPatches(card)) {
-        return (
-          `The spectrogram is cut into patches of ${formatDuration(patchSeconds(network))}, each of which passes through the ` +
-          `network on its own. A 3 × 3 convolution with ${node.shape[0]} filters detects simple patterns such as edges and ` +
-          `onsets, at half the resolution.`
-        );
+        return t("describe.stem_patches", { seconds: formatDuration(patchSeconds(network)), filters: node.shape[0] });
       }
-      return (
-        `A 7 × 7 convolution with ${node.shape[0]} filters detects simple patterns such as edges and onsets; max pooling ` +
-        `then keeps the largest of neighbouring cells, at a quarter of the resolution.`
-      );
+      return t("describe.stem", { filters: node.shape[0] });
     case "residual": {
       const shortcut =
         node.shortcut === "identity"
-          ? "passes the input on unchanged"
-          : `projects the input to ${projectionText(node, inputOf(network, node))}`;
-      return `Two 3 × 3 convolutions${gateText(card)} compute what is added to the input; the shortcut ${shortcut}.`;
+          ? t("describe.identity")
+          : t("describe.projection", { shape: projectionText(node, inputOf(network, node)) });
+      return t("describe.residual", { gates: gateText(card), shortcut });
     }
     case "plain": {
       const input = inputOf(network, node);
       if (inPatches(card)) {
-        return (
-          `A 3 × 3 convolution of each of ${count(input.shape[0], "channel")} on its own` +
-          `${shrinks(node, input) ? ", at half the resolution" : ""}, then a 1 × 1 convolution that mixes them into ` +
-          `${node.shape[0].toLocaleString("en")}; after each, negative values are set to zero. There is no shortcut.`
-        );
+        return t("describe.separable", {
+          channels: count("count.channels", input.shape[0]),
+          half: shrinks(node, input) ? t("describe.half") : "",
+          outputs: node.shape[0].toLocaleString(language),
+        });
       }
-      const pooling = shrinks(node, input) ? "2 × 2 max pooling, then one" : "One";
-      return (
-        `${pooling} 3 × 3 convolution from ${count(input.shape[0], "channel")} to ${node.shape[0]}, with negative values ` +
-        `set to zero. There is no shortcut.`
-      );
+      const values = { channels: count("count.channels", input.shape[0]), outputs: node.shape[0] };
+      return t(shrinks(node, input) ? "describe.pooled" : "describe.plain", values);
     }
     case "stage": {
-      const resolution = shrinks(node, inputOf(network, node)) ? "a lower resolution than" : "the same resolution as";
-      const backbone = card.architecture.backbone ?? "the network";
-      return `A stage of ${backbone}: ${shapeText(node.shape)}, at ${resolution} its input.`;
+      const values = { backbone: card.architecture.backbone ?? t("describe.network"), shape: shapeText(node.shape) };
+      return t(shrinks(node, inputOf(network, node)) ? "describe.stage_lower" : "describe.stage", values);
     }
     case "cam":
-      return (
-        `Which cells of ${node.inputs[0].split(".")[0]} raised the score of ${camClass} (Grad-CAM): ` +
-        `bright cells raised it, dark cells did not.`
-      );
+      return t("describe.cam", { layer: node.inputs[0].split(".")[0], class: camClass });
     case "pool": {
       if (pooled.length > 1) {
-        const left = count((card.architecture.pyramid_width ?? 0) * pooled.length, "number");
-        return (
-          `A feature pyramid adds the coarse stages to the fine ones; the mean of each of its channels is taken: ${left} ` +
-          `remain.`
-        );
+        const left = count("count.numbers", (card.architecture.pyramid_width ?? 0) * pooled.length);
+        return t("describe.pyramid", { left });
       }
-      const left = count(nodeOf(network, pooled[0]).shape[0], "number");
+      const left = count("count.numbers", nodeOf(network, pooled[0]).shape[0]);
       const { patch_frames: size, patch_hop: hop } = card.architecture;
-      const overlapping =
-        size && hop && hop < size ? ", and over patches that overlap, of which the maps show every other one" : "";
-      return `The mean of each channel over time and frequency${overlapping}: ${left} remain.`;
+      const overlapping = size && hop && hop < size ? t("describe.overlapping") : "";
+      return t("describe.pool", { overlapping, left });
     }
     default: {
       const hidden = card.architecture.head?.length ?? 0;
-      const layers = hidden ? `${hidden + 1} linear layers` : "One linear layer";
-      const classes = count(card.classes.length, "class", "classes");
-      return card.multi_label
-        ? `${layers} and a sigmoid compute a confidence for each of ${classes} on its own: several can be right at once.`
-        : `${layers} and a softmax compute a confidence for each of ${classes}.`;
+      const layers = t("describe.linear", { count: hidden + 1 });
+      const classes = count("count.classes", card.classes.length);
+      return t(card.multi_label ? "describe.sigmoid" : "describe.softmax", { layers, classes });
     }
   }
 }
@@ -108,7 +86,7 @@ const patchSeconds = ({ card, axes }) => ((card.architecture.patch_frames ?? axe
 /** @param {ModelCard} card */
 const gateText = ({ architecture }) =>
   architecture.squeeze_excitation
-    ? ", and a gate that weighs each channel by its mean over the clip (squeeze-and-excitation),"
+    ? t("describe.gates")
     : "";
 
 /**
@@ -123,7 +101,8 @@ const shrinks = ({ shape }, input) => input.shape[1] > shape[1];
  * @param {NetworkNode} input
  */
 export function projectionText(node, input) {
-  return `${count(node.shape[0], "channel")}${shrinks(node, input) ? " and half the resolution" : ""}`;
+  const channels = count("count.channels", node.shape[0]);
+  return shrinks(node, input) ? t("describe.halved", { channels }) : channels;
 }
 
 /**
@@ -134,8 +113,8 @@ export function projectionText(node, input) {
 export function receptiveFieldText({ field }, { mels, frames, seconds }) {
   if (!field) return null;
   const size = Math.min(field.size, field.patch ?? field.size);
-  const time = size >= frames ? "the whole window" : formatDuration((size / frames) * seconds);
-  return `${time}, ${size >= mels ? "all" : size} of ${mels} bands`;
+  const time = size >= frames ? t("describe.whole_window") : formatDuration((size / frames) * seconds);
+  return size >= mels ? t("describe.field_all", { time, mels }) : t("describe.field", { time, size, mels });
 }
 
 /**
@@ -144,5 +123,5 @@ export function receptiveFieldText({ field }, { mels, frames, seconds }) {
  */
 export function displayName({ id, title }) {
   const [stage, block] = id.split(".");
-  return block ? `${block.replace(/(\d+)/, " $1")} of ${stage}` : className(title);
+  return block ? t("describe.block", { block: block.replace(/\D+/, ""), stage }) : className(title);
 }

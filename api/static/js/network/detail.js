@@ -3,7 +3,7 @@
 import { announce, button, find, h, present } from "../dom.js";
 import { filePicker } from "../file-picker.js";
 import { percent } from "../format.js";
-import { t } from "../words.js";
+import { language, t } from "../words.js";
 import { arithmeticPanel } from "./arithmetic.js";
 import { channelGrid } from "./channel-grid.js";
 import { scaledChannel, scaledMap, valueText } from "./colour-scale.js";
@@ -38,21 +38,21 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCe
   const { id, kind } = node;
   const layer = isLayer(node);
   const hasChannels = layer && node.shape[0] > 1;
-  const count = node.shape[0].toLocaleString("en");
+  const count = node.shape[0].toLocaleString(language);
   const mapTitle =
-    kind === "input" ? "Log-mel spectrogram" : kind === "cam" ? "Class activation" : "Mean of all channels";
+    t(kind === "input" ? "detail.spectrogram" : kind === "cam" ? "colours.cam" : "detail.mean");
   const onPick = layer ? (/** @type {number} */ row, /** @type {number} */ column) => explainMean(row, column) : null;
   const mainMap = featureMap(node, network.axes, mapTitle, scaled, onPick);
   const maps = h("div", { class: "maps" }, mainMap.element);
-  const zeros = h("dd", { class: "number", text: "show all channels" });
+  const zeros = h("dd", { class: "number", text: t("detail.show") });
   const block = node.shortcut ? residualBlock(node, network) : null;
-  const channelSection = h("section", { class: "channels", "aria-label": "Channels" });
+  const channelSection = h("section", { class: "channels", "aria-label": t("detail.channels") });
   const arithmetic = arithmeticPanel({ onCell, onClose: closeArithmetic });
   const name = displayName(node);
   const quiet = { quiet: true, class: "quiet" };
   const element = h(
     "section",
-    { class: "detail", tabindex: -1, "aria-label": `${name}, opened` },
+    { class: "detail", tabindex: -1, "aria-label": t("detail.label", { name }) },
     h(
       "header",
       {},
@@ -60,10 +60,10 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCe
       h(
         "div",
         { class: "tools" },
-        button("Previous layer", "back", () => onStep(-1), { ...quiet, "data-step": "-1" }),
-        button("Next layer", "back", () => onStep(1), { quiet: true, class: "quiet next", "data-step": "1" }),
-        button("Save as PNG", "save", save, quiet),
-        button("Close", "close", onClose, quiet),
+        button(t("detail.previous"), "back", () => onStep(-1), { ...quiet, "data-step": "-1" }),
+        button(t("detail.next"), "back", () => onStep(1), { quiet: true, class: "quiet next", "data-step": "1" }),
+        button(t("common.save_png"), "save", save, quiet),
+        button(t("common.close"), "close", onClose, quiet),
       ),
     ),
     h("p", { class: "description", text: describe(node, network) }),
@@ -100,14 +100,14 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCe
     const fact = (term, text) => [h("dt", { text: term }), h("dd", { class: "number", text })];
     const field = receptiveFieldText(node, network.axes);
     return [
-      ...fact("Shape", layer ? `${channels} × ${rows} × ${columns}` : `${rows} × ${columns}`),
-      ...(layer ? fact("Values", (channels * rows * columns).toLocaleString("en")) : []),
-      ...(layer && field ? fact("Receptive field", field) : []),
-      ...fact("Minimum", valueText(scaled, min)),
-      ...fact("Mean", valueText(scaled, mean)),
-      ...fact("Maximum", valueText(scaled, max)),
-      ...(kind === "input" ? [] : fact("Zeros in the map", percent(sparsity))),
-      ...(hasChannels ? [h("dt", { text: "Zeros in all channels" }), zeros] : []),
+      ...fact(t("detail.shape"), layer ? `${channels} × ${rows} × ${columns}` : `${rows} × ${columns}`),
+      ...(layer ? fact(t("detail.values"), (channels * rows * columns).toLocaleString(language)) : []),
+      ...(layer && field ? fact(t("detail.field"), field) : []),
+      ...fact(t("detail.minimum"), valueText(scaled, min)),
+      ...fact(t("detail.mean_value"), valueText(scaled, mean)),
+      ...fact(t("detail.maximum"), valueText(scaled, max)),
+      ...(kind === "input" ? [] : fact(t("detail.zeros"), percent(sparsity))),
+      ...(hasChannels ? [h("dt", { text: t("detail.zeros_all") }), zeros] : []),
     ];
   }
 
@@ -124,20 +124,20 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCe
   function offerChannels(problem = null) {
     const children = sound.file
       ? [
-          button(problem ? "Try again" : `Show all ${count} channels`, problem ? "retry" : "layers", loadChannels, {
+          button(problem ? t("common.retry") : t("detail.show_all", { count }), problem ? "retry" : "layers", loadChannels, {
             class: "primary",
           }),
-          h("p", { class: "muted", text: "The server does not keep sounds, so the file is uploaded again." }),
+          h("p", { class: "muted", text: t("detail.uploaded_again") }),
         ]
       : [
           h("p", {
-            text: "The server does not keep sounds, and this page does not have the file. Choose the same file again to see the channels.",
+            text: t("detail.no_file"),
           }),
           filePicker(() => sound),
         ];
     channelSection.replaceChildren(
       ...present([
-        h("h4", { text: `All ${count} channels` }),
+        h("h4", { text: t("detail.all", { count }) }),
         problem ? h("p", { class: "problem", role: "alert", text: problem }) : null,
         children,
       ]),
@@ -147,9 +147,9 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCe
   async function loadChannels() {
     if (fetched) return;
     channelSection.replaceChildren(
-      h("h4", { text: `All ${count} channels` }),
-      h("progress", { "aria-label": "Loading the channels" }),
-      h("p", { class: "muted", text: "The network is running again…", role: "status" }),
+      h("h4", { text: t("detail.all", { count }) }),
+      h("progress", { "aria-label": t("detail.loading") }),
+      h("p", { class: "muted", text: t("arithmetic.loading"), role: "status" }),
     );
     try {
       fetched = await fetchChannels(sound, id);
@@ -159,15 +159,15 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCe
     }
     if (closed) return;
     const channels = fetched.get(id);
-    if (!channels) return offerChannels("The server sent no channels of this layer.");
+    if (!channels) return offerChannels(t("detail.no_channels"));
     const hadFocus = channelSection.contains(document.activeElement);
     grid = channelGrid(channels, select);
-    channelSection.replaceChildren(h("h4", { text: `All ${count} channels` }), grid.element);
+    channelSection.replaceChildren(h("h4", { text: t("detail.all", { count }) }), grid.element);
     if (hadFocus) find(grid.element, "[tabindex='0']")?.focus();
     block?.show(fetched, null);
     const sparsity = channels.reduce((sum, { statistics }) => sum + statistics.sparsity, 0) / channels.length;
     zeros.textContent = percent(sparsity);
-    announce(`${channels.length} channels of ${name}`);
+    announce(t("detail.loaded", { count: channels.length, name }));
   }
 
   /** @param {number | null} channel */
@@ -181,7 +181,7 @@ export function nodeDetail({ network, sound, node, scaled, onStep, onClose, onCe
     block?.show(fetched, channel);
     const channels = fetched?.get(id);
     if (channel === null || !channels) return;
-    channelMap = featureMap(node, network.axes, `Channel ${channel}`, scaledChannel(channels, channel), (row, column) =>
+    channelMap = featureMap(node, network.axes, t("detail.channel", { channel }), scaledChannel(channels, channel), (row, column) =>
       explainCell({ layer: id, channel, row, column }),
     );
     exciting = excites(channels[channel], network.axes, sound, channel);

@@ -36,10 +36,10 @@ export function featureMap(node, axes, title, first, onPick = null) {
       class: "frame",
       tabindex: 0,
       role: "application",
-      "aria-roledescription": "map",
+      "aria-roledescription": t("map.role"),
       "aria-label":
-        `${title}, ${first.matrix.rows} rows of frequency, ${first.matrix.columns} columns of time. ` +
-        `Arrow keys move from cell to cell.${onPick ? ` ${t("map.enter")}` : ""}`,
+        t("map.label", { title, rows: first.matrix.rows, columns: first.matrix.columns }) +
+        (onPick ? ` ${t("map.enter")}` : ""),
     },
     image.element,
     cell,
@@ -80,8 +80,7 @@ export function featureMap(node, axes, title, first, onPick = null) {
     cell.hidden = !at;
     if (!at) {
       const hasField = node.field && node.kind !== "input";
-      const field = hasField ? "; the box in the spectrogram is its receptive field" : "";
-      reading.textContent = `Point at a cell to read its value${field}.${onPick ? ` ${t("map.click")}` : ""}`;
+      reading.textContent = t(hasField ? "map.point_field" : "map.point") + (onPick ? ` ${t("map.click")}` : "");
       highlight.set(null);
       return;
     }
@@ -93,7 +92,7 @@ export function featureMap(node, axes, title, first, onPick = null) {
     cell.style.height = `${100 / matrix.rows}%`;
     const frequency = axes.frequencyAt((row + 0.5) / matrix.rows);
     const place = `${clock(timeOf(column), 2)}, ${formatHertz(frequency)}`;
-    reading.textContent = `${valueText(scaled, matrix.at(row, column))} at ${place}`;
+    reading.textContent = t("map.reading", { value: valueText(scaled, matrix.at(row, column)), place });
     highlight.set(receptiveRegion(node, axes, row, column));
   }
 

@@ -1,6 +1,7 @@
 // Fetches how one number of the network was computed.
 
 import { sendAgain } from "../send-again.js";
+import { t } from "../words.js";
 
 /** @import { Arithmetic } from "../types.js" */
 /** @import { Sound } from "../library.js" */
@@ -19,8 +20,8 @@ export function fetchArithmetic(sound, cell) {
   const key = `${window} ${cell}`;
   const cached = arithmetics.get(key);
   if (cached) return cached;
-  const request = sendAgain(sound, { cell, window }, "see the arithmetic").then(({ arithmetic }) => {
-    if (!arithmetic) throw new Error("The server does not explain single numbers yet.");
+  const request = sendAgain(sound, { cell, window }, t("purpose.arithmetic")).then(({ arithmetic }) => {
+    if (!arithmetic) throw new Error(t("arithmetic.unsupported"));
     return arithmetic;
   });
   arithmetics.set(key, request);

@@ -1,6 +1,7 @@
 // Fetches all channels of one layer, which a result does not have.
 
 import { sendAgain } from "../send-again.js";
+import { t } from "../words.js";
 
 /** @import { Matrix } from "../matrix.js" */
 /** @import { Sound } from "../library.js" */
@@ -17,7 +18,7 @@ export function fetchChannels(sound, layer) {
   const cached = sound.channelRequests.get(key);
   if (cached) return cached;
   const window = sound.view?.window ?? 0;
-  const request = sendAgain(sound, { layer, window }, "see the channels").then(({ channels }) => channels);
+  const request = sendAgain(sound, { layer, window }, t("purpose.channels")).then(({ channels }) => channels);
   sound.channelRequests.set(key, request);
   request.catch(() => sound.channelRequests.delete(key));
   return request;

@@ -2,6 +2,7 @@
 
 import { className } from "../format.js";
 import { Matrix } from "../matrix.js";
+import { t } from "../words.js";
 
 /** @import { ModelCard, ReceptiveField, Result, SoundRegion } from "../types.js" */
 
@@ -56,7 +57,7 @@ export function buildNetwork(card, result) {
   add({
     id: "input",
     kind: "input",
-    title: "Spectrogram",
+    title: t("network.spectrogram"),
     shape: [1, axes.mels, axes.frames],
     field: { start: 0, stride: 1, size: 1 },
     matrix: windowSpectrogram(card, result, axes),
@@ -82,11 +83,11 @@ export function buildNetwork(card, result) {
   const camClass = className(result.camClass);
   if (result.cam) {
     const { cam: matrix } = result;
-    const title = `Class activation: ${camClass}`;
+    const title = t("network.cam", { class: camClass });
     add({ id: "cam", kind: "cam", title, shape: [1, matrix.rows, matrix.columns], inputs: [last], matrix });
   }
-  add({ id: "pool", kind: "pool", title: "Pooling", inputs: pooled });
-  add({ id: "prediction", kind: "prediction", title: "Prediction", inputs: ["pool"] });
+  add({ id: "pool", kind: "pool", title: t("network.pooling"), inputs: pooled });
+  add({ id: "prediction", kind: "prediction", title: t("prediction.title"), inputs: ["pool"] });
   /** @param {NodeKind[]} kinds */
   const ofKind = (...kinds) => [...nodes.values()].filter(({ kind }) => kinds.includes(kind));
   groups.push(ofKind("cam", "pool"), ofKind("prediction"));

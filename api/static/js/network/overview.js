@@ -17,10 +17,15 @@ import { MatrixCanvas } from "./matrix-canvas.js";
 
 const CLASSES = 4; // of the prediction
 const MIN_COLUMN = 88; // px: where a column would be narrower, the groups become rows
-const HINT = "Point at a node to see what feeds it; click it to open it.";
-const SHORTCUT_HINT = " Green arcs are shortcuts around a block, dashed where they change the shape.";
+const HINT = t("overview.hint");
+const SHORTCUT_HINT = ` ${t("overview.shortcuts")}`;
 /** Titles of groups that are not layers. @type {Partial<Record<NetworkNode["kind"], string>>} */
-const TITLES = { input: "Spectrogram", cam: "Pooling", pool: "Pooling", prediction: "Prediction" };
+const TITLES = {
+  input: t("network.spectrogram"),
+  cam: t("network.pooling"),
+  pool: t("network.pooling"),
+  prediction: t("prediction.title"),
+};
 
 /**
  * {element, ids, repaint(), mark(id), focus(id), close()}.
@@ -64,7 +69,7 @@ export function overview(network, result, onOpen) {
         "p",
         { class: "name" },
         h("b", { text: name }),
-        shape ? h("span", { text: shape, title: "channels × rows × columns" }) : null,
+        shape ? h("span", { text: shape, title: t("overview.shape") }) : null,
       ),
       h("div", { class: "members" }, members.map(buildNode)),
     );
@@ -91,10 +96,10 @@ export function overview(network, result, onOpen) {
         class: "node",
         tabindex: -1,
         disabled: !node.matrix,
-        "aria-label": `${displayName(node)}, ${node.kind === "cam" ? "a heat map" : shapeText(node.shape)}`,
+        "aria-label": `${displayName(node)}, ${node.kind === "cam" ? t("overview.heat_map") : shapeText(node.shape)}`,
         "aria-expanded": node.matrix ? "false" : null,
       },
-      image?.element ?? h("span", { class: "matrix none", text: "no map" }),
+      image?.element ?? h("span", { class: "matrix none", text: t("overview.no_map") }),
       block ? h("span", { class: "tag", text: block.replace("block", ""), "aria-hidden": "true" }) : null,
       node.kind === "cam" ? h("span", { class: "label", text: node.title }) : null,
     );
@@ -102,7 +107,7 @@ export function overview(network, result, onOpen) {
 
   /** @param {NetworkNode} node */
   function buildPool(node) {
-    const text = node.inputs.length > 1 ? "feature pyramid and means" : "mean of each channel";
+    const text = node.inputs.length > 1 ? t("overview.pyramid") : t("overview.means");
     return h("div", { class: "node pool" }, h("span", { text }));
   }
 

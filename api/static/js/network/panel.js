@@ -12,6 +12,7 @@ import { nodeDetail } from "./detail.js";
 import { predictionDetail } from "./softmax.js";
 import { buildNetwork, nodeOf } from "./graph.js";
 import { overview } from "./overview.js";
+import { language, t } from "../words.js";
 
 /** @import { ModelCard, Result } from "../types.js" */
 /** @import { Sound } from "../library.js" */
@@ -72,22 +73,20 @@ export function mountNetwork(root) {
     const withChannels = opened?.detail.hasChannels() ?? false;
     clear();
     if (!result) return;
-    if (!card) return showMessage(`The model ${result.model} is no longer served, so its layers are not known.`);
-    if (!result.maps.size) return showMessage("This result was computed without feature maps.", resubmitButton(sound));
+    if (!card) return showMessage(t("network.no_model", { model: result.model }));
+    if (!result.maps.size) return showMessage(t("network.no_maps"), resubmitButton(sound));
     const network = buildNetwork(card, result);
     const nodes = overview(network, result, toggle);
     const place = h("div", { class: "opened" });
     const missing = card.layers.filter(({ name }) => !result.maps.has(name)).length;
-    const notice =
-      `${missing} of ${card.layers.length} layers have no map in this result; ` +
-      `the model may have changed since it was computed.`;
+    const notice = t("network.missing", { missing, of: card.layers.length });
     const panel = h(
       "section",
-      { class: "panel network", "aria-label": "Inside the network", on: { keydown: onKey } },
+      { class: "panel network", "aria-label": t("network.title"), on: { keydown: onKey } },
       h(
         "header",
         {},
-        h("h2", { text: "Inside the network" }),
+        h("h2", { text: t("network.title") }),
         h("p", { class: "muted", text: summary(card) }),
         colourTools(),
       ),
@@ -130,8 +129,8 @@ export function mountNetwork(root) {
     root.replaceChildren(
       h(
         "section",
-        { class: "panel network", "aria-label": "Inside the network" },
-        h("header", {}, h("h2", { text: "Inside the network" })),
+        { class: "panel network", "aria-label": t("network.title") },
+        h("header", {}, h("h2", { text: t("network.title") })),
         h("div", { class: "notice" }, ...present([h("p", { text }), action])),
       ),
     );
@@ -163,7 +162,7 @@ export function mountNetwork(root) {
     place.replaceChildren(detail.element);
     panel.toggleAttribute("data-open", true);
     nodes.mark(id);
-    announce(`${displayName(node)} opened. ${describe(node, network)}`);
+    announce(t("network.opened", { name: displayName(node), text: describe(node, network) }));
   }
 
   /**
@@ -240,27 +239,27 @@ export function mountNetwork(root) {
  */
 function summary({ name, parameters, layers }) {
   const blocks = layers.filter(({ kind }) => kind === "residual" || kind === "plain").length;
-  const parts = blocks ? `${blocks} blocks` : `${layers.length} stages`;
-  return `${name}: ${parts}, ${parameters.toLocaleString("en")} parameters`;
+  const values = { name, count: blocks || layers.length, parameters: parameters.toLocaleString(language) };
+  return t(blocks ? "network.blocks" : "network.stages", values);
 }
 
 /** @param {Sound} sound */
 function resubmitButton(sound) {
-  return sound.file ? button("Classify again", "retry", () => library.resubmit(sound)) : filePicker(() => sound);
+  return sound.file ? button(t("network.again"), "retry", () => library.resubmit(sound)) : filePicker(() => sound);
 }
 
 function colourTools() {
   const colours = h(
     "select",
-    { "aria-label": "Colours of the maps" },
+    { "aria-label": t("network.colours") },
     NAMES.map((name) => h("option", { value: name, text: name, selected: name === settings.get("mapColours") })),
   );
   colours.addEventListener("change", () => settings.set("mapColours", colours.value));
   const scale = h(
     "select",
-    { "aria-label": "Colour scale of the maps" },
-    h("option", { value: "own", text: "own scale for each map" }),
-    h("option", { value: "shared", text: "one scale for all maps", selected: settings.get("sharedScale") }),
+    { "aria-label": t("network.scale") },
+    h("option", { value: "own", text: t("network.own") }),
+    h("option", { value: "shared", text: t("network.shared"), selected: settings.get("sharedScale") }),
   );
   scale.addEventListener("change", () => settings.set("sharedScale", scale.value === "shared"));
   return h("div", { class: "tools" }, colours, scale);

@@ -8,6 +8,7 @@ import { diverging, scaledMap } from "./colour-scale.js";
 import { projectionText } from "./descriptions.js";
 import { inputOf } from "./graph.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
+import { t } from "../words.js";
 
 /** @import { ScaledMatrix } from "../types.js" */
 /** @import { Matrix } from "../matrix.js" */
@@ -23,18 +24,15 @@ export function residualBlock(node, network) {
   const identity = node.shortcut === "identity";
   const terms = {
     input: term(
-      "Input",
-      identity ? "The output of the layer before." : `The layer before: the mean of its ${input.shape[0]} channels.`,
+      t("residual.input"),
+      identity ? t("residual.input.same") : t("residual.input.mean", { count: input.shape[0] }),
     ),
-    residual: term("Residual", "What two convolutions add: amber raises a cell, blue lowers it."),
+    residual: term(t("residual.residual"), t("residual.residual.text")),
     shortcut: term(
-      "Shortcut",
-      identity
-        ? "The input again, unchanged."
-        : `The shapes differ, so this is a projection: a 1 × 1 convolution ` +
-            `brings the input to ${projectionText(node, input)}.`,
+      t("residual.shortcut"),
+      identity ? t("residual.shortcut.same") : t("residual.shortcut.projection", { shape: projectionText(node, input) }),
     ),
-    sum: term("Sum", "Residual plus shortcut, with negative values set to zero."),
+    sum: term(t("arithmetic.add"), t("residual.sum.text")),
   };
   const legend = h("canvas", { width: 160, height: 8, "aria-hidden": "true" });
   const [low, high] = [h("span"), h("span")];
@@ -44,22 +42,22 @@ export function residualBlock(node, network) {
     low,
     legend,
     high,
-    h("span", { class: "muted", text: identity ? "the same for all four" : "the same for all but the input" }),
+    h("span", { class: "muted", text: t(identity ? "residual.scale" : "residual.scale.but_input") }),
   );
   const note = h("p", { class: "muted" });
   const element = h(
     "section",
-    { class: "residual-block", "aria-label": "What this block computes" },
-    h("h4", { text: "What this block computes" }),
+    { class: "residual-block", "aria-label": t("residual.title") },
+    h("h4", { text: t("residual.title") }),
     h(
       "div",
       { class: "terms" },
       terms.input.element,
-      operator("→", "leads to"),
+      operator("→", t("residual.leads")),
       terms.residual.element,
-      operator("+", "plus"),
+      operator("+", t("residual.plus")),
       terms.shortcut.element,
-      operator("=", "equals"),
+      operator("=", t("arithmetic.equals")),
       terms.sum.element,
     ),
     scale,
@@ -69,7 +67,7 @@ export function residualBlock(node, network) {
   /** @type {(title: string, text: string) => {element: HTMLElement, image: MatrixCanvas, empty: HTMLElement}} */
   function term(title, text) {
     const image = new MatrixCanvas(network.axes);
-    const empty = h("span", { class: "empty muted", text: "not loaded" });
+    const empty = h("span", { class: "empty muted", text: t("residual.not_loaded") });
     image.element.append(empty);
     return {
       element: h("figure", {}, h("b", { text: title }), image.element, h("figcaption", { text })),
@@ -100,7 +98,7 @@ export function residualBlock(node, network) {
     if (!residual || !shortcut || !sum) {
       paint("input", scaledMap(input, network));
       paint("sum", scaledMap(node, network));
-      note.textContent = "Show all channels to see residual and shortcut.";
+      note.textContent = t("residual.show");
       return;
     }
     scale.hidden = false;
@@ -122,15 +120,9 @@ export function residualBlock(node, network) {
     [low.textContent, high.textContent] = [formatNumber(-end), `+${formatNumber(end)}`];
     const ratio = rootMeanSquare(residual) / rootMeanSquare(shortcut);
     note.textContent = [
-      `${channel === null ? "Means over all channels" : `Channel ${channel}`}.`,
-      Number.isFinite(ratio)
-        ? `Over all channels, the residual is ${formatNumber(Number(ratio.toPrecision(2)))} times as strong as the shortcut ` +
-          "(root mean square)."
-        : "",
-      channel === null
-        ? "Negative values are set to zero in each channel, before the mean is taken, so this sum can be brighter than its " +
-          "parts; a single channel adds up exactly."
-        : "",
+      `${channel === null ? t("residual.means") : t("detail.channel", { channel })}.`,
+      Number.isFinite(ratio) ? t("residual.ratio", { ratio: formatNumber(Number(ratio.toPrecision(2))) }) : "",
+      channel === null ? t("residual.brighter") : "",
     ].join(" ");
   }
 

@@ -40,8 +40,8 @@ export function predictionDetail({ network, sound, node, onStep, onClose, onCell
       h(
         "div",
         { class: "tools" },
-        button("Previous layer", "back", () => onStep(-1), { ...quiet, "data-step": "-1" }),
-        button("Close", "close", onClose, quiet),
+        button(t("detail.previous"), "back", () => onStep(-1), { ...quiet, "data-step": "-1" }),
+        button(t("common.close"), "close", onClose, quiet),
       ),
     ),
     h("p", { class: "description", text: describe(node, network) }),

@@ -5,6 +5,7 @@ import { className, clock, formatDbfs } from "../format.js";
 import { drawLegend, NAMES, ready } from "../paint/painter.js";
 import { settings } from "../settings.js";
 import { camColours } from "./spectrogram.js";
+import { t } from "../words.js";
 
 /** @import { PlacedCam, PlacedSpectrogram, Result } from "../types.js" */
 
@@ -15,7 +16,7 @@ import { camColours } from "./spectrogram.js";
 export function colourControls(onOcclusion) {
   const colours = h(
     "select",
-    { "aria-label": "Colours of the spectrogram", on: { change: () => settings.set("soundColours", colours.value) } },
+    { "aria-label": t("colours.label"), on: { change: () => settings.set("soundColours", colours.value) } },
     NAMES.map((name) => h("option", { value: name, text: name })),
   );
   /** @type {(key: "range" | "loudest", label: string, min: number, max: number) => HTMLInputElement} */
@@ -30,21 +31,21 @@ export function colourControls(onOcclusion) {
     });
     return input;
   };
-  const range = slider("range", "Range of the spectrogram", 20, 100);
-  const loudest = slider("loudest", "Loudest level of the spectrogram", 0, 60);
+  const range = slider("range", t("colours.range.label"), 20, 100);
+  const loudest = slider("loudest", t("colours.loudest.label"), 0, 60);
   const [low, high] = [h("span", { class: "number" }), h("span", { class: "number" })];
   /** @type {(width: number, label: string) => HTMLCanvasElement} */
   const strip = (width, label) => h("canvas", { class: "legend", width, height: 20, role: "img", "aria-label": label });
-  const legend = strip(240, "Colours from soft to loud");
+  const legend = strip(240, t("colours.legend"));
   const toggle = h("input", { type: "checkbox", on: { change: () => settings.set("cam", toggle.checked) } });
-  const toggleLabel = h("label", { class: "check" }, toggle, h("span", { text: "Class activation" }));
-  const occlusion = button("Which part matters?", "search", onOcclusion, {
+  const toggleLabel = h("label", { class: "check" }, toggle, h("span", { text: t("colours.cam") }));
+  const occlusion = button(t("occlusion.button"), "search", onOcclusion, {
     class: "quiet",
     "aria-pressed": "false",
-    title: "Mute each part in turn and classify it again: without which part does the class lose most? (an occlusion map)",
+    title: t("occlusion.title"),
   });
   const occlusionText = h("span", { class: "occlusion muted", role: "status" });
-  const camStrip = strip(120, "Opacity from no activation to the highest");
+  const camStrip = strip(120, t("colours.cam.legend"));
   const camNote = h("span", { class: "cam-note muted" });
   const camLegend = h(
     "span",
@@ -56,10 +57,10 @@ export function colourControls(onOcclusion) {
   const element = h(
     "div",
     { class: "colour-controls" },
-    h("label", {}, h("span", { class: "muted", text: "Colours" }), colours),
-    h("label", {}, h("span", { class: "muted", text: "Range" }), range),
-    h("label", {}, h("span", { class: "muted", text: "Brighter" }), loudest),
-    h("span", { class: "scale", title: "0 dBFS is a sine at full scale" }, low, legend, high),
+    h("label", {}, h("span", { class: "muted", text: t("colours.colours") }), colours),
+    h("label", {}, h("span", { class: "muted", text: t("colours.range") }), range),
+    h("label", {}, h("span", { class: "muted", text: t("colours.brighter") }), loudest),
+    h("span", { class: "scale", title: t("colours.full_scale") }, low, legend, high),
     toggleLabel,
     camLegend,
     camNote,
@@ -78,8 +79,8 @@ export function colourControls(onOcclusion) {
     loudest.value = String(settings.get("loudest"));
     low.textContent = formatDbfs(-settings.get("range"), 0);
     high.textContent = formatDbfs(-settings.get("loudest"), 0);
-    range.setAttribute("aria-valuetext", `from ${low.textContent}`);
-    loudest.setAttribute("aria-valuetext", `to ${high.textContent}`);
+    range.setAttribute("aria-valuetext", t("colours.from", { level: low.textContent ?? "" }));
+    loudest.setAttribute("aria-valuetext", t("colours.to", { level: high.textContent ?? "" }));
     toggle.checked = settings.get("cam") && cam !== null;
     camLegend.hidden = !toggle.checked;
     camNote.hidden = !result || (cam !== null && !toggle.checked);
@@ -108,13 +109,15 @@ export function colourControls(onOcclusion) {
       toggle.disabled = !cam;
       const name = result ? className(result.camClass) : "";
       toggleLabel.title = cam
-        ? `Which part of the sound raised the score of ${name} (Grad-CAM of the last stage)`
+        ? t("colours.cam.title", { name })
         : "";
       const windows = result?.windows ?? [];
       const window = result && windows.length > 1 ? windows[result.window] : null;
       camNote.textContent = !cam
-        ? "This result has no class activation."
-        : `for ${name}${window ? `, in the window from ${clock(window.start)} to ${clock(window.end)}` : ""}`;
+        ? t("colours.no_cam")
+        : window
+          ? t("colours.for_window", { name, start: clock(window.start), end: clock(window.end) })
+          : t("colours.for", { name });
       draw();
     },
   };

@@ -9,6 +9,7 @@ import { viewport } from "../viewport.js";
 import { frequencyTicks, timeTicks } from "./axes.js";
 import { drawTimeAxis, drawValueAxis, themeColours } from "./canvas.js";
 import { camColours, paintCam, paintSpectrogram } from "./spectrogram.js";
+import { t } from "../words.js";
 
 /** @import { Colormap, ModelCard, PlacedCam, PlacedSpectrogram, Result } from "../types.js" */
 /** @import { ThemeColours } from "./canvas.js" */
@@ -43,7 +44,7 @@ export function exportSpectrogram(name, result, card, spectrogram, cam) {
   Object.assign(context, { fillStyle: text, font: `600 17px ${font}`, textBaseline: "alphabetic" });
   context.fillText(name, LEFT, 26, WIDTH);
   Object.assign(context, { fillStyle: muted, font: `13px ${font}` });
-  context.fillText(`${answerText(result)} · model ${card.name} · log-mel spectrogram`, LEFT, 46, WIDTH);
+  context.fillText(t("png.subtitle", { answer: answerText(result), model: card.name }), LEFT, 46, WIDTH);
 
   context.save();
   context.translate(0, TOP);
@@ -58,7 +59,7 @@ export function exportSpectrogram(name, result, card, spectrogram, cam) {
   const [low, high] = [-settings.get("range"), -settings.get("loudest")];
   drawScale(context, LEFT, colours, [formatDbfs(low, 0), formatDbfs(high, 0)], theme);
   if (cam) {
-    const label = `class activation of ${className(result.camClass)}`;
+    const label = t("png.cam", { class: className(result.camClass) });
     drawScale(context, LEFT + 400, camColours(colours), ["", label], theme);
   }
   downloadCanvas(page, `${name.replace(/\.[^.]+$/, "")} spectrogram.png`);

@@ -6,6 +6,7 @@ import { playhead } from "../playhead.js";
 import { viewport } from "../viewport.js";
 import { clearedContext, createCanvas, fitToBox, themeColours } from "./canvas.js";
 import { paintSpectrogram } from "./spectrogram.js";
+import { t } from "../words.js";
 
 /** @import { PlacedSpectrogram } from "../types.js" */
 /** @import { Peaks } from "./peaks.js" */
@@ -27,7 +28,7 @@ export function minimap(controls) {
       class: "strip",
       role: "scrollbar",
       tabindex: "0",
-      "aria-label": "Visible part of the sound",
+      "aria-label": t("minimap.label"),
       "aria-controls": controls,
       "aria-orientation": "horizontal",
       "aria-valuemin": "0",
@@ -82,7 +83,7 @@ export function minimap(controls) {
     });
     const room = duration - (end - start);
     strip.setAttribute("aria-valuenow", String(room > 0 ? Math.round((100 * start) / room) : 0));
-    strip.setAttribute("aria-valuetext", `${clock(start)} to ${clock(end)} of ${clock(duration)}`);
+    strip.setAttribute("aria-valuetext", t("minimap.value", { start: clock(start), end: clock(end), duration: clock(duration) }));
   }
 
   return {

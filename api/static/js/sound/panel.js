@@ -20,6 +20,7 @@ import { player } from "./player.js";
 import { spectrogramPlot } from "./spectrogram.js";
 import { timeline } from "./timeline.js";
 import { waveformPlot } from "./waveform.js";
+import { t } from "../words.js";
 
 /** @import { ModelCard, PlacedCam, PlacedSpectrogram } from "../types.js" */
 /** @import { Sound } from "../library.js" */
@@ -27,12 +28,6 @@ import { waveformPlot } from "./waveform.js";
 /** @import { Peaks } from "./peaks.js" */
 
 const MAX_CHANNELS = 8; // assumed where the server has not reported the channels: the most that it accepts
-const HINTS = {
-  mouse:
-    "Click to seek, drag to zoom into a region, double-click to show all. Ctrl + wheel zooms time, " +
-    "Shift + wheel frequency; Shift + drag or Alt + arrows pan. Space plays, arrows seek.",
-  touch: "Tap to seek, drag sideways to zoom into a region, use two fingers to zoom and pan, double-tap to show all.",
-};
 
 /** @param {HTMLElement} root */
 export function mountSound(root) {
@@ -56,8 +51,7 @@ export function mountSound(root) {
   /** What the panel was last drawn for. @type {Pick<Sound, "result" | "view" | "looking" | "url" | "phase" | "note"> | null} */
   let shown = null;
 
-  const touch = matchMedia("(pointer: coarse)").matches;
-  const usualHint = touch ? HINTS.touch : HINTS.mouse;
+  const usualHint = t("sound.hint");
   const hint = h("p", { id: "sound-hint", class: "hint muted", text: usualHint });
   const audioPlayer = player(() => updateAxis());
   const waveform = waveformPlot("sound-hint");
@@ -71,17 +65,17 @@ export function mountSound(root) {
   /** Zooming in goes to the playhead where that is visible. */
   const zoomCentre = () => (playhead.time > viewport.start && playhead.time < viewport.end ? playhead.time : middle());
   const quiet = { quiet: true, class: "quiet" };
-  const zoomIn = button("Zoom in", "zoom-in", () => viewport.zoom(0.5, zoomCentre()), quiet);
-  const zoomOut = button("Zoom out", "zoom-out", () => viewport.zoom(2, middle()), quiet);
-  const showAll = button("Show all", "fit", () => viewport.reset(), quiet);
+  const zoomIn = button(t("sound.zoom_in"), "zoom-in", () => viewport.zoom(0.5, zoomCentre()), quiet);
+  const zoomOut = button(t("sound.zoom_out"), "zoom-out", () => viewport.zoom(2, middle()), quiet);
+  const showAll = button(t("sound.show_all"), "fit", () => viewport.reset(), quiet);
   const save = button("PNG", "save", () => exportPng(), {
     class: "quiet",
-    title: "Save the spectrogram as a PNG file",
+    title: t("sound.png"),
   });
   const panel = h(
     "section",
-    { class: "panel sound", "aria-label": "Sound" },
-    h("header", {}, h("h2", { text: "Sound" }), h("div", { class: "tools" }, zoomIn, zoomOut, showAll, save)),
+    { class: "panel sound", "aria-label": t("sound.title") },
+    h("header", {}, h("h2", { text: t("sound.title") }), h("div", { class: "tools" }, zoomIn, zoomOut, showAll, save)),
     audioPlayer.element,
     windows.element,
     waveform.element,
@@ -137,7 +131,7 @@ export function mountSound(root) {
     const { occlusions } = sound;
     const measured = occlusions.get(key) ?? measureOcclusion(sound, view, card);
     occlusions.set(key, measured);
-    controls.showOcclusion("busy", "Muting 60 parts, one after the other…");
+    controls.showOcclusion("busy", t("occlusion.busy"));
     redraw();
     try {
       const found = await measured;
@@ -239,7 +233,7 @@ export function mountSound(root) {
     if (!peaks && result?.waveform) peaks = peaksOfWaveform(result.waveform, result.duration);
     spectrogramView.showMessage(spectrogram ? "" : missingReason(sound));
     if (spectrogram && result) {
-      spectrogramView.setLabel(`Log-mel spectrogram of ${sound.name}: ${answerText(result)}`);
+      spectrogramView.setLabel(t("sound.spectrogram", { name: sound.name, answer: answerText(result) }));
     }
     save.disabled = !spectrogram;
     panel.classList.toggle("pending", !spectrogram);
@@ -258,8 +252,8 @@ export function mountSound(root) {
 function occlusionText({ confidence, without }, name) {
   const [from, to] = [percent(confidence, 1), percent(without, 1)];
   return confidence - without < 0.02
-    ? `No single part matters much: without any one of them, ${name} still has ${to} or more, of ${from}.`
-    : `Without the brightest part, ${name} falls from ${from} to ${to}.`;
+    ? t("occlusion.little", { name, from, to })
+    : t("occlusion.falls", { name, from, to });
 }
 
 /**
@@ -267,26 +261,26 @@ function occlusionText({ confidence, without }, name) {
  * @param {Sound} sound
  */
 function missingReason({ phase, note, job, result, uploaded }) {
-  const comes = "The spectrogram comes with the result.";
+  const comes = t("sound.comes");
   const position = job?.queue_position;
   switch (phase) {
     case "waiting":
-      return note || `${comes} This sound waits to be uploaded.`;
+      return note || `${comes} ${t("sound.waits")}`;
     case "uploading":
-      return `${comes} Uploading, ${percent(uploaded)}.`;
+      return `${comes} ${t("list.uploading", { share: percent(uploaded) })}.`;
     case "queued":
-      return `${comes} The job is queued${position ? `, position ${position}` : ""}.`;
+      return `${comes} ${position ? t("list.queued_at", { position }) : t("list.queued")}.`;
     case "running":
-      return `${comes} The job is running.`;
+      return `${comes} ${t("sound.running")}`;
     case "succeeded":
       return result?.spectrogram
-        ? `No spectrogram: the model ${result.model} is no longer served, so its axes are not known.`
+        ? t("sound.no_model", { model: result.model })
         : (result?.duration ?? 0) > 600
-          ? "No spectrogram of the whole: this recording is longer than ten minutes."
-          : "This result was computed without a spectrogram.";
+          ? t("sound.too_long")
+          : t("sound.none");
     case "cancelled":
-      return "No spectrogram: this job was cancelled.";
+      return t("sound.cancelled");
     default:
-      return "No spectrogram: the server no longer has this result.";
+      return t("sound.gone");
   }
 }

@@ -7,6 +7,7 @@ import { library } from "../library.js";
 import { playhead } from "../playhead.js";
 import { settings } from "../settings.js";
 import { viewport } from "../viewport.js";
+import { t } from "../words.js";
 
 /** @import { Sound } from "../library.js" */
 
@@ -34,19 +35,19 @@ const FORMATS = {
  */
 export function player(onLength) {
   const audio = h("audio", { preload: "auto" });
-  const play = button("Play", "play", toggle, { quiet: true, class: "primary round" });
+  const play = button(t("player.play"), "play", toggle, { quiet: true, class: "primary round" });
   const time = h("span", { class: "time number", text: "0:00.0 / 0:00.0" });
-  const loop = button("Loop", "loop", () => settings.set("loop", !settings.get("loop")), {
+  const loop = button(t("player.loop"), "loop", () => settings.set("loop", !settings.get("loop")), {
     quiet: true,
     class: "quiet",
   });
-  const mute = button("Mute", "volume", () => (audio.muted = !audio.muted), { quiet: true, class: "quiet" });
+  const mute = button(t("player.mute"), "volume", () => (audio.muted = !audio.muted), { quiet: true, class: "quiet" });
   const volume = h("input", {
     type: "range",
     min: "0",
     max: "1",
     step: "0.05",
-    "aria-label": "Volume",
+    "aria-label": t("player.volume"),
     class: "volume",
     on: {
       input: () => {
@@ -93,7 +94,7 @@ export function player(onLength) {
       const wasPlaying = same && !audio.paused;
       [sound, url] = [next, next.url];
       audio.pause();
-      showMessage(url ? "" : "The server does not keep sounds. Choose the file to listen to it.", !url);
+      showMessage(url ? "" : t("player.no_file"), !url);
       if (url) audio.src = url;
       else audio.removeAttribute("src");
       report(at);
@@ -167,7 +168,7 @@ export function player(onLength) {
     const silent = audio.muted || audio.volume === 0;
     mute.replaceChildren(icon(silent ? "muted" : "volume"));
     mute.setAttribute("aria-pressed", String(audio.muted));
-    volume.setAttribute("aria-valuetext", silent ? "muted" : `${Math.round(100 * audio.volume)} %`);
+    volume.setAttribute("aria-valuetext", silent ? t("player.muted") : `${Math.round(100 * audio.volume)} %`);
   };
   const events = {
     play: () => {
@@ -194,8 +195,8 @@ export function player(onLength) {
       const broken = audio.error?.code === MediaError.MEDIA_ERR_DECODE;
       showMessage(
         broken
-          ? "This browser cannot decode the rest of this file. Everything else works."
-          : `This browser cannot play ${format ? `${format} files` : "this file"}. Everything else works.`,
+          ? t("player.broken")
+          : format ? t("player.unplayable_format", { format }) : t("player.unplayable"),
       );
       report(playhead.time);
     },
@@ -204,16 +205,16 @@ export function player(onLength) {
   for (const [name, listener] of Object.entries(events)) audio.addEventListener(name, listener);
   playhead.on("claim", (by) => by !== audio && audio.pause());
   playhead.on("state", () => {
-    const name = playhead.playing ? "Pause" : "Play";
-    play.replaceChildren(icon(name.toLowerCase()));
+    const name = t(playhead.playing ? "player.pause" : "player.play");
+    play.replaceChildren(icon(playhead.playing ? "pause" : "play"));
     play.setAttribute("aria-label", name);
-    play.title = `${name} (space)`;
+    play.title = t("player.space", { name });
   });
   settings.watch(["volume", "loop"], () => {
     audio.volume = Math.min(Math.max(settings.get("volume"), 0), 1);
     volume.value = String(audio.volume);
     loop.setAttribute("aria-pressed", String(settings.get("loop")));
-    loop.title = "Loop the visible region, or the whole sound";
+    loop.title = t("player.loop.title");
   });
   onVolume();
   library.on("select", (selected) => {

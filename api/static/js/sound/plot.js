@@ -6,6 +6,7 @@ import { playhead } from "../playhead.js";
 import { viewport } from "../viewport.js";
 import { timeTicks } from "./axes.js";
 import { clearedContext, createCanvas, drawTimeAxis, drawValueAxis, fitToBox, themeColours } from "./canvas.js";
+import { t } from "../words.js";
 
 /** @import { SoundRegion } from "../types.js" */
 /** @import { Tick } from "./canvas.js" */
@@ -55,7 +56,7 @@ export function plot({ label, describedBy, name, hasFrequency = false, onHover =
       class: "overlay",
       role: "slider",
       tabindex: "0",
-      "aria-label": `Position, ${label.toLowerCase()}`,
+      "aria-label": t("plot.position", { label: label.toLowerCase() }),
       "aria-describedby": describedBy,
       "aria-valuemin": "0",
       "aria-valuemax": "0",
@@ -80,7 +81,7 @@ export function plot({ label, describedBy, name, hasFrequency = false, onHover =
     announced = now;
     overlay.setAttribute("aria-valuenow", now.toFixed(2));
     overlay.setAttribute("aria-valuemax", playhead.duration.toFixed(2));
-    overlay.setAttribute("aria-valuetext", `${clock(now)} of ${clock(playhead.duration)}`);
+    overlay.setAttribute("aria-valuetext", t("plot.of", { now: clock(now), duration: clock(playhead.duration) }));
   });
 
   return {

@@ -10,6 +10,7 @@ import { viewport } from "../viewport.js";
 import { frequencyAt, frequencyTicks, matrixRegion } from "./axes.js";
 import { createCanvas, fitToBox } from "./canvas.js";
 import { cover, plot } from "./plot.js";
+import { t } from "../words.js";
 
 /** @import { ModelCard, PlacedCam, PlacedSpectrogram, SoundRegion } from "../types.js" */
 /** @import { Table } from "../paint/colormaps.js" */
@@ -72,7 +73,7 @@ export function spectrogramPlot(describedBy, brush) {
   const reading = h("output", { class: "reading number", "aria-live": "off" }); // the value under the pointer
   /** @param {{x: number, y: number} | null} point */
   const onHover = (point) => (reading.textContent = read(point) ?? "");
-  const view = plot({ label: "Spectrogram", describedBy, name: "spectrogram", hasFrequency: true, onHover, brush });
+  const view = plot({ label: t("network.spectrogram"), describedBy, name: "spectrogram", hasFrequency: true, onHover, brush });
   const camLayer = createCanvas({ class: "image", "aria-hidden": "true" });
   const outline = h("div", { class: "highlight", hidden: true });
   const message = h("p", { class: "state" });

@@ -9,6 +9,7 @@ import { playhead } from "../playhead.js";
 import { nextIndex } from "../roving-focus.js";
 import { viewport } from "../viewport.js";
 import { clearedContext, createCanvas, fitToBox, themeColours } from "./canvas.js";
+import { t } from "../words.js";
 
 /** @import { Detection, Result, Window } from "../types.js" */
 /** @import { Look } from "../library.js" */
@@ -32,17 +33,17 @@ const LABELS = 20; // px above the bars
 const MIN_LABEL = 40; // px that a label needs
 const LANE = 18; // px that a row of events is high
 const LANES = 4; // rows at most; further events cover others
-const QUIET = "nothing to hear";
+const QUIET = t("timeline.quiet");
 
 /**
  * {element, show(result), mark(window, looking), draw()}.
  * @param {(window: number) => void} onLook  gets the index of the window that was clicked
  */
 export function timeline(onLook) {
-  const title = "Look into this window: its maps and its class activation; the sound is uploaded again";
+  const title = t("timeline.title");
   const canvas = createCanvas({ class: "image", "aria-hidden": "true", title });
   const options = h("div", { class: "options" });
-  const role = { role: "listbox", tabindex: "0", "aria-label": "Windows of the sound" };
+  const role = { role: "listbox", tabindex: "0", "aria-label": t("timeline.label") };
   const list = h("div", { class: "windows", ...role }, options, canvas);
   const eventCanvas = createCanvas({ class: "event-bars", "aria-hidden": "true" }); // the list of events has buttons
   const reading = h("output", { class: "window-name number", "aria-live": "off" });
@@ -77,8 +78,8 @@ export function timeline(onLook) {
             const [name, confidence] = isQuiet ? ["", 0] : [first.class, first.confidence];
             const hue = hues.get(name) ?? 0;
             const said = isQuiet ? QUIET : `${className(name)}, ${percent(confidence)}`;
-            const doubt = !isQuiet && confidence < CONFIDENT ? ", not confident" : "";
-            const label = `${clock(window.start)} to ${clock(window.end)}: ${said}${doubt}`;
+            const doubt = !isQuiet && confidence < CONFIDENT ? t("timeline.unsure") : "";
+            const label = `${t("common.span", { start: clock(window.start), end: clock(window.end) })}: ${said}${doubt}`;
             const option = h("div", {
               id: `window-${i}`,
               role: "option",
@@ -110,7 +111,7 @@ export function timeline(onLook) {
     mapped = window;
     requested = looking?.window ?? null;
     bars.forEach(({ option, label }, i) =>
-      option.setAttribute("aria-label", `${label}${i === mapped ? "; the maps are of this window" : ""}`),
+      option.setAttribute("aria-label", `${label}${i === mapped ? t("timeline.mapped") : ""}`),
     );
     read();
     draw();
@@ -119,7 +120,7 @@ export function timeline(onLook) {
   /** Name the window under the pointer, of the keyboard, or of the playhead. */
   function read() {
     const i = [pointed, active, current].find((one) => bars[one]) ?? -1;
-    const note = i === requested ? " – looking into it…" : i === mapped ? " – the maps are of this window" : "";
+    const note = i === requested ? t("timeline.looking") : i === mapped ? t("timeline.here") : "";
     reading.textContent = bars[i] ? `${bars[i].label}${note}` : "";
   }
 
@@ -272,7 +273,7 @@ export function timeline(onLook) {
   eventCanvas.addEventListener("pointermove", (event) => {
     const found = eventAt(event);
     eventCanvas.title = found
-      ? `${className(found.class)}, ${clock(found.start)} to ${clock(found.end)}, ${percent(found.confidence)}`
+      ? `${className(found.class)}, ${t("common.span", { start: clock(found.start), end: clock(found.end) })}, ${percent(found.confidence)}`
       : "";
   });
   list.addEventListener("keydown", (event) => {

@@ -4,6 +4,7 @@ import { formatNumber } from "../format.js";
 import { viewport } from "../viewport.js";
 import { clearedContext, fitToBox, themeColours } from "./canvas.js";
 import { plot } from "./plot.js";
+import { t } from "../words.js";
 
 /** @import { ThemeColours } from "./canvas.js" */
 /** @import { Peaks } from "./peaks.js" */
@@ -13,7 +14,7 @@ import { plot } from "./plot.js";
  * @param {string} describedBy  id of the text that explains the pointer and the keys
  */
 export function waveformPlot(describedBy) {
-  const view = plot({ label: "Waveform", describedBy, name: "waveform" });
+  const view = plot({ label: t("sound.waveform"), describedBy, name: "waveform" });
 
   /**
    * @param {Peaks | null} peaks
@@ -84,7 +85,7 @@ function paintPadding(context, from, width, height, { line, muted, font }) {
     context.lineTo(x + height, 0);
   }
   context.stroke();
-  const text = "silence, added for the model";
+  const text = t("sound.padding");
   Object.assign(context, { font: `11px ${font}`, fillStyle: muted, textBaseline: "middle" });
   if (context.measureText(text).width + 12 < width - from) context.fillText(text, from + 8, height / 2);
   context.restore();
