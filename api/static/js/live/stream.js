@@ -27,7 +27,7 @@ import { toInt16 } from "../wav.js";
 
 const PAUSES = [500, 1_000, 2_000, 5_000]; // milliseconds before an attempt to connect
 const BEHIND = 4_000; // our own close code
-const RETRIED = [BEHIND, 1001, 1005, 1006, 1011, 1012, 1013, 4429, 4503]; // close codes after which another stream may succeed
+const RETRIED = [BEHIND, 1001, 1005, 1006, 1011, 1012, 1013, 4429, 4500, 4503]; // close codes after which another stream may succeed
 const MOST_BUFFERED = 1_000_000; // bytes that the connection has not taken: beyond that, sound is left out
 
 /**
