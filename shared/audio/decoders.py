@@ -72,7 +72,8 @@ def _to_float(raw: NDArray[np.uint8], sample_format: str) -> Block:
         padded[:, slice(1, 4) if sample[0] == "<" else slice(0, 3)] = raw.reshape(-1, 3)
         raw, sample = padded.reshape(-1), f"{sample[0]}i4"
     whole = raw.view(sample)
-    return np.multiply(whole, np.float32(2.0 ** (1 - 8 * whole.itemsize)), dtype=np.float32)
+    scaled: Block = np.multiply(whole, np.float32(2.0 ** (1 - 8 * whole.itemsize)), dtype=np.float32)
+    return scaled
 
 
 def _alaw() -> Block:

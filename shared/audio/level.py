@@ -161,7 +161,8 @@ def _block_powers(samples: Samples, size: int) -> NDArray[np.float64]:
 def _mean_squares(blocks: Samples) -> NDArray[np.float64]:
     """(blocks, samples) -> (blocks,)."""
     squares: NDArray[np.float64] = np.einsum("ij,ij->i", blocks, blocks).astype(np.float64)
-    return squares / blocks.shape[1]
+    squares /= blocks.shape[1]
+    return squares
 
 
 def bandwidth(waveform: Samples, rate: int) -> float | None:

@@ -14,6 +14,7 @@ from shared.config.settings import Settings
 from shared.jobs.records import ClaimedJob, SkippedJob, WorkerHeartbeat, parse
 from shared.jobs.script_args import finish_args, index_ttl, job_keys, pack_args, request_token, script
 from shared.redis_client.connection import map_redis_errors
+from shared.redis_client.quick import QuickCommands
 
 
 class JobStore:
@@ -21,6 +22,7 @@ class JobStore:
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._redis, self._settings = client, settings
+        self._quick = QuickCommands(client)
         self._claim = client.register_script(script("claim"))
         self._finish = client.register_script(script("finish"))
         self._release = client.register_script(script("release"))
@@ -41,7 +43,7 @@ class JobStore:
             request_token=request_token(),
         )
         with map_redis_errors():
-            reply = self._claim(keys=job_keys(job_id), args=[arguments])
+            reply = self._quick.run(self._claim, job_keys(job_id), [arguments])
         outcome, *rest = cast("list[Any]", reply)
         if outcome != b"run":
             return SkippedJob(outcome.decode(), *(trace.decode() for trace in rest))
@@ -53,7 +55,7 @@ class JobStore:
             raise
         if isinstance(audio, int):  # the size of a large upload
             with map_redis_errors():
-                audio = self._redis.get(contract.audio_key(job_id))
+                audio = self._quick.get(contract.audio_key(job_id))
             if audio is None:
                 return SkippedJob("finished")  # since the script ran
         described = parse(AudioInfo, info)
@@ -96,7 +98,7 @@ class JobStore:
 
     def _end(self, job_id: str, args: list[bytes]) -> bool:
         with map_redis_errors():
-            outcome = cast(bytes, self._finish(keys=job_keys(job_id), args=args))
+            outcome = cast(bytes, self._quick.run(self._finish, job_keys(job_id), args))
         if outcome == b"too_large":
             raise PayloadTooLarge(
                 f"The result has {len(args[1]):,} bytes, more than expected from the header of the sound, and the"

@@ -83,14 +83,14 @@ def test_a_claim_whose_reply_was_lost_is_no_death(
     job_id = stores.submit()
     for _ in range(deaths):
         stores.claim(job_id, "w1")
-    script = stores.worker._claim
+    run = stores.worker._quick.run
 
-    def broken(**request: Any) -> object:
+    def broken(*call: Any) -> object:
         for _ in range(5):
-            script(**request)
-        return script(**request)
+            run(*call)
+        return run(*call)
 
-    monkeypatch.setattr(stores.worker, "_claim", broken)
+    monkeypatch.setattr(stores.worker._quick, "run", broken)
     claimed = stores.worker.claim(job_id, "w2", isolated=bool(deaths))
     assert isinstance(claimed, ClaimedJob), claimed
     assert claimed.attempt == deaths + 1
@@ -102,8 +102,8 @@ def test_an_end_whose_reply_was_lost_is_stored(stores: Stores, monkeypatch: pyte
     """The repeated request reports success and counts once; a second end of the job does not."""
     job_id = stores.submit()
     stores.claim(job_id)
-    script = stores.worker._finish
-    monkeypatch.setattr(stores.worker, "_finish", lambda **request: (script(**request), script(**request))[1])
+    run = stores.worker._quick.run
+    monkeypatch.setattr(stores.worker._quick, "run", lambda *call: (run(*call), run(*call))[1])
     assert stores.succeed(job_id)
     assert not stores.succeed(job_id)
     assert stores.run(stores.gateway.totals())["succeeded"] == 1

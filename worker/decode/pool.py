@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from otoscope.errors import DeadlineExceeded, DecoderDied
-from shared.audio.decode import BlockStream, Channel, Decoded, SoundStream, collect, is_plain
+from shared.audio.decode import BlockStream, Channel, Decoded, SoundStream, collect, plain_header
 from shared.audio.limits import AudioLimits
 from worker.decode.framing import CHECK_SECONDS
 from worker.decode.process import Child, ChildFailed, ChildStream, Clock, Request
@@ -80,8 +80,9 @@ class DecoderPool:
         killed, DeadlineExceeded if `timeout` seconds have passed, including the wait for a free process, and
         DecoderStopped if the pool was closed.
         """
-        if is_plain(data, rate):  # sending it to a process would cost several times as much as decoding it
-            yield SoundStream(data, rate, AudioLimits(max_seconds=self._max_seconds), channel=channel, strict=strict)
+        if header := plain_header(data, rate):  # sending it to a process would cost several times as much
+            limits = AudioLimits(max_seconds=self._max_seconds)
+            yield SoundStream(data, rate, limits, channel=channel, strict=strict, header=header)
             return
         until = math.inf if timeout is None else time.monotonic() + timeout
         with self._checkout(until, check, long) as slot:

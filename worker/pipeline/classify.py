@@ -174,11 +174,13 @@ class _Task:
             self._predetermined = 0
             if Part.FULL_SPECTROGRAM in self._parts:
                 self._detail_parts |= {Part.SPECTROGRAM}
+        # Before the network runs, which takes the samples out of the core's cache.
+        activity = measure_activity(waveform, self.rate, self._config.answers)
         heard = Heard(
             info=info,
             seconds=len(waveform) / self.rate,
             windows=self._run_windows(clips, len(clips)),
-            activity=measure_activity(waveform, self.rate, self._config.answers),
+            activity=activity,
             envelope=envelope(waveform) if Part.WAVEFORM in self._parts else None,
         )
         answer = answer_of(heard, self._model, self._options)

@@ -21,9 +21,11 @@ def split_windows(
     less than a fiftieth of a window before the last one is left out, and such a rest after a single window is cut off.
     """
     overhang = size // 50
-    if len(waveform) <= size + overhang:
+    if size <= len(waveform) <= size + overhang:
+        return [(0, waveform[:size])]
+    if len(waveform) < size:
         padded = np.zeros(size, np.float32)
-        padded[: len(waveform)] = waveform[:size]
+        padded[: len(waveform)] = waveform
         return [(0, padded)]
     last = len(waveform) - size
     starts = [*range(0, last - overhang, _step(size, overlap)), last]

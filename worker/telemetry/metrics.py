@@ -91,8 +91,7 @@ class WorkerMetrics:
         self.jobs_in_progress = Gauge(
             "otoscope_worker_jobs_in_progress", "Jobs in flight in this worker", registry=self.registry
         )
-        for stage in STAGES:
-            self._stage.labels(stage)
+        self._stages = {stage: self._stage.labels(stage) for stage in STAGES}
         for outcome in sorted(FINAL):
             self._jobs.labels(outcome)
         for code in BY_CODE:
@@ -106,7 +105,7 @@ class WorkerMetrics:
 
     def observe_stage(self, name: str, seconds: float) -> None:
         """`name` is one of STAGES."""
-        self._stage.labels(name).observe(seconds)
+        self._stages[name].observe(seconds)
 
     def observe_batch(self, size: int, seconds: float) -> None:
         """A forward pass of so many windows."""
