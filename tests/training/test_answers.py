@@ -38,7 +38,7 @@ from training.fit.pretrained import load_pretrained
 from training.fit.setup import set_up_training
 from training.recipe import LEVEL_DBFS, OpenSetRecipe, Recipe, for_fine_tuning, load_recipe, parse_stored, to_yaml
 from worker.model.checkpoint import load_model, read_config, write_config
-from worker.model.open_set import OPEN_SET
+from worker.model.open_set import OPEN_SET, OpenSetScorer
 from worker.pipeline.answer import Answer
 
 SCORED = changed(TINY, epochs=10).model_copy(update={"open_set": OpenSetRecipe(background=100, steps=150)})
@@ -109,6 +109,16 @@ def test_class_that_resembles_the_known_ones_has_a_lower_score() -> None:
     scorer.scales[0] = 1e6  # without the detector
     scores = [scorer(embeddings, known.logits).tolist() for embeddings in (known.embeddings, unknown)]
     assert area_under_curve(*scores) > 0.95
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_scale_of_the_score_is_that_of_two_sigmoids(classes: int) -> None:
+    """A sound that is at the 5 % quantile in every respect has 0.25, so that thresholds of detections keep their
+    meaning."""
+    scorer = OpenSetScorer(8, classes=classes).eval()
+    embedding, logits = torch.randn(1, 8), torch.randn(1, 3)
+    scorer.offsets.copy_(scorer.parts(embedding, logits)[0])
+    assert scorer(embedding, logits).item() == pytest.approx(0.25)
 
 
 def test_scorer_of_an_earlier_version_is_loaded(run: Path, tmp_path: Path) -> None:

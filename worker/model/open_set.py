@@ -1,7 +1,7 @@
 """Whether a window holds a sound of one of the model's classes at all: its open-set score.
 
 A softmax has to choose a class, and it is confident far from everything that it was trained on. The known score is the
-product of three sigmoids, each of which is near 1 for sounds like the model's own:
+square of the geometric mean of three sigmoids, each of which is near 1 for sounds like the model's own:
 
 - of a small detector on the embedding, trained on the model's sounds against background sounds (outlier exposure:
   Hendrycks et al., 2019, arXiv:1812.04606). The background is synthesised by `training/data/background.py`;
@@ -20,6 +20,9 @@ from torch.nn import functional
 OPEN_SET = "open_set.safetensors"
 HIDDEN = 64
 _CLAMP = 6.0  # standard deviations: an embedding far outside of all known ones is no stronger evidence
+
+_POWER = 2.0  # of the geometric mean of the sigmoids. The score weighs the windows of a long sound and is part of the
+# evidence of a detection, so its scale must not depend on the number of sigmoids; there were two when that was chosen.
 
 
 class OpenSetScorer(nn.Module):
@@ -66,4 +69,5 @@ class OpenSetScorer(nn.Module):
 
     def forward(self, embedding: Tensor, logits: Tensor) -> Tensor:
         """The known scores."""
-        return ((self.parts(embedding, logits) - self.offsets) / self.scales).sigmoid().prod(dim=1)
+        sigmoids = ((self.parts(embedding, logits) - self.offsets) / self.scales).sigmoid()  # (batch, parts)
+        return sigmoids.prod(dim=1) ** (_POWER / len(self.offsets))
