@@ -72,6 +72,7 @@ class AugmentRecipe(StrictModel):
     noise_slope: float = Field(default=0.0, ge=0, le=3)  # largest a of a 1/f^a spectrum: 0 white, 1 pink, 2 brown
     equaliser_db: float = Field(default=0.0, ge=0)  # gain over frequency, a smooth random curve within ± this; 0: off
     band_share: float = Field(default=0.0, ge=0, le=1)  # fraction of the clips that are limited to a random band
+    extra: tuple[str, ...] = ()  # registered augmentations of waveforms, after mixing
     gain_db: float = Field(default=6.0, ge=0)  # random gain, uniform in ± this
     frequency_masks: int = Field(default=2, ge=0)
     frequency_mask_mels: int = Field(default=24, ge=0)  # maximum width
@@ -93,7 +94,8 @@ class OptimRecipe(StrictModel):
     epochs: int = Field(default=60, ge=1)
     batch: int = Field(default=32, ge=2)  # windows per forward pass
     accumulate: int = Field(default=1, ge=1)  # gradient accumulation: forward passes per optimizer step
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    loss: str = "cross_entropy"  # or a registered one (`training/fit/parts.py`); several classes: binary_cross_entropy
+    optimizer: str = "adamw"  # or sgd, or a registered one
     schedule: Literal["one_cycle", "cosine"] = "cosine"
     max_lr: float = Field(default=1e-3, gt=0)
     initial_lr: float = Field(default=0.04, gt=0, le=1)  # learning rate of one_cycle's first step, relative to max_lr

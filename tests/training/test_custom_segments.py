@@ -252,7 +252,7 @@ def test_invalid_parameters(window: float, overlap: float, message: str, root: P
 
 
 def test_long_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a recording of more than ten minutes only blocks are in memory, and its segments are those of a short one:
+    """Of a recording of more than two minutes only blocks are in memory, and its segments are those of a short one:
     the same file is cut with the limit above and below its length."""
     wave = np.concatenate([tone(7.3, RATE, hz=400, level=2.0), np.zeros((3 * RATE, 1), np.float32), tone(6.0, RATE)])
     for label in ("dog", "rain"):

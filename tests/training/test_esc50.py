@@ -72,7 +72,7 @@ def test_error_in_the_table_names_its_line(copy: Path, column: str, value: str, 
 
 def test_missing_table_and_undecodable_file(copy: Path, tmp_path: Path) -> None:
     """The message names the file."""
-    with pytest.raises(DatasetError, match=r"esc50\.csv is missing"):
+    with pytest.raises(DatasetError, match=r"neither items\.csv nor meta/esc50\.csv"):
         load_esc50(tmp_path)
     dataset = load_esc50(copy)
     dataset.clips[0].path.write_text("text")

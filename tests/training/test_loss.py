@@ -13,7 +13,7 @@ from training.recipe import Recipe
 
 
 def balanced_loss(labels: torch.Tensor, classes: int, smoothing: float) -> TrainingLoss:
-    windows = SimpleNamespace(labels=labels, targets=functional.one_hot(labels, classes).float())
+    windows = SimpleNamespace(labels=labels, targets=functional.one_hot(labels, classes).float(), multi_label=False)
     setup = cast(TrainingSetup, SimpleNamespace(windows=windows, device=torch.device("cpu")))
     optim = {"balance": True, "label_smoothing": smoothing}
     return TrainingLoss(Recipe.model_validate({"name": "balanced", "optim": optim}), setup, None)

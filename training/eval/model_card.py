@@ -132,7 +132,8 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
         "",
         "## Training",
         "",
-        f"{optim.epochs} epochs of batches of {optim.batch * optim.accumulate}, {_DISPLAY_NAMES[optim.optimizer]},"
+        f"{optim.epochs} epochs of batches of {optim.batch * optim.accumulate},"
+        f" {_DISPLAY_NAMES.get(optim.optimizer, optim.optimizer)},"
         f" {_DISPLAY_NAMES[optim.schedule]} to {optim.max_lr:g}, weight decay {optim.weight_decay:g}, label smoothing"
         f" {optim.label_smoothing:g}, {_DISPLAY_NAMES[optim.average]}, seed {recipe.seed}{distilled}. Every value:"
         " [recipe.yaml](recipe.yaml).",

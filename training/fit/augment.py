@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from training.fit.parts import find_augmentation
 from training.recipe import AugmentRecipe
 
 _LEVEL_SECONDS = 0.1  # block length of level measurements
@@ -36,6 +37,8 @@ def augment_waveforms(
         waves = random_crop(waves, audible, samples, rate, recipe, generator)
     if recipe.mix_alpha and recipe.mix_share:
         waves, targets = mix_pairs(waves, targets, rate, recipe, generator)
+    for name in recipe.extra:
+        waves = find_augmentation(name)(waves, rate, generator)
     if recipe.noise_db is not None:
         waves = add_noise(waves, rate, recipe, recipe.noise_db, generator)
     if recipe.gain_db:

@@ -31,6 +31,7 @@ from training.fit.graceful_stop import GracefulStop
 from training.fit.history import CURVE, History, curve_lines
 from training.fit.loss import TrainingLoss, hit_rate
 from training.fit.optim import make_optimizer, unfreeze
+from training.fit.parts import check_parts
 from training.fit.pretrained import check_frozen_trunk, check_pretrained
 from training.fit.probe import fit_probe
 from training.fit.run_state import (
@@ -88,6 +89,7 @@ def _train(
         check_pretrained(pretrained, dataset, test_fold)
         recipe = for_fine_tuning(recipe, pretrained.config)
     check_frozen_trunk(recipe, pretrained)
+    check_parts(recipe)
     optim, rate = recipe.optim, recipe.frontend.sample_rate
     clips, held_out_clips = dataset.train_validation_split(test_fold, optim.holdout, recipe.seed)
     if optim.patience and not (optim.holdout or held_out_clips):

@@ -5,6 +5,7 @@ from torch.nn import functional
 
 from training.errors import RunError
 from training.fit.distillation import TeacherEnsemble, distillation_loss
+from training.fit.parts import find_loss
 from training.fit.setup import TrainingSetup, class_weights
 from training.recipe import Recipe
 
@@ -23,8 +24,8 @@ def hit_rate(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class TrainingLoss:
-    """Cross-entropy with label smoothing (arXiv:1512.00567) and class weights, plus the distillation loss if there are
-    teachers. In a multi-label data set it is the binary cross-entropy of each class."""
+    """The loss of the recipe with class weights, plus the distillation loss if there are teachers. In a multi-label
+    data set the binary cross-entropy of each class takes the place of the cross-entropy."""
 
     def __init__(self, recipe: Recipe, setup: TrainingSetup, teacher_ensemble: TeacherEnsemble | None) -> None:
         self._optim, self._distill, self._teacher_ensemble = recipe.optim, recipe.distill, teacher_ensemble
@@ -32,6 +33,8 @@ class TrainingLoss:
         self._multi_label = setup.windows.multi_label
         if self._multi_label and teacher_ensemble:
             raise RunError("distillation is for data sets in which a sound has one class")
+        name = recipe.optim.loss
+        self._loss = find_loss("binary_cross_entropy" if self._multi_label and name == "cross_entropy" else name)
         if recipe.optim.balance:
             windows = setup.windows
             self._weights = class_weights(windows.labels, windows.targets.shape[1]).to(setup.device)
@@ -39,14 +42,9 @@ class TrainingLoss:
     def __call__(self, logits: Tensor, targets: Tensor, waves: Tensor) -> Tensor:
         """The mean loss of a batch: logits and target probabilities (batch, classes), and waveforms (batch, samples)
         for teachers."""
+        losses = self._loss(logits, targets, self._optim)  # (batch,)
         if self._multi_label:
-            smooth = self._optim.label_smoothing
-            positive = self._weights.sqrt() if self._weights is not None else None
-            soft = targets * (1 - smooth) + smooth / 2
-            return functional.binary_cross_entropy_with_logits(logits, soft, pos_weight=positive)
-        losses = functional.cross_entropy(
-            logits, targets, label_smoothing=self._optim.label_smoothing, reduction="none"
-        )  # (batch,)
+            return losses.mean() if self._weights is None else self._weighted(logits, targets)
         if self._weights is not None:
             # Clips are weighted, not targets: torch's `weight` would also multiply the share of every class that label
             # smoothing adds to the target, so that a rare class would win everywhere (pytorch/pytorch#104776).
@@ -57,3 +55,9 @@ class TrainingLoss:
         soft_targets = self._teacher_ensemble.soft_targets(waves, self._distill.temperature)
         weight = self._distill.weight
         return (1 - weight) * loss + weight * distillation_loss(logits, soft_targets, self._distill)
+
+    def _weighted(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The binary cross-entropy with the positive windows of rare classes weighted."""
+        assert self._weights is not None
+        soft = targets * (1 - self._optim.label_smoothing) + self._optim.label_smoothing / 2
+        return functional.binary_cross_entropy_with_logits(logits, soft, pos_weight=self._weights.sqrt())

@@ -4,12 +4,13 @@ from typing import Any
 
 from torch import optim
 
+from training.fit.parts import find_optimizer
 from training.recipe import OptimRecipe, TransferRecipe
 from worker.model.base import Network
 
 
 def make_optimizer(network: Network, recipe: OptimRecipe, lr_decay: float = 1.0) -> optim.Optimizer:
-    """AdamW (arXiv:1711.05101) or SGD with Nesterov momentum.
+    """The optimizer of the recipe. Raises RecipeError for an unknown one.
 
     Weight decay applies to weight matrices only, not to biases and normalisation parameters. Each stage of the network
     has `lr_decay` times the learning rate of the stage above it: discriminative fine-tuning (Howard & Ruder,
@@ -22,10 +23,7 @@ def make_optimizer(network: Network, recipe: OptimRecipe, lr_decay: float = 1.0)
         for members, decay in ((matrices, recipe.weight_decay), (vectors, 0.0)):
             if members:
                 groups.append({"params": members, "weight_decay": decay, "lr_scale": lr_decay**depth})
-    if recipe.optimizer == "sgd":
-        nesterov = recipe.momentum > 0
-        return optim.SGD(groups, lr=recipe.max_lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
-    return optim.AdamW(groups, lr=recipe.max_lr, betas=(recipe.momentum, recipe.beta2), fused=True)
+    return find_optimizer(recipe.optimizer)(groups, recipe)
 
 
 def unfreeze(network: Network, epoch: int, recipe: TransferRecipe) -> int:

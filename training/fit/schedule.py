@@ -16,7 +16,7 @@ def set_schedule(optimizer: optim.Optimizer, step: int, steps: int, recipe: Opti
         group["lr"] = rate * group["lr_scale"]
         if recipe.optimizer == "sgd":
             group["momentum"] = momentum
-        else:
+        elif "betas" in group:
             group["betas"] = (momentum, group["betas"][1])
     return rate
 

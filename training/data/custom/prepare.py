@@ -54,8 +54,8 @@ from worker.pipeline.activity import activity_of
 
 _WAVEFORMS, _SEGMENTS, _INFO = "waveforms.npy", "segments.csv", "cache.json"
 _COLUMNS = tuple(field.name for field in fields(Segment))
-_KEPT_SECONDS = 600.0  # a longer sound is decoded twice instead of being kept in memory
-_LARGE_BYTES = 64 * 2**20  # files above this are decoded one at a time, since each is read into memory
+_KEPT_SECONDS = 120.0  # a longer sound is decoded twice instead of being kept in memory
+_LARGE_BYTES = 8 * 2**20  # of files above this two are decoded at a time, since each is read into memory
 _HEADERS = 50  # files whose length is read before the others are decoded
 _STATED_BYTES = 1e9  # from which on the size of a cache is printed before it is made
 _FORMAT = 4  # to be increased whenever the content for the same parameters changes
@@ -262,12 +262,12 @@ def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheP
 
 
 def _decode_all(root: Path, entries: list[ManifestEntry], parameters: CacheParameters) -> Iterator[_DecodedFile]:
-    one_large = threading.Lock()
+    large = threading.Semaphore(2)
 
     def decode_entry(entry: ManifestEntry) -> _DecodedFile:
         path = root / entry.file
         try:
-            with one_large if path.stat().st_size > _LARGE_BYTES else nullcontext():
+            with large if path.stat().st_size > _LARGE_BYTES else nullcontext():
                 return _decode_file(path, entry, parameters)
         except (AudioError, OSError) as error:
             return _DecodedFile(entry, [], error=str(error))
@@ -276,7 +276,7 @@ def _decode_all(root: Path, entries: list[ManifestEntry], parameters: CacheParam
 
 
 def _decode_file(path: Path, entry: ManifestEntry, parameters: CacheParameters) -> _DecodedFile:
-    """Decode a file and decide its segments. Of a sound of more than ten minutes no samples are kept: its segments are
+    """Decode a file and decide its segments. Of a sound of more than two minutes no samples are kept: its segments are
     cut while it is decoded a second time. Raises an AudioError or OSError."""
     rate = parameters.rate
     kept: list[Waveform] = []
