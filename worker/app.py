@@ -96,7 +96,7 @@ class Worker:
         self._registry.require()
         fetcher = Fetcher(settings.sources, settings.max_upload_bytes, settings.upload_seconds)
         classifier = Classifier(self._registry, self._decoder, self._batcher, self._metrics, self._batch_size, fetcher)
-        self._runner = JobRunner(self.id, self._store, classifier, self._metrics)
+        self._runner = JobRunner(self.id, self._store, classifier, self._metrics, lanes=usable_cores())
         tracing.freeze_gc()
         self._every(1.0, self._watch_device)
         self._every(1.0, self._watch_drain)
@@ -111,8 +111,9 @@ class Worker:
         # Jobs in flight: two batches for each device thread, so that one fills while the other runs.
         concurrency = 2 * self._batch_size * self._engine.device_threads
         return consume(
-            self._settings, self._handle, name=self.id, concurrency=concurrency, models=lambda: self._registry.cards
-        )
+            self._settings, self._handle, name=self.id, concurrency=concurrency, models=lambda: self._registry.cards,
+            on_delivery=self._runner.expect,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Deregister, end the threads and the decode processes."""

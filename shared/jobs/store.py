@@ -1,7 +1,8 @@
 """The worker's half of the store: claim a job, finish it, send heartbeats."""
 
 import json
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import redis
 from pydantic import ValidationError
@@ -15,6 +16,8 @@ from shared.jobs.records import ClaimedJob, SkippedJob, WorkerHeartbeat, parse
 from shared.jobs.script_args import finish_args, index_ttl, job_keys, pack_args, request_token, script
 from shared.redis_client.connection import map_redis_errors
 from shared.redis_client.quick import QuickCommands
+
+T = TypeVar("T")
 
 
 class JobStore:
@@ -35,6 +38,19 @@ class JobStore:
 
         Raises ContractMismatch for a job of a newer gateway that cannot be read here; it has been released.
         """
+        with map_redis_errors():
+            reply = self._quick.run(self._claim, *self._claim_call(job_id, worker, isolated=isolated))
+        return self._claimed(job_id, worker, reply)
+
+    def claim_each(self, job_ids: Sequence[str], worker: str) -> list[ClaimedJob | SkippedJob | OtoscopeError]:
+        """As `claim` of each, in one round trip; in place of a job what `claim` would raise."""
+        replies = self._quick.run_each(self._claim, [self._claim_call(job_id, worker) for job_id in job_ids])
+        return [
+            _outcome_of(lambda: self._claimed(job_id, worker, _raised(reply)))  # noqa: B023
+            for job_id, reply in zip(job_ids, replies, strict=True)
+        ]
+
+    def _claim_call(self, job_id: str, worker: str, *, isolated: bool = False) -> tuple[list[str], list[bytes]]:
         arguments = pack_args(
             id=job_id,
             worker=worker,
@@ -42,8 +58,10 @@ class JobStore:
             max_attempts=self._settings.max_attempts,
             request_token=request_token(),
         )
-        with map_redis_errors():
-            reply = self._quick.run(self._claim, job_keys(job_id), [arguments])
+        return job_keys(job_id), [arguments]
+
+    def _claimed(self, job_id: str, worker: str, reply: Any) -> ClaimedJob | SkippedJob:
+        """From the reply of `claim.lua`."""
         outcome, *rest = cast("list[Any]", reply)
         if outcome != b"run":
             return SkippedJob(outcome.decode(), *(trace.decode() for trace in rest))
@@ -92,19 +110,26 @@ class JobStore:
         """
         return self._end(job_id, finish_args(self._settings, job_id, "succeeded", result=packed, timings=timings))
 
+    def succeed_each(self, results: Sequence[tuple[str, bytes, Timings]]) -> list[bool | OtoscopeError]:
+        """As `succeed` of each (job id, packed result, timings), in one round trip; in place of the reply what
+        `succeed` would raise."""
+        calls = [
+            (job_keys(job_id), finish_args(self._settings, job_id, "succeeded", result=packed, timings=timings))
+            for job_id, packed, timings in results
+        ]
+        replies = self._quick.run_each(self._finish, calls)
+        return [
+            _outcome_of(lambda: _stored(_raised(reply), len(packed)))  # noqa: B023
+            for (_, packed, _), reply in zip(results, replies, strict=True)
+        ]
+
     def fail(self, job_id: str, error: OtoscopeError, timings: Timings | None = None) -> bool:
         """Store a failure; False where the job was cancelled or another worker has finished it."""
         return self._end(job_id, finish_args(self._settings, job_id, "failed", error=error, timings=timings))
 
     def _end(self, job_id: str, args: list[bytes]) -> bool:
         with map_redis_errors():
-            outcome = cast(bytes, self._quick.run(self._finish, job_keys(job_id), args))
-        if outcome == b"too_large":
-            raise PayloadTooLarge(
-                f"The result has {len(args[1]):,} bytes, more than expected from the header of the sound, and the"
-                " memory of the queue is full; request fewer parts."
-            )
-        return outcome == b"stored"
+            return _stored(self._quick.run(self._finish, job_keys(job_id), args), len(args[1]))
 
     def no_longer_running(self, job_ids: list[str]) -> set[str]:
         """Which of these claimed jobs need not be finished: cancelled, finished by another worker, or expired."""
@@ -141,6 +166,32 @@ class JobStore:
         """Remove these models' cards. A worker that still serves one adds it again with its next heartbeat."""
         with map_redis_errors():
             self._redis.hdel(contract.MODELS, *names)
+
+
+def _stored(reply: Any, size: int) -> bool:
+    """From the reply of `finish.lua` to a result of so many bytes. Raises PayloadTooLarge."""
+    if reply == b"too_large":
+        raise PayloadTooLarge(
+            f"The result has {size:,} bytes, more than expected from the header of the sound, and the memory of the"
+            " queue is full; request fewer parts."
+        )
+    return bool(reply == b"stored")
+
+
+def _raised(reply: Any) -> Any:
+    """A reply; raises it where it is an exception."""
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _outcome_of(function: Callable[[], T]) -> T | OtoscopeError:
+    """What it returns or raises."""
+    try:
+        with map_redis_errors():
+            return function()
+    except OtoscopeError as error:
+        return error
 
 
 def _parse_options(options_json: bytes, version: int) -> JobOptions:

@@ -31,18 +31,19 @@ from worker.pipeline.activity import activity_of, measure_activity
 from worker.pipeline.answer import Answer
 from worker.pipeline.chunks import join_chunks, split_chunks
 from worker.pipeline.inflight import InFlightJob
-from worker.pipeline.network import JobNetwork
+from worker.pipeline.network import JobNetwork, Steps, finish
 from worker.pipeline.result import Detail, Heard, HeardWindow, answer_of, build_result
 from worker.pipeline.windows import EnvelopeMeter, WindowCutter, count_windows, envelope, split_windows
 from worker.telemetry.metrics import WorkerMetrics
 
 log = logging.getLogger(__name__)
 
+_TOGETHER_SECONDS = 2.0  # of decoding, for which the jobs that run together with this one may have to wait
 _WINDOW_PARTS = frozenset(part for part in Part if part.info.of == "window")
 
 
 class Classifier:
-    """Runs the windows of a job through the batcher. `classify` may be called from many threads at once."""
+    """Runs the windows of a job through the batcher. Methods may be called from many threads at once."""
 
     def __init__(
         self,
@@ -57,7 +58,11 @@ class Classifier:
         self._batch_size, self._fetcher = batch_size, fetcher
 
     def classify(self, job: ClaimedJob, in_flight: InFlightJob, timings: Timings) -> Result:
-        """The result of a job; `timings` is filled in stage by stage.
+        """All of `steps`."""
+        return finish(self.steps(job, in_flight, timings))
+
+    def steps(self, job: ClaimedJob, in_flight: InFlightJob, timings: Timings) -> Steps[Result]:
+        """The result of a job; `timings` is filled in stage by stage. Pauses after the decoding, and while batches run.
 
         A sound whose decode process is killed is classified once more: it may have been killed to free memory, for
         which another file is to blame.
@@ -72,19 +77,26 @@ class Classifier:
                 audio = self._fetcher.fetch(job.url, in_flight.seconds_left, in_flight.check)
             job = replace(job, audio=audio)
         try:
-            return self._classify(job, in_flight, timings)
+            return (yield from self._classify(job, in_flight, timings))
         except DecoderKilled as killed:
             log.warning("%s It is decoded once more.", killed.detail, extra={"job": job.id})
-            return self._classify(job, in_flight, timings)
+            return (yield from self._classify(job, in_flight, timings))
 
-    def _classify(self, job: ClaimedJob, in_flight: InFlightJob, timings: Timings) -> Result:
+    def _classify(self, job: ClaimedJob, in_flight: InFlightJob, timings: Timings) -> Steps[Result]:
         network = JobNetwork(self._batcher, self._batch_size, in_flight, timings)
         task = _Task(job, self._registry.get(job.model), network)
+
+        too_long = time.monotonic() + _TOGETHER_SECONDS
+
+        def check() -> None:
+            in_flight.check()
+            if in_flight.release_others and time.monotonic() > too_long:
+                in_flight.release_others()
 
         def decode() -> AbstractContextManager[BlockStream]:
             long = job.duration is not None and job.duration > WHOLE_SECONDS
             return self._decoder.open(
-                job.audio, task.rate, in_flight.seconds_left, in_flight.check,
+                job.audio, task.rate, in_flight.seconds_left, check,
                 channel=job.options.channel, strict=job.options.strict, long=long,
             )  # fmt: skip
 
@@ -95,12 +107,12 @@ class Classifier:
                 is_long = _read(blocks, head, round(WHOLE_SECONDS * task.rate))
             in_flight.check()
             if is_long:
-                heard = task.hear_long(chain(_emptied(head), blocks), lambda: stream.info)
+                heard = yield from task.hear_long(chain(_emptied(head), blocks), lambda: stream.info)
         self._metrics.observe_stage("decode", timings.decode or 0.0)
         if is_long:
-            result = task.finish_long(heard, decode)
+            result = yield from task.finish_long(heard, decode)
         else:
-            result = task.classify_whole(head[0] if len(head) == 1 else np.concatenate(head), stream.info)
+            result = yield from task.classify_whole(head[0] if len(head) == 1 else np.concatenate(head), stream.info)
         self._metrics.observe_stage("batch_wait", timings.batch or 0.0)
         self._metrics.observe_stage("forward", timings.forward or 0.0)
         return result
@@ -162,7 +174,7 @@ class _Task:
         cam_is_known = Part.CAM not in self._parts or self._cam_class is not None
         self._predetermined = options.window if cam_is_known else None
 
-    def classify_whole(self, waveform: Waveform, info: FileInfo) -> Result:
+    def classify_whole(self, waveform: Waveform, info: FileInfo) -> Steps[Result]:
         """The result of a sound that is in memory, (samples,)."""
         clips = [
             _Clip(start, min(start + self._size, len(waveform)), samples)
@@ -176,20 +188,24 @@ class _Task:
                 self._detail_parts |= {Part.SPECTROGRAM}
         # Before the network runs, which takes the samples out of the core's cache.
         activity = measure_activity(waveform, self.rate, self._config.answers)
+        yield
+        windows = yield from self._run_windows(clips, len(clips))
         heard = Heard(
             info=info,
             seconds=len(waveform) / self.rate,
-            windows=self._run_windows(clips, len(clips)),
+            windows=windows,
             activity=activity,
             envelope=envelope(waveform) if Part.WAVEFORM in self._parts else None,
         )
         answer = answer_of(heard, self._model, self._options)
-        detail = self._detail(heard, answer, lambda index: clips[index].samples)
+        detail = yield from self._detail(heard, answer, lambda index: clips[index].samples)
         if Part.FULL_SPECTROGRAM in self._parts:
-            full_spectrogram = detail.output.spectrogram if len(clips) == 1 else self._full_spectrogram(waveform)
+            full_spectrogram = detail.output.spectrogram
+            if len(clips) > 1:
+                full_spectrogram = yield from self._full_spectrogram(waveform)
         return build_result(self._model, self._options, heard, answer, detail, full_spectrogram)
 
-    def hear_long(self, blocks: Iterable[Waveform], info: Callable[[], FileInfo]) -> Heard:
+    def hear_long(self, blocks: Iterable[Waveform], info: Callable[[], FileInfo]) -> Steps[Heard]:
         """Classify the windows of a sound while its blocks come; `info` is called after the last one."""
         if Part.FULL_SPECTROGRAM in self._parts:
             raise InvalidRequest(NO_FULL_SPECTROGRAM)
@@ -208,7 +224,7 @@ class _Task:
         total = (
             None if duration is None else count_windows(round(duration * self.rate), self._size, self._options.overlap)
         )
-        windows = self._run_windows(clips(), total)
+        windows = yield from self._run_windows(clips(), total)
         return Heard(
             info=info(),
             seconds=cutter.samples / self.rate,
@@ -218,7 +234,7 @@ class _Task:
             long=True,
         )
 
-    def finish_long(self, heard: Heard, decode: Callable[[], AbstractContextManager[BlockStream]]) -> Result:
+    def finish_long(self, heard: Heard, decode: Callable[[], AbstractContextManager[BlockStream]]) -> Steps[Result]:
         """The result of a sound whose windows are classified; it is decoded again for a detail window."""
         self._require_window(len(heard.windows))
         answer = answer_of(heard, self._model, self._options)
@@ -230,7 +246,8 @@ class _Task:
                 _, samples = next(islice(windows, index, None), None) or cutter.finish()
                 return samples
 
-        return build_result(self._model, self._options, heard, answer, self._detail(heard, answer, samples_of))
+        detail = yield from self._detail(heard, answer, samples_of)
+        return build_result(self._model, self._options, heard, answer, detail)
 
     def _cutter(self) -> WindowCutter:
         return WindowCutter(self._size, self._options.overlap)
@@ -241,7 +258,7 @@ class _Task:
         if requested is not None and requested >= count:
             raise InvalidRequest(f"The sound has {count} windows, 0 to {count - 1}; window {requested} was requested.")
 
-    def _run_windows(self, clips: Iterable[_Clip], total: int | None) -> list[HeardWindow]:
+    def _run_windows(self, clips: Iterable[_Clip], total: int | None) -> Steps[list[HeardWindow]]:
         """Run clips batch by batch; `total` is how many there are, as far as is known."""
         heard: list[HeardWindow] = []
         in_flight, size = self._network.in_flight, self._network.batch_size
@@ -253,7 +270,7 @@ class _Task:
                 else Window(clip.samples)
                 for index, clip in enumerate(batch, len(heard))
             ]
-            outputs = self._network.run(self._model, windows)
+            outputs = yield from self._network.run(self._model, windows)
             for clip, output in zip(batch, outputs, strict=True):
                 span = clip.start / self.rate, clip.end / self.rate
                 level = level_of(clip.samples[: clip.end - clip.start]) if Part.WINDOWS in self._parts else None
@@ -266,21 +283,23 @@ class _Task:
     def _with_details(self, samples: NDArray[np.float32], cam_class: int | None) -> Window:
         return Window(samples, self._detail_parts, self._options.layer, cam_class, self._cell)
 
-    def _detail(self, heard: Heard, answer: Answer, samples_of: Callable[[int], NDArray[np.float32]]) -> Detail:
+    def _detail(self, heard: Heard, answer: Answer, samples_of: Callable[[int], NDArray[np.float32]]) -> Steps[Detail]:
         """The requested window, or else the one that decides; it is run again unless it was run with its details."""
         chosen = answer.window if self._options.window is None else self._options.window
         needs_details = self._detail_parts or self._options.layer is not None or self._cell is not None
         if self._predetermined is None and needs_details:
             of = answer.first if self._cam_class is None else self._cam_class
-            (output,) = self._network.run(self._model, [self._with_details(samples_of(chosen), of)])
+            (output,) = yield from self._network.run(self._model, [self._with_details(samples_of(chosen), of)])
         else:
             output = heard.windows[chosen].output
         return Detail(chosen, output)
 
-    def _full_spectrogram(self, waveform: Waveform) -> Array:
+    def _full_spectrogram(self, waveform: Waveform) -> Steps[Array]:
         """(mels, frames) of a whole sound that is longer than a window."""
         chunks = split_chunks(waveform, self._config.frontend)
-        outputs = self._network.run(SpectrogramOnly(self._model), [Window(chunk.samples) for chunk in chunks])
+        outputs = yield from self._network.run(
+            SpectrogramOnly(self._model), [Window(chunk.samples) for chunk in chunks]
+        )
         return join_chunks(chunks, [output.spectrogram for output in outputs if output.spectrogram is not None])
 
 

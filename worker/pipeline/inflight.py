@@ -21,6 +21,7 @@ class InFlightJob:
     deadline: float  # on the clock of time.monotonic
     cancelled: threading.Event = field(default_factory=threading.Event)
     futures: list[ItemFuture[Window, WindowOutput]] = field(default_factory=list)  # its windows in the batcher
+    release_others: Callable[[], None] | None = None  # where other jobs wait for its thread: they go on in their own
     progress: Progress | None = None  # of a job with more windows than a batch
     reported: Progress | None = None  # the progress that is stored
 
@@ -76,9 +77,9 @@ class InFlightJobs:
             finished.set()
 
     @contextmanager
-    def track(self, job: ClaimedJob) -> Iterator[InFlightJob]:
-        """The job is in flight within the `with` block."""
-        in_flight = InFlightJob(job.id, time.monotonic() + job.seconds_left)
+    def track(self, job: ClaimedJob, release_others: Callable[[], None] | None = None) -> Iterator[InFlightJob]:
+        """The job is in flight within the `with` block; `release_others` is that of InFlightJob."""
+        in_flight = InFlightJob(job.id, time.monotonic() + job.seconds_left, release_others=release_others)
         with self._lock:
             self._jobs.add(in_flight)
             self._on_change(len(self._jobs))

@@ -1,8 +1,9 @@
 """The windows of one job through the batcher, at most one batch at a time, so that short sounds get in between."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
+from typing import TypeVar
 
 from otoscope.errors import DeadlineExceeded, JobCancelled
 from otoscope.types import Timings
@@ -10,6 +11,21 @@ from shared import tracing
 from worker.inference.batcher import Batcher, Expired
 from worker.inference.engine import LoadedModel, SpectrogramOnly, Window, WindowOutput
 from worker.pipeline.inflight import InFlightJob
+
+T = TypeVar("T")
+
+Steps = Generator[None, None, T]
+"""Work that pauses where it would wait, so that one thread can run that of several jobs in turn."""
+
+
+def finish(steps: Steps[T]) -> T:
+    """Run all steps; what they return."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            result: T = ended.value
+            return result
 
 
 class JobNetwork:
@@ -20,8 +36,11 @@ class JobNetwork:
     ) -> None:
         self._batcher, self.batch_size, self.in_flight, self._timings = batcher, batch_size, in_flight, timings
 
-    def run(self, model: LoadedModel | SpectrogramOnly, windows: Sequence[Window]) -> list[WindowOutput]:
-        """One output for each window. Raises JobCancelled, DeadlineExceeded, or what the network raises."""
+    def run(self, model: LoadedModel | SpectrogramOnly, windows: Sequence[Window]) -> Steps[list[WindowOutput]]:
+        """One output for each window; pauses while a batch runs.
+
+        Raises JobCancelled, DeadlineExceeded, or what the network raises.
+        """
         outputs: list[WindowOutput] = []
         in_flight, timings = self.in_flight, self._timings
         if trace_link := tracing.current_link():
@@ -33,6 +52,7 @@ class JobNetwork:
                 for window in windows[at : at + self.batch_size]
             ]
             try:
+                yield
                 in_flight.check()  # a cancellation between the check above and the submission found no futures
                 outputs += [future.result(timeout=max(in_flight.seconds_left, 0) + 5) for future in futures]
             except CancelledError as error:

@@ -27,10 +27,15 @@ class Requeue(Exception):
     """Raised by a handler whose job is to be delivered again."""
 
 
-def make_celery(settings: Settings, models: Callable[[], Iterable[str]] | None = None) -> Celery:
+def make_celery(
+    settings: Settings,
+    models: Callable[[], Iterable[str]] | None = None,
+    on_delivery: Callable[[list[str], list[str]], None] | None = None,
+) -> Celery:
     """The application without its task. kombu uses the transport of this package in this process from now on.
 
-    `models` returns the names of the models whose jobs are taken; None: of every model.
+    `models` returns the names of the models whose jobs are taken; None: of every model. `on_delivery` is called with
+    the ids of each delivery, before their tasks: of short sounds that are delivered for the first time, and of others.
     """
     transport.install()
     app = Celery("otoscope", broker=settings.redis.safe_url, set_as_current=False)
@@ -39,6 +44,7 @@ def make_celery(settings: Settings, models: Callable[[], Iterable[str]] | None =
         **app.conf.broker_transport_options,
         "message_for": TaskMessage(app).for_job,
         "served_models": models,
+        "on_delivery": on_delivery,
     }
     app.steps["consumer"].add(Lease)
     return app
@@ -51,13 +57,14 @@ def consume(
     name: str,
     concurrency: int,
     models: Callable[[], Iterable[str]] | None = None,
+    on_delivery: Callable[[list[str], list[str]], None] | None = None,
 ) -> int:
     """Call `handle` with the id of every delivered job until SIGTERM or SIGINT; returns the exit status.
 
     At most `concurrency` jobs are in flight, each in a thread. A job is acknowledged when `handle` returns, and
-    requeued when it raises Requeue. `models` is that of `make_celery`.
+    requeued when it raises Requeue. `models` and `on_delivery` are those of `make_celery`.
     """
-    app = make_celery(settings, models)
+    app = make_celery(settings, models, on_delivery)
 
     @app.task(name=CLASSIFY)  # type: ignore[untyped-decorator]
     def classify(job_id: str) -> None:

@@ -124,7 +124,7 @@ class Channel(redis.Channel):
     QoS = QoS
     from_transport_options: Any = (
         *redis.Channel.from_transport_options,
-        *("redis_url", "message_for", "served_models", "max_sound_in_flight"),
+        *("redis_url", "message_for", "served_models", "on_delivery", "max_sound_in_flight"),
     )
     unacked_index_key = UNACKED
     redis_url: RedisURL
@@ -132,6 +132,8 @@ class Channel(redis.Channel):
     """Makes the message of a job id; see TaskMessage.for_job."""
     served_models: Callable[[], Iterable[str]] | None = None
     """The models whose jobs are taken; None: of every model."""
+    on_delivery: Callable[[list[str], list[str]], None] | None = None
+    """Called with the ids of each delivery: of short sounds that are delivered for the first time, and of others."""
     max_sound_in_flight: float
     """Seconds of long sounds that are taken at once at most."""
     _in_poll: Any
@@ -219,6 +221,10 @@ class Channel(redis.Channel):
         except ResponseError as error:
             self._pause(error)
             return False
+        if self.on_delivery:
+            short = [job_id.decode() for job_id, redelivered, weight in delivered if not redelivered and not weight]
+            others = [job_id.decode() for job_id, redelivered, weight in delivered if redelivered or weight]
+            self.on_delivery(short, others)
         for job_id, redelivered, weight in delivered:
             if weight:
                 self.qos.weights[job_id.decode()] = weight
