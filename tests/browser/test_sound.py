@@ -137,6 +137,27 @@ def test_value_under_the_pointer_is_shown(classified: Page) -> None:
     expect(reading).to_contain_text("dB")
 
 
+def test_frequencies_have_the_names_of_notes(page: Page) -> None:
+    """The nearest one of the equal temperament with its distance in cents; none below the hearing."""
+    frequencies = [440, 261.6256, 27.5, 4186.01, 445, 436, 19, 0]
+    names = page.evaluate(
+        "async (all) => { const { noteName } = await import('/static/js/format.js'); return all.map(noteName); }",
+        frequencies,
+    )
+    assert names == ["A4", "C4", "A0", "C8", "A4 +20 ct", "A4 −16 ct", "", ""]
+
+
+def test_the_speed_of_the_player_is_kept(classified: Page) -> None:
+    """Also for the next sound and after a reload; the pitch stays."""
+    classified.get_by_label("Speed").select_option("0.5")
+    rate = "document.querySelector('.player audio').playbackRate"
+    assert classified.evaluate(rate) == 0.5
+    assert classified.evaluate("document.querySelector('.player audio').preservesPitch")
+    classified.reload()
+    expect(classified.get_by_label("Speed")).to_have_value("0.5", timeout=30_000)
+    assert classified.evaluate(rate) == 0.5
+
+
 def test_play_begins_in_the_visible_region(classified: Page) -> None:
     """Zoomed in, Play begins where the visitor looks, not at a playhead that is outside."""
     show(classified, 2.0, 4.0)

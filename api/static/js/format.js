@@ -60,6 +60,22 @@ export const formatHertz = (frequency) =>
     ? `${Math.round(frequency)} Hz`
     : `${Number((frequency / 1_000).toFixed(frequency < 10_000 ? 2 : 1))} kHz`;
 
+const NOTES = ["C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B"];
+
+/**
+ * The nearest note of the equal temperament with A4 at 440 Hz, and the distance from it in cents: A4, A4 +20 ct.
+ * @param {number} frequency  Hz; below the hearing there are no notes
+ * @returns {string}
+ */
+export function noteName(frequency) {
+  if (!(frequency >= 20)) return "";
+  const exact = 69 + 12 * Math.log2(frequency / 440); // of MIDI
+  const note = Math.round(exact);
+  const cents = Math.round(100 * (exact - note));
+  const offset = cents ? ` ${cents > 0 ? "+" : "−"}${Math.abs(cents)} ct` : "";
+  return `${NOTES[note % 12]}${Math.floor(note / 12) - 1}${offset}`;
+}
+
 /**
  * A class name as people write it: crying_baby -> crying baby.
  * @param {string} name

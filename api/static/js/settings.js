@@ -14,6 +14,7 @@ const DEFAULTS = {
   sharedScale: false, // one colour scale for all maps
   volume: 1,
   loop: false,
+  speed: 1, // of the player
   example: true, // whether a visitor without sounds sees the example
 };
 

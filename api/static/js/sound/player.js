@@ -29,6 +29,8 @@ const FORMATS = {
   m4a: "M4A",
 };
 
+const SPEEDS = [0.25, 0.5, 0.75, 1, 1.5, 2];
+
 /**
  * {element, load(sound, duration), toggle(), duration()}.
  * @param {() => void} onLength  called when the length of the file is known
@@ -56,6 +58,11 @@ export function player(onLength) {
       },
     },
   });
+  const speed = h(
+    "select",
+    { "aria-label": t("player.speed"), title: t("player.speed"), on: { change: () => settings.set("speed", Number(speed.value)) } },
+    SPEEDS.map((one) => h("option", { value: one, text: `${one} ×` })),
+  );
   const text = h("span", {});
   const picker = filePicker(() => sound);
   const message = h("p", { class: "message muted", hidden: true }, text, picker);
@@ -65,6 +72,7 @@ export function player(onLength) {
     play,
     loop,
     time,
+    speed,
     h("span", { class: "volume-control" }, mute, volume),
     message,
     audio,
@@ -113,7 +121,7 @@ export function player(onLength) {
     text.textContent = content;
     message.hidden = !content;
     picker.hidden = !missing;
-    play.disabled = loop.disabled = mute.disabled = volume.disabled = unplayable;
+    play.disabled = loop.disabled = mute.disabled = volume.disabled = speed.disabled = unplayable;
   }
 
   function toggle() {
@@ -210,7 +218,10 @@ export function player(onLength) {
     play.setAttribute("aria-label", name);
     play.title = t("player.space", { name });
   });
-  settings.watch(["volume", "loop"], () => {
+  settings.watch(["volume", "loop", "speed"], () => {
+    const chosen = SPEEDS.includes(settings.get("speed")) ? settings.get("speed") : 1;
+    speed.value = String(chosen);
+    audio.defaultPlaybackRate = audio.playbackRate = chosen; // the pitch stays: that is the default of browsers
     audio.volume = Math.min(Math.max(settings.get("volume"), 0), 1);
     volume.value = String(audio.volume);
     loop.setAttribute("aria-pressed", String(settings.get("loop")));

@@ -2,7 +2,7 @@
 
 import { spectrogramScale } from "../decibels.js";
 import { context2d, h } from "../dom.js";
-import { formatDbfs, formatHertz } from "../format.js";
+import { formatDbfs, formatHertz, noteName } from "../format.js";
 import { highlight } from "../highlight.js";
 import { paint, tint } from "../paint/painter.js";
 import { settings } from "../settings.js";
@@ -98,7 +98,9 @@ export function spectrogramPlot(describedBy, brush) {
     const share = viewport.low + point.y * (viewport.high - viewport.low);
     const column = Math.round((time - start) / step);
     const row = Math.min(Math.floor(share * matrix.rows), matrix.rows - 1);
-    const place = `${time.toFixed(2)} s · ${formatHertz(frequencyAt(share, card.frontend))}`;
+    const frequency = frequencyAt(share, card.frontend);
+    const note = noteName(frequency);
+    const place = `${time.toFixed(2)} s · ${formatHertz(frequency)}${note ? ` (${note})` : ""}`;
     if (column < 0 || column >= matrix.columns) return place;
     return `${place} · ${formatDbfs(matrix.at(row, column) - fullScale)}`;
   }

@@ -423,6 +423,7 @@ export const words = {
   "sound.gone": "Kein Spektrogramm: der Server hat dieses Ergebnis nicht mehr.",
   "player.play": "Abspielen",
   "player.pause": "Pause",
+  "player.speed": "Geschwindigkeit, bei gleicher Tonhöhe",
   "player.loop": "Schleife",
   "player.mute": "Stumm",
   "player.volume": "Lautstärke",

@@ -423,6 +423,7 @@ export const words = {
   "sound.gone": "No spectrogram: the server no longer has this result.",
   "player.play": "Play",
   "player.pause": "Pause",
+  "player.speed": "Speed, at the same pitch",
   "player.loop": "Loop",
   "player.mute": "Mute",
   "player.volume": "Volume",
