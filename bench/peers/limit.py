@@ -35,13 +35,13 @@ def eager_limit(seconds: float, model: Path | None = None, batch: int = BATCH) -
     return measure_limit(seconds, model, batch).per_second
 
 
-def measure_limit(seconds: float, model: Path | None = None, batch: int = BATCH) -> Limit:
-    """The same with its CPU time."""
+def measure_limit(seconds: float, model: Path | None = None, batch: int = BATCH, kind: str = "WAV") -> Limit:
+    """The same with its CPU time, for clips of that format of `bench.lib.clips.encoded`."""
     context = multiprocessing.get_context("spawn")
     together, found = context.Barrier(PROCESSES), context.SimpleQueue()
     with ExitStack() as stack:
         directory = model or large_model(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        arguments = (directory, batch, seconds, together, found)
+        arguments = (directory, batch, kind, seconds, together, found)
         processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(PROCESSES)]
         for process in processes:
             process.start()
@@ -54,9 +54,10 @@ def measure_limit(seconds: float, model: Path | None = None, batch: int = BATCH)
     return Limit(sum(limit.per_second for limit in limits), mean(limit.cpu_ms for limit in limits))
 
 
-def _work(model: Path, batch: int, seconds: float, together: Barrier, found: "SimpleQueue[Limit]") -> None:
+def _work(model: Path, batch: int, kind: str, seconds: float, together: Barrier, found: "SimpleQueue[Limit]") -> None:
     """One process: all begin at the same time, and each measures to the end of its last batch."""
-    decode, classify, sounds = Decoder(model), Classifier(model), itertools.cycle(encoded())
+    decode, classify = Decoder(model), Classifier(model, engine="eager")
+    sounds = itertools.cycle(encoded(kind))
 
     def count(seconds: float) -> Limit:
         done, begin, spent = 0, time.perf_counter(), time.process_time()

@@ -18,13 +18,13 @@ from typing import Any, TextIO
 import httpx2
 import psutil
 
-from bench.peers.common import HOST, MODEL, PORT, TIMEOUT
+from bench.peers.common import ENGINE, HOST, MODEL, PORT, TIMEOUT
 from bench.peers.environment import PYTHON
 from otoscope.loadgen import LoadResult, Target, closed_loop, run
 
 START, END = 180.0, 15.0  # seconds that a peer may take to start, and to end before it is killed
 WARM_UP = 2.0
-HEADERS = {"Content-Type": "audio/wav"}
+HEADERS = {"Content-Type": "application/octet-stream"}
 ROUNDS, NEIGHBOURS = 5, 8  # of the check with a corrupt file
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -111,8 +111,11 @@ class Peer:
 
 
 @contextmanager
-def serving(name: str, model: Path, sound: bytes) -> Iterator[tuple[Peer, Any]]:
-    """A peer and its first response, to that sound. Raises PeerError, after printing the end of the peer's output."""
+def serving(name: str, model: Path, sound: bytes, engine: str = "eager") -> Iterator[tuple[Peer, Any]]:
+    """A peer with that engine and its first response, to that sound.
+
+    Raises PeerError, after printing the end of the peer's output.
+    """
     before = descendants()
     with socket.socket() as probe:
         probe.bind((HOST, 0))
@@ -121,7 +124,7 @@ def serving(name: str, model: Path, sound: bytes) -> Iterator[tuple[Peer, Any]]:
         command = [str(PYTHON), "-m", f"bench.peers.{name}"]
         process = subprocess.Popen(
             command,
-            env=_environment(home) | {PORT: str(port), MODEL: str(model)},
+            env=_environment(home) | {PORT: str(port), MODEL: str(model), ENGINE: engine},
             cwd=home,
             stdin=subprocess.DEVNULL,
             stdout=log,
