@@ -123,15 +123,22 @@ encrypted: # for the tests of TLS: the embedded server has no TLS
 	command -v redis-server >/dev/null || echo "redis-server with TLS is not installed: the tests of TLS will be skipped"
 
 # Debian's package is unpacked and not installed: no service is started, and root is not needed.
-prometheus: $(VENV)/.installed-dev # for the tests of rules and dashboard: prometheus and promtool
+prometheus: $(VENV)/.installed-dev # for the tests of rules and dashboard: prometheus, promtool, prometheus-alertmanager
 	@export PATH="$(abspath $(BIN)):$$PATH"
-	if command -v promtool >/dev/null && command -v prometheus >/dev/null; then exit 0; fi
+	if command -v promtool >/dev/null && command -v prometheus >/dev/null && command -v prometheus-alertmanager >/dev/null; then
+	    exit 0
+	fi
 	echo "Fetching Prometheus for the tests of its rules"
 	folder=$$(mktemp -d)
 	trap 'rm -rf "$$folder"' EXIT
-	fetch() { (cd "$$folder" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb .) 2>/dev/null; }
+	fetch() { (cd "$$folder" && apt-get download -qq prometheus prometheus-alertmanager \
+	    && for package in *.deb; do dpkg-deb -x "$$package" .; done) 2>/dev/null; }
 	if fetch || { [ "$$(id -u)" = 0 ] && apt-get update -qq 2>/dev/null && fetch; }; then
-	    cp "$$folder"/usr/bin/prom* $(BIN)/
+	    cp "$$folder"/usr/bin/{prom*,amtool} $(BIN)/
+	    # Debian's Alertmanager reads its templates from there; a user without root skips the test that runs it.
+	    if [ "$$(id -u)" = 0 ]; then
+	        mkdir -p /usr/share/prometheus && cp -r "$$folder"/usr/share/prometheus/alertmanager /usr/share/prometheus/
+	    fi
 	else
 	    echo "Prometheus is not installed: its tests will be skipped"
 	fi

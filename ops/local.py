@@ -34,15 +34,21 @@ def program(name: str) -> str | None:
 
 
 def configuration(
-    targets: Mapping[str, Sequence[str]], seconds: float | None = None, credentials: Path | None = None
+    targets: Mapping[str, Sequence[str]],
+    seconds: float | None = None,
+    credentials: Path | None = None,
+    alertmanager: str | None = None,
 ) -> dict[str, Any]:
     """ops/prometheus.yml with the addresses `targets` of each job instead of container names.
 
     `seconds` is the interval of scrapes and of rule evaluations, by default that of the file; `credentials` is a file
-    with a key.
+    with a key, `alertmanager` the HOST:PORT to which alerts are sent.
     """
     config: dict[str, Any] = yaml.safe_load((OPS / "prometheus.yml").read_text())
     config["rule_files"] = [str(OPS / "rules.yml")]
+    del config["alerting"]
+    if alertmanager:
+        config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
     if seconds is not None:
         config["global"] = {"scrape_interval": f"{seconds:g}s", "evaluation_interval": f"{seconds:g}s"}
     for job in config["scrape_configs"]:
