@@ -377,4 +377,3 @@ function differenceText(left, right) {
   };
   return t("compare.other_class", { right: other("right", right, a.class), left: other("left", left, b.class) });
 }
-
