@@ -109,7 +109,8 @@ def measure_otoscope(engine: str, options: argparse.Namespace, model: Path) -> d
     with stack(model.parent, engine="torch" if engine == "eager" else engine) as service:
         for kind, callers in itertools.product(options.formats, options.callers):
             load = service.load(submissions(service.target, encoded(kind)), "callers", callers, options.seconds)
-            spent = sum(load.pop("cpu_ms_a_job")[part] for part in PARTS)
+            cost = load.pop("cpu_ms_a_job")
+            spent = sum(cost[part] for part in PARTS)
             load |= {"format": kind, "cpu_ms": round(spent, 1), "memory_mb": sum(load["memory_mb"].values())}
             found["loads"].append(load)
     return found | ({"error": FAILED} if any(load["errors"] for load in found["loads"]) else {})
