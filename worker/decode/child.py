@@ -117,6 +117,8 @@ def _mute_native_code() -> None:
 
 def _load_libraries() -> None:
     """Decode with each library, so that it has loaded and opened what it needs."""
+    import av.subtitles.codeccontext  # PyAV imports it when a file has subtitles, too late: no file can be opened then
+    import av.subtitles.stream  # noqa: F401
     import soundfile
 
     flac = io.BytesIO()
