@@ -35,8 +35,7 @@ from worker.model.checkpoint import CONFIG, Model
 from worker.model.precision import autocast, pick_device
 
 FEW_SOUNDS = 40
-"""From so many recordings of the smallest class on, the whole network is fine-tuned: ESC-50 has 32 in training, and the
-whole network is better there (87.6 %) than its head alone (`docs/training.md`)."""
+"""Of the smallest class: from so many on, the whole network is fine-tuned, below only its head. A rule of thumb."""
 FEW_SOURCES = 8  # of a class: with fewer, the whole network would learn the single recorder or machine
 UNEVEN = 3.0  # largest over smallest class, from which on clips are weighted
 
