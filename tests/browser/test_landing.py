@@ -22,8 +22,8 @@ PREPARED = example.STATIC / "example.msgpack"
 
 @pytest.fixture
 def landing(open_page: Open) -> Page:
-    """The page of a visitor who has never been here, with the example."""
-    page = open_page(first_visit=True)
+    """The page of a visitor who has never been here, with the example; nothing is animated."""
+    page = open_page(first_visit=True, reduced_motion="reduce")
     expect(page.locator("#prediction .example")).to_be_visible(timeout=30_000)
     return page
 

@@ -45,9 +45,9 @@ export function startTour() {
       "aria-labelledby": "tour-title",
       "aria-describedby": "tour-text",
     },
-    h("header", {}, heading, button(t("tour.leave"), "close", leave, { quiet: true, class: "quiet" })),
+    h("div", { class: "row" }, heading, button(t("tour.leave"), "close", leave, { quiet: true, class: "quiet" })),
     text,
-    h("footer", {}, count, h("div", { class: "tools" }, back, next)),
+    h("div", { class: "row" }, count, h("div", { class: "tools" }, back, next)),
   );
   current = dialog;
   document.body.append(dialog);
