@@ -198,7 +198,7 @@ class LiveCall:
     async def _receive(self) -> LiveAnswer:
         """The next answer. Raises OtoscopeError."""
         _, lost, _ = _websockets()
-        assert self._socket is not None
+        assert self._socket is not None  # nosec B101  # the socket is open between connect and close
         while True:
             try:
                 message = await self._socket.recv()

@@ -84,7 +84,7 @@ HEADERS: dict[str, Case] = {
     # Sound that is not accepted
     "CAF": (b"caff\0\1\0\0" + RANDOM, AudioTruncated, "CAF"),
     "AU": (b".snd" + RANDOM, NotAudio, "unknown binary data"),
-    "AU of a DSP program": (b".snd" + struct.pack(">5I", 24, 99, 10, RATE, 1) + RANDOM, AudioUnsupported, "encoding 10"),
+    "AU of a program": (b".snd" + struct.pack(">5I", 24, 99, 10, RATE, 1) + RANDOM, AudioUnsupported, "encoding 10"),
     "AU of 2 bytes": (b".snd" + struct.pack(">5I", 2, 99, 3, RATE, 1) + RANDOM, AudioCorrupt, "2 bytes"),
     "big-endian AVI": (b"RIFX\0\0\0\x10AVI " + bytes(64), NotAudio, "RIFF file that is not WAVE"),
     "WebM": (b"\x1aE\xdf\xa3" + RANDOM, AudioTruncated, "Matroska"),

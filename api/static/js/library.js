@@ -63,7 +63,7 @@ export class Sound {
   /** Window and class -> promise of its occlusion map; see edit/occlusion.js. @type {Map<string, Promise<import("./edit/occlusion.js").Occlusion>>} */
   occlusions = new Map();
   /** Window and cell -> promise of how it was computed; see network/fetch-arithmetic.js. @type {Map<string, Promise<import("./types.js").Arithmetic>>} */
-  arithmetics = new Map();
+  computations = new Map();
   /** Number of the attempt: responses to an earlier one are ignored. */
   attempt = 0;
   /** Its job is queued, and nothing has changed for SLOW_QUEUE. */
@@ -291,7 +291,7 @@ class Library extends Emitter {
       sound.channelRequests.clear();
       sound.lookRequests.clear();
       sound.occlusions.clear();
-      sound.arithmetics.clear();
+      sound.computations.clear();
       const nothing = { linkedId: null, upload: null, job: null, uploaded: 0, idempotencyKey: null };
       this.#set(sound, { ...NEW_ATTEMPT, ...nothing, result: null, view: null, looking: null });
     }

@@ -15,17 +15,17 @@ const KEPT = 60; // the latest answers of a sound
  * @returns {Promise<Arithmetic>}
  */
 export function fetchArithmetic(sound, cell) {
-  const { arithmetics, view } = sound;
+  const { computations, view } = sound;
   const window = view?.window ?? 0;
   const key = `${window} ${cell}`;
-  const cached = arithmetics.get(key);
+  const cached = computations.get(key);
   if (cached) return cached;
   const request = sendAgain(sound, { cell, window }, t("purpose.arithmetic")).then(({ arithmetic }) => {
     if (!arithmetic) throw new Error(t("arithmetic.unsupported"));
     return arithmetic;
   });
-  arithmetics.set(key, request);
-  if (arithmetics.size > KEPT) arithmetics.delete([...arithmetics.keys()][0]);
-  request.catch(() => arithmetics.delete(key));
+  computations.set(key, request);
+  if (computations.size > KEPT) computations.delete([...computations.keys()][0]);
+  request.catch(() => computations.delete(key));
   return request;
 }
