@@ -72,7 +72,8 @@ def test_dropped_files_become_a_list(page: Page) -> None:
 def test_bundled_sound_is_offered_and_classified(page: Page, name: str) -> None:
     """Every sound that comes with the page is offered and classified."""
     offered = page.evaluate("import('/static/js/samples.js').then(({ samples }) => samples)")
-    button = next(sample["name"] for sample in offered if sample["file"] == f"{name}.flac")
+    words = page.evaluate("import('/static/js/words/en.js').then(({ words }) => words)")
+    button = next(words[sample["name"]] for sample in offered if sample["file"] == f"{name}.flac")
     page.get_by_role("button", name=button, exact=True).click()
     page.locator("#prediction .prediction").wait_for(timeout=30_000)
     assert sum(sample["file"].endswith(".flac") for sample in offered) == len(list(SOUNDS.glob("*.flac")))
