@@ -45,6 +45,8 @@ export function featureMap(node, axes, title, first, onPick = null) {
     cell,
   );
   const reading = h("output", { class: "reading number", "aria-live": "polite" });
+  const hasField = node.field && node.kind !== "input";
+  const hint = h("p", { class: "hint", text: t(hasField ? "map.point_field" : "map.point") + (onPick ? ` ${t("map.click")}` : "") });
   const legend = h("canvas", { width: 128, height: 8, "aria-hidden": "true" });
   const [low, high] = [h("span"), h("span")];
   const element = h(
@@ -58,7 +60,8 @@ export function featureMap(node, axes, title, first, onPick = null) {
       frame,
       h("div", { class: "time", "aria-hidden": "true" }, timeTicks(axes).map(timeLabel)),
     ),
-    reading,
+    // Both have the same place, so that nothing below moves while a cell is read: a click there would miss.
+    h("div", { class: "readings" }, hint, reading),
   );
   /** The cell that is read. @type {{row: number, column: number} | null} */
   let at = null;
@@ -78,9 +81,9 @@ export function featureMap(node, axes, title, first, onPick = null) {
   function read(next) {
     at = next;
     cell.hidden = !at;
+    hint.classList.toggle("covered", Boolean(at));
     if (!at) {
-      const hasField = node.field && node.kind !== "input";
-      reading.textContent = t(hasField ? "map.point_field" : "map.point") + (onPick ? ` ${t("map.click")}` : "");
+      reading.textContent = "";
       highlight.set(null);
       return;
     }
