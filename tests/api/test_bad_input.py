@@ -46,7 +46,7 @@ BODIES: dict[str, tuple[bytes, int, str]] = {
     "no samples": (wav(0), 400, "audio_empty"),
     "two hours and a minute": (flac_of_silence(7_260, 4_000, 1), 422, "audio_too_long"),
     "1 Hz": (header_of(40, rate=1), 422, "audio_rate"),
-    "AC-3 in WAV": (header_of(40, tag=0x2000), 415, "audio_unsupported"),
+    "ATRAC3 in WAV": (header_of(40, tag=0x0270), 415, "audio_unsupported"),
     "header cut short": (wav()[:30], 422, "audio_truncated"),
 }
 

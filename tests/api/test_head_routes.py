@@ -6,18 +6,18 @@ import pytest
 from tests.api.conftest import FakeWorker, wav
 from tests.api.test_service import sample
 
-EVENTS = ("/v1/jobs/{job_id}/events", "/v1/batches/{batch_id}/events")
+STREAMS = ("/v1/jobs/{job_id}/events", "/v1/batches/{batch_id}/events", "/v1/stream")
 
 
 def test_head_is_get_without_its_body(http: httpx2.Client, worker: FakeWorker) -> None:
-    """On every route except event streams, which do not end; HEAD is not listed in OpenAPI."""
+    """On every route except those that stream; HEAD is not listed in OpenAPI."""
     job = {"include": "spectrogram,full_spectrogram,cam,maps,detections"}
     known = {"job_id": http.post("/v1/jobs", files={"file": wav()}, data=job).json()["id"], "layer": "layer1"}
     worker.finish(known["job_id"])
     known["batch_id"] = http.post("/v1/batches", files=[("file", wav(0.2))]).json()["id"]
     described = http.get("/openapi.json").json()["paths"]
     assert not any("head" in operations for operations in described.values())
-    paths = [path for path, operations in described.items() if "get" in operations and path not in EVENTS]
+    paths = [path for path, operations in described.items() if "get" in operations and path not in STREAMS]
     assert {"/health/live", "/metrics", "/v1/models/{name}", "/v1/jobs/{job_id}/maps/{layer}.png"} <= set(paths)
     for path in (*paths, "/", "/docs", "/openapi.json", "/static/colormaps.json"):
         address = path.format(**known, name="tiny", model="tiny")

@@ -238,6 +238,23 @@ def test_a_redelivered_job_has_its_attempt(traced: Traced) -> None:
     assert job["queue"].ended - job["queue"].began > (VISIBILITY - 1) * 10**9
 
 
+def test_each_window_of_a_live_stream_is_a_trace(traced: Traced) -> None:
+    """From its arrival through the queue to its batch; all of them have the id of the stream, which is in the log."""
+    with open_stream(traced.stack.url, {"Authorization": f"Bearer {traced.key}"}) as stream:
+        opened = stream.receive()
+        stream.send(tone(0.5))
+        stream.receive()
+        stream.finish()
+    found = traced.collector.until(lambda spans: len([span for span in spans if span.name == "live window"]) >= 2)
+    windows = [span for span in found if span.name == "live window"]
+    assert {span.attributes["otoscope.stream"] for span in windows} == {opened["stream"]}
+    assert len({span.trace for span in windows}) == len(windows)
+    trace = windows[0].trace
+    found = traced.collector.until(lambda spans: any(s.trace == trace and s.name == "classify" for s in spans))
+    names = {span.name for span in found if span.trace == trace}
+    assert {"live window", "submit", "queue", "classify", "forward"} <= names
+
+
 def test_a_collector_that_is_down_costs_nothing(traced: Traced) -> None:
     """Jobs go on as before, each log has one warning, and shutdown of the processes stays bounded in time."""
     traced.collector.close()
@@ -291,20 +308,3 @@ def _kept(stack: Stack, job_id: str) -> str | None:
     kept: Any = raw.hget(job_key(job_id), "trace")
     raw.close()
     return kept  # type: ignore[no-any-return]
-
-
-def test_each_window_of_a_live_stream_is_a_trace(traced: Traced) -> None:
-    """From its arrival through the queue to its batch; all of them have the id of the stream, which is in the log."""
-    with open_stream(traced.stack.url, {"Authorization": f"Bearer {traced.key}"}) as stream:
-        opened = stream.receive()
-        stream.send(tone(0.5))
-        stream.receive()
-        stream.finish()
-    found = traced.collector.until(lambda spans: len([span for span in spans if span.name == "live window"]) >= 2)
-    windows = [span for span in found if span.name == "live window"]
-    assert {span.attributes["otoscope.stream"] for span in windows} == {opened["stream"]}
-    assert len({span.trace for span in windows}) == len(windows)
-    trace = windows[0].trace
-    found = traced.collector.until(lambda spans: any(s.trace == trace and s.name == "classify" for s in spans))
-    names = {span.name for span in found if span.trace == trace}
-    assert {"live window", "submit", "queue", "classify", "forward"} <= names

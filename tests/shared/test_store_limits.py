@@ -204,7 +204,7 @@ def test_uploads_and_results_of_any_size_are_returned(stores: Stores, size: int)
 def test_a_large_upload_may_be_deleted_before_it_is_read(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its job was cancelled in between, and is skipped."""
     job_id = stores.submit(bytes(10**6))
-    monkeypatch.setattr(stores.worker._redis, "get", lambda key: None)
+    monkeypatch.setattr(stores.worker._quick, "get", lambda key: None)
     assert stores.worker.claim(job_id, "w1") == SkippedJob("finished")
 
 
