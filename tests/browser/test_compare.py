@@ -5,6 +5,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import SOUNDS, Open, classify
+from tests.browser.test_network import RESIDUAL
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -92,8 +93,8 @@ def test_two_models_of_one_sound_are_compared(open_page: Open) -> None:
     page = open_page()
     page.get_by_label("Model").select_option("esc50")
     classify(page, SIREN)
-    page.get_by_label("Model").select_option("esc50-light")
-    page.get_by_role("button", name="Classify again with esc50-light").click()
+    page.get_by_label("Model").select_option(RESIDUAL)
+    page.get_by_role("button", name=f"Classify again with {RESIDUAL}").click()
     expect(page.locator('.sounds [data-phase="succeeded"]')).to_have_count(2, timeout=60_000)
     page.get_by_role("button", name="Compare").click()
     expect(page.locator(".compare .side")).to_have_count(2)

@@ -41,7 +41,10 @@ byId("skip").addEventListener("click", (event) => {
   event.preventDefault(); // the fragment of the address names the job
   byId("result").focus();
 });
-addEventListener("load", () => (window.requestIdleCallback ?? setTimeout)(() => loadPanels())); // after the first paint
+// After the first paint. This module waits for the words of the page, so that the document may have been loaded before.
+const loadPanelsWhenIdle = () => (window.requestIdleCallback ?? setTimeout)(() => loadPanels());
+if (document.readyState === "complete") loadPanelsWhenIdle();
+else addEventListener("load", loadPanelsWhenIdle);
 
 library.on("list", () => {
   document.body.toggleAttribute("data-empty", library.sounds.length === 0);
