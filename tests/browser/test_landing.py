@@ -147,6 +147,7 @@ def test_models_are_described_before_anything_is_sent(open_page: Open, stack: St
     expect(dialog).to_have_count(0)
     expect(page.locator("#model")).to_have_value("esc50-light")
     page.get_by_role("button", name="Classes, accuracy, licences").click()
+    expect(dialog).to_be_visible()
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
     expect(page.get_by_role("button", name="Classes, accuracy, licences")).to_be_focused()
