@@ -83,7 +83,7 @@ def test_no_text_is_unused() -> None:
 
 def test_the_page_is_in_the_language_of_the_browser(open_page: Open) -> None:
     """German for a German browser; English for a language without a file. Nothing overflows."""
-    page = open_page(first_visit=True, locale="de-DE")
+    page = open_page(first_visit=True, locale="de-DE", reduced_motion="reduce")  # axe does not wait for transitions
     expect(page.locator("html")).to_have_attribute("lang", "de")
     expect(page.locator(".tagline")).to_contain_text("durch das Netz")
     expect(page.get_by_role("button", name="Dateien wählen")).to_be_visible()
