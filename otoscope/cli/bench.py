@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from otoscope.cli.options import AsJson, Url
+
 if TYPE_CHECKING:
     from otoscope.loadgen import Target
 
@@ -27,8 +29,8 @@ def bench(
     seconds: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Duration of each load.")] = 10.0,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="One of `otoscope models`.")] = None,
     include: Annotated[str | None, typer.Option(metavar="PART,...", help="As for classify.")] = None,
-    url: Annotated[str | None, typer.Option("--url", envvar="OTOSCOPE_URL", metavar="URL", help="The service.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")] = False,
+    url: Url = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure throughput and latency of a running service. The load shares its queue with the jobs of other callers."""
     from rich.progress import track

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from otoscope.cli.options import AsJson, Url
+
 if TYPE_CHECKING:
     from otoscope.cli.report import Report
 
@@ -82,19 +84,14 @@ def classify(
     min_duration: Annotated[
         float | None, typer.Option(min=0, metavar="SECONDS", help="Shorter detections are left out.")
     ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            "--url", envvar="OTOSCOPE_URL", metavar="URL", help="The service; http://127.0.0.1:8000 by default."
-        ),
-    ] = None,
+    url: Url = None,
     timeout: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="For each file, or each part of a long recording.")
     ] = 120.0,
     parallel: Annotated[
         int, typer.Option(min=1, metavar="N", help="Number of files in flight; many small ones are sent 32 at a time.")
     ] = 8,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Classify sounds. Exits with 1 if any file failed.
 

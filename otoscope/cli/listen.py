@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from otoscope.cli.options import Url
 from otoscope.text import escape_controls
 
 if TYPE_CHECKING:
@@ -24,12 +25,7 @@ def listen(
     hop: Annotated[
         float | None, typer.Option(min=0.1, max=10, metavar="SECONDS", help="Time between two answers; 0.5 by default.")
     ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            "--url", envvar="OTOSCOPE_URL", metavar="URL", help="The service; http://127.0.0.1:8000 by default."
-        ),
-    ] = None,
+    url: Url = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout, for programs.")] = False,
 ) -> None:
     """Classify sound while it is recorded: `arecord -q -f S16_LE -r 16000 -c 1 | otoscope listen -`.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from otoscope.cli.options import AsJson, Url
 from otoscope.text import escape_controls
 
 if TYPE_CHECKING:
@@ -177,11 +178,6 @@ app = typer.Typer(
 jobs = typer.Typer(no_args_is_help=True, help="Show jobs, wait for them, cancel them.")
 models = typer.Typer(cls=_Group)
 
-Url = Annotated[
-    str | None,
-    typer.Option("--url", envvar="OTOSCOPE_URL", metavar="URL", help="The service; http://127.0.0.1:8000 by default."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 JobId = Annotated[str, typer.Argument(metavar="ID")]
 
 

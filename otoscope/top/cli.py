@@ -4,14 +4,11 @@ from typing import Annotated
 
 import typer
 
+from otoscope.cli.options import Url
+
 
 def top(
-    url: Annotated[
-        str | None,
-        typer.Option(
-            "--url", envvar="OTOSCOPE_URL", metavar="URL", help="The service; http://127.0.0.1:8000 by default."
-        ),
-    ] = None,
+    url: Url = None,
     worker: Annotated[
         list[str] | None,
         typer.Option(
