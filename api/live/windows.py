@@ -1,6 +1,5 @@
 """From the messages of a stream to windows: one every hop, of the last seconds of sound at the rate of the model."""
 
-import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 from api.live.resample import Resampler
 from otoscope.errors import InvalidRequest
 from otoscope.types import AudioInfo, SampleFormat
+from shared.audio.wav import mono_header
 
 _TYPES: dict[SampleFormat, str] = {"s16le": "<i2", "f32le": "<f4"}
 _CODECS: dict[SampleFormat, str] = {"s16le": "PCM 16 bit", "f32le": "float 32 bit"}
@@ -114,11 +114,7 @@ def wav_file(window: LiveWindow, rate: int, format: SampleFormat) -> tuple[bytes
     """A window as the upload of a job, and its description."""
     width = np.dtype(_TYPES[format]).itemsize
     size = len(window.samples)
-    header = struct.pack(
-        "<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, _TAGS[format], 1, rate, rate * width, width,
-        8 * width, b"data", size,
-    )  # fmt: skip
-    body = header + window.samples
+    body = mono_header(_TAGS[format], rate, width, size) + window.samples
     info = AudioInfo(
         name=None, bytes=len(body), container="WAV", codec=_CODECS[format], url=None, sample_rate=rate, channels=1,
         duration=round(size / width / rate, 6),

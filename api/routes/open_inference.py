@@ -3,7 +3,6 @@
 https://github.com/kserve/open-inference-protocol
 """
 
-import struct
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from api.http.uploads import check_upload
 from otoscope.errors import InvalidRequest
 from otoscope.results import unpack_result
 from otoscope.types import ModelCard
+from shared.audio.wav import mono_header
 
 router = APIRouter(prefix="/v2", tags=["other interfaces"])
 
@@ -201,10 +201,7 @@ def _sound(sent: Input, card: ModelCard, limit: int) -> bytes:
     rate = sent.parameters.get("sample_rate", card.sample_rate)
     if samples.ndim != 1 or not isinstance(rate, int) or not 0 < rate < 2**31:
         raise InvalidRequest("An input of FP32 must have one channel, and its rate in Hz as parameter 'sample_rate'.")
-    size = samples.nbytes
-    layout = struct.pack("<4sIHHIIHH", b"fmt ", 16, _IEEE_FLOAT, 1, rate, min(rate * 4, 2**32 - 1), 4, 32)
-    header = struct.pack("<4sI4s", b"RIFF", 36 + size, b"WAVE") + layout + struct.pack("<4sI", b"data", size)
-    return header + samples.tobytes()
+    return mono_header(_IEEE_FLOAT, rate, samples.itemsize, samples.nbytes) + samples.tobytes()
 
 
 SCHEMAS = (InferenceRequest,)

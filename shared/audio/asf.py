@@ -7,7 +7,7 @@ from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported, NotAudio
 from shared.audio.headers import Decoder, Header
-from shared.audio.wave_codecs import CODECS, EXTENSIBLE
+from shared.audio.wave_codecs import CODECS, EXTENSIBLE, NAMES
 
 MAGIC = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # file properties
@@ -45,8 +45,7 @@ def read_asf_header(data: bytes, start: int) -> Header:
         raise NotAudio("The Windows Media file has no sound.")
     tag, channels, rate = sound
     if tag not in CODECS:
-        known = ", ".join(dict.fromkeys(CODECS.values()))
-        raise AudioUnsupported(f"Windows Media of codec {tag:#06x} is not accepted; {known} are.")
+        raise AudioUnsupported(f"Windows Media of codec {tag:#06x} is not accepted; {NAMES} are.")
     truncated, at = "", start + size
     end = len(data)
     if data[at : at + 16] == _DATA:

@@ -8,7 +8,7 @@ from struct import unpack_from
 from otoscope.errors import AudioTruncated, AudioUnsupported, NotAudio
 from shared.audio.headers import Decoder, Header
 from shared.audio.iff import iter_chunks
-from shared.audio.wave_codecs import CODECS, EXTENSIBLE
+from shared.audio.wave_codecs import CODECS, EXTENSIBLE, NAMES
 
 
 def read_avi_header(data: bytes, start: int) -> Header:
@@ -39,7 +39,6 @@ def _sound(data: bytes, start: int, stream: dict[bytes, int], truncated: str) ->
     if tag == EXTENSIBLE:
         tag = unpack_from("<H", data, stream[b"strf"] + 24)[0]
     if tag not in CODECS:
-        known = ", ".join(dict.fromkeys(CODECS.values()))
-        raise AudioUnsupported(f"AVI with sound of codec {tag:#06x} is not accepted; {known} are.")
+        raise AudioUnsupported(f"AVI with sound of codec {tag:#06x} is not accepted; {NAMES} are.")
     frames = length * scale * rate // per_scale if length and per_scale and not truncated else None
     return Header("AVI", CODECS[tag], rate, channels, frames, start, decoder=Decoder.PYAV, truncated=truncated)

@@ -89,7 +89,15 @@ def _prefix(fmt: bytes, order: str, size: int) -> bytes:
     """The smallest header for samples of that size."""
     if order == ">":
         fmt = pack("<HHIIHH", *unpack_from(">HHIIHH", fmt)) + fmt[16:]
-    fmt += bytes(len(fmt) & 1)
+    return _header(fmt + bytes(len(fmt) & 1), size)
+
+
+def mono_header(tag: int, rate: int, width: int, size: int) -> bytes:
+    """The header of a WAV of one channel: its format tag, rate in Hz, bytes of a sample and of all samples."""
+    return _header(pack("<HHIIHH", tag, 1, rate, min(rate * width, 2**32 - 1), width, 8 * width), size)
+
+
+def _header(fmt: bytes, size: int) -> bytes:
     chunks = b"WAVEfmt " + pack("<I", len(fmt)) + fmt + b"data" + pack("<I", size)
     return b"RIFF" + pack("<I", len(chunks) + size) + chunks
 

@@ -12,6 +12,8 @@ CODECS = {
     0x1600: "AAC", 0x1602: "AAC", 0x1610: "AAC", 0x2000: "AC-3", 0x4143: "AAC", 0x5346: "Flash ADPCM", 0x706D: "AAC",
     0x87AF: "E-AC-3", 0xA106: "AAC", 0xA109: "Speex", 0xF1AC: "FLAC",
 }  # fmt: skip
+NAMES = ", ".join(dict.fromkeys(CODECS.values()))
+"""For messages."""
 DECODERS = {
     "Microsoft ADPCM": ("adpcm_ms",), "IMA ADPCM": ("adpcm_ima_wav",), "Yamaha ADPCM": ("adpcm_yamaha",),
     "TrueSpeech": ("truespeech",), "GSM 6.10": ("gsm_ms",), "AMR-NB": ("amrnb", "libopencore_amrnb"),
