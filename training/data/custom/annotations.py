@@ -47,9 +47,7 @@ class Event:
 
 def annotation_stem(name: str) -> str | None:
     """The name of the recording, without its extension, to which an annotation file belongs; None for other files."""
-    match = re.fullmatch(
-        r"(.+?)(\.Table\.\d+)?(\.selections\.txt|\.labels\.txt|\.detections\.csv|\.jams|\.txt|\.csv)", name
-    )
+    match = _NAMES.fullmatch(name)
     return match[1] if match else None
 
 
@@ -143,9 +141,7 @@ def _events(name: str, rows: Iterable[tuple[int, Any, Any, Any]]) -> list[Event]
     events: set[Event] = set()
     for line, start, end, label in rows:
         try:
-            event = Event(
-                float(str(start).replace(",", ".")), float(str(end).replace(",", ".")), normalise_label(str(label))
-            )
+            event = Event(_seconds(start), _seconds(end), normalise_label(str(label)))
         except ValueError as error:
             raise DatasetError(f"{name}, line {line}: start and end are seconds ({error})") from error
         if not 0 <= event.start <= event.end < float("inf"):
@@ -181,9 +177,7 @@ Reader = Callable[[], bytes]
 """Reads a file; raises OSError."""
 
 
-def events_beside(
-    names: Sequence[tuple[str, ...]], read: Mapping[tuple[str, ...], Reader]
-) -> dict[tuple[str, ...], list[Event]]:
+def events_beside(names: Sequence[Parts], read: Mapping[Parts, Reader]) -> dict[Parts, list[Event]]:
     """The events of each recording that has an annotation file beside it, by the parts of its path.
 
     `names` are the recordings, `read` all files. Raises DatasetError.

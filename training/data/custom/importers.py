@@ -125,11 +125,8 @@ def import_file(
     name = file.parts[-1]
     if reason := rejection_reason(name):
         return writer.skip(file.shown, reason)
-    found = source or (find_source(name, pattern) if pattern else file.shown)
-    if not found:
-        return writer.skip(file.shown, "--group does not match its name")
-    if file.size > MAX_FILE_BYTES:
-        return writer.skip(file.shown, f"larger than {MAX_FILE_BYTES:,} bytes")
+    if not (found := _accepted(writer, file, pattern, source)):
+        return
     try:
         data = file.read()
     except OSError as error:
@@ -138,26 +135,34 @@ def import_file(
 
 
 def import_events(
-    writer: DatasetWriter, file: SoundFile, events: Sequence[Event], pattern: re.Pattern[str] | None, source: str = ""
+    writer: DatasetWriter, file: SoundFile, events: Sequence[Event], pattern: re.Pattern[str] | None
 ) -> None:
-    """Add each event of a recording as a sound of its own; the recording is their source, unless another is named."""
-    name = file.parts[-1]
-    found = source or (find_source(name, pattern) if pattern else file.shown)
-    if not found:
-        return writer.skip(file.shown, "--group does not match its name")
-    if file.size > MAX_FILE_BYTES:
-        return writer.skip(file.shown, f"larger than {MAX_FILE_BYTES:,} bytes")
+    """Add each event of a recording as a sound of its own; their source is that of the recording."""
+    if not (found := _accepted(writer, file, pattern)):
+        return
     try:
         for event, sound in cut_events(file.read(), events):
             at = f"{event.start:.3f}-{event.end:.3f}"
             writer.add(
                 sound, label=event.label, source=found, origin=f"{file.shown}#t={event.start:g},{event.end:g}",
-                name=f"{Path(name).stem}-{at}.flac",
+                name=f"{Path(file.parts[-1]).stem}-{at}.flac",
             )  # fmt: skip
     except AudioError as error:
         writer.skip(file.shown, str(error))
     except OSError as error:
         writer.skip(file.shown, error.strerror or str(error))
+
+
+def _accepted(writer: DatasetWriter, file: SoundFile, pattern: re.Pattern[str] | None, source: str = "") -> str:
+    """The source of a file that can be imported; nothing for one that is skipped."""
+    found = source or (find_source(file.parts[-1], pattern) if pattern else file.shown)
+    if not found:
+        writer.skip(file.shown, "--group does not match its name")
+        return ""
+    if file.size > MAX_FILE_BYTES:
+        writer.skip(file.shown, f"larger than {MAX_FILE_BYTES:,} bytes")
+        return ""
+    return found
 
 
 def _read_text(table: Path) -> str:
