@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { button, h } from "./dom.js";
 import { clock, formatBytes, formatDuration } from "./format.js";
+import { levelMeter } from "./level-meter.js";
 import { library } from "./library.js";
 import { record } from "./recorder.js";
 import { samples } from "./samples.js";
@@ -102,33 +103,19 @@ export function mountUpload(root) {
   async function startRecording() {
     showProblem("");
     recordButton.disabled = true;
-    const level = h("div", {});
-    const meter = h(
-      "div",
-      {
-        class: "level",
-        role: "meter",
-        "aria-label": t("upload.level"),
-        "aria-valuemin": 0,
-        "aria-valuemax": 1,
-        "aria-valuenow": "0.00",
-      },
-      level,
-    );
+    const meter = levelMeter();
     const time = h("span", { class: "number", text: "0:00.0" });
     try {
       const recording = await record({
         ...recordingLimits(),
         onLevel: (peak, seconds) => {
-          level.style.transform = `scaleX(${Math.min(1, peak)})`;
-          meter.classList.toggle("loud", peak >= 0.98);
-          meter.setAttribute("aria-valuenow", peak.toFixed(2));
+          meter.show(peak);
           time.textContent = clock(seconds);
         },
       });
       const stop = button(t("upload.stop"), "stop", () => recording.stop(), { class: "primary" });
       const discard = button(t("upload.discard"), "close", () => recording.discard(), { quiet: true });
-      const row = h("div", { class: "recording" }, h("span", { class: "dot" }), meter, time, stop, discard);
+      const row = h("div", { class: "recording" }, h("span", { class: "dot" }), meter.element, time, stop, discard);
       buttons.hidden = true;
       buttons.after(row);
       stop.focus();

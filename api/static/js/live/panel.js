@@ -2,8 +2,9 @@
 
 import { announce, button, byId, context2d, h } from "../dom.js";
 import { className, clock, formatDbfs, formatHertz, percent } from "../format.js";
+import { levelMeter } from "../level-meter.js";
 import { loadStyle } from "../load-style.js";
-import { colourTable, ready } from "../paint/colormaps.js";
+import { paint, ready } from "../paint/painter.js";
 import { record } from "../recorder.js";
 import { settings } from "../settings.js";
 import { t } from "../words.js";
@@ -63,12 +64,7 @@ class LivePanel {
   #picture = h("canvas", { role: "img", "aria-label": t("live.picture") });
   #map = h("canvas", { role: "img", "aria-label": t("live.map") });
   #layers = h("select", { disabled: true }, h("option", { text: "…" }));
-  #level = h("div", {});
-  #meter = h(
-    "div",
-    { class: "level", role: "meter", "aria-label": "Level", "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": "0.00" },
-    this.#level,
-  );
+  #meter = levelMeter();
   #time = h("span", { class: "number", text: "0:00.0" });
   #ticks = h("div", { class: "frequency number", "aria-hidden": "true" });
   #still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -112,7 +108,7 @@ class LivePanel {
         "header",
         {},
         h("span", { class: "dot", "aria-hidden": "true" }),
-        this.#meter,
+        this.#meter.element,
         this.#time,
         stop,
         button(t("live.discard"), "close", () => recording.discard(), { quiet: true }),
@@ -167,9 +163,7 @@ class LivePanel {
    * @param {number} seconds
    */
   showLevel(peak, seconds) {
-    this.#level.style.transform = `scaleX(${Math.min(1, peak)})`;
-    this.#meter.classList.toggle("loud", peak >= 0.98);
-    this.#meter.setAttribute("aria-valuenow", peak.toFixed(2));
+    this.#meter.show(peak);
     this.#time.textContent = clock(seconds);
   }
 
@@ -259,19 +253,8 @@ class LivePanel {
     if (!map || !this.#last || !this.#opened) return;
     const { answer } = this.#last;
     const image = h("canvas", { width: map.columns, height: map.rows });
-    const context = context2d(image);
-    const pixels = new ImageData(map.columns, map.rows);
-    const table = colourTable(/** @type {Colormap} */ (settings.get("mapColours")));
     const { min, max } = map.statistics;
-    for (let row = 0; row < map.rows; row += 1) {
-      for (let column = 0; column < map.columns; column += 1) {
-        const colour = 4 * Math.round((255 * (map.at(row, column) - min)) / (max - min || 1));
-        const pixel = 4 * ((map.rows - 1 - row) * map.columns + column);
-        pixels.data.set(table.subarray(colour, colour + 3), pixel);
-        pixels.data[pixel + 3] = 255;
-      }
-    }
-    context.putImageData(pixels, 0, 0);
+    paint(image, map, { colours: /** @type {Colormap} */ (settings.get("mapColours")), min, max });
     // A window is padded to its full length at the beginning of a stream: only what was heard is shown.
     this.#painted = { image, start: answer.start, end: answer.start + this.#opened.window_seconds, heard: answer.end };
     this.#drawn = -1;

@@ -3,14 +3,10 @@
 import { FFT } from "../edit/fft.js";
 import { colourTable } from "../paint/colormaps.js";
 import { context2d, h } from "../dom.js";
+import { toHertz, toMel } from "../mel.js";
 
 const SIZE = 1_024; // samples of a frame
 const ROWS = 96; // bands, evenly spaced in mel
-
-/** @param {number} hertz */
-const toMel = (hertz) => 2_595 * Math.log10(1 + hertz / 700);
-/** @param {number} mel */
-const toHertz = (mel) => 700 * (10 ** (mel / 2_595) - 1);
 
 export class LiveSpectrogram {
   #fft = new FFT(SIZE);

@@ -2,6 +2,7 @@
 
 import { className } from "../format.js";
 import { Matrix } from "../matrix.js";
+import { toHertz, toMel } from "../mel.js";
 import { t } from "../words.js";
 
 /** @import { ModelCard, ReceptiveField, Result, SoundRegion } from "../types.js" */
@@ -150,9 +151,6 @@ export function ancestors(nodes, id, found = new Set()) {
   return found;
 }
 
-/** The HTK formula of the mel scale. @param {number} frequency  Hz */
-const toMel = (frequency) => 2595 * Math.log10(1 + frequency / 700);
-
 /**
  * @param {ModelCard} card
  * @param {Result} result
@@ -170,7 +168,7 @@ function axesOf(card, result) {
     seconds,
     low,
     high,
-    frequencyAt: (share) => 700 * (10 ** ((bottom + share * (top - bottom)) / 2595) - 1),
+    frequencyAt: (share) => toHertz(bottom + share * (top - bottom)),
     shareOf: (frequency) => (toMel(frequency) - bottom) / (top - bottom),
   };
 }

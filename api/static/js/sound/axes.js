@@ -2,14 +2,10 @@
 
 import { fullScaleOf } from "../decibels.js";
 import { formatHertz } from "../format.js";
+import { toHertz, toMel } from "../mel.js";
 
 /** @import { Frontend, ModelCard, PlacedSpectrogram, MatrixRegion, Result, SoundRegion } from "../types.js" */
 /** @import { Tick } from "./canvas.js" */
-
-/** The HTK formula of the mel scale. @param {number} frequency  Hz */
-const toMel = (frequency) => 2_595 * Math.log10(1 + frequency / 700);
-/** @param {number} mel */
-const toHertz = (mel) => 700 * (10 ** (mel / 2_595) - 1);
 
 /**
  * Length of the time axis in seconds: a sound shorter than the model's window is padded with silence to its end.
