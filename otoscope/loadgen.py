@@ -20,6 +20,7 @@ import httpx2
 
 from otoscope.connection import parse_url
 
+CLOSE_SECONDS = 1.0  # for a server to end TLS
 
 @dataclass
 class LoadResult:
@@ -129,8 +130,7 @@ async def open_loop(
         task.add_done_callback(in_flight.discard)
     await asyncio.gather(*in_flight)
     result.seconds = time.perf_counter() - begin
-    for connection in idle:
-        connection.close()
+    await asyncio.gather(*(connection.close() for connection in idle))
     return result
 
 
@@ -145,7 +145,7 @@ async def _send_one(
         status, size = await connection.exchange(request)
         outcome = str(status)
     except (OSError, EOFError, TimeoutError, ValueError) as error:
-        connection.close()
+        await connection.close()
         status, size, outcome = 0, 0, type(error).__name__
     if not counts():
         return
@@ -168,13 +168,13 @@ class _Connection:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.close()
+        await self.close()
 
     async def exchange(self, request: bytes) -> tuple[int, int]:
         """Status and length of the response body. Raises OSError, EOFError, TimeoutError or ValueError."""
         async with asyncio.timeout(self.target.timeout):
             if self._streams and self._streams[0].at_eof():  # closed by the server while idle
-                self.close()
+                await self.close()
             if self._streams is None:
                 source = (self.target.source, 0) if self.target.source else None
                 self._streams = await asyncio.open_connection(
@@ -186,13 +186,20 @@ class _Connection:
             status, headers = int(head[9:12]), head.lower()
             size = await _body(reader, headers)
             if b"connection: close" in headers:
-                self.close()
+                await self.close()
             return status, size
 
-    def close(self) -> None:
-        if self._streams:
-            self._streams[1].close()
-            self._streams = None
+    async def close(self) -> None:
+        """Waits for the end of TLS, since an event loop that is closed during it raises an error."""
+        if self._streams is None:
+            return
+        (_, writer), self._streams = self._streams, None
+        writer.close()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await writer.wait_closed()
+        except (OSError, EOFError, TimeoutError):
+            writer.transport.abort()
 
 
 async def _body(reader: asyncio.StreamReader, headers: bytes) -> int:
