@@ -22,6 +22,7 @@ from otoscope.connection import parse_url
 
 CLOSE_SECONDS = 1.0  # for a server to end TLS
 
+
 @dataclass
 class LoadResult:
     """The responses, counted from the end of the warm-up."""
