@@ -5,7 +5,9 @@ import shlex
 import signal
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from typer.testing import CliRunner, Result
 
 from commands.train import INTERRUPTED, _interrupted
 from otoscope.cli.main import app
+from shared.audio.decode import decode
 from tests.conftest import PYTHON
 from tests.support.tiny_recipe import TINY, changed
 from training.data.esc50 import load_esc50
+from training.data.spectrograms_npz import export_spectrograms
 from training.fit.loop import train
 from training.fit.run_state import CHECKPOINT
 from training.recipe import load_recipe, to_yaml
@@ -215,6 +219,21 @@ def test_preview_and_export(data: Path, recipe_file: str, tmp_path: Path) -> Non
             waves, _ = dataset.load(own, front.sample_rate, front.window_samples)
             expected = LogMel(front.model_copy(update={"mean": 0.0, "std": 1.0}))(waves)[:, 0].numpy()
             assert np.allclose(arrays[f"x_{fold}"], expected, atol=1e-3)
+
+
+def test_export_decodes_each_clip_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding is what an export of a large data set spends its time on."""
+    dataset, decoded = load_esc50(data), Counter[bytes]()
+
+    def counted(sound: bytes, rate: int) -> Any:
+        decoded[sound] += 1
+        return decode(sound, rate)
+
+    monkeypatch.setattr("training.data.base.decode", counted)
+    shapes = export_spectrograms(dataset, TINY.frontend, tmp_path / "mels.npz")
+    assert sum(shape[0] for name, shape in shapes.items() if name.startswith("x_")) == len(dataset.clips)
+    assert set(decoded.values()) == {1}
+    assert len(decoded) == len(dataset.clips)
 
 
 def test_ctrl_c_saves(data: Path, recipe_file: str, tmp_path: Path) -> None:
