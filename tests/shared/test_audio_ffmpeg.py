@@ -38,11 +38,16 @@ def test_every_form_decodes_to_the_same_sound(name: str) -> None:
     assert decoded.seconds == pytest.approx(2.0, abs=0.15)
     assert header.seconds is None or header.seconds == pytest.approx(decoded.seconds, abs=0.15)
     assert not [warning for warning in decoded.warnings if warning.code == "truncated"]
-    shifts = (0,) if form.exact else range(-_DELAY, _DELAY, 20)
-    apart = min(
-        difference(decoded.waveform[max(at, 0) :], wave[max(-at, 0) :, 0], form.rate, exact=form.exact) for at in shifts
-    )
-    assert apart < form.tolerance, f"{apart:.3g}"
+
+    def apart(shift: int) -> float:
+        heard, sent = decoded.waveform[max(shift, 0) :], wave[max(-shift, 0) :, 0]
+        return difference(heard, sent, form.rate, exact=form.exact)
+
+    shift = 0
+    if not form.exact:
+        nearest = min(range(-_DELAY, _DELAY, 160), key=apart)
+        shift = min(range(nearest - 160, nearest + 160, 20), key=apart)
+    assert apart(shift) < form.tolerance, f"{apart(shift):.3g}"
 
 
 def wav_with(tag: int, body: bytes, *, block: int = 1, rate: int = RATE, bits: int = 16, extra: bytes = b"") -> bytes:

@@ -100,6 +100,7 @@ def known_and_unknown_classes() -> tuple[Outputs, torch.Tensor, torch.Tensor]:
     return Outputs(logits, embeddings), labels, places[2] + torch.randn(200, 12, generator=generator)
 
 
+@pytest.mark.slow
 def test_class_that_resembles_the_known_ones_has_a_lower_score() -> None:
     """Neither background nor an unsure network: only its distance to the means of the classes shows that it is none of
     them."""

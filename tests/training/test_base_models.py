@@ -101,6 +101,7 @@ def test_weights_of_pytorch_give_the_same_scores(state: dict[str, Tensor], pytor
     assert scores.std() > 0.05
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_weights_of_keras_give_the_same_scores(state: dict[str, Tensor], pytorch_file: Path, tmp_path: Path) -> None:
     """The layout of HDF5 that Keras writes: kernels (time, frequency, inputs, outputs), no scale."""

@@ -218,6 +218,7 @@ def test_page_with_audio(site: Site, tmp_path: Path) -> None:
     assert item.source == link
 
 
+@pytest.mark.slow
 def test_page_with_damaged_audio(site: Site, tmp_path: Path) -> None:
     """It is skipped, with the reason."""
     broken = site.put("/broken", webm()[:100], "video/webm")

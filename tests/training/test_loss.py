@@ -19,6 +19,7 @@ def balanced_loss(labels: torch.Tensor, classes: int, smoothing: float) -> Train
     return TrainingLoss(Recipe.model_validate({"name": "balanced", "optim": optim}), setup, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_a_rare_class_does_not_win_through_label_smoothing(smoothing: float) -> None:
     """With 40 clips of one class and one of the other, the loss is least where each clip has its own class first."""

@@ -83,6 +83,7 @@ def test_hit_rate_of_one_class_is_the_accuracy() -> None:
     assert hit_rate(logits, targets) == (logits.argmax(1) == labels).float().mean()
 
 
+@pytest.mark.slow
 def test_probe_of_several_classes() -> None:
     """Each class has a logistic regression of its own: two classes that always occur together are both found."""
     x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))

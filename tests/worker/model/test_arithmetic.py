@@ -185,6 +185,7 @@ def test_the_network_stays_as_it_was() -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights, network.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_timm_networks_are_explained_as_far_as_their_functions_are_known() -> None:
     """A network whose code is not ours."""
     try:
