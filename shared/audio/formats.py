@@ -36,7 +36,7 @@ from shared.audio.tags import skip_tags
 from shared.audio.unrecognised import unrecognised
 from shared.audio.w64 import read_w64_header
 from shared.audio.wav import read_wav_header
-from shared.audio.wave_codecs import ALL_DECODERS, COMPRESSED
+from shared.audio.wave_codecs import ALL_DECODERS, COMPRESSED, SNDFILE_CODECS
 from shared.audio.wavpack import read_wavpack_header
 
 _MAX_STRAY = 4_096  # bytes of anything in front of a file that are searched for its magic bytes
@@ -86,10 +86,10 @@ _MPEG_DECODERS = ("mp3float", "mp3", "mp2float", "mp2")
 
 FORMATS = (
     AudioFormat(
-        "WAV", (*_PCM_CODECS, *COMPRESSED),
+        "WAV", (*_PCM_CODECS, *COMPRESSED, *SNDFILE_CODECS.values()),
         (".wav", ".wave", ".bwf", ".rf64"), ("audio/wav", "audio/vnd.wave", "audio/x-wav"),
         rb"(?:RIF[FX]|RF64|BW64)....WAVE", read_wav_header, plain=True, demuxer="wav", ffmpeg_codecs=ALL_DECODERS,
-        lossless=True,
+        sndfile_subtypes=("G721_32", "NMS_ADPCM_16", "NMS_ADPCM_24", "NMS_ADPCM_32"), lossless=True,
     ),
     AudioFormat(
         "FLAC", ("FLAC",), (".flac",), ("audio/flac", "audio/x-flac"),
@@ -152,9 +152,9 @@ FORMATS = (
                        "libopencore_amrnb", *_MPEG_DECODERS),
     ),
     AudioFormat(
-        "AU", (*_PCM_CODECS, "G.722 ADPCM", "G.726 ADPCM"), (".au", ".snd"), ("audio/basic",),
+        "AU", (*_PCM_CODECS, "G.721 ADPCM", "G.722 ADPCM", "G.723 ADPCM"), (".au", ".snd"), ("audio/basic",),
         rb"\.snd\x00\x00|dns\...\x00\x00", read_au_header, plain=True, demuxer="au",
-        ffmpeg_codecs=("g722", "g726le"), lossless=True,
+        ffmpeg_codecs=("g722",), sndfile_subtypes=("G721_32", "G723_24", "G723_40"), lossless=True,
     ),
     AudioFormat(
         "W64", (*_PCM_CODECS, *COMPRESSED), (".w64",), ("audio/x-w64",),

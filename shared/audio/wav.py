@@ -13,7 +13,7 @@ from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
 from shared.audio.adts import find_adts
 from shared.audio.headers import Decoder, Header, missing
 from shared.audio.iff import chunks_follow, iter_chunks
-from shared.audio.wave_codecs import CODECS, DECODERS, EXTENSIBLE, RAW_AAC
+from shared.audio.wave_codecs import CODECS, DECODERS, EXTENSIBLE, NMS_BLOCKS, RAW_AAC, SNDFILE_CODECS
 
 _MAX_FORMAT = 1_024  # bytes of a format chunk that a decoder gets
 _UNFINISHED = 0x7FFFF000  # programs that write into a pipe, where they cannot seek back, leave data sizes from here up
@@ -64,11 +64,15 @@ def header_of_sound(
     if tag == EXTENSIBLE:
         tag = unpack_from(f"{order}H", data, begin + 24)[0] if length >= 40 else 1
     codec = CODECS.get(tag, f"codec {tag:#06x}")
+    by_sndfile = container == "WAV" and tag in SNDFILE_CODECS and (tag not in CODECS or NMS_BLOCKS.get(bits) == block)
     sample_format = _sample_format(tag, bits, block // channels if channels else 0, order)
     if sample_format:
         header = Header(container, f"{codec} {bits} bit", rate, channels, None, at, sample_format=sample_format)
         frame = max(channels * header.sample_bytes, 1)
         header, speed = replace(header, frames=size // frame), frame * rate
+    elif by_sndfile:
+        prefix = _prefix(data[begin : begin + min(length, _MAX_FORMAT)], order, size)
+        header = Header(container, SNDFILE_CODECS[tag], rate, channels, None, at, prefix, decoder=Decoder.SNDFILE)
     elif codec in DECODERS:
         prefix = _prefix(data[begin : begin + min(length, _MAX_FORMAT)], order, size)
         raw = tag == RAW_AAC and find_adts(data, at) != at
@@ -76,7 +80,7 @@ def header_of_sound(
     else:
         raise AudioUnsupported(
             f"{container} with {codec} of {bits} bits is not accepted; PCM of 8 to 32 bits, float of 32 or 64, A-law,"
-            f" µ-law, {', '.join(DECODERS)} are."
+            f" µ-law, {', '.join((*DECODERS, *SNDFILE_CODECS.values()))} are."
         )
     lost = claimed - size
     if lost <= 0:

@@ -4,12 +4,14 @@ Each is made from two seconds of a chirp at 16 kHz. Used by the tests, and by `d
 for the table of formats.
 """
 
+import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
+import soundfile
 
 from tests.support.sounds import (
     AV_FORMS,
@@ -89,6 +91,17 @@ BEHIND = {
     "a stray byte behind": b"\x0a",
     "CR LF behind": b"\r\n",
     "the end of a form behind": b"\r\n--x--\r\n",
+}
+TELEPHONY = {  # by libsndfile: container, subtype, the tolerance of `difference`
+    "WAV GSM 6.10": ("WAV", "GSM610", 0.3),
+    "AIFF-C GSM 6.10": ("AIFF", "GSM610", 0.3),
+    "W64 GSM 6.10": ("W64", "GSM610", 0.3),
+    "WAV G.721 ADPCM": ("WAV", "G721_32", 0.02),
+    "WAV NMS ADPCM, 2 bits": ("WAV", "NMS_ADPCM_16", 0.08),
+    "WAV NMS ADPCM, 4 bits": ("WAV", "NMS_ADPCM_32", 0.02),
+    "AU G.721 ADPCM": ("AU", "G721_32", 0.02),
+    "AU G.723 ADPCM, 3 bits": ("AU", "G723_24", 0.04),
+    "AU G.723 ADPCM, 5 bits": ("AU", "G723_40", 0.02),
 }
 PIPES = (0, 0x7FFFF000, 0x7FFFF024, 0x7FFFFFFF, 0x80000000, 0xFFFFFFD4, 0xFFFFFFFF)
 """Sizes of samples that programs leave behind which cannot seek back to correct them."""
@@ -188,6 +201,12 @@ def _odd() -> dict[str, Odd]:
         "two Ogg files, a line break between them": Odd(
             lambda: whole()["Ogg Opus"] + b"\r\n" + whole()["Ogg Opus"], 4.0, 0.1
         ),
+        **{name: Odd(partial(telephony, name), tolerance=0.02) for name in TELEPHONY},
+        "AU G.721 ADPCM, cut": Odd(lambda: _half(telephony("AU G.721 ADPCM")), 1.0, 0.01, truncated=True),
+        "AU G.721 ADPCM, zeros behind": Odd(lambda: telephony("AU G.721 ADPCM") + bytes(500), tolerance=0.02),
+        "WAV OKI ADPCM": Odd(lambda: wav(_oki(), tag=0x17, rate=8_000, bits=4)),
+        "WAV AAC in LATM": Odd(lambda: wav(remux(whole()["M4A"], "latm"), tag=0x1602), tolerance=0.15),
+        "AMR-WB": Odd(lambda: b"#!AMR-WB\n" + b"".join(b"\x14" + bytes(32) for _ in range(100))),
         "two AMR files": Odd(lambda: _amr() * 2, 4.0, 0.2),
         "two WMA files": Odd(lambda: encode_av(chirp(SECONDS, 48_000), AV_FORMS["WMA 2"]) * 2, 4.0, 0.2),
         "two CAF files": Odd(lambda: encode_av(chirp(SECONDS, 48_000), AV_FORMS["CAF ALAC"]) * 2, 4.0, 0.1),
@@ -250,6 +269,18 @@ def _odd() -> dict[str, Odd]:
 
 def _surrounded(kind: str, front: bytes, behind: bytes) -> bytes:
     return front + whole()[kind] + behind
+
+
+def telephony(name: str) -> bytes:
+    """One of `TELEPHONY`, of a chirp at 8 kHz."""
+    container, subtype, _ = TELEPHONY[name]
+    return encode(chirp(SECONDS, 8_000), 8_000, container, subtype)
+
+
+def _oki() -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, chirp(SECONDS, 8_000), 8_000, "VOX_ADPCM", format="RAW")
+    return file.getvalue()
 
 
 def _half(file: bytes) -> bytes:

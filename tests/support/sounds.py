@@ -204,7 +204,7 @@ AV_FORMS: dict[str, AvForm] = {
     "WAV Windows Media 2": AvForm("wav", "wmav2", "WAV", "Windows Media 2", bit_rate=128_000),
     "W64 MP3": AvForm("w64", "libmp3lame", "W64", "MPEG layer III"),
     "AU G.722": AvForm("au", "g722", "AU", "G.722 ADPCM", 0.4, 16_000),
-    "AU G.726": AvForm("au", "g726le", "AU", "G.726 ADPCM", 0.4, 8_000),
+    "AU G.721": AvForm("au", "g726le", "AU", "G.721 ADPCM", 0.4, 8_000),
     "MPEG layer II": AvForm("mp2", "mp2", "MP3", "MPEG layer II"),
     "WMA 1": AvForm("asf", "wmav1", "WMA", "Windows Media 1", bit_rate=128_000),
     "WMA 2": AvForm("asf", "wmav2", "WMA", "Windows Media 2", bit_rate=128_000),

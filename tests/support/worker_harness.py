@@ -72,7 +72,7 @@ class WorkerHarness:
     def result(self, sound: bytes = SHORT, **options: Any) -> Result:
         """Run a job that must succeed."""
         job_id = self.submit(sound, **options)
-        self.runner.run(job_id)
+        self.runner.run([job_id])
         assert self.job(job_id).status == "succeeded", self.job(job_id).error
         packed = self.stores.run(self.stores.gateway.result(job_id))
         assert packed is not None
@@ -92,7 +92,7 @@ class WorkerHarness:
     def run_blocked(self, job_id: str) -> threading.Thread:
         """Run a job in a thread until its batch is on the device, which blocks it."""
         self.free.clear()
-        thread = threading.Thread(target=self.runner.run, args=(job_id,))
+        thread = threading.Thread(target=self.runner.run, args=([job_id],))
         thread.start()
         assert self.entered.acquire(timeout=20)
         return thread
@@ -100,7 +100,7 @@ class WorkerHarness:
     def run_waiting(self, job_id: str, windows: int = 1) -> threading.Thread:
         """Run a job in a thread until so many more windows wait for the device."""
         expected = self.batcher.pending + windows
-        thread = threading.Thread(target=self.runner.run, args=(job_id,))
+        thread = threading.Thread(target=self.runner.run, args=([job_id],))
         thread.start()
         until(lambda: self.batcher.pending == expected)
         return thread
