@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from api.live.resample import Resampler
 from otoscope.errors import InvalidRequest
 from otoscope.types import AudioInfo, SampleFormat
-from shared.audio.wav import mono_header
+from shared.audio.containers.wav import mono_header
 
 _TYPES: dict[SampleFormat, str] = {"s16le": "<i2", "f32le": "<f4"}
 _CODECS: dict[SampleFormat, str] = {"s16le": "PCM 16 bit", "f32le": "float 32 bit"}

@@ -18,7 +18,7 @@ from api.http.uploads import check_upload
 from otoscope.errors import InvalidRequest
 from otoscope.results import unpack_result
 from otoscope.types import ModelCard
-from shared.audio.wav import mono_header
+from shared.audio.containers.wav import mono_header
 
 router = APIRouter(prefix="/v2", tags=["other interfaces"])
 

@@ -13,31 +13,31 @@ from functools import cached_property
 from struct import error as StructError
 
 from otoscope.errors import AudioError, AudioTruncated, NotAudio
-from shared.audio.ac3 import find_ac3, read_ac3_header
-from shared.audio.adts import find_adts, read_adts_header
-from shared.audio.aiff import read_aiff_header
-from shared.audio.amr import read_amr_header
-from shared.audio.asf import MAGIC as ASF_MAGIC
-from shared.audio.asf import read_asf_header
-from shared.audio.au import read_au_header
-from shared.audio.avi import read_avi_header
-from shared.audio.caf import read_caf_header
-from shared.audio.flac import read_flac_header
-from shared.audio.flv import read_flv_header
+from shared.audio.containers.ac3 import find_ac3, read_ac3_header
+from shared.audio.containers.adts import find_adts, read_adts_header
+from shared.audio.containers.aiff import read_aiff_header
+from shared.audio.containers.amr import read_amr_header
+from shared.audio.containers.asf import MAGIC as ASF_MAGIC
+from shared.audio.containers.asf import read_asf_header
+from shared.audio.containers.au import read_au_header
+from shared.audio.containers.avi import read_avi_header
+from shared.audio.containers.caf import read_caf_header
+from shared.audio.containers.flac import read_flac_header
+from shared.audio.containers.flv import read_flv_header
+from shared.audio.containers.matroska import read_matroska_header
+from shared.audio.containers.mp3 import find_frames, read_mp3_header
+from shared.audio.containers.mp4 import read_mp4_header
+from shared.audio.containers.mpeg_ps import read_mpeg_ps_header
+from shared.audio.containers.mpeg_ts import read_mpeg_ts_header
+from shared.audio.containers.ogg import read_ogg_header
+from shared.audio.containers.sphere import read_sphere_header
+from shared.audio.containers.tags import skip_tags
+from shared.audio.containers.w64 import read_w64_header
+from shared.audio.containers.wav import read_wav_header
+from shared.audio.containers.wave_codecs import ALL_DECODERS, COMPRESSED, SNDFILE_CODECS
+from shared.audio.containers.wavpack import read_wavpack_header
 from shared.audio.headers import Header
-from shared.audio.matroska import read_matroska_header
-from shared.audio.mp3 import find_frames, read_mp3_header
-from shared.audio.mp4 import read_mp4_header
-from shared.audio.mpeg_ps import read_mpeg_ps_header
-from shared.audio.mpeg_ts import read_mpeg_ts_header
-from shared.audio.ogg import read_ogg_header
-from shared.audio.sphere import read_sphere_header
-from shared.audio.tags import skip_tags
 from shared.audio.unrecognised import unrecognised
-from shared.audio.w64 import read_w64_header
-from shared.audio.wav import read_wav_header
-from shared.audio.wave_codecs import ALL_DECODERS, COMPRESSED, SNDFILE_CODECS
-from shared.audio.wavpack import read_wavpack_header
 
 _MAX_STRAY = 4_096  # bytes of anything in front of a file that are searched for its magic bytes
 _MAX_SOUNDS = 256  # sounds behind one another in one file: an evening of radio, with a new one for each song

@@ -8,7 +8,8 @@ import pytest
 
 from otoscope.errors import AudioUnsupported, NotAudio
 from shared.audio import decode as decoding
-from shared.audio import formats, mp3
+from shared.audio import formats
+from shared.audio.containers import mp3
 from shared.audio.decode import is_plain
 from shared.audio.formats import BY_NAME, FORMATS, AudioFormat, identify
 from shared.audio.headers import Header

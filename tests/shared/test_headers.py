@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from otoscope.errors import AudioCorrupt, AudioEmpty, AudioError, NotAudio
+from shared.audio.containers.mp3 import find_frames, read_mp3_header
 from shared.audio.formats import read_header
-from shared.audio.mp3 import find_frames, read_mp3_header
 from tests.support.sounds import FORMS, aiff, chunk, encode, id3, ogg_page, riff, tone, wav_format
 
 CODECS = {

@@ -11,8 +11,8 @@ from functools import lru_cache
 from struct import pack, unpack_from
 
 from otoscope.errors import NotAudio
+from shared.audio.containers.tags import tag_size
 from shared.audio.headers import Decoder, Header, missing
-from shared.audio.tags import tag_size
 
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}  # Hz, by version bits
 _KBITS = {  # by layer and whether it is version 1

@@ -10,10 +10,10 @@ from dataclasses import replace
 from struct import pack, unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
-from shared.audio.adts import find_adts
+from shared.audio.containers.adts import find_adts
+from shared.audio.containers.iff import chunks_follow, iter_chunks
+from shared.audio.containers.wave_codecs import CODECS, DECODERS, EXTENSIBLE, NMS_BLOCKS, RAW_AAC, SNDFILE_CODECS
 from shared.audio.headers import Decoder, Header, missing
-from shared.audio.iff import chunks_follow, iter_chunks
-from shared.audio.wave_codecs import CODECS, DECODERS, EXTENSIBLE, NMS_BLOCKS, RAW_AAC, SNDFILE_CODECS
 
 _MAX_FORMAT = 1_024  # bytes of a format chunk that a decoder gets
 _UNFINISHED = 0x7FFFF000  # programs that write into a pipe, where they cannot seek back, leave data sizes from here up

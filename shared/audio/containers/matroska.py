@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from struct import unpack
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported, NotAudio
+from shared.audio.containers.tags import strip_tags
 from shared.audio.headers import Decoder, Header
-from shared.audio.tags import strip_tags
 
 _CODECS = {
     "A_OPUS": "Opus", "A_VORBIS": "Vorbis", "A_AAC": "AAC", "A_FLAC": "FLAC", "A_MPEG/L3": "MPEG layer III",

@@ -1,8 +1,8 @@
 """The header reader of FLAC: the STREAMINFO block. See RFC 9639, section 8.2."""
 
 from otoscope.errors import AudioCorrupt, AudioTruncated
+from shared.audio.containers.tags import strip_tags
 from shared.audio.headers import Decoder, Header
-from shared.audio.tags import strip_tags
 
 _START = b"fLaC\x00\x00\x00\x22"  # of a file with further metadata, as encoders write it
 _ALONE = b"fLaC\x80\x00\x00\x22"  # of one without

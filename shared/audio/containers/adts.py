@@ -1,7 +1,7 @@
 """The header reader of AAC in ADTS frames, as Android and broadcasts have it. ISO/IEC 13818-7, annex A."""
 
+from shared.audio.containers.tags import tag_size
 from shared.audio.headers import Decoder, Header
-from shared.audio.tags import tag_size
 
 _RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)  # Hz
 _CHAIN = 3  # consecutive frames that make random bytes improbable

@@ -1,8 +1,8 @@
 """The header reader of AMR, narrowband and wideband, as telephones record it. RFC 4867, section 5."""
 
 from otoscope.errors import AudioTruncated, AudioUnsupported
+from shared.audio.containers.tags import strip_tags
 from shared.audio.headers import Decoder, Header
-from shared.audio.tags import strip_tags
 
 _FRAMES = {  # by magic: rate in Hz, bytes of a frame by its type, without the byte that has the type
     b"#!AMR\n": ("AMR-NB", 8_000, (12, 13, 15, 17, 19, 20, 26, 31, 5, 6, 5, 5, 0, 0, 0, 0)),

@@ -5,8 +5,8 @@ from dataclasses import replace
 from struct import unpack, unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
+from shared.audio.containers.iff import iter_chunks
 from shared.audio.headers import Decoder, Header, missing
-from shared.audio.iff import iter_chunks
 
 _SAMPLE_FORMATS = {  # by compression type; 42ni and 23ni are in24 and in32 backwards, which is little-endian
     b"NONE": ">i", b"twos": ">i", b"in16": ">i", b"in24": ">i", b"in32": ">i", b"sowt": "<i", b"42ni": "<i",

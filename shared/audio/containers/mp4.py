@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported, NotAudio
+from shared.audio.containers.tags import strip_tags
 from shared.audio.headers import Decoder, Header
-from shared.audio.tags import strip_tags
 
 _CODECS = {
     b"mp4a": "AAC", b"alac": "ALAC", b"Opus": "Opus", b"fLaC": "FLAC", b"samr": "AMR-NB", b"sawb": "AMR-WB",

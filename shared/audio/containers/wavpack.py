@@ -3,8 +3,8 @@
 from struct import unpack_from
 
 from otoscope.errors import AudioTruncated
+from shared.audio.containers.tags import strip_tags
 from shared.audio.headers import Decoder, Header
-from shared.audio.tags import strip_tags
 
 _RATES = (
     6_000, 8_000, 9_600, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 64_000, 88_200, 96_000,

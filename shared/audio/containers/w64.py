@@ -3,8 +3,8 @@
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated
+from shared.audio.containers.wav import header_of_sound
 from shared.audio.headers import Header
-from shared.audio.wav import header_of_sound
 
 _HEAD = 24  # bytes of a chunk's name and size, which the size includes
 _MAX_CHUNKS = 10_000

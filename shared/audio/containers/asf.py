@@ -6,8 +6,8 @@ Advanced Systems Format (ASF) specification, section 3.
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported, NotAudio
+from shared.audio.containers.wave_codecs import CODECS, EXTENSIBLE, NAMES
 from shared.audio.headers import Decoder, Header
-from shared.audio.wave_codecs import CODECS, EXTENSIBLE, NAMES
 
 MAGIC = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # file properties

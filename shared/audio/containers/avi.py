@@ -6,9 +6,9 @@ https://learn.microsoft.com/windows/win32/directshow/avi-riff-file-reference
 from struct import unpack_from
 
 from otoscope.errors import AudioTruncated, AudioUnsupported, NotAudio
+from shared.audio.containers.iff import iter_chunks
+from shared.audio.containers.wave_codecs import CODECS, EXTENSIBLE, NAMES
 from shared.audio.headers import Decoder, Header
-from shared.audio.iff import iter_chunks
-from shared.audio.wave_codecs import CODECS, EXTENSIBLE, NAMES
 
 
 def read_avi_header(data: bytes, start: int) -> Header:
