@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
@@ -132,6 +133,14 @@ def card(stack: Stack) -> Any:
     return httpx2.get(f"{stack.url}/v1/models/{RESIDUAL}").json()
 
 
+def band_edge(card: Any, band: int) -> float:
+    """The lower edge of a mel band in Hz: halfway between its centre and that of the band below."""
+    front = card["frontend"]
+    low, high = (2_595 * np.log10(1 + front[name] / 700) for name in ("f_min", "f_max"))
+    mel = low + (high - low) * (band + 0.5) / (front["n_mels"] + 1)
+    return float(700 * (10 ** (mel / 2_595) - 1))
+
+
 def test_cells_are_read_and_show_their_receptive_field(residual: Page, stack: Stack) -> None:
     """Pointing at a cell shows value, time and frequency, and highlights its receptive field, clipped to the sound."""
     detail = opened(residual, "layer1.block1")
@@ -150,8 +159,8 @@ def test_cells_are_read_and_show_their_receptive_field(residual: Page, stack: St
         {
             "start": left / 251 * 5,
             "end": (left + field["size"]) / 251 * 5,
-            "low": low / 128,
-            "high": (low + field["size"]) / 128,
+            "low": band_edge(card(stack), low),
+            "high": band_edge(card(stack), low + field["size"]),
         }
     )
     frame.focus()

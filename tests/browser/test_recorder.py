@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Open, job_id
+from tests.browser.conftest import Open, job_id, shoot
 from tests.e2e.conftest import Stack
 
 pytestmark = pytest.mark.timeout(180)
@@ -33,6 +33,60 @@ def test_microphone_is_recorded_and_classified(page: Page) -> None:
     expect(page.locator(".title h1")).to_have_text(re.compile(r"^Recording \d\d-\d\d-\d\d\.wav$"))
     expect(page.locator(".top-class strong")).to_have_text(re.compile("^(Perhaps )?siren$"))
     expect(page.get_by_role("button", name="Record", exact=True)).to_be_enabled()
+
+
+DRAWN = """canvas => {
+  const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
+  return data.filter((part, i) => i % 4 === 3 && part > 0).length;
+}"""
+"""How many pixels of a canvas are painted."""
+
+
+def test_a_recording_has_a_waveform_while_it_runs(page: Page) -> None:
+    """It grows with the recording, and is gone with it."""
+    page.get_by_role("button", name="Record", exact=True).click()
+    wave = page.get_by_role("img", name="Waveform of the recording")
+    expect(page.locator(".recording .number")).to_have_text(re.compile(r"0:0[1-9]\.\d"), timeout=20_000)
+    before = wave.evaluate(DRAWN)
+    assert before > 100
+    page.wait_for_timeout(1_000)
+    assert wave.evaluate(DRAWN) > before
+    shoot(page, "recording")
+    page.get_by_role("button", name="Discard").click()
+    expect(wave).to_have_count(0)
+
+
+def test_the_recording_device_is_chosen_and_kept(page: Page) -> None:
+    """Another device goes on with the recording at once; the next recording begins with it."""
+    page.evaluate("""() => {
+      window.opened = [];
+      const { mediaDevices } = navigator;
+      const real = mediaDevices.getUserMedia.bind(mediaDevices);
+      mediaDevices.getUserMedia = async (wanted) => {
+        const stream = await real(wanted);
+        window.opened.push(stream.getTracks()[0]);
+        return stream;
+      };
+    }""")
+    page.get_by_role("button", name="Record", exact=True).click()
+    devices = page.get_by_label("Microphone", exact=True)
+    expect(devices).to_be_visible()
+    ids = devices.locator("option").evaluate_all("options => options.map(({ value }) => value)")
+    assert devices.input_value() in ids
+    chosen = next(one for one in ids if one not in ("default", devices.input_value()))
+    devices.select_option(chosen)
+    page.wait_for_function("() => window.opened.length === 2 && window.opened[0].readyState === 'ended'")
+    assert page.evaluate("window.opened[1].getSettings().deviceId") == chosen
+    time = page.locator(".recording .number")
+    before = time.inner_text()
+    expect(time).not_to_have_text(before, timeout=10_000)  # the blocks go on
+    page.get_by_role("button", name="Stop").click()
+    page.locator("#prediction .prediction").wait_for(timeout=30_000)
+    page.get_by_role("button", name="Record", exact=True).click()
+    expect(devices).to_have_value(chosen)
+    page.get_by_role("button", name="Discard").click()
 
 
 def test_discarded_recording_leaves_nothing(page: Page) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from playwright.sync_api import Locator, Page, Route, expect
@@ -158,6 +159,156 @@ def test_the_speed_of_the_player_is_kept(classified: Page) -> None:
     assert classified.evaluate(rate) == 0.5
 
 
+SINE = """async ({ rate, hertz, scale, low, high, width, height }) => {
+  const { finePicture } = await import("/static/js/sound/fine.js");
+  const { FrequencyAxis } = await import("/static/js/sound/frequency-axis.js");
+  const samples = Float32Array.from({ length: 2 * rate }, (_, i) => 0.5 * Math.sin((2 * Math.PI * hertz * i) / rate));
+  const axis = new FrequencyAxis(scale, low, high);
+  const region = { start: 0.5, end: 1.5, low: 0, high: 1 };
+  const { signal } = new AbortController();
+  const { matrix } = await finePicture({ rate, channels: [samples] }, axis, region, { width, height }, signal);
+  const column = Array.from({ length: height }, (_, row) => matrix.at(row, width / 2));
+  const row = column.indexOf(Math.max(...column));
+  return { hertz: axis.frequencyAt((row + 0.5) / height), dbfs: column[row], floor: Math.min(...column) };
+}"""
+
+
+@pytest.mark.parametrize(("scale", "low", "high"), [("mel", 10, 22_050), ("linear", 0, 8_000), ("log", 20, 16_000)])
+@pytest.mark.parametrize("hertz", [440, 3_000, 7_000])
+def test_the_fine_spectrogram_has_a_sine_at_its_frequency_and_level(
+    page: Page, scale: str, low: float, high: float, hertz: float
+) -> None:
+    """On each axis: half of full scale is -6 dBFS, in the row of its frequency."""
+    size = {"width": 200, "height": 300}
+    found = page.evaluate(SINE, {"rate": 44_100, "hertz": hertz, "scale": scale, "low": low, "high": high, **size})
+    assert found["hertz"] == pytest.approx(hertz, rel=0.06)
+    assert found["dbfs"] == pytest.approx(-6.02, abs=2)  # a frame's bins lie up to half a bin beside the sine
+    assert found["floor"] < -60
+
+
+@pytest.fixture
+def high_pitched(tmp_path: Path) -> Path:
+    """Five seconds at 44.1 kHz with a tone of 1 kHz, and one of 15 kHz that no model here gets."""
+    time = np.arange(5 * 44_100) / 44_100
+    samples = 0.3 * np.sin(2 * np.pi * 1_000 * time) + 0.3 * np.sin(2 * np.pi * 15_000 * time)
+    soundfile.write(tmp_path / "high.wav", samples, 44_100, "PCM_16")
+    return tmp_path / "high.wav"
+
+
+AXIS = """async () => {
+  const { viewport } = await import("/static/js/viewport.js");
+  const { scale, low, high } = viewport.axis;
+  return { scale, low, high };
+}"""
+
+
+def hover_at(page: Page, hertz: float) -> str:
+    """What the page reads at that frequency, in the middle of the spectrogram."""
+    share = page.evaluate(
+        """async (hertz) => {
+          const { viewport } = await import("/static/js/viewport.js");
+          return (viewport.axis.shareOf(hertz) - viewport.low) / (viewport.high - viewport.low);
+        }""",
+        hertz,
+    )
+    over = position(page, "spectrogram")
+    over.scroll_into_view_if_needed()
+    box = over.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + 0.5 * box["width"] + 1, box["y"] + 0.5 * box["height"])
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + (1 - share) * box["height"])
+    return page.locator(".spectrogram .reading").inner_text()
+
+
+def level_of(reading: str) -> float:
+    """The level at the end of what the page reads, in dB."""
+    return float(reading.split(" · ")[-1].split()[0].replace("\u2212", "-"))
+
+
+def test_what_the_model_does_not_hear_is_shown_and_named(page: Page, high_pitched: Path) -> None:
+    """Above the model's band the spectrogram is computed from the sound; without Fine the axis ends with the band."""
+    classify(page, high_pitched)
+    unheard = page.locator(".unheard")
+    expect(unheard).to_contain_text("the model does not hear this")
+    assert page.evaluate(AXIS)["high"] == 22_050
+    fine = page.locator(".spectrogram canvas.image").nth(1)
+    expect(fine).to_be_visible()
+    page.wait_for_function(f"() => ({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[1])")
+    assert level_of(hover_at(page, 15_000)) == pytest.approx(-10.5, abs=3)
+    assert level_of(hover_at(page, 11_000)) < -60
+    assert level_of(hover_at(page, 1_000)) > -20
+    shoot(page, "sound-unheard")
+    page.get_by_label("Fine").uncheck()
+    expect(unheard).to_be_hidden()
+    expect(fine).to_be_hidden()
+    assert page.evaluate(AXIS)["high"] < 8_000
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_the_frequency_axis_is_chosen(page: Page, high_pitched: Path, scale: str) -> None:
+    """Ticks, reading, edits and the picture of the model's bands follow; the choice is kept."""
+    classify(page, high_pitched)
+    page.get_by_label("Fine").uncheck()
+    page.get_by_label("Frequency axis of the spectrogram").select_option(scale)
+    assert page.evaluate(AXIS)["scale"] == scale
+    assert level_of(hover_at(page, 1_000)) > -20
+    assert level_of(hover_at(page, 3_000)) < -40
+    # The bright line is where the axis has 1 kHz: also as it was painted.
+    place = page.evaluate("""async () => {
+      const { viewport } = await import("/static/js/viewport.js");
+      const canvas = document.querySelector(".spectrogram canvas.image");
+      const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+      copy.drawImage(canvas, 0, 0);
+      const { data } = copy.getImageData(Math.round(canvas.width / 2), 0, 1, canvas.height);
+      const light = Array.from({ length: canvas.height }, (_, y) => data[4 * y] + data[4 * y + 1] + data[4 * y + 2]);
+      const most = Math.max(...light);
+      const rows = light.flatMap((one, y) => one > 0.97 * most ? [y] : []);
+      return viewport.axis.frequencyAt(1 - (rows.reduce((a, b) => a + b) / rows.length + 0.5) / canvas.height);
+    }""")
+    assert place == pytest.approx(1_000, rel=0.08)
+    shoot(page, f"sound-axis-{scale}")
+    page.reload()
+    expect(page.get_by_label("Frequency axis of the spectrogram")).to_have_value(scale, timeout=30_000)
+
+
+def test_a_zoomed_region_is_computed_from_the_sound(page: Page, tmp_path: Path) -> None:
+    """Two tones of 1,000 and 1,040 Hz are one line for the model, and two where it is zoomed."""
+    time = np.arange(5 * 16_000) / 16_000
+    samples = 0.2 * np.sin(2 * np.pi * 1_000 * time) + 0.2 * np.sin(2 * np.pi * 1_040 * time)
+    soundfile.write(tmp_path / "two.wav", samples, 16_000, "PCM_16")
+    classify(page, tmp_path / "two.wav")
+    fine = page.locator(".spectrogram canvas.image").nth(1)
+    expect(fine).to_be_hidden()
+    page.evaluate("""async () => {
+      const { viewport } = await import("/static/js/viewport.js");
+      viewport.show(1, 4, viewport.axis.shareOf(940), viewport.axis.shareOf(1100));
+    }""")
+    expect(fine).to_be_visible()
+    page.wait_for_function(f"() => ({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[1])")
+    levels = [level_of(hover_at(page, hertz)) for hertz in (1_000, 1_020, 1_040)]
+    assert levels[0] - levels[1] > 6
+    assert levels[2] - levels[1] > 6
+    shoot(page, "sound-fine")
+
+
+def test_the_keyboard_measures(classified: Page) -> None:
+    """Ctrl with up and down moves a frequency, which is read at the time of the playhead."""
+    over = position(classified, "spectrogram")
+    over.focus()
+    reading = classified.locator(".spectrogram .reading")
+    classified.keyboard.press("ArrowRight")
+    classified.keyboard.press("Control+ArrowUp")
+    expect(reading).to_contain_text("1.00 s")
+    expect(reading).to_contain_text("dB")
+    first = reading.inner_text()
+    classified.keyboard.press("Control+ArrowUp")
+    assert reading.inner_text() != first
+    expect(classified.locator("#announcer")).to_have_text(reading.inner_text())
+    expect(classified.locator(".level-line")).to_be_visible()
+    position(classified, "waveform").focus()
+    expect(reading).to_be_empty()
+
+
 def test_play_begins_in_the_visible_region(classified: Page) -> None:
     """Zoomed in, Play begins where the visitor looks, not at a playhead that is outside."""
     show(classified, 2.0, 4.0)
@@ -202,11 +353,11 @@ def test_colours_and_range_are_stored(classified: Page) -> None:
 
 def test_class_activation_is_painted_over_the_spectrogram(classified: Page) -> None:
     """The class activation is painted over the spectrogram when it is switched on, with a note on the class."""
-    layer = classified.locator(".spectrogram canvas.image").nth(1)
+    layer = classified.locator(".spectrogram canvas.image").nth(2)
     expect(layer).to_be_hidden()
     classified.get_by_role("checkbox", name="Class activation").check()
     expect(layer).to_be_visible()
-    classified.wait_for_function(f"() => ({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[1])")
+    classified.wait_for_function(f"() => ({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[2])")
     expect(classified.locator(".cam-note")).to_contain_text("for ")
     shoot(classified, "sound-cam")
 

@@ -323,7 +323,7 @@ def test_class_activation_of_any_class(classified: Page) -> None:
     sent: list[str] = []
     classified.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
     rows = classified.locator("#prediction .bars button")
-    layer = classified.locator(".spectrogram canvas.image").nth(1)
+    layer = classified.locator(".spectrogram canvas.image").nth(2)
     expect(layer).to_be_hidden()
     second = rows.nth(1).get_attribute("data-class")
     assert second

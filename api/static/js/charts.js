@@ -77,6 +77,12 @@ export function confidenceBars(predictions, onPick = null, parents = {}, before 
   );
 }
 
+/**
+ * Whether confidences are parts of a whole: those of several classes at once are not, nor the highest of several windows.
+ * @param {Prediction[]} predictions  of all classes
+ */
+export const areParts = (predictions) => Math.abs(predictions.reduce((sum, { confidence }) => sum + confidence, 0) - 1) < 0.02;
+
 /** @param {number} confidence */
 const shortPercent = (confidence) => percent(confidence, confidence < 0.1 ? 1 : 0);
 

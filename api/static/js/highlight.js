@@ -2,16 +2,16 @@
 
 import { Emitter } from "./emitter.js";
 
-/** @import { SoundRegion } from "./types.js" */
+/** @import { Region } from "./edit/region.js" */
 
 /** @extends {Emitter<{change: null}>} */
 class Highlight extends Emitter {
-  /** @type {SoundRegion | null} */
+  /** @type {Region | null} */
   region = null;
 
   /**
    * Emits `change`.
-   * @param {SoundRegion | null} region
+   * @param {Region | null} region
    */
   set(region) {
     this.region = region;

@@ -1,11 +1,12 @@
 // The verdict on the selected sound with its warnings, events and confidences; before that, the progress of the job.
 
-import { confidenceBars, certainty, confidenceLevel, levelFacts, provenance, timings } from "./charts.js";
+import { areParts, confidenceBars, certainty, confidenceLevel, levelFacts, provenance, timings } from "./charts.js";
 import { button, download, find, h, icon, toast } from "./dom.js";
 import { eventList } from "./events.js";
 import { filePicker } from "./file-picker.js";
 import { className, formatBytes, formatDuration, formatHertz, percent } from "./format.js";
 import { library } from "./library.js";
+import { loadStyle } from "./load-style.js";
 import { lookInto } from "./look.js";
 import { recordings } from "./recorder.js";
 import { reliabilityDiagram } from "./reliability.js";
@@ -32,6 +33,7 @@ export function mountPrediction(root, cards) {
   let progress = null; // while a job is under way
 
   settings.watch(["model"], offerModel);
+  settings.watch(["shares"], updateDonut);
   settings.watch(["cam"], markPicked);
 
   /**
@@ -144,9 +146,10 @@ export function mountPrediction(root, cards) {
     const before = originalOf(sound, result);
     const onPick = result.cam ? (/** @type {string} */ name) => pick(sound, name) : null;
     const listed = expanded ? predictions : firstOf(predictions, before);
+    const donutButton = button(t("donut.button"), "donut", toggleDonut, { class: "quiet donut-toggle" });
     const bars = [
-      confidenceBars(listed, onPick, card?.parents, before?.predictions),
-      predictions.length > TOP ? toggle : null,
+      h("div", { class: "shares" }, confidenceBars(listed, onPick, card?.parents, before?.predictions)),
+      h("div", { class: "actions" }, predictions.length > TOP ? toggle : null, areParts(predictions) ? donutButton : null),
       result.cam ? h("p", { class: "pick-hint muted", text: t("prediction.pick") }) : null,
     ];
     const folded = h("details", { class: "folded" }, h("summary", { text: t("prediction.all_the_same") }), bars);
@@ -189,6 +192,26 @@ export function mountPrediction(root, cards) {
     );
     offerModel();
     markPicked();
+    updateDonut();
+  }
+
+  function toggleDonut() {
+    settings.set("shares", settings.get("shares") === "donut" ? "bars" : "donut");
+  }
+
+  /** Draw the donut, or remove it, as the visitor has chosen. Its code is loaded with the first one. */
+  async function updateDonut() {
+    const wanted = settings.get("shares") === "donut";
+    const [place, pressed] = [find(root, ".shares"), find(root, ".donut-toggle")];
+    pressed?.setAttribute("aria-pressed", String(wanted));
+    if (!place || !pressed || !shown?.result) return;
+    const { predictions } = shown.result;
+    const bars = find(place, ".bars");
+    find(place, ".donut")?.remove();
+    bars?.classList.remove("coloured");
+    if (!wanted || !bars) return;
+    const [{ donut }] = await Promise.all([import("./donut.js"), loadStyle("donut")]);
+    if (settings.get("shares") === "donut" && !find(place, ".donut")) place.append(donut(predictions, bars));
   }
 
   /**

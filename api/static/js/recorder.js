@@ -1,6 +1,7 @@
 // Records the microphone as a WAV file: uncompressed, since the formats of MediaRecorder differ from browser to browser.
 
 import { HEADER, toInt16, wavHeader } from "./wav.js";
+import { settings } from "./settings.js";
 import { t } from "./words.js";
 
 /** Files that were recorded on this page and exist nowhere else. @type {WeakSet<File>} */
@@ -17,6 +18,8 @@ const MICROPHONE_ERRORS = {
  * @typedef {object} Recording
  * @property {() => void} stop
  * @property {() => void} discard
+ * @property {string} device  id of the device that records
+ * @property {(device: string) => Promise<void>} use  record with another device from now on; rejects where it cannot be opened
  * @property {Promise<File | null>} finished  null when it was discarded; rejects with an Error that can be shown
  */
 
@@ -30,20 +33,7 @@ const MICROPHONE_ERRORS = {
  * @returns {Promise<Recording>} rejects with an Error that can be shown
  */
 export async function record({ seconds, bytes, onLevel, onBlock }) {
-  if (!navigator.mediaDevices?.getUserMedia) {
-    throw new Error(t("recorder.insecure"));
-  }
-  /** @type {MediaStream} */
-  let stream;
-  try {
-    // Processing that makes speech clearer would remove what is to be classified here.
-    stream = await navigator.mediaDevices.getUserMedia({
-      audio: { echoCancellation: false, noiseSuppression: false, autoGainControl: false },
-    });
-  } catch (error) {
-    const { name, message } = /** @type {DOMException} */ (error);
-    throw new Error(MICROPHONE_ERRORS[name] ?? t("recorder.failed", { message }));
-  }
+  let stream = await openMicrophone(settings.get("microphone"));
   const context = new AudioContext();
   function release() {
     for (const track of stream.getTracks()) track.stop();
@@ -55,7 +45,7 @@ export async function record({ seconds, bytes, onLevel, onBlock }) {
     release();
     throw new Error(t("recorder.no_server"));
   }
-  const source = context.createMediaStreamSource(stream);
+  let source = context.createMediaStreamSource(stream);
   const node = new AudioWorkletNode(context, "recorder", {
     numberOfOutputs: 0,
     channelCount: 1,
@@ -88,16 +78,51 @@ export async function record({ seconds, bytes, onLevel, onBlock }) {
     );
     if (length === limit) stop();
   };
-  stream.getTracks()[0].addEventListener("ended", stop); // unplugged, or no longer allowed
-  source.connect(node);
+  function connect() {
+    stream.getTracks()[0].addEventListener("ended", stop); // unplugged, or no longer allowed; not where this page stops it
+    source.connect(node);
+  }
+  connect();
   return {
     stop,
+    get device() {
+      return stream.getTracks()[0].getSettings().deviceId ?? "";
+    },
+    async use(device) {
+      const next = await openMicrophone(device);
+      if (context.state === "closed") return next.getTracks().forEach((track) => track.stop()); // the recording has ended
+      source.disconnect();
+      for (const track of stream.getTracks()) track.stop();
+      stream = next;
+      source = context.createMediaStreamSource(stream);
+      connect();
+    },
     discard: () => {
       close();
       resolve(null);
     },
     finished,
   };
+}
+
+/**
+ * @param {string} device  its id, where it is there; empty: that of the browser
+ * @returns {Promise<MediaStream>} rejects with an Error that can be shown
+ */
+async function openMicrophone(device) {
+  if (!navigator.mediaDevices?.getUserMedia) throw new Error(t("recorder.insecure"));
+  // Processing that makes speech clearer would remove what is to be classified here.
+  const processing = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+  /** @param {ConstrainDOMString} [deviceId] */
+  const open = (deviceId) => navigator.mediaDevices.getUserMedia({ audio: { ...processing, deviceId } });
+  try {
+    // Chromium takes a device for sure where it must be that one; one that has been unplugged is replaced by the usual one.
+    if (device) return await open({ exact: device }).catch((error) => (error.name === "OverconstrainedError" ? open() : Promise.reject(error)));
+    return await open();
+  } catch (error) {
+    const { name, message } = /** @type {DOMException} */ (error);
+    throw new Error(MICROPHONE_ERRORS[name] ?? t("recorder.failed", { message }));
+  }
 }
 
 /** `Promise.withResolvers`, which older browsers do not have. */

@@ -10,6 +10,10 @@ const DEFAULTS = {
   mapColours: "viridis", // colour map of the feature maps
   range: 90, // the first colour of a spectrogram, in dB below full scale
   loudest: 0, // its last colour, in dB below full scale
+  scale: "mel", // of the frequency axis of the spectrogram: mel, linear, log
+  fine: true, // a finer spectrogram where it is zoomed, and the frequencies above those of the model
+  microphone: "", // id of the device that records; empty: that of the browser
+  shares: "bars", // how confidences are drawn: bars, donut
   cam: false, // class activation over the spectrogram
   sharedScale: false, // one colour scale for all maps
   volume: 1,

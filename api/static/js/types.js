@@ -2,6 +2,7 @@
 // Field names are those of the server's schemas (/openapi.json). In the MessagePack form every array is a PackedArray.
 
 /** @import { Matrix } from "./matrix.js" */
+/** @import { FrequencyAxis } from "./sound/frequency-axis.js" */
 
 /**
  * @typedef {"queued" | "running" | "succeeded" | "failed" | "cancelled"} JobStatus
@@ -224,8 +225,8 @@
  * @typedef {object} SoundRegion            a part of the sound
  * @property {number} start                 seconds
  * @property {number} end                   seconds
- * @property {number} low                   share of the frequency axis, 0 at the bottom
- * @property {number} high                  share of the frequency axis
+ * @property {number} low                   share of the frequency axis of the viewport, 0 at the bottom
+ * @property {number} high                  share of that axis
  *
  * @typedef {object} MatrixRegion           a part of a matrix, as shares of its width and height; may reach beyond it
  * @property {number} left
@@ -249,12 +250,14 @@
  * @property {Matrix} matrix                dB, mels × frames
  * @property {number} start                 seconds
  * @property {number} step                  seconds
+ * @property {FrequencyAxis} axis           from the bottom of the lowest row to the top of the highest
  * @property {number} fullScale             dB of 0 dBFS; see decibels.js
  *
  * @typedef {object} PlacedCam              a class activation map on the time axis
  * @property {Matrix} matrix                0 to 1
  * @property {number} start                 seconds
  * @property {number} seconds               its length
+ * @property {FrequencyAxis} axis           from the bottom of the lowest row to the top of the highest
  */
 
 export {};

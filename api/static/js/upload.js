@@ -106,8 +106,11 @@ export function mountUpload(root) {
     const meter = levelMeter();
     const time = h("span", { class: "number", text: "0:00.0" });
     try {
+      const [{ recordingWave }, { microphoneList }] = await Promise.all([import("./recording-wave.js"), import("./microphones.js")]);
+      const wave = recordingWave();
       const recording = await record({
         ...recordingLimits(),
+        onBlock: wave.add,
         onLevel: (peak, seconds) => {
           meter.show(peak);
           time.textContent = clock(seconds);
@@ -115,7 +118,8 @@ export function mountUpload(root) {
       });
       const stop = button(t("upload.stop"), "stop", () => recording.stop(), { class: "primary" });
       const discard = button(t("upload.discard"), "close", () => recording.discard(), { quiet: true });
-      const row = h("div", { class: "recording" }, h("span", { class: "dot" }), meter.element, time, stop, discard);
+      const device = microphoneList(recording);
+      const row = h("div", { class: "recording" }, h("span", { class: "dot" }), meter.element, time, stop, discard, wave.element, device);
       buttons.hidden = true;
       buttons.after(row);
       stop.focus();

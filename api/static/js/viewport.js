@@ -1,6 +1,7 @@
 // The visible region of the sound: one for waveform, spectrogram and timeline.
 
 import { Emitter } from "./emitter.js";
+import { FrequencyAxis } from "./sound/frequency-axis.js";
 
 const MIN_SECONDS = 0.05;
 const MIN_HEIGHT = 0.02; // share of the frequency axis
@@ -10,6 +11,7 @@ class Viewport extends Emitter {
   duration = 1; // seconds
   start = 0; // seconds
   end = 1; // seconds
+  axis = new FrequencyAxis("mel", 0, 8_000); // of the frequencies
   low = 0; // share of the frequency axis, 0 at the bottom
   high = 1;
 
@@ -20,6 +22,16 @@ class Viewport extends Emitter {
   reset(duration = this.duration) {
     this.duration = Math.max(duration, MIN_SECONDS);
     this.show(0, this.duration, 0, 1);
+  }
+
+  /**
+   * Change the frequency axis and show all of it. Emits `change`, where it is another one.
+   * @param {FrequencyAxis} axis
+   */
+  setAxis(axis) {
+    if (axis.equals(this.axis)) return;
+    this.axis = axis;
+    this.show(this.start, this.end, 0, 1);
   }
 
   /** Whether all of the sound is visible. */

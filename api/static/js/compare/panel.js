@@ -7,7 +7,8 @@ import { library } from "../library.js";
 import { diverging } from "../network/colour-scale.js";
 import { drawLegend, paint, ready } from "../paint/painter.js";
 import { settings } from "../settings.js";
-import { axisLength, frequencyTicks, matrixRegion, placeSpectrogram, shareOf, timeTicks } from "../sound/axes.js";
+import { axisLength, frequencyTicks, matrixRegion, placeSpectrogram, timeTicks } from "../sound/axes.js";
+import { bandAxis } from "../sound/frequency-axis.js";
 import { answerText } from "../verdict.js";
 import { t } from "../words.js";
 import { difference, sameAxes } from "./difference.js";
@@ -197,12 +198,7 @@ function comparison(sounds, cards) {
     const card = models[side];
     const placed = placeSpectrogram(results[side], card);
     if (!placed || !card) return h("p", { class: "muted", text: t("compare.no_spectrogram") });
-    const region = matrixRegion(placed, {
-      start: 0,
-      end: seconds,
-      low: shareOf(low, card.frontend),
-      high: shareOf(high, card.frontend),
-    });
+    const region = matrixRegion(placed, { start: 0, end: seconds, low, high });
     const { matrix, fullScale } = placed;
     const label = t("compare.spectrogram", { name: sounds[side].name });
     return framed(label, card, { matrix, region, start: 0, seconds, smooth: true, scale: () => spectrogramScale(fullScale) });
@@ -216,14 +212,14 @@ function comparison(sounds, cards) {
    */
   function framed(label, card, options) {
     const frame = pictureOf(label, options);
-    const [bottom, top] = [shareOf(low, card.frontend), shareOf(high, card.frontend)];
+    const axis = bandAxis(card.frontend);
     return h(
       "div",
       { class: "axes" },
       h(
         "div",
         { class: "frequency", "aria-hidden": "true" },
-        frequencyTicks(bottom, top, 180, card.frontend).map(({ position, label: text }) => {
+        frequencyTicks(axis.shareOf(low), axis.shareOf(high), 180, axis).map(({ position, label: text }) => {
           const tick = h("span", { text });
           tick.style.bottom = `${100 * position}%`;
           return tick;
@@ -265,7 +261,7 @@ function comparison(sounds, cards) {
     const matrix = sameAxes(a, b) && one.start === other.start ? difference(one.matrix, other.matrix) : null;
     if (!matrix) return h("p", { class: "muted", text: t("compare.other_axes") });
     const placed = { ...one, matrix };
-    const region = matrixRegion(placed, { start: 0, end: seconds, low: shareOf(low, a.frontend), high: shareOf(high, a.frontend) });
+    const region = matrixRegion(placed, { start: 0, end: seconds, low, high });
     const scale = () => ({ colours: diverging, min: -MOST_DECIBELS, max: MOST_DECIBELS });
     const text = t("compare.difference.text", { low: formatHertz(low), high: formatHertz(high) });
     return h(

@@ -5,7 +5,6 @@ import { announce, button, download, h } from "../dom.js";
 import { clock, formatHertz } from "../format.js";
 import { library } from "../library.js";
 import { cover } from "../sound/plot.js";
-import { frequencyAt } from "../sound/axes.js";
 import { isDecodable } from "../sound/peaks.js";
 import { answerText } from "../verdict.js";
 import { viewport } from "../viewport.js";
@@ -74,6 +73,11 @@ export function editor({ onHint }) {
   library.on("change", (changed) => {
     if (changed.root === sound?.root) draw();
   });
+  let { axis } = viewport;
+  viewport.on("change", () => {
+    if (axis !== viewport.axis) box = null; // its shares were of another axis
+    ({ axis } = viewport);
+  });
 
   /** @param {Tool} next */
   function choose(next) {
@@ -106,7 +110,7 @@ export function editor({ onHint }) {
   function apply(region) {
     if (!sound || !card || tool === "zoom" || reasonAgainst(sound)) return;
     const { root } = sound;
-    const [action, hertz] = [tool, inHertz(region, card)];
+    const [action, hertz] = [tool, inHertz(region)];
     box = region;
     computing.push(root);
     problem = "";
@@ -152,7 +156,7 @@ export function editor({ onHint }) {
     if (!move || !card) return false;
     box = box ? movedBox(box, move, shiftKey) : middleBox();
     place();
-    announce(regionText(inHertz(box, card)));
+    announce(regionText(inHertz(box)));
     return true;
   }
 
@@ -264,15 +268,14 @@ function reasonAgainst({ root }) {
 
 /**
  * @param {SoundRegion} region
- * @param {ModelCard} card
  * @returns {Region}
  */
-function inHertz({ start, end, low, high }, { frontend }) {
+function inHertz({ start, end, low, high }) {
   return {
     start: start <= 0 ? -Infinity : start,
     end,
-    low: low < EDGE ? 0 : frequencyAt(low, frontend),
-    high: high > 1 - EDGE ? Infinity : frequencyAt(high, frontend),
+    low: low < EDGE ? 0 : viewport.axis.frequencyAt(low),
+    high: high > 1 - EDGE ? Infinity : viewport.axis.frequencyAt(high),
   };
 }
 

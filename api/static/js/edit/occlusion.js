@@ -3,7 +3,7 @@
 
 import { Matrix } from "../matrix.js";
 import { sendAgain } from "../send-again.js";
-import { frequencyAt } from "../sound/axes.js";
+import { bandAxis } from "../sound/frequency-axis.js";
 import { makeFile, readAudio } from "./audio.js";
 import { editRegion } from "./region.js";
 import { t } from "../words.js";
@@ -34,9 +34,10 @@ export async function measureOcclusion({ file, result }, view, card) {
   const span = result?.windows?.[view.window];
   const piece = pieceOf(await readAudio(file, rate), span?.start ?? 0, Math.round(seconds * rate), rate);
   const variants = [piece];
+  const axis = bandAxis(frontend);
   for (let row = 0; row < ROWS; row += 1) {
-    const low = row === 0 ? 0 : frequencyAt(row / ROWS, frontend);
-    const high = row === ROWS - 1 ? Infinity : frequencyAt((row + 1) / ROWS, frontend);
+    const low = row === 0 ? 0 : axis.frequencyAt(row / ROWS);
+    const high = row === ROWS - 1 ? Infinity : axis.frequencyAt((row + 1) / ROWS);
     for (let column = 0; column < COLUMNS; column += 1) {
       const [start, end] = [column, column + 1].map((edge) => (edge * seconds) / COLUMNS);
       variants.push(await editRegion(piece, rate, { start, end, low, high }, "mute"));

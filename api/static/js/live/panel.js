@@ -4,6 +4,7 @@ import { announce, button, byId, context2d, h } from "../dom.js";
 import { className, clock, formatDbfs, formatHertz, percent } from "../format.js";
 import { levelMeter } from "../level-meter.js";
 import { loadStyle } from "../load-style.js";
+import { microphoneList } from "../microphones.js";
 import { paint, ready } from "../paint/painter.js";
 import { record } from "../recorder.js";
 import { settings } from "../settings.js";
@@ -112,6 +113,7 @@ class LivePanel {
         this.#time,
         stop,
         button(t("live.discard"), "close", () => recording.discard(), { quiet: true }),
+        microphoneList(recording),
       ),
       this.#trouble,
       h(

@@ -3,9 +3,12 @@
 import { className } from "../format.js";
 import { Matrix } from "../matrix.js";
 import { toHertz, toMel } from "../mel.js";
+import { bandAxis } from "../sound/frequency-axis.js";
 import { t } from "../words.js";
 
-/** @import { ModelCard, ReceptiveField, Result, SoundRegion } from "../types.js" */
+/** @import { ModelCard, ReceptiveField, Result } from "../types.js" */
+/** @import { Region } from "../edit/region.js" */
+/** @import { FrequencyAxis } from "../sound/frequency-axis.js" */
 
 /**
  * @typedef {"stem" | "residual" | "plain" | "stage" | "input" | "cam" | "pool" | "prediction"} NodeKind
@@ -27,6 +30,7 @@ import { t } from "../words.js";
  * @property {number} seconds
  * @property {number} low         Hz
  * @property {number} high        Hz
+ * @property {FrequencyAxis} bands  the edges of the rows of the spectrogram
  * @property {(share: number) => number} frequencyAt  share of the height -> Hz
  * @property {(frequency: number) => number} shareOf  Hz -> share of the height
  *
@@ -168,6 +172,7 @@ function axesOf(card, result) {
     seconds,
     low,
     high,
+    bands: bandAxis(card.frontend),
     frequencyAt: (share) => toHertz(bottom + share * (top - bottom)),
     shareOf: (frequency) => (toMel(frequency) - bottom) / (top - bottom),
   };
@@ -197,7 +202,7 @@ function windowSpectrogram(card, { spectrogram: matrix }, { start, frames }) {
  * @param {MapAxes} axes
  * @param {number} row
  * @param {number} column
- * @returns {SoundRegion | null}
+ * @returns {Region | null}
  */
 export function receptiveRegion({ field }, axes, row, column) {
   if (!field) return null;
@@ -210,5 +215,5 @@ export function receptiveRegion({ field }, axes, row, column) {
   };
   const [low, high] = shares(row, axes.mels);
   const [left, right] = shares(column, axes.frames, field.patch);
-  return { start: axes.start + left * axes.seconds, end: axes.start + right * axes.seconds, low, high };
+  return { start: axes.start + left * axes.seconds, end: axes.start + right * axes.seconds, low: axes.bands.frequencyAt(low), high: axes.bands.frequencyAt(high) };
 }

@@ -40,11 +40,16 @@ export function mountNetwork(root) {
   /** @type {{id: string, detail: ReturnType<typeof nodeDetail> | ReturnType<typeof predictionDetail>} | null} */
   let opened = null;
 
+  /** The network in three dimensions, of what is shown. @type {Awaited<ReturnType<typeof import("./space.js").spaceView>> | null} */
+  let space = null;
+  let wantsSpace = false;
+
   /** Whether the example has gone through the network before the visitor's eyes. */
   let arrived = false;
 
   settings.watch(COLOUR_SETTINGS, () => {
     view?.nodes.repaint();
+    space?.repaint();
     opened?.detail.repaint();
   });
 
@@ -78,6 +83,7 @@ export function mountNetwork(root) {
     const network = buildNetwork(card, result);
     const nodes = overview(network, result, toggle);
     const place = h("div", { class: "opened" });
+    const spaceButton = button(t("space.button"), "cube", toggleSpace, { class: "quiet", "aria-pressed": String(wantsSpace) });
     const missing = card.layers.filter(({ name }) => !result.maps.has(name)).length;
     const notice = t("network.missing", { missing, of: card.layers.length });
     const panel = h(
@@ -88,7 +94,7 @@ export function mountNetwork(root) {
         {},
         h("h2", { text: t("network.title") }),
         h("p", { class: "muted", text: summary(card) }),
-        colourTools(),
+        h("div", { class: "tools" }, spaceButton, colourTools()),
       ),
       missing ? h("div", { class: "notice" }, h("p", { text: notice }), resubmitButton(sound)) : null,
       nodes.element,
@@ -97,7 +103,31 @@ export function mountNetwork(root) {
     root.replaceChildren(panel);
     if (sound.example && !arrived) showArriving(nodes.element);
     view = { sound, network, nodes, panel, place, complete: missing === 0 };
+    if (wantsSpace) showSpace(view, result);
     if (reopen && nodes.ids.includes(reopen)) open(view, reopen, withChannels);
+  }
+
+  /** @param {MouseEvent} event */
+  function toggleSpace({ currentTarget }) {
+    wantsSpace = !wantsSpace;
+    if (currentTarget instanceof Element) currentTarget.setAttribute("aria-pressed", String(wantsSpace));
+    if (wantsSpace && view && shown?.result) return showSpace(view, shown.result);
+    space?.close();
+    space = null;
+  }
+
+  /**
+   * Show the network in three dimensions, whose code is loaded now.
+   * @param {View} current
+   * @param {Result} result
+   */
+  async function showSpace(current, result) {
+    const { spaceView } = await import("./space.js");
+    const made = await spaceView(current.network, result, toggle);
+    if (view !== current || !wantsSpace || space) return made.close(); // closed meanwhile
+    space = made;
+    current.place.before(space.element);
+    space.mark(opened?.id ?? null);
   }
 
   /**
@@ -117,7 +147,8 @@ export function mountNetwork(root) {
   function clear() {
     opened?.detail.close();
     view?.nodes.close();
-    view = opened = null;
+    space?.close();
+    view = opened = space = null;
     root.replaceChildren();
   }
 
@@ -162,6 +193,7 @@ export function mountNetwork(root) {
     place.replaceChildren(detail.element);
     panel.toggleAttribute("data-open", true);
     nodes.mark(id);
+    space?.mark(id);
     announce(t("network.opened", { name: displayName(node), text: describe(node, network) }));
   }
 
@@ -204,6 +236,7 @@ export function mountNetwork(root) {
     place.replaceChildren();
     panel.toggleAttribute("data-open", false);
     nodes.mark(null);
+    space?.mark(null);
     if (within) nodes.focus(id);
   }
 

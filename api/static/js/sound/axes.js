@@ -1,11 +1,13 @@
-// The axes of the sound: seconds from left to right, mel bands from the bottom up, and round numbers for the ticks.
+// The axes of the sound: where a spectrogram lies on them, and round numbers for the ticks.
 
 import { fullScaleOf } from "../decibels.js";
 import { formatHertz } from "../format.js";
-import { toHertz, toMel } from "../mel.js";
+import { bandAxis } from "./frequency-axis.js";
 
-/** @import { Frontend, ModelCard, PlacedSpectrogram, MatrixRegion, Result, SoundRegion } from "../types.js" */
+/** @import { ModelCard, PlacedSpectrogram, MatrixRegion, Result } from "../types.js" */
+/** @import { Region } from "../edit/region.js" */
 /** @import { Tick } from "./canvas.js" */
+/** @import { FrequencyAxis } from "./frequency-axis.js" */
 
 /**
  * Length of the time axis in seconds: a sound shorter than the model's window is padded with silence to its end.
@@ -17,26 +19,6 @@ export function axisLength(result, card, duration) {
   if (!result || !card) return duration;
   const several = result.windows ? result.windows.length > 1 : result.duration > 1.2 * card.window_seconds;
   return several ? result.duration : card.window_seconds;
-}
-
-/**
- * The frequency in Hz at a share of the frequency axis. Bands overlap: the centre of the lowest is not its edge.
- * @param {number} share
- * @param {Frontend} frontend
- */
-export function frequencyAt(share, { f_min, f_max, n_mels }) {
-  const [low, high] = [toMel(f_min), toMel(f_max)];
-  return Math.max(toHertz(low + ((high - low) * (share * n_mels + 0.5)) / (n_mels + 1)), 0);
-}
-
-/**
- * The share of the frequency axis at a frequency in Hz.
- * @param {number} frequency
- * @param {Frontend} frontend
- */
-export function shareOf(frequency, { f_min, f_max, n_mels }) {
-  const [low, high] = [toMel(f_min), toMel(f_max)];
-  return (((toMel(frequency) - low) / (high - low)) * (n_mels + 1) - 0.5) / n_mels;
 }
 
 /**
@@ -53,19 +35,19 @@ export function placeSpectrogram(result, card) {
   const missing = center ? 1 : (window ?? n_fft) / hop; // columns that end behind the sound
   const whole = (matrix.columns + missing) * step >= Math.min(result.duration, axisLength(result, card, result.duration));
   const start = whole ? 0 : (result.windows?.[result.window]?.start ?? 0);
-  return { matrix, step, start, fullScale: fullScaleOf(card.frontend) };
+  return { matrix, step, start, axis: bandAxis(card.frontend), fullScale: fullScaleOf(card.frontend) };
 }
 
 /**
  * The part of a spectrogram that a region of the sound shows.
  * @param {PlacedSpectrogram} spectrogram
- * @param {SoundRegion} region
+ * @param {Region} region
  * @returns {MatrixRegion}
  */
-export function matrixRegion({ matrix, start, step }, { start: from, end: to, low, high }) {
+export function matrixRegion({ matrix, start, step, axis }, { start: from, end: to, low, high }) {
   /** @param {number} time */
   const share = (time) => ((time - start) / step + 0.5) / matrix.columns;
-  return { left: share(from), right: share(to), bottom: low, top: high };
+  return { left: share(from), right: share(to), bottom: axis.shareOf(low), top: axis.shareOf(high) };
 }
 
 const STEPS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600]; // seconds
@@ -100,19 +82,20 @@ export function timeTicks(start, end, width) {
  * @param {number} low  share of the whole frequency axis
  * @param {number} high
  * @param {number} height  px
- * @param {Frontend} frontend
+ * @param {FrequencyAxis} axis
  * @returns {Tick[]}
  */
-export function frequencyTicks(low, high, height, frontend) {
-  const [from, to] = [frequencyAt(low, frontend), frequencyAt(high, frontend)];
+export function frequencyTicks(low, high, height, axis) {
+  const [from, to] = [axis.frequencyAt(low), axis.frequencyAt(high)];
   /** @type {Tick[]} */
   const ticks = [];
   /** @param {number} frequency */
   const add = (frequency) => {
-    const position = (shareOf(frequency, frontend) - low) / (high - low);
+    if (frequency <= 0) return; // a logarithmic axis has no 0
+    const position = (axis.shareOf(frequency) - low) / (high - low);
     const edge = 4 / height; // the centres of the lowest and of the highest band lie half a band inside of the edges
     if (position < -edge || position > 1 + edge) return;
-    if (ticks.some((tick) => Math.abs(tick.position - position) * height < 30)) return;
+    if (ticks.some((tick) => Math.abs(tick.position - position) * height < 22)) return;
     ticks.push({ position: Math.min(Math.max(position, 0), 1), label: formatHertz(frequency) });
   };
   const widestGap = () => {

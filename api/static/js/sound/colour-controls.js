@@ -1,9 +1,10 @@
-// Controls and legends of the spectrogram's colours and of the class activation over it.
+// Controls and legends of the spectrogram: its frequency axis, its colours, and the class activation over it.
 
 import { button, h } from "../dom.js";
 import { className, clock, formatDbfs } from "../format.js";
 import { drawLegend, NAMES, ready } from "../paint/painter.js";
 import { settings } from "../settings.js";
+import { SCALE_NAMES, scaleName } from "./frequency-axis.js";
 import { camColours } from "./spectrogram.js";
 import { t } from "../words.js";
 
@@ -31,6 +32,13 @@ export function colourControls(onOcclusion) {
     });
     return input;
   };
+  const scale = h(
+    "select",
+    { "aria-label": t("axis.label"), on: { change: () => settings.set("scale", scale.value) } },
+    SCALE_NAMES.map((name) => h("option", { value: name, text: t(/** @type {"axis.mel"} */ (`axis.${name}`)) })),
+  );
+  const fine = h("input", { type: "checkbox", on: { change: () => settings.set("fine", fine.checked) } });
+  const fineLabel = h("label", { class: "check", title: t("fine.title") }, fine, h("span", { text: t("fine.label") }));
   const range = slider("range", t("colours.range.label"), 20, 100);
   const loudest = slider("loudest", t("colours.loudest.label"), 0, 60);
   const [low, high] = [h("span", { class: "number" }), h("span", { class: "number" })];
@@ -50,13 +58,15 @@ export function colourControls(onOcclusion) {
   const camLegend = h(
     "span",
     { class: "cam-legend muted" },
-    h("span", { text: "low" }),
+    h("span", { text: t("colours.low") }),
     camStrip,
-    h("span", { text: "high" }),
+    h("span", { text: t("colours.high") }),
   );
   const element = h(
     "div",
     { class: "colour-controls" },
+    h("label", {}, h("span", { class: "muted", text: t("axis.short") }), scale),
+    fineLabel,
     h("label", {}, h("span", { class: "muted", text: t("colours.colours") }), colours),
     h("label", {}, h("span", { class: "muted", text: t("colours.range") }), range),
     h("label", {}, h("span", { class: "muted", text: t("colours.brighter") }), loudest),
@@ -81,13 +91,15 @@ export function colourControls(onOcclusion) {
     high.textContent = formatDbfs(-settings.get("loudest"), 0);
     range.setAttribute("aria-valuetext", t("colours.from", { level: low.textContent ?? "" }));
     loudest.setAttribute("aria-valuetext", t("colours.to", { level: high.textContent ?? "" }));
+    scale.value = scaleName();
+    fine.checked = settings.get("fine");
     toggle.checked = settings.get("cam") && cam !== null;
     camLegend.hidden = !toggle.checked;
     camNote.hidden = !result || (cam !== null && !toggle.checked);
     drawLegend(legend, name);
     drawLegend(camStrip, camColours(name));
   };
-  settings.watch(["soundColours", "range", "loudest", "cam"], draw);
+  settings.watch(["soundColours", "range", "loudest", "cam", "scale", "fine"], draw);
   ready.then(draw);
 
   return {
@@ -105,7 +117,7 @@ export function colourControls(onOcclusion) {
     /** @type {(nextResult: Result | null, spectrogram: PlacedSpectrogram | null, nextCam: PlacedCam | null) => void} */
     show(nextResult, spectrogram, nextCam) {
       [result, cam] = [nextResult, nextCam];
-      colours.disabled = range.disabled = loudest.disabled = !spectrogram;
+      scale.disabled = fine.disabled = colours.disabled = range.disabled = loudest.disabled = !spectrogram;
       toggle.disabled = !cam;
       const name = result ? className(result.camClass) : "";
       toggleLabel.title = cam

@@ -8,11 +8,12 @@ import { answerText } from "../verdict.js";
 import { viewport } from "../viewport.js";
 import { frequencyTicks, timeTicks } from "./axes.js";
 import { drawTimeAxis, drawValueAxis, themeColours } from "./canvas.js";
-import { camColours, paintCam, paintSpectrogram } from "./spectrogram.js";
+import { camColours, paintCam, paintFine, paintSpectrogram } from "./spectrogram.js";
 import { t } from "../words.js";
 
 /** @import { Colormap, ModelCard, PlacedCam, PlacedSpectrogram, Result } from "../types.js" */
 /** @import { ThemeColours } from "./canvas.js" */
+/** @import { FinePicture } from "./fine.js" */
 
 const SCALE = 2; // pixels for one of the units below
 const [WIDTH, HEIGHT] = [960, 300]; // of the spectrogram alone
@@ -23,9 +24,10 @@ const [LEFT, TOP, RIGHT, BOTTOM] = [70, 58, 24, 66]; // margins
  * @param {Result} result
  * @param {ModelCard} card
  * @param {PlacedSpectrogram} spectrogram
- * @param {PlacedCam | null} cam  painted over it
+ * @param {FinePicture | null} fine  painted over it
+ * @param {PlacedCam | null} cam  painted over both
  */
-export function exportSpectrogram(name, result, card, spectrogram, cam) {
+export function exportSpectrogram(name, result, card, spectrogram, fine, cam) {
   const page = h("canvas", { width: SCALE * (LEFT + WIDTH + RIGHT), height: SCALE * (TOP + HEIGHT + BOTTOM) });
   const layer = h("canvas", { width: SCALE * WIDTH, height: SCALE * HEIGHT });
   const context = context2d(page);
@@ -35,6 +37,10 @@ export function exportSpectrogram(name, result, card, spectrogram, cam) {
   context.fillRect(0, 0, page.width, page.height);
   paintSpectrogram(layer, spectrogram);
   context.drawImage(layer, SCALE * LEFT, SCALE * TOP);
+  if (fine) {
+    paintFine(layer, fine);
+    context.drawImage(layer, SCALE * LEFT, SCALE * TOP);
+  }
   if (cam) {
     paintCam(layer, cam);
     context.drawImage(layer, SCALE * LEFT, SCALE * TOP);
@@ -48,7 +54,7 @@ export function exportSpectrogram(name, result, card, spectrogram, cam) {
 
   context.save();
   context.translate(0, TOP);
-  drawValueAxis(context, frequencyTicks(viewport.low, viewport.high, HEIGHT, card.frontend), LEFT, HEIGHT, theme, 12);
+  drawValueAxis(context, frequencyTicks(viewport.low, viewport.high, HEIGHT, viewport.axis), LEFT, HEIGHT, theme, 12);
   context.restore();
   context.save();
   context.translate(LEFT, TOP + HEIGHT);

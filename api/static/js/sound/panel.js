@@ -14,6 +14,8 @@ import { axisLength, placeSpectrogram } from "./axes.js";
 import { oncePerFrame } from "./canvas.js";
 import { colourControls } from "./colour-controls.js";
 import { exportSpectrogram } from "./export-png.js";
+import { fineView, highestFrequency } from "./fine-view.js";
+import { bandAxis, scaleName, soundAxis } from "./frequency-axis.js";
 import { minimap } from "./minimap.js";
 import { decodePeaks, isDecodable, peaksOfWaveform } from "./peaks.js";
 import { player } from "./player.js";
@@ -58,6 +60,7 @@ export function mountSound(root) {
   const editing = editor({ onHint: (text) => (hint.textContent = text ?? usualHint) });
   const spectrogramView = spectrogramPlot("sound-hint", editing.brush);
   spectrogramView.element.id = "sound-spectrogram";
+  const fine = fineView(spectrogramView.stage, () => redraw());
   const scrollBar = minimap("sound-spectrogram");
   const windows = timeline(lookIntoWindow);
   const controls = colourControls(toggleOcclusion);
@@ -95,7 +98,7 @@ export function mountSound(root) {
 
   function exportPng() {
     if (!sound?.view || !card || !spectrogram) return;
-    exportSpectrogram(sound.name, sound.view, card, spectrogram, visibleCam());
+    exportSpectrogram(sound.name, sound.view, card, spectrogram, fine.picture, visibleCam());
   }
 
   /** Without its file, a sound that was opened by its link is only played. @param {number} window */
@@ -150,7 +153,7 @@ export function mountSound(root) {
   const redraw = oncePerFrame(() => {
     waveform.draw(peaks, playhead.duration || sound?.result?.duration || 0);
     windows.draw();
-    spectrogramView.draw(spectrogram, visibleCam(), card);
+    spectrogramView.draw(spectrogram, fine.picture, visibleCam());
     zoomIn.disabled = viewport.end - viewport.start <= 0.051;
     zoomOut.disabled = showAll.disabled = viewport.whole;
   });
@@ -161,7 +164,8 @@ export function mountSound(root) {
   };
   viewport.on("change", redraw);
   settings.on("change", (key) => {
-    if (["soundColours", "range", "loudest", "cam"].includes(key)) redrawAll();
+    if (["scale", "fine"].includes(key)) updateFrequencies();
+    if (["soundColours", "range", "loudest", "cam", "scale", "fine"].includes(key)) redrawAll();
   });
   new ResizeObserver(redrawAll).observe(panel);
   new MutationObserver(redrawAll).observe(document.documentElement, { attributeFilter: ["data-theme"] });
@@ -177,6 +181,12 @@ export function mountSound(root) {
     viewport.reset(length || 1);
     redrawAll();
     decode();
+  }
+
+  /** Set the frequency axis, and compute a finer picture where it shows more than the model's. */
+  function updateFrequencies() {
+    if (spectrogram) viewport.setAxis(soundAxis(scaleName(), spectrogram.axis, highestFrequency(sound)));
+    fine.update(sound, spectrogram);
   }
 
   /** Take the waveform from the file, where the browser can decode it and has memory; until then, it is that of the result. */
@@ -225,11 +235,12 @@ export function mountSound(root) {
     }
     if (changed || !sameView) {
       const start = view?.windows?.[view.window]?.start ?? 0;
-      cam = view?.cam && card ? { matrix: view.cam, start, seconds: card.window_seconds } : null;
+      cam = view?.cam && card ? { matrix: view.cam, start, seconds: card.window_seconds, axis: bandAxis(card.frontend) } : null;
       windows.mark(view?.window ?? -1, looking);
       controls.show(view, spectrogram, cam);
       updateOcclusion(false);
     }
+    updateFrequencies();
     if (!peaks && result?.waveform) peaks = peaksOfWaveform(result.waveform, result.duration);
     spectrogramView.showMessage(spectrogram ? "" : missingReason(sound));
     if (spectrogram && result) {

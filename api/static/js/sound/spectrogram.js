@@ -1,20 +1,24 @@
-// The log-mel spectrogram with its axes, the class activation over it, and the highlighted region.
+// The spectrogram with its axes, the class activation over it, the highlighted region, and what the model does not hear.
 
 import { spectrogramScale } from "../decibels.js";
-import { context2d, h } from "../dom.js";
+import { announce, context2d, h } from "../dom.js";
 import { formatDbfs, formatHertz, noteName } from "../format.js";
 import { highlight } from "../highlight.js";
 import { paint, tint } from "../paint/painter.js";
+import { playhead } from "../playhead.js";
 import { settings } from "../settings.js";
 import { viewport } from "../viewport.js";
-import { frequencyAt, frequencyTicks, matrixRegion } from "./axes.js";
+import { frequencyTicks, matrixRegion } from "./axes.js";
 import { createCanvas, fitToBox } from "./canvas.js";
+import { onScale } from "./frequency-axis.js";
 import { cover, plot } from "./plot.js";
 import { t } from "../words.js";
 
-/** @import { ModelCard, PlacedCam, PlacedSpectrogram, SoundRegion } from "../types.js" */
+/** @import { PlacedCam, PlacedSpectrogram, SoundRegion } from "../types.js" */
+/** @import { Region } from "../edit/region.js" */
 /** @import { Table } from "../paint/colormaps.js" */
-/** @import { Brush } from "./plot.js" */
+/** @import { FinePicture } from "./fine.js" */
+/** @import { Brush, Point } from "./plot.js" */
 
 /** For each colour map a hue that it does not contain. @type {Record<string, [number, number, number]>} */
 const HUES = { magma: [70, 235, 255], grey: [255, 150, 40], viridis: [255, 70, 110], cividis: [255, 60, 90] };
@@ -38,11 +42,25 @@ export function camColours(colours) {
  * @param {SoundRegion} [region]
  */
 export function paintSpectrogram(canvas, spectrogram, region = viewport) {
-  paint(canvas, spectrogram.matrix, {
+  const placed = { ...spectrogram, ...onScale(spectrogram, viewport.axis.scale) };
+  paint(canvas, placed.matrix, {
     ...spectrogramScale(spectrogram.fullScale),
-    region: matrixRegion(spectrogram, region),
+    region: matrixRegion(placed, inHertz(region)),
     smooth: true,
   });
+}
+
+/**
+ * @param {HTMLCanvasElement} canvas
+ * @param {FinePicture} fine
+ */
+export function paintFine(canvas, { matrix, region: { start, end, low, high } }) {
+  /** @param {number} time */
+  const across = (time) => (time - start) / (end - start);
+  /** @param {number} share */
+  const up = (share) => (share - low) / (high - low);
+  const region = { left: across(viewport.start), right: across(viewport.end), bottom: up(viewport.low), top: up(viewport.high) };
+  paint(canvas, matrix, { ...spectrogramScale(0), region, smooth: true });
 }
 
 /**
@@ -50,80 +68,142 @@ export function paintSpectrogram(canvas, spectrogram, region = viewport) {
  * @param {PlacedCam} cam
  * @param {SoundRegion} [region]
  */
-export function paintCam(canvas, { matrix, start, seconds }, region = viewport) {
+export function paintCam(canvas, { start, seconds, ...rows }, region = viewport) {
+  const { matrix, axis } = onScale(rows, viewport.axis.scale);
   /** @param {number} time */
   const share = (time) => (time - start) / seconds;
+  const { low, high } = inHertz(region);
   paint(canvas, matrix, {
     colours: camColours(settings.get("soundColours")),
     min: 0,
     max: 1,
     smooth: true,
-    region: { left: share(region.start), right: share(region.end), bottom: region.low, top: region.high },
+    region: { left: share(region.start), right: share(region.end), bottom: axis.shareOf(low), top: axis.shareOf(high) },
   });
 }
 
 /**
- * {element, draw(spectrogram, cam, card), showMessage(text), setLabel(text)}.
+ * @param {SoundRegion} region
+ * @returns {Region}
+ */
+const inHertz = ({ start, end, low, high }) => ({
+  start,
+  end,
+  low: viewport.axis.frequencyAt(low),
+  high: viewport.axis.frequencyAt(high),
+});
+
+/**
+ * {element, stage, draw(spectrogram, fine, cam), showMessage(text), setLabel(text)}.
  * @param {string} describedBy  id of the text that explains the pointer and the keys
  * @param {Brush & {element: HTMLElement, draw: () => void}} brush  with the element that it shows over the picture
  */
 export function spectrogramPlot(describedBy, brush) {
-  /** @type {{spectrogram: PlacedSpectrogram, card: ModelCard} | null} */
+  /** @type {{spectrogram: PlacedSpectrogram, fine: FinePicture | null} | null} */
   let shown = null;
+  /** The frequency that is measured by the keyboard, in Hz, at the time of the playhead. @type {number | null} */
+  let measured = null;
   const reading = h("output", { class: "reading number", "aria-live": "off" }); // the value under the pointer
-  /** @param {{x: number, y: number} | null} point */
-  const onHover = (point) => (reading.textContent = read(point) ?? "");
+  /** @param {Point | null} point */
+  const onHover = (point) => {
+    if (point) measure(null);
+    reading.textContent = read(point) ?? "";
+  };
   const view = plot({ label: t("network.spectrogram"), describedBy, name: "spectrogram", hasFrequency: true, onHover, brush });
+  const fineLayer = createCanvas({ class: "image", "aria-hidden": "true" });
   const camLayer = createCanvas({ class: "image", "aria-hidden": "true" });
   const outline = h("div", { class: "highlight", hidden: true });
+  const level = h("div", { class: "level-line", hidden: true });
+  const unheardText = h("span", {});
+  const unheard = h("div", { class: "unheard", hidden: true }, unheardText);
   const message = h("p", { class: "state" });
-  view.canvas.after(camLayer);
-  view.overlay.prepend(outline, brush.element);
-  view.stage.append(message, reading);
+  view.canvas.after(fineLayer, camLayer);
+  view.overlay.prepend(outline, level, brush.element);
+  view.stage.append(unheard, message, reading);
 
   highlight.on("change", drawHighlight);
+  playhead.on("move", () => {
+    if (measured !== null && !playhead.playing) readMeasured();
+  });
+  view.overlay.addEventListener("blur", () => measure(null));
+  view.overlay.addEventListener("keydown", (event) => {
+    const by = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+    if (!by || !event.ctrlKey || event.altKey || event.metaKey || !shown) return;
+    event.preventDefault();
+    const { low, high, axis } = viewport;
+    const share = measured === null ? (low + high) / 2 : axis.shareOf(measured) + (by * (high - low)) / 50;
+    measure(axis.frequencyAt(Math.min(Math.max(share, low), high)));
+  });
+
+  /** @param {number | null} hertz */
+  function measure(hertz) {
+    if (measured === null && hertz === null) return;
+    measured = hertz;
+    readMeasured();
+    if (measured !== null) announce(reading.textContent ?? "");
+  }
+
+  function readMeasured() {
+    const share = measured === null ? -1 : (viewport.axis.shareOf(measured) - viewport.low) / (viewport.high - viewport.low);
+    level.hidden = share < 0 || share > 1;
+    level.style.bottom = `${100 * share}%`;
+    reading.textContent = level.hidden ? "" : (read({ x: viewport.position(playhead.time), y: share }) ?? "");
+  }
 
   function drawHighlight() {
     const region = shown ? highlight.region : null;
     outline.hidden = !region;
-    if (region) cover(outline, region, true);
+    if (!region) return;
+    const { axis } = viewport;
+    cover(outline, { ...region, low: axis.shareOf(region.low), high: axis.shareOf(region.high) }, true);
   }
 
-  /** @param {{x: number, y: number} | null} point  shares of width and height */
+  /** Mark the frequencies that the model does not get. */
+  function drawUnheard() {
+    const { low, high, axis } = viewport;
+    const highest = shown?.spectrogram.axis.high ?? axis.high;
+    const from = (axis.shareOf(highest) - low) / (high - low);
+    unheard.hidden = !shown || axis.high <= highest || from >= 1;
+    unheard.style.height = `${100 * (1 - Math.max(from, 0))}%`;
+    unheardText.textContent = t("sound.unheard", { frequency: formatHertz(highest) });
+  }
+
+  /** @param {Point | null} point  shares of width and height */
   function read(point) {
     if (!point || !shown) return null;
-    const { spectrogram, card } = shown;
-    const { matrix, start, step, fullScale } = spectrogram;
     const time = viewport.timeAt(point.x);
     const share = viewport.low + point.y * (viewport.high - viewport.low);
-    const column = Math.round((time - start) / step);
-    const row = Math.min(Math.floor(share * matrix.rows), matrix.rows - 1);
-    const frequency = frequencyAt(share, card.frontend);
+    const frequency = viewport.axis.frequencyAt(share);
     const note = noteName(frequency);
-    const place = `${time.toFixed(2)} s · ${formatHertz(frequency)}${note ? ` (${note})` : ""}`;
-    if (column < 0 || column >= matrix.columns) return place;
-    return `${place} · ${formatDbfs(matrix.at(row, column) - fullScale)}`;
+    const place = `${time.toFixed(viewport.end - viewport.start < 1 ? 3 : 2)} s · ${formatHertz(frequency)}${note ? ` (${note})` : ""}`;
+    const dbfs = levelAt(shown, time, share, frequency);
+    return dbfs === null ? place : `${place} · ${formatDbfs(dbfs)}`;
   }
 
   /**
    * @param {PlacedSpectrogram | null} spectrogram
+   * @param {FinePicture | null} fine  over it
    * @param {PlacedCam | null} cam
-   * @param {ModelCard | null} card
    */
-  function draw(spectrogram, cam, card) {
-    shown = spectrogram && card ? { spectrogram, card } : null;
-    view.draw((height) => (shown ? frequencyTicks(viewport.low, viewport.high, height, shown.card.frontend) : []));
+  function draw(spectrogram, fine, cam) {
+    shown = spectrogram ? { spectrogram, fine } : null;
+    view.draw((height) => (shown ? frequencyTicks(viewport.low, viewport.high, height, viewport.axis) : []));
     if (!fitToBox(view.canvas)) return;
     if (spectrogram) paintSpectrogram(view.canvas, spectrogram);
     else context2d(view.canvas).clearRect(0, 0, view.canvas.width, view.canvas.height);
+    fineLayer.hidden = !fine;
+    if (fine && fitToBox(fineLayer)) paintFine(fineLayer, fine);
     camLayer.hidden = !cam;
     if (cam && fitToBox(camLayer)) paintCam(camLayer, cam);
     drawHighlight();
+    drawUnheard();
+    if (measured !== null) readMeasured();
     brush.draw();
   }
 
   return {
     element: view.element,
+    stage: view.stage,
     draw,
     /**
      * Show a text in place of the image.
@@ -140,4 +220,25 @@ export function spectrogramPlot(describedBy, brush) {
      */
     setLabel: (text) => view.canvas.setAttribute("aria-label", text),
   };
+}
+
+/**
+ * The level in dBFS that is shown at a place; null where nothing is.
+ * @param {{spectrogram: PlacedSpectrogram, fine: FinePicture | null}} shown
+ * @param {number} time       seconds
+ * @param {number} share      of the axis of the viewport
+ * @param {number} frequency  Hz, the same
+ */
+function levelAt({ spectrogram, fine }, time, share, frequency) {
+  if (fine) {
+    const { matrix, region } = fine;
+    const row = Math.floor(((share - region.low) / (region.high - region.low)) * matrix.rows);
+    const column = Math.floor(((time - region.start) / (region.end - region.start)) * matrix.columns);
+    if (row >= 0 && row < matrix.rows && column >= 0 && column < matrix.columns) return matrix.at(row, column);
+  }
+  const { matrix, start, step, axis, fullScale } = spectrogram;
+  const row = Math.floor(axis.shareOf(frequency) * matrix.rows);
+  const column = Math.round((time - start) / step);
+  if (row < 0 || row > matrix.rows || column < 0 || column >= matrix.columns) return null;
+  return matrix.at(Math.min(row, matrix.rows - 1), column) - fullScale;
 }

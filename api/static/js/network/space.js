@@ -1,0 +1,195 @@
+// The network in three dimensions: its maps one behind the other, each on a stack as thick as it has channels. It is turned by
+// dragging, by keys and by buttons. CSS transforms only: nothing is drawn again while it turns.
+
+import { button, h } from "../dom.js";
+import { className, percent } from "../format.js";
+import { loadStyle } from "../load-style.js";
+import { t } from "../words.js";
+import { scaledMap } from "./colour-scale.js";
+import { displayName } from "./descriptions.js";
+import { groupName, isLayer } from "./graph.js";
+import { MatrixCanvas } from "./matrix-canvas.js";
+
+/** @import { Result } from "../types.js" */
+/** @import { Network, NetworkNode } from "./graph.js" */
+
+const [WIDTH, HEIGHT] = [230, 150]; // px, of the first map
+const LEAST = 24; // px, of the smallest
+const APART = 74; // px, from map to map
+const SHEETS = 4; // of the thickest stack
+const SHEET = 4; // px, from sheet to sheet
+const CLASSES = 3; // named at the end
+const START = { yaw: -50, pitch: -16, zoom: 1 }; // degrees, degrees, factor
+const STEP = 8; // degrees that a key or a button turns
+const DRAG = 0.35; // degrees a pixel
+const FACING = "rotateY(calc(-1 * var(--yaw))) rotateX(calc(-1 * var(--pitch)))"; // takes back the turn of the scene
+
+/** Key -> what it changes. @type {Record<string, Partial<typeof START>>} */
+const KEYS = {
+  ArrowLeft: { yaw: -STEP },
+  ArrowRight: { yaw: STEP },
+  ArrowUp: { pitch: STEP },
+  ArrowDown: { pitch: -STEP },
+  "+": { zoom: 1.25 },
+  "-": { zoom: 0.8 },
+};
+
+/**
+ * {element, repaint(), mark(id), close()}.
+ * @param {Network} network
+ * @param {Result} result
+ * @param {(id: string) => void} onOpen  gets the node that is chosen
+ */
+export async function spaceView(network, result, onOpen) {
+  await loadStyle("space");
+  const nodes = [...network.nodes.values()].filter((node) => node.matrix && (isLayer(node) || node.kind === "input"));
+  const depth = nodes.length * APART;
+  const [{ shape: first }] = nodes;
+  /** @type {{node: NetworkNode, image: MatrixCanvas, plate: HTMLElement}[]} */
+  const plates = nodes.map((node, i) => {
+    const image = new MatrixCanvas(network.axes);
+    const [channels, rows, columns] = node.shape;
+    const sheets = Math.min(Math.round(Math.log2(channels) / 3), SHEETS);
+    const name = displayName(node);
+    const begins = groupName([node]) !== (i ? groupName([nodes[i - 1]]) : "");
+    const plate = h(
+      "button",
+      { type: "button", class: "plate", "aria-label": t("space.open", { name, shape: node.shape.join(" × ") }), data: { id: node.id } },
+      Array.from({ length: sheets }, (_, sheet) => {
+        const ghost = h("span", { class: "sheet" });
+        ghost.style.transform = `translateZ(${-(sheet + 1) * SHEET}px)`;
+        return ghost;
+      }),
+      image.element,
+      begins ? h("span", { class: "name", "aria-hidden": "true", text: isLayer(node) ? groupName([node]) : name }) : null,
+    );
+    Object.assign(plate.style, {
+      width: `${Math.max(WIDTH * Math.sqrt(columns / first[2]), LEAST)}px`,
+      height: `${Math.max(HEIGHT * Math.sqrt(rows / first[1]), LEAST)}px`,
+      transform: `translate(-50%, -50%) translateZ(${depth / 2 - i * APART}px)`,
+    });
+    plate.addEventListener("click", () => onOpen(node.id));
+    return { node, image, plate };
+  });
+  const line = h("div", { class: "line" });
+  Object.assign(line.style, { width: `${depth}px`, transform: "translate(-50%, -50%) rotateY(90deg)" });
+  const answer = h(
+    "button",
+    { type: "button", class: "plate answer", data: { id: "prediction" }, on: { click: () => onOpen("prediction") } },
+    result.predictions.slice(0, CLASSES).map((one) => h("span", { text: `${className(one.class)} ${percent(one.confidence)}` })),
+  );
+  answer.style.transform = `translate(-50%, -50%) translateZ(${-depth / 2 - 0.4 * APART}px) ${FACING}`;
+  const scene = h("div", { class: "scene" }, line, ...plates.map(({ plate }) => plate), answer);
+  const view = h(
+    "div",
+    { class: "view", role: "application", tabindex: 0, "aria-label": t("space.label"), "aria-describedby": "space-hint" },
+    scene,
+  );
+  /** @type {(label: string, symbol: string, change: Partial<typeof START>) => HTMLElement} */
+  const control = (label, symbol, change) => {
+    const made = button(label, null, () => turn(change), { quiet: true, class: "quiet" });
+    made.append(h("span", { "aria-hidden": "true", text: symbol }));
+    return made;
+  };
+  const element = h(
+    "section",
+    { class: "space", "aria-label": t("space.title") },
+    view,
+    h(
+      "div",
+      { class: "controls" },
+      h("p", { id: "space-hint", class: "hint muted", text: t("space.hint") }),
+      control(t("space.left"), "←", KEYS.ArrowLeft),
+      control(t("space.right"), "→", KEYS.ArrowRight),
+      control(t("space.up"), "↑", KEYS.ArrowUp),
+      control(t("space.down"), "↓", KEYS.ArrowDown),
+      control(t("space.closer"), "+", KEYS["+"]),
+      control(t("space.farther"), "−", KEYS["-"]),
+      button(t("space.reset"), "fit", reset, { quiet: true, class: "quiet" }),
+    ),
+  );
+
+  let { yaw, pitch, zoom } = START;
+
+  /** @param {Partial<typeof START>} change */
+  function turn(change) {
+    yaw += change.yaw ?? 0;
+    pitch = Math.min(Math.max(pitch + (change.pitch ?? 0), -85), 85);
+    zoom = Math.min(Math.max(zoom * (change.zoom ?? 1), 0.4), 4);
+    place();
+  }
+
+  function reset() {
+    ({ yaw, pitch, zoom } = START);
+    place();
+  }
+
+  function place() {
+    // So that all of it fits into the box as it stands at first.
+    const wide = 1.1 * depth * Math.abs(Math.sin((START.yaw * Math.PI) / 180)) + WIDTH;
+    const fit = Math.min(view.clientWidth / wide, 1.4) || 1;
+    scene.style.setProperty("--yaw", `${yaw}deg`);
+    scene.style.setProperty("--pitch", `${pitch}deg`);
+    scene.style.setProperty("--zoom", String(zoom * fit));
+    scene.style.setProperty("--text", `${Math.min(14 / fit, 26)}px`); // readable where the scene is small
+  }
+
+  /** Where the pointer was last, while it turns the scene. @type {{x: number, y: number} | null} */
+  let grip = null;
+  let moved = 0; // px, of this drag
+  view.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    grip = { x: event.clientX, y: event.clientY };
+    moved = 0;
+  });
+  view.addEventListener("pointermove", (event) => {
+    if (!grip) return;
+    const [x, y] = [event.clientX - grip.x, event.clientY - grip.y];
+    moved += Math.hypot(x, y);
+    if (moved < 5) return;
+    view.setPointerCapture(event.pointerId);
+    view.toggleAttribute("data-turning", true);
+    grip = { x: event.clientX, y: event.clientY };
+    turn({ yaw: x * DRAG, pitch: -y * DRAG });
+  });
+  for (const end of ["pointerup", "pointercancel"]) {
+    view.addEventListener(end, () => {
+      grip = null;
+      view.toggleAttribute("data-turning", false);
+    });
+  }
+  view.addEventListener("click", (event) => moved >= 5 && event.stopPropagation(), { capture: true }); // the end of a drag
+  view.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "0" || event.key === "Home") reset();
+    else if (Object.hasOwn(KEYS, event.key)) turn(KEYS[event.key]);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+  const sizes = new ResizeObserver(place);
+  sizes.observe(view);
+
+  function repaint() {
+    for (const { node, image } of plates) {
+      const scaled = scaledMap(node, network);
+      if (scaled) image.show(scaled);
+    }
+  }
+  repaint();
+
+  return {
+    element,
+    repaint,
+    /** Mark the opened node. @param {string | null} id */
+    mark(id) {
+      for (const { node, plate } of plates) plate.toggleAttribute("data-open", node.id === id);
+      answer.toggleAttribute("data-open", id === "prediction");
+    },
+    close() {
+      sizes.disconnect();
+      for (const { image } of plates) image.close();
+      element.remove();
+    },
+  };
+}

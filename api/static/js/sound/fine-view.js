@@ -1,0 +1,116 @@
+// Keeps the finer spectrogram of what is visible: it is computed again a moment after the visible region has changed.
+
+import { readAudio } from "../edit/audio.js";
+import { settings } from "../settings.js";
+import { viewport } from "../viewport.js";
+import { finePicture, mixed } from "./fine.js";
+import { isDecodable } from "./peaks.js";
+
+/** @import { PlacedSpectrogram, SoundRegion } from "../types.js" */
+/** @import { Sound } from "../library.js" */
+/** @import { FinePicture } from "./fine.js" */
+
+const DELAY = 120; // milliseconds without a change before it is computed
+const [WIDE, HIGH] = [4, 8]; // px: the model's cells are replaced by finer ones from this size on
+const [MOST_COLUMNS, MOST_ROWS] = [1_200, 480];
+
+/**
+ * The highest frequency of a sound in Hz, where its samples can be read here; otherwise 0.
+ * @param {Sound | null} sound
+ */
+export const highestFrequency = (sound) => (sound && settings.get("fine") && canRead(sound) ? rateOf(sound) / 2 : 0);
+
+/** @param {Sound} sound */
+const rateOf = ({ root }) => Math.min(Math.max(root.job?.audio.sample_rate ?? 0, 8_000), 96_000);
+
+/** @param {Sound} sound */
+function canRead({ file, root, result }) {
+  return Boolean(file && root.job?.audio.sample_rate && result && isDecodable(result.duration, root.job.audio.channels ?? 1));
+}
+
+/**
+ * {picture, update(sound, spectrogram)}.
+ * @param {HTMLElement} stage  that the spectrogram is shown in
+ * @param {() => void} onPicture  called when there is a new one
+ */
+export function fineView(stage, onPicture) {
+  /** @type {FinePicture | null} */
+  let picture = null;
+  /** What it is computed of. @type {{file: File, rate: number, spectrogram: PlacedSpectrogram} | null} */
+  let source = null;
+  /** @type {AbortController | null} */
+  let computing = null;
+  let timer = 0;
+  /** What was last requested: the file, the axis, the region, the size. */
+  let requested = "";
+
+  /** The part of what is visible that is to be computed; null: none. @returns {SoundRegion | null} */
+  function wantedRegion() {
+    if (!source) return null;
+    const { spectrogram } = source;
+    const { start, end, low, high, axis } = viewport;
+    const across = (stage.clientWidth * spectrogram.step) / (end - start);
+    const up = stage.clientHeight / spectrogram.matrix.rows / (high - low);
+    const from = across >= WIDE || up >= HIGH ? low : Math.max(axis.shareOf(spectrogram.axis.high), low);
+    return from < high - 1e-6 ? { start, end, low: from, high } : null;
+  }
+
+  function request() {
+    const region = wantedRegion();
+    if (picture && (!region || picture.axis !== viewport.axis)) forget();
+    if (!region || !source || !stage.clientWidth) return;
+    const width = Math.min(Math.round(stage.clientWidth * devicePixelRatio), MOST_COLUMNS);
+    const share = (region.high - region.low) / (viewport.high - viewport.low);
+    const height = Math.max(Math.round(share * Math.min(stage.clientHeight * devicePixelRatio, MOST_ROWS)), 1);
+    const { scale, low, high } = viewport.axis;
+    const wanted = [...Object.values(region), width, height, scale, low, high].join();
+    if (wanted === requested) return;
+    requested = wanted;
+    clearTimeout(timer);
+    computing?.abort();
+    computing = new AbortController();
+    const { signal } = computing;
+    timer = setTimeout(() => compute(region, { width, height }, signal), DELAY);
+  }
+
+  /** @type {(region: SoundRegion, size: {width: number, height: number}, signal: AbortSignal) => Promise<void>} */
+  async function compute(region, size, signal) {
+    if (!source) return;
+    const { file, rate } = source;
+    const { axis } = viewport;
+    try {
+      const { channels } = await readAudio(file, rate);
+      if (signal.aborted) return;
+      const found = await finePicture({ rate, channels: [mixed(channels)] }, axis, region, size, signal);
+      if (signal.aborted || !found) return;
+      picture = found;
+      onPicture();
+    } catch {
+      forget(); // the browser cannot decode it
+    }
+  }
+
+  function forget() {
+    picture = null;
+    requested = "";
+    clearTimeout(timer);
+    computing?.abort();
+  }
+
+  viewport.on("change", request);
+  new ResizeObserver(request).observe(stage);
+
+  return {
+    get picture() {
+      return picture;
+    },
+    /** @type {(sound: Sound | null, spectrogram: PlacedSpectrogram | null) => void} */
+    update(sound, spectrogram) {
+      const usable = sound && spectrogram && highestFrequency(sound) > 0;
+      const next = usable && sound.file ? { file: sound.file, rate: rateOf(sound), spectrogram } : null;
+      if (source?.file !== next?.file || source?.spectrogram !== next?.spectrogram) forget();
+      source = next;
+      request();
+    },
+  };
+}

@@ -1,0 +1,75 @@
+"""The main path in Firefox as the distribution ships it. Skipped, with the reason, where it is not installed."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.browser.conftest import SHOTS, SOUNDS
+from tests.browser.firefox import Firefox, running_firefox
+from tests.browser.test_sound import PAINTED
+from tests.e2e.conftest import Stack
+
+pytestmark = pytest.mark.timeout(300)
+
+RIGHT, ENTER = "\ue014", "\ue007"  # of WebDriver
+
+
+@pytest.fixture
+def firefox(tmp_path: Path) -> Iterator[Firefox]:
+    program = shutil.which("firefox-esr") or shutil.which("firefox")
+    if program is None:
+        pytest.skip("needs Firefox: `apt install firefox-esr`")
+    with running_firefox(program, tmp_path) as running:
+        yield running
+
+
+def button(name: str) -> str:
+    """An expression for the visible button with that name."""
+    return (
+        f"[...document.querySelectorAll('button')].find((one) => one.checkVisibility() && "
+        f"[one.ariaLabel, one.textContent.trim()].includes('{name}'))"
+    )
+
+
+def module(name: str, expression: str) -> str:
+    """An expression with the exports of a module of the page."""
+    return f"import('/static/js/{name}.js').then(({{ {name.rpartition('/')[2]} }}) => {expression})"
+
+
+def test_the_main_path(firefox: Firefox, stack: Stack) -> None:
+    """The example, a file, playing, zooming, an edit, a layer, the network in three dimensions; without an error."""
+    firefox.open(f"{stack.url}/", 1280, 900)
+    assert firefox.until("document.querySelector('.top-class strong')?.textContent") == "siren"
+    firefox.choose_file("document.querySelector('#upload input[type=file]')", SOUNDS / "church-bell.flac")
+    firefox.until("document.querySelector('.title h1')?.textContent === 'church-bell.flac'")
+    assert firefox.until("document.querySelector('.top-class strong')?.textContent") == "church bells"
+    for plot in ("waveform", "spectrogram"):
+        firefox.until(f"({PAINTED})(document.querySelector('.{plot} canvas.image'))")
+
+    firefox.click(button("Play"))
+    firefox.until(module("playhead", "playhead.playing && playhead.time > 0.3"))
+    firefox.click(button("Pause"))
+
+    firefox.evaluate("document.querySelector('.spectrogram .overlay').focus()")
+    firefox.press(*"++++")
+    firefox.until("!document.querySelectorAll('.spectrogram canvas.image')[1].hidden")
+    firefox.until(f"({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[1])")
+    firefox.screenshot(SHOTS / "firefox-zoomed-1280.png")
+    firefox.press("0")
+    firefox.until(module("viewport", "viewport.whole"))
+
+    firefox.click("document.querySelector('.editor [data-tool=mute]')")
+    firefox.evaluate("document.querySelector('.spectrogram .overlay').focus()")
+    firefox.press(RIGHT, ENTER)
+    firefox.until(module("library", "library.selected.edits === 1 && !library.selected.pendingVersion"))
+
+    firefox.click("document.querySelector('.network .node[data-id=\"layer2.block1\"]')")
+    assert firefox.until("document.querySelector('.network .detail h3')?.textContent") == "layer2.block1"
+    firefox.until(f"({PAINTED})(document.querySelector('.network .detail canvas'))")
+    firefox.click(button("3-D"))
+    firefox.until("document.querySelectorAll('.space .plate').length > 10")
+    firefox.until(f"({PAINTED})(document.querySelector('.space .plate canvas'))")
+    firefox.screenshot(SHOTS / "firefox-1280.png")
+    assert firefox.errors == []
