@@ -72,6 +72,29 @@ def test_key_is_required_stored_and_forgotten(keys: dict[str, str], open_page: O
     assert not page.context.cookies()
 
 
+OPEN_STREAM = """() => new Promise((resolve) => {
+  const socket = new WebSocket(`${location.origin.replace(/^http/, "ws")}/v1/stream?rate=16000`);
+  socket.onmessage = ({ data }) => resolve(JSON.parse(data).type);
+  socket.onclose = ({ code }) => resolve(code);
+})"""
+"""The type of the first message of a stream, or the code that it was closed with."""
+
+
+def test_live_mode_has_the_key_of_the_page(keys: dict[str, str], open_page: Open) -> None:
+    """A stream without a key is refused; with the key that was entered the microphone is answered."""
+    page = open_page()
+    page.expected_errors += ["401", "WebSocket connection"]  # type: ignore[attr-defined]
+    expect(page.get_by_role("heading", name=REQUIRED)).to_be_visible()
+    assert page.evaluate(OPEN_STREAM) != "opened"
+    enter(page, keys["good"])
+    expect(page.get_by_label("Model")).to_be_enabled()
+    assert page.evaluate(OPEN_STREAM) == "opened"
+    page.get_by_role("button", name="Live", exact=True).click()
+    expect(page.locator("#live .note")).to_contain_text("answered in", timeout=60_000)
+    page.get_by_role("button", name="Stop").click()
+    page.locator("#prediction .prediction").wait_for(timeout=60_000)
+
+
 def test_sounds_continue_after_a_new_key(keys: dict[str, str], open_page: Open, stack: Stack) -> None:
     """A key is revoked while the page is open: the sound waits, the form is shown, and a new key lets it continue."""
     page = open_page()
