@@ -91,7 +91,11 @@ def sandbox(trial: Trial) -> None:
         trial.check("the log says what is missing", all(line in logged for line in missing))
         return
     trial.check(f"in a sandbox: {', '.join(found)}", found == ["files refused True", "sockets refused True"])
-    filters = trial.compose.run_in("worker", "python", "-c", FILTERS).split()
+    for _ in range(10):  # a process that has just been started loads its libraries first
+        filters = trial.compose.run_in("worker", "python", "-c", FILTERS).split()
+        if set(filters) == {"1"}:
+            break
+        time.sleep(1.0)
     trial.check(f"decode processes have {filters} filters of their own", set(filters) == {"1"})
 
 
