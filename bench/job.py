@@ -68,9 +68,7 @@ def measure(options: argparse.Namespace, socket: Path) -> None:
             for position in range(0, len(ids), size):
                 if position == 5 * size:  # behind the warm-up
                     began = time.thread_time(), time.process_time()
-                if size > 1:
-                    runner.expect(ids[position : position + size], [])
-                runner.run(ids[position])  # with all jobs of its group
+                runner.run(ids[position : position + size])
             spent = time.thread_time() - began[0], time.process_time() - began[1]
             figures = {"together": size, "thread_ms": spent[0], "process_ms": spent[1]}
             figures |= {name: round(1e3 * figures[name] / options.jobs, 3) for name in ("thread_ms", "process_ms")}

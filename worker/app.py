@@ -96,7 +96,7 @@ class Worker:
         self._registry.require()
         fetcher = Fetcher(settings.sources, settings.max_upload_bytes, settings.upload_seconds)
         classifier = Classifier(self._registry, self._decoder, self._batcher, self._metrics, self._batch_size, fetcher)
-        self._runner = JobRunner(self.id, self._store, classifier, self._metrics, lanes=usable_cores())
+        self._runner = JobRunner(self.id, self._store, classifier, self._metrics)
         tracing.freeze_gc()
         self._every(1.0, self._watch_device)
         self._every(1.0, self._watch_drain)
@@ -112,7 +112,7 @@ class Worker:
         concurrency = 2 * self._batch_size * self._engine.device_threads
         return consume(
             self._settings, self._handle, name=self.id, concurrency=concurrency, models=lambda: self._registry.cards,
-            on_delivery=self._runner.expect,
+            lanes=usable_cores(),
         )  # fmt: skip
 
     def close(self) -> None:
@@ -127,13 +127,13 @@ class Worker:
         self._batcher.stop(drain=True, timeout=self._settings.watchdog_seconds)
         self._exit.close()
 
-    def _handle(self, job_id: str) -> None:
-        """Run a delivered job. Raises Requeue."""
+    def _handle(self, job_ids: list[str], acknowledge: Callable[[str], None]) -> None:
+        """Run delivered jobs. Raises Requeue."""
         try:
-            self._runner.run(job_id)
+            self._runner.run(job_ids, acknowledge)
         except REQUEUE_ERRORS as error:
             if isinstance(error, ContractMismatch | ModelNotFound):
-                log.warning("requeued for another worker: %s", error, extra={"job": job_id})
+                log.warning("requeued for another worker: %s", error, extra={"job": " ".join(job_ids)})
             time.sleep(1.0)
             raise Requeue(str(error)) from error  # nothing has been stored, so nothing is lost
 

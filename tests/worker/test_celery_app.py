@@ -67,7 +67,7 @@ def test_a_message_is_what_celery_sends(kombu_app: Celery, stores: Stores) -> No
     """In every field but the delivery tag, which is the job's id here and random there."""
     kombu_app.send_task(CLASSIFY, args=["a" * 32], task_id="a" * 32)
     sent: dict[str, Any] = json.loads(stores.raw.lpop(QUEUE) or "")  # type: ignore[arg-type]
-    made = TaskMessage(kombu_app).for_job("a" * 32)
+    made = TaskMessage(kombu_app).for_jobs("a" * 32)
     tags = [message["properties"].pop("delivery_tag") for message in (sent, made)]
     assert sent == made
     assert tags[1] == "a" * 32

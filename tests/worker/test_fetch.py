@@ -139,7 +139,7 @@ def test_a_job_fetches_its_sound(
     audio = AudioInfo(bytes=0, container="", codec="", url=url)
     stores = harness.stores
     job_id = stores.run(stores.gateway.submit("tiny", JobOptions(), audio, url.encode())).id
-    harness.runner.run(job_id)
+    harness.runner.run([job_id])
     job = harness.job(job_id)
     assert (job.status, job.error.code if job.error else "") == ("failed" if code else "succeeded", code), job.error
 

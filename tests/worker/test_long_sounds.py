@@ -104,7 +104,7 @@ def test_the_windows_of_a_long_sound_reach_the_network_as_they_come(
     broken_end = np.frombuffer(RECORDING[44:], "<i2").astype(np.float32) / 32_768
     broken_end[-1] = np.nan
     job_id = harness.submit(encode(broken_end[:, None], RATE, "WAV", "FLOAT"))
-    harness.runner.run(job_id)
+    harness.runner.run([job_id])
     assert isinstance(harness.failure(job_id), AudioNotFinite)
     assert len(harness.batches) > before
 
@@ -113,13 +113,13 @@ def test_what_a_long_sound_cannot_have_is_refused(harness: WorkerHarness, lower:
     """The spectrogram of the whole, at once and with the limit; a window that does not exist, once they are counted."""
     lower()
     job_id = harness.submit(RECORDING, include=[Part.FULL_SPECTROGRAM])
-    harness.runner.run(job_id)
+    harness.runner.run([job_id])
     error = harness.failure(job_id)
     assert isinstance(error, InvalidRequest)
     assert "up to 600 s" in error.detail
     assert harness.batches == []
     job_id = harness.submit(RECORDING, window=40)
-    harness.runner.run(job_id)
+    harness.runner.run([job_id])
     assert "40 windows, 0 to 39; window 40" in harness.failure(job_id).detail
 
 
@@ -176,7 +176,7 @@ def test_a_job_is_cancelled_while_its_sound_is_decoded(harness: WorkerHarness, m
     try:
         stop(pool.pids[0])
         job_id = harness.submit(recording(5.0 + SECONDS, "FLAC"))
-        thread = threading.Thread(target=harness.runner.run, args=(job_id,))
+        thread = threading.Thread(target=harness.runner.run, args=([job_id],))
         thread.start()
         until(lambda: pool._idle.empty())
         harness.stores.run(harness.stores.gateway.cancel(job_id))

@@ -46,7 +46,7 @@ def test_verdicts_and_warnings_are_counted(harness: WorkerHarness) -> None:
 
 def test_failures_are_counted_by_code(harness: WorkerHarness) -> None:
     """A failed job is not counted as a result of any class."""
-    harness.runner.run(harness.submit(LONG, window=9))
+    harness.runner.run([harness.submit(LONG, window=9)])
     assert sample(harness, "otoscope_worker_failures_total", code="invalid_request", fault="caller") == 1
     assert sample(harness, "otoscope_worker_failures_total", code="internal_error", fault="service") == 0
     assert sample(harness, "otoscope_worker_job_seconds_count") == 0
@@ -69,7 +69,7 @@ def test_jobs_of_a_dead_worker_are_counted_as_redelivered(harness: WorkerHarness
     job_id = harness.submit()
     harness.stores.claim(job_id, "dead")
     assert sample(harness, "otoscope_worker_redeliveries_total") == 0
-    harness.runner.run(job_id)
+    harness.runner.run([job_id])
     assert sample(harness, "otoscope_worker_redeliveries_total") == 1
     assert harness.count("succeeded") == 1
 

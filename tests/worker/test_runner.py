@@ -33,7 +33,7 @@ def test_a_sound_is_classified(harness: WorkerHarness) -> None:
 def test_stages_are_timed_and_counted(harness: WorkerHarness) -> None:
     """In the timings of the job and in the metrics."""
     job_id = harness.submit()
-    harness.runner.run(job_id)
+    harness.runner.run([job_id])
     timings = harness.job(job_id).timings
     for stage in (timings.queue, timings.decode, timings.batch, timings.forward, timings.total):
         assert stage is not None
@@ -108,7 +108,7 @@ def test_a_cam_can_be_of_any_class(harness: WorkerHarness) -> None:
     assert sum(map(len, harness.batches)) == len(result.windows)
     assert_parts_of(result, outputs_alone(harness, LONG, cam_class=classes[-1])[1])
     job_id = harness.submit(LONG, include=[Part.CAM], cam_class="unicorn")
-    harness.runner.run(job_id)
+    harness.runner.run([job_id])
     assert "no class 'unicorn'" in harness.failure(job_id).detail
 
 

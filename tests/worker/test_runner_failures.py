@@ -48,7 +48,7 @@ def test_an_impossible_job_fails_with_its_reason(
 ) -> None:
     """The job is failed with an error of otoscope.errors, and its windows never reach the network."""
     job_id = harness.submit(**submission)
-    harness.runner.run(job_id)
+    harness.runner.run([job_id])
     error = harness.failure(job_id)
     assert type(error) is kind
     assert text in error.detail
@@ -60,7 +60,7 @@ def test_a_job_whose_model_was_removed_is_requeued(harness: WorkerHarness) -> No
     """As if it had never been delivered: another worker may serve the model."""
     job_id = harness.submit(model="other")
     with pytest.raises(ModelNotFound, match="no model 'other'"):
-        harness.runner.run(job_id)
+        harness.runner.run([job_id])
     assert harness.job(job_id).status == "queued"
     assert harness.stores.raw.hget(job_key(job_id), "attempts") == b"0"
 
@@ -103,7 +103,7 @@ def test_only_a_file_whose_decoder_is_killed_twice_is_blamed(
         monkeypatch.setattr(harness.classifier, "_decoder", pool)
         monkeypatch.setattr(Child, "send", send_to_killed)
         job_id = harness.submit(encode(chirp(1.0, RATE), RATE, "FLAC", "PCM_16"))
-        harness.runner.run(job_id)
+        harness.runner.run([job_id])
     finally:
         pool.close()
     assert harness.job(job_id).status == status
@@ -120,7 +120,7 @@ def test_a_file_that_kills_its_decoder_fails_one_job(harness: WorkerHarness, mon
         monkeypatch.setattr(harness.classifier, "_decoder", stuck)
         stop(stuck.pids[0])
         job_id = harness.submit(encode(chirp(1.0, RATE), RATE, "FLAC"))
-        harness.runner.run(job_id)
+        harness.runner.run([job_id])
         assert type(harness.failure(job_id)) is DecoderDied
         harness.result()
     finally:
@@ -138,7 +138,7 @@ def test_a_bug_fails_one_job_and_is_logged(
     job_id = harness.submit()
     with monkeypatch.context() as patch:
         patch.setattr(harness.engine, "run", broken)
-        harness.runner.run(job_id)
+        harness.runner.run([job_id])
     error = harness.failure(job_id)
     assert type(error) is InternalError
     assert "secret" not in error.detail
@@ -182,7 +182,7 @@ def test_a_cancellation_during_submission_is_not_missed(
         return submit(*args, **more)
 
     monkeypatch.setattr(harness.batcher, "submit", cancelled_meanwhile)
-    harness.runner.run(job_id)
+    harness.runner.run([job_id])
     harness.free.set()
     first.join(20)
     harness.batcher.stop(timeout=20)
@@ -207,7 +207,7 @@ def test_a_job_past_its_deadline_is_not_started(make_harness: Callable[..., Work
     harness = make_harness(job_deadline=0.01)
     job_id = harness.submit()
     time.sleep(0.02)
-    harness.runner.run(job_id)
+    harness.runner.run([job_id])
     assert type(harness.failure(job_id)) is DeadlineExceeded
     assert harness.job(job_id).timings.decode is None
 
@@ -222,7 +222,7 @@ def test_a_job_whose_deadline_passes_in_the_batcher_is_not_run(
     first = patient.run_blocked(patient.submit())
     harness.classifier._batcher = patient.batcher
     job_id = harness.submit()
-    thread = threading.Thread(target=harness.runner.run, args=(job_id,))
+    thread = threading.Thread(target=harness.runner.run, args=([job_id],))
     thread.start()
     thread.join(1.1)
     patient.free.set()
@@ -237,10 +237,10 @@ def test_a_poison_job_is_failed_without_being_run(make_harness: Callable[..., Wo
     harness = make_harness(max_attempts=1)
     job_id = harness.submit()
     harness.stores.claim(job_id)
-    harness.runner.run(job_id)
+    harness.runner.run([job_id])
     assert type(harness.failure(job_id)) is JobPoison
     assert harness.batches == []
-    harness.runner.run(job_id)
+    harness.runner.run([job_id])
     assert harness.count("failed") == 1
 
 
@@ -248,7 +248,7 @@ def test_a_job_delivered_twice_at_once_runs_once(harness: WorkerHarness) -> None
     """The second delivery waits for the first and finds it finished; it does not count as a crash."""
     job_id = harness.submit()
     first = harness.run_blocked(job_id)
-    second = threading.Thread(target=harness.runner.run, args=(job_id,))
+    second = threading.Thread(target=harness.runner.run, args=([job_id],))
     second.start()
     second.join(0.2)
     assert second.is_alive()
@@ -267,7 +267,7 @@ def test_quarantined_jobs_run_one_at_a_time(harness: WorkerHarness) -> None:
     for job_id in quarantined:
         harness.stores.claim(job_id, "dead")
     harness.free.clear()
-    threads = [threading.Thread(target=harness.runner.run, args=(job_id,)) for job_id in quarantined]
+    threads = [threading.Thread(target=harness.runner.run, args=([job_id],)) for job_id in quarantined]
     for thread in threads:
         thread.start()
     assert harness.entered.acquire(timeout=20)
@@ -284,6 +284,6 @@ def test_a_worker_that_stops_requeues_its_jobs(harness: WorkerHarness) -> None:
     harness.batcher.stop(timeout=20)
     job_id = harness.submit()
     with pytest.raises(BatcherStopped):
-        harness.runner.run(job_id)
+        harness.runner.run([job_id])
     assert harness.job(job_id).status == "queued"
     assert harness.runner.in_flight == []

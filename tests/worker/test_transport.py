@@ -104,6 +104,82 @@ def test_all_are_delivered_in_order_and_recorded(connection: Connection, client:
         assert message.properties["body_encoding"] == "base64"
 
 
+@pytest.fixture
+def grouping(redis_socket: Path) -> Iterator[Connection]:
+    """A connection of a worker with two lanes."""
+    settings = Settings(redis_url=f"unix://{redis_socket}")
+    with contextlib.closing(make_celery(settings, lanes=2)) as app, app.connection_for_read() as connection:
+        connection.transport.brpop_timeout = 0.1
+        yield connection
+
+
+def tags(inbox: Inbox) -> list[str]:
+    return [message.delivery_tag for message in inbox.messages]
+
+
+def test_short_jobs_of_a_delivery_share_messages(grouping: Connection, client: redis.Redis) -> None:
+    """As many as there are lanes without work; while all have work, the next ones are in one message."""
+    sent = ids(2 * DELIVERED_AT_ONCE)
+    send(client, *sent)
+    inbox = Inbox(grouping)
+    inbox.drain()
+    first, second = sent[:DELIVERED_AT_ONCE], sent[DELIVERED_AT_ONCE:]
+    assert tags(inbox) == [" ".join(first[::2]), " ".join(first[1::2]), " ".join(second)]
+    assert [message.payload[0] for message in inbox.messages] == [[tag] for tag in tags(inbox)]
+    assert sorted(client.zrange(UNACKED, 0, -1)) == sorted(job_id.encode() for job_id in sent)
+
+
+def test_long_and_redelivered_jobs_have_messages_of_their_own(grouping: Connection, client: redis.Redis) -> None:
+    """Whatever is delivered with them."""
+    short, again, long = ids(6), ids(1, 6)[0], ids(1, 7)[0]
+    send(client, long, seconds=300)
+    send(client, *short, caller="net:two")
+    send(client, again, caller="net:three")
+    client.lrem(queue_key("net:three"), 0, again)
+    client.lrem(QUEUE, 0, "net:three")
+    client.rpush(QUEUE, f"job:{again}")
+    inbox = Inbox(grouping)
+    inbox.drain()
+    assert {again, long} < set(tags(inbox))
+    assert sorted(" ".join(tags(inbox)).split()) == sorted([*short, again, long])
+
+
+def test_room_is_counted_in_jobs(grouping: Connection, client: redis.Redis) -> None:
+    """While groups run in all lanes, no smaller one is taken than has room; an acknowledged group makes that room."""
+    sent = ids(30)
+    send(client, *sent)
+    inbox = Inbox(grouping, prefetch=20)
+    inbox.drain()
+    assert [len(tag.split()) for tag in tags(inbox)] == [4, 4, 8]
+    assert client.zcard(UNACKED) == 16
+    inbox.messages[2].ack()
+    inbox.drain()
+    assert [len(tag.split()) for tag in tags(inbox)] == [4, 4, 8, 8]
+
+
+def test_a_part_of_a_message_is_acknowledged_and_the_rest_requeued(grouping: Connection, client: redis.Redis) -> None:
+    """The leases of the rest are renewed until then."""
+    sent = ids(6)
+    send(client, *sent)
+    inbox = Inbox(grouping)
+    inbox.drain()
+    qos, (first, second) = inbox.channel.qos, inbox.messages
+    done, *rest = first.delivery_tag.split()
+    qos.acknowledge(done)
+    assert sorted(qos.held) == sorted([*rest, *second.delivery_tag.split()])
+    assert client.zscore(UNACKED, done) is None
+    for job_id in qos.held:
+        client.zincrby(UNACKED, -5, job_id)
+    qos.renew(client)
+    assert client.zcard(UNACKED) == 5
+    assert client.zcount(UNACKED, time.time() - 3, "+inf") == 5
+    first.reject(requeue=True)
+    second.ack()
+    qos.acknowledge(done)
+    assert client.zcard(UNACKED) == 0
+    assert sorted(client.lrange(QUEUE, 0, -1)) == sorted(f"job:{job_id}".encode() for job_id in rest)
+
+
 def test_no_more_is_taken_than_there_is_room_for(connection: Connection, client: redis.Redis) -> None:
     """The rest stays in the queue for another worker."""
     sent = ids(12)

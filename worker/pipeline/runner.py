@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -27,12 +27,13 @@ from shared.results import pack_result
 from worker.decode.pool import DecoderStopped
 from worker.inference.batcher import BatcherStopped
 from worker.pipeline.classify import Classifier
-from worker.pipeline.groups import Group, Groups, Rest
 from worker.pipeline.inflight import InFlightJob, InFlightJobs
 from worker.telemetry.metrics import WorkerMetrics
 from worker.telemetry.tracing import job_span, record_outcome
 
 log = logging.getLogger(__name__)
+
+_MOST_RELEASED = 256  # threads for jobs that were released from their groups
 
 REQUEUE_ERRORS = (StoreUnavailable, ContractMismatch, ModelNotFound, BatcherStopped, DecoderStopped)
 """Errors of `JobRunner.run` that are not the fault of the job: it has to be delivered again. A model may have been
@@ -55,12 +56,9 @@ wait."""
 class JobRunner:
     """Runs delivered jobs; the Celery task calls it from many threads at once."""
 
-    def __init__(
-        self, worker_id: str, store: JobStore, classifier: Classifier, metrics: WorkerMetrics, *, lanes: int = 1
-    ) -> None:
-        """`lanes`: groups of short jobs that should run at the same time."""
+    def __init__(self, worker_id: str, store: JobStore, classifier: Classifier, metrics: WorkerMetrics) -> None:
         self._worker_id, self._store, self._classifier, self._metrics = worker_id, store, classifier, metrics
-        self._groups = Groups(lanes)
+        self._released = ThreadPoolExecutor(thread_name_prefix="released", max_workers=_MOST_RELEASED)
         self._in_flight = InFlightJobs(metrics.jobs_in_progress.set)
         self._isolation = threading.Lock()  # held by the one quarantined job that runs
 
@@ -85,23 +83,27 @@ class JobRunner:
                 self._store.report_progress(job.id, self._worker_id, progress)
                 job.reported = progress
 
-    def expect(self, together: Sequence[str], alone: Sequence[str]) -> None:
-        """These jobs were delivered, and `run` is about to be called for each: some are short, others not."""
-        self._groups.expect(together, alone)
+    def run(self, job_ids: Sequence[str], acknowledge: Callable[[str], None] = lambda job_id: None) -> None:
+        """Run delivered jobs to their end: several of short sounds together, in this thread.
 
-    def run(self, job_id: str) -> None:
-        """Run a delivered job to its end. Raises REQUEUE_ERRORS only.
+        A thread that sleeps and wakes for every job and for every reply of Redis finds its code and data gone from the
+        core's cache each time, which costs more than the work. So all jobs of a group are claimed in one round trip,
+        each step is run for all of them before the next one, and their results are stored in one round trip.
+
+        Raises REQUEUE_ERRORS only, where jobs have to be delivered again; `acknowledge` was then called for each of the
+        others. It is also called for a job that has ended while another one of its group still runs.
+        """
+        if len(job_ids) == 1:
+            self._run_alone(job_ids[0])
+        else:
+            self._run_group(job_ids, acknowledge)
+
+    def _run_alone(self, job_id: str, claimed: ClaimedJob | SkippedJob | None = None) -> None:
+        """Run a job, unless another thread has claimed it already, also claim it. Raises REQUEUE_ERRORS.
 
         A quarantined job (it was in flight when a worker died) runs isolated: no other quarantined job runs beside it,
         so that the next crash is attributed to the right one.
         """
-        claimed: Rest = None
-        if group := self._groups.take(job_id):
-            if group.lead():
-                self._run_group(group)
-            claimed = group.rest[job_id].result()
-            if claimed is None:
-                return
         with self._in_flight.exclusive(job_id):
             job = claimed or self._store.claim(job_id, self._worker_id)
             if job == SkippedJob("quarantined"):
@@ -111,20 +113,30 @@ class JobRunner:
             else:
                 self._run_traced(job_id, job)
 
-    def _run_group(self, group: Group) -> None:
-        """Run the jobs of a group step by step, each step of all of them before the next one."""
-        self._groups.began()
-        members = [_Member(job_id, rest, self._in_flight.exclusive(job_id)) for job_id, rest in group.rest.items()]
+    def _run_group(self, job_ids: Sequence[str], acknowledge: Callable[[str], None]) -> None:
+        """Run jobs step by step, each step of all of them before the next one.
+
+        Where one of them takes long, the others are released: each runs in a thread of its own from its beginning.
+        """
+        members = [_Member(job_id, self._in_flight.exclusive(job_id)) for job_id in job_ids]
+        released: dict[_Member, Future[None]] = {}
+
+        def run_released(member: _Member, job: ClaimedJob) -> None:
+            self._run_alone(member.job_id, job)
+            acknowledge(member.job_id)
+
+        def release_others(slow: _Member) -> None:
+            for member in members:
+                if member is not slow and (job := member.release()):
+                    released[member] = self._released.submit(run_released, member, job)
+
         try:
-            jobs = self._store.claim_each([member.job_id for member in members], self._worker_id)
+            jobs = self._store.claim_each(job_ids, self._worker_id)
             for member, job in zip(members, jobs, strict=True):
                 if isinstance(job, ClaimedJob):
-                    others = [other for other in members if other is not member]
-                    member.start(job, self._traced_steps(job, partial(_release, others)))
-                elif isinstance(job, SkippedJob):
-                    member.end(job)
+                    member.start(job, self._traced_steps(job, partial(release_others, member)))
                 else:
-                    member.fail(job)
+                    member.end(job)
             while running := [member for member in members if member.runs]:
                 results = [(member, ending) for member in running if (ending := member.advance())]
                 if not results:
@@ -132,12 +144,34 @@ class JobRunner:
                 stored = self._store.succeed_each([(each.job_id, end.packed, end.timings) for each, end in results])
                 for (member, _), reply in zip(results, stored, strict=True):
                     member.advance(reply)
-        except BaseException as error:
-            for member in members:
-                member.fail(error)
-            raise
         finally:
-            self._groups.ended()
+            for member in members:
+                member.end(None)  # where an unexpected error has ended the loop
+        rest = [member for member in members if member.outcome or member in released]
+        if rest:
+            for member in members:
+                if member not in rest:
+                    acknowledge(member.job_id)
+        for member in rest:
+            if member in released:
+                member.outcome = self._error_of(released[member].result)
+            elif isinstance(member.outcome, SkippedJob):
+                member.outcome = self._error_of(partial(self._run_alone, member.job_id, member.outcome))
+        if failed := [member for member in rest if member.outcome]:
+            for member in rest:
+                if member not in failed:
+                    acknowledge(member.job_id)
+            assert isinstance(failed[0].outcome, Exception)
+            raise failed[0].outcome
+
+    @staticmethod
+    def _error_of(function: Callable[[], None]) -> Exception | None:
+        """What it raises, if that requeues the job."""
+        try:
+            function()
+        except REQUEUE_ERRORS as error:
+            return error
+        return None
 
     def _traced_steps(self, job: ClaimedJob, release_others: Callable[[], None]) -> _Steps:
         with job_span(job.id, job, self._worker_id):
@@ -217,9 +251,10 @@ class JobRunner:
 class _Member:
     """A job of a group. Its steps run in a context of their own, so that its spans are not those of the others."""
 
-    def __init__(self, job_id: str, rest: Future[Rest], exclusive: AbstractContextManager[None]) -> None:
+    def __init__(self, job_id: str, exclusive: AbstractContextManager[None]) -> None:
         """`exclusive` is held until the job has ended here."""
-        self.job_id, self._rest = job_id, rest
+        self.job_id = job_id
+        self.outcome: SkippedJob | Exception | None = None  # what is left to do, or why it has to be requeued
         self._held = ExitStack()
         self._held.enter_context(exclusive)
         self._context = copy_context()
@@ -251,30 +286,20 @@ class _Member:
             return self._ending
         except StopIteration:
             self.end(None)
-        except Exception as error:
-            self.fail(error)
+        except REQUEUE_ERRORS as error:
+            self.end(error)
         return None
 
-    def release(self) -> None:
-        """The thread of the job is to run it again from its beginning, unless it has ended or its result is stored."""
-        if self._steps is not None and self._ending is None:
-            self._context.run(self._steps.close)
-            self.end(self._job)
+    def release(self) -> ClaimedJob | None:
+        """The job, which is to be run again from its beginning; None where it has ended or its result is stored."""
+        if self._steps is None or self._ending is not None:
+            return None
+        self._context.run(self._steps.close)
+        self.end(None)
+        return self._job
 
-    def end(self, rest: Rest) -> None:
-        """The thread of the job is to do what is left."""
+    def end(self, outcome: SkippedJob | Exception | None) -> None:
+        """The group has nothing more to do for the job; the first outcome is kept."""
         self._steps = None
+        self.outcome = self.outcome or outcome
         self._held.close()
-        self._rest.set_result(rest)
-
-    def fail(self, error: BaseException) -> None:
-        """The thread of the job is to raise this, unless the job has ended."""
-        if not self._rest.done():
-            self._steps = None
-            self._held.close()
-            self._rest.set_exception(error)
-
-
-def _release(members: Sequence[_Member]) -> None:
-    for member in members:
-        member.release()

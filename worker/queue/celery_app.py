@@ -24,27 +24,28 @@ from worker.queue.message import TaskMessage
 
 
 class Requeue(Exception):
-    """Raised by a handler whose job is to be delivered again."""
+    """Raised by a handler whose jobs are to be delivered again."""
 
 
-def make_celery(
-    settings: Settings,
-    models: Callable[[], Iterable[str]] | None = None,
-    on_delivery: Callable[[list[str], list[str]], None] | None = None,
-) -> Celery:
+Handler = Callable[[list[str], Callable[[str], None]], None]
+"""Runs jobs that were delivered together, by their ids. What it is given besides acknowledges one of them before the
+others have ended."""
+
+
+def make_celery(settings: Settings, models: Callable[[], Iterable[str]] | None = None, lanes: int = 0) -> Celery:
     """The application without its task. kombu uses the transport of this package in this process from now on.
 
-    `models` returns the names of the models whose jobs are taken; None: of every model. `on_delivery` is called with
-    the ids of each delivery, before their tasks: of short sounds that are delivered for the first time, and of others.
+    `models` returns the names of the models whose jobs are taken; None: of every model. `lanes` is that of `consume`;
+    0: no jobs are run together.
     """
     transport.install()
     app = Celery("otoscope", broker=settings.redis.safe_url, set_as_current=False)
     app.conf.update(**_config(settings))
     app.conf.broker_transport_options = {
         **app.conf.broker_transport_options,
-        "message_for": TaskMessage(app).for_job,
+        "message_for": TaskMessage(app).for_jobs,
         "served_models": models,
-        "on_delivery": on_delivery,
+        "lanes": lanes,
     }
     app.steps["consumer"].add(Lease)
     return app
@@ -52,24 +53,31 @@ def make_celery(
 
 def consume(
     settings: Settings,
-    handle: Callable[[str], None],
+    handle: Handler,
     *,
     name: str,
     concurrency: int,
     models: Callable[[], Iterable[str]] | None = None,
-    on_delivery: Callable[[list[str], list[str]], None] | None = None,
+    lanes: int = 0,
 ) -> int:
-    """Call `handle` with the id of every delivered job until SIGTERM or SIGINT; returns the exit status.
+    """Call `handle` with the ids of all delivered jobs until SIGTERM or SIGINT; returns the exit status.
 
-    At most `concurrency` jobs are in flight, each in a thread. A job is acknowledged when `handle` returns, and
-    requeued when it raises Requeue. `models` and `on_delivery` are those of `make_celery`.
+    At most `concurrency` jobs are in flight. Short sounds that are delivered together are given to one call, in one
+    thread, but spread over as many calls as there are `lanes` without work. Jobs are acknowledged when `handle`
+    returns; when it raises Requeue, those are requeued that were not acknowledged before. `models` is that of
+    `make_celery`.
     """
-    app = make_celery(settings, models, on_delivery)
+    app = make_celery(settings, models, lanes)
+
+    def acknowledge(job_id: str) -> None:
+        """After a lost connection there may be no such delivery: the job is delivered again, and skipped."""
+        channel = consumer.consumer.task_consumer.channel
+        consumer.consumer.call_soon(channel.qos.acknowledge, job_id)
 
     @app.task(name=CLASSIFY)  # type: ignore[untyped-decorator]
-    def classify(job_id: str) -> None:
+    def classify(job_ids: str) -> None:
         try:
-            handle(job_id)
+            handle(job_ids.split(), acknowledge)
         except Requeue as error:
             raise Reject(str(error), requeue=True) from error
 

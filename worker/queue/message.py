@@ -20,7 +20,8 @@ class TaskMessage:
     """The message that `Celery.send_task` would send for a job, in the form that kombu's virtual transports deliver.
 
     Celery and kombu write one message, once; in a copy of it each job's id takes the place of the sample's. The id is
-    also the delivery tag, which has to be unique among the unacknowledged messages.
+    also the delivery tag, which has to be unique among the unacknowledged messages. Jobs that run together have one
+    message, whose id and tag are their ids, joined by spaces.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -30,10 +31,11 @@ class TaskMessage:
         message["properties"]["delivery_tag"] = self._sample_id
         self._envelope: str = dumps(message)  # type: ignore[no-untyped-call]
 
-    def for_job(self, job_id: str, *, redelivered: bool = False) -> dict[str, Any]:
-        """The message that makes Celery run this job."""
-        message: dict[str, Any] = json.loads(self._envelope.replace(self._sample_id, job_id))
-        message["body"] = b64encode(self._body.replace(self._sample_id, job_id).encode()).decode()
+    def for_jobs(self, *job_ids: str, redelivered: bool = False) -> dict[str, Any]:
+        """The message that makes Celery run these jobs."""
+        tag = " ".join(job_ids)
+        message: dict[str, Any] = json.loads(self._envelope.replace(self._sample_id, tag))
+        message["body"] = b64encode(self._body.replace(self._sample_id, tag).encode()).decode()
         if redelivered:
             message["properties"]["delivery_info"]["redelivered"] = True
         return message

@@ -39,8 +39,10 @@ log = logging.getLogger(__name__)
 
 DELIVERED_AT_ONCE = 8
 """Jobs taken by one script: with more the cost of each hardly falls, and less is left for the other workers."""
-ACK_SECONDS = 0.02
-"""How long acknowledgements are collected."""
+GATHER_SECONDS = 0.004
+"""Pause between two deliveries while every lane has work: jobs that come one by one are then delivered together."""
+ACK_SECONDS = 0.05
+"""How long acknowledgements are collected at most; the next delivery sends them, too."""
 RETRY_SECONDS = 0.5
 """Pause after an answer that Redis cannot do something now, for instance because its disk is full."""
 
@@ -60,59 +62,105 @@ def install() -> None:
 
 
 class QoS(redis.QoS):
-    """The deliveries that were not acknowledged yet. The delivery tag of a message is its job's id."""
+    """The deliveries that were not acknowledged yet. The delivery tag of a message is the ids of its jobs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._acked: list[str] = []
+        self._held: dict[str, list[str]] = {}  # by delivery tag: ids of its jobs that were not acknowledged yet
         self.weights: dict[str, float] = {}  # by delivery tag: seconds of the long sounds
         self._renew = load_script("worker.queue", "renew")
 
+    @property
+    def held(self) -> list[str]:
+        """The ids of all jobs that were not acknowledged yet."""
+        return [job_id for ids in list(self._held.values()) for job_id in ids]
+
+    @property
+    def messages(self) -> int:
+        """How many deliveries were not acknowledged yet."""
+        return len(self._held)
+
+    def can_consume(self) -> bool:
+        room = self.can_consume_max_estimate()
+        if room is None or room >= DELIVERED_AT_ONCE:
+            return True
+        # While groups run in all lanes, one of them will make room for a whole group; until then a smaller one would
+        # only cut it.
+        groups = sum(len(ids) > 1 for ids in self._held.values())
+        return room > 0 and not groups >= self.channel.lanes > 0
+
+    def can_consume_max_estimate(self) -> int | None:
+        """How many further jobs there is room for; None: any number."""
+        return max(self.prefetch_count - len(self.held), 0) if self.prefetch_count else None
+
     def append(self, message: Any, delivery_tag: str) -> None:
         virtual.QoS.append(self, message, delivery_tag)  # the delivering script has recorded it in Redis
+        self._held[delivery_tag] = delivery_tag.split()
 
     def ack(self, delivery_tag: str) -> None:
-        self._forget(delivery_tag)
-        self._acked.append(delivery_tag)
+        self._acknowledge(self._forget(delivery_tag))
+
+    def acknowledge(self, job_id: str) -> None:
+        """One job of a message whose other jobs still run. Nothing happens if there is no such job."""
+        for tag, ids in self._held.items():
+            if job_id in ids:
+                self._held[tag] = [other for other in ids if other != job_id]
+                self._acknowledge([job_id])
+
+    def _acknowledge(self, job_ids: list[str]) -> None:
+        first = not self._acked
+        self._acked += job_ids
         loop = get_event_loop()
         if loop is None:
             self.flush_acks()
-        elif len(self._acked) == 1:
+        elif first and job_ids:
             loop.call_later(ACK_SECONDS, self.flush_acks)
 
-    def _forget(self, delivery_tag: str) -> None:
+    def _forget(self, delivery_tag: str) -> list[str]:
+        """The ids of its jobs that were not acknowledged yet."""
         virtual.QoS.ack(self, delivery_tag)
         self.weights.pop(delivery_tag, None)
+        return self._held.pop(delivery_tag, [])
 
     def flush_acks(self) -> None:
         """Send the collected acknowledgements, now or as soon as Redis can write."""
-        acked, self._acked = self._acked, []
-        if not acked:
+        if not (acked := self.take_acks()):
             return
         try:
             with self.channel.conn_or_acquire() as client:
                 client.zrem(self.unacked_index_key, *acked)
         except ResponseError as error:
             log.warning("Redis cannot store acknowledgements now: %s", error)
-            self._acked = acked + self._acked
-            if loop := get_event_loop():
-                loop.call_later(RETRY_SECONDS, self.flush_acks)
+            self.keep_acks(acked)
+
+    def take_acks(self) -> list[str]:
+        """The collected acknowledgements, which the caller sends."""
+        acked, self._acked = self._acked, []
+        return acked
+
+    def keep_acks(self, acked: list[str]) -> None:
+        """They could not be sent."""
+        self._acked = acked + self._acked
+        if acked and (loop := get_event_loop()):
+            loop.call_later(RETRY_SECONDS, self.flush_acks)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if not requeue:
             self.ack(delivery_tag)
             return
-        self._forget(delivery_tag)  # its place is free here: if requeueing fails now, its lease expires
-        self.restore_by_tag(delivery_tag)
+        # Their places are free here: if requeueing fails now, their leases expire.
+        if job_ids := self._forget(delivery_tag):
+            self.channel.requeue(*job_ids)
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
-        self.channel.requeue(tag)
+        if job_ids := self._held.pop(tag, []):
+            self.channel.requeue(*job_ids)
 
     def renew(self, client: Any) -> None:
         """Renew the leases of the jobs in flight, through a client of the calling thread's own."""
-        tags = [tag for tag in list(self._delivered) if tag not in self._dirty]
-        if tags:
-            client.register_script(self._renew)(keys=[self.unacked_index_key], args=tags)
+        if held := self.held:
+            client.register_script(self._renew)(keys=[self.unacked_index_key], args=held)
 
     def restore_visible(self, start: int = 0, num: int = 0, interval: int = 0) -> None:
         """Requeue the jobs whose lease has expired, of whichever worker."""
@@ -124,16 +172,16 @@ class Channel(redis.Channel):
     QoS = QoS
     from_transport_options: Any = (
         *redis.Channel.from_transport_options,
-        *("redis_url", "message_for", "served_models", "on_delivery", "max_sound_in_flight"),
+        *("redis_url", "message_for", "served_models", "lanes", "max_sound_in_flight"),
     )
     unacked_index_key = UNACKED
     redis_url: RedisURL
     message_for: Callable[..., dict[str, Any]]
-    """Makes the message of a job id; see TaskMessage.for_job."""
+    """Makes the message of job ids; see TaskMessage.for_jobs."""
     served_models: Callable[[], Iterable[str]] | None = None
     """The models whose jobs are taken; None: of every model."""
-    on_delivery: Callable[[list[str], list[str]], None] | None = None
-    """Called with the ids of each delivery: of short sounds that are delivered for the first time, and of others."""
+    lanes: int = 0
+    """Messages that should run at the same time, so that every core has work; 0: each job has a message of its own."""
     max_sound_in_flight: float
     """Seconds of long sounds that are taken at once at most."""
     _in_poll: Any
@@ -178,9 +226,8 @@ class Channel(redis.Channel):
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         if (pause := self._paused_until - time.monotonic()) > 0:
-            if loop := get_event_loop():
-                loop.call_later(pause, _wake_up)
-                return
+            if get_event_loop():
+                return  # until the timer of `_pause`
             time.sleep(pause)
         self._in_poll = self.client.connection
         self._brpop_sent_at = time.monotonic()
@@ -192,7 +239,7 @@ class Channel(redis.Channel):
         try:
             turn = self.client.parse_response(connection, "BLMOVE", **options)
         except ResponseError as error:
-            self._pause(error)
+            self._refused(error)
             turn = b""  # at its memory limit Redis refuses BLMOVE, but not the delivering script
         except self.connection_errors:
             connection.disconnect()
@@ -204,7 +251,7 @@ class Channel(redis.Channel):
             raise Empty
         if not self._deliver():
             # There are jobs, for other workers: BLMOVE would be answered at once, again and again.
-            self._paused_until = time.monotonic() + RUNNABLE_SECONDS
+            self._pause(RUNNABLE_SECONDS)
             raise Empty
         return True
 
@@ -213,27 +260,37 @@ class Channel(redis.Channel):
         worker was faster."""
         room = self.qos.can_consume_max_estimate()
         limit = DELIVERED_AT_ONCE if room is None else min(DELIVERED_AT_ONCE, room)
-        client, queue = self._create_client(), self._queue()
+        client, queue, acked = self._create_client(), self._queue(), self.qos.take_acks()
         try:
             delivered = self._deliver_script(
-                keys=[queue, self.unacked_index_key], args=[self._deliver_args(limit)], client=client
+                keys=[queue, self.unacked_index_key], args=[self._deliver_args(limit, acked)], client=client
             )
         except ResponseError as error:
-            self._pause(error)
+            self.qos.keep_acks(acked)
+            self._refused(error)
             return False
-        if self.on_delivery:
-            short = [job_id.decode() for job_id, redelivered, weight in delivered if not redelivered and not weight]
-            others = [job_id.decode() for job_id, redelivered, weight in delivered if redelivered or weight]
-            self.on_delivery(short, others)
-        for job_id, redelivered, weight in delivered:
+        short: list[str] = []
+        for raw_id, redelivered, weight in delivered:
+            job_id = raw_id.decode()
+            if self.lanes and not redelivered and not weight:
+                short.append(job_id)
+                continue
             if weight:
-                self.qos.weights[job_id.decode()] = weight
-            self.connection._deliver(self.message_for(job_id.decode(), redelivered=bool(redelivered)), queue)
+                self.qos.weights[job_id] = weight
+            self.connection._deliver(self.message_for(job_id, redelivered=bool(redelivered)), queue)
+        if short:
+            # Lanes without work share them; while all have work, they stay together.
+            groups = max(1, self.lanes - self.qos.messages)
+            for lane in range(min(groups, len(short))):
+                self.connection._deliver(self.message_for(*short[lane::groups]), queue)
+        if self.lanes and self.qos.messages >= self.lanes:
+            self._pause(GATHER_SECONDS)
         return bool(delivered)
 
-    def _deliver_args(self, limit: int) -> bytes:
+    def _deliver_args(self, limit: int, acked: list[str]) -> bytes:
         arguments = {
             "limit": limit,
+            "acked": acked,
             "queue_prefix": queue_key(""),
             "job_prefix": job_key(""),
             "ttl": INDEX_TTL,
@@ -253,18 +310,24 @@ class Channel(redis.Channel):
                 self._requeue_script(keys=keys, args=[self.visibility_timeout, INDEX_TTL, *job_ids], client=client)
             )
         except ResponseError as error:
-            self._pause(error)
+            self._refused(error)
             return 0
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:
-        self.requeue(message.delivery_tag)
+        self.qos.restore_by_tag(message.delivery_tag)
 
     def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
         """Jobs are queued by the gateway's `submit` script alone, together with their record."""
         raise NotImplementedError("this transport only delivers; shared.jobs.AsyncJobStore.submit queues jobs")
 
+    def _pause(self, seconds: float) -> None:
+        """Take no jobs for so long."""
+        self._paused_until = time.monotonic() + seconds
+        if loop := get_event_loop():
+            loop.call_later(seconds, _wake_up)
+
     @staticmethod
-    def _pause(error: ResponseError) -> None:
+    def _refused(error: ResponseError) -> None:
         log.warning("Redis cannot serve the queue now: %s", error)
         time.sleep(RETRY_SECONDS)
 

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Take queued jobs for one worker and record them as unacknowledged, in one atomic step: no job is lost with a worker
--- that dies in between. Runs at the memory limit, too: finishing jobs frees memory.
+-- Acknowledge jobs that one worker has finished, take queued jobs for it and record them as unacknowledged, in one atomic
+-- step: no job is lost with a worker that dies in between. Runs at the memory limit, too: finishing jobs frees memory.
 --
 -- KEYS     [1] list: callers in the order of their turns, and requeued jobs as `job:{id}` (shared.contract.QUEUE)
 --          [2] sorted set of unacknowledged ids by the time of their last renewal
--- ARGV[1]  map: limit (jobs at most), queue_prefix (of the callers' lists), job_prefix (of the records), ttl (seconds that
---          both keys are kept), weight (of long sounds that may be taken at most), models (that the worker serves; absent:
---          jobs of every model are taken)
+-- ARGV[1]  map: limit (jobs at most), acked (ids of finished jobs), queue_prefix (of the callers' lists), job_prefix (of
+--          the records), ttl (seconds that both keys are kept), weight (of long sounds that may be taken at most),
+--          models (that the worker serves; absent: jobs of every model are taken)
 -- Reply    list of {id, redelivered (1 or 0), weight (0 for a short sound)}
 --
 -- The caller at the end of KEYS[1] gives its oldest job and moves to the other end while it has more. A job that this
@@ -17,6 +17,8 @@ local turns, unacked = KEYS[1], KEYS[2]
 local args = cmsgpack.unpack(ARGV[1])
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
+
+if args.acked[1] then redis.call('ZREM', unacked, unpack(args.acked)) end
 
 local SHORT = 60  -- seconds: of these a worker may have as many as jobs
 local LONGEST = 601  -- seconds: a longer sound is not in memory as a whole
