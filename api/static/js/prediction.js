@@ -180,7 +180,7 @@ export function mountPrediction(root, cards) {
           h(
             "div",
             {},
-            isNamed && !card?.multi_label ? certainty(result) : null,
+            isNamed && areParts(predictions) ? certainty(result) : null,
             levelFacts(result.level),
             timings(job),
             provenance(result, job, card),

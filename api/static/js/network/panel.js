@@ -94,7 +94,7 @@ export function mountNetwork(root) {
         {},
         h("h2", { text: t("network.title") }),
         h("p", { class: "muted", text: summary(card) }),
-        h("div", { class: "tools" }, spaceButton, colourTools()),
+        h("div", { class: "tools" }, spaceButton, ...colourTools()),
       ),
       missing ? h("div", { class: "notice" }, h("p", { text: notice }), resubmitButton(sound)) : null,
       nodes.element,
@@ -281,6 +281,7 @@ function resubmitButton(sound) {
   return sound.file ? button(t("network.again"), "retry", () => library.resubmit(sound)) : filePicker(() => sound);
 }
 
+/** The choice of the colours of maps, and of their scale. */
 function colourTools() {
   const colours = h(
     "select",
@@ -295,5 +296,5 @@ function colourTools() {
     h("option", { value: "shared", text: t("network.shared"), selected: settings.get("sharedScale") }),
   );
   scale.addEventListener("change", () => settings.set("sharedScale", scale.value === "shared"));
-  return h("div", { class: "tools" }, colours, scale);
+  return [colours, scale];
 }

@@ -20,6 +20,8 @@ const SHEETS = 4; // of the thickest stack
 const SHEET = 4; // px, from sheet to sheet
 const CLASSES = 3; // named at the end
 const START = { yaw: -50, pitch: -16, zoom: 1 }; // degrees, degrees, factor
+const START_NARROW = { yaw: -22, pitch: -24, zoom: 1 }; // more of the depth goes into the screen
+const NARROW = 560; // px
 const STEP = 8; // degrees that a key or a button turns
 const DRAG = 0.35; // degrees a pixel
 const FACING = "rotateY(calc(-1 * var(--yaw))) rotateX(calc(-1 * var(--pitch)))"; // takes back the turn of the scene
@@ -109,6 +111,7 @@ export async function spaceView(network, result, onOpen) {
     ),
   );
 
+  const start = () => (view.clientWidth < NARROW ? START_NARROW : START);
   let { yaw, pitch, zoom } = START;
 
   /** @param {Partial<typeof START>} change */
@@ -120,18 +123,18 @@ export async function spaceView(network, result, onOpen) {
   }
 
   function reset() {
-    ({ yaw, pitch, zoom } = START);
+    ({ yaw, pitch, zoom } = start());
     place();
   }
 
   function place() {
     // So that all of it fits into the box as it stands at first.
-    const wide = 1.1 * depth * Math.abs(Math.sin((START.yaw * Math.PI) / 180)) + WIDTH;
+    const wide = 1.2 * depth * Math.abs(Math.sin((start().yaw * Math.PI) / 180)) + 1.4 * WIDTH;
     const fit = Math.min(view.clientWidth / wide, 1.4) || 1;
     scene.style.setProperty("--yaw", `${yaw}deg`);
     scene.style.setProperty("--pitch", `${pitch}deg`);
     scene.style.setProperty("--zoom", String(zoom * fit));
-    scene.style.setProperty("--text", `${Math.min(14 / fit, 26)}px`); // readable where the scene is small
+    scene.style.setProperty("--text", `${Math.min(13 / fit, 22)}px`); // readable where the scene is small
   }
 
   /** Where the pointer was last, while it turns the scene. @type {{x: number, y: number} | null} */
@@ -158,7 +161,8 @@ export async function spaceView(network, result, onOpen) {
       view.toggleAttribute("data-turning", false);
     });
   }
-  view.addEventListener("click", (event) => moved >= 5 && event.stopPropagation(), { capture: true }); // the end of a drag
+  // The end of a drag is no click; a click by the keyboard has no detail.
+  view.addEventListener("click", (event) => event.detail > 0 && moved >= 5 && event.stopPropagation(), { capture: true });
   view.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "0" || event.key === "Home") reset();
@@ -167,7 +171,12 @@ export async function spaceView(network, result, onOpen) {
     event.preventDefault();
     event.stopPropagation();
   });
-  const sizes = new ResizeObserver(place);
+  let from = START;
+  const sizes = new ResizeObserver(() => {
+    if (from === start()) return place();
+    from = start();
+    reset();
+  });
   sizes.observe(view);
 
   function repaint() {

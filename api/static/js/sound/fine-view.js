@@ -44,14 +44,18 @@ export function fineView(stage, onPicture) {
   /** What was last requested: the file, the axis, the region, the size. */
   let requested = "";
 
+  /** Whether the cells of the model's spectrogram are large on the screen. @param {PlacedSpectrogram} spectrogram */
+  function isZoomed({ step, matrix }) {
+    const { start, end, low, high } = viewport;
+    return (stage.clientWidth * step) / (end - start) >= WIDE || stage.clientHeight / matrix.rows / (high - low) >= HIGH;
+  }
+
   /** The part of what is visible that is to be computed; null: none. @returns {SoundRegion | null} */
   function wantedRegion() {
     if (!source) return null;
     const { spectrogram } = source;
     const { start, end, low, high, axis } = viewport;
-    const across = (stage.clientWidth * spectrogram.step) / (end - start);
-    const up = stage.clientHeight / spectrogram.matrix.rows / (high - low);
-    const from = across >= WIDE || up >= HIGH ? low : Math.max(axis.shareOf(spectrogram.axis.high), low);
+    const from = isZoomed(spectrogram) ? low : Math.max(axis.shareOf(spectrogram.axis.high), low);
     return from < high - 1e-6 ? { start, end, low: from, high } : null;
   }
 
@@ -63,17 +67,18 @@ export function fineView(stage, onPicture) {
     const share = (region.high - region.low) / (viewport.high - viewport.low);
     const height = Math.max(Math.round(share * Math.min(stage.clientHeight * devicePixelRatio, MOST_ROWS)), 1);
     const { scale, low, high } = viewport.axis;
-    const wanted = [...Object.values(region), width, height, scale, low, high].join();
+    const bands = isZoomed(source.spectrogram) ? undefined : source.spectrogram;
+    const wanted = [...Object.values(region), width, height, Boolean(bands), scale, low, high].join();
     if (wanted === requested) return;
     requested = wanted;
     clearTimeout(timer);
     computing?.abort();
     computing = new AbortController();
     const { signal } = computing;
-    timer = setTimeout(() => compute(region, { width, height }, signal), DELAY);
+    timer = setTimeout(() => compute(region, { width, height, bands }, signal), DELAY);
   }
 
-  /** @type {(region: SoundRegion, size: {width: number, height: number}, signal: AbortSignal) => Promise<void>} */
+  /** @type {(region: SoundRegion, size: Parameters<typeof finePicture>[3], signal: AbortSignal) => Promise<void>} */
   async function compute(region, size, signal) {
     if (!source) return;
     const { file, rate } = source;

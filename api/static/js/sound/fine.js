@@ -6,7 +6,7 @@ import { Matrix } from "../matrix.js";
 
 /** @import { SoundRegion } from "../types.js" */
 /** @import { Audio } from "../edit/audio.js" */
-/** @import { FrequencyAxis } from "./frequency-axis.js" */
+/** @import { FrequencyAxis, PlacedRows } from "./frequency-axis.js" */
 
 /**
  * @typedef {object} FinePicture
@@ -34,17 +34,18 @@ export function mixed(channels) {
  * @param {Audio} audio  of one channel
  * @param {FrequencyAxis} axis
  * @param {SoundRegion} region
- * @param {{width: number, height: number}} size  of the picture of that region, px
+ * @param {{width: number, height: number, bands?: PlacedRows}} size  of the picture of that region, px; bands: rows are as wide
+ *   as these at least, so that noise is as bright as in them
  * @param {AbortSignal} signal
  * @returns {Promise<FinePicture | null>}
  */
-export async function finePicture({ rate, channels: [samples] }, axis, region, { width, height }, signal) {
+export async function finePicture({ rate, channels: [samples] }, axis, region, { width, height, bands }, signal) {
   const step = (region.end - region.start) / width;
   const frame = frameLength(axis, region, width, height, rate);
   const fft = new FFT(2 * frame); // zero-padded to twice its length, so that rows between two bins are smooth
   const window = Float64Array.from({ length: frame }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / frame));
   const scale = (4 / frame) ** 2; // a sine at full scale has half the sum of the window
-  const filters = rowFilters(axis, region, height, rate, frame);
+  const filters = rowFilters(axis, region, height, rate, frame, bands);
   const repeats = Math.min(Math.max(Math.floor((step * rate) / frame), 1), MOST_FRAMES);
   const values = new Float32Array(height * width);
   const power = new Float64Array(height);
@@ -99,14 +100,20 @@ function frameLength(axis, { start, end, low, high }, width, height, rate) {
  * @param {number} height
  * @param {number} rate  Hz
  * @param {number} frame  samples; the spectrum has twice as many bins, up to the rate
+ * @param {PlacedRows} [bands]
  * @returns {{bin: number, weights: Float64Array}[]}  the first bin, and a weight for it and each that follows
  */
-function rowFilters(axis, { low, high }, height, rate, frame) {
+function rowFilters(axis, { low, high }, height, rate, frame, bands) {
   /** @param {number} row */
-  const binOf = (row) => (axis.frequencyAt(low + (high - low) * ((row + 0.5) / height)) / rate) * 2 * frame;
+  const hertzOf = (row) => axis.frequencyAt(low + (high - low) * ((row + 0.5) / height));
+  /** @param {number} hertz */
+  const binOf = (hertz) => (hertz / rate) * 2 * frame;
+  /** Half of the width of a band there, in Hz. @param {number} hertz */
+  const least = (hertz) => (bands ? bands.axis.frequencyAt(bands.axis.shareOf(hertz) + 1 / bands.matrix.rows) - hertz : 0);
   return Array.from({ length: height }, (_, row) => {
-    const at = Math.min(binOf(row), frame);
-    const half = (binOf(row + 1) - binOf(row - 1)) / 2;
+    const hertz = hertzOf(row);
+    const at = Math.min(binOf(hertz), frame);
+    const half = binOf(Math.max((hertzOf(row + 1) - hertzOf(row - 1)) / 2, least(hertz)));
     if (half <= 2) {
       const bin = Math.min(Math.floor(at), frame - 1);
       return { bin, weights: Float64Array.of(bin + 1 - at, at - bin) };
