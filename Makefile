@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help up quick test test-long audit page-types browser encrypted prometheus rules lock clean example-own-sounds example-cat-dog example-esc10-44k
+.PHONY: help up quick test test-long gpu audit page-types browser encrypted prometheus rules lock clean example-own-sounds example-cat-dog example-esc10-44k
 
 PYTHON ?= python3
 DATA ?= ../shared/data
@@ -74,6 +74,10 @@ test: $(VENV)/.installed-dev $(PREPARED) ## ruff, mypy, bandit and all tests but
 test-long: $(VENV)/.installed-dev ## faults, failover, repeated restarts: before a release, on a machine that does nothing else
 	@unset "$${!OTOSCOPE_@}"
 	$(BIN)/pytest -m long $(ARGS)
+
+gpu: $(VENV)/.installed-dev ## every measurement of a GPU host in eight minutes, into runs/gpu; ARGS='--data ../ESC-50'
+	@unset "$${!OTOSCOPE_@}"
+	$(BIN)/python bench/gpu.py $(ARGS)
 
 audit: $(VENV)/.installed-dev ## known vulnerabilities of the installed packages, from osv.dev
 	@if $(BIN)/python -c 'import urllib.request as u; u.urlopen("$(OSV_PROBE)", timeout=5)' 2>/dev/null; then

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -25,10 +26,10 @@ from training.fit.augment import block_audibility
 from training.fit.averaging import WeightAverage
 from training.fit.optim import make_optimizer
 from training.fit.schedule import set_schedule
-from training.fit.setup import LabelledWindows, TrainingSetup, compile_network
+from training.fit.setup import LabelledWindows, TrainingSetup
 from training.recipe import Recipe, load_recipe
 from worker.inference.malloc import keep_freed_memory
-from worker.model.architectures.resnet import ResidualCNN
+from worker.model.architectures import build_network
 from worker.model.base import parameters
 from worker.model.frontend import LogMel
 from worker.model.precision import autocast, native_bf16, pick_device
@@ -44,8 +45,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the JSON to this file as well")
     options = parser.parse_args()
     keep_freed_memory()
-    recipe = load_recipe(options.recipe)
-    setup = _synthetic(recipe)
+    figures = measure(load_recipe(options.recipe), options.steps, compiled=options.compile)
+    variants = ("bare", "whole", "compiled") if options.compile else ("bare", "whole")
+    print(" ".join(f"{name:>9}" for name in variants), f"   ms per clip, {figures['recipe']}, {figures['device']}")
+    print(" ".join(f"{figures[f'{name}_ms_a_clip']:>9}" for name in variants), f"   whole / bare {figures['ratio']}")
+    line = json.dumps(figures)
+    print(line)
+    if options.out:
+        options.out.write_text(line + "\n", encoding="utf-8")
+
+
+def measure(
+    recipe: Recipe, steps: int, *, compiled: bool = False, rounds: int = ROUNDS, device: torch.device | None = None
+) -> dict[str, Any]:
+    """Milliseconds a clip of both variants, and their ratio. A teacher of the recipe is left out.
+
+    Raises ImportError for an optional package of its network.
+    """
+    setup = _synthetic(recipe, device or pick_device())
     network, optim = setup.network.train(), recipe.optim
     optimizer, average = make_optimizer(network, optim), WeightAverage(network, optim)
     generator = Generator().manual_seed(0)
@@ -73,16 +90,16 @@ def main() -> None:
         average.after_step()
 
     variants: dict[str, Callable[[], None]] = {"bare": bare, "whole": whole}
-    if options.compile:
-        variants["compiled"] = partial(whole, compile_network(network))
+    if compiled:
+        variants["compiled"] = partial(whole, torch.compile(network))
     for run_step in variants.values():
         run_step()
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, run_step in variants.items():
-            times[name].append(_timed(run_step, options.steps, setup.device) / batch)
+            times[name].append(_timed(run_step, steps, setup.device) / batch)
     ratios = [whole / bare for bare, whole in zip(times["bare"], times["whole"], strict=True)]
-    figures = {
+    return {
         "recipe": recipe.name,
         "parameters": parameters(network),
         "batch": batch,
@@ -95,23 +112,17 @@ def main() -> None:
         "arithmetic": "bfloat16" if native_bf16(setup.device) else "float32",
         "torch": torch.__version__,
     }
-    print(" ".join(f"{name:>9}" for name in variants), f"   ms per clip, {figures['recipe']}, {figures['device']}")
-    print(" ".join(f"{figures[f'{name}_ms_a_clip']:>9}" for name in variants), f"   whole / bare {figures['ratio']}")
-    line = json.dumps(figures)
-    print(line)
-    if options.out:
-        options.out.write_text(line + "\n", encoding="utf-8")
 
 
-def _synthetic(recipe: Recipe) -> TrainingSetup:
-    device = pick_device()
+def _synthetic(recipe: Recipe, device: torch.device) -> TrainingSetup:
     front = recipe.frontend
     waves = torch.randn(CLIPS, front.window_samples) * 0.1
     labels = torch.randint(CLASSES, (CLIPS,))
     audible = block_audibility(waves, front.sample_rate)
     targets = functional.one_hot(labels, CLASSES).float()
     windows = LabelledWindows(waves.to(device), labels.to(device), targets.to(device), audible)
-    network = ResidualCNN(recipe.network.with_classes(CLASSES)).to(device, memory_format=torch.channels_last)
+    network = build_network(recipe.network.with_classes(CLASSES))
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TrainingSetup(device, windows, LogMel(front).to(device), network, torch.channels_last)
 
 

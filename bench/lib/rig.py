@@ -38,6 +38,7 @@ class Rig:
         models: Path,
         *,
         workers: int = 1,
+        gateways: int = 1,
         proxy: bool = False,
         data: Path | None = None,
         cores: Sequence[int] = (),
@@ -45,17 +46,19 @@ class Rig:
         **settings: str,
     ) -> None:
         """`settings` are OTOSCOPE_ variables in lower case; `data` is the folder of Redis' file; worker N is pinned to
-        the Nth of `cores`; `memory` limits processes, by their name, to so many bytes."""
+        the Nth of `cores`; `memory` limits processes, by their name, to so many bytes. The first gateway is `gateway`,
+        the others are `gateway 1` and so on."""
         self.folder, self._workers, self._cores = folder, workers, cores
-        self.port, self.server_port = free_ports(2)
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.port, self.server_port, *ports = free_ports(1 + gateways)
+        self._gateways = {"gateway": self.port, **{f"gateway {n}": port for n, port in enumerate(ports, 1)}}
+        self.urls = [f"http://127.0.0.1:{port}" for port in self._gateways.values()]
+        self.url = self.urls[0]
         self._home = Home(data or folder / "data")
         self._home.directory.mkdir(exist_ok=True)
         self.proxy = TcpProxy(self.server_port) if proxy else None
         reached = self.proxy.port if self.proxy else self.server_port
         own = {
             "redis_url": f"redis://127.0.0.1:{reached}/0",
-            "port": str(self.port),
             "models_dir": str(models),
             "metrics_port": "0",
             **settings,
@@ -87,17 +90,19 @@ class Rig:
     def start(self) -> None:
         """Start everything, in the order of dependency, and wait until it is ready."""
         self.begin("server")
-        for name in (*self.workers, "gateway"):
+        for name in (*self.workers, *self._gateways):
             self.begin(name)
-        self.wait_until_ready(self._workers)
+        for url in self.urls:
+            self.wait_until_ready(self._workers, url=url)
 
     def begin(self, name: str) -> None:
         """Start one of `server` (Redis), `gateway` and `worker N`; the server, until it answers."""
         command, limit = self.command(name), self.limits.get(name)
+        port = {"OTOSCOPE_PORT": str(self._gateways[name])} if name in self._gateways else {}
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 limit.command(command) if limit else command,
-                env=self._environment,
+                env=self._environment | port,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -114,7 +119,7 @@ class Rig:
         """The command line of that process."""
         if name == "server":  # the later of two options counts: those of the embedded server, then a port on loopback
             return [*self._home.program().argv, "--port", str(self.server_port), "--bind", "127.0.0.1"]
-        return [sys.executable, "-m", "api" if name == "gateway" else "worker"]
+        return [sys.executable, "-m", "api" if name in self._gateways else "worker"]
 
     def kill(self, name: str) -> None:
         """kill -9."""
@@ -124,10 +129,10 @@ class Rig:
     def signal(self, name: str, number: signal.Signals) -> None:
         self.processes[name].send_signal(number)
 
-    def wait_until_ready(self, workers: int = 1, seconds: float = 120) -> None:
+    def wait_until_ready(self, workers: int = 1, seconds: float = 120, url: str = "") -> None:
         def ready() -> bool:
             with suppress(httpx2.HTTPError):
-                return bool(httpx2.get(f"{self.url}/health/ready", timeout=2).json()["workers"] >= workers)
+                return bool(httpx2.get(f"{url or self.url}/health/ready", timeout=2).json()["workers"] >= workers)
             return False
 
         self._wait(ready, f"a service with {workers} workers", seconds)

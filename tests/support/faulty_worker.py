@@ -1,9 +1,10 @@
 """`python -m tests.support.faulty_worker`: a worker with a fault, selected by the variable FAULT.
 
 On loud sounds, `kill` ends the process as the kernel's OOM killer would, and `spoil` raises the error of a CUDA context
-that is lost. `full` raises out-of-memory for every batch of more than one window that is not silent. The others receive
-SIGTERM while they start: `stop-import` during an import, `stop-model` while the first model is read. `slow` takes half
-a second for each batch, and has two seconds to drain; `slow-store` has two seconds to drain and five to stop.
+that is lost; `assert` loses it, by an index out of range on the GPU. `full` raises out-of-memory for every batch of
+more than one window that is not silent. The others receive SIGTERM while they start: `stop-import` during an import,
+`stop-model` while the first model is read. `slow` takes half a second for each batch, and has two seconds to drain;
+`slow-store` has two seconds to drain and five to stop.
 """
 
 import os
@@ -32,6 +33,8 @@ def faulty(self: Engine, loaded: LoadedModel, windows: Sequence[Window], alone: 
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "spoil":
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nand much more")
+        if fault == "assert":
+            torch.zeros(1, device=self.device)[torch.ones(1, dtype=torch.long, device=self.device)]
     if fault == "slow":
         time.sleep(0.5)
     if fault == "full" and len(windows) > 1 and any(window.samples.any() for window in windows):

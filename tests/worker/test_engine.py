@@ -281,3 +281,36 @@ def test_the_gpu_agrees_with_the_cpu(engine: Engine, loaded: LoadedModel, tiny_m
         close(gpu.embedding, cpu.embedding, 0.03)
         for layer in cpu.maps:
             close(gpu.maps[layer], cpu.maps[layer], 0.03)
+
+
+@pytest.mark.usefixtures("cuda")
+def test_a_batch_that_exceeds_the_memory_of_the_gpu_is_halved(tiny_models: Path) -> None:
+    """With the memory that PyTorch may use limited to half of what the batch takes: every window has its result."""
+    device = torch.device("cuda")
+    gpu = Engine(device)
+    there = gpu.load(read_model(tiny_models / "tiny"))
+    windows = [Window(clip) for clip in sounds(4)] * 128
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    idle = torch.cuda.memory_reserved()
+    expected = run_all(gpu, there, windows)
+    needed = torch.cuda.max_memory_reserved() - idle
+    batches: list[int] = []
+
+    def run(loaded: LoadedModel, items: list[Window]) -> list[WindowOutput | Exception]:
+        batches.append(len(items))
+        return gpu.run(loaded, items)
+
+    batcher: Batcher[Window, WindowOutput] = Batcher(run, size=len(windows), window=1_000)
+    futures = [batcher.submit(window, key=there) for window in windows]
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((idle + needed / 2) / torch.cuda.mem_get_info()[1])
+    try:
+        batcher.start()
+        outputs = [future.result(60) for future in futures]
+        batcher.stop(timeout=20)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert batches[0] == len(windows) > batches[-1]
+    for output, other in zip(outputs, expected, strict=True):
+        close(output.probabilities, other.probabilities, 0.03)

@@ -219,6 +219,18 @@ def test_a_job_that_kills_three_workers_is_poison(
     assert [workers.finished(job_id) for job_id in others] == ["succeeded"] * 2
 
 
+@pytest.mark.usefixtures("cuda")
+def test_a_lost_cuda_context_ends_the_worker(workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The jobs that were in flight, and the one that lost it, are finished by the next worker."""
+    monkeypatch.setenv("FAULT", "assert")
+    jobs = [workers.submit(LOUD), workers.submit(), workers.submit()]
+    worker = workers.start("tests.support.faulty_worker", device="cuda")
+    assert worker.wait(READY) == EXIT_DEVICE_LOST, workers.log(worker)
+    assert "the device is lost" in workers.log(worker)
+    workers.start_ready(device="cuda")
+    assert [workers.finished(job_id, 6 * VISIBILITY) for job_id in jobs] == ["succeeded"] * 3
+
+
 def test_a_batch_too_large_for_the_device_is_halved(workers: WorkerProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
     """Running out of device memory costs time, but no job and no process."""
     monkeypatch.setenv("FAULT", "full")

@@ -1,0 +1,375 @@
+"""The parts of bench/gpu.py that run in this process: tests, agreement, engine, stack, training.
+
+Each takes the options and a function that writes a row at once, so that what was measured is kept if it is stopped. An
+error of one measurement is a row, and the next one follows.
+"""
+
+import argparse
+import itertools
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench import epoch
+from bench.lib.clips import MODEL, RATE, SECONDS, SHIPPED, clips, encoded, large_model
+from bench.lib.loads import load_all
+from bench.lib.rig import Rig
+from bench.lib.stack import submissions
+from otoscope.loadgen import Target
+from otoscope.types import Part
+from shared.audio.decode import decode
+from shared.config.settings import usable_cores
+from training.recipe import for_fine_tuning, load_recipe
+from worker.inference.batcher import Batcher, ItemFuture
+from worker.inference.engine import Engine, LoadedModel, Window, WindowOutput, read_model
+from worker.model.activations import ActivationRecorder
+from worker.model.checkpoint import Model, read_config
+
+Write = Callable[..., None]
+"""Writes a row; its columns are keywords."""
+
+TREE = Path(__file__).parents[2]
+EPOCH_CLIPS = 1_600  # four folds of ESC-50
+ARITHMETIC = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
+
+
+def tests(options: argparse.Namespace, write: Write) -> None:
+    """The tests that need a CUDA device."""
+    files = [path for path in sorted((TREE / "tests").rglob("test_*.py")) if '"cuda"' in path.read_text()]
+
+    class Report:
+        @staticmethod
+        def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+            if report.when == "call" or report.outcome != "passed":
+                reason = str(report.longrepr)[-300:] if report.longrepr else ""
+                write(test=report.nodeid, outcome=report.outcome, seconds=round(report.duration, 2), reason=reason)
+
+    pytest.main(["-q", "-m", "gpu", "-p", "no:cacheprovider", *map(str, files)], plugins=[Report()])
+
+
+def agreement(options: argparse.Namespace, write: Write) -> None:
+    """Each model on the device, batched and alone, against the same clips in float32 on the CPU."""
+    size = 4 if options.short else 64
+    with model_folders() as folders:
+        for folder in folders[:1] if options.short else folders:
+            with row_of_error(write, model=folder.name):
+                _agree(folder, size, options.device, write)
+
+
+def _agree(folder: Path, size: int, device: torch.device, write: Write) -> None:
+    reference = read_model(folder)
+    expected, spectrograms = _in_float32(reference, windows := real_windows(reference, size))
+    engine = Engine(device, "torch")
+    loaded = engine.load(read_model(folder), (1,))
+    requested = [Window(window, frozenset({Part.SPECTROGRAM})) for window in windows]
+    together = outputs(engine.run(loaded, requested))
+    alone = [outputs(engine.run(loaded, [window]))[0] for window in requested]
+    batched, single = (np.stack([output.probabilities for output in ran]) for ran in (together, alone))
+    heights = np.stack([np.asarray(output.spectrogram, np.float32) for output in together])
+    write(
+        model=folder.name,
+        clips=size,
+        against_cpu=round(float(np.abs(batched - expected).max()), 5),
+        same_first_class=int((batched.argmax(1) == expected.argmax(1)).sum()),
+        batched_against_alone=round(float(np.abs(batched - single).max()), 5),
+        same_first_class_alone=int((batched.argmax(1) == single.argmax(1)).sum()),
+        spectrogram_db=round(float(np.abs(heights - spectrograms).max()), 3),
+    )
+
+
+@torch.no_grad()
+def _in_float32(model: Model, windows: list[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Probabilities (windows, classes) and spectrograms (windows, mels, frames) on the CPU."""
+    probabilities, spectrograms = [], []
+    for window in windows:
+        waveform = torch.from_numpy(window)[None]
+        probabilities.append(model.probabilities(model.network(model.frontend(waveform))))
+        floor = model.config.frontend.floor_db
+        spectrograms.append(model.frontend.log_power(waveform)[:, 0].clamp_min(floor))
+    return torch.cat(probabilities).numpy(), torch.cat(spectrograms).numpy()
+
+
+def real_windows(model: Model, count: int) -> list[NDArray[np.float32]]:
+    """Windows of the page's sounds, (samples,) each, then of noise."""
+    front = model.config.frontend
+    found: list[NDArray[np.float32]] = []
+    for path in sorted((TREE / "api" / "static" / "sounds").glob("*.flac")):
+        sound = decode(path.read_bytes(), front.sample_rate).waveform
+        found += [sound[at : at + front.window_samples] for at in range(0, len(sound), front.window_samples)]
+    found += [clip[: front.window_samples] for clip in clips(count)]
+    return [np.pad(each, (0, front.window_samples - len(each))) for each in found[:count]]
+
+
+def outputs(ran: Sequence[WindowOutput | Exception]) -> list[WindowOutput]:
+    """Raises the first exception."""
+    for output in ran:
+        if isinstance(output, Exception):
+            raise output
+    return list(ran)  # type: ignore[arg-type]
+
+
+def engine(options: argparse.Namespace, write: Write) -> None:
+    """Clips a second of the bare forward pass in each arithmetic, and of the engine through the batcher."""
+    batches, seconds = ((1, 4), 0.1) if options.short else ((64, 1, 8, 32, 128), 0.5)
+    with model_folders() as folders:
+        chosen = {"esc50-light"} if options.short else {MODEL, "esc50"}
+        for folder in folders:
+            if folder.name in chosen:
+                _measure_engine(folder, options.device, batches, seconds, write)
+
+
+def _measure_engine(folder: Path, device: torch.device, batches: Sequence[int], seconds: float, write: Write) -> None:
+    runner = Engine(device, "torch", cores=usable_cores())
+    loaded = runner.load(read_model(folder), batches)
+    front, network = loaded.model.config.frontend, loaded.model.network
+    largest = max(batches)
+    inputs = torch.randn(largest, 1, front.n_mels, front.window_frames, device=device)
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+
+    def measured(what: str, arithmetic: str, batch: int, step: Callable[[], object]) -> None:
+        with row_of_error(write, model=folder.name, what=what, arithmetic=arithmetic, batch=batch), torch.no_grad():
+            write(model=folder.name, what=what, arithmetic=arithmetic, batch=batch,
+                  per_second=round(batch * steps_a_second(step, seconds, device)))  # fmt: skip
+
+    for batch in batches:
+        of_engine = partial(through_batcher, runner, loaded, batch, seconds)
+        with row_of_error(write, model=folder.name, what="engine", batch=batch):
+            reset_peak(device)
+            write(model=folder.name, what="engine", arithmetic=loaded.backend.name, batch=batch,
+                  per_second=round(of_engine(frozenset())), peak_mb=peak_mb(device))  # fmt: skip
+            parts = frozenset({Part.MAPS, Part.SPECTROGRAM})
+            write(model=folder.name, what="engine, maps and spectrogram", arithmetic=loaded.backend.name, batch=batch,
+                  per_second=round(of_engine(parts)), peak_mb=peak_mb(device))  # fmt: skip
+        rows = inputs[:batch]
+        for name in ARITHMETIC:
+            measured("forward", name, batch, partial(_forward, network, rows, name))
+        measured("forward, maps", "bf16", batch, partial(_forward, network, rows, "bf16", maps=True))
+        waveforms = torch.randn(batch, front.window_samples, device=device)
+        measured("log-mel", "fp32", batch, partial(loaded.model.frontend, waveforms))
+        if device.type == "cuda":
+            measured("CUDA graph", "bf16", batch, _captured(partial(_forward, network, rows, "bf16")))
+            host = torch.zeros(batch, front.window_samples)
+            measured("copy to the device", "fp32", batch, lambda host=host: host.to(device))
+    compiled = torch.compile(network)
+    for batch in batches[:2]:  # last, since it may take longer than this part has
+        measured("torch.compile", "bf16", batch, partial(_forward, compiled, inputs[:batch], "bf16"))
+
+
+def _forward(network: Any, features: Tensor, arithmetic: str, *, maps: bool = False) -> Tensor:
+    dtype = ARITHMETIC[arithmetic]
+    # A cache of converted weights must not outlive the context: a captured graph would read freed memory.
+    context: AbstractContextManager[None] = (
+        nullcontext() if dtype is None else torch.autocast(features.device.type, dtype, cache_enabled=False)
+    )
+    with context:
+        if not maps:
+            return network(features)  # type: ignore[no-any-return]
+        recorder = ActivationRecorder(network, maps=list(range(len(features))), embedding=[], cam=[])
+        return network(features, recorder, recorder.expanded_blocks)  # type: ignore[no-any-return]
+
+
+def _captured(step: Callable[[], object]) -> Callable[[], object]:
+    """The step as a CUDA graph, captured when it is first called."""
+    graph: list[torch.cuda.CUDAGraph] = []
+
+    def replay() -> None:
+        if not graph:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    step()
+            torch.cuda.current_stream().wait_stream(side)
+            captured = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(captured):
+                step()
+            graph.append(captured)
+        graph[0].replay()
+
+    return replay
+
+
+def steps_a_second(step: Callable[[], object], seconds: float, device: torch.device, at_once: int = 8) -> float:
+    """After two steps of warm-up. Up to `at_once` steps are queued on a GPU, so that it never waits for Python."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    step()
+    step()
+    wait()
+    done, began = 0, time.perf_counter()
+    while (lasted := time.perf_counter() - began) < seconds:
+        for _ in range(at_once if device.type == "cuda" else 1):
+            step()
+            done += 1
+        wait()
+    return done / lasted
+
+
+def through_batcher(engine: Engine, loaded: LoadedModel, size: int, seconds: float, parts: frozenset[Part]) -> float:
+    """Clips a second with two batches in flight, as a worker has; one clip at a time for a batch of one."""
+    batcher: Batcher[Window, WindowOutput] = Batcher(
+        engine.run, size=size, window=0.0, device_threads=engine.device_threads
+    )
+    batcher.start()
+    front = loaded.model.config.frontend
+    turn = itertools.cycle([Window(window, parts) for window in real_windows(loaded.model, 32)])
+    assert front.window_samples == RATE * SECONDS or loaded.name != MODEL
+    in_flight: deque[ItemFuture[Window, WindowOutput]] = deque()
+    most = 1 if size == 1 else 2 * size * engine.device_threads
+    done, began = 0, 0.0
+    warm = time.perf_counter() + seconds / 2
+    try:
+        while True:
+            while len(in_flight) < most:
+                in_flight.append(batcher.submit(next(turn), key=loaded))
+            in_flight.popleft().result(60)
+            now = time.perf_counter()
+            if not began:
+                began = now if now > warm else 0.0
+                continue
+            done += 1
+            if now - began > seconds:
+                return done / (now - began)
+    finally:
+        batcher.stop(drain=False, timeout=20)
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_mb(device: torch.device) -> int | None:
+    """Of the memory that PyTorch has reserved on the GPU since `reset_peak`."""
+    return torch.cuda.max_memory_reserved(device) >> 20 if device.type == "cuda" else None
+
+
+def stack(options: argparse.Namespace, write: Write) -> None:
+    """The whole service: callers, workers and gateways, from Ogg files."""
+    model = "esc50-light" if options.short else MODEL
+    gateways = max(2, usable_cores() // 4)
+    seconds = 1.0 if options.short else 3.0
+    callers = (1, 4) if options.short else (256, 1, 64, 16)
+    for workers in (1,) if options.short else (4, 1, 8, 2):
+        with tempfile.TemporaryDirectory() as name, model_folders() as folders:
+            models = Path(name, "models")
+            models.mkdir()
+            (models / model).symlink_to(next(folder for folder in folders if folder.name == model))
+            settings = {"device": options.device.type, "decode_processes": "2", "queue_limit": "2000"}
+            with Rig(Path(name), models, workers=workers, gateways=gateways, **settings) as rig:
+                began = time.monotonic()
+                rig.start()
+                started = round(time.monotonic() - began, 1)
+                for kind, count in [("OGG", count) for count in callers] + [("WAV", callers[0])]:
+                    requests = submissions(Target.of(rig.url), encoded(kind))
+                    labels = {"model": model, "workers": workers, "gateways": gateways, "format": kind}
+                    with row_of_error(write, **labels, callers=count):
+                        before = cpu_seconds(rig)
+                        with watched_gpu() as gpu:
+                            load = load_all(rig.urls, requests, count, seconds)
+                        spent = {name: value - before[name] for name, value in cpu_seconds(rig).items()}
+                        jobs = max(1, load.outcomes.total()) * (seconds + 1) / seconds  # with the warm-up
+                        cost = {f"{name}_ms": round(1e3 * value / jobs, 2) for name, value in spent.items()}
+                        figures = {name: value for name, value in load.summary().items() if name != "outcomes"}
+                        write(**labels, callers=count, **figures, **cost, **gpu, start_s=started)
+
+
+def cpu_seconds(rig: Rig) -> dict[str, float]:
+    """Of gateways, Redis and workers with their decode processes so far."""
+    spent = {"gateway": 0.0, "server": 0.0, "worker": 0.0}
+    for name, process in rig.processes.items():
+        with suppress(psutil.NoSuchProcess):
+            root = psutil.Process(process.pid)
+            for each in (root, *root.children(recursive=True)):
+                times = each.cpu_times()
+                spent[name.partition(" ")[0]] += times.user + times.system
+    return spent
+
+
+@contextmanager
+def watched_gpu() -> Iterator[dict[str, int]]:
+    """Fills in the busy share of the GPU and its memory in use, from nvidia-smi; nothing where that is missing."""
+    found: dict[str, int] = {}
+    query = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "-lms", "250"]
+    try:
+        process = subprocess.Popen(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    except FileNotFoundError:
+        yield found
+        return
+    samples: list[tuple[int, int]] = []
+
+    def read() -> None:
+        assert process.stdout
+        for line in process.stdout:
+            with suppress(ValueError):
+                busy, used = map(int, line.split(","))
+                samples.append((busy, used))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        yield found
+    finally:
+        process.terminate()
+        process.wait()
+        reader.join(5)
+        if samples:
+            found["gpu_busy_percent"] = round(sum(busy for busy, _ in samples) / len(samples))
+            found["gpu_mb"] = max(used for _, used in samples)
+
+
+def training(options: argparse.Namespace, write: Write) -> None:
+    """An epoch of each recipe, from its milliseconds a clip. Without its teacher, logs and checkpoints."""
+    for path in sorted((TREE / "training" / "recipes").glob("*.yaml")):
+        if options.short and path.stem not in ("esc50-light", "small-cnn", "pictures"):
+            continue
+        with row_of_error(write, recipe=path.stem):
+            recipe = load_recipe(path.stem)
+            if recipe.network.type == "mobilenet-v1":  # its front end is that of the network it starts from
+                recipe = for_fine_tuning(recipe, read_config(SHIPPED / "esc50"))
+            steps, rounds = (1, 1) if options.short else (10, 2)
+            found = epoch.measure(recipe, steps, rounds=rounds, device=options.device)
+            columns = ("parameters", "batch", "bare_ms_a_clip", "whole_ms_a_clip", "ratio", "arithmetic")
+            seconds = round(found["whole_ms_a_clip"] * EPOCH_CLIPS / 1e3, 1)
+            write(recipe=path.stem, epoch_s=seconds, **{name: found[name] for name in columns})
+
+
+@contextmanager
+def model_folders() -> Iterator[list[Path]]:
+    """Model directories: the large network, then the shipped ones."""
+    with tempfile.TemporaryDirectory() as name:
+        shipped = sorted(path.parent for path in SHIPPED.glob("*/config.json"))
+        yield [large_model(Path(name)), *sorted(shipped, key=lambda folder: folder.name != "esc50-light")]
+
+
+@contextmanager
+def row_of_error(write: Write, **labels: object) -> Iterator[None]:
+    """An exception inside becomes a row with these labels."""
+    try:
+        yield
+    except Exception as error:
+        print(f"{labels}: {error!r}", file=sys.stderr)
+        write(**labels, error=f"{type(error).__name__}: {error}"[:300])
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Write], None]] = {
+    "tests": tests,
+    "agreement": agreement,
+    "engine": engine,
+    "stack": stack,
+    "training": training,
+}
