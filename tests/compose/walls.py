@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import time
 
 import httpx2
 
