@@ -29,6 +29,7 @@ KINDS = [
     {"feature_pyramid": True, "pyramid_width": 8, "depths": (1, 1), "widths": (8, 16)},
     {"stem": False, "block": "plain", "depths": (1, 1, 1), "widths": (8, 16, 16)},
     {"type": "mobilenet-v1", "width": 0.25, "patch_frames": 32, "patch_hop": 16},
+    {"type": "cnn14", "width": 4, "mels": 32},
 ]
 
 
@@ -109,9 +110,17 @@ def test_a_cpu_uses_openvino_if_it_is_installed(tiny: Model, monkeypatch: pytest
         load(tiny, "openvino")
 
 
-def test_8_bit_outputs_differ_little(tiny: Model) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"depths": (2, 2), "widths": (16, 32)},
+        pytest.param({"type": "cnn14", "width": 16, "mels": 32}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_8_bit_outputs_differ_little(tiny: Model, options: dict[str, object]) -> None:
     """Only a model with measured ranges runs in 8 bits."""
-    model = of_kind(tiny, depths=(2, 2), widths=(16, 32))
+    model = of_kind(tiny, **options)
     inputs = sounds(8)
     (engine, plain), windows = load(model, "openvino", int8=True), [Window(sound) for sound in inputs]
     assert "int8" not in plain.backend.name

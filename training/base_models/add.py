@@ -16,7 +16,6 @@ from training.base_models.registry import BaseModel, OfficialFile
 from training.data.background import background
 from training.download import Download, default_cache
 from training.errors import BaseModelError, DownloadError
-from worker.model.answers import AnswerConfig
 from worker.model.base import Network
 from worker.model.checkpoint import ModelConfig, save_model
 from worker.model.frontend import LogMel
@@ -56,11 +55,6 @@ class Added:
 
 SOUNDS = 40
 """Windows of synthesised sounds on which a converted network is compared with its source."""
-
-DETECTION_THRESHOLD = 0.6
-"""Score from which on a class is named. Scores of networks that were trained on AudioSet are not calibrated. Chosen on
-fold 1 of ESC-50 with `bench/base_model.py`: between 0.6 and 0.8 the harmonic mean of the share of clips whose class is
-named and of the share of names that are right is 0.60, below it is less."""
 
 TOLERANCE = 1e-3
 """Largest difference of a score from that of the source in floating point."""
@@ -110,7 +104,8 @@ def packaged(model: BaseModel) -> Source:
     """The file in the installed package, without importing it. Raises BaseModelError."""
     package = model.package
     if package is None:
-        raise BaseModelError(f"{model.title} is in no Python package; give a file with --from")
+        where = f": {model.address} (its checksum is not known here)" if model.address else ""
+        raise BaseModelError(f"{model.title} is in no Python package; give its file with --from{where}")
     spec = find_spec(package.package)
     if spec is None or not spec.submodule_search_locations:
         raise BaseModelError(
@@ -152,7 +147,7 @@ def add(model: BaseModel, source: Source, into: Path) -> Added:
         classes=model.classes,
         multi_label=True,
         parents=parents(model.classes),
-        answers=AnswerConfig(detection_threshold=DETECTION_THRESHOLD),
+        answers=model.answers,
         licence=source.licence,
         training={
             "data": {"name": "AudioSet"},
@@ -171,7 +166,7 @@ def add(model: BaseModel, source: Source, into: Path) -> Added:
 def model_card(model: BaseModel, config: ModelConfig, source: Source, difference: Difference | None) -> str:
     """README.md of the model directory."""
     front, seconds = config.frontend, f"{config.frontend.window_seconds:g}"
-    compared = "They could not be compared with their source here."
+    compared = "Its scores could not be compared with those of the source here."
     if difference is not None:
         compared = (
             f"{difference.scores:,} scores of synthesised sounds differ from those of the source by"
@@ -194,7 +189,8 @@ def model_card(model: BaseModel, config: ModelConfig, source: Source, difference
 Made by `otoscope models add {model.name}`. {compared}
 
 The names of the classes and what they are kinds of are from the AudioSet ontology, CC BY-SA 4.0. The confidences are
-the scores of the network; they are not calibrated. A class is named from a score of {DETECTION_THRESHOLD:g} on.
+the scores of the network; they are not calibrated. A class is named from a score of
+{config.answers.detection_threshold:g} on{"" if model.measured else ", which was not chosen by a measurement"}.
 {model.measured}"""
 
 
@@ -202,6 +198,8 @@ the scores of the network; they are not calibrated. A class is named from a scor
 def compare(model: BaseModel, path: Path, network: Network) -> Difference | None:
     """The scores of the network beside those of its source; None if that cannot be run here. Raises BaseModelError."""
     front = model.frontend
+    if model.run is None:
+        return None
     sounds = torch.from_numpy(background(SOUNDS, front.window_samples, front.sample_rate))
     features = LogMel(front)(torch.cat([sounds, torch.zeros_like(sounds[:1])]))  # (sounds, 1, mels, frames)
     scores = network(features).sigmoid().numpy()

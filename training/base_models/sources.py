@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from shared.install_hints import install_command
 from training.errors import BaseModelError
+from worker.model.base import ArchitectureConfig, Network
+from worker.model.checkpoint import empty_network
 
 Floats = NDArray[np.float32]
 
@@ -147,9 +149,13 @@ def _remove_rounding(onnx: Any, graph: Any, constants: set[str]) -> None:
 
 
 def read_pytorch(path: Path) -> Mapping[str, torch.Tensor]:
-    """A state dictionary, without executing anything of the file. Raises BaseModelError."""
+    """A state dictionary, alone or in a checkpoint of a training, without executing anything of the file.
+
+    Arrays of numpy, such as the order of the clips, are read and left out. Raises BaseModelError.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_arrays()):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types for damaged files
         raise BaseModelError(f"{path} cannot be read as weights of PyTorch: {error}") from error
     for key in ("model", "state_dict"):
@@ -158,6 +164,49 @@ def read_pytorch(path: Path) -> Mapping[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(each, torch.Tensor) for each in state.values()):
         raise BaseModelError(f"{path} is not a state dictionary")
     return state
+
+
+def _arrays() -> list[Any]:
+    """What torch.load needs to read arrays of numbers, as numpy 1 and 2 write them. It makes no other objects."""
+    reconstruct = np.zeros(1).__reduce__()[0]
+    kinds = {type(np.dtype(kind)) for kind in (np.int32, np.int64, np.float32, np.float64)}
+    names = [f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")]
+    return [*((reconstruct, name) for name in names), np.ndarray, np.dtype, *kinds]
+
+
+def with_weights(
+    config: ArchitectureConfig, state: Mapping[str, torch.Tensor], names: Mapping[str, str], path: Path, title: str
+) -> Network:
+    """A network with the weights of another project, in evaluation mode; its kernels have time before frequency there.
+
+    `names` has the name there of each module here that has weights, and `title` is what the file should hold. Raises
+    BaseModelError if a weight is missing, superfluous, or of another shape.
+    """
+    network = empty_network(config)
+    values: dict[str, torch.Tensor] = {}
+    unknown = set(state)
+    for name, own in network.state_dict().items():
+        module, _, leaf = name.rpartition(".")
+        theirs = f"{names[module]}.{leaf}"
+        if leaf == "num_batches_tracked":  # counts steps of the training
+            unknown.discard(theirs)
+            values[name] = torch.tensor(0)
+            continue
+        if theirs not in state:
+            raise BaseModelError(f"{path} is not {title}: it has no {theirs}")
+        unknown.discard(theirs)
+        value = state[theirs].transpose(2, 3) if own.ndim == 4 else state[theirs]
+        if value.shape != own.shape:
+            raise BaseModelError(
+                f"{path} is not {title}: {theirs} has the shape {list(state[theirs].shape)}, not"
+                f" {list(own.transpose(2, 3).shape if own.ndim == 4 else own.shape)}"
+            )
+        values[name] = value.contiguous()
+    if unknown:
+        raise BaseModelError(f"{path} is not {title}: it also has {min(unknown)}")
+    network.load_state_dict(values, assign=True)
+    network.eval().requires_grad_(False)
+    return network
 
 
 def read_keras(path: Path) -> dict[str, Floats]:

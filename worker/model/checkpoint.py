@@ -128,8 +128,7 @@ def load_model(directory: Path, device: torch.device | str = "cpu") -> Model:
         raise ModelError(f"{path} does not match {CONFIG}: its checksum differs")
     try:
         weights = {name: tensor.float() for name, tensor in load_file(path).items()}
-        with torch.device("meta"), _WithoutInitialisation():  # needs no memory, whatever the sizes in the config
-            expected = build_network(config.architecture).state_dict()
+        expected = empty_network(config.architecture).state_dict()
         _check_fit(path, {name: tensor.shape for name, tensor in expected.items()}, weights)
         network, frontend = build_network(config.architecture), LogMel(config.frontend)
         network.load_state_dict(weights, strict=False)
@@ -170,6 +169,12 @@ def load_open_set(directory: Path, config: ModelConfig) -> OpenSetScorer | None:
         raise ModelError(f"{path}: {error}") from error
     scorer.eval().requires_grad_(False)
     return scorer
+
+
+def empty_network(config: ArchitectureConfig) -> Network:
+    """The network without values of its weights: it needs no memory, whatever the sizes in the config."""
+    with torch.device("meta"), _WithoutInitialisation():
+        return build_network(config)
 
 
 class _WithoutInitialisation(TorchFunctionMode):

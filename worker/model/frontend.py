@@ -2,7 +2,7 @@
 
 Each clip is processed on its own: no statistic is computed over the batch, so its neighbours never change its result.
 
-The mel filter bank is torchaudio's. The rest of `torchaudio.transforms.MelSpectrogram` and `AmplitudeToDB` is computed
+The mel filters are torchaudio's. The rest of `torchaudio.transforms.MelSpectrogram` and `AmplitudeToDB` is computed
 here, for three reasons. MelSpectrogram takes the square root of the power and squares it again, which costs time on a
 CPU (see `LogMel.decibels`). The floor of AmplitudeToDB (`top_db`) is relative to the loudest value of its input; here
 it is a constant of the config, so that it does not depend on the clip or the batch. And torchaudio only warns of empty
@@ -21,6 +21,11 @@ from worker.model.compat.torchaudio import torchaudio
 
 _NO_POWER = 1e-20  # -200 dB, for the logarithm of zero
 
+MelFilters = Literal["htk", "slaney", "kaldi"]
+"""`htk`: triangles over Hz with a peak of 1, evenly spaced on HTK's mel scale. `slaney`: triangles over Hz with an area
+of 1, evenly spaced on the mel scale of Slaney's Auditory Toolbox, as librosa's. `kaldi`: triangles over HTK's mel scale
+with a peak of 1, as Kaldi's."""
+
 
 class FrontendConfig(BaseModel):
     """Parameters of the log-mel front end. Frequencies in Hz, lengths in samples, levels in dB."""
@@ -32,7 +37,10 @@ class FrontendConfig(BaseModel):
     win_length: int | None = Field(default=None, ge=16)  # of the Hann window; None: n_fft
     center: bool = True  # frame k is centred at k hops; otherwise it begins there, and the sound is not padded
     hop: int = Field(default=320, ge=1)
+    preemphasis: float = Field(default=0.0, ge=0, lt=1)
+    """Each sample becomes the next one minus this share of itself, which leaves one sample fewer; 0: none of this."""
     n_mels: int = Field(default=128, ge=8, le=2**12)
+    mel_filters: MelFilters = "htk"
     f_min: float = Field(default=0.0, ge=0)
     f_max: float = 8_000.0
     spectrum: Literal["power", "magnitude"] = "power"  # what the mel filters add up
@@ -70,7 +78,7 @@ class FrontendConfig(BaseModel):
     @property
     def shortest(self) -> int:
         """The fewest samples of a clip: half an FFT length is reflected at either end of a centred one."""
-        return self.n_fft // 2 + 1 if self.center else self.frame_samples
+        return (self.n_fft // 2 + 1 if self.center else self.frame_samples) + self._lost
 
     @property
     def window_samples(self) -> int:
@@ -82,7 +90,13 @@ class FrontendConfig(BaseModel):
 
     def frames(self, samples: int) -> int:
         """Number of spectrogram frames of a clip of that many samples."""
+        samples -= self._lost
         return samples // self.hop + 1 if self.center else (samples - self.frame_samples) // self.hop + 1
+
+    @property
+    def _lost(self) -> int:
+        """Samples by which pre-emphasis shortens a clip."""
+        return 1 if self.preemphasis else 0
 
 
 class LogMel(nn.Module):
@@ -96,17 +110,7 @@ class LogMel(nn.Module):
         super().__init__()
         self.config = config
         # Buffers are rebuilt from the config and not stored in checkpoints.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about empty filters, which are an error below
-            bank: Tensor = torchaudio.functional.melscale_fbanks(
-                n_freqs=config.n_fft // 2 + 1,
-                f_min=config.f_min,
-                f_max=config.f_max,
-                n_mels=config.n_mels,
-                sample_rate=config.sample_rate,
-                mel_scale="htk",
-                norm=None,
-            )  # (n_fft / 2 + 1, mels)
+        bank = _mel_filters(config)  # (n_fft / 2 + 1, mels)
         empty = (bank.sum(dim=0) == 0).nonzero().flatten().tolist()
         if empty:
             raise ValueError(
@@ -159,6 +163,8 @@ class LogMel(nn.Module):
         """(batch, samples) -> (batch, 1, mels, frames): mel power in dB, without a floor."""
         config = self.config
         waveform = waveform.float()
+        if config.preemphasis:
+            waveform = waveform[..., 1:] - config.preemphasis * waveform[..., :-1]
         if not config.center:
             # torch puts a window that is shorter than the FFT into the middle of it. With these zeros the first window
             # begins at the first sample, and the magnitudes are those of a window that is padded at its end.
@@ -191,6 +197,35 @@ class LogMel(nn.Module):
     def _log(self, mels: Tensor) -> Tensor:
         """Mel values -> dB."""
         return self._per_decade * torch.log10((mels + self.config.log_offset).clamp_min(_NO_POWER))
+
+
+def _mel_filters(config: FrontendConfig) -> Tensor:
+    """The filter bank, (n_fft / 2 + 1, mels)."""
+    if config.mel_filters == "kaldi":
+        bank, _ = torchaudio.compliance.kaldi.get_mel_banks(
+            num_bins=config.n_mels,
+            window_length_padded=config.n_fft,
+            sample_freq=config.sample_rate,
+            low_freq=config.f_min,
+            high_freq=config.f_max,
+            vtln_low=100.0,  # without effect for a warp factor of 1
+            vtln_high=-500.0,
+            vtln_warp_factor=1.0,
+        )  # (mels, n_fft / 2)
+        return nn.functional.pad(bank, (0, 1)).T.contiguous()  # Kaldi leaves out half of the sample rate
+    slaney = config.mel_filters == "slaney"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about empty filters, which are an error of the caller
+        filters: Tensor = torchaudio.functional.melscale_fbanks(
+            n_freqs=config.n_fft // 2 + 1,
+            f_min=config.f_min,
+            f_max=config.f_max,
+            n_mels=config.n_mels,
+            sample_rate=config.sample_rate,
+            mel_scale="slaney" if slaney else "htk",
+            norm="slaney" if slaney else None,
+        )
+    return filters
 
 
 def _bands(bank: Tensor, count: int = 8) -> list[tuple[slice, slice]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from otoscope.arithmetic import LOGITS, Arithmetic, Cell, Operation, pack
 from otoscope.errors import InvalidRequest
+from worker.model.architectures.cnn14 import Cnn14, Cnn14Config
 from worker.model.architectures.mobilenet_v1 import MobileNetConfig, MobileNetV1
 from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 from worker.model.architectures.timm_backbone import TimmConfig, TimmNetwork
@@ -40,6 +41,7 @@ NETWORKS = {
     "plain": lambda: residual(block="plain"),
     "pyramid": lambda: residual(feature_pyramid=True, pyramid_width=8, stem=False),
     "mobilenet": mobilenet,
+    "cnn14": lambda: Cnn14(Cnn14Config(classes=3, width=4, mels=32)),
     "folded": lambda: mobilenet(batch_norm=True, patch_hop=96),
 }
 

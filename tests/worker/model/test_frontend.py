@@ -1,0 +1,73 @@
+"""Mel filters and pre-emphasis of other projects: by the formulas of their authors."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tests.support.mel import kaldi_filters, slaney_filters
+from worker.model.frontend import FrontendConfig, LogMel
+from worker.pipeline.chunks import join_chunks, split_chunks
+
+KALDI = FrontendConfig(
+    sample_rate=32_000, n_fft=1_024, win_length=799, hop=320, preemphasis=0.97, n_mels=128, mel_filters="kaldi",
+    f_max=15_000, log_offset=1e-5, floor_db=-50, window_seconds=1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rate", "size", "mels", "low", "high"), [(16_000, 512, 64, 50.0, 8_000.0), (32_000, 1_024, 64, 50.0, 14_000.0)]
+)
+def test_slaney_filters(rate: int, size: int, mels: int, low: float, high: float) -> None:
+    config = FrontendConfig(sample_rate=rate, n_fft=size, n_mels=mels, mel_filters="slaney", f_min=low, f_max=high)
+    expected = slaney_filters(rate, size, mels, low, high)
+    np.testing.assert_allclose(LogMel(config).bank, expected, rtol=0, atol=1e-4 * expected.max())
+
+
+def test_kaldi_filters() -> None:
+    expected = kaldi_filters(32_000, 1_024, 128, 0.0, 15_000.0)
+    np.testing.assert_allclose(LogMel(KALDI).bank, expected, rtol=0, atol=1e-4)
+
+
+def test_a_window_that_ends_at_zero_is_a_longer_one_without_its_last_sample() -> None:
+    """The symmetric window of 800 samples, and pre-emphasis: the features of a signal, frame by frame."""
+    wave = torch.randn(1, KALDI.window_samples, generator=torch.Generator().manual_seed(0)) * 0.1
+    samples = wave[0].double().numpy()
+    emphasised = np.pad(samples[1:] - 0.97 * samples[:-1], 512, mode="reflect")
+    window = np.zeros(1_024)
+    window[112:912] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(800) / 799)
+    frames = np.stack([emphasised[at : at + 1_024] * window for at in range(0, len(emphasised) - 1_023, 320)])
+    mels = np.abs(np.fft.rfft(frames)) ** 2 @ kaldi_filters(32_000, 1_024, 128, 0.0, 15_000.0)
+    expected = torch.from_numpy(np.log(mels + 1e-5).T).float()
+    assert expected.shape[1] == KALDI.window_frames == 100
+    decibels = LogMel(KALDI).decibels(wave)[0, 0]
+    torch.testing.assert_close(decibels * math.log(10) / 10, expected, rtol=0, atol=1e-3)
+
+
+def test_chunks_of_a_pre_emphasised_sound_join_without_a_seam() -> None:
+    """The one sample less at the end of each chunk is not in its kept frames."""
+    wave = (np.random.default_rng(0).standard_normal(32_000 * 3) * 0.1).astype(np.float32)
+    frontend = LogMel(KALDI)
+    whole = frontend.decibels(torch.from_numpy(wave)[None])[0, 0].numpy()
+    chunks = split_chunks(wave, KALDI, frames=64)
+    parts = [frontend.decibels(torch.from_numpy(chunk.samples)[None])[0, 0].numpy() for chunk in chunks]
+    joined = join_chunks(chunks, parts)
+    assert joined.shape == whole.shape == (128, KALDI.frames(len(wave)))
+    np.testing.assert_allclose(joined, whole, rtol=0, atol=1e-3)
+
+
+def test_a_config_of_an_earlier_version_has_the_filters_that_it_had() -> None:
+    """Filters and pre-emphasis are not in it."""
+    old = {name: value for name, value in FrontendConfig().model_dump().items() if name not in NEW}
+    assert FrontendConfig.model_validate(old) == FrontendConfig(mel_filters="htk", preemphasis=0)
+
+
+NEW = ("mel_filters", "preemphasis")
+
+
+def test_a_window_has_one_sample_more_for_pre_emphasis() -> None:
+    config = KALDI.model_copy(update={"center": False, "n_fft": 800, "win_length": 800, "n_mels": 64})
+    with pytest.raises(ValidationError, match="too short"):
+        FrontendConfig.model_validate({**config.model_dump(), "window_seconds": 800 / 32_000})
