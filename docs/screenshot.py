@@ -7,6 +7,7 @@ Needs Playwright and Chromium (`make browser`). OTOSCOPE_URL is the address of t
 """
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -18,20 +19,23 @@ SIREN = Path(__file__).parent.parent / "api" / "static" / "sounds" / "siren.flac
 
 
 def main(sound: Path) -> None:
-    """The page with the sound classified, its activation over the spectrogram, and one block opened."""
+    """The page with the sound classified, its class activation, the network in three dimensions, one block opened."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None),
             args=["--no-sandbox", "--enable-unsafe-swiftshader"],
         )
-        page = browser.new_page(viewport={"width": 1440, "height": 2500}, color_scheme="dark")
+        page = browser.new_page(viewport={"width": 1440, "height": 3000}, color_scheme="dark")
         page.add_init_script("""localStorage.otoscope = '{"example":false}'""")
         page.goto(URL)
         page.get_by_label("Sound files").set_input_files(str(sound))
         page.locator("#prediction .top-class").wait_for(timeout=60_000)
         page.get_by_role("checkbox", name="Class activation").check()
-        page.locator("#network [data-id='layer2.block1']").click()
-        page.get_by_role("button", name="Show all").click()
+        page.get_by_role("button", name="Donut").click()
+        page.get_by_role("button", name="3-D").click()
+        page.locator(".space .plate").first.wait_for()
+        page.locator("#network .node[data-id='layer2.block1']").click()
+        page.get_by_role("button", name=re.compile(r"^Show all [\d,]+ channels")).click()
         page.locator(".channel").first.wait_for()
         page.evaluate("document.activeElement.blur()")
         page.mouse.move(0, 0)

@@ -9,6 +9,7 @@ import soundfile
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.conftest import SOUNDS, Open, classify, job_id, shoot
+from tests.browser.test_accessibility import problems
 
 LONG = SOUNDS / "six-sounds.flac"
 PAINTED = """canvas => {
@@ -237,11 +238,32 @@ def test_what_the_model_does_not_hear_is_shown_and_named(page: Page, high_pitche
     assert level_of(hover_at(page, 15_000)) == pytest.approx(-10.5, abs=3)
     assert level_of(hover_at(page, 11_000)) < -60
     assert level_of(hover_at(page, 1_000)) > -20
+    assert problems(page) == []
     shoot(page, "sound-unheard")
     page.get_by_label("Fine").uncheck()
     expect(unheard).to_be_hidden()
     expect(fine).to_be_hidden()
     assert page.evaluate(AXIS)["high"] < 8_000
+
+
+def test_noise_is_as_bright_above_the_band_as_in_it(page: Page, tmp_path: Path) -> None:
+    """Both pictures have bands of one width: white noise has no step at the border."""
+    noise = 0.1 * np.random.default_rng(1).standard_normal(5 * 44_100)
+    soundfile.write(tmp_path / "noise.wav", noise, 44_100, "PCM_16")
+    classify(page, tmp_path / "noise.wav")
+    expect(page.locator(".spectrogram canvas.image").nth(1)).to_be_visible()
+    page.wait_for_function(f"() => ({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[1])")
+    below, above = page.evaluate("""() => {
+      const border = parseFloat(document.querySelector(".unheard").style.height) / 100; // from the top
+      return [...document.querySelectorAll(".spectrogram canvas.image")].slice(0, 2).map((canvas, i) => {
+        const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+        copy.drawImage(canvas, 0, 0);
+        const y = Math.round(border * canvas.height) + (i ? -18 : 6); // a dozen rows beside the border
+        const { data } = copy.getImageData(0, y, canvas.width, 12);
+        return data.reduce((sum, part, at) => sum + (at % 4 === 3 ? 0 : part), 0) / (data.length * 0.75);
+      });
+    }""")
+    assert above == pytest.approx(below, rel=0.12)
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
@@ -399,6 +421,16 @@ def test_unplayable_format_is_explained(page: Page, tmp_path: Path) -> None:
     classify(page, tmp_path / "siren.aiff")
     expect(page.get_by_text("This browser cannot play AIFF files.")).to_be_visible()
     page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.waveform canvas.image'))")
+
+
+def test_the_axis_ends_with_the_band_where_the_browser_cannot_decode(page: Page, high_pitched: Path) -> None:
+    """The browser has nothing to show above it, and does not try again."""
+    aiff = high_pitched.with_suffix(".aiff")
+    soundfile.write(aiff, *soundfile.read(high_pitched), "PCM_16")
+    classify(page, aiff)
+    expect(page.locator(".unheard")).to_be_hidden()
+    assert page.evaluate(AXIS)["high"] < 8_000
+    page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.spectrogram canvas.image'))")
 
 
 def test_a_short_sound_is_shown_with_its_padding(page: Page, tmp_path: Path) -> None:

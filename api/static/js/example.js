@@ -2,7 +2,8 @@
 // docs/example.py. Nothing is sent.
 
 import { getExample } from "./api.js";
-import { library, Sound } from "./library.js";
+import { library } from "./library.js";
+import { Sound } from "./library-sound.js";
 import { settings } from "./settings.js";
 import { t } from "./words.js";
 

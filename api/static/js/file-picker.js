@@ -6,7 +6,7 @@ import { library } from "./library.js";
 import { acceptedTypes } from "./upload.js";
 import { t } from "./words.js";
 
-/** @import { Sound } from "./library.js" */
+/** @import { Sound } from "./library-sound.js" */
 
 /**
  * A button that opens a file dialog.

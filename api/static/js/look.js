@@ -7,7 +7,7 @@ import { sendAgain } from "./send-again.js";
 import { t } from "./words.js";
 
 /** @import { Result } from "./types.js" */
-/** @import { Sound } from "./library.js" */
+/** @import { Sound } from "./library-sound.js" */
 
 /**
  * Show the feature maps of a window and the class activation of a class in it, when they have come. The last request wins;

@@ -14,7 +14,7 @@ import { answerText } from "./verdict.js";
 import { t } from "./words.js";
 
 /** @import { ModelCard } from "./types.js" */
-/** @import { Phase, Sound } from "./library.js" */
+/** @import { Phase, Sound } from "./library-sound.js" */
 
 /** @typedef {{show(sound: Sound, card: ModelCard | null): void}} Panel */
 

@@ -16,7 +16,7 @@ import { t } from "./words.js";
 import { answerText, detectedClasses, headline, isLong, warningText } from "./verdict.js";
 
 /** @import { ErrorInfo, Job, ModelCard, Prediction, Result } from "./types.js" */
-/** @import { Sound } from "./library.js" */
+/** @import { Sound } from "./library-sound.js" */
 
 const TOP = 5; // classes shown at first
 

@@ -6,7 +6,7 @@ import { library } from "./library.js";
 import { answerText } from "./verdict.js";
 import { language, t } from "./words.js";
 
-/** @import { Sound } from "./library.js" */
+/** @import { Sound } from "./library-sound.js" */
 /** @import { Job } from "./types.js" */
 
 /**

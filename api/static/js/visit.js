@@ -3,7 +3,8 @@
 
 import { h, byId, button } from "./dom.js";
 import { formatBytes } from "./format.js";
-import { library, Sound } from "./library.js";
+import { library } from "./library.js";
+import { Sound } from "./library-sound.js";
 import { Matrix } from "./matrix.js";
 import { deleteRecord, deleteRecords, loadRecords, storeRecord } from "./storage.js";
 import { t } from "./words.js";

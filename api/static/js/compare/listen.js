@@ -3,7 +3,7 @@
 import { playhead } from "../playhead.js";
 import { settings } from "../settings.js";
 
-/** @import { Sound } from "../library.js" */
+/** @import { Sound } from "../library-sound.js" */
 
 /** @typedef {"left" | "right"} Side */
 

@@ -13,7 +13,7 @@ import { editRegion } from "./region.js";
 import { t } from "../words.js";
 
 /** @import { ModelCard, SoundRegion } from "../types.js" */
-/** @import { Sound } from "../library.js" */
+/** @import { Sound } from "../library-sound.js" */
 /** @import { Action, Region } from "./region.js" */
 
 /** @typedef {"zoom" | Action} Tool  what a drag over the spectrogram does */

@@ -9,7 +9,7 @@ import { editRegion } from "./region.js";
 import { t } from "../words.js";
 
 /** @import { ModelCard, Result } from "../types.js" */
-/** @import { Sound } from "../library.js" */
+/** @import { Sound } from "../library-sound.js" */
 
 /**
  * @typedef {object} Occlusion

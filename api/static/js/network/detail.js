@@ -18,7 +18,7 @@ import { residualBlock } from "./residual-block.js";
 
 /** @import { ScaledMatrix } from "../types.js" */
 /** @import { Matrix } from "../matrix.js" */
-/** @import { Sound } from "../library.js" */
+/** @import { Sound } from "../library-sound.js" */
 /** @import { Network, NetworkNode } from "./graph.js" */
 /** @import { CellPlace } from "./arithmetic.js" */
 

@@ -8,7 +8,7 @@ import { playhead } from "../playhead.js";
 import { t } from "../words.js";
 
 /** @import { Matrix } from "../matrix.js" */
-/** @import { Sound } from "../library.js" */
+/** @import { Sound } from "../library-sound.js" */
 /** @import { MapAxes } from "./graph.js" */
 
 const PEAK = 0.7; // of full scale, to which the masked sound is raised

@@ -4,7 +4,7 @@ import { sendAgain } from "../send-again.js";
 import { t } from "../words.js";
 
 /** @import { Arithmetic } from "../types.js" */
-/** @import { Sound } from "../library.js" */
+/** @import { Sound } from "../library-sound.js" */
 
 const KEPT = 60; // the latest answers of a sound
 

@@ -4,7 +4,7 @@ import { sendAgain } from "../send-again.js";
 import { t } from "../words.js";
 
 /** @import { Matrix } from "../matrix.js" */
-/** @import { Sound } from "../library.js" */
+/** @import { Sound } from "../library-sound.js" */
 
 /**
  * All channels of one layer by its name; of a residual block also its `.residual` and its `.shortcut`.

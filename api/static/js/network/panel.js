@@ -15,7 +15,7 @@ import { overview } from "./overview.js";
 import { language, t } from "../words.js";
 
 /** @import { ModelCard, Result } from "../types.js" */
-/** @import { Sound } from "../library.js" */
+/** @import { Sound } from "../library-sound.js" */
 /** @import { Network } from "./graph.js" */
 /** @import { CellPlace } from "./arithmetic.js" */
 

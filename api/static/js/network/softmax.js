@@ -10,7 +10,7 @@ import { fetchArithmetic } from "./fetch-arithmetic.js";
 import { LOGITS } from "./graph.js";
 
 /** @import { Arithmetic } from "../types.js" */
-/** @import { Sound } from "../library.js" */
+/** @import { Sound } from "../library-sound.js" */
 /** @import { Network, NetworkNode } from "./graph.js" */
 /** @import { CellPlace } from "./arithmetic.js" */
 

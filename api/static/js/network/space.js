@@ -80,7 +80,7 @@ export async function spaceView(network, result, onOpen) {
     { type: "button", class: "plate answer", data: { id: "prediction" }, on: { click: () => onOpen("prediction") } },
     result.predictions.slice(0, CLASSES).map((one) => h("span", { text: `${className(one.class)} ${percent(one.confidence)}` })),
   );
-  answer.style.transform = `translate(-50%, -50%) translateZ(${-depth / 2 - 0.4 * APART}px) ${FACING}`;
+  answer.style.transform = `translate(-50%, -50%) translateZ(${-depth / 2 - 1.2 * APART}px) ${FACING}`;
   const scene = h("div", { class: "scene" }, line, ...plates.map(({ plate }) => plate), answer);
   const view = h(
     "div",

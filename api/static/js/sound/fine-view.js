@@ -7,12 +7,15 @@ import { finePicture, mixed } from "./fine.js";
 import { isDecodable } from "./peaks.js";
 
 /** @import { PlacedSpectrogram, SoundRegion } from "../types.js" */
-/** @import { Sound } from "../library.js" */
+/** @import { Sound } from "../library-sound.js" */
 /** @import { FinePicture } from "./fine.js" */
 
 const DELAY = 120; // milliseconds without a change before it is computed
 const [WIDE, HIGH] = [4, 8]; // px: the model's cells are replaced by finer ones from this size on
 const [MOST_COLUMNS, MOST_ROWS] = [1_200, 480];
+
+/** Files that the browser could not decode. @type {WeakSet<File>} */
+const unreadable = new WeakSet();
 
 /**
  * The highest frequency of a sound in Hz, where its samples can be read here; otherwise 0.
@@ -25,15 +28,16 @@ const rateOf = ({ root }) => Math.min(Math.max(root.job?.audio.sample_rate ?? 0,
 
 /** @param {Sound} sound */
 function canRead({ file, root, result }) {
-  return Boolean(file && root.job?.audio.sample_rate && result && isDecodable(result.duration, root.job.audio.channels ?? 1));
+  return Boolean(file && !unreadable.has(file) && root.job?.audio.sample_rate && result && isDecodable(result.duration, root.job.audio.channels ?? 1));
 }
 
 /**
  * {picture, update(sound, spectrogram)}.
  * @param {HTMLElement} stage  that the spectrogram is shown in
  * @param {() => void} onPicture  called when there is a new one
+ * @param {() => void} onUnreadable  called where the browser cannot decode the file
  */
-export function fineView(stage, onPicture) {
+export function fineView(stage, onPicture, onUnreadable) {
   /** @type {FinePicture | null} */
   let picture = null;
   /** What it is computed of. @type {{file: File, rate: number, spectrogram: PlacedSpectrogram} | null} */
@@ -83,16 +87,17 @@ export function fineView(stage, onPicture) {
     if (!source) return;
     const { file, rate } = source;
     const { axis } = viewport;
-    try {
-      const { channels } = await readAudio(file, rate);
-      if (signal.aborted) return;
-      const found = await finePicture({ rate, channels: [mixed(channels)] }, axis, region, size, signal);
-      if (signal.aborted || !found) return;
-      picture = found;
-      onPicture();
-    } catch {
-      forget(); // the browser cannot decode it
+    const audio = await readAudio(file, rate).catch(() => null);
+    if (!audio) {
+      unreadable.add(file);
+      if (source?.file === file) onUnreadable();
+      return;
     }
+    if (signal.aborted) return;
+    const found = await finePicture({ rate, channels: [mixed(audio.channels)] }, axis, region, size, signal);
+    if (signal.aborted || !found) return;
+    picture = found;
+    onPicture();
   }
 
   function forget() {

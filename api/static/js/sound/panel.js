@@ -25,7 +25,7 @@ import { waveformPlot } from "./waveform.js";
 import { t } from "../words.js";
 
 /** @import { ModelCard, PlacedCam, PlacedSpectrogram } from "../types.js" */
-/** @import { Sound } from "../library.js" */
+/** @import { Sound } from "../library-sound.js" */
 /** @import { Occlusion } from "../edit/occlusion.js" */
 /** @import { Peaks } from "./peaks.js" */
 
@@ -60,7 +60,7 @@ export function mountSound(root) {
   const editing = editor({ onHint: (text) => (hint.textContent = text ?? usualHint) });
   const spectrogramView = spectrogramPlot("sound-hint", editing.brush);
   spectrogramView.element.id = "sound-spectrogram";
-  const fine = fineView(spectrogramView.stage, () => redraw());
+  const fine = fineView(spectrogramView.stage, () => redraw(), () => updateFrequencies());
   const scrollBar = minimap("sound-spectrogram");
   const windows = timeline(lookIntoWindow);
   const controls = colourControls(toggleOcclusion);

@@ -9,7 +9,7 @@ import { settings } from "../settings.js";
 import { viewport } from "../viewport.js";
 import { t } from "../words.js";
 
-/** @import { Sound } from "../library.js" */
+/** @import { Sound } from "../library-sound.js" */
 
 /** Extension of a file name -> name of the format. @type {Record<string, string>} */
 const FORMATS = {

@@ -12,7 +12,7 @@ import { clearedContext, createCanvas, fitToBox, themeColours } from "./canvas.j
 import { t } from "../words.js";
 
 /** @import { Detection, Result, Window } from "../types.js" */
-/** @import { Look } from "../library.js" */
+/** @import { Look } from "../library-sound.js" */
 /** @import { ThemeColours } from "./canvas.js" */
 
 /**
