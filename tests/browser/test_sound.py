@@ -235,7 +235,7 @@ def test_what_the_model_does_not_hear_is_shown_and_named(page: Page, high_pitche
     fine = page.locator(".spectrogram canvas.image").nth(1)
     expect(fine).to_be_visible()
     page.wait_for_function(f"() => ({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[1])")
-    assert level_of(hover_at(page, 15_000)) == pytest.approx(-10.5, abs=3)
+    assert -11 < level_of(hover_at(page, 15_000)) < -3  # this front end adds up magnitudes: up to 6 dB more for a sine
     assert level_of(hover_at(page, 11_000)) < -60
     assert level_of(hover_at(page, 1_000)) > -20
     assert problems(page) == []
@@ -263,7 +263,7 @@ def test_noise_is_as_bright_above_the_band_as_in_it(page: Page, tmp_path: Path) 
         return data.reduce((sum, part, at) => sum + (at % 4 === 3 ? 0 : part), 0) / (data.length * 0.75);
       });
     }""")
-    assert above == pytest.approx(below, rel=0.12)
+    assert above == pytest.approx(below, rel=0.08)
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])

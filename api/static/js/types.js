@@ -169,6 +169,7 @@
  * @property {number} f_min                 Hz
  * @property {number} f_max                 Hz
  * @property {number} [floor_db]            dB: no cell of a spectrogram is lower
+ * @property {"power" | "magnitude"} [spectrum]  what a mel band adds up: powers (the default) or magnitudes
  *
  * @typedef {object} Architecture
  * @property {string} [type]
@@ -252,6 +253,7 @@
  * @property {number} step                  seconds
  * @property {FrequencyAxis} axis           from the bottom of the lowest row to the top of the highest
  * @property {number} fullScale             dB of 0 dBFS; see decibels.js
+ * @property {"power" | "magnitude"} spectrum  what a band adds up
  *
  * @typedef {object} PlacedCam              a class activation map on the time axis
  * @property {Matrix} matrix                0 to 1

@@ -35,7 +35,8 @@ export function placeSpectrogram(result, card) {
   const missing = center ? 1 : (window ?? n_fft) / hop; // columns that end behind the sound
   const whole = (matrix.columns + missing) * step >= Math.min(result.duration, axisLength(result, card, result.duration));
   const start = whole ? 0 : (result.windows?.[result.window]?.start ?? 0);
-  return { matrix, step, start, axis: bandAxis(card.frontend), fullScale: fullScaleOf(card.frontend) };
+  const { spectrum = "power" } = card.frontend;
+  return { matrix, step, start, axis: bandAxis(card.frontend), fullScale: fullScaleOf(card.frontend), spectrum };
 }
 
 /**

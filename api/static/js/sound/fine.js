@@ -4,9 +4,9 @@
 import { FFT } from "../edit/fft.js";
 import { Matrix } from "../matrix.js";
 
-/** @import { SoundRegion } from "../types.js" */
+/** @import { PlacedSpectrogram, SoundRegion } from "../types.js" */
 /** @import { Audio } from "../edit/audio.js" */
-/** @import { FrequencyAxis, PlacedRows } from "./frequency-axis.js" */
+/** @import { FrequencyAxis } from "./frequency-axis.js" */
 
 /**
  * @typedef {object} FinePicture
@@ -34,8 +34,8 @@ export function mixed(channels) {
  * @param {Audio} audio  of one channel
  * @param {FrequencyAxis} axis
  * @param {SoundRegion} region
- * @param {{width: number, height: number, bands?: PlacedRows}} size  of the picture of that region, px; bands: rows are as wide
- *   as these at least, so that noise is as bright as in them
+ * @param {{width: number, height: number, bands?: PlacedSpectrogram}} size  of the picture of that region, px; bands: rows are
+ *   as wide as these at least and add up the same, so that noise is as bright as in them
  * @param {AbortSignal} signal
  * @returns {Promise<FinePicture | null>}
  */
@@ -47,6 +47,7 @@ export async function finePicture({ rate, channels: [samples] }, axis, region, {
   const scale = (4 / frame) ** 2; // a sine at full scale has half the sum of the window
   const filters = rowFilters(axis, region, height, rate, frame, bands);
   const repeats = Math.min(Math.max(Math.floor((step * rate) / frame), 1), MOST_FRAMES);
+  const magnitudes = bands?.spectrum === "magnitude";
   const values = new Float32Array(height * width);
   const power = new Float64Array(height);
   const [real, imaginary] = [new Float64Array(2 * frame), new Float64Array(2 * frame)];
@@ -61,11 +62,14 @@ export async function finePicture({ rate, channels: [samples] }, axis, region, {
       for (let i = Math.max(-first, 0); i < Math.min(frame, samples.length - first); i += 1)
         real[i] = samples[first + i] * window[i];
       fft.transform(real, imaginary);
-      for (let bin = 0; bin <= frame; bin += 1) real[bin] = real[bin] ** 2 + imaginary[bin] ** 2;
+      for (let bin = 0; bin <= frame; bin += 1) {
+        const square = real[bin] ** 2 + imaginary[bin] ** 2;
+        real[bin] = magnitudes ? Math.sqrt(square) : square;
+      }
       filters.forEach(({ bin, weights }, row) => {
         let sum = 0;
         for (let i = 0; i < weights.length; i += 1) sum += weights[i] * real[bin + i];
-        power[row] += sum;
+        power[row] += magnitudes ? sum ** 2 : sum;
       });
     }
     for (let row = 0; row < height; row += 1)
@@ -100,7 +104,7 @@ function frameLength(axis, { start, end, low, high }, width, height, rate) {
  * @param {number} height
  * @param {number} rate  Hz
  * @param {number} frame  samples; the spectrum has twice as many bins, up to the rate
- * @param {PlacedRows} [bands]
+ * @param {PlacedSpectrogram} [bands]
  * @returns {{bin: number, weights: Float64Array}[]}  the first bin, and a weight for it and each that follows
  */
 function rowFilters(axis, { low, high }, height, rate, frame, bands) {
@@ -122,7 +126,8 @@ function rowFilters(axis, { low, high }, height, rate, frame, bands) {
     const count = Math.max(Math.min(Math.floor(at + half), frame) - bin + 1, 1);
     /** @param {number} distance  in bins */
     const weight = (distance) => Math.max(1 - Math.abs(distance) / half, 0);
-    const whole = LOBE.reduce((sum, power, i) => sum + (i ? 2 : 1) * weight(i) * power, 0); // of a sine in the middle
+    // Bands add the power of their bins, of which there are twice as many here; a row alone has the level of a sine in its middle.
+    const whole = bands ? 2 : LOBE.reduce((sum, power, i) => sum + (i ? 2 : 1) * weight(i) * power, 0);
     return { bin, weights: Float64Array.from({ length: count }, (_, i) => weight(bin + i - at) / whole) };
   });
 }
