@@ -1,8 +1,8 @@
 """Speed of the page in Chromium: first paint, live mode, frame rate while playing, zooming in ten minutes of sound, and
-edits.
+edits; bytes, elements and CPU time of views.
 
     otoscope up
-    .venv/bin/python bench/page.py [--url http://127.0.0.1:8000] [--live]
+    .venv/bin/python bench/page.py [--url http://127.0.0.1:8000] [--live | --views]
 
 Needs Playwright and Chromium (`make browser`). Prints one line of JSON a measurement. Without a GPU, Chromium runs
 WebGL on the CPU, which is the slowest case.
@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ NEXT_EDIT = """() => {
 }"""
 SERVER = "async () => (await import('/static/js/library.js')).library.shown.job.timings.total"
 EDITS = 12
+ZOOMS = 10
+TURNS = 20
 MODELS = ("esc50-light", "esc50")
 
 
@@ -72,6 +75,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--live", action="store_true", help="live mode alone")
+    parser.add_argument(
+        "--views", action="store_true", help="only bytes, elements and CPU time: what a busy machine does not change"
+    )
     options = parser.parse_args()
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         microphone = Path(folder) / "microphone.wav"
@@ -84,7 +90,7 @@ def main() -> None:
                 f"--use-file-for-fake-audio-capture={microphone}",
             ],
         )
-        for model in MODELS:
+        for model in () if options.views else MODELS:
             report(f"live with {model}", live(browser, options.url, model))
         if options.live:
             browser.close()
@@ -95,13 +101,21 @@ def main() -> None:
             report("first view", page.evaluate(PAINT))
             page.close()
 
-        for model in MODELS:
+        for model in () if options.views else MODELS:
             page = browser.new_page(viewport={"width": 1440, "height": 1400}, bypass_csp=True)
             page.goto(options.url, wait_until="networkidle")
             page.get_by_label("Model").select_option(model)
             classify(page, SOUNDS / "siren.flac")
             report(f"edits with {model}", edit(page))
             page.close()
+
+        page = browser.new_page(viewport={"width": 1440, "height": 900}, bypass_csp=True)
+        page.goto(options.url, wait_until="networkidle")
+        report("views", views(page, 44_100, Path(folder)))
+        page.close()
+        if options.views:
+            browser.close()
+            return
 
         page = browser.new_page(viewport={"width": 1440, "height": 2400}, bypass_csp=True)
         page.goto(options.url, wait_until="networkidle")
@@ -139,6 +153,50 @@ def classify(page: Page, sound: Path) -> None:
     page.wait_for_timeout(2_000)  # images and peaks are computed in the background
 
 
+def cpu_clock(page: Page) -> Callable[[], float]:
+    """A clock of the CPU time of the page's main thread, in milliseconds."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def cpu() -> float:
+        metrics = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+        return 1_000 * float(metrics["TaskDuration"])
+
+    return cpu
+
+
+def views(page: Page, rate: int, folder: Path) -> dict[str, Any]:
+    """CPU time of the page's thread for a step of the network in three dimensions and for the finer spectrogram of a
+    zoomed region, and how many elements the page has."""
+    elements = "document.querySelectorAll('*').length"
+    wide = folder / "wide.wav"
+    seconds = np.arange(5 * rate) / rate
+    soundfile.write(wide, 0.3 * np.sin(2 * np.pi * (200 * seconds + 1_500 * seconds**2)), rate)
+    classify(page, wide)
+    cpu = cpu_clock(page)
+    closed = page.evaluate(elements)
+    before = cpu()
+    for number in range(ZOOMS):
+        start = number / ZOOMS
+        page.evaluate(f"import('/static/js/viewport.js').then(({{ viewport }}) => viewport.show({start}, {start + 1}))")
+        page.wait_for_timeout(1_000)  # the picture is computed after a pause without a change
+    zoomed = (cpu() - before) / ZOOMS
+    page.get_by_role("button", name="3-D").click()
+    page.locator(".space .plate").first.wait_for()
+    page.locator(".space .view").focus()
+    page.wait_for_timeout(1_000)
+    before = cpu()
+    for _ in range(TURNS):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(500)
+    return {
+        "cpu_of_a_zoom_ms": round(zoomed),
+        "cpu_of_a_turn_ms": round((cpu() - before) / TURNS, 1),
+        "elements": closed,
+        "elements_with_3d": page.evaluate(elements),
+    }
+
+
 def edit(page: Page) -> dict[str, Any]:
     """Mute a part of the spectrogram again and again: milliseconds to the new bars, those of the server and of the CPU
     of the page's thread, and how many processes were running or waiting meanwhile."""
@@ -149,13 +207,7 @@ def edit(page: Page) -> dict[str, Any]:
     box = overlay.bounding_box()
     assert box
     taken, server = [], []
-    session = page.context.new_cdp_session(page)
-    session.send("Performance.enable", {"timeDomain": "threadTicks"})
-
-    def cpu() -> float:
-        metrics = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
-        return 1_000 * float(metrics["TaskDuration"])
-
+    cpu = cpu_clock(page)
     before = cpu()
     for number in range(EDITS):
         left, top = box["x"] + box["width"] * number / EDITS, box["y"] + 20

@@ -134,7 +134,7 @@ export async function spaceView(network, result, onOpen) {
     scene.style.setProperty("--yaw", `${yaw}deg`);
     scene.style.setProperty("--pitch", `${pitch}deg`);
     scene.style.setProperty("--zoom", String(zoom * fit));
-    scene.style.setProperty("--text", `${Math.min(13 / fit, 22)}px`); // readable where the scene is small
+    scene.style.setProperty("--size", `${Math.min(13 / fit, 22)}px`); // readable where the scene is small
   }
 
   /** Where the pointer was last, while it turns the scene. @type {{x: number, y: number} | null} */
