@@ -41,8 +41,6 @@ StartName = Annotated[
         help="Fine-tune this model, by its directory or its name in `models`; the classes may differ.",
     ),
 ]
-Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile: a slow start, faster steps.")]
-
 INTERRUPTED = 130  # exit status after Ctrl-C
 
 
@@ -64,17 +62,22 @@ def train(
     teacher: TeacherNames = None,
     start: StartName = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
-    compile: Compile = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", metavar="NAME", help="Record the run with mlflow or wandb, too; may be repeated."),
+    ] = None,
 ) -> None:
     """Train a network by a recipe. Ctrl-C saves a checkpoint, --resume continues from it. Without a recipe, look at the
-    data and propose one."""
+    data and propose one. Several processes: torchrun --standalone --nproc-per-node N -m otoscope train ..."""
     from training.data.base import fold_name, most_folds
     from training.eval.answer_report import measure_model
     from training.eval.evaluate import evaluate as evaluate_model
     from training.eval.model_card import record_accuracy
     from training.eval.report import headline, write_report
+    from training.fit import processes
     from training.fit.history import CURVE
     from training.fit.loop import train as run
+    from training.fit.trackers import TENSORBOARD
     from worker.inference.malloc import keep_freed_memory
 
     keep_freed_memory()
@@ -83,16 +86,20 @@ def train(
             raise typer.BadParameter("needed with --set, --teacher and --resume", param_hint="--recipe")
         recipe, start, changes = _propose(data, fold, start, out)
     chosen, model = recipe_and_start(recipe, changes, start)
-    dataset = load_data(data, chosen.frontend, chosen.segments)
-    test_fold = parse_fold(fold, dataset)
-    out = out or Path("runs") / f"{chosen.name}-{fold_name(test_fold).replace(' ', '')}"
-    try:
-        run(
-            chosen, dataset, test_fold, out,
-            teachers=teacher or (), pretrained=model, resume=resume, compile=compile, threshold_fold=test_fold,
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        _interrupted(out)
+    with processes.joined():
+        dataset = processes.first_alone(lambda: load_data(data, chosen.frontend, chosen.segments))
+        test_fold = parse_fold(fold, dataset)
+        out = out or Path("runs") / f"{chosen.name}-{fold_name(test_fold).replace(' ', '')}"
+        try:
+            run(
+                chosen, dataset, test_fold, out,
+                teachers=teacher or (), pretrained=model, resume=resume, threshold_fold=test_fold,
+                trackers=(TENSORBOARD, *(track or ())),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            _interrupted(out)
+        if not processes.is_first():
+            return
     print(f"The model {chosen.name} is in {out}")
     for part in ("val", "test") if test_fold == "test" else (test_fold,):
         if part in dataset.folds:
@@ -205,7 +212,6 @@ def evaluate(
         bool,
         typer.Option("--model-classes", help="Only clips of the model's classes; those of other classes are outside."),
     ] = False,
-    compile: Compile = False,
 ) -> None:
     """Evaluate a model on its held-out fold, or cross-validate a recipe."""
     from training.eval.answer_report import headline as answers_headline
@@ -218,7 +224,7 @@ def evaluate(
     if folds:
         if len(models) > 1:
             raise typer.BadParameter("takes one directory for its runs", param_hint="--folds")
-        return _cross_validate(models[0], data, folds, *recipe_and_start(recipe, changes, start), compile)
+        return _cross_validate(models[0], data, folds, *recipe_and_start(recipe, changes, start))
     if start or changes:
         raise typer.BadParameter("needed to train", param_hint="--folds")
     config = _config(models[0])
@@ -266,9 +272,7 @@ def evaluate(
         print(f"Recorded in {models[0]}")
 
 
-def _cross_validate(
-    out: Path, data: Path | None, folds: int, recipe: "Recipe", model: "Model | None", compile: bool
-) -> None:
+def _cross_validate(out: Path, data: Path | None, folds: int, recipe: "Recipe", model: "Model | None") -> None:
     from training.eval.crossval import as_markdown, cross_validate, headline
     from training.eval.report import interval
     from worker.inference.malloc import keep_freed_memory
@@ -277,7 +281,7 @@ def _cross_validate(
     dataset = load_data(data, recipe.frontend, recipe.segments, folds=folds, seed=recipe.seed)
     chosen = dataset.folds[-folds:]  # the last ones first: ESC-50's fifth fold is the one that models are shipped for
     try:
-        report = cross_validate(recipe, dataset, chosen[::-1], out, pretrained=model, compile=compile)
+        report = cross_validate(recipe, dataset, chosen[::-1], out, pretrained=model)
     except KeyboardInterrupt:
         print(f"\nStopped and saved in {out}: the same command resumes from there.", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

@@ -78,7 +78,7 @@ def find_learning_rate(
             waves, features, targets = setup.augmented_batch(
                 rows, recipe, generator, crop=recipe.augment.crop_until > 0
             )
-            with autocast(setup.device):
+            with autocast(setup.device, recipe.optim.precision):
                 logits = setup.network(features).float()  # (batch, classes)
             batch_loss = loss_of(logits, targets, waves) / len(parts)
             batch_loss.backward()  # type: ignore[no-untyped-call]
@@ -149,7 +149,7 @@ def overfit_one_batch(
     accuracy = 0.0
     with tqdm(range(1, steps + 1), desc="overfit", unit="step") as bar:
         for step in bar:
-            with autocast(setup.device):
+            with autocast(setup.device, recipe.optim.precision):
                 logits = network(features).float()  # (batch, classes)
             loss = functional.cross_entropy(logits, labels)
             accuracy = (logits.argmax(1) == labels).float().mean().item()

@@ -174,7 +174,7 @@ def _time_steps(recipe: Recipe, setup: TrainingSetup, batch: int) -> tuple[float
         waves, features, targets = setup.augmented_batch(
             torch.arange(batch), recipe, generator, crop=recipe.augment.crop_until > 0.5
         )
-        with autocast(setup.device):
+        with autocast(setup.device, recipe.optim.precision):
             logits = setup.network(features).float()
         loss_of(logits, targets, waves).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

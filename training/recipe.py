@@ -23,6 +23,7 @@ from worker.model.architectures.timm_backbone import TimmConfig
 from worker.model.base import ArchitectureConfig
 from worker.model.checkpoint import ModelConfig
 from worker.model.frontend import FrontendConfig, LogMel
+from worker.model.precision import TrainingPrecision
 
 BUNDLED = Path(__file__).parent / "recipes"
 LEVEL_DBFS = -20.0
@@ -95,6 +96,7 @@ class OptimRecipe(StrictModel):
     batch: int = Field(default=32, ge=2)  # windows per forward pass
     accumulate: int = Field(default=1, ge=1)  # gradient accumulation: forward passes per optimizer step
     loss: str = "cross_entropy"  # or a registered one (`training/fit/parts.py`); several classes: binary_cross_entropy
+    precision: TrainingPrecision = "auto"  # of forward and backward pass; bfloat16 is mixed precision
     optimizer: str = "adamw"  # or sgd, or a registered one
     schedule: Literal["one_cycle", "cosine"] = "cosine"
     max_lr: float = Field(default=1e-3, gt=0)
@@ -284,7 +286,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 def differences(recipe: Recipe, base: Recipe) -> dict[str, str]:
     """The overrides that turn `base` into `recipe`: key to YAML value, as for `--set`."""
-    values, base_values = _flatten(recipe.model_dump(mode="json")), _flatten(base.model_dump(mode="json"))
+    values, base_values = flatten(recipe.model_dump(mode="json")), flatten(base.model_dump(mode="json"))
     return {key: _scalar(value) for key, value in values.items() if value != base_values[key]}
 
 
@@ -293,8 +295,9 @@ def _scalar(value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"optim": {"epochs": 3}}` as `{"optim.epochs": 3}`."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from training.data.base import Dataset, Fold
 from training.errors import RecipeError, RunError
+from training.fit import processes
 from training.fit.loop import train
 from training.recipe import Recipe, differences, with_changes
 from worker.model.checkpoint import Model
@@ -96,6 +97,7 @@ def tune(
     except ImportError as error:
         raise RunError(f"the search needs the extra `tune`: .venv/bin/pip install -e '.[tune]' ({error})") from error
 
+    processes.check_single()
     if not recipe.optim.holdout and not dataset.train_validation_split(test_fold, 0.0, recipe.seed)[1]:
         recipe = with_changes(recipe, {"optim.holdout": HOLDOUT})
     if not dataset.train_validation_split(test_fold, recipe.optim.holdout, recipe.seed)[1]:

@@ -15,6 +15,7 @@ from training.eval.calibrate import fit_temperature
 from training.eval.evaluate import Evaluation, evaluate
 from training.eval.metrics import calibration_error, source_interval, wilson_interval
 from training.eval.report import interval, percent, write_report
+from training.fit import processes
 from training.fit.loop import train
 from training.fit.run_state import resumable
 from training.recipe import Recipe
@@ -51,19 +52,19 @@ class CrossValidationReport(BaseModel):
 
 def cross_validate(
     recipe: Recipe, dataset: Dataset, folds: Sequence[Fold], out: Path, *, pretrained: Model | None = None,
-    compile: bool = False,
 ) -> CrossValidationReport:  # fmt: skip
     """Train and evaluate `folds` in `out/fold1`, `out/fold2`, ...; finished folds are kept, interrupted ones resumed.
 
     `pretrained` is a model to fine-tune, as for `train`. Writes a report for each fold, and folds.json, folds.md,
     true_labels.npy and pred_labels.npy for all. Raises TrainingError.
     """
+    processes.check_single()
     evaluations: list[Evaluation] = []
     for fold in tqdm(folds, desc="folds", unit="fold"):
         directory = out / f"fold{fold}"
         train(
             recipe, dataset, fold, directory,
-            pretrained=pretrained, resume=resumable(directory), compile=compile, threshold_fold=fold,
+            pretrained=pretrained, resume=resumable(directory), threshold_fold=fold,
         )  # fmt: skip
         evaluations.append(evaluate(directory, dataset, fold))
     if len(evaluations) > 1:

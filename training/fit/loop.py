@@ -2,12 +2,14 @@
 
 No clip of the test fold is decoded before the weights are final, so the test fold cannot influence any choice. The
 checkpoint holds everything on which the next step depends. A resumed run therefore equals an uninterrupted one; bit for
-bit on a CPU with the same number of threads.
+bit on a CPU with the same number of threads. Several processes that torchrun starts share each batch
+(`training/fit/processes.py`); the first one measures and writes.
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -24,6 +26,7 @@ from training.eval.calibrate import fit_temperature
 from training.eval.metrics import confusion_matrix
 from training.eval.plots import save_learning_curves
 from training.eval.predict import predict, service_precision
+from training.fit import processes
 from training.fit.answers import fit_answers, threshold_clips
 from training.fit.averaging import WeightAverage
 from training.fit.distillation import check_teachers, load_teachers
@@ -41,14 +44,16 @@ from training.fit.run_state import (
     is_finished,
     lock_run,
     open_run,
+    random_state,
     resumable,
     run_identity,
     save_checkpoint,
+    set_random_state,
     teacher_directory,
 )  # fmt: skip
 from training.fit.schedule import set_schedule
-from training.fit.setup import LabelledWindows, class_weights, compile_network, load_labelled_windows, set_up_training
-from training.fit.tensorboard import TensorBoardLogger
+from training.fit.setup import LabelledWindows, class_weights, load_labelled_windows, set_up_training
+from training.fit.trackers import TENSORBOARD, Trackers
 from training.recipe import Recipe, for_fine_tuning, load_recipe, to_yaml
 from worker.model.base import Network, parameters
 from worker.model.checkpoint import Model, ModelConfig, read_config, save_model
@@ -65,8 +70,8 @@ _SAVE_SECONDS = 30.0  # between two checkpoints, so that saving takes a negligib
 
 def train(
     recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, *,
-    teachers: Sequence[Path] = (), pretrained: Model | None = None, resume: bool = False, compile: bool = False,
-    threshold_fold: Fold | None = None, on_epoch: OnEpoch | None = None,
+    teachers: Sequence[Path] = (), pretrained: Model | None = None, resume: bool = False,
+    threshold_fold: Fold | None = None, on_epoch: OnEpoch | None = None, trackers: Sequence[str] = (TENSORBOARD,),
 ) -> ModelConfig:  # fmt: skip
     """Train on all folds but `test_fold`, write a model directory to `out`, and return its config.
 
@@ -74,22 +79,28 @@ def train(
     architecture and front end replace those of the recipe. If the recipe holds no clips out, the thresholds of the
     answers are fitted on `threshold_fold`, which may be the test fold: the weights are final by then. SIGINT and
     SIGTERM save a checkpoint and raise KeyboardInterrupt; `resume` continues from it. `on_epoch` is called after every
-    epoch with its number, from 1 on, and its metrics; what it raises ends the run. Raises RunError and DatasetError;
-    RunError also if another process trains into `out`.
+    epoch with its number, from 1 on, and its metrics; what it raises ends the run. `trackers` are names of what records
+    the run (`training/fit/trackers.py`). Raises RunError, DatasetError and RecipeError; RunError also if another
+    process trains into `out`.
     """
-    with lock_run(out):
-        return _train(recipe, dataset, test_fold, out, teachers, pretrained, resume, compile, threshold_fold, on_epoch)
+    with (
+        processes.joined(),
+        lock_run(out) if processes.is_first() else nullcontext(),
+        Trackers(trackers if processes.is_first() else ()) as tracking,
+    ):
+        return _train(recipe, dataset, test_fold, out, teachers, pretrained, resume, threshold_fold, on_epoch, tracking)
 
 
 def _train(
     recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, teachers: Sequence[Path], pretrained: Model | None,
-    resume: bool, compile: bool, threshold_fold: Fold | None, on_epoch: OnEpoch | None,
+    resume: bool, threshold_fold: Fold | None, on_epoch: OnEpoch | None, tracking: Trackers,
 ) -> ModelConfig:  # fmt: skip
     if pretrained:
         check_pretrained(pretrained, dataset, test_fold)
         recipe = for_fine_tuning(recipe, pretrained.config)
     check_frozen_trunk(recipe, pretrained)
     check_parts(recipe)
+    first = processes.is_first()
     optim, rate = recipe.optim, recipe.frontend.sample_rate
     clips, held_out_clips = dataset.train_validation_split(test_fold, optim.holdout, recipe.seed)
     if optim.patience and not (optim.holdout or held_out_clips):
@@ -101,7 +112,7 @@ def _train(
             batch_size(recipe, load_labelled_windows(recipe, dataset, clips, torch.device("cpu")))
         teachers = (
             train_teacher(
-                recipe.distill.teacher, dataset, test_fold, out, pretrained, resume=resume, compile=compile
+                recipe.distill.teacher, dataset, test_fold, out, pretrained, resume=resume, trackers=tracking.names
             ),
         )  # fmt: skip
         resume = resume and has_run(out)
@@ -110,22 +121,23 @@ def _train(
     if resume and is_finished(out, identity):
         return read_config(out)
     checkpoint = open_run(out, identity, resume)
-    (out / RECIPE).write_text(to_yaml(recipe), encoding="utf-8")
+    if first:
+        (out / RECIPE).write_text(to_yaml(recipe), encoding="utf-8")
 
     setup = set_up_training(recipe, dataset, clips, pretrained)
     device, windows, network = setup.device, setup.windows, setup.network
-    on_gpu = device.type == "cuda"
     batch = batch_size(recipe, windows)
     steps = len(windows) // (batch * optim.accumulate)  # per epoch; the windows of the rest are others in every epoch
     stopping_clips, calibration_clips = stopping_and_calibration(held_out_clips, optim.patience, recipe.seed)
     held_out = load_labelled_windows(recipe, dataset, stopping_clips, device) if held_out_clips else None
     teacher_ensemble = load_teachers(teachers, dataset, test_fold, rate, device) if teachers else None
-    forward = compile_network(network) if compile else network
     loss_of = TrainingLoss(recipe, setup, teacher_ensemble)
     if recipe.start.probe and not checkpoint:
         balance = class_weights(windows.labels, len(dataset.classes)) if optim.balance else None
         known = windows.targets if windows.multi_label else windows.labels
         fit_probe(setup.frontend, network, windows.waves, known, balance)
+    if not first:
+        torch.manual_seed(recipe.seed + processes.rank())  # dropout: each process has other windows
     optimizer, average = make_optimizer(network, optim, recipe.start.lr_decay), WeightAverage(network, optim)
     generator = Generator().manual_seed(recipe.seed)
     progress = Progress()
@@ -140,19 +152,19 @@ def _train(
                 " have changed, or this version cuts them differently; start a new run in another folder"
             )
         generator.set_state(checkpoint["generator"])
-        torch.set_rng_state(checkpoint["dropout"])
-        if on_gpu and "gpu_dropout" in checkpoint:
-            torch.cuda.set_rng_state(checkpoint["gpu_dropout"], device)
+        set_random_state(checkpoint, device)
 
     def save() -> None:
-        save_checkpoint(out, {
-            "identity": identity, "progress": vars(progress),
-            "network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
-            "generator": generator.get_state(), "dropout": torch.get_rng_state(),
-            **({"gpu_dropout": torch.cuda.get_rng_state(device)} if on_gpu else {}),
-        })  # fmt: skip
+        state = random_state(device)
+        if first:
+            save_checkpoint(out, {
+                "identity": identity, "progress": vars(progress),
+                "network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
+                "generator": generator.get_state(), **state,
+            })  # fmt: skip
 
-    tqdm.write(f"{parameters(network):,} parameters, {len(clips)} clips, {steps} steps per epoch, {device}")
+    where = f"{device}, {processes.size()} processes" if processes.size() > 1 else device
+    tqdm.write(f"{parameters(network):,} parameters, {len(clips)} clips, {steps} steps per epoch, {where}")
     if isinstance(windows.waves, StoredWindows) and windows.waves.nbytes > 2**30:
         size = windows.waves.nbytes / 2**30
         tqdm.write(f"{len(windows):,} windows would take {size:.1f} GB of memory: they are read from the disk")
@@ -166,16 +178,22 @@ def _train(
         tqdm.write(f"skipped: {message}")
     if len(dataset.skipped) > _LISTED:
         tqdm.write(f"and {len(dataset.skipped) - _LISTED:,} more files")
-    tensorboard = TensorBoardLogger(out, optim.epochs, progress.step // steps)
+    tracking.start(recipe, out, progress.step // steps)
     history = History(out, progress.step // steps)
     total = optim.epochs * steps
     last_saved = time.monotonic()
-    unfreeze(network, progress.step // steps, recipe.start)
-    with GracefulStop() as graceful_stop, tqdm(total=total, initial=progress.step, unit="step", desc="train") as bar:
+    frozen = unfreeze(network, progress.step // steps, recipe.start)
+    forward = processes.parallel(network)
+    with (
+        GracefulStop() as graceful_stop,
+        tqdm(total=total, initial=progress.step, unit="step", desc="train", disable=None if first else True) as bar,
+    ):
         while progress.step < total and not progress.stopped:
             epoch, step_in_epoch = divmod(progress.step, steps)
             if step_in_epoch == 0:
-                unfreeze(network, epoch, recipe.start)
+                before, frozen = frozen, unfreeze(network, epoch, recipe.start)
+                if frozen != before:
+                    forward = processes.parallel(network)
                 progress.order = torch.randperm(len(windows), generator=generator)
                 progress.loss = torch.zeros((), device=device)
                 progress.accuracy = torch.zeros((), device=device)
@@ -186,44 +204,53 @@ def _train(
             for micro_batch in range(optim.accumulate):
                 start = (step_in_epoch * optim.accumulate + micro_batch) * batch
                 rows = progress.order[start : start + batch]
-                waves, features, targets = setup.augmented_batch(rows, recipe, generator, crop=crop)
-                with autocast(device):
-                    logits = forward(features).float()  # (batch, classes)
-                loss = loss_of(logits, targets, waves)
-                (loss / optim.accumulate).backward()  # type: ignore[no-untyped-call]
-                progress.loss += loss.detach() / (steps * optim.accumulate)
-                progress.accuracy += hit_rate(logits, targets) / (steps * optim.accumulate)
+                whole = setup.augmented_batch(rows, recipe, generator, crop=crop)
+                waves, features, targets = map(processes.share, whole)
+                with processes.accumulate(forward, last=micro_batch == optim.accumulate - 1):
+                    with autocast(device, optim.precision), processes.whole_batch():
+                        logits = forward(features).float()  # (batch, classes)
+                    loss = loss_of(logits, targets, waves)
+                    (loss / optim.accumulate).backward()  # type: ignore[no-untyped-call]
+                measured = processes.mean(torch.stack([loss.detach(), hit_rate(logits, targets)]))
+                progress.loss += measured[0] / (steps * optim.accumulate)
+                progress.accuracy += measured[1] / (steps * optim.accumulate)
             nn.utils.clip_grad_norm_(network.parameters(), optim.clip_norm)
             optimizer.step()
             average.after_step()
             progress.step += 1
             bar.update()
-            if tensorboard.should_log_input(epoch + 1):
-                tensorboard.log_input(epoch + 1, features)
+            if tracking.wants_input(epoch + 1):
+                tracking.log_input(epoch + 1, features)
 
             if step_in_epoch == steps - 1:
                 average.after_epoch(epoch + 1)
-                if average.averages(epoch + 1) and (held_out or progress.step == total):
+                if first and average.averages(epoch + 1) and (held_out or progress.step == total):
                     average.recompute_statistics(setup.plain_batches(batch))
                 metrics = {"loss": progress.loss.item(), "accuracy": progress.accuracy.item(), "lr": lr}
                 if not math.isfinite(metrics["loss"]):
                     raise RunError(
                         f"the loss of epoch {epoch + 1} is not finite: start a new run with a lower optim.max_lr"
                     )
-                if held_out:
-                    metrics |= progress.validate(setup, average, held_out, optim.patience)
-                tensorboard.log_epoch(epoch + 1, metrics)
-                history.add(epoch + 1, metrics)
-                if on_epoch:
-                    on_epoch(epoch + 1, metrics)
+                if first:
+                    if held_out:
+                        metrics |= progress.validate(setup, average, held_out, optim.patience)
+                    tracking.log_epoch(epoch + 1, metrics)
+                    history.add(epoch + 1, metrics)
+                    if on_epoch:
+                        on_epoch(epoch + 1, metrics)
                 bar.set_postfix(epoch=f"{epoch + 1}/{optim.epochs}", **{k: f"{v:.3g}" for k, v in metrics.items()})
-            if graceful_stop.requested or time.monotonic() - last_saved > _SAVE_SECONDS:
+            stopping, saving, progress.stopped = processes.anywhere(
+                graceful_stop.requested, time.monotonic() - last_saved > _SAVE_SECONDS, progress.stopped
+            )
+            if stopping or saving:
                 save()
                 last_saved = time.monotonic()
-            if graceful_stop.requested:
-                tensorboard.close()
+            if stopping:
                 raise KeyboardInterrupt
 
+    if not first:
+        processes.wait()  # until the model is written
+        return read_config(out)
     final = average.module
     if progress.best_weights is not None:
         final.load_state_dict(progress.best_weights)
@@ -235,10 +262,7 @@ def _train(
         if not unseen.multi_label:
             temperature = fit_temperature(logits, unseen.labels.cpu())
         matrix = confusion_matrix(unseen.labels.cpu().numpy(), logits.argmax(1).numpy(), len(dataset.classes))
-        tensorboard.log_confusion(
-            progress.step // steps, matrix, dataset.classes, "held-out part of the training folds"
-        )
-    tensorboard.close()
+        tracking.log_confusion(progress.step // steps, matrix, dataset.classes, "held-out part of the training folds")
     for line in curve_lines(history.rows):
         tqdm.write(line)
     save_learning_curves(out / CURVE, {recipe.name: history.rows})
@@ -259,16 +283,19 @@ def _train(
     save_training_sounds(out, windows.waves, rate)
     config = replace(answers, config=save_model(out, final, answers.config)).save(out)
     delete_checkpoint(out)
+    processes.wait()
     return config
 
 
 def batch_size(recipe: Recipe, windows: LabelledWindows) -> int:
     """Windows per forward pass: `optim.batch`, or fewer if the windows do not fill one step.
 
-    Raises RunError if there are not two for each pass of a step.
+    Raises RunError if there are not two for each pass of a step, or if the processes cannot share a batch equally.
     """
     optim = recipe.optim
+    processes.check_batch(optim.batch)
     batch = min(optim.batch, len(windows) // optim.accumulate)
+    batch -= batch % processes.size()
     if batch < 2:
         raise RunError(
             f"{len(windows)} training windows are too few for one step of {optim.accumulate} batches of two or more:"
@@ -280,7 +307,8 @@ def batch_size(recipe: Recipe, windows: LabelledWindows) -> int:
 
 
 def train_teacher(
-    recipe: str, dataset: Dataset, test_fold: Fold, out: Path, pretrained: Model | None, *, resume: bool, compile: bool
+    recipe: str, dataset: Dataset, test_fold: Fold, out: Path, pretrained: Model | None, *, resume: bool,
+    trackers: Sequence[str],
 ) -> Path:  # fmt: skip
     """Train the teacher of the run in `out`, in a sub-folder, before the student; returns that folder.
 
@@ -296,7 +324,7 @@ def train_teacher(
     )
     train(
         taught, dataset, test_fold, folder,
-        pretrained=pretrained, resume=resume and has_run(folder), compile=compile,
+        pretrained=pretrained, resume=resume and has_run(folder), trackers=trackers,
     )  # fmt: skip
     return folder
 

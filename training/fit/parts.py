@@ -1,4 +1,5 @@
-"""Losses, optimizers and augmentations that recipes select by name; a package of one's own adds some by entry points.
+"""Losses, optimizers and augmentations that recipes select by name; a package of one's own adds some by entry points,
+a program by `add_part`.
 
 A package declares them in its pyproject.toml, and a recipe then names them:
 
@@ -50,24 +51,33 @@ def sgd(groups: list[dict[str, Any]], recipe: OptimRecipe) -> optim.Optimizer:
 
 _LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "binary_cross_entropy": binary_cross_entropy}
 _OPTIMIZERS: dict[str, Optimizer] = {"adamw": adamw, "sgd": sgd}
+_added: dict[tuple[str, str], Any] = {}
 
 
 def find_loss(name: str) -> Loss:
     """Raises RecipeError."""
-    found: Loss = _find("losses", name, _LOSSES)
+    found: Loss = find_part("losses", name, _LOSSES)
     return found
 
 
 def find_optimizer(name: str) -> Optimizer:
     """Raises RecipeError."""
-    found: Optimizer = _find("optimizers", name, _OPTIMIZERS)
+    found: Optimizer = find_part("optimizers", name, _OPTIMIZERS)
     return found
 
 
 def find_augmentation(name: str) -> Augmentation:
     """Raises RecipeError."""
-    found: Augmentation = _find("augmentations", name, {})
+    found: Augmentation = find_part("augmentations", name, {})
     return found
+
+
+def add_part(kind: str, part: Callable[..., Any]) -> str:
+    """Make a function or class known in this process, and return the name that a recipe then has for it. `kind` is
+    losses, optimizers, augmentations or trackers."""
+    name = part.__name__
+    _added[kind, name] = part
+    return name
 
 
 def check_parts(recipe: Recipe) -> None:
@@ -83,12 +93,16 @@ def _declared(kind: str) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=f"otoscope.{kind}")}
 
 
-def _find(kind: str, name: str, own: Mapping[str, Any]) -> Any:
-    if name in own:
-        return own[name]
+def find_part(kind: str, name: str, built_in: Mapping[str, Any]) -> Any:
+    """The part of this name: built in, added in this process, or of the entry points. Raises RecipeError."""
+    if name in built_in:
+        return built_in[name]
+    if (kind, name) in _added:
+        return _added[kind, name]
     entries = _declared(kind)
     if name not in entries:
-        known = ", ".join(sorted({*own, *entries})) or "none"
+        added = {each for of_kind, each in _added if of_kind == kind}
+        known = ", ".join(sorted({*built_in, *entries, *added})) or "none"
         raise RecipeError(f"no {name!r} among the {kind}; there are: {known} (entry points otoscope.{kind} add some)")
     try:
         return entries[name].load()

@@ -15,6 +15,7 @@ from torch import Tensor
 from training.data.base import Dataset, Fold
 from training.errors import RunError
 from training.eval.predict import predict, service_precision
+from training.fit import processes
 from training.fit.averaging import WeightAverage
 from training.fit.loss import classification_loss, hit_rate
 from training.fit.setup import LabelledWindows, TrainingSetup
@@ -173,6 +174,26 @@ def open_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any
     if checkpoint.get("progress", {}).keys() != vars(Progress()).keys():
         raise RunError(f"{path} was written by another version; start a new run in another folder")
     return checkpoint
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The states of the random generators of torch, which dropout uses, as keys of a checkpoint."""
+    own = {"dropout": torch.get_rng_state()}
+    if device.type == "cuda":
+        own["gpu_dropout"] = torch.cuda.get_rng_state(device)
+    first, *others = processes.of_all(own)
+    return {**first, **({"other_processes": others} if others else {})}
+
+
+def set_random_state(checkpoint: dict[str, Any], device: torch.device) -> None:
+    """Restore what `random_state` returned. Raises RunError for another number of processes."""
+    states = [checkpoint, *checkpoint.get("other_processes", ())]
+    if len(states) != processes.size():
+        raise RunError(f"the run was started with {len(states)} processes; resume it with as many")
+    own = states[processes.rank()]
+    torch.set_rng_state(own["dropout"])
+    if device.type == "cuda" and "gpu_dropout" in own:
+        torch.cuda.set_rng_state(own["gpu_dropout"], device)
 
 
 def save_checkpoint(out: Path, checkpoint: dict[str, Any]) -> None:

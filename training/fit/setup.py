@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from tqdm import tqdm
 
 from training.data.base import Clip, Dataset, LeftOut
@@ -172,9 +172,3 @@ def _normalisation_statistics(frontend: LogMel, waves: Windows) -> dict[str, flo
     if std < 1e-3:
         raise DatasetError("the training clips are all silent")
     return {"mean": round(mean, 4), "std": round(std, 4)}
-
-
-def compile_network(network: nn.Module) -> nn.Module:
-    """The network compiled by torch.compile: a slow first step, then faster steps on supported devices."""
-    optimised: nn.Module = torch.compile(network)  # type: ignore[assignment]
-    return optimised

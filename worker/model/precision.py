@@ -6,8 +6,12 @@ since emulated bfloat16 is slower than that.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
+
+TrainingPrecision = Literal["auto", "float32", "bfloat16"]
+"""`auto`: bfloat16 where the device multiplies it natively, else float32."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -28,8 +32,8 @@ def native_bf16(device: torch.device) -> bool:
     return False
 
 
-def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """The context in which the network runs on that device."""
-    if native_bf16(device):
+def autocast(device: torch.device, precision: TrainingPrecision = "auto") -> AbstractContextManager[None]:
+    """The context in which the network runs on that device: by default in the arithmetic of the device."""
+    if precision == "bfloat16" or (precision == "auto" and native_bf16(device)):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
