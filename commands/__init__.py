@@ -12,6 +12,8 @@ COMMANDS = {
     "tune": "commands.tune:tune",
     "models add": "commands.models:add",
     "models average": "commands.models:average",
+    "models push": "commands.models:push",
+    "models pull": "commands.models:pull",
     "data": "commands.data:data",
     "keys": "commands.keys:keys",
     "settings": "commands.settings:settings",

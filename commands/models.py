@@ -1,4 +1,5 @@
-"""`otoscope models add`: the network of another project as a model directory; `otoscope models average`: a model soup.
+"""`otoscope models add`: the network of another project as a model directory; `average`: a model soup; `push` and
+`pull`: a model directory to and from the Hugging Face Hub.
 
 Modules that need torch are imported inside the command.
 """
@@ -48,3 +49,25 @@ def average(
     config = average_models(models, out)
     print(f"{config.name}: the mean of {len(models)} models, in {out}")
     print(f"Fit its answers and measure it: otoscope evaluate {out} --fit-answers --record")
+
+
+def push(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model directory.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Created if it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Create it for yourself only.")] = False,
+) -> None:
+    """Upload a model directory to the Hugging Face Hub, with a model card."""
+    from training.export.hub import push as run
+
+    print(f"{model} is in {run(model, repository, private=private)}")
+
+
+def pull(
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="A repository with a model of Otoscope.")],
+    into: Annotated[Path, typer.Option(metavar="DIR", help="The directory of the models.")] = Path("models"),
+    revision: Annotated[str | None, typer.Option(metavar="REVISION", help="A branch, a tag or a commit.")] = None,
+) -> None:
+    """Download a model from the Hugging Face Hub."""
+    from training.export.hub import pull as run
+
+    print(f"The model is in {run(repository, into, revision=revision)}; `otoscope up` serves what is in models")

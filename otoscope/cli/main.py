@@ -35,6 +35,8 @@ APPLICATION_COMMANDS = {
     "export": "worker,onnx",
     "models add": "worker,train,audioset",
     "models average": "worker,train",
+    "models push": "worker,train,hub",
+    "models pull": "worker,train,hub",
     "keys": "",
     "settings": "",
 }

@@ -12,7 +12,8 @@ from training.data.esc50 import load_esc50
 from training.errors import RecipeError
 from training.fit import parts
 from training.fit.loop import train
-from training.recipe import with_changes
+from training.recipe import Recipe, with_changes
+from worker.model import architectures
 from worker.model.checkpoint import read_config
 
 PACKAGE = """
@@ -43,6 +44,32 @@ broken = mine_of_tests:nothing
 plain = mine_of_tests:plain
 [otoscope.augmentations]
 flip = mine_of_tests:flip
+[otoscope.architectures]
+flat = flat_network_of_tests
+"""
+NETWORK = """
+from typing import Literal
+from torch import nn
+from worker.model.architectures import register
+from worker.model.base import ArchitectureConfig, Network
+
+class FlatConfig(ArchitectureConfig):
+    type: Literal["flat"] = "flat"
+
+@register(FlatConfig)
+class Flat(Network):
+    def __init__(self, config):
+        super().__init__()
+        self.config, self.head = config, nn.Sequential(nn.Linear(3, config.classes))
+
+    def forward(self, x, hook=None, expanded_blocks=()):
+        return self.head(x)
+
+    def structure(self): return {}
+    def pool(self, levels): return levels[-1]
+    def trunk(self): return []
+    @property
+    def pooled_layers(self): return ()
 """
 
 
@@ -50,15 +77,22 @@ flip = mine_of_tests:flip
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installed package: a module and the metadata that pip writes."""
     (tmp_path / "mine_of_tests.py").write_text(PACKAGE)
+    (tmp_path / "flat_network_of_tests.py").write_text(NETWORK)
     info = tmp_path / "mine_of_tests-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-of-tests\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(ENTRIES)
     monkeypatch.syspath_prepend(str(tmp_path))
-    parts._declared.cache_clear()
+    found = (parts._declared, architectures._import_all)
+    for cached in found:
+        cached.cache_clear()
     yield
-    parts._declared.cache_clear()
-    sys.modules.pop("mine_of_tests", None)
+    for cached in found:
+        cached.cache_clear()
+    for registered in (architectures._configs, architectures._networks):
+        registered.pop("flat", None)
+    for module in ("mine_of_tests", "flat_network_of_tests"):
+        sys.modules.pop(module, None)
 
 
 @pytest.mark.training
@@ -71,6 +105,14 @@ def test_a_recipe_names_them(data: Path, tmp_path: Path) -> None:
 
     assert {"loss", "optimizer", TINY.frontend.sample_rate} <= set(mine_of_tests.CALLS)
     assert read_config(tmp_path / "model").training["recipe"]["optim"]["loss"] == "focal"
+
+
+@pytest.mark.usefixtures("package")
+def test_a_recipe_names_a_network() -> None:
+    """A module that an entry point names registers its network, for recipes and model directories alike."""
+    recipe = Recipe.model_validate({"name": "flat", "network": {"type": "flat", "dropout": [0.0]}})
+    network = architectures.build_network(recipe.network.with_classes(5))
+    assert network(torch.zeros(2, 3)).shape == (2, 5)
 
 
 @pytest.mark.usefixtures("package")

@@ -10,18 +10,26 @@ A new architecture is one module of this package. It defines a config, a network
         def __init__(self, config: MyConfig) -> None: ...
 
 Every module of the package is imported at the first look-up, so no other file has to name it. Model directories and
-training recipes then accept `type: mine`.
+training recipes then accept `type: mine`. A package of one's own names such a module as an entry point; it is imported
+by the trainer and by workers alike:
+
+    [project.entry-points."otoscope.architectures"]
+    mine = "my_package.my_network"
 """
 
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from typing import Any, TypeVar
 
 from worker.model.base import ArchitectureConfig, Network
 
 AnyNetwork = TypeVar("AnyNetwork", bound=type[Network])
+
+GROUP = "otoscope.architectures"
+"""The group of entry points of modules that register architectures."""
 
 _configs: dict[str, type[ArchitectureConfig]] = {}
 _networks: dict[str, Callable[[Any], Network]] = {}
@@ -82,3 +90,5 @@ def _type_without_field(value: Mapping[Any, Any]) -> str:
 def _import_all() -> None:
     for module in iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
+    for entry in entry_points(group=GROUP):
+        entry.load()
