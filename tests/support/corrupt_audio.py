@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 
+from tests.support.odd_files import TELEPHONY, telephony
 from tests.support.sounds import AV_FORMS, FORMS, checksummed, chirp, encode, encode_av, encode_m4a, id3, noise, remux
 
 Dice = np.random.Generator
@@ -84,6 +85,7 @@ def sources() -> tuple[tuple[str, bytes], ...]:
             made.append((name, encode(wave, rate, form.container, form.subtype, endian=form.endian)))
     for name, form in AV_FORMS.items():
         made.append((name, encode_av(chirp(0.3, form.rate), form)))
+    made += [(name, telephony(name, 0.3)) for name in TELEPHONY]
     flac, vorbis = (encode(chirp(0.3, 16_000, 2), 16_000, *kind) for kind in (("FLAC", "PCM_16"), ("OGG", "VORBIS")))
     made += [("Ogg FLAC", remux(flac, "ogg")), ("Matroska FLAC", remux(flac, "matroska"))]
     made += [("WebM Vorbis", remux(vorbis, "webm")), ("WebM live", remux(vorbis, "webm", live="1"))]

@@ -271,10 +271,10 @@ def _surrounded(kind: str, front: bytes, behind: bytes) -> bytes:
     return front + whole()[kind] + behind
 
 
-def telephony(name: str) -> bytes:
+def telephony(name: str, seconds: float = SECONDS) -> bytes:
     """One of `TELEPHONY`, of a chirp at 8 kHz."""
     container, subtype, _ = TELEPHONY[name]
-    return encode(chirp(SECONDS, 8_000), 8_000, container, subtype)
+    return encode(chirp(seconds, 8_000), 8_000, container, subtype)
 
 
 def _oki() -> bytes:
