@@ -68,7 +68,7 @@ def test_decode_of_corrupted_files(seed: int) -> None:
     assert child.returncode == 0, f"file {child.stdout.splitlines()[-1]}: {child.stderr[-2_000:]}"
     lenient, strict = json.loads(child.stdout.splitlines()[-1])
     assert len(lenient | strict) > 8, (lenient, strict)
-    assert strict["fine"] < COUNT / 4, strict  # half of these files
+    assert strict["fine"] < COUNT / 3, strict  # half of these files; every byte of ADPCM is valid
     assert strict["audio_truncated"] > lenient["audio_truncated"]
 
 
