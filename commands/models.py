@@ -11,7 +11,9 @@ import typer
 
 
 def add(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="yamnet")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="yamnet, panns-cnn14-16k, panns-cnn14, panns-mobilenetv2 or mn10_as.")
+    ],
     source: Annotated[
         str | None,
         typer.Option(

@@ -15,10 +15,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typer.testing import CliRunner
 
+from otoscope.cli.main import app
 from training.base_models.add import add, downloaded, find_source, given
 from training.base_models.audioset import audioset_classes, parents, yamnet_classes
-from training.base_models.registry import YAMNET, OfficialFile, base_model
+from training.base_models.registry import BASE_MODELS, YAMNET, OfficialFile, base_model
 from training.base_models.sources import Affine, fold_batch_norm
 from training.base_models.yamnet import CLASSES, FRONTEND, convert
 from training.errors import BaseModelError, DownloadError
@@ -310,3 +312,9 @@ def test_classes_and_ontology_of_audioset() -> None:
     }  # fmt: skip
     assert set(above) | roots >= set(audioset_classes())
     assert above["Growling"] == ("Dog", "Cat", "Roaring cats (lions, tigers)", "Canidae, dogs, wolves")
+
+
+def test_the_command_lists_every_base_model() -> None:
+    """Its help has their names, without importing torch."""
+    shown = CliRunner().invoke(app, ["models", "add", "--help"], env={"COLUMNS": "200"}).output
+    assert all(name in shown for name in BASE_MODELS)

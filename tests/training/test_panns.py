@@ -4,7 +4,7 @@ The checkpoints themselves are not used: they have 300 MB.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,45 +16,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.support.mel import slaney_filters
+from tests.support.noise import Noise, State
 from training.base_models.add import add, find_source, given
 from training.base_models.panns import FRONTEND_16K, FRONTEND_32K
-from training.base_models.registry import PANNS_CNN14, PANNS_CNN14_16K, BaseModel
+from training.base_models.registry import PANNS_CNN14, PANNS_CNN14_16K, PANNS_MOBILENETV2, BaseModel, OfficialFile
 from training.errors import BaseModelError
 from worker.model.base import parameters
 from worker.model.checkpoint import load_model
 from worker.model.frontend import FrontendConfig, LogMel
 
 CLASSES = 527
-SIZES = {"panns-cnn14-16k": (16_000, 512, 160, 8_000.0), "panns-cnn14": (32_000, 1_024, 320, 14_000.0)}
+SIZES = {
+    "panns-cnn14-16k": (16_000, 512, 160, 8_000.0),
+    "panns-cnn14": (32_000, 1_024, 320, 14_000.0),
+    "panns-mobilenetv2": (32_000, 1_024, 320, 14_000.0),
+}
 """Sample rate, window, hop and highest frequency, as the README of the original states them."""
-
-State = dict[str, Tensor]
-
-
-class Noise:
-    """Random weights that keep activations in range."""
-
-    def __init__(self) -> None:
-        self._generator = torch.Generator().manual_seed(0)
-
-    def __call__(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self._generator)
-
-    def layer(self, name: str, *shape: int, bias: bool = True) -> State:
-        """A convolution or a linear layer."""
-        fan_in = int(np.prod(shape[1:]))
-        weights = {f"{name}.weight": self(*shape) * (2 / fan_in) ** 0.5}
-        return {**weights, f"{name}.bias": self(shape[0]) * 0.1} if bias else weights
-
-    def norm(self, name: str, channels: int) -> State:
-        """Batch normalisation."""
-        return {
-            f"{name}.weight": self(channels) * 0.1 + 1,
-            f"{name}.bias": self(channels) * 0.1,
-            f"{name}.running_mean": self(channels) * 0.1,
-            f"{name}.running_var": self(channels).square() * 0.1 + 1,
-            f"{name}.num_batches_tracked": torch.tensor(600_000),
-        }
 
 
 def front_end_weights(rate: int, size: int, highest: float) -> State:
@@ -125,9 +102,75 @@ def cnn14_scores(state: State, name: str, waves: Tensor) -> Tensor:
     return classified(state, x)
 
 
+# Table 2 of arXiv:1801.04381, with the strides of PANNs: expansion, outputs, number, stride of the first one.
+BOTTLENECKS = [
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 2),
+    (6, 160, 3, 1),
+    (6, 320, 1, 1),
+]
+
+
+def bottlenecks() -> Iterator[tuple[str, int, int, int, int]]:
+    """Name, inputs, expansion, outputs and stride of each block."""
+    inputs, number = 32, 0
+    for expansion, outputs, count, first in BOTTLENECKS:
+        for index in range(count):
+            number += 1
+            yield f"features.{number}.conv", inputs, expansion, outputs, first if index == 0 else 1
+            inputs = outputs
+
+
+def mobilenet_state(name: str) -> State:
+    rate, size, _, highest = SIZES[name]
+    noise, state = Noise(), front_end_weights(rate, size, highest)
+
+    def normed(name: str, norm: str, *shape: int) -> State:
+        return noise.layer(name, *shape, bias=False) | noise.norm(norm, shape[0])
+
+    state |= normed("features.0.0", "features.0.2", 32, 1, 3, 3)
+    for block, inputs, expansion, outputs, _ in bottlenecks():
+        wide, at = inputs * expansion, 0
+        if expansion > 1:
+            state |= normed(f"{block}.0", f"{block}.1", wide, inputs, 1, 1)
+            at = 3
+        state |= normed(f"{block}.{at}", f"{block}.{at + 2}", wide, 1, 3, 3)
+        state |= normed(f"{block}.{at + 4}", f"{block}.{at + 5}", outputs, wide, 1, 1)
+    state |= normed("features.18.0", "features.18.1", 1_280, 320, 1, 1)
+    state |= noise.layer("fc1", 1_024, 1_280)
+    return {**state, "fc_audioset.weight": noise(CLASSES, 1_024) * 0.05, "fc_audioset.bias": noise(CLASSES)}
+
+
+def mobilenet_scores(state: State, name: str, waves: Tensor) -> Tensor:
+    """(batch, samples) -> scores (batch, classes), as the papers describe the network."""
+
+    def convolved(kernel: str, norm: str, x: Tensor, *, stride: int = 1, groups: int = 1) -> Tensor:
+        weight = state[f"{kernel}.weight"]
+        x = functional.conv2d(x, weight, padding=weight.shape[2] // 2, groups=groups)
+        return normalised(state, norm, functional.avg_pool2d(x, stride))
+
+    x = rows_normalised(state, decibels(name, waves))
+    x = functional.relu6(convolved("features.0.0", "features.0.2", x, stride=2))
+    for block, inputs, expansion, outputs, stride in bottlenecks():
+        before, at = x, 0
+        if expansion > 1:
+            x = functional.relu6(convolved(f"{block}.0", f"{block}.1", x))
+            at = 3
+        groups = inputs * expansion
+        x = functional.relu6(convolved(f"{block}.{at}", f"{block}.{at + 2}", x, stride=stride, groups=groups))
+        x = convolved(f"{block}.{at + 4}", f"{block}.{at + 5}", x)
+        if stride == 1 and inputs == outputs:
+            x = x + before
+    return classified(state, functional.relu6(convolved("features.18.0", "features.18.1", x)))
+
+
 NETWORKS: list[tuple[BaseModel, Callable[[str], State], Callable[[State, str, Tensor], Tensor], int]] = [
     (PANNS_CNN14_16K, cnn14_state, cnn14_scores, 80_753_615),
     (PANNS_CNN14, cnn14_state, cnn14_scores, 80_753_615),
+    (PANNS_MOBILENETV2, mobilenet_state, mobilenet_scores, 4_075_343),
 ]
 
 
@@ -218,14 +261,17 @@ def test_superfluous_weights_and_other_shapes_are_refused(tmp_path: Path) -> Non
         PANNS_CNN14_16K.convert(tmp_path / "shape.pth")
 
 
-def test_a_file_without_a_known_checksum_is_the_users(tmp_path: Path) -> None:
-    """It is not downloaded; the error names its address."""
-    unknown = replace(PANNS_CNN14, download=None, address="https://example.org/weights.pth")
-    with pytest.raises(BaseModelError, match=r"with --from: https://example\.org/weights\.pth"):
-        find_source(unknown, None)
+def test_a_file_without_a_known_checksum_is_not_downloaded() -> None:
+    """The error names its address."""
+    with pytest.raises(BaseModelError, match=r"its file with --from: https://zenodo\.org/records/3987831/files/Mobile"):
+        find_source(PANNS_MOBILENETV2, None)
+
+
+def test_a_known_file_of_the_user_has_the_licence_of_its_address(tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(b"weights")
-    known = replace(unknown, download=replace(PANNS_CNN14.download, sha256=hashlib.sha256(b"weights").hexdigest()))  # type: ignore[type-var]
-    assert given(known, tmp_path / "weights.pth").licence.startswith("CC BY 4.0")
+    official = OfficialFile("https://example.org/weights.pth", hashlib.sha256(b"weights").hexdigest(), "CC0")
+    assert given(replace(PANNS_CNN14, download=official), tmp_path / "weights.pth").licence == "CC0"
+    assert given(PANNS_CNN14, tmp_path / "weights.pth").licence.startswith("CC BY 4.0")
 
 
 def test_front_ends_are_those_of_the_readme() -> None:

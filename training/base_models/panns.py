@@ -14,6 +14,7 @@ from torch import Tensor
 from training.base_models.sources import read_pytorch, with_weights
 from training.errors import BaseModelError
 from worker.model.architectures.cnn14 import Cnn14Config
+from worker.model.architectures.mobilenet_v2 import MobileNetV2Config
 from worker.model.base import Network
 from worker.model.frontend import FrontendConfig, LogMel
 
@@ -24,6 +25,8 @@ _EPSILON = 1e-5  # of it, here and there
 _FILTERS = "logmel_extractor.melW"  # (n_fft / 2 + 1, mels)
 _OF_THE_FRONT_END = ("spectrogram_extractor.", "logmel_extractor.")
 _FILTER_TOLERANCE = 1e-3  # of the largest weight of a filter bank
+_COMMON = {"norm": _ROWS, "pooling.linear": "fc1", "head.1": "fc_audioset"}
+"""Module here -> name there."""
 
 
 def front_end(sample_rate: int, f_max: float) -> FrontendConfig:
@@ -56,13 +59,36 @@ class Cnn14Weights:
 
     def __call__(self, path: Path) -> Network:
         """The network with the weights of a checkpoint, in evaluation mode. Raises BaseModelError."""
-        state = _checked(read_pytorch(path), self.frontend, path)
-        names = {"norm": _ROWS, "pooling.linear": "fc1", "head.1": "fc_audioset"}
+        names = dict(_COMMON)
         for stage in range(6):
             for block in range(2):
                 names[f"stages.{stage}.{block}.0"] = f"conv_block{stage + 1}.conv{block + 1}"
                 names[f"stages.{stage}.{block}.1"] = f"conv_block{stage + 1}.bn{block + 1}"
-        return with_weights(Cnn14Config(classes=CLASSES), state, names, path, "CNN14 of PANNs")
+        state = _checked(read_pytorch(path), self.frontend, path)
+        return with_weights(Cnn14Config(classes=CLASSES), state, names, path, "CNN14 of PANNs", time_first=True)
+
+
+def mobilenet_v2(path: Path) -> Network:
+    """MobileNetV2 with the weights of a checkpoint, in evaluation mode. Raises BaseModelError."""
+    config = MobileNetV2Config(classes=CLASSES)
+    design, number, inputs = config.design(), 0, config.design().stem
+    names = {**_COMMON, "stem.0": "features.0.0", "stem.2": "features.0.2"}
+    for stage, (stride, blocks) in enumerate(design.stages):
+        for index, block in enumerate(blocks):
+            number += 1
+            ours, theirs, at = f"stages.{stage}.{index}", f"features.{number}.conv", 0
+            if block.expanded != inputs:
+                names |= {f"{ours}.expand.0": f"{theirs}.0", f"{ours}.expand.1": f"{theirs}.1"}
+                at = 3  # behind convolution, normalisation and activation
+            # There, average pooling stands behind every depthwise convolution, also without a stride.
+            norm = 2 if stride > 1 and index == 0 else 1
+            names |= {f"{ours}.depthwise.0": f"{theirs}.{at}", f"{ours}.depthwise.{norm}": f"{theirs}.{at + 2}"}
+            names |= {f"{ours}.project.0": f"{theirs}.{at + 4}", f"{ours}.project.1": f"{theirs}.{at + 5}"}
+            inputs = block.outputs
+    last = f"stages.{len(design.stages) - 1}.{len(design.stages[-1][1])}"
+    names |= {f"{last}.{layer}": f"features.{number + 1}.{layer}" for layer in (0, 1)}
+    state = _checked(read_pytorch(path), FRONTEND_32K, path)
+    return with_weights(config, state, names, path, "MobileNetV2 of PANNs", time_first=True)
 
 
 def _checked(state: Mapping[str, Tensor], frontend: FrontendConfig, path: Path) -> dict[str, Tensor]:

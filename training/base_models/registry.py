@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from training.base_models import panns, yamnet
+from training.base_models import efficientat, panns, yamnet
 from training.base_models.audioset import audioset_classes, yamnet_classes
 from training.errors import BaseModelError
 from worker.model.answers import AnswerConfig
@@ -157,7 +157,37 @@ PANNS_CNN14 = _cnn14(
     "0dc499e40e9761ef5ea061ffc77697697f277f6a960894903df3ada000e34b31",
 )
 
-BASE_MODELS = {model.name: model for model in (YAMNET, PANNS_CNN14_16K, PANNS_CNN14)}
+PANNS_MOBILENETV2 = BaseModel(
+    name="panns-mobilenetv2",
+    title="MobileNetV2 of PANNs",
+    description="MobileNetV2 of PANNs for 527 classes of sound, several at once, trained on AudioSet",
+    licence=_PANNS_LICENCE,
+    credit=_PANNS_CREDIT,
+    frontend=panns.FRONTEND_32K,
+    classes=audioset_classes(),
+    convert=panns.mobilenet_v2,
+    address=f"{_PANNS_FILES}/MobileNetV2_mAP=0.383.pth?download=1",
+)
+
+_EFFICIENTAT_LICENCE = "MIT (EfficientAT, by Florian Schmid)"
+
+MN10_AS = BaseModel(
+    name="mn10_as",
+    title="mn10_as of EfficientAT",
+    description="EfficientAT mn10_as (MobileNetV3) for 527 classes of sound, several at once, trained on AudioSet",
+    licence=_EFFICIENTAT_LICENCE,
+    credit="EfficientAT by Florian Schmid, Khaled Koutini and Gerhard Widmer, https://github.com/fschmid56/EfficientAT",
+    frontend=efficientat.FRONTEND,
+    classes=audioset_classes(),
+    convert=efficientat.convert,
+    download=OfficialFile(
+        "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/mn10_as_mAP_471.pt",
+        "0bd7dc2443af498c289a2e739f02ebb515d6aa3fd3ab9db539c86123ae368a4e",
+        _EFFICIENTAT_LICENCE,
+    ),
+)
+
+BASE_MODELS = {model.name: model for model in (YAMNET, PANNS_CNN14_16K, PANNS_CNN14, MN10_AS, PANNS_MOBILENETV2)}
 
 
 def base_model(name: str) -> BaseModel:

@@ -175,12 +175,19 @@ def _arrays() -> list[Any]:
 
 
 def with_weights(
-    config: ArchitectureConfig, state: Mapping[str, torch.Tensor], names: Mapping[str, str], path: Path, title: str
+    config: ArchitectureConfig,
+    state: Mapping[str, torch.Tensor],
+    names: Mapping[str, str],
+    path: Path,
+    title: str,
+    *,
+    time_first: bool,
 ) -> Network:
-    """A network with the weights of another project, in evaluation mode; its kernels have time before frequency there.
+    """A network with the weights of another project, in evaluation mode.
 
-    `names` has the name there of each module here that has weights, and `title` is what the file should hold. Raises
-    BaseModelError if a weight is missing, superfluous, or of another shape.
+    `names` has the name there of each module here that has weights, `title` is what the file should hold, and
+    `time_first` says that the kernels there have time before frequency. Raises BaseModelError if a weight is missing,
+    superfluous, or of another shape.
     """
     network = empty_network(config)
     values: dict[str, torch.Tensor] = {}
@@ -195,13 +202,14 @@ def with_weights(
         if theirs not in state:
             raise BaseModelError(f"{path} is not {title}: it has no {theirs}")
         unknown.discard(theirs)
-        value = state[theirs].transpose(2, 3) if own.ndim == 4 else state[theirs]
-        if value.shape != own.shape:
+        turned = time_first and own.ndim == 4
+        expected = own.transpose(2, 3).shape if turned else own.shape
+        if state[theirs].shape != expected:
             raise BaseModelError(
-                f"{path} is not {title}: {theirs} has the shape {list(state[theirs].shape)}, not"
-                f" {list(own.transpose(2, 3).shape if own.ndim == 4 else own.shape)}"
+                f"{path} is not {title}: {theirs} has the shape {list(state[theirs].shape)}, not {list(expected)}"
             )
-        values[name] = value.contiguous()
+        value = state[theirs].transpose(2, 3) if turned else state[theirs]
+        values[name] = value.float().contiguous()
     if unknown:
         raise BaseModelError(f"{path} is not {title}: it also has {min(unknown)}")
     network.load_state_dict(values, assign=True)

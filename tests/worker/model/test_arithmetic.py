@@ -11,6 +11,8 @@ from otoscope.arithmetic import LOGITS, Arithmetic, Cell, Operation, pack
 from otoscope.errors import InvalidRequest
 from worker.model.architectures.cnn14 import Cnn14, Cnn14Config
 from worker.model.architectures.mobilenet_v1 import MobileNetConfig, MobileNetV1
+from worker.model.architectures.mobilenet_v2 import MobileNetV2, MobileNetV2Config
+from worker.model.architectures.mobilenet_v3 import MobileNetV3, MobileNetV3Config
 from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 from worker.model.architectures.timm_backbone import TimmConfig, TimmNetwork
 from worker.model.arithmetic import INPUT, explain
@@ -21,6 +23,7 @@ FUNCTIONS = {
     "relu": lambda x: max(x, 0.0),
     "relu6": lambda x: min(max(x, 0.0), 6.0),
     "hardtanh": lambda x: min(max(x, 0.0), 6.0),
+    "hardswish": lambda x: x * min(max(x + 3, 0.0), 6.0) / 6,
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "silu": lambda x: x / (1 + math.exp(-x)),
     "clamp": lambda x: min(max(x, 0.0), 1.0),
@@ -41,6 +44,8 @@ NETWORKS = {
     "plain": lambda: residual(block="plain"),
     "pyramid": lambda: residual(feature_pyramid=True, pyramid_width=8, stem=False),
     "mobilenet": mobilenet,
+    "mobilenet-v2": lambda: MobileNetV2(MobileNetV2Config(classes=3, width=0.25, mels=32)),
+    "mobilenet-v3": lambda: MobileNetV3(MobileNetV3Config(classes=3, width=0.25)),
     "cnn14": lambda: Cnn14(Cnn14Config(classes=3, width=4, mels=32)),
     "folded": lambda: mobilenet(batch_norm=True, patch_hop=96),
 }
@@ -129,7 +134,11 @@ def check_patch(operation: Operation, shown: Tensor) -> None:
         assert float(shown[at]) == pytest.approx(float(operation.patch[of, i, j]), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+DEEP = ("mobilenet-v2", "mobilenet-v3")  # one pass a layer: more than a second
+EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in DEEP else []) for name in NETWORKS]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_every_operation_follows_from_its_inputs(name: str) -> None:
     """In each layer of each architecture, at corners, in the middle and at the joint of two patches."""
     network, x = prepared(NETWORKS[name]()), torch.randn(1, 1, 32, 200)

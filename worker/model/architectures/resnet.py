@@ -20,6 +20,7 @@ from worker.model.base import (
     no_hook,
     receptive_field,
 )
+from worker.model.squeeze_excitation import SqueezeExcitation
 
 
 class ResNetConfig(ArchitectureConfig):
@@ -58,21 +59,6 @@ def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequ
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
-class SqueezeExcitation(nn.Module):
-    """Channel gates computed from the clip's own channel means (Hu et al., 2018, arXiv:1709.01507)."""
-
-    def __init__(self, channels: int, reduction: int) -> None:
-        super().__init__()
-        hidden = max(channels // reduction, 4)
-        self.down = nn.Linear(channels, hidden)
-        self.up = nn.Linear(hidden, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        means = x.mean(dim=(2, 3))  # (batch, channels)
-        gates = torch.sigmoid(self.up(functional.relu(self.down(means))))
-        return x * gates[:, :, None, None]
-
-
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions whose output is added to their input (He et al., 2015, arXiv:1512.03385).
 
@@ -85,7 +71,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = _conv_bn(inputs, outputs, 3, stride)
         self.conv2 = _conv_bn(outputs, outputs, 3)
-        self.se = SqueezeExcitation(outputs, se_reduction) if se_reduction else nn.Identity()
+        self.se = SqueezeExcitation(outputs, max(outputs // se_reduction, 4)) if se_reduction else nn.Identity()
         same_shape = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same_shape else _conv_bn(inputs, outputs, 1, stride)
 
