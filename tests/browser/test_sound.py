@@ -10,6 +10,7 @@ from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.conftest import SOUNDS, Open, classify, job_id, shoot
 from tests.browser.test_accessibility import problems
+from worker.model.frontend import FrontendConfig, LogMel
 
 LONG = SOUNDS / "six-sounds.flac"
 PAINTED = """canvas => {
@@ -185,6 +186,22 @@ def test_the_fine_spectrogram_has_a_sine_at_its_frequency_and_level(
     assert found["hertz"] == pytest.approx(hertz, rel=0.06)
     assert found["dbfs"] == pytest.approx(-6.02, abs=2)  # a frame's bins lie up to half a bin beside the sine
     assert found["floor"] < -60
+
+
+BANDS = """async (frontend) => {
+  const { bandAxis } = await import("/static/js/sound/frequency-axis.js");
+  const axis = bandAxis(frontend);
+  return Array.from({ length: frontend.n_mels }, (_, band) => axis.frequencyAt((band + 0.5) / frontend.n_mels));
+}"""
+
+
+@pytest.mark.parametrize("filters", ["htk", "slaney", "kaldi"])
+def test_the_rows_of_a_spectrogram_are_at_the_frequencies_of_their_filters(page: Page, filters: str) -> None:
+    """Whichever mel scale the front end of the model has: within the distance of two FFT bins."""
+    frontend = {"n_mels": 64, "f_min": 50.0, "f_max": 14_000.0, "mel_filters": filters}
+    bank = LogMel(FrontendConfig.model_validate({**frontend, "sample_rate": 32_000, "n_fft": 8_192})).bank
+    bins = bank.argmax(dim=0) * 32_000 / 8_192  # (mels,) Hz
+    assert page.evaluate(BANDS, frontend) == pytest.approx(bins.tolist(), abs=2 * 32_000 / 8_192)
 
 
 @pytest.fixture

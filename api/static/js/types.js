@@ -168,6 +168,8 @@
  * @property {number} n_mels
  * @property {number} f_min                 Hz
  * @property {number} f_max                 Hz
+ * @property {"htk" | "slaney" | "kaldi"} [mel_filters]  htk by default
+ * @property {number} [preemphasis]         0 by default; otherwise the sound is one sample shorter
  * @property {number} [floor_db]            dB: no cell of a spectrogram is lower
  * @property {"power" | "magnitude"} [spectrum]  what a mel band adds up: powers (the default) or magnitudes
  *

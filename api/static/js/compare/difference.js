@@ -28,15 +28,10 @@ export function difference(left, right) {
  */
 export function sameAxes(left, right) {
   /** @type {(card: ModelCard) => unknown[]} */
-  const axes = ({ sample_rate, frontend: { hop, n_mels, f_min, f_max, n_fft, win_length = null, center = true } }) => [
-    sample_rate,
-    hop,
-    n_mels,
-    f_min,
-    f_max,
-    n_fft,
-    win_length,
-    center,
-  ];
+  const axes = ({ sample_rate, frontend }) => {
+    const { hop, n_mels, f_min, f_max, n_fft, win_length = null, center = true } = frontend;
+    const { mel_filters: filters = "htk", preemphasis = 0 } = frontend;
+    return [sample_rate, hop, n_mels, f_min, f_max, n_fft, win_length, center, filters, preemphasis];
+  };
   return String(axes(left)) === String(axes(right));
 }

@@ -2,7 +2,7 @@
 
 import { className } from "../format.js";
 import { Matrix } from "../matrix.js";
-import { toHertz, toMel } from "../mel.js";
+import { melScale } from "../mel.js";
 import { bandAxis } from "../sound/frequency-axis.js";
 import { t } from "../words.js";
 
@@ -161,10 +161,11 @@ export function ancestors(nodes, id, found = new Set()) {
  * @returns {MapAxes}
  */
 function axesOf(card, result) {
-  const { hop, n_mels: mels, f_min: low, f_max: high, center = true, win_length: window, n_fft } = card.frontend;
+  const { hop, n_mels: mels, f_min: low, f_max: high, center = true, win_length: window, n_fft, preemphasis } = card.frontend;
   const seconds = card.window_seconds;
-  const samples = Math.round(seconds * card.sample_rate);
-  const [bottom, top] = [toMel(low), toMel(high)];
+  const samples = Math.round(seconds * card.sample_rate) - (preemphasis ? 1 : 0);
+  const scale = melScale(card.frontend);
+  const [bottom, top] = [scale.from(low), scale.from(high)];
   return {
     mels,
     frames: Math.floor((center ? samples : samples - (window ?? n_fft)) / hop) + 1,
@@ -173,8 +174,8 @@ function axesOf(card, result) {
     low,
     high,
     bands: bandAxis(card.frontend),
-    frequencyAt: (share) => toHertz(bottom + share * (top - bottom)),
-    shareOf: (frequency) => (toMel(frequency) - bottom) / (top - bottom),
+    frequencyAt: (share) => scale.to(bottom + share * (top - bottom)),
+    shareOf: (frequency) => (scale.from(frequency) - bottom) / (top - bottom),
   };
 }
 

@@ -1,7 +1,7 @@
 // The frequency axis of a spectrogram: mel, linear or logarithmic, and matrices of mel bands on such an axis.
 
 import { Matrix } from "../matrix.js";
-import { toHertz, toMel } from "../mel.js";
+import { melScale, SLANEY, toHertz, toMel } from "../mel.js";
 import { settings } from "../settings.js";
 
 /** @import { Frontend, PlacedSpectrogram } from "../types.js" */
@@ -13,9 +13,11 @@ const SCALES = {
   mel: { from: toMel, to: toHertz },
   linear: { from: (/** @type {number} */ hertz) => hertz, to: (/** @type {number} */ hertz) => hertz },
   log: { from: Math.log2, to: (/** @type {number} */ octaves) => 2 ** octaves },
+  slaney: SLANEY, // of the bands of some models
 };
 
-export const SCALE_NAMES = /** @type {ScaleName[]} */ (Object.keys(SCALES));
+/** Those that a visitor can choose. @type {ScaleName[]} */
+export const SCALE_NAMES = ["mel", "linear", "log"];
 
 /** The scale that the visitor has chosen. @returns {ScaleName} */
 export const scaleName = () => SCALE_NAMES.find((name) => name === settings.get("scale")) ?? "mel";
@@ -67,11 +69,13 @@ export class FrequencyAxis {
  * The axis of the mel bands of a front end. Bands overlap: the centre of the lowest is not its edge.
  * @param {Frontend} frontend
  */
-export function bandAxis({ f_min, f_max, n_mels }) {
-  const [low, high] = [toMel(f_min), toMel(f_max)];
+export function bandAxis(frontend) {
+  const { f_min, f_max, n_mels } = frontend;
+  const scale = melScale(frontend);
+  const [low, high] = [scale.from(f_min), scale.from(f_max)];
   /** @param {number} bands  from the centre of the lowest */
-  const edge = (bands) => toHertz(low + ((high - low) * (bands + 0.5)) / (n_mels + 1));
-  return new FrequencyAxis("mel", edge(0), edge(n_mels));
+  const edge = (bands) => scale.to(low + ((high - low) * (bands + 0.5)) / (n_mels + 1));
+  return new FrequencyAxis(scale === SLANEY ? "slaney" : "mel", edge(0), edge(n_mels));
 }
 
 /**
