@@ -6,10 +6,15 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import torch
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import SOUNDS, Open, classify, job_id, shoot
 from tests.e2e.conftest import Stack
+from worker.inference.engine import Engine
+from worker.model.architectures import build_network, parse
+from worker.model.checkpoint import Model, ModelConfig
+from worker.model.frontend import FrontendConfig, LogMel
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -376,3 +381,56 @@ def test_network_of_patches_is_described(open_page: Open, stack: Stack) -> None:
     hop = card["frontend"]["hop"] / card["sample_rate"]
     assert region["end"] - region["start"] <= 96 * hop * 1.05
     shoot(page, "patches")
+
+
+DESCRIBED = """async (card) => {
+  const { buildNetwork } = await import("/static/js/network/graph.js");
+  const { describe } = await import("/static/js/network/descriptions.js");
+  const network = buildNetwork(card, { maps: new Map(), windows: [], window: 0, camClass: "", cam: null });
+  return Object.fromEntries([...network.nodes].map(([id, node]) => [id, describe(node, network)]));
+}"""
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            {"type": "cnn14", "width": 4},
+            {
+                "layer1.block1": "One 3 × 3 convolution from 1 channel to 4",
+                "layer2.block2": "then the mean of each 2 × 2 cells is taken",
+                "layer6.block2": "128, with negative values set to zero. There is no shortcut.",
+                "pool": "Of each of 128 channels, the mean over frequency",
+            },
+        ),
+        (
+            {"type": "mobilenet-v2", "width": 0.25},
+            {
+                "stem": "A 3 × 3 convolution with 8 filters",
+                "layer2.block1": "at half the resolution, and a 1 × 1 convolution mixes them into 8",
+                "layer5.block8": "A 1 × 1 convolution mixes 80 channels into 320.",
+                "pool": "Of each of 320 channels, the mean over frequency",
+            },
+        ),
+        (
+            {"type": "mobilenet-v3", "width": 0.25},
+            {
+                "layer3.block2": "follows, and a 1 × 1 convolution mixes them into 16",
+                "layer5.block4": "A 1 × 1 convolution mixes 40 channels into 240.",
+                "pool": "The mean of each of 240 channels over time and frequency; a linear layer follows.",
+            },
+        ),
+    ],
+    ids=lambda value: value.get("type", ""),
+)
+def test_layers_of_base_models_are_described(page: Page, options: dict[str, object], expected: dict[str, str]) -> None:
+    """As their networks compute them, in place of what other networks do."""
+    config = parse({"classes": 3, **options})
+    frontend = FrontendConfig(n_mels=64, window_seconds=1)
+    network = build_network(config).eval()
+    about = ModelConfig(name="m", architecture=config, frontend=frontend, classes=("a", "b", "c"))
+    card = Engine(torch.device("cpu"), "torch").load(Model(about, LogMel(frontend), network)).card
+    found = page.evaluate(DESCRIBED, card.model_dump(mode="json"))
+    for layer, text in expected.items():
+        assert text in found[layer], layer
+    assert not any("max pooling" in text for text in found.values())

@@ -32,7 +32,7 @@ export function describe(node, network) {
       if (inPatches(card)) {
         return t("describe.stem_patches", { seconds: formatDuration(patchSeconds(network)), filters: node.shape[0] });
       }
-      return t("describe.stem", { filters: node.shape[0] });
+      return t(isInverted(card) ? "describe.stem_small" : "describe.stem", { filters: node.shape[0] });
     case "residual": {
       const shortcut =
         node.shortcut === "identity"
@@ -50,7 +50,13 @@ export function describe(node, network) {
         });
       }
       const values = { channels: count("count.channels", input.shape[0]), outputs: node.shape[0] };
-      return t(shrinks(node, input) ? "describe.pooled" : "describe.plain", values);
+      if (isInverted(card)) {
+        // A block has at most twice the channels of its input; only the last convolution has more.
+        if (node.shape[0] >= 4 * input.shape[0]) return t("describe.mixed", values);
+        return t("describe.inverted", { ...values, half: shrinks(node, input) ? t("describe.half") : "" });
+      }
+      if (!shrinks(node, input)) return t("describe.plain", values);
+      return t(card.architecture.type === "cnn14" ? "describe.averaged" : "describe.pooled", values);
     }
     case "stage": {
       const values = { backbone: card.architecture.backbone ?? t("describe.network"), shape: shapeText(node.shape) };
@@ -62,6 +68,11 @@ export function describe(node, network) {
       if (pooled.length > 1) {
         const left = count("count.numbers", (card.architecture.pyramid_width ?? 0) * pooled.length);
         return t("describe.pyramid", { left });
+      }
+      const poolsMaxima = card.architecture.type === "cnn14" || card.architecture.type === "mobilenet-v2";
+      if (poolsMaxima || isInverted(card)) {
+        const channels = count("count.channels", nodeOf(network, pooled[0]).shape[0]);
+        return t(poolsMaxima ? "describe.pool_maxima" : "describe.pool_linear", { channels });
       }
       const left = count("count.numbers", nodeOf(network, pooled[0]).shape[0]);
       const { patch_frames: size, patch_hop: hop } = card.architecture;
@@ -79,6 +90,9 @@ export function describe(node, network) {
 
 /** Whether a network takes the spectrogram in patches, as MobileNet-v1 does. @param {ModelCard} card */
 const inPatches = ({ architecture }) => architecture.type === "mobilenet-v1";
+
+/** Whether a network has inverted residual blocks. @param {ModelCard} card */
+const isInverted = ({ architecture: { type } }) => type === "mobilenet-v2" || type === "mobilenet-v3";
 
 /** Seconds of a patch. @param {Network} network */
 const patchSeconds = ({ card, axes }) => ((card.architecture.patch_frames ?? axes.frames) * card.frontend.hop) / card.sample_rate;
