@@ -1,5 +1,6 @@
 """Cards of the served models."""
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -7,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from otoscope.arithmetic import LOGITS, Cell
 from otoscope.errors import InvalidRequest
 from otoscope.types.base import Public
+from otoscope.types.results import Prediction
 
 
 class ReliabilityBin(BaseModel):
@@ -103,6 +105,19 @@ class ModelCard(Public):
             if any(at >= size for at, size in zip(place, shape, strict=True)):
                 raise InvalidRequest(f"cell: {cell.layer} has the shape {shape}; {list(place)} is outside of it.")
         return cell
+
+    def rolled_up(self, predictions: Iterable[Prediction]) -> list[Prediction]:
+        """The predictions and what their classes are kinds of, by confidence: that of a parent is the largest one of
+        its own and its children's. Predictions of a model without an ontology are returned as they are."""
+        found: dict[str, float] = {}
+        queue = [(prediction.class_, prediction.confidence) for prediction in predictions]
+        while queue:
+            name, confidence = queue.pop()
+            if confidence > found.get(name, -1.0):
+                found[name] = confidence
+                queue += [(parent, confidence) for parent in self.parents.get(name, ())]
+        ranked = sorted(found.items(), key=lambda item: -item[1])
+        return [Prediction(class_=name, confidence=confidence) for name, confidence in ranked]
 
 
 class ModelList(Public):

@@ -3,7 +3,7 @@
 import pytest
 
 from otoscope.errors import InvalidRequest
-from otoscope.types import Layer, ModelCard
+from otoscope.types import Layer, ModelCard, Prediction
 
 
 def card(*layers: str) -> ModelCard:
@@ -33,3 +33,19 @@ def test_an_unknown_layer_is_refused_with_known_ones(layers: tuple[str, ...], me
     with pytest.raises(InvalidRequest) as caught:
         card(*layers).require_layer("layer1.residual")
     assert caught.value.detail == f"Model tiny has no layer 'layer1.residual'; {message}"
+
+
+def test_a_parent_has_the_largest_confidence_of_its_children() -> None:
+    """Also over several levels and for a class with two parents; one that is an output itself keeps a larger one."""
+    parents = {"Bark": ["Dog"], "Growling": ["Dog", "Cat"], "Dog": ["Animal"], "Cat": ["Animal"]}
+    model = card().model_copy(update={"parents": parents})
+    found = {"Bark": 0.7, "Growling": 0.4, "Dog": 0.2, "Animal": 0.1, "Cat": 0.5, "Rain": 0.6}
+    rolled = model.rolled_up(Prediction(class_=name, confidence=confidence) for name, confidence in found.items())
+    expected = {"Bark": 0.7, "Dog": 0.7, "Animal": 0.7, "Rain": 0.6, "Cat": 0.5, "Growling": 0.4}
+    assert {one.class_: one.confidence for one in rolled} == expected
+    assert [one.confidence for one in rolled] == sorted(expected.values(), reverse=True)
+
+
+def test_predictions_without_an_ontology_stay() -> None:
+    predictions = [Prediction(class_="dog", confidence=0.9), Prediction(class_="rain", confidence=0.1)]
+    assert card().rolled_up(predictions) == predictions
