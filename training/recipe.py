@@ -109,12 +109,19 @@ class OptimRecipe(StrictModel):
     weight_decay: float = Field(default=0.02, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     balance: bool = False  # weight classes in the loss by inverse frequency
+    balanced_sampling: bool = False  # instead of that: draw windows so that all classes occur equally often
     clip_norm: float = Field(default=5.0, gt=0)
     average: Literal["ema", "swa", "none"] = "ema"  # which average of the weights is saved
     ema_decay: float = Field(default=0.995, ge=0, lt=1)  # per step
     swa_share: float = Field(default=0.25, gt=0, le=1)  # fraction of the epochs, the last ones, that SWA averages
     holdout: float = Field(default=0.0, ge=0, le=0.5)  # fraction of recordings for validation, without a val set
     patience: int = Field(default=0, ge=0)  # early stopping: epochs without a lower validation loss; 0: off
+
+    @model_validator(mode="after")
+    def _balance_once(self) -> "OptimRecipe":
+        if self.balance and self.balanced_sampling:
+            raise ValueError("balance and balanced_sampling both make up for rare classes: set one of them")
+        return self
 
 
 class DistillRecipe(StrictModel):

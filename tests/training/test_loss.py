@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional
 
 from training.fit.loss import TrainingLoss
-from training.fit.setup import TrainingSetup
-from training.recipe import Recipe
+from training.fit.setup import LabelledWindows, TrainingSetup, epoch_order
+from training.recipe import OptimRecipe, Recipe
 
 
 def balanced_loss(labels: torch.Tensor, classes: int, smoothing: float) -> TrainingLoss:
@@ -37,6 +37,19 @@ def test_a_rare_class_does_not_win_through_label_smoothing(smoothing: float) -> 
 
     optimizer.step(step)  # type: ignore[arg-type,unused-ignore]
     assert logits.argmax(dim=1).tolist() == [0, 1]
+
+
+def test_balanced_sampling() -> None:
+    """Of 400 windows of one class and 10 of the other, half of an epoch are of each; without it each occurs once. A
+    recipe cannot do both."""
+    labels = torch.tensor([0] * 400 + [1] * 10)
+    windows = LabelledWindows(torch.zeros(410, 1), labels, torch.eye(2)[labels], torch.zeros(410, 1))
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.cat([labels[epoch_order(windows, generator, balanced=True)] for _ in range(10)])
+    assert drawn.float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert sorted(epoch_order(windows, generator, balanced=False).tolist()) == list(range(410))
+    with pytest.raises(ValueError, match="set one of them"):
+        OptimRecipe(balance=True, balanced_sampling=True)
 
 
 def test_classes_have_equal_weight() -> None:

@@ -52,7 +52,7 @@ from training.fit.run_state import (
     teacher_directory,
 )  # fmt: skip
 from training.fit.schedule import set_schedule
-from training.fit.setup import LabelledWindows, class_weights, load_labelled_windows, set_up_training
+from training.fit.setup import LabelledWindows, class_weights, epoch_order, load_labelled_windows, set_up_training
 from training.fit.trackers import TENSORBOARD, Trackers
 from training.recipe import Recipe, for_fine_tuning, load_recipe, to_yaml
 from worker.model.base import Network, parameters
@@ -194,7 +194,7 @@ def _train(
                 before, frozen = frozen, unfreeze(network, epoch, recipe.start)
                 if frozen != before:
                     forward = processes.parallel(network)
-                progress.order = torch.randperm(len(windows), generator=generator)
+                progress.order = epoch_order(windows, generator, balanced=optim.balanced_sampling)
                 progress.loss = torch.zeros((), device=device)
                 progress.accuracy = torch.zeros((), device=device)
             lr = set_schedule(optimizer, progress.step, total, optim)

@@ -151,6 +151,17 @@ def _audible_windows(waves: Windows, clip_index: Tensor, rate: int, silence_dbfs
     return level >= loudest[clip_index].clamp_max(silence_dbfs)
 
 
+def epoch_order(windows: LabelledWindows, generator: Generator, *, balanced: bool) -> Tensor:
+    """The windows of an epoch (windows,): each once, or `balanced`, drawn with replacement, in inverse proportion to
+    the frequency of their rarest class."""
+    if not balanced:
+        return torch.randperm(len(windows), generator=generator)
+    targets = windows.targets.cpu()
+    counts = targets.sum(0).clamp_min(1)  # (classes,)
+    weights = (targets / counts).amax(dim=1)  # (windows,)
+    return torch.multinomial(weights, len(windows), replacement=True, generator=generator)
+
+
 def class_weights(labels: Tensor, classes: int) -> Tensor:
     """Inverse class frequencies (classes,), 1 on average over the labels."""
     counts = torch.bincount(labels.cpu(), minlength=classes).clamp_min(1)
