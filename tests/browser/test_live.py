@@ -40,7 +40,7 @@ def test_the_microphone_is_answered_while_it_runs(open_page: Open, width: int, s
     live = page.locator("#live")
     expect(live.locator("h1")).to_have_text(re.compile("^(Perhaps )?siren$"), timeout=30_000)
     expect(live.locator(".events li").first).to_contain_text("siren", timeout=30_000)
-    expect(live.get_by_role("combobox")).to_be_enabled()
+    expect(live.locator("figcaption select")).to_be_enabled()
     for canvas in live.locator("canvas").all():
         assert canvas.evaluate(DRAWN) > 20
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -58,7 +58,7 @@ def test_another_layer_is_drawn(open_page: Open) -> None:
     """The choice of a layer changes the map at once."""
     page = open_page()
     start(page)
-    layers = page.locator("#live").get_by_role("combobox")
+    layers = page.locator("#live figcaption select")
     names = layers.locator("option").all_inner_texts()
     assert len(names) > 3
     layers.select_option(names[-1])
