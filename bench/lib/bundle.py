@@ -33,7 +33,7 @@ _UNUSED = {
     "matplotlib",
     "pillow",
 }
-_UNUSED |= {"protobuf", "pyparsing", "python-dateutil", "tensorboard", "tensorboard-data-server", "werkzeug"}
+_UNUSED |= {"protobuf", "pyparsing", "tensorboard", "tensorboard-data-server", "werkzeug"}
 """Of the lock: FFmpeg, images, and what only `otoscope train` imports, which would be more than half of the bundle."""
 _ADDED = ("execnet", "iniconfig", "pluggy", "psutil", "pytest", "pytest-timeout", "pytest-xdist")
 """What tests and benchmarks import besides, in the versions that are installed here."""
@@ -71,13 +71,13 @@ def _install(python: str, target: Path) -> None:
     command += [word for name in PLATFORMS for word in ("--platform", name)]
     command += ["--python-version", python, "--target", str(target)]
     locked = target.with_name("locked.txt")
-    locked.write_text(_locked((TREE / "requirements" / "local.txt").read_text()))
+    locked.write_text(without_unused((TREE / "requirements" / "local.txt").read_text()))
     subprocess.run([*command, "--require-hashes", "--requirement", str(locked)], check=True)
     subprocess.run([*command, *(f"{name}=={version(name)}" for name in _ADDED)], check=True)
     locked.unlink()
 
 
-def _locked(text: str) -> str:
+def without_unused(text: str) -> str:
     """The entries of a lock without those that are not needed."""
     entries = re.split(r"\n(?=[a-z0-9])", text)
     skipped = _OF_TORCH | _UNUSED

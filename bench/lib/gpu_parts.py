@@ -25,8 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench import epoch
-from bench.lib.clips import MODEL, RATE, SECONDS, SHIPPED, clips, encoded, large_model
+from bench.lib.clips import MODEL, SHIPPED, clips, encoded, large_model
 from bench.lib.loads import load_all
 from bench.lib.rig import Rig
 from bench.lib.stack import submissions
@@ -34,7 +33,6 @@ from otoscope.loadgen import Target
 from otoscope.types import Part
 from shared.audio.decode import decode
 from shared.config.settings import usable_cores
-from training.recipe import for_fine_tuning, load_recipe
 from worker.inference.batcher import Batcher, ItemFuture
 from worker.inference.engine import Engine, LoadedModel, Window, WindowOutput, read_model
 from worker.model.activations import ActivationRecorder
@@ -59,7 +57,8 @@ def tests(options: argparse.Namespace, write: Write) -> None:
                 reason = str(report.longrepr)[-300:] if report.longrepr else ""
                 write(test=report.nodeid, outcome=report.outcome, seconds=round(report.duration, 2), reason=reason)
 
-    pytest.main(["-q", "-m", "gpu", "-p", "no:cacheprovider", *map(str, files)], plugins=[Report()])
+    quiet = ["-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    pytest.main([*quiet, "-m", "gpu", *map(str, files)], plugins=[Report()])
 
 
 def agreement(options: argparse.Namespace, write: Write) -> None:
@@ -84,9 +83,9 @@ def _agree(folder: Path, size: int, device: torch.device, write: Write) -> None:
     write(
         model=folder.name,
         clips=size,
-        against_cpu=round(float(np.abs(batched - expected).max()), 5),
+        against_cpu=round(float(np.abs(batched - expected).max()), 7),
         same_first_class=int((batched.argmax(1) == expected.argmax(1)).sum()),
-        batched_against_alone=round(float(np.abs(batched - single).max()), 5),
+        batched_against_alone=round(float(np.abs(batched - single).max()), 7),
         same_first_class_alone=int((batched.argmax(1) == single.argmax(1)).sum()),
         spectrogram_db=round(float(np.abs(heights - spectrograms).max()), 3),
     )
@@ -127,10 +126,12 @@ def engine(options: argparse.Namespace, write: Write) -> None:
     """Clips a second of the bare forward pass in each arithmetic, and of the engine through the batcher."""
     batches, seconds = ((1, 4), 0.1) if options.short else ((64, 1, 8, 32, 128), 0.5)
     with model_folders() as folders:
-        chosen = {"esc50-light"} if options.short else {MODEL, "esc50"}
-        for folder in folders:
-            if folder.name in chosen:
-                _measure_engine(folder, options.device, batches, seconds, write)
+        names = {"esc50-light"} if options.short else {MODEL, "esc50"}
+        chosen = [folder for folder in folders if folder.name in names]
+        for folder in chosen:
+            _measure_engine(folder, options.device, batches, seconds, write)
+        for folder in chosen:  # last, since it may take longer than is left
+            _measure_compiled(folder, options.device, batches[0], seconds, write)
 
 
 def _measure_engine(folder: Path, device: torch.device, batches: Sequence[int], seconds: float, write: Write) -> None:
@@ -144,17 +145,17 @@ def _measure_engine(folder: Path, device: torch.device, batches: Sequence[int], 
     def measured(what: str, arithmetic: str, batch: int, step: Callable[[], object]) -> None:
         with row_of_error(write, model=folder.name, what=what, arithmetic=arithmetic, batch=batch), torch.no_grad():
             write(model=folder.name, what=what, arithmetic=arithmetic, batch=batch,
-                  per_second=round(batch * steps_a_second(step, seconds, device)))  # fmt: skip
+                  per_second=round(batch * steps_a_second(step, seconds, device), 1))  # fmt: skip
 
     for batch in batches:
         of_engine = partial(through_batcher, runner, loaded, batch, seconds)
         with row_of_error(write, model=folder.name, what="engine", batch=batch):
             reset_peak(device)
             write(model=folder.name, what="engine", arithmetic=loaded.backend.name, batch=batch,
-                  per_second=round(of_engine(frozenset())), peak_mb=peak_mb(device))  # fmt: skip
+                  per_second=round(of_engine(frozenset()), 1), peak_mb=peak_mb(device))  # fmt: skip
             parts = frozenset({Part.MAPS, Part.SPECTROGRAM})
             write(model=folder.name, what="engine, maps and spectrogram", arithmetic=loaded.backend.name, batch=batch,
-                  per_second=round(of_engine(parts)), peak_mb=peak_mb(device))  # fmt: skip
+                  per_second=round(of_engine(parts), 1), peak_mb=peak_mb(device))  # fmt: skip
         rows = inputs[:batch]
         for name in ARITHMETIC:
             measured("forward", name, batch, partial(_forward, network, rows, name))
@@ -165,9 +166,19 @@ def _measure_engine(folder: Path, device: torch.device, batches: Sequence[int], 
             measured("CUDA graph", "bf16", batch, _captured(partial(_forward, network, rows, "bf16")))
             host = torch.zeros(batch, front.window_samples)
             measured("copy to the device", "fp32", batch, lambda host=host: host.to(device))
-    compiled = torch.compile(network)
-    for batch in batches[:2]:  # last, since it may take longer than this part has
-        measured("torch.compile", "bf16", batch, partial(_forward, compiled, inputs[:batch], "bf16"))
+
+
+def _measure_compiled(folder: Path, device: torch.device, batch: int, seconds: float, write: Write) -> None:
+    labels = {"model": folder.name, "what": "torch.compile", "arithmetic": "bf16", "batch": batch}
+    with row_of_error(write, **labels), torch.no_grad():
+        network = read_model(folder).network.to(device, memory_format=torch.channels_last)
+        front = read_config(folder).frontend
+        rows = torch.randn(batch, 1, front.n_mels, front.window_frames, device=device)
+        step = partial(_forward, torch.compile(network), rows.contiguous(memory_format=torch.channels_last), "bf16")
+        began = time.monotonic()
+        step()
+        started = round(time.monotonic() - began, 1)
+        write(**labels, per_second=round(batch * steps_a_second(step, seconds, device), 1), start_s=started)
 
 
 def _forward(network: Any, features: Tensor, arithmetic: str, *, maps: bool = False) -> Tensor:
@@ -225,9 +236,7 @@ def through_batcher(engine: Engine, loaded: LoadedModel, size: int, seconds: flo
         engine.run, size=size, window=0.0, device_threads=engine.device_threads
     )
     batcher.start()
-    front = loaded.model.config.frontend
     turn = itertools.cycle([Window(window, parts) for window in real_windows(loaded.model, 32)])
-    assert front.window_samples == RATE * SECONDS or loaded.name != MODEL
     in_flight: deque[ItemFuture[Window, WindowOutput]] = deque()
     most = 1 if size == 1 else 2 * size * engine.device_threads
     done, began = 0, 0.0
@@ -250,6 +259,7 @@ def through_batcher(engine: Engine, loaded: LoadedModel, size: int, seconds: flo
 
 def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # of the batches before
         torch.cuda.reset_peak_memory_stats(device)
 
 
@@ -272,7 +282,12 @@ def stack(options: argparse.Namespace, write: Write) -> None:
             settings = {"device": options.device.type, "decode_processes": "2", "queue_limit": "2000"}
             with Rig(Path(name), models, workers=workers, gateways=gateways, **settings) as rig:
                 began = time.monotonic()
-                rig.start()
+                try:
+                    rig.start()
+                except TimeoutError:
+                    for process in rig.processes:  # their logs are deleted with the folder
+                        print(process, rig.log(process)[-2_000:], sep="\n", file=sys.stderr)
+                    raise
                 started = round(time.monotonic() - began, 1)
                 for kind, count in [("OGG", count) for count in callers] + [("WAV", callers[0])]:
                     requests = submissions(Target.of(rig.url), encoded(kind))
@@ -334,6 +349,9 @@ def watched_gpu() -> Iterator[dict[str, int]]:
 
 def training(options: argparse.Namespace, write: Write) -> None:
     """An epoch of each recipe, from its milliseconds a clip. Without its teacher, logs and checkpoints."""
+    from bench import epoch  # here, so that the other parts do not need what a training imports
+    from training.recipe import for_fine_tuning, load_recipe
+
     for path in sorted((TREE / "training" / "recipes").glob("*.yaml")):
         if options.short and path.stem not in ("esc50-light", "small-cnn", "pictures"):
             continue

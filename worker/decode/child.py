@@ -14,6 +14,7 @@ import resource
 import socket
 import sys
 import threading
+from importlib.util import find_spec
 from typing import Any
 
 from otoscope.errors import AudioCorrupt, OtoscopeError
@@ -116,14 +117,19 @@ def _mute_native_code() -> None:
 
 
 def _load_libraries() -> None:
-    """Decode with each library, so that it has loaded and opened what it needs."""
-    import av.subtitles.codeccontext  # PyAV imports it when a file has subtitles, too late: no file can be opened then
-    import av.subtitles.stream  # noqa: F401
+    """Decode with each library, so that it has loaded and opened what it needs. Without PyAV, which a bundle of
+    bench/gpu.py leaves out, only files that need FFmpeg end the process."""
     import soundfile
 
     flac = io.BytesIO()
     soundfile.write(flac, [0.0] * 8_000, 8_000, format="FLAC")
-    for file in (flac.getvalue(), _SILENT_AMR):
+    files = [flac.getvalue()]
+    if find_spec("av"):
+        import av.subtitles.codeccontext  # PyAV imports it when a file has subtitles: no file can be opened then
+        import av.subtitles.stream  # noqa: F401
+
+        files.append(_SILENT_AMR)
+    for file in files:
         for _ in SoundStream(file, 16_000):
             pass
 
