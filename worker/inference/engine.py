@@ -214,7 +214,7 @@ class Engine:
         if known is not None:
             tensors["known",] = known
         if rows[Part.SPECTROGRAM]:
-            shown = log_power[rows[Part.SPECTROGRAM], 0].clamp_min(model.config.frontend.floor_db)
+            shown = model.frontend.shown(log_power[rows[Part.SPECTROGRAM], 0])
             tensors["spectrogram",] = shown  # (rows, mels, frames), at the level of the sound
         host = _to_host(tensors)
 

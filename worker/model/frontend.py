@@ -110,7 +110,7 @@ class LogMel(nn.Module):
         super().__init__()
         self.config = config
         # Buffers are rebuilt from the config and not stored in checkpoints.
-        bank = _mel_filters(config)  # (n_fft / 2 + 1, mels)
+        bank = _mel_filters(config, area_of_1=config.mel_filters == "slaney")  # (n_fft / 2 + 1, mels)
         empty = (bank.sum(dim=0) == 0).nonzero().flatten().tolist()
         if empty:
             raise ValueError(
@@ -119,8 +119,12 @@ class LogMel(nn.Module):
             )
         self.window: Tensor
         self.bank: Tensor
+        self.shown_gain: Tensor  # (mels, 1) dB
         self.register_buffer("window", torch.hann_window(config.frame_samples), persistent=False)
         self.register_buffer("bank", bank, persistent=False)
+        of_peak_1 = _mel_filters(config, area_of_1=False)
+        gain = self._per_decade * torch.log10(of_peak_1.amax(dim=0) / bank.amax(dim=0))
+        self.register_buffer("shown_gain", gain[:, None], persistent=False)
         self._bands = _bands(bank)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -144,7 +148,11 @@ class LogMel(nn.Module):
     def decibels(self, waveform: Tensor) -> Tensor:
         """(batch, samples) -> (batch, 1, mels, frames) in dB, neither normalised nor brought to a level: the
         spectrogram that is shown to users."""
-        return self.log_power(waveform).clamp_min(self.config.floor_db)
+        return self.shown(self.log_power(waveform))
+
+    def shown(self, log_power: Tensor) -> Tensor:
+        """`log_power` as it is shown: as of filters with a peak of 1, so that a level is the same for every model."""
+        return (log_power + self.shown_gain).clamp_min(self.config.floor_db)
 
     def gain_db(self, waveform: Tensor) -> Tensor:
         """(batch, samples) -> (batch,): the gain in dB that brings the loudest 0.1 s to the level of the config.
@@ -199,8 +207,8 @@ class LogMel(nn.Module):
         return self._per_decade * torch.log10((mels + self.config.log_offset).clamp_min(_NO_POWER))
 
 
-def _mel_filters(config: FrontendConfig) -> Tensor:
-    """The filter bank, (n_fft / 2 + 1, mels)."""
+def _mel_filters(config: FrontendConfig, *, area_of_1: bool) -> Tensor:
+    """The filter bank, (n_fft / 2 + 1, mels); Slaney's with an area or a peak of 1."""
     if config.mel_filters == "kaldi":
         bank, _ = torchaudio.compliance.kaldi.get_mel_banks(
             num_bins=config.n_mels,
@@ -213,7 +221,6 @@ def _mel_filters(config: FrontendConfig) -> Tensor:
             vtln_warp_factor=1.0,
         )  # (mels, n_fft / 2)
         return nn.functional.pad(bank, (0, 1)).T.contiguous()  # Kaldi leaves out half of the sample rate
-    slaney = config.mel_filters == "slaney"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about empty filters, which are an error of the caller
         filters: Tensor = torchaudio.functional.melscale_fbanks(
@@ -222,8 +229,8 @@ def _mel_filters(config: FrontendConfig) -> Tensor:
             f_max=config.f_max,
             n_mels=config.n_mels,
             sample_rate=config.sample_rate,
-            mel_scale="slaney" if slaney else "htk",
-            norm="slaney" if slaney else None,
+            mel_scale="slaney" if config.mel_filters == "slaney" else "htk",
+            norm="slaney" if area_of_1 else None,
         )
     return filters
 

@@ -26,6 +26,22 @@ def test_slaney_filters(rate: int, size: int, mels: int, low: float, high: float
     np.testing.assert_allclose(LogMel(config).bank, expected, rtol=0, atol=1e-4 * expected.max())
 
 
+@pytest.mark.parametrize("hertz", [500, 1_000, 4_000])
+def test_a_sine_is_shown_at_the_same_level_whatever_the_filters(hertz: float) -> None:
+    """The network gets the level of its own filters: those with an area of 1 give less the wider they are."""
+    wave = torch.sin(2 * math.pi * hertz * torch.arange(32_000) / 32_000)[None]
+    frontends = [
+        LogMel(
+            FrontendConfig(sample_rate=32_000, n_mels=64, f_min=50, f_max=14_000, floor_db=-100, mel_filters=filters)
+        )
+        for filters in ("htk", "slaney", "kaldi")
+    ]
+    htk, *others = (float(frontend.decibels(wave)[0, 0, :, 50].max()) for frontend in frontends)
+    assert others == pytest.approx([htk, htk], abs=4)  # a sine lies beside the peak of a filter
+    own = [float(frontend.log_power(wave)[0, 0, :, 50].max()) for frontend in frontends]
+    assert own[1] < own[0] - 15
+
+
 def test_kaldi_filters() -> None:
     expected = kaldi_filters(32_000, 1_024, 128, 0.0, 15_000.0)
     np.testing.assert_allclose(LogMel(KALDI).bank, expected, rtol=0, atol=1e-4)
