@@ -43,8 +43,8 @@ class TrackedRun:
     done: int  # epochs before this start of the run; above 0 it is resumed
 
     def stored_id(self, tracker: str) -> str | None:
-        """The id of a resumed run."""
-        return self._ids().get(tracker) if self.done else None
+        """The id of a run that was begun before, also where it was interrupted in its first epoch."""
+        return self._ids().get(tracker)
 
     def store_id(self, tracker: str, number: str) -> None:
         (self.folder / _IDS).write_text(json.dumps({**self._ids(), tracker: number}), encoding="utf-8")
