@@ -81,6 +81,8 @@ export async function spaceView(network, result, onOpen) {
     result.predictions.slice(0, CLASSES).map((one) => h("span", { text: `${className(one.class)} ${percent(one.confidence)}` })),
   );
   answer.style.transform = `translate(-50%, -50%) translateZ(${-depth / 2 - 1.2 * APART}px) ${FACING}`;
+  const names = plates.flatMap(({ plate }) => [...plate.querySelectorAll(".name")]);
+  let drawn = 0;
   const scene = h("div", { class: "scene" }, line, ...plates.map(({ plate }) => plate), answer);
   const view = h(
     "div",
@@ -129,12 +131,25 @@ export async function spaceView(network, result, onOpen) {
 
   function place() {
     // So that all of it fits into the box as it stands at first.
-    const wide = 1.2 * depth * Math.abs(Math.sin((start().yaw * Math.PI) / 180)) + 1.4 * WIDTH;
+    const wide = 1.2 * depth * Math.abs(Math.sin((start().yaw * Math.PI) / 180)) + 1.9 * WIDTH; // the name of the first map included
     const fit = Math.min(view.clientWidth / wide, 1.4) || 1;
     scene.style.setProperty("--yaw", `${yaw}deg`);
     scene.style.setProperty("--pitch", `${pitch}deg`);
     scene.style.setProperty("--zoom", String(zoom * fit));
     scene.style.setProperty("--size", `${Math.min(13 / fit, 22)}px`); // readable where the scene is small
+    cancelAnimationFrame(drawn);
+    drawn = requestAnimationFrame(thinNames);
+  }
+
+  /** Hide names that would cover the prediction or a name in front of them. */
+  function thinNames() {
+    const places = names.map((name) => ({ name, box: name.getBoundingClientRect() }));
+    const shown = [answer.getBoundingClientRect()];
+    for (const { name, box } of places) {
+      const free = shown.every((other) => box.left > other.right || box.right < other.left || box.top > other.bottom || box.bottom < other.top);
+      name.classList.toggle("covered", !free);
+      if (free) shown.push(box);
+    }
   }
 
   /** Where the pointer was last, while it turns the scene. @type {{x: number, y: number} | null} */
@@ -178,6 +193,7 @@ export async function spaceView(network, result, onOpen) {
     reset();
   });
   sizes.observe(view);
+  scene.addEventListener("transitionend", thinNames);
 
   function repaint() {
     for (const { node, image } of plates) {
@@ -197,6 +213,7 @@ export async function spaceView(network, result, onOpen) {
     },
     close() {
       sizes.disconnect();
+      cancelAnimationFrame(drawn);
       for (const { image } of plates) image.close();
       element.remove();
     },
