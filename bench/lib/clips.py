@@ -49,7 +49,10 @@ def large_model(directory: Path) -> Path:
     save_model(
         directory / MODEL,
         ResidualCNN(config),
-        ModelConfig(name=MODEL, architecture=config, frontend=FrontendConfig(), classes=names, licence="none"),
+        # Its logits are in the hundreds, of which a softmax would make nothing but zeros and ones.
+        ModelConfig(
+            name=MODEL, architecture=config, frontend=FrontendConfig(), classes=names, licence="none", temperature=70.0
+        ),
     )
     return directory / MODEL
 

@@ -65,7 +65,7 @@ def agreement(options: argparse.Namespace, write: Write) -> None:
     """Each model on the device, batched and alone, against the same clips in float32 on the CPU."""
     size = 4 if options.short else 64
     with model_folders() as folders:
-        for folder in folders[:1] if options.short else folders:
+        for folder in folders[:2] if options.short else folders:
             with row_of_error(write, model=folder.name):
                 _agree(folder, size, options.device, write)
 
