@@ -105,9 +105,8 @@ def formatted(value: float, unit: str, decimals: int | None = None) -> str:
         if 0 < abs(value) < 1:
             return f"{_short(1000 * value, decimals)} ms"
         return f"{value / 60:.1f} min" if abs(value) >= 60 else f"{_short(value, decimals)} s"
-    return (
-        _short(value, decimals) + unit.removeprefix("suffix:").rstrip() if unit != "none" else _short(value, decimals)
-    )
+    symbol = "" if unit in ("none", "short") else unit.removeprefix("suffix:").rstrip()
+    return _short(value, decimals) + symbol
 
 
 def _short(value: float, decimals: int | None = None) -> str:
