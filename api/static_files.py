@@ -1,15 +1,23 @@
 """The page at `/`, its files at `/static` and the API explorer at `/docs`: plain files, no build step.
 
+The page loads its files from `/static/v-…/`, a path with the digest of all of them, which a browser keeps for a year: a
+second visit requests the HTML only. They refer to one another by relative URLs, so the version is in one place.
+
 Nothing is loaded from other hosts: the scripts of the explorer are Swagger UI's, from the package fastapi-swagger.
 """
 
+import math
 import mimetypes
+import re
+import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -48,8 +56,7 @@ HEADERS = {
     "Permissions-Policy": "microphone=(self)",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Revalidated on every request, 304 while unchanged: a page never runs with some files of an older version.
-    "Cache-Control": "no-cache",
+    "Cache-Control": "no-cache",  # revalidated on every request, 304 while unchanged
     "Accept-Ranges": "none",
 }
 
@@ -59,8 +66,39 @@ TYPES = {".js": "text/javascript", ".svg": "image/svg+xml", ".webmanifest": "app
 """Media types that systems map differently or not at all; with `nosniff` a browser runs no script of another type."""
 
 
+_KEPT = "public, max-age=31536000, immutable"
+_VERSION = re.compile(r"v-[0-9a-f]{16}")
+
+
 class PageFiles(StaticFiles):
-    """Static files with the headers of the page."""
+    """Static files with the headers of the page, each also below the version of all files."""
+
+    def __init__(self) -> None:
+        super().__init__(directory=STATIC, packages=[("fastapi_swagger", "resources")])
+        self._stamps: list[tuple[str, int]] = []
+        self._checked, self._version = -math.inf, ""
+
+    def version(self) -> str:
+        """`v-` and a digest of all files, which may change while a developer edits them."""
+        if time.monotonic() < self._checked + 1.0:
+            return self._version
+        self._checked = time.monotonic()
+        paths = [path for path in sorted(STATIC.rglob("*")) if path.is_file()]
+        stamps = [(str(path), path.stat().st_mtime_ns) for path in paths]
+        if stamps != self._stamps:
+            digest = sha256(b"".join(sha256(path.read_bytes()).digest() for path in paths)).hexdigest()
+            self._stamps, self._version = stamps, f"v-{digest[:16]}"
+        return self._version
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        version, _, rest = path.partition("/")
+        if not _VERSION.fullmatch(version):
+            return await super().get_response(path, scope)
+        response = await super().get_response(rest, scope)
+        # A page of another version, before or after an update, gets the file, and asks again for it the next time.
+        if version == self.version() and response.status_code in (200, 304):
+            response.headers["Cache-Control"] = _KEPT
+        return response
 
     def file_response(self, *arguments: Any, **options: Any) -> Response:
         response = super().file_response(*arguments, **options)
@@ -80,6 +118,23 @@ class StripRange:
         await self._app({**scope, "headers": headers}, receive, send)
 
 
+class StartPage:
+    """index.html, whose files are those of the current version."""
+
+    def __init__(self, files: PageFiles) -> None:
+        self._files = files
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        version = self._files.version()
+        etag = f'W/"{version}"'
+        headers = HEADERS | {"ETag": etag}
+        if etag in Headers(scope=scope).get("if-none-match", ""):
+            await Response(status_code=304, headers=headers)(scope, receive, send)
+            return
+        text = (STATIC / "index.html").read_text(encoding="utf-8").replace('="/static/', f'="/static/{version}/')
+        await HTMLResponse(text, headers=headers)(scope, receive, send)
+
+
 class SingleFile:
     """One of the files at a path of its own."""
 
@@ -96,8 +151,8 @@ def install(app: FastAPI) -> None:
     """Serve the page and the explorer."""
     for suffix, media_type in TYPES.items():
         mimetypes.add_type(media_type, suffix)
-    files = PageFiles(directory=STATIC, packages=[("fastapi_swagger", "resources")])
-    app.router.routes.append(Route("/", _compressed(SingleFile(files, "index.html")), methods=["GET"]))
+    files = PageFiles()
+    app.router.routes.append(Route("/", _compressed(StartPage(files)), methods=["GET"]))
     explorer = SingleFile(files, "docs.html", {"Content-Security-Policy": EXPLORER_POLICY})
     app.router.routes.append(Route("/docs", _compressed(explorer), methods=["GET"]))
     app.mount("/static", _compressed(files), name="static")

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,9 @@ from typing import Any
 import numpy as np
 import soundfile
 from playwright.sync_api import Browser, Page, sync_playwright
+
+sys.path.append(str(Path(__file__).parents[1]))
+from tests.support.page_modules import DEFINE_PAGE_MODULE
 
 SOUNDS = Path(__file__).parent.parent / "api" / "static" / "sounds"
 
@@ -38,7 +42,7 @@ PAINT = """() => {
 # Frames of three seconds, while `each` is done once a frame.
 FRAMES = """async (each) => {
     const step = new Function("frame", "viewport", "return " + each);
-    const { viewport } = await import("/static/js/viewport.js");
+    const { viewport } = await pageModule("viewport.js");
     const times = [];
     for (let frame = 0, until = performance.now() + 3000; performance.now() < until; frame += 1) {
         step(frame, viewport);
@@ -64,7 +68,7 @@ NEXT_EDIT = """() => {
         }).observe(prediction, { childList: true });
     }));
 }"""
-SERVER = "async () => (await import('/static/js/library.js')).library.shown.job.timings.total"
+SERVER = "async () => (await pageModule('library.js')).library.shown.job.timings.total"
 EDITS = 12
 ZOOMS = 10
 TURNS = 20
@@ -96,29 +100,25 @@ def main() -> None:
             browser.close()
             return
         for _ in range(3):
-            page = browser.new_page(viewport={"width": 1440, "height": 900}, bypass_csp=True)
-            page.goto(options.url, wait_until="networkidle")
+            page = opened(browser, options.url, height=900)
             report("first view", page.evaluate(PAINT))
             page.close()
 
         for model in () if options.views else MODELS:
-            page = browser.new_page(viewport={"width": 1440, "height": 1400}, bypass_csp=True)
-            page.goto(options.url, wait_until="networkidle")
+            page = opened(browser, options.url, height=1400)
             page.get_by_label("Model").select_option(model)
             classify(page, SOUNDS / "siren.flac")
             report(f"edits with {model}", edit(page))
             page.close()
 
-        page = browser.new_page(viewport={"width": 1440, "height": 900}, bypass_csp=True)
-        page.goto(options.url, wait_until="networkidle")
+        page = opened(browser, options.url, height=900)
         report("views", views(page, 44_100, Path(folder)))
         page.close()
         if options.views:
             browser.close()
             return
 
-        page = browser.new_page(viewport={"width": 1440, "height": 2400}, bypass_csp=True)
-        page.goto(options.url, wait_until="networkidle")
+        page = opened(browser, options.url, height=2400)
         classify(page, SOUNDS / "siren.flac")
         report("at rest", page.evaluate(FRAMES, "0"))
         page.get_by_role("button", name="Loop").click()
@@ -139,7 +139,7 @@ def main() -> None:
         classify(page, long)
         zoom = "viewport.zoom(frame % 120 < 60 ? 0.93 : 1 / 0.93, 300, 0.5)"
         report("ten minutes, zooming", page.evaluate(FRAMES, zoom))
-        page.evaluate("import('/static/js/viewport.js').then(({ viewport }) => viewport.show(0, 20, 0, 1))")
+        page.evaluate("pageModule('viewport.js').then(({ viewport }) => viewport.show(0, 20, 0, 1))")
         report("ten minutes, panning", page.evaluate(FRAMES, "viewport.pan(0.5)"))
         page.get_by_role("button", name="Play").click()
         report("ten minutes, playing", page.evaluate(FRAMES, "0"))
@@ -178,7 +178,7 @@ def views(page: Page, rate: int, folder: Path) -> dict[str, Any]:
     before = cpu()
     for number in range(ZOOMS):
         start = number / ZOOMS
-        page.evaluate(f"import('/static/js/viewport.js').then(({{ viewport }}) => viewport.show({start}, {start + 1}))")
+        page.evaluate(f"pageModule('viewport.js').then(({{ viewport }}) => viewport.show({start}, {start + 1}))")
         page.wait_for_timeout(1_000)  # the picture is computed after a pause without a change
     zoomed = (cpu() - before) / ZOOMS
     page.get_by_role("button", name="3-D").click()
@@ -226,6 +226,14 @@ def edit(page: Page) -> dict[str, Any]:
         "median_of_the_server_ms": round(float(np.median(server))),
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+def opened(browser: Browser, url: str, *, height: int) -> Page:
+    """The page, loaded."""
+    page = browser.new_page(viewport={"width": 1440, "height": height}, bypass_csp=True)
+    page.add_init_script(DEFINE_PAGE_MODULE)
+    page.goto(url, wait_until="networkidle")
+    return page
 
 
 def live(browser: Browser, url: str, model: str) -> dict[str, Any]:

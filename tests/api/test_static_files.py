@@ -171,3 +171,25 @@ def test_colormap_tables_are_complete(http: httpx2.Client) -> None:
     tables = json.loads(http.get("/static/colormaps.json").text)
     assert list(tables) == ["magma", "viridis", "cividis", "grey"]
     assert all(re.fullmatch("[0-9a-f]{1536}", table) for table in tables.values())
+
+
+def test_a_second_visit_requests_the_html_only(http: httpx2.Client) -> None:
+    """Files below the version of the page are kept for a year; those of another version are asked for again."""
+    text = http.get("/").text
+    links = re.findall(r'(?:src|href)="(/static/[^"]+)"', text)
+    version = links[0].split("/")[2]
+    assert len(links) > 5
+    assert all(link.startswith(f"/static/{version}/") for link in links)
+    for link in links:
+        assert http.get(link).headers["cache-control"] == "public, max-age=31536000, immutable"
+    for other in (links[0].replace(version, "v-0123456789abcdef"), links[0].replace(f"{version}/", "")):
+        answer = http.get(other)
+        assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-cache")
+    assert http.get(f"/static/{version}/js/none.js").status_code == 404
+    assert http.get(f"/static/{version}/{version}/js/main.js").status_code == 404
+
+
+def test_scripts_name_no_path_of_the_server() -> None:
+    """They load others relative to themselves, so that all are of one version."""
+    for path in sorted((STATIC / "js").rglob("*.js")):
+        assert "/static/" not in path.read_text(), path

@@ -17,6 +17,7 @@ from playwright.sync_api import Error as PlaywrightError
 
 from tests.conftest import ROOT
 from tests.e2e.conftest import Stack, running_stack
+from tests.support.page_modules import DEFINE_PAGE_MODULE
 
 SOUNDS = ROOT / "api" / "static" / "sounds"
 SHOTS = ROOT / "runs" / "screenshots"  # for people to look at; never compared
@@ -123,6 +124,7 @@ def open_page(browser: Browser, stack: Stack) -> Iterator[Open]:
         )
         if not first_visit:
             context.add_init_script(RETURNING)
+        context.add_init_script(DEFINE_PAGE_MODULE)
         page = context.new_page()
         errors: list[str] = []
         page.expected_errors = []  # type: ignore[attr-defined]

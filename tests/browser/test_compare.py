@@ -25,7 +25,7 @@ def results(page: Page) -> list[dict[str, float]]:
     """The confidences of both by class, left first."""
     found: list[dict[str, float]] = page.evaluate(
         """async () => {
-            const { library } = await import("/static/js/library.js");
+            const { library } = await pageModule("library.js");
             const left = library.selected;
             const right = library.sounds.find((one) => one !== left);
             return [left, right].map(({ result }) =>
@@ -76,8 +76,8 @@ def test_the_difference_is_right_minus_left(page: Page) -> None:
     """Cell by cell, over the length of the shorter one; there is none for other axes."""
     values = page.evaluate(
         """async () => {
-            const { difference } = await import("/static/js/compare/difference.js");
-            const { Matrix } = await import("/static/js/matrix.js");
+            const { difference } = await pageModule("compare/difference.js");
+            const { Matrix } = await pageModule("matrix.js");
             const a = new Matrix(2, 3, Float32Array.from([1, 2, 3, 4, 5, 6]));
             const b = new Matrix(2, 2, Float32Array.from([10, 20, 30, 40]));
             const none = difference(a, new Matrix(3, 2, new Float32Array(6)));

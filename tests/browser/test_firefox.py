@@ -10,6 +10,7 @@ from tests.browser.conftest import SHOTS, SOUNDS
 from tests.browser.firefox import Firefox, running_firefox
 from tests.browser.test_sound import PAINTED
 from tests.e2e.conftest import Stack
+from tests.support.page_modules import PAGE_MODULE
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -35,7 +36,7 @@ def button(name: str) -> str:
 
 def module(name: str, expression: str) -> str:
     """An expression with the exports of a module of the page."""
-    return f"import('/static/js/{name}.js').then(({{ {name.rpartition('/')[2]} }}) => {expression})"
+    return f"({PAGE_MODULE})('{name}.js').then(({{ {name.rpartition('/')[2]} }}) => {expression})"
 
 
 def test_the_main_path(firefox: Firefox, stack: Stack) -> None:

@@ -60,7 +60,7 @@ def traced(page: Page) -> list[str]:
 def highlighted_region(page: Page) -> dict[str, float] | None:
     """The part of the sound that the page highlights."""
     region: dict[str, float] | None = page.evaluate(
-        "import('/static/js/highlight.js').then(({ highlight }) => highlight.region)"
+        "pageModule('highlight.js').then(({ highlight }) => highlight.region)"
     )
     return region
 
@@ -223,8 +223,8 @@ def test_residual_block_is_explained_with_its_own_maps(residual: Page) -> None:
     expect(block).to_contain_text("times as strong")
     added = residual.evaluate(
         """async () => {
-            const { library } = await import("/static/js/library.js");
-            const { fetchChannels } = await import("/static/js/network/fetch-channels.js");
+            const { library } = await pageModule("library.js");
+            const { fetchChannels } = await pageModule("network/fetch-channels.js");
             const fetched = await fetchChannels(library.selected, "layer1.block2");
             const channel = (part) => fetched.get(`layer1.block2${part}`)[3].values;
             const [sum, residual, shortcut] = [channel(""), channel(".residual"), channel(".shortcut")];
@@ -242,7 +242,7 @@ def test_only_cursors_move_while_playing(residual: Page) -> None:
     opened(residual, "layer2.block1")
     moved = residual.evaluate(
         """async () => {
-            const { playhead } = await import("/static/js/playhead.js");
+            const { playhead } = await pageModule("playhead.js");
             const ready = (matrix) => matrix.querySelector(".empty:not([hidden])")
                 || matrix.firstChild.width === Math.round(matrix.clientWidth * devicePixelRatio);
             const all = [...document.querySelectorAll(".network .matrix")];
@@ -384,8 +384,8 @@ def test_network_of_patches_is_described(open_page: Open, stack: Stack) -> None:
 
 
 DESCRIBED = """async (card) => {
-  const { buildNetwork } = await import("/static/js/network/graph.js");
-  const { describe } = await import("/static/js/network/descriptions.js");
+  const { buildNetwork } = await pageModule("network/graph.js");
+  const { describe } = await pageModule("network/descriptions.js");
   const network = buildNetwork(card, { maps: new Map(), windows: [], window: 0, camClass: "", cam: null });
   return Object.fromEntries([...network.nodes].map(([id, node]) => [id, describe(node, network)]));
 }"""

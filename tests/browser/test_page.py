@@ -23,7 +23,7 @@ def test_arrays_on_the_page_are_those_of_the_api(classified: Page, stack: Stack)
     job = job_id(classified)
     read = classified.evaluate(
         """async (job) => {
-            const { getResult } = await import("/static/js/api.js");
+            const { getResult } = await pageModule("api.js");
             const got = await getResult(job);
             const plain = ({ rows, columns, values }) => ({ shape: [rows, columns], values: [...values] });
             return {
@@ -200,7 +200,7 @@ def test_every_panel_shows_the_sound_that_is_selected(page: Page) -> None:
     page.locator(".select", has_text="empty.wav").click()
     for route in held:
         route.continue_()
-    page.wait_for_function("import('/static/js/main.js').then(() => !document.getElementById('model').disabled)")
+    page.wait_for_function("pageModule('main.js').then(() => !document.getElementById('model').disabled)")
     expect(page).to_have_title("empty.wav – Otoscope")
     page.wait_for_timeout(200)
     expect(page.locator("#prediction h1")).to_have_text("empty.wav")

@@ -22,7 +22,7 @@ def test_chosen_file_shows_the_result_of_the_api(page: Page, stack: Stack) -> No
     job = httpx2.get(f"{stack.url}/v1/jobs/{job_id(page)}").json()
     first = job["result"]["predictions"][0]
     expect(page.locator(".top-class strong")).to_have_text(first["class"])
-    percent = page.evaluate("async (it) => (await import('/static/js/format.js')).percent(it)", first["confidence"])
+    percent = page.evaluate("async (it) => (await pageModule('format.js')).percent(it)", first["confidence"])
     expect(page.locator(".bars .number").first).to_have_text(percent)
     expect(page.locator(".title h1")).to_have_text("siren.flac")
     facts = page.locator(".title .chips")
@@ -71,8 +71,8 @@ def test_dropped_files_become_a_list(page: Page) -> None:
 @pytest.mark.parametrize("name", [sound.stem for sound in sorted(SOUNDS.glob("*.flac"))])
 def test_bundled_sound_is_offered_and_classified(page: Page, name: str) -> None:
     """Every sound that comes with the page is offered and classified."""
-    offered = page.evaluate("import('/static/js/samples.js').then(({ samples }) => samples)")
-    words = page.evaluate("import('/static/js/words/en.js').then(({ words }) => words)")
+    offered = page.evaluate("pageModule('samples.js').then(({ samples }) => samples)")
+    words = page.evaluate("pageModule('words/en.js').then(({ words }) => words)")
     button = next(words[sample["name"]] for sample in offered if sample["file"] == f"{name}.flac")
     page.get_by_role("button", name=button, exact=True).click()
     page.locator("#prediction .prediction").wait_for(timeout=30_000)
@@ -108,7 +108,7 @@ def test_several_files_run_in_their_order(page: Page) -> None:
     """Of several files the first is selected and submitted first."""
     names = ["siren.flac", "church-bell.flac", "knocking.flac", "sea.flac"]
     page.evaluate(
-        """() => import('/static/js/library.js').then(({ library }) => {
+        """() => pageModule('library.js').then(({ library }) => {
             window.order = [];
             library.on("change", ({ name, phase }) => {
                 if (phase === "uploading" && !order.includes(name)) order.push(name);
@@ -140,7 +140,7 @@ def test_refused_file_shows_its_error_alone(page: Page) -> None:
 def test_sample_on_a_slow_line_is_busy_and_added_once(page: Page) -> None:
     """The pressed button is busy until its sound is there; a second press adds nothing."""
     held: list[Route] = []
-    page.route("**/static/sounds/siren.flac", lambda route: held.append(route))
+    page.route("**/sounds/siren.flac", lambda route: held.append(route))
     button = page.get_by_role("button", name="Siren", exact=True)
     button.click()
     expect(button).to_have_attribute("aria-busy", "true")
@@ -155,7 +155,7 @@ def test_no_message_stays_when_the_server_is_back(page: Page) -> None:
     """A sample that could not be fetched leaves no `does not respond` behind once the server responds."""
     page.expected_errors.append("ERR_FAILED")  # type: ignore[attr-defined]
     failing = [True]
-    for path in ("**/static/sounds/*", "**/health/live"):
+    for path in ("**/sounds/*", "**/health/live"):
         page.route(path, lambda route: route.abort() if failing[0] else route.continue_())
     page.get_by_role("button", name="Siren", exact=True).click()
     expect(page.locator("#connection")).to_be_visible()
@@ -181,7 +181,7 @@ def test_queue_that_does_not_move_is_reported(open_page: Open, stack: Stack) -> 
 def test_file_dialogs_offer_what_the_server_reads(page: Page) -> None:
     """Both file dialogs offer the extensions of `/v1/limits`, M4A among them."""
     expect(page.get_by_label("Sound files")).to_have_attribute("accept", re.compile(r"\.m4a"))
-    accept = page.evaluate("import('/static/js/upload.js').then(({ acceptedTypes }) => acceptedTypes())")
+    accept = page.evaluate("pageModule('upload.js').then(({ acceptedTypes }) => acceptedTypes())")
     assert accept == page.get_by_label("Sound files").get_attribute("accept")
 
 

@@ -126,7 +126,7 @@ export const getModels = () => json("/v1/models");
  * @returns {Promise<{job: JobWithResult, card: ModelCard}>}
  */
 export async function getExample() {
-  const { job, card } = decode(await request("/static/example.msgpack", (response) => response.arrayBuffer(), {}, "default"));
+  const { job, card } = decode(await request(new URL("../example.msgpack", import.meta.url).href, (response) => response.arrayBuffer(), {}, "default"));
   return { job: unpackJob(job), card };
 }
 

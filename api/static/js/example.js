@@ -26,6 +26,6 @@ export async function showExample(onCard) {
   library.on("list", () => {
     if (!library.sounds.includes(sound)) settings.set("example", false); // removed: it does not come back
   });
-  const response = await fetch(`/static/sounds/${FILE}`);
+  const response = await fetch(new URL(`../sounds/${FILE}`, import.meta.url));
   if (response.ok) library.attach(sound, new File([await response.blob()], FILE, { type: "audio/flac" }));
 }

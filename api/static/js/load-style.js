@@ -3,13 +3,13 @@
 import { h } from "./dom.js";
 
 /**
- * Load a stylesheet of /static/style once.
+ * Load a stylesheet of `style/` once.
  * @param {string} name
  * @returns {Promise<void>}
  */
 export function loadStyle(name) {
   return new Promise((resolve, reject) => {
-    const href = `/static/style/${name}.css`;
+    const { href } = new URL(`../style/${name}.css`, import.meta.url);
     if (document.querySelector(`link[href="${href}"]`)) return resolve();
     const link = h("link", { rel: "stylesheet", href });
     link.onload = () => resolve();

@@ -40,7 +40,7 @@ export async function record({ seconds, bytes, onLevel, onBlock }) {
     context.close();
   }
   try {
-    await context.audioWorklet.addModule("/static/js/recorder-worklet.js");
+    await context.audioWorklet.addModule(new URL("recorder-worklet.js", import.meta.url));
   } catch {
     release();
     throw new Error(t("recorder.no_server"));

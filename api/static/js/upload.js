@@ -90,7 +90,7 @@ export function mountUpload(root) {
     showProblem("");
     pressed.ariaBusy = "true";
     try {
-      const response = await fetch(`/static/sounds/${file}`);
+      const response = await fetch(new URL(`../sounds/${file}`, import.meta.url));
       if (!response.ok) throw new Error();
       addFiles([new File([await response.blob()], file, { type: "audio/flac" })]);
     } catch {
