@@ -43,6 +43,21 @@ def sources(room: str) -> list[Path]:
     return sorted(path for path in (ROOT / room).rglob("*.py") if "build" not in path.relative_to(ROOT).parts)
 
 
+def nested(node: ast.AST) -> list[ast.AST]:
+    """The statements in a statement: an import is in no expression."""
+    blocks = (ast.stmt, ast.excepthandler, ast.match_case)
+    return [child for child in ast.iter_child_nodes(node) if isinstance(child, blocks)]
+
+
+@cache
+def statements(path: Path) -> list[ast.AST]:
+    """All of them, wherever in the file."""
+    found: list[ast.AST] = [parsed(path)]
+    for node in found:
+        found += nested(node)
+    return found
+
+
 def imports(path: Path, *, outermost: bool = False) -> Iterator[str]:
     """The top-level package of every import of a file; `outermost` leaves out those that importing it does not run."""
     queue: list[ast.AST] = [parsed(path)]
@@ -57,7 +72,7 @@ def imports(path: Path, *, outermost: bool = False) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno} imports relatively"
             yield (node.module or "").split(".")[0]
-        queue.extend(ast.iter_child_nodes(node))
+        queue.extend(nested(node))
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -181,7 +196,7 @@ def test_rooms_do_not_import_private_names_of_one_another(room: str) -> None:
     found = {
         f"{path.relative_to(ROOT)}:{node.lineno} imports {name}"
         for path in sources(room)
-        for node in ast.walk(parsed(path))
+        for node in statements(path)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in (
             [f"{node.module}.{alias.name}" for alias in node.names]
