@@ -157,12 +157,12 @@ class JobRunner:
                 member.outcome = self._error_of(released[member].result)
             elif isinstance(member.outcome, SkippedJob):
                 member.outcome = self._error_of(partial(self._run_alone, member.job_id, member.outcome))
-        if failed := [member for member in rest if member.outcome]:
+        errors = {member.job_id: member.outcome for member in rest if isinstance(member.outcome, Exception)}
+        if errors:
             for member in rest:
-                if member not in failed:
+                if member.job_id not in errors:
                     acknowledge(member.job_id)
-            assert isinstance(failed[0].outcome, Exception)
-            raise failed[0].outcome
+            raise next(iter(errors.values()))
 
     @staticmethod
     def _error_of(function: Callable[[], None]) -> Exception | None:
