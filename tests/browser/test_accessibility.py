@@ -15,7 +15,10 @@ SIREN = SOUNDS / "siren.flac"
 
 
 def problems(page: Page) -> list[str]:
-    """Violations that axe-core finds: WCAG 2.2 AA and its best practices."""
+    """Violations that axe-core finds: WCAG 2.2 AA and its best practices; what still fades in has no contrast yet."""
+    page.wait_for_function("""document.getAnimations().every(
+        (one) => one.playState !== "running" || one.effect.getTiming().iterations === Infinity
+    )""")
     found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     return [f"{one['id']}: {one['help']}: {[node['target'] for node in one['nodes']][:5]}" for one in found]
 
