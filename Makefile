@@ -20,7 +20,8 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 # Processes that run tests. They share nothing: each has a Redis server of its own, and ports from the system.
 JOBS ?= 2
-PARALLEL = -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+# With restarts pytest would wait for ever for the tests of a process that has crashed (pytest-xdist 3.8 with loadgroup).
+PARALLEL = -n $(JOBS) --dist loadgroup --no-loadscope-reorder --max-worker-restart 0
 UNIT := not (process or training or fuzz or browser or data or gpu or slow or long)
 ROOM ?=
 TYPED := api worker shared training otoscope commands compose ops
