@@ -1,6 +1,7 @@
 """A tiny data set in the layout of ESC-50, and a recipe that trains on it within a second."""
 
 import csv
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,13 @@ def write_dataset(root: Path, *, folds: int = 3, takes: int = 4, rate: int = 8_0
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """An engine that an earlier test has made may use more; for tensors this small, two threads mostly wait."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture
