@@ -16,7 +16,7 @@ SIREN = SOUNDS / "siren.flac"
 
 def problems(page: Page) -> list[str]:
     """Violations that axe-core finds: WCAG 2.2 AA and its best practices; what still fades in has no contrast yet."""
-    page.wait_for_function("""document.getAnimations().every(
+    page.wait_for_function("""() => document.getAnimations().every(
         (one) => one.playState !== "running" || one.effect.getTiming().iterations === Infinity
     )""")
     found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
