@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
-from starlette.staticfiles import StaticFiles
+from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.audio.formats import FORMATS
@@ -91,6 +91,8 @@ class PageFiles(StaticFiles):
         return self._version
 
     async def get_response(self, path: str, scope: Scope) -> Response:
+        if path == "index.html":
+            return self._page(scope)
         version, _, rest = path.partition("/")
         if not _VERSION.fullmatch(version):
             return await super().get_response(path, scope)
@@ -101,10 +103,22 @@ class PageFiles(StaticFiles):
         return response
 
     def file_response(self, *arguments: Any, **options: Any) -> Response:
-        response = super().file_response(*arguments, **options)
-        # Weak: the compressed and the plain response are the same file in different bytes.
-        response.headers.update(HEADERS | {"ETag": f"W/{response.headers['etag']}"})
-        return response
+        return _with_headers(super().file_response(*arguments, **options))
+
+    def _page(self, scope: Scope) -> Response:
+        """index.html, whose files are those of the current version."""
+        version = self.version()
+        text = (STATIC / "index.html").read_text(encoding="utf-8").replace('="/static/', f'="/static/{version}/')
+        response: Response = HTMLResponse(text, headers={"ETag": f'"{version}"'})
+        if self.is_not_modified(response.headers, Headers(scope=scope)):
+            response = NotModifiedResponse(response.headers)
+        return _with_headers(response)
+
+
+def _with_headers(response: Response) -> Response:
+    # Weak: the compressed and the plain response are the same file in different bytes.
+    response.headers.update(HEADERS | {"ETag": f"W/{response.headers['etag']}"})
+    return response
 
 
 class StripRange:
@@ -116,23 +130,6 @@ class StripRange:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
         await self._app({**scope, "headers": headers}, receive, send)
-
-
-class StartPage:
-    """index.html, whose files are those of the current version."""
-
-    def __init__(self, files: PageFiles) -> None:
-        self._files = files
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        version = self._files.version()
-        etag = f'W/"{version}"'
-        headers = HEADERS | {"ETag": etag}
-        if etag in Headers(scope=scope).get("if-none-match", ""):
-            await Response(status_code=304, headers=headers)(scope, receive, send)
-            return
-        text = (STATIC / "index.html").read_text(encoding="utf-8").replace('="/static/', f'="/static/{version}/')
-        await HTMLResponse(text, headers=headers)(scope, receive, send)
 
 
 class SingleFile:
@@ -152,7 +149,7 @@ def install(app: FastAPI) -> None:
     for suffix, media_type in TYPES.items():
         mimetypes.add_type(media_type, suffix)
     files = PageFiles()
-    app.router.routes.append(Route("/", _compressed(StartPage(files)), methods=["GET"]))
+    app.router.routes.append(Route("/", _compressed(SingleFile(files, "index.html")), methods=["GET"]))
     explorer = SingleFile(files, "docs.html", {"Content-Security-Policy": EXPLORER_POLICY})
     app.router.routes.append(Route("/docs", _compressed(explorer), methods=["GET"]))
     app.mount("/static", _compressed(files), name="static")
