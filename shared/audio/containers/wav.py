@@ -63,20 +63,18 @@ def header_of_sound(
     tag, channels, rate, speed, block, bits = unpack_from(f"{order}HHIIHH", data, begin)
     if tag == EXTENSIBLE:
         tag = unpack_from(f"{order}H", data, begin + 24)[0] if length >= 40 else 1
-    codec = CODECS.get(tag, f"codec {tag:#06x}")
-    by_sndfile = container == "WAV" and tag in SNDFILE_CODECS and (tag not in CODECS or NMS_BLOCKS.get(bits) == block)
+    codec, decoder = CODECS.get(tag, f"codec {tag:#06x}"), Decoder.PYAV
+    if container == "WAV" and tag in SNDFILE_CODECS and (tag not in CODECS or NMS_BLOCKS.get(bits) == block):
+        codec, decoder = SNDFILE_CODECS[tag], Decoder.SNDFILE
     sample_format = _sample_format(tag, bits, block // channels if channels else 0, order)
     if sample_format:
         header = Header(container, f"{codec} {bits} bit", rate, channels, None, at, sample_format=sample_format)
         frame = max(channels * header.sample_bytes, 1)
         header, speed = replace(header, frames=size // frame), frame * rate
-    elif by_sndfile:
-        prefix = _prefix(data[begin : begin + min(length, _MAX_FORMAT)], order, size)
-        header = Header(container, SNDFILE_CODECS[tag], rate, channels, None, at, prefix, decoder=Decoder.SNDFILE)
-    elif codec in DECODERS:
+    elif decoder is Decoder.SNDFILE or codec in DECODERS:
         prefix = _prefix(data[begin : begin + min(length, _MAX_FORMAT)], order, size)
         raw = tag == RAW_AAC and find_adts(data, at) != at
-        header = Header(container, codec, rate, channels, None, at, prefix, decoder=Decoder.PYAV, unframed=raw)
+        header = Header(container, codec, rate, channels, None, at, prefix, decoder=decoder, unframed=raw)
     else:
         raise AudioUnsupported(
             f"{container} with {codec} of {bits} bits is not accepted; PCM of 8 to 32 bits, float of 32 or 64, A-law,"
