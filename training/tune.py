@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from shared.install_hints import install_command
 from training.data.base import Dataset, Fold
 from training.errors import RecipeError, RunError
 from training.fit import processes
@@ -95,7 +96,7 @@ def tune(
         import optuna
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
-        raise RunError(f"the search needs the extra `tune`: .venv/bin/pip install -e '.[tune]' ({error})") from error
+        raise RunError(f"the search needs the extra `tune`: {install_command('tune')} ({error})") from error
 
     processes.check_single()
     if not recipe.optim.holdout and not dataset.train_validation_split(test_fold, 0.0, recipe.seed)[1]:

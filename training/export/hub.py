@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shared.install_hints import install_command
 from training.errors import DownloadError, ExportError, TrainingError
 from worker.model.checkpoint import CONFIG, ModelConfig, ModelError, load_model, read_config
 
@@ -26,7 +27,7 @@ _LICENCES = {  # beginning of a licence in a config, identifier of the Hub
     "CC BY 4.0": "cc-by-4.0", "CC0": "cc0-1.0", "Apache-2.0": "apache-2.0", "MIT": "mit",
 }  # fmt: skip
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n+", re.DOTALL)
-_NEEDS = "needs the extra `hub`: .venv/bin/pip install -e '.[hub]'"
+_NEEDS = f"needs the extra `hub`: {install_command('hub')}"
 
 
 def push(directory: Path, repository: str, *, private: bool = False) -> str:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shared.install_hints import install_command
 from training.errors import RunError
 from training.eval.plots import confusion_image
 from training.fit.parts import find_part
@@ -162,7 +163,7 @@ class Trackers:
             except ImportError as error:
                 raise RunError(
                     f"the tracker {name} needs {_PACKAGES.get(name, 'a package')}, which is not installed: {error};"
-                    " .venv/bin/pip install -e '.[track]'"
+                    f" {install_command('track')}"
                 ) from error
 
     def __enter__(self) -> "Trackers":
