@@ -98,7 +98,7 @@ def test_the_application_takes_only_the_public_contract_from_the_client(room: st
     found = {
         f"{path.relative_to(ROOT)} imports {name}"
         for path in sources(room)
-        for node in ast.walk(parsed(path))
+        for node in statements(path)
         for name in (
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)

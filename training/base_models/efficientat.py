@@ -43,25 +43,21 @@ def convert(path: Path) -> Network:
         "pooling.linear": "classifier.2",
         "head.1": "classifier.5",
     }
-    number, inputs, design = 0, config.design().stem, config.design()
-    for stage, (_, blocks) in enumerate(design.stages):
-        for index, block in enumerate(blocks):
-            number += 1
-            parts = [
-                *(["expand"] if block.expanded != inputs else []),
-                "depthwise",
-                *(["gates"] if block.gates else []),
-                "project",
-            ]
-            for at, part in enumerate(parts):
-                ours, theirs = f"stages.{stage}.{index}.{part}", f"features.{number}.block.{at}"
-                if part == "gates":
-                    names |= {f"{ours}.{one}": f"{theirs}.conc_se_layers.0.{other}" for one, other in _GATES}
-                else:
-                    names |= {f"{ours}.{layer}": f"{theirs}.{layer}" for layer in (0, 1)}
-            inputs = block.outputs
-    last = f"stages.{len(design.stages) - 1}.{len(design.stages[-1][1])}"
-    names |= {f"{last}.{layer}": f"features.{number + 1}.{layer}" for layer in (0, 1)}
+    design = config.design()
+    for number, (name, block, _, inputs) in enumerate(design.blocks(), start=1):
+        parts = [
+            *(["expand"] if block.expanded != inputs else []),
+            "depthwise",
+            *(["gates"] if block.gates else []),
+            "project",
+        ]
+        for at, part in enumerate(parts):
+            ours, theirs = f"{name}.{part}", f"features.{number}.block.{at}"
+            if part == "gates":
+                names |= {f"{ours}.{one}": f"{theirs}.conc_se_layers.0.{other}" for one, other in _GATES}
+            else:
+                names |= {f"{ours}.{layer}": f"{theirs}.{layer}" for layer in (0, 1)}
+    names |= {f"{design.last_name}.{layer}": f"features.{number + 1}.{layer}" for layer in (0, 1)}
     return with_weights(config, read_pytorch(path), names, path, "mn10_as of EfficientAT", time_first=False)
 
 

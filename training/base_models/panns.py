@@ -71,22 +71,18 @@ class Cnn14Weights:
 def mobilenet_v2(path: Path) -> Network:
     """MobileNetV2 with the weights of a checkpoint, in evaluation mode. Raises BaseModelError."""
     config = MobileNetV2Config(classes=CLASSES)
-    design, number, inputs = config.design(), 0, config.design().stem
+    design = config.design()
     names = {**_COMMON, "stem.0": "features.0.0", "stem.2": "features.0.2"}
-    for stage, (stride, blocks) in enumerate(design.stages):
-        for index, block in enumerate(blocks):
-            number += 1
-            ours, theirs, at = f"stages.{stage}.{index}", f"features.{number}.conv", 0
-            if block.expanded != inputs:
-                names |= {f"{ours}.expand.0": f"{theirs}.0", f"{ours}.expand.1": f"{theirs}.1"}
-                at = 3  # behind convolution, normalisation and activation
-            # There, average pooling stands behind every depthwise convolution, also without a stride.
-            norm = 2 if stride > 1 and index == 0 else 1
-            names |= {f"{ours}.depthwise.0": f"{theirs}.{at}", f"{ours}.depthwise.{norm}": f"{theirs}.{at + 2}"}
-            names |= {f"{ours}.project.0": f"{theirs}.{at + 4}", f"{ours}.project.1": f"{theirs}.{at + 5}"}
-            inputs = block.outputs
-    last = f"stages.{len(design.stages) - 1}.{len(design.stages[-1][1])}"
-    names |= {f"{last}.{layer}": f"features.{number + 1}.{layer}" for layer in (0, 1)}
+    for number, (ours, block, stride, inputs) in enumerate(design.blocks(), start=1):
+        theirs, at = f"features.{number}.conv", 0
+        if block.expanded != inputs:
+            names |= {f"{ours}.expand.0": f"{theirs}.0", f"{ours}.expand.1": f"{theirs}.1"}
+            at = 3  # behind convolution, normalisation and activation
+        # There, average pooling stands behind every depthwise convolution, also without a stride.
+        norm = 2 if stride > 1 else 1
+        names |= {f"{ours}.depthwise.0": f"{theirs}.{at}", f"{ours}.depthwise.{norm}": f"{theirs}.{at + 2}"}
+        names |= {f"{ours}.project.0": f"{theirs}.{at + 4}", f"{ours}.project.1": f"{theirs}.{at + 5}"}
+    names |= {f"{design.last_name}.{layer}": f"features.{number + 1}.{layer}" for layer in (0, 1)}
     state = _checked(read_pytorch(path), FRONTEND_32K, path)
     return with_weights(config, state, names, path, "MobileNetV2 of PANNs", time_first=True)
 

@@ -86,6 +86,13 @@ class Network(nn.Module):
         """Names of the layers that `pool` takes, in the order of computation."""
         raise NotImplementedError
 
+    def classified(self, levels: list[Tensor], report: ActivationHook) -> Tensor:
+        """The activations that `pool` takes -> logits (batch, classes)."""
+        embedding = self.pool(levels)
+        report("embedding", embedding)
+        logits: Tensor = self.head(embedding)
+        return logits
+
     def trunk(self) -> list[nn.Module]:
         """The parts before the head, from input to output: gradual unfreezing starts at the end of this list."""
         raise NotImplementedError

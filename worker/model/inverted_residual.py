@@ -1,7 +1,7 @@
 """What MobileNetV2 (Sandler et al., 2018, arXiv:1801.04381) and MobileNetV3 (Howard et al., 2019, arXiv:1905.02244)
 have in common: a stem, inverted residual blocks in stages of one resolution each, and a 1×1 convolution at the end."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -53,6 +53,19 @@ class Design:
         if activation is not None:
             parts.append(activation())
         return nn.Sequential(*parts)
+
+    def blocks(self) -> Iterator[tuple[str, Block, int, int]]:
+        """Name, block, stride and input channels of each inverted residual block, in the order of computation."""
+        inputs = self.stem
+        for stage, (stride, blocks) in enumerate(self.stages):
+            for index, block in enumerate(blocks):
+                yield f"stages.{stage}.{index}", block, stride if index == 0 else 1, inputs
+                inputs = block.outputs
+
+    @property
+    def last_name(self) -> str:
+        """The name of the 1×1 convolution at the end."""
+        return f"stages.{len(self.stages) - 1}.{len(self.stages[-1][1])}"
 
     def path(self, kernel: int, stride: int) -> list[tuple[int, int, int]]:
         """(size, stride, padding) of the windows of a convolution."""
@@ -110,10 +123,7 @@ class InvertedResidualNetwork(Network):
                 x = block(x)  # in the end (batch, width, mels / 32, frames / 32)
                 report(f"layer{number}.block{index}", x)
             report(f"layer{number}", x)
-        embedding = self.pool([x])
-        report("embedding", embedding)
-        logits: Tensor = self.head(embedding)  # (batch, classes)
-        return logits
+        return self.classified([x], report)
 
     def structure(self) -> dict[str, Node]:
         """Blocks that add their input are `plain`, too: nothing follows the sum."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.support.receptive_fields import changed_columns
 from worker.model.activations import ActivationRecorder
 from worker.model.architectures import build_network
 from worker.model.architectures.cnn14 import Cnn14, Cnn14Config
@@ -35,17 +36,13 @@ def test_the_layers_are_those_of_the_structure() -> None:
 def test_a_cell_depends_on_its_receptive_field() -> None:
     """Cells change where a frame of their field changed, and no others do."""
     network, x, frame = small(), torch.rand(1, 1, 64, 640), 300
-    changed = x.clone()
-    changed[..., frame] += 1
-    before, after = (ActivationRecorder(network, maps=[0], embedding=[], cam=[]) for _ in range(2))
-    network(x, before)
-    network(changed, after)
+    reached = changed_columns(network, x, frame)
     for name, node in network.structure().items():
         field = node.receptive_field
-        columns = (before.maps[name] != after.maps[name]).any(dim=(0, 1)).nonzero().flatten().tolist()
+        columns, count = reached[name]
         expected = [
             column
-            for column in range(before.maps[name].shape[2])
+            for column in range(count)
             if field.start + column * field.stride <= frame < field.start + column * field.stride + field.size
         ]
         assert columns, name

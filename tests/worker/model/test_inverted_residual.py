@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.support.receptive_fields import changed_columns
 from worker.model.activations import ActivationRecorder
 from worker.model.architectures.mobilenet_v2 import MobileNetV2, MobileNetV2Config
 from worker.model.architectures.mobilenet_v3 import MobileNetV3, MobileNetV3Config
@@ -43,14 +44,10 @@ def test_a_cell_depends_on_its_receptive_field(name: str) -> None:
     for module in network.modules():
         if hasattr(module, "gates"):
             module.gates = torch.nn.Identity()
-    changed = x.clone()
-    changed[..., frame] += 1
-    before, after = (ActivationRecorder(network, maps=[0], embedding=[], cam=[]) for _ in range(2))
-    network(x, before)
-    network(changed, after)
+    reached = changed_columns(network, x, frame)
     for layer, node in network.structure().items():
         field = node.receptive_field
-        columns = (before.maps[layer] != after.maps[layer]).any(dim=(0, 1)).nonzero().flatten().tolist()
+        columns, _ = reached[layer]
         assert columns, layer
         for column in columns:
             start = field.start + column * field.stride

@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from tests.support.receptive_fields import changed_columns
 from worker.model.activations import ActivationRecorder
 from worker.model.architectures import build_network, parse
 from worker.model.architectures.mobilenet_v1 import MobileNetConfig, MobileNetV1
@@ -64,15 +65,11 @@ def test_a_cell_depends_on_its_receptive_field_within_its_patch(layers: int) -> 
     """A changed frame changes cells of its own patch only, and of those no cell with another receptive field."""
     network, x, frame = small(layers=layers, patch_hop=96), torch.rand(1, 1, 64, 288), 120
     assert network.pooled_layers == tuple(network.structure())[-1:]
-    changed = x.clone()
-    changed[..., frame] += 1
-    before, after = (ActivationRecorder(network, maps=[0], embedding=[], cam=[]) for _ in range(2))
-    network(x, before)
-    network(changed, after)
+    reached = changed_columns(network, x, frame)
     for name, node in network.structure().items():
         field = node.receptive_field
         assert field.patch == 96
-        columns = (before.maps[name] != after.maps[name]).any(dim=(0, 1)).nonzero().flatten().tolist()
+        columns, _ = reached[name]
         assert columns, name
         for column in columns:
             start = field.start + column * field.stride

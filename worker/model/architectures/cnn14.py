@@ -6,9 +6,9 @@ pooling, as in PANNs: so it belongs to the trunk, and not to the head.
 """
 
 from collections.abc import Collection
-from typing import Annotated, Literal, cast
+from typing import Literal, cast
 
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,7 +31,6 @@ class Cnn14Config(ArchitectureConfig):
     """Everything needed to build the network except its weights."""
 
     type: Literal["cnn14"] = "cnn14"
-    dropout: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.5,)  # one before each linear layer of the head
     mels: PositiveInt = 64  # rows of the spectrogram, which are normalised one by one
     width: PositiveInt = 64  # channels of the first stage; each other one has twice as many as the one before
 
@@ -72,10 +71,7 @@ class Cnn14(Network):
                 report(f"layer{number}.block{index}", x)
             report(f"layer{number}", x)
             x = functional.dropout(x, _DROPOUT, self.training)
-        embedding = self.pool([x])
-        report("embedding", embedding)
-        logits: Tensor = self.head(embedding)  # (batch, classes)
-        return logits
+        return self.classified([x], report)
 
     def structure(self) -> dict[str, Node]:
         nodes: dict[str, Node] = {}

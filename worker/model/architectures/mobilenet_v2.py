@@ -5,7 +5,7 @@ pooling stands for strides.
 The embedding is the output of the linear layer behind the pooling: so it belongs to the trunk, and not to the head.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveInt
 from torch import nn
@@ -31,7 +31,6 @@ class MobileNetV2Config(ArchitectureConfig):
     """Everything needed to build the network except its weights."""
 
     type: Literal["mobilenet-v2"] = "mobilenet-v2"
-    dropout: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.5,)  # one before each linear layer of the head
     mels: PositiveInt = 64  # rows of the spectrogram, which are normalised one by one
     width: float = Field(default=1.0, gt=0, le=4)  # factor of the channels of every layer
 

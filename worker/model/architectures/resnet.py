@@ -171,10 +171,7 @@ class ResidualCNN(Network):
                 report(name, x)
             report(f"layer{number}", x)
             levels.append(x)
-        embedding = self.pool(levels)
-        report("embedding", embedding)
-        logits: Tensor = self.head(embedding)  # (batch, classes)
-        return logits
+        return self.classified(levels, report)
 
     def structure(self) -> dict[str, Node]:
         nodes: dict[str, Node] = {}
