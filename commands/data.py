@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.train import Changes, RecipeName, StartName, load_changed_recipe, load_data, recipe_and_start
+from commands.options import Changes, RecipeName, StartName, load_changed_recipe, load_data, recipe_and_start
 
 if TYPE_CHECKING:
     from training.data.custom.ingest import ImportResult

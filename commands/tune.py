@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from commands.train import Changes, Data, FoldName, StartName, command_options, load_data, parse_fold, recipe_and_start
+from commands.options import (
+    Changes,
+    Data,
+    FoldName,
+    StartName,
+    command_options,
+    load_data,
+    parse_fold,
+    recipe_and_start,
+)
 
 
 def tune(

@@ -179,7 +179,7 @@ def test_commands_of_the_application_are_found_through_entry_points(monkeypatch:
     monkeypatch.setitem(sys.modules, "commands.train", module)
     assert CliRunner().invoke(app, ["train", "esc50", "--epochs", "2"]).exit_code == 0
     assert calls == [("esc50", 2)]
-    monkeypatch.setitem(sys.modules, "commands.train", None)
+    monkeypatch.setitem(sys.modules, "commands.evaluate", None)
     missing = CliRunner().invoke(app, ["evaluate", "--model", "x"])
     assert missing.exit_code == 1
     assert ".venv/bin/pip install -e ./otoscope -e '.[worker,train]'" in missing.stderr
@@ -191,9 +191,9 @@ def test_a_package_that_a_command_lacks_is_named(monkeypatch: pytest.MonkeyPatch
     def export() -> None:
         raise ModuleNotFoundError("No module named 'onnx'")
 
-    module = ModuleType("commands.train")
+    module = ModuleType("commands.evaluate")
     monkeypatch.setattr(module, "export", export, raising=False)
-    monkeypatch.setitem(sys.modules, "commands.train", module)
+    monkeypatch.setitem(sys.modules, "commands.evaluate", module)
     failed = CliRunner().invoke(app, ["export"])
     assert failed.exit_code == 1
     assert "-e '.[worker,onnx]'" in failed.stderr

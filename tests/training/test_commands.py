@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from commands.train import INTERRUPTED, _interrupted
+from commands.options import INTERRUPTED
+from commands.train import _interrupted
 from otoscope.cli.main import app
 from shared.audio.decode import decode
 from tests.conftest import PYTHON
