@@ -71,6 +71,30 @@ def test_two_processes_have_the_loss_curve_of_one(data: Path, tmp_path: Path, op
         assert torch.allclose(shared[name].float(), values.float(), rtol=0.02, atol=0.01), name
 
 
+LEFT = """
+import os, sys
+from pathlib import Path
+import torch
+from training.fit import processes
+
+with processes.joined():
+    network = processes.parallel(torch.nn.Linear(2, 1))
+    network(torch.ones(1, 2)).sum().backward()
+    del network
+print(*(Path(thread, "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()), file=sys.stderr)
+"""
+
+
+def test_threads_of_the_group_end_with_it(tmp_path: Path) -> None:
+    """One that is left may abort the process at its end."""
+    script = tmp_path / "left.py"
+    script.write_text(LEFT)
+    start = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    ended = run(start)
+    assert ended.returncode == 0, ended.stderr
+    assert "gloo" not in ended.stderr
+
+
 def test_interrupted_processes_resume(data: Path, tmp_path: Path) -> None:
     """SIGTERM to all of them saves one checkpoint after a common step; as many processes go on from it, with dropout
     bit for bit, and another number is refused."""

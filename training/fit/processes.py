@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional
@@ -27,6 +28,10 @@ from torch.overrides import TorchFunctionMode
 from training.errors import RunError
 
 Value = TypeVar("Value")
+
+# torch.distributed.nn.functional is imported before there is a group, which is a default value of its functions.
+# DistributedDataParallel imports it later, and then it keeps the group and threads of gloo until the interpreter ends,
+# which some processes do with SIGABRT ("terminate called without an active exception", as in pytorch/pytorch#190489).
 
 _WAIT = timedelta(days=7)  # while rank 0 decodes or measures; torchrun ends all processes when one of them fails
 
