@@ -1,6 +1,7 @@
 """Upper bound of the inference throughput on this machine, and how much of it the batcher keeps.
 
     .venv/bin/python bench/engine.py [--model resnet-21m] [--engines torch openvino] [--int8] [--batches 1 8 32]
+        [--format OGG]
 
 `limit` decodes, computes the log-mel spectrogram and runs the network, so many clips at a time, in as many threads as
 the engine has device threads, in one process without HTTP or queue. `engine` submits the same clips to the batcher, as
@@ -42,19 +43,23 @@ def main() -> None:
     parser.add_argument("--engines", nargs="*", default=["auto"], help="auto, torch, openvino")
     parser.add_argument("--int8", action="store_true", help="in 8 bits")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32])
+    parser.add_argument("--format", default="OGG", choices=("OGG", "MP3", "FLAC", "WAV"), help="of the sounds")
     parser.add_argument("--seconds", type=float, default=10)
     options = parser.parse_args()
     keep_freed_memory()
     report: dict[str, Any] = {"machine": describe(), "options": vars(options), "figures": []}
+    sounds = encoded(options.format)
     for choice in options.engines:
-        for figure in measure(options.model, choice, options.int8, options.batches, options.seconds):
+        for figure in measure(options.model, choice, options.int8, options.batches, options.seconds, sounds):
             report["figures"].append(figure)
             name, what = f"{figure['engine']}, batch {figure['batch']}", figure["what"]
             print(f"{name:32s} {what:8s} {figure['per_second']:8.1f} clips/s", file=sys.stderr)
     print(json.dumps(report))
 
 
-def measure(name: str, choice: str, int8: bool, batches: list[int], seconds: float) -> list[dict[str, Any]]:
+def measure(
+    name: str, choice: str, int8: bool, batches: list[int], seconds: float, sounds: list[bytes]
+) -> list[dict[str, Any]]:
     """Clips a second of one engine with one model."""
     with tempfile.TemporaryDirectory() as folder:
         model = read_model(model_directory(name, Path(folder)) / name)
@@ -68,7 +73,7 @@ def measure(name: str, choice: str, int8: bool, batches: list[int], seconds: flo
         figures.append(figure)
 
     for batch in batches:
-        add("limit", batch, limit(engine, served, batch, seconds))
+        add("limit", batch, limit(engine, served, batch, seconds, sounds))
         if device.type == "cuda":
             for what, step in on_gpu(engine, served, batch).items():
                 add(what, batch, rate(lambda step=step: (step(), torch.cuda.synchronize()), batch, seconds, 1))  # type: ignore[misc]
@@ -86,14 +91,14 @@ def with_ranges(model: Model) -> Model:
     return type(model)(config, model.frontend, model.network)
 
 
-def limit(engine: Engine, served: LoadedModel, batch: int, seconds: float) -> float:
+def limit(engine: Engine, served: LoadedModel, batch: int, seconds: float, sounds: list[bytes]) -> float:
     """Files in, results out. A single clip at a time uses all cores."""
-    sounds, wanted = itertools.cycle(encoded()), served.model.config.frontend.sample_rate
+    rest, wanted = itertools.cycle(sounds), served.model.config.frontend.sample_rate
     lock = threading.Lock()
 
     def step() -> None:
         with lock:
-            files = list(itertools.islice(sounds, batch))
+            files = list(itertools.islice(rest, batch))
         engine.run(served, [Window(decode(file, wanted).waveform) for file in files])
 
     return rate(step, batch, seconds, 1 if batch == 1 else engine.device_threads)

@@ -1,6 +1,6 @@
 """Throughput as a share of what the machine can do: limits, engine and stack, measured alternately in one run.
 
-    .venv/bin/python bench/speed.py [--seconds 10] [--model resnet-21m] [--rounds 3]
+    .venv/bin/python bench/speed.py [--seconds 10] [--model resnet-21m] [--format OGG] [--rounds 3]
 
 The baseline is eager PyTorch in two processes of one thread, eight clips at a time, without HTTP or queue
 (bench/peers/limit.py). On a shared machine only measurements that follow each other can be compared: so everything is
@@ -24,16 +24,18 @@ from bench.engine import with_ranges
 from bench.lib.clips import MODEL, encoded, model_directory
 from bench.lib.machine import describe
 from bench.lib.stack import stack, submissions
-from bench.peers.limit import eager_limit
+from bench.peers.limit import measure_limit
 from worker.model.checkpoint import load_model, write_config
 
 BENCH = Path(__file__).parent
 PARTS = "maps,spectrogram"
+UNCOMPRESSED = "64 callers, WAV"
 LOADS = {  # name -> callers, parts, representation
     "1 caller": (1, "", "application/json"),
     "16 callers": (16, "", "application/json"),
     "64 callers": (64, "", "application/json"),
     "256 callers": (256, "", "application/json"),
+    UNCOMPRESSED: (64, "", "application/json"),
     "64 callers, maps and spectrogram as MessagePack": (64, PARTS, "application/msgpack"),
     "64 callers, maps and spectrogram as JSON": (64, PARTS, "application/json"),
 }
@@ -50,6 +52,7 @@ LIKE_PEERS = ("1 caller", "16 callers", "64 callers")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=MODEL, help=f"{MODEL}, or one of models/")
+    parser.add_argument("--format", default="OGG", choices=("OGG", "MP3", "FLAC", "WAV"), help="of the sounds")
     parser.add_argument("--seconds", type=float, default=8, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -68,8 +71,9 @@ def main() -> None:
 
 def one_round(models: Path, directory: Path, options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and figures of each measurement."""
-    yield "eager limit, batch 8", {"per_second": eager_limit(options.seconds, directory)}
-    yield "eager limit, batch 1", {"per_second": eager_limit(options.seconds, directory, batch=1)}
+    for batch in (8, 1):
+        limit = measure_limit(options.seconds, directory, batch, options.format)
+        yield f"eager limit, batch {batch}", {"per_second": limit.per_second}
     for int8 in (False, True):
         for figure in engine(options, int8):
             yield f"{figure['what']}: {figure['engine']}, batch {figure['batch']}", figure
@@ -78,13 +82,15 @@ def one_round(models: Path, directory: Path, options: argparse.Namespace) -> Ite
             for name, (callers, parts, kind) in LOADS.items():
                 if "engine" in settings and name not in LIKE_PEERS:
                     continue
-                requests = submissions(service.target, encoded(), parts, kind)
+                sounds = encoded("WAV" if name == UNCOMPRESSED else options.format)
+                requests = submissions(service.target, sounds, parts, kind)
                 yield f"{which}: {name}", service.load(requests, "callers", callers, options.seconds)
 
 
 def engine(options: argparse.Namespace, int8: bool) -> list[dict[str, Any]]:
     """The figures of bench/engine.py, in a process of its own, so that it leaves nothing in memory."""
     command = [sys.executable, str(BENCH / "engine.py"), "--model", options.model, "--batches", "1", "8"]
+    command += ["--format", options.format]
     command += ["--seconds", str(options.seconds), *(["--int8"] * int8)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])["figures"]
@@ -99,7 +105,7 @@ def table(rounds: list[dict[str, dict[str, Any]]]) -> str:
             limit = one["eager limit, batch 8"]["per_second"]
             columns[name].append({**figure, "share": figure["per_second"] / limit})
     lines = [
-        "| | clips a second | of the eager limit | p50 ms | p99 ms | CPU ms a job: gateway, worker, redis | MB |",
+        "| | clips a second | of the eager limit | p50 ms | p99 ms | CPU ms a job: gateway, worker, decode processes, redis | MB |",
         "|---|---:|---:|---:|---:|---|---|",
     ]
 
@@ -112,7 +118,7 @@ def table(rounds: list[dict[str, dict[str, Any]]]) -> str:
         cost = memory = ""
         if "cpu_ms_a_job" in figures[0]:
             of = [figure["cpu_ms_a_job"] for figure in figures]
-            cost = ", ".join(median(of, process) for process in ("gateway", "worker", "redis"))
+            cost = ", ".join(median(of, process) for process in ("gateway", "worker", "decoders", "redis"))
             memory = ", ".join(f"{process} {held}" for process, held in figures[-1]["memory_mb"].items())
         lines.append(
             f"| {name} | {median(figures, 'per_second')} | {statistics.median(shares):.2f}{spread}"

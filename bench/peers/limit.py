@@ -26,17 +26,13 @@ class Limit:
     cpu_ms: float  # per clip; other load on the machine lowers the rate, and hardly changes this
 
 
-def eager_limit(seconds: float, model: Path | None = None, batch: int = BATCH) -> float:
-    """Clips a second, decoded and classified `batch` at a time by as many processes as each peer has, without HTTP.
+def measure_limit(seconds: float, model: Path | None = None, batch: int = BATCH, kind: str = "WAV") -> Limit:
+    """Clips of that format of `bench.lib.clips.encoded`, decoded and classified `batch` at a time by as many processes as
+    each peer has, without HTTP.
 
     `model` is a model directory; the default is the large one of bench/lib/clips.py. Processes are spawned, so the
     calling script guards its main part. Raises RuntimeError where one of them fails.
     """
-    return measure_limit(seconds, model, batch).per_second
-
-
-def measure_limit(seconds: float, model: Path | None = None, batch: int = BATCH, kind: str = "WAV") -> Limit:
-    """The same with its CPU time, for clips of that format of `bench.lib.clips.encoded`."""
     context = multiprocessing.get_context("spawn")
     together, found = context.Barrier(PROCESSES), context.SimpleQueue()
     with ExitStack() as stack:
