@@ -27,8 +27,8 @@ class Limit:
 
 
 def measure_limit(seconds: float, model: Path | None = None, batch: int = BATCH, kind: str = "WAV") -> Limit:
-    """Clips of that format of `bench.lib.clips.encoded`, decoded and classified `batch` at a time by as many processes as
-    each peer has, without HTTP.
+    """Clips of that format of `bench.lib.clips.encoded`, decoded and classified `batch` at a time, without HTTP, by as
+    many processes as each peer has.
 
     `model` is a model directory; the default is the large one of bench/lib/clips.py. Processes are spawned, so the
     calling script guards its main part. Raises RuntimeError where one of them fails.
