@@ -105,7 +105,7 @@ def table(rounds: list[dict[str, dict[str, Any]]]) -> str:
             limit = one["eager limit, batch 8"]["per_second"]
             columns[name].append({**figure, "share": figure["per_second"] / limit})
     lines = [
-        "| | clips a second | of the eager limit | p50 ms | p99 ms | CPU ms: gateway, worker, decode processes, Redis | MB |",
+        "| | clips a second | of the eager limit | p50 ms | p99 ms | CPU ms: gateway, worker, decoders, Redis | MB |",
         "|---|---:|---:|---:|---:|---|---|",
     ]
 
