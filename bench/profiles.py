@@ -1,9 +1,9 @@
 """Flame graphs of gateway and worker under load: docs/profile-{gateway,worker}.svg.
 
-    .venv/bin/python bench/profiles.py [--model esc50-light] [--callers 16] [--seconds 8]
+    .venv/bin/python bench/profiles.py [--model esc50-light] [--callers 64] [--seconds 8]
 
 Samples Python stacks with py-spy, of threads that hold the interpreter lock: code that waits, or computes without the
-lock, is not included. The light network is the default, since with it queue and gateway dominate.
+lock, is not included. The sounds are Ogg files. The light network is the default, since with it queue and gateway dominate.
 """
 
 import argparse
@@ -24,11 +24,11 @@ PY_SPY = Path(sys.executable).with_name("py-spy")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="esc50-light")
-    parser.add_argument("--callers", type=int, default=16)
+    parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--seconds", type=int, default=8)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, stack(model_directory(options.model, Path(folder))) as service:
-        requests = submissions(service.target, encoded())
+        requests = submissions(service.target, encoded("OGG"))
         arguments = (requests, "callers", options.callers, 2 * options.seconds + 4)
         load = threading.Thread(target=service.load, args=arguments)
         load.start()
