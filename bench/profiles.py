@@ -3,7 +3,8 @@
     .venv/bin/python bench/profiles.py [--model esc50-light] [--callers 64] [--seconds 8]
 
 Samples Python stacks with py-spy, of threads that hold the interpreter lock: code that waits, or computes without the
-lock, is not included. The sounds are Ogg files. The light network is the default, since with it queue and gateway dominate.
+lock, is not included. The sounds are Ogg files. The light network is the default, since with it queue and gateway
+dominate.
 """
 
 import argparse
