@@ -242,6 +242,7 @@ def live(browser: Browser, url: str, model: str) -> dict[str, Any]:
         viewport={"width": 1440, "height": 900}, permissions=["microphone"], bypass_csp=True, base_url=url
     )
     page = context.new_page()
+    page.add_init_script(DEFINE_PAGE_MODULE)
     page.goto("/", wait_until="networkidle")
     page.locator("#model").select_option(model)
     page.get_by_role("button", name="Live", exact=True).click()
