@@ -34,6 +34,19 @@ NAMED = $(strip $(if $(ARGS),$(if $(findstring tests/$(1),$(ARGS)),yes),yes))
 PREPARED := $(if $(ARGS),,page-types) $(if $(call NAMED,browser),browser) $(if $(call NAMED,ops),prometheus) \
     $(if $(call NAMED,shared)$(call NAMED,e2e)$(call NAMED,otoscope),encrypted)
 
+# Tests often wait, so slow checks run beside them. What those print comes after the output of the tests.
+define BESIDE
+printed=$$(mktemp)
+trap 'rm -f "$$printed"' EXIT
+slow_checks >"$$printed" 2>&1 &
+failed=0
+endef
+define FINISH
+wait $$! || failed=1
+cat "$$printed"
+exit $$failed
+endef
+
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
@@ -46,31 +59,29 @@ quick: $(VENV)/.installed-dev ## ruff, mypy and the unit tests; ROOM=api for one
 	@unset "$${!OTOSCOPE_@}" # the tests must not reach a service of yours
 	$(BIN)/ruff check $(QUICK_CODE)
 	$(BIN)/ruff format --check $(QUICK_CODE)
-	# The types are checked beside the tests, on a core that would be idle; their errors are printed after the tests'.
-	types() {
+	slow_checks() {
 	    $(BIN)/mypy $(filter $(TYPED),$(ROOM)) && \
 	    $(if $(filter-out api,$(ROOM)),:,$(MAKE_COMMAND) --no-print-directory page-types)
 	}
-	printed=$$(mktemp)
-	trap 'rm -f "$$printed"' EXIT
-	types >"$$printed" 2>&1 &
-	failed=0
-	$(BIN)/pytest $(PARALLEL) -m '$(UNIT)' $(QUICK_TESTS) $(ARGS) || failed=$$?
-	wait $$! || failed=1
-	cat "$$printed"
-	exit $$failed
+	$(BESIDE)
+	$(BIN)/pytest $(PARALLEL) -m '$(UNIT)' $(QUICK_TESTS) $(ARGS) || failed=1
+	$(FINISH)
 
 test: $(VENV)/.installed-dev $(PREPARED) ## ruff, mypy, bandit and all tests but the long ones; ARGS='tests/otoscope -k client' are for pytest
 	@unset "$${!OTOSCOPE_@}"
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/bandit -q -c pyproject.toml -r api worker shared otoscope training commands
-	$(BIN)/codespell $(wildcard *.md *.toml *.yml) .github $(TYPED) bench docs examples kubernetes tests
-	run() { $(BIN)/pytest $(PARALLEL) -m "not long and $$1" $(ARGS) || [ $$? = 5 ]; } # 5: ARGS name no such test
+	slow_checks() {
+	    $(BIN)/mypy && \
+	    $(BIN)/bandit -q -c pyproject.toml -r api worker shared otoscope training commands && \
+	    $(BIN)/codespell $(wildcard *.md *.toml *.yml) .github $(TYPED) bench docs examples kubernetes tests
+	}
+	$(BESIDE)
+	run() { $(BIN)/pytest $(PARALLEL) -m "not long and $$1" $(ARGS) || [ $$? = 5 ] || failed=1; } # 5: ARGS name no such test
 	run 'not browser and not training'
 	run 'browser' # by themselves: Playwright leaves an event loop and processes behind
 	run 'training and not browser' # by themselves: a process that had run many others ended in one of them, without a message
+	$(FINISH)
 
 test-long: $(VENV)/.installed-dev ## faults, failover, repeated restarts: before a release, on a machine that does nothing else
 	@unset "$${!OTOSCOPE_@}"
@@ -184,7 +195,7 @@ lock: $(VENV)/.created ## pin exact versions in requirements/; ARGS=--upgrade ta
 example-own-sounds example-cat-dog example-esc10-44k: $(VENV)/.installed
 example-own-sounds: ## drone, car or speech: from a folder to a served model; DATA=DIR holds the sounds
 	@$(BIN)/python examples/own_sounds.py "$(DATA)/drone-car-speech"
-example-cat-dog: ## cat or dog from 64 clips, from ImageNet and from other sounds
+example-cat-dog: ## cat or dog from 64 clips, from AudioSet, from ImageNet and from other sounds
 	@$(BIN)/python -c 'import timm' 2>/dev/null || $(PIP) install --editable '.[pictures]'
 	$(BIN)/python examples/cat_dog.py "$(DATA)/esc50-16k"
 example-esc10-44k: ## ESC-10 at 44.1 kHz
