@@ -75,7 +75,7 @@ def main() -> None:
 
 def sound_of(clip: Sound, wave: Wave) -> Sound:
     """The clip with another waveform."""
-    return replace(clip, load=lambda: wave)
+    return replace(clip, blocks=lambda: [wave])
 
 
 def conditions(noise: Path) -> dict[str, Change]:

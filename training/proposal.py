@@ -6,6 +6,7 @@ The time is measured: three steps of the recipe on noise, and the decoding of a 
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -15,7 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from otoscope.errors import AudioError
-from shared.audio.decode import decode
+from shared.audio.decode import SoundStream
 from shared.audio.probe import probe
 from training.data.background import background
 from training.data.base import Clip, Dataset, DatasetInfo, Fold
@@ -41,6 +42,7 @@ UNEVEN = 3.0  # largest over smallest class, from which on clips are weighted
 
 _SHORT_SECONDS = 2.5
 _PROBED, _DECODED = 200, 4  # files whose header is read, and that are decoded
+_DECODED_SECONDS = 60  # of each of them
 _STEPS = 3
 
 
@@ -189,13 +191,17 @@ def _time_steps(recipe: Recipe, setup: TrainingSetup, batch: int) -> tuple[float
 
 
 def _decoding_rate(paths: Sequence[Path], rate: int) -> float:
-    """Seconds of sound that are decoded in a second, by the thread pool that decodes a data set."""
+    """Seconds of sound that are decoded in a second, by the thread pool that decodes a data set; the start of each file
+    is decoded."""
 
     def decoded(path: Path) -> float:
-        try:
-            return decode(path.read_bytes(), rate, IMPORT_LIMITS).seconds
-        except (AudioError, OSError):
-            return 0.0
+        samples = 0
+        with suppress(AudioError, OSError):
+            for block in SoundStream(path.read_bytes(), rate, IMPORT_LIMITS):
+                samples += len(block)
+                if samples > _DECODED_SECONDS * rate:
+                    break
+        return samples / rate
 
     started = time.monotonic()
     seconds = sum(map_ordered(decoded, spread_evenly(paths, _DECODED)))
@@ -207,7 +213,9 @@ def _seconds(path: Path) -> float:
     try:
         data = path.read_bytes()
         header = probe(data, IMPORT_LIMITS)
-        return decode(data, 8_000, IMPORT_LIMITS).seconds if header.seconds is None else header.seconds
+        if header.seconds is not None:
+            return header.seconds
+        return sum(map(len, SoundStream(data, 8_000, IMPORT_LIMITS))) / 8_000
     except (AudioError, OSError):
         return 0.0
 
@@ -240,9 +248,10 @@ def describe_time(seconds: float) -> str:
 
 
 def device_name() -> str:
-    """`this CPU (2 cores)`, or the name of the GPU."""
+    """`this CPU (2 threads)`, or the name of the GPU."""
     device = pick_device()
     if device.type == "cuda":
         properties: Any = torch.cuda.get_device_properties(device)
         return str(properties.name)
-    return f"this CPU ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    return f"this CPU ({threads} thread{'s' * (threads != 1)})"

@@ -42,8 +42,10 @@ def test_no_model_names_silence_or_noise(name: str) -> None:
     def at(dbfs: float) -> Sound:
         wave = noise(rng, 48_000, 16_000)
         samples = (wave / wave.std() * 10 ** (dbfs / 20)).astype(np.float32)
-        return Sound(lambda: samples, "noise", str(dbfs))
+        return Sound(lambda: [samples], "noise", str(dbfs))
 
-    silences = [Sound(lambda: np.zeros(48_000, np.float32), "silence", "")] + [at(-90 + 4 * step) for step in range(8)]
+    silences = [Sound(lambda: [np.zeros(48_000, np.float32)], "silence", "")] + [
+        at(-90 + 4 * step) for step in range(8)
+    ]
     assert verdicts(name, silences) == {"silent": 9}
     assert verdicts(name, [at(-20) for _ in range(8)])["named"] == 0

@@ -4,8 +4,8 @@ Windows, activity, combination and verdict are the worker's own functions, so th
 recording is a file. Thresholds are fitted on the first minute of each.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from otoscope.errors import AudioError
 from otoscope.types import Verdict
-from shared.audio.decode import decode
+from shared.audio.decode import SoundStream
+from shared.audio.level import FrameLevels
 from training.data.background import TURNS, background
 from training.data.base import Clip
 from training.data.custom.manifest import IMPORT_LIMITS
@@ -25,9 +26,9 @@ from training.errors import DatasetError, EvaluationError
 from training.eval.predict import Precision, predict_with_embeddings
 from worker.model.checkpoint import Model
 from worker.model.open_set import OpenSetScorer
-from worker.pipeline.activity import measure_activity
+from worker.pipeline.activity import Activity, activity_of
 from worker.pipeline.answer import Answer, combine_windows, decide
-from worker.pipeline.windows import split_windows
+from worker.pipeline.windows import WindowCutter
 
 MAX_RECORDINGS = 1_000  # for thresholds: more change them by a negligible amount
 MAX_SECONDS = 60.0  # of a recording, for thresholds
@@ -36,7 +37,7 @@ NO_CLASS = -1  # the label of a sound of none of the classes
 SOUND_SUFFIXES = frozenset({".wav", ".ogg", ".oga", ".flac", ".mp3", ".opus", ".m4a", ".aac", ".aif", ".aiff"})
 
 _BATCH = 32  # windows per forward pass
-_AT_ONCE = 32 * _BATCH  # windows that are copied at a time: those of a long recording overlap
+_AT_ONCE = 32 * _BATCH  # windows in memory
 
 Waveform = NDArray[np.float32]
 _Item = TypeVar("_Item")
@@ -44,9 +45,9 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound to classify, which is decoded when it is its turn. `load` raises AudioError or OSError."""
+    """A sound to classify, which is decoded when it is its turn. Its blocks raise AudioError or OSError."""
 
-    load: Callable[[], Waveform]  # (samples,) at the rate of the model
+    blocks: Callable[[], Iterable[Waveform]]  # of samples at the rate of the model, in order
     kind: str  # its class, or where it comes from
     source: str  # sounds of one source are never separated
     label: int = NO_CLASS
@@ -56,6 +57,10 @@ class Sound:
     @property
     def labels(self) -> tuple[int, ...]:
         return (self.label, *self.others)
+
+    def load(self) -> Waveform:
+        """The whole sound (samples,). Raises AudioError or OSError."""
+        return np.concatenate(list(self.blocks()))
 
 
 @dataclass(frozen=True)
@@ -124,14 +129,14 @@ def folder_sounds(root: Path, rate: int) -> list[Sound]:
 def background_sounds(count: int, samples: int, rate: int, seed: int) -> list[Sound]:
     """Synthesised background of one window each; their kind is the family."""
 
-    def maker(number: int) -> Callable[[], Waveform]:
-        return lambda: background(1, samples, rate, seed, number)[0]
+    def maker(number: int) -> Callable[[], Iterable[Waveform]]:
+        return lambda: background(1, samples, rate, seed, number)
 
     return [Sound(maker(number), TURNS[number % len(TURNS)], str(number)) for number in range(count)]
 
 
-def _loader(path: Path, rate: int) -> Callable[[], Waveform]:
-    return lambda: decode(path.read_bytes(), rate, IMPORT_LIMITS).waveform
+def _loader(path: Path, rate: int) -> Callable[[], Iterable[Waveform]]:
+    return lambda: SoundStream(path.read_bytes(), rate, IMPORT_LIMITS)
 
 
 def spread_evenly(items: Sequence[_Item], count: int) -> list[_Item]:
@@ -147,51 +152,71 @@ def listen(
 ) -> list[Recording]:  # fmt: skip
     """Run every window of the sounds, or of their first `seconds`, through the network, `views` times (see `predict`).
 
-    A sound that cannot be decoded is left out, or with `strict` a DatasetError.
+    A sound that cannot be decoded is left out, or with `strict` a DatasetError. Of a recording of hours, at most
+    `_AT_ONCE` windows are in memory.
     """
     front, config = model.config.frontend, model.config.answers
     rate, size = front.sample_rate, front.window_samples
+    limit = None if seconds is None else round(seconds * rate)
     recordings: list[Recording] = []
-    pending: list[tuple[Sound, list[tuple[int, Waveform]], NDArray[np.bool_], float]] = []
+    waiting: list[tuple[_Outputs, Waveform]] = []
 
     def flush() -> None:
-        if not pending:
+        if not waiting:
             return
-        waves = [window for _, windows, _, _ in pending for _, window in windows]
-        parts = [
-            predict_with_embeddings(
-                model.frontend, model.network, torch.from_numpy(np.stack(waves[at : at + _AT_ONCE])), precision,
-                views=views, batch=_BATCH, title=title,
-            )
-            for at in range(0, len(waves), _AT_ONCE)
-        ]  # fmt: skip
-        logits = torch.cat([part for part, _ in parts], dim=1)
-        embeddings = torch.cat([part for _, part in parts])
-        sizes = [len(windows) for _, windows, _, _ in pending]
-        for (sound, windows, active, length), own_logits, own_embeddings in zip(
-            pending, torch.split(logits, sizes, dim=1), torch.split(embeddings, sizes), strict=True
-        ):
-            starts = np.array([start / rate for start, _ in windows])
-            recordings.append(Recording(sound, own_logits, own_embeddings, active, starts, length))
-        pending.clear()
+        logits, embeddings = predict_with_embeddings(
+            model.frontend, model.network, torch.from_numpy(np.stack([window for _, window in waiting])), precision,
+            views=views, batch=_BATCH, title=title,
+        )  # fmt: skip
+        for (outputs, _), own_logits, embedding in zip(waiting, logits.unbind(dim=1), embeddings, strict=True):
+            outputs.logits.append(own_logits)
+            outputs.embeddings.append(embedding)
+        waiting.clear()
 
+    heard: list[tuple[Sound, _Outputs, Activity, int]] = []
     for sound in tqdm(sounds, desc=title, unit="sound", leave=False):
+        outputs, levels, cutter = _Outputs(), FrameLevels(rate), WindowCutter(size)
         try:
-            waveform = sound.load()
+            for start, window in _cut(sound, cutter, levels, limit):
+                outputs.starts.append(start)
+                waiting.append((outputs, window))
+                if len(waiting) == _AT_ONCE:
+                    flush()
         except (AudioError, OSError) as error:
             if strict:
                 raise DatasetError(f"{sound.path}: {error}") from error
+            waiting[:] = [one for one in waiting if one[0] is not outputs]
             continue
-        if seconds is not None:
-            waveform = waveform[: round(seconds * rate)]
-        windows = split_windows(waveform, size)
-        spans = [(start / rate, min(start + size, len(waveform)) / rate) for start, _ in windows]
-        active = measure_activity(waveform, rate, config).windows(spans)
-        pending.append((sound, windows, active, len(waveform) / rate))
-        if sum(len(waiting) for _, waiting, _, _ in pending) >= _BATCH:
+        heard.append((sound, outputs, activity_of(levels.levels(), config), cutter.samples))
+        if len(waiting) >= _BATCH:
             flush()
     flush()
+    for sound, outputs, activity, samples in heard:
+        spans = [(start / rate, min(start + size, samples) / rate) for start in outputs.starts]
+        logits, embeddings = torch.stack(outputs.logits, dim=1), torch.stack(outputs.embeddings)
+        starts = np.array([start for start, _ in spans])
+        recordings.append(Recording(sound, logits, embeddings, activity.windows(spans), starts, samples / rate))
     return recordings
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What the network gives for the windows of a recording, so far."""
+
+    starts: list[int] = field(default_factory=list)  # in samples
+    logits: list[Tensor] = field(default_factory=list)  # each (views, classes)
+    embeddings: list[Tensor] = field(default_factory=list)  # each (features,)
+
+
+def _cut(sound: Sound, cutter: WindowCutter, levels: FrameLevels, limit: int | None) -> Iterator[tuple[int, Waveform]]:
+    """The windows of the first `limit` samples of a sound, each with the index of its first sample."""
+    for block in sound.blocks():
+        part = block if limit is None else block[: limit - cutter.samples]
+        levels.add(part)
+        yield from cutter.add(part)
+        if cutter.samples == limit:
+            break
+    yield cutter.finish()
 
 
 def answer(model: Model, scorer: OpenSetScorer | None, recordings: Sequence[Recording]) -> list[Answered]:

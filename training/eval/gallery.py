@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.errors import AudioError
+from training.data.custom.segments import cut_spans
 from training.eval.evaluate import Evaluation
 
 WRONG = "wrong.html"
@@ -54,13 +55,12 @@ def _figure(evaluation: Evaluation, row: int, answer: int, confidence: float, st
     classes, front = evaluation.config.classes, model.frontend
     sound, rate = recording.sound, front.config.sample_rate
     name = escape(str(sound.path.name if sound.path else ""))
+    first = round(start * rate)
     try:
-        whole = sound.load()
+        ((_, part),) = cut_spans(sound.blocks(), [slice(first, first + front.config.window_samples)])
     except (AudioError, OSError) as error:
         return f"<p>{name}: {escape(str(error))}</p>"
-    first = round(start * rate)
     samples = np.zeros(front.config.window_samples, np.float32)
-    part = whole[first : first + len(samples)]
     samples[: len(part)] = part
     with torch.no_grad():
         mels = front.decibels(torch.from_numpy(samples)[None].to(front.window.device))[0, 0].cpu()
