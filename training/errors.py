@@ -3,7 +3,8 @@
     TrainingError
     ├── DatasetError        a data folder, its table, or one of its sound files
     ├── RecipeError         a recipe or an override of one of its keys
-    ├── RunError            a run folder: occupied, missing, of another run, or a run that diverged
+    ├── RunError            a run folder: occupied, missing, or of another run
+    │   └── DivergedError   a run whose loss is not finite
     ├── BaseModelError      a network of another project: its file, its download, or its conversion
     ├── DownloadError       a file that cannot be downloaded, or that is not the expected one
     ├── EvaluationError     a model that cannot be evaluated, or whose evaluation would be misleading
@@ -27,6 +28,10 @@ class RecipeError(TrainingError):
 
 class RunError(TrainingError):
     """The run cannot be started, resumed or continued."""
+
+
+class DivergedError(RunError):
+    """The loss of the run is not finite."""
 
 
 class BaseModelError(TrainingError):

@@ -2,15 +2,19 @@
 
 import hashlib
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from otoscope.errors import AudioCorrupt
 from tests.support.tiny_recipe import TINY, changed
 from tests.training.conftest import CLASSES
 from training.data.background import background
@@ -28,8 +32,10 @@ from training.eval.answers import (
     fit_thresholds,
     folder_sounds,
     halves,
+    listen,
 )
 from training.eval.evaluate import evaluate
+from training.eval.predict import predict_with_embeddings
 from training.eval.report import write_report
 from training.fit.answers import TRAINING_CLIPS, refit_answers
 from training.fit.loop import train
@@ -64,7 +70,7 @@ def answered(
     probabilities = np.full((1, len(CLASSES)), (1 - confidence) / 2, np.float32)
     probabilities[0, label if first is None else first] = confidence
     evidence = probabilities * np.float32(1.0 if known is None else known)
-    sound = Sound(lambda: np.zeros(1, np.float32), str(label), source, label)
+    sound = Sound(lambda: [np.zeros(1, np.float32)], str(label), source, label)
     return Answered(
         sound, Answer(probabilities[0], evidence, 0, known), 0.0, active=True, softmax=confidence, seconds=5.0
     )
@@ -76,9 +82,9 @@ def test_detector_separates_and_its_score_is_centred() -> None:
     caller's random state is untouched."""
     torch.manual_seed(5)
     known, others = torch.randn(200, 8) + 2, torch.randn(200, 8)
-    labels = torch.arange(200) % 3
+    targets = torch.eye(3)[torch.arange(200) % 3]
     before = torch.get_rng_state()
-    scorer = fit_scorer(known, labels, others, 200)
+    scorer = fit_scorer(known, targets, others, 200)
     assert torch.equal(torch.get_rng_state(), before)
     logits = torch.randn(200, 3) + 5
     centre_scores(scorer, Outputs(logits, known))
@@ -86,7 +92,7 @@ def test_detector_separates_and_its_score_is_centred() -> None:
     assert area_under_curve(own.tolist(), foreign.tolist()) > 0.95
     below = (scorer.parts(known, logits) < scorer.offsets).float().mean(dim=0)
     assert below.tolist() == pytest.approx([0.05] * 3, abs=0.01)
-    again = fit_scorer(known, labels, others, 200)
+    again = fit_scorer(known, targets, others, 200)
     assert all(torch.equal(a, b) for a, b in zip(scorer.parameters(), again.parameters(), strict=True))
 
 
@@ -105,11 +111,20 @@ def test_class_that_resembles_the_known_ones_has_a_lower_score() -> None:
     """Neither background nor an unsure network: only its distance to the means of the classes shows that it is none of
     them."""
     known, labels, unknown = known_and_unknown_classes()
-    scorer = fit_scorer(known.embeddings, labels, torch.zeros(50, 12), 1)
+    scorer = fit_scorer(known.embeddings, torch.eye(2)[labels], torch.zeros(50, 12), 1)
     centre_scores(scorer, known)
     scorer.scales[0] = 1e6  # without the detector
     scores = [scorer(embeddings, known.logits).tolist() for embeddings in (known.embeddings, unknown)]
     assert area_under_curve(*scores) > 0.95
+
+
+def test_every_class_of_a_window_has_a_mean() -> None:
+    """Also one that always occurs together with another class."""
+    known, labels, _ = known_and_unknown_classes()
+    targets = torch.stack([labels == 0, labels == 1, labels == 1, torch.zeros(200)], dim=1).float()
+    means = fit_scorer(known.embeddings, targets, torch.zeros(50, 12), 1).class_means
+    assert len(means) == 3, "none for a class without windows"
+    torch.testing.assert_close(means[1], means[2])
 
 
 @pytest.mark.parametrize("classes", [0, 3])
@@ -268,6 +283,38 @@ def test_quiet_sounds_have_the_same_answer(data: Path, run: Path) -> None:
     waves, _ = load_esc50(data).load(load_esc50(data).clips[:6], 8_000, 8_000)
     with torch.no_grad():
         torch.testing.assert_close(model.frontend(waves), model.frontend(waves * 0.01), atol=0.02, rtol=0)
+
+
+@pytest.mark.slow
+def test_recording_of_hours_is_not_in_memory(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its windows pass through the network while it is decoded, and are those of the whole sound; a sound of which the
+    end is damaged leaves nothing behind."""
+    model, rng = load_model(run), np.random.default_rng(0)
+    blocks = [rng.normal(scale=0.1, size=2**18).astype(np.float32) for _ in range(30)]
+    taken, when = 0, list[int]()
+
+    def decoded() -> Iterator[NDArray[np.float32]]:
+        nonlocal taken
+        for block in blocks:
+            taken += 1
+            yield block
+
+    def damaged() -> Iterator[NDArray[np.float32]]:
+        yield blocks[0]
+        raise AudioCorrupt("the end is damaged")
+
+    def counted(*arguments: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        when.append(taken)
+        return predict_with_embeddings(*arguments, **options)
+
+    monkeypatch.setattr("training.eval.answers.predict_with_embeddings", counted)
+    (streamed,) = listen(model, [Sound(damaged, "noise", ""), Sound(decoded, "noise", "")])
+    assert when[0] < 20, "the network begins before the last block is decoded"
+    (whole,) = listen(model, [Sound(lambda: [np.concatenate(blocks)], "noise", "")])
+    np.testing.assert_array_equal(streamed.starts, whole.starts)
+    np.testing.assert_array_equal(streamed.active, whole.active)
+    torch.testing.assert_close(streamed.views, whole.views)
+    assert streamed.seconds == whole.seconds == 30 * 2**18 / 8_000
 
 
 def test_recipes_have_a_level_unless_they_set_it(data: Path) -> None:

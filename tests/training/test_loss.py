@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from training.errors import RunError
 from training.fit.loss import TrainingLoss
-from training.fit.setup import LabelledWindows, TrainingSetup, epoch_order
+from training.fit.parts import add_part
+from training.fit.setup import LabelledWindows, TrainingSetup, class_weights, epoch_order
 from training.recipe import OptimRecipe, Recipe
 
 
@@ -37,6 +39,31 @@ def test_a_rare_class_does_not_win_through_label_smoothing(smoothing: float) -> 
 
     optimizer.step(step)  # type: ignore[arg-type,unused-ignore]
     assert logits.argmax(dim=1).tolist() == [0, 1]
+
+
+def test_all_labels_of_a_window_count() -> None:
+    """Of 100 windows with two classes each, the second class is as frequent as the first, though it is never named
+    first; the weights are 1 on average over the labels."""
+    targets = torch.zeros(110, 3)
+    targets[:100, :2] = 1.0
+    targets[100:, 2] = 1.0
+    weights = class_weights(targets)
+    assert weights.tolist() == pytest.approx([0.7, 0.7, 7.0])
+    assert (targets @ weights).sum() / targets.sum() == pytest.approx(1.0)
+
+
+def test_weights_and_a_loss_that_has_none() -> None:
+    """A loss of one's own for several classes has no weights: `optim.balance` is refused, and not ignored."""
+    windows = SimpleNamespace(labels=torch.zeros(2), targets=torch.ones(2, 2), multi_label=True)
+    setup = cast(TrainingSetup, SimpleNamespace(windows=windows, device=torch.device("cpu")))
+    name = add_part("losses", mean_of_squares)
+    recipe = Recipe.model_validate({"name": "own", "optim": {"balance": True, "loss": name}})
+    with pytest.raises(RunError, match=r"set optim\.balanced_sampling instead"):
+        TrainingLoss(recipe, setup, None)
+
+
+def mean_of_squares(logits: torch.Tensor, targets: torch.Tensor, optim: OptimRecipe) -> torch.Tensor:
+    return (logits - targets).square().mean(dim=1)
 
 
 def test_balanced_sampling() -> None:

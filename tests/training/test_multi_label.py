@@ -16,13 +16,14 @@ from training.data.custom.importers import import_csv
 from training.data.custom.labels import normalise_label, split_label
 from training.data.custom.manifest import read_manifest
 from training.data.custom.split import read_split_info, write_split
+from training.eval.crossval import cross_validate
 from training.eval.evaluate import evaluate
 from training.eval.metrics import multi_label_scores
 from training.eval.report import summarise, write_report
 from training.fit.loop import train
 from training.fit.loss import hit_rate
 from training.fit.probe import logistic_regression
-from worker.model.checkpoint import load_model
+from worker.model.checkpoint import load_model, read_config
 
 RATE = 8_000
 HERTZ = {"high": 2_800, "low": 300, "middle": 1_000}
@@ -90,6 +91,21 @@ def test_probe_of_several_classes() -> None:
     targets = torch.stack([x[:, 0] > 0, x[:, 0] > 0, x[:, 1] > 0], dim=1).float()
     weight, bias = logistic_regression(x, targets, 3, None)
     assert ((x @ weight.T + bias > 0) == (targets > 0)).float().mean() > 0.97
+
+
+@pytest.mark.training
+@pytest.mark.slow
+def test_folds(tmp_path: Path) -> None:
+    """Temperature scaling is for sounds with one class: the networks of the folds keep 1, and so their sigmoids. The
+    figure of the folds has the mean average precision."""
+    root = tmp_path / "sounds"
+    import_csv(write_sounds(tmp_path / "mine", takes=4), root)
+    dataset = load_custom_dataset(root, TINY.frontend, folds=2)
+    report = cross_validate(changed(TINY, epochs=2), dataset, (2, 1), tmp_path / "folds")
+    assert [one.temperature for one in report.folds] == [1.0, 1.0]
+    assert [read_config(tmp_path / "folds" / f"fold{fold}").temperature for fold in (1, 2)] == [1.0, 1.0]
+    assert report.mean_average_precision is not None
+    assert 0.3 < report.mean_average_precision <= 1
 
 
 @pytest.mark.training

@@ -86,7 +86,7 @@ def test_discriminative_learning_rates() -> None:
 
 def test_class_weights() -> None:
     """Inversely proportional to the frequency; 1 on average over the clips."""
-    weights = class_weights(torch.tensor([0, 0, 0, 0, 1, 1]), 2)
+    weights = class_weights(torch.eye(2)[[0, 0, 0, 0, 1, 1]])
     assert weights.tolist() == pytest.approx([0.75, 1.5])
 
 

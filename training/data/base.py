@@ -239,6 +239,14 @@ def stopping_and_calibration(held_out: list[Clip], patience: int, seed: int) -> 
     return stopping, calibration or stopping
 
 
+def label_targets(clips: Sequence[Clip], classes: int) -> Tensor:
+    """(clips, classes), 1 for each class of a clip."""
+    targets = torch.zeros(len(clips), classes)
+    for row, clip in enumerate(clips):
+        targets[row, list(clip.labels)] = 1.0
+    return targets
+
+
 def clips_digest(root: Path, clips: Sequence[Clip]) -> str:
     """Identifies a table of clips, independent of the location of the folder and of the audio format of the files."""
     paths = [clip.path.relative_to(root) if clip.path.is_relative_to(root) else clip.path for clip in clips]

@@ -28,7 +28,7 @@ class FoldResult(BaseModel):
     fold: Fold
     clips: int
     correct: int
-    temperature: float  # fitted on the other folds, each predicted by the network that was trained without it
+    temperature: float  # fitted on the other folds, each predicted by the network that was trained without it; or 1
 
 
 class CrossValidationReport(BaseModel):
@@ -47,6 +47,8 @@ class CrossValidationReport(BaseModel):
     interval_95: tuple[float, float]  # Wilson interval over all clips, as if they were independent
     sources: int  # clips of one machine or speaker have one source
     interval_95_sources: tuple[float, float]  # Wilson, of the effective number of clips
+    seen_clips: int = 0  # clips whose very sound is in the training data of their network, as in a pretrained one
+    mean_average_precision: float | None = None  # mean over the folds, of a multi-label data set
     calibration_error: float
 
 
@@ -67,12 +69,14 @@ def cross_validate(
             pretrained=pretrained, resume=resumable(directory), threshold_fold=fold,
         )  # fmt: skip
         evaluations.append(evaluate(directory, dataset, fold))
-    if len(evaluations) > 1:
+    if len(evaluations) > 1 and not dataset.multi_label:  # temperature scaling is for one class
         evaluations = _calibrate(evaluations, [out / f"fold{fold}" for fold in folds])
 
-    for evaluation in evaluations:
-        write_report(evaluation, out / f"fold{evaluation.fold}" / "evaluation")
+    reports = [write_report(one, out / f"fold{one.fold}" / "evaluation") for one in evaluations]
     report = summarise(recipe, dataset, evaluations)
+    precisions = [one.mean_average_precision for one in reports if one.mean_average_precision is not None]
+    if dataset.multi_label and precisions:
+        report = report.model_copy(update={"mean_average_precision": statistics.mean(precisions)})
     try:
         (out / "folds.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (out / "folds.md").write_text(as_markdown(report), encoding="utf-8")
@@ -128,6 +132,7 @@ def summarise(recipe: Recipe, dataset: Dataset, evaluations: Sequence[Evaluation
         interval_95=wilson_interval(correct, clips),
         sources=len(set(sources)),
         interval_95_sources=source_interval(np.concatenate([one.predicted for one in evaluations]) == truth, sources),
+        seen_clips=sum(one.seen for one in evaluations),
         calibration_error=calibration_error(truth, probabilities),
     )
 
@@ -137,7 +142,9 @@ def headline(report: CrossValidationReport) -> str:
     spread = f" ± {100 * report.deviation:.1f}" if report.deviation is not None else ""
     counted = f"{len(report.folds)} of {report.of} folds"
     correct = f"{report.correct} of {report.clips}"
-    return f"{report.recipe} on {report.data}, {counted}: {percent(report.mean)}{spread} ({correct})"
+    ranked = report.mean_average_precision
+    more = f", mean average precision {ranked:.3f}" if ranked is not None else ""
+    return f"{report.recipe} on {report.data}, {counted}: {percent(report.mean)}{spread} ({correct}){more}"
 
 
 def as_markdown(report: CrossValidationReport) -> str:

@@ -58,11 +58,14 @@ def record_accuracy(directory: Path, evaluation: Evaluation, report: EvaluationR
         one for one in evaluation.config.accuracy if (one.data, one.protocol) != (measured.data, measured.protocol)
     ]
     config = evaluation.config.model_copy(update={"name": directory.resolve().name, "accuracy": (measured, *others)})
-    write_config(directory, config)
     page = render_model_card(config, report, evaluation.dataset)
     if (directory / CURVE).is_file():
         page += f"\n## Learning curve\n\n![Loss and accuracy over the epochs]({CURVE})\n"
-    (directory / "README.md").write_text(page, encoding="utf-8")
+    try:
+        write_config(directory, config)
+        (directory / "README.md").write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise EvaluationError(f"the accuracy cannot be recorded in {directory}: {error}") from error
     return config
 
 
@@ -94,7 +97,7 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
         "## Accuracy",
         "",
         f"**{percent(report.accuracy)}** of {report.clips} clips of {test_set} ({report.correct} correct; 95 %"
-        f" interval {interval(report.interval_95)}{_by_source(report)}), top-5 {percent(report.top_5)}, mean F1"
+        f" interval {interval(report.interval_95)}{_by_source(report)}), {_top_5(config, report)}mean F1"
         f" {report.macro_f1:.3f}; measured in {report.precision} on {report.device}. Expected calibration error"
         f" {report.calibration_error:.3f} at temperature {config.temperature:g}"
         f" ({report.calibration_error_uncalibrated:.3f} at 1).",
@@ -154,6 +157,11 @@ def _normalisation(front: FrontendConfig) -> str:
     if front.log_offset:
         return f"logarithm of x + {front.log_offset:g}"
     return f"mean {front.mean:g} dB, standard deviation {front.std:g} dB over the training clips"
+
+
+def _top_5(config: ModelConfig, report: EvaluationReport) -> str:
+    """Of five classes or fewer, it is always right."""
+    return f"top-5 {percent(report.top_5)}, " if len(config.classes) > 5 else ""
 
 
 def _by_source(report: EvaluationReport) -> str:

@@ -191,6 +191,11 @@ def headline(report: EvaluationReport) -> str:
     return f"{report.model} on {report.data}, {fold_name(report.fold)}: {share}{seen}"
 
 
+def seen_warning(seen: int, clips: int) -> str:
+    """For the command line, if sounds of the training are among the measured ones; otherwise empty."""
+    return f"WARNING: the sound of {seen} of the {clips} clips is in the training data as well" if seen else ""
+
+
 def as_markdown(report: EvaluationReport) -> str:
     """Content of report.md."""
     lines = [f"# {headline(report)}", ""]
@@ -209,7 +214,7 @@ def as_markdown(report: EvaluationReport) -> str:
             else []
         ),
         f"| windows in which something is heard | {report.correct_windows} of {report.windows} correct |",
-        f"| top-5 | {percent(report.top_5)} |",
+        *([f"| top-5 | {percent(report.top_5)} |"] if len(report.classes) > 5 else []),
         f"| mean F1 of the classes | {report.macro_f1:.3f} |",
         *(
             [f"| mean average precision of the classes | {report.mean_average_precision:.3f} |"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.data.base import Clip, Dataset, Fold, fold_name, stopping_and_calibration
+from training.data.base import Clip, Dataset, Fold, fold_name, label_targets, stopping_and_calibration
 from training.data.windows import Windows
 from training.errors import EvaluationError
 from training.eval.answers import (
@@ -82,14 +82,14 @@ def threshold_clips(
 def fit_answers(
     model: Model,
     known: Windows,
-    labels: Tensor,
+    targets: Tensor,
     others: ThresholdClips,
     recipe: OpenSetRecipe,
     *,
     temperature: bool = False,
     precision: float | None = None,
 ) -> FittedAnswers:
-    """Fit the scorer on training windows `known` (windows, samples) with their classes `labels` (windows,), and the
+    """Fit the scorer on training windows `known` (windows, samples) with their `targets` (windows, classes), and the
     thresholds on `others`.
 
     `temperature` fits that as well. With `precision`, each class gets the threshold from which on its detections have
@@ -107,7 +107,7 @@ def fit_answers(
         model = replace(model, config=model.config.model_copy(update={"temperature": fitted}))
     scorer = None
     if recipe.background:
-        scorer = fit_open_set(model, known, labels, recordings, sounds=recipe.background, steps=recipe.steps)
+        scorer = fit_open_set(model, known, targets, recordings, sounds=recipe.background, steps=recipe.steps)
     answered = answer(model, scorer, recordings)
     thresholds = fit_thresholds(answered)
     changes: dict[str, object] = {"unknown_threshold": thresholds.unknown, "min_confidence": thresholds.confidence}
@@ -180,6 +180,6 @@ def refit_answers(
     front = model.config.frontend
     chosen = spread_evenly(clips, KNOWN_WINDOWS)
     known, clip_index = dataset.open(chosen, front.sample_rate, front.window_samples)
-    labels = torch.tensor([clip.label for clip in chosen])[clip_index]
-    fitted = fit_answers(model, known, labels, others, recipe.open_set, temperature=temperature, precision=precision)
+    targets = label_targets(chosen, len(config.classes))[clip_index]
+    fitted = fit_answers(model, known, targets, others, recipe.open_set, temperature=temperature, precision=precision)
     return fitted.save(directory)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from training.data.base import Dataset, Fold, stopping_and_calibration
 from training.data.fingerprint import save_training_sounds
 from training.data.windows import StoredWindows
-from training.errors import RunError
+from training.errors import DivergedError, RunError
 from training.eval.calibrate import fit_temperature
 from training.eval.metrics import confusion_matrix
 from training.eval.plots import save_learning_curves
@@ -50,6 +50,7 @@ from training.fit.run_state import (
     save_checkpoint,
     set_random_state,
     teacher_directory,
+    written,
 )  # fmt: skip
 from training.fit.schedule import set_schedule
 from training.fit.setup import LabelledWindows, class_weights, epoch_order, load_labelled_windows, set_up_training
@@ -122,7 +123,8 @@ def _train(
         return read_config(out)
     checkpoint = open_run(out, identity, resume)
     if first:
-        (out / RECIPE).write_text(to_yaml(recipe), encoding="utf-8")
+        with written(out, RECIPE):
+            (out / RECIPE).write_text(to_yaml(recipe), encoding="utf-8")
 
     setup = set_up_training(recipe, dataset, clips, pretrained)
     device, windows, network = setup.device, setup.windows, setup.network
@@ -133,7 +135,7 @@ def _train(
     teacher_ensemble = load_teachers(teachers, dataset, test_fold, rate, device) if teachers else None
     loss_of = TrainingLoss(recipe, setup, teacher_ensemble)
     if recipe.start.probe and not checkpoint:
-        balance = class_weights(windows.labels, len(dataset.classes)) if optim.balance else None
+        balance = class_weights(windows.targets) if optim.balance else None
         known = windows.targets if windows.multi_label else windows.labels
         fit_probe(setup.frontend, network, windows.waves, known, balance)
     if not first:
@@ -228,7 +230,7 @@ def _train(
                     average.recompute_statistics(setup.plain_batches(batch))
                 metrics = {"loss": progress.loss.item(), "accuracy": progress.accuracy.item(), "lr": lr}
                 if not math.isfinite(metrics["loss"]):
-                    raise RunError(
+                    raise DivergedError(
                         f"the loss of epoch {epoch + 1} is not finite: start a new run with a lower optim.max_lr"
                     )
                 if first:
@@ -265,7 +267,8 @@ def _train(
         tracking.log_confusion(progress.step // steps, matrix, dataset.classes, "held-out part of the training folds")
     for line in curve_lines(history.rows):
         tqdm.write(line)
-    save_learning_curves(out / CURVE, {recipe.name: history.rows})
+    with written(out, CURVE):
+        save_learning_curves(out / CURVE, {recipe.name: history.rows})
     config = ModelConfig(
         name=recipe.name,
         description=model_description(recipe, dataset, pretrained),
@@ -277,11 +280,13 @@ def _train(
         licence=combined_licence(dataset, pretrained),
         training=identity,
     )
+    bases = [pretrained.directory] if pretrained and pretrained.directory else []
     _, others = threshold_clips(dataset, test_fold, recipe, threshold_fold)
     trained = Model(config, setup.frontend, cast(Network, final))
-    answers = fit_answers(trained, windows.waves, windows.labels, others, recipe.open_set)
-    save_training_sounds(out, windows.waves, rate)
-    config = replace(answers, config=save_model(out, final, answers.config)).save(out)
+    answers = fit_answers(trained, windows.waves, windows.targets, others, recipe.open_set)
+    with written(out):
+        save_training_sounds(out, windows.waves, rate, [*bases, *teachers])
+        config = replace(answers, config=save_model(out, final, answers.config)).save(out)
     delete_checkpoint(out)
     processes.wait()
     return config

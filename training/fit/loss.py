@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from training.errors import RunError
 from training.fit.distillation import TeacherEnsemble, distillation_loss
-from training.fit.parts import find_loss
+from training.fit.parts import binary_cross_entropy, find_loss
 from training.fit.setup import TrainingSetup, class_weights
 from training.recipe import Recipe
 
@@ -36,8 +36,12 @@ class TrainingLoss:
         name = recipe.optim.loss
         self._loss = find_loss("binary_cross_entropy" if self._multi_label and name == "cross_entropy" else name)
         if recipe.optim.balance:
-            windows = setup.windows
-            self._weights = class_weights(windows.labels, windows.targets.shape[1]).to(setup.device)
+            if self._multi_label and self._loss is not binary_cross_entropy:
+                raise RunError(
+                    f"optim.balance weights the binary cross-entropy of several classes, and not optim.loss={name}: set"
+                    " optim.balanced_sampling instead"
+                )
+            self._weights = class_weights(setup.windows.targets).to(setup.device)
 
     def __call__(self, logits: Tensor, targets: Tensor, waves: Tensor) -> Tensor:
         """The mean loss of a batch: logits and target probabilities (batch, classes), and waveforms (batch, samples)

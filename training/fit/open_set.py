@@ -38,19 +38,19 @@ class Outputs:
 
 
 def fit_open_set(
-    model: Model, known: Windows, labels: Tensor, held_out: Sequence[Recording], *, sounds: int, steps: int,
+    model: Model, known: Windows, targets: Tensor, held_out: Sequence[Recording], *, sounds: int, steps: int,
     seed: int = 0,
 ) -> OpenSetScorer:  # fmt: skip
-    """`known` (windows, samples) are training windows of the model and `labels` (windows,) their classes, `held_out`
-    recordings of its classes on which it was not trained, where there are such; `sounds` of background are synthesised
-    for it.
+    """`known` (windows, samples) are training windows of the model, `targets` (windows, classes) their classes, and
+    `held_out` recordings of its classes on which it was not trained, where there are such; `sounds` of background are
+    synthesised for it.
 
     The same arguments give the same scorer. Takes about `sounds` / 50 s on a core for windows of 5 s at 16 kHz, besides
     a forward pass for each window.
     """
     own = outputs_of(model, spread_windows(known, KNOWN_WINDOWS), "known sounds")
     others = background_outputs(model, sounds)
-    scorer = fit_scorer(own.embeddings, spread(labels, KNOWN_WINDOWS).cpu(), others.embeddings, steps, seed)
+    scorer = fit_scorer(own.embeddings, spread(targets, KNOWN_WINDOWS).cpu(), others.embeddings, steps, seed)
     heard = [one.active if one.active.any() else ~one.active for one in held_out]
     logits = torch.cat([one.logits[torch.from_numpy(rows)] for one, rows in zip(held_out, heard, strict=True)])
     embeddings = torch.cat([one.embeddings[torch.from_numpy(rows)] for one, rows in zip(held_out, heard, strict=True)])
@@ -79,20 +79,20 @@ def background_outputs(model: Model, sounds: int) -> Outputs:
     return Outputs(torch.cat([part.logits for part in parts]), torch.cat([part.embeddings for part in parts]))
 
 
-def fit_scorer(known: Tensor, labels: Tensor, others: Tensor, steps: int, seed: int = 0) -> OpenSetScorer:
-    """Embeddings (windows, features) of known sounds, their classes (windows,) and embeddings of background -> a scorer
-    with a trained detector and with the means of the classes.
+def fit_scorer(known: Tensor, targets: Tensor, others: Tensor, steps: int, seed: int = 0) -> OpenSetScorer:
+    """Embeddings (windows, features) of known sounds, their targets (windows, classes), 1 for each class of a window,
+    and embeddings of background -> a scorer with a trained detector and with the means of the classes.
 
     The random state of the caller is left as it is.
     """
-    present = torch.tensor(sorted(set(labels.tolist())))
+    present = targets.T[targets.any(dim=0)] > 0  # (classes, windows)
     generator = Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         scorer = OpenSetScorer(known.shape[1], classes=len(present))
         scorer.mean.copy_(known.mean(dim=0))
         directions = functional.normalize(known - scorer.mean, dim=1)
-        means = torch.stack([directions[labels == label].mean(dim=0) for label in present])  # (classes, features)
+        means = torch.stack([directions[own].mean(dim=0) for own in present])  # (classes, features)
         scorer.class_means.copy_(functional.normalize(means, dim=1))
         scorer.std.copy_(known.std(dim=0, unbiased=False).clamp_min(1e-4))
         optimizer = torch.optim.AdamW(scorer.detector.parameters(), _LEARNING_RATE, weight_decay=_WEIGHT_DECAY)

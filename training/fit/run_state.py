@@ -134,8 +134,11 @@ def resumable(out: Path) -> bool:
 
 
 def is_finished(out: Path, identity: dict[str, Any]) -> bool:
-    """Whether the folder holds the finished model of this run. Raises RunError for the model of another run."""
-    if not (out / CONFIG).is_file():
+    """Whether the folder holds the finished model of this run. Raises RunError for the model of another run.
+
+    The checkpoint is deleted last: beside a model that is not complete, as on a full disk, there is one to resume.
+    """
+    if not (out / CONFIG).is_file() or (out / CHECKPOINT).is_file():
         return False
     try:
         training = read_config(out).training
@@ -198,16 +201,26 @@ def set_random_state(checkpoint: dict[str, Any], device: torch.device) -> None:
 
 def save_checkpoint(out: Path, checkpoint: dict[str, Any]) -> None:
     """Write the checkpoint atomically. Raises RunError, for example for a full disk; the last checkpoint is kept."""
-    path = out / CHECKPOINT
     partial = out / (CHECKPOINT + ".partial")
     try:
-        torch.save(checkpoint, partial)
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a file that it cannot write
+        with written(out, CHECKPOINT):
+            torch.save(checkpoint, partial)
+            os.replace(partial, out / CHECKPOINT)
+    finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        kept = "the last saved state is kept: resume the run from it" if path.is_file() else "nothing has been saved"
-        raise RunError(f"{path} cannot be written, {kept}: {error}") from error
+
+
+@contextmanager
+def written(out: Path, name: str = "") -> Iterator[None]:
+    """While a file of the folder of a run is written, or several without `name`. Raises RunError with its path, and
+    whether a checkpoint is kept: the error of a full disk names no file."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a file that it cannot write
+        saved = (out / CHECKPOINT).is_file()
+        kept = "the last saved state is kept: resume the run from it" if saved else "nothing has been saved"
+        raise RunError(f"{out / name} cannot be written, {kept}: {error}") from error
 
 
 def delete_checkpoint(out: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from training.data.base import Clip, Dataset, LeftOut
+from training.data.base import Clip, Dataset, LeftOut, label_targets
 from training.data.windows import Windows, in_parts
 from training.errors import DatasetError, RunError
 from training.fit.augment import (
@@ -133,10 +133,7 @@ def load_labelled_windows(recipe: Recipe, dataset: Dataset, clips: list[Clip], d
         clip_index = clip_index[audible_windows]
     labels = torch.tensor([clip.label for clip in clips])[clip_index]
     audible = torch.cat([block_audibility(part, rate) for part in in_parts(waves, 100)])
-    of_clips = torch.zeros(len(clips), len(dataset.classes))
-    for row, clip in enumerate(clips):
-        of_clips[row, list(clip.labels)] = 1.0
-    targets = of_clips[clip_index]
+    targets = label_targets(clips, len(dataset.classes))[clip_index]
     if device.type == "cuda" and waves.nbytes < _GPU_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]:
         waves = torch.cat([part.to(device) for part in in_parts(waves, 100)])
         labels, targets = labels.to(device), targets.to(device)
@@ -162,10 +159,11 @@ def epoch_order(windows: LabelledWindows, generator: Generator, *, balanced: boo
     return torch.multinomial(weights, len(windows), replacement=True, generator=generator)
 
 
-def class_weights(labels: Tensor, classes: int) -> Tensor:
-    """Inverse class frequencies (classes,), 1 on average over the labels."""
-    counts = torch.bincount(labels.cpu(), minlength=classes).clamp_min(1)
-    return len(labels) / (classes * counts)
+def class_weights(targets: Tensor) -> Tensor:
+    """Inverse frequencies of the classes of targets (windows, classes), on the CPU: (classes,), 1 on average over all
+    labels, of which a window may have several."""
+    counts = targets.sum(dim=0).cpu()  # (classes,)
+    return counts.sum() / (len(counts) * counts.clamp_min(1))
 
 
 def _normalisation_statistics(frontend: LogMel, waves: Windows) -> dict[str, float]:
