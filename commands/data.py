@@ -4,12 +4,13 @@
 Modules that need numpy or torch are imported inside the commands.
 """
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import Changes, RecipeName, StartName, load_changed_recipe, load_data, recipe_and_start
+from commands.options import Changes, RecipeName, StartName, load_data, recipe_and_start
 
 if TYPE_CHECKING:
     from training.data.custom.ingest import ImportResult
@@ -86,9 +87,14 @@ def split(
     for label, counts in record.counts.items():
         print(f"{label:{width}}" + "".join(f"{counts[part]:>8}" for part in SUBSETS))
     print(f"{'sources':{width}}" + "".join(f"{len(record.sources[part]):>8}" for part in SUBSETS))
+    _list(
+        "One source only, such as one machine or speaker, so that the accuracy of the class says little",
+        [f"{label}: {', '.join(parts)}" for label, parts in record.single.items()],
+    )
     _list("Re-encoded copies, on the same side as their originals", record.copies)
     _list("Missing files, which are skipped", record.missing)
     print(f"Split with seed {seed}: {dataset / 'split'}")
+    print(f"Next: otoscope train --data {shlex.quote(str(dataset))}")
 
 
 @data.command()
@@ -101,12 +107,13 @@ def prepare(
         ),
     ] = "esc50-best",
     changes: Changes = None,
+    start: StartName = None,
     whole: Annotated[bool, typer.Option("--whole", help="One segment per recording, of any length.")] = False,
 ) -> None:
-    """Decode a data set and cut it into segments, once, as `train` with the same recipe and changes needs them."""
+    """Decode a data set and cut it into segments, once, as `train` with the same options needs them."""
     from training.data.custom.prepare import prepare_segments, read_cache_info
 
-    chosen = load_changed_recipe(recipe, changes)
+    chosen, _ = recipe_and_start(recipe, changes, start)
     frontend, segments = chosen.frontend, chosen.segments
     cache = prepare_segments(
         dataset, rate=frontend.sample_rate, window_seconds=None if whole else frontend.window_seconds,
@@ -195,8 +202,6 @@ def _report_import(dataset: Path, result: "ImportResult") -> None:
     added = f"{result.added:,} sound{'s' * (result.added != 1)} added"
     print(f"{added}, {result.unchanged:,} already imported; {dataset} now has {sounds:,}:")
     print(", ".join(f"{label} {count:,}" for label, count in sorted(counts.items())))
-    if len(counts) == 1:
-        print("This is one class; training needs at least two.")
     _list("Duplicates, kept once", result.duplicates)
     if result.split:
         sizes = ", ".join(
@@ -206,6 +211,11 @@ def _report_import(dataset: Path, result: "ImportResult") -> None:
         _list("Re-encoded copies on two sides of it", result.split.copies)
     _list("One sound under two labels", result.conflicts)
     _list("Skipped", result.skipped)
+    quoted = shlex.quote(str(dataset))
+    if len(counts) == 1:
+        print("This is one class; training needs at least two.")
+    else:
+        print(f"Next: otoscope {f'train --data {quoted}' if result.split else f'data split {quoted}'}")
 
 
 def _list(title: str, messages: list[str]) -> None:

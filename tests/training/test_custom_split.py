@@ -6,7 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from otoscope.cli.main import app
 from tests.support.recordings import write_class_folders, write_recording
 from training.data.custom.folders import import_folder
 from training.data.custom.manifest import ManifestEntry, read_manifest
@@ -144,6 +146,18 @@ def test_written_and_read(tmp_path: Path) -> None:
     assert info.counts["dog"] == {"train": 4, "val": 2, "test": 2}
     assert len(info.sources["train"]) == 4
     assert not (root / "split.partial").exists()
+
+
+def test_classes_with_one_source_are_stated(tmp_path: Path) -> None:
+    """One machine to learn from and one to measure on: the accuracy says little, whatever it is."""
+    for take in range(4):
+        write_recording(tmp_path / "mine" / "drone" / f"drone{take % 2}-{take}.wav", 0.5, hz=300 + 50 * take)
+        write_recording(tmp_path / "mine" / "rain" / f"rain{take}-{take}.wav", 0.5, hz=2_000 + 50 * take)
+    import_folder(tmp_path / "mine", tmp_path / "sounds", group=r"^([a-z]+[0-9])-")
+    assert write_split(tmp_path / "sounds", val=0, test=0.5, seed=1).single == {"drone": ["train", "test"]}
+    printed = CliRunner().invoke(app, ["data", "split", str(tmp_path / "sounds"), "--val", "0", "--test", "0.5"]).output
+    assert "One source only" in printed
+    assert "  drone: train, test\n" in printed
 
 
 def test_stale_or_changed(tmp_path: Path) -> None:

@@ -187,6 +187,33 @@ def test_training_sounds_are_recognised_under_another_name(sounds: Path, tmp_pat
     assert 0 < summarise(allowed).seen_clips == allowed.seen < len(allowed.truth)
 
 
+def test_prepare_for_a_fine_tuning(sounds: Path, tmp_path: Path) -> None:
+    """With --from, the sample rate is that of the pretrained model: `train` finds its windows in the cache."""
+    own, base = Path(shutil.copytree(sounds, tmp_path / "own")), tmp_path / "base"
+    train(changed(TINY, epochs=1), load_custom_dataset(sounds, TINY.frontend), "test", base)
+    start = ("--recipe", "own-sounds", "--from", base)
+    assert " of 2 s at 8,000 Hz" in run("data", "prepare", own, *start).output
+    prepared = {path.name for path in (own / "cache").iterdir()}
+    changes = ("--set", "optim.epochs=1", "--set", "open_set.background=0")
+    run("train", "--data", own, *start, *changes, "--out", tmp_path / "mine")
+    assert {path.name for path in (own / "cache").iterdir()} == prepared
+
+
+def test_sounds_of_the_pretrained_model_count_as_seen(sounds: Path, tmp_path: Path) -> None:
+    """A model that goes on from one that was trained on a copy of the data set, with another split, has seen test
+    clips: its accuracy carries a warning, although its own training never had them."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(changed(TINY, epochs=1), load_custom_dataset(sounds, TINY.frontend), "test", first)
+    renamed = Path(shutil.copytree(sounds, tmp_path / "renamed"))
+    write_split(renamed, val=0.3, test=0.3, seed=2)
+    again = load_custom_dataset(renamed, TINY.frontend)
+    train(changed(TINY, epochs=1), again, "test", second, pretrained=load_pretrained(first))
+    evaluation = evaluate(second, again)
+    assert 0 < evaluation.seen < len(evaluation.truth)
+    mine = run("evaluate", second, "--data", renamed)
+    assert f"WARNING: the sound of {evaluation.seen} of the {len(evaluation.truth)} clips" in mine.output
+
+
 def test_moved_recordings_keep_the_digest(tmp_path: Path) -> None:
     """After an import from the new place and the same split, the test set is still unseen."""
     dataset, old_place, new_place = tmp_path / "sounds", tmp_path / "old", tmp_path / "new"

@@ -5,6 +5,7 @@ has other samples, and is recognised by its acoustic fingerprint (`copies`), whi
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,22 @@ def sound_digests(waves: Tensor) -> Digests:
     return digests
 
 
-def save_training_sounds(directory: Path, waves: Windows, rate: int) -> None:
-    """Store digests and fingerprints of training windows (windows, samples) in a model directory. Raises OSError."""
-    digests = np.unique(np.concatenate([sound_digests(part) for part in in_parts(waves, _PART)]))
-    np.save(directory / TRAINING_SOUNDS, digests[digests > 0])
-    words = np.concatenate([fingerprints(part, rate) for part in in_parts(waves, _PART)])
-    np.save(directory / TRAINING_FINGERPRINTS, np.unique(words[(words > 0).any(axis=1)], axis=0).astype("<u8"))
+def save_training_sounds(directory: Path, waves: Windows, rate: int, bases: Sequence[Path] = ()) -> None:
+    """Store digests and fingerprints of training windows (windows, samples) in a model directory.
+
+    Those of `bases` are added, the directories of the models that it started from or learned from: it has seen their
+    sounds, too. Raises OSError, and EvaluationError for a damaged file of theirs.
+    """
+    digests = [sound_digests(part) for part in in_parts(waves, _PART)]
+    words = [fingerprints(part, rate) for part in in_parts(waves, _PART)]
+    for base in bases:
+        digests += _present(_read_digests(base))
+        words += _present(_read_words(base))
+    different = np.unique(np.concatenate(digests))
+    np.save(directory / TRAINING_SOUNDS, different[different > 0])
+    longest = max(part.shape[1] for part in words)  # windows of a base may have another length
+    every = np.concatenate([np.pad(part, ((0, 0), (0, longest - part.shape[1]))) for part in words])
+    np.save(directory / TRAINING_FINGERPRINTS, np.unique(every[(every > 0).any(axis=1)], axis=0).astype("<u8"))
 
 
 def seen_windows(directory: Path, waves: Tensor, rate: int) -> NDArray[np.bool_]:
@@ -55,15 +66,27 @@ def seen_windows(directory: Path, waves: Tensor, rate: int) -> NDArray[np.bool_]
 
     None is known to be for a model without digests. Raises EvaluationError for a damaged file.
     """
-    digests = _read(directory / TRAINING_SOUNDS, np.dtype(np.uint64), 1, "(sounds,)")
+    digests = _read_digests(directory)
     if digests is None:
         return np.zeros(len(waves), bool)
     seen: NDArray[np.bool_] = np.isin(sound_digests(waves), digests)
-    words: Words | None = _read(directory / TRAINING_FINGERPRINTS, np.dtype(np.uint64), 2, "(windows, words)")
+    words = _read_words(directory)
     if words is not None and words.size and not seen.all():
         rows = np.flatnonzero(~seen)
         seen[rows] = best_copies(fingerprints(waves[torch.from_numpy(rows)], rate, fine=True), words) >= 0
     return seen
+
+
+def _read_digests(directory: Path) -> Digests | None:
+    return _read(directory / TRAINING_SOUNDS, np.dtype(np.uint64), 1, "(sounds,)")
+
+
+def _read_words(directory: Path) -> Words | None:
+    return _read(directory / TRAINING_FINGERPRINTS, np.dtype(np.uint64), 2, "(windows, words)")
+
+
+def _present(array: NDArray[np.uint64] | None) -> list[NDArray[np.uint64]]:
+    return [] if array is None else [array]
 
 
 def _read(path: Path, dtype: np.dtype[Any], axes: int, shape: str) -> NDArray[Any] | None:

@@ -75,6 +75,7 @@ class Model:
     frontend: LogMel
     network: Network
     open_set: OpenSetScorer | None = None  # scores whether a sound is of one of the classes at all
+    directory: Path | None = None  # from which it was loaded
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (..., classes) -> calibrated probabilities (..., classes); of a multi-label model, each on its own."""
@@ -138,7 +139,8 @@ def load_model(directory: Path, device: torch.device | str = "cpu") -> Model:
         raise ModelError(f"{directory}: {error}") from error
     network.eval().requires_grad_(False)
     open_set = load_open_set(directory, config)
-    return Model(config, frontend.to(device), network.to(device), None if open_set is None else open_set.to(device))
+    scorer = None if open_set is None else open_set.to(device)
+    return Model(config, frontend.to(device), network.to(device), scorer, directory)
 
 
 def save_open_set(directory: Path, scorer: OpenSetScorer, config: ModelConfig) -> ModelConfig:

@@ -54,6 +54,7 @@ class SplitInfo(BaseModel):
     sources: dict[Subset, list[str]]
     items_sha256: str
     copies: list[str] = []  # messages about re-encoded copies, which are on the same side as their originals
+    single: dict[str, list[Subset]] = {}  # by class: the subsets in which all of its sounds have one source
     missing: list[str] = []  # files of the manifest that do not exist; they have a place in the split all the same
 
 
@@ -218,6 +219,7 @@ def _replace_split(
         copies=[describe_copy(*pair) for pair in copies],
         missing=sorted({entry.file for entry in entries} - {entry.file for entry in present_entries(root, entries)}),
         sources={one: sorted(source for source, subset in subsets.items() if subset == one) for one in SUBSETS},
+        single=_single_sources(entries, subsets),
     )  # fmt: skip
     folder, partial = root / SPLIT_DIR, root / f"{SPLIT_DIR}.partial"
     try:
@@ -235,6 +237,16 @@ def _replace_split(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return info
+
+
+def _single_sources(entries: Sequence[ManifestEntry], subsets: Mapping[str, Subset]) -> dict[str, list[Subset]]:
+    """Of each class, the subsets in which it has one source only."""
+    found: dict[str, dict[Subset, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for entry in entries:
+        for label in entry.labels:
+            found[label][subsets[entry.source]].add(entry.source)
+    single = {label: [one for one in SUBSETS if len(own[one]) == 1] for label, own in sorted(found.items())}
+    return {label: own for label, own in single.items() if own}
 
 
 def has_split(root: Path) -> bool:
