@@ -67,7 +67,8 @@ class AugmentRecipe(StrictModel):
     speed: float = Field(default=1.2, ge=1)  # speed perturbation up to this factor, faster or slower; changes the pitch
     stretch: float = Field(default=1.0, ge=1)  # time stretching up to this factor; keeps the pitch
     mix_alpha: float = Field(default=0.4, ge=0)  # ratio of mixing two waveforms, from Beta(alpha, alpha); 0: off
-    mix_share: float = Field(default=1.0, ge=0, le=1)  # fraction of the clips that are mixed
+    mix_batches: float = Field(default=1.0, ge=0, le=1)  # fraction of the batches in which clips are mixed
+    mix_share: float = Field(default=1.0, ge=0, le=1)  # fraction of the clips of these batches that are mixed
     noise_db: float | None = Field(default=None, ge=0)  # lowest signal-to-noise ratio of added noise; None: off
     noise_share: float = Field(default=1.0, ge=0, le=1)  # fraction of the clips to which noise is added
     noise_slope: float = Field(default=0.0, ge=0, le=3)  # largest a of a 1/f^a spectrum: 0 white, 1 pink, 2 brown
@@ -212,8 +213,14 @@ def for_fine_tuning(recipe: Recipe, model: ModelConfig) -> Recipe:
 
 
 def check_overrides(recipe: Recipe, fine_tuned: Recipe, keys: Iterable[str]) -> None:
-    """Raise RecipeError for an override that `for_fine_tuning` has replaced by a value of the pretrained model."""
+    """Raise RecipeError for what has no effect because of a pretrained model: an override that `for_fine_tuning` has
+    replaced, and other initial weights."""
     wanted, used = recipe.model_dump(mode="json"), fine_tuned.model_dump(mode="json")
+    if recipe.start.weights != "random":
+        raise RecipeError(
+            f"--from and start.weights={recipe.start.weights} are both initial weights: with --set start.weights=random"
+            " those of --from are used"
+        )
     for key in keys:
         if _at(wanted, key) != _at(used, key):
             raise RecipeError(

@@ -98,6 +98,19 @@ def test_random_values_are_per_clip_and_seeded() -> None:
     assert len({tuple(row.tolist()) for row in first[:, :50]}) == 8
 
 
+def test_share_of_the_batches_is_mixed() -> None:
+    """All clips of a batch (but those that meet themselves), or none."""
+    waves, targets = torch.randn(32, 80), torch.eye(32)
+    recipe, generator = AugmentRecipe(mix_batches=0.3), seeded()
+    audible = block_audibility(waves, 800)
+    mixed: list[int] = []
+    for _ in range(200):
+        _, labels = augment_waveforms(waves, audible, targets, 800, recipe, generator, crop=False)
+        mixed.append(int((labels.amax(dim=1) < 1).sum()))
+    assert all(clips == 0 or clips > 24 for clips in mixed)
+    assert 0.2 < sum(clips > 0 for clips in mixed) / len(mixed) < 0.4
+
+
 def test_disabled_augmentation_changes_nothing() -> None:
     """Zeros in the recipe switch augmentation off."""
     off = AugmentRecipe(

@@ -33,7 +33,9 @@ DOCUMENTED = {
     "audiospecnet": {
         "frontend": {"sample_rate": 22_050, "n_fft": 1_024, "hop": 512, "n_mels": 128, "f_min": 0, "f_max": 11_025},
         "network": {"depths": (3, 4, 6, 3), "widths": (64, 128, 256, 512), "dropout": (0.5,)},
-        "augment": {"mix_alpha": 0.2, "mix_share": 0.3, "frequency_mask_mels": 30, "time_mask_frames": 80},
+        "augment": {
+            "mix_alpha": 0.2, "mix_batches": 0.3, "mix_share": 1.0, "frequency_mask_mels": 30, "time_mask_frames": 80,
+        },
         "optim": {
             "optimizer": "adamw", "schedule": "one_cycle", "max_lr": 2e-3, "initial_lr": 5e-4 / 2e-3, "warmup": 0.1,
             "weight_decay": 0.01, "label_smoothing": 0.1, "batch": 32, "epochs": 100,

@@ -35,7 +35,7 @@ def augment_waveforms(
     samples = round(recipe.crop_seconds * rate) if crop and recipe.crop_seconds else waves.shape[1]
     if recipe.roll or recipe.speed > 1 or samples < waves.shape[1]:
         waves = random_crop(waves, audible, samples, rate, recipe, generator)
-    if recipe.mix_alpha and recipe.mix_share:
+    if recipe.mix_alpha and recipe.mix_share and _chosen(recipe.mix_batches, generator):
         waves, targets = mix_pairs(waves, targets, rate, recipe, generator)
     for name in recipe.extra:
         waves = find_augmentation(name)(waves, rate, generator)
@@ -210,6 +210,11 @@ def spec_augment(
             shape[axis] = size
             spectrograms = torch.where(masked.view(shape), fill, spectrograms)
     return spectrograms
+
+
+def _chosen(share: float, generator: Generator) -> bool:
+    """True for a share of the calls. Draws nothing if that is 1, so that it changes no other random value."""
+    return share == 1 or bool(torch.rand((), generator=generator) < share)
 
 
 def _uniform(like: Tensor, generator: Generator, low: float, high: float) -> Tensor:
