@@ -3,13 +3,12 @@
 Modules that need torch are imported inside the commands.
 """
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import INTERRUPTED, Changes, Data, RecipeName, StartName, load_data, parse_fold, recipe_and_start
+from commands.options import Changes, Data, StartName, interrupted, load_data, parse_fold, recipe_and_start
 
 if TYPE_CHECKING:
     from training.eval.predict import Precision
@@ -29,7 +28,10 @@ def evaluate(
             min=1, metavar="N", help="Cross-validate --recipe in MODEL: N folds, by source in a custom data set."
         ),
     ] = None,
-    recipe: RecipeName = "esc50-best",
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --folds: a bundled recipe, or a YAML file; esc50-best by default."),
+    ] = None,
     changes: Changes = None,
     start: StartName = None,
     out: Annotated[
@@ -78,16 +80,28 @@ def evaluate(
     from training.eval.answer_report import measure_model
     from training.eval.evaluate import evaluate as run
     from training.eval.model_card import record_accuracy
-    from training.eval.report import headline, interval, percent, write_report
+    from training.eval.report import headline, interval, percent, seen_warning, write_report
 
     arithmetic = _precision(precision)
     if folds:
         if len(models) > 1:
             raise typer.BadParameter("takes one directory for its runs", param_hint="--folds")
-        return _cross_validate(models[0], data, folds, *recipe_and_start(recipe, changes, start))
-    if start or changes:
-        raise typer.BadParameter("needed to train", param_hint="--folds")
+        of_one_model = {
+            "--fold": fold, "--out": out, "--precision": precision != "float32", "--views": views > 1,
+            "--allow-training-fold": trained_fold, "--record": record, "--fit-answers": fit_answers,
+            "--level-dbfs": level_dbfs is not None, "--fit-temperature": fit_temperature,
+            "--precision-target": precision_target is not None, "--outside": outside, "--model-classes": model_classes,
+        }  # fmt: skip
+        if given := [name for name, value in of_one_model.items() if value]:
+            raise typer.BadParameter(
+                "is for a trained model, and cannot be combined with --folds, which trains one for each fold",
+                param_hint=given[0],
+            )
+        return _cross_validate(models[0], data, folds, *recipe_and_start(recipe or "esc50-best", changes, start))
+    if recipe or start or changes:
+        raise typer.BadParameter("needed with --recipe, --from and --set, which are for training", param_hint="--folds")
     config = _config(models[0])
+    _check_data_is_named(config, data)
     dataset = whole = load_data(data, config.frontend, _segments(config), to_measure=True)
     if model_classes:
         name = config.training.get("data", {}).get("name") or f"{whole.info.name}, {len(config.classes)} classes"
@@ -113,12 +127,13 @@ def evaluate(
         )
     report = write_report(evaluation, where, answers)
     print(headline(report))
-    print(f"95 % interval {interval(report.interval_95)}, top-5 {percent(report.top_5)}, {report.precision}")
+    top = f", top-5 {percent(report.top_5)}" if len(config.classes) > 5 else ""  # of five classes it is always right
+    print(f"95 % interval {interval(report.interval_95)}{top}, {report.precision}")
     if report.interval_95_sources and report.sources < report.clips:
         print(f"95 % interval by source ({report.sources} sources) {interval(report.interval_95_sources)}")
     print(f"calibration error {report.calibration_error:.3f}, forward passes per clip {report.forward_passes}")
-    if report.seen_clips:
-        print(f"WARNING: the sound of {report.seen_clips} of the {report.clips} clips is in the training data as well")
+    if warning := seen_warning(report.seen_clips, report.clips):
+        print(warning)
     if answers:
         print(answers_headline(answers))
         for name, groups in (("synthesised background", answers.background), ("outside sounds", answers.outside)):
@@ -134,7 +149,8 @@ def evaluate(
 
 def _cross_validate(out: Path, data: Path | None, folds: int, recipe: "Recipe", model: "Model | None") -> None:
     from training.eval.crossval import as_markdown, cross_validate, headline
-    from training.eval.report import interval
+    from training.eval.report import interval, seen_warning
+    from training.fit.run_state import resumable
     from worker.inference.malloc import keep_freed_memory
 
     keep_freed_memory()
@@ -143,11 +159,12 @@ def _cross_validate(out: Path, data: Path | None, folds: int, recipe: "Recipe", 
     try:
         report = cross_validate(recipe, dataset, chosen[::-1], out, pretrained=model)
     except KeyboardInterrupt:
-        print(f"\nStopped and saved in {out}: the same command resumes from there.", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        interrupted(any(map(resumable, out.glob("fold*"))), out, "the same command")
     print(as_markdown(report).split("\n", 2)[2])
     print(headline(report))
     print(f"95 % interval by source ({report.sources} sources) {interval(report.interval_95_sources)}")
+    if warning := seen_warning(report.seen_clips, report.clips):
+        print(warning)
     print(f"Reports, models and labels: {out}")
 
 
@@ -158,6 +175,7 @@ def quantise(
     from training.export.quantise import quantise as run
 
     config = _config(models[0])
+    _check_data_is_named(config, data)
     dataset = load_data(data, config.frontend, _segments(config))
     for model in models:
         ranges = run(model, dataset).int8_ranges
@@ -185,6 +203,15 @@ def _config(model: Path) -> "ModelConfig":
         return read_config(model)
     except ModelError as error:
         raise EvaluationError(str(error)) from error
+
+
+def _check_data_is_named(config: "ModelConfig", data: Path | None) -> None:
+    """Without --data the data set is ESC-50, which is downloaded: that is no use for a model of other sounds."""
+    from training.data.esc50 import ESC50
+
+    learned = config.training.get("data", {}).get("name", ESC50.name)
+    if data is None and not learned.startswith(ESC50.name):
+        raise typer.BadParameter(f"needed: {config.name} was trained on {learned!r}", param_hint="--data")
 
 
 def _segments(config: "ModelConfig") -> "SegmentRecipe":

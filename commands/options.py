@@ -4,9 +4,10 @@ Modules that need torch are imported inside the functions.
 """
 
 import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -95,3 +96,12 @@ def recipe_and_start(name: str, changes: list[str] | None, start: Path | None) -
 def command_options(values: Iterable[tuple[str, object]]) -> str:
     """The options that have a value, quoted for a shell."""
     return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in values if value)
+
+
+def interrupted(saved: bool, out: Path, command: str) -> NoReturn:
+    """End after Ctrl-C: print by which command a run in `out` goes on, if anything of it is saved."""
+    if saved:
+        print(f"\nStopped and saved in {out}: {command} continues from there.", file=sys.stderr)
+    else:
+        print("\nStopped before the first step: nothing is saved; the same command starts again.", file=sys.stderr)
+    raise SystemExit(INTERRUPTED)

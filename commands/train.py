@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from commands.options import (
-    INTERRUPTED,
     Changes,
     Data,
     FoldName,
@@ -19,6 +18,7 @@ from commands.options import (
     StartName,
     TeacherNames,
     command_options,
+    interrupted,
     load_data,
     parse_fold,
     recipe_and_start,
@@ -54,10 +54,11 @@ def train(
     from training.eval.answer_report import measure_model
     from training.eval.evaluate import evaluate as evaluate_model
     from training.eval.model_card import record_accuracy
-    from training.eval.report import headline, write_report
+    from training.eval.report import headline, seen_warning, write_report
     from training.fit import processes
     from training.fit.history import CURVE
     from training.fit.loop import train as run
+    from training.fit.run_state import resumable
     from training.fit.trackers import TENSORBOARD
     from worker.inference.malloc import keep_freed_memory
 
@@ -78,7 +79,7 @@ def train(
                 trackers=(TENSORBOARD, *(track or ())),
             )  # fmt: skip
         except KeyboardInterrupt:
-            _interrupted(out)
+            interrupted(resumable(out), out, "the same command with --resume")
         if not processes.is_first():
             return
     print(f"The model {chosen.name} is in {out}")
@@ -89,6 +90,8 @@ def train(
             folder = out / (f"evaluation-{part}" if test_fold == "test" else "evaluation")
             report = write_report(evaluation, folder, answers)
             print(f"{headline(report)}: {folder}")
+            if warning := seen_warning(report.seen_clips, report.clips):
+                print(warning)
     record_accuracy(out, evaluation, report)
     print(f"Model card: {out}/README.md, learning curve: {out}/{CURVE}")
     same = [("--data", data), ("--recipe", recipe), *(("--set", one) for one in changes or ()), ("--from", start)]
@@ -175,13 +178,3 @@ def overfit(
     dataset = load_data(data, chosen.frontend, chosen.segments)
     taken, loss = overfit_one_batch(chosen, dataset, parse_fold(fold, dataset), steps, pretrained=model)
     print(f"100 % of one minibatch after {taken} steps, loss {loss:.3f}: the network and the loss work")
-
-
-def _interrupted(out: Path) -> None:
-    from training.fit.run_state import resumable
-
-    if resumable(out):
-        print(f"\nStopped and saved in {out}: the same command with --resume continues from there.", file=sys.stderr)
-    else:
-        print("\nStopped before the first step: nothing is saved; the same command starts again.", file=sys.stderr)
-    raise SystemExit(INTERRUPTED)

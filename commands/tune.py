@@ -11,6 +11,7 @@ from commands.options import (
     FoldName,
     StartName,
     command_options,
+    interrupted,
     load_data,
     parse_fold,
     recipe_and_start,
@@ -38,7 +39,7 @@ def tune(
     trials: Annotated[int, typer.Option(min=2, metavar="N", help="Trainings in all.")] = 20,
 ) -> None:
     """Search for better values of a recipe, on a held-out part of the training data."""
-    from training.tune import parse_range, usual_ranges
+    from training.tune import TRIALS, parse_range, usual_ranges
     from training.tune import tune as run
     from worker.inference.malloc import keep_freed_memory
 
@@ -46,7 +47,10 @@ def tune(
     chosen, model = recipe_and_start(recipe, changes, start)
     wanted = [parse_range(one) for one in ranges or ()] or usual_ranges(chosen)
     dataset = load_data(data, chosen.frontend, chosen.segments)
-    found = run(chosen, dataset, parse_fold(fold, dataset), out, wanted, trials, pretrained=model)
+    try:
+        found = run(chosen, dataset, parse_fold(fold, dataset), out, wanted, trials, pretrained=model)
+    except KeyboardInterrupt:
+        interrupted((out / TRIALS).is_file(), out, "the same command")
     print(
         f"{found.trials} trials, {found.stopped} of them stopped early; the best has a loss of {found.loss:.3f} and"
         f" {found.accuracy:.1%} on the held-out part: {out}/trials.csv"

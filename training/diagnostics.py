@@ -26,6 +26,7 @@ from worker.model.precision import autocast
 
 _LOWEST, _HIGHEST = 1e-6, 1.0
 _SMOOTHING = 0.9  # exponential smoothing factor of the loss curve, per step
+_FALL = 0.98  # of the loss at the start: a lowest loss above that is noise
 _DIVERGED = 4.0  # the test stops when the loss exceeds this multiple of the lowest loss
 
 
@@ -97,11 +98,10 @@ def find_learning_rate(
         )
 
     at, lowest = read_curve(losses)
-    steepest = rates[at]
-    found = LearningRateCurve(tuple(rates), tuple(losses), steepest, rates[lowest])
+    found = LearningRateCurve(tuple(rates), tuple(losses), rates[at], rates[lowest])
     try:
         out.mkdir(parents=True, exist_ok=True)
-        save_lr_curve(out / "lr_find.png", rates, losses, steepest)
+        save_lr_curve(out / "lr_find.png", rates, losses, found.steepest)
         (out / "lr_find.json").write_text(json.dumps(vars(found)) + "\n", encoding="utf-8")
     except OSError as error:
         raise RunError(f"cannot write the learning-rate curve to {out}: {error}") from error
@@ -109,7 +109,8 @@ def find_learning_rate(
 
 
 def read_curve(losses: Sequence[float]) -> tuple[int, int]:
-    """The steps at which the loss falls fastest, and at which it is lowest, of at least ten smoothed losses.
+    """The steps at which the loss falls fastest, and at which it is lowest, of at least ten smoothed losses. Raises
+    RunError for a loss that does not fall: a rate could be read from it, and would be absurd.
 
     The first tenth is left out: there the exponential average still follows single batches. A slope is measured over a
     tenth of the curve, so that the noise of a few batches is not taken for a descent.
@@ -117,6 +118,11 @@ def read_curve(losses: Sequence[float]) -> tuple[int, int]:
     tenth = max(1, len(losses) // 10)
     half = max(1, tenth // 2)
     lowest = min(range(tenth, len(losses)), key=lambda step: losses[step])
+    if losses[lowest] > _FALL * losses[tenth]:
+        raise RunError(
+            f"the loss falls at no learning rate (from {losses[tenth]:.3g} to {losses[lowest]:.3g} at the lowest):"
+            " take more --steps, or check that the network can learn with `otoscope overfit`"
+        )
 
     def slope(step: int) -> float:
         first, last = max(step - half, tenth), min(step + half, len(losses) - 1)

@@ -5,9 +5,10 @@ are worse than the median of the others at the same epoch (Optuna, arXiv:1907.10
 """
 
 import csv
+import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from tqdm import tqdm
 
 from shared.install_hints import install_command
 from training.data.base import Dataset, Fold
-from training.errors import RecipeError, RunError
+from training.errors import DivergedError, RecipeError, RunError
 from training.fit import processes
 from training.fit.loop import train
+from training.fit.run_state import run_identity
 from training.recipe import Recipe, differences, with_changes
 from worker.model.checkpoint import Model
 
@@ -90,8 +92,8 @@ def tune(
     recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, ranges: Sequence[Range], trials: int, *,
     pretrained: Model | None = None,
 ) -> Found:  # fmt: skip
-    """Run trials until there are so many in `out`; a search that was interrupted goes on. Raises RunError, RecipeError
-    and DatasetError."""
+    """Run trials until there are so many in `out`; a search that was interrupted goes on. A trial that diverges counts
+    as one that was stopped early. Raises RunError, RecipeError and DatasetError."""
     try:
         import optuna
         from optuna.storages.journal import JournalFileBackend
@@ -104,14 +106,18 @@ def tune(
     if not dataset.train_validation_split(test_fold, recipe.optim.holdout, recipe.seed)[1]:
         raise RunError("nothing can be held out: each class needs two recordings or more in the training data")
     measured = with_changes(recipe, {"open_set.background": 0})  # which no trial needs
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    out.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are tracebacks of what is raised anyway
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{out} cannot be created: {error}") from error
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(out / _JOURNAL)))
     study = optuna.create_study(
-        storage=storage, study_name=recipe.name, load_if_exists=True, direction="minimize",
+        storage=storage, study_name="search", load_if_exists=True, direction="minimize",
         sampler=optuna.samplers.TPESampler(seed=recipe.seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=_FIRST, n_warmup_steps=recipe.optim.epochs // 4),
     )  # fmt: skip
+    _check_same_search(study, run_identity(recipe, dataset, test_fold, 0, (), pretrained), ranges, out)
 
     def objective(trial: Any) -> float:
         changes = {one.key: _suggest(trial, one) for one in ranges}
@@ -121,6 +127,7 @@ def tune(
 
         def after_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
             last.update(metrics)
+            trial.set_user_attr("accuracy", metrics["val_accuracy"])
             trial.report(metrics["val_loss"], epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
@@ -128,21 +135,39 @@ def tune(
         try:
             tried = with_changes(measured, changes)
             train(tried, dataset, test_fold, folder, pretrained=pretrained, on_epoch=after_epoch)
+        except DivergedError as error:
+            raise optuna.TrialPruned from error
         finally:
-            trial.set_user_attr("accuracy", last.get("val_accuracy", 0.0))
             shutil.rmtree(folder, ignore_errors=True)
             _write(out / TRIALS, study, ranges)
         shown = ", ".join(f"{key}={_short(value)}" for key, value in changes.items())
         tqdm.write(f"trial {trial.number + 1}: loss {last['val_loss']:.3f}, {last['val_accuracy']:.1%} with {shown}")
         return last["val_loss"]
 
-    done = [one for one in study.trials if one.state.is_finished()]
-    study.optimize(objective, n_trials=max(trials - len(done), 0))
+    measured_states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)  # not: interrupted, failed
+    study.optimize(objective, n_trials=max(trials - len(study.get_trials(states=measured_states)), 0))
     _write(out / TRIALS, study, ranges)
+    complete, stopped = (study.get_trials(states=[state]) for state in measured_states)
+    if not complete:
+        raise RunError(f"none of {len(stopped)} trials reached its last epoch: try lower values of optim.max_lr")
     best = study.best_trial
     chosen = differences(with_changes(recipe, best.params), recipe)
-    stopped = sum(one.state == optuna.trial.TrialState.PRUNED for one in study.trials)
-    return Found(chosen, study.best_value, float(best.user_attrs["accuracy"]), len(study.trials), stopped)
+    accuracy = float(best.user_attrs["accuracy"])
+    return Found(chosen, study.best_value, accuracy, len(complete) + len(stopped), len(stopped))
+
+
+def _check_same_search(study: Any, identity: dict[str, Any], ranges: Sequence[Range], out: Path) -> None:
+    """Raise RunError for a folder with a search of another recipe, data set, fold, model or ranges: losses of different
+    searches cannot be compared."""
+    wanted = json.dumps({**identity, "ranges": [astuple(one) for one in ranges]}, sort_keys=True)
+    stored = study.user_attrs.get("search")
+    if stored is None:
+        study.set_user_attr("search", wanted)
+    elif stored != wanted:
+        raise RunError(
+            f"{out} holds a search with another recipe, fold, data set, pretrained model or other ranges: choose"
+            " another folder with --out"
+        )
 
 
 def _short(value: Any) -> str:

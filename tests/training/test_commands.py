@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from commands.options import INTERRUPTED
-from commands.train import _interrupted
+from commands.options import INTERRUPTED, interrupted
 from otoscope.cli.main import app
 from shared.audio.decode import decode
 from tests.conftest import PYTHON
@@ -22,7 +21,6 @@ from tests.support.tiny_recipe import TINY, changed
 from training.data.esc50 import load_esc50
 from training.data.spectrograms_npz import export_spectrograms
 from training.fit.loop import train
-from training.fit.run_state import CHECKPOINT
 from training.recipe import load_recipe, to_yaml
 from worker.model.checkpoint import read_config
 from worker.model.frontend import LogMel
@@ -154,6 +152,8 @@ def test_ignored_overrides_are_errors(data: Path, recipe_file: str, tmp_path: Pa
         refused = run("train", *more, "--set", f"{key}={value}")
         assert refused.exit_code != 0
         assert f"{key} cannot be set with --from" in refused.output + str(refused.exception)
+    both = run("train", "--data", data, "--recipe", "pictures", "--from", tmp_path / "first")
+    assert "--set start.weights=random" in str(both.exception)
     trained = run("train", *more, "--set", "network.widths=[8, 16]", "--set", "optim.epochs=1")
     assert trained.exit_code == 0, trained.output
 
@@ -167,6 +167,8 @@ def test_invalid_arguments(data: Path, recipe_file: str, tmp_path: Path) -> None
         (("train", "--data", data, "--recipe", recipe_file, "--set", "optim.epochs"), "is not KEY=VALUE"),
         (("evaluate", tmp_path, "--data", data, "--precision", "int3"), "one of float32"),
         (("evaluate", tmp_path, "--data", data), "config.json"),
+        (("evaluate", tmp_path, "--data", data, "--folds", 2, "--views", 4), "--views: is for a trained model"),
+        (("evaluate", tmp_path, "--data", data, "--recipe", recipe_file), "--folds: needed with --recipe"),
     ):
         result = run(*arguments, *(("--out", tmp_path / "x") if arguments[0] == "train" else ()))
         assert result.exit_code != 0
@@ -266,9 +268,26 @@ def test_ctrl_c_saves(data: Path, recipe_file: str, tmp_path: Path) -> None:
 def test_interrupted_while_decoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before the first checkpoint there is nothing to resume, and no command that would fail is recommended."""
     for saved, message in ((False, "nothing is saved; the same command starts again"), (True, "with --resume")):
-        if saved:
-            (tmp_path / CHECKPOINT).touch()
         with pytest.raises(SystemExit) as stopped:
-            _interrupted(tmp_path)
+            interrupted(saved, tmp_path, "the same command with --resume")
         assert stopped.value.code == INTERRUPTED
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_ctrl_c_before_the_first_step_promises_nothing(
+    command: str, data: Path, recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the clips are decoded, neither a training nor a cross-validation has saved anything."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.fit.loop.set_up_training", stop)
+    given = ("--data", data, "--recipe", recipe_file)
+    if command == "train":
+        stopped = run("train", *given, "--out", tmp_path / "run")
+    else:
+        stopped = run("evaluate", tmp_path / "cv", *given, "--folds", 2)
+    assert stopped.exit_code == INTERRUPTED
+    assert "nothing is saved" in stopped.output

@@ -145,6 +145,8 @@ def test_learning_rate_is_not_read_from_noise() -> None:
     steepest, lowest = read_curve(losses)
     assert 50 <= steepest < lowest
     assert lowest in (89, 90)
+    with pytest.raises(RunError, match="falls at no learning rate"):
+        read_curve([2.3 - 0.001 * (step % 7) for step in range(80)] + [2.3 + 0.5 * step for step in range(20)])
 
 
 def test_long_clip_has_the_answer_of_the_service(data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The training loop: from a recipe to a model directory."""
 
+import errno
 import shutil
 import signal
 from collections.abc import Callable
@@ -222,6 +223,30 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest
             save_checkpoint(tmp_path, {"step": 2})
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
     assert torch.load(tmp_path / CHECKPOINT) == {"step": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["save_model", "save_open_set"])
+def test_full_disk_at_the_end_is_resumed(
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The error names the folder; a model of which only a part could be written is not taken for a finished one."""
+    monkeypatch.setattr("training.fit.loop._SAVE_SECONDS", 0.0)
+    dataset, out = load_esc50(data), tmp_path / "run"
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "training.fit.loop.save_model" if step == "save_model" else "training.fit.answers.save_open_set", full
+        )
+        with pytest.raises(RunError, match=rf"{out} cannot be written, the last saved state is kept: .*No space left"):
+            train(recipe, dataset, 3, out)
+    assert (out / CHECKPOINT).is_file()
+    train(recipe, dataset, 3, out, resume=True)
+    assert load_model(out).open_set is not None
+    assert not (out / CHECKPOINT).exists()
 
 
 def test_patience_needs_a_validation_set(data: Path, recipe: Recipe, tmp_path: Path) -> None:

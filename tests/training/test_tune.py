@@ -77,6 +77,49 @@ def test_search(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_another_search_is_refused(data: Path, tmp_path: Path) -> None:
+    """Losses of other data, another recipe or other ranges are not comparable: the folder holds one search."""
+    dataset, recipe, ranges = load_esc50(data), changed(TINY, epochs=1), [parse_range("optim.max_lr=0.001,0.01")]
+    tune(recipe, dataset, 3, tmp_path, ranges, 2)
+    others = (
+        (recipe, replace(dataset, clips=dataset.clips[:-1]), 2, ranges),
+        (changed(recipe, batch=4), dataset, 3, ranges),
+        (recipe, dataset, 3, [parse_range("optim.max_lr=0.001,0.02")]),
+    )
+    for other, sounds, fold, tried in others:
+        with pytest.raises(RunError, match="choose another folder with --out"):
+            tune(other, sounds, fold, tmp_path, tried, 3)
+
+
+@pytest.mark.slow
+def test_a_trial_that_diverges_does_not_end_the_search(data: Path, tmp_path: Path) -> None:
+    """It counts as stopped; where all of them diverge, the error says what to try."""
+    dataset, recipe = load_esc50(data), changed(TINY, epochs=2, optimizer="sgd", clip_norm=1e30)
+    found = tune(recipe, dataset, 3, tmp_path / "some", [parse_range("optim.max_lr=1e38,0.01")], 6)
+    assert float(found.changes.get("optim.max_lr", recipe.optim.max_lr)) == 0.01
+    assert found.stopped >= 1
+    with pytest.raises(RunError, match="lower values of"):
+        tune(recipe, dataset, 3, tmp_path / "all", [parse_range("optim.max_lr=1e37,1e38")], 2)
+
+
+@pytest.mark.slow
+def test_interrupted_search_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial that Ctrl-C ends is none of those that were asked for, and the next command makes up for it."""
+    dataset, recipe, ranges = load_esc50(data), changed(TINY, epochs=1), [parse_range("optim.max_lr=0.001,0.01")]
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.tune.train", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tune(recipe, dataset, 3, tmp_path, ranges, 2)
+    assert tune(recipe, dataset, 3, tmp_path, ranges, 2).trials == 2
+    with (tmp_path / "trials.csv").open() as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["fail", "complete", "complete"]
+
+
+@pytest.mark.slow
 def test_command(data: Path, tmp_path: Path) -> None:
     """The printed command trains with the best values."""
     (tmp_path / "tiny.yaml").write_text(to_yaml(changed(TINY, epochs=1)))
