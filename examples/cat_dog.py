@@ -1,10 +1,11 @@
-"""Cat or dog, from 64 clips: transfer learning from images compared with transfer learning from other sounds.
+"""Cat or dog, from 64 clips: transfer learning from images, from AudioSet, and from other sounds of ESC-50.
 
     .venv/bin/python examples/cat_dog.py ESC-50 [--out runs/cat-dog]
 
-The 80 clips of two classes of ESC-50 with the official five folds, which never separate the clips of a recording. Once
-from ImageNet weights (recipe `pictures`), once from a residual CNN that is trained here on the other 48 classes,
-without any cat or dog. All results are kept in --out, and an interrupted run is resumed. The last line is JSON.
+The 80 clips of two classes of ESC-50 with the official five folds, which never separate the clips of a recording: from
+YAMNet (recipe `audioset-finetune`, if `otoscope models add yamnet` was run), from ImageNet weights (recipe `pictures`),
+and from a residual CNN that is trained here on the other 48 classes, without any cat or dog. All results are kept in
+--out, and an interrupted run is resumed. The last line is JSON.
 """
 
 import argparse
@@ -19,11 +20,11 @@ from training.eval.evaluate import Evaluation, evaluate
 from training.eval.report import write_report
 from training.fit.answers import refit_answers
 from training.fit.loop import train
-from training.fit.pretrained import load_pretrained
+from training.fit.pretrained import MODELS, load_pretrained
 from training.fit.run_state import resumable
 from training.recipe import LEVEL_DBFS, Recipe, load_recipe
 from worker.inference.malloc import keep_freed_memory
-from worker.model.checkpoint import Model
+from worker.model.checkpoint import CONFIG, Model
 
 CLASSES = ("cat", "dog")
 NO_LEVEL = {"frontend.level_dbfs": "null"}  # as the shipped model was trained
@@ -43,6 +44,10 @@ def main() -> None:
     )
 
     figures: dict[str, Any] = {"example": "cat-dog"}
+    if (MODELS / "yamnet" / CONFIG).is_file():
+        recipe, yamnet = load_recipe("audioset-finetune"), load_pretrained(MODELS / "yamnet")
+        figures["audioset"] = cross_validate(recipe, animals, options.out / "audioset", yamnet)
+        print(f"\nfrom AudioSet: {figures['audioset']:.1%}\n", flush=True)
     figures["imagenet"] = cross_validate(load_recipe("pictures", NO_LEVEL), animals, options.out / "imagenet")
     print(f"\nfrom ImageNet: {figures['imagenet']:.1%}\n", flush=True)
 
