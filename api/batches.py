@@ -65,7 +65,8 @@ class Batches:
         no place for all of them, InvalidRequest where it never has, and what `Gateway.submit` does.
         """
         gateway, settings = self._gateway, self._gateway.settings
-        await gateway.catalogue.resolve(options.model)  # before anything is stored
+        gateway.check_keeping(options)  # before anything is stored
+        await gateway.catalogue.resolve(options.model)
         if len(members) > (places := math.ceil(settings.queue_limit * settings.caller_share)):
             raise InvalidRequest(f"The batch has {len(members)} sounds; the queue holds {places} of one caller.")
         checked = await asyncio.to_thread(self._check, members, options)

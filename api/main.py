@@ -25,7 +25,19 @@ from api.middleware.limits import CallerShareMiddleware, ConnectionLimitMiddlewa
 from api.middleware.metrics import MetricsMiddleware
 from api.middleware.query import UnsetParametersMiddleware
 from api.middleware.tracing import TracingMiddleware
-from api.routes import batches, detections, evaluate, health, hugging_face, images, jobs, limits, models, open_inference
+from api.routes import (
+    audio,
+    batches,
+    detections,
+    evaluate,
+    health,
+    hugging_face,
+    images,
+    jobs,
+    limits,
+    models,
+    open_inference,
+)
 from api.routes import streams as live_streams
 from api.service import Gateway
 from otoscope.types import Problem
@@ -82,7 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     problems.install(app)
     fast_routes.install(app, jobs.fast_router)
-    for resource in (jobs, batches, images, detections, evaluate, hugging_face, open_inference, models, limits, health):
+    for resource in (jobs, audio, batches, images, detections, evaluate, hugging_face, open_inference, models, limits, health):
         app.include_router(resource.router)
         head_routes.add_head(app, resource.router)
     app.include_router(live_streams.router)

@@ -16,7 +16,16 @@ from api.metrics import GatewayMetrics
 from api.middleware.auth import Caller
 from api.notifications import Notifications, Subscription
 from api.rejections import RecentRejections
-from otoscope.errors import DeadlineExceeded, JobCancelled, JobNotFound, QueueFull, ResultNotReady, StoreUnavailable
+from otoscope.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    JobCancelled,
+    JobNotFound,
+    PartNotFound,
+    QueueFull,
+    ResultNotReady,
+    StoreUnavailable,
+)
 from otoscope.types import AudioInfo, JobOptions, ModelCard, Ready
 from shared import tracing
 from shared.config.settings import Settings
@@ -49,14 +58,20 @@ class Gateway:
         """Raises QueueFull where the caller met a full queue a moment ago, so that its upload need not be read."""
         self._rejections.check(caller.name)
 
+    def check_keeping(self, options: JobOptions) -> None:
+        """Raises InvalidRequest where the sound is to be kept and this service keeps none."""
+        if options.keep_sound and not self.settings.share_sounds:
+            raise InvalidRequest("keep_sound: this service keeps no sounds; they are deleted when their jobs end.")
+
     async def submit(
         self, upload: Upload, caller: Caller, idempotency_key: str | None = None, job_id: str | None = None
     ) -> Submission:
         """Store a job and enqueue it; with a known idempotency key, the earlier job of the caller.
 
         Raises Busy errors, ModelNotFound, IdempotencyConflict, or InvalidRequest for a layer or a cell that the
-        model lacks.
+        model lacks, and for a sound that is not to be kept here.
         """
+        self.check_keeping(upload.options)
         card = await self.catalogue.resolve(upload.options.model)
         if upload.options.layer is not None:
             card.require_layer(upload.options.layer)
@@ -238,6 +253,21 @@ class Gateway:
                 reason = f": {job.error.detail}" if job.error else ""
                 raise ResultNotReady(f"The job is {job.status}{reason}", retry_after=None if job.final else 1)
             yield complete.packed
+
+    async def sound(self, request: Request, job_id: str, caller: Caller) -> tuple[AudioInfo, bytes]:
+        """The upload of a job that keeps it. The request holds its size, as by `loaded`.
+
+        Raises PartNotFound where it was not kept, or what `get` does.
+        """
+        job = await self.get(job_id, caller)
+        body: bytes | None = None
+        if job.keeps_sound:
+            memory_of(request).hold(job.audio.bytes)
+            async with self.result_slots:
+                body = await self.store.sound(job_id)
+        if body is None:
+            raise PartNotFound("The service does not have the sound of this job; submit it with keep_sound to keep it.")
+        return job.audio, body
 
     async def readiness(self) -> Ready:
         """Ready while Redis answers and can write, and at least one worker sends heartbeats.

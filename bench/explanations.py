@@ -2,12 +2,12 @@
 
     .venv/bin/python -m bench.explanations models/esc50 [MODEL ...] --data ../shared/data/esc50-16k [--clips 100]
 
-The spectrogram of each clip is divided into the 60 parts of the page's "Which part matters?": ten in time, six in
-frequency. An explanation orders them by how much they matter for the predicted class. Deletion mutes them in this order
-and insertion adds them to silence; the figure is the mean confidence of the class on the way (Petsiuk et al., "RISE",
-2018, arXiv:1806.07421). A faithful explanation has a low deletion and a high insertion. Integrated gradients
-(Sundararajan et al., 2017, arXiv:1703.01365) go from silence to the sound. Clips without a correct prediction are left
-out. Prints a table, and one line of JSON at the end.
+The spectrogram of each clip is divided into the 60 parts of `include=occlusion`: ten in time, six in frequency. An
+explanation orders them by how much they matter for the predicted class. Deletion mutes them in this order and insertion
+adds them to silence; the figure is the mean confidence of the class on the way (Petsiuk et al., "RISE", 2018,
+arXiv:1806.07421). A faithful explanation has a low deletion and a high insertion. Integrated gradients (Sundararajan et
+al., 2017, arXiv:1703.01365) go from silence to the sound. Clips without a correct prediction are left out. Prints a
+table, and one line of JSON at the end.
 """
 
 import argparse
@@ -28,9 +28,8 @@ from training.data.custom.dataset import load_dataset
 from training.eval.answers import clip_sounds, spread_evenly
 from worker.model.activations import ActivationRecorder
 from worker.model.checkpoint import Model, load_model
+from worker.model.occlusion import COLUMNS, PARTS, ROWS, mute
 
-COLUMNS, ROWS = 10, 6
-PARTS = COLUMNS * ROWS
 STEPS = 32  # of the path from silence to the sound
 Explain = Callable[
     [Model, Tensor, Tensor, int], Tensor
@@ -75,7 +74,7 @@ def spectrograms(model: Model, waveform: NDArray[np.float32]) -> tuple[Tensor, T
     window[0, : len(samples)] = samples
     with torch.no_grad():
         sound = model.frontend(window)
-        return sound, torch.full_like(sound, float(sound.min().minimum(model.frontend(torch.zeros_like(window)).min())))
+        return sound, torch.full_like(sound, model.frontend.silence)
 
 
 def confidences(model: Model, spectrogram: Tensor) -> Tensor:
@@ -86,7 +85,11 @@ def confidences(model: Model, spectrogram: Tensor) -> Tensor:
 
 def masks(kept: Tensor, shape: torch.Size) -> Tensor:
     """Which parts are kept, (rows, PARTS), 0 or 1 -> (rows, 1, mels, frames)."""
-    return functional.interpolate(kept.reshape(-1, 1, ROWS, COLUMNS), shape[-2:], mode="nearest")
+    found = torch.zeros(len(kept), 1, *shape[-2:])
+    for row, parts in zip(found, kept, strict=True):
+        for part in parts.nonzero().flatten().tolist():
+            mute(row, part, 1.0)
+    return found
 
 
 def by_part(values: Tensor) -> Tensor:
@@ -117,7 +120,7 @@ def class_activation(model: Model, sound: Tensor, silence: Tensor, target: int) 
 
 
 def occlusion(model: Model, sound: Tensor, silence: Tensor, target: int) -> Tensor:
-    """How far the confidence falls without each part, as the page's "Which part matters?"."""
+    """How far the confidence falls without each part, as `include=occlusion`."""
     muted = masks(torch.eye(PARTS), sound.shape)
     return -confidences(model, sound + muted * (silence - sound))[:, target]
 

@@ -48,7 +48,7 @@ class Options(TypedDict, total=False):
     include: str | Iterable[str]  # otoscope.types.Part names
     window: int | None  # index of the window that the arrays are of
     layer: str | None  # return all channels of this layer
-    cam_class: str | None  # the class of the CAM
+    cam_class: str | None  # the class of the parts cam and occlusion
     cell: str | None  # LAYER:CHANNEL:ROW:COLUMN or logits:CLASS: return how this number was computed
     combine: Combine | None  # how the windows become one answer
     unknown_threshold: float | None  # known score below which the verdict is `unknown`
@@ -58,6 +58,7 @@ class Options(TypedDict, total=False):
     overlap: float | None  # share by which the windows of a long sound overlap
     merge_gap: float | None  # seconds: closer detections of one class are joined
     min_duration: float | None  # seconds: shorter detections are left out
+    keep_sound: bool | None  # keep the sound as long as the result
     timeout: float | None  # seconds for the whole call, waiting and retries included
     idempotency_key: str | None  # submissions with the same key are one job; each call has its own by default
 
@@ -197,6 +198,12 @@ def exported_detections(job_id: str, format: Format, timeout: float) -> Flow[str
 def _get_detections(job_id: str, format: Format, timeout: float) -> Flow[httpx2.Response]:
     request = Request("GET", f"{_path(job_id)}/detections?format={format}", headers={"Accept": "*/*"})
     return (yield from exchange(SendRequest(request), time.monotonic() + timeout))
+
+
+def audio(job_id: str, timeout: float) -> Flow[bytes]:
+    """GET /v1/jobs/{id}/audio."""
+    request = Request("GET", f"{_path(job_id)}/audio", headers={"Accept": "*/*"})
+    return (yield from exchange(SendRequest(request), time.monotonic() + timeout)).content
 
 
 def cancel(job_id: str, timeout: float) -> Flow[None]:

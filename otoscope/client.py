@@ -154,6 +154,10 @@ class Client:
         """What `include=["detections"]` found: a list, or the text of a file in one of `otoscope.exports.FORMATS`."""
         return self._run(_detections(job, format, self._timeout))
 
+    def audio(self, job_id: str) -> bytes:
+        """The sound of a job that was submitted with `keep_sound=True`, as it was submitted."""
+        return self._run(calls.audio(job_id, self._timeout))
+
     def cancel(self, job_id: str) -> None:
         """Cancel a queued or running job; delete a finished one."""
         self._run(calls.cancel(job_id, self._timeout))
@@ -315,6 +319,9 @@ class AsyncClient:
     async def detections(self, job: Job | str, format: Format) -> str: ...
     async def detections(self, job: Job | str, format: Format | None = None) -> list[Detection] | str:
         return await self._run(_detections(job, format, self._timeout))
+
+    async def audio(self, job_id: str) -> bytes:
+        return await self._run(calls.audio(job_id, self._timeout))
 
     async def cancel(self, job_id: str) -> None:
         await self._run(calls.cancel(job_id, self._timeout))

@@ -41,6 +41,7 @@ class PartInfo:
     of: Literal["window", "sound"] = "sound"  # of the window `Result.window`, or of the whole sound
     per_layer: bool = False  # a dictionary from layer name to array, instead of one array
     image: bool = False  # served as /v1/jobs/{id}/<name>.png, or <name>/{layer}.png: (rows, columns), time in columns
+    passes: int = 0  # forward passes of a window that it takes in addition
 
     @property
     def summary(self) -> str:
@@ -56,9 +57,10 @@ def _part(
     of: Literal["window", "sound"] = "sound",
     per_layer: bool = False,
     image: bool = False,
+    passes: int = 0,
 ) -> dict[str, PartInfo]:
     """The metadata of a field that is a part."""
-    return {"part": PartInfo(description, axes, unit, of, per_layer, image)}
+    return {"part": PartInfo(description, axes, unit, of, per_layer, image, passes)}
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,13 @@ class Result:
         metadata=_part(
             "log-mel spectrogram of the whole sound; frame k is centred k hops after the start", "mels", "frames",
             unit="dB", image=True,
+        ),
+    )  # fmt: skip
+    occlusion: Array | None = field(
+        default=None,
+        metadata=_part(
+            "occlusion map: by how much the confidence of the first prediction falls when a part of the spectrogram is"
+            " muted, -1 to 1", "rows", "columns", of="window", image=True, passes=60,
         ),
     )  # fmt: skip
     channels: dict[str, Array] = field(default_factory=dict)

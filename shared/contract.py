@@ -3,7 +3,7 @@
 | key | type | contents | expires |
 |---|---|---|---|
 | `otoscope:job:{id}` | hash | the job's record | `result_ttl` after its end |
-| `otoscope:audio:{id}` | string | the upload | deleted when the job ends |
+| `otoscope:audio:{id}` | string | the upload | deleted when the job ends; with `keep_sound` as the result |
 | `otoscope:result:{id}` | string | the packed result (`shared.results`) | `result_ttl` |
 | `otoscope:events:{id}` | stream | one entry for each change of status | with the record |
 | `otoscope:tombstone:{id}` | string | the job existed: 410 instead of 404 | `tombstone_ttl` after the record |
@@ -75,7 +75,7 @@ def job_key(job_id: str) -> str:
 
 
 def audio_key(job_id: str) -> str:
-    """String: the upload, until the job ends."""
+    """String: the upload, until the job ends, or as long as the result."""
     return f"otoscope:audio:{job_id}"
 
 

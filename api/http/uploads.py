@@ -95,6 +95,8 @@ def by_address(url: object, options: JobOptions, settings: Settings, name: str |
     InvalidRequest."""
     if not isinstance(url, str):
         raise InvalidRequest("audio_url must be a string.")
+    if options.keep_sound:
+        raise InvalidRequest("A sound by address is not kept: leave out keep_sound, or submit the sound itself.")
     address = SoundSources(settings.sources).check(url)
     return Upload(url.encode(), AudioInfo(name=name or address.name, bytes=0, container="", codec="", url=url), options)
 

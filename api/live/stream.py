@@ -244,8 +244,9 @@ class LiveStream:
 
     def _set_parts(self, include: tuple[Part, ...], layer: str | None) -> None:
         """What the answers contain from the next window on. Raises InvalidRequest."""
-        if others := [part for part in include if part.info.of != "window"]:
-            accepted = ", ".join(part for part in Part if part.info.of == "window")
+        parts = [part for part in Part if part.info.of == "window" and not part.info.passes]
+        if others := [part for part in include if part not in parts]:
+            accepted = ", ".join(parts)
             raise InvalidRequest(f"include: {', '.join(others)}: the parts of a stream are {accepted}.")
         if layer is not None:
             self._card.require_layer(layer)
@@ -317,11 +318,13 @@ class LiveStream:
     async def _job(self, window: LiveWindow, options: JobOptions) -> AsyncIterator[JobRecord]:
         """The succeeded job of a window. It is removed in any case. Raises OtoscopeError."""
         body, audio = wav_file(window, self._card.sample_rate, self._options.format)
-        job_id = new_job_id()
+        job_id = self._gateway.store.new_job_id(self._card.name)
         # A stream takes turns as one caller: it has one window in the queue, however many jobs its caller has there.
         turn = f"{self._caller.name}/stream/{self.id}"
         try:
-            yield await self._gateway.classify_window(job_id, self._card, options, audio, body, turn, DEADLINE_SECONDS)
+            job = await self._gateway.classify_window(job_id, self._card, options, audio, body, turn, DEADLINE_SECONDS)
+            job_id = job.id
+            yield job
         finally:
             task = asyncio.create_task(self._forget(job_id))
             self._jobs.add(task)

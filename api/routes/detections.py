@@ -2,11 +2,11 @@
 
 import asyncio
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import CallerDep, GatewayDep
+from api.http.attachment import attachment
 from api.http.problems import responses
 from api.rendering.results import part_not_found
 from otoscope.exports import FORMATS, Format, Recording, export, file_name, media_type
@@ -49,11 +49,5 @@ async def detections(
     # The result may have large arrays beside its detections.
     async with gateway.result(request, job_id, caller) as packed:
         body = await asyncio.to_thread(render, packed)
-    headers = {"Content-Disposition": _attachment(file_name(format, job.audio.name)), "Cache-Control": "no-store"}
+    headers = {"Content-Disposition": attachment(file_name(format, job.audio.name)), "Cache-Control": "no-store"}
     return Response(body, headers=headers, media_type=media_type(format))
-
-
-def _attachment(name: str) -> str:
-    """The value of Content-Disposition (RFC 6266): in ASCII for old clients, and as UTF-8 (RFC 8187)."""
-    plain = "".join(each if " " <= each <= "~" and each not in '"\\%' else "_" for each in name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

@@ -12,7 +12,8 @@ router = APIRouter(prefix="/v1/limits", tags=["limits"])
 
 @router.get("")
 async def limits(gateway: GatewayDep) -> Limits:
-    """Accepted sizes, durations, sample rates and formats; the longest wait; how long results are kept."""
+    """Accepted sizes, durations, sample rates and formats; the longest wait; how long results are kept,
+    and whether sounds may be kept, too."""
     settings, audio = gateway.settings, gateway.settings.audio_limits
     formats = [BY_NAME[name] for name in audio.formats]
     return Limits(
@@ -27,5 +28,6 @@ async def limits(gateway: GatewayDep) -> Limits:
         max_wait=settings.max_wait,
         result_ttl=settings.result_ttl,
         max_full_spectrogram_seconds=HEAD_SECONDS,
-        queue_limit=settings.queue_limit,
+        share_sounds=settings.share_sounds,
+        queue_limit=gateway.store.queue_limit,
     )

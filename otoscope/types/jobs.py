@@ -63,7 +63,8 @@ class Job(Public):
     error: ErrorInfo | None = None
     audio: AudioInfo
     links: dict[str, str] = Field(
-        description="`self` and `events`; of a succeeded job `result`, and `detections`, which it has with that part"
+        description="`self` and `events`; of a succeeded job `result`, and `detections`, which it has with that part;"
+        " `audio` of a job with `keep_sound`"
     )
     result: ResultJSON | None = None
 

@@ -33,7 +33,9 @@ class JobOptions(Public):
     layer: str | None = Field(
         None, description="a layer to look into: all of its channels, and of a residual block what it adds"
     )
-    cam_class: str | None = Field(None, description="the class of the CAM; the first prediction when absent")
+    cam_class: str | None = Field(
+        None, description="the class of the parts `cam` and `occlusion`; the first prediction when absent"
+    )
     cell: str | None = Field(
         None,
         max_length=400,
@@ -63,6 +65,11 @@ class JobOptions(Public):
     overlap: float = Field(0.5, ge=0, le=0.9, description="share by which the windows of a long sound overlap")
     merge_gap: float = Field(1.0, ge=0, description="seconds: closer detections of one class are joined")
     min_duration: float = Field(0.0, ge=0, description="seconds: shorter detections are left out")
+    keep_sound: bool = Field(
+        False,
+        description="keep the sound as long as the result, at `/v1/jobs/{id}/audio`, instead of deleting it when the"
+        " job ends; refused by a service that keeps no sounds (`share_sounds` of `/v1/limits`)",
+    )
 
 
 class JobRequest(JobOptions):

@@ -23,6 +23,7 @@ class Limits(Public):
     max_full_spectrogram_seconds: float | None = Field(
         None, description="seconds of sound up to which `include=full_spectrogram` is accepted; 422 above"
     )
+    share_sounds: bool = Field(False, description="whether `keep_sound` is accepted")
     queue_limit: int = Field(description="unfinished jobs from which on submissions are refused")
 
 
@@ -33,6 +34,9 @@ class Ready(Public):
     models: list[str]
     writable: bool = Field(
         True, description="false while Redis cannot write its file, because its disk is full for instance"
+    )
+    servers_down: list[int] = Field(
+        [], description="numbers of the Redis servers that do not answer or cannot write; the service has one or several"
     )
 
 

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _DIGEST_IN_THREAD = 256 * 1024  # bytes of an upload from which its digest is computed in a thread
 _COUNTED = 1_000  # unfinished jobs whose durations are added up
+_KEPT_SHARE = 0.5  # of the memory for uploads and results: sounds that are kept leave the rest to jobs that keep none
 _OVERDUE_GRACE = 2.0  # seconds past its deadline in which the worker that runs a job may still report a better error
 
 
@@ -93,11 +94,11 @@ class AsyncJobStore:
         default that of a sound of its duration.
         """
         settings = self._settings
+        most = settings.redis_memory_share * (_KEPT_SHARE if options.keep_sound else 1)
         share = await self.memory_share()
-        if share > settings.redis_memory_share:
+        if share > most:
             raise QueueFull(
-                f"The queue's memory is {share:.0%} full; uploads are accepted again below"
-                f" {settings.redis_memory_share:.0%}.",
+                f"The queue's memory is {share:.0%} full; {_uploads(options)} are accepted again below {most:.0%}.",
                 retry_after=5,
             )
         job_id = job_id or contract.new_job_id()
@@ -121,8 +122,9 @@ class AsyncJobStore:
             tombstone_ttl=ttl + settings.tombstone_ttl,
             index_ttl=index_ttl(settings),
             queue_limit=settings.queue_limit,
-            memory_share=settings.redis_memory_share,
+            memory_share=most,
             result_bytes=result_bytes,
+            keep_sound=options.keep_sound,
             caller_limit=math.ceil(settings.queue_limit * settings.caller_share),
             job_prefix=contract.job_key(""),
             digest=digest,
@@ -141,7 +143,7 @@ class AsyncJobStore:
         if outcome == b"memory_full":
             raise QueueFull(
                 f"The queue's memory would be {float(detail):.0%} full with this sound and the results of all accepted"
-                f" jobs; {settings.redis_memory_share:.0%} is the limit. Try again later, or request fewer parts.",
+                f" jobs; {most:.0%} is the limit for {_uploads(options)}. Try again later, or request fewer parts.",
                 retry_after=await self._retry_after(),
             )
         if outcome == b"conflict":
@@ -151,8 +153,9 @@ class AsyncJobStore:
         created_at, rank = more
         position = None if rank is None else rank + 1
         job = JobRecord(
-            job_id, "queued", model, audio, float(created_at), position=position, caller=caller, trace=trace
-        )
+            job_id, "queued", model, audio, float(created_at), position=position, caller=caller, trace=trace,
+            keeps_sound=options.keep_sound,
+        )  # fmt: skip
         return Submission(job, created=True)
 
     async def _retry_after(self) -> int:
@@ -191,6 +194,11 @@ class AsyncJobStore:
         """The packed result alone, or None where there is none."""
         with map_redis_errors():
             return cast("bytes | None", await self._redis.get(contract.result_key(job_id)))
+
+    async def sound(self, job_id: str) -> bytes | None:
+        """The upload of a job, or None where there is none any more."""
+        with map_redis_errors():
+            return cast("bytes | None", await self._redis.get(contract.audio_key(job_id)))
 
     async def with_result(self, job: JobRecord) -> JobRecord:
         """The job with its large result. Raises JobNotFound or JobExpired if it was deleted meanwhile."""
@@ -329,6 +337,10 @@ class AsyncJobStore:
             if await self._run("finish", job_keys(job_id), args) == b"stored":
                 expired.append(job_id)
         return expired
+
+
+def _uploads(options: JobOptions) -> str:
+    return "sounds that are kept" if options.keep_sound else "uploads"
 
 
 def _parse_card(name: bytes, text: bytes) -> ModelCard | None:

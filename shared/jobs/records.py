@@ -14,6 +14,7 @@ M = TypeVar("M", bound=BaseModel)
 FIELDS = (
     *("status", "model", "audio", "created_at", "started_at", "finished_at", "timings", "error", "caller", "trace"),
     "progress",
+    "keep_sound",
 )
 """The fields of a job's hash that make a JobRecord, in the order in which `read.lua` returns them."""
 
@@ -37,6 +38,7 @@ class JobRecord:
     caller: str = ""  # who submitted it
     trace: str = ""  # of its submission, in the form of shared.tracing.context; empty where that was not traced
     progress: Progress | None = None  # of a running job with many windows
+    keeps_sound: bool = False  # its upload is kept as long as its result
 
     @property
     def final(self) -> bool:
@@ -99,6 +101,16 @@ class QueueLoad:
 
 
 @dataclass(frozen=True)
+class ServerState:
+    """What a Redis server that answers has."""
+
+    load: QueueLoad
+    totals: dict[str, int]  # by contract.COUNTERS
+    workers: int  # that send heartbeats
+    certificate_expiry: float | None = None  # seconds since 1970; None without TLS
+
+
+@dataclass(frozen=True)
 class Event:
     id: str  # of the stream entry
     kind: str  # a status, or `result` at the end
@@ -116,6 +128,14 @@ class WorkerHeartbeat:
     aac: bool | None = None  # whether it can decode M4A, which only gateways of earlier versions have to know
 
 
+@dataclass(frozen=True)
+class ServerHealth:
+    """Of a Redis server that answers."""
+
+    workers: list[WorkerHeartbeat]
+    writable: bool  # it can write its append-only file
+
+
 def parse(kind: type[M], text: str | bytes) -> M:
     """A model from the JSON of the other side, which may be newer: unknown fields are ignored."""
     return kind.model_validate_json(text, extra="ignore")
@@ -129,7 +149,7 @@ def parse_heartbeat(text: str | bytes) -> WorkerHeartbeat:
 
 def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, packed: bytes | None = None) -> JobRecord:
     """A JobRecord from its FIELDS and its rank among the queued jobs, which counts from 0."""
-    status, model, audio, *times, measured, failure, caller, trace, progress = (value or b"" for value in stored)
+    status, model, audio, *times, measured, failure, caller, trace, progress, kept = (value or b"" for value in stored)
     created, started, finished = (float(time) if time else None for time in times)
     timings = parse(Timings, measured or b"{}")
     if created is not None and started is not None:
@@ -155,4 +175,5 @@ def parse_record(job_id: str, stored: list[bytes | None], rank: int | None, pack
         caller=caller.decode(),
         trace=trace.decode(),
         progress=parse(Progress, progress) if progress and status == b"running" else None,
+        keeps_sound=bool(kept),
     )

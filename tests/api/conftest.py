@@ -136,6 +136,7 @@ def fake_result(options: JobOptions) -> Result:
         full_spectrogram=np.tile(grid * 10, 3) if "full_spectrogram" in parts else None,
         embedding=np.array([0.5, np.float16(1 / 3)], np.float16) if "embedding" in parts else None,
         cam=np.array([[0.0, 1.0]], np.float16) if "cam" in parts else None,
+        occlusion=np.array([[0.25, -0.5]], np.float16) if "occlusion" in parts else None,
         waveform=np.array([[-0.5, -0.25], [0.5, 0.75]], np.float16) if "waveform" in parts else None,
         parts=sorted(parts),
         detections=[Detection("dog", 0.25, 0.75, 0.7, 0.5)] if "detections" in parts else [],

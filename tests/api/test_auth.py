@@ -21,7 +21,7 @@ from shared.config.settings import Settings
 from tests.api.conftest import FakeWorker, wav
 from tests.api.test_service import sample
 
-ALL = "maps,spectrogram,full_spectrogram,cam,detections"
+ALL = "maps,spectrogram,full_spectrogram,cam,occlusion,detections"
 
 
 class SecuredGateway:
@@ -33,7 +33,7 @@ class SecuredGateway:
         for name, scopes in (("one", ["submit", "read"]), ("two", ["submit", "read"]), ("reads", [Scope.READ]),
                              ("submits", ["submit"]), ("admin", ["admin"])):  # fmt: skip
             self.add(name, *scopes)
-        self.http = start(keys_file=path)
+        self.http = start(keys_file=path, share_sounds=True)
 
     def add(self, name: str, *scopes: str, rate_per_minute: float | None = None) -> None:
         self._keys[name], self.secrets[name] = new_key(name, map(Scope, scopes), rate_per_minute)
@@ -51,7 +51,8 @@ class SecuredGateway:
         return self.http.request(method, path, headers=headers | options.pop("headers", {}), **options)
 
     def submit(self, name: str | None, **options: Any) -> httpx2.Response:
-        return self.ask(name, "POST", "/v1/jobs", files={"file": wav()}, data={"include": ALL}, **options)
+        data = {"include": ALL} | options.pop("data", {})
+        return self.ask(name, "POST", "/v1/jobs", files={"file": wav()}, data=data, **options)
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_unknown_routes_are_404_to_callers_with_a_key(secured: SecuredGateway) -
 @pytest.mark.parametrize("finish", [True, False])
 def test_a_job_belongs_to_its_caller(secured: SecuredGateway, worker: FakeWorker, finish: bool) -> None:
     """Another key gets exactly the response for a job that never existed; its own key and an admin can read it."""
-    job_id = secured.submit("one").json()["id"]
+    job_id = secured.submit("one", data={"keep_sound": "true"}).json()["id"]
     if finish:
         worker.finish(job_id)
     of_jobs = [call for call in calls() if "{job_id}" in call[1] and call[0] != "DELETE"]

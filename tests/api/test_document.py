@@ -55,9 +55,10 @@ OPERATIONS = {found.ok().label: found.ok() for found in DOCUMENT.get_all_operati
 
 
 @pytest.fixture
-def jobs(http: httpx2.Client, worker: FakeWorker) -> list[str]:
+def jobs(start_gateway: Callable[..., httpx2.Client], worker: FakeWorker) -> list[str]:
     """Ids of jobs with every outcome, and of one that never existed."""
-    everything = {"include": ",".join(Part), "layer": "layer1"}
+    http = start_gateway(share_sounds=True)
+    everything = {"include": ",".join(Part), "layer": "layer1", "keep_sound": "true"}
     ids = [http.post("/v1/jobs", files={"file": wav()}, data=more).json()["id"] for more in ({}, everything, {}, {})]
     bare, full, failed, cancelled = ids
     worker.finish(bare)

@@ -1,5 +1,7 @@
 """HEAD for every GET route, and `Allow` on 405."""
 
+from collections.abc import Callable
+
 import httpx2
 import pytest
 
@@ -9,9 +11,10 @@ from tests.api.test_service import sample
 STREAMS = ("/v1/jobs/{job_id}/events", "/v1/batches/{batch_id}/events", "/v1/stream")
 
 
-def test_head_is_get_without_its_body(http: httpx2.Client, worker: FakeWorker) -> None:
+def test_head_is_get_without_its_body(start_gateway: Callable[..., httpx2.Client], worker: FakeWorker) -> None:
     """On every route except those that stream; HEAD is not listed in OpenAPI."""
-    job = {"include": "spectrogram,full_spectrogram,cam,maps,detections"}
+    http = start_gateway(share_sounds=True)
+    job = {"include": "spectrogram,full_spectrogram,cam,maps,detections,occlusion", "keep_sound": "true"}
     known = {"job_id": http.post("/v1/jobs", files={"file": wav()}, data=job).json()["id"], "layer": "layer1"}
     worker.finish(known["job_id"])
     known["batch_id"] = http.post("/v1/batches", files=[("file", wav(0.2))]).json()["id"]

@@ -238,6 +238,7 @@ def test_a_stream_takes_turns_as_a_caller_of_its_own(http: httpx2.Client, worker
         ({"hop": 0.01}, 4422, "hop"),
         ({"format": "u8"}, 4422, "format"),
         ({"include": "waveform"}, 4422, "the parts of a stream"),
+        ({"include": "occlusion"}, 4422, "the parts of a stream"),
         ({"layer": "nowhere"}, 4422, "no layer 'nowhere'"),
         ({"frobnicate": 1}, 4422, "The options are rate"),
         ({"model": "nothing"}, 4404, "nothing"),

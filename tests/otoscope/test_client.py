@@ -263,6 +263,16 @@ def test_options_of_the_answer(call: Call, service: FakeService) -> None:
     assert service.requests[0].fields == {name: str(value) for name, value in options.items()}
 
 
+def test_the_sound_of_a_job(call: Call, service: FakeService) -> None:
+    """Byte for byte; one that was not kept raises the error of the service."""
+    job = call("classify", b"RIFF and so on", keep_sound=True)
+    assert service.requests[0].fields == {"keep_sound": "true"}
+    assert call("audio", job.id) == b"RIFF and so on"
+    service.first.append(problem(404, "part_not_found"))
+    with pytest.raises(PartNotFound):
+        call("audio", job.id)
+
+
 def test_detections(call: Call, service: FakeService) -> None:
     """Of a job or its id, as a list or as a file."""
     job = call("classify", b"RIFF", include=["detections"])

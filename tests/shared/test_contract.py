@@ -46,6 +46,7 @@ def full() -> Result:
         maps={"stem": array(8, 26), "layer1.block1": array(8, 26)},
         embedding=array(16),
         cam=array(4, 13),
+        occlusion=array(6, 10),
         waveform=array(2, 1_000),
         full_spectrogram=array(32, 12),
         channels={"layer1": array(4, 2, 6), "layer1.residual": array(4, 2, 6)},
@@ -114,7 +115,7 @@ def test_the_packed_form_can_be_read_without_this_package() -> None:
     assert tree["predictions"][0] == {"class": "dog", "confidence": 0.75}
     assert tree["windows"][1]["start"] == 0.25
     assert tree["parts"] == [
-        "cam", "detections", "embedding", "full_spectrogram", "maps", "spectrogram", "waveform", "windows",
+        "cam", "detections", "embedding", "full_spectrogram", "maps", "occlusion", "spectrogram", "waveform", "windows",
     ]  # fmt: skip
     assert tree["detections"] == [{"class": "dog", "start": 0.25, "end": 0.75, "confidence": 0.5, "peak": 0.5}]
     assert tree["channels"]["layer1.residual"]["shape"] == [4, 2, 6]
@@ -156,3 +157,11 @@ def test_job_ids_do_not_repeat() -> None:
     made = {contract.new_job_id() for _ in range(1_000)}
     assert len(made) == 1_000
     assert all(len(job) == 32 and job.isalnum() for job in made)
+
+
+def test_a_job_id_names_its_server() -> None:
+    """In its last two digits; nothing else of an id depends on the server."""
+    for server in (0, 1, 255):
+        job_id = contract.new_job_id(server)
+        assert (contract.server_of(job_id), len(job_id)) == (server, 32)
+        assert contract.at_server(job_id, 7) == f"{job_id[:30]}07"

@@ -139,6 +139,35 @@ def test_the_results_of_accepted_jobs_fit_into_the_memory(open_stores: Open) -> 
         stores.raw.config_set("maxmemory", 0)
 
 
+def test_kept_sounds_leave_half_of_the_memory(open_stores: Open) -> None:
+    """They stay for as long as their results, so they are refused from half of the share on, at once and by what is
+    reserved; other jobs are not."""
+    stores, size = open_stores(redis_memory_share=0.8), 2**20
+    keep = JobOptions(keep_sound=True)
+    used = stores.raw.info("memory")["used_memory"]
+    try:
+        stores.raw.config_set("maxmemory", (used + 8 * size) * 10 // 4)  # half of the share: eight sounds
+        kept: list[str] = []
+        with suppress(QueueFull):
+            while len(kept) < 100:
+                kept.append(stores.submit(bytes(size), options=keep, caller=str(len(kept))))
+                stores.claim(kept[-1])
+                stores.succeed(kept[-1])
+        with pytest.raises(QueueFull, match="sounds that are kept"):
+            stores.submit(bytes(size), options=keep)
+        assert 5 <= len(kept) <= 8
+        assert all(stores.run(stores.gateway.sound(job_id)) == bytes(size) for job_id in kept)
+        plain = [stores.submit(bytes(size), caller=str(number)) for number in range(4)]
+        assert len(set(plain)) == 4
+        stores.raw.config_set("maxmemory", used * 2)
+        with pytest.raises(QueueFull, match="sounds that are kept are accepted again below 40%"):
+            open_stores(redis_memory_share=0.8).submit(options=keep)
+        stores.run(stores.gateway.cancel(kept[0]))
+        assert stores.run(stores.gateway.sound(kept[0])) is None
+    finally:
+        stores.raw.config_set("maxmemory", 0)
+
+
 def test_a_result_larger_than_reserved_needs_free_memory(stores: Stores) -> None:
     """As of a file whose header declares less than it holds: it must not take what is reserved for others."""
     job_id, other = stores.submit(result_bytes=1_000), stores.submit(result_bytes=1_000)

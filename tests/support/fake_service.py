@@ -137,6 +137,8 @@ class FakeService:
                 format = cast(Format, request.query["format"])
                 text = export(format, DETECTIONS, Recording("dog.wav", 1.0, 16_000, "tiny"))
                 return CannedResponse(200, text.encode(), (("Content-Type", media_type(format)),))
+            case ("GET", "v1", "jobs", job_id, "audio") if job_id in self._jobs:
+                return CannedResponse(200, self._jobs[job_id][1].file, (("Content-Type", "audio/wav"),))
             case ("DELETE", "v1", "jobs", job_id) if job_id in self._jobs:
                 return CannedResponse(204)
             case ("GET", "v1", "models"):

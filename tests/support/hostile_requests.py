@@ -38,9 +38,9 @@ ODD_HEADERS = (
 OPTIONS = ("model", "top_k", "include", "window", "layer", "wait", "cmap", "width", "spelling", "include_result", "x")
 PATHS = (
     "/v1/jobs/{}", "/v1/jobs/{}", "/v1/jobs/{}/result", "/v1/jobs/{}/events", "/v1/jobs/{}/spectrogram.png",
-    "/v1/jobs/{}/full_spectrogram.png", "/v1/jobs/{}/cam.png", "/v1/jobs/{}/maps/stem.png", "/v1/models",
-    "/v1/models/{}", "/v1/limits", "/health/live", "/health/ready", "/metrics", "/", "/docs", "/openapi.json",
-    "/static/js/main.js", "/static/{}",
+    "/v1/jobs/{}/full_spectrogram.png", "/v1/jobs/{}/cam.png", "/v1/jobs/{}/audio", "/v1/jobs/{}/maps/stem.png",
+    "/v1/models", "/v1/models/{}", "/v1/limits", "/health/live", "/health/ready", "/metrics", "/", "/docs",
+    "/openapi.json", "/static/js/main.js", "/static/{}",
 )  # fmt: skip
 
 

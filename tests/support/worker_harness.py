@@ -30,6 +30,7 @@ RATE = 16_000  # Hz
 SHORT = encode(chirp(1.0, RATE), RATE, "WAV", "FLOAT")
 LONG = encode(chirp(2.2, RATE), RATE, "WAV", "FLOAT")  # four windows: at 0, 0.5, 1.0 and 1.2 s
 ALL = tuple(Part)
+OF_ONE_PASS = tuple(part for part in Part if not part.info.passes)
 
 
 class WorkerHarness:

@@ -16,6 +16,7 @@ from tests.conftest import write_tiny_model
 from worker.inference.backend import TorchBackend
 from worker.inference.batcher import Batcher
 from worker.inference.engine import Engine, LoadedModel, Window, WindowOutput, read_model
+from worker.model.occlusion import PARTS, mute
 from worker.model.precision import native_bf16
 
 # Batches of other sizes take other paths through the matrix multiplications, which round differently: in float32 by
@@ -166,6 +167,40 @@ def test_the_class_activation_map_is_of_the_requested_class(engine: Engine, load
     maps = [output.cam for output in requested if output.cam is not None]
     assert len(maps) == 5
     assert not all(np.allclose(maps[0], other, atol=0.1) for other in maps)
+
+
+def test_parts_of_a_spectrogram_are_muted_for_their_window_alone(engine: Engine, loaded: LoadedModel) -> None:
+    """Windows of the same samples share a spectrogram, and each has its own part muted; the others are as alone."""
+    one, other = sounds(2)
+    windows = [
+        Window(one, ALL), Window(one, ALL, muted=0), Window(other), Window(one, muted=PARTS - 1), Window(other, ALL),
+    ]  # fmt: skip
+    together = run_all(engine, loaded, windows)
+    for output, window in zip(together, windows, strict=True):
+        (alone,) = run_all(engine, loaded, [replace(window, samples=window.samples.copy())])
+        close(output.probabilities, alone.probabilities)
+        for layer, values in output.maps.items():
+            close(values, alone.maps[layer])
+    whole, muted = together[0], together[1]
+    close(whole.spectrogram, muted.spectrogram)  # of the sound: muting is for the network
+    height, width = whole.maps["stem"].shape
+    change = np.abs(whole.maps["stem"] - muted.maps["stem"])
+    assert change[: height // 6, : width // 10].max() > 10 * TOLERANCE
+    assert change[height // 2 :].max() == change[:, width // 2 :].max() == 0
+
+
+def test_each_part_is_muted_once() -> None:
+    """Together they are the whole spectrogram, whatever its size; the first is the lowest frequency at the start."""
+    for mels, frames in ((32, 101), (64, 998), (8, 11)):
+        count = torch.zeros(mels, frames)
+        for part in range(PARTS):
+            one = torch.zeros(1, mels, frames)
+            mute(one, part, 1.0)
+            count += one[0]
+            if part == 0:
+                assert one[0, 0, 0] == 1
+        assert (count == 1).all()
+    assert Part.OCCLUSION.info.passes == PARTS
 
 
 def test_numbers_that_are_not_finite_fail_one_window(engine: Engine, loaded: LoadedModel) -> None:

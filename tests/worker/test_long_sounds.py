@@ -58,7 +58,7 @@ def assert_equal(long: Result, whole: Result) -> None:
     assert [(d.class_, d.start, d.end, d.peak) for d in long.detections] == [
         (d.class_, d.start, d.end, d.peak) for d in whole.detections
     ]
-    for name in ("spectrogram", "embedding", "cam"):
+    for name in ("spectrogram", "embedding", "cam", "occlusion"):
         streamed_array, array = getattr(long, name), getattr(whole, name)
         assert (streamed_array is None) == (array is None), name
         if array is not None:
@@ -71,6 +71,7 @@ def assert_equal(long: Result, whole: Result) -> None:
     {"include": ["spectrogram"], "window": 0},
     {"include": ["cam"], "window": 39, "overlap": 0.5},
     {"include": ["embedding"], "overlap": 0.0, "window": 20},
+    {"include": ["occlusion"]},
 ], ids=str)  # fmt: skip
 def test_a_long_sound_has_the_result_of_a_whole_one(
     harness: WorkerHarness, lower: Callable[[], None], options: dict[str, object]

@@ -1,6 +1,8 @@
 """One job from its id to its stored result: real store, real decode process, real network."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from otoscope.types import Combine, JobOptions, Part
 from shared.audio.decode import decode
 from shared.results import largest_result, pack_result
 from tests.support.sounds import chirp, encode, noise
-from tests.support.worker_harness import ALL, LONG, RATE, SHORT, WorkerHarness, outputs_alone
+from tests.support.worker_harness import ALL, LONG, OF_ONE_PASS, RATE, SHORT, WorkerHarness, outputs_alone
 from worker.inference.engine import WindowOutput
+from worker.pipeline.windows import split_windows
 
 
 def test_a_sound_is_classified(harness: WorkerHarness) -> None:
@@ -50,7 +53,7 @@ def test_stages_are_timed_and_counted(harness: WorkerHarness) -> None:
 def test_a_result_has_the_requested_parts(harness: WorkerHarness, parts: tuple[Part, ...]) -> None:
     """And no others: a part that was not requested would use memory in Redis for an hour."""
     result = harness.result(LONG, include=parts)
-    for part in ("spectrogram", "embedding", "cam", "waveform", "full_spectrogram"):
+    for part in ("spectrogram", "embedding", "cam", "waveform", "full_spectrogram", "occlusion"):
         assert (getattr(result, part) is not None) == (Part(part) in parts), part
     assert bool(result.maps) == (Part.MAPS in parts)
     assert result.channels == {}
@@ -104,12 +107,59 @@ def test_a_result_has_level_verdict_and_warnings(harness: WorkerHarness) -> None
 def test_a_cam_can_be_of_any_class(harness: WorkerHarness) -> None:
     """In the first pass if its window is known; a class that the model lacks is refused."""
     classes = harness.registry.get("tiny").card.classes
-    result = harness.result(LONG, include=ALL, window=1, cam_class=classes[-1])
+    result = harness.result(LONG, include=OF_ONE_PASS, window=1, cam_class=classes[-1])
     assert sum(map(len, harness.batches)) == len(result.windows)
     assert_parts_of(result, outputs_alone(harness, LONG, cam_class=classes[-1])[1])
     job_id = harness.submit(LONG, include=[Part.CAM], cam_class="unicorn")
     harness.runner.run([job_id])
     assert "no class 'unicorn'" in harness.failure(job_id).detail
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 1}, {"cam_class": "bell"}, {"include": ALL}], ids=str)
+def test_an_occlusion_map_is_what_muting_each_part_changes(
+    harness: WorkerHarness, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the window that is shown and the class that is requested: the confidence of the whole window, less that of the
+    network without the part."""
+    # The differences are small, and bfloat16 has three digits.
+    monkeypatch.setattr("worker.inference.backend.autocast", lambda device: nullcontext())
+    result = harness.result(LONG, **{"include": [Part.OCCLUSION], **options})
+    of = options.get("cam_class", result.predictions[0][0])
+    loaded = harness.registry.get("tiny")
+    index, model = loaded.card.classes.index(of), loaded.model
+    _, samples = list(split_windows(decode(LONG, RATE).waveform, RATE))[result.window]
+    with torch.no_grad():
+        whole = model.frontend(torch.from_numpy(samples)[None])  # (1, 1, mels, frames)
+        muted = torch.cat([whole.clone() for _ in range(60)])
+        silence = model.frontend(torch.zeros(1, RATE)).amax()
+        for row in range(6):
+            for column in range(10):
+                mels, frames = np.arange(32) * 6 // 32 == row, np.arange(101) * 10 // 101 == column
+                muted[10 * row + column, 0, np.outer(mels, frames)] = silence
+        confidences = model.probabilities(model.network(torch.cat([whole, muted])))[:, index]
+    assert result.occlusion is not None
+    assert result.occlusion.shape == (6, 10)
+    expected = (confidences[0] - confidences[1:]).reshape(6, 10)
+    assert expected.abs().max() > 1e-3, "nothing matters to this network"
+    np.testing.assert_allclose(result.occlusion.astype(np.float32), expected, atol=1e-5)
+
+
+def test_an_occlusion_map_lets_other_jobs_in_between(make_harness: Callable[..., WorkerHarness]) -> None:
+    """Its 60 variants run batch by batch, and a job that comes meanwhile waits for one of them only."""
+    harness = make_harness(batch_size=4)
+    job = harness.run_blocked(harness.submit(include=[Part.OCCLUSION]))
+    short = harness.submit()
+    thread = harness.run_waiting(short)
+    harness.free.set()
+    job.join(20)
+    thread.join(20)
+    muted = [[window.muted for window in batch] for batch in harness.batches]
+    others = [index for index, batch in enumerate(muted) if batch.count(None)]
+    assert others[0] == 0
+    assert others[1] <= 2
+    assert sorted(part for batch in muted for part in batch if part is not None) == list(range(60))
+    assert max(map(len, muted)) == 4
+    assert harness.job(short).status == "succeeded"
 
 
 def test_a_cell_is_explained_in_the_window_that_is_shown(harness: WorkerHarness) -> None:
@@ -135,7 +185,7 @@ def test_windows_overlap_as_requested(harness: WorkerHarness) -> None:
 def test_parts_are_of_the_most_confident_window(harness: WorkerHarness) -> None:
     """The window with the highest confidence in the first class of the sound; the result has its index. The class
     activation map is of that class, too, and not of the window's own first class."""
-    result = harness.result(LONG, include=ALL)
+    result = harness.result(LONG, include=OF_ONE_PASS)
     best = result.predictions[0][0]
     (again,) = harness.batches[-1]
     assert again.cam_class == harness.registry.get("tiny").card.classes.index(best)
@@ -149,7 +199,7 @@ def test_parts_are_of_the_most_confident_window(harness: WorkerHarness) -> None:
 def test_parts_can_be_of_any_window(harness: WorkerHarness, window: int, second_pass: bool) -> None:
     """`window=N`: the predictions are still those of the whole sound. Only a class activation map needs a second pass,
     since its class is known after the first one."""
-    result = harness.result(LONG, include=ALL if second_pass else set(ALL) - {Part.CAM}, window=window)
+    result = harness.result(LONG, include=OF_ONE_PASS if second_pass else set(OF_ONE_PASS) - {Part.CAM}, window=window)
     assert result.window == window
     assert sum(map(len, harness.batches)) == 4 + second_pass
     assert_parts_of(result, outputs_alone(harness, LONG, cam_class=result.predictions[0][0])[window])

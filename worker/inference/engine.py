@@ -31,6 +31,7 @@ from worker.inference.backend import Backend, OutputRequest, TorchBackend
 from worker.model.arithmetic import explain
 from worker.model.base import parameters
 from worker.model.checkpoint import Model, ModelError, load_model
+from worker.model.occlusion import mute
 from worker.model.precision import autocast
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Window:
     layer: str | None = None  # requested with all its channels
     cam_class: int | None = None  # of the class activation map; None: the first class of the window itself
     cell: Cell | None = None  # a number of the network whose computation is requested
+    muted: int | None = None  # a part of the spectrogram (`worker.model.occlusion`) that the network does not get
     trace_link: TraceLink | None = None  # to the span of its job; None if that is not traced
 
 
@@ -63,6 +65,7 @@ class WindowOutput:
     channels: dict[str, Array] = field(default_factory=dict)  # name -> (channels, height, width)
     embedding: Array | None = None  # (features,)
     cam: Array | None = None  # (height, width), 0 to 1
+    occlusion: Array | None = None  # (rows, columns), -1 to 1; not of one forward pass, so not set by the engine
     operations: list[Operation] | None = None  # that computed the number of the requested cell
     logits: list[float] = field(default_factory=list)  # (classes,), where that cell is a logit
 
@@ -200,14 +203,9 @@ class Engine:
         for i, window in enumerate(windows):
             if window.layer is not None:
                 layers[window.layer].append(i)
-        stacked = torch.from_numpy(np.stack([window.samples for window in windows]))  # (batch, samples)
-        waveforms = stacked.to(self.device, non_blocking=True)
-        # On a CPU one by one: the spectrum of a clip fits into a core's cache.
-        clips = torch.split(waveforms, 1) if self._on_cpu else (waveforms,)
-        log_power = torch.cat([model.frontend.log_power(clip) for clip in clips])  # (batch, 1, mels, frames)
+        log_power, features = self._front_end(model, windows)  # (batch, 1, mels, frames) each
         cam = {row: windows[row].cam_class for row in rows[Part.CAM]}
         request = OutputRequest(rows[Part.MAPS], rows[Part.EMBEDDING], cam, layers)
-        features = model.frontend.features(log_power, waveforms)  # (batch, 1, mels, frames)
         logits, known, activations = loaded.backend(features, request, alone=alone)
 
         tensors: dict[tuple[str, ...], Tensor] = {("probabilities",): model.probabilities(logits), **activations}
@@ -245,6 +243,25 @@ class Engine:
             if window.cell is not None and isinstance(output, WindowOutput):
                 output.operations, output.logits = explain(model.network, features[row : row + 1], window.cell)
         return outputs
+
+    def _front_end(self, model: Model, windows: Sequence[Window]) -> tuple[Tensor, Tensor]:
+        """Mel power in dB and the input of the network, (batch, 1, mels, frames) each. Windows of the same samples, of
+        which parts are muted, share one spectrogram."""
+        sounds = {id(window.samples): window.samples for window in windows}
+        stacked = torch.from_numpy(np.stack(list(sounds.values())))  # (sounds, samples)
+        waveforms = stacked.to(self.device, non_blocking=True)
+        # On a CPU one by one: the spectrum of a clip fits into a core's cache.
+        clips = torch.split(waveforms, 1) if self._on_cpu else (waveforms,)
+        log_power = torch.cat([model.frontend.log_power(clip) for clip in clips])  # (sounds, 1, mels, frames)
+        features = model.frontend.features(log_power, waveforms)  # (sounds, 1, mels, frames)
+        if len(sounds) < len(windows):
+            places = {sound: place for place, sound in enumerate(sounds)}
+            of_each = [places[id(window.samples)] for window in windows]
+            log_power, features = log_power[of_each], features[of_each]
+        for row, window in enumerate(windows):
+            if window.muted is not None:
+                mute(features[row], window.muted, model.frontend.silence)
+        return log_power, features
 
     def _spectrograms(self, model: Model, windows: Sequence[Window]) -> list[WindowOutput | Exception]:
         """Windows of any lengths, so one by one, but with one copy from the device."""

@@ -198,6 +198,12 @@ class LogMel(nn.Module):
         return self._log(mels.unsqueeze(1))  # (batch, 1, mels, frames)
 
     @property
+    def silence(self) -> float:
+        """What `forward` returns for digital silence."""
+        level = float(self._log(torch.zeros(1)))
+        return (max(level, self.config.floor_db) - self.config.mean) / self.config.std
+
+    @property
     def _per_decade(self) -> float:
         """dB of a factor of ten in a mel value."""
         return 10.0 if self.config.spectrum == "power" else 20.0

@@ -27,6 +27,7 @@ from worker.fetch.fetcher import Fetcher
 from worker.inference.batcher import Batcher
 from worker.inference.engine import LoadedModel, SpectrogramOnly, Window, WindowOutput
 from worker.inference.registry import Registry
+from worker.model.occlusion import COLUMNS, PARTS, ROWS
 from worker.pipeline.activity import activity_of, measure_activity
 from worker.pipeline.answer import Answer
 from worker.pipeline.chunks import join_chunks, split_chunks
@@ -39,7 +40,7 @@ from worker.telemetry.metrics import WorkerMetrics
 log = logging.getLogger(__name__)
 
 _TOGETHER_SECONDS = 2.0  # of decoding, for which the jobs that run together with this one may have to wait
-_WINDOW_PARTS = frozenset(part for part in Part if part.info.of == "window")
+_DETAIL_PARTS = frozenset(part for part in Part if part.info.of == "window" and not part.info.passes)
 
 
 class Classifier:
@@ -168,7 +169,7 @@ class _Task:
         self._config = model.model.config
         self.rate, self._size = self._config.frontend.sample_rate, self._config.frontend.window_samples
         self._parts = frozenset(options.include)
-        self._detail_parts = self._parts & _WINDOW_PARTS
+        self._detail_parts = self._parts & _DETAIL_PARTS
         # A second pass over the detail window is needed only if all windows have to be classified first: to know which
         # one decides, or which class the CAM of several windows is of.
         cam_is_known = Part.CAM not in self._parts or self._cam_class is not None
@@ -287,12 +288,26 @@ class _Task:
         """The requested window, or else the one that decides; it is run again unless it was run with its details."""
         chosen = answer.window if self._options.window is None else self._options.window
         needs_details = self._detail_parts or self._options.layer is not None or self._cell is not None
-        if self._predetermined is None and needs_details:
-            of = answer.first if self._cam_class is None else self._cam_class
-            (output,) = yield from self._network.run(self._model, [self._with_details(samples_of(chosen), of)])
-        else:
-            output = heard.windows[chosen].output
+        again, occlusion = self._predetermined is None and needs_details, Part.OCCLUSION in self._parts
+        output = heard.windows[chosen].output
+        if again or occlusion:
+            samples, of = samples_of(chosen), answer.first if self._cam_class is None else self._cam_class
+            if again:
+                (output,) = yield from self._network.run(self._model, [self._with_details(samples, of)])
+            if occlusion:
+                occlusion_map = yield from self._occlusion(samples, of, output)
+                output = replace(output, occlusion=occlusion_map)
         return Detail(chosen, output)
+
+    def _occlusion(self, samples: NDArray[np.float32], of: int, whole: WindowOutput) -> Steps[Array]:
+        """(rows, columns): by how much the confidence of a class falls without each part of a window.
+
+        Batch by batch, as the windows of a long sound, so that other jobs get in between.
+        """
+        outputs = yield from self._network.run(self._model, [Window(samples, muted=part) for part in range(PARTS)])
+        without = np.array([output.probabilities[of] for output in outputs])
+        falls: Array = (whole.probabilities[of] - without).reshape(ROWS, COLUMNS).astype(np.float16)
+        return falls
 
     def _full_spectrogram(self, waveform: Waveform) -> Steps[Array]:
         """(mels, frames) of a whole sound that is longer than a window."""

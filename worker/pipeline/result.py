@@ -115,6 +115,7 @@ def build_result(
         maps=detail.output.maps,
         embedding=detail.output.embedding,
         cam=detail.output.cam,
+        occlusion=detail.output.occlusion,
         waveform=heard.envelope,
         full_spectrogram=full_spectrogram,
         channels=detail.output.channels,

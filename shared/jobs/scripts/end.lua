@@ -12,10 +12,15 @@ local function count(outcome)
   end
 end
 
--- Store the final status; record and events expire after `ttl` seconds.
+-- Store the final status; record and events expire after `ttl` seconds, and so does the upload of a succeeded job that
+-- was submitted with `keep_sound`. Any other upload is deleted.
 local function finish(status, outcome, ttl)
   redis.call('HSET', job, 'status', status, 'finished_at', timestamp(), 'request_token', args.request_token)
-  redis.call('DEL', audio)
+  if status == 'succeeded' and redis.call('HGET', job, 'keep_sound') then
+    redis.call('EXPIRE', audio, ttl)
+  else
+    redis.call('DEL', audio)
+  end
   count(outcome)
   redis.call('EXPIRE', job, ttl)
   add_event(status)

@@ -13,7 +13,7 @@ local job, result, events, tombstone, queued = unpack(KEYS)
 local id, with_result, after = unpack(ARGV)
 -- In the order of shared.jobs.records.FIELDS.
 local record = redis.call('HMGET', job, 'status', 'model', 'audio', 'created_at', 'started_at', 'finished_at', 'timings',
-  'error', 'caller', 'trace', 'progress')
+  'error', 'caller', 'trace', 'progress', 'keep_sound')
 local status = record[1]
 if not status then return redis.call('EXISTS', tombstone) end
 return {

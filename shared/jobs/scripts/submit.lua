@@ -8,8 +8,8 @@
 -- KEYS[13]    hash of the Idempotency-Key; missing where the request has none
 -- ARGV[1]     map: id, caller, model, options (JSON), audio (JSON), trace, contract, deadline, ttl, tombstone_ttl,
 --             index_ttl (all in seconds), queue_limit, caller_limit (jobs), memory_share (of the memory limit),
---             result_bytes (of the largest result), job_prefix (of the record keys), digest (of the request, where it has
---             an Idempotency-Key)
+--             result_bytes (of the largest result), keep_sound (boolean), job_prefix (of the record keys), digest (of the
+--             request, where it has an Idempotency-Key)
 -- ARGV[2]     the upload
 -- Reply       {'created', id, created_at, rank}  rank: place among the queued jobs from 0, nil where it is not queued
 --             {'exists', id}                     the job of an earlier request with this Idempotency-Key
@@ -58,6 +58,7 @@ redis.call('SET', audio, ARGV[2], 'EX', args.ttl)
 redis.call('HSET', job, 'status', 'queued', 'model', args.model, 'options', args.options, 'audio', args.audio,
   'created_at', created, 'caller', args.caller, 'attempts', 0, 'contract', args.contract)
 if args.trace ~= '' then redis.call('HSET', job, 'trace', args.trace) end
+if args.keep_sound then redis.call('HSET', job, 'keep_sound', 1) end
 redis.call('EXPIRE', job, args.ttl)
 redis.call('SET', tombstone, '1', 'EX', args.tombstone_ttl)
 redis.call('ZADD', queued, now, id)

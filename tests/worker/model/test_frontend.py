@@ -62,6 +62,17 @@ def test_a_window_that_ends_at_zero_is_a_longer_one_without_its_last_sample() ->
     torch.testing.assert_close(decibels * math.log(10) / 10, expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [FrontendConfig(), KALDI, FrontendConfig(level_dbfs=-30), KALDI.model_copy(update={"level_dbfs": -30.0})],
+    ids=["usual", "offset", "level", "offset and level"],
+)
+def test_silence_has_one_value(config: FrontendConfig) -> None:
+    """The input of the network for digital silence, in every band."""
+    features = LogMel(config)(torch.zeros(1, config.window_samples))
+    torch.testing.assert_close(features, torch.full_like(features, LogMel(config).silence))
+
+
 def test_chunks_of_a_pre_emphasised_sound_join_without_a_seam() -> None:
     """The one sample less at the end of each chunk is not in its kept frames."""
     wave = (np.random.default_rng(0).standard_normal(32_000 * 3) * 0.1).astype(np.float32)
