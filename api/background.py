@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from api.metrics import GatewayMetrics
 from otoscope.errors import OtoscopeError
-from shared.jobs import AsyncJobStore
+from shared.jobs import ShardedJobStore
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ async def stop(tasks: list[asyncio.Task[None]]) -> None:
         await asyncio.wait(pending, timeout=0.2)
 
 
-async def expire_overdue(store: AsyncJobStore) -> None:
+async def expire_overdue(store: ShardedJobStore) -> None:
     """Fail jobs past their deadline, so that no job stays unfinished while no worker runs."""
     while True:
         await asyncio.sleep(EXPIRY_SECONDS)

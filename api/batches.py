@@ -24,8 +24,9 @@ from otoscope.errors import (
 )
 from otoscope.types import ErrorInfo, JobOptions
 from shared.api_keys import Scope
-from shared.contract import new_job_id
-from shared.jobs.batches import BatchRecord, BatchStore, MemberRecord, MemberState
+from shared.contract import at_server, new_job_id
+from shared.jobs.batches import BatchRecord, MemberRecord, MemberState
+from shared.jobs.sharded_store import ShardedBatchStore
 
 log = logging.getLogger(__name__)
 
@@ -53,30 +54,30 @@ class _Checked:
 class Batches:
     """Every sound of a batch becomes a normal job of the caller, with its turn, its limits and its deadline."""
 
-    def __init__(self, gateway: Gateway, store: BatchStore) -> None:
+    def __init__(self, gateway: Gateway, store: ShardedBatchStore) -> None:
         self._gateway, self._store = gateway, store
 
     async def submit(
         self, members: list[Member], options: JobOptions, caller: Caller, idempotency_key: str | None
     ) -> BatchState:
-        """Store the batch, then submit its jobs. A sound that cannot be read fails alone.
+        """Store the batch, then submit its jobs, all on one Redis server. A sound that cannot be read fails alone.
 
         A repeated request with the same Idempotency-Key submits what is missing. Raises QueueFull where the queue has
         no place for all of them, InvalidRequest where it never has, and what `Gateway.submit` does.
         """
         gateway, settings = self._gateway, self._gateway.settings
         gateway.check_keeping(options)  # before anything is stored
-        await gateway.catalogue.resolve(options.model)
+        card = await gateway.catalogue.resolve(options.model)
         if len(members) > (places := math.ceil(settings.queue_limit * settings.caller_share)):
             raise InvalidRequest(f"The batch has {len(members)} sounds; the queue holds {places} of one caller.")
-        checked = await asyncio.to_thread(self._check, members, options)
-        batch_id = new_job_id()
         if idempotency_key:
-            batch_id = hashlib.sha256(f"batch\0{caller.name}\0{idempotency_key}".encode()).hexdigest()[:32]
+            digest = hashlib.sha256(f"batch\0{caller.name}\0{idempotency_key}".encode()).hexdigest()
+            server = gateway.store.server_of_key(digest)
+            batch_id = at_server(digest[:32], server)
         else:
-            load = await gateway.store.load()
-            if load.unfinished + len(members) > settings.queue_limit:
-                raise QueueFull(f"The queue has no place for {len(members)} sounds now.", retry_after=5)
+            server = await gateway.store.server_with_places(card.name, len(members))
+            batch_id = new_job_id(server)
+        checked = await asyncio.to_thread(self._check, members, options, server)
         record = BatchRecord(batch_id, caller.name, time.time(), tuple(checked.records))
         record = await self._store.create(record, checked.digest, checked.longest)
         state = BatchState(record, await self._store.states(record))
@@ -86,7 +87,7 @@ class Batches:
                 continue
             upload = await asyncio.to_thread(self._read, member, options)
             try:
-                await gateway.submit(upload, caller, job_id=stored.job_id)
+                await gateway.submit(upload, caller, job_id=stored.job_id, exact=True)
             except QueueFull:
                 if not accepted:
                     raise
@@ -97,7 +98,7 @@ class Batches:
         log.info("batch", extra={"batch": record.id, "caller": caller.name, "jobs": accepted})
         return BatchState(record, await self._store.states(record))
 
-    def _check(self, members: list[Member], options: JobOptions) -> _Checked:
+    def _check(self, members: list[Member], options: JobOptions, server: int) -> _Checked:
         """Every sound is read here and once more when its job is submitted. The record, with the refused sounds and the
         digest of all of them, has to be stored before the first job, so that a repeated request finds it; keeping the
         sounds from here on would take the memory of eight uploads."""
@@ -111,7 +112,7 @@ class Batches:
                 records.append(MemberRecord(member.name, "", _error_info(error)))
             else:
                 longest = max(longest or 0.0, audio.duration or 0.0)
-                records.append(MemberRecord(member.name, new_job_id()))
+                records.append(MemberRecord(member.name, new_job_id(server)))
             digest.update(hashlib.sha256(f"{member.name}\0".encode() + body).digest())
         return _Checked(records, digest.hexdigest(), longest)
 

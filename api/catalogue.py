@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from otoscope.errors import ModelNotFound, NotReady
 from otoscope.types import ModelCard
 from shared.config.settings import Settings
-from shared.jobs import AsyncJobStore
+from shared.jobs import ShardedJobStore
 from shared.ttl_cache import TTLCache
 
 
 class WorkerCatalogue:
     """Read from Redis at most once a second."""
 
-    def __init__(self, settings: Settings, store: AsyncJobStore) -> None:
+    def __init__(self, settings: Settings, store: ShardedJobStore) -> None:
         self._settings, self._store = settings, store
         self._cards: TTLCache[dict[str, ModelCard] | None] = TTLCache(self._read_cards, None)
 

@@ -43,8 +43,9 @@ from api.service import Gateway
 from otoscope.types import Problem
 from shared import tracing
 from shared.config.settings import Settings
-from shared.jobs import AsyncJobStore
-from shared.jobs.batches import BatchStore
+from shared.jobs import ShardedJobStore
+from shared.jobs.servers import Servers
+from shared.jobs.sharded_store import ShardedBatchStore
 from shared.redis_client.connection import connect_async
 
 _STOP_SECONDS = 5.0  # for the background tasks and connections, after the requests have ended
@@ -68,14 +69,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Rendering threads share one interpreter lock: more of them are not faster, and delay the event loop.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2, "render"))
-        client = connect_async(settings)
-        gateway = Gateway(settings, AsyncJobStore(client, settings))
+        clients = [connect_async(settings, number) for number in range(len(settings.redis_servers))]
+        servers = Servers(clients, settings)
+        gateway = Gateway(settings, ShardedJobStore(servers, settings))
         app.state.gateway = gateway
-        app.state.batches = Batches(gateway, BatchStore(client, settings))
+        app.state.batches = Batches(gateway, ShardedBatchStore(servers))
         app.state.streams = StreamRegistry(settings.max_streams, settings.caller_share)
         tracing.freeze_gc()
+        watches = [partial(servers.watch, server) for server in servers] if len(servers) > 1 else []
+        if watches:  # before the first job is sent to a server that is down
+            await asyncio.gather(*map(servers.probe, servers))
         tasks = background.start(
-            gateway.notifications.run,
+            *watches,
+            *(partial(gateway.notifications.run, server) for server in servers),
             gateway.notifications.poll_queue_positions,
             partial(background.expire_overdue, gateway.store),
             partial(background.measure_loop_delay, gateway.metrics),
@@ -86,7 +92,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             with suppress(TimeoutError):  # Redis may not answer
                 async with asyncio.timeout(_STOP_SECONDS):
                     await background.stop(tasks)
-                    await client.aclose()
+                    for client in clients:
+                        await client.aclose()
 
     app = FastAPI(
         title="Otoscope", version="1", description=DESCRIPTION, lifespan=lifespan,

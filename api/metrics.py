@@ -8,7 +8,7 @@ from prometheus_client.registry import Collector
 
 from otoscope.errors import BY_CODE, fault_of
 from shared import process_metrics
-from shared.jobs.records import QueueLoad
+from shared.jobs.records import ServerState
 
 _SECONDS = tuple(0.001 * 2**i for i in range(18))  # 1 ms to 131 s
 _BYTES = tuple(1024.0 * 4**i for i in range(9))  # 1 KiB to 64 MiB
@@ -17,15 +17,76 @@ _BYTES = tuple(1024.0 * 4**i for i in range(9))  # 1 KiB to 64 MiB
 class _JobCounters(Collector):
     """Counters that are kept in Redis, so that they survive the processes that count."""
 
-    def __init__(self, totals: Mapping[str, int]) -> None:
-        self._totals = totals
+    def __init__(self) -> None:
+        self.by_server: dict[str, Mapping[str, int]] = {}
 
     def collect(self) -> Iterator[Metric]:
         documentation = "Jobs of the whole service: accepted, and by final outcome"
-        family = CounterMetricFamily("otoscope_jobs", documentation, labels=["outcome"])
-        for outcome, count in self._totals.items():
-            family.add_metric([outcome], count)
+        family = CounterMetricFamily("otoscope_jobs", documentation, labels=["server", "outcome"])
+        for server, totals in self.by_server.items():
+            for outcome, count in totals.items():
+                family.add_metric([server, outcome], count)
         yield family
+
+
+class _ServerMetrics:
+    """What is read from the Redis servers, with the number of the server as a label. Of a server that does not answer
+    there are only `up` and the totals: the last known values of the others would be wrong."""
+
+    def __init__(self, registry: CollectorRegistry, queue_limit: int) -> None:
+        self._registry, self._queue_limit = registry, queue_limit
+        self._totals = _JobCounters()
+        registry.register(self._totals)
+        self._up = self._gauge("otoscope_redis_up", "1 while the Redis server answers")
+        self._limit = self._gauge(
+            "otoscope_queue_limit_jobs", "Unfinished jobs beyond which the server gets no further ones"
+        )
+        self._unfinished = self._gauge("otoscope_jobs_unfinished", "Unfinished jobs")
+        self._queued = self._gauge("otoscope_queue_waiting_jobs", "Jobs that no worker has claimed")
+        self._oldest = self._gauge(
+            "otoscope_queue_oldest_seconds", "Time since the submission of the oldest waiting job"
+        )
+        self._sound = self._gauge("otoscope_queue_sound_seconds", "Seconds of sound in the unfinished jobs")
+        self._workers = self._gauge("otoscope_queue_ready_workers", "Workers that send heartbeats")
+        self._memory = self._gauge("otoscope_redis_memory_ratio", "Memory used by Redis, relative to its limit")
+        self._persistence = self._gauge(
+            "otoscope_redis_persistence_ok",
+            "1 if Redis' last write, or rewrite, of its append-only file succeeded",
+            "operation",
+        )
+        self._certificate: Gauge | None = None  # no such metric without TLS
+
+    def set(self, number: int, state: ServerState | None) -> None:
+        server = str(number)
+        self._up.labels(server).set(state is not None)
+        if state is None:
+            gauges = (
+                self._limit, self._unfinished, self._queued, self._oldest, self._sound, self._workers, self._memory,
+            )  # fmt: skip
+            for gauge in gauges:
+                gauge.remove(server)
+            for operation in ("write", "rewrite"):
+                self._persistence.remove(server, operation)
+            return
+        load = state.load
+        self._totals.by_server[server] = state.totals
+        self._limit.labels(server).set(self._queue_limit)
+        self._unfinished.labels(server).set(load.unfinished)
+        self._queued.labels(server).set(load.queued)
+        self._oldest.labels(server).set(load.oldest)
+        self._sound.labels(server).set(load.sound_seconds)
+        self._workers.labels(server).set(state.workers)
+        self._memory.labels(server).set(load.memory_share)
+        self._persistence.labels(server, "write").set(load.persistence.write)
+        self._persistence.labels(server, "rewrite").set(load.persistence.rewrite)
+        if state.certificate_expiry is not None:
+            self._certificate = self._certificate or self._gauge(
+                "otoscope_redis_certificate_expiry_timestamp_seconds", "When the certificate of Redis expires"
+            )
+            self._certificate.labels(server).set(state.certificate_expiry)
+
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        return Gauge(name, documentation, ["server", *labels], registry=self._registry)
 
 
 class LiveMetrics:
@@ -68,7 +129,7 @@ class GatewayMetrics:
     """The metrics of one gateway process; `render` is the exposition."""
 
     def __init__(self, queue_limit: int) -> None:
-        """`queue_limit` is the number of unfinished jobs beyond which submissions are refused."""
+        """`queue_limit` is the number of unfinished jobs beyond which a Redis server gets no further ones."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, used by no panel
         self.registry = CollectorRegistry()
         process_metrics.register(self.registry)
@@ -93,8 +154,6 @@ class GatewayMetrics:
             "otoscope_api_idempotent_replays_total", "Submissions answered with an earlier job",
             registry=self.registry,
         )  # fmt: skip
-        self._totals: dict[str, int] = {}
-        self.registry.register(_JobCounters(self._totals))
         self._upload = Histogram(
             "otoscope_api_upload_bytes", "Size of accepted sounds", buckets=_BYTES, registry=self.registry
         )
@@ -104,29 +163,7 @@ class GatewayMetrics:
         )  # fmt: skip
         self.streams = Gauge("otoscope_api_event_streams", "Open event streams", registry=self.registry)
         self.live = LiveMetrics(self.registry)
-        self._unfinished = Gauge("otoscope_jobs_unfinished", "Unfinished jobs", registry=self.registry)
-        self._queued = Gauge("otoscope_queue_waiting_jobs", "Jobs that no worker has claimed", registry=self.registry)
-        self._oldest = Gauge(
-            "otoscope_queue_oldest_seconds", "Time since the submission of the oldest waiting job",
-            registry=self.registry,
-        )  # fmt: skip
-        self._redis_memory = Gauge(
-            "otoscope_redis_memory_ratio", "Memory used by Redis, relative to its limit", registry=self.registry
-        )
-        self._sound = Gauge(
-            "otoscope_queue_sound_seconds", "Seconds of sound in the unfinished jobs", registry=self.registry
-        )
-        self._certificate: Gauge | None = None
-        self._persistence = Gauge(
-            "otoscope_redis_persistence_ok", "1 if Redis' last write, or rewrite, of its append-only file succeeded",
-            ["operation"], registry=self.registry,
-        )  # fmt: skip
-        self._redis_up = Gauge("otoscope_redis_up", "1 while Redis answers", registry=self.registry)
-        self._workers = Gauge("otoscope_queue_ready_workers", "Workers that send heartbeats", registry=self.registry)
-        limit = Gauge(
-            "otoscope_queue_limit_jobs", "Unfinished jobs beyond which submissions are refused", registry=self.registry
-        )
-        limit.set(queue_limit)
+        self._servers = _ServerMetrics(self.registry, queue_limit)
 
     def observe_request(self, route: str, method: str, status: int, seconds: float, code: str) -> None:
         """A finished request; `code` is empty where it was no error."""
@@ -145,33 +182,9 @@ class GatewayMetrics:
     def observe_loop_delay(self, seconds: float) -> None:
         self._loop_delay.observe(max(seconds, 0.0))
 
-    def set_job_totals(self, counts: Mapping[str, int]) -> None:
-        """Jobs by outcome since Redis has counted, over all gateways and workers."""
-        self._totals.update(counts)
-
-    def set_certificate_expiry(self, seconds: float | None) -> None:
-        """When Redis' certificate expires, in seconds since 1970; None without TLS: there is no such metric then."""
-        if seconds is None:
-            return
-        if self._certificate is None:
-            self._certificate = Gauge(
-                "otoscope_redis_certificate_expiry_timestamp_seconds", "When the certificate of Redis expires",
-                registry=self.registry,
-            )  # fmt: skip
-        self._certificate.set(seconds)
-
-    def set_queue_load(self, load: QueueLoad | None, workers: int = 0) -> None:
-        """`load` is None while Redis does not answer: the last known values would be wrong, and become NaN."""
-        self._redis_up.set(load is not None)
-        nan = float("nan")
-        self._unfinished.set(load.unfinished if load else nan)
-        self._queued.set(load.queued if load else nan)
-        self._oldest.set(load.oldest if load else nan)
-        self._redis_memory.set(load.memory_share if load else nan)
-        self._sound.set(load.sound_seconds if load else nan)
-        self._persistence.labels("write").set(load.persistence.write if load else nan)
-        self._persistence.labels("rewrite").set(load.persistence.rewrite if load else nan)
-        self._workers.set(workers if load else nan)
+    def set_server(self, number: int, state: ServerState | None) -> None:
+        """What a Redis server has; None while it does not answer."""
+        self._servers.set(number, state)
 
     def render(self) -> bytes:
         """The Prometheus text format."""

@@ -1,4 +1,5 @@
-"""Notifications of job changes: one Redis subscription per gateway, fanned out to every request that waits for a job.
+"""Notifications of job changes: one subscription per gateway and Redis server, fanned out to every request that waits
+for a job.
 
 A message on the channel names the job and its new status, so that a request that waits for the end need not read the
 job before. It is a hint only: the truth is in the job's record and stream, which are read after each notification and
@@ -12,7 +13,8 @@ from contextlib import contextmanager
 from itertools import product
 
 from otoscope.errors import OtoscopeError
-from shared.jobs import AsyncJobStore
+from shared.jobs import ShardedJobStore
+from shared.jobs.servers import Server
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +49,9 @@ Subscribers = dict[str, set[Subscription]]  # by job id
 
 
 class Notifications:
-    """`run` and `poll_queue_positions` are background tasks; `subscribe` is for requests."""
+    """`run`, for each server, and `poll_queue_positions` are background tasks; `subscribe` is for requests."""
 
-    def __init__(self, store: AsyncJobStore) -> None:
+    def __init__(self, store: ShardedJobStore) -> None:
         self._store = store
         self._subscribers: Subscribers = {}
         self._position_subscribers: Subscribers = {}
@@ -75,17 +77,18 @@ class Notifications:
                 if not registry[job_id]:
                     del registry[job_id]
 
-    async def run(self) -> None:
-        """Background task: receive messages; after each reconnection all subscribers are notified."""
+    async def run(self, server: Server) -> None:
+        """Background task: receive messages of a server; after each reconnection all subscribers are notified."""
         while True:
             try:
-                await self._store.subscribe(self._dispatch)
+                await server.jobs.subscribe(self._dispatch)
             except OtoscopeError as error:
-                log.warning("lost the subscription to job changes: %s (%s)", error, error.__cause__)
+                fields = {"server": server.number}
+                log.warning("lost the subscription to job changes: %s (%s)", error, error.__cause__, extra=fields)
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def poll_queue_positions(self) -> None:
-        """Background task: read the queue once a second for all subscribers of positions."""
+        """Background task: read the queues once a second for all subscribers of positions."""
         before: dict[str, int] = {}
         while True:
             await asyncio.sleep(_POLL_SECONDS)

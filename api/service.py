@@ -4,8 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Literal
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from fastapi import Request
 
@@ -29,8 +28,7 @@ from otoscope.errors import (
 from otoscope.types import AudioInfo, JobOptions, ModelCard, Ready
 from shared import tracing
 from shared.config.settings import Settings
-from shared.contract import new_job_id
-from shared.jobs import AsyncJobStore
+from shared.jobs import ShardedJobStore
 from shared.jobs.records import JobRecord, Submission
 from shared.results import largest_result
 
@@ -42,7 +40,7 @@ _SEND_ATTRIBUTES = {**tracing.MESSAGING, "messaging.operation.type": "send", "me
 class Gateway:
     """The state of one gateway process and its use cases; built by `create_app`."""
 
-    def __init__(self, settings: Settings, store: AsyncJobStore) -> None:
+    def __init__(self, settings: Settings, store: ShardedJobStore) -> None:
         self.settings, self.store = settings, store
         self.catalogue = WorkerCatalogue(settings, store)
         self.notifications = Notifications(store)
@@ -64,9 +62,17 @@ class Gateway:
             raise InvalidRequest("keep_sound: this service keeps no sounds; they are deleted when their jobs end.")
 
     async def submit(
-        self, upload: Upload, caller: Caller, idempotency_key: str | None = None, job_id: str | None = None
+        self,
+        upload: Upload,
+        caller: Caller,
+        idempotency_key: str | None = None,
+        job_id: str | None = None,
+        *,
+        exact: bool = False,
     ) -> Submission:
         """Store a job and enqueue it; with a known idempotency key, the earlier job of the caller.
+
+        `job_id` and `exact` are those of ShardedJobStore.submit.
 
         Raises Busy errors, ModelNotFound, IdempotencyConflict, or InvalidRequest for a layer or a cell that the
         model lacks, and for a sound that is not to be kept here.
@@ -81,7 +87,7 @@ class Gateway:
             with tracing.span("submit", "producer", attributes=_SEND_ATTRIBUTES):
                 submission = await self.store.submit(
                     card.name, upload.options, upload.audio, upload.body, idempotency_key, job_id,
-                    caller=caller.name, trace=tracing.context(),
+                    exact=exact, caller=caller.name, trace=tracing.context(),
                     result_bytes=largest_result(card, upload.options, upload.audio.duration),
                 )  # fmt: skip
                 tracing.set_attributes({"messaging.message.id": submission.id, tracing.MODEL: submission.job.model})
@@ -119,13 +125,13 @@ class Gateway:
         was then, since the caller would not learn its id; with `final_only`, for a caller who cannot use an unfinished
         job, StoreUnavailable is raised.
         """
-        job_id = new_job_id()
+        job_id = self.store.new_job_id((await self.catalogue.resolve(upload.options.model)).name)
         with self.notifications.subscribe(job_id, final_only=True) as subscription:
             job = (await self.submit(upload, caller, idempotency_key, job_id)).job
             try:
                 if job.id == job_id:
                     return await self._wait(request, subscription, job, seconds, until_final=True)
-                # An earlier job with the same idempotency key.
+                # An earlier job with the same idempotency key, or one that another server has taken.
                 return await self.wait(request, job.id, caller, seconds, until_final=True)
             except StoreUnavailable:
                 if final_only:
@@ -164,16 +170,20 @@ class Gateway:
 
         Raises Busy errors, the error of the failed job, or DeadlineExceeded.
         """
-        with self.notifications.subscribe(job_id, final_only=True) as subscription:
+        with ExitStack() as stack:
+            subscription = stack.enter_context(self.notifications.subscribe(job_id, final_only=True))
             with tracing.span("submit", "producer", attributes=_SEND_ATTRIBUTES):
                 submission = await self.store.submit(
                     card.name, options, audio, body, None, job_id, caller=turn, trace=tracing.context(),
                     result_bytes=largest_result(card, options, audio.duration), deadline=seconds,
                 )  # fmt: skip
             job, until = submission.job, time.monotonic() + seconds
+            if job.id != job_id:  # another server has taken it
+                subscription = stack.enter_context(self.notifications.subscribe(job.id, final_only=True))
+                job = await self.store.get(job.id, with_result=True)
             while not job.final and (left := until - time.monotonic()) > 0:
                 await subscription.wait(left)
-                job = await self.store.get(job_id, with_result=True)
+                job = await self.store.get(job.id, with_result=True)
         if job.packed_size:
             job = await self.store.with_result(job)
         if job.error is not None:
@@ -270,16 +280,21 @@ class Gateway:
         return job.audio, body
 
     async def readiness(self) -> Ready:
-        """Ready while Redis answers and can write, and at least one worker sends heartbeats.
+        """Ready while a Redis server answers and can write, and at least one of its workers sends heartbeats.
 
         A Redis that cannot write stores no heartbeats: that the workers are missing is a consequence.
         """
-        redis = await self.store.ping()
-        workers = await self.store.workers() if redis else []
-        writable = (await self.store.persistence()).write if redis else True
-        models = sorted({name for worker in workers for name in worker.models})
-        status: Literal["ready", "not_ready"] = "ready" if workers and writable else "not_ready"
-        return Ready(status=status, redis=redis, workers=len(workers), models=models, writable=writable)
+        health = await self.store.health()
+        answering = [found for found in health.values() if found]
+        working = [found for found in answering if found.writable]
+        return Ready(
+            status="ready" if any(found.workers for found in working) else "not_ready",
+            redis=bool(answering),
+            workers=sum(len(found.workers) for found in answering),
+            models=sorted({name for found in answering for worker in found.workers for name in worker.models}),
+            writable=bool(working) or not answering,
+            servers_down=[number for number, found in health.items() if found not in working],
+        )
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from bench.lib.hoarders import RATE, READ_SECONDS, addresses, hoard_gateway, lon
 from bench.lib.machine import describe
 from bench.lib.rig import Rig
 from bench.lib.trial import DEADLINE, Fault, Outcome, Trial
-from shared.contract import UNACKED, job_key
+from shared.contract import TOTALS, UNACKED, job_key
 
 KEPT = {"queue_limit": "4000", "caller_share": "1", "job_deadline": str(DEADLINE), "result_ttl": "3600"}
 
@@ -125,6 +125,22 @@ async def kill_server(trial: Trial) -> None:
     trial.rig.kill("server")
     await asyncio.sleep(0.5)
     trial.rig.begin("server")
+
+
+async def kill_one_server(trial: Trial) -> None:
+    """One of two servers is down for five seconds; the jobs of the other one go on."""
+    rig = trial.rig
+
+    def succeeded() -> int:
+        return int(rig.redis.hget(TOTALS, "succeeded") or 0)
+
+    before = succeeded()
+    rig.kill("server 1")
+    await asyncio.sleep(5)
+    trial.outcome.notes["finished_meanwhile"] = succeeded() - before
+    if succeeded() == before:
+        trial.outcome.wrong.append("the jobs of the other server stopped")
+    await asyncio.to_thread(rig.begin, "server 1")
 
 
 async def kill_all(trial: Trial) -> None:
@@ -257,6 +273,7 @@ FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
     "cut network": (cut_network, {"proxy": True}),
     "full memory": (full_memory, {}),
     "full disk": (full_disk, {"disk": "256m"}),
+    "one of two servers": (kill_one_server, {"servers": 2, "workers": 2}),
     "frozen worker": (freeze_worker, {"workers": 2}),
     "small gateway": (small_gateway, {"memory": {"gateway": 2**30}}),
     "small worker": (partial(small_worker, sounds=100), {"memory": {"worker 0": 2 * 2**30}, "job_deadline": "1800"}),

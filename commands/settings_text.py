@@ -122,4 +122,4 @@ def masked(name: str, value: Any) -> str:
     text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     if name != "redis_url":
         return text
-    return re.sub(r"(sentinel_password=)[^&]*", r"\1***", re.sub(r"(?<=://)([^:/@]*):.*@", r"\1:***@", text))
+    return re.sub(r"(sentinel_password=)[^&\s]*", r"\1***", re.sub(r"(?<=://)([^:/@]*):\S*@", r"\1:***@", text))

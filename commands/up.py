@@ -8,7 +8,11 @@ import typer
 def up(
     redis_url: Annotated[
         str | None,
-        typer.Option(envvar="OTOSCOPE_REDIS_URL", metavar="URL", help="A running Redis instead of the embedded one."),
+        typer.Option(
+            envvar="OTOSCOPE_REDIS_URL",
+            metavar="URL",
+            help="A running Redis instead of the embedded one; several, separated by spaces, get a worker each.",
+        ),
     ] = None,
 ) -> None:
     """Start everything on this machine and stay up: server, worker, gateway. OTOSCOPE_PORT sets the port."""

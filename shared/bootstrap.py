@@ -14,13 +14,16 @@ class StartupError(Exception):
     """Why the process cannot start, in one line."""
 
 
-def initialize(service: str) -> Settings:
-    """Read the settings, and configure logging and tracing of this process, under that service name.
+def initialize(service: str, *, one_server: bool = False) -> Settings:
+    """Read the settings, and configure logging and tracing of this process, under that service name. With `one_server`
+    it has to be a single Redis server.
 
     Raises StartupError for a fault that waiting does not cure.
     """
     try:
         settings = load_settings()
+        if one_server:
+            settings.require_one_server()
         log_config.configure(settings.log_format)
         for line in unknown_variables(os.environ):
             log.warning(line)

@@ -25,6 +25,7 @@
 All times are seconds since 1970 on the clock of Redis.
 """
 
+import re
 import uuid
 
 CLASSIFY = "otoscope.classify"
@@ -64,9 +65,27 @@ INDEX_TTL = 86_400
 """Seconds that the keys above, which belong to no single job, outlive their last write. No key is without a TTL."""
 
 
-def new_job_id() -> str:
-    """32 hexadecimal digits, 122 of their bits random: it cannot be guessed."""
-    return uuid.uuid4().hex
+MAX_SERVERS = 256
+"""The number of a server is two hexadecimal digits of the ids of its jobs."""
+
+_SERVER = re.compile("[0-9a-f]{2}")
+
+
+def new_job_id(server: int = 0) -> str:
+    """32 hexadecimal digits, 114 of their bits random: it cannot be guessed. The last two are the number of the Redis
+    server that has the job."""
+    return at_server(uuid.uuid4().hex, server)
+
+
+def at_server(job_id: str, server: int) -> str:
+    """That id with the number of another server."""
+    return f"{job_id[:-2]}{server:02x}"
+
+
+def server_of(job_id: str) -> int | None:
+    """The number of the server that has a job or a batch, from its id; None for a text that is no id."""
+    digits = job_id[-2:]
+    return int(digits, 16) if _SERVER.fullmatch(digits) else None
 
 
 def job_key(job_id: str) -> str:

@@ -12,7 +12,7 @@ from worker.queue.celery_app import configure_logging, request_stop
 def main() -> int:
     """Exit status: 0 after a clean stop, 1 if the worker could not start (the last line on stderr is the reason)."""
     try:
-        settings = initialize("otoscope-worker")
+        settings = initialize("otoscope-worker", one_server=True)
     except StartupError as error:
         print(f"otoscope worker: {error}", file=sys.stderr)
         return 1

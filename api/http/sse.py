@@ -17,7 +17,7 @@ from api.notifications import Notifications
 from api.rendering.results import render_job
 from otoscope.errors import InvalidRequest, JobExpired, JobNotFound, RateLimited, StoreUnavailable, TooManyConnections
 from otoscope.types import Progress, Timings
-from shared.jobs import AsyncJobStore
+from shared.jobs import ShardedJobStore
 from shared.jobs.records import Event, JobRecord
 
 FROM_START = "0-0"
@@ -34,7 +34,7 @@ def resume_point(last_event_id: str | None) -> str:
 
 
 async def job_events(
-    store: AsyncJobStore,
+    store: ShardedJobStore,
     notifications: Notifications,
     job_id: str,
     after: str,

@@ -5,7 +5,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.dependencies import GatewayDep
 from api.rendering.results import JSON
-from otoscope.errors import StoreUnavailable
 from otoscope.types import Live, Ready, WorkerInfo, WorkerList
 
 router = APIRouter(tags=["health"])
@@ -23,7 +22,7 @@ async def live() -> Live:
     responses={503: {"model": Ready, "description": "Not ready, with the reason"}},
 )
 async def ready(gateway: GatewayDep) -> Response:
-    """Readiness: Redis answers, and at least one worker has run a forward pass and sends heartbeats."""
+    """Readiness: a Redis server answers, and one of its workers has run a forward pass and sends heartbeats."""
     readiness = await gateway.readiness()
     return Response(readiness.model_dump_json(), 200 if readiness.status == "ready" else 503, media_type=JSON)
 
@@ -43,10 +42,6 @@ async def workers(gateway: GatewayDep) -> WorkerList:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(gateway: GatewayDep) -> Response:
     """Prometheus metrics of this gateway and of the queue; a worker serves its own on its own port."""
-    try:
-        gateway.metrics.set_job_totals(await gateway.store.totals())
-        gateway.metrics.set_certificate_expiry(gateway.store.certificate_expiry)
-        gateway.metrics.set_queue_load(await gateway.store.load(), len(await gateway.store.workers()))
-    except StoreUnavailable:
-        gateway.metrics.set_queue_load(None)
+    for number, state in (await gateway.store.states()).items():
+        gateway.metrics.set_server(number, state)
     return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -39,6 +39,7 @@ class Rig:
         *,
         workers: int = 1,
         gateways: int = 1,
+        servers: int = 1,
         proxy: bool = False,
         data: Path | None = None,
         cores: Sequence[int] = (),
@@ -47,18 +48,25 @@ class Rig:
     ) -> None:
         """`settings` are OTOSCOPE_ variables in lower case; `data` is the folder of Redis' file; worker N is pinned to
         the Nth of `cores`; `memory` limits processes, by their name, to so many bytes. The first gateway is `gateway`,
-        the others are `gateway 1` and so on."""
+        the others are `gateway 1` and so on. The first of several Redis servers is `server`, the others are `server 1`
+        and so on; worker N takes the jobs of the Nth server, and begins again behind the last one. The proxy is in
+        front of the first one."""
         self.folder, self._workers, self._cores = folder, workers, cores
-        self.port, self.server_port, *ports = free_ports(1 + gateways)
+        self.port, self.server_port, *ports = free_ports(gateways + servers)
+        ports, more = ports[: gateways - 1], ports[gateways - 1 :]
+        self._servers = {"server": self.server_port, **{f"server {n}": port for n, port in enumerate(more, 1)}}
         self._gateways = {"gateway": self.port, **{f"gateway {n}": port for n, port in enumerate(ports, 1)}}
         self.urls = [f"http://127.0.0.1:{port}" for port in self._gateways.values()]
         self.url = self.urls[0]
         self._home = Home(data or folder / "data")
-        self._home.directory.mkdir(exist_ok=True)
+        self._homes = {"server": self._home, **{f"server {n}": Home(folder / f"data-{n}") for n in range(1, servers)}}
+        for home in self._homes.values():
+            home.directory.mkdir(exist_ok=True)
         self.proxy = TcpProxy(self.server_port) if proxy else None
         reached = self.proxy.port if self.proxy else self.server_port
+        self._urls = [f"redis://127.0.0.1:{port}/0" for port in (reached, *more)]
         own = {
-            "redis_url": f"redis://127.0.0.1:{reached}/0",
+            "redis_url": " ".join(self._urls),
             "models_dir": str(models),
             "metrics_port": "0",
             **settings,
@@ -70,6 +78,7 @@ class Rig:
         self.limits: dict[str, MemoryLimit] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.redis = redis.Redis(port=self.server_port)
+        self._more_redis = [redis.Redis(port=port) for port in more]
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -84,13 +93,17 @@ class Rig:
         self._exit.close()
 
     @property
+    def stores(self) -> list[redis.Redis]:
+        """A client of each Redis server."""
+        return [self.redis, *self._more_redis]
+
+    @property
     def workers(self) -> list[str]:
         return [f"worker {n}" for n in range(self._workers)]
 
     def start(self) -> None:
         """Start everything, in the order of dependency, and wait until it is ready."""
-        self.begin("server")
-        for name in (*self.workers, *self._gateways):
+        for name in (*self._servers, *self.workers, *self._gateways):
             self.begin(name)
         for url in self.urls:
             self.wait_until_ready(self._workers, url=url)
@@ -98,11 +111,13 @@ class Rig:
     def begin(self, name: str) -> None:
         """Start one of `server` (Redis), `gateway` and `worker N`; the server, until it answers."""
         command, limit = self.command(name), self.limits.get(name)
-        port = {"OTOSCOPE_PORT": str(self._gateways[name])} if name in self._gateways else {}
+        own = {"OTOSCOPE_PORT": str(self._gateways[name])} if name in self._gateways else {}
+        if self._more_redis and name in self.workers:
+            own["OTOSCOPE_REDIS_URL"] = self._urls[self.workers.index(name) % len(self._urls)]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 limit.command(command) if limit else command,
-                env=self._environment | port,
+                env=self._environment | own,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -112,13 +127,14 @@ class Rig:
             limit.started(self.processes[name].pid)
         if name in self.workers[: len(self._cores)]:
             os.sched_setaffinity(self.processes[name].pid, {self._cores[self.workers.index(name)]})
-        if name == "server":
-            self._wait(self.server_answers, "the server", 60)
+        if name in self._servers:
+            self._wait(lambda: self.server_answers(name), f"the {name}", 60)
 
     def command(self, name: str) -> Sequence[str | Path]:
         """The command line of that process."""
-        if name == "server":  # the later of two options counts: those of the embedded server, then a port on loopback
-            return [*self._home.program().argv, "--port", str(self.server_port), "--bind", "127.0.0.1"]
+        if port := self._servers.get(name):
+            # The later of two options counts: those of the embedded server, then a port on loopback.
+            return [*self._homes[name].program().argv, "--port", str(port), "--bind", "127.0.0.1"]
         return [sys.executable, "-m", "api" if name in self._gateways else "worker"]
 
     def kill(self, name: str) -> None:
@@ -137,9 +153,9 @@ class Rig:
 
         self._wait(ready, f"a service with {workers} workers", seconds)
 
-    def server_answers(self) -> bool:
+    def server_answers(self, name: str = "server") -> bool:
         with suppress(redis.exceptions.RedisError):
-            return bool(self.redis.ping())
+            return bool(self.stores[list(self._servers).index(name)].ping())
         return False
 
     def log(self, name: str) -> str:
@@ -154,7 +170,8 @@ class Rig:
             time.sleep(0.05)
 
     def _end(self) -> None:
-        self.redis.close()
+        for store in self.stores:
+            store.close()
         for name in reversed(list(self.processes)):
             process = self.processes[name]
             with suppress(ProcessLookupError):

@@ -1,6 +1,7 @@
 """Throughput, latency and cost of a whole service under load: Redis, worker and gateway, over HTTP.
 
     .venv/bin/python bench/lib/stack.py [--model resnet-21m] [--callers 1 16 64 256] [--rate 20] [--include maps,...]
+        [--servers 2]
 
 Starts a service of its own on a free port, loads it with a number of concurrent callers or at a fixed rate, and stops
 it. Prints a table and one line of JSON: responses a second, latency, and for each process CPU a job and memory.
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -49,9 +50,13 @@ def main() -> None:
     parser.add_argument("--include", default="", help="parts to request beside the predictions")
     parser.add_argument("--accept", default="application/json", help="or application/msgpack")
     parser.add_argument("--format", default="WAV", help="WAV, FLAC, OGG or MP3")
+    parser.add_argument("--servers", type=int, default=1, help="Redis servers, each with a worker")
     options = parser.parse_args()
     report: dict[str, Any] = {"machine": describe(), "options": vars(options)}
-    with tempfile.TemporaryDirectory() as folder, stack(model_directory(options.model, Path(folder))) as service:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        stack(model_directory(options.model, Path(folder)), servers=options.servers) as service,
+    ):
         requests = submissions(service.target, encoded(options.format), options.include, options.accept)
         loads = [("callers", n) for n in options.callers] + [("rate", n) for n in options.rate]
         report["loads"] = [service.load(requests, kind, n, options.seconds) for kind, n in loads]
@@ -74,11 +79,14 @@ def submissions(
 class Stack:
     """A running service and its processes."""
 
-    def __init__(self, url: str, root: psutil.Process, started: float, home: Path) -> None:
+    def __init__(
+        self, url: str, root: psutil.Process, started: float, homes: list[Home], servers: list[psutil.Process]
+    ) -> None:
+        """`servers` are the Redis servers that `otoscope up` has not started."""
         self.target = Target.of(url)
-        self._root = root
+        self._root, self._servers = root, servers
         self.url = url
-        self._redis = redis.Redis(unix_socket_path=str(Home(home).socket))
+        self._redis = [redis.Redis(unix_socket_path=str(home.socket)) for home in homes]
         self._wait_until_ready(url, started)
         self.start_seconds = round(time.monotonic() - started, 1)
 
@@ -107,11 +115,11 @@ class Stack:
 
     def traffic(self) -> dict[str, float]:
         """Traffic of Redis so far: commands, including those in scripts, and KB over its sockets."""
-        stats: dict[str, int] = self._redis.info("stats")  # type: ignore[assignment]
+        stats: list[dict[str, int]] = [client.info("stats") for client in self._redis]  # type: ignore[misc]
         return {
-            "commands": stats["total_commands_processed"],
-            "kb_in": stats["total_net_input_bytes"] / 1e3,
-            "kb_out": stats["total_net_output_bytes"] / 1e3,
+            "commands": sum(each["total_commands_processed"] for each in stats),
+            "kb_in": sum(each["total_net_input_bytes"] for each in stats) / 1e3,
+            "kb_out": sum(each["total_net_output_bytes"] for each in stats) / 1e3,
         }
 
     def memory(self) -> dict[str, int]:
@@ -132,7 +140,10 @@ class Stack:
 
     def totals(self) -> dict[str, int]:
         """Jobs so far: accepted, and by outcome."""
-        return {name: int(self._redis.hget(TOTALS, name) or 0) for name in COUNTERS}  # type: ignore[arg-type]
+        return {
+            name: sum(int(client.hget(TOTALS, name) or 0) for client in self._redis)  # type: ignore[arg-type]
+            for name in COUNTERS
+        }
 
     def error_responses(self) -> dict[str, int]:
         """Error responses of the gateway so far, by code."""
@@ -143,8 +154,9 @@ class Stack:
     def durations(self, most: int = 10_000) -> list[float]:
         """Seconds from submission to end, of up to `most` succeeded jobs."""
         taken: list[float] = []
-        for key in self._redis.scan_iter(job_key("*"), count=1_000):
-            status, *times = self._redis.hmget(key, "status", "created_at", "finished_at")  # type: ignore[misc]
+        keys = ((client, key) for client in self._redis for key in client.scan_iter(job_key("*"), count=1_000))
+        for client, key in keys:
+            status, *times = client.hmget(key, "status", "created_at", "finished_at")  # type: ignore[misc]
             if status == b"succeeded":
                 created, finished = map(float, times)
                 taken.append(finished - created)
@@ -154,7 +166,7 @@ class Stack:
 
     def processes(self) -> Iterator[tuple[str, psutil.Process]]:
         """Every process with the name of the component that it belongs to."""
-        for process in self._root.children(recursive=True):
+        for process in [*self._root.children(recursive=True), *self._servers]:
             with suppress(psutil.NoSuchProcess):
                 line = " ".join(process.cmdline())
                 name = next((name for name, mark in PROCESSES.items() if mark in line), None)
@@ -176,25 +188,45 @@ class Stack:
 
 
 @contextmanager
-def stack(models: Path, tree: Path = TREE, /, **settings: str) -> Iterator[Stack]:
+def stack(models: Path, tree: Path = TREE, /, servers: int = 1, **settings: str) -> Iterator[Stack]:
     """A service (`otoscope up`) with the models of that directory; `settings` are OTOSCOPE_ variables in lower case.
 
-    `tree` is the working tree whose code it runs.
+    `tree` is the working tree whose code it runs. With several Redis servers, each has a worker.
     """
     port = free_port()
-    with tempfile.TemporaryDirectory() as home:
-        own = {"home": home, "port": str(port), "models_dir": str(models), "metrics_port": "0", **settings}
+    with ExitStack() as exits:
+        home = Path(exits.enter_context(tempfile.TemporaryDirectory()))
+        homes = [Home(home)] if servers == 1 else [Home(home / str(number)) for number in range(servers)]
+        started = time.monotonic()
+        processes = [exits.enter_context(_server(each)) for each in homes] if servers > 1 else []
+        own = {"home": str(home), "port": str(port), "models_dir": str(models), "metrics_port": "0", **settings}
+        if processes:
+            own["redis_url"] = " ".join(each.url for each in homes)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTOSCOPE_")}
         environment |= {f"OTOSCOPE_{name.upper()}": value for name, value in own.items()}
         environment["PYTHONPATH"] = str(tree)
         command = [sys.executable, "-m", "otoscope", "up"]
-        started = time.monotonic()
         with subprocess.Popen(command, env=environment, cwd=tree, stdout=subprocess.DEVNULL) as process:
             try:
-                yield Stack(f"http://127.0.0.1:{port}", psutil.Process(process.pid), started, Path(home))
+                yield Stack(f"http://127.0.0.1:{port}", psutil.Process(process.pid), started, homes, processes)
             finally:
                 process.terminate()
                 process.wait(90)
+
+
+@contextmanager
+def _server(home: Home) -> Iterator[psutil.Process]:
+    """A running Redis server with its state in that directory."""
+    home.directory.mkdir()
+    with subprocess.Popen(home.program().argv, stdout=subprocess.DEVNULL) as process:
+        try:
+            while not home.answers():
+                if process.poll() is not None:
+                    raise SystemExit("the Redis server ended before it answered")
+                time.sleep(0.02)
+            yield psutil.Process(process.pid)
+        finally:
+            process.terminate()
 
 
 def row(load: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from bench.lib.rig import Rig
 from otoscope.client import AsyncClient
 from otoscope.errors import OtoscopeError
 from otoscope.types import FINAL
-from shared.contract import COUNTERS, QUEUE, TOTALS, UNACKED, UNFINISHED, events_key, job_key
+from shared.contract import COUNTERS, QUEUE, TOTALS, UNACKED, UNFINISHED, events_key, job_key, server_of
 
 DEADLINE = 120  # seconds, of a job
 _RAISED = re.compile(r"^[\w.]+(?:Error|Exception)\b.*", re.M)  # the last line of a traceback
@@ -117,7 +117,7 @@ class Trial:
     async def _under_way(self) -> int:
         """Wait until some jobs are finished, so that the fault comes in the middle; returns how many are not."""
         async with asyncio.timeout(60):
-            while (left := int(self.rig.redis.zcard(UNFINISHED))) > 0.9 * self._jobs:
+            while (left := sum(int(store.zcard(UNFINISHED)) for store in self.rig.stores)) > 0.9 * self._jobs:
                 await asyncio.sleep(0.01)
         return left
 
@@ -126,7 +126,7 @@ class Trial:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             with suppress(Exception):  # Redis may be down
-                if not self.rig.redis.exists(UNFINISHED):
+                if not any(store.exists(UNFINISHED) for store in self.rig.stores):
                     return
             await asyncio.sleep(0.1)
 
@@ -140,7 +140,7 @@ class Trial:
 
     async def _look(self, expected: dict[int, str]) -> None:
         """Check every job in the API and in Redis, then the totals."""
-        outcome, stored = self.outcome, self.rig.redis
+        outcome, stores = self.outcome, self.rig.stores
         outcome.accepted = len(self.accepted)
         for job_id, which in self.accepted.items():
             answer = await self._http.get(f"/v1/jobs/{job_id}")
@@ -159,26 +159,30 @@ class Trial:
                 self._wrong(f"{job_id} has another first class than its sound had before")
             if job["status"] == "failed" and error != "deadline_exceeded":
                 self._wrong(f"{job_id} failed: {error}")
-            ends = [fields[b"kind"] for _, fields in stored.xrange(events_key(job_id)) if fields[b"kind"] == b"result"]
+            events = stores[server_of(job_id) or 0].xrange(events_key(job_id))
+            ends = [fields[b"kind"] for _, fields in events if fields[b"kind"] == b"result"]
             if len(ends) != 1:
                 self._wrong(f"{job_id} ended {len(ends)} times")
         self._balance()
 
     def _balance(self) -> None:
-        stored = self.rig.redis
-        totals = {name: int(stored.hget(TOTALS, name) or 0) for name in COUNTERS}
-        ended = sum(totals.values()) - totals["accepted"]
-        records = Counter(stored.hget(key, "status").decode() for key in stored.scan_iter(job_key("*"), count=1000))
-        self.outcome.notes["totals"] = totals
-        if totals["accepted"] != ended or totals["accepted"] != sum(records.values()):
+        totals: Counter[str] = Counter()
+        records: Counter[str] = Counter()
+        for stored in self.rig.stores:
+            totals.update({name: int(stored.hget(TOTALS, name) or 0) for name in COUNTERS})
+            records.update(stored.hget(key, "status").decode() for key in stored.scan_iter(job_key("*"), count=1000))
+        ended = totals.total() - totals["accepted"]
+        self.outcome.notes["totals"] = {name: totals[name] for name in COUNTERS}
+        if totals["accepted"] != ended or totals["accepted"] != records.total():
             self._wrong(f"accepted {totals['accepted']}, ended {ended}, records {dict(records)}")
         if totals["accepted"] < len(self.accepted) - self.outcome.ended["lost"]:
             self._wrong(f"{len(self.accepted)} submissions got 202, {totals['accepted']} were counted as accepted")
-        if endless := [key.decode() for key in stored.scan_iter(count=1000) if stored.ttl(key) == -1]:
-            self._wrong(f"keys without a TTL: {endless[:5]}")
-        if stored.exists(UNACKED, QUEUE):
+        for stored in self.rig.stores:
+            if endless := [key.decode() for key in stored.scan_iter(count=1000) if stored.ttl(key) == -1]:
+                self._wrong(f"keys without a TTL: {endless[:5]}")
+        if any(stored.exists(UNACKED, QUEUE) for stored in self.rig.stores):
             time.sleep(12)  # a second delivery is acknowledged by then
-            if left := [key for key in (UNACKED, QUEUE) if stored.exists(key)]:
+            if left := [key for key in (UNACKED, QUEUE) if any(stored.exists(key) for stored in self.rig.stores)]:
                 self._wrong(f"messages are left in {left}")
 
     def _wrong(self, what: str) -> None:

@@ -48,8 +48,8 @@ def up(
 ) -> None:
     """Run until SIGINT or SIGTERM. Raises StackFailed if the stack cannot be started.
 
-    `redis_url` is a running server to use instead of the embedded one. `worker` and `gateway` are the arguments of
-    Python for the two processes; tests replace them.
+    `redis_url` is a running server to use instead of the embedded one, or several, each of which gets a worker.
+    `worker` and `gateway` are the arguments of Python for their processes; tests replace them.
     """
     began = time.monotonic()
     console = console or SafeConsole(highlight=False)
@@ -68,7 +68,8 @@ def up(
                 supervisor.start(home.program())
                 if not supervisor.wait_for(home.answers, "the server", SERVER_TIMEOUT):
                     return
-            supervisor.start(Program("worker", [*python, *worker], environment, WORKER_GRACE))
+            for name, own in _workers(environment):
+                supervisor.start(Program(name, [*python, *worker], own, WORKER_GRACE))
             supervisor.start(Program("gateway", [*python, *gateway], environment, GATEWAY_GRACE))
             threading.Thread(
                 target=_run_demo, args=(supervisor, console, status, url, began, settings.exposure), daemon=True
@@ -123,6 +124,15 @@ def _environment(settings: Settings, port: int, redis_url: str) -> dict[str, str
     return environment
 
 
+def _workers(environment: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Name and environment of the worker of each server. The first one alone has the port of the metrics that was
+    set."""
+    first, *others = environment["OTOSCOPE_REDIS_URL"].split()
+    yield ("worker 0" if others else "worker"), environment | {"OTOSCOPE_REDIS_URL": first}
+    for number, url in enumerate(others, 1):
+        yield f"worker {number}", environment | {"OTOSCOPE_REDIS_URL": url, "OTOSCOPE_METRICS_PORT": "0"}
+
+
 def _reachable(host: str) -> str:
     """The address under which a server that listens on `host` is reached from this machine."""
     host = {_ANY_ADDRESS: "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
@@ -153,7 +163,7 @@ def _signals(supervisor: Supervisor) -> Iterator[None]:
 
 
 def _print(console: Console, name: str, line: str) -> None:
-    text = Text.assemble((f"{name:<{_NAME_WIDTH}} | ", _COLOURS.get(name, "")), line)
+    text = Text.assemble((f"{name:<{_NAME_WIDTH}} | ", _COLOURS.get(name.split()[0], "")), line)
     with suppress(OSError):  # a closed terminal must not prevent the orderly shutdown
         console.print(text, soft_wrap=True)
 

@@ -69,6 +69,7 @@ class Figures:
     ready: bool | None
     redis: bool | None
     writable: bool | None
+    servers_down: list[int]  # numbers of the Redis servers that do not answer or cannot write
     ready_workers: int | None
     models: list[str]
     version: str | None
@@ -157,15 +158,16 @@ def _figures(
         ready=ready.status == "ready" if ready else None,
         redis=ready.redis if ready else None,
         writable=ready.writable if ready else None,
+        servers_down=ready.servers_down if ready else [],
         ready_workers=ready.workers if ready else None,
         models=ready.models if ready else [],
         version=_version(now),
         open_jobs=_value(now, "otoscope_jobs_unfinished"),
         waiting_jobs=_value(now, "otoscope_queue_waiting_jobs"),
-        oldest_seconds=_value(now, "otoscope_queue_oldest_seconds"),
+        oldest_seconds=_highest(now, "otoscope_queue_oldest_seconds"),
         queue_limit=_value(now, "otoscope_queue_limit_jobs"),
         sound_seconds=_value(now, "otoscope_queue_sound_seconds"),
-        redis_memory_ratio=_value(now, "otoscope_redis_memory_ratio"),
+        redis_memory_ratio=_highest(now, "otoscope_redis_memory_ratio"),
         jobs={name: jobs[name] for name in OUTCOMES if name in jobs},
         refusals=_sorted(_rates(now, delta, "otoscope_api_errors_total", "code")),
         submissions=_latency([delta] if delta else [], "otoscope_api_request_seconds", method="POST"),
@@ -194,6 +196,9 @@ def judge(figures: Figures) -> tuple[State, str]:
         return "broken", "Redis cannot write: its disk is full, or its file cannot be written"
     if figures.ready_workers == 0:
         return "broken", "no worker is ready"
+    if figures.servers_down:
+        numbers = ", ".join(map(str, figures.servers_down))
+        return "strained", f"Redis server {numbers} does not answer or cannot write"
     if figures.lost:
         return "strained", f"the gateway is up, but {figures.lost}"
     if _rate(figures.refusals, ["queue_full"]):
@@ -232,6 +237,11 @@ def _value(scrape: Scrape | None, name: str) -> float | None:
     return scrape.value(name) if scrape else None
 
 
+def _highest(scrape: Scrape | None, name: str) -> float | None:
+    """Over the Redis servers."""
+    return max((value for _, value in scrape.matching(name)), default=None) if scrape else None
+
+
 def _version(scrape: Scrape | None) -> str | None:
     return next(iter(scrape.by("otoscope_build_info", "version")), None) if scrape else None
 
@@ -256,9 +266,12 @@ def _rates(now: Scrape | None, delta: ScrapeDelta | None, name: str, label: str)
 
 
 def _jobs(now: Scrape | None, delta: ScrapeDelta | None) -> dict[str, CounterRate]:
-    """These counters are kept in Redis. They appear once Redis answers, and then their totals are not an increase."""
+    """These counters are kept in Redis. Those of a server appear once it answers, and then their totals are not an
+    increase."""
     name = "otoscope_jobs_total"
-    return _rates(now, delta if delta and name in delta.before.samples else None, name, "outcome")
+    if delta and delta.now.by(name, "server").keys() != delta.before.by(name, "server").keys():
+        delta = None
+    return _rates(now, delta, name, "outcome")
 
 
 def _rate(counted: dict[str, CounterRate], names: Iterable[str]) -> float | None:

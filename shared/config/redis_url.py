@@ -10,6 +10,9 @@ An IPv6 address stands in brackets (`[::1]:6379`). Query options of rediss:// an
 of the server's certificate; the system's CAs by default), `ssl_certfile` and `ssl_keyfile` (a client certificate, where
 the server requires one) and `ssl_check_hostname=false` (accept any certificate of those CAs). Query options of
 sentinel:// and sentinels://: `sentinel_user` and `sentinel_password`, where the sentinels themselves require them.
+
+For a gateway, several such URLs, separated by whitespace, name several servers. The number of a server is its place in
+the list, from 0.
 """
 
 import ssl
@@ -17,6 +20,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
+
+from shared.contract import MAX_SERVERS
 
 PORT, SENTINEL_PORT = 6_379, 26_379
 
@@ -55,6 +60,26 @@ class RedisURL:
         return f"redis://{f'[{host}]' if ':' in host else host}:{port}/{self.db}"
 
 
+def parse_redis_urls(text: str) -> tuple[RedisURL, ...]:
+    """The servers by their numbers: at least one. Raises RedisURLError."""
+    urls = text.split()
+    if len(urls) < 2:
+        return (parse_redis_url(text),)
+    if len(urls) > MAX_SERVERS:
+        raise RedisURLError(f"names {len(urls)} servers; {MAX_SERVERS} is the limit")
+    servers: list[RedisURL] = []
+    for number, url in enumerate(urls):
+        try:
+            servers.append(parse_redis_url(url))
+        except RedisURLError as error:
+            raise RedisURLError(f"(server {number}) {error}") from None
+    places = [(server.hosts, server.path, server.service, server.db) for server in servers]
+    for number, place in enumerate(places):
+        if (first := places.index(place)) < number:
+            raise RedisURLError(f"names the same server twice, as numbers {first} and {number}")
+    return tuple(servers)
+
+
 def parse_redis_url(url: str) -> RedisURL:
     """Raises RedisURLError, also for certificates that cannot be loaded."""
     scheme, _, rest = url.strip().partition("://")
@@ -84,7 +109,7 @@ def parse_redis_url(url: str) -> RedisURL:
         sentinel = _credentials(*(quote(options.get(name, "")) for name in _SENTINEL))
         return RedisURL(hosts, "", service, _database(options.get("db", "")), credentials, sentinel, tls)
     if hosts[1:]:
-        raise RedisURLError("names several servers; only sentinel:// may")
+        raise RedisURLError("has several hosts, which only sentinel:// may; servers are separated by spaces")
     return RedisURL(hosts, db=_database(options.get("db", path.strip("/"))), credentials=credentials, tls=tls)
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from shared.audio.limits import AudioLimits
-from shared.config.redis_url import RedisURL, RedisURLError, parse_redis_url
+from shared.config.redis_url import RedisURL, RedisURLError, parse_redis_urls
 from shared.sound_sources import SoundSources
 
 
@@ -81,7 +81,9 @@ class Settings(BaseSettings):
     # --- gateway and worker -----------------------------------------------------------------------------------------
     redis_url: str = "redis://127.0.0.1:6379/0"
     """Redis with the jobs, results and the queue: `redis://`, `rediss://` (TLS), `sentinel://` (the current one of
-    several servers) or `unix://`; `shared/config/redis_url.py` describes each form."""
+    several servers) or `unix://`; `shared/config/redis_url.py` describes each form. Of a gateway also several of them,
+    separated by spaces: it spreads the jobs over the servers, and each worker has the URL of one. What one server does
+    not carry, two do; the queue's limits hold for each."""
     max_seconds: float = Field(AudioLimits.max_seconds, gt=0)
     """Longest accepted sound, in seconds; `max_upload_bytes` is a limit, too. Classifying takes time in proportion.
     Memory grows up to ten minutes only (38 MB at 16 kHz): a longer sound is classified while it is decoded."""
@@ -212,7 +214,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_combinations(self) -> "Settings":
         try:
-            parse_redis_url(self.redis_url)
+            parse_redis_urls(self.redis_url)
         except RedisURLError as error:
             raise ValueError(f"OTOSCOPE_REDIS_URL {error}") from None
         if self.otlp_endpoint and not _is_http_url(self.otlp_endpoint):
@@ -277,8 +279,21 @@ class Settings(BaseSettings):
 
     @property
     def redis(self) -> RedisURL:
-        """`redis_url` parsed."""
-        return parse_redis_url(self.redis_url)
+        """The server of a worker."""
+        return self.redis_servers[0]
+
+    @property
+    def redis_servers(self) -> tuple[RedisURL, ...]:
+        """The servers of a gateway by their numbers."""
+        return parse_redis_urls(self.redis_url)
+
+    def require_one_server(self) -> None:
+        """Raises ConfigurationError where `redis_url` names several servers."""
+        if (count := len(self.redis_servers)) > 1:
+            raise ConfigurationError(
+                f"OTOSCOPE_REDIS_URL names {count} servers, and a worker takes the jobs of one: set it to one of them"
+                " for this worker"
+            )
 
     @property
     def model_names(self) -> tuple[str, ...]:

@@ -71,6 +71,12 @@ class AsyncJobStore:
         except StoreUnavailable:
             return False
 
+    async def check_connection(self) -> None:
+        """Raises StoreUnavailable where there is no connection to Redis: nothing has been sent then."""
+        pool: Any = self._redis.connection_pool
+        with map_redis_errors():
+            await pool.release(await pool.get_connection())
+
     async def submit(
         self,
         model: str,
@@ -241,6 +247,11 @@ class AsyncJobStore:
                     else:
                         job_id, _, status = message["data"].decode().partition(" ")
                         on_change(job_id, status)
+
+    async def unfinished(self) -> int:
+        """The number of unfinished jobs."""
+        with map_redis_errors():
+            return await self._redis.zcard(contract.UNFINISHED)
 
     async def load(self) -> QueueLoad:
         with map_redis_errors():

@@ -59,6 +59,11 @@ def map_redis_errors() -> Iterator[None]:
         raise StoreUnavailable("The queue cannot store anything right now; try again.", retry_after=5) from error
 
 
+def was_refused(error: StoreUnavailable) -> bool:
+    """Whether the server has replied that it cannot serve: it has done nothing then. Without a reply it may have."""
+    return isinstance(error.__cause__, redis.exceptions.ResponseError | redis.exceptions.BusyLoadingError)
+
+
 def connect(settings: Settings) -> redis.Redis:
     """The worker's client: retries for about half a minute while the server is away."""
     retry = Retry(ExponentialBackoff(cap=1.0, base=0.05), retries=30)
@@ -98,13 +103,13 @@ def connection_class(url: RedisURL) -> type[redis.connection.AbstractConnection]
     return redis.Connection if url.tls is None else redis.SSLConnection
 
 
-def connect_async(settings: Settings) -> "redis.asyncio.Redis":
-    """The gateway's client: gives up within seconds, since an HTTP caller is waiting.
+def connect_async(settings: Settings, server: int = 0) -> "redis.asyncio.Redis":
+    """The gateway's client of the server with that number: gives up within seconds, since an HTTP caller is waiting.
 
     When all 64 connections are in use a caller waits for one: a burst of requests must not end in "the queue cannot be
     reached".
     """
-    url = settings.redis
+    url = settings.redis_servers[server]
     options = _server_options(url) | {
         "retry": redis.asyncio.retry.Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=2),
         "socket_timeout": 10,

@@ -33,42 +33,50 @@ class PreflightError(Exception):
 
 
 def check(settings: Settings) -> None:
-    """Raises PreflightError. Logs a warning for an unsafe configuration, or where Redis cannot be reached within 10
-    s."""
-    url = settings.redis
+    """Check each server. Raises PreflightError. Logs a warning for an unsafe configuration, or where a server cannot be
+    reached within 10 s."""
+    servers = settings.redis_servers
+    for number, url in enumerate(servers):
+        _check_server(settings, url, f"Redis server {number}" if servers[1:] else "Redis")
+
+
+def _check_server(settings: Settings, url: RedisURL, server: str) -> None:
+    """`server` is its name in messages."""
     try:
         if url.service:
             _check_sentinels(url)
         with new_client(url, socket_timeout=5, socket_connect_timeout=5) as client:
             found = client.info()
     except redis.exceptions.NoPermissionError as error:
-        raise PreflightError(f"Redis denies a command that is needed: {error}") from error
+        raise PreflightError(f"{server} denies a command that is needed: {error}") from error
     except (redis.exceptions.RedisError, OSError) as error:
-        if why := _permanent_fault(error, "Redis", url.tls is not None):
+        if why := _permanent_fault(error, server, url.tls is not None):
             raise PreflightError(why) from error
-        log.warning("Redis cannot be reached yet: %s", error)
+        log.warning("%s cannot be reached yet: %s", server, error)
         return
     if found.get("cluster_enabled"):
-        raise PreflightError("Redis runs in cluster mode, which keeps related keys on different nodes; use one server")
+        raise PreflightError(f"{server} runs in cluster mode, which keeps related keys on different nodes; turn it off")
     if int(str(found["redis_version"]).partition(".")[0]) < MINIMUM_VERSION:
-        raise PreflightError(f"Redis {found['redis_version']} is too old; {MINIMUM_VERSION}.0 or newer is needed")
-    _check_memory(settings, found.get("maxmemory") or 0)
+        raise PreflightError(f"{server} is too old ({found['redis_version']}); {MINIMUM_VERSION}.0 or newer is needed")
+    _check_memory(settings, server, found.get("maxmemory") or 0)
     if (policy := found.get("maxmemory_policy")) != "noeviction" and found.get("maxmemory"):
-        log.warning("Redis evicts jobs when its memory is full: its maxmemory-policy is %s, not noeviction", policy)
+        log.warning(
+            "%s evicts jobs when its memory is full: its maxmemory-policy is %s, not noeviction", server, policy
+        )
 
 
-def _check_memory(settings: Settings, limit: int) -> None:
+def _check_memory(settings: Settings, server: str, limit: int) -> None:
     """Raises PreflightError where the largest upload could never be accepted. `limit` is in bytes, 0 for none."""
     share, upload = settings.redis_memory_share, settings.max_upload_bytes
     if not limit or upload + _EMPTY_BYTES <= share * limit:
         return
     smallest, largest = math.ceil((upload + _EMPTY_BYTES) / share), math.floor(share * limit - _EMPTY_BYTES)
-    remedy = f"set Redis' maxmemory to {smallest:,} or more"
+    remedy = f"set maxmemory of {server} to {smallest:,} or more"
     if largest >= 1024:
         remedy += f", or OTOSCOPE_MAX_UPLOAD_BYTES to {largest:,} or less"
     raise PreflightError(
-        f"an upload of {upload:,} bytes does not fit into {share:.0%} of Redis' memory limit of {limit:,} bytes;"
-        f" {remedy}",
+        f"an upload of {upload:,} bytes does not fit into {share:.0%} of the memory limit of {server}, {limit:,}"
+        f" bytes; {remedy}",
         setting="OTOSCOPE_MAX_UPLOAD_BYTES",
     )
 

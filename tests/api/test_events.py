@@ -17,8 +17,9 @@ from api.rendering.json_arrays import PIECE_BYTES
 from otoscope.errors import InferenceFailed
 from otoscope.types import Progress, Timings
 from shared.config.settings import Settings
-from shared.jobs import AsyncJobStore
+from shared.jobs import ShardedJobStore
 from shared.jobs.records import JobRecord
+from shared.jobs.servers import Servers
 from shared.redis_client.connection import connect_async
 from shared.results import pack_result
 from tests.api.conftest import FakeWorker, wav
@@ -171,7 +172,7 @@ def test_a_large_result_comes_in_pieces(http: httpx2.Client, worker: FakeWorker,
 
     async def received() -> list[ServerSentEvent | bytes]:
         client = connect_async(settings)
-        store = AsyncJobStore(client, settings)
+        store = ShardedJobStore(Servers([client], settings), settings)
 
         @asynccontextmanager
         async def load(job: JobRecord) -> AsyncIterator[JobRecord]:

@@ -68,7 +68,7 @@ def test_ready_needs_a_worker(http: httpx2.Client, settings: Settings) -> None:
     assert Ready.model_validate(answer.json()).redis
     worker = FakeWorker(settings)
     worker.announce()
-    expected = {"status": "ready", "redis": True, "workers": 1, "models": ["tiny"], "writable": True}
+    expected = {"status": "ready", "redis": True, "workers": 1, "models": ["tiny"], "writable": True, "servers_down": []}
     assert http.get("/health/ready").json() == expected
     worker.store.deregister("w1")
     assert http.get("/health/ready").status_code == 503
@@ -123,12 +123,12 @@ def test_metrics_count_requests_errors_and_jobs(http: httpx2.Client, worker: Fak
     assert sample(text, 'otoscope_api_requests_total{method="POST",route="/v1/jobs",status="415"}') == 1
     assert sample(text, 'otoscope_api_requests_total{method="GET",route="/v1/jobs/{job_id}",status="200"}') == 1
     assert sample(text, 'otoscope_api_errors_total{code="not_audio",fault="caller"}') == 1
-    assert sample(text, 'otoscope_jobs_total{outcome="accepted"}') == 1
-    assert sample(text, "otoscope_queue_waiting_jobs") == 1
-    assert sample(text, "otoscope_jobs_unfinished") == 1
-    assert sample(text, "otoscope_queue_oldest_seconds") > 0
-    assert sample(text, "otoscope_queue_ready_workers") == 1
-    assert sample(text, "otoscope_queue_limit_jobs") == Settings().queue_limit
+    assert sample(text, 'otoscope_jobs_total{outcome="accepted",server="0"}') == 1
+    assert sample(text, 'otoscope_queue_waiting_jobs{server="0"}') == 1
+    assert sample(text, 'otoscope_jobs_unfinished{server="0"}') == 1
+    assert sample(text, 'otoscope_queue_oldest_seconds{server="0"}') > 0
+    assert sample(text, 'otoscope_queue_ready_workers{server="0"}') == 1
+    assert sample(text, 'otoscope_queue_limit_jobs{server="0"}') == Settings().queue_limit
     assert sample(text, 'otoscope_api_errors_total{code="queue_full",fault="service"}') == 0
     assert sample(text, "process_start_time_seconds") > 0
     assert job_id not in text
@@ -198,7 +198,7 @@ def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
                 assert answer.json()["code"] == "store_unavailable"
                 assert http.get("/health/live").status_code == 200
                 assert http.get("/health/ready").json()["redis"] is False
-                assert "otoscope_redis_up 0.0" in http.get("/metrics").text
+                assert 'otoscope_redis_up{server="0"} 0.0' in http.get("/metrics").text
                 server, _ = start_server(Path(name), *durable)
                 assert http.get(f"/v1/jobs/{job_id}").json()["status"] == "queued"
                 worker.finish(job_id)

@@ -250,6 +250,18 @@ def test_an_external_server(start: Callable[..., Stack], redis_url: str) -> None
     assert not stack.home.exists()
 
 
+def test_several_external_servers(start: Callable[..., Stack], redis_url: str) -> None:
+    """Each gets a worker, of which the first one alone has the port of the metrics that was set."""
+    urls = [f"{redis_url}?db={number}" for number in range(2)]
+    worker = WORKER.replace('os.environ["OTOSCOPE_REDIS_URL"]', '*map(os.environ.get, ("OTOSCOPE_REDIS_URL", PORT))')
+    stack = start(" ".join(urls), worker=f'PORT = "OTOSCOPE_METRICS_PORT"\n{worker}', OTOSCOPE_METRICS_PORT="19100")
+    stack.wait_up()
+    for number, (url, port) in enumerate(zip(urls, ("19100", "0"), strict=True)):
+        assert f"pid {stack.pids(f'worker {number}')[0]} {url} {port}" in stack.log
+    assert stack.end() == 0
+    assert not stack.home.exists()
+
+
 def test_claim_port() -> None:
     """0 picks a free port; one in use is refused; the check itself does not occupy it."""
     port = claim_port("127.0.0.1", 0)

@@ -136,7 +136,7 @@ def test_once_for_programs_and_for_people(service: Stack) -> None:
     with service.client() as http:
         text = http.get("/metrics").text
     for outcome, counted in report["jobs"].items():
-        assert f'otoscope_jobs_total{{outcome="{outcome}"}} {counted["total"]}.0\n' in text
+        assert f'otoscope_jobs_total{{outcome="{outcome}",server="0"}} {counted["total"]}.0\n' in text
     assert 0.2 < report["over_seconds"] < 10
     done = run(service, "--once", "--interval", "0.3")
     assert (done.returncode, done.stderr) == (0, "")

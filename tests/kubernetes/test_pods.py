@@ -18,7 +18,7 @@ from api.main import create_app
 from api.metrics import GatewayMetrics
 from api.middleware.auth import required_scope
 from shared.config.settings import Settings
-from shared.jobs.records import QueueLoad
+from shared.jobs.records import QueueLoad, ServerState
 from tests.conftest import PYTHON, ROOT, free_port
 from tests.kubernetes.conftest import KUBERNETES, Cluster
 from worker.telemetry.metrics import WorkerMetrics
@@ -171,7 +171,7 @@ TRIGGER = {"serverAddress", "query", "threshold", "activationThreshold", "ignore
 def test_scaling_queries_existing_metrics(cluster: Cluster) -> None:
     """Metrics of the gateway, of this namespace; a Prometheus without data does not count as an empty queue."""
     metrics = GatewayMetrics(1)
-    metrics.set_queue_load(QueueLoad(3, 2, 1.0, 0.1, 600.0))
+    metrics.set_server(0, ServerState(QueueLoad(3, 2, 1.0, 0.1, 600.0), {}, 1))
     rendered = metrics.render().decode()
     (scaled,) = cluster.all("ScaledObject")
     spec = scaled["spec"]
@@ -184,7 +184,7 @@ def test_scaling_queries_existing_metrics(cluster: Cluster) -> None:
         assert float(trigger["metadata"]["threshold"]) > 0
         query = re.fullmatch(r'max\((\w+)\{namespace="(\w+)"\}\)', trigger["metadata"]["query"])
         assert query
-        assert f"\n{query[1]} " in rendered
+        assert f'\n{query[1]}{{server="0"}} ' in rendered
         assert query[2] == scaled["metadata"]["namespace"]
         kinds[query[1]] = trigger["metricType"]
     # Seconds of sound are divided by the number of workers; an age is not, so it is compared with a threshold.

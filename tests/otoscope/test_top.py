@@ -140,6 +140,27 @@ def test_what_is_told_of_workers_together_and_apart() -> None:
     assert figures.gateway.cores is figures.gateway.memory_bytes is None
 
 
+def test_several_redis_servers_are_added_up() -> None:
+    """Jobs and places in the queue; of waiting time and memory the worst counts. The totals of a server that answers
+    again are no increase."""
+    registry, history = CollectorRegistry(), History("http://here")
+    names = {name: f"otoscope_{name}" for name in ("queue_waiting_jobs", "queue_oldest_seconds", "redis_memory_ratio")}
+    gauges = {name: Gauge(full, "-", ["server"], registry=registry) for name, full in names.items()}
+    jobs = Counter("otoscope_jobs", "-", ["server", "outcome"], registry=registry)
+    figures = []
+    for at in range(4):
+        for server in range(1 if at < 2 else 2):
+            jobs.labels(server, "accepted").inc(10 if server == 0 or at > 2 else 1_000)
+            for number, gauge in enumerate(gauges.values(), 1):
+                gauge.labels(server).set(number + server)
+        scrape = Service._scrape(registry, float(at))
+        figures.append(history.add(Snapshot(float(at), scrape, "", READY, ())))
+    assert (figures[1].waiting_jobs, figures[1].oldest_seconds, figures[1].redis_memory_ratio) == (1, 2, 3)
+    assert (figures[3].waiting_jobs, figures[3].oldest_seconds, figures[3].redis_memory_ratio) == (3, 3, 4)
+    assert [each.jobs["accepted"].total for each in figures] == [10, 20, 1_030, 1_050]
+    assert list(history.curves.accepted) == [None, 10, None, 20]
+
+
 @pytest.mark.parametrize(
     ("ready", "state", "says"),
     [
@@ -151,6 +172,7 @@ def test_what_is_told_of_workers_together_and_apart() -> None:
             "Redis cannot write: its disk is full, or its file cannot be written",
         ),
         ({"redis": False, "workers": 0, "status": "not_ready"}, "broken", "Redis does not answer"),
+        ({"servers_down": [1, 3]}, "strained", "Redis server 1, 3 does not answer or cannot write"),
     ],
 )
 def test_state_by_readiness(ready: dict[str, object], state: str, says: str) -> None:

@@ -102,6 +102,17 @@ def test_an_old_redis_is_refused(settings: Settings, monkeypatch: pytest.MonkeyP
     assert "too old" in refused(settings.redis_url)
 
 
+def test_each_of_several_servers_is_checked(caplog: pytest.LogCaptureFixture) -> None:
+    """The message has the number of the server; one that is down is no error."""
+    port, between = map(str, free_ports(2))
+    with server("--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru") as good:
+        check(Settings(redis_url=f"redis://localhost:{free_port()} {good.redis_url}"))
+        assert "Redis server 0 cannot be reached yet" in caplog.text
+        assert "Redis server 1 evicts jobs" in caplog.text
+        with server("--cluster-enabled", "yes", "--port", port, "--cluster-port", between) as bad:
+            assert "Redis server 1 runs in cluster mode" in refused(f"{good.redis_url} {bad.redis_url}")
+
+
 def test_an_eviction_policy_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     """Every key has a TTL, so the policies of caches, and of managed services, would evict any of them."""
     with server("--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru") as settings:

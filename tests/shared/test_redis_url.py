@@ -102,6 +102,30 @@ def test_an_unusable_url_is_refused_at_start(url: str, why: str) -> None:
     assert "sec#ret" not in message
 
 
+def test_several_servers_have_the_numbers_of_their_places() -> None:
+    """Separated by any whitespace, as in a secret with a line for each."""
+    settings = Settings(redis_url=" redis://a\nsentinel://:p@b,c/queue  unix:///run/d.sock?db=1\n")
+    first, second, third = settings.redis_servers
+    assert (first.hosts, second.service, third.path, third.db) == ((("a", 6379),), "queue", "/run/d.sock", 1)
+    assert settings.redis == first
+
+
+@pytest.mark.parametrize(
+    ("urls", "why"),
+    [
+        ("redis://:secret@a redis://:secret@a:b", "OTOSCOPE_REDIS_URL (server 1) is not a valid URL"),
+        ("redis://:secret@a redis://b redis://:other@a:6379/0", "names the same server twice, as numbers 0 and 2"),
+        (" ".join(f"redis://:secret@a/{number}" for number in range(257)), "names 257 servers; 256 is the limit"),
+    ],
+)
+def test_unusable_lists_of_servers_are_refused_at_start(urls: str, why: str) -> None:
+    """In one line that contains no secret."""
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings(redis_url=urls)
+    assert why in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
 def test_a_file_that_is_not_a_certificate(tmp_path: Path) -> None:
     """Is found at start, not at the first connection."""
     (tmp_path / "ca.pem").write_text("no certificate")
@@ -115,3 +139,5 @@ def test_no_secret_is_shown() -> None:
     parsed = parse_redis_url(url)
     assert "secret" not in f"{parsed!r} {parsed.safe_url}"
     assert masked("redis_url", url) == "sentinel://me:***@a,b/queue?sentinel_password=***&db=1"
+    two = f"redis://me:secret@a {url} redis://b"
+    assert masked("redis_url", two) == f"redis://me:***@a {masked('redis_url', url)} redis://b"

@@ -88,6 +88,19 @@ def test_a_process_reports_why_it_does_not_start(program: str, name: str) -> Non
     assert ended.stderr.count("\n") == 1
 
 
+def test_a_worker_has_one_server() -> None:
+    """A worker whose setting names several does not start; the message is what to change."""
+    environment = {**os.environ, "OTOSCOPE_REDIS_URL": "redis://:secret@a redis://:secret@b"}
+    ended = subprocess.run(
+        [PYTHON, "-m", "worker"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "otoscope worker: OTOSCOPE_REDIS_URL names 2 servers, and a worker takes the jobs of one: set it to one of them"
+        " for this worker\n"
+    )
+
+
 def test_a_misspelt_setting_is_reported() -> None:
     """With the closest setting; variables of other programs and of the command line are ignored."""
     sentences = unknown_variables(["OTOSCOPE_BATCHSIZE", "OTOSCOPE_BATCH_SIZE", "OTOSCOPE_URL", "HOME", "OTOSCOPE_ZZZ"])

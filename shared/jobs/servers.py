@@ -1,0 +1,179 @@
+"""The Redis servers of a service: which of them answer, and which of them gets a new job.
+
+The number of a server is its place in OTOSCOPE_REDIS_URL, and the last two digits of the ids of its jobs. Where there
+is one server, it is not probed, and there is nothing to choose.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import redis.asyncio
+
+from otoscope.errors import OtoscopeError, StoreUnavailable
+from shared import contract
+from shared.config.settings import Settings
+from shared.jobs.async_store import AsyncJobStore
+from shared.jobs.batches import BatchStore
+from shared.redis_client.connection import was_refused
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_PROBE_SECONDS = 2.0  # that a server may take to answer a probe
+_UP_SECONDS, _DOWN_SECONDS = 1.0, 0.5  # between two probes of a server that answers, or does not
+_AVOID_SECONDS = 1.0  # without new jobs for a server that answers and has refused one
+
+
+@dataclass
+class Server:
+    """One Redis server, and what is known of it."""
+
+    number: int
+    jobs: AsyncJobStore
+    batches: BatchStore
+    up: bool = True  # it has answered last time
+    writable: bool = True
+    workers: Counter[str] = field(default_factory=Counter)  # that serve each model
+    unfinished: int = 0  # jobs at the last probe
+    chosen: int = 0  # for so many jobs since then
+    avoided_until: float = 0.0  # on the monotonic clock
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may get new jobs."""
+        return self.up and self.writable and time.monotonic() >= self.avoided_until
+
+    def work(self, model: str) -> float:
+        """Unfinished jobs for each worker that serves the model."""
+        return (self.unfinished + self.chosen) / max(self.workers[model], 1)
+
+
+class Servers:
+    """By their numbers. `watch` is a background task for each; without it every server is taken to be up."""
+
+    def __init__(self, clients: "Sequence[redis.asyncio.Redis]", settings: Settings) -> None:
+        self._all = tuple(
+            Server(number, AsyncJobStore(client, settings), BatchStore(client, settings))
+            for number, client in enumerate(clients)
+        )
+        self._next = 0  # number of the server whose turn it is
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Server]:
+        return iter(self._all)
+
+    def of(self, job_id: str) -> Server | None:
+        """The server of a job or a batch; None where there is no such server.
+
+        A single server has all: gateways of earlier versions made ids without a number.
+        """
+        if len(self._all) == 1:
+            return self._all[0]
+        number = contract.server_of(job_id)
+        return self._all[number] if number is not None and number < len(self._all) else None
+
+    def of_key(self, key: str) -> Server:
+        """The server of an idempotency key, whether or not it answers: only there its first request can be found.
+
+        Rendezvous hashing: a server that is appended takes its share of the keys, and no other key changes its server.
+        """
+        return max(self._all, key=lambda server: hashlib.sha256(f"{server.number}\0{key}".encode()).digest())
+
+    def for_model(self, model: str) -> list[Server]:
+        """The servers for a new job, the best one first.
+
+        Those whose workers serve the model, by the work that each of these workers has, in turn where that is equal;
+        where no worker serves it, all that may get new jobs; where there are none of these either, all.
+        """
+        if len(self._all) == 1:
+            return list(self._all)
+        usable = [server for server in self._all if server.usable] or list(self._all)
+        serving = [server for server in usable if server.workers[model]] or usable
+        count = len(self._all)
+        return sorted(serving, key=lambda server: (server.work(model), (server.number - self._next) % count))
+
+    def choose(self, model: str) -> Server:
+        """The best server for a new job, which is counted there."""
+        best = self.for_model(model)[0]
+        self.count(best, 1)
+        return best
+
+    def count(self, server: Server, jobs: int) -> None:
+        """That server will get so many new jobs."""
+        server.chosen += jobs
+        self._next = server.number + 1
+
+    @contextmanager
+    def using(self, server: Server) -> Iterator[Server]:
+        """Raises StoreUnavailable at once while the server is down: requests must not wait for it. An error within the
+        block is what makes it known as down."""
+        if not server.up:
+            raise StoreUnavailable(
+                f"The queue cannot be reached right now (Redis server {server.number}); try again.", retry_after=2
+            )
+        try:
+            yield server
+        except StoreUnavailable as error:
+            if len(self._all) > 1:
+                if was_refused(error):
+                    server.avoided_until = time.monotonic() + _AVOID_SECONDS
+                else:
+                    self._set_up(server, up=False)
+            raise
+
+    async def each(self, call: Callable[[Server], Awaitable[T]]) -> dict[int, T]:
+        """What `call` returns for each server that answers, by its number. Raises StoreUnavailable where none does."""
+
+        async def one(server: Server) -> T:
+            with self.using(server):
+                return await call(server)
+
+        found: dict[int, T] = {}
+        unavailable: StoreUnavailable | None = None
+        for server, reply in zip(
+            self._all, await asyncio.gather(*map(one, self._all), return_exceptions=True), strict=True
+        ):
+            if isinstance(reply, StoreUnavailable):
+                unavailable = reply
+            elif isinstance(reply, BaseException):
+                raise reply
+            else:
+                found[server.number] = reply
+        if unavailable and not found:
+            raise unavailable
+        return found
+
+    async def probe(self, server: Server) -> None:
+        """Find out whether a server answers, what its workers serve and how much they have to do."""
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                server.chosen, server.unfinished = 0, await server.jobs.unfinished()
+                workers = await server.jobs.workers()
+                server.workers = Counter(model for worker in workers for model in worker.models)
+                server.writable = (await server.jobs.persistence()).write
+        except (OtoscopeError, TimeoutError):
+            self._set_up(server, up=False)
+        else:
+            self._set_up(server, up=True)
+
+    async def watch(self, server: Server) -> None:
+        """Background task: probe a server about once a second. One that is down gets no other requests."""
+        while True:
+            await asyncio.sleep(_UP_SECONDS if server.up else _DOWN_SECONDS)
+            await self.probe(server)
+
+    @staticmethod
+    def _set_up(server: Server, *, up: bool) -> None:
+        if server.up != up:
+            log.warning("Redis server %d %s", server.number, "answers again" if up else "does not answer")
+        server.up = up

@@ -1,0 +1,140 @@
+"""A gateway with several Redis servers, which are databases of the one server of the run; the test is their workers."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import httpx2
+import pytest
+
+from shared.config.settings import Settings
+from shared.contract import new_job_id, server_of
+from tests.api.conftest import FakeWorker, wav
+from tests.support.process_tree import until
+from tests.support.streams import open_stream, tone
+
+
+@pytest.fixture
+def urls(redis_url: str) -> list[str]:
+    """Of two servers."""
+    return [f"{redis_url}?db={number}" for number in range(2)]
+
+
+@pytest.fixture
+def workers(settings: Settings, urls: list[str]) -> Iterator[list[FakeWorker]]:
+    """The worker of each server; both have announced the model `tiny`."""
+    with ExitStack() as stack:
+        found = [FakeWorker(settings.model_copy(update={"redis_url": url})) for url in urls]
+        for worker in found:
+            stack.callback(worker.close)
+            worker.announce()
+        yield found
+
+
+@pytest.fixture
+def http(start_gateway: Callable[..., httpx2.Client], urls: list[str], workers: list[FakeWorker]) -> httpx2.Client:
+    return start_gateway(redis_url=" ".join(urls))
+
+
+@pytest.fixture
+def busy(workers: list[FakeWorker], http: httpx2.Client) -> Iterator[None]:
+    """The workers finish every job, in threads."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=worker.finish_soon, args=(http, stop), daemon=True) for worker in workers]
+    for thread in threads:
+        thread.start()
+    yield
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def submit(http: httpx2.Client, **headers: str) -> httpx2.Response:
+    return http.post("/v1/jobs", files={"file": wav()}, headers=headers)
+
+
+def test_jobs_of_both_servers_are_answered(http: httpx2.Client, busy: None) -> None:
+    """Whether a client waits, polls or follows the events."""
+    answers = [submit(http, Prefer="wait=20") for _ in range(8)]
+    assert {answer.json()["status"] for answer in answers} == {"succeeded"}
+    assert Counter(server_of(answer.json()["id"]) for answer in answers) == {0: 4, 1: 4}
+    for _ in range(2):
+        job_id = submit(http).json()["id"]
+        assert http.get(f"/v1/jobs/{job_id}", params={"wait": 20}).json()["status"] == "succeeded"
+        assert "event: result" in http.get(f"/v1/jobs/{job_id}/events").text
+    assert http.get(f"/v1/jobs/{new_job_id(2)}").status_code == 404
+
+
+def test_a_repeated_request_is_answered_with_its_job(http: httpx2.Client, busy: None) -> None:
+    """The server of its idempotency key is not the one that has the least to do."""
+    for key in ("a", "b", "c", "d"):
+        first, second = (submit(http, **{"Prefer": "wait=20", "Idempotency-Key": key}).json() for _ in range(2))
+        assert first["id"] == second["id"]
+        assert (first["status"], second["status"]) == ("succeeded", "succeeded")
+
+
+def test_a_batch_is_on_one_server(http: httpx2.Client, busy: None) -> None:
+    """With its record and all of its jobs; another one is on the other server."""
+    files = [("file", (f"{number}.wav", wav(0.2 + number / 10))) for number in range(4)]
+    used = set()
+    for _ in range(2):
+        batch = http.post("/v1/batches", files=files).json()
+        (server,) = {server_of(job_id) for job_id in (batch["id"], *(member["id"] for member in batch["members"]))}
+        used.add(server)
+        until(lambda: http.get(f"/v1/batches/{batch['id']}").json()["counts"] == {"succeeded": 4})  # noqa: B023
+    assert used == {0, 1}
+    again = [http.post("/v1/batches", files=files, headers={"Idempotency-Key": "k"}).json() for _ in range(2)]
+    assert again[0]["id"] == again[1]["id"]
+
+
+def test_the_windows_of_a_stream_are_on_both_servers(
+    http: httpx2.Client, busy: None, workers: list[FakeWorker]
+) -> None:
+    """One after the other, answered in order."""
+    with open_stream(str(http.base_url)) as client:
+        client.receive()
+        for number in range(4):
+            client.send(tone(0.5))
+            assert client.receive()["end"] == (number + 1) / 2
+    text = http.get("/metrics").text
+    for server in (0, 1):
+        assert f'otoscope_jobs_total{{outcome="accepted",server="{server}"}} 2.0' in text
+
+
+@pytest.fixture
+def half(start_gateway: Callable[..., httpx2.Client], urls: list[str], workers: list[FakeWorker]) -> httpx2.Client:
+    """A client of a gateway whose second server is down."""
+    return start_gateway(redis_url=f"{urls[0]} unix:///nowhere/redis.sock")
+
+
+def test_the_gateway_is_ready_while_one_server_works(half: httpx2.Client, workers: list[FakeWorker]) -> None:
+    """It names the one that is down, and so do the metrics."""
+    answer = half.get("/health/ready")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "status": "ready", "redis": True, "workers": 1, "models": ["tiny"], "writable": True, "servers_down": [1],
+    }  # fmt: skip
+    text = half.get("/metrics").text
+    assert 'otoscope_redis_up{server="0"} 1.0' in text
+    assert 'otoscope_redis_up{server="1"} 0.0' in text
+    assert 'otoscope_queue_ready_workers{server="0"} 1.0' in text
+    assert 'otoscope_queue_ready_workers{server="1"}' not in text, "it is not known"
+    workers[0].store.deregister("w1")
+    answer = half.get("/health/ready")
+    assert (answer.status_code, answer.json()["redis"]) == (503, True)
+
+
+def test_only_the_jobs_of_a_server_that_is_down_are_unavailable(half: httpx2.Client, workers: list[FakeWorker]) -> None:
+    """503 with Retry-After; new ones go to the other server."""
+    for _ in range(4):
+        job_id = submit(half).json()["id"]
+        assert server_of(job_id) == 0
+        workers[0].finish(job_id)
+        assert half.get(f"/v1/jobs/{job_id}").json()["status"] == "succeeded"
+    for method, path in (("GET", "jobs"), ("DELETE", "jobs"), ("GET", "batches")):
+        answer = half.request(method, f"/v1/{path}/{new_job_id(1)}")
+        assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+        assert answer.headers["retry-after"]
+    codes = Counter(submit(half, **{"Idempotency-Key": str(key)}).status_code for key in range(12))
+    assert codes.keys() == {202, 503}
