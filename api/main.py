@@ -101,7 +101,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     problems.install(app)
     fast_routes.install(app, jobs.fast_router)
-    for resource in (jobs, audio, batches, images, detections, evaluate, hugging_face, open_inference, models, limits, health):
+    for resource in (
+        jobs,
+        audio,
+        batches,
+        images,
+        detections,
+        evaluate,
+        hugging_face,
+        open_inference,
+        models,
+        limits,
+        health,
+    ):
         app.include_router(resource.router)
         head_routes.add_head(app, resource.router)
     app.include_router(live_streams.router)
