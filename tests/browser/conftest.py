@@ -63,7 +63,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 @pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
     """A separate stack with the shipped models: these tests stop and restart its processes."""
-    with running_stack(default_model="esc50", allowed_hosts="otoscope.test") as running:
+    with running_stack(default_model="esc50", allowed_hosts="otoscope.test", share_sounds="true") as running:
         yield running
 
 
@@ -158,6 +158,12 @@ def open_page(browser: Browser, stack: Stack) -> Iterator[Open]:
 def page(open_page: Open) -> Page:
     """The page, 1280 px wide, without a sound."""
     return open_page()
+
+
+@pytest.fixture
+def own_sound(tmp_path: Path) -> Path:
+    """The siren under another name: a sound of the visitor, which is none of the samples of the page."""
+    return Path(shutil.copy(SOUNDS / "siren.flac", tmp_path / "own.flac"))
 
 
 @pytest.fixture

@@ -49,20 +49,21 @@ def test_arrays_on_the_page_are_those_of_the_api(classified: Page, stack: Stack)
     )
 
 
-def test_link_reopens_the_result(classified: Page, open_page: Open) -> None:
+def test_link_reopens_the_result(page: Page, open_page: Open, own_sound: Path) -> None:
     """The address of a result shows it on another machine, without the sound, and explains that; the skip link keeps
     that address, and the copied link is the result's."""
-    job = job_id(classified)
-    classified.get_by_role("link", name="Skip to the result").press("Enter")
-    expect(classified.locator("#result")).to_be_focused()
-    assert job_id(classified) == job
-    classified.evaluate("history.replaceState(null, '', '#elsewhere')")
-    classified.get_by_role("button", name="Copy link").click()
-    link = classified.evaluate("navigator.clipboard.readText()")
+    classify(page, own_sound)
+    job = job_id(page)
+    page.get_by_role("link", name="Skip to the result").press("Enter")
+    expect(page.locator("#result")).to_be_focused()
+    assert job_id(page) == job
+    page.evaluate("history.replaceState(null, '', '#elsewhere')")
+    page.get_by_role("button", name="Copy link").click()
+    link = page.evaluate("navigator.clipboard.readText()")
     assert link.endswith(f"/#job={job}")
     other = open_page(path=link)
     expect(other.locator(".top-class strong")).to_have_text("siren", timeout=30_000)
-    expect(other.locator(".title h1")).to_have_text("siren.flac")
+    expect(other.locator(".title h1")).to_have_text("own.flac")
     expect(other.locator("#sound")).to_contain_text("does not keep sounds")
 
 

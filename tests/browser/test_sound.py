@@ -412,9 +412,10 @@ def test_the_spectrogram_is_saved(classified: Page, tmp_path: Path) -> None:
     assert int.from_bytes(saved.read_bytes()[16:20], "big") > 1_900
 
 
-def test_a_reopened_result_offers_to_choose_its_file(classified: Page, open_page: Open) -> None:
+def test_a_reopened_result_offers_to_choose_its_file(page: Page, open_page: Open, own_sound: Path) -> None:
     """The server does not keep sounds: the page explains that, draws the plots, and accepts the file."""
-    page = open_page(path=f"/#job={job_id(classified)}")
+    classify(page, own_sound)
+    page = open_page(path=f"/#job={job_id(page)}")
     expect(page.get_by_text("The server does not keep sounds.")).to_be_visible()
     expect(page.get_by_role("button", name="Play")).to_be_disabled()
     for plot in ("waveform", "spectrogram"):

@@ -343,9 +343,10 @@ def test_class_activation_of_any_class(classified: Page) -> None:
     expect(rows.nth(0)).to_be_focused()
 
 
-def test_looking_into_a_class_needs_the_file(classified: Page, open_page: Open) -> None:
+def test_looking_into_a_class_needs_the_file(page: Page, open_page: Open, own_sound: Path) -> None:
     """A result that was opened by its link has no file: the page explains that."""
-    page = open_page(path=f"/#job={job_id(classified)}")
+    classify(page, own_sound)
+    page = open_page(path=f"/#job={job_id(page)}")
     page.locator("#prediction .bars button").nth(1).click()
     expect(page.locator(".toast")).to_contain_text("choose the file again")
     expect(page.locator("#prediction .bars button").nth(0)).to_have_attribute("aria-pressed", "true")

@@ -133,6 +133,9 @@ export async function getExample() {
 /** @param {string} id */
 export const cancelJob = (id) => text(jobPath(id), { method: "DELETE" });
 
+/** @param {string} address */
+export const getSound = (address) => request(address, (response) => response.blob(), {}, "default");
+
 /** Liveness. */
 export const ping = () => text("/health/live");
 
@@ -240,6 +243,7 @@ function unpack(packed) {
     camClass: packed.predictions[0].class,
     spectrogram: optional(packed.full_spectrogram ?? packed.spectrogram, matrix),
     cam: optional(packed.cam, matrix),
+    occlusion: optional(packed.occlusion, matrix),
     waveform: optional(packed.waveform, matrix),
     embedding: optional(packed.embedding, floats),
     maps: mapped(packed.maps, matrix),

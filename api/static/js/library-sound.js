@@ -13,6 +13,13 @@ import * as api from "./api.js";
 
 /** @typedef {{window: number, camClass: string}} Look  a window, and the class of its class activation map */
 
+/**
+ * A job beside that of the sound, whose link carries the sound: while it is sent, until it expires, or why it failed.
+ * @typedef {{sending: true, id?: undefined, error?: undefined}
+ *   | {id: string, until: number, sending?: undefined, error?: undefined}
+ *   | {error: string, id?: undefined, sending?: undefined}} Share  until: milliseconds since 1970
+ */
+
 /** What a new attempt begins with. */
 export const NEW_ATTEMPT = /** @type {const} */ ({ phase: "waiting", error: null, note: "", connected: true });
 
@@ -73,6 +80,8 @@ export class Sound {
   editError = null;
   /** Whether it is an edited version that has not been shown yet. */
   pending = false;
+  /** See share.js. @type {Share | null} */
+  share = null;
   stop = () => {};
 
   /**
@@ -125,10 +134,11 @@ export class Sound {
     return this.versions.findLast(({ pending }) => pending) ?? null;
   }
 
-  /** Stop it and free its file. */
+  /** Stop it and free its file; the server deletes what it keeps of it. */
   discard() {
     this.halt();
     if (!this.ended) cancelJob(this);
+    if (this.share?.id) api.cancelJob(this.share.id).catch(() => {});
     if (this.url) URL.revokeObjectURL(this.url);
   }
 }

@@ -3,7 +3,9 @@
 import * as api from "./api.js";
 import { Emitter } from "./emitter.js";
 import { followJob, isFinal } from "./follow-job.js";
+import { fileOfJob } from "./job-file.js";
 import { cancelJob, NEW_ATTEMPT, numberFrom, Sound } from "./library-sound.js";
+import { overlapOf } from "./send-again.js";
 import { settings } from "./settings.js";
 import { t } from "./words.js";
 
@@ -236,6 +238,46 @@ class Library extends Emitter {
   }
 
   /**
+   * Submit a sound once more as a job that keeps it: whoever opens the link of that job hears it.
+   * @param {Sound} sound
+   * @param {number} kept  seconds that the server keeps it
+   */
+  async share(sound, kept) {
+    const { file, result } = sound;
+    if (!file || !result) return;
+    this.#set(sound, { share: { sending: true } });
+    const include = result.spectrogram ? `${PARTS},${SPECTROGRAM}` : PARTS;
+    const options = { model: result.model, top_k: EVERY_CLASS, include, keep_sound: "true", ...overlapOf(result) };
+    try {
+      const { id } = await api.submit(file, options, api.newIdempotencyKey()).promise;
+      if (this.#has(sound)) this.#set(sound, { share: { id, until: Date.now() + 1_000 * kept } });
+      else api.cancelJob(id).catch(() => {}); // it was removed meanwhile
+    } catch (error) {
+      this.#set(sound, { share: { error: error instanceof Error ? error.message : String(error) } });
+    }
+  }
+
+  /**
+   * Delete the job of `share`, and with it the sound that the server keeps.
+   * @param {Sound} sound
+   * @returns {Promise<boolean>} whether the server has it no longer
+   */
+  async stopSharing(sound) {
+    const { share } = sound;
+    if (!share?.id) return true;
+    try {
+      await api.cancelJob(share.id);
+    } catch (error) {
+      if (!(error instanceof api.Refused && [404, 410].includes(error.status))) return false;
+    }
+    this.#set(sound, { share: null });
+    return true;
+  }
+
+  /** Whether a sound is still on the page. @param {Sound} sound */
+  #has = (sound) => this.sounds.includes(sound.root) && [sound.root, ...sound.root.versions].includes(sound);
+
+  /**
    * Look into another window or class of a sound; see look.js.
    * @param {Sound} sound
    * @param {Partial<Pick<Sound, "view" | "looking">>} changes
@@ -360,6 +402,9 @@ class Library extends Emitter {
       if (sound.attempt !== attempt) return;
       const name = sound.file?.name ?? job.audio.name ?? t("common.result");
       this.#set(sound, { result, view: result, phase: "succeeded", error: null, note: "", name });
+      if (sound.file) return;
+      const file = await fileOfJob(job);
+      if (file && sound.attempt === attempt && !sound.file) this.attach(sound, file);
     } catch (error) {
       if (sound.attempt === attempt) this.#fail(sound, error, () => this.#update(sound, job));
     }

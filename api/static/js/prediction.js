@@ -11,6 +11,7 @@ import { lookInto } from "./look.js";
 import { recordings } from "./recorder.js";
 import { reliabilityDiagram } from "./reliability.js";
 import { settings } from "./settings.js";
+import { showShare } from "./share.js";
 import { showProgress, stateText } from "./sound-list.js";
 import { t } from "./words.js";
 import { answerText, detectedClasses, headline, isLong, warningText } from "./verdict.js";
@@ -50,6 +51,7 @@ export function mountPrediction(root, cards) {
       shown.card === card;
     if (sound.ended && unchanged) {
       markPicked();
+      updateShare();
       return updateReason(sound);
     }
     if (shown?.sound.root !== sound.root) expanded = unfolded = false;
@@ -188,10 +190,12 @@ export function mountPrediction(root, cards) {
           ),
         ),
         h("div", { class: "reclassify" }),
+        h("div", { class: "share" }),
       ),
     );
     offerModel();
     markPicked();
+    updateShare();
     updateDonut();
   }
 
@@ -257,6 +261,11 @@ export function mountPrediction(root, cards) {
       row.setAttribute("aria-pressed", String(isPicked));
       row.toggleAttribute("data-busy", isPicked && looking !== null);
     }
+  }
+
+  function updateShare() {
+    const [place, job] = [find(root, ".share"), shown?.sound.job];
+    if (place && job && shown) showShare(place, shown.sound, job);
   }
 
   /** Where another model is selected than the one that computed the result, offer to classify the sound with it. */

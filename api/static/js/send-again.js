@@ -37,7 +37,7 @@ export async function sendAgain({ file, result }, options, purpose) {
  * @param {Result} result
  * @returns {{overlap?: number}}
  */
-function overlapOf({ windows }) {
+export function overlapOf({ windows }) {
   if (!windows || windows.length < 3) return {};
   const [first, second] = windows;
   return { overlap: Math.min(Math.max(1 - (second.start - first.start) / (first.end - first.start), 0), 0.9) };

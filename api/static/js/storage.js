@@ -7,6 +7,7 @@
  * @property {File | null} file
  * @property {import("./types.js").Job | null} job
  * @property {import("./types.js").Result | null} result
+ * @property {import("./library-sound.js").Share | null} [share]
  *
  * @typedef {VersionRecord & RecordOfSound} SoundRecord
  *

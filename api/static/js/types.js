@@ -60,6 +60,7 @@
  * @property {PackedArray | null} [spectrogram]       of the window `window`
  * @property {PackedArray | null} [full_spectrogram]  of the whole sound
  * @property {PackedArray | null} [cam]
+ * @property {PackedArray | null} [occlusion]
  * @property {PackedArray | null} [waveform]
  * @property {PackedArray | null} [embedding]
  * @property {Record<string, PackedArray> | null} [maps]
@@ -108,6 +109,7 @@
  * @property {string} camClass              the class that the class activation map belongs to
  * @property {Matrix | null} spectrogram    dB, mels × frames, of the whole sound where the result has it
  * @property {Matrix | null} cam            0 to 1, of the window `window`
+ * @property {Matrix | null} [occlusion]    -1 to 1, of the window `window`; absent from results that were kept by an earlier page
  * @property {Matrix | null} waveform       two rows: minimum and maximum of each stretch
  * @property {Float32Array | null} embedding
  * @property {Map<string, Matrix>} maps     layer name -> mean over its channels, of the window `window`
@@ -142,6 +144,7 @@
  * @property {Partial<Record<TimedStage, number | null>>} timings  seconds; absent until the stage is over
  * @property {ErrorInfo | null} [error]
  * @property {AudioInfo} audio
+ * @property {{audio?: string}} [links]     audio: the sound, where the server keeps it
  *
  * @typedef {Job & {result?: Result | null}} JobWithResult
  */
@@ -222,6 +225,7 @@
  * @property {string[]} formats             names of the containers
  * @property {string[]} extensions          of file names, such as .wav
  * @property {number} result_ttl            seconds that a finished job is kept
+ * @property {boolean} [share_sounds]       whether a sound may be kept as long
  */
 
 /**

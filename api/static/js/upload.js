@@ -13,6 +13,10 @@ import { t } from "./words.js";
 
 /** Null until the server has sent them. @type {Limits | null} */
 let limits = null;
+/** @type {(limits: Limits) => void} */
+let onLimits = () => {};
+/** The limits, once the server has sent them. @type {Promise<Limits>} */
+export const serverLimits = new Promise((resolve) => (onLimits = resolve));
 
 /** For a file dialog: `audio/*`, and the extensions that the server reads. */
 export const acceptedTypes = () => ["audio/*", ...(limits?.extensions ?? [])].join(",");
@@ -119,7 +123,8 @@ export function mountUpload(root) {
       const stop = button(t("upload.stop"), "stop", () => recording.stop(), { class: "primary" });
       const discard = button(t("upload.discard"), "close", () => recording.discard(), { quiet: true });
       const device = microphoneList(recording);
-      const row = h("div", { class: "recording" }, h("span", { class: "dot" }), meter.element, time, stop, discard, wave.element, device);
+      const ends = h("div", { class: "ends" }, stop, discard);
+      const row = h("div", { class: "recording" }, h("span", { class: "dot" }), meter.element, time, ends, wave.element, device);
       buttons.hidden = true;
       buttons.after(row);
       stop.focus();
@@ -201,6 +206,7 @@ async function loadLimits(hint, input) {
     api.retryLater(error, () => loadLimits(hint, input), 3_000);
     return;
   }
+  onLimits(limits);
   hint.textContent = t("upload.limits", {
     formats: limits.formats.join(", "),
     size: formatBytes(limits.max_upload_bytes),

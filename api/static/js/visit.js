@@ -111,7 +111,7 @@ async function store(sound) {
 function stateOf(sound) {
   const { edits, showsOriginal, idempotencyKey } = sound;
   const all = [sound, ...sound.versions].filter(({ pending }) => !pending);
-  return [edits, showsOriginal, idempotencyKey, ...all.flatMap(({ file, job, result }) => [file, job?.id, result])];
+  return [edits, showsOriginal, idempotencyKey, ...all.flatMap(({ file, job, result, share }) => [file, job?.id, result, share?.id])];
 }
 
 /**
@@ -121,7 +121,7 @@ function stateOf(sound) {
 function recordOf(sound) {
   const { key, number, linkedId, idempotencyKey, edits, showsOriginal } = sound;
   /** @type {(one: Sound) => VersionRecord} */
-  const one = ({ name, file, job, result }) => ({ name, file, job, result });
+  const one = ({ name, file, job, result, share }) => ({ name, file, job, result, share: share?.id ? share : null });
   const versions = sound.versions.filter(({ pending }) => !pending).map(one);
   const bytes = [sound, ...versions].reduce((sum, { file, result }) => sum + (file?.size ?? 0) + bytesOf(result), 0);
   const state = { key, stored: Date.now(), position: number, bytes, linkedId, idempotencyKey };
@@ -154,9 +154,9 @@ function revive(record) {
  * @param {VersionRecord} record
  * @returns {Partial<Sound>}
  */
-function progressOf({ job, result: packed }) {
+function progressOf({ job, result: packed, share = null }) {
   const result = packed && reviveResult(packed);
-  return { job, result, view: result, phase: result ? "succeeded" : "waiting" };
+  return { job, result, view: result, share, phase: result ? "succeeded" : "waiting" };
 }
 
 /**

@@ -132,7 +132,7 @@ export function mountSound(root) {
       return redraw();
     }
     const { occlusions } = sound;
-    const measured = occlusions.get(key) ?? measureOcclusion(sound, view, card);
+    const measured = occlusions.get(key) ?? measureOcclusion(sound, view);
     occlusions.set(key, measured);
     controls.showOcclusion("busy", t("occlusion.busy"));
     redraw();
