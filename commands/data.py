@@ -74,7 +74,15 @@ def import_sounds(
 @data.command()
 def split(
     dataset: DatasetFolder,
-    val: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of the validation set.")] = 0.15,
+    val: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Share of the validation set; by default 0.15, or none if a class has two sources only.",
+        ),
+    ] = None,
     test: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of the test set.")] = 0.15,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same split.")] = 1,
 ) -> None:
@@ -87,6 +95,8 @@ def split(
     for label, counts in record.counts.items():
         print(f"{label:{width}}" + "".join(f"{counts[part]:>8}" for part in SUBSETS))
     print(f"{'sources':{width}}" + "".join(f"{len(record.sources[part]):>8}" for part in SUBSETS))
+    if val is None and not record.shares["val"]:
+        print("No val set: a class has two sources only, one to learn from and one to measure on")
     _list(
         "One source only, such as one machine or speaker, so that the accuracy of the class says little",
         [f"{label}: {', '.join(parts)}" for label, parts in record.single.items()],

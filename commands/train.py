@@ -107,7 +107,7 @@ def _propose(
 ) -> tuple[str, Path | None, list[str]]:
     """Print what is in the data, and a recipe with its reasons, time and commands. On a terminal ask whether to train
     by it, and split the data if necessary; elsewhere exit with status 2, since nothing is trained."""
-    from training.data.custom.split import write_split
+    from training.data.custom.split import TEST_SHARE, write_split
     from training.data.download import fetch_esc50 as fetch
     from training.proposal import describe_time, device_name, estimate_seconds, propose, survey
 
@@ -132,7 +132,7 @@ def _propose(
     if not typer.confirm("Train so?", default=True):
         raise SystemExit(1)
     if found.needs_split:
-        write_split(root, val=0.15, test=0.15, seed=1)
+        write_split(root, val=None, test=TEST_SHARE, seed=1)
     return proposal.recipe, proposal.start, list(proposal.changes)
 
 

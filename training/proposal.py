@@ -122,7 +122,9 @@ def propose(found: Survey, start: Path | None = None) -> Proposal:
     known = start or next((MODELS / name for name in preferred if (MODELS / name / CONFIG).is_file()), None)
     size = f"every class has {FEW_SOUNDS} sounds or more"
     if few:
-        size = f"the smallest class has {smallest} sounds, and the one of the fewest sources has {fewest}"
+        lacking = [f"{smallest} sounds"] if smallest < FEW_SOUNDS else []
+        lacking += [f"{fewest} source{'s' * (fewest != 1)}"] if fewest < FEW_SOURCES else []
+        size = f"a class has {' and a class '.join(lacking)} only"
     if known is None:
         name = "small-cnn" if few else "esc50-first"
         return Proposal(name, None, (), (f"{MODELS} has no network to go on from", f"{size}: {name} is of that size"))

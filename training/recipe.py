@@ -299,9 +299,10 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def differences(recipe: Recipe, base: Recipe) -> dict[str, str]:
-    """The overrides that turn `base` into `recipe`: key to YAML value, as for `--set`."""
+    """The overrides that turn `base` into `recipe`: key to YAML value, as for `--set`. Networks of two types have
+    different keys."""
     values, base_values = flatten(recipe.model_dump(mode="json")), flatten(base.model_dump(mode="json"))
-    return {key: _scalar(value) for key, value in values.items() if value != base_values[key]}
+    return {key: _scalar(value) for key, value in values.items() if key not in base_values or value != base_values[key]}
 
 
 def _scalar(value: object) -> str:

@@ -25,17 +25,23 @@ class Run:
     recipe: Recipe
     data: str
     fold: Fold
+    start: str  # the name of the model that it started from, or nothing
     finished: bool
     history: Sequence[Row]
     report: EvaluationReport | None  # of the test fold
 
     @property
     def changes(self) -> dict[str, str]:
-        """What `--set` changed of the bundled recipe; nothing for a recipe of one's own."""
+        """What `--set` changed of the bundled recipe, without front end and network of a pretrained model.
+
+        Nothing for a recipe of one's own.
+        """
         try:
-            return differences(self.recipe, load_recipe(self.recipe.name))
+            changed = differences(self.recipe, load_recipe(self.recipe.name))
         except RecipeError:
             return {}
+        left_out = ("frontend.", "network.") if self.start else ("frontend.",)
+        return {key: value for key, value in changed.items() if not key.startswith(left_out)}
 
 
 def find_runs(root: Path) -> list[Run]:
@@ -56,9 +62,10 @@ def _read(folder: Path) -> Run | None:
         else:
             training = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True, mmap=True)["identity"]
         recipe, data, fold = parse_stored(training["recipe"]), training["data"]["name"], training["test_fold"]
+        start = training.get("started_from", {}).get("name", "")
     except (ModelError, ValidationError, KeyError, RuntimeError, OSError, TypeError):
         return None
-    return Run(folder, recipe, data, fold, finished, read_history(folder), _report(folder, fold))
+    return Run(folder, recipe, data, fold, start, finished, read_history(folder), _report(folder, fold))
 
 
 def _report(folder: Path, fold: Fold) -> EvaluationReport | None:
@@ -83,8 +90,8 @@ def table(runs: Sequence[Run], root: Path) -> list[list[str]]:
         low, high = report.interval_95_sources or report.interval_95 if report else (0.0, 0.0)
         rows.append([
             str(run.folder.relative_to(root)) if run.folder != root else run.folder.name,
-            run.recipe.name,
-            " ".join(f"{key}={value}" for key, value in run.changes.items() if not key.startswith("frontend.")) or "-",
+            f"{run.recipe.name} from {run.start}" if run.start else run.recipe.name,
+            " ".join(f"{key}={value}" for key, value in run.changes.items()) or "-",
             f"{run.data}, {run.fold}",
             epochs if run.finished else f"{epochs}, unfinished",
             f"{held_out[-1]:.1%}" if held_out else "-",

@@ -149,15 +149,20 @@ def test_written_and_read(tmp_path: Path) -> None:
 
 
 def test_classes_with_one_source_are_stated(tmp_path: Path) -> None:
-    """One machine to learn from and one to measure on: the accuracy says little, whatever it is."""
+    """One machine to learn from and one to measure on: the accuracy says little, whatever it is, and there is none for
+    calibration."""
     for take in range(4):
         write_recording(tmp_path / "mine" / "drone" / f"drone{take % 2}-{take}.wav", 0.5, hz=300 + 50 * take)
         write_recording(tmp_path / "mine" / "rain" / f"rain{take}-{take}.wav", 0.5, hz=2_000 + 50 * take)
     import_folder(tmp_path / "mine", tmp_path / "sounds", group=r"^([a-z]+[0-9])-")
     assert write_split(tmp_path / "sounds", val=0, test=0.5, seed=1).single == {"drone": ["train", "test"]}
-    printed = CliRunner().invoke(app, ["data", "split", str(tmp_path / "sounds"), "--val", "0", "--test", "0.5"]).output
+    printed = CliRunner().invoke(app, ["data", "split", str(tmp_path / "sounds")]).output
+    assert "No val set: a class has two sources only" in printed
     assert "One source only" in printed
     assert "  drone: train, test\n" in printed
+    assert "each class needs 3" in str(
+        CliRunner().invoke(app, ["data", "split", str(tmp_path / "sounds"), "--val", "0.15"]).exception
+    ), "a share that is asked for is not left out"
 
 
 def test_stale_or_changed(tmp_path: Path) -> None:

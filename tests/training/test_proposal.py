@@ -72,6 +72,7 @@ def test_proposals() -> None:
         replace(MANY, median_seconds=0.8),
     ):
         assert propose(few).recipe == "own-sounds"
+    assert propose(replace(MANY, sources={"dog": 40, "rain": 1})).reasons[0] == "a class has 1 source only"
     assert propose(MANY, Path("mine")).start == Path("mine")
 
 

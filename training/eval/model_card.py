@@ -236,10 +236,13 @@ def _recipe_options(recipe: Recipe, *, fine_tuned: bool) -> str:
     """The command-line options that select the recipe: a bundled recipe and its overrides. Front end and network of a
     fine-tuned model are those of its base model."""
     try:
-        changed = differences(recipe, load_recipe(recipe.name))
+        bundled = load_recipe(recipe.name)
     except RecipeError:
         return "--recipe recipe.yaml"
+    changed = differences(recipe, bundled)
     if fine_tuned:
         of_base = ("frontend.", "network.")
         changed = {key: value for key, value in changed.items() if key in _KEPT or not key.startswith(of_base)}
+        if recipe.network.type != bundled.network.type:  # then nothing of the network is the recipe's
+            changed = {key: value for key, value in changed.items() if not key.startswith("network.")}
     return " ".join([f"--recipe {recipe.name}", *(f"--set {key}='{value}'" for key, value in changed.items())])

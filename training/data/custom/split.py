@@ -34,6 +34,7 @@ from training.errors import DatasetError
 
 Subset = Literal["train", "val", "test"]
 SUBSETS: tuple[Subset, ...] = get_args(Subset)
+VAL_SHARE = TEST_SHARE = 0.15  # by default
 Part = TypeVar("Part", Subset, int)
 """A subset, or the number of a fold."""
 
@@ -160,12 +161,18 @@ def _assign(
     return balance.subsets, []
 
 
-def write_split(root: Path, *, val: float, test: float, seed: int) -> SplitInfo:
-    """Split the data set and replace any older split on disk. Raises DatasetError."""
+def write_split(root: Path, *, val: float | None, test: float, seed: int) -> SplitInfo:
+    """Split the data set and replace any older split on disk. Raises DatasetError.
+
+    Without `val` that is 15 %, or nothing if a class has two sources only: one to learn from, and one to measure on.
+    """
     with lock_dataset(root):
         entries = _listed(root)
         present = present_entries(root, entries)
         copies = find_copies(root, present)
+        if val is None:
+            groups = _by_group(present, _joined(present, copies))
+            val = VAL_SHARE if test == 0 or not _too_few(groups, 3) else 0.0
         subsets = split_by_source(present, val=val, test=test, seed=seed, copies=copies)
         for entry in entries:
             subsets.setdefault(entry.source, "train")  # a source of missing files only
