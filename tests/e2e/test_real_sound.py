@@ -5,6 +5,7 @@ import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from shared.audio.decode import decode
@@ -56,3 +57,33 @@ def test_accuracy_on_fold_5_over_http(stack: Stack) -> None:
         with ThreadPoolExecutor(16) as pool:
             correct = sum(pool.map(right, enumerate(clips)))
     assert abs(correct - claimed["correct"]) <= 4, f"{correct} right, {claimed['correct']} claimed"
+
+
+def test_the_part_of_a_real_sound_that_matters_is_the_sound(stack: Stack) -> None:
+    """The loudest second of clips, alone in a window of silence: `esc50` needs the parts in which it is, and the parts
+    without a sound do not matter."""
+    clips = dict(reversed([(category, name) for name, category in fold_5()]))  # one of each class
+    found: list[bool] = []
+    with stack.client() as http:
+        for name in list(clips.values())[::2]:
+            waveform = decode((ESC50 / "audio" / name).read_bytes(), 16_000).waveform
+            energy = np.convolve(np.square(waveform), np.ones(16_000), "valid")
+            window = np.zeros((5 * 16_000, 1), np.float32)
+            window[3 * 16_000 : 4 * 16_000, 0] = waveform[energy.argmax() :][:16_000]
+            answer = http.post(
+                "/v1/jobs", content=encode(window, 16_000, "WAV", "FLOAT"),
+                params={"model": "esc50", "include": "occlusion", "top_k": 1},
+                headers={"Prefer": "wait=60", "Content-Type": "audio/wav"},
+            )  # fmt: skip
+            result = answer.json()["result"]
+            occlusion = np.array(result["occlusion"]["values"])
+            assert occlusion.shape == (6, 10)
+            assert np.abs(occlusion).max() <= 1
+            confidence = result["predictions"][0]["confidence"]
+            assert (occlusion <= confidence + 0.01).all()
+            silent = [column for column in range(10) if column not in (5, 6, 7, 8)]
+            assert np.abs(occlusion[:, silent]).max() < 0.05  # rounding of bfloat16
+            if confidence > 0.5:
+                found.append(int(occlusion.max(axis=0).argmax()) in (6, 7) and occlusion.max() > 0.05)
+    assert len(found) >= 8
+    assert sum(found) >= 0.8 * len(found), found
