@@ -92,15 +92,14 @@ def check_all_succeeded(rig: Rig, http: httpx2.Client, ids: list[str]) -> None:
 def test_jobs_are_spread_over_the_servers(start: Callable[[int], Rig], servers: int) -> None:
     """Each gets some and finishes them."""
     rig = start(servers)
+    load = Load(rig.url)
     with httpx2.Client(base_url=rig.url, timeout=60) as http:
-        load = Load(rig.url)
-        with load.running():
-            until(lambda: len(load.accepted) >= 20 * servers, 60)
+        with load.running():  # that a worker is ready is known to the gateway within a second
+            until(lambda: min(accepted(rig)) > 10, 60)
         assert load.answers.keys() == {202}
         assert len(http.get("/v1/workers").json()["workers"]) == servers
         check_all_succeeded(rig, http, load.accepted)
         assert sum(accepted(rig)) == len(load.accepted)
-        assert min(accepted(rig)) > 0, "a worker that is slower has more to do, and gets fewer"
 
 
 def test_a_server_is_killed_under_load(start: Callable[[int], Rig]) -> None:
