@@ -25,6 +25,7 @@ from training.data.custom.parallel import map_ordered
 from training.data.custom.split import has_split, read_split
 from training.data.esc50 import load_esc50
 from training.errors import DatasetError
+from training.eval.answer_report import BACKGROUND_SOUNDS
 from training.eval.answers import spread_evenly
 from training.fit.loss import TrainingLoss
 from training.fit.open_set import KNOWN_WINDOWS
@@ -44,6 +45,7 @@ _SHORT_SECONDS = 2.5
 _PROBED, _DECODED = 200, 4  # files whose header is read, and that are decoded
 _DECODED_SECONDS = 60  # of each of them
 _STEPS = 3
+_MEASURED_PARTS = 2  # val and test set
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,13 @@ class Survey:
 
     def __str__(self) -> str:
         few, many = min(self.sounds, key=self.sounds.__getitem__), max(self.sounds, key=self.sounds.__getitem__)
+        each = f"{few} {self.sounds[few]:,} to {many} {self.sounds[many]:,}"
+        if self.sounds[few] == self.sounds[many]:
+            each = f"{self.sounds[few]:,} each"
+        sources = sum(self.sources.values())
         return (
-            f"{self.total:,} sounds of {len(self.sounds)} classes ({few} {self.sounds[few]:,} to {many}"
-            f" {self.sounds[many]:,}), from {sum(self.sources.values()):,} sources, about {self.seconds / 60:,.0f}"
-            f" minutes (median {self.median_seconds:.1f} s)"
+            f"{self.total:,} sounds of {len(self.sounds)} classes ({each}), from {sources:,} sources, about"
+            f" {self.seconds / 60:,.0f} minutes (median {self.median_seconds:.1f} s)"
         )
 
 
@@ -163,7 +168,7 @@ def estimate_seconds(recipe: Recipe, found: Survey, pretrained: Model | None = N
         found.seconds / decoding
         + steps * step
         + (rounds * train + min(train, KNOWN_WINDOWS) + 3 * others) * forward
-        + recipe.open_set.background * (one_background + forward)
+        + (recipe.open_set.background + _MEASURED_PARTS * BACKGROUND_SOUNDS) * (one_background + forward)
     )
 
 

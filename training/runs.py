@@ -87,7 +87,7 @@ def table(runs: Sequence[Run], root: Path) -> list[list[str]]:
         held_out = [row["val_accuracy"] for row in run.history if "val_accuracy" in row]
         epochs = f"{len(run.history)} of {run.recipe.optim.epochs}" if run.history else str(run.recipe.optim.epochs)
         report = run.report
-        low, high = report.interval_95_sources or report.interval_95 if report else (0.0, 0.0)
+        low, high = _interval(report) if report else (0.0, 0.0)
         rows.append([
             str(run.folder.relative_to(root)) if run.folder != root else run.folder.name,
             f"{run.recipe.name} from {run.start}" if run.start else run.recipe.name,
@@ -99,6 +99,12 @@ def table(runs: Sequence[Run], root: Path) -> list[list[str]]:
             f"{100 * low:.1f}-{100 * high:.1f} %" if report else "-",
         ])  # fmt: skip
     return rows
+
+
+def _interval(report: EvaluationReport) -> tuple[float, float]:
+    """By source where clips share sources, as `otoscope evaluate` prints it."""
+    shared = report.interval_95_sources if report.sources < report.clips else None
+    return shared or report.interval_95
 
 
 def save_plot(path: Path, runs: Sequence[Run], root: Path) -> None:

@@ -225,6 +225,27 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest
     assert torch.load(tmp_path / CHECKPOINT) == {"step": 1}
 
 
+def test_interrupted_after_the_last_step(
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scorer and the thresholds take longer than a short training: Ctrl-C there loses none of its steps."""
+    dataset, epochs = load_esc50(data), list[int]()
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.fit.loop.fit_answers", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, dataset, 3, tmp_path / "stopped")
+    assert resumable(tmp_path / "stopped")
+    train(recipe, dataset, 3, tmp_path / "stopped", resume=True, on_epoch=lambda epoch, _: epochs.append(epoch))
+    assert not epochs
+    train(recipe, dataset, 3, tmp_path / "whole")
+    stopped, whole = weights(tmp_path / "stopped"), weights(tmp_path / "whole")
+    assert all(torch.equal(stopped[name], whole[name]) for name in whole)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["save_model", "save_open_set"])
 def test_full_disk_at_the_end_is_resumed(

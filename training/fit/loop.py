@@ -166,7 +166,7 @@ def _train(
             })  # fmt: skip
 
     where = f"{device}, {processes.size()} processes" if processes.size() > 1 else device
-    tqdm.write(f"{parameters(network):,} parameters, {len(clips)} clips, {steps} steps per epoch, {where}")
+    tqdm.write(f"{parameters(network):,} parameters, {len(windows):,} windows, {steps} steps per epoch, {where}")
     if isinstance(windows.waves, StoredWindows) and windows.waves.nbytes > 2**30:
         size = windows.waves.nbytes / 2**30
         tqdm.write(f"{len(windows):,} windows would take {size:.1f} GB of memory: they are read from the disk")
@@ -250,6 +250,7 @@ def _train(
             if stopping:
                 raise KeyboardInterrupt
 
+    save()  # what follows takes longer than a few steps, and may be interrupted as well
     if not first:
         processes.wait()  # until the model is written
         return read_config(out)
