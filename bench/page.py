@@ -42,7 +42,7 @@ PAINT = """() => {
 # Frames of three seconds, while `each` is done once a frame.
 FRAMES = """async (each) => {
     const step = new Function("frame", "viewport", "return " + each);
-    const { viewport } = await pageModule("viewport.js");
+    const { viewport } = await pageModule("state/viewport.js");
     const times = [];
     for (let frame = 0, until = performance.now() + 3000; performance.now() < until; frame += 1) {
         step(frame, viewport);
@@ -68,7 +68,7 @@ NEXT_EDIT = """() => {
         }).observe(prediction, { childList: true });
     }));
 }"""
-SERVER = "async () => (await pageModule('library.js')).library.shown.job.timings.total"
+SERVER = "async () => (await pageModule('library/library.js')).library.shown.job.timings.total"
 EDITS = 12
 ZOOMS = 10
 TURNS = 20
@@ -139,7 +139,7 @@ def main() -> None:
         classify(page, long)
         zoom = "viewport.zoom(frame % 120 < 60 ? 0.93 : 1 / 0.93, 300, 0.5)"
         report("ten minutes, zooming", page.evaluate(FRAMES, zoom))
-        page.evaluate("pageModule('viewport.js').then(({ viewport }) => viewport.show(0, 20, 0, 1))")
+        page.evaluate("pageModule('state/viewport.js').then(({ viewport }) => viewport.show(0, 20, 0, 1))")
         report("ten minutes, panning", page.evaluate(FRAMES, "viewport.pan(0.5)"))
         page.get_by_role("button", name="Play").click()
         report("ten minutes, playing", page.evaluate(FRAMES, "0"))
@@ -178,7 +178,7 @@ def views(page: Page, rate: int, folder: Path) -> dict[str, Any]:
     before = cpu()
     for number in range(ZOOMS):
         start = number / ZOOMS
-        page.evaluate(f"pageModule('viewport.js').then(({{ viewport }}) => viewport.show({start}, {start + 1}))")
+        page.evaluate(f"pageModule('state/viewport.js').then(({{ viewport }}) => viewport.show({start}, {start + 1}))")
         page.wait_for_timeout(1_000)  # the picture is computed after a pause without a change
     zoomed = (cpu() - before) / ZOOMS
     page.get_by_role("button", name="3-D").click()

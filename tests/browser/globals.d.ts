@@ -1,6 +1,6 @@
 // Globals of the page that TypeScript's DOM library does not have.
 
-/** The scope of an audio worklet; see api/static/js/recorder-worklet.js. */
+/** The scope of an audio worklet; see api/static/js/input/recorder-worklet.js. */
 declare class AudioWorkletProcessor {
   readonly port: MessagePort;
 }

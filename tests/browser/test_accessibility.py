@@ -106,7 +106,7 @@ def test_progress_leaves_the_focus_and_the_pointer_alone(page: Page, stack: Stac
         cancel.focus()
         cancel.hover()
         page.mouse.down()
-        page.evaluate("pageModule('library.js').then(({ library }) => library.cancel(library.sounds[1]))")
+        page.evaluate("pageModule('library/library.js').then(({ library }) => library.cancel(library.sounds[1]))")
         expect(page.locator("#prediction .number")).not_to_have_text(before, timeout=10_000)
         expect(cancel).to_be_focused()
         page.mouse.up()

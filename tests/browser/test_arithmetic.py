@@ -181,7 +181,7 @@ def test_what_excites_a_channel_can_be_heard(open_page: Open) -> None:
     assert len(samples) == pytest.approx(5 * rate, abs=rate / 10)
     assert 0.3 < np.abs(samples).max() <= 1
     area.locator(".moments button").first.click()
-    assert page.evaluate("pageModule('playhead.js').then(({ playhead }) => playhead.time)") > 0
+    assert page.evaluate("pageModule('state/playhead.js').then(({ playhead }) => playhead.time)") > 0
 
 
 def test_the_mask_lets_through_what_the_map_has(page: Page) -> None:
@@ -190,7 +190,7 @@ def test_the_mask_lets_through_what_the_map_has(page: Page) -> None:
         """async () => {
             const { maskOf } = await pageModule("network/excites.js");
             const { maskSound } = await pageModule("edit/region.js");
-            const { Matrix } = await pageModule("matrix.js");
+            const { Matrix } = await pageModule("signal/matrix.js");
             const rate = 16000, seconds = 1;
             const axes = { seconds, low: 0, high: 8000, start: 0, shareOf: (f) => f / 8000 };
             const map = new Matrix(4, 4, Float32Array.from([0,0,0,0, 0,0,0,0, 2,2,2,2, 2,2,2,2]));

@@ -25,7 +25,7 @@ def results(page: Page) -> list[dict[str, float]]:
     """The confidences of both by class, left first."""
     found: list[dict[str, float]] = page.evaluate(
         """async () => {
-            const { library } = await pageModule("library.js");
+            const { library } = await pageModule("library/library.js");
             const left = library.selected;
             const right = library.sounds.find((one) => one !== left);
             return [left, right].map(({ result }) =>
@@ -77,7 +77,7 @@ def test_the_difference_is_right_minus_left(page: Page) -> None:
     values = page.evaluate(
         """async () => {
             const { difference } = await pageModule("compare/difference.js");
-            const { Matrix } = await pageModule("matrix.js");
+            const { Matrix } = await pageModule("signal/matrix.js");
             const a = new Matrix(2, 3, Float32Array.from([1, 2, 3, 4, 5, 6]));
             const b = new Matrix(2, 2, Float32Array.from([10, 20, 30, 40]));
             const none = difference(a, new Matrix(3, 2, new Float32Array(6)));

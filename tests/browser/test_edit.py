@@ -59,7 +59,7 @@ def drag(page: Page, left: float, bottom: float, right: float, top: float) -> No
 def until_edits(page: Page, count: int) -> None:
     """Wait until that many edits are applied and none is under way."""
     edits = """async () => {
-      const { selected } = (await pageModule("library.js")).library;
+      const { selected } = (await pageModule("library/library.js")).library;
       return selected.pendingVersion ? -1 : selected.edits;
     }"""
     deadline = time.monotonic() + 60
@@ -72,7 +72,7 @@ def loudest(page: Page) -> float:
     """The loudest cell of the shown spectrogram from 1 to 4 s, from a sixth to three quarters of its height; in dB."""
     found: float = page.evaluate(
         """async () => {
-          const { library } = await pageModule("library.js");
+          const { library } = await pageModule("library/library.js");
           const { result } = library.shown;
           const { spectrogram, duration } = result;
           let most = -Infinity;
@@ -109,7 +109,7 @@ def test_a_file_of_samples_is_read_back(page: Page, tmp_path: Path) -> None:
     """16-bit PCM with both channels; what is beyond full scale is cut off."""
     written = page.evaluate(
         """async () => {
-          const { wavFile } = await pageModule("wav.js");
+          const { wavFile } = await pageModule("signal/wav.js");
           const file = wavFile([Float32Array.of(0, 0.5, 2), Float32Array.of(-1, -3, 0.25)], 22050, "two.wav");
           return [...new Uint8Array(await file.arrayBuffer())];
         }"""
@@ -243,7 +243,7 @@ def test_the_part_that_matters_is_found(page: Page, tmp_path: Path) -> None:
     assert len(sent) == 1
     by_column = page.evaluate(
         """async () => {
-          const { library } = await pageModule("library.js");
+          const { library } = await pageModule("library/library.js");
           const [{ matrix }] = await Promise.all(library.shown.occlusions.values());
           return Array.from({ length: matrix.columns }, (_, column) =>
             Math.max(...Array.from({ length: matrix.rows }, (_, row) => matrix.at(row, column))));

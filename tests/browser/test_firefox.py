@@ -50,7 +50,7 @@ def test_the_main_path(firefox: Firefox, stack: Stack) -> None:
         firefox.until(f"({PAINTED})(document.querySelector('.{plot} canvas.image'))")
 
     firefox.click(button("Play"))
-    firefox.until(module("playhead", "playhead.playing && playhead.time > 0.3"))
+    firefox.until(module("state/playhead", "playhead.playing && playhead.time > 0.3"))
     firefox.click(button("Pause"))
 
     firefox.evaluate("document.querySelector('.spectrogram .overlay').focus()")
@@ -59,12 +59,12 @@ def test_the_main_path(firefox: Firefox, stack: Stack) -> None:
     firefox.until(f"({PAINTED})(document.querySelectorAll('.spectrogram canvas.image')[1])")
     firefox.screenshot(SHOTS / "firefox-zoomed-1280.png")
     firefox.press("0")
-    firefox.until(module("viewport", "viewport.whole"))
+    firefox.until(module("state/viewport", "viewport.whole"))
 
     firefox.click("document.querySelector('.editor [data-tool=mute]')")
     firefox.evaluate("document.querySelector('.spectrogram .overlay').focus()")
     firefox.press(RIGHT, ENTER)
-    firefox.until(module("library", "library.selected.edits === 1 && !library.selected.pendingVersion"))
+    firefox.until(module("library/library", "library.selected.edits === 1 && !library.selected.pendingVersion"))
 
     firefox.click("document.querySelector('.network .node[data-id=\"layer2.block1\"]')")
     assert firefox.until("document.querySelector('.network .detail h3')?.textContent") == "layer2.block1"

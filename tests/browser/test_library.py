@@ -48,7 +48,7 @@ def test_link_stays_in_the_address_while_it_is_opened(open_page: Open, stack: St
         page.goto(f"/#job={'0' * 32}")
         expect(page.locator("#connection")).to_be_visible()
         assert job_id(page) == "0" * 32
-        page.evaluate("pageModule('library.js').then(({ library }) => library.remove(library.selected))")
+        page.evaluate("pageModule('library/library.js').then(({ library }) => library.remove(library.selected))")
     expect(page.locator("#connection")).to_be_hidden(timeout=10_000)
     expect(page.locator(".sounds .name")).to_have_text(["empty.wav"])
 

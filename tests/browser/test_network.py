@@ -60,7 +60,7 @@ def traced(page: Page) -> list[str]:
 def highlighted_region(page: Page) -> dict[str, float] | None:
     """The part of the sound that the page highlights."""
     region: dict[str, float] | None = page.evaluate(
-        "pageModule('highlight.js').then(({ highlight }) => highlight.region)"
+        "pageModule('state/highlight.js').then(({ highlight }) => highlight.region)"
     )
     return region
 
@@ -224,7 +224,7 @@ def test_residual_block_is_explained_with_its_own_maps(residual: Page) -> None:
     expect(block).to_contain_text("times as strong")
     added = residual.evaluate(
         """async () => {
-            const { library } = await pageModule("library.js");
+            const { library } = await pageModule("library/library.js");
             const { fetchChannels } = await pageModule("network/fetch-channels.js");
             const fetched = await fetchChannels(library.selected, "layer1.block2");
             const channel = (part) => fetched.get(`layer1.block2${part}`)[3].values;
@@ -243,7 +243,7 @@ def test_only_cursors_move_while_playing(residual: Page) -> None:
     opened(residual, "layer2.block1")
     moved = residual.evaluate(
         """async () => {
-            const { playhead } = await pageModule("playhead.js");
+            const { playhead } = await pageModule("state/playhead.js");
             const ready = (matrix) => matrix.querySelector(".empty:not([hidden])")
                 || matrix.firstChild.width === Math.round(matrix.clientWidth * devicePixelRatio);
             const all = [...document.querySelectorAll(".network .matrix")];

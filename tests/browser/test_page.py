@@ -23,7 +23,7 @@ def test_arrays_on_the_page_are_those_of_the_api(classified: Page, stack: Stack)
     job = job_id(classified)
     read = classified.evaluate(
         """async (job) => {
-            const { getResult } = await pageModule("api.js");
+            const { getResult } = await pageModule("server/api.js");
             const got = await getResult(job);
             const plain = ({ rows, columns, values }) => ({ shape: [rows, columns], values: [...values] });
             return {

@@ -19,12 +19,12 @@ PAINTED = """canvas => {
   return copy.getImageData(0, 0, canvas.width, canvas.height).data.some(part => part > 0);
 }"""
 STATE = """async () => {
-  const { viewport } = await pageModule("viewport.js");
-  const { playhead } = await pageModule("playhead.js");
+  const { viewport } = await pageModule("state/viewport.js");
+  const { playhead } = await pageModule("state/playhead.js");
   const { start, end, low, high, duration } = viewport;
   return { start, end, low, high, duration, time: playhead.time };
 }"""
-UNTIL = "async (condition) => { const { playhead } = await pageModule('playhead.js'); return %s; }"
+UNTIL = "async (condition) => { const { playhead } = await pageModule('state/playhead.js'); return %s; }"
 
 
 def state(page: Page) -> Any:
@@ -33,7 +33,7 @@ def state(page: Page) -> Any:
 
 
 def show(page: Page, start: float, end: float) -> None:
-    page.evaluate("async ([a, b]) => (await pageModule('viewport.js')).viewport.show(a, b)", [start, end])
+    page.evaluate("async ([a, b]) => (await pageModule('state/viewport.js')).viewport.show(a, b)", [start, end])
 
 
 def position(page: Page, plot: str) -> Locator:
@@ -118,14 +118,14 @@ def test_the_wheel_zooms_only_with_a_key(classified: Page) -> None:
     classified.keyboard.down("Control")
     classified.mouse.wheel(0, -200)
     classified.keyboard.up("Control")
-    classified.wait_for_function("async () => (await pageModule('viewport.js')).viewport.end < 5")
+    classified.wait_for_function("async () => (await pageModule('state/viewport.js')).viewport.end < 5")
     now = state(classified)
     assert now["start"] > 0
     assert [now["low"], now["high"]] == [0, 1]
     classified.keyboard.down("Shift")
     classified.mouse.wheel(0, -200)
     classified.keyboard.up("Shift")
-    classified.wait_for_function("async () => (await pageModule('viewport.js')).viewport.high < 1")
+    classified.wait_for_function("async () => (await pageModule('state/viewport.js')).viewport.high < 1")
     over.focus()
     classified.keyboard.press("Alt+ArrowRight")
     assert state(classified)["start"] > now["start"]
@@ -144,7 +144,7 @@ def test_frequencies_have_the_names_of_notes(page: Page) -> None:
     """The nearest one of the equal temperament with its distance in cents; none below the hearing."""
     frequencies = [440, 261.6256, 27.5, 4186.01, 445, 436, 19, 0]
     names = page.evaluate(
-        "async (all) => { const { noteName } = await pageModule('format.js'); return all.map(noteName); }",
+        "async (all) => { const { noteName } = await pageModule('view/format.js'); return all.map(noteName); }",
         frequencies,
     )
     assert names == ["A4", "C4", "A0", "C8", "A4 +20 ct", "A4 −16 ct", "", ""]
@@ -214,7 +214,7 @@ def high_pitched(tmp_path: Path) -> Path:
 
 
 AXIS = """async () => {
-  const { viewport } = await pageModule("viewport.js");
+  const { viewport } = await pageModule("state/viewport.js");
   const { scale, low, high } = viewport.axis;
   return { scale, low, high };
 }"""
@@ -224,7 +224,7 @@ def hover_at(page: Page, hertz: float) -> str:
     """What the page reads at that frequency, in the middle of the spectrogram."""
     share = page.evaluate(
         """async (hertz) => {
-          const { viewport } = await pageModule("viewport.js");
+          const { viewport } = await pageModule("state/viewport.js");
           return (viewport.axis.shareOf(hertz) - viewport.low) / (viewport.high - viewport.low);
         }""",
         hertz,
@@ -294,7 +294,7 @@ def test_the_frequency_axis_is_chosen(page: Page, high_pitched: Path, scale: str
     assert level_of(hover_at(page, 3_000)) < -40
     # The bright line is where the axis has 1 kHz: also as it was painted.
     place = page.evaluate("""async () => {
-      const { viewport } = await pageModule("viewport.js");
+      const { viewport } = await pageModule("state/viewport.js");
       const canvas = document.querySelector(".spectrogram canvas.image");
       const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
       copy.drawImage(canvas, 0, 0);
@@ -319,7 +319,7 @@ def test_a_zoomed_region_is_computed_from_the_sound(page: Page, tmp_path: Path) 
     fine = page.locator(".spectrogram canvas.image").nth(1)
     expect(fine).to_be_hidden()
     page.evaluate("""async () => {
-      const { viewport } = await pageModule("viewport.js");
+      const { viewport } = await pageModule("state/viewport.js");
       viewport.show(1, 4, viewport.axis.shareOf(940), viewport.axis.shareOf(1100));
     }""")
     expect(fine).to_be_visible()
@@ -362,7 +362,7 @@ def test_a_loop_stays_within_the_visible_region(classified: Page) -> None:
     classified.get_by_role("button", name="Loop").click()
     classified.get_by_role("button", name="Play").click()
     classified.evaluate("""async () => {
-      const { playhead } = await pageModule("playhead.js");
+      const { playhead } = await pageModule("state/playhead.js");
       window.turns = 0;
       let last = 0;
       playhead.addEventListener("move", () => {
@@ -511,7 +511,7 @@ def test_both_painters_paint_the_same(page: Page) -> None:
       const { createWebGLPainter } = await pageModule("paint/webgl.js");
       const cpu = await pageModule("paint/cpu.js");
       const { ready } = await pageModule("paint/painter.js");
-      const { Matrix } = await pageModule("matrix.js");
+      const { Matrix } = await pageModule("signal/matrix.js");
       await ready;
       const gpu = createWebGLPainter({ software: true });
       if (!gpu) return null;

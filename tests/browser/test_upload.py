@@ -22,7 +22,7 @@ def test_chosen_file_shows_the_result_of_the_api(page: Page, stack: Stack) -> No
     job = httpx2.get(f"{stack.url}/v1/jobs/{job_id(page)}").json()
     first = job["result"]["predictions"][0]
     expect(page.locator(".top-class strong")).to_have_text(first["class"])
-    percent = page.evaluate("async (it) => (await pageModule('format.js')).percent(it)", first["confidence"])
+    percent = page.evaluate("async (it) => (await pageModule('view/format.js')).percent(it)", first["confidence"])
     expect(page.locator(".bars .number").first).to_have_text(percent)
     expect(page.locator(".title h1")).to_have_text("siren.flac")
     facts = page.locator(".title .chips")
@@ -71,7 +71,7 @@ def test_dropped_files_become_a_list(page: Page) -> None:
 @pytest.mark.parametrize("name", [sound.stem for sound in sorted(SOUNDS.glob("*.flac"))])
 def test_bundled_sound_is_offered_and_classified(page: Page, name: str) -> None:
     """Every sound that comes with the page is offered and classified."""
-    offered = page.evaluate("pageModule('samples.js').then(({ samples }) => samples)")
+    offered = page.evaluate("pageModule('library/samples.js').then(({ samples }) => samples)")
     words = page.evaluate("pageModule('words/en.js').then(({ words }) => words)")
     button = next(words[sample["name"]] for sample in offered if sample["file"] == f"{name}.flac")
     page.get_by_role("button", name=button, exact=True).click()
@@ -108,7 +108,7 @@ def test_several_files_run_in_their_order(page: Page) -> None:
     """Of several files the first is selected and submitted first."""
     names = ["siren.flac", "church-bell.flac", "knocking.flac", "sea.flac"]
     page.evaluate(
-        """() => pageModule('library.js').then(({ library }) => {
+        """() => pageModule('library/library.js').then(({ library }) => {
             window.order = [];
             library.on("change", ({ name, phase }) => {
                 if (phase === "uploading" && !order.includes(name)) order.push(name);
@@ -181,7 +181,7 @@ def test_queue_that_does_not_move_is_reported(open_page: Open, stack: Stack) -> 
 def test_file_dialogs_offer_what_the_server_reads(page: Page) -> None:
     """Both file dialogs offer the extensions of `/v1/limits`, M4A among them."""
     expect(page.get_by_label("Sound files")).to_have_attribute("accept", re.compile(r"\.m4a"))
-    accept = page.evaluate("pageModule('upload.js').then(({ acceptedTypes }) => acceptedTypes())")
+    accept = page.evaluate("pageModule('input/upload.js').then(({ acceptedTypes }) => acceptedTypes())")
     assert accept == page.get_by_label("Sound files").get_attribute("accept")
 
 

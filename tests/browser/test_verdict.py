@@ -82,7 +82,7 @@ def view(page: Page) -> Any:
     """What is looked into: the window, the class of its class activation, and whether a request is under way."""
     return page.evaluate(
         """async () => {
-          const { library } = await pageModule("library.js");
+          const { library } = await pageModule("library/library.js");
           const { view, looking, result } = library.selected;
           return { window: view.window, class: view.camClass, busy: looking !== null, own: view === result };
         }"""
@@ -93,7 +93,7 @@ def until_looked(page: Page, window: int, name: str) -> None:
     """Wait until that window and class are shown."""
     page.wait_for_function(
         """async ([window, name]) => {
-          const { view, looking } = (await pageModule("library.js")).library.selected;
+          const { view, looking } = (await pageModule("library/library.js")).library.selected;
           return !looking && view.window === window && view.camClass === name;
         }""",
         arg=[window, name],
@@ -131,8 +131,8 @@ def test_silence_is_black_with_both_painters(page: Page) -> None:
           const {{ createWebGLPainter }} = await pageModule("paint/webgl.js");
           const cpu = await pageModule("paint/cpu.js");
           const {{ ready }} = await pageModule("paint/painter.js");
-          const {{ spectrogramScale, fullScaleOf }} = await pageModule("decibels.js");
-          const {{ Matrix }} = await pageModule("matrix.js");
+          const {{ spectrogramScale, fullScaleOf }} = await pageModule("signal/decibels.js");
+          const {{ Matrix }} = await pageModule("signal/matrix.js");
           await ready;
           const region = {{ left: 0, right: 1, bottom: 0, top: 1 }};
           const options = {{ ...spectrogramScale(fullScaleOf({{ n_fft: 1024 }})), region, smooth: true }};
@@ -163,8 +163,8 @@ def test_levels_are_relative_to_full_scale(page: Page, tmp_path: Path) -> None:
         page.wait_for_function(f"() => ({PIXELS})(document.querySelector('.spectrogram canvas.image')).painted > 0.99")
         loudest = page.evaluate(
             """async () => {
-              const { library } = await pageModule("library.js");
-              const { fullScaleOf } = await pageModule("decibels.js");
+              const { library } = await pageModule("library/library.js");
+              const { fullScaleOf } = await pageModule("signal/decibels.js");
               const { model, spectrogram } = library.selected.result;
               const { frontend } = await (await fetch(`/v1/models/${model}`)).json();
               return spectrogram.statistics.max - fullScaleOf(frontend);
@@ -197,7 +197,7 @@ def test_every_warning_has_a_sentence(page: Page) -> None:
 
     texts = page.evaluate(
         """async (codes) => {
-          const { warningText } = await pageModule("verdict.js");
+          const { warningText } = await pageModule("result/verdict.js");
           return codes.map((code) => warningText({ code, detail: "the detail" }));
         }""",
         [*WARNINGS, "of_a_newer_server", "toString"],
@@ -259,7 +259,7 @@ def test_a_long_sound_is_a_list_of_events(page: Page, stack: Stack, tmp_path: Pa
         expect(event).to_contain_text(detection["class"].replace("_", " "))
     bell = next(at for at, one in enumerate(detections) if one["class"] == "church_bells")
     events.nth(bell).click()
-    time = page.evaluate("pageModule('playhead.js').then(({ playhead }) => playhead.time)")
+    time = page.evaluate("pageModule('state/playhead.js').then(({ playhead }) => playhead.time)")
     assert time == pytest.approx(detections[bell]["start"], abs=0.05)
     assert time == pytest.approx(20, abs=1.5)
     expect(page.locator(".timeline .event-legend")).to_contain_text("church bells")
@@ -268,7 +268,7 @@ def test_a_long_sound_is_a_list_of_events(page: Page, stack: Stack, tmp_path: Pa
     box = bars.bounding_box()
     assert box
     bars.click(position={"x": box["width"] * 6.5 / 30, "y": 8})
-    time = page.evaluate("pageModule('playhead.js').then(({ playhead }) => playhead.time)")
+    time = page.evaluate("pageModule('state/playhead.js').then(({ playhead }) => playhead.time)")
     assert time == pytest.approx(5, abs=1.5)
     expect(page.locator(".sounds .state")).to_contain_text("siren")
     shoot(page, "events")
@@ -478,7 +478,7 @@ def test_progress_of_a_long_sound_is_a_share(page: Page) -> None:
     """Of its windows; a job without that has a bar without a value."""
     texts = page.evaluate(
         """async () => {
-          const { showProgress, stateText } = await pageModule("sound-list.js");
+          const { showProgress, stateText } = await pageModule("library/sound-list.js");
           const shown = (progress) => {
             const sound = { phase: "running", connected: true, ended: false, job: { progress } };
             const bar = document.createElement("progress");

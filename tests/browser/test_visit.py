@@ -20,7 +20,7 @@ SEA = SOUNDS / "sea.flac"
 def until_stored(page: Page, count: int) -> None:
     """Wait until that many sounds with a result are in the database."""
     stored = """async () => {
-      const { loadRecords } = await pageModule("storage.js");
+      const { loadRecords } = await pageModule("library/storage.js");
       return (await loadRecords()).filter(({ result }) => result).length;
     }"""
     deadline = time.monotonic() + 30
@@ -109,7 +109,7 @@ def test_old_sounds_are_not_kept(page: Page) -> None:
     page.wait_for_timeout(600)
     page.evaluate(
         """async () => {
-          const { loadRecords, storeRecord } = await pageModule("storage.js");
+          const { loadRecords, storeRecord } = await pageModule("library/storage.js");
           const [record] = await loadRecords();
           await storeRecord({ ...record, stored: record.stored - 8 * 86_400_000 });
         }"""

@@ -1,20 +1,20 @@
 // Entry point: builds the panels and passes the selected sound to them. What only a result needs is loaded after the first
 // paint.
 
-import * as api from "./api.js";
-import { mountApiKey } from "./api-key.js";
-import { announce, byId, h, icon } from "./dom.js";
-import { library } from "./library.js";
-import { loadStyle } from "./load-style.js";
-import { settings } from "./settings.js";
-import { mountSoundList } from "./sound-list.js";
-import { mountUpload } from "./upload.js";
-import { keepVisit } from "./visit.js";
-import { answerText } from "./verdict.js";
+import * as api from "./server/api.js";
+import { mountApiKey } from "./server/api-key.js";
+import { announce, byId, h, icon } from "./view/dom.js";
+import { library } from "./library/library.js";
+import { loadStyle } from "./view/load-style.js";
+import { settings } from "./state/settings.js";
+import { mountSoundList } from "./library/sound-list.js";
+import { mountUpload } from "./input/upload.js";
+import { keepVisit } from "./library/visit.js";
+import { answerText } from "./result/verdict.js";
 import { t } from "./words.js";
 
-/** @import { ModelCard } from "./types.js" */
-/** @import { Phase, Sound } from "./library-sound.js" */
+/** @import { ModelCard } from "./server/types.js" */
+/** @import { Phase, Sound } from "./library/sound.js" */
 
 /** @typedef {{show(sound: Sound, card: ModelCard | null): void}} Panel */
 
@@ -90,7 +90,7 @@ function loadPanels() {
 /** @returns {Promise<Panel[]>} */
 async function importPanels() {
   const [prediction, compare, sound, network] = await Promise.all([
-    import("./prediction.js"),
+    import("./result/prediction.js"),
     import("./compare/panel.js"),
     import("./sound/panel.js"),
     import("./network/panel.js"),
@@ -129,7 +129,7 @@ function openVisit() {
   else if (location.hash) openLink();
   else if (sounds.length) library.select(sounds[0]);
   else if (settings.get("example")) {
-    import("./example.js")
+    import("./start/example.js")
       .then(({ showExample }) => showExample((card) => cards.has(card.name) || cards.set(card.name, card)))
       .catch(() => {}); // without it, the page is as after the example was closed
   }
@@ -190,7 +190,7 @@ function mountModelCards(open) {
   open.setAttribute("aria-label", open.title);
   open.addEventListener("click", async () => {
     await loadStyle("models").catch(() => {});
-    const { showModelCards } = await import("./model-cards.js");
+    const { showModelCards } = await import("./start/model-cards.js");
     showModelCards([...cards.values()], byId("model", HTMLSelectElement).value);
   });
 }

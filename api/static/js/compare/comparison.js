@@ -1,22 +1,22 @@
 // Two results side by side: the same axes and colours, one position, their difference, and their classes in one chart.
 
-import { spectrogramScale } from "../decibels.js";
-import { button, h, icon } from "../dom.js";
-import { className, formatHertz, percent } from "../format.js";
+import { spectrogramScale } from "../signal/decibels.js";
+import { button, h, icon } from "../view/dom.js";
+import { className, formatHertz, percent } from "../view/format.js";
 import { diverging } from "../network/colour-scale.js";
 import { drawLegend, ready } from "../paint/painter.js";
-import { settings } from "../settings.js";
+import { settings } from "../state/settings.js";
 import { axisLength, matrixRegion, placeSpectrogram } from "../sound/axes.js";
-import { answerText } from "../verdict.js";
+import { answerText } from "../result/verdict.js";
 import { t } from "../words.js";
 import { difference, sameAxes } from "./difference.js";
 import { dumbbells } from "./dumbbell.js";
 import { listening } from "./listen.js";
 import { pictureList } from "./pictures.js";
 
-/** @import { ColourScale, ModelCard, Result } from "../types.js" */
-/** @import { Matrix } from "../matrix.js" */
-/** @import { Sound } from "../library-sound.js" */
+/** @import { ColourScale, ModelCard, Result } from "../server/types.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
+/** @import { Sound } from "../library/sound.js" */
 /** @import { Side } from "./listen.js" */
 
 /** @typedef {Sound & {result: Result}} Classified  a sound with a result */

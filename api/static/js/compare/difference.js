@@ -1,8 +1,8 @@
 // The difference of two matrices of the same axes, cell by cell.
 
-import { Matrix } from "../matrix.js";
+import { Matrix } from "../signal/matrix.js";
 
-/** @import { ModelCard } from "../types.js" */
+/** @import { ModelCard } from "../server/types.js" */
 
 /**
  * `right` minus `left` from the beginning to the end of the shorter one; null where the rows are not the same.

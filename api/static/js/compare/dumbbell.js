@@ -1,10 +1,10 @@
 // The confidences of two results in one chart: two marks for each class, joined by a line.
 
-import { h } from "../dom.js";
-import { className, percent } from "../format.js";
+import { h } from "../view/dom.js";
+import { className, percent } from "../view/format.js";
 import { t } from "../words.js";
 
-/** @import { Result } from "../types.js" */
+/** @import { Result } from "../server/types.js" */
 
 const CLASSES = 5; // of each result
 const LEAST = 0.001; // confidence of a class that is shown

@@ -1,9 +1,9 @@
 // Plays two sounds at one position: switching from one to the other goes on at the same time.
 
-import { playhead } from "../playhead.js";
-import { settings } from "../settings.js";
+import { playhead } from "../state/playhead.js";
+import { settings } from "../state/settings.js";
 
-/** @import { Sound } from "../library-sound.js" */
+/** @import { Sound } from "../library/sound.js" */
 
 /** @typedef {"left" | "right"} Side */
 

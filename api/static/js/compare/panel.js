@@ -1,13 +1,13 @@
 // The panel of comparisons: the choice of another result, and both side by side while it is open.
 
-import { button, find, h } from "../dom.js";
-import { library } from "../library.js";
-import { settings } from "../settings.js";
+import { button, find, h } from "../view/dom.js";
+import { library } from "../library/library.js";
+import { settings } from "../state/settings.js";
 import { t } from "../words.js";
 import { comparison } from "./comparison.js";
 
-/** @import { ModelCard, Result } from "../types.js" */
-/** @import { Sound } from "../library-sound.js" */
+/** @import { ModelCard, Result } from "../server/types.js" */
+/** @import { Sound } from "../library/sound.js" */
 /** @import { Classified } from "./comparison.js" */
 
 /**

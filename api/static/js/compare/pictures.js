@@ -1,11 +1,11 @@
 // The pictures of a comparison: matrices over the same time, with one cursor position and, where they are spectrograms, axes.
 
-import { h } from "../dom.js";
+import { h } from "../view/dom.js";
 import { paint, ready } from "../paint/painter.js";
 import { frequencyTicks, timeTicks } from "../sound/axes.js";
 
-/** @import { ColourScale, MatrixRegion } from "../types.js" */
-/** @import { Matrix } from "../matrix.js" */
+/** @import { ColourScale, MatrixRegion } from "../server/types.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
 /** @import { FrequencyAxis } from "../sound/frequency-axis.js" */
 
 /**

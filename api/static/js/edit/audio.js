@@ -1,6 +1,6 @@
 // The samples of a sound file, decoded by the browser, and files made of samples.
 
-import { wavFile } from "../wav.js";
+import { wavFile } from "../signal/wav.js";
 import { t } from "../words.js";
 
 /**

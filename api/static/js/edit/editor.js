@@ -1,19 +1,19 @@
 // Edits the sound in its spectrogram: a region of time and frequency is muted, or everything else is. The edited sound is
 // made in the browser, can be played, and is classified again at once; every edit can be undone.
 
-import { announce, button, download, h } from "../dom.js";
-import { clock, formatHertz } from "../format.js";
-import { library } from "../library.js";
+import { announce, button, download, h } from "../view/dom.js";
+import { clock, formatHertz } from "../view/format.js";
+import { library } from "../library/library.js";
 import { cover } from "../sound/plot.js";
 import { isDecodable } from "../sound/peaks.js";
-import { answerText } from "../verdict.js";
-import { viewport } from "../viewport.js";
+import { answerText } from "../result/verdict.js";
+import { viewport } from "../state/viewport.js";
 import { makeFile, readAudio } from "./audio.js";
 import { editRegion } from "./region.js";
 import { t } from "../words.js";
 
-/** @import { ModelCard, SoundRegion } from "../types.js" */
-/** @import { Sound } from "../library-sound.js" */
+/** @import { ModelCard, SoundRegion } from "../server/types.js" */
+/** @import { Sound } from "../library/sound.js" */
 /** @import { Action, Region } from "./region.js" */
 
 /** @typedef {"zoom" | Action} Tool  what a drag over the spectrogram does */

@@ -1,11 +1,11 @@
 // Which part of a window an answer needs: the server mutes each part in turn and classifies the rest (include=occlusion).
 
-import { Matrix } from "../matrix.js";
-import { sendAgain } from "../send-again.js";
+import { Matrix } from "../signal/matrix.js";
+import { sendAgain } from "../server/send-again.js";
 import { t } from "../words.js";
 
-/** @import { Result } from "../types.js" */
-/** @import { Sound } from "../library-sound.js" */
+/** @import { Result } from "../server/types.js" */
+/** @import { Sound } from "../library/sound.js" */
 
 /**
  * @typedef {object} Occlusion

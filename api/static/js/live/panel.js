@@ -1,21 +1,21 @@
 // Live mode: while the microphone runs, its spectrogram scrolls, and the answer and the map of a layer follow every half second.
 
-import { announce, button, byId, context2d, h } from "../dom.js";
-import { className, clock, formatDbfs, formatHertz, percent } from "../format.js";
-import { levelMeter } from "../level-meter.js";
-import { loadStyle } from "../load-style.js";
-import { microphoneList } from "../microphones.js";
+import { announce, button, byId, context2d, h } from "../view/dom.js";
+import { className, clock, formatDbfs, formatHertz, percent } from "../view/format.js";
+import { levelMeter } from "../input/level-meter.js";
+import { loadStyle } from "../view/load-style.js";
+import { microphoneList } from "../input/microphones.js";
 import { paint, ready } from "../paint/painter.js";
-import { record } from "../recorder.js";
-import { settings } from "../settings.js";
+import { record } from "../input/recorder.js";
+import { settings } from "../state/settings.js";
 import { t } from "../words.js";
 import { LiveSpectrogram } from "./spectrogram.js";
 import { LiveStream } from "./stream.js";
 
-/** @import { Colormap, Detection } from "../types.js" */
+/** @import { Colormap, Detection } from "../server/types.js" */
 /** @import { LiveAnswer, StreamOpened } from "./stream.js" */
-/** @import { Matrix } from "../matrix.js" */
-/** @import { Recording } from "../recorder.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
+/** @import { Recording } from "../input/recorder.js" */
 
 const SPAN = 8; // seconds that are visible
 const BARS = 5;

@@ -2,8 +2,8 @@
 
 import { FFT } from "../edit/fft.js";
 import { colourTable } from "../paint/colormaps.js";
-import { context2d, h } from "../dom.js";
-import { toHertz, toMel } from "../mel.js";
+import { context2d, h } from "../view/dom.js";
+import { toHertz, toMel } from "../signal/mel.js";
 
 const SIZE = 1_024; // samples of a frame
 const ROWS = 96; // bands, evenly spaced in mel
@@ -53,7 +53,7 @@ export class LiveSpectrogram {
 
   /**
    * @param {Float32Array} samples
-   * @param {{colours: import("../types.js").Colormap, min: number, max: number}} scale  in dBFS
+   * @param {{colours: import("../server/types.js").Colormap, min: number, max: number}} scale  in dBFS
    */
   add(samples, scale) {
     let at = 0;
@@ -69,7 +69,7 @@ export class LiveSpectrogram {
     }
   }
 
-  /** @param {{colours: import("../types.js").Colormap, min: number, max: number}} scale */
+  /** @param {{colours: import("../server/types.js").Colormap, min: number, max: number}} scale */
   #addColumn({ colours, min, max }) {
     for (let i = 0; i < SIZE; i += 1) this.#real[i] = this.#frame[i] * this.#window[i];
     this.#imaginary.fill(0);

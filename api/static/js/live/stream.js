@@ -1,11 +1,11 @@
 // The WebSocket of a live stream: sends the microphone's samples, emits the answers, and connects again when it is lost.
 
-import { matrix } from "../matrix.js";
-import { decode } from "../msgpack.js";
-import { toInt16 } from "../wav.js";
+import { matrix } from "../signal/matrix.js";
+import { decode } from "../server/msgpack.js";
+import { toInt16 } from "../signal/wav.js";
 
-/** @import { Matrix } from "../matrix.js" */
-/** @import { Detection } from "../types.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
+/** @import { Detection } from "../server/types.js" */
 
 /**
  * @typedef {object} StreamOpened  see `otoscope.types.StreamOpened`

@@ -1,12 +1,12 @@
 // How one number of a feature map was computed: the operations of the network with their real numbers, first to last.
 
-import { button, find, h, present } from "../dom.js";
-import { formatNumber } from "../format.js";
+import { button, find, h, present } from "../view/dom.js";
+import { formatNumber } from "../view/format.js";
 import { t } from "../words.js";
 
-/** @import { Child } from "../dom.js" */
+/** @import { Child } from "../view/dom.js" */
 /** @import { Key } from "../words.js" */
-/** @import { Arithmetic, Operation } from "../types.js" */
+/** @import { Arithmetic, Operation } from "../server/types.js" */
 
 /** @typedef {{layer: string, channel: number, row: number, column: number}} CellPlace */
 

@@ -1,6 +1,6 @@
 // Ticks of time and frequency for a feature map.
 
-import { formatHertz } from "../format.js";
+import { formatHertz } from "../view/format.js";
 
 /** @import { MapAxes } from "./graph.js" */
 

@@ -1,13 +1,13 @@
 // All channels of a layer as small maps, painted when they become visible; one can be selected.
 
-import { closest, h } from "../dom.js";
-import { formatNumber, percent } from "../format.js";
-import { nextIndex, setTabStop } from "../roving-focus.js";
+import { closest, h } from "../view/dom.js";
+import { formatNumber, percent } from "../view/format.js";
+import { nextIndex, setTabStop } from "../view/roving-focus.js";
 import { scaledChannel } from "./colour-scale.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
 import { t } from "../words.js";
 
-/** @import { Matrix } from "../matrix.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
 
 const ORDERS = ({ index: t("grid.index"), mean: t("grid.mean"), max: t("grid.max") });
 /** @typedef {keyof typeof ORDERS} Order */

@@ -1,14 +1,14 @@
 // The colours of a map, and the values that they stand for.
 
-import { fullScaleOf, spectrogramScale } from "../decibels.js";
-import { formatNumber } from "../format.js";
-import { valueRange } from "../matrix.js";
-import { settings } from "../settings.js";
+import { fullScaleOf, spectrogramScale } from "../signal/decibels.js";
+import { formatNumber } from "../view/format.js";
+import { valueRange } from "../signal/matrix.js";
+import { settings } from "../state/settings.js";
 import { isLayer } from "./graph.js";
 
-/** @import { ScaledMatrix } from "../types.js" */
+/** @import { ScaledMatrix } from "../server/types.js" */
 /** @import { Table } from "../paint/colormaps.js" */
-/** @import { Matrix } from "../matrix.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
 /** @import { Network, NetworkNode } from "./graph.js" */
 
 /** Settings that change the colours of maps. */

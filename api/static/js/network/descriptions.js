@@ -1,10 +1,10 @@
 // What each node of a network computes, in a sentence that is true of the network at hand.
 
-import { className, formatDuration, formatHertz } from "../format.js";
+import { className, formatDuration, formatHertz } from "../view/format.js";
 import { inputOf, nodeOf } from "./graph.js";
 import { language, t } from "../words.js";
 
-/** @import { ModelCard } from "../types.js" */
+/** @import { ModelCard } from "../server/types.js" */
 /** @import { MapAxes, Network, NetworkNode } from "./graph.js" */
 
 /** @type {(key: import("../words.js").Key, number: number) => string} */

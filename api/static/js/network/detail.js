@@ -1,8 +1,8 @@
 // One node of the network, opened: its map, its statistics, its channels, and what its block computes.
 
-import { announce, button, find, h, present } from "../dom.js";
-import { filePicker } from "../file-picker.js";
-import { percent } from "../format.js";
+import { announce, button, find, h, present } from "../view/dom.js";
+import { filePicker } from "../input/file-picker.js";
+import { percent } from "../view/format.js";
 import { language, t } from "../words.js";
 import { arithmeticPanel } from "./arithmetic.js";
 import { channelGrid } from "./channel-grid.js";
@@ -16,9 +16,9 @@ import { fetchChannels, hasRequested } from "./fetch-channels.js";
 import { isLayer } from "./graph.js";
 import { residualBlock } from "./residual-block.js";
 
-/** @import { ScaledMatrix } from "../types.js" */
-/** @import { Matrix } from "../matrix.js" */
-/** @import { Sound } from "../library-sound.js" */
+/** @import { ScaledMatrix } from "../server/types.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
+/** @import { Sound } from "../library/sound.js" */
 /** @import { Network, NetworkNode } from "./graph.js" */
 /** @import { CellPlace } from "./arithmetic.js" */
 

@@ -1,6 +1,6 @@
 // The edges of the drawn network, between the nodes wherever the layout has put them.
 
-import { s } from "../dom.js";
+import { s } from "../view/dom.js";
 
 /** @import { NetworkNode } from "./graph.js" */
 

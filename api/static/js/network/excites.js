@@ -1,14 +1,14 @@
 // The part of the visitor's sound on which a channel responds: its map, enlarged, as the mask of the sound.
 
-import { button, download, h } from "../dom.js";
+import { button, download, h } from "../view/dom.js";
 import { makeFile, readAudio } from "../edit/audio.js";
 import { maskSound } from "../edit/region.js";
-import { clock, formatNumber } from "../format.js";
-import { playhead } from "../playhead.js";
+import { clock, formatNumber } from "../view/format.js";
+import { playhead } from "../state/playhead.js";
 import { t } from "../words.js";
 
-/** @import { Matrix } from "../matrix.js" */
-/** @import { Sound } from "../library-sound.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
+/** @import { Sound } from "../library/sound.js" */
 /** @import { MapAxes } from "./graph.js" */
 
 const PEAK = 0.7; // of full scale, to which the masked sound is raised

@@ -1,11 +1,11 @@
 // Saves a feature map as a PNG file with its title, axes and colour scale.
 
-import { context2d, downloadCanvas, h } from "../dom.js";
+import { context2d, downloadCanvas, h } from "../view/dom.js";
 import { drawLegend, paint } from "../paint/painter.js";
 import { frequencyTicks, timeTicks } from "./axes.js";
 import { valueText } from "./colour-scale.js";
 
-/** @import { ScaledMatrix } from "../types.js" */
+/** @import { ScaledMatrix } from "../server/types.js" */
 /** @import { MapAxes } from "./graph.js" */
 
 const [WIDTH, HEIGHT] = [1_200, 420]; // of the map, px

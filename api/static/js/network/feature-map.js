@@ -1,17 +1,17 @@
 // One feature map, large, with axes of time and frequency; its cells are read with the pointer or the arrow keys.
 
-import { h } from "../dom.js";
-import { clock, formatHertz } from "../format.js";
-import { highlight } from "../highlight.js";
+import { h } from "../view/dom.js";
+import { clock, formatHertz } from "../view/format.js";
+import { highlight } from "../state/highlight.js";
 import { drawLegend } from "../paint/painter.js";
-import { playhead } from "../playhead.js";
+import { playhead } from "../state/playhead.js";
 import { t } from "../words.js";
 import { frequencyTicks, timeTicks } from "./axes.js";
 import { valueText } from "./colour-scale.js";
 import { receptiveRegion } from "./graph.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
 
-/** @import { ScaledMatrix } from "../types.js" */
+/** @import { ScaledMatrix } from "../server/types.js" */
 /** @import { Tick } from "./axes.js" */
 /** @import { MapAxes, NetworkNode } from "./graph.js" */
 

@@ -1,10 +1,10 @@
 // Fetches how one number of the network was computed.
 
-import { sendAgain } from "../send-again.js";
+import { sendAgain } from "../server/send-again.js";
 import { t } from "../words.js";
 
-/** @import { Arithmetic } from "../types.js" */
-/** @import { Sound } from "../library-sound.js" */
+/** @import { Arithmetic } from "../server/types.js" */
+/** @import { Sound } from "../library/sound.js" */
 
 const KEPT = 60; // the latest answers of a sound
 

@@ -1,10 +1,10 @@
 // Fetches all channels of one layer, which a result does not have.
 
-import { sendAgain } from "../send-again.js";
+import { sendAgain } from "../server/send-again.js";
 import { t } from "../words.js";
 
-/** @import { Matrix } from "../matrix.js" */
-/** @import { Sound } from "../library-sound.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
+/** @import { Sound } from "../library/sound.js" */
 
 /**
  * All channels of one layer by its name; of a residual block also its `.residual` and its `.shortcut`.

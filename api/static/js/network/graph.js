@@ -1,12 +1,12 @@
 // The network as a graph: its nodes, their groups, and which node feeds which.
 
-import { className } from "../format.js";
-import { Matrix } from "../matrix.js";
-import { melScale } from "../mel.js";
+import { className } from "../view/format.js";
+import { Matrix } from "../signal/matrix.js";
+import { melScale } from "../signal/mel.js";
 import { bandAxis } from "../sound/frequency-axis.js";
 import { t } from "../words.js";
 
-/** @import { ModelCard, ReceptiveField, Result } from "../types.js" */
+/** @import { ModelCard, ReceptiveField, Result } from "../server/types.js" */
 /** @import { Region } from "../edit/region.js" */
 /** @import { FrequencyAxis } from "../sound/frequency-axis.js" */
 

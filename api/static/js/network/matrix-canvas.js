@@ -1,10 +1,10 @@
 // A matrix as an image that paints itself: when it becomes visible, and again only when it has changed.
 
-import { h } from "../dom.js";
+import { h } from "../view/dom.js";
 import { paint, ready } from "../paint/painter.js";
-import { playhead } from "../playhead.js";
+import { playhead } from "../state/playhead.js";
 
-/** @import { ScaledMatrix } from "../types.js" */
+/** @import { ScaledMatrix } from "../server/types.js" */
 /** @import { MapAxes } from "./graph.js" */
 
 const BUDGET = 8; // ms of painting in a frame, so that hundreds of images appear without a stutter

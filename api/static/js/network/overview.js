@@ -1,9 +1,9 @@
 // The whole network, from the spectrogram to the prediction. Pointing at a node highlights what feeds it.
 
-import { closest, find, h, s } from "../dom.js";
-import { className, percent } from "../format.js";
-import { highlight } from "../highlight.js";
-import { setTabStop } from "../roving-focus.js";
+import { closest, find, h, s } from "../view/dom.js";
+import { className, percent } from "../view/format.js";
+import { highlight } from "../state/highlight.js";
+import { setTabStop } from "../view/roving-focus.js";
 import { t } from "../words.js";
 import { scaledMap } from "./colour-scale.js";
 import { describe, displayName, shapeText } from "./descriptions.js";
@@ -11,7 +11,7 @@ import { drawEdges, edgesOf } from "./edges.js";
 import { ancestors, groupName, nodeOf } from "./graph.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
 
-/** @import { Result } from "../types.js" */
+/** @import { Result } from "../server/types.js" */
 /** @import { Edge } from "./edges.js" */
 /** @import { Network, NetworkNode } from "./graph.js" */
 

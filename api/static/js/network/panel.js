@@ -1,11 +1,11 @@
 // The network panel: an overview of all layers, and below it the node that was opened.
 
-import { announce, button, closest, find, h, present } from "../dom.js";
-import { filePicker } from "../file-picker.js";
-import { library } from "../library.js";
+import { announce, button, closest, find, h, present } from "../view/dom.js";
+import { filePicker } from "../input/file-picker.js";
+import { library } from "../library/library.js";
 import { NAMES } from "../paint/painter.js";
-import { nextIndex } from "../roving-focus.js";
-import { settings } from "../settings.js";
+import { nextIndex } from "../view/roving-focus.js";
+import { settings } from "../state/settings.js";
 import { COLOUR_SETTINGS, scaledMap } from "./colour-scale.js";
 import { describe, displayName } from "./descriptions.js";
 import { nodeDetail } from "./detail.js";
@@ -14,8 +14,8 @@ import { buildNetwork, nodeOf } from "./graph.js";
 import { overview } from "./overview.js";
 import { language, t } from "../words.js";
 
-/** @import { ModelCard, Result } from "../types.js" */
-/** @import { Sound } from "../library-sound.js" */
+/** @import { ModelCard, Result } from "../server/types.js" */
+/** @import { Sound } from "../library/sound.js" */
 /** @import { Network } from "./graph.js" */
 /** @import { CellPlace } from "./arithmetic.js" */
 

@@ -1,8 +1,8 @@
 // What a residual block computes, with its own maps: input, residual, shortcut and sum.
 
-import { h } from "../dom.js";
-import { formatNumber } from "../format.js";
-import { meanMatrix, valueRange } from "../matrix.js";
+import { h } from "../view/dom.js";
+import { formatNumber } from "../view/format.js";
+import { meanMatrix, valueRange } from "../signal/matrix.js";
 import { drawLegend } from "../paint/painter.js";
 import { diverging, scaledMap } from "./colour-scale.js";
 import { projectionText } from "./descriptions.js";
@@ -10,8 +10,8 @@ import { inputOf } from "./graph.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
 import { t } from "../words.js";
 
-/** @import { ScaledMatrix } from "../types.js" */
-/** @import { Matrix } from "../matrix.js" */
+/** @import { ScaledMatrix } from "../server/types.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
 /** @import { Network, NetworkNode } from "./graph.js" */
 
 /**

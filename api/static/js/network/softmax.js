@@ -1,16 +1,16 @@
 // The prediction, opened: logits, softmax, and where the logit of a class comes from.
 
-import { announce, button, h } from "../dom.js";
-import { filePicker } from "../file-picker.js";
-import { className, clock, formatNumber, percent } from "../format.js";
+import { announce, button, h } from "../view/dom.js";
+import { filePicker } from "../input/file-picker.js";
+import { className, clock, formatNumber, percent } from "../view/format.js";
 import { t } from "../words.js";
 import { arithmeticSteps } from "./arithmetic.js";
 import { describe } from "./descriptions.js";
 import { fetchArithmetic } from "./fetch-arithmetic.js";
 import { LOGITS } from "./graph.js";
 
-/** @import { Arithmetic } from "../types.js" */
-/** @import { Sound } from "../library-sound.js" */
+/** @import { Arithmetic } from "../server/types.js" */
+/** @import { Sound } from "../library/sound.js" */
 /** @import { Network, NetworkNode } from "./graph.js" */
 /** @import { CellPlace } from "./arithmetic.js" */
 

@@ -1,16 +1,16 @@
 // The network in three dimensions: its maps one behind the other, each on a stack as thick as it has channels. It is turned by
 // dragging, by keys and by buttons. CSS transforms only: nothing is drawn again while it turns.
 
-import { button, h } from "../dom.js";
-import { className, percent } from "../format.js";
-import { loadStyle } from "../load-style.js";
+import { button, h } from "../view/dom.js";
+import { className, percent } from "../view/format.js";
+import { loadStyle } from "../view/load-style.js";
 import { t } from "../words.js";
 import { scaledMap } from "./colour-scale.js";
 import { displayName } from "./descriptions.js";
 import { groupName, isLayer } from "./graph.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
 
-/** @import { Result } from "../types.js" */
+/** @import { Result } from "../server/types.js" */
 /** @import { Network, NetworkNode } from "./graph.js" */
 
 const [WIDTH, HEIGHT] = [230, 150]; // px, of the first map

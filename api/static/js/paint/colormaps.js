@@ -1,8 +1,8 @@
 // Colour maps: a share of 0 to 1 becomes a colour. The tables are those of the PNG images that the API serves.
 
-import { context2d } from "../dom.js";
+import { context2d } from "../view/dom.js";
 
-/** @import { Colormap } from "../types.js" */
+/** @import { Colormap } from "../server/types.js" */
 /** @typedef {Uint8Array<ArrayBuffer>} Table  256 × red, green, blue, opacity, 0 to 255 */
 
 export const NAMES = ["magma", "viridis", "cividis", "grey"];

@@ -1,11 +1,11 @@
 // The painter without a GPU: resamples on the CPU, first along the columns, then along the rows.
 
-import { context2d } from "../dom.js";
+import { context2d } from "../view/dom.js";
 import { colourTable } from "./colormaps.js";
 import { createPyramid, locate } from "./pyramid.js";
 
-/** @import { PaintOptions } from "../types.js" */
-/** @import { Matrix } from "../matrix.js" */
+/** @import { PaintOptions } from "../server/types.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
 /** @import { Pyramid } from "./pyramid.js" */
 
 /**

@@ -3,8 +3,8 @@
 import * as cpu from "./cpu.js";
 import { createWebGLPainter } from "./webgl.js";
 
-/** @import { ColourScale, MatrixRegion, PaintOptions } from "../types.js" */
-/** @import { Matrix } from "../matrix.js" */
+/** @import { ColourScale, MatrixRegion, PaintOptions } from "../server/types.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
 
 export { cssColour, drawLegend, NAMES, ready, tint } from "./colormaps.js";
 

@@ -1,8 +1,8 @@
 // A matrix as the painters store it: 8 bits a value, and again with the columns halved, and halved again (a mipmap).
 // Only columns are halved: ten minutes are thirty thousand columns and still no more than a hundred rows or so.
 
-/** @import { MatrixRegion } from "../types.js" */
-/** @import { Matrix } from "../matrix.js" */
+/** @import { MatrixRegion } from "../server/types.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
 
 /**
  * @typedef {{columns: number, bytes: Uint8Array<ArrayBuffer>}} Level

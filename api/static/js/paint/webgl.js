@@ -1,12 +1,12 @@
 // The painter on the GPU. A matrix and its halved levels are one texture, uploaded once; drawing is one call.
 // Columns continue in strips as wide as a texture may be, one above the other, so there are no tiles and no seams.
 
-import { context2d } from "../dom.js";
+import { context2d } from "../view/dom.js";
 import { colourTable } from "./colormaps.js";
 import { createPyramid, locate } from "./pyramid.js";
 
-/** @import { PaintOptions } from "../types.js" */
-/** @import { Matrix } from "../matrix.js" */
+/** @import { PaintOptions } from "../server/types.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
 /** @import { Table } from "./colormaps.js" */
 
 /**

@@ -1,10 +1,10 @@
 // The axes of the sound: where a spectrogram lies on them, and round numbers for the ticks.
 
-import { fullScaleOf } from "../decibels.js";
-import { formatHertz } from "../format.js";
+import { fullScaleOf } from "../signal/decibels.js";
+import { formatHertz } from "../view/format.js";
 import { bandAxis } from "./frequency-axis.js";
 
-/** @import { ModelCard, PlacedSpectrogram, MatrixRegion, Result } from "../types.js" */
+/** @import { ModelCard, PlacedSpectrogram, MatrixRegion, Result } from "../server/types.js" */
 /** @import { Region } from "../edit/region.js" */
 /** @import { Tick } from "./canvas.js" */
 /** @import { FrequencyAxis } from "./frequency-axis.js" */

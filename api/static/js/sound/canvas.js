@@ -1,8 +1,8 @@
 // What every canvas of the sound panel needs: sharp pixels, the theme's colours, one drawing a frame, and axes.
 
-import { context2d, h } from "../dom.js";
+import { context2d, h } from "../view/dom.js";
 
-/** @import { Props } from "../dom.js" */
+/** @import { Props } from "../view/dom.js" */
 
 /** @typedef {{position: number, label: string}} Tick  position: share of the axis, from the left or from the bottom */
 

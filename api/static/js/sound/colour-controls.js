@@ -1,14 +1,14 @@
 // Controls and legends of the spectrogram: its frequency axis, its colours, and the class activation over it.
 
-import { button, h } from "../dom.js";
-import { className, clock, formatDbfs } from "../format.js";
+import { button, h } from "../view/dom.js";
+import { className, clock, formatDbfs } from "../view/format.js";
 import { drawLegend, NAMES, ready } from "../paint/painter.js";
-import { settings } from "../settings.js";
+import { settings } from "../state/settings.js";
 import { SCALE_NAMES, scaleName } from "./frequency-axis.js";
 import { camColours } from "./spectrogram.js";
 import { t } from "../words.js";
 
-/** @import { PlacedCam, PlacedSpectrogram, Result } from "../types.js" */
+/** @import { PlacedCam, PlacedSpectrogram, Result } from "../server/types.js" */
 
 /**
  * {element, show(result, spectrogram, cam), showOcclusion(state)}.

@@ -1,17 +1,17 @@
 // Saves the visible region of the spectrogram as a PNG file with title, axes and colour scale.
 
-import { context2d, downloadCanvas, h } from "../dom.js";
-import { className, formatDbfs } from "../format.js";
+import { context2d, downloadCanvas, h } from "../view/dom.js";
+import { className, formatDbfs } from "../view/format.js";
 import { drawLegend } from "../paint/painter.js";
-import { settings } from "../settings.js";
-import { answerText } from "../verdict.js";
-import { viewport } from "../viewport.js";
+import { settings } from "../state/settings.js";
+import { answerText } from "../result/verdict.js";
+import { viewport } from "../state/viewport.js";
 import { frequencyTicks, timeTicks } from "./axes.js";
 import { drawTimeAxis, drawValueAxis, themeColours } from "./canvas.js";
 import { camColours, paintCam, paintFine, paintSpectrogram } from "./spectrogram.js";
 import { t } from "../words.js";
 
-/** @import { Colormap, ModelCard, PlacedCam, PlacedSpectrogram, Result } from "../types.js" */
+/** @import { Colormap, ModelCard, PlacedCam, PlacedSpectrogram, Result } from "../server/types.js" */
 /** @import { ThemeColours } from "./canvas.js" */
 /** @import { FinePicture } from "./fine.js" */
 

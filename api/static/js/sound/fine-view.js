@@ -1,13 +1,13 @@
 // Keeps the finer spectrogram of what is visible: it is computed again a moment after the visible region has changed.
 
 import { readAudio } from "../edit/audio.js";
-import { settings } from "../settings.js";
-import { viewport } from "../viewport.js";
+import { settings } from "../state/settings.js";
+import { viewport } from "../state/viewport.js";
 import { finePicture, mixed } from "./fine.js";
 import { isDecodable } from "./peaks.js";
 
-/** @import { PlacedSpectrogram, SoundRegion } from "../types.js" */
-/** @import { Sound } from "../library-sound.js" */
+/** @import { PlacedSpectrogram, SoundRegion } from "../server/types.js" */
+/** @import { Sound } from "../library/sound.js" */
 /** @import { FinePicture } from "./fine.js" */
 
 const DELAY = 120; // milliseconds without a change before it is computed

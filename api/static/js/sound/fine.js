@@ -2,9 +2,9 @@
 // with frames as long as suits the region. It also has the frequencies above those that the model gets.
 
 import { FFT } from "../edit/fft.js";
-import { Matrix } from "../matrix.js";
+import { Matrix } from "../signal/matrix.js";
 
-/** @import { PlacedSpectrogram, SoundRegion } from "../types.js" */
+/** @import { PlacedSpectrogram, SoundRegion } from "../server/types.js" */
 /** @import { Audio } from "../edit/audio.js" */
 /** @import { FrequencyAxis } from "./frequency-axis.js" */
 

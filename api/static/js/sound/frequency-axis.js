@@ -1,10 +1,10 @@
 // The frequency axis of a spectrogram: mel, linear or logarithmic, and matrices of mel bands on such an axis.
 
-import { Matrix } from "../matrix.js";
-import { melScale, SLANEY, toHertz, toMel } from "../mel.js";
-import { settings } from "../settings.js";
+import { Matrix } from "../signal/matrix.js";
+import { melScale, SLANEY, toHertz, toMel } from "../signal/mel.js";
+import { settings } from "../state/settings.js";
 
-/** @import { Frontend, PlacedSpectrogram } from "../types.js" */
+/** @import { Frontend, PlacedSpectrogram } from "../server/types.js" */
 
 /** @typedef {keyof typeof SCALES} ScaleName */
 

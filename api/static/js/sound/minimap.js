@@ -1,14 +1,14 @@
 // The whole sound in a strip, with the visible region marked: a scroll bar.
 
-import { h } from "../dom.js";
-import { clock } from "../format.js";
-import { playhead } from "../playhead.js";
-import { viewport } from "../viewport.js";
+import { h } from "../view/dom.js";
+import { clock } from "../view/format.js";
+import { playhead } from "../state/playhead.js";
+import { viewport } from "../state/viewport.js";
 import { clearedContext, createCanvas, fitToBox, themeColours } from "./canvas.js";
 import { paintSpectrogram } from "./spectrogram.js";
 import { t } from "../words.js";
 
-/** @import { PlacedSpectrogram } from "../types.js" */
+/** @import { PlacedSpectrogram } from "../server/types.js" */
 /** @import { Peaks } from "./peaks.js" */
 
 /** Visible lengths that a key moves by; infinite: to the end. @type {Record<string, number>} */

@@ -1,13 +1,13 @@
 // The sound panel: player, waveform, spectrogram and timeline, which share the time axis and the visible region.
 
-import { button, closest, h } from "../dom.js";
-import { className, percent } from "../format.js";
-import { lookInto } from "../look.js";
+import { button, closest, h } from "../view/dom.js";
+import { className, percent } from "../view/format.js";
+import { lookInto } from "../library/look.js";
 import { ready } from "../paint/painter.js";
-import { playhead } from "../playhead.js";
-import { settings } from "../settings.js";
-import { answerText } from "../verdict.js";
-import { viewport } from "../viewport.js";
+import { playhead } from "../state/playhead.js";
+import { settings } from "../state/settings.js";
+import { answerText } from "../result/verdict.js";
+import { viewport } from "../state/viewport.js";
 import { editor } from "../edit/editor.js";
 import { measureOcclusion } from "../edit/occlusion.js";
 import { axisLength, placeSpectrogram } from "./axes.js";
@@ -24,8 +24,8 @@ import { timeline } from "./timeline.js";
 import { waveformPlot } from "./waveform.js";
 import { t } from "../words.js";
 
-/** @import { ModelCard, PlacedCam, PlacedSpectrogram } from "../types.js" */
-/** @import { Sound } from "../library-sound.js" */
+/** @import { ModelCard, PlacedCam, PlacedSpectrogram } from "../server/types.js" */
+/** @import { Sound } from "../library/sound.js" */
 /** @import { Occlusion } from "../edit/occlusion.js" */
 /** @import { Peaks } from "./peaks.js" */
 

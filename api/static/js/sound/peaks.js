@@ -1,7 +1,7 @@
 // The smallest and the largest sample of every stretch of a sound, at several lengths of stretch, so that any region is drawn
 // from about as many numbers as it has pixels.
 
-/** @import { Matrix } from "../matrix.js" */
+/** @import { Matrix } from "../signal/matrix.js" */
 
 /**
  * @typedef {object} Level

@@ -1,15 +1,15 @@
 // The player. It drives the playhead, once a frame while it plays.
 
-import { button, h, icon } from "../dom.js";
-import { filePicker } from "../file-picker.js";
-import { clock } from "../format.js";
-import { library } from "../library.js";
-import { playhead } from "../playhead.js";
-import { settings } from "../settings.js";
-import { viewport } from "../viewport.js";
+import { button, h, icon } from "../view/dom.js";
+import { filePicker } from "../input/file-picker.js";
+import { clock } from "../view/format.js";
+import { library } from "../library/library.js";
+import { playhead } from "../state/playhead.js";
+import { settings } from "../state/settings.js";
+import { viewport } from "../state/viewport.js";
 import { t } from "../words.js";
 
-/** @import { Sound } from "../library-sound.js" */
+/** @import { Sound } from "../library/sound.js" */
 
 /** Extension of a file name -> name of the format. @type {Record<string, string>} */
 const FORMATS = {

@@ -1,14 +1,14 @@
 // A plot over the time axis: canvas, axes and cursor, with zooming, panning and seeking by pointer, wheel, touch and keyboard.
 
-import { h } from "../dom.js";
-import { clock } from "../format.js";
-import { playhead } from "../playhead.js";
-import { viewport } from "../viewport.js";
+import { h } from "../view/dom.js";
+import { clock } from "../view/format.js";
+import { playhead } from "../state/playhead.js";
+import { viewport } from "../state/viewport.js";
 import { timeTicks } from "./axes.js";
 import { clearedContext, createCanvas, drawTimeAxis, drawValueAxis, fitToBox, themeColours } from "./canvas.js";
 import { t } from "../words.js";
 
-/** @import { SoundRegion } from "../types.js" */
+/** @import { SoundRegion } from "../server/types.js" */
 /** @import { Tick } from "./canvas.js" */
 
 /**

@@ -1,20 +1,20 @@
 // The spectrogram with its axes, the class activation over it, the highlighted region, and what the model does not hear.
 
-import { spectrogramScale } from "../decibels.js";
-import { announce, context2d, h } from "../dom.js";
-import { formatDbfs, formatHertz, noteName } from "../format.js";
-import { highlight } from "../highlight.js";
+import { spectrogramScale } from "../signal/decibels.js";
+import { announce, context2d, h } from "../view/dom.js";
+import { formatDbfs, formatHertz, noteName } from "../view/format.js";
+import { highlight } from "../state/highlight.js";
 import { paint, tint } from "../paint/painter.js";
-import { playhead } from "../playhead.js";
-import { settings } from "../settings.js";
-import { viewport } from "../viewport.js";
+import { playhead } from "../state/playhead.js";
+import { settings } from "../state/settings.js";
+import { viewport } from "../state/viewport.js";
 import { frequencyTicks, matrixRegion } from "./axes.js";
 import { createCanvas, fitToBox } from "./canvas.js";
 import { onScale } from "./frequency-axis.js";
 import { cover, plot } from "./plot.js";
 import { t } from "../words.js";
 
-/** @import { PlacedCam, PlacedSpectrogram, SoundRegion } from "../types.js" */
+/** @import { PlacedCam, PlacedSpectrogram, SoundRegion } from "../server/types.js" */
 /** @import { Region } from "../edit/region.js" */
 /** @import { Table } from "../paint/colormaps.js" */
 /** @import { FinePicture } from "./fine.js" */

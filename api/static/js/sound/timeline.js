@@ -1,18 +1,18 @@
 // The events of a long sound, and the class of every window. A click or Enter seeks to a window and looks into it.
 // Both are on canvases, so that hundreds of windows zoom without a new layout; below them are options for screen readers.
 
-import { classHues, hueColour } from "../class-colours.js";
-import { h } from "../dom.js";
-import { legend, showEvent } from "../events.js";
-import { className, clock, percent } from "../format.js";
-import { playhead } from "../playhead.js";
-import { nextIndex } from "../roving-focus.js";
-import { viewport } from "../viewport.js";
+import { classHues, hueColour } from "../result/class-colours.js";
+import { h } from "../view/dom.js";
+import { legend, showEvent } from "../result/events.js";
+import { className, clock, percent } from "../view/format.js";
+import { playhead } from "../state/playhead.js";
+import { nextIndex } from "../view/roving-focus.js";
+import { viewport } from "../state/viewport.js";
 import { clearedContext, createCanvas, fitToBox, themeColours } from "./canvas.js";
 import { t } from "../words.js";
 
-/** @import { Detection, Result, Window } from "../types.js" */
-/** @import { Look } from "../library-sound.js" */
+/** @import { Detection, Result, Window } from "../server/types.js" */
+/** @import { Look } from "../library/sound.js" */
 /** @import { ThemeColours } from "./canvas.js" */
 
 /**

@@ -1,7 +1,7 @@
 // The waveform: for every pixel a line from the smallest to the largest sample.
 
-import { formatNumber } from "../format.js";
-import { viewport } from "../viewport.js";
+import { formatNumber } from "../view/format.js";
+import { viewport } from "../state/viewport.js";
 import { clearedContext, fitToBox, themeColours } from "./canvas.js";
 import { plot } from "./plot.js";
 import { t } from "../words.js";

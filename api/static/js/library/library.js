@@ -1,0 +1,491 @@
+// The sounds on this page: what is submitted, followed, retried and removed. Draws nothing.
+
+import * as api from "../server/api.js";
+import { Emitter } from "../state/emitter.js";
+import { followJob, isFinal } from "../server/follow-job.js";
+import { fileOfJob } from "./job-file.js";
+import { cancelJob, NEW_ATTEMPT, numberFrom, Sound } from "./sound.js";
+import { overlapOf } from "../server/send-again.js";
+import { settings } from "../state/settings.js";
+import { t } from "../words.js";
+
+/** @import { ErrorInfo, Job, JobWithResult } from "../server/types.js" */
+/** @import { Phase } from "./sound.js" */
+
+const PARTS = "maps,waveform,windows,cam,detections";
+const SPECTROGRAM = "full_spectrogram"; // which the server refuses for a recording of more than ten minutes
+const EVERY_CLASS = 1_000; // the whole distribution: confidence gap and entropy are of all classes
+const MAX_UPLOADS = 2; // at the same time
+const MAX_VERSIONS = 20; // of a sound: each keeps its file and its result
+const WAIT = 10; // seconds that the response to an edited version waits for its result
+const SLOW_QUEUE = 20_000; // milliseconds without a change after which a queued job is said to take longer than usual
+
+/**
+ * Emits `list` (sounds were added or removed), `change` (of a sound), `select`, and `reachable` and `unreachable` (the server).
+ * @extends {Emitter<{list: null, change: Sound, select: Sound | null, reachable: null, unreachable: null}>}
+ */
+class Library extends Emitter {
+  /** @type {Sound[]} */
+  sounds = [];
+  /** @type {Sound | null} */
+  selected = null;
+  reachable = true;
+  #uploading = 0;
+
+  /** What the panels show: the selected sound, or an edited version of it. */
+  get shown() {
+    return this.selected?.shown ?? null;
+  }
+
+  /**
+   * Add files and submit them; the first is selected.
+   * @param {Iterable<File>} files
+   */
+  add(files) {
+    const sounds = [...files].map((file) => new Sound({ file, name: file.name }));
+    this.sounds.unshift(...sounds);
+    this.emit("list", null);
+    if (sounds.length) this.select(sounds[0]);
+    this.#submitNext();
+  }
+
+  /**
+   * Classify the file of a sound with the chosen model as well: a sound of its own, so that both results stay.
+   * @param {Sound} sound
+   */
+  classifyAgain(sound) {
+    const { file, name, root } = sound;
+    if (!file) return;
+    const again = new Sound({ file, name });
+    this.sounds.splice(this.sounds.indexOf(root), 0, again);
+    this.emit("list", null);
+    this.select(again);
+    this.#submitNext();
+  }
+
+  /**
+   * Bring back the sounds of an earlier visit, below those that were added meanwhile. Unfinished ones continue.
+   * @param {Sound[]} sounds  the newest first
+   */
+  restore(sounds) {
+    if (!sounds.length) return;
+    this.sounds.push(...sounds);
+    [...this.sounds].reverse().forEach((sound, number) => (sound.number = number));
+    numberFrom(this.sounds.length);
+    this.emit("list", null);
+    for (const sound of sounds) if (!sound.result && sound.job) this.#open(sound, sound.job.id);
+    this.#submitNext();
+  }
+
+  /** Remove all sounds. */
+  clear() {
+    for (const sound of this.sounds) for (const one of [sound, ...sound.versions]) one.discard();
+    this.sounds = [];
+    this.emit("list", null);
+    this.select(null);
+  }
+
+  /**
+   * Add a file as refused, without sending it.
+   * @param {File} file
+   * @param {ErrorInfo} error
+   */
+  refuse(file, error) {
+    const sound = new Sound({ file, name: file.name });
+    Object.assign(sound, { phase: "refused", error });
+    this.sounds.unshift(sound);
+    this.emit("list", null);
+    if (!this.selected) this.select(sound);
+  }
+
+  /**
+   * Show the job that a link names.
+   * @param {string} id
+   */
+  async reopen(id) {
+    const known = this.sounds.find((sound) => (sound.job?.id ?? sound.linkedId) === id);
+    if (known && (known.job || !known.ended)) return this.select(known);
+    const edited = this.sounds.find(({ versions }) => versions.some(({ job }) => job?.id === id));
+    if (edited) return this.select(edited);
+    const sound = known ?? new Sound({ name: t("common.result"), linkedId: id });
+    if (known) this.#set(sound, NEW_ATTEMPT);
+    else {
+      this.sounds.unshift(sound);
+      this.emit("list", null);
+    }
+    this.select(sound);
+    await this.#open(sound, id);
+  }
+
+  /** @param {Sound | null} sound */
+  select(sound) {
+    this.selected = sound;
+    this.emit("select", sound);
+  }
+
+  /**
+   * Cancel the current attempt. A link that is still being opened is only closed: its result may belong to another visitor.
+   * @param {Sound} sound
+   */
+  async cancel(sound) {
+    sound.halt();
+    const { attempt } = sound;
+    /** @param {string | null} detail */
+    const end = (detail) => this.#set(sound, { phase: "cancelled", note: "", error: detail ? { detail } : null });
+    const unopened = sound.linkedId && !sound.job;
+    end(unopened ? t("library.not_opened") : t("library.cancelling"));
+    this.#submitNext();
+    if (unopened) return;
+    const cancelled = await cancelJob(sound);
+    const rest = t("library.cancel_unknown");
+    if (sound.attempt === attempt) end(cancelled ? null : rest);
+  }
+
+  /**
+   * Submit a sound again, with its edited versions: one that ended without a result, or with an incomplete one.
+   * @param {Sound} sound
+   */
+  resubmit({ root }) {
+    for (const sound of [root, ...root.versions]) {
+      sound.halt();
+      sound.channelRequests.clear();
+      sound.lookRequests.clear();
+      sound.occlusions.clear();
+      sound.computations.clear();
+      const nothing = { linkedId: null, upload: null, job: null, uploaded: 0, idempotencyKey: null };
+      this.#set(sound, { ...NEW_ATTEMPT, ...nothing, result: null, view: null, looking: null });
+    }
+    this.#submitNext();
+  }
+
+  /**
+   * Classify an edited version of a sound. It is shown when its result has come; until then the version before stays. Edits
+   * that were undone are discarded.
+   * @param {Sound} sound
+   * @param {File} file
+   */
+  edit({ root }, file) {
+    const version = new Sound({ file, name: file.name, original: root });
+    const { versions } = root;
+    if (!root.pendingVersion) versions.splice(root.edits).forEach((one) => one.discard());
+    versions.push(version);
+    if (versions.length > MAX_VERSIONS) {
+      versions.shift()?.discard();
+      root.edits = Math.max(root.edits - 1, 0);
+    }
+    this.#set(root, { showsOriginal: false, editError: null });
+    this.#submitNext();
+  }
+
+  /**
+   * Undo (-1) or redo (1) an edit. An edit that is still being classified is discarded first.
+   * @param {Sound} sound
+   * @param {-1 | 1} by
+   */
+  stepEdits({ root }, by) {
+    const pending = root.pendingVersion;
+    if (pending) {
+      if (by > 0) return;
+      this.#drop(pending, null);
+    } else {
+      const edits = Math.min(Math.max(root.edits + by, 0), root.versions.length);
+      this.#set(root, { edits, showsOriginal: false, editError: null });
+    }
+  }
+
+  /**
+   * Show the original of an edited sound, or the edited sound again.
+   * @param {Sound} sound
+   * @param {boolean} showsOriginal
+   */
+  showOriginal({ root }, showsOriginal) {
+    this.#set(root, { showsOriginal });
+  }
+
+  /**
+   * @param {Sound} version  a pending one
+   * @param {ErrorInfo | null} error
+   */
+  #drop(version, error) {
+    const { root } = version;
+    root.versions.splice(root.versions.indexOf(version), 1);
+    version.discard();
+    this.#set(root, { editError: error });
+    this.#submitNext();
+  }
+
+  /** @param {Sound} sound */
+  remove(sound) {
+    for (const one of [sound, ...sound.versions]) one.discard();
+    const at = this.sounds.indexOf(sound);
+    this.sounds.splice(at, 1);
+    this.emit("list", null);
+    if (this.selected === sound) this.select(this.sounds[Math.min(at, this.sounds.length - 1)] ?? null);
+    this.#submitNext();
+  }
+
+  /**
+   * Attach the sound file to a reopened result, for playback and for fetching channels.
+   * @param {Sound} sound
+   * @param {File} file
+   * @returns {boolean} whether the file has the size of the result's
+   */
+  attach(sound, file) {
+    if (file.size !== sound.job?.audio.bytes) return false;
+    if (sound.url) URL.revokeObjectURL(sound.url);
+    this.#set(sound, { file, url: URL.createObjectURL(file) });
+    return true;
+  }
+
+  /**
+   * Submit a sound once more as a job that keeps it: whoever opens the link of that job hears it.
+   * @param {Sound} sound
+   * @param {number} kept  seconds that the server keeps it
+   */
+  async share(sound, kept) {
+    const { file, result } = sound;
+    if (!file || !result) return;
+    this.#set(sound, { share: { sending: true } });
+    const include = result.spectrogram ? `${PARTS},${SPECTROGRAM}` : PARTS;
+    const options = { model: result.model, top_k: EVERY_CLASS, include, keep_sound: "true", ...overlapOf(result) };
+    try {
+      const { id } = await api.submit(file, options, api.newIdempotencyKey()).promise;
+      if (this.#has(sound)) this.#set(sound, { share: { id, until: Date.now() + 1_000 * kept } });
+      else api.cancelJob(id).catch(() => {}); // it was removed meanwhile
+    } catch (error) {
+      this.#set(sound, { share: { error: error instanceof Error ? error.message : String(error) } });
+    }
+  }
+
+  /**
+   * Delete the job of `share`, and with it the sound that the server keeps.
+   * @param {Sound} sound
+   * @returns {Promise<boolean>} whether the server has it no longer
+   */
+  async stopSharing(sound) {
+    const { share } = sound;
+    if (!share?.id) return true;
+    try {
+      await api.cancelJob(share.id);
+    } catch (error) {
+      if (!(error instanceof api.Refused && [404, 410].includes(error.status))) return false;
+    }
+    this.#set(sound, { share: null });
+    return true;
+  }
+
+  /** Whether a sound is still on the page. @param {Sound} sound */
+  #has = (sound) => this.sounds.includes(sound.root) && [sound.root, ...sound.root.versions].includes(sound);
+
+  /**
+   * Look into another window or class of a sound; see look.js.
+   * @param {Sound} sound
+   * @param {Partial<Pick<Sound, "view" | "looking">>} changes
+   */
+  setView(sound, changes) {
+    this.#set(sound, changes);
+  }
+
+  /**
+   * @param {Sound} sound
+   * @param {Partial<Sound>} changes
+   */
+  #set(sound, changes) {
+    Object.assign(sound, changes);
+    const { pending, root } = sound;
+    if (pending && sound.phase === "succeeded") {
+      sound.pending = false;
+      root.edits = Math.max(root.edits, root.versions.indexOf(sound) + 1);
+    } else if (pending && sound.ended) return this.#drop(sound, sound.error ?? {});
+    this.emit("change", sound);
+    if (pending) this.emit("change", root);
+  }
+
+  /** Submit the sounds that wait, the first added first (of one drop: the one at the top), as far as uploads are free. */
+  #submitNext() {
+    while (this.#uploading < MAX_UPLOADS) {
+      const [sound] = this.sounds
+        .flatMap((one) => [one, ...one.versions])
+        .filter((one) => one.phase === "waiting" && one.file && !one.note && !one.job)
+        .sort((a, b) => a.number - b.number);
+      if (!sound?.file) return;
+      this.#submit(sound, sound.file);
+    }
+  }
+
+  /**
+   * @param {Sound} sound
+   * @param {File} file
+   */
+  async #submit(sound, file) {
+    this.#uploading += 1;
+    const { attempt } = sound;
+    try {
+      sound.idempotencyKey ??= api.newIdempotencyKey();
+      const model = sound.original?.result?.model ?? settings.get("model");
+      const include = sound.long ? PARTS : `${PARTS},${SPECTROGRAM}`;
+      const options = { top_k: EVERY_CLASS, include, ...(model ? { model } : {}) };
+      const upload = api.submit(file, options, sound.idempotencyKey, {
+        onProgress: (uploaded) => this.#set(sound, { uploaded }),
+        wait: sound.original ? WAIT : 0,
+      });
+      sound.stop = upload.abort;
+      this.#set(sound, { phase: "uploading", upload, uploaded: 0 });
+      const job = await upload.promise;
+      if (sound.attempt === attempt) this.#adopt(sound, job);
+    } catch (error) {
+      if (sound.attempt !== attempt) return;
+      if (error instanceof api.Refused && error.detail?.includes(SPECTROGRAM) && !sound.long) {
+        sound.long = true;
+        sound.idempotencyKey = null; // another request
+        this.#set(sound, { phase: "waiting", upload: null });
+      } else {
+        this.#fail(sound, error, () => this.#resume(sound));
+      }
+    } finally {
+      this.#uploading -= 1;
+      this.#submitNext();
+    }
+  }
+
+  /**
+   * Get a job of which only the id is known.
+   * @param {Sound} sound
+   * @param {string} id
+   */
+  async #open(sound, id) {
+    const { attempt } = sound;
+    try {
+      const job = await api.getJob(id);
+      if (sound.attempt === attempt) this.#adopt(sound, job);
+    } catch (error) {
+      if (sound.attempt === attempt) this.#fail(sound, error, () => this.#open(sound, id));
+    }
+  }
+
+  /**
+   * Continue with a job, and follow it unless it has ended.
+   * @param {Sound} sound
+   * @param {JobWithResult} job
+   */
+  #adopt(sound, job) {
+    this.#update(sound, job);
+    if (isFinal(job.status)) return;
+    sound.stop = followJob(job.id, {
+      onJob: (now) => this.#update(sound, now),
+      onDisconnect: () => {
+        this.#set(sound, { connected: false });
+        this.waitForServer();
+      },
+      onReconnect: () => this.#set(sound, { connected: true }),
+      onGone: (error) => this.#set(sound, { phase: "gone", error }),
+    });
+  }
+
+  /**
+   * Take over a state of the job. A success is only published together with its result.
+   * @param {Sound} sound
+   * @param {JobWithResult} state
+   */
+  async #update(sound, { result: included, ...job }) {
+    sound.connected = true;
+    this.#watchQueue(sound, job);
+    if (job.status !== "succeeded") {
+      const name = sound.file?.name ?? job.audio.name ?? sound.name;
+      this.#set(sound, { job, phase: job.status, error: job.error ?? null, note: "", name });
+      return;
+    }
+    sound.job = job;
+    const { attempt } = sound;
+    try {
+      const result = included ?? (await api.getResult(job.id));
+      if (sound.attempt !== attempt) return;
+      const name = sound.file?.name ?? job.audio.name ?? t("common.result");
+      this.#set(sound, { result, view: result, phase: "succeeded", error: null, note: "", name });
+      if (sound.file) return;
+      const file = await fileOfJob(job);
+      if (file && sound.attempt === attempt && !sound.file) this.attach(sound, file);
+    } catch (error) {
+      if (sound.attempt === attempt) this.#fail(sound, error, () => this.#update(sound, job));
+    }
+  }
+
+  /**
+   * Note when a queued job does not come closer: its worker may be stopped.
+   * @param {Sound} sound
+   * @param {Job} job  its new state
+   */
+  #watchQueue(sound, job) {
+    const { job: before } = sound;
+    if (before?.id === job.id && before.status === job.status && before.queue_position === job.queue_position) return;
+    clearTimeout(sound.delayTimer);
+    sound.delayed = false;
+    if (job.status === "queued") sound.delayTimer = setTimeout(() => this.#set(sound, { delayed: true }), SLOW_QUEUE);
+  }
+
+  /**
+   * Retry where that may help: when the server is reachable again, has a key, or accepts requests. Otherwise the sound ends.
+   * @param {Sound} sound
+   * @param {unknown} error
+   * @param {() => void} retry
+   */
+  #fail(sound, error, retry) {
+    const { attempt } = sound;
+    const again = () => {
+      if (sound.attempt === attempt) retry();
+    };
+    if (error instanceof api.Unreachable) {
+      const note = t("library.waits");
+      this.#set(sound, { phase: "waiting", note, connected: false });
+      this.waitForServer();
+      this.on("reachable", again, { once: true });
+    } else if (error instanceof api.Refused && error.status === 401) {
+      this.#set(sound, { phase: "waiting", note: t("library.needs_key") });
+      api.retryLater(error, again);
+    } else if (error instanceof api.Refused && (error.status === 429 || error.status === 503)) {
+      const seconds = error.retryAfter ?? 5;
+      this.#set(sound, { phase: "waiting", note: t("library.retry", { title: error.title, seconds }) });
+      setTimeout(again, seconds * 1_000);
+    } else {
+      this.#set(sound, { ...ending(error), note: "" });
+    }
+  }
+
+  /** @param {Sound} sound */
+  #resume(sound) {
+    this.#set(sound, { note: "", connected: true });
+    this.#submitNext();
+  }
+
+  /** Poll the server until it responds. Emits `unreachable` at once and `reachable` then. */
+  async waitForServer() {
+    if (!this.reachable) return;
+    this.reachable = false;
+    this.emit("unreachable", null);
+    while (!this.reachable) {
+      await new Promise((resolve) => setTimeout(resolve, 2_000));
+      this.reachable = await api.ping().then(
+        () => true,
+        (error) => error instanceof api.Refused,
+      );
+    }
+    this.emit("reachable", null);
+  }
+}
+
+/**
+ * How a sound ends with an error that no retry helps against.
+ * @param {unknown} error
+ * @returns {{phase: Phase, error: ErrorInfo}}
+ */
+function ending(error) {
+  if (error instanceof api.Refused) {
+    const gone = ["job_not_found", "job_expired"].includes(error.code);
+    return { phase: gone ? "gone" : "refused", error: { code: error.code, title: error.title, detail: error.detail ?? error.message } };
+  }
+  const detail = error instanceof Error ? error.message : String(error);
+  const title = error instanceof api.Unreadable ? error.title : t("library.failed");
+  return { phase: "refused", error: { title, detail } };
+}
+
+export const library = new Library();
