@@ -128,18 +128,19 @@ async def kill_server(trial: Trial) -> None:
 
 
 async def kill_one_server(trial: Trial) -> None:
-    """One of two servers is down for five seconds; the jobs of the other one go on."""
+    """One of several Redis servers is down for five seconds; the jobs of the others go on."""
     rig = trial.rig
+    others = [store for number, store in enumerate(rig.stores) if number != 1]
 
     def succeeded() -> int:
-        return int(rig.redis.hget(TOTALS, "succeeded") or 0)
+        return sum(int(store.hget(TOTALS, "succeeded") or 0) for store in others)
 
     before = succeeded()
     rig.kill("server 1")
     await asyncio.sleep(5)
     trial.outcome.notes["finished_meanwhile"] = succeeded() - before
     if succeeded() == before:
-        trial.outcome.wrong.append("the jobs of the other server stopped")
+        trial.outcome.wrong.append("the jobs of the others stopped")
     await asyncio.to_thread(rig.begin, "server 1")
 
 
@@ -274,6 +275,7 @@ FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
     "full memory": (full_memory, {}),
     "full disk": (full_disk, {"disk": "256m"}),
     "one of two servers": (kill_one_server, {"servers": 2, "workers": 2}),
+    "one of four servers": (kill_one_server, {"servers": 4, "workers": 4}),
     "frozen worker": (freeze_worker, {"workers": 2}),
     "small gateway": (small_gateway, {"memory": {"gateway": 2**30}}),
     "small worker": (partial(small_worker, sounds=100), {"memory": {"worker 0": 2 * 2**30}, "job_deadline": "1800"}),
