@@ -141,7 +141,7 @@ def tune(
             shutil.rmtree(folder, ignore_errors=True)
             _write(out / TRIALS, study, ranges)
         shown = ", ".join(f"{key}={_short(value)}" for key, value in changes.items())
-        tqdm.write(f"trial {trial.number + 1}: loss {last['val_loss']:.3f}, {last['val_accuracy']:.1%} with {shown}")
+        tqdm.write(f"trial {trial.number}: loss {last['val_loss']:.3f}, {last['val_accuracy']:.1%} with {shown}")
         return last["val_loss"]
 
     measured_states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)  # not: interrupted, failed
