@@ -170,7 +170,7 @@ def kill(options: argparse.Namespace, write: Any) -> None:
 def epochs(options: argparse.Namespace) -> None:
     """Trains until the limit of the part; the curve of the run has a row for each epoch."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "otoscope", "train", str(options.data), "--recipe", "esc50-best"]
+        command = [sys.executable, "-m", "otoscope", "train", "--data", str(options.data), "--recipe", "esc50-best"]
         subprocess.run([*command, "--fold", "5", "--out", str(Path(folder, "run"))], check=True)
 
 
