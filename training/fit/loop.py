@@ -166,7 +166,8 @@ def _train(
             })  # fmt: skip
 
     where = f"{device}, {processes.size()} processes" if processes.size() > 1 else device
-    tqdm.write(f"{parameters(network):,} parameters, {len(windows):,} windows, {steps} steps per epoch, {where}")
+    a_step = "step" if steps == 1 else "steps"
+    tqdm.write(f"{parameters(network):,} parameters, {len(windows):,} windows, {steps} {a_step} per epoch, {where}")
     if isinstance(windows.waves, StoredWindows) and windows.waves.nbytes > 2**30:
         size = windows.waves.nbytes / 2**30
         tqdm.write(f"{len(windows):,} windows would take {size:.1f} GB of memory: they are read from the disk")
