@@ -108,7 +108,9 @@ def test_use_of_the_val_set(sounds: Path, tmp_path: Path) -> None:
         train(changed(TINY, epochs=1, patience=patience), dataset, "test", tmp_path / name)
         evaluation = evaluate(tmp_path / name, dataset)
         record_accuracy(tmp_path / name, evaluation, summarise(evaluation))
-        assert f"the val set is used for {use}; " in (tmp_path / name / "README.md").read_text()
+        page = (tmp_path / name / "README.md").read_text()
+        assert f"the val set is used for {use}; " in page
+        assert "`otoscope evaluate --folds`" in page
 
 
 def test_model_of_an_older_split_is_rejected(sounds: Path, tmp_path: Path) -> None:
