@@ -198,7 +198,7 @@ def stack(models: Path, tree: Path = TREE, /, servers: int = 1, **settings: str)
         home = Path(exits.enter_context(tempfile.TemporaryDirectory()))
         homes = [Home(home)] if servers == 1 else [Home(home / str(number)) for number in range(servers)]
         started = time.monotonic()
-        processes = [exits.enter_context(_server(each)) for each in homes] if servers > 1 else []
+        processes = [exits.enter_context(redis_server(each)) for each in homes] if servers > 1 else []
         own = {"home": str(home), "port": str(port), "models_dir": str(models), "metrics_port": "0", **settings}
         if processes:
             own["redis_url"] = " ".join(each.url for each in homes)
@@ -215,7 +215,7 @@ def stack(models: Path, tree: Path = TREE, /, servers: int = 1, **settings: str)
 
 
 @contextmanager
-def _server(home: Home) -> Iterator[psutil.Process]:
+def redis_server(home: Home) -> Iterator[psutil.Process]:
     """A running Redis server with its state in that directory."""
     home.directory.mkdir()
     with subprocess.Popen(home.program().argv, stdout=subprocess.DEVNULL) as process:
