@@ -41,6 +41,7 @@ FEW_SOUNDS = 40
 FEW_SOURCES = 8  # of a class: with fewer, the whole network would learn the single recorder or machine
 UNEVEN = 3.0  # largest over smallest class, from which on clips are weighted
 
+_PREFERRED = ("yamnet", "esc50")  # 521 classes before 50: docs/training.md has the figures of both
 _SHORT_SECONDS = 2.5
 _PROBED, _DECODED = 200, 4  # files whose header is read, and that are decoded
 _DECODED_SECONDS = 60  # of each of them
@@ -123,8 +124,7 @@ def propose(found: Survey, start: Path | None = None) -> Proposal:
     """The recipe for what a survey has found, and the model of `models/` to go on from, unless `start` names one."""
     smallest, fewest = min(found.sounds.values()), min(found.sources.values())
     few, short = smallest < FEW_SOUNDS or fewest < FEW_SOURCES, found.median_seconds < _SHORT_SECONDS
-    preferred = ("esc50", "yamnet") if few or short else ("yamnet", "esc50")
-    known = start or next((MODELS / name for name in preferred if (MODELS / name / CONFIG).is_file()), None)
+    known = start or next((MODELS / name for name in _PREFERRED if (MODELS / name / CONFIG).is_file()), None)
     size = f"every class has {FEW_SOUNDS} sounds or more"
     if few:
         lacking = [f"{smallest} sounds"] if smallest < FEW_SOUNDS else []

@@ -3,6 +3,7 @@
 import os
 import pty
 import shlex
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.support.tiny_recipe import TINY
 from training.data.custom.folders import import_folder
 from training.data.custom.split import write_split
 from training.errors import DatasetError
+from training.fit.pretrained import MODELS
 from training.proposal import FEW_SOUNDS, Survey, describe_time, estimate_seconds, propose, survey
 
 MANY = Survey(
@@ -76,6 +78,15 @@ def test_proposals() -> None:
     assert propose(MANY, Path("mine")).start == Path("mine")
 
 
+def test_the_network_that_knows_most_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.proposal.MODELS", tmp_path)
+    few = replace(MANY, sounds={"dog": 9, "rain": 9})
+    for name in ("esc50", "yamnet"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+        assert propose(few).start == propose(MANY).start == tmp_path / name
+
+
 def test_without_a_network_to_go_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert propose(MANY).recipe == "esc50-first"
@@ -99,15 +110,18 @@ def test_estimate(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_command(root: Path) -> None:
+def test_command(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a terminal the command is printed and nothing is trained; `--set` alone is an error."""
+    models = tmp_path / "models"
+    shutil.copytree(MODELS / "esc50", models / "esc50")
+    monkeypatch.setattr("training.proposal.MODELS", models)
     result = CliRunner().invoke(app, ["train", "--data", str(root)])
     assert result.exit_code == 2, result.output
     assert "8 sounds of 2 classes (dog 3 to rain 5), from 5 sources" in result.output
-    assert "Proposed: own-sounds from models/esc50" in result.output
+    assert f"Proposed: own-sounds from {models}/esc50" in result.output
     assert f"otoscope data split {root}\n" in result.output
     (command,) = (line for line in result.output.splitlines() if line.startswith("  otoscope train"))
-    assert shlex.split(command)[2:] == ["--data", str(root), "--recipe", "own-sounds", "--from", "models/esc50"]
+    assert shlex.split(command)[2:] == ["--data", str(root), "--recipe", "own-sounds", "--from", f"{models}/esc50"]
     refused = CliRunner().invoke(app, ["train", "--data", str(root), "--set", "optim.epochs=2"])
     assert "needed with --set" in refused.output
 
