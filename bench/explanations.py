@@ -2,7 +2,7 @@
 
     .venv/bin/python -m bench.explanations models/esc50 [MODEL ...] --data ../shared/data/esc50-16k [--clips 100]
 
-The spectrogram of each clip is divided into the 60 parts of `include=occlusion`: ten in time, six in frequency. An
+The spectrogram of each clip is divided into the 60 tiles of `include=occlusion`: ten in time, six in frequency. An
 explanation orders them by how much they matter for the predicted class. Deletion mutes them in this order and insertion
 adds them to silence; the figure is the mean confidence of the class on the way (Petsiuk et al., "RISE", 2018,
 arXiv:1806.07421). A faithful explanation has a low deletion and a high insertion. Integrated gradients (Sundararajan et
@@ -28,12 +28,12 @@ from training.data.custom.dataset import load_dataset
 from training.eval.answers import clip_sounds, spread_evenly
 from worker.model.activations import ActivationRecorder
 from worker.model.checkpoint import Model, load_model
-from worker.model.occlusion import COLUMNS, PARTS, ROWS, mute
+from worker.model.occlusion import COLUMNS, ROWS, TILES, mute
 
 STEPS = 32  # of the path from silence to the sound
 Explain = Callable[
     [Model, Tensor, Tensor, int], Tensor
-]  # model, sound and silence (1, 1, mels, frames), class -> (PARTS,)
+]  # model, sound and silence (1, 1, mels, frames), class -> (TILES,)
 
 
 def main() -> None:
@@ -84,16 +84,16 @@ def confidences(model: Model, spectrogram: Tensor) -> Tensor:
 
 
 def masks(kept: Tensor, shape: torch.Size) -> Tensor:
-    """Which parts are kept, (rows, PARTS), 0 or 1 -> (rows, 1, mels, frames)."""
+    """Which tiles are kept, (rows, TILES), 0 or 1 -> (rows, 1, mels, frames)."""
     found = torch.zeros(len(kept), 1, *shape[-2:])
-    for row, parts in zip(found, kept, strict=True):
-        for part in parts.nonzero().flatten().tolist():
-            mute(row, part, 1.0)
+    for row, tiles in zip(found, kept, strict=True):
+        for tile in tiles.nonzero().flatten().tolist():
+            mute(row, tile, 1.0)
     return found
 
 
-def by_part(values: Tensor) -> Tensor:
-    """Means over each part of (1, 1, height, width): (PARTS,)."""
+def by_tile(values: Tensor) -> Tensor:
+    """Means over each tile of (1, 1, height, width): (TILES,)."""
     fine = functional.interpolate(values, (ROWS * 20, COLUMNS * 20), mode="nearest")
     return functional.avg_pool2d(fine, 20).reshape(-1)
 
@@ -101,10 +101,10 @@ def by_part(values: Tensor) -> Tensor:
 def deletion_and_insertion(
     model: Model, sound: Tensor, silence: Tensor, target: int, order: Tensor
 ) -> tuple[float, float]:
-    """Mean confidence of the class while the parts are muted, and while they are added to silence, in this order."""
-    added = torch.zeros(PARTS + 1, PARTS)
-    for step, part in enumerate(order.tolist()):
-        added[step + 1 :, part] = 1
+    """Mean confidence of the class while the tiles are muted, and while they are added to silence, in this order."""
+    added = torch.zeros(TILES + 1, TILES)
+    for step, tile in enumerate(order.tolist()):
+        added[step + 1 :, tile] = 1
     with_them = masks(added, sound.shape)
     inserted = confidences(model, silence + with_them * (sound - silence))
     deleted = confidences(model, sound + with_them * (silence - sound))
@@ -116,12 +116,12 @@ def class_activation(model: Model, sound: Tensor, silence: Tensor, target: int) 
     recorder = ActivationRecorder(model.network, maps=[], embedding=[], cam=[0])
     with torch.no_grad():
         model.network(sound, recorder)
-    return by_part(recorder.cam(torch.tensor([target]))[:, None])
+    return by_tile(recorder.cam(torch.tensor([target]))[:, None])
 
 
 def occlusion(model: Model, sound: Tensor, silence: Tensor, target: int) -> Tensor:
-    """How far the confidence falls without each part, as `include=occlusion`."""
-    muted = masks(torch.eye(PARTS), sound.shape)
+    """How far the confidence falls without each tile, as `include=occlusion`."""
+    muted = masks(torch.eye(TILES), sound.shape)
     return -confidences(model, sound + muted * (silence - sound))[:, target]
 
 
@@ -130,17 +130,17 @@ def integrated_gradients(model: Model, sound: Tensor, silence: Tensor, target: i
     share = ((torch.arange(STEPS) + 0.5) / STEPS).reshape(-1, 1, 1, 1)
     points = (silence + share * (sound - silence)).requires_grad_()
     (gradient,) = torch.autograd.grad(model.network(points)[:, target].sum(), points)
-    return by_part(gradient.mean(dim=0, keepdim=True) * (sound - silence))
+    return by_tile(gradient.mean(dim=0, keepdim=True) * (sound - silence))
 
 
 def loudness(model: Model, sound: Tensor, silence: Tensor, target: int) -> Tensor:
-    """For comparison: the mean level of each part, whatever the class."""
-    return by_part(sound)
+    """For comparison: the mean level of each tile, whatever the class."""
+    return by_tile(sound)
 
 
 def random(model: Model, sound: Tensor, silence: Tensor, target: int) -> Tensor:
     """For comparison."""
-    return torch.rand(PARTS, generator=torch.Generator().manual_seed(target))
+    return torch.rand(TILES, generator=torch.Generator().manual_seed(target))
 
 
 EXPLANATIONS: dict[str, Explain] = {

@@ -172,7 +172,7 @@ class Result:
     occlusion: Array | None = field(
         default=None,
         metadata=_part(
-            "occlusion map: by how much the confidence of the first prediction falls when a part of the spectrogram is"
+            "occlusion map: by how much the confidence of the first prediction falls when a tile of the spectrogram is"
             " muted, -1 to 1", "rows", "columns", of="window", image=True, passes=60,
         ),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from tests.conftest import write_tiny_model
 from worker.inference.backend import TorchBackend
 from worker.inference.batcher import Batcher
 from worker.inference.engine import Engine, LoadedModel, Window, WindowOutput, read_model
-from worker.model.occlusion import PARTS, mute
+from worker.model.occlusion import TILES, mute
 from worker.model.precision import native_bf16
 
 # Batches of other sizes take other paths through the matrix multiplications, which round differently: in float32 by
@@ -169,11 +169,11 @@ def test_the_class_activation_map_is_of_the_requested_class(engine: Engine, load
     assert not all(np.allclose(maps[0], other, atol=0.1) for other in maps)
 
 
-def test_parts_of_a_spectrogram_are_muted_for_their_window_alone(engine: Engine, loaded: LoadedModel) -> None:
-    """Windows of the same samples share a spectrogram, and each has its own part muted; the others are as alone."""
+def test_tiles_of_a_spectrogram_are_muted_for_their_window_alone(engine: Engine, loaded: LoadedModel) -> None:
+    """Windows of the same samples share a spectrogram, and each has its own tile muted; the others are as alone."""
     one, other = sounds(2)
     windows = [
-        Window(one, ALL), Window(one, ALL, muted=0), Window(other), Window(one, muted=PARTS - 1), Window(other, ALL),
+        Window(one, ALL), Window(one, ALL, muted=0), Window(other), Window(one, muted=TILES - 1), Window(other, ALL),
     ]  # fmt: skip
     together = run_all(engine, loaded, windows)
     for output, window in zip(together, windows, strict=True):
@@ -189,18 +189,18 @@ def test_parts_of_a_spectrogram_are_muted_for_their_window_alone(engine: Engine,
     assert change[height // 2 :].max() == change[:, width // 2 :].max() == 0
 
 
-def test_each_part_is_muted_once() -> None:
+def test_each_tile_is_muted_once() -> None:
     """Together they are the whole spectrogram, whatever its size; the first is the lowest frequency at the start."""
     for mels, frames in ((32, 101), (64, 998), (8, 11)):
         count = torch.zeros(mels, frames)
-        for part in range(PARTS):
+        for tile in range(TILES):
             one = torch.zeros(1, mels, frames)
-            mute(one, part, 1.0)
+            mute(one, tile, 1.0)
             count += one[0]
-            if part == 0:
+            if tile == 0:
                 assert one[0, 0, 0] == 1
         assert (count == 1).all()
-    assert Part.OCCLUSION.info.passes == PARTS
+    assert Part.OCCLUSION.info.passes == TILES
 
 
 def test_numbers_that_are_not_finite_fail_one_window(engine: Engine, loaded: LoadedModel) -> None:

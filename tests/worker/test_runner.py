@@ -116,11 +116,11 @@ def test_a_cam_can_be_of_any_class(harness: WorkerHarness) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"window": 1}, {"cam_class": "bell"}, {"include": ALL}], ids=str)
-def test_an_occlusion_map_is_what_muting_each_part_changes(
+def test_an_occlusion_map_is_what_muting_each_tile_changes(
     harness: WorkerHarness, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the window that is shown and the class that is requested: the confidence of the whole window, less that of the
-    network without the part."""
+    network without the tile."""
     # The differences are small, and bfloat16 has three digits.
     monkeypatch.setattr("worker.inference.backend.autocast", lambda device: nullcontext())
     result = harness.result(LONG, **{"include": [Part.OCCLUSION], **options})
@@ -157,7 +157,7 @@ def test_an_occlusion_map_lets_other_jobs_in_between(make_harness: Callable[...,
     others = [index for index, batch in enumerate(muted) if batch.count(None)]
     assert others[0] == 0
     assert others[1] <= 2
-    assert sorted(part for batch in muted for part in batch if part is not None) == list(range(60))
+    assert sorted(tile for batch in muted for tile in batch if tile is not None) == list(range(60))
     assert max(map(len, muted)) == 4
     assert harness.job(short).status == "succeeded"
 

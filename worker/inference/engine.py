@@ -50,7 +50,7 @@ class Window:
     layer: str | None = None  # requested with all its channels
     cam_class: int | None = None  # of the class activation map; None: the first class of the window itself
     cell: Cell | None = None  # a number of the network whose computation is requested
-    muted: int | None = None  # a part of the spectrogram (`worker.model.occlusion`) that the network does not get
+    muted: int | None = None  # a tile of the spectrogram (`worker.model.occlusion`) that the network does not get
     trace_link: TraceLink | None = None  # to the span of its job; None if that is not traced
 
 

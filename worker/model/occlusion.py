@@ -1,21 +1,21 @@
-"""Occlusion: which part of a window a prediction needs, measured by muting one part after the other.
+"""Occlusion: which part of a window a prediction needs, measured by muting one tile after the other.
 
-Zeiler and Fergus, 2014, arXiv:1311.2901. The log-mel spectrogram of a window is divided into a grid of equal parts; a
-muted part has the value of digital silence.
+Zeiler and Fergus, 2014, arXiv:1311.2901. The log-mel spectrogram of a window is divided into a grid of equal tiles; a
+muted tile has the value of digital silence.
 """
 
 from torch import Tensor
 
 ROWS, COLUMNS = 6, 10  # of the grid: frequency, time
-PARTS = ROWS * COLUMNS
+TILES = ROWS * COLUMNS
 
 
-def mute(features: Tensor, part: int, silence: float) -> None:
-    """Overwrite one part of a normalised spectrogram, (..., mels, frames), with the value of silence.
+def mute(features: Tensor, tile: int, silence: float) -> None:
+    """Overwrite one tile of a normalised spectrogram, (..., mels, frames), with the value of silence.
 
-    Parts are counted from 0, row by row from the lowest frequency, each row from the beginning.
+    Tiles are counted from 0, row by row from the lowest frequency, each row from the beginning.
     """
-    row, column = divmod(part, COLUMNS)
+    row, column = divmod(tile, COLUMNS)
     mels, frames = features.shape[-2:]
     features[..., _share(row, ROWS, mels), _share(column, COLUMNS, frames)] = silence
 

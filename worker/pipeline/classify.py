@@ -27,7 +27,7 @@ from worker.fetch.fetcher import Fetcher
 from worker.inference.batcher import Batcher
 from worker.inference.engine import LoadedModel, SpectrogramOnly, Window, WindowOutput
 from worker.inference.registry import Registry
-from worker.model.occlusion import COLUMNS, PARTS, ROWS
+from worker.model.occlusion import COLUMNS, ROWS, TILES
 from worker.pipeline.activity import activity_of, measure_activity
 from worker.pipeline.answer import Answer
 from worker.pipeline.chunks import join_chunks, split_chunks
@@ -300,11 +300,11 @@ class _Task:
         return Detail(chosen, output)
 
     def _occlusion(self, samples: NDArray[np.float32], of: int, whole: WindowOutput) -> Steps[Array]:
-        """(rows, columns): by how much the confidence of a class falls without each part of a window.
+        """(rows, columns): by how much the confidence of a class falls without each tile of a window.
 
         Batch by batch, as the windows of a long sound, so that other jobs get in between.
         """
-        outputs = yield from self._network.run(self._model, [Window(samples, muted=part) for part in range(PARTS)])
+        outputs = yield from self._network.run(self._model, [Window(samples, muted=tile) for tile in range(TILES)])
         without = np.array([output.probabilities[of] for output in outputs])
         falls: Array = (whole.probabilities[of] - without).reshape(ROWS, COLUMNS).astype(np.float16)
         return falls
