@@ -9,8 +9,8 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -45,6 +45,7 @@ class Server:
     unfinished: int = 0  # jobs at the last probe
     chosen: int = 0  # for so many jobs since then
     avoided_until: float = 0.0  # on the monotonic clock
+    requests: set[asyncio.Timeout] = field(default_factory=set)  # that are in progress
 
     @property
     def usable(self) -> bool:
@@ -113,29 +114,36 @@ class Servers:
         server.chosen += jobs
         self._next = server.number + 1
 
-    @contextmanager
-    def using(self, server: Server) -> Iterator[Server]:
-        """Raises StoreUnavailable at once while the server is down: requests must not wait for it. An error within the
-        block is what makes it known as down."""
-        if not server.up:
-            raise StoreUnavailable(
-                f"The queue cannot be reached right now (Redis server {server.number}); try again.", retry_after=2
-            )
-        try:
+    @asynccontextmanager
+    async def using(self, server: Server) -> AsyncIterator[Server]:
+        """For a request to a server. Raises StoreUnavailable where it is down, or is found to be down meanwhile: no
+        request waits for it. An error of the request makes it known as down, too."""
+        if len(self._all) == 1:
             yield server
+            return
+        if not server.up:
+            raise _unavailable(server)
+        try:
+            async with asyncio.timeout(None) as limit:
+                server.requests.add(limit)
+                try:
+                    yield server
+                finally:
+                    server.requests.discard(limit)
+        except TimeoutError as error:
+            raise _unavailable(server) from error
         except StoreUnavailable as error:
-            if len(self._all) > 1:
-                if was_refused(error):
-                    server.avoided_until = time.monotonic() + _AVOID_SECONDS
-                else:
-                    self._set_up(server, up=False)
+            if was_refused(error):
+                server.avoided_until = time.monotonic() + _AVOID_SECONDS
+            else:
+                self._set_up(server, up=False)
             raise
 
     async def each(self, call: Callable[[Server], Awaitable[T]]) -> dict[int, T]:
         """What `call` returns for each server that answers, by its number. Raises StoreUnavailable where none does."""
 
         async def one(server: Server) -> T:
-            with self.using(server):
+            async with self.using(server):
                 return await call(server)
 
         found: dict[int, T] = {}
@@ -174,6 +182,17 @@ class Servers:
 
     @staticmethod
     def _set_up(server: Server, *, up: bool) -> None:
-        if server.up != up:
-            log.warning("Redis server %d %s", server.number, "answers again" if up else "does not answer")
+        if server.up == up:
+            return
+        log.warning("Redis server %d %s", server.number, "answers again" if up else "does not answer")
         server.up = up
+        if not up:
+            now = asyncio.get_running_loop().time()
+            for request in server.requests:
+                request.reschedule(now)
+
+
+def _unavailable(server: Server) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"The queue cannot be reached right now (Redis server {server.number}); try again.", retry_after=2
+    )

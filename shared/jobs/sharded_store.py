@@ -5,7 +5,7 @@ of a server that is down get StoreUnavailable; all others go on.
 """
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from itertools import chain
 from typing import TypeVar
 
@@ -43,7 +43,7 @@ class ShardedJobStore:
         answered = False
         for server in self._servers.for_model(model):
             try:
-                with self._servers.using(server):
+                async with self._servers.using(server):
                     if await server.jobs.unfinished() + places <= self._settings.queue_limit:
                         self._servers.count(server, places)
                         return server.number
@@ -80,14 +80,14 @@ class ShardedJobStore:
         unavailable: StoreUnavailable | None = None
         for server in servers:
             try:
-                with self._servers.using(server):
-                    if len(servers) > 1:
+                if len(servers) > 1:
+                    async with self._servers.using(server):
                         await server.jobs.check_connection()
             except StoreUnavailable as error:
                 unavailable = error
                 continue
             try:
-                with self._servers.using(server):
+                async with self._servers.using(server):
                     return await server.jobs.submit(
                         model, options, audio, body, idempotency, contract.at_server(job_id, server.number),
                         caller=caller, trace=trace, result_bytes=result_bytes, deadline=deadline,
@@ -112,25 +112,25 @@ class ShardedJobStore:
         return [first, *(server for server in self._servers.for_model(model) if server is not first)]
 
     async def get(self, job_id: str, *, with_result: bool = False) -> JobRecord:
-        with self._using(job_id) as server:
+        async with self._using(job_id) as server:
             return await server.jobs.get(job_id, with_result=with_result)
 
     async def events_since(
         self, job_id: str, after: str, *, with_result: bool = False
     ) -> tuple[list[Event], JobRecord]:
-        with self._using(job_id) as server:
+        async with self._using(job_id) as server:
             return await server.jobs.events_since(job_id, after, with_result=with_result)
 
     async def sound(self, job_id: str) -> bytes | None:
-        with self._using(job_id) as server:
+        async with self._using(job_id) as server:
             return await server.jobs.sound(job_id)
 
     async def with_result(self, job: JobRecord) -> JobRecord:
-        with self._using(job.id) as server:
+        async with self._using(job.id) as server:
             return await server.jobs.with_result(job)
 
     async def cancel(self, job_id: str) -> str:
-        with self._using(job_id) as server:
+        async with self._using(job_id) as server:
             return await server.jobs.cancel(job_id)
 
     async def positions(self) -> dict[str, int]:
@@ -170,7 +170,7 @@ class ShardedJobStore:
             found = await self._servers.each(call)
         return {server.number: found.get(server.number) for server in self._servers}
 
-    def _using(self, job_id: str) -> AbstractContextManager[Server]:
+    def _using(self, job_id: str) -> AbstractAsyncContextManager[Server]:
         return self._servers.using(self._of(job_id))
 
     def _of(self, job_id: str) -> Server:
@@ -188,22 +188,22 @@ class ShardedBatchStore:
         self._servers = servers
 
     async def create(self, record: BatchRecord, digest: str, seconds: float | None) -> BatchRecord:
-        with self._using(record.id) as server:
+        async with self._using(record.id) as server:
             return await server.batches.create(record, digest, seconds)
 
     async def get(self, batch_id: str) -> BatchRecord:
-        with self._using(batch_id) as server:
+        async with self._using(batch_id) as server:
             return await server.batches.get(batch_id)
 
     async def states(self, record: BatchRecord) -> list[MemberState]:
-        with self._using(record.id) as server:
+        async with self._using(record.id) as server:
             return await server.batches.states(record)
 
     async def delete(self, batch_id: str) -> None:
-        with self._using(batch_id) as server:
+        async with self._using(batch_id) as server:
             await server.batches.delete(batch_id)
 
-    def _using(self, batch_id: str) -> AbstractContextManager[Server]:
+    def _using(self, batch_id: str) -> AbstractAsyncContextManager[Server]:
         """Raises BatchNotFound."""
         server = self._servers.of(batch_id)
         if server is None:

@@ -4,6 +4,7 @@ The servers of most tests are two databases of the one server of the run.
 """
 
 import asyncio
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -33,6 +34,7 @@ from shared.jobs.sharded_store import ShardedBatchStore
 from shared.redis_client.connection import connect, connect_async
 from tests.conftest import start_server
 from tests.shared.conftest import AUDIO
+from tests.support.process_tree import stop
 
 Answer = TypeVar("Answer")
 
@@ -339,6 +341,48 @@ def test_a_job_that_a_server_may_have_is_not_submitted_twice(
     assert submitted.id == tried[1]
     assert shards.spread(3) == [0, 3], "it is not tried again for a second"
     assert next(iter(shards.servers)).up, "its jobs can be read"
+
+
+def test_no_request_waits_for_a_server_that_hangs(open_shards: Open, settings: Settings) -> None:
+    """Requests that have reached it end when a probe fails; those about all servers are answered by the others."""
+    with tempfile.TemporaryDirectory(prefix="oto") as name:
+        server, socket = start_server(Path(name), "--save", "")
+        try:
+            shards = open_shards(url=f"{settings.redis_url} unix://{socket}")
+            shards.probe()
+            hanging = list(shards.servers)[1]
+
+            async def hang() -> None:
+                watch = asyncio.create_task(shards.servers.watch(hanging))
+                stop(server.pid)
+                began = time.monotonic()
+                states, refused, submitted = await asyncio.gather(
+                    shards.jobs.states(),
+                    shards.jobs.get(contract.new_job_id(1)),
+                    shards.jobs.submit("tiny", JobOptions(), AUDIO, b"sound", job_id=contract.new_job_id(1)),
+                    return_exceptions=True,
+                )
+                assert isinstance(states, dict)
+                assert (states[0] is not None, states[1]) == (True, None)
+                assert isinstance(refused, StoreUnavailable)
+                assert isinstance(submitted, Submission), "there was no connection yet: nothing had been sent"
+                assert contract.server_of(submitted.id) == 0
+                assert time.monotonic() - began < 6
+                began = time.monotonic()
+                assert (await shards.jobs.health())[1] is None
+                made = await shards.jobs.submit("tiny", JobOptions(), AUDIO, b"sound", job_id=contract.new_job_id(1))
+                assert contract.server_of(made.id) == 0
+                assert time.monotonic() - began < 1, "now it is known"
+                server.send_signal(signal.SIGCONT)
+                await _eventually(lambda: hanging.up)
+                assert None not in (await shards.jobs.health()).values()
+                assert not hanging.requests
+                watch.cancel()
+
+            shards.run(hang())
+        finally:
+            server.kill()
+            server.wait()
 
 
 @pytest.mark.slow
