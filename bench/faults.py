@@ -275,6 +275,7 @@ FAULTS: dict[str, tuple[Fault, dict[str, Any]]] = {
     "full memory": (full_memory, {}),
     "full disk": (full_disk, {"disk": "256m"}),
     "one of two servers": (kill_one_server, {"servers": 2, "workers": 2}),
+    "one of two stalled": (stall_network, {"servers": 2, "workers": 2, "proxy": True}),
     "one of four servers": (kill_one_server, {"servers": 4, "workers": 4}),
     "frozen worker": (freeze_worker, {"workers": 2}),
     "small gateway": (small_gateway, {"memory": {"gateway": 2**30}}),
