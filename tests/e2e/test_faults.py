@@ -8,7 +8,8 @@ from tests.e2e.conftest import run_bench
 @pytest.mark.long
 @pytest.mark.timeout(480)
 def test_no_job_is_lost() -> None:
-    """Worker, gateway, Redis and one of two Redis are killed under load, the network fails: every accepted job ends once."""
+    """Worker, gateway, Redis and one of two Redis servers are killed under load, and the network fails: every accepted
+    job ends once."""
     kinds = ["worker", "gateway", "server", "cut network", "one of two servers"]
     command = ["bench/faults.py", "--jobs", "200", "--rounds", "3", "--model", "esc50-light", "--only", *kinds]
     faults = run_bench(*command, seconds=390)["faults"]
