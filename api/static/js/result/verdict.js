@@ -31,6 +31,12 @@ export const warningText = ({ code, detail }) => (Object.hasOwn(WARNINGS, code) 
 export const isLong = ({ windows }) => (windows?.length ?? 0) > 1;
 
 /**
+ * Whether the headline names a class.
+ * @param {Result} result
+ */
+export const isNamed = ({ verdict }) => verdict === "named" || verdict === "unsure";
+
+/**
  * The detected classes of a long sound, in the order of their first events.
  * @param {Result} result
  * @returns {string[]}
