@@ -36,7 +36,7 @@ class Ready(Public):
         True, description="false while Redis cannot write its file, because its disk is full for instance"
     )
     servers_down: list[int] = Field(
-        [], description="numbers of the Redis servers that do not answer or cannot write; the service has one or several"
+        [], description="numbers of the Redis servers that do not answer or cannot write; a service has one or several"
     )
 
 

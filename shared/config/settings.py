@@ -140,8 +140,8 @@ class Settings(BaseSettings):
     """Comma-separated addresses and networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted;
     none by default, since any client can send these headers."""
     share_sounds: bool = False
-    """Keep the sound of a job as long as its result where its submitter requests it (`keep_sound`, "Share with sound" of
-    the page), so that whoever may read the result can hear it. Without keys that is everybody who has the link. Kept
+    """Keep the sound of a job as long as its result where its submitter requests it (`keep_sound`, "Share with sound"
+    of the page), so that whoever may read the result can hear it. Without keys that is everybody who has the link. Kept
     sounds take at most half of the memory that Redis has for jobs."""
     cors_origins: str = ""
     """Comma-separated origins whose pages may call the API from a browser (CORS). `*` is any origin and requires API

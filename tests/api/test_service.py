@@ -68,7 +68,9 @@ def test_ready_needs_a_worker(http: httpx2.Client, settings: Settings) -> None:
     assert Ready.model_validate(answer.json()).redis
     worker = FakeWorker(settings)
     worker.announce()
-    expected = {"status": "ready", "redis": True, "workers": 1, "models": ["tiny"], "writable": True, "servers_down": []}
+    expected = {
+        "status": "ready", "redis": True, "workers": 1, "models": ["tiny"], "writable": True, "servers_down": [],
+    }  # fmt: skip
     assert http.get("/health/ready").json() == expected
     worker.store.deregister("w1")
     assert http.get("/health/ready").status_code == 503
