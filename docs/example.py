@@ -16,7 +16,7 @@ import msgpack
 URL = os.environ.get("OTOSCOPE_URL", "http://127.0.0.1:8000")
 STATIC = Path(__file__).parent.parent / "api" / "static"
 SOUND, MODEL = STATIC / "sounds" / "siren.flac", "esc50"
-PARTS = "maps,waveform,windows,cam,detections,full_spectrogram"  # as in api/static/js/library/library.js
+PARTS = "maps,waveform,windows,cam,detections,full_spectrogram"  # as in api/static/js/library/jobs.js
 
 
 def example(url: str) -> bytes:

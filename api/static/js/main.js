@@ -6,6 +6,7 @@ import { mountApiKey } from "./server/api-key.js";
 import { announce, byId, h, icon } from "./view/dom.js";
 import { library } from "./library/library.js";
 import { loadStyle } from "./view/load-style.js";
+import { reachability } from "./server/reachability.js";
 import { settings } from "./state/settings.js";
 import { mountSoundList } from "./library/sound-list.js";
 import { mountUpload } from "./input/upload.js";
@@ -167,11 +168,11 @@ function mountTheme(button) {
 
 /** @param {HTMLElement} banner */
 function mountConnection(banner) {
-  library.on("unreachable", () => {
+  reachability.on("unreachable", () => {
     banner.textContent = t("page.unreachable");
     banner.hidden = false;
   });
-  library.on("reachable", () => {
+  reachability.on("reachable", () => {
     banner.hidden = true;
     announce(t("page.reachable"));
   });

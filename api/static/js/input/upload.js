@@ -5,6 +5,7 @@ import { button, h } from "../view/dom.js";
 import { clock, formatBytes, formatDuration } from "../view/format.js";
 import { levelMeter } from "./level-meter.js";
 import { library } from "../library/library.js";
+import { reachability } from "../server/reachability.js";
 import { record } from "./recorder.js";
 import { samples } from "../library/samples.js";
 import { t } from "../words.js";
@@ -98,7 +99,7 @@ export function mountUpload(root) {
       if (!response.ok) throw new Error();
       addFiles([new File([await response.blob()], file, { type: "audio/flac" })]);
     } catch {
-      library.waitForServer(); // which is shown until the server responds
+      reachability.waitForServer(); // which is shown until the server responds
     } finally {
       pressed.ariaBusy = null;
     }

@@ -1,36 +1,30 @@
-// The sounds on this page: what is submitted, followed, retried and removed. Draws nothing.
+// The sounds on this page: which there are, which is selected, and the edited versions of each. Draws nothing.
 
 import * as api from "../server/api.js";
 import { Emitter } from "../state/emitter.js";
-import { followJob, isFinal } from "../server/follow-job.js";
-import { fileOfJob } from "./job-file.js";
+import { Jobs, wholeResult } from "./jobs.js";
 import { cancelJob, NEW_ATTEMPT, numberFrom, Sound } from "./sound.js";
 import { overlapOf } from "../server/send-again.js";
-import { settings } from "../state/settings.js";
 import { t } from "../words.js";
 
-/** @import { ErrorInfo, Job, JobWithResult } from "../server/types.js" */
-/** @import { Phase } from "./sound.js" */
+/** @import { ErrorInfo } from "../server/types.js" */
 
-const PARTS = "maps,waveform,windows,cam,detections";
-const SPECTROGRAM = "full_spectrogram"; // which the server refuses for a recording of more than ten minutes
-const EVERY_CLASS = 1_000; // the whole distribution: confidence gap and entropy are of all classes
-const MAX_UPLOADS = 2; // at the same time
 const MAX_VERSIONS = 20; // of a sound: each keeps its file and its result
-const WAIT = 10; // seconds that the response to an edited version waits for its result
-const SLOW_QUEUE = 20_000; // milliseconds without a change after which a queued job is said to take longer than usual
 
 /**
- * Emits `list` (sounds were added or removed), `change` (of a sound), `select`, and `reachable` and `unreachable` (the server).
- * @extends {Emitter<{list: null, change: Sound, select: Sound | null, reachable: null, unreachable: null}>}
+ * Emits `list` (sounds were added or removed), `change` (of a sound) and `select`.
+ * @extends {Emitter<{list: null, change: Sound, select: Sound | null}>}
  */
 class Library extends Emitter {
   /** @type {Sound[]} */
   sounds = [];
   /** @type {Sound | null} */
   selected = null;
-  reachable = true;
-  #uploading = 0;
+  #jobs = new Jobs({
+    all: () => this.sounds.flatMap((one) => [one, ...one.versions]),
+    set: (sound, changes) => this.#set(sound, changes),
+    attach: (sound, file) => this.attach(sound, file),
+  });
 
   /** What the panels show: the selected sound, or an edited version of it. */
   get shown() {
@@ -46,7 +40,7 @@ class Library extends Emitter {
     this.sounds.unshift(...sounds);
     this.emit("list", null);
     if (sounds.length) this.select(sounds[0]);
-    this.#submitNext();
+    this.#jobs.submitNext();
   }
 
   /**
@@ -60,7 +54,7 @@ class Library extends Emitter {
     this.sounds.splice(this.sounds.indexOf(root), 0, again);
     this.emit("list", null);
     this.select(again);
-    this.#submitNext();
+    this.#jobs.submitNext();
   }
 
   /**
@@ -73,8 +67,8 @@ class Library extends Emitter {
     [...this.sounds].reverse().forEach((sound, number) => (sound.number = number));
     numberFrom(this.sounds.length);
     this.emit("list", null);
-    for (const sound of sounds) if (!sound.result && sound.job) this.#open(sound, sound.job.id);
-    this.#submitNext();
+    for (const sound of sounds) if (!sound.result && sound.job) this.#jobs.open(sound, sound.job.id);
+    this.#jobs.submitNext();
   }
 
   /** Remove all sounds. */
@@ -114,7 +108,7 @@ class Library extends Emitter {
       this.emit("list", null);
     }
     this.select(sound);
-    await this.#open(sound, id);
+    await this.#jobs.open(sound, id);
   }
 
   /** @param {Sound | null} sound */
@@ -134,7 +128,7 @@ class Library extends Emitter {
     const end = (detail) => this.#set(sound, { phase: "cancelled", note: "", error: detail ? { detail } : null });
     const unopened = sound.linkedId && !sound.job;
     end(unopened ? t("library.not_opened") : t("library.cancelling"));
-    this.#submitNext();
+    this.#jobs.submitNext();
     if (unopened) return;
     const cancelled = await cancelJob(sound);
     const rest = t("library.cancel_unknown");
@@ -155,7 +149,7 @@ class Library extends Emitter {
       const nothing = { linkedId: null, upload: null, job: null, uploaded: 0, idempotencyKey: null };
       this.#set(sound, { ...NEW_ATTEMPT, ...nothing, result: null, view: null, looking: null });
     }
-    this.#submitNext();
+    this.#jobs.submitNext();
   }
 
   /**
@@ -174,7 +168,7 @@ class Library extends Emitter {
       root.edits = Math.max(root.edits - 1, 0);
     }
     this.#set(root, { showsOriginal: false, editError: null });
-    this.#submitNext();
+    this.#jobs.submitNext();
   }
 
   /**
@@ -211,7 +205,7 @@ class Library extends Emitter {
     root.versions.splice(root.versions.indexOf(version), 1);
     version.discard();
     this.#set(root, { editError: error });
-    this.#submitNext();
+    this.#jobs.submitNext();
   }
 
   /** @param {Sound} sound */
@@ -221,7 +215,7 @@ class Library extends Emitter {
     this.sounds.splice(at, 1);
     this.emit("list", null);
     if (this.selected === sound) this.select(this.sounds[Math.min(at, this.sounds.length - 1)] ?? null);
-    this.#submitNext();
+    this.#jobs.submitNext();
   }
 
   /**
@@ -246,8 +240,7 @@ class Library extends Emitter {
     const { file, result } = sound;
     if (!file || !result) return;
     this.#set(sound, { share: { sending: true } });
-    const include = result.spectrogram ? `${PARTS},${SPECTROGRAM}` : PARTS;
-    const options = { model: result.model, top_k: EVERY_CLASS, include, keep_sound: "true", ...overlapOf(result) };
+    const options = { model: result.model, ...wholeResult(Boolean(result.spectrogram)), keep_sound: "true", ...overlapOf(result) };
     try {
       const { id } = await api.submit(file, options, api.newIdempotencyKey()).promise;
       if (this.#has(sound)) this.#set(sound, { share: { id, until: Date.now() + 1_000 * kept } });
@@ -300,192 +293,6 @@ class Library extends Emitter {
     this.emit("change", sound);
     if (pending) this.emit("change", root);
   }
-
-  /** Submit the sounds that wait, the first added first (of one drop: the one at the top), as far as uploads are free. */
-  #submitNext() {
-    while (this.#uploading < MAX_UPLOADS) {
-      const [sound] = this.sounds
-        .flatMap((one) => [one, ...one.versions])
-        .filter((one) => one.phase === "waiting" && one.file && !one.note && !one.job)
-        .sort((a, b) => a.number - b.number);
-      if (!sound?.file) return;
-      this.#submit(sound, sound.file);
-    }
-  }
-
-  /**
-   * @param {Sound} sound
-   * @param {File} file
-   */
-  async #submit(sound, file) {
-    this.#uploading += 1;
-    const { attempt } = sound;
-    try {
-      sound.idempotencyKey ??= api.newIdempotencyKey();
-      const model = sound.original?.result?.model ?? settings.get("model");
-      const include = sound.long ? PARTS : `${PARTS},${SPECTROGRAM}`;
-      const options = { top_k: EVERY_CLASS, include, ...(model ? { model } : {}) };
-      const upload = api.submit(file, options, sound.idempotencyKey, {
-        onProgress: (uploaded) => this.#set(sound, { uploaded }),
-        wait: sound.original ? WAIT : 0,
-      });
-      sound.stop = upload.abort;
-      this.#set(sound, { phase: "uploading", upload, uploaded: 0 });
-      const job = await upload.promise;
-      if (sound.attempt === attempt) this.#adopt(sound, job);
-    } catch (error) {
-      if (sound.attempt !== attempt) return;
-      if (error instanceof api.Refused && error.detail?.includes(SPECTROGRAM) && !sound.long) {
-        sound.long = true;
-        sound.idempotencyKey = null; // another request
-        this.#set(sound, { phase: "waiting", upload: null });
-      } else {
-        this.#fail(sound, error, () => this.#resume(sound));
-      }
-    } finally {
-      this.#uploading -= 1;
-      this.#submitNext();
-    }
-  }
-
-  /**
-   * Get a job of which only the id is known.
-   * @param {Sound} sound
-   * @param {string} id
-   */
-  async #open(sound, id) {
-    const { attempt } = sound;
-    try {
-      const job = await api.getJob(id);
-      if (sound.attempt === attempt) this.#adopt(sound, job);
-    } catch (error) {
-      if (sound.attempt === attempt) this.#fail(sound, error, () => this.#open(sound, id));
-    }
-  }
-
-  /**
-   * Continue with a job, and follow it unless it has ended.
-   * @param {Sound} sound
-   * @param {JobWithResult} job
-   */
-  #adopt(sound, job) {
-    this.#update(sound, job);
-    if (isFinal(job.status)) return;
-    sound.stop = followJob(job.id, {
-      onJob: (now) => this.#update(sound, now),
-      onDisconnect: () => {
-        this.#set(sound, { connected: false });
-        this.waitForServer();
-      },
-      onReconnect: () => this.#set(sound, { connected: true }),
-      onGone: (error) => this.#set(sound, { phase: "gone", error }),
-    });
-  }
-
-  /**
-   * Take over a state of the job. A success is only published together with its result.
-   * @param {Sound} sound
-   * @param {JobWithResult} state
-   */
-  async #update(sound, { result: included, ...job }) {
-    sound.connected = true;
-    this.#watchQueue(sound, job);
-    if (job.status !== "succeeded") {
-      const name = sound.file?.name ?? job.audio.name ?? sound.name;
-      this.#set(sound, { job, phase: job.status, error: job.error ?? null, note: "", name });
-      return;
-    }
-    sound.job = job;
-    const { attempt } = sound;
-    try {
-      const result = included ?? (await api.getResult(job.id));
-      if (sound.attempt !== attempt) return;
-      const name = sound.file?.name ?? job.audio.name ?? t("common.result");
-      this.#set(sound, { result, view: result, phase: "succeeded", error: null, note: "", name });
-      if (sound.file) return;
-      const file = await fileOfJob(job);
-      if (file && sound.attempt === attempt && !sound.file) this.attach(sound, file);
-    } catch (error) {
-      if (sound.attempt === attempt) this.#fail(sound, error, () => this.#update(sound, job));
-    }
-  }
-
-  /**
-   * Note when a queued job does not come closer: its worker may be stopped.
-   * @param {Sound} sound
-   * @param {Job} job  its new state
-   */
-  #watchQueue(sound, job) {
-    const { job: before } = sound;
-    if (before?.id === job.id && before.status === job.status && before.queue_position === job.queue_position) return;
-    clearTimeout(sound.delayTimer);
-    sound.delayed = false;
-    if (job.status === "queued") sound.delayTimer = setTimeout(() => this.#set(sound, { delayed: true }), SLOW_QUEUE);
-  }
-
-  /**
-   * Retry where that may help: when the server is reachable again, has a key, or accepts requests. Otherwise the sound ends.
-   * @param {Sound} sound
-   * @param {unknown} error
-   * @param {() => void} retry
-   */
-  #fail(sound, error, retry) {
-    const { attempt } = sound;
-    const again = () => {
-      if (sound.attempt === attempt) retry();
-    };
-    if (error instanceof api.Unreachable) {
-      const note = t("library.waits");
-      this.#set(sound, { phase: "waiting", note, connected: false });
-      this.waitForServer();
-      this.on("reachable", again, { once: true });
-    } else if (error instanceof api.Refused && error.status === 401) {
-      this.#set(sound, { phase: "waiting", note: t("library.needs_key") });
-      api.retryLater(error, again);
-    } else if (error instanceof api.Refused && (error.status === 429 || error.status === 503)) {
-      const seconds = error.retryAfter ?? 5;
-      this.#set(sound, { phase: "waiting", note: t("library.retry", { title: error.title, seconds }) });
-      setTimeout(again, seconds * 1_000);
-    } else {
-      this.#set(sound, { ...ending(error), note: "" });
-    }
-  }
-
-  /** @param {Sound} sound */
-  #resume(sound) {
-    this.#set(sound, { note: "", connected: true });
-    this.#submitNext();
-  }
-
-  /** Poll the server until it responds. Emits `unreachable` at once and `reachable` then. */
-  async waitForServer() {
-    if (!this.reachable) return;
-    this.reachable = false;
-    this.emit("unreachable", null);
-    while (!this.reachable) {
-      await new Promise((resolve) => setTimeout(resolve, 2_000));
-      this.reachable = await api.ping().then(
-        () => true,
-        (error) => error instanceof api.Refused,
-      );
-    }
-    this.emit("reachable", null);
-  }
-}
-
-/**
- * How a sound ends with an error that no retry helps against.
- * @param {unknown} error
- * @returns {{phase: Phase, error: ErrorInfo}}
- */
-function ending(error) {
-  if (error instanceof api.Refused) {
-    const gone = ["job_not_found", "job_expired"].includes(error.code);
-    return { phase: gone ? "gone" : "refused", error: { code: error.code, title: error.title, detail: error.detail ?? error.message } };
-  }
-  const detail = error instanceof Error ? error.message : String(error);
-  const title = error instanceof api.Unreadable ? error.title : t("library.failed");
-  return { phase: "refused", error: { title, detail } };
 }
 
 export const library = new Library();
