@@ -36,7 +36,7 @@ export function buildFailure(sound) {
 }
 
 /**
- * A cancelled sound learns a little later whether the server keeps anything of it; its buttons stay the same.
+ * Whether the server keeps anything of a cancelled sound is known a little later. The buttons stay the same.
  * @param {HTMLElement} root  with the panel of buildFailure, or another
  * @param {Sound} sound
  */
