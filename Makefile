@@ -196,7 +196,7 @@ example-own-sounds example-cat-dog example-esc10-44k: $(VENV)/.installed
 example-own-sounds: ## drone, car or speech: from a folder to a served model; DATA=DIR holds the sounds
 	@$(BIN)/python examples/own_sounds.py "$(DATA)/drone-car-speech"
 example-cat-dog: ## cat or dog from 64 clips, from AudioSet, from ImageNet and from other sounds
-	@$(BIN)/python -c 'import timm' 2>/dev/null || $(PIP) install --editable '.[pictures]'
+	@$(PIP) show --quiet timm 2>/dev/null || $(PIP) install --editable '.[pictures]'
 	$(BIN)/python examples/cat_dog.py "$(DATA)/esc50-16k"
 example-esc10-44k: ## ESC-10 at 44.1 kHz
 	@$(BIN)/python examples/esc10_44k.py "$(DATA)/esc10-44k"
