@@ -70,11 +70,11 @@ def test_ten_minutes_of_wav_within_the_limits() -> None:
     file = encode(wave, 4_000, "WAV", "ULAW")
     end, held = peak_of(file)
     assert float(end) == 600
-    assert held < 2 * OUTPUT + 48 * MB
+    assert held < 2 * OUTPUT + 32 * MB
 
 
 def test_two_hours_in_a_stream() -> None:
     """Only the first ten minutes are held, whatever comes after."""
     end, held = peak_of(flac_of_silence(7_200, 8_000, 1), "stream")
     assert float(end) == 7_200
-    assert held < 2 * OUTPUT + 48 * MB
+    assert held < 2 * OUTPUT + 32 * MB
