@@ -44,6 +44,11 @@ class PartInfo:
     passes: int = 0  # forward passes of a window that it takes in addition
 
     @property
+    def of_window_pass(self) -> bool:
+        """Whether it comes with the forward pass of a window, and needs nothing of the rest of the sound."""
+        return self.of == "window" and not self.passes
+
+    @property
     def summary(self) -> str:
         """The description with axes and unit, as in `log-mel spectrogram, (mels, frames) in dB`."""
         axes = f"({', '.join(self.axes)})" if self.axes else ""

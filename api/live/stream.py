@@ -244,7 +244,7 @@ class LiveStream:
 
     def _set_parts(self, include: tuple[Part, ...], layer: str | None) -> None:
         """What the answers contain from the next window on. Raises InvalidRequest."""
-        parts = [part for part in Part if part.info.of == "window" and not part.info.passes]
+        parts = [part for part in Part if part.info.of_window_pass]
         if others := [part for part in include if part not in parts]:
             accepted = ", ".join(parts)
             raise InvalidRequest(f"include: {', '.join(others)}: the parts of a stream are {accepted}.")

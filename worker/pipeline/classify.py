@@ -40,7 +40,7 @@ from worker.telemetry.metrics import WorkerMetrics
 log = logging.getLogger(__name__)
 
 _TOGETHER_SECONDS = 2.0  # of decoding, for which the jobs that run together with this one may have to wait
-_DETAIL_PARTS = frozenset(part for part in Part if part.info.of == "window" and not part.info.passes)
+_DETAIL_PARTS = frozenset(part for part in Part if part.info.of_window_pass)
 
 
 class Classifier:
