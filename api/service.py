@@ -29,7 +29,7 @@ from otoscope.types import AudioInfo, JobOptions, ModelCard, Ready
 from shared import tracing
 from shared.config.settings import Settings
 from shared.jobs import ShardedJobStore
-from shared.jobs.records import JobRecord, Submission
+from shared.jobs.records import JobRecord, NewJob, Submission
 from shared.results import largest_result
 
 log = logging.getLogger(__name__)
@@ -85,11 +85,11 @@ class Gateway:
             card.require_cell(upload.options.cell)
         try:
             with tracing.span("submit", "producer", attributes=_SEND_ATTRIBUTES):
-                submission = await self.store.submit(
-                    card.name, upload.options, upload.audio, upload.body, idempotency_key, job_id,
-                    exact=exact, caller=caller.name, trace=tracing.context(),
-                    result_bytes=largest_result(card, upload.options, upload.audio.duration),
+                new = NewJob(
+                    card.name, upload.options, upload.audio, upload.body, caller.name, idempotency_key,
+                    trace=tracing.context(), result_bytes=largest_result(card, upload.options, upload.audio.duration),
                 )  # fmt: skip
+                submission = await self.store.submit(new, job_id, exact=exact)
                 tracing.set_attributes({"messaging.message.id": submission.id, tracing.MODEL: submission.job.model})
         except QueueFull as error:
             self._rejections.add(caller.name, error)
@@ -173,10 +173,11 @@ class Gateway:
         with ExitStack() as stack:
             subscription = stack.enter_context(self.notifications.subscribe(job_id, final_only=True))
             with tracing.span("submit", "producer", attributes=_SEND_ATTRIBUTES):
-                submission = await self.store.submit(
-                    card.name, options, audio, body, None, job_id, caller=turn, trace=tracing.context(),
+                new = NewJob(
+                    card.name, options, audio, body, turn, trace=tracing.context(),
                     result_bytes=largest_result(card, options, audio.duration), deadline=seconds,
                 )  # fmt: skip
+                submission = await self.store.submit(new, job_id)
             job, until = submission.job, time.monotonic() + seconds
             if job.id != job_id:  # another server has taken it
                 subscription = stack.enter_context(self.notifications.subscribe(job.id, final_only=True))

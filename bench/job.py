@@ -82,6 +82,7 @@ async def submit(settings: Any, model: str, sounds: list[bytes], jobs: int) -> l
     from otoscope.types import AudioInfo, JobOptions
     from shared.audio.probe import probe
     from shared.jobs import AsyncJobStore
+    from shared.jobs.records import NewJob
     from shared.redis_client.connection import connect_async
 
     client = connect_async(settings)
@@ -98,7 +99,7 @@ async def submit(settings: Any, model: str, sounds: list[bytes], jobs: int) -> l
             channels=header.channels,
             duration=header.seconds,
         )
-        ids.append((await store.submit(model, JobOptions(), info, sound, result_bytes=20_000)).id)
+        ids.append((await store.submit(NewJob(model, JobOptions(), info, sound, result_bytes=20_000))).id)
     await client.aclose()
     return ids
 

@@ -20,6 +20,7 @@ from otoscope.results import Result, WindowPrediction
 from otoscope.types import AudioInfo, JobOptions, Timings
 from shared.config.settings import Settings
 from shared.jobs import AsyncJobStore, JobStore
+from shared.jobs.records import NewJob
 from shared.redis_client.connection import connect, connect_async
 from shared.results import pack_result
 
@@ -72,7 +73,7 @@ async def _measure(settings: Settings, jobs: int) -> tuple[float, float]:
             return int(raw.info("memory")["used_memory"])
 
         async def run_job() -> str:
-            job_id = (await gateway.submit("esc50", JobOptions(), _AUDIO, b"sound", caller="net:192.0.2.1")).id
+            job_id = (await gateway.submit(NewJob("esc50", JobOptions(), _AUDIO, b"sound", "net:192.0.2.1"))).id
             worker.claim(job_id, "worker")
             worker.succeed(job_id, _RESULT, Timings(decode=0.004, batch=0.004, forward=0.032))
             return job_id

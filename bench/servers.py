@@ -30,6 +30,7 @@ from otoscope.types import AudioInfo, JobOptions
 from shared.config.settings import Settings
 from shared.contract import CHANGES, new_job_id
 from shared.jobs import ShardedJobStore
+from shared.jobs.records import NewJob
 from shared.jobs.servers import Servers
 from shared.redis_client.connection import connect_async
 
@@ -70,7 +71,7 @@ async def measure(homes: list[Home], jobs: int) -> dict[str, float]:
 
     async def submit() -> None:
         for _ in range(jobs):
-            await store.submit("esc50", JobOptions(), AUDIO, BODY, job_id=store.new_job_id("esc50"))
+            await store.submit(NewJob("esc50", JobOptions(), AUDIO, BODY), store.new_job_id("esc50"))
 
     async def probe() -> None:
         for _ in range(jobs):

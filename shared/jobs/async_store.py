@@ -20,6 +20,7 @@ from shared.config.settings import Settings
 from shared.jobs.records import (
     Event,
     JobRecord,
+    NewJob,
     Persistence,
     QueueLoad,
     Submission,
@@ -77,29 +78,12 @@ class AsyncJobStore:
         with map_redis_errors():
             await pool.release(await pool.get_connection())
 
-    async def submit(
-        self,
-        model: str,
-        options: JobOptions,
-        audio: AudioInfo,
-        body: bytes,
-        idempotency: str | None = None,
-        job_id: str | None = None,
-        *,
-        caller: str = "",
-        trace: str = "",
-        result_bytes: int = 0,
-        deadline: float | None = None,
-    ) -> Submission:
+    async def submit(self, job: NewJob, job_id: str | None = None) -> Submission:
         """Store a job with its upload and queue it. Raises QueueFull or IdempotencyConflict.
 
-        `job_id` is given by a caller that follows the job from the beginning; `trace` is the context in which the
-        worker continues the trace. Callers take turns, however many jobs each has queued. An Idempotency-Key belongs to
-        its caller. `result_bytes` is the size of the largest result that the job can have
-        (`shared.results.largest_result`), for which memory is reserved until the job ends; `deadline` is in seconds, by
-        default that of a sound of its duration.
+        `job_id` is given by a caller that follows the job from the beginning.
         """
-        settings = self._settings
+        settings, options = self._settings, job.options
         most = settings.redis_memory_share * (_KEPT_SHARE if options.keep_sound else 1)
         share = await self.memory_share()
         if share > most:
@@ -109,33 +93,33 @@ class AsyncJobStore:
             )
         job_id = job_id or contract.new_job_id()
         options_json = options.model_dump_json()
-        ttl = job_ttl(settings, audio.duration)
-        more_keys, digest = [contract.QUEUE, contract.queue_key(caller)], ""
-        if idempotency:
-            owned = hashlib.sha256(f"{caller}\0{idempotency}".encode()).hexdigest()
+        ttl = job_ttl(settings, job.audio.duration)
+        more_keys, digest = [contract.QUEUE, contract.queue_key(job.caller)], ""
+        if job.idempotency_key:
+            owned = hashlib.sha256(f"{job.caller}\0{job.idempotency_key}".encode()).hexdigest()
             more_keys.append(contract.idempotency_key(owned))
-            digest = await _digest(json.dumps([model, options_json]).encode(), body)
+            digest = await _digest(json.dumps([job.model, options_json]).encode(), job.body)
         arguments = pack_args(
             id=job_id,
-            caller=caller,
-            model=model,
+            caller=job.caller,
+            model=job.model,
             options=options_json,
-            audio=audio.model_dump_json(),
-            trace=trace,
+            audio=job.audio.model_dump_json(),
+            trace=job.trace,
             contract=CONTRACT_VERSION,
-            deadline=job_deadline(settings, audio.duration) if deadline is None else deadline,
+            deadline=job_deadline(settings, job.audio.duration) if job.deadline is None else job.deadline,
             ttl=ttl,
             tombstone_ttl=ttl + settings.tombstone_ttl,
             index_ttl=index_ttl(settings),
             queue_limit=settings.queue_limit,
             memory_share=most,
-            result_bytes=result_bytes,
+            result_bytes=job.result_bytes,
             keep_sound=options.keep_sound,
             caller_limit=math.ceil(settings.queue_limit * settings.caller_share),
             job_prefix=contract.job_key(""),
             digest=digest,
         )
-        outcome, detail, *more = await self._run("submit", job_keys(job_id, *more_keys), [arguments, body])
+        outcome, detail, *more = await self._run("submit", job_keys(job_id, *more_keys), [arguments, job.body])
         if outcome == b"full":
             raise QueueFull(
                 f"{int(detail)} jobs are unfinished, and {settings.queue_limit} is the limit; try again later.",
@@ -158,11 +142,11 @@ class AsyncJobStore:
             return Submission(await self.get(detail.decode(), with_result=True), created=False)
         created_at, rank = more
         position = None if rank is None else rank + 1
-        job = JobRecord(
-            job_id, "queued", model, audio, float(created_at), position=position, caller=caller, trace=trace,
-            keeps_sound=options.keep_sound,
+        record = JobRecord(
+            job_id, "queued", job.model, job.audio, float(created_at), position=position, caller=job.caller,
+            trace=job.trace, keeps_sound=options.keep_sound,
         )  # fmt: skip
-        return Submission(job, created=True)
+        return Submission(record, created=True)
 
     async def _retry_after(self) -> int:
         """Seconds: a place becomes free in about the time that the oldest queued job has waited."""

@@ -1,4 +1,4 @@
-"""Types that `shared.jobs` returns: a stored job, a claimed job, an event, the load of the queue, a heartbeat."""
+"""Types of `shared.jobs`: a new job, a stored job, a claimed job, an event, the load of the queue, a heartbeat."""
 
 import json
 from dataclasses import dataclass, field, fields
@@ -17,6 +17,26 @@ FIELDS = (
     "keep_sound",
 )
 """The fields of a job's hash that make a JobRecord, in the order in which `read.lua` returns them."""
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job to store and to queue.
+
+    Callers take turns, however many jobs each has queued. An idempotency key belongs to its caller. For `result_bytes`,
+    the size of the largest result that the job can have (`shared.results.largest_result`), memory is reserved until the
+    job ends.
+    """
+
+    model: str
+    options: JobOptions
+    audio: AudioInfo
+    body: bytes  # the upload
+    caller: str = ""
+    idempotency_key: str | None = None
+    trace: str = ""  # the context in which the worker continues the trace
+    result_bytes: int = 0
+    deadline: float | None = None  # seconds; by default that of a sound of its duration
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from itertools import chain
 from typing import TypeVar
 
 from otoscope.errors import BatchNotFound, JobNotFound, QueueFull, StoreUnavailable
-from otoscope.types import AudioInfo, JobOptions, ModelCard
+from otoscope.types import ModelCard
 from shared import contract
 from shared.config.settings import Settings
 from shared.jobs.batches import BatchRecord, MemberState
-from shared.jobs.records import Event, JobRecord, ServerHealth, ServerState, Submission, WorkerHeartbeat
+from shared.jobs.records import Event, JobRecord, NewJob, ServerHealth, ServerState, Submission, WorkerHeartbeat
 from shared.jobs.servers import Server, Servers
 from shared.redis_client.connection import was_refused
 
@@ -54,27 +54,13 @@ class ShardedJobStore:
             raise unavailable
         raise QueueFull(f"The queue has no place for {places} sounds now.", retry_after=5)
 
-    async def submit(
-        self,
-        model: str,
-        options: JobOptions,
-        audio: AudioInfo,
-        body: bytes,
-        idempotency: str | None = None,
-        job_id: str | None = None,
-        *,
-        exact: bool = False,
-        caller: str = "",
-        trace: str = "",
-        result_bytes: int = 0,
-        deadline: float | None = None,
-    ) -> Submission:
+    async def submit(self, job: NewJob, job_id: str | None = None, *, exact: bool = False) -> Submission:
         """As AsyncJobStore.submit, on the first server that takes the job.
 
         `job_id` is one of `new_job_id`. The job has another id where another server has taken it, unless `exact`: then
         its own is the only one. An idempotency key has one server, too.
         """
-        servers = self._candidates(model, caller, idempotency, job_id, exact=exact)
+        servers = self._candidates(job, job_id, exact=exact)
         job_id = job_id or contract.new_job_id()
         full: QueueFull | None = None
         unavailable: StoreUnavailable | None = None
@@ -88,10 +74,7 @@ class ShardedJobStore:
                 continue
             try:
                 async with self._servers.using(server):
-                    return await server.jobs.submit(
-                        model, options, audio, body, idempotency, contract.at_server(job_id, server.number),
-                        caller=caller, trace=trace, result_bytes=result_bytes, deadline=deadline,
-                    )  # fmt: skip
+                    return await server.jobs.submit(job, contract.at_server(job_id, server.number))
             except QueueFull as error:
                 full = error
             except StoreUnavailable as error:
@@ -100,16 +83,14 @@ class ShardedJobStore:
                 unavailable = error
         raise full or unavailable or AssertionError("there is always a server")
 
-    def _candidates(
-        self, model: str, caller: str, idempotency: str | None, job_id: str | None, *, exact: bool
-    ) -> list[Server]:
+    def _candidates(self, job: NewJob, job_id: str | None, *, exact: bool) -> list[Server]:
         """The servers that may take a job, the first one first."""
-        if idempotency:
-            return [self._servers.of_key(f"{caller}\0{idempotency}")]
-        first = self._of(job_id) if job_id else self._servers.choose(model)
+        if job.idempotency_key:
+            return [self._servers.of_key(f"{job.caller}\0{job.idempotency_key}")]
+        first = self._of(job_id) if job_id else self._servers.choose(job.model)
         if exact or len(self._servers) == 1:
             return [first]
-        return [first, *(server for server in self._servers.for_model(model) if server is not first)]
+        return [first, *(server for server in self._servers.for_model(job.model) if server is not first)]
 
     async def get(self, job_id: str, *, with_result: bool = False) -> JobRecord:
         async with self._using(job_id) as server:

@@ -12,7 +12,7 @@ from otoscope.types import AudioInfo, JobOptions, Timings
 from shared.config.settings import Settings
 from shared.contract import queue_key
 from shared.jobs import AsyncJobStore, JobStore
-from shared.jobs.records import ClaimedJob, SkippedJob
+from shared.jobs.records import ClaimedJob, NewJob, SkippedJob
 from shared.redis_client.connection import connect, connect_async
 
 Answer = TypeVar("Answer")
@@ -47,9 +47,8 @@ class Stores:
         caller: str = "",
         result_bytes: int = 0,
     ) -> str:
-        options = options or JobOptions()
-        submitted = self.gateway.submit(model, options, AUDIO, body, token, caller=caller, result_bytes=result_bytes)
-        return self.run(submitted).id
+        job = NewJob(model, options or JobOptions(), AUDIO, body, caller, token, result_bytes=result_bytes)
+        return self.run(self.gateway.submit(job)).id
 
     def claim(self, job_id: str, worker: str = "w1") -> ClaimedJob:
         job = self.worker.claim(job_id, worker)

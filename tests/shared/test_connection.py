@@ -18,7 +18,7 @@ from shared import contract
 from shared.config.settings import Settings
 from shared.contract import CHANGES
 from shared.jobs import AsyncJobStore, JobStore
-from shared.jobs.records import SkippedJob, WorkerHeartbeat
+from shared.jobs.records import NewJob, SkippedJob, WorkerHeartbeat
 from shared.redis_client.connection import connect, connect_async
 from tests.conftest import start_server
 from tests.shared.conftest import AUDIO, Stores
@@ -56,11 +56,11 @@ def test_gateway_calls_fail_soon_when_redis_is_down(server: OwnServer) -> None:
         async with connect_async(server.settings) as client:
             store = AsyncJobStore(client, server.settings)
             assert await store.ping()
-            job_id = (await store.submit("tiny", JobOptions(), AUDIO, b"sound")).id
+            job_id = (await store.submit(NewJob("tiny", JobOptions(), AUDIO, b"sound"))).id
             await store.load()
             server.kill()
             calls: list[Callable[[], object]] = [
-                lambda: store.submit("tiny", JobOptions(), AUDIO, b"sound"),
+                lambda: store.submit(NewJob("tiny", JobOptions(), AUDIO, b"sound")),
                 lambda: store.get(job_id),
                 lambda: store.result(job_id),
                 lambda: store.cancel(job_id),
@@ -138,7 +138,8 @@ def test_the_worker_outlasts_a_restart_of_redis(server: OwnServer) -> None:
 
     async def submit() -> str:
         async with connect_async(server.settings) as client:
-            return (await AsyncJobStore(client, server.settings).submit("tiny", JobOptions(), AUDIO, b"sound")).id
+            job = NewJob("tiny", JobOptions(), AUDIO, b"sound")
+            return (await AsyncJobStore(client, server.settings).submit(job)).id
 
     job_id = asyncio.run(submit())
     with connect(server.settings) as client:
@@ -185,7 +186,7 @@ def test_a_subscriber_receives_every_change(stores: Stores) -> None:
         subscription = asyncio.create_task(stores.gateway.subscribe(lambda *change: received.append(change)))
         while not received:
             await asyncio.sleep(0.01)
-        job_ids = [(await stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound")).id for _ in range(3)]
+        job_ids = [(await stores.gateway.submit(NewJob("tiny", JobOptions(), AUDIO, b"sound"))).id for _ in range(3)]
         for job_id in job_ids[:2]:
             await asyncio.to_thread(stores.claim, job_id)
         await asyncio.to_thread(stores.succeed, job_ids[0])

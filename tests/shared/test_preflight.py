@@ -16,7 +16,7 @@ from otoscope.errors import StoreUnavailable
 from otoscope.types import JobOptions
 from shared.config.settings import Settings
 from shared.jobs import AsyncJobStore, JobStore
-from shared.jobs.records import WorkerHeartbeat
+from shared.jobs.records import NewJob, WorkerHeartbeat
 from shared.redis_client import preflight
 from shared.redis_client.connection import connect, connect_async, new_client
 from shared.redis_client.preflight import PreflightError, check
@@ -204,7 +204,7 @@ def test_a_server_that_denies_writes_later_is_a_temporary_error(change: tuple[st
 
         async def submit() -> None:
             async with connect_async(settings) as own:
-                await AsyncJobStore(own, settings).submit("tiny", JobOptions(), AUDIO, b"sound")
+                await AsyncJobStore(own, settings).submit(NewJob("tiny", JobOptions(), AUDIO, b"sound"))
 
         with pytest.raises(StoreUnavailable):
             asyncio.run(submit())

@@ -1,6 +1,7 @@
 """What a submission puts into the queue."""
 
 from otoscope.types import JobOptions
+from shared.jobs.records import NewJob
 from tests.shared.conftest import AUDIO, Stores
 
 
@@ -15,7 +16,7 @@ def test_a_submission_that_is_sent_twice_creates_one_job(stores: Stores) -> None
     """Where its first reply was lost and the job has been finished meanwhile, it stays finished, with one entry."""
 
     def submit() -> bool:
-        made = stores.run(stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound", job_id="a" * 32))
+        made = stores.run(stores.gateway.submit(NewJob("tiny", JobOptions(), AUDIO, b"sound"), "a" * 32))
         assert made.id == "a" * 32
         return made.created
 

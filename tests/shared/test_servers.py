@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ from shared import contract
 from shared.config.settings import Settings
 from shared.jobs import AsyncJobStore, JobStore, ShardedJobStore
 from shared.jobs.batches import BatchRecord, MemberRecord
-from shared.jobs.records import Submission, WorkerHeartbeat
+from shared.jobs.records import NewJob, Submission, WorkerHeartbeat
 from shared.jobs.servers import Servers
 from shared.jobs.sharded_store import ShardedBatchStore
 from shared.redis_client.connection import connect, connect_async
@@ -37,6 +38,8 @@ from tests.shared.conftest import AUDIO
 from tests.support.process_tree import stop
 
 Answer = TypeVar("Answer")
+
+JOB = NewJob("tiny", JobOptions(), AUDIO, b"sound")
 
 
 class Shards:
@@ -70,8 +73,17 @@ class Shards:
         for server in self.servers:
             self.run(self.servers.probe(server))
 
-    def submit(self, model: str = "tiny", key: str | None = None, job_id: str | None = None, **more: Any) -> Submission:
-        return self.run(self.jobs.submit(model, JobOptions(), AUDIO, b"sound", key, job_id, **more))
+    def submit(
+        self,
+        model: str = "tiny",
+        key: str | None = None,
+        job_id: str | None = None,
+        *,
+        caller: str = "",
+        exact: bool = False,
+    ) -> Submission:
+        job = replace(JOB, model=model, caller=caller, idempotency_key=key)
+        return self.run(self.jobs.submit(job, job_id, exact=exact))
 
     def spread(self, count: int, model: str = "tiny") -> list[int]:
         """Over the servers, of so many jobs."""
@@ -300,7 +312,7 @@ def test_all_are_down(open_shards: Open) -> None:
     """Then nothing is available, as with one server."""
     shards = open_shards(url="unix:///nowhere/a.sock unix:///nowhere/b.sock")
     calls: list[Callable[[], Coroutine[Any, Any, object]]] = [
-        lambda: shards.jobs.submit("tiny", JobOptions(), AUDIO, b"sound"),
+        lambda: shards.jobs.submit(JOB),
         shards.jobs.positions, shards.jobs.cards, shards.jobs.workers, shards.jobs.expire_overdue,
         lambda: shards.jobs.server_with_places("tiny", 1),
     ]  # fmt: skip
@@ -323,10 +335,10 @@ def test_a_job_that_a_server_may_have_is_not_submitted_twice(
     """A server that refuses it is passed over. Without a reply it may have stored the job: the error is reported."""
     right, tried = AsyncJobStore.submit, []
 
-    async def submit(store: AsyncJobStore, *args: Any, **more: Any) -> Submission:
-        tried.append(args[5])
+    async def submit(store: AsyncJobStore, job: NewJob, job_id: str) -> Submission:
+        tried.append(job_id)
         if len(tried) > 1:
-            return await right(store, *args, **more)
+            return await right(store, job, job_id)
         cause = redis.exceptions.ReadOnlyError() if reply else redis.exceptions.ConnectionError()
         raise StoreUnavailable("") from cause
 
@@ -359,7 +371,7 @@ def test_no_request_waits_for_a_server_that_hangs(open_shards: Open, settings: S
                 states, refused, submitted = await asyncio.gather(
                     shards.jobs.states(),
                     shards.jobs.get(contract.new_job_id(1)),
-                    shards.jobs.submit("tiny", JobOptions(), AUDIO, b"sound", job_id=contract.new_job_id(1)),
+                    shards.jobs.submit(JOB, contract.new_job_id(1)),
                     return_exceptions=True,
                 )
                 assert isinstance(states, dict)
@@ -370,7 +382,7 @@ def test_no_request_waits_for_a_server_that_hangs(open_shards: Open, settings: S
                 assert time.monotonic() - began < 6
                 began = time.monotonic()
                 assert (await shards.jobs.health())[1] is None
-                made = await shards.jobs.submit("tiny", JobOptions(), AUDIO, b"sound", job_id=contract.new_job_id(1))
+                made = await shards.jobs.submit(JOB, contract.new_job_id(1))
                 assert contract.server_of(made.id) == 0
                 assert time.monotonic() - began < 1, "now it is known"
                 server.send_signal(signal.SIGCONT)
@@ -410,7 +422,7 @@ def test_a_server_comes_back_by_itself(open_shards: Open, settings: Settings) ->
                 try:
                     await _eventually(lambda: list(shards.servers)[1].up)
                     assert (await shards.jobs.get(job_id)).status == "queued"
-                    made = [await shards.jobs.submit("tiny", JobOptions(), AUDIO, b"sound") for _ in range(2)]
+                    made = [await shards.jobs.submit(JOB) for _ in range(2)]
                     assert {contract.server_of(each.id) for each in made} == {0, 1}
                     for each in watches:
                         each.cancel()

@@ -14,7 +14,7 @@ from otoscope.errors import (
 )
 from otoscope.types import JobOptions, Part, Progress, Timings
 from shared import contract
-from shared.jobs.records import ClaimedJob, SkippedJob
+from shared.jobs.records import ClaimedJob, NewJob, SkippedJob
 from tests.shared.conftest import AUDIO, Stores
 from tests.support.process_tree import until
 
@@ -257,7 +257,7 @@ def test_a_long_sound_has_a_long_deadline(open_stores: Callable[..., Stores]) ->
     stores = open_stores(job_deadline=100)
     for seconds, deadline in ((None, 100), (599.0, 100), (7_200.0, 1_200)):
         audio = AUDIO.model_copy(update={"duration": seconds})
-        job_id = stores.run(stores.gateway.submit("tiny", JobOptions(), audio, b"sound")).id
+        job_id = stores.run(stores.gateway.submit(NewJob("tiny", JobOptions(), audio, b"sound"))).id
         claimed = stores.claim(job_id)
         assert claimed.duration == seconds
         assert deadline - 60 < claimed.seconds_left <= deadline

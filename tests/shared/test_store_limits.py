@@ -13,7 +13,7 @@ from otoscope.errors import AudioCorrupt, IdempotencyConflict, PayloadTooLarge, 
 from otoscope.types import JobOptions
 from shared import contract
 from shared.jobs import AsyncJobStore
-from shared.jobs.records import SkippedJob, WorkerHeartbeat
+from shared.jobs.records import NewJob, SkippedJob, WorkerHeartbeat
 from shared.redis_client.connection import connect_async
 from tests.shared.conftest import AUDIO, Stores
 
@@ -239,8 +239,8 @@ def test_a_large_upload_may_be_deleted_before_it_is_read(stores: Stores, monkeyp
 
 def test_a_repeated_request_gets_the_first_job(stores: Stores) -> None:
     """The same key with the same sound, model and options is the same job, finished or not."""
-    first = stores.run(stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound", "key"))
-    again = stores.run(stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound", "key"))
+    first = stores.run(stores.gateway.submit(NewJob("tiny", JobOptions(), AUDIO, b"sound", idempotency_key="key")))
+    again = stores.run(stores.gateway.submit(NewJob("tiny", JobOptions(), AUDIO, b"sound", idempotency_key="key")))
     assert (first.created, again.created) == (True, False)
     stores.claim(first.id)
     stores.succeed(first.id)
@@ -310,7 +310,8 @@ def test_simultaneous_repeats_make_one_job(stores: Stores) -> None:
         async with connect_async(stores.settings) as client:
             await client.ping()
             gate.wait()
-            made = await AsyncJobStore(client, stores.settings).submit("tiny", JobOptions(), AUDIO, b"sound", "key")
+            job = NewJob("tiny", JobOptions(), AUDIO, b"sound", idempotency_key="key")
+            made = await AsyncJobStore(client, stores.settings).submit(job)
             return made.id, made.created
 
     with ThreadPoolExecutor(4) as pool:

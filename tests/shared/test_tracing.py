@@ -15,7 +15,7 @@ from otoscope.errors import NotAudio
 from otoscope.types import JobOptions
 from shared import tracing
 from shared.config.settings import Settings
-from shared.jobs.records import SkippedJob
+from shared.jobs.records import NewJob, SkippedJob
 from tests.conftest import PYTHON, ROOT
 from tests.shared.conftest import AUDIO, Stores
 from tests.support.collector import Collector
@@ -161,7 +161,7 @@ def test_an_error_is_recorded_by_its_code_alone(collector: Collector) -> None:
 def test_the_record_of_a_job_has_its_trace(stores: Stores) -> None:
     """For every delivery to a worker, also when the job fails as poison; an untraced job has none."""
     plain = stores.submit()
-    job = stores.run(stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound", trace=CALLER)).job
+    job = stores.run(stores.gateway.submit(NewJob("tiny", JobOptions(), AUDIO, b"sound", trace=CALLER))).job
     assert job.trace == stores.run(stores.gateway.get(job.id)).trace == CALLER
     assert stores.run(stores.gateway.get(plain)).trace == ""
     assert [(work.trace, work.attempt) for work in map(stores.claim, (plain, job.id, job.id, job.id))] == [

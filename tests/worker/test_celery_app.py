@@ -18,6 +18,7 @@ from kombu.transport import redis as kombu_redis
 from otoscope.types import JobOptions
 from shared.config.settings import Settings
 from shared.contract import CLASSIFY, QUEUE, UNACKED
+from shared.jobs.records import NewJob
 from tests.shared.conftest import AUDIO, Stores
 from worker.queue import transport
 from worker.queue.celery_app import make_celery
@@ -146,4 +147,4 @@ def test_the_broker_url_that_kombu_logs_holds_no_secret(settings: Settings, url:
 
 
 async def _submit(stores: Stores, job_id: str) -> None:
-    await stores.gateway.submit("tiny", JobOptions(), AUDIO, b"sound", job_id=job_id)
+    await stores.gateway.submit(NewJob("tiny", JobOptions(), AUDIO, b"sound"), job_id)

@@ -11,6 +11,7 @@ import pytest
 
 from otoscope.errors import JobCancelled, OtoscopeError, PayloadTooLarge, UrlNotAllowed, UrlUnreachable
 from otoscope.types import AudioInfo, JobOptions
+from shared.jobs.records import NewJob
 from tests.support.sounds import chirp, encode
 from worker.fetch.child import is_public
 from worker.fetch.fetcher import Fetcher
@@ -138,7 +139,7 @@ def test_a_job_fetches_its_sound(
     harness = make_harness(sound_sources=f"http://127.0.0.1:{server}")
     audio = AudioInfo(bytes=0, container="", codec="", url=url)
     stores = harness.stores
-    job_id = stores.run(stores.gateway.submit("tiny", JobOptions(), audio, url.encode())).id
+    job_id = stores.run(stores.gateway.submit(NewJob("tiny", JobOptions(), audio, url.encode()))).id
     harness.runner.run([job_id])
     job = harness.job(job_id)
     assert (job.status, job.error.code if job.error else "") == ("failed" if code else "succeeded", code), job.error
