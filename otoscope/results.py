@@ -178,7 +178,7 @@ class Result:
         default=None,
         metadata=_part(
             "occlusion map: by how much the confidence of the first prediction falls when a tile of the spectrogram is"
-            " muted, -1 to 1", "rows", "columns", of="window", image=True, passes=60,
+            " muted, -1 to 1", "rows", "columns", of="window", image=True, passes=61,
         ),
     )  # fmt: skip
     channels: dict[str, Array] = field(default_factory=dict)

@@ -93,7 +93,7 @@ def largest_result(card: ModelCard, options: JobOptions, duration: float | None)
     if Part.CAM in parts:
         bytes_ += max((_NUMBER * math.prod(layer.shape[1:]) for layer in card.layers), default=0)
     if Part.OCCLUSION in parts:
-        bytes_ += _NUMBER * Part.OCCLUSION.info.passes  # one number each
+        bytes_ += _NUMBER * Part.OCCLUSION.info.passes  # one number each, but for that of the whole window
     if options.layer is not None:  # of a residual block the residual and the shortcut, too
         shapes = (layer.shape for layer in card.layers if layer.name == options.layer)
         bytes_ += 3 * sum(_NUMBER * math.prod(shape) for shape in shapes) + 1024

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,14 @@ import pytest
 import torch
 
 from otoscope.types import Part
+from shared.config.settings import Settings
 from tests.conftest import ROOT
+from tests.support.worker_harness import SHORT, WorkerHarness
 from tests.worker.test_engine import TOLERANCE, close, run_all, sounds
+from worker.decode.pool import DecoderPool
 from worker.inference.engine import Engine, LoadedModel, Window, read_model
 from worker.inference.openvino import OpenVINOBackend
+from worker.inference.registry import Registry
 from worker.model.architectures import build_network, parse
 from worker.model.checkpoint import Model, ModelError
 from worker.model.fake_quant import convolutions, quantised
@@ -158,6 +163,27 @@ def measure(model: Model, name: str, features: torch.Tensor) -> tuple[float, flo
         model.network(features)
     hook.remove()
     return float(captured[0].min()), float(captured[0].max())
+
+
+def test_an_occlusion_map_has_one_arithmetic(
+    tiny: Model, tiny_models: Path, settings: Settings, decoder: DecoderPool
+) -> None:
+    """Also with a layer, whose window PyTorch computes: the difference of two arithmetics is no effect of a tile."""
+    inputs = torch.from_numpy(np.stack(sounds(8)))
+    with torch.no_grad():
+        measured = {name: measure(tiny, name, tiny.frontend(inputs)) for name, _ in convolutions(tiny.network)}
+    engine, loaded = load(
+        replace(tiny, config=tiny.config.model_copy(update={"int8_ranges": measured})), "openvino", int8=True
+    )
+    registry = Registry(tiny_models, (), lambda _: loaded)
+    registry.refresh()
+    with ExitStack() as stack:
+        harness = WorkerHarness(settings, engine, registry, decoder, stack)
+        options: list[dict[str, str]] = [{}, {"layer": "layer1"}]
+        plain, with_layer = (harness.result(SHORT, include=["occlusion"], **more).occlusion for more in options)
+    assert plain is not None
+    assert with_layer is not None
+    np.testing.assert_array_equal(with_layer, plain)
 
 
 def test_ranges_of_another_network_are_refused(tiny: Model) -> None:

@@ -145,7 +145,7 @@ def test_an_occlusion_map_is_what_muting_each_tile_changes(
 
 
 def test_an_occlusion_map_lets_other_jobs_in_between(make_harness: Callable[..., WorkerHarness]) -> None:
-    """Its 60 variants run batch by batch, and a job that comes meanwhile waits for one of them only."""
+    """Its 61 variants run batch by batch, and a job that comes meanwhile waits for one of them only."""
     harness = make_harness(batch_size=4)
     job = harness.run_blocked(harness.submit(include=[Part.OCCLUSION]))
     short = harness.submit()
@@ -154,9 +154,7 @@ def test_an_occlusion_map_lets_other_jobs_in_between(make_harness: Callable[...,
     job.join(20)
     thread.join(20)
     muted = [[window.muted for window in batch] for batch in harness.batches]
-    others = [index for index, batch in enumerate(muted) if batch.count(None)]
-    assert others[0] == 0
-    assert others[1] <= 2
+    assert [batch.count(None) for batch in muted[:3]] in ([1, 2, 0], [1, 1, 1]), "the map's own whole window is one"
     assert sorted(tile for batch in muted for tile in batch if tile is not None) == list(range(60))
     assert max(map(len, muted)) == 4
     assert harness.job(short).status == "succeeded"

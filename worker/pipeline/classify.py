@@ -295,18 +295,20 @@ class _Task:
             if again:
                 (output,) = yield from self._network.run(self._model, [self._with_details(samples, of)])
             if occlusion:
-                occlusion_map = yield from self._occlusion(samples, of, output)
+                occlusion_map = yield from self._occlusion(samples, of)
                 output = replace(output, occlusion=occlusion_map)
         return Detail(chosen, output)
 
-    def _occlusion(self, samples: NDArray[np.float32], of: int, whole: WindowOutput) -> Steps[Array]:
+    def _occlusion(self, samples: NDArray[np.float32], of: int) -> Steps[Array]:
         """(rows, columns): by how much the confidence of a class falls without each tile of a window.
 
-        Batch by batch, as the windows of a long sound, so that other jobs get in between.
+        Batch by batch, as the windows of a long sound, so that other jobs get in between. The whole window runs with
+        them: where it had its layers computed, it was in another arithmetic than OpenVINO's.
         """
-        outputs = yield from self._network.run(self._model, [Window(samples, muted=tile) for tile in range(TILES)])
-        without = np.array([output.probabilities[of] for output in outputs])
-        falls: Array = (whole.probabilities[of] - without).reshape(ROWS, COLUMNS).astype(np.float16)
+        variants = [Window(samples, muted=tile) for tile in (None, *range(TILES))]
+        outputs = yield from self._network.run(self._model, variants)
+        whole, *without = (output.probabilities[of] for output in outputs)
+        falls: Array = (whole - np.array(without)).reshape(ROWS, COLUMNS).astype(np.float16)
         return falls
 
     def _full_spectrogram(self, waveform: Waveform) -> Steps[Array]:
