@@ -80,7 +80,7 @@ def evaluate(
     from training.eval.answer_report import measure_model
     from training.eval.evaluate import evaluate as run
     from training.eval.model_card import record_accuracy
-    from training.eval.report import headline, interval, percent, seen_warning, write_report
+    from training.eval.report import headline, interval, percent, seen_warning, silent_note, write_report
 
     arithmetic = _precision(precision)
     if folds:
@@ -121,7 +121,9 @@ def evaluate(
     where = out or models[0] / "evaluation"
     answers = None
     if len(models) == 1 and evaluation.config.classes == config.classes:  # else it has answers of other classes
-        others = [clip for clip in whole.split(evaluation.fold)[1] if whole.classes[clip.label] not in dataset.classes]
+        others = [
+            clip for clip in whole.recordings(evaluation.fold) if whole.classes[clip.label] not in dataset.classes
+        ]
         answers = measure_model(
             models[0], evaluation.dataset, evaluation.fold, outside, others, whole.classes, evaluation.recordings[0]
         )
@@ -132,8 +134,8 @@ def evaluate(
     if report.interval_95_sources and report.sources < report.clips:
         print(f"95 % interval by source ({report.sources} sources) {interval(report.interval_95_sources)}")
     print(f"calibration error {report.calibration_error:.3f}, forward passes per clip {report.forward_passes}")
-    if warning := seen_warning(report.seen_clips, report.clips):
-        print(warning)
+    for note in filter(None, (silent_note(report), seen_warning(report.seen_clips, report.clips))):
+        print(note)
     if answers:
         print(answers_headline(answers))
         for name, groups in (("synthesised background", answers.background), ("outside sounds", answers.outside)):

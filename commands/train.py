@@ -54,7 +54,7 @@ def train(
     from training.eval.answer_report import measure_model
     from training.eval.evaluate import evaluate as evaluate_model
     from training.eval.model_card import record_accuracy
-    from training.eval.report import headline, seen_warning, write_report
+    from training.eval.report import headline, seen_warning, silent_note, write_report
     from training.fit import processes
     from training.fit.history import CURVE
     from training.fit.loop import train as run
@@ -90,8 +90,8 @@ def train(
             folder = out / (f"evaluation-{part}" if test_fold == "test" else "evaluation")
             report = write_report(evaluation, folder, answers)
             print(f"{headline(report)}: {folder}")
-            if warning := seen_warning(report.seen_clips, report.clips):
-                print(warning)
+            for note in filter(None, (silent_note(report), seen_warning(report.seen_clips, report.clips))):
+                print(note)
     record_accuracy(out, evaluation, report)
     print(f"Model card: {out}/README.md, learning curve: {out}/{CURVE}")
     same = [("--data", data), ("--recipe", recipe), *(("--set", one) for one in changes or ()), ("--from", start)]

@@ -160,7 +160,7 @@ def test_recordings_are_evaluated_as_the_service_answers(tmp_path: Path, capsys:
     assert f"left out, {left_out}" in output.out + output.err
     evaluation = evaluate(out, dataset)
     report = write_report(evaluation, tmp_path / "report")
-    assert f"Left out of the data set, {left_out}." in (tmp_path / "report" / "report.md").read_text()
+    assert f"In no window of the data set, {left_out}." in (tmp_path / "report" / "report.md").read_text()
     files = {clip.path for clip in dataset.split("test")[1]}
     assert report.clips == len(evaluation.truth) == len(files) < len(dataset.split("test")[1])
     assert report.windows == 4 * report.clips  # from 2.5 s, 3 s, and 3.5 s on, and the last second; the rest is silent
@@ -171,6 +171,50 @@ def test_recordings_are_evaluated_as_the_service_answers(tmp_path: Path, capsys:
         assert row["verdict"] in ("named", "unsure", "unknown")
         assert float(row["start"]) >= 2.5
     assert sum(row["truth"] == row["answer"] for row in rows) == report.correct
+
+
+def test_silent_recordings_are_measured(sounds: Path, tmp_path: Path) -> None:
+    """A service answers them, with the verdict `silent`: so they count in every report, and are named beside its
+    accuracy; also where a class has no others. A file that cannot be decoded is left out."""
+    out, new = tmp_path / "model", tmp_path / "new"
+    train(changed(TINY, epochs=1), load_custom_dataset(sounds, TINY.frontend), "test", out)
+    write_recording(new / "dog" / "bark.wav", 1.0, hz=333)
+    broken = write_recording(new / "dog" / "broken.wav", 1.0, hz=444)
+    (new / "rain").mkdir()
+    for label, seconds in (("dog", 1), ("rain", 2), ("rain", 3)):
+        soundfile.write(new / label / f"{seconds}.wav", np.zeros(seconds * 8_000), 8_000)
+    run("data", "import", new, "--to", tmp_path / "heard")
+    broken.write_bytes(b"RIFF")
+    output = run("evaluate", out, "--data", tmp_path / "heard").output
+    report = json.loads((out / "evaluation" / "report.json").read_text())
+    assert (report["clips"], report["silent"], report["windows"]) == (4, 3, 1)
+    assert report["answers"]["verdicts"]["silent"] == 3
+    right = report["correct_silent"]
+    assert report["answers"]["correct_by_verdict"]["silent"] == right
+    note = f"nothing is heard in 3 of the 4 recordings: their verdict is `silent`, and the first class of {right} is"
+    assert note in output
+    assert note in (out / "evaluation" / "report.md").read_text()
+    with (out / "evaluation" / "predictions.csv").open(newline="") as table:
+        verdicts = {Path(row["file"]).name: row["verdict"] for row in csv.DictReader(table)}
+    assert sorted(name for name, verdict in verdicts.items() if verdict == "silent") == ["1.wav", "2.wav", "3.wav"]
+    assert verdicts.keys() == {"1.wav", "2.wav", "3.wav", "bark.wav"}
+    with pytest.raises(DatasetError, match=r"no usable sound of class 'rain'; first: .*2\.wav: silent"):
+        load_custom_dataset(tmp_path / "heard", TINY.frontend, folds=2)
+
+
+def test_silent_recordings_have_a_place_in_the_split(tmp_path: Path) -> None:
+    """They are measured with their set, and nothing is trained on them; `--model-classes` keeps them."""
+    for part in ("train", "test"):
+        write_class_folders(tmp_path / "mine" / part, "dog", "rain", takes=2)
+        soundfile.write(tmp_path / "mine" / part / "dog" / "nothing.wav", np.zeros(len(part) * 8_000), 8_000)
+    run("data", "import", tmp_path / "mine", "--to", tmp_path / "sounds")
+    dataset = load_custom_dataset(tmp_path / "sounds", TINY.frontend)
+    for one in (dataset, dataset.select_classes(("dog",), "dogs"), dataset.in_classes(("cat", "dog", "rain"))):
+        for part in ("train", "test"):
+            clips = [clip for clip in one.split(part)[1] if one.classes[clip.label] == "dog"]
+            recordings = [clip for clip in one.recordings(part) if one.classes[clip.label] == "dog"]
+            assert (len(clips), len(recordings)) == (2, 3)
+            assert {clip.path.name for clip in recordings} - {clip.path.name for clip in clips} == {"nothing.wav"}
 
 
 def test_training_sounds_are_recognised_under_another_name(sounds: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Self
@@ -93,6 +93,8 @@ class Dataset:
     clips: tuple[Clip, ...]
     classes: tuple[str, ...]
     info: DatasetInfo
+    silent: tuple[Clip, ...] = field(default=(), kw_only=True)
+    """Recordings that are silent throughout and thus in no clip: measured, and not trained on."""
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -128,16 +130,19 @@ class Dataset:
         if self.classes == classes or not set(self.classes) <= set(classes):
             return self
         labels = {number: classes.index(name) for number, name in enumerate(self.classes)}
-        clips = tuple(clip.relabelled(labels) for clip in self.clips)
-        return replace(self, clips=clips, classes=classes)
+        clips, silent = (tuple(clip.relabelled(labels) for clip in part) for part in (self.clips, self.silent))
+        return replace(self, clips=clips, classes=classes, silent=silent)
 
     def select_classes(self, classes: Sequence[str], name: str) -> "Dataset":
         """The clips of the given classes as a data set of its own, under the same licence. Raises DatasetError."""
         if unknown := [label for label in classes if label not in self.classes]:
             raise DatasetError(f"{self.root} has no class {unknown[0]!r}")
         labels = {self.classes.index(label): number for number, label in enumerate(classes)}
-        clips = tuple(clip.relabelled(labels) for clip in self.clips if not labels.keys().isdisjoint(clip.labels))
-        return Dataset(self.root, clips, tuple(classes), replace(self.info, name=name))
+        clips, silent = (
+            tuple(clip.relabelled(labels) for clip in part if not labels.keys().isdisjoint(clip.labels))
+            for part in (self.clips, self.silent)
+        )
+        return Dataset(self.root, clips, tuple(classes), replace(self.info, name=name), silent=silent)
 
     def split(self, test_fold: Fold) -> tuple[list[Clip], list[Clip]]:
         """Split into training clips and the clips of `test_fold`. Raises DatasetError."""
@@ -147,6 +152,11 @@ class Dataset:
             [clip for clip in self.clips if clip.fold != test_fold],
             [clip for clip in self.clips if clip.fold == test_fold],
         )
+
+    def recordings(self, fold: Fold) -> list[Clip]:
+        """A clip of each file of `fold`, which is what is measured of it. Raises DatasetError."""
+        clips = [*self.split(fold)[1], *(clip for clip in self.silent if clip.fold == fold)]
+        return list({clip.path: clip for clip in clips}.values())
 
     def train_validation_split(self, test_fold: Fold, share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
         """Split the clips outside `test_fold` into training and validation clips. Raises DatasetError."""

@@ -152,7 +152,7 @@ def measure_model(
     if outside is not None:
         sounds += folder_sounds(outside, rate)
     fitted_on = model.config.training.get("answers", {}).get("thresholds_from")
-    return measure_answers(model, dataset.split(fold)[1], fitted_on == fold_name(fold), sounds, recordings)
+    return measure_answers(model, dataset.recordings(fold), fitted_on == fold_name(fold), sounds, recordings)
 
 
 def _answers(model: Model, sounds: Sequence[Sound], title: str) -> list[Answered]:

@@ -208,6 +208,7 @@ def evaluate(
         if dataset.classes != model.config.classes:
             raise EvaluationError(_class_mismatch(model.config.classes, dataset))
     _, clips = dataset.split(fold)
+    files = dataset.recordings(fold)
     seen: set[Path] = set()
     for path, model in zip(paths, models, strict=True):
         found = seen_files(path, model.config, dataset, clips)
@@ -216,16 +217,15 @@ def evaluate(
         if found and model.config not in leaked and not _is_own_split(model.config, dataset):
             leaked.append(model.config)
             if not allow_training_fold:
-                files = len({clip.path for clip in clips})
                 raise EvaluationError(
-                    f"{model.config.name} was trained on {len(found)} of the {files} files, by their sound, first"
+                    f"{model.config.name} was trained on {len(found)} of the {len(files)} files, by their sound, first"
                     f" {found[0]}: {_MEMORISED.format(fold_name(fold))}"
                 )
 
     recordings: list[tuple[Recording, ...]] = []
     for model in models:
         used = replace(model, network=_quantised_network(model)) if precision == "int8" else model
-        sounds = clip_sounds(clips, dataset.classes, model.config.frontend.sample_rate)
+        sounds = clip_sounds(files, dataset.classes, model.config.frontend.sample_rate)
         heard = listen(used, sounds, model.config.name, precision=precision, views=views, strict=True)
         if broken := [one.sound.path for one in heard if not one.views.isfinite().all()]:
             raise EvaluationError(f"{model.config.name} gives NaN or infinity, first for {broken[0]}")

@@ -45,6 +45,8 @@ class EvaluationReport(BaseModel):
     device: str
     clips: int  # recordings: each file counts once
     correct: int
+    silent: int = 0  # of the clips: in which nothing is heard, the verdict `silent`; of the first model
+    correct_silent: int = 0  # of these: whose first class is right
     windows: int  # of all clips, as the service cuts them, in which something is heard; of the first model
     correct_windows: int
     accuracy: float
@@ -82,6 +84,7 @@ def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> Ev
         else:  # of sounds with one label, the first class counts
             scores = [replace(a, average_precision=b.average_precision) for a, b in zip(scores, ranked, strict=True)]
     present = [score for score in scores if score.clips]
+    right, silent = evaluation.predicted == truth, np.array([not one.active.any() for one in evaluation.recordings[0]])
     by_window = np.concatenate(
         [np.isin(one.logits.argmax(dim=1).numpy(), one.sound.labels)[one.active] for one in evaluation.recordings[0]]
     )
@@ -101,12 +104,14 @@ def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> Ev
         device=evaluation.device,
         clips=clips,
         correct=correct,
+        silent=int(silent.sum()),
+        correct_silent=int((right & silent).sum()),
         windows=len(by_window),
         correct_windows=int(by_window.sum()),
         accuracy=correct / clips,
         interval_95=metrics.wilson_interval(correct, clips),
         sources=len(set(evaluation.sources)),
-        interval_95_sources=metrics.source_interval(evaluation.predicted == truth, evaluation.sources),
+        interval_95_sources=metrics.source_interval(right, evaluation.sources),
         top_5=metrics.top_k_correct(truth, probabilities, 5) / clips,
         macro_f1=sum(score.f1 for score in present) / len(present),
         mean_average_precision=_mean([score.average_precision for score in present]),
@@ -196,6 +201,16 @@ def seen_warning(seen: int, clips: int) -> str:
     return f"WARNING: the sound of {seen} of the {clips} clips is in the training data as well" if seen else ""
 
 
+def silent_note(report: EvaluationReport) -> str:
+    """How many silent recordings are counted, if any are; otherwise empty."""
+    return (
+        f"nothing is heard in {report.silent} of the {report.clips} recordings: their verdict is `silent`, and the"
+        f" first class of {report.correct_silent} is right"
+        if report.silent
+        else ""
+    )
+
+
 def as_markdown(report: EvaluationReport) -> str:
     """Content of report.md."""
     lines = [f"# {headline(report)}", ""]
@@ -232,10 +247,11 @@ def as_markdown(report: EvaluationReport) -> str:
         f"| weights (SHA-256) | {', '.join(f'`{sha}`' for sha in report.weights_sha256)} |",
         "",
         *(
-            [f"Left out of the data set, by class: {', '.join(map(str, report.left_out))}.", ""]
+            [f"In no window of the data set, by class: {', '.join(map(str, report.left_out))}.", ""]
             if report.left_out
             else []
         ),
+        *([f"Counted as well: {note}.", ""] if (note := silent_note(report)) else []),
         f"Every recording: [{PREDICTIONS}]({PREDICTIONS}). Wrong answers to see and hear: [{WRONG}]({WRONG}).",
         "",
         f"![Reliability diagram]({RELIABILITY})",

@@ -113,9 +113,15 @@ def load_custom_dataset(
         overlap=cut.overlap, silence_db=cut.silence_dbfs,
     )  # fmt: skip
     waveforms, rows = load_segments(cache)
-    classes = tuple(sorted({label for row in rows for label in split_label(row.label)}))
-    labels = {row.label: [classes.index(name) for name in split_label(row.label)] for row in rows}
-    sha256 = {entry.file: entry.sha256 for entry in entries}
+    made, by_file = read_cache_info(cache), {entry.file: entry for entry in entries}
+    silent_entries = [by_file[file] for file in made.silent_files]
+    heard = {label for row in rows for label in split_label(row.label)}
+    for entry in silent_entries:
+        if not to_measure and (lost := set(entry.labels) - heard):
+            raise DatasetError(f"no usable sound of class {min(lost)!r}; first: {root / entry.file}: silent")
+    classes = tuple(sorted(heard.union(*(entry.labels for entry in silent_entries))))
+    texts = {row.label for row in rows} | {entry.label for entry in silent_entries}
+    labels = {text: [classes.index(name) for name in split_label(text)] for text in texts}
     clips = tuple(
         Clip(
             root / row.file,
@@ -123,15 +129,20 @@ def load_custom_dataset(
             labels[row.label][0],
             row.source,
             index,
-            sha256[row.file],
+            by_file[row.file].sha256,
             tuple(labels[row.label][1:]),
         )
         for index, row in enumerate(rows)
     )
-    info, made = DatasetInfo(root.resolve().name), read_cache_info(cache)
+    silent = tuple(
+        Clip(root / entry.file, subsets[entry.source], first, entry.source, sha256=entry.sha256, others=tuple(others))
+        for entry in silent_entries
+        for first, *others in [labels[entry.label]]
+    )
     kind = SourceFolds if folds else CustomDataset
     dataset = kind(
-        root, clips, classes, info, frontend.sample_rate, waveforms, made.left_out, tuple(made.skipped)
+        root, clips, classes, DatasetInfo(root.resolve().name), frontend.sample_rate, waveforms, made.left_out,
+        tuple(made.skipped), silent=silent,
     )  # fmt: skip
     if to_measure:
         return dataset

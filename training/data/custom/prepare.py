@@ -58,7 +58,7 @@ _KEPT_SECONDS = 120.0  # a longer sound is decoded twice instead of being kept i
 _LARGE_BYTES = 8 * 2**20  # of files above this two are decoded at a time, since each is read into memory
 _HEADERS = 50  # files whose length is read before the others are decoded
 _STATED_BYTES = 1e9  # from which on the size of a cache is printed before it is made
-_FORMAT = 4  # to be increased whenever the content for the same parameters changes
+_FORMAT = 5  # to be increased whenever the content for the same parameters changes
 
 
 class CacheParameters(BaseModel):
@@ -81,6 +81,7 @@ class CacheInfo(BaseModel):
     silent: int  # segments left out because they are silent
     left_out: tuple[LeftOut, ...]  # by class, where anything was
     skipped: list[str]  # files without a segment, with the reason
+    silent_files: list[str]  # of these, as in the manifest: those that are silent throughout
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def prepare_segments(
     `window_seconds` is the length of a segment; None keeps every file whole. `overlap` is the fraction of a window
     shared with the next one. A segment is left out if no 0.1 s of it is louder than `silence_db` (dBFS, RMS), or well
     above the noise floor of its file, as in the service: a quiet field recording is kept. Files that cannot be
-    decoded are left out, unless a class would lose all of its sounds.
+    decoded are left out, unless a class would lose all of its sounds. A class of which all sounds are silent has no
+    segments.
     """
     if window_seconds is not None and round(window_seconds * rate) < 1:
         raise DatasetError(f"a window of {window_seconds:g} s has no samples at {rate:,} Hz")
@@ -211,6 +213,7 @@ def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheP
     files = silent = 0
     left_out = {entry.label: LeftOut(label=entry.label) for entry in entries}
     skipped: list[str] = []
+    silent_files: list[ManifestEntry] = []
     first: dict[str, str] = {}  # first message by label
     whole_files = parameters.window_seconds is None
     width = 0 if parameters.window_seconds is None else round(parameters.window_seconds * parameters.rate)
@@ -234,6 +237,8 @@ def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheP
                 files += 1
             else:
                 skipped.append(f"{root / decoded.entry.file}: {decoded.error or 'silent'}")
+                if not decoded.error:
+                    silent_files.append(decoded.entry)
                 for name in decoded.entry.labels:
                     first.setdefault(name, skipped[-1])
             for segment, samples in decoded.segments:
@@ -242,7 +247,10 @@ def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheP
                 if not whole_files:
                     file.seek(2 * (width - len(samples)), os.SEEK_CUR)  # a gap in the file reads as zeros
         classes = {label for entry in entries for label in entry.labels}
-        if lost := sorted(classes - {label for segment in segments for label in split_label(segment.label)}):
+        usable = {label for segment in segments for label in split_label(segment.label)}
+        if segments:
+            usable |= {label for entry in silent_files for label in entry.labels}
+        if lost := sorted(classes - usable):
             raise DatasetError(f"no usable sound of class {', '.join(map(repr, lost))}; first: {first[lost[0]]}")
         if whole_files:
             file.seek(0)
@@ -258,6 +266,7 @@ def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheP
         silent=silent,
         left_out=tuple(one for _, one in sorted(left_out.items()) if one != LeftOut(label=one.label)),
         skipped=skipped,
+        silent_files=[entry.file for entry in silent_files],
     )
 
 
