@@ -23,12 +23,14 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 async def audio(request: Request, gateway: GatewayDep, caller: CallerDep, job_id: str) -> Response:
     """The sound that was submitted with `keep_sound`, byte for byte, until its result expires or the job is deleted.
 
-    The media type is that of the recognised container, whatever the submission said.
+    Media type and file name extension are those of the recognised container, whatever the submission said.
     """
     info, body = await gateway.sound(request, job_id, caller)
-    container = BY_NAME[info.container]
+    container, name = BY_NAME[info.container], info.name or "sound"
+    if not name.lower().endswith(container.extensions):
+        name += container.extensions[0]
     headers = {
-        "Content-Disposition": attachment(info.name or f"sound{container.extensions[0]}"),
+        "Content-Disposition": attachment(name),
         "Cache-Control": "private, no-store",
     }
     return Response(body, headers=headers, media_type=container.media_types[0])

@@ -39,7 +39,7 @@ def audio_of(http: httpx2.Client, job_id: str) -> httpx2.Response:
 
 def test_a_kept_sound_is_returned_as_it_was_submitted(sharing: httpx2.Client, worker: FakeWorker) -> None:
     """In every form of a submission and in every state of the job; for a browser a file to save, of the kind that was
-    recognised."""
+    recognised, also by its name: a program or a page with some frames of MP3 in it would be saved as one."""
     sound = encode(chirp(0.5, 8_000), 8_000, "FLAC", "PCM_16")
     encoded = base64.b64encode(sound).decode()
     answers = [
@@ -47,7 +47,7 @@ def test_a_kept_sound_is_returned_as_it_was_submitted(sharing: httpx2.Client, wo
         sharing.post("/v1/jobs", json={"audio_data": encoded, "keep_sound": True}),
         sharing.post("/v1/jobs", content=sound, params=KEEP, headers={"Content-Type": "audio/wav"}),
     ]
-    for answer, name in zip(answers, ("a dog.html", "sound.flac", "sound.flac"), strict=True):
+    for answer, name in zip(answers, ("a dog.html.flac", "sound.flac", "sound.flac"), strict=True):
         job_id = answer.json()["id"]
         for change in (lambda _: None, worker.start, worker.succeed):
             change(job_id)
