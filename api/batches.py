@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from api.http.archives import Member
 from api.http.uploads import Upload, by_address, describe_audio
 from api.middleware.auth import Caller
+from api.notifications import RETRY_SECONDS
 from api.service import Gateway
 from otoscope.errors import (
     AudioError,
@@ -20,6 +21,7 @@ from otoscope.errors import (
     OtoscopeError,
     PayloadTooLarge,
     QueueFull,
+    StoreUnavailable,
     UrlNotAllowed,
 )
 from otoscope.types import ErrorInfo, JobOptions
@@ -132,12 +134,18 @@ class Batches:
         return BatchState(record, await self._store.states(record))
 
     async def changes(self, state: BatchState, keepalive: float) -> AsyncIterator[BatchState | None]:
-        """The batch now and after every change, until it is finished; None after `keepalive` seconds without one."""
+        """The batch now and after every change, until it is finished; None after `keepalive` seconds without one, and
+        while its server is unavailable."""
         ids = [member.job_id for member in state.record.members if member.job_id]
         with self._gateway.notifications.subscribe(*ids) as subscription:
             before: list[MemberState] | None = None
             while True:
-                state = BatchState(state.record, await self._store.states(state.record))
+                try:
+                    state = BatchState(state.record, await self._store.states(state.record))
+                except StoreUnavailable:
+                    yield None
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
                 if state.states != before:
                     yield state
                 if state.finished:

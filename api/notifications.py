@@ -19,6 +19,9 @@ from shared.jobs.servers import Server
 log = logging.getLogger(__name__)
 
 _UNFINISHED = ("queued", "running")
+RETRY_SECONDS = 1.0
+"""Between two attempts of a waiting request to read a job whose server is unavailable."""
+
 _RECONNECT_SECONDS = 0.5
 _POLL_SECONDS = 1.0
 

@@ -13,7 +13,7 @@ from api.http.uploads import Upload
 from api.memory import JSON_GROWTH, RequestMemory, memory_of
 from api.metrics import GatewayMetrics
 from api.middleware.auth import Caller
-from api.notifications import Notifications, Subscription
+from api.notifications import RETRY_SECONDS, Notifications, Subscription
 from api.rejections import RecentRejections
 from otoscope.errors import (
     DeadlineExceeded,
@@ -215,7 +215,8 @@ class Gateway:
     ) -> JobRecord:
         """A job with its result, once it is finished or (`until_final=False`) its status has changed.
 
-        Returns it unchanged when the time is over or the client has disconnected. Raises what `get` does.
+        Returns it unchanged when the time is over or the client has disconnected. An outage of its server meanwhile is
+        waited for as well. Raises what `get` does.
         """
         with self.notifications.subscribe(job_id, final_only=until_final) as subscription:
             job = await self.get(job_id, caller, with_result=True)
@@ -231,7 +232,13 @@ class Gateway:
                 if (left := deadline - time.monotonic()) <= 0:
                     break
                 await subscription.wait(left)
-                job = await self.store.get(job.id, with_result=True)
+                try:
+                    job = await self.store.get(job.id, with_result=True)
+                except StoreUnavailable:
+                    if time.monotonic() + RETRY_SECONDS >= deadline:
+                        raise
+                    await asyncio.sleep(RETRY_SECONDS)
+                    subscription.notify()
         return job
 
     @asynccontextmanager

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from sse_starlette import ServerSentEvent
 
-from api.notifications import Notifications
+from api.notifications import RETRY_SECONDS, Notifications
 from api.rendering.results import render_job
 from otoscope.errors import InvalidRequest, JobExpired, JobNotFound, RateLimited, StoreUnavailable, TooManyConnections
 from otoscope.types import Progress, Timings
@@ -21,7 +21,6 @@ from shared.jobs import ShardedJobStore
 from shared.jobs.records import Event, JobRecord
 
 FROM_START = "0-0"
-_RETRY_SECONDS = 1.0
 
 
 def resume_point(last_event_id: str | None) -> str:
@@ -63,7 +62,7 @@ async def job_events(
             except (StoreUnavailable, RateLimited, TooManyConnections) as error:
                 what = "Redis is unreachable" if isinstance(error, StoreUnavailable) else "no memory for the result"
                 yield ServerSentEvent(comment=f"{what}; waiting")
-                await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
                 continue
             if job.final:
                 return  # no event follows the end of a job

@@ -1,16 +1,22 @@
 """A gateway with several Redis servers, which are databases of the one server of the run; the test is their workers."""
 
+import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx2
 import pytest
+import redis
 
 from shared.config.settings import Settings
 from shared.contract import new_job_id, server_of
 from tests.api.conftest import FakeWorker, wav
+from tests.conftest import start_server
 from tests.support.process_tree import until
 from tests.support.streams import open_stream, tone
 
@@ -138,3 +144,44 @@ def test_only_the_jobs_of_a_server_that_is_down_are_unavailable(half: httpx2.Cli
         assert answer.headers["retry-after"]
     codes = Counter(submit(half, **{"Idempotency-Key": str(key)}).status_code for key in range(12))
     assert codes.keys() == {202, 503}
+
+
+@pytest.mark.slow
+def test_requests_that_wait_outlast_an_outage(
+    start_gateway: Callable[..., httpx2.Client], settings: Settings, redis_url: str
+) -> None:
+    """A long poll and the events of a batch continue when their server is back, whatever wakes them meanwhile."""
+    durable = ("--appendonly", "yes", "--appendfsync", "always")
+    with tempfile.TemporaryDirectory(prefix="oto") as name, ThreadPoolExecutor(2) as pool:
+        server, socket = start_server(Path(name), *durable)
+        worker = FakeWorker(settings.model_copy(update={"redis_url": f"unix://{socket}"}))
+        try:
+            worker.announce("elsewhere", seconds=60)
+            http = start_gateway(redis_url=f"{redis_url} unix://{socket}", keepalive_seconds=0.5)
+            files = [("file", (f"{number}.wav", wav(0.2))) for number in range(2)]
+            batch = http.post("/v1/batches", files=files, data={"model": "elsewhere"}).json()
+            ids = [member["id"] for member in batch["members"]]
+            assert [server_of(job_id) for job_id in ids] == [1, 1]
+            events = pool.submit(http.get, batch["links"]["events"])
+            polled = pool.submit(http.get, f"/v1/jobs/{ids[0]}", params={"wait": 20})
+            until(lambda: "otoscope_api_event_streams 1.0" in http.get("/metrics").text)
+            time.sleep(0.3)  # the long poll has no metric
+            server.kill()
+            server.wait()
+            until(lambda: http.get("/health/ready").json()["servers_down"] == [1])
+            with redis.Redis.from_url(redis_url) as other:
+                other.client_kill_filter(
+                    _type="pubsub"
+                )  # after a lost subscription every waiting request reads its job
+            time.sleep(1.5)
+            server, _ = start_server(Path(name), *durable)
+            until(lambda: http.get("/health/ready").json()["servers_down"] == [])
+            for job_id in ids:
+                worker.finish(job_id)
+            answer = polled.result(20)
+            assert (answer.status_code, answer.json()["id"]) == (200, ids[0])
+            assert "event: finished" in events.result(20).text
+        finally:
+            worker.close()
+            server.kill()
+            server.wait()
