@@ -92,7 +92,9 @@ class Gateway:
                 submission = await self.store.submit(new, job_id, exact=exact)
                 tracing.set_attributes({"messaging.message.id": submission.id, tracing.MODEL: submission.job.model})
         except QueueFull as error:
-            self._rejections.add(caller.name, error)
+            # One that needs a certain server, or memory for kept sounds, says nothing about the caller's next one.
+            if not (idempotency_key or exact or upload.options.keep_sound):
+                self._rejections.add(caller.name, error)
             raise
         self._rejections.remove(caller.name)
         tracing.link_job(submission.id, submission.job.trace)

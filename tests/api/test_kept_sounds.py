@@ -147,3 +147,17 @@ def test_a_repeated_request_that_keeps_the_sound_is_another_one(sharing: httpx2.
     first = sharing.post("/v1/jobs", files={"file": wav()}, headers=headers)
     again = sharing.post("/v1/jobs", files={"file": wav()}, data=KEEP, headers=headers)
     assert (first.status_code, again.json()["code"]) == (202, "idempotency_conflict")
+
+
+def test_a_caller_whose_sound_cannot_be_kept_can_submit_it_without(
+    sharing: httpx2.Client, worker: FakeWorker, settings: Settings
+) -> None:
+    """At once: that there is no memory for kept sounds says nothing about other jobs."""
+    with redis.Redis.from_url(settings.redis_url) as raw:
+        try:
+            raw.config_set("maxmemory", int(raw.info("memory")["used_memory"] * 1.6))  # type: ignore[index]
+            refused, accepted = (sharing.post("/v1/jobs", files={"file": wav()}, data=data) for data in (KEEP, {}))
+        finally:
+            raw.config_set("maxmemory", 0)
+    assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+    assert accepted.status_code == 202, accepted.text

@@ -146,6 +146,22 @@ def test_only_the_jobs_of_a_server_that_is_down_are_unavailable(half: httpx2.Cli
     assert codes.keys() == {202, 503}
 
 
+def test_a_full_server_of_a_key_refuses_that_key_alone(
+    start_gateway: Callable[..., httpx2.Client], urls: list[str], workers: list[FakeWorker]
+) -> None:
+    """The next submission of the caller goes to the other server."""
+    http = start_gateway(redis_url=" ".join(urls), queue_limit=1, caller_share=1.0)
+    full = submit(http, **{"Idempotency-Key": "first"}).json()["id"]
+    for key in range(100):
+        answer = submit(http, **{"Idempotency-Key": str(key)})
+        if answer.status_code == 429:
+            break
+        http.delete(f"/v1/jobs/{answer.json()['id']}")
+    answer = submit(http)
+    assert answer.status_code == 202, answer.text
+    assert server_of(answer.json()["id"]) != server_of(full)
+
+
 @pytest.mark.slow
 def test_requests_that_wait_outlast_an_outage(
     start_gateway: Callable[..., httpx2.Client], settings: Settings, redis_url: str
