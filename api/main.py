@@ -17,6 +17,7 @@ from api import background, static_files
 from api.batches import Batches
 from api.http import fast_routes, head_routes, problems
 from api.live.registry import StreamRegistry
+from api.memory import Budget
 from api.middleware import auth
 from api.middleware.errors import InternalErrorMiddleware
 from api.middleware.headers import SecurityHeadersMiddleware
@@ -64,6 +65,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The gateway as an ASGI application. Raises KeyFileError."""
     settings = settings or Settings()
     keys = auth.KeyRing(settings.keys_file) if settings.keys_file is not None else None
+    uploads = Budget("uploads", settings.upload_memory, settings.caller_share)
+    responses = Budget("responses", settings.response_memory, settings.caller_share)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -72,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         clients = [connect_async(settings, number) for number in range(len(settings.redis_servers))]
         servers = Servers(clients, settings)
         gateway = Gateway(settings, ShardedJobStore(servers, settings))
+        gateway.metrics.watch_held(uploads, responses)
         app.state.gateway = gateway
         app.state.batches = Batches(gateway, ShardedBatchStore(servers))
         app.state.streams = StreamRegistry(settings.max_streams, settings.caller_share)
@@ -118,12 +122,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         head_routes.add_head(app, resource.router)
     app.include_router(live_streams.router)
     static_files.install(app)
-    _add_middleware(app, settings, keys)
+    _add_middleware(app, settings, keys, uploads, responses)
     app.openapi = lambda: _openapi(app, keys=keys is not None)  # type: ignore[method-assign]
     return app
 
 
-def _add_middleware(app: FastAPI, settings: Settings, keys: auth.KeyRing | None) -> None:
+def _add_middleware(
+    app: FastAPI, settings: Settings, keys: auth.KeyRing | None, uploads: Budget, responses: Budget
+) -> None:
     """From the innermost to the outermost."""
     if tracing.enabled():
         app.add_middleware(TracingMiddleware)
@@ -141,12 +147,7 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: auth.KeyRing | None)
             allow_headers=["Authorization", "Idempotency-Key", "Last-Event-ID", "Prefer"],
             expose_headers=["Content-Disposition", "Location", "Preference-Applied", "Retry-After"],
         )
-    app.add_middleware(
-        MemoryLimitMiddleware,
-        uploads=settings.upload_memory,
-        responses=settings.response_memory,
-        share=settings.caller_share,
-    )
+    app.add_middleware(MemoryLimitMiddleware, uploads=uploads, responses=responses)
     app.add_middleware(ConnectionLimitMiddleware, max_requests=settings.max_connections)
     app.add_middleware(InternalErrorMiddleware)
     app.add_middleware(SecurityHeadersMiddleware, cross_origin=bool(settings.origins))

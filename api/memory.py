@@ -70,7 +70,6 @@ class RequestMemory:
         """So many bytes of the upload have arrived. Raises what `Budget.take` does."""
         self._uploads.take(self.caller, size)
         self._received += size
-        self._observe()
 
     def hold(self, size: int) -> None:
         """The response takes so many bytes from now on, in place of what was held. Raises what `Budget.take`
@@ -82,7 +81,6 @@ class RequestMemory:
         else:
             return
         self._held = size
-        self._observe()
 
     async def wait_to_hold(self, size: int) -> None:
         """`hold` as soon as there is room: for a response that has begun."""
@@ -98,13 +96,6 @@ class RequestMemory:
         if self._received:
             self._uploads.release(self.caller, self._received)
             self._received = 0
-            self._observe()
-
-    def _observe(self) -> None:
-        """Set the gauges."""
-        held_bytes = self._scope["app"].state.gateway.metrics.held_bytes
-        for budget in (self._uploads, self._responses):
-            held_bytes.labels(budget.kind).set(budget.used)
 
 
 def memory_of(request: HTTPConnection) -> RequestMemory:

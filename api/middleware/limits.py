@@ -79,10 +79,8 @@ class MemoryLimitMiddleware:
     the last one has left. Routes count what they read from Redis, and streams without a length, by `RequestMemory`.
     """
 
-    def __init__(self, app: ASGIApp, uploads: int, responses: int, share: float) -> None:
-        """`uploads` and `responses` are in bytes, `share` is that of one caller."""
-        self._app = app
-        self._uploads, self._responses = Budget("uploads", uploads, share), Budget("responses", responses, share)
+    def __init__(self, app: ASGIApp, uploads: Budget, responses: Budget) -> None:
+        self._app, self._uploads, self._responses = app, uploads, responses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or scope["path"].startswith(_UNLIMITED):

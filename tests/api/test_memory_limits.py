@@ -15,6 +15,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from api.http.problems import STATUS
+from api.memory import Budget
 from api.metrics import GatewayMetrics
 from api.middleware.limits import MemoryLimitMiddleware
 from otoscope.errors import OtoscopeError
@@ -28,19 +29,14 @@ LIMIT = 1_000_000  # bytes
 RAW = ["Content-Type: audio/wav"]
 
 
-class _State:
-    def __init__(self) -> None:
-        self.gateway = self
-        self.state = self
-        self.metrics = GatewayMetrics(1)
-
-
 class _Requests:
     """Requests to an application that takes `size` bytes of a body and responds with as many."""
 
     def __init__(self) -> None:
-        self._state = _State()
-        self.app = MemoryLimitMiddleware(self._respond, uploads=LIMIT, responses=LIMIT, share=0.5)
+        uploads, responses = Budget("uploads", LIMIT, 0.5), Budget("responses", LIMIT, 0.5)
+        self.app = MemoryLimitMiddleware(self._respond, uploads, responses)
+        self._metrics = GatewayMetrics(1)
+        self._metrics.watch_held(uploads, responses)
         self.finish = asyncio.Event()
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +58,7 @@ class _Requests:
 
         scope: dict[str, Any] = {
             "type": "http", "method": "POST", "path": "/v1/jobs", "client": (address, 1), "size": response,
-            "headers": [], "query_string": b"", "app": self._state, "state": {},
+            "headers": [], "query_string": b"", "state": {},
         }  # fmt: skip
         request = asyncio.create_task(self.app(scope, receive, send))
         while not request.done() and not (messages and messages[0]["status"] in (429, 503)):
@@ -74,7 +70,7 @@ class _Requests:
         return STATUS[error.code] if isinstance(error, OtoscopeError) else int(messages[0]["status"])
 
     def held(self, kind: str) -> float | None:
-        return self._state.metrics.registry.get_sample_value("otoscope_api_held_bytes", {"kind": kind})
+        return self._metrics.registry.get_sample_value("otoscope_api_held_bytes", {"kind": kind})
 
 
 @pytest.mark.parametrize("kind", ["upload", "response"])
