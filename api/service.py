@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 from fastapi import Request
@@ -166,9 +166,11 @@ class Gateway:
         body: bytes,
         turn: str,
         seconds: float,
+        accepted: Callable[[str], None],
     ) -> JobRecord:
         """The succeeded job of a window of a stream, with its result, within that many seconds. `turn` is the caller
-        under which it is queued. Unlike `submit` it does not log: a stream has several windows a second.
+        under which it is queued; `accepted` is called with its id, which is another one than `job_id` where another
+        server has taken it. Unlike `submit` it does not log: a stream has several windows a second.
 
         Raises Busy errors, the error of the failed job, or DeadlineExceeded.
         """
@@ -180,6 +182,7 @@ class Gateway:
                     result_bytes=largest_result(card, options, audio.duration), deadline=seconds,
                 )  # fmt: skip
                 submission = await self.store.submit(new, job_id)
+            accepted(submission.id)
             job, until = submission.job, time.monotonic() + seconds
             if job.id != job_id:  # another server has taken it
                 subscription = stack.enter_context(self.notifications.subscribe(job.id, final_only=True))

@@ -321,10 +321,15 @@ class LiveStream:
         job_id = self._gateway.store.new_job_id(self._card.name)
         # A stream takes turns as one caller: it has one window in the queue, however many jobs its caller has there.
         turn = f"{self._caller.name}/stream/{self.id}"
+
+        def accepted(taken: str) -> None:
+            nonlocal job_id
+            job_id = taken
+
         try:
-            job = await self._gateway.classify_window(job_id, self._card, options, audio, body, turn, DEADLINE_SECONDS)
-            job_id = job.id
-            yield job
+            yield await self._gateway.classify_window(
+                job_id, self._card, options, audio, body, turn, DEADLINE_SECONDS, accepted
+            )
         finally:
             task = asyncio.create_task(self._forget(job_id))
             self._jobs.add(task)

@@ -14,8 +14,9 @@ import pytest
 import redis
 
 from shared.config.settings import Settings
-from shared.contract import new_job_id, server_of
-from tests.api.conftest import FakeWorker, wav
+from shared.contract import TOTALS, new_job_id, server_of
+from shared.jobs.records import WorkerHeartbeat
+from tests.api.conftest import FakeWorker, card, wav
 from tests.conftest import start_server
 from tests.support.process_tree import until
 from tests.support.streams import open_stream, tone
@@ -106,6 +107,36 @@ def test_the_windows_of_a_stream_are_on_both_servers(
     text = http.get("/metrics").text
     for server in (0, 1):
         assert f'otoscope_jobs_total{{outcome="accepted",server="{server}"}} 2.0' in text
+
+
+def test_a_window_that_another_server_has_taken_is_removed(
+    start_gateway: Callable[..., httpx2.Client],
+    urls: list[str],
+    workers: list[FakeWorker],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As any window whose answer came too late."""
+    monkeypatch.setattr("api.live.stream.DEADLINE_SECONDS", 0.5)
+    for name in ("w2", "w3"):  # of the first server, where a worker has the least to do, and there is no place
+        workers[0].store.heartbeat(WorkerHeartbeat(name, ["tiny"]), {"tiny": card("tiny")}, 30)
+    http = start_gateway(redis_url=" ".join(urls), queue_limit=2, caller_share=1.0)
+    counts = [0, 0]
+    while counts != [2, 1]:
+        job_id = submit(http).json()["id"]
+        server = server_of(job_id) or 0
+        if counts[server] == 2 - server:
+            http.delete(f"/v1/jobs/{job_id}")
+        else:
+            counts[server] += 1
+    time.sleep(1.2)  # until both are probed again
+    with redis.Redis.from_url(urls[1]) as raw, open_stream(str(http.base_url)) as client:
+        jobs = set(raw.keys("otoscope:job:*"))  # type: ignore[arg-type]
+        accepted = int(raw.hget(TOTALS, "accepted") or 0)  # type: ignore[arg-type]
+        client.receive()
+        client.send(tone(0.5))
+        assert client.receive()["error"]["code"] == "deadline_exceeded"
+        assert raw.hget(TOTALS, "accepted") == str(accepted + 1).encode()
+        until(lambda: set(raw.keys("otoscope:job:*")) == jobs)  # type: ignore[arg-type]
 
 
 @pytest.fixture
