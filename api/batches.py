@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from api.http.archives import Member
@@ -18,6 +19,8 @@ from otoscope.errors import (
     BatchNotFound,
     InvalidBase64,
     InvalidRequest,
+    JobExpired,
+    JobNotFound,
     OtoscopeError,
     PayloadTooLarge,
     QueueFull,
@@ -160,7 +163,8 @@ class Batches:
         for member, known in zip(state.record.members, state.states, strict=True):
             exists = member.job_id and known.status not in ("missing", "expired")
             if exists and (state.finished or known.status in UNFINISHED):
-                await self._gateway.store.cancel(member.job_id)
+                with suppress(JobNotFound, JobExpired):  # since the states were read
+                    await self._gateway.store.cancel(member.job_id)
         if state.finished:
             await self._store.delete(batch_id)
 

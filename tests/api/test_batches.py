@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -108,6 +109,18 @@ def test_cancel_and_delete(http: httpx2.Client, worker: FakeWorker) -> None:
     missing = http.get(batch["links"]["self"])
     assert (missing.status_code, missing.json()["code"]) == (404, "batch_not_found")
     assert http.get(f"/v1/jobs/{batch['members'][0]['id']}").status_code == 404
+
+
+def test_a_batch_that_is_deleted_twice_at_once(http: httpx2.Client, worker: FakeWorker) -> None:
+    """Each request deletes what the other one has left: a job that is gone ends neither."""
+    batch = http.post("/v1/batches", files=[("file", (f"{number}.wav", SOUND)) for number in range(40)]).json()
+    for member in batch["members"]:
+        worker.finish(member["id"])
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(http.delete, [batch["links"]["self"]] * 4))
+    codes = {answer.json()["code"] for answer in answers if answer.status_code != 204}
+    assert codes <= {"batch_not_found"}
+    assert http.get(batch["links"]["self"]).json()["code"] == "batch_not_found"
 
 
 def test_a_repeated_request_submits_what_is_missing(
