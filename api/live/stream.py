@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import msgpack
 import orjson
-from fastapi import WebSocket
+from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from api.http.problems import STATUS, describe_validation_errors
@@ -60,6 +60,8 @@ MESSAGES_A_SECOND = 500
 """Of a client at most, in the mean; each costs the gateway some microseconds, however short it is."""
 _SEND_SECONDS = 30.0  # that a client may take to read an answer
 _FORGET_SECONDS = 5.0  # to remove the last window of a stream
+
+_CLOSED = (OSError, RuntimeError, WebSocketDisconnect)  # what a message to a closed connection raises
 
 NORMAL, INTERNAL = 1000, 1011  # close codes (RFC 6455, section 7.4)
 
@@ -351,7 +353,7 @@ class LiveStream:
                     await self._socket.send_bytes(msgpack.packb(message | arrays))
         except TimeoutError as error:
             raise _Disconnected(close_code(RequestTimeout(""))) from error
-        except (OSError, RuntimeError) as error:  # of a connection that is closed
+        except _CLOSED as error:
             raise _Disconnected(1006) from error
 
 
@@ -359,7 +361,7 @@ async def fail(socket: WebSocket, error: OtoscopeError) -> int:
     """Say why an accepted stream ends, and close it; returns the close code."""
     code = close_code(error)
     message = StreamError(code=error.code, title=error.title, detail=error.detail)
-    with suppress(OSError, RuntimeError, TimeoutError):
+    with suppress(*_CLOSED, TimeoutError):
         async with asyncio.timeout(1.0):
             await socket.send_text(message.model_dump_json())
     await close(socket, code, error.code)
@@ -368,7 +370,7 @@ async def fail(socket: WebSocket, error: OtoscopeError) -> int:
 
 async def close(socket: WebSocket, code: int, reason: str = "") -> None:
     """Close a connection, which may be closed already."""
-    with suppress(OSError, RuntimeError, TimeoutError):
+    with suppress(*_CLOSED, TimeoutError):
         async with asyncio.timeout(1.0):
             await socket.close(code, reason)
 

@@ -21,6 +21,7 @@ from shared.api_keys import Scope, new_key, write_keys
 from shared.config.settings import Settings
 from tests.api.conftest import FakeWorker, fake_result, gateway_thread, wav
 from tests.support.hostile_requests import request, send_request
+from tests.support.process_tree import until
 from tests.support.streams import RATE, StreamClient, open_stream, pcm, tone
 
 HOP = 0.5
@@ -196,6 +197,21 @@ def test_a_window_of_a_closed_stream_is_cancelled(http: httpx2.Client, worker: F
     while worker._client.zcard("otoscope:queued"):
         assert time.monotonic() < deadline, "the window is still queued"
         time.sleep(0.02)
+
+
+def test_a_client_that_leaves_before_the_last_answer_is_no_fault_of_the_gateway(
+    http: httpx2.Client, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is counted as a connection that was lost, and nothing is logged as a bug."""
+    monkeypatch.setattr("api.live.stream.DEADLINE_SECONDS", 0.5)
+    with open_stream(str(http.base_url)) as client:
+        client.receive()
+        client.send(tone(HOP))
+        client.control(type="end")
+        queued(worker)
+    until(lambda: "otoscope_api_live_streams_ended_total{" in http.get("/metrics").text)
+    assert 'otoscope_api_live_streams_ended_total{code="1006"} 1.0' in http.get("/metrics").text
+    assert "a stream failed" not in caplog.text
 
 
 def test_parts_come_as_messagepack(http: httpx2.Client, busy_worker: FakeWorker) -> None:
