@@ -19,7 +19,7 @@ from training.eval import metrics
 from training.eval.calibrate import fit_temperature
 from training.eval.crossval import cross_validate
 from training.eval.evaluate import Evaluation, evaluate
-from training.eval.model_card import record_accuracy
+from training.eval.model_card import record_accuracy, render_model_card
 from training.eval.predict import Precision, predict, predict_with_embeddings
 from training.eval.report import write_report
 from training.fit.loop import train
@@ -112,6 +112,20 @@ def test_recorded_accuracy_is_in_config_and_model_card(data: Path, run: Path, tm
     page = (run / "README.md").read_text()
     assert f"({report.correct} correct" in page
     assert "otoscope evaluate models/tiny" in page
+
+
+def test_model_card_names_the_teachers_that_were_given(data: Path, run: Path, tmp_path: Path) -> None:
+    """Not the one that a run trains itself, as its recipe says; those that were given in its place."""
+    evaluation = evaluate(run, load_esc50(data))
+    report = write_report(evaluation, tmp_path / "report")
+    config, distill = evaluation.config, {"weight": 0.5, "teacher": "recipes/first.yaml", "temperature": 2.0}
+    for names, options in ((["first"], ""), (["a", "b"], " --teacher models/a --teacher models/b")):
+        recipe = {**config.training["recipe"], "distill": distill}
+        training = {**config.training, "recipe": recipe, "teachers": [{"name": name} for name in names]}
+        page = render_model_card(config.model_copy(update={"training": training}), report, evaluation.dataset)
+        command = next(line for line in page.splitlines() if line.startswith("$ otoscope train"))
+        assert f"{options} --out" in command
+        assert command.count("--teacher") == options.count("--teacher")
 
 
 def test_temperature_is_fitted_and_applied(data: Path, run: Path) -> None:

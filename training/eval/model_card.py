@@ -116,8 +116,9 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
     lines += ["", "To reproduce the accuracy and the weights:", "", "```console"]
     fold = "" if test_fold == "test" else f" --fold {test_fold}"
     lines += [f"$ otoscope evaluate models/{config.name} --data {where}{fold} --precision {report.precision}"]
-    given = () if recipe.distill.teacher else config.training.get("teachers", ())
-    teachers = "".join(f" --teacher models/{one['name']}" for one in given)
+    trained_first = Path(recipe.distill.teacher or "").stem  # by the run itself
+    named = [one["name"] for one in config.training.get("teachers", ()) if one["name"] != trained_first]
+    teachers = "".join(f" --teacher models/{name}" for name in named)
     started = config.training.get("started_from")
     start = f" --from models/{started['name']}" if started else ""
     for name, own in _runs(config):
