@@ -80,7 +80,7 @@ class Batches:
             server = gateway.store.server_of_key(digest)
             batch_id = at_server(digest[:32], server)
         else:
-            server = await gateway.store.server_with_places(card.name, len(members))
+            server = await gateway.store.server_with_places(card.name, options, len(members))
             batch_id = new_job_id(server)
         checked = await asyncio.to_thread(self._check, members, options, server)
         record = BatchRecord(batch_id, caller.name, time.time(), tuple(checked.records))

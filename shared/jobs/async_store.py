@@ -78,19 +78,25 @@ class AsyncJobStore:
         with map_redis_errors():
             await pool.release(await pool.get_connection())
 
-    async def submit(self, job: NewJob, job_id: str | None = None) -> Submission:
-        """Store a job with its upload and queue it. Raises QueueFull or IdempotencyConflict.
-
-        `job_id` is given by a caller that follows the job from the beginning.
-        """
-        settings, options = self._settings, job.options
-        most = settings.redis_memory_share * (_KEPT_SHARE if options.keep_sound else 1)
+    async def require_memory(self, options: JobOptions) -> float:
+        """The share of Redis' memory limit up to which jobs with these options are accepted. Raises QueueFull above
+        it."""
+        most = self._settings.redis_memory_share * (_KEPT_SHARE if options.keep_sound else 1)
         share = await self.memory_share()
         if share > most:
             raise QueueFull(
                 f"The queue's memory is {share:.0%} full; {_uploads(options)} are accepted again below {most:.0%}.",
                 retry_after=5,
             )
+        return most
+
+    async def submit(self, job: NewJob, job_id: str | None = None) -> Submission:
+        """Store a job with its upload and queue it. Raises QueueFull or IdempotencyConflict.
+
+        `job_id` is given by a caller that follows the job from the beginning.
+        """
+        settings, options = self._settings, job.options
+        most = await self.require_memory(options)
         job_id = job_id or contract.new_job_id()
         options_json = options.model_dump_json()
         ttl = job_ttl(settings, job.audio.duration)

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TypeVar
 
 from otoscope.errors import BatchNotFound, JobNotFound, QueueFull, StoreUnavailable
-from otoscope.types import ModelCard
+from otoscope.types import JobOptions, ModelCard
 from shared import contract
 from shared.config.settings import Settings
 from shared.jobs.batches import BatchRecord, MemberState
@@ -37,22 +37,23 @@ class ShardedJobStore:
         """The number of the server of an idempotency key."""
         return self._servers.of_key(key).number
 
-    async def server_with_places(self, model: str, places: int) -> int:
+    async def server_with_places(self, model: str, options: JobOptions, places: int) -> int:
         """The number of a server for a batch of so many jobs, which has room for them. Raises QueueFull."""
+        full: QueueFull | None = None
         unavailable: StoreUnavailable | None = None
-        answered = False
         for server in self._servers.for_model(model):
             try:
                 async with self._servers.using(server):
+                    await server.jobs.require_memory(options)
                     if await server.jobs.unfinished() + places <= self._settings.queue_limit:
                         self._servers.count(server, places)
                         return server.number
-                    answered = True
+                    full = QueueFull(f"The queue has no place for {places} sounds now.", retry_after=5)
+            except QueueFull as error:
+                full = error
             except StoreUnavailable as error:
                 unavailable = error
-        if unavailable and not answered:
-            raise unavailable
-        raise QueueFull(f"The queue has no place for {places} sounds now.", retry_after=5)
+        raise full or unavailable or AssertionError("there is always a server")
 
     async def submit(self, job: NewJob, job_id: str | None = None, *, exact: bool = False) -> Submission:
         """As AsyncJobStore.submit, on the first server that takes the job.

@@ -199,9 +199,9 @@ def test_a_batch_goes_where_there_is_room_for_all_of_it(open_shards: Open) -> No
     shards = open_shards(queue_limit=4)
     for _ in range(2):
         shards.submit(job_id=contract.new_job_id(0), exact=True)
-    assert shards.run(shards.jobs.server_with_places("tiny", 3)) == 1
+    assert shards.run(shards.jobs.server_with_places("tiny", JobOptions(), 3)) == 1
     with pytest.raises(QueueFull, match="no place for 5 sounds"):
-        shards.run(shards.jobs.server_with_places("tiny", 5))
+        shards.run(shards.jobs.server_with_places("tiny", JobOptions(), 5))
     job_id = shards.submit(job_id=contract.new_job_id(1), exact=True).id
     record = BatchRecord(contract.new_job_id(1), "", 0.0, (MemberRecord("a.wav", job_id),))
     assert shards.run(shards.batches.create(record, "digest", 1.0)) == record
@@ -211,6 +211,25 @@ def test_a_batch_goes_where_there_is_room_for_all_of_it(open_shards: Open) -> No
     shards.run(shards.batches.delete(record.id))
     with pytest.raises(BatchNotFound):
         shards.run(shards.batches.get(record.id))
+
+
+def test_a_batch_goes_where_there_is_memory(open_shards: Open, settings: Settings) -> None:
+    """As a job does. Its record is not stored on a server that will take none of its jobs."""
+    with tempfile.TemporaryDirectory(prefix="oto") as name:
+        server, socket = start_server(Path(name), "--save", "")
+        try:
+            shards = open_shards(url=f"{settings.redis_url} unix://{socket}")
+            used = shards.raw[1].info("memory")["used_memory"]  # type: ignore[index]
+            shards.raw[1].config_set("maxmemory", int(used / 0.6))
+            keep, plain = JobOptions(keep_sound=True), JobOptions()
+            assert {shards.run(shards.jobs.server_with_places("tiny", plain, 2)) for _ in range(4)} == {0, 1}
+            assert {shards.run(shards.jobs.server_with_places("tiny", keep, 2)) for _ in range(4)} == {0}
+            shards = open_shards(url=f"unix://{socket}", redis_memory_share=0.5)
+            with pytest.raises(QueueFull, match="memory is"):
+                shards.run(shards.jobs.server_with_places("tiny", plain, 2))
+        finally:
+            server.kill()
+            server.wait()
 
 
 def test_an_idempotency_key_has_one_server(shards: Shards, open_shards: Open) -> None:
@@ -305,7 +324,7 @@ def test_one_that_is_down_takes_only_its_own_share_with_it(half: Shards) -> None
     assert half.run(half.jobs.expire_overdue()) == []
     states = half.run(half.jobs.states())
     assert (states[0], states[1] is not None) == (None, True)
-    assert half.run(half.jobs.server_with_places("tiny", 1)) == 1
+    assert half.run(half.jobs.server_with_places("tiny", JobOptions(), 1)) == 1
 
 
 def test_all_are_down(open_shards: Open) -> None:
@@ -314,7 +333,7 @@ def test_all_are_down(open_shards: Open) -> None:
     calls: list[Callable[[], Coroutine[Any, Any, object]]] = [
         lambda: shards.jobs.submit(JOB),
         shards.jobs.positions, shards.jobs.cards, shards.jobs.workers, shards.jobs.expire_overdue,
-        lambda: shards.jobs.server_with_places("tiny", 1),
+        lambda: shards.jobs.server_with_places("tiny", JobOptions(), 1),
     ]  # fmt: skip
     for call in calls:
         with pytest.raises(StoreUnavailable):
