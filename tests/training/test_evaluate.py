@@ -1,6 +1,7 @@
 """Metrics, reports, and the rejection of misleading evaluations."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,19 @@ def test_recorded_accuracy_is_in_config_and_model_card(data: Path, run: Path, tm
     page = (run / "README.md").read_text()
     assert f"({report.correct} correct" in page
     assert "otoscope evaluate models/tiny" in page
+
+
+@pytest.mark.parametrize(("folder", "name"), [("My dogs (2)", "my-dogs-2"), ("_ÄÖ", "model"), ("v1.2_b", "v1.2_b")])
+def test_folder_of_any_name_gives_a_model_that_loads(
+    folder: str, name: str, data: Path, run: Path, tmp_path: Path
+) -> None:
+    """A model is named after its folder, by what a name may have of it: the config is valid, and the commands of the
+    card can be copied."""
+    model = shutil.copytree(run, tmp_path / folder)
+    evaluation = evaluate(model, load_esc50(data))
+    record_accuracy(model, evaluation, write_report(evaluation, tmp_path / "report"))
+    assert load_model(model).config.name == name
+    assert f"otoscope evaluate models/{name} " in (model / "README.md").read_text()
 
 
 def test_model_card_names_the_teachers_that_were_given(data: Path, run: Path, tmp_path: Path) -> None:

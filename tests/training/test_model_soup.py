@@ -28,8 +28,8 @@ def fine_tuned(directory: Path, seed: int, **training: object) -> Path:
 
 def test_the_weights_are_the_mean_and_nothing_measured_is_kept(tmp_path: Path) -> None:
     runs = [fine_tuned(tmp_path / name, seed) for seed, name in enumerate(("first", "second"))]
-    config = average_models(runs, tmp_path / "mean")
-    first, second, mean = (load_model(path).network.state_dict() for path in (*runs, tmp_path / "mean"))
+    config = average_models(runs, tmp_path / "Mean")
+    first, second, mean = (load_model(path).network.state_dict() for path in (*runs, tmp_path / "Mean"))
     for name, weight in mean.items():
         torch.testing.assert_close(weight, (first[name] + second[name]) / 2, rtol=1e-3, atol=1e-3)
     assert (config.name, config.temperature, config.answers) == ("mean", 1.0, AnswerConfig())

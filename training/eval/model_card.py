@@ -11,7 +11,7 @@ from training.eval.evaluate import Evaluation
 from training.eval.report import EvaluationReport, class_table, confusion_table, interval, percent
 from training.fit.history import CURVE
 from training.recipe import Recipe, differences, load_recipe, parse_stored
-from worker.model.checkpoint import ModelConfig, write_config
+from worker.model.checkpoint import ModelConfig, model_name, write_config
 from worker.model.frontend import FrontendConfig
 
 MAX_ROWS = 8  # rows per table
@@ -57,7 +57,7 @@ def record_accuracy(directory: Path, evaluation: Evaluation, report: EvaluationR
     others = [
         one for one in evaluation.config.accuracy if (one.data, one.protocol) != (measured.data, measured.protocol)
     ]
-    config = evaluation.config.model_copy(update={"name": directory.resolve().name, "accuracy": (measured, *others)})
+    config = evaluation.config.model_copy(update={"name": model_name(directory), "accuracy": (measured, *others)})
     page = render_model_card(config, report, evaluation.dataset)
     if (directory / CURVE).is_file():
         page += f"\n## Learning curve\n\n![Loss and accuracy over the epochs]({CURVE})\n"

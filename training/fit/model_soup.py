@@ -18,7 +18,7 @@ from training.data.fingerprint import TRAINING_FINGERPRINTS, TRAINING_SOUNDS
 from training.errors import RunError
 from training.fit.loop import RECIPE
 from worker.model.answers import AnswerConfig
-from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model, save_model
+from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model, model_name, save_model
 
 
 def average_models(directories: Sequence[Path], out: Path) -> ModelConfig:
@@ -43,7 +43,7 @@ def average_models(directories: Sequence[Path], out: Path) -> ModelConfig:
     training = {key: value for key, value in first.config.training.items() if key not in ("answers", "note")}
     config = first.config.model_copy(
         update={
-            "name": out.resolve().name,
+            "name": model_name(out),
             "temperature": 1.0,
             "answers": AnswerConfig(),
             "open_set_sha256": "",

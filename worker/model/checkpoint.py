@@ -8,6 +8,7 @@ not fit into float16.
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,7 @@ from worker.model.frontend import FrontendConfig, LogMel
 from worker.model.open_set import OPEN_SET, OpenSetScorer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
 class ModelConfig(BaseModel):
@@ -36,7 +38,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     contract_version: int = CONTRACT_VERSION
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    name: str = Field(pattern=_NAME)
     description: str = ""
     architecture: Annotated[SerializeAsAny[ArchitectureConfig], BeforeValidator(architectures.parse)]
     frontend: FrontendConfig
@@ -100,6 +102,14 @@ def save_model(directory: Path, network: nn.Module, config: ModelConfig) -> Mode
     os.replace(partial, directory / WEIGHTS)
     write_config(directory, config)
     return config
+
+
+def model_name(directory: Path) -> str:
+    """The name for the config of a model in this directory: that of the directory, or what a name may have of it."""
+    name = directory.resolve().name
+    if re.fullmatch(_NAME, name):
+        return name
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("._-")[:64] or "model"
 
 
 def write_config(directory: Path, config: ModelConfig) -> None:
