@@ -158,8 +158,8 @@ class Settings(BaseSettings):
     `max_connections`, `upload_memory` and `response_memory`. Callers are served in turn, so that the rest of the queue
     stays available to the others. 1 for a service with a single caller, such as a proxy that is not trusted."""
     redis_memory_share: float = Field(0.85, gt=0, le=1)
-    """Share of Redis' own memory limit above which submissions get 429: with a full Redis workers cannot store
-    results."""
+    """Share of Redis' own memory limit above which submissions get 429. What is stored counts, and the largest results
+    that accepted jobs can have."""
     max_wait: float = Field(60.0, gt=0)
     """Longest `Prefer: wait` or `?wait=`, in seconds; a larger value is reduced to it. /evaluate waits as long."""
     max_streams: int = Field(64, ge=0)
