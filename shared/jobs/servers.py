@@ -93,13 +93,14 @@ class Servers:
     def for_model(self, model: str) -> list[Server]:
         """The servers for a new job, the best one first.
 
-        Those whose workers serve the model, by the work that each of these workers has, in turn where that is equal;
-        where no worker serves it, all that may get new jobs; where there are none of these either, all.
+        Those whose workers serve the model, by the work that each of these workers has, in turn where that is equal.
+        Where none of them may get new jobs, they are unavailable: elsewhere a job would wait for a worker in vain. Where
+        no worker of any server serves the model, all that may get new jobs; where there are none of these either, all.
         """
         if len(self._all) == 1:
             return list(self._all)
-        usable = [server for server in self._all if server.usable] or list(self._all)
-        serving = [server for server in usable if server.workers[model]] or usable
+        serving = [server for server in self._all if server.workers[model]] or list(self._all)
+        serving = [server for server in serving if server.usable] or serving
         count = len(self._all)
         return sorted(serving, key=lambda server: (server.work(model), (server.number - self._next) % count))
 

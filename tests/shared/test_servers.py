@@ -30,7 +30,7 @@ from shared.config.settings import Settings
 from shared.jobs import AsyncJobStore, JobStore, ShardedJobStore
 from shared.jobs.batches import BatchRecord, MemberRecord
 from shared.jobs.records import NewJob, Submission, WorkerHeartbeat
-from shared.jobs.servers import Servers
+from shared.jobs.servers import Server, Servers
 from shared.jobs.sharded_store import ShardedBatchStore
 from shared.redis_client.connection import connect, connect_async
 from tests.conftest import start_server
@@ -162,6 +162,26 @@ def test_a_new_job_goes_where_its_model_is_served(shards: Shards) -> None:
     shards.probe()
     assert shards.spread(10, "other") == [0, 10]
     assert shards.spread(10, "nobody's") == [10, 0], "which evens it out"
+
+
+def test_a_job_waits_for_no_worker_that_its_server_will_not_have(shards: Shards) -> None:
+    """While the only server whose workers serve its model is down it is refused: on another one it would wait until its
+    deadline. It is accepted as soon as that server is back."""
+    shards.announce(1, "other")
+    shards.probe()
+    only = list(shards.servers)[1]
+    shards.run(_mark(shards, only, up=False))
+    with pytest.raises(StoreUnavailable, match="Redis server 1"):
+        shards.submit("other")
+    with pytest.raises(StoreUnavailable, match="Redis server 1"):
+        shards.run(shards.jobs.server_with_places("other", JobOptions(), 2))
+    assert shards.spread(2) == [2, 0]
+    shards.probe()
+    assert shards.spread(2, "other") == [0, 2]
+
+
+async def _mark(shards: Shards, server: Server, *, up: bool) -> None:
+    shards.servers._set_up(server, up=up)
 
 
 def test_a_proposed_id_is_kept_where_its_server_takes_the_job(shards: Shards) -> None:
