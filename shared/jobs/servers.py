@@ -94,8 +94,8 @@ class Servers:
         """The servers for a new job, the best one first.
 
         Those whose workers serve the model, by the work that each of these workers has, in turn where that is equal.
-        Where none of them may get new jobs, they are unavailable: elsewhere a job would wait for a worker in vain. Where
-        no worker of any server serves the model, all that may get new jobs; where there are none of these either, all.
+        They are also returned where none of them may get new jobs: elsewhere a job would wait for a worker in vain.
+        Where no worker serves the model, all that may get new jobs; where there are none of these either, all.
         """
         if len(self._all) == 1:
             return list(self._all)
