@@ -207,7 +207,7 @@ def _report_import(dataset: Path, result: "ImportResult") -> None:
 
     from training.data.custom.manifest import read_manifest
 
-    items = read_manifest(dataset, missing_ok=True)
+    items, quoted = read_manifest(dataset, missing_ok=True), shlex.quote(str(dataset))
     sounds, counts = len(items), Counter(label for item in items for label in item.labels)
     added = f"{result.added:,} sound{'s' * (result.added != 1)} added"
     print(f"{added}, {result.unchanged:,} already imported; {dataset} now has {sounds:,}:")
@@ -217,11 +217,10 @@ def _report_import(dataset: Path, result: "ImportResult") -> None:
         sizes = ", ".join(
             f"{part} {sum(counts[part] for counts in result.split.counts.values()):,}" for part in result.split.shares
         )
-        print(f"Split as the folders are: {sizes}; `otoscope data split {dataset}` makes another one")
+        print(f"Split as the folders are: {sizes}; `otoscope data split {quoted}` makes another one")
         _list("Re-encoded copies on two sides of it", result.split.copies)
     _list("One sound under two labels", result.conflicts)
     _list("Skipped", result.skipped)
-    quoted = shlex.quote(str(dataset))
     if len(counts) == 1:
         print("This is one class; training needs at least two.")
     else:

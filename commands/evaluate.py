@@ -3,6 +3,7 @@
 Modules that need torch are imported inside the commands.
 """
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -182,7 +183,7 @@ def quantise(
     for model in models:
         ranges = run(model, dataset).int8_ranges
         print(f"{model} now has the activation ranges of {len(ranges)} convolutions")
-    print(f"Evaluate its accuracy: otoscope evaluate {models[0]} --precision int8{_same(data)}")
+    print(f"Evaluate its accuracy: otoscope evaluate {shlex.quote(str(models[0]))} --precision int8{_same(data)}")
 
 
 def export(
@@ -236,4 +237,4 @@ def _precision(name: str) -> "Precision":
 
 def _same(data: Path | None) -> str:
     """The option that selects the same data."""
-    return f" --data {data}" if data else ""
+    return f" --data {shlex.quote(str(data))}" if data else ""

@@ -4,6 +4,7 @@
 Modules that need torch are imported inside the command.
 """
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +51,7 @@ def average(
 
     config = average_models(models, out)
     print(f"{config.name}: the mean of {len(models)} models, in {out}")
-    print(f"Fit its answers and measure it: otoscope evaluate {out} --fit-answers --record")
+    print(f"Fit its answers and measure it: otoscope evaluate {shlex.quote(str(out))} --fit-answers --record")
 
 
 def push(

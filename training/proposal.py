@@ -69,8 +69,8 @@ class Survey:
             each = f"{self.sounds[few]:,} each"
         sources = sum(self.sources.values())
         return (
-            f"{self.total:,} sounds of {len(self.sounds)} classes ({each}), from {sources:,} sources, about"
-            f" {self.seconds / 60:,.0f} minutes (median {self.median_seconds:.1f} s)"
+            f"{self.total:,} sounds of {len(self.sounds)} classes ({each}), from {sources:,} sources,"
+            f" {describe_time(self.seconds)} (median {self.median_seconds:.1f} s)"
         )
 
 
@@ -89,6 +89,8 @@ def survey(root: Path, fold: Fold | None = None) -> Survey:
     rows: list[tuple[Path, tuple[str, ...], str]]  # file, classes, source
     if (root / MANIFEST).is_file():
         entries = present_entries(root, read_manifest(root, missing_ok=True))
+        if not entries:
+            read_manifest(root)  # raises: none, or the first one that is missing
         rows = [(root / entry.file, entry.labels, entry.source) for entry in entries]
         split = has_split(root)
         subsets = read_split(root) if split else {}

@@ -92,8 +92,10 @@ def test_unusable_files_are_skipped(tmp_path: Path) -> None:
 def test_invalid_folders(tmp_path: Path) -> None:
     """Missing, without class folders, without usable sounds; names that the data set reserves."""
     root = tmp_path / "sounds"
-    with pytest.raises(DatasetError, match="nowhere is not a folder"):
+    with pytest.raises(DatasetError, match="nowhere does not exist"):
         import_folder(tmp_path / "nowhere", root)
+    with pytest.raises(DatasetError, match=r"note\.md is not a folder, and no \.zip, \.csv or \.txt"):
+        import_folder(write_recording(tmp_path / "note.md"), root)
     (tmp_path / "flat").mkdir()
     write_recording(tmp_path / "flat" / "a.wav")
     with pytest.raises(DatasetError, match="has no sub-folders; each class"):

@@ -170,7 +170,7 @@ def test_source_argument(tmp_path: Path) -> None:
     assert "1 sound added" in run("import", tmp_path / "list.CSV", "--to", tmp_path / "sounds").output
     single = run("import", "https://example.org/dog.wav", "--to", tmp_path / "sounds")
     assert "a link needs a class" in single.output
-    assert "is not a folder" in str(run("import", tmp_path / "nowhere", "--to", tmp_path / "sounds").exception)
+    assert "does not exist" in str(run("import", tmp_path / "nowhere", "--to", tmp_path / "sounds").exception)
 
 
 def test_errors_are_one_line(tmp_path: Path) -> None:

@@ -167,9 +167,9 @@ def test_classes_with_one_source_are_stated(tmp_path: Path) -> None:
 
 def test_stale_or_changed(tmp_path: Path) -> None:
     """A split of another manifest, an edited split and a missing split are detected."""
-    src, root = write_class_folders(tmp_path / "mine", "dog", "rain", takes=4), tmp_path / "sounds"
+    src, root = write_class_folders(tmp_path / "mine", "dog", "rain", takes=4), tmp_path / "my sounds"
     import_folder(src, root)
-    with pytest.raises(DatasetError, match="has no split; `otoscope data split"):
+    with pytest.raises(DatasetError, match=r"has no split; `otoscope data split '/.*/my sounds'` creates one"):
         read_split(root)
     write_split(root, val=0.25, test=0.25, seed=1)
     val, test = root / "split" / "val.csv", root / "split" / "test.csv"

@@ -191,7 +191,7 @@ def test_silent_recordings_are_measured(sounds: Path, tmp_path: Path) -> None:
     assert report["answers"]["verdicts"]["silent"] == 3
     right = report["correct_silent"]
     assert report["answers"]["correct_by_verdict"]["silent"] == right
-    note = f"nothing is heard in 3 of the 4 recordings: their verdict is `silent`, and the first class of {right} is"
+    note = f"nothing is heard in 3 of the 4 recordings (verdict `silent`): {right} right by their first class"
     assert note in output
     assert note in (out / "evaluation" / "report.md").read_text()
     with (out / "evaluation" / "predictions.csv").open(newline="") as table:

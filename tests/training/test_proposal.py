@@ -16,6 +16,7 @@ from tests.conftest import PYTHON
 from tests.support.recordings import write_class_folders, write_recording
 from tests.support.tiny_recipe import TINY
 from training.data.custom.folders import import_folder
+from training.data.custom.manifest import write_manifest
 from training.data.custom.split import write_split
 from training.errors import DatasetError
 from training.fit.pretrained import MODELS
@@ -46,6 +47,7 @@ def test_survey(root: Path, data: Path) -> None:
     write_split(root, val=0, test=0.4, seed=1)
     found = survey(root)
     assert not found.needs_split
+    assert str(found).endswith("about 10 s (median 2.0 s)")
     assert 0.3 < found.train_share < 0.9
     layout = survey(data, 2)
     assert (layout.total, layout.train_share, layout.needs_split) == (36, pytest.approx(2 / 3), False)
@@ -55,8 +57,14 @@ def test_unusable_data(tmp_path: Path) -> None:
     import_folder(write_class_folders(tmp_path / "mine", "dog"), tmp_path / "one")
     with pytest.raises(DatasetError, match="1 class; training needs two"):
         survey(tmp_path / "one")
-    with pytest.raises(DatasetError, match="data import"):
-        survey(tmp_path / "mine")
+    (tmp_path / "mine").rename(tmp_path / "my own")
+    with pytest.raises(DatasetError, match=r"`otoscope data import '/.*/my own' --to sounds` makes one"):
+        survey(tmp_path / "my own")
+    with pytest.raises(DatasetError, match=r"nowhere does not exist"):
+        survey(tmp_path / "nowhere")
+    write_manifest(tmp_path / "one", ())
+    with pytest.raises(DatasetError, match=r"items\.csv lists no sounds"):
+        survey(tmp_path / "one")
 
 
 def test_proposals() -> None:

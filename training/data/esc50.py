@@ -5,6 +5,7 @@ Every error is a DatasetError that names the file.
 """
 
 import csv
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -25,10 +26,12 @@ _ESC50_DIGEST = "17e7efbf00fc0a57c3d1124810c251d860ff682fa5ae0de432483c7b16be094
 def load_esc50(root: Path) -> Dataset:
     """Read the table of a folder in the layout of ESC-50. Raises DatasetError."""
     table = root / "meta" / "esc50.csv"
+    if not root.exists():
+        raise DatasetError(f"{root} does not exist")
     if not table.is_file():
         raise DatasetError(
-            f"{root} is not a data set: it has neither items.csv nor meta/esc50.csv; `otoscope data import {root} --to"
-            " sounds` makes one of a folder with a sub-folder for each class"
+            f"{root} is not a data set: it has neither items.csv nor meta/esc50.csv; `otoscope data import"
+            f" {shlex.quote(str(root))} --to sounds` makes one of a folder with a sub-folder for each class"
         )
     clips: list[Clip] = []
     names: dict[int, str] = {}

@@ -204,8 +204,8 @@ def seen_warning(seen: int, clips: int) -> str:
 def silent_note(report: EvaluationReport) -> str:
     """How many silent recordings are counted, if any are; otherwise empty."""
     return (
-        f"nothing is heard in {report.silent} of the {report.clips} recordings: their verdict is `silent`, and the"
-        f" first class of {report.correct_silent} is right"
+        f"nothing is heard in {report.silent} of the {report.clips} recordings (verdict `silent`):"
+        f" {report.correct_silent} right by their first class"
         if report.silent
         else ""
     )

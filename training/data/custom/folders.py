@@ -39,8 +39,10 @@ def import_folder(src: Path, root: Path, *, group: str | None = None, copy: bool
     """Import the class folders of `src`, each with everything below it, or the sounds that its `metadata.csv` or
     `metadata.jsonl` lists. Raises DatasetError."""
     pattern = source_pattern(group)
+    if not src.exists():
+        raise DatasetError(f"{src} does not exist")
     if not src.is_dir():
-        raise DatasetError(f"{src} is not a folder")
+        raise DatasetError(f"{src} is not a folder, and no .zip, .csv or .txt")
     own = {AUDIO_DIR, CACHE_DIR, SPLIT_DIR, REPORT_DIR} if src.resolve() == root.resolve() else set()
     try:
         files = [local_file(path, src, copy) for path in _walk_files(src, own)]

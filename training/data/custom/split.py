@@ -11,6 +11,7 @@ ones, and every class has at least one source in every subset.
 
 import os
 import random
+import shlex
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -292,7 +293,7 @@ def read_split_info(root: Path) -> SplitInfo:
 
 
 def _hint(root: Path) -> str:
-    return f"`otoscope data split {root}` creates one"
+    return f"`otoscope data split {shlex.quote(str(root))}` creates one"
 
 
 def _shares(val: float, test: float) -> dict[Subset, float]:
