@@ -90,6 +90,8 @@ class Prometheus:
         path.write_text(yaml.safe_dump(config))
         command = [program("prometheus") or "prometheus", f"--config.file={path}", f"--storage.tsdb.path={folder}/data"]
         command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
+        # It discovers an Alertmanager after five seconds, and loses what fires before: by default, for a minute.
+        command += ["--rules.alert.resend-delay=5s"]
         with log.open("ab") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
