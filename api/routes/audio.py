@@ -9,6 +9,8 @@ from shared.audio.formats import BY_NAME, FORMATS
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"])
 
+_UNKNOWN = ((".bin",), ("application/octet-stream",))
+"""Extension and media type of a container that only a newer gateway knows."""
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -26,11 +28,12 @@ async def audio(request: Request, gateway: GatewayDep, caller: CallerDep, job_id
     Media type and file name extension are those of the recognised container, whatever the submission said.
     """
     info, body = await gateway.sound(request, job_id, caller)
-    container, name = BY_NAME[info.container], info.name or "sound"
-    if not name.lower().endswith(container.extensions):
-        name += container.extensions[0]
+    container, name = BY_NAME.get(info.container), info.name or "sound"
+    extensions, media_types = _UNKNOWN if container is None else (container.extensions, container.media_types)
+    if not name.lower().endswith(extensions):
+        name += extensions[0]
     headers = {
         "Content-Disposition": attachment(name),
         "Cache-Control": "private, no-store",
     }
-    return Response(body, headers=headers, media_type=container.media_types[0])
+    return Response(body, headers=headers, media_type=media_types[0])

@@ -61,6 +61,20 @@ def test_a_kept_sound_is_returned_as_it_was_submitted(sharing: httpx2.Client, wo
         assert sharing.head(f"/v1/jobs/{job_id}/audio").headers["content-length"] == str(len(sound))
 
 
+def test_a_sound_in_a_container_of_a_newer_version_is_a_file_of_bytes(
+    sharing: httpx2.Client, worker: FakeWorker, settings: Settings
+) -> None:
+    """Gateways are replaced one at a time."""
+    job_id = submit(sharing, **KEEP)
+    with redis.Redis.from_url(settings.redis_url) as raw:
+        stored = raw.hget(contract.job_key(job_id), "audio") or b""
+        raw.hset(contract.job_key(job_id), "audio", stored.replace(b'"WAV"', b'"WXYZ"'))  # type: ignore[union-attr]
+    found = audio_of(sharing, job_id)
+    assert (found.status_code, found.content) == (200, wav())
+    assert found.headers["content-type"] == "application/octet-stream"
+    assert 'filename="dog.wav.bin"' in found.headers["content-disposition"]
+
+
 def test_other_sounds_are_deleted_when_their_jobs_end(
     sharing: httpx2.Client, worker: FakeWorker, settings: Settings
 ) -> None:
