@@ -79,10 +79,21 @@ def test_unusable_files_are_skipped(tmp_path: Path) -> None:
     (src / "bird").mkdir()
     (src / "dog" / "again").symlink_to(src / "dog")
     write_recording(src / "loose.wav")
+    write_recording(src / " ;" / "unnamed.wav")
     result = import_folder(src, tmp_path / "sounds")
-    assert result.added == 2
+    assert result.added == len(read_manifest(tmp_path / "sounds")) == 2
     reasons = {Path(line.split(": ")[0]).name: line.split(": ", 1)[1] for line in result.skipped}
-    assert set(reasons) == {"notes.txt", "page.wav", "empty.wav", "short.wav", "gone.wav", "bird", "loose.wav"}
+    assert set(reasons) == {
+        "notes.txt",
+        "page.wav",
+        "empty.wav",
+        "short.wav",
+        "gone.wav",
+        "bird",
+        "loose.wav",
+        "unnamed.wav",
+    }
+    assert reasons["unnamed.wav"] == "its class has no name"
     assert "the file name has no audio extension" in reasons["notes.txt"]
     assert "Accepted: WAV" in reasons["page.wav"]
     assert "No such file" in reasons["gone.wav"]
@@ -368,6 +379,10 @@ def test_metadata_without_labels(tmp_path: Path) -> None:
     (src / "metadata.jsonl").write_text('{"file_name": "dog/dog0-0.wav", "label": "dog"}\n{"label": "x"}\n')
     with pytest.raises(DatasetError, match=r"metadata.jsonl, line 2: not an object with file_name and label"):
         import_folder(src, tmp_path / "sounds")
+    for nothing in ("null", '""', "[]", '" ;"'):
+        (src / "metadata.jsonl").write_text(f'{{"file_name": "dog/dog0-0.wav", "label": {nothing}}}\n')
+        with pytest.raises(DatasetError, match=r"metadata.jsonl, line 1: no label"):
+            import_folder(src, tmp_path / "sounds")
 
 
 def test_videos(tmp_path: Path) -> None:

@@ -152,8 +152,10 @@ def _json_rows(name: str, text: str) -> list[tuple[int, str, str, str]]:
         try:
             row = json.loads(content)
             if "label" in row:
-                label = row["label"]
+                label = "" if row["label"] is None else row["label"]
                 label = normalise_label(json.dumps(label) if isinstance(label, list) else str(label))
+                if not label:
+                    raise DatasetError(f"{name}, line {line}: no label")
                 rows.append((line, str(row["file_name"]), label, str(row.get("source") or "")))
         except (ValueError, TypeError, KeyError) as error:
             raise DatasetError(f"{name}, line {line}: not an object with file_name and label ({error})") from error

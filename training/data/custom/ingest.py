@@ -85,6 +85,9 @@ class DatasetWriter:
         Raises DatasetError if it cannot be written.
         """
         label = normalise_label(label)
+        if not label:
+            self.skip(origin, "its class has no name")
+            return
         try:
             probe(data, IMPORT_LIMITS, strict=True)
         except AudioError as error:
