@@ -72,8 +72,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Rendering threads share one interpreter lock: more of them are not faster, and delay the event loop.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2, "render"))
-        clients = [connect_async(settings, number) for number in range(len(settings.redis_servers))]
-        servers = Servers(clients, settings)
+        numbers = range(len(settings.redis_servers))
+        clients, probes = ([connect_async(settings, number) for number in numbers] for _ in range(2))
+        servers = Servers(clients, settings, probes)
         gateway = Gateway(settings, ShardedJobStore(servers, settings))
         gateway.metrics.watch_held(uploads, responses)
         app.state.gateway = gateway
@@ -96,7 +97,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             with suppress(TimeoutError):  # Redis may not answer
                 async with asyncio.timeout(_STOP_SECONDS):
                     await background.stop(tasks)
-                    for client in clients:
+                    for client in (*clients, *probes):
                         await client.aclose()
 
     app = FastAPI(

@@ -39,6 +39,7 @@ class Server:
     number: int
     jobs: AsyncJobStore
     batches: BatchStore
+    probed: AsyncJobStore  # the same, for probes
     up: bool = True  # it has answered last time
     writable: bool = True
     workers: Counter[str] = field(default_factory=Counter)  # that serve each model
@@ -60,10 +61,18 @@ class Server:
 class Servers:
     """By their numbers. `watch` is a background task for each; without it every server is taken to be up."""
 
-    def __init__(self, clients: "Sequence[redis.asyncio.Redis]", settings: Settings) -> None:
+    def __init__(
+        self,
+        clients: "Sequence[redis.asyncio.Redis]",
+        settings: Settings,
+        probes: "Sequence[redis.asyncio.Redis] | None" = None,
+    ) -> None:
+        """`probes` are clients for probes alone: requests that wait for a free connection do not delay these."""
         self._all = tuple(
-            Server(number, AsyncJobStore(client, settings), BatchStore(client, settings))
-            for number, client in enumerate(clients)
+            Server(
+                number, AsyncJobStore(client, settings), BatchStore(client, settings), AsyncJobStore(probe, settings)
+            )
+            for number, (client, probe) in enumerate(zip(clients, probes or clients, strict=True))
         )
         self._next = 0  # number of the server whose turn it is
 
@@ -164,15 +173,18 @@ class Servers:
 
     async def probe(self, server: Server) -> None:
         """Find out whether a server answers, what its workers serve and how much they have to do."""
+        store = server.probed
         try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                server.chosen, server.unfinished = 0, await server.jobs.unfinished()
-                workers = await server.jobs.workers()
-                server.workers = Counter(model for worker in workers for model in worker.models)
-                server.writable = (await server.jobs.persistence()).write
+            # Each reply by itself: between two of them a busy gateway answers requests.
+            unfinished = await asyncio.wait_for(store.unfinished(), _PROBE_SECONDS)
+            workers = await asyncio.wait_for(store.workers(), _PROBE_SECONDS)
+            persistence = await asyncio.wait_for(store.persistence(), _PROBE_SECONDS)
         except (OtoscopeError, TimeoutError):
             self._set_up(server, up=False)
         else:
+            server.chosen, server.unfinished = 0, unfinished
+            server.workers = Counter(model for worker in workers for model in worker.models)
+            server.writable = persistence.write
             self._set_up(server, up=True)
 
     async def watch(self, server: Server) -> None:

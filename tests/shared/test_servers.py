@@ -48,10 +48,11 @@ class Shards:
     def __init__(self, settings: Settings, stack: ExitStack) -> None:
         self.settings = settings
         self._loop = stack.enter_context(asyncio.Runner())
-        clients = [connect_async(settings, number) for number in range(len(settings.redis_servers))]
-        for client in clients:
+        numbers = range(len(settings.redis_servers))
+        self.clients, probes = ([connect_async(settings, number) for number in numbers] for _ in range(2))
+        for client in (*self.clients, *probes):
             stack.callback(lambda client=client: self.run(client.aclose()))  # type: ignore[misc]
-        self.servers = Servers(clients, settings)
+        self.servers = Servers(self.clients, settings, probes)
         self.jobs, self.batches = ShardedJobStore(self.servers, settings), ShardedBatchStore(self.servers)
         self.raw: list[redis.Redis] = []
         self.workers: list[JobStore] = []
@@ -434,6 +435,20 @@ def test_no_request_waits_for_a_server_that_hangs(open_shards: Open, settings: S
         finally:
             server.kill()
             server.wait()
+
+
+def test_a_busy_gateway_does_not_take_its_servers_for_down(shards: Shards) -> None:
+    """A probe does not wait for a free connection, for which hundreds of requests may be waiting."""
+
+    async def probe_while_busy() -> None:
+        pool = shards.clients[1].connection_pool
+        taken = [await pool.get_connection() for _ in range(64)]
+        await shards.servers.probe(list(shards.servers)[1])
+        for connection in taken:
+            await pool.release(connection)
+
+    shards.run(probe_while_busy())
+    assert [server.up for server in shards.servers] == [True, True]
 
 
 @pytest.mark.slow
