@@ -42,7 +42,9 @@ def main() -> int:
             access_log=False,
             log_config=None,
             server_header=False,
-            http=bounded_protocol(settings.upload_seconds, raise_limit(settings.max_connections)),
+            http=bounded_protocol(
+                settings.upload_seconds, raise_limit(settings.max_connections, len(settings.redis_servers))
+            ),
             **WEBSOCKETS,
             proxy_headers=bool(settings.proxies),  # uvicorn's own default trusts every process on this machine
             forwarded_allow_ips=list(settings.proxies),

@@ -1,5 +1,6 @@
 """A gateway with several Redis servers, which are databases of the one server of the run; the test is their workers."""
 
+import subprocess
 import tempfile
 import threading
 import time
@@ -7,7 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from resource import RLIMIT_NOFILE, setrlimit
 
 import httpx2
 import pytest
@@ -17,7 +20,7 @@ from shared.config.settings import Settings
 from shared.contract import TOTALS, new_job_id, server_of
 from shared.jobs.records import WorkerHeartbeat
 from tests.api.conftest import FakeWorker, card, wav
-from tests.conftest import start_server
+from tests.conftest import PYTHON, ROOT, start_server
 from tests.support.process_tree import until
 from tests.support.streams import open_stream, tone
 
@@ -232,3 +235,12 @@ def test_requests_that_wait_outlast_an_outage(
             worker.close()
             server.kill()
             server.wait()
+
+
+@pytest.mark.parametrize(("servers", "connections"), [(1, 832), (4, 637)])
+def test_each_server_has_its_descriptors(servers: int, connections: int) -> None:
+    """The connections of clients leave enough of them for those to all servers."""
+    code = f"from api.descriptors import raise_limit; print(raise_limit(1, {servers}))"
+    limit = partial(setrlimit, RLIMIT_NOFILE, (1_024, 1_024))
+    done = subprocess.run([PYTHON, "-c", code], cwd=ROOT, preexec_fn=limit, capture_output=True, text=True)
+    assert done.stdout == f"{connections}\n", done.stderr
