@@ -35,7 +35,8 @@ from bench.lib.stack import Stack, stack
 from otoscope.client import Client
 from otoscope.errors import AudioError, DecoderDied, JobExpired, JobNotFound, OtoscopeError
 from tests.support.corrupt_audio import damaged
-from tests.support.hostile_requests import hostile_request, outcome, request
+from tests.support.hostile_requests import hostile_request, outcome
+from tests.support.http_requests import request
 from worker.decode.pool import DecoderPool
 
 RATE = 16_000

@@ -30,7 +30,7 @@ from shared.jobs.records import ClaimedJob, SkippedJob, WorkerHeartbeat
 from shared.redis_client.connection import connect
 from shared.results import pack_result
 from tests.conftest import PYTHON, ROOT, start_server
-from tests.support.hostile_requests import Address, request, send_request
+from tests.support.http_requests import Address, request, send_request
 
 
 def wav(seconds: float = 1.5, rate: int = 8_000, channels: int = 1) -> bytes:

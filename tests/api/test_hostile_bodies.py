@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.api.conftest import gateway_process, wav
-from tests.support.hostile_requests import FILE, Address, multipart, refused, request, send_request
+from tests.support.http_requests import FILE, Address, multipart, refused, request, send_request
 
 WAV = wav()
 TEXT = base64.b64encode(WAV).decode()

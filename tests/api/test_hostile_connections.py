@@ -12,7 +12,7 @@ import pytest
 
 from api.http.protocol import MAX_HEAD_BYTES, MIN_READ_BYTES
 from tests.api.conftest import gateway_process, running_gateway, wav
-from tests.support.hostile_requests import Address, refused, request, send_request
+from tests.support.http_requests import Address, refused, request, send_request
 from tests.support.process_tree import until
 
 UPLOAD_SECONDS = 2.0  # some tests wait for this timeout

@@ -22,7 +22,7 @@ from otoscope.errors import OtoscopeError
 from otoscope.types import JobOptions, Part, Timings
 from shared.results import pack_result
 from tests.api.conftest import FakeWorker, fake_result, running_gateway, wav
-from tests.support.hostile_requests import Address, request, send_request
+from tests.support.http_requests import Address, request, send_request
 from tests.support.process_tree import until
 
 LIMIT = 1_000_000  # bytes

@@ -20,7 +20,7 @@ from otoscope.types import JobOptions
 from shared.api_keys import Scope, new_key, write_keys
 from shared.config.settings import Settings
 from tests.api.conftest import FakeWorker, fake_result, gateway_thread, wav
-from tests.support.hostile_requests import request, send_request
+from tests.support.http_requests import request, send_request
 from tests.support.process_tree import until
 from tests.support.streams import RATE, StreamClient, open_stream, pcm, tone
 

@@ -1,22 +1,17 @@
-"""Hostile HTTP requests, as bytes so that they can be malformed, and functions to send them.
+"""Hostile HTTP requests, as bytes so that they can be malformed.
 
 The same seed and number always make the same request. Used by the tests and by `bench/fuzz.py`.
 """
 
 import base64
 import json
-import socket
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
 from typing import Any
 
 import numpy as np
 
 from tests.support.corrupt_audio import Dice, damage, damaged, sources
-
-Address = tuple[str, int]
+from tests.support.http_requests import FILE, Address, Answer, multipart, request, send_request
 
 ODD_VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 1.5, 2**31, 2**63, 2**70, float("nan"), float("inf"), "", " ", "\0", "\ud800", "é" * 300,
@@ -44,29 +39,6 @@ PATHS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A response; status 0 where the connection was closed without one."""
-
-    status: int
-    headers: dict[str, str]  # names in lower case
-    body: bytes
-
-
-def send_request(address: Address, request: bytes, timeout: float = 20.0) -> Answer:
-    """Send these bytes over a new connection. Raises TimeoutError where there is no response."""
-    with socket.create_connection(address, timeout=timeout) as connection:
-        with suppress(BrokenPipeError, ConnectionResetError):  # the response may arrive before the request is sent
-            connection.sendall(request)
-        response = HTTPResponse(connection, method=request.partition(b" ")[0].decode("latin-1"))
-        try:
-            response.begin()
-            body = response.read()
-        except (ConnectionError, HTTPException):
-            return Answer(0, {}, b"")
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
-
-
 def outcome(address: Address, request: bytes, timeout: float = 20.0) -> tuple[str, bool, Answer]:
     """(status and code in words, whether that is acceptable, response)."""
     try:
@@ -79,30 +51,6 @@ def outcome(address: Address, request: bytes, timeout: float = 20.0) -> tuple[st
     is_problem = answer.headers.get("content-type") == "application/problem+json" and answer.body
     code = json.loads(answer.body)["code"] if is_problem else ""
     return f"{answer.status} {code}".strip(), answer.status < 500 or answer.status in (501, 503), answer
-
-
-def refused(answer: Answer, status: int, code: str) -> str:
-    """The detail of a response, which must be a problem document of limited size with that code."""
-    assert answer.headers["content-type"] == "application/problem+json", answer
-    problem = json.loads(answer.body)
-    assert (answer.status, problem["code"]) == (status, code), problem
-    assert 10 < len(problem["detail"]) <= 1_000
-    return str(problem["detail"])
-
-
-def request(method: str, path: str, headers: Sequence[str] = (), body: bytes = b"") -> bytes:
-    """A request with the right Content-Length; the other headers may be anything."""
-    length = [f"Content-Length: {len(body)}"] if body else []
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", *length, *headers]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
-
-
-def multipart(*parts: tuple[str, bytes]) -> bytes:
-    """A body with the boundary `x`, from (headers, content) of each part."""
-    return b"".join(b"--x\r\n" + head.encode() + b"\r\n\r\n" + body + b"\r\n" for head, body in parts) + b"--x--\r\n"
-
-
-FILE = 'Content-Disposition: form-data; name="file"; filename="a.wav"'
 
 
 def hostile_request(seed: int, number: int, jobs: Sequence[str]) -> tuple[str, bytes]:

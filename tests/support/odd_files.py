@@ -58,20 +58,23 @@ def ape(size: int = 300) -> bytes:
     return head + bytes(size) + foot
 
 
+_COMMON: dict[str, Callable[[], bytes]] = {
+    "WAV": lambda: encode(WAVE, RATE),
+    "AIFF": lambda: encode(WAVE, RATE, "AIFF"),
+    "FLAC": lambda: encode(WAVE, RATE, "FLAC"),
+    "Ogg Vorbis": lambda: encode(WAVE, RATE, "OGG", "VORBIS"),
+    "Ogg Opus": lambda: encode(WAVE, RATE, "OGG", "OPUS"),
+    "MP3": lambda: encode(WAVE, RATE, "MP3", "MPEG_LAYER_III"),
+    "M4A": lambda: encode_m4a(WAVE, RATE),
+    "AAC": lambda: remux(encode_m4a(WAVE, RATE), "adts"),
+    "WebM": lambda: remux(encode(WAVE, RATE, "OGG", "OPUS"), "webm"),
+}
+
+
 @cache
 def whole() -> dict[str, bytes]:
     """A file of each common format."""
-    return {
-        "WAV": encode(WAVE, RATE),
-        "AIFF": encode(WAVE, RATE, "AIFF"),
-        "FLAC": encode(WAVE, RATE, "FLAC"),
-        "Ogg Vorbis": encode(WAVE, RATE, "OGG", "VORBIS"),
-        "Ogg Opus": encode(WAVE, RATE, "OGG", "OPUS"),
-        "MP3": encode(WAVE, RATE, "MP3", "MPEG_LAYER_III"),
-        "M4A": encode_m4a(WAVE, RATE),
-        "AAC": remux(encode_m4a(WAVE, RATE), "adts"),
-        "WebM": remux(encode(WAVE, RATE, "OGG", "OPUS"), "webm"),
-    }
+    return {name: make() for name, make in _COMMON.items()}
 
 
 IN_FRONT = {
@@ -259,7 +262,7 @@ def _odd() -> dict[str, Odd]:
     }
     for place, tags in (("front", IN_FRONT), ("behind", BEHIND)):
         for name, tag in tags.items():
-            for kind in whole():
+            for kind in _COMMON:
                 tolerance = 0.0 if kind in ("WAV", "AIFF", "FLAC") else 0.2
                 front, behind = (tag, b"") if place == "front" else (b"", tag)
                 make = partial(_surrounded, kind, front, behind)
