@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from _pytest.runner import runtestprotocol
 from playwright._impl._driver import compute_driver_executable
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
 from tests.conftest import ROOT
@@ -21,6 +22,7 @@ from tests.support.page_modules import DEFINE_PAGE_MODULE
 
 SOUNDS = ROOT / "api" / "static" / "sounds"
 SHOTS = ROOT / "runs" / "screenshots"  # for people to look at; never compared
+HOST = "otoscope.test"
 FLAGS = (
     "--no-sandbox",
     "--disable-background-networking",
@@ -28,9 +30,11 @@ FLAGS = (
     "--autoplay-policy=no-user-gesture-required",
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
-    "--host-resolver-rules=MAP otoscope.test 127.0.0.1",  # plain HTTP and not loopback: not a secure context
+    f"--host-resolver-rules=MAP {HOST} 127.0.0.1",  # plain HTTP and not loopback: not a secure context
 )
 WIDTHS = (1440, 900, 390)
+SCHEMES: tuple[Literal["dark"], Literal["light"]] = ("dark", "light")
+MEDIA = ("color_scheme", "reduced_motion", "forced_colors")  # options that a tab can have without a profile of its own
 
 
 RETURNING = """if (location.protocol.startsWith("http")) localStorage.otoscope ??= '{"example":false}'"""
@@ -63,7 +67,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 @pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
     """A separate stack with the shipped models: these tests stop and restart its processes."""
-    with running_stack(default_model="esc50", allowed_hosts="otoscope.test", share_sounds="true") as running:
+    with running_stack(default_model="esc50", allowed_hosts=HOST, share_sounds="true") as running:
         yield running
 
 
@@ -103,9 +107,59 @@ def write_wav(source: Path, target: Path) -> None:
 Open = Callable[..., Page]
 
 
+class Windows:
+    """Windows of the browser that stay open, one for each site. A tab in one of them costs half as much as a window
+    with a profile of its own."""
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._blank: dict[str, Page] = {}  # keeps a window open
+
+    def new_profile(self, url: str, **options: object) -> BrowserContext:
+        """A new window with an empty profile, for the site at `url`; `options` are those of Playwright."""
+        context = self._browser.new_context(
+            base_url=url,
+            viewport={"width": 1280, "height": 900},
+            permissions=["microphone", "clipboard-read", "clipboard-write"],
+            **options,  # type: ignore[arg-type]
+        )
+        context.add_init_script(DEFINE_PAGE_MODULE)
+        return context
+
+    def empty_profile(self, url: str) -> BrowserContext:
+        """The window of the site at `url`, if none of its tabs is open, without what pages have stored in its profile;
+        else a new one."""
+        if url not in self._blank:
+            self._blank[url] = self.new_profile(url).new_page()
+        blank = self._blank[url]
+        if blank.context.pages != [blank]:
+            return self.new_profile(url)
+        blank.context.clear_cookies()
+        session = blank.context.new_cdp_session(blank)
+        for origin in (url, url.replace("127.0.0.1", HOST)):
+            session.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
+        session.detach()
+        return blank.context
+
+    def close(self, page: Page) -> None:
+        """Close the tabs of a page's window, and the window unless it stays open."""
+        kept = [blank for blank in self._blank.values() if blank.context == page.context]
+        if not kept:
+            page.context.close()
+        for tab in page.context.pages:
+            if tab not in kept:
+                tab.close()
+
+
+@pytest.fixture(scope="package")
+def windows(browser: Browser) -> Windows:
+    return Windows(browser)
+
+
 @pytest.fixture
-def open_page(browser: Browser, stack: Stack) -> Iterator[Open]:
-    """Opens the page in a fresh profile: `open_page(width=390, path="/#job=…", **options of Playwright)`.
+def open_page(windows: Windows, stack: Stack) -> Iterator[Open]:
+    """Opens the page in an empty profile: `open_page(width=390, path="/#job=…", **options of Playwright)`. While one is
+    open, another one has a profile of its own, as on another machine.
 
     The visitor has been here before and closed the example; with `first_visit=True` it is the first time.
 
@@ -116,16 +170,13 @@ def open_page(browser: Browser, stack: Stack) -> Iterator[Open]:
     def open_one(
         width: int = 1280, height: int = 900, path: str = "/", first_visit: bool = False, **options: object
     ) -> Page:
-        context = browser.new_context(
-            viewport={"width": width, "height": height},
-            base_url=stack.url,
-            permissions=["microphone", "clipboard-read", "clipboard-write"],
-            **options,  # type: ignore[arg-type]
-        )
-        if not first_visit:
-            context.add_init_script(RETURNING)
-        context.add_init_script(DEFINE_PAGE_MODULE)
+        media = {name: options.pop(name) for name in MEDIA if name in options}
+        context = windows.new_profile(stack.url, **options) if options else windows.empty_profile(stack.url)
         page = context.new_page()
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(**media)  # type: ignore[arg-type]
+        if not first_visit:
+            page.add_init_script(RETURNING)
         errors: list[str] = []
         page.expected_errors = []  # type: ignore[attr-defined]
 
@@ -149,7 +200,7 @@ def open_page(browser: Browser, stack: Stack) -> Iterator[Open]:
     yield open_one
     for page, errors in opened:
         expected = page.expected_errors  # type: ignore[attr-defined]
-        page.context.close()
+        windows.close(page)
         unexpected = [error for error in errors if not any(part in error for part in expected)]
         assert not unexpected, unexpected
 

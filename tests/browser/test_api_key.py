@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from shared.api_keys import Scope, new_key, write_keys
+from shared.api_keys import Scope, new_key, read_keys, write_keys
 from tests.browser.conftest import SOUNDS, Open, classify, shoot
 from tests.browser.test_accessibility import problems
 from tests.e2e.conftest import Stack
@@ -17,14 +17,16 @@ pytestmark = pytest.mark.timeout(180)
 REQUIRED = "This service requires an API key"
 
 
-@pytest.fixture
-def keys(stack: Stack, tmp_path: Path) -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module")
+def keys(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The stack's gateway with API keys required; the keys by name. Rewriting the file revokes one."""
-    kinds = {"good": [Scope.SUBMIT, Scope.READ], "submits": [Scope.SUBMIT], "revoked": [Scope.SUBMIT, Scope.READ]}
+    both = [Scope.SUBMIT, Scope.READ]
+    kinds = {"good": both, "submits": [Scope.SUBMIT], "revoked": both, "soon revoked": both}
     made = {name: new_key(name, scopes) for name, scopes in kinds.items()}
-    write_keys(tmp_path / "keys", [key for name, (key, _) in made.items() if name != "revoked"])
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    write_keys(file, [key for name, (key, _) in made.items() if name != "revoked"])
     stack.stop("api")
-    stack.environment["OTOSCOPE_KEYS_FILE"] = str(tmp_path / "keys")
+    stack.environment["OTOSCOPE_KEYS_FILE"] = str(file)
     stack.start("api")
     stack.until_ready()
     yield {name: text for name, (_, text) in made.items()}
@@ -39,8 +41,7 @@ def enter(page: Page, key: str) -> None:
     page.get_by_role("button", name="Sign in").click()
 
 
-@pytest.mark.parametrize("scheme", ["dark", "light"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
 def test_key_is_required_stored_and_forgotten(keys: dict[str, str], open_page: Open, width: int, scheme: str) -> None:
     """The form is shown at once and accessible, reports what is wrong with a key, and accepts a valid one, which is
     stored for this site alone until it is deleted."""
@@ -99,12 +100,13 @@ def test_sounds_continue_after_a_new_key(keys: dict[str, str], open_page: Open, 
     """A key is revoked while the page is open: the sound waits, the form is shown, and a new key lets it continue."""
     page = open_page()
     page.expected_errors.append("401")  # type: ignore[attr-defined]
-    enter(page, keys["good"])
+    enter(page, keys["soon revoked"])
     expect(page.get_by_label("Model")).to_be_enabled()
     fresh, text = new_key("fresh", [Scope.SUBMIT, Scope.READ])
-    write_keys(Path(stack.environment["OTOSCOPE_KEYS_FILE"]), [fresh])
+    file = Path(stack.environment["OTOSCOPE_KEYS_FILE"])
+    write_keys(file, [fresh, *(key for key in read_keys(file).values() if key.name != "soon revoked")])
     with stack.client() as http:
-        while http.get("/v1/models", headers={"Authorization": f"Bearer {keys['good']}"}).status_code == 200:
+        while http.get("/v1/models", headers={"Authorization": f"Bearer {keys['soon revoked']}"}).status_code == 200:
             page.wait_for_timeout(100)
     page.get_by_label("Sound files").set_input_files(str(SOUNDS / "siren.flac"))
     expect(page.get_by_role("heading", name=REQUIRED)).to_be_visible()

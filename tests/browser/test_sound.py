@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.browser.conftest import SOUNDS, Open, classify, job_id, shoot
+from tests.browser.conftest import SCHEMES, SOUNDS, WIDTHS, Open, classify, job_id, shoot
 from tests.browser.test_accessibility import problems
 from worker.model.frontend import FrontendConfig, LogMel
 
@@ -175,17 +175,16 @@ SINE = """async ({ rate, hertz, scale, low, high, width, height }) => {
 }"""
 
 
-@pytest.mark.parametrize(("scale", "low", "high"), [("mel", 10, 22_050), ("linear", 0, 8_000), ("log", 20, 16_000)])
-@pytest.mark.parametrize("hertz", [440, 3_000, 7_000])
-def test_the_fine_spectrogram_has_a_sine_at_its_frequency_and_level(
-    page: Page, scale: str, low: float, high: float, hertz: float
-) -> None:
+def test_the_fine_spectrogram_has_a_sine_at_its_frequency_and_level(page: Page) -> None:
     """On each axis: half of full scale is -6 dBFS, in the row of its frequency."""
     size = {"width": 200, "height": 300}
-    found = page.evaluate(SINE, {"rate": 44_100, "hertz": hertz, "scale": scale, "low": low, "high": high, **size})
-    assert found["hertz"] == pytest.approx(hertz, rel=0.06)
-    assert found["dbfs"] == pytest.approx(-6.02, abs=2)  # a frame's bins lie up to half a bin beside the sine
-    assert found["floor"] < -60
+    for scale, low, high in (("mel", 10, 22_050), ("linear", 0, 8_000), ("log", 20, 16_000)):
+        for hertz in (440, 3_000, 7_000):
+            axis = {"scale": scale, "low": low, "high": high}
+            found = page.evaluate(SINE, {"rate": 44_100, "hertz": hertz, **axis, **size})
+            assert found["hertz"] == pytest.approx(hertz, rel=0.06), axis
+            assert found["dbfs"] == pytest.approx(-6.02, abs=2)  # a frame's bins lie up to half a bin beside the sine
+            assert found["floor"] < -60
 
 
 BANDS = """async (frontend) => {
@@ -195,13 +194,13 @@ BANDS = """async (frontend) => {
 }"""
 
 
-@pytest.mark.parametrize("filters", ["htk", "slaney", "kaldi"])
-def test_the_rows_of_a_spectrogram_are_at_the_frequencies_of_their_filters(page: Page, filters: str) -> None:
+def test_the_rows_of_a_spectrogram_are_at_the_frequencies_of_their_filters(page: Page) -> None:
     """Whichever mel scale the front end of the model has: within the distance of two FFT bins."""
-    frontend = {"n_mels": 64, "f_min": 50.0, "f_max": 14_000.0, "mel_filters": filters}
-    bank = LogMel(FrontendConfig.model_validate({**frontend, "sample_rate": 32_000, "n_fft": 8_192})).bank
-    bins = bank.argmax(dim=0) * 32_000 / 8_192  # (mels,) Hz
-    assert page.evaluate(BANDS, frontend) == pytest.approx(bins.tolist(), abs=2 * 32_000 / 8_192)
+    for filters in ("htk", "slaney", "kaldi"):
+        frontend = {"n_mels": 64, "f_min": 50.0, "f_max": 14_000.0, "mel_filters": filters}
+        bank = LogMel(FrontendConfig.model_validate({**frontend, "sample_rate": 32_000, "n_fft": 8_192})).bank
+        bins = bank.argmax(dim=0) * 32_000 / 8_192  # (mels,) Hz
+        assert page.evaluate(BANDS, frontend) == pytest.approx(bins.tolist(), abs=2 * 32_000 / 8_192), filters
 
 
 @pytest.fixture
@@ -495,14 +494,15 @@ def test_player_and_waveform_come_before_the_result(page: Page) -> None:
     page.wait_for_function(f"() => ({PAINTED})(document.querySelector('.spectrogram canvas.image'))")
 
 
-@pytest.mark.parametrize("width", [1440, 900, 390])
-@pytest.mark.parametrize("theme", ["dark", "light"])
-def test_it_fits_every_screen(open_page: Open, width: int, theme: str) -> None:
+def test_it_fits_every_screen(page: Page) -> None:
     """No horizontal scrolling at any width; saves screenshots."""
-    page = open_page(width=width, color_scheme=theme)
     classify(page, LONG)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    shoot(page, f"sound-{theme}")
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        for theme in SCHEMES:
+            page.emulate_media(color_scheme=theme)
+            shoot(page, f"sound-{theme}")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_both_painters_paint_the_same(page: Page) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Error, Locator, Page, Route, expect
 
-from tests.browser.conftest import SOUNDS, Open, classify, job_id, shoot
+from tests.browser.conftest import SCHEMES, SOUNDS, Open, classify, job_id, shoot
 from tests.browser.test_accessibility import problems
 from tests.e2e.conftest import Stack
 
@@ -352,23 +352,21 @@ def test_looking_into_a_class_needs_the_file(page: Page, open_page: Open, own_so
     expect(page.locator("#prediction .bars button").nth(0)).to_have_attribute("aria-pressed", "true")
 
 
-@pytest.mark.parametrize(
-    ("name", "start"),
-    [("Audacity labels", r"\d+\.\d+\t\d+\.\d+\t"), ("WebVTT", "WEBVTT"), ("Raven selection table", "Selection\t")],
-)
-def test_events_are_saved(page: Page, tmp_path: Path, name: str, start: str) -> None:
+def test_events_are_saved(page: Page, tmp_path: Path) -> None:
     """The chosen format, in a file named after the sound."""
     classify(page, two_events(tmp_path / "two.wav"))
-    page.get_by_label("Format of the saved events").select_option(name)
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save the events").click()
-    assert download.value.suggested_filename.startswith("two.")
-    assert re.match(start, Path(download.value.path()).read_text())
+    for name, start in (
+        ("Audacity labels", r"\d+\.\d+\t\d+\.\d+\t"), ("WebVTT", "WEBVTT"), ("Raven selection table", "Selection\t"),
+    ):  # fmt: skip
+        page.get_by_label("Format of the saved events").select_option(name)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Save the events").click()
+        assert download.value.suggested_filename.startswith("two.")
+        assert re.match(start, Path(download.value.path()).read_text()), name
 
 
-@pytest.mark.parametrize("scheme", ["dark", "light"])
-def test_no_accessibility_problem_is_found(open_page: Open, tmp_path: Path, scheme: str) -> None:
-    """axe-core finds nothing on a silent, an unknown and a long result."""
+def test_no_accessibility_problem_is_found(open_page: Open, tmp_path: Path) -> None:
+    """axe-core finds nothing on a silent, an unknown and a long result, in either scheme."""
     silence = write(tmp_path / "silence.wav", np.zeros(5 * RATE))
     for sound, change in (
         (silence, {}),
@@ -376,20 +374,21 @@ def test_no_accessibility_problem_is_found(open_page: Open, tmp_path: Path, sche
         (SIREN, {"verdict": "unsure"}),
         (two_events(tmp_path / "two.wav"), {"warnings": [{"code": "clipped", "detail": "2 % of the samples."}]}),
     ):
-        page = open_page(color_scheme=scheme)
+        page = open_page()
         change_results(page, lambda result, change=change: result.update(change))  # type: ignore[misc]
         classify(page, sound)
         expect(page.locator("#network canvas").first).to_be_visible(timeout=20_000)
-        assert problems(page) == []
-        shoot(page, f"verdict-{scheme}-{sound.stem}")
+        for scheme in SCHEMES:
+            page.emulate_media(color_scheme=scheme)
+            assert problems(page) == []
+            shoot(page, f"verdict-{scheme}-{sound.stem}")
         page.close()
 
 
-@pytest.mark.parametrize("width", [1440, 1024, 390])
-def test_verdicts_fit_every_screen(open_page: Open, tmp_path: Path, width: int) -> None:
+def test_verdicts_fit_every_screen(open_page: Open, tmp_path: Path) -> None:
     """Nothing makes the page scroll sideways; saves screenshots."""
     for name, change in (("named", {}), ("unknown", {"verdict": "unknown"}), ("silent", {}), ("long", {})):
-        page = open_page(width=width)
+        page = open_page()
         change_results(page, lambda result, change=change: result.update(change))  # type: ignore[misc]
         sounds = {
             "silent": lambda: write(tmp_path / "silent.wav", np.zeros(5 * RATE)),
@@ -397,9 +396,10 @@ def test_verdicts_fit_every_screen(open_page: Open, tmp_path: Path, width: int) 
         }
         classify(page, sounds.get(name, lambda: SIREN)())
         expect(page.locator("#network canvas").first).to_be_visible(timeout=20_000)
-        page.wait_for_timeout(500)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        shoot(page, f"verdict-{name}")
+        for width in (1440, 1024, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            shoot(page, f"verdict-{name}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.close()
 
 
