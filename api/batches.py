@@ -71,8 +71,8 @@ class Batches:
         no place for all of them, InvalidRequest where it never has, and what `Gateway.submit` does.
         """
         gateway, settings = self._gateway, self._gateway.settings
-        gateway.check_keeping(options)  # before anything is stored
         card = await gateway.catalogue.resolve(options.model)
+        gateway.check_options(card, options)  # before anything is stored
         if len(members) > (places := math.ceil(settings.queue_limit * settings.caller_share)):
             raise InvalidRequest(f"The batch has {len(members)} sounds; the queue holds {places} of one caller.")
         if idempotency_key:

@@ -56,10 +56,17 @@ class Gateway:
         """Raises QueueFull where the caller met a full queue a moment ago, so that its upload need not be read."""
         self._rejections.check(caller.name)
 
-    def check_keeping(self, options: JobOptions) -> None:
-        """Raises InvalidRequest where the sound is to be kept and this service keeps none."""
+    def check_options(self, card: ModelCard, options: JobOptions) -> None:
+        """Raises InvalidRequest for a layer, a class or a cell that the model lacks, and for a sound that is to be kept
+        where this service keeps none."""
         if options.keep_sound and not self.settings.share_sounds:
             raise InvalidRequest("keep_sound: this service keeps no sounds; they are deleted when their jobs end.")
+        if options.layer is not None:
+            card.require_layer(options.layer)
+        if options.cam_class is not None:
+            card.require_class(options.cam_class)
+        if options.cell is not None:
+            card.require_cell(options.cell)
 
     async def submit(
         self,
@@ -74,15 +81,10 @@ class Gateway:
 
         `job_id` and `exact` are those of ShardedJobStore.submit.
 
-        Raises Busy errors, ModelNotFound, IdempotencyConflict, or InvalidRequest for a layer or a cell that the
-        model lacks, and for a sound that is not to be kept here.
+        Raises Busy errors, ModelNotFound, IdempotencyConflict, or what `check_options` does.
         """
-        self.check_keeping(upload.options)
         card = await self.catalogue.resolve(upload.options.model)
-        if upload.options.layer is not None:
-            card.require_layer(upload.options.layer)
-        if upload.options.cell is not None:
-            card.require_cell(upload.options.cell)
+        self.check_options(card, upload.options)
         try:
             with tracing.span("submit", "producer", attributes=_SEND_ATTRIBUTES):
                 new = NewJob(

@@ -95,6 +95,13 @@ class ModelCard(Public):
             known = ", ".join(names[:6]) + (" and so on" if len(names) > 6 else "")
             raise InvalidRequest(f"Model {self.name} has no layer {name!r}; it has {known or 'none'}.")
 
+    def require_class(self, name: str) -> int:
+        """The index of a class. Raises InvalidRequest if there is no such class; the message names some that exist."""
+        if name not in self.classes:
+            known = ", ".join(self.classes[:6]) + (" and so on" if len(self.classes) > 6 else "")
+            raise InvalidRequest(f"Model {self.name} has no class {name!r}; it has {known}.")
+        return self.classes.index(name)
+
     def require_cell(self, text: str) -> Cell:
         """The cell of the option `cell`. Raises InvalidRequest if the model has no such number."""
         cell = Cell.parse(text, self.classes)

@@ -123,6 +123,19 @@ def test_a_batch_that_is_deleted_twice_at_once(http: httpx2.Client, worker: Fake
     assert http.get(batch["links"]["self"]).json()["code"] == "batch_not_found"
 
 
+@pytest.mark.parametrize(
+    "options", [{"layer": "nowhere"}, {"cam_class": "unicorn"}, {"cell": "nowhere:0:0:0"}], ids=str
+)
+def test_options_that_the_model_cannot_fulfil_are_refused_before_anything_is_stored(
+    http: httpx2.Client, worker: FakeWorker, options: dict[str, str], redis_keys: Callable[[], set[bytes]]
+) -> None:
+    """The record of a batch without jobs would stay as long as their results."""
+    before = redis_keys()
+    answer = http.post("/v1/batches", files=[("file", SOUND), ("file", OTHER)], data=options)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert redis_keys() == before
+
+
 def test_a_repeated_request_submits_what_is_missing(
     start_gateway: Callable[..., httpx2.Client], worker: FakeWorker
 ) -> None:

@@ -78,6 +78,16 @@ def test_base64_may_hold_line_breaks_and_a_data_url_prefix(
     assert worker.start(answer.json()["id"]).audio == wav()
 
 
+def test_a_class_that_the_model_lacks_is_refused_before_it_is_stored(http: httpx2.Client, worker: FakeWorker) -> None:
+    """However long its name is: the options of a job are kept as long as its result."""
+    assert worker.start(str(submit(http, cam_class="rain")["id"])).options.cam_class == "rain"
+    sound = base64.b64encode(wav()).decode()
+    answer = http.post("/v1/jobs", json={"audio_data": sound, "include": ["occlusion"], "cam_class": "x" * 2**20})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert answer.json()["detail"].startswith("Model tiny has no class 'xxxx")
+    assert worker._client.hget("otoscope:totals", "accepted") == b"1"
+
+
 def test_poll_shows_every_state(http: httpx2.Client, worker: FakeWorker) -> None:
     """queued, running, succeeded with result and timings; each document fits its schema."""
     job_id = str(submit(http)["id"])

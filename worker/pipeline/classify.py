@@ -165,7 +165,7 @@ class _Task:
         if options.layer is not None:
             model.card.require_layer(options.layer)
         self._cell = None if options.cell is None else model.card.require_cell(options.cell)
-        self._cam_class = _class_index(model, options.cam_class)
+        self._cam_class = None if options.cam_class is None else model.card.require_class(options.cam_class)
         self._config = model.model.config
         self.rate, self._size = self._config.frontend.sample_rate, self._config.frontend.window_samples
         self._parts = frozenset(options.include)
@@ -318,14 +318,3 @@ class _Task:
             SpectrogramOnly(self._model), [Window(chunk.samples) for chunk in chunks]
         )
         return join_chunks(chunks, [output.spectrogram for output in outputs if output.spectrogram is not None])
-
-
-def _class_index(model: LoadedModel, name: str | None) -> int | None:
-    """Raises InvalidRequest."""
-    if name is None:
-        return None
-    classes = model.model.config.classes
-    if name not in classes:
-        known = ", ".join(classes[:6]) + (" and so on" if len(classes) > 6 else "")
-        raise InvalidRequest(f"Model {model.name} has no class {name!r}; it has {known}.")
-    return classes.index(name)
