@@ -1,9 +1,11 @@
 """Real processes with API keys and a Redis password: a job in both logs, and no secret in any output."""
 
 import json
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -21,27 +23,34 @@ RIGHT, OTHER = "correct-horse-battery", "staple-of-the-attacker"  # passwords of
 FOREIGN = f"oto_12345678_{'5ec4e7' * 10}0000"  # a key of another service, sent here by mistake
 
 
-@pytest.fixture
+@contextmanager
+def protected(directory: Path) -> Iterator[tuple[Stack, subprocess.Popen[bytes]]]:
+    """A server with a Redis password, and a stack that is not started: with that password, a file of keys and JSON
+    logs."""
+    redis_port = free_port()
+    server, _ = start_server(directory, "--port", str(redis_port))
+    client = redis.Redis(port=redis_port)
+    client.config_set("requirepass", RIGHT)
+    client.close()
+    url = f"redis://:{RIGHT}@127.0.0.1:{redis_port}/0"
+    keys = {"keys_file": str(directory / "keys"), "log_format": "json"}
+    try:
+        yield Stack.on(directory, url, default_model="tiny", **keys), server
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
 def guarded() -> Iterator[tuple[Stack, str, str]]:
     """Gateway and worker with a keys file, JSON logs and a Redis password; a key to submit and read; an admin key."""
     with tempfile.TemporaryDirectory(prefix="oto") as name:
-        directory, redis_port = Path(name), free_port()
+        directory = Path(name)
         write_tiny_model(directory / "models" / "tiny")
         key, text = new_key("test", [Scope.SUBMIT, Scope.READ])
         admin, admin_text = new_key("admin", [Scope.ADMIN])
         write_keys(directory / "keys", [key, admin])
-        server, _ = start_server(directory, "--port", str(redis_port))
-        client = redis.Redis(port=redis_port)
-        client.config_set("requirepass", RIGHT)
-        client.close()
-        stack = Stack.on(
-            directory,
-            f"redis://:{RIGHT}@127.0.0.1:{redis_port}/0",
-            default_model="tiny",
-            keys_file=str(directory / "keys"),
-            log_format="json",
-        )
-        with stack.up(server):
+        with protected(directory) as (stack, server), stack.up(server):
             yield stack, text, admin_text
 
 
@@ -102,7 +111,6 @@ def test_no_secret_is_disclosed(guarded: tuple[Stack, str, str]) -> None:
         client = redis.Redis.from_url(stack.environment["OTOSCOPE_REDIS_URL"])
         client.config_set("requirepass", OTHER)
         client.client_kill_filter(skipme=True)
-        client.close()
         deadline = time.monotonic() + 30
         while record(http.post("/v1/jobs", files={"file": wav()}, headers=bearer(key))).status_code != 503:
             assert time.monotonic() < deadline
@@ -112,6 +120,9 @@ def test_no_secret_is_disclosed(guarded: tuple[Stack, str, str]) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         outputs.append(httpx2.get(stack.worker_metrics).text)
+        client.config_set("requirepass", RIGHT)
+        client.close()
+        stack.until_ready()
     outside = seen_from_outside(stack)
     assert "worker" in outside
     written = logs(stack)
@@ -123,21 +134,20 @@ def test_no_secret_is_disclosed(guarded: tuple[Stack, str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["api", "worker"])
-def test_a_failed_start_discloses_no_password(guarded: tuple[Stack, str, str], name: str) -> None:
+def test_a_failed_start_discloses_no_password(tmp_path: Path, name: str) -> None:
     """A wrong password from the start, and invalid URLs: it exits with the reason."""
-    stack, _, _ = guarded
-    stack.environment["OTOSCOPE_METRICS_PORT"] = "0"
-    stack.environment["OTOSCOPE_PORT"] = str(free_port())
-    url = stack.environment["OTOSCOPE_REDIS_URL"]
-    stack.stop(name)
-    troubles = {
-        url.replace(RIGHT, OTHER): "rejects the user or password",
-        url.replace(RIGHT, f"{OTHER}/x"): "is not a valid URL",
-        url.replace("redis:", "http:").replace(RIGHT, OTHER): "must begin with redis://",
-    }
-    for broken, trouble in troubles.items():
-        stack.environment["OTOSCOPE_REDIS_URL"] = broken
-        stack.start(name)
-        assert stack.processes[name].wait(60) == 1
-        assert trouble in (stack.logs / f"{name}.log").read_text().splitlines()[-1]
-        assert OTHER not in logs(stack)
+    write_tiny_model(tmp_path / "models" / "tiny")
+    write_keys(tmp_path / "keys", [new_key("test", [Scope.READ])[0]])
+    with protected(tmp_path) as (stack, _):
+        url = stack.environment["OTOSCOPE_REDIS_URL"]
+        troubles = {
+            url.replace(RIGHT, OTHER): "rejects the user or password",
+            url.replace(RIGHT, f"{OTHER}/x"): "is not a valid URL",
+            url.replace("redis:", "http:").replace(RIGHT, OTHER): "must begin with redis://",
+        }
+        for broken, trouble in troubles.items():
+            stack.environment["OTOSCOPE_REDIS_URL"] = broken
+            stack.start(name)
+            assert stack.processes[name].wait(60) == 1
+            assert trouble in (stack.logs / f"{name}.log").read_text().splitlines()[-1]
+            assert OTHER not in logs(stack)
