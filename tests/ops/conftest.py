@@ -54,7 +54,7 @@ def watched() -> Iterator[Watched]:
                 other_sounds.set()
                 deadline = time.monotonic() + SECONDS_OF_NOISE
                 while not has_data(prometheus, busy := time.time()) and time.monotonic() < deadline:
-                    time.sleep(0.2)
+                    time.sleep(1.0)  # between two scrapes
             time.sleep(2.5)  # until its last samples have been scraped
             yield Watched(stack, prometheus, busy)
 

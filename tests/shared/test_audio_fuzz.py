@@ -58,7 +58,7 @@ def test_probe_of_corrupted_files() -> None:
     assert "no explanation" not in ends
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_decode_of_corrupted_files(seed: int) -> None:
     """The decoder survives each, and gives finite samples or an AudioError; every second one is to be whole."""
     child = subprocess.run(
