@@ -130,7 +130,8 @@ def evaluate(
         )
     report = write_report(evaluation, where, answers)
     print(headline(report))
-    top = f", top-5 {percent(report.top_5)}" if len(config.classes) > 5 else ""  # of five classes it is always right
+    many = len(evaluation.config.classes) > 5  # of five classes, top-5 is always right
+    top = f", top-5 {percent(report.top_5)}" if many else ""
     print(f"95 % interval {interval(report.interval_95)}{top}, {report.precision}")
     if report.interval_95_sources and report.sources < report.clips:
         print(f"95 % interval by source ({report.sources} sources) {interval(report.interval_95_sources)}")

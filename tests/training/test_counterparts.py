@@ -5,10 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from otoscope.cli.main import app
+from tests.support.recordings import write_class_folders
 from tests.training.conftest import write_dataset
 from training.base_models.audioset import parents, yamnet_classes
 from training.base_models.counterparts import counterparts, esc50_counterparts, with_classes
+from training.data.custom.folders import import_folder
 from training.data.esc50 import load_esc50
 from training.errors import EvaluationError
 from training.eval.evaluate import evaluate
@@ -77,6 +81,19 @@ def test_a_base_model_is_evaluated_on_the_classes_that_it_knows(tmp_path: Path) 
     assert "average precision" in as_markdown(report)
     with pytest.raises(EvaluationError, match="classes that the model does not have"):
         evaluate(base_model(tmp_path / "other", ("low", "Dog", "Cat")), dataset)
+
+
+@pytest.mark.slow
+def test_a_base_model_is_measured_on_the_test_set(tmp_path: Path) -> None:
+    """Of a custom data set, by default, of which it knows only some classes; top-5 is stated for more than five."""
+    for part in ("train", "val", "test"):
+        write_class_folders(tmp_path / "mine" / part, "Dog", "Cat", "rook", takes=len(part) - 2)
+    import_folder(tmp_path / "mine", tmp_path / "sounds")
+    model = base_model(tmp_path / "base", ("Dog", "Cat", "Bark", "Meow", "Siren", "Rain"))
+    result = CliRunner().invoke(app, ["evaluate", str(model), "--data", str(tmp_path / "sounds")])
+    assert "base on sounds, 2 of 3 classes, test set: " in result.output
+    assert " of 4)" in result.output
+    assert "top-5" not in result.output
 
 
 def test_average_precision_is_the_area_below_the_curve() -> None:

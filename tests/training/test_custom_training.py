@@ -365,4 +365,4 @@ def test_new_data_alone(sounds: Path, tmp_path: Path) -> None:
     write_recording(fresh / "snow" / "a.wav", 1.0)
     run("data", "import", fresh, "--to", new)
     refused = CliRunner().invoke(app, ["evaluate", str(model), "--data", str(new)])
-    assert "classes that the model does not have, first 'snow'" in str(refused.exception)
+    assert "has 1 class that the model does not have, first 'snow'" in str(refused.exception)

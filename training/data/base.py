@@ -117,8 +117,8 @@ class Dataset:
 
     @property
     def default_fold(self) -> Fold:
-        """The test fold when none is specified: the last one, which is the hardest in ESC-50."""
-        return self.folds[-1]
+        """The test fold when none is specified: the test set, or the last fold, which is the hardest in ESC-50."""
+        return "test" if "test" in self.folds else self.folds[-1]
 
     @property
     def only_measured(self) -> bool:

@@ -300,5 +300,6 @@ def _leakage_message(config: ModelConfig, dataset: Dataset, fold: Fold) -> str:
 def _class_mismatch(known: tuple[str, ...], dataset: Dataset) -> str:
     unknown = [name for name in dataset.classes if name not in known]
     if unknown:
-        return f"{dataset.root} has {len(unknown)} classes that the model does not have, first {unknown[0]!r}"
+        count = f"{len(unknown)} class{'es' * (len(unknown) != 1)}"
+        return f"{dataset.root} has {count} that the model does not have, first {unknown[0]!r}"
     return f"{dataset.root} has {len(dataset.classes)} classes, or another order of them; the model has {len(known)}"

@@ -1,5 +1,6 @@
 """A custom data set for the training loop: folds `train`, `val` (early stopping, calibration) and `test`."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +40,6 @@ class CustomDataset(Dataset):
     def skipped(self) -> tuple[str, ...]:
         return self.skipped_files
 
-    @property
-    def default_fold(self) -> Fold:
-        return "test"
-
     def train_validation_split(self, test_fold: Fold, share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
         """Training and validation clips. A val set has priority; without one, `share` of the train set is held out."""
         if test_fold != "test":
@@ -71,10 +68,6 @@ class CustomDataset(Dataset):
 @dataclass(frozen=True)
 class SourceFolds(CustomDataset):
     """A custom data set in folds by source, for cross-validation; its split has no effect."""
-
-    @property
-    def default_fold(self) -> Fold:
-        return self.folds[-1]
 
     def train_validation_split(self, test_fold: Fold, share: float, seed: int) -> tuple[list[Clip], list[Clip]]:
         return hold_out(self.split(test_fold)[0], share, seed)
@@ -149,9 +142,10 @@ def load_custom_dataset(
     for subset in dict.fromkeys(subsets.values()) if folds else ("train", "test"):
         present = {label for clip in clips if clip.fold == subset for label in clip.labels}
         if missing := [name for label, name in enumerate(classes) if label not in present]:
+            again = f"`otoscope data split {shlex.quote(str(root))} --seed N` makes another one"
             raise DatasetError(
                 f"{root}: the {fold_name(subset)} has no audible sound of class {missing[0]!r};"
-                f" {'use fewer folds' if folds else 'split again'}"
+                f" {'use fewer folds' if folds else again}"
             )
     return dataset
 
