@@ -45,7 +45,8 @@ class WorkerProcesses:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTOSCOPE_")}
         for name in ("redis_url", "models_dir", "decode_processes", "batch_size", "visibility_timeout", "metrics_port"):
             environment[f"OTOSCOPE_{name.upper()}"] = str(getattr(self.settings, name))
-        environment |= {f"OTOSCOPE_{name.upper()}": value for name, value in changed.items()}
+        own = {"engine": "torch", **changed}  # OpenVINO would compile the network at each start
+        environment |= {f"OTOSCOPE_{name.upper()}": value for name, value in own.items()}
         with (self.directory / f"worker{len(self._processes)}.log").open("wb") as log:
             process = subprocess.Popen(
                 [PYTHON, "-m", module], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
