@@ -87,7 +87,7 @@ class OpenVINOBackend:
 
     @property
     def precisions(self) -> list[str]:
-        """The actual input type of each convolution, as the compiler decided: `bf16`, `f32`, `u8`, ..."""
+        """The actual input type of each convolution, as the compiler decided: `bf16`, `f32`, `u8`, `i8`, ..."""
         infos = [node.get_rt_info() for node in self._alone.compiled.get_runtime_model().get_ops()]
         nodes = [{name: str(info[name].astype(str)) for name in ("layerType", "runtimePrecision")} for info in infos]
         return [node["runtimePrecision"] for node in nodes if node["layerType"] == "Convolution"]
