@@ -24,7 +24,15 @@ NETWORKS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("cnn14 16 kHz", marks=pytest.mark.long),
+        "cnn14 32 kHz",
+        pytest.param("mobilenet-v2", marks=pytest.mark.long),
+        "mobilenet-v3",
+    ],
+)
 def test_the_exported_file_gives_the_same_scores(name: str, tmp_path: Path) -> None:
     """For any length, from the waveform on; statistics of the normalisation are not those of its beginning."""
     frontend, options = NETWORKS[name]
