@@ -81,7 +81,7 @@ def evaluate(
     from training.eval.answer_report import measure_model
     from training.eval.evaluate import evaluate as run
     from training.eval.model_card import record_accuracy
-    from training.eval.report import headline, interval, percent, seen_warning, silent_note, write_report
+    from training.eval.report import headline, interval, notes, percent, write_report
 
     arithmetic = _precision(precision)
     if folds:
@@ -136,7 +136,7 @@ def evaluate(
     if report.interval_95_sources and report.sources < report.clips:
         print(f"95 % interval by source ({report.sources} sources) {interval(report.interval_95_sources)}")
     print(f"calibration error {report.calibration_error:.3f}, forward passes per clip {report.forward_passes}")
-    for note in filter(None, (silent_note(report), seen_warning(report.seen_clips, report.clips))):
+    for note in notes(report):
         print(note)
     if answers:
         print(answers_headline(answers))

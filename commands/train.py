@@ -54,7 +54,7 @@ def train(
     from training.eval.answer_report import measure_model
     from training.eval.evaluate import evaluate as evaluate_model
     from training.eval.model_card import record_accuracy
-    from training.eval.report import headline, seen_warning, silent_note, write_report
+    from training.eval.report import headline, notes, write_report
     from training.fit import processes
     from training.fit.history import CURVE
     from training.fit.loop import train as run
@@ -90,7 +90,7 @@ def train(
             folder = out / (f"evaluation-{part}" if test_fold == "test" else "evaluation")
             report = write_report(evaluation, folder, answers)
             print(f"{headline(report)}: {folder}")
-            for note in filter(None, (silent_note(report), seen_warning(report.seen_clips, report.clips))):
+            for note in notes(report):
                 print(note)
     record_accuracy(out, evaluation, report)
     print(f"Model card: {out}/README.md, learning curve: {out}/{CURVE}")

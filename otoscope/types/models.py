@@ -1,6 +1,6 @@
 """Cards of the served models."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -92,14 +92,12 @@ class ModelCard(Public):
         names = [layer.name for layer in self.layers]
         if name not in names:
             names.sort(key=lambda known: known.count("."))  # stages before the blocks inside
-            known = ", ".join(names[:6]) + (" and so on" if len(names) > 6 else "")
-            raise InvalidRequest(f"Model {self.name} has no layer {name!r}; it has {known or 'none'}.")
+            raise InvalidRequest(f"Model {self.name} has no layer {name!r}; it has {_some(names) or 'none'}.")
 
     def require_class(self, name: str) -> int:
         """The index of a class. Raises InvalidRequest if there is no such class; the message names some that exist."""
         if name not in self.classes:
-            known = ", ".join(self.classes[:6]) + (" and so on" if len(self.classes) > 6 else "")
-            raise InvalidRequest(f"Model {self.name} has no class {name!r}; it has {known}.")
+            raise InvalidRequest(f"Model {self.name} has no class {name!r}; it has {_some(self.classes)}.")
         return self.classes.index(name)
 
     def require_cell(self, text: str) -> Cell:
@@ -130,3 +128,8 @@ class ModelCard(Public):
 class ModelList(Public):
     default: str
     models: list[ModelCard]
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, for a message."""
+    return ", ".join(names[:6]) + (" and so on" if len(names) > 6 else "")

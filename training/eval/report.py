@@ -211,6 +211,11 @@ def silent_note(report: EvaluationReport) -> str:
     )
 
 
+def notes(report: EvaluationReport) -> list[str]:
+    """What has to be known about the accuracy, to print below it."""
+    return [note for note in (silent_note(report), seen_warning(report.seen_clips, report.clips)) if note]
+
+
 def as_markdown(report: EvaluationReport) -> str:
     """Content of report.md."""
     lines = [f"# {headline(report)}", ""]
