@@ -2,20 +2,22 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from api.batches import BatchState
 from api.memory import JSON_GROWTH, RequestMemory
+from api.notifications import RETRY_SECONDS
 from api.rendering.json_arrays import dumps
 from api.rendering.results import render_json, result_json
 from api.service import Gateway
-from otoscope.errors import JobExpired, JobNotFound
+from otoscope.errors import JobExpired, JobNotFound, StoreUnavailable
 from otoscope.exports import csv_row
-from otoscope.results import Part, unpack_result
-from shared.jobs.records import JobRecord
+from otoscope.results import Part, Result, unpack_result
+
+T = TypeVar("T")
 
 COLUMNS = ("file", "verdict", "class", "confidence", "start", "end", "warnings", "error")
 
@@ -50,16 +52,13 @@ def members_json(batch: BatchState) -> list[dict[str, Any]]:
 async def json_lines(batch: BatchState, gateway: Gateway, memory: RequestMemory) -> AsyncIterator[bytes]:
     """A line for each sound: `otoscope.types.BatchMember` with its result."""
     for member in members_json(batch):
-        async with _loaded(member, gateway, memory) as packed:
-            pieces = await _line(member, packed)
-        for piece in pieces:
+        pieces = await _from_result(member, gateway, memory, partial(_line, member))
+        for piece in pieces or dumps({**member, "result": None}):
             yield piece
         yield b"\n"
 
 
-async def _line(member: dict[str, Any], packed: bytes | None) -> list[bytes]:
-    if packed is None:
-        return dumps({**member, "result": None})
+async def _line(member: dict[str, Any], packed: bytes) -> list[bytes]:
     return await render_json(packed, lambda result: {**member, "result": result_json(result)})
 
 
@@ -67,8 +66,7 @@ async def csv_rows(batch: BatchState, gateway: Gateway, memory: RequestMemory) -
     """The table of `otoscope classify --out`: a row for each sound and prediction, or detection where requested."""
     yield csv_row(COLUMNS).encode()
     for member in members_json(batch):
-        async with _loaded(member, gateway, memory) as packed:  # it may have large arrays beside
-            result = None if packed is None else await asyncio.to_thread(unpack_result, packed)
+        result = await _from_result(member, gateway, memory, _unpacked)
         if result is None:
             error = member["error"]
             text = f"{error['code']}: {error['detail']}" if error else member["status"]
@@ -84,19 +82,25 @@ async def csv_rows(batch: BatchState, gateway: Gateway, memory: RequestMemory) -
             yield csv_row((member["name"], result.verdict, *row, codes, None)).encode()
 
 
-@asynccontextmanager
-async def _loaded(member: dict[str, Any], gateway: Gateway, memory: RequestMemory) -> AsyncIterator[bytes | None]:
-    """The packed result of a member, None where it has none; waits for memory."""
-    memory.hold(0)  # the line before has been sent
-    job: JobRecord | None = None
-    if member["status"] == "succeeded":
+async def _unpacked(packed: bytes) -> Result:
+    return await asyncio.to_thread(unpack_result, packed)  # it may have large arrays beside
+
+
+async def _from_result(
+    member: dict[str, Any], gateway: Gateway, memory: RequestMemory, render: Callable[[bytes], Awaitable[T]]
+) -> T | None:
+    """What `render` returns for the packed result of a member, None where it has none. The response has begun: it waits
+    for memory, and until an outage of Redis is over."""
+    while True:
+        memory.hold(0)  # the line before has been sent
+        if member["status"] != "succeeded":
+            return None
         try:
             job = await gateway.store.get(member["id"], with_result=True)
+            await memory.wait_to_hold(JSON_GROWTH * (job.packed_size or len(job.packed or b"")))
+            async with gateway.loaded(job, memory) as complete:
+                return None if complete.packed is None else await render(complete.packed)
         except (JobNotFound, JobExpired):  # since the states were read
             member["status"] = "expired"
-    if job is None:
-        yield None
-        return
-    await memory.wait_to_hold(JSON_GROWTH * (job.packed_size or len(job.packed or b"")))
-    async with gateway.loaded(job, memory) as complete:
-        yield complete.packed
+        except StoreUnavailable:
+            await asyncio.sleep(RETRY_SECONDS)

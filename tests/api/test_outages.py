@@ -1,0 +1,161 @@
+"""A gateway whose Redis server goes away and comes back: what has begun goes on."""
+
+import json
+import logging
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+
+from otoscope.types import JobOptions, Part, Timings
+from shared.config.settings import Settings
+from shared.results import pack_result
+from tests.api.conftest import FakeWorker, fake_result, wav
+from tests.conftest import start_server
+from tests.support.process_tree import until
+
+
+class RedisServer:
+    """A server that keeps what it has stored while it is stopped."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.start()
+
+    def start(self) -> None:
+        self._process, self.socket = start_server(self._directory, "--appendonly", "yes", "--appendfsync", "always")
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory(prefix="oto") as name:
+        server = RedisServer(Path(name))
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def worker(settings: Settings, server: RedisServer) -> Iterator[FakeWorker]:
+    fake = FakeWorker(settings.model_copy(update={"redis_url": f"unix://{server.socket}"}))
+    fake.announce(seconds=60)
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def gateway(start_gateway: Callable[..., httpx2.Client], server: RedisServer, worker: FakeWorker) -> httpx2.Client:
+    """A client of a gateway that renders one large result at a time."""
+    return start_gateway(redis_url=f"unix://{server.socket}", response_memory=1)
+
+
+def finished_batch(http: httpx2.Client, worker: FakeWorker, sounds: int) -> dict[str, object]:
+    """A batch of which the first sound has a result of 10 MB as JSON."""
+    options = JobOptions(include=[Part.FULL_SPECTROGRAM])
+    mels = np.random.default_rng(0).normal(size=(128, 12_000)).astype(np.float16)
+    files = [("file", (f"{number}.wav", wav(0.2))) for number in range(sounds)]
+    batch: dict[str, object] = http.post("/v1/batches", files=files).json()
+    first, *others = (member["id"] for member in batch["members"])  # type: ignore[attr-defined]
+    worker.start(first)
+    worker.store.succeed(first, pack_result(replace(fake_result(options), full_spectrogram=mels)), Timings())
+    for job_id in others:
+        worker.finish(job_id)
+    return batch
+
+
+@contextmanager
+def slow_reader(http: httpx2.Client, path: str) -> Iterator[Iterator[bytes]]:
+    """The body of a response, of which the gateway sends little more than has been read."""
+    small = httpx2.HTTPTransport(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)])
+    with (
+        httpx2.Client(base_url=http.base_url, transport=small, timeout=20) as client,
+        client.stream("GET", path) as answer,
+    ):
+        yield answer.iter_raw()
+
+
+def up_to_line_end(body: Iterator[bytes]) -> bytes:
+    text = b""
+    while b"\n" not in text:
+        text += next(body)
+    return text
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.slow
+def test_the_results_of_a_batch_outlast_an_outage(
+    gateway: httpx2.Client, worker: FakeWorker, server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The response goes on once Redis is back, and no line is missing or repeated."""
+    batch = finished_batch(gateway, worker, 3)
+    with slow_reader(gateway, f"/v1/batches/{batch['id']}/results") as body:
+        first = next(body)
+        server.stop()
+        first += up_to_line_end(body)
+        time.sleep(1.5)
+        server.start()
+        lines = [json.loads(line) for line in (first + b"".join(body)).splitlines()]
+    assert [(line["name"], line["status"]) for line in lines] == [(f"{number}.wav", "succeeded") for number in range(3)]
+    assert all(line["result"]["predictions"] for line in lines)
+    assert not errors(caplog)
+
+
+@pytest.mark.slow
+def test_a_client_that_leaves_during_an_outage_ends_its_response(
+    gateway: httpx2.Client, worker: FakeWorker, server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where Redis never comes back, and nothing is logged as an error."""
+    batch = finished_batch(gateway, worker, 2)
+    with slow_reader(gateway, f"/v1/batches/{batch['id']}/results") as body:
+        next(body)
+        server.stop()
+        up_to_line_end(body)
+        time.sleep(1.5)
+    counted = 'otoscope_api_requests_total{method="GET",route="/v1/batches/{batch_id}/results",status="200"} 1.0'
+    until(lambda: counted in gateway.get("/metrics").text, 5)
+    assert not errors(caplog)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "status"), [("outage", "succeeded"), ("deletion", "expired")])
+def test_what_happens_between_the_job_and_its_large_result_does_not_break_off_the_results(
+    gateway: httpx2.Client,
+    worker: FakeWorker,
+    server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+    status: str,
+) -> None:
+    """They are read one after the other; here the response waits for memory in between."""
+    batch = finished_batch(gateway, worker, 2)
+    job_id = batch["members"][0]["id"]  # type: ignore[index]
+    with ExitStack() as other, ExitStack() as stack:
+        unread = other.enter_context(slow_reader(gateway, f"/v1/jobs/{job_id}/result"))
+        next(unread)
+        body = stack.enter_context(slow_reader(gateway, f"/v1/batches/{batch['id']}/results"))
+        time.sleep(0.3)  # until the job is read
+        if what == "deletion":
+            assert gateway.delete(f"/v1/jobs/{job_id}").status_code == 204
+        else:
+            server.stop()
+        other.close()  # it has held the memory
+        time.sleep(1.5)
+        if what == "outage":
+            server.start()
+        lines = [json.loads(line) for line in b"".join(body).splitlines()]
+    assert [line["status"] for line in lines] == [status, "succeeded"]
+    assert [line["result"] is None for line in lines] == [status == "expired", False]
+    assert not errors(caplog)
