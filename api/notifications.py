@@ -15,6 +15,7 @@ from itertools import product
 from otoscope.errors import OtoscopeError
 from shared.jobs import ShardedJobStore
 from shared.jobs.servers import Server
+from shared.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
@@ -82,12 +83,18 @@ class Notifications:
 
     async def run(self, server: Server) -> None:
         """Background task: receive messages of a server; after each reconnection all subscribers are notified."""
+        lost, back = "lost the subscription to job changes", "subscribed to job changes again"
+        outage = OutageLog(log, lost, back, server=server.number)
+
+        def receive(job_id: str | None, status: str) -> None:
+            outage.succeeded()
+            self._dispatch(job_id, status)
+
         while True:
             try:
-                await server.jobs.subscribe(self._dispatch)
+                await server.jobs.subscribe(receive)
             except OtoscopeError as error:
-                fields = {"server": server.number}
-                log.warning("lost the subscription to job changes: %s (%s)", error, error.__cause__, extra=fields)
+                outage.failed(f"{error} ({error.__cause__})")
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def poll_queue_positions(self) -> None:

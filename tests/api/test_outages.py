@@ -159,3 +159,20 @@ def test_what_happens_between_the_job_and_its_large_result_does_not_break_off_th
     assert [line["status"] for line in lines] == [status, "succeeded"]
     assert [line["result"] is None for line in lines] == [status == "expired", False]
     assert not errors(caplog)
+
+
+@pytest.mark.slow
+def test_a_lost_subscription_is_logged_once(
+    gateway: httpx2.Client, server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And once more when it is back."""
+    caplog.set_level(logging.INFO)
+    gateway.get("/v1/models")
+    server.stop()
+    until(lambda: any("lost the subscription" in line for line in caplog.messages))
+    time.sleep(2.5)
+    server.start()
+    until(lambda: "subscribed to job changes again" in caplog.messages)
+    lines = [record for record in caplog.records if record.name == "api.notifications"]
+    assert [record.levelname for record in lines] == ["WARNING", "INFO"]
+    assert {vars(record)["server"] for record in lines} == {0}
