@@ -22,6 +22,7 @@ from shared import tracing
 from shared.config.settings import Settings, usable_cores
 from shared.jobs import JobStore
 from shared.jobs.records import WorkerHeartbeat
+from shared.outage_log import OutageLog
 from shared.redis_client.connection import connect, new_client
 from worker.decode.pool import DecoderPool
 from worker.fetch.fetcher import Fetcher
@@ -208,21 +209,21 @@ class Worker:
 
         An OtoscopeError is logged once, not at each call while it lasts.
         """
+        name = function.__name__.strip("_")
 
         def loop() -> None:
-            last_error = ""
+            outage = OutageLog(log, f"{name} fails", f"{name} succeeds again")
             while not self._stop.wait(seconds):
                 try:
                     function()
-                    last_error = ""
                 except OtoscopeError as error:
-                    if str(error) != last_error:
-                        log.warning("%s: %s", function.__name__, error)
-                    last_error = str(error)
+                    outage.failed(error)
                 except Exception:
-                    log.exception("%s failed", function.__name__)
+                    log.exception("%s failed", name)
+                else:
+                    outage.succeeded()
 
-        threading.Thread(target=loop, name=function.__name__.strip("_"), daemon=True).start()
+        threading.Thread(target=loop, name=name, daemon=True).start()
 
 
 def _exit_hung_stop() -> None:

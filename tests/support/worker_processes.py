@@ -26,9 +26,8 @@ class WorkerProcesses:
         self.directory = directory
         self.models = directory / "models"
         self.models.mkdir()
-        self.server, path = start_server(directory, "--appendonly", "yes")
-        stack.callback(self.server.wait)
-        stack.callback(self.server.kill)
+        path = self.start_redis()
+        stack.callback(self.stop_redis)
         self.settings = Settings(
             redis_url=f"unix://{path}", models_dir=self.models, decode_processes=1, batch_size=2, metrics_port=0,
             visibility_timeout=VISIBILITY,
@@ -36,6 +35,16 @@ class WorkerProcesses:
         self.stores = Stores(self.settings, stack)
         self._processes: list[subprocess.Popen[bytes]] = []
         stack.callback(self.kill_all)
+
+    def start_redis(self) -> Path:
+        """Start the server, with what it had stored; returns the path of its socket."""
+        self.server, path = start_server(self.directory, "--appendonly", "yes")
+        return path
+
+    def stop_redis(self) -> None:
+        """Kill the server."""
+        self.server.kill()
+        self.server.wait()
 
     def start(self, module: str = "worker", **changed: str) -> subprocess.Popen[bytes]:
         """Start a worker with some settings changed; its log is `worker<n>.log`.

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -352,9 +353,17 @@ def test_a_worker_that_can_run_no_queued_job_asks_rarely(connection: Connection,
     assert calls <= (time.monotonic() - began) / RUNNABLE_SECONDS + 2
 
 
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The messages without their reasons."""
+    return [message.partition(":")[0] for message in caplog.messages]
+
+
 @pytest.mark.slow
-def test_delivery_goes_on_at_the_memory_limit(connection: Connection, client: redis.Redis) -> None:
-    """Jobs are delivered and acknowledged: that is what frees memory."""
+def test_delivery_goes_on_at_the_memory_limit(
+    connection: Connection, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Jobs are delivered and acknowledged: that is what frees memory. It is logged once, and once when it is over."""
+    caplog.set_level(logging.INFO, "worker")
     sent = ids(3)
     send(client, *sent)
     inbox = Inbox(connection)
@@ -366,14 +375,22 @@ def test_delivery_goes_on_at_the_memory_limit(connection: Connection, client: re
         for message in inbox.messages:
             message.ack()
         assert client.zcard(UNACKED) == 0
+        for _ in range(3):
+            inbox.drain()
     finally:
         client.config_set("maxmemory", before)
+    for _ in range(2):  # the first one may receive a refusal that was sent before
+        inbox.drain()
+    assert logged(caplog) == ["Redis cannot serve the queue now", "Redis serves the queue again"]
 
 
 @pytest.mark.slow
-def test_a_server_that_cannot_write_blocks_no_place(connection: Connection, client: redis.Redis) -> None:
+def test_a_server_that_cannot_write_blocks_no_place(
+    connection: Connection, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
     """As with a full disk: jobs that are acknowledged or rejected meanwhile occupy no place in the worker, and the
-    acknowledgements are sent later."""
+    acknowledgements are sent later. It is logged once, and once when it is over."""
+    caplog.set_level(logging.INFO, "worker")
     sent = ids(4)
     send(client, *sent)
     inbox = Inbox(connection, prefetch=3)
@@ -383,7 +400,8 @@ def test_a_server_that_cannot_write_blocks_no_place(connection: Connection, clie
     try:
         done.ack()
         back.reject(requeue=True)
-        inbox.drain()
+        for _ in range(3):
+            inbox.drain()
         assert inbox.channel.qos.can_consume_max_estimate() == 2
         assert client.zcard(UNACKED) == 3
     finally:
@@ -397,3 +415,6 @@ def test_a_server_that_cannot_write_blocks_no_place(connection: Connection, clie
     for _ in range(2):  # the first one may receive a refusal that the server sent as a replica
         inbox.drain()
     assert inbox.ids == [*sent[:3], sent[1], sent[3]]
+    begin, again, end = logged(caplog)
+    assert (begin, end) == ("Redis cannot serve the queue now", "Redis serves the queue again")
+    assert again == "1 jobs are delivered again"

@@ -294,12 +294,34 @@ def test_a_worker_stops_while_redis_is_unreachable(workers: WorkerProcesses) -> 
     """Soon after SIGTERM, although it cannot deregister, since a supervisor does not wait forever."""
     worker = workers.start_ready()
     assert workers.finished(workers.submit()) == "succeeded"
-    workers.server.kill()
-    workers.server.wait()
+    workers.stop_redis()
     began = time.monotonic()
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(60) == 0, workers.log(worker)
     assert time.monotonic() - began < 15
+
+
+@pytest.mark.slow
+def test_an_outage_of_redis_is_logged_once(workers: WorkerProcesses) -> None:
+    """Its begin and its end, and not each attempt to connect. A worker takes jobs soon after it."""
+    worker = workers.start_ready()
+    assert workers.finished(workers.submit()) == "succeeded"
+    workers.stop_redis()
+    time.sleep(12)
+    workers.start_redis()
+    began = time.monotonic()
+    assert workers.finished(workers.submit()) == "succeeded"
+    assert time.monotonic() - began < 6, "Celery's own next attempt is 8 s later"
+    until(lambda: "heartbeat succeeds again" in workers.log(worker))
+    log = workers.log(worker)
+    for line in (
+        "cannot connect to Redis: ",
+        "connected to Redis again",
+        "heartbeat fails: ",
+        "heartbeat succeeds again",
+    ):
+        assert log.count(line) == 1, log
+    assert "Cannot connect" not in log, "a message of Celery for each attempt"
 
 
 @pytest.mark.slow

@@ -14,13 +14,19 @@ from celery.exceptions import Reject
 from celery.platforms import SecurityWarning
 from celery.signals import setup_logging
 from celery.worker import state
+from celery.worker.consumer import Consumer
 from kombu.entity import Exchange, Queue
 
 from shared.config.settings import Settings
 from shared.contract import CLASSIFY, QUEUE
+from shared.outage_log import OutageLog
 from worker.queue import transport
 from worker.queue.lease import Lease
 from worker.queue.message import TaskMessage
+
+log = logging.getLogger(__name__)
+
+_RECONNECT_SECONDS = 1.0
 
 
 class Requeue(Exception):
@@ -82,6 +88,7 @@ def consume(
             raise Reject(str(error), requeue=True) from error
 
     consumer = app.Worker(
+        consumer_cls=_Consumer,
         hostname=f"otoscope@{name}",
         pool_cls="threads",
         concurrency=concurrency,
@@ -93,6 +100,23 @@ def consume(
     )
     consumer.start()
     return int(consumer.exitcode or 0)
+
+
+class _Consumer(Consumer):  # type: ignore[misc]
+    """Celery's consumer. While Redis is away it tries to connect once a second and logs the outage once; Celery's own
+    waits up to 30 s between two attempts and logs each of them."""
+
+    def ensure_connected(self, connection: Any) -> Any:
+        outage = OutageLog(log, "cannot connect to Redis", "connected to Redis again")
+        connection.ensure_connection(
+            lambda error, _: outage.failed(error),
+            interval_start=_RECONNECT_SECONDS,
+            interval_step=0,
+            callback=exit_if_stopping,
+        )
+        outage.succeeded()
+        self.first_connection_attempt = False
+        return connection
 
 
 def request_stop() -> None:
@@ -141,7 +165,6 @@ def _config(settings: Settings) -> dict[str, Any]:
         "accept_content": ["json"],
         "enable_utc": True,
         "broker_connection_retry_on_startup": True,
-        "broker_connection_max_retries": None,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_enable_remote_control": False,
         "worker_send_task_events": False,

@@ -14,6 +14,7 @@ from typing import Any
 import redis
 from celery import bootsteps
 
+from shared.outage_log import OutageLog
 from shared.redis_client.connection import new_client
 
 log = logging.getLogger(__name__)
@@ -52,13 +53,16 @@ class Lease(bootsteps.StartStopStep):  # type: ignore[misc]
 
     @staticmethod
     def _renew(channel: Any, client: redis.Redis, stop: threading.Event) -> None:
+        lost, back = "could not renew the leases of running jobs", "renewed the leases of running jobs again"
+        outage = OutageLog(log, lost, back)
         with client:
             while not stop.wait(RENEW_SECONDS):
                 try:
-                    channel.qos.renew(client)
+                    if channel.qos.renew(client):
+                        outage.succeeded()
                 except RuntimeError:
                     continue  # the dictionary of messages changed while it was copied: next time
                 except redis.exceptions.RedisError as error:
-                    log.warning("could not renew the leases of running jobs: %s", error)
+                    outage.failed(error)
                 except Exception:
-                    log.exception("could not renew the leases of running jobs")
+                    log.exception(lost)

@@ -32,6 +32,7 @@ from redis.exceptions import ResponseError
 
 from shared.config.redis_url import RedisURL
 from shared.contract import INDEX_TTL, UNACKED, job_key, queue_key
+from shared.outage_log import OutageLog
 from shared.redis_client.connection import connection_class, connection_pool
 from shared.redis_client.lua import load_script
 
@@ -131,7 +132,7 @@ class QoS(redis.QoS):
             with self.channel.conn_or_acquire() as client:
                 client.zrem(self.unacked_index_key, *acked)
         except ResponseError as error:
-            log.warning("Redis cannot store acknowledgements now: %s", error)
+            self.channel.note_refusal(error)
             self.keep_acks(acked)
 
     def take_acks(self) -> list[str]:
@@ -157,10 +158,12 @@ class QoS(redis.QoS):
         if job_ids := self._held.pop(tag, []):
             self.channel.requeue(*job_ids)
 
-    def renew(self, client: Any) -> None:
-        """Renew the leases of the jobs in flight, through a client of the calling thread's own."""
+    def renew(self, client: Any) -> bool:
+        """Renew the leases of the jobs in flight, through a client of the calling thread's own; whether there were
+        any."""
         if held := self.held:
             client.register_script(self._renew)(keys=[self.unacked_index_key], args=held)
+        return bool(held)
 
     def restore_visible(self, start: int = 0, num: int = 0, interval: int = 0) -> None:
         """Requeue the jobs whose lease has expired, of whichever worker."""
@@ -193,6 +196,8 @@ class Channel(redis.Channel):
         self._kept_client: Any = None
         self._consumed = ""
         self._paused_until = 0.0  # on the clock of time.monotonic
+        self._refused_at = 0.0  # on the same clock
+        self._outage = OutageLog(log, "Redis cannot serve the queue now", "Redis serves the queue again")
         super().__init__(*args, **kwargs)
 
     def _create_client(self, asynchronous: bool = False) -> Any:
@@ -247,9 +252,12 @@ class Channel(redis.Channel):
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
+        delivered = turn is not None and self._deliver()
+        if self._refused_at < self._brpop_sent_at:
+            self._outage.succeeded()
         if turn is None:
             raise Empty
-        if not self._deliver():
+        if not delivered:
             # There are jobs, for other workers: BLMOVE would be answered at once, again and again.
             self._pause(RUNNABLE_SECONDS)
             raise Empty
@@ -326,9 +334,13 @@ class Channel(redis.Channel):
         if loop := get_event_loop():
             loop.call_later(seconds, _wake_up)
 
-    @staticmethod
-    def _refused(error: ResponseError) -> None:
-        log.warning("Redis cannot serve the queue now: %s", error)
+    def note_refusal(self, error: ResponseError) -> None:
+        """Redis cannot do something now."""
+        self._refused_at = time.monotonic()
+        self._outage.failed(error)
+
+    def _refused(self, error: ResponseError) -> None:
+        self.note_refusal(error)
         time.sleep(RETRY_SECONDS)
 
     def close(self) -> None:
