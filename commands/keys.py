@@ -41,9 +41,9 @@ def create(
 def show(file: File) -> None:
     """List the keys, without their secrets."""
     from commands.tables import keys_table
-    from otoscope.cli.console import SafeConsole
+    from otoscope.cli.console import table_console
 
-    SafeConsole(highlight=False).print(keys_table(read_keys(file).values()))
+    table_console().print(keys_table(read_keys(file).values()))
 
 
 @keys.command()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -21,8 +22,6 @@ from otoscope.cli.options import AsJson, Url
 from otoscope.text import escape_controls
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from otoscope.client import Client
 
 GROUP = "otoscope.commands"
@@ -243,6 +242,7 @@ def list_models(ctx: typer.Context, url: Url = None, as_json: AsJson = False) ->
     """List the served models. `otoscope models add` adds one to those that can be served."""
     if ctx.invoked_subcommand:
         return
+    from otoscope.cli.console import table_console
     from otoscope.cli.tables import models_table
 
     with _client(url) as client:
@@ -250,7 +250,7 @@ def list_models(ctx: typer.Context, url: Url = None, as_json: AsJson = False) ->
     if as_json:
         print(served.model_dump_json(by_alias=True))
     else:
-        _console().print(models_table(served))
+        table_console().print(models_table(served))
 
 
 app.add_typer(models, name="models")
@@ -262,19 +262,14 @@ def _client(url: str | None) -> "Client":
     return Client(url)
 
 
-def _console() -> "Console":
-    from otoscope.cli.console import SafeConsole
-
-    return SafeConsole(highlight=False)
-
-
 def _show(job: Any, as_json: bool) -> None:
+    from otoscope.cli.console import table_console
     from otoscope.cli.tables import job_table
 
     if as_json:
         print(job.model_dump_json(by_alias=True, exclude_none=True))
     else:
-        _console().print(job_table(job))
+        table_console().print(job_table(job))
 
 
 def _fail(message: str) -> NoReturn:
@@ -288,6 +283,8 @@ def main(application: Iterable[EntryPoint] = ()) -> None:
     `application` adds commands that no installed distribution declares, as in a source tree.
     """
     _EXTRA.update({entry.name: entry for entry in application})
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the encoding of the terminal may lack characters
     try:
         app()
     except KeyboardInterrupt:

@@ -14,11 +14,12 @@ from typing import Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from otoscope.audio import printable
-from otoscope.cli.console import SafeConsole
+from otoscope.cli.console import SafeConsole, table_console
 from otoscope.cli.tables import classified_table, detections_table
 from otoscope.errors import BY_CODE, Busy, DeadlineExceeded, JobCancelled, OtoscopeError
 from otoscope.exports import Format, Recording, csv_row, csv_text, export, file_name
 from otoscope.responses import WaitTimeout
+from otoscope.text import escape_controls
 from otoscope.types import Detection, Prediction, ResultJSON
 
 
@@ -86,12 +87,15 @@ class Report(ABC):
     def warn(self, name: str, result: ResultJSON) -> None:
         """One line for each warning."""
         for warning in result.warnings:
-            self._stderr.print(f"{name}: {warning.detail} ({warning.code})", soft_wrap=True)
+            self._print(f"{name}: {warning.detail} ({warning.code})")
 
     def _write(self, name: str, outcome: Outcome) -> None:
         if isinstance(outcome, Exception):
-            self._stderr.print(f"{name}: {message(outcome)}", soft_wrap=True)
+            self._print(f"{name}: {message(outcome)}")
         self.write(name, outcome)
+
+    def _print(self, line: str) -> None:
+        self._stderr.print(escape_controls(line), soft_wrap=True)
 
     def __enter__(self) -> Self:
         if self._total > 1:
@@ -113,7 +117,7 @@ class TableReport(Report):
         self._detections = detections
 
     def write(self, name: str, outcome: Outcome) -> None:
-        self._rows.append((name, outcome.result if isinstance(outcome, Answer) else None))
+        self._rows.append((escape_controls(name), outcome.result if isinstance(outcome, Answer) else None))
         if isinstance(outcome, Answer):
             self.warn(name, outcome.result)
 
@@ -121,8 +125,7 @@ class TableReport(Report):
         super().finish()
         if not any(result for _, result in self._rows):
             return
-        # A table that goes to a pipe is not cut to the width of a terminal.
-        console = SafeConsole(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+        console = table_console()
         console.print(classified_table(self._rows))
         if self._detections:
             console.print()

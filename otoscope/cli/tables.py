@@ -112,7 +112,7 @@ def models_table(models: ModelList) -> Table:
     """The served models."""
     table = Table(box=None, pad_edge=False)
     for column in ("model", "classes", "input", "window", "parameters", "accuracy", "licence"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold", no_wrap=column == "model")
     for card in models.models:
         measured = [f"{found.correct / found.total:.1%} on {found.data}" for found in card.accuracy if found.total]
         table.add_row(

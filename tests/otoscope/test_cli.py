@@ -1,5 +1,6 @@
 """The command line as a program: stdout, stderr and exit status."""
 
+import io
 import json
 import os
 import subprocess
@@ -12,8 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from otoscope.cli.batch import expand_globs
+from otoscope.cli.console import SafeConsole
 from otoscope.cli.main import app
-from tests.support.fake_service import FakeService, job_document, problem, sse
+from otoscope.cli.tables import models_table
+from otoscope.types import ModelList
+from tests.support.fake_service import CARD, FakeService, answer, job_document, problem, sse
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -151,6 +155,45 @@ def test_closed_pipe(run: Run, service: FakeService, sounds: list[str]) -> None:
     environment = dict(os.environ, PYTHONPATH=os.getcwd(), OTOSCOPE_URL=service.url)
     done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr
+
+
+def test_closed_pipe_of_messages(run: Run, service: FakeService, sounds: list[str], tmp_path: Path) -> None:
+    """`otoscope classify ... 2>&1 | head` ends, where the reader of the messages is gone."""
+    error = {"code": "not_audio", "title": "t", "detail": "that is text"}
+    service.outcome = lambda _, job_id: job_document(job_id, "failed", error=error)
+    command = f"{sys.executable} -m otoscope classify a.wav b.wav 2>&1 >/dev/null | true"
+    environment = dict(os.environ, PYTHONPATH=os.getcwd(), OTOSCOPE_URL=service.url)
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, check=True, timeout=10)
+
+
+def test_an_encoding_without_some_characters(run: Run, service: FakeService, sounds: list[str], tmp_path: Path) -> None:
+    """What the terminal's encoding lacks is escaped, in messages as well as in the table."""
+    (tmp_path / "\u20ac.wav").write_bytes(b"RIFF")
+    done = run("classify", "\u20ac.wav", "\u20ac\u20ac.wav", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (1, "\\u20ac\\u20ac.wav: no such file\n")
+    assert done.stdout.splitlines()[1].startswith("\\u20ac.wav ")
+
+
+def test_a_line_for_each_file(run: Run, service: FakeService, tmp_path: Path) -> None:
+    """Line ends in the name of a file begin no other line of the table or of the messages."""
+    (tmp_path / "a\nb.wav").write_bytes(b"RIFF")
+    done = run("classify", "a\nb.wav", "c\nd.wav")
+    assert done.stderr == "c\\nd.wav: no such file\n"
+    assert [line.split("  ")[0] for line in done.stdout.splitlines()[1:]] == ["a\\nb.wav", "c\\nd.wav"]
+
+
+def test_names_of_models_are_whole(run: Run, service: FakeService) -> None:
+    """In a pipe every model is one line. In a narrow terminal the other columns are folded, and nothing is left out."""
+    names = ["tiny-" + 40 * "x", "tiny-" + 40 * "y"]
+    body = {"default": names[0], "models": [CARD | {"name": name, "licence": "(non-commercial)"} for name in names]}
+    service.first.append(answer(body))
+    lines = run("models", COLUMNS="60").stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == names
+    console = SafeConsole(file=io.StringIO(), width=80, highlight=False)
+    with console.capture() as printed:
+        console.print(models_table(ModelList.model_validate(body)))
+    assert "\u2026" not in printed.get()
+    assert all(name in printed.get() for name in names)
 
 
 def test_start_is_light() -> None:
