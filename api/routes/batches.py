@@ -94,7 +94,7 @@ async def events(gateway: GatewayDep, batches: BatchesDep, caller: CallerDep, ba
                     continue
                 yield ServerSentEvent(_json(state).decode(), event="finished" if state.finished else "status")
 
-    return EventSourceResponse(stream(), ping=0, send_timeout=30, headers={"Cache-Control": "no-store"})
+    return EventSourceResponse(stream(), ping=0, headers={"Cache-Control": "no-store"})
 
 
 @router.get(

@@ -203,8 +203,7 @@ async def events(
                 yield event
 
     # Without the ping of sse-starlette, which could come between two pieces of an event; `job_events` sends comments.
-    # A client that reads nothing for `send_timeout` seconds is disconnected.
-    return EventSourceResponse(counted(), ping=0, send_timeout=30, headers={"Cache-Control": "no-store"})
+    return EventSourceResponse(counted(), ping=0, headers={"Cache-Control": "no-store"})
 
 
 @router.delete("/{job_id}", status_code=204, responses=responses(*_MISSING))

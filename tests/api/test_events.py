@@ -24,6 +24,8 @@ from shared.redis_client.connection import connect_async
 from shared.results import pack_result
 from tests.api.conftest import FakeWorker, wav
 from tests.api.test_json_arrays import long
+from tests.api.test_outages import errors, slow_reader
+from tests.support.process_tree import until
 
 Event = tuple[str, str, dict[str, object]]  # (id or empty, event, data)
 
@@ -262,3 +264,41 @@ def test_many_streams_of_one_job(http: httpx2.Client, worker: FakeWorker) -> Non
     for thread in threads:
         thread.join(20)
     assert ends == [EVERY_STATE[-1]] * 20
+
+
+def large(http: httpx2.Client, worker: FakeWorker) -> str:
+    """The id of a job with a result of 25 MB as JSON."""
+    job_id = submit(http)
+    worker.start(job_id)
+    worker.store.succeed(job_id, pack_result(long()), Timings())
+    return job_id
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+def test_a_client_that_pauses_gets_everything(
+    http: httpx2.Client, worker: FakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Up to the limit for all responses (`OTOSCOPE_UPLOAD_SECONDS`)."""
+    with slow_reader(http, f"/v1/jobs/{large(http, worker)}/events") as body:
+        text = next(body)
+        time.sleep(31)
+        text += b"".join(body)
+    assert text.count(b"event: result") == 1
+    assert text.endswith(b"\r\n\r\n")
+    assert not errors(caplog)
+
+
+@pytest.mark.slow
+def test_a_client_that_never_reads_is_disconnected(
+    start_gateway: Callable[..., httpx2.Client], worker: FakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a traceback in the log, which any client could cause otherwise."""
+    http = start_gateway(upload_seconds=1)
+    with slow_reader(http, f"/v1/jobs/{large(http, worker)}/events") as body:
+        next(body)
+        until(lambda: "otoscope_api_event_streams 1.0" in http.get("/metrics").text)
+        until(lambda: "otoscope_api_event_streams 0.0" in http.get("/metrics").text)
+        with pytest.raises(httpx2.HTTPError):
+            list(body)
+    assert not errors(caplog)
