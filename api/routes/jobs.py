@@ -17,7 +17,7 @@ from api.http.uploads import read_upload
 from api.memory import JSON_GROWTH, memory_of
 from api.middleware.auth import get_caller
 from api.rendering.results import JOB_TYPES, JSON, MSGPACK, RESULT_TYPES, body_response, render_job, render_result
-from otoscope.errors import InvalidRequest, RateLimited, TooManyConnections
+from otoscope.errors import InvalidRequest, RateLimited, StoreUnavailable, TooManyConnections
 from otoscope.types import Job, JobOptions, JobRequest, Part, ResultJSON
 from shared import tracing
 from shared.jobs.records import JobRecord
@@ -107,7 +107,7 @@ async def submit(request: Request) -> Response:
     if job.final and wait is not None:
         try:
             return await _job_response(request, job, media_type, 200, headers)
-        except (RateLimited, TooManyConnections):
+        except (RateLimited, TooManyConnections, StoreUnavailable):
             if key:
                 raise  # the request can be repeated
             job = replace(job, packed=None, packed_size=0)  # the client has to learn its id

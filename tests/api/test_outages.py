@@ -6,6 +6,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,11 @@ import httpx2
 import numpy as np
 import pytest
 
+from otoscope.errors import StoreUnavailable
 from otoscope.types import JobOptions, Part, Timings
 from shared.config.settings import Settings
+from shared.contract import QUEUED
+from shared.jobs import AsyncJobStore
 from shared.results import pack_result
 from tests.api.conftest import FakeWorker, fake_result, wav
 from tests.conftest import start_server
@@ -59,15 +63,20 @@ def gateway(start_gateway: Callable[..., httpx2.Client], server: RedisServer, wo
     return start_gateway(redis_url=f"unix://{server.socket}", response_memory=1)
 
 
-def finished_batch(http: httpx2.Client, worker: FakeWorker, sounds: int) -> dict[str, object]:
-    """A batch of which the first sound has a result of 10 MB as JSON."""
-    options = JobOptions(include=[Part.FULL_SPECTROGRAM])
+def succeed_large(worker: FakeWorker, job_id: str) -> None:
+    """Finish a job with a result of 10 MB as JSON."""
+    result = fake_result(JobOptions(include=[Part.FULL_SPECTROGRAM]))
     mels = np.random.default_rng(0).normal(size=(128, 12_000)).astype(np.float16)
+    worker.start(job_id)
+    worker.store.succeed(job_id, pack_result(replace(result, full_spectrogram=mels)), Timings())
+
+
+def finished_batch(http: httpx2.Client, worker: FakeWorker, sounds: int) -> dict[str, object]:
+    """A batch of which the first sound has a large result."""
     files = [("file", (f"{number}.wav", wav(0.2))) for number in range(sounds)]
     batch: dict[str, object] = http.post("/v1/batches", files=files).json()
     first, *others = (member["id"] for member in batch["members"])  # type: ignore[attr-defined]
-    worker.start(first)
-    worker.store.succeed(first, pack_result(replace(fake_result(options), full_spectrogram=mels)), Timings())
+    succeed_large(worker, first)
     for job_id in others:
         worker.finish(job_id)
     return batch
@@ -159,6 +168,25 @@ def test_what_happens_between_the_job_and_its_large_result_does_not_break_off_th
     assert [line["status"] for line in lines] == [status, "succeeded"]
     assert [line["result"] is None for line in lines] == [status == "expired", False]
     assert not errors(caplog)
+
+
+@pytest.mark.slow
+def test_an_accepted_job_is_answered_although_its_large_result_cannot_be_read(
+    gateway: httpx2.Client, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read after the job: where Redis goes away in between, the client still has to learn the id."""
+
+    async def result(store: AsyncJobStore, job_id: str) -> bytes:
+        raise StoreUnavailable("The queue cannot be reached right now; try again.", retry_after=2)
+
+    monkeypatch.setattr(AsyncJobStore, "result", result)
+    with ThreadPoolExecutor(1) as pool:
+        request = pool.submit(gateway.post, "/v1/jobs", files={"file": wav()}, headers={"Prefer": "wait=20"})
+        until(lambda: bool(worker._client.zcard(QUEUED)))
+        (job_id,) = worker._client.zrange(QUEUED, 0, -1)  # type: ignore[misc]
+        succeed_large(worker, job_id.decode())
+        answer = request.result()
+    assert (answer.status_code, answer.json()["id"], answer.json()["result"]) == (202, job_id.decode(), None)
 
 
 @pytest.mark.slow
