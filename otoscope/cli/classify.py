@@ -1,5 +1,6 @@
 """`otoscope classify`."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -107,6 +108,8 @@ def classify(
     table = Path(out) if out and not format else None
     if resume and table is None:
         raise typer.BadParameter("--resume needs the file of the earlier run: --out results.csv, without --format")
+    if out:
+        _check_place(out, table is not None)
     detections = detections or format is not None
     names = expand_globs(files)
     if recursive:
@@ -131,6 +134,16 @@ def classify(
         failed = classify_many(names, url, options, parallel, report)
     if failed:
         raise SystemExit(1)
+
+
+def _check_place(out: str, is_table: bool) -> None:
+    """Refuse what cannot be written, which would be an error at the end of a long recording."""
+    path = Path(out)
+    is_folder = path.is_dir() or out.endswith(("/", os.sep))
+    if out == "-" or (is_table and (is_folder or (path.exists() and not path.is_file()))):
+        raise typer.BadParameter(f"{out} is no file such as results.csv; for stdout there are --json and --format")
+    if not is_folder and not path.parent.is_dir():
+        raise typer.BadParameter(f"there is no directory {path.parent}")
 
 
 def _report(total: int, as_json: bool, detections: bool, format: ExportFormat | None, out: str | None) -> "Report":

@@ -81,8 +81,10 @@ class Report(ABC):
         """Write the outcome of the next file."""
 
     def finish(self) -> None:
-        """The end, also of a run that was interrupted."""
+        """The end, also of a run that was interrupted: what is done behind a sound that is not is written."""
         self._progress.stop()
+        for index in sorted(self._waiting):
+            self._write(*self._waiting.pop(index))
 
     def warn(self, name: str, result: ResultJSON) -> None:
         """One line for each warning."""
@@ -202,7 +204,7 @@ class CsvReport(Report):
         if not path.exists():
             return set()
         text = path.read_bytes().decode()
-        whole = text[: text.rfind("\r\n") + 2] if "\r\n" in text else ""
+        whole = text[: text.rfind("\n") + 1]
         rows = list(csv.reader(whole.splitlines(keepends=True)))
         if text and (not rows or tuple(rows[0]) != cls.COLUMNS):
             raise ValueError(f"{path} has other columns than {','.join(cls.COLUMNS)}; name another file for --out.")
@@ -210,7 +212,7 @@ class CsvReport(Report):
         kept = [row for row in rows[1:] if len(row) == len(cls.COLUMNS) and row[0] != torn and not _may_pass(row[-1])]
         if len(kept) < len(rows) - 1 or whole != text:
             draft = path.with_name(f"{path.name}.part")
-            with draft.open("w", newline="") as file:
+            with draft.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([cls.COLUMNS, *kept])
             draft.replace(path)
         return {row[0] for row in kept}
@@ -231,9 +233,15 @@ class CsvReport(Report):
             ] or [(name, result.verdict, None, None, None, None, codes, None)]
         body = "".join(map(csv_row, rows)).encode()
         with self._path.open("ab", buffering=0) as file:
-            if not file.tell():
+            if not (end := file.tell()):
                 body = csv_row(self.COLUMNS).encode() + body
-            file.write(body)
+            rest = memoryview(body)
+            try:
+                while rest:  # a full disk takes what it has room for, and is an error at the next attempt
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                file.truncate(end)
+                raise
 
     @staticmethod
     def cell(name: str) -> str:

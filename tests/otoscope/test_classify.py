@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from otoscope.cli.main import app
+from otoscope.cli.report import Answer, JsonReport
+from otoscope.types import ResultJSON
 from tests.support.fake_service import DOG, RESULT, FakeService, answer, job_document, problem
 
 Run = Callable[..., Result]
@@ -201,6 +204,44 @@ def test_a_table_that_a_killed_run_left_is_mended(
     assert run(*arguments, "--resume").exit_code == 0
     assert table.read_bytes() == whole
     assert len(service.requests) == 4
+
+
+def test_a_table_that_an_editor_has_saved_is_resumed(
+    run: Run, service: FakeService, sounds: list[str], tmp_path: Path
+) -> None:
+    """With other line ends."""
+    answers(service, predictions=DOG[:1])
+    table = tmp_path / "results.csv"
+    run(*sounds[:2], "--out", "results.csv")
+    table.write_bytes(table.read_bytes().replace(b"\r\n", b"\n"))
+    assert run(*sounds, "--out", "results.csv", "--resume").exit_code == 0
+    assert sorted(row["file"] for row in rows(table)) == sorted(sounds)
+    assert len(service.requests) == 3
+
+
+@pytest.mark.parametrize("out", ["field", "labels/", "/dev/null", "-", "none/results.csv"])
+@pytest.mark.parametrize("extra", [(), ("--resume",), ("--format", "csv")])
+def test_a_table_needs_a_place(
+    run: Run, service: FakeService, sounds: list[str], tmp_path: Path, out: str, extra: tuple[str, ...]
+) -> None:
+    """What cannot be written is refused before anything is sent. Exports may go to a directory or to a device."""
+    done = run(sounds[0], "--out", out, *extra)
+    if extra == ("--format", "csv") and out in ("field", "labels/", "/dev/null"):
+        assert done.exit_code == 0
+        return
+    assert done.exit_code == 2
+    assert ("there is no directory none" if out.startswith("none") else f"{out} is no file") in done.stderr
+    assert (service.requests, (tmp_path / "labels").exists()) == ([], False)
+
+
+def test_an_interrupted_run_prints_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also behind a sound that takes longer."""
+    result = ResultJSON.model_validate(RESULT)
+    with suppress(KeyboardInterrupt), JsonReport(3) as report:
+        report.add(2, "c.wav", Answer(["job2"], result))
+        report.add(1, "b.wav", Answer(["job1"], result))
+        raise KeyboardInterrupt
+    assert [json.loads(line)["file"] for line in capsys.readouterr().out.splitlines()] == ["b.wav", "c.wav"]
 
 
 def test_a_file_of_something_else_is_not_continued(run: Run, sounds: list[str], tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The command line as a program: stdout, stderr and exit status."""
 
+import csv
 import io
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +19,7 @@ from otoscope.cli.console import SafeConsole
 from otoscope.cli.main import app
 from otoscope.cli.tables import models_table
 from otoscope.types import ModelList
-from tests.support.fake_service import CARD, FakeService, answer, job_document, problem, sse
+from tests.support.fake_service import CARD, RESULT, FakeService, answer, job_document, problem, sse
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -180,6 +182,36 @@ def test_a_line_for_each_file(run: Run, service: FakeService, tmp_path: Path) ->
     done = run("classify", "a\nb.wav", "c\nd.wav")
     assert done.stderr == "c\\nd.wav: no such file\n"
     assert [line.split("  ")[0] for line in done.stdout.splitlines()[1:]] == ["a\\nb.wav", "c\\nd.wav"]
+
+
+def test_a_full_disk(run: Run, service: FakeService, sounds: list[str], tmp_path: Path) -> None:
+    """It is an error, after which the table has all rows of each of its sounds, and is continued."""
+    many = [{"class": f"class {number}", "confidence": 0.5} for number in range(10)]
+    service.outcome = lambda _, job_id: job_document(job_id, "succeeded", result=RESULT | {"predictions": many})
+    arguments = ["-m", "otoscope", "classify", "*.wav", "--parallel", "1", "--out", "results.csv"]
+    environment = dict(os.environ, PYTHONPATH=os.getcwd(), OTOSCOPE_URL=service.url)
+    command = ["bash", "-c", 'ulimit -f 1; exec "$@"', "-", sys.executable, *arguments]  # files of up to 1 KB
+    full = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (full.returncode, full.stderr) == (1, "otoscope: [Errno 27] File too large\n")
+    table = tmp_path / "results.csv"
+    assert Counter(row["file"] for row in csv.DictReader(table.read_text().splitlines())) == dict.fromkeys(
+        sounds[:2], 10
+    )
+    assert run("classify", "*.wav", "--out", "results.csv", "--resume").returncode == 0
+    assert Counter(row["file"] for row in csv.DictReader(table.read_text().splitlines())) == dict.fromkeys(sounds, 10)
+
+
+def test_a_table_is_mended_in_any_locale(run: Run, service: FakeService, tmp_path: Path) -> None:
+    """It is UTF-8 wherever it is written."""
+    table = tmp_path / "results.csv"
+    for number, name in enumerate(["\xe9.wav", "b.wav"]):
+        (tmp_path / name).write_bytes(b"RIFF")
+        assert run("classify", name, "--out", "results.csv", *["--resume"][:number]).returncode == 0
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-1])
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = run("classify", "b.wav", "--out", "results.csv", "--resume", **ascii_only)
+    assert (done.stderr, table.read_bytes()) == ("", whole)
 
 
 def test_names_of_models_are_whole(run: Run, service: FakeService) -> None:
