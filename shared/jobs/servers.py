@@ -203,6 +203,7 @@ class Servers:
             now = asyncio.get_running_loop().time()
             for request in server.requests:
                 request.reschedule(now)
+            server.requests.clear()
 
 
 def _unavailable(server: Server) -> StoreUnavailable:

@@ -437,6 +437,27 @@ def test_no_request_waits_for_a_server_that_hangs(open_shards: Open, settings: S
             server.wait()
 
 
+def test_a_request_is_ended_once_by_a_server_that_comes_and_goes(shards: Shards) -> None:
+    """It may take a while to end: its connection is closed."""
+    server = list(shards.servers)[1]
+
+    async def request() -> None:
+        async with shards.servers.using(server):
+            try:
+                await asyncio.sleep(10)
+            finally:
+                await asyncio.sleep(0.1)
+
+    async def flap() -> None:
+        requests = [asyncio.create_task(request()) for _ in range(2)]
+        for up in (False, True, False):
+            await asyncio.sleep(0.02)
+            await _mark(shards, server, up=up)
+        assert [type(end) for end in await asyncio.gather(*requests, return_exceptions=True)] == 2 * [StoreUnavailable]
+
+    shards.run(flap())
+
+
 def test_a_busy_gateway_does_not_take_its_servers_for_down(shards: Shards) -> None:
     """A probe does not wait for a free connection, for which hundreds of requests may be waiting."""
 
