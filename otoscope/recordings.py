@@ -40,6 +40,9 @@ class Recording(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
+    def _undecodable(self, start: int) -> AudioCorrupt:
+        return AudioCorrupt(f"The recording cannot be decoded at {start / self.rate:g} s.")
+
 
 def open_recording(path: Path) -> Recording:
     """Raises OSError, AudioCorrupt, or AudioUnsupported if the file has to be decoded and no decoder is installed."""
@@ -64,10 +67,10 @@ def open_recording(path: Path) -> Recording:
         ) from error
     try:
         return _PyAV(av, path)
-    except (OSError, ValueError) as error:  # errors of FFmpeg are both
+    except av.FFmpegError as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
-        raise AudioUnsupported(f"{path.name} is no recording that FFmpeg decodes: {error}.") from error
+        raise AudioUnsupported(f"{path.name} is no recording that FFmpeg decodes: {error.strerror}.") from error
 
 
 def wav_seconds(path: Path) -> float | None:
@@ -173,9 +176,12 @@ class _SoundFile(Recording):
             self.frame_bytes = 4 * channels
 
     def part(self, start: int, count: int) -> tuple[bytes, int]:
-        if self._file.tell() != start:
-            self._file.seek(start if self.frames is None else min(start, self.frames))
-        samples = self._file.read(count, dtype=self._dtype, always_2d=True)  # (frames, channels)
+        try:
+            if self._file.tell() != start:
+                self._file.seek(start if self.frames is None else min(start, self.frames))
+            samples = self._file.read(count, dtype=self._dtype, always_2d=True)  # (frames, channels)
+        except self._soundfile.LibsndfileError as error:
+            raise self._undecodable(start) from error
         if not self._flac:
             return wav(samples, self.rate), len(samples)
         buffer = io.BytesIO()
@@ -190,11 +196,11 @@ class _PyAV(Recording):
     """Decoded by FFmpeg from the beginning to the end; parts are 32-bit float WAV."""
 
     def __init__(self, av: Any, path: Path) -> None:
-        self._container = av.open(str(path), metadata_errors="ignore")
-        if not self._container.streams.audio:
+        self._av, self._container = av, av.open(str(path), metadata_errors="ignore")
+        stream = next(iter(self._container.streams.audio), None)
+        if not (stream and stream.rate and stream.channels):  # where nothing could be decoded, they are 0
             self._container.close()
             raise AudioUnsupported(f"{path.name} has no sound.")
-        stream = self._container.streams.audio[0]
         self.rate, self.frames, self.frame_bytes = stream.rate, None, 4 * stream.channels
         self._blocks = self._decode(av.AudioResampler(format="fltp"), stream)
         self._at = 0  # frame at which the buffer begins
@@ -209,11 +215,14 @@ class _PyAV(Recording):
     def part(self, start: int, count: int) -> tuple[bytes, int]:
         pieces = [self._buffer]
         held = len(self._buffer)
-        while self._at + held < start + count and (block := next(self._blocks, None)) is not None:
-            pieces.append(block)
-            held += len(block)
-            if self._at + held <= start:  # skipped: what an earlier run has classified
-                self._at, pieces, held = self._at + held, [], 0
+        try:
+            while self._at + held < start + count and (block := next(self._blocks, None)) is not None:
+                pieces.append(block)
+                held += len(block)
+                if self._at + held <= start:  # skipped: what an earlier run has classified
+                    self._at, pieces, held = self._at + held, [], 0
+        except (self._av.FFmpegError, ValueError) as error:  # of the resampler, where the layout changes
+            raise self._undecodable(start) from error
         self._buffer = np.concatenate(pieces) if pieces else self._buffer[:0]
         self._buffer = self._buffer[max(0, start - self._at) :].copy()
         self._at = start

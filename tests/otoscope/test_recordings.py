@@ -275,6 +275,37 @@ def test_a_wav_without_samples_is_corrupt(tmp_path: Path, data: bytes) -> None:
         open_recording(tmp_path / "x.wav")
 
 
+@pytest.mark.parametrize(("name", "body"), [("noise.mp3", "noise"), ("noise.aac", "noise"), ("text.ogg", "text")])
+def test_what_no_decoder_knows_is_unsupported(tmp_path: Path, name: str, body: str) -> None:
+    """FFmpeg finds a stream without rate or channels in noise that is called MP3, and the end of the file in a text."""
+    pytest.importorskip("av")
+    (tmp_path / name).write_bytes(b"hello" if body == "text" else np.random.default_rng(0).bytes(100_000))
+    with pytest.raises(AudioUnsupported, match=name):
+        open_recording(tmp_path / name)
+
+
+def test_a_bad_recording_does_not_stop_a_batch(run: Run, service: FakeService, tmp_path: Path) -> None:
+    """Whatever a decoder makes of it."""
+    pytest.importorskip("av")
+    (tmp_path / "noise.mp3").write_bytes(np.random.default_rng(0).bytes(2_100_000))
+    soundfile.write(tmp_path / "short.wav", recording(10.0), RATE)
+    done = run("noise.mp3", "short.wav", "--json")
+    assert done.exit_code == 1
+    noise, short = map(json.loads, done.stdout.splitlines())
+    assert (noise["error"]["code"], short["verdict"]) == ("audio_unsupported", "named")
+
+
+def test_where_a_recording_is_damaged(tmp_path: Path) -> None:
+    """Whoever reads it: the error names the place."""
+    soundfile.write(tmp_path / "day.flac", recording(60.0), RATE)
+    body = (tmp_path / "day.flac").read_bytes()
+    (tmp_path / "day.flac").write_bytes(body[:-20_000] + bytes(20_000))
+    damaged = open_recording(tmp_path / "day.flac")
+    with pytest.raises(AudioCorrupt, match="cannot be decoded at 50 s"):
+        damaged.part(50 * RATE, 10 * RATE)
+    damaged.close()
+
+
 def test_a_missing_decoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what to install."""
     soundfile.write(tmp_path / "day.flac", recording(1.0), RATE)
