@@ -17,6 +17,7 @@ from typing import TypeVar
 import redis.asyncio
 
 from otoscope.errors import OtoscopeError, StoreUnavailable
+from otoscope.types import ModelCard
 from shared import contract
 from shared.config.settings import Settings
 from shared.jobs.async_store import AsyncJobStore
@@ -43,6 +44,7 @@ class Server:
     up: bool = True  # it has answered last time
     writable: bool = True
     workers: Counter[str] = field(default_factory=Counter)  # that serve each model
+    cards: dict[str, ModelCard] = field(default_factory=dict)  # of the models that its workers have announced
     unfinished: int = 0  # jobs at the last probe
     chosen: int = 0  # for so many jobs since then
     avoided_until: float = 0.0  # on the monotonic clock
@@ -104,11 +106,13 @@ class Servers:
 
         Those whose workers serve the model, by the work that each of these workers has, in turn where that is equal.
         They are also returned where none of them may get new jobs: elsewhere a job would wait for a worker in vain.
-        Where no worker serves the model, all that may get new jobs; where there are none of these either, all.
+        Where no worker serves the model, those that have its card: after an outage of a server the heartbeats of its
+        workers have expired. Where there are none of these either, all.
         """
         if len(self._all) == 1:
             return list(self._all)
-        serving = [server for server in self._all if server.workers[model]] or list(self._all)
+        serving = [server for server in self._all if server.workers[model]]
+        serving = serving or [server for server in self._all if model in server.cards] or list(self._all)
         serving = [server for server in serving if server.usable] or serving
         count = len(self._all)
         return sorted(serving, key=lambda server: (server.work(model), (server.number - self._next) % count))
@@ -197,13 +201,15 @@ class Servers:
     def _set_up(server: Server, *, up: bool) -> None:
         if server.up == up:
             return
-        log.warning("Redis server %d %s", server.number, "answers again" if up else "does not answer")
         server.up = up
-        if not up:
-            now = asyncio.get_running_loop().time()
-            for request in server.requests:
-                request.reschedule(now)
-            server.requests.clear()
+        if up:
+            log.info("Redis server %d answers again", server.number)
+            return
+        log.warning("Redis server %d does not answer", server.number)
+        now = asyncio.get_running_loop().time()
+        for request in server.requests:
+            request.reschedule(now)
+        server.requests.clear()
 
 
 def _unavailable(server: Server) -> StoreUnavailable:

@@ -27,7 +27,6 @@ class ShardedJobStore:
 
     def __init__(self, servers: Servers, settings: Settings) -> None:
         self._servers, self._settings = servers, settings
-        self._cards: dict[int, dict[str, ModelCard]] = {}  # by server; those of one that is down are kept
 
     def new_job_id(self, model: str) -> str:
         """An id for a job that is about to be submitted, with the server that suits it best."""
@@ -126,8 +125,10 @@ class ShardedJobStore:
 
     async def cards(self) -> dict[str, ModelCard]:
         """As AsyncJobStore.cards. A model is not unknown because its server is down: its last card is returned then."""
-        self._cards |= await self._servers.each(lambda server: server.jobs.cards())
-        return dict(chain.from_iterable(cards.items() for cards in self._cards.values()))
+        found = await self._servers.each(lambda server: server.jobs.cards())
+        for server in self._servers:
+            server.cards = found.get(server.number, server.cards)
+        return dict(chain.from_iterable(server.cards.items() for server in self._servers))
 
     async def expire_overdue(self) -> list[str]:
         found = await self._servers.each(lambda server: server.jobs.expire_overdue())

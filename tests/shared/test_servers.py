@@ -181,6 +181,15 @@ def test_a_job_waits_for_no_worker_that_its_server_will_not_have(shards: Shards)
     assert shards.spread(2, "other") == [0, 2]
 
 
+def test_a_server_that_is_back_gets_the_jobs_of_its_models_before_its_workers_are(shards: Shards) -> None:
+    """After an outage their heartbeats have expired; so it is before the first probe that finds them."""
+    shards.announce(1, "other")
+    shards.run(shards.jobs.cards())
+    shards.workers[1].deregister("w0")
+    shards.probe()
+    assert shards.spread(4, "other") == [0, 4]
+
+
 async def _mark(shards: Shards, server: Server, *, up: bool) -> None:
     shards.servers._set_up(server, up=up)
 
@@ -364,7 +373,7 @@ def test_all_are_down(open_shards: Open) -> None:
 
 def test_the_models_of_a_server_that_is_down_stay_known(half: Shards, settings: Settings) -> None:
     """A request for one of them is not refused for good."""
-    half.jobs._cards[0] = _cards("elsewhere")
+    next(iter(half.servers)).cards = _cards("elsewhere")
     assert set(half.run(half.jobs.cards())) == {"elsewhere", "tiny"}
 
 
