@@ -24,10 +24,12 @@ _MANY = 8  # files, from which on the small ones are sent together
 _GROUP = 32  # files of one request: results come in such steps
 
 SOUND_EXTENSIONS = frozenset({
-    ".aac", ".aif", ".aifc", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mkv", ".mp3", ".mp4", ".oga",
-    ".ogg", ".opus", ".w64", ".wav", ".wave", ".webm", ".wma",
+    ".3g2", ".3gp", ".aac", ".ac3", ".adts", ".aif", ".aifc", ".aiff", ".amr", ".asf", ".au", ".avi", ".awb", ".bwf",
+    ".caf", ".eac3", ".f4a", ".flac", ".flv", ".m2t", ".m2ts", ".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp2",
+    ".mp3", ".mp4", ".mpeg", ".mpg", ".mpga", ".mts", ".oga", ".ogg", ".ogv", ".opus", ".qt", ".rf64", ".snd", ".sph",
+    ".spx", ".vob", ".w64", ".wav", ".wave", ".weba", ".webm", ".wma", ".wmv", ".wv",
 })  # fmt: skip
-"""What `--recursive` takes for a sound; the content decides whether it is one."""
+"""What `--recursive` takes for a sound; the content decides whether it is one. `.ts` is TypeScript's, too."""
 
 
 def expand_globs(names: Sequence[str]) -> list[str]:
@@ -42,8 +44,8 @@ def expand_globs(names: Sequence[str]) -> list[str]:
 
 
 def expand_directories(names: Iterable[str]) -> Iterator[str]:
-    """File names, with directories replaced by the sounds below them, sorted. Hidden files and links to directories are
-    left out."""
+    """File names, with directories replaced by the sounds below them, sorted. Hidden files, links to directories, pipes
+    and devices are left out."""
     unreadable: list[OSError] = []
     for name in names:
         if not os.path.isdir(name):
@@ -52,8 +54,13 @@ def expand_directories(names: Iterable[str]) -> Iterator[str]:
         for folder, folders, files in os.walk(name, onerror=unreadable.append):
             folders[:] = sorted(each for each in folders if not each.startswith("."))
             for file in sorted(files):
-                if not file.startswith(".") and os.path.splitext(file)[1].lower() in SOUND_EXTENSIONS:
-                    yield os.path.join(folder, file)
+                path = os.path.join(folder, file)
+                if (
+                    not file.startswith(".")
+                    and os.path.splitext(file)[1].lower() in SOUND_EXTENSIONS
+                    and (os.path.isfile(path) or not os.path.exists(path))  # a broken link fails later, like a file
+                ):
+                    yield path
     yield from (str(error.filename) for error in unreadable)  # they fail later, like a file
 
 

@@ -12,9 +12,11 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from otoscope.cli.batch import SOUND_EXTENSIONS
 from otoscope.cli.main import app
 from otoscope.cli.report import Answer, JsonReport
 from otoscope.types import ResultJSON
+from shared.audio.formats import FORMATS
 from tests.support.fake_service import DOG, RESULT, FakeService, answer, job_document, problem
 
 Run = Callable[..., Result]
@@ -261,6 +263,22 @@ def test_an_unreachable_service_ends_the_run(run: Run, service: FakeService, sou
 @pytest.mark.parametrize("arguments", [("--json", "--format", "csv"), ("--json", "--out", "x"), ("--resume",)])
 def test_options_that_exclude_each_other(run: Run, sounds: list[str], arguments: tuple[str, ...]) -> None:
     assert run(sounds[0], *arguments).exit_code == 2
+
+
+def test_directories_are_searched_for_every_format() -> None:
+    """All that the service accepts but MPEG transport streams, whose usual extension is that of TypeScript."""
+    assert {extension for each in FORMATS for extension in each.extensions} - SOUND_EXTENSIONS == {".ts"}
+    assert all(extension in SOUND_EXTENSIONS for extension in (".wav", ".mp3", ".wv", ".3gp"))
+
+
+def test_a_pipe_in_a_directory_is_no_sound(run: Run, sounds: list[str], tmp_path: Path) -> None:
+    """Nothing waits for somebody who writes into it; a link whose target is gone is an error."""
+    os.mkfifo(tmp_path / "field" / "pipe.wav")
+    (tmp_path / "field" / "link.wav").symlink_to("gone.wav")
+    done = run("field", "--recursive", "--json")
+    assert done.exit_code == 1
+    assert {json.loads(line)["file"] for line in done.stdout.splitlines()} == {*sounds, "field/link.wav"}
+    assert done.stderr == "field/link.wav: no such file\n"
 
 
 def test_a_directory_without_sounds(run: Run, tmp_path: Path) -> None:
