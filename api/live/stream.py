@@ -31,6 +31,7 @@ from otoscope.errors import (
     OtoscopeError,
     RateLimited,
     RequestTimeout,
+    StoreUnavailable,
 )
 from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, Detection, unpack_result
 from otoscope.types import Detection as PublicDetection
@@ -59,6 +60,7 @@ AHEAD_SECONDS = 30.0
 MESSAGES_A_SECOND = 500
 """Of a client at most, in the mean; each costs the gateway some microseconds, however short it is."""
 _SEND_SECONDS = 30.0  # that a client may take to read an answer
+_REPLY_SECONDS = 1.0  # that Redis may take after the deadline of a window
 _FORGET_SECONDS = 5.0  # to remove the last window of a stream
 
 _CLOSED = (OSError, RuntimeError, WebSocketDisconnect)  # what a message to a closed connection raises
@@ -286,8 +288,11 @@ class LiveStream:
     async def _answer(self, window: LiveWindow) -> tuple[StreamAnswer, bytes]:
         """The answer, and the packed result if its arrays are to be sent. Raises OtoscopeError."""
         options = self._job_options
-        async with self._job(window, options) as job:
-            packed = job.packed or b""
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS + _REPLY_SECONDS), self._job(window, options) as job:
+                packed = job.packed or b""
+        except TimeoutError as error:
+            raise StoreUnavailable("The queue does not answer right now; try again.", retry_after=2) from error
         result = unpack_result(packed)
         found = [
             replace(

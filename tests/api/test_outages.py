@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import socket
 import tempfile
 import time
@@ -23,7 +24,8 @@ from shared.jobs import AsyncJobStore
 from shared.results import pack_result
 from tests.api.conftest import FakeWorker, fake_result, wav
 from tests.conftest import start_server
-from tests.support.process_tree import until
+from tests.support.process_tree import stop, until
+from tests.support.streams import open_stream, tone
 
 
 class RedisServer:
@@ -39,6 +41,12 @@ class RedisServer:
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        stop(self._process.pid)
+        yield
+        self._process.send_signal(signal.SIGCONT)
 
 
 @pytest.fixture
@@ -187,6 +195,19 @@ def test_an_accepted_job_is_answered_although_its_large_result_cannot_be_read(
         succeed_large(worker, job_id.decode())
         answer = request.result()
     assert (answer.status_code, answer.json()["id"], answer.json()["result"]) == (202, job_id.decode(), None)
+
+
+@pytest.mark.slow
+def test_a_window_of_a_stream_is_answered_although_redis_hangs(
+    gateway: httpx2.Client, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Soon after its deadline: a command to a server that hangs takes half a minute."""
+    monkeypatch.setattr("api.live.stream.DEADLINE_SECONDS", 1.0)
+    with open_stream(str(gateway.base_url)) as client:
+        client.receive()
+        with server.hanging():
+            client.send(tone(0.5))
+            assert client.receive(10)["error"]["code"] == "store_unavailable"
 
 
 @pytest.mark.slow
