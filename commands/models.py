@@ -19,9 +19,10 @@ def add(
         str | None,
         typer.Option(
             "--from",
-            metavar="FILE|package",
-            help="A file of its weights, or `package`: the one in an installed Python package (extra `audioset`)."
-            " By default it is downloaded, and where that fails read from the package.",
+            metavar="FILE|DIR|package",
+            help="A file of its weights, the folder of a TensorFlow SavedModel (yamnet), or `package`: the file in an"
+            " installed Python package (extra `audioset`). By default it is downloaded, and where that fails read from"
+            " the package.",
         ),
     ] = None,
     into: Annotated[Path, typer.Option(metavar="DIR", help="The directory of the models.")] = Path("models"),

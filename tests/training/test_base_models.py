@@ -18,6 +18,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from otoscope.cli.main import app
+from tests.support.tensor_bundle import write_saved_model
 from training.base_models.add import add, downloaded, find_source, given
 from training.base_models.audioset import audioset_classes, parents, yamnet_classes
 from training.base_models.registry import BASE_MODELS, YAMNET, OfficialFile, base_model
@@ -127,6 +128,73 @@ def test_weights_of_keras_give_the_same_scores(state: dict[str, Tensor], pytorch
     torch.testing.assert_close(convert(tmp_path / "yamnet.h5")(x), convert(pytorch_file)(x))
 
 
+def saved_model(state: dict[str, Tensor], prefix: str) -> dict[str, NDArray[np.float32]]:
+    """Variables as the SavedModel of YAMNet names them: numbered layers, in which batch normalisation has no scale."""
+    variables: dict[str, NDArray[np.float32]] = {}
+    for number, (name, _, _) in enumerate(blocks()):
+        own = name.replace("layer1/conv", "layer1/fused").replace("/", ".")
+        depthwise = "depthwise" in name
+        kernel = state[f"{own}.conv.weight"].permute((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))
+        layer, norm = (f"{prefix}layer_with_weights-{2 * number + each}" for each in (0, 1))
+        variables[f"{layer}/{'depthwise_kernel' if depthwise else 'kernel'}"] = kernel.numpy()
+        for keras, torchs in (("beta", "bias"), ("moving_mean", "running_mean"), ("moving_variance", "running_var")):
+            variables[f"{norm}/{keras}"] = state[f"{own}.bn.{torchs}"].numpy()
+    variables[f"{prefix}layer_with_weights-54/kernel"] = state["classifier.weight"].T.numpy()
+    variables[f"{prefix}layer_with_weights-54/bias"] = state["classifier.bias"].numpy()
+    return variables
+
+
+@pytest.mark.slow
+def test_a_saved_model_gives_the_same_weights(state: dict[str, Tensor], pytorch_file: Path, tmp_path: Path) -> None:
+    """As part of a larger model with a layer of its own, given as its folder or its index."""
+    variables = saved_model(state, "layer-1/layer/_func/_yamnet/")
+    variables["layer_with_weights-0/kernel"] = np.zeros((1_024, 3), np.float32)
+    folder = write_saved_model(tmp_path / "yamnet_base", variables)
+    added = add(YAMNET, given(YAMNET, folder), tmp_path)
+    expected = convert(pytorch_file).state_dict()
+    own = load_model(tmp_path / "yamnet").network.state_dict()
+    assert own.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(own[name], value.half().float() if value.ndim > 1 else value, rtol=0, atol=0)
+    values = (folder / "variables/variables.data-00000-of-00001").read_bytes()
+    assert added.config.training["source"]["from"] == "yamnet_base"
+    assert added.config.training["source"]["sha256"] == hashlib.sha256(values).hexdigest()
+    assert added.config.licence == YAMNET.licence
+    index = given(YAMNET, folder / "variables/variables.index")
+    assert (index.path, index.origin) == (added.source.path, "variables.index")
+
+
+def test_a_saved_model_that_is_no_yamnet_is_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
+    """Without its layers, with two of them, with others; and a folder that is no SavedModel."""
+    zeros = {name: np.zeros((1,) * value.ndim, np.float32) for name, value in saved_model(state, "").items()}
+    last = "layer_with_weights-54/kernel"
+    wrong: dict[str, dict[str, NDArray[np.float32]]] = {
+        "it has 0 classifiers": {},
+        "it has 2 classifiers": {**zeros, f"other/{last}": zeros[last]},
+        "it has no variable layer_with_weights-0/kernel of float32": {last: zeros[last]},
+        "it also has layer_with_weights-1/gamma": {**zeros, "layer_with_weights-1/gamma": np.ones(1, np.float32)},
+        "not YAMNet: the shapes of its 28 layers": zeros,
+        "not YAMNet: the kernel of layer1/conv has 1 dimensions": {
+            **zeros,
+            "layer_with_weights-0/kernel": np.ones(1, np.float32),
+        },
+        r"shape \[2\] does not fit the kernel \[1, 1, 1, 1\]": {
+            **zeros,
+            "layer_with_weights-1/beta": np.ones(2, np.float32),
+        },
+        "variance of a batch normalisation is negative": {
+            **zeros,
+            "layer_with_weights-1/moving_variance": -np.ones(1, np.float32),
+        },
+    }
+    for number, (message, variables) in enumerate(wrong.items()):
+        folder = write_saved_model(tmp_path / str(number), variables)
+        with pytest.raises(BaseModelError, match=message):
+            convert(given(YAMNET, folder).path)
+    with pytest.raises(BaseModelError, match=r"no SavedModel: it has no .*variables\.data-00000-of-00001"):
+        given(YAMNET, tmp_path)
+
+
 def quantised_onnx(layers: list[Affine], path: Path) -> None:
     """The layers as an 8-bit export: rounded weights, input, first activation and output."""
     onnx = pytest.importorskip("onnx")
@@ -230,7 +298,7 @@ def cut(path: Path) -> bytes:
         ("yamnet.pth", cut, "cannot be read as weights of PyTorch"),
         ("yamnet.zip", cut, "not a complete zip archive"),
         ("yamnet.onnx", cut, "cannot be read as ONNX|not YAMNet"),
-        ("yamnet.txt", cut, r"are \.h5, \.pth, \.onnx, or \.zip"),
+        ("yamnet.txt", cut, r"are \.h5, \.pth, \.onnx, \.zip"),
         ("yamnet.h5", cut, "cannot be read as HDF5|needs h5py"),
     ],
 )
@@ -251,6 +319,13 @@ def test_weights_of_another_network_are_refused(state: dict[str, Tensor], tmp_pa
     torch.save({**state, "classifier.weight": torch.zeros(10, 1_024)}, tmp_path / "other.pth")
     with pytest.raises(BaseModelError, match="not YAMNet: the shapes"):
         convert(tmp_path / "other.pth")
+    for name, value, message in (
+        ("classifier.bias", torch.zeros(10), "not YAMNet: the shapes"),
+        ("classifier.bias", torch.full((CLASSES,), torch.nan), "not finite"),
+    ):
+        torch.save({**state, name: value}, tmp_path / "other.pth")
+        with pytest.raises(BaseModelError, match=message):
+            convert(tmp_path / "other.pth")
 
 
 @pytest.fixture

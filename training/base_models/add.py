@@ -13,6 +13,7 @@ from tqdm import tqdm
 from shared.install_hints import install_command
 from training.base_models.audioset import parents
 from training.base_models.registry import BaseModel, OfficialFile
+from training.base_models.tensor_bundle import data_file
 from training.data.background import background
 from training.download import Download, default_cache
 from training.errors import BaseModelError, DownloadError
@@ -61,7 +62,8 @@ TOLERANCE = 1e-3
 
 
 def find_source(model: BaseModel, requested: str | None) -> Source:
-    """The weights of a model: `requested` is a file, or `package` for those in an installed Python package.
+    """The weights of a model: `requested` is a file, a folder with a SavedModel, or `package` for those in an installed
+    Python package.
 
     Without a request they are downloaded, or read from the package where that fails. Raises BaseModelError and
     DownloadError.
@@ -120,11 +122,12 @@ def packaged(model: BaseModel) -> Source:
 
 
 def given(model: BaseModel, path: Path) -> Source:
-    """A file of the user. Raises BaseModelError."""
-    if not path.is_file():
-        raise BaseModelError(f"{path} is not a file")
+    """A file of the user, or a SavedModel, whose values are in one file. Raises BaseModelError."""
+    file = data_file(path)
+    if not file.is_file():
+        raise BaseModelError(f"{path} is not a file" if file == path else f"{path} is no SavedModel: it has no {file}")
     known = {each.sha256: each.licence for each in (model.download, model.package) if each is not None}
-    return Source(path, path.name, known.get(_sha256(path), model.licence))
+    return Source(file, path.name or path.resolve().name, known.get(_sha256(file), model.licence))
 
 
 def add(model: BaseModel, source: Source, into: Path) -> Added:

@@ -237,7 +237,17 @@ def read_keras(path: Path) -> dict[str, Floats]:
 def fold_batch_norm(
     weight: Floats, mean: Floats, variance: Floats, offset: Floats, scale: Floats | float = 1.0, *, epsilon: float
 ) -> Affine:
-    """A convolution without bias, followed by batch normalisation, as one convolution."""
+    """A convolution without bias, followed by batch normalisation, as one convolution.
+
+    Raises ValueError if the normalisation does not have one value for each output, or a variance is negative.
+    """
+    for each in (mean, variance, offset, *([] if isinstance(scale, float) else [scale])):
+        if each.shape != weight.shape[:1]:
+            raise ValueError(
+                f"a batch normalisation of the shape {list(each.shape)} does not fit the kernel {list(weight.shape)}"
+            )
+    if not (variance >= 0).all():  # so that NaN fails, too
+        raise ValueError("a variance of a batch normalisation is negative")
     factor = scale / np.sqrt(variance + epsilon)
     return Affine(
         (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32),

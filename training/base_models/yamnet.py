@@ -1,7 +1,8 @@
 """YAMNet as a model directory: MobileNet-v1 on patches of 0.96 s, 521 classes of AudioSet, several at once.
 
 Network, front end and names follow https://github.com/tensorflow/models/tree/master/research/audioset/yamnet. The
-weights are read from the original file (Keras), from the PyTorch port of w-hc/torch_audioset, or from an ONNX export.
+weights are read from the original files (Keras, SavedModel), from the PyTorch port of w-hc/torch_audioset, or from an
+ONNX export.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from training.base_models.sources import (
     read_pytorch,
     run_onnx,
 )
+from training.base_models.tensor_bundle import DATA_SUFFIX, read_tensor_bundle
 from training.errors import BaseModelError
 from worker.model.architectures.mobilenet_v1 import MobileNetConfig, MobileNetV1
 from worker.model.frontend import FrontendConfig
@@ -44,7 +46,8 @@ FRONTEND = FrontendConfig(
     window_seconds=0.975,  # the samples of one patch
 )
 
-_EPSILON = 1e-4  # of its batch normalisation
+_BATCH_NORM = ("moving_mean", "moving_variance", "beta")  # as Keras calls them; there is no scale
+_EPSILON = 1e-4
 _LAYERS = 14
 
 
@@ -61,13 +64,20 @@ def read_layers(path: Path) -> list[Affine]:
         ".h5": _from_keras,
         ".pth": _from_pytorch,
         ".pt": _from_pytorch,
+        DATA_SUFFIX: _from_saved_model,
     }
     if path.suffix in (".onnx", ".zip"):
         with onnx_file(path) as unpacked:
             return read_onnx(unpacked)
     if path.suffix not in readers:
-        raise BaseModelError(f"{path}: weights of YAMNet are .h5, .pth, .onnx, or .zip with one .onnx file inside")
-    return readers[path.suffix](path)
+        raise BaseModelError(
+            f"{path}: weights of YAMNet are .h5, .pth, .onnx, .zip with one .onnx file inside, or the folder of a"
+            " SavedModel"
+        )
+    try:
+        return readers[path.suffix](path)
+    except ValueError as error:
+        raise BaseModelError(f"{path} is not YAMNet: {error}") from error
 
 
 def run(path: Path, features: Floats, *, rounding: bool = True) -> Floats | None:
@@ -91,12 +101,14 @@ def convert(path: Path) -> MobileNetV1:
 def with_layers(network: MobileNetV1, layers: list[Affine], path: Path) -> MobileNetV1:
     """Copy the weights into the network. Raises BaseModelError."""
     own = [each for each in network.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
-    shapes = [tuple(_ours(layer).shape) for layer in layers]
-    expected = [tuple(each.weight.shape) for each in own]
+    shapes = [(_ours(layer).shape, layer.bias.shape) for layer in layers]
+    expected = [(each.weight.shape, each.weight.shape[:1]) for each in own]
     if shapes != expected:
         raise BaseModelError(
             f"{path} is not YAMNet: the shapes of its {len(shapes)} layers are not those of YAMNet's {len(expected)}"
         )
+    if not all(np.isfinite(values).all() for layer in layers for values in (layer.weight, layer.bias)):
+        raise BaseModelError(f"{path} has weights that are not finite")
     for module, layer in zip(own, layers, strict=True):
         module.load_state_dict({"weight": _ours(layer), "bias": torch.from_numpy(layer.bias)})
     network.eval().requires_grad_(False)
@@ -130,16 +142,54 @@ def _from_keras(path: Path) -> list[Affine]:
 
     layers = []
     for name, _ in _blocks():
-        depthwise = "depthwise" in name
-        kernel = named(f"{name}/{'depthwise_kernel' if depthwise else 'kernel'}")  # (time, frequency, inputs, outputs)
-        weight = kernel.transpose(2, 3, 0, 1) if depthwise else kernel.transpose(3, 2, 0, 1)
-        mean, variance, offset = (named(f"{name}/bn/{each}") for each in ("moving_mean", "moving_variance", "beta"))
-        layers.append(fold_batch_norm(weight, mean, variance, offset, epsilon=_EPSILON))
+        kernel = named(f"{name}/{_kernel(name)}")
+        layers.append(_folded(name, kernel, *(named(f"{name}/bn/{each}") for each in _BATCH_NORM)))
     dense = [array for array in arrays.values() if array.shape == (1_024, CLASSES)]
     bias = [array for array in arrays.values() if array.shape == (CLASSES,)]
     if len(dense) != 1 or len(bias) != 1:
         raise BaseModelError(f"{path} is not YAMNet: it has no classifier of {CLASSES} classes")
     return [*layers, Affine(np.ascontiguousarray(dense[0].T), bias[0])]
+
+
+def _from_saved_model(path: Path) -> list[Affine]:
+    """The layers with weights are numbered: each convolution, then its batch normalisation, and at last the classifier.
+
+    YAMNet may be a part of the model: then all its names have the same prefix.
+    """
+    variables = read_tensor_bundle(path)
+    last = f"layer_with_weights-{2 * len(_blocks())}/"
+    prefixes = [name.removesuffix(f"{last}kernel") for name in variables if f"/{name}".endswith(f"/{last}kernel")]
+    if len(prefixes) != 1:
+        raise BaseModelError(f"{path} is not YAMNet: it has {len(prefixes)} classifiers {last}kernel")
+
+    def named(name: str) -> Floats:
+        if prefixes[0] + name not in variables:
+            raise BaseModelError(f"{path} is not YAMNet: it has no variable {prefixes[0]}{name} of float32")
+        return variables.pop(prefixes[0] + name)
+
+    layers = []
+    for number, (name, _) in enumerate(_blocks()):
+        kernel = named(f"layer_with_weights-{2 * number}/{_kernel(name)}")
+        norm = (named(f"layer_with_weights-{2 * number + 1}/{each}") for each in _BATCH_NORM)
+        layers.append(_folded(name, kernel, *norm))
+    layers.append(Affine(np.ascontiguousarray(named(f"{last}kernel").T), named(f"{last}bias")))
+    unknown = [name for name in variables if name.startswith(f"{prefixes[0]}layer_with_weights-")]
+    if unknown:
+        raise BaseModelError(f"{path} is not YAMNet: it also has {unknown[0]}")
+    return layers
+
+
+def _kernel(convolution: str) -> str:
+    """What Keras calls the kernel of a convolution."""
+    return "depthwise_kernel" if "depthwise" in convolution else "kernel"
+
+
+def _folded(convolution: str, kernel: Floats, mean: Floats, variance: Floats, offset: Floats) -> Affine:
+    """A convolution of Keras (time, frequency, inputs, outputs) with its batch normalisation. Raises ValueError."""
+    if kernel.ndim != 4:
+        raise ValueError(f"the kernel of {convolution} has {kernel.ndim} dimensions")
+    weight = kernel.transpose(2, 3, 0, 1) if "depthwise" in convolution else kernel.transpose(3, 2, 0, 1)
+    return fold_batch_norm(weight, mean, variance, offset, epsilon=_EPSILON)
 
 
 def _from_pytorch(path: Path) -> list[Affine]:
