@@ -10,7 +10,7 @@ import httpx2
 
 from otoscope.audio import AudioInput, printable
 from otoscope.calls import OUTAGE, STREAM_IDLE, Options, call_timeout, exchange, form_fields, limits
-from otoscope.errors import BY_CODE, NotAudio, OtoscopeError, PayloadTooLarge
+from otoscope.errors import BY_CODE, InvalidRequest, NotAudio, OtoscopeError, PayloadTooLarge
 from otoscope.responses import WaitTimeout, parse_model, parse_response, unreachable_error
 from otoscope.sansio import Flow, LoadAudio, OpenStream, ReadChunk, Request, SendRequest, Sleep
 from otoscope.sse import SSEParser
@@ -31,7 +31,9 @@ class Classified:
 
 
 def submit(sounds: Sequence[NamedSound], options: Options, timeout: float) -> Flow[Batch]:
-    """POST /v1/batches. All sounds together may be as large as one upload."""
+    """POST /v1/batches. All sounds together may be as large as one upload. Raises InvalidRequest if there are none."""
+    if not sounds:
+        raise InvalidRequest("There are no sounds.")
     key = options.get("idempotency_key") or uuid.uuid4().hex
     files = [("file", sound) for sound in sounds]
     request = Request(

@@ -13,7 +13,7 @@ import httpx2
 from msgpack import UnpackException
 
 from otoscope.audio import AudioInput
-from otoscope.errors import OtoscopeError
+from otoscope.errors import InvalidRequest, OtoscopeError
 from otoscope.exports import Format
 from otoscope.responses import (
     ServiceUnreachable,
@@ -61,10 +61,6 @@ class Options(TypedDict, total=False):
     keep_sound: bool | None  # keep the sound as long as the result
     timeout: float | None  # seconds for the whole call, waiting and retries included
     idempotency_key: str | None  # submissions with the same key are one job; each call has its own by default
-
-
-_PLAIN_OPTIONS = tuple(sorted(Options.__annotations__.keys() - {"include", "timeout", "idempotency_key"}))
-"""The options that are form fields under their own names."""
 
 
 def submit(
@@ -251,6 +247,8 @@ def exchange(step: SendRequest | OpenStream, deadline: float, *, reached: bool =
         step = replace(step, request=replace(step.request, wait=wait, read_timeout=read_timeout, deadline=by))
         try:
             response: httpx2.Response = yield step
+        except httpx2.LocalProtocolError as error:
+            raise InvalidRequest(f"The request cannot be sent: {error}.") from error
         except httpx2.TransportError as error:
             never_connected = httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol
             reached = reached or not isinstance(error, never_connected)
@@ -278,12 +276,16 @@ def _unfinished(job_id: str) -> WaitTimeout:
 
 
 def form_fields(options: Options) -> dict[str, str]:
+    """Of an option that does not exist, too: the service refuses it."""
     include = options.get("include", ())
     parts = include if isinstance(include, str) else ",".join(include)
-    plain = {name: options.get(name) for name in _PLAIN_OPTIONS}
-    given = {name: value for name, value in plain.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None and name not in _NO_FIELDS}
     fields = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in given.items()}
     return fields | ({"include": parts} if parts else {})
+
+
+_NO_FIELDS = ("include", "timeout", "idempotency_key")
+"""Options that are no form fields under their own names."""
 
 
 def call_timeout(options: Options, default: float) -> float:

@@ -6,7 +6,7 @@ with Client() as client:
 """
 
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Sequence
 from contextlib import aclosing, closing
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
@@ -108,7 +108,7 @@ class Client:
         """The job once it is in a final state, failed ones too. No timeout by default."""
         return self._run(calls.wait(job_id, timeout))
 
-    def stream(self, job_id: str, timeout: float | None = None) -> Iterator[JobEvent]:
+    def stream(self, job_id: str, timeout: float | None = None) -> Generator[JobEvent, None, None]:
         """The job's events from the first on, each once, `result` last; reconnects when the connection breaks."""
         runner = FlowRunner(calls.stream(job_id, timeout))
         stream = _Stream()
@@ -122,7 +122,9 @@ class Client:
         finally:
             stream.close()
 
-    def stream_audio(self, blocks: Blocks, rate: int, **options: Unpack[LiveOptions]) -> Iterator[LiveAnswer]:
+    def stream_audio(
+        self, blocks: Blocks, rate: int, **options: Unpack[LiveOptions]
+    ) -> Generator[LiveAnswer, None, None]:
         """An answer for each window of a sound that is being recorded: `blocks` are its samples of one channel, bytes
         of 16-bit PCM or arrays, as they come; `rate` is in Hz. Needs the extra `live`.
 
@@ -293,7 +295,7 @@ class AsyncClient:
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
         return await self._run(calls.wait(job_id, timeout))
 
-    async def stream(self, job_id: str, timeout: float | None = None) -> AsyncIterator[JobEvent]:
+    async def stream(self, job_id: str, timeout: float | None = None) -> AsyncGenerator[JobEvent, None]:
         runner = FlowRunner(calls.stream(job_id, timeout))
         stream = _AsyncStream()
         try:
@@ -306,7 +308,9 @@ class AsyncClient:
         finally:
             await stream.close()
 
-    def stream_audio(self, blocks: Blocks, rate: int, **options: Unpack[LiveOptions]) -> AsyncIterator[LiveAnswer]:
+    def stream_audio(
+        self, blocks: Blocks, rate: int, **options: Unpack[LiveOptions]
+    ) -> AsyncGenerator[LiveAnswer, None]:
         """Under asyncio only."""
         return LiveCall(self.url, self._stream_headers, blocks, rate, options).answers()
 

@@ -168,7 +168,7 @@ class LiveCall:
         except refused as error:
             raise self._refusal(error) from error
         except lost as error:
-            raise self._unreachable(httpx2.ConnectError(str(error))) from error
+            raise self._unreachable(httpx2.ConnectError, error) from error
         self._offset = self._sent / self._rate / self._width
         self._tasks.append(asyncio.create_task(self._send(self._socket)))
 
@@ -203,12 +203,13 @@ class LiveCall:
             try:
                 message = await self._socket.recv()
             except lost as error:
-                raise self._unreachable(httpx2.ReadError(str(error))) from error
+                raise self._unreachable(httpx2.ReadError, error) from error
             if answer := self._parse(message):
                 return _moved(answer, self._offset)
 
-    def _unreachable(self, error: httpx2.TransportError) -> ServiceUnreachable:
-        error.request = httpx2.Request("GET", self._url)
+    def _unreachable(self, kind: type[httpx2.TransportError], cause: Exception) -> ServiceUnreachable:
+        error = kind(str(cause), request=httpx2.Request("GET", self._url))
+        error.__cause__ = cause
         return unreachable_error(error)
 
     def _parse(self, message: str | bytes) -> LiveAnswer | None:

@@ -9,12 +9,15 @@ Two errors are the client's own:
 
 import math
 import re
+import ssl
 import time
 from typing import ClassVar, TypeVar
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 from pydantic import BaseModel, ValidationError
 
+from otoscope.connection import is_loopback
 from otoscope.errors import BY_CODE, JobCancelled, KeyRequired, OtoscopeError
 from otoscope.types import Job, Problem
 
@@ -57,7 +60,7 @@ class ResponseBody:
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             raise OtoscopeError(
-                f"{response.url} answered with Content-Encoding {encoding[:50]!r}, which is not accepted."
+                f"{_shown(response.url)} answered with Content-Encoding {encoding[:50]!r}, which is not accepted."
             )
 
     def add(self, chunk: bytes) -> None:
@@ -65,7 +68,7 @@ class ResponseBody:
         self._chunks.append(chunk)
         self._size += len(chunk)
         if self._size > MAX_ANSWER_BYTES:
-            raise OtoscopeError(f"{self._response.url} answered with more than {MAX_ANSWER_BYTES:,} bytes.")
+            raise OtoscopeError(f"{_shown(self._response.url)} answered with more than {MAX_ANSWER_BYTES:,} bytes.")
         if time.monotonic() > self._deadline:
             raise httpx2.ReadTimeout("the response did not arrive in time", request=self._response.request)
 
@@ -86,8 +89,12 @@ def error_from_response(response: httpx2.Response) -> OtoscopeError:
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
-        status = f"{response.url} answered {response.status_code} {response.reason_phrase}"
-        return OtoscopeError(f"{status} without a problem document.", retry_after=retry_after)
+        status = f"{_shown(response.url)} answered {response.status_code} {response.reason_phrase}"
+        if response.has_redirect_location:
+            return OtoscopeError(f"{status}, which leads to {response.headers['location']}; use that address.")
+        return OtoscopeError(
+            f"{status} without a problem document.{_proxy_hint(response.url)}", retry_after=retry_after
+        )
     sent_no_key = problem.code == KeyRequired.code and "authorization" not in response.request.headers
     detail = _KEY_MISSING if sent_no_key else problem.detail
     return BY_CODE.get(problem.code, OtoscopeError)(detail, retry_after=retry_after)
@@ -95,15 +102,37 @@ def error_from_response(response: httpx2.Response) -> OtoscopeError:
 
 def unreachable_error(error: httpx2.TransportError) -> ServiceUnreachable:
     """The same failure with a message that names the remedy."""
-    where = error.request.url.copy_with(raw_path=b"/")
+    where, hint = _shown(error.request.url.copy_with(raw_path=b"/")), _proxy_hint(error.request.url)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return ServiceUnreachable(f"The certificate of {where} is not trusted: {error}.")
+    if cause is not None:
+        return ServiceUnreachable(f"{where} has no TLS ({error}); the address of such a service begins with http://.")
     if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
         return ServiceUnreachable(
-            f"There is no Otoscope service at {where} ({error or 'no connection'})."
+            f"There is no Otoscope service at {where} ({error or 'no connection'}).{hint}"
             " Start one with `otoscope up`, or set OTOSCOPE_URL to the address of a running one."
         )
     if isinstance(error, httpx2.TimeoutException):
-        return ServiceUnreachable(f"{where} accepted the connection but did not answer in time.")
-    return ServiceUnreachable(f"The connection to {where} broke: {error or type(error).__name__}.")
+        return ServiceUnreachable(f"{where} accepted the connection but did not answer in time.{hint}")
+    return ServiceUnreachable(f"The connection to {where} broke: {error or type(error).__name__}.{hint}")
+
+
+def _shown(url: httpx2.URL) -> str:
+    """An address without the credentials that may be in it."""
+    return str(url.copy_with(userinfo=b""))
+
+
+def _proxy_hint(url: httpx2.URL) -> str:
+    """A sentence on the proxy that the environment names for an address; empty without one."""
+    proxies = {} if is_loopback(str(url)) else getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(url.host):
+        return ""
+    shown = _shown(httpx2.URL(proxy if "://" in proxy else f"http://{proxy}"))
+    return f" The environment names the proxy {shown} for it; NO_PROXY={url.host} leaves it out."
 
 
 def parse_response(kind: type[M], response: httpx2.Response) -> M:

@@ -2,13 +2,14 @@
 
 import asyncio
 import gzip
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -175,6 +176,7 @@ def test_lost_submission_is_repeated_under_one_key(call: Call, service: FakeServ
         (problem(418, "teapot"), OtoscopeError),
         (CannedResponse(502, b"<html>bad gateway</html>"), OtoscopeError),
         (CannedResponse(200, b'{"hello": "world"}'), OtoscopeError),
+        (CannedResponse(308, b"", (("Location", "https://sounds.example/v1/jobs/job0"),)), OtoscopeError),
     ],
 )
 def test_errors_become_exceptions(
@@ -185,6 +187,7 @@ def test_errors_become_exceptions(
     with pytest.raises(kind) as caught:
         call("job", "job0")
     assert type(caught.value) is kind
+    assert (canned.status != 308) or "leads to https://sounds.example/v1/jobs/job0" in caught.value.detail
 
 
 def test_unreachable_service_names_the_remedy() -> None:
@@ -199,6 +202,39 @@ def test_unreachable_service_names_the_remedy() -> None:
     with Client("http://127.0.0.1:9") as client, pytest.raises(ServiceUnreachable):
         client.wait("job0")
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("call", [_sync, _async], ids=["sync", "async"])
+def test_messages_have_no_password(call: Call, service: FakeService) -> None:
+    """Addresses with credentials are for a proxy in front of the service; messages end up in logs."""
+    with pytest.raises(ServiceUnreachable, match=re.escape("service at http://127.0.0.1:9/")):
+        call(SimpleNamespace(url="http://me:secret@127.0.0.1:9"), "models")
+    service.first.append(CannedResponse(502, b"<html>bad gateway</html>"))
+    with pytest.raises(OtoscopeError, match=f"{service.url}/v1/models answered 502"):
+        call(SimpleNamespace(url=service.url.replace("//", "//me:secret@")), "models")
+
+
+def test_a_service_without_tls_is_told_from_none(service: FakeService) -> None:
+    """`https` where the service speaks `http`; also for a stream."""
+    address = service.url.replace("http", "https")
+    for stream in (False, True):
+        with Client(address) as client, pytest.raises(ServiceUnreachable, match="no TLS") as caught:
+            list(client.stream_audio([bytes(3_200)], 16_000)) if stream else client.models()
+        assert "otoscope up" not in caught.value.detail
+
+
+@pytest.mark.parametrize("call", [_sync, _async], ids=["sync", "async"])
+def test_a_proxy_of_the_environment_is_named(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is often the reason why a service in the same network is not reached."""
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(ServiceUnreachable, match=re.escape("proxy http://127.0.0.1:9 ")) as caught:
+        call(SimpleNamespace(url="http://sounds.example"), "models")
+    assert "secret" not in caught.value.detail
+    with pytest.raises(ServiceUnreachable) as caught:
+        call(SimpleNamespace(url="http://127.0.0.1:9"), "models")
+    assert "proxy" not in caught.value.detail
 
 
 @pytest.mark.slow
@@ -261,6 +297,25 @@ def test_options_of_the_answer(call: Call, service: FakeService) -> None:
     }  # fmt: skip
     call("classify", b"RIFF", **options)
     assert service.requests[0].fields == {name: str(value) for name, value in options.items()}
+
+
+def test_an_unknown_option_reaches_the_service(call: Call, service: FakeService) -> None:
+    """It is not dropped: the service refuses what it does not know, as it does for every other caller."""
+    call("submit", b"RIFF", topk=3)
+    assert service.requests[0].fields == {"topk": "3"}
+
+
+def test_what_no_header_can_hold_is_refused_at_once(call: Call, service: FakeService) -> None:
+    """It is no broken connection, which would be tried again."""
+    with pytest.raises(InvalidRequest, match="Illegal header value"):
+        call("submit", b"RIFF", seconds=60.0, idempotency_key="a\nb")
+    assert service.requests == []
+
+
+def test_no_sounds_are_no_batch(call: Call) -> None:
+    """The message does not speak of media types."""
+    with pytest.raises(InvalidRequest, match="no sounds"):
+        call("submit_batch", [])
 
 
 def test_the_sound_of_a_job(call: Call, service: FakeService) -> None:
@@ -334,6 +389,13 @@ def test_leaving_a_stream_closes_its_connection(service: FakeService) -> None:
         for event in client.stream("job0"):
             assert event.job.status == "queued"
             break
+    service.streams.append((events, False))
+
+    async def leave() -> None:
+        async with AsyncClient(service.url) as client, aclosing(client.stream("job0")) as stream:
+            assert (await anext(stream)).job.status == "queued"
+
+    asyncio.run(leave())
 
 
 def test_samples_need_their_rate(service: FakeService) -> None:
