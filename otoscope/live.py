@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, ValidationError
 
 from otoscope.connection import is_loopback
-from otoscope.errors import BY_CODE, Busy, OtoscopeError
+from otoscope.errors import BY_CODE, Busy, OtoscopeError, RateLimited
 from otoscope.responses import ServiceUnreachable, error_from_response, unreachable_error
 from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, Array
 from otoscope.types import SampleFormat, StreamAnswer
@@ -100,7 +100,8 @@ class LiveCall:
                     await self._disconnect()
                     if self._fault is not None:
                         raise self._fault from None
-                    if not reached or time.monotonic() - lost_at > OUTAGE:
+                    is_flood = isinstance(failure, RateLimited) and failure.retry_after is None
+                    if is_flood or not reached or time.monotonic() - lost_at > OUTAGE:
                         raise
                     log.info("the stream is opened again: %s", failure)
                     await asyncio.sleep(pause)
@@ -223,7 +224,8 @@ class LiveCall:
         except (ValueError, TypeError, KeyError, AttributeError, ValidationError, msgpack.UnpackException) as error:
             raise OtoscopeError(f"The service sent a message that is no answer ({type(error).__name__}).") from error
         if kind == "error":
-            raise BY_CODE.get(tree.get("code", ""), OtoscopeError)(str(tree.get("detail", "")))
+            error = BY_CODE.get(tree.get("code", ""), OtoscopeError)
+            raise error(str(tree.get("detail", "")), retry_after=tree.get("retry_after"))
         return None
 
     def _refusal(self, error: Any) -> OtoscopeError:

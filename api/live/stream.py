@@ -365,7 +365,7 @@ class LiveStream:
 async def fail(socket: WebSocket, error: OtoscopeError) -> int:
     """Say why an accepted stream ends, and close it; returns the close code."""
     code = close_code(error)
-    message = StreamError(code=error.code, title=error.title, detail=error.detail)
+    message = StreamError(code=error.code, title=error.title, detail=error.detail, retry_after=error.retry_after)
     with suppress(*_CLOSED, TimeoutError):
         async with asyncio.timeout(1.0):
             await socket.send_text(message.model_dump_json())

@@ -73,3 +73,4 @@ class StreamError(ErrorInfo):
     """Why a stream ends, in front of the close frame."""
 
     type: Literal["error"] = "error"
+    retry_after: int | None = Field(None, description="seconds after which another stream may last longer")

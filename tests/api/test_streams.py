@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,7 +16,8 @@ import pytest
 import redis
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from otoscope.errors import InferenceFailed
+from otoscope import Client
+from otoscope.errors import InferenceFailed, RateLimited
 from otoscope.types import JobOptions
 from shared.api_keys import Scope, new_key, write_keys
 from shared.config.settings import Settings
@@ -321,6 +323,28 @@ def test_a_flood_of_tiny_messages_is_cut_off(stream: StreamClient) -> None:
         for _ in range(3_000):
             stream.send(b"\0\0")
     assert stream.until_closed(4429)[-1]["code"] == "rate_limited"
+
+
+@pytest.mark.parametrize(
+    ("block", "count", "words"), [(tone(1.0), 60, "ahead of its time"), (b"\0\0", 3_000, "messages a second")]
+)
+def test_the_client_does_not_repeat_a_flood(
+    http: httpx2.Client, busy_worker: FakeWorker, block: bytes, count: int, words: str
+) -> None:
+    """A file in a pipe, or blocks that are too short: the error of the service is raised, also after an answer."""
+    answered = threading.Event()
+
+    def blocks() -> Iterator[bytes]:
+        yield tone(1.0)
+        answered.wait(5)
+        yield from [block] * count
+
+    def listen(client: Client) -> None:
+        for _ in client.stream_audio(blocks(), RATE):
+            answered.set()
+
+    with Client(str(http.base_url)) as client, pytest.raises(RateLimited, match=words):
+        listen(client)
 
 
 def test_silence_and_empty_messages_are_fine(stream: StreamClient) -> None:
