@@ -65,7 +65,8 @@ class LiveAnswer(StreamAnswer):
 
 
 class LiveCall:
-    """One call of `stream_audio`: it reconnects, and counts times from the first sample that it has sent."""
+    """One call of `stream_audio`: it reconnects, also where a stream is as long as the service accepts, and counts times
+    from the first sample that it has sent."""
 
     def __init__(self, url: str, headers: dict[str, str], blocks: Blocks, rate: int, options: LiveOptions) -> None:
         self._url, self._headers, self._blocks, self._rate = url, headers, blocks, rate
@@ -79,6 +80,9 @@ class LiveCall:
         self._width = 0  # bytes of a sample; 0 before the first block
         self._sent = 0  # bytes
         self._offset = 0.0  # seconds that were sent over earlier connections
+        self._longest = 0.0  # seconds of sound that a stream may have
+        self._held: bytes | None = None  # the block that is beyond it: the first one of the next stream
+        self._renewed = False  # the stream ends because of that, and not with the sound
         self._socket: ClientConnection | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -108,6 +112,9 @@ class LiveCall:
                     pause = min(2 * pause, 5.0)
                     continue
                 reached, lost_at, pause = True, time.monotonic(), 0.5
+                if answer.last and self._renewed:
+                    answer.last = False
+                    await self._disconnect()
                 yield answer
                 if answer.last:
                     return
@@ -170,7 +177,7 @@ class LiveCall:
             raise self._refusal(error) from error
         except lost as error:
             raise self._unreachable(httpx2.ConnectError, error) from error
-        self._offset = self._sent / self._rate / self._width
+        self._offset, self._renewed = self._sent / self._rate / self._width, False
         self._tasks.append(asyncio.create_task(self._send(self._socket)))
 
     async def _disconnect(self) -> None:
@@ -187,11 +194,18 @@ class LiveCall:
                 socket.transport.abort()
 
     async def _send(self, socket: "ClientConnection") -> None:
-        while (block := await self._queue.get()) is not None:
+        begin = self._sent
+        end = begin + self._longest * self._rate * self._width
+        while (block := self._held or await self._queue.get()) is not None:
+            if self._sent > begin and self._sent + len(block) > end:
+                self._held, self._renewed = block, True
+                break
+            self._held = None
             await socket.send(block)
             self._sent += len(block)
-        self._queue.put_nowait(None)  # for another connection, if this one is lost before the last answer
-        if self._fault is not None:
+        else:
+            self._queue.put_nowait(None)  # for another connection, if this one is lost before the last answer
+        if self._fault is not None and not self._renewed:
             await socket.close()
         else:
             await socket.send(json.dumps({"type": "end"}))
@@ -221,11 +235,13 @@ class LiveCall:
             if kind == "answer":
                 arrays = {name: _unpack(tree.pop(name)) for name in (*ARRAYS, *ARRAYS_PER_LAYER) if name in tree}
                 return LiveAnswer.model_validate({**tree, "arrays": arrays}, extra="ignore")
+            if kind == "opened":
+                self._longest = float(tree["max_seconds"])
         except (ValueError, TypeError, KeyError, AttributeError, ValidationError, msgpack.UnpackException) as error:
             raise OtoscopeError(f"The service sent a message that is no answer ({type(error).__name__}).") from error
         if kind == "error":
-            error = BY_CODE.get(tree.get("code", ""), OtoscopeError)
-            raise error(str(tree.get("detail", "")), retry_after=tree.get("retry_after"))
+            ended = BY_CODE.get(tree.get("code", ""), OtoscopeError)
+            raise ended(str(tree.get("detail", "")), retry_after=tree.get("retry_after"))
         return None
 
     def _refusal(self, error: Any) -> OtoscopeError:

@@ -370,6 +370,18 @@ def test_the_longest_stream(start_gateway: Callable[..., httpx2.Client], busy_wo
         assert "at most 1 s of sound" in client.until_closed(4422)[-1]["detail"]
 
 
+def test_the_client_goes_on_beyond_the_longest_stream(
+    start_gateway: Callable[..., httpx2.Client], busy_worker: FakeWorker
+) -> None:
+    """In another stream, in time: nothing is lost, and times go on."""
+    http = start_gateway(stream_seconds=4.0)
+    with Client(str(http.base_url)) as client:
+        answers = list(client.stream_audio([tone(0.5, rate=48_000)] * 21, 48_000, hop=0.5))
+    assert [answer.last for answer in answers] == [False] * (len(answers) - 1) + [True]
+    assert answers[-1].end == pytest.approx(10.5, abs=0.01)
+    assert metric(http, "otoscope_api_live_streams_ended_total", code="1000") >= 3
+
+
 def test_sound_that_comes_faster_than_answers_loses_windows(http: httpx2.Client, busy_worker: FakeWorker) -> None:
     """Every window is answered or counted as dropped in the answer to the next one."""
     with open_stream(str(http.base_url), include="maps,embedding,cam,spectrogram", hop=0.1) as client:
