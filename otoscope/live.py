@@ -65,7 +65,7 @@ class LiveAnswer(StreamAnswer):
 
 
 class LiveCall:
-    """One call of `stream_audio`: it reconnects, also where a stream is as long as the service accepts, and counts times
+    """One call of `stream_audio`: it reconnects, also where a stream is as long as the service accepts. Times count
     from the first sample that it has sent."""
 
     def __init__(self, url: str, headers: dict[str, str], blocks: Blocks, rate: int, options: LiveOptions) -> None:

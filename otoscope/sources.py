@@ -1,6 +1,7 @@
 """Sound for `otoscope listen`: blocks of samples from a file at the speed at which it plays, or from a pipe."""
 
 import io
+import re
 import struct
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ Samples = NDArray[np.float32]
 
 BLOCK_SECONDS = 0.1
 _MOST_HEADER = 64 * 1024  # bytes in front of the samples of a WAV in a pipe
+_OTHER_FORMATS = re.compile(rb"fLaC|OggS|ID3|FORM|\x1aE\xdf\xa3|.{4}ftyp", re.DOTALL)
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE  # WAVE format tags
 
 
@@ -47,6 +49,10 @@ def from_pipe(file: BinaryIO, rate: int) -> tuple[int, Iterator[Samples]]:
     """The rate in Hz, and samples as they come: of a WAV, as `arecord` writes it, or else 16-bit PCM of one channel at
     `rate`. Raises AudioCorrupt or AudioUnsupported."""
     head = _read(file, 12)
+    if _OTHER_FORMATS.match(head):
+        raise AudioUnsupported(
+            "The pipe has neither WAV nor 16-bit PCM; `ffmpeg -re -i FILE -f wav - | otoscope listen -` has."
+        )
     if head[:4] != b"RIFF" or head[8:] != b"WAVE":
         return rate, _pcm_blocks(file, head, rate, 1, _PCM, 16)
     tag, channels, rate, bits = _wav_format(file)

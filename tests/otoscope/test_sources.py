@@ -77,6 +77,15 @@ def test_what_is_no_usable_wav() -> None:
         from_pipe(io.BytesIO(b"RIFF\0\0\0\0WAVEjunk" + struct.pack("<I", 10**9)), RATE)
 
 
+@pytest.mark.parametrize(
+    "start", [b"fLaC", b"OggS", b"ID3", b"FORM\0\0\0\0AIFF", b"\0\0\0\x20ftypM4A ", b"\x1aE\xdf\xa3"]
+)
+def test_a_file_of_another_format_in_a_pipe(start: bytes) -> None:
+    """Is no PCM: it would be heard as noise."""
+    with pytest.raises(AudioUnsupported, match="ffmpeg"):
+        from_pipe(io.BytesIO(start + bytes(100)), RATE)
+
+
 def test_a_file_takes_as_long_as_it_plays(tmp_path: Path) -> None:
     """All of its samples, at their own speed."""
     samples = (np.sin(np.arange(2_000)) * 20_000).astype("<i2")
