@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.base_models import efficientat, panns
+from training.base_models import aisfx, efficientat, panns
 from training.export.onnx import export_onnx
 from worker.model.architectures import build_network, parse
 from worker.model.checkpoint import ModelConfig, save_model
@@ -18,6 +18,7 @@ CLASSES = ("a", "b", "c")
 NETWORKS = {
     "cnn14 16 kHz": (panns.FRONTEND_16K, {"type": "cnn14", "width": 4}),
     "cnn14 32 kHz": (panns.FRONTEND_32K, {"type": "cnn14", "width": 4}),
+    "cnn9": (aisfx.FRONTEND, {"type": "cnn9", "width": 4, "dropout": [0.0]}),
     "mobilenet-v2": (panns.FRONTEND_32K, {"type": "mobilenet-v2", "width": 0.25}),
     "mobilenet-v3": (efficientat.FRONTEND, {"type": "mobilenet-v3", "width": 0.25}),
 }
@@ -29,6 +30,7 @@ NETWORKS = {
     [
         pytest.param("cnn14 16 kHz", marks=pytest.mark.long),
         "cnn14 32 kHz",
+        "cnn9",
         pytest.param("mobilenet-v2", marks=pytest.mark.long),
         "mobilenet-v3",
     ],

@@ -90,3 +90,20 @@ def test_a_base_model_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.M
         load_pretrained(Path("yamnet"))
     with pytest.raises(RunError, match=r"models/mine has no readable config\.json"):
         load_pretrained(Path("mine"))
+
+
+def test_features_that_stay_are_standardised_however_little_they_vary() -> None:
+    """Two of three features tell the classes apart, with deviations of a thousandth of the third; a constant one has no
+    weight."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    x = torch.randn(300, 4, generator=generator)
+    x[:, :2] = (torch.nn.functional.one_hot(labels, 3)[:, :2] + 0.1 * x[:, :2]) * 1e-3
+    x[:, 3] = 5.0
+    rights = []
+    for frozen in (False, True):
+        weight, bias = logistic_regression(x, labels, 3, None, frozen=frozen)
+        rights.append(float(((x @ weight.T + bias).argmax(dim=1) == labels).float().mean()))
+    assert rights[1] == 1.0
+    assert rights[0] < 0.9
+    assert weight[:, 3].abs().max() < 1e-3

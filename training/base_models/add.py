@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 import torch
 from tqdm import tqdm
 
-from shared.install_hints import install_command
 from training.base_models.audioset import parents
 from training.base_models.registry import BaseModel, OfficialFile
 from training.base_models.tensor_bundle import data_file
@@ -111,7 +110,7 @@ def packaged(model: BaseModel) -> Source:
     spec = find_spec(package.package)
     if spec is None or not spec.submodule_search_locations:
         raise BaseModelError(
-            f"the package {package.package} is not installed: {install_command('audioset')}, or give a file with --from"
+            f"the package {package.package} is not installed: {package.install}, or give a file with --from"
         )
     path = Path(next(iter(spec.submodule_search_locations))) / package.path
     if not path.is_file() or _sha256(path) != package.sha256:
@@ -148,12 +147,12 @@ def add(model: BaseModel, source: Source, into: Path) -> Added:
         architecture=network.config,
         frontend=model.frontend,
         classes=model.classes,
-        multi_label=True,
+        multi_label=model.multi_label,
         parents=parents(model.classes),
         answers=model.answers,
         licence=source.licence,
         training={
-            "data": {"name": "AudioSet"},
+            "data": {"name": model.data},
             "source": {"from": source.origin, "sha256": _sha256(source.path), "credit": model.credit},
         },
     )
@@ -176,6 +175,7 @@ def model_card(model: BaseModel, config: ModelConfig, source: Source, difference
             f" {difference.largest_unrounded:.1e} at most if it is computed in floating point, and as it is by"
             f" {difference.largest:.2f}, on average by {difference.mean:.1e}."
         )
+    several = "; several can be right at once, so confidences do not sum to 1" if config.multi_label else ""
     return f"""# {config.name}
 
 {config.description}.
@@ -184,17 +184,24 @@ def model_card(model: BaseModel, config: ModelConfig, source: Source, difference
 |---|---|
 | network | {config.architecture.summary} |
 | input | {seconds} s at {front.sample_rate:,} Hz, {front.n_mels} mels of {front.f_min:g}–{front.f_max:g} Hz |
-| classes | {len(config.classes)} of AudioSet; several can be right at once, so confidences do not sum to 1 |
+| classes | {len(config.classes)} of {model.data}{several} |
 | source | {source.origin}, SHA-256 `{config.training["source"]["sha256"][:16]}…` |
 | credit | {model.credit} |
 | licence | {config.licence} |
 
 Made by `otoscope models add {model.name}`. {compared}
+{_about_scores(model, config)}{model.measured}"""
 
+
+def _about_scores(model: BaseModel, config: ModelConfig) -> str:
+    if not config.parents:
+        return ""
+    chosen = "" if model.measured else ", which was not chosen by a measurement"
+    return f"""
 The names of the classes and what they are kinds of are from the AudioSet ontology, CC BY-SA 4.0. The confidences are
 the scores of the network; they are not calibrated. A class is named from a score of
-{config.answers.detection_threshold:g} on{"" if model.measured else ", which was not chosen by a measurement"}.
-{model.measured}"""
+{config.answers.detection_threshold:g} on{chosen}.
+"""
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from training.base_models import efficientat, panns, yamnet
+from shared.install_hints import install_command
+from training.base_models import aisfx, efficientat, panns, yamnet
 from training.base_models.audioset import audioset_classes, yamnet_classes
 from training.errors import BaseModelError
 from worker.model.answers import AnswerConfig
@@ -27,12 +28,14 @@ class OfficialFile:
 
 @dataclass(frozen=True)
 class PackagedFile:
-    """A file in an installed Python package of the extra `audioset`."""
+    """A file in an installed Python package."""
 
     package: str
     path: str
     sha256: str
     licence: str
+    install: str = install_command("audioset")
+    """How to install the package."""
 
 
 class Run(Protocol):
@@ -64,6 +67,9 @@ class BaseModel:
     run: Run | None = None
     """None: the network of a file cannot be run here without being converted."""
     answers: AnswerConfig = field(default_factory=AnswerConfig)
+    data: str = "AudioSet"  # on which it was trained
+    multi_label: bool = True
+    into: str = "models"  # where its directory belongs; a network whose classes have no names is not to be served
     measured: str = ""
     """What was measured with its weights, and how: Markdown for the model card."""
     address: str = ""
@@ -187,7 +193,30 @@ MN10_AS = BaseModel(
     ),
 )
 
-BASE_MODELS = {model.name: model for model in (YAMNET, PANNS_CNN14_16K, PANNS_CNN14, MN10_AS, PANNS_MOBILENETV2)}
+_AISFX_LICENCE = "CC BY 4.0 (aiSFX, by Alison B. Ma and Alexander Lerch)"
+
+AISFX = BaseModel(
+    name="aisfx",
+    title="aiSFX",
+    description="aiSFX (CNN9), trained on libraries of sound effects, for fine-tuning: its categories have no names",
+    licence=_AISFX_LICENCE,
+    credit="aiSFX by Alison B. Ma and Alexander Lerch, https://github.com/alisonbma/aisfx",
+    frontend=aisfx.FRONTEND,
+    classes=aisfx.classes(),
+    convert=aisfx.convert,
+    data="libraries of sound effects",
+    multi_label=False,
+    into="runs",
+    package=PackagedFile(
+        "aisfx",
+        "models/checkpoint.pth",
+        "499ea75909c932a2f94c35fa722fa4fabc5bcb7e84917209cc5f7402627b7eb5",
+        _AISFX_LICENCE,
+        install=".venv/bin/pip install --no-deps aisfx==0.1.2",  # the versions that it depends on are of 2022
+    ),
+)
+
+BASE_MODELS = {model.name: model for model in (YAMNET, PANNS_CNN14_16K, PANNS_CNN14, MN10_AS, PANNS_MOBILENETV2, AISFX)}
 
 
 def base_model(name: str) -> BaseModel:

@@ -149,15 +149,18 @@ def _remove_rounding(onnx: Any, graph: Any, constants: set[str]) -> None:
 
 
 def read_pytorch(path: Path) -> Mapping[str, torch.Tensor]:
-    """A state dictionary, alone or in a checkpoint of a training, without executing anything of the file.
+    """A state dictionary, alone, in a checkpoint of a training, or the first of several values, without executing
+    anything of the file.
 
-    Arrays of numpy, such as the order of the clips, are read and left out. Raises BaseModelError.
+    Arrays and numbers of NumPy, such as the order of the clips, are read and left out. Raises BaseModelError.
     """
     try:
         with torch.serialization.safe_globals(_arrays()):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types for damaged files
         raise BaseModelError(f"{path} cannot be read as weights of PyTorch: {error}") from error
+    if isinstance(state, tuple) and state:
+        state = state[0]
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -167,11 +170,12 @@ def read_pytorch(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _arrays() -> list[Any]:
-    """What torch.load needs to read arrays of numbers, as numpy 1 and 2 write them. It makes no other objects."""
-    reconstruct = np.zeros(1).__reduce__()[0]
+    """What torch.load needs to read numbers and arrays of them, as numpy 1 and 2 write them. It makes no other
+    objects."""
+    makers = {"_reconstruct": np.zeros(1).__reduce__()[0], "scalar": np.int64(0).__reduce__()[0]}
     kinds = {type(np.dtype(kind)) for kind in (np.int32, np.int64, np.float32, np.float64)}
-    names = [f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")]
-    return [*((reconstruct, name) for name in names), np.ndarray, np.dtype, *kinds]
+    names = [(make, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for name, make in makers.items()]
+    return [*names, np.ndarray, np.dtype, *kinds]
 
 
 def with_weights(

@@ -17,11 +17,14 @@ from worker.model.frontend import LogMel
 
 _WEIGHT_DECAY = 1e-2
 _ITERATIONS = 100
+_LEAST_DEVIATION = 1e-3  # of a frozen feature, relative to the average: one that is constant
 
 
-def fit_probe(frontend: LogMel, network: Network, waves: Windows, labels: Tensor, weights: Tensor | None) -> None:
+def fit_probe(
+    frontend: LogMel, network: Network, waves: Windows, labels: Tensor, weights: Tensor | None, *, frozen: bool = False
+) -> None:
     """Set the head from windows (windows, samples), labels (windows,) and class weights (classes,) or None; labels are
-    (windows, classes) where a window has several, and are not weighted.
+    (windows, classes) where a window has several, and are not weighted. `frozen`: only the head is trained afterwards.
 
     The same arguments give the same head. Raises RunError for a head of several layers.
     """
@@ -30,21 +33,25 @@ def fit_probe(frontend: LogMel, network: Network, waves: Windows, labels: Tensor
         raise RunError("start.probe needs a head of one linear layer: set network.head to []")
     (head,) = linear
     _, embeddings = predict_with_embeddings(frontend, network, waves, title="probe")  # (windows, features)
-    weight, bias = logistic_regression(embeddings, labels.cpu(), head.out_features, weights)
+    weight, bias = logistic_regression(embeddings, labels.cpu(), head.out_features, weights, frozen=frozen)
     with torch.no_grad():
         head.weight.copy_(weight)
         head.bias.copy_(bias)
 
 
-def logistic_regression(x: Tensor, labels: Tensor, classes: int, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+def logistic_regression(
+    x: Tensor, labels: Tensor, classes: int, weights: Tensor | None, *, frozen: bool = False
+) -> tuple[Tensor, Tensor]:
     """Features (rows, features) and labels (rows,) -> weight (classes, features) and bias (classes,) for features as
     they are; the regression itself is on standardised ones. Labels (rows, classes) may be several of a row.
 
-    A feature that varies less than the average is not standardised but divided by the average deviation. Otherwise its
-    weights would be so large that the first steps of the fine-tuning, which move all features, destroy the head.
+    A feature that varies less than the average is not standardised but divided by the average deviation, unless the
+    features are `frozen`. Otherwise its weights would be so large that the first steps of the fine-tuning, which move
+    all features, destroy the head.
     """
     mean, std = x.mean(dim=0), x.std(dim=0, unbiased=False)
-    std = std.clamp_min(float(std.mean()))
+    least = float(std.mean())
+    std = std.clamp_min(_LEAST_DEVIATION * least if frozen else least)
     standard = (x - mean) / std
     with torch.enable_grad():
         weight = torch.zeros(classes, x.shape[1], requires_grad=True)
