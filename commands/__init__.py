@@ -12,6 +12,7 @@ COMMANDS = {
     "tune": "commands.tune:tune",
     "models add": "commands.models:add",
     "models average": "commands.models:average",
+    "models join": "commands.models:join",
     "models push": "commands.models:push",
     "models pull": "commands.models:pull",
     "data": "commands.data:data",

@@ -1,5 +1,5 @@
-"""`otoscope models add`: the network of another project as a model directory; `average`: a model soup; `push` and
-`pull`: a model directory to and from the Hugging Face Hub.
+"""`otoscope models add`: the network of another project as a model directory; `average`: a model soup; `join`: networks
+side by side; `push` and `pull`: a model directory to and from the Hugging Face Hub.
 
 Modules that need torch are imported inside the command.
 """
@@ -13,7 +13,10 @@ import typer
 
 def add(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="yamnet, panns-cnn14-16k, panns-cnn14, panns-mobilenetv2 or mn10_as.")
+        str,
+        typer.Argument(
+            metavar="NAME", help="yamnet, panns-cnn14-16k, panns-cnn14, panns-mobilenetv2, mn10_as or aisfx."
+        ),
     ],
     source: Annotated[
         str | None,
@@ -25,7 +28,10 @@ def add(
             " the package.",
         ),
     ] = None,
-    into: Annotated[Path, typer.Option(metavar="DIR", help="The directory of the models.")] = Path("models"),
+    into: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The directory of the models: models; runs for one that is not to be served."),
+    ] = None,
 ) -> None:
     """Convert the weights of another project to a model directory, and compare its scores with the original's."""
     from training.base_models.add import add as run
@@ -33,7 +39,7 @@ def add(
     from training.base_models.registry import base_model
 
     model = base_model(name)
-    added = run(model, find_source(model, source), into)
+    added = run(model, find_source(model, source), into or Path(model.into))
     print(f"{model.title} from {added.source.origin}: {added.directory}")
     if (difference := added.difference) is not None:
         print(
@@ -48,10 +54,26 @@ def average(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The model directory to create.")],
 ) -> None:
     """Write a model with the mean of the weights of several fine-tunings of one pretrained model."""
-    from training.fit.model_soup import average_models
+    from training.fit.combine import average_models
 
     config = average_models(models, out)
     print(f"{config.name}: the mean of {len(models)} models, in {out}")
+    print(f"Fit its answers and measure it: otoscope evaluate {shlex.quote(str(out))} --fit-answers --record")
+
+
+def join(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Models for the same sounds and classes.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The model directory to create.")],
+    weights: Annotated[
+        list[float] | None,
+        typer.Option("--weight", metavar="X", help="Of each model, in their order; by default all weigh the same."),
+    ] = None,
+) -> None:
+    """Write a model with the networks of several models side by side: an ensemble with the mean of their logits."""
+    from training.fit.combine import join_models
+
+    config = join_models(models, out, weights or ())
+    print(f"{config.name}: {len(models)} networks side by side, in {out}")
     print(f"Fit its answers and measure it: otoscope evaluate {shlex.quote(str(out))} --fit-answers --record")
 
 

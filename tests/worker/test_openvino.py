@@ -35,6 +35,11 @@ KINDS = [
     {"stem": False, "block": "plain", "depths": (1, 1, 1), "widths": (8, 16, 16)},
     {"type": "mobilenet-v1", "width": 0.25, "patch_frames": 32, "patch_hop": 16},
     {"type": "cnn14", "width": 4, "mels": 32},
+    {"type": "cnn9", "width": 4, "mels": 32},
+    {
+        "type": "parallel",
+        "parts": {"a": {"type": "cnn9", "width": 4, "mels": 32}, "b": {"widths": (8,), "depths": (1,)}},
+    },
     {"type": "mobilenet-v3", "width": 0.25},
     {"type": "mobilenet-v2", "width": 0.25, "mels": 32},
 ]

@@ -1,6 +1,9 @@
 """Records a measured accuracy in a model directory: `accuracy` in config.json, and the model card README.md."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from otoscope.types import Accuracy
 from training.data.base import Dataset, Fold, fold_name
@@ -19,12 +22,24 @@ _KEPT = (  # values of a recipe that a base model does not replace
     "frontend.window_seconds", "frontend.level_dbfs",
     "network.head", "network.dropout", "network.patch_hop", "network.layers",
 )  # fmt: skip
+_COMBINATIONS = {"averaged": "average", "joined": "join"}
+"""Key of the models in the config of a combined one -> the command that combines them."""
+
 _DISPLAY_NAMES = {
     "adamw": "AdamW", "sgd": "SGD with Nesterov momentum",
     "one_cycle": "one-cycle", "cosine": "warm-up and cosine",
     "ema": "exponential moving average of the weights", "swa": "stochastic weight averaging",
     "none": "weights of the last step",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A training, with which the weights can be had again."""
+
+    name: str
+    recipe: Recipe
+    started_from: str  # name of a pretrained model; empty: random weights
 
 
 def record_accuracy(directory: Path, evaluation: Evaluation, report: EvaluationReport) -> ModelConfig:
@@ -73,7 +88,7 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
     """The model card: architecture, data and training, accuracy, and licence."""
     recipe = parse_stored(config.training["recipe"])
     front, network, info = config.frontend, config.architecture, dataset.info
-    optim, test_fold = recipe.optim, report.fold
+    test_fold = report.fold
     test_set = _with_article(test_fold)
     where = info.name.replace(" ", "\\ ")
     distilled = (
@@ -119,14 +134,16 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
     trained_first = Path(recipe.distill.teacher or "").stem  # by the run itself
     named = [one["name"] for one in config.training.get("teachers", ()) if one["name"] != trained_first]
     teachers = "".join(f" --teacher models/{name}" for name in named)
-    started = config.training.get("started_from")
-    start = f" --from models/{started['name']}" if started else ""
-    for name, own in _runs(config):
-        options = f"{_recipe_options(own, fine_tuned=bool(started))}{start}{teachers} --out runs/{name}"
+    runs = _runs(config)
+    for run in runs:
+        start = f" --from models/{run.started_from}" if run.started_from else ""
+        options = f"{_recipe_options(run.recipe, fine_tuned=bool(start))}{start}{teachers} --out runs/{run.name}"
         lines += [f"$ otoscope train --data {where}{fold} {options}"]
-    if config.training.get("averaged"):
-        runs = " ".join(f"runs/{name}" for name, _ in _runs(config))
-        lines += [f"$ otoscope models average {runs} --out runs/{config.name}"]
+    for combination, command in _COMBINATIONS.items():
+        if combination in config.training:
+            names = " ".join(f"runs/{run.name}" for run in runs)
+            shares = "".join(f" --weight {one['weight']:g}" for one in config.training[combination] if "weight" in one)
+            lines += [f"$ otoscope models {command} {names}{shares} --out runs/{config.name}"]
     if config.training.get("answers"):
         lines += [f"$ otoscope evaluate runs/{config.name} --data {where}{fold}{_answer_options(config, recipe)}"]
     lines += ["```"]
@@ -136,14 +153,11 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
         "",
         "## Training",
         "",
-        f"{optim.epochs} epochs of batches of {optim.batch * optim.accumulate},"
-        f" {_DISPLAY_NAMES.get(optim.optimizer, optim.optimizer)},"
-        f" {_DISPLAY_NAMES[optim.schedule]} to {optim.max_lr:g}, weight decay {optim.weight_decay:g}, label smoothing"
-        f" {optim.label_smoothing:g}, {_DISPLAY_NAMES[optim.average]}, seed {recipe.seed}{distilled}. Every value:"
-        " [recipe.yaml](recipe.yaml).",
+        *_schedules(runs, distilled, joined="joined" in config.training),
     ]
     if info == ESC50:
-        base = f" They started from `{started['name']}`; the licences of both: {config.licence}." if started else ""
+        bases = ", ".join(dict.fromkeys(f"`{run.started_from}`" for run in runs if run.started_from))
+        base = f" They started from {bases}; the licences of all: {config.licence}." if bases else ""
         lines += [
             "",
             "## Licence",
@@ -152,6 +166,22 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
             f" use on the same terms.{base}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _schedules(runs: Sequence[_Run], distilled: str, *, joined: bool) -> list[str]:
+    if joined:
+        return [f"- `{run.name}`: {_schedule(run.recipe)}{distilled}" for run in runs]
+    return [f"{_schedule(runs[0].recipe)}{distilled}. Every value: [recipe.yaml](recipe.yaml)."]
+
+
+def _schedule(recipe: Recipe) -> str:
+    optim = recipe.optim
+    return (
+        f"{optim.epochs} epochs of batches of {optim.batch * optim.accumulate},"
+        f" {_DISPLAY_NAMES.get(optim.optimizer, optim.optimizer)},"
+        f" {_DISPLAY_NAMES[optim.schedule]} to {optim.max_lr:g}, weight decay {optim.weight_decay:g}, label smoothing"
+        f" {optim.label_smoothing:g}, {_DISPLAY_NAMES[optim.average]}, seed {recipe.seed}"
+    )
 
 
 def _normalisation(front: FrontendConfig) -> str:
@@ -213,12 +243,19 @@ def _notes(config: ModelConfig) -> list[str]:
     return ["", str(note)] if note else []
 
 
-def _runs(config: ModelConfig) -> list[tuple[str, Recipe]]:
-    """Name and recipe of each training: of the model, or of those whose weights were averaged."""
-    averaged = config.training.get("averaged", ())
-    if not averaged:
-        return [(config.name, parse_stored(config.training["recipe"]))]
-    return [(f"{config.name}-{number}", parse_stored(one["recipe"])) for number, one in enumerate(averaged, start=1)]
+def _runs(config: ModelConfig) -> list[_Run]:
+    """The training of the model, or those of the models that were combined."""
+
+    def run(name: str, training: dict[str, Any]) -> _Run:
+        return _Run(name, parse_stored(training["recipe"]), training.get("started_from", {}).get("name", ""))
+
+    combined = next((config.training[each] for each in _COMBINATIONS if each in config.training), None)
+    if combined is None:
+        return [run(config.name, config.training)]
+    shared = config.training.get("started_from", {})  # of models that were averaged by earlier versions
+    return [
+        run(f"{config.name}-{number}", {"started_from": shared, **one}) for number, one in enumerate(combined, start=1)
+    ]
 
 
 def _answer_options(config: ModelConfig, recipe: Recipe) -> str:

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from otoscope.arithmetic import LOGITS, Arithmetic, Cell, Operation, pack
 from otoscope.errors import InvalidRequest
+from worker.model.architectures.cnn9 import Cnn9, Cnn9Config
 from worker.model.architectures.cnn14 import Cnn14, Cnn14Config
 from worker.model.architectures.mobilenet_v1 import MobileNetConfig, MobileNetV1
 from worker.model.architectures.mobilenet_v2 import MobileNetV2, MobileNetV2Config
 from worker.model.architectures.mobilenet_v3 import MobileNetV3, MobileNetV3Config
+from worker.model.architectures.parallel import Parallel, ParallelConfig
 from worker.model.architectures.resnet import ResidualCNN, ResNetConfig
 from worker.model.architectures.timm_backbone import TimmConfig, TimmNetwork
 from worker.model.arithmetic import INPUT, explain
@@ -38,6 +40,10 @@ def mobilenet(**options: object) -> Network:
     return MobileNetV1(MobileNetConfig.model_validate({"classes": 3, "width": 0.25, "layers": 4, **options}))
 
 
+PARTS = {
+    "patches": {"type": "mobilenet-v1", "classes": 3, "width": 0.25, "layers": 2},
+    "columns": {"type": "cnn14", "classes": 3, "width": 4, "mels": 32},
+}
 NETWORKS = {
     "residual": residual,
     "gates": lambda: residual(squeeze_excitation=True),
@@ -47,6 +53,8 @@ NETWORKS = {
     "mobilenet-v2": lambda: MobileNetV2(MobileNetV2Config(classes=3, width=0.25, mels=32)),
     "mobilenet-v3": lambda: MobileNetV3(MobileNetV3Config(classes=3, width=0.25)),
     "cnn14": lambda: Cnn14(Cnn14Config(classes=3, width=4, mels=32)),
+    "cnn9": lambda: Cnn9(Cnn9Config(classes=3, width=4, mels=32)),
+    "parallel": lambda: Parallel(ParallelConfig.model_validate({"classes": 3, "parts": PARTS})),
     "folded": lambda: mobilenet(batch_norm=True, patch_hop=96),
 }
 

@@ -1,0 +1,106 @@
+"""The mean of the weights of several fine-tunings, and networks side by side."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.errors import RunError
+from training.fit.combine import average_models, join_models
+from worker.model.answers import AnswerConfig
+from worker.model.architectures import build_network, parse
+from worker.model.checkpoint import ModelConfig, load_model, save_model
+from worker.model.frontend import FrontendConfig
+
+CONFIG = parse({"type": "mobilenet-v1", "classes": 2, "width": 0.25, "patch_frames": 32, "patch_hop": 32})
+
+
+def fine_tuned(directory: Path, seed: int, **training: object) -> Path:
+    torch.manual_seed(seed)
+    trained = {"started_from": {"name": "base", "weights": "1"}, "test_fold": 5, "recipe": {"name": str(seed)}}
+    config = ModelConfig(
+        name=directory.name, architecture=CONFIG, frontend=FrontendConfig(), classes=("a", "b"),
+        answers=AnswerConfig(unknown_threshold=0.5), temperature=2.0, training={**trained, **training},
+    )  # fmt: skip
+    save_model(directory, build_network(CONFIG), config)
+    return directory
+
+
+def test_the_weights_are_the_mean_and_nothing_measured_is_kept(tmp_path: Path) -> None:
+    runs = [fine_tuned(tmp_path / name, seed) for seed, name in enumerate(("first", "second"))]
+    config = average_models(runs, tmp_path / "Mean")
+    first, second, mean = (load_model(path).network.state_dict() for path in (*runs, tmp_path / "Mean"))
+    for name, weight in mean.items():
+        torch.testing.assert_close(weight, (first[name] + second[name]) / 2, rtol=1e-3, atol=1e-3)
+    assert (config.name, config.temperature, config.answers) == ("mean", 1.0, AnswerConfig())
+    assert [one["name"] for one in config.training["averaged"]] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"started_from": None}, "same pretrained weights"),
+        ({"started_from": {"name": "base", "weights": "2"}}, "same pretrained weights"),
+        ({"test_fold": 4}, "different held-out folds"),
+    ],
+)
+def test_other_models_are_refused(training: dict[str, object], message: str, tmp_path: Path) -> None:
+    """Networks of other initial weights, whose mean is no network, and those that were trained on the test fold."""
+    runs = [fine_tuned(tmp_path / "first", 0), fine_tuned(tmp_path / "second", 1, **training)]
+    with pytest.raises(RunError, match=message):
+        average_models(runs, tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
+
+
+def other_network(directory: Path, **changes: object) -> Path:
+    """A small residual network for the same sounds and classes."""
+    network = parse({"type": "resnet", "classes": 2, "depths": [1], "widths": [4], "dropout": [0.0]})
+    config = ModelConfig(
+        name=directory.name, architecture=network, frontend=FrontendConfig(), classes=("a", "b"), licence="CC BY 4.0",
+        training={"started_from": {"name": "other", "weights": "3"}, "test_fold": 5, "recipe": {"name": "other"}},
+    ).model_copy(update=changes)  # fmt: skip
+    torch.manual_seed(7)
+    save_model(directory, build_network(network), config)
+    return directory
+
+
+@torch.no_grad()
+def test_logits_of_networks_side_by_side_are_the_mean(tmp_path: Path) -> None:
+    """Of networks of different types, some of them twice."""
+    runs = [fine_tuned(tmp_path / "first", 0), other_network(tmp_path / "second"), fine_tuned(tmp_path / "third", 1)]
+    config = join_models(runs, tmp_path / "joined")
+    x = torch.randn(3, 1, 128, 100, generator=torch.Generator().manual_seed(0))
+    first, second, third, joined = (load_model(path).network(x) for path in (*runs, tmp_path / "joined"))
+    torch.testing.assert_close(joined, (first + second + third) / 3, rtol=2e-3, atol=2e-3)
+    assert list(config.architecture.parts) == ["mobilenet-v1-1", "resnet", "mobilenet-v1-2"]  # type: ignore[attr-defined]
+    assert (config.temperature, config.answers, config.licence) == (1.0, AnswerConfig(), "CC BY 4.0")
+    assert [one["started_from"]["name"] for one in config.training["joined"]] == ["base", "other", "base"]
+
+
+@torch.no_grad()
+def test_networks_side_by_side_can_have_weights(tmp_path: Path) -> None:
+    runs = [fine_tuned(tmp_path / "first", 0), other_network(tmp_path / "second")]
+    config = join_models(runs, tmp_path / "joined", [3, 1])
+    x = torch.randn(3, 1, 128, 100, generator=torch.Generator().manual_seed(0))
+    first, second, joined = (load_model(path).network(x) for path in (*runs, tmp_path / "joined"))
+    torch.testing.assert_close(joined, first * 0.75 + second * 0.25, rtol=2e-3, atol=2e-3)
+    assert [one["weight"] for one in config.training["joined"]] == [3, 1]
+    for weights in ([1.0], [1.0, 0.0], [1.0, float("nan")]):
+        with pytest.raises(RunError, match="as many weights above 0"):
+            join_models(runs, tmp_path / "other", weights)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ("a", "c")}, "different classes"),
+        ({"multi_label": True}, "different kinds of answers"),
+        ({"frontend": FrontendConfig(n_mels=64)}, "different front ends"),
+        ({"training": {"test_fold": 4, "recipe": {}}}, "different held-out folds"),
+    ],
+)
+def test_models_for_other_sounds_are_not_joined(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    runs = [fine_tuned(tmp_path / "first", 0), other_network(tmp_path / "second", **changes)]
+    with pytest.raises(RunError, match=message):
+        join_models(runs, tmp_path / "joined")
+    assert not (tmp_path / "joined").exists()

@@ -1,0 +1,78 @@
+"""Networks side by side: layers, embedding and class activations are those of the parts."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from worker.model.activations import ActivationRecorder
+from worker.model.architectures import build_network, parse
+from worker.model.architectures.parallel import Parallel, ParallelConfig
+from worker.model.base import Network
+
+PARTS = {
+    "patches": {"type": "mobilenet-v1", "classes": 9, "width": 0.25, "layers": 4},
+    "columns": {"type": "resnet", "classes": 9, "depths": [1, 1], "widths": [4, 8], "head": [6], "dropout": [0.1, 0.1]},
+}
+
+
+def small(**options: object) -> Parallel:
+    torch.manual_seed(0)
+    config = ParallelConfig.model_validate({"classes": 5, "parts": PARTS, **options})
+    return Parallel(config).eval()
+
+
+@torch.no_grad()
+def test_the_layers_are_those_of_the_parts() -> None:
+    """A hook changes no logits; a block can be expanded; the head classifies both embeddings together."""
+    network, x = small(), torch.randn(2, 1, 64, 192)
+    recorder = ActivationRecorder(
+        network, maps=[0, 1], embedding=[0], cam=[1], channels={"columns.layer1.block1": [0], "patches.layer1": [1]}
+    )
+    logits = network(x, recorder, recorder.expanded_blocks)
+    assert torch.equal(logits, network(x))
+    structure = network.structure()
+    assert list(recorder.maps) == list(structure)
+    assert structure["patches.stem"].inputs == ()
+    assert structure["patches.layer1.block1"].inputs == ("patches.stem",)
+    assert ("columns.layer1.block1", "columns.layer1.block1.residual") in recorder.channels
+    assert recorder.channels["patches.layer1", "patches.layer1"].shape[:2] == (1, 16)
+    assert recorder.cam(logits[1:].argmax(dim=1)).shape[0] == 1
+    assert recorder.embedding is not None
+    torch.testing.assert_close(network.head(recorder.embedding), logits[:1])
+
+
+@torch.no_grad()
+def test_embedding_is_that_of_the_parts_side_by_side() -> None:
+    network, x = small(), torch.randn(1, 1, 64, 96)
+    found: dict[str, torch.Tensor] = {}
+    network(x, found.__setitem__)
+    of_parts: list[torch.Tensor] = []
+    for part in network.parts.values():
+        assert isinstance(part, Network)
+        part(x, lambda name, value: of_parts.append(value) if name == "embedding" else None)
+    assert torch.equal(found["embedding"], torch.cat(of_parts, dim=1))
+
+
+def test_every_weight_belongs_to_trunk_or_head() -> None:
+    """So that gradual unfreezing reaches all of them; the last stages of both parts are the first to be trained."""
+    network = small()
+    parts = [*network.trunk(), network.head]
+    assert sum(len(list(part.parameters())) for part in parts) == len(list(network.parameters()))
+    last = {id(each) for each in network.trunk()[-1].modules()}
+    assert all(id(part.trunk()[-1]) in last for part in network.parts.values() if isinstance(part, Network))
+
+
+def test_the_config_is_read_back() -> None:
+    """With other classes as well, which the parts have no say in."""
+    config = small().config
+    assert parse(config.model_dump(mode="json")) == config
+    more = config.with_classes(7)
+    assert {part.classes for part in more.parts.values()} == {7}
+    assert build_network(more)(torch.zeros(1, 1, 64, 96)).shape == (1, 7)
+    assert config.summary.startswith("MobileNet-v1 of 0.25 × the channels")
+
+
+@pytest.mark.parametrize("parts", [{}, {"one": PARTS["patches"]}, {"a.b": PARTS["patches"], "c": PARTS["columns"]}, 3])
+def test_what_is_no_set_of_networks_is_refused(parts: object) -> None:
+    with pytest.raises(ValidationError):
+        ParallelConfig.model_validate({"classes": 5, "parts": parts})

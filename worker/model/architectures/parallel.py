@@ -1,0 +1,117 @@
+"""Networks side by side (`type: parallel`): each computes an embedding from the same spectrogram, and one head
+classifies all of them together.
+
+Networks that were pretrained on different recordings make different errors, and one linear layer on their embeddings
+side by side can be the mean of what each has learned (`otoscope models join`). They share the front end of the model.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from itertools import zip_longest
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from torch import Tensor, nn
+
+from worker.model import architectures
+from worker.model.architectures import build_network, register
+from worker.model.base import ActivationHook, ArchitectureConfig, Network, Node, make_head, no_hook
+
+Part = Annotated[SerializeAsAny[ArchitectureConfig], BeforeValidator(architectures.parse)]
+PartName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+
+
+class ParallelConfig(ArchitectureConfig):
+    """Everything needed to build the network except its weights."""
+
+    type: Literal["parallel"] = "parallel"
+    parts: dict[PartName, Part] = Field(min_length=2)
+    """Name -> network without its head, in the order of computation; a layer is called `<name>.<layer>`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_parts(cls, value: Any) -> Any:
+        """The parts have no heads of their own: what configures those is that of the whole."""
+        if not isinstance(value, dict) or not isinstance(value.get("parts"), dict):
+            return value
+        shared = {"classes": value.get("classes"), "head": (), "dropout": (0.0,)}
+
+        def without_head(part: Any) -> Any:
+            values = part.model_dump() if isinstance(part, ArchitectureConfig) else part
+            return {**values, **shared} if isinstance(values, Mapping) else values
+
+        return {**value, "parts": {name: without_head(part) for name, part in value["parts"].items()}}
+
+    @property
+    def title(self) -> str:
+        return " and ".join(part.title for part in self.parts.values())
+
+    @property
+    def summary(self) -> str:
+        return "; ".join(part.summary for part in self.parts.values())
+
+
+@register(ParallelConfig)
+class Parallel(Network):
+    """Takes as many frames as the most demanding of its parts."""
+
+    def __init__(self, config: ParallelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.parts = nn.ModuleDict()
+        pooled = 0
+        for name, part in config.parts.items():
+            network = build_network(part)
+            pooled += next(each for each in network.head if isinstance(each, nn.Linear)).in_features
+            network.head = nn.Sequential()  # its output is the embedding
+            self.parts[name] = network
+        self.head = make_head(pooled, config)
+
+    def forward(self, x: Tensor, hook: ActivationHook | None = None, expanded_blocks: Collection[str] = ()) -> Tensor:
+        embeddings = []
+        for name, network in self._named_parts():
+            expanded = {block.removeprefix(f"{name}.") for block in expanded_blocks if block.startswith(f"{name}.")}
+            embeddings.append(network(x, hook and _of_part(name, hook), expanded))
+        embedding = torch.cat(embeddings, dim=1)  # (batch, features of all parts)
+        (hook or no_hook)("embedding", embedding)
+        logits: Tensor = self.head(embedding)
+        return logits
+
+    def structure(self) -> dict[str, Node]:
+        return {
+            f"{name}.{layer}": replace(node, inputs=tuple(f"{name}.{before}" for before in node.inputs))
+            for name, network in self._named_parts()
+            for layer, node in network.structure().items()
+        }
+
+    def pool(self, levels: list[Tensor]) -> Tensor:
+        pooled = []
+        for _, network in self._named_parts():
+            count = len(network.pooled_layers)
+            pooled.append(network.pool(levels[:count]))
+            levels = levels[count:]
+        return torch.cat(pooled, dim=1)
+
+    @property
+    def pooled_layers(self) -> tuple[str, ...]:
+        return tuple(f"{name}.{layer}" for name, network in self._named_parts() for layer in network.pooled_layers)
+
+    def trunk(self) -> list[nn.Module]:
+        """The last stages of all parts are trained first, then those before them."""
+        from_the_end = zip_longest(*(reversed(network.trunk()) for _, network in self._named_parts()))
+        stages = [nn.ModuleList(stage for stage in stages if stage is not None) for stages in from_the_end]
+        return list(reversed(stages))
+
+    def _named_parts(self) -> list[tuple[str, Network]]:
+        return [(name, cast(Network, network)) for name, network in self.parts.items()]
+
+
+def _of_part(name: str, hook: ActivationHook) -> ActivationHook:
+    """A hook for a part: its layers have its name before theirs, and its embedding is reported with those of others."""
+
+    def report(layer: str, activation: Tensor) -> None:
+        if layer != "embedding":
+            hook(f"{name}.{layer}", activation)
+
+    return report
