@@ -14,7 +14,7 @@ from otoscope.calls import Options
 from otoscope.cli.recordings import SMALL_BYTES, Cutter, is_too_long
 from otoscope.cli.report import Answer, Outcome, Report
 from otoscope.client import AsyncClient
-from otoscope.errors import KeyRefused, KeyRequired, OtoscopeError
+from otoscope.errors import KeyRefused, KeyRequired, ModelNotFound, OtoscopeError
 from otoscope.responses import ServiceUnreachable
 
 STDIN = "-"
@@ -22,6 +22,7 @@ STDIN = "-"
 
 _MANY = 8  # files, from which on the small ones are sent together
 _GROUP = 32  # files of one request: results come in such steps
+_OF_ALL_FILES = (ServiceUnreachable, KeyRequired, KeyRefused, ModelNotFound)
 
 SOUND_EXTENSIONS = frozenset({
     ".3g2", ".3gp", ".aac", ".ac3", ".adts", ".aif", ".aifc", ".aiff", ".amr", ".asf", ".au", ".avi", ".awb", ".bwf",
@@ -65,7 +66,8 @@ def expand_directories(names: Iterable[str]) -> Iterator[str]:
 
 
 def classify_many(names: Sequence[str], url: str | None, options: Options, parallel: int, report: Report) -> int:
-    """The number of failed files. Raises ServiceUnreachable, KeyRequired or KeyRefused, which affect all files."""
+    """The number of failed files. Raises ServiceUnreachable, KeyRequired, KeyRefused or ModelNotFound, which affect all
+    files."""
     with _saved_stdin() if STDIN in names else nullcontext(Path()) as stdin:
         return asyncio.run(_classify_many(names, stdin, url, options, parallel, report))
 
@@ -139,7 +141,7 @@ async def _classify_together(
     service, a sound that was lost, one that is too long. Raises what affects all files."""
     try:
         classified = await client.classify_many([Path(name) for _, name in group], **options)
-    except (ServiceUnreachable, KeyRequired, KeyRefused):
+    except _OF_ALL_FILES:
         raise
     except OtoscopeError:
         return {}
@@ -170,7 +172,7 @@ async def _classify(
                     raise
         ids, result = await cutter.classify(path, report.parts_of(name))
         return Answer(ids, result)
-    except (ServiceUnreachable, KeyRequired, KeyRefused):
+    except _OF_ALL_FILES:
         raise  # it would be the same for every file
     except (OtoscopeError, OSError) as error:
         return error

@@ -119,8 +119,7 @@ def classify(
     if table is not None:
         if table.exists() and not resume:
             raise typer.BadParameter(f"{table} exists; --resume continues it")
-        done = CsvReport.done(table) if resume else set()
-        names = [name for name in names if CsvReport.cell(name) not in done]
+        names = CsvReport.unfinished(table, names) if resume else names
         top_k = top_k or 1
     if not names:
         return

@@ -16,9 +16,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from otoscope.audio import printable
 from otoscope.cli.console import SafeConsole, table_console
 from otoscope.cli.tables import classified_table, detections_table
-from otoscope.errors import BY_CODE, Busy, DeadlineExceeded, JobCancelled, OtoscopeError
+from otoscope.errors import (
+    BY_CODE,
+    AudioError,
+    DecoderDied,
+    InferenceFailed,
+    JobPoison,
+    OtoscopeError,
+    PayloadTooLarge,
+)
 from otoscope.exports import Format, Recording, csv_row, csv_text, export, file_name
-from otoscope.responses import WaitTimeout
 from otoscope.text import escape_controls
 from otoscope.types import Detection, Prediction, ResultJSON
 
@@ -195,27 +202,31 @@ class CsvReport(Report):
         self._path, self._detections = path, detections
 
     @classmethod
-    def done(cls, path: Path) -> set[str]:
-        """The files that need not be sent again, as cells of the column `file`.
+    def unfinished(cls, path: Path, names: Sequence[str]) -> list[str]:
+        """Those of the names that are to be sent: all that are not in the table, or have an error that may pass.
 
-        Rows that are incomplete, since the run was killed, and those of errors that may pass are removed from the file.
-        Raises OSError, or ValueError if it is a file of something else.
+        Their rows are removed from it, and those that are incomplete, since the run was killed. Raises OSError, or
+        ValueError if it is a file of something else.
         """
         if not path.exists():
-            return set()
+            return list(names)
         text = path.read_bytes().decode()
         whole = text[: text.rfind("\n") + 1]
         rows = list(csv.reader(whole.splitlines(keepends=True)))
         if text and (not rows or tuple(rows[0]) != cls.COLUMNS):
             raise ValueError(f"{path} has other columns than {','.join(cls.COLUMNS)}; name another file for --out.")
-        torn = rows[-1][0] if len(rows) > 1 and whole != text else None  # the last file may lack rows
-        kept = [row for row in rows[1:] if len(row) == len(cls.COLUMNS) and row[0] != torn and not _may_pass(row[-1])]
+        full = [row for row in rows[1:] if len(row) == len(cls.COLUMNS)]
+        torn = full[-1][0] if full and whole != text else None  # the last file may lack rows
+        cells = {name: csv_text(printable(name)) for name in names}
+        again = {row[0] for row in full if _may_pass(row[-1])}.intersection(cells.values()) | {torn}
+        kept = [row for row in full if row[0] not in again]
         if len(kept) < len(rows) - 1 or whole != text:
             draft = path.with_name(f"{path.name}.part")
             with draft.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([cls.COLUMNS, *kept])
             draft.replace(path)
-        return {row[0] for row in kept}
+        done = {row[0] for row in kept}
+        return [name for name in names if cells[name] not in done]
 
     def write(self, name: str, outcome: Outcome) -> None:
         rows: list[tuple[str | float | None, ...]]
@@ -243,24 +254,21 @@ class CsvReport(Report):
                 file.truncate(end)
                 raise
 
-    @staticmethod
-    def cell(name: str) -> str:
-        """A file's name as `done` returns it."""
-        return csv_text(printable(name))
-
 
 def _span(found: Detection | Prediction, result: ResultJSON) -> tuple[float, float]:
     return (found.start, found.end) if isinstance(found, Detection) else (0.0, result.duration)
 
 
-_PASSING = {code for code, kind in BY_CODE.items() if issubclass(kind, Busy | DeadlineExceeded | JobCancelled)} | {
-    WaitTimeout.code
+_OF_SOUNDS = {
+    code
+    for code, kind in BY_CODE.items()
+    if issubclass(kind, AudioError | PayloadTooLarge | DecoderDied | InferenceFailed | JobPoison)
 }
-"""Codes of errors that another attempt may not meet."""
+"""Codes of errors that a sound meets at every attempt."""
 
 
 def _may_pass(error: str) -> bool:
-    return error.partition(":")[0] in _PASSING
+    return bool(error) and error.partition(":")[0] not in _OF_SOUNDS
 
 
 def _error(error: Exception) -> str:

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from otoscope.cli.batch import SOUND_EXTENSIONS
 from otoscope.cli.main import app
-from otoscope.cli.report import Answer, JsonReport
+from otoscope.cli.report import Answer, CsvReport, JsonReport
+from otoscope.exports import csv_row
 from otoscope.types import ResultJSON
 from shared.audio.formats import FORMATS
 from tests.support.fake_service import DOG, RESULT, FakeService, answer, job_document, problem
@@ -192,6 +193,34 @@ def test_a_table_is_resumed(run: Run, service: FakeService, sounds: list[str], t
     assert len(service.requests) == 5
 
 
+@pytest.mark.parametrize("fault", ["missing", "rate_limited", "invalid_request", "unreachable"])
+def test_what_is_not_the_fault_of_a_sound_is_resumed(
+    run: Run, service: FakeService, sounds: list[str], tmp_path: Path, fault: str
+) -> None:
+    """A file that could not be read, an option that was wrong: after it has been mended, the sound is classified."""
+    (tmp_path / sounds[0]).unlink()
+    arguments = ("--out", "results.csv", "--resume")
+    if fault == "missing":
+        assert run(sounds[0], *arguments).exit_code == 1
+    else:
+        row = csv_row([sounds[0], *[None] * 6, f"{fault}: detail"])
+        (tmp_path / "results.csv").write_bytes((csv_row(CsvReport.COLUMNS) + row).encode())
+    (tmp_path / sounds[0]).write_bytes(b"RIFF")
+    answers(service, predictions=DOG[:1])
+    assert run(sounds[0], *arguments).exit_code == 0
+    assert [(row["class"], row["error"]) for row in rows(tmp_path / "results.csv")] == [("dog", "")]
+
+
+def test_a_model_that_is_not_served_ends_the_run(
+    run: Run, service: FakeService, sounds: list[str], tmp_path: Path
+) -> None:
+    """It would be the same for every file: one message, and no row."""
+    service.first.extend([problem(404, "model_not_found")] * 3)
+    done = run(*sounds, "--model", "nothing", "--out", "results.csv", "--parallel", "1")
+    assert (done.exit_code, done.stderr, str(done.exception)) == (1, "", "that is model_not_found")
+    assert (len(service.requests), (tmp_path / "results.csv").exists()) == (1, False)
+
+
 @pytest.mark.parametrize("cut", [1, 10, 40])
 def test_a_table_that_a_killed_run_left_is_mended(
     run: Run, service: FakeService, sounds: list[str], tmp_path: Path, cut: int
@@ -211,11 +240,11 @@ def test_a_table_that_a_killed_run_left_is_mended(
 def test_a_table_that_an_editor_has_saved_is_resumed(
     run: Run, service: FakeService, sounds: list[str], tmp_path: Path
 ) -> None:
-    """With other line ends."""
+    """With other line ends, and an empty line."""
     answers(service, predictions=DOG[:1])
     table = tmp_path / "results.csv"
     run(*sounds[:2], "--out", "results.csv")
-    table.write_bytes(table.read_bytes().replace(b"\r\n", b"\n"))
+    table.write_bytes(table.read_bytes().replace(b"\r\n", b"\n") + b"\n")
     assert run(*sounds, "--out", "results.csv", "--resume").exit_code == 0
     assert sorted(row["file"] for row in rows(table)) == sorted(sounds)
     assert len(service.requests) == 3
