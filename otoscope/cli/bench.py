@@ -1,6 +1,7 @@
 """`otoscope bench`: throughput and latency of a running service."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,7 +42,7 @@ def bench(
     from otoscope.loadgen import Target, measure
 
     with Client(url) as client:  # fails with a message where the load would only count errors
-        client.classify(*_sound(0), model=model)
+        client.classify(files[0] if files else _sound(0), model=model, include=include or ())
         target = Target.of(str(client.url))
     requests = _requests(target, files or (), model, include)
     loads: list[dict[str, Any]] = [{"callers": number} for number in callers or ([] if rate else [1, 16, 64])]
@@ -53,13 +54,18 @@ def bench(
         column.justify = "right"
     for load in track(loads, "Measuring", console=SafeConsole(stderr=True), transient=True):
         found = measure(target, requests, **load, seconds=seconds).summary()
-        reports.append({**load, **found})
+        reports.append({**load, **{name: _json(value) for name, value in found.items()}})
         quantiles = (f"{found[f'p{share}_ms']:g}" for share in (50, 95, 99))
         table.add_row(_title(**load), f"{found['per_second']:g}", *quantiles, _errors(found))
     if as_json:
         print(json.dumps(reports))
     else:
         console.print(table)
+
+
+def _json(value: Any) -> Any:
+    """JSON has no NaN, which the latencies are without an answer."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _title(callers: int = 0, rate: float = 0.0) -> str:

@@ -228,6 +228,24 @@ def test_names_of_models_are_whole(run: Run, service: FakeService) -> None:
     assert all(name in printed.get() for name in names)
 
 
+def test_a_load_that_would_be_refused_is_not_measured(run: Run, service: FakeService, sounds: list[str]) -> None:
+    """A sound or an option at fault is a message, not a number of errors."""
+    for code in ("not_audio", "invalid_request"):
+        service.first.append(problem(422, code))
+        done = run("bench", "--seconds", "1", "--callers", "1", "--include", "maps", "a.wav")
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"otoscope: that is {code}\n")
+    seen = service.requests[-1]
+    assert (len(service.requests), seen.file, seen.fields) == (2, b"a.wav", {"include": "maps"})
+
+
+def test_a_load_without_an_answer_is_json(run: Run, service: FakeService, sounds: list[str]) -> None:
+    """There are no latencies then, and JSON has no NaN."""
+    service.first.extend([answer(job_document("job0", "succeeded")), *[problem(422, "not_audio")] * 10_000])
+    done = run("bench", "--seconds", "1", "--callers", "1", "--json", "a.wav")
+    (found,) = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert (found["answers"], found["p50_ms"]) == (0, None)
+
+
 def test_start_is_light() -> None:
     """`--help` imports nothing that only some commands need."""
     heavy = ("torch", "celery", "fastapi", "httpx2", "numpy", "redis", "pydantic")
