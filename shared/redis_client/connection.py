@@ -1,5 +1,6 @@
 """Connections to Redis for gateway and worker, and redis-py's exceptions mapped to ours."""
 
+import asyncio
 import copy
 import socket
 import ssl
@@ -36,6 +37,9 @@ us less than before, or a failover came between SCRIPT LOAD and EVALSHA."""
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}  # s, s, probes, ms
 """A server whose host lost power, or whose network drops packets, sends nothing, not even a reset. With these a blocked
 reader gets an error after about ten seconds. Options that this system lacks are left out."""
+
+_CONNECT_SECONDS = 2
+"""In which a server accepts a connection of the gateway, and in which it answers what redis-py asks it first."""
 
 _NO_MASTER = "no reachable sentinel knows a living server called {}"
 _SENTINEL_TIMEOUTS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
@@ -105,15 +109,18 @@ def connection_class(url: RedisURL) -> type[redis.connection.AbstractConnection]
 
 def connect_async(settings: Settings, server: int = 0) -> "redis.asyncio.Redis":
     """The gateway's client of the server with that number: gives up within seconds, since an HTTP caller is waiting.
+    A lost connection is tried again; a server that does not answer in time is not, since that could take a minute.
 
     When all 64 connections are in use a caller waits for one: a burst of requests must not end in "the queue cannot be
     reached".
     """
     url = settings.redis_servers[server]
     options = _server_options(url) | {
-        "retry": redis.asyncio.retry.Retry(ExponentialBackoff(cap=0.2, base=0.05), retries=2),
+        "retry": redis.asyncio.retry.Retry(
+            ExponentialBackoff(cap=0.2, base=0.05), 2, supported_errors=(redis.exceptions.ConnectionError,)
+        ),
         "socket_timeout": 10,
-        "socket_connect_timeout": 2,
+        "socket_connect_timeout": _CONNECT_SECONDS,
         "max_connections": 64,
         "timeout": 30,
     }
@@ -151,6 +158,13 @@ class _ResetDetecting(redis.asyncio.connection.AbstractConnection):
     """Of all connections of a pool, each of which has a class of its own."""
 
     async def on_connect(self) -> None:
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):  # redis-py allows each of its commands a whole reply's time
+                await self._greet()
+        except TimeoutError:
+            raise redis.exceptions.TimeoutError("The server accepts connections, and does not answer.") from None
+
+    async def _greet(self) -> None:
         certificate = self._writer.get_extra_info("peercert") if self._writer else None
         if certificate:
             type(self).certificate_expiry = ssl.cert_time_to_seconds(certificate["notAfter"])
