@@ -248,7 +248,7 @@ class LiveCall:
         """The error of a handshake that was answered with a status."""
         response, request = error.response, httpx2.Request("GET", f"{self._url}/v1/stream", headers=self._headers)
         headers = list(response.headers.raw_items())
-        body = response.body or b""
+        body = bytes(response.body or b"")  # it may be a bytearray, which httpx2 takes for a stream
         return error_from_response(
             httpx2.Response(response.status_code, headers=headers, content=body, request=request)
         )

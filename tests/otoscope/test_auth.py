@@ -74,6 +74,14 @@ def test_a_refusal_without_a_key_names_the_setting(service: FakeService) -> None
             client.models()
 
 
+def test_a_refused_stream(service: FakeService) -> None:
+    """The handshake is answered with the error of any other request."""
+    for key, kind in ((None, KeyRequired), (KEY, KeyRefused)):
+        service.first.append(problem(401, kind.code))
+        with Client(service.url, key=key) as client, pytest.raises(kind):
+            list(client.stream_audio([bytes(3_200)], 16_000))
+
+
 def test_many_files_are_refused_once(run: Run, service: FakeService, tmp_path: Path) -> None:
     """One line, not one a file; the key is in no output, tracebacks included."""
     names = [f"{number}.wav" for number in range(5)]
