@@ -74,6 +74,7 @@ def test_logits_of_networks_side_by_side_are_the_mean(tmp_path: Path) -> None:
     torch.testing.assert_close(joined, (first + second + third) / 3, rtol=2e-3, atol=2e-3)
     assert list(config.architecture.parts) == ["mobilenet-v1-1", "resnet", "mobilenet-v1-2"]  # type: ignore[attr-defined]
     assert (config.temperature, config.answers, config.licence) == (1.0, AnswerConfig(), "CC BY 4.0")
+    assert config.description == "MobileNet-v1 and Residual CNN and MobileNet-v1 side by side for 2 classes of sound"
     assert [one["started_from"]["name"] for one in config.training["joined"]] == ["base", "other", "base"]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from otoscope.types import Accuracy
+from training.base_models.registry import BASE_MODELS
 from training.data.base import Dataset, Fold, fold_name
 from training.data.esc50 import ESC50
 from training.errors import EvaluationError, RecipeError
@@ -136,7 +137,7 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
     teachers = "".join(f" --teacher models/{name}" for name in named)
     runs = _runs(config)
     for run in runs:
-        start = f" --from models/{run.started_from}" if run.started_from else ""
+        start = f" --from {_directory(run.started_from)}" if run.started_from else ""
         options = f"{_recipe_options(run.recipe, fine_tuned=bool(start))}{start}{teachers} --out runs/{run.name}"
         lines += [f"$ otoscope train --data {where}{fold} {options}"]
     for combination, command in _COMBINATIONS.items():
@@ -166,6 +167,12 @@ def render_model_card(config: ModelConfig, report: EvaluationReport, dataset: Da
             f" use on the same terms.{base}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _directory(model: str) -> str:
+    """Where a pretrained model is: that of another project where `otoscope models add` puts it."""
+    base = BASE_MODELS.get(model)
+    return f"{base.into if base else 'models'}/{model}"
 
 
 def _schedules(runs: Sequence[_Run], distilled: str, *, joined: bool) -> list[str]:

@@ -120,10 +120,14 @@ def _write(
 ) -> ModelConfig:
     """Write the model without what is measured of one, and with what its training data is recognised by."""
     first = models[0].config
+    description = first.description
+    if combination == "joined":
+        description = f"{network.config.title} side by side for {len(first.classes)} classes of sound"
     training = {key: value for key, value in first.training.items() if key not in ("answers", "note")}
     config = first.model_copy(
         update={
             "name": model_name(out),
+            "description": description,
             "architecture": network.config,
             "temperature": 1.0,
             "answers": AnswerConfig(),
