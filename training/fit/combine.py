@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,6 @@ from worker.model.architectures import build_network
 from worker.model.architectures.parallel import ParallelConfig
 from worker.model.base import Network
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model, model_name, save_model
-
-Combination = Literal["averaged", "joined"]
 
 _OF_A_TRAINING = ("recipe", "started_from")
 """Entries of `training` in a config with which a model can be trained again."""
@@ -50,7 +48,11 @@ def average_models(directories: Sequence[Path], out: Path) -> ModelConfig:
             )
     states = [model.network.state_dict() for model in models]
     first.network.load_state_dict({name: _mean(name, states) for name in states[0]})
-    return _write(directories, models, first.network, "averaged", out)
+    changes = {"training": {"averaged": _references(models)}}
+    written = _write(models, first.network, changes, out)
+    if (directories[0] / RECIPE).exists():
+        shutil.copy(directories[0] / RECIPE, out / RECIPE)
+    return written
 
 
 def join_models(directories: Sequence[Path], out: Path, weights: Sequence[float] = ()) -> ModelConfig:
@@ -78,7 +80,12 @@ def join_models(directories: Sequence[Path], out: Path, weights: Sequence[float]
     weight = torch.cat([share * head.weight for share, head in zip(shares, heads, strict=True)], dim=1)
     bias = torch.stack([share * head.bias for share, head in zip(shares, heads, strict=True)]).sum(dim=0)
     network.load_state_dict({**state, "head.1.weight": weight, "head.1.bias": bias})
-    return _write(directories, models, network, "joined", out, weights)
+    changes = {
+        "architecture": config,
+        "description": f"{config.title} side by side for {config.classes} classes of sound",
+        "training": {"joined": _references(models, weights)},
+    }
+    return _write(models, network, changes, out)
 
 
 def _load(directories: Sequence[Path], out: Path) -> list[Model]:
@@ -110,39 +117,28 @@ def _check(first: ModelConfig, other: ModelConfig) -> None:
             raise RunError(f"{first.name} and {other.name} have different {what}")
 
 
-def _write(
-    directories: Sequence[Path],
-    models: Sequence[Model],
-    network: Network,
-    combination: Combination,
-    out: Path,
-    weights: Sequence[float] = (),
-) -> ModelConfig:
-    """Write the model without what is measured of one, and with what its training data is recognised by."""
-    first = models[0].config
-    description = first.description
-    if combination == "joined":
-        description = f"{network.config.title} side by side for {len(first.classes)} classes of sound"
-    training = {key: value for key, value in first.training.items() if key not in ("answers", "note")}
-    config = first.model_copy(
+def _write(models: Sequence[Model], network: Network, changes: dict[str, Any], out: Path) -> ModelConfig:
+    """Write the model without what is measured of one, and with what its training data is recognised by. Of `changes`
+    to the config of the first model, `training` is added to its own."""
+    first = models[0]
+    training = {key: value for key, value in first.config.training.items() if key not in ("answers", "note")}
+    config = first.config.model_copy(
         update={
+            **changes,
             "name": model_name(out),
-            "description": description,
-            "architecture": network.config,
             "temperature": 1.0,
             "answers": AnswerConfig(),
             "open_set_sha256": "",
             "int8_ranges": {},
             "accuracy": (),
             "licence": "; ".join(dict.fromkeys(one for model in models for one in _licences(model.config))),
-            "training": {**training, combination: _references(models, weights)},
+            "training": {**training, **changes["training"]},
         }
     )
     written = save_model(out, network, config)
-    recipe = (RECIPE,) if combination == "averaged" else ()  # networks side by side have one each
-    for name in (*recipe, TRAINING_SOUNDS, TRAINING_FINGERPRINTS):
-        if (directories[0] / name).exists():
-            shutil.copy(directories[0] / name, out / name)
+    for name in (TRAINING_SOUNDS, TRAINING_FINGERPRINTS):
+        if first.directory and (first.directory / name).exists():
+            shutil.copy(first.directory / name, out / name)
     return written
 
 
@@ -181,7 +177,7 @@ def _linear(model: Model) -> nn.Linear:
     return linear[0]
 
 
-def _references(models: Sequence[Model], weights: Sequence[float]) -> list[dict[str, Any]]:
+def _references(models: Sequence[Model], weights: Sequence[float] = ()) -> list[dict[str, Any]]:
     """What the model card needs to have each of them trained again."""
     references: list[dict[str, Any]] = []
     for number, model in enumerate(models):

@@ -137,8 +137,8 @@ def _train(
     if recipe.start.probe and not checkpoint:
         balance = class_weights(windows.targets) if optim.balance else None
         known = windows.targets if windows.multi_label else windows.labels
-        frozen = recipe.start.head_epochs >= optim.epochs
-        fit_probe(setup.frontend, network, windows.waves, known, balance, frozen=frozen)
+        only_head = recipe.start.head_epochs >= optim.epochs
+        fit_probe(setup.frontend, network, windows.waves, known, balance, frozen=only_head)
     if not first:
         torch.manual_seed(recipe.seed + processes.rank())  # dropout: each process has other windows
     optimizer, average = make_optimizer(network, optim, recipe.start.lr_decay), WeightAverage(network, optim)
