@@ -4,7 +4,8 @@
         --part audioset-finetune models/yamnet 0.6 --part probe runs/aisfx 0.4 [--folds 1 2 3 4 5]
 
 A part is a recipe, the model that it goes on from, and its weight (`otoscope models join`). Interrupted or finished
-trainings in --runs are resumed or used. Prints the accuracy of each part and of all of them together by fold, and one line of JSON at the end.
+trainings in --runs are resumed or used. Prints the accuracy of each part and of all of them together by fold, and one
+line of JSON at the end.
 """
 
 import argparse
