@@ -51,6 +51,11 @@ class ReceptiveField(Public):
         description="frames of a patch, if the network takes the spectrogram in patches: a cell depends on no frame of"
         " another patch than the one that it begins in, the first of which begins at frame 0",
     )
+    pooled_frames: int = Field(
+        1,
+        description="frames whose mean is one column of the network's input: along frames, `start`, `stride` and `size`"
+        " count these columns",
+    )
 
 
 class Layer(Public):

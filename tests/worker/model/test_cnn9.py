@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.receptive_fields import changed_columns
+from tests.support.receptive_fields import changed_columns, changed_rows
 from worker.model.activations import ActivationRecorder
 from worker.model.architectures.cnn9 import Cnn9, Cnn9Config, MelPower
 from worker.model.fake_quant import convolutions
@@ -36,19 +36,17 @@ def test_the_layers_are_those_of_the_structure() -> None:
 
 @torch.no_grad()
 def test_a_cell_depends_on_its_receptive_field() -> None:
-    """Cells change where a frame of their field changed, and no others do."""
-    network, x, frame = small(), torch.rand(1, 1, 64, 640), 300
-    reached = changed_columns(network, x, frame)
+    """Cells change where a frame or a mel band of their field changed, and no others do. A column is two frames."""
+    network, x, frame, mel = small(), torch.rand(1, 1, 64, 640), 300, 30
+    columns, rows = changed_columns(network, x, frame), changed_rows(network, x, mel)
     for name, node in network.structure().items():
         field = node.receptive_field
-        columns, count = reached[name]
-        expected = [
-            column
-            for column in range(count)
-            if field.start + column * field.stride <= frame < field.start + column * field.stride + field.size
-        ]
-        assert columns, name
-        assert set(columns) <= set(expected), name
+        assert field.pooled_frames == 2
+        for (changed, count), at in ((columns[name], frame // 2), (rows[name], mel)):
+            begins = [field.start + cell * field.stride for cell in range(count)]
+            expected = {cell for cell, begin in enumerate(begins) if begin <= at < begin + field.size}
+            assert changed, name
+            assert set(changed) <= expected, name
 
 
 def test_mel_magnitudes_become_powers() -> None:

@@ -81,15 +81,15 @@ class Cnn9(Network):
 
     def structure(self) -> dict[str, Node]:
         nodes: dict[str, Node] = {}
-        pooled = self.config.pooled_frames
-        path: list[tuple[int, int, int]] = [(pooled, pooled, 0)]
+        path: list[tuple[int, int, int]] = []
         before: tuple[str, ...] = ()
         for stage, name, pool in _BLOCKS:
             path += [(3, 1, 1), (pool, pool, 0)]
-            nodes[name] = Node("plain", before, receptive_field(path))
+            field = receptive_field(path).model_copy(update={"pooled_frames": self.config.pooled_frames})
+            nodes[name] = Node("plain", before, field)
             before = (name,)
             if name.endswith(".block2"):
-                nodes[stage] = Node("stage", before, receptive_field(path))
+                nodes[stage] = Node("stage", before, field)
                 before = (stage,)
         return nodes
 
