@@ -32,7 +32,7 @@ def main(path: str | None) -> None:
     assert result.cam is not None
     seconds = card.window_seconds
     top = card.frontend["f_max"] / 1_000  # kHz
-    stages = [name for name in result.maps if "." not in name]
+    stages = [layer.name for layer in card.layers if layer.kind in ("stem", "stage")]
 
     figure = plt.figure(figsize=(12, 5.4), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[1.25, 1])

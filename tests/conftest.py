@@ -148,6 +148,35 @@ def write_tiny_model(directory: Path, *, seed: int = 0, sample_rate: int = 16_00
     save_model(directory, network, config)
 
 
+def write_parallel_model(directory: Path) -> None:
+    """A small MobileNet-v1 and a small CNN9 side by side, with random weights, on a front end as YAMNet's."""
+    import torch
+
+    from worker.model.architectures.parallel import Parallel, ParallelConfig
+    from worker.model.checkpoint import ModelConfig, save_model
+    from worker.model.frontend import FrontendConfig
+
+    torch.manual_seed(0)
+    parts = {
+        "mobilenet-v1": {"type": "mobilenet-v1", "width": 0.25, "batch_norm": True},
+        "cnn9": {"type": "cnn9", "width": 8},
+    }
+    network = Parallel(ParallelConfig.model_validate({"classes": 5, "dropout": (0.0,), "parts": parts}))
+    network.get_buffer("parts.cnn9.input.scale").fill_(1e4)
+    frontend = FrontendConfig(
+        n_fft=512, win_length=400, center=False, hop=160, n_mels=64, f_min=125, f_max=7_500, spectrum="magnitude",
+        log_offset=1e-3, floor_db=-60, mean=0, std=8.685889638065035, window_seconds=5,
+    )  # fmt: skip
+    config = ModelConfig(
+        name=directory.name,
+        architecture=network.config,
+        frontend=frontend,
+        classes=("dog", "rain", "bell", "engine", "speech"),
+        licence="CC0",
+    )
+    save_model(directory, network, config)
+
+
 PYTHON = sys.executable
 
 

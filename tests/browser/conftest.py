@@ -16,13 +16,15 @@ from playwright._impl._driver import compute_driver_executable
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_parallel_model
 from tests.e2e.conftest import Stack, running_stack
 from tests.support.page_modules import DEFINE_PAGE_MODULE
 
 SOUNDS = ROOT / "api" / "static" / "sounds"
 SHOTS = ROOT / "runs" / "screenshots"  # for people to look at; never compared
 HOST = "otoscope.test"
+PARALLEL = "parallel"
+"""A MobileNet-v1 and a CNN9 side by side, with random weights."""
 FLAGS = (
     "--no-sandbox",
     "--disable-background-networking",
@@ -66,8 +68,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
-    """A separate stack with the shipped models: these tests stop and restart its processes."""
-    with running_stack(default_model="esc50", allowed_hosts=HOST, share_sounds="true") as running:
+    """A separate stack with the shipped models and PARALLEL: these tests stop and restart its processes."""
+    more = {PARALLEL: write_parallel_model}
+    with running_stack(default_model="esc50", more=more, allowed_hosts=HOST, share_sounds="true") as running:
         yield running
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import SOUNDS, Open, classify, job_id, shoot
+from tests.browser.conftest import PARALLEL, SOUNDS, Open, classify, job_id, shoot
 from tests.e2e.conftest import Stack
 from worker.inference.engine import Engine
 from worker.model.architectures import build_network, parse
@@ -113,6 +113,28 @@ def test_pointing_highlights_what_feeds_a_node(residual: Page) -> None:
     for _ in range(3):
         residual.keyboard.press("ArrowRight")
     assert traced(residual) == chain
+
+
+def test_caption_keeps_its_height(open_page: Open) -> None:
+    """It grows, and does not shrink: at the end of the page that would move the nodes from under the pointer, and back,
+    and so on."""
+    page = open_page(width=390)
+    page.get_by_label("Model").select_option(RESIDUAL)
+    classify(page, SIREN)
+    caption = page.locator(".network .caption")
+
+    def height() -> float:
+        return float(caption.evaluate("e => e.getBoundingClientRect().height"))
+
+    node(page, "layer2.block1").hover()
+    expect(caption).to_contain_text("Two 3 × 3 convolutions")
+    longest = height()
+    node(page, "pool").hover()
+    expect(caption).to_contain_text("The mean of each channel")
+    assert height() == longest
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.mouse.move(0, 0)
+    page.wait_for_function("before => document.querySelector('.network .caption').offsetHeight < before", arg=longest)
 
 
 def test_layer_opens_below_the_overview_and_closes(residual: Page) -> None:
@@ -371,7 +393,8 @@ def test_network_of_patches_is_described(open_page: Open, stack: Stack) -> None:
     card = next((one for one in cards if one["architecture"]["type"] == "mobilenet-v1"), None)
     if card is None:
         pytest.skip("no network of patches is served")
-    page = open_page(width=1440, path=f"/#job={submit(stack, model=card['name'], include='maps,spectrogram,cam')}")
+    path = f"/#job={submit(stack, model=card['name'], include='maps,spectrogram,cam')}"
+    page = open_page(width=1440, path=path, reduced_motion="reduce")  # a map that scrolls under the pointer is not read
     expect(node(page, "layer5.block2")).to_be_visible(timeout=30_000)
     assert page.locator(".network .groups > .group").count() == 9  # input, stem, five stages, pooling, prediction
     expect(opened(page, "stem")).to_contain_text("cut into patches of 960 ms")
@@ -423,6 +446,40 @@ BASE_MODELS: tuple[tuple[dict[str, object], dict[str, str]], ...] = (
             "pool": "The mean of each of 240 channels over time and frequency; a linear layer follows.",
         },
     ),
+    (
+        {"type": "cnn9", "width": 4},
+        {
+            "layer1.block1": "Each 2 frames become one column: a logarithm of their mean power. One 3 × 3 convolution "
+            "from 1 channel to 4, with negative values set to zero. There is no shortcut.",
+            "layer1.block2": "One 3 × 3 convolution from 4 channels to 4",
+            "layer2.block2": "set to zero; then the largest of each 2 × 2 cells is kept. There is no shortcut.",
+            "layer4.block2": "One 3 × 3 convolution from 32 channels to 32, with negative values set to zero. There",
+            "pool": "Of each channel, the mean over frequency, and of that the maximum over time: 32 numbers remain.",
+        },
+    ),
+    (
+        {
+            "type": "parallel",
+            "parts": {
+                "one": {"type": "mobilenet-v1", "width": 0.25},
+                "other": {"type": "resnet", "depths": [1, 1], "widths": [4, 8], "feature_pyramid": True},
+                "last": {"type": "cnn9", "width": 4, "pooled_frames": 1},
+            },
+        },
+        {
+            "one.stem": "cut into patches of 1.9 s",
+            "one.layer5.block2": "then a 1 × 1 convolution that mixes them into 256",
+            "other.stem": "A 7 × 7 convolution with 4 filters",
+            "other.layer2.block1": "the shortcut projects the input to 8 channels and half the resolution.",
+            "last.layer1.block1": "Each frame becomes one column: a logarithm of its power. One 3 × 3 convolution",
+            "last.layer2.block2": "then the largest of each 2 × 2 cells is kept",
+            "pool": "one: The mean of each channel over time and frequency, and over patches that overlap, of which "
+            "the maps show every other one: 256 numbers remain. other: A feature pyramid adds the coarse stages to the "
+            "fine ones; the mean of each of its channels is taken: 512 numbers remain. last: Of each channel, the mean "
+            "over frequency, and of that the maximum over time: 32 numbers remain. The numbers of all of them are "
+            "classified together.",
+        },
+    ),
 )
 """Options of an architecture, and parts of the descriptions of its layers."""
 
@@ -438,4 +495,94 @@ def test_layers_of_base_models_are_described(page: Page) -> None:
         found = page.evaluate(DESCRIBED, card.model_dump(mode="json"))
         for layer, text in expected.items():
             assert text in found[layer], layer
-        assert not any("max pooling" in text for text in found.values())
+        if config.type != "parallel":  # one of its networks has it
+            assert not any("max pooling" in text for text in found.values())
+
+
+NAMED = """async (card) => {
+  const { buildNetwork, groupName } = await pageModule("network/graph.js");
+  const { displayName } = await pageModule("network/descriptions.js");
+  const cam = { rows: 1, columns: 1 };
+  const network = buildNetwork(card, { maps: new Map(), windows: [], window: 0, camClass: "a", cam });
+  return {
+    names: Object.fromEntries([...network.nodes].map(([id, node]) => [id, displayName(node)])),
+    inputs: Object.fromEntries([...network.nodes].map(([id, node]) => [id, node.inputs])),
+    groups: network.groups.map(groupName),
+  };
+}"""
+
+
+def test_layers_of_networks_side_by_side_are_named(open_page: Open, stack: Stack) -> None:
+    """Each layer belongs to its network; all networks begin at the spectrogram, and all of them are pooled."""
+    found = open_page().evaluate(NAMED, httpx2.get(f"{stack.url}/v1/models/{PARALLEL}").json())
+    names, inputs = found["names"], found["inputs"]
+    assert names["mobilenet-v1.layer4.block6"] == "mobilenet-v1: block 6 of layer4"
+    assert names["cnn9.layer1.block2"] == "cnn9: block 2 of layer1"
+    assert names["mobilenet-v1.stem"] == "mobilenet-v1: stem"
+    assert [id_ for id_, of in inputs.items() if of == ["input"]] == ["mobilenet-v1.stem", "cnn9.layer1.block1"]
+    assert inputs["pool"] == ["mobilenet-v1.layer5.block2", "cnn9.layer4.block2"]
+    assert inputs["cam"] == ["cnn9.layer4.block2"]
+    of_first = [f"mobilenet-v1.{name}" for name in ("stem", "layer1", "layer2", "layer3", "layer4", "layer5")]
+    of_second = [f"cnn9.layer{stage}" for stage in (1, 2, 3, 4)]
+    assert found["groups"] == ["input", *of_first, *of_second, "cam", "prediction"]
+
+
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_networks_side_by_side_are_shown(open_page: Open, width: int) -> None:
+    """Each has a heading, its own groups and its own way from the spectrogram to the pooling; nothing overlaps."""
+    page = open_page(width=width)
+    page.get_by_label("Model").select_option(PARALLEL)
+    classify(page, SIREN)
+    expect(page.locator(".network .lane > h3")).to_have_text(["mobilenet-v1", "cnn9"])
+    expect(page.get_by_role("group", name="cnn9: layer2")).to_be_visible()
+    pooled = ["mobilenet-v1: mean of each channel", "cnn9: maximum of each channel"]
+    expect(page.locator(".network .pool span")).to_have_text(pooled)
+    boxes = {}
+    for name in page.locator(".network .node").evaluate_all("all => all.map((one) => one.dataset.id)"):
+        box = node(page, name).bounding_box()
+        assert box is not None
+        assert 0 <= box["x"] <= width - box["width"], name
+        boxes[name] = box
+    lowest = max(box["y"] + box["height"] for name, box in boxes.items() if name.startswith("mobilenet-v1"))
+    assert lowest < min(box["y"] for name, box in boxes.items() if name.startswith("cnn9"))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    node(page, "prediction").hover()
+    assert len(traced(page)) == page.locator(".network .node").count() - 1  # all but the class activation
+    node(page, "cnn9.layer2.block1").hover()
+    assert traced(page) == ["input", "cnn9.layer1.block1", "cnn9.layer1.block2", "cnn9.layer2.block1"]
+    shoot(page, "parallel")
+    for name in ("mobilenet-v1.layer4.block3", "cnn9.layer3.block1"):
+        opened(page, name)
+        shoot(page, f"parallel-{name}")
+    page.get_by_role("button", name="3-D").click()
+    expect(page.locator(".space .plate")).to_have_count(len(boxes) - 2, timeout=30_000)  # not of "cam" and "pool"
+    begins = page.locator(".space .name").filter(has_text=":")
+    expect(begins).to_have_text(["mobilenet-v1: stem", "cnn9: layer1"])
+
+
+def test_cells_of_networks_side_by_side_are_explained(open_page: Open, stack: Stack) -> None:
+    """Receptive field, channels and arithmetic are those of the layer's own network."""
+    page = open_page(width=1440, reduced_motion="reduce")
+    page.get_by_label("Model").select_option(PARALLEL)
+    classify(page, SIREN)
+    fields = {
+        layer["name"]: layer["receptive_field"]
+        for layer in httpx2.get(f"{stack.url}/v1/models/{PARALLEL}").json()["layers"]
+    }
+    for name, channels, shown in (
+        ("mobilenet-v1.layer2.block1", 32, "110 ms, 11 of 64 bands"),
+        ("cnn9.layer2.block1", 16, "201 ms, 10 of 64 bands"),
+    ):
+        detail = with_channels(page, name)
+        expect(detail.locator(".facts")).to_contain_text(shown)
+        expect(detail.locator(".channel")).to_have_count(channels)
+        frame = detail.get_by_role("application").first
+        frame.focus()
+        page.keyboard.press("ArrowRight")
+        region, field = highlighted_region(page), fields[name]
+        assert region is not None
+        assert region["end"] - region["start"] == pytest.approx(field["size"] * field["pooled_frames"] / 498 * 5)
+        page.keyboard.press("Enter")
+        panel = detail.locator(".arithmetic")
+        expect(panel.locator(".outcome")).to_be_visible(timeout=60_000)
+        expect(panel.locator(".place")).to_contain_text(f"of {name}, row")

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,12 +104,18 @@ def stack() -> Iterator[Stack]:
 
 
 @contextmanager
-def running_stack(default_model: str, **settings: str) -> Iterator[Stack]:
-    """Valkey, worker and gateway, ready; stopped in order at the end, with exit status 0."""
+def running_stack(
+    default_model: str, more: Mapping[str, Callable[[Path], None]] | None = None, **settings: str
+) -> Iterator[Stack]:
+    """Valkey, worker and gateway, ready; stopped in order at the end, with exit status 0.
+
+    Beside a tiny model and the shipped ones it serves those that the functions of `more` write, by name.
+    """
     with tempfile.TemporaryDirectory(prefix="oto") as name:
         directory = Path(name)
         models = directory / "models"
-        write_tiny_model(models / "tiny")
+        for model, write in {"tiny": write_tiny_model, **(more or {})}.items():
+            write(models / model)
         for shipped in shipped_models():
             (models / shipped.name).symlink_to(shipped)
         server, redis_socket = start_server(directory, "--appendonly", "yes")

@@ -4,6 +4,7 @@ import { spectrogramScale } from "../signal/decibels.js";
 import { button, h, icon } from "../view/dom.js";
 import { className, formatHertz, percent } from "../view/format.js";
 import { diverging } from "../network/colour-scale.js";
+import { placeOf } from "../network/graph.js";
 import { drawLegend, ready } from "../paint/painter.js";
 import { settings } from "../state/settings.js";
 import { axisLength, matrixRegion, placeSpectrogram } from "../sound/axes.js";
@@ -115,9 +116,9 @@ export function comparison(sounds, cards) {
 
   /** The map of each stage of both, and their difference where both have the same layer. */
   function stageMaps() {
-    /** @param {Result} result */
-    const stages = ({ maps }) => [...maps].filter(([layer]) => !layer.includes("."));
-    const layers = [...new Set(SIDES.flatMap((side) => stages(results[side]).map(([layer]) => layer)))];
+    /** @param {Side} side */
+    const stages = (side) => [...results[side].maps.keys()].filter((layer) => !placeOf(models[side]?.architecture ?? {}, layer).block);
+    const layers = [...new Set(SIDES.flatMap(stages))];
     if (!layers.length) return null;
     return h(
       "details",

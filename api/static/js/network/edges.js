@@ -53,7 +53,7 @@ export function drawEdges(svg, root, edges, elementOf) {
   };
   const paths = new Map(
     edges.map((edge) => {
-      const d = course(box(edge.from), box(edge.to), edge.kind, origin, rows);
+      const d = course(box(edge.from), box(edge.to), edge, origin, rows);
       return [edge, s("path", { class: `edge ${edge.kind}`, d })];
     }),
   );
@@ -100,11 +100,11 @@ function around(from, to, { width, height }, rows) {
  * The `d` attribute of an edge.
  * @param {Box} from
  * @param {Box} to
- * @param {Edge["kind"]} kind
+ * @param {Edge} edge
  * @param {DOMRect} page
  * @param {boolean} rows  the groups are rows instead of columns
  */
-function course(from, to, kind, page, rows) {
+function course(from, to, { kind, from: source }, page, rows) {
   const isShortcut = kind === "identity" || kind === "projection";
   const beside = from.right <= to.left + 1;
   const level = Math.abs(from.y - to.y) < (to.bottom - to.top) / 2;
@@ -115,6 +115,11 @@ function course(from, to, kind, page, rows) {
   const far = rows
     ? to.top - from.bottom > 2 * (from.bottom - from.top)
     : to.left - from.right > from.right - from.left;
+  if (far && rows && source === "input") {
+    // Between the names and the maps: beside the rows is the way of another network to the pooling.
+    const [side, turn] = [to.left - 5, 5];
+    return `M${from.left} ${from.y}Q${side} ${from.y} ${side} ${from.y + turn}V${to.y - turn}Q${side} ${to.y} ${to.left} ${to.y}`;
+  }
   if (far && kind === "path") return around(from, to, page, rows);
   if (beside && rows && !level) {
     // Past the node beside it, and down: a curve would run through that node.

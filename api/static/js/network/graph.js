@@ -6,14 +6,20 @@ import { melScale } from "../signal/mel.js";
 import { bandAxis } from "../sound/frequency-axis.js";
 import { t } from "../words.js";
 
-/** @import { ModelCard, ReceptiveField, Result } from "../server/types.js" */
+/** @import { Architecture, ModelCard, ReceptiveField, Result } from "../server/types.js" */
 /** @import { Region } from "../edit/region.js" */
 /** @import { FrequencyAxis } from "../sound/frequency-axis.js" */
 
 /**
  * @typedef {"stem" | "residual" | "plain" | "stage" | "input" | "cam" | "pool" | "prediction"} NodeKind
  *
- * @typedef {object} NetworkNode
+ * @typedef {object} Place         where a layer is
+ * @property {string} part        name of its network, of several side by side; empty where there is one
+ * @property {Architecture} architecture  of its network
+ * @property {string} stage
+ * @property {string} block       empty where it is the only layer of its stage, or the stage itself
+ *
+ * @typedef {object} OwnNode
  * @property {string} id          a layer's name, or input, cam, pool, prediction
  * @property {NodeKind} kind      the first four are kinds of layers
  * @property {string} title
@@ -22,6 +28,13 @@ import { t } from "../words.js";
  * @property {"identity" | "projection" | null} shortcut  of a residual block; a projection where the input's shape differs
  * @property {ReceptiveField | null} field
  * @property {Matrix | null} matrix  its map: the mean over its channels
+ *
+ * @typedef {OwnNode & Place} NetworkNode
+ *
+ * @typedef {object} Part         one of several networks side by side, or the only one
+ * @property {string} name        empty where it is the only one
+ * @property {Architecture} architecture
+ * @property {string[]} pooled    ids of the nodes that are pooled
  *
  * @typedef {object} MapAxes      time and frequency of the window that the maps belong to
  * @property {number} mels        rows of the spectrogram
@@ -39,12 +52,26 @@ import { t } from "../words.js";
  * @property {NetworkNode[][]} groups  stages, each with its blocks
  * @property {MapAxes} axes
  * @property {ModelCard} card
- * @property {string[]} pooled    ids of the nodes that are pooled
+ * @property {Part[]} parts       the networks that begin at the spectrogram and whose pooled nodes are classified together
  * @property {string} camClass    the class that the class activation belongs to
  */
 
 /** In place of a layer in the name of a cell: the class before the softmax. */
 export const LOGITS = "logits";
+
+/**
+ * The network, the stage and the block that the name of a layer stands for: `layer1.block2`, or `cnn9.layer1.block2` in a
+ * model of several networks side by side.
+ * @param {Architecture} architecture  of the model
+ * @param {string} id
+ * @returns {Place}
+ */
+export function placeOf(architecture, id) {
+  const [first, ...rest] = id.split(".");
+  const own = rest.length ? architecture.parts?.[first] : undefined;
+  const [stage, block = ""] = own ? rest : [first, ...rest];
+  return { part: own ? first : "", architecture: own ?? architecture, stage, block };
+}
 
 /**
  * The graph of a model with the maps of a result.
@@ -55,9 +82,11 @@ export const LOGITS = "logits";
 export function buildNetwork(card, result) {
   /** @type {Map<string, NetworkNode>} */
   const nodes = new Map();
-  /** @param {Partial<NetworkNode> & Pick<NetworkNode, "id" | "kind" | "title">} node */
-  const add = (node) =>
-    nodes.set(node.id, { inputs: [], shape: [], shortcut: null, field: null, matrix: null, ...node });
+  /** @param {Partial<OwnNode> & Pick<OwnNode, "id" | "kind" | "title">} node */
+  const add = (node) => {
+    const place = placeOf(card.architecture, node.id);
+    nodes.set(node.id, { inputs: [], shape: [], shortcut: null, field: null, matrix: null, ...place, ...node });
+  };
   const axes = axesOf(card, result);
   add({
     id: "input",
@@ -82,21 +111,24 @@ export function buildNetwork(card, result) {
     add({ id, kind, title: id, shape, inputs, shortcut, field: layer.receptive_field ?? null, matrix });
   }
   const groups = groupNodes([...nodes.values()]);
-  const last = groups.at(-1)?.at(-1)?.id ?? "input";
-  const stages = groups.map((group) => group[group.length - 1].id).filter((id) => id !== "input" && id !== "stem");
-  const pooled = card.architecture.feature_pyramid ? stages : [last];
+  const parts = Object.entries(card.architecture.parts ?? { "": card.architecture }).map(([name, architecture]) => {
+    const ends = groups.filter(([{ part }]) => part === name).map((group) => group[group.length - 1]);
+    const stages = ends.filter(({ kind }) => kind !== "input" && kind !== "stem");
+    return { name, architecture, pooled: (architecture.feature_pyramid ? stages : ends.slice(-1)).map(({ id }) => id) };
+  });
+  const pooled = parts.flatMap((part) => part.pooled);
   const camClass = className(result.camClass);
   if (result.cam) {
     const { cam: matrix } = result;
     const title = t("network.cam", { class: camClass });
-    add({ id: "cam", kind: "cam", title, shape: [1, matrix.rows, matrix.columns], inputs: [last], matrix });
+    add({ id: "cam", kind: "cam", title, shape: [1, matrix.rows, matrix.columns], inputs: pooled.slice(-1), matrix });
   }
   add({ id: "pool", kind: "pool", title: t("network.pooling"), inputs: pooled });
   add({ id: "prediction", kind: "prediction", title: t("prediction.title"), inputs: ["pool"] });
   /** @param {NodeKind[]} kinds */
   const ofKind = (...kinds) => [...nodes.values()].filter(({ kind }) => kinds.includes(kind));
   groups.push(ofKind("cam", "pool"), ofKind("prediction"));
-  return { nodes, groups, axes, card, pooled, camClass };
+  return { nodes, groups, axes, card, parts, camClass };
 }
 
 /**
@@ -127,7 +159,7 @@ export const isLayer = ({ kind }) => ["stem", "residual", "plain", "stage"].incl
  * Name of a group: that of its stage, or of its only layer.
  * @param {NetworkNode[]} group
  */
-export const groupName = ([{ id }]) => id.split(".")[0];
+export const groupName = ([{ part, stage }]) => (part ? `${part}.${stage}` : stage);
 
 /** @param {NetworkNode[]} nodes */
 function groupNodes(nodes) {
@@ -135,7 +167,7 @@ function groupNodes(nodes) {
   const groups = [];
   for (const node of nodes) {
     const last = groups.at(-1);
-    if (last && node.id.includes(".") && groupName(last) === groupName([node])) last.push(node);
+    if (last && node.block && groupName(last) === groupName([node])) last.push(node);
     else groups.push([node]);
   }
   return groups;
@@ -207,14 +239,14 @@ function windowSpectrogram(card, { spectrogram: matrix }, { start, frames }) {
  */
 export function receptiveRegion({ field }, axes, row, column) {
   if (!field) return null;
-  /** @type {(cell: number, length: number, patch?: number | null) => [number, number]} */
-  const shares = (cell, length, patch) => {
-    const first = field.start + cell * field.stride;
+  /** @type {(cell: number, length: number, step: number, patch?: number | null) => [number, number]} */
+  const shares = (cell, length, step, patch) => {
+    const first = (field.start + cell * field.stride) * step;
     const begin = patch ? Math.floor((cell * field.stride) / patch) * patch : 0; // of the patch that the cell lies in
     const end = patch ? Math.min(begin + patch, length) : length;
-    return [Math.max(first, begin) / length, Math.min(first + field.size, end) / length];
+    return [Math.max(first, begin) / length, Math.min(first + field.size * step, end) / length];
   };
-  const [low, high] = shares(row, axes.mels);
-  const [left, right] = shares(column, axes.frames, field.patch);
+  const [low, high] = shares(row, axes.mels, 1);
+  const [left, right] = shares(column, axes.frames, field.pooled_frames ?? 1, field.patch);
   return { start: axes.start + left * axes.seconds, end: axes.start + right * axes.seconds, low: axes.bands.frequencyAt(low), high: axes.bands.frequencyAt(high) };
 }

@@ -6,9 +6,9 @@ import { highlight } from "../state/highlight.js";
 import { setTabStop } from "../view/roving-focus.js";
 import { t } from "../words.js";
 import { scaledMap } from "./colour-scale.js";
-import { describe, displayName, shapeText } from "./descriptions.js";
+import { describe, displayName, inPart, poolingText, shapeText } from "./descriptions.js";
 import { drawEdges, edgesOf } from "./edges.js";
-import { ancestors, groupName, nodeOf } from "./graph.js";
+import { ancestors, nodeOf } from "./graph.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
 
 /** @import { Result } from "../server/types.js" */
@@ -34,7 +34,7 @@ const TITLES = {
  * @param {(id: string) => void} onOpen  gets the node that was clicked
  */
 export function overview(network, result, onOpen) {
-  const { nodes, groups, axes } = network;
+  const { nodes, groups, axes, parts } = network;
   /** @type {Map<string, HTMLElement>} */
   const elements = new Map(); // by id of a node
   /** @type {Map<string, MatrixCanvas>} */
@@ -47,24 +47,60 @@ export function overview(network, result, onOpen) {
   const hint = HINT + ([...nodes.values()].some(({ shortcut }) => shortcut) ? SHORTCUT_HINT : "");
   const caption = h("p", { class: "caption", text: hint });
   const svg = s("svg", { class: "edges", "aria-hidden": "true" });
-  const flow = h("div", { class: "groups" }, groups.map(buildGroup), svg);
+  // Columns: the spectrogram, the stages, the pooling and the prediction. Each of several networks has a row of stages.
+  const inner = groups.slice(1, -2);
+  const lanes = parts.map(({ name }) => inner.filter(([{ part }]) => part === name));
+  const columns = 3 + Math.max(...lanes.map((lane) => lane.length));
+  const lane = parts.length > 1 ? buildLane : buildGroups;
+  const flow = h(
+    "div",
+    { class: "groups" },
+    buildGroup(groups[0], 0),
+    lanes.flatMap(lane),
+    groups.slice(-2).map((group, i) => buildGroup(group, columns - 2 + i)),
+    svg,
+  );
   const element = h("div", { class: "overview" }, flow, caption);
-  [...flow.children].forEach((group, at) => group instanceof HTMLElement && group.style.setProperty("--at", String(at)));
-  flow.style.setProperty("--columns", String(groups.length));
-  flow.style.setProperty("--rows", String(Math.max(...groups.map((one) => one.length))));
-  flow.toggleAttribute("data-pyramid", network.pooled.length > 1);
+  const heights = lanes.map((stages) => Math.max(1, ...stages.map((one) => one.length)));
+  const rows = heights.reduce((sum, one) => sum + one, 0);
+  flow.style.setProperty("--columns", String(columns));
+  flow.style.setProperty("--rows", String(Math.max(rows, ...groups.slice(-2).map((one) => one.length))));
+  flow.style.setProperty("--lanes", String(lanes.length));
+  flow.toggleAttribute("data-lanes", lanes.length > 1);
+  flow.toggleAttribute("data-pyramid", parts.some(({ pooled }) => pooled.length > 1));
   const stops = ids.map(elementOf);
   setTabStop(stops, stops[0]);
 
-  /** @param {NetworkNode[]} members */
-  function buildGroup(members) {
+  /** @param {NetworkNode[][]} stages */
+  function buildGroups(stages) {
+    return stages.map((members, i) => buildGroup(members, i + 1));
+  }
+
+  /**
+   * One of several networks side by side.
+   * @param {NetworkNode[][]} stages
+   * @param {number} at
+   */
+  function buildLane(stages, at) {
+    const { name } = parts[at];
+    const built = h("div", { class: "lane", role: "group", "aria-label": name }, h("h3", { text: name }), buildGroups(stages));
+    built.style.setProperty("--row", String(at + 1));
+    built.style.setProperty("--stages", String(stages.length));
+    return built;
+  }
+
+  /**
+   * @param {NetworkNode[]} members
+   * @param {number} column
+   */
+  function buildGroup(members, column) {
     const [first] = members;
     const last = members[members.length - 1];
-    const name = TITLES[first.kind] ?? groupName(members);
+    const name = TITLES[first.kind] ?? first.stage;
     const shape = first.shape.length && first.kind !== "cam" ? last.shape.join(" × ") : null;
-    return h(
+    const built = h(
       "div",
-      { class: "group", role: "group", "aria-label": name, data: { part: first.kind } },
+      { class: "group", role: "group", "aria-label": inPart(first.part, name), data: { part: first.kind } },
       h(
         "p",
         { class: "name" },
@@ -73,12 +109,14 @@ export function overview(network, result, onOpen) {
       ),
       h("div", { class: "members" }, members.map(buildNode)),
     );
+    built.style.setProperty("--at", String(column));
+    return built;
   }
 
   /** @param {NetworkNode} node */
   function buildNode(node) {
     const built =
-      node.kind === "prediction" ? buildPrediction() : node.kind === "pool" ? buildPool(node) : buildMap(node);
+      node.kind === "prediction" ? buildPrediction() : node.kind === "pool" ? buildPool() : buildMap(node);
     elements.set(node.id, built);
     built.dataset.id = node.id;
     return built;
@@ -88,7 +126,6 @@ export function overview(network, result, onOpen) {
   function buildMap(node) {
     const image = node.matrix ? new MatrixCanvas(axes) : null;
     if (image) images.set(node.id, image);
-    const block = node.id.split(".")[1];
     return h(
       "button",
       {
@@ -100,15 +137,13 @@ export function overview(network, result, onOpen) {
         "aria-expanded": node.matrix ? "false" : null,
       },
       image?.element ?? h("span", { class: "matrix none", text: t("overview.no_map") }),
-      block ? h("span", { class: "tag", text: block.replace("block", ""), "aria-hidden": "true" }) : null,
+      node.block ? h("span", { class: "tag", text: node.block.replace("block", ""), "aria-hidden": "true" }) : null,
       node.kind === "cam" ? h("span", { class: "label", text: node.title }) : null,
     );
   }
 
-  /** @param {NetworkNode} node */
-  function buildPool(node) {
-    const text = node.inputs.length > 1 ? t("overview.pyramid") : t("overview.means");
-    return h("div", { class: "node pool" }, h("span", { text }));
+  function buildPool() {
+    return h("div", { class: "node pool" }, parts.map((part) => h("span", { text: poolingText(part) })));
   }
 
   function buildPrediction() {
@@ -146,6 +181,8 @@ export function overview(network, result, onOpen) {
     flow.toggleAttribute("data-traced", Boolean(id));
     for (const [one, nodeElement] of elements) nodeElement.classList.toggle("traced", traced.has(one));
     for (const [{ from, to }, path] of paths) path.classList.toggle("traced", traced.has(from) && traced.has(to));
+    // It does not shrink: at the end of the page, that would move the nodes from under the pointer.
+    if (caption.offsetHeight) caption.style.minHeight = `${caption.offsetHeight}px`;
     if (!id) return caption.replaceChildren(hint);
     const node = nodeOf(network, id);
     caption.replaceChildren(h("b", { text: `${titleOf(node)}:` }), ` ${describe(node, network)}`);
@@ -155,7 +192,8 @@ export function overview(network, result, onOpen) {
   function layOut() {
     const width = flow.clientWidth;
     if (!width) return;
-    flow.toggleAttribute("data-rows", width / groups.length < MIN_COLUMN);
+    flow.toggleAttribute("data-rows", width / columns < MIN_COLUMN);
+    caption.style.minHeight = "";
     paths = drawEdges(svg, flow, edges, (id) => {
       const nodeElement = elementOf(id);
       return find(nodeElement, ".matrix") ?? nodeElement;

@@ -6,7 +6,7 @@ import { className, percent } from "../view/format.js";
 import { loadStyle } from "../view/load-style.js";
 import { t } from "../words.js";
 import { scaledMap } from "./colour-scale.js";
-import { displayName } from "./descriptions.js";
+import { displayName, inPart } from "./descriptions.js";
 import { groupName, isLayer } from "./graph.js";
 import { MatrixCanvas } from "./matrix-canvas.js";
 
@@ -16,6 +16,7 @@ import { MatrixCanvas } from "./matrix-canvas.js";
 const [WIDTH, HEIGHT] = [230, 150]; // px, of the first map
 const LEAST = 24; // px, of the smallest
 const APART = 74; // px, from map to map
+const LANE = 190; // px, from network to network
 const SHEETS = 4; // of the thickest stack
 const SHEET = 4; // px, from sheet to sheet
 const CLASSES = 3; // named at the end
@@ -45,8 +46,23 @@ const KEYS = {
 export async function spaceView(network, result, onOpen) {
   await loadStyle("space");
   const nodes = [...network.nodes.values()].filter((node) => node.matrix && (isLayer(node) || node.kind === "input"));
-  const depth = nodes.length * APART;
   const [{ shape: first }] = nodes;
+  // Of several networks side by side, one is above the other, as deep as the deepest.
+  const lanes = network.parts.map(({ name }) => nodes.filter((node) => isLayer(node) && node.part === name));
+  const longest = Math.max(...lanes.map((lane) => lane.length));
+  const gap = lanes.length > 1 ? 3 : 1; // so that the spectrogram, which is between them, hides none of their names
+  const depth = (gap + longest) * APART;
+  /** @param {number} lane */
+  const heightOf = (lane) => (lane - (lanes.length - 1) / 2) * LANE;
+  /** The name of its stage; of the first one of several networks with the network's. @param {NetworkNode} node */
+  const titleOf = (node) => (lanes.some(([begin]) => begin === node) ? inPart(node.part, node.stage) : node.stage);
+  /** @param {NetworkNode} node */
+  const placeIn = (node) => {
+    const lane = lanes.findIndex((one) => one.includes(node));
+    if (lane < 0) return { y: 0, z: depth / 2 };
+    const step = longest > 1 && lanes[lane].length > 1 ? (longest - 1) / (lanes[lane].length - 1) : 1;
+    return { y: heightOf(lane), z: depth / 2 - (gap + lanes[lane].indexOf(node) * step) * APART };
+  };
   /** @type {{node: NetworkNode, image: MatrixCanvas, plate: HTMLElement}[]} */
   const plates = nodes.map((node, i) => {
     const image = new MatrixCanvas(network.axes);
@@ -63,18 +79,26 @@ export async function spaceView(network, result, onOpen) {
         return ghost;
       }),
       image.element,
-      begins ? h("span", { class: "name", "aria-hidden": "true", text: isLayer(node) ? groupName([node]) : name }) : null,
+      begins ? h("span", { class: "name", "aria-hidden": "true", text: isLayer(node) ? titleOf(node) : name }) : null,
     );
+    const { y, z } = placeIn(node);
     Object.assign(plate.style, {
       width: `${Math.max(WIDTH * Math.sqrt(columns / first[2]), LEAST)}px`,
       height: `${Math.max(HEIGHT * Math.sqrt(rows / first[1]), LEAST)}px`,
-      transform: `translate(-50%, -50%) translateZ(${depth / 2 - i * APART}px)`,
+      transform: `translate(-50%, -50%) translate3d(0, ${y}px, ${z}px)`,
     });
     plate.addEventListener("click", () => onOpen(node.id));
     return { node, image, plate };
   });
-  const line = h("div", { class: "line" });
-  Object.assign(line.style, { width: `${depth}px`, transform: "translate(-50%, -50%) rotateY(90deg)" });
+  /** @type {(length: number, transform: string) => HTMLElement} */
+  const drawLine = (length, transform) => {
+    const line = h("div", { class: "line" });
+    Object.assign(line.style, { width: `${length}px`, transform: `translate(-50%, -50%) ${transform}` });
+    return line;
+  };
+  // Along each network, and at both ends from the first to the last of them.
+  const lines = lanes.map((_, lane) => drawLine(depth, `translateY(${heightOf(lane)}px) rotateY(90deg)`));
+  const across = [depth / 2, -depth / 2].map((z) => drawLine((lanes.length - 1) * LANE, `translateZ(${z}px) rotateZ(90deg)`));
   const answer = h(
     "button",
     { type: "button", class: "plate answer", data: { id: "prediction" }, on: { click: () => onOpen("prediction") } },
@@ -83,7 +107,7 @@ export async function spaceView(network, result, onOpen) {
   answer.style.transform = `translate(-50%, -50%) translateZ(${-depth / 2 - 1.2 * APART}px) ${FACING}`;
   const names = plates.flatMap(({ plate }) => [...plate.querySelectorAll(".name")]);
   let drawn = 0;
-  const scene = h("div", { class: "scene" }, line, ...plates.map(({ plate }) => plate), answer);
+  const scene = h("div", { class: "scene" }, lines, across, plates.map(({ plate }) => plate), answer);
   const view = h(
     "div",
     { class: "view", role: "application", tabindex: 0, "aria-label": t("space.label"), "aria-describedby": "space-hint" },
@@ -132,7 +156,8 @@ export async function spaceView(network, result, onOpen) {
   function place() {
     // So that all of it fits into the box as it stands at first.
     const wide = 1.2 * depth * Math.abs(Math.sin((start().yaw * Math.PI) / 180)) + 1.9 * WIDTH; // the name of the first map included
-    const fit = Math.min(view.clientWidth / wide, 1.4) || 1;
+    const high = HEIGHT + 2 * (lanes.length - 1) * LANE;
+    const fit = Math.min(view.clientWidth / wide, lanes.length > 1 ? view.clientHeight / high : 1.4, 1.4) || 1;
     scene.style.setProperty("--yaw", `${yaw}deg`);
     scene.style.setProperty("--pitch", `${pitch}deg`);
     scene.style.setProperty("--zoom", String(zoom * fit));

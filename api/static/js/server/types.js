@@ -155,6 +155,7 @@
  * @property {number} stride
  * @property {number} size
  * @property {number | null} [patch]        frames of a patch, the first of which begins at frame 0: a cell depends on no other
+ * @property {number} [pooled_frames]       frames of a column: along frames the others count columns; absent: 1
  *
  * @typedef {object} Layer
  * @property {string} name
@@ -185,6 +186,8 @@
  * @property {number[]} [head]              widths of the hidden linear layers
  * @property {number} [patch_frames]        frames that the network takes at once, where it takes patches
  * @property {number} [patch_hop]           frames from one patch to the next
+ * @property {number} [pooled_frames]       frames whose mean the network begins with, where it does
+ * @property {Record<string, Architecture>} [parts]  the networks by name, where it is several side by side
  *
  * @typedef {object} ReliabilityBin         predictions of about the same confidence
  * @property {number} low                   of the confidences, 0 to 1
