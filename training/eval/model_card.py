@@ -184,7 +184,7 @@ def _schedules(runs: Sequence[_Run], distilled: str, *, joined: bool) -> list[st
 def _schedule(recipe: Recipe) -> str:
     optim = recipe.optim
     return (
-        f"{optim.epochs} epochs of batches of {optim.batch * optim.accumulate},"
+        f"{optim.epochs} epoch{'s' if optim.epochs > 1 else ''} of batches of {optim.batch * optim.accumulate},"
         f" {_DISPLAY_NAMES.get(optim.optimizer, optim.optimizer)},"
         f" {_DISPLAY_NAMES[optim.schedule]} to {optim.max_lr:g}, weight decay {optim.weight_decay:g}, label smoothing"
         f" {optim.label_smoothing:g}, {_DISPLAY_NAMES[optim.average]}, seed {recipe.seed}"
