@@ -201,8 +201,8 @@ class _Trace:
             return self._batch_norm(call, tensor, index, value, depth)
         if name in ("max_pool2d", "boolean_dispatch", "_max_pool2d"):
             return self._max_pool(call, tensor, index, value, depth)
-        if name in ("mean", "adaptive_avg_pool2d", "avg_pool2d"):
-            return self._mean(call, tensor, index, value, depth)
+        if name in ("mean", "adaptive_avg_pool2d", "avg_pool2d", "amax"):
+            return self._reduction(call, tensor, index, value, depth)
         if name in _ACTIVATIONS and isinstance(call.args[0], Tensor):
             at = self._add(Operation("activation", value, name=name))
             return self._set_inputs(at, [_Place(call.args[0], index)], depth)
@@ -403,8 +403,9 @@ class _Trace:
         source = _Place(inputs, _flat(inputs, (batch, channel, *(int(x) for x in places[best]))))
         return self._set_inputs(at, [source], depth, [best])
 
-    def _mean(self, call: _Call, tensor: Tensor, index: int, value: float, depth: int) -> int:
-        """The mean over one or two dimensions; the largest of its numbers is followed unless a layer has them."""
+    def _reduction(self, call: _Call, tensor: Tensor, index: int, value: float, depth: int) -> int:
+        """The mean or the maximum over one or two dimensions; the largest of its numbers is followed, for a mean unless
+        a layer has them."""
         inputs = call.args[0]
         dims = call.arg(1, "dim", ())
         if call.name == "adaptive_avg_pool2d":
@@ -425,8 +426,10 @@ class _Trace:
             moving = [int(x) for x in np.unravel_index(position, tuple(inputs.shape[dim] for dim in sorted(over)))]
             return _Place(inputs, _flat(inputs, [moving.pop(0) if isinstance(one, slice) else one for one in slices]))
 
-        layer, origin = self._origin(place, patch.shape)
-        at = self._add(Operation("mean", value, patch=np.ascontiguousarray(patch), layer=layer, place=origin))
+        is_mean = call.name != "amax"
+        layer, origin = self._origin(place, patch.shape) if is_mean else ("", [])
+        kind = "mean" if is_mean else "max_pool"
+        at = self._add(Operation(kind, value, patch=np.ascontiguousarray(patch), layer=layer, place=origin))
         if layer:
             return at
         largest = int(np.argmax(patch))

@@ -164,6 +164,18 @@ def kinds(operations: list[Operation]) -> list[str]:
     return [operation.kind for operation in operations]
 
 
+def test_a_maximum_over_time_leads_to_its_cells() -> None:
+    """A feature of CNN9 is the largest of means over the frequencies of its last layer."""
+    network, x = prepared(NETWORKS["cnn9"]()), torch.randn(1, 1, 32, 64)
+    operations = check(network, x, Cell(LOGITS, 1))
+    features = [operations[index] for index in operations[0].inputs]
+    assert features
+    for feature in features:
+        assert feature.kind == "max_pool"
+        [mean] = [operations[index] for index in feature.inputs]
+        assert (mean.kind, mean.layer, mean.value) == ("mean", "layer4.block2", feature.value)
+
+
 def test_a_residual_block_is_two_convolutions_and_a_shortcut() -> None:
     """ReLU of a sum of normalised convolution and shortcut; the second convolution leads to the first, and that to the
     layer before."""
