@@ -34,6 +34,7 @@ APPLICATION_COMMANDS = {
     "export": "worker,onnx",
     "models add": "worker,train,audioset",
     "models average": "worker,train",
+    "models join": "worker,train",
     "models push": "worker,train,hub",
     "models pull": "worker,train,hub",
     "keys": "",
