@@ -1,8 +1,8 @@
 """A folder with which bench/gpu.py runs on a host that has Python and torch, and no network.
 
-It holds `run.py` and an archive: the tracked files of this tree with the shipped models, and for each version of Python
-the packages of requirements/local.txt that the runs need. Packages of several versions have many files in common, which
-one compressed archive with a large dictionary holds once: a third of the size of their wheels.
+It holds `run.py` and an archive: the tracked files of this tree with one shipped model of each kind of network, and for
+each version of Python the packages of requirements/local.txt that the runs need. Packages of several versions have many
+files in common, which one compressed archive with a large dictionary holds once: a third of the size of their wheels.
 """
 
 import lzma
@@ -38,7 +38,8 @@ _UNUSED |= {"protobuf", "pyparsing", "tensorboard", "tensorboard-data-server", "
 _ADDED = ("execnet", "iniconfig", "pluggy", "psutil", "pytest", "pytest-timeout", "pytest-xdist")
 """What tests and benchmarks import besides, in the versions that are installed here."""
 _LEFT_OUT = {".a", ".exe", ".h", ".pxd", ".pyi", ".pyx"}
-_UNUSED_FOLDERS = ("docs/", "kubernetes/", ".github/")
+_UNUSED_FOLDERS = ("docs/", "kubernetes/", ".github/", "models/cat-dog/", "models/drone-car-speech/")
+"""Of the models: those whose network is that of another one."""
 
 
 def make_bundle(folder: Path) -> int:

@@ -200,6 +200,8 @@ def test_retried_upload_shows_its_progress(page: Page) -> None:
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".sounds li")).to_have_attribute("data-phase", "uploading", timeout=20_000)
     expect(state).to_have_text(re.compile("^Uploading|^Uploaded"))
+    while not held:  # the page shows the phase before the request is there
+        page.wait_for_timeout(20)
     held[0].continue_()
     expect(page.locator(".top-class strong")).to_have_text("siren", timeout=30_000)
 
