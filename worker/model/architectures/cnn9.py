@@ -9,22 +9,17 @@ are equally wide.
 """
 
 from collections.abc import Collection
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from worker.model.architectures import register
-from worker.model.base import ActivationHook, ArchitectureConfig, Network, Node, make_head, no_hook, receptive_field
+from worker.model.base import ActivationHook, ArchitectureConfig, Network, Node, make_head, no_hook
+from worker.model.paired_convolutions import PairedConvolutions
 
 _STAGES = 4
-_BLOCKS = tuple(
-    (f"layer{stage}", f"layer{stage}.block{block}", 2 if block == 2 and stage < _STAGES else 1)
-    for stage in range(1, _STAGES + 1)
-    for block in (1, 2)
-)
-"""Stage, name and pooling of each convolution, in the order of computation."""
 
 
 class Cnn9Config(ArchitectureConfig):
@@ -60,38 +55,16 @@ class Cnn9(Network):
         super().__init__()
         self.config = config
         self.input = MelPower(config)
-        self.stages = nn.ModuleList()
-        channels = 1
-        for stage in range(_STAGES):
-            width = config.width * 2**stage
-            pool = 2 if stage < _STAGES - 1 else 1
-            self.stages.append(nn.ModuleList((_convolution(channels, width, 1), _convolution(width, width, pool))))
-            channels = width
-        self.head = make_head(channels, config)
+        self.stages = PairedConvolutions(_STAGES, config.width, nn.MaxPool2d)
+        self.head = make_head(self.stages.outputs, config)
 
     def forward(self, x: Tensor, hook: ActivationHook | None = None, expanded_blocks: Collection[str] = ()) -> Tensor:
         report: ActivationHook = hook or no_hook
-        x = self.input(x)
-        for number, blocks in enumerate(self.stages, start=1):
-            for index, block in enumerate(cast(nn.ModuleList, blocks), start=1):
-                x = block(x)  # in the end (batch, 8 × width, mels / 8, columns / 8)
-                report(f"layer{number}.block{index}", x)
-            report(f"layer{number}", x)
+        x = self.stages(self.input(x), report)  # (batch, 8 × width, mels / 8, columns / 8)
         return self.classified([x], report)
 
     def structure(self) -> dict[str, Node]:
-        nodes: dict[str, Node] = {}
-        path: list[tuple[int, int, int]] = []
-        before: tuple[str, ...] = ()
-        for stage, name, pool in _BLOCKS:
-            path += [(3, 1, 1), (pool, pool, 0)]
-            field = receptive_field(path).model_copy(update={"pooled_frames": self.config.pooled_frames})
-            nodes[name] = Node("plain", before, field)
-            before = (name,)
-            if name.endswith(".block2"):
-                nodes[stage] = Node("stage", before, field)
-                before = (stage,)
-        return nodes
+        return self.stages.structure(pooled_frames=self.config.pooled_frames)
 
     def pool(self, levels: list[Tensor]) -> Tensor:
         """The maximum over time of the mean over the frequencies."""
@@ -126,12 +99,3 @@ class MelPower(nn.Module):
 
 _LARGEST = 9.457798957824707
 """By which aiSFX divides its features: the largest one of its training data."""
-
-
-def _convolution(inputs: int, outputs: int, pool: int) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    parts: list[nn.Module] = [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-    if pool > 1:
-        parts.append(nn.MaxPool2d(pool))
-    return nn.Sequential(*parts)
