@@ -78,6 +78,15 @@ def test_logits_of_networks_side_by_side_are_the_mean(tmp_path: Path) -> None:
     assert [one["started_from"]["name"] for one in config.training["joined"]] == ["base", "other", "base"]
 
 
+def test_a_mean_of_models_can_be_one_of_the_joined(tmp_path: Path) -> None:
+    """The config says how the model itself was made."""
+    runs = [fine_tuned(tmp_path / name, seed) for seed, name in enumerate(("first", "second"))]
+    average_models(runs, tmp_path / "mean")
+    config = join_models([tmp_path / "mean", other_network(tmp_path / "third")], tmp_path / "joined")
+    assert [one["name"] for one in config.training["joined"]] == ["mean", "third"]
+    assert "averaged" not in config.training
+
+
 @torch.no_grad()
 def test_networks_side_by_side_can_have_weights(tmp_path: Path) -> None:
     runs = [fine_tuned(tmp_path / "first", 0), other_network(tmp_path / "second")]

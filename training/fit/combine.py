@@ -121,7 +121,8 @@ def _write(models: Sequence[Model], network: Network, changes: dict[str, Any], o
     """Write the model without what is measured of one, and with what its training data is recognised by. Of `changes`
     to the config of the first model, `training` is added to its own."""
     first = models[0]
-    training = {key: value for key, value in first.config.training.items() if key not in ("answers", "note")}
+    dropped = ("answers", "note", "averaged", "joined")  # the last two: of a model that was combined itself
+    training = {key: value for key, value in first.config.training.items() if key not in dropped}
     config = first.config.model_copy(
         update={
             **changes,
