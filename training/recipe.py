@@ -98,13 +98,13 @@ class OptimRecipe(StrictModel):
     accumulate: int = Field(default=1, ge=1)  # gradient accumulation: forward passes per optimizer step
     loss: str = "cross_entropy"  # or a registered one (`training/fit/parts.py`); several classes: binary_cross_entropy
     precision: TrainingPrecision = "auto"  # of forward and backward pass; bfloat16 is mixed precision
-    optimizer: str = "adamw"  # or sgd, or a registered one
+    optimizer: str = "adamw"  # or muon, sgd, or a registered one
     schedule: Literal["one_cycle", "cosine"] = "cosine"
     max_lr: float = Field(default=1e-3, gt=0)
     initial_lr: float = Field(default=0.04, gt=0, le=1)  # learning rate of one_cycle's first step, relative to max_lr
     warmup: float = Field(default=0.1, gt=0, lt=1)  # fraction of the steps until max_lr is reached
     final_lr: float = Field(default=1e-3, ge=0, le=1)  # learning rate of the last step, relative to max_lr
-    momentum: float = Field(default=0.9, ge=0, lt=1)  # of SGD; beta1 of AdamW
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # of SGD; beta1 of AdamW (also beside Muon)
     momentum_swing: float = Field(default=0.05, ge=0, lt=0.5)  # of one_cycle, against the learning rate
     beta2: float = Field(default=0.99, ge=0, lt=1)  # of AdamW
     weight_decay: float = Field(default=0.02, ge=0)

@@ -85,7 +85,9 @@ def counted_steps(patch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 
 @pytest.mark.parametrize("steps", [2, 3, 10])  # in the middle of an epoch, at its end, in a later one
-@pytest.mark.parametrize("options", [{}, {"average": "swa", "optimizer": "sgd", "holdout": 0.25, "patience": 4}])
+@pytest.mark.parametrize(
+    "options", [{}, {"average": "swa", "optimizer": "sgd", "holdout": 0.25, "patience": 4}, {"optimizer": "muon"}]
+)
 def test_resumed_run_equals_an_uninterrupted_one(
     data: Path, recipe: Recipe, tmp_path: Path, steps: int, options: dict[str, object]
 ) -> None:
@@ -125,6 +127,7 @@ def test_crashed_run_resumes_from_its_last_checkpoint(data: Path, recipe: Recipe
     "options",
     [
         {"optimizer": "sgd", "max_lr": 0.05, "schedule": "one_cycle"},
+        {"optimizer": "muon"},
         {"batch": 4, "accumulate": 2},
         {"average": "swa", "swa_share": 0.5},
         {"average": "none", "schedule": "one_cycle"},

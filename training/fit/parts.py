@@ -17,6 +17,7 @@ from torch import Generator, Tensor, optim
 from torch.nn import functional
 
 from training.errors import RecipeError
+from training.fit.muon import Muon
 from training.recipe import OptimRecipe, Recipe
 
 Loss = Callable[[Tensor, Tensor, OptimRecipe], Tensor]
@@ -49,8 +50,13 @@ def sgd(groups: list[dict[str, Any]], recipe: OptimRecipe) -> optim.Optimizer:
     return optim.SGD(groups, lr=recipe.max_lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
 
 
+def muon(groups: list[dict[str, Any]], recipe: OptimRecipe) -> optim.Optimizer:
+    """For the kernels of convolutions; AdamW for the rest."""
+    return Muon(groups, recipe)
+
+
 _LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "binary_cross_entropy": binary_cross_entropy}
-_OPTIMIZERS: dict[str, Optimizer] = {"adamw": adamw, "sgd": sgd}
+_OPTIMIZERS: dict[str, Optimizer] = {"adamw": adamw, "sgd": sgd, "muon": muon}
 _added: dict[tuple[str, str], Any] = {}
 
 
