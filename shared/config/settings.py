@@ -55,8 +55,12 @@ COMPOSE_VARIABLES = {
     "OTOSCOPE_PROMETHEUS_PORT": ("9090", "Port of Prometheus on 127.0.0.1."),
     "OTOSCOPE_PROMETHEUS_RETENTION": ("30d", "How long it keeps samples."),
     "OTOSCOPE_GRAFANA_PORT": ("3000", "Port of Grafana on 127.0.0.1."),
+    "OTOSCOPE_ALERTMANAGER_CONFIG": (
+        "./ops/alertmanager.yml", "Configuration of Alertmanager, with your receivers (`compose/alertmanager.yml`).",
+    ),
+    "OTOSCOPE_ALERTMANAGER_IMAGE": ("prom/alertmanager:v0.35.0", "Image of Alertmanager."),
 }  # fmt: skip
-"""Variables that only docker-compose.yml reads: name to default and effect."""
+"""Variables that only docker-compose.yml and the files in compose/ read: name to default and effect."""
 
 BackendName = Literal["auto", "torch", "openvino"]
 LogFormat = Literal["text", "json"]
@@ -80,10 +84,16 @@ class Settings(BaseSettings):
 
     # --- gateway and worker -----------------------------------------------------------------------------------------
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """Redis with the jobs, results and the queue: `redis://`, `rediss://` (TLS), `sentinel://` (the current one of
-    several servers) or `unix://`; `shared/config/redis_url.py` describes each form. Of a gateway also several of them,
-    separated by spaces: it spreads the jobs over the servers, and each worker has the URL of one. What one server does
-    not carry, two do; the queue's limits hold for each."""
+    """Redis with the jobs, results and the queue: `redis://`, `rediss://` (TLS), `sentinel://` (the primary that Redis
+    Sentinel names) or `unix://`; `shared/config/redis_url.py` describes each form. A gateway accepts several, separated
+    by spaces, and distributes the jobs over the servers for a higher throughput; each worker has the URL of one. The
+    limits of the queue hold for each server."""
+    max_upload_bytes: int = Field(32 * 2**20, ge=1_024)
+    """Largest accepted sound file, in bytes. Each upload in progress is held in memory once, in base64 briefly
+    twice."""
+    upload_seconds: float = Field(60.0, gt=0)
+    """Seconds after which a request whose head or body has not arrived is disconnected, and so is a client that has
+    read almost nothing of its response for that long: neither can hold a connection and its memory indefinitely."""
     max_seconds: float = Field(AudioLimits.max_seconds, gt=0)
     """Longest accepted sound, in seconds; `max_upload_bytes` is a limit, too. Classifying takes time in proportion.
     Memory grows up to ten minutes only (38 MB at 16 kHz): a longer sound is classified while it is decoded."""
@@ -94,7 +104,7 @@ class Settings(BaseSettings):
     """Seconds after `result_ttl` during which an expired job is answered with 410 (it existed) instead of 404."""
     job_deadline: float = Field(300.0, gt=0)
     """Seconds after its submission at which an unfinished job fails with `deadline_exceeded`. Bounds the wait in a long
-    queue. A sound of more than ten minutes gets as many for every ten minutes: two hours get twelve times as many."""
+    queue. For a sound of more than ten minutes it is counted once for every ten minutes: twelve times for two hours."""
     default_model: str = "yamnet,esc50"
     """Model of a request that names none: of several names the first that is served. `yamnet` is served once it has
     been added with `otoscope models add yamnet`."""
@@ -102,9 +112,9 @@ class Settings(BaseSettings):
     """Model of `/evaluate`, whose clients expect the classes of one model; the default model where it is not
     served."""
     sound_sources: str = ""
-    """Comma-separated origins from which sounds are fetched that requests name by `audio_url`: `https://media.example.org`,
-    `https://*.example.org`, `http://10.0.0.7:9000`, `s3://bucket`. None by default. A worker fetches a sound within
-    `max_upload_bytes` and `upload_seconds`, in a process of its own, which the job waits for."""
+    """Comma-separated origins from which workers fetch the sounds that requests name by `audio_url`:
+    `https://media.example.org`, `https://*.example.org`, `http://10.0.0.7:9000`, `s3://bucket`. None by default. Each
+    is fetched by a process of its own, within `max_upload_bytes` and `upload_seconds`, while its job waits."""
     log_format: LogFormat = "text"
     """`text` is for a terminal; `json` is one line per event, with the job id, and includes the routine events of each
     job."""
@@ -118,12 +128,6 @@ class Settings(BaseSettings):
     """Address that the gateway listens on; compose sets 0.0.0.0."""
     port: int = Field(8_000, ge=0, le=65_535)
     """Port of the gateway; 0 picks a free one."""
-    max_upload_bytes: int = Field(32 * 2**20, ge=1_024)
-    """Largest accepted sound file, in bytes. Each upload in progress is held in memory once, in base64 briefly
-    twice."""
-    upload_seconds: float = Field(60.0, gt=0)
-    """Seconds after which a request whose head or body has not arrived is disconnected, and so is a client that has
-    read almost nothing of its response for that long: neither can hold a connection and its memory indefinitely."""
     upload_memory: int = Field(256 * 2**20, ge=2**20)
     """Bytes of uploads in progress at once, above which further ones get 503; of them one caller may hold
     `caller_share`. The gateway needs about twice as much memory for them."""
@@ -191,14 +195,14 @@ class Settings(BaseSettings):
     (docs/performance.md)."""
     decode_processes: int = Field(default_factory=lambda: min(4, usable_cores()), ge=1)
     """Processes that decode files: about one for each core that the network leaves free. A sound of more than ten
-    minutes gets a process of its own while it is classified; of these there are at most as many again."""
+    minutes gets a process of its own while it is classified: at most as many in addition."""
     decode_seconds: float = Field(60.0, gt=0)
-    """Seconds after which decoding a file is aborted: its process is killed and its job fails. A sound of more than ten
-    minutes gets as many for every ten minutes; waiting for the network does not count."""
+    """Seconds after which decoding a file is aborted: its process is killed and its job fails. For a sound of more than
+    ten minutes they are counted once for every ten minutes; waiting for the network does not count."""
     max_sound_in_flight: float = Field(1_800.0, ge=601)
-    """Seconds of sound that a worker takes from the queue at once, of sounds of more than a minute: each takes 64 KB at
-    16 kHz, and ten minutes are counted for a longer one, which is never in memory as a whole. Further ones wait in the
-    queue, for a worker with room; shorter sounds do not wait for them."""
+    """Seconds of sound that a worker takes from the queue at once. Only sounds of more than a minute count. A second
+    takes 64 KB at 16 kHz; a sound of more than ten minutes counts as ten, since it is never in memory as a whole.
+    Further ones wait in the queue for a worker with room; shorter sounds do not wait for them."""
     metrics_port: int = Field(9_100, ge=0, le=65_535)
     """Port of the worker's /metrics; 0 picks a free one."""
     metrics_host: str = "127.0.0.1"
@@ -207,7 +211,7 @@ class Settings(BaseSettings):
     watchdog_seconds: float = Field(60.0, gt=0)
     """Seconds after which a forward pass counts as hung: the worker process exits, and its jobs are requeued."""
     max_attempts: int = Field(3, ge=1)
-    """Crashes of a worker while it processes a job after which the job fails as `poison`."""
+    """Number of worker crashes during a job after which the job fails as `poison`."""
     visibility_timeout: int = Field(10, ge=5)
     """Seconds after which the jobs of a crashed worker are delivered again."""
 

@@ -137,6 +137,13 @@ def test_every_setting_is_passed_through() -> None:
     assert not (set(PASSED_ON["api"]) | set(PASSED_ON["worker"])) - set(Settings.model_fields)
 
 
+def test_the_worker_has_the_limits_of_uploads() -> None:
+    """It fetches sounds by address within them, and compares the largest upload with the memory of Redis at its start.
+    `Settings` refuses a large upload that does not fit into a caller's share of the memory for uploads."""
+    assert {"max_upload_bytes", "upload_seconds", "redis_memory_share"} <= set(PASSED_ON["worker"])
+    assert {"upload_memory", "caller_share"} <= set(PASSED_ON["worker"])
+
+
 def test_defaults_of_settings_are_defined_once() -> None:
     """`- NAME` without a value passes a variable on if it is set."""
     own = {

@@ -111,8 +111,9 @@ def test_a_misspelt_setting_is_reported() -> None:
 
 
 def test_variables_of_compose_are_known() -> None:
-    """Every variable that docker-compose.yml reads is documented and vice versa, with the same default."""
-    text = (ROOT / "docker-compose.yml").read_text()
+    """Every variable that docker-compose.yml and the files in compose/ read is documented and vice versa, with the same
+    default."""
+    text = "".join(file.read_text() for file in (ROOT / "docker-compose.yml", *(ROOT / "compose").glob("*.yml")))
     taken = dict(re.findall(r"\$\{(OTOSCOPE_\w+):-([^}]*)\}", text))
     services = {f"OTOSCOPE_{name.upper()}" for name in Settings.model_fields}
     assert {name: default for name, default in taken.items() if name not in services} == {
