@@ -53,12 +53,12 @@ endef
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
-up: $(VENV)/.installed $(VENV)/.audioset ## start server, worker and gateway, and stay up; OTOSCOPE_PORT=8000 moves the port
+up: $(VENV)/.installed $(VENV)/.audioset ## start a Redis-compatible server, a worker and the gateway, and stay up; OTOSCOPE_PORT=8080 sets the port
 	@exec $(BIN)/otoscope up
 
 # Unit tests often wait: on two cores a third process saves a few seconds, except where each has to import torch.
 quick: JOBS = $(if $(filter worker training,$(ROOM)),2,3)
-quick: $(VENV)/.installed-dev ## ruff, mypy and the unit tests; ROOM=api for one room
+quick: $(VENV)/.installed-dev ## ruff, mypy and the unit tests; ROOM=api for one package
 	@unset "$${!OTOSCOPE_@}" # the tests must not reach a service of yours
 	$(BIN)/ruff check $(QUICK_CODE)
 	$(BIN)/ruff format --check $(QUICK_CODE)

@@ -1,4 +1,4 @@
-"""`otoscope up`: server, worker and gateway on this machine."""
+"""`otoscope up`: a Redis-compatible server, a worker and the gateway on this machine."""
 
 from typing import Annotated
 
@@ -15,7 +15,8 @@ def up(
         ),
     ] = None,
 ) -> None:
-    """Start everything on this machine and stay up: server, worker, gateway. OTOSCOPE_PORT sets the port."""
+    """Start everything on this machine and stay up: Redis-compatible server, worker, gateway. OTOSCOPE_PORT sets the
+    port."""
     from commands.stack.up import up as run
 
     run(redis_url)
