@@ -98,6 +98,6 @@ def test_two_models_of_one_sound_are_compared(open_page: Open) -> None:
     expect(page.locator('.sounds [data-phase="succeeded"]')).to_have_count(2, timeout=60_000)
     page.get_by_role("button", name="Compare").click()
     expect(page.locator(".compare .side")).to_have_count(2)
-    expect(page.locator(".comparison")).to_contain_text("hear different frequencies or times")
+    expect(page.locator(".comparison")).to_contain_text("use different frequencies or times")
     ticks = [side.locator(".frequency span").all_inner_texts() for side in page.locator(".side").all()]
     assert len(set(ticks[0]) & set(ticks[1])) >= 3

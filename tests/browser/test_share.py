@@ -50,7 +50,7 @@ def test_whoever_opens_the_link_hears_the_sound(page: Page, open_page: Open, sta
     expect(other.locator(".title h1")).to_have_text("own.flac", timeout=30_000)
     expect(other.get_by_role("button", name="Play")).to_be_enabled()
     other.wait_for_function("document.querySelector('audio').duration > 1")  # known once it has loaded
-    carried = re.compile(r"^This link carries the sound\. The server keeps it until \d{1,2}:\d\d")
+    carried = re.compile(r"^This link includes the sound\. The server keeps it until \d{1,2}:\d\d")
     expect(row(other)).to_have_text(carried)
     other.get_by_role("button", name="Which part matters?").click()
     expect(other.locator(".colour-controls .occlusion")).to_contain_text("part", timeout=60_000)

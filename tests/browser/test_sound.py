@@ -246,7 +246,7 @@ def test_what_the_model_does_not_hear_is_shown_and_named(page: Page, high_pitche
     """Above the model's band the spectrogram is computed from the sound; without Fine the axis ends with the band."""
     classify(page, high_pitched)
     unheard = page.locator(".unheard")
-    expect(unheard).to_contain_text("the model does not hear this")
+    expect(unheard).to_contain_text("not used by the model")
     assert page.evaluate(AXIS)["high"] == 22_050
     fine = page.locator(".spectrogram canvas.image").nth(1)
     expect(fine).to_be_visible()

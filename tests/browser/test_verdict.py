@@ -212,7 +212,7 @@ def test_an_unknown_sound_is_not_named(page: Page, tmp_path: Path) -> None:
     change_results(page, lambda result: result.update(verdict="unknown", known=0.02))
     noise = np.random.default_rng(0).normal(0, 0.1, 5 * RATE)
     classify(page, write(tmp_path / "noise.wav", noise))
-    expect(headline(page)).to_have_text("Not one of the 50 sounds this model knows")
+    expect(headline(page)).to_have_text("None of the 50 classes of this model")
     expect(page.locator(".top-class .note")).to_have_text(re.compile(r"^closest: [a-z ]+, \d+ %$"))
     expect(page.locator(".sounds .state")).to_have_text("Unknown sound")
     expect(page.locator("#prediction .bars")).to_be_hidden()

@@ -19,7 +19,7 @@ export const words = {
   "tour.answer.title": "Das ist die Antwort",
   "tour.answer.text":
     "Wie sicher sich das Netz jeder Klasse ist. Ein Klick auf eine Klasse zeigt, wo im Klang sie ist. Die Überschrift sagt auch, wenn nichts " +
-    "zu hören ist oder wenn der Klang keiner von denen ist, die das Modell kennt.",
+    "zu hören ist oder wenn der Klang zu keiner Klasse des Modells gehört.",
   "tour.network.title": "So kam es dazu",
   "tour.network.text":
     "Von links nach rechts läuft das Bild des Klangs durch die Schichten des Netzes. Jede kleine Karte ist, was eine Schicht daraus macht; " +
@@ -64,7 +64,7 @@ export const words = {
   "compare.difference": "Rechts minus links",
   "compare.difference.short": "Differenz",
   "compare.difference.text": "Bernstein ist rechts lauter, Blau links; {low} bis {high}",
-  "compare.other_axes": "Die beiden Modelle hören andere Frequenzen oder Zeiten, daher gibt es keine Differenz Zelle für Zelle.",
+  "compare.other_axes": "Die beiden Modelle nutzen andere Frequenzen oder Zeiten, daher gibt es keine Differenz Zelle für Zelle.",
   "compare.classes": "Konfidenzen",
   "compare.no_class": "keine Klasse dieses Modells",
   "compare.row": "links {left}, rechts {right}",
@@ -131,7 +131,7 @@ export const words = {
   "arithmetic.second": "Zweitens: {value}",
   "arithmetic.residual": "Was die Faltungen addieren: {value}",
   "arithmetic.shortcut": "Abkürzung: {value}",
-  "arithmetic.gated": "Was gewichtet wird: {value}",
+  "arithmetic.gated": "Die skalierte Zahl: {value}",
   "arithmetic.gate": "Das Tor des Kanals: {value}",
   "arithmetic.cell": "{value} ist Kanal {channel} von {layer}, Zeile {row}, Spalte {column}.",
   "arithmetic.cell.hidden": "{value} ist aus {layer}, aus einem Stück, das die Karte nicht zeigt.",
@@ -148,8 +148,8 @@ export const words = {
     "Die letzte Schicht berechnet eine Zahl für jede von {count} Klassen, das Logit. Die Sigmoidfunktion 1 ÷ (1 + e hoch −Logit) macht aus " +
     "jedem für sich eine Konfidenz.",
   "softmax.temperature":
-    "Davor werden die Logits durch {temperature} geteilt, die Temperatur: sie wurde so bestimmt, dass die Konfidenzen so oft zutreffen, wie sie " +
-    "sagen. Die Reihenfolge ändert sie nicht.",
+    "Davor werden die Logits durch {temperature} geteilt, die Temperatur: sie wurde so bestimmt, dass eine Konfidenz der Anteil solcher Antworten " +
+    "ist, die zutreffen. Die Reihenfolge der Klassen ändert sie nicht.",
   "softmax.window": "Dies sind die Zahlen des Fensters von {start} bis {end}.",
   "softmax.class": "Klasse",
   "softmax.logit": "Logit",
@@ -324,8 +324,8 @@ export const words = {
   "warning.resampled_up": "Die Abtastrate dieser Datei ist niedriger als die des Modells: hohe Frequenzen fehlen.",
   "warning.truncated": "Die Datei endet zu früh oder ist beschädigt. Was lesbar ist, wurde verwendet.",
   "verdict.silent": "Nichts zu hören",
-  "verdict.unknown": "Keiner der Klänge, die dieses Modell kennt",
-  "verdict.unknown_of": "Keiner der {classes} Klänge, die dieses Modell kennt",
+  "verdict.unknown": "Keine der Klassen dieses Modells",
+  "verdict.unknown_of": "Keine der {classes} Klassen dieses Modells",
   "verdict.events": "{count} Ereignisse",
   "verdict.perhaps": "Vielleicht {name}",
   "verdict.unknown_sound": "Unbekannter Klang",
@@ -344,7 +344,7 @@ export const words = {
   "reliability.title": "Wie verlässlich seine Konfidenzen sind",
   "reliability.right": "Anteil, der zutrifft",
   "reliability.confidence": "Konfidenz",
-  "reliability.text": "{sounds} Klänge aus {data}, mit denen es nicht trainiert wurde. Auf der gestrichelten Linie ist die Konfidenz der Anteil, der zutrifft; darüber liegt das Modell öfter richtig, als es angibt.",
+  "reliability.text": "{sounds} Klänge aus {data}, mit denen es nicht trainiert wurde. Auf der gestrichelten Linie ist die Konfidenz der Anteil, der zutrifft; darüber liegt das Modell öfter richtig, als die Konfidenz angibt.",
   "reliability.bin": "Konfidenz {low} bis {high}: {accuracy} von {sounds} richtig",
   "prediction.gone": "Dieses Ergebnis gibt es nicht mehr",
   "prediction.save_recording": "Aufnahme speichern",
@@ -471,8 +471,8 @@ export const words = {
   "axis.linear": "linear",
   "axis.log": "logarithmisch",
   "fine.label": "Fein",
-  "fine.title": "Beim Hineinzoomen und über den Frequenzen, die das Modell hört, wird das Spektrogramm in diesem Browser aus dem Klang selbst berechnet",
-  "sound.unheard": "Über {frequency}: das hört das Modell nicht",
+  "fine.title": "Beim Hineinzoomen und über den Frequenzen, die das Modell nutzt, wird das Spektrogramm in diesem Browser aus dem Klang selbst berechnet",
+  "sound.unheard": "Über {frequency}: vom Modell nicht genutzt",
   "timeline.title": "In dieses Fenster sehen: seine Karten und seine Klassenaktivierung; der Klang wird noch einmal hochgeladen",
   "timeline.label": "Fenster des Klangs",
   "timeline.quiet": "nichts zu hören",
@@ -644,7 +644,7 @@ export const words = {
   "describe.linear": "Eine lineare Schicht | {count} lineare Schichten",
   "describe.sigmoid": "{layers} und eine Sigmoidfunktion berechnen eine Konfidenz für jede von {classes} für sich: mehrere können zugleich zutreffen.",
   "describe.softmax": "{layers} und ein Softmax berechnen eine Konfidenz für jede von {classes}.",
-  "describe.gates": ", und ein Tor, das jeden Kanal nach seinem Mittelwert gewichtet (Squeeze-and-Excitation),",
+  "describe.gates": ", und ein Tor, das jeden Kanal mit einem Faktor aus den Mittelwerten aller Kanäle skaliert (Squeeze-and-Excitation),",
   "describe.halved": "{channels} und die halbe Auflösung",
   "describe.whole_window": "das ganze Fenster",
   "describe.field_all": "{time}, alle {mels} Bänder",

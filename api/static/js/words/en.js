@@ -19,7 +19,7 @@ export const words = {
   "tour.answer.title": "This is the answer",
   "tour.answer.text":
     "How sure the network is of each class. A click on a class shows where in the sound it is. The headline also says when there is " +
-    "nothing to hear, or when the sound is none of those that the model knows.",
+    "nothing to hear, or when the sound is none of the model's classes.",
   "tour.network.title": "This is how it got there",
   "tour.network.text":
     "From left to right the picture of the sound passes through the layers of the network. Each small map is what one layer makes of it; " +
@@ -64,7 +64,7 @@ export const words = {
   "compare.difference": "Right minus left",
   "compare.difference.short": "difference",
   "compare.difference.text": "Amber is louder on the right, blue louder on the left; {low} to {high}",
-  "compare.other_axes": "The two models hear different frequencies or times, so their spectrograms have no difference cell by cell.",
+  "compare.other_axes": "The two models use different frequencies or times, so their spectrograms cannot be subtracted cell by cell.",
   "compare.classes": "Confidences",
   "compare.no_class": "not a class of this model",
   "compare.row": "left {left}, right {right}",
@@ -131,7 +131,7 @@ export const words = {
   "arithmetic.second": "Second: {value}",
   "arithmetic.residual": "What the convolutions add: {value}",
   "arithmetic.shortcut": "Shortcut: {value}",
-  "arithmetic.gated": "What is weighed: {value}",
+  "arithmetic.gated": "The number that is scaled: {value}",
   "arithmetic.gate": "The gate of the channel: {value}",
   "arithmetic.cell": "{value} is channel {channel} of {layer}, row {row}, column {column}.",
   "arithmetic.cell.hidden": "{value} is of {layer}, in a patch that the map does not show.",
@@ -148,8 +148,8 @@ export const words = {
     "The last layer computes a number for each of {count} classes, the logit. The sigmoid 1 ÷ (1 + e to the power of −logit) makes a " +
     "confidence of each one on its own.",
   "softmax.temperature":
-    "Before that the logits are divided by {temperature}, the temperature: it was fitted so that the confidences are as often right as they " +
-    "say. It changes no order.",
+    "Before that the logits are divided by {temperature}, the temperature: it was fitted so that a confidence is the share of such answers " +
+    "that are right. It does not change the order of the classes.",
   "softmax.window": "These are the numbers of the window from {start} to {end}.",
   "softmax.class": "Class",
   "softmax.logit": "Logit",
@@ -193,8 +193,8 @@ export const words = {
   "live.picture": "Spectrogram of the last eight seconds",
   "live.layer": "Layer",
   "live.map": "Mean of the channels of the chosen layer, at the time of the sound above it",
-  "live.lost": "The connection is lost. The recording goes on, and answers come again when the server is back.",
-  "live.goes_on": "The recording goes on.",
+  "live.lost": "The connection is lost. The recording continues, and answers resume when the server is back.",
+  "live.goes_on": "The recording continues.",
 
   "page.skip": "Skip to the result",
   "page.tagline": "Drop a sound and watch it go through the network.",
@@ -324,8 +324,8 @@ export const words = {
   "warning.resampled_up": "The sample rate of this file is lower than that of the model: high frequencies are missing.",
   "warning.truncated": "The file ends early or is damaged. What can be read was used.",
   "verdict.silent": "Nothing to hear",
-  "verdict.unknown": "Not one of the sounds this model knows",
-  "verdict.unknown_of": "Not one of the {classes} sounds this model knows",
+  "verdict.unknown": "None of the classes of this model",
+  "verdict.unknown_of": "None of the {classes} classes of this model",
   "verdict.events": "{count} events",
   "verdict.perhaps": "Perhaps {name}",
   "verdict.unknown_sound": "Unknown sound",
@@ -344,7 +344,7 @@ export const words = {
   "reliability.title": "How reliable its confidences are",
   "reliability.right": "share that is right",
   "reliability.confidence": "confidence",
-  "reliability.text": "{sounds} sounds of {data}, on which it was not trained. On the dashed line, confidence is the share that is right; above it, the model is right more often than it claims.",
+  "reliability.text": "{sounds} sounds of {data}, on which it was not trained. On the dashed line, confidence is the share that is right; above it, the model is right more often than its confidence.",
   "reliability.bin": "Confidence {low} to {high}: {accuracy} of {sounds} right",
   "prediction.gone": "This result no longer exists",
   "prediction.save_recording": "Save the recording",
@@ -367,7 +367,7 @@ export const words = {
   "share.until": "The server keeps the sound until {time}. It is deleted there at once when you stop sharing it, or remove or forget it on this page.",
   "share.stop": "Stop sharing",
   "share.stopped": "The server has deleted the sound",
-  "share.carried": "This link carries the sound. The server keeps it until {time}.",
+  "share.carried": "This link includes the sound. The server keeps it until {time}.",
   "prediction.edited": "Edited. The original:",
   "prediction.title": "Prediction",
   "prediction.again": "Classify again with {model}",
@@ -471,8 +471,8 @@ export const words = {
   "axis.linear": "linear",
   "axis.log": "logarithmic",
   "fine.label": "Fine",
-  "fine.title": "Zoomed in, and above the frequencies that the model hears, the spectrogram is computed in this browser from the sound itself",
-  "sound.unheard": "Above {frequency}: the model does not hear this",
+  "fine.title": "Zoomed in, and above the frequencies that the model uses, the spectrogram is computed in this browser from the sound itself",
+  "sound.unheard": "Above {frequency}: not used by the model",
   "timeline.title": "Look into this window: its maps and its class activation; the sound is uploaded again",
   "timeline.label": "Windows of the sound",
   "timeline.quiet": "nothing to hear",
@@ -644,7 +644,7 @@ export const words = {
   "describe.linear": "One linear layer | {count} linear layers",
   "describe.sigmoid": "{layers} and a sigmoid compute a confidence for each of {classes} on its own: several can be right at once.",
   "describe.softmax": "{layers} and a softmax compute a confidence for each of {classes}.",
-  "describe.gates": ", and a gate that weighs each channel by its mean over the clip (squeeze-and-excitation),",
+  "describe.gates": ", and a gate that scales each channel by a factor computed from the means of all channels (squeeze-and-excitation),",
   "describe.halved": "{channels} and half the resolution",
   "describe.whole_window": "the whole window",
   "describe.field_all": "{time}, all of {mels} bands",
