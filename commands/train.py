@@ -129,7 +129,7 @@ def _propose(
     print(f"  otoscope train {command_options(same)}")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise SystemExit(2)
-    if not typer.confirm("Train so?", default=True):
+    if not typer.confirm("Train with this recipe?", default=True):
         raise SystemExit(1)
     if found.needs_split:
         write_split(root, val=None, test=TEST_SHARE, seed=1)

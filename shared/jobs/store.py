@@ -202,5 +202,5 @@ def _parse_options(options_json: bytes, version: int) -> JobOptions:
         return parse(JobOptions, options_json)
     except ValidationError as error:
         raise ContractMismatch(
-            f"The job has options that this worker does not know: {options_json.decode()}"
+            f"The job has options that this worker does not support: {options_json.decode()}"
         ) from error

@@ -41,7 +41,7 @@ reader gets an error after about ten seconds. Options that this system lacks are
 _CONNECT_SECONDS = 2
 """In which a server accepts a connection of the gateway, and in which it answers what redis-py asks it first."""
 
-_NO_MASTER = "no reachable sentinel knows a living server called {}"
+_NO_MASTER = "no reachable sentinel reports a running server called {}"
 _SENTINEL_TIMEOUTS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
 """Seconds for each sentinel: the next one may answer."""
 

@@ -144,7 +144,7 @@ def test_terminal_is_asked(root: Path) -> None:
     os.close(theirs)
     shown = b""
     try:
-        while b"Train so? [Y/n]" not in shown:
+        while b"Train with this recipe? [Y/n]" not in shown:
             shown += os.read(ours, 4_096)
         os.write(ours, b"n\n")
         assert process.wait(60) == 1

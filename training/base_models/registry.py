@@ -94,8 +94,8 @@ With the weights of the package, on fold 5 of ESC-50, of whose 50 classes 46 hav
 - among all 521 classes, the first one is a counterpart for 40.2 % of the clips, and one of the first five for 79.1 %;
   the first is a counterpart, a kind of one, or what one is a kind of (`Animal` for a dog) for 64.1 %
   (`bench/base_model.py`);
-- from a score of 0.6 on a class is named in 92.9 % of the clips, and a counterpart in 70.1 %; of the 1.76 named classes
-  a clip 49.8 % are compatible with its label. What else is heard in a clip is not in its label;
+- from a score of 0.6 on a class is named in 92.9 % of the clips, and a counterpart in 70.1 %. On average 1.76 classes
+  of a clip are named, of which 49.8 % are compatible with its label; a label does not have all sounds of a clip;
 - of 120 clips spread over the fold 69.2 % are right as recorded, 70.8 % after Opus at 16 kbit/s, 65.8 % when 20 dB
   quieter, 50.8 and 43.3 % with babble and traffic 10 dB below, 46.7 % in a long room, 32.5 % over a telephone
   (`bench/robustness.py models/yamnet --clips 120`).

@@ -218,8 +218,8 @@ def _protocol(recipe: Recipe, dataset: Dataset, test_fold: Fold) -> str:
         validation = f"{part} is used for {purpose}; " if validation_clips else ""
         return (
             f"trained on the train set; {validation}no recording is in two subsets, and no clip of the test set is"
-            " used before this evaluation. The accuracy of one split depends on chance; that over folds by source"
-            " (`otoscope evaluate --folds`) is the one to believe."
+            " used before this evaluation. The accuracy of one split depends on chance: rely on that over folds by"
+            " source (`otoscope evaluate --folds`)."
         )
     others = ", ".join(str(fold) for fold in dataset.folds if fold != test_fold)
     stopped = "chosen on a held-out part of them" if stops else "those at the end of the schedule"
