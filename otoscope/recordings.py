@@ -60,10 +60,10 @@ def open_recording(path: Path) -> Recording:
     try:
         import av
     except ImportError as error:
-        known = "" if soundfile is None else " beyond what soundfile decodes"
+        known = "" if soundfile is None else ", and none that soundfile decodes"
         raise AudioUnsupported(
-            f"{path.name} is longer or larger than the service accepts. To cut a file that is no WAV{known},"
-            f" install a decoder: pip install {'soundfile' if soundfile is None else 'av'}."
+            f"{path.name} is no uncompressed WAV{known}; to decode it here, install a decoder:"
+            f" pip install {'soundfile' if soundfile is None else 'av'}."
         ) from error
     try:
         return _PyAV(av, path)

@@ -3,14 +3,12 @@
 import asyncio
 import glob
 import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from otoscope.calls import Options
+from otoscope.cli.pipes import saved_pipe, saved_stdin
 from otoscope.cli.recordings import SMALL_BYTES, Cutter, is_too_long
 from otoscope.cli.report import Answer, Outcome, Report
 from otoscope.client import AsyncClient
@@ -68,18 +66,8 @@ def expand_directories(names: Iterable[str]) -> Iterator[str]:
 def classify_many(names: Sequence[str], url: str | None, options: Options, parallel: int, report: Report) -> int:
     """The number of failed files. Raises ServiceUnreachable, KeyRequired, KeyRefused or ModelNotFound, which affect all
     files."""
-    with _saved_stdin() if STDIN in names else nullcontext(Path()) as stdin:
+    with saved_stdin(url) if STDIN in names else nullcontext(Path()) as stdin:
         return asyncio.run(_classify_many(names, stdin, url, options, parallel, report))
-
-
-@contextmanager
-def _saved_stdin() -> Iterator[Path]:
-    """Standard input as a temporary file, which may be longer than the memory."""
-    with tempfile.TemporaryDirectory(prefix="otoscope-") as folder:
-        path = Path(folder, "stdin")
-        with path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
-        yield path
 
 
 async def _classify_many(
@@ -161,21 +149,28 @@ async def _classify(
     try:
         if problem := _unreadable(path, name):
             raise OSError(problem)
-        if not await cutter.must_cut(path):
-            try:
-                job = await client.classify(path, **options)
-                if job.result is None:
-                    raise OtoscopeError(f"Job {job.id} has no result.")
-                return Answer([job.id], job.result)
-            except OtoscopeError as error:
-                if not is_too_long(error):
-                    raise
-        ids, result = await cutter.classify(path, report.parts_of(name))
-        return Answer(ids, result)
+        is_pipe = path.is_fifo()
+        async with saved_pipe(path, client.url, options["timeout"]) if is_pipe else nullcontext(path) as file:
+            return await _classify_file(client, cutter, file, options, report.parts_of(name))
     except _OF_ALL_FILES:
         raise  # it would be the same for every file
     except (OtoscopeError, OSError) as error:
         return error
+
+
+async def _classify_file(
+    client: AsyncClient, cutter: Cutter, path: Path, options: Options, progress: Callable[[int, int | None], None]
+) -> Answer:
+    if not await cutter.must_cut(path):
+        try:
+            job = await client.classify(path, **options)
+            if job.result is None:
+                raise OtoscopeError(f"Job {job.id} has no result.")
+            return Answer([job.id], job.result)
+        except OtoscopeError as error:
+            if not is_too_long(error):
+                raise
+    return Answer(*await cutter.classify(path, progress))
 
 
 def _unreadable(path: Path, name: str) -> str:
@@ -188,4 +183,6 @@ def _unreadable(path: Path, name: str) -> str:
         if "://" in name:
             return f"addresses are not fetched; download it: curl -sL '{name}' | otoscope classify -"
         return "no file matches" if glob.has_magic(name) else "no such file"
+    if not (path.is_file() or path.is_fifo()):
+        return "a device or a socket; sounds are files and pipes"
     return ""

@@ -1,6 +1,5 @@
 """`otoscope listen`."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,9 @@ if TYPE_CHECKING:
 def listen(
     source: Annotated[
         str,
-        typer.Argument(metavar="FILE|-", help="A sound file, heard as it plays, or - for a pipe: WAV or 16-bit PCM."),
+        typer.Argument(
+            metavar="FILE|-", help="A sound file, heard as it plays, or a pipe, - for stdin: WAV or 16-bit PCM."
+        ),
     ],
     rate: Annotated[
         int, typer.Option(min=1, metavar="HZ", help="Of 16-bit PCM in a pipe; a WAV has its own.")
@@ -32,10 +33,17 @@ def listen(
 
     A line for each answer, and one for each detection that is over. Ctrl-C ends it.
     """
+    from otoscope.cli.pipes import standard_input
     from otoscope.client import Client
     from otoscope.sources import from_file, from_pipe
 
-    found, blocks = from_pipe(sys.stdin.buffer, rate) if source == "-" else from_file(Path(source))
+    path = Path(source)
+    if source == "-":
+        found, blocks = from_pipe(standard_input(), rate)
+    elif path.is_fifo():
+        found, blocks = from_pipe(path.open("rb"), rate)
+    else:
+        found, blocks = from_file(path)
     with Client(url) as client:
         for answer in client.stream_audio(blocks, found, model=model, hop=hop):
             if as_json:

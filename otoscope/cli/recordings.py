@@ -14,7 +14,15 @@ from pydantic import ValidationError
 
 from otoscope.calls import Options
 from otoscope.client import AsyncClient
-from otoscope.errors import AudioCorrupt, AudioTooLong, InvalidRequest, OtoscopeError, PayloadTooLarge, RouteNotFound
+from otoscope.errors import (
+    AudioCorrupt,
+    AudioTooLong,
+    AudioUnsupported,
+    InvalidRequest,
+    OtoscopeError,
+    PayloadTooLarge,
+    RouteNotFound,
+)
 from otoscope.parts import PartResult, Plan, join_results
 from otoscope.recordings import Recording, open_recording, wav_seconds
 from otoscope.types import JobOptions, Limits, ModelCard, ResultJSON
@@ -58,7 +66,12 @@ class Cutter:
         """
         wanted = _options_of_a_result(self._options)
         limits, card = await self._service_limits(), await self._model_card()
-        recording = await asyncio.to_thread(open_recording, path)
+        try:
+            recording = await asyncio.to_thread(open_recording, path)
+        except AudioUnsupported as error:
+            raise AudioUnsupported(
+                f"It is longer or larger than the service accepts, and cannot be cut: {error}"
+            ) from error
         try:
             plan = Plan.of(recording.rate, recording.frame_bytes, limits, card.window_seconds)
             options: Options = {**self._options, "top_k": _ALL_CLASSES}

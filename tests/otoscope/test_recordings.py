@@ -7,6 +7,7 @@ import os
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,28 @@ def test_m4a_is_decoded_by_ffmpeg(run: Run, tmp_path: Path) -> None:
     write_m4a(tmp_path / "day.m4a")
     found = events(run("day.m4a", "--detections", "--json"))
     assert np.abs(np.array(found) - EVENTS).max() < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["day.wav", "day.flac", "day.m4a"])
+@pytest.mark.parametrize("through", ["standard input", "a named pipe"])
+def test_a_long_recording_may_come_out_of_a_pipe(
+    run: Run, service: FakeService, tmp_path: Path, name: str, through: str
+) -> None:
+    """It is cut like a file; of M4A the index comes last."""
+    write_m4a(tmp_path / name) if name == "day.m4a" else soundfile.write(tmp_path / name, recording(), RATE)
+    body = (tmp_path / name).read_bytes()
+    service.limits["max_upload_bytes"] = 1_010_000
+    assert len(body) > 1_010_000
+    if through == "standard input":
+        done = CliRunner().invoke(app, ["classify", "-", "--detections", "--json"], input=body)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit((tmp_path / "pipe").write_bytes, body)
+            done = run("pipe", "--detections", "--json")
+    assert np.abs(np.array(events(done)) - EVENTS).max() < 0.2
+    assert max(len(seen.file) for seen in submissions(service)) <= 1_010_000
 
 
 def test_a_large_file_is_not_sent_whole(run: Run, service: FakeService, tmp_path: Path) -> None:
