@@ -144,6 +144,13 @@ def test_the_worker_has_the_limits_of_uploads() -> None:
     assert {"upload_memory", "caller_share"} <= set(PASSED_ON["worker"])
 
 
+def test_the_worker_has_the_variables_of_s3() -> None:
+    """With sounds by address: without credentials and a region it can read no bucket."""
+    worker = yaml.safe_load((ROOT / "compose" / "sound-sources.yml").read_text())["services"]["worker"]
+    documented = set(re.findall(r"`(AWS_\w+)`", (ROOT / "docs" / "operations.md").read_text()))
+    assert set(worker.get("environment", ())) == documented
+
+
 def test_defaults_of_settings_are_defined_once() -> None:
     """`- NAME` without a value passes a variable on if it is set."""
     own = {
