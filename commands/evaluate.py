@@ -39,7 +39,10 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Directory of the report; MODEL/evaluation by default.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(metavar="float32|bfloat16|int8", help="`service`: what a worker on this machine would use.")
+        str,
+        typer.Option(
+            metavar="float32|bfloat16|int8|service", help="`service`: what a worker on this machine would use."
+        ),
     ] = "float32",
     views: Annotated[
         int, typer.Option(min=1, metavar="N", help="Test-time augmentation: N rotations of every clip.")

@@ -24,7 +24,8 @@ def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The owner, as shown in the list.")],
     file: File,
     scope: Annotated[
-        list[Scope], typer.Option(help="Once for each: submit sounds, read results, admin for all jobs and metrics.")
+        list[Scope],
+        typer.Option(help="`submit` sounds, `read` results, `admin`: all jobs and metrics; may be repeated."),
     ],
     rate: Annotated[
         float | None, typer.Option(min=0.1, metavar="N", help="Rate limit in submissions a minute; none by default.")

@@ -30,7 +30,7 @@ def add(
     ] = None,
     into: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The directory of the models: models; runs for one that is not to be served."),
+        typer.Option(metavar="DIR", help="Where its directory is created: models; runs if it is not to be served."),
     ] = None,
 ) -> None:
     """Convert the weights of another project to a model directory, and compare its scores with the original's."""
@@ -62,11 +62,11 @@ def average(
 
 
 def join(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Models for the same sounds and classes.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="With the same classes and front end.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The model directory to create.")],
     weights: Annotated[
         list[float] | None,
-        typer.Option("--weight", metavar="X", help="Of each model, in their order; by default all weigh the same."),
+        typer.Option("--weight", metavar="X", help="Weight of each model, in their order; equal by default."),
     ] = None,
 ) -> None:
     """Write a model with the networks of several models side by side: an ensemble with the mean of their logits."""

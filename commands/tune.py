@@ -21,9 +21,9 @@ from commands.options import (
 def tune(
     recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="A bundled recipe, or a YAML file.")],
     data: Data = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Directory of the search; the same one goes on.")] = Path(
-        "runs/tune"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Directory of the search; an existing search is continued.")
+    ] = Path("runs/tune"),
     fold: FoldName = None,
     changes: Changes = None,
     start: StartName = None,
