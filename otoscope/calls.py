@@ -19,9 +19,11 @@ from otoscope.responses import (
     ServiceUnreachable,
     WaitTimeout,
     error_from_response,
+    is_untrusted,
     job_error,
     parse_model,
     parse_response,
+    tls_error,
     unreachable_error,
 )
 from otoscope.results import Result, unpack_result
@@ -33,6 +35,7 @@ LONG_POLL = 30.0  # seconds that a request waits for a change before it is sent 
 STREAM_IDLE = 60.0  # seconds without even a keep-alive after which an event stream counts as lost
 RESPONSE_GRACE = 2.0  # seconds past the deadline in which the response to a long poll up to the deadline may arrive
 LONGEST_PAUSE = 60.0  # seconds between two attempts, whatever the service requests
+_TLS_SECONDS = 2.0  # for an answer of a port that may speak TLS
 OUTAGE = 60.0  # seconds of retries against a service that has answered before, as during a restart
 
 
@@ -251,6 +254,8 @@ def exchange(step: SendRequest | OpenStream, deadline: float, *, reached: bool =
             raise InvalidRequest(f"The request cannot be sent: {error}.") from error
         except httpx2.TransportError as error:
             never_connected = httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol
+            if not (reached or isinstance(error, (never_connected, httpx2.TimeoutException))):
+                yield from _refuse_tls(error)
             reached = reached or not isinstance(error, never_connected)
             lost_at = time.monotonic() if lost_at is None else lost_at
             failure, pause = unreachable_error(error), 0.5
@@ -269,6 +274,25 @@ def exchange(step: SendRequest | OpenStream, deadline: float, *, reached: bool =
         if time.monotonic() + pause > limit:
             raise failure
         yield Sleep(pause)
+
+
+def _refuse_tls(error: httpx2.TransportError) -> Flow[None]:
+    """Raise ServiceUnreachable where a connection broke because its port speaks TLS.
+
+    Many servers do not say so, and end a connection that begins with HTTP: a request with TLS tells.
+    """
+    url = error.request.url
+    if url.scheme != "http":
+        return
+    address = url.copy_with(scheme="https", port=url.port or 80, path="/health/live", query=None)
+    try:
+        yield SendRequest(
+            Request("GET", str(address), read_timeout=_TLS_SECONDS, deadline=time.monotonic() + _TLS_SECONDS)
+        )
+    except httpx2.TransportError as refusal:
+        if not is_untrusted(refusal):
+            return
+    raise tls_error(url) from error
 
 
 def _unfinished(job_id: str) -> WaitTimeout:

@@ -42,6 +42,9 @@ class WaitTimeout(OtoscopeError, TimeoutError):
     title: ClassVar[str] = "Wait timed out"
 
 
+_SPEAKS_TLS = rb"HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS|plain HTTP to an SSL-enabled"
+"""What Go (Caddy, Traefik), nginx and Apache answer to HTTP at a port that speaks TLS."""
+
 MAX_ANSWER_BYTES = 256 * 2**20
 """Largest response, or event of a stream, that a client reads. Ten minutes of sound with all parts take a tenth."""
 
@@ -90,6 +93,8 @@ def error_from_response(response: httpx2.Response) -> OtoscopeError:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
         status = f"{_shown(response.url)} answered {response.status_code} {response.reason_phrase}"
+        if response.url.scheme == "http" and re.search(_SPEAKS_TLS, response.content):
+            return tls_error(response.url)
         if response.has_redirect_location:
             return OtoscopeError(f"{status}, which leads to {response.headers['location']}; use that address.")
         return OtoscopeError(
@@ -103,9 +108,7 @@ def error_from_response(response: httpx2.Response) -> OtoscopeError:
 def unreachable_error(error: httpx2.TransportError) -> ServiceUnreachable:
     """The same failure with a message that names the remedy."""
     where, hint = _shown(error.request.url.copy_with(raw_path=b"/")), _proxy_hint(error.request.url)
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLError):
-        cause = cause.__cause__ or cause.__context__
+    cause = _tls_cause(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
         return ServiceUnreachable(f"The certificate of {where} is not trusted: {error}.")
     if cause is not None:
@@ -118,6 +121,24 @@ def unreachable_error(error: httpx2.TransportError) -> ServiceUnreachable:
     if isinstance(error, httpx2.TimeoutException):
         return ServiceUnreachable(f"{where} accepted the connection but did not answer in time.{hint}")
     return ServiceUnreachable(f"The connection to {where} broke: {error or type(error).__name__}.{hint}")
+
+
+def is_untrusted(error: httpx2.TransportError) -> bool:
+    """Whether a connection was given up because of the certificate of the server."""
+    return isinstance(_tls_cause(error), ssl.SSLCertVerificationError)
+
+
+def tls_error(url: httpx2.URL) -> ServiceUnreachable:
+    """The error of an address with `http` whose port speaks TLS."""
+    where = _shown(url.copy_with(raw_path=b"/"))
+    return ServiceUnreachable(f"{where} speaks TLS; the address of such a service begins with https://.")
+
+
+def _tls_cause(error: BaseException) -> ssl.SSLError | None:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _shown(url: httpx2.URL) -> str:

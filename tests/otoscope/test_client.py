@@ -3,17 +3,21 @@
 import asyncio
 import gzip
 import re
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 
@@ -30,6 +34,7 @@ from otoscope.errors import (
     QueueFull,
 )
 from tests.support.fake_service import RESULT, CannedResponse, FakeService, answer, job_document, problem, sse
+from tests.support.tls import Authority
 
 Call = Callable[..., Any]
 
@@ -221,6 +226,57 @@ def test_a_service_without_tls_is_told_from_none(service: FakeService) -> None:
         with Client(address) as client, pytest.raises(ServiceUnreachable, match="no TLS") as caught:
             list(client.stream_audio([bytes(3_200)], 16_000)) if stream else client.models()
         assert "otoscope up" not in caught.value.detail
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The address of a server that speaks TLS and answers 404, with `http`, and the file of its authority."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl")
+    authority = Authority(tmp_path, "ca")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.sign("localhost"))
+
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError), context.wrap_socket(self.request, server_side=True) as connection:
+                connection.recv(10_000)
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://localhost:{server.server_address[1]}", authority.ca
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("call", [_sync, _async], ids=["sync", "async"])
+def test_a_service_with_tls_is_told_from_a_broken_one(call: Call, tls: tuple[str, Path]) -> None:
+    """`http` where the service speaks `https`: it ends the connection without a word, and is not tried again."""
+    address, authority = tls
+    began = time.monotonic()
+    for arguments in (("models",), ("submit", bytes(3_000_000))):
+        with pytest.raises(ServiceUnreachable, match=re.escape(f"{address}/ speaks TLS; the address of such a")):
+            call(SimpleNamespace(url=address), *arguments, seconds=60.0)
+    trusting = httpx2.HTTPTransport(verify=ssl.create_default_context(cafile=authority))
+    with Client(address, transport=trusting) as client, pytest.raises(ServiceUnreachable, match="speaks TLS"):
+        client.models()
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Client sent an HTTP request to an HTTPS server.\n",  # Go: Caddy, Traefik
+        "<center>The plain HTTP request was sent to HTTPS port</center>",  # nginx
+        "<p>Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",  # Apache
+    ],
+)
+def test_a_proxy_that_says_that_it_speaks_tls(call: Call, service: FakeService, text: str) -> None:
+    service.first.append(CannedResponse(400, text.encode()))
+    with pytest.raises(ServiceUnreachable, match="speaks TLS"):
+        call("models")
 
 
 @pytest.mark.parametrize("call", [_sync, _async], ids=["sync", "async"])
