@@ -28,7 +28,11 @@ from commands.options import (
 def train(
     data: Data = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The model directory to create; runs/RECIPE-foldN by default.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The model directory to create; by default runs/RECIPE-foldN, of a custom data set runs/RECIPE-testset.",
+        ),
     ] = None,
     fold: FoldName = None,
     recipe: Annotated[
