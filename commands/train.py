@@ -31,7 +31,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="The model directory to create; by default runs/RECIPE-foldN, of a custom data set runs/RECIPE-testset.",
+            help="The model directory to create; by default runs/RECIPE-foldN, or runs/RECIPE-testset.",
         ),
     ] = None,
     fold: FoldName = None,
