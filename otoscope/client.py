@@ -20,7 +20,7 @@ from otoscope import batches, calls
 from otoscope.audio import AudioInput, load
 from otoscope.batches import Classified, NamedSound
 from otoscope.calls import Options
-from otoscope.connection import auth_header, client_settings, request_arguments, service_url
+from otoscope.connection import auth_header, client_settings, request_arguments, service_url, settings_errors
 from otoscope.exports import Format
 from otoscope.live import Blocks, LiveAnswer, LiveCall, LiveOptions
 from otoscope.responses import ResponseBody
@@ -68,7 +68,8 @@ class Client:
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         self.url, self._timeout = service_url(url), timeout
-        self._http = httpx2.Client(transport=transport, **client_settings(self.url, key, headers))
+        with settings_errors():
+            self._http = httpx2.Client(transport=transport, **client_settings(self.url, key, headers))
         self._stream_headers = {**auth_header(key), **(headers or {})}
 
     def classify(self, sound: AudioInput, rate: int | None = None, **options: Unpack[Options]) -> Job:
@@ -266,7 +267,8 @@ class AsyncClient:
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self.url, self._timeout = service_url(url), timeout
-        self._http = httpx2.AsyncClient(transport=transport, **client_settings(self.url, key, headers))
+        with settings_errors():
+            self._http = httpx2.AsyncClient(transport=transport, **client_settings(self.url, key, headers))
         self._stream_headers = {**auth_header(key), **(headers or {})}
 
     async def classify(self, sound: AudioInput, rate: int | None = None, **options: Unpack[Options]) -> Job:

@@ -1,6 +1,8 @@
 """The address of the service, credentials, and a `Request` as arguments of httpx2."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 
@@ -45,7 +47,8 @@ def auth_header(key: str | None = None) -> dict[str, str]:
 
 
 def client_settings(url: str, key: str | None, headers: dict[str, str] | None) -> dict[str, Any]:
-    """The arguments of an httpx2 client, sync or async."""
+    """The arguments of an httpx2 client, sync or async, which is created within `settings_errors`. Raises
+    InvalidRequest."""
     return {
         "base_url": url,
         "headers": {
@@ -59,6 +62,19 @@ def client_settings(url: str, key: str | None, headers: dict[str, str] | None) -
         # Shorter than servers keep idle connections, so that none is closed at the moment of its reuse.
         "limits": httpx2.Limits(max_connections=None, keepalive_expiry=4.0),
     }
+
+
+@contextmanager
+def settings_errors() -> Iterator[None]:
+    """Raises InvalidRequest for headers, or a proxy of the environment, of which httpx2 makes no client."""
+    try:
+        yield
+    except ImportError as error:
+        raise InvalidRequest(
+            "The environment names a SOCKS proxy, which needs the package socksio: pip install socksio."
+        ) from error
+    except ValueError as error:
+        raise InvalidRequest(f"A header, or a proxy that the environment names, cannot be used: {error}.") from error
 
 
 def request_arguments(request: Request) -> dict[str, Any]:

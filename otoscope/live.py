@@ -173,6 +173,11 @@ class LiveCall:
                 open_timeout=_OPEN_SECONDS, close_timeout=2.0, proxy=None if is_loopback(self._url) else True,
             )  # fmt: skip
             self._parse(await asyncio.wait_for(self._socket.recv(), _OPEN_SECONDS))
+        except ImportError as error:
+            raise OtoscopeError(
+                "Live classification through a SOCKS proxy needs the package python-socks:"
+                " pip install 'python-socks[asyncio]'."
+            ) from error
         except refused as error:
             raise self._refusal(error) from error
         except lost as error:

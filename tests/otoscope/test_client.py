@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from types import SimpleNamespace
@@ -33,6 +34,7 @@ from otoscope.errors import (
     PartNotFound,
     QueueFull,
 )
+from otoscope.live import LiveCall
 from tests.support.fake_service import RESULT, CannedResponse, FakeService, answer, job_document, problem, sse
 from tests.support.tls import Authority
 
@@ -291,6 +293,39 @@ def test_a_proxy_of_the_environment_is_named(call: Call, monkeypatch: pytest.Mon
     with pytest.raises(ServiceUnreachable) as caught:
         call(SimpleNamespace(url="http://127.0.0.1:9"), "models")
     assert "proxy" not in caught.value.detail
+
+
+@pytest.mark.parametrize("call", [_sync, _async], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("socks5://me:secret@127.0.0.1:9", "pip install socksio"),
+        ("SOCKS5H://127.0.0.1:9", "pip install socksio"),
+        ("socks4://me:secret@127.0.0.1:9", "Unknown scheme for proxy URL"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used(call: Call, monkeypatch: pytest.MonkeyPatch, proxy: str, words: str) -> None:
+    """The error of the client says what to install; a service on this machine needs no proxy."""
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    with pytest.raises(InvalidRequest, match=words) as caught:
+        call(SimpleNamespace(url="http://sounds.example"), "models")
+    assert "secret" not in caught.value.detail
+    with pytest.raises(ServiceUnreachable):
+        call(SimpleNamespace(url="http://127.0.0.1:9"), "models")
+
+
+@pytest.mark.skipif(find_spec("python_socks") is not None, reason="python-socks is installed")
+def test_a_live_stream_through_a_socks_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs another package than the requests do."""
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:9")
+
+    async def hear() -> None:
+        async for _ in LiveCall("http://sounds.example", {}, [bytes(3_200)], 16_000, {}).answers():
+            pass
+
+    with pytest.raises(OtoscopeError, match=re.escape("pip install 'python-socks[asyncio]'")):
+        asyncio.run(hear())
 
 
 @pytest.mark.slow
