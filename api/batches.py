@@ -17,6 +17,7 @@ from api.service import Gateway
 from otoscope.errors import (
     AudioError,
     BatchNotFound,
+    Busy,
     InvalidBase64,
     InvalidRequest,
     JobExpired,
@@ -68,7 +69,8 @@ class Batches:
         """Store the batch, then submit its jobs, all on one Redis server. A sound that cannot be read fails alone.
 
         A repeated request with the same Idempotency-Key submits what is missing. Raises QueueFull where the queue has
-        no place for all of them, InvalidRequest where it never has, and what `Gateway.submit` does.
+        no place for all of them, InvalidRequest where it never has, and what `Gateway.submit` does. Without a key, and
+        once a job was accepted, the batch is returned as far as it is known, since the caller would not learn its id.
         """
         gateway, settings = self._gateway, self._gateway.settings
         card = await gateway.catalogue.resolve(options.model)
@@ -87,21 +89,27 @@ class Batches:
         record = await self._store.create(record, checked.digest, checked.longest)
         state = BatchState(record, await self._store.states(record))
         accepted = 0
-        for member, stored, known in zip(members, record.members, state.states, strict=True):
-            if not stored.job_id or known.status != "missing":
+        for index, (member, stored) in enumerate(zip(members, record.members, strict=True)):
+            if not stored.job_id or state.states[index].status != "missing":
                 continue
             upload = await asyncio.to_thread(self._read, member, options)
             try:
                 await gateway.submit(upload, caller, job_id=stored.job_id, exact=True)
-            except QueueFull:
-                if not accepted:
+            except Busy as error:
+                if not accepted or (idempotency_key and not isinstance(error, QueueFull)):
                     raise
                 break  # the rest is missing, and can be submitted by repeating the request
+            state.states[index] = MemberState("queued")
             accepted += 1
             if accepted > 1:  # the request itself was counted as one
                 caller.charge(1)
         log.info("batch", extra={"batch": record.id, "caller": caller.name, "jobs": accepted})
-        return BatchState(record, await self._store.states(record))
+        try:
+            return BatchState(record, await self._store.states(record))
+        except StoreUnavailable:
+            if idempotency_key:
+                raise  # the request can be repeated
+            return state
 
     def _check(self, members: list[Member], options: JobOptions, server: int) -> _Checked:
         """Every sound is read here and once more when its job is submitted. The record, with the refused sounds and the

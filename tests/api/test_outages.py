@@ -198,6 +198,33 @@ def test_an_accepted_job_is_answered_although_its_large_result_cannot_be_read(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("key", [None, "evening"])
+def test_a_batch_is_answered_although_redis_goes_away_halfway(
+    gateway: httpx2.Client, worker: FakeWorker, server: RedisServer, key: str | None
+) -> None:
+    """Without an Idempotency-Key, the client has to learn its id; with one, it repeats the request."""
+    files = [("file", (f"{number}.wav", wav(0.2))) for number in range(256)]
+    headers = {"Idempotency-Key": key} if key else {}
+    with ThreadPoolExecutor(1) as pool:
+        request = pool.submit(gateway.post, "/v1/batches", files=files, headers=headers)
+        until(lambda: worker._client.zcard(QUEUED) > 4)
+        server.stop()
+        answer = request.result()
+    server.start()
+    if key:
+        assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+        answer = gateway.post("/v1/batches", files=files, headers=headers)
+        assert answer.json()["counts"] == {"queued": 256}
+        return
+    assert answer.status_code == 202, answer.text
+    batch = answer.json()
+    assert batch["counts"].keys() == {"queued", "missing"}
+    now = gateway.get(answer.headers["location"]).json()
+    known = {each["id"]: each["status"] for each in now["members"]}
+    assert all(known[each["id"]] == "queued" for each in batch["members"] if each["status"] == "queued")
+
+
+@pytest.mark.slow
 def test_a_window_of_a_stream_is_answered_although_redis_hangs(
     gateway: httpx2.Client, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
