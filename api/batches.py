@@ -122,7 +122,7 @@ class Batches:
                 body = member.read()
                 audio = self._read(member, options, body).audio
             except (AudioError, InvalidBase64, InvalidRequest, PayloadTooLarge, UrlNotAllowed) as error:
-                records.append(MemberRecord(member.name, "", _error_info(error)))
+                records.append(MemberRecord(member.name, "", error_info(error)))
             else:
                 longest = max(longest or 0.0, audio.duration or 0.0)
                 records.append(MemberRecord(member.name, new_job_id(server)))
@@ -177,5 +177,6 @@ class Batches:
             await self._store.delete(batch_id)
 
 
-def _error_info(error: OtoscopeError) -> ErrorInfo:
+def error_info(error: OtoscopeError) -> ErrorInfo:
+    """An error as the field of a member."""
     return ErrorInfo(code=error.code, title=error.title, detail=error.detail)

@@ -15,7 +15,15 @@ from sse_starlette import ServerSentEvent
 
 from api.notifications import RETRY_SECONDS, Notifications
 from api.rendering.results import render_job
-from otoscope.errors import InvalidRequest, JobExpired, JobNotFound, RateLimited, StoreUnavailable, TooManyConnections
+from otoscope.errors import (
+    ContractMismatch,
+    InvalidRequest,
+    JobExpired,
+    JobNotFound,
+    RateLimited,
+    StoreUnavailable,
+    TooManyConnections,
+)
 from otoscope.types import Progress, Timings
 from shared.jobs import ShardedJobStore
 from shared.jobs.records import Event, JobRecord
@@ -82,7 +90,10 @@ async def _entry_event(
     if entry.kind != "result":  # the job as it was then, also where it has changed since
         return await _event(_as_of(job, entry.kind), "status", entry.id)
     async with load(job) if load else nullcontext(job) as complete:
-        return await _event(complete, "result", entry.id)
+        try:
+            return await _event(complete, "result", entry.id)
+        except ContractMismatch as error:  # the stream has begun; a newer gateway has the result
+            return await _event(replace(complete, packed=None, packed_size=0, error=error), "result", entry.id)
 
 
 async def _event(job: JobRecord, name: str, entry: str | None = None) -> list[bytes]:

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from api.batches import BatchState
+from api.batches import BatchState, error_info
 from api.memory import JSON_GROWTH, RequestMemory
 from api.notifications import RETRY_SECONDS
 from api.rendering.json_arrays import dumps
 from api.rendering.results import render_json, result_json
 from api.service import Gateway
-from otoscope.errors import JobExpired, JobNotFound, StoreUnavailable
+from otoscope.errors import ContractMismatch, JobExpired, JobNotFound, StoreUnavailable
 from otoscope.exports import csv_row
 from otoscope.results import Part, Result, unpack_result
 
@@ -90,7 +90,8 @@ async def _from_result(
     member: dict[str, Any], gateway: Gateway, memory: RequestMemory, render: Callable[[bytes], Awaitable[T]]
 ) -> T | None:
     """What `render` returns for the packed result of a member, None where it has none. The response has begun: it waits
-    for memory, and until an outage of Redis is over."""
+    for memory, and until an outage of Redis is over; a result that only a newer gateway can read is an error of the
+    member."""
     while True:
         memory.hold(0)  # the line before has been sent
         if member["status"] != "succeeded":
@@ -102,5 +103,8 @@ async def _from_result(
                 return None if complete.packed is None else await render(complete.packed)
         except (JobNotFound, JobExpired):  # since the states were read
             member["status"] = "expired"
+        except ContractMismatch as error:
+            member["error"] = error_info(error).model_dump()
+            return None
         except StoreUnavailable:
             await asyncio.sleep(RETRY_SECONDS)

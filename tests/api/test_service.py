@@ -1,6 +1,7 @@
 """Models, health, limits, metrics, OpenAPI, and an unreachable Redis."""
 
 import base64
+import json
 import re
 import tempfile
 from collections.abc import Callable
@@ -164,15 +165,36 @@ def test_every_error_code_has_a_status() -> None:
     assert set(STATUS) == set(BY_CODE)
 
 
-def test_a_result_of_a_much_newer_contract_is_503(http: httpx2.Client, worker: FakeWorker) -> None:
-    """With Retry-After: another gateway may be newer."""
-    job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
+def finish_newer(worker: FakeWorker, job_id: str) -> None:
+    """Finish a job with a result of a contract version that the gateway does not know."""
     worker.finish(job_id)
     tree = msgpack.unpackb(pack_result(fake_result(JobOptions())))
     worker._client.set(result_key(job_id), msgpack.packb({**tree, "contract": CONTRACT_VERSION + 2}))
+
+
+def test_a_result_of_a_much_newer_contract_is_503(http: httpx2.Client, worker: FakeWorker) -> None:
+    """With Retry-After: another gateway may be newer."""
+    job_id = http.post("/v1/jobs", files={"file": wav()}).json()["id"]
+    finish_newer(worker, job_id)
     answer = http.get(f"/v1/jobs/{job_id}/result")
     assert (answer.status_code, answer.json()["code"]) == (503, "contract_mismatch")
     assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_result_of_a_much_newer_contract_does_not_break_off_a_stream(http: httpx2.Client, worker: FakeWorker) -> None:
+    """Where the response has begun, the error is in it: of the job in its last event, of one sound of a batch."""
+    batch = http.post("/v1/batches", files=[("file", ("a.wav", wav())), ("file", ("b.wav", wav()))]).json()
+    first, second = (member["id"] for member in batch["members"])
+    finish_newer(worker, first)
+    worker.finish(second)
+    lines = [json.loads(line) for line in http.get(batch["links"]["results"]).text.splitlines()]
+    assert [line["error"] and line["error"]["code"] for line in lines] == ["contract_mismatch", None]
+    assert [line["result"] is None for line in lines] == [True, False]
+    table = http.get(batch["links"]["results"] + "?format=csv").text
+    assert "contract_mismatch: This result has contract version" in table
+    last = http.get(f"/v1/jobs/{first}/events").text.split("event: result")[1]
+    job = json.loads(last.strip().removeprefix("data: "))
+    assert (job["status"], job["result"], job["error"]["code"]) == ("succeeded", None, "contract_mismatch")
 
 
 def test_redis_gone_is_503_and_comes_back(settings: Settings) -> None:
