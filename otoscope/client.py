@@ -5,6 +5,7 @@ with Client() as client:
     print(job.result.predictions[0])
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Sequence
 from contextlib import aclosing, closing
@@ -135,15 +136,23 @@ class Client:
         call = LiveCall(self.url, self._stream_headers, blocks, rate, options)
         with anyio.from_thread.start_blocking_portal("asyncio") as portal:
             answers = call.answers()
+            waiting: asyncio.Task[Any] | None = None
 
             async def following() -> LiveAnswer | None:
+                nonlocal waiting
+                waiting = asyncio.current_task()
                 return await anext(answers, None)
+
+            async def close() -> None:
+                if waiting is not None and waiting.cancel():  # the caller was interrupted
+                    await asyncio.wait([waiting])
+                await answers.aclose()
 
             try:
                 while (answer := portal.call(following)) is not None:
                     yield answer
             finally:
-                portal.call(answers.aclose)
+                portal.call(close)
 
     def result(self, job_id: str) -> Result:
         """The result with its arrays as numpy float16."""

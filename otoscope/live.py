@@ -6,9 +6,11 @@ It needs asyncio and the package websockets, which the extra `live` installs.
 import asyncio
 import json
 import logging
+import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from urllib.parse import urlencode
 
 import httpx2
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 Block = bytes | bytearray | memoryview | NDArray[Any]
 """Samples of one channel: bytes in the format of the stream, or an array, (samples,) or (samples, 1), of int16 or of
@@ -126,7 +129,7 @@ class LiveCall:
             await asyncio.gather(pump, return_exceptions=True)
 
     async def _pump(self) -> None:
-        """Move the blocks of the source into the queue. Those of an ordinary iterable are taken in a thread, since it
+        """Move the blocks of the source into the queue. Those of an ordinary iterable are taken in threads, since it
         may wait for a microphone."""
         try:
             if isinstance(self._blocks, AsyncIterable):
@@ -134,7 +137,7 @@ class LiveCall:
                     await self._put(block)
             else:
                 iterator = iter(self._blocks)
-                while (taken := await asyncio.to_thread(next, iterator, None)) is not None:
+                while (taken := await asyncio.wrap_future(_in_thread(next, iterator, None))) is not None:
                     await self._put(taken)
         except Exception as error:  # of the source, whatever it is; the call raises it
             self._fault = error
@@ -257,6 +260,21 @@ class LiveCall:
         return error_from_response(
             httpx2.Response(response.status_code, headers=headers, content=body, request=request)
         )
+
+
+def _in_thread(function: Callable[..., T], *arguments: Any) -> Future[T]:
+    """What a function will return. The end of the program does not wait for its thread, as it does for asyncio's."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def _websockets() -> tuple[Any, tuple[type[Exception], ...], type[Exception]]:

@@ -6,7 +6,7 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,11 @@ from otoscope.errors import AudioCorrupt, AudioUnsupported
 from otoscope.recordings import open_recording
 
 Samples = NDArray[np.float32]
+Readable = io.RawIOBase | io.BufferedIOBase
 
 BLOCK_SECONDS = 0.1
 _MOST_HEADER = 64 * 1024  # bytes in front of the samples of a WAV in a pipe
+_MOST_BLOCK = 2**20  # bytes, whatever rate and channels a header states
 _OTHER_FORMATS = re.compile(rb"fLaC|OggS|ID3|FORM|\x1aE\xdf\xa3|.{4}ftyp", re.DOTALL)
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE  # WAVE format tags
 
@@ -45,7 +47,7 @@ def from_file(path: Path) -> tuple[int, Iterator[Samples]]:
     return recording.rate, blocks()
 
 
-def from_pipe(file: BinaryIO, rate: int) -> tuple[int, Iterator[Samples]]:
+def from_pipe(file: Readable, rate: int) -> tuple[int, Iterator[Samples]]:
     """The rate in Hz, and samples as they come: of a WAV, as `arecord` writes it, or else 16-bit PCM of one channel at
     `rate`. Raises AudioCorrupt or AudioUnsupported."""
     head = _read(file, 12)
@@ -59,7 +61,7 @@ def from_pipe(file: BinaryIO, rate: int) -> tuple[int, Iterator[Samples]]:
     return rate, _pcm_blocks(file, b"", rate, channels, tag, bits)
 
 
-def _wav_format(file: BinaryIO) -> tuple[int, int, int, int]:
+def _wav_format(file: Readable) -> tuple[int, int, int, int]:
     """Format tag, channels, rate in Hz and bits of a WAV, which is read up to its samples."""
     found: tuple[int, int, int, int] | None = None
     taken = 12
@@ -86,10 +88,10 @@ def _wav_format(file: BinaryIO) -> tuple[int, int, int, int]:
     return found
 
 
-def _pcm_blocks(file: BinaryIO, begun: bytes, rate: int, channels: int, tag: int, bits: int) -> Iterator[Samples]:
+def _pcm_blocks(file: Readable, begun: bytes, rate: int, channels: int, tag: int, bits: int) -> Iterator[Samples]:
     type_, scale, zero = _CONVERTERS[tag, bits]
     frame = channels * bits // 8
-    size = max(1, round(BLOCK_SECONDS * rate)) * frame
+    size = max(1, min(round(BLOCK_SECONDS * rate), _MOST_BLOCK // frame)) * frame
     while True:
         body = begun + _read(file, size - len(begun))
         begun = b""
@@ -110,7 +112,7 @@ _CONVERTERS: dict[tuple[int, int], tuple[str, np.float32, np.float32]] = {
 """Format tag and bits -> type of the samples, and how they become floats: (sample - zero) * scale."""
 
 
-def _read(file: BinaryIO, size: int) -> bytes:
+def _read(file: Readable, size: int) -> bytes:
     """So many bytes; fewer at the end."""
     pieces: list[bytes] = []
     while size > 0 and (piece := file.read(size)):

@@ -1,5 +1,6 @@
 """`otoscope listen`."""
 
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,9 +40,10 @@ def listen(
 
     path = Path(source)
     if source == "-":
-        found, blocks = from_pipe(standard_input(), rate)
+        # Without a buffer: the end of the program would wait for the thread that holds the lock of one.
+        found, blocks = from_pipe(FileIO(standard_input().fileno(), closefd=False), rate)
     elif path.is_fifo():
-        found, blocks = from_pipe(path.open("rb"), rate)
+        found, blocks = from_pipe(FileIO(path), rate)
     else:
         found, blocks = from_file(path)
     with Client(url) as client:

@@ -65,6 +65,16 @@ def test_a_wav_with_other_chunks() -> None:
     assert len(heard(body[:12] + chunk + body[12:])[1]) == 1_000
 
 
+@pytest.mark.parametrize(("channels", "rate"), [(1, 2**32 - 1), (65_535, 2**32 - 1), (65_535, 8_000)])
+def test_a_block_is_bounded(channels: int, rate: int) -> None:
+    """Whatever the header states: the service has to see the rate before it can refuse it."""
+    layout = struct.pack("<HHIIHH", 1, channels, rate, 0, 0, 16)
+    head = b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<I", 16) + layout + b"data\0\0\0\0"
+    file = io.BytesIO(head + bytes(8_000_000))
+    next(from_pipe(file, RATE)[1])
+    assert file.tell() <= len(head) + 2**20
+
+
 def test_what_is_no_usable_wav() -> None:
     """Is an error with the reason, not noise."""
     body = bytearray(wav_bytes(np.zeros(1_000, "<i2")))
