@@ -21,6 +21,7 @@ from shared.audio.level import BLOCK_SECONDS, FRAME_BLOCKS
 from worker.model.compat.torchaudio import torchaudio
 
 _NO_POWER = 1e-20  # -200 dB, for the logarithm of zero
+_ROUNDING = 2e-6  # of a value that is computed from its logarithm, relative
 
 MelFilters = Literal["htk", "slaney", "kaldi"]
 """`htk`: triangles over Hz with a peak of 1, evenly spaced on HTK's mel scale. `slaney`: triangles over Hz with an area
@@ -141,7 +142,8 @@ class LogMel(nn.Module):
             centred = log_power + (self.gain_db(waveform) - config.mean)[:, None, None, None]
         else:  # a gain is applied to what the offset was added to
             gain = self._linear(self.gain_db(waveform))[:, None, None, None]
-            mels = (self._linear(log_power) - config.log_offset).clamp_min_(0.0)
+            mels = self._linear(log_power) - config.log_offset
+            mels = nn.functional.threshold(mels, config.log_offset * _ROUNDING, 0.0)
             centred = self._log(mels * gain) - config.mean
         # In place: these arrays are larger than a core's cache.
         return centred.clamp_min_(config.floor_db - config.mean).div_(config.std)
