@@ -136,11 +136,15 @@ def classify(
 
 
 def _check_place(out: str, is_table: bool) -> None:
-    """Refuse what cannot be written, which would be an error at the end of a long recording."""
+    """Refuse what cannot be written, which would be an error at the end of a long recording, and what must not be."""
+    from otoscope.cli.batch import SOUND_EXTENSIONS
+
     path = Path(out)
     is_folder = path.is_dir() or out.endswith(("/", os.sep))
     if out == "-" or (is_table and (is_folder or (path.exists() and not path.is_file()))):
         raise typer.BadParameter(f"{out} is no file such as results.csv; for stdout there are --json and --format")
+    if not is_folder and path.suffix.lower() in SOUND_EXTENSIONS:  # as the shell expands `--out *.wav`
+        raise typer.BadParameter(f"{out} has the name of a sound, which would be overwritten")
     if not is_folder and not path.parent.is_dir():
         raise typer.BadParameter(f"there is no directory {path.parent}")
 

@@ -1,5 +1,6 @@
 """`otoscope classify`: verdicts and warnings in words, exported detections, tables of results that are resumed."""
 
+import codecs
 import csv
 import json
 import os
@@ -240,13 +241,14 @@ def test_a_table_that_a_killed_run_left_is_mended(
 def test_a_table_that_an_editor_has_saved_is_resumed(
     run: Run, service: FakeService, sounds: list[str], tmp_path: Path
 ) -> None:
-    """With other line ends, and an empty line."""
+    """With other line ends, an empty line, and a byte order mark."""
     answers(service, predictions=DOG[:1])
     table = tmp_path / "results.csv"
     run(*sounds[:2], "--out", "results.csv")
-    table.write_bytes(table.read_bytes().replace(b"\r\n", b"\n") + b"\n")
+    table.write_bytes(codecs.BOM_UTF8 + table.read_bytes().replace(b"\r\n", b"\n") + b"\n")
     assert run(*sounds, "--out", "results.csv", "--resume").exit_code == 0
-    assert sorted(row["file"] for row in rows(table)) == sorted(sounds)
+    text = table.read_text(encoding="utf-8-sig")
+    assert sorted(row["file"] for row in csv.DictReader(text.splitlines())) == sorted(sounds)
     assert len(service.requests) == 3
 
 
@@ -263,6 +265,17 @@ def test_a_table_needs_a_place(
     assert done.exit_code == 2
     assert ("there is no directory none" if out.startswith("none") else f"{out} is no file") in done.stderr
     assert (service.requests, (tmp_path / "labels").exists()) == ([], False)
+
+
+@pytest.mark.parametrize("out", ["field/a.wav", "other.FLAC"])
+def test_a_sound_is_not_overwritten(
+    run: Run, service: FakeService, sounds: list[str], tmp_path: Path, out: str
+) -> None:
+    """Of `--out *.wav`, the shell makes the first sound the file for the answers about the others."""
+    done = run("--format", "csv", "--out", out, *sounds[1:])
+    assert (done.exit_code, service.requests) == (2, [])
+    assert "has the name of a sound" in done.stderr
+    assert (tmp_path / sounds[0]).read_bytes() == sounds[0].encode()
 
 
 def test_an_interrupted_run_prints_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
