@@ -146,6 +146,8 @@ class LiveCall:
 
     async def _put(self, block: Block) -> None:
         """Raises TypeError."""
+        if not isinstance(block, (bytes, bytearray, memoryview, np.ndarray)):  # of a number, bytes() makes zeros
+            raise TypeError(f"a block is bytes or an array, not {type(block).__name__}; a sound is several blocks")
         samples = block if isinstance(block, np.ndarray) else None
         if samples is not None and samples.ndim == 2 and samples.shape[1] == 1:  # as microphones are often read
             samples = samples[:, 0]

@@ -347,6 +347,13 @@ def test_the_client_does_not_repeat_a_flood(
         listen(client)
 
 
+@pytest.mark.parametrize("sound", [bytes(6_400), np.zeros(3_200, np.int16), [[0, 1]], ["abcd"]], ids=type)
+def test_a_sound_that_is_no_sequence_of_blocks(http: httpx2.Client, busy_worker: FakeWorker, sound: Any) -> None:
+    """One block, instead of several: its numbers are none."""
+    with Client(str(http.base_url)) as client, pytest.raises(TypeError, match="a block is bytes or an array"):
+        list(client.stream_audio(sound, RATE))
+
+
 def test_silence_and_empty_messages_are_fine(stream: StreamClient) -> None:
     """An empty message is a sign of life and no sound."""
     stream.send(b"")
