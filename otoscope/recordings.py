@@ -21,6 +21,7 @@ _EXTENSIBLE = 0xFFFE
 _UNKNOWN_SIZE = (0, 0xFFFFFFFF)  # of files that were written into a pipe, or are longer than 4 GB
 _MAX_FMT_BYTES = 1_024
 _FLAC_CHANNELS = 8  # that a FLAC file may have
+_FLAC_ANY_RATE, _FLAC_RATE = 65_535, 655_350  # Hz that its frames can state: any up to this, multiples of 10 up to that
 
 
 class Recording(ABC):
@@ -143,7 +144,7 @@ def _find_samples(file: BinaryIO) -> tuple[bytes, int, int] | None:
             if size in _UNKNOWN_SIZE:
                 size = held if long_size is None else long_size
             return layout, at + 8, min(size, held)
-        if name == b"ds64":
+        if name == b"ds64" and at + 24 <= end:
             long_size = struct.unpack_from("<QQ", file.read(16))[1]
         elif name == b"fmt ":
             layout = file.read(min(size, _MAX_FMT_BYTES))
@@ -168,7 +169,8 @@ class _SoundFile(Recording):
         self.rate, channels = self._file.samplerate, self._file.channels
         self.frames = self._file.frames if 0 < self._file.frames < 2**62 and self._file.seekable() else None
         wide = self._file.subtype in ("PCM_24", "PCM_32")
-        self._flac = channels <= _FLAC_CHANNELS and self._file.subtype not in ("FLOAT", "DOUBLE")
+        has_rate = self.rate <= _FLAC_ANY_RATE or (self.rate <= _FLAC_RATE and self.rate % 10 == 0)
+        self._flac = has_rate and channels <= _FLAC_CHANNELS and self._file.subtype not in ("FLOAT", "DOUBLE")
         self._subtype, self.frame_bytes = ("PCM_24", 3 * channels) if wide else ("PCM_16", 2 * channels)
         # Lossy codecs have no integers: libsndfile would convert some of them without scaling.
         self._dtype = "int32" if self._flac and self._file.subtype.startswith("PCM") else "float32"
@@ -183,7 +185,7 @@ class _SoundFile(Recording):
         except self._soundfile.LibsndfileError as error:
             raise self._undecodable(start) from error
         if not self._flac:
-            return wav(samples, self.rate), len(samples)
+            return wav(samples, self.rate) if len(samples) else b"", len(samples)
         buffer = io.BytesIO()
         self._soundfile.write(buffer, samples, self.rate, format="FLAC", subtype=self._subtype)
         return buffer.getvalue(), len(samples)
@@ -198,7 +200,8 @@ class _PyAV(Recording):
     def __init__(self, av: Any, path: Path) -> None:
         self._av, self._container = av, av.open(str(path), metadata_errors="ignore")
         stream = next(iter(self._container.streams.audio), None)
-        if not (stream and stream.rate and stream.channels):  # where nothing could be decoded, they are 0
+        # A stream without a decoder has no context; where nothing could be decoded, the numbers are 0.
+        if not (stream and stream.codec_context and stream.rate and stream.channels):
             self._container.close()
             raise AudioUnsupported(f"{path.name} has no sound.")
         self.rate, self.frames, self.frame_bytes = stream.rate, None, 4 * stream.channels

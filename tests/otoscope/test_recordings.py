@@ -4,6 +4,7 @@ wherever the samples of what it receives are loud."""
 import io
 import json
 import os
+import re
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -291,7 +292,35 @@ def test_headers_of_recorders_that_were_switched_off(tmp_path: Path, damage: str
     assert (samples == recording(5.0)[3 * RATE :][:count, 0]).all()
 
 
-@pytest.mark.parametrize("data", [b"RIFF\0\0\0\0WAVE", b"RIFF\0\0\0\0WAVEfmt \x02\0\0\0\1\0data\0\0\0\0"])
+@pytest.mark.parametrize("rate", [65_535, 97_656, 384_000, 768_000])
+def test_a_rate_that_flac_cannot_state(tmp_path: Path, rate: int) -> None:
+    """Parts are 32-bit float WAV then: such are the recordings of laboratories and of bat detectors."""
+    samples = recording(2.0)
+    soundfile.write(tmp_path / "bats.aiff", samples, rate)
+    opened = open_recording(tmp_path / "bats.aiff")
+    body, count = opened.part(0, len(samples))
+    opened.close()
+    assert (opened.rate, count) == (rate, len(samples))
+    found, _ = soundfile.read(io.BytesIO(body), always_2d=True)
+    np.testing.assert_allclose(found, samples / 2**15, atol=1e-7)
+
+
+def test_a_recording_with_fewer_samples_than_it_states(tmp_path: Path) -> None:
+    """A part beyond its end is empty, and no error."""
+    soundfile.write(tmp_path / "day.au", recording(2.0) / 2**15, RATE, format="AU", subtype="FLOAT")
+    opened = open_recording(tmp_path / "day.au")
+    assert opened.part(2 * RATE, RATE) == (b"", 0)
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"RIFF\0\0\0\0WAVE",
+        b"RIFF\0\0\0\0WAVEfmt \x02\0\0\0\1\0data\0\0\0\0",
+        b"RF64\xff\xff\xff\xffWAVEds64\x1c\0\0\0" + bytes(8),
+    ],
+)
 def test_a_wav_without_samples_is_corrupt(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.wav").write_bytes(data)
     with pytest.raises(AudioCorrupt):
@@ -305,6 +334,17 @@ def test_what_no_decoder_knows_is_unsupported(tmp_path: Path, name: str, body: s
     (tmp_path / name).write_bytes(b"hello" if body == "text" else np.random.default_rng(0).bytes(100_000))
     with pytest.raises(AudioUnsupported, match=name):
         open_recording(tmp_path / name)
+
+
+def test_a_stream_without_a_decoder_is_unsupported(tmp_path: Path) -> None:
+    """As FFmpeg opens a WAV whose header states nonsense."""
+    pytest.importorskip("av")
+    layout = struct.pack("<HHIIHH", 0xFFFE, 2, RATE, 48_000, 6, 0xFF18)
+    fields = layout + struct.pack("<HHI", 0xFFFF, 0x7F, 3) + b"\0\0\1\0\0\0\x10\0\x80\0\0\xaa\0\xff\xff\0"
+    chunks = b"fmt " + struct.pack("<I", len(fields)) + fields + b"data" + struct.pack("<I", 4_000) + bytes(4_000)
+    (tmp_path / "x.wav").write_bytes(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks)
+    with pytest.raises(AudioUnsupported, match=re.escape("x.wav")):
+        open_recording(tmp_path / "x.wav")
 
 
 def test_a_bad_recording_does_not_stop_a_batch(run: Run, service: FakeService, tmp_path: Path) -> None:
