@@ -26,6 +26,7 @@ AudioInput = (
 """A path, the bytes of an audio file, an open file, samples (with `rate=`), or a pair of samples and rate."""
 
 _IEEE_FLOAT = 3  # WAVE format tag
+_MOST_RATE = (2**32 - 1) // (4 * MAX_CHANNELS)  # Hz: the header of a WAV states the bytes of a second
 
 
 def load(sound: AudioInput, rate: int | None = None) -> tuple[str, bytes]:
@@ -80,8 +81,8 @@ def wav(samples: NDArray[Any], rate: int) -> bytes:
         raise ValueError(f"samples must have the shape (frames,) or (frames, channels) of one sound, not {given}")
     if not samples.size:
         raise ValueError(f"there are no samples; the shape is {given}")
-    if rate != int(rate) or rate <= 0:
-        raise ValueError(f"the rate must be a positive whole number of Hz, not {rate}")
+    if not 0 < rate <= _MOST_RATE or rate != int(rate):
+        raise ValueError(f"the rate must be a positive whole number of Hz up to {_MOST_RATE}, not {rate}")
     frames = _as_float(samples).reshape(len(samples), -1)  # (frames, channels)
     if frames.shape[1] > MAX_CHANNELS >= frames.shape[0]:
         frames = frames.T

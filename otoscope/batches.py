@@ -1,15 +1,15 @@
 """The calls of /v1/batches: many sounds in few requests, whose jobs are followed with one stream of events."""
 
+import os
 import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
 
 import httpx2
 
 from otoscope.audio import AudioInput, printable
-from otoscope.calls import OUTAGE, STREAM_IDLE, Options, call_timeout, exchange, form_fields, limits
+from otoscope.calls import OUTAGE, STREAM_IDLE, Options, call_timeout, exchange, form_fields, limits, quoted_id
 from otoscope.errors import BY_CODE, InvalidRequest, NotAudio, OtoscopeError, PayloadTooLarge
 from otoscope.responses import WaitTimeout, parse_model, parse_response, unreachable_error
 from otoscope.sansio import Flow, LoadAudio, OpenStream, ReadChunk, Request, SendRequest, Sleep
@@ -97,6 +97,8 @@ def classify_many(
 
     Each request has up to 256 sounds; `timeout` is for one of them.
     """
+    if isinstance(sounds, str | os.PathLike | bytes | bytearray | memoryview):
+        raise TypeError("classify_many takes several sounds, such as a list of paths; classify takes one")
     accepted = (yield from limits(timeout)).max_upload_bytes
     most = min(_MOST_BYTES, accepted)
     found: list[Classified | None] = []
@@ -171,4 +173,4 @@ def _name_of(sound: AudioInput) -> str:
 
 
 def _path(batch_id: str) -> str:
-    return f"/v1/batches/{quote(batch_id, safe='')}"
+    return f"/v1/batches/{quoted_id(batch_id)}"

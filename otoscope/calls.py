@@ -250,7 +250,7 @@ def exchange(step: SendRequest | OpenStream, deadline: float, *, reached: bool =
         step = replace(step, request=replace(step.request, wait=wait, read_timeout=read_timeout, deadline=by))
         try:
             response: httpx2.Response = yield step
-        except httpx2.LocalProtocolError as error:
+        except (httpx2.LocalProtocolError, ValueError) as error:  # also of text that cannot be encoded
             raise InvalidRequest(f"The request cannot be sent: {error}.") from error
         except httpx2.TransportError as error:
             never_connected = httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol
@@ -318,7 +318,14 @@ def call_timeout(options: Options, default: float) -> float:
 
 
 def _path(job_id: str) -> str:
-    return f"/v1/jobs/{quote(job_id, safe='')}"
+    return f"/v1/jobs/{quoted_id(job_id)}"
+
+
+def quoted_id(id: str) -> str:
+    """An id as a segment of a path. Raises TypeError."""
+    if not isinstance(id, str):
+        raise TypeError(f"an id is text, as in job.id and batch.id; this is of the type {type(id).__name__}")
+    return quote(id, safe="")
 
 
 def _deadline(timeout: float | None) -> float:

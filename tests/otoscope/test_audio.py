@@ -54,8 +54,9 @@ def test_invalid_input_is_refused() -> None:
     ):
         with pytest.raises(kind):
             wav(bad, 16_000)
-    with pytest.raises(ValueError, match="rate"):
-        wav(np.zeros(9), 0)
+    for rate in (0, -1, 0.5, 2**24, 2**40, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="rate"):
+            wav(np.zeros(9), rate)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="samples, rate"):
         load((16_000, np.zeros(9)))  # type: ignore[arg-type]
 

@@ -396,10 +396,43 @@ def test_an_unknown_option_reaches_the_service(call: Call, service: FakeService)
     assert service.requests[0].fields == {"topk": "3"}
 
 
-def test_what_no_header_can_hold_is_refused_at_once(call: Call, service: FakeService) -> None:
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"idempotency_key": "a\nb"}, "Illegal header value"),
+        ({"idempotency_key": "\xfc"}, "can't encode character"),
+        ({"model": "\ud800"}, "surrogates not allowed"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_at_once(
+    call: Call, service: FakeService, options: dict[str, str], words: str
+) -> None:
     """It is no broken connection, which would be tried again."""
-    with pytest.raises(InvalidRequest, match="Illegal header value"):
-        call("submit", b"RIFF", seconds=60.0, idempotency_key="a\nb")
+    with pytest.raises(InvalidRequest, match=words):
+        call("submit", b"RIFF", seconds=60.0, **options)
+    assert service.requests == []
+
+
+@pytest.mark.parametrize("call", [_sync, _async], ids=["sync", "async"])
+def test_a_host_that_no_name_can_have(call: Call) -> None:
+    """Whether the library encodes it or the system does."""
+    with pytest.raises((InvalidRequest, ServiceUnreachable), match=r"label empty or too long|sounds\.\.example"):
+        call(SimpleNamespace(url="http://sounds..example"), "models")
+
+
+def test_a_job_in_place_of_its_id(call: Call) -> None:
+    """The message says what was meant."""
+    job = call("submit", b"RIFF")
+    for method in ("job", "wait", "result", "cancel", "wait_batch"):
+        with pytest.raises(TypeError, match=r"an id is text, as in job.id and batch.id; this is of the type Job"):
+            call(method, job)
+
+
+@pytest.mark.parametrize("sounds", ["dog.wav", Path("dog.wav"), b"RIFF"])
+def test_one_sound_is_not_many(call: Call, service: FakeService, sounds: Any) -> None:
+    """Its characters are no paths, and its bytes no sounds."""
+    with pytest.raises(TypeError, match="several sounds"):
+        call("classify_many", sounds)
     assert service.requests == []
 
 
