@@ -284,6 +284,8 @@ def main(application: Iterable[EntryPoint] = ()) -> None:
     `application` adds commands that no installed distribution declares, as in a source tree.
     """
     _EXTRA.update({entry.name: entry for entry in application})
+    if sys.stdout is None:  # closed, as `>&-` does
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the program runs
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the encoding of the terminal may lack characters
     try:

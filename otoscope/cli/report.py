@@ -210,7 +210,10 @@ class CsvReport(Report):
         """
         if not path.exists():
             return list(names)
-        text = path.read_bytes().decode("utf-8-sig")  # spreadsheets begin with a byte order mark
+        try:
+            text = path.read_bytes().decode("utf-8-sig")  # spreadsheets begin with a byte order mark
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is no text in UTF-8; name another file for --out.") from error
         whole = text[: text.rfind("\n") + 1]
         rows = list(csv.reader(whole.splitlines(keepends=True)))
         if text and (not rows or tuple(rows[0]) != cls.COLUMNS):

@@ -288,11 +288,17 @@ def test_an_interrupted_run_prints_what_is_done(capsys: pytest.CaptureFixture[st
     assert [json.loads(line)["file"] for line in capsys.readouterr().out.splitlines()] == ["b.wav", "c.wav"]
 
 
-def test_a_file_of_something_else_is_not_continued(run: Run, sounds: list[str], tmp_path: Path) -> None:
-    (tmp_path / "thesis.csv").write_text("a,b\r\n1,2\r\n")
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [(b"a,b\r\n1,2\r\n", "has other columns"), ("Größe\r\n".encode("latin-1"), "is no text in UTF-8")],
+)
+def test_a_file_of_something_else_is_not_continued(
+    run: Run, sounds: list[str], tmp_path: Path, body: bytes, words: str
+) -> None:
+    (tmp_path / "thesis.csv").write_bytes(body)
     done = run(sounds[0], "--out", "thesis.csv", "--resume")
-    assert done.exit_code == 1
-    assert (tmp_path / "thesis.csv").read_bytes() == b"a,b\r\n1,2\r\n"
+    assert (done.exit_code, words in str(done.exception)) == (1, True)
+    assert (tmp_path / "thesis.csv").read_bytes() == body
 
 
 def test_an_unreachable_service_ends_the_run(run: Run, service: FakeService, sounds: list[str], tmp_path: Path) -> None:

@@ -124,6 +124,14 @@ def test_standard_input_may_be_closed(start: Start, command: str) -> None:
     assert (status, err) == (1, "otoscope: standard input is closed\n")
 
 
+@pytest.mark.parametrize("format", [(), ("--json",), ("--format", "csv")], ids=str)
+def test_standard_output_may_be_closed(start: Start, tmp_path: Path, format: tuple[str, ...]) -> None:
+    """Then nothing is printed."""
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    program = start("classify", "a.wav", *format, preexec_fn=lambda: os.close(1))
+    assert output(program) == (0, "", "")
+
+
 def test_a_named_pipe_is_heard(start: Start, tmp_path: Path) -> None:
     """`otoscope listen <(arecord …)`, as with `-`: what comes out is PCM, and no file of another format."""
     program = start("listen", "pipe.wav")
