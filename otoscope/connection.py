@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
@@ -36,6 +37,15 @@ def is_loopback(url: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def environment_proxy(url: str) -> str | None:
+    """The address of the proxy that the environment names for a URL; None without one, as for this machine."""
+    parsed, proxies = httpx2.URL(url), {} if is_loopback(url) else getproxies()
+    proxy = proxies.get(parsed.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parsed.host):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def auth_header(key: str | None = None) -> dict[str, str]:

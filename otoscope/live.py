@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, ValidationError
 
-from otoscope.connection import is_loopback
+from otoscope.connection import environment_proxy
 from otoscope.errors import BY_CODE, Busy, OtoscopeError, RateLimited
 from otoscope.responses import ServiceUnreachable, error_from_response, unreachable_error
 from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, Array
@@ -175,7 +175,7 @@ class LiveCall:
         try:
             self._socket = await connect(
                 address, additional_headers=self._headers, compression=None, max_size=_MAX_MESSAGE,
-                open_timeout=_OPEN_SECONDS, close_timeout=2.0, proxy=None if is_loopback(self._url) else True,
+                open_timeout=_OPEN_SECONDS, close_timeout=2.0, proxy=environment_proxy(self._url),
             )  # fmt: skip
             self._parse(await asyncio.wait_for(self._socket.recv(), _OPEN_SECONDS))
         except ImportError as error:

@@ -12,12 +12,11 @@ import re
 import ssl
 import time
 from typing import ClassVar, TypeVar
-from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 from pydantic import BaseModel, ValidationError
 
-from otoscope.connection import is_loopback
+from otoscope.connection import environment_proxy
 from otoscope.errors import BY_CODE, JobCancelled, KeyRequired, OtoscopeError
 from otoscope.types import Job, Problem
 
@@ -148,11 +147,9 @@ def _shown(url: httpx2.URL) -> str:
 
 def _proxy_hint(url: httpx2.URL) -> str:
     """A sentence on the proxy that the environment names for an address; empty without one."""
-    proxies = {} if is_loopback(str(url)) else getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(url.host):
+    if (proxy := environment_proxy(str(url))) is None:
         return ""
-    shown = _shown(httpx2.URL(proxy if "://" in proxy else f"http://{proxy}"))
+    shown = _shown(httpx2.URL(proxy))
     return f" The environment names the proxy {shown} for it; NO_PROXY={url.host} leaves it out."
 
 

@@ -318,7 +318,7 @@ def test_a_proxy_that_cannot_be_used(call: Call, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.skipif(find_spec("python_socks") is not None, reason="python-socks is installed")
 def test_a_live_stream_through_a_socks_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """It needs another package than the requests do."""
-    monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
 
     async def hear() -> None:
         async for _ in LiveCall("http://sounds.example", {}, [bytes(3_200)], 16_000, {}).answers():
