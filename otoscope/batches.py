@@ -54,16 +54,17 @@ def get(batch_id: str, timeout: float) -> Flow[Batch]:
     return parse_response(Batch, response)
 
 
-def wait(batch_id: str, timeout: float | None) -> Flow[Batch]:
-    """The batch once no job of it is queued or running; raises WaitTimeout. Reconnects when the stream breaks."""
+def wait(batch_id: str, timeout: float | None, *, reached: bool = False) -> Flow[Batch]:
+    """The batch once no job of it is queued or running; raises WaitTimeout. Reconnects when the stream breaks, and from
+    the beginning where the service was `reached` before."""
     deadline = time.monotonic() + timeout if timeout is not None else float("inf")
     lost_since, lost = 0.0, httpx2.TransportError("it ends early")
     while True:
         read_timeout = min(STREAM_IDLE, max(0.01, deadline - time.monotonic()))
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         opening = OpenStream(Request("GET", f"{_path(batch_id)}/events", read_timeout=read_timeout, headers=headers))
-        yield from exchange(opening, deadline, reached=True)
-        parser = SSEParser()
+        yield from exchange(opening, deadline, reached=reached)
+        reached, parser = True, SSEParser()
         try:
             while chunk := (yield ReadChunk()):
                 for message in parser.feed(chunk):
@@ -138,7 +139,7 @@ def classify_group(sounds: Sequence[NamedSound], options: Options, timeout: floa
     for _ in sounds:
         batch = yield from submit(named, keyed, timeout)
         if not batch.finished:
-            batch = yield from wait(batch.id, None)
+            batch = yield from wait(batch.id, None, reached=True)
         if "missing" not in batch.counts:  # a repeated request submits those for which the queue had no place
             break
     members = yield from results(batch.id, timeout)

@@ -206,8 +206,9 @@ def test_unreachable_service_names_the_remedy() -> None:
             pytest.raises(ServiceUnreachable, match="otoscope up"),
         ):
             getattr(client, method)()
-    with Client("http://127.0.0.1:9") as client, pytest.raises(ServiceUnreachable):
-        client.wait("job0")
+    for method in ("wait", "wait_batch"):
+        with Client("http://127.0.0.1:9") as client, pytest.raises(ServiceUnreachable):
+            getattr(client, method)("id", timeout=30.0)
     assert time.monotonic() - started < 5
 
 
