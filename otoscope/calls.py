@@ -35,7 +35,7 @@ LONG_POLL = 30.0  # seconds that a request waits for a change before it is sent 
 STREAM_IDLE = 60.0  # seconds without even a keep-alive after which an event stream counts as lost
 RESPONSE_GRACE = 2.0  # seconds past the deadline in which the response to a long poll up to the deadline may arrive
 LONGEST_PAUSE = 60.0  # seconds between two attempts, whatever the service requests
-_TLS_SECONDS = 2.0  # for an answer of a port that may speak TLS
+_TLS_SECONDS = 2.0  # for an answer of a port that may expect TLS
 OUTAGE = 60.0  # seconds of retries against a service that has answered before, as during a restart
 
 
@@ -277,9 +277,9 @@ def exchange(step: SendRequest | OpenStream, deadline: float, *, reached: bool =
 
 
 def _refuse_tls(error: httpx2.TransportError) -> Flow[None]:
-    """Raise ServiceUnreachable where a connection broke because its port speaks TLS.
+    """Raise ServiceUnreachable where a connection broke because its port expects TLS.
 
-    Many servers do not say so, and end a connection that begins with HTTP: a request with TLS tells.
+    Many servers end a connection that begins with HTTP without an answer. A request with TLS shows the cause.
     """
     url = error.request.url
     if url.scheme != "http":

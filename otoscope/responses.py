@@ -41,8 +41,8 @@ class WaitTimeout(OtoscopeError, TimeoutError):
     title: ClassVar[str] = "Wait timed out"
 
 
-_SPEAKS_TLS = rb"HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS|plain HTTP to an SSL-enabled"
-"""What Go (Caddy, Traefik), nginx and Apache answer to HTTP at a port that speaks TLS."""
+_EXPECTS_TLS = rb"HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS|plain HTTP to an SSL-enabled"
+"""What Go (Caddy, Traefik), nginx and Apache answer to HTTP at a port that expects TLS."""
 
 MAX_ANSWER_BYTES = 256 * 2**20
 """Largest response, or event of a stream, that a client reads. Ten minutes of sound with all parts take a tenth."""
@@ -92,7 +92,7 @@ def error_from_response(response: httpx2.Response) -> OtoscopeError:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
         status = f"{_shown(response.url)} answered {response.status_code} {response.reason_phrase}"
-        if response.url.scheme == "http" and re.search(_SPEAKS_TLS, response.content):
+        if response.url.scheme == "http" and re.search(_EXPECTS_TLS, response.content):
             return tls_error(response.url)
         if response.has_redirect_location:
             return OtoscopeError(f"{status}, which leads to {response.headers['location']}; use that address.")
@@ -128,9 +128,9 @@ def is_untrusted(error: httpx2.TransportError) -> bool:
 
 
 def tls_error(url: httpx2.URL) -> ServiceUnreachable:
-    """The error of an address with `http` whose port speaks TLS."""
+    """The error of an address with `http` whose port expects TLS."""
     where = _shown(url.copy_with(raw_path=b"/"))
-    return ServiceUnreachable(f"{where} speaks TLS; the address of such a service begins with https://.")
+    return ServiceUnreachable(f"{where} expects TLS; the address of such a service begins with https://.")
 
 
 def _tls_cause(error: BaseException) -> ssl.SSLError | None:

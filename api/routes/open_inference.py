@@ -1,4 +1,4 @@
-"""/v2: the Open Inference Protocol, as clients of KServe, Triton and MLServer speak it. One sound in a request.
+"""/v2: the Open Inference Protocol, as clients of KServe, Triton and MLServer use it. One sound in a request.
 
 https://github.com/kserve/open-inference-protocol
 """

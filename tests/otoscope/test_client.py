@@ -223,7 +223,7 @@ def test_messages_have_no_password(call: Call, service: FakeService) -> None:
 
 
 def test_a_service_without_tls_is_told_from_none(service: FakeService) -> None:
-    """`https` where the service speaks `http`; also for a stream."""
+    """`https` where the service expects `http`; also for a stream."""
     address = service.url.replace("http", "https")
     for stream in (False, True):
         with Client(address) as client, pytest.raises(ServiceUnreachable, match="no TLS") as caught:
@@ -233,7 +233,7 @@ def test_a_service_without_tls_is_told_from_none(service: FakeService) -> None:
 
 @pytest.fixture
 def tls(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """The address of a server that speaks TLS and answers 404, with `http`, and the file of its authority."""
+    """The address of a server that expects TLS and answers 404, with `http`, and the file of its authority."""
     if not shutil.which("openssl"):
         pytest.skip("needs openssl")
     authority = Authority(tmp_path, "ca")
@@ -256,14 +256,14 @@ def tls(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 @pytest.mark.parametrize("call", [_sync, _async], ids=["sync", "async"])
 def test_a_service_with_tls_is_told_from_a_broken_one(call: Call, tls: tuple[str, Path]) -> None:
-    """`http` where the service speaks `https`: it ends the connection without a word, and is not tried again."""
+    """`http` where the service expects `https`: it ends the connection without an answer, and is not tried again."""
     address, authority = tls
     began = time.monotonic()
     for arguments in (("models",), ("submit", bytes(3_000_000))):
-        with pytest.raises(ServiceUnreachable, match=re.escape(f"{address}/ speaks TLS; the address of such a")):
+        with pytest.raises(ServiceUnreachable, match=re.escape(f"{address}/ expects TLS; the address of such a")):
             call(SimpleNamespace(url=address), *arguments, seconds=60.0)
     trusting = httpx2.HTTPTransport(verify=ssl.create_default_context(cafile=authority))
-    with Client(address, transport=trusting) as client, pytest.raises(ServiceUnreachable, match="speaks TLS"):
+    with Client(address, transport=trusting) as client, pytest.raises(ServiceUnreachable, match="expects TLS"):
         client.models()
     assert time.monotonic() - began < 20
 
@@ -276,9 +276,9 @@ def test_a_service_with_tls_is_told_from_a_broken_one(call: Call, tls: tuple[str
         "<p>Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",  # Apache
     ],
 )
-def test_a_proxy_that_says_that_it_speaks_tls(call: Call, service: FakeService, text: str) -> None:
+def test_a_proxy_that_answers_that_it_expects_tls(call: Call, service: FakeService, text: str) -> None:
     service.first.append(CannedResponse(400, text.encode()))
-    with pytest.raises(ServiceUnreachable, match="speaks TLS"):
+    with pytest.raises(ServiceUnreachable, match="expects TLS"):
         call("models")
 
 
@@ -438,7 +438,7 @@ def test_one_sound_is_not_many(call: Call, service: FakeService, sounds: Any) ->
 
 
 def test_no_sounds_are_no_batch(call: Call) -> None:
-    """The message does not speak of media types."""
+    """The message does not mention media types."""
     with pytest.raises(InvalidRequest, match="no sounds"):
         call("submit_batch", [])
 
