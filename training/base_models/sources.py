@@ -5,6 +5,7 @@ Nothing in a file is executed. Packages that read it are optional and imported w
 
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,12 +36,13 @@ class Affine:
 
 
 @contextmanager
-def onnx_file(path: Path) -> Iterator[Path]:
-    """The ONNX file itself, or the only one in a zip archive, unpacked for as long as the context lasts.
+def unpacked(path: Path, archive: str, name: str) -> Iterator[Path]:
+    """The file itself, or the only one of this name (a pattern) in a zip archive, for as long as the context lasts.
 
-    Raises BaseModelError.
+    `archive` is the suffix of an archive. All of it is unpacked, since ONNX can keep weights in a second file. Raises
+    BaseModelError.
     """
-    if path.suffix != ".zip":
+    if path.suffix != archive:
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -50,11 +52,11 @@ def onnx_file(path: Path) -> Iterator[Path]:
                 if size > MAX_UNPACKED_BYTES:
                     raise BaseModelError(f"{path} would unpack to {size:,} bytes; the limit is {MAX_UNPACKED_BYTES:,}")
                 packed.extractall(folder)  # names that lead outside the folder are changed by zipfile
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
             raise BaseModelError(f"{path} is not a complete zip archive ({error})") from error
-        found = sorted(Path(folder).rglob("*.onnx"))
+        found = sorted(Path(folder).rglob(name))
         if len(found) != 1:
-            raise BaseModelError(f"{path} holds {len(found)} ONNX files; it must hold one")
+            raise BaseModelError(f"{path} holds {len(found)} files {name}; it must hold one")
         yield found[0]
 
 

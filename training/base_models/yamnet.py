@@ -16,11 +16,11 @@ from training.base_models.sources import (
     Affine,
     Floats,
     fold_batch_norm,
-    onnx_file,
     read_keras,
     read_onnx,
     read_pytorch,
     run_onnx,
+    unpacked,
 )
 from training.base_models.tensor_bundle import DATA_SUFFIX, read_tensor_bundle
 from training.errors import BaseModelError
@@ -67,8 +67,8 @@ def read_layers(path: Path) -> list[Affine]:
         DATA_SUFFIX: _from_saved_model,
     }
     if path.suffix in (".onnx", ".zip"):
-        with onnx_file(path) as unpacked:
-            return read_onnx(unpacked)
+        with unpacked(path, ".zip", "*.onnx") as file:
+            return read_onnx(file)
     if path.suffix not in readers:
         raise BaseModelError(
             f"{path}: weights of YAMNet are .h5, .pth, .onnx, .zip with one .onnx file inside, or the folder of a"
@@ -87,8 +87,8 @@ def run(path: Path, features: Floats, *, rounding: bool = True) -> Floats | None
     """
     if path.suffix not in (".onnx", ".zip"):
         return None
-    with onnx_file(path) as unpacked:
-        logits = run_onnx(unpacked, np.ascontiguousarray(features.swapaxes(2, 3)), rounding=rounding)
+    with unpacked(path, ".zip", "*.onnx") as file:
+        logits = run_onnx(file, np.ascontiguousarray(features.swapaxes(2, 3)), rounding=rounding)
     return torch.from_numpy(logits).sigmoid().numpy()
 
 
