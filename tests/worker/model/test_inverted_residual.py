@@ -40,19 +40,13 @@ def test_the_layers_are_those_of_the_structure(name: str) -> None:
 @pytest.mark.parametrize("name", ["v2", "v3"])
 def test_a_cell_depends_on_its_receptive_field(name: str) -> None:
     """Without gates, which depend on the whole spectrogram, no cell outside of its field changes with a frame."""
-    network, x, frame = small(name), torch.rand(1, 1, 64, 1_280), 640
+    network = small(name)
     for module in network.modules():
         if hasattr(module, "gates"):
             module.gates = torch.nn.Identity()
-    reached = changed_columns(network, x, frame)
-    for layer, node in network.structure().items():
-        field = node.receptive_field
-        columns, _ = reached[layer]
-        assert columns, layer
-        for column in columns:
-            start = field.start + column * field.stride
-            assert start <= frame < start + field.size, layer
-    assert len(columns) > field.size // field.stride // 4
+    for layer, (changed, expected) in changed_columns(network, torch.rand(1, 1, 64, 1_280), 640).items():
+        assert set() < changed <= expected, layer
+    assert len(changed) > len(expected) // 4
 
 
 def test_widths_are_multiples_of_eight() -> None:
