@@ -9,7 +9,17 @@ from dataclasses import dataclass
 import httpx2
 
 from otoscope.audio import AudioInput, printable
-from otoscope.calls import OUTAGE, STREAM_IDLE, Options, call_timeout, exchange, form_fields, limits, quoted_id
+from otoscope.calls import (
+    OUTAGE,
+    STREAM_IDLE,
+    Options,
+    call_timeout,
+    deadline_after,
+    exchange,
+    form_fields,
+    limits,
+    quoted_id,
+)
 from otoscope.errors import BY_CODE, InvalidRequest, NotAudio, OtoscopeError, PayloadTooLarge
 from otoscope.responses import WaitTimeout, parse_model, parse_response, unreachable_error
 from otoscope.sansio import Flow, LoadAudio, OpenStream, ReadChunk, Request, SendRequest, Sleep
@@ -48,16 +58,10 @@ def submit(sounds: Sequence[NamedSound], options: Options, timeout: float) -> Fl
     return parse_response(Batch, response)
 
 
-def get(batch_id: str, timeout: float) -> Flow[Batch]:
-    """GET /v1/batches/{id}."""
-    response = yield from exchange(SendRequest(Request("GET", _path(batch_id))), time.monotonic() + timeout)
-    return parse_response(Batch, response)
-
-
 def wait(batch_id: str, timeout: float | None, *, reached: bool = False) -> Flow[Batch]:
     """The batch once no job of it is queued or running; raises WaitTimeout. Reconnects when the stream breaks, and from
     the beginning where the service was `reached` before."""
-    deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+    deadline = deadline_after(timeout)
     lost_since, lost = 0.0, httpx2.TransportError("it ends early")
     while True:
         read_timeout = min(STREAM_IDLE, max(0.01, deadline - time.monotonic()))

@@ -38,8 +38,7 @@ LONGEST_PAUSE = 60.0  # seconds between two attempts, whatever the service reque
 _TLS_SECONDS = 2.0  # for an answer of a port that may expect TLS
 OUTAGE = 60.0  # seconds of retries against a service that has answered before, as during a restart
 
-
-_MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
+_MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, UnpackException)
 """What unpacking raises for bytes that are no result."""
 
 
@@ -102,7 +101,7 @@ def get_job(job_id: str, timeout: float) -> Flow[Job]:
 
 def wait(job_id: str, timeout: float | None, known: Job | None = None) -> Flow[Job]:
     """The job once it is in a final state, failed ones too. Raises WaitTimeout."""
-    deadline = _deadline(timeout)
+    deadline = deadline_after(timeout)
     status = known.status if known else None
     reached = known is not None  # a service that has never answered is not retried
     while True:
@@ -122,7 +121,7 @@ def wait(job_id: str, timeout: float | None, known: Job | None = None) -> Flow[J
 
 def stream(job_id: str, timeout: float | None) -> Flow[None]:
     """Emit the job's events up to its result, once each and in order; reconnects as often as needed."""
-    deadline = _deadline(timeout)
+    deadline = deadline_after(timeout)
     last: JobEvent | None = None
     reached, trouble_since, pause = False, 0.0, 0.5
     while True:
@@ -176,27 +175,21 @@ def result(job_id: str, timeout: float) -> Flow[Result]:
     response = yield from exchange(SendRequest(request), time.monotonic() + timeout)
     try:
         return unpack_result(response.content)
-    except (*_MALFORMED, UnpackException) as error:
+    except _MALFORMED as error:
         raise OtoscopeError(f"The answer is not a result ({type(error).__name__}); is this Otoscope?") from error
 
 
-def detections(job_id: str, timeout: float) -> Flow[list[Detection]]:
-    """GET /v1/jobs/{id}/detections."""
-    return parse_response(DetectionList, (yield from _get_detections(job_id, "json", timeout))).detections
-
-
-def exported_detections(job_id: str, format: Format, timeout: float) -> Flow[str]:
-    """GET /v1/jobs/{id}/detections as the text of a file."""
-    content = (yield from _get_detections(job_id, format, timeout)).content
+def detections(job: Job | str, format: Format | None, timeout: float) -> Flow[list[Detection] | str]:
+    """GET /v1/jobs/{id}/detections: a list, or the text of a file in a format."""
+    path = f"{_path(job.id if isinstance(job, Job) else job)}/detections?format={format or 'json'}"
+    request = Request("GET", path, headers={"Accept": "*/*"})
+    response = yield from exchange(SendRequest(request), time.monotonic() + timeout)
+    if format is None:
+        return parse_response(DetectionList, response).detections
     try:
-        return content.decode()
+        return response.content.decode()
     except UnicodeDecodeError as error:
         raise OtoscopeError("The answer is not text in UTF-8; is this Otoscope?") from error
-
-
-def _get_detections(job_id: str, format: Format, timeout: float) -> Flow[httpx2.Response]:
-    request = Request("GET", f"{_path(job_id)}/detections?format={format}", headers={"Accept": "*/*"})
-    return (yield from exchange(SendRequest(request), time.monotonic() + timeout))
 
 
 def audio(job_id: str, timeout: float) -> Flow[bytes]:
@@ -328,5 +321,6 @@ def quoted_id(id: str) -> str:
     return quote(id, safe="")
 
 
-def _deadline(timeout: float | None) -> float:
-    return time.monotonic() + timeout if timeout is not None else float("inf")
+def deadline_after(timeout: float | None) -> float:
+    """On a monotonic clock; without a timeout infinite."""
+    return time.monotonic() + timeout if timeout is not None else math.inf

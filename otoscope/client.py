@@ -43,13 +43,6 @@ from otoscope.types import Batch, BatchResult, Detection, Job, Limits, ModelList
 T = TypeVar("T")
 
 
-def _detections(job: Job | str, format: Format | None, timeout: float) -> Flow[list[Detection] | str]:
-    job_id = job.id if isinstance(job, Job) else job
-    if format is None:
-        return (yield from calls.detections(job_id, timeout))
-    return (yield from calls.exported_detections(job_id, format, timeout))
-
-
 class Client:
     """A blocking client. May be shared between threads.
 
@@ -164,7 +157,7 @@ class Client:
     def detections(self, job: Job | str, format: Format) -> str: ...
     def detections(self, job: Job | str, format: Format | None = None) -> list[Detection] | str:
         """What `include=["detections"]` found: a list, or the text of a file in one of `otoscope.exports.FORMATS`."""
-        return self._run(_detections(job, format, self._timeout))
+        return self._run(calls.detections(job, format, self._timeout))
 
     def audio(self, job_id: str) -> bytes:
         """The sound of a job that was submitted with `keep_sound=True`, as it was submitted."""
@@ -224,12 +217,7 @@ class Client:
                     reply = load(sound, rate)
                 case step:
                     raise AssertionError(step)
-        except (
-            httpx2.TransportError,
-            OSError,
-            TypeError,
-            ValueError,
-        ) as error:  # also of a file
+        except (httpx2.TransportError, OSError, TypeError, ValueError) as error:  # also of a file
             runner.throw(error)
         else:
             runner.send(reply)
@@ -333,7 +321,7 @@ class AsyncClient:
     @overload
     async def detections(self, job: Job | str, format: Format) -> str: ...
     async def detections(self, job: Job | str, format: Format | None = None) -> list[Detection] | str:
-        return await self._run(_detections(job, format, self._timeout))
+        return await self._run(calls.detections(job, format, self._timeout))
 
     async def audio(self, job_id: str) -> bytes:
         return await self._run(calls.audio(job_id, self._timeout))
@@ -388,12 +376,7 @@ class AsyncClient:
                     reply = await anyio.to_thread.run_sync(load, sound, rate)
                 case step:
                     raise AssertionError(step)
-        except (
-            httpx2.TransportError,
-            OSError,
-            TypeError,
-            ValueError,
-        ) as error:  # also of a file
+        except (httpx2.TransportError, OSError, TypeError, ValueError) as error:  # also of a file
             runner.throw(error)
         else:
             runner.send(reply)
