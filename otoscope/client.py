@@ -21,7 +21,7 @@ from otoscope import batches, calls
 from otoscope.audio import AudioInput, load
 from otoscope.batches import Classified, NamedSound
 from otoscope.calls import Options
-from otoscope.connection import auth_header, client_settings, request_arguments, service_url, settings_errors
+from otoscope.connection import auth_header, http_client, request_arguments, service_url
 from otoscope.exports import Format
 from otoscope.live import Blocks, LiveAnswer, LiveCall, LiveOptions
 from otoscope.responses import ResponseBody
@@ -62,8 +62,7 @@ class Client:
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         self.url, self._timeout = service_url(url), timeout
-        with settings_errors():
-            self._http = httpx2.Client(transport=transport, **client_settings(self.url, key, headers))
+        self._http = http_client(httpx2.Client, self.url, key, headers, transport)
         self._stream_headers = {**auth_header(key), **(headers or {})}
 
     def classify(self, sound: AudioInput, rate: int | None = None, **options: Unpack[Options]) -> Job:
@@ -264,8 +263,7 @@ class AsyncClient:
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self.url, self._timeout = service_url(url), timeout
-        with settings_errors():
-            self._http = httpx2.AsyncClient(transport=transport, **client_settings(self.url, key, headers))
+        self._http = http_client(httpx2.AsyncClient, self.url, key, headers, transport)
         self._stream_headers = {**auth_header(key), **(headers or {})}
 
     async def classify(self, sound: AudioInput, rate: int | None = None, **options: Unpack[Options]) -> Job:

@@ -1,16 +1,16 @@
-"""The address of the service, credentials, and a `Request` as arguments of httpx2."""
+"""The address of the service, the proxy on the way to it, credentials, and what httpx2 needs of them."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
 from otoscope.errors import InvalidRequest
 from otoscope.sansio import Request
+
+C = TypeVar("C", httpx2.Client, httpx2.AsyncClient)
 
 
 def service_url(url: str | None = None) -> str:
@@ -56,29 +56,26 @@ def auth_header(key: str | None = None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def client_settings(url: str, key: str | None, headers: dict[str, str] | None) -> dict[str, Any]:
-    """The arguments of an httpx2 client, sync or async, which is created within `settings_errors`. Raises
-    InvalidRequest."""
-    return {
-        "base_url": url,
-        "headers": {
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            **auth_header(key),
-            **(headers or {}),
-        },
-        # A proxy from the environment is not meant for this machine.
-        "trust_env": not is_loopback(url),
-        # Shorter than servers keep idle connections, so that none is closed at the moment of its reuse.
-        "limits": httpx2.Limits(max_connections=None, keepalive_expiry=4.0),
-    }
-
-
-@contextmanager
-def settings_errors() -> Iterator[None]:
-    """Raises InvalidRequest for headers, or a proxy of the environment, of which httpx2 makes no client."""
+def http_client(
+    kind: type[C], url: str, key: str | None, headers: dict[str, str] | None = None, transport: Any = None
+) -> C:
+    """An httpx2 client, sync or async. Raises InvalidRequest, also for headers, or a proxy of the environment, that
+    httpx2 refuses."""
     try:
-        yield
+        return kind(
+            base_url=url,
+            headers={
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                **auth_header(key),
+                **(headers or {}),
+            },
+            # A proxy from the environment is not meant for this machine.
+            trust_env=not is_loopback(url),
+            # Shorter than servers keep idle connections, so that none is closed at the moment of its reuse.
+            limits=httpx2.Limits(max_connections=None, keepalive_expiry=4.0),
+            transport=transport,
+        )
     except ImportError as error:
         raise InvalidRequest(
             "The environment names a SOCKS proxy, which needs the package socksio: pip install socksio."

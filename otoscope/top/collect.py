@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 import httpx2
 from pydantic import BaseModel
 
-from otoscope.connection import client_settings, is_loopback, parse_url, service_url, settings_errors
+from otoscope.connection import http_client, is_loopback, parse_url, service_url
 from otoscope.errors import OtoscopeError
 from otoscope.responses import parse_model
 from otoscope.top.prometheus import Scrape, parse_metrics
@@ -55,8 +55,7 @@ class Collector:
         self.url = service_url(url)
         self._given = [WorkerSnapshot(_host(url), url) for url in map(_metrics_url, workers)]
         self._known = list(self._given)
-        with settings_errors():
-            self._gateway_http = httpx2.AsyncClient(**client_settings(self.url, key, None))
+        self._gateway_http = http_client(httpx2.AsyncClient, self.url, key)
         self._workers_http = httpx2.AsyncClient(trust_env=False)
 
     async def collect(self) -> Snapshot:
