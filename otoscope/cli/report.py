@@ -100,7 +100,7 @@ class Report(ABC):
 
     def _write(self, name: str, outcome: Outcome) -> None:
         if isinstance(outcome, Exception):
-            self._print(f"{name}: {message(outcome)}")
+            self._print(f"{name}: {_message(outcome)}")
         self.write(name, outcome)
 
     def _print(self, line: str) -> None:
@@ -145,7 +145,13 @@ class JsonReport(Report):
     """A line of JSON for each file: id and result of its job, or its error."""
 
     def write(self, name: str, outcome: Outcome) -> None:
-        print(json_line(name, outcome), flush=True)
+        if isinstance(outcome, Exception):
+            code, detail = _code_and_detail(outcome)
+            line = {"file": name, "error": {"code": code, "detail": detail}}
+        else:
+            jobs = {"id": outcome.ids[0]} if len(outcome.ids) == 1 else {"parts": list(outcome.ids)}
+            line = {"file": name, **jobs, **outcome.result.model_dump(mode="json", by_alias=True, exclude_none=True)}
+        print(json.dumps(line), flush=True)
 
 
 class ExportReport(Report):
@@ -234,7 +240,7 @@ class CsvReport(Report):
     def write(self, name: str, outcome: Outcome) -> None:
         rows: list[tuple[str | float | None, ...]]
         if isinstance(outcome, Exception):
-            rows = [(name, None, None, None, None, None, None, _error(outcome))]
+            rows = [(name, None, None, None, None, None, None, ": ".join(_code_and_detail(outcome)))]
         else:
             result = outcome.result
             codes = " ".join(warning.code for warning in result.warnings)
@@ -274,25 +280,13 @@ def _may_pass(error: str) -> bool:
     return bool(error) and error.partition(":")[0] not in _OF_SOUNDS
 
 
-def _error(error: Exception) -> str:
-    code = error.code if isinstance(error, OtoscopeError) else "unreadable_file"
-    return f"{code}: {error.detail if isinstance(error, OtoscopeError) else message(error)}"
-
-
-def message(error: Exception) -> str:
-    """An error as text for people."""
+def _code_and_detail(error: Exception) -> tuple[str, str]:
     if isinstance(error, OtoscopeError):
-        return f"{error.detail} ({error.code})"
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        return error.code, error.detail
+    return "unreadable_file", (isinstance(error, OSError) and error.strerror) or str(error)
 
 
-def json_line(name: str, outcome: Outcome) -> str:
-    """One file as a line of JSON."""
-    if isinstance(outcome, Exception):
-        code, detail = "unreadable_file", message(outcome)
-        if isinstance(outcome, OtoscopeError):
-            code, detail = outcome.code, outcome.detail
-        return json.dumps({"file": name, "error": {"code": code, "detail": detail}})
-    result = outcome.result.model_dump(mode="json", by_alias=True, exclude_none=True)
-    jobs = {"id": outcome.ids[0]} if len(outcome.ids) == 1 else {"parts": list(outcome.ids)}
-    return json.dumps({"file": name, **jobs, **result})
+def _message(error: Exception) -> str:
+    """An error as text for people."""
+    code, detail = _code_and_detail(error)
+    return f"{detail} ({code})" if isinstance(error, OtoscopeError) else detail
