@@ -18,6 +18,9 @@ Format = Literal["json", "csv", "audacity", "raven", "webvtt", "jams"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
 
+RESULT_COLUMNS = ("file", "verdict", "class", "confidence", "start", "end", "warnings", "error")
+"""Of the table of many sounds: of `otoscope classify --out` and of a batch."""
+
 
 class DetectionFields(Protocol):
     """What is read of a detection: `otoscope.results.Detection` and `otoscope.types.Detection` have it."""

@@ -14,12 +14,10 @@ from api.rendering.json_arrays import dumps
 from api.rendering.results import render_json, result_json
 from api.service import Gateway
 from otoscope.errors import ContractMismatch, JobExpired, JobNotFound, StoreUnavailable
-from otoscope.exports import csv_row
+from otoscope.exports import RESULT_COLUMNS, csv_row
 from otoscope.results import Part, Result, unpack_result
 
 T = TypeVar("T")
-
-COLUMNS = ("file", "verdict", "class", "confidence", "start", "end", "warnings", "error")
 
 
 def batch_json(batch: BatchState) -> dict[str, Any]:
@@ -64,7 +62,7 @@ async def _line(member: dict[str, Any], packed: bytes) -> list[bytes]:
 
 async def csv_rows(batch: BatchState, gateway: Gateway, memory: RequestMemory) -> AsyncIterator[bytes]:
     """The table of `otoscope classify --out`: a row for each sound and prediction, or detection where requested."""
-    yield csv_row(COLUMNS).encode()
+    yield csv_row(RESULT_COLUMNS).encode()
     for member in members_json(batch):
         result = await _from_result(member, gateway, memory, _unpacked)
         if result is None:

@@ -25,7 +25,7 @@ from otoscope.errors import (
     OtoscopeError,
     PayloadTooLarge,
 )
-from otoscope.exports import Format, Recording, csv_row, csv_text, export, file_name
+from otoscope.exports import RESULT_COLUMNS, Format, Recording, csv_row, csv_text, export, file_name
 from otoscope.text import escape_controls
 from otoscope.types import Detection, Prediction, ResultJSON
 
@@ -201,14 +201,13 @@ class CsvReport(Report):
     """A row for each file and detection, or prediction, as results come; the rows of a file are written at once."""
 
     ordered = False
-    COLUMNS = ("file", "verdict", "class", "confidence", "start", "end", "warnings", "error")
 
     def __init__(self, total: int, path: Path, detections: bool) -> None:
         super().__init__(total)
         self._path, self._detections = path, detections
 
-    @classmethod
-    def unfinished(cls, path: Path, names: Sequence[str]) -> list[str]:
+    @staticmethod
+    def unfinished(path: Path, names: Sequence[str]) -> list[str]:
         """Those of the names that are to be sent: all that are not in the table, or have an error that may pass.
 
         Their rows are removed from it, and those that are incomplete, since the run was killed. Raises OSError, or
@@ -222,9 +221,9 @@ class CsvReport(Report):
             raise ValueError(f"{path} is no text in UTF-8; name another file for --out.") from error
         whole = text[: text.rfind("\n") + 1]
         rows = list(csv.reader(whole.splitlines(keepends=True)))
-        if text and (not rows or tuple(rows[0]) != cls.COLUMNS):
-            raise ValueError(f"{path} has other columns than {','.join(cls.COLUMNS)}; name another file for --out.")
-        full = [row for row in rows[1:] if len(row) == len(cls.COLUMNS)]
+        if text and (not rows or tuple(rows[0]) != RESULT_COLUMNS):
+            raise ValueError(f"{path} has other columns than {','.join(RESULT_COLUMNS)}; name another file for --out.")
+        full = [row for row in rows[1:] if len(row) == len(RESULT_COLUMNS)]
         torn = full[-1][0] if full and whole != text else None  # the last file may lack rows
         cells = {name: csv_text(printable(name)) for name in names}
         again = {row[0] for row in full if _may_pass(row[-1])}.intersection(cells.values()) | {torn}
@@ -232,7 +231,7 @@ class CsvReport(Report):
         if len(kept) < len(rows) - 1 or whole != text:
             draft = path.with_name(f"{path.name}.part")
             with draft.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([cls.COLUMNS, *kept])
+                csv.writer(file).writerows([RESULT_COLUMNS, *kept])
             draft.replace(path)
         done = {row[0] for row in kept}
         return [name for name in names if cells[name] not in done]
@@ -254,7 +253,7 @@ class CsvReport(Report):
         body = "".join(map(csv_row, rows)).encode()
         with self._path.open("ab", buffering=0) as file:
             if not (end := file.tell()):
-                body = csv_row(self.COLUMNS).encode() + body
+                body = csv_row(RESULT_COLUMNS).encode() + body
             rest = memoryview(body)
             try:
                 while rest:  # a full disk takes what it has room for, and is an error at the next attempt

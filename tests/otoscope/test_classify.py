@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from otoscope.cli.batch import SOUND_EXTENSIONS
 from otoscope.cli.main import app
-from otoscope.cli.report import Answer, CsvReport, JsonReport
-from otoscope.exports import csv_row
+from otoscope.cli.report import Answer, JsonReport
+from otoscope.exports import RESULT_COLUMNS, csv_row
 from otoscope.types import ResultJSON
 from shared.audio.formats import FORMATS
 from tests.support.fake_service import DOG, RESULT, FakeService, answer, job_document, problem
@@ -205,7 +205,7 @@ def test_what_is_not_the_fault_of_a_sound_is_resumed(
         assert run(sounds[0], *arguments).exit_code == 1
     else:
         row = csv_row([sounds[0], *[None] * 6, f"{fault}: detail"])
-        (tmp_path / "results.csv").write_bytes((csv_row(CsvReport.COLUMNS) + row).encode())
+        (tmp_path / "results.csv").write_bytes((csv_row(RESULT_COLUMNS) + row).encode())
     (tmp_path / sounds[0]).write_bytes(b"RIFF")
     answers(service, predictions=DOG[:1])
     assert run(sounds[0], *arguments).exit_code == 0
