@@ -91,11 +91,15 @@ def wav(samples: NDArray[Any], rate: int) -> bytes:
         raise ValueError(f"samples of the shape {given} have {channels} channels; at most {MAX_CHANNELS} are accepted")
     body = np.ascontiguousarray(frames, "<f4").tobytes()
     layout = struct.pack("<HHIIHHH", _IEEE_FLOAT, channels, int(rate), int(rate) * 4 * channels, 4 * channels, 32, 0)
-    chunks = b"".join(
-        name + struct.pack("<I", len(content)) + content
-        for name, content in ((b"fmt ", layout), (b"fact", struct.pack("<I", count)), (b"data", body))
+    return riff((b"fmt ", layout), (b"fact", struct.pack("<I", count)), (b"data", body))
+
+
+def riff(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A WAV file of chunks, name and content each."""
+    body = b"".join(
+        name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2) for name, content in chunks
     )
-    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
 
 
 def _as_float(samples: NDArray[Any]) -> NDArray[np.float32]:

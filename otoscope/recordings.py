@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from otoscope.audio import wav
+from otoscope.audio import riff, wav
 from otoscope.errors import AudioCorrupt, AudioUnsupported
 
 _BY_FRAME = (1, 3, 6, 7)  # WAVE format tags of PCM, float, A-law and µ-law: a frame has a fixed number of bytes
@@ -112,13 +112,7 @@ class _Wav(Recording):
         self._file.seek(self._start + start * self.frame_bytes)
         samples = self._file.read(count * self.frame_bytes)
         frames = len(samples) // self.frame_bytes
-        samples = samples[: frames * self.frame_bytes]
-        padding = b"\0" * (len(samples) % 2)
-        chunks = b"".join(
-            name + struct.pack("<I", len(content)) + content
-            for name, content in ((b"fmt ", self._layout), (b"data", samples))
-        )
-        return b"RIFF" + struct.pack("<I", 4 + len(chunks) + len(padding)) + b"WAVE" + chunks + padding, frames
+        return riff((b"fmt ", self._layout), (b"data", samples[: frames * self.frame_bytes])), frames
 
     def close(self) -> None:
         self._file.close()
