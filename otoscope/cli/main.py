@@ -78,51 +78,46 @@ def _installed() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)} | _EXTRA
 
 
-class _Commands(TyperGroup):
-    """The client's commands, and those that entry points add."""
+class _Group(TyperGroup):
+    """A group of the client to which the application adds commands, under names of two words."""
+
+    def _full_name(self, command: str) -> str:
+        return f"{self.name} {command}"
 
     def list_commands(self, ctx: Any) -> list[str]:
-        names = dict.fromkeys([*super().list_commands(ctx), *APPLICATION_COMMANDS, *_LAZY, *_installed()])
+        prefix = self._full_name("")
+        added = [name.removeprefix(prefix) for name in APPLICATION_COMMANDS if name.startswith(prefix)]
+        return [*super().list_commands(ctx), *added]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, cmd_name) or _application_command(self._full_name(cmd_name))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:  # most imports of the application are inside its commands
+            if (name := self._full_name(ctx.invoked_subcommand)) in APPLICATION_COMMANDS:
+                _fail(_needs(name, f" ({error})"))
+            raise  # as in the gateway's image, which lacks the client's packages
+
+
+class _Commands(_Group):
+    """`otoscope` itself: the client's commands, and those that entry points add."""
+
+    def _full_name(self, command: str) -> str:
+        return command
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = dict.fromkeys([*super().list_commands(ctx), *_LAZY, *_installed()])
         return sorted(
             (name for name in names if " " not in name),
             key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER),
         )
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if found := super().get_command(ctx, cmd_name):
-            return found
         if cmd_name in _LAZY:
             return _command(cmd_name, getattr(import_module(_LAZY[cmd_name]), cmd_name))
-        return _application_command(cmd_name)
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ModuleNotFoundError as error:  # most imports of the application are inside its commands
-            if ctx.invoked_subcommand in APPLICATION_COMMANDS:
-                _fail(_needs(ctx.invoked_subcommand, f" ({error})"))
-            raise  # as in the gateway's image, which lacks the client's packages
-
-
-class _Group(TyperGroup):
-    """A group of the client to which the application adds commands, under names of two words."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        added = [
-            name.removeprefix(f"{self.name} ") for name in APPLICATION_COMMANDS if name.startswith(f"{self.name} ")
-        ]
-        return [*super().list_commands(ctx), *added]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return super().get_command(ctx, cmd_name) or _application_command(f"{self.name} {cmd_name}")
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ModuleNotFoundError as error:
-            if (name := f"{self.name} {ctx.invoked_subcommand}") in APPLICATION_COMMANDS:
-                _fail(_needs(name, f" ({error})"))
-            raise
+        return super().get_command(ctx, cmd_name)
 
 
 def _application_command(name: str) -> Any:
