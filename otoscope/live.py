@@ -17,8 +17,9 @@ import httpx2
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
+from otoscope.calls import OUTAGE
 from otoscope.connection import environment_proxy
 from otoscope.errors import BY_CODE, Busy, OtoscopeError, RateLimited
 from otoscope.responses import ServiceUnreachable, error_from_response, unreachable_error
@@ -37,7 +38,6 @@ floats in -1..1."""
 
 Blocks = Iterable[Block] | AsyncIterable[Block]
 
-OUTAGE = 60.0  # seconds of attempts to reconnect
 _OPEN_SECONDS = 15.0  # for the connection and the first message
 _BUFFERED = 64  # blocks that wait while there is no connection; then the source has to wait
 _MAX_MESSAGE = 64 * 2**20  # bytes of an answer: all channels of a layer are large
@@ -247,7 +247,7 @@ class LiveCall:
                 return LiveAnswer.model_validate({**tree, "arrays": arrays}, extra="ignore")
             if kind == "opened":
                 self._longest = float(tree["max_seconds"])
-        except (ValueError, TypeError, KeyError, AttributeError, ValidationError, msgpack.UnpackException) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
             raise OtoscopeError(f"The service sent a message that is no answer ({type(error).__name__}).") from error
         if kind == "error":
             ended = BY_CODE.get(tree.get("code", ""), OtoscopeError)

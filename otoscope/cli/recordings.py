@@ -10,8 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from otoscope.calls import Options
 from otoscope.client import AsyncClient
 from otoscope.errors import (
@@ -182,7 +180,7 @@ class _Done:
         self.results: dict[int, ResultJSON] = {}
         with suppress(OSError):
             for line in path.read_text().splitlines():
-                with suppress(ValueError, KeyError, TypeError, ValidationError):  # the last line of a killed run
+                with suppress(ValueError, KeyError, TypeError):  # the last line of a killed run
                     known = json.loads(line)
                     self._take(known["part"], known["id"], ResultJSON.model_validate(known["result"]))
 
