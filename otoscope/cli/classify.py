@@ -1,6 +1,5 @@
 """`otoscope classify`."""
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -138,9 +137,10 @@ def classify(
 def _check_place(out: str, is_table: bool) -> None:
     """Refuse what cannot be written, which would be an error at the end of a long recording, and what must not be."""
     from otoscope.cli.batch import SOUND_EXTENSIONS
+    from otoscope.cli.report import names_directory
 
     path = Path(out)
-    is_folder = path.is_dir() or out.endswith(("/", os.sep))
+    is_folder = names_directory(out)
     if out == "-" or (is_table and (is_folder or (path.exists() and not path.is_file()))):
         raise typer.BadParameter(f"{out} is no file such as results.csv; for stdout there are --json and --format")
     if not is_folder and path.suffix.lower() in SOUND_EXTENSIONS:  # as the shell expands `--out *.wav`

@@ -41,6 +41,11 @@ class Answer:
 Outcome = Answer | Exception
 
 
+def names_directory(out: str) -> bool:
+    """Whether `--out` is a directory, which may not exist yet."""
+    return os.path.isdir(out) or out.endswith(("/", os.sep))
+
+
 class Report(ABC):
     """Takes the outcome of each file, shows the progress on a terminal, and prints failures to stderr."""
 
@@ -161,7 +166,7 @@ class ExportReport(Report):
         """Raises ValueError if several sounds would go into one file of a format that is about one sound."""
         super().__init__(total)
         self._format, self._out, self._used = format, Path(out) if out else None, set[str]()
-        self._directory = out is not None and (os.path.isdir(out) or out.endswith(("/", os.sep)))
+        self._directory = out is not None and names_directory(out)
         if total > 1 and not self._directory and format not in ("csv", "json"):
             raise ValueError(f"--format {format} of several sounds needs a directory: --out labels/")
         self._begun = False
