@@ -257,7 +257,7 @@ class Gateway:
         The request holds `growth` times the size of the result, until its response has a length. Raises
         TooManyConnections or RateLimited where there is no memory for it, or what `get` does.
         """
-        memory.hold(growth * (job.packed_size or len(job.packed or b"")))
+        memory.hold(growth * job.result_size)
         if not job.packed_size:
             yield job
             return

@@ -30,6 +30,9 @@ from shared.jobs.records import Event, JobRecord
 
 FROM_START = "0-0"
 
+Load = Callable[[JobRecord], AbstractAsyncContextManager[JobRecord]]
+"""A job -> the job with its result, within the block; `Gateway.loaded`."""
+
 
 def resume_point(last_event_id: str | None) -> str:
     """The position in the stream after which to resume. Raises InvalidRequest for what is not an event id."""
@@ -46,11 +49,11 @@ async def job_events(
     job_id: str,
     after: str,
     keepalive: float,
-    load: Callable[[JobRecord], AbstractAsyncContextManager[JobRecord]] | None,
+    load: Load | None,
 ) -> AsyncIterator[ServerSentEvent | bytes]:
     """Every event after `after`, in order, until the job is finished.
 
-    The last one has the result, which `load` reads where it is large (`Gateway.loaded`); None: it has none. A result
+    The last one has the result, which `load` reads where it is large; None: it has none. A result
     for which there is no memory is sent as soon as there is.
 
     The stream is read from a given position, never from "now", so that nothing between two reads is lost. While Redis
@@ -83,9 +86,7 @@ async def job_events(
                 yield ServerSentEvent(comment="keep-alive")
 
 
-async def _entry_event(
-    entry: Event, job: JobRecord, load: Callable[[JobRecord], AbstractAsyncContextManager[JobRecord]] | None
-) -> list[bytes]:
+async def _entry_event(entry: Event, job: JobRecord, load: Load | None) -> list[bytes]:
     """The event of an entry of the job's stream. Raises what `load` does."""
     if entry.kind != "result":  # the job as it was then, also where it has changed since
         return await _event(_as_of(job, entry.kind), "status", entry.id)
@@ -93,7 +94,7 @@ async def _entry_event(
         try:
             return await _event(complete, "result", entry.id)
         except ContractMismatch as error:  # the stream has begun; a newer gateway has the result
-            return await _event(replace(complete, packed=None, packed_size=0, error=error), "result", entry.id)
+            return await _event(replace(complete.without_result(), error=error), "result", entry.id)
 
 
 async def _event(job: JobRecord, name: str, entry: str | None = None) -> list[bytes]:
@@ -110,8 +111,9 @@ async def _event(job: JobRecord, name: str, entry: str | None = None) -> list[by
 
 def _as_of(job: JobRecord, status: str) -> JobRecord:
     """The job as it was at an earlier status: without its result, and without what was not known at that time."""
+    job = job.without_result()
     if status == job.status:
-        return replace(job, packed=None, packed_size=0)
+        return job
     started, queue_seconds = (None, None) if status == "queued" else (job.started_at, job.timings.queue)
-    snapshot = replace(job, status=status, started_at=started, timings=Timings(queue=queue_seconds))
-    return replace(snapshot, finished_at=None, error=None, position=None, progress=None, packed=None, packed_size=0)
+    job = replace(job, status=status, started_at=started, timings=Timings(queue=queue_seconds))
+    return replace(job, finished_at=None, error=None, position=None, progress=None)

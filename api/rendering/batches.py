@@ -96,7 +96,7 @@ async def _from_result(
             return None
         try:
             job = await gateway.store.get(member["id"], with_result=True)
-            await memory.wait_to_hold(JSON_GROWTH * (job.packed_size or len(job.packed or b"")))
+            await memory.wait_to_hold(JSON_GROWTH * job.result_size)
             async with gateway.loaded(job, memory) as complete:
                 return None if complete.packed is None else await render(complete.packed)
         except (JobNotFound, JobExpired):  # since the states were read

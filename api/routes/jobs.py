@@ -1,6 +1,5 @@
 """/v1/jobs: submit, read, follow, cancel."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -110,7 +109,7 @@ async def submit(request: Request) -> Response:
         except (RateLimited, TooManyConnections, StoreUnavailable):
             if key:
                 raise  # the request can be repeated
-            job = replace(job, packed=None, packed_size=0)  # the client has to learn its id
+            job = job.without_result()  # the client has to learn its id
     headers["Retry-After"] = "1"
     return await _job_response(request, job, media_type, 202, headers)
 

@@ -1,7 +1,7 @@
 """Types of `shared.jobs`: a new job, a stored job, a claimed job, an event, the load of the queue, a heartbeat."""
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -63,6 +63,14 @@ class JobRecord:
     @property
     def final(self) -> bool:
         return self.status in FINAL
+
+    @property
+    def result_size(self) -> int:
+        """Bytes of the packed result, where it was requested; also of a large one, which is still to be read."""
+        return self.packed_size or len(self.packed or b"")
+
+    def without_result(self) -> "JobRecord":
+        return replace(self, packed=None, packed_size=0)
 
 
 @dataclass(frozen=True)
