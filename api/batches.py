@@ -10,9 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from api.http.archives import Member
+from api.http.problems import error_info
 from api.http.uploads import Upload, by_address, describe_audio
 from api.middleware.auth import Caller
-from api.notifications import RETRY_SECONDS
+from api.notifications import RETRY_SECONDS, UNFINISHED
 from api.service import Gateway
 from otoscope.errors import (
     AudioError,
@@ -22,21 +23,18 @@ from otoscope.errors import (
     InvalidRequest,
     JobExpired,
     JobNotFound,
-    OtoscopeError,
     PayloadTooLarge,
     QueueFull,
     StoreUnavailable,
     UrlNotAllowed,
 )
-from otoscope.types import ErrorInfo, JobOptions
+from otoscope.types import JobOptions
 from shared.api_keys import Scope
 from shared.contract import at_server, new_job_id
 from shared.jobs.batches import BatchRecord, MemberRecord, MemberState
 from shared.jobs.sharded_store import ShardedBatchStore
 
 log = logging.getLogger(__name__)
-
-UNFINISHED = ("queued", "running")
 
 
 @dataclass(frozen=True)
@@ -175,8 +173,3 @@ class Batches:
                     await self._gateway.store.cancel(member.job_id)
         if state.finished:
             await self._store.delete(batch_id)
-
-
-def error_info(error: OtoscopeError) -> ErrorInfo:
-    """An error as the field of a member."""
-    return ErrorInfo(code=error.code, title=error.title, detail=error.detail)

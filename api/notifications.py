@@ -19,7 +19,9 @@ from shared.outage_log import OutageLog
 
 log = logging.getLogger(__name__)
 
-_UNFINISHED = ("queued", "running")
+UNFINISHED = ("queued", "running")
+"""The states of a job in which a caller waits for it."""
+
 RETRY_SECONDS = 1.0
 """Between two attempts of a waiting request to read a job whose server is unavailable."""
 
@@ -35,7 +37,7 @@ class Subscription:
 
     def notify(self, status: str = "") -> None:
         """The job has that status now; any status where it is empty."""
-        if not (self._final_only and status in _UNFINISHED):
+        if not (self._final_only and status in UNFINISHED):
             self._event.set()
 
     async def wait(self, seconds: float) -> bool:

@@ -23,6 +23,7 @@ from otoscope.errors import (
     OtoscopeError,
     RouteNotFound,
 )
+from otoscope.types import ErrorInfo
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,11 @@ def problem(error: OtoscopeError, instance: str | None = None) -> dict[str, Any]
         "code": error.code,
         "instance": instance,
     }
+
+
+def error_info(error: OtoscopeError) -> ErrorInfo:
+    """An error as a field of a document that is about something else."""
+    return ErrorInfo(code=error.code, title=error.title, detail=error.detail)
 
 
 def problem_response(error: OtoscopeError, request: HTTPConnection, headers: dict[str, str] | None = None) -> Response:

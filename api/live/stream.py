@@ -17,7 +17,7 @@ import orjson
 from fastapi import WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from api.http.problems import STATUS, describe_validation_errors
+from api.http.problems import STATUS, describe_validation_errors, error_info
 from api.live.detections import DetectionTracker
 from api.live.windows import LiveWindow, WindowCutter, wav_file
 from api.memory import memory_of
@@ -36,7 +36,6 @@ from otoscope.errors import (
 from otoscope.results import ARRAYS, ARRAYS_PER_LAYER, Detection, unpack_result
 from otoscope.types import Detection as PublicDetection
 from otoscope.types import (
-    ErrorInfo,
     JobOptions,
     ModelCard,
     Part,
@@ -272,8 +271,7 @@ class LiveStream:
                     answer, packed = await self._answer(window)
             except OtoscopeError as error:
                 self._counts.failed += 1
-                fault = ErrorInfo(code=error.code, title=error.title, detail=error.detail)
-                answer = StreamAnswer(start=window.start, end=window.end, error=fault, latency=0.0)
+                answer = StreamAnswer(start=window.start, end=window.end, error=error_info(error), latency=0.0)
                 packed = b""
             latency = time.monotonic() - window.arrived
             self._gateway.metrics.live.observe_answer(latency, answer.error.code if answer.error else "")

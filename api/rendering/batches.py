@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from api.batches import BatchState, error_info
+from api.batches import BatchState
+from api.http.problems import error_info
 from api.memory import JSON_GROWTH, RequestMemory
 from api.notifications import RETRY_SECONDS
 from api.rendering.json_arrays import dumps
