@@ -5,7 +5,6 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from otoscope.types import ReceptiveField
 from worker.model.base import ActivationHook, Node, receptive_field
 
 
@@ -19,11 +18,8 @@ class PairedConvolutions(nn.ModuleList):
         for stage in range(stages):
             inputs, self.outputs = self.outputs, width * 2**stage
             pooled = [pooling(2)] if stage < stages - 1 else []
-            self.append(
-                nn.ModuleList(
-                    (_convolution(inputs, self.outputs, []), _convolution(self.outputs, self.outputs, [*pooled]))
-                )
-            )
+            blocks = _convolution(inputs, self.outputs), _convolution(self.outputs, self.outputs, *pooled)
+            self.append(nn.ModuleList(blocks))
 
     def forward(self, x: Tensor, report: ActivationHook, *, dropout: float = 0.0) -> Tensor:
         """(batch, 1, mels, columns) -> (batch, channels, rows, columns); each axis is halved by every stage but the
@@ -37,8 +33,8 @@ class PairedConvolutions(nn.ModuleList):
                 x = functional.dropout(x, dropout, self.training)
         return x
 
-    def structure(self, **field: int) -> dict[str, Node]:
-        """As `Network.structure`; `field` is what each receptive field has besides."""
+    def structure(self, pooled_frames: int = 1) -> dict[str, Node]:
+        """As `Network.structure`; a column is the mean of `pooled_frames` frames of the spectrogram."""
         nodes: dict[str, Node] = {}
         path: list[tuple[int, int, int]] = []
         before: tuple[str, ...] = ()
@@ -46,16 +42,16 @@ class PairedConvolutions(nn.ModuleList):
             for block in (1, 2):
                 pool = 2 if block == 2 and stage < len(self) else 1
                 path += [(3, 1, 1), (pool, pool, 0)]
-                own: ReceptiveField = receptive_field(path).model_copy(update=field)
+                field = receptive_field(path).model_copy(update={"pooled_frames": pooled_frames})
                 name = f"layer{stage}.block{block}"
-                nodes[name] = Node("plain", before, own)
+                nodes[name] = Node("plain", before, field)
                 before = (name,)
-            nodes[f"layer{stage}"] = Node("stage", before, own)
+            nodes[f"layer{stage}"] = Node("stage", before, field)
             before = (f"layer{stage}",)
         return nodes
 
 
-def _convolution(inputs: int, outputs: int, pooling: list[nn.Module]) -> nn.Sequential:
+def _convolution(inputs: int, outputs: int, *pooling: nn.Module) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), *pooling)

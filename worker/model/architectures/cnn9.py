@@ -64,7 +64,7 @@ class Cnn9(Network):
         return self.classified([x], report)
 
     def structure(self) -> dict[str, Node]:
-        return self.stages.structure(pooled_frames=self.config.pooled_frames)
+        return self.stages.structure(self.config.pooled_frames)
 
     def pool(self, levels: list[Tensor]) -> Tensor:
         """The maximum over time of the mean over the frequencies."""
