@@ -123,6 +123,7 @@ def _write(models: Sequence[Model], network: Network, changes: dict[str, Any], o
     first = models[0]
     dropped = ("answers", "note", "averaged", "joined")  # the last two: of a model that was combined itself
     training = {key: value for key, value in first.config.training.items() if key not in dropped}
+    licences = (licence for model in models for licence in model.config.licence.split("; "))
     config = first.config.model_copy(
         update={
             **changes,
@@ -132,7 +133,7 @@ def _write(models: Sequence[Model], network: Network, changes: dict[str, Any], o
             "open_set_sha256": "",
             "int8_ranges": {},
             "accuracy": (),
-            "licence": "; ".join(dict.fromkeys(one for model in models for one in _licences(model.config))),
+            "licence": "; ".join(dict.fromkeys(licence for licence in licences if licence)),
             "training": {**training, **changes["training"]},
         }
     )
@@ -141,11 +142,6 @@ def _write(models: Sequence[Model], network: Network, changes: dict[str, Any], o
         if first.directory and (first.directory / name).exists():
             shutil.copy(first.directory / name, out / name)
     return written
-
-
-def _licences(config: ModelConfig) -> list[str]:
-    """Those of the data and of the base model."""
-    return [licence for licence in config.licence.split("; ") if licence]
 
 
 def _mean(name: str, states: Sequence[dict[str, Tensor]]) -> Tensor:
