@@ -26,6 +26,7 @@ ROWS: dict[str, dict[str, str]] = {
     "no label smoothing": {"optim.label_smoothing": "0"},
     "weights of the last step instead of their average": {"optim.average": "none"},
     "with squeeze-and-excitation": {"network.squeeze_excitation": "true"},
+    "Muon instead of AdamW": {"optim.optimizer": "muon"},
     "half the epochs": {},
 }
 

@@ -1,6 +1,6 @@
 """The share of a training step that is spent in the network itself.
 
-    .venv/bin/python bench/epoch.py [--recipe NAME] [--steps 20] [--out FILE]
+    .venv/bin/python bench/epoch.py [--recipe NAME] [--set KEY=VALUE] [--steps 20] [--out FILE]
 
 Runs the same number of steps on synthetic sound in two variants: bare (forward, backward, optimizer, on a batch in
 memory) and whole (plus cropping, mixing, log-mel, masking and weight averaging, as in `otoscope train`). The variants
@@ -40,12 +40,14 @@ CLASSES, CLIPS, ROUNDS = 50, 256, 5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="esc50-best")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a value of the recipe")
     parser.add_argument("--steps", type=int, default=10, help="steps in each of five rounds")
     parser.add_argument("--compile", action="store_true", help="add the whole step under torch.compile")
     parser.add_argument("--out", type=Path, help="write the JSON to this file as well")
     options = parser.parse_args()
     keep_freed_memory()
-    figures = measure(load_recipe(options.recipe), options.steps, compiled=options.compile)
+    recipe = load_recipe(options.recipe, dict(change.split("=", 1) for change in options.set))
+    figures = measure(recipe, options.steps, compiled=options.compile)
     variants = ("bare", "whole", "compiled") if options.compile else ("bare", "whole")
     print(" ".join(f"{name:>9}" for name in variants), f"   ms per clip, {figures['recipe']}, {figures['device']}")
     print(" ".join(f"{figures[f'{name}_ms_a_clip']:>9}" for name in variants), f"   whole / bare {figures['ratio']}")
