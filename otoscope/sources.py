@@ -71,7 +71,7 @@ def _wav_format(file: Readable) -> tuple[int, int, int, int]:
             break
         taken += 8 + size + size % 2
         if taken > _MOST_HEADER:
-            raise AudioCorrupt("The WAV in the pipe has no samples in its first 64 KB.")
+            raise AudioCorrupt("The WAV has no samples in its first 64 KB.")
         content = _read(file, size + size % 2)
         if name == b"fmt " and len(content) >= 16:
             tag, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", content)
@@ -79,11 +79,11 @@ def _wav_format(file: Readable) -> tuple[int, int, int, int]:
                 (tag,) = struct.unpack_from("<H", content, 24)
             found = tag, channels, rate, bits
     if found is None:
-        raise AudioCorrupt("The WAV in the pipe has no usable format.")
+        raise AudioCorrupt("The WAV has no usable format.")
     if (found[0], found[3]) not in _CONVERTERS or not found[1] or not found[2]:
         raise AudioUnsupported(
-            f"The WAV in the pipe has the format {found[0]} with {found[3]} bits; PCM of 8, 16 or 32 bits and float of"
-            " 32 are accepted."
+            f"The WAV has the format {found[0]} with {found[3]} bits; PCM of 8, 16, 24 or 32 bits and float"
+            " of 32 are accepted."
         )
     return found
 
@@ -97,15 +97,18 @@ def _pcm_blocks(file: Readable, begun: bytes, rate: int, channels: int, tag: int
         begun = b""
         frames = len(body) // frame
         if frames:
+            if bits == 24:  # as the upper bytes of 32 bits
+                body = np.pad(np.frombuffer(body, "u1", frames * frame).reshape(-1, 3), ((0, 0), (1, 0))).tobytes()
             samples = (np.frombuffer(body, type_, frames * channels).astype(np.float32) - zero) * scale
             yield samples.reshape(frames, channels).mean(axis=1, dtype=np.float32)
-        if len(body) < size:
+        if frames < size // frame:
             return
 
 
 _CONVERTERS: dict[tuple[int, int], tuple[str, np.float32, np.float32]] = {
     (_PCM, 8): ("u1", np.float32(1 / 128), np.float32(128)),
     (_PCM, 16): ("<i2", np.float32(1 / 32_768), np.float32(0)),
+    (_PCM, 24): ("<i4", np.float32(1 / 2**31), np.float32(0)),
     (_PCM, 32): ("<i4", np.float32(1 / 2**31), np.float32(0)),
     (_FLOAT, 32): ("<f4", np.float32(1), np.float32(0)),
 }
