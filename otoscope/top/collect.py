@@ -84,11 +84,7 @@ class Collector:
         try:
             async with asyncio.timeout(TIMEOUT):
                 return parse_model(kind, (await self._gateway_http.get(path)).content)
-        except (
-            httpx2.HTTPError,
-            TimeoutError,
-            OtoscopeError,
-        ):  # the scrape has the reason
+        except (httpx2.HTTPError, TimeoutError, OtoscopeError):  # the scrape has the reason
             return None
 
     async def _worker(self, worker: WorkerSnapshot) -> WorkerSnapshot:
