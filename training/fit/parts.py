@@ -50,13 +50,8 @@ def sgd(groups: list[dict[str, Any]], recipe: OptimRecipe) -> optim.Optimizer:
     return optim.SGD(groups, lr=recipe.max_lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
 
 
-def muon(groups: list[dict[str, Any]], recipe: OptimRecipe) -> optim.Optimizer:
-    """For the kernels of convolutions; AdamW for the rest."""
-    return Muon(groups, recipe)
-
-
 _LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "binary_cross_entropy": binary_cross_entropy}
-_OPTIMIZERS: dict[str, Optimizer] = {"adamw": adamw, "sgd": sgd, "muon": muon}
+_OPTIMIZERS: dict[str, Optimizer] = {"adamw": adamw, "sgd": sgd, "muon": Muon}
 _added: dict[tuple[str, str], Any] = {}
 
 
