@@ -23,6 +23,7 @@ from otoscope.errors import (
     InvalidRequest,
     JobExpired,
     JobNotFound,
+    ModelNotFound,
     PayloadTooLarge,
     QueueFull,
     StoreUnavailable,
@@ -67,8 +68,9 @@ class Batches:
         """Store the batch, then submit its jobs, all on one Redis server. A sound that cannot be read fails alone.
 
         A repeated request with the same Idempotency-Key submits what is missing. Raises QueueFull where the queue has
-        no place for all of them, InvalidRequest where it never has, and what `Gateway.submit` does. Without a key, and
-        once a job was accepted, the batch is returned as far as it is known, since the caller would not learn its id.
+        no place for all of them, InvalidRequest where it never has, and what `Gateway.submit` does. Once a job was
+        accepted, and unless the caller will repeat the request with its key, the batch is returned as far as it is
+        known, since the caller would not learn its id.
         """
         gateway, settings = self._gateway, self._gateway.settings
         card = await gateway.catalogue.resolve(options.model)
@@ -93,8 +95,8 @@ class Batches:
             upload = await asyncio.to_thread(self._read, member, options)
             try:
                 await gateway.submit(upload, caller, job_id=stored.job_id, exact=True)
-            except Busy as error:
-                if not accepted or (idempotency_key and not isinstance(error, QueueFull)):
+            except (Busy, ModelNotFound) as error:
+                if not accepted or (idempotency_key and not isinstance(error, QueueFull | ModelNotFound)):
                     raise
                 break  # the rest is missing, and can be submitted by repeating the request
             state.states[index] = MemberState("queued")

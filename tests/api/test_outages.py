@@ -225,6 +225,25 @@ def test_a_batch_is_answered_although_redis_goes_away_halfway(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("key", [None, "evening"])
+def test_a_batch_is_answered_although_its_model_is_removed_halfway(
+    gateway: httpx2.Client, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    """The client has to learn its id; a client with an Idempotency-Key does not repeat the request."""
+    monkeypatch.setattr("shared.ttl_cache.TTL_SECONDS", 0.0)
+    worker.announce("tiny", "other", seconds=60)
+    files = [("file", (f"{number}.wav", wav(0.2))) for number in range(256)]
+    headers = {"Idempotency-Key": key} if key else {}
+    with ThreadPoolExecutor(1) as pool:
+        request = pool.submit(gateway.post, "/v1/batches", files=files, data={"model": "tiny"}, headers=headers)
+        until(lambda: worker._client.zcard(QUEUED) > 4)
+        worker.store.remove_models(["tiny"])
+        answer = request.result()
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["counts"].keys() == {"queued", "missing"}
+
+
+@pytest.mark.slow
 def test_a_window_of_a_stream_is_answered_although_redis_hangs(
     gateway: httpx2.Client, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
