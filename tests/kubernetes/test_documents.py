@@ -14,7 +14,7 @@ from cloudcoil.models.keda.v1alpha1 import ScaledObject
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 
 from tests.conftest import ROOT
-from tests.kubernetes.conftest import KUBERNETES, NAME, Cluster
+from tests.kubernetes.conftest import KUBERNETES, NAME, Cluster, built
 
 SECRETS = {
     secret["metadata"]["name"]: secret["stringData"].keys()
@@ -150,7 +150,7 @@ def test_mounted_configuration_exists(cluster: Cluster) -> None:
                 assert key["key"] in SECRETS[key["name"]]
     for ingress in cluster.all("Ingress"):
         used |= {tls["secretName"] for tls in ingress["spec"]["tls"]}
-    assert used == SECRETS.keys()
+    assert used == SECRETS.keys() - {"otoscope-s3"}  # of the component `sound-sources`
 
 
 def test_network_policies(cluster: Cluster) -> None:
@@ -196,8 +196,13 @@ def test_workers_reach_no_other_host_unless_sounds_are_fetched(
     assert not any(ipaddress.ip_address("93.184.215.14") in network for network in refused)
     for address in ("::1", "fe80::1", "fd00::1"):
         assert ipaddress.ip_address(address) not in ipaddress.ip_network(v6["cidr"])
-    settings = next(one for one in other.all("ConfigMap") if one["metadata"]["name"].startswith("otoscope-settings"))
-    assert settings["data"]["OTOSCOPE_SOUND_SOURCES"].startswith("https://")
+    assert other.settings()["OTOSCOPE_SOUND_SOURCES"].startswith("https://")
+    before, after = (dict(each.pods())["worker"]["spec"]["containers"][0] for each in (Cluster(built("cpu")), other))
+    assert after["envFrom"][1:] == [{"secretRef": {"name": "otoscope-s3", "optional": True}}]
+    assert len(before["envFrom"]) == 1
+    assert {**after, "envFrom": before["envFrom"]} == before
+    documented = set(re.findall(r"`(AWS_\w+)`", (ROOT / "docs" / "operations.md").read_text()))
+    assert SECRETS["otoscope-s3"] == documented
 
 
 def test_redis_can_be_left_out(changed: Callable[[str, str, str], Cluster]) -> None:
