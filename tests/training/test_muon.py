@@ -45,6 +45,17 @@ def test_both_layouts_take_the_same_steps() -> None:
     assert (one - other).norm() < 0.05 * one.norm()
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d], ids=str)
+def test_a_kernel_of_three_dimensions_is_trained_in_either_layout(layout: torch.memory_format) -> None:
+    """Its matrix shares its memory."""
+    kernel = nn.Parameter(torch.zeros(16, 8, 3, 3, 3).to(memory_format=layout))
+    optimizer = Muon([{"params": [kernel], "weight_decay": 0.0}], OptimRecipe(optimizer="muon", max_lr=0.01))
+    kernel.grad = torch.randn(kernel.shape, generator=torch.Generator().manual_seed(0))
+    optimizer.step()
+    assert kernel.square().mean().sqrt().item() == pytest.approx(0.2 * 0.01, rel=0.3)
+    assert (kernel * kernel.grad).sum() < 0
+
+
 def test_everything_else_takes_steps_of_adamw() -> None:
     """Whose first step has the size of the learning rate for every weight."""
     steps = stepped(torch.contiguous_format)

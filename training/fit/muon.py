@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn, optim
 
 from training.recipe import OptimRecipe
@@ -63,6 +62,6 @@ def _is_kernel(parameter: Tensor) -> bool:
 def _matrix(tensor: Tensor, kernel: Tensor) -> Tensor:
     """A kernel (channels out, channels in, ...) or its gradient as a matrix, with the columns in the order of the
     kernel's memory: which order does not matter to Muon, and the matrix of the kernel must share its memory."""
-    if kernel.ndim == 4 and kernel.is_contiguous(memory_format=torch.channels_last):
-        tensor = tensor.permute(0, 2, 3, 1)
+    if not kernel.is_contiguous():  # the channels are last
+        tensor = tensor.movedim(1, -1)
     return tensor.reshape(len(tensor), -1)
