@@ -26,6 +26,7 @@ AudioInput = (
 """A path, the bytes of an audio file, an open file, samples (with `rate=`), or a pair of samples and rate."""
 
 _IEEE_FLOAT = 3  # WAVE format tag
+_MOST_BYTES = 2**29  # of a value in Redis, and so of an upload; a device or a pipe may have no end
 _MOST_RATE = (2**32 - 1) // (4 * MAX_CHANNELS)  # Hz: the header of a WAV states the bytes of a second
 
 
@@ -38,7 +39,11 @@ def load(sound: AudioInput, rate: int | None = None) -> tuple[str, bytes]:
         raise ValueError(f"{address[0]}… is an address; download the sound, and pass its bytes or the path of the file")
     if isinstance(sound, (str, os.PathLike)):
         path = Path(sound)
-        return printable(path.name), path.read_bytes()
+        with path.open("rb") as file:
+            body = file.read() if path.is_file() else file.read(_MOST_BYTES + 1)
+        if len(body) > _MOST_BYTES:
+            raise ValueError(f"{printable(str(path))} has more than {_MOST_BYTES:,} bytes, which no service stores")
+        return printable(path.name), body
     if isinstance(sound, (bytes, bytearray, memoryview)):
         return "sound", bytes(sound)
     if callable(read := getattr(sound, "read", None)):

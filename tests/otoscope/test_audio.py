@@ -1,6 +1,7 @@
 """Samples are encoded as an audio file that the service decodes to the same samples."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,21 @@ def test_paths_and_bytes_are_sent_unchanged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none.wav")
     assert io.BytesIO(load(b"RIFF")[1]).read() == b"RIFF"
+
+
+def test_a_device_without_an_end_is_refused() -> None:
+    """And so is a pipe, once it has more than any service stores."""
+    with pytest.raises(ValueError, match="zero has more than 536,870,912 bytes"):
+        load("/dev/zero")
+
+
+def test_a_pipe_is_read_to_its_end() -> None:
+    """Bash passes `<(cat x.wav)` as its path."""
+    reader, writer = os.pipe()
+    os.write(writer, b"RIFF")
+    os.close(writer)
+    assert load(f"/dev/fd/{reader}")[1] == b"RIFF"
+    os.close(reader)
 
 
 def test_open_files_and_sequences_are_accepted(tmp_path: Path) -> None:
