@@ -10,15 +10,15 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Generator, nn
 from tqdm import tqdm
 
-from training.data.base import Dataset, Fold, stopping_and_calibration
+from training.data.base import Clip, Dataset, Fold, stopping_and_calibration
 from training.data.fingerprint import save_training_sounds
 from training.data.windows import StoredWindows
 from training.errors import DivergedError, RunError
@@ -39,21 +39,26 @@ from training.fit.pretrained import check_frozen_trunk, check_pretrained
 from training.fit.probe import fit_probe
 from training.fit.run_state import (
     Progress,
+    RunState,
     delete_checkpoint,
     has_run,
     is_finished,
     lock_run,
     open_run,
-    random_state,
     resumable,
     run_identity,
-    save_checkpoint,
-    set_random_state,
     teacher_directory,
     written,
-)  # fmt: skip
+)
 from training.fit.schedule import set_schedule
-from training.fit.setup import LabelledWindows, class_weights, epoch_order, load_labelled_windows, set_up_training
+from training.fit.setup import (
+    LabelledWindows,
+    TrainingSetup,
+    class_weights,
+    epoch_order,
+    load_labelled_windows,
+    set_up_training,
+)
 from training.fit.trackers import TENSORBOARD, Trackers
 from training.recipe import Recipe, for_fine_tuning, load_recipe, to_yaml
 from worker.model.base import Network, parameters
@@ -89,36 +94,47 @@ def train(
         lock_run(out) if processes.is_first() else nullcontext(),
         Trackers(trackers if processes.is_first() else ()) as tracking,
     ):
-        return _train(recipe, dataset, test_fold, out, teachers, pretrained, resume, threshold_fold, on_epoch, tracking)
+        if pretrained:
+            check_pretrained(pretrained, dataset, test_fold)
+            recipe = for_fine_tuning(recipe, pretrained.config)
+        run = _Run(recipe, dataset, test_fold, out, tuple(teachers), pretrained, threshold_fold)
+        return _train(run, resume, on_epoch, tracking)
 
 
-def _train(
-    recipe: Recipe, dataset: Dataset, test_fold: Fold, out: Path, teachers: Sequence[Path], pretrained: Model | None,
-    resume: bool, threshold_fold: Fold | None, on_epoch: OnEpoch | None, tracking: Trackers,
-) -> ModelConfig:  # fmt: skip
-    if pretrained:
-        check_pretrained(pretrained, dataset, test_fold)
-        recipe = for_fine_tuning(recipe, pretrained.config)
-    check_frozen_trunk(recipe, pretrained)
+@dataclass(frozen=True)
+class _Run:
+    """What is trained, from what, and where to; as the arguments of `train`."""
+
+    recipe: Recipe
+    dataset: Dataset
+    test_fold: Fold
+    out: Path
+    teachers: tuple[Path, ...]
+    pretrained: Model | None
+    threshold_fold: Fold | None
+
+
+def _train(run: _Run, resume: bool, on_epoch: OnEpoch | None, tracking: Trackers) -> ModelConfig:
+    recipe, dataset, test_fold, out = run.recipe, run.dataset, run.test_fold, run.out
+    check_frozen_trunk(recipe, run.pretrained)
     check_parts(recipe)
     first = processes.is_first()
-    optim, rate = recipe.optim, recipe.frontend.sample_rate
+    optim = recipe.optim
     clips, held_out_clips = dataset.train_validation_split(test_fold, optim.holdout, recipe.seed)
     if optim.patience and not (optim.holdout or held_out_clips):
         raise RunError(
             "optim.patience needs a validation set: set optim.holdout; the test fold is not used for early stopping"
         )
-    if recipe.distill.weight > 0 and recipe.distill.teacher and not teachers:
+    if recipe.distill.weight > 0 and recipe.distill.teacher and not run.teachers:
         if len(clips) < 2 * optim.accumulate:  # otherwise the clips suffice: each has at least one window
             batch_size(recipe, load_labelled_windows(recipe, dataset, clips, torch.device("cpu")))
-        teachers = (
-            train_teacher(
-                recipe.distill.teacher, dataset, test_fold, out, pretrained, resume=resume, trackers=tracking.names
-            ),
-        )  # fmt: skip
+        teacher = train_teacher(
+            recipe.distill.teacher, dataset, test_fold, out, run.pretrained, resume=resume, trackers=tracking.names
+        )
+        run = replace(run, teachers=(teacher,))
         resume = resume and has_run(out)
-    check_teachers(recipe.distill, teachers)
-    identity = run_identity(recipe, dataset, test_fold, len(clips), teachers, pretrained)
+    check_teachers(recipe.distill, run.teachers)
+    identity = run_identity(recipe, dataset, test_fold, len(clips), run.teachers, run.pretrained)
     if resume and is_finished(out, identity):
         return read_config(out)
     checkpoint = open_run(out, identity, resume)
@@ -126,13 +142,14 @@ def _train(
         with written(out, RECIPE):
             (out / RECIPE).write_text(to_yaml(recipe), encoding="utf-8")
 
-    setup = set_up_training(recipe, dataset, clips, pretrained)
+    setup = set_up_training(recipe, dataset, clips, run.pretrained)
     device, windows, network = setup.device, setup.windows, setup.network
     batch = batch_size(recipe, windows)
     steps = len(windows) // (batch * optim.accumulate)  # per epoch; the windows of the rest are others in every epoch
     stopping_clips, calibration_clips = stopping_and_calibration(held_out_clips, optim.patience, recipe.seed)
     held_out = load_labelled_windows(recipe, dataset, stopping_clips, device) if held_out_clips else None
-    teacher_ensemble = load_teachers(teachers, dataset, test_fold, rate, device) if teachers else None
+    rate = recipe.frontend.sample_rate
+    teacher_ensemble = load_teachers(run.teachers, dataset, test_fold, rate, device) if run.teachers else None
     loss_of = TrainingLoss(recipe, setup, teacher_ensemble)
     if recipe.start.probe and not checkpoint:
         balance = class_weights(windows.targets) if optim.balance else None
@@ -142,46 +159,14 @@ def _train(
     if not first:
         torch.manual_seed(recipe.seed + processes.rank())  # dropout: each process has other windows
     optimizer, average = make_optimizer(network, optim, recipe.start.lr_decay), WeightAverage(network, optim)
-    generator = Generator().manual_seed(recipe.seed)
-    progress = Progress()
+    generator, progress = Generator().manual_seed(recipe.seed), Progress()
+    state = RunState(network, average, optimizer, generator, progress)
     if checkpoint:
-        network.load_state_dict(checkpoint["network"])
-        average.load_state_dict(checkpoint["average"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        progress = Progress(**checkpoint["progress"]).to(device)
-        if (before := len(progress.order)) != len(windows):
-            raise RunError(
-                f"{out} was started with {before:,} windows of sound, and there are {len(windows):,} now: the sounds"
-                " have changed, or this version cuts them differently; start a new run in another folder"
-            )
-        generator.set_state(checkpoint["generator"])
-        set_random_state(checkpoint, device)
-
-    def save() -> None:
-        state = random_state(device)
-        if first:
-            save_checkpoint(out, {
-                "identity": identity, "progress": vars(progress),
-                "network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
-                "generator": generator.get_state(), **state,
-            })  # fmt: skip
-
+        state.load(out, checkpoint, len(windows), device)
     where = f"{device}, {processes.size()} processes" if processes.size() > 1 else device
     a_step = "step" if steps == 1 else "steps"
     tqdm.write(f"{parameters(network):,} parameters, {len(windows):,} windows, {steps} {a_step} per epoch, {where}")
-    if isinstance(windows.waves, StoredWindows) and windows.waves.nbytes > 2**30:
-        size = windows.waves.nbytes / 2**30
-        tqdm.write(f"{len(windows):,} windows would take {size:.1f} GB of memory: they are read from the disk")
-    if not held_out_clips:
-        tqdm.write("no clips are held out: the run does not stop early, and its confidences are not calibrated")
-    elif optim.patience and stopping_clips == calibration_clips:
-        tqdm.write("the clips that stop the run also calibrate it: a class has too few recordings for two parts")
-    if dataset.left_out:
-        tqdm.write(f"left out, by class: {', '.join(map(str, dataset.left_out))}")
-    for message in dataset.skipped[:_LISTED]:
-        tqdm.write(f"skipped: {message}")
-    if len(dataset.skipped) > _LISTED:
-        tqdm.write(f"and {len(dataset.skipped) - _LISTED:,} more files")
+    _print_notes(run, windows, stopping_clips, calibration_clips)
     tracking.start(recipe, out, progress.step // steps)
     history = History(out, progress.step // steps)
     total = optim.epochs * steps
@@ -247,12 +232,12 @@ def _train(
                 graceful_stop.requested, time.monotonic() - last_saved > _SAVE_SECONDS, progress.stopped
             )
             if stopping or saving:
-                save()
+                state.save(out, identity, device)
                 last_saved = time.monotonic()
             if stopping:
                 raise KeyboardInterrupt
 
-    save()  # what follows takes longer than a few steps, and may be interrupted as well
+    state.save(out, identity, device)  # what follows takes longer than a few steps, and may be interrupted as well
     if not first:
         processes.wait()  # until the model is written
         return read_config(out)
@@ -272,9 +257,40 @@ def _train(
         tqdm.write(line)
     with written(out, CURVE):
         save_learning_curves(out / CURVE, {recipe.name: history.rows})
+    config = _write_model(run, identity, setup, cast(Network, final), temperature)
+    delete_checkpoint(out)
+    processes.wait()
+    return config
+
+
+def _print_notes(
+    run: _Run, windows: LabelledWindows, stopping_clips: Sequence[Clip], calibration_clips: Sequence[Clip]
+) -> None:
+    """What to know about the data of a run: what is read from the disk, not held out, or left out."""
+    if isinstance(windows.waves, StoredWindows) and windows.waves.nbytes > 2**30:
+        size = windows.waves.nbytes / 2**30
+        tqdm.write(f"{len(windows):,} windows would take {size:.1f} GB of memory: they are read from the disk")
+    if not calibration_clips:
+        tqdm.write("no clips are held out: the run does not stop early, and its confidences are not calibrated")
+    elif run.recipe.optim.patience and stopping_clips == calibration_clips:
+        tqdm.write("the clips that stop the run also calibrate it: a class has too few recordings for two parts")
+    if run.dataset.left_out:
+        tqdm.write(f"left out, by class: {', '.join(map(str, run.dataset.left_out))}")
+    skipped = run.dataset.skipped
+    for message in skipped[:_LISTED]:
+        tqdm.write(f"skipped: {message}")
+    if len(skipped) > _LISTED:
+        tqdm.write(f"and {len(skipped) - _LISTED:,} more files")
+
+
+def _write_model(
+    run: _Run, identity: dict[str, Any], setup: TrainingSetup, network: Network, temperature: float
+) -> ModelConfig:
+    """Fit the answers of the trained network, and write the model directory; returns its config."""
+    dataset, pretrained = run.dataset, run.pretrained
     config = ModelConfig(
-        name=recipe.name,
-        description=model_description(recipe, dataset, pretrained),
+        name=run.recipe.name,
+        description=model_description(run.recipe, dataset, pretrained),
         architecture=network.config,
         frontend=setup.frontend.config,
         classes=dataset.classes,
@@ -283,16 +299,14 @@ def _train(
         licence=combined_licence(dataset, pretrained),
         training=identity,
     )
+    windows = setup.windows
+    _, others = threshold_clips(dataset, run.test_fold, run.recipe, run.threshold_fold)
+    trained = Model(config, setup.frontend, network)
+    answers = fit_answers(trained, windows.waves, windows.targets, others, run.recipe.open_set)
     bases = [pretrained.directory] if pretrained and pretrained.directory else []
-    _, others = threshold_clips(dataset, test_fold, recipe, threshold_fold)
-    trained = Model(config, setup.frontend, cast(Network, final))
-    answers = fit_answers(trained, windows.waves, windows.targets, others, recipe.open_set)
-    with written(out):
-        save_training_sounds(out, windows.waves, rate, [*bases, *teachers])
-        config = replace(answers, config=save_model(out, final, answers.config)).save(out)
-    delete_checkpoint(out)
-    processes.wait()
-    return config
+    with written(run.out):
+        save_training_sounds(run.out, windows.waves, run.recipe.frontend.sample_rate, [*bases, *run.teachers])
+        return replace(answers, config=save_model(run.out, network, answers.config)).save(run.out)
 
 
 def batch_size(recipe: Recipe, windows: LabelledWindows) -> int:

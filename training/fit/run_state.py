@@ -5,12 +5,14 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
 
 from training.data.base import Dataset, Fold
 from training.errors import RunError
@@ -29,7 +31,7 @@ _OTHER_RUN = "a run with another recipe, fold, data or teacher; a run is resumed
 class Progress:
     """The position of a run: everything on which the next step depends, besides weights and random generators."""
 
-    def __init__(self, **checkpoint: Any) -> None:
+    def __init__(self) -> None:
         self.step = 0
         self.order: Tensor = torch.empty(0, dtype=torch.int64)  # order of the windows in this epoch (windows,)
         self.loss: Tensor = torch.zeros(())  # mean of this epoch so far
@@ -38,11 +40,9 @@ class Progress:
         self.best_loss = math.inf
         self.epochs_without_improvement = 0
         self.stopped = False
-        vars(self).update(checkpoint)
 
-    def to(self, device: torch.device) -> "Progress":
+    def to(self, device: torch.device) -> None:
         self.loss, self.accuracy = self.loss.to(device), self.accuracy.to(device)
-        return self
 
     def validate(
         self, setup: TrainingSetup, average: WeightAverage, held_out: LabelledWindows, patience: int
@@ -61,6 +61,42 @@ class Progress:
                 }
             self.stopped = self.epochs_without_improvement >= patience
         return {"val_loss": loss, "val_accuracy": hit_rate(logits, targets).item()}
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything on which the next step of a run depends, as its checkpoint holds it."""
+
+    network: nn.Module
+    average: WeightAverage
+    optimizer: Optimizer
+    generator: Generator  # of what is drawn for augmentation and order
+    progress: Progress
+
+    def save(self, out: Path, identity: dict[str, Any], device: torch.device) -> None:
+        """Write the checkpoint of a run, in its first process. Raises RunError, for example for a full disk."""
+        dropout = random_state(device)  # of all processes
+        if processes.is_first():
+            save_checkpoint(out, {
+                "identity": identity, "progress": vars(self.progress), "network": self.network.state_dict(),
+                "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "generator": self.generator.get_state(), **dropout,
+            })  # fmt: skip
+
+    def load(self, out: Path, checkpoint: dict[str, Any], windows: int, device: torch.device) -> None:
+        """Continue from a checkpoint of the run in `out`. Raises RunError if it has another number of windows."""
+        self.network.load_state_dict(checkpoint["network"])
+        self.average.load_state_dict(checkpoint["average"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        vars(self.progress).update(checkpoint["progress"])
+        self.progress.to(device)
+        if (before := len(self.progress.order)) != windows:
+            raise RunError(
+                f"{out} was started with {before:,} windows of sound, and there are {windows:,} now: the sounds"
+                " have changed, or this version cuts them differently; start a new run in another folder"
+            )
+        self.generator.set_state(checkpoint["generator"])
+        set_random_state(checkpoint, device)
 
 
 def run_identity(
