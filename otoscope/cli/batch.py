@@ -66,18 +66,32 @@ def expand_directories(names: Iterable[str]) -> Iterator[str]:
 def classify_many(names: Sequence[str], url: str | None, options: Options, parallel: int, report: Report) -> int:
     """The number of failed files. Raises ServiceUnreachable, KeyRequired, KeyRefused or ModelNotFound, which affect all
     files."""
-    with saved_stdin(url) if STDIN in names else nullcontext(Path()) as stdin:
-        return asyncio.run(_classify_many(names, stdin, url, options, parallel, report))
+    client = AsyncClient(url)
+    cutter = Cutter(client, options, parallel)
+    with asyncio.Runner() as runner:
+        try:
+            # Before the loop runs: a thread that waits for standard input could not be interrupted.
+            piped = saved_stdin(lambda: runner.run(cutter.accepted_bytes())) if STDIN in names else nullcontext(Path())
+            with piped as stdin:
+                return runner.run(_classify_many(names, stdin, client, cutter, options, parallel, report))
+        finally:
+            runner.run(client.close())
 
 
 async def _classify_many(
-    names: Sequence[str], stdin: Path, url: str | None, options: Options, parallel: int, report: Report
+    names: Sequence[str],
+    stdin: Path,
+    client: AsyncClient,
+    cutter: Cutter,
+    options: Options,
+    parallel: int,
+    report: Report,
 ) -> int:
     queue = iter(_in_groups(enumerate(names)) if len(names) >= _MANY else ([each] for each in enumerate(names)))
     failed = 0
     slots = asyncio.Semaphore(max(1, parallel // 4))  # groups at once
 
-    async def work(client: AsyncClient, cutter: Cutter) -> None:
+    async def work() -> None:
         nonlocal failed
         for group in queue:
             together: dict[int, Outcome] = {}
@@ -91,15 +105,13 @@ async def _classify_many(
                 failed += isinstance(outcome, Exception)
                 report.add(index, name, outcome)
 
-    async with AsyncClient(url) as client:
-        cutter = Cutter(client, options, parallel)
-        tasks = [asyncio.create_task(work(client, cutter)) for _ in range(min(parallel, len(names)))]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    tasks = [asyncio.create_task(work()) for _ in range(min(parallel, len(names)))]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     return failed
 
 
@@ -149,8 +161,8 @@ async def _classify(
     try:
         if problem := _unreadable(path, name):
             raise OSError(problem)
-        is_pipe = path.is_fifo()
-        async with saved_pipe(path, client.url, options["timeout"]) if is_pipe else nullcontext(path) as file:
+        accepted, timeout = cutter.accepted_bytes, options["timeout"]
+        async with saved_pipe(path, accepted, timeout) if path.is_fifo() else nullcontext(path) as file:
             return await _classify_file(client, cutter, file, options, report.parts_of(name))
     except _OF_ALL_FILES:
         raise  # it would be the same for every file

@@ -1,22 +1,22 @@
 """Pipes. For `otoscope classify` what comes out of them is copied into temporary files, which may be cut into parts.
 
-What is larger than the service accepts is copied to its end only if it can be cut: anything else may have no end.
+It may have no end: what is larger than the service accepts is copied further only if it can be cut, and a copy takes no
+more than half of the free space.
 """
 
 import asyncio
-import math
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
 from otoscope.cli.recordings import SMALL_BYTES
-from otoscope.client import Client
-from otoscope.errors import AudioError, RouteNotFound
+from otoscope.errors import AudioError
 from otoscope.recordings import open_recording
 
 _BLOCK = 2**20  # bytes
@@ -30,18 +30,22 @@ def standard_input() -> BinaryIO:
 
 
 @contextmanager
-def saved_stdin(url: str | None) -> Iterator[Path]:
-    """Standard input as a file. Raises OSError or OtoscopeError."""
+def saved_stdin(accepted: Callable[[], float]) -> Iterator[Path]:
+    """Standard input as a file; `accepted` returns the largest upload in bytes. Raises OSError or OtoscopeError."""
     stdin = standard_input()
     with tempfile.TemporaryDirectory(prefix="otoscope-") as folder:
-        copy = _Copy(file := Path(folder, "stdin"), url)
-        while copy.add(stdin.read(_BLOCK)):
-            pass
-        yield file
+        copy = _Copy(Path(folder, "stdin"))
+        while block := stdin.read(_BLOCK):
+            copy.add(block)
+            if copy.size > SMALL_BYTES and copy.is_enough(accepted()):
+                break
+        yield copy.path
 
 
 @asynccontextmanager
-async def saved_pipe(path: Path, url: str | None, timeout: float | None) -> AsyncIterator[Path]:
+async def saved_pipe(
+    path: Path, accepted: Callable[[], Awaitable[float]], timeout: float | None
+) -> AsyncIterator[Path]:
     """A named pipe as a file of the same name, once its writer has closed it.
 
     It is not read in a thread, since one that waits for a writer cannot be interrupted. Raises OtoscopeError, or
@@ -49,46 +53,47 @@ async def saved_pipe(path: Path, url: str | None, timeout: float | None) -> Asyn
     """
     reader = asyncio.StreamReader()
     with tempfile.TemporaryDirectory(prefix="otoscope-") as folder:
-        copy = _Copy(file := Path(folder, path.name), url)
+        copy = _Copy(Path(folder, path.name))
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
         )
         try:
-            while await asyncio.to_thread(copy.add, await asyncio.wait_for(reader.read(_BLOCK), timeout)):
-                pass
+            while block := await asyncio.wait_for(reader.read(_BLOCK), timeout):
+                await asyncio.to_thread(copy.add, block)
+                if copy.size > SMALL_BYTES and await asyncio.to_thread(copy.is_enough, await accepted()):
+                    break
         except TimeoutError as error:
             raise OSError(f"nothing was written into the pipe for {timeout:g} s") from error
         finally:
             transport.close()
-        yield file
+        yield copy.path
 
 
 class _Copy:
     """A file of what has come out of a pipe."""
 
-    def __init__(self, path: Path, url: str | None) -> None:
-        self._path, self._url = path, url
-        self._size = 0
-        self._most: float | None = None  # bytes; None before the service was asked
+    def __init__(self, path: Path) -> None:
+        path.touch()
+        self.path, self.size = path, 0
+        self._can_be_cut = False
 
-    def add(self, block: bytes) -> bool:
-        """False at the end, or where more is of no use. Raises OSError or OtoscopeError."""
-        with self._path.open("ab") as file:
+    def add(self, block: bytes) -> None:
+        """Raises OSError."""
+        with self.path.open("ab") as file:
             file.write(block)
-        self._size += len(block)
-        if self._most is None and self._size > SMALL_BYTES:
-            self._most = _accepted_bytes(self._url)
-        if self._most is not None and self._size > self._most:
-            if not _can_be_cut(self._path):
-                return False
-            self._most = math.inf
-        return bool(block)
+        self.size += len(block)
+        if self.size > shutil.disk_usage(self.path.parent).free:
+            raise OSError(
+                f"it goes on after {self.size:,} bytes, half of the free space of {self.path.parent.parent}; save what"
+                " is to be classified in a file"
+            )
 
-
-def _accepted_bytes(url: str | None) -> float:
-    with suppress(RouteNotFound), Client(url) as client:  # an older service
-        return client.limits().max_upload_bytes
-    return math.inf
+    def is_enough(self, accepted: float) -> bool:
+        """Whether more is of no use. Raises OSError."""
+        if self.size <= accepted or self._can_be_cut:
+            return False
+        self._can_be_cut = _can_be_cut(self.path)
+        return not self._can_be_cut
 
 
 def _can_be_cut(path: Path) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -40,6 +41,12 @@ class Cutter:
         self._lock = asyncio.Lock()
         self._limits: Limits | None = None
         self._card: ModelCard | None = None
+
+    async def accepted_bytes(self) -> float:
+        """Of one upload."""
+        with suppress(RouteNotFound):  # an older service
+            return (await self._service_limits()).max_upload_bytes
+        return math.inf
 
     async def must_cut(self, path: Path) -> bool:
         """Whether the service would refuse the file, as far as its size and the header of a WAV file say."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,15 @@ def test_m4a_is_decoded_by_ffmpeg(run: Run, tmp_path: Path) -> None:
     assert np.abs(np.array(found) - EVENTS).max() < 0.2
 
 
+def run_piped(run: Run, tmp_path: Path, through: str, body: bytes) -> Result:
+    if through == "standard input":
+        return CliRunner().invoke(app, ["classify", "-", "--detections", "--json"], input=body)
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit((tmp_path / "pipe").write_bytes, body)
+        return run("pipe", "--detections", "--json")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["day.wav", "day.flac", "day.m4a"])
 @pytest.mark.parametrize("through", ["standard input", "a named pipe"])
@@ -148,15 +158,24 @@ def test_a_long_recording_may_come_out_of_a_pipe(
     body = (tmp_path / name).read_bytes()
     service.limits["max_upload_bytes"] = 1_010_000
     assert len(body) > 1_010_000
-    if through == "standard input":
-        done = CliRunner().invoke(app, ["classify", "-", "--detections", "--json"], input=body)
-    else:
-        os.mkfifo(tmp_path / "pipe")
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit((tmp_path / "pipe").write_bytes, body)
-            done = run("pipe", "--detections", "--json")
+    done = run_piped(run, tmp_path, through, body)
+    assert [seen.path for seen in service.requests].count("/v1/limits") == 1
     assert np.abs(np.array(events(done)) - EVENTS).max() < 0.2
     assert max(len(seen.file) for seen in submissions(service)) <= 1_010_000
+
+
+@pytest.mark.parametrize("through", ["standard input", "a named pipe"])
+def test_an_endless_recording_does_not_fill_the_disk(
+    run: Run, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through: str
+) -> None:
+    """It is copied as long as as much is still free."""
+    soundfile.write(tmp_path / "day.wav", recording(), RATE)
+    free = SimpleNamespace(free=2_500_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: free)
+    done = run_piped(run, tmp_path, through, (tmp_path / "day.wav").read_bytes())
+    assert done.exit_code == 1
+    assert "half of the free space of" in done.stderr + str(done.exception)
+    assert submissions(service) == []
 
 
 def test_a_large_file_is_not_sent_whole(run: Run, service: FakeService, tmp_path: Path) -> None:
