@@ -52,7 +52,7 @@ class LevelMeter:
         self.peak = 0.0  # of full scale, of the samples as they are in the file
         self._sums: NDArray[np.float64] = np.zeros(0)
         self._squares: NDArray[np.float64] = np.zeros(0)
-        self._mono_square = 0.0
+        self._mono_sum, self._mono_square = 0.0, 0.0
 
     def add(self, block: Samples, mono: Samples, peak: float) -> None:
         """`block` (frames, channels), its mono mix (frames,) and its `peak_of`."""
@@ -65,19 +65,30 @@ class LevelMeter:
         for channel, samples in enumerate(block.T):
             self._sums[channel] += samples.sum()
             self._squares[channel] += np.dot(samples, samples)
-        self._mono_square += float(np.dot(mono, mono)) if block.shape[1] > 1 else 0.0
+        if block.shape[1] > 1:
+            self._mono_sum += float(mono.sum())
+            self._mono_square += float(np.dot(mono, mono))
 
     @property
     def channels_cancel(self) -> bool:
-        """Whether the mean of the channels loses nearly everything that the louder channel has."""
-        if self._squares.size < 2 or not self._squares.max():
+        """Whether the mean of the channels loses nearly everything that the louder channel has; of neither the offset
+        counts."""
+        if self._squares.size < 2:
             return False
-        return self._mono_square < float(self._squares.max()) * 10 ** (CANCELLED_DB / 10)
+        loudest = float(self._varying.max())
+        mono = self._mono_square - self._mono_sum**2 / max(self._samples, 1)
+        # What rounding leaves of a constant is nothing.
+        return loudest > 1e-6 * float(self._squares.max()) and mono < loudest * 10 ** (CANCELLED_DB / 10)
 
     @property
     def loudest_channel(self) -> int:
         """Its index."""
-        return int(self._squares.argmax())
+        return int(self._varying.argmax())
+
+    @property
+    def _varying(self) -> NDArray[np.float64]:
+        """(channels,): sums of squares without the offset of each channel."""
+        return self._squares - self._sums**2 / max(self._samples, 1)
 
     def level(self, bandwidth: float | None, scale: float = 1.0) -> Level:
         """The level of what was added so far; `bandwidth` is that of its mono mix, and `scale` the factor by which its
@@ -187,7 +198,8 @@ def bandwidth_of_frames(frames: Samples, rate: int) -> float | None:
     size = frames.shape[1]
     if size < 16:
         return None
-    spectrum = np.fft.rfft(frames * _kaiser(size), axis=1)  # (frames, bins)
+    centred = frames - frames.mean(axis=1, keepdims=True)  # an offset leaks into the lowest bins
+    spectrum = np.fft.rfft(centred * _kaiser(size), axis=1)  # (frames, bins)
     parts = spectrum.view(spectrum.real.dtype)  # (frames, 2 * bins)
     squares = np.einsum("ij,ij->j", parts, parts)
     powers = (squares[::2] + squares[1::2]) * (4 / size**2 / len(frames))  # (bins,)

@@ -67,6 +67,20 @@ def test_channels_that_cancel_leave_the_loudest() -> None:
     assert decoded.waveform == pytest.approx(-left, abs=1e-3)
 
 
+@pytest.mark.parametrize("offsets", [(0.2, 0.2), (0.4, -0.4)])
+def test_an_offset_does_not_decide_whether_channels_cancel(offsets: tuple[float, float]) -> None:
+    """What is heard cancels, or does not, also where the offsets do the opposite."""
+    offset = np.float32(offsets)
+    opposite = np.stack([sine(1, 0.1), -sine(1, 0.1)], axis=1) + offset
+    decoded = decode(wav(opposite), RATE)
+    assert codes(decoded)[:2] == ["channels_cancel", "dc_offset"]
+    assert np.abs(decoded.waveform) == pytest.approx(np.abs(sine(1, 0.1)), abs=1e-3)
+    alike = decode(wav(np.stack([sine(1, 0.1), sine(1, 0.1)], axis=1) + offset), RATE)
+    assert "channels_cancel" not in codes(alike)
+    assert alike.waveform == pytest.approx(sine(1, 0.1), abs=1e-3)
+    assert "channels_cancel" not in codes(decode(wav(np.zeros((90_001, 2), np.float32) + offset), RATE))
+
+
 @pytest.mark.parametrize("right", [0.0, 0.1, 0.9])
 def test_other_channels_are_averaged(right: float) -> None:
     """Also where one of them is silent."""
@@ -105,6 +119,12 @@ def test_bandwidth_ends_where_the_sound_does(limit: int) -> None:
     spectrum[np.fft.rfftfreq(2 * RATE, 1 / RATE) > limit] = 0
     noise = (np.fft.irfft(spectrum) * 0.1).astype(np.float32)
     assert bandwidth(noise, RATE) == pytest.approx(limit, abs=150)
+
+
+def test_bandwidth_does_not_depend_on_an_offset() -> None:
+    """A constant is no frequency, and it does not hide quieter ones."""
+    noise = (np.random.default_rng(0).standard_normal(RATE) * 0.001).astype(np.float32)
+    assert bandwidth(noise + np.float32(0.9), RATE) == bandwidth(noise, RATE) == RATE / 2
 
 
 def test_a_narrow_sound_is_a_warning() -> None:
