@@ -12,6 +12,8 @@ from otoscope.arithmetic import LOGITS, Cell
 from otoscope.types import Part, ReceptiveField
 from tests.worker.test_engine import ALL, close, run_all, sounds
 from worker.inference.engine import Engine, LoadedModel, SpectrogramOnly, Window, read_model
+from worker.model.architectures import build_network
+from worker.model.architectures.parallel import ParallelConfig
 from worker.model.base import Network
 
 
@@ -45,6 +47,20 @@ def test_a_network_without_a_structure_is_a_chain_of_stages(
     assert {(layer.kind, layer.receptive_field) for layer in layers} == {("stage", None)}
     (output,) = run_all(engine, unknown, [Window(sounds(1)[0], layer="layer2")])
     assert list(output.channels) == ["layer2"]
+
+
+def test_each_of_several_networks_without_a_structure_begins_at_the_spectrogram(
+    engine: Engine, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not fed by the network beside it."""
+    model = read_model(tiny_models / "tiny")
+    own = model.config.architecture
+    joined = ParallelConfig.model_validate({"classes": own.classes, "parts": {"one": own, "other": own}})
+    monkeypatch.setattr(type(model.network), "structure", Network.structure)
+    config = model.config.model_copy(update={"architecture": joined})
+    layers = engine.load(replace(model, config=config, network=build_network(joined).eval())).card.layers
+    assert [layer.name for layer in layers if not layer.inputs] == ["one.stem", "other.stem"]
+    assert all(layer.inputs[0].startswith(layer.name.partition(".")[0]) for layer in layers if layer.inputs)
 
 
 @pytest.mark.parametrize("layer", ["layer2", "layer2.block1"])

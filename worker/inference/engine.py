@@ -276,14 +276,24 @@ class Engine:
 
     @torch.no_grad()
     def _layers(self, model: Model) -> list[Layer]:
-        """All layers with their shapes for one window, from a forward pass of silence."""
+        """All layers with their shapes for one window, from a forward pass of silence.
+
+        A layer that the network does not describe is fed by the one before it, and the first one by the spectrogram; so
+        are those of each of several networks side by side.
+        """
         layers: list[Layer] = []
         nodes = model.network.structure()
+        parts = getattr(model.config.architecture, "parts", {})
+
+        def part_of(name: str) -> str | None:
+            first = name.partition(".")[0]
+            return first if first in parts else None
 
         def describe(name: str, activation: Tensor) -> None:
             if activation.ndim != 4:
                 return
-            layer = Layer(name=name, shape=list(activation.shape[1:]), inputs=[last.name for last in layers[-1:]])
+            before = [last.name for last in layers[-1:] if part_of(last.name) == part_of(name)]
+            layer = Layer(name=name, shape=list(activation.shape[1:]), inputs=before)
             if node := nodes.get(name):
                 layer.kind, layer.inputs = node.kind, list(node.inputs)
                 layer.receptive_field = node.receptive_field
