@@ -23,6 +23,8 @@ from shared.audio.headers import Decoder, Header
 Block = NDArray[np.float32]  # (frames, channels); full scale is 1
 
 _BLOCK = 65_536  # frames of up to eight channels per block; bounds memory
+_BOTH = ("FLAC", "Ogg", "MP3")  # containers that libsndfile decodes, and FFmpeg where libsndfile gives up
+_MAX_LOST = 0.25  # seconds that an MP3 may be shorter than its frames: encoders count their padding
 
 
 @dataclass
@@ -133,24 +135,26 @@ def _open_sndfile(data: bytes, header: Header) -> Source:
     def blocks() -> Iterator[tuple[int, Block]]:
         count = 0
         with file:
-            while header.frames is None or header.container != "FLAC" or count < header.frames:
+            while header.container != "FLAC" or header.frames is None or count < header.frames:
                 try:
                     block = file.read(_BLOCK, dtype="float32", always_2d=True)
                 except soundfile.SoundFileError as error:
-                    if header.container != "FLAC":
+                    if header.container not in _BOTH:
                         raise AudioCorrupt(
                             f"The {header.container} file cannot be decoded: {_reason(error)}"
                         ) from error
                     break
                 if not len(block):
-                    return
+                    if header.container != "MP3" or (header.frames or 0) - count <= header.rate * _MAX_LOST:
+                        return
+                    break
                 count += len(block)
                 yield header.rate, block
             else:
                 return
         # libsndfile stops at damage and drops the block in which it is; FFmpeg goes on behind it.
         rest = _open_ffmpeg(data, replace(header, decoder=Decoder.PYAV))
-        yield from _skip(rest.blocks, count)
+        yield from _skip(rest.blocks, count / header.rate)
         source.damage = rest.damage
 
     source = Source(header, blocks())
@@ -190,9 +194,10 @@ def _join(frames: Iterator[tuple[int, Block]]) -> Iterator[tuple[int, Block]]:
         yield kind[0], np.concatenate(kept)
 
 
-def _skip(blocks: Iterator[tuple[int, Block]], count: int) -> Iterator[tuple[int, Block]]:
-    """The blocks without that many frames at their beginning."""
+def _skip(blocks: Iterator[tuple[int, Block]], seconds: float) -> Iterator[tuple[int, Block]]:
+    """The blocks without so many seconds at their beginning."""
     for rate, block in blocks:
-        if len(block) > count:
-            yield rate, block[count:]
-        count = max(count - len(block), 0)
+        first = round(seconds * rate)
+        if len(block) > first:
+            yield rate, block[first:]
+        seconds = max(seconds - len(block) / rate, 0.0)

@@ -5,10 +5,23 @@ import struct
 import numpy as np
 import pytest
 
-from shared.audio.decode import decode
+from shared.audio.decode import Decoded, decode
 from shared.audio.limits import AudioLimits
 from shared.audio.probe import probe
-from tests.support.sounds import Wave, aiff, chirp, chunk, difference, encode, id3, noise, riff, tone, wav_format
+from tests.support.sounds import (
+    Wave,
+    aiff,
+    checksummed,
+    chirp,
+    chunk,
+    difference,
+    encode,
+    id3,
+    noise,
+    riff,
+    tone,
+    wav_format,
+)
 
 RATE = 16_000
 WAVE = chirp(0.5, RATE)
@@ -21,6 +34,10 @@ def same(file: bytes, wave: Wave = WAVE, rate: int = RATE) -> None:
     decoded = decode(file, rate)
     assert probe(file).frames == len(decoded.waveform) == len(wave)
     assert difference(decoded.waveform, wave[:, 0], rate) < 1e-4
+
+
+def codes(decoded: Decoded) -> list[str]:
+    return [warning.code for warning in decoded.warnings]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +178,26 @@ def test_a_damaged_ogg_page_is_skipped() -> None:
     file = bytearray(encode(noise(20.0, 48_000), 48_000, "OGG", "VORBIS"))
     file[len(file) // 2] ^= 0xFF
     assert 18 < decode(bytes(file), 48_000).seconds < 20
+
+
+def test_opus_without_a_last_page() -> None:
+    """A recording that was never finished: where its last position cuts off samples, libsndfile gives up."""
+    whole = encode(chirp(4.0, RATE), RATE, "OGG", "OPUS")
+    last = len(whole) - len(pages(whole)[-1])
+    file = checksummed(whole[: last + 5] + bytes([whole[last + 5] & ~4]) + whole[last + 6 :])
+    decoded = decode(file, RATE)
+    assert decoded.seconds == pytest.approx(4.0, abs=0.03)
+    assert difference(decoded.waveform, decode(whole, RATE).waveform, RATE) < 0.1
+
+
+def test_mp3_is_read_on_behind_damage() -> None:
+    """libsndfile gives up behind a thousand damaged bytes; what follows them is not lost."""
+    whole = encode(noise(6.0, 48_000), 48_000, "MP3", "MPEG_LAYER_III")
+    middle = len(whole) // 2
+    file = whole[:middle] + np.random.default_rng(3).bytes(1_000) + whole[middle + 1_000 :]
+    decoded = decode(file, 48_000)
+    assert 5.7 < decoded.seconds < 6.1
+    assert codes(decoded) == ["truncated"]
 
 
 def test_opus_rate_is_the_one_it_decodes_to() -> None:
