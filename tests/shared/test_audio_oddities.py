@@ -208,6 +208,16 @@ def test_opus_rate_is_the_one_it_decodes_to() -> None:
     assert decoded.seconds == pytest.approx(2.0)
 
 
+def test_opus_that_does_not_state_its_rate() -> None:
+    """Zero is not 8 kHz: Opus decodes to 48 kHz (RFC 7845, section 5.1)."""
+    whole = encode(chirp(2.0, 48_000), 48_000, "OGG", "OPUS")
+    at = whole.index(b"OpusHead") + 12
+    file = checksummed(whole[:at] + bytes(4) + whole[at + 4 :])
+    header, decoded = probe(file), decode(file, 48_000)
+    assert (header.rate, header.seconds, decoded.source_rate) == (48_000, 2.0, 48_000)
+    assert difference(decoded.waveform, decode(whole, 48_000).waveform, 48_000) < 0.01
+
+
 def test_length_limit_leaves_room_for_codec_padding() -> None:
     """A sound of exactly the longest length is accepted in a codec that adds some samples to it."""
     limits = AudioLimits(max_seconds=2.0)

@@ -54,7 +54,8 @@ def read_ogg_header(data: bytes, start: int) -> Header:
         names = [name for each in streams.values() for magic, name in _OTHER_CODECS.items() if magic in each.first[:8]]
         what = names[0] if names else "an unknown codec"
         raise AudioUnsupported(f"Ogg with {what} is not accepted; Ogg with Vorbis, Opus, FLAC or Speex is.")
-    alone = len(streams) == 1 and codec in ("Vorbis", "Opus")
+    unstated = codec == "Opus" and stream.first[12:16] == bytes(4)  # a rate of 0, for which libsndfile takes 8 kHz
+    alone = len(streams) == 1 and codec in ("Vorbis", "Opus") and not unstated
     if not broken and not stream.ended and end == len(data):
         broken = "The Ogg stream has no last page: it was cut, or its recording was not finished."
     decoder = Decoder.SNDFILE if alone else Decoder.PYAV
@@ -71,7 +72,7 @@ def _describe(stream: _Stream) -> tuple[str, int, int, int | None] | None:
     if first[:8] == b"OpusHead":
         channels, skip, input_rate = unpack_from("<BHI", first, 9)
         begin, end = stream.span(48_000)
-        rate = next((rate for rate in _OPUS_RATES if rate >= input_rate), 48_000)
+        rate = next((rate for rate in _OPUS_RATES if rate >= (input_rate or 48_000)), 48_000)
         return "Opus", rate, channels, max(end - begin - skip, 0) * rate // 48_000
     if first[:5] == b"\x7fFLAC":
         packed = int.from_bytes(first[27:35], "big")
