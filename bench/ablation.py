@@ -13,7 +13,7 @@ from pathlib import Path
 
 from training.data.esc50 import load_esc50
 from training.eval.crossval import CrossValidationReport, cross_validate
-from training.recipe import load_recipe
+from training.recipe import load_recipe, parse_changes
 from worker.inference.malloc import keep_freed_memory
 
 ROWS: dict[str, dict[str, str]] = {
@@ -49,7 +49,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     keep_freed_memory()
-    everywhere = dict(change.split("=", 1) for change in options.changes)
+    everywhere = parse_changes(options.changes)
     dataset = load_esc50(options.data)
     epochs = options.epochs or load_recipe(options.recipe).optim.epochs
     reports: dict[str, CrossValidationReport] = {}

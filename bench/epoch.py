@@ -27,7 +27,7 @@ from training.fit.averaging import WeightAverage
 from training.fit.optim import make_optimizer
 from training.fit.schedule import set_schedule
 from training.fit.setup import LabelledWindows, TrainingSetup
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, load_recipe, parse_changes
 from worker.inference.malloc import keep_freed_memory
 from worker.model.architectures import build_network
 from worker.model.base import parameters
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the JSON to this file as well")
     options = parser.parse_args()
     keep_freed_memory()
-    recipe = load_recipe(options.recipe, dict(change.split("=", 1) for change in options.set))
+    recipe = load_recipe(options.recipe, parse_changes(options.set))
     figures = measure(recipe, options.steps, compiled=options.compile)
     variants = ("bare", "whole", "compiled") if options.compile else ("bare", "whole")
     print(" ".join(f"{name:>9}" for name in variants), f"   ms per clip, {figures['recipe']}, {figures['device']}")

@@ -18,7 +18,7 @@ from training.eval.report import headline, write_report
 from training.fit.loop import train
 from training.fit.pretrained import load_pretrained
 from training.fit.run_state import resumable
-from training.recipe import LEVEL_DBFS, load_recipe
+from training.recipe import LEVEL_DBFS, load_recipe, parse_changes
 from worker.inference.malloc import keep_freed_memory
 
 EVERY = 5
@@ -41,7 +41,7 @@ def main() -> None:
         [name for name in esc50.classes if name not in left_out], f"ESC-50 without every fifth class, {options.offset}"
     )
     name, changes = ("audioset-finetune", {}) if options.base else ("esc50-first", SHORT)
-    overrides = dict(change.split("=", 1) for change in options.set)
+    overrides = parse_changes(options.set)
     recipe = load_recipe(name, {**changes, **overrides, "name": "leave-out"})
     out = options.out / f"offset{options.offset}"
     pretrained = load_pretrained(options.base) if options.base else None

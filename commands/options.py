@@ -65,31 +65,19 @@ def parse_fold(name: str | None, dataset: "Dataset") -> "Fold":
     return int(name) if name.isdecimal() else name
 
 
-def load_changed_recipe(name: str, changes: list[str] | None) -> "Recipe":
-    """A recipe with the changes of `--set`. Raises RecipeError."""
-    from training.recipe import load_recipe
-
-    overrides: dict[str, str] = {}
-    for change in changes or []:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{change!r} is not KEY=VALUE", param_hint="--set")
-        overrides[key.strip()] = value
-    return load_recipe(name, overrides)
-
-
 def recipe_and_start(name: str, changes: list[str] | None, start: Path | None) -> "tuple[Recipe, Model | None]":
-    """The recipe and the model to go on from, whose network and front end it then has. Raises RecipeError for an
-    override that would be ignored."""
+    """The recipe with the changes of `--set`, and the model to go on from, whose network and front end it then has.
+    Raises RecipeError, also for a change that would be ignored."""
     from training.fit.pretrained import load_pretrained
-    from training.recipe import check_overrides, for_fine_tuning
+    from training.recipe import check_overrides, for_fine_tuning, load_recipe, parse_changes
 
-    recipe = load_changed_recipe(name, changes)
+    overrides = parse_changes(changes or ())
+    recipe = load_recipe(name, overrides)
     model = load_pretrained(start) if start else None
     if model is None:
         return recipe, None
     fine_tuned = for_fine_tuning(recipe, model.config)
-    check_overrides(recipe, fine_tuned, (change.partition("=")[0].strip() for change in changes or ()))
+    check_overrides(recipe, fine_tuned, overrides)
     return fine_tuned, model
 
 

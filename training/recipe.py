@@ -261,6 +261,17 @@ def load_recipe(name_or_path: str, overrides: dict[str, str] | None = None) -> R
         raise RecipeError(f"{path}: {'; '.join(map(_error_text, error.errors()))}") from error
 
 
+def parse_changes(changes: Iterable[str]) -> dict[str, str]:
+    """The overrides of `--set KEY=VALUE`. Raises RecipeError."""
+    overrides: dict[str, str] = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise RecipeError(f"--set: {change!r} is not KEY=VALUE")
+        overrides[key.strip()] = value
+    return overrides
+
+
 def parse_stored(tree: object) -> Recipe:
     """The recipe in the config of a model or in a checkpoint, as it was used. Raises ValidationError.
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from training.errors import RecipeError
-from training.recipe import BUNDLED, differences, load_recipe
+from training.recipe import BUNDLED, differences, load_recipe, parse_changes
 from worker.model.architectures import build_network
 
 
@@ -83,3 +83,6 @@ def test_bundled_recipe_and_overrides() -> None:
             load_recipe("audiospecnet", {key: value})
     with pytest.raises(RecipeError, match=r"bundled: .*esc50-best"):
         load_recipe("nothing")
+    assert parse_changes(["optim.epochs=3", "name=a=b"]) == {"optim.epochs": "3", "name": "a=b"}
+    with pytest.raises(RecipeError, match="'optim' is not KEY=VALUE"):
+        parse_changes(["optim"])
