@@ -78,11 +78,40 @@ def test_wav_with_half_a_sample_at_its_end() -> None:
     same(riff(wav_format(RATE), chunk(b"data", PCM + b"\x01")))
 
 
+@pytest.mark.parametrize("size", [2, 30, 600, 0x7FFFFFFF])
+def test_wav_with_a_wrong_size_before_its_samples(size: int) -> None:
+    """A chunk that ends elsewhere than it states hides the samples; they are searched."""
+    same(riff(wav_format(RATE), chunk(b"LIST", bytes(100), size=size), chunk(b"data", PCM)))
+
+
+@pytest.mark.parametrize(("tag", "bits"), [(6, 16), (7, 0)])
+def test_g711_in_wav_has_8_bits_whatever_it_states(tag: int, bits: int) -> None:
+    """Telephone systems write the bits of the decoded sample, or none."""
+    body = encode(WAVE, RATE, "WAV", "ALAW" if tag == 6 else "ULAW")[-len(WAVE) :]
+    file = riff(wav_format(RATE, tag=tag, bits=bits, block=1), chunk(b"data", body))
+    assert difference(decode(file, RATE).waveform, WAVE[:, 0], RATE) < 0.05
+
+
+def test_right_aligned_samples_in_wav() -> None:
+    """`arecord -f S24_LE` puts 24 bits into the lower bytes of four; left-aligned ones leave the lowest byte empty."""
+    body = np.round(WAVE[:, 0] * (2**23 - 1)).astype("<i4")
+    same(riff(wav_format(RATE, bits=24, block=4), chunk(b"data", body.tobytes())))
+    same(riff(wav_format(RATE, bits=24, block=4), chunk(b"data", (body << 8).tobytes())))
+
+
 def test_rf64_takes_its_size_from_ds64() -> None:
     """The 32-bit size of RF64 and BW64 is a placeholder."""
     for magic in (b"RF64", b"BW64"):
         ds64 = chunk(b"ds64", struct.pack("<QQQI", 0, len(PCM), len(WAVE), 0))
         same(riff(ds64, wav_format(RATE), chunk(b"data", PCM, size=0xFFFFFFFF), magic=magic))
+
+
+def test_rf64_of_unknown_size() -> None:
+    """All bits set in ds64 are no announcement."""
+    ds64 = chunk(b"ds64", b"\xff" * 24 + bytes(4))
+    file = riff(ds64, wav_format(RATE), chunk(b"data", PCM, size=0xFFFFFFFF), magic=b"RF64")
+    same(file)
+    assert "truncated" not in codes(decode(file, RATE))
 
 
 def test_mono_aiff_with_an_odd_number_of_bytes() -> None:

@@ -15,6 +15,8 @@ from shared.audio.containers.iff import chunks_follow, iter_chunks
 from shared.audio.containers.wave_codecs import CODECS, DECODERS, EXTENSIBLE, NMS_BLOCKS, RAW_AAC, SNDFILE_CODECS
 from shared.audio.headers import Decoder, Header, missing
 
+_G711 = {6: "alaw", 7: "ulaw"}  # sample formats by format tag
+_MAX_PROBED = 2**20  # bytes of samples that decide how they are aligned
 _MAX_FORMAT = 1_024  # bytes of a format chunk that a decoder gets
 _UNFINISHED = 0x7FFFF000  # programs that write into a pipe, where they cannot seek back, leave data sizes from here up
 _NEXT = re.compile(rb"(?:RIF[FX]|RF64|BW64).{4}WAVE(?:fmt |ds64|JUNK|bext)", re.DOTALL)
@@ -36,13 +38,17 @@ def read_wav_header(data: bytes, start: int) -> Header:
             if size == 0xFFFFFFFF and long_size is not None:
                 size = long_size
             return _sound(data, fmt, order, at, size)
+    at = data.find(b"data", sum(fmt)) if fmt else -1  # a chunk of a wrong size hides it
+    if fmt and 0 <= at <= len(data) - 8:
+        return _sound(data, fmt, order, at + 8, unpack_from(f"{order}I", data, at + 4)[0])
     raise AudioTruncated("The WAV file ends in its header, before its samples.")
 
 
 def _sound(data: bytes, fmt: tuple[int, int], order: str, at: int, claimed: int) -> Header:
     """The header of the sound that begins at that byte."""
     held = len(data) - at
-    unknown = _UNFINISHED <= claimed <= 0xFFFFFFFF or (claimed == 0 and not chunks_follow(data, at, order))
+    unknown = _UNFINISHED <= claimed <= 0xFFFFFFFF or claimed >= 2**63
+    unknown = unknown or (claimed == 0 and not chunks_follow(data, at, order))
     size = claimed
     if unknown or claimed > held or not chunks_follow(data, at + claimed, order):  # a size that was never corrected
         following = _NEXT.search(data, at if unknown or claimed > held else at + claimed)
@@ -63,6 +69,8 @@ def header_of_sound(
     tag, channels, rate, speed, block, bits = unpack_from(f"{order}HHIIHH", data, begin)
     if tag == EXTENSIBLE:
         tag = unpack_from(f"{order}H", data, begin + 24)[0] if length >= 40 else 1
+    if tag in _G711:
+        bits = 8  # some programs write the bits of the decoded sample
     codec, decoder = CODECS.get(tag, f"codec {tag:#06x}"), Decoder.PYAV
     if container == "WAV" and tag in SNDFILE_CODECS and (tag not in CODECS or NMS_BLOCKS.get(bits) == block):
         codec, decoder = SNDFILE_CODECS[tag], Decoder.SNDFILE
@@ -71,6 +79,8 @@ def header_of_sound(
         header = Header(container, f"{codec} {bits} bit", rate, channels, None, at, sample_format=sample_format)
         frame = max(channels * header.sample_bytes, 1)
         header, speed = replace(header, frames=size // frame), frame * rate
+        if sample_format == "<i4" and bits == 24 and _is_right_aligned(data[at : at + min(size, _MAX_PROBED)]):
+            header = replace(header, offset=at - 1)  # which is left-aligned but for a bit of noise in the lowest byte
     elif decoder is Decoder.SNDFILE or codec in DECODERS:
         prefix = _prefix(data[begin : begin + min(length, _MAX_FORMAT)], order, size)
         raw = tag == RAW_AAC and find_adts(data, at) != at
@@ -113,4 +123,10 @@ def _sample_format(tag: int, bits: int, width: int, order: str) -> str:
         if 16 < bits < 32 and width == 4:  # 20 or 24 bits in 4 bytes, left-aligned like all depths
             size = 4
         return {1: "u1", 2: f"{order}i2", 3: f"{order}i3", 4: f"{order}i4"}.get(size, "")
-    return {(3, 32): f"{order}f4", (3, 64): f"{order}f8", (6, 8): "alaw", (7, 8): "ulaw"}.get((tag, bits), "")
+    return _G711.get(tag) or {(3, 32): f"{order}f4", (3, 64): f"{order}f8"}.get((tag, bits), "")
+
+
+def _is_right_aligned(samples: bytes) -> bool:
+    """Whether integers of 24 bits are in the lower bytes of four. Left-aligned ones leave the lowest byte empty."""
+    lowest, highest = samples[::4], samples[3::4]
+    return lowest.count(0) < len(lowest) and highest.count(0) + highest.count(255) == len(highest)
