@@ -10,7 +10,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -76,6 +76,21 @@ def file_name(format: Format, recording: str | None) -> str:
     kept = re.sub(r'[<>:"|?*]', "_", _line(last))
     stem = re.sub(r"\.[^.]{1,5}$", "", kept).strip(" .")[:120].rstrip(" .")
     return f"{stem or 'sound'}{_KINDS[format].suffix}"
+
+
+def result_rows(
+    name: str, verdict: str, found: Sequence[tuple[str | float | None, ...]], warnings: Iterable[str]
+) -> Iterator[str]:
+    """The rows of a sound in the table of RESULT_COLUMNS, one for each class, confidence, start and end, in seconds, of
+    `found`; one without them where nothing was found."""
+    codes = " ".join(warnings)
+    for each in found or [(None, None, None, None)]:
+        yield csv_row((name, verdict, *each, codes, None))
+
+
+def error_row(name: str, error: str) -> str:
+    """The row of a sound without a result."""
+    return csv_row((name, None, None, None, None, None, None, error))
 
 
 def csv_row(cells: Iterable[str | float | None]) -> str:

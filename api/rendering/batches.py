@@ -15,7 +15,7 @@ from api.rendering.json_arrays import dumps
 from api.rendering.results import render_json, result_json
 from api.service import Gateway
 from otoscope.errors import ContractMismatch, JobExpired, JobNotFound, StoreUnavailable
-from otoscope.exports import RESULT_COLUMNS, csv_row
+from otoscope.exports import RESULT_COLUMNS, csv_row, error_row, result_rows
 from otoscope.results import Part, Result, unpack_result
 
 T = TypeVar("T")
@@ -69,16 +69,14 @@ async def csv_rows(batch: BatchState, gateway: Gateway, memory: RequestMemory) -
         if result is None:
             error = member["error"]
             text = f"{error['code']}: {error['detail']}" if error else member["status"]
-            yield csv_row((member["name"], *[None] * 6, text)).encode()
+            yield error_row(member["name"], text).encode()
             continue
-        codes = " ".join(warning.code for warning in result.warnings)
-        rows: list[tuple[str | float | None, ...]] = [
-            (found.class_, found.confidence, found.start, found.end) for found in result.detections
-        ]
+        found = [(each.class_, each.confidence, each.start, each.end) for each in result.detections]
         if Part.DETECTIONS not in result.parts:
-            rows = [(name, confidence, 0.0, result.duration) for name, confidence in result.predictions]
-        for row in rows or [(None, None, None, None)]:
-            yield csv_row((member["name"], result.verdict, *row, codes, None)).encode()
+            found = [(name, confidence, 0.0, result.duration) for name, confidence in result.predictions]
+        codes = (warning.code for warning in result.warnings)
+        for row in result_rows(member["name"], result.verdict, found, codes):
+            yield row.encode()
 
 
 async def _unpacked(packed: bytes) -> Result:

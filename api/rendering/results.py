@@ -161,7 +161,7 @@ def job_json(job: JobRecord) -> dict[str, Any]:
     links = {"self": base, "events": f"{base}/events"}
     if job.status == "succeeded":
         links |= {"result": f"{base}/result", "detections": f"{base}/detections"}
-    if job.keeps_sound and job.status in ("queued", "running", "succeeded"):
+    if job.keeps_sound and (not job.final or job.status == "succeeded"):
         links["audio"] = f"{base}/audio"
     return {
         "id": job.id,

@@ -25,9 +25,19 @@ from otoscope.errors import (
     OtoscopeError,
     PayloadTooLarge,
 )
-from otoscope.exports import RESULT_COLUMNS, Format, Recording, csv_row, csv_text, export, file_name
+from otoscope.exports import (
+    RESULT_COLUMNS,
+    Format,
+    Recording,
+    csv_row,
+    csv_text,
+    error_row,
+    export,
+    file_name,
+    result_rows,
+)
 from otoscope.text import escape_controls
-from otoscope.types import Detection, Prediction, ResultJSON
+from otoscope.types import ResultJSON
 
 
 @dataclass(frozen=True)
@@ -242,20 +252,15 @@ class CsvReport(Report):
         return [name for name in names if cells[name] not in done]
 
     def write(self, name: str, outcome: Outcome) -> None:
-        rows: list[tuple[str | float | None, ...]]
         if isinstance(outcome, Exception):
-            rows = [(name, None, None, None, None, None, None, ": ".join(_code_and_detail(outcome)))]
+            rows = [error_row(name, ": ".join(_code_and_detail(outcome)))]
         else:
             result = outcome.result
-            codes = " ".join(warning.code for warning in result.warnings)
-            found: Sequence[Detection | Prediction] = (
-                (result.detections or []) if self._detections else result.predictions
-            )
-            rows = [
-                (name, result.verdict, each.class_, each.confidence, *_span(each, result), codes, None)
-                for each in found
-            ] or [(name, result.verdict, None, None, None, None, codes, None)]
-        body = "".join(map(csv_row, rows)).encode()
+            found = [(each.class_, each.confidence, each.start, each.end) for each in result.detections or ()]
+            if not self._detections:
+                found = [(each.class_, each.confidence, 0.0, result.duration) for each in result.predictions]
+            rows = [*result_rows(name, result.verdict, found, (warning.code for warning in result.warnings))]
+        body = "".join(rows).encode()
         with self._path.open("ab", buffering=0) as file:
             if not (end := file.tell()):
                 body = csv_row(RESULT_COLUMNS).encode() + body
@@ -266,10 +271,6 @@ class CsvReport(Report):
             except OSError:
                 file.truncate(end)
                 raise
-
-
-def _span(found: Detection | Prediction, result: ResultJSON) -> tuple[float, float]:
-    return (found.start, found.end) if isinstance(found, Detection) else (0.0, result.duration)
 
 
 _OF_SOUNDS = {
