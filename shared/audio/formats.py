@@ -19,6 +19,7 @@ from shared.audio.containers.aiff import read_aiff_header
 from shared.audio.containers.amr import read_amr_header
 from shared.audio.containers.asf import MAGIC as ASF_MAGIC
 from shared.audio.containers.asf import read_asf_header
+from shared.audio.containers.au import MAGIC as AU_MAGIC
 from shared.audio.containers.au import read_au_header
 from shared.audio.containers.avi import read_avi_header
 from shared.audio.containers.caf import read_caf_header
@@ -153,7 +154,7 @@ FORMATS = (
     ),
     AudioFormat(
         "AU", (*_PCM_CODECS, "G.721 ADPCM", "G.722 ADPCM", "G.723 ADPCM"), (".au", ".snd"), ("audio/basic",),
-        rb"\.snd\x00\x00|dns\...\x00\x00", read_au_header, plain=True, demuxer="au",
+        AU_MAGIC, read_au_header, plain=True, demuxer="au",
         ffmpeg_codecs=("g722",), sndfile_subtypes=("G721_32", "G723_24", "G723_40"), lossless=True,
     ),
     AudioFormat(

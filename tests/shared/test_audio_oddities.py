@@ -139,6 +139,21 @@ def test_aiff_with_its_samples_before_its_description() -> None:
     same(file[:12] + file[38:] + file[12:38])
 
 
+def test_caf_of_24_bits_in_four_bytes() -> None:
+    """Core Audio's usual format for such samples is left-aligned."""
+    body = (np.round(WAVE[:, 0] * (2**23 - 1)).astype("<i4") << 8).tobytes()
+    form = struct.pack(">d4s5I", RATE, b"lpcm", 2, 4, 1, 1, 24)
+    same(b"caff\0\1\0\0" + struct.pack(">4sq", b"desc", 32) + form + struct.pack(">4sqI", b"data", -1, 0) + body)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_au_of_dec(order: str) -> None:
+    """Another name, as SoX writes it with `-L`, of either byte order."""
+    name = b"\0ds." if order == "<" else b".sd\0"
+    body = np.round(WAVE[:, 0] * 32_767).astype(f"{order}i2").tobytes()
+    same(name + struct.pack(f"{order}5I", 24, len(body), 3, RATE, 1) + body)
+
+
 def test_tags_around_mp3() -> None:
     """ID3v2 before, ID3v1 or APE behind: the same samples, the same length."""
     plain = decode(MP3, RATE).waveform

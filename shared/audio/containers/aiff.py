@@ -1,11 +1,12 @@
 """The header reader of AIFF and AIFF-C. Compressed sound is decoded by FFmpeg."""
 
 import math
+import re
 from dataclasses import replace
 from struct import unpack, unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
-from shared.audio.containers.iff import iter_chunks
+from shared.audio.containers.iff import bytes_to_next, chunks_follow, iter_chunks
 from shared.audio.headers import Decoder, Header, missing
 
 _SAMPLE_FORMATS = {  # by compression type; 42ni and 23ni are in24 and in32 backwards, which is little-endian
@@ -16,6 +17,8 @@ _SAMPLE_FORMATS = {  # by compression type; 42ni and 23ni are in24 and in32 back
 _COMPRESSED = {b"ima4": "IMA ADPCM", b"GSM ": "GSM 6.10", b"agsm": "GSM 6.10", b"MAC3": "MACE", b"MAC6": "MACE"}
 _NAMES = {"i": "PCM", "u1": "PCM", "f": "float", "alaw": "A-law", "ulaw": "µ-law"}
 _UNFINISHED = 0x7FFFF000  # from here up: files that were written into a pipe
+_MAX_PADDING = 128  # bytes behind the stated number of frames that are no sound
+_NEXT = re.compile(rb"FORM....AIF[FC]", re.DOTALL)
 
 
 def read_aiff_header(data: bytes, start: int) -> Header:
@@ -29,22 +32,27 @@ def read_aiff_header(data: bytes, start: int) -> Header:
         elif name == b"SSND" and samples is None:
             lead = 8 + unpack_from(">I", data, at)[0]
             samples = at + lead, max(size - lead, 0)
+        if common is not None and samples is not None:
+            break
     if common is None or claimed is None:
         raise AudioTruncated("The AIFF file ends before its common chunk.")
     offset, size = samples or (len(data), 0)
     if common.decoder is Decoder.PYAV:
         return replace(common, offset=start, truncated=_cut(size, max(len(data) - offset, 0)))
+    held = max(len(data) - offset, 0)
+    if size >= _UNFINISHED or size > held:
+        present = bytes_to_next(data, offset, _NEXT)
+    elif chunks_follow(data, offset + size, ">"):
+        present = size
+    else:  # a size that was never corrected
+        present = bytes_to_next(data, offset, _NEXT, offset + size)
     frame = max(common.channels, 0) * common.sample_bytes
-    present = max(len(data) - offset, 0)
-    if size < _UNFINISHED:
-        present = min(present, size)
     needed = frame * claimed
-    unknown = size >= _UNFINISHED or (claimed == 0 and present > 0)
-    if not unknown and needed <= present:
+    if claimed and needed <= present <= needed + _MAX_PADDING:
         return replace(common, frames=claimed, offset=offset, end=offset + needed)
     frames = present // max(frame, 1)
     header = replace(common, frames=frames, offset=offset, end=offset + present)
-    if unknown:
+    if needed <= present or size >= _UNFINISHED:
         return header
     lost = (claimed - frames) / common.rate if common.rate else None
     return replace(header, truncated=missing("AIFF", needed, present, "bytes of samples", lost))

@@ -1,9 +1,11 @@
 """The header reader of AU (Sun, NeXT): 24 bytes or more, then samples, big-endian; those of DEC are little-endian."""
 
+import re
 from dataclasses import replace
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioUnsupported
+from shared.audio.containers.iff import bytes_to_next, is_stray
 from shared.audio.headers import Decoder, Header, missing
 
 _ENCODINGS = {  # by the number in the header: codec, sample format
@@ -16,11 +18,14 @@ _COMPRESSED = {  # codec, bits per sample, decoder
 }  # fmt: skip
 """FFmpeg decodes those of G.721 and G.723 with more noise than libsndfile, by a factor of 2 to 30."""
 _UNFINISHED = 0x7FFFF000  # from here up: files that were written into a pipe
+MAGIC = rb"(?:\.snd|\.sd\x00)\x00\x00|(?:dns\.|\x00ds\.)..\x00\x00"
+"""Of Sun and of DEC, big-endian and little-endian."""
+_NEXT = re.compile(MAGIC, re.DOTALL)
 
 
 def read_au_header(data: bytes, start: int) -> Header:
     """Raises AudioCorrupt or AudioUnsupported."""
-    order = "<" if data[start : start + 1] == b"d" else ">"
+    order = ">" if data[start : start + 1] == b"." else "<"
     offset, size, encoding, rate, channels = unpack_from(f"{order}5I", data, start + 4)
     if encoding not in _ENCODINGS and encoding not in _COMPRESSED:
         raise AudioUnsupported(f"AU of encoding {encoding} is not accepted; PCM, float, A-law, µ-law and ADPCM are.")
@@ -28,7 +33,13 @@ def read_au_header(data: bytes, start: int) -> Header:
         raise AudioCorrupt(f"The AU header states that it has {offset} bytes; it has at least 24.")
     at = start + offset
     held = max(len(data) - at, 0)
-    present = held if size >= _UNFINISHED or size == 0 else min(size, held)
+    unknown = size >= _UNFINISHED or size == 0
+    if unknown or size > held:
+        present = bytes_to_next(data, at, _NEXT)
+    elif is_stray(data, at + size):
+        present = size
+    else:  # a size that was never corrected
+        present = bytes_to_next(data, at, _NEXT, at + size)
     if encoding in _COMPRESSED:
         codec, bits, decoder = _COMPRESSED[encoding]
         frame = max(channels * bits, 1) / 8
@@ -40,7 +51,7 @@ def read_au_header(data: bytes, start: int) -> Header:
         header = Header("AU", codec, rate, channels, None, at, sample_format=sample_format)
         frame = max(channels * header.sample_bytes, 1)
         header = replace(header, frames=present // frame)
-    if present < size < _UNFINISHED:
+    if present < size and not unknown:
         lost = (size - present) / (frame * rate) if rate else None
         header = replace(header, truncated=missing("AU", size, held, "bytes of samples", lost))
     return replace(header, end=at + present)

@@ -1,9 +1,11 @@
 """The header reader of CAF (Apple). https://developer.apple.com/library/archive/documentation/MusicAudio/Reference/CAFSpec"""
 
+import re
 from dataclasses import replace
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
+from shared.audio.containers.iff import bytes_to_next, is_chunk_id, is_stray
 from shared.audio.headers import Decoder, Header, missing
 
 _COMPRESSED = {
@@ -13,6 +15,7 @@ _COMPRESSED = {
 }  # fmt: skip
 _FLOAT, _LITTLE = 1, 2  # flags of uncompressed samples
 _MAX_CHUNKS = 10_000
+_NEXT = re.compile(rb"caff\x00\x01\x00\x00")
 
 
 def read_caf_header(data: bytes, start: int) -> Header:
@@ -25,7 +28,7 @@ def read_caf_header(data: bytes, start: int) -> Header:
         if at + 12 > len(data):
             break
         name, size = unpack_from(">4sq", data, at)
-        if name == b"caff" and sound is not None:  # another file
+        if sound is not None and (name == b"caff" or not is_chunk_id(name)):  # another file, or what is no chunk
             break
         at += 12
         if name == b"desc" and header is None:
@@ -51,24 +54,36 @@ def read_caf_header(data: bytes, start: int) -> Header:
         if truncated and frames is None and not sized:
             raise AudioTruncated(f"{truncated} Its table of packets, which would be behind them, is missing.")
         return replace(header, frames=frames, offset=start, end=min(at, len(data)), truncated=truncated)
-    size = held if claimed < 0 else min(claimed, held)
+    if claimed < 0 or truncated:
+        size = bytes_to_next(data, begin, _NEXT)
+    elif _chunk_follows(data, begin + claimed):
+        size = claimed
+    else:  # a size that was never corrected
+        size = bytes_to_next(data, begin, _NEXT, begin + claimed)
     frame = max(header.channels * header.sample_bytes, 1)
     if truncated and header.rate:
         truncated = missing("CAF", claimed, held, "bytes of samples", (claimed - held) / (frame * header.rate))
     return replace(header, frames=size // frame, offset=begin, end=begin + size, truncated=truncated)
 
 
+def _chunk_follows(data: bytes, at: int) -> bool:
+    if not is_chunk_id(data[at : at + 4]) or at + 12 > len(data):
+        return is_stray(data, at)
+    return 0 <= int.from_bytes(data[at + 4 : at + 12], signed=True) <= len(data) - at - 12
+
+
 def _description(data: bytes, at: int) -> Header:
-    rate, codec, flags, _, _, channels, bits = unpack_from(">d4s5I", data, at)
+    rate, codec, flags, packet, _, channels, bits = unpack_from(">d4s5I", data, at)
     rate = round(rate) if 0 < rate < 2**31 else 0  # not of NaN
     if codec in _COMPRESSED:
         return Header("CAF", _COMPRESSED[codec], rate, channels, None, decoder=Decoder.PYAV)
     order = "<" if flags & _LITTLE else ">"
+    stored = 32 if (codec, bits, packet) == (b"lpcm", 24, 4 * channels) else bits  # left-aligned
     sample_format = {
         (b"lpcm", 0, 8): "i1", (b"lpcm", 0, 16): f"{order}i2", (b"lpcm", 0, 24): f"{order}i3",
         (b"lpcm", 0, 32): f"{order}i4", (b"lpcm", 1, 32): f"{order}f4", (b"lpcm", 1, 64): f"{order}f8",
         (b"alaw", 0, 8): "alaw", (b"ulaw", 0, 8): "ulaw",
-    }.get((codec, flags & _FLOAT if codec == b"lpcm" else 0, bits))  # fmt: skip
+    }.get((codec, flags & _FLOAT if codec == b"lpcm" else 0, stored))  # fmt: skip
     if sample_format is None:
         known = "PCM, float, A-law, µ-law, AAC, ALAC, Opus, ADPCM, MP3, MP2, AC-3 and FLAC are"
         raise AudioUnsupported(f"CAF with {codec!r} of {bits} bits is not accepted; {known}.")

@@ -1,5 +1,6 @@
 """Chunks of IFF files, of which WAV (RIFF) and AIFF are kinds."""
 
+import re
 from collections.abc import Iterator
 from struct import unpack_from
 
@@ -33,14 +34,22 @@ def is_chunk_id(name: bytes) -> bool:
 
 
 def chunks_follow(data: bytes, at: int, order: str) -> bool:
-    """Whether the rest of a file is chunks, complete ones but for the last, or nothing but tags, zeros or a few stray
-    bytes."""
+    """Whether the rest of a file is chunks, complete ones but for the last, or nothing but `is_stray`."""
     for begin in (at, at + 1):
-        rest = data[begin : begin + 8]
-        if rest[:3] in (b"ID3", b"TAG") or rest == b"APETAGEX":
-            return True
-        if len(rest) == 8 and is_chunk_id(rest[:4]):
-            size = unpack_from(f"{order}I", rest, 4)[0]
+        if is_chunk_id(data[begin : begin + 4]) and len(data) >= begin + 8:
+            size = unpack_from(f"{order}I", data, begin + 4)[0]
             if begin + 8 + size <= len(data) + 1:
                 return True
-    return len(data) - at <= _MAX_STRAY or data.count(0, at) == len(data) - at
+    return is_stray(data, at)
+
+
+def is_stray(data: bytes, at: int) -> bool:
+    """Whether the rest of a file is nothing but tags, zeros or a few stray bytes."""
+    tagged = any(data.startswith((b"ID3", b"TAG", b"APETAGEX"), begin) for begin in (at, at + 1))
+    return tagged or len(data) - at <= _MAX_STRAY or data.count(0, at) == len(data) - at
+
+
+def bytes_to_next(data: bytes, at: int, magic: re.Pattern[bytes], start: int | None = None) -> int:
+    """Bytes from there to the next file, which begins with the magic bytes at `start` or later, or to the end."""
+    following = magic.search(data, at if start is None else start)
+    return (following.start() if following else max(len(data), at)) - at

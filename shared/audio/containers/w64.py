@@ -1,13 +1,17 @@
 """The header reader of Wave64 (Sony): WAV with chunks named by 16 bytes, of 64-bit sizes."""
 
+import re
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated
+from shared.audio.containers.iff import bytes_to_next, is_stray
 from shared.audio.containers.wav import header_of_sound
 from shared.audio.headers import Header
 
 _HEAD = 24  # bytes of a chunk's name and size, which the size includes
 _MAX_CHUNKS = 10_000
+_NEXT = re.compile(rb"riff\x2e\x91\xcf\x11")
+_NAMES = bytes.fromhex("00c04f8edb8a")  # how the 16 bytes of all names end
 
 
 def read_w64_header(data: bytes, start: int) -> Header:
@@ -22,13 +26,22 @@ def read_w64_header(data: bytes, start: int) -> Header:
             if fmt is None:
                 raise AudioCorrupt("The Wave64 file has its samples before its format chunk.")
             at += _HEAD
-            held = len(data) - at
             unknown = size <= _HEAD or size >= 2**62
             claimed = 0 if unknown else size - _HEAD
-            return header_of_sound("W64", data, fmt, "<", at, held if unknown else min(claimed, held), claimed)
+            if unknown or at + claimed > len(data):
+                held = bytes_to_next(data, at, _NEXT)
+            elif _chunk_follows(data, at + claimed + -size % 8):
+                held = claimed
+            else:  # a size that was never corrected
+                held = bytes_to_next(data, at, _NEXT, at + claimed)
+            return header_of_sound("W64", data, fmt, "<", at, held, claimed)
         if size < _HEAD:
             raise AudioCorrupt(f"A Wave64 chunk claims a size of {size} bytes.")
         at += size + -size % 8
         if at >= len(data):
             raise AudioTruncated("The Wave64 file ends before its samples.")
     raise AudioCorrupt(f"The file has more than {_MAX_CHUNKS:,} chunks.")
+
+
+def _chunk_follows(data: bytes, at: int) -> bool:
+    return data.startswith(_NAMES, at + 10) or is_stray(data, at)
