@@ -69,6 +69,8 @@ class AugmentRecipe(StrictModel):
     mix_alpha: float = Field(default=0.4, ge=0)  # ratio of mixing two waveforms, from Beta(alpha, alpha); 0: off
     mix_batches: float = Field(default=1.0, ge=0, le=1)  # fraction of the batches in which clips are mixed
     mix_share: float = Field(default=1.0, ge=0, le=1)  # fraction of the clips of these batches that are mixed
+    cut_time_share: float = Field(default=0.0, ge=0, le=1)  # fraction of the clips with a part in time of another clip
+    cut_band_share: float = Field(default=0.0, ge=0, le=1)  # fraction of the clips with a band of mels of another clip
     noise_db: float | None = Field(default=None, ge=0)  # lowest signal-to-noise ratio of added noise; None: off
     noise_share: float = Field(default=1.0, ge=0, le=1)  # fraction of the clips to which noise is added
     noise_slope: float = Field(default=0.0, ge=0, le=3)  # largest a of a 1/f^a spectrum: 0 white, 1 pink, 2 brown

@@ -8,6 +8,8 @@ from training.fit.augment import (
     augment_spectrograms,
     augment_waveforms,
     block_audibility,
+    cut_mix_bands,
+    cut_mix_time,
     equalise,
     mix_pairs,
     peak_levels,
@@ -34,6 +36,37 @@ def test_mixing_keeps_energy_and_label_mass() -> None:
     assert change.max() < 25
     alone, same = mix_pairs(waves, targets, 16_000, AugmentRecipe(mix_share=0), seeded())
     torch.testing.assert_close(alone, waves)
+    assert torch.equal(same, targets)
+
+
+def test_cut_mix_in_time_takes_a_part_of_another_clip() -> None:
+    """Eight constant clips: the label of a class is the share of the samples that are of its clip."""
+    waves, targets = torch.arange(8.0)[:, None].expand(8, 4_000), torch.eye(8)
+    mixed, labels = cut_mix_time(waves, targets, 1.0, seeded(3))
+    shares = torch.stack([(mixed == clip).float().mean(dim=1) for clip in range(8)], dim=1)
+    torch.testing.assert_close(labels, shares, atol=1e-3, rtol=0)
+    assert (labels.diagonal() >= 0.5).all()
+    assert (labels.diagonal() < 1).sum() >= 6  # a permutation may leave some where they are
+    assert ((mixed.diff() != 0).sum(dim=1) <= 2).all()  # one part of each
+    unchanged, same = cut_mix_time(waves, targets, 0.0, seeded(3))
+    assert torch.equal(unchanged, waves)
+    assert torch.equal(same, targets)
+
+
+def test_cut_mix_of_bands_takes_a_band_of_another_clip() -> None:
+    """Tones below and above the middle of the mels: one that is in the band leaves, or comes from the other clip."""
+    time = torch.arange(16_000) / 16_000
+    tones = torch.stack([torch.sin(2 * torch.pi * hertz * time) for hertz in (200, 5_000)])
+    waves, targets = tones.repeat(16, 1), torch.eye(2).repeat(16, 1)
+    mixed, labels = cut_mix_bands(waves, targets, 16_000, 1.0, seeded())
+    powers = torch.fft.rfft(mixed).abs().square()[:, [200, 5_000]] / 8_000**2  # (batch, tones)
+    heard = powers > 0.999
+    assert ((powers < 1e-3) | heard).all()  # each is there as a whole, or not at all
+    assert {tuple(pair) for pair in heard.tolist()} == {(True, True), (True, False), (False, True), (False, False)}
+    torch.testing.assert_close(labels.sum(dim=1), torch.ones(32))
+    assert (labels.gather(1, targets.argmax(1, keepdim=True)) >= 0.5).all()
+    unchanged, same = cut_mix_bands(waves, targets, 16_000, 0.0, seeded())
+    torch.testing.assert_close(unchanged, waves, atol=1e-5, rtol=0)
     assert torch.equal(same, targets)
 
 

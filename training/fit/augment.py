@@ -20,6 +20,8 @@ _NOISE_FROM_HZ = 20.0  # below that the spectrum of noise is flat
 _NOTHING_DB = -200.0
 _EQUALISER_POINTS = 6  # of the curve, evenly spaced over the mels
 _LOW_CUT, _HIGH_CUT = (0.0, 0.25), (0.45, 1.0)  # of a band: where its ends are, as shares of the mels
+_MEL_CORNER_HZ = 700.0  # of HTK's mel scale, which is linear below and logarithmic above
+_LONGEST_CUT = 0.5  # of a clip or of its mels that is taken from another one
 _FRACTION = 32  # fractional bits of a sample position in fixed point
 
 
@@ -27,7 +29,7 @@ def augment_waveforms(
     waves: Tensor, audible: Tensor, targets: Tensor, rate: int, recipe: AugmentRecipe, generator: Generator,
     *, crop: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Crop, speed perturbation, mixing, noise and gain of waveforms (batch, samples) at `rate` Hz.
+    """Crop, speed perturbation, mixing, CutMix, noise and gain of waveforms (batch, samples) at `rate` Hz.
 
     `audible` is `block_audibility(waves)`, `targets` are class probabilities (batch, classes). Returns both after
     augmentation. Without `crop` the number of samples is unchanged.
@@ -37,6 +39,10 @@ def augment_waveforms(
         waves = random_crop(waves, audible, samples, rate, recipe, generator)
     if recipe.mix_alpha and recipe.mix_share and _chosen(recipe.mix_batches, generator):
         waves, targets = mix_pairs(waves, targets, rate, recipe, generator)
+    if recipe.cut_time_share:
+        waves, targets = cut_mix_time(waves, targets, recipe.cut_time_share, generator)
+    if recipe.cut_band_share:
+        waves, targets = cut_mix_bands(waves, targets, rate, recipe.cut_band_share, generator)
     for name in recipe.extra:
         waves = find_augmentation(name)(waves, rate, generator)
     if recipe.noise_db is not None:
@@ -111,6 +117,44 @@ def mix_pairs(
     amplitude = 1 / (1 + gain_ratio * (1 - ratio) / ratio)
     mixed = (amplitude * waves + (1 - amplitude) * waves[other]) / (amplitude**2 + (1 - amplitude) ** 2).sqrt()
     return mixed, ratio * targets + (1 - ratio) * targets[other]
+
+
+def cut_mix_time(waves: Tensor, targets: Tensor, share: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Replace a part in time of some clips by that of another one of the batch, at most half of the clip: CutMix (Yun
+    et al., arXiv:1905.04899).
+
+    `share` is the fraction of the clips that this happens to. Labels (batch, classes) are mixed by the lengths.
+    """
+    place = (torch.arange(waves.shape[1], device=waves.device) + 0.5) / waves.shape[1]  # (samples,)
+    other, inside, targets = _cuts(place, targets, share, generator)
+    return torch.where(inside, waves[other], waves), targets
+
+
+def cut_mix_bands(
+    waves: Tensor, targets: Tensor, rate: int, share: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Replace a band of frequencies of some clips by that of another one of the batch, at most half of the mels: CutMix
+    in frequency, similar to FreqMix (Gazneli et al., arXiv:2204.11479).
+
+    `share` is the fraction of the clips that this happens to. Labels (batch, classes) are mixed by the widths in mels.
+    """
+    spectrum = torch.fft.rfft(waves)  # (batch, bins)
+    mels = torch.log1p(torch.fft.rfftfreq(waves.shape[1], 1 / rate, device=waves.device) / _MEL_CORNER_HZ)
+    other, inside, targets = _cuts(mels / mels[-1], targets, share, generator)
+    return torch.fft.irfft(torch.where(inside, spectrum[other], spectrum), n=waves.shape[1]), targets
+
+
+def _cuts(place: Tensor, targets: Tensor, share: float, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """For each clip another one, which of the values at `place` (values,) in 0..1 are taken from that, and the mixed
+    labels: (batch,), (batch, values), (batch, classes)."""
+    batch = len(targets)
+    other = torch.randperm(batch, generator=generator).to(place.device)
+    chosen = torch.rand(batch, 1, generator=generator) < share
+    width = torch.rand(batch, 1, generator=generator) * _LONGEST_CUT * chosen
+    start = torch.rand(batch, 1, generator=generator) * (1 - width)
+    width, start = width.to(place.device), start.to(place.device)
+    inside = (place >= start) & (place < start + width)
+    return other, inside, (1 - width) * targets + width * targets[other]
 
 
 def add_noise(waves: Tensor, rate: int, recipe: AugmentRecipe, min_db: float, generator: Generator) -> Tensor:
