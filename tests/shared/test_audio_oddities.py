@@ -174,6 +174,14 @@ def test_tag_before_flac() -> None:
     same(id3() + encode(WAVE, RATE, "FLAC"))
 
 
+@pytest.mark.parametrize("size", [100, 4_970, 0xFFFFFF])
+def test_flac_with_a_picture_of_a_wrong_size(size: int) -> None:
+    """A picture of more than 16 MB does not fit into the size of its block: the first frame is searched."""
+    file = encode(WAVE, RATE, "FLAC")
+    picture = np.random.default_rng(0).bytes(2_000) + b"\xff\xf8\x69\x08\x00\x00" * 500
+    same(file[:42] + b"\x06" + size.to_bytes(3, "big") + picture + file[42:])
+
+
 def test_variable_mp3_without_its_tag_is_read_whole() -> None:
     """Streams and pipes have no Xing tag; libsndfile alone would estimate the length and stop early."""
     loud = np.vstack([tone(6.0, 44_100, level=1e-4), noise(6.0, 44_100)])

@@ -1,9 +1,12 @@
 """The header reader of FLAC: the STREAMINFO block. See RFC 9639, section 8.2."""
 
+import re
+
 from otoscope.errors import AudioCorrupt, AudioTruncated
 from shared.audio.containers.tags import strip_tags
 from shared.audio.headers import Decoder, Header
 
+_FIRST_FRAME = re.compile(rb"\xff[\xf8\xf9][\x10-\xfe][\x00-\xae]\x00", re.DOTALL)  # its number is 0
 _START = b"fLaC\x00\x00\x00\x22"  # of a file with further metadata, as encoders write it
 _ALONE = b"fLaC\x80\x00\x00\x22"  # of one without
 
@@ -29,9 +32,24 @@ def read_flac_header(data: bytes, start: int) -> Header:
 
 def _skip_metadata(data: bytes, at: int) -> int | None:
     """The position of the first frame: decoders do not get pictures, comments and seek tables, of which some are
-    damaged. None where a wrong size hides it."""
-    last = 0
+    damaged. None where there is none."""
+    begin, last = at, 0
     while not last and at + 4 <= len(data):
         last, size = data[at] & 0x80, int.from_bytes(data[at + 1 : at + 4])
         at += 4 + size
-    return at if at == len(data) or data[at : at + 1] == b"\xff" else None
+    if at == len(data) or data[at : at + 1] == b"\xff":
+        return at
+    # A wrong size hides it, as that of a picture of more than 16 MB.
+    starts = (match.start() for match in _FIRST_FRAME.finditer(data, begin + 38))
+    return next((start for start in starts if _has_frame_header(data, start)), None)
+
+
+def _has_frame_header(data: bytes, at: int) -> bool:
+    """Whether the checksum of a frame header is right there. See RFC 9639, section 9.1."""
+    size = 5 + {6: 1, 7: 2}.get(data[at + 2] >> 4, 0) + {12: 1, 13: 2, 14: 2}.get(data[at + 2] & 15, 0)
+    crc = 0
+    for byte in data[at : at + size]:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc << 1 ^ (0x107 if crc & 0x80 else 0)
+    return len(data) > at + size and crc == data[at + size]
