@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from otoscope.errors import AudioCorrupt, AudioUnsupported
+from otoscope.pcm import to_float
 from otoscope.recordings import open_recording
 
 Samples = NDArray[np.float32]
@@ -21,7 +22,7 @@ BLOCK_SECONDS = 0.1
 _MOST_HEADER = 64 * 1024  # bytes in front of the samples of a WAV in a pipe
 _MOST_BLOCK = 2**20  # bytes, whatever rate and channels a header states
 _OTHER_FORMATS = re.compile(rb"fLaC|OggS|ID3|FORM|\x1aE\xdf\xa3|.{4}ftyp", re.DOTALL)
-_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE  # WAVE format tags
+_EXTENSIBLE = 0xFFFE  # WAVE format tag
 
 
 def from_file(path: Path) -> tuple[int, Iterator[Samples]]:
@@ -56,13 +57,13 @@ def from_pipe(file: Readable, rate: int) -> tuple[int, Iterator[Samples]]:
             "The pipe has neither WAV nor 16-bit PCM; `ffmpeg -re -i FILE -f wav - | otoscope listen -` has."
         )
     if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return rate, _pcm_blocks(file, head, rate, 1, _PCM, 16)
-    tag, channels, rate, bits = _wav_format(file)
-    return rate, _pcm_blocks(file, b"", rate, channels, tag, bits)
+        return rate, _pcm_blocks(file, head, rate, 1, 2, "<i2")
+    channels, rate, width, sample_format = _wav_format(file)
+    return rate, _pcm_blocks(file, b"", rate, channels, width, sample_format)
 
 
-def _wav_format(file: Readable) -> tuple[int, int, int, int]:
-    """Format tag, channels, rate in Hz and bits of a WAV, which is read up to its samples."""
+def _wav_format(file: Readable) -> tuple[int, int, int, str]:
+    """Channels, rate in Hz, bytes of a sample and sample format of a WAV, which is read up to its samples."""
     found: tuple[int, int, int, int] | None = None
     taken = 12
     while len(header := _read(file, 8)) == 8:
@@ -80,39 +81,36 @@ def _wav_format(file: Readable) -> tuple[int, int, int, int]:
             found = tag, channels, rate, bits
     if found is None:
         raise AudioCorrupt("The WAV has no usable format.")
-    if (found[0], found[3]) not in _CONVERTERS or not found[1] or not found[2]:
+    tag, channels, rate, bits = found
+    if (tag, bits) not in _SAMPLE_FORMATS or not channels or not rate:
         raise AudioUnsupported(
-            f"The WAV has the format {found[0]} with {found[3]} bits; PCM of 8, 16, 24 or 32 bits and float"
-            " of 32 are accepted."
+            f"The WAV has the format {tag} with {bits} bits; PCM of 8, 16, 24 or 32 bits, float of 32 or 64, A-law and"
+            " µ-law are accepted."
         )
-    return found
+    return channels, rate, bits // 8, _SAMPLE_FORMATS[tag, bits]
 
 
-def _pcm_blocks(file: Readable, begun: bytes, rate: int, channels: int, tag: int, bits: int) -> Iterator[Samples]:
-    type_, scale, zero = _CONVERTERS[tag, bits]
-    frame = channels * bits // 8
+def _pcm_blocks(
+    file: Readable, begun: bytes, rate: int, channels: int, width: int, sample_format: str
+) -> Iterator[Samples]:
+    frame = channels * width
     size = max(1, min(round(BLOCK_SECONDS * rate), _MOST_BLOCK // frame)) * frame
     while True:
         body = begun + _read(file, size - len(begun))
         begun = b""
         frames = len(body) // frame
         if frames:
-            if bits == 24:  # as the upper bytes of 32 bits
-                body = np.pad(np.frombuffer(body, "u1", frames * frame).reshape(-1, 3), ((0, 0), (1, 0))).tobytes()
-            samples = (np.frombuffer(body, type_, frames * channels).astype(np.float32) - zero) * scale
+            samples = to_float(np.frombuffer(body, np.uint8, frames * frame), sample_format)
             yield samples.reshape(frames, channels).mean(axis=1, dtype=np.float32)
         if frames < size // frame:
             return
 
 
-_CONVERTERS: dict[tuple[int, int], tuple[str, np.float32, np.float32]] = {
-    (_PCM, 8): ("u1", np.float32(1 / 128), np.float32(128)),
-    (_PCM, 16): ("<i2", np.float32(1 / 32_768), np.float32(0)),
-    (_PCM, 24): ("<i4", np.float32(1 / 2**31), np.float32(0)),
-    (_PCM, 32): ("<i4", np.float32(1 / 2**31), np.float32(0)),
-    (_FLOAT, 32): ("<f4", np.float32(1), np.float32(0)),
-}
-"""Format tag and bits -> type of the samples, and how they become floats: (sample - zero) * scale."""
+_SAMPLE_FORMATS = {
+    (1, 8): "u1", (1, 16): "<i2", (1, 24): "<i3", (1, 32): "<i4", (3, 32): "<f4", (3, 64): "<f8", (6, 8): "alaw",
+    (7, 8): "ulaw",
+}  # fmt: skip
+"""WAVE format tag and bits -> `sample_format` of `to_float`."""
 
 
 def _read(file: Readable, size: int) -> bytes:
@@ -129,8 +127,8 @@ def _part_samples(body: bytes) -> Samples:
     if body[:4] == b"RIFF":
         file = io.BytesIO(body)
         file.seek(12)
-        tag, channels, rate, bits = _wav_format(file)
-        return np.concatenate(list(_pcm_blocks(file, b"", rate, channels, tag, bits)))
+        channels, rate, width, sample_format = _wav_format(file)
+        return np.concatenate(list(_pcm_blocks(file, b"", rate, channels, width, sample_format)))
     import soundfile  # it has decoded the recording, too
 
     samples: NDArray[Any] = soundfile.read(io.BytesIO(body), dtype="float32", always_2d=True)[0]  # (frames, channels)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from numpy.typing import NDArray
 
 from otoscope.errors import AudioCorrupt, AudioUnsupported
@@ -61,6 +62,18 @@ def test_a_recording_of_24_bits(tmp_path: Path) -> None:
     rate, blocks = from_file(tmp_path / "field.wav")
     for found in (heard(bytes(body))[1], np.concatenate(list(blocks))):
         np.testing.assert_allclose(found, samples / 2**23, atol=1e-7)
+    assert rate == RATE
+
+
+@pytest.mark.parametrize("subtype", ["ALAW", "ULAW", "DOUBLE"])
+def test_other_encodings(tmp_path: Path, subtype: str) -> None:
+    """Of telephones, and of programs that compute: in a file and in a pipe as libsndfile decodes them."""
+    path = tmp_path / "call.wav"
+    soundfile.write(path, np.sin(np.arange(1_000) / 5), RATE, subtype)
+    rate, blocks = from_file(path)
+    expected = soundfile.read(path, dtype="float32")[0]
+    for found in (heard(path.read_bytes())[1], np.concatenate(list(blocks))):
+        np.testing.assert_array_equal(found, expected)
     assert rate == RATE
 
 
