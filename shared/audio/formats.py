@@ -223,7 +223,10 @@ def identify(data: bytes, *, plain: bool = False) -> tuple[AudioFormat | None, i
     `plain` finds only a format that can be uncompressed, and returns None for a file that begins as another. Raises
     AudioTruncated or AudioEmpty, where the file is nothing but a tag.
     """
-    start = skip_tags(data)
+    try:
+        start, cut = skip_tags(data), None
+    except AudioTruncated as error:  # or the tag states a wrong size
+        start, cut = 0, error
     strong = [each for each in FORMATS if each.magic]
     for begin in range(start, max(start - 5, -1), -1):  # the size that an MP4 file begins with can look blank
         for each in strong:
@@ -237,6 +240,8 @@ def identify(data: bytes, *, plain: bool = False) -> tuple[AudioFormat | None, i
         if found:
             at, each = min(found, key=lambda pair: pair[0])
             return each, at
+    if cut:
+        raise cut
     return None, start
 
 

@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 
+from otoscope.errors import AudioTruncated
 from shared.audio.decode import Decoded, decode
 from shared.audio.limits import AudioLimits
 from shared.audio.probe import probe
@@ -167,6 +168,16 @@ def test_id3_with_a_footer() -> None:
     tag = bytearray(id3(100) + b"3DI" + bytes(7))
     tag[5] = 0x10
     np.testing.assert_array_equal(decode(bytes(tag) + MP3, RATE).waveform, decode(MP3, RATE).waveform)
+
+
+def test_id3_of_a_wrong_size() -> None:
+    """A size beyond the end of the file is no reason to read nothing."""
+    tag = b"ID3\x03\0\0\x7f\x7f\x7f\x7f" + bytes(300)
+    same(tag + encode(WAVE, RATE))
+    same(tag + encode(WAVE, RATE, "FLAC"))
+    np.testing.assert_array_equal(decode(tag + MP3, RATE).waveform, decode(MP3, RATE).waveform)
+    with pytest.raises(AudioTruncated, match="ends inside its ID3"):
+        decode(tag, RATE)
 
 
 def test_tag_before_flac() -> None:
