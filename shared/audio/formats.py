@@ -240,7 +240,7 @@ def identify(data: bytes, *, plain: bool = False) -> tuple[AudioFormat | None, i
         if found:
             at, each = min(found, key=lambda pair: pair[0])
             return each, at
-    if cut:
+    if cut and not plain:
         raise cut
     return None, start
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from otoscope.errors import AudioTruncated
-from shared.audio.decode import Decoded, decode
+from shared.audio.decode import Decoded, decode, is_plain
 from shared.audio.limits import AudioLimits
 from shared.audio.probe import probe
 from tests.support.sounds import (
@@ -176,6 +176,8 @@ def test_id3_of_a_wrong_size() -> None:
     same(tag + encode(WAVE, RATE))
     same(tag + encode(WAVE, RATE, "FLAC"))
     np.testing.assert_array_equal(decode(tag + MP3, RATE).waveform, decode(MP3, RATE).waveform)
+    assert is_plain(tag + encode(WAVE, RATE), RATE)
+    assert not is_plain(tag + MP3, RATE)
     with pytest.raises(AudioTruncated, match="ends inside its ID3"):
         decode(tag, RATE)
 

@@ -42,9 +42,9 @@ def test_a_size_that_was_never_corrected(name: str) -> None:
 
 @pytest.mark.parametrize("name", _UNCOMPRESSED)
 def test_what_stands_behind_samples_is_no_sound(name: str) -> None:
-    """Zeros up to the end of a card's block, and chunks."""
+    """Empty and erased blocks of a card, and chunks."""
     file = _UNCOMPRESSED[name]
-    for behind in (bytes(2**20), _BEHIND.get(name, b""), _BEHIND.get(name, b"") + bytes(2**20)):
+    for behind in (bytes(2**20), b"\xff" * 9_000, _BEHIND.get(name, b""), _BEHIND.get(name, b"") + bytes(2**20)):
         decoded = decode(file + behind, RATE)
         assert len(decoded.waveform) == len(WAVE)
         assert decoded.warnings == decode(file, RATE).warnings

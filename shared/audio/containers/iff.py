@@ -44,9 +44,10 @@ def chunks_follow(data: bytes, at: int, order: str) -> bool:
 
 
 def is_stray(data: bytes, at: int) -> bool:
-    """Whether the rest of a file is nothing but tags, zeros or a few stray bytes."""
+    """Whether the rest of a file is nothing but tags, one value repeated (empty or erased blocks of a card) or a few
+    stray bytes."""
     tagged = any(data.startswith((b"ID3", b"TAG", b"APETAGEX"), begin) for begin in (at, at + 1))
-    return tagged or len(data) - at <= _MAX_STRAY or data.count(0, at) == len(data) - at
+    return tagged or len(data) - at <= _MAX_STRAY or data.count(data[at], at) == len(data) - at
 
 
 def bytes_to_next(data: bytes, at: int, magic: re.Pattern[bytes], start: int | None = None) -> int:
