@@ -6,24 +6,12 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import httpx2
-
 from otoscope.audio import AudioInput, printable
-from otoscope.calls import (
-    OUTAGE,
-    STREAM_IDLE,
-    Options,
-    call_timeout,
-    deadline_after,
-    exchange,
-    form_fields,
-    limits,
-    quoted_id,
-)
+from otoscope.calls import Options, call_timeout, exchange, form_fields, limits, quoted_id
 from otoscope.errors import BY_CODE, InvalidRequest, NotAudio, OtoscopeError, PayloadTooLarge
-from otoscope.responses import WaitTimeout, parse_model, parse_response, unreachable_error
-from otoscope.sansio import Flow, LoadAudio, OpenStream, ReadChunk, Request, SendRequest, Sleep
-from otoscope.sse import SSEParser
+from otoscope.events import EventStream
+from otoscope.responses import parse_model, parse_response
+from otoscope.sansio import Flow, LoadAudio, Request, SendRequest
 from otoscope.types import MAX_BATCH, Batch, BatchResult
 
 NamedSound = tuple[str, bytes]
@@ -61,31 +49,11 @@ def submit(sounds: Sequence[NamedSound], options: Options, timeout: float) -> Fl
 def wait(batch_id: str, timeout: float | None, *, reached: bool = False) -> Flow[Batch]:
     """The batch once no job of it is queued or running; raises WaitTimeout. Reconnects when the stream breaks, and from
     the beginning where the service was `reached` before."""
-    deadline = deadline_after(timeout)
-    lost_since, lost = 0.0, httpx2.TransportError("it ends early")
+    events = EventStream(_path(batch_id), f"batch {batch_id}", timeout, reached=reached)
     while True:
-        read_timeout = min(STREAM_IDLE, max(0.01, deadline - time.monotonic()))
-        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-        opening = OpenStream(Request("GET", f"{_path(batch_id)}/events", read_timeout=read_timeout, headers=headers))
-        yield from exchange(opening, deadline, reached=reached)
-        reached, parser = True, SSEParser()
-        try:
-            while chunk := (yield ReadChunk()):
-                for message in parser.feed(chunk):
-                    if message.event == "finished":
-                        return parse_model(Batch, message.data)
-                    lost_since = 0.0
-                if time.monotonic() >= deadline:
-                    break
-        except httpx2.TransportError as error:
-            lost = error
-        now = time.monotonic()
-        if now >= deadline:
-            raise WaitTimeout(f"Batch {batch_id} is not finished; it continues, and can be waited for again.")
-        lost_since = lost_since or now
-        if now - lost_since > OUTAGE:
-            raise unreachable_error(lost)
-        yield Sleep(min(0.5, deadline - now))
+        event = yield from events.next()
+        if event is not None and event.event == "finished":
+            return parse_model(Batch, event.data)
 
 
 def results(batch_id: str, timeout: float) -> Flow[list[BatchResult]]:

@@ -16,23 +16,19 @@ from otoscope.audio import AudioInput
 from otoscope.errors import InvalidRequest, OtoscopeError
 from otoscope.exports import Format
 from otoscope.responses import (
-    ServiceUnreachable,
     WaitTimeout,
     error_from_response,
     is_untrusted,
     job_error,
-    parse_model,
     parse_response,
     tls_error,
     unreachable_error,
 )
 from otoscope.results import Result, unpack_result
-from otoscope.sansio import EmitEvent, Flow, JobEvent, LoadAudio, OpenStream, ReadChunk, Request, SendRequest, Sleep
-from otoscope.sse import SSEParser
+from otoscope.sansio import Flow, LoadAudio, OpenStream, Request, SendRequest, Sleep
 from otoscope.types import FINAL, Combine, Detection, DetectionList, Job, Limits, ModelList, Ready
 
 LONG_POLL = 30.0  # seconds that a request waits for a change before it is sent again
-STREAM_IDLE = 60.0  # seconds without even a keep-alive after which an event stream counts as lost
 RESPONSE_GRACE = 2.0  # seconds past the deadline in which the response to a long poll up to the deadline may arrive
 LONGEST_PAUSE = 60.0  # seconds between two attempts, whatever the service requests
 _TLS_SECONDS = 2.0  # for an answer of a port that may expect TLS
@@ -95,7 +91,7 @@ def classify(sound: AudioInput, rate: int | None, options: Options, timeout: flo
 
 def get_job(job_id: str, timeout: float) -> Flow[Job]:
     """GET /v1/jobs/{id}."""
-    response = yield from exchange(SendRequest(Request("GET", _path(job_id))), time.monotonic() + timeout)
+    response = yield from exchange(SendRequest(Request("GET", job_path(job_id))), time.monotonic() + timeout)
     return parse_response(Job, response)
 
 
@@ -107,7 +103,7 @@ def wait(job_id: str, timeout: float | None, known: Job | None = None) -> Flow[J
     while True:
         sent_at = time.monotonic()
         long_poll = max(0.0, min(LONG_POLL, deadline - sent_at))
-        step = SendRequest(Request("GET", _path(job_id), long_poll))
+        step = SendRequest(Request("GET", job_path(job_id), long_poll))
         job = parse_response(Job, (yield from exchange(step, deadline, reached=reached)))
         if job.status in FINAL:
             return job
@@ -119,59 +115,9 @@ def wait(job_id: str, timeout: float | None, known: Job | None = None) -> Flow[J
         status, reached = job.status, True
 
 
-def stream(job_id: str, timeout: float | None) -> Flow[None]:
-    """Emit the job's events up to its result, once each and in order; reconnects as often as needed."""
-    deadline = deadline_after(timeout)
-    last: JobEvent | None = None
-    reached, trouble_since, pause = False, 0.0, 0.5
-    while True:
-        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-        if last is not None:
-            headers["Last-Event-ID"] = last.id
-        read_timeout = min(STREAM_IDLE, max(0.01, deadline - time.monotonic()))
-        opening = OpenStream(Request("GET", f"{_path(job_id)}/events", read_timeout=read_timeout, headers=headers))
-        try:
-            yield from exchange(opening, deadline, reached=reached)
-        except ServiceUnreachable as error:
-            if reached and time.monotonic() + read_timeout >= deadline:
-                raise _unfinished(job_id) from error
-            raise
-        reached, received, parser = True, False, SSEParser()
-        lost: httpx2.TransportError | None = None
-        while True:
-            try:
-                chunk: bytes = yield ReadChunk()
-            except httpx2.TransportError as error:
-                lost = error
-                break
-            if not chunk or time.monotonic() >= deadline:
-                break
-            for message in parser.feed(chunk):
-                if message.event in ("status", "result"):
-                    last = JobEvent(message.id, message.event, parse_model(Job, message.data))  # type: ignore[arg-type]
-                    received = True
-                    yield EmitEvent(last)
-                    if last.kind == "result":
-                        return
-        now = time.monotonic()
-        if last is not None and last.job.status in FINAL and lost is None and not received:
-            return  # there are no more events
-        if now >= deadline:
-            raise _unfinished(job_id)
-        trouble_since = now if received or not trouble_since else trouble_since
-        if now - trouble_since > OUTAGE:
-            raise (
-                unreachable_error(lost)
-                if lost
-                else ServiceUnreachable(f"The event stream of job {job_id} keeps ending early.")
-            )
-        pause = 0.5 if received else min(pause * 2, 5.0)
-        yield Sleep(min(parser.retry or pause, LONGEST_PAUSE, max(0.0, deadline - now)))
-
-
 def result(job_id: str, timeout: float) -> Flow[Result]:
     """GET /v1/jobs/{id}/result as MessagePack: arrays become numpy float16."""
-    request = Request("GET", f"{_path(job_id)}/result", headers={"Accept": "application/msgpack"})
+    request = Request("GET", f"{job_path(job_id)}/result", headers={"Accept": "application/msgpack"})
     response = yield from exchange(SendRequest(request), time.monotonic() + timeout)
     try:
         return unpack_result(response.content)
@@ -181,7 +127,7 @@ def result(job_id: str, timeout: float) -> Flow[Result]:
 
 def detections(job: Job | str, format: Format | None, timeout: float) -> Flow[list[Detection] | str]:
     """GET /v1/jobs/{id}/detections: a list, or the text of a file in a format."""
-    path = f"{_path(job.id if isinstance(job, Job) else job)}/detections?format={format or 'json'}"
+    path = f"{job_path(job.id if isinstance(job, Job) else job)}/detections?format={format or 'json'}"
     request = Request("GET", path, headers={"Accept": "*/*"})
     response = yield from exchange(SendRequest(request), time.monotonic() + timeout)
     if format is None:
@@ -194,13 +140,13 @@ def detections(job: Job | str, format: Format | None, timeout: float) -> Flow[li
 
 def audio(job_id: str, timeout: float) -> Flow[bytes]:
     """GET /v1/jobs/{id}/audio."""
-    request = Request("GET", f"{_path(job_id)}/audio", headers={"Accept": "*/*"})
+    request = Request("GET", f"{job_path(job_id)}/audio", headers={"Accept": "*/*"})
     return (yield from exchange(SendRequest(request), time.monotonic() + timeout)).content
 
 
 def cancel(job_id: str, timeout: float) -> Flow[None]:
     """DELETE /v1/jobs/{id}."""
-    yield from exchange(SendRequest(Request("DELETE", _path(job_id))), time.monotonic() + timeout)
+    yield from exchange(SendRequest(Request("DELETE", job_path(job_id))), time.monotonic() + timeout)
 
 
 def models(timeout: float) -> Flow[ModelList]:
@@ -288,10 +234,6 @@ def _refuse_tls(error: httpx2.TransportError) -> Flow[None]:
     raise tls_error(url) from error
 
 
-def _unfinished(job_id: str) -> WaitTimeout:
-    return WaitTimeout(f"Job {job_id} is not finished; it continues, and can be followed again.")
-
-
 def form_fields(options: Options) -> dict[str, str]:
     """Of an option that does not exist, too: the service refuses it."""
     include = options.get("include", ())
@@ -310,7 +252,7 @@ def call_timeout(options: Options, default: float) -> float:
     return default if timeout is None else timeout
 
 
-def _path(job_id: str) -> str:
+def job_path(job_id: str) -> str:
     return f"/v1/jobs/{quoted_id(job_id)}"
 
 

@@ -17,7 +17,7 @@ import anyio.from_thread
 import anyio.to_thread
 import httpx2
 
-from otoscope import batches, calls
+from otoscope import batches, calls, events
 from otoscope.audio import AudioInput, load
 from otoscope.batches import Classified, NamedSound
 from otoscope.calls import Options
@@ -104,7 +104,7 @@ class Client:
 
     def stream(self, job_id: str, timeout: float | None = None) -> Generator[JobEvent, None, None]:
         """The job's events from the first on, each once, `result` last; reconnects when the connection breaks."""
-        runner = FlowRunner(calls.stream(job_id, timeout))
+        runner = FlowRunner(events.stream(job_id, timeout))
         stream = _Stream()
         try:
             while runner.step is not None:
@@ -293,7 +293,7 @@ class AsyncClient:
         return await self._run(calls.wait(job_id, timeout))
 
     async def stream(self, job_id: str, timeout: float | None = None) -> AsyncGenerator[JobEvent, None]:
-        runner = FlowRunner(calls.stream(job_id, timeout))
+        runner = FlowRunner(events.stream(job_id, timeout))
         stream = _AsyncStream()
         try:
             while runner.step is not None:

@@ -506,6 +506,29 @@ def test_stream_gives_up_in_time(call: Call, service: FakeService) -> None:
     assert len(service.requests) <= 3
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["stream", "wait_batch"])
+def test_a_stream_that_keeps_ending_early_is_given_up(
+    call: Call, service: FakeService, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """After as long as an outage may take."""
+    monkeypatch.setattr("otoscope.events.OUTAGE", 0.2)
+    with pytest.raises(ServiceUnreachable, match=r"The event stream of (job job0|batch job0) keeps ending early"):
+        call(method, "job0")
+    assert len(service.requests) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["stream", "wait_batch"])
+def test_a_deadline_during_an_outage(call: Call, service: FakeService, method: str) -> None:
+    """The job goes on: it can be waited for again."""
+    closing = threading.Timer(0.3, service.close)
+    closing.start()
+    with pytest.raises(WaitTimeout, match="it continues"):
+        call(method, "job0", timeout=1.5)
+    closing.join()
+
+
 def test_leaving_a_stream_closes_its_connection(service: FakeService) -> None:
     """Leaving the loop early closes the connection."""
     events = [sse("status", number, job_document("job0", "queued")) for number in range(3)]
