@@ -68,7 +68,7 @@ async def read_batch(request: Request, settings: Settings) -> tuple[list[Member]
         raise InvalidRequest("The connection was closed before the upload was complete.") from error
     if not 1 <= len(members) <= MAX_BATCH:
         raise InvalidRequest(f"The batch has {len(members)} sounds; 1 to {MAX_BATCH} are accepted.")
-    return members, validate_options(options | fields)
+    return members, validate_options(options, fields)
 
 
 def _archive(body: bytes, limit: int) -> list[Member]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from api.http.forms import UNSET
 from api.http.problems import describe_validation_errors
 from otoscope.errors import InvalidRequest
 from otoscope.types import JobOptions
@@ -11,14 +12,14 @@ from otoscope.types import JobOptions
 MAX_OPTIONS = 32  # of a request, and values of `include`
 
 
-def validate_options(given: dict[str, Any]) -> JobOptions:
-    """Raises InvalidRequest."""
-    given = {name: value for name, value in given.items() if value is not None and value != ""}
+def validate_options(*parts_of_request: dict[str, Any]) -> JobOptions:
+    """The options of the parts of a request, of which the last that has an option counts. Raises InvalidRequest."""
+    given = {name: value for part in parts_of_request for name, value in part.items() if _is_set(value)}
     include = given.get("include")
     if isinstance(include, str):
         include = given["include"] = [part.strip() for part in include.split(",") if part.strip()]
     if isinstance(include, list):
-        include = given["include"] = [part for part in include if part is not None and part != ""]
+        include = given["include"] = [part for part in include if _is_set(part)]
     parts = include if isinstance(include, list) else []
     if max(len(given), len(parts)) > MAX_OPTIONS:  # pydantic would describe every one of them
         raise InvalidRequest(f"At most {MAX_OPTIONS} options and {MAX_OPTIONS} parts are accepted.")
@@ -31,3 +32,7 @@ def validate_options(given: dict[str, Any]) -> JobOptions:
     except ValidationError as error:
         known = ", ".join(JobOptions.model_fields)
         raise InvalidRequest(f"{describe_validation_errors(error.errors())} The options are {known}.") from error
+
+
+def _is_set(value: Any) -> bool:
+    return value is not None and value not in UNSET

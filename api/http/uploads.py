@@ -84,7 +84,7 @@ async def read_upload(
     except ClientDisconnect as error:
         raise InvalidRequest("The connection was closed before the upload was complete.") from error
     url = fields.pop(URL, None)
-    job_options = fixed or validate_options(options | fields)
+    job_options = fixed or validate_options(options, fields)
     if url is not None:
         return by_address(url, job_options, settings)
     return await check_upload(body, name, job_options, limits, media_type)

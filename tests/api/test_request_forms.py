@@ -46,7 +46,12 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "urlencoded base64, not escaped": typed("application/x-www-form-urlencoded", f"audio_data={TEXT}&top_k=2"),
     "file as a form, as curl --data-binary sends it": typed("application/x-www-form-urlencoded"),
     "no content type": typed(None),
-    "unset options in JSON": {"json": {"audio_data": TEXT, "model": None, "top_k": None, "include": ["", None]}},
+    "unset options in JSON": {
+        "json": {
+            "audio_data": TEXT, "model": None, "layer": "undefined", "top_k": "null", "include": ["", None, "null"],
+            "strict": "",
+        },
+    },
     "unset options in a form": {
         "files": {"file": SOUND}, "data": {"model": "", "top_k": "undefined", "layer": "null", "include": ""},
     },
@@ -141,6 +146,15 @@ def test_lost_plus_is_not_taken_for_whitespace() -> None:
         assert "+" in encoded
         with pytest.raises(InvalidBase64, match="%2B"):
             decode_base64(encoded.replace("+", " "), 10_000)
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("unset", [None, "", "null"])
+def test_an_unset_option_of_the_body_leaves_that_of_the_query(http: httpx2.Client, unset: str | None) -> None:
+    """It is absent there, and not set to the server's choice."""
+    sent = {"audio_data": TEXT, "model": unset}
+    answer = http.post("/v1/jobs?model=missing", json=sent)
+    assert answer.status_code == 404, answer.text
 
 
 @pytest.mark.parametrize("path", ["result", "detections", "spectrogram.png", ""])
