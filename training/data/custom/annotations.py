@@ -24,16 +24,21 @@ from shared.audio.probe import probe
 from training.data.custom.labels import normalise_label
 from training.data.custom.manifest import IMPORT_LIMITS
 from training.data.custom.segments import cut_spans, to_int16
+from training.data.custom.tables import FILE_COLUMNS, decode_table
 from training.errors import DatasetError
 
-_START = ("start", "onset", "begin", "begin time (s)", "start_time", "start (s)", "start_seconds")
-_END = ("end", "offset", "end time (s)", "stop", "end_time", "end (s)", "end_seconds")
+_START = ("start", "onset", "begin", "begin time (s)", "start_time", "start (s)", "start_seconds", "start_time_seconds")
+_END = ("end", "offset", "end time (s)", "stop", "end_time", "end (s)", "end_seconds", "end_time_seconds")
+_DURATION = ("duration", "duration (s)", "duration_seconds")  # in place of an end
 _LABEL = ("label", "class", "species", "annotation", "tag", "common name", "event_label", "name", "code")
-FILE_COLUMNS = ("file", "file_name", "filename", "begin path", "begin file")
 _CONFIDENCE = re.compile(r" [01]\.\d\d$")  # which Otoscope writes behind the label of an Audacity track
 _NAMES = re.compile(r"(.+?)(\.Table\.\d+)?(\.selections\.txt|\.labels\.txt|\.detections\.csv|\.jams|\.txt|\.csv)")
 _AUDACITY = re.compile(r"[0-9.,]+\t[0-9.,]+\t")
 _FLAC_MAX_RATE = 655_350  # Hz
+
+
+_Row = tuple[int, Any, Any, Any]
+"""Line number, start, end and label of an event; in place of the end also a pair of start and duration."""
 
 
 @dataclass(frozen=True, order=True)
@@ -59,7 +64,7 @@ def is_annotation(name: str, text: str) -> bool:
         return True
     if lowered.endswith(".csv"):
         columns = {cell.strip().strip('"').lower() for cell in re.split(r"[,;\t]", first)}
-        return bool(columns & set(_START)) and bool(columns & set(_END))
+        return bool(columns & set(_START)) and bool(columns & {*_END, *_DURATION})
     return "begin time (s)" in first.lower() or _AUDACITY.match(first) is not None
 
 
@@ -70,10 +75,9 @@ def read_event_table(name: str, text: str) -> dict[str, list[Event]]:
     column = next((one for one in reader.fieldnames or () if one.strip().lower() in FILE_COLUMNS), None)
     if column is None:
         raise DatasetError(f"{name} has no column file")
-    start, end, label = _columns(name, reader.fieldnames or ())
-    rows: dict[str, list[tuple[int, Any, Any, Any]]] = {}
-    for row in reader:
-        rows.setdefault((row[column] or "").strip(), []).append((reader.line_num, row[start], row[end], row[label]))
+    rows: dict[str, list[_Row]] = {}
+    for row, event in _rows(name, reader):
+        rows.setdefault((row[column] or "").strip(), []).append(event)
     return {file: _events(name, own) for file, own in rows.items()}
 
 
@@ -93,18 +97,19 @@ def read_events(name: str, text: str) -> list[Event]:
 def _table(name: str, text: str, delimiter: str) -> list[Event]:
     """A Raven selection table, or a CSV table. Raven lists a selection once for each view."""
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    start, end, label = _columns(name, reader.fieldnames or ())
-    return _events(name, ((reader.line_num, row[start], row[end], row[label]) for row in reader))
+    return _events(name, (event for _, event in _rows(name, reader)))
 
 
-def _columns(name: str, given: Sequence[str]) -> tuple[str, str, str]:
-    """The columns for start, end and label of an event. Raises DatasetError."""
+def _rows(name: str, reader: "csv.DictReader[str]") -> Iterator[tuple[dict[str, Any], _Row]]:
+    """Each row of a table, and its event. Raises DatasetError."""
+    given = reader.fieldnames or ()
     columns = {column.strip().lower(): column for column in given}
-    known = (_START, _END, _LABEL)
-    start, end, label = (next((columns[one] for one in names if one in columns), "") for names in known)
-    if not (start and end and label):
+    known = (_START, _END, _DURATION, _LABEL)
+    start, end, duration, label = (next((columns[one] for one in names if one in columns), "") for names in known)
+    if not (start and (end or duration) and label):
         raise DatasetError(f"{name} needs columns for start, end and label of an event; it has {', '.join(given)}")
-    return start, end, label
+    for row in reader:
+        yield row, (reader.line_num, row[start], row[end] if end else (row[start], row[duration]), row[label])
 
 
 def _audacity(name: str, text: str) -> list[Event]:
@@ -136,8 +141,8 @@ def _value(value: Any) -> str:
     return str(value["label"] if isinstance(value, Mapping) else value)  # scaper's values are objects
 
 
-def _events(name: str, rows: Iterable[tuple[int, Any, Any, Any]]) -> list[Event]:
-    """From line, start, end and label; each event once, in order of time."""
+def _events(name: str, rows: Iterable[_Row]) -> list[Event]:
+    """Each event once, in order of time."""
     events: set[Event] = set()
     for line, start, end, label in rows:
         try:
@@ -152,7 +157,9 @@ def _events(name: str, rows: Iterable[tuple[int, Any, Any, Any]]) -> list[Event]
 
 
 def _seconds(value: Any) -> float:
-    """Some programs write a decimal comma. Raises ValueError."""
+    """Some programs write a decimal comma. Of a pair the sum. Raises ValueError."""
+    if isinstance(value, tuple):
+        return sum(map(_seconds, value))
     return float(str(value).replace(",", "."))
 
 
@@ -192,8 +199,8 @@ def events_beside(names: Sequence[Parts], read: Mapping[Parts, Reader]) -> dict[
         for parts in stems.get((*recording[:-1], stem), []):
             shown = "/".join(parts)
             try:
-                text = read[parts]().decode("utf-8-sig")
-            except (OSError, UnicodeDecodeError) as error:
+                text = decode_table(shown, read[parts]())
+            except OSError as error:
                 raise DatasetError(f"{shown} cannot be read: {error}") from error
             if is_annotation(shown, text):
                 found[recording] = sorted({*found.get(recording, []), *read_events(shown, text)})

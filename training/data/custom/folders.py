@@ -8,6 +8,7 @@ beside the recordings (`annotations`): then their events are cut out.
 import json
 import os
 import re
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence, Set
@@ -29,6 +30,7 @@ from training.data.custom.ingest import ImportResult, open_for_import, rejection
 from training.data.custom.labels import normalise_label
 from training.data.custom.manifest import AUDIO_DIR, CACHE_DIR, REPORT_DIR, SPLIT_DIR
 from training.data.custom.split import Subset, write_given_split
+from training.data.custom.tables import decode_table
 from training.errors import DatasetError
 
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -107,14 +109,14 @@ def import_files(
                 elif not rejection_reason(file.parts[-1]):
                     writer.skip(file.shown, "has no annotation file beside it")
                 continue
-            listed = labels.get(file.parts)
+            listed = labels.get(_composed(file.parts))
             if listed is None and (labels or len(file.parts) <= depth + 1):
                 if not rejection_reason(file.parts[-1]):
                     writer.skip(file.shown, "is in no metadata table" if labels else "is not in a class folder")
                 continue
             label, source = listed or (file.parts[depth], "")
             import_file(writer, file, label, pattern, source)
-        for parts in sorted(set(labels) - {file.parts for file in files}):
+        for parts in sorted(set(labels) - {_composed(file.parts) for file in files}):
             writer.skip("/".join((str(src), *parts)), "is listed in a metadata table, and does not exist")
         result = writer.finish(src)
     if subsets:
@@ -133,12 +135,12 @@ def _metadata(src: Path, files: Sequence[SoundFile], depth: int) -> dict[tuple[s
             continue
         name = "/".join((str(src), *table.parts))
         try:
-            text = table.read().decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+            text = decode_table(name, table.read())
+        except OSError as error:
             raise DatasetError(f"{name} cannot be read: {error}") from error
         rows = _json_rows(name, text) if name.lower().endswith(".jsonl") else table_rows(name, text, header=True)
         for _, file, label, source in rows:
-            found[(*table.parts[:-1], *_member_parts(file))] = (label, source)
+            found[_composed((*table.parts[:-1], *_member_parts(file)))] = (label, source)
     return found
 
 
@@ -166,6 +168,11 @@ def _member_parts(name: str) -> tuple[str, ...]:
     """The parts of a path with slashes or backslashes, without `.`; empty if it leaves the archive."""
     parts = tuple(part for part in re.split(r"[/\\]", name) if part not in ("", "."))
     return () if ".." in parts else parts
+
+
+def _composed(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """With composed accents (Unicode NFC): some file systems store them decomposed."""
+    return tuple(unicodedata.normalize("NFC", part) for part in parts)
 
 
 def _is_hidden(name: str) -> bool:

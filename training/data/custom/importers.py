@@ -10,6 +10,7 @@ import csv
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,12 @@ from training.data.custom.ingest import (
     rejection_reason,
 )
 from training.data.custom.labels import normalise_label
+from training.data.custom.tables import FILE_COLUMNS, decode_table
 from training.data.custom.web import DownloadFailed, fetcher, file_name, is_link, is_page
 from training.errors import DatasetError
+
+_FILE_COLUMNS = (*FILE_COLUMNS, "url", "link")
+_LABEL_COLUMNS = ("label", "labels", "class", "category", "species", "tag")
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def import_csv(table: Path, root: Path, *, group: str | None = None, copy: bool 
     with fetcher([file for _, file, _, _ in rows]) as fetch, open_for_import(root) as writer:
         for line, file, label, source in tqdm(rows, desc="import", unit="sound", leave=False):
             if not is_link(file):
-                import_file(writer, local_file(table.parent / file, table.parent, copy), label, pattern, source)
+                import_file(writer, local_file(_listed(table, file), table.parent, copy), label, pattern, source)
             elif not (found := source or _find_link_source(file, pattern)):
                 writer.skip(f"{table.name}, line {line}: {file}", "--group does not match its name")
             elif not writer.already_imported(label, found, file):
@@ -76,7 +81,7 @@ def _import_event_table(table: Path, text: str, root: Path, pattern: re.Pattern[
     events = read_event_table(table.name, text)
     with open_for_import(root) as writer:
         for name, own in tqdm(events.items(), desc="import", unit="file", leave=False):
-            import_events(writer, local_file(table.parent / name, table.parent, True), own, pattern)
+            import_events(writer, local_file(_listed(table, name), table.parent, True), own, pattern)
         return writer.finish(table)
 
 
@@ -168,16 +173,37 @@ def _accepted(writer: DatasetWriter, file: SoundFile, pattern: re.Pattern[str] |
 def _read_text(table: Path) -> str:
     """Raises DatasetError."""
     try:
-        return table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return decode_table(str(table), table.read_bytes())
+    except OSError as error:
         raise DatasetError(f"{table} cannot be read: {error}") from error
+
+
+def _listed(table: Path, name: str) -> Path:
+    """The file that a table names, whose system may write other separators or decomposed accents."""
+    spellings = [
+        table.parent / unicodedata.normalize(form, spelling)
+        for spelling in (name, name.replace("\\", "/"))
+        for form in ("NFC", "NFD")
+    ]
+    return next((path for path in spellings if path.exists()), table.parent / name)
+
+
+def _delimiter(line: str) -> str:
+    """Of a table, by its first line: the most frequent one in front of which a file is named, or its column. Labels may
+    have semicolons."""
+    usual = sorted(",;\t", key=line.count, reverse=True)
+    return next((one for one in usual if _names_file(line.split(one)[0].strip(' "'))), usual[0])
+
+
+def _names_file(cell: str) -> bool:
+    return cell.lower() in _FILE_COLUMNS or is_link(cell) or not rejection_reason(cell)
 
 
 def table_rows(table: Path | str, text: str, *, header: bool = False) -> list[tuple[int, str, str, str]]:
     """Line number, file, label and source (empty if absent) of every row; with `header` the first line names the
     columns, and there are no rows without a label among them. Raises DatasetError."""
     first = next((line for line in text.split("\n") if line.strip() and not line.startswith("#")), "")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(first), strict=True)
     columns: dict[str, int] | None = None
     rows: list[tuple[int, str, str, str]] = []
     try:
@@ -186,14 +212,17 @@ def table_rows(table: Path | str, text: str, *, header: bool = False) -> list[tu
             if not any(cells) or cells[0].startswith("#"):
                 continue
             if columns is None:
-                names = ["file" if cell.lower() in ("url", "link", "file_name") else cell.lower() for cell in cells]
-                columns = {name: at for at, name in enumerate(names)} if "label" in names else {}
-                if header and not columns:
-                    return []
-                if columns and "file" not in columns:
-                    raise DatasetError(f"{table} has no column file")
-                if columns:
+                names = [cell.lower() for cell in cells]
+                label = next((one for one in _LABEL_COLUMNS if one in names), "")
+                file = next((one for one in _FILE_COLUMNS if one in names), "")
+                known = {"file": file, "label": label, "source": "source"}
+                columns = {to: names.index(one) for to, one in known.items() if one in names}
+                if file and label:
                     continue
+                if label == "label":
+                    raise DatasetError(f"{table} has no column file")
+                if header:
+                    return []
                 columns = {"file": 0, "label": 1, "source": 2}
             values = {name: cells[at] if at < len(cells) else "" for name, at in columns.items()}
             if empty := [name for name in ("file", "label") if not values[name]]:

@@ -1,13 +1,32 @@
-"""CSV tables: line numbers in all error messages, atomic writes."""
+"""CSV tables: those of other programs, line numbers in all error messages, atomic writes."""
 
+import codecs
 import csv
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from training.errors import DatasetError
+
+FILE_COLUMNS = (
+    "file", "file_name", "filename", "file_path", "filepath", "path", "fname", "audio", "begin path", "begin file",
+)  # fmt: skip
+"""Names of the column with the name of a file, in lower case."""
+
+_DELIMITER = re.compile(r"\Asep=.\r?\n?", re.IGNORECASE)
+
+
+def decode_table(name: str, raw: bytes) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark, without a first line `sep=;`, as spreadsheets
+    write them. Raises DatasetError."""
+    wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return _DELIMITER.sub("", raw.decode("utf-16" if wide else "utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{name} cannot be read: it is not UTF-8; save it as UTF-8 ({error})") from error
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:

@@ -1,0 +1,83 @@
+"""Tables of files and labels as spreadsheets and other data sets write them."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from tests.support.recordings import write_recording
+from training.data.custom.folders import import_folder
+from training.data.custom.importers import import_csv
+from training.data.custom.manifest import read_manifest
+from training.errors import DatasetError
+
+ROWS = "file,label\ndog/rex.wav,dog\ncat/Mühle.wav,cat\n"
+TABLES: dict[str, bytes] = {
+    "plain": ROWS.encode(),
+    "of a spreadsheet, with its delimiter in the first line": ("sep=;\r\n" + ROWS.replace(",", ";")).encode(),
+    "of a spreadsheet, as Unicode text": ROWS.replace(",", "\t").encode("utf-16"),
+    "UTF-16 with the other byte order": ("\ufeff" + ROWS).encode("utf-16-be"),
+    "of Windows, with backslashes": ROWS.replace("/", "\\").encode(),
+    "of a Mac, with decomposed accents": unicodedata.normalize("NFD", ROWS).encode(),
+    "in the columns of ESC-50": b"filename,fold,target,category\ndog/rex.wav,1,0,dog\ncat/M\xc3\xbchle.wav,2,5,cat\n",
+    "with a path and a class": "ID,Class,Path\n1,dog,dog/rex.wav\n2,cat,cat/Mühle.wav\n".encode(),
+}  # fmt: skip
+
+
+def recordings(root: Path) -> Path:
+    """A folder with two of them."""
+    for name in ("dog/rex.wav", "cat/Mühle.wav"):
+        write_recording(root / name)
+    return root
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_other_programs(name: str, tmp_path: Path) -> None:
+    """The same two sounds under the same two labels."""
+    table = recordings(tmp_path / "src") / "list.csv"
+    table.write_bytes(TABLES[name])
+    result = import_csv(table, tmp_path / "sounds")
+    assert (result.added, result.skipped) == (2, [])
+    entries = read_manifest(tmp_path / "sounds")
+    assert {(entry.label, Path(entry.origin).name) for entry in entries} == {("dog", "rex.wav"), ("cat", "Mühle.wav")}
+
+
+def test_several_labels_without_a_header(tmp_path: Path) -> None:
+    """More semicolons than commas do not separate the columns."""
+    table = recordings(tmp_path / "src") / "list.csv"
+    table.write_text("dog/rex.wav,dog;rain;wind\ncat/Mühle.wav,cat;rain\n")
+    import_csv(table, tmp_path / "sounds")
+    assert {entry.label for entry in read_manifest(tmp_path / "sounds")} == {"dog;rain;wind", "cat;rain"}
+
+
+@pytest.mark.parametrize("composed", [True, False])
+def test_metadata_of_another_system(composed: bool, tmp_path: Path) -> None:
+    """The names of files and those in the table may have their accents in either of Unicode's forms."""
+    forms = ("NFC", "NFD") if composed else ("NFD", "NFC")
+    name = unicodedata.normalize(forms[0], "Mühle.wav")
+    write_recording(tmp_path / "src" / name)
+    write_recording(tmp_path / "src" / "rex.wav")
+    text = f"file_name,label\r\n{unicodedata.normalize(forms[1], name)},mill\r\nrex.wav,dog\r\n"
+    (tmp_path / "src" / "metadata.csv").write_bytes(text.encode("utf-16"))
+    result = import_folder(tmp_path / "src", tmp_path / "sounds")
+    assert (result.added, result.skipped) == (2, [])
+
+
+def test_a_table_that_is_not_unicode(tmp_path: Path) -> None:
+    """The error says what to do."""
+    table = recordings(tmp_path / "src") / "list.csv"
+    table.write_bytes(ROWS.encode("cp1252"))
+    with pytest.raises(DatasetError, match=r"list\.csv cannot be read: it is not UTF-8; save it as UTF-8"):
+        import_csv(table, tmp_path / "sounds")
+
+
+def test_events_with_a_duration(tmp_path: Path) -> None:
+    """In place of an end."""
+    table = recordings(tmp_path / "src") / "events.csv"
+    table.write_text("filename\tonset\tduration\tevent_label\ndog/rex.wav\t0,1\t0,1\tdog\n")
+    assert import_csv(table, tmp_path / "sounds").added == 1
+    (entry,) = read_manifest(tmp_path / "sounds")
+    assert entry.origin.endswith("rex.wav#t=0.1,0.2")
+    table.write_text("filename,onset,duration,event_label\ndog/rex.wav,0.1,long,dog\n")
+    with pytest.raises(DatasetError, match="line 2: start and end are seconds"):
+        import_csv(table, tmp_path / "sounds")
