@@ -1,12 +1,13 @@
 """Tables of files and labels as spreadsheets and other data sets write them."""
 
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from tests.support.recordings import write_recording
-from training.data.custom.folders import import_folder
+from training.data.custom.folders import import_folder, import_zip
 from training.data.custom.importers import import_csv
 from training.data.custom.manifest import read_manifest
 from training.errors import DatasetError
@@ -61,6 +62,47 @@ def test_metadata_of_another_system(composed: bool, tmp_path: Path) -> None:
     (tmp_path / "src" / "metadata.csv").write_bytes(text.encode("utf-16"))
     result = import_folder(tmp_path / "src", tmp_path / "sounds")
     assert (result.added, result.skipped) == (2, [])
+
+
+ARCHIVES: dict[str, dict[str, str]] = {  # beside two recordings: names and texts; "" for the recordings
+    "a description beside the classes": {"set/dog/rex.wav": "", "set/cat/tom.wav": "", "set/README.md": "About"},
+    "a description beside the folder": {"set/dog/rex.wav": "", "set/cat/tom.wav": "", "LICENSE": "CC0"},
+    "metadata": {
+        "set/rex.wav": "", "set/tom.wav": "", "set/metadata.csv": "file_name,label\nrex.wav,dog\ntom.wav,cat\n",
+    },
+    "metadata of a folder": {
+        "data/rex.wav": "", "data/tom.wav": "",
+        "metadata.csv": "file_name,label\ndata/rex.wav,dog\ndata/tom.wav,cat\n",
+    },
+    "ESC-50": {
+        "ESC-50-master/audio/rex.wav": "", "ESC-50-master/audio/tom.wav": "", "ESC-50-master/README.md": "About",
+        "ESC-50-master/meta/esc50.csv": "filename,fold,target,category,esc10,src_file\n"
+        "rex.wav,1,0,dog,True,1\ntom.wav,2,5,cat,False,2\n",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_what_lies_beside_the_sounds_is_no_class(name: str, zipped: bool, tmp_path: Path) -> None:
+    """Of an archive also in a folder around everything; the table has the labels where there is one."""
+    write_recording(tmp_path / "rex.wav")
+    write_recording(tmp_path / "tom.wav")
+    archive, around = tmp_path / "set.zip", tmp_path / "src"
+    with zipfile.ZipFile(archive, "w") as file:
+        for inner, text in ARCHIVES[name].items():
+            file.writestr(inner, text or (tmp_path / Path(inner).name).read_bytes())
+    if zipped:
+        result = import_zip(archive, tmp_path / "sounds")
+    else:
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(around)
+        inside = next((around / each for each in ("set", "ESC-50-master") if (around / each).exists()), around)
+        result = import_folder(inside, tmp_path / "sounds")
+    assert result.added == 2
+    entries = read_manifest(tmp_path / "sounds")
+    assert {(entry.label, Path(entry.origin).name) for entry in entries} == {("dog", "rex.wav"), ("cat", "tom.wav")}
+    assert name != "ESC-50" or {entry.source for entry in entries} == {"1", "2"}
 
 
 def test_a_table_that_is_not_unicode(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Imports sounds into a custom data set from a folder or ZIP archive whose folders are the classes.
 
 Class folders may be inside `train`, `val` and `test`, which then are the split. A `metadata.csv` or `metadata.jsonl`
-with labels, as in Hugging Face's `audiofolder`, has priority over the names of folders, and so have annotation files
-beside the recordings (`annotations`): then their events are cut out.
+with labels, as in Hugging Face's `audiofolder`, or the table of ESC-50 has priority over the names of folders, and so
+have annotation files beside the recordings (`annotations`): then their events are cut out.
 """
 
 import json
@@ -36,6 +36,12 @@ from training.errors import DatasetError
 METADATA = ("metadata.csv", "metadata.jsonl")
 """The tables of Hugging Face's `audiofolder`: columns file_name, relative to the table, and label."""
 
+_ESC50 = ("meta", "esc50.csv")
+"""The table of data sets in the layout of ESC-50: columns filename, in the folder `audio`, category and src_file."""
+
+_Members = list[tuple[tuple[str, ...], zipfile.ZipInfo]]
+"""Of an archive, with the parts of their paths."""
+
 
 def import_folder(src: Path, root: Path, *, group: str | None = None, copy: bool = False) -> ImportResult:
     """Import the class folders of `src`, each with everything below it, or the sounds that its `metadata.csv` or
@@ -63,16 +69,13 @@ def import_folder(src: Path, root: Path, *, group: str | None = None, copy: bool
 
 def import_zip(src: Path, root: Path, *, group: str | None = None) -> ImportResult:
     """Import a ZIP archive of class folders, or of sounds with a `metadata.csv` or `metadata.jsonl`; the sounds are
-    copied. A single folder around everything is ignored. Raises DatasetError."""
+    copied. Folders around everything are ignored. Raises DatasetError."""
     pattern = source_pattern(group)
     try:
         with zipfile.ZipFile(src) as archive:
             members = [(_member_parts(one.filename), one) for one in archive.infolist() if not one.is_dir()]
             members = [(parts, one) for parts, one in members if parts and not any(map(_is_hidden, parts))]
-            while (
-                members and len({parts[0] for parts, _ in members}) == 1 and all(len(parts) > 2 for parts, _ in members)
-            ):
-                members = [(parts[1:], one) for parts, one in members]
+            members = _unwrapped(members)
             place = os.path.abspath(src)
             files = [
                 SoundFile(parts, f"{place}/{one.filename}", one.file_size, partial(_read_member, archive, one), None)
@@ -82,6 +85,18 @@ def import_zip(src: Path, root: Path, *, group: str | None = None) -> ImportResu
             return import_files(src, files, folders, root, pattern)
     except (OSError, zipfile.BadZipFile) as error:
         raise DatasetError(f"{src} cannot be read: {error}") from error
+
+
+def _unwrapped(members: _Members) -> _Members:
+    """The members without the folders around everything: such a folder has all sounds, in class folders or beside a
+    metadata table."""
+    while True:
+        sounds = [parts for parts, _ in members if not rejection_reason(parts[-1])]
+        tables = {parts[:-1] for parts, _ in members if parts[-1].lower() in METADATA}
+        outer = {parts[:1] for parts in sounds}
+        if len(outer) != 1 or () in tables or not (outer <= tables or min(map(len, sounds)) > 2):
+            return members
+        members = [(parts[1:], one) for parts, one in members if parts[:1] in outer]
 
 
 def import_files(
@@ -131,8 +146,9 @@ def _metadata(src: Path, files: Sequence[SoundFile], depth: int) -> dict[tuple[s
     labels: then folders are classes. Raises DatasetError."""
     found: dict[tuple[str, ...], tuple[str, str]] = {}
     for table in files:
-        if table.parts[-1].lower() not in METADATA or len(table.parts) > depth + 1:
+        if table.parts != _ESC50 and (table.parts[-1].lower() not in METADATA or len(table.parts) > depth + 1):
             continue
+        folder = ("audio",) if table.parts == _ESC50 else table.parts[:-1]
         name = "/".join((str(src), *table.parts))
         try:
             text = decode_table(name, table.read())
@@ -140,7 +156,7 @@ def _metadata(src: Path, files: Sequence[SoundFile], depth: int) -> dict[tuple[s
             raise DatasetError(f"{name} cannot be read: {error}") from error
         rows = _json_rows(name, text) if name.lower().endswith(".jsonl") else table_rows(name, text, header=True)
         for _, file, label, source in rows:
-            found[_composed((*table.parts[:-1], *_member_parts(file)))] = (label, source)
+            found[_composed((*folder, *_member_parts(file)))] = (label, source)
     return found
 
 

@@ -33,6 +33,7 @@ from training.errors import DatasetError
 
 _FILE_COLUMNS = (*FILE_COLUMNS, "url", "link")
 _LABEL_COLUMNS = ("label", "labels", "class", "category", "species", "tag")
+_SOURCE_COLUMNS = ("source", "src_file")
 
 
 @dataclass(frozen=True)
@@ -213,10 +214,12 @@ def table_rows(table: Path | str, text: str, *, header: bool = False) -> list[tu
                 continue
             if columns is None:
                 names = [cell.lower() for cell in cells]
-                label = next((one for one in _LABEL_COLUMNS if one in names), "")
-                file = next((one for one in _FILE_COLUMNS if one in names), "")
-                known = {"file": file, "label": label, "source": "source"}
-                columns = {to: names.index(one) for to, one in known.items() if one in names}
+                file, label, source = (
+                    next((one for one in known if one in names), "")
+                    for known in (_FILE_COLUMNS, _LABEL_COLUMNS, _SOURCE_COLUMNS)
+                )
+                given = {"file": file, "label": label, "source": source}
+                columns = {name: names.index(one) for name, one in given.items() if one}
                 if file and label:
                     continue
                 if label == "label":
