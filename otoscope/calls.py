@@ -16,6 +16,7 @@ from otoscope.audio import AudioInput
 from otoscope.errors import InvalidRequest, OtoscopeError
 from otoscope.exports import Format
 from otoscope.responses import (
+    ServiceUnreachable,
     WaitTimeout,
     error_from_response,
     is_untrusted,
@@ -32,6 +33,7 @@ LONG_POLL = 30.0  # seconds that a request waits for a change before it is sent 
 RESPONSE_GRACE = 2.0  # seconds past the deadline in which the response to a long poll up to the deadline may arrive
 LONGEST_PAUSE = 60.0  # seconds between two attempts, whatever the service requests
 _TLS_SECONDS = 2.0  # for an answer of a port that may expect TLS
+RETRY_PAUSE = 0.5  # seconds before a connection that failed is tried again
 OUTAGE = 60.0  # seconds of retries against a service that has answered before, as during a restart
 
 _MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, UnpackException)
@@ -96,7 +98,8 @@ def get_job(job_id: str, timeout: float) -> Flow[Job]:
 
 
 def wait(job_id: str, timeout: float | None, known: Job | None = None) -> Flow[Job]:
-    """The job once it is in a final state, failed ones too. Raises WaitTimeout."""
+    """The job once it is in a final state, failed ones too. Raises WaitTimeout, also where the deadline falls into an
+    outage, and what `exchange` does."""
     deadline = deadline_after(timeout)
     status = known.status if known else None
     reached = known is not None  # a service that has never answered is not retried
@@ -104,7 +107,16 @@ def wait(job_id: str, timeout: float | None, known: Job | None = None) -> Flow[J
         sent_at = time.monotonic()
         long_poll = max(0.0, min(LONG_POLL, deadline - sent_at))
         step = SendRequest(Request("GET", job_path(job_id), long_poll))
-        job = parse_response(Job, (yield from exchange(step, deadline, reached=reached)))
+        try:
+            response = yield from exchange(step, deadline, reached=reached)
+        except ServiceUnreachable as error:
+            if reached and time.monotonic() + RETRY_PAUSE >= deadline:
+                raise WaitTimeout(
+                    f"The job {job_id} was {status} before the connection broke; it continues, and can be waited for"
+                    " again."
+                ) from error
+            raise
+        job = parse_response(Job, response)
         if job.status in FINAL:
             return job
         now = time.monotonic()
@@ -197,7 +209,7 @@ def exchange(step: SendRequest | OpenStream, deadline: float, *, reached: bool =
                 yield from _refuse_tls(error)
             reached = reached or not isinstance(error, never_connected)
             lost_at = time.monotonic() if lost_at is None else lost_at
-            failure, pause = unreachable_error(error), 0.5
+            failure, pause = unreachable_error(error), RETRY_PAUSE
             limit = min(deadline, lost_at + OUTAGE if reached else 0.0)
             failure.__cause__ = error
         else:

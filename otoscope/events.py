@@ -4,7 +4,7 @@ import time
 
 import httpx2
 
-from otoscope.calls import LONGEST_PAUSE, OUTAGE, deadline_after, exchange, job_path
+from otoscope.calls import LONGEST_PAUSE, OUTAGE, RETRY_PAUSE, deadline_after, exchange, job_path
 from otoscope.responses import ServiceUnreachable, WaitTimeout, parse_model, unreachable_error
 from otoscope.sansio import EmitEvent, Flow, JobEvent, OpenStream, ReadChunk, Request, Sleep
 from otoscope.sse import ServerSentEvent, SSEParser
@@ -76,7 +76,7 @@ class EventStream:
         try:
             yield from exchange(opening, self._deadline, reached=self._reached)
         except ServiceUnreachable as error:
-            if self._reached and time.monotonic() + read_timeout >= self._deadline:
+            if self._reached and time.monotonic() + RETRY_PAUSE >= self._deadline:
                 raise self._unfinished() from error
             raise
         self._reached, self._received, self._lost, self._parser = True, False, None, SSEParser()
