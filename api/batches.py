@@ -85,9 +85,10 @@ class Batches:
             server = await gateway.store.server_with_places(card.name, options, len(members))
             batch_id = new_job_id(server)
         checked = await asyncio.to_thread(self._check, members, options, server)
-        record = BatchRecord(batch_id, caller.name, time.time(), tuple(checked.records))
+        record = BatchRecord(batch_id, caller.name, time.time(), tuple(checked.records), card.name)
         record = await self._store.create(record, checked.digest, checked.longest)
         state = BatchState(record, await self._store.states(record))
+        options = options.model_copy(update={"model": record.model or options.model})  # the default one may change
         accepted = 0
         for index, (member, stored) in enumerate(zip(members, record.members, strict=True)):
             if not stored.job_id or state.states[index].status != "missing":

@@ -27,6 +27,7 @@ class BatchRecord:
     caller: str
     created_at: float  # seconds since 1970, on the gateway's clock
     members: tuple[MemberRecord, ...]
+    model: str | None = None  # of all its jobs; None: as requested, in a record of an earlier version
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ class BatchStore:
         Returns the record of an earlier request with the same id and digest. Raises IdempotencyConflict.
         """
         members = [[member.name, member.job_id, _dump(member.error)] for member in record.members]
-        text = json.dumps({"caller": record.caller, "created_at": record.created_at, "members": members})
+        tree = {"caller": record.caller, "created_at": record.created_at, "members": members, "model": record.model}
         with map_redis_errors():
             outcome, *stored = await self._create(
-                keys=[contract.batch_key(record.id)], args=[text, digest, job_ttl(self._settings, seconds)]
+                keys=[contract.batch_key(record.id)], args=[json.dumps(tree), digest, job_ttl(self._settings, seconds)]
             )
         if outcome == b"conflict":
             raise IdempotencyConflict("This Idempotency-Key was used with another request; use a new key.")
@@ -103,4 +104,4 @@ def _load(error: dict[str, str] | None) -> ErrorInfo | None:
 def _parse(batch_id: str, text: bytes) -> BatchRecord:
     tree = json.loads(text)
     members = tuple(MemberRecord(name, job_id, _load(error)) for name, job_id, error in tree["members"])
-    return BatchRecord(batch_id, tree["caller"], tree["created_at"], members)
+    return BatchRecord(batch_id, tree["caller"], tree["created_at"], members, tree.get("model"))

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -154,6 +155,24 @@ def test_a_repeated_request_submits_what_is_missing(
     assert [each["id"] for each in second.json()["members"]] == [each["id"] for each in first.json()["members"]]
     other = http.post("/v1/batches", content=archive(("a.wav", SOUND)), headers=ZIP | key)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_conflict")
+
+
+def test_a_batch_has_one_model(start_gateway: Callable[..., httpx2.Client], worker: FakeWorker) -> None:
+    """The default one of its first request, also where a repeated one comes after the default has changed."""
+    http = start_gateway(queue_limit=4, caller_share=0.5, default_model="first,second")
+    worker.announce("second", "third")
+    http.post("/v1/jobs", content=SOUND, headers={"content-type": "audio/wav"}).raise_for_status()
+    key = {"Idempotency-Key": "morning"}
+    body = archive(("a.wav", SOUND), ("b.wav", OTHER))
+    before = http.post("/v1/batches", content=body, headers=ZIP | key).json()
+    assert before["counts"] == {"queued": 1, "missing": 1}
+    worker.finish(before["members"][0]["id"])
+    worker.announce("first", "second", "third")
+    while http.get("/v1/models").json()["default"] != "first":
+        time.sleep(0.1)
+    after = http.post("/v1/batches", content=body, headers=ZIP | key).json()
+    assert after["counts"] == {"succeeded": 1, "queued": 1}
+    assert {http.get(f"/v1/jobs/{each['id']}").json()["model"] for each in after["members"]} == {"second"}
 
 
 def encrypted() -> bytes:
