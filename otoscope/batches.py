@@ -105,19 +105,30 @@ def _finish(
 
 
 def classify_group(sounds: Sequence[NamedSound], options: Options, timeout: float) -> Flow[list[Classified]]:
-    """What became of each of up to 256 sounds. Their jobs have deadlines, so that no other one is needed."""
+    """What became of each of up to 256 sounds. Their jobs have deadlines, so that no other one is needed.
+
+    Raises the error of the first request. That of a repeated one is the error of the sounds that are still missing.
+    """
     named = [(safe_name(name), body) for name, body in sounds]
     keyed: Options = {**options, "idempotency_key": uuid.uuid4().hex}
-    for _ in sounds:
-        batch = yield from submit(named, keyed, timeout)
-        if not batch.finished:
-            batch = yield from wait(batch.id, None, reached=True)
-        if "missing" not in batch.counts:  # a repeated request submits those for which the queue had no place
+    batch, refused = (yield from _submit_and_wait(named, keyed, timeout)), None
+    for _ in sounds[1:]:
+        if "missing" not in batch.counts:
+            break
+        try:  # a repeated request submits those for which the queue had no place
+            batch = yield from _submit_and_wait(named, keyed, timeout)
+        except OtoscopeError as error:
+            refused = error
             break
     members = yield from results(batch.id, timeout)
     if len(members) != len(sounds):
         raise OtoscopeError(f"The batch has {len(members)} sounds; {len(sounds)} were sent.")
-    return [_classified(name, member) for (name, _), member in zip(sounds, members, strict=True)]
+    return [_classified(name, member, refused) for (name, _), member in zip(sounds, members, strict=True)]
+
+
+def _submit_and_wait(sounds: Sequence[NamedSound], options: Options, timeout: float) -> Flow[Batch]:
+    batch = yield from submit(sounds, options, timeout)
+    return batch if batch.finished else (yield from wait(batch.id, None, reached=True))
 
 
 def refusal_of(body: bytes, accepted: int) -> OtoscopeError | None:
@@ -133,11 +144,14 @@ def safe_name(name: str) -> str:
     return kept.strip(". ")[-200:] or "sound"
 
 
-def _classified(name: str, member: BatchResult) -> Classified:
+def _classified(name: str, member: BatchResult, refused: OtoscopeError | None) -> Classified:
+    """`refused` is the error of a sound that is missing."""
     if member.result is not None:
         return Classified(name, member)
     if member.error is not None:
         return Classified(name, member, BY_CODE.get(member.error.code, OtoscopeError)(member.error.detail))
+    if refused is not None and member.status == "missing":
+        return Classified(name, member, refused)
     return Classified(name, member, OtoscopeError(f"The sound has the status {member.status!r} and no result."))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 import re
 import shutil
 import socket
@@ -30,12 +31,22 @@ from otoscope.errors import (
     InvalidRequest,
     JobCancelled,
     JobNotFound,
+    ModelNotFound,
     OtoscopeError,
     PartNotFound,
     QueueFull,
 )
 from otoscope.live import LiveCall
-from tests.support.fake_service import RESULT, CannedResponse, FakeService, answer, job_document, problem, sse
+from tests.support.fake_service import (
+    LIMITS,
+    RESULT,
+    CannedResponse,
+    FakeService,
+    answer,
+    job_document,
+    problem,
+    sse,
+)
 from tests.support.tls import Authority
 
 Call = Callable[..., Any]
@@ -443,6 +454,23 @@ def test_no_sounds_are_no_batch(call: Call) -> None:
         call("submit_batch", [])
 
 
+def test_results_of_a_batch_whose_repetition_fails(call: Call, service: FakeService) -> None:
+    """They are returned; the sounds for which the queue had no place have the error of the repeated request."""
+    finished = {"name": "sound", "id": "job0", "status": "succeeded", "error": None}
+    missing = {"name": "sound", "id": "job1", "status": "missing", "error": None}
+    batch = {
+        "id": "batch0", "created_at": "2026-01-01T00:00:00Z", "total": 2, "counts": {"succeeded": 1, "missing": 1},
+        "finished": True, "members": [finished, missing], "links": {},
+    }  # fmt: skip
+    lines = "\n".join([json.dumps(finished | {"result": RESULT}), json.dumps(missing | {"result": None})])
+    service.first.extend([answer(LIMITS), answer(batch, 202), problem(404, "model_not_found")])
+    service.first.append(CannedResponse(200, lines.encode()))
+    first, second = call("classify_many", [b"RIFF", b"RIFX"])
+    assert first.error is None
+    assert first.member.result.predictions[0].confidence == 0.9
+    assert isinstance(second.error, ModelNotFound), second
+
+
 def test_the_sound_of_a_job(call: Call, service: FakeService) -> None:
     """Byte for byte; one that was not kept raises the error of the service."""
     job = call("classify", b"RIFF and so on", keep_sound=True)
@@ -527,6 +555,18 @@ def test_a_deadline_during_an_outage(call: Call, service: FakeService, method: s
     with pytest.raises(WaitTimeout, match="it continues"):
         call(method, "job0", timeout=1.5)
     closing.join()
+
+
+@pytest.mark.slow
+def test_a_deadline_of_wait_during_an_outage(call: Call, service: FakeService) -> None:
+    """The same; a service that has never answered is unreachable."""
+    service.first.append(answer(job_document("job0", "queued")))
+    service.first.extend([CannedResponse(None)] * 10)
+    with pytest.raises(WaitTimeout, match="it continues"):
+        call("wait", "job0", timeout=1.5)
+    service.first.extend([CannedResponse(None)] * 10)
+    with pytest.raises(ServiceUnreachable):
+        call("wait", "job0", timeout=1.0)
 
 
 def test_leaving_a_stream_closes_its_connection(service: FakeService) -> None:
