@@ -28,7 +28,7 @@ from worker.decode.pool import DecoderPool
 from worker.fetch.fetcher import Fetcher
 from worker.inference.batcher import Batcher
 from worker.inference.engine import DeviceLost, Engine, LoadedModel, SpectrogramOnly, Window, WindowOutput, read_model
-from worker.inference.malloc import keep_freed_memory
+from worker.inference.malloc import keep_freed_memory, release_freed_memory
 from worker.inference.registry import Registry
 from worker.model.precision import pick_device
 from worker.pipeline.classify import Classifier
@@ -95,6 +95,7 @@ class Worker:
         self._batcher.start()
         self._registry.refresh()
         self._registry.require()
+        release_freed_memory()  # reading and compiling needs several times the memory of the weights
         fetcher = Fetcher(settings.sources, settings.max_upload_bytes, settings.upload_seconds)
         classifier = Classifier(self._registry, self._decoder, self._batcher, self._metrics, self._batch_size, fetcher)
         self._runner = JobRunner(self.id, self._store, classifier, self._metrics)
@@ -159,6 +160,7 @@ class Worker:
         if dropped:
             self._store.remove_models(sorted(dropped))
         if self._registry.cards != before:
+            release_freed_memory()
             self._heartbeat()
 
     def _heartbeat(self) -> None:

@@ -1,5 +1,6 @@
 """A network compiled by OpenVINO: the outputs of PyTorch, within the rounding of the arithmetic, in any thread."""
 
+import gc
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -113,6 +114,14 @@ def test_threads_do_not_disturb_each_other(tiny: Model) -> None:
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(work, range(4)))
+
+
+def test_the_weights_of_a_model_that_is_replaced_are_freed(tiny: Model) -> None:
+    """Whether as parameters of the network or as constants that were made of them."""
+    load(of_kind(tiny, depths=(1, 1), widths=(8, 23)), "openvino")
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    assert [list(tensor.shape) for tensor in tensors if tensor.ndim == 4 and len(tensor) == 23] == []
 
 
 def test_a_cpu_uses_openvino_if_it_is_installed(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,9 +42,8 @@ class OpenVINOBackend:
         use_int8 = int8 and bool(model.config.int8_ranges)
         network = quantised(model.network, model.config.int8_ranges) if use_int8 else model.network
         self._open_set = model.open_set
-        self._keys, graph = self._convert(openvino, network, freeze=not use_int8)
-        scores = graph.get_results()[: 1 if self._open_set is None else 2]
-        scores_only = openvino.Model(scores, graph.get_parameters())
+        self._keys, graph = self._convert(openvino, network)
+        scores_only = openvino.Model(graph.get_results()[len(self._keys) :], graph.get_parameters())
         precision = "bf16" if native_bf16(_CPU) else "f32"
         self.name = f"openvino, {'int8' if use_int8 else {'bf16': 'bfloat16', 'f32': 'float32'}[precision]}"
         compiler = openvino.Core()
@@ -72,9 +71,10 @@ class OpenVINOBackend:
         if not request:
             logits, *scores = (self._alone if alone else self._shared)(batch)
             return logits, scores[0] if scores else None, {}
-        logits, *rest = self._with_activations(batch)
-        known = rest.pop(0) if self._open_set is not None else None
-        of_all_rows = dict(zip(self._keys, rest, strict=True))
+        outputs = self._with_activations(batch)
+        of_all_rows = dict(zip(self._keys, outputs, strict=False))
+        logits, *scores = outputs[len(self._keys) :]
+        known = scores[0] if scores else None
         activations: Activations = {}
         if request.maps:
             activations |= {key: values[request.maps] for key, values in of_all_rows.items() if key[0] == "maps"}
@@ -92,25 +92,27 @@ class OpenVINOBackend:
         nodes = [{name: str(info[name].astype(str)) for name in ("layerType", "runtimePrecision")} for info in infos]
         return [node["runtimePrecision"] for node in nodes if node["layerType"] == "Convolution"]
 
-    def _convert(self, openvino: Any, network: Network, *, freeze: bool) -> tuple[list[tuple[str, ...]], Any]:
-        """The keys of the outputs after the logits, and the graph for any batch size."""
+    def _convert(self, openvino: Any, network: Network) -> tuple[list[tuple[str, ...]], Any]:
+        """The keys of the outputs before the logits, and the graph for any batch size."""
         with_all_outputs = _AllOutputs(network, self._open_set)
         example = torch.zeros(2, 1, self._frontend.n_mels, self._frontend.window_frames)
         with torch.no_grad(), warnings.catch_warnings():
             # Deprecated in favour of torch.export, which takes seven times as long for the same network.
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+            # Not frozen: PyTorch would keep the frozen weights until the process ends (pytorch/pytorch#96726).
             traced = torch.jit.trace(with_all_outputs, example, check_trace=False)  # type: ignore[no-untyped-call]
-            if freeze:  # halves the time of the conversion, but would fold the rounding of weights into constants
-                traced = torch.jit.freeze(traced.eval())
             graph = openvino.convert_model(traced, example_input=example)
         graph.reshape({graph.inputs[0]: [-1, *example.shape[1:]]})
         return with_all_outputs.keys, graph
 
 
 class _AllOutputs(nn.Module):
-    """A network that returns, after its logits and known scores, every activation that can be requested, for all
-    rows."""
+    """A network that returns every activation that can be requested, for all rows, then its logits and known scores.
+
+    The compiler runs what the first output needs, then what the second one needs, and so on. In this order a layer is
+    reduced to its map before the next one is computed, so that only few layers are in memory at a time.
+    """
 
     def __init__(self, network: Network, open_set: OpenSetScorer | None) -> None:
         super().__init__()
@@ -131,7 +133,7 @@ class _AllOutputs(nn.Module):
         logits = self.network(features, keep)
         self.keys = list(kept)
         scores = () if self.open_set is None else (self.open_set(kept["embedding",], logits),)
-        return (logits, *scores, *kept.values())
+        return (*kept.values(), logits, *scores)
 
 
 class _InferRequests:
