@@ -93,6 +93,14 @@ def test_g711_in_wav_has_8_bits_whatever_it_states(tag: int, bits: int) -> None:
     assert difference(decode(file, RATE).waveform, WAVE[:, 0], RATE) < 0.05
 
 
+def test_mp3_in_wav_behind_its_own_tag() -> None:
+    """A file that was put into WAV with its ID3 tag: the tag is no damaged sound."""
+    fmt = wav_format(RATE, tag=0x55, bits=0, block=1)
+    plain, tagged = (riff(fmt, chunk(b"data", body)) for body in (MP3, id3(500) + MP3))
+    np.testing.assert_array_equal(decode(tagged, RATE).waveform, decode(plain, RATE).waveform)
+    assert codes(decode(tagged, RATE)) == codes(decode(plain, RATE))
+
+
 def test_right_aligned_samples_in_wav() -> None:
     """`arecord -f S24_LE` puts 24 bits into the lower bytes of four; left-aligned ones leave the lowest byte empty."""
     body = np.round(WAVE[:, 0] * (2**23 - 1)).astype("<i4")

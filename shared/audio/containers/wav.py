@@ -12,6 +12,7 @@ from struct import pack, unpack_from
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
 from shared.audio.containers.adts import find_adts
 from shared.audio.containers.iff import bytes_to_next, chunks_follow, iter_chunks
+from shared.audio.containers.tags import tag_size
 from shared.audio.containers.wave_codecs import CODECS, DECODERS, EXTENSIBLE, NMS_BLOCKS, RAW_AAC, SNDFILE_CODECS
 from shared.audio.headers import Decoder, Header, missing
 
@@ -83,9 +84,10 @@ def header_of_sound(
         if sample_format == "<i4" and bits == 24 and _is_right_aligned(data[at : at + min(size, _MAX_PROBED)]):
             header = replace(header, offset=at - 1)  # which is left-aligned but for a bit of noise in the lowest byte
     elif decoder is Decoder.SNDFILE or codec in DECODERS:
-        prefix = _prefix(data[begin : begin + min(length, _MAX_FORMAT)], order, size)
+        tag_bytes = min(tag_size(data, at), size) if codec == "MPEG layer III" else 0
+        prefix = _prefix(data[begin : begin + min(length, _MAX_FORMAT)], order, size - tag_bytes)
         raw = tag == RAW_AAC and find_adts(data, at) != at
-        header = Header(container, codec, rate, channels, None, at, prefix, decoder=decoder, unframed=raw)
+        header = Header(container, codec, rate, channels, None, at + tag_bytes, prefix, decoder=decoder, unframed=raw)
     else:
         raise AudioUnsupported(
             f"{container} with {codec} of {bits} bits is not accepted; PCM of 8 to 32 bits, float of 32 or 64, A-law,"
