@@ -90,7 +90,7 @@ def survey(root: Path, fold: Fold | None = None) -> Survey:
     if (root / MANIFEST).is_file():
         entries = present_entries(root, read_manifest(root, missing_ok=True))
         if not entries:
-            read_manifest(root)  # raises: none, or the first one that is missing
+            read_manifest(root)  # raises: there are none
         rows = [(root / entry.file, entry.labels, entry.source) for entry in entries]
         split = has_split(root)
         subsets = read_split(root) if split else {}

@@ -19,6 +19,7 @@ from training.data.custom.report import write_dataset_report
 from training.data.custom.segments import FULL_SCALE, rms_dbfs, segment_slices, to_int16
 from training.data.custom.split import write_split
 from training.errors import DatasetError
+from training.proposal import survey
 from worker.model.frontend import FrontendConfig
 
 RATE = 8_000
@@ -241,7 +242,7 @@ def test_undecodable_files(root: Path) -> None:
         prepare_segments(root, rate=RATE, window_seconds=None)
     for path in mine.rglob("*.wav"):
         path.unlink()
-    with pytest.raises(DatasetError, match=r"line 2: .*a\.wav does not exist"):
+    with pytest.raises(DatasetError, match=r"all files of 'dog', 'rain' are missing, such as .*a\.wav"):
         prepare_segments(root, rate=RATE, window_seconds=1.0)
 
 
@@ -285,6 +286,18 @@ def test_recordings_of_hours(tmp_path: Path) -> None:
     assert (result.added, result.skipped) == (2, [])
     cache = prepare_segments(tmp_path / "sounds", rate=1_000, window_seconds=5.0)
     assert read_cache_info(cache).segments == 2 * 70 * 12
+
+
+def test_a_class_whose_files_are_all_missing(root: Path) -> None:
+    """An error before anything is decoded, with the remedies: a network would have a class that it cannot learn."""
+    for gone in (root.parent / "mine" / "dog").iterdir():
+        gone.unlink()
+    with pytest.raises(DatasetError, match=r"all files of 'dog' are missing, such as .*dog/.*remove their lines"):
+        write_split(root, val=0, test=0.4, seed=1)
+    with pytest.raises(DatasetError, match="all files of 'dog' are missing"):
+        prepare_segments(root, rate=RATE, window_seconds=1.0)
+    with pytest.raises(DatasetError, match="all files of 'dog' are missing"):
+        survey(root)
 
 
 def test_missing_file_is_skipped_and_listed(root: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from training.data.base import Clip, Dataset, DatasetInfo, Fold, LeftOut, digest_lines, fold_name, hold_out
 from training.data.custom.copied import find_copies
 from training.data.custom.labels import split_label
-from training.data.custom.manifest import MANIFEST, present_entries, read_manifest
+from training.data.custom.manifest import MANIFEST, MORE_OR_NONE, present_entries, read_manifest
 from training.data.custom.prepare import load_segments, prepare_segments, read_cache_info
 from training.data.custom.segments import FULL_SCALE
 from training.data.custom.split import folds_by_source, has_split, read_split
@@ -111,7 +111,9 @@ def load_custom_dataset(
     heard = {label for row in rows for label in split_label(row.label)}
     for entry in silent_entries:
         if not to_measure and (lost := set(entry.labels) - heard):
-            raise DatasetError(f"no usable sound of class {min(lost)!r}; first: {root / entry.file}: silent")
+            raise DatasetError(
+                f"no usable sound of class {min(lost)!r}; first: {root / entry.file}: silent; {MORE_OR_NONE}"
+            )
     classes = tuple(sorted(heard.union(*(entry.labels for entry in silent_entries))))
     texts = {row.label for row in rows} | {entry.label for entry in silent_entries}
     labels = {text: [classes.index(name) for name in split_label(text)] for text in texts}

@@ -44,6 +44,9 @@ class ManifestEntry:
         return split_label(self.label)
 
 
+MORE_OR_NONE = f"import more recordings, or remove the lines of the class from {MANIFEST}"
+"""What can be done about a class with too few sounds, for messages."""
+
 COLUMNS = tuple(field.name for field in fields(ManifestEntry))
 
 
@@ -70,8 +73,17 @@ def read_manifest(root: Path, *, missing_ok: bool = False) -> list[ManifestEntry
 
 
 def present_entries(root: Path, entries: Iterable[ManifestEntry]) -> list[ManifestEntry]:
-    """Those whose files exist."""
-    return [entry for entry in entries if (root / entry.file).is_file()]
+    """Those whose files exist. Raises DatasetError for classes of which no file does."""
+    entries = list(entries)
+    present = [entry for entry in entries if (root / entry.file).is_file()]
+    found = {label for entry in present for label in entry.labels}
+    if lost := [entry for entry in entries if not found.issuperset(entry.labels)]:
+        classes = sorted({label for entry in lost for label in entry.labels} - found)
+        raise DatasetError(
+            f"{root / MANIFEST}: all files of {', '.join(map(repr, classes))} are missing, such as"
+            f" {root / lost[0].file}; restore them, import them from their new place, or remove their lines"
+        )
+    return present
 
 
 def write_manifest(root: Path, entries: Iterable[ManifestEntry]) -> None:

@@ -32,9 +32,11 @@ from training.data.custom.labels import split_label
 from training.data.custom.manifest import (
     CACHE_DIR,
     IMPORT_LIMITS,
+    MORE_OR_NONE,
     ManifestEntry,
     lock_dataset,
     manifest_digest,
+    present_entries,
     read_manifest,
 )
 from training.data.custom.npy_file import finish, write_header, write_padded
@@ -158,8 +160,8 @@ def _entries(root: Path) -> list[ManifestEntry]:
     Raises DatasetError.
     """
     entries = read_manifest(root, missing_ok=True)
-    if all(not (root / entry.file).is_file() for entry in entries):
-        read_manifest(root)  # raises: none, or the first one that is missing
+    if not present_entries(root, entries):
+        read_manifest(root)  # raises: there are none
     return entries
 
 
@@ -251,7 +253,9 @@ def _write_segments(root: Path, entries: list[ManifestEntry], parameters: CacheP
         if segments:
             usable |= {label for entry in silent_files for label in entry.labels}
         if lost := sorted(classes - usable):
-            raise DatasetError(f"no usable sound of class {', '.join(map(repr, lost))}; first: {first[lost[0]]}")
+            raise DatasetError(
+                f"no usable sound of class {', '.join(map(repr, lost))}; first: {first[lost[0]]}; {MORE_OR_NONE}"
+            )
         if whole_files:
             file.seek(0)
             write_padded(file, folder / _WAVEFORMS, [round(segment.seconds * parameters.rate) for segment in segments])

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from training.data.custom.copied import Copies, describe_copy, find_copies
 from training.data.custom.manifest import (
     MANIFEST,
+    MORE_OR_NONE,
     SPLIT_DIR,
     ManifestEntry,
     lock_dataset,
@@ -78,7 +79,7 @@ def split_by_source(
         without = "; --val 0 or --test 0 omits a subset" if len(shares) > 2 else ""
         raise DatasetError(
             f"too few recordings (sources): {too_few}; each class needs {len(shares)}, one each for"
-            f" {', '.join(shares)}{without}"
+            f" {', '.join(shares)}{without}; {MORE_OR_NONE}"
         )
     parts = _search(groups, shares, seed)
     return {source: parts[group] for source, group in joined.items()}
@@ -97,7 +98,8 @@ def folds_by_source(
     groups = _by_group(entries, joined)
     if too_few := _too_few(groups, folds):
         raise DatasetError(
-            f"too few recordings (sources) for {folds} folds: {too_few}; each class needs one for each fold"
+            f"too few recordings (sources) for {folds} folds: {too_few}; each class needs one for each fold:"
+            f" choose fewer folds, {MORE_OR_NONE}"
         )
     parts = _search(groups, dict.fromkeys(range(1, folds + 1), 1 / folds), seed)
     return {source: parts[group] for source, group in joined.items()}
