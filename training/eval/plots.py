@@ -1,6 +1,8 @@
 """Figures for reports, drawn without a display and without the global state of matplotlib."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +13,34 @@ from numpy.typing import NDArray
 from otoscope.types import ReliabilityBin
 
 
+@contextmanager
+def _any_characters() -> Iterator[None]:
+    """Characters that the font lacks, such as emoji in the name of a class, are drawn as boxes, without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        yield
+
+
+def _plain(text: str) -> str:
+    """A text without formulas: matplotlib would take what is between dollar signs for one, and could refuse it."""
+    return text.replace("$", r"\$")
+
+
+def _save(figure: Figure, path: Path, dpi: int = 120) -> None:
+    with _any_characters():
+        figure.savefig(path, dpi=dpi)
+
+
 def save_confusion_matrix(path: Path, matrix: NDArray[np.int64], names: Sequence[str], title: str) -> None:
     """Save `draw_confusion_matrix` as a PNG."""
-    draw_confusion_matrix(matrix, names, title).savefig(path, dpi=120)
+    _save(draw_confusion_matrix(matrix, names, title), path)
 
 
 def confusion_image(matrix: NDArray[np.int64], names: Sequence[str], title: str) -> NDArray[np.uint8]:
     """`draw_confusion_matrix` as an image (height, width, RGB)."""
     canvas = FigureCanvasAgg(draw_confusion_matrix(matrix, names, title))
-    canvas.draw()  # type: ignore[no-untyped-call]
+    with _any_characters():
+        canvas.draw()  # type: ignore[no-untyped-call]
     return np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
 
 
@@ -34,10 +55,10 @@ def draw_confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str], title
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(image, label="share of the class's clips", fraction=0.04, pad=0.02)
-    words = [name.replace("_", " ") for name in names]
+    words = [_plain(name.replace("_", " ")) for name in names]
     axes.set_xticks(range(classes), words, rotation=90, fontsize=7)
     axes.set_yticks(range(classes), words, fontsize=7)
-    axes.set(xlabel="predicted", ylabel="true class", title=title)
+    axes.set(xlabel="predicted", ylabel="true class", title=_plain(title))
     for row, column in np.argwhere(matrix):
         ink = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=6, color=ink)
@@ -54,11 +75,11 @@ def save_reliability_diagram(path: Path, bins: Sequence[ReliabilityBin], title: 
     axes.bar(left, [one.accuracy for one in bins], width, align="edge", edgecolor="white", label="share that is right")
     axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="calibrated")
     axes.plot([one.confidence for one in bins], [one.accuracy for one in bins], "o", color="black", markersize=4)
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right", title=title)
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right", title=_plain(title))
     axes.legend(loc="upper left")
     counts.bar(left, [one.sounds for one in bins], width, align="edge", color="grey", edgecolor="white")
     counts.set(xlabel="confidence", ylabel="sounds")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def save_lr_curve(path: Path, rates: Sequence[float], losses: Sequence[float], chosen: float) -> None:
@@ -71,7 +92,7 @@ def save_lr_curve(path: Path, rates: Sequence[float], losses: Sequence[float], c
     axes.set(xlabel="learning rate", ylabel="loss (smoothed)", title="Learning rate finder")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def save_learning_curves(path: Path, runs: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
@@ -90,7 +111,7 @@ def save_learning_curves(path: Path, runs: Mapping[str, Sequence[Mapping[str, fl
         axes.set(xlabel="epoch", ylabel=metric)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def save_batch(path: Path, features: NDArray[np.float32], titles: Sequence[str], columns: int = 4) -> None:
@@ -103,5 +124,5 @@ def save_batch(path: Path, features: NDArray[np.float32], titles: Sequence[str],
         axes.set_axis_off()
     for axes, mels, title in zip(grid, features, titles, strict=False):
         axes.imshow(mels, origin="lower", aspect="auto", cmap="magma", vmin=-2, vmax=3)
-        axes.set_title(title.replace("_", " ").replace("$", r"\$")[:40], fontsize=7, pad=2)
-    figure.savefig(path, dpi=100)
+        axes.set_title(_plain(title.replace("_", " ")[:40]), fontsize=7, pad=2)
+    _save(figure, path, dpi=100)
