@@ -338,6 +338,16 @@ def ogg_page(packet: bytes, *, position: int = 0, serial: int = 1, number: int =
     return checksummed(head + table + packet)
 
 
+def ogg_pages(file: bytes) -> list[bytes]:
+    """The pages of an Ogg file."""
+    found, at = [], 0
+    while at < len(file):
+        size = 27 + file[at + 26] + sum(file[at + 27 : at + 27 + file[at + 26]])
+        found.append(file[at : at + size])
+        at += size
+    return found
+
+
 def checksummed(file: bytes) -> bytes:
     """An Ogg or FLAC file with the checksums of its pages or frames recomputed; any other file unchanged."""
     if file[:4] == b"fLaC":

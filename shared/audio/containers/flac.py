@@ -32,7 +32,7 @@ def read_flac_header(data: bytes, start: int) -> Header:
 
 def _skip_metadata(data: bytes, at: int) -> int | None:
     """The position of the first frame: decoders do not get pictures, comments and seek tables, of which some are
-    damaged. None where there is none."""
+    damaged. None where it is not found. Raises AudioTruncated."""
     begin, last = at, 0
     while not last and at + 4 <= len(data):
         last, size = data[at] & 0x80, int.from_bytes(data[at + 1 : at + 4])
@@ -41,7 +41,10 @@ def _skip_metadata(data: bytes, at: int) -> int | None:
         return at
     # A wrong size hides it, as that of a picture of more than 16 MB.
     starts = (match.start() for match in _FIRST_FRAME.finditer(data, begin + 38))
-    return next((start for start in starts if _has_frame_header(data, start)), None)
+    first = next((start for start in starts if _has_frame_header(data, start)), None)
+    if first is None and at > len(data):
+        raise AudioTruncated("The FLAC file ends inside its metadata, before its sound.")
+    return first
 
 
 def _has_frame_header(data: bytes, at: int) -> bool:

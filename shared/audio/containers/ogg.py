@@ -56,7 +56,7 @@ def read_ogg_header(data: bytes, start: int) -> Header:
         raise AudioUnsupported(f"Ogg with {what} is not accepted; Ogg with Vorbis, Opus, FLAC or Speex is.")
     unstated = codec == "Opus" and stream.first[12:16] == bytes(4)  # a rate of 0, for which libsndfile takes 8 kHz
     alone = len(streams) == 1 and codec in ("Vorbis", "Opus") and not unstated
-    if not broken and not stream.ended and end == len(data):
+    if not broken and not stream.ended and data.find(b"OggS\0", end) < 0:
         broken = "The Ogg stream has no last page: it was cut, or its recording was not finished."
     decoder = Decoder.SNDFILE if alone else Decoder.PYAV
     return Header("Ogg", codec, rate, channels, frames, start, suffix=rest, decoder=decoder, end=end, truncated=broken)

@@ -1,0 +1,64 @@
+"""Compressed sound that was cut or damaged: what is left is read, and a warning says what is missing."""
+
+import numpy as np
+import pytest
+
+from otoscope.errors import AudioTruncated
+from shared.audio.decode import Decoded, decode
+from tests.support.sounds import checksummed, chirp, difference, encode, noise, ogg_pages
+
+RATE = 16_000
+MP3 = encode(chirp(2.0, RATE), RATE, "MP3", "MPEG_LAYER_III")
+
+
+def codes(decoded: Decoded) -> list[str]:
+    return [warning.code for warning in decoded.warnings]
+
+
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("behind", [b"", b"Og", b"\r\n", bytes(500)])
+def test_ogg_cut_between_its_pages(codec: str, behind: bytes) -> None:
+    """Also where a bit of the next page, or zeros, are left."""
+    whole = ogg_pages(encode(noise(10.0, 16_000), 16_000, "OGG", codec))
+    decoded = decode(b"".join(whole[:-1]) + behind, RATE)
+    assert 7 < decoded.seconds < 10
+    assert codes(decoded) == ["truncated"]
+
+
+def test_a_damaged_ogg_page_is_skipped() -> None:
+    """A lossy file with a broken page is decoded without it, as players do."""
+    file = bytearray(encode(noise(20.0, 48_000), 48_000, "OGG", "VORBIS"))
+    file[len(file) // 2] ^= 0xFF
+    assert 18 < decode(bytes(file), 48_000).seconds < 20
+
+
+def test_opus_without_a_last_page() -> None:
+    """A recording that was never finished: where its last position cuts off samples, libsndfile gives up."""
+    whole = encode(chirp(4.0, RATE), RATE, "OGG", "OPUS")
+    last = len(whole) - len(ogg_pages(whole)[-1])
+    file = checksummed(whole[: last + 5] + bytes([whole[last + 5] & ~4]) + whole[last + 6 :])
+    decoded = decode(file, RATE)
+    assert decoded.seconds == pytest.approx(4.0, abs=0.03)
+    assert difference(decoded.waveform, decode(whole, RATE).waveform, RATE) < 0.1
+
+
+def test_mp3_cut_out_of_a_stream() -> None:
+    """A beginning inside a frame loses that frame and the one that depends on it."""
+    assert decode(MP3[1_000:], RATE).seconds == pytest.approx(decode(MP3, RATE).seconds, abs=0.4)
+
+
+def test_mp3_is_read_on_behind_damage() -> None:
+    """libsndfile gives up behind a thousand damaged bytes; what follows them is not lost."""
+    whole = encode(noise(6.0, 48_000), 48_000, "MP3", "MPEG_LAYER_III")
+    middle = len(whole) // 2
+    file = whole[:middle] + np.random.default_rng(3).bytes(1_000) + whole[middle + 1_000 :]
+    decoded = decode(file, 48_000)
+    assert 5.7 < decoded.seconds < 6.1
+    assert codes(decoded) == ["truncated"]
+
+
+def test_flac_cut_inside_a_picture() -> None:
+    """It was cut, and is not corrupt."""
+    file = encode(chirp(0.5, RATE), RATE, "FLAC")
+    with pytest.raises(AudioTruncated, match="ends inside its metadata"):
+        decode(file[:42] + b"\x06" + (9_000).to_bytes(3, "big") + bytes(5_000), RATE)
