@@ -5,7 +5,7 @@ import pytest
 
 from otoscope.errors import AudioTruncated
 from shared.audio.decode import Decoded, decode
-from tests.support.sounds import checksummed, chirp, difference, encode, noise, ogg_pages
+from tests.support.sounds import AV_FORMS, checksummed, chirp, difference, encode, encode_av, noise, ogg_pages
 
 RATE = 16_000
 MP3 = encode(chirp(2.0, RATE), RATE, "MP3", "MPEG_LAYER_III")
@@ -62,3 +62,14 @@ def test_flac_cut_inside_a_picture() -> None:
     file = encode(chirp(0.5, RATE), RATE, "FLAC")
     with pytest.raises(AudioTruncated, match="ends inside its metadata"):
         decode(file[:42] + b"\x06" + (9_000).to_bytes(3, "big") + bytes(5_000), RATE)
+
+
+def test_amr_with_damage_in_the_middle() -> None:
+    """Nothing says where the next frame begins: the rest is missing, and the warning says so."""
+    whole = encode_av(chirp(2.0, 8_000), AV_FORMS["AMR-NB"])
+    damaged = whole[:1_606] + b"\xff" * 40 + whole[1_646:]
+    decoded = decode(damaged, 8_000)
+    assert decoded.seconds == pytest.approx(1.0)
+    (warning,) = decoded.warnings
+    assert warning.detail == "From byte 1,606 on the AMR file has no frames."
+    assert "truncated" not in codes(decode(whole + whole, 8_000))

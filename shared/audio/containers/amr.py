@@ -1,6 +1,7 @@
 """The header reader of AMR, narrowband and wideband, as telephones record it. RFC 4867, section 5."""
 
 from otoscope.errors import AudioTruncated, AudioUnsupported
+from shared.audio.containers.iff import is_stray
 from shared.audio.containers.tags import strip_tags
 from shared.audio.headers import Decoder, Header
 
@@ -26,6 +27,8 @@ def read_amr_header(data: bytes, start: int) -> Header:
             break
         at += size
         frames += rate // 50
+    if at < stop and not truncated and data[at : at + 5] != b"#!AMR" and not is_stray(data, at):
+        truncated, stop = f"From byte {at:,} on the AMR file has no frames.", at
     if not frames:
         raise AudioTruncated("The AMR file ends before its first frame.")
     at = stop if truncated else at
