@@ -98,12 +98,11 @@ def train(
                 print(note)
     record_accuracy(out, evaluation, report)
     print(f"Model card: {out}/README.md, learning curve: {out}/{CURVE}")
+    print(f"Serve it: mkdir -p models && cp -r {shlex.quote(str(out))} models/ && otoscope up")
     same = [("--data", data), ("--recipe", recipe), *(("--set", one) for one in changes or ()), ("--from", start)]
     if folds := 0 if teacher else most_folds(dataset):
         again = f"otoscope evaluate {shlex.quote(f'{out}-folds')} {command_options(same)} --folds {folds}"
         print(f"The accuracy of one split depends on chance; by folds: {again}")
-    else:
-        print(f"Serve it: cp -r {shlex.quote(str(out))} models/ && otoscope up")
 
 
 def _propose(

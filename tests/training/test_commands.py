@@ -43,6 +43,7 @@ def test_train_and_evaluate(data: Path, recipe_file: str, tmp_path: Path, monkey
     trained = run("train", "--data", data, "--fold", 2, "--recipe", recipe_file)
     assert trained.exit_code == 0, trained.output
     assert "The model tiny is in runs/tiny-fold2" in trained.output
+    assert "Serve it: mkdir -p models && cp -r runs/tiny-fold2 models/ && otoscope up" in trained.output
     assert f"otoscope evaluate runs/tiny-fold2-folds --data {data} --recipe {recipe_file} --folds 3" in trained.output
     left = {path.name for path in Path("runs/tiny-fold2").iterdir()}
     assert {"README.md", "learning_curve.png", "history.csv", "evaluation", "recipe.yaml"} <= left

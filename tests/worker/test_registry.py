@@ -195,7 +195,7 @@ def test_a_worker_does_not_start_without_any_model(tmp_path: Path, directory: st
         (tmp_path / directory).mkdir()
     registry = Registry(tmp_path / directory, (), load)
     registry.refresh()
-    with pytest.raises(ModelError, match="no model at all"):
+    with pytest.raises(ModelError, match=r"no model at all \(no folder in it has a config\.json\)"):
         registry.require()
 
 

@@ -54,7 +54,9 @@ class Registry:
         missing = [name for name in self._names if name not in self._models]
         if missing or not self._models:
             what = ", ".join(missing) or "no model at all"
-            raise ModelError(f"cannot serve from {self._directory.resolve()}: {what} (the log above has the reason)")
+            logged = self._stamps.keys() - self._models.keys()
+            why = "the log above has the reason" if logged else f"no folder in it has a {CONFIG}"
+            raise ModelError(f"cannot serve from {self._directory.resolve()}: {what} ({why})")
 
     def get(self, name: str) -> LoadedModel:
         """Raises ModelNotFound."""
