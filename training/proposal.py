@@ -134,7 +134,8 @@ def propose(found: Survey, start: Path | None = None) -> Proposal:
         size = f"a class has {' and a class '.join(lacking)} only"
     if known is None:
         name = "small-cnn" if few else "esc50-first"
-        return Proposal(name, None, (), (f"{MODELS} has no network to go on from", f"{size}: {name} is of that size"))
+        lacking_network = f"{MODELS} has no network to go on from: otoscope models add {_PREFERRED[0]}"
+        return Proposal(name, None, (), (lacking_network, f"{size}: {name} is of that size"))
     if few or short:
         because = [size] if few else []
         because += [f"the sounds are short (median {found.median_seconds:.1f} s): windows of 2 s"] if short else []
