@@ -436,7 +436,7 @@ def test_reliability_of_the_model_is_drawn(page: Page) -> None:
     page.get_by_text("How reliable its confidences are").click()
     diagram = page.locator(".reliability svg")
     expect(diagram).to_be_visible()
-    expect(diagram).to_have_attribute("aria-label", re.compile("Confidence 90 % to 100 %: 95 % of 80 right"))
+    expect(diagram).to_have_attribute("aria-label", re.compile(r"Confidence 90\s% to 100\s%: 95\s% of 80 right"))
     expect(page.locator(".reliability figcaption")).to_contain_text("100 sounds of made up")
     heights = [float(bar.get_attribute("height") or 0) for bar in diagram.locator("rect").all()]
     assert heights == pytest.approx([40, 95])

@@ -101,6 +101,18 @@ def test_the_page_is_in_the_language_of_the_browser(open_page: Open) -> None:
     expect(other.get_by_role("button", name="Choose files")).to_be_visible()
 
 
+def test_german_has_a_decimal_comma(open_page: Open) -> None:
+    """Where 32.768 are thousands, 2.186 would be too: every fraction has a comma."""
+    page = open_page(first_visit=True, locale="de-DE", reduced_motion="reduce")
+    page.locator('.network .node[data-id="layer2.block1"]').click(timeout=30_000)
+    facts = page.locator(".network .detail .facts")
+    expect(facts).to_contain_text("256.000")
+    expect(page.locator("#prediction")).to_contain_text("99,9 %")
+    assert re.search(r"Maximum\s+\d,\d", facts.inner_text())
+    expect(page.locator(".drop .hint").last).to_contain_text(" MB")
+    assert not re.findall(r"(?<![\d.])\d+\.\d{1,2}(?!\d)", page.locator("body").inner_text())
+
+
 def test_touch_devices_have_touch_words(open_page: Open) -> None:
     """Tap, and not click, where there is no mouse."""
     page = open_page(width=390, has_touch=True, is_mobile=True, first_visit=True)

@@ -1,6 +1,6 @@
 // Ticks of time and frequency for a feature map.
 
-import { formatHertz } from "../view/format.js";
+import { clock, fixed, formatHertz } from "../view/format.js";
 
 /** @import { MapAxes } from "./graph.js" */
 
@@ -18,9 +18,11 @@ export function timeTicks({ start, seconds }, most = 8) {
   const step = STEPS.find((one) => seconds / one <= most) ?? 60;
   const first = Math.ceil(start / step - 1e-9);
   const count = Math.floor((start + seconds) / step + 1e-9) - first + 1;
+  const digits = step < 1 ? 1 : 0;
+  const minutes = start + seconds >= 100;
   return Array.from({ length: count }, (_, i) => {
     const time = (first + i) * step;
-    return { at: (time - start) / seconds, text: `${Number(time.toFixed(1))} s` };
+    return { at: (time - start) / seconds, text: minutes ? clock(time, digits) : `${fixed(time, digits)} s` };
   });
 }
 

@@ -43,7 +43,7 @@ export function scaledMap({ matrix, kind }, { nodes, card }) {
  * @param {number} value
  */
 export const valueText = ({ zero = 0, unit }, value) =>
-  unit ? `${formatNumber(Number((value - zero).toFixed(1))).replace("-", "−")} ${unit}` : formatNumber(value);
+  unit ? `${formatNumber(Number((value - zero).toFixed(1)))} ${unit}` : formatNumber(value);
 
 /**
  * One channel with its own scale, or with one for all channels of its layer.

@@ -1,7 +1,7 @@
 // The parts of a result: confidence bars, certainty, level, timings, and the model that computed it.
 
 import { h } from "../view/dom.js";
-import { className, formatDbfs, formatDuration, formatHertz, percent } from "../view/format.js";
+import { className, fixed, formatDbfs, formatDuration, formatHertz, percent } from "../view/format.js";
 import { language, t } from "../words.js";
 
 /** @import { Job, Level, ModelCard, Prediction, Result, TimedStage } from "../server/types.js" */
@@ -112,14 +112,14 @@ export function certainty({ predictions, combined }) {
   const margin = predictions[0].confidence - (predictions[1]?.confidence ?? 0);
   const bits = predictions.reduce((sum, { confidence: p }) => sum - (p > 0 ? p * Math.log2(p) : 0), 0);
   const lead = t(margin > 0.5 ? "charts.clear" : margin > 0.15 ? "charts.moderate" : "charts.tie");
-  const maximum = Math.log2(predictions.length).toFixed(2);
+  const maximum = fixed(Math.log2(predictions.length), 2);
   return h(
     "dl",
     { class: "facts" },
     fact(t("charts.lead"), percent(margin), ` – ${lead}`),
     /^(evidence|max) /.test(combined)
       ? null
-      : fact(t("charts.entropy"), t("charts.bits", { bits: bits.toFixed(2) }), ` ${t("charts.of_most", { maximum, uncertainty: uncertainty(2 ** bits) })}`),
+      : fact(t("charts.entropy"), t("charts.bits", { bits: fixed(bits, 2) }), ` ${t("charts.of_most", { maximum, uncertainty: uncertainty(2 ** bits) })}`),
   );
 }
 

@@ -1,7 +1,7 @@
 // The axes of the sound: where a spectrogram lies on them, and round numbers for the ticks.
 
 import { fullScaleOf } from "../signal/decibels.js";
-import { formatHertz } from "../view/format.js";
+import { clock, fixed, formatHertz } from "../view/format.js";
 import { bandAxis } from "./frequency-axis.js";
 
 /** @import { ModelCard, PlacedSpectrogram, MatrixRegion, Result } from "../server/types.js" */
@@ -67,9 +67,8 @@ export function timeTicks(start, end, width) {
   const minutes = end >= 100;
   /** @param {number} time */
   const format = (time) => {
-    const fixed = Number(time.toFixed(digits));
-    if (!minutes) return `${fixed.toFixed(digits)} s`;
-    return `${Math.floor(fixed / 60)}:${(fixed % 60).toFixed(digits).padStart(digits ? 3 + digits : 2, "0")}`;
+    const rounded = Number(time.toFixed(digits));
+    return minutes ? clock(rounded, digits) : `${fixed(rounded, digits)} s`;
   };
   const ticks = [];
   for (let k = Math.ceil(start / step - 1e-9); k * step <= end + 1e-9; k += 1) {

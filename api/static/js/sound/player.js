@@ -2,7 +2,7 @@
 
 import { button, h, icon } from "../view/dom.js";
 import { filePicker } from "../input/file-picker.js";
-import { clock } from "../view/format.js";
+import { clock, formatNumber } from "../view/format.js";
 import { library } from "../library/library.js";
 import { playhead } from "../state/playhead.js";
 import { settings } from "../state/settings.js";
@@ -38,7 +38,7 @@ const SPEEDS = [0.25, 0.5, 0.75, 1, 1.5, 2];
 export function player(onLength) {
   const audio = h("audio", { preload: "auto" });
   const play = button(t("player.play"), "play", toggle, { quiet: true, class: "primary round" });
-  const time = h("span", { class: "time number", text: "0:00.0 / 0:00.0" });
+  const time = h("span", { class: "time number", text: `${clock(0)} / ${clock(0)}` });
   const loop = button(t("player.loop"), "loop", () => settings.set("loop", !settings.get("loop")), {
     quiet: true,
     class: "quiet",
@@ -61,7 +61,7 @@ export function player(onLength) {
   const speed = h(
     "select",
     { "aria-label": t("player.speed"), title: t("player.speed"), on: { change: () => settings.set("speed", Number(speed.value)) } },
-    SPEEDS.map((one) => h("option", { value: one, text: `${one} ×` })),
+    SPEEDS.map((one) => h("option", { value: one, text: `${formatNumber(one)} ×` })),
   );
   const text = h("span", {});
   const picker = filePicker(() => sound);

@@ -2,7 +2,7 @@
 
 import { spectrogramScale } from "../signal/decibels.js";
 import { announce, context2d, h } from "../view/dom.js";
-import { formatDbfs, formatHertz, noteName } from "../view/format.js";
+import { fixed, formatDbfs, formatHertz, noteName } from "../view/format.js";
 import { highlight } from "../state/highlight.js";
 import { paint, tint } from "../paint/painter.js";
 import { playhead } from "../state/playhead.js";
@@ -175,7 +175,7 @@ export function spectrogramPlot(describedBy, brush) {
     const share = viewport.low + point.y * (viewport.high - viewport.low);
     const frequency = viewport.axis.frequencyAt(share);
     const note = noteName(frequency);
-    const place = `${time.toFixed(viewport.end - viewport.start < 1 ? 3 : 2)} s · ${formatHertz(frequency)}${note ? ` (${note})` : ""}`;
+    const place = `${fixed(time, viewport.end - viewport.start < 1 ? 3 : 2)} s · ${formatHertz(frequency)}${note ? ` (${note})` : ""}`;
     const dbfs = levelAt(shown, time, share, frequency);
     return dbfs === null ? place : `${place} · ${formatDbfs(dbfs)}`;
   }

@@ -1,4 +1,22 @@
-// Numbers and names as people read them.
+// Numbers and names as people read them, in the visitor's language.
+
+import { language } from "../words.js";
+
+const POINT = (0.5).toLocaleString(language)[1]; // before the decimals: a comma in German
+const SPACE = "\u00a0"; // between a number and its unit, so that no line ends there
+
+/** The text of a number in JavaScript, as people write it. @param {string} text */
+const localised = (text) => text.replace(".", POINT).replace(/^-/, "−");
+
+/**
+ * A number with a fixed count of decimals.
+ * @param {number} number
+ * @param {number} digits  after the decimal point
+ */
+export const fixed = (number, digits) => localised(number.toFixed(digits));
+
+/** A number with as few digits as it needs. @param {number} number */
+const shortest = (number) => localised(String(number));
 
 /**
  * A share in percent. Less than everything is never written as 100 %: 0.9987 is 99.9 %, not 100 % beside another 0.1 %.
@@ -10,8 +28,8 @@ export function percent(share, digits = 0) {
   const scaled = 100 * share * 10 ** digits;
   const tie = scaled % 1 === 0.5;
   const text = ((tie ? 2 * Math.round(scaled / 2) : Math.round(scaled)) / 10 ** digits).toFixed(digits);
-  if (share >= 1 || Number(text) < 100) return `${text} %`;
-  return `${Math.min(99.9, Number((100 * share).toFixed(1)))} %`;
+  const least = share < 1 && Number(text) >= 100 ? String(Math.min(99.9, Number((100 * share).toFixed(1)))) : text;
+  return `${localised(least)}${SPACE}%`;
 }
 
 /**
@@ -19,9 +37,9 @@ export function percent(share, digits = 0) {
  * @param {number} count
  */
 export function formatBytes(count) {
-  if (count < 1_000) return `${count} B`;
-  if (count < 1_000_000) return `${(count / 1_000).toFixed(count < 10_000 ? 1 : 0)} kB`;
-  return `${(count / 1_000_000).toFixed(count < 100_000_000 ? 1 : 0)} MB`;
+  if (count < 1_000) return `${count}${SPACE}B`;
+  if (count < 1_000_000) return `${fixed(count / 1_000, count < 10_000 ? 1 : 0)}${SPACE}kB`;
+  return `${fixed(count / 1_000_000, count < 100_000_000 ? 1 : 0)}${SPACE}MB`;
 }
 
 /**
@@ -32,7 +50,7 @@ export function formatBytes(count) {
 export function clock(seconds, digits = 1) {
   const scale = 10 ** digits;
   const whole = Math.round(Math.max(0, seconds) * scale) / scale;
-  const rest = (whole % 60).toFixed(digits).padStart(digits ? 3 + digits : 2, "0");
+  const rest = fixed(whole % 60, digits).padStart(digits ? 3 + digits : 2, "0");
   return `${Math.floor(whole / 60)}:${rest}`;
 }
 
@@ -41,10 +59,10 @@ export function clock(seconds, digits = 1) {
  * @param {number} seconds
  */
 export function formatDuration(seconds) {
-  if (seconds < 0.9995) return `${Math.round(seconds * 1_000)} ms`;
-  if (seconds < 60) return `${Number(seconds.toFixed(seconds < 10 ? 1 : 0))} s`;
+  if (seconds < 0.9995) return `${Math.round(seconds * 1_000)}${SPACE}ms`;
+  if (seconds < 60) return `${shortest(Number(seconds.toFixed(seconds < 10 ? 1 : 0)))}${SPACE}s`;
   const rest = Math.round(seconds % 60);
-  return `${Math.floor(seconds / 60)} min${rest ? ` ${rest} s` : ""}`;
+  return `${Math.floor(seconds / 60)}${SPACE}min${rest ? ` ${rest}${SPACE}s` : ""}`;
 }
 
 /**
@@ -54,14 +72,14 @@ export function formatDuration(seconds) {
  */
 export function formatDbfs(level, digits = 1) {
   const text = level.toFixed(digits);
-  return `${Number(text) === 0 ? "0" : text.replace("-", "−")} dBFS`;
+  return `${Number(text) === 0 ? "0" : localised(text)}${SPACE}dBFS`;
 }
 
 /** @param {number} frequency  Hz */
 export const formatHertz = (frequency) =>
   frequency < 1_000
-    ? `${Math.round(frequency)} Hz`
-    : `${Number((frequency / 1_000).toFixed(frequency < 10_000 ? 2 : 1))} kHz`;
+    ? `${Math.round(frequency)}${SPACE}Hz`
+    : `${shortest(Number((frequency / 1_000).toFixed(frequency < 10_000 ? 2 : 1)))}${SPACE}kHz`;
 
 const NOTES = ["C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B"];
 
@@ -89,4 +107,4 @@ export const className = (name) => name.replaceAll("_", " ");
  * A number with at most four significant digits.
  * @param {number} number
  */
-export const formatNumber = (number) => (Number.isFinite(number) ? String(Number(number.toPrecision(4))) : "–");
+export const formatNumber = (number) => (Number.isFinite(number) ? shortest(Number(number.toPrecision(4))) : "–");
