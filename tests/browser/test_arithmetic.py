@@ -1,6 +1,7 @@
 """The arithmetic of a cell, the logits, and what excites a channel: real numbers of the served model."""
 
 import base64
+import math
 import re
 from typing import Any
 
@@ -153,6 +154,7 @@ def test_softmax_is_explained_with_the_logits(open_page: Open, stack: Stack) -> 
     assert numbers(rows[0][-1])[0] == pytest.approx(100 * answer[0]["confidence"], abs=1.5)
     powers = [numbers(row[-2])[0] for row in rows]
     assert sum(powers[:-1]) == pytest.approx(powers[-1], rel=1e-2)
+    assert powers[:6] == pytest.approx([math.exp(numbers(row[-3])[0]) for row in rows[:6]], rel=1e-2)
     assert 100 * powers[0] / powers[-1] == pytest.approx(numbers(rows[0][-1])[0], abs=0.5)
     second = table.get_by_role("button").nth(1)
     name = second.inner_text()

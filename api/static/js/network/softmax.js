@@ -102,10 +102,8 @@ export function predictionDetail({ network, sound, node, onStep, onClose, onCell
    * @param {string} chosen
    */
   function table(logits, temperature, chosen) {
-    const highest = Math.max(...logits) / temperature;
     const scaled = logits.map((logit) => logit / temperature);
-    // Of softmax, every power is divided by that of the highest logit: the shares stay, and none overflows.
-    const powers = scaled.map((one) => Math.exp(card.multi_label ? -one : one - highest));
+    const powers = scaled.map((one) => Math.exp(card.multi_label ? -one : one));
     const sum = powers.reduce((all, one) => all + one, 0);
     const shares = powers.map((power) => (card.multi_label ? 1 / (1 + power) : power / sum));
     const order = logits.map((_, i) => i).sort((a, b) => logits[b] - logits[a]);
@@ -134,7 +132,7 @@ export function predictionDetail({ network, sound, node, onStep, onClose, onCell
             hasTemperature
               ? h("th", { scope: "col", text: t("softmax.scaled", { temperature: formatNumber(temperature) }) })
               : null,
-            h("th", { scope: "col", text: t("softmax.power") }),
+            h("th", { scope: "col", text: t(card.multi_label ? "softmax.power.negative" : "softmax.power") }),
             h("th", { scope: "col", text: t("softmax.share") }),
           ),
         ),

@@ -18,19 +18,19 @@ export const words = {
     "Sie sie ab: die Linie läuft durch jedes Bild dieser Seite.",
   "tour.answer.title": "Das ist die Antwort",
   "tour.answer.text":
-    "Wie sicher sich das Netz jeder Klasse ist. Ein Klick auf eine Klasse zeigt, wo im Klang sie ist. Die Überschrift sagt auch, wenn nichts " +
+    "Wie sicher sich das Netz jeder Klasse ist. Wählen Sie eine Klasse, um zu sehen, wo im Klang sie ist. Die Überschrift sagt auch, wenn nichts " +
     "zu hören ist oder wenn der Klang zu keiner Klasse des Modells gehört.",
   "tour.network.title": "So kam es dazu",
   "tour.network.text":
-    "Von links nach rechts läuft das Bild des Klangs durch die Schichten des Netzes. Jede kleine Karte ist, was eine Schicht daraus macht; " +
+    "Das Bild des Klangs läuft durch die Schichten des Netzes, durch eine nach der anderen. Jede kleine Karte ist, was eine Schicht daraus macht; " +
     "die Zeitachse bleibt, sodass Sie einem Augenblick des Klangs folgen können.",
   "tour.layer.title": "Jede Schicht lässt sich öffnen",
   "tour.layer.text":
-    "Zeigen Sie auf eine Zelle, um ihre Zahl zu lesen. Ein Klick zeigt, wie sie berechnet wurde: die Zahlen davor, der Filter, ihre Produkte " +
+    "Wählen Sie eine Zelle, um ihre Zahl zu lesen und zu sehen, wie sie berechnet wurde: die Zahlen davor, der Filter, ihre Produkte " +
     "und ihre Summe, alles aus dem Netz, das diese Antwort gab.",
   "tour.own.title": "Jetzt ein eigener Klang",
   "tour.own.text":
-    "Legen Sie eine Datei ab, nehmen Sie etwas auf oder wählen Sie einen der synthetischen Klänge. Im Spektrogramm können Sie einen Teil " +
+    "Wählen Sie eine Datei oder einen der synthetischen Klänge, oder nehmen Sie etwas auf. Im Spektrogramm können Sie einen Teil " +
     "stummschalten und zusehen, wie sich die Antwort ändert.",
 
   "models.open": "Klassen, Genauigkeit, Lizenzen",
@@ -52,7 +52,7 @@ export const words = {
 
   "compare.title": "Zwei Ergebnisse vergleichen",
   "compare.with": "Vergleichen mit",
-  "compare.beside": "Neben",
+  "compare.beside": "Im Vergleich mit",
   "compare.open": "Vergleichen",
   "compare.close": "Schließen",
   "compare.left": "links",
@@ -155,6 +155,7 @@ export const words = {
   "softmax.logit": "Logit",
   "softmax.scaled": "÷ {temperature}",
   "softmax.power": "e hoch diese Zahl",
+  "softmax.power.negative": "e hoch minus diese Zahl",
   "softmax.share": "Konfidenz",
   "softmax.others": "{count} weitere Klasse | {count} weitere Klassen",
   "softmax.sum": "Summe",
@@ -182,7 +183,7 @@ export const words = {
   "live.stop": "Beenden",
   "live.discard": "Verwerfen",
   "live.silent": "Nichts zu hören",
-  "live.unknown": "Unbekanntes Geräusch",
+  "live.unknown": "Unbekannter Klang",
   "live.unsure": "Vielleicht {name}",
   "live.note": "die letzten {seconds} s · Antwort nach {late} ms",
   "live.dropped": "{count} Antwort ausgelassen | {count} Antworten ausgelassen",
@@ -303,7 +304,7 @@ export const words = {
   "dom.no_picture": "Das Bild konnte nicht gespeichert werden: der Browser hat keinen Speicher mehr dafür.",
   "dom.no_memory": "Der Browser hat keinen Speicher mehr zum Zeichnen.",
   "api.unreadable": "Die Datei kann nicht mehr gelesen werden",
-  "api.unreadable.detail": "{name} wurde nach der Auswahl geändert, verschoben oder gelöscht, oder ist ein Ordner. Wählen Sie es noch einmal.",
+  "api.unreadable.detail": "{name} wurde nach der Auswahl geändert, verschoben oder gelöscht, oder ist ein Ordner. Wählen Sie die Datei noch einmal.",
   "api.status": "Der Server antwortete mit dem Status {status}",
   "api.status.detail": "Der Server antwortete mit dem Status {status} und ohne Erklärung.",
   "api.cancelled": "Das Hochladen wurde abgebrochen.",
@@ -425,8 +426,6 @@ export const words = {
   "occlusion.little": "Kein einzelner Teil zählt viel: ohne irgendeinen davon hat {name} noch {to} oder mehr, von {from}.",
   "occlusion.falls": "Ohne den hellsten Teil fällt {name} von {from} auf {to}.",
   "sound.comes": "Das Spektrogramm kommt mit dem Ergebnis.",
-  "sound.waits": "Dieser Klang wartet auf das Hochladen.",
-  "sound.running": "Der Auftrag läuft.",
   "sound.no_model": "Kein Spektrogramm: das Modell {model} gibt es nicht mehr, daher sind seine Achsen unbekannt.",
   "sound.too_long": "Kein Spektrogramm des Ganzen: diese Aufnahme ist länger als zehn Minuten.",
   "sound.none": "Dieses Ergebnis wurde ohne Spektrogramm berechnet.",
@@ -436,7 +435,7 @@ export const words = {
   "player.pause": "Pause",
   "player.speed": "Geschwindigkeit, bei gleicher Tonhöhe",
   "player.loop": "Schleife",
-  "player.mute": "Stumm",
+  "player.mute": "Ton aus",
   "player.volume": "Lautstärke",
   "player.no_file": "Der Server bewahrt keine Klänge auf. Wählen Sie die Datei, um sie zu hören.",
   "player.broken": "Dieser Browser kann den Rest dieser Datei nicht dekodieren. Alles andere geht.",
@@ -553,7 +552,7 @@ export const words = {
   "overview.means": "Mittelwert jedes Kanals",
   "overview.maximum": "Maximum jedes Kanals",
   "overview.maxima": "Maximum und Mittelwert jedes Kanals",
-  "network.cam": "Klassenaktivierung: {class}",
+  "network.cam": "Klassen\u00adaktivierung: {class}",
   "detail.spectrogram": "Log-Mel-Spektrogramm",
   "detail.mean": "Mittelwert aller Kanäle",
   "detail.show": "alle Kanäle zeigen",

@@ -18,19 +18,19 @@ export const words = {
     "through every picture on this page.",
   "tour.answer.title": "This is the answer",
   "tour.answer.text":
-    "How sure the network is of each class. A click on a class shows where in the sound it is. The headline also says when there is " +
+    "How sure the network is of each class. Choose a class to see where in the sound it is. The headline also says when there is " +
     "nothing to hear, or when the sound is none of the model's classes.",
   "tour.network.title": "This is how it got there",
   "tour.network.text":
-    "From left to right the picture of the sound passes through the layers of the network. Each small map is what one layer makes of it; " +
+    "The picture of the sound passes through the layers of the network, one after the other. Each small map is what one layer makes of it; " +
     "the time axis stays, so that you can follow a moment of the sound.",
   "tour.layer.title": "Every layer can be opened",
   "tour.layer.text":
-    "Point at a cell to read its number. Click it to see how it was computed: the numbers before it, the kernel, their products and " +
+    "Choose a cell to read its number and to see how it was computed: the numbers before it, the kernel, their products and " +
     "their sum, all from the network that gave this answer.",
   "tour.own.title": "Now a sound of your own",
   "tour.own.text":
-    "Drop a file, record something, or take one of the synthetic sounds. In the spectrogram you can mute a part of it and watch the " +
+    "Choose a file, record something, or take one of the synthetic sounds. In the spectrogram you can mute a part of it and watch the " +
     "answer change.",
 
   "models.open": "Classes, accuracy, licences",
@@ -155,6 +155,7 @@ export const words = {
   "softmax.logit": "Logit",
   "softmax.scaled": "÷ {temperature}",
   "softmax.power": "e to that power",
+  "softmax.power.negative": "e to minus that number",
   "softmax.share": "Confidence",
   "softmax.others": "{count} other class | {count} other classes",
   "softmax.sum": "Sum",
@@ -425,8 +426,6 @@ export const words = {
   "occlusion.little": "No single part matters much: without any one of them, {name} still has {to} or more, of {from}.",
   "occlusion.falls": "Without the brightest part, {name} falls from {from} to {to}.",
   "sound.comes": "The spectrogram comes with the result.",
-  "sound.waits": "This sound waits to be uploaded.",
-  "sound.running": "The job is running.",
   "sound.no_model": "No spectrogram: the model {model} is no longer served, so its axes are not known.",
   "sound.too_long": "No spectrogram of the whole: this recording is longer than ten minutes.",
   "sound.none": "This result was computed without a spectrogram.",
@@ -436,7 +435,7 @@ export const words = {
   "player.pause": "Pause",
   "player.speed": "Speed, at the same pitch",
   "player.loop": "Loop",
-  "player.mute": "Mute",
+  "player.mute": "Sound off",
   "player.volume": "Volume",
   "player.no_file": "The server does not keep sounds. Choose the file to listen to it.",
   "player.broken": "This browser cannot decode the rest of this file. Everything else works.",
