@@ -42,7 +42,7 @@ def unreachable(page: Page, *paths: str) -> Iterator[None]:
 def test_link_stays_in_the_address_while_it_is_opened(open_page: Open, stack: Stack) -> None:
     """An unreachable server does not lose the link; a removed result does not come back with the server."""
     page = open_page()
-    page.expected_errors += ["ERR_FAILED", "RANGE_NOT_SATISFIABLE"]  # type: ignore[attr-defined]
+    page.expected_errors.append("ERR_FAILED")  # type: ignore[attr-defined]
     with unreachable(page, "**/v1/jobs/*", "**/health/live"):
         page.get_by_label("Sound files").set_input_files({"name": "empty.wav", "mimeType": "audio/wav", "buffer": b""})
         page.goto(f"/#job={'0' * 32}")
@@ -184,8 +184,42 @@ def test_file_for_an_expired_link_is_a_new_sound(open_page: Open) -> None:
     held[0].continue_()
     expect(page.get_by_role("heading", name="This result no longer exists")).to_be_visible(timeout=20_000)
     expect(choose).to_be_visible()
-    page.get_by_label("The file of this result").set_input_files(str(SIREN))
+    expect(page.locator("#sound")).to_be_hidden()  # there is nothing to hear or to see
+    page.locator("#prediction").get_by_label("The file of this result").set_input_files(str(SIREN))
     expect(page.locator(".top-class strong")).to_have_text("siren", timeout=30_000)
+
+
+def test_parts_that_cannot_be_loaded_wait_for_the_server(page: Page) -> None:
+    """What is loaded with its first use works when the server is back; until then the page says what it lacks."""
+    page.expected_errors.append("ERR_FAILED")  # type: ignore[attr-defined]
+    classify(page, SIREN)
+    parts = ["input/recording-wave", "live/panel", "network/space", "start/model-cards"]
+    connection, problem = page.locator("#connection"), page.locator(".drop .problem")
+    space = page.get_by_role("button", name="3-D")
+    with unreachable(page, "**/health/live", *(f"**/js/{part}.js" for part in parts)):
+        space.click()
+        expect(connection).to_be_visible()
+        expect(space).to_have_attribute("aria-pressed", "false")
+        for name in ("Classes, accuracy, licences", "Live", "Record"):
+            page.get_by_role("button", name=name, exact=True).click()
+        expect(problem).to_have_text("The recording cannot start: the server does not respond.")
+    expect(connection).to_be_hidden(timeout=20_000)
+    expect(problem).to_be_hidden()
+    space.click()
+    expect(page.locator(".network .space")).to_be_visible()
+    page.get_by_role("button", name="Record", exact=True).click()
+    page.get_by_role("button", name="Discard").click()
+
+
+def test_job_that_is_not_followed_waits_everywhere(page: Page, stack: Stack) -> None:
+    """While the server does not respond, the spectrogram waits for it as well, and not for a place in the queue."""
+    page.expected_errors.append("ERR_FAILED")  # type: ignore[attr-defined]
+    classify(page, SIREN)
+    with frozen_worker(stack), unreachable(page, "**/v1/jobs/*/events*", "**/health/live"):
+        page.get_by_label("Sound files").set_input_files(str(SOUNDS / "church-bell.flac"))
+        expect(page.locator("#prediction .number")).to_have_text("Waiting for the server", timeout=20_000)
+        text = "The spectrogram comes with the result. Waiting for the server."
+        expect(page.locator("#sound .state")).to_have_text(text)
 
 
 def test_retried_upload_shows_its_progress(page: Page) -> None:

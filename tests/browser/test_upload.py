@@ -123,6 +123,18 @@ def test_several_files_run_in_their_order(page: Page) -> None:
     expect(page.locator(".sounds .name")).to_have_text(names)
 
 
+def test_a_file_that_is_not_sent_shows_its_error(page: Page) -> None:
+    """An empty file replaces the result before it on the page, as one that the server refuses."""
+    empty = {"name": "empty.wav", "mimeType": "audio/wav", "buffer": b""}
+    classify(page, SIREN)
+    page.get_by_label("Sound files").set_input_files(empty)
+    expect(page.locator("#prediction [role=alert]")).to_contain_text("empty.wav has 0 bytes.")
+    bell = {"name": "bell.flac", "mimeType": "audio/flac", "buffer": BELL.read_bytes()}
+    page.get_by_label("Sound files").set_input_files([bell, empty])
+    expect(page.locator(".title h1")).to_have_text("bell.flac")
+    expect(page.locator(".sounds .name")).to_have_text(["bell.flac", "empty.wav", "empty.wav", "siren.flac"])
+
+
 def test_refused_file_shows_its_error_alone(page: Page) -> None:
     """Below the error there is no player and no spectrogram; the next sound has both."""
     page.expected_errors += ["415", "400", "422"]  # type: ignore[attr-defined]

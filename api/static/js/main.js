@@ -6,7 +6,7 @@ import { mountApiKey } from "./server/api-key.js";
 import { announce, byId, h, icon } from "./view/dom.js";
 import { library } from "./library/library.js";
 import { loadStyle } from "./view/load-style.js";
-import { reachability } from "./server/reachability.js";
+import { loadPart, reachability } from "./server/reachability.js";
 import { settings } from "./state/settings.js";
 import { mountSoundList } from "./library/sound-list.js";
 import { mountUpload } from "./input/upload.js";
@@ -143,7 +143,7 @@ function openLink() {
 
 /** @param {Sound} sound */
 function announceOutcome({ name, phase, result }) {
-  announce(`${name}: ${result ? answerText(result).replace(" %", ` ${t("page.percent")}`) : phase}`);
+  announce(`${name}: ${result ? answerText(result).replace(/\s%/, ` ${t("page.percent")}`) : phase}`);
 }
 
 /** @param {HTMLElement} button */
@@ -190,9 +190,8 @@ function mountModelCards(open) {
   open.title = t("models.open");
   open.setAttribute("aria-label", open.title);
   open.addEventListener("click", async () => {
-    await loadStyle("models").catch(() => {});
-    const { showModelCards } = await import("./start/model-cards.js");
-    showModelCards([...cards.values()], byId("model", HTMLSelectElement).value);
+    const loaded = await loadPart(Promise.all([import("./start/model-cards.js"), loadStyle("models")]));
+    loaded?.[0].showModelCards([...cards.values()], byId("model", HTMLSelectElement).value);
   });
 }
 

@@ -5,7 +5,8 @@ import { button, h } from "../view/dom.js";
 import { clock, formatBytes, formatDuration } from "../view/format.js";
 import { levelMeter } from "./level-meter.js";
 import { library } from "../library/library.js";
-import { reachability } from "../server/reachability.js";
+import { loadStyle } from "../view/load-style.js";
+import { loadPart, reachability } from "../server/reachability.js";
 import { record } from "./recorder.js";
 import { samples } from "../library/samples.js";
 import { t } from "../words.js";
@@ -77,6 +78,7 @@ export function mountUpload(root) {
     input.value = ""; // the same file may be chosen again
   });
   acceptDrops(panel, addFiles);
+  reachability.on("reachable", () => problem.textContent === t("recorder.no_server") && showProblem(""));
   loadLimits(hint, input);
 
   /** @param {string} text  empty: none */
@@ -109,9 +111,11 @@ export function mountUpload(root) {
     showProblem("");
     recordButton.disabled = true;
     const meter = levelMeter();
-    const time = h("span", { class: "number", text: "0:00.0" });
+    const time = h("span", { class: "number", text: clock(0) });
     try {
-      const [{ recordingWave }, { microphoneList }] = await Promise.all([import("./recording-wave.js"), import("./microphones.js")]);
+      const loaded = await loadPart(Promise.all([import("./recording-wave.js"), import("./microphones.js")]));
+      if (!loaded) return showProblem(t("recorder.no_server"));
+      const [{ recordingWave }, { microphoneList }] = loaded;
       const wave = recordingWave();
       const recording = await record({
         ...recordingLimits(),
@@ -147,8 +151,9 @@ export function mountUpload(root) {
     showProblem("");
     liveButton.disabled = true;
     try {
-      const live = await import("../live/panel.js");
-      const file = await live.listenLive(recordingLimits());
+      const loaded = await loadPart(Promise.all([import("../live/panel.js"), loadStyle("live")]));
+      if (!loaded) return showProblem(t("recorder.no_server"));
+      const file = await loaded[0].listenLive(recordingLimits());
       if (file) addFiles([file]);
     } catch (error) {
       showProblem(error instanceof Error ? error.message : String(error));
@@ -161,12 +166,14 @@ export function mountUpload(root) {
   function addFiles(files) {
     showProblem("");
     const accepted = [];
+    let refused = null;
     for (const file of files) {
       const error = limitError(file);
-      if (error) library.refuse(file, error);
+      if (error) refused = library.refuse(file, error);
       else accepted.push(file);
     }
     if (accepted.length) library.add(accepted);
+    else if (refused) library.select(refused);
   }
 }
 

@@ -83,13 +83,14 @@ class Library extends Emitter {
    * Add a file as refused, without sending it.
    * @param {File} file
    * @param {ErrorInfo} error
+   * @returns {Sound}
    */
   refuse(file, error) {
     const sound = new Sound({ file, name: file.name });
     Object.assign(sound, { phase: "refused", error });
     this.sounds.unshift(sound);
     this.emit("list", null);
-    if (!this.selected) this.select(sound);
+    return sound;
   }
 
   /**

@@ -99,8 +99,8 @@ export class Sound {
     this.original = original;
     this.example = example;
     this.pending = original !== null;
-    /** For the player. @type {string | null} */
-    this.url = file ? URL.createObjectURL(file) : null;
+    /** For the player; an empty file has none, which browsers report as an error. @type {string | null} */
+    this.url = file?.size ? URL.createObjectURL(file) : null;
   }
 
   /** Stop the current attempt; whatever still arrives for it is ignored. */

@@ -1,9 +1,8 @@
 // Live mode: while the microphone runs, its spectrogram scrolls, and the answer and the map of a layer follow every half second.
 
 import { announce, button, byId, context2d, h } from "../view/dom.js";
-import { className, clock, formatDbfs, formatHertz, percent } from "../view/format.js";
+import { className, clock, fixed, formatDbfs, formatHertz, percent } from "../view/format.js";
 import { levelMeter } from "../input/level-meter.js";
-import { loadStyle } from "../view/load-style.js";
 import { microphoneList } from "../input/microphones.js";
 import { paint, ready } from "../paint/painter.js";
 import { record } from "../input/recorder.js";
@@ -29,7 +28,7 @@ const TICKS = [500, 1_000, 2_000, 4_000]; // Hz
  * @returns {Promise<File | null>} rejects with an Error that can be shown
  */
 export async function listenLive(limits) {
-  await Promise.all([loadStyle("live"), ready]);
+  await ready;
   /** @type {LivePanel | null} */
   let panel = null;
   const recording = await record({
@@ -66,7 +65,7 @@ class LivePanel {
   #map = h("canvas", { role: "img", "aria-label": t("live.map") });
   #layers = h("select", { disabled: true }, h("option", { text: "…" }));
   #meter = levelMeter();
-  #time = h("span", { class: "number", text: "0:00.0" });
+  #time = h("span", { class: "number", text: clock(0) });
   #ticks = h("div", { class: "frequency number", "aria-hidden": "true" });
   #still = matchMedia("(prefers-reduced-motion: reduce)");
   /** Samples that were recorded. */
@@ -205,7 +204,7 @@ class LivePanel {
     }
     const peak = level?.peak_dbfs;
     const loud = peak === null || peak === undefined ? "" : formatDbfs(peak, 0);
-    const age = t("live.note", { seconds: (answer.end - answer.start).toFixed(1), late: Math.round(1_000 * answer.latency) });
+    const age = t("live.note", { seconds: fixed(answer.end - answer.start, 1), late: Math.round(1_000 * answer.latency) });
     this.#note.textContent = [age, loud, dropped ? t("live.dropped", { count: dropped }) : ""].filter(Boolean).join(" · ");
     this.element.dataset.verdict = verdict ?? "";
     this.#bars.forEach(({ row, name: label, fill, share }, i) => {

@@ -4,6 +4,8 @@ import { announce, button, closest, find, h, present } from "../view/dom.js";
 import { filePicker } from "../input/file-picker.js";
 import { library } from "../library/library.js";
 import { NAMES } from "../paint/painter.js";
+import { loadPart } from "../server/reachability.js";
+import { loadStyle } from "../view/load-style.js";
 import { nextIndex } from "../view/roving-focus.js";
 import { settings } from "../state/settings.js";
 import { COLOUR_SETTINGS, scaledMap } from "./colour-scale.js";
@@ -40,7 +42,7 @@ export function mountNetwork(root) {
   /** @type {{id: string, detail: ReturnType<typeof nodeDetail> | ReturnType<typeof predictionDetail>} | null} */
   let opened = null;
 
-  /** The network in three dimensions, of what is shown. @type {Awaited<ReturnType<typeof import("./space.js").spaceView>> | null} */
+  /** The network in three dimensions, of what is shown. @type {ReturnType<typeof import("./space.js").spaceView> | null} */
   let space = null;
   let wantsSpace = false;
 
@@ -108,22 +110,31 @@ export function mountNetwork(root) {
   }
 
   /** @param {MouseEvent} event */
-  function toggleSpace({ currentTarget }) {
+  async function toggleSpace({ currentTarget }) {
     wantsSpace = !wantsSpace;
-    if (currentTarget instanceof Element) currentTarget.setAttribute("aria-pressed", String(wantsSpace));
-    if (wantsSpace && view && shown?.result) return showSpace(view, shown.result);
+    const mark = () => currentTarget instanceof Element && currentTarget.setAttribute("aria-pressed", String(wantsSpace));
+    mark();
+    if (wantsSpace && view && shown?.result) {
+      await showSpace(view, shown.result);
+      mark();
+      return;
+    }
     space?.close();
     space = null;
   }
 
   /**
-   * Show the network in three dimensions, whose code is loaded now.
+   * Show the network in three dimensions, whose code is loaded now; where it cannot be, it is no longer wanted.
    * @param {View} current
    * @param {Result} result
    */
   async function showSpace(current, result) {
-    const { spaceView } = await import("./space.js");
-    const made = await spaceView(current.network, result, toggle);
+    const loaded = await loadPart(Promise.all([import("./space.js"), loadStyle("space")]));
+    if (!loaded) {
+      wantsSpace = false;
+      return;
+    }
+    const made = loaded[0].spaceView(current.network, result, toggle);
     if (view !== current || !wantsSpace || space) return made.close(); // closed meanwhile
     space = made;
     current.place.before(space.element);

@@ -3,7 +3,6 @@
 
 import { button, h } from "../view/dom.js";
 import { className, percent } from "../view/format.js";
-import { loadStyle } from "../view/load-style.js";
 import { t } from "../words.js";
 import { scaledMap } from "./colour-scale.js";
 import { displayName, inPart } from "./descriptions.js";
@@ -43,8 +42,7 @@ const KEYS = {
  * @param {Result} result
  * @param {(id: string) => void} onOpen  gets the node that is chosen
  */
-export async function spaceView(network, result, onOpen) {
-  await loadStyle("space");
+export function spaceView(network, result, onOpen) {
   const nodes = [...network.nodes.values()].filter((node) => node.matrix && (isLayer(node) || node.kind === "input"));
   const [{ shape: first }] = nodes;
   // Of several networks side by side, one is above the other, as deep as the deepest.

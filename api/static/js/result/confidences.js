@@ -2,6 +2,7 @@
 
 import { areParts, confidenceBars } from "./charts.js";
 import { button, find, h, present } from "../view/dom.js";
+import { loadPart } from "../server/reachability.js";
 import { loadStyle } from "../view/load-style.js";
 import { lookInto } from "../library/look.js";
 import { settings } from "../state/settings.js";
@@ -101,7 +102,9 @@ export function buildConfidences() {
     find(shares, ".donut")?.remove();
     find(shares, ".bars")?.classList.remove("coloured");
     if (!isWanted() || !donutButton.isConnected) return;
-    const [{ donut }] = await Promise.all([import("./donut.js"), loadStyle("donut")]);
+    const loaded = await loadPart(Promise.all([import("./donut.js"), loadStyle("donut")]));
+    if (!loaded) return;
+    const [{ donut }] = loaded;
     const bars = find(shares, ".bars"); // by now they may be others
     if (shown && bars && isWanted() && donutButton.isConnected && !find(shares, ".donut")) {
       shares.append(donut(shown.result.predictions, bars));

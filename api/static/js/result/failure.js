@@ -29,6 +29,7 @@ export function buildFailure(sound) {
       { class: "actions" },
       file && !isOfFile(error) ? button(t("common.retry"), "retry", () => library.resubmit(sound), { class: "primary" }) : null,
       file && isOfFile(error) ? filePicker(() => sound, true) : null,
+      phase === "gone" && !file ? filePicker(() => sound) : null,
       file && recordings.has(file) ? button(t("prediction.save_recording"), "save", () => download(file, file.name)) : null,
       button(t("prediction.remove"), "close", () => library.remove(sound)),
     ),

@@ -9,6 +9,7 @@ import { buildFailure, updateReason } from "./failure.js";
 import { headerOf } from "./header.js";
 import { verdictLine, warningList } from "./headline.js";
 import { library } from "../library/library.js";
+import { loadPart } from "../server/reachability.js";
 import { buildProgress } from "./progress.js";
 import { reliabilityDiagram } from "./reliability.js";
 import { settings } from "../state/settings.js";
@@ -156,7 +157,7 @@ const exampleNote = (sound, { model }) =>
     h(
       "div",
       { class: "actions" },
-      button(t("example.tour"), null, () => import("../start/tour.js").then(({ startTour }) => startTour()), { class: "primary" }),
+      button(t("example.tour"), null, () => loadPart(import("../start/tour.js")).then((loaded) => loaded?.startTour()), { class: "primary" }),
       button(t("example.close"), "close", () => library.remove(sound), { class: "quiet" }),
     ),
   );

@@ -24,3 +24,15 @@ class Reachability extends Emitter {
 }
 
 export const reachability = new Reachability();
+
+/**
+ * What is loaded when it is first needed. Where that fails, the page says that the server does not respond, until it does.
+ * @template T
+ * @param {Promise<T>} part
+ * @returns {Promise<T | null>}
+ */
+export const loadPart = (part) =>
+  part.catch(() => {
+    reachability.waitForServer();
+    return null;
+  });

@@ -3,6 +3,7 @@
 import { button, closest, h } from "../view/dom.js";
 import { className, percent } from "../view/format.js";
 import { lookInto } from "../library/look.js";
+import { stateText } from "../library/sound-list.js";
 import { ready } from "../paint/painter.js";
 import { playhead } from "../state/playhead.js";
 import { settings } from "../state/settings.js";
@@ -210,13 +211,14 @@ export function mountSound(root) {
    * @param {ModelCard | null} nextCard
    */
   function show(next, nextCard) {
-    root.hidden = next.phase === "refused" || next.phase === "failed"; // there is nothing to show but the error
+    const gone = next.phase === "gone" && !next.file;
+    root.hidden = gone || next.phase === "refused" || next.phase === "failed"; // there is nothing to show but the error
     const isNew = next.root !== sound?.root;
     const { result, view, looking, url, phase, note } = next;
     const sameView = shown?.view === view && shown.looking === looking;
     const same = sameView && shown?.result === result && shown.url === url && shown.phase === phase && shown.note === note;
     if (next === sound && same && card === nextCard) {
-      if (phase === "queued" || phase === "uploading") spectrogramView.showMessage(missingReason(next));
+      if (!next.ended && !spectrogram) spectrogramView.showMessage(missingReason(next));
       return;
     }
     const changed = next !== sound || shown?.result !== result || card !== nextCard;
@@ -271,18 +273,11 @@ function occlusionText({ confidence, without }, name) {
  * Why there is no spectrogram.
  * @param {Sound} sound
  */
-function missingReason({ phase, note, job, result, uploaded }) {
-  const comes = t("sound.comes");
-  const position = job?.queue_position;
+function missingReason(sound) {
+  const { phase, note, result } = sound;
+  if (phase === "waiting" && note) return note;
+  if (!sound.ended) return `${t("sound.comes")} ${stateText(sound)}.`;
   switch (phase) {
-    case "waiting":
-      return note || `${comes} ${t("sound.waits")}`;
-    case "uploading":
-      return `${comes} ${t("list.uploading", { share: percent(uploaded) })}.`;
-    case "queued":
-      return `${comes} ${position ? t("list.queued_at", { position }) : t("list.queued")}.`;
-    case "running":
-      return `${comes} ${t("sound.running")}`;
     case "succeeded":
       return result?.spectrogram
         ? t("sound.no_model", { model: result.model })
