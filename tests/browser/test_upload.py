@@ -141,6 +141,7 @@ def test_refused_file_shows_its_error_alone(page: Page) -> None:
     text = {"name": "notes.wav", "mimeType": "audio/wav", "buffer": b"These are notes and no sound. " * 40}
     page.get_by_label("Sound files").set_input_files(text)
     expect(page.locator("#prediction [role=alert]")).to_be_visible(timeout=20_000)
+    expect(page.locator("#announcer")).to_have_text("notes.wav: Not a sound file")
     page.wait_for_load_state("networkidle")
     for panel in ("#sound", "#network .panel"):
         expect(page.locator(panel)).to_be_hidden()

@@ -8,7 +8,7 @@ import { library } from "./library/library.js";
 import { loadStyle } from "./view/load-style.js";
 import { loadPart, reachability } from "./server/reachability.js";
 import { settings } from "./state/settings.js";
-import { mountSoundList } from "./library/sound-list.js";
+import { mountSoundList, stateText } from "./library/sound-list.js";
 import { mountUpload } from "./input/upload.js";
 import { keepVisit } from "./library/visit.js";
 import { answerText } from "./result/verdict.js";
@@ -142,8 +142,9 @@ function openLink() {
 }
 
 /** @param {Sound} sound */
-function announceOutcome({ name, phase, result }) {
-  announce(`${name}: ${result ? answerText(result).replace(/\s%/, ` ${t("page.percent")}`) : phase}`);
+function announceOutcome(sound) {
+  const { name, result } = sound;
+  announce(`${name}: ${result ? answerText(result).replace(/\s%/, ` ${t("page.percent")}`) : stateText(sound)}`);
 }
 
 /** @param {HTMLElement} button */
