@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from worker.inference.backend import Activations, OutputRequest, Outputs, TorchBackend
 from worker.model.activations import class_activation
-from worker.model.base import Network
+from worker.model.base import Need, Network
 from worker.model.checkpoint import Model
 from worker.model.fake_quant import quantised
 from worker.model.open_set import OpenSetScorer
@@ -120,20 +120,31 @@ class _AllOutputs(nn.Module):
         self.keys: list[tuple[str, ...]] = []
 
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        kept: dict[tuple[str, ...], Tensor] = {}
+        hook = _Kept(self.network.pooled_layers)
+        logits = self.network(features, hook)
+        self.keys = list(hook.outputs)
+        scores = () if self.open_set is None else (self.open_set(hook.outputs["embedding",], logits),)
+        return (*hook.outputs.values(), logits, *scores)
 
-        def keep(name: str, activation: Tensor) -> None:
-            if name == "embedding":
-                kept["embedding",] = activation
-                return
-            kept["maps", name] = activation.mean(dim=1)
-            if name in self.network.pooled_layers:
-                kept["level", name] = activation
 
-        logits = self.network(features, keep)
-        self.keys = list(kept)
-        scores = () if self.open_set is None else (self.open_set(kept["embedding",], logits),)
-        return (*kept.values(), logits, *scores)
+class _Kept:
+    """An activation hook that keeps what can be requested: a map of each layer, all channels of those from which class
+    activation maps are computed, and the embedding."""
+
+    def __init__(self, pooled_layers: tuple[str, ...]) -> None:
+        self._pooled_layers = pooled_layers
+        self.outputs: dict[tuple[str, ...], Tensor] = {}
+
+    def need(self, name: str) -> Need:
+        return "channels" if name in self._pooled_layers else "mean"
+
+    def __call__(self, name: str, activation: Tensor) -> None:
+        if name == "embedding":
+            self.outputs["embedding",] = activation
+            return
+        self.outputs["maps", name] = activation.mean(dim=1)
+        if name in self._pooled_layers:
+            self.outputs["level", name] = activation
 
 
 class _InferRequests:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from worker.model.base import BLOCK_PARTS, Network
+from worker.model.base import BLOCK_PARTS, Need, Network
 
 
 class ActivationRecorder:
@@ -46,6 +46,11 @@ class ActivationRecorder:
             self.expanded_blocks.add(block)
             for part in BLOCK_PARTS:
                 self._requests[f"{block}.{part}"].append((layer, f"{layer}.{part}", rows))
+
+    def need(self, name: str) -> Need:
+        if name in self._requests or name in self._pooled_layers:
+            return "channels"
+        return "mean" if self._map_rows else "nothing"
 
     def __call__(self, name: str, activation: Tensor) -> None:
         for layer, shown, rows in self._requests.get(name, ()):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
@@ -11,7 +11,10 @@ from otoscope.types import LayerKind, ReceptiveField
 
 ActivationHook = Callable[[str, Tensor], None]
 """Called with (layer name, activation of shape (batch, channels, height, width)) in the order of computation, and last
-with ("embedding", (batch, channels)). It must not modify the activation."""
+with ("embedding", (batch, channels)). It must not modify the activation. A hook may have a method `need`, see
+`need_of`."""
+
+Need = Literal["channels", "mean", "nothing"]
 
 BLOCK_PARTS = ("residual", "shortcut")
 """Extra activations of an expanded block: `<block>.residual`, which is added, and `<block>.shortcut`, to which it is
@@ -119,6 +122,13 @@ def receptive_field(path: Iterable[tuple[int, int, int]]) -> ReceptiveField:
 
 def no_hook(_name: str, _activation: Tensor) -> None:
     """An activation hook that does nothing."""
+
+
+def need_of(hook: ActivationHook, name: str) -> Need:
+    """What a hook uses of an activation. A network that has to rearrange its activations for a hook may report only the
+    mean over the channels (batch, 1, height, width), or not call the hook, where that suffices."""
+    need: Callable[[str], Need] | None = getattr(hook, "need", None)
+    return need(name) if need else "channels"
 
 
 def parameters(network: nn.Module) -> int:

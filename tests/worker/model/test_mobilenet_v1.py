@@ -12,7 +12,7 @@ from worker.model.activations import ActivationRecorder
 from worker.model.architectures import build_network, parse
 from worker.model.architectures.mobilenet_v1 import MobileNetConfig, MobileNetV1
 from worker.model.architectures.resnet import ResNetConfig
-from worker.model.base import parameters
+from worker.model.base import Need, parameters
 from worker.model.checkpoint import Model, ModelConfig, load_model, save_model
 from worker.model.frontend import FrontendConfig, LogMel
 
@@ -57,6 +57,31 @@ def test_time_is_linear_in_the_columns_of_a_map() -> None:
     torch.testing.assert_close(recorder.maps["layer4.block1"][..., 6:12], first["layer4.block1"].mean(dim=1))
     assert recorder.channels["layer5", "layer5"].shape == (1, 256, 2, 8)
     assert recorder.cam(logits[1:].argmax(dim=1)).shape == (1, 2, 8)
+
+
+@torch.no_grad()
+def test_a_hook_gets_what_it_needs() -> None:
+    """The maps are means over the channels, whether the hook needs these or not; what it does not need is left out."""
+    network, x = small(), torch.randn(2, 1, 64, 250)
+    whole: dict[str, Tensor] = {}
+    network(x, whole.__setitem__)
+    recorder = ActivationRecorder(network, maps=[1], embedding=[], cam=[], channels={"layer2": [0]})
+    network(x, recorder)
+    assert list(recorder.maps) == list(network.structure())
+    for name, shown in recorder.maps.items():
+        torch.testing.assert_close(shown, whole[name][1:].mean(dim=1))
+    assert torch.equal(recorder.channels["layer2", "layer2"], whole["layer2"][:1])
+
+    class OnlyOne(dict[str, Tensor]):
+        def need(self, name: str) -> Need:
+            return "mean" if name == "layer3.block1" else "nothing"
+
+        __call__ = dict.__setitem__
+
+    network(x, some := OnlyOne())
+    assert [(name, list(shown.shape)) for name, shown in some.items()] == [
+        ("layer3.block1", [2, 1, 8, 32]), ("embedding", [2, 256])
+    ]  # fmt: skip
 
 
 @torch.no_grad()

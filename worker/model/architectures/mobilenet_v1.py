@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from otoscope.types import LayerKind
 from worker.model.architectures import register
-from worker.model.base import ActivationHook, ArchitectureConfig, Network, Node, make_head, no_hook, receptive_field
+from worker.model.base import ActivationHook, ArchitectureConfig, Network, Node, make_head, need_of, receptive_field
 
 _STAGES = ((64, 1), (128, 2), (256, 2), (512, 6), (1024, 2))
 """Output channels and number of the depthwise separable convolutions of each resolution. The first of each stage but
@@ -97,23 +97,32 @@ class MobileNetV1(Network):
         self.head = make_head(channels, config)
 
     def forward(self, x: Tensor, hook: ActivationHook | None = None, expanded_blocks: Collection[str] = ()) -> Tensor:
-        report: ActivationHook = hook or no_hook
         x, patches, frames = self._cut(x)  # (batch × patches, 1, mels, patch frames)
         x = self.stem(x)  # (batch × patches, width, mels / 2, patch frames / 2)
-        if hook:
-            report("stem", self._side_by_side(x, patches, frames))
+        if hook is not None:
+            self._report(hook, ["stem"], x, patches, frames)
         for (stage, name, _, _), layer in zip(_LAYERS, self.layers, strict=False):
             x = layer(x)  # in the end (batch × patches, width, mels / 32, patch frames / 32)
-            if hook:
-                shown = self._side_by_side(x, patches, frames)
-                report(name, shown)
-                if name == self._last_of(stage):
-                    report(stage, shown)
+            if hook is not None:
+                self._report(hook, [name, stage] if name == self._last_of(stage) else [name], x, patches, frames)
         of_patches = x.mean(dim=(2, 3))  # (batch × patches, width)
         embedding = of_patches.reshape(-1, patches, of_patches.shape[1]).mean(dim=1)  # (batch, width)
-        report("embedding", embedding)
+        if hook is not None:
+            hook("embedding", embedding)
         logits: Tensor = self.head(embedding)  # (batch, classes)
         return logits
+
+    def _report(self, hook: ActivationHook, names: list[str], x: Tensor, patches: int, frames: int) -> None:
+        """`x` (batch × patches, width, height, columns) under its names. All channels are rearranged only if they are
+        needed: that takes about as long as their computation."""
+        needs = {need_of(hook, name) for name in names}
+        if needs == {"nothing"}:
+            return
+        if "channels" not in needs:
+            x = x.mean(dim=1, keepdim=True, dtype=torch.float32)
+        shown = self._side_by_side(x, patches, frames)
+        for name in names:
+            hook(name, shown)
 
     def _cut(self, x: Tensor) -> tuple[Tensor, int, int]:
         """(batch, 1, mels, frames) -> patches (batch × patches, 1, mels, patch frames), patches of a row, frames."""

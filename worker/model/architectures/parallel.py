@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from worker.model import architectures
 from worker.model.architectures import build_network, register
-from worker.model.base import ActivationHook, ArchitectureConfig, Network, Node, make_head, no_hook
+from worker.model.base import ActivationHook, ArchitectureConfig, Need, Network, Node, make_head, need_of, no_hook
 
 Part = Annotated[SerializeAsAny[ArchitectureConfig], BeforeValidator(architectures.parse)]
 PartName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
@@ -72,7 +72,7 @@ class Parallel(Network):
         embeddings = []
         for name, network in self._named_parts():
             expanded = {block.removeprefix(f"{name}.") for block in expanded_blocks if block.startswith(f"{name}.")}
-            embeddings.append(network(x, hook and _of_part(name, hook), expanded))
+            embeddings.append(network(x, _PartHook(name, hook) if hook is not None else None, expanded))
         embedding = torch.cat(embeddings, dim=1)  # (batch, features of all parts)
         (hook or no_hook)("embedding", embedding)
         logits: Tensor = self.head(embedding)
@@ -107,11 +107,15 @@ class Parallel(Network):
         return [(name, cast(Network, network)) for name, network in self.parts.items()]
 
 
-def _of_part(name: str, hook: ActivationHook) -> ActivationHook:
+class _PartHook:
     """A hook for a part: its layers have its name before theirs, and its embedding is reported with those of others."""
 
-    def report(layer: str, activation: Tensor) -> None:
-        if layer != "embedding":
-            hook(f"{name}.{layer}", activation)
+    def __init__(self, name: str, hook: ActivationHook) -> None:
+        self._name, self._hook = name, hook
 
-    return report
+    def __call__(self, layer: str, activation: Tensor) -> None:
+        if layer != "embedding":
+            self._hook(f"{self._name}.{layer}", activation)
+
+    def need(self, layer: str) -> Need:
+        return need_of(self._hook, f"{self._name}.{layer}")
