@@ -213,7 +213,7 @@ def test_an_unknown_sound_is_not_named(page: Page, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, 5 * RATE)
     classify(page, write(tmp_path / "noise.wav", noise))
     expect(headline(page)).to_have_text("None of the 50 classes of this model")
-    expect(page.locator(".top-class .note")).to_have_text(re.compile(r"^closest: [a-z ]+, \d+ %$"))
+    expect(page.locator(".top-class .note")).to_have_text(re.compile(r"^closest: [a-z ]+, \d+\s%$"))
     expect(page.locator(".sounds .state")).to_have_text("Unknown sound")
     expect(page.locator("#prediction .bars")).to_be_hidden()
     shoot(page, "unknown")
@@ -224,7 +224,7 @@ def test_an_unsure_answer_says_perhaps(page: Page) -> None:
     change_results(page, lambda result: result.update(verdict="unsure"))
     classify(page, SIREN)
     expect(headline(page)).to_have_text("Perhaps siren")
-    expect(page.locator(".top-class .badge")).to_have_text(re.compile(r"^Not sure: \d+(\.\d)? %$"))
+    expect(page.locator(".top-class .badge")).to_have_text(re.compile(r"^Not sure: \d+(\.\d)?\s%$"))
     expect(page.locator(".sounds .state")).to_have_text(re.compile("^perhaps siren, "))
     expect(page.locator("#prediction .bars")).to_be_visible()
 
