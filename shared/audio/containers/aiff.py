@@ -6,7 +6,7 @@ from dataclasses import replace
 from struct import unpack, unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
-from shared.audio.containers.iff import bytes_to_next, chunks_follow, iter_chunks
+from shared.audio.containers.iff import bytes_of_sound, chunks_follow, iter_chunks
 from shared.audio.headers import Decoder, Header, missing
 
 _SAMPLE_FORMATS = {  # by compression type; 42ni and 23ni are in24 and in32 backwards, which is little-endian
@@ -39,13 +39,8 @@ def read_aiff_header(data: bytes, start: int) -> Header:
     offset, size = samples or (len(data), 0)
     if common.decoder is Decoder.PYAV:
         return replace(common, offset=start, truncated=_cut(size, max(len(data) - offset, 0)))
-    held = max(len(data) - offset, 0)
-    if size >= _UNFINISHED or size > held:
-        present = bytes_to_next(data, offset, _NEXT)
-    elif chunks_follow(data, offset + size, ">"):
-        present = size
-    else:  # a size that was never corrected
-        present = bytes_to_next(data, offset, _NEXT, offset + size)
+    stated = size if size < _UNFINISHED else None
+    present = bytes_of_sound(data, offset, stated, lambda end: chunks_follow(data, end, ">"), _NEXT)
     frame = max(common.channels, 0) * common.sample_bytes
     needed = frame * claimed
     if claimed and needed <= present <= needed + _MAX_PADDING:

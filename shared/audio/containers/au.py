@@ -5,7 +5,7 @@ from dataclasses import replace
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioUnsupported
-from shared.audio.containers.iff import bytes_to_next, is_stray
+from shared.audio.containers.iff import bytes_of_sound, is_stray
 from shared.audio.headers import Decoder, Header, missing
 
 _ENCODINGS = {  # by the number in the header: codec, sample format
@@ -34,12 +34,7 @@ def read_au_header(data: bytes, start: int) -> Header:
     at = start + offset
     held = max(len(data) - at, 0)
     unknown = size >= _UNFINISHED or size == 0
-    if unknown or size > held:
-        present = bytes_to_next(data, at, _NEXT)
-    elif is_stray(data, at + size):
-        present = size
-    else:  # a size that was never corrected
-        present = bytes_to_next(data, at, _NEXT, at + size)
+    present = bytes_of_sound(data, at, None if unknown else size, lambda end: is_stray(data, end), _NEXT)
     if encoding in _COMPRESSED:
         codec, bits, decoder = _COMPRESSED[encoding]
         frame = max(channels * bits, 1) / 8

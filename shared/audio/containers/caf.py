@@ -5,7 +5,7 @@ from dataclasses import replace
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
-from shared.audio.containers.iff import bytes_to_next, is_chunk_id, is_stray
+from shared.audio.containers.iff import bytes_of_sound, is_chunk_id, is_stray
 from shared.audio.headers import Decoder, Header, missing
 
 _COMPRESSED = {
@@ -54,12 +54,8 @@ def read_caf_header(data: bytes, start: int) -> Header:
         if truncated and frames is None and not sized:
             raise AudioTruncated(f"{truncated} Its table of packets, which would be behind them, is missing.")
         return replace(header, frames=frames, offset=start, end=min(at, len(data)), truncated=truncated)
-    if claimed < 0 or truncated:
-        size = bytes_to_next(data, begin, _NEXT)
-    elif _chunk_follows(data, begin + claimed):
-        size = claimed
-    else:  # a size that was never corrected
-        size = bytes_to_next(data, begin, _NEXT, begin + claimed)
+    stated = None if claimed < 0 else claimed
+    size = bytes_of_sound(data, begin, stated, lambda end: _chunk_follows(data, end), _NEXT)
     frame = max(header.channels * header.sample_bytes, 1)
     if truncated and header.rate:
         truncated = missing("CAF", claimed, held, "bytes of samples", (claimed - held) / (frame * header.rate))

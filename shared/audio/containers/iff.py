@@ -1,7 +1,7 @@
 """Chunks of IFF files, of which WAV (RIFF) and AIFF are kinds."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt
@@ -50,7 +50,15 @@ def is_stray(data: bytes, at: int) -> bool:
     return tagged or len(data) - at <= _MAX_STRAY or data.count(data[at], at) == len(data) - at
 
 
-def bytes_to_next(data: bytes, at: int, magic: re.Pattern[bytes], start: int | None = None) -> int:
-    """Bytes from there to the next file, which begins with the magic bytes at `start` or later, or to the end."""
-    following = magic.search(data, at if start is None else start)
+def bytes_of_sound(
+    data: bytes, at: int, stated: int | None, belongs: Callable[[int], bool], magic: re.Pattern[bytes]
+) -> int:
+    """Bytes of samples from there: as many as the header states, if what is behind them `belongs` to the file; else up
+    to the next file, which begins with the magic bytes, or to the end. `stated` is None of an unknown size."""
+    start = at
+    if stated is not None and at + stated <= len(data):
+        if belongs(at + stated):
+            return stated
+        start = at + stated  # a size that was never corrected
+    following = magic.search(data, start)
     return (following.start() if following else max(len(data), at)) - at

@@ -1,10 +1,11 @@
 """The header reader of Wave64 (Sony): WAV with chunks named by 16 bytes, of 64-bit sizes."""
 
 import re
+from functools import partial
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated
-from shared.audio.containers.iff import bytes_to_next, is_stray
+from shared.audio.containers.iff import bytes_of_sound, is_stray
 from shared.audio.containers.wav import header_of_sound
 from shared.audio.headers import Header
 
@@ -28,12 +29,8 @@ def read_w64_header(data: bytes, start: int) -> Header:
             at += _HEAD
             unknown = size <= _HEAD or size >= 2**62
             claimed = 0 if unknown else size - _HEAD
-            if unknown or at + claimed > len(data):
-                held = bytes_to_next(data, at, _NEXT)
-            elif _chunk_follows(data, at + claimed + -size % 8):
-                held = claimed
-            else:  # a size that was never corrected
-                held = bytes_to_next(data, at, _NEXT, at + claimed)
+            belongs = partial(_chunk_follows, data, -size % 8)
+            held = bytes_of_sound(data, at, None if unknown else claimed, belongs, _NEXT)
             return header_of_sound("W64", data, fmt, "<", at, held, claimed)
         if size < _HEAD:
             raise AudioCorrupt(f"A Wave64 chunk claims a size of {size} bytes.")
@@ -43,5 +40,5 @@ def read_w64_header(data: bytes, start: int) -> Header:
     raise AudioCorrupt(f"The file has more than {_MAX_CHUNKS:,} chunks.")
 
 
-def _chunk_follows(data: bytes, at: int) -> bool:
-    return data.startswith(_NAMES, at + 10) or is_stray(data, at)
+def _chunk_follows(data: bytes, padding: int, at: int) -> bool:
+    return data.startswith(_NAMES, at + padding + 10) or is_stray(data, at + padding)

@@ -11,7 +11,7 @@ from struct import pack, unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
 from shared.audio.containers.adts import find_adts
-from shared.audio.containers.iff import bytes_to_next, chunks_follow, iter_chunks
+from shared.audio.containers.iff import bytes_of_sound, chunks_follow, iter_chunks
 from shared.audio.containers.tags import tag_size
 from shared.audio.containers.wave_codecs import CODECS, DECODERS, EXTENSIBLE, NMS_BLOCKS, RAW_AAC, SNDFILE_CODECS
 from shared.audio.headers import Decoder, Header, missing
@@ -47,14 +47,10 @@ def read_wav_header(data: bytes, start: int) -> Header:
 
 def _sound(data: bytes, fmt: tuple[int, int], order: str, at: int, claimed: int) -> Header:
     """The header of the sound that begins at that byte."""
-    held = len(data) - at
     unknown = _UNFINISHED <= claimed <= 0xFFFFFFFF or claimed >= 2**63
     unknown = unknown or (claimed == 0 and not chunks_follow(data, at, order))
-    size = claimed
-    if unknown or claimed > held:
-        size = bytes_to_next(data, at, _NEXT)
-    elif not chunks_follow(data, at + claimed, order):  # a size that was never corrected
-        size = bytes_to_next(data, at, _NEXT, at + claimed)
+    stated = None if unknown else claimed
+    size = bytes_of_sound(data, at, stated, lambda end: chunks_follow(data, end, order), _NEXT)
     return header_of_sound("WAV", data, fmt, order, at, size, 0 if unknown else claimed)
 
 
