@@ -72,8 +72,9 @@ class OpenVINOBackend:
             logits, *scores = (self._alone if alone else self._shared)(batch)
             return logits, scores[0] if scores else None, {}
         outputs = self._with_activations(batch)
-        of_all_rows = dict(zip(self._keys, outputs, strict=False))
-        logits, *scores = outputs[len(self._keys) :]
+        kept = len(self._keys)
+        of_all_rows = dict(zip(self._keys, outputs[:kept], strict=True))
+        logits, *scores = outputs[kept:]
         known = scores[0] if scores else None
         activations: Activations = {}
         if request.maps:
