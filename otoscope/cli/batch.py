@@ -9,7 +9,7 @@ from pathlib import Path
 
 from otoscope.calls import Options
 from otoscope.cli.pipes import saved_pipe, saved_stdin
-from otoscope.cli.recordings import SMALL_BYTES, Cutter, is_too_long
+from otoscope.cli.recordings import SMALL_BYTES, Cutter, is_too_long, run_concurrently
 from otoscope.cli.report import Answer, Outcome, Report
 from otoscope.client import AsyncClient
 from otoscope.errors import KeyRefused, KeyRequired, ModelNotFound, OtoscopeError
@@ -105,13 +105,7 @@ async def _classify_many(
                 failed += isinstance(outcome, Exception)
                 report.add(index, name, outcome)
 
-    tasks = [asyncio.create_task(work()) for _ in range(min(parallel, len(names)))]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await run_concurrently(work, min(parallel, len(names)))
     return failed
 
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +31,17 @@ SMALL_BYTES = 1_000_000
 
 _ALL_CLASSES = 1_000  # the largest `top_k`: the class that leads at last may be the tenth in a part
 _MAX_PARALLEL = 4  # parts at once: each may be tens of megabytes
+
+
+async def run_concurrently(work: Callable[[], Coroutine[Any, Any, None]], times: int) -> None:
+    """Raises the first error, once the others are cancelled."""
+    tasks = [asyncio.create_task(work()) for _ in range(times)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Cutter:
@@ -138,13 +149,7 @@ class _Run:
     async def classify(self, parallel: int) -> int:
         """The length of the recording in frames, once all parts are done."""
         self._report()
-        tasks = [asyncio.create_task(self._work()) for _ in range(parallel)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await run_concurrently(self._work, parallel)
         return self._frames if self._recording.frames is None else self._recording.frames
 
     async def _work(self) -> None:
