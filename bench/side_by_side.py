@@ -3,9 +3,9 @@
     .venv/bin/python -m bench.side_by_side --data ../shared/data/esc50-16k --runs runs/side-by-side \
         --part audioset-finetune models/yamnet 0.6 --part probe runs/aisfx 0.4 [--folds 1 2 3 4 5]
 
-A part is a recipe, the model that it goes on from, and its weight (`otoscope models join`). Interrupted or finished
-trainings in --runs are resumed or used. Prints the accuracy of each part and of all of them together by fold, and one
-line of JSON at the end.
+A part is a recipe, the model that it goes on from (`-`: none), and its weight (`otoscope models join`). Interrupted or
+finished trainings in --runs are resumed or used. Prints the accuracy of each part and of all of them together by fold,
+and one line of JSON at the end.
 """
 
 import argparse
@@ -48,8 +48,9 @@ def main() -> None:
 def trained(recipe: str, model: str, fold: int, options: argparse.Namespace) -> Path:
     """The model directory of a training, which is resumed or skipped if it was begun or finished before."""
     run: Path = options.runs / f"{recipe}-{fold}"
-    words = ["train", "--data", str(options.data), "--fold", str(fold), "--recipe", recipe, "--from", model]
-    otoscope(*words, "--out", str(run), *(["--resume"] if run.exists() else []))
+    words = ["train", "--data", str(options.data), "--fold", str(fold), "--recipe", recipe]
+    start = [] if model == "-" else ["--from", model]
+    otoscope(*words, *start, "--out", str(run), *(["--resume"] if run.exists() else []))
     return run
 
 

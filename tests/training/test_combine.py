@@ -100,6 +100,19 @@ def test_networks_side_by_side_can_have_weights(tmp_path: Path) -> None:
             join_models(runs, tmp_path / "other", weights)
 
 
+@torch.no_grad()
+def test_each_network_keeps_its_own_normalisation(tmp_path: Path) -> None:
+    """Of networks that were trained with another mean and standard deviation of the log-mels."""
+    normalised = FrontendConfig(mean=-20.0, std=10.0)
+    runs = [fine_tuned(tmp_path / "first", 0), other_network(tmp_path / "second", frontend=normalised)]
+    join_models(runs, tmp_path / "joined")
+    wave = torch.randn(2, 80_000, generator=torch.Generator().manual_seed(0))
+    first, second, joined = (
+        model.network(model.frontend(wave)) for model in map(load_model, (*runs, tmp_path / "joined"))
+    )
+    torch.testing.assert_close(joined, (first + second) / 2, rtol=2e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -26,6 +26,7 @@ from worker.model.architectures import build_network
 from worker.model.architectures.parallel import ParallelConfig
 from worker.model.base import Network
 from worker.model.checkpoint import Model, ModelConfig, ModelError, load_model, model_name, save_model
+from worker.model.frontend import FrontendConfig
 
 _OF_A_TRAINING = ("recipe", "started_from")
 """Entries of `training` in a config with which a model can be trained again."""
@@ -68,7 +69,12 @@ def join_models(directories: Sequence[Path], out: Path, weights: Sequence[float]
     models = _load(directories, out)
     heads = [_linear(model) for model in models]
     parts = dict(zip(_part_names(models), (model.config.architecture for model in models), strict=True))
-    config = ParallelConfig(classes=len(models[0].config.classes), dropout=(0.0,), parts=parts)
+    inputs = {
+        name: renormalised
+        for name, model in zip(parts, models, strict=True)
+        if (renormalised := _renormalised(models[0].config.frontend, model.config.frontend)) != (1.0, 0.0)
+    }
+    config = ParallelConfig(classes=len(models[0].config.classes), dropout=(0.0,), parts=parts, inputs=inputs)
     network = build_network(config)
     state = {
         f"parts.{name}.{key}": value
@@ -109,12 +115,21 @@ def _check(first: ModelConfig, other: ModelConfig) -> None:
     for what, ours, theirs in (
         ("classes", first.classes, other.classes),
         ("kinds of answers", first.multi_label, other.multi_label),
-        ("front ends", first.frontend, other.frontend),
+        ("front ends", _unnormalised(first.frontend), _unnormalised(other.frontend)),
         ("held-out folds", trained.get("test_fold"), also.get("test_fold")),
         ("training clips", trained.get("data", {}).get("digest"), also.get("data", {}).get("digest")),
     ):
         if ours != theirs:
             raise RunError(f"{first.name} and {other.name} have different {what}")
+
+
+def _unnormalised(frontend: FrontendConfig) -> FrontendConfig:
+    return frontend.model_copy(update={"mean": 0.0, "std": 1.0})
+
+
+def _renormalised(given: FrontendConfig, wanted: FrontendConfig) -> tuple[float, float]:
+    """(a, b): a · x + b of a log-mel x that is normalised as `given` states is normalised as `wanted` states."""
+    return given.std / wanted.std, (given.mean - wanted.mean) / wanted.std
 
 
 def _write(models: Sequence[Model], network: Network, changes: dict[str, Any], out: Path) -> ModelConfig:

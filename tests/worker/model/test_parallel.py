@@ -76,3 +76,16 @@ def test_the_config_is_read_back() -> None:
 def test_what_is_no_set_of_networks_is_refused(parts: object) -> None:
     with pytest.raises(ValidationError):
         ParallelConfig.model_validate({"classes": 5, "parts": parts})
+
+
+@torch.no_grad()
+def test_the_input_of_a_part_can_be_rescaled() -> None:
+    plain, x = small(), torch.randn(1, 1, 64, 96)
+    rescaled = small(inputs={"columns": (2.0, -1.0)})
+    rescaled.load_state_dict(plain.state_dict())
+    patches, columns = (part for part in plain.parts.values() if isinstance(part, Network))
+    expected = plain.head(torch.cat([patches(x), columns(x * 2.0 - 1.0)], dim=1))
+    torch.testing.assert_close(rescaled(x), expected)
+    assert parse(rescaled.config.model_dump(mode="json")) == rescaled.config
+    with pytest.raises(ValidationError, match="inputs of other"):
+        small(inputs={"other": (1.0, 0.0)})

@@ -2,7 +2,8 @@
 classifies all of them together.
 
 Networks that were pretrained on different recordings make different errors, and one linear layer on their embeddings
-side by side can be the mean of what each has learned (`otoscope models join`). They share the front end of the model.
+side by side can be the mean of what each has learned (`otoscope models join`). They share the front end of the model,
+but for the mean and the standard deviation by which its log-mels are normalised.
 """
 
 from collections.abc import Collection, Mapping
@@ -28,6 +29,9 @@ class ParallelConfig(ArchitectureConfig):
     type: Literal["parallel"] = "parallel"
     parts: dict[PartName, Part] = Field(min_length=2)
     """Name -> network without its head, in the order of computation; a layer is called `<name>.<layer>`."""
+    inputs: dict[PartName, tuple[float, float]] = {}
+    """Name -> (a, b) of parts that were trained on log-mels of another mean and standard deviation than those of the
+    model's front end: their input is a · x + b."""
 
     @model_validator(mode="before")
     @classmethod
@@ -42,6 +46,12 @@ class ParallelConfig(ArchitectureConfig):
             return {**values, **shared} if isinstance(values, Mapping) else values
 
         return {**value, "parts": {name: without_head(part) for name, part in value["parts"].items()}}
+
+    @model_validator(mode="after")
+    def _inputs_of_parts(self) -> "ParallelConfig":
+        if unknown := self.inputs.keys() - self.parts.keys():
+            raise ValueError(f"inputs of {', '.join(sorted(unknown))}, which is none of the parts")
+        return self
 
     @property
     def title(self) -> str:
@@ -72,7 +82,8 @@ class Parallel(Network):
         embeddings = []
         for name, network in self._named_parts():
             expanded = {block.removeprefix(f"{name}.") for block in expanded_blocks if block.startswith(f"{name}.")}
-            embeddings.append(network(x, _PartHook(name, hook) if hook is not None else None, expanded))
+            own = self._input_of(name, x)
+            embeddings.append(network(own, _PartHook(name, hook) if hook is not None else None, expanded))
         embedding = torch.cat(embeddings, dim=1)  # (batch, features of all parts)
         (hook or no_hook)("embedding", embedding)
         logits: Tensor = self.head(embedding)
@@ -102,6 +113,12 @@ class Parallel(Network):
         from_the_end = zip_longest(*(reversed(network.trunk()) for _, network in self._named_parts()))
         stages = [nn.ModuleList(stage for stage in stages if stage is not None) for stages in from_the_end]
         return list(reversed(stages))
+
+    def _input_of(self, name: str, x: Tensor) -> Tensor:
+        if name not in self.config.inputs:
+            return x
+        factor, summand = self.config.inputs[name]
+        return x * factor + summand
 
     def _named_parts(self) -> list[tuple[str, Network]]:
         return [(name, cast(Network, network)) for name, network in self.parts.items()]
