@@ -86,7 +86,7 @@ def command_options(values: Iterable[tuple[str, object]]) -> str:
     return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in values if value)
 
 
-def interrupted(saved: bool, out: Path, command: str) -> NoReturn:
+def interrupted(saved: bool, out: Path | None, command: str) -> NoReturn:
     """End after Ctrl-C: print by which command a run in `out` goes on, if anything of it is saved."""
     if saved:
         print(f"\nStopped and saved in {out}: {command} continues from there.", file=sys.stderr)

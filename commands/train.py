@@ -6,7 +6,7 @@ Modules that need torch are imported inside the commands.
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,9 @@ from commands.options import (
     parse_fold,
     recipe_and_start,
 )
+
+if TYPE_CHECKING:
+    from training.data.base import Fold
 
 
 def train(
@@ -54,7 +57,8 @@ def train(
 ) -> None:
     """Train a network by a recipe. Ctrl-C saves a checkpoint, --resume continues from it. Without a recipe, look at the
     data and propose one. Several processes: torchrun --standalone --nproc-per-node N -m otoscope train ..."""
-    from training.data.base import fold_name, most_folds
+    from training.data.base import most_folds
+    from training.data.custom.manifest import MANIFEST
     from training.eval.answer_report import measure_model
     from training.eval.evaluate import evaluate as evaluate_model
     from training.eval.model_card import record_accuracy
@@ -62,28 +66,33 @@ def train(
     from training.fit import processes
     from training.fit.history import CURVE
     from training.fit.loop import train as run
-    from training.fit.run_state import resumable
+    from training.fit.run_state import check_run_folder, resumable
     from training.fit.trackers import TENSORBOARD
     from worker.inference.malloc import keep_freed_memory
 
     keep_freed_memory()
+    if out:
+        check_run_folder(out, resume)
     if recipe is None:
         if changes or teacher or resume:
             raise typer.BadParameter("needed with --set, --teacher and --resume", param_hint="--recipe")
         recipe, start, changes = _propose(data, fold, start, out)
     chosen, model = recipe_and_start(recipe, changes, start)
+    if data and (data / MANIFEST).is_file():  # its sounds are decoded before its folds are known: there is one
+        out = out or _default_out(chosen.name, "test")
+        check_run_folder(out, resume)
     with processes.joined():
-        dataset = processes.first_alone(lambda: load_data(data, chosen.frontend, chosen.segments))
-        test_fold = parse_fold(fold, dataset)
-        out = out or Path("runs") / f"{chosen.name}-{fold_name(test_fold).replace(' ', '')}"
         try:
+            dataset = processes.first_alone(lambda: load_data(data, chosen.frontend, chosen.segments))
+            test_fold = parse_fold(fold, dataset)
+            out = out or _default_out(chosen.name, test_fold)
             run(
                 chosen, dataset, test_fold, out,
                 teachers=teacher or (), pretrained=model, resume=resume, threshold_fold=test_fold,
                 trackers=(TENSORBOARD, *(track or ())),
             )  # fmt: skip
         except KeyboardInterrupt:
-            interrupted(resumable(out), out, "the same command with --resume")
+            interrupted(out is not None and resumable(out), out, "the same command with --resume")
         if not processes.is_first():
             return
     print(f"The model {chosen.name} is in {out}")
@@ -103,6 +112,12 @@ def train(
     if folds := 0 if teacher else most_folds(dataset):
         again = f"otoscope evaluate {shlex.quote(f'{out}-folds')} {command_options(same)} --folds {folds}"
         print(f"The accuracy of one split depends on chance; by folds: {again}")
+
+
+def _default_out(recipe: str, fold: "Fold") -> Path:
+    from training.data.base import fold_name
+
+    return Path("runs") / f"{recipe}-{fold_name(fold).replace(' ', '')}"
 
 
 def _propose(

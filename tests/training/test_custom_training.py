@@ -101,6 +101,27 @@ def test_from_folder_to_model(sounds: Path, tmp_path: Path) -> None:
     assert "trained on the train set; the val set is used for early stopping and calibration; no recording" in page
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_folder_that_holds_a_run_is_refused_before_anything_is_decoded(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding may take an hour; that the folder is taken, or has nothing to resume, is known before."""
+    monkeypatch.chdir(tmp_path)
+    write_class_folders(tmp_path / "mine", "dog", "rain")
+    run("data", "import", "mine", "--to", "sounds")
+    run("data", "split", "sounds")
+    recipe, out = tmp_path / "tiny.yaml", Path("runs/taken" if named else "runs/tiny-testset")
+    recipe.write_text(to_yaml(TINY))
+    command = ["train", "--data", "sounds", "--recipe", str(recipe), *(("--out", str(out)) if named else ())]
+    nothing = CliRunner().invoke(app, [*command, "--resume"])
+    assert f"{out} holds no run to resume" in str(nothing.exception)
+    out.mkdir(parents=True)
+    (out / "config.json").write_text("{}")
+    taken = CliRunner().invoke(app, command)
+    assert f"{out} already holds a run" in str(taken.exception)
+    assert not [*Path("sounds/cache").rglob("waveforms.npy")]
+
+
 def test_use_of_the_val_set(sounds: Path, tmp_path: Path) -> None:
     """Early stopping, which then needs no hold-out; without patience calibration only, as the model card states."""
     dataset = load_custom_dataset(sounds, TINY.frontend)

@@ -40,12 +40,12 @@ from training.fit.probe import fit_probe
 from training.fit.run_state import (
     Progress,
     RunState,
+    check_run_folder,
     delete_checkpoint,
     has_run,
     is_finished,
     lock_run,
     open_run,
-    resumable,
     run_identity,
     teacher_directory,
     written,
@@ -116,6 +116,7 @@ class _Run:
 
 def _train(run: _Run, resume: bool, on_epoch: OnEpoch | None, tracking: Trackers) -> ModelConfig:
     recipe, dataset, test_fold, out = run.recipe, run.dataset, run.test_fold, run.out
+    check_run_folder(out, resume)
     check_frozen_trunk(recipe, run.pretrained)
     check_parts(recipe)
     first = processes.is_first()
@@ -336,8 +337,6 @@ def train_teacher(
 
     It starts from the same pretrained model as the student, if there is one. A finished teacher is not trained again.
     """
-    if resume and not resumable(out):
-        raise RunError(f"{out} holds no run to resume")
     folder = teacher_directory(out)
     taught = load_recipe(recipe)
     tqdm.write(

@@ -169,6 +169,14 @@ def resumable(out: Path) -> bool:
     return has_run(out) or has_run(teacher_directory(out))
 
 
+def check_run_folder(out: Path, resume: bool) -> None:
+    """Raises RunError if a folder holds a run already, or none to `resume`: known before anything is decoded."""
+    if resume and not resumable(out):
+        raise RunError(f"{out} holds no run to resume")
+    if not resume and has_run(out):
+        raise RunError(f"{out} already holds a run: resume it, or choose another folder")
+
+
 def is_finished(out: Path, identity: dict[str, Any]) -> bool:
     """Whether the folder holds the finished model of this run. Raises RunError for the model of another run.
 
@@ -196,14 +204,10 @@ def _is_same_run(saved: dict[str, Any], identity: dict[str, Any]) -> bool:
 
 
 def open_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any] | None:
-    """The checkpoint to resume from, or None for a new run in an empty, locked folder. Raises RunError."""
-    path = out / CHECKPOINT
+    """The checkpoint to resume from, or None for a new run. Raises RunError."""
     if not resume:
-        if path.exists() or (out / CONFIG).exists():
-            raise RunError(f"{out} already holds a run: resume it, or choose another folder")
         return None
-    if not path.is_file():
-        raise RunError(f"{out} holds no run to resume")
+    path = out / CHECKPOINT
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many types for damaged files
