@@ -205,6 +205,7 @@ def fetch_esc50(
 def _report_import(dataset: Path, result: "ImportResult") -> None:
     from collections import Counter
 
+    from training.data.custom.ingest import describe_accepted
     from training.data.custom.manifest import read_manifest
 
     items, quoted = read_manifest(dataset, missing_ok=True), shlex.quote(str(dataset))
@@ -220,7 +221,7 @@ def _report_import(dataset: Path, result: "ImportResult") -> None:
         print(f"Split as the folders are: {sizes}; `otoscope data split {quoted}` makes another one")
         _list("Re-encoded copies on two sides of it", result.split.copies)
     _list("One sound under two labels", result.conflicts)
-    _list("Skipped", result.skipped)
+    _list(f"Skipped ({describe_accepted()})" if result.foreign else "Skipped", result.skipped)
     if len(counts) == 1:
         print("This is one class; training needs at least two.")
     else:

@@ -27,7 +27,7 @@ def probe(
     """
     limits = limits or AudioLimits()
     if not data:
-        raise AudioEmpty(f"The upload is empty. Accepted: {describe_formats(limits.formats)}.")
+        raise AudioEmpty(f"The file is empty. Accepted: {describe_formats(limits.formats)}.")
     if header is None:
         header = read_header(data, limits.formats)
     if header.container not in limits.formats:

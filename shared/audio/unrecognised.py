@@ -1,4 +1,4 @@
-"""What an upload of no accepted format looks like, for the error message."""
+"""What a file of no accepted format looks like, for the error message."""
 
 from otoscope.errors import AudioUnsupported, NotAudio
 
@@ -29,10 +29,10 @@ def unrecognised(data: bytes, start: int, accepted: str) -> NotAudio | AudioUnsu
     """The error for a file that is of no accepted format; `start` is behind its tags, `accepted` lists the formats."""
     for signature, name in _OTHER_SOUND.items():
         if data.startswith(signature, start):
-            return AudioUnsupported(f"The upload starts like {name}, which is not accepted. Accepted: {accepted}.")
+            return AudioUnsupported(f"The file starts like {name}, which is not accepted. Accepted: {accepted}.")
     if start and not data[:start].isspace():
-        return NotAudio(f"Behind its tag the upload has {_looks_like(data[start:])}, and no sound.")
-    return NotAudio(f"The upload starts like {_looks_like(data)}, not like a sound file.")
+        return NotAudio(f"Behind its tag the file has {_looks_like(data[start:])}, and no sound.")
+    return NotAudio(f"The file starts like {_looks_like(data)}, not like a sound file.")
 
 
 def _looks_like(data: bytes) -> str:

@@ -94,8 +94,9 @@ def test_unusable_files_are_skipped(tmp_path: Path) -> None:
         "unnamed.wav",
     }
     assert reasons["unnamed.wav"] == "its class has no name"
-    assert "the file name has no audio extension" in reasons["notes.txt"]
-    assert "Accepted: WAV" in reasons["page.wav"]
+    assert reasons["notes.txt"] == "the file name has no audio extension"
+    assert reasons["page.wav"] == "The file starts like HTML or XML, not like a sound file."
+    assert reasons["empty.wav"] == "The file is empty."
     assert "No such file" in reasons["gone.wav"]
     assert reasons["bird"] == "a class folder without sounds"
 
@@ -113,7 +114,10 @@ def test_invalid_folders(tmp_path: Path) -> None:
         import_folder(tmp_path / "flat", root)
     (tmp_path / "bad" / "dog").mkdir(parents=True)
     (tmp_path / "bad" / "dog" / "x.wav").touch()
-    with pytest.raises(DatasetError, match=r"no usable sound; first: .*x\.wav: The upload is empty"):
+    with pytest.raises(DatasetError, match=r"no usable sound; first: .*x\.wav: The file is empty$"):
+        import_folder(tmp_path / "bad", root)
+    (tmp_path / "bad" / "dog" / "x.wav").write_text("<html>")
+    with pytest.raises(DatasetError, match=r"not like a sound file; accepted: WAV, FLAC, .*NIST\)$"):
         import_folder(tmp_path / "bad", root)
     (tmp_path / "mine" / "cache").mkdir(parents=True)
     with pytest.raises(DatasetError, match="cache is in the way"):

@@ -99,7 +99,7 @@ def test_duplicate_in_the_manifest(root: Path, tmp_path: Path) -> None:
 def test_nothing_to_report(root: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "mine").rglob("*.wav"):
         path.write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"none of the 8 sounds is usable; first: .*The upload is empty"):
+    with pytest.raises(DatasetError, match=r"none of the 8 sounds is usable; first: .*The file is empty"):
         write_dataset_report(root, tmp_path / "out")
 
 
@@ -131,11 +131,14 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     src = write_class_folders(Path("mine"), "dog", "rain", takes=12)
     (src / "dog" / "notes.txt").touch()
+    (src / "dog" / "page.wav").write_text("<html>")
     (src / "dog" / "twin.wav").write_bytes((src / "dog" / "dog0-0.wav").read_bytes())
     output = run("import", "mine", "--to", "sounds", "--group", r"(\w+)-\d+|twin").output
     assert "24 sounds added, 0 already imported; sounds now has 24:\ndog 12, rain 12\n" in output
-    assert "Skipped: 2" in output
+    assert "Skipped (accepted: WAV, FLAC, " in output
+    assert "NIST)): 3" in output
     assert "notes.txt: the file name has no audio extension" in output
+    assert output.count("FLAC") == 2  # also in Ogg: the list is not repeated for each file
     again = run("import", "mine", "--to", "sounds", "--group", r"^([a-z]+\d*)").output
     assert "0 sounds added, 24 already imported" in again
     assert "Duplicates, kept once: 1" in again

@@ -300,7 +300,7 @@ def test_drive_folder(drive: Site, tmp_path: Path) -> None:
         "lost.wav: ",
         "notes.txt: the file name has no audio extension",
         "loose.wav: is not in a",
-        "Accepted: WAV",
+        "not like a sound file",
     ):
         assert reason in given
 

@@ -154,7 +154,7 @@ def import_events(
                 name=f"{Path(file.parts[-1]).stem}-{at}.flac",
             )  # fmt: skip
     except AudioError as error:
-        writer.skip(file.shown, str(error))
+        writer.skip(file.shown, error)
     except OSError as error:
         writer.skip(file.shown, error.strerror or str(error))
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
-from otoscope.errors import AudioError
+from otoscope.errors import AudioError, AudioUnsupported, NotAudio
 from shared.audio.formats import FORMATS, describe_formats
 from shared.audio.probe import probe
 from training.data.custom.labels import normalise_label
@@ -33,6 +33,7 @@ from training.data.custom.split import SplitInfo
 from training.errors import DatasetError
 
 AUDIO_SUFFIXES = {extension for each in FORMATS for extension in each.extensions}
+_NO_EXTENSION = "the file name has no audio extension"
 MAX_FILE_BYTES = 1 << 32  # bytes per file, the limit of WAV; twelve hours of one channel at 48 kHz and 16 bits
 
 
@@ -44,6 +45,7 @@ class ImportResult:
     unchanged: int = 0  # already imported by an earlier call
     duplicates: list[str] = field(default_factory=list)  # messages about sounds that are in the data set already
     skipped: list[str] = field(default_factory=list)  # messages about skipped files, with the reason
+    foreign: bool = False  # whether some of them are of no accepted format
     split: SplitInfo | None = None  # that of the folders, if these were `train`, `val` and `test`
     conflicts: list[str] = field(default_factory=list)  # messages about sounds that are listed under two labels
 
@@ -91,7 +93,7 @@ class DatasetWriter:
         try:
             probe(data, IMPORT_LIMITS, strict=True)
         except AudioError as error:
-            self.skip(origin, str(error))
+            self.skip(origin, error)
             return
         digest = hashlib.sha256(data).hexdigest()
         if existing := self._by_digest.get(digest) or self._contradicted.get(digest):
@@ -103,8 +105,10 @@ class DatasetWriter:
         self._set(ManifestEntry(file, label, source, origin, digest))
         self.result.added += 1
 
-    def skip(self, what: object, why: str) -> None:
-        self.result.skipped.append(f"{what}: {why}")
+    def skip(self, what: object, why: str | AudioError) -> None:
+        """The accepted formats are not listed for each file: `describe_accepted` does it for all."""
+        self.result.foreign |= why == _NO_EXTENSION or isinstance(why, NotAudio | AudioUnsupported)
+        self.result.skipped.append(f"{what}: {str(why).partition(' Accepted: ')[0]}")
 
     def save(self) -> None:
         """Write the manifest. Raises DatasetError."""
@@ -115,7 +119,8 @@ class DatasetWriter:
         if not self._entries:
             reasons = [*self.result.skipped, *(f"two labels: {pair}" for pair in self.result.conflicts)]
             first = f"; first: {reasons[0]}" if reasons else ""
-            raise DatasetError(f"{src} has no usable sound{first}")
+            accepted = f"; {describe_accepted()}" if self.result.foreign else ""
+            raise DatasetError(f"{src} has no usable sound{first.removesuffix('.')}{accepted}")
         self.save()
         return self.result
 
@@ -182,9 +187,12 @@ def open_for_import(root: Path) -> Iterator[DatasetWriter]:
 
 def rejection_reason(name: str) -> str | None:
     """Why a file with this name is not opened at all; None if it may be a sound."""
-    if PurePath(name).suffix.lower() not in AUDIO_SUFFIXES:
-        return f"the file name has no audio extension; accepted: {describe_formats()}"
-    return None
+    return None if PurePath(name).suffix.lower() in AUDIO_SUFFIXES else _NO_EXTENSION
+
+
+def describe_accepted() -> str:
+    """The accepted formats, for a message."""
+    return f"accepted: {describe_formats()}"
 
 
 def _manifest_path(root: Path, path: Path) -> str:
