@@ -220,7 +220,7 @@ def _report_import(dataset: Path, result: "ImportResult") -> None:
         )
         print(f"Split as the folders are: {sizes}; `otoscope data split {quoted}` makes another one")
         _list("Re-encoded copies on two sides of it", result.split.copies)
-    _list("One sound under two labels", result.conflicts)
+    _list("One sound under two labels; remove the wrong file and import again", result.conflicts)
     _list(f"Skipped ({describe_accepted()})" if result.foreign else "Skipped", result.skipped)
     if len(counts) == 1:
         print("This is one class; training needs at least two.")

@@ -170,7 +170,7 @@ def _cross_validate(out: Path, data: Path | None, folds: int, recipe: "Recipe", 
     print(as_markdown(report).split("\n", 2)[2])
     print(headline(report))
     print(f"95 % interval by source ({report.sources} sources) {interval(report.interval_95_sources)}")
-    if warning := seen_warning(report.seen_clips, report.clips):
+    if warning := seen_warning(report.seen_files, report.clips, "folds.json"):
         print(warning)
     print(f"Reports, models and labels: {out}")
 

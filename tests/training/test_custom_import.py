@@ -191,7 +191,7 @@ def test_duplicates(tmp_path: Path) -> None:
     assert again.conflicts[1].startswith(f"{pair}, which it stays: correct ")
     assert (root / "items.csv").read_bytes() == before
     other = import_folder(src, tmp_path / "other")
-    assert (other.added, len(other.conflicts), other.conflicts[1]) == (7, 2, pair)
+    assert (other.added, len(other.conflicts), other.conflicts[1]) == (7, 2, f"{pair}: both are left out")
     origins = {Path(item.origin).name for item in read_manifest(tmp_path / "other")}
     assert origins.isdisjoint({"dog1-1.wav", "yyy.wav", "zzz.wav"})
     assert import_folder(src, tmp_path / "other").conflicts == other.conflicts, "also when it is continued"

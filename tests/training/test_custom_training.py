@@ -22,7 +22,7 @@ from training.data.fingerprint import TRAINING_SOUNDS
 from training.errors import DatasetError, EvaluationError, RunError
 from training.eval.evaluate import evaluate
 from training.eval.model_card import record_accuracy
-from training.eval.report import summarise, write_report
+from training.eval.report import seen_warning, summarise, write_report
 from training.export.quantise import quantise
 from training.fit.distillation import load_teachers
 from training.fit.loop import train
@@ -244,14 +244,14 @@ def test_training_sounds_are_recognised_under_another_name(sounds: Path, tmp_pat
     train(changed(TINY, epochs=1), load_custom_dataset(sounds, TINY.frontend), "test", out)
     same = evaluate(out, load_custom_dataset(renamed, TINY.frontend))
     assert not same.trained_on
-    assert same.seen == 0
+    assert not same.seen
     write_split(renamed, val=0.3, test=0.3, seed=2)
     other = load_custom_dataset(renamed, TINY.frontend)
     with pytest.raises(EvaluationError, match=r"was trained on \d+ of the \d+ files, by their sound, first .*wav"):
         evaluate(out, other)
     allowed = evaluate(out, other, allow_training_fold=True)
     assert allowed.trained_on
-    assert 0 < summarise(allowed).seen_clips == allowed.seen < len(allowed.truth)
+    assert 0 < summarise(allowed).seen_clips == len(allowed.seen) < len(allowed.truth)
 
 
 def test_prepare_for_a_fine_tuning(sounds: Path, tmp_path: Path) -> None:
@@ -276,9 +276,14 @@ def test_sounds_of_the_pretrained_model_count_as_seen(sounds: Path, tmp_path: Pa
     again = load_custom_dataset(renamed, TINY.frontend)
     train(changed(TINY, epochs=1), again, "test", second, pretrained=load_pretrained(first))
     evaluation = evaluate(second, again)
-    assert 0 < evaluation.seen < len(evaluation.truth)
+    seen = evaluation.seen
+    assert 3 < len(seen) < len(evaluation.truth)
     mine = run("evaluate", second, "--data", renamed)
-    assert f"WARNING: the sound of {evaluation.seen} of the {len(evaluation.truth)} clips" in mine.output
+    assert f"WARNING: the sound of {len(seen)} of the {len(evaluation.truth)} clips" in mine.output
+    assert f"as well: {', '.join(seen[:3])} and {len(seen) - 3} more, which report.json lists" in mine.output
+    report = json.loads((second / "evaluation" / "report.json").read_text())
+    assert report["seen_files"] == list(seen)
+    assert seen_warning(("a.wav", "b.wav"), 9).endswith("as well: a.wav, b.wav")
 
 
 def test_moved_recordings_keep_the_digest(tmp_path: Path) -> None:

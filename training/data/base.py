@@ -125,6 +125,10 @@ class Dataset:
         """Whether nothing of it is for training: a custom data set without a split."""
         return self.folds == ("test",)
 
+    def named(self, path: Path) -> str:
+        """A file as reports name it: relative to the folder of the data set if it is inside."""
+        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+
     def in_classes(self, classes: tuple[str, ...]) -> Self:
         """The same clips with the labels of a model that has more classes; unchanged if the model lacks one of them."""
         if self.classes == classes or not set(self.classes) <= set(classes):

@@ -48,6 +48,7 @@ class CrossValidationReport(BaseModel):
     sources: int  # clips of one machine or speaker have one source
     interval_95_sources: tuple[float, float]  # Wilson, of the effective number of clips
     seen_clips: int = 0  # clips whose very sound is in the training data of their network, as in a pretrained one
+    seen_files: tuple[str, ...] = ()  # these
     mean_average_precision: float | None = None  # mean over the folds, of a multi-label data set
     calibration_error: float
 
@@ -132,7 +133,8 @@ def summarise(recipe: Recipe, dataset: Dataset, evaluations: Sequence[Evaluation
         interval_95=wilson_interval(correct, clips),
         sources=len(set(sources)),
         interval_95_sources=source_interval(np.concatenate([one.predicted for one in evaluations]) == truth, sources),
-        seen_clips=sum(one.seen for one in evaluations),
+        seen_clips=sum(len(one.seen) for one in evaluations),
+        seen_files=tuple(name for one in evaluations for name in one.seen),
         calibration_error=calibration_error(truth, probabilities),
     )
 

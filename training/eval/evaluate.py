@@ -40,7 +40,7 @@ class Evaluation:
     dataset: Dataset
     fold: Fold
     trained_on: bool  # whether these clips are, or may be, in the training data of one of the models
-    seen: int  # files with a window that is in the training data of one of the models
+    seen: tuple[str, ...]  # files with a window that is in the training data of one of the models
     chosen_by: bool  # whether early stopping or calibration used these clips: slightly optimistic
     precision: Precision
     device: str
@@ -209,10 +209,10 @@ def evaluate(
             raise EvaluationError(_class_mismatch(model.config.classes, dataset))
     _, clips = dataset.split(fold)
     files = dataset.recordings(fold)
-    seen: set[Path] = set()
+    seen: dict[Path, None] = {}  # each once, in order
     for path, model in zip(paths, models, strict=True):
         found = seen_files(path, model.config, dataset, clips)
-        seen.update(found)
+        seen |= dict.fromkeys(found)
         # Twins within the data set of the model are a fault of its split: they are counted, as in the official folds.
         if found and model.config not in leaked and not _is_own_split(model.config, dataset):
             leaked.append(model.config)
@@ -236,7 +236,7 @@ def evaluate(
         dataset=dataset,
         fold=fold,
         trained_on=bool(leaked),
-        seen=len(seen),
+        seen=tuple(map(dataset.named, seen)),
         chosen_by=not new
         and any(held_out_fold(one.config) != fold for one in models if not of_another_project(one.config)),
         precision=precision,

@@ -21,6 +21,7 @@ from training.eval.predict import Precision
 from worker.pipeline.answer import class_thresholds, decide
 
 MAX_ROWS = 10  # rows of the table of confusions
+_NAMED = 3  # files in a warning
 RELIABILITY = "reliability.png"
 PREDICTIONS = "predictions.csv"
 
@@ -41,6 +42,7 @@ class EvaluationReport(BaseModel):
     chosen_by: bool  # the clips were used for early stopping or calibration: slightly optimistic
     crossing_clips: int  # clips of the fold whose source recording also occurs in another fold
     seen_clips: int = 0  # clips whose very sound is in the training data; 0 for a model without digests of it
+    seen_files: tuple[str, ...] = ()  # these
     precision: Precision
     device: str
     clips: int  # recordings: each file counts once
@@ -99,7 +101,8 @@ def summarise(evaluation: Evaluation, answers: AnswerReport | None = None) -> Ev
         trained_on=evaluation.trained_on,
         chosen_by=evaluation.chosen_by,
         crossing_clips=len(evaluation.dataset.crossing_clips(evaluation.fold)),
-        seen_clips=evaluation.seen,
+        seen_clips=len(evaluation.seen),
+        seen_files=evaluation.seen,
         precision=evaluation.precision,
         device=evaluation.device,
         clips=clips,
@@ -159,20 +162,18 @@ def write_report(evaluation: Evaluation, out: Path, answers: AnswerReport | None
 def _write_predictions(path: Path, evaluation: Evaluation) -> None:
     """One row for each recording. Verdict and start, in seconds, of the deciding window are those of the model itself
     with its stored thresholds; an ensemble has none."""
-    names, root = evaluation.config.classes, evaluation.dataset.root
+    names = evaluation.config.classes
     confidences = evaluation.probabilities
     (first, *others), config = evaluation.answered, evaluation.config.answers
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "truth", "answer", "confidence", "verdict", "start"])
         for one, row in zip(first, confidences, strict=True):
-            sound = one.sound.path or Path()
-            name = sound.relative_to(root) if sound.is_relative_to(root) else sound
             own = decide(one.answer, one.active, config, seconds=one.seconds)
             of_one = ("", "") if others else (own, f"{one.start:.3f}")
             table.writerow(
                 [
-                    name,
+                    evaluation.dataset.named(one.sound.path or Path()),
                     ";".join(names[label] for label in one.sound.labels),
                     names[row.argmax()],
                     f"{row.max():.4f}",
@@ -196,9 +197,14 @@ def headline(report: EvaluationReport) -> str:
     return f"{report.model} on {report.data}, {fold_name(report.fold)}: {share}{seen}"
 
 
-def seen_warning(seen: int, clips: int) -> str:
-    """For the command line, if sounds of the training are among the measured ones; otherwise empty."""
-    return f"WARNING: the sound of {seen} of the {clips} clips is in the training data as well" if seen else ""
+def seen_warning(seen: Sequence[str], clips: int, file: str = "report.json") -> str:
+    """For the command line, if sounds of the training are among the measured ones; otherwise empty. `file` has all of
+    them."""
+    if not seen:
+        return ""
+    more = f" and {len(seen) - _NAMED} more, which {file} lists" if len(seen) > _NAMED else ""
+    shown = ", ".join(seen[:_NAMED])
+    return f"WARNING: the sound of {len(seen)} of the {clips} clips is in the training data as well: {shown}{more}"
 
 
 def silent_note(report: EvaluationReport) -> str:
@@ -213,7 +219,7 @@ def silent_note(report: EvaluationReport) -> str:
 
 def notes(report: EvaluationReport) -> list[str]:
     """What has to be known about the accuracy, to print below it."""
-    return [note for note in (silent_note(report), seen_warning(report.seen_clips, report.clips)) if note]
+    return [note for note in (silent_note(report), seen_warning(report.seen_files, report.clips)) if note]
 
 
 def as_markdown(report: EvaluationReport) -> str:

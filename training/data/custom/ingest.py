@@ -130,7 +130,7 @@ class DatasetWriter:
             kept = entry.sha256 in self._earlier
             self.result.conflicts.append(
                 f"{origin} as {label!r}, {entry.origin} as {entry.label!r}"
-                f"{f', which it stays: correct {self.root / MANIFEST} otherwise' if kept else ''}"
+                f"{f', which it stays: correct {self.root / MANIFEST} otherwise' if kept else ': both are left out'}"
             )
             if not kept and entry.file in self._entries:
                 del self._entries[entry.file]
