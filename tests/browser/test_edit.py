@@ -254,6 +254,23 @@ def test_the_part_that_matters_is_found(page: Page, tmp_path: Path) -> None:
     assert problems(page) == []
 
 
+def test_no_part_matters_for_a_class_that_is_not_heard(classified: Page) -> None:
+    """A confidence of 0.0 % cannot fall: that is said, and nothing is measured."""
+    classified.get_by_role("button", name="Show all 50").click()
+    bar = classified.locator("#prediction .bars button").last
+    name = bar.locator(".class").inner_text()
+    bar.click()
+    expect(classified.locator(".colour-controls .cam-note")).to_contain_text(name, timeout=60_000)
+    sent: list[str] = []
+    classified.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    matters = classified.get_by_role("button", name="Which part matters?")
+    matters.click()
+    said = f"The confidence of {name} is too low here for any part to matter."
+    expect(classified.locator(".colour-controls .occlusion")).to_have_text(said)
+    expect(matters).to_have_attribute("aria-pressed", "false")
+    assert not sent
+
+
 def test_a_finger_edits(open_page: Open) -> None:
     """On a narrow screen with touch the tools fit, and a drag of one finger selects the region."""
     page = open_page(width=390, has_touch=True, is_mobile=True)

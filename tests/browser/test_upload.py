@@ -166,17 +166,21 @@ def test_sample_on_a_slow_line_is_busy_and_added_once(page: Page) -> None:
     expect(button).not_to_have_attribute("aria-busy", "true")
 
 
-def test_no_message_stays_when_the_server_is_back(page: Page) -> None:
-    """A sample that could not be fetched leaves no `does not respond` behind once the server responds."""
+def test_a_sample_waits_for_the_server(page: Page) -> None:
+    """A sample that could not be fetched is added once, when the server responds, and no message stays behind."""
     page.expected_errors.append("ERR_FAILED")  # type: ignore[attr-defined]
     failing = [True]
     for path in ("**/sounds/*", "**/health/live"):
         page.route(path, lambda route: route.abort() if failing[0] else route.continue_())
-    page.get_by_role("button", name="Siren", exact=True).click()
+    button = page.get_by_role("button", name="Siren", exact=True)
+    button.click()
     expect(page.locator("#connection")).to_be_visible()
+    button.click()
     failing[0] = False
     expect(page.locator("#connection")).to_be_hidden(timeout=10_000)
     expect(page.get_by_text("does not respond").filter(visible=True)).to_have_count(0)
+    expect(page.locator("#prediction .prediction")).to_be_visible(timeout=60_000)
+    expect(page.locator(".sounds .name")).to_have_text(["siren.flac"])
 
 
 def test_queue_that_does_not_move_is_reported(open_page: Open, stack: Stack) -> None:

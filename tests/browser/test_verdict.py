@@ -263,6 +263,7 @@ def test_a_long_sound_is_a_list_of_events(page: Page, stack: Stack, tmp_path: Pa
     assert time == pytest.approx(detections[bell]["start"], abs=0.05)
     assert time == pytest.approx(20, abs=1.5)
     expect(page.locator(".timeline .event-legend")).to_contain_text("church bells")
+    expect(page.locator(".event-legend")).to_have_count(1)
     bars = page.locator(".timeline .event-bars")
     assert bars.evaluate(PIXELS)["most"] > 100
     box = bars.bounding_box()

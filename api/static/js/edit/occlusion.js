@@ -14,7 +14,22 @@ import { t } from "../words.js";
  * @property {number} without  the confidence without the part that lowers it most
  */
 
+const LEAST_CONFIDENCE = 0.005; // below it, no fall can be seen
 const LEAST = 0.1; // a smaller fall is not as bright as a large one
+
+/**
+ * The confidence of the class of the class activation, in the window that is looked into. 0 where the window lists other classes
+ * alone, as the windows of a recording of more than ten minutes do.
+ * @param {Result} view
+ */
+const confidenceOf = ({ window, windows, camClass }) =>
+  windows?.[window].predictions.find((one) => one.class === camClass)?.confidence ?? 0;
+
+/**
+ * Whether the class has a confidence that can fall.
+ * @param {Result} view
+ */
+export const canFall = (view) => confidenceOf(view) >= LEAST_CONFIDENCE;
 
 /**
  * Measure the parts of the window that is looked into, for the class of its class activation.
@@ -30,7 +45,7 @@ export async function measureOcclusion(sound, view) {
   const falls = occlusion.values.map((fall) => Math.max(fall, 0));
   const most = Math.max(...falls);
   const values = falls.map((fall) => fall / Math.max(most, LEAST));
-  const confidence = windows?.[window].predictions.find((one) => one.class === camClass)?.confidence ?? 0;
+  const confidence = confidenceOf(view);
   const matrix = new Matrix(occlusion.rows, occlusion.columns, values);
   return { matrix, confidence, without: Math.max(confidence - most, 0) };
 }

@@ -88,7 +88,7 @@ export function mountUpload(root) {
   }
 
   /**
-   * Fetch a sample and add it. Its button is busy meanwhile, and clicks on it add nothing.
+   * Fetch a sample and add it, once the server responds. Its button is busy meanwhile, and clicks on it add nothing.
    * @param {string} file
    * @param {EventTarget | null} pressed
    */
@@ -96,12 +96,14 @@ export function mountUpload(root) {
     if (!(pressed instanceof HTMLElement) || pressed.ariaBusy === "true") return;
     showProblem("");
     pressed.ariaBusy = "true";
+    const address = new URL(`../../sounds/${file}`, import.meta.url).href;
+    /** @type {Blob | null} */
+    let sound = null;
     try {
-      const response = await fetch(new URL(`../../sounds/${file}`, import.meta.url));
-      if (!response.ok) throw new Error();
-      addFiles([new File([await response.blob()], file, { type: "audio/flac" })]);
-    } catch {
-      reachability.waitForServer(); // which is shown until the server responds
+      while (!sound) sound = await api.getSound(address).catch(waitIfUnreachable);
+      addFiles([new File([sound], file, { type: "audio/flac" })]);
+    } catch (error) {
+      showProblem(error instanceof Error ? error.message : String(error));
     } finally {
       pressed.ariaBusy = null;
     }
@@ -175,6 +177,19 @@ export function mountUpload(root) {
     if (accepted.length) library.add(accepted);
     else if (refused) library.select(refused);
   }
+}
+
+/**
+ * Where the server does not respond, wait until it does, which the page shows. Throws every other error again.
+ * @param {unknown} error
+ * @returns {Promise<null>}
+ */
+async function waitIfUnreachable(error) {
+  if (!(error instanceof api.Unreachable)) throw error;
+  const back = new Promise((resolve) => reachability.on("reachable", resolve, { once: true }));
+  reachability.waitForServer();
+  await back;
+  return null;
 }
 
 /** What the server accepts of a recording. */

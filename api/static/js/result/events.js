@@ -61,12 +61,10 @@ export function legend(result) {
 export function eventList(result, id) {
   const events = result.detections ?? [];
   const hues = classHues(result);
-  const several = new Set(events.map((event) => event.class)).size < events.length;
   const rest = events.length - MOST;
   return h(
     "section",
     { class: "events", "aria-label": t("events.title") },
-    several ? legend(result) : null,
     h(
       "ol",
       { class: "event-list" },

@@ -10,7 +10,7 @@ import { settings } from "../state/settings.js";
 import { answerText } from "../result/verdict.js";
 import { viewport } from "../state/viewport.js";
 import { editor } from "../edit/editor.js";
-import { measureOcclusion } from "../edit/occlusion.js";
+import { canFall, measureOcclusion } from "../edit/occlusion.js";
 import { axisLength, placeSpectrogram } from "./axes.js";
 import { oncePerFrame } from "./canvas.js";
 import { colourControls } from "./colour-controls.js";
@@ -130,6 +130,11 @@ export function mountSound(root) {
     if (!measure && !sound?.occlusions.has(key)) wantsOcclusion = false;
     if (!wantsOcclusion || !sound || !view || !card || !cam) {
       controls.showOcclusion("off", "");
+      return redraw();
+    }
+    if (!canFall(view)) {
+      wantsOcclusion = false;
+      controls.showOcclusion("off", t("occlusion.low", { name: className(view.camClass) }));
       return redraw();
     }
     const { occlusions } = sound;

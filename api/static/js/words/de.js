@@ -423,6 +423,7 @@ export const words = {
   "sound.title": "Klang",
   "occlusion.busy": "60 Teile werden nacheinander stummgeschaltet…",
   "sound.spectrogram": "Log-Mel-Spektrogramm von {name}: {answer}",
+  "occlusion.low": "Die Konfidenz von {name} ist hier zu niedrig, als dass ein Teil zählen könnte.",
   "occlusion.little": "Kein einzelner Teil zählt viel: ohne irgendeinen davon hat {name} noch {to} oder mehr, von {from}.",
   "occlusion.falls": "Ohne den hellsten Teil fällt {name} von {from} auf {to}.",
   "sound.comes": "Das Spektrogramm kommt mit dem Ergebnis.",

@@ -423,6 +423,7 @@ export const words = {
   "sound.title": "Sound",
   "occlusion.busy": "Muting 60 parts, one after the other…",
   "sound.spectrogram": "Log-mel spectrogram of {name}: {answer}",
+  "occlusion.low": "The confidence of {name} is too low here for any part to matter.",
   "occlusion.little": "No single part matters much: without any one of them, {name} still has {to} or more, of {from}.",
   "occlusion.falls": "Without the brightest part, {name} falls from {from} to {to}.",
   "sound.comes": "The spectrogram comes with the result.",
