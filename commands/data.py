@@ -5,12 +5,13 @@ Modules that need numpy or torch are imported inside the commands.
 """
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import Changes, RecipeName, StartName, load_data, recipe_and_start
+from commands.options import INTERRUPTED, Changes, RecipeName, StartName, load_data, recipe_and_start
 
 if TYPE_CHECKING:
     from training.data.custom.ingest import ImportResult
@@ -56,18 +57,22 @@ def import_sounds(
     from training.data.custom.folders import import_folder, import_zip
     from training.data.custom.importers import import_csv
 
-    if is_drive_folder(src):
-        result = import_drive(src, to, group=group)
-    elif "://" in src:
-        raise typer.BadParameter(
-            "a link needs a class: list links and classes in a .csv file, one a line", param_hint="SRC"
-        )
-    elif Path(src).suffix.lower() == ".zip":
-        result = import_zip(Path(src), to, group=group)
-    elif Path(src).suffix.lower() in (".csv", ".txt"):
-        result = import_csv(Path(src), to, group=group, copy=copy)
-    else:
-        result = import_folder(Path(src), to, group=group, copy=copy)
+    try:
+        if is_drive_folder(src):
+            result = import_drive(src, to, group=group)
+        elif "://" in src:
+            raise typer.BadParameter(
+                "a link needs a class: list links and classes in a .csv file, one a line", param_hint="SRC"
+            )
+        elif Path(src).suffix.lower() == ".zip":
+            result = import_zip(Path(src), to, group=group)
+        elif Path(src).suffix.lower() in (".csv", ".txt"):
+            result = import_csv(Path(src), to, group=group, copy=copy)
+        else:
+            result = import_folder(Path(src), to, group=group, copy=copy)
+    except KeyboardInterrupt:
+        print("\nStopped: the same command imports the rest.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     _report_import(to, result)
 
 

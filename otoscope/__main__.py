@@ -16,6 +16,9 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(1) from None
+    except KeyboardInterrupt:  # the imports alone take a while on a slow disk
+        print("otoscope: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
     run()
 
 

@@ -46,14 +46,17 @@ def listen(
         found, blocks = from_pipe(FileIO(path), rate)
     else:
         found, blocks = from_file(path)
-    with Client(url) as client:
-        for answer in client.stream_audio(blocks, found, model=model, hop=hop):
-            if as_json:
-                print(answer.model_dump_json(by_alias=True), flush=True)
-                continue
-            print(escape_controls(_line(answer)), flush=True)
-            for one in answer.ended:
-                print(f"         {escape_controls(one.class_)} from {one.start:.1f} to {one.end:.1f} s", flush=True)
+    try:
+        with Client(url) as client:
+            for answer in client.stream_audio(blocks, found, model=model, hop=hop):
+                if as_json:
+                    print(answer.model_dump_json(by_alias=True), flush=True)
+                    continue
+                print(escape_controls(_line(answer)), flush=True)
+                for one in answer.ended:
+                    print(f"         {escape_controls(one.class_)} from {one.start:.1f} to {one.end:.1f} s", flush=True)
+    except KeyboardInterrupt:  # its usual end, and no reason for a message
+        raise SystemExit(130) from None
 
 
 def _line(answer: "LiveAnswer") -> str:

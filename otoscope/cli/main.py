@@ -7,6 +7,7 @@ names what to install.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -22,6 +23,8 @@ from otoscope.cli.options import AsJson, Url
 from otoscope.text import escape_controls
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from otoscope.client import Client
 
 GROUP = "otoscope.commands"
@@ -70,6 +73,7 @@ _ORDER = (
 """The order of `otoscope --help`, that of a first session; other commands follow."""
 
 
+_INTERRUPTED = "otoscope: interrupted"
 _EXTRA: dict[str, EntryPoint] = {}
 
 
@@ -116,8 +120,17 @@ class _Commands(_Group):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in _LAZY:
+            if signal.getsignal(signal.SIGINT) is _interrupt:  # asyncio cancels its tasks with the default one only
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             return _command(cmd_name, getattr(import_module(_LAZY[cmd_name]), cmd_name))
         return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # of which typer would make a SystemExit without a message
+            print(_INTERRUPTED, file=sys.stderr)
+            raise SystemExit(130) from None
 
 
 def _application_command(name: str) -> Any:
@@ -273,6 +286,17 @@ def _fail(message: str) -> NoReturn:
     raise SystemExit(1)
 
 
+def _interrupt(number: int, frame: "FrameType | None") -> None:
+    """Ctrl-C. During an import the process ends at once: native modules that are interrupted there, as torch, abort."""
+    caller = frame
+    while caller is not None:
+        if caller.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, f"{_INTERRUPTED}\n".encode())
+            os._exit(130)
+        caller = caller.f_back
+    signal.default_int_handler(number, frame)
+
+
 def main(application: Iterable[EntryPoint] = ()) -> None:
     """The console script. An error is one line on stderr; OTOSCOPE_DEBUG=1 shows its traceback.
 
@@ -283,10 +307,10 @@ def main(application: Iterable[EntryPoint] = ()) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as long as the program runs
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the encoding of the terminal may lack characters
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
     except BrokenPipeError:
         # The reader of our output has closed it; Python would raise again at shutdown while flushing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

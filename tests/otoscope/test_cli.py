@@ -302,3 +302,20 @@ def test_commands_that_are_not_installed_are_listed(monkeypatch: pytest.MonkeyPa
     assert (failed.exit_code, failed.stderr.count("\n")) == (1, 1)
     assert "`otoscope train` needs the service" in failed.stderr
     assert CliRunner().invoke(app, ["nonsense"]).exit_code == 2
+
+
+@pytest.mark.parametrize("when", ["import", "run"])
+def test_ctrl_c_is_one_line(when: str, tmp_path: Path) -> None:
+    """Also while a module is imported, where it would be raised inside of native code; without a traceback."""
+    stop = "os.kill(os.getpid(), signal.SIGINT)"
+    at_import, at_run = (stop, "pass") if when == "import" else ("", stop)
+    (tmp_path / "probing.py").write_text(f"import os, signal\n{at_import}\ndef run() -> None:\n    {at_run}\n")
+    program = (
+        "from importlib.metadata import EntryPoint; from otoscope.cli import main as cli;"
+        " cli.main([EntryPoint('probing', 'probing:run', cli.GROUP)])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "probing"], env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "otoscope: interrupted\n")

@@ -1,6 +1,7 @@
 """The training commands on the command line: results on stdout, errors in one line, resuming."""
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from commands.options import INTERRUPTED, interrupted
 from otoscope.cli.main import app
 from shared.audio.decode import decode
 from tests.conftest import PYTHON
+from tests.support.recordings import write_class_folders, write_recording
 from tests.support.tiny_recipe import TINY, changed
 from training.data.esc50 import load_esc50
 from training.data.spectrograms_npz import export_spectrograms
@@ -264,6 +266,29 @@ def test_ctrl_c_saves(data: Path, recipe_file: str, tmp_path: Path) -> None:
     )
     assert other.returncode != 0
     assert "another recipe" in other.stderr
+
+
+def test_an_interrupted_import_is_continued(tmp_path: Path) -> None:
+    """A real process and SIGINT while a file is read: one line, exit status 130, and the same command goes on."""
+    write_class_folders(tmp_path / "mine", "dog", "rain")
+    slow = tmp_path / "mine" / "rain" / "slow.wav"
+    os.mkfifo(slow)
+    command = [PYTHON, "-m", "otoscope", "data", "import", str(tmp_path / "mine"), "--to", str(tmp_path / "sounds")]
+    started = subprocess.Popen([*command, "--copy"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while len([*tmp_path.glob("sounds/audio/rain/*.wav")]) < 4 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        started.send_signal(signal.SIGINT)
+        stdout, stderr = started.communicate(timeout=60)
+    finally:
+        started.kill()
+    assert (started.returncode, stdout) == (INTERRUPTED, "")
+    assert stderr.splitlines()[-1] == "Stopped: the same command imports the rest."
+    assert "Traceback" not in stderr
+    slow.unlink()
+    write_recording(slow)
+    assert "9 sounds added" in run(*command[3:], "--copy").output
 
 
 def test_interrupted_while_decoding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
