@@ -107,19 +107,19 @@ def error_from_response(response: httpx2.Response) -> OtoscopeError:
 def unreachable_error(error: httpx2.TransportError) -> ServiceUnreachable:
     """The same failure with a message that names the remedy."""
     where, hint = _shown(error.request.url.copy_with(raw_path=b"/")), _proxy_hint(error.request.url)
-    cause = _tls_cause(error)
+    cause, words = _tls_cause(error), str(error).rstrip(".")  # some messages are a sentence
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return ServiceUnreachable(f"The certificate of {where} is not trusted: {error}.")
+        return ServiceUnreachable(f"The certificate of {where} is not trusted: {words}.")
     if cause is not None:
-        return ServiceUnreachable(f"{where} has no TLS ({error}); the address of such a service begins with http://.")
+        return ServiceUnreachable(f"{where} has no TLS ({words}); the address of such a service begins with http://.")
     if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
         return ServiceUnreachable(
-            f"There is no Otoscope service at {where} ({error or 'no connection'}).{hint}"
+            f"There is no Otoscope service at {where} ({words or 'no connection'}).{hint}"
             " Start one with `otoscope up`, or set OTOSCOPE_URL to the address of a running one."
         )
     if isinstance(error, httpx2.TimeoutException):
         return ServiceUnreachable(f"{where} accepted the connection but did not answer in time.{hint}")
-    return ServiceUnreachable(f"The connection to {where} broke: {error or type(error).__name__}.{hint}")
+    return ServiceUnreachable(f"The connection to {where} broke: {words or type(error).__name__}.{hint}")
 
 
 def is_untrusted(error: httpx2.TransportError) -> bool:

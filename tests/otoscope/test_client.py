@@ -208,6 +208,25 @@ def test_errors_become_exceptions(
     assert (canned.status != 308) or "leads to https://sounds.example/v1/jobs/job0" in caught.value.detail
 
 
+def test_a_connection_that_breaks_is_one_sentence() -> None:
+    """The words of the HTTP library have a full stop of their own."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    with server.accept()[0] as connection:
+                        connection.recv(65_536)
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        with (
+            Client(f"http://127.0.0.1:{server.getsockname()[1]}") as client,
+            pytest.raises(ServiceUnreachable, match=r" broke: Server disconnected [^.]+\.$"),
+        ):
+            client.ready()
+        server.shutdown(socket.SHUT_RDWR)
+
+
 def test_unreachable_service_names_the_remedy() -> None:
     """A refused connection names `otoscope up`, and is not retried if the service never answered."""
     started = time.monotonic()
