@@ -17,6 +17,9 @@ TABLES: dict[str, bytes] = {
     "plain": ROWS.encode(),
     "of a spreadsheet, with its delimiter in the first line": ("sep=;\r\n" + ROWS.replace(",", ";")).encode(),
     "of a spreadsheet, as Unicode text": ROWS.replace(",", "\t").encode("utf-16"),
+    "separated by |": ROWS.replace(",", "|").encode(),
+    "separated by | without a header": ROWS.replace(",", "|").split("\n", 1)[1].encode(),
+    "with spaces and quotes": b'\xef\xbb\xbf\n file , label\n"dog/rex.wav", "dog"\n\ncat/M\xc3\xbchle.wav , cat \n',
     "UTF-16 with the other byte order": ("\ufeff" + ROWS).encode("utf-16-be"),
     "of Windows, with backslashes": ROWS.replace("/", "\\").encode(),
     "of a Mac, with decomposed accents": unicodedata.normalize("NFD", ROWS).encode(),
@@ -109,8 +112,36 @@ def test_a_table_that_is_not_unicode(tmp_path: Path) -> None:
     """The error says what to do."""
     table = recordings(tmp_path / "src") / "list.csv"
     table.write_bytes(ROWS.encode("cp1252"))
-    with pytest.raises(DatasetError, match=r"list\.csv cannot be read: it is not UTF-8; save it as UTF-8"):
+    with pytest.raises(DatasetError, match=r"list\.csv cannot be read: line 3 is not UTF-8; save it as UTF-8"):
         import_csv(table, tmp_path / "sounds")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("file,label\ndog/rex.wav,dog, big\n", "line 2: more cells than columns; a label with"),
+        ("dog/rex.wav\ncat/Mühle.wav\n", "line 1: no label; without a first line `file,label`"),
+        ("file,label\ndog/rex.wav,\n", "line 2: no label$"),
+    ],
+)
+def test_a_table_that_can_be_read_in_two_ways(text: str, why: str, tmp_path: Path) -> None:
+    """Nothing is guessed: the error has the line, and what is accepted."""
+    table = recordings(tmp_path / "src") / "list.csv"
+    table.write_text(text)
+    with pytest.raises(DatasetError, match=why):
+        import_csv(table, tmp_path / "sounds")
+
+
+def test_a_manifest_that_a_spreadsheet_has_saved(tmp_path: Path) -> None:
+    """It may have another delimiter; another encoding is refused."""
+    import_folder(recordings(tmp_path / "src"), tmp_path / "sounds")
+    manifest = tmp_path / "sounds" / "items.csv"
+    before, text = read_manifest(tmp_path / "sounds"), manifest.read_text()
+    manifest.write_text("\ufeff" + text.replace(",", ";"))
+    assert read_manifest(tmp_path / "sounds") == before
+    manifest.write_bytes(text.encode("cp1252"))
+    with pytest.raises(DatasetError, match=r"items\.csv cannot be read: line \d is not UTF-8"):
+        read_manifest(tmp_path / "sounds")
 
 
 def test_events_with_a_duration(tmp_path: Path) -> None:

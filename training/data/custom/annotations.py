@@ -24,7 +24,7 @@ from shared.audio.probe import probe
 from training.data.custom.labels import normalise_label
 from training.data.custom.manifest import IMPORT_LIMITS
 from training.data.custom.segments import cut_spans, to_int16
-from training.data.custom.tables import FILE_COLUMNS, decode_table
+from training.data.custom.tables import FILE_COLUMNS, decode_table, delimiter_of
 from training.errors import DatasetError
 
 _START = ("start", "onset", "begin", "begin time (s)", "start_time", "start (s)", "start_seconds", "start_time_seconds")
@@ -63,7 +63,7 @@ def is_annotation(name: str, text: str) -> bool:
     if lowered.endswith((".selections.txt", ".labels.txt", ".detections.csv", ".jams")):
         return True
     if lowered.endswith(".csv"):
-        columns = {cell.strip().strip('"').lower() for cell in re.split(r"[,;\t]", first)}
+        columns = {cell.strip().strip('"').lower() for cell in first.split(delimiter_of(first))}
         return bool(columns & set(_START)) and bool(columns & {*_END, *_DURATION})
     return "begin time (s)" in first.lower() or _AUDACITY.match(first) is not None
 
@@ -71,7 +71,7 @@ def is_annotation(name: str, text: str) -> bool:
 def read_event_table(name: str, text: str) -> dict[str, list[Event]]:
     """The events of each file of a CSV table with the columns file, start, end and label. Raises DatasetError."""
     first = text.split("\n", 1)[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter_of(first))
     column = next((one for one in reader.fieldnames or () if one.strip().lower() in FILE_COLUMNS), None)
     if column is None:
         raise DatasetError(f"{name} has no column file")
@@ -88,7 +88,7 @@ def read_events(name: str, text: str) -> list[Event]:
         return _jams(name, text)
     if lowered.endswith(".csv"):
         first = text.split("\n", 1)[0]
-        return _table(name, text, max(",;\t", key=first.count))
+        return _table(name, text, delimiter_of(first))
     if lowered.endswith(".selections.txt") or "begin time (s)" in text.split("\n", 1)[0].lower():
         return _table(name, text, "\t")
     return _audacity(name, text)

@@ -27,13 +27,16 @@ from training.data.custom.ingest import (
     rejection_reason,
 )
 from training.data.custom.labels import normalise_label
-from training.data.custom.tables import FILE_COLUMNS, decode_table
+from training.data.custom.tables import DELIMITERS, FILE_COLUMNS, decode_table
 from training.data.custom.web import DownloadFailed, fetcher, file_name, is_link, is_page
 from training.errors import DatasetError
 
 _FILE_COLUMNS = (*FILE_COLUMNS, "url", "link")
 _LABEL_COLUMNS = ("label", "labels", "class", "category", "species", "tag")
 _SOURCE_COLUMNS = ("source", "src_file")
+_COLUMNS = (
+    "; without a first line `file,label` the columns are file and label, separated by a comma, semicolon, tab or |"
+)
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ def _listed(table: Path, name: str) -> Path:
 def _delimiter(line: str) -> str:
     """Of a table, by its first line: the most frequent one in front of which a file is named, or its column. Labels may
     have semicolons."""
-    usual = sorted(",;\t", key=line.count, reverse=True)
+    usual = sorted(DELIMITERS, key=line.count, reverse=True)
     return next((one for one in usual if _names_file(line.split(one)[0].strip(' "'))), usual[0])
 
 
@@ -204,8 +207,9 @@ def table_rows(table: Path | str, text: str, *, header: bool = False) -> list[tu
     """Line number, file, label and source (empty if absent) of every row; with `header` the first line names the
     columns, and there are no rows without a label among them. Raises DatasetError."""
     first = next((line for line in text.split("\n") if line.strip() and not line.startswith("#")), "")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(first), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(first), skipinitialspace=True, strict=True)
     columns: dict[str, int] | None = None
+    width = 0  # of a table with a header
     rows: list[tuple[int, str, str, str]] = []
     try:
         for fields in reader:
@@ -221,6 +225,7 @@ def table_rows(table: Path | str, text: str, *, header: bool = False) -> list[tu
                 given = {"file": file, "label": label, "source": source}
                 columns = {name: names.index(one) for name, one in given.items() if one}
                 if file and label:
+                    width = len(cells)
                     continue
                 if label == "label":
                     raise DatasetError(f"{table} has no column file")
@@ -229,7 +234,12 @@ def table_rows(table: Path | str, text: str, *, header: bool = False) -> list[tu
                 columns = {"file": 0, "label": 1, "source": 2}
             values = {name: cells[at] if at < len(cells) else "" for name, at in columns.items()}
             if empty := [name for name in ("file", "label") if not values[name]]:
-                raise DatasetError(f"{table}, line {reader.line_num}: no {', '.join(empty)}")
+                raise DatasetError(f"{table}, line {reader.line_num}: no {', '.join(empty)}{'' if width else _COLUMNS}")
+            if width and any(cells[width:]):
+                raise DatasetError(
+                    f"{table}, line {reader.line_num}: more cells than columns; a label with the character that"
+                    " separates the columns is written in double quotes"
+                )
             rows.append((reader.line_num, values["file"], normalise_label(values["label"]), values.get("source", "")))
     except csv.Error as error:
         raise DatasetError(f"{table}, line {reader.line_num}: {error}") from error

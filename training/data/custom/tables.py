@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,8 @@ FILE_COLUMNS = (
 )  # fmt: skip
 """Names of the column with the name of a file, in lower case."""
 
+DELIMITERS = ",;\t|"
+
 _DELIMITER = re.compile(r"\Asep=.\r?\n?", re.IGNORECASE)
 
 
@@ -26,17 +29,26 @@ def decode_table(name: str, raw: bytes) -> str:
     try:
         return _DELIMITER.sub("", raw.decode("utf-16" if wide else "utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{name} cannot be read: it is not UTF-8; save it as UTF-8 ({error})") from error
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DatasetError(
+            f"{name} cannot be read: line {line} is not UTF-8; save it as UTF-8, which Excel calls CSV UTF-8"
+        ) from error
+
+
+def delimiter_of(header: str) -> str:
+    """What separates the columns of a table, by the line with their names."""
+    return max(DELIMITERS, key=header.count)
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Line numbers and rows; all of `columns` are present and filled. Raises DatasetError."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = [(reader.line_num, row) for row in reader]
-            names = reader.fieldnames or ()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = decode_table(str(path), path.read_bytes())
+        delimiter = delimiter_of(text.partition("\n")[0])  # a spreadsheet may have saved the table with another one
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        rows = [(reader.line_num, row) for row in reader]
+        names = reader.fieldnames or ()
+    except (OSError, csv.Error) as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
     if missing := [name for name in columns if name not in names]:
         raise DatasetError(f"{path} has no column {', '.join(missing)}")
