@@ -1,7 +1,7 @@
 """Pipes. For `otoscope classify` what comes out of them is copied into temporary files, which may be cut into parts.
 
 It may have no end: what is larger than the service accepts is copied further only if it can be cut, and a copy takes no
-more than half of the free space.
+more than 4 GiB and half of the free space.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from otoscope.errors import AudioError
 from otoscope.recordings import open_recording
 
 _BLOCK = 2**20  # bytes
+_MOST_BYTES = 2**32  # the limit of WAV: twelve hours of one channel at 48 kHz and 16 bits
 
 
 def standard_input() -> BinaryIO:
@@ -82,10 +83,12 @@ class _Copy:
         with self.path.open("ab") as file:
             file.write(block)
         self.size += len(block)
-        if self.size > shutil.disk_usage(self.path.parent).free:
+        full = self.size > shutil.disk_usage(self.path.parent).free
+        if full or self.size > _MOST_BYTES:
+            reached = f"half of the free space of {self.path.parent.parent}" if full else "the most that is copied"
             raise OSError(
-                f"it goes on after {self.size:,} bytes, half of the free space of {self.path.parent.parent}; save what"
-                " is to be classified in a file"
+                f"it goes on after {self.size:,} bytes, {reached}; save what is to be classified in a file, or let"
+                " `otoscope listen` classify what has no end"
             )
 
     def is_enough(self, accepted: float) -> bool:

@@ -178,6 +178,19 @@ def test_an_endless_recording_does_not_fill_the_disk(
     assert submissions(service) == []
 
 
+@pytest.mark.parametrize("through", ["standard input", "a named pipe"])
+def test_an_endless_recording_ends_where_a_wav_file_does(
+    run: Run, service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through: str
+) -> None:
+    """However much space is free; the error has the command for what has no end."""
+    soundfile.write(tmp_path / "day.wav", recording(), RATE)
+    monkeypatch.setattr("otoscope.cli.pipes._MOST_BYTES", 2_000_000)
+    done = run_piped(run, tmp_path, through, (tmp_path / "day.wav").read_bytes())
+    assert done.exit_code == 1
+    assert re.search(r"the most that is copied; save .* `otoscope listen`", done.stderr + str(done.exception))
+    assert submissions(service) == []
+
+
 def test_a_large_file_is_not_sent_whole(run: Run, service: FakeService, tmp_path: Path) -> None:
     """The header of a WAV file and the size of any file are compared with the limits of the service first."""
     soundfile.write(tmp_path / "day.wav", recording(channels=2), RATE)
