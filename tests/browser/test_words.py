@@ -3,10 +3,13 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from playwright.sync_api import expect
+import soundfile
+from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Open, shoot
+from otoscope.errors import BY_CODE, AudioError, Busy, JobFailure
+from tests.browser.conftest import SOUNDS, Open, shoot
 from tests.browser.test_accessibility import problems
 from tests.conftest import ROOT
 
@@ -111,6 +114,48 @@ def test_german_has_a_decimal_comma(open_page: Open) -> None:
     assert re.search(r"Maximum\s+\d,\d", facts.inner_text())
     expect(page.locator(".drop .hint").last).to_contain_text(" MB")
     assert not re.findall(r"(?<![\d.])\d+\.\d{1,2}(?!\d)", page.locator("body").inner_text())
+
+
+def test_errors_are_in_the_language_of_the_page(open_page: Open, tmp_path: Path) -> None:
+    """Title and text by the code of the error, with the limits of the server, before and after a job was accepted."""
+    page = open_page(locale="de-DE")
+    page.expected_errors += ["415", "422"]  # type: ignore[attr-defined]
+    expect(page.locator(".drop .hint").last).to_contain_text("Kanäle")  # the limits are known
+    alert = page.locator("#prediction [role=alert]")
+    choose = page.get_by_label("Klangdateien")
+    short = tmp_path / "short.wav"
+    soundfile.write(short, [0.0] * 10, 16_000)
+    choose.set_input_files(short)
+    expect(alert.locator("h2")).to_have_text("Der Klang ist zu kurz", timeout=20_000)
+    expect(alert.locator(".reason")).to_have_text(re.compile(r"^Der Server nimmt Klänge ab 50\sms an\.$"))
+    expect(page.locator(".sounds .state")).to_have_text("Der Klang ist zu kurz")
+    choose.set_input_files({"name": "notes.wav", "mimeType": "audio/wav", "buffer": b"These are notes. " * 40})
+    expect(alert.locator("h2")).to_have_text("Keine Klangdatei", timeout=20_000)
+    expect(alert.locator(".reason")).to_contain_text("Accepted: WAV")  # what was found, as the server says it
+
+
+def test_german_has_every_error_of_a_sound(page: Page) -> None:
+    """Those of a sound, of a full service and of a failed job; no text names a value that is not known."""
+    limits = ("largest", "shortest", "longest", "channels", "lowest", "highest", "detail")
+    errors = page.evaluate("pageModule('words/de.js').then(({ errors }) => errors)")
+    assert set(errors) <= set(BY_CODE)
+    kinds = (AudioError, Busy, JobFailure)
+    needed = {code for code, error in BY_CODE.items() if issubclass(error, kinds)} - {"cancelled"}
+    assert needed <= set(errors)
+    for title, text in errors.values():
+        assert set(re.findall(r"\{(\w+)\}", title + text)) <= set(limits)
+
+
+def test_warnings_and_the_combination_of_windows_are_german(open_page: Open, tmp_path: Path) -> None:
+    """What the server writes about them in English is not on the page."""
+    page = open_page(locale="de-DE")
+    samples, rate = soundfile.read(SOUNDS / "six-sounds.flac", dtype="float32")
+    soundfile.write(tmp_path / "loud.wav", np.clip(50 * samples, -1, 1), rate)
+    page.get_by_label("Klangdateien").set_input_files(tmp_path / "loud.wav")
+    expect(page.locator('.warnings [data-code="clipped"]')).to_have_text(
+        re.compile(r"abgeschnitten\.$"), timeout=60_000
+    )
+    expect(page.locator(".provenance")).to_contain_text("Fenstern")
 
 
 def test_touch_devices_have_touch_words(open_page: Open) -> None:

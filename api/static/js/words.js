@@ -11,8 +11,11 @@ const RIGHT_TO_LEFT = ["ar", "fa", "he", "ur"];
 export const language =
   navigator.languages.map((tag) => tag.slice(0, 2).toLowerCase()).find((one) => LANGUAGES.includes(one)) ?? "en";
 
-/** @type {{words: Record<string, string>}} */
-const { words } = await import(`./words/${language}.js`);
+/** @type {{words: Record<string, string>, errors: Record<string, string[]>}} */
+const { words, errors } = await import(`./words/${language}.js`);
+
+/** Title and text of the server's errors by code; none in English, which the server writes. */
+export const errorWords = errors;
 
 /** Where there is no mouse, texts about pointing and clicking have another form, under their key and `.touch`. */
 const touch = matchMedia("(pointer: coarse)").matches;
@@ -29,8 +32,15 @@ export function t(key, values = {}) {
   const text = (touch && words[`${key}.touch`]) || words[key];
   const forms = text.split(" | ");
   const form = forms[Number(values.count) === 1 ? 0 : forms.length - 1];
-  return form.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
+  return fill(form, values);
 }
+
+/**
+ * A text with its values in the place of their names in braces; a name without a value stays.
+ * @param {string} text
+ * @param {Values} values
+ */
+export const fill = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
 
 // The texts of index.html, which are English there: `data-t` has the key of an element's text, `data-t-label` of its label.
 for (const element of language === "en" ? [] : document.querySelectorAll("[data-t], [data-t-label]")) {

@@ -1,6 +1,7 @@
 // Which part of a window an answer needs: the server mutes each part in turn and classifies the rest (include=occlusion).
 
 import { Matrix } from "../signal/matrix.js";
+import { LEAST_CONFIDENCE } from "../server/api.js";
 import { sendAgain } from "../server/send-again.js";
 import { t } from "../words.js";
 
@@ -14,12 +15,11 @@ import { t } from "../words.js";
  * @property {number} without  the confidence without the part that lowers it most
  */
 
-const LEAST_CONFIDENCE = 0.005; // below it, no fall can be seen
 const LEAST = 0.1; // a smaller fall is not as bright as a large one
 
 /**
- * The confidence of the class of the class activation, in the window that is looked into. 0 where the window lists other classes
- * alone, as the windows of a recording of more than ten minutes do.
+ * The confidence of the class of the class activation, in the window that is looked into. 0 where it is not among those that are
+ * kept of the window; of a recording of more than ten minutes, the server sends ten of each.
  * @param {Result} view
  */
 const confidenceOf = ({ window, windows, camClass }) =>

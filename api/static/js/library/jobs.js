@@ -1,6 +1,7 @@
 // The jobs of the sounds: submits what waits, follows each job to its result, and retries where that may help.
 
 import * as api from "../server/api.js";
+import { inWords } from "../server/errors.js";
 import { followJob, isFinal } from "../server/follow-job.js";
 import { fileOfJob } from "./job-file.js";
 import { reachability } from "../server/reachability.js";
@@ -134,7 +135,7 @@ export class Jobs {
     this.#watchQueue(sound, job);
     if (job.status !== "succeeded") {
       const name = sound.file?.name ?? job.audio.name ?? sound.name;
-      this.#set(sound, { job, phase: job.status, error: job.error ?? null, note: "", name });
+      this.#set(sound, { job, phase: job.status, error: job.error ? inWords(job.error) : null, note: "", name });
       return;
     }
     sound.job = job;

@@ -6,6 +6,7 @@ import { levelMeter } from "../input/level-meter.js";
 import { microphoneList } from "../input/microphones.js";
 import { paint, ready } from "../paint/painter.js";
 import { record } from "../input/recorder.js";
+import { inWords } from "../server/errors.js";
 import { settings } from "../state/settings.js";
 import { t } from "../words.js";
 import { LiveSpectrogram } from "./spectrogram.js";
@@ -183,7 +184,7 @@ class LivePanel {
   #answer(answer, maps) {
     this.#trouble.hidden = answer.error === null;
     if (answer.error) {
-      this.#trouble.textContent = answer.error.detail;
+      this.#trouble.textContent = inWords(answer.error).detail;
       return;
     }
     this.#trouble.hidden = true;

@@ -1,6 +1,7 @@
 // The WebSocket of a live stream: sends the microphone's samples, emits the answers, and connects again when it is lost.
 
 import { matrix } from "../signal/matrix.js";
+import { inWords } from "../server/errors.js";
 import { decode } from "../server/msgpack.js";
 import { toInt16 } from "../signal/wav.js";
 
@@ -22,7 +23,7 @@ import { toInt16 } from "../signal/wav.js";
  * @property {Detection[]} ended
  * @property {number} dropped      windows
  * @property {number} latency      seconds
- * @property {{detail: string} | null} error
+ * @property {{code: string, title: string, detail: string} | null} error
  */
 
 const PAUSES = [500, 1_000, 2_000, 5_000]; // milliseconds before an attempt to connect
@@ -104,7 +105,7 @@ export class LiveStream {
       this.#open = true;
       this.listener.onOpen(message);
     } else if (message.type === "error") {
-      this.#problem = message.detail;
+      this.#problem = inWords(message).detail;
     } else if (message.type === "answer") {
       const { maps, ...answer } = message;
       const read = new Map();

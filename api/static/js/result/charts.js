@@ -185,6 +185,16 @@ export function timings({ timings: measured }) {
 }
 
 /**
+ * How the windows of a sound became one answer.
+ * @param {string} combined  of a result: `single window`, or as `mean of 5 windows`
+ */
+function combinedText(combined) {
+  if (combined === "single window") return t("charts.combined.single");
+  const [, how, count] = /^(evidence|max|mean) of (\d+) windows$/.exec(combined) ?? [];
+  return how ? t(/** @type {"charts.combined.mean"} */ (`charts.combined.${how}`), { count }) : combined;
+}
+
+/**
  * Which model computed a result and when, and how accurate it is where that was measured.
  * @param {Result} result
  * @param {Job} job
@@ -200,7 +210,7 @@ export function provenance(result, job, card) {
     { class: "muted provenance" },
     `${t("page.model")} `,
     h("b", { text: result.model }),
-    `, ${result.combined}.${card?.multi_label ? ` ${t("charts.several")}` : ""}${accuracy}`,
+    `, ${combinedText(result.combined)}.${card?.multi_label ? ` ${t("charts.several")}` : ""}${accuracy}`,
     job.finished_at ? ` ${new Date(job.finished_at).toLocaleString(language)}.` : "",
   );
 }

@@ -3,7 +3,7 @@
 import { confidenceLevel } from "./charts.js";
 import { h, icon } from "../view/dom.js";
 import { className, formatDuration, percent } from "../view/format.js";
-import { t } from "../words.js";
+import { language, t } from "../words.js";
 import { detectedClasses, headline, isNamed, warningText } from "./verdict.js";
 
 /** @import { ModelCard, Result } from "../server/types.js" */
@@ -42,11 +42,12 @@ export function warningList({ warnings }) {
     { class: "warnings", "aria-label": t("prediction.warnings") },
     warnings.map((warning) => {
       const text = warningText(warning);
+      const hasNumbers = text !== warning.detail && language === "en"; // the details are English
       return h(
         "li",
         { data: { code: warning.code } },
         icon("alert"),
-        h("span", {}, text, text === warning.detail ? null : h("small", { class: "muted", text: ` ${warning.detail}` })),
+        h("span", {}, text, hasNumbers && h("small", { class: "muted", text: ` ${warning.detail}` })),
       );
     }),
   );

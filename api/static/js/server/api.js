@@ -2,12 +2,16 @@
 
 import { Emitter } from "../state/emitter.js";
 import { channels, floats, matrix, numbers } from "../signal/matrix.js";
+import { inWords, useLimits } from "./errors.js";
 import { decode } from "./msgpack.js";
 import { t } from "../words.js";
 
-/** @import { Arithmetic, Job, JobWithResult, Limits, ModelCard, ModelList, PackedArithmetic, PackedArray, PackedResult, Result } from "./types.js" */
+/** @import { Arithmetic, Job, JobWithResult, Limits, ModelCard, ModelList, PackedArithmetic, PackedArray, PackedResult, Result, Window } from "./types.js" */
 
 const NO_RESPONSE = t("common.no_response_now");
+const MOST_PROBABLE = 10; // classes of a window that are kept in any case
+/** Classes of a window with less are not kept. Nothing that is muted can lower it visibly. */
+export const LEAST_CONFIDENCE = 0.005;
 
 /** An error response of the server (RFC 9457). */
 export class Refused extends Error {
@@ -16,7 +20,8 @@ export class Refused extends Error {
    * @param {number} status
    * @param {number | null} retryAfter  seconds
    */
-  constructor({ code = "", title = "", detail }, status, retryAfter) {
+  constructor(problem, status, retryAfter) {
+    const { code = "", title = "", detail } = inWords(problem);
     super(detail ?? title);
     this.code = code;
     this.title = title;
@@ -116,7 +121,11 @@ const text = (path, options) => request(path, (response) => response.text(), opt
 const jobPath = (id) => `/v1/jobs/${encodeURIComponent(id)}`;
 
 /** @returns {Promise<Limits>} */
-export const getLimits = () => json("/v1/limits");
+export async function getLimits() {
+  const limits = await json("/v1/limits");
+  useLimits(limits);
+  return limits;
+}
 
 /** @returns {Promise<ModelList>} */
 export const getModels = () => json("/v1/models");
@@ -234,7 +243,7 @@ function unpack(packed) {
     sample_rate: packed.sample_rate,
     combined: packed.combined,
     window: packed.window,
-    windows: packed.windows,
+    windows: packed.windows?.map(probable),
     verdict: packed.verdict ?? "named",
     known: packed.known ?? null,
     level: packed.level ?? null,
@@ -251,6 +260,17 @@ function unpack(packed) {
     arithmetic: packed.arithmetic ? unpackArithmetic(packed.arithmetic) : null,
   };
 }
+
+/**
+ * A window with the classes that the page may show: of a long sound and a model of many classes, all of them are several
+ * hundred thousand objects, which take a second to store.
+ * @param {Window} window
+ * @returns {Window}
+ */
+const probable = ({ predictions, ...window }) => ({
+  ...window,
+  predictions: predictions.filter(({ confidence }, rank) => rank < MOST_PROBABLE || confidence >= LEAST_CONFIDENCE),
+});
 
 /**
  * @param {PackedArithmetic} packed

@@ -1,6 +1,7 @@
 // Submits the file of a result again, for what the result does not have: the server does not keep sounds.
 
 import * as api from "./api.js";
+import { inWords } from "./errors.js";
 import { followJob, isFinal } from "./follow-job.js";
 import { t } from "../words.js";
 
@@ -26,7 +27,7 @@ export async function sendAgain({ file, result }, options, purpose) {
       onGone: reject,
     }),
   );
-  if (job.status !== "succeeded") throw new Error(job.error?.detail ?? t("again.failed", { status: job.status }));
+  if (job.status !== "succeeded") throw new Error((job.error && inWords(job.error).detail) ?? t("again.failed", { status: job.status }));
   const again = job.result ?? (await api.getResult(id));
   api.cancelJob(id).catch(() => {}); // deletes the result, which the page has now
   return again;

@@ -223,7 +223,10 @@
  *
  * @typedef {object} Limits
  * @property {number} max_upload_bytes
+ * @property {number} min_seconds
  * @property {number} max_seconds
+ * @property {number} min_rate            Hz
+ * @property {number} max_rate            Hz
  * @property {number} max_channels
  * @property {string[]} formats             names of the containers
  * @property {string[]} extensions          of file names, such as .wav

@@ -1,5 +1,37 @@
 // Die Wörter der Seite auf Deutsch, mit den Schlüsseln von en.js.
 
+/** Titel und Text der Fehler des Servers, nach ihrem Code. `{detail}` ist, was der Server auf Englisch dazu schreibt. */
+export const errors = {
+  audio_empty: ["Kein Klang", "Die Datei enthält keinen Klang."],
+  not_audio: ["Keine Klangdatei", "Der Server erkennt kein Format, das er lesen kann. Seine Meldung: „{detail}“"],
+  audio_unsupported: ["Format nicht unterstützt", "Der Server kann diese Art von Datei nicht lesen. Seine Meldung: „{detail}“"],
+  audio_truncated: ["Unvollständige Datei", "Die Datei endet, bevor ihr Klang vollständig ist. Meldung des Servers: „{detail}“"],
+  audio_corrupt: ["Beschädigte Datei", "Die Datei kann nicht dekodiert werden. Meldung des Servers: „{detail}“"],
+  audio_too_short: ["Der Klang ist zu kurz", "Der Server nimmt Klänge ab {shortest} an."],
+  audio_too_long: ["Der Klang ist zu lang", "Der Server nimmt Klänge bis {longest} an."],
+  audio_channels: ["Zu viele Kanäle", "Der Server nimmt Dateien mit 1 bis {channels} Kanälen an."],
+  audio_rate: ["Abtastrate nicht unterstützt", "Der Server nimmt Abtastraten von {lowest} bis {highest} an."],
+  audio_not_finite: ["Ungültige Abtastwerte", "Die Datei enthält Werte, die keine endlichen Zahlen sind."],
+  payload_too_large: ["Die Datei ist zu groß", "Der Server nimmt Dateien bis {largest} an. Seine Meldung: „{detail}“"],
+  request_timeout: ["Zeitüberschreitung", "Das Hochladen hat zu lange gedauert."],
+  key_required: ["API-Schlüssel nötig", "Der Schlüssel fehlt oder ist hier nicht gültig; vielleicht wurde er widerrufen."],
+  key_refused: ["Der Schlüssel erlaubt dies nicht", "Dem Schlüssel fehlt ein Recht. Meldung des Servers: „{detail}“"],
+  model_not_found: ["Modell nicht verfügbar", "Der Server bietet dieses Modell nicht an. Wählen Sie ein anderes."],
+  job_not_found: ["Auftrag nicht gefunden", "Der Server kennt diesen Auftrag nicht."],
+  job_expired: ["Auftrag abgelaufen", "Der Server bewahrt Ergebnisse nur für begrenzte Zeit auf."],
+  rate_limited: ["Zu viele Anfragen", "Die Grenze für Anfragen ist erreicht. Versuchen Sie es später noch einmal."],
+  too_many_connections: ["Zu viele Verbindungen", "Der Server hat zu viele Verbindungen. Versuchen Sie es später noch einmal."],
+  queue_full: ["Warteschlange voll", "Der Server nimmt zurzeit keine weiteren Klänge an. Versuchen Sie es später noch einmal."],
+  not_ready: ["Server noch nicht bereit", "Noch kann der Server nicht klassifizieren. Versuchen Sie es gleich noch einmal."],
+  contract_mismatch: ["Unverträgliche Versionen", "Die Teile des Servers haben verschiedene Versionen. Versuchen Sie es später noch einmal."],
+  store_unavailable: ["Warteschlange nicht erreichbar", "Der Server erreicht seine Warteschlange nicht. Versuchen Sie es später noch einmal."],
+  decoder_died: ["Dekodieren fehlgeschlagen", "Der Decoder ist an dieser Datei abgestürzt; vermutlich ist sie beschädigt."],
+  inference_failed: ["Klassifizieren fehlgeschlagen", "Das Modell lieferte für diesen Klang keine gültigen Zahlen."],
+  deadline_exceeded: ["Frist überschritten", "Der Auftrag wurde nicht rechtzeitig fertig. Versuchen Sie es später noch einmal."],
+  poison: ["Auftrag abgebrochen", "Der Auftrag hat seinen Worker mehrmals zum Absturz gebracht."],
+  internal_error: ["Interner Fehler", "Im Server ist ein Fehler aufgetreten."],
+};
+
 export const words = {
   "example.name": "Sirene, ein Beispiel",
   "example.state": "Beispiel: {answer}",
@@ -413,6 +445,10 @@ export const words = {
   "charts.uncertain": "unsicher: es könnte eine von etwa {count} Klassen sein",
   "charts.on_server": "{duration} auf dem Server",
   "charts.accuracy": "Genauigkeit {share} auf {data} ({correct} von {total}).",
+  "charts.combined.single": "ein einzelnes Fenster",
+  "charts.combined.evidence": "gewichtetes Maximum aus {count} Fenstern",
+  "charts.combined.max": "Maximum aus {count} Fenstern",
+  "charts.combined.mean": "Mittelwert aus {count} Fenstern",
   "charts.several": "Mehrere Klassen können zugleich zutreffen.",
   "sound.hint": "Klicken springt, Ziehen zoomt in einen Bereich, Doppelklick zeigt alles. Strg + Rad zoomt die Zeit, Umschalt + Rad die Frequenz; Umschalt + Ziehen oder Alt + Pfeile verschieben. Die Leertaste spielt, Pfeile springen, Strg + auf und ab messen an der Abspielposition.",
   "sound.hint.touch": "Tippen springt, seitlich Ziehen zoomt in einen Bereich, zwei Finger zoomen und verschieben, doppelt Tippen zeigt alles.",

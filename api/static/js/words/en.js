@@ -1,5 +1,8 @@
 // The words of the page in English. `{name}` is replaced by a value; ` | ` separates the form for one from that for more.
 
+/** The server's errors in another language than its own: see de.js. @type {Record<string, string[]>} */
+export const errors = {};
+
 export const words = {
   "example.name": "Siren, an example",
   "example.state": "Example: {answer}",
@@ -413,6 +416,10 @@ export const words = {
   "charts.uncertain": "uncertain: could be any of about {count} classes",
   "charts.on_server": "{duration} on the server",
   "charts.accuracy": "Accuracy {share} on {data} ({correct} of {total}).",
+  "charts.combined.single": "a single window",
+  "charts.combined.evidence": "weighted maximum of {count} windows",
+  "charts.combined.max": "maximum of {count} windows",
+  "charts.combined.mean": "mean of {count} windows",
   "charts.several": "Several classes can be right at once.",
   "sound.hint": "Click to seek, drag to zoom into a region, double-click to show all. Ctrl + wheel zooms time, Shift + wheel frequency; Shift + drag or Alt + arrows pan. Space plays, arrows seek, Ctrl + up and down measure at the playback position.",
   "sound.hint.touch": "Tap to seek, drag sideways to zoom into a region, use two fingers to zoom and pan, double-tap to show all.",
