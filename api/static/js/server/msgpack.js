@@ -2,6 +2,8 @@
 // https://github.com/msgpack/msgpack/blob/master/spec.md
 
 const text = new TextDecoder("utf-8", { fatal: true });
+const SHORT = 32; // bytes
+const NAMES = 4096; // hashes, a power of two
 
 /**
  * Decode one document. Throws an Error where it is not valid. Binary values are views into `buffer`.
@@ -10,7 +12,10 @@ const text = new TextDecoder("utf-8", { fatal: true });
  */
 export function decode(buffer) {
   const view = new DataView(buffer);
+  const data = new Uint8Array(buffer);
   let at = 0;
+  /** The last short text with each hash, and where it was. @type {{begin: number, size: number, string: string}[]} */
+  const names = new Array(NAMES);
 
   /** @param {number} size  bytes */
   const take = (size) => {
@@ -28,14 +33,42 @@ export function decode(buffer) {
   /** @param {number} size */
   const bytes = (size) => new Uint8Array(buffer, take(size), size);
   /** @param {number} size */
-  const string = (size) => text.decode(bytes(size));
+  const string = (size) => (size <= SHORT ? shortString(size) : text.decode(bytes(size)));
+  /**
+   * Short texts are names that occur again and again, several hundred thousand times in a long sound of many classes: one that
+   * was decoded before is taken from `names`.
+   * @param {number} size
+   */
+  const shortString = (size) => {
+    const begin = take(size);
+    let hash = size;
+    for (let i = begin; i < at; i += 1) hash = (31 * hash + data[i]) & (NAMES - 1);
+    const name = names[hash];
+    if (name?.size === size) {
+      let i = 0;
+      while (i < size && data[begin + i] === data[name.begin + i]) i += 1;
+      if (i === size) return name.string;
+    }
+    const string = text.decode(new Uint8Array(buffer, begin, size));
+    names[hash] = { begin, size, string };
+    return string;
+  };
   /** @param {number} size */
-  const array = (size) => Array.from({ length: size }, value);
+  const array = (size) => {
+    const values = [];
+    for (let i = 0; i < size; i += 1) values.push(value());
+    return values;
+  };
   /** @param {number} size */
   const map = (size) => {
-    const entries = [];
-    for (let i = 0; i < size; i += 1) entries.push([value(), value()]);
-    return Object.fromEntries(entries);
+    /** @type {Record<string, unknown>} */
+    const entries = {};
+    for (let i = 0; i < size; i += 1) {
+      const key = String(value());
+      if (key === "__proto__") throw new Error("The MessagePack document has a key that is not supported.");
+      entries[key] = value();
+    }
+    return entries;
   };
   /** @type {Record<number, () => unknown>} */
   // prettier-ignore
@@ -52,7 +85,8 @@ export function decode(buffer) {
 
   /** @returns {unknown} */
   function value() {
-    const kind = read("Uint8", 1);
+    const kind = data[take(1)];
+    if (kind === 0xcb) return view.getFloat64(take(8)); // the most frequent of the wide ones
     if (kind < 0x80) return kind;
     if (kind < 0x90) return map(kind & 0x0f);
     if (kind < 0xa0) return array(kind & 0x0f);

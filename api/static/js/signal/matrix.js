@@ -74,7 +74,9 @@ export class Matrix {
  */
 export function floats({ data }) {
   const bits = new Uint16Array(data.slice().buffer); // a copy: the bytes may lie at an odd offset
-  return Float32Array.from(bits, (half) => halves[half]);
+  const values = new Float32Array(bits.length); // filled by a loop: from() with a function takes twenty times as long
+  for (let i = 0; i < bits.length; i += 1) values[i] = halves[bits[i]];
+  return values;
 }
 
 /**
