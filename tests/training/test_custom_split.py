@@ -209,3 +209,10 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             write_split(root, val=0.25, test=0.25, seed=2)
     assert read_split(root) == before
     assert not (root / "split.partial").exists()
+
+
+def test_a_folder_that_does_not_exist_is_not_created(tmp_path: Path) -> None:
+    """A misspelt name leaves nothing behind."""
+    with pytest.raises(DatasetError, match="is not a custom data set"):
+        write_split(tmp_path / "misspelt", val=0.15, test=0.15, seed=1)
+    assert not (tmp_path / "misspelt").exists()
