@@ -295,7 +295,7 @@ def _lost(source: Source, seconds: float) -> str:
     """What a decoded sound lacks, in a sentence; `seconds` of it were decoded."""
     header = source.header
     lost = header.frames / header.rate - seconds if header.frames is not None and header.rate else 0.0
-    few = lost * header.rate < 1 if BY_NAME[header.container].lossless else lost < _MAX_MISSING
+    few = lost * header.rate < 0.5 if BY_NAME[header.container].lossless else lost < _MAX_MISSING
     if header.truncated or few or header.frames is None:
         return header.truncated or source.damage
     announced = describe_seconds(header.frames / header.rate)
