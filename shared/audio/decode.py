@@ -148,7 +148,8 @@ class SoundStream:
                 detail = f"The {file.header.channels} channels cancel each other; channel {channel}, the loudest,"
                 warnings.append(SoundWarning("channels_cancel", f"{detail} was used."))
         frames = [spread_frames(head)]  # of which the bandwidth is measured
-        scale = 1 / full_scale(file.meter.peak)
+        # Decoders of lossy codecs put out full scale as 1, however far a gain or damage takes them beyond it.
+        scale = 1 / full_scale(file.meter.peak) if _holds_floats(file.header) else 1.0
         if scale != 1.0:
             head = head * np.float32(scale)
         offset = file.meter.level(None, scale).dc_offset
@@ -289,6 +290,11 @@ class _Pass:
         if missing and (self._strict or not self._seconds):
             raise AudioTruncated(missing)
         self.missing = self.missing or missing
+
+
+def _holds_floats(header: Header) -> bool:
+    """Whether samples can be what a program wrote without dividing it by full scale."""
+    return header.codec.startswith("float") or header.codec == "WavPack"
 
 
 def _lost(source: Source, seconds: float) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from shared.audio.decode import decode
 from shared.audio.probe import probe
 from tests.support.odd_files import SECONDS, TELEPHONY, telephony
-from tests.support.sounds import FORMS, chirp, difference, encode, noise, spread, tone
+from tests.support.sounds import FORMS, checksummed, chirp, difference, encode, noise, spread, tone
 
 
 @pytest.mark.parametrize(("name", "channels"), [(name, count) for name in FORMS for count in FORMS[name].channels])
@@ -90,6 +90,17 @@ def test_floats_beyond_full_scale_are_kept() -> None:
     """Float files may be louder than 1; clipping them would change the sound."""
     wave = tone(0.5, 16_000, level=3.0)
     np.testing.assert_allclose(decode(encode(wave, 16_000, "WAV", "FLOAT"), 16_000).waveform, wave[:, 0])
+
+
+def test_opus_with_a_gain_beyond_full_scale_is_kept() -> None:
+    """What a decoder of a lossy codec puts out are no integers, however large it is."""
+    wave = chirp(2.0, 48_000)
+    file = encode(wave, 48_000, "OGG", "OPUS")
+    gain = file.index(b"OpusHead") + 16
+    louder = checksummed(file[:gain] + (30 * 256).to_bytes(2, "little") + file[gain + 2 :])
+    plain, loud = decode(file, 48_000).waveform, decode(louder, 48_000).waveform
+    assert np.abs(loud).max() == pytest.approx(10**1.5 * np.abs(plain).max(), rel=0.01)
+    assert np.abs(loud).max() > 8
 
 
 @pytest.mark.parametrize("mode", ["CONSTANT", "AVERAGE", "VARIABLE"])
