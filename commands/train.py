@@ -78,8 +78,8 @@ def train(
             raise typer.BadParameter("needed with --set, --teacher and --resume", param_hint="--recipe")
         recipe, start, changes = _propose(data, fold, start, out)
     chosen, model = recipe_and_start(recipe, changes, start)
-    if data and (data / MANIFEST).is_file():  # its sounds are decoded before its folds are known: there is one
-        out = out or _default_out(chosen.name, "test")
+    if out is None and data and (data / MANIFEST).is_file():  # it has one fold: known before decoding
+        out = _default_out(chosen.name, "test")
         check_run_folder(out, resume)
     with processes.joined():
         try:

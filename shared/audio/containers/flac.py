@@ -69,10 +69,12 @@ def _skip_metadata(data: bytes, at: int) -> int | None:
 def _samples(data: bytes, sound: int, end: int) -> int:
     """Samples per channel from the first frame to the last one; 0 where these are not found."""
     first, at = _frame(data, sound), end - 1
-    for _ in range(_MAX_CANDIDATES if first else 0):
+    if first is None:
+        return 0
+    for _ in range(_MAX_CANDIDATES):
         at = data.rfind(data[sound : sound + 2], sound, at + 1)
         last = _frame(data, at)
-        if first and last and last.kind == first.kind and last.number >= first.number:
+        if last and last.kind == first.kind and last.number >= first.number:
             return (last.number - first.number) * (first.samples if first.fixed else 1) + last.samples
     return 0
 

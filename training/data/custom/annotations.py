@@ -70,8 +70,7 @@ def is_annotation(name: str, text: str) -> bool:
 
 def read_event_table(name: str, text: str) -> dict[str, list[Event]]:
     """The events of each file of a CSV table with the columns file, start, end and label. Raises DatasetError."""
-    first = text.split("\n", 1)[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter_of(first))
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
     column = next((one for one in reader.fieldnames or () if one.strip().lower() in FILE_COLUMNS), None)
     if column is None:
         raise DatasetError(f"{name} has no column file")
@@ -87,8 +86,7 @@ def read_events(name: str, text: str) -> list[Event]:
     if lowered.endswith(".jams"):
         return _jams(name, text)
     if lowered.endswith(".csv"):
-        first = text.split("\n", 1)[0]
-        return _table(name, text, delimiter_of(first))
+        return _table(name, text, delimiter_of(text))
     if lowered.endswith(".selections.txt") or "begin time (s)" in text.split("\n", 1)[0].lower():
         return _table(name, text, "\t")
     return _audacity(name, text)

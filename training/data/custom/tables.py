@@ -35,16 +35,16 @@ def decode_table(name: str, raw: bytes) -> str:
         ) from error
 
 
-def delimiter_of(header: str) -> str:
-    """What separates the columns of a table, by the line with their names."""
-    return max(DELIMITERS, key=header.count)
+def delimiter_of(text: str) -> str:
+    """What separates the columns of a table, by its first line, which has their names."""
+    return max(DELIMITERS, key=text.partition("\n")[0].count)
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Line numbers and rows; all of `columns` are present and filled. Raises DatasetError."""
     try:
         text = decode_table(str(path), path.read_bytes())
-        delimiter = delimiter_of(text.partition("\n")[0])  # a spreadsheet may have saved the table with another one
+        delimiter = delimiter_of(text)  # a spreadsheet may have saved the table with another one
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         rows = [(reader.line_num, row) for row in reader]
         names = reader.fieldnames or ()
