@@ -211,8 +211,10 @@ def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (root / "split.partial").exists()
 
 
-def test_a_folder_that_does_not_exist_is_not_created(tmp_path: Path) -> None:
-    """A misspelt name leaves nothing behind."""
-    with pytest.raises(DatasetError, match="is not a custom data set"):
-        write_split(tmp_path / "misspelt", val=0.15, test=0.15, seed=1)
-    assert not (tmp_path / "misspelt").exists()
+def test_nothing_is_left_in_another_folder(tmp_path: Path) -> None:
+    """A misspelt name creates no folder, and the name of a folder that is no data set no file."""
+    (tmp_path / "other").mkdir()
+    for name in ("misspelt", "other"):
+        with pytest.raises(DatasetError, match=f"{name} is not a custom data set.*`otoscope data import` creates"):
+            write_split(tmp_path / name, val=0.15, test=0.15, seed=1)
+    assert [*tmp_path.rglob("*")] == [tmp_path / "other"]

@@ -11,6 +11,7 @@
 
 import fcntl
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
@@ -47,6 +48,8 @@ class ManifestEntry:
 MORE_OR_NONE = f"import more recordings, or remove the lines of the class from {MANIFEST}"
 """What can be done about a class with too few sounds, for messages."""
 
+_HOW_TO_CREATE = "`otoscope data import` creates one"
+
 COLUMNS = tuple(field.name for field in fields(ManifestEntry))
 
 
@@ -54,7 +57,7 @@ def read_manifest(root: Path, *, missing_ok: bool = False) -> list[ManifestEntry
     """The entries in the order of the table. All files must exist unless `missing_ok`. Raises DatasetError."""
     table = root / MANIFEST
     if not table.is_file():
-        raise DatasetError(f"{root} is not a custom data set: {table} is missing; `otoscope data import` creates one")
+        raise DatasetError(f"{root} is not a custom data set: {table} is missing; {_HOW_TO_CREATE}")
     entries: list[ManifestEntry] = []
     lines: dict[str, int] = {}
     for line, row in read_table(table, COLUMNS):
@@ -101,15 +104,19 @@ def manifest_digest(root: Path) -> str:
 
 @contextmanager
 def lock_dataset(root: Path) -> Iterator[None]:
-    """Lock the data set against concurrent changes. The kernel releases the lock when the process ends."""
+    """Lock the folder of a data set against concurrent changes; the kernel releases the lock when the process ends.
+
+    Raises DatasetError, also where there is no folder.
+    """
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = (root / ".lock").open("a")
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise DatasetError(f"{root} cannot be written: {error}") from error
-    with lock:
+        raise DatasetError(f"{root} is not a custom data set: {error.strerror}; {_HOW_TO_CREATE}") from error
+    try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DatasetError(f"another process is changing {root}; wait for it to finish") from error
         yield
+    finally:
+        os.close(folder)

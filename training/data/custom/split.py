@@ -169,7 +169,6 @@ def write_split(root: Path, *, val: float | None, test: float, seed: int) -> Spl
 
     Without `val` that is 15 %, or nothing if a class has two sources only: one to learn from, and one to measure on.
     """
-    read_manifest(root, missing_ok=True)  # or the lock would create the folder
     with lock_dataset(root):
         entries = _listed(root)
         present = present_entries(root, entries)
