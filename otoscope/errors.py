@@ -52,7 +52,7 @@ Programs match on the code, which never changes; the message is for people: what
 gateway maps codes to HTTP statuses in `api.http.problems`.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 
 class OtoscopeError(Exception):
@@ -66,12 +66,16 @@ class OtoscopeError(Exception):
         self.detail = detail
         self.retry_after = retry_after  # seconds, if a retry can succeed
 
-    def __reduce__(self) -> "tuple[type[OtoscopeError], tuple[str], dict[str, int | None]]":
-        return type(self), (self.detail,), {"retry_after": self.retry_after}
+    def __reduce__(self) -> "tuple[type[OtoscopeError], tuple[str], dict[str, Any]]":
+        return type(self), (self.detail,), vars(self)
 
 
 class AudioError(OtoscopeError):
-    """The sound cannot be used."""
+    """The sound cannot be used. `found` is the message without the list of what is accepted, its last sentence."""
+
+    def __init__(self, detail: str, *, accepted: str = "", retry_after: int | None = None) -> None:
+        super().__init__(f"{detail} Accepted: {accepted}." if accepted else detail, retry_after=retry_after)
+        self.found = detail
 
 
 class AudioEmpty(AudioError):

@@ -42,6 +42,7 @@ from shared.audio.unrecognised import unrecognised
 
 _MAX_STRAY = 4_096  # bytes of anything in front of a file that are searched for its magic bytes
 _MAX_SOUNDS = 256  # sounds behind one another in one file: an evening of radio, with a new one for each song
+_TOO_MANY = f"it has more than {_MAX_SOUNDS} sounds behind one another."
 
 
 @dataclass(frozen=True)
@@ -256,22 +257,20 @@ def read_header(data: bytes, accepted: Iterable[str] | None = None) -> Header:
             raise unrecognised(data, start, describe_formats(accepted))
         header = found.read_header(data, start)
     except NotAudio as error:
-        raise NotAudio(f"{error.detail} Accepted: {describe_formats(accepted)}.") from error
+        raise NotAudio(error.found, accepted=describe_formats(accepted)) from error
     except (StructError, IndexError) as error:
         raise AudioTruncated(f"The file ends inside its own header, after {len(data):,} bytes.") from error
-    if header.end is None or header.end >= len(data):
-        return header
     first, *more = _all_sounds(found, data, header)
     return replace(first, more=tuple(more))
 
 
 def _all_sounds(found: AudioFormat, data: bytes, header: Header) -> list[Header]:
     """The headers of the sounds of the same format that stand behind one another in a file."""
-    headers = [header]
-    while header.end is not None and (at := found.find(data, header.end)) is not None:
+    headers = list(header.all)
+    while (end := header.all[-1].end) is not None and (at := found.find(data, end)) is not None:
         try:
-            if len(headers) == _MAX_SOUNDS:
-                raise AudioTruncated(f"it has more than {_MAX_SOUNDS} sounds behind one another.")
+            if len(headers) >= _MAX_SOUNDS:
+                raise AudioTruncated(_TOO_MANY)
             header = found.read_header(data, at)
             if header.end is not None and header.end <= at:
                 break
@@ -283,5 +282,9 @@ def _all_sounds(found: AudioFormat, data: bytes, header: Header) -> list[Header]
             why = error.detail if isinstance(error, AudioError) else "it ends inside a header."
             headers[-1] = replace(headers[-1], truncated=f"From byte {at:,} on the file is not read: {why}")
             break
-        headers.append(header)
+        headers += header.all
+    if len(headers) > _MAX_SOUNDS:
+        headers[_MAX_SOUNDS - 1 :] = [
+            replace(headers[_MAX_SOUNDS - 1], truncated=f"The file is read no further: {_TOO_MANY}")
+        ]
     return headers

@@ -27,12 +27,13 @@ def probe(
     """
     limits = limits or AudioLimits()
     if not data:
-        raise AudioEmpty(f"The file is empty. Accepted: {describe_formats(limits.formats)}.")
+        raise AudioEmpty("The file is empty.", accepted=describe_formats(limits.formats))
     if header is None:
         header = read_header(data, limits.formats)
     if header.container not in limits.formats:
-        accepted = describe_formats(limits.formats)
-        raise AudioUnsupported(f"{header.container} is not accepted here: it is disabled. Accepted: {accepted}.")
+        raise AudioUnsupported(
+            f"{header.container} is not accepted here: it is disabled.", accepted=describe_formats(limits.formats)
+        )
     for each in header.all:
         if each.truncated and (strict or each.frames == 0):
             raise AudioTruncated(each.truncated)

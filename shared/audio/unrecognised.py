@@ -29,7 +29,7 @@ def unrecognised(data: bytes, start: int, accepted: str) -> NotAudio | AudioUnsu
     """The error for a file that is of no accepted format; `start` is behind its tags, `accepted` lists the formats."""
     for signature, name in _OTHER_SOUND.items():
         if data.startswith(signature, start):
-            return AudioUnsupported(f"The file starts like {name}, which is not accepted. Accepted: {accepted}.")
+            return AudioUnsupported(f"The file starts like {name}, which is not accepted.", accepted=accepted)
     if start and not data[:start].isspace():
         return NotAudio(f"Behind its tag the file has {_looks_like(data[start:])}, and no sound.")
     return NotAudio(f"The file starts like {_looks_like(data)}, not like a sound file.")

@@ -84,6 +84,14 @@ def test_errors_survive_pickling(kind: type[OtoscopeError]) -> None:
         assert again.retry_after == 7
 
 
+def test_what_is_accepted_is_the_last_sentence() -> None:
+    """The error of a sound has what was found also without the list, whether or not it was pickled."""
+    error = errors.NotAudio("This is text.", accepted="WAV, FLAC")
+    for each in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (each.found, each.detail) == ("This is text.", "This is text. Accepted: WAV, FLAC.")
+    assert errors.AudioEmpty("The file is empty.").found == "The file is empty."
+
+
 def test_an_error_needs_a_message() -> None:
     """An error cannot be created without one."""
     with pytest.raises(TypeError):

@@ -32,7 +32,7 @@ def test_files_are_referenced(tmp_path: Path) -> None:
     assert (result.added, result.unchanged, result.duplicates, result.skipped) == (5, 0, [], [])
     assert rows(tmp_path / "sounds") >= {("deep.WAV", "dog"), ("rain1-1.wav", "rain")}
     assert all(Path(item.file).is_absolute() and item.file == item.origin == item.source for item in items)
-    assert {path.name for path in (tmp_path / "sounds").iterdir()} == {"items.csv", ".lock"}
+    assert {path.name for path in (tmp_path / "sounds").iterdir()} == {"items.csv"}
 
 
 def test_files_are_copied(tmp_path: Path) -> None:
@@ -122,6 +122,10 @@ def test_invalid_folders(tmp_path: Path) -> None:
     (tmp_path / "mine" / "cache").mkdir(parents=True)
     with pytest.raises(DatasetError, match="cache is in the way"):
         import_folder(write_class_folders(tmp_path / "mine", "dog"), tmp_path / "mine")
+    inside = tmp_path / "mine" / "dog"
+    with pytest.raises(DatasetError, match=r"mine/dog is inside .*/mine, and would be imported as one of its classes"):
+        import_folder(tmp_path / "mine", inside)
+    assert not (inside / "items.csv").exists()
 
 
 def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,6 +272,7 @@ def test_manifest_is_written_atomically(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_concurrent_change(tmp_path: Path) -> None:
     src, root = write_class_folders(tmp_path / "mine", "dog", "rain"), tmp_path / "sounds"
+    root.mkdir()
     with lock_dataset(root), pytest.raises(DatasetError, match="another process is changing"):
         import_folder(src, root)
 

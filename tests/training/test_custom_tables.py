@@ -122,6 +122,8 @@ def test_a_table_that_is_not_unicode(tmp_path: Path) -> None:
         ("file,label\ndog/rex.wav,dog, big\n", "line 2: more cells than columns; a label with"),
         ("dog/rex.wav\ncat/Mühle.wav\n", "line 1: no label; without a first line `file,label`"),
         ("file,label\ndog/rex.wav,\n", "line 2: no label$"),
+        ("recording,species_name\ndog/rex.wav,dog\n", "line 1: no column file, label among recording, species_name; a"),
+        ("File;Kind\ndog/rex.wav;dog\n", "line 1: no column label among File, Kind; a"),
     ],
 )
 def test_a_table_that_can_be_read_in_two_ways(text: str, why: str, tmp_path: Path) -> None:

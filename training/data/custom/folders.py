@@ -51,6 +51,11 @@ def import_folder(src: Path, root: Path, *, group: str | None = None, copy: bool
         raise DatasetError(f"{src} does not exist")
     if not src.is_dir():
         raise DatasetError(f"{src} is not a folder, and no .zip, .csv or .txt")
+    if src.resolve() in root.resolve().parents:
+        raise DatasetError(
+            f"{root} is inside {src}, and would be imported as one of its classes; accepted: {src} itself, or a folder"
+            " outside of it"
+        )
     own = {AUDIO_DIR, CACHE_DIR, SPLIT_DIR, REPORT_DIR} if src.resolve() == root.resolve() else set()
     try:
         files = [local_file(path, src, copy) for path in _walk_files(src, own)]

@@ -200,7 +200,11 @@ def _delimiter(line: str) -> str:
 
 
 def _names_file(cell: str) -> bool:
-    return cell.lower() in _FILE_COLUMNS or is_link(cell) or not rejection_reason(cell)
+    return cell.lower() in _FILE_COLUMNS or _is_sound(cell)
+
+
+def _is_sound(cell: str) -> bool:
+    return is_link(cell) or not rejection_reason(cell)
 
 
 def table_rows(table: Path | str, text: str, *, header: bool = False) -> list[tuple[int, str, str, str]]:
@@ -231,6 +235,12 @@ def table_rows(table: Path | str, text: str, *, header: bool = False) -> list[tu
                     raise DatasetError(f"{table} has no column file")
                 if header:
                     return []
+                if not _is_sound(cells[0]):
+                    raise DatasetError(
+                        f"{table}, line {reader.line_num}: no column"
+                        f" {', '.join(name for name in ('file', 'label') if name not in columns)} among"
+                        f" {', '.join(cells)}; a table without names of columns begins with a sound and its label"
+                    )
                 columns = {"file": 0, "label": 1, "source": 2}
             values = {name: cells[at] if at < len(cells) else "" for name, at in columns.items()}
             if empty := [name for name in ("file", "label") if not values[name]]:

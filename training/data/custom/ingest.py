@@ -108,7 +108,7 @@ class DatasetWriter:
     def skip(self, what: object, why: str | AudioError) -> None:
         """The accepted formats are not listed for each file: `describe_accepted` does it for all."""
         self.result.foreign |= why == _NO_EXTENSION or isinstance(why, NotAudio | AudioUnsupported)
-        self.result.skipped.append(f"{what}: {str(why).partition(' Accepted: ')[0]}")
+        self.result.skipped.append(f"{what}: {why.found if isinstance(why, AudioError) else why}")
 
     def save(self) -> None:
         """Write the manifest. Raises DatasetError."""
@@ -179,6 +179,10 @@ def open_for_import(root: Path) -> Iterator[DatasetWriter]:
         for name in (AUDIO_DIR, CACHE_DIR, SPLIT_DIR, REPORT_DIR):
             if (root / name).exists():
                 raise DatasetError(f"{root / name} is in the way: a custom data set reserves a folder of that name")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatasetError(f"{root} cannot be created: {error.strerror}") from error
     with lock_dataset(root):
         if not (root / MANIFEST).is_file():
             write_manifest(root, ())  # marks the folder as a data set, even if the import is interrupted
