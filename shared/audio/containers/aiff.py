@@ -3,10 +3,11 @@
 import math
 import re
 from dataclasses import replace
+from functools import partial
 from struct import unpack, unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
-from shared.audio.containers.iff import bytes_of_sound, chunks_follow, iter_chunks
+from shared.audio.containers.iff import UNFINISHED, chunks_follow, extent_of_sound, iter_chunks
 from shared.audio.headers import Decoder, Header, missing
 
 _SAMPLE_FORMATS = {  # by compression type; 42ni and 23ni are in24 and in32 backwards, which is little-endian
@@ -16,7 +17,6 @@ _SAMPLE_FORMATS = {  # by compression type; 42ni and 23ni are in24 and in32 back
 }  # fmt: skip
 _COMPRESSED = {b"ima4": "IMA ADPCM", b"GSM ": "GSM 6.10", b"agsm": "GSM 6.10", b"MAC3": "MACE", b"MAC6": "MACE"}
 _NAMES = {"i": "PCM", "u1": "PCM", "f": "float", "alaw": "A-law", "ulaw": "µ-law"}
-_UNFINISHED = 0x7FFFF000  # from here up: files that were written into a pipe
 _MAX_PADDING = 128  # bytes behind the stated number of frames that are no sound
 _NEXT = re.compile(rb"FORM....AIF[FC]", re.DOTALL)
 
@@ -39,22 +39,27 @@ def read_aiff_header(data: bytes, start: int) -> Header:
     offset, size = samples or (len(data), 0)
     if common.decoder is Decoder.PYAV:
         return replace(common, offset=start, truncated=_cut(size, max(len(data) - offset, 0)))
-    stated = size if size < _UNFINISHED else None
-    present = bytes_of_sound(data, offset, stated, lambda end: chunks_follow(data, end, ">"), _NEXT)
+    stated = size if size < UNFINISHED else None
     frame = max(common.channels, 0) * common.sample_bytes
     needed = frame * claimed
+    whole = start + 8 + unpack_from(">I", data, start + 4)[0]
+    belongs = partial(chunks_follow, data, order=">", whole=whole)
+    if size == needed and not offset + size <= whole <= len(data):
+        whole = offset + size  # which the number of frames confirms
+    extent = extent_of_sound("AIFF", data, offset, stated, whole, belongs, _NEXT)
+    present = extent.size
     if claimed and needed <= present <= needed + _MAX_PADDING:
-        return replace(common, frames=claimed, offset=offset, end=offset + needed)
+        return replace(common, frames=claimed, offset=offset, end=offset + needed, truncated=extent.doubt)
     frames = present // max(frame, 1)
-    header = replace(common, frames=frames, offset=offset, end=offset + present)
-    if needed <= present or size >= _UNFINISHED:
+    header = replace(common, frames=frames, offset=offset, end=offset + present, truncated=extent.doubt)
+    if needed <= present or size >= UNFINISHED:
         return header
     lost = (claimed - frames) / common.rate if common.rate else None
     return replace(header, truncated=missing("AIFF", needed, present, "bytes of samples", lost))
 
 
 def _cut(size: int, held: int) -> str:
-    return missing("AIFF", size, held, "bytes of samples") if held < size < _UNFINISHED else ""
+    return missing("AIFF", size, held, "bytes of samples") if held < size < UNFINISHED else ""
 
 
 def _common(data: bytes, at: int, size: int, *, compressed: bool) -> tuple[Header, int]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioUnsupported
-from shared.audio.containers.iff import bytes_of_sound, is_stray
+from shared.audio.containers.iff import UNFINISHED, extent_of_sound, is_stray
 from shared.audio.headers import Decoder, Header, missing
 
 _ENCODINGS = {  # by the number in the header: codec, sample format
@@ -17,7 +17,6 @@ _COMPRESSED = {  # codec, bits per sample, decoder
     25: ("G.723 ADPCM", 3, Decoder.SNDFILE), 26: ("G.723 ADPCM", 5, Decoder.SNDFILE),
 }  # fmt: skip
 """FFmpeg decodes those of G.721 and G.723 with more noise than libsndfile, by a factor of 2 to 30."""
-_UNFINISHED = 0x7FFFF000  # from here up: files that were written into a pipe
 MAGIC = rb"(?:\.snd|\.sd\x00)\x00\x00|(?:dns\.|\x00ds\.)..\x00\x00"
 """Of Sun and of DEC, big-endian and little-endian."""
 _NEXT = re.compile(MAGIC, re.DOTALL)
@@ -33,8 +32,10 @@ def read_au_header(data: bytes, start: int) -> Header:
         raise AudioCorrupt(f"The AU header states that it has {offset} bytes; it has at least 24.")
     at = start + offset
     held = max(len(data) - at, 0)
-    unknown = size >= _UNFINISHED or size == 0
-    present = bytes_of_sound(data, at, None if unknown else size, lambda end: is_stray(data, end), _NEXT)
+    unknown = size >= UNFINISHED or size == 0
+    stated = None if unknown else size
+    extent = extent_of_sound("AU", data, at, stated, None, lambda end: is_stray(data, end), _NEXT)
+    present = extent.size
     if encoding in _COMPRESSED:
         codec, bits, decoder = _COMPRESSED[encoding]
         frame = max(channels * bits, 1) / 8
@@ -46,7 +47,8 @@ def read_au_header(data: bytes, start: int) -> Header:
         header = Header("AU", codec, rate, channels, None, at, sample_format=sample_format)
         frame = max(channels * header.sample_bytes, 1)
         header = replace(header, frames=present // frame)
+    truncated = extent.doubt
     if present < size and not unknown:
         lost = (size - present) / (frame * rate) if rate else None
-        header = replace(header, truncated=missing("AU", size, held, "bytes of samples", lost))
-    return replace(header, end=at + present)
+        truncated = missing("AU", size, held, "bytes of samples", lost)
+    return replace(header, end=at + present, truncated=truncated)

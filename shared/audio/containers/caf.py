@@ -5,7 +5,7 @@ from dataclasses import replace
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
-from shared.audio.containers.iff import bytes_of_sound, is_chunk_id, is_stray
+from shared.audio.containers.iff import extent_of_sound, is_chunk_id, is_stray
 from shared.audio.headers import Decoder, Header, missing
 
 _COMPRESSED = {
@@ -55,17 +55,19 @@ def read_caf_header(data: bytes, start: int) -> Header:
             raise AudioTruncated(f"{truncated} Its table of packets, which would be behind them, is missing.")
         return replace(header, frames=frames, offset=start, end=min(at, len(data)), truncated=truncated)
     stated = None if claimed < 0 else claimed
-    size = bytes_of_sound(data, begin, stated, lambda end: _chunk_follows(data, end), _NEXT)
+    extent = extent_of_sound("CAF", data, begin, stated, None, lambda end: _chunk_follows(data, end), _NEXT)
     frame = max(header.channels * header.sample_bytes, 1)
     if truncated and header.rate:
         truncated = missing("CAF", claimed, held, "bytes of samples", (claimed - held) / (frame * header.rate))
-    return replace(header, frames=size // frame, offset=begin, end=begin + size, truncated=truncated)
+    return replace(
+        header, frames=extent.size // frame, offset=begin, end=begin + extent.size, truncated=truncated or extent.doubt
+    )
 
 
 def _chunk_follows(data: bytes, at: int) -> bool:
     if not is_chunk_id(data[at : at + 4]) or at + 12 > len(data):
         return is_stray(data, at)
-    return 0 <= int.from_bytes(data[at + 4 : at + 12], signed=True) <= len(data) - at - 12
+    return not any(data[at + 4 : at + 8])  # of less than 4 GB; a file that was cut lacks a part of it
 
 
 def _description(data: bytes, at: int) -> Header:

@@ -5,7 +5,7 @@ from functools import partial
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated
-from shared.audio.containers.iff import bytes_of_sound, is_stray
+from shared.audio.containers.iff import extent_of_sound, is_stray
 from shared.audio.containers.wav import header_of_sound
 from shared.audio.headers import Header
 
@@ -30,8 +30,9 @@ def read_w64_header(data: bytes, start: int) -> Header:
             unknown = size <= _HEAD or size >= 2**62
             claimed = 0 if unknown else size - _HEAD
             belongs = partial(_chunk_follows, data, -size % 8)
-            held = bytes_of_sound(data, at, None if unknown else claimed, belongs, _NEXT)
-            return header_of_sound("W64", data, fmt, "<", at, held, claimed)
+            whole = start + unpack_from("<Q", data, start + 16)[0]
+            extent = extent_of_sound("W64", data, at, None if unknown else claimed, whole, belongs, _NEXT)
+            return header_of_sound("W64", data, fmt, "<", at, extent, claimed)
         if size < _HEAD:
             raise AudioCorrupt(f"A Wave64 chunk claims a size of {size} bytes.")
         at += size + -size % 8

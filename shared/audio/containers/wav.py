@@ -11,7 +11,7 @@ from struct import pack, unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported
 from shared.audio.containers.adts import find_adts
-from shared.audio.containers.iff import bytes_of_sound, chunks_follow, iter_chunks
+from shared.audio.containers.iff import UNFINISHED, Extent, chunks_follow, extent_of_sound, is_chunk_id, iter_chunks
 from shared.audio.containers.tags import tag_size
 from shared.audio.containers.wave_codecs import CODECS, DECODERS, EXTENSIBLE, NMS_BLOCKS, RAW_AAC, SNDFILE_CODECS
 from shared.audio.headers import Decoder, Header, missing
@@ -19,16 +19,36 @@ from shared.audio.headers import Decoder, Header, missing
 _G711 = {6: "alaw", 7: "ulaw"}  # sample formats by format tag
 _MAX_PROBED = 2**20  # bytes of samples that decide how they are aligned
 _MAX_FORMAT = 1_024  # bytes of a format chunk that a decoder gets
-_UNFINISHED = 0x7FFFF000  # programs that write into a pipe, where they cannot seek back, leave data sizes from here up
+_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 _NEXT = re.compile(rb"(?:RIF[FX]|RF64|BW64).{4}WAVE(?:fmt |ds64|JUNK|bext)", re.DOTALL)
 
 
 def read_wav_header(data: bytes, start: int) -> Header:
     """Raises AudioCorrupt, AudioTruncated or AudioUnsupported."""
     order = ">" if data[start : start + 4] == b"RIFX" else "<"
-    fmt: tuple[int, int] | None = None  # offset, bytes
+    whole = start + 8 + unpack_from(f"{order}I", data, start + 4)[0]
+    if data[start + 12 : start + 16] == b"ds64":
+        whole = start + 8 + unpack_from("<Q", data, start + 20)[0]
+    fmt, sounds = _read_chunks(data, start + 12, order, None, whole)
+    at = data.find(b"data", sum(fmt)) if fmt and not sounds else -1  # a chunk of a wrong size hides it
+    if 0 <= at <= len(data) - 8:
+        _, sounds = _read_chunks(data, at, order, fmt, whole)
+    if not sounds:
+        raise AudioTruncated("The WAV file ends in its header, before its samples.")
+    return replace(sounds[0], more=tuple(sounds[1:]))
+
+
+def _read_chunks(
+    data: bytes, start: int, order: str, fmt: tuple[int, int] | None, whole: int
+) -> tuple[tuple[int, int] | None, list[Header]]:
+    """(offset and bytes of the format chunk, the samples of each data chunk) from there on; `whole` is the end of the
+    file by its header."""
+    sounds: list[Header] = []
+    empty: list[Header] = []
     long_size: int | None = None  # of RF64 and BW64
-    for name, at, size in iter_chunks(data, start + 12, order):
+    for name, at, size in iter_chunks(data, start, order):
+        if sounds and (not is_chunk_id(name) or name in _MAGIC):  # junk, or another file
+            break
         if name == b"ds64":
             long_size = unpack_from("<Q", data, at + 8)[0]
         elif name == b"fmt " and fmt is None:
@@ -38,30 +58,40 @@ def read_wav_header(data: bytes, start: int) -> Header:
                 raise AudioCorrupt("The WAV file has its samples before its format chunk.")
             if size == 0xFFFFFFFF and long_size is not None:
                 size = long_size
-            return _sound(data, fmt, order, at, size)
-    at = data.find(b"data", sum(fmt)) if fmt else -1  # a chunk of a wrong size hides it
-    if fmt and 0 <= at <= len(data) - 8:
-        return _sound(data, fmt, order, at + 8, unpack_from(f"{order}I", data, at + 4)[0])
-    raise AudioTruncated("The WAV file ends in its header, before its samples.")
+            sound = _sound(data, fmt, order, at, size, whole)
+            if sound.end != at:
+                sounds.append(sound)
+            elif not sounds:
+                empty.append(sound)
+            elif sound.truncated:
+                sounds[-1] = replace(sounds[-1], truncated=sound.truncated)
+            if sound.end != at + size:
+                break
+    return fmt, sounds or empty[:1]
 
 
-def _sound(data: bytes, fmt: tuple[int, int], order: str, at: int, claimed: int) -> Header:
-    """The header of the sound that begins at that byte."""
-    unknown = _UNFINISHED <= claimed <= 0xFFFFFFFF or claimed >= 2**63
+def _sound(data: bytes, fmt: tuple[int, int], order: str, at: int, claimed: int, whole: int) -> Header:
+    """The header of the samples that begin at that byte."""
+    unknown = UNFINISHED <= claimed <= 0xFFFFFFFF or claimed >= 2**63
     unknown = unknown or (claimed == 0 and not chunks_follow(data, at, order))
     stated = None if unknown else claimed
-    size = bytes_of_sound(data, at, stated, lambda end: chunks_follow(data, end, order), _NEXT)
-    return header_of_sound("WAV", data, fmt, order, at, size, 0 if unknown else claimed)
+
+    def belongs(end: int) -> bool:
+        return chunks_follow(data, end, order, whole) or b"data" in (data[end : end + 4], data[end + 1 : end + 5])
+
+    extent = extent_of_sound("WAV", data, at, stated, whole, belongs, _NEXT)
+    return header_of_sound("WAV", data, fmt, order, at, extent, 0 if unknown else claimed)
 
 
 def header_of_sound(
-    container: str, data: bytes, fmt: tuple[int, int], order: str, at: int, size: int, claimed: int
+    container: str, data: bytes, fmt: tuple[int, int], order: str, at: int, extent: Extent, claimed: int
 ) -> Header:
-    """The header of `size` bytes of sound at `at`, by the format chunk (offset, bytes) of the file.
+    """The header of the samples of that extent at `at`, by the format chunk (offset, bytes) of the file.
 
     `claimed` is the size that the header announces, 0 where it announces none. Raises AudioCorrupt or AudioUnsupported.
     """
     begin, length = fmt
+    size = extent.size
     if length < 16:
         raise AudioCorrupt(f"The {container} format chunk has {length} bytes; it needs 16.")
     tag, channels, rate, speed, block, bits = unpack_from(f"{order}HHIIHH", data, begin)
@@ -91,7 +121,7 @@ def header_of_sound(
         )
     lost = claimed - size
     if lost <= 0:
-        return replace(header, end=at + size)
+        return replace(header, end=at + size, truncated=extent.doubt)
     truncated = missing(container, claimed, size, "bytes of samples", lost / speed if speed else None)
     return replace(header, end=at + size, truncated=truncated)
 
