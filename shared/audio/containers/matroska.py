@@ -1,10 +1,10 @@
 """The header reader of Matroska and WebM, as browsers record it: the first sound track. RFC 8794 and RFC 9559."""
 
+import re
 from collections.abc import Iterator
 from struct import unpack
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported, NotAudio
-from shared.audio.containers.tags import strip_tags
 from shared.audio.headers import Decoder, Header
 
 _CODECS = {
@@ -17,15 +17,18 @@ _SEGMENT, _INFO, _TRACKS = 0x18538067, 0x1549A966, 0x1654AE6B
 _SCALE, _DURATION = 0x2AD7B1, 0x4489  # of the info: nanoseconds of a tick, ticks
 _TRACK, _TYPE, _CODEC, _AUDIO = 0xAE, 0x83, 0x86, 0xE1  # of the tracks
 _RATE, _CHANNELS = 0xB5, 0x9F  # of the sound
-_CLUSTER = bytes.fromhex("1f43b675")
-_KNOWN = frozenset({  # elements of the first two levels, and of a cluster
-    _SEGMENT, _INFO, _TRACKS, 0x1A45DFA3, 0x114D9B74, 0x1F43B675, 0x1C53BB6B, 0x1254C367, 0x1043A770, 0x1941A469, 0xEC,
-    0xBF, 0xE7, 0xA3, 0xA0, 0xAB, 0xA7, 0xAF, 0x5854,
-})  # fmt: skip
+_EBML, _CLUSTER = 0x1A45DFA3, 0x1F43B675
+_OF_CLUSTER = frozenset({0xE7, 0xA3, 0xA0, 0xAB, 0xA7, 0xAF, 0x5854, 0xEC, 0xBF})
+_KNOWN = _OF_CLUSTER | {
+    _EBML, _SEGMENT, _INFO, _TRACKS, _CLUSTER, 0x114D9B74, 0x1C53BB6B, 0x1254C367, 0x1043A770, 0x1941A469,
+}  # fmt: skip
 _SOUND = b"\x02"  # the type of a track
 _MAX_ELEMENTS = 10_000  # of one level, other than clusters and blocks of sound
-_MAX_BLOCKS = 200_000  # two hours have as many
-_MAGIC = b"\x1a\x45\xdf\xa3"
+_MAX_BLOCKS = 1_000_000  # two hours of 10 ms have fewer
+_RESTART = re.compile(rb"\x1f\x43\xb6\x75|\x1a\x45\xdf\xa3")  # a cluster, or another file
+_BLOCK = re.compile(rb"[\xa0\xa3]")
+_CHAIN = 4  # consecutive elements that make random bytes improbable
+_MAX_DAMAGE = 2**20  # bytes in which the next ones must begin
 
 
 def read_matroska_header(data: bytes, start: int) -> Header:
@@ -33,28 +36,18 @@ def read_matroska_header(data: bytes, start: int) -> Header:
     seconds: float | None = None
     track: dict[int, bytes] | None = None
     kinds = 0
-    stop, truncated = strip_tags(data, start), ""
-    for at, name, begin, end in _top_level(data, start, stop):
-        if name == int.from_bytes(_MAGIC) and track is not None:  # another file
-            stop = begin - 5
-            break
-        if name not in _KNOWN and track is not None and data.find(_CLUSTER, begin, stop) < 0:  # junk behind the file
-            stop = at
-            break
-        if end is not None and end > stop:
-            announced, present = f"{end - begin:,}", f"{stop - begin:,}"
-            truncated = f"The Matroska element {name:#x} announces {announced} bytes; {present} are present."
-        limit = stop if end is None else min(end, stop)
+    elements, stop, damage = _walk(data, start)
+    for name, begin, end in elements:
         if name == _INFO:
-            seconds = _seconds(dict(_elements(data, begin, limit)))
+            seconds = _seconds(dict(_elements(data, begin, end)))
         elif name == _TRACKS and track is None:
-            tracks = [dict(_elements(data, *where)) for found, where in _places(data, begin, limit) if found == _TRACK]
+            tracks = [dict(_elements(data, *where)) for found, where in _places(data, begin, end) if found == _TRACK]
             kinds = len(tracks)
             track = next((each for each in tracks if each.get(_TYPE) == _SOUND), None)
     if track is None:
         if kinds:
             raise NotAudio(f"The Matroska file has no sound track, only {kinds} of other kinds.")
-        raise AudioTruncated(truncated or "The Matroska file ends before the description of its tracks.")
+        raise AudioTruncated(damage or "The Matroska file ends before the description of its tracks.")
     name_of_codec = track.get(_CODEC, b"").rstrip(b"\0").decode("ascii", "replace")
     codec = next((codec for prefix, codec in _CODECS.items() if name_of_codec.startswith(prefix)), None)
     if codec is None:
@@ -65,26 +58,96 @@ def read_matroska_header(data: bytes, start: int) -> Header:
     channels = int.from_bytes(sound.get(_CHANNELS, b"\1"))
     frames = None if seconds is None else round(seconds * rate)
     return Header(
-        "WebM", codec, rate, channels, frames, start, decoder=Decoder.PYAV, end=stop, truncated=truncated,
+        "WebM", codec, rate, channels, frames, start, decoder=Decoder.PYAV, end=stop, truncated=damage,
     )  # fmt: skip
 
 
-def _top_level(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int, int | None]]:
-    """(position, id, start, end) of the elements of the file and of its segment; the end is None where it is not
-    stated."""
+def _walk(data: bytes, start: int) -> tuple[list[tuple[int, int, int]], int, str]:
+    """(id, start and end of the elements of a file and of its segment, but for clusters; where the file ends, before
+    junk or another file; what is missing, in a sentence).
+
+    Clusters are walked to find damage: a decoder that meets it goes on at the next cluster, up to seconds later.
+    """
+    found: list[tuple[int, int, int]] = []
+    stop, damage = len(data), ""
+    at = last = start  # of an element, and of the one before it
+    segment = cluster = 0  # their ends, where these are stated
+    restart = start  # of the next cluster behind damage
     for _ in range(_MAX_BLOCKS):
         if at >= stop:
-            return
-        place = at
-        try:
-            name, at = _variable(data, at, keep_marker=True)
-            size, begin = _variable(data, at)
-        except (AudioCorrupt, IndexError):  # the end, or what is no element
-            return
-        unknown = size == (1 << 7 * (begin - at)) - 1
-        yield place, name, begin, None if unknown else begin + size
-        # The content of a segment is its elements, as is that of a cluster of unknown size.
-        at = begin if name == _SEGMENT or unknown else begin + size
+            break
+        name, begin, end = _element(data, at)
+        if name == _EBML and at > start:  # another file
+            return found, at, damage
+        bound = cluster if at < cluster else segment if at < segment else stop
+        if name == _SEGMENT or (name == _CLUSTER and at >= cluster):
+            if end is not None and end > stop:
+                damage = damage or _cut(name, begin, end, stop)
+            if name == _SEGMENT:
+                segment = end or 0
+            else:
+                cluster = end or 0
+            last, at = at, begin
+            continue
+        if end is not None and end <= min(bound, stop) and (name in _KNOWN or _is_chain(data, end, stop)):
+            if name not in _OF_CLUSTER:
+                found.append((name, begin, end))
+            last, at = at, end
+            continue
+        if restart <= last:
+            following = _RESTART.search(data, last + 1)
+            restart = following.start() if following else stop
+        place = restart
+        if restart == stop and end is not None and end > stop and name in _KNOWN:
+            return found, stop, damage or _cut(name, begin, end, stop)
+        if restart == stop:
+            place = _next_block(data, at, stop)
+        if place == stop and at >= max(cluster, segment):  # junk
+            return found, at, damage
+        damage = damage or f"The Matroska file is damaged at byte {at:,}."
+        last = at = place
+    return found, stop, damage
+
+
+def _cut(name: int, begin: int, end: int, stop: int) -> str:
+    return f"The Matroska element {name:#x} announces {end - begin:,} bytes; {stop - begin:,} are present."
+
+
+def _element(data: bytes, at: int) -> tuple[int, int, int | None]:
+    """(id, start, end) of the element there. The end is None where it is not stated, and the id 0 where none is."""
+    try:
+        middle = at + 9 - data[at].bit_length()
+        length = 9 - data[middle].bit_length()
+    except IndexError:
+        return 0, at, None
+    begin, most = middle + length, (1 << 7 * length) - 1
+    if middle > at + 4 or length > 8 or begin > len(data):
+        return 0, at, None
+    size = int.from_bytes(data[middle:begin]) & most
+    return int.from_bytes(data[at:middle]), begin, None if size == most else begin + size
+
+
+def _is_chain(data: bytes, at: int, stop: int) -> bool:
+    """Whether known elements follow, several or up to the end."""
+    for _ in range(_CHAIN):
+        if at == stop:
+            break
+        name, _, end = _element(data, at)
+        if name in (_SEGMENT, _CLUSTER):
+            break
+        if name not in _KNOWN or end is None or end > stop:
+            return False
+        at = end
+    return True
+
+
+def _next_block(data: bytes, at: int, stop: int) -> int:
+    """Where the next block behind damage is; else the end."""
+    for match in _BLOCK.finditer(data, at + 1, min(at + _MAX_DAMAGE, stop)):
+        _, _, end = _element(data, match.start())
+        if end is not None and end <= stop and _is_chain(data, end, stop):
+            return match.start()
+    return stop
 
 
 def _places(data: bytes, at: int, end: int) -> Iterator[tuple[int, tuple[int, int]]]:
