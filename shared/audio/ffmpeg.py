@@ -20,6 +20,7 @@ Samples = NDArray[np.float32]  # (frames, channels); full scale is 1
 
 _MAX_STREAMS = 64  # tracks of a file, sound or not
 _MAX_BARREN = 20_000  # packets in a row that yield no sound: no encoder produces so many
+_MAX_RETRIES = 10_000  # gaps in a transport stream, of 64 KB or up to the end
 _MIN_PACKET = 4  # bytes: no codec has a smaller one that can be damaged
 _PROBE = {
     "probesize": str(2**21),
@@ -114,12 +115,18 @@ def _frames(container: Any, demuxed: Iterable[Any], codec: Any, packets: Packets
 def _demux(container: Any, stream: Any, packets: Packets) -> Iterator[Any]:
     import av
 
-    demuxed = container.demux(stream)
+    demuxed, retries = container.demux(stream), 0
     while True:
         try:
             packet = next(demuxed)
         except StopIteration:
             return
+        except av.BlockingIOError as error:  # bytes that are no packet of a transport stream: it reads on behind them
+            demuxed, retries = container.demux(stream), retries + 1
+            if retries > _MAX_RETRIES:
+                packets.stopped = f"The file cannot be read any further: {_reason(error)}"
+                return
+            continue
         except (av.FFmpegError, ValueError, IndexError) as error:  # IndexError: a stream that begins on the way
             packets.stopped = f"The file cannot be read any further: {_reason(error)}"
             return

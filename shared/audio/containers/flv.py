@@ -24,7 +24,7 @@ def read_flv_header(data: bytes, start: int) -> Header:
         if at + 11 > len(data):
             break
         kind, size = data[at] & 0x1F, int.from_bytes(data[at + 1 : at + 4])
-        if kind not in (_SOUND, 9, 18):
+        if kind not in (_SOUND, 9, 18) or (codec and any(data[at + 8 : at + 11])):  # the number of the stream, always 0
             break
         if kind == _SOUND and size and not codec:
             number = data[at + 11] >> 4

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from struct import unpack_from
 
 from otoscope.errors import AudioCorrupt, AudioTruncated, AudioUnsupported, NotAudio
-from shared.audio.containers.tags import strip_tags
+from shared.audio.containers.tags import tag_size
 from shared.audio.headers import Decoder, Header
 
 _CODECS = {
@@ -28,12 +28,13 @@ _MIN_RATE = 1_000  # Hz: smaller values stand in fields that newer descriptions 
 def read_mp4_header(data: bytes, start: int) -> Header:
     """Raises NotAudio, AudioUnsupported, AudioTruncated or AudioCorrupt."""
     movie: tuple[int, int] | None = None
-    stop, truncated, samples = strip_tags(data, start), "", False
+    stop, truncated, samples = len(data), "", False
     for name, begin, end in _boxes(data, start, stop, whole=False):
         if name == b"ftyp" and movie is not None and samples:  # another file
             stop = begin - 8
             break
-        if movie is not None and samples and not _BOX_NAME.fullmatch(name):  # junk behind the file
+        junk = not _BOX_NAME.fullmatch(name) or tag_size(data, begin - 8)
+        if movie is not None and samples and junk:
             stop = begin - 8
             break
         if end > stop:
