@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from shared.config.models_dir import models_dir
+
 
 def add(
     name: Annotated[
@@ -39,7 +41,8 @@ def add(
     from training.base_models.registry import base_model
 
     model = base_model(name)
-    added = run(model, find_source(model, source), into or Path(model.into))
+    usual = models_dir() if model.into == "models" else Path(model.into)
+    added = run(model, find_source(model, source), into or usual)
     print(f"{model.title} from {added.source.origin}: {added.directory}")
     if (difference := added.difference) is not None:
         print(
@@ -90,10 +93,12 @@ def push(
 
 def pull(
     repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="A repository with a model of Otoscope.")],
-    into: Annotated[Path, typer.Option(metavar="DIR", help="The directory of the models.")] = Path("models"),
+    into: Annotated[Path | None, typer.Option(metavar="DIR", help="Where its directory is created: models.")] = None,
     revision: Annotated[str | None, typer.Option(metavar="REVISION", help="A branch, a tag or a commit.")] = None,
 ) -> None:
     """Download a model from the Hugging Face Hub."""
     from training.export.hub import pull as run
 
-    print(f"The model is in {run(repository, into, revision=revision)}; `otoscope up` serves what is in models")
+    served = models_dir()
+    made = run(repository, into or served, revision=revision)
+    print(f"The model is in {made}; `otoscope up` serves what is in {served}")

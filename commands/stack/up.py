@@ -25,10 +25,11 @@ from otoscope.cli.console import SafeConsole
 from otoscope.cli.tables import predictions_table
 from otoscope.client import Client
 from otoscope.errors import OtoscopeError
+from shared.config.models_dir import models_dir
 from shared.config.settings import ConfigurationError, Settings, load_settings
 from shared.install_hints import install_command
 
-ROOT = Path(__file__).resolve().parents[2]  # the folder of the packages `api` and `worker`, and of `models` in a clone
+ROOT = Path(__file__).resolve().parents[2]  # the folder of the packages `api` and `worker`
 
 SERVER_TIMEOUT = 120.0  # seconds; loading a long append-only file takes a while
 WORKER_GRACE = 60.0  # seconds to finish the jobs in flight
@@ -114,8 +115,7 @@ def _environment(settings: Settings, port: int, redis_url: str) -> dict[str, str
         PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         PYTHONUNBUFFERED="1",
     )
-    if "OTOSCOPE_MODELS_DIR" not in environment and not settings.models_dir.is_dir():
-        environment["OTOSCOPE_MODELS_DIR"] = str(ROOT / "models")
+    environment.setdefault("OTOSCOPE_MODELS_DIR", str(models_dir()))
     if "OTOSCOPE_METRICS_PORT" not in environment:
         try:
             claim_port(settings.metrics_host, settings.metrics_port)

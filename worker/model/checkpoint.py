@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from otoscope.results import CONTRACT_VERSION
 from otoscope.types import Accuracy
+from shared.config.models_dir import models_dir
 from worker.model import architectures
 from worker.model.answers import AnswerConfig
 from worker.model.architectures import build_network
@@ -124,9 +125,19 @@ def read_config(directory: Path) -> ModelConfig:
     try:
         return ModelConfig.model_validate_json((directory / CONFIG).read_bytes())
     except OSError as error:
-        raise ModelError(f"{directory} has no readable {CONFIG}") from error
+        if directory.is_dir():
+            raise ModelError(f"{directory} has no readable {CONFIG}") from error
+        raise ModelError(f"{directory} {_absent(directory)}") from error
     except ValidationError as error:
         raise ModelError(f"{directory / CONFIG}: {error}") from error
+
+
+def _absent(directory: Path) -> str:
+    """What is wrong with the path of a directory, for a message, and which models there are beside it."""
+    folder = directory.parent if len(directory.parts) > 1 else models_dir()
+    known = ", ".join(sorted(path.parent.name for path in folder.glob(f"[!.]*/{CONFIG}")))
+    wrong = "is no directory" if directory.exists() else "does not exist"
+    return f"{wrong}; the models in {folder} are {known}" if known else wrong
 
 
 def load_model(directory: Path, device: torch.device | str = "cpu") -> Model:
