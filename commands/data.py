@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import INTERRUPTED, Changes, RecipeName, StartName, load_data, recipe_and_start
+from commands.options import Changes, RecipeName, StartName, load_data, recipe_and_start
+from otoscope.cli import INTERRUPTED
 
 if TYPE_CHECKING:
     from training.data.custom.ingest import ImportResult

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from otoscope.cli import INTERRUPTED
+
 if TYPE_CHECKING:
     from training.data.base import Dataset, Fold
     from training.recipe import Recipe, SegmentRecipe
@@ -39,7 +41,6 @@ StartName = Annotated[
         help="Fine-tune this model, by its directory or its name in `models`; the classes may differ.",
     ),
 ]
-INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 def load_data(

@@ -13,13 +13,13 @@ def runs(
     ] = None,
 ) -> None:
     """Compare training runs: recipe and changes, epochs, accuracy on held-out and on unseen clips, best first."""
+    from commands.tables import runs_table
+    from otoscope.cli.console import table_console
     from training.runs import find_runs, save_plot, table
 
     found = find_runs(root)
-    rows = table(found, root)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    titles, *rows = table(found, root)
+    table_console().print(runs_table(titles, rows))
     if plot:
         save_plot(plot, found, root)
         print(f"Learning curves: {plot}")

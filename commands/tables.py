@@ -20,6 +20,16 @@ def keys_table(keys: Iterable[Key]) -> Table:
     return table
 
 
+def runs_table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """Training runs, one a line; what is too long for a terminal is folded."""
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
 def settings_table(rows: Iterable[tuple[str, str, str, bool, str]]) -> Table:
     """Rows of part, variable, value, whether it is set here, and effect; grouped by part, set values in bold."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -2,6 +2,8 @@
 
 import sys
 
+from otoscope.cli import end_interrupted
+
 
 def main() -> None:
     """Run the command line, or fail with what to install: `pip install ./otoscope` alone installs the library."""
@@ -17,8 +19,7 @@ def main() -> None:
         )
         raise SystemExit(1) from None
     except KeyboardInterrupt:  # the imports alone take a while on a slow disk
-        print("otoscope: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        end_interrupted()
     run()
 
 

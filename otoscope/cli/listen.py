@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from otoscope.cli import INTERRUPTED
 from otoscope.cli.options import Url
 from otoscope.text import escape_controls
 
@@ -56,7 +57,7 @@ def listen(
                 for one in answer.ended:
                     print(f"         {escape_controls(one.class_)} from {one.start:.1f} to {one.end:.1f} s", flush=True)
     except KeyboardInterrupt:  # its usual end, and no reason for a message
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _line(answer: "LiveAnswer") -> str:

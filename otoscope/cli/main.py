@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from otoscope.cli import INTERRUPTED, INTERRUPTION, end_interrupted
 from otoscope.cli.options import AsJson, Url
 from otoscope.text import escape_controls
 
@@ -73,7 +74,6 @@ _ORDER = (
 """The order of `otoscope --help`, that of a first session; other commands follow."""
 
 
-_INTERRUPTED = "otoscope: interrupted"
 _EXTRA: dict[str, EntryPoint] = {}
 
 
@@ -129,8 +129,7 @@ class _Commands(_Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:  # of which typer would make a SystemExit without a message
-            print(_INTERRUPTED, file=sys.stderr)
-            raise SystemExit(130) from None
+            end_interrupted()
 
 
 def _application_command(name: str) -> Any:
@@ -291,8 +290,8 @@ def _interrupt(number: int, frame: "FrameType | None") -> None:
     caller = frame
     while caller is not None:
         if caller.f_code.co_filename.startswith("<frozen importlib"):
-            os.write(2, f"{_INTERRUPTED}\n".encode())
-            os._exit(130)
+            os.write(2, f"{INTERRUPTION}\n".encode())
+            os._exit(INTERRUPTED)
         caller = caller.f_back
     signal.default_int_handler(number, frame)
 

@@ -174,7 +174,7 @@ def listen(
         waiting.clear()
 
     heard: list[tuple[Sound, _Outputs, Activity, int]] = []
-    for sound in tqdm(sounds, desc=title, unit="sound", leave=False):
+    for sound in tqdm(sounds, desc=title, unit="sound", leave=False, disable=not sounds):
         outputs, levels, cutter = _Outputs(), FrameLevels(rate), WindowCutter(size)
         try:
             for start, window in _cut(sound, cutter, levels, limit):

@@ -174,7 +174,7 @@ def check_run_folder(out: Path, resume: bool) -> None:
     if resume and not resumable(out):
         raise RunError(f"{out} holds no run to resume")
     if not resume and has_run(out):
-        raise RunError(f"{out} already holds a run: resume it, or choose another folder")
+        raise RunError(f"{out} already holds a run: --resume continues it, --out names another folder")
 
 
 def is_finished(out: Path, identity: dict[str, Any]) -> bool:
