@@ -96,6 +96,7 @@ WARNINGS = {
     "channels_cancel": "the channels cancel each other; the loudest one was used",
     "narrow_band": "the sound and the model use different ranges of frequencies",
     "resampled_up": "the sample rate of the file is lower than that of the model",
+    "other_tracks": "the file has several sound tracks; the first one was used",
     "truncated": "the file ends early or is damaged; what can be read was used",
 }
 """The stable codes of warnings, and what each means."""

@@ -166,6 +166,9 @@ class SoundStream:
         level = file.meter.level(
             bandwidth_of_frames(frames[0] if len(frames) == 1 else np.concatenate(frames), self._rate), scale
         )
+        if file.header.tracks > 1:
+            detail = f"The file has {file.header.tracks} sound tracks; the first one was used."
+            warnings.append(SoundWarning("other_tracks", detail))
         if file.missing:
             warnings.append(SoundWarning("truncated", file.missing))
         warnings += level_warnings(file.header, level, file.meter.peak, scale, offset if removed else 0.0)

@@ -75,7 +75,11 @@ def open_container(data: bytes, header: Header, packets: Packets) -> tuple[Heade
             )
             raise AudioUnsupported(f"The {header.container} file has {kind}; {', '.join(entry.codecs)} are.")
         codec.thread_count = 1
-        found = replace(header, rate=codec.sample_rate or header.rate, channels=codec.channels or header.channels)
+        contexts = [each.codec_context for each in container.streams.audio]
+        tracks = sum(each is not None and each.name in entry.ffmpeg_codecs for each in contexts)
+        found = replace(
+            header, rate=codec.sample_rate or header.rate, channels=codec.channels or header.channels, tracks=tracks
+        )
         if codec.name in _BETTER:
             rate = codec.sample_rate
             codec = av.CodecContext.create(_BETTER[codec.name], "r")

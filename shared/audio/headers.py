@@ -29,6 +29,7 @@ class Header:
     decoder: Decoder = Decoder.PCM
     end: int | None = None  # bytes before what follows the sound; None: it may reach to the end of the file
     truncated: str = ""  # what the header announces and the file lacks, in a sentence; "" if nothing is missing
+    tracks: int = 1  # of sound, as a decoder found them; the first is decoded
     more: tuple["Header", ...] = ()  # the sounds behind this one in the same file
 
     def stream(self, data: bytes) -> bytes:

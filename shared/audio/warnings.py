@@ -5,6 +5,7 @@ from shared.audio.formats import BY_NAME
 from shared.audio.headers import Header
 from shared.audio.level import CLIPPED_SHARE
 
+_OVERSHOOT = 2.0  # lossy codecs go beyond full scale, by less than this factor
 _NARROW = 0.55  # of the model's band: telephones and some recorders use less
 _BAND_PEAK_DBFS = -30.0  # of a quieter sound the upper frequencies may lie below the rounding of 16 bits
 _ULTRASONIC = 5  # times the model's rate: recorders for bats, 192 kHz and more
@@ -17,7 +18,7 @@ def level_warnings(header: Header, level: Level, peak: float, scale: float, remo
     if scale != 1.0:
         detail = f"Samples as large as {peak:.6g}, where full scale is 1: they were divided by {1 / scale:,.0f}."
         warnings.append(SoundWarning("beyond_full_scale", detail))
-    elif peak > 1.0 and BY_NAME[header.container].lossless:  # lossy codecs overshoot
+    elif peak > (1.0 if BY_NAME[header.container].lossless else _OVERSHOOT):
         detail = f"Samples as large as {peak:.3g}, where full scale is 1."
         warnings.append(SoundWarning("beyond_full_scale", detail))
     if removed:

@@ -1,7 +1,9 @@
 """What FFmpeg decodes: every container and codec that phones, browsers and recorders make gives the same sound."""
 
+import io
 import struct
 
+import av
 import numpy as np
 import pytest
 
@@ -48,6 +50,34 @@ def test_every_form_decodes_to_the_same_sound(name: str) -> None:
         nearest = min(range(-_DELAY, _DELAY, 160), key=apart)
         shift = min(range(nearest - 160, nearest + 160, 20), key=apart)
     assert apart(shift) < form.tolerance, f"{apart(shift):.3g}"
+
+
+@pytest.mark.parametrize(
+    ("muxer", "encoder"),
+    [("mp4", "aac"), ("mov", "pcm_s16le"), ("matroska", "libopus"), ("mpegts", "mp2"), ("avi", "ac3"), ("asf", "wmav2"),
+     ("vob", "ac3")],
+)  # fmt: skip
+def test_of_several_sound_tracks_the_first_is_used(muxer: str, encoder: str) -> None:
+    """With a warning: the others are languages, or other microphones."""
+    file = io.BytesIO()
+    rate = 48_000
+    with av.open(file, "w", format=muxer) as container:
+        streams = [container.add_stream(encoder, rate=rate, layout="mono") for _ in range(2)]
+        for stream in streams:
+            stream.bit_rate = 128_000
+        for stream, low in zip(streams, (200, 2_000), strict=True):
+            wave = chirp(2.0, rate, low=low, high=low + 500)
+            form = stream.codec_context.format.name
+            kind, scale = (np.int16, 32_767) if form.startswith("s16") else (np.float32, 1)
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray((wave.T * scale).astype(kind)), form, "mono")
+            frame.sample_rate = rate
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    decoded = decode(file.getvalue(), RATE)
+    details = [each.detail for each in decoded.warnings if each.code in ("other_tracks", "truncated")]
+    assert details == ["The file has 2 sound tracks; the first one was used."]
+    assert decoded.seconds == pytest.approx(2.0, abs=0.1)
+    spectrum = np.abs(np.fft.rfft(decoded.waveform))
+    assert np.argmax(spectrum) / decoded.seconds < 1_000
 
 
 def wav_with(tag: int, body: bytes, *, block: int = 1, rate: int = RATE, bits: int = 16, extra: bytes = b"") -> bytes:

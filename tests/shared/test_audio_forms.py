@@ -93,12 +93,14 @@ def test_floats_beyond_full_scale_are_kept() -> None:
 
 
 def test_opus_with_a_gain_beyond_full_scale_is_kept() -> None:
-    """What a decoder of a lossy codec puts out are no integers, however large it is."""
+    """What a decoder of a lossy codec puts out are no integers, however large it is; a warning states the peak."""
     wave = chirp(2.0, 48_000)
     file = encode(wave, 48_000, "OGG", "OPUS")
     gain = file.index(b"OpusHead") + 16
     louder = checksummed(file[:gain] + (30 * 256).to_bytes(2, "little") + file[gain + 2 :])
-    plain, loud = decode(file, 48_000).waveform, decode(louder, 48_000).waveform
+    plain, warned = decode(file, 48_000).waveform, decode(louder, 48_000)
+    loud = warned.waveform
+    assert "beyond_full_scale" in [warning.code for warning in warned.warnings]
     assert np.abs(loud).max() == pytest.approx(10**1.5 * np.abs(plain).max(), rel=0.01)
     assert np.abs(loud).max() > 8
 

@@ -15,6 +15,7 @@ const WARNINGS = {
   channels_cancel: t("warning.channels_cancel"),
   narrow_band: t("warning.narrow_band"),
   resampled_up: t("warning.resampled_up"),
+  other_tracks: t("warning.other_tracks"),
   truncated: t("warning.truncated"),
 };
 

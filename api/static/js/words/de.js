@@ -355,6 +355,7 @@ export const words = {
   "warning.channels_cancel": "Die Kanäle löschen einander aus, daher wurde nur der lauteste verwendet.",
   "warning.narrow_band": "Diese Aufnahme und das Modell umfassen nicht dieselben Frequenzen.",
   "warning.resampled_up": "Die Abtastrate dieser Datei ist niedriger als die des Modells: hohe Frequenzen fehlen.",
+  "warning.other_tracks": "Diese Datei hat mehrere Tonspuren. Verwendet wurde die erste.",
   "warning.truncated": "Die Datei endet zu früh oder ist beschädigt. Was lesbar ist, wurde verwendet.",
   "verdict.silent": "Nichts zu hören",
   "verdict.unknown": "Keine der Klassen dieses Modells",

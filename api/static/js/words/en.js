@@ -326,6 +326,7 @@ export const words = {
   "warning.channels_cancel": "The channels cancel each other out, so only the loudest one was used.",
   "warning.narrow_band": "This recording and the model do not cover the same frequencies.",
   "warning.resampled_up": "The sample rate of this file is lower than that of the model: high frequencies are missing.",
+  "warning.other_tracks": "This file has several sound tracks. The first one was used.",
   "warning.truncated": "The file ends early or is damaged. What can be read was used.",
   "verdict.silent": "Nothing to hear",
   "verdict.unknown": "None of the classes of this model",
