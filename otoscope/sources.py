@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from otoscope.errors import AudioCorrupt, AudioUnsupported
+from otoscope.errors import AudioCorrupt, AudioEmpty, AudioUnsupported
 from otoscope.pcm import to_float
 from otoscope.recordings import open_recording
 
@@ -50,8 +50,10 @@ def from_file(path: Path) -> tuple[int, Iterator[Samples]]:
 
 def from_pipe(file: Readable, rate: int) -> tuple[int, Iterator[Samples]]:
     """The rate in Hz, and samples as they come: of a WAV, as `arecord` writes it, or else 16-bit PCM of one channel at
-    `rate`. Raises AudioCorrupt or AudioUnsupported."""
+    `rate`. Raises AudioEmpty, AudioCorrupt or AudioUnsupported."""
     head = _read(file, 12)
+    if not head:
+        raise AudioEmpty("Nothing has come out of the pipe: the program that records into it has ended.")
     if _OTHER_FORMATS.match(head):
         raise AudioUnsupported(
             "The pipe has neither WAV nor 16-bit PCM; `ffmpeg -re -i FILE -f wav - | otoscope listen -` has."

@@ -317,4 +317,12 @@ def main(application: Iterable[EntryPoint] = ()) -> None:
     except Exception as error:
         if os.environ.get("OTOSCOPE_DEBUG"):
             raise
-        _fail(str(error) or type(error).__name__)
+        _fail(_message(error))
+
+
+def _message(error: Exception) -> str:
+    """As other programs have it: `a.wav: No such file or directory`."""
+    if isinstance(error, OSError) and error.strerror:
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+        return error.strerror if name is None else f"{name}: {error.strerror}"
+    return str(error) or type(error).__name__

@@ -192,7 +192,7 @@ def test_a_full_disk(run: Run, service: FakeService, sounds: list[str], tmp_path
     environment = dict(os.environ, PYTHONPATH=os.getcwd(), OTOSCOPE_URL=service.url)
     command = ["bash", "-c", 'ulimit -f 1; exec "$@"', "-", sys.executable, *arguments]  # files of up to 1 KB
     full = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
-    assert (full.returncode, full.stderr) == (1, "otoscope: [Errno 27] File too large\n")
+    assert (full.returncode, full.stderr) == (1, "otoscope: File too large\n")
     table = tmp_path / "results.csv"
     assert Counter(row["file"] for row in csv.DictReader(table.read_text().splitlines())) == dict.fromkeys(
         sounds[:2], 10
@@ -319,3 +319,12 @@ def test_ctrl_c_is_one_line(when: str, tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "otoscope: interrupted\n")
+
+
+def test_an_error_of_the_system_names_the_file(tmp_path: Path) -> None:
+    """As those of other programs do, without a number."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "otoscope", "listen", "gone.wav"], env={**os.environ, "PYTHONPATH": os.getcwd()},
+        cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (1, "otoscope: gone.wav: No such file or directory\n")

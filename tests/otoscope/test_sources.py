@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from otoscope.errors import AudioCorrupt, AudioUnsupported
+from otoscope.errors import AudioCorrupt, AudioEmpty, AudioUnsupported
 from otoscope.sources import from_file, from_pipe
 
 RATE = 8_000
@@ -109,6 +109,8 @@ def test_what_is_no_usable_wav() -> None:
         from_pipe(io.BytesIO(bytes(body)), RATE)
     with pytest.raises(AudioCorrupt, match="no usable format"):
         from_pipe(io.BytesIO(b"RIFF\0\0\0\0WAVE"), RATE)
+    with pytest.raises(AudioEmpty, match="Nothing has come out of the pipe"):
+        from_pipe(io.BytesIO(b""), RATE)
     with pytest.raises(AudioCorrupt, match="first 64 KB"):
         from_pipe(io.BytesIO(b"RIFF\0\0\0\0WAVEjunk" + struct.pack("<I", 10**9)), RATE)
 
