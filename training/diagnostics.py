@@ -3,7 +3,8 @@
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def find_learning_rate(
         recipe = for_fine_tuning(recipe, pretrained.config)
     check_frozen_trunk(recipe, pretrained)
     check_teachers(recipe.distill, teachers)
+    with _written_to(out):  # known before the steps are taken
+        out.mkdir(parents=True, exist_ok=True)
     optim = recipe.optim
     clips, _ = dataset.train_validation_split(test_fold, optim.holdout, recipe.seed)
     setup = set_up_training(recipe, dataset, clips, pretrained)
@@ -99,13 +102,18 @@ def find_learning_rate(
 
     at, lowest = read_curve(losses)
     found = LearningRateCurve(tuple(rates), tuple(losses), rates[at], rates[lowest])
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with _written_to(out):
         save_lr_curve(out / "lr_find.png", rates, losses, found.steepest)
         (out / "lr_find.json").write_text(json.dumps(vars(found)) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"cannot write the learning-rate curve to {out}: {error}") from error
     return found
+
+
+@contextmanager
+def _written_to(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write the learning-rate curve to {out}: {error.strerror or error}") from error
 
 
 def read_curve(losses: Sequence[float]) -> tuple[int, int]:

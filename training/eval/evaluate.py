@@ -302,4 +302,9 @@ def _class_mismatch(known: tuple[str, ...], dataset: Dataset) -> str:
     if unknown:
         count = f"{len(unknown)} class{'es' * (len(unknown) != 1)}"
         return f"{dataset.root} has {count} that the model does not have, first {unknown[0]!r}"
-    return f"{dataset.root} has {len(dataset.classes)} classes, or another order of them; the model has {len(known)}"
+    if missing := [name for name in known if name not in dataset.classes]:
+        return (
+            f"{dataset.root} lacks {len(missing)} of the {len(known)} classes of the model, first {missing[0]!r}; a"
+            " custom data set may lack some as long as it has no split: `otoscope data reset` removes it"
+        )
+    return f"{dataset.root} has the classes of the model in another order"

@@ -28,7 +28,7 @@ def _plain(text: str) -> str:
 
 def _save(figure: Figure, path: Path, dpi: int = 120) -> None:
     with _any_characters():
-        figure.savefig(path, dpi=dpi)
+        figure.savefig(path, dpi=dpi, format="png")  # else a name without an extension would get one
 
 
 def save_confusion_matrix(path: Path, matrix: NDArray[np.int64], names: Sequence[str], title: str) -> None:

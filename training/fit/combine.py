@@ -161,9 +161,9 @@ def _write(models: Sequence[Model], network: Network, changes: dict[str, Any], o
 
 def _mean(name: str, states: Sequence[dict[str, Tensor]]) -> Tensor:
     tensors = [state.get(name) for state in states]
-    shapes = {None if tensor is None else tensor.shape for tensor in tensors}
+    shapes = {"absent" if tensor is None else "×".join(map(str, tensor.shape)) for tensor in tensors}
     if len(shapes) > 1:
-        raise RunError(f"the networks differ: {name} has the shapes {sorted(map(str, shapes))}")
+        raise RunError(f"the networks differ: {name} is {' and '.join(sorted(shapes))}")
     stacked = torch.stack([tensor.float() for tensor in tensors if tensor is not None])
     return stacked.mean(dim=0)
 
