@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from shared.audio.decode import Decoded, decode
+from tests.support.odd_files import ape
 from tests.support.sounds import AV_FORMS, chirp, encode_av
 
 RATE = 16_000
@@ -17,11 +18,14 @@ BEHIND = {
     "erased blocks": b"\xff" * 9_000,
     "zeros of more than a gap": bytes(200_000),
     "ID3v1": b"TAGSong title".ljust(128, b"\0"),
+    "APEv2 and zeros": ape() + bytes(9_000),
+    "ID3v1 and zeros": b"TAGSong title".ljust(128, b"\0") + bytes(9_000),
     "junk": np.random.default_rng(5).bytes(5_120),
 }
 FORMS = (
-    "M4A AAC", "MOV PCM", "Matroska PCM", "ADTS AAC", "CAF ALAC", "WMA 2", "AVI PCM", "AVI MP3", "FLV AAC", "FLV MP3",
-    "MPEG-TS AAC", "MPEG-TS AC-3", "MPEG-TS MPEG layer II", "MPEG-PS AC-3", "MPEG-PS PCM", "WavPack", "AC-3",
+    "MPEG layer II", "M4A AAC", "MOV PCM", "Matroska PCM", "ADTS AAC", "CAF ALAC", "WMA 2", "AVI PCM", "AVI MP3",
+    "FLV AAC", "FLV MP3", "MPEG-TS AAC", "MPEG-TS AC-3", "MPEG-TS MPEG layer II", "MPEG-PS AC-3", "MPEG-PS PCM",
+    "WavPack", "AC-3",
 )  # fmt: skip
 
 
@@ -41,6 +45,39 @@ def test_what_is_behind_the_sound_changes_nothing(name: str, behind: str) -> Non
     decoded = decode(made(name) + BEHIND[behind], RATE)
     np.testing.assert_array_equal(decoded.waveform, decode(made(name), RATE).waveform)
     assert not truncated(decoded)
+
+
+JOINED = (
+    *FORMS, "AIFF-C IMA ADPCM", "CAF IMA ADPCM", "WAV IMA ADPCM", "WAV MP3", "FLV Nellymoser",
+    "MPEG-PS MPEG layer II", "AMR-NB", "W64 MP3", "AU G.722",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_two_files_behind_one_another_are_one_sound(name: str) -> None:
+    """Without a warning."""
+    alone, decoded = decode(made(name), RATE), decode(made(name) * 2, RATE)
+    assert decoded.seconds == pytest.approx(2 * alone.seconds, abs=0.1)
+    assert not truncated(decoded)
+
+
+@pytest.mark.parametrize("name", ["FLV AAC", "FLV MP3", "MPEG-TS AAC", "MPEG-TS AC-3", "MPEG-PS AC-3", "MPEG-PS PCM"])
+def test_a_stream_without_a_length_that_is_cut(name: str) -> None:
+    """Inside of a packet, which is where most are cut."""
+    file = made(name)
+    for part in (0.4, 0.7):
+        at = int(len(file) * part)
+        at += 60 if name.startswith("MPEG-TS") and at % 188 in (0, 187) else 0
+        assert truncated(decode(file[:at], RATE))
+
+
+def test_flash_video_with_damage() -> None:
+    """Its tags go on behind it."""
+    file = made("FLV MP3")
+    middle = len(file) // 2
+    decoded = decode(file[:middle] + b"\xff" * 900 + file[middle + 900 :], RATE)
+    assert truncated(decoded)
+    assert decoded.seconds == pytest.approx(2.0, abs=0.3)
 
 
 def test_a_transport_stream_with_a_gap_is_read_on() -> None:

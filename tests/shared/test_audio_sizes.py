@@ -59,6 +59,17 @@ def test_junk_behind_samples_is_no_sound(name: str, junk: bytes) -> None:
     assert decode(file + junk + file, RATE).seconds == pytest.approx(1.0 + rest / RATE)
 
 
+@pytest.mark.parametrize("name", ["WAV", *_UNCOMPRESSED])
+def test_a_file_behind_one_that_was_cut(name: str) -> None:
+    """Its header is no sound of the first one, whose size reaches into it."""
+    file = encode(WAVE, RATE, name)
+    decoded = decode(file[:-4_000] + file, RATE)
+    assert len(decoded.waveform) == 2 * len(WAVE) - 2_000
+    np.testing.assert_array_equal(decoded.waveform[-len(WAVE) :], decode(file, RATE).waveform)
+    (detail,) = (warning.detail for warning in decoded.warnings if warning.code == "truncated")
+    assert "125 ms are missing" in detail
+
+
 def test_junk_behind_a_wav_file_of_unknown_size_is_read() -> None:
     """With a warning, where it has the size of its samples and none of the whole file."""
     file = encode(WAVE, RATE)

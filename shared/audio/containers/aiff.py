@@ -38,7 +38,9 @@ def read_aiff_header(data: bytes, start: int) -> Header:
         raise AudioTruncated("The AIFF file ends before its common chunk.")
     offset, size = samples or (len(data), 0)
     if common.decoder is Decoder.PYAV:
-        return replace(common, offset=start, truncated=_cut(size, max(len(data) - offset, 0)))
+        following = _NEXT.search(data, offset)
+        end = following.start() if following else len(data)
+        return replace(common, offset=start, end=end, truncated=_cut(size, max(end - offset, 0)))
     stated = size if size < UNFINISHED else None
     frame = max(common.channels, 0) * common.sample_bytes
     needed = frame * claimed

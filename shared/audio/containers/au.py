@@ -31,7 +31,6 @@ def read_au_header(data: bytes, start: int) -> Header:
     if offset < 24:
         raise AudioCorrupt(f"The AU header states that it has {offset} bytes; it has at least 24.")
     at = start + offset
-    held = max(len(data) - at, 0)
     unknown = size >= UNFINISHED or size == 0
     stated = None if unknown else size
     extent = extent_of_sound("AU", data, at, stated, None, lambda end: is_stray(data, end), _NEXT)
@@ -50,5 +49,5 @@ def read_au_header(data: bytes, start: int) -> Header:
     truncated = extent.doubt
     if present < size and not unknown:
         lost = (size - present) / (frame * rate) if rate else None
-        truncated = missing("AU", size, held, "bytes of samples", lost)
+        truncated = missing("AU", size, present, "bytes of samples", lost)
     return replace(header, end=at + present, truncated=truncated)

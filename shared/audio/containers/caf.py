@@ -48,20 +48,20 @@ def read_caf_header(data: bytes, start: int) -> Header:
     if sound is None:
         raise AudioTruncated("The CAF file ends before its samples.")
     begin, claimed = sound
-    held = max(len(data) - begin, 0)
-    truncated = missing("CAF", claimed, held, "bytes of samples") if claimed > held else ""
     if header.decoder is Decoder.PYAV:
+        held = max(len(data) - begin, 0)
+        truncated = missing("CAF", claimed, held, "bytes of samples") if claimed > held else ""
         if truncated and frames is None and not sized:
             raise AudioTruncated(f"{truncated} Its table of packets, which would be behind them, is missing.")
         return replace(header, frames=frames, offset=start, end=min(at, len(data)), truncated=truncated)
     stated = None if claimed < 0 else claimed
     extent = extent_of_sound("CAF", data, begin, stated, None, lambda end: _chunk_follows(data, end), _NEXT)
     frame = max(header.channels * header.sample_bytes, 1)
-    if truncated and header.rate:
-        truncated = missing("CAF", claimed, held, "bytes of samples", (claimed - held) / (frame * header.rate))
-    return replace(
-        header, frames=extent.size // frame, offset=begin, end=begin + extent.size, truncated=truncated or extent.doubt
-    )
+    truncated, lost = extent.doubt, claimed - extent.size
+    if lost > 0:
+        seconds = lost / (frame * header.rate) if header.rate else None
+        truncated = missing("CAF", claimed, extent.size, "bytes of samples", seconds)
+    return replace(header, frames=extent.size // frame, offset=begin, end=begin + extent.size, truncated=truncated)
 
 
 def _chunk_follows(data: bytes, at: int) -> bool:

@@ -78,15 +78,16 @@ def extent_of_sound(
     They are as many bytes as the header has `stated`, if what is behind them `belongs` to the file. If not, that size
     was never corrected, or what is behind them is no part of the file: then the header's end of the `whole` file
     decides, where it is not before the sound and not behind the file. Else the sound reaches up to the next file, which
-    begins with the magic bytes, or to the end. `stated` is None of an unknown size, and so is `whole`.
+    begins with the magic bytes, or to the end. `stated` is None of an unknown size, and so is `whole`. A next file that
+    begins earlier than stated was put behind one that is cut.
     """
     known = stated is not None and at + stated <= len(data)
     end = at + (stated or 0) if known else at
     if stated is not None and known and belongs(end):
         return Extent(stated)
-    following = magic.search(data, end)
+    following = magic.search(data, at + 1)
     limit = following.start() if following else max(len(data), at)
-    if end == at:
+    if end == at or limit < end:
         return Extent(limit - at)
     if is_stray(data, end, limit):
         return Extent(end - at)

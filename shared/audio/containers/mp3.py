@@ -223,7 +223,7 @@ def _walk(data: bytes, at: int, first: _Frame) -> tuple[int, int, str]:
             rest = "" if following == len(data) else f"From byte {at:,} on the MP3 file has no consecutive frames."
             return at, count, rest
         at = following
-    return len(data), count, ""
+    return end, count, ""
 
 
 @dataclass(frozen=True)

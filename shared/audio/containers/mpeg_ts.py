@@ -11,6 +11,7 @@ _CODECS = {  # by stream type
     0x03: "MPEG layer II", 0x04: "MPEG layer II", 0x0F: "AAC", 0x11: "AAC", 0x80: "PCM", 0x81: "AC-3", 0x84: "E-AC-3",
     0x87: "E-AC-3",
 }  # fmt: skip
+_PACKET = 188  # bytes, without what some recorders put around it
 _PRIVATE = 0x06  # the codec is in a descriptor
 _REGISTERED = {b"Opus": "Opus", b"AC-3": "AC-3", b"EAC3": "E-AC-3"}
 _DESCRIPTORS = {0x6A: "AC-3", 0x7A: "E-AC-3"}
@@ -35,7 +36,10 @@ def read_mpeg_ts_header(data: bytes, start: int) -> Header:
             }
         elif pid in maps and section[0] == 2:
             codec = _codec(section)
-            return Header("MPEG-TS", codec, 0, 0, None, start, decoder=Decoder.PYAV)
+            rest = (len(data) - start - lead) % stride
+            cut = 0 < rest < _PACKET and data[-rest] == data[-rest - stride] == 0x47
+            truncated = "The MPEG transport stream ends inside a packet." if cut else ""
+            return Header("MPEG-TS", codec, 0, 0, None, start, decoder=Decoder.PYAV, truncated=truncated)
     raise AudioCorrupt("The MPEG transport stream has no table of its program.")
 
 

@@ -58,7 +58,18 @@ def strip_tags(data: bytes, start: int = 0) -> int:
                 break
             end -= size + header
         elif not any(last[-_MIN_ZEROS:]) and len(last) >= _MIN_ZEROS:
-            end = start + len(data[start:end].rstrip(b"\0"))
+            stripped = start + len(data[start:end].rstrip(b"\0"))
+            tag = _end_of_tag(data, start, stripped)
+            end = tag if tag < end else stripped
         else:
             break
     return end
+
+
+def _end_of_tag(data: bytes, start: int, stripped: int) -> int:
+    """The position behind the tag that ends with some of the zeros from `stripped` on, else that position."""
+    for magic, size in ((b"APETAGEX", _APE), (b"TAG", 128)):
+        at = data.rfind(magic, max(start, stripped - size), stripped)
+        if at >= 0:
+            return at + size
+    return stripped
