@@ -341,9 +341,10 @@ def load_settings(**given: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
+        found = error.errors(include_input=False, include_url=False)
         lines = (
-            ": ".join([*(f"OTOSCOPE_{str(name).upper()}" for name in found["loc"]), found["msg"]])
-            for found in error.errors(include_input=False, include_url=False)
+            "".join(f"OTOSCOPE_{str(name).upper()}: " for name in one["loc"]) + one["msg"].removeprefix("Value error, ")
+            for one in found
         )
         raise ConfigurationError("; ".join(lines)) from None
     except SettingsError as error:  # such as a file in SECRETS that cannot be read
