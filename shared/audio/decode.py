@@ -289,8 +289,8 @@ class _Pass:
         return mono
 
     def _note(self, missing: str) -> None:
-        """Raises AudioTruncated where all must be there."""
-        if missing and (self._strict or not self._seconds):
+        """Raises AudioTruncated where all must be there, or where nothing is."""
+        if missing and (self._strict or not (self._seconds or self._others)):
             raise AudioTruncated(missing)
         self.missing = self.missing or missing
 

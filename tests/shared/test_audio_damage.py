@@ -65,11 +65,23 @@ def test_flac_cut_inside_a_picture() -> None:
 
 
 def test_amr_with_damage_in_the_middle() -> None:
-    """Nothing says where the next frame begins: the rest is missing, and the warning says so."""
+    """Nothing says where the next frame begins: several are searched that begin as those before them."""
     whole = encode_av(chirp(2.0, 8_000), AV_FORMS["AMR-NB"])
     damaged = whole[:1_606] + b"\xff" * 40 + whole[1_646:]
     decoded = decode(damaged, 8_000)
-    assert decoded.seconds == pytest.approx(1.0)
+    assert decoded.seconds == pytest.approx(2.0, abs=0.1)
     (warning,) = decoded.warnings
-    assert warning.detail == "From byte 1,606 on the AMR file has no frames."
+    assert warning.detail == "From byte 1,606 on the AMR file is damaged."
     assert "truncated" not in codes(decode(whole + whole, 8_000))
+    junk = decode(whole + np.random.default_rng(5).bytes(5_000), 8_000)
+    assert junk.seconds == pytest.approx(2.0, abs=0.1)
+    assert "no frames" in junk.warnings[0].detail
+
+
+def test_amr_behind_one_that_was_cut() -> None:
+    """The last frame of the first file reaches into the header of the second."""
+    whole = encode_av(chirp(2.0, 8_000), AV_FORMS["AMR-NB"])
+    for cut in (5, 20, 31):
+        decoded = decode(whole[:-cut] + whole, 8_000)
+        assert decoded.seconds == pytest.approx(4.0, abs=0.1)
+        assert codes(decoded) == ["truncated"]

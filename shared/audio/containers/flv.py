@@ -14,7 +14,9 @@ _CODECS = {  # by the upper four bits of the first byte of a sound
     7: "A-law", 8: "µ-law", 10: "AAC", 11: "Speex", 14: "MPEG layer III",
 }  # fmt: skip
 _SOUND = 8
-_TAG = re.compile(rb"[\x08\x09\x12].{7}\0\0\0", re.DOTALL)  # sound, pictures or data; the number of the stream is 0
+_KINDS = (_SOUND, 9, 18)  # of tags: sound, pictures and data
+_CUT = "The Flash video ends inside a tag."
+_TAG = re.compile(rb"[\x08\x09\x12].{7}\0\0\0", re.DOTALL)  # the number of the stream is 0
 _MAGIC = b"FLV\x01"
 _MAX_DAMAGE = 2**20  # bytes in which the next tag must begin
 _MAX_TAGS = 1_000_000  # two hours have fewer
@@ -26,6 +28,8 @@ def read_flv_header(data: bytes, start: int) -> Header:
     codec, truncated, end = "", "", len(data)
     for _ in range(_MAX_TAGS):
         if at + 11 > len(data):
+            if codec and len(data) > at + 1 and data[at] in _KINDS:
+                truncated = truncated or _CUT
             break
         size = int.from_bytes(data[at + 1 : at + 4])
         if not _TAG.match(data, at):
@@ -43,7 +47,7 @@ def read_flv_header(data: bytes, start: int) -> Header:
             codec = _CODECS[number]
         at += 11 + size + 4
         if at - 4 > len(data):
-            truncated = truncated or "The Flash video ends inside a tag."
+            truncated = truncated or _CUT
     if not codec:
         raise NotAudio("The Flash video has no sound.")
     return Header("FLV", codec, 0, 0, None, start, decoder=Decoder.PYAV, end=end, truncated=truncated)
