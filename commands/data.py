@@ -89,7 +89,7 @@ def split(
             help="Share of the validation set; by default 0.15, or none if a class has two sources only.",
         ),
     ] = None,
-    test: Annotated[float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of the test set.")] = 0.15,
+    test: Annotated[float, typer.Option(min=0.01, max=1, metavar="SHARE", help="Share of the test set.")] = 0.15,
     seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same split.")] = 1,
 ) -> None:
     """Split a data set into train, val and test, with every recording in one of them only."""

@@ -82,9 +82,10 @@ def evaluate(
     """Evaluate a model on its held-out fold, or cross-validate a recipe."""
     from training.eval.answer_report import headline as answers_headline
     from training.eval.answer_report import measure_model
+    from training.eval.answers import folder_sounds
     from training.eval.evaluate import evaluate as run
     from training.eval.model_card import record_accuracy
-    from training.eval.report import headline, interval, notes, percent, write_report
+    from training.eval.report import check_report_folder, headline, interval, notes, percent, write_report
 
     arithmetic = _precision(precision)
     if folds:
@@ -106,6 +107,10 @@ def evaluate(
         raise typer.BadParameter("needed with --recipe, --from and --set, which are for training", param_hint="--folds")
     config = _config(models[0])
     _check_data_is_named(config, data)
+    where = out or models[0] / "evaluation"
+    check_report_folder(where)
+    if outside is not None:
+        folder_sounds(outside, config.frontend.sample_rate)  # raises for a folder without sounds
     dataset = whole = load_data(data, config.frontend, _segments(config), to_measure=True)
     if model_classes:
         name = config.training.get("data", {}).get("name") or f"{whole.info.name}, {len(config.classes)} classes"
@@ -122,7 +127,6 @@ def evaluate(
     elif level_dbfs is not None or fit_temperature or precision_target is not None:
         raise typer.BadParameter("needed to change a model", param_hint="--fit-answers")
     evaluation = run(models, dataset, chosen_fold, precision=arithmetic, views=views, allow_training_fold=trained_fold)
-    where = out or models[0] / "evaluation"
     answers = None
     if len(models) == 1 and evaluation.config.classes == config.classes:  # else it has answers of other classes
         others = [

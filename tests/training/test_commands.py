@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from commands.options import INTERRUPTED, interrupted
+from commands.options import interrupted
+from otoscope.cli import INTERRUPTED
 from otoscope.cli.main import app
 from shared.audio.decode import decode
-from tests.conftest import PYTHON
+from tests.conftest import PYTHON, ROOT
 from tests.support.recordings import write_class_folders, write_recording
 from tests.support.tiny_recipe import TINY, changed
 from training.data.esc50 import load_esc50
@@ -26,6 +27,8 @@ from training.fit.loop import train
 from training.recipe import load_recipe, to_yaml
 from worker.model.checkpoint import read_config
 from worker.model.frontend import LogMel
+
+LIGHT = ROOT / "models" / "esc50-light"
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,8 @@ def test_train_and_evaluate(data: Path, recipe_file: str, tmp_path: Path, monkey
     trained = run("train", "--data", data, "--fold", 2, "--recipe", recipe_file)
     assert trained.exit_code == 0, trained.output
     assert "The model tiny is in runs/tiny-fold2" in trained.output
+    assert "background" in trained.output
+    assert "outside sounds" not in trained.output, "the progress of nothing"
     assert "Serve it: mkdir -p models && cp -r runs/tiny-fold2 models/ && otoscope up" in trained.output
     assert f"otoscope evaluate runs/tiny-fold2-folds --data {data} --recipe {recipe_file} --folds 3" in trained.output
     left = {path.name for path in Path("runs/tiny-fold2").iterdir()}
@@ -55,7 +60,7 @@ def test_train_and_evaluate(data: Path, recipe_file: str, tmp_path: Path, monkey
     assert text[-2].split()[:2] == ["macro", "avg"] or text[-1].split()[:2] == ["weighted", "avg"]
     again = run("train", "--data", data, "--fold", 2, "--recipe", recipe_file)
     assert again.exit_code != 0
-    assert "already holds a run" in str(again.exception)
+    assert "already holds a run: --resume continues it, --out names another folder" in str(again.exception)
     result = run("evaluate", "runs/tiny-fold2", "--data", data, "--views", 2)
     assert result.exit_code == 0, result.output
     assert "fold 2" in result.output
@@ -110,6 +115,10 @@ def test_checks_before_a_long_run(data: Path, recipe_file: str, tmp_path: Path) 
     found = run("lr-find", "--data", data, "--recipe", recipe_file, "--fold", 3, "--out", tmp_path / "lr")
     assert found.exit_code == 0, found.output
     assert "lr_find.png" in found.output
+    (tmp_path / "file").touch()
+    refused = run("lr-find", "--data", data, "--recipe", recipe_file, "--fold", 3, "--out", tmp_path / "file")
+    assert "file: File exists" in str(refused.exception)
+    assert "lr-find:" not in refused.output, "known before the first step"
     learned = run("overfit", "--data", data, "--recipe", recipe_file, "--fold", 3)
     assert learned.exit_code == 0, learned.output
     assert "100 % of one minibatch" in learned.output
@@ -170,6 +179,10 @@ def test_invalid_arguments(data: Path, recipe_file: str, tmp_path: Path) -> None
         (("train", "--data", data, "--recipe", recipe_file, "--set", "optim.epochs"), "is not KEY=VALUE"),
         (("evaluate", tmp_path, "--data", data, "--precision", "int3"), "one of float32"),
         (("evaluate", tmp_path, "--data", data), "config.json"),
+        (("evaluate", LIGHT, "--data", data, "--out", recipe_file), "yaml is no folder that can be written"),
+        (("evaluate", LIGHT, "--data", data, "--out", f"{recipe_file}/x"), "yaml is no folder that can be written"),
+        (("evaluate", LIGHT, "--data", data, "--outside", tmp_path / "none"), "none does not exist"),
+        (("data", "split", data, "--test", 0), "greater than or equal to 0.01"),
         (("evaluate", tmp_path, "--data", data, "--folds", 2, "--views", 4), "--views: is for a trained model"),
         (("evaluate", tmp_path, "--data", data, "--recipe", recipe_file), "--folds: needed with --recipe"),
     ):
@@ -196,8 +209,10 @@ def test_runs_are_compared(data: Path, recipe_file: str, tmp_path: Path) -> None
     assert "accuracy, held out  " in made.output
     result = run("runs", runs, "--plot", tmp_path / "curves.png")
     assert result.exit_code == 0, result.output
-    titles, *rows = (line.split("  ") for line in result.output.splitlines()[:3])
+    lines = result.output.splitlines()
+    titles, *rows = (line.split("  ") for line in lines[:3])
     assert titles[0] == "run"
+    assert len(lines) == 4, "a pipe gets one line for each run"
     shares = {row[0].strip(): float(next(cell for cell in row if " of 12" in cell).split("%")[0]) for row in rows}
     assert list(shares) == sorted(shares, key=lambda name: -shares[name])
     assert shares.keys() == {"short", "long"}

@@ -122,7 +122,7 @@ def test_fewer_files_than_subsets(tmp_path: Path) -> None:
     """Two recordings of a class cannot be in three subsets; they can be in two."""
     root = tmp_path / "sounds"
     import_folder(write_class_folders(tmp_path / "mine", "dog", "rain", takes=2), root)
-    with pytest.raises(DatasetError, match=r"'dog' has 2, 'rain' has 2; each class needs 3.* --val 0 or --test 0"):
+    with pytest.raises(DatasetError, match=r"'dog' has 2, 'rain' has 2; each class needs 3.* --val 0 omits one"):
         write_split(root, val=0.2, test=0.2, seed=1)
     assert not (root / "split").exists()
     write_split(root, val=0.5, test=0, seed=1)

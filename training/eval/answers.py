@@ -119,6 +119,8 @@ def folder_sounds(root: Path, rate: int) -> list[Sound]:
 
     Raises EvaluationError for a folder without sounds.
     """
+    if not root.is_dir():
+        raise EvaluationError(f"{root} is no folder" if root.exists() else f"{root} does not exist")
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SOUND_SUFFIXES and path.is_file())
     if not files:
         raise EvaluationError(f"{root} has no sound files ({', '.join(sorted(SOUND_SUFFIXES))})")

@@ -1,6 +1,7 @@
 """The report of an evaluation: report.json for programs, report.md for people, a confusion matrix, and the labels."""
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,13 @@ def _mean(values: Sequence[float | None]) -> float | None:
     """None if one of them is."""
     found = [value for value in values if value is not None]
     return sum(found) / len(found) if len(found) == len(values) else None
+
+
+def check_report_folder(out: Path) -> None:
+    """Raise EvaluationError where no report can be written: known before anything is measured."""
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise EvaluationError(f"cannot write the report to {out}: {existing} is no folder that can be written")
 
 
 def write_report(evaluation: Evaluation, out: Path, answers: AnswerReport | None = None) -> EvaluationReport:

@@ -76,7 +76,7 @@ def split_by_source(
     joined = _joined(entries, copies or [])
     groups = _by_group(entries, joined)
     if too_few := _too_few(groups, len(shares)):
-        without = "; --val 0 or --test 0 omits a subset" if len(shares) > 2 else ""
+        without = "; --val 0 omits one of them" if len(shares) > 2 else ""
         raise DatasetError(
             f"too few recordings (sources): {too_few}; each class needs {len(shares)}, one each for"
             f" {', '.join(shares)}{without}; {MORE_OR_NONE}"
